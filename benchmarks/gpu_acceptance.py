@@ -183,7 +183,7 @@ class Acceptance:
             settings = TrainingSpec(method=method, epochs=1, unquantized_epochs=0, evals_per_epoch=1).model_dump()
             planner = Planner(model, read_examples(train), read_examples(validation), self.device.type)
             planned = planner.memory(settings).total / 2**20
-            tokens = sum(planner.rows("train", settings).lengths)
+            tokens = planner.rows("train", settings).tokens
             place = self.folder / name / method
             measured = {"ours": ours(model, train, validation, settings, place / "ours", threads=1)}
             if against:

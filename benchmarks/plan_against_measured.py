@@ -91,8 +91,7 @@ def main() -> int:
             for which, examples in split.items():
                 write_examples(folder / f"{which}.jsonl", examples)
             planner = Planner(base, split["train"], split["validation"])
-            memory, batch = planner.memory(told), planner.batches("train", told)
-            assert batch is not None
+            memory, tokens = planner.memory(told), max(batch.tokens for batch in planner.batches("train", told))
             measured = run(
                 train_job(
                     base=base,
@@ -107,10 +106,8 @@ def main() -> int:
             planned = memory.total / 2**20
             off = planned / measured - 1
             worst = max(worst, abs(off))
-            parts = ", ".join(f"{k} {v / 2**20:.0f}" for k, v in memory.parts().items() if v)
-            print(
-                f"{name:38} {planned:>9.0f} {measured:>9.0f} {off:>+7.1%}   {batch.largest.tokens}: {parts}", flush=True
-            )
+            parts = ", ".join(f"{k} {v}" for k, v in memory.in_mib().items() if v)
+            print(f"{name:38} {planned:>9.0f} {measured:>9.0f} {off:>+7.1%}   {tokens}: {parts}", flush=True)
     print(f"furthest off: {worst:.1%}, allowed {LIMIT:.0%}")
     return 0 if worst <= LIMIT else 1
 

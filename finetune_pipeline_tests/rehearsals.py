@@ -10,6 +10,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -134,7 +135,7 @@ def train_step(base: Path, settings: Mapping[str, Any], number: int, plant: str 
             "packed": bool(packed),
             "peak": peaks["train"],
             "planned": memory.needed - GPU_OVERHEAD,
-            "parts": memory.parts(),
+            "parts": asdict(memory),
             "validation_peak": peaks["validation"],
             "validation_planned": asked.needed - GPU_OVERHEAD,
             "waits": waits[-1],

@@ -42,9 +42,7 @@ file alone does not determine the trained weights."""
 
 def adapter_kind(folder: Path) -> str:
     """Return the kind of trained model in `folder`: an adapter's by its peft_type, or ``full`` for a whole model.
-
-    Raises JobError if it is neither, and for an unknown peft_type.
-    """
+    Raises JobError if it is neither, and for an unknown peft_type."""
     if (folder / CONFIG).is_file():
         peft_type = str(read_json(folder / CONFIG).get("peft_type"))
         if peft_type not in KINDS:
@@ -88,30 +86,22 @@ class Adapter:
 
 def read_adapter(folder: Path) -> Adapter:
     """Read a low-rank adapter and the weights it changes. Reads headers only.
-
-    Raises JobError for other kinds of adapters; otherwise names every unsupported setting and tensor.
-    """
+    Raises JobError for other kinds of adapters; otherwise names every unsupported setting and tensor."""
     kind = adapter_kind(folder)
     if kind == "full":
         raise JobError(f"{folder.name!r} is a whole model, not an adapter\nfix: use it as it is")
     if kind != "lora":
         also = ", or as a model with added tokens" if kind == "prompt" else ""
-        raise JobError(
-            f"the adapter in {folder.name!r} is a soft prompt ({kind} tuning): it changes no weights, so there is nothing "
-            f"to merge\nfix: export it as an adapter{also} (`finetune export`)"
-        )
+        why = f"the adapter in {folder.name!r} is a soft prompt ({kind} tuning): it changes no weights, so nothing is to merge"
+        raise JobError(f"{why}\nfix: export it as an adapter{also} (`finetune export`)")
     if not (folder / WEIGHTS).is_file():
-        raise JobError(
-            f"{folder.name!r} does not contain {WEIGHTS}\nfix: save the adapter with `save_pretrained`, which writes safetensors"
-        )
+        fix = "save the adapter with `save_pretrained`, which writes safetensors"
+        raise JobError(f"{folder.name!r} does not contain {WEIGHTS}\nfix: {fix}")
     adapter = Adapter(folder, read_json(folder / CONFIG), TensorFile(folder / WEIGHTS))
     problems = [*_settings_problems(adapter.config), *_read_tensors(adapter)]
     if problems:
-        raise JobError(
-            "this adapter cannot be merged:\n"
-            + "\n".join(f"- {p}" for p in problems)
-            + "\nfix: serve it as an adapter, or train with supported settings (LoRA, rsLoRA, DoRA)"
-        )
+        fix = "fix: serve it as an adapter, or train with supported settings (LoRA, rsLoRA, DoRA)"
+        raise JobError("\n".join(["this adapter cannot be merged:", *(f"- {p}" for p in problems), fix]))
     return adapter
 
 
@@ -148,9 +138,8 @@ def _read_tensors(adapter: Adapter) -> list[str]:
             continue
         shapes = entries[change.a].shape, entries[change.b].shape
         if shapes[0][0] != r or shapes[1][-1] != r:
-            problems.append(
-                f"the matrices for {module!r} have the shapes {shapes[0]} and {shapes[1]}, which do not match rank {r}"
-            )
+            found = f"the shapes {shapes[0]} and {shapes[1]}, which do not match rank {r}"
+            problems.append(f"the matrices for {module!r} have {found}")
         if dora != (change.magnitude is not None):
             problems.append(f"use_dora is {dora}, but {module!r} has {'a' if change.magnitude else 'no'} magnitude")
     return problems if adapter.changes or problems else ["its file contains no tensors"]
@@ -158,15 +147,12 @@ def _read_tensors(adapter: Adapter) -> list[str]:
 
 def changed_rows(adapter: Adapter, weight: str, dtype: str) -> Callable[[TensorFile], Iterator[torch.Tensor]]:
     """Return a function that computes the base's tensor `weight` with the adapter merged in, as `dtype` (safetensors' name).
-
-    The function takes the open file of the weight and yields the new rows in order, about 2 Mi elements at a time.
-    """
+    The function takes the file of the weight and yields the new rows in order, about 2 Mi elements at a time."""
     change = adapter.changes[weight]
 
     def make(base: TensorFile) -> Iterator[torch.Tensor]:
-        with adapter.file as own:
-            a, b = own.tensor(change.a).float(), own.tensor(change.b).float()
-            magnitude = own.tensor(change.magnitude).float() if change.magnitude else None
+        a, b = (adapter.file.tensor(name).float() for name in (change.a, change.b))
+        magnitude = adapter.file.tensor(change.magnitude).float() if change.magnitude else None
         for start, stop in base.blocks(weight):
             rows = base.rows(weight, start, stop).float().add_((b[start:stop] @ a).mul(adapter.scaling))
             if magnitude is not None:  # DoRA (Liu et al. 2024): magnitude / norm over each output's inputs

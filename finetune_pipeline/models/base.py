@@ -44,8 +44,7 @@ def prepare_base(base_model: str, revision: str | None, out: Path, chat_template
     Bundled models: the GGUF file is dequantized and saved as bfloat16 safetensors in out/model. Local models are used in
     place. Hub models are downloaded to the hub's cache. chat_template: text of a template that replaces the model's own;
     out/model is then a separate folder, which links to the weight files of local and hub models.
-    Raises FindingsError for an unknown model, weights that are not safetensors, a missing chat template or end-of-turn token,
-    or a template with control tokens that the vocabulary lacks; and like :func:`describe`.
+    Raises FindingsError for an unknown model and an unusable template, and like :func:`describe`.
     """
     kind = model_kind(base_model, revision)
     own = out / "model"
@@ -219,13 +218,12 @@ def _download(base_model: str, revision: str | None) -> Path:
     wanted = [f"*{suffix}" for suffix in (".safetensors", *TEXTS)]
     try:
         # consolidated*: the same weights again, in the layout of Mistral's own code
-        return Path(
-            snapshot_download(base_model, revision=revision, allow_patterns=wanted, ignore_patterns="consolidated*")
-        )
+        patterns: dict[str, Any] = {"allow_patterns": wanted, "ignore_patterns": "consolidated*"}
+        return Path(snapshot_download(base_model, revision=revision, **patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         if outside_words(error, "the hub's cache"):
             raise  # the disk is full, for example
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         message = f"{base_model!r} could not be downloaded: {first}"
         fix = "check the id, the revision, the network and (for gated models) HF_TOKEN; or name a local folder"
         raise FindingsError([Finding("model.download", "error", "task.yaml: base_model", message, fix)]) from error

@@ -59,9 +59,7 @@ def _object(arguments: Any) -> Any:
 
 def render(tokenizer: Any, messages: Sequence[Message], generation: bool = False, tools: Tools = None) -> str:
     """Render a conversation as text; generation: with the generation prompt.
-
-    Raises FindingsError if the template refuses the messages.
-    """
+    Raises FindingsError if the template refuses the messages."""
     return _written(tokenizer, messages, generation, tools).text
 
 
@@ -87,13 +85,8 @@ def encode_prompt(tokenizer: Any, messages: Sequence[Message], tools: Tools = No
     return token_ids(tokenizer, _written(tokenizer, messages, True, tools))
 
 
-@dataclass(frozen=True, slots=True)
-class _Turn:
-    """An assistant turn with loss: tokens of prompt and answer as in serving, and their parts."""
-
-    ids: list[int]
-    start: int
-    end: int
+_Turn = tuple[list[int], int, int]
+"""An assistant turn with loss: tokens of prompt and answer as in serving, and start and end of the answer."""
 
 
 def _learned(message: Message) -> bool:
@@ -117,7 +110,7 @@ def _turn(tokenizer: Any, messages: Sequence[Message], i: int, tools: Tools, ful
         raise FindingsError([_lost(f"turn {i + 1}", "the assistant's text")])
     if any(name not in written for name in calls):
         raise FindingsError([_lost(f"turn {i + 1}", "a tool call")])
-    return _Turn(ids, len(prompt), end)
+    return ids, len(prompt), end
 
 
 def _turns(tokenizer: Any, messages: Sequence[Message], tools: Tools) -> tuple[list[int], list[_Turn]]:
@@ -150,22 +143,18 @@ def encode_example(
         place = f"example {example_id or '?'}"
         places = [f"{place}, {f.place}" if f.place.startswith("turn") else place for f in error.findings]
         raise FindingsError(replace(f, place=p) for f, p in zip(error.findings, places, strict=True)) from error
-    if all(full[: len(turn.ids)] == turn.ids for turn in turns):
+    if all(full[: len(ids)] == ids for ids, _, _ in turns):
         loss = [False] * len(full)
-        for turn in turns:
-            loss[turn.start : turn.end] = [True] * (turn.end - turn.start)
+        for _, start, end in turns:
+            loss[start:end] = [True] * (end - start)
         return [Encoded(example_id, full, loss)]
-    return [
-        Encoded(example_id, turn.ids, [turn.start <= at < turn.end for at in range(len(turn.ids))]) for turn in turns
-    ]
+    return [Encoded(example_id, ids, [start <= at < end for at in range(len(ids))]) for ids, start, end in turns]
 
 
 def _mismatch(tokenizer: Any, prompt: list[int], full: list[int], turn: int) -> Finding:
     at = next((i for i, (a, b) in enumerate(zip(prompt, full, strict=False)) if a != b), min(len(prompt), len(full)))
-    message = (
-        f"the chat template renders a different text for serving than for training: they differ from token {at} on "
-        f"({tokenizer.decode(prompt[at : at + 4])!r} against {tokenizer.decode(full[at : at + 4])!r})"
-    )
+    texts = " against ".join(repr(tokenizer.decode(ids[at : at + 4])) for ids in (prompt, full))
+    message = f"the chat template renders a different text for serving than for training: they differ from token {at} on ({texts})"
     fix = "use a chat template whose generation prompt is the start of an assistant turn"
     return Finding("chat.template_mismatch", "error", f"turn {turn + 1}", message, fix)
 
@@ -209,10 +198,8 @@ def end_of_turn_token(tokenizer: Any) -> str:
     special = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
     end = next((t for t in backend.encode(behind, add_special_tokens=False).tokens if t in special), None)
     if end is None:
-        message = (
-            f"the template ends an assistant turn without a special token (it writes {behind!r}): the model would not "
-            "learn to stop"
-        )
+        ending = f"without a special token (it writes {behind!r})"
+        message = f"the template ends an assistant turn {ending}: the model would not learn to stop"
         fix = "end the assistant's turns with the end-of-sequence token, {{ eos_token }}"
         raise FindingsError([Finding("model.template_without_end", "error", "task.yaml: chat_template", message, fix)])
     return str(end)

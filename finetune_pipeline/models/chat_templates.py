@@ -56,21 +56,16 @@ _MARK = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?[a-z][a-z_]{1,30}>|\[/?[A-Z_]{2,20}
 
 def read_chat_template(setting: str | None, folder: Path) -> str | None:
     """Return the template text for a spec's `chat_template`: a name in :data:`NAMED`, or a file relative to the task folder.
-
-    None (the model's own template) is returned unchanged. Raises FindingsError if it is neither a name nor a file.
-    """
+    None (the model's own template) is returned unchanged. Raises FindingsError if it is neither a name nor a file."""
     if setting is None or setting in NAMED:
         return NAMED[setting] if setting else None
-    path = folder / setting
     try:
-        text = path.read_text("utf-8")
+        return (folder / setting).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         message = f"{setting!r} is neither a known template nor a readable file ({error})"
         fix = f"set one of {', '.join(NAMED)}, or the path of a Jinja file in the task folder"
-        raise FindingsError(
-            [Finding("model.chat_template", "error", "task.yaml: chat_template", message, fix)]
-        ) from error
-    return text
+        finding = Finding("model.chat_template", "error", "task.yaml: chat_template", message, fix)
+        raise FindingsError([finding]) from error
 
 
 def template_identity(setting: str | None, folder: Path) -> dict[str, str]:
@@ -182,9 +177,7 @@ USER_TEXT = "{text}"
 
 def written(folder: Path, messages: Sequence[Mapping[str, str]]) -> str | None:
     """Render a conversation with a model folder's chat template; return None without a template.
-
-    Raises jinja2.TemplateError if the template refuses these turns.
-    """
+    Raises jinja2.TemplateError if the template refuses these turns."""
     template = own_template(folder)
     if template is None:
         return None
@@ -201,10 +194,8 @@ def prompt_text(folder: Path, system_prompt: str) -> str | None:
 def no_template(name: str, choices: Sequence[str]) -> Finding:
     """Return the finding for a base model without a chat template; choices: usable template names, the best first."""
     message = "the tokenizer has no chat template: this is a base model, trained to continue text, not to answer"
-    fix = (
-        f"start from the model's instruct version; or set chat_template: {choices[0]} (its vocabulary supports: "
-        f"{', '.join(choices)}), and expect to need more examples"
-    )
+    template = f"{choices[0]} (its vocabulary supports: {', '.join(choices)}), and expect to need more examples"
+    fix = f"start from the model's instruct version; or set chat_template: {template}"
     return Finding("model.no_chat_template", "error", f"model {name}", message, fix)
 
 

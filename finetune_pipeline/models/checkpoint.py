@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,7 +70,7 @@ class Checkpoint:
 
 
 Make = Callable[[TensorFile], Iterator[torch.Tensor | memoryview]]
-"""Takes the open file that stores a tensor; yields the pieces of the new tensor in order."""
+"""Takes the file that stores a tensor; yields the pieces of the new tensor in order."""
 
 
 @dataclass
@@ -114,20 +113,11 @@ class Copy:
         for name, output in self.outputs.items():
             by_file.setdefault(output.file, {})[name] = output
         metadata = {f.path.name: f.metadata for f in self.source.files}
-        with ExitStack() as opened:
-            for file in self.source.files:
-                opened.enter_context(file)
-            for file_name, outputs in sorted(by_file.items()):
-                digests[file_name] = write_tensors(
-                    target / file_name,
-                    {name: output.planned for name, output in outputs.items()},
-                    self._pieces,
-                    metadata[file_name] or {"format": "pt"},
-                )
+        for file, outputs in sorted(by_file.items()):
+            planned = {name: output.planned for name, output in outputs.items()}
+            digests[file] = write_tensors(target / file, planned, self._pieces, metadata[file] or {"format": "pt"})
         self._write_rest(target)
-        for path in sorted(target.iterdir()):
-            if path.name not in digests:
-                digests[path.name] = digest_file(path)
+        digests |= {path.name: digest_file(path) for path in target.iterdir() if path.name not in digests}
         return dict(sorted(digests.items()))
 
     def _pieces(self, name: str) -> Iterator[torch.Tensor | memoryview]:
@@ -159,9 +149,7 @@ class Copy:
 
 def write_record(out: Path, folder: str, base: Path, files: Mapping[str, str], **facts: Any) -> dict[str, Any]:
     """Write out/model.json for the model in out/`folder`, made from `base`. Returns its facts.
-
-    files: SHA-256 of every file that affects its answers.
-    """
+    files: SHA-256 of every file that affects its answers."""
     weights = sum(path.stat().st_size for path in weight_files(out / folder))
     made = {**origin(base), "weight_bytes": weights, "files": dict(sorted(files.items())), **facts}
     write_json(out / MODEL_FILE, {"path": folder, **made})

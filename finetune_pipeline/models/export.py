@@ -27,8 +27,6 @@ MANIFEST = "export.json"
 _TOKENIZER = ("tokenizer", "special_tokens", "added_tokens", "vocab", "merges", "spiece", "chat_template")
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty", "do_sample", "max_length")
 _LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
-
-
 Card = Callable[[dict[str, Any]], str]
 
 
@@ -45,8 +43,7 @@ def export_model(source: Source, out: Path, card: Card, target: str = "transform
             shutil.copyfile(folder / name, making / name)
         _greedy(making, source.serving)
         _without_paths(making / "config.json")
-        manifest = _finish(source, making, "model", card, target)
-    return manifest
+        return _finish(source, making, "model", card, target)
 
 
 def export_gguf(
@@ -54,16 +51,9 @@ def export_gguf(
 ) -> dict[str, Any]:
     """Write the merged model as GGUF in float16 and in 8 bits, with a Modelfile, export.json and README.md, into `out`.
 
-    Args:
-        context: Context length of the server, in tokens.
-        prove: Runs the two files (float16, 8 bits) and raises if they do not match the model; `out` is then not written. Its
-            facts become the manifest's `gguf`.
-
-    Returns:
-        The manifest.
-
-    Raises:
-        FindingsError: As export_model; also if llama.cpp or Ollama cannot run this model.
+    context: length of the server's, in tokens. prove: runs the two files (float16, 8 bits) and raises if they do not match the
+    model; `out` is then not written. Its facts become the manifest's `gguf`.
+    Returns the manifest. Raises FindingsError like export_model, and if llama.cpp or Ollama cannot run this model.
     """
     _refuse_prefix(source)
     folder, files = model_folder(source.merged.folder), source.merged.facts["files"]
@@ -75,8 +65,7 @@ def export_gguf(
         begin = leading_token(folder)
         text = modelfile(folder, paths[0].name, source.serving, context=context, begin=begin, others=[paths[1].name])
         (making / "Modelfile").write_text(text, "utf-8")
-        manifest = _finish(source, making, "model", card, "ollama", prove(*paths))
-    return manifest
+        return _finish(source, making, "model", card, "ollama", prove(*paths))
 
 
 def _refuse_prefix(source: Source) -> None:
@@ -88,13 +77,10 @@ def _refuse_prefix(source: Source) -> None:
 
 def export_adapter(source: Source, out: Path, card: Card, target: str = "transformers") -> dict[str, Any]:
     """Write the adapter alone, with the tokenizer and template it was trained with, export.json and README.md.
-
-    Returns the manifest. Raises FindingsError after a full fine-tune, which has no adapter, and for `out` like export_model.
-    """
+    Returns the manifest. Raises FindingsError after a full fine-tune, which has no adapter, and for `out` like export_model."""
     if source.kind == "full":
-        raise FindingsError(
-            [_finding("no_adapter", "a full fine-tune has no adapter", "export the model: omit --adapter")]
-        )
+        fix = "export the model: omit --adapter"
+        raise FindingsError([_finding("no_adapter", "a full fine-tune has no adapter", fix)])
     folder, tokenizer = source.adapter.path("adapter"), model_folder(source.base.folder)
     with unfinished(out, sum(p.stat().st_size for p in folder.iterdir())) as making:
         for name in ("adapter_config.json", "adapter_model.safetensors"):
@@ -103,21 +89,19 @@ def export_adapter(source: Source, out: Path, card: Card, target: str = "transfo
             own = folder / path.name
             if path.is_file() and path.name.startswith(_TOKENIZER):
                 shutil.copyfile(own if own.is_file() else path, making / path.name)
-        config = read_json(making / "adapter_config.json")
-        config |= {"base_model_name_or_path": base_model(source)["id"], "revision": base_model(source)["revision"]}
+        base, config = base_model(source), read_json(making / "adapter_config.json")
+        config |= {"base_model_name_or_path": base["id"], "revision": base["revision"]}
         write_json(making / "adapter_config.json", config)
-        manifest = _finish(source, making, "adapter", card, target)
-    return manifest
+        return _finish(source, making, "adapter", card, target)
 
 
 def _greedy(folder: Path, serving: Mapping[str, Any]) -> None:
     """Write the base's generation config with the settings used in the evaluation: greedy, and no longer than needed."""
     path = folder / "generation_config.json"
     generation = read_json(path) if path.is_file() else {}
-    generation = {k: v for k, v in generation.items() if k not in _SAMPLING}
-    ends = serving["stop_token_ids"]
-    generation |= {"do_sample": False, "max_new_tokens": serving["max_new_tokens"], "eos_token_id": ends}
-    write_json(path, dict(sorted(generation.items())))
+    kept = {k: v for k, v in generation.items() if k not in _SAMPLING}
+    kept |= {"max_new_tokens": serving["max_new_tokens"], "eos_token_id": serving["stop_token_ids"], "do_sample": False}
+    write_json(path, dict(sorted(kept.items())))
 
 
 def _without_paths(path: Path) -> None:
@@ -132,10 +116,8 @@ def _finish(
     source: Source, making: Path, what: str, card: Card, target: str, gguf: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     base = model_folder(source.base.folder)
-    for pattern in _LICENCES:
-        for path in sorted(base.glob(pattern)):
-            if path.is_file():
-                shutil.copyfile(path, making / path.name)
+    for path in (path for pattern in _LICENCES for path in base.glob(pattern) if path.is_file()):
+        shutil.copyfile(path, making / path.name)
     (making / MODEL_FILE).unlink(missing_ok=True)
     described = making if gguf is None else model_folder(source.merged.folder)
     manifest = describe(source, described, what, target) | ({"gguf": gguf} if gguf else {})

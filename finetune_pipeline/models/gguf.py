@@ -38,12 +38,8 @@ _GEMMA3_LOCAL_BASE = 10_000.0
 def write_gguf(folder: Path, target: Path, kind: Kind, *, name: str, stop_ids: Sequence[int]) -> None:
     """Write a model folder in the transformers format as a GGUF file.
 
-    Args:
-        kind: `f16`: matrices in float16. `q8_0`: matrices in 8 bits, in blocks of 32. Vectors stay float32.
-        stop_ids: Tokens that end an answer, at most three: end of sequence, end of turn and end of message.
-
-    Raises:
-        FindingsError: llama.cpp would not compute the same with this architecture, settings or tokenizer, or stop_ids are more.
+    kind: `f16`: matrices in float16. `q8_0`: in 8 bits, in blocks of 32. Vectors stay float32. stop_ids: tokens that end an
+    answer, at most three. Raises FindingsError if there are more, or if llama.cpp would not compute the same.
     """
     from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFWriter, LlamaFileType
     from gguf.quants import quant_shape_to_byte_shape
@@ -51,17 +47,14 @@ def write_gguf(folder: Path, target: Path, kind: Kind, *, name: str, stop_ids: S
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if config.model_type not in ARCHITECTURES:
-        raise refused(
-            "architecture",
-            f"a model of type {config.model_type} cannot be written as GGUF",
-            f"supported: {', '.join(ARCHITECTURES)}; export it --for vllm or transformers",
-        )
+        fix = f"supported: {', '.join(ARCHITECTURES)}; export it --for vllm or transformers"
+        raise refused("architecture", f"a model of type {config.model_type} cannot be written as GGUF", fix)
     arch = MODEL_ARCH[ARCHITECTURES[config.model_type]]
     if len(stop_ids) > 3:
         message = f"the model ends answers with {len(stop_ids)} tokens, and a GGUF file names at most three"
-        raise refused("end_tokens", message, "export it --for vllm or transformers")
+        raise refused("end_tokens", message)
     if problems := _problems(config):
-        raise refused("settings", "; ".join(problems), "export it --for vllm or transformers")
+        raise refused("settings", "; ".join(problems))
     writer = GGUFWriter(target, MODEL_ARCH_NAMES[arch])
     try:
         writer.add_name(name)
@@ -84,8 +77,7 @@ def write_gguf(folder: Path, target: Path, kind: Kind, *, name: str, stop_ids: S
 
 def _rope(config: Any) -> dict[str, Any]:
     """Return the RoPE settings of the layers with full attention."""
-    rope = dict(config.rope_parameters)
-    return dict(rope.get("full_attention", rope))
+    return dict(config.rope_parameters.get("full_attention", config.rope_parameters))
 
 
 def _problems(config: Any) -> list[str]:
@@ -143,9 +135,7 @@ def _add_settings(writer: Any, config: Any) -> None:
 
 def _tensors(folder: Path, config: Any, arch: Any) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (name in the file, float32 values) of every tensor, as llama.cpp expects them.
-
-    Raises FindingsError naming a tensor that has no place in the architecture.
-    """
+    Raises FindingsError naming a tensor that has no place in the architecture."""
     from gguf import get_tensor_name_map
     from safetensors import safe_open
 
@@ -158,7 +148,7 @@ def _tensors(folder: Path, config: Any, arch: Any) -> Iterator[tuple[str, np.nda
                 place = places.get_name(name, try_suffixes=(".weight", ".bias"))
                 if place is None:
                     message = f"the tensor {name} has no place in a GGUF file of {config.model_type}"
-                    raise refused("tensor", message, "export it --for vllm or transformers")
+                    raise refused("tensor", message)
                 yield place, _turned(name, weights.get_tensor(name).float().numpy(), config)
     if (rope := _rope(config)).get("rope_type") == "llama3":
         yield "rope_freqs.weight", _llama3_factors(config, rope)
@@ -201,7 +191,5 @@ def _stored(tensor: np.ndarray, stored: Any) -> np.ndarray:
 
     values = quantize(tensor, stored)
     if values.dtype == np.float16 and not np.isfinite(values).all():
-        raise refused(
-            "range", "the weights contain values that float16 cannot represent", "export it --for vllm or transformers"
-        )
+        raise refused("range", "the weights contain values that float16 cannot represent")
     return np.asarray(values)

@@ -21,7 +21,7 @@ _SPLITS = {
 """llama.cpp's names for the ways a byte-level tokenizer splits text into words."""
 
 
-def refused(rule: str, message: str, fix: str) -> FindingsError:
+def refused(rule: str, message: str, fix: str = "export it --for vllm or transformers") -> FindingsError:
     return FindingsError([Finding(f"gguf.{rule}", "error", "finetune export", message, fix)])
 
 
@@ -33,9 +33,7 @@ def add_tokenizer(writer: Any, folder: Path, vocabulary: int, stop_ids: Sequence
     stored, loaded = read_json(folder / "tokenizer.json"), load_tokenizer(folder)
     pairs = stored["model"]
     if pairs["type"] != "BPE":
-        raise refused(
-            "tokenizer", f"a tokenizer of type {pairs['type']} cannot be written as GGUF", "export it --for vllm"
-        )
+        raise refused("tokenizer", f"a tokenizer of type {pairs['type']} cannot be written as GGUF")
     bytes_too = bool(pairs.get("byte_fallback"))
     merges = [m if isinstance(m, str) else " ".join(m) for m in pairs["merges"]]
     tokens, types = [f"[PAD{i}]" for i in range(vocabulary)], [int(TokenType.UNUSED)] * vocabulary
@@ -92,7 +90,7 @@ def _split(settings: Mapping[str, Any] | None) -> str:
         known = "gpt-2" if kinds == ["ByteLevel"] and parts[0].get("use_regex", True) else None
     if known is None:
         message = "its tokenizer splits text in a way that llama.cpp may not support"
-        raise refused("tokenizer", message, "export it --for vllm or transformers")
+        raise refused("tokenizer", message)
     return known
 
 

@@ -18,13 +18,8 @@ ENDPOINT_FILE = "endpoint.json"
 
 
 class HostedModel(BaseModel):
-    """A model at an OpenAI-style endpoint, as a trainer writes it to endpoint.json.
-
-    Attributes:
-        base_url: Address without /chat/completions.
-        api_key_env: Environment variable that holds the key; the key itself is never stored.
-        base_model: The base model's name at the service.
-    """
+    """A model at an OpenAI-style endpoint (base_url: without /chat/completions), as a trainer writes it to endpoint.json.
+    api_key_env: variable that holds the key, which is never stored. base_model: its name at the service."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     base_url: str
@@ -69,9 +64,8 @@ def read_hosted(folder: Path) -> HostedModel | None:
         return HostedModel.model_validate(read_json(path))
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
-        raise JobError(
-            f"{ENDPOINT_FILE} of the trained model: {wrong}\nfix: correct the trainer that wrote it"
-        ) from error
+        what = f"{ENDPOINT_FILE} of the trained model: {wrong}"
+        raise JobError(f"{what}\nfix: correct the trainer that wrote it") from error
 
 
 def pass_on(hosted: HostedModel, adapter: Path, out: Path, serving: dict[str, Any]) -> dict[str, Any]:

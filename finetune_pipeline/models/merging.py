@@ -56,10 +56,8 @@ def merge(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dic
 def plan_merge(base: Checkpoint, adapter: Adapter, *, float32: bool = False) -> Copy:
     """Plan the copy of `base` with the adapter merged in. Raises JobError naming every tensor that does not fit."""
     if base.config.get("quantization_config"):
-        raise JobError(
-            f"the base model {base.folder.name!r} is quantized: merging into it would keep its rounding errors\n"
-            "fix: set base_model to the unquantized model"
-        )
+        why = f"the base model {base.folder.name!r} is quantized: merging into it would keep its rounding errors"
+        raise JobError(f"{why}\nfix: set base_model to the unquantized model")
     if not adapter.changes.keys() <= base.place.keys():
         from finetune_pipeline.models.loading import stored_names
 
@@ -82,9 +80,8 @@ def _misfit(base: Checkpoint, adapter: Adapter, name: str) -> str | None:
         return f"the adapter changes {name!r}, which the base model does not have"
     entry, own, change = base.entry(name), adapter.file.entries, adapter.changes[name]
     if entry.dtype not in _FLOATS:
-        return (
-            f"the base's {name} is stored as {entry.dtype}, which is quantized: set base_model to the unquantized model"
-        )
+        stored = f"the base's {name} is stored as {entry.dtype}"
+        return f"{stored}, which is quantized: set base_model to the unquantized model"
     shape = (own[change.b].shape[0], own[change.a].shape[1])
     if change.magnitude is not None and own[change.magnitude].shape != shape[:1]:
         return f"the adapter's magnitudes of {name} have the shape {own[change.magnitude].shape}, not {shape[:1]}"
@@ -125,26 +122,20 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
     """
     from finetune_pipeline.data.examples import read_examples
     from finetune_pipeline.models.parity import MEAN_KL_LIMIT, parity
+    from finetune_pipeline.models.prefixes import prefix_reference
+    from finetune_pipeline.models.soft_prompts import plain_model, soft_parity
     from finetune_pipeline.reporting import say
 
     base, adapter, out = Path(job["base"]), Path(job["adapter"]), Path(job["out"])
     rows = sorted(read_examples(Path(job["examples"])), key=lambda e: e.id)
     examples = rows[: job["parity_rows"]]
     if not examples:
-        raise JobError(
-            f"{Path(job['examples']).name} contains no examples to compare the merged model on\n"
-            "fix: check the counts of the split"
-        )
+        what = f"{Path(job['examples']).name} contains no examples to compare the merged model on"
+        raise JobError(f"{what}\nfix: check the counts of the split")
     options = {k: job[k] for k in ("max_new_tokens", "batch_size", "stage")}
     kind = adapter_kind(adapter)
-    write: Callable[..., dict[str, Any]] = merge
-    judge: Callable[..., dict[str, Any]] = parity
-    if kind in ("prompt", "prefix"):
-        from finetune_pipeline.models.prefixes import prefix_reference
-        from finetune_pipeline.models.soft_prompts import plain_model, soft_parity
-
-        judge = soft_parity
-        write = plain_model if kind == "prompt" else prefix_reference
+    write: Callable[..., dict[str, Any]] = {"prompt": plain_model, "prefix": prefix_reference}.get(kind, merge)
+    judge: Callable[..., dict[str, Any]] = soft_parity if kind in ("prompt", "prefix") else parity
     facts = write(base, adapter, out)
     comparison = judge(base, adapter, out, examples, **options)
     enough = comparison["mean_kl"] <= MEAN_KL_LIMIT and comparison["same_greedy_share"] >= _LEAST_AGREEMENT

@@ -22,7 +22,7 @@ class _TextConfig(msgspec.Struct):
     num_attention_heads: Size | None = None
     num_hidden_layers: Size | None = None
     vocab_size: Size | None = None
-    intermediate_size: Size | None = None
+    intermediate_size: Size | list[Size] | None = None  # a list: one for each layer
     num_key_value_heads: Size | None = None
     head_dim: Size | None = None
     sliding_window: int | None = None
@@ -41,9 +41,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def read_typed(path: Path, form: type[T]) -> T:
     """Return the JSON in a file of a model folder as a struct or dict; an empty one without the file.
-
-    Raises FindingsError that names the file, if it is no JSON, or the first value of another type.
-    """
+    Raises FindingsError that names the file, if it is no JSON, or the first value of another type."""
     try:
         return msgspec.convert(read_json(path) if path.is_file() else {}, form)
     except msgspec.ValidationError as error:

@@ -23,14 +23,9 @@ def modelfile(
 ) -> str:
     """Return the text of a Modelfile.
 
-    Args:
-        weights: Name of the GGUF file beside the Modelfile. `others`: names of other files, for a comment.
-        serving: Settings of requests: system_prompt, stop_tokens, max_new_tokens.
-        context: Context length in tokens.
-        begin: Text of the token that llama.cpp always puts first.
-
-    Raises:
-        FindingsError: The chat template cannot be written in Ollama's template language.
+    weights: the GGUF file beside it; others: further ones, for a comment. serving: system_prompt, stop_tokens, max_new_tokens.
+    context: length in tokens. begin: text of the token that llama.cpp always puts first. Raises FindingsError like
+    :func:`go_template`.
     """
     lines = [f"FROM ./{weights}", *(f"# FROM ./{name}" for name in others)]
     lines.append(f"TEMPLATE {_quoted(go_template(folder, begin))}")
@@ -45,10 +40,8 @@ def modelfile(
 def go_template(folder: Path, begin: str = "") -> str:
     """Convert a folder's chat template to Ollama's template language: an optional system turn, user and assistant turns.
 
-    The pieces are the text that the template writes between the turns of three conversations.
-
-    Raises:
-        FindingsError: The template does more than put pieces between the turns, or Go would interpret a piece.
+    The pieces are the text that the template writes between the turns of three conversations. Raises FindingsError if the
+    template does more than put pieces between the turns, or Go would interpret a piece.
     """
     alone, generation, between = _parts(folder)
     try:
@@ -99,7 +92,5 @@ def _quoted(text: str) -> str:
 
 
 def _refused(why: str) -> FindingsError:
-    message = f"the chat template cannot be converted for Ollama: {why}"
-    return FindingsError(
-        [Finding("export.ollama", "error", "finetune export", message, "export it --for vllm or transformers")]
-    )
+    message, fix = f"the chat template cannot be converted for Ollama: {why}", "export it --for vllm or transformers"
+    return FindingsError([Finding("export.ollama", "error", "finetune export", message, fix)])

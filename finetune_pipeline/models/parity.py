@@ -82,14 +82,11 @@ def parity(
     rows = Rows.encode(tokenizer, examples)
     device = device_with_room(base)
     if device != pick_device():
-        say(
-            f"{stage}: comparing on the CPU, since the base model in float32 does not fit on the GPU; this takes longer"
-        )
-
+        why = "since the base model in float32 does not fit on the GPU"
+        say(f"{stage}: comparing on the CPU, {why}; this takes longer")
     model: Any = load_for_prediction(merged, device)
-    answers = generate_and_score(
-        model, tokenizer, rows.prompts, None, max_new_tokens, batch_size, stage, "merged model"
-    )
+    asked = (rows.prompts, None, max_new_tokens, batch_size)
+    answers = generate_and_score(model, tokenizer, *asked, stage, "merged model")
     stored = finite(follow(model, rows, batch_size)[0], "merged model")
     merge_kl = None
     if adapter_kind(adapter) == "full":
@@ -123,11 +120,8 @@ def compare(
 ) -> dict[str, Any]:
     """Return the facts of :func:`parity` that both kinds of comparison share.
 
-    Args:
-        trained: Logits [positions, vocabulary] of the trained model along the reference answers; stored: of the stored model.
-        same: Per row, whether both models give the same answer.
-        compared: Number of compared tensors; off: names of the wrong ones (:func:`weights_off`).
-        fine: Whether the model is correct, regardless of rounding.
+    trained, stored: logits [positions, vocabulary] of both models along the reference answers. same: per row, whether both give
+    the same answer. compared, off: of :func:`weights_off`. fine: whether the model is correct, regardless of rounding.
     """
     kl = divergence(trained, stored)
     mean = kl.mean().item()
@@ -150,10 +144,8 @@ def compare(
 def divergence(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Return KL(left || right) of each row's softmax, in nats; both [positions, vocabulary]. Summed in float64."""
     parts = []
-    for left_part, right_part in zip(
-        left.split(64), right.split(64), strict=True
-    ):  # float64 over a large vocabulary needs much memory
-        first, second = torch.log_softmax(left_part.double(), -1), torch.log_softmax(right_part.double(), -1)
+    for pair in zip(left.split(64), right.split(64), strict=True):  # float64 over a large vocabulary needs much memory
+        first, second = (torch.log_softmax(part.double(), -1) for part in pair)
         parts.append((first.exp() * (first - second)).sum(-1).clamp(min=0))
     return torch.cat(parts)
 
@@ -179,12 +171,11 @@ def weights_off(reference: Any, merged: Path) -> tuple[int, list[str]]:
         if name not in expected or tuple(expected[name].shape) != entry.shape or entry.dtype not in TORCH_TYPES:
             off.append(name)
             continue
-        with file:
-            for start, stop in file.blocks(name):
-                right = expected[name][start:stop].cpu() if entry.shape else expected[name].cpu()
-                if not _rounded_once(right.float(), file.rows(name, start, stop)):
-                    off.append(name)
-                    break
+        for start, stop in file.blocks(name):
+            right = expected[name][start:stop].cpu() if entry.shape else expected[name].cpu()
+            if not _rounded_once(right.float(), file.rows(name, start, stop)):
+                off.append(name)
+                break
     return len(stored.place), sorted(off)
 
 
@@ -202,10 +193,8 @@ def follow(model: Any, rows: Rows, batch_size: int, answers: Sequence[Answer] = 
 
     A greedy answer need not be generated again to be compared: it is the same if this model, reading it, would choose each of
     its tokens.
-
-    Returns:
-        Logits [positions, vocabulary], in row order; only the first positions if there are many. One bool per answer; False for
-        a failed answer.
+    Returns (logits [positions, vocabulary], in row order; only the first positions if there are many, one bool per answer; False
+    for a failed one).
     """
     longest = max(map(len, rows.prompts)) + max(map(len, [*rows.gold, *(answer.new_ids for answer in answers)]))
     batch_size = rows_at_once(model, batch_size, longest)

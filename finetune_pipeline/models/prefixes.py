@@ -39,15 +39,12 @@ def prefix_reference(base: Path, adapter: Path, out: Path, *, float32: bool = Fa
 
 class PrefixedModel:
     """A model whose cache begins with trained keys and values in every layer; called like models of transformers.
-
-    Callers pass masks and positions of their own tokens only: the prefix is added here, and an empty cache is filled first.
-    """
+    Callers pass masks and positions of their own tokens only: the prefix is added here, and an empty cache is filled first."""
 
     def __init__(self, model: Any, adapter: Path) -> None:
         config = read_json(adapter / CONFIG)
         self.model, self.config, self.generation_config = model, model.config, model.generation_config
-        with TensorFile(adapter / WEIGHTS) as file:
-            flat = file.tensor("prompt_embeddings").float()
+        flat = TensorFile(adapter / WEIGHTS).tensor("prompt_embeddings").float()
         layers, heads = int(config["num_layers"]), int(config["num_attention_heads"])
         self.tokens = len(flat)
         # [2 * layers, heads, tokens, d]: keys and values of each layer in turn
@@ -74,9 +71,10 @@ class PrefixedModel:
     def __call__(
         self,
         input_ids: torch.Tensor,
+        *,
         cache: Any = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
+        attention_mask: Any = None,
+        position_ids: Any = None,
         **more: Any,
     ) -> Any:
         """Return the base model's output for `input_ids` after the prefix."""
@@ -92,6 +90,5 @@ class PrefixedModel:
         if attention_mask is not None:
             seen = attention_mask.new_full((*attention_mask.shape[:-1], n), int(attention_mask.dim() == 2))
             attention_mask = torch.cat([seen, attention_mask], -1)
-        return self.model(
-            input_ids=input_ids, cache=cache, attention_mask=attention_mask, position_ids=position_ids, **more
-        )
+        more |= {"cache": cache, "attention_mask": attention_mask, "position_ids": position_ids}
+        return self.model(input_ids=input_ids, **more)

@@ -23,9 +23,9 @@ from finetune_pipeline.models.checkpoint import EMBEDDINGS, HEADS, Checkpoint, C
 from finetune_pipeline.models.identity import model_folder, model_record
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.generation import generate_and_score
+from finetune_pipeline.models.inference.trial import alone
 from finetune_pipeline.models.loading import load_for_prediction, pick_device
 from finetune_pipeline.models.parity import Rows, compare, finite, follow, weights_off
-from finetune_pipeline.models.prefixes import PrefixedModel
 from finetune_pipeline.models.streaming import TORCH_TYPES, TensorFile
 
 NAME = "<|soft_{}|>"
@@ -44,8 +44,7 @@ def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) 
     """
     source, target = model_folder(base), out / "model"
     checkpoint = Checkpoint(source)
-    with TensorFile(adapter / WEIGHTS) as file:
-        vectors = file.tensor("prompt_embeddings").float()  # [tokens, width]
+    vectors = TensorFile(adapter / WEIGHTS).tensor("prompt_embeddings").float()  # [tokens, width]
     name, scale = _embedding(checkpoint)
     old, new, ids, tokens = _extended_tokenizer(source, len(vectors))
     dtype = "F32" if float32 else checkpoint.entry(name).dtype
@@ -66,22 +65,10 @@ def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) 
     new.save_pretrained(target)
     _suppress(target, checkpoint.config, ids)
     _same_text(old, new, ids)
-    for path in sorted(target.iterdir()):
-        if path.suffix != ".safetensors":
-            files[path.name] = digest_file(path)
-    return write_record(
-        out,
-        "model",
-        base,
-        files,
-        kind="prompt",
-        soft_tokens=tokens,
-        soft_ids=ids,
-        prompt_prefix="".join(tokens),
-        untied=untied,
-        dtype=copy.dtypes,
-        adapter_sha256=digest_file(adapter / WEIGHTS),
-    )
+    files |= {path.name: digest_file(path) for path in target.iterdir() if path.suffix != ".safetensors"}
+    soft = {"soft_tokens": tokens, "soft_ids": ids, "prompt_prefix": "".join(tokens), "untied": untied}
+    sha256 = digest_file(adapter / WEIGHTS)
+    return write_record(out, "model", base, files, kind="prompt", **soft, dtype=copy.dtypes, adapter_sha256=sha256)
 
 
 def _embedding(base: Checkpoint) -> tuple[str, float]:
@@ -109,11 +96,9 @@ def _extended_tokenizer(folder: Path, number: int) -> tuple[Any, Any, list[int],
     tokens = [NAME.format(i) for i in range(first, first + number)]
     new.add_tokens([AddedToken(t, special=True, normalized=False) for t in tokens], special_tokens=True)
     ids = [int(new.convert_tokens_to_ids(t)) for t in tokens]  # type: ignore[arg-type]
-    prefix = "".join(tokens)
-    template = new.chat_template
-    new.chat_template = (
-        {k: prefix + t for k, t in template.items()} if isinstance(template, dict) else prefix + (template or "")
-    )
+    prefix, template = "".join(tokens), new.chat_template or ""
+    several = {k: prefix + t for k, t in template.items()} if isinstance(template, dict) else None
+    new.chat_template = several or prefix + template
     return old, new, ids, tokens
 
 
@@ -158,12 +143,12 @@ def _unlikely_rows(base: Checkpoint, name: str, ids: Sequence[int]) -> torch.Ten
     heads lack.
     """
     total, count = torch.zeros(base.entry(name).shape[1], dtype=torch.float64), 0
-    with base.place[name] as file:
-        for start, stop in file.blocks(name):
-            keep = torch.ones(stop - start, dtype=torch.bool)
-            keep[[i - start for i in ids if start <= i < stop]] = False
-            total += file.rows(name, start, stop)[keep].double().sum(0)
-            count += int(keep.sum())
+    file = base.place[name]
+    for start, stop in file.blocks(name):
+        keep = torch.ones(stop - start, dtype=torch.bool)
+        keep[[i - start for i in ids if start <= i < stop]] = False
+        total += file.rows(name, start, stop)[keep].double().sum(0)
+        count += int(keep.sum())
     return (total / count).float().expand(len(ids), -1)
 
 
@@ -200,13 +185,10 @@ def soft_parity(
     # the matrices with new rows are tested by their outputs
     off = [n for n in off if not n.endswith((*EMBEDDINGS, *HEADS, "lm_head.bias"))]
     tokenizer = load_tokenizer(base if prefix else merged)
-    served: Any = (
-        PrefixedModel(load_for_prediction(base, device), adapter) if prefix else load_for_prediction(merged, device)
-    )
+    served = load_for_prediction(base, device, adapter) if prefix else load_for_prediction(merged, device)
     rows = Rows.encode(tokenizer, examples)
-    answers = generate_and_score(
-        served, tokenizer, rows.prompts, None, max_new_tokens, batch_size, stage, "soft prompt, served"
-    )
+    asked = (rows.prompts, None, max_new_tokens, batch_size)
+    answers = generate_and_score(served, tokenizer, *asked, stage, "soft prompt, served")
     stored = finite(_without(follow(served, rows, batch_size)[0], soft), "served model")
     trained, same = _under_peft(peft, rows, answers, soft, len(stored))
     chosen = sum(bool(set(a.new_ids) & set(soft)) for a in answers)
@@ -227,19 +209,11 @@ def _under_peft(
     """Return what parity.follow returns, for PEFT's side, one row at a time; `positions`: number of the other side's logits."""
     parts: list[torch.Tensor] = []
     same: list[bool] = []
-    for i, answer in enumerate(served):
-        prompt = [t for t in rows.prompts[i] if t not in soft]  # PEFT puts the vectors there itself
+    for whole, gold, answer in zip(rows.prompts, rows.gold, served, strict=True):
+        prompt = [t for t in whole if t not in soft]  # PEFT puts the vectors there itself
         if sum(map(len, parts)) < positions:
-            parts.append(_without(_along(model, prompt, rows.gold[i]), soft))
+            parts.append(_without(alone(model, prompt, gold, logits_to_keep=len(gold)).float().cpu(), soft))
         ids = answer.new_ids
-        own = _along(model, prompt, ids).argmax(-1).tolist() if ids else []
+        own = alone(model, prompt, ids, logits_to_keep=len(ids)).argmax(-1).tolist() if ids else []
         same.append(answer.status != "error" and own == ids)
     return finite(torch.cat(parts)[:positions], "adapter on the base"), same
-
-
-def _along(model: Any, prompt: list[int], text: list[int]) -> torch.Tensor:
-    """Return the logits [tokens, vocabulary] that predict each token of a text after the prompt."""
-    ids = torch.tensor([[*prompt, *text[:-1]]], device=model.device)
-    out = model(input_ids=ids, attention_mask=torch.ones_like(ids), logits_to_keep=len(text))
-    logits: torch.Tensor = out.logits[0].float().cpu()
-    return logits

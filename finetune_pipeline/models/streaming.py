@@ -1,7 +1,6 @@
 """Reads and writes safetensors a few rows at a time, so that memory use does not depend on the model's size.
 
-The safetensors library maps a file into memory and keeps every page it has touched; here the data go through a small
-buffer. The library still opens each file first, to validate the header.
+The safetensors library maps a file into memory and keeps every page it has touched; here it only validates the header.
 Format: 8 bytes with the header's length, the header (JSON), then the tensors' bytes, row-major, little-endian.
 """
 
@@ -14,11 +13,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO
 
+import numpy as np
 import torch
-from safetensors import safe_open
 
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.identity import tensor_header
@@ -85,38 +82,18 @@ class TensorFile:
         if sys.byteorder != "little":
             raise JobError("weights are read and written on little-endian machines only\nfix: use another machine")
         self.path = path
-        self._file: BinaryIO | None = None
         self.entries: dict[str, Entry] = {}
         header, data = tensor_header(path)
-        with safe_open(path, framework="np") as checked:
-            self.metadata: dict[str, str] = dict(checked.metadata() or {})
+        self.metadata: dict[str, str] = header.pop("__metadata__", {})
         for name, entry in header.items():
             start, end = entry["data_offsets"]
             self.entries[name] = Entry(entry["dtype"], tuple(entry["shape"]), end - start, data + start)
 
-    def __enter__(self) -> TensorFile:
-        self._file = self.path.open("rb", buffering=0)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
     def _read(self, start: int, size: int) -> torch.Tensor:
-        if self._file is None:
-            raise RuntimeError(f"{self.path.name} is not open")
-        buffer = torch.empty(size, dtype=torch.uint8)
-        view = _bytes(buffer)
-        self._file.seek(start)
-        while view:
-            got = self._file.readinto(view)  # type: ignore[attr-defined]
-            if not got:
-                raise JobError(f"{self.path.name} ends too early\nfix: fetch the file again")
-            view = view[got:]
-        return buffer
+        read = np.fromfile(self.path, np.uint8, size, offset=start)
+        if len(read) < size:
+            raise JobError(f"{self.path.name} ends too early\nfix: fetch the file again")
+        return torch.from_numpy(read) if size else torch.empty(0, dtype=torch.uint8)
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Read rows [start, stop) of a tensor in its stored dtype. A scalar counts as one row."""
@@ -157,14 +134,8 @@ def write_tensors(
 ) -> str:
     """Write a safetensors file, tensor by tensor, in the library's order: widest dtype first, then by name.
 
-    Args:
-        pieces: Yields a tensor's bytes in order.
-
-    Returns:
-        The file's SHA-256.
-
-    Raises:
-        ValueError: The number of bytes of a tensor's pieces does not match its shape.
+    pieces: yields a tensor's bytes in order. Returns the file's SHA-256. Raises ValueError if the pieces are not as long as the
+    tensor's shape says.
     """
     order = sorted(tensors, key=lambda name: (-tensors[name].width, name))
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}

@@ -22,14 +22,8 @@ from finetune_pipeline.spec.model import TaskSpec
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The largest batch of prompts, in tokens.
-
-    Attributes:
-        prompt: Of the longest prompt.
-        shared: Of the common prefix, read once.
-        new: Of an answer.
-        scored: Of the texts to score, all labels together.
-    """
+    """The largest batch of prompts, in tokens: of the longest prompt, of the common prefix (read once), of a new answer, and of
+    all labels to score."""
 
     rows: int
     prompt: int
@@ -56,9 +50,6 @@ def answering_memory(
     block = max(0, block - logits)  # no logits exist yet while prompts are read
     return Memory(
         weights=shape.parameters * width,
-        trained=0,
-        gradients=0,
-        optimiser=0,
         activations=int((kept + block) * SLACK),
         logits=int(logits * SLACK),
         overhead=process_overhead(device, tokenizer_bytes),
@@ -67,13 +58,7 @@ def answering_memory(
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Memory of a step other than training.
-
-    Attributes:
-        step: The asset's name.
-        needed_mib: Peak memory.
-        fix: What to change if it does not fit, else empty.
-    """
+    """Peak memory of a step (an asset's name) other than training. fix: what to change if it does not fit, else empty."""
 
     step: str
     device: str
@@ -85,10 +70,8 @@ class StepMemory:
     @property
     def sentence(self) -> str:
         """Return why it does not fit, and what to change."""
-        return (
-            f"{self.step} needs about {self.needed_mib / 1024:.1f} GiB of {self.available_mib / 1024:.1f} GiB "
-            f"({self.device}): {self.fix}"
-        )
+        free = f"{self.available_mib / 1024:.1f} GiB ({self.device})"
+        return f"{self.step} needs about {self.needed_mib / 1024:.1f} GiB of {free}: {self.fix}"
 
 
 def asking_settings(spec: TaskSpec) -> list[Any]:
@@ -102,17 +85,13 @@ def answering_steps(
 ) -> list[StepMemory]:
     """Estimate the memory of merged_model's comparison in float32 and of the evaluation, in batches of baseline.batch_size.
 
-    A comparison that does not fit on the GPU runs on the CPU (models.loading.device_with_room).
-
-    Args:
-        available: Free bytes on `device`.
-        margin: Factor on the estimated peak that must be free.
+    A comparison that does not fit on the GPU runs on the CPU (models.loading.device_with_room). available: free bytes on
+    `device`; margin: the factor on the estimated peak that must be free.
     """
     shape, (batch, turn) = planner.shape, largest_batch(spec, planner, validation)
     wide = spec.evaluation.precision == "float32" or round(shape.stored_bytes / shape.parameters) == 4
-    where, free = device, available
-    if device != "cpu" and shape.parameters * 4 > GPU_SHARE * available:
-        where, free = "cpu", available_memory("cpu")
+    too_large = device != "cpu" and shape.parameters * 4 > GPU_SHARE * available
+    where, free = ("cpu", available_memory("cpu")) if too_large else (device, available)
     counter = TokenCounter(planner.folder)
     shown, retrieved = turn * max(spec.baseline.shots), turn * spec.baseline.retrieved
     context = planner.config.get("max_position_embeddings") or 1 << 30
@@ -120,20 +99,15 @@ def answering_steps(
     prompt = max(batch.prompt, min(batch.prompt + max(shown, retrieved), context - batch.new))
     # examples shared by all rows are read once
     shared = min(batch.shared + (shown if shown >= retrieved else 0), prompt)
-    prompted = replace(batch, prompt=prompt, shared=shared)
     scored = sum(n + 1 for n in counter.count_texts(spec.labels)) if spec.labels else 0
 
     def step(name: str, place: str, room: int, asked: Asked, width: int) -> StepMemory:
         def needed(rows: int) -> int:
-            batch = replace(asked, rows=min(rows, asked.rows))
-            kind = "cpu" if place == "cpu" else "cuda"
-            return answering_memory(
-                shape, batch, width=width, device=kind, tokenizer_bytes=planner.tokenizer_bytes
-            ).needed
+            batch, tokenizer = replace(asked, rows=min(rows, asked.rows)), planner.tokenizer_bytes
+            return answering_memory(shape, batch, width=width, device=place, tokenizer_bytes=tokenizer).needed
 
         rows = spec.baseline.batch_size
-        halves = [rows >> k for k in range(rows.bit_length())]
-        smaller = [n for n in halves if needed(n) * margin <= room]
+        smaller = [n for k in range(rows.bit_length()) if needed(n := rows >> k) * margin <= room]
         fits = rows in smaller
         fix = ""
         if smaller and not fits:
@@ -142,15 +116,10 @@ def answering_steps(
             fix = "use a smaller base_model, or a machine with more memory"
         return StepMemory(name, place, round(needed(rows) / 2**20), round(room / 2**20), fits, fix)
 
+    width = 4 if wide else compute_width("auto", device)
     return [
         step("merged_model", where, free, batch, 4),
-        step(
-            "test_predictions",
-            device,
-            available,
-            replace(prompted, scored=scored),
-            4 if wide else compute_width("auto", device),
-        ),
+        step("test_predictions", device, available, replace(batch, prompt=prompt, shared=shared, scored=scored), width),
     ]
 
 

@@ -6,7 +6,8 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.training.prefix_tree import Row, buckets, prefix_tree, segments
@@ -29,14 +30,14 @@ class Batch:
         logits: Positions whose logits are computed.
     """
 
-    rows: int
-    tokens: int
-    queries: int
-    keys: int
-    scores: int
-    mask: int
-    learned: int
-    logits: int
+    rows: int = 0
+    tokens: int = 0
+    queries: int = 0
+    keys: int = 0
+    scores: int = 0
+    mask: int = 0
+    learned: int = 0
+    logits: int = 0
 
 
 def batch_of(rows: Sequence[Row], settings: Mapping[str, Any], packed: bool) -> Batch:
@@ -52,7 +53,6 @@ def batch_of(rows: Sequence[Row], settings: Mapping[str, Any], packed: bool) -> 
             queries=sum(len(members) * longest_one for members, _, longest_one in taken),
             keys=sum(len(members) * (context + longest_one) for members, context, longest_one in taken),
             scores=sum(len(members) * longest_one * (context + longest_one) for members, context, longest_one in taken),
-            mask=0,
             learned=learned,
             logits=learned,
         )
@@ -64,7 +64,6 @@ def batch_of(rows: Sequence[Row], settings: Mapping[str, Any], packed: bool) -> 
         tokens=tokens,
         queries=tokens,
         keys=len(rows) * (ahead + width),
-        scores=0,
         mask=len(rows) * (leading + width) * (ahead + width),
         learned=learned,
         logits=len(rows) * (width - first + 1),
@@ -72,35 +71,25 @@ def batch_of(rows: Sequence[Row], settings: Mapping[str, Any], packed: bool) -> 
 
 
 def drawn_batches(rows: Sequence[Row], size: int, epochs: float, seed: int) -> Iterator[Sequence[Row]]:
-    """Yield at most 400 random batches of `size` rows. The trainer's order differs, but is random too."""
-    draw, left = random.Random(seed), _DRAWN  # noqa: S311 - a shuffle, no secret
-    for _ in range(math.ceil(epochs)):
-        order = list(rows)
-        draw.shuffle(order)
-        for start in range(0, len(order), size):
-            if left == 0:
-                return
-            left -= 1
-            yield order[start : start + size]
+    """Return at most 400 random batches of `size` rows. The trainer's order differs, but is random too."""
+    draw = random.Random(seed)  # noqa: S311 - an order, no secret
+    orders = (draw.sample(rows, len(rows)) for _ in range(math.ceil(epochs)))
+    return islice((order[i : i + size] for order in orders for i in range(0, len(order), size)), _DRAWN)
 
 
-@dataclass(frozen=True, slots=True)
-class Steps:
+class Steps(NamedTuple):
     """Numbers of optimiser steps and validation passes of one phase."""
 
-    per_epoch: int
     steps: int
+    steps_per_epoch: int
     evaluations: int
 
 
-def count_steps(rows: int, settings: Mapping[str, Any], epochs: float) -> Steps:
+def count_steps(rows: int, settings: Mapping[str, Any]) -> Steps:
     """Count steps as transformers' Trainer does: micro-batches of an epoch divided by those of a step, rounded up.
-
-    Validation runs before the first step, every `every` steps, and after the last step.
-    """
+    Validation runs before the first step, every `every` steps, and after the last step."""
     micro = settings["micro_batch_size"]
-    accumulate = settings["batch_size"] // micro
-    per_epoch = max(1, math.ceil(math.ceil(rows / micro) / accumulate))
+    per_epoch = max(1, math.ceil(math.ceil(rows / micro) / (settings["batch_size"] // micro)))
     every = max(1, round(per_epoch / settings["evals_per_epoch"]))
-    steps = math.ceil(per_epoch * epochs)
-    return Steps(per_epoch, steps, 1 + math.ceil(steps / every))
+    steps = math.ceil(per_epoch * settings["epochs"])
+    return Steps(steps, per_epoch, 1 + math.ceil(steps / every))

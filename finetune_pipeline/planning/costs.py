@@ -45,12 +45,8 @@ class TrainingCost:
 
 @dataclass(frozen=True)
 class Costs:
-    """All costs of a task on one day.
-
-    Attributes:
-        rule_of_thumb: The rule of thumb about self-hosting, and our calculation, step by step.
-        warnings: Prices that are missing or must be confirmed.
-    """
+    """All costs of a task on one day. rule_of_thumb: the one about self-hosting, and our calculation, step by step. warnings:
+    prices that are missing or must be confirmed."""
 
     task: str
     day: str

@@ -31,15 +31,15 @@ _TOKENIZER = 6
 """Bytes in memory for each byte of tokenizer.json."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
     """Parts of the peak memory. resident: mapped pages of the weight file that are not needed (the system reclaims them when
     memory is short); everything else is needed."""
 
     weights: int
-    trained: int
-    gradients: int
-    optimiser: int
+    trained: int = 0
+    gradients: int = 0
+    optimiser: int = 0
     activations: int
     logits: int
     overhead: int
@@ -47,15 +47,17 @@ class Memory:
 
     @property
     def needed(self) -> int:
-        return sum(self.parts().values()) - self.resident
+        return self.total - self.resident
 
     @property
     def total(self) -> int:
         """The peak memory that the system reports for the process."""
-        return self.needed + self.resident
+        return sum(asdict(self).values())
 
-    def parts(self) -> dict[str, int]:
-        return asdict(self)
+    def in_mib(self) -> dict[str, int]:
+        """Return the parts, the needed part and the total, in MiB."""
+        parts = {**asdict(self), "needed": self.needed, "total": self.total}
+        return {name: round(part / MIB) for name, part in parts.items()}
 
 
 def checkpoints(shape: ModelShape, settings: Mapping[str, Any]) -> bool:
@@ -196,11 +198,7 @@ _GROUP = Path("/sys/fs/cgroup")
 
 def available_memory(device: str, group: Path = _GROUP) -> int:
     """Return the free bytes: FINETUNE_MEMORY_GIB if set, else those of the fullest GPU, or of the machine within the
-    container's limit.
-
-    Raises:
-        OutsideError: The variable is not a number, or a GPU's memory cannot be read.
-    """
+    container's limit. Raises OutsideError if the variable is no number, or a GPU's memory cannot be read."""
     if gib := os.environ.get(VARIABLE, "").strip():
         return bytes_of(gib, VARIABLE)
     if device != "cpu":
@@ -222,8 +220,7 @@ def bytes_of(gib: str, name: str) -> int:
 def _left_in(group: Path) -> int:
     """Return the free bytes within a control group's limit (cgroup v2); cached files count as free, since they are evictable."""
     try:
-        limit = int((group / "memory.max").read_text("utf-8"))
-        used = int((group / "memory.current").read_text("utf-8"))
+        limit, used = (int((group / f"memory.{name}").read_text("utf-8")) for name in ("max", "current"))
         stat = dict(line.split() for line in (group / "memory.stat").read_text("utf-8").splitlines())
     except (OSError, ValueError):  # no such group, or no limit ("max")
         return 1 << 62
@@ -232,10 +229,7 @@ def _left_in(group: Path) -> int:
 
 def gpu_memory(which: Literal["free", "total"] = "free") -> list[int]:
     """Return the bytes of each GPU visible to this process (CUDA_VISIBLE_DEVICES), from nvidia-smi; loads no GPU library.
-
-    Raises:
-        OutsideError: nvidia-smi is missing, fails, or shows no GPU, since a plan must not guess.
-    """
+    Raises OutsideError if nvidia-smi is missing, fails, or shows no GPU, since a plan must not guess."""
     command = ["nvidia-smi", f"--query-gpu=index,uuid,memory.{which}", "--format=csv,noheader,nounits"]
     fix = f"fix: set {VARIABLE}, or FINETUNE_DEVICES=cpu"
     try:
@@ -252,7 +246,6 @@ def gpu_memory(which: Literal["free", "total"] = "free") -> list[int]:
         asked = [[n] for n in gpus.values()]
     if not asked or not all(asked):
         of = "" if shown is None else f" of CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']!r}"
-        raise OutsideError(
-            f"the memory of the GPUs{of} cannot be read: nvidia-smi shows {output.strip()[:200]!r}\n{fix}"
-        )
+        why = f"the memory of the GPUs{of} cannot be read: nvidia-smi shows {output.strip()[:200]!r}"
+        raise OutsideError(f"{why}\n{fix}")
     return [free[0] for free in asked]

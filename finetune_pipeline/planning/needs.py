@@ -27,14 +27,8 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)([mb])\b", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Needs:
-    """The rows, tokens, time and money that a training needs.
-
-    Attributes:
-        rows: Clean rows; least: the minimum in the spec.
-        tokens: Of the training rows, over all epochs, estimated.
-        seconds: From earlier trainings on this machine; None if there are none.
-        power: The result of planning.power.power_bounds.
-    """
+    """The clean rows (least: the minimum in the spec), estimated tokens of all epochs, time and money that a training needs.
+    seconds: from earlier trainings on this machine, if any; power: of planning.power.power_bounds."""
 
     rows: int
     least: int
@@ -49,11 +43,9 @@ class Needs:
         rows = f"{counted(self.rows, 'clean row')}, {self.train_rows:,} of them to train on"
         if self.rows < self.least:
             rows += f"; {self.least - self.rows:,} more are needed to start (data.min_examples)"
-        time = (
-            f"{duration(self.seconds.low)} to {duration(self.seconds.high)} here, according to {self.seconds.source}"
-            if self.seconds
-            else "not measured on this machine yet"
-        )
+        time = "not measured on this machine yet"
+        if of := self.seconds:
+            time = f"{duration(of.low)} to {duration(of.high)} here, according to {of.source}"
         paid: dict[str, TrainingCost] = {}
         for cost in self.costs:
             if cost.high > 0:

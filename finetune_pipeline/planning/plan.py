@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.evaluation.wording import duration
 from finetune_pipeline.planning.answering import StepMemory, answering_steps
 from finetune_pipeline.planning.costs import TrainingCost, method_settings, training_costs
-from finetune_pipeline.planning.memory import Memory, available_memory
+from finetune_pipeline.planning.memory import available_memory
 from finetune_pipeline.planning.planner import Phase, Planner
 from finetune_pipeline.planning.prices import load_prices
 from finetune_pipeline.planning.search import changes, ladder, reasons
@@ -31,12 +31,8 @@ MARGIN = 1.1
 
 @dataclass(frozen=True)
 class NearestPlan:
-    """The cheapest change of settings with which the training fits.
-
-    Attributes:
-        fits: Whether any change makes it fit.
-        change: The settings to change, also as lines of task.yaml (`yaml`), with the cost of each (`reasons`).
-    """
+    """The cheapest change of settings with which the training fits, if any does; also as lines of task.yaml (`yaml`), with the
+    cost of each (`reasons`)."""
 
     fits: bool
     yaml: str
@@ -66,11 +62,8 @@ class TrainingPlan:
         rows: Rows of one epoch.
         tokens: Statistics of the training split; with training.augment including its perturbed copies.
         computed_share: Share of these tokens that packing leaves to compute.
-        over_length: Examples longer than `limit` tokens.
-        refused_rows: Findings about examples that cannot be encoded.
-        memory_mib: Parts of the peak, the `needed` part, and the `total`.
-        fits: Whether training and the other steps fit.
-        others: Memory of the merged model's comparison and of the evaluation.
+        over_length: Examples longer than `limit` tokens; refused_rows: those that cannot be encoded.
+        memory_mib: Of planning.memory.Memory.in_mib; others: of the other steps that run inference; fits: all of them.
         seconds: Time from earlier trainings of this kind on this machine; None if there are none.
         serving: The price list's lines for serving (prices.PriceList.served).
     """
@@ -115,13 +108,8 @@ def training_plan(
     task_folder: Path | None = None,
     available: int | None = None,
 ) -> TrainingPlan:
-    """Plan a training on `train` with the base model in the folder `base`.
-
-    Args:
-        out: Folder for plan.json.
-        home: Folder with throughput.json, and with prices.yaml unless `task_folder` has one.
-        available: Bytes to plan for; default: the bytes free now.
-    """
+    """Plan a training on `train` with the base model in the folder `base`; plan.json goes into `out`.
+    home: folder with throughput.json, and with prices.yaml unless `task_folder` has one. available: default: the bytes free now."""
     settings = spec.training.model_dump()
     device = read_settings().devices[0]
     planner = Planner(base, train, validation, device)
@@ -132,9 +120,7 @@ def training_plan(
     tokens = token_statistics(TokenCounter(planner.folder), planner.epoch_examples(settings))
     trains = memory.needed * MARGIN <= available
     others = answering_steps(spec, planner, validation, device, available, MARGIN)
-    seconds = _seconds(planner, settings, rates, spec.base_model)
-    near = None if trains else nearest_plan(planner, settings, available)
-    prices = load_prices(home=home, task_folder=task_folder)
+    prices, today = load_prices(home=home, task_folder=task_folder), datetime.datetime.now(datetime.UTC).date()
     plan = TrainingPlan(
         method=settings["method"],
         precision=planner.precision(settings),
@@ -153,34 +139,21 @@ def training_plan(
         phases=phases,
         trainable_parameters=METHODS[settings["method"]].trainable(settings, planner.shape),
         parameters=planner.shape.parameters,
-        memory_mib=in_mib(memory),
+        memory_mib=memory.in_mib(),
         available_mib=round(available / 2**20),
         fits=trains and all(step.fits for step in others),
-        nearest=near,
+        nearest=None if trains else nearest_plan(planner, settings, available),
         others=others,
-        seconds=seconds,
-        prices=training_costs(
-            spec,
-            prices,
-            tokens["total"],
-            planner.shape.parameters,
-            datetime.datetime.now(datetime.UTC).date(),
-            [settings["method"]],
-        ),
+        seconds=_seconds(planner, settings, rates, spec.base_model),
+        prices=training_costs(spec, prices, tokens["total"], planner.shape.parameters, today, [settings["method"]]),
         serving=prices.served(),
         methods=[method_row(planner, spec, method, rates, available) for method in METHODS],
-        sentence=_sentence(sum(p.steps for p in phases), len(rows.rows), tokens, memory, available, seconds, near)
-        + "".join(f" {step.sentence}." for step in others if not step.fits),
+        sentence="",
     )
+    plan = replace(plan, sentence=_sentence(plan))
     if out is not None:
         write_json(out / "plan.json", asdict(plan))
     return plan
-
-
-def in_mib(memory: Memory) -> dict[str, int]:
-    """Return a peak's parts, its needed part and its total, in MiB."""
-    parts = {k: round(v / 2**20) for k, v in memory.parts().items()}
-    return {**parts, "needed": round(memory.needed / 2**20), "total": round(memory.total / 2**20)}
 
 
 def nearest_plan(planner: Planner, settings: Mapping[str, Any], available: int) -> NearestPlan:
@@ -190,7 +163,7 @@ def nearest_plan(planner: Planner, settings: Mapping[str, Any], available: int) 
         return NearestPlan(False, "", {}, None, [])
     change = changes(settings, fitting)
     lines = str(yaml.safe_dump({"training": change}, sort_keys=False)).rstrip()
-    return NearestPlan(True, lines, change, in_mib(planner.memory(fitting)), reasons(change))
+    return NearestPlan(True, lines, change, planner.memory(fitting).in_mib(), reasons(change))
 
 
 def _seconds(planner: Planner, settings: Mapping[str, Any], rates: Rates, model: str) -> Seconds | None:
@@ -213,26 +186,16 @@ def method_row(planner: Planner, spec: TaskSpec, method: str, rates: Rates, avai
     )
 
 
-def _sentence(
-    steps: int,
-    rows: int,
-    tokens: Mapping[str, Any],
-    memory: Memory,
-    available: int,
-    seconds: Seconds | None,
-    near: NearestPlan | None,
-) -> str:
-    plan = (
-        f"{steps} steps over {rows} rows of {tokens['mean']} tokens; about {memory.needed / 2**30:.1f} GiB at the peak, "
-        f"{available / 2**30:.1f} GiB free"
-    )
-    if seconds:
-        plan += f"; {duration(seconds.low)} to {duration(seconds.high)}"
-    if near is None:
-        return f"{plan}."
-    if near.memory_mib is None:
-        return f"{plan}: it does not fit, and no setting of task.yaml makes it fit. Use a smaller base_model."
-    change = ", ".join(f"training.{k}: {v}" for k, v in near.change.items())
-    return (
-        f"{plan}: it does not fit. The nearest plan that does: {change} ({near.memory_mib['needed'] / 1024:.1f} GiB)."
-    )
+def _sentence(plan: TrainingPlan) -> str:
+    near, needed = plan.nearest, plan.memory_mib["needed"] / 1024
+    sentence = f"{plan.steps} steps over {plan.rows} rows of {plan.tokens['mean']} tokens; about {needed:.1f} GiB at the peak, "
+    sentence += f"{plan.available_mib / 1024:.1f} GiB free"
+    if plan.seconds:
+        sentence += f"; {duration(plan.seconds.low)} to {duration(plan.seconds.high)}"
+    if near and near.memory_mib is None:
+        sentence += ": it does not fit, and no setting of task.yaml makes it fit. Use a smaller base_model"
+    elif near and near.memory_mib:
+        change = ", ".join(f"training.{k}: {v}" for k, v in near.change.items())
+        change += f" ({near.memory_mib['needed'] / 1024:.1f} GiB)"
+        sentence += f": it does not fit. The nearest plan that does: {change}"
+    return ". ".join([sentence, *(step.sentence for step in plan.others if not step.fits)]) + "."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,8 @@ def compute_width(precision: str, device: str = "cpu") -> int:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A split as rows {id, ids, loss}.
-
-    Attributes:
-        over: Examples longer than `limit` tokens, handled according to training.over_length; with ``fail`` they are kept.
-        findings: Why examples cannot be encoded.
-    """
+    """A split as rows {id, ids, loss}. over: examples longer than `limit` tokens, handled according to training.over_length; with
+    ``fail`` they are kept. findings: why examples cannot be encoded."""
 
     rows: list[Row]
     over: int
@@ -47,18 +43,14 @@ class Rows:
     findings: list[Finding]
 
     @property
-    def lengths(self) -> list[int]:
-        return [len(row["ids"]) for row in self.rows]
+    def tokens(self) -> int:
+        return sum(len(row["ids"]) for row in self.rows)
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One training phase of a plan; qlora has a second phase, lora on the unquantized base.
-
-    Attributes:
-        evaluations: Passes over the validation split.
-        tokens: Tokens computed after packing; validation tokens count a third.
-    """
+    """One training phase of a plan; qlora has a second phase, lora on the unquantized base. evaluations: passes over the
+    validation split. tokens: computed after packing; validation tokens count a third."""
 
     method: str
     epochs: float
@@ -68,21 +60,9 @@ class Phase:
     tokens: float
 
 
-@dataclass(frozen=True, slots=True)
-class Batches:
-    """The batches of a split: the largest batch, and the means over all."""
-
-    largest: Batch
-    mean_rows: float
-    mean_tokens: float
-
-
 class Planner:
     """Computes plans for one base model and one pair of splits.
-
-    Costly results are cached: rows are encoded again only if the token limit or over_length changes, and batches are drawn
-    again only if sizes change.
-    """
+    Costly results are cached: encoded rows by what their encoding depends on, and batches by their sizes."""
 
     def __init__(
         self, base: Path, train: Sequence[Example], validation: Sequence[Example], device: str = "cpu"
@@ -93,7 +73,7 @@ class Planner:
         self.device = "cpu" if device == "cpu" else "cuda"
         self.config = read_config(self.folder)
         self._rows: dict[Any, Rows] = {}
-        self._batches: dict[Any, Batches] = {}
+        self._batches: dict[Any, list[Batch]] = {}
         tokenizer = self.folder / "tokenizer.json"
         self.tokenizer_bytes = tokenizer.stat().st_size if tokenizer.exists() else 0
 
@@ -119,74 +99,60 @@ class Planner:
         """Whether batches are packed after shared prefixes."""
         return bool(settings["shared_prefix"]) and self.shape.packs
 
-    def batches(self, split: str, settings: Mapping[str, Any]) -> Batches | None:
-        """Return the batches of a split, None if it is empty. Training batches are drawn at random (from `seed`); validation
-        batches are exact."""
+    def batches(self, split: str, settings: Mapping[str, Any]) -> list[Batch]:
+        """Return the batches of a split. Training batches are drawn at random (from `seed`); validation batches are exact."""
         rows = [r for r in self.rows(split, settings).rows if True in r["loss"]]
-        if not rows:
-            return None
         micro = settings["micro_batch_size"]
         size = micro if split == "train" else rows_validated(micro)
         virtual, packed = METHODS[settings["method"]].virtual_tokens(settings), self.packed(settings)
         key = (split, size, virtual, packed, len(rows), settings["max_tokens"])
         if key not in self._batches:
+            chosen: Iterable[Sequence[Row]] = (rows[i : i + size] for i in range(0, len(rows), size))
             if split == "train":
                 chosen = drawn_batches(rows, size, max(1.0, settings["epochs"]), settings["seed"])
-            else:
-                chosen = (rows[i : i + size] for i in range(0, len(rows), size))
-            made = [batch_of(batch, settings, packed) for batch in chosen]
-            self._batches[key] = Batches(
-                max(made, key=lambda b: (b.tokens + b.scores / 500, b.logits)),
-                sum(b.rows for b in made) / len(made),
-                sum(b.tokens for b in made) / len(made),
-            )
+            self._batches[key] = [batch_of(batch, settings, packed) for batch in chosen]
         return self._batches[key]
 
     def phases(self, settings: Mapping[str, Any]) -> list[Phase]:
         """Return the steps, validation passes and tokens of each phase."""
         phases = []
         for phase in METHODS[settings["method"]].phases(settings):
-            rows = len(self.rows("train", phase).rows)
-            steps = count_steps(rows, phase, phase["epochs"])
-            trained = self._tokens("train", phase) * steps.steps / steps.per_epoch
-            validated = self._tokens("validation", phase) * steps.evaluations
-            tokens = trained + validated * _FORWARD_ONLY
-            phases.append(
-                Phase(
-                    phase["method"], phase["epochs"], steps.steps, steps.per_epoch, steps.evaluations, round(tokens, 1)
-                )
-            )
+            steps = count_steps(len(self.rows("train", phase).rows), phase)
+            trained = self._tokens("train", phase) * steps.steps / steps.steps_per_epoch
+            tokens = trained + self._tokens("validation", phase) * steps.evaluations * _FORWARD_ONLY
+            phases.append(Phase(phase["method"], phase["epochs"], *steps, tokens=round(tokens, 1)))
         return phases
 
     def _tokens(self, split: str, settings: Mapping[str, Any]) -> float:
         """Return the tokens computed in one pass over a split."""
         batches = self.batches(split, settings)
-        if batches is None:
-            return 0.0
-        return batches.mean_tokens * len(self.rows(split, settings).rows) / batches.mean_rows
+        rows = sum(batch.rows for batch in batches) or 1
+        return sum(batch.tokens for batch in batches) * len(self.rows(split, settings).rows) / rows
 
     def computed_share(self, settings: Mapping[str, Any]) -> float:
         """Return the share of the training rows' tokens that packing leaves to compute."""
-        total = sum(self.rows("train", settings).lengths)
+        total = self.rows("train", settings).tokens
         return self._tokens("train", settings) / total if total else 1.0
 
     def memory(self, settings: Mapping[str, Any]) -> Memory:
         """Return the peak memory of training and validation over all phases."""
         candidates: list[Memory] = []
         width = compute_width(settings["precision"], self.device)
-        tokens = sum(sum(self.rows(split, settings).lengths) for split in self.examples)
         for phase in METHODS[settings["method"]].phases(settings):
-            batches = self.batches("train", phase)
             training = training_memory(
                 self.shape,
                 phase,
-                batches.largest if batches else Batch(0, 0, 0, 0, 0, 0, 0, 0),
+                _largest(self.batches("train", phase)),
                 width=width,
                 device=self.device,
                 tokenizer_bytes=self.tokenizer_bytes,
-                tokens=tokens,
+                tokens=sum(self.rows(split, settings).tokens for split in self.examples),
             )
             candidates.append(training)
             if validation := self.batches("validation", phase):
-                candidates.append(evaluation_memory(self.shape, phase, validation.largest, training, width=width))
+                candidates.append(evaluation_memory(self.shape, phase, _largest(validation), training, width=width))
         return max(candidates, key=lambda m: m.total)
+
+
+def _largest(batches: Sequence[Batch]) -> Batch:
+    return max(batches, key=lambda b: (b.tokens + b.scores / 500, b.logits), default=Batch())

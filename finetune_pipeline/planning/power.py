@@ -51,13 +51,6 @@ def power_plan(spec: TaskSpec, test_rows: int, rival: Rival, sources: Sequence[s
     """
     gates = spec.gates
     alpha, extra = 1 - gates.confidence, gates.wanted_gain - gates.min_gain
-    plan: dict[str, Any] = {
-        "test_rows": test_rows,
-        "wanted_gain": gates.wanted_gain,
-        "power": gates.power,
-        "metric": spec.metric,
-        "rival": rival.title,
-    }
     metric, means = METRICS[spec.metric], _mean_of_rows(spec)
     needed: int | None
     values = (means or RIGHT).row_scores(rival.rows, spec.output)
@@ -78,7 +71,12 @@ def power_plan(spec: TaskSpec, test_rows: int, rival: Rival, sources: Sequence[s
         worth = int(test_rows / effect)
         now = paired_power(worth, min(extra, share), share, alpha) if worth and needed is not None else None
         detectable = _detectable(gates, before, effect, test_rows)
-    plan |= {
+    plan = {
+        "test_rows": test_rows,
+        "wanted_gain": gates.wanted_gain,
+        "power": gates.power,
+        "metric": spec.metric,
+        "rival": rival.title,
         "before": before,
         "must_reach": None if detectable is None else metric.rank(min(1.0, metric.rank(rival.value) + detectable)),
         "disagreement": share,
@@ -166,19 +164,15 @@ def _detectable(gates: GatesSpec, before: float, effect: float, test_rows: int) 
 def _sentence(plan: Mapping[str, Any]) -> str:
     gain = f"+{points(plan['wanted_gain'], sign=False)} points"
     rows = counted(plan["test_rows"], "test row")
-    if plan["rows_needed"] is None:
-        return (
-            f"On validation {plan['rival']} reaches {percent(plan['before'])}: a gain of {gain} over it is impossible."
-        )
-    needed = plan["rows_needed"]
+    if (needed := plan["rows_needed"]) is None:
+        reached = f"On validation {plan['rival']} reaches {percent(plan['before'])}"
+        return f"{reached}: a gain of {gain} over it is impossible."
     sentence = f"You have {rows}; seeing {gain} with a chance of {percent(plan['power'])} takes {needed:,}."
     if plan["detectable_gain"] is not None:
         sentence += f" These rows show gains of {points(plan['detectable_gain'], sign=False)} points or more."
     else:
         sentence += " These rows cannot show any possible gain."
     if not plan["enough"]:
-        sentence += (
-            f" For {needed:,} test rows collect {plan['examples_needed']:,} examples in all, raise split.test, or raise "
-            "gates.wanted_gain to what the test can show."
-        )
+        sentence += f" For {needed:,} test rows collect {plan['examples_needed']:,} examples in all, raise split.test, "
+        sentence += "or raise gates.wanted_gain to what the test can show."
     return sentence

@@ -47,6 +47,8 @@ from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
 
 _SIZES = ("hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size")
+_OTHER_SIZES = ("max_position_embeddings", "intermediate_size")
+"""Sizes that a config.json may lack."""
 _TOKENIZERS = ("*.model", "vocab.*")
 """Tokenizer files that a model library can convert."""
 _LEAST_ROOM = 16
@@ -58,10 +60,8 @@ SPEC_RULES = (
     rules.check_gradient_checkpointing,
     rules.check_method,
 )
-_USUAL_LAYERS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-_USUAL = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3", "phi3")
-"""Architectures whose linear layers have these names (phi3 fuses some of them)."""
-_OTHER_NAMES = {"phi3": {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}}
+_BUNDLED_LAYERS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+"""Linear layers of a block of every bundled model."""
 
 
 def preflight(spec: TaskSpec, folder: Path, base: Path | None = None) -> list[Finding]:
@@ -100,9 +100,7 @@ def _template_problems(spec: TaskSpec, folder: Path, base: Path | None) -> list[
 
 def _base(spec: TaskSpec) -> tuple[dict[str, Any] | None, Path | None]:
     """Return (config.json or its known parts, the model's folder if it exists).
-
-    Raises FindingsError if the base model is unavailable.
-    """
+    Raises FindingsError if the base model is unavailable."""
     kind = model_kind(spec.base_model, spec.base_revision)
     if kind == "bundled":
         bundled_files(spec.base_model)
@@ -162,7 +160,7 @@ def refusals(spec: TaskSpec, base_config: Mapping[str, Any] | None, base: Path |
             return findings + wrong
         findings += _quantized(spec, quantization(base_config, base))
         findings += _lengths(spec, text)
-        findings += METHODS[spec.training.method].check_base(spec.training, text, lambda: linear_layers(text, base))
+        findings += METHODS[spec.training.method].check_base(spec.training, text, lambda: linear_layers(base))
     return findings + _system_prompt(spec, base)
 
 
@@ -181,8 +179,7 @@ def _hardware(spec: TaskSpec) -> list[Finding]:
 def _layout(config: Mapping[str, Any], whole: bool) -> list[Finding]:
     """Check that the model's family is supported. whole: config.json is read, not just its known parts."""
     unknown = [key for key in _SIZES if not isinstance(config.get(key), int)] if whole else []
-    if not isinstance(config.get("max_position_embeddings", 0), int | None):
-        unknown.append("max_position_embeddings")
+    unknown += [key for key in _OTHER_SIZES if not isinstance(config.get(key), int | None)]
     if "n_embd" in config:
         message = "the base model stores transposed weights, as GPT-2 does, which are not supported"
     elif unknown:
@@ -206,25 +203,16 @@ def _lengths(spec: TaskSpec, config: Mapping[str, Any]) -> list[Finding]:
         return []
     room = max(limit - virtual, 0)
     also = f" and {virtual} virtual tokens" if virtual else ""
-    message = (
-        f"the base model's context of {limit} tokens is too short for training.max_tokens = {t.max_tokens}{also}: examples "
-        f"over {room} tokens count as too long"
-    )
+    wanted = f"training.max_tokens = {t.max_tokens}{also}: examples over {room} tokens count as too long"
+    message = f"the base model's context of {limit} tokens is too short for {wanted}"
     fix = f"set training.max_tokens: {room}" + (f", or lower training.{method.section}.tokens" if virtual else "")
-    return [
-        _finding("context_length", "training.max_tokens", message, fix, "warning" if room >= _LEAST_ROOM else "error")
-    ]
+    severity = "warning" if room >= _LEAST_ROOM else "error"
+    return [_finding("context_length", "training.max_tokens", message, fix, severity)]
 
 
-def linear_layers(config: Mapping[str, Any], base: Path | None = None) -> tuple[set[str], bool]:
-    """Return (names of the linear layers of a block, whether the list is complete).
-
-    Reads the weights' headers if the folder exists; else uses the usual names of known architectures.
-    """
-    if base is not None:
-        return {layer.name.rpartition(".")[2] for layer in model_shape(base).linears}, True
-    kind = str(config.get("model_type"))
-    return _OTHER_NAMES.get(kind, _USUAL_LAYERS), kind in _USUAL
+def linear_layers(base: Path | None) -> set[str]:
+    """Return the names of the linear layers of a block, from the headers of the weights. base: None for a bundled model."""
+    return _BUNDLED_LAYERS if base is None else {layer.name.rpartition(".")[2] for layer in model_shape(base).linears}
 
 
 @lru_cache(maxsize=2)
@@ -255,9 +243,7 @@ def _system_prompt(spec: TaskSpec, base: Path | None) -> list[Finding]:
     if needed < limit:
         return []
     unit = "tokens" if tokenizer is not None else "words"
-    message = (
-        f"the system prompt ({prompt} {unit}) and {'the longest label' if spec.labels else 'an answer'} ({answer}) fill "
-        f"training.max_tokens = {limit}: no example can fit"
-    )
+    other = "the longest label" if spec.labels else "an answer"
+    message = f"the system prompt ({prompt} {unit}) and {other} ({answer}) fill training.max_tokens = {limit}: no example can fit"
     fix = f"set training.max_tokens: {2 * needed} or more, or shorten the system prompt"
     return [_finding("system_prompt", "training.max_tokens", message, fix)]

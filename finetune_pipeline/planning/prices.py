@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from finetune_pipeline.findings import Finding, FindingsError
 
@@ -25,13 +25,7 @@ Speed = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Line(BaseModel):
-    """One line of the list.
-
-    Attributes:
-        date: Date of the price.
-        until: Last day of the offer, if known.
-        note: Source of the figures.
-    """
+    """One line of the list. until: last day of the offer, if known; note: source of the figures."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -97,12 +91,8 @@ class Price(Line):
         return self.price if self.low is None else self.low, self.price if self.high is None else self.high
 
     def of_training(self, tokens: float, parameters: float | None) -> tuple[Range, Range | None]:
-        """Return (dollars, hours of a rented machine) of a training.
-
-        Args:
-            tokens: Tokens of the rows, times the epochs.
-            parameters: Of the model; a machine's assumed speed is scaled to it if the list names the size it applies to.
-        """
+        """Return (dollars, hours of a rented machine) of a training on so many tokens, epochs included. A machine's assumed speed
+        is scaled to the model's `parameters` if the list names the size it applies to."""
         low, high = self.between
         if not self.tokens_per_second:
             return (low * tokens / 1e6, high * tokens / 1e6), None
@@ -113,17 +103,15 @@ class Price(Line):
 
 
 class ApiPrice(Line):
-    """Dollars per million tokens of calls to a model behind an API.
-
-    Attributes:
-        input, output: Prices of input tokens (uncached) and output tokens.
-        tuned: Whether it is the price of fine-tuned models.
-    """
+    """Dollars per million tokens of calls to a model behind an API: input (uncached) and output; tuned: of fine-tuned models."""
 
     unit: Literal["million_served"]
     input: Amount
     output: Amount
     tuned: bool = False
+
+
+_LINES = TypeAdapter(list[Annotated[Price | ApiPrice, Field(discriminator="unit")]])
 
 
 @dataclass(frozen=True)
@@ -144,44 +132,32 @@ class PriceList:
         return [price.model_dump(mode="json", exclude_none=True) for price in (*self.apis, *self.machines)]
 
     @classmethod
-    def of_served(cls, rows: Sequence[dict[str, Any]]) -> PriceList:
-        """Restore the list that :meth:`served` wrote, without lines only for training."""
-        apis = [ApiPrice.model_validate(row) for row in rows if row["unit"] == "million_served"]
-        return cls(SHIPPED, [Price.model_validate(row) for row in rows if row["unit"] == "hour"], apis)
+    def of_served(cls, rows: Sequence[dict[str, Any]], path: Path = SHIPPED) -> PriceList:
+        """Restore the list that :meth:`served` wrote, or make it of all rows of a file. Raises pydantic's ValidationError."""
+        lines = _LINES.validate_python(rows)
+        return cls(path, [p for p in lines if isinstance(p, Price)], [p for p in lines if isinstance(p, ApiPrice)])
 
 
 def load_prices(*, home: Path | None = None, task_folder: Path | None = None) -> PriceList:
-    """Read a price list: task_folder/prices.yaml, else home/prices.yaml, else the shipped one.
-
-    Raises:
-        FindingsError: Lists every problem with its entry and field.
-    """
+    """Read a price list: task_folder/prices.yaml, else home/prices.yaml, else the shipped one. Raises FindingsError with
+    every problem, its entry and field."""
     own = [folder / SHIPPED.name for folder in (task_folder, home) if folder is not None]
     path = next((p for p in own if p.is_file()), SHIPPED)
     try:
         rows = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: 2026-13-01 is no date
-        raise FindingsError([_problem(path, "", str(error))]) from error
+        raise FindingsError([_problem(path, str(error))]) from error
     if not isinstance(rows, list):
-        raise FindingsError([_problem(path, "", "it must be a list of prices")])
-    prices = PriceList(path, [], [])
-    findings: list[Finding] = []
-    for number, row in enumerate(rows, 1):
-        try:
-            if isinstance(row, dict) and row.get("unit") == "million_served":
-                prices.apis.append(ApiPrice.model_validate(row))
-            else:
-                prices.training.append(Price.model_validate(row))
-        except ValidationError as error:
-            for problem in error.errors():
-                where = ".".join(map(str, problem["loc"]))
-                findings.append(_problem(path, f": price {number}{f', {where}' if where else ''}", problem["msg"]))
-    if findings:
-        raise FindingsError(findings)
-    return prices
+        raise FindingsError([_problem(path, "it must be a list of prices")])
+    try:
+        return PriceList.of_served(rows, path)
+    except ValidationError as error:
+        raise FindingsError(_problem(path, problem["msg"], *problem["loc"]) for problem in error.errors()) from error
 
 
-def _problem(path: Path, where: str, message: str) -> Finding:
-    return Finding(
-        "plan.prices", "error", f"{path.name}{where}", message, "see the comments at the top of the shipped list"
-    )
+def _problem(path: Path, message: str, *place: int | str) -> Finding:
+    """place: index of the line, its unit, and the field, as pydantic gives them."""
+    number = f": price {int(place[0]) + 1}" if place else ""
+    field = ", " + ".".join(map(str, place[2:])) if place[2:] else ""
+    fix = "see the comments at the top of the shipped list"
+    return Finding("plan.prices", "error", f"{path.name}{number}{field}", message, fix)

@@ -20,11 +20,7 @@ WHY = {
 
 
 def ladder(settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield settings that need less and less memory, the cheapest change first; each with every smaller micro-batch.
-
-    Order: smaller micro-batch (same result), gradient checkpointing (same result), no second phase, a method that
-    needs less, shorter examples.
-    """
+    """Yield settings that need less and less memory, the cheapest change first; each with every smaller micro-batch."""
     for rung in _rungs(dict(settings)):
         batch = rung["batch_size"]
         micro = [n for n in range(rung["micro_batch_size"], 0, -1) if batch % n == 0]
@@ -60,25 +56,12 @@ def reasons(change: Mapping[str, Any]) -> list[str]:
 
 
 def nearest_smaller(job: Mapping[str, Any]) -> str:
-    """Return a sentence on which keys of task.yaml to change, and their cost, for a job of :mod:`.jobs`."""
+    """Return a sentence on which keys of task.yaml to change, and their cost, for a job of :mod:`finetune_pipeline.worker.jobs`."""
     if job.get("action") == "train":
-        return _training(job["settings"])
-    batch = job.get("batch_size")
-    if batch is not None and batch > 1:
+        settings = job["settings"]
+        if change := next(filter(None, (changes(settings, smaller) for smaller in ladder(settings))), None):
+            keys = (f"training.{key}: {value} (now {settings[key]})".lower() for key, value in change.items())
+            return f"set {', '.join(keys)}; {'; '.join(WHY[key] for key in change if key in WHY)}"
+    elif (batch := job.get("batch_size") or 1) > 1:
         return f"set baseline.batch_size: {batch // 2} (now {batch}); same answers, but slower"
     return "use a machine with more memory, or a smaller base_model"
-
-
-def _training(settings: Mapping[str, Any]) -> str:
-    smaller = next((s for s in ladder(settings) if changes(settings, s)), None)
-    if smaller is None:
-        return "use a machine with more memory, or a smaller base_model"
-    change = changes(settings, smaller)
-    keys = ", ".join(
-        f"training.{key}: {_yaml_value(value)} (now {_yaml_value(settings[key])})" for key, value in change.items()
-    )
-    return f"set {keys}; {'; '.join(WHY[key] for key in change if key in WHY)}"
-
-
-def _yaml_value(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

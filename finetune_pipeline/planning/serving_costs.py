@@ -93,9 +93,7 @@ class MachineCost:
 @dataclass(frozen=True)
 class BreakEven:
     """The calls (and million tokens) per month from which a machine is cheaper than an API, from low to high rent.
-
-    utilisation: Of the machine at the listed rent's break-even, at its highest speed; above 1 it cannot reach it.
-    """
+    utilisation: Of the machine at the listed rent's break-even, at its highest speed; above 1 it cannot reach it."""
 
     machine: str
     api: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,8 @@ _OWN_NORMS = ("gemma", "gemma2", "gemma3_text")
 """Architectures whose RMSNorm multiplies by 1 + weight, which training's fused norm does not support."""
 _FOUR_NORMS = ("gemma2", "gemma3_text")
 _HEAD_NORMS = ("qwen3", "gemma3_text")
+_PADDED = ("deepseek_v3", "falcon", "falcon_h1", "gpt_oss", "nemotron", "stablelm")
+"""Architectures whose batches training pads, as its trial (training.shared_prefix) refuses to pack them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +78,12 @@ class ModelShape:
         """Number of all parameters, tied ones once."""
         return self.linear + self.embedding + self.head + self.other
 
-    def targeted(self, targets: Sequence[str] | str) -> Iterator[Linear]:
-        """Yield the linear layers that an adapter targets, by PEFT's rule: ``all-linear``, or suffixes of module names."""
-        for layer in self.linears:
-            if targets == "all-linear" or (
-                re.fullmatch(targets, layer.name)
-                if isinstance(targets, str)
-                else any(layer.name == t or layer.name.endswith("." + t) for t in targets)
-            ):
-                yield layer
+    def targeted(self, targets: Sequence[str] | str) -> list[Linear]:
+        """Return the linear layers that an adapter targets, by PEFT's rule: ``all-linear``, or suffixes of module names."""
+        if not isinstance(targets, str):
+            targets = rf"(.*\.)?({'|'.join(map(re.escape, targets))})"
+        pattern = ".*" if targets == "all-linear" else targets
+        return [layer for layer in self.linears if re.fullmatch(pattern, layer.name)]
 
 
 def model_shape(folder: Path) -> ModelShape:
@@ -112,7 +111,8 @@ def model_shape(folder: Path) -> ModelShape:
         norms=4 if kind in _FOUR_NORMS else 2,
         head_norms=2 if kind in _HEAD_NORMS else 0,
         own_norms=kind in _OWN_NORMS,
-        packs=not text.get("attention_dropout")
+        packs=kind not in _PADDED
+        and not text.get("attention_dropout")
         and not text.get("attn_logit_softcapping")
         and set(kinds) <= {"full_attention", "sliding_attention"},
         stored_bytes=sum(tensor.bytes for tensor in tensors.values()),
@@ -132,7 +132,7 @@ def _by_role(tensors: Mapping[str, StoredTensor], tied: bool) -> tuple[tuple[Lin
         elif part == "weight" and last in _HEADS:
             head += 0 if tied else size  # some files contain the tied matrix twice
         elif (
-            part == "weight" and len(tensor.shape) == 2 and "embed" not in last and not blocks & set(module.split("."))
+            part == "weight" and "embed" not in last and len(tensor.shape) == 2 and blocks.isdisjoint(module.split("."))
         ):
             linears.append(Linear(module, tensor.shape[1], tensor.shape[0]))
         else:

@@ -1,8 +1,7 @@
 """Records the training speed measured on this machine, and estimates the time of a plan from it.
 
 Every finished training of the graph adds the tokens per second of its phases to throughput.json. A plan has a time only if
-a training with the same model, method and precision was measured on the same machine. Otherwise the training itself
-reports the expected time after its first steps.
+a training with the same model, method and precision was measured on the same machine.
 """
 
 from __future__ import annotations
@@ -45,23 +44,18 @@ def kind_of_training(model: str, method: str, precision: str) -> str:
 
 def read_rates(home: Path) -> Rates:
     """Read the rates stored in a folder; an unreadable file counts as empty, and a rate that is no speed as not measured."""
-    path = home / FILE
     try:
-        stored = read_json(path) if path.exists() else {}
-        rates = {kind: (float(rate), str(date)) for kind, (rate, date) in stored.items()}
-        return {kind: (rate, date) for kind, (rate, date) in rates.items() if 0 < rate < math.inf}
-    except (ValueError, TypeError, AttributeError):
+        stored = read_json(home / FILE, Rates)
+    except (FileNotFoundError, ValueError):
         return {}
+    return {kind: (rate, date) for kind, (rate, date) in stored.items() if 0 < rate < math.inf}
 
 
 def record_training(
     home: Path, model: str, plan: Mapping[str, Any], facts: Mapping[str, Any], measured: Mapping[str, Any]
 ) -> None:
-    """Store the rate of each phase of a finished training.
-
-    Args:
-        measured: measured.json of the training. A phase that ran mostly before a restart is left out.
-    """
+    """Store the rate of each phase of a finished training, except of one that ran mostly before a restart; measured: its
+    measured.json."""
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     phases, rates = list(measured.get("phases") or [measured]), read_rates(home)
     for phase, run in zip(plan.get("phases", []), phases, strict=False):

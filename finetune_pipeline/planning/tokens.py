@@ -26,9 +26,7 @@ _BATCH = 2_000
 
 class TokenCounter:
     """Counts the tokens of a conversation, rendered with the chat template and tokenized.
-
-    Raises FileNotFoundError if the folder has no tokenizer.json or no chat template.
-    """
+    Raises FileNotFoundError if the folder has no tokenizer.json or no chat template."""
 
     def __init__(
         self, model_folder: Path, chat_template: str | None = None, tokenizer: Tokenizer | None = None
@@ -64,11 +62,8 @@ class TokenCounter:
     ) -> str:
         """Render a conversation, with the interface of transformers, so that :mod:`finetune_pipeline.models.chat` can use this
         object to encode training rows."""
-        return str(
-            self.template.render(
-                messages=list(messages), tools=tools, add_generation_prompt=add_generation_prompt, **self.special
-            )
-        )
+        given = {"messages": list(messages), "tools": tools, "add_generation_prompt": add_generation_prompt}
+        return str(self.template.render(**given, **self.special))
 
     def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
         """Tokenize a text, with the interface of transformers."""
@@ -123,11 +118,8 @@ def token_counts(
     over = [e for e, n in zip(rows, whole.tolist(), strict=True) if n > limit]
     findings = _refusals(refused) + _over_length(over, len(rows), spec)
     about = "about " if len(rows) < of else ""
-    augmented = " with perturbed copies" if copies else ""
-    message = (
-        f"{about}{round(total):,} tokens in {of:,} training rows, {about}{round(learned * epochs):,} in {epochs:g} epochs"
-        f"{augmented}"
-    )
+    message = f"{about}{round(total):,} tokens in {of:,} training rows, {about}{round(learned * epochs):,} in {epochs:g} epochs"
+    message += " with perturbed copies" if copies else ""
     if over:
         message += f"; {len(over):,} of {len(rows):,} rows are longer than training.max_tokens ({limit:,})"
     return part(
@@ -170,13 +162,11 @@ def _count(rows: Sequence[Example], counter: TokenCounter) -> tuple[np.ndarray, 
 
 
 def _refusals(refused: Sequence[tuple[Example, str]]) -> list[Finding]:
-    if not refused:
-        return []
-    e, why = refused[0]
+    fix = "use roles, and an order of roles, that the base model's chat template supports"
     return [
-        Finding("quality.template_refuses", "error", e.place, f"{len(refused):,} rows cannot be rendered: {why}",
-                "use roles, and an order of roles, that the base model's chat template supports")
-    ]  # fmt: skip
+        Finding("quality.template_refuses", "error", e.place, f"{len(refused):,} rows cannot be rendered: {why}", fix)
+        for e, why in refused[:1]
+    ]
 
 
 def _over_length(over: Sequence[Example], rows: int, spec: TaskSpec) -> list[Finding]:

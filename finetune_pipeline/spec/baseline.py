@@ -42,10 +42,8 @@ def address_problem(url: str) -> tuple[str, str] | None:
         message = f"{url!r} is neither https nor on this machine: texts and the key would be sent unencrypted"
         return message, "write https://…, or http://127.0.0.1:PORT/v1"
     if parts.username or parts.password:
-        return (
-            "the address contains credentials",
-            "put the key into an environment variable and set key_variable to its name",
-        )
+        fix = "put the key into an environment variable and set key_variable to its name"
+        return "the address contains credentials", fix
     return None
 
 

@@ -123,12 +123,9 @@ class DataSpec(Section):
             return regions
         from phonenumbers import SUPPORTED_REGIONS
 
-        unknown = [region for region in regions if region not in SUPPORTED_REGIONS]
-        if unknown:
-            names = ", ".join(unknown)
-            raise ValueError(
-                f"no telephone numbers are known for {names}; use two-letter country codes in capitals (GB, US, DE)"
-            )
+        if unknown := ", ".join(region for region in regions if region not in SUPPORTED_REGIONS):
+            fix = "use two-letter country codes in capitals (GB, US, DE)"
+            raise ValueError(f"no telephone numbers are known for {unknown}; {fix}")
         return regions
 
 

@@ -29,9 +29,7 @@ class ServedModelsSpec(ChatEndpointSpec):
 
 class JudgeSpec(ChatEndpointSpec):
     """A model at an OpenAI-style endpoint that decides which of two answers is better. It receives the texts of the test.
-
-    It is used only after people have rated enough pairs (`finetune review`), and trusted only if it agrees with them.
-    """
+    It is used only after people have rated enough pairs (`finetune review`), and trusted only if it agrees with them."""
 
     model: str = Field(min_length=1, description="Name of the judge model; pin a version.")
     rows: int = Field(200, ge=1, description="Test rows to compare; each is asked twice.")
@@ -179,10 +177,7 @@ class GatesSpec(Section):
 
     def never_break_ids(self, folder: Path) -> list[str]:
         """Return the distinct ids of never_break, sorted; in a file of the task folder, one per line, `#` begins a comment.
-
-        Raises:
-            FindingsError: The file is missing or not UTF-8.
-        """
+        Raises FindingsError if the file is missing or not UTF-8."""
         names = self.never_break
         if isinstance(names, str):
             try:

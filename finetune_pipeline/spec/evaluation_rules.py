@@ -97,9 +97,8 @@ def check_json_schema(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
         try:
             list(Draft202012Validator(output.json_schema).evolve(schema=part).iter_errors(None))
         except Unresolvable:
-            yield problem(
-                "json_schema", key, f"{ref!r} refers to nothing in the schema", "put the definition into $defs"
-            )
+            message = f"{ref!r} refers to nothing in the schema"
+            yield problem("json_schema", key, message, "put the definition into $defs")
         except RecursionError:
             message = f"{ref!r} leads back to itself, so that it allows and forbids nothing"
             yield problem("json_schema", key, message, "let a property or a list lie between a definition and itself")
@@ -141,9 +140,7 @@ def check_engine(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
         fix = "set engine: transformers, or another training.method"
         yield problem("engine", "evaluation.engine", f"a server cannot load a trained {spec.training.method}", fix)
     if (evaluation.engine == "endpoint") != (evaluation.endpoint is not None):
-        state = (
-            "endpoint: {url, base, candidate} is missing" if evaluation.endpoint is None else "the endpoint is unused"
-        )
+        state = "the endpoint is unused" if evaluation.endpoint else "endpoint: {url, base, candidate} is missing"
         message = f"engine is {evaluation.engine}, but {state}"
         yield problem("engine", "evaluation.endpoint", message, "set both engine and endpoint")
 

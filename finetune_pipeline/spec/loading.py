@@ -77,13 +77,9 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 def _section_at(path: tuple[Any, ...]) -> type[BaseModel] | None:
     """Return the section class at a validation error's path, to suggest the nearest key."""
     section: type[BaseModel] | None = TaskSpec
+    if path[:1] == ("output",):  # followed by its kind
+        section, path = _OUTPUTS.get(path[1] if len(path) > 1 else None), path[2:]
     for part in path:
-        if section is TaskSpec and part == "output":
-            section = None
-            continue
-        if section is None and part in _OUTPUTS:
-            section = _OUTPUTS[part]
-            continue
         field = section.model_fields.get(str(part)) if section else None
         kind = field.annotation if field else None
         if get_origin(kind) in (Union, types.UnionType):
@@ -124,9 +120,7 @@ def _explain(problem: Any) -> Finding:
 
 def parse_spec(text: str) -> TaskSpec:
     """Parse a spec from YAML text.
-
-    Raises FindingsError with every problem of syntax and type (not of cross-field rules).
-    """
+    Raises FindingsError with every problem of syntax and type (not of cross-field rules)."""
     try:
         loaded = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
@@ -134,9 +128,8 @@ def parse_spec(text: str) -> TaskSpec:
         place = f"task.yaml:{mark.line + 1}:{mark.column + 1}" if mark else "task.yaml"
         raise FindingsError([Finding("spec.yaml", "error", place, str(what), "correct the YAML")]) from error
     if not isinstance(loaded, dict):
-        raise FindingsError(
-            [Finding("spec.yaml", "error", "task.yaml", "the file is not a mapping", "start with `name:`")]
-        )
+        finding = Finding("spec.yaml", "error", "task.yaml", "the file is not a mapping", "start with `name:`")
+        raise FindingsError([finding])
     return validated_spec(loaded)
 
 

@@ -45,11 +45,8 @@ def last_group(pattern: str, text: str) -> str | None:
 
 
 def pattern_problem(pattern: str) -> str | None:
-    """Return why a pattern cannot be used, or None.
-
-    Exponential patterns are found by trying them on 40 equal characters of each kind that do not let the pattern end in a
-    match.
-    """
+    """Return why a pattern cannot be used, or None. Exponential patterns are found by trying them on 40 equal characters of each
+    kind that do not let the pattern end in a match."""
     if len(pattern) > _LONGEST:
         return f"it has {len(pattern)} characters, but at most {_LONGEST} are allowed"
     counts = [max(hit, key=len) for hit in _COUNT.findall(pattern)]

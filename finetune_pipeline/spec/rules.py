@@ -98,9 +98,9 @@ def check_other_prompts(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 @rule
 def check_raw_inside_folder(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     """Check that paths and globs stay in the task folder, since task folders are shared."""
-    ability = [("ability.files", spec.ability.files), ("ability.harness.tasks", spec.ability.harness.tasks)]
-    globs = [("data.raw", spec.data.raw), ("data.benchmarks", spec.data.benchmarks), *ability]
-    for key, glob in [*((key, glob) for key, some in globs for glob in some), ("logs.path", spec.logs.path)]:
+    globs = {"data.raw": spec.data.raw, "data.benchmarks": spec.data.benchmarks, "ability.files": spec.ability.files}
+    globs |= {"ability.harness.tasks": spec.ability.harness.tasks, "logs.path": [spec.logs.path]}
+    for key, glob in ((key, glob) for key, some in globs.items() for glob in some):
         # logs may be on another disk
         if is_outside(glob, None if key == "logs.path" else folder):
             message = f"{glob!r} points outside the task folder"
@@ -114,9 +114,8 @@ def check_links(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     """Check for links that are circular or point to a missing file, which would look like "no logs" or "no reviews"."""
     for path in (folder / "logs", folder / "reviews"):
         if path.is_symlink() and not path.exists():
-            yield problem(
-                "broken_link", path.name, f"the link {path.name} points to a missing file", "correct or remove the link"
-            )
+            message = f"the link {path.name} points to a missing file"
+            yield problem("broken_link", path.name, message, "correct or remove the link")
 
 
 @rule
@@ -140,10 +139,8 @@ def check_chat_template(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     elif not (folder / template).is_file():
         message = f"{template!r} is neither a known template nor a file in the task folder"
         near = difflib.get_close_matches(template.lower(), CHAT_TEMPLATES, 1, 0.6)
-        names = ", ".join(CHAT_TEMPLATES)
-        fix = (
-            f"did you mean {near[0]!r}?" if near else f"write one of {names}, or the path of a Jinja file in the folder"
-        )
+        choice = f"write one of {', '.join(CHAT_TEMPLATES)}, or the path of a Jinja file in the folder"
+        fix = f"did you mean {near[0]!r}?" if near else choice
     else:
         return
     yield problem("chat_template", "chat_template", message, fix)
@@ -204,10 +201,8 @@ def check_power(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     """Check that the wanted gain exceeds gates.min_gain; otherwise such a gain would be refused."""
     gates = spec.gates
     if gates.wanted_gain <= gates.min_gain:
-        message = (
-            f"the wanted gain {gates.wanted_gain:g} is not above gates.min_gain {gates.min_gain:g}, which a gain must "
-            "significantly exceed"
-        )
+        required = f"gates.min_gain {gates.min_gain:g}, which a gain must significantly exceed"
+        message = f"the wanted gain {gates.wanted_gain:g} is not above {required}"
         yield problem("wanted_gain", "gates.wanted_gain", message, "raise gates.wanted_gain, or lower gates.min_gain")
 
 

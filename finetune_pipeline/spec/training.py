@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, create_model
 
 from finetune_pipeline.spec.methods import METHODS
-from finetune_pipeline.spec.methods.base import by_method, described, largest_micro_batch
+from finetune_pipeline.spec.methods.base import by_method, largest_micro_batch
 from finetune_pipeline.spec.outputs import Section
 from finetune_pipeline.spec.trainers import OpenAiSection, RaySection, TogetherSection, TrainerSection
 
@@ -32,28 +32,14 @@ class TrainingSettings(Section):
     openai: OpenAiSection = OpenAiSection()
     together: TogetherSection = TogetherSection()
     epochs: float = Field(2.0, gt=0, le=50, description="Passes over the training split; more than 3 warns.")
-    unquantized_epochs: float = Field(
-        default_factory=by_method("unquantized_epochs"),
-        ge=0,
-        le=50,
-        description=described("unquantized_epochs", "qlora: further epochs on the unquantized base."),
+    unquantized_epochs: float = by_method(
+        "unquantized_epochs", "qlora: further epochs on the unquantized base.", ge=0, le=50
     )
-    learning_rate: float = Field(
-        default_factory=by_method("learning_rate"), gt=0, lt=1, description=described("learning_rate", "Peak value.")
-    )
-    scheduler: Literal["linear", "cosine", "constant_with_warmup"] = Field(
-        default_factory=by_method("scheduler"), description=described("scheduler")
-    )
-    warmup_share: float = Field(
-        default_factory=by_method("warmup_share"),
-        ge=0,
-        lt=1,
-        description=described("warmup_share", "Share of the steps."),
-    )
+    learning_rate: float = by_method("learning_rate", "Peak value.", gt=0, lt=1)
+    scheduler: Literal["linear", "cosine", "constant_with_warmup"] = by_method("scheduler")
+    warmup_share: float = by_method("warmup_share", "Share of the steps.", ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
-    batch_size: int = Field(
-        default_factory=by_method("batch_size"), ge=1, description=described("batch_size", "Rows per optimiser step.")
-    )
+    batch_size: int = by_method("batch_size", "Rows per optimiser step.", ge=1)
     micro_batch_size: int = Field(
         default_factory=largest_micro_batch,
         ge=1,

@@ -32,9 +32,7 @@ class TrainingOrder:
 
     Attributes:
         base: Artifact or folder of the base model.
-        train, validation: Files of examples.
-        out: Output folder: adapter/, history.jsonl, measured.json.
-        work: Work folder that survives a kill.
+        out: Output folder: adapter/, history.jsonl, measured.json; work: folder that survives a kill.
         launch: Runs a job of worker.jobs in a child process on this machine, and returns its facts.
         home: Folder of everything the pipeline makes.
         tick: Called after every poll: sends work/history.jsonl to whoever follows the training.
@@ -56,13 +54,11 @@ class Trainer(ABC):
     """A place where training runs. Every training has its own instance, which may hold state.
 
     Attributes:
-        name: As ``training.trainer`` calls it.
-        where: Where it trains, for the reference page.
+        name: As ``training.trainer`` calls it; where: it trains, for the reference page.
         methods: Supported training methods; None: all.
         returns: What training returns: weights to merge and serve here, or a model hosted at an endpoint.
         on_this_machine: Whether it uses this machine's memory.
         options: Schema of ``training.trainer_options``; None: no options. Trainers of this package have sections instead.
-        poll_seconds: Time between two polls.
     """
 
     name: ClassVar[str]
@@ -100,11 +96,7 @@ class Trainer(ABC):
 
     @abstractmethod
     def collect(self, training: str, order: TrainingOrder) -> dict[str, Any]:
-        """Bring the result into ``order.out``. Returns the facts of worker.jobs.train_job.
-
-        Raises:
-            JobError: The training failed.
-        """
+        """Bring the result into ``order.out``. Returns the facts of worker.jobs.train_job. Raises JobError if it failed."""
 
 
 TRAINERS: dict[str, Trainer] = {}

@@ -21,14 +21,8 @@ _MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "weigh
 
 @dataclass(frozen=True)
 class FileRules:
-    """A service's requirements for a file.
-
-    Attributes:
-        service: The service's display name.
-        least_rows: Fewest rows of a training file.
-        most_tokens: Longest row; the service silently truncates longer ones. None: unknown.
-        tools: Whether rows may call tools.
-    """
+    """A service's requirements for a file. most_tokens: of a row; the service silently truncates longer ones. None: unknown.
+    tools: whether rows may call tools."""
 
     service: str
     least_rows: int
@@ -44,11 +38,6 @@ class ChatFile:
     path: Path
     rows: int
     tokens: int
-
-
-def guessed_tokens(text: str) -> int:
-    """Estimated number of tokens of a text, without a tokenizer."""
-    return -(-len(text.encode()) // _BYTES_PER_TOKEN)
 
 
 def write_chat_file(path: Path, examples: Sequence[Example]) -> ChatFile:
@@ -68,14 +57,13 @@ def _row(example: Example) -> dict[str, Any]:
 
 
 def _row_tokens(example: Example) -> int:
-    return guessed_tokens("".join(m["content"] for m in example.messages)) + 4 * len(example.messages)
+    text = "".join(m["content"] for m in example.messages)
+    return -(-len(text.encode()) // _BYTES_PER_TOKEN) + 4 * len(example.messages)
 
 
 def file_findings(split: str, file: ChatFile, examples: Sequence[Example], rules: FileRules) -> list[Finding]:
     """Findings for everything in a file that the service would refuse or silently change, with line and source.
-
-    examples: the rows of `file`, line by line.
-    """
+    examples: the rows of `file`, line by line."""
     findings = []
     least_rows = rules.least_rows if split == "train" else 1
     if file.rows < least_rows:
@@ -83,9 +71,8 @@ def file_findings(split: str, file: ChatFile, examples: Sequence[Example], rules
         findings.append(_finding("rows", f"the {split} split", message, "add rows, or set training.trainer: local"))
     if (size := file.path.stat().st_size) > rules.most_bytes:
         message = f"{size >> 20} MiB; {rules.service} takes files up to {rules.most_bytes >> 20} MiB"
-        findings.append(
-            _finding("size", f"the {split} split", message, "train on fewer rows, or set training.trainer: local")
-        )
+        fix = "train on fewer rows, or set training.trainer: local"
+        findings.append(_finding("size", f"the {split} split", message, fix))
     for line, example in enumerate(examples, 1):
         place = f"{split} file, line {line} (from {example.place})"
         findings += [_finding("row", place, message, fix) for message, fix in _row_problems(example, rules)]
@@ -101,11 +88,9 @@ def _row_problems(example: Example, rules: FileRules) -> Iterator[tuple[str, str
     calls = example.tools or any(m["role"] == "tool" or m.get("tool_calls") for m in example.messages)
     if calls and not rules.tools:
         yield f"{rules.service} does not train this model on tool calls", "remove the row, or choose another model"
-    for number, message in enumerate(example.messages, 1):
-        if message["role"] == "tool" and not message.get("tool_call_id"):
+    for number, turn in enumerate(example.messages, 1):
+        if turn["role"] == "tool" and not turn.get("tool_call_id"):
             yield f"message {number}: a tool message without tool_call_id", "correct or remove this row"
     if rules.most_tokens is not None and (tokens := _row_tokens(example)) > rules.most_tokens:
-        yield (
-            f"about {tokens} tokens; {rules.service} truncates rows at {rules.most_tokens}",
-            "shorten or remove this row",
-        )
+        message = f"about {tokens} tokens; {rules.service} truncates rows at {rules.most_tokens}"
+        yield message, "shorten or remove this row"

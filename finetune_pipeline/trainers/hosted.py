@@ -6,6 +6,7 @@ bought once.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import time
@@ -37,13 +38,8 @@ Answer = TypeVar("Answer")
 
 
 class HostedTrainer(Trainer):
-    """Base class of trainers at a paid service.
-
-    Attributes:
-        extra: The required extra, named like its package; None: none.
-        usual_key: Default environment variable with the API key.
-        estimates: Whether the service estimates the cost of a job.
-    """
+    """Base class of trainers at a paid service. extra: the required extra, named like its package. usual_key: the default
+    environment variable with the API key. estimates: whether the service estimates the cost of a job."""
 
     methods = frozenset({"lora", "qlora"})
     extra: ClassVar[str | None] = None
@@ -89,11 +85,8 @@ class HostedTrainer(Trainer):
         self.service, self.order, self.poll_seconds = self.connect(spec), order, section.poll_seconds
         self.ledger, self.began = Ledger(order.home / "jobs"), time.monotonic()
         train = training_examples(read_examples(order.train), spec.training.model_dump())
-        validation = read_examples(order.validation)
-        self.files = {
-            "train": write_chat_file(order.work / "train_upload.jsonl", train),
-            "validation": write_chat_file(order.work / "validation_upload.jsonl", validation),
-        }
+        rows = {"train": train, "validation": read_examples(order.validation)}
+        self.files = {name: write_chat_file(order.work / f"{name}_upload.jsonl", split) for name, split in rows.items()}
         self.digests = {split: digest_file(file.path) for split, file in self.files.items()}
         self.bought = Order(
             trainer=self.name,
@@ -103,12 +96,8 @@ class HostedTrainer(Trainer):
             hyperparameters=self.service.hyperparameters,
         )
         with on_interrupt(self._cancel_asked):
-            job = self.ledger.job_of(
-                self.bought,
-                self.service,
-                lambda entry: self._prepare(entry, {"train": train, "validation": validation}),
-                section.settle_seconds,
-            )
+            prepare = functools.partial(self._prepare, rows=rows)
+            job = self.ledger.job_of(self.bought, self.service, prepare, section.settle_seconds)
         tell("adapter", f"job {job.id} at {self.service.place}: {job.word}")
         self._reported: set[str] = set()  # ids of events, and rows of the history
         return job.id
@@ -144,18 +133,16 @@ class HostedTrainer(Trainer):
                 if job.state == "running":
                     interrupt.add_note(self.cancel(job.id))
         except (Unclear, Refused) as failure:
-            interrupt.add_note(
-                f"a job of the name {attempt.name} may run at {self.service.place}, cancel it there: {failure}"
-            )
+            what = f"a job of the name {attempt.name} may run at {self.service.place}"
+            interrupt.add_note(f"{what}, cancel it there: {failure}")
 
     def collect(self, training: str, order: TrainingOrder) -> dict[str, Any]:
         job = self._look(lambda: self.service.job(training))
         self.ledger.note_state(self.bought, job)
         if job.state != "succeeded":
-            raise JobError(
-                f"the job {job.id} at {self.service.place} {job.state}: {self.service.plain(job.reason or job.word)}; "
-                f"{self._cost(job)}\nfix: fix what the service reports; running again buys a new job"
-            )
+            what = f"the job {job.id} at {self.service.place} {job.state}: {self.service.plain(job.reason or job.word)}"
+            fix = "fix what the service reports; running again buys a new job"
+            raise JobError(f"{what}; {self._cost(job)}\nfix: {fix}")
         self._look(lambda: self._follow(training))
         return self._look(lambda: write_result(self, job))
 
@@ -175,7 +162,7 @@ class HostedTrainer(Trainer):
         if wrong := errors(findings):
             raise FindingsError(wrong)
         files = Files(**{split: self._uploaded(entry, split, file) for split, file in self.files.items()})
-        if (own := self._look(lambda: service.estimate(files))) is not None:
+        if own := self._look(lambda: service.estimate(files)):
             estimate = own
             if wrong := budget_findings(spec.training.budget_usd, estimate, self.order.home):
                 raise FindingsError(wrong)
@@ -219,9 +206,9 @@ class HostedTrainer(Trainer):
     def _cost(self, job: Job) -> str:
         if job.dollars is not None:
             return f"it cost ${job.dollars:,.2f} so far"
-        billed = (
-            "the billed tokens are not known yet" if job.tokens is None else f"{job.tokens:,} tokens were billed so far"
-        )
+        billed = "the billed tokens are not known yet"
+        if job.tokens is not None:
+            billed = f"{job.tokens:,} tokens were billed so far"
         estimate = self.ledger.entry(self.bought).estimate_usd
         return billed if estimate is None else f"{billed}; the whole job was estimated at ${estimate:,.2f}"
 

@@ -26,10 +26,8 @@ def write_result(trainer: HostedTrainer, job: Job) -> dict[str, Any]:
     """Write history.jsonl, measured.json, result.json and the adapter, or endpoint.json, into order.out. Returns the facts.
 
     Facts that only a training on this machine has (weights in memory, the audit of tokens) are missing; ``service`` says who
-    trained. Services do not give the loss before training: first_eval_loss is None.
-
-    Raises:
-        JobError: The training diverged, or what came back is no adapter of this base model.
+    trained. Services do not give the loss before training: first_eval_loss is None. Raises JobError if the training diverged, or
+    what came back is no adapter.
     """
     service, order = trainer.service, trainer.order
     rows = service.log(job.id).losses
@@ -71,13 +69,8 @@ def write_result(trainer: HostedTrainer, job: Job) -> dict[str, Any]:
         facts["trainable_parameters"] = trained["parameters"]
     else:
         base_url, model = service.endpoint(job)
-        hosted = HostedModel(
-            base_url=base_url,
-            model=model,
-            api_key_env=service.key_name,
-            trainer=trainer.name,
-            base_model=service.model,
-        )
+        served = {"base_url": base_url, "model": model, "api_key_env": service.key_name}
+        hosted = HostedModel(**served, trainer=trainer.name, base_model=service.model)
         write_json(order.out / ENDPOINT_FILE, hosted.model_dump())
     measured = {
         "seconds": round(time.monotonic() - trainer.began, 2),
@@ -110,6 +103,7 @@ def _adapter_facts(folder: Path, place: str) -> dict[str, Any]:
         config = read_json(folder / CONFIG)
         kind = config["peft_type"]
         entries, _ = tensor_header(folder / WEIGHTS)
+        entries.pop("__metadata__", None)
         parameters = sum(math.prod(map(int, entry["shape"])) for entry in entries.values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise JobError(
@@ -117,12 +111,7 @@ def _adapter_facts(folder: Path, place: str) -> dict[str, Any]:
             "fix: check the job's files at the service; running again downloads them again and buys nothing"
         ) from None
     if kind != "LORA" or not entries:
-        raise JobError(
-            f"what {place} gave is an adapter of the type {kind!r} with {len(entries)} tensors, and not LoRA"
-        )
-    return {
-        "kind": "lora",
-        "bytes": (folder / WEIGHTS).stat().st_size,
-        "tensors": sorted(entries),
-        "parameters": parameters,
-    }
+        what = f"an adapter of the type {kind!r} with {len(entries)} tensors, and not LoRA"
+        raise JobError(f"what {place} gave is {what}")
+    size = (folder / WEIGHTS).stat().st_size
+    return {"kind": "lora", "bytes": size, "tensors": sorted(entries), "parameters": parameters}

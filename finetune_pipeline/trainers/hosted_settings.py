@@ -21,7 +21,6 @@ from finetune_pipeline.trainers.service import Estimate, Service, whole_epochs
 if TYPE_CHECKING:
     from finetune_pipeline.trainers.hosted import HostedTrainer
 
-
 _BUDGET = "task.yaml: training.budget_usd"
 
 
@@ -30,15 +29,13 @@ def common_problems(trainer: HostedTrainer, spec: TaskSpec) -> list[Finding]:
     section, key = trainer.section(spec), trainer.key_name(spec)
     findings = []
     if trainer.extra and importlib.util.find_spec(trainer.extra) is None:
+        message = f"the package {trainer.extra} is not installed"
         fix = f"pip install 'finetune-pipeline[{trainer.extra}]'"
-        findings.append(
-            trainer.finding("extra", "training.trainer", f"the package {trainer.extra} is not installed", fix)
-        )
+        findings.append(trainer.finding("extra", "training.trainer", message, fix))
     if section.model is None and trainer.usual_model(spec) is None:
         message = f"base_model {spec.base_model!r} is not a name the service knows"
-        findings.append(
-            trainer.finding("model", "model", message, "write the name the service uses for the base model")
-        )
+        fix = "write the name the service uses for the base model"
+        findings.append(trainer.finding("model", "model", message, fix))
     if section.base_url and (problem := address_problem(section.base_url)):
         findings.append(trainer.finding("address", "base_url", *problem))
     if spec.advise.private and not (section.base_url and is_local(section.base_url)):
@@ -79,12 +76,7 @@ def low_rank(training: TrainingSettings) -> LoraSpec:
 
 
 def listed_price(service: Service, tokens: int, home: Path, task_folder: Path | None) -> Estimate:
-    """Cost of a job by the nearest prices.yaml; unknown if it has no current price for the model.
-
-    Args:
-        tokens: Of the training rows, once.
-        home, task_folder: Where the user's own price list may be.
-    """
+    """Cost of a job by the nearest prices.yaml; unknown if it has no current price for the model. tokens: of one epoch."""
     today, engine = datetime.datetime.now(datetime.UTC).date(), service.label
     why = f"prices.yaml has no price of {engine} for {service.model}"
     for price in load_prices(home=home, task_folder=task_folder).training:

@@ -39,17 +39,14 @@ class Order(BaseModel):
 
     @property
     def key(self) -> str:
-        """24 hex digits of a digest of the order."""
         return digest_json(self.model_dump())[:24]
 
 
 class Attempt(BaseModel):
-    """One job of an order. Another is made only after it has failed or was cancelled.
+    """One job of an order, by its name at the service. Another is made only after it has failed or was cancelled.
 
-    Attributes:
-        name: The job's name at the service.
-        asked_at: When the request that costs money was last sent (seconds since 1970); None: never.
-        state: The last known state; ``refused``: the service rejected the order.
+    asked_at: when the request that costs money was last sent (seconds since 1970); None: never. state: the last known one;
+    ``refused``: the service rejected the order.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -72,11 +69,11 @@ class Entry(BaseModel):
     @property
     def attempt(self) -> Attempt:
         if not self.attempts:
-            self.attempts.append(Attempt(name=f"{self.order.key}-1"))
+            self.begin_another()
         return self.attempts[-1]
 
     def begin_another(self) -> None:
-        """Close an attempt that failed or was cancelled."""
+        """Begin the first attempt, or the next one after one that failed or was cancelled."""
         self.attempts.append(Attempt(name=f"{self.order.key}-{len(self.attempts) + 1}"))
 
 
@@ -113,13 +110,9 @@ class Ledger:
     def job_of(self, order: Order, service: Service, prepare: Callable[[Entry], Files], settle: float) -> Job:
         """The job of an order: adopted if it exists, else bought.
 
-        Args:
-            prepare: Refuses the order, or uploads its files; called only where no job exists. It may write the entry.
-            settle: Seconds after a request within which a job may still appear in the service's list.
-
-        Raises:
-            Refused: The service rejected the order.
-            OutsideError: It is unknown whether the job exists. The next run asks again.
+        prepare: refuses the order, or uploads its files; called only where no job exists. It may write the entry. settle: seconds
+        after a request within which a job may still appear in the service's list.
+        Raises Refused if the service rejected the order, OutsideError if it is unknown whether the job exists: the next run asks.
         """
         with self._lock(order):
             entry = self.entry(order)
@@ -208,7 +201,6 @@ def _first_of(jobs: list[Job], service: Service) -> Job | None:
     """The job to resume: the first that has not failed. Duplicates are reported, because they cost money."""
     usable = [job for job in jobs if job.state in ("running", "succeeded")]
     for job in usable[1:]:
-        say(
-            f"adapter: {service.place} has a second job for the same order, {job.id}, which is {job.word}; cancel it there"
-        )
+        second = f"a second job for the same order, {job.id}, which is {job.word}"
+        say(f"adapter: {service.place} has {second}; cancel it there")
     return next(iter(usable or jobs), None)

@@ -77,9 +77,7 @@ class OpenAiTrainer(HostedTrainer):
     def _rate_problems(self, spec: TaskSpec, profile: Profile) -> Iterator[Finding]:
         key, factor = "learning_rate_multiplier", spec.training.openai.learning_rate_multiplier
         if profile.rate is None:
-            message = (
-                "it is unknown whether this server reads learning_rate_multiplier as a factor or as an absolute rate"
-            )
+            message = f"it is unknown whether this server reads {key} as a factor or as an absolute rate"
             fix = "write factor or absolute, according to the server's documentation"
             yield self.finding("learning_rate", "learning_rate_means", message, fix)
         elif profile.rate == "absolute" and factor is not None:

@@ -104,21 +104,16 @@ class OpenAiService(Service):
         self.profile = profile
         import openai
 
-        headers: dict[str, Any] = {
-            "Connection": "close",
-            "OpenAI-Organization": openai.omit,
-            "OpenAI-Project": openai.omit,
-        }
+        omitted = dict.fromkeys(("OpenAI-Organization", "OpenAI-Project"), openai.omit)
+        headers: dict[str, Any] = {"Connection": "close", **omitted}
         self.client = openai.OpenAI(default_headers=headers, **self.client_options(openai))
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
         training, lora = self.training, low_rank(self.training)
         values: dict[str, Any] = {"n_epochs": self.epochs, "batch_size": training.batch_size}
-        if self.profile.rate == "absolute":
-            values["learning_rate_multiplier"] = training.learning_rate
-        else:
-            values["learning_rate_multiplier"] = training.openai.learning_rate_multiplier or "auto"
+        factor = training.openai.learning_rate_multiplier or "auto"
+        values["learning_rate_multiplier"] = training.learning_rate if self.profile.rate == "absolute" else factor
         if self.profile.top_level:
             values |= {"lora": True, "lora_r": lora.r, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}
             values |= {"warmup_ratio": training.warmup_share, "weight_decay": training.weight_decay}
@@ -152,22 +147,20 @@ class OpenAiService(Service):
 
     def buy(self, name: str, files: Files) -> Job:
         values = self.hyperparameters
-        seed = values.pop("seed")
-        extra: dict[str, Any] = {"hyperparameters": values} if self.profile.top_level else {}
+        seed, extra = values.pop("seed"), {"hyperparameters": values}
         if not self.profile.top_level:
-            extra = {"method": {"type": "supervised", "supervised": {"hyperparameters": values}}}
+            extra = {"method": {"type": "supervised", "supervised": extra}}
         with self.request("train"):
-            return _job(
-                self.client.fine_tuning.jobs.create(
-                    model=self.model,
-                    training_file=files.train,
-                    validation_file=files.validation,
-                    seed=seed,
-                    suffix=name,
-                    metadata={_NAME: name},
-                    extra_body=extra,
-                )
+            bought = self.client.fine_tuning.jobs.create(
+                model=self.model,
+                training_file=files.train,
+                validation_file=files.validation,
+                seed=seed,
+                suffix=name,
+                metadata={_NAME: name},
+                extra_body=extra,
             )
+            return _job(bought)
 
     def jobs_named(self, name: str) -> list[Job]:
         with self.request("list its jobs"):
@@ -186,7 +179,7 @@ class OpenAiService(Service):
 
     def log(self, job: str) -> JobLog:
         with self.request(f"tell how far {job} is"):
-            events, losses = dict[str, str](), dict[int, dict[str, float]]()
+            events, losses = dict[str, str](), dict[tuple[int, str], float]()
             for event in sorted(self.client.fine_tuning.jobs.list_events(job, limit=100), key=lambda e: e.created_at):
                 data = event.data
                 if event.type != "metrics":
@@ -195,15 +188,8 @@ class OpenAiService(Service):
                     _add(losses, data["step"], data)
             for checkpoint in self._checkpoints(job):
                 _add(losses, checkpoint.step_number, checkpoint.metrics.model_dump())
-            return JobLog(
-                events,
-                [
-                    {"step": step, name: values[name]}
-                    for step, values in sorted(losses.items())
-                    for name in ("loss", "eval_loss")
-                    if name in values
-                ],
-            )
+            by_step = sorted(losses.items(), key=lambda entry: (entry[0][0], entry[0][1] != "loss"))
+            return JobLog(events, [{"step": step, name: loss} for (step, name), loss in by_step])
 
     def _checkpoints(self, job: str) -> list[Any]:
         """The checkpoints of a job; none if the server does not list them."""
@@ -241,15 +227,8 @@ def _job(job: Any) -> Job:
     """Convert a job of the SDK, which validates nothing. Raises AttributeError or TypeError for an invalid one."""
     if not isinstance(job.id, str) or not job.id:
         raise TypeError("a job without an id")
-    reason = job.error.message if job.error is not None and getattr(job.error, "message", None) else ""
-    return Job(
-        job.id,
-        _STATES.get(job.status, "running"),
-        str(job.status),
-        job.fine_tuned_model or "",
-        reason,
-        job.trained_tokens,
-    )
+    state, reason = _STATES.get(job.status, "running"), getattr(job.error, "message", None) or ""
+    return Job(job.id, state, str(job.status), job.fine_tuned_model or "", reason, job.trained_tokens)
 
 
 def _end_of(model: Any) -> datetime.date | None:
@@ -261,13 +240,12 @@ def _end_of(model: Any) -> datetime.date | None:
     return datetime.datetime.fromtimestamp(moment, datetime.UTC).date() if isinstance(moment, int) else None
 
 
-def _add(metrics: dict[int, dict[str, float]], step: int, values: dict[str, Any]) -> None:
+def _add(losses: dict[tuple[int, str], float], step: int, values: dict[str, Any]) -> None:
     """Record the losses of a step; of validation the whole split's, if there is one."""
-    row = metrics.setdefault(step, {})
     for name, keys in {"loss": ("train_loss",), "eval_loss": ("full_valid_loss", "valid_loss")}.items():
         value = next((values[key] for key in keys if isinstance(values.get(key), int | float)), None)
         if value is not None:
-            row[name] = float(value)
+            losses[step, name] = float(value)
 
 
 def _rank(checkpoint: Any) -> tuple[float, int]:

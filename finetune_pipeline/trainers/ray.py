@@ -62,14 +62,9 @@ class RayTrainer(Trainer):
 
 def job_name(order: TrainingOrder) -> str:
     """The name of a training job: the task's name, and a digest of rows, base model and settings."""
-    key = digest_json(
-        {
-            "settings": {k: v for k, v in decisive_settings(order.spec.training).items() if k != "trainer"},
-            "train": digest_file(order.train),
-            "validation": digest_file(order.validation),
-            "base": record_digest(order.base),
-        }
-    )
+    settings = {k: v for k, v in decisive_settings(order.spec.training).items() if k != "trainer"}
+    rows = {"train": digest_file(order.train), "validation": digest_file(order.validation)}
+    key = digest_json({"settings": settings, **rows, "base": record_digest(order.base)})
     return f"{order.spec.name}-{key[:16]}"
 
 

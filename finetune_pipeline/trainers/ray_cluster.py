@@ -80,16 +80,13 @@ def finds_clusters(package: str) -> bool:
 
 def answers(address: str, seconds: float = 5.0) -> bool:
     """Whether an address accepts connections; Ray's own client would wait for minutes.
-
-    What a platform's own package finds is taken to answer: only that package knows where.
-    """
+    What a platform's own package finds is taken to answer: only that package knows where."""
     if is_platform(address):
         return True
     parts = urlsplit(address)
     try:
-        with socket.create_connection(
-            (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)), seconds
-        ):
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        with socket.create_connection((parts.hostname or "", port), seconds):
             return True
     except OSError:
         return False

@@ -194,12 +194,9 @@ def _strategy(job: Mapping[str, Any], workers: int) -> str:
 
 def _missing(error: BaseException) -> str:
     """The fix for a library that workers lack."""
-    if not isinstance(error, ModuleNotFoundError):
-        return ""
-    return (
-        "\nfix: install the dependencies of finetune-pipeline in the cluster's image, or let Ray install them: "
-        "training.ray.runtime_env: {pip: [finetune-pipeline]}"
-    )
+    fix = "install the dependencies of finetune-pipeline in the cluster's image, or let Ray install them: "
+    fix += "training.ray.runtime_env: {pip: [finetune-pipeline]}"
+    return f"\nfix: {fix}" if isinstance(error, ModuleNotFoundError) else ""
 
 
 def _bring_inputs(config: Mapping[str, Any], place: Storage, root: Path) -> None:

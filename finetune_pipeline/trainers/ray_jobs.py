@@ -72,11 +72,8 @@ def runtime_env(added: dict[str, Any]) -> dict[str, Any]:
 class RayJob:
     """A job, and how far this process has followed its log.
 
-    Attributes:
-        name: Derived from everything its result depends on; also its folder in the storage.
-        stage: Name of the step, for progress messages.
-        work: Local folder that survives a kill.
-        submission: Its id on the cluster; None: only the result remains to be collected.
+    name: derived from everything its result depends on; also its folder in the storage. stage: the step, in progress messages.
+    work: local folder that survives a kill. submission: its id on the cluster; None: only the result remains to be collected.
     """
 
     name: str

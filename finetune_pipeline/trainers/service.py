@@ -48,14 +48,8 @@ class Refused(JobError):
 
 @dataclass(frozen=True)
 class Job:
-    """A training at a service.
-
-    Attributes:
-        word: The service's own name of the state.
-        model: The tuned model; empty until it exists.
-        reason: Why it failed.
-        tokens, dollars: Billed so far, if the service says so.
-    """
+    """A training at a service. word: the service's own name of the state. model: the tuned one; empty until it exists. reason:
+    why it failed. tokens, dollars: billed so far, if the service says so."""
 
     id: str
     state: JobState
@@ -92,14 +86,8 @@ class Estimate:
 
 
 class Service(ABC):
-    """A connection to a training service, for one task.
-
-    Attributes:
-        label: Its name, in messages and in the price list.
-        place: Name and host, for messages.
-        model: The base model, as the service calls it.
-        key_name: Environment variable that holds the key.
-    """
+    """A connection to a training service, for one task. label: its name, in messages and in the price list. place: name and host,
+    for messages. model: the base model, as the service calls it. key_name: environment variable that holds the key."""
 
     def __init__(self, trainer: HostedTrainer, spec: TaskSpec, label: str, url: str) -> None:
         section = trainer.section(spec)
@@ -169,12 +157,7 @@ class Service(ABC):
 
     @contextlib.contextmanager
     def request(self, action: str) -> Iterator[None]:
-        """Translate a failure of the SDK into an error without secrets.
-
-        Raises:
-            Refused: The service will not do it.
-            Unclear: It is unknown whether it succeeded.
-        """
+        """Translate a failure of the SDK into :class:`Refused` or :class:`Unclear`, without secrets."""
         try:
             yield
         except (JobError, OutsideError, OSError):

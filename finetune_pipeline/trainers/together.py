@@ -26,7 +26,7 @@ from finetune_pipeline.trainers.base import TrainingOrder, register
 from finetune_pipeline.trainers.hosted import HostedTrainer
 from finetune_pipeline.trainers.hosted_settings import low_rank_problems
 from finetune_pipeline.trainers.service import Refused, Unclear
-from finetune_pipeline.trainers.together_service import TogetherService
+from finetune_pipeline.trainers.together_service import ENDPOINT_PREFIX, TogetherService
 
 _READY, _BROKEN = "DEPLOYMENT_STATE_READY", ("DEPLOYMENT_STATE_FAILED", "DEPLOYMENT_STATE_STOPPED")
 _PAUSE = 1.0
@@ -125,7 +125,7 @@ def stop_forgotten(service: TogetherService, home: Path) -> list[str]:
 
 def _start(service: TogetherService, section: TogetherSection, project: str, name: str) -> str:
     """Create endpoint and deployment, wait, and route requests to it. Returns the name to ask for."""
-    endpoints, job = service.client.endpoints, name.removeprefix("finetune-")
+    endpoints, job = service.client.endpoints, name.removeprefix(ENDPOINT_PREFIX)
     with service.request(f"tell what {job} made"):
         made: Any = service.client.fine_tuning.retrieve(job)
         model = made.adapter_object_id
@@ -145,9 +145,8 @@ def _start(service: TogetherService, section: TogetherSection, project: str, nam
     deadline = time.monotonic() + _START_SECONDS
     while (state := _state(service, endpoint.id, deployment.id)) != _READY:
         if state in _BROKEN or time.monotonic() > deadline:
-            raise JobError(
-                f"the deployment of {name} at {service.place} is not becoming ready: {state}\nfix: check it there"
-            )
+            what = f"the deployment of {name} at {service.place} is not becoming ready: {state}"
+            raise JobError(f"{what}\nfix: check it there")
         time.sleep(section.poll_seconds)
     with service.request("route requests to the deployment"):
         routed = endpoints.update(endpoint.id, traffic_split=[{"deployment_id": deployment.id, "weight": 1.0}])

@@ -7,6 +7,7 @@ import re
 import shutil
 import tarfile
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from finetune_pipeline.trainers.hosted_settings import low_rank
 from finetune_pipeline.trainers.service import Estimate, Files, Job, JobLog, JobState, Refused, Service
 
 ADDRESS = "https://api.together.ai"
+ENDPOINT_PREFIX = "finetune-"
 _STATES: dict[str, JobState] = {
     "completed": "succeeded",
     "error": "failed",
@@ -45,7 +47,6 @@ class TogetherService(Service):
         self.client = together.Together(
             project_id=section.project, default_headers={"Connection": "close"}, **self.client_options(together)
         )
-        self._limits: Any = None
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -69,19 +70,18 @@ class TogetherService(Service):
             "random_seed": training.seed,
         }
 
+    @cached_property
     def limits(self) -> Any:
         """What the service allows for the model; asked once. Raises Refused where it does not tune the model."""
-        if self._limits is None:
-            with self.request(f"say what it allows for {self.model!r}"):
-                limits = self.client.fine_tuning.model_limits(model_name=self.model)
-                if not isinstance(limits.max_seq_length_sft, int) or not isinstance(limits.lora_training.max_rank, int):
-                    raise TypeError("limits without numbers")
-                self._limits = limits
-        return self._limits
+        with self.request(f"say what it allows for {self.model!r}"):
+            limits = self.client.fine_tuning.model_limits(model_name=self.model)
+            if not isinstance(limits.max_seq_length_sft, int) or not isinstance(limits.lora_training.max_rank, int):
+                raise TypeError("limits without numbers")
+            return limits
 
     def findings(self) -> list[Finding]:
         try:
-            limits = self.limits()
+            limits = self.limits
         except Refused as refusal:
             if refusal.status not in (400, 404, 422):
                 raise
@@ -108,7 +108,7 @@ class TogetherService(Service):
 
     def file_rules(self) -> FileRules:
         try:
-            limits = self.limits()
+            limits = self.limits
         except Refused:  # a finding says so
             return FileRules(self.label, 1, 50 << 30)
         return FileRules(self.label, 1, 50 << 30, most_tokens=limits.max_seq_length_sft, tools=limits.supports_tools)
@@ -125,10 +125,8 @@ class TogetherService(Service):
                 return str(file)
             if status in ("FAILED", "INVALID_FORMAT"):
                 message = f"{self.place} refuses the file: {getattr(report, 'error', None) or status}"
-                place = f"the uploaded {path.name}"
-                raise FindingsError(
-                    [Finding("hosted.file_refused", "error", place, message, "correct or remove the reported row")]
-                )
+                place, fix = f"the uploaded {path.name}", "correct or remove the reported row"
+                raise FindingsError([Finding("hosted.file_refused", "error", place, message, fix)])
             if time.monotonic() > deadline:
                 raise OutsideError(f"{self.place} is still checking the file {path.name}\nfix: run again later")
             time.sleep(min(self.training.together.poll_seconds, 5.0))
@@ -161,20 +159,14 @@ class TogetherService(Service):
 
     def buy(self, name: str, files: Files) -> Job:
         with self.request("train"):
-            return self._job(
-                self.client.fine_tuning.create(
-                    training_file=files.train,
-                    validation_file=files.validation,
-                    model=self.model,
-                    suffix=name,
-                    **self.hyperparameters,
-                )
-            )
+            uploaded = {"training_file": files.train, "validation_file": files.validation}
+            values = {**uploaded, **self.hyperparameters}
+            return self._job(self.client.fine_tuning.create(model=self.model, suffix=name, **values))
 
     def jobs_named(self, name: str) -> list[Job]:
         with self.request("list its jobs"):
-            listed = self.client.fine_tuning.list().data
             exactly = re.compile(rf"{re.escape(name)}(?!\d)")
+            listed = self.client.fine_tuning.list().data
             own = [j for j in listed if j.suffix == name or exactly.search(j.x_model_output_name or "")]
             return [self._job(job) for job in sorted(own, key=lambda job: str(job.created_at))]
 
@@ -224,7 +216,7 @@ class TogetherService(Service):
 
     def endpoint(self, job: Job) -> tuple[str, str]:
         project = self.training.together.project or os.environ.get("TOGETHER_PROJECT_ID", "")
-        return f"{self.url}/v1", f"{project}/{endpoint_name(job.id)}"
+        return f"{self.url}/v1", f"{project}/{ENDPOINT_PREFIX}{job.id}"
 
     def _job(self, job: Any) -> Job:
         """Convert a job of the SDK. Raises AttributeError or TypeError for an invalid one."""
@@ -232,19 +224,11 @@ class TogetherService(Service):
             raise TypeError("a job without an id")
         word = str(getattr(job.status, "value", job.status))
         model = getattr(job, "x_model_output_name", None) or getattr(job, "output_name", None) or ""
-        problems = [
-            str(e.message) for e in getattr(job, "events", None) or [] if "error" in str(getattr(e, "type", ""))
-        ]
-        price = getattr(job, "total_price", None)
+        problems = [e.message for e in getattr(job, "events", None) or [] if "error" in str(getattr(e, "type", ""))]
+        reason = str(problems[-1]) if problems else ""
+        price, tokens = (getattr(job, name, None) for name in ("total_price", "token_count"))
         dollars = None if price is None else price / _NANO
-        reason = problems[-1] if problems else ""
-        return Job(
-            job.id, _STATES.get(word, "running"), word, model, reason, getattr(job, "token_count", None), dollars
-        )
-
-
-def endpoint_name(job: str) -> str:
-    return f"finetune-{job}"
+        return Job(job.id, _STATES.get(word, "running"), word, model, reason, tokens, dollars)
 
 
 def _unpack(archive: Path, folder: Path) -> None:

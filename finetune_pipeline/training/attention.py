@@ -18,7 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from finetune_pipeline.training.flex import Trial, flex_attend, try_kernels
-from finetune_pipeline.training.prefix_tree import BUCKETS, FLEX, Layout
+from finetune_pipeline.training.prefix_tree import BUCKETS, FLEX, Layout, ancestors
 from finetune_pipeline.training.prefix_tree import buckets as buckets_of
 
 NAME = "shared_prefix"
@@ -29,9 +29,7 @@ _CHANGES_SCORES = ("softcap", "s_aux", "position_bias", "head_mask")
 @dataclass(frozen=True)
 class _Bucket:
     """Segments of similar length: `rows` padded to `length`, behind `context` keys; spans in the gathered tensors.
-
-    shared [context] or [rows, context]: which of the layout's shared keys the context is (one for all rows, or each).
-    """
+    shared [context] or [rows, context]: which of the layout's shared keys the context is (one for all rows, or each)."""
 
     rows: int
     length: int
@@ -145,7 +143,9 @@ def _make_plan(layout: Layout, key: PlanKey) -> _Plan:
 def _context(layout: Layout, starts: Sequence[int], segment: int, cached: int) -> torch.Tensor:
     """Indices of the keys before a segment: the virtual ones, then its ancestors' tokens."""
     spans = [torch.arange(cached)]
-    spans += [cached + torch.arange(starts[a], starts[a] + layout.lengths[a]) for a in layout.ancestors(segment)]
+    spans += [
+        cached + torch.arange(starts[a], starts[a] + layout.lengths[a]) for a in ancestors(layout.parents, segment)
+    ]
     return torch.cat(spans)
 
 
@@ -246,9 +246,7 @@ def attend(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention function in transformers' interface; without a layout it is the ordinary one (sdpa).
-
-    Raises ValueError if the architecture modifies its scores in an unsupported way.
-    """
+    Raises ValueError if the architecture modifies its scores in an unsupported way."""
     if shared_prefix is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs

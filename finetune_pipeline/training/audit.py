@@ -6,6 +6,7 @@ would otherwise hide itself.
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -72,9 +73,7 @@ def _percentiles(numbers: Sequence[int]) -> dict[str, int]:
 
 def faults(tokenizer: Any, example: Example, rows: Sequence[Encoded]) -> list[set[str]]:
     """Per row of one example, which of :data:`COUNTS` it counts for (supervision and template, not length).
-
-    Several rows are one a learned turn, in order; a single row holds them all.
-    """
+    Several rows are one a learned turn, in order; a single row holds them all."""
     turns = [i for i, m in enumerate(example.messages) if m["role"] == "assistant" and m.get("weight") != 0]
     if len(rows) > 1 and len(rows) != len(turns):
         return [{"template_mismatch"} for _ in rows]
@@ -100,10 +99,9 @@ def faults(tokenizer: Any, example: Example, rows: Sequence[Encoded]) -> list[se
         if not any(row.loss):
             wrong = (wrong & {"template_mismatch"}) | {"rows_without_loss"}
         elif "template_mismatch" not in wrong:
-            outside = [
-                at for at, learned in enumerate(row.loss) if learned and not any(a <= at < b for a, b in allowed)
-            ]
-            wrong |= {"rows_with_loss_on_prompt"} if outside else set()
+            learned = (at for at, learned in enumerate(row.loss) if learned)
+            if not all(any(a <= at < b for a, b in allowed) for at in learned):
+                wrong.add("rows_with_loss_on_prompt")
         faults_by_row.append(wrong)
     return faults_by_row
 
@@ -121,10 +119,10 @@ def _turn_faults(tokenizer: Any, row: Encoded, start: int, end: int, ends: set[i
     stops = row.ids[end - 1] in ends
     if not stops or not row.loss[end - 1]:
         wrong.add("rows_without_eos")
-    body = row.loss[start : end - 1] if stops else row.loss[start:end]
-    if not all(body):
+    last = end - 1 if stops else end
+    if not all(row.loss[start:last]):
         wrong.add("rows_partly_learned")
-    text = tokenizer.decode(row.ids[start : end - 1 if stops else end], clean_up_tokenization_spaces=False)
+    text = tokenizer.decode(row.ids[start:last], clean_up_tokenization_spaces=False)
     if content.rpartition("</think>")[2].strip() not in text:
         wrong.add("answers_cut")
     return wrong
@@ -159,9 +157,8 @@ def supervision_audit(
             for fault in wrong:
                 bad[fault].append(name)
     residue = [t for t in {*tokenizer.all_special_tokens, *RESIDUE} if t]
-    bad["rows_with_special_tokens"] = [
-        e.id for e in examples if any(mark in m["content"] for m in e.messages for mark in residue)
-    ]
+    marked = (e for e in examples if any(mark in m["content"] for m in e.messages for mark in residue))
+    bad["rows_with_special_tokens"] = [e.id for e in marked]
     mismatches = [f for f in refused if f.rule == "chat.template_mismatch"]
     counts = {name: len(ids) for name, ids in bad.items()}
     counts["template_mismatch"] += len(mismatches)
@@ -195,9 +192,7 @@ def _shown(
 ) -> list[dict[str, Any]]:
     """Rows to show, each once, with the reason: faults first, then truncated or dropped rows, then
     one copy of each perturbation."""
-    first: dict[str, Encoded] = {}
-    for row in encoded:
-        first.setdefault(row.id, row)
+    first = {row.id: row for row in reversed(encoded)}
     chosen: dict[str, tuple[str, str, Encoded]] = {}
     for fault, ids in bad.items():
         for name in ids[:2]:
@@ -209,17 +204,13 @@ def _shown(
     for row in dropped[:1]:
         chosen.setdefault(row.id, ("", "left out: longer than training.max_tokens", row))
     for kind in BLOCKING:
-        copy = next((row for name, row in first.items() if kind_of(name) == kind), None)
-        if copy is not None:
+        if copy := next((row for row in encoded if kind_of(row.id) == kind), None):
             chosen.setdefault(copy.id, ("", "", copy))
     by_length = sorted(encoded, key=lambda r: (len(r.ids), r.id))
     if by_length:
-        for why, row in (
-            ("the shortest row", by_length[0]),
-            ("a row of median length", by_length[len(by_length) // 2]),
-            ("the longest row", by_length[-1]),
-        ):
-            chosen.setdefault(row.id, ("", why, row))
+        places = {"the shortest row": 0, "a row of median length": len(by_length) // 2, "the longest row": -1}
+        for why, place in places.items():
+            chosen.setdefault(by_length[place].id, ("", why, by_length[place]))
     return [
         {
             "fault": fault,
@@ -273,12 +264,8 @@ def _begin(pieces: Sequence[Sequence[Any]], content: str) -> int:
     whole = "".join(str(p[0]) for p in pieces)
     at = whole.rfind(content)
     at = at if at >= 0 else whole.rfind(content.strip())
-    length = 0
-    for number, piece in enumerate(pieces):
-        length += len(str(piece[0]))
-        if length > at:
-            return number
-    return len(pieces)
+    ends = itertools.accumulate(len(str(p[0])) for p in pieces)
+    return next((number for number, end in enumerate(ends) if end > at), len(pieces))
 
 
 def problems(facts: dict[str, Any], place: str = "train split") -> list[Finding]:
@@ -299,7 +286,6 @@ def problems(facts: dict[str, Any], place: str = "train split") -> list[Finding]
         text = message.format(max_tokens=facts["max_tokens"])
         findings.append(Finding(f"audit.{name}", "error", place, f"{count} of {facts['rows']} rows {text}{who}", fix))
     if facts["rows"] == 0:
-        findings.append(
-            Finding("audit.no_rows", "error", place, "the split holds no rows", "look at the data stages' counts")
-        )
+        fix = "look at the data stages' counts"
+        findings.append(Finding("audit.no_rows", "error", place, "the split holds no rows", fix))
     return findings

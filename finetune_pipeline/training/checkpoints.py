@@ -18,9 +18,7 @@ MARK = "complete.json"
 @dataclass
 class Resume:
     """Where to resume (`folder` None: from the start), and what was skipped: {name, reason}.
-
-    finished: nothing is left to train after it (last step, or stopped early). best: the best checkpoint's folder.
-    """
+    finished: nothing is left to train after it (last step, or stopped early). best: the best checkpoint's folder."""
 
     folder: Path | None = None
     step: int = 0
@@ -63,13 +61,10 @@ def _fault(folder: Path, job_digest: str) -> str | None:
 
 def find_resumable(root: Path, job_digest: str) -> Resume:
     """The last complete checkpoint of this job below `root`; unusable ones are named and deleted.
-
-    A checkpoint whose best predecessor is unusable is skipped, too: in the end, the best one must be loaded.
-    """
+    A checkpoint whose best predecessor is unusable is skipped, too: in the end, the best one must be loaded."""
     resume = Resume()
-    folders = {
-        int(p.name.rsplit("-", 1)[1]): p for p in root.glob("checkpoint-*") if p.name.rsplit("-", 1)[1].isdigit()
-    }
+    named = {p.name.removeprefix("checkpoint-"): p for p in root.glob("checkpoint-*")}
+    folders = {int(step): folder for step, folder in named.items() if step.isdigit()}
     faults = {step: _fault(folder, job_digest) for step, folder in folders.items()}
     good = {folders[step].name for step, fault in faults.items() if fault is None}
     for step in sorted(folders, reverse=True):

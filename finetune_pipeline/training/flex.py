@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from finetune_pipeline.training.prefix_tree import Layout
+from finetune_pipeline.training.prefix_tree import Layout, ancestors
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 _EVERYTHING = 2**31 - 1
@@ -34,37 +34,30 @@ class Trial:
 
 def _tour(parents: list[int]) -> tuple[list[int], list[int]]:
     """(enter, leave) of every segment on a walk through the tree; the descendants of a segment are entered in between."""
-    children: dict[int, list[int]] = {}
-    for child, parent in enumerate(parents):
-        children.setdefault(parent, []).append(child)
-    enter, leave = [0] * len(parents), [0] * len(parents)
-    clock, stack = 0, [(child, False) for child in reversed(children.get(-1, []))]
-    while stack:
-        segment, done = stack.pop()
-        if done:
-            leave[segment] = clock
-            continue
-        enter[segment] = clock
-        clock += 1
-        stack.append((segment, True))
-        stack += [(child, False) for child in reversed(children.get(segment, []))]
-    return enter, leave
+    sizes = [1] * len(parents)  # of the subtrees; a parent stands before its children
+    for child in reversed(range(len(parents))):
+        if parents[child] >= 0:
+            sizes[parents[child]] += sizes[child]
+    enter, free = [], {-1: 0}
+    for segment, parent in enumerate(parents):
+        enter.append(free[parent])
+        free[segment] = free[parent] + 1
+        free[parent] += sizes[segment]
+    return enter, [begin + size for begin, size in zip(enter, sizes, strict=True)]
 
 
 def block_mask(layout: Layout, cached: int, window: int | None, device: torch.device) -> Any:
-    """The layout as a block mask [T, cached + T]; kept with the layout.
-
-    Args:
-        cached: Keys that stand before all tokens and are seen by all.
-        window: Of sliding attention: a query sees keys less than so many places before it on its path. None: all.
-    """
+    """The layout as a block mask [T, cached + T]; kept with the layout. cached: keys before all tokens, seen by all. window: of
+    sliding attention: a query sees keys less than so many places before it on its path; None: all."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     key = ("flex", cached, window, device)
     if key not in layout.kept:
         enter, leave = _tour(layout.parents)
         lengths = torch.tensor(layout.lengths)
-        before = [cached + sum(layout.lengths[a] for a in layout.ancestors(i)) for i in range(len(layout.lengths))]
+        before = [
+            cached + sum(layout.lengths[a] for a in ancestors(layout.parents, i)) for i in range(len(layout.lengths))
+        ]
         starts = torch.tensor(layout.starts())
 
         def of_tokens(values: list[int]) -> torch.Tensor:
@@ -121,9 +114,7 @@ def try_kernels(
     device: torch.device,
 ) -> Trial:
     """Compare two kernels on random numbers, forward and backward; the first is the one to fall back to.
-
-    tokens, cached: of the layout the kernels were made for.
-    """
+    tokens, cached: of the layout the kernels were made for."""
     (usual, reference), (name, other) = kernels.items()
     draw = torch.Generator(device="cpu").manual_seed(0)
     sizes = ((tokens, heads, dim), (cached + tokens, key_heads, dim), (cached + tokens, key_heads, dim))
@@ -140,13 +131,11 @@ def try_kernels(
         expected, got = run(reference), run(other)
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         return Trial(usual, f"{name} cannot be used here: {type(error).__name__}: {str(error).splitlines()[0]}")
-    apart = max(
-        ((a - b).float().norm() / a.float().norm().clamp(min=1e-6)).item() for a, b in zip(expected, got, strict=True)
-    )
+    pairs = zip(expected, got, strict=True)
+    apart = max(((a - b).float().norm() / a.float().norm().clamp(min=1e-6)).item() for a, b in pairs)
     if not apart <= (1e-3 if dtype == torch.float32 else 0.03):
-        return Trial(
-            usual, f"{name} gave other outputs or gradients (relative difference {apart:.2g})", difference=apart
-        )
+        why = f"{name} gave other outputs or gradients (relative difference {apart:.2g})"
+        return Trial(usual, why, difference=apart)
     seconds = {}
     for title, attend in kernels.items():
         _wait(device)

@@ -159,9 +159,7 @@ def _fuse_norm(module: Any) -> bool:
 
 def fuse(model: Any) -> dict[str, int]:
     """Replace the forwards of a PEFT model's plain LoRA layers and frozen RMSNorms. Facts: how many of each.
-
-    Left alone: LoRA variants, layers with several adapters, norms of another formula.
-    """
+    Left alone: LoRA variants, layers with several adapters, norms of another formula."""
     kinds: tuple[type, ...] = (LoraLinear,)
     try:
         from peft.tuners.lora.bnb import Linear4bit

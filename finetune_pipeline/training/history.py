@@ -27,17 +27,8 @@ def append(path: Path, entry: Entry) -> None:
 
 def read(path: Path) -> list[Entry]:
     """All complete lines in order; a partial last line (after a kill) is dropped."""
-    if not path.exists():
-        return []
-    entries = []
-    for line in path.read_text("utf-8").splitlines(keepends=True):
-        try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
-            if not line.endswith("\n"):
-                break
-            raise
-    return entries
+    lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def cut_back(path: Path, step: int) -> list[Entry]:

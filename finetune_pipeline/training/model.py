@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,22 +89,18 @@ def _begin_with(model: Any, adapter: Path) -> None:
 def save_trained(
     model: Any, tokenizer: Any, base: Path, method: str, folder: Path, gathered: dict[str, torch.Tensor] | None = None
 ) -> dict[str, Any]:
-    """Write `folder` anew.
+    """Write `folder` anew. gathered: all weights, where the model is split over several processes.
 
     Adapters: adapter_model.safetensors (float32), adapter_config.json (naming the base by its id, not by a path here), the
     tokenizer and its chat template. full: the base's own configuration and tokenizer files with the new weights, in the
-    base's dtype.
-
-    Args:
-        gathered: All weights, where the model is split over several processes.
-
-    Raises:
-        RuntimeError: The file holds tensors that do not belong there.
+    base's dtype. Raises RuntimeError if the file holds tensors that do not belong there.
     """
     shutil.rmtree(folder, ignore_errors=True)
     kind = METHODS[method].kind
     if kind.adapter:
-        _save_adapter(model, base, folder, gathered)
+        model.save_pretrained(folder, state_dict=gathered, save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)
+        name_base(folder / CONFIG, base)
         tokenizer.save_pretrained(folder)
     else:
         _save_model(model, base, folder, gathered)
@@ -114,17 +111,11 @@ def save_trained(
     return {"kind": kind.name, "bytes": sum(file.stat().st_size for file in weight_files(folder)), "tensors": names}
 
 
-def _save_adapter(model: Any, base: Path, folder: Path, gathered: dict[str, torch.Tensor] | None) -> None:
-    model.save_pretrained(folder, state_dict=gathered, save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)
-    name_base(folder / CONFIG, base)
-
-
 def base_dtype(base: Path) -> torch.dtype:
     """The dtype most of the base model's weights are stored in."""
-    sizes: dict[str, int] = {}
+    sizes: Counter[str] = Counter()
     for tensor in stored_tensors(model_folder(base)).values():
-        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.bytes
+        sizes[tensor.dtype] += tensor.bytes
     commonest = max(sizes, key=lambda name: (sizes[name], name))
     return {"BF16": torch.bfloat16, "F16": torch.float16}.get(commonest, torch.float32)
 

@@ -124,9 +124,6 @@ class Layout:
         """The start of each segment in the packed sequence."""
         return list(itertools.accumulate(self.lengths[:-1], initial=0))
 
-    def ancestors(self, segment: int) -> list[int]:
-        return ancestors(self.parents, segment)
-
 
 def buckets(lengths: Sequence[int], parents: Sequence[int], cached: int) -> list[tuple[list[int], int, int]]:
     """Segments that attention takes together, as (segments, length of their context, longest of them): behind equally long

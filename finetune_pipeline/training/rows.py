@@ -24,12 +24,9 @@ _LISTED = 20
 class Prepared:
     """A split as training rows; valid only if `findings` is empty.
 
-    Attributes:
-        used: The examples of the rows, after truncation.
-        over: Number of examples that were too long.
-        dropped: Ids of examples left out for their length; left_out: their rows.
-        copies_too_long: Ids of perturbed copies left out for their length, whatever training.over_length says.
-        refused: Findings of examples that cannot be encoded.
+    used: the examples of the rows, after truncation. over: number of those too long. dropped: ids of those left out for their
+    length, left_out: their rows. copies_too_long: ids of perturbed copies left out for their length, whatever training.over_length
+    says. refused: findings of examples that cannot be encoded.
     """
 
     rows: list[Encoded] = field(default_factory=list)
@@ -105,9 +102,8 @@ def prepare_split(
 ) -> Prepared:
     """Encode a split and audit it; rows that are longer still are findings."""
     done = encode_split(tokenizer, examples, max_tokens, over_length)
-    done.audit = supervision_audit(
-        done.rows, tokenizer, max_tokens, done.used, refused=done.refused, cuts=done.cuts, dropped=done.left_out
-    )
+    unusual: dict[str, Any] = {"refused": done.refused, "cuts": done.cuts, "dropped": done.left_out}
+    done.audit = supervision_audit(done.rows, tokenizer, max_tokens, done.used, **unusual)
     done.findings = problems(done.audit, place)
     done.audit["problems"] = [f.to_dict() for f in done.findings]
     return done
@@ -139,11 +135,8 @@ def tell_audit(job: dict[str, Any], splits: dict[str, Prepared], html: AuditHtml
 def audit_facts(prepared: Mapping[str, Prepared]) -> dict[str, Any]:
     """The audit's counts over both splits, and each split's own under ``splits``; the rows shown are in audit.json."""
     splits = {name: {k: v for k, v in split.audit.items() if k != "shown"} for name, split in prepared.items()}
-    totals = {
-        k: sum(facts[k] for facts in splits.values())
-        for k, v in splits["train"].items()
-        if isinstance(v, int) and k != "max_tokens"
-    }
+    counts = [k for k, v in splits["train"].items() if isinstance(v, int) and k != "max_tokens"]
+    totals = {k: sum(facts[k] for facts in splits.values()) for k in counts}
     return {**totals, "splits": splits}
 
 
@@ -214,9 +207,6 @@ def training_examples(examples: Sequence[Example], settings: Mapping[str, Any]) 
 
     A row has a copy for every kind of perturbation that can block a candidate and changes the row. Answers are the row's; a
     copy's id is the row's with the perturbation's name behind it. Validation and test rows must never come here.
-
-    Args:
-        settings: ``spec.training.model_dump()``.
     """
     if not settings["augment"]:
         return list(examples)
@@ -231,19 +221,15 @@ def training_examples(examples: Sequence[Example], settings: Mapping[str, Any]) 
     return [*examples, *added]
 
 
-def task_text(examples: Iterable[Example]) -> str:
+def task_text(examples: Sequence[Example]) -> str:
     """A description of the task from its training rows: the most common system prompt, then the sorted labels. May be empty."""
-    prompts: Counter[str] = Counter()
-    labels = set()
-    for example in examples:
-        prompts.update(m["content"] for m in example.messages if m["role"] == "system")
-        if example.label is not None:
-            labels.add(example.label)
+    prompts = Counter(m["content"] for e in examples for m in e.messages if m["role"] == "system")
+    labels = {e.label for e in examples if e.label is not None}
     return "\n".join([*sorted(prompts, key=lambda p: (-prompts[p], p))[:1], *sorted(labels)])
 
 
 def augmented_facts(row_ids: Iterable[str], too_long: Sequence[str]) -> dict[str, Any]:
     """Facts about augmentation; too_long: ids of copies dropped because they are too long."""
-    kinds = [kind_of(row_id) for row_id in sorted(set(row_ids))]
-    counts = {kind: kinds.count(kind) for kind in BLOCKING if kind in kinds}
+    kinds = Counter(map(kind_of, set(row_ids)))
+    counts = {kind: kinds[kind] for kind in BLOCKING if kinds[kind]}
     return {"rows": sum(counts.values()), "kinds": counts, "too_long": len(too_long)}

@@ -30,13 +30,7 @@ from finetune_pipeline.training.flex import Trial
 from finetune_pipeline.training.fused import fuse
 from finetune_pipeline.training.model import Built, build, round_to_base, save_trained
 from finetune_pipeline.training.prefix_tree import common_prefix
-from finetune_pipeline.training.processes import (
-    is_first,
-    is_worker,
-    rows_per_process,
-    rows_validated,
-    strategy,
-)
+from finetune_pipeline.training.processes import is_first, is_worker, rows_per_process, rows_validated, strategy
 from finetune_pipeline.training.rows import (
     AuditHtml,
     Prepared,
@@ -48,11 +42,7 @@ from finetune_pipeline.training.rows import (
     tell_audit,
     training_examples,
 )
-from finetune_pipeline.training.shared_prefix import (
-    PaddedCollator,
-    packed_collator,
-    supports_shared_prefix,
-)
+from finetune_pipeline.training.shared_prefix import PaddedCollator, packed_collator, supports_shared_prefix
 from finetune_pipeline.training.trainer import ProgressCallback, TokenTrainer, load_finished
 
 
@@ -60,16 +50,13 @@ def job_digest(job: dict[str, Any], processes: int = 1) -> str:
     """Digest that a checkpoint must match to be resumed: settings, data, base model and first adapter, not paths; and how
     many processes train, since each keeps its own random state."""
     start = job.get("start_from")
-    return digest_json(
-        {
-            "settings": job["settings"],
-            "train": digest_file(Path(job["train"])),
-            "validation": digest_file(Path(job["validation"])),
-            "base": record_digest(Path(job["base"])),
-            "start_from": digest_file(Path(start) / WEIGHTS) if start else None,
-            **({"processes": processes, "strategy": strategy()} if processes > 1 else {}),
-        }
-    )
+    content = {
+        "settings": job["settings"],
+        **{split: digest_file(Path(job[split])) for split in ("train", "validation")},
+        "base": record_digest(Path(job["base"])),
+        "start_from": digest_file(Path(start) / WEIGHTS) if start else None,
+    }
+    return digest_json(content | ({"processes": processes, "strategy": strategy()} if processes > 1 else {}))
 
 
 def _kernel(model: Any, work: Path, dtype: torch.dtype, device: torch.device) -> Trial:
@@ -93,8 +80,8 @@ def train(
     Raises FindingsError when the audit finds anything, faults.Diverged when the loss is no longer finite.
     """
     settings, out, work, base = job["settings"], Path(job["out"]), Path(job["work"]), Path(job["base"])
-    out.mkdir(parents=True, exist_ok=True)
-    work.mkdir(parents=True, exist_ok=True)
+    for folder in (out, work):
+        folder.mkdir(parents=True, exist_ok=True)
     device = pick_device()
     state = PartialState(cpu=device.type == "cpu", backend=_backend())
     processes, sharded = state.num_processes, strategy() == "fsdp2"
@@ -123,17 +110,16 @@ def train(
     start = Path(job["start_from"]) if job.get("start_from") else None
     at_first = torch.device("cpu") if sharded else device  # no device has to hold all of what is to be sharded
     built = build(base, settings, compute, at_first, tokenizer, task_text(examples["train"]), start)
-    packed, why = (
-        supports_shared_prefix(built.model) if settings["shared_prefix"] else (False, "training.shared_prefix is off")
-    )
+    packed, why = False, "training.shared_prefix is off"
+    if settings["shared_prefix"]:
+        packed, why = supports_shared_prefix(built.model)
     fused = fuse(built.model)
     chooses = packed and state.is_main_process
     (trial,) = broadcast_object_list([_kernel(built.model, work, compute, device) if chooses else None])
     collator: Any = packed_collator(built.model, trial.kernel) if packed else PaddedCollator(tokenizer.pad_token_id)
-    say(
-        f"{job['stage']}: {settings['method']} in {str(compute).removeprefix('torch.')}, weights at "
-        f"{built.weights['ratio']:.0%} of bfloat16; {'shared prefix' if packed else 'padded batches: ' + why}"
-    )
+    batches = "shared prefix" if packed else f"padded batches: {why}"
+    held = f"weights at {built.weights['ratio']:.0%} of bfloat16"
+    say(f"{job['stage']}: {settings['method']} in {_name(compute)}, {held}; {batches}")
 
     trainer, callback = _trainer(job, built, tokenizer, collator, splits, digest, processes, resume.folder is None)
     callback.on_saved = on_saved
@@ -154,7 +140,9 @@ def train(
 
     assert trainer.model is not None
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    rounding = _rounding(trainer, base) if METHODS[settings["method"]].holds == "float32" else None
+    rounding = None
+    if METHODS[settings["method"]].holds == "float32":  # the weights are stored in the base's dtype
+        rounding = {"dtype": _name(round_to_base(trainer.model, base)), "eval_loss": trainer.validation_loss()}
     gathered = trainer.accelerator.get_state_dict(trainer.model) if sharded else None
     if not state.is_main_process:
         state.wait_for_everyone()
@@ -166,7 +154,7 @@ def train(
     progress = trainer.state
     facts = {
         "method": settings["method"],
-        "precision": str(compute).removeprefix("torch."),
+        "precision": _name(compute),
         "device": device.type,
         "processes": processes,
         "strategy": strategy(),
@@ -212,22 +200,13 @@ def train(
     return facts, measured
 
 
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _backend() -> str | None:
     """Communication backend of CPU processes; None: Accelerate's choice, or a single process."""
     return "gloo" if is_worker() and not torch.cuda.is_available() else None
-
-
-def _sharding() -> dict[str, Any]:
-    """Settings of the trainer that split the model over the processes; checkpoints hold whole weights all the same."""
-    if strategy() != "fsdp2":
-        return {}
-    return {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT"}}
-
-
-def _rounding(trainer: TokenTrainer, base: Path) -> dict[str, Any]:
-    """Round the trained weights to the base's dtype, as stored, and measure the change of the loss."""
-    dtype = round_to_base(trainer.model, base)
-    return {"dtype": str(dtype).removeprefix("torch."), "eval_loss": trainer.validation_loss()}
 
 
 def _trainer(
@@ -244,6 +223,9 @@ def _trainer(
     micro = rows_per_process(settings["batch_size"], settings["micro_batch_size"], processes)
     per_epoch = math.ceil(len(splits["train"].rows) / settings["batch_size"])
     every = max(1, round(per_epoch / settings["evals_per_epoch"]))
+    sharding: dict[str, Any] = {}
+    if strategy() == "fsdp2":  # checkpoints hold whole weights all the same
+        sharding = {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT"}}
     args = SFTConfig(
         output_dir=str(work / "checkpoints"),
         num_train_epochs=settings["epochs"],
@@ -276,7 +258,7 @@ def _trainer(
         ddp_backend=_backend(),
         ddp_find_unused_parameters=False,
         ddp_broadcast_buffers=False,
-        **_sharding(),
+        **sharding,
         bf16=False,
         fp16=False,
         gradient_checkpointing=built.checkpointing,

@@ -54,9 +54,8 @@ class PackedCollator:
             for q, learned in enumerate(row["loss"]):
                 if learned and q:
                     before = q - 1 - s.start  # the token that predicts it: in the row's own segment, or the last before
-                    asked.append(
-                        starts[number] + before if before >= 0 else starts[parent] + layout.lengths[parent] - 1
-                    )
+                    last = starts[parent] + layout.lengths[parent] - 1
+                    asked.append(starts[number] + before if before >= 0 else last)
                     labels.append(row["ids"][q])
             learned_by_row.append(len(labels) - sum(learned_by_row))
         self.saved_tokens += sum(self.leading + len(r["ids"]) for r in rows) - len(places)

@@ -29,12 +29,8 @@ _LINES = 20
 
 @dataclass
 class Meter:
-    """Adds up what training steps compute and how long they take, validation and saving left out.
-
-    Attributes:
-        tokens: Tokens that went through the layers, after packing.
-        learned: Tokens with loss.
-    """
+    """Adds up what training steps compute and how long they take, validation and saving left out. tokens: those that went
+    through the layers, after packing; learned: those with loss."""
 
     tokens: int = 0
     learned: int = 0
@@ -68,20 +64,11 @@ class Meter:
 
 class TokenTrainer(SFTTrainer):
     """Loss: sum of the learned tokens' cross-entropies (float32) over their number in the whole optimiser step.
+    That weighs every token alike, whatever batch and whatever process it came in; validation is weighed the same way."""
 
-    That weighs every token alike, whatever batch and whatever process it came in; validation is weighed the same way.
-    """
-
-    def __init__(
-        self,
-        *args: Any,
-        job_digest: str,
-        autocast: torch.dtype | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *args: Any, job_digest: str, autocast: torch.dtype | None = None, **kwargs: Any) -> None:
         """autocast: the dtype in which a float32 model's products are computed, in training and validation alike."""
-        self.job_digest = job_digest
-        self.autocast = autocast
+        self.job_digest, self.autocast = job_digest, autocast
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the number of tokens of the step itself
         self.meter = Meter()
@@ -200,8 +187,7 @@ class ProgressCallback(TrainerCallback):
 
     def __init__(self, stage: str, history_file: Path | None) -> None:
         """history_file: None in a process that does not tell."""
-        self.stage = stage
-        self.history_file = history_file
+        self.stage, self.history_file = stage, history_file
         self.started = self.trained_from = time.monotonic()
         self.first_step = 0
         self.on_saved: Callable[[], None] | None = None
@@ -224,11 +210,9 @@ class ProgressCallback(TrainerCallback):
         metrics = {k: v for k, v in (logs or {}).items() if k in ("loss", "eval_loss", "learning_rate", "grad_norm")}
         if self.history_file is None or ("loss" not in metrics and "eval_loss" not in metrics):
             return
-        seconds = time.monotonic() - self.started
-        epoch = round(state.epoch or 0.0, 4)
-        history.append(
-            self.history_file, {"step": state.global_step, "epoch": epoch, **metrics, "seconds": round(seconds, 3)}
-        )
+        seconds = round(time.monotonic() - self.started, 3)
+        progressed = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4), **metrics, "seconds": seconds}
+        history.append(self.history_file, progressed)
         of = state.max_steps or 0
         done = state.global_step - self.first_step
         if done <= 0:

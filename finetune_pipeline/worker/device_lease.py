@@ -59,9 +59,8 @@ def lease(
         if reason := should_stop():
             raise Stopped(reason)
         if time.monotonic() > limit:
-            raise TimeoutError(
-                f"no device became free within {timeout_s:g} s ({waiting}); wait for that run or cancel it"
-            )
+            what = f"no device became free within {timeout_s:g} s ({waiting})"
+            raise TimeoutError(f"{what}; wait for that run or cancel it")
         time.sleep(poll_s)
 
 
@@ -73,8 +72,7 @@ def members(device: str) -> list[str]:
 def _take_all(folder: Callable[[str], Path], device: str, holder: str) -> tuple[int, ...] | None:
     handles: list[int] = []
     for part in members(device):
-        handle = _take(folder(part), part, holder)
-        if handle is None:
+        if (handle := _take(folder(part), part, holder)) is None:
             for taken in handles:
                 os.close(taken)
             return None
@@ -93,11 +91,8 @@ def lock_folder(device: str, home: Path) -> Path:
 
 
 def _open(folder: Path, device: str) -> int:
-    """Open the lock file, created if missing, for this user only, and never through a link.
-
-    Raises:
-        OutsideError: Everybody may write to the folder, or what has the file's name is a link or somebody else's.
-    """
+    """Open the lock file, created if missing, for this user only, and never through a link. Raises OutsideError if everybody may
+    write to the folder, or what has the file's name is a link or somebody else's."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     safe = os.O_NOFOLLOW | os.O_CLOEXEC
     name = f"{device.replace(':', '_')}.lock"
@@ -126,11 +121,10 @@ def _take(folder: Path, device: str, holder: str) -> int | None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(handle, 0)
         os.write(handle, f"{holder or 'a training'}, started by process {os.getpid()}".encode())
-    except BlockingIOError:
+    except BaseException as error:  # a full disk: kept open, the file would lock out this process's own next try
         os.close(handle)
-        return None
-    except BaseException:  # a full disk: kept open, the file would lock out this process's own next try
-        os.close(handle)
+        if isinstance(error, BlockingIOError):
+            return None
         raise
     return handle
 

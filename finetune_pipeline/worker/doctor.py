@@ -71,13 +71,8 @@ class Machine:
 
 
 def look(places: Sequence[str], home: Path, environment: Callable[[str], Mapping[str, str]]) -> Machine:
-    """Examine this machine.
-
-    Args:
-        places: The devices jobs are given, as of FINETUNE_DEVICES.
-        home: Whose disk counts.
-        environment: The environment of a child that is to see one device alone.
-    """
+    """Examine this machine. places: the devices jobs are given, as of FINETUNE_DEVICES. home: whose disk counts. environment:
+    of a child that is to see one device alone."""
     single = dict.fromkeys(part for place in places for part in place.split("+"))
     devices = [_in_child(place, environment) for place in single]
     memory = psutil.virtual_memory()
@@ -128,9 +123,8 @@ def _slow(machine: Machine) -> list[str]:
     if machine.available_bytes < LITTLE_MEMORY:
         remarks.append(f"{_gib(machine.available_bytes)} of memory are free: `finetune plan TASK` says what fits")
     if machine.disk_free_bytes < LITTLE_DISK:
-        remarks.append(
-            f"{_gib(machine.disk_free_bytes)} are free on the disk of {machine.home}: each merged model is kept there"
-        )
+        free = f"{_gib(machine.disk_free_bytes)} are free on the disk of {machine.home}"
+        remarks.append(f"{free}: each merged model is kept there")
     return remarks
 
 
@@ -162,14 +156,8 @@ def _in_child(place: str, environment: Callable[[str], Mapping[str, str]]) -> De
         out = Path(folder) / "device.json"
         command = [sys.executable, "-P", "-m", __spec__.name, place, str(out)]
         try:
-            done = subprocess.run(
-                command,
-                env=dict(environment(place)),
-                timeout=CHILD_SECONDS,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+            seen = dict(environment(place))
+            done = subprocess.run(command, env=seen, timeout=CHILD_SECONDS, capture_output=True, text=True, check=False)
         except OutsideError as error:  # CUDA_VISIBLE_DEVICES hides it
             return _unusable(place, str(error))
         except subprocess.TimeoutExpired:

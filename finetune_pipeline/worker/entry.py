@@ -34,8 +34,6 @@ from finetune_pipeline.worker.jobs import ACTIONS
 from finetune_pipeline.worker.process import EXIT_CONFIG, EXIT_OOM, EXIT_PREEMPTED
 
 _OOM_SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory")
-
-
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait must not spin: other processes share the cores
     "TOKENIZERS_PARALLELISM": "false",
@@ -66,9 +64,7 @@ def prepare_environment(job: dict[str, Any]) -> None:
 
 def do_job(job: dict[str, Any], on_saved: Callable[[], None] | None = None) -> None:
     """Do the job in this process, and write its result.json and measured.json.
-
-    on_saved: called whenever a training has saved a checkpoint.
-    """
+    on_saved: called whenever a training has saved a checkpoint."""
     began = time.monotonic()
     prepare_environment(job)
     facts, measured = run(job, on_saved)
@@ -224,12 +220,11 @@ def main(arguments: list[str]) -> int:
     except (OSError, ValueError, KeyError, TypeError) as error:
         print(f"{arguments[0]} is not a readable job file: {error!r}", file=sys.stderr)
         return EXIT_CONFIG
-    first = is_first()
     if is_worker():
         process.watch_parent()
-        if not first:
-            mute()
-    if first:
+    if not is_first():
+        mute()
+    else:
         for name in ("result.json", "measured.json", "error.json"):
             (out / name).unlink(missing_ok=True)
     with _pipes(job):

@@ -41,17 +41,13 @@ def base_job(
     *, base_model: str, revision: str | None, out: Path, chat_template: str | None = None, stage: str = "base_model"
 ) -> Job:
     """Bring the base model: a bundled one, a local folder, or a hub id, see :func:`finetune_pipeline.models.base.prepare_base`.
-
-    `chat_template`: text of a template that takes the place of the model's own.
-    """
+    `chat_template`: text of a template that takes the place of the model's own."""
     return _job("base_model", locals())
 
 
 def kept_answers(*, folder: Path, key_file: Path, scope: str, limit_mib: int) -> dict[str, Any] | None:
     """Where a job that asks a model keeps answers (:mod:`finetune_pipeline.evaluation.answer_cache`); None: nowhere.
-
-    key_file: the store's key. scope: only jobs with the same one find the answers.
-    """
+    key_file: the store's key. scope: only jobs with the same one find the answers."""
     if not limit_mib:
         return None
     return dict(_plain(locals()))

@@ -69,10 +69,9 @@ def _nf4(device: torch.device, precision: torch.dtype) -> tuple[torch.Tensor, to
     draw = torch.Generator().manual_seed(1)
     weight = torch.randn(256, 512, generator=draw) * 0.05
     x = torch.randn(8, 512, generator=draw).to(precision)
-    layer: Any = bnb.nn.Linear4bit(
-        512, 256, bias=False, compute_dtype=precision, quant_type="nf4", compress_statistics=True
-    )
-    layer.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4", compress_statistics=True)
+    stored: dict[str, Any] = {"quant_type": "nf4", "compress_statistics": True}
+    layer: Any = bnb.nn.Linear4bit(512, 256, bias=False, compute_dtype=precision, **stored)
+    layer.weight = bnb.nn.Params4bit(weight, requires_grad=False, **stored)
     layer = layer.to(device)
     settle_four_bit_layers(layer, precision)
     blocks = weight.view(-1, 64)
@@ -94,9 +93,8 @@ def _packed(device: torch.device, precision: torch.dtype) -> tuple[torch.Tensor,
     total = prefix + sum(tails)
     q, k, v = (torch.randn(1, heads, total, size, generator=draw).to(precision) for _ in range(3))
     layout = Layout([prefix, *tails], [-1, 0, 0])
-    packed, _ = attention.attend(
-        torch.nn.Module(), q.to(device), k.to(device), v.to(device), None, shared_prefix=layout
-    )
+    on = [tensor.to(device) for tensor in (q, k, v)]
+    packed, _ = attention.attend(torch.nn.Module(), on[0], on[1], on[2], None, shared_prefix=layout)
     parts: list[torch.Tensor] = []
     at = prefix
     for tail in tails:
@@ -118,22 +116,14 @@ def _merge() -> tuple[torch.Tensor, torch.Tensor]:
     from finetune_pipeline.models.merging import merge
 
     torch.manual_seed(3)
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-    )
-    model: Any = LlamaForCausalLM(config)
+    sizes: dict[str, Any] = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1}
+    model: Any = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=2, num_key_value_heads=2))
     with tempfile.TemporaryDirectory(prefix="finetune-doctor-") as folder:
         base, adapter, out = (Path(folder) / name for name in ("base", "adapter", "out"))
         model.save_pretrained(base)
         weight = model.model.layers[0].mlp.up_proj.weight.detach().double()
-        tuned: Any = get_peft_model(
-            model, LoraConfig(r=4, lora_alpha=8, target_modules=["up_proj"], task_type="CAUSAL_LM")
-        )
+        lora = LoraConfig(r=4, lora_alpha=8, target_modules=["up_proj"], task_type="CAUSAL_LM")
+        tuned: Any = get_peft_model(model, lora)
         layer: Any = tuned.base_model.model.model.layers[0].mlp.up_proj
         a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
         torch.nn.init.normal_(b, std=0.1)

@@ -6,6 +6,7 @@ The processes die with this one, and all of them with any of them.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -60,9 +61,9 @@ def choose(job: Mapping[str, Any], processes: int) -> tuple[str, str]:
 def refusals(settings: Mapping[str, Any], processes: int, chosen: str, on_gpus: bool) -> list[Finding]:
     """Findings against training with this many processes, these settings and the strategy `chosen`."""
     findings = []
-    if settings["batch_size"] % processes:
-        near = settings["batch_size"] // processes * processes or processes
-        message = f"batches of {settings['batch_size']} rows cannot be split over {processes} devices"
+    if (batch := settings["batch_size"]) % processes:
+        near = batch // processes * processes or processes
+        message = f"batches of {batch} rows cannot be split over {processes} devices"
         fix = (
             f"set training.batch_size: {near} or {near + processes}, or give FINETUNE_DEVICES another number of devices"
         )
@@ -71,10 +72,8 @@ def refusals(settings: Mapping[str, Any], processes: int, chosen: str, on_gpus: 
         message = (
             "4-bit weights are not split over devices: the constants they are read back with belong to whole tensors"
         )
-        fix = (
-            "set FINETUNE_PARALLEL=ddp if the base fits on each device in four bits, or set training.method: lora, "
-            "which is sharded in 16 bits"
-        )
+        fix = "set FINETUNE_PARALLEL=ddp if the base fits on each device in four bits, or set training.method: lora, "
+        fix += "which is sharded in 16 bits"
         findings.append(Finding("training.four_bit_sharded", "error", "task.yaml: training.method", message, fix))
     if chosen == "fsdp2" and not on_gpus:
         message = "a model is split over GPUs only"
@@ -92,20 +91,14 @@ def _least_bytes(job: Mapping[str, Any], on_gpus: bool) -> int:
 
 def _cards() -> list[int]:
     """Bytes of memory of each visible NVIDIA device."""
-    if not os.environ.get("CUDA_VISIBLE_DEVICES"):
-        return []
-    try:
-        return gpu_memory("total")
-    except OutsideError:
-        return []
+    with contextlib.suppress(OutsideError):
+        return gpu_memory("total") if os.environ.get("CUDA_VISIBLE_DEVICES") else []
+    return []
 
 
 def launch(job_file: Path, out: Path, processes: int, chosen: str) -> int:
-    """Run the job file in `processes` processes. After a failure out/error.json says what happened.
-
-    Returns:
-        0, or the exit code of the cause; negative: the signal that killed one of the processes.
-    """
+    """Run the job file in `processes` processes. Returns 0, or the exit code of the cause (negative: the signal that killed one
+    of them); out/error.json then says what happened."""
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # error.json says it
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -142,9 +135,7 @@ def launch(job_file: Path, out: Path, processes: int, chosen: str) -> int:
 
 def _outcome(out: Path, codes: Mapping[int, int], stopped: str | None) -> int:
     """The exit code of the cause: a refusal or lack of memory, a stop, a kill, or an error, in this order.
-
-    A process that loses its peer fails too; what it says of that does not hide a kill.
-    """
+    A process that loses its peer fails too; what it says of that does not hide a kill."""
     error = read_json(out / "error.json") if (out / "error.json").is_file() else None
     if error and error["code"] in NO_RETRY:
         return int(error["code"])

@@ -29,10 +29,7 @@ def keep_freed_memory(mapped_from: int = 1 << 30, given_back_from: int = 1 << 30
 
     By its own limits (32 and 64 MiB at most) large tensors are mapped anew each time, and the kernel clears every page:
     a tenth of a training step's processor time on a CPU. What is kept at once is not more than without.
-
-    Args:
-        mapped_from: Blocks from this size in bytes are mapped separately, and unmapped when freed.
-        given_back_from: Free bytes at the end of the heap from which memory is returned to the system.
+    mapped_from: blocks of so many bytes are mapped separately; given_back_from: more free bytes go back to the system.
     """
     if sys.platform.startswith("linux") and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for most in (32 << 20, mapped_from):  # an older glibc takes no more than the first
@@ -85,9 +82,7 @@ def die_with_parent() -> None:
 
 def watch_parent() -> None:
     """End this process soon after its parent is gone, even while its main thread waits in an exchange with others.
-
-    Signal handlers run only when the main thread comes back to Python; waiting for a process that died, it may not.
-    """
+    Signal handlers run only when the main thread comes back to Python; waiting for a process that died, it may not."""
     parent = os.getppid()
 
     def look() -> None:
@@ -152,10 +147,7 @@ def describe(code: int) -> str:
     if code in named:
         return f"{named[code]} (exit code {code})"
     if code < 0:
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = f"signal {-code}"
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         hint = ", most often the kernel's out-of-memory killer" if name == "SIGKILL" else ""
         return f"killed by {name}{hint} (exit code {code})"
     return f"failed (exit code {code})"

@@ -86,9 +86,7 @@ def _end(
     group: int, marker: str, reap: Callable[[], object], grace: tuple[float, float], log: Callable[[str], None]
 ) -> None:
     """SIGINT, then SIGTERM, then SIGKILL to every living process, waiting `grace` seconds after the first two.
-
-    `reap` collects the direct child. An exception while waiting (a second Ctrl-C) means: kill now.
-    """
+    `reap` collects the direct child. An exception while waiting (a second Ctrl-C) means: kill now."""
     try:
         for number, seconds in zip((signal.SIGINT, signal.SIGTERM), grace, strict=True):
             processes = _living(group, marker)
@@ -115,9 +113,9 @@ def _kill(group: int, marker: str, reap: Callable[[], object], log: Callable[[st
         killed.update(processes)
         reap()
         if time.monotonic() > limit:
+            fix = "look at `ps -o pid,stat,wchan` and free what they wait for"
             raise RuntimeError(
-                f"processes {[p.pid for p in processes]} survive SIGKILL (waiting in the kernel?): look at "
-                "`ps -o pid,stat,wchan` and free what they wait for"
+                f"processes {[p.pid for p in processes]} survive SIGKILL (waiting in the kernel?): {fix}"
             )
         time.sleep(0.05)
     reap()

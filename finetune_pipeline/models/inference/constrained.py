@@ -33,16 +33,10 @@ class UnsupportedSchema(ValueError):
 
 
 class Grammar:
-    """A JSON schema compiled for one tokenizer.
+    """A JSON schema (draft 2020-12) compiled for one tokenizer. The keys of answers follow the order of its properties.
 
-    Attributes:
-        identity: What determines a constrained answer besides the model, the prompt and its length; plain JSON.
-
-    Args:
-        schema: JSON schema (draft 2020-12). The keys of answers follow the order of its properties.
-
-    Raises:
-        UnsupportedSchema: llguidance does not support the schema or the tokenizer, or no answer can satisfy the schema.
+    identity: what determines a constrained answer besides the model, the prompt and its length; plain JSON. Raises
+    UnsupportedSchema if llguidance does not support the schema or the tokenizer, or no answer can satisfy the schema.
     """
 
     def __init__(self, schema: Mapping[str, Any], tokenizer: Any) -> None:
@@ -70,11 +64,7 @@ class ConstrainedAnswer:
 
     def choose(self, logits: np.ndarray, ends: Collection[int]) -> int:
         """Append the most likely token that the schema allows, and return it. If none is possible, the answer ends, invalid.
-
-        Args:
-            logits: Of the next token, [vocabulary].
-            ends: Tokens that end an answer, allowed once it is complete; all other control tokens are never allowed.
-        """
+        logits: of the next token, [vocabulary]. ends: tokens that end an answer, the only control tokens ever allowed."""
         scores = np.where(self._allowed(len(logits), ends), logits, -np.inf)
         token = int(scores.argmax())
         if scores[token] == -np.inf:
@@ -85,9 +75,7 @@ class ConstrainedAnswer:
 
     def _allowed(self, size: int, ends: Collection[int]) -> np.ndarray:
         """Return the mask of tokens that may come next, [size]; the model may have more tokens than its tokenizer.
-
-        llguidance's mask excludes control tokens; those that end an answer are added once it is complete.
-        """
+        llguidance's mask excludes control tokens; those that end an answer are added once it is complete."""
         allowed = np.zeros(size, dtype=bool)
         bits = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), np.uint8), bitorder="little")[:size]
         allowed[: len(bits)] = bits

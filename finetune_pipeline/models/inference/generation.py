@@ -60,13 +60,8 @@ def generate_and_score(
     order = []
     for i, prompt in enumerate(prompts):
         if not prompt or (limit and len(prompt) + max_new_tokens > limit):
-            answers[i].status = "error"
-            answers[i].error = (
-                f"the prompt has {len(prompt)} tokens; with {max_new_tokens} new tokens that is more than "
-                f"the model's {limit}"
-                if prompt
-                else "the prompt is empty"
-            )
+            long = f"the prompt has {len(prompt)} tokens; with {max_new_tokens} new tokens that is more than the model's {limit}"
+            answers[i].status, answers[i].error = "error", long if prompt else "the prompt is empty"
         else:
             order.append(i)
 
@@ -97,16 +92,14 @@ def generate_and_score(
             try:
                 work(reader, rows)
             except Exception as error:  # noqa: BLE001 - the rows are tried one by one; what fails is told in its row
-                say(
-                    f"{stage}: a batch of {len(rows)} failed ({type(error).__name__}: {error}); trying its rows one by one"
-                )
+                why = f"{type(error).__name__}: {error}"
+                say(f"{stage}: a batch of {len(rows)} failed ({why}); trying its rows one by one")
                 for i in rows:
                     try:
                         work(reader, [i])
                     except Exception as reason:  # noqa: BLE001
-                        answers[i] = Answer(
-                            status="error", error=f"{type(reason).__name__}: {reason}", prompt_tokens=len(prompts[i])
-                        )
+                        why = f"{type(reason).__name__}: {reason}"
+                        answers[i] = Answer(status="error", error=why, prompt_tokens=len(prompts[i]))
             done += len(rows)
             if len(order) > 1:
                 progress.tell(stage, name, step=done, of=len(order))

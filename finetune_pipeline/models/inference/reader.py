@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from transformers import DynamicCache
 
 from finetune_pipeline.models.inference.constrained import Grammar
-from finetune_pipeline.models.inference.shared_reading import Ids, Tree, branch, grows_plainly, keep_rows, with_room
+from finetune_pipeline.models.inference.shared_reading import Ids, Tree, branch, grows_plainly, with_room
 from finetune_pipeline.models.inference.trial import APART, PLAIN, way_of_reading
 
 _READ_AT_ONCE = 2048
@@ -40,7 +40,7 @@ class Prefilled:
             return self
         keep = torch.tensor(chosen, device=self.seen.device)
         cache = branch(self.cache)
-        keep_rows(cache, keep)
+        cache.reorder_cache(keep)  # type: ignore[arg-type]  # any tensor of integers; batch_select_indices knows no states
         return Prefilled(cache, self.seen[keep], self.logits[keep], self.before)
 
 
@@ -111,16 +111,13 @@ class Reader:
         """Return the logits of `ids` behind a batch's cache; before: of :class:`Prefilled`."""
         if before:
             more["common_prefix"] = self.cache
-        logits: torch.Tensor = self.model(
-            input_ids=ids, attention_mask=mask, position_ids=places, cache=cache, use_cache=True, **more
-        ).logits
+        more |= {"attention_mask": mask, "position_ids": places, "cache": cache, "use_cache": True}
+        logits: torch.Tensor = self.model(input_ids=ids, **more).logits
         return logits
 
     def continuations(self, batch: Prefilled, texts: Sequence[Sequence[Ids]]) -> list[list[torch.Tensor]]:
         """Return the logits [tokens, vocabulary] that predict each token of every continuation of every row.
-
-        texts[row] lists that row's continuations; each attends to the row's prompt and itself. The batch is not changed.
-        """
+        texts[row] lists that row's continuations; each attends to the row's prompt and itself. The batch is not changed."""
         if self.way == PLAIN:
             return self._one_by_one(batch, texts)
         same = {id(row): Tree.of(row) for row in texts}  # most rows share one list of labels
@@ -213,7 +210,7 @@ class Reader:
                 break
             if len(left) < len(active):
                 keep = torch.tensor(left, device=seen.device)
-                keep_rows(cache, keep)
+                cache.reorder_cache(keep)  # type: ignore[arg-type]
                 seen, token, active = seen[keep], token[keep], [active[i] for i in left]
             places = batch.before + seen.sum(1, keepdim=True)
             seen = torch.cat([seen, seen.new_ones(len(active), 1)], 1)

@@ -112,16 +112,9 @@ def branch(cache: DynamicCache) -> DynamicCache:
     return own
 
 
-def keep_rows(cache: DynamicCache, rows: torch.Tensor) -> None:
-    """Keep some rows of a cache's batch, in place. `batch_select_indices` of transformers does not know states."""
-    cache.reorder_cache(rows)  # type: ignore[arg-type]  # any tensor of integers
-
-
 def with_room(cache: DynamicCache, room: int) -> DynamicCache:
     """Copy a cache with room for `room` more tokens; the default cache of transformers copies everything for each new token.
-
-    Caches with other layer types (sliding windows, states) are only branched.
-    """
+    Caches with other layer types (sliding windows, states) are only branched."""
     own = branch(cache)
     if room and grows_plainly(cache) and cache.get_seq_length():
         own.layers = [_RoomyLayer(layer, room) for layer in cache.layers]

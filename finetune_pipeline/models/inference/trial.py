@@ -50,7 +50,7 @@ def _first_that_works(model: Any, reader: Callable[[Any, list[int], str], Any]) 
     before, problem = config._attn_implementation, ""
     prefix, *rest = (_words(numbers, config.vocab_size) for numbers in (_PREFIX, *_PROMPTS, *_TEXTS))
     prompts, texts = rest[: len(_PROMPTS)], rest[len(_PROMPTS) :]
-    alone = [_alone(model, prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
+    separate = [alone(model, prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
     for way in (APART, TREES, PLAIN):
         if way == APART and not prefix_attention.switch_on(model):
             continue
@@ -60,11 +60,9 @@ def _first_that_works(model: Any, reader: Callable[[Any, list[int], str], Any]) 
             for at in range(0, len(prompts), size):
                 batch = tried.read(prompts[at : at + size])
                 rows += tried.continuations(batch, [texts] * len(batch.logits))
-            problem = (
-                _difference([row[i] for i, row in enumerate(rows)], alone, way)
-                if tried.way == way
-                else "its cache does not allow it"
-            )
+            problem = _difference([row[i] for i, row in enumerate(rows)], separate, way)
+            if tried.way != way:
+                problem = "its cache does not allow it"
         except _RAISED as error:
             problem = f"{type(error).__name__}: {error}"
         if not problem:
@@ -82,18 +80,17 @@ def _words(numbers: list[int], vocabulary: int) -> list[int]:
     return [vocabulary // 4 + number * max(1, vocabulary // 64) for number in numbers]
 
 
-def _alone(model: Any, prompt: list[int], text: list[int]) -> torch.Tensor:
+def alone(model: Any, prompt: list[int], text: list[int], **more: Any) -> torch.Tensor:
+    """Return the logits [tokens, vocabulary] that predict each token of a text after the prompt, read as one row."""
     ids = torch.tensor([[*prompt, *text[:-1]]], device=model.device)
-    logits: torch.Tensor = model(input_ids=ids).logits[0, len(prompt) - 1 :]
+    logits: torch.Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), **more).logits[0, -len(text) :]
     return logits
 
 
-def _difference(found: list[torch.Tensor], alone: list[torch.Tensor], way: str) -> str:
+def _difference(found: list[torch.Tensor], separate: list[torch.Tensor], way: str) -> str:
     """Return how far the logits of a trial are from those of each row alone; empty if that is rounding.
-
-    Logits of a damaged model, which are not finite, are not compared: whoever reads them says so.
-    """
-    left, right = torch.cat(found).float(), torch.cat(alone).float()
+    Logits of a damaged model, which are not finite, are not compared: whoever reads them says so."""
+    left, right = torch.cat(found).float(), torch.cat(separate).float()
     if not right.isfinite().all():
         return ""
     gap = ((left - right).norm() / right.norm().clamp(min=1e-6)).item()

@@ -14,9 +14,11 @@ Nothing here imports torch at import time, since ``task.yaml`` is read everywher
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
+
+from pydantic import Field
 
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.outputs import Section
@@ -57,10 +59,8 @@ class Kind:
 
     Attributes:
         name: As in the facts of ``merged_model``; models.merging makes each kind servable.
-        tensors: Regular expression that matches in the names of all tensors it may save.
-        contents: Description of these tensors.
-        trained: Name of the trained model in merge_parity.
-        served: Name of the served model in merge_parity.
+        tensors: Regular expression that matches in the names of all tensors it may save; contents: their description.
+        trained, served: Names of the trained and the served model in merge_parity.
         sentence: Beginning of a sentence on the served model.
         adapter: Whether it is an adapter folder; else a whole model, or one at an endpoint.
         stored_whole: Whether the registry refers to the stored model; else it stores the adapter and refers to the base.
@@ -95,23 +95,18 @@ class Shape(Protocol):
     def head_dim(self) -> int: ...
     @property
     def parameters(self) -> int: ...
-    def targeted(self, targets: Sequence[str] | str) -> Iterator[Any]: ...
+    def targeted(self, targets: Sequence[str] | str) -> Sequence[Any]: ...
 
 
 class Method(ABC):
     """A training method.
 
     Attributes:
-        name: Its name in ``training.method``.
-        order: Position in tables.
-        trains: What is trained.
-        gives: What the user gets.
-        when: When to use it.
-        section: The section of ``training`` with its own settings; methods may share one.
-        options: The model of that section.
+        name: Its name in ``training.method``; order: position in tables.
+        trains, gives, when: What is trained, what the user gets, and when to use it.
+        section, options: The section of ``training`` with its own settings, and its model; methods may share one.
         defaults: Defaults of unset settings that differ from :data:`COMMON`.
         holds: How the base is stored in memory: in 4 bits, in the compute dtype, or (if all of it is trained) in float32.
-        kind: The kind of its result.
         checkpointing: Whether gradient checkpointing works with it.
         trains_inputs: Whether gradients reach the embeddings, so that the first layer saves what others do.
         smaller: The method to use instead when memory is short.
@@ -141,13 +136,8 @@ class Method(ABC):
         """Return the problems of this method's own settings in ``spec.training``."""
         return []
 
-    def check_base(self, training: Any, config: Settings, layers: Callable[[], tuple[set[str], bool]]) -> list[Finding]:
-        """Return the problems of training this base.
-
-        Args:
-            config: The base's config.json.
-            layers: Returns the names of its linear layers, and whether the list is complete.
-        """
+    def check_base(self, training: Any, config: Settings, layers: Callable[[], set[str]]) -> list[Finding]:
+        """Return the problems of training a base with this config.json; layers: returns the names of its linear layers."""
         return []
 
     def phases(self, settings: Settings) -> list[Settings]:
@@ -178,14 +168,8 @@ class Method(ABC):
 
     @abstractmethod
     def add(self, model: Any, tokenizer: Any, settings: Settings, task_text: str) -> Added:
-        """Add the trainable weights to the loaded base.
-
-        Args:
-            task_text: The training rows' text about the task (training.rows.task_text).
-
-        Raises:
-            JobError: The settings do not fit this base or these rows.
-        """
+        """Add the trainable weights to the loaded base; task_text: of training.rows. Raises JobError if the settings do not fit
+        this base or these rows."""
 
 
 METHODS: dict[str, Method] = {}
@@ -220,9 +204,13 @@ def register(cls: M) -> M:
     return cls
 
 
-def by_method(key: str) -> Callable[[dict[str, Any]], Any]:
-    """Return a pydantic default factory: the default of `key` for the spec's method."""
-    return lambda settings: METHODS[settings["method"]].default(key).value
+def by_method(key: str, meaning: str = "", **limits: Any) -> Any:
+    """Return the field of a setting whose default is that of the spec's method. limits: of its value."""
+
+    def default(settings: dict[str, Any]) -> Any:
+        return METHODS[settings["method"]].default(key).value
+
+    return Field(default_factory=default, description=_described(key, meaning), **limits)
 
 
 def largest_micro_batch(settings: dict[str, Any]) -> int:
@@ -242,7 +230,7 @@ def default_table() -> list[tuple[str, str, str, str]]:
     return [(key, ", ".join(methods), value, source) for (key, value, source), methods in rows.items()]
 
 
-def described(key: str, meaning: str = "") -> str:
+def _described(key: str, meaning: str) -> str:
     """Return a field's description, with its default for each method."""
     methods: dict[Any, list[str]] = {}
     for method in METHODS.values():

@@ -48,31 +48,27 @@ class LowRank(Method):
     def check(self, training: Any) -> list[Finding]:
         """Check the targets. The output head is excluded: many bases tie it to the embedding, and it is computed only for loss."""
         lora, key = getattr(training, self.section), f"training.{self.section}"
-        findings = []
+        wrong = {}
         if lora.target_modules == []:
-            fix = "write all-linear, or name layers such as q_proj and v_proj"
-            findings.append(("the list is empty: no layer would be trained", fix))
-        if not isinstance(lora.target_modules, str):
-            findings += [
-                (
-                    f"{name!r} is the embedding or the output head, which adapters here do not change",
-                    f"remove {name}; method: full trains everything",
-                )
-                for name in lora.target_modules
-                if name.rpartition(".")[2] in NOT_ADAPTED
-            ]
+            wrong["the list is empty: no layer would be trained"] = (
+                "write all-linear, or name layers such as q_proj and v_proj"
+            )
+        for name in lora.target_modules if isinstance(lora.target_modules, list) else ():
+            if name.rpartition(".")[2] in NOT_ADAPTED:
+                message = f"{name!r} is the embedding or the output head, which adapters here do not change"
+                wrong[message] = f"remove {name}; method: full trains everything"
         place = f"task.yaml: {key}.target_modules"
-        return [Finding("spec.target_modules", "error", place, message, fix) for message, fix in findings]
+        return [Finding("spec.target_modules", "error", place, message, fix) for message, fix in wrong.items()]
 
-    def check_base(self, training: Any, config: Settings, layers: Callable[[], tuple[set[str], bool]]) -> list[Finding]:
+    def check_base(self, training: Any, config: Settings, layers: Callable[[], set[str]]) -> list[Finding]:
         """Check that every named layer exists; PEFT matches all modules whose names end with it."""
         wanted = getattr(training, self.section).target_modules
         if isinstance(wanted, str):
             return []
-        names, complete = layers()
+        names = layers()
         known = {*names, *NOT_ADAPTED}  # `check` reports the latter
         missing = [name for name in wanted if name.rpartition(".")[2] not in known and not re.search(r"[*\\]", name)]
-        if not missing or not complete:
+        if not missing:
             return []
         message = f"the base model ({config.get('model_type')}) has no linear layers named {', '.join(missing)}"
         fix = f"choose from {', '.join(sorted(names))}, or write all-linear"
@@ -83,15 +79,13 @@ class LowRank(Method):
         """Return r (in + out) per layer (Hu et al. 2021, section 4.1); with DoRA one more number per output (Liu et al. 2024,
         section 4.1)."""
         lora = settings[self.section]
-        return sum(
-            lora["r"] * (layer.fan_in + layer.fan_out) + (layer.fan_out if lora["dora"] else 0)
-            for layer in shape.targeted(lora["target_modules"])
-        )
+        layers = shape.targeted(lora["target_modules"])
+        return sum(lora["r"] * (layer.fan_in + layer.fan_out) + lora["dora"] * layer.fan_out for layer in layers)
 
     def kept_bytes(self, settings: Settings, shape: Shape, tokens: int, width: int) -> int:
         """Return the bytes of one input tensor per group of layers that share it, its dropout mask, and both matrices' products."""
         lora = settings[self.section]
-        layers = list(shape.targeted(lora["target_modules"]))
+        layers = shape.targeted(lora["target_modules"])
         if lora["dora"]:  # PEFT's own arithmetic: a float32 copy and a mask for every layer, and its results
             return sum(tokens * (5 * layer.fan_in + 12 * layer.fan_out) // shape.layers for layer in layers)
         widths = {"qkv": shape.hidden, "o": shape.heads * shape.head_dim, "up": shape.hidden, "down": shape.inner}
@@ -109,11 +103,8 @@ class LowRank(Method):
         return {_JOINED.get(name) or _INPUTS.get(name.removesuffix("_proj"), "up") for name in names}
 
     def add(self, model: Any, tokenizer: Any, settings: Settings, task_text: str) -> Added:
-        """Return a PEFT model with float32 weights, without the output head, like PEFT's all-linear.
-
-        Raises:
-            JobError: PEFT does not adapt these layers of this architecture.
-        """
+        """Return a PEFT model with float32 weights, without the output head, like PEFT's all-linear. Raises JobError if
+        PEFT does not adapt these layers of this architecture."""
         from peft import LoraConfig, get_peft_model
 
         lora = settings[self.section]
@@ -145,9 +136,7 @@ def expert_blocks(names: Iterable[str]) -> set[str]:
 
 def _beside_experts(model: Any) -> list[str]:
     """Return the linear layers outside the blocks of experts, in a mixture of experts; empty for other models.
-
-    Their experts are joined into one weight a layer, for which PEFT's adapters cannot be merged into the base.
-    """
+    Their experts are joined into one weight a layer, for which PEFT's adapters cannot be merged into the base."""
     from torch.nn import Linear
 
     blocks = expert_blocks(name for name, _ in model.named_parameters())

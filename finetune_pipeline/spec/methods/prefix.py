@@ -52,7 +52,7 @@ class Prefix(SoftPrompt):
         )
     }
 
-    def check_base(self, training: Any, config: Settings, layers: Callable[[], tuple[set[str], bool]]) -> list[Finding]:
+    def check_base(self, training: Any, config: Settings, layers: Callable[[], set[str]]) -> list[Finding]:
         other = sorted({*(config.get("layer_types") or [])} - {"full_attention", "sliding_attention"})
         if other:
             message = (
@@ -62,7 +62,7 @@ class Prefix(SoftPrompt):
         window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
         tokens = training.prefix.tokens
         if not window or tokens < window:
-            return []
+            return super().check_base(training, config, layers)
         message = f"a prefix of {tokens} tokens does not fit into the sliding window of {window} tokens of some layers"
         fix = f"set training.prefix.tokens: {window // 2} or less, or use method: prompt"
         return [Finding("training.prefix_window", "error", "task.yaml: training.prefix.tokens", message, fix)]

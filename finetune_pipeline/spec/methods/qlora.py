@@ -41,7 +41,7 @@ class QLora(LowRank):
         ),
     }
 
-    def check_base(self, training: Any, config: Settings, layers: Callable[[], tuple[set[str], bool]]) -> list[Finding]:
+    def check_base(self, training: Any, config: Settings, layers: Callable[[], set[str]]) -> list[Finding]:
         if not any((config.get(key) or 0) > 1 for key in _EXPERTS):
             return super().check_base(training, config, layers)
         message = f"the experts of {config.get('model_type')}, most of its weights, cannot be stored in 4 bits"

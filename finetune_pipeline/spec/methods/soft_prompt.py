@@ -3,12 +3,15 @@ packed batches."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.methods.base import Added, Method, Settings
+
+_ALL_SLIDING = ("mistral", "mixtral", "phi3", "starcoder2")
+"""Architectures whose layers are all alike: a sliding window in config.json is that of every layer."""
 
 
 class SoftPrompt(Method):
@@ -27,12 +30,18 @@ class SoftPrompt(Method):
         )
         return [Finding("spec.soft_prompt_options", "error", f"task.yaml: {key}.text", message, fix)]
 
-    def first_text(self, settings: Settings, task_text: str) -> str | None:
-        """Return the text that initialises a soft prompt; None if no text does.
+    def check_base(self, training: Any, config: Settings, layers: Callable[[], set[str]]) -> list[Finding]:
+        """Warn if no layer lets an answer behind a long row see the virtual tokens."""
+        window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
+        kinds = config.get("layer_types") or ["sliding_attention"] * (config.get("model_type") in _ALL_SLIDING)
+        if not window or set(kinds) != {"sliding_attention"} or training.max_tokens <= window:
+            return []
+        message = f"every layer sees {window} tokens at most: behind longer rows the virtual tokens are out of sight"
+        fix = f"set training.max_tokens: {window} or less, or use method: lora"
+        return [Finding("training.soft_prompt_window", "warning", "task.yaml: training.method", message, fix)]
 
-        Raises:
-            JobError: init is ``task``, but there is no task_text.
-        """
+    def first_text(self, settings: Settings, task_text: str) -> str | None:
+        """Return the text that initialises a soft prompt; None if no text does. Raises JobError without the wanted task_text."""
         section = settings[self.section]
         if section["init"] == "text":
             return str(section["text"])
@@ -59,9 +68,7 @@ def repeated(ids: Sequence[int], number: int) -> list[int]:
 
 def accept_packed(model: Any, virtual_tokens: tuple[int, int]) -> None:
     """Make a PEFT model's forward accept packed batches (argument ``shared_prefix``), which contain the soft prompt once.
-
-    All other calls use PEFT's own forward, which repeats it for every row and rebuilds the mask.
-    """
+    All other calls use PEFT's own forward, which repeats it for every row and rebuilds the mask."""
     import torch
 
     plain = model.forward

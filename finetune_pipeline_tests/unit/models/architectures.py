@@ -61,6 +61,7 @@ _SETTINGS: dict[str, tuple[str, str, dict[str, Any]]] = {
         _COMMON | _HEADS | {"num_local_experts": 4, "num_experts_per_tok": 2},
     ),
     "mpt": ("MptConfig", "MptForCausalLM", {"d_model": 64, "n_heads": 4, "n_layers": 2, "max_seq_len": 512}),
+    "nemotron": ("NemotronConfig", "NemotronForCausalLM", _COMMON),
     "opt": (
         "OPTConfig", "OPTForCausalLM",
         {

@@ -30,11 +30,11 @@ def test_rows_and_whole_tensors_are_read_and_written_as_the_library_does(tmp_pat
     save_file(tensors, path, metadata={"format": "pt"})
     parts = {name: tensor.split(3) if tensor.dim() else (tensor,) for name, tensor in tensors.items()}
     assert write_tensors(own, shapes, parts.__getitem__, {"format": "pt"}) == digest_file(own) == digest_file(path)
-    with TensorFile(path) as file:
-        for name, tensor in tensors.items():
-            assert torch.equal(file.tensor(name), tensor) and file.tensor(name).dtype == tensor.dtype
-            assert b"".join(file.pieces(name)) == bytes(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
-        assert torch.equal(file.rows("z.weight", 100, 103), tensors["z.weight"][100:103])
+    file = TensorFile(path)
+    for name, tensor in tensors.items():
+        assert torch.equal(file.tensor(name), tensor) and file.tensor(name).dtype == tensor.dtype
+        assert b"".join(file.pieces(name)) == bytes(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    assert torch.equal(file.rows("z.weight", 100, 103), tensors["z.weight"][100:103])
     whole = path.read_bytes()
     for cut in (4, -1):
         path.write_bytes(whole[:cut])

@@ -52,6 +52,7 @@ def changed(name: str, **values: Any) -> tuple[str, str]:
         (changed(CONFIG, model_type="llama", text_config={"num_attention_heads": 0}), "`$.text_config.num_attention"),
         (changed(CONFIG, model_type="llama", layer_types=[["a"]]), "`$.layer_types[0]`"),
         (changed(CONFIG, hidden_size=64), "with its model_type"),
+        (changed(CONFIG, model_type="gemma3n", intermediate_size=[8, 8]), "intermediate_size: this family"),
         (changed(TOKENIZER, eos_token=[2]), "`$.eos_token`"),
         (changed(TOKENIZER, chat_template=[{"name": "default"}]), "`$.chat_template[0]`"),
         (changed(GENERATION, eos_token_id=["</s>"]), "`$.eos_token_id[0]`"),

@@ -73,8 +73,8 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any] | None, str, str, str]] = 
      "training.quantized_base", "error", "unquantized model"),
     ("no such layer", {"lora": {"target_modules": ["q_proj", "c_attn"]}}, LLAMA,
      "training.target_modules", "error", "choose from down_proj"),
-    ("no such layer in phi3", {"lora": {"target_modules": ["q_proj"]}}, {"model_type": "phi3"},
-     "training.target_modules", "error", "qkv_proj"),
+    ("prompt beyond every layer's window", {"method": "prompt"}, {"model_type": "mistral", "sliding_window": 512},
+     "training.soft_prompt_window", "warning", "max_tokens: 512"),
     ("longer than the context", {"max_tokens": 9000}, LLAMA,
      "training.context_length", "warning", "max_tokens: 8192"),
     ("virtual tokens beyond the context", {"method": "prompt", "max_tokens": 8150}, LLAMA,
@@ -101,7 +101,7 @@ SOUND: list[tuple[dict[str, Any], dict[str, Any] | None]] = [
     ({"method": "lora", "lora": {"rslora": True, "r": 8}}, LLAMA),
     ({"method": "qlora", "lora": {"target_modules": ["q_proj", "self_attn.v_proj"]}}, GEMMA),
     ({"method": "prompt", "prompt": {"init": "text", "text": "Sort it."}}, LLAMA),
-    ({"lora": {"target_modules": ["odd_name"]}}, {"model_type": "something_new"}),
+    ({"method": "prompt", "max_tokens": 512}, {"model_type": "mistral", "sliding_window": 512}),
 ]
 
 
@@ -114,7 +114,7 @@ def test_with_the_base_at_hand_layers_and_tokens_are_counted_exactly(tmp_path: P
     tiny = make_tiny_model(tmp_path / "base")
     config = json.loads((tiny / "config.json").read_text())
     layers = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj"
-    assert linear_layers(config, tiny) == (set(layers.split()), True)
+    assert linear_layers(tiny) == set(layers.split())
     problems = refusals(spec(lora={"target_modules": ["query"]}), config, tiny)
     assert [f.rule for f in problems] == ["training.target_modules"]
     assert refusals(spec(max_tokens=64), config, tiny) == []

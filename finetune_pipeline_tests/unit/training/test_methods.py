@@ -55,10 +55,7 @@ def _loss(folder: Path, inputs: Path, adapter: Path | None = None) -> float:
         return torch.nn.functional.cross_entropy(logits_to_learn(model, batch), batch["labels"]).item()
 
 
-@pytest.mark.parametrize(
-    ("name", "tensors"),
-    [("dora", 42), ("rslora", 28), ("prefix", 1), ("prompt", 1)],
-)
+@pytest.mark.parametrize(("name", "tensors"), [("dora", 42), ("rslora", 28), ("prefix", 1), ("prompt", 1)])
 def test_it_learns_and_what_is_saved_is_what_was_validated(
     inputs: Path, tmp_path: Path, name: str, tensors: int
 ) -> None:

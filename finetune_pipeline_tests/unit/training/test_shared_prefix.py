@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from finetune_pipeline.models.chat import load_tokenizer
+from finetune_pipeline.planning.shape import model_shape
 from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.training import attention
 from finetune_pipeline.training.fused import fuse
@@ -70,7 +71,7 @@ def test_same_loss_and_gradients_packed_and_padded(name: str, method: str, kind:
     ("architecture", "method", "packs"),
     [
         *((name, "lora", True) for name in ("mistral", "phi3", "gpt_neox", "mixtral", "opt", "gemma3_with_images")),
-        *((name, "lora", False) for name in ("gemma2", "gpt_oss", "stablelm", "falcon", "deepseek_v3")),
+        *((name, "lora", False) for name in ("gemma2", "gpt_oss", "stablelm", "falcon", "deepseek_v3", "nemotron")),
         *((name, "lora", False) for name in ("lfm2", "qwen3_next")),
         *(("qwen3_moe", method, True) for method in ("full", "prompt", "prefix")),
         ("gemma3_with_images", "qlora", True),
@@ -101,7 +102,7 @@ def test_architectures_learn_from_the_loss_of_each_row_alone(
     alone = torch.cat(losses).mean().item()
     padded_loss, padded = loss_and_gradients(model, PaddedCollator(2)(batch))
     assert padded_loss == pytest.approx(alone, rel=1e-4)
-    assert supports_shared_prefix(model)[0] is packs
+    assert supports_shared_prefix(model)[0] is packs is model_shape(base).packs, "the plan counts the same batches"
     fuse(model)
     collator: Any = packed_collator(model) if packs else PaddedCollator(2)
     loss, gradients = loss_and_gradients(model, collator(batch))
