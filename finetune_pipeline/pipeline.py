@@ -41,6 +41,16 @@ LOGS, DATA, BASELINE, TRAINING = "logs", "data", "baseline", "training"
 EVALUATION, RELEASE, PRODUCTION = "evaluation", "release", "production"
 GROUPS = (LOGS, DATA, BASELINE, TRAINING, EVALUATION, RELEASE, PRODUCTION)
 """Left to right: no step needs one of a group further right."""
+TESTED = {
+    "test_accuracy": "models.candidate.accuracy",
+    "test_accuracy_base": "models.base.accuracy",
+    "test_accuracy_linear": "models.simple_linear.accuracy",
+    "gain": "comparison.gain",
+    "gain_low": "comparison.interval[0]",
+    "gain_high": "comparison.interval[1]",
+    "test_rows": "comparison.n",
+}
+"""MLflow's metrics of an evaluation that the parent run shows, too."""
 
 STEPS = [
     Step(
@@ -91,8 +101,9 @@ STEPS = [
         needs=("validated_examples", "raw_examples"),
         settings=lambda spec, outside: {
             "kind": spec.output.kind,
-            **spec.data.model_dump(include={"near_duplicate_threshold", "scrub", "scrub_names", "scrub_region"}),
-            **spec.data.model_dump(include={"contradictions"}),
+            **spec.data.model_dump(
+                include={"near_duplicate_threshold", "scrub", "scrub_names", "scrub_region", "contradictions"}
+            ),
         },
         code_version="7",
         checks=(data_check.clean_accounted, data_check.no_personal_data),
@@ -125,29 +136,13 @@ STEPS = [
         kinds=("jsonl",),
         datasets=("train", "validation", "test"),
     ),
-    Step(
-        "train_split",
-        DATA,
-        "Rows for training and in-context examples.",
-        view_of="splits",
-        split="train",
-        kinds=("jsonl",),
-    ),
-    Step(
-        "validation_split",
-        DATA,
-        "Rows that choose the best prompt and the best checkpoint.",
-        view_of="splits",
-        split="validation",
-        kinds=("jsonl",),
-    ),
-    Step(
-        "test_split",
-        DATA,
-        "Sealed: only `test_predictions` opens it, and records every opening.",
-        view_of="splits",
-        split="test",
-        kinds=("jsonl",),
+    *(
+        Step(f"{split}_split", DATA, description, view_of="splits", split=split, kinds=("jsonl",))
+        for split, description in {
+            "train": "Rows for training and in-context examples.",
+            "validation": "Rows that choose the best prompt and the best checkpoint.",
+            "test": "Sealed: only `test_predictions` opens it, and records every opening.",
+        }.items()
     ),
     Step(
         "base_model",
@@ -440,26 +435,8 @@ STEPS = [
         },
         code_version="18",
         checks=evaluation_check.GATE_CHECKS,
-        metrics={
-            "test_accuracy": "models.candidate.accuracy",
-            "test_accuracy_base": "models.base.accuracy",
-            "test_accuracy_linear": "models.simple_linear.accuracy",
-            "gain": "comparison.gain",
-            "gain_low": "comparison.interval.0",
-            "gain_high": "comparison.interval.1",
-            "test_rows": "comparison.n",
-            "test_openings": "seal.count",
-            "total_seconds": "cost.seconds",
-        },
-        tells=(
-            "test_accuracy",
-            "test_accuracy_base",
-            "test_accuracy_linear",
-            "gain",
-            "gain_low",
-            "gain_high",
-            "test_rows",
-        ),
+        metrics={**TESTED, "test_openings": "seal.count", "total_seconds": "cost.seconds"},
+        tells=tuple(TESTED),
         shows=("plots", "gates.json"),
         kinds=("html", "markdown"),
     ),

@@ -147,7 +147,7 @@ class Step:
             artifact, and it is made anew when the step runs again.
         view_of: The step of whose artifact this one shows a `split`. A view has that step's version and makes nothing.
         datasets: Splits that are logged in MLflow as inputs of this step.
-        metrics: MLflow's metrics from nested facts, as name and dotted place; numbers that are facts themselves come besides.
+        metrics: MLflow's metrics from nested facts, as name and JMESPath; numbers that are facts themselves come besides.
         tells: Metrics that the parent run in MLflow shows, too, with the step's settings, data sets and verdict.
     """
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import jmespath
 
 from finetune_pipeline.data.examples import examples_of
 from finetune_pipeline.engine.files import digest_file, read_json
@@ -24,11 +25,10 @@ from finetune_pipeline.pipeline import PIPELINE, made_base
 from finetune_pipeline.progress import Reminders, tell
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.tracking.mlflow_store import TrackingError
-from finetune_pipeline.tracking.tracking import StepRun, Tracking
+from finetune_pipeline.tracking.step_run import StepRun
+from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline.trainers import preflight
 
-_ROLES = {"train": "training", "validation": "validation", "test": "test"}
-"""Maps splits to MLflow's contexts of data sets."""
 PAGES = {"report_page": "report.html", "audit_page": "audit.html", "drift_page": "drift.html"}
 """Pages in the artifact that Dagster's metadata links to."""
 
@@ -55,7 +55,7 @@ def _selected(context: dg.AssetExecutionContext) -> Set[dg.AssetKey]:
 
 def materialize(
     context: dg.AssetExecutionContext, task: Task, step: Step, store: Store, tracking: Tracking, compute: Compute
-) -> tuple[Artifact, dict[str, dg.MetadataValue]]:
+) -> tuple[Artifact, dict[str, Any]]:
     """Make (or find) one step's artifact. Returns it with the metadata to show in Dagster."""
     if is_stopping(context.op_execution_context):
         raise dg.Failure("the run was cancelled", allow_retries=False)
@@ -106,9 +106,8 @@ def materialize(
             _log_datasets(run.parent, step, task, run_inputs, store)
         for file in step.shows:
             if (artifact.folder / file).exists():
-                run.log_artifact(artifact.folder / file, file if (artifact.folder / file).is_dir() else None)
-        run.set_tags({"artifact_folder": str(artifact.folder)})
-        run.set_tags(_story(artifact))
+                run.log_artifact(artifact.folder / file)
+        run.set_tags({"artifact_folder": str(artifact.folder), **_story(artifact)})
         metadata = as_metadata({**facts, "reused": artifact.reused, "folder": artifact.folder, "mlflow": run.url})
         metadata |= _pages(artifact)
     tell(name, "done", reused=artifact.reused, sentence=str(artifact.facts.get("sentence", "")))
@@ -139,13 +138,10 @@ def counts_as_markdown(rows: int, labels: Mapping[str, int], origins: Mapping[st
     for title, counts in (("Label", labels), ("Origin", origins)):
         if counts:
             lines += ["", f"| {title} | rows | share |", "|---|---:|---:|"]
-            lines += [f"| {_as_code(name)} | {n} | {n / max(1, rows):.1%} |" for name, n in most_first(counts).items()]
+        for name, n in most_first(counts).items():
+            plain = " ".join(name.split()).replace("|", "/").replace("`", "'")
+            lines.append(f"| `{plain}` | {n} | {n / max(1, rows):.1%} |")
     return "\n".join(lines) + "\n"
-
-
-def _as_code(name: str) -> str:
-    """Format a label as an escaped code span in a table cell."""
-    return f"`{' '.join(name.split()).replace('|', '/').replace('`', chr(39))}`"
 
 
 def _without_quotes(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,25 +177,15 @@ def _story(artifact: Artifact) -> dict[str, Any]:
 
 def metrics_of(step: Step, artifact: Artifact) -> dict[str, float]:
     """Return numeric facts, nested numbers that the step names, and time and memory."""
-    facts = {**artifact.facts, "measured": _measured(artifact)}
-    places = {name: name for name in facts} | dict(step.metrics)
-    places |= {"seconds": "measured.seconds", "peak_memory_mib": "measured.peak_memory_mib"}
-    values = {name: _at(facts, place) for name, place in places.items()}
+    measured = _measured(artifact)
+    values = {
+        **artifact.facts,
+        **{name: jmespath.search(place, artifact.facts) for name, place in step.metrics.items()},
+        **{name: measured.get(name) for name in ("seconds", "peak_memory_mib")},
+    }
     return {
         name: float(value) for name, value in values.items() if isinstance(value, int | float) and math.isfinite(value)
     }
-
-
-def _at(facts: Any, place: str) -> Any:
-    """Return the value at a dotted path of nested facts, or None."""
-    for key in place.split("."):
-        if isinstance(facts, Mapping):
-            facts = facts.get(key)
-        elif isinstance(facts, Sequence) and key.isdigit():
-            facts = facts[int(key)]
-        else:
-            return None
-    return facts
 
 
 def _send_history(run: StepRun, job: Mapping[str, Any]) -> None:
@@ -236,33 +222,24 @@ def _log_datasets(run: StepRun, step: Step, task: Task, run_inputs: RunInputs, s
             f"{task.name}_{split}",
             digest_file(path),
             str(path),
-            _ROLES[split],
+            {"train": "training"}.get(split, split),
             {"num_rows": splits.facts["counts"][split], "version": splits.version},
         )
 
 
-def as_metadata(facts: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
-    """Convert every fact to a metadata value, with numbers rounded to four significant figures.
+def as_metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert every fact for Dagster's metadata, with numbers rounded to four significant figures.
 
-    ``summary_markdown`` becomes rendered text, a Path a path, rows and groups of plain values a table, other containers JSON.
+    ``summary_markdown`` becomes rendered text, rows and groups of plain values a table, other containers JSON.
     """
-    shown: dict[str, dg.MetadataValue] = {}
+    shown: dict[str, Any] = {}
     for name, value in facts.items():
         if name.endswith("_markdown"):
             shown[name.removesuffix("_markdown")] = dg.MetadataValue.md(str(value))
-        elif isinstance(value, bool):
-            shown[name] = dg.MetadataValue.bool(value)
-        elif isinstance(value, int):
-            shown[name] = dg.MetadataValue.int(value)
-        elif isinstance(value, float):
-            finite = math.isfinite(value)
-            shown[name] = dg.MetadataValue.float(_rounded(value)) if finite else dg.MetadataValue.text(str(value))
-        elif isinstance(value, Path):
-            shown[name] = dg.MetadataValue.path(value)
         elif isinstance(value, str) and value.startswith(("http://", "https://")):
             shown[name] = dg.MetadataValue.url(value)
-        elif isinstance(value, str):
-            shown[name] = dg.MetadataValue.text(value)
+        elif isinstance(value, str | int | float | Path):  # Dagster knows their types
+            shown[name] = str(value) if isinstance(value, float) and not math.isfinite(value) else _rounded(value)
         elif value is not None:
             shown[name] = _table(value) or dg.MetadataValue.json(_rounded(value))
     return shown

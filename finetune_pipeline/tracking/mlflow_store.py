@@ -10,7 +10,7 @@ import re
 import signal
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -213,15 +213,14 @@ _SHORTEST = 8
 _IN_ADDRESS = re.compile(r"(?<=://)[^/@\s]+@")
 
 
-def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
+def redact(text: str) -> str:
     """Replace the values of secret environment variables and logins in addresses in `text`.
 
     A variable is secret if its name ends in KEY, TOKEN, SECRET, PASSWORD or CREDENTIALS and its value has 8 characters
     or more (shorter ones would match ordinary words).
     """
-    env = os.environ if environment is None else environment
     text = text.encode("utf-8", "backslashreplace").decode()  # a file name may hold bytes that are no text
-    secrets = {v: n for n, v in env.items() if _SECRET_VARIABLE.search(n) and len(v) >= _SHORTEST}
+    secrets = {v: n for n, v in os.environ.items() if _SECRET_VARIABLE.search(n) and len(v) >= _SHORTEST}
     for value in sorted(secrets, key=len, reverse=True):
         text = text.replace(value, f"[{secrets[value]} redacted]")
     return _IN_ADDRESS.sub("[redacted]@", text)

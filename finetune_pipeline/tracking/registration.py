@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,9 @@ def register(tracking: Tracking, request: Mapping[str, Any], *, run_id: str, tag
     name, merged, kind = str(request["name"]), Path(request["merged"]), str(request["kind"])
     with open_registry(tracking) as client:
         settle(client, name)
-        version = _version_of_adapter(client, name, request["adapter_version"])
+        adapter_version = request["adapter_version"]
+        wanted = f"name = '{name}' and tags.`{ADAPTER_VERSION}` = '{adapter_version}'"
+        version = min((int(v.version) for v in client.search_model_versions(wanted)), default=None)
         if version is None:
             hosted = read_hosted(merged)
             endpoint = {"base_model": hosted.base_model, "endpoint": hosted.model_dump()} if hosted else None
@@ -57,7 +59,7 @@ def register(tracking: Tracking, request: Mapping[str, Any], *, run_id: str, tag
                     **(endpoint or _weights(kind, merged, request)),
                 },
                 run_id=run_id,
-                tags={**_texts(tags), ADAPTER_VERSION: request["adapter_version"]},
+                tags={**_texts(tags), ADAPTER_VERSION: adapter_version},
             )
         else:
             for key, value in _texts(tags).items():
@@ -146,7 +148,11 @@ def _create(
                 # addresses: MLflow would take ? and %XX in a path for parts of one
                 artifacts={part: Path(path).absolute().as_uri() for part, path in files.items()},
                 signature=ModelSignature(Schema([ColSpec("string", "text")]), Schema([ColSpec("string")])),
-                pip_requirements=_requirements(_NEEDED_TO_ASK if hosted else _NEEDED_TO_SERVE),
+                # MLflow would import everything to infer them
+                pip_requirements=[
+                    f"{package}=={importlib.metadata.version(package).partition('+')[0]}"
+                    for package in (_NEEDED_TO_ASK if hosted else _NEEDED_TO_SERVE)
+                ],
                 mlflow_model=Model(
                     model_id=logged.model_id,
                     model_uuid=logged.model_id,
@@ -177,16 +183,5 @@ def _decides(path: Path, whole: bool) -> bool:
     return path.suffix == ".safetensors" or (whole and path.name not in ("config.json", "generation_config.json"))
 
 
-def _requirements(names: Sequence[str]) -> list[str]:
-    """Return the installed versions of packages that serving needs. MLflow would import everything to infer them."""
-    return [f"{n}=={importlib.metadata.version(n).partition('+')[0]}" for n in names]
-
-
 def _texts(tags: Mapping[str, Any]) -> dict[str, str]:
     return {key: redact_field(key, value) for key, value in tags.items()}
-
-
-def _version_of_adapter(client: MlflowClient, name: str, adapter_version: str) -> int | None:
-    wanted = f"name = '{name}' and tags.`{ADAPTER_VERSION}` = '{adapter_version}'"
-    versions = [int(v.version) for v in client.search_model_versions(wanted)]
-    return min(versions) if versions else None
