@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from finetune_pipeline.cli.output import DONE, as_json, get_task, is_read_only, tell, writing
-from finetune_pipeline.cli.project import NOT_EVALUATED, open_project
+from finetune_pipeline.cli.project import NOT_EVALUATED, Project
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.report.failures import request_page, request_rows
 from finetune_pipeline.report.page import page_markdown
@@ -26,7 +26,7 @@ def ask_data(task: str, folder: Path | None, as_json: bool) -> int:
     In a home that may only be read, it is only printed unless --to names a folder.
     """
     loaded = get_task(task)
-    project = open_project(loaded)
+    project = Project(loaded)
     artifact = project.latest("evaluation_report")
     if artifact is None:
         raise click.ClickException(NOT_EVALUATED.format(task=loaded.name))

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import dagster as dg
 
-from finetune_pipeline.engine.step import RunInputs
-from finetune_pipeline.engine.store import Artifact, ArtifactStore
+from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.metrics import metric_title
 from finetune_pipeline.orchestration.release import is_registered, present_inputs
@@ -23,16 +19,18 @@ from finetune_pipeline.tracking.tracking import Tracking
 NOT_EVALUATED = "{task} has not been evaluated yet: run `finetune run {task}`"
 
 
-@dataclass
 class Project:
-    """A task with its stores, the current run inputs, and the resulting versions."""
+    """A task with its stores, the current run inputs, the resulting versions, and the version that serves.
 
-    task: Task
-    store: ArtifactStore
-    tracking: Tracking
-    run_inputs: RunInputs
-    versions: dict[str, str]
-    serving: int | None
+    Raises FindingsError if raw files or the base model are missing.
+    """
+
+    def __init__(self, task: Task) -> None:
+        store, self.task, self.tracking = Store(), task, Tracking()
+        self.run_inputs = present_inputs(task, store, self.tracking)
+        self.store = store.artifacts()
+        self.versions = PIPELINE.versions(task, self.run_inputs, self.store)
+        self.serving = registry.champion(self.tracking, task.name)
 
     def artifacts(self) -> dict[str, Artifact | None]:
         return PIPELINE.artifacts(self.task, self.run_inputs, self.store)
@@ -40,23 +38,6 @@ class Project:
     def latest(self, step: str) -> Artifact | None:
         """A step's current artifact, or the newest one if data or spec have changed."""
         return self.artifacts()[step] or next(reversed(self.store.all_versions(self.task.name, step)), None)
-
-
-def open_project(task: Task) -> Project:
-    """Collect the run inputs and read the registry.
-
-    Raises FindingsError if raw files or the base model are missing."""
-    store, tracking = Store(), Tracking()
-    run_inputs = present_inputs(task, store, tracking)
-    artifacts = store.artifacts()
-    return Project(
-        task,
-        artifacts,
-        tracking,
-        run_inputs,
-        PIPELINE.versions(task, run_inputs, artifacts),
-        registry.champion(tracking, task.name),
-    )
 
 
 def unfinished(project: Project, instance: dg.DagsterInstance) -> list[str]:
@@ -79,13 +60,6 @@ def gate_line(gate: GateResult) -> str:
     """A gate as one line: yes, NO, warn (failed without blocking) or `–` (not asked)."""
     answer = {"passed": "yes", "failed": "NO", "warned": "warn", "not_asked": "–"}[gate.status]
     return f"  {answer:<4} {gate.name}: {gate.message}"
-
-
-def _share(value: Any, interval: Any) -> str:
-    if not isinstance(value, int | float):
-        return "–"
-    text = f"{value:.3f}"
-    return text + (f"  ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
 
 
 def _data_lines(project: Project) -> list[str]:
@@ -121,19 +95,22 @@ def verdict_lines(project: Project) -> list[str]:
     lines += ["", f"{metric}, with {project.task.spec.gates.confidence:.0%} intervals"]
     width = max(len(m["title"]) for m in report.facts["models"].values())
     for model in report.facts["models"].values():
-        score = _share(model.get("value"), model.get("value_interval"))
+        value, interval = model.get("value"), model.get("value_interval")
+        score = "–" if value is None else f"{value:.3f}"
+        score += f"  ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
         lines.append(f"  {model['title']:<{width}}  {model['set']:<10}  n={model['n']:<4} {score}")
     gates = read_evaluation(project.store.check(report))[1]
-    lines += ["", f"gates: {gate_counts(gates)}", *map(gate_line, gates)]
-    serving = f"version {project.serving}" if project.serving else "none"
-    lines += [
+    return [
+        *lines,
+        "",
+        f"gates: {gate_counts(gates)}",
+        *map(gate_line, gates),
         "",
         report.facts["verdict"],
-        f"champion in MLflow: {serving}",
+        f"champion in MLflow: {f'version {project.serving}' if project.serving else 'none'}",
         "",
         f"report      {report.path('report.html')}",
         f"            finetune report {project.task.name} --markdown   shows it here",
         "Dagster UI  http://127.0.0.1:3000   opened by: finetune ui",
         f"MLflow UI   {project.tracking.page()}   opened by: finetune ui",
     ]
-    return lines

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from finetune_pipeline.cli.output import DONE, REFUSED, as_json, get_task, problem, tell
-from finetune_pipeline.cli.project import NOT_EVALUATED, Project, gate_line, open_project
+from finetune_pipeline.cli.project import NOT_EVALUATED, Project, gate_line
 from finetune_pipeline.orchestration.resources import AUDIT_PAGE
 from finetune_pipeline.report.stored import read_evaluation
 
@@ -28,7 +28,7 @@ def audit_page(project: Project) -> Path | None:
 def report(task: str, markdown: bool, as_json: bool) -> int:
     """Print the latest evaluation of TASK: verdict, gates, and the path of the HTML page. Exit code 2: a gate said no."""
     loaded = get_task(task)
-    project = open_project(loaded)
+    project = Project(loaded)
     artifact = project.latest("evaluation_report")
     page = audit_page(project)
     taught = [f"what it was taught, token by token: {page}"] if page else []

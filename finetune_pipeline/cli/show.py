@@ -8,7 +8,7 @@ import click
 import yaml
 
 from finetune_pipeline.cli.output import DONE, NO_TASK, as_json, get_task, tell
-from finetune_pipeline.cli.project import open_project
+from finetune_pipeline.cli.project import Project
 from finetune_pipeline.findings import as_rows, errors
 from finetune_pipeline.models.chat_templates import told_origin
 from finetune_pipeline.settings import read_settings
@@ -24,7 +24,7 @@ def show(task: str | None, as_json: bool) -> int:
     if task is None:
         return _tasks(as_json)
     loaded = get_task(task)
-    project = open_project(loaded)
+    project = Project(loaded)
     steps = {
         name: {
             "version": project.versions[name],
