@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import click
 
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, say
 from finetune_pipeline.data.examples import Example, examples_of, read_examples
-from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.wording import duration
@@ -28,7 +27,6 @@ from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
 from finetune_pipeline.trainers import preflight
-from finetune_pipeline.worker.supervised import run_supervised
 
 
 @dataclass
@@ -89,19 +87,12 @@ def _refused(task: Task, findings: Sequence[Finding], as_json: bool) -> int:
     raise click.ClickException("\n".join(map(str, findings)))
 
 
-def _launch(job: Any) -> dict[str, Any]:
-    """Run a job without a device, so that a plan never waits for a training."""
-    from finetune_pipeline.orchestration.resources import child_environment
+def _launch(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Run a job under locks of its own, so that a plan never waits for a training."""
+    from finetune_pipeline.orchestration.resources import Compute
 
-    out = Path(job["out"])
-    write_json(out / "job.json", dict(job))
-    command = [sys.executable, "-P", "-m", "finetune_pipeline.worker.entry", str(out / "job.json")]
-    code = run_supervised(command, child_environment("cpu", {}))
-    (out / "job.json").unlink()
-    if code:
-        why = read_json(out / "error.json")["message"] if (out / "error.json").exists() else f"exit code {code}"
-        raise click.ClickException(f"{job['stage']} could not be made: {why}")
-    return dict(read_json(out / "result.json"))
+    with tempfile.TemporaryDirectory(prefix="finetune-plan-") as locks:
+        return Compute(devices=["cpu"], lock_folder=locks).launch(None, job)
 
 
 def base_folder(task: Task, store: ArtifactStore, run_inputs: RunInputs) -> Path:
