@@ -26,13 +26,9 @@ def describe(row: dict[str, Any]) -> str:
     parts = []
     if row.get("step") is not None and row.get("of"):
         parts.append(f"{row['step']} of {row['of']}")
-    parts += [
-        f"{name.replace('_', ' ')} {row[name]:.3f}"
-        for name in ("loss", "eval_loss")
-        if isinstance(row.get(name), int | float)
-    ]
-    if isinstance(row.get("seconds_left"), int | float) and row["seconds_left"] >= 1:
-        left = int(row["seconds_left"])
+    losses = {"loss": row.get("loss"), "eval loss": row.get("eval_loss")}
+    parts += [f"{name} {loss:.3f}" for name, loss in losses.items() if loss is not None]
+    if left := int(row.get("seconds_left") or 0):
         parts.append(f"{left // 60}:{left % 60:02d} left of this step")
     message = row.get("message") or ""
     return ", ".join([message, *parts] if message else parts)
@@ -130,24 +126,10 @@ class Watcher:
         self._left_told = time.monotonic()
         return f"; {self.left.words(now)}"
 
-    def _note(self, row: dict[str, Any], left: TimeLeft) -> None:
-        """Update the estimate of the time left with a progress row."""
-        stage, message, now = row["stage"], row.get("message", ""), row["time"]
-        if message == "begins":
-            left.begin(stage, now)
-        elif message == "unchanged" or (message == "done" and row.get("reused")):
-            left.skip(stage)
-        elif message == "done":
-            left.end(stage, now)
-        elif row.get("waiting"):
-            left.wait()
-        elif isinstance(row.get("seconds_left"), int | float):
-            left.tell(stage, row["seconds_left"], now)
-
     def _show(self, row: dict[str, Any]) -> None:
         stage, message, now = row["stage"], row.get("message", ""), time.monotonic()
         if self.left:
-            self._note(row, self.left)
+            self.left.note(**row)
         if message in ("begins", "unchanged") and stage not in self._begun:
             self._begun[stage] = row["time"]
             self._running = stage if message == "begins" else None
