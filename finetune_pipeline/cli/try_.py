@@ -53,9 +53,8 @@ def try_(files: Sequence[Path], as_json: bool, **options: str | None) -> int:
             copies = copies_in(checked.made["clean_examples"].folder)
             needs = training_needs(checked.task.spec, checked.rows(), read_settings().home)
         if as_json:
-            facts = {k: v for k, v in facts_of(checked).items() if k not in ("folder", "full_list")}
             shown = {"copies": asdict(copies) if copies else None, "needs": asdict(needs) if needs else None}
-            emit({**facts, "draft": draft_facts(made, findings), **shown})
+            emit({**facts_of(checked, kept=False), "draft": draft_facts(made, findings), **shown})
             return checked.code
         show_check(checked, brief=True, kept=False)
         say("", *(copies.lines() if copies else []), *(needs.lines() if needs else []))

@@ -273,6 +273,12 @@ def test_ctrl_c_in_a_run_stops_it_with_one_sentence(tmp_path: Path) -> None:
     assert "splits" not in out, "no further step begins"
 
 
+def test_ctrl_c_before_a_command_is_loaded_is_one_word() -> None:
+    code = "import sys, finetune_pipeline.cli; raise KeyboardInterrupt"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, check=False)
+    assert done.stderr == "stopped\n" and done.returncode
+
+
 def test_a_failed_step_names_its_error_once() -> None:
     @dg.op
     def step() -> None:
