@@ -41,6 +41,9 @@ LOGS, DATA, BASELINE, TRAINING = "logs", "data", "baseline", "training"
 EVALUATION, RELEASE, PRODUCTION = "evaluation", "release", "production"
 GROUPS = (LOGS, DATA, BASELINE, TRAINING, EVALUATION, RELEASE, PRODUCTION)
 """Left to right: no step needs one of a group further right."""
+DATA_STEPS = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits")
+PROMPTED = ("train_split", "validation_split", "base_model", "few_shot_baseline", "prompt_search")
+"""What the rungs of the ladder are measured with."""
 TESTED = {
     "test_accuracy": "models.candidate.accuracy",
     "test_accuracy_base": "models.base.accuracy",
@@ -160,7 +163,7 @@ STEPS = [
         BASELINE,
         "Report on the whole data set: class balance, label noise, synthetic rows, tokens and cost.",
         data.make_data_quality,
-        needs=("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits", "base_model"),
+        needs=(*DATA_STEPS, "base_model"),
         settings=lambda spec, outside: data.quality_settings(spec),
         code_version="6",
         checks=data_check.QUALITY_CHECKS,
@@ -216,7 +219,7 @@ STEPS = [
         BASELINE,
         "Trainings on growing shares of the rows, and what all rows should reach; made by `finetune ladder` alone.",
         pilot.make_pilot,
-        needs=("train_split", "validation_split", "base_model", "few_shot_baseline", "prompt_search"),
+        needs=PROMPTED,
         settings=lambda spec, outside: {
             "pilot": spec.ladder.pilot,
             "trainer": spec.training.trainer,
@@ -234,7 +237,7 @@ STEPS = [
         BASELINE,
         "No language model, prompt, retrieve, pilot: quality, cost and latency of each rung, the answer, and what would change it.",
         ladder.make_ladder,
-        needs=("train_split", "validation_split", "base_model", "few_shot_baseline", "prompt_search", "pilot"),
+        needs=(*PROMPTED, "pilot"),
         settings=lambda spec, outside: {
             **baseline.advice_settings(spec),
             "seed": spec.split.seed,
@@ -299,15 +302,7 @@ STEPS = [
         EVALUATION,
         "The tuned model on the ladder's rows: plain, with the nearest examples, and under the prompt that was found.",
         ladder.make_tuned_rungs,
-        needs=(
-            "ladder",
-            "merged_model",
-            "train_split",
-            "validation_split",
-            "base_model",
-            "few_shot_baseline",
-            "prompt_search",
-        ),
+        needs=("ladder", "merged_model", *PROMPTED),
         settings=lambda spec, outside: baseline.advice_settings(spec),
         code_version="5",
         kinds=("huggingface", "html"),
@@ -416,11 +411,7 @@ STEPS = [
             "general_ability",
             "human_review",
             "judge_review",
-            "raw_examples",
-            "validated_examples",
-            "clean_examples",
-            "reviewed_examples",
-            "splits",
+            *DATA_STEPS,
         ),
         after=("data_quality", "training_plan"),
         follows=("ladder",),

@@ -22,7 +22,7 @@ from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.findings import Finding, FindingsError, as_rows, errors
 from finetune_pipeline.models.chat_templates import own_template, told_origin
 from finetune_pipeline.models.identity import local_base, model_folder
-from finetune_pipeline.pipeline import PIPELINE, made_base
+from finetune_pipeline.pipeline import DATA_STEPS, PIPELINE, made_base
 from finetune_pipeline.planning.power import power_bounds
 from finetune_pipeline.report.data_quality import write_quality
 from finetune_pipeline.settings import read_settings
@@ -34,7 +34,7 @@ from finetune_pipeline.trainers import preflight
 
 EXAMPLES = 3
 OK, LOOK, STOPS = "ok", "look", "stops"
-STEPS = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples")
+STEPS = DATA_STEPS[:4]
 """Steps whose facts are shown, named without `_examples`."""
 
 Rows = list[dict[str, Any]]
