@@ -32,11 +32,6 @@ def drift_report(
         after: Seconds since 1970; rows up to then predate the collection of the training data and are left out.
         learned: Production at the time of training (see :func:`as_learned`). A change of inputs or outputs within it is
             reported as known and needs no action.
-
-    Returns:
-        Facts {rows, newest (its time), watched, by_others, windows, waiting_rows, judged, reference, signals {name: the
-        latest result, with meaning, side and since}, drifted [names], known [names], past [names], since, sentence,
-        history [windows]}.
     """
     watched = [r for r in rows if after is None or moment(r) > after]
     history = list(watch(spec, reference, watched, others=others))

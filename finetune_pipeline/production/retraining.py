@@ -117,8 +117,7 @@ def decide_retraining(spec: TaskSpec, drift: Mapping[str, Any], evidence: Eviden
 
     After drift, `retraining.rows_after_drift` new rows are enough, since the old data's curve says nothing about new
     questions. Otherwise the learning curve gives the expected gain of the new rows; below `retraining.min_gain`, waiting is
-    better. If no curve can be measured (answers without labels, few rows), `logs.min_new_rows` decides. Returns facts
-    {retrain, usable_rows, wait_for_rows, gain, curve, reasons, sentence}.
+    better. If no curve can be measured (answers without labels, few rows), `logs.min_new_rows` decides.
     """
     drifted, usable = list(drift["drifted"]), evidence.usable
     reasons = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +19,10 @@ from finetune_pipeline.production.log_files import log_files
 from finetune_pipeline.spec.model import Task, TaskSpec
 
 
-def judged_reports(store: ArtifactStore, task: str) -> Iterator[Artifact]:
-    """Yield the evaluation report of every registered candidate, promoted or not."""
-    for version in store.all_versions(task, "model_version"):
-        report = store.find(task, "evaluation_report", version.inputs["evaluation_report"])
-        if report is not None:
-            yield report
+def reports_of(store: ArtifactStore, versions: Iterable[Artifact]) -> list[Artifact]:
+    """Return the evaluation reports of registered candidates, those that are still there."""
+    found = (store.find(v.task, "evaluation_report", v.inputs["evaluation_report"]) for v in versions)
+    return [report for report in found if report is not None]
 
 
 def production_examples(raw: Artifact) -> list[Example]:
@@ -40,13 +38,15 @@ def rows_behind(store: ArtifactStore, report: Artifact) -> set[str]:
 
 
 def used_rows(store: ArtifactStore, task: str) -> set[str]:
-    """Return the ids of production examples used by any registered candidate."""
-    return {i for report in judged_reports(store, task) for i in rows_behind(store, report)}
+    """Return the ids of production examples used by any registered candidate, promoted or not."""
+    reports = reports_of(store, store.all_versions(task, "model_version"))
+    return {i for report in reports for i in rows_behind(store, report)}
 
 
 def rows_of_data(store: ArtifactStore, task: str, splits: str) -> set[str]:
     """Return the ids of production examples in the data of these splits."""
-    return {i for r in judged_reports(store, task) if r.inputs["splits"] == splits for i in rows_behind(store, r)}
+    reports = reports_of(store, store.all_versions(task, "model_version"))
+    return {i for report in reports if report.inputs["splits"] == splits for i in rows_behind(store, report)}
 
 
 def logged_as(examples: Iterable[Example]) -> set[str]:
