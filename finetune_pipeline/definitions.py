@@ -64,11 +64,10 @@ def _task_or_why_not(name: str, folder: Path) -> dg.Definitions:
 
 def _of_task(task: Task) -> dg.Definitions:
     try:
-        jobs = task_jobs(task)
         return dg.Definitions(
             assets=task_assets(task),
             asset_checks=task_checks(task),
-            jobs=jobs,
+            jobs=(jobs := task_jobs(task)),
             schedules=[retraining_schedule(task)],
             sensors=[new_logs_sensor(task), drift_sensor(task, jobs), champion_sensor(task)],
         )

@@ -80,9 +80,8 @@ def is_registered(tracking: Tracking, made: Artifact) -> bool:
 def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict[str, Any]:
     """Register a candidate (see steps.release.release_request) and promote it if every gate passed.
 
-    Returns {model_version, candidate, champion, previous_champion, promoted, rolled_back}. Repeating
-    it has the same result. rolled_back: when and why a rollback took this version out of service, so that it is not
-    promoted; else None.
+    Repeating it has the same result. rolled_back: when and why a rollback took this version out of service, so that it is
+    not promoted; else None.
     """
     name = str(request["name"])
     version = registration.register(
