@@ -14,7 +14,7 @@ from finetune_pipeline.models import control_tokens, hardware
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.spec.methods import KINDS
-from finetune_pipeline.tracking.mlflow_store import redact, redact_field
+from finetune_pipeline.tracking.mlflow_store import redact, redact_field, unless
 from finetune_pipeline.tracking.registry import CANDIDATE, find_version, open_registry, settle
 from finetune_pipeline.tracking.tracking import Tracking
 
@@ -109,16 +109,12 @@ def _create(
 ) -> int:
     """Log the served model and make it a version. Uses the client, since MLflow's log_model would set global state."""
     from mlflow.entities import LoggedModelOutput
-    from mlflow.exceptions import MlflowException
     from mlflow.models import Model, ModelSignature
     from mlflow.pyfunc import save_model
     from mlflow.types import ColSpec, Schema
 
-    try:
+    with unless("RESOURCE_ALREADY_EXISTS"):
         client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
     run, hosted = client.get_run(run_id), "endpoint" in description
     logged = client.create_logged_model(
         run.info.experiment_id,
