@@ -18,7 +18,7 @@ from finetune_pipeline.engine.graph import pinned_inputs
 from finetune_pipeline.engine.step import RunInputs, Step
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.findings import FindingsError, errors, most_first
+from finetune_pipeline.findings import FindingsError, errors
 from finetune_pipeline.orchestration.release import is_registered, present_inputs, release
 from finetune_pipeline.orchestration.resources import Compute, Store, is_stopping
 from finetune_pipeline.pipeline import PIPELINE, made_base
@@ -121,27 +121,14 @@ def _facts(step: Step, artifact: Artifact) -> dict[str, Any]:
         facts = {name: value for name, value in _without_quotes(artifact.facts).items() if name not in hidden}
         measured = _measured(artifact)
         return {**facts, "measured": measured} if measured else facts
-    facts = {"rows": artifact.facts["counts"][step.split], "per_label": artifact.facts["labels"][step.split]}
-    origins = artifact.facts["origins"][step.split]
-    return {**facts, "summary_markdown": counts_as_markdown(facts["rows"], facts["per_label"], origins)}
+    places = {"rows": "counts", "per_label": "labels", "origins": "origins"}
+    return {name: artifact.facts[place][step.split] for name, place in places.items()}
 
 
 def _measured(artifact: Artifact) -> dict[str, Any]:
     """Return the time and memory that a step of a child process took; empty for others."""
     path = artifact.folder / "measured.json"
     return dict(read_json(path)) if path.exists() else {}
-
-
-def counts_as_markdown(rows: int, labels: Mapping[str, int], origins: Mapping[str, int]) -> str:
-    """Format rows per label and origin as Markdown. Labels are escaped in code spans."""
-    lines = [f"**{rows} rows**"]
-    for title, counts in (("Label", labels), ("Origin", origins)):
-        if counts:
-            lines += ["", f"| {title} | rows | share |", "|---|---:|---:|"]
-        for name, n in most_first(counts).items():
-            plain = " ".join(name.split()).replace("|", "/").replace("`", "'")
-            lines.append(f"| `{plain}` | {n} | {n / max(1, rows):.1%} |")
-    return "\n".join(lines) + "\n"
 
 
 def _without_quotes(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,7 +217,7 @@ def _log_datasets(run: StepRun, step: Step, task: Task, run_inputs: RunInputs, s
 def as_metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Convert every fact for Dagster's metadata, with numbers rounded to four significant figures.
 
-    ``summary_markdown`` becomes rendered text, rows and groups of plain values a table, other containers JSON.
+    ``plan_markdown`` becomes rendered text, rows and groups of plain values a table, other containers JSON.
     """
     shown: dict[str, Any] = {}
     for name, value in facts.items():

@@ -70,16 +70,10 @@ class Compute(dg.ConfigurableResource[Any]):
             log(message)
             tell(stage, message, waiting=True)
 
+        devices = places(self.devices or list(read_settings().devices), job)
+        leased = lease(devices, self._locks, holder=_named(op, stage), should_stop=should_stop, log=waits)
         try:
-            devices = places(self.devices or list(read_settings().devices), job)
-            with (
-                _job_file(job) as path,
-                _pipes(op) as pipes_env,
-                lease(devices, self._locks, holder=_named(op, stage), should_stop=should_stop, log=waits) as (
-                    device,
-                    handles,
-                ),
-            ):
+            with _job_file(job) as path, _pipes(op) as pipes_env, leased as (device, handles):
                 code = run_supervised(
                     [sys.executable, "-P", "-m", self.module, str(path)],  # -P: do not import from the working folder
                     child_environment(device, pipes_env),
