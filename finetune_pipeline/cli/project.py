@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import dagster as dg
 
 from finetune_pipeline.engine.store import Artifact
@@ -32,18 +34,19 @@ class Project:
         self.versions = PIPELINE.versions(task, self.run_inputs, self.store)
         self.serving = registry.champion(self.tracking, task.name)
 
-    def artifacts(self) -> dict[str, Artifact | None]:
+    @cached_property
+    def made(self) -> dict[str, Artifact | None]:
+        """The artifact of every step, or None if it is not made yet."""
         return PIPELINE.artifacts(self.task, self.run_inputs, self.store)
 
     def latest(self, step: str) -> Artifact | None:
         """A step's current artifact, or the newest one if data or spec have changed."""
-        return self.artifacts()[step] or next(reversed(self.store.all_versions(self.task.name, step)), None)
+        return self.made[step] or next(reversed(self.store.all_versions(self.task.name, step)), None)
 
 
 def unfinished(project: Project, instance: dg.DagsterInstance) -> list[str]:
     """Assets that are missing, or unknown to Dagster's event log in their current version."""
-    made = project.artifacts()
-    missing = []
+    missing, made = [], project.made
     for asset in (step.name for step in PIPELINE.steps.values() if not step.asked_for):
         event = instance.get_latest_materialization_event(dg.AssetKey([project.task.name, asset]))
         tags = event.asset_materialization.tags if event and event.asset_materialization else None
@@ -63,8 +66,7 @@ def gate_line(gate: GateResult) -> str:
 
 
 def _data_lines(project: Project) -> list[str]:
-    made = project.artifacts()
-    facts = {name: artifact.facts for name, artifact in made.items() if artifact}
+    facts = {name: artifact.facts for name, artifact in project.made.items() if artifact}
     lines = ["rows"]
     v, c, r, s = (facts.get(n) for n in ("validated_examples", "clean_examples", "reviewed_examples", "splits"))
     if v:
@@ -88,7 +90,7 @@ def _data_lines(project: Project) -> list[str]:
 def verdict_lines(project: Project) -> list[str]:
     """The verdict: row counts, scores of all models, gates, and paths."""
     lines = _data_lines(project)
-    report = project.artifacts()["evaluation_report"]
+    report = project.made["evaluation_report"]
     if report is None:
         return [*lines, "", f"not evaluated yet: run `finetune run {project.task.name}`"]
     metric = metric_title(project.task.spec.metric)

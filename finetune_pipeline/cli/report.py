@@ -14,7 +14,7 @@ from finetune_pipeline.report.stored import read_evaluation
 
 def audit_page(project: Project) -> Path | None:
     """The newest supervision audit for the current data and spec: of the adapter, or of a training it stopped."""
-    made = project.artifacts()["adapter"]
+    made = project.made["adapter"]
     if made is not None:
         return made.folder / AUDIT_PAGE if (made.folder / AUDIT_PAGE).is_file() else None
     work = project.store.root / project.task.name / ".work" / "adapter" / project.versions["adapter"]

@@ -81,10 +81,9 @@ def _refuse(task: Task, *, quiet: bool) -> None:
     findings = preflight(task.spec, task.folder, made_base(task, Store().artifacts()))
     if wrong := errors(findings):
         raise click.ClickException(f"{task.name} cannot be trained like this:\n" + "\n".join(map(str, wrong)))
-    if not quiet:
-        for finding in findings:
-            if finding.severity == "warning":
-                problem(str(finding))
+    for finding in findings:
+        if finding.severity == "warning" and not quiet:
+            problem(str(finding))
 
 
 def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Project, *, quiet: bool) -> Any:
@@ -146,7 +145,7 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
 
 def time_left(project: Project, names: Iterable[str]) -> TimeLeft:
     """The estimated time of a run of these steps, without those already made."""
-    spec, made = project.task.spec, project.artifacts()
+    spec, made = project.task.spec, project.made
     splits = project.latest("splits")
     raw_bytes = sum(path.stat().st_size for _, path in raw_paths(project.task))
     work = work_of_steps(spec, raw_bytes, splits.facts["counts"] if splits else None)
@@ -193,8 +192,7 @@ def _cancelled_by_signals(instance: dg.DagsterInstance, run_id: str) -> Iterator
 
 
 def _finish(project: Project, as_json: bool, headline: str, run_id: str | None) -> int:
-    made = project.artifacts()
-    report = made["evaluation_report"]
+    report = project.made["evaluation_report"]
     passed = bool(report and report.facts["passed"])
     facts = {
         "task": project.task.name,
@@ -203,7 +201,7 @@ def _finish(project: Project, as_json: bool, headline: str, run_id: str | None) 
         "passed": passed,
         "decision": report.facts["decision"] if report else None,
         "verdict": report.facts["verdict"] if report else None,
-        "steps": {name: {"version": a.version, "folder": str(a.folder)} for name, a in made.items() if a},
+        "steps": {name: {"version": a.version, "folder": str(a.folder)} for name, a in project.made.items() if a},
     }
     tell(as_json, facts, headline, "", *verdict_lines(project))
     return DONE if passed else REFUSED
@@ -230,12 +228,12 @@ def made_by(task: Task, job: str, step: str, *, quiet: bool) -> tuple[Artifact |
     """The artifact of a step, made now by this job if it is not up to date; with the messages of blocking checks that
     stopped the job, and of failed steps."""
     project = Project(task)
-    if made := project.artifacts()[step]:
+    if made := project.made[step]:
         return made, [], []
     with dg.DagsterInstance.get() as instance:
         refused, failed = refusals_and_failures(execute(task, job, instance, project, quiet=quiet))
     failures = [f"{_asset(step)} failed: {text}" for step, text in failed]
-    return Project(task).artifacts()[step], [message for _, _, message in refused], failures
+    return Project(task).made[step], [message for _, _, message in refused], failures
 
 
 def _asset(step: str) -> str:

@@ -31,7 +31,7 @@ def show(task: str | None, as_json: bool) -> int:
             "made": artifact is not None,
             "folder": str(artifact.folder) if artifact else None,
         }
-        for name, artifact in project.artifacts().items()
+        for name, artifact in project.made.items()
     }
     spec = loaded.spec.model_dump(mode="json")
     template = told_origin(loaded.spec.chat_template, loaded.folder)

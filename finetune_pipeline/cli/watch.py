@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -67,32 +68,33 @@ class Watcher:
         self._thread.join(timeout=5)
 
     def _follow(self) -> None:
-        with contextlib.suppress(OSError):  # nobody reads on, or a full disk: that ends the lines, not the run
-            self._read_on()
-
-    def _read_on(self) -> None:
         position, stopping = 0, False
-        while True:
-            if self.path.exists():
-                with self.path.open("rb") as handle:
-                    handle.seek(position)
-                    for line in handle:
-                        if not line.endswith(b"\n"):
-                            break
-                        position += len(line)
-                        self._show(json.loads(line))
-                        self._reminders, self._asked = None, time.monotonic()
-            if stopping:
-                return
-            self._tell_wait()
-            stopping = self._stop.wait(0.3)
+        with contextlib.suppress(OSError):  # nobody reads on, or a full disk: that ends the lines, not the run
+            while True:
+                if self.path.exists():
+                    with self.path.open("rb") as handle:
+                        handle.seek(position)
+                        for line in takewhile(lambda line: line.endswith(b"\n"), handle):
+                            position += len(line)
+                            self._show(json.loads(line))
+                            self._reminders, self._asked = None, time.monotonic()
+                if stopping:
+                    return
+                self._tell_wait()
+                stopping = self._stop.wait(0.3)
 
     def _tell_wait(self) -> None:
         """Print what the run is waiting for, at growing intervals."""
         if time.monotonic() - self._asked < QUIET_SECONDS:
             return
-        self._asked = time.monotonic()
-        words = self._waits()
+        self._asked, words = time.monotonic(), None
+        try:
+            words = self.waits_for()
+        except Exception as error:  # noqa: BLE001 - a failed question must not end the lines of progress
+            problem = f"        what the run waits for is not known ({type(error).__name__}: {error})"
+            if problem != self._problem:
+                self._problem = problem
+                self.say(problem)
         if words is None:
             self._reminders = None
             if time.monotonic() - self._spoke >= SILENT_SECONDS:
@@ -107,17 +109,6 @@ class Watcher:
         self._reminders = self._reminders or Reminders()
         if self._reminders.due():
             self.say(f"        {words}")
-
-    def _waits(self) -> str | None:
-        """What the run waits for; None also if that is unknown, which is printed once."""
-        try:
-            return self.waits_for()
-        except Exception as error:  # noqa: BLE001 - a failed question must not end the lines of progress
-            problem = f"        what the run waits for is not known ({type(error).__name__}: {error})"
-        if problem != self._problem:
-            self._problem = problem
-            self.say(problem)
-        return None
 
     def _whole(self, now: float) -> str:
         """The time left for the whole run, unless just printed."""

@@ -100,11 +100,7 @@ class Service:
     """
 
     def __init__(
-        self,
-        task: Task,
-        find: Callable[[], Champion],
-        writer: LogWriter,
-        tell: Callable[[str], None] = lambda _: None,
+        self, task: Task, find: Callable[[], Champion], writer: LogWriter, tell: Callable[[str], None] = lambda _: None
     ) -> None:
         self.task, self._find, self._writer, self._tell = task, find, writer, tell
         self.loaded = LoadedModel(find())
