@@ -13,7 +13,7 @@ import click
 from finetune_pipeline.baseline.input_evidence import learnable
 from finetune_pipeline.baseline.learnable import Learnable
 from finetune_pipeline.baseline.simple_score import SimpleScore, learnable_by_score, simple_score
-from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, is_read_only, say, task_folder
+from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, say, task_folder, unless_read_only
 from finetune_pipeline.data.documents import FOLDER, document_findings
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.json_lines import read_rows
@@ -84,13 +84,11 @@ def check(task: str, as_json: bool) -> int:
 
     Exit code 2 when the pipeline would stop at these data (too many bad rows, too few good ones, rows to be reviewed).
     """
-    settings, folder, kept = read_settings(), task_folder(task), True
-    try:
+    settings, folder, kept = read_settings(), task_folder(task), False
+    with unless_read_only():
         checked = check_task(folder, ArtifactStore(settings.artifacts), settings.home / "checks")
-    except OSError as error:  # a home that may only be read: what is made there is made elsewhere, and not kept
-        if not is_read_only(error):
-            raise
-        kept = False
+        kept = True
+    if not kept:
         with tempfile.TemporaryDirectory(prefix="finetune-check-") as place:
             checked = check_task(folder, ArtifactStore(Path(place) / "artifacts"), Path(place) / "checks")
     if as_json:

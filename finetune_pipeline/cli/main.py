@@ -16,30 +16,9 @@ from finetune_pipeline import __version__
 from finetune_pipeline.cli.output import DONE, failure, json_only, noticed, problem, usable_streams
 
 COMMANDS = (
-    "init",
-    "try",
-    "check",
-    "advise",
-    "ladder",
-    "plan",
-    "costs",
-    "versus",
-    "run",
-    "report",
-    "review",
-    "ask-data",
-    "show",
-    "schema",
-    "ui",
-    "export",
-    "verify",
-    "rollback",
-    "serve",
-    "forget",
-    "automate",
-    "cluster",
-    "doctor",
-)
+    "init", "try", "check", "advise", "ladder", "plan", "costs", "versus", "run", "report", "review", "ask-data", "show",
+    "schema", "ui", "export", "verify", "rollback", "serve", "forget", "automate", "cluster", "doctor",
+)  # fmt: skip
 """Each names a function and its module (- becomes _, and a Python keyword gets a trailing _). A module is
 imported when its command is called, because most take seconds."""
 

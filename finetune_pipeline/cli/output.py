@@ -192,9 +192,14 @@ def writing(path: Path) -> Iterator[None]:
         raise
 
 
-def is_read_only(error: OSError) -> bool:
-    """Whether a file in the home could not be written because the home may only be read."""
-    return error.errno in READ_ONLY and Path(str(error.filename)).is_relative_to(read_settings().home)
+@contextlib.contextmanager
+def unless_read_only() -> Iterator[None]:
+    """Leave the block where it would write into a home that may only be read."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in READ_ONLY or not Path(str(error.filename)).is_relative_to(read_settings().home):
+            raise
 
 
 def failure(error: BaseException) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from finetune_pipeline.data.examples import Example, examples_of, read_examples
 from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.wording import duration
-from finetune_pipeline.findings import Finding, as_rows, errors
+from finetune_pipeline.findings import as_rows, errors
 from finetune_pipeline.models.identity import model_kind
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.planning.memory import bytes_of
@@ -51,14 +51,15 @@ def plan(task: str, memory: str | None, as_json: bool) -> int:
     """
     loaded, settings = get_task(task), read_settings()
     store = ArtifactStore(settings.artifacts)
-    findings = preflight(loaded.spec, loaded.folder)
+    if not errors(findings := preflight(loaded.spec, loaded.folder)):
+        run_inputs = collect_run_inputs(loaded, None, store)
+        base = base_folder(loaded, store, run_inputs)
+        findings = preflight(loaded.spec, loaded.folder, base)
     if errors(findings):
-        return _refused(loaded, findings, as_json)
-    run_inputs = collect_run_inputs(loaded, None, store)
-    base = base_folder(loaded, store, run_inputs)
-    findings = preflight(loaded.spec, loaded.folder, base)
-    if errors(findings):
-        return _refused(loaded, findings, as_json)
+        if not as_json:
+            raise click.ClickException("\n".join(map(str, findings)))
+        emit({"task": loaded.name, "fits": None, "findings": as_rows(findings)})
+        return ERROR
     inputs = rows_to_plan(loaded, store, run_inputs)
     planned = training_plan(
         loaded.spec,
@@ -78,13 +79,6 @@ def plan(task: str, memory: str | None, as_json: bool) -> int:
     else:
         _show(facts)
     return DONE if facts["fits"] else REFUSED
-
-
-def _refused(task: Task, findings: Sequence[Finding], as_json: bool) -> int:
-    if as_json:
-        emit({"task": task.name, "fits": None, "findings": as_rows(findings)})
-        return ERROR
-    raise click.ClickException("\n".join(map(str, findings)))
 
 
 def _launch(job: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def ui(dagster_port: int, mlflow_port: int, seconds: int) -> int:
     dagster = [*python, guarded, "dev", "-h", HOST, "-p", str(dagster_port), *workspace]
     servers = {"dagster": (dagster_port, settings.project, dagster)}
     if not tracking.uri().startswith("http"):
-        store = ["--backend-store-uri", tracking.uri(), "--default-artifact-root", str(settings.artifact_location)]
+        store = ["--backend-store-uri", tracking.uri(), "--default-artifact-root", str(tracking.place() / "artifacts")]
         mlflow = ["mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1"]
         # MLflow's uvicorn imports what lies in its working folder
         servers["mlflow"] = (mlflow_port, tracking.place(), [*python, *mlflow, *store])
