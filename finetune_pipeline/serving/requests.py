@@ -13,23 +13,9 @@ from finetune_pipeline.spec.model import TaskSpec
 FEEDBACK = ("flag", "score", "correction", "label")
 _USED = {"messages", "model", "n", "stream", "stream_options", "store", "max_tokens", "max_completion_tokens", "user"}
 _IGNORED = {
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "seed",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-}
-_IGNORED |= {
-    "metadata",
-    "service_tier",
-    "safety_identifier",
-    "prompt_cache_key",
-    "prompt_cache_retention",
-    "prediction",
-}
+    "temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty", "repetition_penalty",
+    "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "prediction",
+}  # fmt: skip
 """Settings of sampling, bookkeeping and speed: the answer stays the one of the evaluation."""
 _TYPES: dict[str, tuple[Any, str]] = {
     **dict.fromkeys(("stream", "store"), (bool, "true or false")),
