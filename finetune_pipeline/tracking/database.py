@@ -74,9 +74,10 @@ def migrate(uri: str) -> None:
         if present is not None:
             _copy_database(file, file.with_name(f"{file.name}.before-{wanted}"))
             _copy_database(file, making)
+        upgrade: Any = utils._initialize_tables if present is None else utils._upgrade_db
         engine = utils.create_sqlalchemy_engine_with_retry(f"sqlite:///{making}")
         try:
-            (utils._initialize_tables if present is None else utils._upgrade_db)(engine)
+            upgrade(engine)
         finally:
             engine.dispose()
         os.replace(making, file)
