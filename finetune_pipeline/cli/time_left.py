@@ -64,13 +64,10 @@ def work_of_steps(spec: TaskSpec, raw_bytes: int, rows: Mapping[str, int] | None
 
 def read_took(path: Path) -> dict[str, dict[str, tuple[float, float]]]:
     """Earlier step times with their amount of work; an unreadable file counts as empty."""
-    try:
-        return {
-            step: {task: (float(s), float(w)) for task, (s, w) in of.items() if float(w) > 0}
-            for step, of in read_json(path).items()
-        }
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
+    with contextlib.suppress(OSError, ValueError):
+        took = read_json(path, dict[str, dict[str, tuple[float, float]]])
+        return {step: {task: (s, w) for task, (s, w) in of.items() if w > 0} for step, of in took.items()}
+    return {}
 
 
 @dataclass

@@ -265,13 +265,6 @@ def present_champion(task: Task, store: ArtifactStore, tracking: Tracking) -> Ch
     if hosted := read_hosted(store.check(merged).folder):
         raise LookupError(f"version {version} of {task.name}: {hosted.cannot('served from here')}")
     record = read_json(store.check(released[-1]).path("model_version.json"))
-    model = served(merged, store.check(base))
-    return Champion(
-        task.name,
-        version,
-        model.model,
-        model.adapter,
-        str(record["system_prompt"]),
-        int(record["max_new_tokens"]),
-        str(record.get("precision", "float32")),
-    )
+    model, prompt, longest = served(merged, store.check(base)), record["system_prompt"], int(record["max_new_tokens"])
+    precision = record.get("precision", "float32")
+    return Champion(task.name, version, model.model, model.adapter, prompt, longest, precision)
