@@ -114,9 +114,7 @@ def _made(artifact: Artifact) -> float:
 
 
 FIRST_LOOK = 50
-"""Rows of the current champion at its first test; further tests follow at every doubling."""
-FEWEST_BEFORE = 50
-"""Minimum rows of the previous champion for a comparison."""
+"""Rows of the current champion at its first test, and fewest of the previous one; further tests follow at every doubling."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +148,7 @@ def champion_alarm(
     now = [failed(r) for r in ordered if version_of(str(r["model_version"])) == str(champion)]
     before = [failed(r) for r in ordered if version_of(str(r["model_version"])) == str(previous)]
     figures: dict[str, Any] = {"champion": champion, "previous": previous, "rows": len(now), "rows_before": len(before)}
-    if len(now) < FIRST_LOOK or len(before) < FEWEST_BEFORE:
+    if min(len(now), len(before)) < FIRST_LOOK:
         return Alarm(
             False,
             f"version {champion} answered {len(now)} rows and version {previous} {len(before)}: too few to compare "
