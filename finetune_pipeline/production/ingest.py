@@ -30,7 +30,7 @@ class Remembered(dict[str, tuple[str, T]]):
 
     def latest(self, name: str, key: str, make: Callable[[], T]) -> T:
         """Return the cached result for the name if its key matches, else the result of `make`, which replaces it."""
-        kept = super().get(name)
+        kept = self.get(name)
         if kept is None or kept[0] != key:
             self[name] = kept = (key, make())
         return kept[1]
