@@ -190,10 +190,10 @@ def run(world: World) -> Outcome:
 
 @contextlib.contextmanager
 def _at_home(world: World) -> Iterator[None]:
-    from finetune_pipeline.cli.output import environment
+    from finetune_pipeline.cli.output import apply_environment
 
     with patch.dict(os.environ, world.environment(), clear=True):
-        os.environ.update(environment())
+        apply_environment()
         yield
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from finetune_pipeline.findings import Finding, FindingsError, errors
+from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.orchestration.assets import broken_task, task_assets, task_checks, task_jobs
 from finetune_pipeline.orchestration.dagster_internals import sleep_while_waiting
 from finetune_pipeline.orchestration.resources import Compute, Store
@@ -18,7 +18,7 @@ from finetune_pipeline.orchestration.sensors import (
     retraining_schedule,
 )
 from finetune_pipeline.settings import read_settings
-from finetune_pipeline.spec import check_task, find_tasks
+from finetune_pipeline.spec import find_tasks, load_task
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.tracking.tracking import Tracking
 
@@ -53,22 +53,18 @@ def _shared() -> dg.Definitions:
 
 
 def _task_or_why_not(name: str, folder: Path) -> dg.Definitions:
-    task, findings = check_task(folder)
-    if task is not None:
-        try:
-            return _of_task(task)
-        except FindingsError as error:
-            findings = error.findings
-    return dg.Definitions(assets=[broken_task(name, errors(findings))])
+    try:
+        return _of_task(load_task(folder))
+    except FindingsError as error:
+        return dg.Definitions(assets=[broken_task(name, error.findings)])
 
 
 def _of_task(task: Task) -> dg.Definitions:
     try:
-        jobs = task_jobs(task)
         return dg.Definitions(
             assets=task_assets(task),
             asset_checks=task_checks(task),
-            jobs=jobs,
+            jobs=(jobs := task_jobs(task)),
             schedules=[retraining_schedule(task)],
             sensors=[new_logs_sensor(task), drift_sensor(task, jobs), champion_sensor(task)],
         )

@@ -121,7 +121,10 @@ def sqlite_words(message: str, place: object) -> str | None:
     if words is _DISK:  # what a full disk is called, too
         with contextlib.suppress(OSError):
             words = words if shutil.disk_usage(str(place)).free >= _LITTLE else _FULL
-    return _sentence(words, _damaged(place) if words is _DAMAGED else place)
+    if words is _DAMAGED:  # no error of SQLite names its file
+        damaged = (str(path) for path in sorted(Path(str(place)).rglob("*.db")) if not _is_whole(path))
+        place = ", ".join(damaged) or f"in {place}"
+    return _sentence(words, place)
 
 
 def look_into(folder: str | os.PathLike[str]) -> None:
@@ -136,13 +139,6 @@ def look_into(folder: str | os.PathLike[str]) -> None:
 
     for _ in os.walk(folder, onerror=refuse):
         pass
-
-
-def _damaged(place: object) -> str:
-    """The damaged databases below a folder: no error of SQLite names its file."""
-    return (
-        ", ".join(str(path) for path in sorted(Path(str(place)).rglob("*.db")) if not _is_whole(path)) or f"in {place}"
-    )
 
 
 def _is_whole(path: Path) -> bool:

@@ -41,6 +41,19 @@ LOGS, DATA, BASELINE, TRAINING = "logs", "data", "baseline", "training"
 EVALUATION, RELEASE, PRODUCTION = "evaluation", "release", "production"
 GROUPS = (LOGS, DATA, BASELINE, TRAINING, EVALUATION, RELEASE, PRODUCTION)
 """Left to right: no step needs one of a group further right."""
+DATA_STEPS = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits")
+PROMPTED = ("train_split", "validation_split", "base_model", "few_shot_baseline", "prompt_search")
+"""What the rungs of the ladder are measured with."""
+TESTED = {
+    "test_accuracy": "models.candidate.accuracy",
+    "test_accuracy_base": "models.base.accuracy",
+    "test_accuracy_linear": "models.simple_linear.accuracy",
+    "gain": "comparison.gain",
+    "gain_low": "comparison.interval[0]",
+    "gain_high": "comparison.interval[1]",
+    "test_rows": "comparison.n",
+}
+"""MLflow's metrics of an evaluation that the parent run shows, too."""
 
 STEPS = [
     Step(
@@ -91,8 +104,9 @@ STEPS = [
         needs=("validated_examples", "raw_examples"),
         settings=lambda spec, outside: {
             "kind": spec.output.kind,
-            **spec.data.model_dump(include={"near_duplicate_threshold", "scrub", "scrub_names", "scrub_region"}),
-            **spec.data.model_dump(include={"contradictions"}),
+            **spec.data.model_dump(
+                include={"near_duplicate_threshold", "scrub", "scrub_names", "scrub_region", "contradictions"}
+            ),
         },
         code_version="7",
         checks=(data_check.clean_accounted, data_check.no_personal_data),
@@ -125,29 +139,13 @@ STEPS = [
         kinds=("jsonl",),
         datasets=("train", "validation", "test"),
     ),
-    Step(
-        "train_split",
-        DATA,
-        "Rows for training and in-context examples.",
-        view_of="splits",
-        split="train",
-        kinds=("jsonl",),
-    ),
-    Step(
-        "validation_split",
-        DATA,
-        "Rows that choose the best prompt and the best checkpoint.",
-        view_of="splits",
-        split="validation",
-        kinds=("jsonl",),
-    ),
-    Step(
-        "test_split",
-        DATA,
-        "Sealed: only `test_predictions` opens it, and records every opening.",
-        view_of="splits",
-        split="test",
-        kinds=("jsonl",),
+    *(
+        Step(f"{split}_split", DATA, description, view_of="splits", split=split, kinds=("jsonl",))
+        for split, description in {
+            "train": "Rows for training and in-context examples.",
+            "validation": "Rows that choose the best prompt and the best checkpoint.",
+            "test": "Sealed: only `test_predictions` opens it, and records every opening.",
+        }.items()
     ),
     Step(
         "base_model",
@@ -165,7 +163,7 @@ STEPS = [
         BASELINE,
         "Report on the whole data set: class balance, label noise, synthetic rows, tokens and cost.",
         data.make_data_quality,
-        needs=("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits", "base_model"),
+        needs=(*DATA_STEPS, "base_model"),
         settings=lambda spec, outside: data.quality_settings(spec),
         code_version="6",
         checks=data_check.QUALITY_CHECKS,
@@ -221,7 +219,7 @@ STEPS = [
         BASELINE,
         "Trainings on growing shares of the rows, and what all rows should reach; made by `finetune ladder` alone.",
         pilot.make_pilot,
-        needs=("train_split", "validation_split", "base_model", "few_shot_baseline", "prompt_search"),
+        needs=PROMPTED,
         settings=lambda spec, outside: {
             "pilot": spec.ladder.pilot,
             "trainer": spec.training.trainer,
@@ -239,7 +237,7 @@ STEPS = [
         BASELINE,
         "No language model, prompt, retrieve, pilot: quality, cost and latency of each rung, the answer, and what would change it.",
         ladder.make_ladder,
-        needs=("train_split", "validation_split", "base_model", "few_shot_baseline", "prompt_search", "pilot"),
+        needs=(*PROMPTED, "pilot"),
         settings=lambda spec, outside: {
             **baseline.advice_settings(spec),
             "seed": spec.split.seed,
@@ -304,15 +302,7 @@ STEPS = [
         EVALUATION,
         "The tuned model on the ladder's rows: plain, with the nearest examples, and under the prompt that was found.",
         ladder.make_tuned_rungs,
-        needs=(
-            "ladder",
-            "merged_model",
-            "train_split",
-            "validation_split",
-            "base_model",
-            "few_shot_baseline",
-            "prompt_search",
-        ),
+        needs=("ladder", "merged_model", *PROMPTED),
         settings=lambda spec, outside: baseline.advice_settings(spec),
         code_version="5",
         kinds=("huggingface", "html"),
@@ -421,11 +411,7 @@ STEPS = [
             "general_ability",
             "human_review",
             "judge_review",
-            "raw_examples",
-            "validated_examples",
-            "clean_examples",
-            "reviewed_examples",
-            "splits",
+            *DATA_STEPS,
         ),
         after=("data_quality", "training_plan"),
         follows=("ladder",),
@@ -440,26 +426,8 @@ STEPS = [
         },
         code_version="18",
         checks=evaluation_check.GATE_CHECKS,
-        metrics={
-            "test_accuracy": "models.candidate.accuracy",
-            "test_accuracy_base": "models.base.accuracy",
-            "test_accuracy_linear": "models.simple_linear.accuracy",
-            "gain": "comparison.gain",
-            "gain_low": "comparison.interval.0",
-            "gain_high": "comparison.interval.1",
-            "test_rows": "comparison.n",
-            "test_openings": "seal.count",
-            "total_seconds": "cost.seconds",
-        },
-        tells=(
-            "test_accuracy",
-            "test_accuracy_base",
-            "test_accuracy_linear",
-            "gain",
-            "gain_low",
-            "gain_high",
-            "test_rows",
-        ),
+        metrics={**TESTED, "test_openings": "seal.count", "total_seconds": "cost.seconds"},
+        tells=tuple(TESTED),
         shows=("plots", "gates.json"),
         kinds=("html", "markdown"),
     ),

@@ -21,11 +21,8 @@ def tell(stage: str, message: str = "", **numbers: Any) -> None:
     if not path:
         return
     line = json.dumps({"time": time.time(), "stage": stage, "message": message, **numbers}, default=str) + "\n"
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(handle, line.encode())
-    finally:
-        os.close(handle)
+    with open(path, "ab", buffering=0) as out:
+        out.write(line.encode())
 
 
 class Reminders:

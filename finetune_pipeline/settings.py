@@ -31,7 +31,6 @@ class Settings:
     home: Path
     data_root: Path
     tracking_uri: str
-    artifact_location: Path
     devices: tuple[str, ...]
     parallel: str = "auto"
     answers_mib: int = ANSWERS_MIB
@@ -93,7 +92,6 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         home=home,
         data_root=folder("FINETUNE_DATA", project / "data"),
         tracking_uri=_tracking_uri(env.get("MLFLOW_TRACKING_URI", "").strip(), project, home),
-        artifact_location=home / "mlflow" / "artifacts",
         devices=_devices(env.get("FINETUNE_DEVICES", ""))
         or visible_gpus(env, Path("/dev"), _torch_build())
         or ("cpu",),

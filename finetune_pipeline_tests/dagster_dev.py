@@ -6,28 +6,23 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from finetune_pipeline_tests.unit.processes import interruptible, wait_until
+
 ROOT = Path(__file__).resolve().parents[1]
 """The project: where dagster.yaml and workspace.yaml are."""
-OVER = ("SUCCESS", "FAILURE", "CANCELED")
 _WHERE = """{ repositoriesOrError { ... on RepositoryConnection { nodes { name location { name } } } } }"""
 _LAUNCH = """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) {
   __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
 _TERMINATE = """mutation($r: String!, $p: TerminateRunPolicy) { terminateRun(runId: $r, terminatePolicy: $p) {
   __typename ... on TerminateRunFailure { message } ... on PythonError { message } } }"""
 _STATUS = """query($r: ID!) { runOrError(runId: $r) { ... on Run { status } } }"""
-
-
-def _interruptible() -> None:
-    """Dagster stops its parts by SIGINT, which the children of a background shell ignore."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Dev:
@@ -86,11 +81,11 @@ def dagster_dev(log_file: Path, environment: Mapping[str, str], *options: str, c
         command = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(port), *options]
         process = subprocess.Popen(
             command, cwd=cwd, env=dict(environment), stdout=log, stderr=log, start_new_session=True,
-            preexec_fn=_interruptible,
+            preexec_fn=interruptible,
         )  # fmt: skip
         dev = Dev(process, port)
         try:
-            wait(lambda: _answers(dev), 900)
+            wait_until(lambda: _answers(dev), 900)
             yield dev
         finally:
             left = psutil.Process(dev.process.pid).children(recursive=True) if dev.process.poll() is None else []
@@ -121,13 +116,3 @@ def _answers(dev: Dev) -> bool:
         return bool(dev.ask(_WHERE)["repositoriesOrError"].get("nodes"))
     except (OSError, RuntimeError):
         return False
-
-
-def wait(condition: Callable[[], Any], seconds: float) -> Any:
-    """What `condition` gives once it gives something. Raises TimeoutError."""
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        if time.monotonic() > end:
-            raise TimeoutError(f"not within {seconds:g} s")
-        time.sleep(1)
-    return found

@@ -1,1 +1,7 @@
 """The command line: one file a command. Exit codes: 0 done, 1 error, 2 a gate said no."""
+
+import sys
+
+_hook = sys.excepthook
+# for a Ctrl-C while the modules of a command are being imported; later ones are answered in main.py
+sys.excepthook = lambda kind, *rest: sys.stderr.write("stopped\n") if kind is KeyboardInterrupt else _hook(kind, *rest)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from finetune_pipeline.cli.output import DONE, as_json, get_task, is_read_only, tell, writing
-from finetune_pipeline.cli.project import NOT_EVALUATED, open_project
+from finetune_pipeline.cli.output import DONE, as_json, get_task, tell, unless_read_only, writing
+from finetune_pipeline.cli.project import NOT_EVALUATED, Project
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.report.failures import request_page, request_rows
 from finetune_pipeline.report.page import page_markdown
@@ -26,14 +26,15 @@ def ask_data(task: str, folder: Path | None, as_json: bool) -> int:
     In a home that may only be read, it is only printed unless --to names a folder.
     """
     loaded = get_task(task)
-    project = open_project(loaded)
+    project = Project(loaded)
     artifact = project.latest("evaluation_report")
     if artifact is None:
         raise click.ClickException(NOT_EVALUATED.format(task=loaded.name))
     atlas, shown = read_evaluation(project.store.check(artifact))[0].atlas, read_shown_rows(artifact)
     rows = request_rows(atlas, shown, loaded.name, artifact.version)
     files = {"jsonl": "", "markdown": ""}
-    try:
+    places = "no file is written, the home may only be read: --to FOLDER writes it elsewhere"
+    with unless_read_only():
         out = folder or project.store.state_folder(loaded.name) / "requests"
         lines, page = out / f"{loaded.name}-{artifact.version}.jsonl", out / f"{loaded.name}-{artifact.version}.md"
         with writing(lines):
@@ -42,10 +43,6 @@ def ask_data(task: str, folder: Path | None, as_json: bool) -> int:
             page.write_text(page_markdown(request_page(atlas, shown, loaded.name)), "utf-8")
         files = {"jsonl": str(lines), "markdown": str(page)}
         places = f"for people    {page}\nfor programs  {lines}"
-    except OSError as error:
-        if folder or not is_read_only(error):
-            raise
-        places = "no file is written, the home may only be read: --to FOLDER writes it elsewhere"
     facts = {"task": loaded.name, "version": artifact.version, **files, "rows": rows}
     wrong, wanted = f"{atlas.wrong} of {atlas.n} test rows wrong", sum(row["collect"] for row in rows)
     groups = []

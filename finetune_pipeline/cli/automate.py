@@ -47,10 +47,7 @@ def switch(instance: dg.DagsterInstance, workspace: Path, task: str, wanted: str
             raise click.ClickException(
                 f"Dagster has nothing that runs {task} by itself: `finetune check {task}` says why"
             )
-        rows = []
-        for instigator in own:
-            if wanted != "status":
+        if wanted != "status":
+            for instigator in own:
                 instigator.switch(wanted == "on")
-            when, reason = instigator.last_tick() or (None, None)
-            rows.append({"name": instigator.name, "on": instigator.is_on, "when": when, "reason": reason})
-        return rows
+        return [instigator.state() for instigator in own]

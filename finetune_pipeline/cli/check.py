@@ -13,7 +13,7 @@ import click
 from finetune_pipeline.baseline.input_evidence import learnable
 from finetune_pipeline.baseline.learnable import Learnable
 from finetune_pipeline.baseline.simple_score import SimpleScore, learnable_by_score, simple_score
-from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, is_read_only, say, task_folder
+from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, say, task_folder, unless_read_only
 from finetune_pipeline.data.documents import FOLDER, document_findings
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.json_lines import read_rows
@@ -22,7 +22,7 @@ from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.findings import Finding, FindingsError, as_rows, errors
 from finetune_pipeline.models.chat_templates import own_template, told_origin
 from finetune_pipeline.models.identity import local_base, model_folder
-from finetune_pipeline.pipeline import PIPELINE, made_base
+from finetune_pipeline.pipeline import DATA_STEPS, PIPELINE, made_base
 from finetune_pipeline.planning.power import power_bounds
 from finetune_pipeline.report.data_quality import write_quality
 from finetune_pipeline.settings import read_settings
@@ -34,7 +34,7 @@ from finetune_pipeline.trainers import preflight
 
 EXAMPLES = 3
 OK, LOOK, STOPS = "ok", "look", "stops"
-STEPS = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples")
+STEPS = DATA_STEPS[:4]
 """Steps whose facts are shown, named without `_examples`."""
 
 Rows = list[dict[str, Any]]
@@ -72,7 +72,7 @@ class Checked:
         return [f"{name}: {message}" for mark, name, message in self.answers if mark == STOPS]
 
     def rows(self) -> list[Example]:
-        """Number of rows left to split."""
+        """The rows left to split."""
         return read_examples(self.made["reviewed_examples"].folder)
 
 
@@ -84,20 +84,15 @@ def check(task: str, as_json: bool) -> int:
 
     Exit code 2 when the pipeline would stop at these data (too many bad rows, too few good ones, rows to be reviewed).
     """
-    settings, folder = read_settings(), task_folder(task)
-    try:
-        return _tell(check_task(folder, ArtifactStore(settings.artifacts), settings.home / "checks"), as_json)
-    except OSError as error:  # a home that may only be read: what is made there is made elsewhere, and not kept
-        if not is_read_only(error):
-            raise
-    with tempfile.TemporaryDirectory(prefix="finetune-check-") as place:
-        checked = check_task(folder, ArtifactStore(Path(place) / "artifacts"), Path(place) / "checks")
-        return _tell(checked, as_json, kept=False)
-
-
-def _tell(checked: Checked, as_json: bool, kept: bool = True) -> int:
+    settings, folder, kept = read_settings(), task_folder(task), False
+    with unless_read_only():
+        checked = check_task(folder, ArtifactStore(settings.artifacts), settings.home / "checks")
+        kept = True
+    if not kept:
+        with tempfile.TemporaryDirectory(prefix="finetune-check-") as place:
+            checked = check_task(folder, ArtifactStore(Path(place) / "artifacts"), Path(place) / "checks")
     if as_json:
-        emit({name: fact for name, fact in facts_of(checked).items() if kept or name not in ("folder", "full_list")})
+        emit(facts_of(checked, kept))
     else:
         show_check(checked, kept=kept)
     return checked.code
@@ -143,8 +138,8 @@ def _check_task(folder: Path, store: ArtifactStore, reports: Path) -> Checked:
     return checked
 
 
-def facts_of(checked: Checked) -> dict[str, Any]:
-    """The check as plain JSON."""
+def facts_of(checked: Checked, kept: bool = True) -> dict[str, Any]:
+    """The check as plain JSON. kept: the artifacts are kept, so it names their places."""
     facts = {"task": checked.name, "usable": not checked.code, "spec_findings": as_rows(checked.problems)}
     if checked.task is None or checked.quality is None:
         return facts
@@ -157,8 +152,7 @@ def facts_of(checked: Checked) -> dict[str, Any]:
         "learnable": asdict(checked.signal) if checked.signal else None,
         "power": checked.power,
         "rules": {rule: {"count": len(hits), "examples": hits[:EXAMPLES]} for rule, hits in checked.rules.items()},
-        "folder": str(checked.folder),
-        "full_list": str(checked.folder / "findings.jsonl"),
+        **({"folder": str(checked.folder), "full_list": str(checked.folder / "findings.jsonl")} if kept else {}),
     }
 
 
@@ -273,17 +267,11 @@ def _show_rules(rules: Mapping[str, Rows]) -> None:
         say(f"{rule:{width}} {len(findings):>7}  {findings[0]['severity']}")
     for rule, findings in rules.items():
         say(f"\n{rule}: {len(findings)}")
-        folded = _folded(findings)
-        for (message, fix), places in folded[:EXAMPLES]:
+        equal: dict[tuple[str, str], list[str]] = {}
+        for finding in findings:
+            equal.setdefault((finding["message"], finding["fix"]), []).append(finding["place"])
+        for (message, fix), places in list(equal.items())[:EXAMPLES]:
             more = f" and {len(places) - EXAMPLES:,} more" if len(places) > EXAMPLES else ""
             say(f"  {'; '.join(places[:EXAMPLES])}{more}: {message}\n    fix: {fix}")
-        if left := sum(len(places) for _, places in folded[EXAMPLES:]):
+        if left := sum(map(len, list(equal.values())[EXAMPLES:])):
             say(f"  and {left:,} more")
-
-
-def _folded(findings: Rows) -> list[tuple[tuple[str, str], list[str]]]:
-    """((message, fix), places) of equal findings, ordered by first place."""
-    places: dict[tuple[str, str], list[str]] = {}
-    for finding in findings:
-        places.setdefault((finding["message"], finding["fix"]), []).append(finding["place"])
-    return list(places.items())

@@ -8,7 +8,7 @@ from statistics import fmean
 
 import click
 
-from finetune_pipeline.cli.output import DONE, as_json, get_task, is_read_only, tell, writing
+from finetune_pipeline.cli.output import DONE, as_json, get_task, tell, unless_read_only, writing
 from finetune_pipeline.cli.plan import Inputs, base_folder, rows_to_plan
 from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore
@@ -61,13 +61,9 @@ def costs(task: str, calls_per_month: int | None, as_json: bool) -> int:
     )
     page = settings.home / "costs" / f"{loaded.name}.html"
     written = ""
-    try:
-        with writing(page):
-            page.write_text(page_html(costs_page(result)), "utf-8")
+    with unless_read_only(), writing(page):
+        page.write_text(page_html(costs_page(result)), "utf-8")
         written = str(page)
-    except OSError as error:
-        if not is_read_only(error):
-            raise
     place = written or f"none, {settings.home} may only be read"
     lines = [f"{loaded.name}, from {rows.source}", *costs_lines(result), "", f"page: {place}"]
     tell(as_json, {**asdict(result), "page": written}, *lines)

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from finetune_pipeline.cli.output import as_json, emit, failure, say
+from finetune_pipeline.engine.files import replace_text, write_json
+from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.findings import Finding, FindingsError, as_rows
 from finetune_pipeline.settings import read_settings
 
 if TYPE_CHECKING:
-    from finetune_pipeline.cli.check import Checked
     from finetune_pipeline.data.draft.draft import Draft
     from finetune_pipeline.data.draft.files import GivenFile
-    from finetune_pipeline.engine.store import ArtifactStore
-    from finetune_pipeline.findings import Finding
     from finetune_pipeline.spec import Task
 
 LEAST_PER_LABEL = 10
@@ -63,8 +63,6 @@ def init(files: Sequence[Path], name: str | None, yes: bool, as_json: bool, **op
         say_reading(files)
     from finetune_pipeline.data.draft.draft import task_name
     from finetune_pipeline.data.draft.files import given_files, name_problems
-    from finetune_pipeline.engine.store import ArtifactStore
-    from finetune_pipeline.findings import FindingsError
 
     settings = read_settings()
     asking = not yes and not as_json and sys.stdin.isatty()
@@ -82,6 +80,7 @@ def init(files: Sequence[Path], name: str | None, yes: bool, as_json: bool, **op
             raise FindingsError(problems)
         placed = write_task(made, given, folder, store)
     from finetune_pipeline.cli.check import check_task, facts_of, show_check
+    from finetune_pipeline.spec.rules import STUB
 
     try:
         checked = check_task(folder, store, settings.home / "checks")
@@ -97,7 +96,9 @@ def init(files: Sequence[Path], name: str | None, yes: bool, as_json: bool, **op
     copied = ", ".join(placed) or "nothing: the files are there"
     say(*draft_lines(made), f"{folder}: copied {copied}; task.yaml drafted", "")
     show_check(checked, brief=True)
-    say(*_next(name, made, checked, folder))
+    if stubs := made.system_prompt.count(STUB):
+        say(f"next: write in {folder / 'task.yaml'} what each entry means, wherever it has `{STUB}` ({stubs} ×)")
+    say(f"{'then' if stubs else 'next'}: finetune {'check' if checked.code else 'run'} {name}")
     return checked.code
 
 
@@ -107,7 +108,6 @@ def drafted(
     """(the draft, the files with names that `raw/*` matches, findings). Raises FindingsError if no task can be made."""
     from finetune_pipeline.data.draft.draft import draft
     from finetune_pipeline.data.draft.files import with_suffix
-    from finetune_pipeline.findings import FindingsError
 
     made, findings = draft([(file.name, file.path) for file in given], **options)
     if made is not None and asking and not made.choice.chat:
@@ -133,7 +133,6 @@ def write_task(made: Draft, given: Sequence[GivenFile], folder: Path, store: Art
         The names of the raw files that were copied.
     """
     from finetune_pipeline.data.draft.files import place_files, task_yaml
-    from finetune_pipeline.engine.files import replace_text, write_json
     from finetune_pipeline.spec import Task, parse_spec
 
     placed: list[str] = []
@@ -179,7 +178,6 @@ def _in_place(given: Sequence[GivenFile], data_root: Path) -> str | None:
 def least_per_label(task: Task, store: ArtifactStore) -> int | None:
     """The proposal for data.min_per_label: the rows of the rarest label after cleaning, unless too few to learn
     from; None if the default fits, or there are no labels."""
-    from finetune_pipeline.findings import FindingsError
     from finetune_pipeline.pipeline import PIPELINE
     from finetune_pipeline.steps.run_inputs import collect_run_inputs
 
@@ -196,7 +194,6 @@ def least_per_label(task: Task, store: ArtifactStore) -> int | None:
 
 def draft_facts(made: Draft, findings: Sequence[Finding]) -> dict[str, Any]:
     """The draft as plain JSON."""
-    from finetune_pipeline.findings import as_rows
 
     return {
         "files": [
@@ -242,17 +239,4 @@ def draft_lines(made: Draft) -> list[str]:
     else:
         kinds = {"json": "JSON", "text": "free text"}
         lines.append(f"{answers.rows:,} answers in {kinds[answers.kind]}, {len(answers.values):,} different")
-    return lines
-
-
-def _next(name: str, made: Draft, checked: Checked, folder: Path) -> list[str]:
-    """The next steps, as text."""
-    from finetune_pipeline.spec.rules import STUB
-
-    lines = []
-    if stubs := made.system_prompt.count(STUB):
-        lines.append(
-            f"next: write in {folder / 'task.yaml'} what each entry means, wherever it has `{STUB}` ({stubs} ×)"
-        )
-    lines.append(f"{'then' if stubs else 'next'}: finetune {'check' if checked.code else 'run'} {name}")
     return lines

@@ -6,8 +6,7 @@ import click
 
 from finetune_pipeline.baseline.ladder import Ladder
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, apply_environment, as_json, get_task, problem, tell
-from finetune_pipeline.cli.project import open_project
-from finetune_pipeline.cli.run import run_job
+from finetune_pipeline.cli.run import made_by
 from finetune_pipeline.orchestration.assets import LADDER, TUNED_LADDER, TUNED_RUNGS
 from finetune_pipeline.report.ladder_page import ladder_lines
 
@@ -25,13 +24,10 @@ def ladder(task: str, tuned: bool, as_json: bool) -> int:
     loaded = get_task(task)
     apply_environment()
     step, job = (TUNED_RUNGS, TUNED_LADDER) if tuned else ("ladder", LADDER)
-    made = open_project(loaded).artifacts()[step]
+    made, stopped, failed = made_by(loaded, job, step, quiet=as_json)
     if made is None:
-        stopped, failed = run_job(loaded, job, quiet=as_json)
-        made = open_project(loaded).artifacts()[step]
-        if made is None:
-            problem(*failed, *stopped)
-            return ERROR if failed else REFUSED
+        problem(*failed, *stopped)
+        return ERROR if failed else REFUSED
     answer = Ladder.model_validate(made.facts)
     page = str(made.path("ladder.html"))
     facts = {"task": loaded.name, **answer.model_dump(), "page": page}

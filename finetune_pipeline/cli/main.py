@@ -13,33 +13,12 @@ from pathlib import Path
 import click
 
 from finetune_pipeline import __version__
-from finetune_pipeline.cli.output import DONE, ERROR, failure, json_only, noticed, problem, usable_streams
+from finetune_pipeline.cli.output import DONE, failure, json_only, noticed, problem, usable_streams
 
 COMMANDS = (
-    "init",
-    "try",
-    "check",
-    "advise",
-    "ladder",
-    "plan",
-    "costs",
-    "versus",
-    "run",
-    "report",
-    "review",
-    "ask-data",
-    "show",
-    "schema",
-    "ui",
-    "export",
-    "verify",
-    "rollback",
-    "serve",
-    "forget",
-    "automate",
-    "cluster",
-    "doctor",
-)
+    "init", "try", "check", "advise", "ladder", "plan", "costs", "versus", "run", "report", "review", "ask-data", "show",
+    "schema", "ui", "export", "verify", "rollback", "serve", "forget", "automate", "cluster", "doctor",
+)  # fmt: skip
 """Each names a function and its module (- becomes _, and a Python keyword gets a trailing _). A module is
 imported when its command is called, because most take seconds."""
 
@@ -98,22 +77,17 @@ def main() -> None:
     exit with 1. With ``--json`` standard output is one JSON document, whatever happens."""
     usable_streams()
     with noticed(), json_only("--json" in sys.argv[1:]) as answer:
-        answer.code = _exit_code()
+        try:
+            code = cli.main(prog_name="finetune", standalone_mode=False)
+            answer.code = code if isinstance(code, int) else DONE
+        except SystemExit:  # of click: what reads our output wants no more of it
+            pass
+        except BaseException as error:
+            words = failure(error)
+            if words is None:
+                raise
+            problem(words)
     sys.exit(answer.code)
-
-
-def _exit_code() -> int:
-    try:
-        code = cli.main(prog_name="finetune", standalone_mode=False)
-    except SystemExit:  # of click: what reads our output wants no more of it
-        return ERROR
-    except BaseException as error:
-        words = failure(error)
-        if words is None:
-            raise
-        problem(words)
-        return ERROR
-    return code if isinstance(code, int) else DONE
 
 
 if __name__ == "__main__":

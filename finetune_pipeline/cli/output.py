@@ -34,7 +34,7 @@ _first_line = Event()
 
 
 class JsonAnswer:
-    """The single JSON document printed with ``--json``."""
+    """The single JSON document printed with ``--json``, and the exit code."""
 
     def __init__(self, out: TextIO) -> None:
         self.out, self.emitted, self.problems, self.code = out, False, list[str](), ERROR
@@ -192,9 +192,14 @@ def writing(path: Path) -> Iterator[None]:
         raise
 
 
-def is_read_only(error: OSError) -> bool:
-    """Whether a file in the home could not be written because the home may only be read."""
-    return error.errno in READ_ONLY and Path(str(error.filename)).is_relative_to(read_settings().home)
+@contextlib.contextmanager
+def unless_read_only() -> Iterator[None]:
+    """Leave the block where it would write into a home that may only be read."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in READ_ONLY or not Path(str(error.filename)).is_relative_to(read_settings().home):
+            raise
 
 
 def failure(error: BaseException) -> str | None:
@@ -211,8 +216,8 @@ def failure(error: BaseException) -> str | None:
     return outside_words(error, read_settings().home) if isinstance(error, Exception) else None
 
 
-def environment() -> dict[str, str]:
-    """The environment plus the pipeline's variables: paths always, others only if the user set none."""
+def apply_environment() -> None:
+    """Set the pipeline's variables in this process and those it starts: paths always, others only if the user set none."""
     from finetune_pipeline.orchestration.dagster_internals import dagster_home
     from finetune_pipeline.tracking.mlflow_store import ENVIRONMENT
 
@@ -231,9 +236,4 @@ def environment() -> dict[str, str]:
         "MLFLOW_TRACKING_URI": settings.tracking_uri,
         "DAGSTER_HOME": str(dagster_home()),
     }
-    return {**defaults, **{name: value for name, value in os.environ.items() if value}, **places}
-
-
-def apply_environment() -> None:
-    """Set these variables in this process."""
-    os.environ.update(environment())
+    os.environ.update({name: value for name, value in defaults.items() if not os.environ.get(name)} | places)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,10 @@ import click
 
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, say
 from finetune_pipeline.data.examples import Example, examples_of, read_examples
-from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.wording import duration
-from finetune_pipeline.findings import Finding, as_rows, errors
+from finetune_pipeline.findings import as_rows, errors
 from finetune_pipeline.models.identity import model_kind
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.planning.memory import bytes_of
@@ -28,7 +27,6 @@ from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
 from finetune_pipeline.trainers import preflight
-from finetune_pipeline.worker.supervised import run_supervised
 
 
 @dataclass
@@ -53,14 +51,15 @@ def plan(task: str, memory: str | None, as_json: bool) -> int:
     """
     loaded, settings = get_task(task), read_settings()
     store = ArtifactStore(settings.artifacts)
-    findings = preflight(loaded.spec, loaded.folder)
+    if not errors(findings := preflight(loaded.spec, loaded.folder)):
+        run_inputs = collect_run_inputs(loaded, None, store)
+        base = base_folder(loaded, store, run_inputs)
+        findings = preflight(loaded.spec, loaded.folder, base)
     if errors(findings):
-        return _refused(loaded, findings, as_json)
-    run_inputs = collect_run_inputs(loaded, None, store)
-    base = base_folder(loaded, store, run_inputs)
-    findings = preflight(loaded.spec, loaded.folder, base)
-    if errors(findings):
-        return _refused(loaded, findings, as_json)
+        if not as_json:
+            raise click.ClickException("\n".join(map(str, findings)))
+        emit({"task": loaded.name, "fits": None, "findings": as_rows(findings)})
+        return ERROR
     inputs = rows_to_plan(loaded, store, run_inputs)
     planned = training_plan(
         loaded.spec,
@@ -82,26 +81,12 @@ def plan(task: str, memory: str | None, as_json: bool) -> int:
     return DONE if facts["fits"] else REFUSED
 
 
-def _refused(task: Task, findings: Sequence[Finding], as_json: bool) -> int:
-    if as_json:
-        emit({"task": task.name, "fits": None, "findings": as_rows(findings)})
-        return ERROR
-    raise click.ClickException("\n".join(map(str, findings)))
+def _launch(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Run a job under locks of its own, so that a plan never waits for a training."""
+    from finetune_pipeline.orchestration.resources import Compute
 
-
-def _launch(job: Any) -> dict[str, Any]:
-    """Run a job without a device, so that a plan never waits for a training."""
-    from finetune_pipeline.orchestration.resources import child_environment
-
-    out = Path(job["out"])
-    write_json(out / "job.json", dict(job))
-    command = [sys.executable, "-P", "-m", "finetune_pipeline.worker.entry", str(out / "job.json")]
-    code = run_supervised(command, child_environment("cpu", {}))
-    (out / "job.json").unlink()
-    if code:
-        why = read_json(out / "error.json")["message"] if (out / "error.json").exists() else f"exit code {code}"
-        raise click.ClickException(f"{job['stage']} could not be made: {why}")
-    return dict(read_json(out / "result.json"))
+    with tempfile.TemporaryDirectory(prefix="finetune-plan-") as locks:
+        return Compute(devices=["cpu"], lock_folder=locks).launch(None, job)
 
 
 def base_folder(task: Task, store: ArtifactStore, run_inputs: RunInputs) -> Path:

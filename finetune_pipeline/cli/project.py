@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import dagster as dg
 
-from finetune_pipeline.engine.step import RunInputs
-from finetune_pipeline.engine.store import Artifact, ArtifactStore
+from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.metrics import metric_title
 from finetune_pipeline.orchestration.release import is_registered, present_inputs
@@ -23,46 +21,32 @@ from finetune_pipeline.tracking.tracking import Tracking
 NOT_EVALUATED = "{task} has not been evaluated yet: run `finetune run {task}`"
 
 
-@dataclass
 class Project:
-    """A task with its stores, the current run inputs, and the resulting versions."""
+    """A task with its stores, the current run inputs, the resulting versions, and the version that serves.
 
-    task: Task
-    store: ArtifactStore
-    tracking: Tracking
-    run_inputs: RunInputs
-    versions: dict[str, str]
-    serving: int | None
+    Raises FindingsError if raw files or the base model are missing.
+    """
 
-    def artifacts(self) -> dict[str, Artifact | None]:
+    def __init__(self, task: Task) -> None:
+        store, self.task, self.tracking = Store(), task, Tracking()
+        self.run_inputs = present_inputs(task, store, self.tracking)
+        self.store = store.artifacts()
+        self.versions = PIPELINE.versions(task, self.run_inputs, self.store)
+        self.serving = registry.champion(self.tracking, task.name)
+
+    @cached_property
+    def made(self) -> dict[str, Artifact | None]:
+        """The artifact of every step, or None if it is not made yet."""
         return PIPELINE.artifacts(self.task, self.run_inputs, self.store)
 
     def latest(self, step: str) -> Artifact | None:
         """A step's current artifact, or the newest one if data or spec have changed."""
-        return self.artifacts()[step] or next(reversed(self.store.all_versions(self.task.name, step)), None)
-
-
-def open_project(task: Task) -> Project:
-    """Collect the run inputs and read the registry.
-
-    Raises FindingsError if raw files or the base model are missing."""
-    store, tracking = Store(), Tracking()
-    run_inputs = present_inputs(task, store, tracking)
-    artifacts = store.artifacts()
-    return Project(
-        task,
-        artifacts,
-        tracking,
-        run_inputs,
-        PIPELINE.versions(task, run_inputs, artifacts),
-        registry.champion(tracking, task.name),
-    )
+        return self.made[step] or next(reversed(self.store.all_versions(self.task.name, step)), None)
 
 
 def unfinished(project: Project, instance: dg.DagsterInstance) -> list[str]:
     """Assets that are missing, or unknown to Dagster's event log in their current version."""
-    made = project.artifacts()
-    missing = []
+    missing, made = [], project.made
     for asset in (step.name for step in PIPELINE.steps.values() if not step.asked_for):
         event = instance.get_latest_materialization_event(dg.AssetKey([project.task.name, asset]))
         tags = event.asset_materialization.tags if event and event.asset_materialization else None
@@ -81,16 +65,8 @@ def gate_line(gate: GateResult) -> str:
     return f"  {answer:<4} {gate.name}: {gate.message}"
 
 
-def _share(value: Any, interval: Any) -> str:
-    if not isinstance(value, int | float):
-        return "–"
-    text = f"{value:.3f}"
-    return text + (f"  ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
-
-
 def _data_lines(project: Project) -> list[str]:
-    made = project.artifacts()
-    facts = {name: artifact.facts for name, artifact in made.items() if artifact}
+    facts = {name: artifact.facts for name, artifact in project.made.items() if artifact}
     lines = ["rows"]
     v, c, r, s = (facts.get(n) for n in ("validated_examples", "clean_examples", "reviewed_examples", "splits"))
     if v:
@@ -114,26 +90,29 @@ def _data_lines(project: Project) -> list[str]:
 def verdict_lines(project: Project) -> list[str]:
     """The verdict: row counts, scores of all models, gates, and paths."""
     lines = _data_lines(project)
-    report = project.artifacts()["evaluation_report"]
+    report = project.made["evaluation_report"]
     if report is None:
         return [*lines, "", f"not evaluated yet: run `finetune run {project.task.name}`"]
     metric = metric_title(project.task.spec.metric)
     lines += ["", f"{metric}, with {project.task.spec.gates.confidence:.0%} intervals"]
     width = max(len(m["title"]) for m in report.facts["models"].values())
     for model in report.facts["models"].values():
-        score = _share(model.get("value"), model.get("value_interval"))
+        value, interval = model.get("value"), model.get("value_interval")
+        score = "–" if value is None else f"{value:.3f}"
+        score += f"  ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
         lines.append(f"  {model['title']:<{width}}  {model['set']:<10}  n={model['n']:<4} {score}")
     gates = read_evaluation(project.store.check(report))[1]
-    lines += ["", f"gates: {gate_counts(gates)}", *map(gate_line, gates)]
-    serving = f"version {project.serving}" if project.serving else "none"
-    lines += [
+    return [
+        *lines,
+        "",
+        f"gates: {gate_counts(gates)}",
+        *map(gate_line, gates),
         "",
         report.facts["verdict"],
-        f"champion in MLflow: {serving}",
+        f"champion in MLflow: {f'version {project.serving}' if project.serving else 'none'}",
         "",
         f"report      {report.path('report.html')}",
         f"            finetune report {project.task.name} --markdown   shows it here",
         "Dagster UI  http://127.0.0.1:3000   opened by: finetune ui",
         f"MLflow UI   {project.tracking.page()}   opened by: finetune ui",
     ]
-    return lines

@@ -7,14 +7,14 @@ from pathlib import Path
 import click
 
 from finetune_pipeline.cli.output import DONE, REFUSED, as_json, get_task, problem, tell
-from finetune_pipeline.cli.project import NOT_EVALUATED, Project, gate_line, open_project
+from finetune_pipeline.cli.project import NOT_EVALUATED, Project, gate_line
 from finetune_pipeline.orchestration.resources import AUDIT_PAGE
 from finetune_pipeline.report.stored import read_evaluation
 
 
 def audit_page(project: Project) -> Path | None:
     """The newest supervision audit for the current data and spec: of the adapter, or of a training it stopped."""
-    made = project.artifacts()["adapter"]
+    made = project.made["adapter"]
     if made is not None:
         return made.folder / AUDIT_PAGE if (made.folder / AUDIT_PAGE).is_file() else None
     work = project.store.root / project.task.name / ".work" / "adapter" / project.versions["adapter"]
@@ -28,7 +28,7 @@ def audit_page(project: Project) -> Path | None:
 def report(task: str, markdown: bool, as_json: bool) -> int:
     """Print the latest evaluation of TASK: verdict, gates, and the path of the HTML page. Exit code 2: a gate said no."""
     loaded = get_task(task)
-    project = open_project(loaded)
+    project = Project(loaded)
     artifact = project.latest("evaluation_report")
     page = audit_page(project)
     taught = [f"what it was taught, token by token: {page}"] if page else []

@@ -22,11 +22,12 @@ import dagster as dg
 import sqlalchemy.orm  # noqa: F401
 
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, apply_environment, as_json, get_task, problem, say, tell
-from finetune_pipeline.cli.project import Project, open_project, unfinished, verdict_lines
+from finetune_pipeline.cli.project import Project, unfinished, verdict_lines
 from finetune_pipeline.cli.time_left import TimeLeft, work_of_steps
 from finetune_pipeline.cli.watch import Watcher
 from finetune_pipeline.data.raw_files import raw_paths
 from finetune_pipeline.data.split.alike import kernels_compiled_meanwhile
+from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.wording import duration
 from finetune_pipeline.faults import sqlite_words
 from finetune_pipeline.findings import errors
@@ -57,7 +58,7 @@ def run(task: str, stage: str | None, as_json: bool) -> int:
     started = time.monotonic()
     if stage in (None, "training"):
         _refuse(loaded, quiet=as_json)
-    project = open_project(loaded)
+    project = Project(loaded)
     with dg.DagsterInstance.get() as instance:
         if stage is None and not unfinished(project, instance):
             close_abandoned_runs(instance, loaded.name, project.tracking.finish)
@@ -72,7 +73,7 @@ def run(task: str, stage: str | None, as_json: bool) -> int:
         tell(as_json, facts, f"{loaded.name}: stage {stage} done.")
         return DONE
     headline = f"{loaded.name}: done in {duration(time.monotonic() - started)}."
-    return _finish(open_project(loaded), as_json, headline, result.run_id)
+    return _finish(Project(loaded), as_json, headline, result.run_id)
 
 
 def _refuse(task: Task, *, quiet: bool) -> None:
@@ -80,10 +81,9 @@ def _refuse(task: Task, *, quiet: bool) -> None:
     findings = preflight(task.spec, task.folder, made_base(task, Store().artifacts()))
     if wrong := errors(findings):
         raise click.ClickException(f"{task.name} cannot be trained like this:\n" + "\n".join(map(str, wrong)))
-    if not quiet:
-        for finding in findings:
-            if finding.severity == "warning":
-                problem(str(finding))
+    for finding in findings:
+        if finding.severity == "warning" and not quiet:
+            problem(str(finding))
 
 
 def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Project, *, quiet: bool) -> Any:
@@ -145,7 +145,7 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
 
 def time_left(project: Project, names: Iterable[str]) -> TimeLeft:
     """The estimated time of a run of these steps, without those already made."""
-    spec, made = project.task.spec, project.artifacts()
+    spec, made = project.task.spec, project.made
     splits = project.latest("splits")
     raw_bytes = sum(path.stat().st_size for _, path in raw_paths(project.task))
     work = work_of_steps(spec, raw_bytes, splits.facts["counts"] if splits else None)
@@ -192,8 +192,7 @@ def _cancelled_by_signals(instance: dg.DagsterInstance, run_id: str) -> Iterator
 
 
 def _finish(project: Project, as_json: bool, headline: str, run_id: str | None) -> int:
-    made = project.artifacts()
-    report = made["evaluation_report"]
+    report = project.made["evaluation_report"]
     passed = bool(report and report.facts["passed"])
     facts = {
         "task": project.task.name,
@@ -202,7 +201,7 @@ def _finish(project: Project, as_json: bool, headline: str, run_id: str | None) 
         "passed": passed,
         "decision": report.facts["decision"] if report else None,
         "verdict": report.facts["verdict"] if report else None,
-        "steps": {name: {"version": a.version, "folder": str(a.folder)} for name, a in made.items() if a},
+        "steps": {name: {"version": a.version, "folder": str(a.folder)} for name, a in project.made.items() if a},
     }
     tell(as_json, facts, headline, "", *verdict_lines(project))
     return DONE if passed else REFUSED
@@ -211,7 +210,6 @@ def _finish(project: Project, as_json: bool, headline: str, run_id: str | None) 
 def _failed(result: Any, task: Task, as_json: bool) -> int:
     """Blocking checks that said no (exit code 2), or steps that failed (exit code 1), each with its message."""
     refused, real = refusals_and_failures(result)
-    code = ERROR if real or not refused else REFUSED
     problem(
         *(f"stopped by the check {check} of {asset}: {message}" for asset, check, message in refused),
         *(f"{_asset(step)} failed: {text}" for step, text in real),
@@ -219,22 +217,23 @@ def _failed(result: Any, task: Task, as_json: bool) -> int:
         f"`finetune run {task.name}` goes on from there",
     )
     facts = {
-        "task": task.name,
-        "run_id": result.run_id,
-        "passed": False,
         "refused": [{"asset": a, "check": c, "message": m} for a, c, m in refused],
         "failed": [{"step": s, "message": t} for s, t in real],
     }
-    tell(as_json, facts)
-    return code
+    tell(as_json, {"task": task.name, "run_id": result.run_id, "passed": False, **facts})
+    return ERROR if real or not refused else REFUSED
 
 
-def run_job(task: Task, job: str, *, quiet: bool) -> tuple[list[str], list[str]]:
-    """Run a job of a task. Returns the messages of blocking checks that stopped it, and of failed steps."""
+def made_by(task: Task, job: str, step: str, *, quiet: bool) -> tuple[Artifact | None, list[str], list[str]]:
+    """The artifact of a step, made now by this job if it is not up to date; with the messages of blocking checks that
+    stopped the job, and of failed steps."""
+    project = Project(task)
+    if made := project.made[step]:
+        return made, [], []
     with dg.DagsterInstance.get() as instance:
-        result = execute(task, job, instance, open_project(task), quiet=quiet)
-    refused, failed = refusals_and_failures(result)
-    return [message for _, _, message in refused], [f"{_asset(step)} failed: {text}" for step, text in failed]
+        refused, failed = refusals_and_failures(execute(task, job, instance, project, quiet=quiet))
+    failures = [f"{_asset(step)} failed: {text}" for step, text in failed]
+    return Project(task).made[step], [message for _, _, message in refused], failures
 
 
 def _asset(step: str) -> str:

@@ -25,28 +25,20 @@ def schema(evaluation: bool, as_json: bool) -> int:
         emit(spec_schema)
         return DONE
 
-    def section(properties: dict[str, Any], required: list[str], indent: str) -> None:
-        for name, field in properties.items():
-            kind = field.get("type") or " | ".join(
-                str(o.get("type", o.get("$ref", "").rpartition("/")[2]))
-                for o in field.get("anyOf", field.get("oneOf", []))
-            )
-            reference = field.get("$ref", "").rpartition("/")[2]
-            default = "required" if name in required else f"default {field['default']!r}" if "default" in field else ""
-            if "enum" in field:
-                kind = " | ".join(field["enum"])
-            say(
-                f"{indent}{name}: {reference or kind}  ({default}) {field.get('description', '')}".rstrip()
-                if not reference
-                else f"{indent}{name}:"
-            )
-            if reference:
-                inner = spec_schema["$defs"][reference]
-                section(inner["properties"], inner.get("required", []), indent + "  ")
+    def section(of: dict[str, Any], indent: str = "") -> None:
+        for name, field in of["properties"].items():
+            if reference := field.get("$ref", "").rpartition("/")[2]:
+                say(f"{indent}{name}:")
+                section(spec_schema["$defs"][reference], indent + "  ")
+                continue
+            ways = [field] if "type" in field else field.get("anyOf", field.get("oneOf", []))
+            kinds = field.get("enum") or [str(o.get("type", o.get("$ref", "").rpartition("/")[2])) for o in ways]
+            required = name in of.get("required", [])
+            default = "required" if required else f"default {field['default']!r}" if "default" in field else ""
+            say(f"{indent}{name}: {' | '.join(kinds)}  ({default}) {field.get('description', '')}".rstrip())
 
-    section(spec_schema["properties"], spec_schema["required"], "")
+    section(spec_schema)
     for name in ("LabelsOutput", "TextOutput", "JsonOutput"):
         say(f"\noutput, as {name}:")
-        inner = spec_schema["$defs"][name]
-        section(inner["properties"], inner.get("required", []), "  ")
+        section(spec_schema["$defs"][name], "  ")
     return DONE

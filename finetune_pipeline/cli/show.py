@@ -8,7 +8,7 @@ import click
 import yaml
 
 from finetune_pipeline.cli.output import DONE, NO_TASK, as_json, get_task, tell
-from finetune_pipeline.cli.project import open_project
+from finetune_pipeline.cli.project import Project
 from finetune_pipeline.findings import as_rows, errors
 from finetune_pipeline.models.chat_templates import told_origin
 from finetune_pipeline.settings import read_settings
@@ -24,14 +24,14 @@ def show(task: str | None, as_json: bool) -> int:
     if task is None:
         return _tasks(as_json)
     loaded = get_task(task)
-    project = open_project(loaded)
+    project = Project(loaded)
     steps = {
         name: {
             "version": project.versions[name],
             "made": artifact is not None,
             "folder": str(artifact.folder) if artifact else None,
         }
-        for name, artifact in project.artifacts().items()
+        for name, artifact in project.made.items()
     }
     spec = loaded.spec.model_dump(mode="json")
     template = told_origin(loaded.spec.chat_template, loaded.folder)

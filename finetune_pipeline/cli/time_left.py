@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from finetune_pipeline.data.perturbations import BLOCKING
 from finetune_pipeline.engine.files import read_json, write_json
@@ -63,13 +64,10 @@ def work_of_steps(spec: TaskSpec, raw_bytes: int, rows: Mapping[str, int] | None
 
 def read_took(path: Path) -> dict[str, dict[str, tuple[float, float]]]:
     """Earlier step times with their amount of work; an unreadable file counts as empty."""
-    try:
-        return {
-            step: {task: (float(s), float(w)) for task, (s, w) in of.items() if float(w) > 0}
-            for step, of in read_json(path).items()
-        }
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
+    with contextlib.suppress(OSError, ValueError):
+        took = read_json(path, dict[str, dict[str, tuple[float, float]]])
+        return {step: {task: (s, w) for task, (s, w) in of.items() if w > 0} for step, of in took.items()}
+    return {}
 
 
 @dataclass
@@ -82,7 +80,7 @@ class _Running:
 
 
 class TimeLeft:
-    """The time left of one run. The caller passes times, in seconds of any clock.
+    """The time left of one run. Times are in seconds of any clock.
 
     Args:
         steps: The steps that the run makes.
@@ -109,38 +107,43 @@ class TimeLeft:
         seconds, work = took[self.task] if self.task in took else list(took.values())[-1]
         return seconds * max(_LEAST_SHARE, self.work.get(step, 1.0) / work)
 
-    def begin(self, step: str, now: float) -> None:
-        """A step begins."""
-        self._running = _Running(step, now)
-
-    def tell(self, step: str, seconds_left: float, now: float) -> None:
-        """The running step reports its time left."""
-        if self._running and self._running.step == step:
-            self._running.left, self._running.reported = seconds_left, now
+    def note(
+        self,
+        stage: str,
+        time: float,
+        message: str = "",
+        reused: bool = False,
+        waiting: bool = False,
+        seconds_left: float | None = None,
+        **_: Any,
+    ) -> None:
+        """Take in a line of progress (:func:`finetune_pipeline.progress.tell`). The time of a step is kept for later runs."""
+        running = self._running if self._running and self._running.step == stage else None
+        if message == "begins":
+            self._running = _Running(stage, time)
+        elif message in ("unchanged", "done"):
+            if running and message == "done" and not reused and not running.waited:
+                self._learn(stage, time - running.began)
+            self._running = None
+            self._pending = [step for step in self._pending if step != stage]
+        elif waiting:
+            self.wait()
+        elif running and seconds_left is not None:
+            running.left, running.reported = seconds_left, time
 
     def wait(self) -> None:
         """The running step waits for something, so its time does not count."""
         if self._running:
             self._running.waited = True
 
-    def end(self, step: str, now: float) -> None:
-        """A step is done; its time is stored for later runs."""
-        if self._running and self._running.step == step and not self._running.waited:
-            seconds = now - self._running.began
-            if before := self._before.get(step, 0.0):
-                self._took, self._expected = self._took + seconds, self._expected + before
-            kept = read_took(self._path)
-            kept[step] = {t: v for t, v in kept.get(step, {}).items() if t != self.task}
-            kept[step][self.task] = (round(seconds, 2), self.work.get(step, 1.0))
-            with contextlib.suppress(OSError):  # a full disk: what the run cannot do without will say so
-                write_json(self._path, kept)
-        self.skip(step)
-
-    def skip(self, step: str) -> None:
-        """A step was made before."""
-        self._running = None
-        if step in self._pending:
-            self._pending.remove(step)
+    def _learn(self, step: str, seconds: float) -> None:
+        if before := self._before.get(step, 0.0):
+            self._took, self._expected = self._took + seconds, self._expected + before
+        kept = read_took(self._path)
+        kept[step] = {t: v for t, v in kept.get(step, {}).items() if t != self.task}
+        kept[step][self.task] = (round(seconds, 2), self.work.get(step, 1.0))
+        with contextlib.suppress(OSError):  # a full disk: what the run cannot do without will say so
+            write_json(self._path, kept)
 
     def left(self, now: float) -> float:
         """Estimated seconds left of the run."""
@@ -160,8 +163,6 @@ class TimeLeft:
 
     def words(self, now: float) -> str:
         """``about 12 min left for the whole run``."""
-        return f"{_about(self.left(now))} left for the whole run"
-
-
-def _about(seconds: float) -> str:
-    return f"about {spell(60 * round(seconds / 60))}" if seconds >= 60 else "less than a minute"
+        seconds = self.left(now)
+        about = f"about {spell(60 * round(seconds / 60))}" if seconds >= 60 else "less than a minute"
+        return f"{about} left for the whole run"

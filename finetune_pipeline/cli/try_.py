@@ -13,6 +13,7 @@ import click
 
 from finetune_pipeline.cli.init import draft_facts, draft_lines, drafted, reading_options, say_reading, write_task
 from finetune_pipeline.cli.output import as_json, emit, say
+from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.settings import read_settings
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ def try_(files: Sequence[Path], as_json: bool, **options: str | None) -> int:
     if not as_json:
         say_reading(files)
     from finetune_pipeline.data.draft.files import given_files
-    from finetune_pipeline.engine.store import ArtifactStore
 
     made, given, findings = drafted(given_files(files), options, asking=False)
     if not as_json:
@@ -53,9 +53,8 @@ def try_(files: Sequence[Path], as_json: bool, **options: str | None) -> int:
             copies = copies_in(checked.made["clean_examples"].folder)
             needs = training_needs(checked.task.spec, checked.rows(), read_settings().home)
         if as_json:
-            facts = {k: v for k, v in facts_of(checked).items() if k not in ("folder", "full_list")}
             shown = {"copies": asdict(copies) if copies else None, "needs": asdict(needs) if needs else None}
-            emit({**facts, "draft": draft_facts(made, findings), **shown})
+            emit({**facts_of(checked, kept=False), "draft": draft_facts(made, findings), **shown})
             return checked.code
         show_check(checked, brief=True, kept=False)
         say("", *(copies.lines() if copies else []), *(needs.lines() if needs else []))

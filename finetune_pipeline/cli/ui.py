@@ -11,13 +11,14 @@ import time
 
 import click
 
-from finetune_pipeline.cli.output import DONE, ERROR, environment, problem, say
+from finetune_pipeline.cli.output import DONE, ERROR, apply_environment, problem, say
 from finetune_pipeline.orchestration.dagster_internals import WORKSPACE
 from finetune_pipeline.serving.local_server import HOST, port_problem
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.tracking.tracking import Tracking
 
 _PORT = click.IntRange(1, 65535)
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @click.command()
@@ -27,32 +28,31 @@ _PORT = click.IntRange(1, 65535)
 def ui(dagster_port: int, mlflow_port: int, seconds: int) -> int:
     """Start Dagster's UI with its daemon, and MLflow's UI, on 127.0.0.1. Ctrl-C stops both."""
     settings, tracking = read_settings(), Tracking()
-    env = environment()
+    apply_environment()
     python = [sys.executable, "-m"]
     workspace = ["-w", str(WORKSPACE)]
     guarded = "finetune_pipeline.orchestration.web_server"
-    commands = {"dagster": [*python, guarded, "dev", "-h", HOST, "-p", str(dagster_port), *workspace]}
+    dagster = [*python, guarded, "dev", "-h", HOST, "-p", str(dagster_port), *workspace]
+    servers = {"dagster": (dagster_port, settings.project, dagster)}
     if not tracking.uri().startswith("http"):
-        store = ["--backend-store-uri", tracking.uri(), "--default-artifact-root", str(settings.artifact_location)]
-        server = ["mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1"]
-        commands["mlflow"] = [*python, *server, *store]
-    ports = {"dagster": dagster_port, "mlflow": mlflow_port}
-    busy = [words for name in commands if (words := port_problem(ports[name], f"--{name}-port"))]
+        store = ["--backend-store-uri", tracking.uri(), "--default-artifact-root", str(tracking.place() / "artifacts")]
+        mlflow = ["mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1"]
+        # MLflow's uvicorn imports what lies in its working folder
+        servers["mlflow"] = (mlflow_port, tracking.place(), [*python, *mlflow, *store])
+    busy = [words for name, (port, *_) in servers.items() if (words := port_problem(port, f"--{name}-port"))]
     if busy:
         raise click.ClickException("\n".join(busy))
     tracking.prepare()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a shell's background jobs ignore SIGINT
-        signal.signal(number, _stop)
+    for number in _STOPPING:  # a shell's background jobs ignore SIGINT
+        signal.signal(number, signal.default_int_handler)
     processes: dict[str, subprocess.Popen[bytes]] = {}
     end = time.monotonic() + seconds if seconds else None
     code = DONE
     try:
-        for name, command in commands.items():
-            # MLflow's uvicorn imports what lies in its working folder
-            folder = tracking.place() if name == "mlflow" else settings.project
-            processes[name] = subprocess.Popen(command, cwd=folder, env=env, start_new_session=True)
+        for name, (_, folder, command) in servers.items():
+            processes[name] = subprocess.Popen(command, cwd=folder, start_new_session=True)
         say(f"Dagster: http://127.0.0.1:{dagster_port}")
-        say(f"MLflow:  {f'http://127.0.0.1:{mlflow_port}' if 'mlflow' in commands else tracking.page()}")
+        say(f"MLflow:  {f'http://127.0.0.1:{mlflow_port}' if 'mlflow' in servers else tracking.page()}")
         while end is None or time.monotonic() < end:
             for name, process in processes.items():
                 if process.poll() is not None:
@@ -65,7 +65,7 @@ def ui(dagster_port: int, mlflow_port: int, seconds: int) -> int:
         with contextlib.suppress(OSError):  # the terminal may be gone
             say("stopping")
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a second one would leave servers behind
+        for number in _STOPPING:  # a second one would leave servers behind
             signal.signal(number, signal.SIG_IGN)
         for process in processes.values():
             _signal_group(process, signal.SIGTERM)
@@ -79,7 +79,3 @@ def ui(dagster_port: int, mlflow_port: int, seconds: int) -> int:
 def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
-
-
-def _stop(*_: object) -> None:
-    raise KeyboardInterrupt

@@ -8,8 +8,8 @@ from dataclasses import asdict
 import click
 
 from finetune_pipeline.cli.output import DONE, apply_environment, as_json, get_task, tell
-from finetune_pipeline.cli.project import open_project
-from finetune_pipeline.cli.run import run_job
+from finetune_pipeline.cli.run import made_by
+from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.planning.prices import load_prices
 from finetune_pipeline.report.stored import read_evaluation
 from finetune_pipeline.report.versus import versus as put_side_by_side
@@ -32,14 +32,10 @@ def versus(task: str, calls_per_month: int | None, as_json: bool) -> int:
         raise click.ClickException(
             f"{loaded.name} names no API model\nfix: set baseline.endpoint {{url, model, key_variable}}; see docs/planning.md"
         )
-    project = open_project(loaded)
-    report = project.artifacts()["evaluation_report"]
+    report, stopped, failed = made_by(loaded, "all", "evaluation_report", quiet=as_json)
     if report is None:
-        stopped, failed = run_job(loaded, "all", quiet=as_json)
-        report = open_project(loaded).artifacts()["evaluation_report"]
-        if report is None:
-            raise click.ClickException("\n".join([*stopped, *failed]))
-    evaluation = read_evaluation(project.store.check(report))[0]
+        raise click.ClickException("\n".join([*stopped, *failed]))
+    evaluation = read_evaluation(Store().artifacts().check(report))[0]
     prices = load_prices(home=settings.home, task_folder=loaded.folder)
     calls = calls_per_month or loaded.spec.advise.calls_per_month
     compared = put_side_by_side(loaded.spec, evaluation, prices, calls, datetime.datetime.now(datetime.UTC).date())

@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,9 @@ def describe(row: dict[str, Any]) -> str:
     parts = []
     if row.get("step") is not None and row.get("of"):
         parts.append(f"{row['step']} of {row['of']}")
-    parts += [
-        f"{name.replace('_', ' ')} {row[name]:.3f}"
-        for name in ("loss", "eval_loss")
-        if isinstance(row.get(name), int | float)
-    ]
-    if isinstance(row.get("seconds_left"), int | float) and row["seconds_left"] >= 1:
-        left = int(row["seconds_left"])
+    losses = {"loss": row.get("loss"), "eval loss": row.get("eval_loss")}
+    parts += [f"{name} {loss:.3f}" for name, loss in losses.items() if loss is not None]
+    if left := int(row.get("seconds_left") or 0):
         parts.append(f"{left // 60}:{left % 60:02d} left of this step")
     message = row.get("message") or ""
     return ", ".join([message, *parts] if message else parts)
@@ -71,32 +68,33 @@ class Watcher:
         self._thread.join(timeout=5)
 
     def _follow(self) -> None:
-        with contextlib.suppress(OSError):  # nobody reads on, or a full disk: that ends the lines, not the run
-            self._read_on()
-
-    def _read_on(self) -> None:
         position, stopping = 0, False
-        while True:
-            if self.path.exists():
-                with self.path.open("rb") as handle:
-                    handle.seek(position)
-                    for line in handle:
-                        if not line.endswith(b"\n"):
-                            break
-                        position += len(line)
-                        self._show(json.loads(line))
-                        self._reminders, self._asked = None, time.monotonic()
-            if stopping:
-                return
-            self._tell_wait()
-            stopping = self._stop.wait(0.3)
+        with contextlib.suppress(OSError):  # nobody reads on, or a full disk: that ends the lines, not the run
+            while True:
+                if self.path.exists():
+                    with self.path.open("rb") as handle:
+                        handle.seek(position)
+                        for line in takewhile(lambda line: line.endswith(b"\n"), handle):
+                            position += len(line)
+                            self._show(json.loads(line))
+                            self._reminders, self._asked = None, time.monotonic()
+                if stopping:
+                    return
+                self._tell_wait()
+                stopping = self._stop.wait(0.3)
 
     def _tell_wait(self) -> None:
         """Print what the run is waiting for, at growing intervals."""
         if time.monotonic() - self._asked < QUIET_SECONDS:
             return
-        self._asked = time.monotonic()
-        words = self._waits()
+        self._asked, words = time.monotonic(), None
+        try:
+            words = self.waits_for()
+        except Exception as error:  # noqa: BLE001 - a failed question must not end the lines of progress
+            problem = f"        what the run waits for is not known ({type(error).__name__}: {error})"
+            if problem != self._problem:
+                self._problem = problem
+                self.say(problem)
         if words is None:
             self._reminders = None
             if time.monotonic() - self._spoke >= SILENT_SECONDS:
@@ -112,17 +110,6 @@ class Watcher:
         if self._reminders.due():
             self.say(f"        {words}")
 
-    def _waits(self) -> str | None:
-        """What the run waits for; None also if that is unknown, which is printed once."""
-        try:
-            return self.waits_for()
-        except Exception as error:  # noqa: BLE001 - a failed question must not end the lines of progress
-            problem = f"        what the run waits for is not known ({type(error).__name__}: {error})"
-        if problem != self._problem:
-            self._problem = problem
-            self.say(problem)
-        return None
-
     def _whole(self, now: float) -> str:
         """The time left for the whole run, unless just printed."""
         if self.left is None or time.monotonic() - self._left_told < LEFT_SECONDS:
@@ -130,24 +117,10 @@ class Watcher:
         self._left_told = time.monotonic()
         return f"; {self.left.words(now)}"
 
-    def _note(self, row: dict[str, Any], left: TimeLeft) -> None:
-        """Update the estimate of the time left with a progress row."""
-        stage, message, now = row["stage"], row.get("message", ""), row["time"]
-        if message == "begins":
-            left.begin(stage, now)
-        elif message == "unchanged" or (message == "done" and row.get("reused")):
-            left.skip(stage)
-        elif message == "done":
-            left.end(stage, now)
-        elif row.get("waiting"):
-            left.wait()
-        elif isinstance(row.get("seconds_left"), int | float):
-            left.tell(stage, row["seconds_left"], now)
-
     def _show(self, row: dict[str, Any]) -> None:
         stage, message, now = row["stage"], row.get("message", ""), time.monotonic()
         if self.left:
-            self._note(row, self.left)
+            self.left.note(**row)
         if message in ("begins", "unchanged") and stage not in self._begun:
             self._begun[stage] = row["time"]
             self._running = stage if message == "begins" else None

@@ -86,7 +86,11 @@ def write_json(path: Path, value: Any, durable: bool = True) -> None:
 
 def replace_text(path: Path, text: str, durable: bool = True) -> None:
     """Write a file so that readers see the old text or the new one, never a part."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
+    except OSError as error:
+        error.filename = str(path.parent)  # rather than a name that nobody gave
+        raise
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as out:
             out.write(text)

@@ -111,16 +111,16 @@ class Graph:
         return {step: self.run(step, task, run_inputs, store) for step in self.steps if step in wanted}
 
     def _inputs(self, step: Step, task: Task, versions: dict[str, str], store: ArtifactStore) -> Inputs:
-        artifacts = {need: self._at(need, task, versions[need], store) for need in step.inputs}
-        if missing := [need for need, artifact in artifacts.items() if artifact is None]:
+        found = {need: self._at(need, task, versions[need], store) for need in step.inputs}
+        present = {need: artifact for need, artifact in found.items() if artifact is not None}
+        if missing := [need for need in found if need not in present]:
             raise MissingInput(
                 f"{task.name}/{step.name} needs {', '.join(missing)} of the present data and spec, which "
                 f"have not been made. Run `finetune run {task.name}`, or materialize them first."
             )
-        present = {need: artifact for need, artifact in artifacts.items() if artifact is not None}
-        if broken := [need for need, artifact in present.items() if not self.steps[need].whole(artifact)]:
-            counts = {need: sum(self.steps[need].failed(present[need].facts).values()) for need in broken}
-            failed = ", ".join(f"{n} rows failed in {need}" for need, n in counts.items())
+        counts = {need: sum(self.steps[need].failed(artifact.facts).values()) for need, artifact in present.items()}
+        if broken := [need for need, n in counts.items() if n]:
+            failed = ", ".join(f"{counts[need]} rows failed in {need}" for need in broken)
             raise MissingInput(
                 f"{task.name}/{step.name} is not made: {failed}. Run `finetune run {task.name}`, or materialize "
                 f"{', '.join(broken)} again; only rows without an answer are asked."

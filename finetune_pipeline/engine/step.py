@@ -5,7 +5,7 @@ The table of all steps is :mod:`finetune_pipeline.pipeline`. Versions, Dagster a
 
 from __future__ import annotations
 
-from collections.abc import Callable, ItemsView, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,31 +60,22 @@ class RunInputs:
     split_ledger: str = "splits"
 
 
-class Inputs(Mapping[str, Artifact]):
+class Inputs(dict[str, Artifact]):
     """A step's input artifacts by name. `opened` holds the names that were read; listing all of them reads none.
 
     check: asked when an artifact is first opened (ArtifactStore.check).
     """
 
-    def __init__(self, artifacts: Mapping[str, Artifact], check: Callable[[Artifact], object] = lambda _: None) -> None:
-        self._artifacts, self._check = dict(artifacts), check
-        self.opened: set[str] = set()
+    def __init__(self, artifacts: Mapping[str, Artifact], check: Callable[[Artifact], object]) -> None:
+        super().__init__(artifacts)
+        self._check, self.opened = check, set[str]()
 
     def __getitem__(self, name: str) -> Artifact:
-        artifact = self._artifacts[name]
+        artifact = super().__getitem__(name)
         if name not in self.opened:
             self._check(artifact)
         self.opened.add(name)
         return artifact
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._artifacts)
-
-    def items(self) -> ItemsView[str, Artifact]:
-        return self._artifacts.items()
-
-    def __len__(self) -> int:
-        return len(self._artifacts)
 
 
 @dataclass
@@ -147,7 +138,7 @@ class Step:
             artifact, and it is made anew when the step runs again.
         view_of: The step of whose artifact this one shows a `split`. A view has that step's version and makes nothing.
         datasets: Splits that are logged in MLflow as inputs of this step.
-        metrics: MLflow's metrics from nested facts, as name and dotted place; numbers that are facts themselves come besides.
+        metrics: MLflow's metrics from nested facts, as name and JMESPath; numbers that are facts themselves come besides.
         tells: Metrics that the parent run in MLflow shows, too, with the step's settings, data sets and verdict.
     """
 

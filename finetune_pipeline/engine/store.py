@@ -141,13 +141,8 @@ class ArtifactStore:
 
     def all_versions(self, task: str, step: str) -> list[Artifact]:
         """Every complete artifact of a step, oldest first."""
-        folder = self.root / task / step
-        if not folder.is_dir():
-            return []
-        names = sorted(
-            (p for p in folder.iterdir() if (p / MANIFEST).exists()), key=lambda p: (p / MANIFEST).stat().st_mtime_ns
-        )
-        return [a for p in names if (a := self.find(task, step, p.name))]
+        manifests = sorted((self.root / task / step).glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime_ns)
+        return [artifact for path in manifests if (artifact := self.find(task, step, path.parent.name))]
 
     def state_folder(self, task: str) -> Path:
         """Folder of the task's ledgers (split assignments, openings of the sealed test)."""

@@ -130,9 +130,8 @@ def stage_assets(stage: str) -> list[str]:
     """Return the names of the assets that a stage's job makes: those of its group, and the logs if its steps read them. For
     `data` also the data quality report and the base model, whose tokens it counts."""
     if stage in (LADDER, TUNED_LADDER):
-        groups = (LOGS, DATA, BASELINE, *([TRAINING] if stage == TUNED_LADDER else []))
-        last = [TUNED_RUNGS] if stage == TUNED_LADDER else []
-        return [*(step.name for step in STEPS if step.group in groups), *last]
+        groups, last = ((TRAINING,), [TUNED_RUNGS]) if stage == TUNED_LADDER else ((), [])
+        return [*(step.name for step in STEPS if step.group in (LOGS, DATA, BASELINE, *groups)), *last]
     names = [step.name for step in STEPS if step.group == stage and not step.asked_for]
     logs = [step.name for step in STEPS if step.group == LOGS]
     read = {name for step in STEPS if step.name in names for name in step.inputs}
@@ -148,22 +147,22 @@ def _selection(task: Task, stage: str) -> dg.AssetSelection:
     return assets | dg.AssetSelection.checks(dg.AssetCheckKey(key_of(task, LIVE[0]), LIVE[1].name))
 
 
-def _job(task: Task, stage: str, selection: dg.AssetSelection, text: str) -> "dg.UnresolvedAssetJobDefinition":
-    return dg.define_asset_job(
-        f"{task.name}__{stage}",
-        selection=selection,
-        description=text,
-        tags={"finetune/task": task.name, "finetune/stage": stage},
-    )
-
-
 def task_jobs(task: Task) -> "list[dg.UnresolvedAssetJobDefinition]":
     """Return the jobs ``<task>__all`` and one ``<task>__<stage>`` per stage. Check results are part of their assets' steps."""
     asked_for = [key_of(task, step.name) for step in STEPS if step.asked_for]
     whole_task = dg.AssetSelection.key_prefixes(task.name) - dg.AssetSelection.assets(*asked_for)
+    jobs = {
+        "all": "From raw files to a registered model, including the production check.",
+        **{stage: f"Only the stage `{stage}`." for stage in STAGES},
+        LADDER: "The measurements before training on all rows, and the answer.",
+        TUNED_LADDER: "The ladder, with the tuned model on the same rows.",
+    }
     return [
-        _job(task, "all", whole_task, "From raw files to a registered model, including the production check."),
-        *(_job(task, stage, _selection(task, stage), f"Only the stage `{stage}`.") for stage in STAGES),
-        _job(task, LADDER, _selection(task, LADDER), "The measurements before training on all rows, and the answer."),
-        _job(task, TUNED_LADDER, _selection(task, TUNED_LADDER), "The ladder, with the tuned model on the same rows."),
+        dg.define_asset_job(
+            f"{task.name}__{name}",
+            selection=whole_task if name == "all" else _selection(task, name),
+            description=description,
+            tags={"finetune/task": task.name, "finetune/stage": name},
+        )
+        for name, description in jobs.items()
     ]

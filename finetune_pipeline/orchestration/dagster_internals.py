@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import sqlalchemy
+from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, WorkerStatus
 from dagster._core.storage.event_log.sqlite import sqlite_event_log
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
@@ -144,13 +144,7 @@ def sleep_while_waiting() -> None:
     Dagster takes the minimum of the remaining times *and zero*, so every waiting run keeps one core busy, on a small machine
     for hours (dagster-io/dagster pull request 20367, closed without a fix). With other versions, this may have no effect.
     """
-    try:
-        module: Any = importlib.import_module("dagster._core.execution.plan.instance_concurrency_context")
-        context = module.InstanceConcurrencyContext
-        _ = context.interval_to_next_pending_claim_check
-    except (ImportError, AttributeError):
-        return
-    context.interval_to_next_pending_claim_check = _interval
+    InstanceConcurrencyContext.interval_to_next_pending_claim_check = _interval  # type: ignore[method-assign]
 
 
 def _interval(self: Any) -> float:
@@ -193,26 +187,21 @@ class Instigator:
 
         if self.is_on == on:
             return
+        kind = "sensor" if isinstance(self.remote, RemoteSensor) else "schedule"
         origin, selector = self.remote.get_remote_origin_id(), self.remote.selector_id
-        if isinstance(self.remote, RemoteSensor):
-            if on:
-                self.instance.start_sensor(self.remote)
-            else:
-                self.instance.stop_sensor(origin, selector, self.remote)
-        elif on:
-            self.instance.start_schedule(self.remote)
+        if on:
+            getattr(self.instance, f"start_{kind}")(self.remote)
         else:
-            self.instance.stop_schedule(origin, selector, self.remote)
+            getattr(self.instance, f"stop_{kind}")(origin, selector, self.remote)
 
-    def last_tick(self) -> tuple[str, str] | None:
-        """Return (time, decision) of the last tick; None before the first."""
-        ticks = self.instance.get_ticks(self.remote.get_remote_origin_id(), self.remote.selector_id, limit=1)
-        if not ticks:
-            return None
-        tick = ticks[0]
-        when = datetime.fromtimestamp(tick.timestamp, UTC).strftime("%Y-%m-%d %H:%M")
-        started = f"started {', '.join(i[:8] for i in tick.run_ids)}" if tick.run_ids else ""
-        return when, tick.skip_reason or started or (tick.error.message.strip() if tick.error else "")
+    def state(self) -> dict[str, Any]:
+        """Return {name, on, when, reason}: whether it is on, with the time and the decision of its last tick, if any."""
+        when = reason = None
+        for tick in self.instance.get_ticks(self.remote.get_remote_origin_id(), self.remote.selector_id, limit=1):
+            when = datetime.fromtimestamp(tick.timestamp, UTC).strftime("%Y-%m-%d %H:%M")
+            started = f"started {', '.join(i[:8] for i in tick.run_ids)}" if tick.run_ids else ""
+            reason = tick.skip_reason or started or (tick.error.message.strip() if tick.error else "")
+        return {"name": self.name, "on": self.is_on, "when": when, "reason": reason}
 
 
 def dev_with(web_server: str) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import jmespath
 
 from finetune_pipeline.data.examples import examples_of
 from finetune_pipeline.engine.files import digest_file, read_json
@@ -17,18 +18,17 @@ from finetune_pipeline.engine.graph import pinned_inputs
 from finetune_pipeline.engine.step import RunInputs, Step
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.findings import FindingsError, errors, most_first
+from finetune_pipeline.findings import FindingsError, errors
 from finetune_pipeline.orchestration.release import is_registered, present_inputs, release
 from finetune_pipeline.orchestration.resources import Compute, Store, is_stopping
 from finetune_pipeline.pipeline import PIPELINE, made_base
 from finetune_pipeline.progress import Reminders, tell
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.tracking.mlflow_store import TrackingError
-from finetune_pipeline.tracking.tracking import StepRun, Tracking
+from finetune_pipeline.tracking.step_run import StepRun
+from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline.trainers import preflight
 
-_ROLES = {"train": "training", "validation": "validation", "test": "test"}
-"""Maps splits to MLflow's contexts of data sets."""
 PAGES = {"report_page": "report.html", "audit_page": "audit.html", "drift_page": "drift.html"}
 """Pages in the artifact that Dagster's metadata links to."""
 
@@ -55,7 +55,7 @@ def _selected(context: dg.AssetExecutionContext) -> Set[dg.AssetKey]:
 
 def materialize(
     context: dg.AssetExecutionContext, task: Task, step: Step, store: Store, tracking: Tracking, compute: Compute
-) -> tuple[Artifact, dict[str, dg.MetadataValue]]:
+) -> tuple[Artifact, dict[str, Any]]:
     """Make (or find) one step's artifact. Returns it with the metadata to show in Dagster."""
     if is_stopping(context.op_execution_context):
         raise dg.Failure("the run was cancelled", allow_retries=False)
@@ -106,9 +106,8 @@ def materialize(
             _log_datasets(run.parent, step, task, run_inputs, store)
         for file in step.shows:
             if (artifact.folder / file).exists():
-                run.log_artifact(artifact.folder / file, file if (artifact.folder / file).is_dir() else None)
-        run.set_tags({"artifact_folder": str(artifact.folder)})
-        run.set_tags(_story(artifact))
+                run.log_artifact(artifact.folder / file)
+        run.set_tags({"artifact_folder": str(artifact.folder), **_story(artifact)})
         metadata = as_metadata({**facts, "reused": artifact.reused, "folder": artifact.folder, "mlflow": run.url})
         metadata |= _pages(artifact)
     tell(name, "done", reused=artifact.reused, sentence=str(artifact.facts.get("sentence", "")))
@@ -122,30 +121,14 @@ def _facts(step: Step, artifact: Artifact) -> dict[str, Any]:
         facts = {name: value for name, value in _without_quotes(artifact.facts).items() if name not in hidden}
         measured = _measured(artifact)
         return {**facts, "measured": measured} if measured else facts
-    facts = {"rows": artifact.facts["counts"][step.split], "per_label": artifact.facts["labels"][step.split]}
-    origins = artifact.facts["origins"][step.split]
-    return {**facts, "summary_markdown": counts_as_markdown(facts["rows"], facts["per_label"], origins)}
+    places = {"rows": "counts", "per_label": "labels", "origins": "origins"}
+    return {name: artifact.facts[place][step.split] for name, place in places.items()}
 
 
 def _measured(artifact: Artifact) -> dict[str, Any]:
     """Return the time and memory that a step of a child process took; empty for others."""
     path = artifact.folder / "measured.json"
     return dict(read_json(path)) if path.exists() else {}
-
-
-def counts_as_markdown(rows: int, labels: Mapping[str, int], origins: Mapping[str, int]) -> str:
-    """Format rows per label and origin as Markdown. Labels are escaped in code spans."""
-    lines = [f"**{rows} rows**"]
-    for title, counts in (("Label", labels), ("Origin", origins)):
-        if counts:
-            lines += ["", f"| {title} | rows | share |", "|---|---:|---:|"]
-            lines += [f"| {_as_code(name)} | {n} | {n / max(1, rows):.1%} |" for name, n in most_first(counts).items()]
-    return "\n".join(lines) + "\n"
-
-
-def _as_code(name: str) -> str:
-    """Format a label as an escaped code span in a table cell."""
-    return f"`{' '.join(name.split()).replace('|', '/').replace('`', chr(39))}`"
 
 
 def _without_quotes(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,25 +164,15 @@ def _story(artifact: Artifact) -> dict[str, Any]:
 
 def metrics_of(step: Step, artifact: Artifact) -> dict[str, float]:
     """Return numeric facts, nested numbers that the step names, and time and memory."""
-    facts = {**artifact.facts, "measured": _measured(artifact)}
-    places = {name: name for name in facts} | dict(step.metrics)
-    places |= {"seconds": "measured.seconds", "peak_memory_mib": "measured.peak_memory_mib"}
-    values = {name: _at(facts, place) for name, place in places.items()}
+    measured = _measured(artifact)
+    values = {
+        **artifact.facts,
+        **{name: jmespath.search(place, artifact.facts) for name, place in step.metrics.items()},
+        **{name: measured.get(name) for name in ("seconds", "peak_memory_mib")},
+    }
     return {
         name: float(value) for name, value in values.items() if isinstance(value, int | float) and math.isfinite(value)
     }
-
-
-def _at(facts: Any, place: str) -> Any:
-    """Return the value at a dotted path of nested facts, or None."""
-    for key in place.split("."):
-        if isinstance(facts, Mapping):
-            facts = facts.get(key)
-        elif isinstance(facts, Sequence) and key.isdigit():
-            facts = facts[int(key)]
-        else:
-            return None
-    return facts
 
 
 def _send_history(run: StepRun, job: Mapping[str, Any]) -> None:
@@ -236,33 +209,24 @@ def _log_datasets(run: StepRun, step: Step, task: Task, run_inputs: RunInputs, s
             f"{task.name}_{split}",
             digest_file(path),
             str(path),
-            _ROLES[split],
+            {"train": "training"}.get(split, split),
             {"num_rows": splits.facts["counts"][split], "version": splits.version},
         )
 
 
-def as_metadata(facts: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
-    """Convert every fact to a metadata value, with numbers rounded to four significant figures.
+def as_metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert every fact for Dagster's metadata, with numbers rounded to four significant figures.
 
-    ``summary_markdown`` becomes rendered text, a Path a path, rows and groups of plain values a table, other containers JSON.
+    ``plan_markdown`` becomes rendered text, rows and groups of plain values a table, other containers JSON.
     """
-    shown: dict[str, dg.MetadataValue] = {}
+    shown: dict[str, Any] = {}
     for name, value in facts.items():
         if name.endswith("_markdown"):
             shown[name.removesuffix("_markdown")] = dg.MetadataValue.md(str(value))
-        elif isinstance(value, bool):
-            shown[name] = dg.MetadataValue.bool(value)
-        elif isinstance(value, int):
-            shown[name] = dg.MetadataValue.int(value)
-        elif isinstance(value, float):
-            finite = math.isfinite(value)
-            shown[name] = dg.MetadataValue.float(_rounded(value)) if finite else dg.MetadataValue.text(str(value))
-        elif isinstance(value, Path):
-            shown[name] = dg.MetadataValue.path(value)
         elif isinstance(value, str) and value.startswith(("http://", "https://")):
             shown[name] = dg.MetadataValue.url(value)
-        elif isinstance(value, str):
-            shown[name] = dg.MetadataValue.text(value)
+        elif isinstance(value, str | int | float | Path):  # Dagster knows their types
+            shown[name] = str(value) if isinstance(value, float) and not math.isfinite(value) else _rounded(value)
         elif value is not None:
             shown[name] = _table(value) or dg.MetadataValue.json(_rounded(value))
     return shown

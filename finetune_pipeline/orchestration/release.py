@@ -22,6 +22,8 @@ from finetune_pipeline.tracking.tracking import Tracking
 
 _COMPARED = ("adapter_version", "merged_version", "dataset_version", "compared_with")
 """Tags of the champion that a comparison with it needs."""
+_OF_REQUEST = ("verdict", "method", "kind", *_COMPARED[:3], "evaluation_version")
+"""Parts of a request for a release that become tags as they are."""
 
 
 def present_inputs(task: Task, store: Store, tracking: Tracking) -> RunInputs:
@@ -78,9 +80,8 @@ def is_registered(tracking: Tracking, made: Artifact) -> bool:
 def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict[str, Any]:
     """Register a candidate (see steps.release.release_request) and promote it if every gate passed.
 
-    Returns {model_version, candidate, champion, previous_champion, promoted, rolled_back}. Repeating
-    it has the same result. rolled_back: when and why a rollback took this version out of service, so that it is not
-    promoted; else None.
+    Repeating it has the same result. rolled_back: when and why a rollback took this version out of service, so that it is
+    not promoted; else None.
     """
     name = str(request["name"])
     version = registration.register(
@@ -89,14 +90,8 @@ def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict
         run_id=run_id,
         tags={
             "gates": "passed" if request["gates_passed"] else "failed",
-            "verdict": request["verdict"],
-            "method": request["method"],
-            "kind": request["kind"],
+            **{name: request[name] for name in _OF_REQUEST},
             **{f"endpoint.{key}": value for key, value in (request["endpoint"] or {}).items() if value is not None},
-            "dataset_version": request["dataset_version"],
-            "adapter_version": request["adapter_version"],
-            "merged_version": request["merged_version"],
-            "evaluation_version": request["evaluation_version"],
             "compared_with": json.dumps(request["compared_with"]),
             **({registry.FORGOTTEN: registry.FORGOTTEN_REASON} if request["forgotten"] else {}),
             **{f"gate.{gate}": status for gate, status in request["gates"].items()},

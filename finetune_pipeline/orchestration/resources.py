@@ -9,7 +9,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,11 +47,11 @@ class Compute(dg.ConfigurableResource[Any]):
     )
 
     def launch(
-        self, context: Any, job: Mapping[str, Any], *, on_tick: Callable[[], None] | None = None
+        self, context: Any, job: Mapping[str, Any], *, on_tick: Callable[[], None] = lambda: None
     ) -> dict[str, Any]:
         """Run one job (a dict of :mod:`finetune_pipeline.worker.jobs`) and return its facts.
 
-        context: of an asset, which must return a MaterializeResult, or of a check; None: raise RuntimeError, not dg.Failure.
+        context: of an asset, which must return a MaterializeResult, or of a check; None: raise OutsideError, not dg.Failure.
         job["out"]: folder the child writes result.json to. job["work"] (optional): folder for the job file.
         on_tick: called about once a second while the child runs, and once after it ended.
         Raises dg.Failure: with allow_retries=False if the run was cancelled, the job was refused (64), memory ran out (75), or
@@ -64,10 +63,26 @@ class Compute(dg.ConfigurableResource[Any]):
         out.mkdir(parents=True, exist_ok=True)
         for name in ("result.json", "error.json"):
             (out / name).unlink(missing_ok=True)  # results of an earlier job must not count for this one
+        log = op.log.info if op is not None else partial(print, file=sys.stderr, flush=True)
+        should_stop = _watch(op, self.watch_run_s)
+
+        def waits(message: str) -> None:
+            log(message)
+            tell(stage, message, waiting=True)
+
+        devices = places(self.devices or list(read_settings().devices), job)
+        leased = lease(devices, self._locks, holder=_named(op, stage), should_stop=should_stop, log=waits)
         try:
-            with _job_file(job) as path, _pipes(op) as pipes_env:
-                devices = places(self.devices or list(read_settings().devices), job)
-                code, device = self._supervise(op, stage, devices, path, pipes_env, on_tick or (lambda: None))
+            with _job_file(job) as path, _pipes(op) as pipes_env, leased as (device, handles):
+                code = run_supervised(
+                    [sys.executable, "-P", "-m", self.module, str(path)],  # -P: do not import from the working folder
+                    child_environment(device, pipes_env),
+                    pass_fds=handles,
+                    grace=(self.grace_s, self.terminate_s),
+                    should_stop=should_stop,
+                    on_tick=on_tick,
+                    log=lambda message: log(f"{stage} on {device}: {message}"),
+                )
         except (Stopped, TimeoutError) as stop:
             raise _failure(op, f"{stage} was stopped: {stop}") from stop
         except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError) as interrupt:
@@ -86,37 +101,6 @@ class Compute(dg.ConfigurableResource[Any]):
                 {"exit_code": 0},
             )
         return dict(read_json(out / "result.json"))
-
-    def _supervise(
-        self,
-        op: Any,
-        stage: str,
-        devices: list[str],
-        path: Path,
-        pipes_env: Mapping[str, str],
-        on_tick: Callable[[], None],
-    ) -> tuple[int, str]:
-        log = op.log.info if op is not None else partial(print, file=sys.stderr, flush=True)
-        should_stop = _watch(op, self.watch_run_s)
-
-        def waits(message: str) -> None:
-            log(message)
-            tell(stage, message, waiting=True)
-
-        with lease(devices, self._locks, holder=_named(op, stage), should_stop=should_stop, log=waits) as (
-            device,
-            handles,
-        ):
-            code = run_supervised(
-                [sys.executable, "-P", "-m", self.module, str(path)],  # -P: do not import from the working folder
-                child_environment(device, pipes_env),
-                pass_fds=handles,
-                grace=(self.grace_s, self.terminate_s),
-                should_stop=should_stop,
-                on_tick=on_tick,
-                log=lambda message: log(f"{stage} on {device}: {message}"),
-            )
-        return code, device
 
     def _locks(self, device: str) -> Path:
         return Path(self.lock_folder) if self.lock_folder else lock_folder(device, read_settings().home)
@@ -168,17 +152,17 @@ def _visible(device: str) -> str:
     return seen[index]
 
 
-@contextmanager
+@contextlib.contextmanager
 def _job_file(job: Mapping[str, Any]) -> Iterator[Path]:
     """Yield the job as a file, in its work folder or a temporary one."""
-    with contextlib.ExitStack() as stack:
-        folder = job.get("work") or stack.enter_context(tempfile.TemporaryDirectory(prefix="finetune-job-"))
+    work = job.get("work")
+    with contextlib.nullcontext(work) if work else tempfile.TemporaryDirectory(prefix="finetune-job-") as folder:
         path = Path(folder).absolute() / "job.json"
         write_json(path, dict(job))
         yield path
 
 
-@contextmanager
+@contextlib.contextmanager
 def _pipes(op: Any) -> Iterator[Mapping[str, str]]:
     """Yield the environment with which the child reports to the Dagster run; empty without one."""
     if op is None:
@@ -247,14 +231,20 @@ _OTHERWISE = "read the step's output (stderr) for the first error; running again
 
 
 def _failure(context: Any, message: str, metadata: dict[str, Any] | None = None, retry: bool = False) -> Exception:
-    """Return a dg.Failure, or without a Dagster context a RuntimeError with the same message."""
-    return RuntimeError(message) if context is None else dg.Failure(message, metadata=metadata, allow_retries=retry)
+    """Return a dg.Failure, or without a Dagster context an OutsideError with the same message."""
+    return OutsideError(message) if context is None else dg.Failure(message, metadata=metadata, allow_retries=retry)
 
 
 def exit_failure(context: Any, stage: str, code: int, device: str, job: Mapping[str, Any]) -> Exception:
     """Return the error for a child with a nonzero exit code."""
     out = Path(job["out"])
-    kind, message = _left_error(out / "error.json")
+    kind = message = ""
+    if (out / "error.json").is_file():
+        try:
+            left = read_json(out / "error.json")
+            kind, message = str(left["kind"]), str(left["message"]).strip()
+        except (ValueError, KeyError, TypeError) as error:
+            message = f"(its error.json cannot be read: {error!r})"
     lines = [f"{stage} on {device} {describe(code)}"]
     if message:
         lines.append(message)
@@ -265,14 +255,3 @@ def exit_failure(context: Any, stage: str, code: int, device: str, job: Mapping[
     if job.get("work") and page.is_file():
         metadata["audit_page"] = dg.MetadataValue.path(page)
     return _failure(context, "\n".join(lines), metadata, code not in NO_RETRY and code != KILLED)
-
-
-def _left_error(path: Path) -> tuple[str, str]:
-    """Return (kind, message) of the child's error file, or ("", ""). An incomplete file is reported as such."""
-    if not path.is_file():
-        return "", ""
-    try:
-        error_file = read_json(path)
-        return str(error_file["kind"]), str(error_file["message"]).strip()
-    except (ValueError, KeyError, TypeError) as error:
-        return "", f"(its error.json cannot be read: {error!r})"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import takewhile
 
 import dagster as dg
 
@@ -125,13 +126,8 @@ def run_in_progress(instance: dg.DagsterInstance, task: Task) -> str | None:
 
 def failed_runs(instance: dg.DagsterInstance, task: Task) -> list[dg.DagsterRun]:
     """Return the full runs that failed since the last success, newest first. Cancelled runs count as neither."""
-    failed = []
-    for run in _full_runs(instance, task):
-        if run.status == dg.DagsterRunStatus.SUCCESS:
-            break
-        if run.status == dg.DagsterRunStatus.FAILURE:
-            failed.append(run)
-    return failed
+    since = takewhile(lambda run: run.status != dg.DagsterRunStatus.SUCCESS, _full_runs(instance, task))
+    return [run for run in since if run.status == dg.DagsterRunStatus.FAILURE]
 
 
 def full_run_since(instance: dg.DagsterInstance, task: Task, moment: float) -> dg.DagsterRun | None:
@@ -189,14 +185,10 @@ def retraining_schedule(task: Task) -> dg.ScheduleDefinition:
         if unchanged:
             return dg.SkipReason(unchanged)
         moment = context.scheduled_execution_time.strftime("%Y-%m-%dT%H:%M")
-        return request_full_run(
-            context.instance, task, moment, "schedule", "data, spec or base changed since the last candidate"
-        )
+        why = "data, spec or base changed since the last candidate"
+        return request_full_run(context.instance, task, moment, "schedule", why)
 
     return retraining
-
-
-Event = dg.AssetObservation | dg.AssetMaterialization | dg.AssetCheckEvaluation
 
 
 def champion_sensor(task: Task) -> dg.SensorDefinition:
@@ -206,16 +198,14 @@ def champion_sensor(task: Task) -> dg.SensorDefinition:
     when another version serves.
     """
 
+    acts = "rolls back automatically" if task.spec.retraining.rollback else "reports, and leaves the rollback to people"
+
     @dg.sensor(
         name=f"{task.name}__champion",
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.STOPPED,
-        description=f"Compares people's feedback on the answers of {task.name}'s champion with that on the previous champion; "
-        + (
-            "rolls back automatically."
-            if task.spec.retraining.rollback
-            else "reports, and leaves the rollback to people."
-        ),
+        description=f"Compares people's feedback on the answers of {task.name}'s champion with that on the previous "
+        f"champion; {acts}.",
     )
     def champion(
         context: dg.SensorEvaluationContext, store: Store, tracking: Tracking
@@ -236,8 +226,8 @@ def champion_sensor(task: Task) -> dg.SensorDefinition:
         context.log.error(message)
         if context.cursor == str(serving):  # already shown in the asset's history
             return dg.SkipReason(f"ALARM: {message}")
-        event = dg.AssetObservation(key_of(task, LIVE[0]), description=f"champion alarm: {message}")
-        events: list[Event] = [event, _evaluation(task, Alarm(True, message, alarm.figures))]
+        seen = dg.AssetObservation(key_of(task, LIVE[0]), description=f"champion alarm: {message}")
+        events = (seen, _evaluation(task, Alarm(True, message, alarm.figures)))
         return dg.SensorResult(skip_reason=f"ALARM: {message}", asset_events=events, cursor=str(serving))
 
     return champion

@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from finetune_pipeline.data.dedup.near_duplicates import near_duplicate_clusters
@@ -60,13 +61,12 @@ def hold_back(spec: TaskSpec, corrected: Rows, accepted: Rows) -> list[Held]:
     """Return the corrected rows to hold from training, one entry per row with the first matching rule.
     accepted: rows without objections, against which phrases are tested."""
     held = {row["id"]: reason for row in corrected if (reason := _orders(row))}
-    left = [row for row in corrected if row["id"] not in held]
-    if spec.labels:
-        held |= _triggers(left, accepted)
-        left = [row for row in left if row["id"] not in held]
-    held |= _families(left, spec)
-    left = [row for row in left if row["id"] not in held]
-    held |= _users(left, spec)
+    for rule in (
+        partial(_triggers, accepted=accepted, spec=spec),
+        partial(_families, spec=spec),
+        partial(_users, spec=spec),
+    ):
+        held |= rule([row for row in corrected if row["id"] not in held])
     return [held[row["id"]] for row in corrected if row["id"] in held]
 
 
@@ -119,10 +119,10 @@ def _families(rows: Rows, spec: TaskSpec) -> dict[str, Held]:
     return _over(rows, families, spec.logs.max_family_share, "poison_family_share", reason)
 
 
-def _triggers(rows: Rows, accepted: Rows) -> dict[str, Held]:
+def _triggers(rows: Rows, accepted: Rows, spec: TaskSpec) -> dict[str, Held]:
     """Find rows with a phrase that predicts one label, although accepted answers contradict it for the rest of these texts."""
     known = sorted(accepted, key=lambda r: _mixed(r["id"]))[:_ACCEPTED_MOST]
-    if len(known) < ACCEPTED_NEEDED:
+    if len(known) < ACCEPTED_NEEDED or not spec.labels:
         return {}
     trusted = [r["input"] for r in known], [r["output"].strip() for r in known]
     held: dict[str, Held] = {}
@@ -185,7 +185,8 @@ def choose(spec: TaskSpec, rows: Sequence[dict[str, Any]]) -> Chosen:
     for place, row in enumerate(corrected):
         if row["id"] in why:
             continue
-        if place >= spec.logs.judging_after and _judges(row, spec.logs.judging_share):
+        # the question decides, so that equal ones are treated alike
+        if place >= spec.logs.judging_after and _draws(bytes.fromhex(text_key(row["input"])), spec.logs.judging_share):
             chosen.judging.append(row)
         else:
             chosen.examples.append(example_of(row, spec))
@@ -196,7 +197,7 @@ def choose(spec: TaskSpec, rows: Sequence[dict[str, Any]]) -> Chosen:
             chosen.queue.append((row, f"{HELD}: {why[row['id']].reason}"))
         elif row["id"] in failed:
             chosen.queue.append((row, failed[row["id"]]))
-        elif not row["correction"] and _sampled(row["id"], spec.logs.sample_share):
+        elif not row["correction"] and _draws(_mixed(f"sample:{row['id']}"), spec.logs.sample_share):
             chosen.queue.append((row, SAMPLED))
     return chosen
 
@@ -210,13 +211,9 @@ def _failure(row: dict[str, Any], spec: TaskSpec) -> str | None:
     return None
 
 
-def _sampled(name: str, share: float) -> bool:
-    return int.from_bytes(hashlib.sha256(f"sample:{name}".encode()).digest()[:8], "big") < share * 2**64
-
-
-def _judges(row: dict[str, Any], share: float) -> bool:
-    """Whether a row is for evaluation. The question decides, so that equal questions are treated alike."""
-    return int(text_key(row["input"])[:16], 16) < share * 2**64
+def _draws(digest: bytes, share: float) -> bool:
+    """Whether a hash belongs to this share of all."""
+    return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
 def example_of(row: dict[str, Any], spec: TaskSpec) -> Example:

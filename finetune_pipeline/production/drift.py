@@ -32,56 +32,43 @@ def drift_report(
         after: Seconds since 1970; rows up to then predate the collection of the training data and are left out.
         learned: Production at the time of training (see :func:`as_learned`). A change of inputs or outputs within it is
             reported as known and needs no action.
-
-    Returns:
-        Facts {rows, newest (its time), watched, by_others, windows, waiting_rows, judged, reference, signals {name: the
-        latest result, with meaning, side and since}, drifted [names], known [names], past [names], since, sentence,
-        history [windows]}.
     """
     watched = [r for r in rows if after is None or moment(r) > after]
     history = list(watch(spec, reference, watched, others=others))
-    size = spec.drift.window_rows
+    signals, recent, past = dict[str, dict[str, Any]](), list[str](), list[str]()
+    for signal in signals_of(spec):
+        seen = [(w["last"], w["signals"][signal.name]) for w in history if signal.name in w["signals"]]
+        if not seen:
+            continue
+        since = next((last for last, measured in seen if measured["alarm"]), None)
+        signals[signal.name] = {**seen[-1][1], "side": signal.side, "meaning": signal.meaning, "since": since}
+        if any(measured["alarm"] for _, measured in seen[-RECENT:]):
+            recent.append(signal.name)
+        elif since:
+            past.append(signal.name)
+    news = set(recent)
+    if learned is not None and recent:
+        newest = watch(spec, learned, watched, max(1, len(history) - RECENT + 1), others)
+        # quality is always compared with earlier windows of the same watch
+        news = {name for name in recent if signals[name]["side"] == QUALITY}
+        news |= {name for w in newest for name, s in w["signals"].items() if s["alarm"]}
+    drifted = [name for name in recent if name in news]
     facts: dict[str, Any] = {
         "rows": len(rows),
         "newest": max((r["timestamp"] for r in rows), key=moment_of, default=None),
         "watched": len(watched),
         "by_others": sum(version_of(str(r["model_version"])) in others for r in watched) if others else 0,
         "windows": len(history),
-        "waiting_rows": len(watched) - size * len(history),
+        "waiting_rows": len(watched) - spec.drift.window_rows * len(history),
         "judged": bool(history),
         "reference": told_of_reference,
-        "signals": {},
-        "drifted": [],
-        "known": [],
-        "past": [],
-        "since": None,
+        "signals": signals,
+        "drifted": drifted,
+        "known": [name for name in recent if name not in news],
+        "past": past,
+        "since": min((signals[name]["since"] for name in drifted), default=None),
     }
-    for signal in signals_of(spec):
-        seen = [w for w in history if signal.name in w["signals"]]
-        if not seen:
-            continue
-        alarms = [w for w in seen if w["signals"][signal.name]["alarm"]]
-        facts["signals"][signal.name] = {
-            **seen[-1]["signals"][signal.name],
-            "side": signal.side,
-            "meaning": signal.meaning,
-            "since": alarms[0]["last"] if alarms else None,
-        }
-        if any(w in seen[-RECENT:] for w in alarms):
-            facts["drifted"].append(signal.name)
-        elif alarms:
-            facts["past"].append(signal.name)
-    if learned is not None and facts["drifted"]:
-        newest = watch(spec, learned, watched, max(1, facts["windows"] - RECENT + 1), others)
-        news = {name for w in newest for name, s in w["signals"].items() if s["alarm"]}
-        # quality is always compared with earlier windows of the same watch
-        news |= {name for name, s in facts["signals"].items() if s["side"] == QUALITY}
-        facts["known"] = [name for name in facts["drifted"] if name not in news]
-        facts["drifted"] = [name for name in facts["drifted"] if name in news]
-    if facts["drifted"]:
-        facts["since"] = min(facts["signals"][name]["since"] for name in facts["drifted"])
-    facts["sentence"] = _sentence(spec, facts)
-    facts["history"] = history
+    facts |= {"sentence": _sentence(spec, facts), "history": history}
     write_json(out / "drift.json", facts)
     return facts
 

@@ -273,14 +273,11 @@ def _out_of_reach(task: Task, store: ArtifactStore, files: Iterable[LogFile]) ->
     """Describe places beyond our reach where such rows may remain."""
     spec, traces = task.spec, task.spec.logs.mlflow_experiment
     asked = (spec.baseline.endpoint, spec.evaluation.endpoint, spec.evaluation.judge)
+    hosts = {spec.training.trainer} - {"local"}
     return [
         *(f"{file.shown}: not on this machine; remove the rows there" for file in files if file.local is None),
         *([f"MLflow traces of the experiment {traces!r}: delete them there"] if traces else []),
-        *(
-            [f"the trainer {spec.training.trainer!r}: files and models it keeps"]
-            if spec.training.trainer != "local"
-            else []
-        ),
+        *(f"the trainer {host!r}: files and models it keeps" for host in hosts),
         *(f"{service.url}: prompts that the service keeps" for service in asked if service),
         f"{task.folder / 'raw'}: rows copied there by hand have no user and no log id",
         f"{store.root.parent / 'dagster'}: messages and outputs of failed steps may quote rows",

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -26,21 +25,14 @@ from finetune_pipeline.spec.model import Task, TaskSpec
 T = TypeVar("T")
 
 
-class Remembered(Generic[T]):
-    """An in-process cache of the latest result by name; nothing is written to disk."""
+class Remembered(dict[str, tuple[str, T]]):
+    """An in-process cache of the latest result by name."""
 
-    def __init__(self) -> None:
-        self._kept: dict[str, tuple[str, T]] = {}
-        self._lock = threading.Lock()
-
-    def get(self, name: str, key: str, make: Callable[[], T]) -> T:
+    def latest(self, name: str, key: str, make: Callable[[], T]) -> T:
         """Return the cached result for the name if its key matches, else the result of `make`, which replaces it."""
-        with self._lock:
-            kept = self._kept.get(name)
+        kept = self.get(name)
         if kept is None or kept[0] != key:
-            kept = (key, make())
-            with self._lock:
-                self._kept[name] = kept
+            self[name] = kept = (key, make())
         return kept[1]
 
 
@@ -155,7 +147,7 @@ def read_logs(task: Task, store: ArtifactStore) -> Logs:
 def row_times(task: Task, store: ArtifactStore) -> list[float]:
     """Read new log lines into the store, and return the sorted times of all rows. Without new lines, no row is read."""
     take_in(task, store)
-    return _TIMES.get(
+    return _TIMES.latest(
         task.name,
         log_store(task, store).digest(),
         lambda: sorted(moment(row["timestamp"]) for row in read_logs(task, store).rows),
@@ -171,7 +163,7 @@ def chosen(spec: TaskSpec, logs: Logs) -> Chosen:
     """Sort the rows with production.choosing; computed again only when rows or spec have changed."""
     if not logs.digest:
         return choose(spec, logs.rows)
-    return _CHOSEN.get(spec.name, digest_json([logs.digest, settings(spec)]), lambda: choose(spec, logs.rows))
+    return _CHOSEN.latest(spec.name, digest_json([logs.digest, settings(spec)]), lambda: choose(spec, logs.rows))
 
 
 def corrections_digest(spec: TaskSpec, logs: Logs) -> str:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from gzip import GzipFile
 from pathlib import Path
@@ -35,8 +34,8 @@ from finetune_pipeline.production.log_files import (
     rows_in,
 )
 from finetune_pipeline.production.log_rows import damaged_file, take_line, user_key
-from finetune_pipeline.production.log_store import ForgottenList, LogLedger, LogStore
-from finetune_pipeline.spec.model import Task, TaskSpec
+from finetune_pipeline.production.log_store import ForgottenList, LogStore
+from finetune_pipeline.spec.model import Task
 
 LOCK = "logs"
 _BATCH_BYTES = 32 << 20
@@ -46,16 +45,13 @@ _BROKEN_FOR = 3600.0
 """Seconds after which an unchanged gzip file that breaks off is damaged, and no longer being written."""
 
 
-@dataclass
 class _Batch:
-    """Rows that are not durable yet, and the ledger that accounts for them."""
+    """Rows that are not durable yet, and the ledger that accounts for them. Make and use it under the task's lock."""
 
-    store: LogStore
-    ledger: LogLedger
-    spec: TaskSpec
-    key: bytes
-    forgotten: ForgottenList
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    def __init__(self, task: Task, store: ArtifactStore) -> None:
+        self.spec, self.key, self.store = task.spec, user_key(store), log_store(task, store)
+        self.ledger, self.forgotten = self.store.ledger(), ForgottenList(self.store.folder, self.key)
+        self.rows: list[dict[str, Any]] = []
 
     def commit(self) -> None:
         self.store.append(self.rows, self.ledger)
@@ -70,22 +66,18 @@ def take_in(task: Task, store: ArtifactStore, now: float | None = None) -> None:
     """Read every complete line that was not read yet. It may be killed, repeated, and called from several processes. `now`:
     seconds since 1970, for logs.keep_days."""
     now = time.time() if now is None else now
-    kept = log_store(task, store)
     with store.lock(task.name, LOCK):
-        kept.sweep()
-        ledger = kept.ledger()
-        key = user_key(store)
-        batch = _Batch(kept, ledger, task.spec, key, ForgottenList(kept.folder, key))
-        files = log_files(task)
-        seen = ledger["seen"]
-        ledger["seen"] = {f.key: seen[f.key] for f in files if f.key in seen}
-        changed = ledger["seen"] != seen
+        batch, files = _Batch(task, store), log_files(task)
+        batch.store.sweep()
+        seen = batch.ledger["seen"]
+        batch.ledger["seen"] = {f.key: seen[f.key] for f in files if f.key in seen}
+        changed = batch.ledger["seen"] != seen
         for file in files:
             if seen.get(file.key, ("", ""))[0] != file.mark:
                 changed |= _take_file(file, batch, now)
         if changed or batch.rows:
             batch.commit()
-        _expire(task, kept, files, now)
+        _expire(task, batch.store, files, now)
 
 
 def take_records(
@@ -97,26 +89,24 @@ def take_records(
     A name is ingested once, and again when its content has changed. since: the records are complete from this time on; older
     names are forgotten. As safe as :func:`take_in`.
     """
-    kept, key, taken = log_store(task, store), user_key(store), 0
     with store.lock(task.name, LOCK):
-        ledger = kept.ledger()
-        known = ledger["others"].get(source, {})
-        ledger["others"][source] = {name: entry for name, entry in known.items() if entry[0] >= since}
-        batch = _Batch(kept, ledger, task.spec, key, ForgottenList(kept.folder, key))
+        batch = _Batch(task, store)
+        others, known = batch.ledger["others"], batch.ledger["others"].get(source, {})
+        others[source] = {name: entry for name, entry in known.items() if entry[0] >= since}
         for number, (name, moment, record) in enumerate(records, 1):
             try:
                 line = msgspec.json.encode(record, order="sorted")
             except UnicodeEncodeError:  # an unpaired surrogate: quarantined
                 line = json.dumps(record, sort_keys=True).encode()
-            digest = hashlib.blake2b(line, key=key, digest_size=8).hexdigest()
+            digest = hashlib.blake2b(line, key=batch.key, digest_size=8).hexdigest()
             if known.get(name, (0.0, ""))[1] == digest:
                 continue
-            row = take_line(line, False, {"file": source, "line": number}, task.spec, key)
+            row = take_line(line, False, {"file": source, "line": number}, task.spec, batch.key)
             if batch.forgotten.holds(row):
                 continue  # its name is not recorded either
-            ledger["others"][source][name] = (moment, digest)
+            others[source][name] = (moment, digest)
             batch.rows.append(row)
-            taken += 1
+        taken = len(batch.rows)
         batch.commit()
     return taken
 

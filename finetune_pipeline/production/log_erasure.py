@@ -28,7 +28,6 @@ from finetune_pipeline.production.log_files import (
     SERVED_LOCK,
     LineReader,
     LogFile,
-    Stream,
     hash_line,
     opened,
     rows_in,
@@ -94,9 +93,11 @@ def erase(file: LogFile, wanted: Wanted, kept: LogStore) -> int:
         if not removed:
             return 0
         if read:
-            first, stream = _stream(read)
+            reader = LineReader(io.BytesIO(read))
+            lines = [line for line, _ in reader]
+            first = hash_line(lines[0])
             number = sum(known.startswith(f"{first}-") for known in ledger["streams"])
-            ledger["streams"][f"{first}-{number}"] = stream
+            ledger["streams"][f"{first}-{number}"] = reader.entry()
             kept.append([], ledger)
         temporary = path.with_name(f".{path.name}.tmp")
         content = read + rest
@@ -117,14 +118,13 @@ def erase(file: LogFile, wanted: Wanted, kept: LogStore) -> int:
 
 
 def _is_wanted(line: bytes, wanted: Wanted) -> bool:
-    return any(_is_wanted_row(row, wanted) for row in rows_in(line))
-
-
-def _is_wanted_row(row: bytes, wanted: Wanted) -> bool:
-    try:
-        return wanted(msgspec.json.decode(row))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return any(wanted({"user": user}) for user in users_named(row))
+    decoded: list[Any] = []
+    for row in rows_in(line):
+        try:
+            decoded.append(msgspec.json.decode(row))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            decoded += [{"user": user} for user in users_named(row)]
+    return any(map(wanted, decoded))
 
 
 def _without(data: bytes, read_to: int, wanted: Wanted) -> tuple[bytes, bytes, int]:
@@ -140,10 +140,3 @@ def _without(data: bytes, read_to: int, wanted: Wanted) -> tuple[bytes, bytes, i
             (read if start < read_to else rest).append(data[start : reader.offset])
         start = reader.offset
     return b"".join(read), b"".join(rest) + data[start:], removed
-
-
-def _stream(data: bytes) -> tuple[str, Stream]:
-    """Return (the name of a file that begins with these lines, its ledger entry once they are read)."""
-    reader = LineReader(io.BytesIO(data))
-    first, *_ = [line for line, _ in reader]
-    return hash_line(first), reader.entry()

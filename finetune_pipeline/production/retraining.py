@@ -117,8 +117,7 @@ def decide_retraining(spec: TaskSpec, drift: Mapping[str, Any], evidence: Eviden
 
     After drift, `retraining.rows_after_drift` new rows are enough, since the old data's curve says nothing about new
     questions. Otherwise the learning curve gives the expected gain of the new rows; below `retraining.min_gain`, waiting is
-    better. If no curve can be measured (answers without labels, few rows), `logs.min_new_rows` decides. Returns facts
-    {retrain, usable_rows, wait_for_rows, gain, curve, reasons, sentence}.
+    better. If no curve can be measured (answers without labels, few rows), `logs.min_new_rows` decides.
     """
     drifted, usable = list(drift["drifted"]), evidence.usable
     reasons = [
@@ -126,10 +125,13 @@ def decide_retraining(spec: TaskSpec, drift: Mapping[str, Any], evidence: Eviden
         str(drift["sentence"]),
     ]
     gain = wait = None
-    known = evidence.curve is not None and evidence.wrong_now is not None
-    if known:
-        gain = evidence.curve.gain(usable, evidence.wrong_now)  # type: ignore[union-attr,arg-type]
-        reasons.append(_told_gain(evidence, gain))
+    if evidence.curve is not None and evidence.wrong_now is not None:
+        low, middle, high = gain = evidence.curve.gain(usable, evidence.wrong_now)
+        reasons.append(
+            f"they are expected to add {_points(middle)} points of correct answers ({_points(low)} to {_points(high)}): the "
+            f"share of the champion's {_points(evidence.wrong_now)}% mistakes that this many rows remove from the linear "
+            "baseline, extrapolated by a power law"
+        )
     if drifted and usable >= spec.retraining.rows_after_drift:
         retrain, sentence = True, f"Train again: {usable} new rows, and drift in {', '.join(drifted)}."
     elif drifted:
@@ -161,14 +163,6 @@ def _points(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def _told_gain(evidence: Evidence, gain: tuple[float, float, float]) -> str:
-    return (
-        f"they are expected to add {_points(gain[1])} points of correct answers ({_points(gain[0])} to {_points(gain[2])}): "
-        f"the share of the champion's {_points(evidence.wrong_now or 0.0)}% mistakes that this many rows remove from the "
-        "linear baseline, extrapolated by a power law"
-    )
-
-
 def _by_curve(spec: TaskSpec, evidence: Evidence, gain: tuple[float, float, float]) -> tuple[bool, int | None, str]:
     assert evidence.curve is not None
     assert evidence.wrong_now is not None
@@ -178,11 +172,11 @@ def _by_curve(spec: TaskSpec, evidence: Evidence, gain: tuple[float, float, floa
         return True, None, f"Train again: {expected} ({_points(gain[0])} to {_points(gain[2])})."
     needed = evidence.curve.rows_for(asked, evidence.wrong_now)
     if needed is None:
+        never = f"no number of such rows is expected to reach the required {_points(asked)} points"
         return (
             False,
             None,
-            f"Do not train again: {expected}, and no number of such rows is expected to reach the required {_points(asked)} "
-            "points. Other rows, a larger base or another method may help.",
+            f"Do not train again: {expected}, and {never}. Other rows, a larger base or another method may help.",
         )
     wait = max(1, needed - evidence.usable)
     return False, wait, f"Wait for {wait} more rows: {expected}, but {_points(asked)} points are required."

@@ -66,10 +66,6 @@ class Reference:
         return [_share(sum(self.rows_with[w] < 2 for w in text), len(text)) for text in self.words]
 
     @cached_property
-    def lengths(self) -> list[int]:
-        return [len(text) for text in self.words]
-
-    @cached_property
     def languages(self) -> list[str]:
         return [spoken(text) for text in self.texts]
 
@@ -219,7 +215,7 @@ _SIGNALS = [
         "input_length",
         INPUT,
         "largest gap between the two distributions of words per input",
-        lambda spec, reference, window: _lengths(reference.lengths, [len(text) for text in window.words]),
+        lambda spec, *sides: _lengths(*([len(text) for text in side.words] for side in sides)),
     ),
     Signal("unseen_words", INPUT, "increase of the share of words that no training row contains", _unseen),
     Signal(

@@ -11,7 +11,7 @@ from typing import Any
 from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore
 from finetune_pipeline.production.drift import moment, version_of
 from finetune_pipeline.production.signals import more_often
-from finetune_pipeline.production.used_rows import rows_behind, rows_of_data
+from finetune_pipeline.production.used_rows import reports_of, rows_behind, rows_of_data
 from finetune_pipeline.spec.model import Task
 
 
@@ -74,11 +74,9 @@ def production_status(
 
 def _data_of(store: ArtifactStore, versions: Sequence[Artifact], champion: int) -> str | None:
     """Return the version of the splits a champion was trained on; None if they were deleted (`finetune forget`)."""
-    for version in versions:
-        if version.facts["model_version"] == champion:
-            report = store.find(version.task, "evaluation_report", version.inputs["evaluation_report"])
-            splits = report.inputs["splits"] if report else None
-            return splits if splits and store.find(version.task, "splits", splits) else None
+    for report in reports_of(store, [v for v in versions if v.facts["model_version"] == champion]):
+        if store.find(report.task, "splits", report.inputs["splits"]):
+            return report.inputs["splits"]
     return None
 
 
@@ -99,8 +97,7 @@ def _refused_already(
     tried = [v for v in versions if not v.facts["promoted"] and v.facts["champion"] == champion and _made(v) > since]
     if not tried:
         return None
-    reports = [store.find(task.name, "evaluation_report", v.inputs["evaluation_report"]) for v in tried]
-    had = {i for r in reports if r for i in rows_behind(store, r)}
+    had = {i for report in reports_of(store, tried) for i in rows_behind(store, report)}
     if data := _data_of(store, versions, champion):
         had -= rows_of_data(store, task.name, data)
     missing = len(had) + max(task.spec.retraining.rows_after_drift, len(had)) - int(decision.facts["usable_rows"])
@@ -117,9 +114,7 @@ def _made(artifact: Artifact) -> float:
 
 
 FIRST_LOOK = 50
-"""Rows of the current champion at its first test; further tests follow at every doubling."""
-FEWEST_BEFORE = 50
-"""Minimum rows of the previous champion for a comparison."""
+"""Rows of the current champion at its first test, and fewest of the previous one; further tests follow at every doubling."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +148,7 @@ def champion_alarm(
     now = [failed(r) for r in ordered if version_of(str(r["model_version"])) == str(champion)]
     before = [failed(r) for r in ordered if version_of(str(r["model_version"])) == str(previous)]
     figures: dict[str, Any] = {"champion": champion, "previous": previous, "rows": len(now), "rows_before": len(before)}
-    if len(now) < FIRST_LOOK or len(before) < FEWEST_BEFORE:
+    if min(len(now), len(before)) < FIRST_LOOK:
         return Alarm(
             False,
             f"version {champion} answered {len(now)} rows and version {previous} {len(before)}: too few to compare "

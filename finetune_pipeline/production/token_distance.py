@@ -19,12 +19,11 @@ def words(text: str) -> list[str]:
     return re.findall(r"\w+", text.casefold())
 
 
-def word_vectors(texts: Sequence[Sequence[str]], weights: np.ndarray | None = None) -> scipy.sparse.csr_matrix:
+def word_vectors(texts: Sequence[Sequence[str]], weights: np.ndarray) -> scipy.sparse.csr_matrix:
     """Return one unit vector per text: which words occur, times `weights` (per bucket), shape (texts, BUCKETS)."""
     from sklearn.preprocessing import normalize
 
-    rows = _occurrences(texts)
-    return normalize(rows if weights is None else rows.multiply(weights).tocsr())
+    return normalize(_occurrences(texts).multiply(weights).tocsr())
 
 
 def rows_with(texts: Sequence[Sequence[str]]) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +19,10 @@ from finetune_pipeline.production.log_files import log_files
 from finetune_pipeline.spec.model import Task, TaskSpec
 
 
-def judged_reports(store: ArtifactStore, task: str) -> Iterator[Artifact]:
-    """Yield the evaluation report of every registered candidate, promoted or not."""
-    for version in store.all_versions(task, "model_version"):
-        report = store.find(task, "evaluation_report", version.inputs["evaluation_report"])
-        if report is not None:
-            yield report
+def reports_of(store: ArtifactStore, versions: Iterable[Artifact]) -> list[Artifact]:
+    """Return the evaluation reports of registered candidates, those that are still there."""
+    found = (store.find(v.task, "evaluation_report", v.inputs["evaluation_report"]) for v in versions)
+    return [report for report in found if report is not None]
 
 
 def production_examples(raw: Artifact) -> list[Example]:
@@ -40,13 +38,15 @@ def rows_behind(store: ArtifactStore, report: Artifact) -> set[str]:
 
 
 def used_rows(store: ArtifactStore, task: str) -> set[str]:
-    """Return the ids of production examples used by any registered candidate."""
-    return {i for report in judged_reports(store, task) for i in rows_behind(store, report)}
+    """Return the ids of production examples used by any registered candidate, promoted or not."""
+    reports = reports_of(store, store.all_versions(task, "model_version"))
+    return {i for report in reports for i in rows_behind(store, report)}
 
 
 def rows_of_data(store: ArtifactStore, task: str, splits: str) -> set[str]:
     """Return the ids of production examples in the data of these splits."""
-    return {i for r in judged_reports(store, task) if r.inputs["splits"] == splits for i in rows_behind(store, r)}
+    reports = reports_of(store, store.all_versions(task, "model_version"))
+    return {i for report in reports if report.inputs["splits"] == splits for i in rows_behind(store, report)}
 
 
 def logged_as(examples: Iterable[Example]) -> set[str]:
@@ -108,29 +108,23 @@ def waiting_rows(task: Task, store: ArtifactStore, now: float | None = None) -> 
         settings(task.spec),
         [v.version for v in store.all_versions(task.name, "model_version")],
     ]
-    fresh = _FRESH.get(task.name, digest_json(key), lambda: _fresh(task, store))
+    fresh = _FRESH.latest(task.name, digest_json(key), lambda: _fresh(task, store))
     needed, longest = task.spec.logs.min_new_rows, task.spec.retraining.longest_wait_days
     now = time.time() if now is None else now
     days = (now - (now if fresh.oldest is None else fresh.oldest)) / DAY
+    settle, ready = task.spec.logs.settle_seconds, False
     sentence = f"{fresh.rows} of {needed} corrected new rows in {task.spec.logs.path}/"
-    if not fresh.rows:
-        return Waiting(False, 0, sentence, fresh.digest)
-    overdue = days >= longest
-    if fresh.rows < needed and not overdue:
-        waits = f"{sentence}; the oldest has waited {days:.1f} of at most {longest:g} days"
-        return Waiting(False, fresh.rows, waits, fresh.digest)
-    quiet = now - max((f.modified for f in log_files(task) if f.modified is not None), default=0.0)
-    settle = task.spec.logs.settle_seconds
-    if quiet < settle:
+    if fresh.rows and fresh.rows < needed and days < longest:
+        sentence += f"; the oldest has waited {days:.1f} of at most {longest:g} days"
+    elif fresh.rows and (quiet := now - max((f.modified or 0.0 for f in log_files(task)), default=0.0)) < settle:
         sentence = (
             f"{fresh.rows} new rows, but the files changed {quiet:.0f} s ago and must be unchanged for {settle} s"
         )
-        return Waiting(False, fresh.rows, sentence, fresh.digest)
-    if fresh.rows >= needed:
-        sentence = f"{fresh.rows} corrected new rows, {needed} required"
-    else:
-        sentence = f"{sentence}, but the oldest has waited {days:.0f} days, longer than {longest:g}"
-    return Waiting(True, fresh.rows, sentence, fresh.digest)
+    elif fresh.rows >= needed:
+        ready, sentence = True, f"{fresh.rows} corrected new rows, {needed} required"
+    elif fresh.rows:
+        ready, sentence = True, f"{sentence}, but the oldest has waited {days:.0f} days, longer than {longest:g}"
+    return Waiting(ready, fresh.rows, sentence, fresh.digest)
 
 
 def _fresh(task: Task, store: ArtifactStore) -> _Fresh:

@@ -13,24 +13,15 @@ from finetune_pipeline.spec.model import TaskSpec
 FEEDBACK = ("flag", "score", "correction", "label")
 _USED = {"messages", "model", "n", "stream", "stream_options", "store", "max_tokens", "max_completion_tokens", "user"}
 _IGNORED = {
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "seed",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-}
-_IGNORED |= {
-    "metadata",
-    "service_tier",
-    "safety_identifier",
-    "prompt_cache_key",
-    "prompt_cache_retention",
-    "prediction",
-}
+    "temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty", "repetition_penalty",
+    "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "prediction",
+}  # fmt: skip
 """Settings of sampling, bookkeeping and speed: the answer stays the one of the evaluation."""
+_TYPES: dict[str, tuple[Any, str]] = {
+    **dict.fromkeys(("stream", "store"), (bool, "true or false")),
+    "stream_options": (Mapping, "an object"),
+    "user": (str, "text"),
+}
 _DEFAULTS: dict[str, Any] = {"response_format": {"type": "text"}, "modalities": ["text"]}
 """Values that ask for what is done anyway."""
 
@@ -79,22 +70,16 @@ def parse_chat(body: Any, system_prompt: str, known: list[str]) -> Chat:
         raise BadRequest(f"not supported by this server: {', '.join(map(repr, foreign))}", foreign[0])
     if body.get("n") not in (None, 1):
         raise BadRequest("answers are greedy, so there is only one: omit 'n'", "n")
-    for name in ("stream", "store"):
-        if not isinstance(body.get(name), bool | None):
-            raise BadRequest(f"{name!r} must be true or false", name)
-    options = body.get("stream_options") or {}
-    if not isinstance(options, Mapping):
-        raise BadRequest("'stream_options' must be an object", "stream_options")
+    for name, (kind, words) in _TYPES.items():
+        if not isinstance(body.get(name), kind | None):
+            raise BadRequest(f"{name!r} must be {words}", name)
     limit = body.get("max_completion_tokens")  # clients send null for omitted values
     limit = body.get("max_tokens") if limit is None else limit
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise BadRequest("'max_tokens' must be a positive whole number", "max_tokens")
-    user = body.get("user")
-    if user is not None and not isinstance(user, str):
-        raise BadRequest("'user' must be text", "user")
-    turns = _messages(body.get("messages"), system_prompt)
+    turns, options = _messages(body.get("messages"), system_prompt), body.get("stream_options") or {}
     stored, usage = body.get("store") is not False, bool(options.get("include_usage"))
-    return Chat(turns, user or None, bool(body.get("stream")), limit, stored, usage)
+    return Chat(turns, body.get("user") or None, bool(body.get("stream")), limit, stored, usage)
 
 
 def _messages(messages: Any, system_prompt: str) -> list[dict[str, str]]:
@@ -108,8 +93,9 @@ def _messages(messages: Any, system_prompt: str) -> list[dict[str, str]]:
         if message.get("tool_calls"):
             raise BadRequest(f"{place}.tool_calls is not supported by this server", f"{place}.tool_calls")
         content = message.get("content")
-        if isinstance(content, list) and all(_is_text(part) for part in content):
-            content = "".join(part["text"] for part in content)
+        if isinstance(content, list) and all(isinstance(p, Mapping) and p.get("type") == "text" for p in content):
+            texts = [part.get("text") for part in content]
+            content = "".join(texts) if all(isinstance(text, str) for text in texts) else None
         if not isinstance(content, str):
             raise BadRequest(f"{place}.content must be text", f"{place}.content")
         if message["role"] in SYSTEM_ROLES:
@@ -124,10 +110,6 @@ def _messages(messages: Any, system_prompt: str) -> list[dict[str, str]]:
     if not turns or turns[-1]["role"] != "user" or not turns[-1]["content"].strip():
         raise BadRequest("the last message must be a user's non-empty text", "messages")
     return turns
-
-
-def _is_text(part: Any) -> bool:
-    return isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
 def parse_feedback(body: Any, spec: TaskSpec) -> tuple[str, dict[str, Any], str | None]:

@@ -100,11 +100,7 @@ class Service:
     """
 
     def __init__(
-        self,
-        task: Task,
-        find: Callable[[], Champion],
-        writer: LogWriter,
-        tell: Callable[[str], None] = lambda _: None,
+        self, task: Task, find: Callable[[], Champion], writer: LogWriter, tell: Callable[[str], None] = lambda _: None
     ) -> None:
         self.task, self._find, self._writer, self._tell = task, find, writer, tell
         self.loaded = LoadedModel(find())
@@ -151,14 +147,7 @@ class Service:
             self._places.release()
         made, text = f"chatcmpl-{uuid.uuid4().hex}", reply.text.strip()
         if chat.store:
-            row = {
-                "id": made,
-                "timestamp": _now(),
-                "messages": chat.messages,
-                "output": text,
-                "model_version": name,
-            }
-            self._log({**row, "user": chat.user} if chat.user else row)
+            self._log({"id": made, "messages": chat.messages, "output": text, "model_version": name}, chat.user)
             with self._lock:
                 self._ids.add(made)
         message = {"role": "assistant", "content": text}
@@ -183,12 +172,12 @@ class Service:
             known = name in self._ids
         if not known:
             raise BadRequest(f"no answer has the id {name!r:.80}", "id", 404, "not_found")
-        row = {"id": name, "timestamp": _now(), "feedback": feedback}
-        self._log({**row, "user": user} if user else row)
+        self._log({"id": name, "feedback": feedback}, user)
         return {"id": name, "stored": feedback}
 
-    def _log(self, row: dict[str, Any]) -> None:
+    def _log(self, row: dict[str, Any], user: str | None) -> None:
         """Write a row to the log. A failure is also an error to the client, since the answer could not be used for training."""
+        row = {**row, "timestamp": datetime.now(UTC).isoformat(), **({"user": user} if user else {})}
         try:
             self._writer.write(row)
         except OSError as error:
@@ -202,10 +191,8 @@ class Service:
         and the old one keeps serving."""
         try:
             champion = self._find()
-            if champion.version == self.loaded.champion.version:
-                self.problems.pop("champion", None)
-                return False
-            self.loaded = LoadedModel(champion)
+            if changed := champion.version != self.loaded.champion.version:
+                self.loaded = LoadedModel(champion)
         except Exception as error:  # noqa: BLE001 - the registry may be away; answering goes on
             problem = f"{type(error).__name__}: {error}"
             if self.problems.get("champion") != problem:
@@ -213,8 +200,9 @@ class Service:
             self.problems["champion"] = problem
             return False
         self.problems.pop("champion", None)
-        self._tell(f"serving {self.model} now")
-        return True
+        if changed:
+            self._tell(f"serving {self.model} now")
+        return changed
 
     def watch(self) -> None:
         """Check periodically for a new champion, until :meth:`close`."""
@@ -228,10 +216,6 @@ class Service:
     def close(self) -> None:
         """Refuse the requests that wait for the model; the one that is being answered is the last."""
         self._stop.set()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat()
 
 
 class _Id(msgspec.Struct):

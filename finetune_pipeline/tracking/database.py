@@ -74,7 +74,12 @@ def migrate(uri: str) -> None:
         if present is not None:
             _copy_database(file, file.with_name(f"{file.name}.before-{wanted}"))
             _copy_database(file, making)
-        _upgrade(making, fresh=present is None)
+        upgrade: Any = utils._initialize_tables if present is None else utils._upgrade_db
+        engine = utils.create_sqlalchemy_engine_with_retry(f"sqlite:///{making}")
+        try:
+            upgrade(engine)
+        finally:
+            engine.dispose()
         os.replace(making, file)
 
 
@@ -90,19 +95,6 @@ def _revision(file: Path) -> str | None:
             return ""
         row = database.execute("SELECT version_num FROM alembic_version").fetchone()
         return str(row[0]) if row else ""
-
-
-def _upgrade(file: Path, fresh: bool) -> None:
-    from mlflow.store.db import utils
-
-    engine = utils.create_sqlalchemy_engine_with_retry(f"sqlite:///{file}")
-    try:
-        if fresh:
-            utils._initialize_tables(engine)
-        else:
-            utils._upgrade_db(engine)
-    finally:
-        engine.dispose()
 
 
 def _copy_database(source: Path, target: Path) -> None:

@@ -10,7 +10,7 @@ import re
 import signal
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -50,19 +50,15 @@ _LOGIN = "log in: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or 
 _RIGHTS = "ask its owner for read and write access, or correct the login"
 _NO_MLFLOW = "this address is not an MLflow server: correct MLFLOW_TRACKING_URI"
 _AGAIN = "see the server's log, and run this again"
+_OLDER = "this address is not an MLflow server, or an older one: correct MLFLOW_TRACKING_URI"
 _ANSWERS = {
-    "error code 401": _LOGIN,
-    "UNAUTHENTICATED": _LOGIN,
-    "error code 403": _RIGHTS,
-    "PERMISSION_DENIED": _RIGHTS,
-    "error code 404": _NO_MLFLOW,
-    "ENDPOINT_NOT_FOUND": "this address is not an MLflow server, or an older one: correct MLFLOW_TRACKING_URI",
-    "not in a valid JSON format": _NO_MLFLOW,
-    "error code": _AGAIN,
-    "INTERNAL_ERROR": _AGAIN,
-    "TEMPORARILY_UNAVAILABLE": _AGAIN,
+    _LOGIN: ("error code 401", "UNAUTHENTICATED"),
+    _RIGHTS: ("error code 403", "PERMISSION_DENIED"),
+    _NO_MLFLOW: ("error code 404", "not in a valid JSON format"),
+    _OLDER: ("ENDPOINT_NOT_FOUND",),
+    _AGAIN: ("error code", "INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"),
 }
-"""Texts in servers' error responses, with fixes; the first match is used."""
+"""Fixes, with texts in servers' error responses; the first match is used."""
 
 _QUIET = ("alembic", "mlflow.store.model_registry", "mlflow.utils.environment")  # none of their lines is useful
 _FIX_SERVER = "start it, correct MLFLOW_TRACKING_URI, or unset it to use the local database"
@@ -125,7 +121,7 @@ def reaching(uri: str) -> Iterator[None]:
         if any(sign in str(error) for sign in _UNREACHABLE):
             fix = fix_file(error) if uri.startswith("sqlite:") else _FIX_SERVER
             raise unusable(uri, error, "cannot be reached", fix) from None
-        fixes = [fix for sign, fix in _ANSWERS.items() if sign in str(error)]
+        fixes = [fix for fix, signs in _ANSWERS.items() if any(sign in str(error) for sign in signs)]
         if not fixes or not uri.startswith("http"):
             raise
         raise unusable(uri, error, "cannot be used", fixes[0]) from None
@@ -178,22 +174,29 @@ def without_credentials(uri: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
+@contextlib.contextmanager
+def unless(code: str) -> Iterator[None]:
+    """Leave the block where MLflow refuses with this error code."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != code:
+            raise
+
+
 def experiment_id(client: Any, name: str, artifact_location: Path | None) -> str:
     """Return the experiment's id, creating it if missing. artifact_location: None leaves it to the server.
 
     Raises TrackingError if the experiment was deleted.
     """
-    from mlflow.exceptions import MlflowException
-
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
-        try:
+        with unless("RESOURCE_ALREADY_EXISTS"):  # created by another machine meanwhile
             place = artifact_location.as_uri() if artifact_location else None
             return str(client.create_experiment(name, place, tags={EXPERIMENT_KIND: KIND_OF_MODELS}))
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # created by another machine meanwhile
-                raise
-            experiment = client.get_experiment_by_name(name)
+        experiment = client.get_experiment_by_name(name)
     if experiment is None or experiment.lifecycle_stage != "active":
         number = experiment.experiment_id if experiment else "ID"
         raise TrackingError(
@@ -213,15 +216,14 @@ _SHORTEST = 8
 _IN_ADDRESS = re.compile(r"(?<=://)[^/@\s]+@")
 
 
-def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
+def redact(text: str) -> str:
     """Replace the values of secret environment variables and logins in addresses in `text`.
 
     A variable is secret if its name ends in KEY, TOKEN, SECRET, PASSWORD or CREDENTIALS and its value has 8 characters
     or more (shorter ones would match ordinary words).
     """
-    env = os.environ if environment is None else environment
     text = text.encode("utf-8", "backslashreplace").decode()  # a file name may hold bytes that are no text
-    secrets = {v: n for n, v in env.items() if _SECRET_VARIABLE.search(n) and len(v) >= _SHORTEST}
+    secrets = {v: n for n, v in os.environ.items() if _SECRET_VARIABLE.search(n) and len(v) >= _SHORTEST}
     for value in sorted(secrets, key=len, reverse=True):
         text = text.replace(value, f"[{secrets[value]} redacted]")
     return _IN_ADDRESS.sub("[redacted]@", text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from finetune_pipeline.models import control_tokens, hardware
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.spec.methods import KINDS
-from finetune_pipeline.tracking.mlflow_store import redact, redact_field
+from finetune_pipeline.tracking.mlflow_store import redact, redact_field, unless
 from finetune_pipeline.tracking.registry import CANDIDATE, find_version, open_registry, settle
 from finetune_pipeline.tracking.tracking import Tracking
 
@@ -44,7 +44,9 @@ def register(tracking: Tracking, request: Mapping[str, Any], *, run_id: str, tag
     name, merged, kind = str(request["name"]), Path(request["merged"]), str(request["kind"])
     with open_registry(tracking) as client:
         settle(client, name)
-        version = _version_of_adapter(client, name, request["adapter_version"])
+        adapter_version = request["adapter_version"]
+        wanted = f"name = '{name}' and tags.`{ADAPTER_VERSION}` = '{adapter_version}'"
+        version = min((int(v.version) for v in client.search_model_versions(wanted)), default=None)
         if version is None:
             hosted = read_hosted(merged)
             endpoint = {"base_model": hosted.base_model, "endpoint": hosted.model_dump()} if hosted else None
@@ -57,7 +59,7 @@ def register(tracking: Tracking, request: Mapping[str, Any], *, run_id: str, tag
                     **(endpoint or _weights(kind, merged, request)),
                 },
                 run_id=run_id,
-                tags={**_texts(tags), ADAPTER_VERSION: request["adapter_version"]},
+                tags={**_texts(tags), ADAPTER_VERSION: adapter_version},
             )
         else:
             for key, value in _texts(tags).items():
@@ -107,16 +109,12 @@ def _create(
 ) -> int:
     """Log the served model and make it a version. Uses the client, since MLflow's log_model would set global state."""
     from mlflow.entities import LoggedModelOutput
-    from mlflow.exceptions import MlflowException
     from mlflow.models import Model, ModelSignature
     from mlflow.pyfunc import save_model
     from mlflow.types import ColSpec, Schema
 
-    try:
+    with unless("RESOURCE_ALREADY_EXISTS"):
         client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
     run, hosted = client.get_run(run_id), "endpoint" in description
     logged = client.create_logged_model(
         run.info.experiment_id,
@@ -146,7 +144,11 @@ def _create(
                 # addresses: MLflow would take ? and %XX in a path for parts of one
                 artifacts={part: Path(path).absolute().as_uri() for part, path in files.items()},
                 signature=ModelSignature(Schema([ColSpec("string", "text")]), Schema([ColSpec("string")])),
-                pip_requirements=_requirements(_NEEDED_TO_ASK if hosted else _NEEDED_TO_SERVE),
+                # MLflow would import everything to infer them
+                pip_requirements=[
+                    f"{package}=={importlib.metadata.version(package).partition('+')[0]}"
+                    for package in (_NEEDED_TO_ASK if hosted else _NEEDED_TO_SERVE)
+                ],
                 mlflow_model=Model(
                     model_id=logged.model_id,
                     model_uuid=logged.model_id,
@@ -177,16 +179,5 @@ def _decides(path: Path, whole: bool) -> bool:
     return path.suffix == ".safetensors" or (whole and path.name not in ("config.json", "generation_config.json"))
 
 
-def _requirements(names: Sequence[str]) -> list[str]:
-    """Return the installed versions of packages that serving needs. MLflow would import everything to infer them."""
-    return [f"{n}=={importlib.metadata.version(n).partition('+')[0]}" for n in names]
-
-
 def _texts(tags: Mapping[str, Any]) -> dict[str, str]:
     return {key: redact_field(key, value) for key, value in tags.items()}
-
-
-def _version_of_adapter(client: MlflowClient, name: str, adapter_version: str) -> int | None:
-    wanted = f"name = '{name}' and tags.`{ADAPTER_VERSION}` = '{adapter_version}'"
-    versions = [int(v.version) for v in client.search_model_versions(wanted)]
-    return min(versions) if versions else None

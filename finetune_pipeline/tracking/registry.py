@@ -22,7 +22,7 @@ from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import served
 from finetune_pipeline.serving.service import Champion
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.tracking.mlflow_store import locked, reaching, redact
+from finetune_pipeline.tracking.mlflow_store import locked, reaching, redact, unless
 from finetune_pipeline.tracking.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -225,14 +225,9 @@ def open_registry(tracking: Tracking) -> Iterator[MlflowClient]:
 
 
 def find_version(client: MlflowClient, name: str, version: int) -> ModelVersion:
-    from mlflow.exceptions import MlflowException
-
-    try:
+    with unless("RESOURCE_DOES_NOT_EXIST"):
         return client.get_model_version(name, str(version))
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        raise ValueError(f"there is no version {version} of model {name!r}") from None
+    raise ValueError(f"there is no version {version} of model {name!r}")
 
 
 def _versions(model: RegisteredModel | None) -> dict[str, int]:
@@ -241,14 +236,9 @@ def _versions(model: RegisteredModel | None) -> dict[str, int]:
 
 
 def _registered(client: MlflowClient, name: str) -> RegisteredModel | None:
-    from mlflow.exceptions import MlflowException
-
-    try:
+    with unless("RESOURCE_DOES_NOT_EXIST"):
         return client.get_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return None
+    return None
 
 
 def present_champion(task: Task, store: ArtifactStore, tracking: Tracking) -> Champion:
@@ -275,13 +265,6 @@ def present_champion(task: Task, store: ArtifactStore, tracking: Tracking) -> Ch
     if hosted := read_hosted(store.check(merged).folder):
         raise LookupError(f"version {version} of {task.name}: {hosted.cannot('served from here')}")
     record = read_json(store.check(released[-1]).path("model_version.json"))
-    model = served(merged, store.check(base))
-    return Champion(
-        task.name,
-        version,
-        model.model,
-        model.adapter,
-        str(record["system_prompt"]),
-        int(record["max_new_tokens"]),
-        str(record.get("precision", "float32")),
-    )
+    model, prompt, longest = served(merged, store.check(base)), record["system_prompt"], int(record["max_new_tokens"])
+    precision = record.get("precision", "float32")
+    return Champion(task.name, version, model.model, model.adapter, prompt, longest, precision)

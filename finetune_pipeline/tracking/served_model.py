@@ -130,7 +130,10 @@ def _folder(description: dict[str, Any]) -> Path:
             f"the {'' if whole else 'base '}model is not in {folder} (missing: {', '.join(missing)}); set {variable} to a "
             f"folder that contains {what}"
         )
-    other = [name for name, digest in wanted.items() if _digest(folder / name) != digest]
+    other = []
+    for name, digest in wanted.items():
+        with (folder / name).open("rb") as handle:
+            other += [name] * (hashlib.file_digest(handle, "sha256").hexdigest() != digest)
     if other:
         was = "that were registered" if whole else "the adapter was trained on"
         raise ValueError(
@@ -138,11 +141,6 @@ def _folder(description: dict[str, Any]) -> Path:
             f"{what} unchanged"
         )
     return folder
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 set_model(TrainedModel())

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _PARAM_LENGTH, _TAG_LENGTH = 6000, 8000
-_PARAMS, _METRICS, _TAGS = 100, 1000, 100  # maximum of each in one request
 
 
 class StepRun:
@@ -47,9 +46,7 @@ class StepRun:
                     f"parameters of MLflow run {self.run_id} cannot change: {'; '.join(changed)}. "
                     "Parameters must depend only on the artifact's version; log measurements as metrics"
                 )
-            new = [Param(n, v) for n, v in values.items() if n not in known]
-            for i in range(0, len(new), _PARAMS):
-                self.client.log_batch(self.run_id, params=new[i : i + _PARAMS])
+            self.client.log_batch(self.run_id, params=[Param(n, v) for n, v in values.items() if n not in known])
 
     def log_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Log finite numbers; nested mappings get dotted names, None values are skipped.
@@ -60,14 +57,8 @@ class StepRun:
 
     def log_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Log rows of {"step", numbers...}. It may be called repeatedly with a growing list: only new values are sent."""
-        self._send(
-            [
-                (name, value, row["step"])
-                for row in rows
-                for name, value in _flat(row)
-                if name != "step" and value is not None
-            ]
-        )
+        values = [(name, value, row["step"]) for row in rows for name, value in _flat(row)]
+        self._send([value for value in values if value[0] != "step" and value[1] is not None])
 
     def log_dataset(self, name: str, digest: str, source: str, context: str, profile: Mapping[str, Any]) -> None:
         """Log an input data set, so that runs can be searched by it.
@@ -95,13 +86,10 @@ class StepRun:
                 self.run_id, datasets=[DatasetInput(entry, tags=[InputTag("mlflow.data.context", context)])]
             )
 
-    def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """Copy a file, or all files of a folder, into the run's artifacts (below `folder`)."""
+    def log_artifact(self, path: Path) -> None:
+        """Copy a file, or a folder with its files, into the run's artifacts."""
         with reaching(self.uri):
-            if path.is_dir():
-                self.client.log_artifacts(self.run_id, str(path), folder)
-            else:
-                self.client.log_artifact(self.run_id, str(path), folder)
+            self.client.log_artifact(self.run_id, str(path))
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags of the run; they may change. ``mlflow.note.content`` is the description on the run's page."""
@@ -109,8 +97,7 @@ class StepRun:
 
         new = [RunTag(name, _shorten(redact_field(name, value), _TAG_LENGTH)) for name, value in _flat(tags)]
         with reaching(self.uri):
-            for i in range(0, len(new), _TAGS):
-                self.client.log_batch(self.run_id, tags=new[i : i + _TAGS])
+            self.client.log_batch(self.run_id, tags=new)
 
     def _send(self, values: Sequence[tuple[str, Any, int]]) -> None:
         from mlflow.entities import Metric
@@ -122,11 +109,9 @@ class StepRun:
         with reaching(self.uri):
             rows = dict.fromkeys((name, float(value), step) for name, value, step in values)
             new = [Metric(n, value, now, step) for n, value, step in rows if (step, value) not in self._known(n)]
-            for i in range(0, len(new), _METRICS):
-                sent = new[i : i + _METRICS]
-                self.client.log_batch(self.run_id, metrics=sent)
-                for metric in sent:
-                    self._known(metric.key).add((metric.step, metric.value))
+            self.client.log_batch(self.run_id, metrics=new)
+            for metric in new:
+                self._known(metric.key).add((metric.step, metric.value))
 
     def _known(self, name: str) -> set[tuple[int, float]]:
         """Return the stored values of a metric, which an earlier attempt may have logged."""

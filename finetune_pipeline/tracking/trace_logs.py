@@ -37,6 +37,8 @@ def take_traces(task: Task, store: ArtifactStore, tracking: Tracking) -> int:
         return 0
     since = time.time() - 86_400 * WINDOW_DAYS
     client = tracking.client()
+    from mlflow.utils import get_results_from_paginated_fn
+
     with reaching(tracking.uri()):
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
@@ -45,25 +47,19 @@ def take_traces(task: Task, store: ArtifactStore, tracking: Tracking) -> int:
             raise FindingsError(
                 [Finding("log.no_experiment", "error", "task.yaml: logs.mlflow_experiment", message, fix)]
             )
-
-        def records() -> Iterator[tuple[str, float, dict[str, Any]]]:
-            token = None
-            while True:
-                page = client.search_traces(
-                    locations=[experiment.experiment_id],
-                    filter_string=f"timestamp_ms >= {int(since * 1000)}",
-                    order_by=["timestamp_ms ASC"],
-                    max_results=_PAGE,
-                    page_token=token,
-                )
-                for trace in page:
-                    if str(trace.info.state.value) != "IN_PROGRESS":
-                        yield from _records(trace)
-                token = page.token
-                if not token:
-                    return
-
-        return take_records(task, store, f"mlflow:{name}", records(), since)
+        traces = get_results_from_paginated_fn(
+            lambda most, token: client.search_traces(
+                locations=[experiment.experiment_id],
+                filter_string=f"timestamp_ms >= {int(since * 1000)}",
+                order_by=["timestamp_ms ASC"],
+                max_results=most,
+                page_token=token,
+            ),
+            _PAGE,
+        )
+        ended = (trace for trace in traces if str(trace.info.state.value) != "IN_PROGRESS")
+        records = (record for trace in ended for record in _records(trace))
+        return take_records(task, store, f"mlflow:{name}", records, since)
 
 
 def _records(trace: Trace) -> Iterator[tuple[str, float, dict[str, Any]]]:

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-__all__ = ["StepRun", "Tracking"]
-
 RUN, KIND, ASSET, VERSION = "dagster.run_id", "dagster.kind", "dagster.asset", "finetune.version"
 ERROR = "finetune.error"
 _STATUS = {"SUCCESS": "FINISHED", "FAILURE": "FAILED", "CANCELED": "KILLED"}
@@ -135,16 +133,13 @@ class Tracking(dg.ConfigurableResource[Any]):
         """
         wanted = _STATUS[status]
         client = self.client()
-        closed = 0
         with reaching(self.uri()), locked(self.place(), "runs"):
             number = experiment_id(client, self.experiment, None)
-            for run in _runs_of(client, number, dagster_run_id):
-                if run.info.status != "RUNNING":
-                    continue
+            left = [run for run in _runs_of(client, number, dagster_run_id) if run.info.status == "RUNNING"]
+            for run in left:
                 is_parent = run.data.tags.get(KIND) == "run"
                 client.set_terminated(run.info.run_id, wanted if is_parent or wanted != "FINISHED" else "FAILED")
-                closed += 1
-        return closed
+        return len(left)
 
     def _parent(self, client: MlflowClient, number: str, run: dg.DagsterRun) -> str:
         parents = _runs_of(client, number, run.run_id, {KIND: "run"})
@@ -198,12 +193,11 @@ def _runs_of(
     client: MlflowClient, number: str, dagster_run_id: str, tags: Mapping[str, str] | None = None
 ) -> list[Run]:
     """Return all runs of a Dagster run with these tags, oldest first. MLflow takes milliseconds to read each of them."""
+    from mlflow.utils import get_results_from_paginated_fn
+
     wanted = " AND ".join(f"tags.`{name}` = '{value}'" for name, value in {RUN: dagster_run_id, **(tags or {})}.items())
-    order, token = ["attributes.start_time ASC", "attributes.run_id ASC"], None
-    runs: list[Run] = []
-    while True:
-        page = client.search_runs([number], wanted, max_results=1000, page_token=token, order_by=order)
-        runs += page
-        token = page.token
-        if not token:
-            return runs
+    order = ["attributes.start_time ASC", "attributes.run_id ASC"]
+    runs: list[Run] = get_results_from_paginated_fn(
+        lambda most, token: client.search_runs([number], wanted, 1, most, order, token), 1000
+    )
+    return runs

@@ -18,7 +18,7 @@ def test_defaults_are_absolute_and_in_the_nearest_folder_with_tasks_or_state(tmp
     monkeypatch.chdir(tmp_path / "data/tickets/raw")
     found, home = read_settings({}), tmp_path / ".finetune"
     assert (found.project, found.home, found.data_root) == (tmp_path, home, tmp_path / "data")
-    assert (found.artifacts, found.artifact_location) == (home / "artifacts", home / "mlflow" / "artifacts")
+    assert found.artifacts == home / "artifacts"
     assert found.tracking_uri == f"sqlite:///{home}/mlflow/mlflow.db"
 
 

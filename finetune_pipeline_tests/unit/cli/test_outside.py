@@ -31,6 +31,7 @@ from finetune_pipeline.engine.graph import MissingInput
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.unit.cli.test_commands import SPEC
+from finetune_pipeline_tests.unit.processes import interruptible
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -260,7 +261,7 @@ def test_ctrl_c_in_a_run_stops_it_with_one_sentence(tmp_path: Path) -> None:
     env.pop("MLFLOW_TRACKING_URI", None)
     command = [sys.executable, "-m", "finetune_pipeline.cli.main", "run", "ticket_triage", "--stage", "data"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True}
-    process = subprocess.Popen(command, env=env, text=True, preexec_fn=_interruptible, **pipes)
+    process = subprocess.Popen(command, env=env, text=True, preexec_fn=interruptible, **pipes)
     assert process.stdout is not None
     assert "base_model" in next(line for line in process.stdout if line.startswith("["))
     run = psutil.Process(process.pid)
@@ -271,6 +272,12 @@ def test_ctrl_c_in_a_run_stops_it_with_one_sentence(tmp_path: Path) -> None:
     assert process.returncode == 1
     assert errors.strip() == "stopped; what was made is kept, and the same command goes on from there"
     assert "splits" not in out, "no further step begins"
+
+
+def test_ctrl_c_before_a_command_is_loaded_is_one_word() -> None:
+    code = "import sys, finetune_pipeline.cli; raise KeyboardInterrupt"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, check=False)
+    assert done.stderr == "stopped\n" and done.returncode
 
 
 def test_a_failed_step_names_its_error_once() -> None:
@@ -301,11 +308,6 @@ def test_a_full_disk_that_only_dagster_meets_is_told_like_any_other(
 
     _, [(_, message)] = refusals_and_failures(job.execute_in_process(raise_on_error=False))
     assert message.startswith(f"the disk is full: {tmp_path} could not be written\nfix: make space")
-
-
-def _interruptible() -> None:
-    """The tests' own process may have been started with SIGINT ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _ends(monkeypatch: pytest.MonkeyPatch, fault: Callable[[], object]) -> None:

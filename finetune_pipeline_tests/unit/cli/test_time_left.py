@@ -34,34 +34,34 @@ def test_more_work_takes_longer_and_waiting_is_not_remembered(tmp_path: Path) ->
     more = TimeLeft("tickets", STEPS, {**WORK, "adapter": 400.0}, home, True)
     assert more.left(0) == 60 + 1200 + 120 and "other tasks" in more.source
     left = TimeLeft("orders", STEPS, WORK, home, True)
-    left.begin("splits", 0)
+    left.note("splits", 0, "begins")
     left.wait()
-    left.end("splits", 5000)
+    left.note("splits", 5000, "done")
     assert left.left(5000) == 720 and TimeLeft("orders", ["splits"], WORK, tmp_path, True).left(0) == 60
 
 
 def test_a_step_that_had_nothing_to_do_says_nothing_of_the_next_run(tmp_path: Path) -> None:
     empty = TimeLeft("orders", ["splits"], {"splits": 0.0}, tmp_path, True)
-    empty.begin("splits", 0)
-    empty.end("splits", 5)
+    empty.note("splits", 0, "begins")
+    empty.note("splits", 5, "done")
     assert TimeLeft("orders", ["splits"], WORK, tmp_path, True).left(0) > 0
 
 
 def test_it_follows_the_speed_of_the_run_and_what_the_training_says(tmp_path: Path) -> None:
     left = TimeLeft("orders", STEPS, WORK, before(tmp_path, splits=60, adapter=600, test_predictions=120), True)
-    left.begin("splits", 0)
+    left.note("splits", 0, "begins")
     assert left.left(20) == 760, "the clock runs"
-    left.end("splits", 120)
+    left.note("splits", 120, "done")
     slower = (120 + 30) / (60 + 30)
     assert left.left(120) == pytest.approx(720 * slower)
-    left.begin("adapter", 120)
+    left.note("adapter", 120, "begins")
     assert left.left(120 + 9000) == pytest.approx(900 + 120 * slower), "longer than ever: a tenth of it more"
-    left.tell("adapter", 400, 220)
+    left.note("adapter", 220, seconds_left=400)
     speed = (120 + 30 + 100 + 400) / (60 + 30 + 600)
     assert left.left(220) == pytest.approx(400 + 120 * speed)
-    left.end("adapter", 600)
-    left.begin("test_predictions", 600)
-    left.end("test_predictions", 700)
+    left.note("adapter", 600, "done")
+    left.note("test_predictions", 600, "begins")
+    left.note("test_predictions", 700, "done")
     assert left.left(700) == 0 and left.words(700) == "less than a minute left for the whole run"
     again = TimeLeft("orders", STEPS, WORK, tmp_path, True)
     assert again.left(0) == 120 + 480 + 100, "this run is remembered"

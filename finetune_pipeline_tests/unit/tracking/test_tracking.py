@@ -11,7 +11,8 @@ import sqlalchemy
 
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.tracking.mlflow_store import TrackingError, reaching
-from finetune_pipeline.tracking.tracking import VIEW, StepRun, Tracking
+from finetune_pipeline.tracking.step_run import StepRun
+from finetune_pipeline.tracking.tracking import VIEW, Tracking
 
 
 def run_asset(
