@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 
@@ -27,6 +28,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # a shell that starts the tests in the background has them and what they start ignore interrupts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     Shared.get()  # the process that starts the others ends last
 
 

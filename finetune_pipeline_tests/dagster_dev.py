@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from finetune_pipeline_tests.unit.processes import interruptible, wait_until
+from finetune_pipeline_tests.unit.processes import wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 """The project: where dagster.yaml and workspace.yaml are."""
@@ -81,7 +81,6 @@ def dagster_dev(log_file: Path, environment: Mapping[str, str], *options: str, c
         command = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(port), *options]
         process = subprocess.Popen(
             command, cwd=cwd, env=dict(environment), stdout=log, stderr=log, start_new_session=True,
-            preexec_fn=interruptible,
         )  # fmt: skip
         dev = Dev(process, port)
         try:

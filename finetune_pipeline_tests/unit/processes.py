@@ -1,7 +1,6 @@
 """Helpers for tests that start real processes."""
 
 import ctypes
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -36,11 +35,6 @@ def number_in(path: Path) -> int:
 
     wait_until(read)
     return found[0]
-
-
-def interruptible() -> None:
-    """For `preexec_fn`: SIGINT is not ignored, as it is by the children of a background shell."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def bound_by_permissions() -> None:

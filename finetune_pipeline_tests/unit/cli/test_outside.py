@@ -31,7 +31,6 @@ from finetune_pipeline.engine.graph import MissingInput
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.unit.cli.test_commands import SPEC
-from finetune_pipeline_tests.unit.processes import interruptible
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -261,7 +260,7 @@ def test_ctrl_c_in_a_run_stops_it_with_one_sentence(tmp_path: Path) -> None:
     env.pop("MLFLOW_TRACKING_URI", None)
     command = [sys.executable, "-m", "finetune_pipeline.cli.main", "run", "ticket_triage", "--stage", "data"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True}
-    process = subprocess.Popen(command, env=env, text=True, preexec_fn=interruptible, **pipes)
+    process = subprocess.Popen(command, env=env, text=True, **pipes)
     assert process.stdout is not None
     assert "base_model" in next(line for line in process.stdout if line.startswith("["))
     run = psutil.Process(process.pid)

@@ -99,9 +99,6 @@ def test_an_exception_in_a_tick_ends_everything(tmp_path: Path) -> None:
 
 
 def test_a_second_interrupt_kills_at_once(tmp_path: Path) -> None:
-    # a shell that starts the tests in the background has them ignore interrupts
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-
     def interrupt_twice() -> None:
         wait_until((tmp_path / "child").exists)
         for _ in range(2):
@@ -110,10 +107,7 @@ def test_a_second_interrupt_kills_at_once(tmp_path: Path) -> None:
 
     thread = threading.Thread(target=interrupt_twice)
     thread.start()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path, f"{STUBBORN}\ntell('child', os.getpid())\ntime.sleep(600)", grace=(600.0, 600.0))
-        thread.join()
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, f"{STUBBORN}\ntell('child', os.getpid())\ntime.sleep(600)", grace=(600.0, 600.0))
+    thread.join()
     assert not is_running(number_in(tmp_path / "child"))
