@@ -23,12 +23,7 @@ from finetune_pipeline.data.draft.columns import ELEMENT, KEY, SAMPLE, Column, c
 from finetune_pipeline.data.draft.conversations import Chat, chat_of, whole_chat, with_answer
 from finetune_pipeline.data.draft.reading import RawRow
 from finetune_pipeline.data.draft.speakers import roles_of
-from finetune_pipeline.data.draft.turn_rows import (
-    numbered_turns,
-    single_messages,
-    speaking_ids,
-    transcript_of,
-)
+from finetune_pipeline.data.draft.turn_rows import numbered_turns, single_messages, speaking_ids, transcript_of
 from finetune_pipeline.data.fields import compile_expression
 
 

@@ -33,10 +33,7 @@ _ANSWERS = (*names.WRITTEN, "choices", "chosen", "result", "outputs", "candidate
 _REQUESTS = ("input", "question", "query", "message", "prompt", "instruction", "request", "utterance")
 _ASKING = 0.95
 """Least share of conversations that end with the user's turn, where the answer stands beside them."""
-_BESIDES = {
-    "system": ("system", "instructions", "systemInstruction", "system_instruction"),
-    "tools": ("tools",),
-}
+_BESIDES = {"system": ("system", "instructions", "systemInstruction", "system_instruction"), "tools": ("tools",)}
 """Fields whose value may stand beside a list of turns, and its keys there."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 from finetune_pipeline.data.formats.base import (
@@ -30,10 +29,8 @@ class Instruction(RawFormat):
     name, order = "instruction", 30
     documented = "`instruction`, `input` (may be empty), `output`; `history` of earlier `[request, answer]` pairs"
     row_keys = ("instruction", *_INPUTS, "output")
+    needs = (("instruction",),)
     fields = ("instruction", "output")
-
-    def recognises(self, keys: Collection[str]) -> bool:
-        return "instruction" in keys
 
     def read(self, row: dict[str, Any], spec: TaskSpec, turns: Turns) -> set[str]:
         answer_key = first_key(row, ("output", *ANSWERS, "chosen")) or "output"

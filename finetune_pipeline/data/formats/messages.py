@@ -7,7 +7,7 @@ answer, inside ``<think>…</think>``, with a note. Pictures, sound and files ar
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from finetune_pipeline.data.examples import ROLES
@@ -40,10 +40,8 @@ class Messages(RawFormat):
         "`messages`: OpenAI chat, with `tools`, `tool_calls`, `weight`, and content as text or as a list of text parts"
     )
     row_keys = ("messages", "tools", "chosen", "rejected")
+    needs = (("messages",),)
     fields = ("messages",)
-
-    def recognises(self, keys: Collection[str]) -> bool:
-        return "messages" in keys
 
     def read(self, row: dict[str, Any], spec: TaskSpec, turns: Turns) -> set[str]:
         return read_messages(row, "messages", spec, turns, loose=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Set
 from typing import Any
 
 from finetune_pipeline.data.formats.base import (
@@ -27,11 +27,11 @@ class PromptCompletion(RawFormat):
     name, order = "prompt_completion", 40
     documented = "`prompt`, `completion` (or response, answer; question/answer, query/response); `history` as above"
     row_keys = (*_PROMPTS, *ANSWERS)
+    needs = (_PROMPTS, _ANSWERS)
     fields = ("prompt", "completion")
 
-    def recognises(self, keys: Collection[str]) -> bool:
-        both = first_key(keys, _PROMPTS) and first_key(keys, _ANSWERS)
-        return bool(both) and not ("text" in keys and "label" in keys)
+    def recognises(self, keys: Set[str]) -> bool:
+        return super().recognises(keys) and not ("text" in keys and "label" in keys)
 
     def read(self, row: dict[str, Any], spec: TaskSpec, turns: Turns) -> set[str]:
         prompt_key, answer_key = first_key(row, _PROMPTS) or "prompt", first_key(row, _ANSWERS) or "completion"

@@ -20,12 +20,12 @@ from finetune_pipeline.data.readers.encoding import Survey, survey
 from finetune_pipeline.data.readers.json_document import read_json_document
 from finetune_pipeline.data.readers.records import (
     BOM,
-    CUT_FIX,
     SHOWN,
     About,
     RawStream,
     Record,
     about_file,
+    broken_file,
     broken_stream,
     byte_order_mark,
     is_utf8,
@@ -58,11 +58,10 @@ def read_records(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
     """The rows of a raw file, without blank lines. Unreadable rows become records without a value and with
     findings. Takes constant memory, except for JSON documents. file: the name used as the rows' source."""
     container, seen = look_at(path, file, spec)
+    if notes := (seen.problem,) if seen.problem else seen.notes:
+        yield Record(1, None, b"", notes, about="file")
     if seen.problem:
-        yield Record(1, None, b"", (seen.problem,), about="file")
         return
-    if seen.notes:
-        yield Record(1, None, b"", seen.notes, about="file")
     rows = 0
     with RawStream(path, seen.encoding, seen.returns) as stream:
         for record in _read(stream, path, file, spec, container):
@@ -153,18 +152,10 @@ def _read_parquet(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
             for batch in table.iter_batches(batch_size=_BATCH):
                 for row in _rows(batch):
                     number += 1
-                    named = (
-                        row if isinstance(row, Exception) else {k: _named(v, classes.get(k)) for k, v in row.items()}
-                    )
-                    yield _record(named, number, file)
+                    yield _record(row, number, file, classes)
     except (pyarrow.ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
         reason = quoted(" ".join(str(error).split()), 200)
-        if number:
-            message = f"the Parquet file cannot be read after row {number}: {reason}"
-            yield unreadable("bad_parquet", file, number + 1, message, CUT_FIX, about="rest")
-        else:
-            message = f"the Parquet file cannot be read: {reason}"
-            yield about_file("bad_parquet", file, message, "write or copy the file again")
+        yield broken_file("bad_parquet", file, "Parquet file", number, reason, "write or copy the file again")
 
 
 def _class_names(metadata: dict[bytes, bytes] | None, labels: list[str]) -> dict[str, list[str]]:
@@ -199,12 +190,12 @@ def _rows(batch: Any) -> list[dict[str, Any] | Exception]:
         return [row for i in range(batch.num_rows) for row in _rows(batch.slice(i, 1))]
 
 
-def _record(row: dict[str, Any] | Exception, number: int, file: str) -> Record:
+def _record(row: dict[str, Any] | Exception, number: int, file: str, classes: dict[str, list[str]]) -> Record:
     if isinstance(row, Exception):
         rule = "invalid_utf8" if isinstance(row, UnicodeDecodeError) else "bad_parquet"
         message = f"the row cannot be read: {quoted(str(row), 160)}"
         return unreadable(rule, file, number, message, "write the file again")
-    value = {name: _as_json(item) for name, item in row.items()}
+    value = {name: _as_json(_named(item, classes.get(name))) for name, item in row.items()}
     try:
         raw = msgspec.json.encode(value)
     except (TypeError, ValueError, RecursionError):
@@ -213,7 +204,7 @@ def _record(row: dict[str, Any] | Exception, number: int, file: str) -> Record:
 
 
 def _as_json(value: Any) -> Any:
-    """Convert a value to JSON types; dates stay dates, because `data.fields.time` reads them."""
+    """A value in JSON types; dates stay dates, because `data.fields.time` reads them."""
     if isinstance(value, list) and value and all(isinstance(pair, tuple) for pair in value):  # a map
         value = {str(k): v for k, v in value} if len({str(k) for k, _ in value}) == len(value) else value
     if isinstance(value, dict):
