@@ -91,14 +91,9 @@ def find_boilerplate(texts: Iterable[str]) -> Boilerplate:
         chosen = kept
 
 
-def strip(text: str, boilerplate: Boilerplate) -> str:
-    """Remove the boilerplate from a text, unless nothing would be left. For many texts see `stripper`."""
-    return stripper(boilerplate)(text)
-
-
 @lru_cache(maxsize=16)
 def stripper(boilerplate: Boilerplate) -> Callable[[str], str]:
-    """A function that removes this boilerplate from a text, in a microsecond for ten segments."""
+    """A function that removes this boilerplate from a text, unless nothing would be left."""
     long = [s for s in boilerplate.segments if len(s) >= LONG]
     short = [s for s in boilerplate.segments if len(s) < LONG]
     lines = re.compile(r"^[ \t]*(?:" + "|".join(map(re.escape, short)) + r")[ \t]*$", re.MULTILINE)
@@ -183,14 +178,9 @@ def _runs(texts: Sequence[str], fewest: int) -> dict[str, int]:
 
 def _rows_with(keys: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """For every (key, row) the number of rows with that key."""
-    order = np.lexsort((rows, keys))
-    keys, rows = keys[order], rows[order]
-    new_key, new = np.ones(len(keys), np.bool_), np.ones(len(keys), np.bool_)
-    new_key[1:] = keys[1:] != keys[:-1]
-    new[1:] = new_key[1:] | (rows[1:] != rows[:-1])
-    group = np.cumsum(new_key) - 1
-    counts = np.empty(len(keys), np.int64)
-    counts[order] = np.bincount(group[new], minlength=len(keys))[group]
+    _, key = np.unique(keys, return_inverse=True)
+    many = int(rows.max(initial=0)) + 1
+    counts: np.ndarray = np.bincount(np.unique(key * many + rows) // many)[key]
     return counts
 
 

@@ -8,22 +8,11 @@ from itertools import permutations
 from typing import Any
 
 from finetune_pipeline.data import names
-from finetune_pipeline.data.draft.asked import (
-    Choices,
-    asked_text,
-    choices_of,
-    compared,
-    has_tools,
-    instruction,
-    joined,
-    without_wholes,
-)
-from finetune_pipeline.data.draft.candidates import answers_of, indicators, labels_of, texts_of
+from finetune_pipeline.data.draft import candidates
 from finetune_pipeline.data.draft.columns import ELEMENT, KEY, SAMPLE, Column, columns_of, exploded
 from finetune_pipeline.data.draft.conversations import Chat, chat_of, whole_chat, with_answer
 from finetune_pipeline.data.draft.reading import RawRow
-from finetune_pipeline.data.draft.speakers import roles_of
-from finetune_pipeline.data.draft.turn_rows import numbered_turns, single_messages, speaking_ids, transcript_of
+from finetune_pipeline.data.draft.turns import numbered_turns, roles_of, single_messages, speaking_ids, transcript_of
 from finetune_pipeline.data.fields import compile_expression
 
 
@@ -140,13 +129,13 @@ def _described(columns: Mapping[str, Column]) -> str:
 
 def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | None, answer: str | None) -> Choice | None:
     """The columns of text and answer; None if none look like it."""
-    segments, choices = _segments(rows, columns), None if text else choices_of(rows, columns, answer)
+    segments, choices = _segments(rows, columns), None if text else candidates.choices_of(rows, columns, answer)
     useful = _useful(columns, choices)
-    texts = without_wholes(rows, texts_of(useful)) or [
+    texts = candidates.without_wholes(rows, candidates.texts_of(useful)) or [
         c for c in useful.values() if c.kind == "object" and c.is_top and segments is None and len(c.values) > 1
     ]
     said = _column(columns, text) if text else next(iter(texts), None)
-    answers = answers_of(rows, useful, texts, segments)
+    answers = candidates.answers_of(rows, useful, texts, segments)
     if not answer:
         answers = _apart(answers, said, [] if text else texts)
         answers = [choices.answer, *(c for c in answers if c is not choices.answer)] if choices else answers
@@ -161,16 +150,16 @@ def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | Non
         useful, text_column, answer_column, others, segments or "", asks_alone=bool(text)
     )
     chosen = answer_column.path
-    if several := [] if answer else indicators(useful, answer_column):
-        fields = {"text": expression, "label": labels_of(several)}
+    if several := [] if answer else candidates.indicators(useful, answer_column):
+        fields = {"text": expression, "label": candidates.labels_of(several)}
         used |= {c.path for c in several}
         chosen = ", ".join(c.path for c in several)
     if choices:
-        fields = {"text": joined(expression, choices.expression), "label": answer_column.expression}
+        fields = {"text": candidates.joined(expression, choices.expression), "label": answer_column.expression}
         used |= choices.paths
     asked = sorted({c.path for c in texts} & used - {answer_column.path}, key=list(columns).index)
     used |= {answer_column.path, KEY}
-    if has_tools(rows):
+    if candidates.has_tools(rows):
         fields["tools"] = "tools"
         used.add("tools")
     if group := _group(columns):
@@ -187,7 +176,7 @@ def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | Non
     )
 
 
-def _useful(columns: Mapping[str, Column], choices: Choices | None) -> dict[str, Column]:
+def _useful(columns: Mapping[str, Column], choices: candidates.Choices | None) -> dict[str, Column]:
     """The columns that may be text or answer: no rejected answers, no ids in JSON, no choices of a question."""
     taken = choices.paths if choices else frozenset[str]()
     return {
@@ -201,7 +190,7 @@ def _apart(answers: Sequence[Column], said: Column | None, texts: Sequence[Colum
     """The answers that neither hold the text nor lie within it, and are not compared with it."""
     text = f"{said.path if said else ''}."
     pairs = [(c, f"{c.path}.") for c in answers]
-    asked_too = compared(texts[0], texts[1:]) if texts else []
+    asked_too = candidates.compared(texts[0], texts[1:]) if texts else []
     return [c for c, a in pairs if (a == text or not (a.startswith(text) or text.startswith(a))) and c not in asked_too]
 
 
@@ -230,11 +219,13 @@ def _fields(
     if text is None:
         expression, used = segments, {segments}
     else:
-        expression, used = asked_text(text, None if asks_alone else others)
+        expression, used = candidates.asked_text(text, None if asks_alone else others)
         contexts = [c for c in useful.values() if names.plain_name(c.name) in names.CONTEXTS and c.kind == "text"]
         beside = [c for c in (*others, *contexts) if c.path != answer.path]
-        if both := instruction(text, beside, ("instruction",) if asks_alone else ("instruction", "question")):
-            expression, used = joined(*(c.path for c in both)), {c.path for c in both}
+        if both := candidates.instruction(
+            text, beside, ("instruction",) if asks_alone else ("instruction", "question")
+        ):
+            expression, used = candidates.joined(*(c.path for c in both)), {c.path for c in both}
             if written:
                 head, subject = both
                 fields = {"instruction": head.expression, "input": subject.expression, "output": answer.expression}

@@ -13,8 +13,7 @@ import msgspec
 from finetune_pipeline.data import names
 from finetune_pipeline.data.draft.columns import Column, as_text, leaves
 from finetune_pipeline.data.draft.reading import RawRow
-from finetune_pipeline.data.draft.speakers import are_speakers, both_sides, roles_of, said_in, turn_keys
-from finetune_pipeline.data.draft.turn_rows import turns_in
+from finetune_pipeline.data.draft.turns import are_speakers, both_sides, roles_of, said_in, turn_keys, turns_in
 from finetune_pipeline.data.examples import ROLES
 from finetune_pipeline.data.fields import compile_expression
 from finetune_pipeline.data.formats import format_of

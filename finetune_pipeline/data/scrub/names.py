@@ -105,9 +105,7 @@ def _people(pipeline: Any, text: str) -> list[Span]:
         end = start + len(first_line.rstrip(" ,.;:-"))
         title = _TITLE.match(text[start:end])
         start += title.end() if title else 0
-        for tail in ("'s", "’s"):
-            if text[start:end].endswith(tail):
-                end -= 2
+        end -= 2 * text[start:end].endswith(("'s", "’s"))
         value = text[start:end]
         if len(value) > 1 and _LETTER.search(value) and not _UNLIKE.search(value) and not value.islower():
             spans.append(Span(start, end, "name"))

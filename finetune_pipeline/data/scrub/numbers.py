@@ -41,7 +41,6 @@ NUMBER_WORD = re.compile(
     r"|commande|facture|r[eé]f[eé]rence|colis|pedido|factura|fatura|bestelling\w*|factuur|zam[oó]wieni\w+|faktur\w+|ordine|fattura"
     r")s?(?:[\W_]{1,3}(?:numbers?|nummer|num[eé]ro|n[uú]mero|no|nr|n|id|is|was|de|code|ref))*|\#|[nN][°º]|注文番号|番号)[^\w(+]{0,3}$"
 )
-_LETTERS = re.compile(r"[^\W\d_]+")
 CARD_WORD = re.compile(r"(?i)card|\bcc\b|karte|carte|tarjeta|cart[aã]o|carta|kart[aąy]|visa|amex|カード")
 UNIT_AFTER = re.compile(
     r"(?i)\s?(?:times|seconds?|minutes|hours|days|ms|rows?|people|users|items|files|bytes|tokens|calls|records|requests|km|kg"
@@ -50,13 +49,8 @@ UNIT_AFTER = re.compile(
 
 
 def before(text: str, start: int) -> str:
-    """Number of characters before a number that are examined as context."""
+    """The characters before a number that are examined as context."""
     return text[max(0, start - BEFORE) : start]
-
-
-def stems(words: str) -> set[str]:
-    """The first four letters of each word, in lower case."""
-    return {word[:4] for word in _LETTERS.findall(words.lower())}
 
 
 _END = r"(?![\w]|[-.:][0-9])"

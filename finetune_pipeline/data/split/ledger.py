@@ -84,7 +84,9 @@ def record_assignments(assignments: np.ndarray, folder: Path) -> int:
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         ledger = read_ledger(folder)
-        new = assignments[~_listed(ledger, assignments)]
+        fields = ["id", "key", "split"]
+        listed = set(ledger[fields].tolist())
+        new = assignments[[row not in listed for row in assignments[fields].tolist()]]
         before = split_of(ledger, new["id"], new["key"])
         moved = np.flatnonzero((before >= 0) & (before != new["split"]))
         if len(moved):
@@ -103,15 +105,3 @@ def record_assignments(assignments: np.ndarray, folder: Path) -> int:
             os.replace(temporary, folder / f"{number:06d}.npy")
             sync_folder(folder)
     return len(new)
-
-
-def _listed(entries: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Rows recorded in the ledger with the same id, key and split."""
-
-    def mixed(of: np.ndarray) -> np.ndarray:
-        value: np.ndarray = (of["id"] * np.uint64(0x9E3779B97F4A7C15)) ^ of["key"]
-        value = (value ^ (value >> np.uint64(31))) * np.uint64(0xC4CEB9FE1A85EC53) + of["split"]
-        return value
-
-    listed: np.ndarray = np.isin(mixed(rows), mixed(entries))
-    return listed
