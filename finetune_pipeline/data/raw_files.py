@@ -81,18 +81,19 @@ def benchmark_paths(task: Task) -> list[tuple[str, Path]]:
     """(name, path) of every benchmark file the globs of ``data.benchmarks`` match, sorted by name. Raises FindingsError
     when a glob matches nothing: a check against no benchmark would pass for ever."""
     folder = task.folder.resolve()
-    paths: dict[str, Path] = {}
-    problems = []
-    for pattern in task.spec.data.benchmarks:
-        matches = [p for p in folder.glob(pattern) if p.is_file() and p.resolve().is_relative_to(folder)]
-        paths.update({p.relative_to(folder).as_posix(): p for p in matches})
-        if not matches:
-            message = f"no file in the folder of task {task.name!r} matches {pattern!r}"
-            fix = "put the benchmark file there or correct the glob"
-            problems.append(Finding("data.no_benchmark_files", "error", "task.yaml: data.benchmarks", message, fix))
-    if problems:
+
+    def matches(glob: str) -> dict[str, Path]:
+        inside = (p for p in folder.glob(glob) if p.is_file() and p.resolve().is_relative_to(folder))
+        return {p.relative_to(folder).as_posix(): p for p in inside}
+
+    paths = {glob: matches(glob) for glob in task.spec.data.benchmarks}
+    place, fix = "task.yaml: data.benchmarks", "put the benchmark file there or correct the glob"
+    empty = (
+        f"no file in the folder of task {task.name!r} matches {glob!r}" for glob, some in paths.items() if not some
+    )
+    if problems := [Finding("data.no_benchmark_files", "error", place, message, fix) for message in empty]:
         raise FindingsError(problems)
-    return sorted(paths.items())
+    return sorted({name: path for some in paths.values() for name, path in some.items()}.items())
 
 
 def raw_digest(task: Task, seen: SeenFiles | None = None, asked: NamedFiles = ()) -> str:
@@ -107,9 +108,7 @@ def collect_raw(task: Task, out: Path, production: Path | None = None, asked: Na
     """Copy every raw file to ``out/files/<name relative to the task folder>``, production rows to ``production.jsonl``,
     benchmark files, and `asked` ones, to ``out/benchmarks/<name>``.
 
-    Returns:
-        Facts: files (file, sha256, bytes, container, reason), bytes, benchmarks (names) and digest: what
-            :func:`raw_digest` gives for the bytes copied. Where they differ, a file changed meanwhile.
+    Returns facts; digest is what :func:`raw_digest` gives for the bytes copied. Where they differ, a file changed meanwhile.
     """
     digests: list[tuple[str, str]] = []
     files: list[dict[str, Any]] = []

@@ -15,25 +15,11 @@ from msgspec.structs import replace
 
 from finetune_pipeline.data.json_lines import MAX_LINE_BYTES, is_blank, is_cut_off
 from finetune_pipeline.data.quoting import quoted
+from finetune_pipeline.data.readers import records
 from finetune_pipeline.data.readers.containers import Container, container_of
 from finetune_pipeline.data.readers.encoding import Survey, survey
 from finetune_pipeline.data.readers.json_document import read_json_document
-from finetune_pipeline.data.readers.records import (
-    BOM,
-    SHOWN,
-    About,
-    RawStream,
-    Record,
-    about_file,
-    broken_file,
-    broken_stream,
-    byte_order_mark,
-    is_utf8,
-    read_lines,
-    too_large,
-    too_long,
-    unreadable,
-)
+from finetune_pipeline.data.readers.records import BOM, SHOWN, About, RawStream, Record, is_utf8, read_lines
 from finetune_pipeline.data.readers.tables import read_table
 from finetune_pipeline.data.readers.workbooks import read_workbook
 from finetune_pipeline.findings import Finding
@@ -69,7 +55,7 @@ def read_records(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
             yield record if is_utf8(seen.encoding) else _checked(record, file, seen.encoding)
     if not rows:
         what = "nothing" if not seen.size else "blank lines only" if container.kind == "json_lines" else "no rows"
-        yield about_file("no_rows", file, f"the file holds {what}", "fill or remove the file", "warning")
+        yield records.about_file("no_rows", file, f"the file holds {what}", "fill or remove the file", "warning")
 
 
 def _read(stream: RawStream, path: Path, file: str, spec: TaskSpec, container: Container) -> Iterator[Record]:
@@ -98,14 +84,16 @@ def _checked(record: Record, file: str, encoding: str) -> Record:
 
 def _refused(stream: RawStream, file: str, container: Container) -> Record:
     if name := {"parquet": "Parquet", "workbook": "a workbook"}.get(container.kind):
-        return about_file("unknown_container", file, f"the file was not read: it is {name} inside gzip", "unpack it")
+        return records.about_file(
+            "unknown_container", file, f"the file was not read: it is {name} inside gzip", "unpack it"
+        )
     head = stream.buffered().read(SHOWN)
     if stream.problem:
-        return broken_stream(stream, file, 1, head, 0)
+        return records.broken_stream(stream, file, 1, head, 0)
     rule, fix = "unknown_container", "unpack it, or save it as JSON Lines or CSV in UTF-8"
     if container.dialect is not None:
         rule, fix = "csv_dialect" if container.kind == "csv" else rule, container.dialect.fix
-    return about_file(rule, file, f"the file was not read: {container.why}", fix)
+    return records.about_file(rule, file, f"the file was not read: {container.why}", fix)
 
 
 def _read_json_lines(stream: RawStream, file: str) -> Iterator[Record]:
@@ -116,21 +104,21 @@ def _read_json_lines(stream: RawStream, file: str) -> Iterator[Record]:
         notes: tuple[Finding, ...] = ()
         about: About = "row"
         if line.cut:
-            yield too_long(file, number, MAX_LINE_BYTES, data, at)
+            yield records.too_long(file, number, MAX_LINE_BYTES, data, at)
             continue
         if not data.endswith(b"\n"):
             if stream.problem:
-                yield broken_stream(stream, file, number, data, at)
+                yield records.broken_stream(stream, file, number, data, at)
                 return
             about = "rest" if is_cut_off(data) else "row"
         if number == 1 and data.startswith(BOM):
-            data, at, notes = data[len(BOM) :], len(BOM), (byte_order_mark(file),)
+            data, at, notes = data[len(BOM) :], len(BOM), (records.byte_order_mark(file),)
         if not is_blank(data):
             raw = data.rstrip()  # as elements of a list are written, a line may end with a comma
             raw = raw[:-1] if raw.endswith(b"},") else data.rstrip(b"\r\n")
             yield Record(number, None, raw, notes, at, encoded=True, about=about)
     if stream.problem:
-        yield broken_stream(stream, file, number + 1, b"", end)
+        yield records.broken_stream(stream, file, number + 1, b"", end)
 
 
 def _read_parquet(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
@@ -146,7 +134,7 @@ def _read_parquet(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
                 raise ValueError("two columns have the same name")
             size = sum(table.metadata.row_group(i).total_byte_size for i in range(table.metadata.num_row_groups))
             if size > spec.data.max_unpacked_gib * (1 << 30):
-                yield too_large(file, size)
+                yield records.too_large(file, size)
                 return
             classes = _class_names(table.schema_arrow.metadata, spec.labels)
             for batch in table.iter_batches(batch_size=_BATCH):
@@ -155,7 +143,7 @@ def _read_parquet(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
                     yield _record(row, number, file, classes)
     except (pyarrow.ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
         reason = quoted(" ".join(str(error).split()), 200)
-        yield broken_file("bad_parquet", file, "Parquet file", number, reason, "write or copy the file again")
+        yield records.broken_file("bad_parquet", file, "Parquet file", number, reason, "write or copy the file again")
 
 
 def _class_names(metadata: dict[bytes, bytes] | None, labels: list[str]) -> dict[str, list[str]]:
@@ -194,7 +182,7 @@ def _record(row: dict[str, Any] | Exception, number: int, file: str, classes: di
     if isinstance(row, Exception):
         rule = "invalid_utf8" if isinstance(row, UnicodeDecodeError) else "bad_parquet"
         message = f"the row cannot be read: {quoted(str(row), 160)}"
-        return unreadable(rule, file, number, message, "write the file again")
+        return records.unreadable(rule, file, number, message, "write the file again")
     value = {name: _as_json(_named(item, classes.get(name))) for name, item in row.items()}
     try:
         raw = msgspec.json.encode(value)

@@ -70,13 +70,10 @@ def find_dialect(lines: Sequence[Line], file: str, spec: TaskSpec) -> Dialect:
     fitting = [r for r in readings if r.fields >= 2 and r.rows and (declared.delimiter or r.good >= _FIT * r.lines)]
     if not fitting:
         fix = "repair the file, or add to task.yaml: `data: {csv: {delimiter: ';'}}` with the delimiter it has"
-        problem = (
-            "the file is not a table: no line holds a delimiter (, ; | or tab); is it JSON Lines or another format?"
-        )
-        if readings:
-            seen = "; ".join(str(r) for r in readings[:2])
-            problem = f"no delimiter splits most rows into the same number of fields (at least two): {seen}"
-        return Dialect(problem=problem, fix=fix)
+        why = "the file is not a table: no line holds a delimiter (, ; | or tab)"
+        seen = "; ".join(str(r) for r in readings[:2])
+        none_fits = f"no delimiter splits most rows into the same number of fields (at least two): {seen}"
+        return Dialect(problem=none_fits if readings else f"{why}; is it JSON Lines or another format?", fix=fix)
     names = {name.casefold() for name in (*named_in_fields(spec), *ROW_KEYS)}
     tabs = file.lower().removesuffix(".gz").endswith((".tsv", ".tab"))
 

@@ -50,26 +50,17 @@ _CONLL_U = rb"(#.*\r?\n\s*)*1\t(?:[^\t\n]*\t){8}[^\t\n]*\r?\n2\t"
 _OTHER_TEXTS = {
     _CONLL: TAGGED_WORDS,
     _CONLL_U: TAGGED_WORDS,
-    rb"__label__\S+ ": (
-        "lines of fastText",
-        r"put label and text into columns: sed -E 's/^__label__(\S+) +/\1\t/' FILE > rows.tsv",
-    ),
+    rb"__label__\S+ ":
+        ("lines of fastText", r"put label and text into columns: sed -E 's/^__label__(\S+) +/\1\t/' FILE > rows.tsv"),
     rb"<(\?xml|!DOCTYPE|html|table)\b": ("XML or HTML", "write a row for each of its elements, as CSV or JSON Lines"),
     rb"(INSERT INTO|CREATE TABLE|-- .*dump)": ("an SQL dump", "export the table as CSV from the database"),
-    rb"\|.*\|[ \t]*\r?\n[ \t]*\|[-:| \t]+\|[ \t]*\r?\n": (
-        "a table in Markdown",
-        "save it as CSV, without the line of dashes",
-    ),
-    rb"(((#|---|[\w-]+: ).*|[ \t\r]*)\n)*[\w-]+:[ \t]*\r?\n[ \t]*- |- [\w-]+: .*\r?\n  [\w-]+:": (
-        "YAML",
-        "write a row for each of its entries, as CSV or JSON Lines",
-    ),
+    rb"\|.*\|[ \t]*\r?\n[ \t]*\|[-:| \t]+\|[ \t]*\r?\n": ("a table in Markdown", "save it as CSV, without the line of dashes"),
+    rb"(((#|---|[\w-]+: ).*|[ \t\r]*)\n)*[\w-]+:[ \t]*\r?\n[ \t]*- |- [\w-]+: .*\r?\n  [\w-]+:":
+        ("YAML", "write a row for each of its entries, as CSV or JSON Lines"),
     _E_MAIL: ("e-mail", "write a row for each message, with its text and the answer to it, as CSV or JSON Lines"),
-    _MESSENGER: (
-        "the log of a messenger",
-        "write a row for each message, with conversation_id, role (customer or agent) and text, as CSV or JSON Lines",
-    ),
-}
+    _MESSENGER: ("the log of a messenger", "write a row for each message, with conversation_id, role (customer or agent) and "
+                 "text, as CSV or JSON Lines"),
+}  # fmt: skip
 """Files of text that are no tables of rows, though they may look like it: how they begin, what they are, and what to do."""
 WESTERN = "cp1252"
 _LETTERS = "àáâãäåæçèéêëìíîïñòóôõöøùúûüœÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜŒßŸÿ"

@@ -202,9 +202,8 @@ def broken_file(rule: str, file: str, what: str, rows: int, reason: str, fix: st
     """The record for a file that cannot be read, or not after so many rows."""
     if not rows:
         return about_file(rule, file, f"the {what} cannot be read: {reason}", fix)
-    return unreadable(
-        rule, file, rows + 1, f"the {what} cannot be read after row {rows}: {reason}", CUT_FIX, about="rest"
-    )
+    message = f"the {what} cannot be read after row {rows}: {reason}"
+    return unreadable(rule, file, rows + 1, message, CUT_FIX, about="rest")
 
 
 CUT_FIX = "copy or download the file again; to go on with what was read: `data: {allow_truncated: true}` in task.yaml"

@@ -129,9 +129,7 @@ def _rows(rows: Iterator[Row], file: str, spec: TaskSpec) -> Iterator[Record]:
     header = first[dialect.titles][1] if dialect.header else []
     behind = first[dialect.titles + dialect.header :]
     if _is_merged(header, behind[0][1] if behind else []):
-        message = (
-            "the names of the columns stand in two rows, as merged cells leave them, and the second was read as data"
-        )
+        message = "the names of the columns stand in two rows, as merged cells leave them: the second was read as data"
         yield about_file("merged_header", file, message, "write a name over each column, all in one row", "warning")
     for number, cells in chain(behind, rows):
         if odd := no_row(cells, header, file, number, msgspec.json.encode(cells)):
