@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from finetune_pipeline.data.dedup.benchmarks import benchmark_index
-from finetune_pipeline.data.dedup.boilerplate import Boilerplate, find_boilerplate
+from finetune_pipeline.data.dedup.boilerplate import SAMPLE, Boilerplate, find_boilerplate
 from finetune_pipeline.data.dedup.differences import words_of
 from finetune_pipeline.data.dedup.duplicate_resolution import Resolution
 from finetune_pipeline.data.dedup.near_duplicates import components, loose_forms, verified_pairs
@@ -72,27 +72,20 @@ def _of_several(clusters: np.ndarray, rows: np.ndarray) -> Iterator[list[np.ndar
 
 
 BOILERPLATE, SKETCHES = "boilerplate.json", "sketches.npy"
-_SAMPLE = 20_000
 _AT_ONCE = 5_000
 _KNOWN_FROM = 3
+"""A word in so many prompts is no typing error."""
 
 
 def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None, key: bytes = b"") -> dict[str, Any]:
     """Scrub rows, find duplicate prompts, remove duplicates, quarantine contradictions and copies of benchmark items.
 
     Writes ``examples.jsonl`` (rows kept, ids unchanged), ``rows.jsonl`` (all valid rows, scrubbed), ``rows.npy`` (their
-    records, see row_table), ``sketches.npy``, ``boilerplate.json``, ``duplicates.jsonl`` (id, source, kept_id,
-    kept_source, kind, similarity of the prompts), ``quarantine.jsonl``, ``findings.jsonl``, ``scrubbed.jsonl`` (id,
-    source, kind, count, fingerprints) and ``scrubbed_samples.jsonl`` (places before and after).
+    records, see row_table), ``sketches.npy``, ``boilerplate.json``, ``duplicates.jsonl``, ``quarantine.jsonl``,
+    ``findings.jsonl``, ``scrubbed.jsonl`` and ``scrubbed_samples.jsonl`` (places before and after). raw: folder of the raw
+    artifact, for its benchmark files; key: for the fingerprints of scrubbed values.
 
-    Args:
-        raw: Folder of the raw artifact, for its benchmark files.
-        key: Key for the fingerprints of scrubbed values.
-
-    Returns:
-        Facts: rows_in, kept, quarantined, exact_duplicates, near_duplicates, contradictions (rows), benchmark_rows,
-            by_rule, scrubbed (hits per kind), scrub, scrubbed_rows, labels, boilerplate, clusters, prompts,
-            similar_pairs. Always rows_in == kept + quarantined + exact_duplicates + near_duplicates.
+    Returns facts (counts of rows); always rows_in == kept + quarantined + exact_duplicates + near_duplicates.
     """
     out.mkdir(parents=True, exist_ok=True)
     source = examples_file(validated)
@@ -124,7 +117,7 @@ def _sample_of_prompts(source: Path) -> Iterator[str]:
     """User texts to find boilerplate in: all, or in a large set those whose id (a hash) starts with enough zeros."""
     rows = sum(block.count(b"\n") for block in read_blocks_of_lines(source))
     zeros = 0
-    while rows / 16**zeros > _SAMPLE:
+    while rows / 16**zeros > SAMPLE:
         zeros += 1
     beginning = b'{"id":"' + b"0" * zeros
     with source.open("rb") as lines:
@@ -133,15 +126,10 @@ def _sample_of_prompts(source: Path) -> Iterator[str]:
                 yield decode_examples(line, str(source))[0].user_text
 
 
-def _known_words(rows: Path) -> Callable[[str], bool]:
-    """Returns a function that says whether a word occurs in at least three prompts, so is no typing error. Counts lazily."""
-
-    @cache
-    def counts() -> Counter[str]:
-        prompts = {exact_form(text) for text in _sample_of_prompts(rows)}
-        return Counter(word for text in prompts for word in words_of(text))
-
-    return lambda word: counts()[word] >= _KNOWN_FROM
+def _word_counts(rows: Path) -> Counter[str]:
+    """The number of different prompts with each word."""
+    prompts = {exact_form(text) for text in _sample_of_prompts(rows)}
+    return Counter(word for text in prompts for word in words_of(text))
 
 
 def _resolve(table: RowTable, spec: TaskSpec) -> tuple[list[dict[str, Any]], list[tuple[Example, Finding]]]:
@@ -150,12 +138,12 @@ def _resolve(table: RowTable, spec: TaskSpec) -> tuple[list[dict[str, Any]], lis
     repeats: dict[int, dict[str, Any]] = {}
     contradictions: dict[int, tuple[Example, Finding]] = {}
     done = 0
-    known = _known_words(table.path)
+    counts = cache(partial(_word_counts, table.path))  # few sets need them
     for batch in _of_several(table.rows["cluster"], np.flatnonzero(table.rows["state"] == KEPT)):
         examples = iter(table.fetch(np.concatenate(batch)))
         for members in batch:
             rows = [next(examples) for _ in members]
-            resolution = Resolution(rows, spec, known)
+            resolution = Resolution(rows, spec, lambda word: counts()[word] >= _KNOWN_FROM)
             table.rows["state"][members] = resolution.states
             contradictions |= {int(members[i]): (rows[i], finding) for i, finding in resolution.contradictions}
             for i, (stays, likeness) in resolution.repeats.items():
@@ -214,13 +202,11 @@ class Copies:
     across: list[tuple[str, str, int]]
 
     def lines(self) -> list[str]:
-        asked = (
-            f"copies: {self.repeated:,} of {self.rows:,} rows have the same or nearly the same prompt as another row; "
-        )
-        leaked = f"a random split would put copies of {self.leaked:.0%} of its test rows in training, "
+        asked = f"{self.repeated:,} of {self.rows:,} rows have the same or nearly the same prompt as another row"
+        leaked = f"a random split would put copies of {self.leaked:.0%} of its test rows in training"
         too_much = "a score on one of them says too much after training on the other"
         across = (f"copies: {n:,} texts stand in {a} and in {b}: {too_much}" for a, b, n in self.across[:5])
-        return [f"{asked}{leaked}here copies share a split", *across]
+        return [f"copies: {asked}; {leaked}, here copies share a split", *across]
 
 
 def copies_in(clean: Path) -> Copies:

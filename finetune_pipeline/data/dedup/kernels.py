@@ -21,9 +21,8 @@ def compiled(function: Callable[..., Any]) -> Any:
 @compiled
 def _gram(points: np.ndarray, at: int) -> Any:
     """64-bit hash of the five code points from `at` on."""
-    first = (
-        np.uint64(points[at]) | np.uint64(points[at + 1]) << np.uint64(21) | np.uint64(points[at + 2]) << np.uint64(42)
-    )
+    first = np.uint64(points[at]) | np.uint64(points[at + 1]) << np.uint64(21)
+    first |= np.uint64(points[at + 2]) << np.uint64(42)
     rest = np.uint64(points[at + 3]) | np.uint64(points[at + 4]) << np.uint64(21)
     h = first * np.uint64(0x9E3779B97F4A7C15)
     h = (h ^ (h >> np.uint64(32)) ^ rest) * np.uint64(0xBF58476D1CE4E5B9)

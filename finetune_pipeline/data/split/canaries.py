@@ -139,12 +139,8 @@ EDITS: dict[str, Edit] = {
 def recall_by_edit(
     table: RowTable, unit: np.ndarray, guarded: np.ndarray, alike: AlikeRows, boilerplate: Boilerplate
 ) -> dict[str, dict[str, Any]]:
-    """Plant edited copies of validation and test rows (`guarded`, int64), and search for them.
-
-    Returns:
-        For every kind tested, found, and recall with its 95% interval (Wilson); only tested: 0 where no row could be
-        edited so.
-    """
+    """Plant edited copies of validation and test rows (`guarded`, int64), and search for them. Returns for every kind tested,
+    found, and recall with its 95% interval (Wilson); only tested: 0 where no row could be edited so."""
     from scipy.stats import binomtest
 
     rows = table.rows[guarded]

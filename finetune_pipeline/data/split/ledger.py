@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 
 import numpy as np
 
-from finetune_pipeline.engine.files import DamagedFile, sync_folder
+from finetune_pipeline.engine.files import DamagedFile, hold, sync_folder
 from finetune_pipeline.faults import OutsideError
 
 SPLITS = ("train", "validation", "test")
@@ -80,9 +79,7 @@ def record_assignments(assignments: np.ndarray, folder: Path) -> int:
     Raises OutsideError if the ledger gives one of the rows another split: two splits were made from one state of it;
     the later must be redone.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with hold(folder / ".lock"):
         ledger = read_ledger(folder)
         fields = ["id", "key", "split"]
         listed = set(ledger[fields].tolist())

@@ -225,7 +225,8 @@ def _assign(
     totals = placed.sum(1) + np.bincount(stratum, size, minlength=len(placed)).astype(np.int64)
     have, wanted = placed.tolist(), (shares[None, :] * totals[:, None]).tolist()
     where, many, allowed = stratum.tolist(), size.tolist(), human.tolist()
-    for i in _hash_order(names[fresh], spec.split.seed):
+    hashes = [hashlib.sha256(f"{spec.split.seed}:{name:016x}".encode()).digest() for name in names[fresh].tolist()]
+    for i in sorted(range(len(fresh)), key=hashes.__getitem__):
         lacking = [a - b for a, b in zip(wanted[where[i]], have[where[i]], strict=True)][: 3 if allowed[i] else 2]
         chosen[i] = best = lacking.index(max(lacking))
         have[where[i]][best] += many[i]
@@ -243,12 +244,6 @@ def _strata(rows: np.ndarray, unit: np.ndarray, kept: np.ndarray, count: int) ->
     stratum = np.zeros(count, np.int64)
     stratum[first[0]] = label[order][first[1]]
     return stratum
-
-
-def _hash_order(names: np.ndarray, seed: int) -> list[int]:
-    """Places of the names in the order of sha256("<seed>:<name>")."""
-    keys = [hashlib.sha256(f"{seed}:{name:016x}".encode()).digest() for name in names.tolist()]
-    return sorted(range(len(keys)), key=keys.__getitem__)
 
 
 def _newest(order: list[int], size: np.ndarray, human: np.ndarray, lacking: np.ndarray) -> np.ndarray:
