@@ -40,10 +40,6 @@ def data_quality(
         decisions: {id: keep, drop or relabel}.
         count_tokens: None: tokens are not counted.
         synthetic: The synthetic rows before review (a dropped row must count as rejected); else those of the sample.
-
-    Returns:
-        rows, origins (rows of each), each of PARTS (with passed, message (one sentence), blocking, and findings),
-        passed, blocked_by (names of parts), and the findings of all parts.
     """
     labels: Counter[str | None] = Counter()
     origins: Counter[str] = Counter()

@@ -89,11 +89,6 @@ def synthetic_rows(
         examples: Rows before review.
         clusters: {id: near-duplicate cluster}.
         decisions: {id: keep, drop or relabel}. `drop` and `relabel` reject a row, `keep` accepts it.
-
-    Returns:
-        A part of the report with verdict (``none``: no synthetic rows, ``off``: review_share is 0, ``waiting``,
-        ``accepted``, ``rejected``), rows, sample, allowed (rejected rows of the sample that the set may have), decided,
-        rejected, generators (rows, sample, decided and rejected of each), and places of the rows waiting and rejected.
     """
     rules = spec.data.synthetic
     rows = [e for e in examples if e.origin == "synthetic"]

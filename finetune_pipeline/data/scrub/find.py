@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from operator import attrgetter
 
 from finetune_pipeline.data.dedup.text_similarity import has_invisible, latin_bytes, visible_places, visible_text
@@ -85,9 +86,8 @@ class _Hits:
                 self.spans.append(Span(start, end, kind))
 
     def free(self, start: int, end: int) -> bool:
-        return all(end <= s.start or start >= s.end for s in self.spans) and all(
-            end <= a or start >= b for a, b in self._closed
-        )
+        taken = chain(((span.start, span.end) for span in self.spans), self._closed)
+        return all(end <= a or start >= b for a, b in taken)
 
     def _harmless(self, start: int, end: int) -> bool:
         low = max(0, start - 140)

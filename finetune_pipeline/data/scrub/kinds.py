@@ -8,8 +8,10 @@ import os
 import re
 import secrets as random
 import unicodedata
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from finetune_pipeline.data.dedup.text_similarity import visible_text
 from finetune_pipeline.findings import Finding, FindingsError
@@ -67,7 +69,13 @@ def load_key(path: Path) -> bytes:
     wins, and nobody sees a partial file. Raises FindingsError if the file is not a key, or if users other than its
     owner can read it."""
     if not path.exists():
-        _make(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as out:
+            out.write(random.token_bytes(KEY_BYTES))
+            out.flush()
+            os.fsync(out.fileno())
+            with suppress(FileExistsError):  # somebody else was first
+                os.link(out.name, path)
     key, mode = path.read_bytes(), path.stat().st_mode
     if len(key) != KEY_BYTES:
         fix = "restore the key from a copy, or delete the file to get a new key"
@@ -77,19 +85,3 @@ def load_key(path: Path) -> bytes:
     else:
         return key
     raise FindingsError([Finding("data.scrub_key", "error", str(path), message, fix)])
-
-
-def _make(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{random.token_hex(8)}")
-    try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as out:
-            out.write(random.token_bytes(KEY_BYTES))
-            out.flush()
-            os.fsync(out.fileno())
-        os.link(draft, path)  # fails where somebody else was first
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink(missing_ok=True)
