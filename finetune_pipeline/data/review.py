@@ -79,11 +79,7 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
 
     A relabelled row keeps its id and gets the tag ``relabelled``. Unusable decisions become findings. Writes
     ``examples.jsonl``, ``decisions.jsonl`` (those applied), ``findings.jsonl`` and ``rows.npy`` (as the cleaning
-    step's, dropped rows with the state GONE).
-
-    Returns:
-        Facts: rows_in, kept, dropped, relabelled, confirmed, decisions (lines), overruled, by_rule, reviewers, labels,
-            origins.
+    step's, dropped rows with the state GONE). Returns facts.
     """
     out.mkdir(parents=True, exist_ok=True)
     decisions, findings, lines = read_decisions(reviews_folder, spec)
@@ -180,8 +176,7 @@ def read_decision(row: dict[str, Any], spec: TaskSpec, place: str) -> tuple[Deci
 
 def _relabelled(example: Example, answer: str, spec: TaskSpec) -> Example:
     messages = [*example.prompt_messages, {"role": "assistant", "content": answer}]
-    if not spec.labels and spec.data.scrub != "warn":
-        # what reviewers write is scrubbed like any other text
+    if not spec.labels and spec.data.scrub != "warn":  # what reviewers write is scrubbed like any other text
         messages = scrub_turns(messages, find=finder_of(spec.data, names=False)).messages
     tags = [*example.tags, *(["relabelled"] if "relabelled" not in example.tags else [])]
     return replace(example, messages=messages, label=answer if spec.labels else None, tags=tags)

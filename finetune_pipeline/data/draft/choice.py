@@ -61,11 +61,8 @@ def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None =
         return why
     if choice and not text and (why := numbered_turns(columns, choice.texts[0])):
         return why
-    if (
-        choice is not None
-        and not flags
-        and (answer or choice.answer not in columns or _is_answer(columns[choice.answer].name))
-    ):
+    by_name = choice and (answer or choice.answer not in columns or _is_answer(columns[choice.answer].name))
+    if choice and by_name and not flags:
         return choice
     for column in sorted(lists, key=lambda c: c.path not in flags):
         flag = flags.get(column.path)
@@ -146,9 +143,7 @@ def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | Non
     if text_column is None and (segments is None or text):
         return None
     others = [c for c in texts if c.path not in (answer_column.path, text_column.path if text_column else "")]
-    fields, expression, used = _fields(
-        useful, text_column, answer_column, others, segments or "", asks_alone=bool(text)
-    )
+    fields, expression, used = _fields(useful, text_column, answer_column, others, segments or "", bool(text))
     chosen = answer_column.path
     if several := [] if answer else candidates.indicators(useful, answer_column):
         fields = {"text": expression, "label": candidates.labels_of(several)}
@@ -179,11 +174,11 @@ def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | Non
 def _useful(columns: Mapping[str, Column], choices: candidates.Choices | None) -> dict[str, Column]:
     """The columns that may be text or answer: no rejected answers, no ids in JSON, no choices of a question."""
     taken = choices.paths if choices else frozenset[str]()
-    return {
-        path: c
-        for path, c in columns.items()
-        if not (c.is_rejected or (c.is_json and names.plain_name(c.name) in names.IDS) or taken & {path, c.name})
-    }
+
+    def is_none(c: Column) -> bool:
+        return c.is_rejected or (c.is_json and names.plain_name(c.name) in names.IDS) or bool(taken & {c.path, c.name})
+
+    return {path: c for path, c in columns.items() if not is_none(c)}
 
 
 def _apart(answers: Sequence[Column], said: Column | None, texts: Sequence[Column]) -> list[Column]:
@@ -211,10 +206,8 @@ def _fields(
     segments: str,
     asks_alone: bool,
 ) -> tuple[dict[str, str], str, set[str]]:
-    """(data.fields, the expression of what is asked, columns read) of a text, or of a list of pieces of it, and its answer.
-
-    others: further columns of text; none is put beside a text that somebody named (`asks_alone`), but what an instruction is about.
-    """
+    """(data.fields, the expression of what is asked, columns read) of a text, or of a list of pieces of it, and its answer. others:
+    further columns of text; none is put beside a text that somebody named (`asks_alone`), but what an instruction is about."""
     written = not answer.is_label
     if text is None:
         expression, used = segments, {segments}
@@ -222,16 +215,14 @@ def _fields(
         expression, used = candidates.asked_text(text, None if asks_alone else others)
         contexts = [c for c in useful.values() if names.plain_name(c.name) in names.CONTEXTS and c.kind == "text"]
         beside = [c for c in (*others, *contexts) if c.path != answer.path]
-        if both := candidates.instruction(
-            text, beside, ("instruction",) if asks_alone else ("instruction", "question")
-        ):
+        asks = ("instruction",) if asks_alone else ("instruction", "question")
+        if both := candidates.instruction(text, beside, asks):
             expression, used = candidates.joined(*(c.path for c in both)), {c.path for c in both}
             if written:
-                head, subject = both
-                fields = {"instruction": head.expression, "input": subject.expression, "output": answer.expression}
-                return fields, expression, used
-    asks, answers = ("prompt", "completion") if written else ("text", "label")
-    return {asks: expression, answers: answer.expression}, expression, used
+                of = zip(("instruction", "input", "output"), (*both, answer), strict=True)
+                return {name: column.expression for name, column in of}, expression, used
+    names_of = ("prompt", "completion") if written else ("text", "label")
+    return dict(zip(names_of, (expression, answer.expression), strict=True)), expression, used
 
 
 def _unused(columns: Mapping[str, Column], used: set[str]) -> list[str]:

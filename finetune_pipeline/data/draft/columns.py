@@ -56,7 +56,7 @@ class Column:
         text = as_text(value)
         if text in self.values or len(self.values) < _MOST_VALUES:
             self.values[text] += 1
-        self.words += words_in(text)
+        self.words += max(len(text.split()), len(_UNSPACED.findall(text)) // 2)
         self.longest = max(self.longest, len(text))
 
     @property
@@ -71,8 +71,7 @@ class Column:
     def expression(self) -> str:
         """How `data.fields` reads the values as text."""
         plain = self.kinds.keys() <= {"text"} or self.path == KEY
-        all_of = re.sub(r"(?<=.)\[0\]", "[]", self.path)
-        all_of = self.path if self.path.startswith("join(") else all_of
+        all_of = self.path if self.path.startswith("join(") else re.sub(r"(?<=.)\[0\]", "[]", self.path)
         if all_of != self.path and self.is_label:  # a list that holds two one day gives both, which is no label
             return f"join(', ', {all_of if plain else f'{all_of}.to_string(@)'})"
         return self.path if plain else f"to_string({self.path})"
@@ -99,8 +98,9 @@ class Column:
     @property
     def is_decision(self) -> bool:
         """Whether the column says which rows annotators accepted."""
-        known = {*LEFT_OUT.get(plain_name(self.name), ())}
-        return bool(known) and {value.casefold() for value in self.values} <= known | {
+        known = LEFT_OUT.get(plain_name(self.name), ())
+        return bool(known) and {value.casefold() for value in self.values} <= {
+            *known,
             "accept",
             "submitted",
             "approved",
@@ -152,23 +152,16 @@ class Column:
     @property
     def is_json(self) -> bool:
         """Whether the values are JSON objects or lists, also as text."""
-        if self.kind in ("object", "list"):
-            return self.filled > 0
         some = list(self.values)[:50]
-        return bool(some) and all(is_json_answer(value) for value in some)
+        return bool(some) and (self.kind in ("object", "list") or all(map(is_json_answer, some)))
 
 
 _NUMBER = re.compile(r"[-+]?\d+([.,]\d+)*(e[-+]?\d+)?", re.IGNORECASE)
+# Thai, Lao, Burmese, Khmer, Japanese, Chinese, Korean, and emoji: two characters count as a word
 _UNSPACED = re.compile(
-    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\U0001f000-\U0001faff]"
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\U0001f000-\U0001faff]"
 )
-"""Thai, Lao, Burmese, Khmer, Japanese, Chinese, Korean; and emoji."""
 _WHOLE = re.compile(r"[-+]?\d+([.,](0|5))?")
-
-
-def words_in(text: str) -> int:
-    """Number of words; in scripts without spaces, two characters count as one."""
-    return max(len(text.split()), len(_UNSPACED.findall(text)) // 2)
 
 
 def is_json_answer(text: str) -> bool:
@@ -203,15 +196,12 @@ def leaves(value: Any, path: str = "", name: str = "", depth: int = 0) -> Iterat
     if path and (said := answer_in(value, path)):
         yield said[0], name, said[1]
         return
-    if path and not isinstance(value, dict):
+    if path:
         yield path, name, value
     if isinstance(value, dict):
-        if path:
-            yield path, name, value
-        if depth < _DEEPEST and len(value) <= 200:
-            for key, item in value.items():
-                at = key_path(str(key))
-                yield from leaves(item, f"{path}.{at}" if path else at, str(key), depth + 1)
+        for key, item in value.items() if depth < _DEEPEST and len(value) <= 200 else ():
+            at = key_path(str(key))
+            yield from leaves(item, f"{path}.{at}" if path else at, str(key), depth + 1)
     elif isinstance(value, list) and not path and len(value) <= 20:
         for i, item in enumerate(value):
             yield from leaves(item, f"[{i}]", f"[{i}]", depth + 1)

@@ -45,7 +45,9 @@ def given_files(paths: Sequence[Path]) -> list[GivenFile]:
     files: dict[str, Path] = {}
     for path in paths:
         if path.is_dir():
-            below = ((p, p.relative_to(path).parent.parts) for p in path.rglob("*") if p.is_file() and _is_raw(p))
+            # Arrow files are named with their folder, so that what holds them is refused, and not read in part
+            raw = (p for p in path.rglob("*") if p.is_file() and (is_known(p) or p.suffix == ".arrow"))
+            below = ((p, p.relative_to(path).parent.parts) for p in raw)
             inside = sorted(p for p, folders in below if not any(folder.startswith(".") for folder in folders))
             if not inside:
                 message = f"no file in this folder ends in {', '.join(SUFFIXES)}"
@@ -73,11 +75,6 @@ def given_files(paths: Sequence[Path]) -> list[GivenFile]:
         name = f"raw/{printable}" if f"raw/{printable}" not in given else next(n for n in same if n not in given)
         given[name] = GivenFile(name, path)
     return list(given.values())
-
-
-def _is_raw(path: Path) -> bool:
-    """Whether a file of a folder is named with it. Arrow files are, so that what holds them is refused, and not read in part."""
-    return is_known(path) or path.suffix == ".arrow"
 
 
 def with_suffix(file: GivenFile, container: str) -> GivenFile:

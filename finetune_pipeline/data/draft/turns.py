@@ -105,10 +105,8 @@ def both_sides(turns: Sequence[Mapping[str, Any]], name: str) -> str | None:
     ways: list[tuple[tuple[str, ...], tuple[str, ...]]] = [(names.USERS, names.ASSISTANTS)]
     ways += [(("input", "question", "query"), names.WRITTEN)] if names.rank(name, _DIALOGUES) is not None else []
     for known_sides in ways:
-        sides = [
-            next((k for name in known for k in keys if names.plain_name(k) == name), None) for known in known_sides
-        ]
-        asked, said = sides
+        plain = {names.plain_name(key): key for key in reversed(keys)}
+        asked, said = (next((plain[name] for name in known if name in plain), None) for known in known_sides)
         if asked is None or said is None or said == "system":
             continue
         system = "{role: 'system', content: system}, " * any("system" in turn for turn in turns)
@@ -135,9 +133,8 @@ def single_messages(columns: Mapping[str, Column], answer: Column | None) -> str
 def speaking_ids(rows: Sequence[RawRow], path: str) -> str | None:
     """The key of the speaker's id, if the elements of a list are what several speakers said."""
     lists = [row.value.get(path) for row in rows[:SAMPLE] if isinstance(row.value, dict)]
-    turns = [
-        turn for some in lists if isinstance(some, list) and len(some) > 1 for turn in some if isinstance(turn, dict)
-    ]
+    several = [some for some in lists if isinstance(some, list) and len(some) > 1]
+    turns = [turn for some in several for turn in some if isinstance(turn, dict)]
     keys = set(turns[0]).intersection(*turns) if turns else set[str]()
     said = any(isinstance(turns[0][key], str) for key in keys if names.plain_name(key) in names.TEXTS)
     return next((key for key in sorted(keys) if said and names.plain_name(key) in names.SPEAKER_IDS), None)

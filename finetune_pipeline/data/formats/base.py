@@ -33,9 +33,7 @@ ANSWERS = ("completion", "response", "answer", "output")
 CHATS = ("messages", "conversations")
 """Keys whose values are lists of turns."""
 _TOOLS = ("tools", "functions")
-_SPREADSHEET_ERRORS = frozenset(
-    ("#N/A", "#NULL!", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#NV", "#WERT!", "#BEZUG!", "#ZAHL!")
-)
+_SPREADSHEET_ERRORS = "#N/A #NULL! #DIV/0! #VALUE! #REF! #NAME? #NUM! #NV #WERT! #BEZUG! #ZAHL!".split()  # noqa: SIM905
 """What English and German spreadsheets show where a formula fails."""
 
 
@@ -209,23 +207,19 @@ def read_history(row: dict[str, Any], turns: Turns) -> set[str]:
         if not isinstance(pair, list) or len(pair) != 2:
             message = f"`history[{i}]` must be a pair, found {quoted(pair)}"
             turns.say("wrong_type", message, 'write ["request", "answer"]')
-            turns.whole = False
             continue
-        for role, side in (("user", 0), ("assistant", 1)):
+        for side, role in enumerate(("user", "assistant")):
             text = turns.text_of({"history": pair[side]}, "history", f"history[{i}][{side}]")
             earlier += [{"role": role, "content": text}] if text is not None else []
-            turns.whole = turns.whole and text is not None
     turns.messages[1:1] = earlier
+    turns.whole = turns.whole and len(earlier) == 2 * len(pairs)
     return {"history"}
 
 
 def chosen_text(value: Any) -> Any:
     """The better answer of a preference row: text, a turn, or a list of turns that ends with it."""
-    if isinstance(value, list) and value:
-        value = value[-1]
-    if isinstance(value, dict):
-        return value.get("content", value.get("value"))
-    return value
+    last = value[-1] if isinstance(value, list) and value else value
+    return last.get("content", last.get("value")) if isinstance(last, dict) else last
 
 
 def _unknown_format(row: dict[str, Any], shape: str | None, spec: TaskSpec) -> tuple[str, str]:

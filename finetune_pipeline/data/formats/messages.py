@@ -170,9 +170,7 @@ class _ChatReader:
             self._say("bad_weight", f"`{name}.{key}` is {quoted(weight)}", "write 0 or 1")
         return None
 
-    def _content(
-        self, turn: dict[str, Any], role: str, content_key: str, name: str
-    ) -> tuple[str, list[dict[str, Any]]]:
+    def _content(self, turn: dict[str, Any], role: str, content_key: str, name: str) -> tuple[str, list[Any]]:
         """(text, calls among its parts) of a turn."""
         content, thought = turn.get(content_key), turn.get("reasoning_content")
         calls: list[dict[str, Any]] = []
@@ -189,9 +187,8 @@ class _ChatReader:
             content = ""
         if isinstance(thought, str) and thought.strip() and role == "assistant":
             message = f"`{name}` holds reasoning; it is kept before the answer, inside <think>…</think>"
-            self._say(
-                "reasoning_kept", message, "remove it at the source if the model should not write its reasoning", "note"
-            )
+            fix = "remove it at the source if the model should not write its reasoning"
+            self._say("reasoning_kept", message, fix, "note")
             content = f"<think>\n{clean_text(thought)}\n</think>\n\n{content}".rstrip()
         return content, calls
 

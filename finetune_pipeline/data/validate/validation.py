@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -34,11 +34,8 @@ _BLOCK_BYTES = 8 << 20
 _COUNTERS = ("by_rule", "labels", "ignored", "shapes", "lost", "unknown")
 
 
-class Block(NamedTuple):
-    """Rows of one raw file that one process validates at a time."""
-
-    file: str
-    records: list[Record]
+Block = tuple[str, list[Record]]
+"""A raw file, and those of its rows that one process validates at a time."""
 
 
 @dataclass(frozen=True)
@@ -149,10 +146,10 @@ def in_blocks(records: Iterable[Record], file: str, size: int = _BLOCK_BYTES) ->
         held.append(record)
         length += len(record.raw)
         if length >= size:
-            yield Block(file, held)
+            yield file, held
             held, length = [], 0
     if held:
-        yield Block(file, held)
+        yield file, held
 
 
 def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
