@@ -114,13 +114,11 @@ def perturbed(
     order. Changes only the last user turn, or removes the system turn (`no_system`); never the answers.
 
     Args:
-        kind: One of `KINDS`; ValueError for another.
+        kind: One of `KINDS`.
         seed: Of the random draws, together with each row's id.
         labels: The task's labels; no perturbation produces their words.
         purpose: Training or evaluation; the two use different courtesies.
     """
-    if kind not in KINDS:
-        raise ValueError(f"unknown perturbation {kind!r}; there are {', '.join(KINDS)}")
     if kind == "no_system":
         return _without_system(examples)
     if kind == "courtesy" and _about(_ABOUT_MANNERS, *labels):

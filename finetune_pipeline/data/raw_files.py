@@ -56,8 +56,7 @@ def raw_paths(task: Task) -> list[tuple[str, Path]]:
         fix = "put the raw files there or correct the globs. Supported: JSON Lines, JSON, CSV, TSV, Parquet, xlsx"
         say("no_raw_files", "task.yaml: data.raw", message, fix)
     if PRODUCTION_FILE in paths:
-        message = "this name is kept for rows taken from production logs"
-        say("reserved_name", PRODUCTION_FILE, message, "rename the file")
+        say("reserved_name", PRODUCTION_FILE, "this name is kept for rows from production logs", "rename the file")
     if problems:
         raise FindingsError(sorted(problems, key=lambda f: (f.place, f.rule)))
     return sorted(paths.items())

@@ -12,27 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from finetune_pipeline.data.dedup import row_table
 from finetune_pipeline.data.dedup.benchmarks import benchmark_index
 from finetune_pipeline.data.dedup.boilerplate import SAMPLE, Boilerplate, find_boilerplate
 from finetune_pipeline.data.dedup.differences import words_of
 from finetune_pipeline.data.dedup.duplicate_resolution import Resolution
 from finetune_pipeline.data.dedup.near_duplicates import components, loose_forms, verified_pairs
-from finetune_pipeline.data.dedup.row_table import (
-    ALL_ROWS,
-    CONTRADICTION,
-    EXACT,
-    GONE,
-    KEPT,
-    NEAR,
-    TABLE,
-    Preparation,
-    PreparedRows,
-    RowTable,
-    count_values,
-    prepare_rows,
-    quarantine_row,
-    write_kept,
-)
+from finetune_pipeline.data.dedup.row_table import ALL_ROWS, CONTRADICTION, EXACT, GONE, KEPT, NEAR, TABLE, RowTable
 from finetune_pipeline.data.dedup.text_similarity import exact_form
 from finetune_pipeline.data.examples import EXAMPLES, Example, decode_examples, examples_file, stream_examples
 from finetune_pipeline.data.json_lines import read_blocks_of_lines, write_rows
@@ -44,7 +30,9 @@ from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
 
 
-def cluster_rows(table: RowTable, prepared: PreparedRows, boilerplate: Boilerplate, spec: TaskSpec) -> dict[str, int]:
+def cluster_rows(
+    table: RowTable, prepared: row_table.PreparedRows, boilerplate: Boilerplate, spec: TaskSpec
+) -> dict[str, int]:
     """Cluster rows with similar prompts or with the same words, and name each cluster after its smallest id.
     Returns the number of clusters, prompts and similar_pairs."""
     keys, first, prompt = np.unique(table.rows["prompt"], return_index=True, return_inverse=True)
@@ -93,15 +81,17 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     boilerplate = own_boilerplate.with_known()
     benchmarks = raw / BENCHMARKS if raw else None
     benchmark_index(benchmarks)  # unreadable files are found now, not in a process of the pool
-    prepared = prepare_rows(source, Preparation(spec, boilerplate, benchmarks, key), out / ALL_ROWS)
+    prepared = row_table.prepare_rows(source, row_table.Preparation(spec, boilerplate, benchmarks, key), out / ALL_ROWS)
     table = RowTable(prepared.rows, out / ALL_ROWS)
     tell("clean_examples", f"{len(table.rows)} rows scrubbed; looking for duplicates", rows=len(table.rows))
     clusters = cluster_rows(table, prepared, boilerplate, spec)
     repeats, contradictions = _resolve(table, spec)
     findings = [*prepared.findings, *(finding for _, finding in contradictions)]
     find = finder_of(spec.data)
-    contradicting = [quarantine_row(e, finding, find) for e, finding in contradictions if finding.severity == "error"]
-    write_kept(table, out / EXAMPLES)
+    contradicting = [
+        row_table.quarantine_row(e, finding, find) for e, finding in contradictions if finding.severity == "error"
+    ]
+    row_table.write_kept(table, out / EXAMPLES)
     np.save(out / TABLE, table.rows)
     np.save(out / SKETCHES, prepared.sketches)
     boilerplate.save(out / BOILERPLATE)
@@ -147,20 +137,18 @@ def _resolve(table: RowTable, spec: TaskSpec) -> tuple[list[dict[str, Any]], lis
             table.rows["state"][members] = resolution.states
             contradictions |= {int(members[i]): (rows[i], finding) for i, finding in resolution.contradictions}
             for i, (stays, likeness) in resolution.repeats.items():
-                repeats[int(members[i])] = {
-                    "id": rows[i].id,
-                    "source": rows[i].source,
-                    "kept_id": rows[stays].id,
-                    "kept_source": rows[stays].source,
-                    "kind": "exact" if resolution.states[i] == EXACT else "near",
-                    "similarity": round(likeness, 4),
-                }
+                row, kept = rows[i], rows[stays]
+                who = {"id": row.id, "source": row.source, "kept_id": kept.id, "kept_source": kept.source}
+                kind = "exact" if resolution.states[i] == EXACT else "near"
+                repeats[int(members[i])] = {**who, "kind": kind, "similarity": round(likeness, 4)}
         done += len(batch)
         tell("clean_examples", f"{done} clusters of similar rows resolved", step=done)
     return [repeats[row] for row in sorted(repeats)], [contradictions[row] for row in sorted(contradictions)]
 
 
-def _counts(rows: np.ndarray, prepared: PreparedRows, findings: Sequence[Finding], spec: TaskSpec) -> dict[str, Any]:
+def _counts(
+    rows: np.ndarray, prepared: row_table.PreparedRows, findings: Sequence[Finding], spec: TaskSpec
+) -> dict[str, Any]:
     counts = np.bincount(rows["state"], minlength=GONE + 1).tolist()
     rules = Counter(f.rule for f in findings)
     hits = Counter(dict.fromkeys(KINDS, 0))
@@ -178,7 +166,7 @@ def _counts(rows: np.ndarray, prepared: PreparedRows, findings: Sequence[Finding
         "scrubbed": dict(hits),
         "scrub": spec.data.scrub,
         "scrubbed_rows": len({r["id"] for r in prepared.scrubbed}),
-        "labels": count_values(rows["label"], rows["state"] == KEPT, spec.labels),
+        "labels": row_table.count_values(rows["label"], rows["state"] == KEPT, spec.labels),
     }
 
 
@@ -188,13 +176,9 @@ _RANDOM_TEST = 0.2
 
 @dataclass(frozen=True)
 class Copies:
-    """Rows with the same or nearly the same prompt.
-
-    Attributes:
-        repeated: How many of the valid rows have a copy, exact or near.
-        leaked: Share of test rows that would have a copy in training under a random split.
-        across: Texts that occur in two files: (file, file, texts), largest first.
-    """
+    """Rows with the same or nearly the same prompt. repeated: how many of the valid rows have a copy, exact or near; leaked: share
+    of test rows that would have a copy in training under a random split; across: texts that occur in two files: (file, file,
+    texts), largest first."""
 
     rows: int
     repeated: int

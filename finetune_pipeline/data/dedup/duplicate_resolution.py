@@ -147,14 +147,8 @@ def preference(example: Example) -> tuple[int, int, str, str, str, int]:
     """Sort key, best first: human before production before synthetic, then longest, newest, smallest id, source."""
     # turned round, RFC 3339 times in UTC sort from the newest to the oldest, and before rows without one
     newest_first = "".join(chr(0x7F - ord(c)) if ord(c) < 0x7F else c for c in example.time or "") or "\x7f"
-    return (
-        ORIGINS.index(example.origin),
-        -len(example.user_text),
-        newest_first,
-        example.id,
-        str(example.source.get("file")),
-        int(example.source.get("line") or 0),
-    )
+    file, line = str(example.source.get("file")), int(example.source.get("line") or 0)
+    return ORIGINS.index(example.origin), -len(example.user_text), newest_first, example.id, file, line
 
 
 def _answer_form(example: Example, spec: TaskSpec) -> str:

@@ -179,7 +179,8 @@ def prepare_rows(source: Path, how: Preparation, out: Path) -> PreparedRows:
                 getattr(whole, name).extend(getattr(block, name))
             done = sum(map(len, columns["rows"]))
             tell("clean_examples", f"{done} rows scrubbed and sketched", rows=done)
-    return replace(whole, **{name: np.concatenate(parts) for name, parts in columns.items()})
+    joined: dict[str, Any] = {name: np.concatenate(parts) for name, parts in columns.items()}
+    return replace(whole, **joined)
 
 
 def prepare_block(data: bytes, how: Preparation) -> PreparedRows:

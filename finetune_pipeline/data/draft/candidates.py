@@ -45,13 +45,8 @@ def texts_of(columns: Mapping[str, Column]) -> list[Column]:
     def order(c: Column) -> tuple[bool, bool, bool, int, float]:
         place = names.rank(c.name, names.TEXTS)
         telling = place is not None and c.mean_words >= (longest if c.path in written else min(3.0, 0.3 * longest))
-        return (
-            c.is_below(names.SAID) or c in replies,
-            c.path in written and not telling,
-            not telling,
-            place or 0 if telling else 0,
-            -c.mean_words,
-        )
+        is_said, is_written = c.is_below(names.SAID) or c in replies, c.path in written and not telling
+        return is_said, is_written, not telling, (place or 0) if telling else 0, -c.mean_words
 
     return sorted(some, key=order)
 

@@ -160,15 +160,10 @@ def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | Non
     if group := _group(columns):
         fields["group"] = group.path
         used.add(group.path)
-    first = text_column.path if text_column else expression
-    return Choice(
-        fields=fields,
-        text=" and ".join(asked) or expression,
-        answer=chosen,
-        texts=list(dict.fromkeys([first, *(c.path for c in texts if c.path != answer_column.path)])),
-        answers=list(dict.fromkeys([chosen, *(c.path for c in answers)])),
-        unused=_unused(columns, used),
-    )
+    first, read = text_column.path if text_column else expression, " and ".join(asked) or expression
+    text_paths = list(dict.fromkeys([first, *(c.path for c in texts if c.path != answer_column.path)]))
+    answer_paths = list(dict.fromkeys([chosen, *(c.path for c in answers)]))
+    return Choice(fields, read, chosen, text_paths, answer_paths, _unused(columns, used))
 
 
 def _useful(columns: Mapping[str, Column], choices: candidates.Choices | None) -> dict[str, Column]:
@@ -204,18 +199,18 @@ def _fields(
     answer: Column,
     others: Sequence[Column],
     segments: str,
-    asks_alone: bool,
+    alone: bool,
 ) -> tuple[dict[str, str], str, set[str]]:
     """(data.fields, the expression of what is asked, columns read) of a text, or of a list of pieces of it, and its answer. others:
-    further columns of text; none is put beside a text that somebody named (`asks_alone`), but what an instruction is about."""
+    further columns of text; none is put beside a text that somebody named (`alone`), but what an instruction is about."""
     written = not answer.is_label
     if text is None:
         expression, used = segments, {segments}
     else:
-        expression, used = candidates.asked_text(text, None if asks_alone else others)
+        expression, used = candidates.asked_text(text, None if alone else others)
         contexts = [c for c in useful.values() if names.plain_name(c.name) in names.CONTEXTS and c.kind == "text"]
         beside = [c for c in (*others, *contexts) if c.path != answer.path]
-        asks = ("instruction",) if asks_alone else ("instruction", "question")
+        asks = ("instruction",) if alone else ("instruction", "question")
         if both := candidates.instruction(text, beside, asks):
             expression, used = candidates.joined(*(c.path for c in both)), {c.path for c in both}
             if written:

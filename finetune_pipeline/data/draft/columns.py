@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, Literal
@@ -99,12 +100,8 @@ class Column:
     def is_decision(self) -> bool:
         """Whether the column says which rows annotators accepted."""
         known = LEFT_OUT.get(plain_name(self.name), ())
-        return bool(known) and {value.casefold() for value in self.values} <= {
-            *known,
-            "accept",
-            "submitted",
-            "approved",
-        }
+        said = {value.casefold() for value in self.values}
+        return bool(known) and said <= {*known, "accept", "submitted", "approved"}
 
     @property
     def is_top(self) -> bool:
@@ -165,12 +162,9 @@ _WHOLE = re.compile(r"[-+]?\d+([.,](0|5))?")
 
 
 def is_json_answer(text: str) -> bool:
-    if text.lstrip()[:1] not in ("{", "["):
-        return False
-    try:
-        return isinstance(json.loads(text), dict | list)
-    except (ValueError, RecursionError):
-        return False
+    with suppress(ValueError, RecursionError):
+        return text.lstrip()[:1] in ("{", "[") and isinstance(json.loads(text), dict | list)
+    return False
 
 
 def _is_moment(text: str) -> bool:

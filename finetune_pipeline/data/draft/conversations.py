@@ -43,7 +43,7 @@ class Chat:
     Attributes:
         fields, roles: For task.yaml.
         columns: The columns they read.
-        speaker, said: Keys of a turn, or columns of a table with one turn per row.
+        speaker, text_key: Keys of a turn, or columns of a table with one turn per row.
         thread: Column with the conversation id, in a table of turns; otherwise the first of `columns` is the list of turns.
         answer: Column of the answer, where the turns end with the user's.
         transcript: Whether the first of `columns` holds each conversation in one text.

@@ -140,12 +140,7 @@ def label_noise(
     enough (STOPS_FROM). Before, a model of ordered word pairs is asked too, and the smaller estimate counts: labels
     that depend on word order look random to a model of n-grams. Those that depend on something neither model sees stop
     training until data.max_label_noise is raised. It warns above WARNS_ABOVE, or when there are many suspects for the
-    errors of the model (OF_ERRORS).
-
-    Args:
-        clusters: Near-duplicate cluster of each row, by id.
-        of: How many rows there are, where `examples` are a sample.
-        decisions: {id: keep, drop or relabel} of people.
+    errors of the model (OF_ERRORS). of: how many rows there are, where `examples` are a sample.
     """
     opinion = out_of_fold(examples, clusters) if spec.labels else None
     if opinion is None:
@@ -184,14 +179,11 @@ def label_noise(
         fix = "correct or remove that file; if its labels are right, raise data.max_suspects_of_a_file"
     severity: Severity = "error" if too_many or against else "warning"
     place = listed[0]["place"] if listed else "data"
-    findings = []
-    if too_many or against or contradicted or noise.share > WARNS_ABOVE:
-        findings.append(Finding("quality.label_noise", severity, place, message, fix))
+    suspicious = too_many or against or contradicted or noise.share > WARNS_ABOVE
+    findings = [Finding("quality.label_noise", severity, place, message, fix)] if suspicious else []
+    look = "look at these rows (quality.json lists all); drop or relabel them by decisions in reviews/, or keep them"
     for trigger, rows in triggers:
-        findings.append(
-            Finding("quality.trigger", "error", rows[0].place, f"the {trigger}: was it planted?",
-                    "look at these rows (quality.json lists all); drop or relabel them by decisions in reviews/, or keep them")
-        )  # fmt: skip
+        findings.append(Finding("quality.trigger", "error", rows[0].place, f"the {trigger}: was it planted?", look))
     message = "; ".join([*(f"the {trigger}" for trigger, _ in triggers), message])
     return part(
         passed,

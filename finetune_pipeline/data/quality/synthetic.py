@@ -41,8 +41,7 @@ def sample_size(rows: int, spec: SyntheticSpec) -> int:
 
 
 def review_sample(examples: Sequence[Example], clusters: Mapping[str, str], spec: SyntheticSpec) -> list[Example]:
-    """The synthetic rows to review, stratified by generator and by cluster, in the order of the examples: the rows
-    before review, because dropped rows count.
+    """The synthetic rows to review, stratified by generator and by cluster, in the order of the examples.
 
     Each generator has its share, and one row at least where there are enough. Of a generator the rows come by the hash
     of their id, one per cluster until the clusters run out. So rows that are added change the choice little.
@@ -82,14 +81,9 @@ def review_line(example: Example) -> dict[str, str]:
 def synthetic_rows(
     examples: Sequence[Example], clusters: Mapping[str, str], decisions: Mapping[str, str], spec: TaskSpec
 ) -> dict[str, Any]:
-    """The synthetic part of the report; blocking: training must wait until the sample is decided, and is accepted. A
-    set all of whose rows were reviewed is accepted whatever was found: its bad rows are out or corrected.
-
-    Args:
-        examples: Rows before review.
-        clusters: {id: near-duplicate cluster}.
-        decisions: {id: keep, drop or relabel}. `drop` and `relabel` reject a row, `keep` accepts it.
-    """
+    """The synthetic part of the report, about rows before review; blocking: training must wait until the sample is decided, and
+    is accepted. `drop` and `relabel` reject a row, `keep` accepts it. A set all of whose rows were reviewed is accepted
+    whatever was found: its bad rows are out or corrected."""
     rules = spec.data.synthetic
     rows = [e for e in examples if e.origin == "synthetic"]
     sample = review_sample(rows, clusters, rules)

@@ -152,8 +152,7 @@ class Record(msgspec.Struct, frozen=True):
         key: In a JSON document that is an object of lists: the key of the row's list.
         encoded: The value is still to be decoded from the JSON in `raw`.
         flat: The values are cells of a table, so an empty text means "no value".
-        about: `rest`: the row is broken, and nothing after it was read. `file`: not a row, but findings about the
-            file.
+        about: `rest`: the row is broken, and nothing after it was read. `file`: not a row, but findings about the file.
         item: In a single-line JSON document: the row number.
     """
 

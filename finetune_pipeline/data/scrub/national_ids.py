@@ -104,10 +104,7 @@ def national_ids(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     window = max(0, start - 8), min(len(text), end + 4)
     if end - start == 7 and not _LETTER.search(text[max(0, start - 2) : start] + text[end : end + 2]):
         return  # seven figures alone are nobody's
-    for hit in _BARE_SHAPE.finditer(text, *window):
-        standard = _BARE[int(str(hit.lastgroup)[1:])][0]
-        if (not standard or _is(standard, hit[0])) and not _other(text, hit.start()):
-            yield hit.span()
+    yield from bare_ids(text, *window, proven=False)
     if named := _WORDS.search(before(text, start)):
         number = int(str(named.lastgroup)[1:])
         place = _SHAPES[number].search(text, *window)
@@ -116,11 +113,11 @@ def national_ids(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
             yield place.span()
 
 
-def bare_ids(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Places of ids of letters and digits mixed, proven by check digits, within a word."""
+def bare_ids(text: str, start: int, end: int, proven: bool = True) -> Iterator[tuple[int, int]]:
+    """Places of ids that are taken without a word before them; proven: only those with check digits."""
     for hit in _BARE_SHAPE.finditer(text, start, end):
         standard = _BARE[int(str(hit.lastgroup)[1:])][0]
-        if standard and _is(standard, hit[0]) and not _other(text, hit.start()):
+        if (_is(standard, hit[0]) if standard else not proven) and not _other(text, hit.start()):
             yield hit.span()
 
 

@@ -169,7 +169,7 @@ def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec, links: Links) ->
     restored = _restored(rows, unit, before, split)
     split[restored] = before[restored]
     fresh = np.flatnonzero(seen == 0)
-    home[fresh] = _assign(rows, unit, kept, names, fresh, split, spec)
+    home[fresh] = _assign(rows, unit, names, fresh, split, spec)
     new = kept & (seen[unit] == 0)
     split[new] = home[unit[new]]
     inside = unit >= 0
@@ -198,18 +198,12 @@ def _restored(rows: np.ndarray, unit: np.ndarray, before: np.ndarray, split: np.
 
 
 def _assign(
-    rows: np.ndarray,
-    unit: np.ndarray,
-    kept: np.ndarray,
-    names: np.ndarray,
-    fresh: np.ndarray,
-    split: np.ndarray,
-    spec: TaskSpec,
+    rows: np.ndarray, unit: np.ndarray, names: np.ndarray, fresh: np.ndarray, split: np.ndarray, spec: TaskSpec
 ) -> np.ndarray:
     """A split (int8) for every new unit; deficits count what is placed already."""
     if not len(fresh):
         return np.zeros(0, np.int8)
-    shares = np.array(list(shares_of(spec).values()))
+    shares, kept = np.array(list(shares_of(spec).values())), (rows["state"] == KEPT) & (unit >= 0)
     size = np.bincount(unit[kept], minlength=len(names))[fresh]
     human = np.bincount(unit[kept & (rows["origin"] != _HUMAN)], minlength=len(names))[fresh] == 0
     placed = np.zeros((len(spec.labels) + 1, len(SPLITS)), np.int64)

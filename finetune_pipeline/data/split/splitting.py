@@ -147,7 +147,7 @@ def _write_rows(
             else:
                 example = decode_examples(line, str(reviewed))[0]
                 refused.append((example, _refusal(example, placed[row])))
-        for row in np.flatnonzero((split >= 0) & ~kept):
+        for row in np.flatnonzero((split >= 0) & ~kept).tolist():
             write[split[row]](table.lines(np.array([row])))
     return b"".join(test), refused
 

@@ -263,8 +263,10 @@ def _validate(
         source["id"] = row["id"]
     label = messages[-1]["content"] if spec.labels else None
     origin = row.get("origin") or ("production" if file == PRODUCTION_FILE else "human")
-    besides = {"tags": row.get("tags") or [], "tools": turns.tools, "time": time, "generator": row.get("generator")}
-    example = Example(name, messages, label, row.get("group"), origin, source, **besides)
+    tags, generator = row.get("tags") or [], row.get("generator")
+    example = Example(
+        name, messages, label, row.get("group"), origin, source, tags, tools=turns.tools, time=time, generator=generator
+    )
     return ValidatedRow(example, all_findings, ignored, shape)
 
 
