@@ -92,11 +92,9 @@ def read_documents(folder: Path) -> list[Passage]:
 
 def document_findings(folder: Path) -> list[Finding]:
     """Findings about files of a documents folder that cannot be read or have an unsupported type."""
-    fix = "convert it to text, Markdown or PDF, or remove it"
-    others = [
-        Finding("documents.kind", "warning", f"{FOLDER}/{name}", "has an unsupported type", fix)
-        for name in left_out(folder)
-    ]
+    message, fix = "has an unsupported type", "convert it to text, Markdown or PDF, or remove it"
+    places = (f"{FOLDER}/{name}" for name in left_out(folder))
+    others = [Finding("documents.kind", "warning", place, message, fix) for place in places]
     try:
         read_documents(folder)
     except FindingsError as error:

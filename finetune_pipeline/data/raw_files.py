@@ -87,9 +87,8 @@ def benchmark_paths(task: Task) -> list[tuple[str, Path]]:
 
     paths = {glob: matches(glob) for glob in task.spec.data.benchmarks}
     place, fix = "task.yaml: data.benchmarks", "put the benchmark file there or correct the glob"
-    empty = (
-        f"no file in the folder of task {task.name!r} matches {glob!r}" for glob, some in paths.items() if not some
-    )
+    nothing = f"no file in the folder of task {task.name!r} matches"
+    empty = (f"{nothing} {glob!r}" for glob, some in paths.items() if not some)
     if problems := [Finding("data.no_benchmark_files", "error", place, message, fix) for message in empty]:
         raise FindingsError(problems)
     return sorted({name: path for some in paths.values() for name, path in some.items()}.items())
@@ -120,12 +119,8 @@ def collect_raw(task: Task, out: Path, production: Path | None = None, asked: Na
         files.append({"file": name, "sha256": digest, "bytes": copy.stat().st_size, **seen})
     benchmarks = [*benchmark_paths(task), *asked]
     digests += [(f"{BENCHMARKS}/{name}", _copy(path, out / BENCHMARKS / name)) for name, path in benchmarks]
-    return {
-        "files": files,
-        "bytes": sum(f["bytes"] for f in files),
-        "benchmarks": [name for name, _ in benchmarks],
-        "digest": combine_digests(digests),
-    }
+    size, names = sum(f["bytes"] for f in files), [name for name, _ in benchmarks]
+    return {"files": files, "bytes": size, "benchmarks": names, "digest": combine_digests(digests)}
 
 
 def _copy(path: Path, copy: Path) -> str:

@@ -168,9 +168,8 @@ def read_benchmark(path: Path, name: str | None = None) -> list[Item]:
     """
     name, suffix = name or path.name, _suffix(path)
     if suffix not in _SUFFIXES:
-        raise _unreadable(
-            name, f"files that end in {suffix or 'nothing'} are not read", f"write {', '.join(_SUFFIXES)}"
-        )
+        message = f"files that end in {suffix or 'nothing'} are not read"
+        raise _unreadable(name, message, f"write {', '.join(_SUFFIXES)}")
     items = [Item(name, line, text) for line, text in (_paragraphs if suffix in _TEXTS else _rows)(path, name)]
     if not items:
         raise _unreadable(name, "it contains no text", "give a file whose rows hold what is asked")

@@ -88,9 +88,7 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     repeats, contradictions = _resolve(table, spec)
     findings = [*prepared.findings, *(finding for _, finding in contradictions)]
     find = finder_of(spec.data)
-    contradicting = [
-        row_table.quarantine_row(e, finding, find) for e, finding in contradictions if finding.severity == "error"
-    ]
+    contradicting = [row_table.quarantine_row(e, f, find) for e, f in contradictions if f.severity == "error"]
     row_table.write_kept(table, out / EXAMPLES)
     np.save(out / TABLE, table.rows)
     np.save(out / SKETCHES, prepared.sketches)

@@ -122,11 +122,8 @@ def write_kept(table: RowTable, path: Path) -> None:
 def quarantine_row(example: Example, finding: Finding, find: Finder) -> dict[str, Any]:
     """A line of ``quarantine.jsonl``; the text is scrubbed and cut."""
     messages = scrub_example(example, find=find)[0].messages
-    return {
-        **example.source,
-        "raw": msgspec.json.encode({"id": example.id, "messages": messages}).decode()[:_RAW_SHOWN],
-        "findings": [finding.to_dict()],
-    }
+    raw = msgspec.json.encode({"id": example.id, "messages": messages}).decode()[:_RAW_SHOWN]
+    return {**example.source, "raw": raw, "findings": [finding.to_dict()]}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -249,8 +249,8 @@ def exploded(rows: Sequence[RawRow], name: str) -> list[RawRow]:
     """The rows that `data.fields.each` makes: one for each element of a list, with the row's other keys."""
     made = []
     for row in rows:
-        outer: Mapping[str, Any] = row.value if isinstance(row.value, dict) else {}
-        elements, outer = outer.get(name), {key: item for key, item in outer.items() if key != name}
+        outer = dict(row.value) if isinstance(row.value, dict) else {}
+        elements = outer.pop(name, None)
         for element in elements if isinstance(elements, list) else ():
             own = element if isinstance(element, dict) else {ELEMENT: element}
             made.append(RawRow(row.key, {**outer, **own}))

@@ -23,10 +23,7 @@ _SIDES = {"user": names.USERS, "assistant": names.ASSISTANTS}
 """Common speaker names by role."""
 _REPLIES = ("reply_to", "in_response_to", "reference_message", "thread_ts", "parent_id", "parent_message")
 """Parts of the names of columns that say which message a row answers."""
-_WRITERS = (
-    *("user", "username", "user_name", "sender", "speaker", "participant", "from", "inbound"),
-    *names.SPEAKER_IDS,
-)
+_WRITERS = ("user", "username", "user_name", "sender", "speaker", "participant", "from", "inbound", *names.SPEAKER_IDS)
 _SPEAKS = "|".join(sorted({*names.USERS, *names.ASSISTANTS, "prompter", "inst", "/inst"}, key=len, reverse=True))
 _MARK = re.compile(  # bounded, so that a text of blank lines or of # costs no more than another
     r"(?:^|\n|(?=##|<\||\[/?INST\]))[ \t]{0,40}+[#*<|\[]{0,9}+(?:im_start\|>|start_header_id\|>|start_of_turn>)?"

@@ -50,11 +50,10 @@ def review_sample(examples: Sequence[Example], clusters: Mapping[str, str], spec
     for e in examples:
         if e.origin == "synthetic":
             strata[e.generator or UNKNOWN].append(e)
-    ranked = [
-        (place > 0, (place + 0.5) / len(rows), name, e.id)
-        for name, rows in strata.items()
-        for place, e in enumerate(_by_cluster(rows, clusters))
-    ]
+    ranked = []
+    for name, rows in strata.items():
+        ordered = enumerate(_by_cluster(rows, clusters))
+        ranked += [(place > 0, (place + 0.5) / len(rows), name, e.id) for place, e in ordered]
     taken = {row_id for *_, row_id in sorted(ranked)[: sample_size(len(ranked), spec)]}
     return [e for e in examples if e.origin == "synthetic" and e.id in taken]
 

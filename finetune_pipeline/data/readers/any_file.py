@@ -84,9 +84,8 @@ def _checked(record: Record, file: str, encoding: str) -> Record:
 
 def _refused(stream: RawStream, file: str, container: Container) -> Record:
     if name := {"parquet": "Parquet", "workbook": "a workbook"}.get(container.kind):
-        return records.about_file(
-            "unknown_container", file, f"the file was not read: it is {name} inside gzip", "unpack it"
-        )
+        message = f"the file was not read: it is {name} inside gzip"
+        return records.about_file("unknown_container", file, message, "unpack it")
     head = stream.buffered().read(SHOWN)
     if stream.problem:
         return records.broken_stream(stream, file, 1, head, 0)

@@ -88,11 +88,8 @@ _ALPHABETS = tuple(
         "éëïóöüáíúèêç",  # Dutch, English
     )
 )
-_USUAL = (
-    *("cp1250", "cp1251", "cp1252", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp850", "cp866", "cp932"),
-    *("cp949", "big5", "gb18030", "euc_jp", "koi8_r", "mac_roman", "mac_cyrillic"),
-    *("iso8859_2", "iso8859_5", "iso8859_7", "iso8859_15"),
-)
+_USUAL = """cp1250 cp1251 cp1252 cp1253 cp1254 cp1255 cp1256 cp1257 cp850 cp866 cp932 cp949 big5 gb18030 euc_jp koi8_r
+            mac_roman mac_cyrillic iso8859_2 iso8859_5 iso8859_7 iso8859_15""".split()  # noqa: SIM905
 """Common encodings, by charset-normalizer's names."""
 _MAX_ODD = 0.02
 _SAMPLE_LINES = 200
@@ -264,7 +261,7 @@ def _guesses(sample: list[bytes]) -> list[tuple[str, str]]:
     from charset_normalizer import from_bytes
 
     guesses: dict[str, str] = {}
-    for match in from_bytes(b"\n".join(sample), cp_isolation=list(_USUAL)):
+    for match in from_bytes(b"\n".join(sample), cp_isolation=_USUAL):
         text = quoted(" ".join(list(dict.fromkeys(_words(str(match))))[:3]), 40)
         guesses.setdefault(text, re.sub("(iso8859|mac)_", r"\1-", match.encoding))
     return [(encoding, text) for text, encoding in guesses.items()][:4]

@@ -195,9 +195,8 @@ def _rows_of_expression(
     except EXPRESSION_ERRORS as error:
         rows, rule, why = [], "field_expression", f"cannot be evaluated: {quoted(str(error), 160)}"
     if why:
-        yield records.unreadable(
-            rule, file, 1, f"data.fields.rows: {expression!r} {why}", "correct the expression", data
-        )
+        message = f"data.fields.rows: {expression!r} {why}"
+        yield records.unreadable(rule, file, 1, message, "correct the expression", data)
         return
     for number, row in enumerate(rows, 1):
         yield Record(number, None, msgspec.json.encode(row), notes if number == 1 else (), encoded=True)

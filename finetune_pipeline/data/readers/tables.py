@@ -144,16 +144,14 @@ def no_row(
     cells: list[str], header: list[str], file: str, line: int, raw: bytes, at: int | None = None
 ) -> Record | None:
     """The record for what is no row of a table: the header once more, as files joined end to end have it, or a sum."""
-    if cells == header:
-        return records.unreadable(
-            "header_again", file, line, "the row names the columns once more", "remove it", raw, at
-        )
     first, *others = [bare(cell) for cell in cells if cell.strip()] or [""]
-    if _TOTAL.fullmatch(first) and others and not any(map(_LETTER.search, others)):
-        return records.unreadable(
-            "total_row", file, line, f"the row holds a sum: {quoted(first)}", "remove it", raw, at
-        )
-    return None
+    if cells == header:
+        rule, message = "header_again", "the row names the columns once more"
+    elif _TOTAL.fullmatch(first) and others and not any(map(_LETTER.search, others)):
+        rule, message = "total_row", f"the row holds a sum: {quoted(first)}"
+    else:
+        return None
+    return records.unreadable(rule, file, line, message, "remove it", raw, at)
 
 
 def read_table(stream: RawStream, file: str, spec: TaskSpec, dialect: Dialect) -> Iterator[Record]:
@@ -187,11 +185,8 @@ def read_table(stream: RawStream, file: str, spec: TaskSpec, dialect: Dialect) -
         yield odd or _record(row, file, dialect, notes)
         notes = ()
     if stream.problem:
-        yield (
-            records.broken_stream(stream, file, last.number, last.data, last.at)
-            if last
-            else records.broken_stream(stream, file, 1)
-        )
+        number, raw, at = (last.number, last.data, last.at) if last else (1, b"", None)
+        yield records.broken_stream(stream, file, number, raw, at)
 
 
 def _record(row: Row, file: str, dialect: Dialect, notes: tuple[Finding, ...]) -> Record:
@@ -201,9 +196,8 @@ def _record(row: Row, file: str, dialect: Dialect, notes: tuple[Finding, ...]) -
         return records.too_long(file, line, MAX_LINE_BYTES, raw, at)
     findings = list(notes)
     if row.problem:
-        message = (
-            f"a quote ({dialect.quote}) is not closed where the field ends: {row.problem}: {quoted(row.text[:80])}"
-        )
+        why = f"{row.problem}: {quoted(row.text[:80])}"
+        message = f"a quote ({dialect.quote}) is not closed where the field ends: {why}"
         nothing = "if quotes mean nothing here: `data: {csv: {quote: none}}` in task.yaml"
         fix = f"close the quote, or double the quotes inside the field; {nothing}"
         findings.append(row_finding("unclosed_quote", place, message, fix))

@@ -77,18 +77,12 @@ _AFTER_WORD: tuple[tuple[str, str, tuple[str, ...]], ...] = (
      r"(?=(?:[A-Z]*[0-9]){5})[A-Z0-9]{7,9}|[0-9]{2} ?[0-9]{2} [0-9]{6}", ()),
     (r"driv(?:ing|er'?s?)\slicen[cs]e|f[üu]hrerschein\w*|permis\sde\sconduire", r"(?=(?:[A-Z]*[0-9]){4})[A-Z0-9-]{6,18}", ()),
 )  # fmt: skip
-_WORDS = re.compile(
-    r"(?i)(?<![^\W_])(?:"
-    + "|".join(f"(?P<w{i}>{words})" for i, (words, _, _) in enumerate(_AFTER_WORD))
-    + r")(?![a-z])[^0-9\n]{0,30}$"
-)
+_NAMES = "|".join(f"(?P<w{i}>{words})" for i, (words, _, _) in enumerate(_AFTER_WORD))
+_WORDS = re.compile(rf"(?i)(?<![^\W_])(?:{_NAMES})(?![a-z])[^0-9\n]{{0,30}}$")
 _LETTER = re.compile("[A-Z]")
 _SHAPES = [re.compile(rf"(?<![A-Za-z0-9])(?:{shape})(?![A-Za-z0-9]|[-.][0-9])") for _, shape, _ in _AFTER_WORD]
-_BARE_SHAPE = re.compile(
-    r"(?<![A-Za-z0-9])(?<![0-9][-./ ])(?:"
-    + "|".join(f"(?P<b{i}>{shape})" for i, (_, shape) in enumerate(_BARE))
-    + r")(?![A-Za-z0-9]|[-./][0-9])"
-)
+_BARE_SHAPES = "|".join(f"(?P<b{i}>{shape})" for i, (_, shape) in enumerate(_BARE))
+_BARE_SHAPE = re.compile(rf"(?<![A-Za-z0-9])(?<![0-9][-./ ])(?:{_BARE_SHAPES})(?![A-Za-z0-9]|[-./][0-9])")
 LETTERED = re.compile(
     r"(?i)(?<![^\W_])(?:(?:reise)?pass(?:port|eport)?|pasaporte|passaporto|paspoort|paszport\w*|driv(?:ing|er'?s?)\slicen[cs]e"
     r"|f[üu]hrerschein\w*|permis\sde\sconduire|codice\sfiscale)(?:[\W_]{1,3}(?:numbers?|nummer|num[eé]ro|n[uú]mero|nr|no|is|ist|est|es|my|card|id))*[\W_]{1,3}"

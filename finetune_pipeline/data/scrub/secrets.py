@@ -9,9 +9,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-PRIVATE_KEY = re.compile(
-    r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|\Z)", re.S
-)
+_ARMOUR = "[A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----"
+PRIVATE_KEY = re.compile(rf"-----BEGIN {_ARMOUR}.*?(?:-----END {_ARMOUR}|\Z)", re.S)
 """A private key in armour, to the end of the text where the last line is missing."""
 _KNOWN = re.compile(
     r"""(?<![A-Za-z0-9])(?:
@@ -78,10 +77,9 @@ _REFERENCE = re.compile(
   | [a-z_]+(?::[\w,]+)?(?:\|[a-z_]+(?::[\w,.]+)?)+ | \^.* | .*(?:\(\?|\\[dwsS]).*   # a rule: required|min:8, a pattern
 """
 )
-_QUALIFIED = re.compile(r"[a-z0-9_.-]*(?:(?:api|access|private|secret|signing|encryption|auth|licen[sc]e|shared)\s)?\Z")
-_STRONG = re.compile(
-    r"(?:api|access|private|secret|signing|encryption|auth|licen[sc]e|shared)[\s_-]?key\Z|token\Z|secret\Z"
-)
+_KEYS = r"(?:api|access|private|secret|signing|encryption|auth|licen[sc]e|shared)"
+_QUALIFIED = re.compile(rf"[a-z0-9_.-]*(?:{_KEYS}\s)?\Z")
+_STRONG = re.compile(rf"{_KEYS}[\s_-]?key\Z|token\Z|secret\Z")
 SEED = re.compile(
     r"(?i)(?:seed|recovery|mnemonic|backup|wallet)\s?(?:phrase|words?|seed)?(?:\s(?:is|are|was))?\s?[:=]?\s?[\"'“]?"
     r"(?<=[:=\"'“ ])(?P<value>(?-i:(?:[a-z]{3,8}[ ,]{1,2}){11,23}[a-z]{3,8}))(?![\w])"

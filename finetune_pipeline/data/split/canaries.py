@@ -161,10 +161,6 @@ def recall_by_edit(
         same = unit[alike.rows[nearest]] == unit[chosen]
         test = binomtest(int((tested & (nearest >= 0) & same).sum()), int(tested.sum()))
         interval = test.proportion_ci(method="wilson")
-        recall[kind] = {
-            "tested": test.n,
-            "found": test.k,
-            "recall": round(test.k / test.n, 4),
-            "interval": [round(interval.low, 4), round(interval.high, 4)],
-        }
+        figures = {"tested": test.n, "found": test.k, "recall": round(test.k / test.n, 4)}
+        recall[kind] = {**figures, "interval": [round(interval.low, 4), round(interval.high, 4)]}
     return recall

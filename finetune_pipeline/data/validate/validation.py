@@ -263,10 +263,8 @@ def _validate(
         source["id"] = row["id"]
     label = messages[-1]["content"] if spec.labels else None
     origin = row.get("origin") or ("production" if file == PRODUCTION_FILE else "human")
-    tags, generator = row.get("tags") or [], row.get("generator")
-    example = Example(
-        name, messages, label, row.get("group"), origin, source, tags, tools=turns.tools, time=time, generator=generator
-    )
+    tags, group, generator = row.get("tags") or [], row.get("group"), row.get("generator")
+    example = Example(name, messages, label, group, origin, source, tags, turns.tools, time, generator)
     return ValidatedRow(example, all_findings, ignored, shape)
 
 
