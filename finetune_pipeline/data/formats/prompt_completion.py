@@ -5,15 +5,8 @@ from __future__ import annotations
 from collections.abc import Set
 from typing import Any
 
-from finetune_pipeline.data.formats.base import (
-    ANSWERS,
-    RawFormat,
-    Turns,
-    first_key,
-    read_history,
-    read_single_texts,
-    register,
-)
+from finetune_pipeline.data.formats import base
+from finetune_pipeline.data.formats.base import ANSWERS, RawFormat, Turns, first_key, register
 from finetune_pipeline.spec import TaskSpec
 
 _PROMPTS = ("prompt", "question", "query", "input")
@@ -35,4 +28,4 @@ class PromptCompletion(RawFormat):
 
     def read(self, row: dict[str, Any], spec: TaskSpec, turns: Turns) -> set[str]:
         prompt_key, answer_key = first_key(row, _PROMPTS) or "prompt", first_key(row, _ANSWERS) or "completion"
-        return read_single_texts(row, prompt_key, answer_key, spec, turns) | read_history(row, turns)
+        return base.read_single_texts(row, prompt_key, answer_key, spec, turns) | base.read_history(row, turns)
