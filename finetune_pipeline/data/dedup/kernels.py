@@ -123,7 +123,7 @@ def pair_up(
     forests: np.ndarray,
     out: np.ndarray,
 ) -> int:
-    """Candidate pairs among rows that share a band key; see ``near_duplicates.candidate_pairs``.
+    """Candidate pairs among rows that share a band key; see ``near_duplicates.candidate_pairs``. Returns how many.
 
     Args:
         rows: Rows, bucket after bucket (int64).
@@ -134,9 +134,6 @@ def pair_up(
         reach: How many next rows each row of a larger one is compared with.
         forests: Union-find forests (int32, [forests, rows]).
         out: Filled with ``first << 32 | second`` (uint64).
-
-    Returns:
-        How many pairs were written.
     """
     count = 0
     for bucket in range(len(starts) - 1):

@@ -186,21 +186,14 @@ def survey(path: Path, file: str, spec: TaskSpec) -> Survey:
     wide = _wide(head)
     outside = _QUOTED.sub(b"", head)
     returns = not wide and b"\r" in outside and b"\n" not in outside
-    counts, size, rest = _Lines(), 0, b""
+    counts, size = _Lines(), 0
     with RawStream(path, wide or "utf-8", returns, limit) as stream:
         source = stream.buffered()
         while block := source.read(_BLOCK):
+            block += source.readline(8 * _BLOCK)  # to the end of a line, if it has one
             size += len(block)
-            if wide:
-                continue
-            block = rest + block
-            cut = block.rfind(b"\n") + 1
-            if len(block) - cut > 8 * _BLOCK:  # a line without end
-                cut = len(block)
-            counts.add(block[:cut])
-            rest = block[cut:]
-    if not stream.problem:
-        counts.add(rest)
+            if not wide:  # of a stream that breaks off the last line is no whole one
+                counts.add(block[: block.rfind(b"\n") + 1] if stream.problem else block)
     problem = too_large(file, limit).findings[0] if stream.too_large else None
     seen = Survey(stream.compressed, size, counts.filled, wide or "utf-8", returns, problem=problem)
     return _with_encoding(seen, counts, file, spec.data.csv.encoding) if counts.wrong and not problem else seen

@@ -189,17 +189,14 @@ def _alike(a: np.ndarray, b: np.ndarray, whole: int, weights: np.ndarray) -> flo
 def nearest(
     queries: np.ndarray, counts: np.ndarray, rare: np.ndarray, own: int, index: Index
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The most similar text for each query, among those that share its rarest features.
+    """The most similar text (int64; -1: none) for each query, among those that share its rarest features, and how alike it is
+    (float64).
 
     Args:
         queries: Features (int32, ascending) of the queries.
         counts: How many each has.
         rare: Their rarest features, the rarest first (int32; -1: no more).
         own: Query i is text ``own + i``, which is not compared with itself; -1: the queries are no texts of the index.
-        index: The texts.
-
-    Returns:
-        (texts (int64; -1: none), how alike they are (float64)).
     """
     best, strength = np.full(len(queries), -1, np.int64), np.zeros(len(queries), np.float64)
     top, tops = np.empty(_COMPARED, np.int64), np.empty(_COMPARED, np.float32)

@@ -130,7 +130,8 @@ def join(rows: np.ndarray, unit: np.ndarray, splits: np.ndarray, before: np.ndar
 
 
 def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec, links: Links) -> tuple[np.ndarray, int, Joined]:
-    """Assign each kept row the split that it, or a row of its unit, had before; else one by `spec.split`.
+    """Assign each kept row the split that it, or a row of its unit, had before; else one by `spec.split`. Returns (PLACED, [n];
+    number of units; what became of the links).
 
     New units come in the order of sha256(seed, name), label by label; each goes to the split farthest below its share
     of that label's rows (``by: time``: the newest units fill the test, then validation). Test takes only units all of
@@ -139,9 +140,6 @@ def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec, links: Links) ->
     Args:
         rows: ROW, [n].
         before: The split every row was given earlier (int8, place in SPLITS; -1: none).
-
-    Returns:
-        (PLACED, [n]; number of units; what became of the links).
     """
     unit, names = units_of(rows)
     before = np.where(unit >= 0, before, -1).astype(np.int8)

@@ -40,15 +40,12 @@ def split(
 
     Writes the rows of the three splits (SPLIT_FILES), ``quarantine.jsonl``, ``rows.npy`` (that of the reviewed rows),
     ``placed.npy`` (placement.PLACED, for every one of them) and ``leakage.json`` (see :func:`~.leakage.certify`) with the
-    digests of the three files.
+    digests of the three files. Returns facts, among them left (rows that left a split since its relation to others changed)
+    and alike (links followed to keep rows together, and those that were not: cut, held).
 
     Args:
         ledger: Folder of earlier assignments. It is only read: see :func:`assignments_in`.
         seal: Makes the rows of the test unreadable (see :func:`finetune_pipeline.data.examples.seal`).
-
-    Returns:
-        Facts, among them left (rows that left a split since its relation to others changed) and alike (links followed to
-            keep rows together, and those that were not: cut, held).
     """
     rows = np.load(reviewed / TABLE)
     table = RowTable(rows, clean / ALL_ROWS)
