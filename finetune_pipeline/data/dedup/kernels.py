@@ -49,7 +49,6 @@ def sketch_rows(
     smallest, filled = np.empty(bins, np.uint64), np.empty(bins, np.uint64)
     for row in range(len(offsets) - 1):
         smallest[:] = empty
-        vacant = bins
         for turn in range(2):  # a second hash fills most of the bins that the first leaves empty
             for at in range(offsets[row], offsets[row + 1] - 4):
                 h = _gram(points, at)
@@ -59,12 +58,9 @@ def sketch_rows(
                 place = h >> np.uint64(56)
                 value = (h & np.uint64(0xFFFFFFFF)) | np.uint64(turn) << np.uint64(32)
                 smallest[place] = min(smallest[place], value)
-            vacant = 0
-            for i in range(bins):
-                vacant += smallest[i] == empty
-            if vacant == 0:
+            if not (smallest == empty).any():
                 break
-        if vacant:
+        else:
             filled[:] = smallest
             for i in range(bins):
                 if filled[i] == empty:

@@ -94,13 +94,10 @@ def features_of(points: np.ndarray, offsets: np.ndarray, bits: int, kept: np.nda
                             numbers[many] = number
                             many += 1
                     before_last, last, word = last, word, np.uint64(0)
-            ordered = np.sort(numbers[:many])
             count = 0
-            for i in range(many):
-                if count == most:
-                    break
-                if i == 0 or ordered[i] != ordered[i - 1]:
-                    kept[row, count] = ordered[i]
+            for number in np.sort(numbers[:many]):
+                if count < most and (count == 0 or number != kept[row, count - 1]):
+                    kept[row, count] = number
                     count += 1
             if count == most or limit == widest:
                 break
