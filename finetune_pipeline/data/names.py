@@ -92,6 +92,10 @@ def rank(name: str, names: tuple[str, ...]) -> int | None:
     return min(ranks) if ranks and "id" not in words else None
 
 
+def is_answer(name: str) -> bool:
+    return rank(name, (*LABELS, *WRITTEN)) is not None
+
+
 def by_name(keys: Iterable[str], names: tuple[str, ...]) -> str | None:
     """The key whose name comes first."""
     ranked = [(place, key) for key in keys if (place := rank(key, names)) is not None]

@@ -215,7 +215,7 @@ def choices_of(rows: Sequence[RawRow], columns: Mapping[str, Column], named: str
         answers = [c for p, c in columns.items() if p not in paths and len(c.values) > 1 and c.values.keys() <= usual]
         answers = [c for c in answers if named in (None, c.name, c.path)]
         if answers:
-            answer = min(answers, key=lambda c: names.rank(c.name, (*names.LABELS, *names.WRITTEN)) is None)
+            answer = min(answers, key=lambda c: not names.is_answer(c.name))
             if not all(text.lstrip("( ").startswith(mark) for text, mark in zip(first, marks, strict=False)):
                 texts = [f"{t} && join('. ', ['{m}', {t}])" for t, m in zip(texts, marks, strict=False)]
             return Choices(f'join(`"\\n"`, [{", ".join(texts)}][?@])', answer, paths)

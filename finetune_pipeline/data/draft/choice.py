@@ -61,7 +61,7 @@ def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None =
         return why
     if choice and not text and (why := numbered_turns(columns, choice.texts[0])):
         return why
-    by_name = choice and (answer or choice.answer not in columns or _is_answer(columns[choice.answer].name))
+    by_name = choice and (answer or choice.answer not in columns or names.is_answer(columns[choice.answer].name))
     if choice and by_name and not flags:
         return choice
     for column in sorted(lists, key=lambda c: c.path not in flags):
@@ -69,7 +69,7 @@ def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None =
         inner = [row for row in exploded(rows, column.path) if not (flag and row.value.get(flag))]
         own = columns_of(inner)
         pair = _pair(inner, own, text, answer) if len(inner) >= len(rows) / 2 else None
-        known = pair and pair.answer in own and _is_answer(own[pair.answer].name)
+        known = pair and pair.answer in own and names.is_answer(own[pair.answer].name)
         in_pieces = f"{column.path}[]" in segments  # which are one text, unless the row has a label for each of them
         if pair and (known and pair.answer in columns if in_pieces else choice is None or flag or known):
             if not answer and (why := single_messages(own, own.get(pair.answer))):
@@ -104,10 +104,6 @@ def _flag(rows: Sequence[RawRow], path: str) -> str | None:
     """The key that marks elements of a list as no answer, if they have one."""
     keys = frozenset[str]().union(*(row.value for row in exploded(rows[:SAMPLE], path)))
     return next((flag for flag in names.FLAGS if flag in keys), None)
-
-
-def _is_answer(name: str) -> bool:
-    return names.rank(name, (*names.LABELS, *names.WRITTEN)) is not None
 
 
 def _column(columns: Mapping[str, Column], name: str) -> Column | None:

@@ -116,7 +116,7 @@ def single_messages(columns: Mapping[str, Column], answer: Column | None) -> str
     """Why no column is the answer, if each row is one message of a conversation."""
     replies = [p for p in columns if any(part in names.plain_name(p) for part in _REPLIES)]
     said = answer and names.plain_name(answer.name)
-    known = answer and names.rank(answer.name, (*names.LABELS, *names.WRITTEN)) is not None and said != "type"
+    known = answer and names.is_answer(answer.name) and said != "type"
     ids = {f"{said}_id"}.intersection(names.SPEAKER_IDS, map(names.plain_name, columns))  # `Author` beside `AuthorID`
     writer = answer and (ids or said in _WRITERS or re.search(r"\b(from|author|user|sender)\.", answer.path))
     both = answer and are_both_sides(answer)

@@ -18,10 +18,8 @@ from finetune_pipeline.findings import Finding, FindingsError
 
 SHAPE_KINDS = ("secret", "wallet", "email", "iban", "card", "national_id", "ip", "mac", "birth_date", "phone")
 """Found by format, check digits and surrounding words; always enabled."""
-MODEL_KINDS = ("address", "name")
-"""Found with a spaCy model, if ``data.scrub_names`` is set."""
-KINDS = SHAPE_KINDS + MODEL_KINDS
-"""All kinds; if two match the same characters, the earlier wins."""
+KINDS = (*SHAPE_KINDS, "address", "name")
+"""All kinds, the last two with ``data.scrub_names``; if two match the same characters, the earlier wins."""
 
 KEY_BYTES = 32
 _LOOSE = re.compile(r"[\W_]+")
