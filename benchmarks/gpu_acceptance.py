@@ -63,7 +63,7 @@ SHAPES = {
 TINY = {name: shape_of(64 * n, 128 * n, 2, 4, 2, 16) for n, name in enumerate(SHAPES, 1)}
 MEMORY_OFF = 0.15
 NEW_TOKENS = 32
-WORDS = "ticket order pump valve invoice login page error phone team plan site crew".split()  # noqa: SIM905
+WORDS = "ticket order pump valve invoice login page error phone team plan site crew".split()
 
 
 def make_model(folder: Path, shape: dict[str, int]) -> Path:

@@ -98,11 +98,8 @@ def canonical(value: Any, unordered: Collection[str] = (), path: str = "") -> st
     """Canonical text of a value: independent of the order of keys and of lists at paths in `unordered`. 1
     and 1.0 are equal; true is not a number."""
     if isinstance(value, dict):
-        parts = (
-            f"{json.dumps(key)}:{canonical(item, unordered, f'{path}.{key}' if path else key)}"
-            for key, item in sorted(value.items())
-        )
-        return "{" + ",".join(parts) + "}"
+        inner = ((k, canonical(v, unordered, f"{path}.{k}" if path else k)) for k, v in sorted(value.items()))
+        return "{" + ",".join(f"{json.dumps(key)}:{text}" for key, text in inner) + "}"
     if isinstance(value, list):
         items = [canonical(item, unordered, path) for item in value]
         return "[" + ",".join(sorted(items) if path in unordered else items) + "]"

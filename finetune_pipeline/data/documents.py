@@ -65,6 +65,7 @@ def read_documents(folder: Path) -> list[Passage]:
     findings: list[Finding] = []
     for path in document_files(folder):
         place, before = f"{FOLDER}/{path.relative_to(folder)}", len(passages)
+        rule = message = fix = ""
         try:
             if path.suffix.lower() == ".pdf":
                 from pypdf import PdfReader
@@ -74,17 +75,16 @@ def read_documents(folder: Path) -> list[Passage]:
             else:
                 passages += _passages(place, path.read_text("utf-8-sig"))
             if len(passages) == before:
-                fix = "remove it; run OCR on scans first"
-                findings.append(Finding("documents.empty", "error", place, "holds no text", fix))
+                rule, message, fix = "empty", "holds no text", "remove it; run OCR on scans first"
         except UnicodeDecodeError as error:
-            message = f"byte {error.start} is not UTF-8"
-            findings.append(Finding("documents.encoding", "error", place, message, "store it as UTF-8"))
+            rule, message, fix = "encoding", f"byte {error.start} is not UTF-8", "store it as UTF-8"
         except ImportError:
-            message, fix = "reading a PDF needs the extra `documents`", 'pip install "finetune-pipeline[documents]"'
-            findings.append(Finding("documents.pdf", "error", place, message, fix))
+            rule, message = "pdf", "reading a PDF needs the extra `documents`"
+            fix = 'pip install "finetune-pipeline[documents]"'
         except Exception as error:  # noqa: BLE001 - a PDF may be broken in any way; the finding names it
-            message = f"cannot be read: {type(error).__name__}: {error}"
-            findings.append(Finding("documents.unreadable", "error", place, message, "repair or remove it"))
+            rule, message, fix = "unreadable", f"cannot be read: {type(error).__name__}: {error}", "repair or remove it"
+        if rule:
+            findings.append(Finding(f"documents.{rule}", "error", place, message, fix))
     if findings:
         raise FindingsError(findings)
     return passages
@@ -92,11 +92,9 @@ def read_documents(folder: Path) -> list[Passage]:
 
 def document_findings(folder: Path) -> list[Finding]:
     """Findings about files of a documents folder that cannot be read or have an unsupported type."""
-    fix = "convert it to text, Markdown or PDF, or remove it"
-    others = [
-        Finding("documents.kind", "warning", f"{FOLDER}/{name}", "has an unsupported type", fix)
-        for name in left_out(folder)
-    ]
+    message, fix = "has an unsupported type", "convert it to text, Markdown or PDF, or remove it"
+    places = (f"{FOLDER}/{name}" for name in left_out(folder))
+    others = [Finding("documents.kind", "warning", place, message, fix) for place in places]
     try:
         read_documents(folder)
     except FindingsError as error:

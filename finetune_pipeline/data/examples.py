@@ -157,21 +157,6 @@ def decode_examples(data: bytes, place: str = "") -> list[Example]:
     return examples
 
 
-class _Turn(msgspec.Struct):
-    role: str
-    content: str
-
-
-class _Asked(msgspec.Struct):
-    messages: list[_Turn]
-
-
-def user_texts(data: bytes) -> list[str]:
-    """`user_text` of the examples in lines of canonical JSON; decodes nothing else, which halves the time."""
-    rows = _ASKED_DECODER.decode_lines(data)
-    return ["\n".join([turn.content for turn in row.messages if turn.role == "user"]) for row in rows]
-
-
 def examples_file(path: Path) -> Path:
     """The file that holds the examples of `path`: itself, or the one in an artifact's folder. Raises FileNotFoundError."""
     file = path / EXAMPLES if path.is_dir() else path
@@ -215,21 +200,16 @@ def unseal(data: bytes, key: bytes) -> bytes:
         ) from error
 
 
-def refuse_sealed(beginning: bytes, place: str) -> None:
-    """Raise SealedError if a file that starts with these bytes is a sealed test. Every reader of examples calls this."""
-    if beginning.startswith(SEALED_MARK):
-        raise SealedError(
-            f"{place} is the sealed test. Only test_predictions opens it, on the record; nothing may be trained on it, "
-            "chosen by it or shown from it. Use the train or validation split."
-        )
-
-
 def stream_examples(path: Path) -> Iterator[Example]:
     """Examples of a file or of an artifact's folder, in order, in memory bounded by a block. Raises SealedError for the
     sealed test, and ValueError naming file and row of what is no canonical example."""
     file = examples_file(path)
     for block in read_blocks_of_lines(file):
-        refuse_sealed(block[: len(SEALED_MARK)], str(file))
+        if block.startswith(SEALED_MARK):
+            raise SealedError(
+                f"{file} is the sealed test. Only test_predictions opens it, on the record; nothing may be trained on it, "
+                "chosen by it or shown from it. Use the train or validation split."
+            )
         yield from decode_examples(block, str(file))
 
 
@@ -239,5 +219,4 @@ def read_examples(path: Path) -> list[Example]:
 
 
 _DECODER = msgspec.json.Decoder(Example)
-_ASKED_DECODER = msgspec.json.Decoder(_Asked)
 _CANONICAL = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))

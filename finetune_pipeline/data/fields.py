@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from difflib import get_close_matches
@@ -51,13 +52,8 @@ class Mapped:
 
 @dataclass(frozen=True)
 class Mapping:
-    """The compiled expressions of one spec.
-
-    Attributes:
-        getters, expressions: For each field: the compiled function, and the expression in the spec.
-        content: Whether they locate all texts; otherwise the format finds the rest.
-        names: Keys of the row they read; None: all.
-    """
+    """The compiled expressions of one spec, by field. content: whether they locate all texts; otherwise the format finds the
+    rest. names: keys of the row they read; None: all."""
 
     getters: dict[str, Getter]
     expressions: dict[str, str]
@@ -82,9 +78,7 @@ class Mapping:
     def _apply_once(self, row: Any, file: str, key: str | None, place: str) -> Mapped:
         made: dict[str, Any] = {}
         findings: list[Finding] = []
-        for name, getter in self.getters.items():
-            if name == "each":
-                continue
+        for name, getter in ((name, getter) for name, getter in self.getters.items() if name != "each"):
             try:
                 value = getter(row, file, key)
             except EXPRESSION_ERRORS as error:
@@ -257,21 +251,18 @@ def check_fields(spec: TaskSpec) -> list[Finding]:
 
 def _is_text_encoding(name: str) -> bool:
     """Whether Python knows a text encoding of this name."""
-    try:
+    with suppress(LookupError, ValueError):  # a UnicodeError is a ValueError
         "".encode(name)
-    except (LookupError, UnicodeError, ValueError):
-        return False
-    return True
+        return True
+    return False
 
 
 def named_in_fields(spec: TaskSpec) -> frozenset[str]:
     """Every name that the expressions in ``data.fields`` read; invalid expressions give none."""
     names: set[str] = set()
     for _, expression in _declared(spec.data.fields, ("each", *CONTENT, *_BESIDES)):
-        try:
+        with suppress(*EXPRESSION_ERRORS):
             names |= compile_expression(expression)[1] or set()
-        except EXPRESSION_ERRORS:
-            continue
     return frozenset(names)
 
 

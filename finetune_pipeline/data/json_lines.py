@@ -139,10 +139,8 @@ def broken_utf8(data: bytes, start: int, place: str, at: int | None = None) -> F
     if is_cesu8(data, start):
         message = f"the bytes {data[start : start + 6].hex(' ')} at {where} are CESU-8, not UTF-8: "
         message += "one character is encoded as two three-byte halves"
-        fix = (
-            "decode the file as CESU-8 (in Python: .decode('utf-8', 'surrogatepass').encode('utf-16', 'surrogatepass')"
-        )
-        fix += ".decode('utf-16')) and save it as UTF-8"
+        decoded = ".decode('utf-8', 'surrogatepass').encode('utf-16', 'surrogatepass').decode('utf-16')"
+        fix = f"decode the file as CESU-8 (in Python: {decoded}) and save it as UTF-8"
     return row_finding("invalid_utf8", place, message, fix)
 
 
@@ -186,9 +184,8 @@ def _decode_leniently(text: str, place: str) -> tuple[Any, list[Finding], bool]:
         return int(digits) if len(digits) < 300 else constant(digits)
 
     try:
-        value = json.loads(
-            text, object_pairs_hook=pairs, parse_constant=constant, parse_float=decimal, parse_int=integer
-        )
+        numeric: dict[str, Any] = {"parse_constant": constant, "parse_float": decimal, "parse_int": integer}
+        value = json.loads(text, object_pairs_hook=pairs, **numeric)
     except json.JSONDecodeError as error:
         return None, [_explain(text, error, place)], False
     except RecursionError:

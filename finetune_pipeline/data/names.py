@@ -10,45 +10,28 @@ from typing import Any
 
 from finetune_pipeline.spec import TaskSpec
 
-TEXTS = (
-    *("text", "prompt", "instruction", "input", "question", "query", "message", "utterance", "body", "content"),
-    *("sentence", "request", "description", "comment", "review", "document", "tweet", "post", "article", "email"),
-    *("ticket", "complaint", "feedback", "headline", "abstract", "source", "subject", "title", "summary"),
-    *("nachricht", "anfrage", "frage", "beschreibung", "kommentar", "satz", "betreff", "inhalt"),
-    *("texte", "question", "commentaire", "avis", "texto", "mensaje", "pregunta", "comentario", "testo", "domanda"),
+TEXTS = tuple(
+    """text prompt instruction input question query message utterance body content sentence request description comment
+    review document tweet post article email ticket complaint feedback headline abstract source subject title
+    summary nachricht anfrage frage beschreibung kommentar satz betreff inhalt texte question commentaire avis texto
+    mensaje pregunta comentario testo domanda""".split()
 )
-LABELS = (
-    *("label", "labels", "intent", "category", "class", "tag", "topic", "sentiment", "queue", "target", "type"),
-    *("rating", "stars", "score", "stance", "emotion", "polarity", "department", "team", "genre", "priority"),
-    *("verdict", "decision", "result", "is_spam", "spam", "toxic", "y", "gold", "annotation", "relation"),
-    *("kategorie", "klasse", "thema", "stimmung", "bewertung", "abteilung", "art"),
-    *("categorie", "etiquette", "sentimiento", "categoria", "etiqueta", "clase", "etichetta"),
+LABELS = tuple(
+    """label labels intent category class tag topic sentiment queue target type rating stars score stance emotion
+    polarity department team genre priority verdict decision result is_spam spam toxic y gold annotation relation
+    kategorie klasse thema stimmung bewertung abteilung art categorie etiquette sentimiento categoria etiqueta clase
+    etichetta""".split()
 )
-WRITTEN = (
-    *("completion", "output", "answer", "answers", "response", "reply", "summary", "translation", "solution", "target"),
-    *(
-        "ideal",
-        "highlights",
-        "sql",
-        "code",
-        "json",
-        "extraction",
-        "extracted",
-        "parsed",
-        "entities",
-        "spans",
-        "resolution",
-        "correction",
-    ),
-    *("antwort", "zusammenfassung", "übersetzung", "ausgabe", "réponse", "reponse", "respuesta", "risposta"),
-    "ground_truth",
+WRITTEN = tuple(
+    """completion output answer answers response reply summary translation solution target ideal highlights sql code
+    json extraction extracted parsed entities spans resolution correction antwort zusammenfassung übersetzung ausgabe
+    réponse reponse respuesta risposta ground_truth""".split()
 )
 SPEAKERS = ("role", "from", "speaker", "author", "sender", "participant", "user", "name", "who", "type")
 SPEAKER_IDS = ("author_id", "sender_id", "speaker_id", "from_id", "user_id")
-ASSISTANTS = (
-    *("assistant", "agent", "bot", "gpt", "chatgpt", "model", "ai", "system", "support", "operator"),
-    *("advisor", "staff", "representative", "rep", "helpdesk", "service", "employee", "seller"),
-    *("doctor", "tutor", "teacher", "berater"),
+ASSISTANTS = tuple(
+    """assistant agent bot gpt chatgpt model ai system support operator advisor staff representative rep helpdesk
+    service employee seller doctor tutor teacher berater""".split()
 )
 USERS = ("user", "human", "customer", "client", "kunde", "visitor", "guest", "patient", "student", "buyer", "caller")
 HEADINGS = {
@@ -65,9 +48,7 @@ TURNS = (*GROUPS, "conversation", "dialogue", "thread", "session", "chat", "tick
 GUESSES = frozenset(("prediction", "predictions", "predicted", "suggestion", "suggestions"))
 """Words in names of columns that hold what a machine proposed: a person's answer beside it comes first."""
 ASKED = frozenset(("input", "inputs", "request", "prompt", "question"))
-SAID = frozenset(
-    ("output", "outputs", "response", "responses", "reply", "replies", "generations", "annotations", "result")
-)
+SAID = frozenset("output outputs response responses reply replies generations annotations result".split())
 """Keys above what was asked, and above what was said to it or about it."""
 REJECTED = frozenset(("rejected", "non_preferred_output", "rejected_response"))
 """Columns with the rejected answer of preference data."""
@@ -77,9 +58,9 @@ CONTEXTS = ("context", "passage", "paragraph")
 """Columns with the text that a question is about."""
 LEFT_OUT = {"answer": ("reject", "ignore"), "status": ("discarded",), "assignment_status": ("rejected",)}
 """Columns in which annotation tools say that a row is none, and the values that do, in lower case."""
-IDS = (
-    *("id", "uid", "uuid", "index", "idx", "key", "nr", "no", "row", "date", "time", "timestamp", "created_at", "url"),
-    *("split", "fold", "usage", "completed_by", "updated_by", "created_by", "annotator", "annotator_id", "worker_id"),
+IDS = tuple(
+    """id uid uuid index idx key nr no row date time timestamp created_at url split fold usage completed_by updated_by
+    created_by annotator annotator_id worker_id""".split()
 )
 """Columns that are neither text nor answer."""
 
@@ -114,6 +95,10 @@ def rank(name: str, names: tuple[str, ...]) -> int | None:
     words = plain.split("_")
     ranks = [len(names) + names.index(word) for word in words if word in names and len(word) > 2]
     return min(ranks) if ranks and "id" not in words else None
+
+
+def is_answer(name: str) -> bool:
+    return rank(name, (*LABELS, *WRITTEN)) is not None
 
 
 def by_name(keys: Iterable[str], names: tuple[str, ...]) -> str | None:

@@ -21,7 +21,7 @@ import hashlib
 import random
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -50,7 +50,7 @@ CLOSINGS: dict[Purpose, tuple[str, ...]] = {
 }  # fmt: skip
 _BETWEEN = ("\n", "\n\n", " ")
 """Separator between greeting and text; a closing gets its own line."""
-_WARM = frozenset("best cheer day dear good great hope kind nice thank well wish".split())  # noqa: SIM905
+_WARM = frozenset("best cheer day dear good great hope kind nice thank well wish".split())
 """Word stems of lines that are not neutral."""
 _BEGINS_WITH_GREETING = re.compile(
     r"\W*(hi|hiya|hello|hallo|hullo|hey|yo|dear|greetings|good (morning|afternoon|evening|day)|to who\w*"
@@ -85,7 +85,7 @@ _KEPT = frozenset(
     three four five seven eight nine eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty
     forty fifty sixty seventy eighty ninety hundred thousand million billion dozen half third quarter first second twice
     thrice double triple january february march april june july august september october november december monday tuesday
-    wednesday thursday friday saturday sunday today tomorrow yesterday""".split()  # noqa: SIM905
+    wednesday thursday friday saturday sunday today tomorrow yesterday""".split()
 )
 
 
@@ -114,29 +114,26 @@ def perturbed(
     order. Changes only the last user turn, or removes the system turn (`no_system`); never the answers.
 
     Args:
-        kind: One of `KINDS`; ValueError for another.
+        kind: One of `KINDS`.
         seed: Of the random draws, together with each row's id.
         labels: The task's labels; no perturbation produces their words.
         purpose: Training or evaluation; the two use different courtesies.
     """
-    if kind not in KINDS:
-        raise ValueError(f"unknown perturbation {kind!r}; there are {', '.join(KINDS)}")
     if kind == "no_system":
         return _without_system(examples)
     if kind == "courtesy" and _about(_ABOUT_MANNERS, *labels):
         return []
     label_words = _words(labels)
     too_warm = _WARM if _about(_ABOUT_FEELINGS, *labels) else frozenset()
-    turns = (m.get("content") for e in examples for m in e.messages)
-    known = label_words | _words(content for content in turns if isinstance(content, str))
+    known = label_words | _words(m["content"] for e in examples for m in e.messages)
     changed_rows = []
     for example in examples:
         place = max((i for i, m in enumerate(example.messages) if m["role"] == "user"), default=None)
-        if place is None or not isinstance(text := example.messages[place]["content"], str):
+        if place is None:
             continue
+        changed = text = example.messages[place]["content"]
         dice = random.Random(hashlib.sha256(f"{seed}:{kind}:{example.id}".encode()).digest())  # noqa: S311
         answered = _words(_answers(example.messages[place + 1 :]))
-        changed = text
         if kind == "typos":
             changed = _mistyped(text, dice, answered, known)
         elif kind == "case":
@@ -152,19 +149,15 @@ def perturbed(
 
 
 def _without_system(examples: Sequence[Example]) -> list[Example]:
-    bare = [[m for m in e.messages if m["role"] != "system"] for e in examples]
-    return [
-        replace(example, messages=messages)
-        for example, messages in zip(examples, bare, strict=True)
-        if 1 < len(messages) < len(example.messages)
-    ]
+    bare = [(e, [m for m in e.messages if m["role"] != "system"]) for e in examples]
+    return [replace(e, messages=messages) for e, messages in bare if 1 < len(messages) < len(e.messages)]
 
 
 def _answers(messages: Sequence[Message]) -> list[str]:
     """The assistant's texts and tool arguments."""
     turns = [m for m in messages if m["role"] == "assistant"]
     calls = [call["function"]["arguments"] for m in turns for call in m.get("tool_calls") or ()]
-    return [m["content"] for m in turns if isinstance(m["content"], str)] + calls
+    return [m["content"] for m in turns] + calls
 
 
 def _words(texts: Iterable[str]) -> set[str]:
@@ -178,14 +171,10 @@ def _plain(token: str) -> bool:
 
 def _mistyped(text: str, dice: random.Random, kept: Collection[str], known: Collection[str]) -> str:
     """About one word in ten with two neighbouring letters inside it swapped, one left out or one doubled."""
-    places = [
-        (token.start() + word.start(), word[0])
-        for token in _TOKEN.finditer(text)
-        if _plain(token[0]) and len(words := list(_WORD.finditer(token[0]))) == 1
-        for word in words
-        if len(word[0]) >= _SHORTEST and word[0].islower()
-        if word[0] not in kept and word[0] not in _KEPT
-    ]
+    plain = ((token.start(), list(_WORD.finditer(token[0]))) for token in _TOKEN.finditer(text) if _plain(token[0]))
+    single = [(start + words[0].start(), words[0][0]) for start, words in plain if len(words) == 1]
+    places = [(start, word) for start, word in single if len(word) >= _SHORTEST and word.islower()]
+    places = [(start, word) for start, word in places if word not in kept and word not in _KEPT]
     dice.shuffle(places)
     wanted = max(1, len(_TOKEN.findall(text)) // _WORDS_PER_TYPO)
     changes: dict[int, tuple[str, str]] = {}
@@ -204,16 +193,14 @@ def _mistyped(text: str, dice: random.Random, kept: Collection[str], known: Coll
 def _in_another_case(text: str, dice: random.Random, kept: Collection[str]) -> str:
     """All lower case or all upper case, whichever changes the text."""
 
-    def turned(how: str) -> str:
+    def turned(change: Callable[[str], str]) -> str:
         def of(token: re.Match[str]) -> str:
-            if not _plain(token[0]) or _words([token[0]]) & set(kept):
-                return token[0]
-            other = token[0].lower() if how == "small" else token[0].upper()
+            other = token[0] if not _plain(token[0]) or _words([token[0]]) & set(kept) else change(token[0])
             return other if len(other) == len(token[0]) else token[0]
 
         return _TOKEN.sub(of, text)
 
-    first, second = dice.sample(["small", "capitals"], 2)
+    first, second = dice.sample([str.lower, str.upper], 2)
     return changed if (changed := turned(first)) != text else turned(second)
 
 
@@ -230,15 +217,14 @@ def _is_about_courtesy(example: Example) -> bool:
 def _with_courtesies(text: str, dice: random.Random, avoided: Collection[str], purpose: Purpose) -> str:
     """The text with a greeting and a closing added, unless it has one or no line fits. avoided: stems
     (words without a plural s) that no added line may hold."""
-    if not _mostly_latin(text):
+    letters = [unicodedata.name(character, "") for character in text if character.isalpha()]
+    if 2 * sum(name.startswith("LATIN") for name in letters) <= len(letters):
         return text
 
-    def fitting(lines: Sequence[str]) -> list[str]:
-        return [
-            line for line in lines if not {w.rstrip("s") for w in re.findall(r"[a-z]+", line.lower())} & set(avoided)
-        ]
+    def fits(line: str) -> bool:
+        return not {word.rstrip("s") for word in _words([line])} & set(avoided)
 
-    greetings, closings = fitting(GREETINGS[purpose]), fitting(CLOSINGS[purpose])
+    greetings, closings = (list(filter(fits, lines[purpose])) for lines in (GREETINGS, CLOSINGS))
     end = text.rstrip()
     changed = text
     if greetings and not _BEGINS_WITH_GREETING.match(text):
@@ -246,9 +232,3 @@ def _with_courtesies(text: str, dice: random.Random, avoided: Collection[str], p
     if closings and not end.endswith(":") and not _ENDS_WITH_CLOSING.search(end[-_TAIL:]):
         changed += dice.choice(_BETWEEN[:2]) + dice.choice(closings)
     return changed
-
-
-def _mostly_latin(text: str) -> bool:
-    letters = [character for character in text if character.isalpha()]
-    latin = sum(unicodedata.name(character, "").startswith("LATIN") for character in letters)
-    return 2 * latin > len(letters)

@@ -22,9 +22,8 @@ def quoted(value: Any, limit: int = 60, find: Finder = find_spans) -> str:
         if not _PLAIN.fullmatch(value):
             value = scrub_text(value[:1000], find)
         return repr(value if len(value) <= limit else value[: limit - 1] + "…")
-    return {dict: "an object", list: "a list", bool: "true/false", type(None): "null"}.get(
-        type(value), repr(value)[:limit]
-    )
+    kinds = {dict: "an object", list: "a list", bool: "true/false", type(None): "null"}
+    return kinds.get(type(value), repr(value)[:limit])
 
 
 def key_name(key: Any) -> str:

@@ -56,8 +56,7 @@ def raw_paths(task: Task) -> list[tuple[str, Path]]:
         fix = "put the raw files there or correct the globs. Supported: JSON Lines, JSON, CSV, TSV, Parquet, xlsx"
         say("no_raw_files", "task.yaml: data.raw", message, fix)
     if PRODUCTION_FILE in paths:
-        message = "this name is kept for rows taken from production logs"
-        say("reserved_name", PRODUCTION_FILE, message, "rename the file")
+        say("reserved_name", PRODUCTION_FILE, "this name is kept for rows from production logs", "rename the file")
     if problems:
         raise FindingsError(sorted(problems, key=lambda f: (f.place, f.rule)))
     return sorted(paths.items())
@@ -81,18 +80,18 @@ def benchmark_paths(task: Task) -> list[tuple[str, Path]]:
     """(name, path) of every benchmark file the globs of ``data.benchmarks`` match, sorted by name. Raises FindingsError
     when a glob matches nothing: a check against no benchmark would pass for ever."""
     folder = task.folder.resolve()
-    paths: dict[str, Path] = {}
-    problems = []
-    for pattern in task.spec.data.benchmarks:
-        matches = [p for p in folder.glob(pattern) if p.is_file() and p.resolve().is_relative_to(folder)]
-        paths.update({p.relative_to(folder).as_posix(): p for p in matches})
-        if not matches:
-            message = f"no file in the folder of task {task.name!r} matches {pattern!r}"
-            fix = "put the benchmark file there or correct the glob"
-            problems.append(Finding("data.no_benchmark_files", "error", "task.yaml: data.benchmarks", message, fix))
-    if problems:
+
+    def matches(glob: str) -> dict[str, Path]:
+        inside = (p for p in folder.glob(glob) if p.is_file() and p.resolve().is_relative_to(folder))
+        return {p.relative_to(folder).as_posix(): p for p in inside}
+
+    paths = {glob: matches(glob) for glob in task.spec.data.benchmarks}
+    place, fix = "task.yaml: data.benchmarks", "put the benchmark file there or correct the glob"
+    nothing = f"no file in the folder of task {task.name!r} matches"
+    empty = (f"{nothing} {glob!r}" for glob, some in paths.items() if not some)
+    if problems := [Finding("data.no_benchmark_files", "error", place, message, fix) for message in empty]:
         raise FindingsError(problems)
-    return sorted(paths.items())
+    return sorted({name: path for some in paths.values() for name, path in some.items()}.items())
 
 
 def raw_digest(task: Task, seen: SeenFiles | None = None, asked: NamedFiles = ()) -> str:
@@ -107,9 +106,7 @@ def collect_raw(task: Task, out: Path, production: Path | None = None, asked: Na
     """Copy every raw file to ``out/files/<name relative to the task folder>``, production rows to ``production.jsonl``,
     benchmark files, and `asked` ones, to ``out/benchmarks/<name>``.
 
-    Returns:
-        Facts: files (file, sha256, bytes, container, reason), bytes, benchmarks (names) and digest: what
-            :func:`raw_digest` gives for the bytes copied. Where they differ, a file changed meanwhile.
+    Returns facts; digest is what :func:`raw_digest` gives for the bytes copied. Where they differ, a file changed meanwhile.
     """
     digests: list[tuple[str, str]] = []
     files: list[dict[str, Any]] = []
@@ -122,12 +119,8 @@ def collect_raw(task: Task, out: Path, production: Path | None = None, asked: Na
         files.append({"file": name, "sha256": digest, "bytes": copy.stat().st_size, **seen})
     benchmarks = [*benchmark_paths(task), *asked]
     digests += [(f"{BENCHMARKS}/{name}", _copy(path, out / BENCHMARKS / name)) for name, path in benchmarks]
-    return {
-        "files": files,
-        "bytes": sum(f["bytes"] for f in files),
-        "benchmarks": [name for name, _ in benchmarks],
-        "digest": combine_digests(digests),
-    }
+    size, names = sum(f["bytes"] for f in files), [name for name, _ in benchmarks]
+    return {"files": files, "bytes": size, "benchmarks": names, "digest": combine_digests(digests)}
 
 
 def _copy(path: Path, copy: Path) -> str:

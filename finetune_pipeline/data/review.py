@@ -79,11 +79,7 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
 
     A relabelled row keeps its id and gets the tag ``relabelled``. Unusable decisions become findings. Writes
     ``examples.jsonl``, ``decisions.jsonl`` (those applied), ``findings.jsonl`` and ``rows.npy`` (as the cleaning
-    step's, dropped rows with the state GONE).
-
-    Returns:
-        Facts: rows_in, kept, dropped, relabelled, confirmed, decisions (lines), overruled, by_rule, reviewers, labels,
-            origins.
+    step's, dropped rows with the state GONE). Returns facts.
     """
     out.mkdir(parents=True, exist_ok=True)
     decisions, findings, lines = read_decisions(reviews_folder, spec)
@@ -94,31 +90,28 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
     known = 0
     for decision in sorted(decisions, key=lambda d: d.time):  # stable: file and line order breaks ties
         row = where.get(int(decision.id, 16)) if re.fullmatch("[0-9a-f]{16}", decision.id) else None
-        if row is None:
-            message = f"no row has the id {quoted(decision.id)}"
-            fix = "the row has since been removed or quarantined, or the id is mistyped"
-            findings.append(_warning("review_unknown_id", decision.place, message, fix))
+        if row is not None:
+            known += 1
+            last[row] = decision
             continue
-        known += 1
-        last[row] = decision
+        fix = "the row has since been removed or quarantined, or the id is mistyped"
+        findings.append(_warning("review_unknown_id", decision.place, f"no row has the id {quoted(decision.id)}", fix))
     ranks = {label: i for i, label in enumerate(spec.labels)}
-    for row, decision in last.items():
-        if decision.decision == "drop":
-            rows["state"][row] = GONE
-        elif decision.decision == "relabel":
-            rows["label"][row] = ranks.get(decision.label or "", -1)
     with examples_file(clean).open("rb") as source, (out / EXAMPLES).open("wb") as written:
         for row, line in zip(kept.tolist(), source, strict=True):
             decided = last.get(row)
             if decided is None or decided.decision == "keep":
                 written.write(line)
-            elif decided.decision == "relabel":
+            elif decided.decision == "drop":
+                rows["state"][row] = GONE
+            else:
+                rows["label"][row] = ranks.get(decided.label or "", -1)
                 example = _relabelled(decode_examples(line, str(clean))[0], str(decided.label), spec)
                 written.write(msgspec.json.encode(example.to_dict()) + b"\n")
     np.save(out / TABLE, rows)
     applied = [last[row] for row in sorted(last)]
-    times = [None if d.time == _EARLIEST else d.time.isoformat() for d in applied]
-    write_rows(out / "decisions.jsonl", ({**asdict(d), "time": t} for d, t in zip(applied, times, strict=True)))
+    shown = ({**asdict(d), "time": None if d.time == _EARLIEST else d.time.isoformat()} for d in applied)
+    write_rows(out / "decisions.jsonl", shown)
     write_rows(out / "findings.jsonl", as_rows(findings))
     counts = Counter(d.decision for d in applied)
     left = rows["state"] == KEPT
@@ -180,8 +173,7 @@ def read_decision(row: dict[str, Any], spec: TaskSpec, place: str) -> tuple[Deci
 
 def _relabelled(example: Example, answer: str, spec: TaskSpec) -> Example:
     messages = [*example.prompt_messages, {"role": "assistant", "content": answer}]
-    if not spec.labels and spec.data.scrub != "warn":
-        # what reviewers write is scrubbed like any other text
+    if not spec.labels and spec.data.scrub != "warn":  # what reviewers write is scrubbed like any other text
         messages = scrub_turns(messages, find=finder_of(spec.data, names=False)).messages
     tags = [*example.tags, *(["relabelled"] if "relabelled" not in example.tags else [])]
     return replace(example, messages=messages, label=answer if spec.labels else None, tags=tags)

@@ -111,8 +111,7 @@ class BenchmarkIndex:
         """
         matches = {}
         for row, (example, prompt) in enumerate(zip(examples, prompts, strict=True)):
-            best = self._best(example, prompt)
-            if best is not None:
+            if best := self._best(example, prompt):
                 number, covered, how = best
                 item = self.items[number]
                 matches[row] = Match(example.id, example.place, item.file, item.line, how, round(covered, 4))
@@ -133,11 +132,10 @@ class BenchmarkIndex:
                 if ends in self._ends:
                     for number, place in self._places.get(" ".join(words[at : at + SIZE]), ()):
                         shared[number].add(place)
-        shares = {}
-        for number, places in sorted(shared.items()):
-            own = self._own[number]
-            shares[number] = float((_covered_words(places, len(own)) & own).sum() / own.sum())
-        best = max(shares, key=lambda number: shares[number], default=None)
+
+        owns = {number: self._own[number] for number in sorted(shared)}
+        shares = {n: float((_covered_words(shared[n], len(own)) & own).sum() / own.sum()) for n, own in owns.items()}
+        best = max(shares, key=shares.__getitem__, default=None)
         return None if best is None or shares[best] < COVERED else (best, shares[best], "overlap")
 
 
@@ -171,12 +169,15 @@ def read_benchmark(path: Path, name: str | None = None) -> list[Item]:
     name, suffix = name or path.name, _suffix(path)
     if suffix not in _SUFFIXES:
         message = f"files that end in {suffix or 'nothing'} are not read"
-        raise FindingsError([row_finding("benchmark_unreadable", name, message, f"write {', '.join(_SUFFIXES)}")])
+        raise _unreadable(name, message, f"write {', '.join(_SUFFIXES)}")
     items = [Item(name, line, text) for line, text in (_paragraphs if suffix in _TEXTS else _rows)(path, name)]
     if not items:
-        message, fix = "it contains no text", "give a file whose rows hold what is asked"
-        raise FindingsError([row_finding("benchmark_unreadable", name, message, fix)])
+        raise _unreadable(name, "it contains no text", "give a file whose rows hold what is asked")
     return items
+
+
+def _unreadable(name: str, message: str, fix: str) -> FindingsError:
+    return FindingsError([row_finding("benchmark_unreadable", name, message, fix)])
 
 
 def _paragraphs(path: Path, name: str) -> Iterator[tuple[int, str]]:
@@ -184,12 +185,11 @@ def _paragraphs(path: Path, name: str) -> Iterator[tuple[int, str]]:
     with RawStream(path) as stream:
         read = stream.buffered().read()
         if stream.problem:
-            raise FindingsError([row_finding("benchmark_unreadable", name, stream.problem, "make the file readable")])
+            raise _unreadable(name, stream.problem, "make the file readable")
     try:
         text = read.decode("utf-8-sig")
     except UnicodeDecodeError as error:  # lost characters would hide rows that repeat an item
-        message, fix = f"byte {error.start:,} is not UTF-8", "save the file as UTF-8"
-        raise FindingsError([row_finding("benchmark_unreadable", name, message, fix)]) from error
+        raise _unreadable(name, f"byte {error.start:,} is not UTF-8", "save the file as UTF-8") from error
     at = 1
     for piece in _BETWEEN_PARAGRAPHS.split(text):
         if piece.strip():

@@ -30,9 +30,7 @@ PREAMBLES = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions.",
 )
-_LABELS = tuple(
-    f"### {name}:" for name in ("Instruction", "Input", "Response", "Human", "Assistant", "Question", "Answer")
-)
+_LABELS = tuple(f"### {name}:" for name in "Instruction Input Response Human Assistant Question Answer".split())
 SAMPLE = 20_000  # distinct texts looked at
 LONG = 40  # characters from which shared text can be boilerplate wherever it stands
 MOST = 100  # segments; the most frequent are kept
@@ -91,14 +89,9 @@ def find_boilerplate(texts: Iterable[str]) -> Boilerplate:
         chosen = kept
 
 
-def strip(text: str, boilerplate: Boilerplate) -> str:
-    """Remove the boilerplate from a text, unless nothing would be left. For many texts see `stripper`."""
-    return stripper(boilerplate)(text)
-
-
 @lru_cache(maxsize=16)
 def stripper(boilerplate: Boilerplate) -> Callable[[str], str]:
-    """A function that removes this boilerplate from a text, in a microsecond for ten segments."""
+    """A function that removes this boilerplate from a text, unless nothing would be left."""
     long = [s for s in boilerplate.segments if len(s) >= LONG]
     short = [s for s in boilerplate.segments if len(s) < LONG]
     lines = re.compile(r"^[ \t]*(?:" + "|".join(map(re.escape, short)) + r")[ \t]*$", re.MULTILINE)
@@ -170,8 +163,10 @@ def _runs(texts: Sequence[str], fewest: int) -> dict[str, int]:
         keys ^= keys >> np.uint64(32)
     row = np.repeat(np.arange(len(ends) - 1), np.diff(ends))
     inside = row[:windows] == row[_RUN - 1 :]
+    _, key = np.unique(keys[inside], return_inverse=True)
+    in_rows = np.bincount(np.unique(key * len(ends) + row[:windows][inside]) // len(ends))[key]  # how many have the key
     frequent = np.zeros(windows + 2, np.int8)
-    frequent[1:-1][inside] = _rows_with(keys[inside], row[:windows][inside]) >= fewest
+    frequent[1:-1][inside] = in_rows >= fewest
     seen: set[tuple[int, str]] = set()
     for first, last in np.flatnonzero(np.diff(frequent)).reshape(-1, 2).tolist():
         at = int(row[first])
@@ -179,19 +174,6 @@ def _runs(texts: Sequence[str], fewest: int) -> dict[str, int]:
         seen.add((at, texts[at][words[0].start() : words[-1].end()]))
     runs = Counter(run for _, run in seen)
     return {run: count for run, count in runs.items() if count >= fewest and len(run) >= LONG}
-
-
-def _rows_with(keys: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """For every (key, row) the number of rows with that key."""
-    order = np.lexsort((rows, keys))
-    keys, rows = keys[order], rows[order]
-    new_key, new = np.ones(len(keys), np.bool_), np.ones(len(keys), np.bool_)
-    new_key[1:] = keys[1:] != keys[:-1]
-    new[1:] = new_key[1:] | (rows[1:] != rows[:-1])
-    group = np.cumsum(new_key) - 1
-    counts = np.empty(len(keys), np.int64)
-    counts[order] = np.bincount(group[new], minlength=len(keys))[group]
-    return counts
 
 
 def _wraps_content(segment: str, texts: Sequence[str], take_off: Callable[[str], str]) -> bool:

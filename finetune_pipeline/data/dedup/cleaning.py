@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from finetune_pipeline.data.dedup import row_table
 from finetune_pipeline.data.dedup.benchmarks import benchmark_index
-from finetune_pipeline.data.dedup.boilerplate import Boilerplate, find_boilerplate
+from finetune_pipeline.data.dedup.boilerplate import SAMPLE, Boilerplate, find_boilerplate
 from finetune_pipeline.data.dedup.differences import words_of
 from finetune_pipeline.data.dedup.duplicate_resolution import Resolution
 from finetune_pipeline.data.dedup.near_duplicates import components, loose_forms, verified_pairs
-from finetune_pipeline.data.dedup.row_table import (
-    ALL_ROWS,
-    CONTRADICTION,
-    EXACT,
-    GONE,
-    KEPT,
-    NEAR,
-    TABLE,
-    Preparation,
-    PreparedRows,
-    RowTable,
-    count_values,
-    prepare_rows,
-    quarantine_row,
-    write_kept,
-)
+from finetune_pipeline.data.dedup.row_table import ALL_ROWS, CONTRADICTION, EXACT, GONE, KEPT, NEAR, TABLE, RowTable
 from finetune_pipeline.data.dedup.text_similarity import exact_form
 from finetune_pipeline.data.examples import EXAMPLES, Example, decode_examples, examples_file, stream_examples
 from finetune_pipeline.data.json_lines import read_blocks_of_lines, write_rows
@@ -44,7 +30,9 @@ from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
 
 
-def cluster_rows(table: RowTable, prepared: PreparedRows, boilerplate: Boilerplate, spec: TaskSpec) -> dict[str, int]:
+def cluster_rows(
+    table: RowTable, prepared: row_table.PreparedRows, boilerplate: Boilerplate, spec: TaskSpec
+) -> dict[str, int]:
     """Cluster rows with similar prompts or with the same words, and name each cluster after its smallest id.
     Returns the number of clusters, prompts and similar_pairs."""
     keys, first, prompt = np.unique(table.rows["prompt"], return_index=True, return_inverse=True)
@@ -72,27 +60,20 @@ def _of_several(clusters: np.ndarray, rows: np.ndarray) -> Iterator[list[np.ndar
 
 
 BOILERPLATE, SKETCHES = "boilerplate.json", "sketches.npy"
-_SAMPLE = 20_000
 _AT_ONCE = 5_000
 _KNOWN_FROM = 3
+"""A word in so many prompts is no typing error."""
 
 
 def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None, key: bytes = b"") -> dict[str, Any]:
     """Scrub rows, find duplicate prompts, remove duplicates, quarantine contradictions and copies of benchmark items.
 
     Writes ``examples.jsonl`` (rows kept, ids unchanged), ``rows.jsonl`` (all valid rows, scrubbed), ``rows.npy`` (their
-    records, see row_table), ``sketches.npy``, ``boilerplate.json``, ``duplicates.jsonl`` (id, source, kept_id,
-    kept_source, kind, similarity of the prompts), ``quarantine.jsonl``, ``findings.jsonl``, ``scrubbed.jsonl`` (id,
-    source, kind, count, fingerprints) and ``scrubbed_samples.jsonl`` (places before and after).
+    records, see row_table), ``sketches.npy``, ``boilerplate.json``, ``duplicates.jsonl``, ``quarantine.jsonl``,
+    ``findings.jsonl``, ``scrubbed.jsonl`` and ``scrubbed_samples.jsonl`` (places before and after). raw: folder of the raw
+    artifact, for its benchmark files; key: for the fingerprints of scrubbed values.
 
-    Args:
-        raw: Folder of the raw artifact, for its benchmark files.
-        key: Key for the fingerprints of scrubbed values.
-
-    Returns:
-        Facts: rows_in, kept, quarantined, exact_duplicates, near_duplicates, contradictions (rows), benchmark_rows,
-            by_rule, scrubbed (hits per kind), scrub, scrubbed_rows, labels, boilerplate, clusters, prompts,
-            similar_pairs. Always rows_in == kept + quarantined + exact_duplicates + near_duplicates.
+    Returns facts (counts of rows); always rows_in == kept + quarantined + exact_duplicates + near_duplicates.
     """
     out.mkdir(parents=True, exist_ok=True)
     source = examples_file(validated)
@@ -100,15 +81,15 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     boilerplate = own_boilerplate.with_known()
     benchmarks = raw / BENCHMARKS if raw else None
     benchmark_index(benchmarks)  # unreadable files are found now, not in a process of the pool
-    prepared = prepare_rows(source, Preparation(spec, boilerplate, benchmarks, key), out / ALL_ROWS)
+    prepared = row_table.prepare_rows(source, row_table.Preparation(spec, boilerplate, benchmarks, key), out / ALL_ROWS)
     table = RowTable(prepared.rows, out / ALL_ROWS)
     tell("clean_examples", f"{len(table.rows)} rows scrubbed; looking for duplicates", rows=len(table.rows))
     clusters = cluster_rows(table, prepared, boilerplate, spec)
     repeats, contradictions = _resolve(table, spec)
     findings = [*prepared.findings, *(finding for _, finding in contradictions)]
     find = finder_of(spec.data)
-    contradicting = [quarantine_row(e, finding, find) for e, finding in contradictions if finding.severity == "error"]
-    write_kept(table, out / EXAMPLES)
+    contradicting = [row_table.quarantine_row(e, f, find) for e, f in contradictions if f.severity == "error"]
+    row_table.write_kept(table, out / EXAMPLES)
     np.save(out / TABLE, table.rows)
     np.save(out / SKETCHES, prepared.sketches)
     boilerplate.save(out / BOILERPLATE)
@@ -124,7 +105,7 @@ def _sample_of_prompts(source: Path) -> Iterator[str]:
     """User texts to find boilerplate in: all, or in a large set those whose id (a hash) starts with enough zeros."""
     rows = sum(block.count(b"\n") for block in read_blocks_of_lines(source))
     zeros = 0
-    while rows / 16**zeros > _SAMPLE:
+    while rows / 16**zeros > SAMPLE:
         zeros += 1
     beginning = b'{"id":"' + b"0" * zeros
     with source.open("rb") as lines:
@@ -133,15 +114,10 @@ def _sample_of_prompts(source: Path) -> Iterator[str]:
                 yield decode_examples(line, str(source))[0].user_text
 
 
-def _known_words(rows: Path) -> Callable[[str], bool]:
-    """Returns a function that says whether a word occurs in at least three prompts, so is no typing error. Counts lazily."""
-
-    @cache
-    def counts() -> Counter[str]:
-        prompts = {exact_form(text) for text in _sample_of_prompts(rows)}
-        return Counter(word for text in prompts for word in words_of(text))
-
-    return lambda word: counts()[word] >= _KNOWN_FROM
+def _word_counts(rows: Path) -> Counter[str]:
+    """The number of different prompts with each word."""
+    prompts = {exact_form(text) for text in _sample_of_prompts(rows)}
+    return Counter(word for text in prompts for word in words_of(text))
 
 
 def _resolve(table: RowTable, spec: TaskSpec) -> tuple[list[dict[str, Any]], list[tuple[Example, Finding]]]:
@@ -150,29 +126,27 @@ def _resolve(table: RowTable, spec: TaskSpec) -> tuple[list[dict[str, Any]], lis
     repeats: dict[int, dict[str, Any]] = {}
     contradictions: dict[int, tuple[Example, Finding]] = {}
     done = 0
-    known = _known_words(table.path)
+    counts = cache(partial(_word_counts, table.path))  # few sets need them
     for batch in _of_several(table.rows["cluster"], np.flatnonzero(table.rows["state"] == KEPT)):
         examples = iter(table.fetch(np.concatenate(batch)))
         for members in batch:
             rows = [next(examples) for _ in members]
-            resolution = Resolution(rows, spec, known)
+            resolution = Resolution(rows, spec, lambda word: counts()[word] >= _KNOWN_FROM)
             table.rows["state"][members] = resolution.states
             contradictions |= {int(members[i]): (rows[i], finding) for i, finding in resolution.contradictions}
             for i, (stays, likeness) in resolution.repeats.items():
-                repeats[int(members[i])] = {
-                    "id": rows[i].id,
-                    "source": rows[i].source,
-                    "kept_id": rows[stays].id,
-                    "kept_source": rows[stays].source,
-                    "kind": "exact" if resolution.states[i] == EXACT else "near",
-                    "similarity": round(likeness, 4),
-                }
+                row, kept = rows[i], rows[stays]
+                who = {"id": row.id, "source": row.source, "kept_id": kept.id, "kept_source": kept.source}
+                kind = "exact" if resolution.states[i] == EXACT else "near"
+                repeats[int(members[i])] = {**who, "kind": kind, "similarity": round(likeness, 4)}
         done += len(batch)
         tell("clean_examples", f"{done} clusters of similar rows resolved", step=done)
     return [repeats[row] for row in sorted(repeats)], [contradictions[row] for row in sorted(contradictions)]
 
 
-def _counts(rows: np.ndarray, prepared: PreparedRows, findings: Sequence[Finding], spec: TaskSpec) -> dict[str, Any]:
+def _counts(
+    rows: np.ndarray, prepared: row_table.PreparedRows, findings: Sequence[Finding], spec: TaskSpec
+) -> dict[str, Any]:
     counts = np.bincount(rows["state"], minlength=GONE + 1).tolist()
     rules = Counter(f.rule for f in findings)
     hits = Counter(dict.fromkeys(KINDS, 0))
@@ -190,7 +164,7 @@ def _counts(rows: np.ndarray, prepared: PreparedRows, findings: Sequence[Finding
         "scrubbed": dict(hits),
         "scrub": spec.data.scrub,
         "scrubbed_rows": len({r["id"] for r in prepared.scrubbed}),
-        "labels": count_values(rows["label"], rows["state"] == KEPT, spec.labels),
+        "labels": row_table.count_values(rows["label"], rows["state"] == KEPT, spec.labels),
     }
 
 
@@ -200,13 +174,9 @@ _RANDOM_TEST = 0.2
 
 @dataclass(frozen=True)
 class Copies:
-    """Rows with the same or nearly the same prompt.
-
-    Attributes:
-        repeated: How many of the valid rows have a copy, exact or near.
-        leaked: Share of test rows that would have a copy in training under a random split.
-        across: Texts that occur in two files: (file, file, texts), largest first.
-    """
+    """Rows with the same or nearly the same prompt. repeated: how many of the valid rows have a copy, exact or near; leaked: share
+    of test rows that would have a copy in training under a random split; across: texts that occur in two files: (file, file,
+    texts), largest first."""
 
     rows: int
     repeated: int
@@ -214,13 +184,11 @@ class Copies:
     across: list[tuple[str, str, int]]
 
     def lines(self) -> list[str]:
-        asked = (
-            f"copies: {self.repeated:,} of {self.rows:,} rows have the same or nearly the same prompt as another row; "
-        )
-        leaked = f"a random split would put copies of {self.leaked:.0%} of its test rows in training, "
+        asked = f"{self.repeated:,} of {self.rows:,} rows have the same or nearly the same prompt as another row"
+        leaked = f"a random split would put copies of {self.leaked:.0%} of its test rows in training"
         too_much = "a score on one of them says too much after training on the other"
         across = (f"copies: {n:,} texts stand in {a} and in {b}: {too_much}" for a, b, n in self.across[:5])
-        return [f"{asked}{leaked}here copies share a split", *across]
+        return [f"copies: {asked}; {leaked}, here copies share a split", *across]
 
 
 def copies_in(clean: Path) -> Copies:

@@ -31,42 +31,37 @@ _IDENTIFIER = re.compile(r"_|[^\W\d_]\d|\d[^\W\d_]+\d|\w[./\\:@#]\w")
 _NAME = re.compile(r"(?<=[\w,;] )[^\W\d_]+")
 _SHORT_FORM = re.compile(r"(?<=\w)['’](m|re|s|ve|ll|d)\b")
 _LONG_FORM = {"m": "am", "re": "are", "s": "is", "ve": "have", "ll": "will", "d": "would"}
-_STEMS = """
-ca wo do does did is are was were could would should have has had must need
-""".split()  # noqa: SIM905
+_STEMS = "ca wo do does did is are was were could would should have has had must need".split()
 _NEGATED = re.compile(rf"\b({'|'.join(_STEMS)})n['’]t\b")
 _VERBS = {stem: {"ca": "can", "wo": "will"}.get(stem, stem) for stem in _STEMS}
 _JOINED_NEGATIONS = {"cannot": "can", **{f"{stem}nt": verb for stem, verb in _VERBS.items()}}
 _EITHER = re.compile(r"(?<=[^\W\d_])/(?=[^\W\d_])")
-_NEGATION_WORDS = """
-no not never none nobody nothing neither nor without nicht kein keine keinen nie ohne ne pas jamais sans sin nunca não sem nao
-不 没 沒 無 未
-"""
-_NEGATIONS = frozenset(_NEGATION_WORDS.split())
+_NEGATIONS = frozenset(
+    """no not never none nobody nothing neither nor without nicht kein keine keinen nie ohne ne pas jamais sans sin
+    nunca não sem nao 不 没 沒 無 未""".split()
+)
 _NOT = "¬"
-_EMPTY_WORDS = """
-a the please pls kindly thanks thank thx hi hello hey dear just really very quite ok okay bitte danke hallo gracias hola merci
-bonjour
-"""
-_EMPTY = frozenset(_EMPTY_WORDS.split())
+_EMPTY = frozenset(
+    """a the please pls kindly thanks thank thx hi hello hey dear just really very quite ok okay bitte danke hallo
+    gracias hola merci bonjour""".split()
+)
 """Articles, politeness and emphasis: removed before texts are compared."""
 _ASKING = [["can", "you"], ["could", "you"], ["would", "you"], ["will", "you"]]
-_SMALL_WORDS = """
-an this that these those of to at for and or so then there also too maybe perhaps is are was were be been am do does did has
-have had will would can could should may might must i you we me us my our your it its as with by some any well der die das ein
-eine und ist le la les un une et est por favor el los de
-"""
-_SMALL = frozenset(_SMALL_WORDS.split())
+_SMALL = frozenset(
+    """an this that these those of to at for and or so then there also too maybe perhaps is are was were be been am do
+    does did has have had will would can could should may might must i you we me us my our your it its as with by
+    some any well der die das ein eine und ist le la les un une et est por favor el los de""".split()
+)
 """Function words: adding or exchanging them hardly changes the meaning."""
 _COUNTING = "zero one two three four five six seven eight nine ten eleven twelve"
 _NUMBERS = {word: str(number) for number, word in enumerate(_COUNTING.split())}
 _SPECIAL = frozenset((*_NUMBERS, *_NEGATIONS, *_JOINED_NEGATIONS))
 """Words that count as facts: negations and number words."""
-_QUANTITY_WORDS = """
-thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred
-thousand million billion dozen half first second third fourth fifth sixth seventh eighth ninth tenth
-"""
-_QUANTITIES = frozenset(_QUANTITY_WORDS.split())
+_QUANTITIES = frozenset(
+    """thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty
+    ninety hundred thousand million billion dozen half first second third fourth fifth sixth seventh eighth ninth
+    tenth""".split()
+)
 _INFLECTIONS = frozenset(("", "e", "d", "ed", "ing", "s", "es", "ies", "y", "led", "ling"))
 _SHORTEST_TYPO = 5
 

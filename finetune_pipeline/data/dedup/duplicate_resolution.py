@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from itertools import islice
+from itertools import chain, islice
 
 from finetune_pipeline.data.dedup.differences import Difference, difference, numbers_of
 from finetune_pipeline.data.dedup.row_table import CONTRADICTION, EXACT, KEPT, NEAR
@@ -67,9 +67,8 @@ class Resolution:
             group = by_form.get(self._forms[i])
             if group is None:
                 rivals = by_numbers[numbers_of(text)]
-                alike = (
-                    g for g in rivals[:_PARTNERS] if self._same_text(self._prompts[g[0]], text, Difference.NOTHING)
-                )
+                some = rivals[:_PARTNERS]
+                alike = (g for g in some if self._same_text(self._prompts[g[0]], text, Difference.NOTHING))
                 group = next(alike, None)
                 if group is None:
                     groups.append(group := [])
@@ -87,10 +86,8 @@ class Resolution:
             return
         clashing = set(group) if self._spec.labels else self._clashing(group)
         for i in (i for i in group if i in clashing):
-            others = (
-                j for answer, rows in answers.items() if answer != self._answers[i] for j in rows if j in clashing
-            )
-            finding = self._contradiction(i, list(islice(others, _PARTNERS)))
+            different = chain.from_iterable(rows for answer, rows in answers.items() if answer != self._answers[i])
+            finding = self._contradiction(i, list(islice(filter(clashing.__contains__, different), _PARTNERS)))
             self.contradictions.append((i, finding))
             if finding.severity == "error":
                 self.states[i] = CONTRADICTION
@@ -150,14 +147,8 @@ def preference(example: Example) -> tuple[int, int, str, str, str, int]:
     """Sort key, best first: human before production before synthetic, then longest, newest, smallest id, source."""
     # turned round, RFC 3339 times in UTC sort from the newest to the oldest, and before rows without one
     newest_first = "".join(chr(0x7F - ord(c)) if ord(c) < 0x7F else c for c in example.time or "") or "\x7f"
-    return (
-        ORIGINS.index(example.origin),
-        -len(example.user_text),
-        newest_first,
-        example.id,
-        str(example.source.get("file")),
-        int(example.source.get("line") or 0),
-    )
+    file, line = str(example.source.get("file")), int(example.source.get("line") or 0)
+    return ORIGINS.index(example.origin), -len(example.user_text), newest_first, example.id, file, line
 
 
 def _answer_form(example: Example, spec: TaskSpec) -> str:

@@ -21,9 +21,8 @@ def compiled(function: Callable[..., Any]) -> Any:
 @compiled
 def _gram(points: np.ndarray, at: int) -> Any:
     """64-bit hash of the five code points from `at` on."""
-    first = (
-        np.uint64(points[at]) | np.uint64(points[at + 1]) << np.uint64(21) | np.uint64(points[at + 2]) << np.uint64(42)
-    )
+    first = np.uint64(points[at]) | np.uint64(points[at + 1]) << np.uint64(21)
+    first |= np.uint64(points[at + 2]) << np.uint64(42)
     rest = np.uint64(points[at + 3]) | np.uint64(points[at + 4]) << np.uint64(21)
     h = first * np.uint64(0x9E3779B97F4A7C15)
     h = (h ^ (h >> np.uint64(32)) ^ rest) * np.uint64(0xBF58476D1CE4E5B9)
@@ -50,7 +49,6 @@ def sketch_rows(
     smallest, filled = np.empty(bins, np.uint64), np.empty(bins, np.uint64)
     for row in range(len(offsets) - 1):
         smallest[:] = empty
-        vacant = bins
         for turn in range(2):  # a second hash fills most of the bins that the first leaves empty
             for at in range(offsets[row], offsets[row + 1] - 4):
                 h = _gram(points, at)
@@ -60,12 +58,9 @@ def sketch_rows(
                 place = h >> np.uint64(56)
                 value = (h & np.uint64(0xFFFFFFFF)) | np.uint64(turn) << np.uint64(32)
                 smallest[place] = min(smallest[place], value)
-            vacant = 0
-            for i in range(bins):
-                vacant += smallest[i] == empty
-            if vacant == 0:
+            if not (smallest == empty).any():
                 break
-        if vacant:
+        else:
             filled[:] = smallest
             for i in range(bins):
                 if filled[i] == empty:
@@ -124,7 +119,7 @@ def pair_up(
     forests: np.ndarray,
     out: np.ndarray,
 ) -> int:
-    """Candidate pairs among rows that share a band key; see ``near_duplicates.candidate_pairs``.
+    """Candidate pairs among rows that share a band key; see ``near_duplicates.candidate_pairs``. Returns how many.
 
     Args:
         rows: Rows, bucket after bucket (int64).
@@ -135,9 +130,6 @@ def pair_up(
         reach: How many next rows each row of a larger one is compared with.
         forests: Union-find forests (int32, [forests, rows]).
         out: Filled with ``first << 32 | second`` (uint64).
-
-    Returns:
-        How many pairs were written.
     """
     count = 0
     for bucket in range(len(starts) - 1):

@@ -41,10 +41,8 @@ def loose_forms(
     left = texts if boilerplate is None else list(map(stripper(boilerplate), texts))
     if exact is None:
         return list(map(loose_form, left))
-    return [
-        loosened(form) if rest is text else loose_form(rest)
-        for text, rest, form in zip(texts, left, exact, strict=True)
-    ]
+    forms = zip(texts, left, exact, strict=True)
+    return [loosened(form) if rest is text else loose_form(rest) for text, rest, form in forms]
 
 
 def rows_of_a_band(threshold: float) -> int:
@@ -93,9 +91,7 @@ def candidate_pairs(sketches: np.ndarray, threshold: float) -> np.ndarray:
     forests = np.tile(np.arange(n, dtype=np.int32), (_FORESTS, 1))
     candidates = [np.zeros(0, np.uint64)]
     with ThreadPoolExecutor(available_cores()) as pool:  # sorting does not hold the interpreter's lock
-        for rows, starts in pool.map(
-            lambda band: _buckets(np.ascontiguousarray(sketches[:, band]), band), range(BANDS)
-        ):
+        for rows, starts in pool.map(lambda band: _buckets(sketches[:, band], band), range(BANDS)):
             sizes = np.diff(starts)
             room = np.where(sizes > _WHOLE, sizes * _REACH, sizes * (sizes - 1) // 2).sum()
             out = np.empty(int(room), np.uint64)

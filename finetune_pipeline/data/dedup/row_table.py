@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from itertools import compress
@@ -100,39 +100,30 @@ class RowTable:
 
     def lines(self, which: np.ndarray) -> bytes:
         """The lines of these rows (int64, ascending)."""
-        start, end = self.rows["start"][which], self.rows["end"][which]
-        gaps = np.flatnonzero(start[1:] != end[:-1])  # rows that follow each other are read at once
-        begins, ends = start[np.append(0, gaps + 1)], end[np.append(gaps, len(which) - 1)]
         pieces = []
         with self.path.open("rb") as handle:
-            for begin, stop in zip(begins.tolist(), ends.tolist(), strict=True):
-                handle.seek(begin)
-                pieces.append(handle.read(stop - begin))
+            for start, end in self.rows[["start", "end"]][which].tolist():
+                handle.seek(start)
+                pieces.append(handle.read(end - start))
         return b"".join(pieces)
 
     def fetch(self, which: np.ndarray) -> list[Example]:
         """The examples of these rows (int64), in the order asked for."""
-        if not len(which):
-            return []
         order = np.argsort(which, kind="stable")
         examples = decode_examples(self.lines(which[order]), str(self.path))
         return [examples[i] for i in np.argsort(order).tolist()]
 
 
 def write_kept(table: RowTable, path: Path) -> None:
-    kept = (table.rows["state"] == KEPT).tolist()
     with table.path.open("rb") as lines, path.open("wb") as out:
-        out.writelines(compress(lines, kept))
+        out.writelines(compress(lines, (table.rows["state"] == KEPT).tolist()))
 
 
 def quarantine_row(example: Example, finding: Finding, find: Finder) -> dict[str, Any]:
     """A line of ``quarantine.jsonl``; the text is scrubbed and cut."""
     messages = scrub_example(example, find=find)[0].messages
-    return {
-        **example.source,
-        "raw": msgspec.json.encode({"id": example.id, "messages": messages}).decode()[:_RAW_SHOWN],
-        "findings": [finding.to_dict()],
-    }
+    raw = msgspec.json.encode({"id": example.id, "messages": messages}).decode()[:_RAW_SHOWN]
+    return {**example.source, "raw": raw, "findings": [finding.to_dict()]}
 
 
 @dataclass(frozen=True)
@@ -171,7 +162,7 @@ class PreparedRows:
 def prepare_rows(source: Path, how: Preparation, out: Path) -> PreparedRows:
     """Prepare the rows of an examples file. Their lines go to the file `out`; those of the result are empty."""
     whole = PreparedRows()
-    rows, sketches, word_keys, at = [whole.rows], [whole.sketches], [whole.word_keys], 0
+    columns, at = {name: [getattr(whole, name)] for name in ("rows", "sketches", "word_keys")}, 0
     blocks = read_blocks_of_lines(source)
     with out.open("wb") as lines:
         for block in in_order(partial(prepare_block, how=how), blocks, source.stat().st_size):
@@ -179,15 +170,14 @@ def prepare_rows(source: Path, how: Preparation, out: Path) -> PreparedRows:
             block.rows["start"] += at
             block.rows["end"] += at
             at += len(block.lines)
-            rows.append(block.rows)
-            sketches.append(block.sketches)
-            word_keys.append(block.word_keys)
+            for name, parts in columns.items():
+                parts.append(getattr(block, name))
             for name in ("scrubbed", "samples", "quarantine", "findings"):
                 getattr(whole, name).extend(getattr(block, name))
-            done = sum(map(len, rows))
+            done = sum(map(len, columns["rows"]))
             tell("clean_examples", f"{done} rows scrubbed and sketched", rows=done)
-    whole.rows, whole.sketches, whole.word_keys = map(np.concatenate, (rows, sketches, word_keys))
-    return whole
+    joined: dict[str, Any] = {name: np.concatenate(parts) for name, parts in columns.items()}
+    return replace(whole, **joined)
 
 
 def prepare_block(data: bytes, how: Preparation) -> PreparedRows:

@@ -22,9 +22,8 @@ _ANY = re.compile(f"[{INVISIBLE}]")
 # Joiners, variation selectors and directional marks belong to many scripts and to emoji: odd only amid ASCII characters.
 # Flags of regions are spelt with tag characters.
 _OFTEN_RIGHT = "\u061c\u200c-\u200f\ufe00-\ufe0f"
-_ODD = re.compile(
-    f"(?![{_OFTEN_RIGHT}])(?<![\U0001f3f4\U000e0020-\U000e007f])[{INVISIBLE}]|(?<=[!-~])[{_OFTEN_RIGHT}](?=[!-~])"
-)
+_FLAGS = "\U0001f3f4\U000e0020-\U000e007f"
+_ODD = re.compile(f"(?![{_OFTEN_RIGHT}])(?<![{_FLAGS}])[{INVISIBLE}]|(?<=[!-~])[{_OFTEN_RIGHT}](?=[!-~])")
 SIZE = 5
 NEAR_ENOUGH = 1e-9
 """Tolerance for rounding errors in a similarity."""

@@ -8,27 +8,11 @@ from itertools import permutations
 from typing import Any
 
 from finetune_pipeline.data import names
-from finetune_pipeline.data.draft.asked import (
-    Choices,
-    asked_text,
-    choices_of,
-    compared,
-    has_tools,
-    instruction,
-    joined,
-    without_wholes,
-)
-from finetune_pipeline.data.draft.candidates import answers_of, indicators, labels_of, texts_of
+from finetune_pipeline.data.draft import candidates
 from finetune_pipeline.data.draft.columns import ELEMENT, KEY, SAMPLE, Column, columns_of, exploded
 from finetune_pipeline.data.draft.conversations import Chat, chat_of, whole_chat, with_answer
 from finetune_pipeline.data.draft.reading import RawRow
-from finetune_pipeline.data.draft.speakers import roles_of
-from finetune_pipeline.data.draft.turn_rows import (
-    numbered_turns,
-    single_messages,
-    speaking_ids,
-    transcript_of,
-)
+from finetune_pipeline.data.draft.turns import numbered_turns, roles_of, single_messages, speaking_ids, transcript_of
 from finetune_pipeline.data.fields import compile_expression
 
 
@@ -77,18 +61,15 @@ def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None =
         return why
     if choice and not text and (why := numbered_turns(columns, choice.texts[0])):
         return why
-    if (
-        choice is not None
-        and not flags
-        and (answer or choice.answer not in columns or _is_answer(columns[choice.answer].name))
-    ):
+    by_name = choice and (answer or choice.answer not in columns or names.is_answer(columns[choice.answer].name))
+    if choice and by_name and not flags:
         return choice
     for column in sorted(lists, key=lambda c: c.path not in flags):
         flag = flags.get(column.path)
         inner = [row for row in exploded(rows, column.path) if not (flag and row.value.get(flag))]
         own = columns_of(inner)
         pair = _pair(inner, own, text, answer) if len(inner) >= len(rows) / 2 else None
-        known = pair and pair.answer in own and _is_answer(own[pair.answer].name)
+        known = pair and pair.answer in own and names.is_answer(own[pair.answer].name)
         in_pieces = f"{column.path}[]" in segments  # which are one text, unless the row has a label for each of them
         if pair and (known and pair.answer in columns if in_pieces else choice is None or flag or known):
             if not answer and (why := single_messages(own, own.get(pair.answer))):
@@ -125,10 +106,6 @@ def _flag(rows: Sequence[RawRow], path: str) -> str | None:
     return next((flag for flag in names.FLAGS if flag in keys), None)
 
 
-def _is_answer(name: str) -> bool:
-    return names.rank(name, (*names.LABELS, *names.WRITTEN)) is not None
-
-
 def _column(columns: Mapping[str, Column], name: str) -> Column | None:
     by_name = next((c for c in columns.values() if c.name == name), None)
     return columns.get(name) or columns.get(names.key_path(name)) or by_name
@@ -145,13 +122,13 @@ def _described(columns: Mapping[str, Column]) -> str:
 
 def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | None, answer: str | None) -> Choice | None:
     """The columns of text and answer; None if none look like it."""
-    segments, choices = _segments(rows, columns), None if text else choices_of(rows, columns, answer)
+    segments, choices = _segments(rows, columns), None if text else candidates.choices_of(rows, columns, answer)
     useful = _useful(columns, choices)
-    texts = without_wholes(rows, texts_of(useful)) or [
+    texts = candidates.without_wholes(rows, candidates.texts_of(useful)) or [
         c for c in useful.values() if c.kind == "object" and c.is_top and segments is None and len(c.values) > 1
     ]
     said = _column(columns, text) if text else next(iter(texts), None)
-    answers = answers_of(rows, useful, texts, segments)
+    answers = candidates.answers_of(rows, useful, texts, segments)
     if not answer:
         answers = _apart(answers, said, [] if text else texts)
         answers = [choices.answer, *(c for c in answers if c is not choices.answer)] if choices else answers
@@ -162,51 +139,44 @@ def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | Non
     if text_column is None and (segments is None or text):
         return None
     others = [c for c in texts if c.path not in (answer_column.path, text_column.path if text_column else "")]
-    fields, expression, used = _fields(
-        useful, text_column, answer_column, others, segments or "", asks_alone=bool(text)
-    )
+    fields, expression, used = _fields(useful, text_column, answer_column, others, segments or "", bool(text))
     chosen = answer_column.path
-    if several := [] if answer else indicators(useful, answer_column):
-        fields = {"text": expression, "label": labels_of(several)}
+    if several := [] if answer else candidates.indicators(useful, answer_column):
+        fields = {"text": expression, "label": candidates.labels_of(several)}
         used |= {c.path for c in several}
         chosen = ", ".join(c.path for c in several)
     if choices:
-        fields = {"text": joined(expression, choices.expression), "label": answer_column.expression}
+        fields = {"text": candidates.joined(expression, choices.expression), "label": answer_column.expression}
         used |= choices.paths
     asked = sorted({c.path for c in texts} & used - {answer_column.path}, key=list(columns).index)
     used |= {answer_column.path, KEY}
-    if has_tools(rows):
+    if candidates.has_tools(rows):
         fields["tools"] = "tools"
         used.add("tools")
     if group := _group(columns):
         fields["group"] = group.path
         used.add(group.path)
-    first = text_column.path if text_column else expression
-    return Choice(
-        fields=fields,
-        text=" and ".join(asked) or expression,
-        answer=chosen,
-        texts=list(dict.fromkeys([first, *(c.path for c in texts if c.path != answer_column.path)])),
-        answers=list(dict.fromkeys([chosen, *(c.path for c in answers)])),
-        unused=_unused(columns, used),
-    )
+    first, read = text_column.path if text_column else expression, " and ".join(asked) or expression
+    text_paths = list(dict.fromkeys([first, *(c.path for c in texts if c.path != answer_column.path)]))
+    answer_paths = list(dict.fromkeys([chosen, *(c.path for c in answers)]))
+    return Choice(fields, read, chosen, text_paths, answer_paths, _unused(columns, used))
 
 
-def _useful(columns: Mapping[str, Column], choices: Choices | None) -> dict[str, Column]:
+def _useful(columns: Mapping[str, Column], choices: candidates.Choices | None) -> dict[str, Column]:
     """The columns that may be text or answer: no rejected answers, no ids in JSON, no choices of a question."""
     taken = choices.paths if choices else frozenset[str]()
-    return {
-        path: c
-        for path, c in columns.items()
-        if not (c.is_rejected or (c.is_json and names.plain_name(c.name) in names.IDS) or taken & {path, c.name})
-    }
+
+    def is_none(c: Column) -> bool:
+        return c.is_rejected or (c.is_json and names.plain_name(c.name) in names.IDS) or bool(taken & {c.path, c.name})
+
+    return {path: c for path, c in columns.items() if not is_none(c)}
 
 
 def _apart(answers: Sequence[Column], said: Column | None, texts: Sequence[Column]) -> list[Column]:
     """The answers that neither hold the text nor lie within it, and are not compared with it."""
     text = f"{said.path if said else ''}."
     pairs = [(c, f"{c.path}.") for c in answers]
-    asked_too = compared(texts[0], texts[1:]) if texts else []
+    asked_too = candidates.compared(texts[0], texts[1:]) if texts else []
     return [c for c, a in pairs if (a == text or not (a.startswith(text) or text.startswith(a))) and c not in asked_too]
 
 
@@ -225,27 +195,25 @@ def _fields(
     answer: Column,
     others: Sequence[Column],
     segments: str,
-    asks_alone: bool,
+    alone: bool,
 ) -> tuple[dict[str, str], str, set[str]]:
-    """(data.fields, the expression of what is asked, columns read) of a text, or of a list of pieces of it, and its answer.
-
-    others: further columns of text; none is put beside a text that somebody named (`asks_alone`), but what an instruction is about.
-    """
+    """(data.fields, the expression of what is asked, columns read) of a text, or of a list of pieces of it, and its answer. others:
+    further columns of text; none is put beside a text that somebody named (`alone`), but what an instruction is about."""
     written = not answer.is_label
     if text is None:
         expression, used = segments, {segments}
     else:
-        expression, used = asked_text(text, None if asks_alone else others)
+        expression, used = candidates.asked_text(text, None if alone else others)
         contexts = [c for c in useful.values() if names.plain_name(c.name) in names.CONTEXTS and c.kind == "text"]
         beside = [c for c in (*others, *contexts) if c.path != answer.path]
-        if both := instruction(text, beside, ("instruction",) if asks_alone else ("instruction", "question")):
-            expression, used = joined(*(c.path for c in both)), {c.path for c in both}
+        asks = ("instruction",) if alone else ("instruction", "question")
+        if both := candidates.instruction(text, beside, asks):
+            expression, used = candidates.joined(*(c.path for c in both)), {c.path for c in both}
             if written:
-                head, subject = both
-                fields = {"instruction": head.expression, "input": subject.expression, "output": answer.expression}
-                return fields, expression, used
-    asks, answers = ("prompt", "completion") if written else ("text", "label")
-    return {asks: expression, answers: answer.expression}, expression, used
+                of = zip(("instruction", "input", "output"), (*both, answer), strict=True)
+                return {name: column.expression for name, column in of}, expression, used
+    names_of = ("prompt", "completion") if written else ("text", "label")
+    return dict(zip(names_of, (expression, answer.expression), strict=True)), expression, used
 
 
 def _unused(columns: Mapping[str, Column], used: set[str]) -> list[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, Literal
@@ -56,7 +57,7 @@ class Column:
         text = as_text(value)
         if text in self.values or len(self.values) < _MOST_VALUES:
             self.values[text] += 1
-        self.words += words_in(text)
+        self.words += max(len(text.split()), len(_UNSPACED.findall(text)) // 2)
         self.longest = max(self.longest, len(text))
 
     @property
@@ -71,8 +72,7 @@ class Column:
     def expression(self) -> str:
         """How `data.fields` reads the values as text."""
         plain = self.kinds.keys() <= {"text"} or self.path == KEY
-        all_of = re.sub(r"(?<=.)\[0\]", "[]", self.path)
-        all_of = self.path if self.path.startswith("join(") else all_of
+        all_of = self.path if self.path.startswith("join(") else re.sub(r"(?<=.)\[0\]", "[]", self.path)
         if all_of != self.path and self.is_label:  # a list that holds two one day gives both, which is no label
             return f"join(', ', {all_of if plain else f'{all_of}.to_string(@)'})"
         return self.path if plain else f"to_string({self.path})"
@@ -99,12 +99,9 @@ class Column:
     @property
     def is_decision(self) -> bool:
         """Whether the column says which rows annotators accepted."""
-        known = {*LEFT_OUT.get(plain_name(self.name), ())}
-        return bool(known) and {value.casefold() for value in self.values} <= known | {
-            "accept",
-            "submitted",
-            "approved",
-        }
+        known = LEFT_OUT.get(plain_name(self.name), ())
+        said = {value.casefold() for value in self.values}
+        return bool(known) and said <= {*known, "accept", "submitted", "approved"}
 
     @property
     def is_top(self) -> bool:
@@ -152,32 +149,22 @@ class Column:
     @property
     def is_json(self) -> bool:
         """Whether the values are JSON objects or lists, also as text."""
-        if self.kind in ("object", "list"):
-            return self.filled > 0
         some = list(self.values)[:50]
-        return bool(some) and all(is_json_answer(value) for value in some)
+        return bool(some) and (self.kind in ("object", "list") or all(map(is_json_answer, some)))
 
 
 _NUMBER = re.compile(r"[-+]?\d+([.,]\d+)*(e[-+]?\d+)?", re.IGNORECASE)
+# Thai, Lao, Burmese, Khmer, Japanese, Chinese, Korean, and emoji: two characters count as a word
 _UNSPACED = re.compile(
-    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\U0001f000-\U0001faff]"
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\U0001f000-\U0001faff]"
 )
-"""Thai, Lao, Burmese, Khmer, Japanese, Chinese, Korean; and emoji."""
 _WHOLE = re.compile(r"[-+]?\d+([.,](0|5))?")
 
 
-def words_in(text: str) -> int:
-    """Number of words; in scripts without spaces, two characters count as one."""
-    return max(len(text.split()), len(_UNSPACED.findall(text)) // 2)
-
-
 def is_json_answer(text: str) -> bool:
-    if text.lstrip()[:1] not in ("{", "["):
-        return False
-    try:
-        return isinstance(json.loads(text), dict | list)
-    except (ValueError, RecursionError):
-        return False
+    with suppress(ValueError, RecursionError):
+        return text.lstrip()[:1] in ("{", "[") and isinstance(json.loads(text), dict | list)
+    return False
 
 
 def _is_moment(text: str) -> bool:
@@ -203,15 +190,12 @@ def leaves(value: Any, path: str = "", name: str = "", depth: int = 0) -> Iterat
     if path and (said := answer_in(value, path)):
         yield said[0], name, said[1]
         return
-    if path and not isinstance(value, dict):
+    if path:
         yield path, name, value
     if isinstance(value, dict):
-        if path:
-            yield path, name, value
-        if depth < _DEEPEST and len(value) <= 200:
-            for key, item in value.items():
-                at = key_path(str(key))
-                yield from leaves(item, f"{path}.{at}" if path else at, str(key), depth + 1)
+        for key, item in value.items() if depth < _DEEPEST and len(value) <= 200 else ():
+            at = key_path(str(key))
+            yield from leaves(item, f"{path}.{at}" if path else at, str(key), depth + 1)
     elif isinstance(value, list) and not path and len(value) <= 20:
         for i, item in enumerate(value):
             yield from leaves(item, f"[{i}]", f"[{i}]", depth + 1)
@@ -265,8 +249,8 @@ def exploded(rows: Sequence[RawRow], name: str) -> list[RawRow]:
     """The rows that `data.fields.each` makes: one for each element of a list, with the row's other keys."""
     made = []
     for row in rows:
-        outer: Mapping[str, Any] = row.value if isinstance(row.value, dict) else {}
-        elements, outer = outer.get(name), {key: item for key, item in outer.items() if key != name}
+        outer = dict(row.value) if isinstance(row.value, dict) else {}
+        elements = outer.pop(name, None)
         for element in elements if isinstance(elements, list) else ():
             own = element if isinstance(element, dict) else {ELEMENT: element}
             made.append(RawRow(row.key, {**outer, **own}))

@@ -13,8 +13,7 @@ import msgspec
 from finetune_pipeline.data import names
 from finetune_pipeline.data.draft.columns import Column, as_text, leaves
 from finetune_pipeline.data.draft.reading import RawRow
-from finetune_pipeline.data.draft.speakers import are_speakers, both_sides, roles_of, said_in, turn_keys
-from finetune_pipeline.data.draft.turn_rows import turns_in
+from finetune_pipeline.data.draft.turns import are_speakers, both_sides, roles_of, said_in, turn_keys, turns_in
 from finetune_pipeline.data.examples import ROLES
 from finetune_pipeline.data.fields import compile_expression
 from finetune_pipeline.data.formats import format_of
@@ -33,10 +32,7 @@ _ANSWERS = (*names.WRITTEN, "choices", "chosen", "result", "outputs", "candidate
 _REQUESTS = ("input", "question", "query", "message", "prompt", "instruction", "request", "utterance")
 _ASKING = 0.95
 """Least share of conversations that end with the user's turn, where the answer stands beside them."""
-_BESIDES = {
-    "system": ("system", "instructions", "systemInstruction", "system_instruction"),
-    "tools": ("tools",),
-}
+_BESIDES = {"system": ("system", "instructions", "systemInstruction", "system_instruction"), "tools": ("tools",)}
 """Fields whose value may stand beside a list of turns, and its keys there."""
 
 
@@ -47,7 +43,7 @@ class Chat:
     Attributes:
         fields, roles: For task.yaml.
         columns: The columns they read.
-        speaker, said: Keys of a turn, or columns of a table with one turn per row.
+        speaker, text_key: Keys of a turn, or columns of a table with one turn per row.
         thread: Column with the conversation id, in a table of turns; otherwise the first of `columns` is the list of turns.
         answer: Column of the answer, where the turns end with the user's.
         transcript: Whether the first of `columns` holds each conversation in one text.
@@ -65,16 +61,17 @@ class Chat:
     whole: Mapping[str, str] | None = None
 
 
+def _objects(rows: Sequence[RawRow]) -> tuple[list[dict[str, Any]], str | None]:
+    """(the rows that are objects, the format that most of them are in)."""
+    objects = [row.value for row in rows if isinstance(row.value, dict)]
+    return objects, Counter(map(format_of, objects)).most_common(1)[0][0] if objects else None
+
+
 def whole_chat(rows: Sequence[RawRow]) -> Chat | None:
     """The chat of rows that a registered format reads as conversations, though they hold no list of turns."""
-    objects = [row.value for row in rows if isinstance(row.value, dict)]
-    native = Counter(map(format_of, objects)).most_common(1)[0][0] if objects else None
-    lists = [
-        (key, some)
-        for row in objects
-        for key, value in row.items()
-        if isinstance(some := unpacked(value), list) and some
-    ]
+    objects, native = _objects(rows)
+    values = [(key, unpacked(value)) for row in objects for key, value in row.items()]
+    lists = [(key, some) for key, some in values if isinstance(some, list) and some]
     earlier = any(key == "history" for key, _ in lists) or any(row.get("system") for row in objects)
     if native in _SINGLE and earlier and not any(isinstance(some[0], dict) for _, some in lists):
         return Chat({}, columns=("history", "system"), whole={"system": "=''"})
@@ -83,10 +80,7 @@ def whole_chat(rows: Sequence[RawRow]) -> Chat | None:
 
 def chat_of(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | None:
     """Detect how these rows hold conversations; None if they do not."""
-    objects = [row.value for row in rows if isinstance(row.value, dict)]
-    if not objects:
-        return None
-    native = Counter(format_of(row) for row in objects).most_common(1)[0][0]
+    objects, native = _objects(rows)
     lists = [c for c in columns.values() if c.kind == "list" and not c.is_rejected]
     for column in sorted(lists, key=lambda c: not c.is_top):
         turns = [turn for turns in _turns(objects[:500], column.path) for turn in turns]
@@ -162,19 +156,14 @@ def with_answer(chat: Chat, rows: Sequence[RawRow], columns: Mapping[str, Column
 
 def _answers_of(beside: Sequence[Column], columns: Mapping[str, Column]) -> list[Column]:
     """The columns beside the turns that may hold the answer: those below an assistant's turn, or a key of an answer."""
-    by_assistant = tuple(
-        p.removesuffix("role") for p, c in columns.items() if p.endswith(".role") and c.values.keys() == {"assistant"}
-    )
-    return [
-        c
-        for c in beside
-        if len(c.values) > 1
-        and c.filled >= 0.5 * c.rows
-        and (
-            c.path.startswith(by_assistant)
-            or any(names.rank(key, _ANSWERS) is not None for key in re.split(r"[.\[]", c.path))
-        )
-    ]
+    roles = {path: column.values.keys() for path, column in columns.items() if path.endswith(".role")}
+    by_assistant = tuple(path.removesuffix("role") for path, values in roles.items() if values == {"assistant"})
+
+    def may_answer(c: Column) -> bool:
+        named = (names.rank(key, _ANSWERS) is not None for key in re.split(r"[.\[]", c.path))
+        return c.path.startswith(by_assistant) or any(named)
+
+    return [c for c in beside if len(c.values) > 1 and c.filled >= 0.5 * c.rows and may_answer(c)]
 
 
 def _behind_history(chat: Chat, beside: Sequence[Column]) -> Chat | None:

@@ -114,21 +114,16 @@ def _names(files: Files) -> str:
     return ", ".join(name for name, _ in files[:3]) + (", …" if len(files) > 3 else "")
 
 
-# --- fields -----------------------------------------------------------------------------------------------------------
-
-
 def _with_fields(files: Files, reading: Reading, choice: Choice) -> Draft:
     """Complete the section `data`; omit what is detected from the rows anyway."""
     made = Draft(reading, choice, Answers(()), notes=[*reading.notes])
     if choice.chat:
         return _with_chat(files, made, choice.chat)
-    if choice.flag:
-        name, flag = choice.flag
-        elements = exploded(reading.rows, name)
-        flagged = sum(bool(row.value.get(flag)) for row in elements)
-        if flagged:
-            note = f"{flagged:,} of {len(elements):,} elements of {name} say {flag}"
-            made.notes.append(f"{note}: data.fields.each leaves them out")
+    name, flag = choice.flag or ("", "")
+    elements = exploded(reading.rows, name) if flag else []
+    if flagged := sum(bool(row.value.get(flag)) for row in elements):
+        note = f"{flagged:,} of {len(elements):,} elements of {name} say {flag}"
+        made.notes.append(f"{note}: data.fields.each leaves them out")
     if "max_by(" in str(choice.fields):
         made.notes.append("of several answers to a question, the one with the highest score is learnt")
     declared = _with(reading.data, choice.fields)
@@ -224,9 +219,6 @@ def _system_turns(files: Files, data: Mapping[str, Any]) -> Iterator[str]:
             turns = read_turns(row, spec, "").messages if isinstance(row, dict) else []
             if turns and turns[0]["role"] == "system":
                 yield turns[0]["content"]
-
-
-# --- answers ----------------------------------------------------------------------------------------------------------
 
 
 def _conversations(files: Files, made: Draft, limit: int | None = None) -> Iterator[list[Message]]:

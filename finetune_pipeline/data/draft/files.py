@@ -45,7 +45,9 @@ def given_files(paths: Sequence[Path]) -> list[GivenFile]:
     files: dict[str, Path] = {}
     for path in paths:
         if path.is_dir():
-            below = ((p, p.relative_to(path).parent.parts) for p in path.rglob("*") if p.is_file() and _is_raw(p))
+            # Arrow files are named with their folder, so that what holds them is refused, and not read in part
+            raw = (p for p in path.rglob("*") if p.is_file() and (is_known(p) or p.suffix == ".arrow"))
+            below = ((p, p.relative_to(path).parent.parts) for p in raw)
             inside = sorted(p for p, folders in below if not any(folder.startswith(".") for folder in folders))
             if not inside:
                 message = f"no file in this folder ends in {', '.join(SUFFIXES)}"
@@ -73,11 +75,6 @@ def given_files(paths: Sequence[Path]) -> list[GivenFile]:
         name = f"raw/{printable}" if f"raw/{printable}" not in given else next(n for n in same if n not in given)
         given[name] = GivenFile(name, path)
     return list(given.values())
-
-
-def _is_raw(path: Path) -> bool:
-    """Whether a file of a folder is named with it. Arrow files are, so that what holds them is refused, and not read in part."""
-    return is_known(path) or path.suffix == ".arrow"
 
 
 def with_suffix(file: GivenFile, container: str) -> GivenFile:
@@ -159,15 +156,15 @@ def task_yaml(name: str, draft: Draft, files: str, min_per_label: int | None = N
         f"# Drafted by `finetune init` from {files}. `finetune show {name}` prints every setting, `finetune schema` says",
         "# what is allowed.",
         f"name: {name}",
-        f"description: {_scalar(description)}  # say what the model is for",
+        f"description: {_inline(description)}  # say what the model is for",
         f"base_model: {defaults['base_model'].default}  # or a folder, or a Hub id",
         f"# System prompt of every input, in training and in production: {described} what each line means.",
-        f"system_prompt: {_block(draft.system_prompt)}",
+        f"system_prompt: {_inline(draft.system_prompt, style='|')}",
         "output:",
         *_output(draft),
         "data:",
         "  raw: [raw/*]",
-        *(f"  {key}: {_flow(value)}" for key, value in data.items()),
+        *(f"  {key}: {_inline(value)}" for key, value in data.items()),
     ]
     if draft.answers.kind == "labels":
         default = draft.spec.data.min_per_label
@@ -180,9 +177,6 @@ def task_yaml(name: str, draft: Draft, files: str, min_per_label: int | None = N
         f"  epochs: {training.epochs:g}",
     ]
     text = "\n".join(lines) + "\n"
-    if parse_spec(text).system_prompt != draft.system_prompt:  # a text that a block of YAML cannot hold
-        block, scalar = _block(draft.system_prompt), _scalar(draft.system_prompt)
-        text = text.replace(f"system_prompt: {block}", f"system_prompt: {scalar}")
     parse_spec(text)
     return text
 
@@ -191,32 +185,14 @@ def _output(draft: Draft) -> list[str]:
     answers, output = draft.answers, draft.output
     lines = [f"  kind: {output['kind']}  # labels, json (extraction) or text"]
     if answers.kind == "labels":
-        lines += ["  labels:", *(f"    - {_scalar(label)}  # {answers.counts[label]} rows" for label in answers.labels)]
-    return lines + [f"  {key}: {_flow(value)}" for key, value in output.items() if key not in ("kind", "labels")]
+        lines += ["  labels:", *(f"    - {_inline(label)}  # {answers.counts[label]} rows" for label in answers.labels)]
+    return lines + [f"  {key}: {_inline(value)}" for key, value in output.items() if key not in ("kind", "labels")]
 
 
-def _flow(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_scalar(k)}: {_flow(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list):
-        return f"[{', '.join(map(_flow, value))}]"
-    if isinstance(value, str) and set(value) & set("{}[],"):
-        return _quoted(value)
-    return _scalar(value)
-
-
-def _scalar(value: Any) -> str:
-    """A value as one line of YAML."""
-    text = yaml.safe_dump(value, allow_unicode=True, width=_WIDTH).removesuffix("\n").removesuffix("\n...")
-    return text if "\n" not in text else _quoted(value)
-
-
-def _quoted(text: str) -> str:
-    return yaml.safe_dump(text, allow_unicode=True, width=_WIDTH, default_style='"').rstrip("\n")
-
-
-def _block(text: str) -> str:
-    """A text as a YAML block that keeps its lines, or quoted if a block would change it."""
-    if text != text.strip() or (not text.isprintable() and not text.replace("\n", "").isprintable()):
-        return _quoted(text)
-    return "|-\n" + "\n".join(f"  {line}" if line else "" for line in text.split("\n"))
+def _inline(value: Any, style: str | None = None) -> str:
+    """A value as YAML behind its key: in one line, or in the style of a block if it can have it."""
+    plain = not re.search(r"\\x85|\\u202[89]", ascii(value))  # PyYAML reads them as ends of lines
+    how: dict[str, Any] = {"allow_unicode": plain, "width": _WIDTH, "sort_keys": False, "default_flow_style": True}
+    text: str = yaml.safe_dump(value, default_style=style, **how)
+    text = text.removesuffix("\n").removesuffix("\n...")
+    return text if style or "\n" not in text else yaml.safe_dump(value, default_style='"', **how).removesuffix("\n")

@@ -84,9 +84,8 @@ def decoded(record: Record) -> Any:
 
 def read_raw(files: Sequence[tuple[str, Path]], encoding: str | None = None, sheet: str | None = None) -> Reading:
     """Read files of unknown format, each (name, path). encoding, sheet: set by the user."""
-    reading = Reading(data={"csv": {"encoding": encoding}} if encoding else {})
-    if sheet:
-        reading.data["sheet"] = sheet
+    given = {"csv": {"encoding": encoding} if encoding else None, "sheet": sheet}
+    reading = Reading({key: value for key, value in given.items() if value})
     reading.problems += check_fields(spec_of(reading.data))
     if errors(reading.problems):
         return reading
@@ -105,9 +104,8 @@ def read_raw(files: Sequence[tuple[str, Path]], encoding: str | None = None, she
             _choose_rows(path, name, seen.encoding, reading)
         elif container.dialect is not None:
             _choose_dialect(path, name, container, reading)
-        if errors(reading.problems):
-            continue
-        _add_rows(path, name, reading)
+        if not errors(reading.problems):
+            _add_rows(path, name, reading)
     reading.rows = with_json_texts(reading.rows)
     if _is_half_a_batch([row.value for row in reading.rows]):
         message = "requests of a batch API and their responses stand in rows of their own"
@@ -165,9 +163,6 @@ def _add_rows(path: Path, name: str, reading: Reading) -> None:
         first = [*unread[0].findings, *decode_line(unread[0].raw, "")[1], nothing][0]
         message = f"{len(unread):,} of {reading.counts[name]:,} rows cannot be read: {first.message}"
         reading.refuse("unreadable", name, message, f"{first.fix}; or export it as {_FORMS}")
-
-
-# --- tables -----------------------------------------------------------------------------------------------------------
 
 
 def _first_rows(path: Path, name: str, data: Mapping[str, Any]) -> tuple[list[list[str]], int]:
@@ -229,8 +224,7 @@ def _named_again(rows: Sequence[Sequence[str]]) -> int:
     """How many rows below the header hold no value in any column of numbers and dates."""
     below = rows[4:]
     full = [i for i in range(len(rows[0])) if len(below) >= _ENOUGH and all(row[i][:1].isdigit() for row in below)]
-    again = takewhile(lambda row: full and not any(row[i][:1].isdigit() for i in full), rows[1:4])
-    return sum(1 for _ in again)
+    return len([*takewhile(lambda row: full and not any(row[i][:1].isdigit() for i in full), rows[1:4])])
 
 
 def is_header(first: Sequence[str], behind: Sequence[Sequence[str]]) -> bool:
@@ -274,9 +268,6 @@ def _choose_sheet(path: Path, name: str, reading: Reading) -> None:
         unread = f", and not {others}" if others else ""
         reading.notes.append(f"{name}: {', '.join(map(quoted, alike))} of its sheets read{unread}")
     reading.data["csv"] = {**reading.data.get("csv", {}), "header": header}
-
-
-# --- JSON documents ---------------------------------------------------------------------------------------------------
 
 
 def _choose_rows(path: Path, name: str, encoding: str, reading: Reading) -> None:

@@ -6,8 +6,8 @@ A format is one module of this package with one class::
     class QuestionAnswer(RawFormat):
         name, order = "question_answer", 35
         row_keys = ("q", "a")
+        needs = (("q",), ("a",))
 
-        def recognises(self, keys): return "q" in keys and "a" in keys
         def read(self, row, spec, turns): return read_single_texts(row, "q", "a", spec, turns)
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Set
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
@@ -33,9 +33,7 @@ ANSWERS = ("completion", "response", "answer", "output")
 CHATS = ("messages", "conversations")
 """Keys whose values are lists of turns."""
 _TOOLS = ("tools", "functions")
-_SPREADSHEET_ERRORS = frozenset(
-    ("#N/A", "#NULL!", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#NV", "#WERT!", "#BEZUG!", "#ZAHL!")
-)
+_SPREADSHEET_ERRORS = "#N/A #NULL! #DIV/0! #VALUE! #REF! #NAME? #NUM! #NV #WERT! #BEZUG! #ZAHL!".split()
 """What English and German spreadsheets show where a formula fails."""
 
 
@@ -66,15 +64,8 @@ class Turns:
         self.findings.append(row_finding(rule, self.place, message, fix, severity))
 
     def text_of(self, holder: dict[str, Any], key: str, name: str, note: bool = True, missing: str = "") -> str | None:
-        """The stripped text under a key of a row or turn, or None with a finding.
-
-        Args:
-            holder: The row or turn.
-            key: Of the text.
-            name: What messages call it.
-            note: Whether to add a note about outer whitespace.
-            missing: Fix to suggest if the key is missing.
-        """
+        """The stripped text under a key of a row or turn, or None with a finding. name: what messages call it; note: add a note
+        about outer whitespace; missing: the fix to suggest if the key is missing."""
         value = holder.get(key)
         if isinstance(value, str) and value in _SPREADSHEET_ERRORS:
             fix = "correct the cell's formula, or remove the row"
@@ -106,6 +97,7 @@ class RawFormat(ABC):
         documented: Keys and their variants, for the table in docs/reference.md.
         row_keys: Keys that identify a row, in a JSON document or a table's header. A misspelt
             key is compared with the first, and with `fields`.
+        needs: Rows in this format have a key of each of these groups.
         fields: Names in `data.fields` that together map to this format; empty if it cannot be mapped.
     """
 
@@ -113,11 +105,12 @@ class RawFormat(ABC):
     order: ClassVar[int]
     documented: ClassVar[str] = ""
     row_keys: ClassVar[tuple[str, ...]]
+    needs: ClassVar[tuple[tuple[str, ...], ...]]
     fields: ClassVar[tuple[str, ...]] = ()
 
-    @abstractmethod
-    def recognises(self, keys: Collection[str]) -> bool:
+    def recognises(self, keys: Set[str]) -> bool:
         """Whether a row with these keys is in this format."""
+        return not any(keys.isdisjoint(group) for group in self.needs)
 
     @abstractmethod
     def read(self, row: dict[str, Any], spec: TaskSpec, turns: Turns) -> set[str]:
@@ -212,26 +205,21 @@ def read_history(row: dict[str, Any], turns: Turns) -> set[str]:
     earlier: list[Message] = []
     for i, pair in enumerate(pairs):
         if not isinstance(pair, list) or len(pair) != 2:
-            turns.say(
-                "wrong_type", f"`history[{i}]` must be a pair, found {quoted(pair)}", 'write ["request", "answer"]'
-            )
-            turns.whole = False
+            message = f"`history[{i}]` must be a pair, found {quoted(pair)}"
+            turns.say("wrong_type", message, 'write ["request", "answer"]')
             continue
-        for role, side in (("user", 0), ("assistant", 1)):
+        for side, role in enumerate(("user", "assistant")):
             text = turns.text_of({"history": pair[side]}, "history", f"history[{i}][{side}]")
             earlier += [{"role": role, "content": text}] if text is not None else []
-            turns.whole = turns.whole and text is not None
     turns.messages[1:1] = earlier
+    turns.whole = turns.whole and len(earlier) == 2 * len(pairs)
     return {"history"}
 
 
 def chosen_text(value: Any) -> Any:
     """The better answer of a preference row: text, a turn, or a list of turns that ends with it."""
-    if isinstance(value, list) and value:
-        value = value[-1]
-    if isinstance(value, dict):
-        return value.get("content", value.get("value"))
-    return value
+    last = value[-1] if isinstance(value, list) and value else value
+    return last.get("content", last.get("value")) if isinstance(last, dict) else last
 
 
 def _unknown_format(row: dict[str, Any], shape: str | None, spec: TaskSpec) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from finetune_pipeline.data.formats.base import RawFormat, Turns, register
@@ -21,9 +21,7 @@ class ChatGpt(RawFormat):
     name, order = "chatgpt", 15
     documented = "`mapping`, `current_node`: ChatGPT's data export; the thread that ends at the current node"
     row_keys = ("mapping", "current_node")
-
-    def recognises(self, keys: Collection[str]) -> bool:
-        return "mapping" in keys and "current_node" in keys
+    needs = (("mapping",), ("current_node",))
 
     def read(self, row: dict[str, Any], spec: TaskSpec, turns: Turns) -> set[str]:
         nodes = row["mapping"] if isinstance(row["mapping"], dict) else {}

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
-from finetune_pipeline.data.formats.base import (
-    ANSWERS,
-    RawFormat,
-    Turns,
-    clean_text,
-    first_key,
-    read_history,
-    read_single_texts,
-    register,
-)
+from finetune_pipeline.data.formats import base
+from finetune_pipeline.data.formats.base import ANSWERS, RawFormat, Turns, first_key, register
 from finetune_pipeline.data.quoting import quoted
 from finetune_pipeline.spec import TaskSpec
 
@@ -30,17 +21,15 @@ class Instruction(RawFormat):
     name, order = "instruction", 30
     documented = "`instruction`, `input` (may be empty), `output`; `history` of earlier `[request, answer]` pairs"
     row_keys = ("instruction", *_INPUTS, "output")
+    needs = (("instruction",),)
     fields = ("instruction", "output")
-
-    def recognises(self, keys: Collection[str]) -> bool:
-        return "instruction" in keys
 
     def read(self, row: dict[str, Any], spec: TaskSpec, turns: Turns) -> set[str]:
         answer_key = first_key(row, ("output", *ANSWERS, "chosen")) or "output"
         key = first_key(row, _INPUTS)
         subject = None if key is None else _subject(row, key, turns)
-        read = read_single_texts(row, "instruction", answer_key, spec, turns, subject)
-        read |= read_history(row, turns)
+        read = base.read_single_texts(row, "instruction", answer_key, spec, turns, subject)
+        read |= base.read_history(row, turns)
         return read if key is None else {*read, key}
 
 
@@ -49,8 +38,8 @@ def _subject(row: dict[str, Any], key: str, turns: Turns) -> str | None:
     value = row[key]
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
-    if isinstance(value, str) and clean_text(value).casefold() in NO_INPUT:
-        message = f"`{key}` is {quoted(clean_text(value))}; it was read as empty"
+    if isinstance(value, str) and base.clean_text(value).casefold() in NO_INPUT:
+        message = f"`{key}` is {quoted(base.clean_text(value))}; it was read as empty"
         turns.say("no_input_marker", message, "leave it empty", "warning")
         return None
     return turns.text_of(row, key, key)

@@ -7,7 +7,7 @@ answer, inside ``<think>…</think>``, with a note. Pictures, sound and files ar
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from finetune_pipeline.data.examples import ROLES
@@ -40,10 +40,8 @@ class Messages(RawFormat):
         "`messages`: OpenAI chat, with `tools`, `tool_calls`, `weight`, and content as text or as a list of text parts"
     )
     row_keys = ("messages", "tools", "chosen", "rejected")
+    needs = (("messages",),)
     fields = ("messages",)
-
-    def recognises(self, keys: Collection[str]) -> bool:
-        return "messages" in keys
 
     def read(self, row: dict[str, Any], spec: TaskSpec, turns: Turns) -> set[str]:
         return read_messages(row, "messages", spec, turns, loose=False)
@@ -172,9 +170,7 @@ class _ChatReader:
             self._say("bad_weight", f"`{name}.{key}` is {quoted(weight)}", "write 0 or 1")
         return None
 
-    def _content(
-        self, turn: dict[str, Any], role: str, content_key: str, name: str
-    ) -> tuple[str, list[dict[str, Any]]]:
+    def _content(self, turn: dict[str, Any], role: str, content_key: str, name: str) -> tuple[str, list[Any]]:
         """(text, calls among its parts) of a turn."""
         content, thought = turn.get(content_key), turn.get("reasoning_content")
         calls: list[dict[str, Any]] = []
@@ -191,9 +187,8 @@ class _ChatReader:
             content = ""
         if isinstance(thought, str) and thought.strip() and role == "assistant":
             message = f"`{name}` holds reasoning; it is kept before the answer, inside <think>…</think>"
-            self._say(
-                "reasoning_kept", message, "remove it at the source if the model should not write its reasoning", "note"
-            )
+            fix = "remove it at the source if the model should not write its reasoning"
+            self._say("reasoning_kept", message, fix, "note")
             content = f"<think>\n{clean_text(thought)}\n</think>\n\n{content}".rstrip()
         return content, calls
 

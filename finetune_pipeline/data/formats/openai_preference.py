@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 from finetune_pipeline.data.formats.base import RawFormat, Turns, register
@@ -18,9 +17,7 @@ class OpenAiPreference(RawFormat):
     name, order = "openai_preference", 5
     documented = "`input` of `messages` and `tools`, `preferred_output`"
     row_keys = ("preferred_output", "non_preferred_output")
-
-    def recognises(self, keys: Collection[str]) -> bool:
-        return "preferred_output" in keys and "input" in keys
+    needs = (("preferred_output",), ("input",))
 
     def read(self, row: dict[str, Any], spec: TaskSpec, turns: Turns) -> set[str]:
         given = row["input"] if isinstance(row["input"], dict) else {}

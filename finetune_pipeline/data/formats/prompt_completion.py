@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Set
 from typing import Any
 
-from finetune_pipeline.data.formats.base import (
-    ANSWERS,
-    RawFormat,
-    Turns,
-    first_key,
-    read_history,
-    read_single_texts,
-    register,
-)
+from finetune_pipeline.data.formats import base
+from finetune_pipeline.data.formats.base import ANSWERS, RawFormat, Turns, first_key, register
 from finetune_pipeline.spec import TaskSpec
 
 _PROMPTS = ("prompt", "question", "query", "input")
@@ -27,12 +20,12 @@ class PromptCompletion(RawFormat):
     name, order = "prompt_completion", 40
     documented = "`prompt`, `completion` (or response, answer; question/answer, query/response); `history` as above"
     row_keys = (*_PROMPTS, *ANSWERS)
+    needs = (_PROMPTS, _ANSWERS)
     fields = ("prompt", "completion")
 
-    def recognises(self, keys: Collection[str]) -> bool:
-        both = first_key(keys, _PROMPTS) and first_key(keys, _ANSWERS)
-        return bool(both) and not ("text" in keys and "label" in keys)
+    def recognises(self, keys: Set[str]) -> bool:
+        return super().recognises(keys) and not ("text" in keys and "label" in keys)
 
     def read(self, row: dict[str, Any], spec: TaskSpec, turns: Turns) -> set[str]:
         prompt_key, answer_key = first_key(row, _PROMPTS) or "prompt", first_key(row, _ANSWERS) or "completion"
-        return read_single_texts(row, prompt_key, answer_key, spec, turns) | read_history(row, turns)
+        return base.read_single_texts(row, prompt_key, answer_key, spec, turns) | base.read_history(row, turns)

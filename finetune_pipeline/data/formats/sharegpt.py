@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 from finetune_pipeline.data.formats.base import RawFormat, Turns, first_key, register
@@ -19,9 +18,7 @@ class ShareGpt(RawFormat):
     name, order = "sharegpt", 20
     documented = "`conversations` of `from`, `value`"
     row_keys = (*_CHATS, "system")
-
-    def recognises(self, keys: Collection[str]) -> bool:
-        return first_key(keys, _CHATS) is not None
+    needs = (_CHATS,)
 
     def read(self, row: dict[str, Any], spec: TaskSpec, turns: Turns) -> set[str]:
         return read_messages(row, first_key(row, _CHATS) or "", spec, turns, loose=True)

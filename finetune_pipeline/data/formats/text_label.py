@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 from finetune_pipeline.data.formats.base import RawFormat, Turns, read_single_texts, register
@@ -16,10 +15,8 @@ class TextLabel(RawFormat):
     name, order = "text_label", 50
     documented = "`text`, `label`"
     row_keys = ("text", "label")
+    needs = (("text", "label"),)
     fields = ("text", "label")
-
-    def recognises(self, keys: Collection[str]) -> bool:
-        return "text" in keys or "label" in keys
 
     def read(self, row: dict[str, Any], spec: TaskSpec, turns: Turns) -> set[str]:
         return read_single_texts(row, "text", "label", spec, turns)

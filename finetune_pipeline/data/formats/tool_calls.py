@@ -89,14 +89,13 @@ def read_calls(value: Any, name: str, say: Say) -> list[dict[str, Any]]:
     value = unpacked(value)
     if value is None:
         return []
-    if isinstance(value, dict):
-        value = [value]
-    if not isinstance(value, list) or not value:
+    entries = [value] if isinstance(value, dict) else value
+    if not isinstance(entries, list) or not entries:
         shown = "an empty list" if value == [] else quoted(value)
         say("bad_tool_call", f"`{name}` must be a list of calls, found {shown}", _CALL_FIX)
         return []
     calls: list[dict[str, Any]] = []
-    for i, entry in enumerate(value):
+    for i, entry in enumerate(entries):
         call, why = _read_call(unpacked(entry))
         if call:
             calls.append(call)

@@ -79,13 +79,9 @@ def suspect_rows(given: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 def contradicted_files(
     rows: Sequence[Example], suspects: Sequence[int] | np.ndarray, limit: float
 ) -> list[tuple[str, int, int]]:
-    """(file, suspects, rows) of every raw file of whose labels more than `limit` are suspects, and more than twice the
-    share of the other files: there labels were exchanged, rather than hard to tell. Files with fewer than 20 rows are
-    not judged.
-
-    suspects: places in `rows`. Sets that are hard but right have up to a third of their labels suspected, in every file
-    alike.
-    """
+    """(file, suspects, rows) of every raw file of whose labels more than `limit` are suspects (places in `rows`), and more
+    than twice the share of the other files: there labels were exchanged, rather than hard to tell. Sets that are hard but
+    right have up to a third of their labels suspected, in every file alike. Files with fewer than 20 rows are not judged."""
     many = Counter(str(e.source.get("file")) for e in rows)
     bad = Counter(str(rows[i].source.get("file")) for i in suspects)
     contradicted = []
@@ -136,8 +132,7 @@ def label_noise(
     of: int | None = None,
     decisions: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The label-noise part of the report: how many labels are wrong, which ones may be, and whether that stops
-    training.
+    """The label-noise part of the report: how many labels are wrong, which may be, and whether that stops training.
 
     It stops training (`blocking`) when :func:`contradicted_files` finds a file, when a phrase decides the label against
     the rest of the text (:func:`find_triggers`) in rows that nobody has decided to keep, or when surely more labels are
@@ -145,18 +140,7 @@ def label_noise(
     enough (STOPS_FROM). Before, a model of ordered word pairs is asked too, and the smaller estimate counts: labels
     that depend on word order look random to a model of n-grams. Those that depend on something neither model sees stop
     training until data.max_label_noise is raised. It warns above WARNS_ABOVE, or when there are many suspects for the
-    errors of the model (OF_ERRORS).
-
-    Args:
-        clusters: Near-duplicate cluster of each row, by id.
-        of: How many rows there are, where `examples` are a sample.
-        decisions: {id: keep, drop or relabel} of people.
-
-    Returns:
-        A part of the report with share and interval (of wrong labels), suspected (how many suspects there are),
-        suspects (up to 200, most suspicious first), pairs (the most frequent given and suggested labels with their
-        rows), triggers (phrase, label, reads_like, contradicted, and place and id of all rows that hold it), accuracy
-        (of the linear model on rows it has not seen), left_out.
+    errors of the model (OF_ERRORS). of: how many rows there are, where `examples` are a sample.
     """
     opinion = out_of_fold(examples, clusters) if spec.labels else None
     if opinion is None:
@@ -179,33 +163,27 @@ def label_noise(
     passed = not stops and not contradicted and noise.share <= WARNS_ABOVE
     listed = [_suspect(opinion, i, float(margins[i])) for i in suspects[:LISTED].tolist()]
     pairs = Counter((opinion.classes[given[i]], opinion.classes[likeliest[i]]) for i in suspects.tolist())
-    message = (
-        f"an estimated {noise.share:.1%} of the labels are wrong (95% interval {noise.low:.1%} to {noise.high:.1%}); "
-    )
+    interval = f"95% interval {noise.low:.1%} to {noise.high:.1%}"
+    message = f"an estimated {noise.share:.1%} of the labels are wrong ({interval}); "
     message += f"{len(suspects):,} of {len(given):,} are suspects"
     fix = "go through the suspects, most suspicious first, and put decisions (relabel, drop or keep) into reviews/"
     if too_many:
-        message += (
-            f", and data.max_label_noise allows {limit:.0%}: look through the suspects; if they are right, raise it"
-        )
-        fix = "look through the suspects: if their labels are wrong, look for the join or the column that went astray, or have "
-        fix += (
-            "the rows labelled again; if they are right, a model of words cannot tell them: raise data.max_label_noise"
-        )
+        allowed = f"data.max_label_noise allows {limit:.0%}"
+        message += f", and {allowed}: look through the suspects; if they are right, raise it"
+        wrong = "look for the join or the column that went astray, or have the rows labelled again"
+        right = "a model of words cannot tell them: raise data.max_label_noise"
+        fix = f"look through the suspects: if their labels are wrong, {wrong}; if they are right, {right}"
     if against:
         in_files = ", ".join(f"{bad:,} of {n:,} labels of {file}" for file, bad, n in against)
         message += f"; the other files contradict {in_files}: were labels exchanged there?"
         fix = "correct or remove that file; if its labels are right, raise data.max_suspects_of_a_file"
     severity: Severity = "error" if too_many or against else "warning"
     place = listed[0]["place"] if listed else "data"
-    findings = []
-    if too_many or against or contradicted or noise.share > WARNS_ABOVE:
-        findings.append(Finding("quality.label_noise", severity, place, message, fix))
+    suspicious = too_many or against or contradicted or noise.share > WARNS_ABOVE
+    findings = [Finding("quality.label_noise", severity, place, message, fix)] if suspicious else []
+    look = "look at these rows (quality.json lists all); drop or relabel them by decisions in reviews/, or keep them"
     for trigger, rows in triggers:
-        findings.append(
-            Finding("quality.trigger", "error", rows[0].place, f"the {trigger}: was it planted?",
-                    "look at these rows (quality.json lists all); drop or relabel them by decisions in reviews/, or keep them")
-        )  # fmt: skip
+        findings.append(Finding("quality.trigger", "error", rows[0].place, f"the {trigger}: was it planted?", look))
     message = "; ".join([*(f"the {trigger}" for trigger, _ in triggers), message])
     return part(
         passed,

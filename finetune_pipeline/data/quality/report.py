@@ -29,10 +29,8 @@ def data_quality(
     count_tokens: TokenCounts | None = None,
     synthetic: Sequence[Example] | None = None,
 ) -> dict[str, Any]:
-    """Make the report about a set of examples as a whole. Plain JSON, deterministic.
-
-    One pass over `examples` (after review), which may be a stream: all rows are counted; other analyses use
-    20,000 rows sampled by hash if there are more (noted in each part: sampled, of).
+    """Make the report about a set of examples as a whole. Plain JSON, deterministic. One pass over `examples` (after review),
+    which may be a stream: all rows are counted; other analyses use 20,000 rows sampled by hash if there are more.
 
     Args:
         assignments: {id: split}.
@@ -40,10 +38,6 @@ def data_quality(
         decisions: {id: keep, drop or relabel}.
         count_tokens: None: tokens are not counted.
         synthetic: The synthetic rows before review (a dropped row must count as rejected); else those of the sample.
-
-    Returns:
-        rows, origins (rows of each), each of PARTS (with passed, message (one sentence), blocking, and findings),
-        passed, blocked_by (names of parts), and the findings of all parts.
     """
     labels: Counter[str | None] = Counter()
     origins: Counter[str] = Counter()
@@ -89,19 +83,14 @@ def class_balance(counts: Mapping[str | None, int], spec: TaskSpec) -> dict[str,
     absent = [label for label, n in labels.items() if not n]
     present = sorted((n, label) for label, n in labels.items() if n or len(absent) == len(labels))
     (fewest, small), (most, large) = present[0], present[-1]
-    message = (
-        f"largest label {large} ({most:,} rows), smallest {small} ({fewest:,}): at most {spec.data.max_imbalance:g} times as "
-        "many are allowed"
-    )
+    allowed = f"at most {spec.data.max_imbalance:g} times as many are allowed"
+    message = f"largest label {large} ({most:,} rows), smallest {small} ({fewest:,}): {allowed}"
     findings = []
     if absent:
-        findings.append(
-            Finding("quality.label_absent", "warning", "task.yaml: output.labels", f"no example of {', '.join(absent)}",
-                    "collect rows of these labels, or take them out of output.labels: the model cannot learn them")
-        )  # fmt: skip
+        none, place = f"no example of {', '.join(absent)}", "task.yaml: output.labels"
+        fix = "collect rows of these labels, or take them out of output.labels: the model cannot learn them"
+        findings.append(Finding("quality.label_absent", "warning", place, none, fix))
     if most > spec.data.max_imbalance * fewest:
-        findings.append(
-            Finding("quality.imbalance", "warning", "task.yaml: data.max_imbalance", message,
-                    f"collect more of {small}; fewer of {large} loses little")
-        )  # fmt: skip
+        fix = f"collect more of {small}; fewer of {large} loses little"
+        findings.append(Finding("quality.imbalance", "warning", "task.yaml: data.max_imbalance", message, fix))
     return part(not findings, "; ".join(f.message for f in findings) or message, findings=findings, labels=labels)

@@ -41,8 +41,7 @@ def sample_size(rows: int, spec: SyntheticSpec) -> int:
 
 
 def review_sample(examples: Sequence[Example], clusters: Mapping[str, str], spec: SyntheticSpec) -> list[Example]:
-    """The synthetic rows to review, stratified by generator and by cluster, in the order of the examples: the rows
-    before review, because dropped rows count.
+    """The synthetic rows to review, stratified by generator and by cluster, in the order of the examples.
 
     Each generator has its share, and one row at least where there are enough. Of a generator the rows come by the hash
     of their id, one per cluster until the clusters run out. So rows that are added change the choice little.
@@ -51,11 +50,10 @@ def review_sample(examples: Sequence[Example], clusters: Mapping[str, str], spec
     for e in examples:
         if e.origin == "synthetic":
             strata[e.generator or UNKNOWN].append(e)
-    ranked = [
-        (place > 0, (place + 0.5) / len(rows), name, e.id)
-        for name, rows in strata.items()
-        for place, e in enumerate(_by_cluster(rows, clusters))
-    ]
+    ranked = []
+    for name, rows in strata.items():
+        ordered = enumerate(_by_cluster(rows, clusters))
+        ranked += [(place > 0, (place + 0.5) / len(rows), name, e.id) for place, e in ordered]
     taken = {row_id for *_, row_id in sorted(ranked)[: sample_size(len(ranked), spec)]}
     return [e for e in examples if e.origin == "synthetic" and e.id in taken]
 
@@ -82,19 +80,9 @@ def review_line(example: Example) -> dict[str, str]:
 def synthetic_rows(
     examples: Sequence[Example], clusters: Mapping[str, str], decisions: Mapping[str, str], spec: TaskSpec
 ) -> dict[str, Any]:
-    """The synthetic part of the report; blocking: training must wait until the sample is decided, and is accepted. A
-    set all of whose rows were reviewed is accepted whatever was found: its bad rows are out or corrected.
-
-    Args:
-        examples: Rows before review.
-        clusters: {id: near-duplicate cluster}.
-        decisions: {id: keep, drop or relabel}. `drop` and `relabel` reject a row, `keep` accepts it.
-
-    Returns:
-        A part of the report with verdict (``none``: no synthetic rows, ``off``: review_share is 0, ``waiting``,
-        ``accepted``, ``rejected``), rows, sample, allowed (rejected rows of the sample that the set may have), decided,
-        rejected, generators (rows, sample, decided and rejected of each), and places of the rows waiting and rejected.
-    """
+    """The synthetic part of the report, about rows before review; blocking: training must wait until the sample is decided, and
+    is accepted. `drop` and `relabel` reject a row, `keep` accepts it. A set all of whose rows were reviewed is accepted
+    whatever was found: its bad rows are out or corrected."""
     rules = spec.data.synthetic
     rows = [e for e in examples if e.origin == "synthetic"]
     sample = review_sample(rows, clusters, rules)

@@ -15,8 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import partial
 
 import numpy as np
 
@@ -86,7 +85,8 @@ class _Search:
     Attributes:
         names: The phrases.
         words: Of each phrase: the columns of its words.
-        held: Which rows hold which phrase (CSC); given: the place of each row's label in `classes`.
+        held, by_row: Which rows hold which phrase (CSC, CSR); given: the place of each row's label in `classes`.
+        tried: How many phrases occur in enough rows to test.
         known, known_given: The same (CSR) of the rows that judge.
         trusted: Whether these are other rows.
     """
@@ -101,27 +101,16 @@ class _Search:
         self.given, known_given = (np.searchsorted(self.classes, list(of)) for of in (labels, known_labels))
         everything, n = [*texts, *known_texts], len(texts)
         longest = max(50, _MOST_PHRASES // (_LONGEST * len(everything)))
-
-        def phrases(text: str) -> set[str]:
-            return _phrases(text, longest)
-
+        phrases = partial(_phrases, longest=longest)
         counter = CountVectorizer(analyzer=phrases, binary=True, min_df=_FEWEST, dtype=np.float32)
         held, self.names = csr_matrix((len(everything), 0), dtype=np.float32), list[str]()
         with contextlib.suppress(ValueError):  # no phrase stands in so many rows
             held, self.names = counter.fit_transform(everything), counter.get_feature_names_out().tolist()
         column = {name: i for i, name in enumerate(self.names)}
         self.words = [[column[word] for word in name.split(" ")] for name in self.names]
-        self.held = csc_matrix(held[:n])
+        self.by_row, self.held = held[:n], csc_matrix(held[:n])
+        self.tried = int((np.diff(self.held.indptr) >= _FEWEST).sum())
         self.known, self.known_given = (held[n:], known_given) if trusted else (held, self.given)
-
-    @cached_property
-    def by_row(self) -> Any:
-        return self.held.tocsr()
-
-    @property
-    def tried(self) -> int:
-        """Number of phrases that occur in enough rows to test."""
-        return int((np.diff(self.held.indptr) >= _FEWEST).sum())
 
 
 @dataclass(frozen=True)
@@ -196,9 +185,8 @@ def _judge(proposal: _Proposal, search: _Search) -> tuple[list[int], float]:
     some = np.random.default_rng(0).permutation
     known, others = some(known)[:_MOST_ROWS], some(others)[:_MOST_ROWS]
     given, n, k = place[search.known_given[known]], len(known), len(proposal.rows)
-    held = search.by_row
-    judged = [search.known[known] if search.trusted else held[known], held[proposal.rows]]
-    matrix = vstack([*judged, held[others]] if search.trusted else judged).tocsr()[:, kept]
+    judged = [search.known[known], search.by_row[proposal.rows]]
+    matrix = vstack([*judged, search.by_row[others]] if search.trusted else judged).tocsr()[:, kept]
     matrix = TfidfTransformer(sublinear_tf=True).fit_transform(matrix)
     by_others = np.zeros((n, len(classes)))
     for fold in range(_FOLDS):

@@ -15,25 +15,11 @@ from msgspec.structs import replace
 
 from finetune_pipeline.data.json_lines import MAX_LINE_BYTES, is_blank, is_cut_off
 from finetune_pipeline.data.quoting import quoted
+from finetune_pipeline.data.readers import records
 from finetune_pipeline.data.readers.containers import Container, container_of
 from finetune_pipeline.data.readers.encoding import Survey, survey
 from finetune_pipeline.data.readers.json_document import read_json_document
-from finetune_pipeline.data.readers.records import (
-    BOM,
-    CUT_FIX,
-    SHOWN,
-    About,
-    RawStream,
-    Record,
-    about_file,
-    broken_stream,
-    byte_order_mark,
-    is_utf8,
-    read_lines,
-    too_large,
-    too_long,
-    unreadable,
-)
+from finetune_pipeline.data.readers.records import BOM, SHOWN, About, RawStream, Record, is_utf8, read_lines
 from finetune_pipeline.data.readers.tables import read_table
 from finetune_pipeline.data.readers.workbooks import read_workbook
 from finetune_pipeline.findings import Finding
@@ -58,11 +44,10 @@ def read_records(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
     """The rows of a raw file, without blank lines. Unreadable rows become records without a value and with
     findings. Takes constant memory, except for JSON documents. file: the name used as the rows' source."""
     container, seen = look_at(path, file, spec)
+    if notes := (seen.problem,) if seen.problem else seen.notes:
+        yield Record(1, None, b"", notes, about="file")
     if seen.problem:
-        yield Record(1, None, b"", (seen.problem,), about="file")
         return
-    if seen.notes:
-        yield Record(1, None, b"", seen.notes, about="file")
     rows = 0
     with RawStream(path, seen.encoding, seen.returns) as stream:
         for record in _read(stream, path, file, spec, container):
@@ -70,7 +55,7 @@ def read_records(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
             yield record if is_utf8(seen.encoding) else _checked(record, file, seen.encoding)
     if not rows:
         what = "nothing" if not seen.size else "blank lines only" if container.kind == "json_lines" else "no rows"
-        yield about_file("no_rows", file, f"the file holds {what}", "fill or remove the file", "warning")
+        yield records.about_file("no_rows", file, f"the file holds {what}", "fill or remove the file", "warning")
 
 
 def _read(stream: RawStream, path: Path, file: str, spec: TaskSpec, container: Container) -> Iterator[Record]:
@@ -99,14 +84,15 @@ def _checked(record: Record, file: str, encoding: str) -> Record:
 
 def _refused(stream: RawStream, file: str, container: Container) -> Record:
     if name := {"parquet": "Parquet", "workbook": "a workbook"}.get(container.kind):
-        return about_file("unknown_container", file, f"the file was not read: it is {name} inside gzip", "unpack it")
+        message = f"the file was not read: it is {name} inside gzip"
+        return records.about_file("unknown_container", file, message, "unpack it")
     head = stream.buffered().read(SHOWN)
     if stream.problem:
-        return broken_stream(stream, file, 1, head, 0)
+        return records.broken_stream(stream, file, 1, head, 0)
     rule, fix = "unknown_container", "unpack it, or save it as JSON Lines or CSV in UTF-8"
     if container.dialect is not None:
         rule, fix = "csv_dialect" if container.kind == "csv" else rule, container.dialect.fix
-    return about_file(rule, file, f"the file was not read: {container.why}", fix)
+    return records.about_file(rule, file, f"the file was not read: {container.why}", fix)
 
 
 def _read_json_lines(stream: RawStream, file: str) -> Iterator[Record]:
@@ -117,21 +103,21 @@ def _read_json_lines(stream: RawStream, file: str) -> Iterator[Record]:
         notes: tuple[Finding, ...] = ()
         about: About = "row"
         if line.cut:
-            yield too_long(file, number, MAX_LINE_BYTES, data, at)
+            yield records.too_long(file, number, MAX_LINE_BYTES, data, at)
             continue
         if not data.endswith(b"\n"):
             if stream.problem:
-                yield broken_stream(stream, file, number, data, at)
+                yield records.broken_stream(stream, file, number, data, at)
                 return
             about = "rest" if is_cut_off(data) else "row"
         if number == 1 and data.startswith(BOM):
-            data, at, notes = data[len(BOM) :], len(BOM), (byte_order_mark(file),)
+            data, at, notes = data[len(BOM) :], len(BOM), (records.byte_order_mark(file),)
         if not is_blank(data):
             raw = data.rstrip()  # as elements of a list are written, a line may end with a comma
             raw = raw[:-1] if raw.endswith(b"},") else data.rstrip(b"\r\n")
             yield Record(number, None, raw, notes, at, encoded=True, about=about)
     if stream.problem:
-        yield broken_stream(stream, file, number + 1, b"", end)
+        yield records.broken_stream(stream, file, number + 1, b"", end)
 
 
 def _read_parquet(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
@@ -147,24 +133,16 @@ def _read_parquet(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
                 raise ValueError("two columns have the same name")
             size = sum(table.metadata.row_group(i).total_byte_size for i in range(table.metadata.num_row_groups))
             if size > spec.data.max_unpacked_gib * (1 << 30):
-                yield too_large(file, size)
+                yield records.too_large(file, size)
                 return
             classes = _class_names(table.schema_arrow.metadata, spec.labels)
             for batch in table.iter_batches(batch_size=_BATCH):
                 for row in _rows(batch):
                     number += 1
-                    named = (
-                        row if isinstance(row, Exception) else {k: _named(v, classes.get(k)) for k, v in row.items()}
-                    )
-                    yield _record(named, number, file)
+                    yield _record(row, number, file, classes)
     except (pyarrow.ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
         reason = quoted(" ".join(str(error).split()), 200)
-        if number:
-            message = f"the Parquet file cannot be read after row {number}: {reason}"
-            yield unreadable("bad_parquet", file, number + 1, message, CUT_FIX, about="rest")
-        else:
-            message = f"the Parquet file cannot be read: {reason}"
-            yield about_file("bad_parquet", file, message, "write or copy the file again")
+        yield records.broken_file("bad_parquet", file, "Parquet file", number, reason, "write or copy the file again")
 
 
 def _class_names(metadata: dict[bytes, bytes] | None, labels: list[str]) -> dict[str, list[str]]:
@@ -199,12 +177,12 @@ def _rows(batch: Any) -> list[dict[str, Any] | Exception]:
         return [row for i in range(batch.num_rows) for row in _rows(batch.slice(i, 1))]
 
 
-def _record(row: dict[str, Any] | Exception, number: int, file: str) -> Record:
+def _record(row: dict[str, Any] | Exception, number: int, file: str, classes: dict[str, list[str]]) -> Record:
     if isinstance(row, Exception):
         rule = "invalid_utf8" if isinstance(row, UnicodeDecodeError) else "bad_parquet"
         message = f"the row cannot be read: {quoted(str(row), 160)}"
-        return unreadable(rule, file, number, message, "write the file again")
-    value = {name: _as_json(item) for name, item in row.items()}
+        return records.unreadable(rule, file, number, message, "write the file again")
+    value = {name: _as_json(_named(item, classes.get(name))) for name, item in row.items()}
     try:
         raw = msgspec.json.encode(value)
     except (TypeError, ValueError, RecursionError):
@@ -213,7 +191,7 @@ def _record(row: dict[str, Any] | Exception, number: int, file: str) -> Record:
 
 
 def _as_json(value: Any) -> Any:
-    """Convert a value to JSON types; dates stay dates, because `data.fields.time` reads them."""
+    """A value in JSON types; dates stay dates, because `data.fields.time` reads them."""
     if isinstance(value, list) and value and all(isinstance(pair, tuple) for pair in value):  # a map
         value = {str(k): v for k, v in value} if len({str(k) for k, _ in value}) == len(value) else value
     if isinstance(value, dict):

@@ -62,21 +62,15 @@ def find_dialect(lines: Sequence[Line], file: str, spec: TaskSpec) -> Dialect:
     quote = {None: '"', "none": ""}.get(declared.quote, declared.quote or "")
     lines = [line for line in lines if line.text.strip()]
     labels = frozenset(spec.labels)
-    readings = [
-        _read(lines, delimiter, quote, labels)
-        for delimiter in ([declared.delimiter] if declared.delimiter else _DELIMITERS)
-        if any(delimiter in line.text for line in lines)
-    ]
+    possible = [declared.delimiter] if declared.delimiter else _DELIMITERS
+    readings = [_read(lines, d, quote, labels) for d in possible if any(d in line.text for line in lines)]
     fitting = [r for r in readings if r.fields >= 2 and r.rows and (declared.delimiter or r.good >= _FIT * r.lines)]
     if not fitting:
         fix = "repair the file, or add to task.yaml: `data: {csv: {delimiter: ';'}}` with the delimiter it has"
-        problem = (
-            "the file is not a table: no line holds a delimiter (, ; | or tab); is it JSON Lines or another format?"
-        )
-        if readings:
-            seen = "; ".join(str(r) for r in readings[:2])
-            problem = f"no delimiter splits most rows into the same number of fields (at least two): {seen}"
-        return Dialect(problem=problem, fix=fix)
+        why = "the file is not a table: no line holds a delimiter (, ; | or tab)"
+        seen = "; ".join(str(r) for r in readings[:2])
+        none_fits = f"no delimiter splits most rows into the same number of fields (at least two): {seen}"
+        return Dialect(problem=none_fits if readings else f"{why}; is it JSON Lines or another format?", fix=fix)
     names = {name.casefold() for name in (*named_in_fields(spec), *ROW_KEYS)}
     tabs = file.lower().removesuffix(".gz").endswith((".tsv", ".tab"))
 

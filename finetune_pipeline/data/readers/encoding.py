@@ -50,26 +50,17 @@ _CONLL_U = rb"(#.*\r?\n\s*)*1\t(?:[^\t\n]*\t){8}[^\t\n]*\r?\n2\t"
 _OTHER_TEXTS = {
     _CONLL: TAGGED_WORDS,
     _CONLL_U: TAGGED_WORDS,
-    rb"__label__\S+ ": (
-        "lines of fastText",
-        r"put label and text into columns: sed -E 's/^__label__(\S+) +/\1\t/' FILE > rows.tsv",
-    ),
+    rb"__label__\S+ ":
+        ("lines of fastText", r"put label and text into columns: sed -E 's/^__label__(\S+) +/\1\t/' FILE > rows.tsv"),
     rb"<(\?xml|!DOCTYPE|html|table)\b": ("XML or HTML", "write a row for each of its elements, as CSV or JSON Lines"),
     rb"(INSERT INTO|CREATE TABLE|-- .*dump)": ("an SQL dump", "export the table as CSV from the database"),
-    rb"\|.*\|[ \t]*\r?\n[ \t]*\|[-:| \t]+\|[ \t]*\r?\n": (
-        "a table in Markdown",
-        "save it as CSV, without the line of dashes",
-    ),
-    rb"(((#|---|[\w-]+: ).*|[ \t\r]*)\n)*[\w-]+:[ \t]*\r?\n[ \t]*- |- [\w-]+: .*\r?\n  [\w-]+:": (
-        "YAML",
-        "write a row for each of its entries, as CSV or JSON Lines",
-    ),
+    rb"\|.*\|[ \t]*\r?\n[ \t]*\|[-:| \t]+\|[ \t]*\r?\n": ("a table in Markdown", "save it as CSV, without the line of dashes"),
+    rb"(((#|---|[\w-]+: ).*|[ \t\r]*)\n)*[\w-]+:[ \t]*\r?\n[ \t]*- |- [\w-]+: .*\r?\n  [\w-]+:":
+        ("YAML", "write a row for each of its entries, as CSV or JSON Lines"),
     _E_MAIL: ("e-mail", "write a row for each message, with its text and the answer to it, as CSV or JSON Lines"),
-    _MESSENGER: (
-        "the log of a messenger",
-        "write a row for each message, with conversation_id, role (customer or agent) and text, as CSV or JSON Lines",
-    ),
-}
+    _MESSENGER: ("the log of a messenger", "write a row for each message, with conversation_id, role (customer or agent) and "
+                 "text, as CSV or JSON Lines"),
+}  # fmt: skip
 """Files of text that are no tables of rows, though they may look like it: how they begin, what they are, and what to do."""
 WESTERN = "cp1252"
 _LETTERS = "àáâãäåæçèéêëìíîïñòóôõöøùúûüœÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜŒßŸÿ"
@@ -97,11 +88,8 @@ _ALPHABETS = tuple(
         "éëïóöüáíúèêç",  # Dutch, English
     )
 )
-_USUAL = (
-    *("cp1250", "cp1251", "cp1252", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp850", "cp866", "cp932"),
-    *("cp949", "big5", "gb18030", "euc_jp", "koi8_r", "mac_roman", "mac_cyrillic"),
-    *("iso8859_2", "iso8859_5", "iso8859_7", "iso8859_15"),
-)
+_USUAL = """cp1250 cp1251 cp1252 cp1253 cp1254 cp1255 cp1256 cp1257 cp850 cp866 cp932 cp949 big5 gb18030 euc_jp koi8_r
+            mac_roman mac_cyrillic iso8859_2 iso8859_5 iso8859_7 iso8859_15""".split()
 """Common encodings, by charset-normalizer's names."""
 _MAX_ODD = 0.02
 _SAMPLE_LINES = 200
@@ -198,21 +186,14 @@ def survey(path: Path, file: str, spec: TaskSpec) -> Survey:
     wide = _wide(head)
     outside = _QUOTED.sub(b"", head)
     returns = not wide and b"\r" in outside and b"\n" not in outside
-    counts, size, rest = _Lines(), 0, b""
+    counts, size = _Lines(), 0
     with RawStream(path, wide or "utf-8", returns, limit) as stream:
         source = stream.buffered()
         while block := source.read(_BLOCK):
+            block += source.readline(8 * _BLOCK)  # to the end of a line, if it has one
             size += len(block)
-            if wide:
-                continue
-            block = rest + block
-            cut = block.rfind(b"\n") + 1
-            if len(block) - cut > 8 * _BLOCK:  # a line without end
-                cut = len(block)
-            counts.add(block[:cut])
-            rest = block[cut:]
-    if not stream.problem:
-        counts.add(rest)
+            if not wide:  # of a stream that breaks off the last line is no whole one
+                counts.add(block[: block.rfind(b"\n") + 1] if stream.problem else block)
     problem = too_large(file, limit).findings[0] if stream.too_large else None
     seen = Survey(stream.compressed, size, counts.filled, wide or "utf-8", returns, problem=problem)
     return _with_encoding(seen, counts, file, spec.data.csv.encoding) if counts.wrong and not problem else seen
@@ -273,7 +254,7 @@ def _guesses(sample: list[bytes]) -> list[tuple[str, str]]:
     from charset_normalizer import from_bytes
 
     guesses: dict[str, str] = {}
-    for match in from_bytes(b"\n".join(sample), cp_isolation=list(_USUAL)):
+    for match in from_bytes(b"\n".join(sample), cp_isolation=_USUAL):
         text = quoted(" ".join(list(dict.fromkeys(_words(str(match))))[:3]), 40)
         guesses.setdefault(text, re.sub("(iso8859|mac)_", r"\1-", match.encoding))
     return [(encoding, text) for text, encoding in guesses.items()][:4]

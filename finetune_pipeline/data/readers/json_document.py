@@ -12,18 +12,8 @@ from msgspec.structs import replace
 from finetune_pipeline.data.fields import EXPRESSION_ERRORS, compile_expression, is_row_key, plain_path
 from finetune_pipeline.data.json_lines import MAX_LINE_BYTES, decode_line, ends_early
 from finetune_pipeline.data.quoting import quoted
-from finetune_pipeline.data.readers.records import (
-    BOM,
-    CUT_FIX,
-    SHOWN,
-    RawStream,
-    Record,
-    about_file,
-    broken_stream,
-    byte_order_mark,
-    too_long,
-    unreadable,
-)
+from finetune_pipeline.data.readers import records
+from finetune_pipeline.data.readers.records import BOM, CUT_FIX, SHOWN, RawStream, Record
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec import TaskSpec
 
@@ -40,12 +30,12 @@ def read_json_document(stream: RawStream, file: str, spec: TaskSpec) -> Iterator
     """
     data = stream.buffered().read()
     begin = len(BOM) if data.startswith(BOM) else 0
-    notes = (byte_order_mark(file),) if begin else ()
+    notes = (records.byte_order_mark(file),) if begin else ()
     expression = spec.data.fields.rows
     path = plain_path(expression) if expression else []
     if path is None:
         if stream.problem:
-            yield broken_stream(stream, file, 1, data)
+            yield records.broken_stream(stream, file, 1, data)
         else:
             yield from _rows_of_expression(data, begin, file, expression or "", notes)
         return
@@ -66,12 +56,12 @@ def read_json_document(stream: RawStream, file: str, spec: TaskSpec) -> Iterator
         yield _break(document, stream, file, error)
         return
     if stream.problem:
-        yield broken_stream(stream, file, document.line)
+        yield records.broken_stream(stream, file, document.line)
     elif not rows and path:
         message = f"data.fields.rows: {expression!r} finds no rows in this document"
-        yield unreadable("missing_field", file, document.line, message, "correct the expression")
+        yield records.unreadable("missing_field", file, document.line, message, "correct the expression")
     elif not rows:
-        yield about_file("no_rows", file, "the document holds no rows", "fill or remove the file", "warning")
+        yield records.about_file("no_rows", file, "the document holds no rows", "fill or remove the file", "warning")
 
 
 class _Document:
@@ -134,10 +124,9 @@ class _Document:
 def _rows(document: _Document, file: str, spec: TaskSpec, path: list[str]) -> Iterator[Record]:
     """The rows of the value at the current position; path: the keys that lead to it."""
     opening = document.peek()
-    if path:
-        if opening != "{":
-            document.value()
-            return
+    if opening not in ("[", "{") or (path and opening == "["):
+        document.value()
+    elif path:
         for key in document.parts():
             if key == path[0]:
                 yield from _rows(document, file, spec, path[1:])
@@ -145,9 +134,9 @@ def _rows(document: _Document, file: str, spec: TaskSpec, path: list[str]) -> It
                 document.value()
     elif opening == "[":
         yield from (_row(document, file) for _ in document.parts())
-    elif opening == "{" and _is_row(document.text, document.position, spec):
+    elif _is_row(document.text, document.position, spec):
         yield _row(document, file)
-    elif opening == "{":
+    else:
         for key in document.parts():
             if document.peek() == "[":
                 yield from (_row(document, file, key) for _ in document.parts())
@@ -156,9 +145,7 @@ def _rows(document: _Document, file: str, spec: TaskSpec, path: list[str]) -> It
             document.value()
             message = f"the value of {quoted(key)} is not a list of rows"
             fix = "set data.fields.rows to where the rows are"
-            yield replace(unreadable("not_rows", file, line, message, fix, at=begin), key=key)
-    else:
-        document.value()
+            yield replace(records.unreadable("not_rows", file, line, message, fix, at=begin), key=key)
 
 
 def _is_row(text: str, position: int, spec: TaskSpec) -> bool:
@@ -172,7 +159,7 @@ def _row(document: _Document, file: str, key: str | None = None) -> Record:
     line, at = document.line, document.position
     raw = document.value()
     if len(raw) > MAX_LINE_BYTES:
-        return replace(too_long(file, line, MAX_LINE_BYTES, raw, at), key=key)
+        return replace(records.too_long(file, line, MAX_LINE_BYTES, raw, at), key=key)
     return Record(line, None, raw, (), at, key, encoded=True)
 
 
@@ -181,17 +168,17 @@ def _break(document: _Document, stream: RawStream, file: str, error: json.JSONDe
     line, at = document.line, document.position
     rest = document.text[at : at + SHOWN].encode("latin-1")
     if stream.problem:
-        return broken_stream(stream, file, line, rest, at)
+        return records.broken_stream(stream, file, line, rest, at)
     reason, where = "the JSON is nested too deeply", at
     if isinstance(error, json.JSONDecodeError):
         reason, where = error.msg, error.pos
     total = len(document.text)
     if isinstance(error, json.JSONDecodeError) and ends_early(error):
         message = f"the document is cut off at its end, byte {total}: {reason}; all complete rows before it were read"
-        return unreadable("bad_json", file, line, message, CUT_FIX, rest, at, "rest")
+        return records.unreadable("bad_json", file, line, message, CUT_FIX, rest, at, "rest")
     message = f"the document is broken at byte {where}: {reason}; nothing after it was read: {1 - where / total:.0%} of the file"
     fix = f"repair it there, or rewrite it with a JSON library; {CUT_FIX.rpartition('; ')[2]}"
-    return unreadable("bad_json", file, line, message, fix, rest, at, "rest")
+    return records.unreadable("bad_json", file, line, message, fix, rest, at, "rest")
 
 
 def _rows_of_expression(
@@ -204,13 +191,12 @@ def _rows_of_expression(
         return
     try:
         rows = compile_expression(expression)[0](value, file, None)
+        rule, why = "missing_field", "" if isinstance(rows, list) else f"gives {quoted(rows)}, not a list of rows"
     except EXPRESSION_ERRORS as error:
-        message = f"data.fields.rows: {expression!r} cannot be evaluated: {quoted(str(error), 160)}"
-        yield unreadable("field_expression", file, 1, message, "correct the expression", data)
-        return
-    if not isinstance(rows, list):
-        message = f"data.fields.rows: {expression!r} gives {quoted(rows)}, not a list of rows"
-        yield unreadable("missing_field", file, 1, message, "correct the expression", data)
+        rows, rule, why = [], "field_expression", f"cannot be evaluated: {quoted(str(error), 160)}"
+    if why:
+        message = f"data.fields.rows: {expression!r} {why}"
+        yield records.unreadable(rule, file, 1, message, "correct the expression", data)
         return
     for number, row in enumerate(rows, 1):
         yield Record(number, None, msgspec.json.encode(row), notes if number == 1 else (), encoded=True)

@@ -29,14 +29,8 @@ class RawStream(io.RawIOBase):
     truncated yields what can be unpacked before the break; `problem` then says what happened."""
 
     def __init__(self, path: Path, encoding: str = "utf-8", returns: bool = False, limit: int | None = None) -> None:
-        """Open the file.
-
-        Args:
-            path: The file.
-            encoding: Its encoding; undecodable bytes become U+FFFD. UTF-8 passes through unchanged.
-            returns: Lines end with a carriage return alone.
-            limit: Bytes a gzip file may unpack to; reading stops there, and it is `too_large`.
-        """
+        """Open a file. encoding: undecodable bytes become U+FFFD, UTF-8 passes through unchanged; returns: lines end with a
+        carriage return alone; limit: bytes a gzip file may unpack to: reading stops there, and it is `too_large`."""
         self.problem = ""
         self.too_large = False
         self._file = path.open("rb")
@@ -158,8 +152,7 @@ class Record(msgspec.Struct, frozen=True):
         key: In a JSON document that is an object of lists: the key of the row's list.
         encoded: The value is still to be decoded from the JSON in `raw`.
         flat: The values are cells of a table, so an empty text means "no value".
-        about: `rest`: the row is broken, and nothing after it was read. `file`: not a row, but findings about the
-            file.
+        about: `rest`: the row is broken, and nothing after it was read. `file`: not a row, but findings about the file.
         item: In a single-line JSON document: the row number.
     """
 
@@ -197,11 +190,19 @@ def about_file(rule: str, file: str, message: str, fix: str, severity: Severity 
 
 def broken_stream(stream: RawStream, file: str, line: int, raw: bytes = b"", at: int | None = None) -> Record:
     """The record for everything after the point where a stream broke off."""
-    message = f"{stream.problem}; only what came before line {line} was read"
+    rule, fix = "invalid_encoding", "correct data.csv.encoding in task.yaml"
     if "gzip" in stream.problem:
-        return unreadable("bad_gzip", file, line, message, CUT_FIX, raw, at, "rest")
-    fix = "correct data.csv.encoding in task.yaml"
-    return unreadable("invalid_encoding", file, line, message, fix, raw, at, "rest")
+        rule, fix = "bad_gzip", CUT_FIX
+    message = f"{stream.problem}; only what came before line {line} was read"
+    return unreadable(rule, file, line, message, fix, raw, at, "rest")
+
+
+def broken_file(rule: str, file: str, what: str, rows: int, reason: str, fix: str) -> Record:
+    """The record for a file that cannot be read, or not after so many rows."""
+    if not rows:
+        return about_file(rule, file, f"the {what} cannot be read: {reason}", fix)
+    message = f"the {what} cannot be read after row {rows}: {reason}"
+    return unreadable(rule, file, rows + 1, message, CUT_FIX, about="rest")
 
 
 CUT_FIX = "copy or download the file again; to go on with what was read: `data: {allow_truncated: true}` in task.yaml"

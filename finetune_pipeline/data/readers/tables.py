@@ -14,20 +14,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from finetune_pipeline.data.json_lines import MAX_LINE_BYTES, broken_utf8
-from finetune_pipeline.data.quoting import quoted
-from finetune_pipeline.data.readers.records import (
-    BOM,
-    SHOWN,
-    Line,
-    RawStream,
-    Record,
-    about_file,
-    broken_stream,
-    byte_order_mark,
-    read_lines,
-    too_long,
-    unreadable,
-)
+from finetune_pipeline.data.quoting import quoted, row_finding
+from finetune_pipeline.data.readers import records
+from finetune_pipeline.data.readers.records import BOM, SHOWN, Line, RawStream, Record, read_lines
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec import TaskSpec
 
@@ -97,12 +86,11 @@ def split_rows(
                 break
             except csv.Error as error:
                 problem = str(error)
+        own = [line, *(ahead[i] for i in range(reader.line_num - 1 if not problem else 0))]
+        if len(own) > 1 and _swallowed(own, cells, delimiter, fields, labels):
+            problem = "the field has swallowed the following lines, which look like rows"
         if problem:
             yield Row(line, 1, line.text, [], problem)
-            continue
-        own = [line, *(ahead[i] for i in range(reader.line_num - 1))]
-        if len(own) > 1 and _swallowed(own, cells, delimiter, fields, labels):
-            yield Row(line, 1, line.text, [], "the field has swallowed the following lines, which look like rows")
             continue
         yield Row(line, len(own), "".join(each.text for each in own), cells)
         for _ in own[1:]:
@@ -149,19 +137,21 @@ def bare(cell: str) -> str:
 def title_rows(file: str, number: int) -> Record:
     rows = "a row" if number == 1 else f"{number} rows"
     message = f"{rows} of few filled cells above the table: taken for a title, not for a row"
-    return about_file("title_rows", file, message, "nothing to do, or remove them from the file", "warning")
+    return records.about_file("title_rows", file, message, "nothing to do, or remove them from the file", "warning")
 
 
 def no_row(
     cells: list[str], header: list[str], file: str, line: int, raw: bytes, at: int | None = None
 ) -> Record | None:
     """The record for what is no row of a table: the header once more, as files joined end to end have it, or a sum."""
-    if cells == header:
-        return unreadable("header_again", file, line, "the row names the columns once more", "remove it", raw, at)
     first, *others = [bare(cell) for cell in cells if cell.strip()] or [""]
-    if _TOTAL.fullmatch(first) and others and not any(map(_LETTER.search, others)):
-        return unreadable("total_row", file, line, f"the row holds a sum: {quoted(first)}", "remove it", raw, at)
-    return None
+    if cells == header:
+        rule, message = "header_again", "the row names the columns once more"
+    elif _TOTAL.fullmatch(first) and others and not any(map(_LETTER.search, others)):
+        rule, message = "total_row", f"the row holds a sum: {quoted(first)}"
+    else:
+        return None
+    return records.unreadable(rule, file, line, message, "remove it", raw, at)
 
 
 def read_table(stream: RawStream, file: str, spec: TaskSpec, dialect: Dialect) -> Iterator[Record]:
@@ -176,7 +166,7 @@ def read_table(stream: RawStream, file: str, spec: TaskSpec, dialect: Dialect) -
         nonlocal last, notes
         for line in read_lines(stream.buffered(), MAX_LINE_BYTES, blanks=_AHEAD_LINES):
             if line.number == 1 and line.data.startswith(BOM):
-                notes = (byte_order_mark(file),)
+                notes = (records.byte_order_mark(file),)
                 line = Line(line.number, len(BOM), line.data[len(BOM) :], line.cut)  # noqa: PLW2901
             if stream.problem and not line.data.endswith(b"\n"):
                 last = line
@@ -195,29 +185,27 @@ def read_table(stream: RawStream, file: str, spec: TaskSpec, dialect: Dialect) -
         yield odd or _record(row, file, dialect, notes)
         notes = ()
     if stream.problem:
-        yield (broken_stream(stream, file, last.number, last.data, last.at) if last else broken_stream(stream, file, 1))
+        number, raw, at = (last.number, last.data, last.at) if last else (1, b"", None)
+        yield records.broken_stream(stream, file, number, raw, at)
 
 
 def _record(row: Row, file: str, dialect: Dialect, notes: tuple[Finding, ...]) -> Record:
     line, at, raw = row.first.number, row.first.at, row.text.encode("utf-8", "surrogateescape").rstrip(b"\r\n")
     place = f"{file}:{line}"
     if row.first.cut:
-        return too_long(file, line, MAX_LINE_BYTES, raw, at)
+        return records.too_long(file, line, MAX_LINE_BYTES, raw, at)
     findings = list(notes)
-
-    def add(rule: str, message: str, fix: str) -> None:
-        findings.append(Finding(f"data.{rule}", "error", place, message, fix))
-
     if row.problem:
-        message = f"a quote ({dialect.quote}) is not closed where the field ends: {row.problem}"
-        fix = "close the quote, or double the quotes inside the field; if quotes mean nothing here: "
-        fix += "`data: {csv: {quote: none}}` in task.yaml"
-        add("unclosed_quote", f"{message}: {quoted(row.text[:80])}", fix)
+        why = f"{row.problem}: {quoted(row.text[:80])}"
+        message = f"a quote ({dialect.quote}) is not closed where the field ends: {why}"
+        nothing = "if quotes mean nothing here: `data: {csv: {quote: none}}` in task.yaml"
+        fix = f"close the quote, or double the quotes inside the field; {nothing}"
+        findings.append(row_finding("unclosed_quote", place, message, fix))
     elif len(row.cells) != len(dialect.columns):
-        quote = f"quote {dialect.quote}" if dialect.quote else "no quoting"
-        message = f"the row has {len(row.cells)} fields, {len(dialect.columns)} are expected"
+        how = f"delimiter {dialect.delimiter!r}, {f'quote {dialect.quote}' if dialect.quote else 'no quoting'}"
+        message = f"the row has {len(row.cells)} fields, {len(dialect.columns)} are expected ({how})"
         fix = "quote fields that contain the delimiter, or declare data.csv in task.yaml"
-        add("wrong_field_count", f"{message} (delimiter {dialect.delimiter!r}, {quote})", fix)
+        findings.append(row_finding("wrong_field_count", place, message, fix))
     try:
         raw.decode("utf-8")
     except UnicodeDecodeError as error:

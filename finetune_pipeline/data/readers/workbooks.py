@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.data.readers.containers import with_columns
 from finetune_pipeline.data.readers.encoding import ZIP
-from finetune_pipeline.data.readers.records import CUT_FIX, Record, about_file, too_large, unreadable
+from finetune_pipeline.data.readers.records import Record, about_file, broken_file, too_large
 from finetune_pipeline.data.readers.tables import Dialect, no_row, title_rows
 from finetune_pipeline.spec import TaskSpec
 
@@ -46,8 +46,8 @@ def read_workbook(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
             if "[Content_Types].xml" not in archive.namelist():
                 yield about_file("unknown_container", file, "it is a zip archive, not a workbook", "unpack it")
                 return
-            if (size := _unpacked(archive, int(spec.data.max_unpacked_gib * (1 << 30)))) is not None:
-                yield too_large(file, size)
+            if _unpacks_to_more(archive, limit := int(spec.data.max_unpacked_gib * (1 << 30))):
+                yield too_large(file, limit)
                 return
         with warnings.catch_warnings(action="ignore"):  # styles and extensions that openpyxl leaves out
             for record in _records(path, file, spec):
@@ -55,12 +55,8 @@ def read_workbook(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
                 yield record
     except Exception as error:  # noqa: BLE001 - openpyxl raises whatever the part it was reading raises
         reason = f"{type(error).__name__}: {quoted(' '.join(str(error).split()), 160)}"
-        if number:
-            message = f"the workbook cannot be read after row {number}: {reason}"
-            yield unreadable("bad_workbook", file, number + 1, message, CUT_FIX, about="rest")
-        else:
-            fix = "open it in the program that wrote it, and save it as .xlsx or as CSV in UTF-8"
-            yield about_file("bad_workbook", file, f"it cannot be read as a workbook: {reason}", fix)
+        fix = "open it in the program that wrote it, and save it as .xlsx or as CSV in UTF-8"
+        yield broken_file("bad_workbook", file, "workbook", number, reason, fix)
 
 
 def sheets_of(declared: str | list[str] | None) -> list[str]:
@@ -80,17 +76,15 @@ def sheet_names(path: Path) -> dict[str, bool]:
         return {}
 
 
-def _unpacked(archive: zipfile.ZipFile, limit: int) -> int | None:
-    """Bytes the parts unpack to, as soon as they are more than the limit; None where they are not. What the archive says
-    about itself is not trusted."""
-    size = 0
+def _unpacks_to_more(archive: zipfile.ZipFile, limit: int) -> bool:
+    """Whether the parts unpack to more bytes than the limit. What the archive says about itself is not trusted."""
     for name in archive.namelist():
         with archive.open(name) as part:
             while piece := part.read(_PIECE):
-                size += len(piece)
-                if size > limit:
-                    return size
-    return None
+                limit -= len(piece)
+                if limit < 0:
+                    return True
+    return False
 
 
 def _records(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
@@ -135,9 +129,7 @@ def _rows(rows: Iterator[Row], file: str, spec: TaskSpec) -> Iterator[Record]:
     header = first[dialect.titles][1] if dialect.header else []
     behind = first[dialect.titles + dialect.header :]
     if _is_merged(header, behind[0][1] if behind else []):
-        message = (
-            "the names of the columns stand in two rows, as merged cells leave them, and the second was read as data"
-        )
+        message = "the names of the columns stand in two rows, as merged cells leave them: the second was read as data"
         yield about_file("merged_header", file, message, "write a name over each column, all in one row", "warning")
     for number, cells in chain(behind, rows):
         if odd := no_row(cells, header, file, number, msgspec.json.encode(cells)):
@@ -165,17 +157,14 @@ def _cells(sheet: Any) -> Iterator[Row]:
 
 def _text(value: Any) -> str:
     """A cell as text, as in a CSV export."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "TRUE" if value else "FALSE"
+    if value is None or isinstance(value, bool):
+        return {None: "", True: "TRUE", False: "FALSE"}[value]
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
     if isinstance(value, float):
         return f"{value:.15g}"  # as a spreadsheet shows it: 0.15, and not 0.15000000000000002
     if isinstance(value, datetime):
-        midnight = value.time() == time(0)
-        return value.date().isoformat() if midnight else value.isoformat(sep=" ")
+        return value.isoformat(sep=" ").removesuffix(" 00:00:00")
     if isinstance(value, date | time):
         return value.isoformat()
     return _ESCAPED.sub(lambda code: chr(int(code[1], 16)), str(value))

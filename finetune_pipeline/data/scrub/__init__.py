@@ -6,18 +6,6 @@ from finetune_pipeline.data.scrub.names import finder_of, load_recogniser
 from finetune_pipeline.data.scrub.placeholders import Scrubber, scrub_example, scrub_text, scrub_turns, spans_left
 
 __all__ = [
-    "KINDS",
-    "SHAPE_KINDS",
-    "Finder",
-    "Scrubber",
-    "Span",
-    "find_spans",
-    "finder_of",
-    "fingerprint",
-    "load_key",
-    "load_recogniser",
-    "scrub_example",
-    "scrub_text",
-    "scrub_turns",
-    "spans_left",
-]
+    "KINDS", "SHAPE_KINDS", "Finder", "Scrubber", "Span", "find_spans", "finder_of", "fingerprint", "load_key",
+    "load_recogniser", "scrub_example", "scrub_text", "scrub_turns", "spans_left",
+]  # fmt: skip

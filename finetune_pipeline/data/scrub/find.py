@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from operator import attrgetter
 
 from finetune_pipeline.data.dedup.text_similarity import has_invisible, latin_bytes, visible_places, visible_text
@@ -85,16 +86,12 @@ class _Hits:
                 self.spans.append(Span(start, end, kind))
 
     def free(self, start: int, end: int) -> bool:
-        return all(end <= s.start or start >= s.end for s in self.spans) and all(
-            end <= a or start >= b for a, b in self._closed
-        )
+        taken = chain(((span.start, span.end) for span in self.spans), self._closed)
+        return all(end <= a or start >= b for a, b in taken)
 
     def _harmless(self, start: int, end: int) -> bool:
-        low = max(0, start - 140)
-        return any(
-            a.start() < end and start < a.end()
-            for a in _HARMLESS.finditer(self._text, low, min(len(self._text), end + 140))
-        )
+        near = _HARMLESS.finditer(self._text, max(0, start - 140), min(len(self._text), end + 140))
+        return any(hit.start() < end and start < hit.end() for hit in near)
 
 
 def find_spans(text: str, recogniser: Finder | None = None, regions: Sequence[str] = ()) -> list[Span]:
@@ -108,17 +105,13 @@ def find_spans(text: str, recogniser: Finder | None = None, regions: Sequence[st
         places = visible_places(text)
         spans = find_spans(visible_text(text), recogniser, regions)
         return [Span(places[s.start], places[s.end - 1] + 1, s.kind) for s in spans]
-    spans = _shapes(text, regions)
-    if recogniser is not None:
-        hits = _Hits(text)
-        hits.spans = spans
-        for span in recogniser(text):
-            hits.add(span.kind, [(span.start, span.end)])
-        spans = hits.spans
-    return sorted(spans, key=attrgetter("start"))
+    hits = _shapes(text, regions)
+    for span in recogniser(text) if recogniser else ():
+        hits.add(span.kind, [(span.start, span.end)])
+    return sorted(hits.spans, key=attrgetter("start"))
 
 
-def _shapes(text: str, regions: Sequence[str]) -> list[Span]:
+def _shapes(text: str, regions: Sequence[str]) -> _Hits:
     """Hits of the kinds with a fixed format. Tests run in the order of KINDS, except where cost matters."""
     latin = latin_bytes(text)
     if latin is None or b"\xa0" in latin:  # the only one of _ODD in Latin-1
@@ -145,7 +138,7 @@ def _shapes(text: str, regions: Sequence[str]) -> list[Span]:
         _in_digits(text, low, shape, hits, regions)
     elif "::" in text:
         hits.add("ip", ipv6(text))
-    return hits.spans
+    return hits
 
 
 def _spans(pattern: re.Pattern[str], text: str, group: str | int = 0) -> Iterator[tuple[int, int]]:

@@ -8,18 +8,18 @@ import os
 import re
 import secrets as random
 import unicodedata
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from finetune_pipeline.data.dedup.text_similarity import visible_text
 from finetune_pipeline.findings import Finding, FindingsError
 
 SHAPE_KINDS = ("secret", "wallet", "email", "iban", "card", "national_id", "ip", "mac", "birth_date", "phone")
 """Found by format, check digits and surrounding words; always enabled."""
-MODEL_KINDS = ("address", "name")
-"""Found with a spaCy model, if ``data.scrub_names`` is set."""
-KINDS = SHAPE_KINDS + MODEL_KINDS
-"""All kinds; if two match the same characters, the earlier wins."""
+KINDS = (*SHAPE_KINDS, "address", "name")
+"""All kinds, the last two with ``data.scrub_names``; if two match the same characters, the earlier wins."""
 
 KEY_BYTES = 32
 _LOOSE = re.compile(r"[\W_]+")
@@ -67,7 +67,13 @@ def load_key(path: Path) -> bytes:
     wins, and nobody sees a partial file. Raises FindingsError if the file is not a key, or if users other than its
     owner can read it."""
     if not path.exists():
-        _make(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as out:
+            out.write(random.token_bytes(KEY_BYTES))
+            out.flush()
+            os.fsync(out.fileno())
+            with suppress(FileExistsError):  # somebody else was first
+                os.link(out.name, path)
     key, mode = path.read_bytes(), path.stat().st_mode
     if len(key) != KEY_BYTES:
         fix = "restore the key from a copy, or delete the file to get a new key"
@@ -77,19 +83,3 @@ def load_key(path: Path) -> bytes:
     else:
         return key
     raise FindingsError([Finding("data.scrub_key", "error", str(path), message, fix)])
-
-
-def _make(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{random.token_hex(8)}")
-    try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as out:
-            out.write(random.token_bytes(KEY_BYTES))
-            out.flush()
-            os.fsync(out.fileno())
-        os.link(draft, path)  # fails where somebody else was first
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink(missing_ok=True)

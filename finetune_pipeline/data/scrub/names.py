@@ -97,17 +97,12 @@ def load_recogniser() -> Finder:
 
 def _people(pipeline: Any, text: str) -> list[Span]:
     spans = []
-    for entity in pipeline(text).ents:
-        if entity.label_ not in _PEOPLE:
-            continue
-        start, end = entity.start_char, entity.end_char
-        first_line = text[start:end].partition("\n")[0]
-        end = start + len(first_line.rstrip(" ,.;:-"))
+    for entity in (entity for entity in pipeline(text).ents if entity.label_ in _PEOPLE):
+        start = entity.start_char
+        end = start + len(text[start : entity.end_char].partition("\n")[0].rstrip(" ,.;:-"))
         title = _TITLE.match(text[start:end])
         start += title.end() if title else 0
-        for tail in ("'s", "’s"):
-            if text[start:end].endswith(tail):
-                end -= 2
+        end -= 2 * text[start:end].endswith(("'s", "’s"))
         value = text[start:end]
         if len(value) > 1 and _LETTER.search(value) and not _UNLIKE.search(value) and not value.islower():
             spans.append(Span(start, end, "name"))
@@ -121,8 +116,4 @@ def _missing(what: str) -> FindingsError:
 
 def addresses(text: str) -> Iterator[tuple[int, int]]:
     """Places of street addresses (English, German, French, Spanish, Portuguese, Italian, Dutch, Polish, Japanese forms)."""
-    for hit in _ADDRESS.finditer(text):
-        end = hit.end()
-        while text[end - 1] in " ,.":
-            end -= 1
-        yield hit.start(), end
+    return ((hit.start(), hit.start() + len(hit[0].rstrip(" ,."))) for hit in _ADDRESS.finditer(text))

@@ -12,16 +12,14 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import import_module
 
-from finetune_pipeline.data.scrub.numbers import NUMBER_WORD, before, stems
+from finetune_pipeline.data.scrub.numbers import NUMBER_WORD, before
 
 # (standard number of python-stdnum, "" for none; shape). Taken without a word before them.
 _BARE = (
     ("", r"(?!000|666|9)[0-9]{3}-(?!00)[0-9]{2}-(?!0000)[0-9]{4}"),  # US social security
     ("us.itin", r"9[0-9]{2}-[0-9]{2}-[0-9]{4}"),
-    (
-        "any",
-        r"(?!BG|GB|KN|NK|NT|TN|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D]",
-    ),  # UK NINO
+    # UK NINO
+    ("any", r"(?!BG|GB|KN|NK|NT|TN|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D]"),
     ("fr.nir", r"[1-478] ?[0-9]{2} ?[0-9]{2} ?[0-9][0-9AB] ?[0-9]{3} ?[0-9]{3} ?[0-9]{2}"),
     ("es.dni", r"[0-9]{8}-?[A-HJ-NP-TV-Z]"),
     ("es.nie", r"[XYZ]-?[0-9]{7}-?[A-HJ-NP-TV-Z]"),
@@ -79,26 +77,12 @@ _AFTER_WORD: tuple[tuple[str, str, tuple[str, ...]], ...] = (
      r"(?=(?:[A-Z]*[0-9]){5})[A-Z0-9]{7,9}|[0-9]{2} ?[0-9]{2} [0-9]{6}", ()),
     (r"driv(?:ing|er'?s?)\slicen[cs]e|f[üu]hrerschein\w*|permis\sde\sconduire", r"(?=(?:[A-Z]*[0-9]){4})[A-Z0-9-]{6,18}", ()),
 )  # fmt: skip
-_WORDS = re.compile(
-    r"(?i)(?<![^\W_])(?:"
-    + "|".join(f"(?P<w{i}>{words})" for i, (words, _, _) in enumerate(_AFTER_WORD))
-    + r")(?![a-z])[^0-9\n]{0,30}$"
-)
-# how the words of letters begin (the others are in scripts without blanks between words)
-_STEM_WORDS = (
-    "ssn itin soc soci nati nino ni nhs steu idnr sozi svnr rent sécu secu nir numé nume núme dni nie cédu cedu nif cont codi"
-    " bsn burg sofi pese cpf aadh uida आधा sin tfn tax medi pers cpr føds fods henk hetu rijk regi ahv avs rut run curp rodn"
-    " nric fin pps kiml tckn cnp egn oib amka егн αμκα инн снил perm pan iden sout id ausw pass reis pasa pasz pasp driv führ"
-    " fuhr my"
-)
-_STEMS = frozenset(_STEM_WORDS.split())
+_NAMES = "|".join(f"(?P<w{i}>{words})" for i, (words, _, _) in enumerate(_AFTER_WORD))
+_WORDS = re.compile(rf"(?i)(?<![^\W_])(?:{_NAMES})(?![a-z])[^0-9\n]{{0,30}}$")
 _LETTER = re.compile("[A-Z]")
 _SHAPES = [re.compile(rf"(?<![A-Za-z0-9])(?:{shape})(?![A-Za-z0-9]|[-.][0-9])") for _, shape, _ in _AFTER_WORD]
-_BARE_SHAPE = re.compile(
-    r"(?<![A-Za-z0-9])(?<![0-9][-./ ])(?:"
-    + "|".join(f"(?P<b{i}>{shape})" for i, (_, shape) in enumerate(_BARE))
-    + r")(?![A-Za-z0-9]|[-./][0-9])"
-)
+_BARE_SHAPES = "|".join(f"(?P<b{i}>{shape})" for i, (_, shape) in enumerate(_BARE))
+_BARE_SHAPE = re.compile(rf"(?<![A-Za-z0-9])(?<![0-9][-./ ])(?:{_BARE_SHAPES})(?![A-Za-z0-9]|[-./][0-9])")
 LETTERED = re.compile(
     r"(?i)(?<![^\W_])(?:(?:reise)?pass(?:port|eport)?|pasaporte|passaporto|paspoort|paszport\w*|driv(?:ing|er'?s?)\slicen[cs]e"
     r"|f[üu]hrerschein\w*|permis\sde\sconduire|codice\sfiscale)(?:[\W_]{1,3}(?:numbers?|nummer|num[eé]ro|n[uú]mero|nr|no|is|ist|est|es|my|card|id))*[\W_]{1,3}"
@@ -114,13 +98,8 @@ def national_ids(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     window = max(0, start - 8), min(len(text), end + 4)
     if end - start == 7 and not _LETTER.search(text[max(0, start - 2) : start] + text[end : end + 2]):
         return  # seven figures alone are nobody's
-    for hit in _BARE_SHAPE.finditer(text, *window):
-        standard = _BARE[int(str(hit.lastgroup)[1:])][0]
-        if (not standard or _is(standard, hit[0])) and not _other(text, hit.start()):
-            yield hit.span()
-    words = before(text, start)
-    named = _WORDS.search(words) if not words.isascii() or stems(words) & _STEMS else None
-    if named:
+    yield from bare_ids(text, *window, proven=False)
+    if named := _WORDS.search(before(text, start)):
         number = int(str(named.lastgroup)[1:])
         place = _SHAPES[number].search(text, *window)
         standards = _AFTER_WORD[number][2]
@@ -128,11 +107,11 @@ def national_ids(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
             yield place.span()
 
 
-def bare_ids(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Places of ids of letters and digits mixed, proven by check digits, within a word."""
+def bare_ids(text: str, start: int, end: int, proven: bool = True) -> Iterator[tuple[int, int]]:
+    """Places of ids that are taken without a word before them; proven: only those with check digits."""
     for hit in _BARE_SHAPE.finditer(text, start, end):
         standard = _BARE[int(str(hit.lastgroup)[1:])][0]
-        if standard and _is(standard, hit[0]) and not _other(text, hit.start()):
+        if (_is(standard, hit[0]) if standard else not proven) and not _other(text, hit.start()):
             yield hit.span()
 
 

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     import phonenumbers
 
 BEFORE = 60  # characters before a number that are looked at
-
 _PHONE_NOUN = (
     r"phones?|telephones?|tele[fp]h?oo?n\w*|t[eé]l[eé]phone|tel[eé]fono|t[eé]l|tlf|mobi[el]\w*|m[oó]vil|cell\w*|celular|handy\w*"
     r"|portable|gsm|whats\s?app|fax|sms|kom[oó]rk\w*|rufnummer|landline|(?:support|info|service)\s?line|switchboard|hotline|helpline"
@@ -41,7 +40,6 @@ NUMBER_WORD = re.compile(
     r"|commande|facture|r[eé]f[eé]rence|colis|pedido|factura|fatura|bestelling\w*|factuur|zam[oó]wieni\w+|faktur\w+|ordine|fattura"
     r")s?(?:[\W_]{1,3}(?:numbers?|nummer|num[eé]ro|n[uú]mero|no|nr|n|id|is|was|de|code|ref))*|\#|[nN][°º]|注文番号|番号)[^\w(+]{0,3}$"
 )
-_LETTERS = re.compile(r"[^\W\d_]+")
 CARD_WORD = re.compile(r"(?i)card|\bcc\b|karte|carte|tarjeta|cart[aã]o|carta|kart[aąy]|visa|amex|カード")
 UNIT_AFTER = re.compile(
     r"(?i)\s?(?:times|seconds?|minutes|hours|days|ms|rows?|people|users|items|files|bytes|tokens|calls|records|requests|km|kg"
@@ -50,34 +48,27 @@ UNIT_AFTER = re.compile(
 
 
 def before(text: str, start: int) -> str:
-    """Number of characters before a number that are examined as context."""
+    """The characters before a number that are examined as context."""
     return text[max(0, start - BEFORE) : start]
 
 
-def stems(words: str) -> set[str]:
-    """The first four letters of each word, in lower case."""
-    return {word[:4] for word in _LETTERS.findall(words.lower())}
-
-
-_END = r"(?![\w]|[-.:][0-9])"
+_BEGIN, _END = r"(?a)(?<![\w.+/-])(?<![0-9][ :])", r"(?![\w]|[-.:][0-9])"
 _PLUS = re.compile(rf"(?a)(?<![\w+])\+[0-9](?:[ ./()-]{{0,3}}[0-9]){{6,14}}{_END}")
-_ZEROS = re.compile(rf"(?a)(?<![\w.+/-])(?<![0-9][ :])00[ ]?[1-9](?:[ ./()-]{{0,3}}[0-9]){{7,13}}{_END}")
+_ZEROS = re.compile(rf"{_BEGIN}00[ ]?[1-9](?:[ ./()-]{{0,3}}[0-9]){{7,13}}{_END}")
 _US = re.compile(
     r"(?a)(?<![\w.+/-])(?<![0-9]:)(?:1[-. ])?(?:\([2-9][0-9]{2}\)[ -]?[0-9]{3}[-. ][0-9]{4}"
     rf"|[2-9][0-9]{{2}}(?P<gap>[-. ])[0-9]{{3}}(?P=gap)[0-9]{{4}}){_END}"
 )
 _NATIONAL = re.compile(
-    r"(?a)(?<![\w.+/-])(?<![0-9][ :])(?:\(0\)[ ]?[1-9][0-9]{0,4}|\(0[0-9]{1,5}\)|0[1-9][0-9]{0,4})"
+    rf"{_BEGIN}(?:\(0\)[ ]?[1-9][0-9]{{0,4}}|\(0[0-9]{{1,5}}\)|0[1-9][0-9]{{0,4}})"
     rf"(?:(?:[ /-]| / )[0-9]{{2,8}}){{1,5}}(?:-[0-9])?{_END}"
 )
-_DOTTED = re.compile(
-    rf"(?a)(?<![\w.+/-])(?<![0-9][ :])0[1-9](?:(?:\.[0-9]{{2}}){{4}}|[0-9]{{1,3}}\.[0-9]{{3,4}}\.[0-9]{{3,4}}){_END}"
-)
-_AREA = re.compile(rf"(?a)(?<![\w.+/-])(?<![0-9][ :])\([1-9][0-9]\)[ ]?[0-9]{{4,5}}-[0-9]{{4}}{_END}")  # Brazil
-_FREE = re.compile(rf"(?a)(?<![\w.+/-])(?<![0-9][ :])1[38]00 [0-9]{{3}} [0-9]{{3}}{_END}")  # Australia
+_DOTTED = re.compile(rf"{_BEGIN}0[1-9](?:(?:\.[0-9]{{2}}){{4}}|[0-9]{{1,3}}\.[0-9]{{3,4}}\.[0-9]{{3,4}}){_END}")
+_AREA = re.compile(rf"{_BEGIN}\([1-9][0-9]\)[ ]?[0-9]{{4,5}}-[0-9]{{4}}{_END}")  # Brazil
+_FREE = re.compile(rf"{_BEGIN}1[38]00 [0-9]{{3}} [0-9]{{3}}{_END}")  # Australia
 # Without groups: eleven figures as in Britain and Germany, ten as mobile telephones have in many countries
-_TRUNK = re.compile(rf"(?a)(?<![\w.+/-])(?<![0-9][ :])0(?:[1-37][0-9]{{9}}|[4-8][0-9]{{8}}){_END}")
-_BARE = re.compile(rf"(?a)(?<![\w.+/-])(?<![0-9][ :])\(?[0-9](?:[ -]?\)?[ -]?[0-9]){{6,14}}{_END}")
+_TRUNK = re.compile(rf"{_BEGIN}0(?:[1-37][0-9]{{9}}|[4-8][0-9]{{8}}){_END}")
+_BARE = re.compile(rf"{_BEGIN}\(?[0-9](?:[ -]?\)?[ -]?[0-9]){{6,14}}{_END}")
 _EXTENSION = re.compile(r"(?i)[ ,]{0,2}(?:ext(?:ension)?\.?|x|durchwahl|poste|anexo|ramal)[ :]{0,2}[0-9]{1,6}(?!\w)")
 _UNIX_TIME = re.compile(r"1[5-9][0-9]{8}(?:[0-9]{3})?")
 
@@ -243,10 +234,8 @@ def ibans(text: str) -> Iterator[tuple[int, int]]:
 
 def wallets(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Places of wallet addresses within a word: Bitcoin and its kin and Tron by check digits, others by shape."""
-    for hit in _WALLET.finditer(text, start, end):
-        value = hit[0]
-        if value[0] not in "13LMDT" or len(value) > 40 or _base58_ok(value):
-            yield hit.span()
+    hits = _WALLET.finditer(text, start, end)
+    return (hit.span() for hit in hits if hit[0][0] not in "13LMDT" or len(hit[0]) > 40 or _base58_ok(hit[0]))
 
 
 def _base58_ok(value: str) -> bool:
@@ -274,10 +263,7 @@ _BORN = re.compile(
     r"|data\sdi\snascita|född|født)|生年月日|誕生日|出生日期)"
     rf"(?:[\W_]{{1,3}}(?:is|was|on|am|the|le|el|em|il|op|dnia|den|le|es|ist|est|é|to|in))*[\W_]{{0,4}}?(?:は)?(?P<date>{_DATE})(?!\w)"
 )
-BIRTH_WORDS = (
-    *("birth", "born", "dob", "d.o.b", "geb", "naci", "nasc", "naiss", "urodz"),
-    *("né", "nací", "født", "född", "生", "誕"),
-)
+BIRTH_WORDS = "birth born dob d.o.b geb naci nasc naiss urodz né nací født född 生 誕".split()
 """One of these is in a text, in lower case, that speaks of a birth."""
 
 

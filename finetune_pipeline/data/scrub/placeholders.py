@@ -53,9 +53,8 @@ class Scrubber:
         self._key = key
         self._find = find
         for text in texts:
-            if "[" in text:
-                for kind, number in PLACEHOLDER.findall(text):
-                    self._next[kind.lower()] = max(self._next[kind.lower()], int(number))
+            for kind, number in PLACEHOLDER.findall(text) if "[" in text else ():
+                self._next[kind.lower()] = max(self._next[kind.lower()], int(number))
         self.counts: defaultdict[str, int] = defaultdict(int)
         self.replacements: list[Replacement] = []
 

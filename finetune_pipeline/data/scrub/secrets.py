@@ -9,9 +9,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-PRIVATE_KEY = re.compile(
-    r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|\Z)", re.S
-)
+_ARMOUR = "[A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----"
+PRIVATE_KEY = re.compile(rf"-----BEGIN {_ARMOUR}.*?(?:-----END {_ARMOUR}|\Z)", re.S)
 """A private key in armour, to the end of the text where the last line is missing."""
 _KNOWN = re.compile(
     r"""(?<![A-Za-z0-9])(?:
@@ -78,10 +77,9 @@ _REFERENCE = re.compile(
   | [a-z_]+(?::[\w,]+)?(?:\|[a-z_]+(?::[\w,.]+)?)+ | \^.* | .*(?:\(\?|\\[dwsS]).*   # a rule: required|min:8, a pattern
 """
 )
-_QUALIFIED = re.compile(r"[a-z0-9_.-]*(?:(?:api|access|private|secret|signing|encryption|auth|licen[sc]e|shared)\s)?\Z")
-_STRONG = re.compile(
-    r"(?:api|access|private|secret|signing|encryption|auth|licen[sc]e|shared)[\s_-]?key\Z|token\Z|secret\Z"
-)
+_KEYS = r"(?:api|access|private|secret|signing|encryption|auth|licen[sc]e|shared)"
+_QUALIFIED = re.compile(rf"[a-z0-9_.-]*(?:{_KEYS}\s)?\Z")
+_STRONG = re.compile(rf"{_KEYS}[\s_-]?key\Z|token\Z|secret\Z")
 SEED = re.compile(
     r"(?i)(?:seed|recovery|mnemonic|backup|wallet)\s?(?:phrase|words?|seed)?(?:\s(?:is|are|was))?\s?[:=]?\s?[\"'“]?"
     r"(?<=[:=\"'“ ])(?P<value>(?-i:(?:[a-z]{3,8}[ ,]{1,2}){11,23}[a-z]{3,8}))(?![\w])"
@@ -121,9 +119,7 @@ def known_secrets(text: str, start: int, end: int, aws: bool) -> Iterator[tuple[
 
 def logins(text: str) -> Iterator[tuple[int, int]]:
     """Places of ``user:password`` in web addresses and connection strings."""
-    for hit in _URL_LOGIN.finditer(text):
-        if not _NO_LOGIN.fullmatch(hit[1].partition(":")[2]):
-            yield hit.span(1)
+    return (hit.span(1) for hit in _URL_LOGIN.finditer(text) if not _NO_LOGIN.fullmatch(hit[1].partition(":")[2]))
 
 
 def credentials(text: str) -> Iterator[tuple[int, int]]:
@@ -131,9 +127,7 @@ def credentials(text: str) -> Iterator[tuple[int, int]]:
     for hit in _BEARER.finditer(text):
         if secret_value("token", hit[1]):
             yield without_trailing_dot(text, *hit.span(1))
-    for hit in _BASIC.finditer(text):
-        if _is_basic(hit[1]):
-            yield hit.span(1)
+    yield from (hit.span(1) for hit in _BASIC.finditer(text) if _is_basic(hit[1]))
     for hit in _USER_OPTION.finditer(text):
         group = next(name for name in ("pair", "given", "netrc") if hit[name])
         if secret_value("password", hit["word"] or hit[group]):
@@ -151,9 +145,9 @@ def named_secrets(text: str, low: str) -> Iterator[tuple[int, int]]:
         value = text[start:end]
         if not secret_value(name, value) or _ADDRESS.fullmatch(value) or (name == "key" and hit["sign"] is None):
             continue
-        if _REFERENCE.fullmatch(value) or (
-            hit["sign"] and not hit["quote"] and _names_something(text, name, start, end)
-        ):
+        if _REFERENCE.fullmatch(value):
+            continue
+        if hit["sign"] and not hit["quote"] and _names_something(text, name, start, end):
             continue
         if name == "pass" and value.upper() == value.lower():
             continue  # tests passed, not a password
@@ -168,10 +162,9 @@ def named_secrets(text: str, low: str) -> Iterator[tuple[int, int]]:
 def _names_something(text: str, name: str, start: int, end: int) -> bool:
     """Whether an assigned value without quotes is a call or a name; `f(password=password2)` has a name, `password2` is one
     people choose."""
-    value = text[start:end]
-    return bool(_CALL_OR_NAME.fullmatch(value)) or (
-        (not _is_password(name) or text[end : end + 1] == ")") and bool(_NAME_OF_SECRET.fullmatch(value))
-    )
+    may_be_name = not _is_password(name) or text[end : end + 1] == ")"
+    patterns = (_CALL_OR_NAME, _NAME_OF_SECRET) if may_be_name else (_CALL_OR_NAME,)
+    return any(pattern.fullmatch(text, start, end) for pattern in patterns)
 
 
 def _value_place(text: str, hit: re.Match[str]) -> tuple[int, int]:
@@ -213,9 +206,8 @@ def secret_value(name: str, value: str) -> bool:
     if _STRONG.search(name):
         random = classes[2] and sum(classes) >= 2 and entropy(value) >= 2.8 and not _wordlike(value)
         return len(value) >= 8 and (hexadecimal or random)
-    return len(value) >= 16 and (
-        (all(classes[:3]) and entropy(value) >= 3.5 and not _wordlike(value)) or (hexadecimal and len(value) >= 32)
-    )
+    mixed = all(classes[:3]) and entropy(value) >= 3.5 and not _wordlike(value)
+    return (mixed and len(value) >= 16) or (hexadecimal and len(value) >= 32)
 
 
 def _wordlike(value: str) -> bool:
@@ -243,6 +235,4 @@ def _is_basic(value: str) -> bool:
 
 def without_trailing_dot(text: str, start: int, end: int) -> tuple[int, int]:
     """The place without the stops that end the sentence."""
-    while end > start and text[end - 1] in ".?:!":
-        end -= 1
-    return start, end
+    return start, start + len(text[start:end].rstrip(".?:!"))

@@ -29,7 +29,7 @@ import numpy as np
 from finetune_pipeline.data.dedup.boilerplate import Boilerplate
 from finetune_pipeline.data.dedup.near_duplicates import code_points, loose_forms, near_duplicate_clusters
 from finetune_pipeline.data.dedup.row_table import KEPT, RowTable
-from finetune_pipeline.data.examples import ORIGINS, user_texts
+from finetune_pipeline.data.examples import ORIGINS, decode_examples
 from finetune_pipeline.data.workers import available_cores, in_order
 
 LEAST = 0.3
@@ -94,7 +94,7 @@ def _index_of(table: RowTable, rows: np.ndarray, boilerplate: Boilerplate) -> Al
 
 def _features_of_lines(lines: bytes, boilerplate: Boilerplate, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """(features, their counts) of rows in canonical JSON."""
-    return features_of(loose_forms(user_texts(lines), boilerplate), bits)
+    return features_of(loose_forms([e.user_text for e in decode_examples(lines)], boilerplate), bits)
 
 
 class AlikeIndex:

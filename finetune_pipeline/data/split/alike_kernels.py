@@ -94,13 +94,10 @@ def features_of(points: np.ndarray, offsets: np.ndarray, bits: int, kept: np.nda
                             numbers[many] = number
                             many += 1
                     before_last, last, word = last, word, np.uint64(0)
-            ordered = np.sort(numbers[:many])
             count = 0
-            for i in range(many):
-                if count == most:
-                    break
-                if i == 0 or ordered[i] != ordered[i - 1]:
-                    kept[row, count] = ordered[i]
+            for number in np.sort(numbers[:many]):
+                if count < most and (count == 0 or number != kept[row, count - 1]):
+                    kept[row, count] = number
                     count += 1
             if count == most or limit == widest:
                 break
@@ -189,17 +186,14 @@ def _alike(a: np.ndarray, b: np.ndarray, whole: int, weights: np.ndarray) -> flo
 def nearest(
     queries: np.ndarray, counts: np.ndarray, rare: np.ndarray, own: int, index: Index
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The most similar text for each query, among those that share its rarest features.
+    """The most similar text (int64; -1: none) for each query, among those that share its rarest features, and how alike it is
+    (float64).
 
     Args:
         queries: Features (int32, ascending) of the queries.
         counts: How many each has.
         rare: Their rarest features, the rarest first (int32; -1: no more).
         own: Query i is text ``own + i``, which is not compared with itself; -1: the queries are no texts of the index.
-        index: The texts.
-
-    Returns:
-        (texts (int64; -1: none), how alike they are (float64)).
     """
     best, strength = np.full(len(queries), -1, np.int64), np.zeros(len(queries), np.float64)
     top, tops = np.empty(_COMPARED, np.int64), np.empty(_COMPARED, np.float32)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune_pipeline.data.dedup.boilerplate import PREAMBLES, Boilerplate, strip
+from finetune_pipeline.data.dedup.boilerplate import PREAMBLES, Boilerplate, stripper
 from finetune_pipeline.data.dedup.near_duplicates import loose_forms
 from finetune_pipeline.data.dedup.row_table import RowTable
 from finetune_pipeline.data.dedup.text_similarity import similarity
@@ -46,14 +46,11 @@ def make_canaries(sources: Sequence[Example], threshold: float, boilerplate: Boi
     if not sources:
         raise ValueError("there are no validation or test rows, so the leakage check cannot be tested; add examples")
     order = sorted(range(len(sources)), key=lambda i: (len(sources[i].user_text.split()) < _LEAST_WORDS, sources[i].id))
-
-    def in_template(source: Example) -> Example:
-        return _with_text(source, lambda _: f"{PREAMBLES[0]}\n\n{strip(source.user_text, boilerplate)}")
-
+    strip = stripper(boilerplate)
     makers: dict[str, Callable[[Example], Example | None]] = {
         "exact": lambda source: source,
-        "reformatted": lambda source: _reformatted(source, threshold, boilerplate),
-        "template_swapped": in_template,
+        "reformatted": lambda source: _reformatted(source, threshold, strip),
+        "template_swapped": lambda source: _with_text(source, lambda _: f"{PREAMBLES[0]}\n\n{strip(source.user_text)}"),
         "same_group": _of_same_group,
     }
     made: list[Canary] = []
@@ -64,17 +61,16 @@ def make_canaries(sources: Sequence[Example], threshold: float, boilerplate: Boi
     return made
 
 
-def _reformatted(source: Example, threshold: float, boilerplate: Boilerplate) -> Example | None:
+def _reformatted(source: Example, threshold: float, strip: Callable[[str], str]) -> Example | None:
     """The row in other case, blanks and punctuation; only what it says besides its templates where a template in other case
     would count as new text; None where even that is not alike."""
 
     def change(text: str) -> str:
         return "  " + text.swapcase().replace(" ", "   ") + " !!"
 
-    content = strip(source.user_text, boilerplate)
+    content = strip(source.user_text)
     for made in (_with_text(source, change), _with_text(source, lambda t: t.replace(content, change(content)))):
-        other = strip(made.user_text, boilerplate)
-        if made.user_text != source.user_text and similarity(other, content) >= threshold:
+        if made.user_text != source.user_text and similarity(strip(made.user_text), content) >= threshold:
             return made
     return None
 
@@ -143,12 +139,8 @@ EDITS: dict[str, Edit] = {
 def recall_by_edit(
     table: RowTable, unit: np.ndarray, guarded: np.ndarray, alike: AlikeRows, boilerplate: Boilerplate
 ) -> dict[str, dict[str, Any]]:
-    """Plant edited copies of validation and test rows (`guarded`, int64), and search for them.
-
-    Returns:
-        For every kind tested, found, and recall with its 95% interval (Wilson); only tested: 0 where no row could be
-        edited so.
-    """
+    """Plant edited copies of validation and test rows (`guarded`, int64), and search for them. Returns for every kind tested,
+    found, and recall with its 95% interval (Wilson); only tested: 0 where no row could be edited so."""
     from scipy.stats import binomtest
 
     rows = table.rows[guarded]
@@ -156,8 +148,8 @@ def recall_by_edit(
     recall: dict[str, dict[str, Any]] = {}
     for number, (kind, edit) in enumerate(EDITS.items()):
         dice = random.Random(number)  # noqa: S311
-        step = len(order) / min(COPIES, len(order))
-        chosen = order[(np.arange(min(COPIES, len(order))) * step + dice.random() * step).astype(np.int64)]
+        many = min(COPIES, len(order))
+        chosen = order[((np.arange(many) + dice.random()) * len(order) / many).astype(np.int64)]
         texts = [e.user_text for e in table.fetch(chosen)]
         words = sorted({word for text in texts for word in text.split()})
         copies = [edit(text, dice, words) for text in texts]
@@ -169,10 +161,6 @@ def recall_by_edit(
         same = unit[alike.rows[nearest]] == unit[chosen]
         test = binomtest(int((tested & (nearest >= 0) & same).sum()), int(tested.sum()))
         interval = test.proportion_ci(method="wilson")
-        recall[kind] = {
-            "tested": test.n,
-            "found": test.k,
-            "recall": round(test.k / test.n, 4),
-            "interval": [round(interval.low, 4), round(interval.high, 4)],
-        }
+        figures = {"tested": test.n, "found": test.k, "recall": round(test.k / test.n, 4)}
+        recall[kind] = {**figures, "interval": [round(interval.low, 4), round(interval.high, 4)]}
     return recall

@@ -90,14 +90,11 @@ class Search:
 
 
 def certify(search: Search, leaks: Mapping[str, Sequence[Leak]]) -> dict[str, Any]:
-    """Report the leaks between splits (`leaks`, of :meth:`Search.leaks`), and prove with canaries that leaks are found.
-
-    Returns:
-        exact, near, group, alike (how many pairs), pairs (up to 20 of them by id), threshold, rows, canaries ({planted,
-        found, by_kind, missed}), edited (see canaries.recall_by_edit).
-    """
+    """Report the leaks between splits (`leaks`, of :meth:`Search.leaks`): how many pairs of each kind, and up to 20 of them by
+    id; and prove with canaries that leaks are found."""
     shown: list[dict[str, Any]] = []
     ids, split = search.table.rows["id"], search.split
+    guarded = np.flatnonzero(split > _TRAIN)
     for kind in PAIR_KINDS:
         for i, j, likeness in leaks[kind][: _PAIRS_SHOWN - len(shown)]:
             splits = "-".join(SPLITS[code] for code in sorted((split[i], split[j])))
@@ -109,9 +106,7 @@ def certify(search: Search, leaks: Mapping[str, Sequence[Leak]]) -> dict[str, An
         "threshold": search.spec.data.near_duplicate_threshold,
         "rows": int((split >= 0).sum()),
         "canaries": _prove(search),
-        "edited": recall_by_edit(
-            search.table, search.unit, np.flatnonzero(split > _TRAIN), search.alike, search.boilerplate
-        ),
+        "edited": recall_by_edit(search.table, search.unit, guarded, search.alike, search.boilerplate),
     }
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 
 import numpy as np
 
-from finetune_pipeline.engine.files import DamagedFile, sync_folder
+from finetune_pipeline.engine.files import DamagedFile, hold, sync_folder
 from finetune_pipeline.faults import OutsideError
 
 SPLITS = ("train", "validation", "test")
@@ -80,11 +79,11 @@ def record_assignments(assignments: np.ndarray, folder: Path) -> int:
     Raises OutsideError if the ledger gives one of the rows another split: two splits were made from one state of it;
     the later must be redone.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with hold(folder / ".lock"):
         ledger = read_ledger(folder)
-        new = assignments[~_listed(ledger, assignments)]
+        fields = ["id", "key", "split"]
+        listed = set(ledger[fields].tolist())
+        new = assignments[[row not in listed for row in assignments[fields].tolist()]]
         before = split_of(ledger, new["id"], new["key"])
         moved = np.flatnonzero((before >= 0) & (before != new["split"]))
         if len(moved):
@@ -103,15 +102,3 @@ def record_assignments(assignments: np.ndarray, folder: Path) -> int:
             os.replace(temporary, folder / f"{number:06d}.npy")
             sync_folder(folder)
     return len(new)
-
-
-def _listed(entries: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Rows recorded in the ledger with the same id, key and split."""
-
-    def mixed(of: np.ndarray) -> np.ndarray:
-        value: np.ndarray = (of["id"] * np.uint64(0x9E3779B97F4A7C15)) ^ of["key"]
-        value = (value ^ (value >> np.uint64(31))) * np.uint64(0xC4CEB9FE1A85EC53) + of["split"]
-        return value
-
-    listed: np.ndarray = np.isin(mixed(rows), mixed(entries))
-    return listed

@@ -39,11 +39,8 @@ PLACED = np.dtype(
 
 
 def shares_of(spec: TaskSpec) -> dict[str, float]:
-    return {
-        "train": 1 - spec.split.validation - spec.split.test,
-        "validation": spec.split.validation,
-        "test": spec.split.test,
-    }
+    validation, test = spec.split.validation, spec.split.test
+    return {"train": 1 - validation - test, "validation": validation, "test": test}
 
 
 def units_of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -133,7 +130,8 @@ def join(rows: np.ndarray, unit: np.ndarray, splits: np.ndarray, before: np.ndar
 
 
 def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec, links: Links) -> tuple[np.ndarray, int, Joined]:
-    """Assign each kept row the split that it, or a row of its unit, had before; else one by `spec.split`.
+    """Assign each kept row the split that it, or a row of its unit, had before; else one by `spec.split`. Returns (PLACED, [n];
+    number of units; what became of the links).
 
     New units come in the order of sha256(seed, name), label by label; each goes to the split farthest below its share
     of that label's rows (``by: time``: the newest units fill the test, then validation). Test takes only units all of
@@ -142,9 +140,6 @@ def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec, links: Links) ->
     Args:
         rows: ROW, [n].
         before: The split every row was given earlier (int8, place in SPLITS; -1: none).
-
-    Returns:
-        (PLACED, [n]; number of units; what became of the links).
     """
     unit, names = units_of(rows)
     before = np.where(unit >= 0, before, -1).astype(np.int8)
@@ -172,7 +167,7 @@ def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec, links: Links) ->
     restored = _restored(rows, unit, before, split)
     split[restored] = before[restored]
     fresh = np.flatnonzero(seen == 0)
-    home[fresh] = _assign(rows, unit, kept, names, fresh, split, spec)
+    home[fresh] = _assign(rows, unit, names, fresh, split, spec)
     new = kept & (seen[unit] == 0)
     split[new] = home[unit[new]]
     inside = unit >= 0
@@ -201,43 +196,32 @@ def _restored(rows: np.ndarray, unit: np.ndarray, before: np.ndarray, split: np.
 
 
 def _assign(
-    rows: np.ndarray,
-    unit: np.ndarray,
-    kept: np.ndarray,
-    names: np.ndarray,
-    fresh: np.ndarray,
-    split: np.ndarray,
-    spec: TaskSpec,
+    rows: np.ndarray, unit: np.ndarray, names: np.ndarray, fresh: np.ndarray, split: np.ndarray, spec: TaskSpec
 ) -> np.ndarray:
     """A split (int8) for every new unit; deficits count what is placed already."""
     if not len(fresh):
         return np.zeros(0, np.int8)
-    shares = np.array(list(shares_of(spec).values()))
-    size = np.bincount(unit[kept], minlength=len(names))
-    human = np.bincount(unit[kept & (rows["origin"] != _HUMAN)], minlength=len(names)) == 0
-    stratum = _strata(rows, unit, kept, len(names))
-    if spec.split.by == "time":
-        stratum[:] = 0
+    shares, kept = np.array(list(shares_of(spec).values())), (rows["state"] == KEPT) & (unit >= 0)
+    size = np.bincount(unit[kept], minlength=len(names))[fresh]
+    human = np.bincount(unit[kept & (rows["origin"] != _HUMAN)], minlength=len(names))[fresh] == 0
     placed = np.zeros((len(spec.labels) + 1, len(SPLITS)), np.int64)
     there = split >= 0
     np.add.at(placed, (rows["label"][there].astype(np.int64) + 1, split[there]), 1)
     if spec.split.by == "time":
         newest = np.full(len(names), -np.inf)
         np.maximum.at(newest, unit[kept], np.nan_to_num(rows["time"][kept], nan=-np.inf))
-        return _newest(fresh, newest, names, size, human, placed.sum(0), shares)
+        order = np.lexsort((names[fresh], -newest[fresh])).tolist()
+        return _newest(order, size, human, shares * (placed.sum() + size.sum()) - placed.sum(0))
+    stratum = _strata(rows, unit, kept, len(names))[fresh]
     chosen = np.zeros(len(fresh), np.int8)
-    totals = placed.sum(1) + np.bincount(stratum[fresh], size[fresh], minlength=len(placed)).astype(np.int64)
-    have = placed.tolist()
-    wanted = (shares[None, :] * totals[:, None]).tolist()
-    where, many, allowed = stratum[fresh].tolist(), size[fresh].tolist(), human[fresh].tolist()
-    for i in _hash_order(names[fresh], spec.split.seed):
-        h, w = have[where[i]], wanted[where[i]]
-        best, most = 0, w[0] - h[0]
-        for code in (1, 2) if allowed[i] else (1,):
-            if w[code] - h[code] > most:
-                best, most = code, w[code] - h[code]
-        h[best] += many[i]
-        chosen[i] = best
+    totals = placed.sum(1) + np.bincount(stratum, size, minlength=len(placed)).astype(np.int64)
+    have, wanted = placed.tolist(), (shares[None, :] * totals[:, None]).tolist()
+    where, many, allowed = stratum.tolist(), size.tolist(), human.tolist()
+    hashes = [hashlib.sha256(f"{spec.split.seed}:{name:016x}".encode()).digest() for name in names[fresh].tolist()]
+    for i in sorted(range(len(fresh)), key=hashes.__getitem__):
+        lacking = [a - b for a, b in zip(wanted[where[i]], have[where[i]], strict=True)][: 3 if allowed[i] else 2]
+        chosen[i] = best = lacking.index(max(lacking))
+        have[where[i]][best] += many[i]
     return chosen
 
 
@@ -254,30 +238,14 @@ def _strata(rows: np.ndarray, unit: np.ndarray, kept: np.ndarray, count: int) ->
     return stratum
 
 
-def _hash_order(names: np.ndarray, seed: int) -> list[int]:
-    """Places of the names in the order of sha256("<seed>:<name>")."""
-    keys = [hashlib.sha256(f"{seed}:{name:016x}".encode()).digest() for name in names.tolist()]
-    return sorted(range(len(keys)), key=keys.__getitem__)
-
-
-def _newest(
-    fresh: np.ndarray,
-    newest: np.ndarray,
-    names: np.ndarray,
-    size: np.ndarray,
-    human: np.ndarray,
-    placed: np.ndarray,
-    shares: np.ndarray,
-) -> np.ndarray:
-    """The newest new units fill what the test lacks, the next what validation lacks, the rest is for training."""
-    total = placed.sum() + size[fresh].sum()
-    lacking = shares * total - placed
-    chosen = np.zeros(len(fresh), np.int8)
-    for i in np.lexsort((names[fresh], -newest[fresh])).tolist():
-        many = size[fresh[i]]
-        if human[fresh[i]] and lacking[_TEST] >= many / 2:
+def _newest(order: list[int], size: np.ndarray, human: np.ndarray, lacking: np.ndarray) -> np.ndarray:
+    """The newest new units (first in `order`) fill what the test lacks, the next what validation lacks, the rest is for
+    training."""
+    chosen = np.zeros(len(order), np.int8)
+    for i in order:
+        if human[i] and lacking[_TEST] >= size[i] / 2:
             chosen[i] = _TEST
-        elif lacking[1] >= many / 2:
+        elif lacking[1] >= size[i] / 2:
             chosen[i] = 1
-        lacking[chosen[i]] -= many
+        lacking[chosen[i]] -= size[i]
     return chosen

@@ -38,19 +38,14 @@ def split(
     """Assign every row a split (see :func:`~.placement.place`) and prove that nothing leaks. The same rows give the same
     files again, once they are recorded.
 
-    Writes the rows of the three splits (``train/examples.jsonl``, ``validation/examples.jsonl``,
-    ``test/sealed.jsonl``), ``quarantine.jsonl``, ``rows.npy`` (that of the reviewed rows), ``placed.npy``
-    (placement.PLACED, for every one of them) and ``leakage.json`` (see :func:`~.leakage.certify`) with the digests of
-    the three files.
+    Writes the rows of the three splits (SPLIT_FILES), ``quarantine.jsonl``, ``rows.npy`` (that of the reviewed rows),
+    ``placed.npy`` (placement.PLACED, for every one of them) and ``leakage.json`` (see :func:`~.leakage.certify`) with the
+    digests of the three files. Returns facts, among them left (rows that left a split since its relation to others changed)
+    and alike (links followed to keep rows together, and those that were not: cut, held).
 
     Args:
         ledger: Folder of earlier assignments. It is only read: see :func:`assignments_in`.
         seal: Makes the rows of the test unreadable (see :func:`finetune_pipeline.data.examples.seal`).
-
-    Returns:
-        Facts: rows_in, kept, quarantined, restored, counts, labels (per split and label), origins (per split), shares,
-            wanted_shares, clusters, by_rule, seed, leaks, left (rows that left a split since its relation to others
-            changed), alike (links followed to keep rows together, and those that were not: cut, held).
     """
     rows = np.load(reviewed / TABLE)
     table = RowTable(rows, clean / ALL_ROWS)
@@ -66,7 +61,7 @@ def split(
     search = replace(search, split=placed["split"])
     there = {kind: [(i, j, s) for i, j, s in pairs if not (left[i] or left[j])] for kind, pairs in leaks.items()}
     certificate = certify(search, there)
-    certificate["cut"], certificate["held"] = joined.cut, joined.held
+    certificate |= {"cut": joined.cut, "held": joined.held}
     test, refused = _write_rows(table, placed, examples_file(reviewed), out)
     (out / SPLIT_FILES["test"]).write_bytes(seal(test) if seal else test)
     find = finder_of(spec.data, names=False)
@@ -149,20 +144,16 @@ def _write_rows(
             else:
                 example = decode_examples(line, str(reviewed))[0]
                 refused.append((example, _refusal(example, placed[row])))
-        restored = np.flatnonzero((split >= 0) & ~kept)
-        with table.path.open("rb") as all_rows:
-            for row in restored.tolist():
-                start, end = (int(table.rows[name][row]) for name in ("start", "end"))
-                all_rows.seek(start)
-                write[split[row]](all_rows.read(end - start))
+        for row in np.flatnonzero((split >= 0) & ~kept).tolist():
+            write[split[row]](table.lines(np.array([row])))
     return b"".join(test), refused
 
 
 def _refusal(example: Example, placed: np.void) -> Finding:
     fix = "nothing to do; the row is left out"
     if placed["split"] == NOT_HUMAN:
-        message = f"a row of origin {example.origin!r} nearly repeats a row of the test set: "
-        message += "in train it would leak, and in test it would prove nothing"
+        why = "in train it would leak, and in test it would prove nothing"
+        message = f"a row of origin {example.origin!r} nearly repeats a row of the test set: {why}"
         return row_finding("not_human_in_test_cluster", example.place, message, fix)
     names = " and ".join(name for code, name in enumerate(SPLITS) if int(placed["bridged"]) >> code & 1)
     if placed["split"] == LEFT:
@@ -180,7 +171,9 @@ def _facts(
     rows: np.ndarray, placed: np.ndarray, units: int, findings: Sequence[Finding], spec: TaskSpec
 ) -> dict[str, Any]:
     split, kept = placed["split"], rows["state"] == KEPT
-    counts = {name: int((split == code).sum()) for code, name in enumerate(SPLITS)}
+    parts = {name: split == code for code, name in enumerate(SPLITS)}
+    counts = {name: int(there.sum()) for name, there in parts.items()}
+    origins = {name: sorted(count_values(rows["origin"], there, ORIGINS).items()) for name, there in parts.items()}
     total = max(1, sum(counts.values()))
     restored = int(((split >= 0) & ~kept).sum())
     return {
@@ -189,11 +182,8 @@ def _facts(
         "restored": restored,
         "quarantined": len(findings),
         "counts": counts,
-        "labels": {name: count_values(rows["label"], split == code, spec.labels) for code, name in enumerate(SPLITS)},
-        "origins": {
-            name: {origin: n for origin, n in sorted(count_values(rows["origin"], split == code, ORIGINS).items()) if n}
-            for code, name in enumerate(SPLITS)
-        },
+        "labels": {name: count_values(rows["label"], there, spec.labels) for name, there in parts.items()},
+        "origins": {name: {origin: n for origin, n in of if n} for name, of in origins.items()},
         "shares": {name: round(n / total, 6) for name, n in counts.items()},
         "wanted_shares": {name: round(share, 6) for name, share in shares_of(spec).items()},
         "clusters": units,

@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 from finetune_pipeline.data.answer_rules import LAST_FIX, form_problems, has_form, nearest_label
 from finetune_pipeline.data.dedup.text_similarity import INVISIBLE, latin_bytes, odd_invisible
@@ -24,59 +24,22 @@ _SUSPECT = re.compile(rf"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd<&ÃÂ{INVISI
 _SUSPECT_WORDS = ("{{", "[INST", "[/INST", "###", "Below is an i", "â€")
 """A text without any of these passes every rule below: a fast pre-check."""
 _PLAIN_LATIN = bytes(code for code in range(256) if not _SUSPECT.match(chr(code)))
-
-
-class _Pattern(NamedTuple):
-    """A forbidden pattern in a text: the finding's rule, its name, the fix, the regular expression."""
-
-    rule: str
-    what: str
-    fix: str
-    pattern: re.Pattern[str]
-
-
-_PATTERNS = (
-    _Pattern(
-        "template_residue",
-        "a chat template's special token",
-        "remove it: the template adds its own",
-        re.compile(r"<\|[^|<>\n]{1,40}\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>"),
-    ),
-    _Pattern(
-        "template_residue",
-        "an unfilled placeholder",
-        "fill in the placeholder, or remove the row",
-        re.compile(r"\{\{[^{}\n]{1,60}\}\}"),
-    ),
-    _Pattern(
-        "html_entity",
-        "the HTML entity",
-        "unescape the text once, at its source, unless people really write this",
-        re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{1,6}|#x[0-9a-fA-F]{1,5});"),
-    ),
-    _Pattern(
-        "mojibake",
-        "UTF-8 that was read as another encoding",
-        "export the text again and read it as UTF-8",
-        re.compile(r"Ã[\xa1-\xaa\xac-\xba\xbc-\xbfŸ„–œ]|Â[\xa1-\xaa\xac-\xba\xbc-\xbf]|â€[™œ“”˜¦\x9d]"),
-    ),
-    _Pattern(
-        "prompt_boilerplate",
-        "a prompt template",
-        "keep only what the template wraps",
-        re.compile(
-            r"Below is an instruction that describes a task|^###\s?(?:Instruction|Input|Response|Human|Assistant):",
-            re.M,
-        ),
-    ),
-    _Pattern(
-        "calculator_annotation",
-        "a calculator's note",
-        "remove the notes, unless the model should learn them",
-        re.compile(r"<<[^<>\n=]{0,80}\d[^<>\n=]{0,20}=[^<>\n=]{0,20}\d[^<>\n=]{0,20}>>"),
-    ),
-)
-_WARNINGS = {p.rule for p in _PATTERNS} - {"template_residue"} | {"invisible_characters", "replacement_character"}
+_PATTERNS = tuple((rule, what, fix, re.compile(pattern, re.M)) for rule, what, fix, pattern in (
+    ("template_residue", "a chat template's special token", "remove it: the template adds its own",
+     r"<\|[^|<>\n]{1,40}\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>"),
+    ("template_residue", "an unfilled placeholder", "fill in the placeholder, or remove the row",
+     r"\{\{[^{}\n]{1,60}\}\}"),
+    ("html_entity", "the HTML entity", "unescape the text once, at its source, unless people really write this",
+     r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{1,6}|#x[0-9a-fA-F]{1,5});"),
+    ("mojibake", "UTF-8 that was read as another encoding", "export the text again and read it as UTF-8",
+     r"Ã[\xa1-\xaa\xac-\xba\xbc-\xbfŸ„–œ]|Â[\xa1-\xaa\xac-\xba\xbc-\xbf]|â€[™œ“”˜¦\x9d]"),
+    ("prompt_boilerplate", "a prompt template", "keep only what the template wraps",
+     r"Below is an instruction that describes a task|^###\s?(?:Instruction|Input|Response|Human|Assistant):"),
+    ("calculator_annotation", "a calculator's note", "remove the notes, unless the model should learn them",
+     r"<<[^<>\n=]{0,80}\d[^<>\n=]{0,20}=[^<>\n=]{0,20}\d[^<>\n=]{0,20}>>"),
+))  # fmt: skip
+"""What no text may hold: the finding's rule, its name, the fix, the regular expression."""
+_WARNINGS = {rule for rule, *_ in _PATTERNS} - {"template_residue"} | {"invisible_characters", "replacement_character"}
 """Rules whose findings only warn."""
 
 Problems = Iterator[tuple[str, str, str]]
@@ -84,18 +47,11 @@ Problems = Iterator[tuple[str, str, str]]
 
 
 def check_row(row: dict[str, Any], turns: Turns, spec: TaskSpec, place: str) -> list[Finding]:
-    problems = chain(
-        check_roles(turns),
-        check_system_prompt(turns, spec),
-        check_label(row, turns, spec),
-        check_answer_form(turns, spec),
-        check_size(turns, spec),
-        check_texts(turns),
-        check_extras(row),
-        check_calls(turns),
-    )
+    about_turns = (check_roles(turns), check_system_prompt(turns, spec), check_label(row, turns, spec))
+    about_texts = (check_answer_form(turns, spec), check_size(turns, spec), check_texts(turns))
     return [
-        row_finding(r, place, message, fix, "warning" if r in _WARNINGS else "error") for r, message, fix in problems
+        row_finding(rule, place, message, fix, "warning" if rule in _WARNINGS else "error")
+        for rule, message, fix in chain(*about_turns, *about_texts, check_extras(row), check_calls(turns))
     ]
 
 

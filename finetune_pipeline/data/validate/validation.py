@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -31,16 +31,11 @@ from finetune_pipeline.spec import TaskSpec
 RAW_SHOWN = 2000
 _LABELS_SHOWN = 20
 _BLOCK_BYTES = 8 << 20
-
-
 _COUNTERS = ("by_rule", "labels", "ignored", "shapes", "lost", "unknown")
 
 
-class Block(NamedTuple):
-    """Rows of one raw file that one process validates at a time."""
-
-    file: str
-    records: list[Record]
+Block = tuple[str, list[Record]]
+"""A raw file, and those of its rows that one process validates at a time."""
 
 
 @dataclass(frozen=True)
@@ -99,14 +94,8 @@ def validation_settings(spec: TaskSpec) -> dict[str, Any]:
 
 def validate(raw: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
     """Validate every row of the files in ``raw/files``. Writes ``examples.jsonl``, ``quarantine.jsonl`` (file, line,
-    raw, findings) and ``findings.jsonl``.
-
-    Returns:
-        Facts: rows_in, kept, quarantined, quarantined_share, by_rule (findings per rule), shapes (rows per format),
-            labels (rows kept per label), files (rows per file), ignored_keys (rows per key that nothing reads),
-            labels_lost (rows in quarantine per label), labels_unknown (rows per label the spec does not name, the most
-            frequent), unread (findings about files). Always rows_in == kept + quarantined.
-    """
+    raw, findings) and ``findings.jsonl``. Returns facts: counts as of :class:`ValidatedBlock`; always rows_in == kept +
+    quarantined."""
     out.mkdir(parents=True, exist_ok=True)
     folder = raw / FILES
     paths = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
@@ -157,16 +146,15 @@ def in_blocks(records: Iterable[Record], file: str, size: int = _BLOCK_BYTES) ->
         held.append(record)
         length += len(record.raw)
         if length >= size:
-            yield Block(file, held)
+            yield file, held
             held, length = [], 0
     if held:
-        yield Block(file, held)
+        yield file, held
 
 
 def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
     file, records = block
-    result = ValidatedBlock(file)
-    lines: list[bytes] = []
+    result, lines = ValidatedBlock(file), list[bytes]()
     mapping, find = mapping_of(spec), finder_of(spec.data, names=False)
     for record in records:
         no_row = record.about == "file"
@@ -203,13 +191,11 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
 def validate_record(record: Record, file: str, spec: TaskSpec, mapping: Mapping | None) -> list[ValidatedRow]:
     """Validate one record: one row, or as many as ``data.fields.each`` makes of it. `mapping`: that of the spec."""
     place = place_of(_source(record, file))
-    value, findings = record.value, list(record.findings)
+    value, findings, readable = record.value, list(record.findings), record.value is not None
     if record.encoded:
         value, problems, readable = decode_line(record.raw, place, record.at)
         findings += problems
-        if not readable:
-            return [ValidatedRow(None, findings)]
-    elif value is None:
+    if not readable:
         return [ValidatedRow(None, findings)]
     if not isinstance(value, dict) and not (mapping and (mapping.content or "each" in mapping.getters)):
         message = f"the row is {quoted(value)}, not an object"
@@ -275,18 +261,10 @@ def _validate(
     source = _source(record, file)
     if isinstance(row.get("id"), str) and row["id"] not in ("", name):
         source["id"] = row["id"]
-    example = Example(
-        name,
-        messages,
-        messages[-1]["content"] if spec.labels else None,
-        row.get("group"),
-        row.get("origin") or ("production" if file == PRODUCTION_FILE else "human"),
-        source,
-        row.get("tags") or [],
-        turns.tools,
-        time,
-        row.get("generator"),
-    )
+    label = messages[-1]["content"] if spec.labels else None
+    origin = row.get("origin") or ("production" if file == PRODUCTION_FILE else "human")
+    tags, group, generator = row.get("tags") or [], row.get("group"), row.get("generator")
+    example = Example(name, messages, label, group, origin, source, tags, turns.tools, time, generator)
     return ValidatedRow(example, all_findings, ignored, shape)
 
 

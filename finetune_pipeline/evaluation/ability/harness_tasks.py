@@ -43,7 +43,7 @@ LIKELY = {
 }
 """Metrics made of the likelihood of every row's text, by output_type."""
 _KEYS = frozenset(
-    "task task_alias tag dataset_path dataset_name dataset_kwargs training_split validation_split test_split fewshot_split "  # noqa: SIM905
+    "task task_alias tag dataset_path dataset_name dataset_kwargs training_split validation_split test_split fewshot_split "
     "doc_to_text doc_to_target doc_to_choice description target_delimiter fewshot_delimiter fewshot_config num_fewshot "
     "metric_list output_type generation_kwargs filter_list gen_prefix metadata should_decontaminate "
     "doc_to_decontamination_query".split()

@@ -13,7 +13,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from finetune_pipeline.data.dedup.benchmarks import BenchmarkIndex, Item, Match, read_benchmark
-from finetune_pipeline.data.dedup.boilerplate import MOST, Boilerplate, find_boilerplate, strip
+from finetune_pipeline.data.dedup.boilerplate import MOST, Boilerplate, find_boilerplate, stripper
 from finetune_pipeline.data.dedup.differences import _TOKEN, _latin_words
 from finetune_pipeline.data.dedup.near_duplicates import candidate_pairs, loose_forms, near_duplicate_clusters, sketch
 from finetune_pipeline.data.dedup.text_similarity import (
@@ -136,7 +136,7 @@ def test_templates_around_and_between_other_text_go_and_nothing_else_does() -> N
     contents = sayings(300, 12)
     framed = [ALPACA.format(c) for c in contents]
     hits = find_boilerplate(framed)
-    assert [strip(text, hits) for text in framed] == contents
+    assert [stripper(hits)(text) for text in framed] == contents
     names, contents = sayings(200, 2, 1), sayings(200, 25)
     said = [
         f"Dear {n}, thank you for getting in touch with our support team. {c}. "
@@ -145,7 +145,7 @@ def test_templates_around_and_between_other_text_go_and_nothing_else_does() -> N
     ]
     hits = find_boilerplate(said)
     for text, content, name in zip(said, contents, names, strict=True):
-        left = strip(text, hits)
+        left = stripper(hits)(text)
         assert content in left and name in left and "support team" not in left and "Kind regards" not in left
     mixed = framed[:100] + sayings(300, 20, 1)
     hits = find_boilerplate(mixed)

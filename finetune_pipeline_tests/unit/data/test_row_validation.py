@@ -132,10 +132,7 @@ from finetune_pipeline.data.formats.base import RawFormat, read_single_texts, re
 @register
 class QuestionAnswer(RawFormat):
     name, order = "question_answer", 35
-    documented, row_keys = "`q`, `a`", ("q", "a")
-
-    def recognises(self, keys):
-        return "q" in keys and "a" in keys
+    documented, row_keys, needs = "`q`, `a`", ("q", "a"), (("q",), ("a",))
 
     def read(self, row, spec, turns):
         return read_single_texts(row, "q", "a", spec, turns)
