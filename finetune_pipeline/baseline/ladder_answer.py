@@ -142,8 +142,7 @@ def _reasons(rungs: Sequence[Rung], expected: Extrapolation | None, points_: Seq
             )
         else:
             made.append(f"{rung.title}: {percent(rung.value)}.")
-    for point in points_:
-        made.append(f"Trained on {point.rows:,} rows ({percent(point.share)}): {percent(point.value)}.")
+    made += [f"Trained on {of.rows:,} rows ({percent(of.share)}): {percent(of.value)}." for of in points_]
     if expected is not None:
         low, high = expected.interval
         made.append(f"All rows should reach {percent(expected.value)} ({percent(low)} to {percent(high)}).")
@@ -162,8 +161,11 @@ def _flips(
     """Sentences on what would change the answer, with figures."""
     stands, rival = scored.stands, scored.rival
     metric = METRICS[spec.metric]
-    excluded = [rung for rung in scored.rungs if rung.excluded and metric.rank(rung.value) > metric.rank(stands.value)]
-    sentences = [f"Without that limit {inside(rung.title)} would lead: {rung.excluded}." for rung in excluded]
+    sentences = [
+        f"Without that limit {inside(rung.title)} would lead: {rung.excluded}."
+        for rung in scored.rungs
+        if rung.excluded and metric.rank(rung.value) > metric.rank(stands.value)
+    ]
     if stands.kind == "tuned":
         return sentences
     if decision == "fine_tune":
