@@ -77,9 +77,7 @@ def lenient_rows(rows: Sequence[Mapping[str, Any]], output: AnyOutput) -> list[d
 def _read_leniently(text: str, output: AnyOutput) -> str:
     if isinstance(output, LabelsOutput):
         named = [label for label in output.labels if f" {_words(label)} " in f" {_words(text)} "]
-        longest = [
-            label for label in named if not any(_words(label) in _words(other) for other in named if other != label)
-        ]
+        longest = [a for a in named if not any(_words(a) in _words(b) for b in named if a != b)]
         return longest[0] if len(longest) == 1 else text
     if isinstance(output, JsonOutput) and strict(text) is NOT_JSON:
         value = repaired(text)

@@ -148,10 +148,9 @@ def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], sources: 
     restricted = [name for name in names if prompts[name]["restricted"]]
     best_restricted = max(restricted, key=lambda name: rank_of(prompts[name]["restricted"]), default=None)
     in_form = [n for n in names if isinstance(spec.output, TextOutput) or (prompts[n]["valid_share"] or 0.0) >= IN_FORM]
-    if in_form or best_restricted is None:
+    mode, best = "restricted", best_restricted
+    if in_form or best is None:
         mode, best = "free", max(in_form or names, key=lambda name: rank_of(prompts[name]))
-    else:
-        mode, best = "restricted", best_restricted
     return {
         "prompts": prompts,
         "best": best,

@@ -21,7 +21,7 @@ class Power(Facts):
 
 
 class Advice(Facts):
-    """What was advised before training (planning.advice)."""
+    """What was advised before training (baseline.advice)."""
 
     decision: str
     reasons: list[str]
@@ -221,7 +221,7 @@ class RequestPrice(Facts):
 
 
 class Cost(Facts):
-    """Time, memory and tokens of making and asking the candidate (costs.costs), and what requests cost by the price list."""
+    """Time, memory and tokens of making and asking the candidate (predictions.costs), and what requests cost by the price list."""
 
     steps: dict[str, Measured] = {}
     seconds: Number = None

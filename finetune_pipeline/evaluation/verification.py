@@ -124,9 +124,7 @@ def verify(
             f"Without temperature 0 in the request it samples ({differing} of {both} answers changed): clients must send "
             "it, or the server needs it as its default."
         )
-    cause = None
-    if failed:
-        cause = f"{len(failed)} of {len(rows)} rows could not be asked: {failed[0].error}"
+    cause = f"{len(failed)} of {len(rows)} rows could not be asked: {failed[0].error}" if failed else None
     if not equal.passed and len(rows) < (few := rows_needed(required)):
         cause = f"{len(rows)} rows are too few: {few} equal answers are the least that shows a share of {required:.2f}"
     elif not equal.passed and not failed:
@@ -137,18 +135,9 @@ def verify(
         cause = f"sampling is on: {repeated}"
     if not prompt.passed and not (failed and not _reported(served)):
         cause = prompt_cause
-    passed = all(question.passed for question in questions)
-    return Verification(
-        endpoint=endpoint.name,
-        rows=len(rows),
-        failed=len(failed),
-        same=same,
-        at_least=bound,
-        required=required,
-        questions=questions,
-        notes=notes,
-        cause=None if passed else cause,
-    )
+    if all(question.passed for question in questions):
+        cause = None
+    return Verification(endpoint.name, len(rows), len(failed), same, bound, required, questions, notes, cause)
 
 
 def rows_needed(required: float) -> int:

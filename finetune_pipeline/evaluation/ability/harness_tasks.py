@@ -36,10 +36,8 @@ RIGHT = {
 }
 """Metrics that are 0 or 1 per row, by output_type."""
 LIKELY = {
-    "multiple_choice": (),
     "loglikelihood": ("perplexity",),
     "loglikelihood_rolling": ("bits_per_byte", "byte_perplexity", "word_perplexity"),
-    "generate_until": (),
 }
 """Metrics made of the likelihood of every row's text, by output_type."""
 _KEYS = frozenset(
@@ -124,52 +122,42 @@ def asked_digest(items: Sequence[Item], tasks: Sequence[HarnessTask], limit: int
 
 def _with_content(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration with the digests of its files in place of their paths."""
-    loading = config["dataset_kwargs"]
-    digests = {
-        split: [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths]
-        for split, paths in loading["data_files"].items()
-    }
-    return {**config, "dataset_kwargs": {**loading, "data_files": digests}}
+    files = config["dataset_kwargs"]["data_files"].items()
+    digests = {split: [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths] for split, paths in files}
+    return {**config, "dataset_kwargs": {**config["dataset_kwargs"], "data_files": digests}}
 
 
 def _files(root: Path, patterns: Sequence[str], findings: list[Finding]) -> list[Path]:
     files: set[Path] = set()
     for pattern in patterns:
         named = [file for path in root.glob(pattern) for file in (path.glob("*.yaml") if path.is_dir() else [path])]
-        files |= (tasks := set(filter(_is_task, named)))
+        # names with a leading _ are only included by others, as in lm_eval's own folders
+        tasks = {path for path in named if path.is_file() and not path.name.startswith("_")}
+        files |= tasks
         if not tasks:
-            findings.append(
-                _fault(
-                    "task.yaml: ability.harness.tasks",
-                    f"{pattern!r} matches no task file",
-                    "name a .yaml file or a folder of them. Tasks that lm_eval ships cannot be named: their rows would be "
-                    "fetched. Write a task file with dataset_path: json and data_files",
-                )
+            fix = (
+                "name a .yaml file or a folder of them. Tasks that lm_eval ships cannot be named: their rows would be "
+                "fetched. Write a task file with dataset_path: json and data_files"
             )
+            findings.append(_fault("task.yaml: ability.harness.tasks", f"{pattern!r} matches no task file", fix))
     return sorted(files)
-
-
-def _is_task(path: Path) -> bool:
-    """Whether a file is a task; names with a leading _ are only included by others, as in lm_eval's own folders."""
-    return path.is_file() and not path.name.startswith("_")
 
 
 def _read(path: Path, root: Path) -> HarnessTask:
     place = _place(path, root)
     config = _merged(path, root, ())
     findings = [_fault(place, message, fix) for message, fix in (*_settings_wrong(config), *_scored_wrong(config))]
-    kwargs = config.get("dataset_kwargs")
-    kwargs = dict(kwargs) if isinstance(kwargs, Mapping) else {}
+    kwargs = config.get("dataset_kwargs") if isinstance(config.get("dataset_kwargs"), Mapping) else {}
     data, files = _data(kwargs.get("data_files"), path.parent, root, place, findings)
     findings += [_fault(place, message, fix) for message, fix in _splits_wrong(config, data)]
     if findings:
         raise FindingsError(findings)
     output_type = config["output_type"]
-    named = [m["metric"] for m in config.get("metric_list") or ()] or [*RIGHT[output_type][:1], *LIKELY[output_type]]
+    default = [*RIGHT[output_type][:1], *LIKELY.get(output_type, ())]
+    named = [m["metric"] for m in config.get("metric_list") or ()] or default
     right = [m for m in named if m in RIGHT[output_type]]
-    metric = (right or named)[0]
     config["dataset_kwargs"] = {**kwargs, "data_files": data}
-    return HarnessTask(config["task"], config, metric, not right, tuple(files))
+    return HarnessTask(config["task"], config, (right or named)[0], not right, tuple(files))
 
 
 def _merged(path: Path, root: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
@@ -237,7 +225,7 @@ def _scored_wrong(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     output_type = config.get("output_type")
     if output_type not in RIGHT:
         return [(f"output_type is {output_type!r}", f"write one of {', '.join(RIGHT)}")]
-    listed, usable = config.get("metric_list"), (*RIGHT[output_type], *LIKELY[output_type])
+    listed, usable = config.get("metric_list"), (*RIGHT[output_type], *LIKELY.get(output_type, ()))
     if listed is not None and (not isinstance(listed, list) or not all(isinstance(m, Mapping) for m in listed)):
         return [("metric_list is no list of {metric: …}", f"name one of {', '.join(usable)}")]
     problems = []

@@ -49,11 +49,6 @@ def repetition(text: str) -> float:
     return 1 - len(set(grams)) / len(grams) if len(words) >= 2 * _GRAM else 0.0
 
 
-def length_ratio(prediction: str, reference: str) -> float:
-    """Length of a prediction over that of its reference, in characters, both stripped."""
-    return len(prediction.strip()) / max(1, len(reference.strip()))
-
-
 def script(text: str) -> str | None:
     """The script of most letters (LATIN, CYRILLIC, CJK …); None without letters."""
     scripts = Counter(unicodedata.name(c, "?").split()[0] for c in text[:1000] if c.isalpha())
@@ -146,14 +141,9 @@ def _wrong_json(row: Row, output: JsonOutput) -> Failure:
     for field in sorted({*read.claimed, *read.gold}):
         answer, gold = read.claimed.get(field, Counter()), read.gold.get(field, Counter())
         name = field or "(the value)"
-        if answer == gold:
-            continue
-        if not answer - gold:
-            mistakes.append(("missing_field", name))
-        elif not gold - answer:
-            mistakes.append(("hallucinated_field", name))
-        else:
-            mistakes.append(("wrong_value", name))
+        if answer != gold:
+            kind = "wrong_value" if answer - gold and gold - answer else ""
+            mistakes.append((kind or ("hallucinated_field" if answer - gold else "missing_field"), name))
     if not mistakes:  # equal in all that is claimed: null, "" and [] stand for one another
         return Failure("wrong_value", "an empty value of another kind")
     mistakes.sort(key=lambda kind: (list(KINDS).index(kind[0]), kind[1]))

@@ -25,8 +25,7 @@ def human_review(spec: TaskSpec, people: People | None) -> Outcome:
     ratings = (people.random if people else None) or Ratings()
     n, share, interval = ratings.n or 0, ratings.candidate.share, ratings.candidate.interval
     if n < wanted or share is None or interval is None:
-        message = f"People have judged {n} of {wanted} answers drawn at random."
-        return Outcome(False, None, least, message)
+        return Outcome(False, None, least, f"People have judged {n} of {wanted} answers drawn at random.")
     message = (
         f"People accept {percent(share)} of {counted(n, 'answer')} drawn at random ({percent_range(interval)}); surely "
         f"{percent(least)} are asked for."

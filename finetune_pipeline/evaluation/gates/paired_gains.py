@@ -38,7 +38,12 @@ def paired_gain(evaluation: EvaluationResult, side: Side, threshold: float, riva
     if not passed and high >= threshold and METRICS[worst.metric].right_or_wrong:
         same_pair = f"simple_{worst.rival}" if side == "simple" else side
         comparison = evaluation.comparisons.get("base_restricted" if worst.rival == "restricted" else same_pair)
-        message += _what_would_be_seen(comparison.smallest_detectable_gain if comparison else None)
+        visible = comparison.smallest_detectable_gain if comparison else None
+        shows = (
+            f"shows gains of {points(visible, sign=False)} points or more four times in five, to the first candidate"
+        )
+        nothing = " At this number of rows and disagreements no gain at all would be visible."
+        message += f" With the disagreement found, this test set {shows}." if visible is not None else nothing
     return Outcome(passed, low, threshold, message)
 
 
@@ -59,19 +64,9 @@ def one_gain(gain: RivalGain, rivals: Mapping[str, str]) -> str:
 
 
 def _why_so_strict(evaluation: EvaluationResult, gains: Sequence[RivalGain]) -> str:
-    look = evaluation.seal.level.look
-    sentence = ""
+    look, sentence = evaluation.seal.level.look, ""
     if look is not None and look > 1:
         sentence += f" This is candidate {look} that this test judges, so its level is stricter than that of the first."
     if len(gains) > 1:
         sentence += f" All {len(gains)} must be shown, each at its share of the level (Holm)."
     return sentence
-
-
-def _what_would_be_seen(visible: float | None) -> str:
-    if visible is not None:
-        return (
-            f" With the disagreement found, this test set shows gains of {points(visible, sign=False)} points or more "
-            "four times in five, to the first candidate."
-        )
-    return " At this number of rows and disagreements no gain at all would be visible."

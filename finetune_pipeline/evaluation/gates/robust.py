@@ -24,5 +24,4 @@ PERTURBED = RobustnessSpec.model_validate({})
 )
 def robust(spec: TaskSpec, measured: PerturbedRows | None) -> Outcome:
     verdict = robustness_verdict(spec.robustness, measured)
-    limit = spec.robustness.max_drop
-    return Outcome(verdict.status, verdict.largest_drop, limit, verdict.sentence)
+    return Outcome(verdict.status, verdict.largest_drop, spec.robustness.max_drop, verdict.sentence)

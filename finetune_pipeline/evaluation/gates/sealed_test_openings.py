@@ -23,12 +23,10 @@ def sealed_test_openings(spec: TaskSpec, seal: Seal) -> Outcome:
     count, candidates = seal.count, seal.candidates
     look, left, spent = seal.level.look, seal.level.level, seal.level.spent
     if not count or seal.recorded is not True or candidates is None or look is None or left is None:
-        return Outcome(
-            False,
-            count,
-            1.0,
-            "No opening of the sealed test for this candidate is on record, so nobody knows how often it was looked at.",
+        gone = (
+            "No opening of the sealed test for this candidate is on record, so nobody knows how often it was looked at."
         )
+        return Outcome(False, count, 1.0, gone)
     message = (
         f"The sealed test was opened {'once' if count == 1 else f'{count} times'}, for "
         f"{counted(candidates, 'candidate')}; this is number {look}, judged by {100 * (1 - left):.4g}% intervals."

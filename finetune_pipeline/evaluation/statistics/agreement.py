@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-
 import numpy as np
 
-from finetune_pipeline.evaluation.statistics.proportions import Interval, cluster_codes
+from finetune_pipeline.evaluation.statistics.proportions import Interval, Units, cluster_codes
 from finetune_pipeline.evaluation.statistics.resampling import RESAMPLES, SEED, draws_interval
 
 
-def cohens_kappa(a: Sequence[Hashable], b: Sequence[Hashable]) -> float | None:
+def cohens_kappa(a: Units, b: Units) -> float | None:
     """Agreement of two raters beyond chance (Cohen 1960): 1 is perfect, 0 what chance would give.
 
     None when both raters give one and the same answer throughout. Raises ValueError without ratings, or not as many of either.
@@ -19,9 +17,7 @@ def cohens_kappa(a: Sequence[Hashable], b: Sequence[Hashable]) -> float | None:
     return None if np.isnan(value) else value
 
 
-def kappa_interval(
-    a: Sequence[Hashable], b: Sequence[Hashable], clusters: Sequence[Hashable] | None = None
-) -> Interval | None:
+def kappa_interval(a: Units, b: Units, clusters: Units | None = None) -> Interval | None:
     """Bootstrap interval (95%) of :func:`cohens_kappa` over items, or over sources (`clusters`); None where kappa itself is, or
     hardly ever defined, or of one source. Resamples in which kappa is undefined are left out."""
     kappa, tables = cohens_kappa(a, b), _tables(a, b, clusters)
@@ -34,7 +30,7 @@ def kappa_interval(
     return draws_interval(values, kappa, 0.95, units) if len(values) >= RESAMPLES / 2 else None
 
 
-def _tables(a: Sequence[Hashable], b: Sequence[Hashable], clusters: Sequence[Hashable] | None = None) -> np.ndarray:
+def _tables(a: Units, b: Units, clusters: Units | None = None) -> np.ndarray:
     """Counts of every pair of ratings, a table a source (or item)."""
     if len(a) != len(b) or not len(a):
         raise ValueError(f"need as many ratings by either rater, at least one: {len(a)}, {len(b)}")
@@ -50,5 +46,5 @@ def _kappa(tables: np.ndarray) -> np.ndarray:
     n = tables.sum(axis=(-2, -1))
     observed = np.trace(tables, axis1=-2, axis2=-1) / n
     chance = (tables.sum(axis=-1) * tables.sum(axis=-2)).sum(axis=-1) / n**2
-    kappa: np.ndarray = np.divide(observed - chance, 1 - chance, out=np.full(n.shape, np.nan), where=chance < 1 - 1e-12)
-    return kappa
+    undefined = np.full(n.shape, np.nan)
+    return np.asarray(np.divide(observed - chance, 1 - chance, out=undefined, where=chance < 1 - 1e-12))

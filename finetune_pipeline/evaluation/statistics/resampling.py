@@ -47,12 +47,7 @@ def paired_bootstrap_f1(
     units = float(len(gold)) if clusters is None else effective_sources(clusters)
     if units == 1:
         return None
-    triples = np.array(
-        [
-            (index[g], index.get(x, -1) if x else -1, index.get(y, -1) if y else -1)
-            for g, x, y in zip(gold, a, b, strict=True)
-        ]
-    )
+    triples = np.array([[index.get(x or "", -1) for x in said] for said in zip(gold, a, b, strict=True)])
     distinct, which, counts = np.unique(triples, axis=0, return_inverse=True, return_counts=True)
     draws = _weights(which.reshape(-1), counts, clusters)
     classes = np.arange(len(index))
@@ -60,10 +55,9 @@ def paired_bootstrap_f1(
 
     def f1(column: int, weights: np.ndarray) -> np.ndarray:
         is_said = distinct[:, column : column + 1] == classes
-        both, support = weights @ (is_gold & is_said), weights @ is_gold
-        either = support + weights @ is_said
-        scores: np.ndarray = np.divide(2.0 * both, either, out=np.zeros(both.shape), where=either > 0).mean(axis=1)
-        return scores
+        both, either = weights @ (is_gold & is_said), weights @ is_gold + weights @ is_said
+        scores = np.divide(2.0 * both, either, out=np.zeros(both.shape), where=either > 0)
+        return np.asarray(scores.mean(axis=1))
 
     observed = counts[None, :].astype(float)
     estimate = float((f1(2, observed) - f1(1, observed))[0])
@@ -105,20 +99,13 @@ def paired_bootstrap_mean(
     influence = sums - estimate * sizes
     if np.abs(influence).max() <= 1e-12 * max(1.0, float(np.abs(sums).max())):
         return _all_alike(estimate, confidence, units)
-    means = _means(sums, sizes)
+    random, means, block = np.random.default_rng(SEED), np.empty(RESAMPLES), max(1, _BLOCK // len(sums))
+    for begin in range(0, RESAMPLES, block):  # in blocks, to bound the memory
+        drawn = random.integers(0, len(sums), (min(block, RESAMPLES - begin), len(sums)), dtype=np.int32)
+        means[begin : begin + len(drawn)] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
     # acceleration from the jackknife, which for a mean is a function of the third moment
     acceleration = float((influence**3).sum() / (6 * (influence**2).sum() ** 1.5))
     return draws_interval(means, estimate, confidence, units, acceleration)
-
-
-def _means(sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Means of resampled units, drawn in blocks of bounded memory."""
-    random, units = np.random.default_rng(SEED), len(sums)
-    means, block = np.empty(RESAMPLES), max(1, _BLOCK // units)
-    for begin in range(0, RESAMPLES, block):
-        drawn = random.integers(0, units, (min(block, RESAMPLES - begin), units), dtype=np.int32)
-        means[begin : begin + len(drawn)] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-    return means
 
 
 def draws_interval(
