@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from finetune_pipeline.data.perturbations import BLOCKING, TITLES
 from finetune_pipeline.evaluation.correctness import INVALID
-from finetune_pipeline.evaluation.metrics import METRICS, is_right_or_wrong, metric_title
+from finetune_pipeline.evaluation.metrics import METRICS, is_right_or_wrong
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.result_parts import Scores
 from finetune_pipeline.evaluation.rivals import API_MODEL
@@ -90,26 +91,22 @@ def detail_section(evaluation: EvaluationResult) -> Blocks:
     yield Table(
         [("Metric", text), ("Model", text), ("Mean", unsigned), ("Interval", figure)],
         [
-            [metric_title(name), model, of.metric(name), " to ".join(map(unsigned, interval)) if interval else ""]
-            for name in (metric.name for metric in METRICS.values() if metric.kinds == ("text",))
+            [metric.title, model, of.metric(name), " to ".join(map(unsigned, of.metric_interval(name) or ()))]
+            for name, metric in METRICS.items()
             for model, of in models.items()
-            if of.metric(name) is not None
-            for interval in [of.metric_interval(name)]
+            if metric.kinds == ("text",) and of.metric(name) is not None
         ],
     )
 
 
 def _fields(evaluation: EvaluationResult) -> Table:
     """Return a table of the candidate's precision, recall and F1 by field, with the base model's F1."""
-    before = evaluation.scores["base"].fields
+    before, fields = evaluation.scores["base"].fields, evaluation.scores["candidate"].fields
     names = ("Precision", "Recall", "F1", "F1, base", "Right", "Claimed", "Expected")
-    rows = [
-        [
-            *(field, of.precision, of.recall, of.f1, before[field].f1 if field in before else None),
-            *(of.right, of.claimed, of.expected),
-        ]
-        for field, of in evaluation.scores["candidate"].fields.items()
-    ]
+    rows: list[list[Any]] = []
+    for field, of in fields.items():
+        old = before[field].f1 if field in before else None
+        rows.append([field, of.precision, of.recall, of.f1, old, of.right, of.claimed, of.expected])
     return Table([("Field", text), *((name, number) for name in names)], rows)
 
 
@@ -134,7 +131,6 @@ def calibration_section(evaluation: EvaluationResult) -> Blocks:
         )
 
 
-_MODELS = {"base": "Base, best prompt", "champion": "Champion in service", "candidate": "Fine-tuned"}
 _NOTES = {
     "typos": "one word in ten with letters swapped, doubled or left out",
     "case": "all lower case or all upper case",
@@ -158,14 +154,10 @@ def robustness_section(evaluation: EvaluationResult) -> Blocks:
     if unchanged := [TITLES[kind].lower() for kind, scores in measured.kinds.items() if not scores.n]:
         yield f"Could not change any of these rows: {', '.join(unchanged)}."
     share = percent if is_right_or_wrong(measured.metric) else unsigned
-    columns: list[tuple[str, Format]] = [
-        ("Perturbation", text),
-        ("Rows", number),
-        ("Plain", share),
-        ("Perturbed", share),
-    ]
-    columns += [(f"Change ({100 * (measured.confidence or 0):.4g}% interval)", figure)]
-    columns += [("Lost", number), ("Won", number), ("p", p_value), ("Can block", text)]
+    change_title = f"Change ({100 * (measured.confidence or 0):.4g}% interval)"
+    columns: list[tuple[str, Format]] = [("Perturbation", text), ("Rows", number), ("Plain", share)]
+    columns += [("Perturbed", share), (change_title, figure), ("Lost", number), ("Won", number)]
+    columns += [("p", p_value), ("Can block", text)]
     rows = []
     for kind, of in measured.kinds.items():
         if of.n and of.drop is not None:
@@ -200,7 +192,8 @@ def production_section(evaluation: EvaluationResult) -> Blocks:
         return share(value) + (f" ({share(interval[0])} to {share(interval[1])})" if interval else "")
 
     table = []
-    for model, title in _MODELS.items():
+    titles = {"base": MODELS["base"], "champion": "Champion in service", "candidate": MODELS["candidate"]}
+    for model, title in titles.items():
         if model in production.scores:
             test, recent = evaluation.scores[model].primary, production.scores[model]
             against = production.comparisons.get(model)
@@ -208,5 +201,5 @@ def production_section(evaluation: EvaluationResult) -> Blocks:
             lost, won = (number(against.b), number(against.c)) if against else ("", "")
             scores = [cell(of.value, of.interval) for of in (test, recent)]
             table.append([title, *scores, gain, lost, won])
-    titles = ("Sealed test", "Production", "Fine-tuned gains on production", "Lost", "Won")
-    yield Table([("Model", text), *((title, figure) for title in titles)], table, strong=[len(table) - 1])
+    columns = ("Sealed test", "Production", "Fine-tuned gains on production", "Lost", "Won")
+    yield Table([("Model", text), *((title, figure) for title in columns)], table, strong=[len(table) - 1])

@@ -106,7 +106,6 @@ def _change(of: Category) -> str:
 
 
 def people_section(evaluation: EvaluationResult) -> Blocks:
-    """Show people's ratings of the answers."""
     people = evaluation.people
     if people is None:
         return
@@ -125,11 +124,9 @@ def people_section(evaluation: EvaluationResult) -> Blocks:
 def people_sentences(people: People, task: str) -> list[str]:
     """Return sentences on the shares that people accept, and on their agreement with each other."""
     if not people.rated:
-        waiting = people.of_earlier_candidates
+        waiting, how = people.of_earlier_candidates, f"`finetune review {task}` shows them side by side, blind."
         earlier = f" {counted(waiting, 'rating')} of earlier candidates are kept." if waiting else ""
-        return [
-            f"Nobody has reviewed these answers yet: `finetune review {task}` shows them side by side, blind.{earlier}"
-        ]
+        return [f"Nobody has reviewed these answers yet: {how}{earlier}"]
     sentences = []
     if half := people.random:
         sentences.append(

@@ -79,12 +79,11 @@ def versus(
     hosted = evaluation.training.endpoint
     own = _tuned_price(prices, hosted.base_model) if hosted else None
     warnings = [f"{p.name}: {w}" for p in (asked, own) if p for w in p.warnings(today)]
+    unknown = f"{prices.path.name} has no price for"
     if asked is None:
-        warnings.append(f"{prices.path.name} has no price for {model}: add a line with unit: million_served")
+        warnings.append(f"{unknown} {model}: add a line with unit: million_served")
     if hosted and own is None:
-        warnings.append(
-            f"{prices.path.name} has no price for a fine-tuned {hosted.base_model}: add a line with tuned: true"
-        )
+        warnings.append(f"{unknown} a fine-tuned {hosted.base_model}: add a line with tuned: true")
     machines = [] if hosted else [machine_cost(machine, traffic, today) for machine in prices.machines]
     tuned_thousand = {own.name: 1000 * call_price(own, traffic.tuned)} if own else {}
     tuned_thousand |= {
@@ -96,9 +95,8 @@ def versus(
     if own and calls:
         tuned_month = {own.name: calls * call_price(own, traffic.tuned)}
     of_api = {asked.name: call_price(asked, traffic.prompted)} if asked else {}
-    even = (
-        [break_even(m, asked, traffic) for m in prices.machines] if asked and of_api[asked.name] and not hosted else []
-    )
+    comparable = asked and of_api[asked.name] and not hosted
+    even = [break_even(m, asked, traffic) for m in prices.machines] if asked and comparable else []
     return Versus(
         task=spec.name,
         rows=comparison.n,
@@ -145,7 +143,6 @@ def _conclusion(comparison: Comparison) -> str:
 
 
 def versus_lines(result: Versus) -> list[str]:
-    """Return the comparison as lines for the command line."""
     lines = [f"{result.task}, {counted(result.rows, 'sealed row')}, {metric_title(result.metric)}", ""]
     for side in (result.tuned, result.api):
         between = "" if side.interval is None else f" ({percent(side.interval[0])} to {percent(side.interval[1])})"
