@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from timeit import timeit
 from typing import Any
 
 from finetune_pipeline.baseline.advice import best_fixed
@@ -127,9 +128,8 @@ def rung_terms(
     plain = details.get("zero_shot") or next(iter(details.values()))
     tuned = Call(plain["mean_prompt_tokens"], max(1.0, plain["mean_new_tokens"]))
     parameters = float(model_shape(model_folder(context.inputs["base_model"].folder)).parameters)
-    today = datetime.datetime.now(datetime.UTC).date()
-    method = [spec.training.method]
-    costs = training_costs(spec, prices, round(len(train_rows) * tuned.tokens), parameters, today, method)
+    today, tokens = datetime.datetime.now(datetime.UTC).date(), round(len(train_rows) * tuned.tokens)
+    costs = training_costs(spec, prices, tokens, parameters, today, [spec.training.method])
     return Terms(
         dollars={of.name: _dollars(spec, prices, of) for of in answered},
         latency={**_simple_latencies(context, answered, train_rows), **_model_latencies(context, model, prompts)},
@@ -167,17 +167,12 @@ def _own_dollars(spec: TaskSpec, prices: PriceList, call: Call) -> float | None:
     """Return the dollars per 1,000 self-hosted calls: at the task's token price, else on the cheapest machine of the list."""
     if spec.advise.dollars_per_million_tokens is not None:
         return call.tokens * spec.advise.dollars_per_million_tokens / 1000
-    return min(
-        (
-            1000
-            * machine.price
-            * seconds_of(machine, call, machine.answered_high or machine.answered_per_second)
-            / 3600
-            for machine in prices.machines
-            if machine.answered_per_second
-        ),
-        default=None,
-    )
+    seconds = [
+        (of.price, seconds_of(of, call, of.answered_high or of.answered_per_second))
+        for of in prices.machines
+        if of.answered_per_second
+    ]
+    return min((1000 * price * taken / 3600 for price, taken in seconds), default=None)
 
 
 def _model_latencies(
@@ -217,12 +212,6 @@ def _simple_latencies(
     for of in answered:
         if of.kind == "simple":
             model = SIMPLE_MODELS[of.name]().fit(asked, answers, context.spec.output, context.spec.split.seed)
-            taken = sorted(_milliseconds(model.predict, [text]) for text in texts)
+            taken = sorted(round(1000 * timeit(partial(model.predict, [text]), number=1), 2) for text in texts)
             latencies[of.name] = (taken[len(taken) // 2], taken[-1])
     return latencies
-
-
-def _milliseconds(call: Callable[[Sequence[str]], Any], texts: Sequence[str]) -> float:
-    began = time.perf_counter()
-    call(texts)
-    return round(1000 * (time.perf_counter() - began), 2)

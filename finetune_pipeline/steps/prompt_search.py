@@ -34,6 +34,7 @@ from finetune_pipeline.steps.rungs import (
 )
 from finetune_pipeline.worker.jobs import prompt_set
 
+Rows = Mapping[str, list[dict[str, Any]]]
 WRITTEN = 4
 """Number of instructions that the API model writes."""
 
@@ -98,7 +99,6 @@ class _Own:
         self.prompts = read_json(baseline.path(PROMPTS))
 
     def answers(self, name: str, examples: Sequence[Example]) -> list[dict[str, Any]]:
-        """Return a prompt's answers to these rows."""
         ids = {e.id for e in examples}
         return [row for row in self.rows[name] if row["example_id"] in ids]
 
@@ -125,9 +125,7 @@ class _Asker:
         self.context, self.folder, self.number = context, folder, 0
         self.tokens: dict[str, Call] = {}
 
-    def __call__(
-        self, prompts: Mapping[str, Prompt], rows: Sequence[Example], title: str
-    ) -> Mapping[str, list[dict[str, Any]]]:
+    def __call__(self, prompts: Mapping[str, Prompt], rows: Sequence[Example], title: str) -> Rows:
         self.number += 1
         out, asked = self.folder / str(self.number), self.folder / f"{self.number}.jsonl"
         if (out / "result.json").exists():
@@ -173,7 +171,6 @@ def _written_instructions(context: StepContext, train_rows: Sequence[Example]) -
 
 
 def search_settings(spec: TaskSpec) -> dict[str, Any]:
-    """Return the settings that affect the search for a prompt."""
     return {
         "calls": spec.ladder.calls,
         "minutes": spec.ladder.minutes,

@@ -23,7 +23,6 @@ KEY_FILE = "review.key"
 
 
 def secret_of(store: ArtifactStore) -> bytes:
-    """Return the secret that blinds all sheets of this store."""
     return load_key(store.root / KEY_FILE)
 
 
@@ -49,12 +48,9 @@ def make_human_review(context: StepContext) -> dict[str, Any]:
     reviews = context.task.folder / "reviews"
     ratings, findings = read_ratings(reviews)
     predictions, secret = context.inputs["test_predictions"], secret_of(context.store)
-    own = [r for r in ratings if (read_sheet_name(r.sheet) or ("",))[0] == predictions.version]
-    drawn = {
-        sheet: drawn_items(predictions, context.task, size[1], secret)
-        for sheet in sorted({r.sheet for r in own})
-        if (size := read_sheet_name(sheet))
-    }
+    sheets = {r.sheet: name for r in ratings if (name := read_sheet_name(r.sheet)) and name[0] == predictions.version}
+    own = [r for r in ratings if r.sheet in sheets]
+    drawn = {sheet: drawn_items(predictions, context.task, sheets[sheet][1], secret) for sheet in sorted(sheets)}
     sources = read_test_rows(predictions.folder).sources
     facts = summarise(own, drawn, secret, context.spec.gates.confidence, sources)
     write_rows(context.out / "findings.jsonl", as_rows(findings))

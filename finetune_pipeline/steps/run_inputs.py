@@ -18,7 +18,7 @@ from finetune_pipeline.production.used_rows import judging_digest, learned_by
 from finetune_pipeline.review.ratings import ratings_digest
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.ability import ability_digest
-from finetune_pipeline.steps.asked_files import asked_files
+from finetune_pipeline.steps.data import asked_files
 
 
 def base_of(task: Task) -> dict[str, Any]:

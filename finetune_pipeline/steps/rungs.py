@@ -28,7 +28,6 @@ def validation_rows(context: StepContext) -> list[Example]:
 
 
 def row_sources(context: StepContext) -> dict[str, str]:
-    """Return the source of each validation row, by its id."""
     return {e.id: e.made_from for e in read_examples(split_file(context, "validation"))}
 
 
@@ -45,7 +44,6 @@ def climbed(context: StepContext, *, searched: bool = True) -> list[Answered]:
 
 
 def call_of(asked: Mapping[str, Any]) -> Call:
-    """Return the mean tokens of a call with a set or prompt."""
     return Call(asked["mean_prompt_tokens"], asked["mean_new_tokens"])
 
 
