@@ -46,7 +46,7 @@ def read_sheet_name(name: str) -> tuple[str, int] | None:
 
 def draw(
     base: Sequence[Row], candidate: Sequence[Row], right: Mapping[str, bool], items: int, secret: bytes
-) -> dict[str, Any]:
+) -> dict[str, str]:
     """Choose the examples to show: {example id: `random` or `selected`}, in display order.
 
     base, candidate: prediction rows of the same examples. right: whether the candidate is right, by the metric. Half of
@@ -85,7 +85,6 @@ def make_sheet(
 
 
 def shown(row: Row) -> str:
-    """Return an answer as the rater sees it."""
     if row["status"] == "error":
         return "(no answer: the generation failed)"
     return row["text"] if row["text"].strip() else "(an empty answer)"
