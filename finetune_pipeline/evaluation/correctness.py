@@ -69,9 +69,7 @@ def lenient_rows(rows: Sequence[Mapping[str, Any]], output: AnyOutput) -> list[d
 
     Labels: the one label the text names, whatever its case. JSON: the value a lenient parser finds. Others stay as they are.
     """
-    return [
-        {**row, "text": _read_leniently(row["text"], output)} if row["status"] == "ok" else dict(row) for row in rows
-    ]
+    return [{**r, "text": _read_leniently(r["text"], output)} if r["status"] == "ok" else dict(r) for r in rows]
 
 
 def _read_leniently(text: str, output: AnyOutput) -> str:
@@ -216,5 +214,4 @@ def read_json(row: Row, output: JsonOutput) -> JsonRow:
 
 
 def complies(read: JsonRow, output: JsonOutput) -> bool:
-    """Whether an extraction, strictly parsed, is valid under the schema."""
     return read.parse == "strict" and not schema_problems(read.value, schema_of(output))

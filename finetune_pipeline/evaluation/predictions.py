@@ -139,7 +139,6 @@ def answered(answers: Sequence[Answer]) -> dict[str, Any]:
 
 
 def restricted_name(model: str) -> str:
-    """The name of a model's restricted JSON answers in the table."""
     return f"{model}_restricted"
 
 
@@ -190,7 +189,6 @@ def failed_baseline_rows(facts: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _failed(asked: Mapping[str, Any]) -> int:
-    """Number of rows without an answer, free or restricted."""
     restricted = (asked.get("restricted") or {}).get("statuses") or {}
     return int(asked["statuses"].get("error", 0)) + int(restricted.get("error", 0))
 

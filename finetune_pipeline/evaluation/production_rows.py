@@ -73,9 +73,8 @@ def rows_with_truth(spec: TaskSpec, rows: Sequence[Row], *, trained: Collection[
     user at most PER_USER rows count, of equal texts the newest, and in all the newest MOST. Which rows of a user are taken
     follows from their ids alone, never from the answers.
     """
-    known = {exact_form(text) for text in trained}
+    known, usable = {exact_form(text) for text in trained}, []
     left: Counter[str] = Counter()
-    usable = []
     for row in rows:
         truth, text = row.get("correction"), exact_form(str(row["input"]))
         if not truth or not text:
@@ -87,7 +86,7 @@ def rows_with_truth(spec: TaskSpec, rows: Sequence[Row], *, trained: Collection[
         else:
             usable.append((text, row))
     usable.sort(key=lambda pair: (moment(pair[1]["timestamp"]), str(pair[1]["id"])), reverse=True)
-    newest: dict[str, Mapping[str, Any]] = {}
+    newest: dict[str, Row] = {}
     for text, row in usable:
         newest.setdefault(text, row)
     allowed = _within_users(list(newest.values()))

@@ -75,7 +75,6 @@ def restricted_rows(rows: Mapping[str, Sequence[Row]], name: str, output: AnyOut
 
 
 def simple_rows(rows: Mapping[str, Sequence[Row]]) -> dict[str, list[dict[str, Any]]]:
-    """Answers of the simple models, by their names in SIMPLE_MODELS."""
     return {name: [dict(row) for row in rows[SIMPLE + name]] for name in SIMPLE_MODELS if SIMPLE + name in rows}
 
 

@@ -90,7 +90,6 @@ def robustness_verdict(settings: RobustnessSpec, measured: PerturbedRows | None)
 
 
 def _status(settings: RobustnessSpec, of: PerturbedScores) -> Status:
-    """Status of one blocking kind's loss."""
     if (of.drop or 0.0) <= settings.max_drop or of.interval is None or of.interval[0] <= 0:
         return "passed"
     return "failed" if (of.n or 0) >= ENOUGH_ROWS and settings.action == "block" else "warned"

@@ -69,10 +69,11 @@ def openings(state: Path, test: str, rows: Iterable[str] | None = None) -> list[
 def _recorded(state: Path) -> list[dict[str, Any]]:
     """Every entry of the ledger. Raises DamagedFile for a damaged one: openings must not be guessed."""
     path = state / LEDGER
-    entries = read_rows(path, _Opening) if path.exists() else []
-    if path.exists() and not entries:
-        raise DamagedFile(f"{path} is damaged: it holds no opening\nfix: put back a copy of it")
-    return entries
+    if not path.exists():
+        return []
+    if entries := read_rows(path, _Opening):
+        return entries
+    raise DamagedFile(f"{path} is damaged: it holds no opening\nfix: put back a copy of it")
 
 
 def _ids(state: Path, name: str) -> frozenset[str]:

@@ -178,17 +178,16 @@ def _prompt(rows: Sequence[JudgedRow], served: Sequence[Answer], unread: bool) -
     counts = [(judged, there) for judged, there in counts if there]
     if not counts:
         words = "the server reports no usage.prompt_tokens, so template and system prompt cannot be compared"
-        return Question("prompt", False, words[:1].upper() + words[1:] + "."), words
+        return Question("prompt", False, f"T{words[1:]}."), words
     off = [(judged, there) for judged, there in counts if judged != there]
     if not off:
         return Question("prompt", True, f"{len(counts)} prompts have the tokens they were judged with."), ""
     sizes = f"{off[0][1]} tokens where {off[0][0]} were judged"
     message = f"{len(off)} of {len(counts)} prompts have other tokens, the first {sizes}."
+    cause = "the chat template is lost, or the tokenizer is another model's"
     if unread:
-        cause = f"the system prompt is missing: the server drops or replaces the one it is sent ({sizes})"
-    else:
-        cause = f"the chat template is lost, or the tokenizer is another model's ({sizes})"
-    return Question("prompt", False, message), cause
+        cause = "the system prompt is missing: the server drops or replaces the one it is sent"
+    return Question("prompt", False, message), f"{cause} ({sizes})"
 
 
 def _stop(
@@ -206,11 +205,10 @@ def _stop(
 
 def _goes_on(judged: str, served: str) -> bool:
     judged, served = judged.strip(), served.strip()
-    return bool(judged) and len(served) > len(judged) and served.startswith(judged)
+    return bool(judged) and served != judged and served.startswith(judged)
 
 
 def _notes(rows: Sequence[JudgedRow], first: Sequence[Answer], without: Sequence[Answer], unread: bool) -> list[str]:
-    """How the server must be asked as to the system prompt."""
     if all(a.status == "error" for a in without):
         return ["It refuses requests without the system prompt."]
     if unread and all(row.answer.prompt_tokens == a.prompt_tokens for row, a in zip(rows, first, strict=False)):

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from finetune_pipeline.evaluation.gates import GateResult, verdict
-from finetune_pipeline.evaluation.gates.beats_simple import tied_with
+from finetune_pipeline.evaluation.gates.paired_gains import tied_with
 from finetune_pipeline.evaluation.metrics import METRICS, is_right_or_wrong, metric_title
 from finetune_pipeline.evaluation.predictions import SIMPLE
 from finetune_pipeline.evaluation.result import EvaluationResult
@@ -38,7 +38,6 @@ def level(evaluation: EvaluationResult) -> str:
 
 
 def page_verdict(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> Verdict:
-    """Build the first screen of the page: ship or not, why, next steps, time, model and data."""
     decision = verdict(gates)
     answer = {"promote": "Ship it.", "refuse": "Do not ship it."}.get(decision)
     return Verdict(

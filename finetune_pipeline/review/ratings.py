@@ -17,12 +17,12 @@ from finetune_pipeline.data.readers.records import read_lines
 from finetune_pipeline.data.readers.tables import Row, split_rows
 from finetune_pipeline.data.review import RATINGS
 from finetune_pipeline.evaluation.compare import SourceOf
-from finetune_pipeline.evaluation.statistics.agreement import cohens_kappa
 from finetune_pipeline.evaluation.statistics.proportions import (
     cluster_sign_flip,
     clustered_share,
     clustered_tango_interval,
 )
+from finetune_pipeline.evaluation.statistics.resampling import cohens_kappa
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.review.sheet import CHOICES, RANDOM, SELECTED, candidate_is_a, read_sheet_name
 

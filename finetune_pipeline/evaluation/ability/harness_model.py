@@ -98,10 +98,8 @@ class AnswererLM(TemplateLM):  # type: ignore[misc]
             prompts = [self.tok_encode(requests[i].args[0]) for i in places]
             for i, answer in zip(places, self._ask(prompts, None, tokens, self.batch_size), strict=True):
                 made[i], until = answer.text, settings[i].get("until") or []
-                for end in [
-                    *([until] if isinstance(until, str) else until),
-                    self.tokenizer.decode([self.eot_token_id]),
-                ]:
+                ends = [until] if isinstance(until, str) else until
+                for end in (*ends, self.tokenizer.decode([self.eot_token_id])):
                     made[i] = made[i].split(end, maxsplit=1)[0] if end else made[i]
                 if answer.status == "error":
                     self._fail(requests[i], answer.error)

@@ -11,7 +11,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,10 @@ _KEYS = frozenset(
 )
 _LOADING = ("data_files", "field", "sep", "delimiter", "column_names")
 _WRITING = ("until", "max_gen_toks", "max_new_tokens", "do_sample", "temperature")
+
+
+Problems = Iterator[tuple[str, str]]
+"""(message, fix) of each."""
 
 
 @dataclass(frozen=True)
@@ -182,34 +186,27 @@ def _merged(path: Path, root: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     return base | config
 
 
-def _settings_wrong(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Unsafe or unsupported settings: (message, fix)."""
-    problems = []
+def _settings_wrong(config: Mapping[str, Any]) -> Problems:
     for key, value in config.items():
         if value is not None and (code := _code(value)):
             fix = "write it as a Jinja template, or prepare the rows of the file"
-            problems.append((f"{key}: !function {code}: code of task files is not run", fix))
+            yield f"{key}: !function {code}: code of task files is not run", fix
         elif key not in _KEYS and value is not None and not (key == "repeats" and value == 1):
             near = difflib.get_close_matches(key, _KEYS, 1)
-            problems.append((f"{key} cannot be used here", f"did you mean {near[0]}?" if near else "take it out"))
+            yield f"{key} cannot be used here", f"did you mean {near[0]}?" if near else "take it out"
     if not isinstance(config.get("task"), str) or not config["task"]:
-        problems.append(("task is missing", "give the task a name"))
-    if config.get("dataset_path") not in FORMATS:
-        message = (
-            f"dataset_path is {config.get('dataset_path')!r}: its rows would be fetched, and nothing is fetched here"
-        )
+        yield "task is missing", "give the task a name"
+    if (path := config.get("dataset_path")) not in FORMATS:
         fix = f"save the rows in the task folder; write dataset_path: {FORMATS[0]} (or {', '.join(FORMATS[1:])}) and "
-        problems.append((message, fix + "dataset_kwargs: {data_files: {test: FILE}}"))
+        fix += "dataset_kwargs: {data_files: {test: FILE}}"
+        yield f"dataset_path is {path!r}: its rows would be fetched, and nothing is fetched here", fix
     for section, usable in (("dataset_kwargs", _LOADING), ("generation_kwargs", _WRITING)):
         given = config.get(section) or {}
         for key in sorted(set(given) - set(usable)) if isinstance(given, Mapping) else ():
-            problems.append((f"{section}.{key} cannot be used here", f"use no others than {', '.join(usable)}"))
+            yield f"{section}.{key} cannot be used here", f"use no others than {', '.join(usable)}"
     writing = config.get("generation_kwargs") or {}
     if isinstance(writing, Mapping) and (writing.get("do_sample") or writing.get("temperature") not in (None, 0)):
-        problems.append(
-            ("its answers are drawn at random", "write do_sample: false; two models are compared row by row")
-        )
-    return problems
+        yield "its answers are drawn at random", "write do_sample: false; two models are compared row by row"
 
 
 def _code(value: Any) -> str:
@@ -221,19 +218,19 @@ def _code(value: Any) -> str:
     return str(value) if isinstance(value, _Code) else ""
 
 
-def _scored_wrong(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _scored_wrong(config: Mapping[str, Any]) -> Problems:
     output_type = config.get("output_type")
     if output_type not in RIGHT:
-        return [(f"output_type is {output_type!r}", f"write one of {', '.join(RIGHT)}")]
+        yield f"output_type is {output_type!r}", f"write one of {', '.join(RIGHT)}"
+        return
     listed, usable = config.get("metric_list"), (*RIGHT[output_type], *LIKELY.get(output_type, ()))
     if listed is not None and (not isinstance(listed, list) or not all(isinstance(m, Mapping) for m in listed)):
-        return [("metric_list is no list of {metric: …}", f"name one of {', '.join(usable)}")]
-    problems = []
+        yield "metric_list is no list of {metric: …}", f"name one of {', '.join(usable)}"
+        return
     for metric in listed or []:
         if metric.get("metric") not in usable or metric.get("hf_evaluate"):
             message = f"metric {metric.get('metric')} of {output_type} does not say of each row whether it is right"
-            problems.append((message, f"take it out, and use {' or '.join(usable)}"))
-    return problems
+            yield message, f"take it out, and use {' or '.join(usable)}"
 
 
 def _data(
@@ -255,17 +252,12 @@ def _data(
     return data, sorted({Path(p) for paths in data.values() for p in paths})
 
 
-def _splits_wrong(config: Mapping[str, Any], data: Mapping[str, Any]) -> list[tuple[str, str]]:
-    asked = config.get("test_split") or config.get("validation_split")
-    named = {k: v for k in ("training", "validation", "test", "fewshot") if (v := config.get(f"{k}_split"))}
-    problems = [
-        (f"{kind}_split is {split!r}, and data_files has {', '.join(data)}", "name one of data_files")
-        for kind, split in named.items()
-        if data and split not in data
-    ]
-    if not asked:
-        problems.append(("neither test_split nor validation_split is named", "write test_split: test"))
-    return problems
+def _splits_wrong(config: Mapping[str, Any], data: Mapping[str, Any]) -> Problems:
+    for key in ("training_split", "validation_split", "test_split", "fewshot_split"):
+        if data and config.get(key) and config[key] not in data:
+            yield f"{key} is {config[key]!r}, and data_files has {', '.join(data)}", "name one of data_files"
+    if not (config.get("test_split") or config.get("validation_split")):
+        yield "neither test_split nor validation_split is named", "write test_split: test"
 
 
 def _place(path: Path, root: Path) -> str:

@@ -193,9 +193,8 @@ def _task_row(task: HarnessTask, made: Any, sample: Mapping[str, Any], failed: s
         return row | {"bits_per_byte": -nats / math.log(2) / len(text.encode())}
     value = sample[task.metric]
     if value not in (0, 1):
-        raise ValueError(
-            f"ability.harness: {task.name}: {task.metric} of row {sample['doc_id']} is {value}, not 0 or 1"
-        )
+        where = f"ability.harness: {task.name}: {task.metric} of row {sample['doc_id']}"
+        raise ValueError(f"{where} is {value}, not 0 or 1")
     return row | {"right": bool(value), "probability": _probability(task, made, sample)}
 
 

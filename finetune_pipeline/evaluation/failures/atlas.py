@@ -276,7 +276,6 @@ def shown_rows(
 
 
 def _answered(row: Mapping[str, Any]) -> str:
-    """The answer, with its status if it is not finished."""
     text = cut(row["text"].strip(), ANSWER_LIMIT)
     if row["status"] == "ok":
         return text

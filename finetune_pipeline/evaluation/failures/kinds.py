@@ -140,10 +140,9 @@ def _wrong_json(row: Row, output: JsonOutput) -> Failure:
     mistakes: list[tuple[str, str]] = []
     for field in sorted({*read.claimed, *read.gold}):
         answer, gold = read.claimed.get(field, Counter()), read.gold.get(field, Counter())
-        name = field or "(the value)"
         if answer != gold:
-            kind = "wrong_value" if answer - gold and gold - answer else ""
-            mistakes.append((kind or ("hallucinated_field" if answer - gold else "missing_field"), name))
+            kind = "wrong_value" if gold - answer else "hallucinated_field"
+            mistakes.append((kind if answer - gold else "missing_field", field or "(the value)"))
     if not mistakes:  # equal in all that is claimed: null, "" and [] stand for one another
         return Failure("wrong_value", "an empty value of another kind")
     mistakes.sort(key=lambda kind: (list(KINDS).index(kind[0]), kind[1]))

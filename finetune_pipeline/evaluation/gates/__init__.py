@@ -23,7 +23,6 @@ Decision = Literal["promote", "use_simple", "refuse"]
 
 
 def decide(spec: TaskSpec, evaluation: EvaluationResult) -> list[GateResult]:
-    """Ask every gate about an evaluation, always in the same order."""
     return [gate(spec, gate.reads(evaluation)) for gate in GATES.values()]
 
 

@@ -1,6 +1,6 @@
 """Base class and registry of metrics.
 
-A metric is one module of this package with one class::
+A metric is a class in a module of this package::
 
     @register
     class FirstWord(RowMetric):
@@ -45,7 +45,6 @@ class Gain:
     interval: Interval | None
 
     def surely_above(self, margin: float = 0.0) -> bool:
-        """Whether the whole interval lies above a margin."""
         return self.interval is not None and self.interval[0] > margin
 
 

@@ -10,9 +10,8 @@ from typing import Any
 from finetune_pipeline.evaluation.compare import SourceOf
 from finetune_pipeline.evaluation.preferences.embeddings import embed
 from finetune_pipeline.evaluation.preferences.judge import Choice, Judge, Pair
-from finetune_pipeline.evaluation.statistics.agreement import cohens_kappa, kappa_interval
 from finetune_pipeline.evaluation.statistics.proportions import sign_test
-from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_mean
+from finetune_pipeline.evaluation.statistics.resampling import cohens_kappa, kappa_interval, paired_bootstrap_mean
 from finetune_pipeline.evaluation.wording import counted, percent
 from finetune_pipeline.spec.evaluation import JudgeSpec
 

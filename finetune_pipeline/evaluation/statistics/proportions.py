@@ -11,6 +11,7 @@ import numpy as np
 import scipy
 
 Interval = tuple[float, float]
+Values = Sequence[float]
 Units = Sequence[Hashable]
 """What each value is counted by: its source, or itself."""
 
@@ -92,13 +93,13 @@ def cluster_codes(clusters: Units) -> np.ndarray:
     return np.fromiter((index.setdefault(c, len(index)) for c in clusters), dtype=np.int64, count=len(clusters))
 
 
-def _checked(values: Sequence[float], clusters: Units) -> tuple[np.ndarray, np.ndarray]:
+def _checked(values: Values, clusters: Units) -> tuple[np.ndarray, np.ndarray]:
     if len(values) != len(clusters) or not len(values):
         raise ValueError(f"need one cluster a value, and at least one: {len(values)} values, {len(clusters)} clusters")
     return np.asarray(values, dtype=float), cluster_codes(clusters)
 
 
-def design_effect(values: Sequence[float], clusters: Units, centre: float | None = None) -> float:
+def design_effect(values: Values, clusters: Units, centre: float | None = None) -> float:
     """Variance of the mean with clusters over the variance without them; 1 or more.
 
     The clustered variance is the sum of squares of the clusters' summed residuals (linearisation), with the factor G / (G - 1)
@@ -133,7 +134,7 @@ def _freedom(clusters: Units) -> float | None:
     return None if sources == len(clusters) else max(1.0, sources - 1)
 
 
-def _share_effect(right: Sequence[float], clusters: Units, confidence: float) -> float:
+def _share_effect(right: Values, clusters: Units, confidence: float) -> float:
     """Design effect of a share, around the centre of the interval that as many sources would have.
 
     Few sources with a few errors tell little of how errors clump: around the mean, bounds miss up to three times as often as they
@@ -143,16 +144,14 @@ def _share_effect(right: Sequence[float], clusters: Units, confidence: float) ->
     return design_effect(right, clusters, (float(np.mean(right)) * sources + z2 / 2) / (sources + z2))
 
 
-def clustered_share(right: Sequence[float], clusters: Units, confidence: float = 0.95) -> tuple[Interval, float]:
+def clustered_share(right: Values, clusters: Units, confidence: float = 0.95) -> tuple[Interval, float]:
     """Wilson's interval of a rate where rows share a source, for the effective numbers; and the design effect."""
     x, _ = _checked(right, clusters)
     effect = _share_effect(right, clusters, confidence)
     return wilson_interval(float(x.sum()) / effect, len(x) / effect, confidence, _freedom(clusters)), effect
 
 
-def clustered_tango_interval(
-    before: Sequence[float], after: Sequence[float], clusters: Units, confidence: float = 0.95
-) -> Interval:
+def clustered_tango_interval(before: Values, after: Values, clusters: Units, confidence: float = 0.95) -> Interval:
     """Tango's interval of the paired gain where rows share a source: counts divided by the design effect of the differences, or of
     the losses where that is larger: gains here and there may hide that a few sources are lost whole."""
     first, _ = _checked(before, clusters)
@@ -163,7 +162,7 @@ def clustered_tango_interval(
     return tango_interval(b, c, n, confidence, _freedom(clusters))
 
 
-def cluster_sign_flip(differences: Sequence[float], clusters: Units, resamples: int = 10_000) -> float:
+def cluster_sign_flip(differences: Values, clusters: Units, resamples: int = 10_000) -> float:
     """Two-sided p that the mean paired difference is zero: signs are flipped, for all rows of a cluster at once (Fisher).
 
     Exact up to 2**13 sign patterns, and where all clusters weigh the same (of single rows that is McNemar's exact test); else

@@ -73,9 +73,8 @@ def test_an_extraction_is_compared_by_exact_answers_or_by_micro_f1() -> None:
 def test_a_score_outside_its_scale_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for score in (37.0, -0.1, float("nan")):
         monkeypatch.setattr(type(METRICS["facts"]), "row_score", lambda self, row, output, score=score: score)
-        with pytest.raises(
-            ValueError, match="metric facts: row_score of e0001 is .*; make it return a number from 0 to 1"
-        ):
+        problem = "metric facts: row_score of e0001 is .*; make it return a number from 0 to 1"
+        with pytest.raises(ValueError, match=problem):
             METRICS["facts"].value([row(1, "a", "b")], TextOutput())
 
 
