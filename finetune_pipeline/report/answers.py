@@ -39,7 +39,6 @@ def _models(evaluation: EvaluationResult) -> Mapping[str, Scores]:
 
 
 def confusion_section(evaluation: EvaluationResult) -> Blocks:
-    """Show confusion matrices of reference and given labels, for the candidate and the base model."""
     if (n := len(evaluation.task.labels)) > SHOWN_LABELS:
         yield (
             f"A matrix of {n} labels is too large to read: the section Labels lists the most common mistakes, and report.json "
@@ -57,7 +56,6 @@ def confusion_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def labels_section(evaluation: EvaluationResult) -> Blocks:
-    """Show the candidate's precision, recall and F1 by label, the base model's F1, and the most common mistakes."""
     before = evaluation.scores["base"].per_class
     rows = []
     for label, of in evaluation.scores["candidate"].per_class.items():
@@ -71,7 +69,6 @@ def labels_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def detail_section(evaluation: EvaluationResult) -> Blocks:
-    """Show metrics of particular kinds of output: fields, form, overlap with the reference answer."""
     models = _models(evaluation)
     yield _fields(evaluation)
     yield Table(
@@ -100,7 +97,6 @@ def detail_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def _fields(evaluation: EvaluationResult) -> Table:
-    """Return a table of the candidate's precision, recall and F1 by field, with the base model's F1."""
     before, fields = evaluation.scores["base"].fields, evaluation.scores["candidate"].fields
     names = ("Precision", "Recall", "F1", "F1, base", "Right", "Claimed", "Expected")
     rows: list[list[Any]] = []
@@ -111,7 +107,6 @@ def _fields(evaluation: EvaluationResult) -> Table:
 
 
 def calibration_section(evaluation: EvaluationResult) -> Blocks:
-    """Show each model's confidence in its most likely label, and how often that label is correct."""
     rows = [
         [model, c.n, c.confidence, c.accuracy, c.ece, c.brier, c.log_loss]
         for model, of in _models(evaluation).items()
@@ -140,7 +135,6 @@ _NOTES = {
 
 
 def robustness_section(evaluation: EvaluationResult) -> Blocks:
-    """Show how test rows were perturbed, and the effect on scores."""
     measured = evaluation.robustness
     if not measured:
         return
@@ -168,7 +162,6 @@ def robustness_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def production_section(evaluation: EvaluationResult) -> Blocks:
-    """Show the production rows used besides the test, and the models' scores on them."""
     production = evaluation.production
     if not production:
         return

@@ -116,7 +116,6 @@ def _splits(splits: DataStep | None, order: Sequence[str]) -> Table | None:
 
 
 def _findings(data: Mapping[str, DataStep]) -> Iterable[list[Any]]:
-    """Yield the row problems by rule, and the removed personal data."""
     for step, of in data.items():
         title = _DATA_STEPS.get(step, step)
         yield from ([title, rule, n] for rule, n in of.by_rule.items())
@@ -125,14 +124,14 @@ def _findings(data: Mapping[str, DataStep]) -> Iterable[list[Any]]:
 
 def training_section(evaluation: EvaluationResult) -> Blocks:
     of = evaluation.training
+    if of.endpoint:
+        yield Table([("Training", text), ("", text)], _elsewhere(of, of.endpoint), style="figures words")
+        return
     trainable, total, prefix = of.trainable_parameters, of.total_parameters, of.shared_prefix
     share = f" ({percent(trainable / total)} of all)" if trainable is not None and total else ""
     shared = NOTHING
     if prefix.used is not None:
         shared = f"yes, {number(prefix.prefix_tokens)} tokens" if prefix.used else f"no: {prefix.why}"
-    if of.endpoint:
-        yield Table([("Training", text), ("", text)], _elsewhere(of, of.endpoint), style="figures words")
-        return
     rows: list[list[Any]] = [["Method", of.method]]
     if of.begun and of.begun.virtual_tokens:
         first = {"random": "random numbers", "vocabulary": "tokens of the vocabulary"}.get(of.begun.init, "a text")
@@ -155,7 +154,6 @@ def training_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def _elsewhere(of: Training, at: HostedModel) -> list[list[Any]]:
-    """Return what a service reports about a training without local weights."""
     billed = f"{number(of.measured.billed_tokens)} tokens" if of.measured.billed_tokens is not None else NOTHING
     return [
         ["Trainer", at.trainer],
@@ -173,7 +171,6 @@ def _mebibytes(memory: float | None) -> str:
 
 
 def supervision_section(evaluation: EvaluationResult) -> Blocks:
-    """Show what the model was trained on, counted by token."""
     audits = evaluation.supervision or {}
     rows, learned = learned_of(audits)
     if not rows:
@@ -220,7 +217,6 @@ def cost_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def seal_section(evaluation: EvaluationResult) -> Blocks:
-    """Show how often the sealed test was opened, and the effect on its reliability."""
     seal = evaluation.seal
     if not seal.count:
         yield "No opening of the sealed test is on record."
@@ -247,7 +243,6 @@ def seal_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def versions_section(evaluation: EvaluationResult) -> Blocks:
-    """Show the names and versions or hashes of everything this report is based on."""
     task = evaluation.task
     base = task.base_model + (f" at {task.base_revision}" if task.base_revision else "")
     rows = [["base model", base], *([name, number(version)] for name, version in evaluation.versions.items())]

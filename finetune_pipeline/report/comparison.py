@@ -59,7 +59,6 @@ def prompts_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def models_table(evaluation: EvaluationResult, where: str) -> Table:
-    """Return a table of all models on one set (`validation` or `test`)."""
     models = {name: model for name, model in evaluation.models.items() if model.set == where}
     labels, metric = evaluation.task.kind == "labels", evaluation.metric
     by_kind = {"labels": ("macro_f1", "Macro-F1"), "json": ("micro_f1", "Micro-F1")}
@@ -79,7 +78,6 @@ def models_table(evaluation: EvaluationResult, where: str) -> Table:
 
 
 def models_plot(evaluation: EvaluationResult) -> Plot | None:
-    """Plot the scores of all models on the sealed test with their intervals, in percent."""
     dots = []
     for name, model in evaluation.models.items():
         if model.set == "test" and model.value is not None and model.value_interval is not None:
@@ -116,7 +114,6 @@ def form_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def paired_section(evaluation: EvaluationResult) -> Blocks:
-    """Compare the candidate with every other model on the same sealed rows."""
     others = {"baseline": "the base model with its best prompt", API_MODEL: "the API model", "champion": "the champion"}
     for name, other in others.items():
         if comparison := evaluation.comparisons.get(name):
@@ -136,7 +133,6 @@ def paired_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def gains_plot(evaluation: EvaluationResult) -> Plot | None:
-    """Plot the gains of the candidate over the other models with their paired intervals."""
     dots = []
     for name, comparison in _compared(evaluation):
         if comparison.gain is not None and comparison.interval is not None:
@@ -148,7 +144,6 @@ def gains_plot(evaluation: EvaluationResult) -> Plot | None:
 
 
 def comparisons_table(evaluation: EvaluationResult) -> Table:
-    """Return a table of the gain, rows won and lost, and tests against each other model."""
     labels = evaluation.task.kind == "labels"
     gain = "Gain" if labels else f"Gain, {metric_title(evaluation.metric)}"
     columns: list[tuple[str, Format]] = [("Fine-tuned against", text), (gain, points), ("Interval", points_range)]
@@ -192,7 +187,6 @@ def visible_sentence(comparison: Comparison) -> str:
 
 
 def design_sentences(evaluation: EvaluationResult) -> list[str]:
-    """Return sentences on the planned size of the test, and on whether its rows are independent."""
     power, sources = evaluation.baseline.power, evaluation.sources
     sentences = [f"Before training: {power.sentence}"] if power and power.sentence else []
     if sources.shared:

@@ -70,7 +70,6 @@ def evaluation_page(
 
 
 def evaluation_plots(evaluation: EvaluationResult) -> dict[str, str]:
-    """Return the plots as SVG documents by name, for Dagster's metadata and MLflow's artifacts."""
     plots = (comparison.models_plot, comparison.gains_plot, background.learning_plot)
     return {made.name: made.document for plot in plots if (made := plot(evaluation))}
 

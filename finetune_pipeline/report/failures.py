@@ -70,7 +70,6 @@ def _outcome(row: ShownRow, broken: Collection[str]) -> str:
 
 
 def history_sentences(evaluation: EvaluationResult) -> list[str]:
-    """Return sentences on the test rows over all versions evaluated on them."""
     history = evaluation.history
     if not history.versions:
         return []
@@ -90,7 +89,6 @@ def history_sentences(evaluation: EvaluationResult) -> list[str]:
 
 
 def history_table(evaluation: EvaluationResult) -> Table:
-    """Return a table of this candidate against every earlier one, on the rows both answered."""
     names = ("Rows", "Fixed", "Broken", "Both right", "Both wrong")
     rows: list[list[Any]] = []
     for v in evaluation.history.versions:
@@ -100,7 +98,6 @@ def history_table(evaluation: EvaluationResult) -> Table:
 
 
 def atlas_section(evaluation: EvaluationResult, rows: ShownRows) -> Blocks:
-    """Show groups of wrong answers with their kind, what to do, and the nearest training rows."""
     atlas = evaluation.atlas
     if not atlas.groups:
         return

@@ -21,7 +21,6 @@ from finetune_pipeline.report.blocks import Blocks, Table, Text, figure, text
 
 
 def ability_section(evaluation: EvaluationResult) -> Blocks:
-    """Show what training cost in general ability, over all questions and by category."""
     ability = evaluation.ability
     if ability is None:
         return
@@ -122,7 +121,6 @@ def people_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def people_sentences(people: People, task: str) -> list[str]:
-    """Return sentences on the shares that people accept, and on their agreement with each other."""
     if not people.rated:
         waiting, how = people.of_earlier_candidates, f"`finetune review {task}` shows them side by side, blind."
         earlier = f" {counted(waiting, 'rating')} of earlier candidates are kept." if waiting else ""
@@ -153,7 +151,6 @@ def people_sentences(people: People, task: str) -> list[str]:
 
 
 def judge_section(evaluation: EvaluationResult) -> Blocks:
-    """Show the results of a judge model and of embeddings, and their agreement with people."""
     if judge := evaluation.judge:
         yield from judge_sentences(judge)
         tests: list[tuple[str, Any]] = [
@@ -168,7 +165,6 @@ def judge_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def judge_sentences(judge: JudgeFindings) -> list[str]:
-    """Return sentences on whether the judge is trusted, why, and its results if so."""
     sentences = [
         f"{judge.name} is trusted: it agrees with people."
         if judge.believed

@@ -130,7 +130,7 @@ def cost_plot(ladder: Ladder) -> Plot | None:
     def figure_of(width: int) -> Figure:
         made, axes = canvas(width, 380, 52, 46, 28, 56)
         scale(axes, "y", 0.0, 1.0, 5)
-        log_scale(axes, "x", low, high, nothing=True)
+        log_scale(axes, "x", low, high, zero=True)
         axes.set_xlabel("dollars per 1,000 calls (logarithmic)")
         caption(axes, metric_title(ladder.metric), -0.04, side="left")
         line = [(max(rung.dollars or low, low), rung.value) for rung in edge]

@@ -28,7 +28,6 @@ _LINK = re.compile(r"(?:https?://)?[\w.\-]+\.[a-z]{2,}/[\w./\-]+")
 
 
 def card_of(report: Artifact | None, manifest: Manifest) -> str:
-    """Write the card of a model, with its evaluation_report, if any."""
     return model_card(manifest, *(read_evaluation(report) if report else ()))
 
 
@@ -74,7 +73,6 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
 
 
 def _lineage(manifest: Manifest, evaluation: EvaluationResult | None) -> Table:
-    """Return a table with the hashes of everything this model was made from and evaluated with."""
     base, artifacts = manifest["base_model"], manifest["artifacts"]
     versions = {**artifacts, **(evaluation.versions if evaluation else {}), **artifacts}
     rows = [["base model", base["id"] + (f" at {base['revision']}" if base["revision"] else "")]]

@@ -126,15 +126,13 @@ def scale(axes: Axes, which: str, low: float, high: float, ticks: int, label: st
     axis.set_label_text(label)
 
 
-def log_scale(
-    axes: Axes, which: str, low: float, high: float, times: Sequence[int] = (1,), nothing: bool = False
-) -> None:
-    """Set a logarithmic scale from `low` to `high`, with ticks at `times` powers of ten. nothing: its start stands for zero."""
+def log_scale(axes: Axes, which: str, low: float, high: float, times: Sequence[int] = (1,), zero: bool = False) -> None:
+    """Set a logarithmic scale from `low` to `high`, with ticks at `times` powers of ten. zero: its start stands for zero."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [tick for power in powers for n in times if low <= (tick := float(f"{n}e{power}")) <= high]
     axis = axes.xaxis if which == "x" else axes.yaxis
     axes.set(**{f"{which}scale": "log", f"{which}lim": (low, high)})
-    axis.set_ticks(ticks, ["0" if nothing and tick == ticks[0] else f"{tick:,g}" for tick in ticks])
+    axis.set_ticks(ticks, ["0" if zero and tick == ticks[0] else f"{tick:,g}" for tick in ticks])
     axis.set_ticks([], minor=True)
     axis.grid(True, color=LINE, linewidth=1)
 

@@ -42,7 +42,6 @@ PARTS = {
 
 
 def plan_page(facts: Mapping[str, Any]) -> Page:
-    """Build the page of planning.plan.training_plan."""
     memory, nearest = facts["memory_mib"], facts["nearest"]
     parts = [[name, memory[name]] for name in (*PARTS, "total") if memory[name]]
     table = Table([("Part of the peak", text), ("MiB", number)], parts, [len(parts) - 1])
