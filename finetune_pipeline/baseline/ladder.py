@@ -173,9 +173,7 @@ def fold_of(source: str) -> int:
     return hashlib.sha256(f"fold:{source}".encode("utf-8", "surrogatepass")).digest()[0] % len(FOLDS)
 
 
-def cross_fitted(
-    spec: TaskSpec, candidates: Mapping[str, Sequence[Row]], sources: SourceOf = None
-) -> tuple[list[str], list[dict[str, Any]]]:
+def cross_fitted(spec: TaskSpec, candidates: Rows, sources: SourceOf = None) -> tuple[list[str], list[dict[str, Any]]]:
     """Choose among candidates on one fold and answer on the other, both ways. Ties go to the candidate named first.
 
     Returns (the candidate chosen for each fold, the answers in the order of example ids).

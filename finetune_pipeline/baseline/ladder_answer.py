@@ -158,7 +158,6 @@ def _flips(
     train_rows: int,
     pilot_rows: Mapping[float, Sequence[Row]],
 ) -> list[str]:
-    """Sentences on what would change the answer, with figures."""
     stands, rival = scored.stands, scored.rival
     metric = METRICS[spec.metric]
     sentences = [
@@ -171,9 +170,8 @@ def _flips(
     if decision == "fine_tune":
         worth_naming = spec.baseline.ceiling / 3  # nobody wants a lower ceiling
         if metric.higher_is_better and rival.interval is not None and rival.interval[0] > worth_naming:
-            sentences.append(
-                f"With baseline.ceiling at {percent(rival.interval[0])} or less, {inside(rival.title)} is enough."
-            )
+            low = percent(rival.interval[0])
+            sentences.append(f"With baseline.ceiling at {low} or less, {inside(rival.title)} is enough.")
         return sentences + _pays(spec, rival, terms)
     if expected is not None:
         newest = pilot_rows[max(pilot_rows)] if pilot_rows else []
@@ -210,10 +208,8 @@ def _pays(spec: TaskSpec, stands: Rung, terms: Terms, *, equal: bool = False) ->
         return []
     saved = (stands.dollars - terms.tuned_dollars) / 1000
     if saved <= 0:
-        dearer = (
-            "Calls of a fine-tuned model are not cheaper than those of the best simpler way: it pays by quality alone."
-        )
-        return [] if equal else [dearer]
+        dearer = "Calls of a fine-tuned model are not cheaper than those of the best simpler way"
+        return [] if equal else [f"{dearer}: it pays by quality alone."]
     calls, month = terms.training / saved, spec.advise.calls_per_month
     begin = "A fine-tuned model that is only as good would pay" if equal else "Cheaper calls alone pay"
     months = f" ({calls / month:,.1f} months of advise.calls_per_month)" if month else ""

@@ -73,7 +73,6 @@ def read_table(queue: ReviewQueue, path: Path) -> FilledSheet:
 
 
 def store(queue: ReviewQueue, rows: Mapping[str, Sequence[dict[str, Any]]]) -> Stored:
-    """Append the decisions of each rater that are not stored yet."""
     added = 0
     for rater, decisions in rows.items():
         target = queue.target(rater)

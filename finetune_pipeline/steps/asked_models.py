@@ -56,7 +56,6 @@ def perturbed_sets(spec: TaskSpec, answering: Mapping[str, Any]) -> list[dict[st
 
 
 def endpoint_of(spec: TaskSpec) -> dict[str, Any] | None:
-    """Return the endpoint in the form of jobs; None with the transformers engine."""
     evaluation = spec.evaluation
     return evaluation.endpoint.model_dump() if evaluation.endpoint and evaluation.engine == "endpoint" else None
 

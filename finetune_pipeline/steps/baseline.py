@@ -20,7 +20,7 @@ from finetune_pipeline.data.examples import Example, examples_of, read_examples
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import ArtifactStore
-from finetune_pipeline.evaluation.compare import shared_sources
+from finetune_pipeline.evaluation.compare import Row, shared_sources
 from finetune_pipeline.evaluation.endpoint_answers import ask_endpoint
 from finetune_pipeline.evaluation.predictions import (
     API,
@@ -146,9 +146,7 @@ def ask_api(
     return ask_endpoint(endpoint, prompts, examples, train, length, gold, **how)
 
 
-def asking_job(
-    context: StepContext, sets: Sequence[Mapping[str, Any]], examples: Path, out: Path, **how: Any
-) -> dict[str, Any]:
+def asking_job(context: StepContext, sets: Sequence[Row], examples: Path, out: Path, **how: Any) -> dict[str, Any]:
     """Return a job in which these sets answer the rows of a file with the spec's settings. how: more predict_job arguments."""
     spec = context.spec
     return predict_job(
@@ -234,7 +232,6 @@ def baseline_settings(spec: TaskSpec) -> dict[str, Any]:
 
 
 def answering_settings(spec: TaskSpec) -> dict[str, Any]:
-    """Return the settings that affect the length and generation of answers."""
     return {
         "max_new_tokens": spec.answer_length,
         "batch_size": spec.baseline.batch_size,

@@ -41,13 +41,10 @@ def split_file(context: StepContext, split: str) -> Path:
 
 def ability_files(task: Task) -> list[Path]:
     """Return the benchmark files of a task, sorted. Raises FindingsError for every glob without a match."""
-    named = {
-        pattern: [path for path in task.folder.glob(pattern) if path.is_file()] for pattern in task.spec.ability.files
-    }
+    named = {of: [path for path in task.folder.glob(of) if path.is_file()] for of in task.spec.ability.files}
     if missing := [pattern for pattern, files in named.items() if not files]:
-        how = ("ability.files", "error", "task.yaml: ability.files")
-        fix = "correct or remove the pattern"
-        raise FindingsError([Finding(*how, f"{pattern!r} matches no file", fix) for pattern in missing])
+        where, fix = ("ability.files", "error", "task.yaml: ability.files"), "correct or remove the pattern"
+        raise FindingsError([Finding(*where, f"{pattern!r} matches no file", fix) for pattern in missing])
     return sorted({path for files in named.values() for path in files})
 
 

@@ -165,7 +165,6 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
 
 
 def _climbed(context: StepContext) -> Ladder | None:
-    """Return the ladder on the same baseline, if there is one."""
     version, baseline = context.run_inputs.ladder, context.inputs["few_shot_baseline"].version
     made = context.store.find(context.task.name, "ladder", version) if version else None
     if made is None or made.inputs["few_shot_baseline"] != baseline:

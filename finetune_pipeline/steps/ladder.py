@@ -45,6 +45,8 @@ from finetune_pipeline.steps.rungs import (
 )
 from finetune_pipeline.worker.jobs import latency_job
 
+Prompts = Mapping[str, Mapping[str, Any]]
+Latencies = dict[str, tuple[float, float]]
 LATENCY_CALLS = 12
 TUNED = {
     "tuned": "The tuned model",
@@ -118,9 +120,7 @@ def make_tuned_rungs(context: StepContext) -> dict[str, Any]:
     return _written(context, made)
 
 
-def rung_terms(
-    context: StepContext, answered: Sequence[Answered], model: Path | None, prompts: Mapping[str, Mapping[str, Any]]
-) -> Terms:
+def rung_terms(context: StepContext, answered: Sequence[Answered], model: Path | None, prompts: Prompts) -> Terms:
     """Compute costs and latencies of the rungs. model: folder of the model to time with `prompts` by rung; None: not timed."""
     spec, train_rows = context.spec, read_examples(split_file(context, "train"))
     prices = load_prices(home=context.store.root.parent, task_folder=context.task.folder)
@@ -139,7 +139,7 @@ def rung_terms(
     )
 
 
-def timed_prompts(context: StepContext) -> dict[str, Mapping[str, Any]]:
+def timed_prompts(context: StepContext) -> Prompts:
     """Return the base model's prompts by rung: the best fixed one, the retrieving one, and the searched one."""
     baseline, search = context.inputs["few_shot_baseline"], context.inputs["prompt_search"]
     prompts = {name: of for name, of in read_json(baseline.path(PROMPTS)).items() if not name.startswith(API)}
@@ -175,9 +175,7 @@ def _own_dollars(spec: TaskSpec, prices: PriceList, call: Call) -> float | None:
     return min((1000 * price * taken / 3600 for price, taken in seconds), default=None)
 
 
-def _model_latencies(
-    context: StepContext, model: Path | None, prompts: Mapping[str, Mapping[str, Any]]
-) -> dict[str, tuple[float, float]]:
+def _model_latencies(context: StepContext, model: Path | None, prompts: Prompts) -> Latencies:
     """Measure (p50, p95) in milliseconds of one call with each prompt, in a child process. Constrained answers take as long."""
     spec = context.spec
     if model is None:
@@ -202,9 +200,7 @@ def _model_latencies(
     return latencies | {f"{rung}_restricted": taken for rung, taken in latencies.items()}
 
 
-def _simple_latencies(
-    context: StepContext, answered: Sequence[Answered], train_rows: Sequence[Example]
-) -> dict[str, tuple[float, float]]:
+def _simple_latencies(context: StepContext, answered: Sequence[Answered], train_rows: Sequence[Example]) -> Latencies:
     """Measure the same for the simple models, in this process."""
     texts = [e.user_text for e in validation_rows(context)[: LATENCY_CALLS + 1]]
     asked, answers = [e.user_text for e in train_rows], [e.answer for e in train_rows]

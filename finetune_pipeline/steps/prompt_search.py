@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -49,19 +50,17 @@ def make_prompt_search(context: StepContext) -> dict[str, Any]:
         return {"skipped": why, "calls": 0, "searches": [], "best": None}
     own, sources = _Own(context), row_sources(context)
     prompts = candidates(spec, train_rows, _written_instructions(context, train_rows))
-    ends = time.monotonic() + 60 * spec.ladder.minutes if spec.ladder.minutes else None
+    budget = (spec.ladder.calls - len(rows)) // 2
+    ends = time.monotonic() + 60 * spec.ladder.minutes if spec.ladder.minutes else math.inf
     searches: list[Search] = []
     answers: list[dict[str, Any]] = []
     tokens: list[Call] = []
     written: dict[str, Any] = {}
     for fold, held in folds.items():
-        ask = _Asker(context, context.builder.work / f"fold_{fold}")
-        budget = (spec.ladder.calls - len(rows)) // 2
-        search, searched_rows = halving(
-            spec, prompts, folds[1 - fold], budget, ask, lambda: ends is not None and time.monotonic() > ends
-        )
-        best = own.best(folds[1 - fold])
-        if likely_better(spec, own.answers(best, folds[1 - fold]), searched_rows, sources):
+        ask, seen = _Asker(context, context.builder.work / f"fold_{fold}"), folds[1 - fold]
+        search, searched_rows = halving(spec, prompts, seen, budget, ask, lambda: time.monotonic() > ends)
+        best = own.best(seen)
+        if likely_better(spec, own.answers(best, seen), searched_rows, sources):
             made = ask({search.winner: prompts[search.winner]}, held, "the held rows")[search.winner]
             tokens.append(ask.tokens[search.winner])
             written[search.winner] = asdict(prompts[search.winner])

@@ -19,11 +19,8 @@ CARD = "README.md"
 def release_request(context: StepContext) -> dict[str, Any]:
     """Return the request to register a candidate. `compared_with` lets a rerun find the same comparison."""
     report, adapter, merged = (context.inputs[name] for name in ("evaluation_report", "adapter", "merged_model"))
-    candidate, dataset, hosted = (
-        report.facts["models"]["candidate"],
-        adapter.inputs["train_split"],
-        read_hosted(merged.folder),
-    )
+    candidate, dataset = report.facts["models"]["candidate"], adapter.inputs["train_split"]
+    hosted = read_hosted(merged.folder)
     return {
         "name": context.task.name,
         "method": hosted.trainer if hosted else context.spec.training.method,

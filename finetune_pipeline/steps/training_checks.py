@@ -28,10 +28,8 @@ def safe_weights(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     files = artifact.facts["files"]
     unsafe = [name for name in files if not name.endswith((".safetensors", ".json", ".jinja", ".txt", ".model"))]
     weights = [name for name in files if name.endswith(".safetensors")]
-    return CheckResult(
-        bool(weights) and not unsafe,
-        f"{len(weights)} safetensors files" if not unsafe else f"files that could run code: {', '.join(unsafe)}",
-    )
+    message = f"files that could run code: {', '.join(unsafe)}" if unsafe else f"{len(weights)} safetensors files"
+    return CheckResult(bool(weights) and not unsafe, message)
 
 
 @check(
@@ -146,13 +144,10 @@ def not_overfitted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     if not evals:
         return CheckResult(False, "no validation loss was recorded")
     last, best = evals[-1]["eval_loss"], artifact.facts["best_eval_loss"]
-    rise, kept = (
-        last / best - 1 if best else math.inf,
-        f"the best checkpoint (step {artifact.facts['best_step']}) is kept",
-    )
-    return CheckResult(
-        rise < MUCH_RISE, f"the last validation loss is {rise:+.1%} from the best; {kept}", {"rise": rise}
-    )
+    rise, step = last / best - 1 if best else math.inf, artifact.facts["best_step"]
+    kept = f"the best checkpoint (step {step}) is kept"
+    message = f"the last validation loss is {rise:+.1%} from the best; {kept}"
+    return CheckResult(rise < MUCH_RISE, message, {"rise": rise})
 
 
 @check("The saved files contain only the method's own tensors.")
