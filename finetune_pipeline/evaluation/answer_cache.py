@@ -74,10 +74,8 @@ class AnswerCache:
         """The cached answers, by index in `keys`."""
 
         def look(file: sqlite3.Connection) -> dict[int, Answer]:
-            found = (
-                file.execute("SELECT key, answer FROM answers WHERE key = ?", [key]).fetchone() for key in set(keys)
-            )
-            rows: dict[bytes, bytes] = dict(row for row in found if row)
+            query = "SELECT key, answer FROM answers WHERE key = ?"
+            rows: dict[bytes, bytes] = dict(row for key in set(keys) for row in file.execute(query, [key]))
             known = {i: answer for i, key in enumerate(keys) if (answer := self._read(key, rows.get(key)))}
             now = int(time.time())
             file.executemany("UPDATE answers SET used = ? WHERE key = ?", [(now, keys[i]) for i in known])

@@ -17,6 +17,7 @@ from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
 from finetune_pipeline.evaluation.openai_endpoint import ask
 from finetune_pipeline.models.inference.generated import Answer
 
+Answers = Sequence[Answer]
 LEVEL = 0.05
 """Of every one-sided bound and test here."""
 ROWS, PROBES = 200, 32
@@ -157,7 +158,7 @@ def _same(judged: Answer, served: Answer) -> bool:
     return served.status != "error" and served.text.strip() == judged.text.strip()
 
 
-def _changed(first: Sequence[Answer], second: Sequence[Answer]) -> tuple[int, int]:
+def _changed(first: Answers, second: Answers) -> tuple[int, int]:
     """How many answers are others the second time, of how many that were given both times."""
     pairs = [(a, b) for a, b in zip(first, second, strict=True) if "error" not in (a.status, b.status)]
     return sum(not _same(a, b) for a, b in pairs), len(pairs)
@@ -168,11 +169,11 @@ def _is_expected(hits: int, n: int, share: float) -> bool:
     return hits == 0 or float(bdtrc(hits - 1, n, share)) >= LEVEL
 
 
-def _reported(answers: Sequence[Answer]) -> bool:
+def _reported(answers: Answers) -> bool:
     return any(a.prompt_tokens for a in answers)
 
 
-def _prompt(rows: Sequence[JudgedRow], served: Sequence[Answer], unread: bool) -> tuple[Question, str]:
+def _prompt(rows: Sequence[JudgedRow], served: Answers, unread: bool) -> tuple[Question, str]:
     """Whether prompts have the tokens they were judged with, and what it is if not."""
     counts = [(row.answer.prompt_tokens, a.prompt_tokens) for row, a in zip(rows, served, strict=True)]
     counts = [(judged, there) for judged, there in counts if there]
@@ -190,9 +191,7 @@ def _prompt(rows: Sequence[JudgedRow], served: Sequence[Answer], unread: bool) -
     return Question("prompt", False, message), f"{cause} ({sizes})"
 
 
-def _stop(
-    rows: Sequence[JudgedRow], served: Sequence[Answer], control_tokens: Sequence[str], changes: float
-) -> Question:
+def _stop(rows: Sequence[JudgedRow], served: Answers, control_tokens: Sequence[str], changes: float) -> Question:
     """Whether answers end with the turn: no control token in them, and none goes on where the judged one had ended."""
     pairs = [(row.answer, a) for row, a in zip(rows, served, strict=True) if a.status != "error"]
     leaked = sum(any(t in a.text and t not in judged.text for t in control_tokens) for judged, a in pairs)
@@ -208,7 +207,7 @@ def _goes_on(judged: str, served: str) -> bool:
     return bool(judged) and served != judged and served.startswith(judged)
 
 
-def _notes(rows: Sequence[JudgedRow], first: Sequence[Answer], without: Sequence[Answer], unread: bool) -> list[str]:
+def _notes(rows: Sequence[JudgedRow], first: Answers, without: Answers, unread: bool) -> list[str]:
     if all(a.status == "error" for a in without):
         return ["It refuses requests without the system prompt."]
     if unread and all(row.answer.prompt_tokens == a.prompt_tokens for row, a in zip(rows, first, strict=False)):

@@ -142,11 +142,9 @@ def people_sentences(people: People, task: str) -> list[str]:
         )
     if agreement := people.agreement:
         kappa = agreement.kappa
-        sentences.append(
-            f"{counted(agreement.items, 'item')} were judged by more than one person; they agree on "
-            f"{percent(agreement.share)}"
-            + (f" (Cohen's kappa {kappa:.2f})." if kappa is not None else ", but all gave the same answer.")
-        )
+        beyond = f" (Cohen's kappa {kappa:.2f})." if kappa is not None else ", but all gave the same answer."
+        judged = f"{counted(agreement.items, 'item')} were judged by more than one person"
+        sentences.append(f"{judged}; they agree on {percent(agreement.share)}{beyond}")
     return sentences
 
 

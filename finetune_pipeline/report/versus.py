@@ -95,6 +95,9 @@ def versus(
     if own and calls:
         tuned_month = {own.name: calls * call_price(own, traffic.tuned)}
     of_api = {asked.name: call_price(asked, traffic.prompted)} if asked else {}
+    api_thousand = {where: 1000 * price for where, price in of_api.items()}
+    api_month = {where: calls * price for where, price in of_api.items()} if calls else {}
+    own_title, api_title = evaluation.models["candidate"].title, f"{model}, {prompt_name(prompt.removeprefix('api_'))}"
     comparable = asked and of_api[asked.name] and not hosted
     even = [break_even(m, asked, traffic) for m in prices.machines] if asked and comparable else []
     return Versus(
@@ -102,17 +105,8 @@ def versus(
         rows=comparison.n,
         metric=evaluation.metric,
         confidence=evaluation.confidence,
-        tuned=Side(
-            evaluation.models["candidate"].title, ours.value, ours.interval, own_call, tuned_thousand, tuned_month
-        ),
-        api=Side(
-            f"{model}, {prompt_name(prompt.removeprefix('api_'))}",
-            theirs.value,
-            theirs.interval,
-            api_call,
-            {where: 1000 * price for where, price in of_api.items()},
-            {where: calls * price for where, price in of_api.items()} if calls else {},
-        ),
+        tuned=Side(own_title, ours.value, ours.interval, own_call, tuned_thousand, tuned_month),
+        api=Side(api_title, theirs.value, theirs.interval, api_call, api_thousand, api_month),
         gain=comparison.gain,
         gain_interval=comparison.interval,
         p=comparison.mcnemar_p,

@@ -202,10 +202,8 @@ def what_to_do(
         )
     missing = math.ceil(usual - near)
     collect = max(missing, ENOUGH_TO_MEASURE)
-    why = (
-        f"training has about {near:.0f} rows like each of these, and {usual:.0f} like those answered rightly"
-        f" ({missing} are missing)"
-    )
+    why = f"training has about {near:.0f} rows like each of these, and {usual:.0f} like those answered rightly"
+    why += f" ({missing} are missing)"
     if collect > missing:
         why += f"; {ENOUGH_TO_MEASURE} is the fewest from which their share of failures can be measured next time"
     return collect, f"Collect {counted(collect, 'more row')} like these: {why}."

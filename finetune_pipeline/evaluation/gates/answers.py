@@ -61,10 +61,8 @@ def never_break(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
     message = f"Of {counted(listed, 'listed example')} {len(broken)} wrong"
     message += f": {_some(broken)}" if broken else ""
     if missing:
-        message += (
-            f"; {len(missing)} not in the sealed test, so nobody knows: {_some(missing)} "
-            "(ids stand in the report and in predictions.parquet)"
-        )
+        message += f"; {len(missing)} not in the sealed test, so nobody knows: {_some(missing)} "
+        message += "(ids stand in the report and in predictions.parquet)"
     return Outcome(False, failed, 0.0, f"{message}.")
 
 
@@ -108,8 +106,7 @@ def format_compliance(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
     needs="no answer of any compared model ended in an error",
     default="0",
     holds_back="champion",
-    what_to_do="Read the error texts in the predictions (column error), fix the cause, and materialize "
-    "test_predictions again.",
+    what_to_do="Read the error texts in the predictions (column error), fix the cause, and materialize test_predictions again.",
 )
 def no_failed_generation(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
     scores = evaluation.scores

@@ -164,8 +164,7 @@ def robust(spec: TaskSpec, measured: PerturbedRows | None) -> Outcome:
 @gate(
     order=150,
     needs="on recent production rows with a known answer, which no version was trained on, the candidate is not shown to be "
-    "worse than the champion (the base model where there is none); not asked where there are fewer than "
-    f"{FEWEST} such rows",
+    f"worse than the champion (the base model where there is none); not asked where there are fewer than {FEWEST} such rows",
     default="logs.judging_share 0.2",
     holds_back="champion",
     what_to_do="Keep the champion: the candidate is better on the collected data but worse on current requests. Look at the "
