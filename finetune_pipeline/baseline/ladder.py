@@ -213,7 +213,8 @@ def score_rungs(spec: TaskSpec, answered: Sequence[Answered], terms: Terms, sour
     count sources where rows share them."""
     metric, confidence = METRICS[spec.metric], one_of_many(spec, len(answered))
     rungs: list[Rung] = []
-    stands = rival = None  # places in the list
+    stands: int | None = None  # a place in the list, as the next
+    rival: int | None = None
     for place, answers in enumerate(answered):
         over = rival if answers.kind == "tuned" and stands is not None and rungs[stands].kind != "tuned" else stands
         clusters = shared_sources(answers.rows, sources)

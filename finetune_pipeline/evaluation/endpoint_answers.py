@@ -69,8 +69,8 @@ class EndpointAnswerer:
         """One answer per conversation, in order, without label likelihoods. Raises JobError if nothing can be answered."""
         began = time.monotonic()
         try:
-            kept = {"cache": self.cache, "max_tokens": self._max_tokens}
-            result = ask(self.endpoint, prompts, max_new_tokens, tools=tools, stage=stage, name=name, **kept)
+            limits: dict[str, Any] = {"cache": self.cache, "max_tokens": self._max_tokens}
+            result = ask(self.endpoint, prompts, max_new_tokens, tools=tools, stage=stage, name=name, **limits)
         except EndpointError as error:
             raise JobError(f"{self._what}: {error}") from error
         if result.known:

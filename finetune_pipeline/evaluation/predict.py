@@ -232,8 +232,8 @@ def _answer(
         labels = encode_labels(asked.tokenizer, messages, job["labels"], tools) if job["labels"] else None
         shared, mean = common_prefix(prompts), sum(map(len, prompts)) / len(prompts)
         say(f"{job['stage']}: {name}: {len(prompts)} prompts of {mean:.0f} tokens on average")
-        how = (job[key] for key in ("max_new_tokens", "batch_size", "stage"))
-        answers = asked.answers(prompts, labels, *how, name, restriction)
+        longest, stage = job["max_new_tokens"], job["stage"]
+        answers = asked.answers(prompts, labels, longest, job["batch_size"], stage, name, restriction)
     return answers, {**answered(answers), "shared_prefix_tokens": shared, "rows_shown_fewer": fewer}
 
 

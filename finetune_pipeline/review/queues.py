@@ -70,7 +70,6 @@ class ReviewQueue:
 
 
 def safe_name(rater: str) -> str:
-    """Convert a rater's name to a part of a file name."""
     return "".join(c if c.isalnum() or c in "_-" else "-" for c in rater)[:60] or "somebody"
 
 

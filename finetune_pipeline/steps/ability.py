@@ -10,7 +10,7 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.ability.drop import Row, ability_drop, read_rows
 from finetune_pipeline.evaluation.ability.harness_tasks import asked_digest, read_tasks
 from finetune_pipeline.evaluation.ability.items import Item, load_items
-from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import served
 from finetune_pipeline.spec.model import Task
@@ -28,7 +28,8 @@ def asked_items(task: Task) -> list[Item]:
 def ability_digest(task: Task) -> str:
     """Return the digest of everything models are asked besides the task. Raises FindingsError for invalid files."""
     harness = task.spec.ability.harness
-    read, findings = [], []
+    read: list[Any] = []
+    findings: list[Finding] = []
     for part in (lambda: asked_items(task), lambda: read_tasks(task.folder, harness.tasks)):
         try:
             read.append(part())
@@ -36,7 +37,7 @@ def ability_digest(task: Task) -> str:
             findings += error.findings
     if findings:
         raise FindingsError(findings)
-    return asked_digest(*read, harness.limit, harness.chat)
+    return asked_digest(read[0], read[1], harness.limit, harness.chat)
 
 
 def _score(context: StepContext, model: Path, adapter: Path | None, stage: str, out: Path) -> dict[str, Any]:

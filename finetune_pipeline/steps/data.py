@@ -43,8 +43,9 @@ def ability_files(task: Task) -> list[Path]:
     """Return the benchmark files of a task, sorted. Raises FindingsError for every glob without a match."""
     named = {of: [path for path in task.folder.glob(of) if path.is_file()] for of in task.spec.ability.files}
     if missing := [pattern for pattern, files in named.items() if not files]:
-        where, fix = ("ability.files", "error", "task.yaml: ability.files"), "correct or remove the pattern"
-        raise FindingsError([Finding(*where, f"{pattern!r} matches no file", fix) for pattern in missing])
+        place, fix = "task.yaml: ability.files", "correct or remove the pattern"
+        faults = [Finding("ability.files", "error", place, f"{of!r} matches no file", fix) for of in missing]
+        raise FindingsError(faults)
     return sorted({path for files in named.values() for path in files})
 
 

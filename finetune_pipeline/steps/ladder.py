@@ -153,7 +153,6 @@ def timed_prompts(context: StepContext) -> Prompts:
 
 
 def _dollars(spec: TaskSpec, prices: PriceList, answered: Answered) -> float | None:
-    """Return the dollars per 1,000 calls of a rung."""
     if answered.call is None:
         return 0.0  # a linear model answers a thousand calls within a CPU second
     if answered.kind != "api":

@@ -61,7 +61,6 @@ def make_drift_report(context: StepContext) -> dict[str, Any]:
 
 
 def _other_versions(context: StepContext) -> set[str]:
-    """Return the version numbers other than the champion's."""
     store, task = context.store, context.task.name
     of_this_data: set[str] = set()
     others: set[str] = set()

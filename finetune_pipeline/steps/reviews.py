@@ -26,9 +26,9 @@ def secret_of(store: ArtifactStore) -> bytes:
     return load_key(store.root / KEY_FILE)
 
 
-def both_answers(predictions: Artifact) -> list[list[dict[str, Any]]]:
+def both_answers(predictions: Artifact) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     rows = read_predictions(predictions.path("predictions.parquet"))
-    return [of_model(rows, name) for name in ("base", "candidate")]
+    return of_model(rows, "base"), of_model(rows, "candidate")
 
 
 def drawn_items(predictions: Artifact, task: Task, items: int, secret: bytes) -> dict[str, str]:

@@ -151,7 +151,8 @@ def _read(path: Path, root: Path) -> HarnessTask:
     place = _place(path, root)
     config = _merged(path, root, ())
     findings = [_fault(place, message, fix) for message, fix in (*_settings_wrong(config), *_scored_wrong(config))]
-    kwargs = config.get("dataset_kwargs") if isinstance(config.get("dataset_kwargs"), Mapping) else {}
+    kwargs: Any = config.get("dataset_kwargs")
+    kwargs = kwargs if isinstance(kwargs, Mapping) else {}
     data, files = _data(kwargs.get("data_files"), path.parent, root, place, findings)
     findings += [_fault(place, message, fix) for message, fix in _splits_wrong(config, data)]
     if findings:

@@ -89,7 +89,6 @@ def load_items(files: Sequence[Path], limit: int, with_suite: bool = True) -> li
 
 
 def digest(items: Sequence[Item]) -> str:
-    """16 hex digits of what is asked."""
     return _hash(json.dumps([[i.id, i.source, i.prompt, i.choices, i.right, i.text, i.chat] for i in items]))[:16]
 
 

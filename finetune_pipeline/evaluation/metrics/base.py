@@ -153,7 +153,9 @@ class ShareOfRight(RowMetric):
         return clustered_share(self.row_scores(rows, output), units, confidence)[0] if rows else (0.0, 1.0)
 
     @staticmethod
-    def gain_interval(a: Sequence[float], b: Sequence[float], confidence: float, clusters: Clusters = None) -> Interval:
+    def gain_interval(
+        a: Sequence[float], b: Sequence[float], confidence: float = 0.95, clusters: Clusters = None
+    ) -> Interval:
         return clustered_tango_interval(a, b, range(len(a)) if clusters is None else clusters, confidence)
 
 
