@@ -14,8 +14,6 @@ The rules are asked in this order, and the first that applies decides:
 7. fine_tune.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache

@@ -1,7 +1,5 @@
 """Sentences that give the reasons for an advice."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ Labels: simple models on rows they have not seen, against always the commonest a
 answer fit a row better than it fits another row, and does an answer share more with its own input than with another row's?
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter

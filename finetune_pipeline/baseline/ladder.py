@@ -1,7 +1,5 @@
 """The ladder: simple models, prompts, retrieval, pilot and fine-tuning, all measured on the same validation rows."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

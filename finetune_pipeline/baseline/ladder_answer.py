@@ -1,7 +1,5 @@
 """The ladder's answer: the best rung, what training would add, and what would change the answer."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any

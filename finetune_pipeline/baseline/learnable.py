@@ -1,8 +1,6 @@
 """Decides from comparisons whether the inputs predict the answers (:mod:`.input_evidence` makes them). Shuffled columns
 and wrong joins fail all of them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Cross-validated score of the simplest model with its interval, in seconds, before any language model runs."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

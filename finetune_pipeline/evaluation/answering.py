@@ -1,7 +1,5 @@
 """Generates answers with a local model through the answer cache; the model is loaded only on a cache miss."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import time
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Parses an answer and decides whether it is correct and in the declared form. Strict, because production gets the raw string."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,8 +1,6 @@
 """Decides whether a gain is significant at this candidate's level, in every metric of the spec; on the whole
 test, and on the rows of some raw files by themselves (gates.parts)."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any

@@ -4,8 +4,6 @@ A digest cannot be asked for. So names of trained models hold their version (:mo
 endpoint must list the name, and answers are kept by address, name and request.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """Evaluates one candidate on the sealed test and returns everything that the report and the gates read."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Typed facts of evaluations besides the task's own test: general ability, human review, judge model, similarity."""
 
-from __future__ import annotations
-
 from finetune_pipeline.evaluation.result_parts import Count, Facts, Flag, Interval, Number, Rate
 
 

@@ -1,7 +1,5 @@
 """Runs a GGUF file in llama.cpp's server and checks that it answers like the evaluated model."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass

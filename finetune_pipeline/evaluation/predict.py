@@ -1,7 +1,5 @@
 """Predictions of models on an examples file: the ``baseline`` and ``predict`` actions of the child process."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The predictions table: one row per (example, model), in Parquet. Every score, test and report is a function of it."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ correct what is wrong far more often than they confirm what is right, so that on
 loses by selection. The comparison can therefore only speak against a candidate (gate recent_production).
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The baseline's prompts: few-shot examples, retrieved examples, other system prompts. No torch."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace

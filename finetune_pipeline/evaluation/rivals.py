@@ -1,7 +1,5 @@
 """The rivals a candidate must beat: the base model with its best prompt, and simple models."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -3,8 +3,6 @@
 :func:`robustness` measures: paired, with an interval, in the metric that decides. :func:`robustness_verdict` decides.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 

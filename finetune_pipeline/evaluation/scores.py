@@ -1,7 +1,5 @@
 """Scores of one model on one set of rows, as plain JSON values. Pure functions of prediction rows."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence

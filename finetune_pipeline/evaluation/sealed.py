@@ -4,8 +4,6 @@ An opening counts against today's test when more than half of today's rows were 
 training row, which changes the splits' version too) do not make a used test new. See :func:`.multiple_testing.level_left`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import getpass
 import json

@@ -1,7 +1,5 @@
 """Typed facts of earlier steps that the evaluation reads. Other keys are kept unchanged."""
 
-from __future__ import annotations
-
 from finetune_pipeline.evaluation.judged_facts import Ability, JudgeFindings, People, Similarity
 from finetune_pipeline.evaluation.result_parts import Count, Facts, Flag, Number, Part
 from finetune_pipeline.models.hosted import HostedModel

@@ -4,8 +4,6 @@ The rows are asked at temperature 0. Some are asked again as they are, without `
 without the system prompt. Prompts are compared by the number of tokens the server reports for them.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

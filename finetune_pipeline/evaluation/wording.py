@@ -1,7 +1,5 @@
 """Formats numbers for people, the same in terminal, Markdown and HTML."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Report sections on answers: by label, field and form, calibration, perturbed rows and recent production rows."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

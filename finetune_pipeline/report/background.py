@@ -1,7 +1,5 @@
 """Report sections on data, training, supervision, costs, the sealed test and versions."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Report sections on the scores of all models: side by side, paired, by form, and whether training was worth it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Builds the page of the data_quality report."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Builds the page of the drift report: the latest result of every signal, and its effect size over time."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Builds the report on a candidate from one list of sections, as a page and as JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Report sections on individual answers: the rows, the failure atlas, and the request for data."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any

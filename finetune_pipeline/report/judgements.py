@@ -1,7 +1,5 @@
 """Report sections on evaluations besides the task's own test: general ability, human review, judge model, similarity."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from finetune_pipeline.evaluation.ability.harness_tasks import CATEGORY

@@ -1,7 +1,5 @@
 """Writes a model's README.md: a card in the Hugging Face format, from an export's manifest and the report's sections."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Builds the pages of the training plan and of the supervision audit."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby

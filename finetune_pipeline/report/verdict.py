@@ -1,7 +1,5 @@
 """Formats the verdict on a candidate, its gates, and the next steps."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """Compares the fine-tuned model with the API model of baseline.endpoint: quality, paired and with intervals, and price."""
 
-from __future__ import annotations
-
 import datetime
 from dataclasses import dataclass
 

@@ -1,8 +1,6 @@
 """Review queues: answers of two models, synthetic rows, and flagged production rows. A queue contains the items to show,
 validates returned lines, and names the file of the task folder that stores them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,8 +1,6 @@
 """Reads ratings from JSON Lines and CSV files, and summarises them: shares of acceptable answers, their difference, and
 agreement. Every faulty line is reported and affects no other line."""
 
-from __future__ import annotations
-
 import io
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence

@@ -4,8 +4,6 @@ Only the random half gives an error rate, since answers selected because they lo
 half shows how the model fails.
 """
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import re

@@ -1,7 +1,5 @@
 """Writes review sheets to files, reads filled-in ones line by line, and stores each decision once."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

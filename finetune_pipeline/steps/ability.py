@@ -1,7 +1,5 @@
 """EVALUATION: general ability of the base model and of the candidate, on the same items."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

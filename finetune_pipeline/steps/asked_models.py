@@ -1,7 +1,5 @@
 """Selects the models for the sealed test, and where each runs: here, at your endpoint, at the trainer, or behind an API."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path

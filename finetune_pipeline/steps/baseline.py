@@ -1,7 +1,5 @@
 """BASELINE: the base model, its scores with prompting only, and whether training is worth it."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """DATA: turns raw files and production corrections into leak-free splits."""
 
-from __future__ import annotations
-
 import os
 from functools import partial
 from pathlib import Path

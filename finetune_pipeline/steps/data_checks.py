@@ -1,7 +1,5 @@
 """Checks of the DATA stage and of production logs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """EVALUATION: predictions of all models on the sealed test, and the report with its gates."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path

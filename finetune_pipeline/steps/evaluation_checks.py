@@ -1,7 +1,5 @@
 """Checks of the EVALUATION, RELEASE and PRODUCTION stages. Gates stop the alias `champion`, not the graph."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from finetune_pipeline.engine.checks import Check, CheckResult, check

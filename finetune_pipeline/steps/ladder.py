@@ -1,7 +1,5 @@
 """BASELINE, for `finetune ladder`: combines all rungs, with costs and latencies, into the answer."""
 
-from __future__ import annotations
-
 import datetime
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """BASELINE, for `finetune ladder`: trains on growing shares of the rows, and extrapolates to all rows."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path

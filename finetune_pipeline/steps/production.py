@@ -1,7 +1,5 @@
 """LOGS and PRODUCTION: logged answers, drift from the training data, and the retraining decision."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 

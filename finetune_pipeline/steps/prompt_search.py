@@ -1,7 +1,5 @@
 """BASELINE, for `finetune ladder`: searches for a better prompt, scored on rows not used in the search."""
 
-from __future__ import annotations
-
 import math
 import shutil
 import time

@@ -1,7 +1,5 @@
 """RELEASE: registers the candidate; `champion` moves only if every gate passed."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from finetune_pipeline.engine.files import write_json

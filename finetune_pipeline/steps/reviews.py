@@ -1,7 +1,5 @@
 """EVALUATION: people's ratings of the answers, and a judge model that must first agree with them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from finetune_pipeline.data.json_lines import write_rows

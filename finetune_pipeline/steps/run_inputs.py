@@ -1,7 +1,5 @@
 """Collects the inputs of a run: everything outside the graph that its results depend on."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

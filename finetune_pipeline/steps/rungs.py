@@ -1,7 +1,5 @@
 """Functions shared by the rungs of the ladder: rows, answers, and whether a rung is already good enough."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Checks of the BASELINE and TRAINING stages."""
 
-from __future__ import annotations
-
 import math
 import re
 

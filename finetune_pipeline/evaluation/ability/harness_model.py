@@ -3,8 +3,6 @@
 Texts become tokens exactly as in lm_eval's own HFLM, but what is too long for the model is an error, and never cut.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Container, Sequence
 from itertools import groupby

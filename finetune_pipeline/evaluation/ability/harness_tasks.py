@@ -4,8 +4,6 @@ A task is taken only if it can be run here and now: its rows lie in files of the
 metric says of every row whether it is right, or how likely its text is.
 """
 
-from __future__ import annotations
-
 import difflib
 import hashlib
 import importlib.metadata

@@ -4,8 +4,6 @@ An item is a question with choices, of which one is right, or a text to be predi
 likelihood of each choice is compared, so that small models show a signal, and so that form does not count.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,6 @@
 """Scores a model on items of general ability and on tasks of lm-evaluation-harness: the ``ability`` action of the child
 process. Nothing is fetched."""
 
-from __future__ import annotations
-
 import copy
 import json
 import logging

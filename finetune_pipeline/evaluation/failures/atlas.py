@@ -3,8 +3,6 @@
 Wrong answers of one kind are grouped by words that are far more frequent in them than in the rest of the test.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter, defaultdict

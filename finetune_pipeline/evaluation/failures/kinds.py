@@ -1,7 +1,5 @@
 """Classifies wrong answers by rule, and detects degenerate text without a reference."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections import Counter

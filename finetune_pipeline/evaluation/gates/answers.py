@@ -1,7 +1,5 @@
 """Gates on the answers to the sealed test, and on its openings."""
 
-from __future__ import annotations
-
 from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
 from finetune_pipeline.evaluation.result import EvaluationResult, Seal
 from finetune_pipeline.evaluation.statistics.power import rows_needed_for_share

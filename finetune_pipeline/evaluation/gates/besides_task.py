@@ -1,7 +1,5 @@
 """Gates on what the task's own test does not show."""
 
-from __future__ import annotations
-
 import math
 
 from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate

@@ -1,7 +1,5 @@
 """Gates on paired gains over other models, the decision they share, and its sentence."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal

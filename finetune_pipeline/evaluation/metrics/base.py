@@ -11,8 +11,6 @@ A metric is a class in a module of this package::
             return float(scored_text(row).split()[:1] == str(row["gold"]).split()[:1])
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Macro-F1: F1 of every label, averaged over the labels that occur in the references."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

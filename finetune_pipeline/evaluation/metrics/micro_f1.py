@@ -1,7 +1,5 @@
 """Micro-F1 of the values in JSON answers, over all fields and rows."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from finetune_pipeline.evaluation.correctness import read_json

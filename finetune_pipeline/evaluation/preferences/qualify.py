@@ -1,7 +1,5 @@
 """Tests whether a judge model is reliable: agreement with people, no bias towards position or length."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace

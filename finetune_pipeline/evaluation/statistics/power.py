@@ -1,7 +1,5 @@
 """Sample size and power: rows needed for a gain, and the smallest gain that the rows can show."""
 
-from __future__ import annotations
-
 import math
 from statistics import NormalDist
 

@@ -1,7 +1,5 @@
 """Intervals and tests of proportions: single, paired, and of rows that share a source."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Hashable, Sequence
 from statistics import NormalDist

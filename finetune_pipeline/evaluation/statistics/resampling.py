@@ -1,7 +1,5 @@
 """Bootstrap intervals: of macro-F1 from confusion counts, of means, and of the agreement of raters (Cohen's kappa)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Hashable, Sequence
 
