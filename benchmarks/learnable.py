@@ -40,7 +40,7 @@ def random_labels(texts: ExampleSet, labels: int, balanced: bool, rows: int, see
     dealt = draw.choices(names, weights, k=rows)
     examples = [replace(with_answer(e, label), label=label) for e, label in zip(chosen, dealt, strict=True)]
     spec = texts.spec.model_dump(mode="json") | {"output": {"kind": "labels", "labels": names}}
-    return learnable(TaskSpec.model_validate(spec), examples, texts.clusters)
+    return learnable(TaskSpec.model_validate(spec), examples)
 
 
 def print_nulls(title: str, statuses: Counter[str]) -> None:
@@ -68,7 +68,7 @@ def nulls(public: Path, sets: int) -> None:
             said = Counter()
             for seed in range(2 * sets):
                 some = random.Random(f"{name} {rows} {seed}").sample(data.rows, rows)
-                said[learnable(data.spec, with_shuffled_answers(some, 1.0, seed), data.clusters).status] += 1
+                said[learnable(data.spec, with_shuffled_answers(some, 1.0, seed)).status] += 1
             print_nulls(f"{rows} rows, {name}, shuffled", said)
             whole += said
     print_nulls("text and JSON, all together", whole)
@@ -82,7 +82,7 @@ def planted(public: Path) -> None:
             some = random.Random(rows).sample(data.rows, rows)
             for answers, examples in (("as given", some), ("shuffled", with_shuffled_answers(some, 1.0, 0))):
                 began = time.process_time()
-                result = learnable(data.spec, examples, data.clusters)
+                result = learnable(data.spec, examples)
                 seconds = time.process_time() - began
                 print(
                     f"{name:<22}{rows:>7}  {answers:<9}{seconds:>8.1f}  {result.status:<13} {result.sentence}",

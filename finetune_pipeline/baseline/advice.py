@@ -14,8 +14,6 @@ The rules are asked in this order, and the first that applies decides:
 7. fine_tune.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -39,7 +37,7 @@ from finetune_pipeline.baseline.worth import CLOSES_MOST, good_enough
 from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
 from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.failures.kinds import KINDS, failure_of
-from finetune_pipeline.evaluation.metrics import METRICS, Gain, is_right_or_wrong, metric_title
+from finetune_pipeline.evaluation.metrics import METRICS, is_right_or_wrong, metric_title
 from finetune_pipeline.evaluation.predictions import API, SIMPLE
 from finetune_pipeline.evaluation.prompts import NEAREST, fixed_prompts
 from finetune_pipeline.evaluation.rivals import Rival, base_at_its_best, rank_of, same_rows
@@ -79,7 +77,7 @@ def advise(
     """Decide what to do, with reasons.
 
     Args:
-        baseline: Facts of few_shot_baseline (evaluation.baseline.score_baselines, prompt_details).
+        baseline: Facts of few_shot_baseline (rivals.score_baselines, prompt_details).
         rows: Validation rows by model (prompts, restricted answers, simple models), each in the order of example ids.
         rival: The strongest rival of a fine-tuned model (rivals.strongest_rival).
         sources: The source of each example, by id.
@@ -94,9 +92,8 @@ def advise(
     enough = good_enough(baseline, min(spec.baseline.ceiling, 1 - spec.gates.wanted_gain))
     asked = (
         ("no_signal", signal.sentence) if signal.status == "not_shown" else None,
-        next(((kind, why) for kind, _, why in enough if kind != "simple"), None),
-        next(((kind, why) for kind, _, why in enough if kind == "simple"), None)
-        or _simple_leads(spec, baseline, rows, sources),
+        *((kind, why) for kind, _, why in enough),  # prompts first
+        _simple_leads(spec, baseline, rows, sources),
         _test_too_small(spec, power),
         _retrieval_is_enough(spec, baseline, retrieval),
         ("pilot", signal.sentence) if signal.status == "too_few_rows" else None,
@@ -204,7 +201,6 @@ def _nearest(baseline: Mapping[str, Any]) -> str | None:
 
 
 def best_fixed(baseline: Mapping[str, Any]) -> str:
-    """The base model's best prompt without retrieval."""
     prompts = baseline["prompts"]
     return max(fixed_prompts(prompts), key=lambda name: rank_of(prompts[name]))
 
@@ -215,8 +211,16 @@ def _simple_leads(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sourc
         return None
     name = max(simple, key=lambda name: rank_of(simple[name]))
     scores, title = simple[name], SIMPLE_MODELS[name].title
-    lead = _lead(spec, baseline, rows, name, sources)
-    if lead is None or scores["accuracy"] < 0.5 or _known_to_gain(spec, rank_of(scores)):
+    base = base_at_its_best(rows, spec.output, baseline["best"])
+    before, after = same_rows(base.answers[base.mode], rows.get(SIMPLE + name, ()))
+    if not before or scores["accuracy"] < 0.5:
+        return None
+    lead = METRICS[spec.metric].gain(before, after, spec.output, spec.gates.confidence, shared_sources(before, sources))
+    known_to_gain = any(  # a fine-tuned model over a simple model as good, for this kind of answers
+        of["kind"] == spec.output.kind and of["simple"] >= rank_of(scores) - AS_GOOD and of["interval"][0] > 0
+        for of in measured_gains()
+    )
+    if lead.gain <= 0 or known_to_gain:
         return None
     return "simple", (
         f"{title}, made in seconds from the same rows, is {measured_accuracy(scores)} and leads the base model with its "
@@ -225,29 +229,11 @@ def _simple_leads(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sourc
     )
 
 
-def _lead(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, name: str, sources: SourceOf) -> Gain | None:
-    """The gain of a simple model over the base model with its best prompt, if there is one."""
-    base = base_at_its_best(rows, spec.output, baseline["best"])
-    before, after = same_rows(base.answers[base.mode], rows.get(SIMPLE + name, ()))
-    if not before:
-        return None
-    lead = METRICS[spec.metric].gain(before, after, spec.output, spec.gates.confidence, shared_sources(before, sources))
-    return lead if lead.gain > 0 else None
-
-
 @cache
 def measured_gains() -> list[dict[str, Any]]:
     """Measured gains of fine-tuning over the best simple model: {task, kind, rows, simple,
     tuned, interval, source}."""
     return list(yaml.safe_load(GAINS.read_text("utf-8"))["results"])
-
-
-def _known_to_gain(spec: TaskSpec, simple: float) -> bool:
-    """Whether a fine-tuned model was significantly better than an equally good simple model, for this kind of answers."""
-    return any(
-        result["kind"] == spec.output.kind and result["simple"] >= simple - AS_GOOD and result["interval"][0] > 0
-        for result in measured_gains()
-    )
 
 
 def _test_too_small(spec: TaskSpec, power: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -1,7 +1,5 @@
 """Sentences that give the reasons for an advice."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,16 +19,11 @@ def measured_accuracy(scores: Mapping[str, Any]) -> str:
 
 def best_prompt(spec: TaskSpec, baseline: Mapping[str, Any]) -> str:
     name = baseline["best"]
-    of = baseline["prompts"][name]
-    restricted = (
-        f" Restricted to the allowed forms it is {measured_accuracy(of['restricted'])}." if of.get("restricted") else ""
-    )
-    own = "" if not name.startswith("prompt_") else " Make that prompt the system_prompt, so that training uses it."
-    value = (
-        ""
-        if is_right_or_wrong(spec.metric)
-        else f"{metric_title(spec.metric)} {points(of['primary']['value'], sign=False)}, "
-    )
+    of, title = baseline["prompts"][name], metric_title(spec.metric)
+    held = of.get("restricted")
+    restricted = f" Restricted to the allowed forms it is {measured_accuracy(held)}." if held else ""
+    own = " Make that prompt the system_prompt, so that training uses it." if name.startswith("prompt_") else ""
+    value = "" if is_right_or_wrong(spec.metric) else f"{title} {points(of['primary']['value'], sign=False)}, "
     return (
         f"Best of {counted(len(baseline['prompts']), 'prompt')}: {prompt_name(name)}, {value}{measured_accuracy(of)}; "
         f"{percent(of['valid_share'])} of its answers are in form.{restricted}{own}"
@@ -66,9 +59,8 @@ def simple_sentences(
         sentence = f"{SIMPLE_MODELS[name].title}: {measured_accuracy(scores)}"
         if name != CommonestAnswer.name and constant:
             lead = metric.gain(constant, rows[SIMPLE + name], spec.output, spec.gates.confidence, clusters)
-            sentence += (
-                "" if lead.surely_above() else ", which is not significantly above always giving the most common answer"
-            )
+            if not lead.surely_above():
+                sentence += ", which is not significantly above always giving the most common answer"
         sentences.append(f"{sentence}.")
     return sentences
 
@@ -90,7 +82,6 @@ def must_reach_sentences(spec: TaskSpec, rival: Rival, must_reach: float | None)
 
 
 def cost_sentences(spec: TaskSpec, tokens: Mapping[str, Any] | None) -> list[str]:
-    """Tokens per month, and their cost if the spec gives prices."""
     calls, price = spec.advise.calls_per_month, spec.advise.dollars_per_million_tokens
     if tokens is None:
         return []
@@ -100,17 +91,12 @@ def cost_sentences(spec: TaskSpec, tokens: Mapping[str, Any] | None) -> list[str
         f"and reads {after:,.0f}."
     )
     if calls:
-        saved = (before - after) * calls
-        sentence += f" At {calls:,} calls a month that is {saved / 1e6:,.1f} million tokens less"
-        sentence += (
-            f", {saved / 1e6 * price:,.2f} of {(before + answer) * calls / 1e6 * price:,.2f} dollars." if price else "."
-        )
+        saved, all_of_it = ((of * calls / 1e6) for of in (before - after, before + answer))
+        paid = f", {saved * price:,.2f} of {all_of_it * price:,.2f} dollars" if price else ""
+        sentence += f" At {calls:,} calls a month that is {saved:,.1f} million tokens less{paid}."
     return [sentence]
 
 
 def privacy_sentences(spec: TaskSpec) -> list[str]:
-    if not spec.advise.private:
-        return []
-    return [
-        "The texts must not leave your machines (advise.private): API models and hosted training are out of the question."
-    ]
+    out = "API models and hosted training are out of the question"
+    return [f"The texts must not leave your machines (advise.private): {out}."] if spec.advise.private else []

@@ -4,12 +4,10 @@ Labels: simple models on rows they have not seen, against always the commonest a
 answer fit a row better than it fits another row, and does an answer share more with its own input than with another row's?
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -17,7 +15,7 @@ from finetune_pipeline.baseline.learnable import Evidence, Learnable, decide
 from finetune_pipeline.data.examples import Example, chosen
 from finetune_pipeline.data.quality.linear_model import features, order_features, out_of_fold
 from finetune_pipeline.evaluation.correctness import read_json
-from finetune_pipeline.evaluation.metrics.chrf import ChrF
+from finetune_pipeline.evaluation.metrics.bleu import ChrF
 from finetune_pipeline.evaluation.metrics.micro_f1 import f1_of
 from finetune_pipeline.evaluation.statistics.power import rows_needed_for_gain, rows_needed_for_mean
 from finetune_pipeline.evaluation.statistics.proportions import (
@@ -47,25 +45,13 @@ SCORED_CHARS = 2_000
 AT_ONCE = 512
 
 
-def learnable(
-    spec: TaskSpec,
-    train: Sequence[Example],
-    clusters: Mapping[str, str] | None = None,
-    prompted: Evidence | None = None,
-) -> Learnable:
-    """Decide whether the inputs predict the answers.
+def learnable(spec: TaskSpec, train: Sequence[Example], prompted: Evidence | None = None) -> Learnable:
+    """Decide whether the inputs predict the answers. Raises ValueError without rows.
 
-    Several comparisons are made, each on rows that its model has not seen; Holm's correction makes the chance of a wrong
-    "shown" at most 1 - gates.confidence over all of them.
-
-    Args:
-        clusters: Near-duplicate cluster by row id. Rows of one cluster, group or source line stay together.
-        prompted: The prompted base model against the most common answer on validation, if measured.
-
-    Raises:
-        ValueError: There are no rows.
+    Several comparisons are made, each on rows that its model has not seen; rows of one source stay together. Holm's correction
+    makes the chance of a wrong "shown" at most 1 - gates.confidence over all of them. prompted: the prompted base model
+    against the most common answer on validation, if measured.
     """
-    level, power = 1 - spec.gates.confidence, spec.gates.power
     if not train:
         raise ValueError("there are no training rows")
     answers = Counter(answer_text(e) for e in train)
@@ -73,10 +59,8 @@ def learnable(
         answer = cut(next(iter(answers)), 80)
         sentence = f"There is nothing to learn: every training row has the same answer, {answer}."
         return Learnable("not_shown", [], len(train), None, sentence)
-    units = units_of(train, clusters or {})
-    look = label_evidence if spec.labels else written_evidence
-    evidence, rows, needed = look(spec, train, units, level, power)
-    return decide([*evidence, *([prompted] if prompted else [])], rows, needed, level)
+    evidence, rows, needed = (label_evidence if spec.labels else written_evidence)(spec, train)
+    return decide([*evidence, *([prompted] if prompted else [])], rows, needed, 1 - spec.gates.confidence)
 
 
 def answer_text(example: Example) -> str:
@@ -85,32 +69,18 @@ def answer_text(example: Example) -> str:
     return example.answer + (json.dumps(calls, ensure_ascii=False) if calls else "")
 
 
-def units_of(rows: Sequence[Example], clusters: Mapping[str, str]) -> dict[str, str]:
-    """The group of each row, by id: rows that share a near-duplicate cluster or a source."""
-    parent: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while parent.setdefault(name, name) != name:
-            name = parent[name] = parent[parent[name]]
-        return name
-
-    for e in rows:
-        parent[root(f"source {e.made_from}")] = root(f"cluster {clusters.get(e.id, e.id)}")
-    return {e.id: root(f"cluster {clusters.get(e.id, e.id)}") for e in rows}
-
-
-def label_evidence(
-    spec: TaskSpec, train: Sequence[Example], units: Mapping[str, str], level: float, power: float
-) -> tuple[list[Evidence], int, int | None]:
+def label_evidence(spec: TaskSpec, train: Sequence[Example]) -> tuple[list[Evidence], int, int | None]:
     """(comparisons of simple models with the commonest answer, rows looked at, rows that a gain worth having takes)."""
+    level = 1 - spec.gates.confidence
+    last_of_source = {e.made_from: e.id for e in train}
+    units = {e.id: f"cluster {last_of_source[e.made_from]}" for e in train}  # folds follow from these names
     counts = Counter(str(e.label) for e in train)
     commonest, most = counts.most_common(1)[0]
     share = most / len(train)
     gain = min(WORTH_GAIN, (1 - share) / 2)
-    needed = rows_needed_for_gain(gain, expected_disagreement(share, gain), power, level / LABEL_MODELS)
+    needed = rows_needed_for_gain(gain, expected_disagreement(share, gain), spec.gates.power, level / LABEL_MODELS)
     rows = chosen(train, max(LABEL_ROWS, needed), "learnable")
-    linear = out_of_fold(rows, units)
-    order = out_of_fold(rows, units, features_of=order_features)
+    linear, order = out_of_fold(rows, units), out_of_fold(rows, units, features_of=order_features)
     if linear is None or order is None:
         return [], len(rows), needed
     rows = linear.rows
@@ -153,18 +123,17 @@ def _nearest_rows(texts: Sequence[str], units: Sequence[str] | Sequence[int]) ->
     return np.concatenate(nearest)
 
 
-def written_evidence(
-    spec: TaskSpec, train: Sequence[Example], units: Mapping[str, str], level: float, power: float
-) -> tuple[list[Evidence], int, int | None]:
+def written_evidence(spec: TaskSpec, train: Sequence[Example]) -> tuple[list[Evidence], int, int | None]:
     """As :func:`label_evidence`, for text and JSON: how well answers fit their own rows and other rows.
 
-    One row of each unit is looked at, and rows are compared in random pairs: a model's guesses for the two rows are scored
+    One row of each source is looked at, and rows are compared in random pairs: a model's guesses for the two rows are scored
     against their own answers, and against each other's. If answers had nothing to do with inputs, the differences of pairs would
     have random signs, whatever their distribution. For this to hold of the nearest row's answer, that row is of the other half,
     whose own guesses are not scored.
     """
-    first_of_unit = {units[e.id]: e for e in chosen(train, len(train))}
-    rows = chosen(list(first_of_unit.values()), WRITTEN_ROWS, "learnable")
+    confidence, power = spec.gates.confidence, spec.gates.power
+    one_of_each = {e.made_from: e for e in chosen(train, len(train))}
+    rows = chosen(list(one_of_each.values()), WRITTEN_ROWS, "learnable")
     if len(rows) < 8:
         return [], len(rows), None
     answers, inputs = [answer_text(e) for e in rows], [e.user_text for e in rows]
@@ -177,11 +146,11 @@ def written_evidence(
     worth = WORTH_FIT
     if isinstance(spec.output, JsonOutput):
         alike, worth = _field_f1(spec.output), WORTH_FIELDS
-    by_nearest, nearest_spread = _fit("nearest", "the nearest row's answer", nearest, answers, alike, asked, 1 - level)
-    by_copying, copy_spread = _fit("copy", "the input", inputs, answers, _chrf, pairs, 1 - level)
+    by_nearest, nearest_spread = _fit("nearest", "the nearest row's answer", nearest, answers, alike, asked, confidence)
+    by_copying, copy_spread = _fit("copy", "the input", inputs, answers, _chrf, pairs, confidence)
     needed = max(
-        4 * rows_needed_for_mean(worth, nearest_spread, power, level / 2),
-        2 * rows_needed_for_mean(WORTH_FIT, copy_spread, power, level / 2),
+        4 * rows_needed_for_mean(worth, nearest_spread, power, (1 - confidence) / 2),
+        2 * rows_needed_for_mean(WORTH_FIT, copy_spread, power, (1 - confidence) / 2),
     )
     return [by_nearest, by_copying], len(rows), needed
 

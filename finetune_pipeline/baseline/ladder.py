@@ -1,7 +1,5 @@
 """The ladder: simple models, prompts, retrieval, pilot and fine-tuning, all measured on the same validation rows."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -129,31 +127,36 @@ def climb(
         sources: What each example was made from, by id.
     """
     names = prompts_of(rows)
-    api = [name for name in names if name.startswith(API)]
-    nearest = [n for n in names if n.endswith((NEAREST, EMBEDDED)) and n not in api]
-    documents = [n for n in names if n.endswith(DOCUMENTS) and n not in api]
-    fixed = fixed_prompts(names)
+    own = [name for name in names if not name.startswith(API)]
     asked = {row["example_id"] for row in rows[names[0]]}
     simple = {name: [row for row in of if row["example_id"] in asked] for name, of in simple_rows(rows).items()}
+    rungs: tuple[tuple[Kind, str, list[str]], ...] = (
+        ("prompt", "The best prompt", fixed_prompts(names)),
+        ("optimised", "The searched prompt", [OPTIMISED] if optimised else []),
+        ("retrieve", "Retrieval of examples", [name for name in own if name.endswith((NEAREST, EMBEDDED))]),
+        ("documents", "Retrieval of passages", [name for name in own if name.endswith(DOCUMENTS)]),
+        ("api", "The API model", [name for name in names if name.startswith(API)]),
+    )
+    known = {**rows, OPTIMISED: optimised}
     return [
         *(Answered(name, "simple", SIMPLE_MODELS[name].title, of) for name, of in simple.items()),
-        *_rungs(spec, "prompt", "The best prompt", {n: rows[n] for n in fixed}, rows, tokens, sources),
-        *_rungs(spec, "optimised", "The searched prompt",
-                {OPTIMISED: optimised} if optimised else {}, {OPTIMISED: optimised}, tokens, sources),
-        *_rungs(spec, "retrieve", "Retrieval of examples", {n: rows[n] for n in nearest}, rows, tokens, sources),
-        *_rungs(spec, "documents", "Retrieval of passages", {n: rows[n] for n in documents}, rows, tokens, sources),
-        *_rungs(spec, "api", "The API model", {n: rows[n] for n in api}, rows, tokens, sources),
-    ]  # fmt: skip
+        *(made for rung in rungs for made in _rungs(spec, *rung, known, tokens, sources)),
+    ]
 
 
 def _rungs(
-    spec: TaskSpec, kind: Kind, title: str, prompts: Rows, rows: Rows, tokens: Mapping[str, Call], sources: SourceOf
+    spec: TaskSpec,
+    kind: Kind,
+    title: str,
+    prompts: list[str],
+    rows: Rows,
+    tokens: Mapping[str, Call],
+    sources: SourceOf,
 ) -> list[Answered]:
     """The best of some prompts as it writes, of those with enough answers in form where there are any; and the best with answers
     restricted to the allowed forms, where they were made."""
-    free = {
-        name: of for name, of in prompts.items() if (valid_share(of, spec.output)["share"] or 0.0) >= IN_FORM
-    } or dict(prompts)
+    in_form = [name for name in prompts if (valid_share(rows[name], spec.output)["share"] or 0.0) >= IN_FORM]
+    free = {name: rows[name] for name in in_form or prompts}
     held = {name: of for name in prompts if (of := restricted_rows(rows, name, spec.output))}
     made = []
     for among, name, how in ((free, kind, ""), (held, f"{kind}_restricted", ", restricted answers")):
@@ -168,20 +171,16 @@ def fold_of(source: str) -> int:
     return hashlib.sha256(f"fold:{source}".encode("utf-8", "surrogatepass")).digest()[0] % len(FOLDS)
 
 
-def cross_fitted(
-    spec: TaskSpec, candidates: Mapping[str, Sequence[Row]], sources: SourceOf = None
-) -> tuple[list[str], list[dict[str, Any]]]:
+def cross_fitted(spec: TaskSpec, candidates: Rows, sources: SourceOf = None) -> tuple[list[str], list[dict[str, Any]]]:
     """Choose among candidates on one fold and answer on the other, both ways. Ties go to the candidate named first.
 
-    Returns (the candidate chosen for each fold, the answers in the order of example ids). Raises ValueError without candidates.
+    Returns (the candidate chosen for each fold, the answers in the order of example ids).
     """
 
     def in_fold(rows: Sequence[Row], fold: int) -> list[dict[str, Any]]:
         source = (lambda name: name) if sources is None else sources.__getitem__
         return [dict(row) for row in rows if fold_of(source(row["example_id"])) == fold]
 
-    if not candidates:
-        raise ValueError("nothing to choose from")
     metric = METRICS[spec.metric]
     names, answers = [], []
     for fold in FOLDS:
@@ -212,13 +211,14 @@ def score_rungs(spec: TaskSpec, answered: Sequence[Answered], terms: Terms, sour
     count sources where rows share them."""
     metric, confidence = METRICS[spec.metric], one_of_many(spec, len(answered))
     rungs: list[Rung] = []
-    stands = rival = None  # places in the list
+    stands: int | None = None  # a place in the list, as the next
+    rival: int | None = None
     for place, answers in enumerate(answered):
         over = rival if answers.kind == "tuned" and stands is not None and rungs[stands].kind != "tuned" else stands
         clusters = shared_sources(answers.rows, sources)
-        gain = None
-        if over is not None:
-            gain = metric.gain(answered[over].rows, answers.rows, spec.output, confidence, clusters)
+        gain, below = None, answered[over] if over is not None else None
+        if below:
+            gain = metric.gain(below.rows, answers.rows, spec.output, confidence, clusters)
         p50, p95 = terms.latency.get(answers.name, (None, None))
         cost = terms.dollars.get(answers.name)
         rung = Rung(
@@ -229,7 +229,7 @@ def score_rungs(spec: TaskSpec, answered: Sequence[Answered], terms: Terms, sour
             interval=metric.interval(answers.rows, spec.output, spec.gates.confidence, clusters),
             gain=gain.gain if gain else None,
             gain_interval=gain.interval if gain else None,
-            over=answered[over].title if over is not None else "",
+            over=below.title if below else "",
             prompt_tokens=answers.call.prompt if answers.call else None,
             answer_tokens=answers.call.answer if answers.call else None,
             dollars=cost,

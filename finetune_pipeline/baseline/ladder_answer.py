@@ -1,7 +1,5 @@
 """The ladder's answer: the best rung, what training would add, and what would change the answer."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -142,8 +140,7 @@ def _reasons(rungs: Sequence[Rung], expected: Extrapolation | None, points_: Seq
             )
         else:
             made.append(f"{rung.title}: {percent(rung.value)}.")
-    for point in points_:
-        made.append(f"Trained on {point.rows:,} rows ({percent(point.share)}): {percent(point.value)}.")
+    made += [f"Trained on {of.rows:,} rows ({percent(of.share)}): {percent(of.value)}." for of in points_]
     if expected is not None:
         low, high = expected.interval
         made.append(f"All rows should reach {percent(expected.value)} ({percent(low)} to {percent(high)}).")
@@ -159,19 +156,20 @@ def _flips(
     train_rows: int,
     pilot_rows: Mapping[float, Sequence[Row]],
 ) -> list[str]:
-    """Sentences on what would change the answer, with figures."""
     stands, rival = scored.stands, scored.rival
     metric = METRICS[spec.metric]
-    excluded = [rung for rung in scored.rungs if rung.excluded and metric.rank(rung.value) > metric.rank(stands.value)]
-    sentences = [f"Without that limit {inside(rung.title)} would lead: {rung.excluded}." for rung in excluded]
+    sentences = [
+        f"Without that limit {inside(rung.title)} would lead: {rung.excluded}."
+        for rung in scored.rungs
+        if rung.excluded and metric.rank(rung.value) > metric.rank(stands.value)
+    ]
     if stands.kind == "tuned":
         return sentences
     if decision == "fine_tune":
         worth_naming = spec.baseline.ceiling / 3  # nobody wants a lower ceiling
         if metric.higher_is_better and rival.interval is not None and rival.interval[0] > worth_naming:
-            sentences.append(
-                f"With baseline.ceiling at {percent(rival.interval[0])} or less, {inside(rival.title)} is enough."
-            )
+            low = percent(rival.interval[0])
+            sentences.append(f"With baseline.ceiling at {low} or less, {inside(rival.title)} is enough.")
         return sentences + _pays(spec, rival, terms)
     if expected is not None:
         newest = pilot_rows[max(pilot_rows)] if pilot_rows else []
@@ -208,10 +206,8 @@ def _pays(spec: TaskSpec, stands: Rung, terms: Terms, *, equal: bool = False) ->
         return []
     saved = (stands.dollars - terms.tuned_dollars) / 1000
     if saved <= 0:
-        dearer = (
-            "Calls of a fine-tuned model are not cheaper than those of the best simpler way: it pays by quality alone."
-        )
-        return [] if equal else [dearer]
+        dearer = "Calls of a fine-tuned model are not cheaper than those of the best simpler way"
+        return [] if equal else [f"{dearer}: it pays by quality alone."]
     calls, month = terms.training / saved, spec.advise.calls_per_month
     begin = "A fine-tuned model that is only as good would pay" if equal else "Cheaper calls alone pay"
     months = f" ({calls / month:,.1f} months of advise.calls_per_month)" if month else ""

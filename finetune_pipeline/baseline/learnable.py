@@ -1,8 +1,6 @@
 """Decides from comparisons whether the inputs predict the answers (:mod:`.input_evidence` makes them). Shuffled columns
 and wrong joins fail all of them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -67,15 +65,17 @@ def decide(evidence: Sequence[Evidence], rows: int, needed: int | None, level: f
     adjusted = holm([e.p for e in evidence])
     shown = [e for e, p in zip(evidence, adjusted, strict=True) if e.gain > 0 and p <= level]
     best = max(shown or evidence, key=lambda e: e.gain, default=None)
+    status: Status = "not_shown"
     if shown and best:
-        return Learnable("shown", list(evidence), rows, needed, f"The inputs predict the answers: {_scores(best)}.")
-    if best is None or needed is None or rows < needed:
+        status, sentence = "shown", f"The inputs predict the answers: {_scores(best)}."
+    elif best is None or needed is None or rows < needed:
         takes = "" if needed is None else f"; showing a gain worth having takes {needed:,}"
         so_far = f" So far: {_scores(best)}." if best else ""
-        sentence = f"{counted(rows, 'training row')} cannot show that the inputs predict the answers{takes}."
-        return Learnable("too_few_rows", list(evidence), rows, needed, sentence + so_far)
-    sentence = f"The inputs do not predict the answers: {_scores(best)}. {LOOK_AT}"
-    return Learnable("not_shown", list(evidence), rows, needed, sentence)
+        sentence = f"{counted(rows, 'training row')} cannot show that the inputs predict the answers{takes}.{so_far}"
+        status = "too_few_rows"
+    else:
+        sentence = f"The inputs do not predict the answers: {_scores(best)}. {LOOK_AT}"
+    return Learnable(status, list(evidence), rows, needed, sentence)
 
 
 def _scores(evidence: Evidence) -> str:

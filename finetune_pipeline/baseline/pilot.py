@@ -5,8 +5,6 @@ A doubling of the rows adds between nothing and CARRIES times what the doubling 
 of one training against the next.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any

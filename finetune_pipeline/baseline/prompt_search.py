@@ -5,8 +5,6 @@ AISTATS). Each of the two folds of :mod:`.ladder` has a search of its own, so th
 part in choosing it.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Exports a simple model as a folder: scikit-learn pipelines, a prediction script, a model card and a manifest."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.metadata
 import json

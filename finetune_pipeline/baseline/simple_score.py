@@ -1,10 +1,8 @@
 """Cross-validated score of the simplest model with its interval, in seconds, before any language model runs."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune_pipeline.baseline.input_evidence import LABEL_MODELS
@@ -78,22 +76,16 @@ def simple_score(spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, An
         answers = scored(model())
     except ValueError:  # no text holds a word to count
         return None
-    clusters = [e.made_from for e in held]
+    clusters, title = [e.made_from for e in held], metric_title(spec.metric)
     value = metric.value(answers, spec.output)
     interval = metric.interval(answers, spec.output, spec.gates.confidence, clusters)
     if value is None or interval is None:
         return None
-    reference = metric.value(scored(CommonestFields()), spec.output) if is_json else None
-    return SimpleScore(
-        model.title,
-        metric_title(spec.metric),
-        value,
-        interval,
-        len(held),
-        int(effective_sources(clusters)),
-        CommonestFields.title if is_json else None,
-        reference,
-    )
+    made = SimpleScore(model.title, title, value, interval, len(held), int(effective_sources(clusters)))
+    if is_json:
+        reference = metric.value(scored(CommonestFields()), spec.output)
+        made = replace(made, reference_title=CommonestFields.title, reference=reference)
+    return made
 
 
 def _of_labels(spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, Any]) -> SimpleScore | None:
@@ -119,15 +111,7 @@ def learnable_by_score(spec: TaskSpec, score: SimpleScore | None) -> Learnable |
     p = float(binomtest(round(score.value * score.worth), score.worth, score.reference).pvalue)
     if score.value <= score.reference or p > (1 - spec.gates.confidence) / LABEL_MODELS:
         return None
-    low, high = score.interval
-    evidence = Evidence(
-        "linear",
-        score.title,
-        score.value,
-        score.reference_title or "",
-        score.reference,
-        score.value - score.reference,
-        (low - score.reference, high - score.reference),
-        p,
-    )
+    value, reference, title = score.value, score.reference, score.reference_title or ""
+    interval = score.interval[0] - reference, score.interval[1] - reference
+    evidence = Evidence("linear", score.title, value, title, reference, value - reference, interval, p)
     return decide([evidence], score.rows, None, 1 - spec.gates.confidence)

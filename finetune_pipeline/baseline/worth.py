@@ -1,7 +1,5 @@
 """Checks before training whether a prompt or a simple model is already good enough on validation."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

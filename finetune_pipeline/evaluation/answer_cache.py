@@ -36,7 +36,6 @@ UNUSED_DAYS = 90
 T = TypeVar("T")
 _WAIT_S = 60.0
 _KEPT_WHEN_FULL = 0.8
-_AT_ONCE = 500
 _DELETE_OLDEST = """
 DELETE FROM answers WHERE rowid IN (
     SELECT rowid FROM (
@@ -75,12 +74,8 @@ class AnswerCache:
         """The cached answers, by index in `keys`."""
 
         def look(file: sqlite3.Connection) -> dict[int, Answer]:
-            rows: dict[bytes, bytes] = {}
-            wanted = sorted(set(keys))
-            for at in range(0, len(wanted), _AT_ONCE):
-                some = wanted[at : at + _AT_ONCE]
-                marks = ",".join("?" * len(some))
-                rows |= dict(file.execute(f"SELECT key, answer FROM answers WHERE key IN ({marks})", some))  # noqa: S608
+            query = "SELECT key, answer FROM answers WHERE key = ?"
+            rows: dict[bytes, bytes] = dict(row for key in set(keys) for row in file.execute(query, [key]))
             known = {i: answer for i, key in enumerate(keys) if (answer := self._read(key, rows.get(key)))}
             now = int(time.time())
             file.executemany("UPDATE answers SET used = ? WHERE key = ?", [(now, keys[i]) for i in known])

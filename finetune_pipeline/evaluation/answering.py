@@ -1,7 +1,5 @@
 """Generates answers with a local model through the answer cache; the model is loaded only on a cache miss."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import time
 from collections.abc import Mapping, Sequence
@@ -70,13 +68,10 @@ class Answerer:
     def digest(self) -> str:
         """Digest of everything loaded: weights, configuration, tokenizer, template, prefix, without sampling."""
         folders = {"model": model_folder(self.folder)} | ({"adapter": self.adapter} if self.adapter else {})
+        kinds = (*TEXTS, ".safetensors")
         return digest_json(
             {
-                name: {
-                    p.name: self._seen.digest(p)
-                    for p in sorted(folder.iterdir())
-                    if p.suffix in (*TEXTS, ".safetensors")
-                }
+                name: {p.name: self._seen.digest(p) for p in sorted(folder.iterdir()) if p.suffix in kinds}
                 for name, folder in folders.items()
             }
         )
@@ -105,19 +100,8 @@ class Answerer:
             if self.cache:
                 self.cache.keep({keys[i]: answer for i, answer in batch.items()})
 
-        answers = generate_and_score(
-            self.model,
-            self.tokenizer,
-            prompts,
-            labels,
-            max_new_tokens,
-            batch_size,
-            stage,
-            name,
-            known,
-            keep,
-            restriction,
-        )
+        how = (max_new_tokens, batch_size, stage, name)
+        answers = generate_and_score(self.model, self.tokenizer, prompts, labels, *how, known, keep, restriction)
         self.seconds["answer"] += time.monotonic() - began
         return answers
 

@@ -1,7 +1,5 @@
 """Paired comparison of two models on the same examples: rows won and lost, gains, intervals and tests."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any

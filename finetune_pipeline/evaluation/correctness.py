@@ -1,7 +1,5 @@
 """Parses an answer and decides whether it is correct and in the declared form. Strict, because production gets the raw string."""
 
-from __future__ import annotations
-
 import json
 import math
 import re
@@ -69,17 +67,13 @@ def lenient_rows(rows: Sequence[Mapping[str, Any]], output: AnyOutput) -> list[d
 
     Labels: the one label the text names, whatever its case. JSON: the value a lenient parser finds. Others stay as they are.
     """
-    return [
-        {**row, "text": _read_leniently(row["text"], output)} if row["status"] == "ok" else dict(row) for row in rows
-    ]
+    return [{**r, "text": _read_leniently(r["text"], output)} if r["status"] == "ok" else dict(r) for r in rows]
 
 
 def _read_leniently(text: str, output: AnyOutput) -> str:
     if isinstance(output, LabelsOutput):
         named = [label for label in output.labels if f" {_words(label)} " in f" {_words(text)} "]
-        longest = [
-            label for label in named if not any(_words(label) in _words(other) for other in named if other != label)
-        ]
+        longest = [a for a in named if not any(_words(a) in _words(b) for b in named if a != b)]
         return longest[0] if len(longest) == 1 else text
     if isinstance(output, JsonOutput) and strict(text) is NOT_JSON:
         value = repaired(text)
@@ -218,5 +212,4 @@ def read_json(row: Row, output: JsonOutput) -> JsonRow:
 
 
 def complies(read: JsonRow, output: JsonOutput) -> bool:
-    """Whether an extraction, strictly parsed, is valid under the schema."""
     return read.parse == "strict" and not schema_problems(read.value, schema_of(output))

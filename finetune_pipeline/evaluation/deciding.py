@@ -1,8 +1,6 @@
 """Decides whether a gain is significant at this candidate's level, in every metric of the spec; on the whole
 test, and on the rows of some raw files by themselves (gates.parts)."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any
@@ -33,11 +31,6 @@ def level_of(look: int, confidence: float) -> Level:
     alpha = 1 - confidence
     level = level_left(look, alpha)
     return Level(look=look, level=level, confidence=1 - level, alpha=alpha, spent=looks_spent(look, alpha))
-
-
-def decisive_metrics(spec: TaskSpec) -> list[str]:
-    """The deciding metric and the spec's further ones, without duplicates."""
-    return list(dict.fromkeys([spec.metric, *spec.gates.more_metrics]))
 
 
 def margin_of(wanted: str, margin: float) -> float:
@@ -101,14 +94,14 @@ def decisions_of(
     sources: SourceOf,
 ) -> Decisions:
     """Decide whether the gains over the base model with its best prompt, the simple models and the champion are significant."""
-    after = in_order(rows["candidate"])
-    clusters = shared_sources(after, sources)
 
     def decision(rivals: Mapping[str, Sequence[Row]], metrics: Sequence[str], margin: float) -> Decision:
-        ordered = {name: in_order(of) for name, of in rivals.items()}
+        after, ordered = in_order(rows["candidate"]), {name: in_order(of) for name, of in rivals.items()}
+        clusters = shared_sources(after, sources)
         return decide_gain(ordered, after, spec.output, metrics, level=level, margin=margin, clusters=clusters)
 
-    gates, metrics, champion = spec.gates, decisive_metrics(spec), rows.get("champion")
+    gates, champion = spec.gates, rows.get("champion")
+    metrics = list(dict.fromkeys([spec.metric, *gates.more_metrics]))
     least = margin_of(gates.champion, gates.champion_margin)
     return Decisions(
         baseline=decision({str(mode): of for mode, of in base.answers.items()}, metrics, gates.min_gain),
@@ -139,21 +132,17 @@ def parts_of_test(
     parts = []
     for pattern, ids in [*groups, (None, rest)]:
         after = in_order(row for row in candidate if row["example_id"] in ids)
-        rivals = {
-            str(mode): in_order(row for row in of if row["example_id"] in ids) for mode, of in base.answers.items()
-        }
+        rivals = {str(mode): in_order(r for r in of if r["example_id"] in ids) for mode, of in base.answers.items()}
         clusters, decision = shared_sources(after, sources), None
         if pattern is not None and len(after) >= FEWEST:
             metrics, margin = [spec.metric], spec.gates.min_gain
             decision = decide_gain(rivals, after, spec.output, metrics, level=level, margin=margin, clusters=clusters)
         models, compared = {}, None
         if after:
-            before, name, confidence = rivals[base.mode], pattern or THE_REST, spec.gates.confidence
-            compared = compare(before, after, spec.output, confidence, spec.metric, sources)
+            before, name, how = rivals[base.mode], pattern or THE_REST, (spec.gates.confidence, spec.metric)
+            compared = compare(before, after, spec.output, *how, sources)
             models = {
-                model: ModelRow.of(
-                    f"{title}, {name}", "test", score(rows, spec.output, confidence, spec.metric, clusters)
-                )
+                model: ModelRow.of(f"{title}, {name}", "test", score(rows, spec.output, *how, clusters))
                 for model, title, rows in (("base", "Base at its best", before), ("candidate", "Fine-tuned", after))
             }
         parts.append(PartOfTest(files=pattern, n=len(after), models=models, comparison=compared, decision=decision))

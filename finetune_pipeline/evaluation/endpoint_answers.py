@@ -1,10 +1,8 @@
 """Answers of models behind an OpenAI-style endpoint: of served models, and of API models to the baseline's prompts.
 
-A digest cannot be asked for. So names of trained models hold their version (:mod:`finetune_pipeline.spec.engines`), the
+A digest cannot be asked for. So names of trained models hold their version (:mod:`finetune_pipeline.spec.evaluation`), the
 endpoint must list the name, and answers are kept by address, name and request.
 """
-
-from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
@@ -46,15 +44,13 @@ class EndpointAnswerer:
         what: str,
         max_tokens: int | None = None,
     ) -> None:
-        self.folder, self.cache, self.spent, self._what = folder, cache, Spent(), what
+        self.folder, self.cache, self.spent, self._what, self._max_tokens = folder, cache, Spent(), what, max_tokens
         self.seconds = {"load": 0.0, "answer": 0.0}
-        self._max_tokens = max_tokens
         try:
             self.endpoint = Endpoint.of(spec, model)
         except ValueError as error:
-            raise JobError(
-                f"{what}: {error}\nfix: correct the address, or set the key where the pipeline runs"
-            ) from error
+            fix = "correct the address, or set the key where the pipeline runs"
+            raise JobError(f"{what}: {error}\nfix: {fix}") from error
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -71,16 +67,8 @@ class EndpointAnswerer:
         """One answer per conversation, in order, without label likelihoods. Raises JobError if nothing can be answered."""
         began = time.monotonic()
         try:
-            result = ask(
-                self.endpoint,
-                prompts,
-                max_new_tokens,
-                tools=tools,
-                max_tokens=self._max_tokens,
-                cache=self.cache,
-                stage=stage,
-                name=name,
-            )
+            limits: dict[str, Any] = {"cache": self.cache, "max_tokens": self._max_tokens}
+            result = ask(self.endpoint, prompts, max_new_tokens, tools=tools, stage=stage, name=name, **limits)
         except EndpointError as error:
             raise JobError(f"{self._what}: {error}") from error
         if result.known:
@@ -97,17 +85,14 @@ class ServedAnswerer(EndpointAnswerer):
         JobError: The endpoint is unreachable or does not list the name.
     """
 
-    def __init__(
-        self, spec: ServedModelsSpec, served: str, folder: Path, cache: AnswerCache | None, used: int = 0
-    ) -> None:
+    def __init__(self, spec: ServedModelsSpec, served: str, folder: Path, cache: AnswerCache | None, used: int) -> None:
         left = None if spec.max_tokens is None else max(spec.max_tokens - used, 0)
         super().__init__(spec, served, folder, cache, "evaluation.endpoint", left)
         try:
             listed = models_of(self.endpoint)
         except EndpointError as error:
-            raise JobError(
-                f"evaluation.endpoint: {error}\nfix: correct the address or the key, or start the server"
-            ) from error
+            fix = "correct the address or the key, or start the server"
+            raise JobError(f"evaluation.endpoint: {error}\nfix: {fix}") from error
         if served not in listed:
             raise JobError(
                 f"evaluation.endpoint: {self.endpoint.name} is not among the models it lists: {', '.join(listed[:20])}\n"
@@ -118,9 +103,7 @@ class ServedAnswerer(EndpointAnswerer):
 class HostedAnswerer(EndpointAnswerer):
     """A model hosted by its training service under a unique name."""
 
-    def __init__(
-        self, hosted: HostedModel, folder: Path, cache: AnswerCache | None, concurrency: int | None = None
-    ) -> None:
+    def __init__(self, hosted: HostedModel, folder: Path, cache: AnswerCache | None, concurrency: int | None) -> None:
         more = {} if concurrency is None else {"concurrency": concurrency}
         asked = hosted.endpoint.model_copy(update=more)
         super().__init__(asked, hosted.model, folder, cache, f"the model trained by {hosted.trainer}")
@@ -177,9 +160,8 @@ def ask_endpoint(
             name=endpoint.name,
         )
     except TooManyRows as error:
-        raise _problem(
-            "max_requests", str(error), "raise it, or lower baseline.rows or the number of prompts"
-        ) from error
+        fix = "raise it, or lower baseline.rows or the number of prompts"
+        raise _problem("max_requests", str(error), fix) from error
     except ValueError as error:
         raise _problem("endpoint", str(error), "correct it, or set the variable where the pipeline runs") from error
     failed = [answer.error for answer in result.answers if answer.status == "error"]
@@ -189,16 +171,12 @@ def ask_endpoint(
             f"{len(failed)} of {len(asked)} rows failed ({failed[0]}): too many for a fair baseline",
             "look at the endpoint and at its limits in task.yaml, and run again: the answers that came are kept",
         )
-    by_prompt = [(name, answer) for (name, _, _), answer in zip(asked, result.answers, strict=True)]
-    rows = [
-        prediction_row(e.id, name, answer, gold[e.id])
-        for (name, e, _), answer in zip(asked, result.answers, strict=True)
-    ]
-    return rows, {
+    by_prompt = [(name, e.id, answer) for (name, e, _), answer in zip(asked, result.answers, strict=True)]
+    return [prediction_row(i, name, answer, gold[i]) for name, i, answer in by_prompt], {
         "endpoint": endpoint.name,
         "known": result.known,
         "spent": asdict(result.spent),
-        "prompts": {name: answered([answer for of, answer in by_prompt if of == name]) for name in prompts},
+        "prompts": {name: answered([answer for of, _, answer in by_prompt if of == name]) for name in prompts},
     }
 
 

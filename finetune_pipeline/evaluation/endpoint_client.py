@@ -6,6 +6,7 @@ The SDK's own retries are off where a request costs money, and redirects are not
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Mapping
@@ -72,9 +73,8 @@ class Endpoint:
         if self.key_variable and not self.key:
             raise ValueError(f"the environment variable {self.key_variable} is not set")
         if not (self.key.isascii() and self.key.isprintable() and " " not in self.key):
-            raise ValueError(
-                f"the environment variable {self.key_variable} holds no key: blanks or letters beyond ASCII"
-            )
+            why = "blanks or letters beyond ASCII"
+            raise ValueError(f"the environment variable {self.key_variable} holds no key: {why}")
 
     @classmethod
     def of(cls, spec: ChatEndpointSpec, model: str) -> Endpoint:
@@ -95,15 +95,15 @@ class Endpoint:
 def models_of(endpoint: Endpoint) -> list[str]:
     """Names the endpoint lists under ``/models``. The request is free, so the SDK repeats it after any passing failure. Raises
     EndpointError if the list is unavailable."""
-    return asyncio.run(_models(endpoint))
 
-
-async def _models(endpoint: Endpoint) -> list[str]:
-    async with client_of(endpoint, retries=endpoint.tries - 1) as client:
-        try:
+    async def listed() -> list[str]:
+        async with client_of(endpoint, retries=endpoint.tries - 1) as client:
             return sorted([str(model.id) async for model in client.models.list()])
-        except Exception as error:  # noqa: BLE001 - whatever went wrong, it is told
-            raise EndpointError(f"{endpoint.name} does not list its models: {failure_of(error, endpoint)}") from None
+
+    try:
+        return asyncio.run(listed())
+    except Exception as error:  # noqa: BLE001 - whatever went wrong, it is told
+        raise EndpointError(f"{endpoint.name} does not list its models: {failure_of(error, endpoint)}") from None
 
 
 def client_of(endpoint: Endpoint, retries: int = 0) -> AsyncOpenAI:
@@ -137,10 +137,9 @@ def failure_of(error: Exception, endpoint: Endpoint) -> RequestFailed:
 
     if isinstance(error, APIStatusError):
         status, busy = error.status_code, error.status_code in _BUSY
-        wait = _retry_after(error.response.headers.get("Retry-After")) if busy else None
-        return RequestFailed(
-            "refused", f"{status}: {short(error.response.text)}", unworked=busy, wait=wait, status=status
-        )
+        wait = _retry_after(error.response.headers.get("Retry-After", "")) if busy else None
+        reason = f"{status}: {short(error.response.text)}"
+        return RequestFailed("refused", reason, unworked=busy, wait=wait, status=status)
     if type(error.__cause__).__name__ in _NOT_CONNECTED:
         return RequestFailed("unreachable", short(error.__cause__), unworked=True)
     if isinstance(error, TimeoutError | APITimeoutError):
@@ -177,13 +176,10 @@ def answer_in(completion: Any) -> Answer:
     return Answer(text=text, status=status)
 
 
-def _retry_after(header: str | None) -> float | None:
-    """Seconds of a Retry-After header, which is a number or a date."""
-    try:
-        return max(0.0, float(header or ""))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(header or "").timestamp() - time.time())
-    except (ValueError, TypeError):
-        return None
+def _retry_after(header: str) -> float | None:
+    """Seconds of a Retry-After header, which is a number or a date; None for anything else."""
+    with contextlib.suppress(ValueError):
+        return max(0.0, float(header))
+    with contextlib.suppress(ValueError, TypeError):
+        return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
+    return None

@@ -1,12 +1,10 @@
 """Evaluates one candidate on the sealed test and returns everything that the report and the gates read."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_pipeline.evaluation.compare import SourceOf, compare, count_sources, shared_sources
-from finetune_pipeline.evaluation.correctness import INVALID, answer_of, is_right
+from finetune_pipeline.evaluation.correctness import INVALID, answer_of
 from finetune_pipeline.evaluation.deciding import decisions_of, parts_of_test
 from finetune_pipeline.evaluation.predictions import SIMPLE, by_model, in_order, restricted_name
 from finetune_pipeline.evaluation.production_rows import recent_rows
@@ -83,24 +81,19 @@ def evaluate_task(
     rows = _rows_by_model(predictions, versions)
     labels, confidence = spec.labels, spec.gates.confidence
     base_best, simple = base_at_its_best(rows, spec.output), simple_rows(rows)
-    clusters = shared_sources(rows["candidate"], sources)
-    judged = {name: of for name, of in rows.items() if name in (*MODELS, API_MODEL)} | {
-        f"{SIMPLE}{n}": of for n, of in simple.items()
-    }
+    judged = {name: of for name, of in rows.items() if name in (*MODELS, API_MODEL)}
+    judged |= {f"{SIMPLE}{name}": of for name, of in simple.items()}
     scores = {name: _scores(spec, of, sources) for name, of in judged.items()}
-    restricted = {
-        name: _scores(spec, of, sources) if of else None
-        for name, of in (
-            ("base", base_best.answers.get("restricted")),
-            ("candidate", restricted_rows(rows, "candidate", spec.output)),
-        )
-    }
+    held = {"base": base_best.answers.get("restricted"), "candidate": restricted_rows(rows, "candidate", spec.output)}
+    restricted = {name: _scores(spec, of, sources) if of else None for name, of in held.items()}
     comparisons = _comparisons(spec, rows, base_best, simple, sources)
     main = comparisons["baseline"]
     assert main is not None
     seal = seal_of(openings, main.n, scores["candidate"].accuracy, versions.get("merged_model"), confidence)
     level = float(seal.level.level or 0.0)
     parts = parts_of_test(spec, base_best, rows["candidate"], files or {}, level, sources)
+    outcomes, elsewhere = outcomes_of(rows["candidate"], spec.output), facts.training.endpoint
+    trained = f"{elsewhere.base_model} by {elsewhere.trainer}" if elsewhere else spec.training.method
     return EvaluationResult(
         **dict(facts),
         task=Task(
@@ -116,7 +109,7 @@ def evaluate_task(
         metric=main.metric,
         confidence=confidence,
         n=main.n,
-        models=_model_table(_trained(spec, facts), scores, restricted, facts.baseline.model_dump())
+        models=_model_table(trained, scores, restricted, facts.baseline.model_dump())
         | {f"part_{i}_{name}": row for i, part in enumerate(parts) for name, row in part.models.items()},
         scores=scores,
         restricted=restricted,
@@ -131,9 +124,13 @@ def evaluate_task(
         seal=seal,
         decisions=decisions_of(spec, rows, base_best, simple, level, sources),
         parts=parts,
-        sources=count_sources(clusters, main.n),
-        never_break=_never_break(never_break, rows["candidate"], spec),
-        history=regressions(earlier or {}, outcomes_of(rows["candidate"], spec.output)),
+        sources=count_sources(shared_sources(rows["candidate"], sources), main.n),
+        never_break=NeverBreak(
+            listed=len(never_break),
+            missing=[i for i in never_break if i not in outcomes],
+            broken=[i for i in never_break if not outcomes.get(i, True)],
+        ),
+        history=regressions(earlier or {}, outcomes),
         robustness=robustness(spec, predictions, sources),
         production=recent_rows(spec, predictions, production_rows),
         versions=plain_json(versions),
@@ -183,32 +180,16 @@ def _comparisons(
     }
 
 
-def _never_break(wanted: Sequence[str], rows: Sequence[Row], spec: TaskSpec) -> NeverBreak:
-    by_id = {row["example_id"]: row for row in rows}
-    return NeverBreak(
-        listed=len(wanted),
-        missing=[i for i in wanted if i not in by_id],
-        broken=[i for i in wanted if i in by_id and not is_right(by_id[i], spec.output)],
-    )
-
-
 def _wrong_answers(rows: Sequence[Row], labels: Sequence[str]) -> list[WrongAnswers]:
     """Group wrong answers of a label task by reference and answer (or `invalid`), largest group first."""
     groups: dict[tuple[str, str], list[str]] = {}
     for row in in_order(rows):
         if (answer := answer_of(row, labels)) != row["gold"]:
             groups.setdefault((row["gold"], INVALID if answer is None else answer), []).append(row["example_id"])
-    ordered = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
     return [
         WrongAnswers(gold=gold, predicted=predicted, count=len(ids), examples=ids[:SHOWN_WRONG])
-        for (gold, predicted), ids in ordered
+        for (gold, predicted), ids in sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
     ]
-
-
-def _trained(spec: TaskSpec, facts: StepFacts) -> str:
-    """How the candidate was trained, for its title: the method, or base and trainer of a hosted one."""
-    elsewhere = facts.training.endpoint
-    return f"{elsewhere.base_model} by {elsewhere.trainer}" if elsewhere else spec.training.method
 
 
 def _model_table(
@@ -218,27 +199,21 @@ def _model_table(
     best = baseline.get("best")
     table = {}
     for name, of in (baseline.get("prompts") or {}).items():
-        title = f"Base, {prompt_name(name)}"
-        table[f"validation_{name}"] = ModelRow.of(
-            f"{title}{' (best prompt)' if name == best else ''}", "validation", of
-        )
+        title, mark = f"Base, {prompt_name(name)}", " (best prompt)" if name == best else ""
+        table[f"validation_{name}"] = ModelRow.of(title + mark, "validation", of)
         if of.get("restricted"):
             title += MODE_TITLES["restricted"]
             table[f"validation_{restricted_name(name)}"] = ModelRow.of(title, "validation", of["restricted"])
     for name, of in (baseline.get("simple") or {}).items():
         table[f"validation_{SIMPLE}{name}"] = ModelRow.of(SIMPLE_MODELS[name].title, "validation", of)
-    tuned, other = f"Fine-tuned ({trained})", baseline.get("best_restricted")
+    tuned, in_form, other = f"Fine-tuned ({trained})", MODE_TITLES["restricted"], baseline.get("best_restricted")
     rows: list[tuple[str, str, Scores | None]] = [
         ("base", f"Base, {prompt_name(best)}", scores["base"]),
-        (
-            "base_restricted",
-            f"Base{f', {prompt_name(other)}' if other else ''}{MODE_TITLES['restricted']}",
-            restricted["base"],
-        ),
+        ("base_restricted", f"Base{f', {prompt_name(other)}' if other else ''}{in_form}", restricted["base"]),
         (API_MODEL, prompt_name(best_api_prompt(baseline.get("prompts") or {})), scores.get(API_MODEL)),
         *((f"{SIMPLE}{name}", model.title, scores.get(SIMPLE + name)) for name, model in SIMPLE_MODELS.items()),
         ("candidate", tuned, scores["candidate"]),
-        ("candidate_restricted", f"{tuned}{MODE_TITLES['restricted']}", restricted["candidate"]),
+        ("candidate_restricted", f"{tuned}{in_form}", restricted["candidate"]),
         ("champion", "Champion in service", scores.get("champion")),
     ]
     return table | {name: ModelRow.of(title, "test", of.model_dump()) for name, title, of in rows if of}

@@ -1,8 +1,6 @@
 """Typed facts of evaluations besides the task's own test: general ability, human review, judge model, similarity."""
 
-from __future__ import annotations
-
-from finetune_pipeline.evaluation.result_parts import Count, Facts, Flag, Interval, Number
+from finetune_pipeline.evaluation.result_parts import Count, Facts, Flag, Interval, Number, Rate
 
 
 class Accuracy(Facts):
@@ -74,13 +72,6 @@ class Ability(AbilityLoss):
     not_asked: str = ""
 
 
-class Accepted(Facts):
-    """Share of a model's answers that people accept."""
-
-    share: Number = None
-    interval: Interval = None
-
-
 class Ratings(Facts):
     """Answers judged by people; `candidate`, `base` and `gain` only where they were drawn at random."""
 
@@ -89,8 +80,8 @@ class Ratings(Facts):
     only_base: Count = None
     both: Count = None
     neither: Count = None
-    candidate: Accepted = Accepted()
-    base: Accepted = Accepted()
+    candidate: Rate = Rate()
+    base: Rate = Rate()
     gain: Number = None
     interval: Interval = None
     p: Number = None
@@ -115,7 +106,7 @@ class Comment(Facts):
 
 
 class People(Facts):
-    """Of human_review (people.summary.summarise)."""
+    """Of human_review (review.ratings.summarise)."""
 
     rated: int = 0
     raters: dict[str, int] = {}

@@ -1,7 +1,5 @@
 """Measures the latency of single calls: the ``latency`` action of the child process."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Runs a GGUF file in llama.cpp's server and checks that it answers like the evaluated model."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -120,10 +118,10 @@ def prove(
         exact = verify(endpoint, rows, longest, control_tokens=control_tokens, required=required)
     with llama_cpp_server(q8, context) as endpoint:
         answers = ask(endpoint, [row.messages for row in rows], longest, name=endpoint.name).answers
-    judged = [prediction_row(str(i), "judged", row.answer, row.gold) for i, row in enumerate(rows)]
-    rounded = [
-        prediction_row(str(i), "q8_0", a, row.gold) for i, (a, row) in enumerate(zip(answers, rows, strict=True))
-    ]
+    judged, rounded = (
+        [prediction_row(str(i), name, answer, row.gold) for i, (answer, row) in enumerate(zip(of, rows, strict=True))]
+        for name, of in (("judged", [row.answer for row in rows]), ("q8_0", answers))
+    )
     paired = compare(judged, rounded, output, confidence)
     gain, interval = paired.gain or 0.0, paired.interval or (0.0, 0.0)
     passed = interval[1] >= 0 and all(answer.status != "error" for answer in answers)

@@ -174,7 +174,10 @@ class _Requests:
         except RequestFailed as failure:
             self._failures += 1
             self._settle(most, (0, 0) if failure.unworked or 400 <= failure.status < 500 else cost)
-            self._give_up_if_hopeless(failure)
+            hopeless = failure.status in (401, 404) or "insufficient_quota" in str(failure)
+            if hopeless or (not self._answered and self._failures >= _HOPELESS_AFTER):
+                fix = "look at address, model, key and account"
+                raise EndpointError(f"{self.endpoint.name}: {failure}\nfix: {fix}") from None
             return Answer(status="error", error=str(failure))
         self._answered = True
         self._settle(most, cost)
@@ -187,11 +190,6 @@ class _Requests:
         prompt, new = cost or (most - self.longest, self.longest)
         self.spent.prompt_tokens += prompt
         self.spent.new_tokens += new
-
-    def _give_up_if_hopeless(self, failure: RequestFailed) -> None:
-        hopeless = failure.status in (401, 404) or "insufficient_quota" in str(failure)
-        if hopeless or (not self._answered and self._failures >= _HOPELESS_AFTER):
-            raise EndpointError(f"{self.endpoint.name}: {failure}\nfix: look at address, model, key and account")
 
     async def _send(self, client: AsyncOpenAI, body: Mapping[str, Any]) -> Any:
         """The reply; requests the endpoint cannot have worked on are sent again. Raises RequestFailed."""
@@ -209,10 +207,8 @@ class _Requests:
             except Exception as error:  # noqa: BLE001 - each is told in its row
                 failure = failure_of(error, self.endpoint)
             last = attempt + 1 == self.endpoint.tries
-            if not failure.unworked or last or "insufficient_quota" in str(failure):
+            pause = min(0.5 * 2**attempt, _LONGEST_WAIT) if failure.wait is None else failure.wait
+            if not failure.unworked or last or pause > _LONGEST_WAIT or "insufficient_quota" in str(failure):
                 raise failure
-            if failure.wait is not None and failure.wait > _LONGEST_WAIT:
-                raise failure
-            pause = failure.wait if failure.wait is not None else min(0.5 * 2**attempt, _LONGEST_WAIT)
             self._resume_at = max(self._resume_at, time.monotonic() + pause)  # all requests wait, not this one alone
         raise AssertionError("unreachable")

@@ -1,7 +1,5 @@
 """Predictions of models on an examples file: the ``baseline`` and ``predict`` actions of the child process."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -53,7 +51,7 @@ def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     asked: Asked | None = None
     loaded: Any = None
     for model_set in job["sets"]:
-        which = [model_set.get(key) for key in ("model", "adapter", "served", "hosted")]
+        name, which = model_set["name"], [model_set.get(key) for key in ("model", "adapter", "served", "hosted")]
         if asked is None or loaded != which:
             asked = None  # the memory of the last model is needed for the next
             asked, loaded = _asked(job, model_set, cache, seen, measured["spent"]), which
@@ -62,21 +60,20 @@ def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         settings = job if model_set.get("likelihoods", True) else {**job, "labels": []}
         complies, grammar, why_free = _restriction(model_set.get("restricted"), asked)
         restriction = Restriction(grammar, complies) if grammar else None
-        answers, of_set = _answer(settings, model_set["name"], asked, asked_examples, choices, restriction)
-        facts["sets"][model_set["name"]] = of_set
-        measured["seconds_by_set"][model_set["name"]] = {k: round(v - before[k], 3) for k, v in asked.seconds.items()}
+        answers, of_set = _answer(settings, name, asked, asked_examples, choices, restriction)
+        facts["sets"][name] = of_set
+        measured["seconds_by_set"][name] = {k: round(v - before[k], 3) for k, v in asked.seconds.items()}
         if isinstance(asked, EndpointAnswerer):
             of_set["asked"] = asked.endpoint.name
-            measured["spent"][model_set["name"]] = asdict(asked.spent)
+            measured["spent"][name] = asdict(asked.spent)
         gold = [gold_text(asked.tokenizer, example) for example in asked_examples]
-        rows += prediction_rows(asked_examples, model_set["name"], answers, gold)
+        rows += prediction_rows(asked_examples, name, answers, gold)
         if model_set.get("restricted") is not None:
-            name = restricted_name(model_set["name"])
             restricted, of_set["restricted"] = _restricted(answers, complies, why_free)
             if restricted is None:
-                say(f"{job['stage']}: {name}: not available: {why_free}")
+                say(f"{job['stage']}: {restricted_name(name)}: not available: {why_free}")
             else:
-                rows += prediction_rows(asked_examples, name, restricted, gold)
+                rows += prediction_rows(asked_examples, restricted_name(name), restricted, gold)
     if job.get("simple"):
         assert asked is not None  # a job asks at least one model
         answered, facts["simple"] = _simple_rows(job, asked.tokenizer)
@@ -110,16 +107,13 @@ def _restriction(schema: Mapping[str, Any] | None, asked: Asked) -> tuple[Compli
         return complies, None, str(error)
 
 
-def _restricted(
-    answers: Sequence[Answer], complies: Complies, why_free: str
-) -> tuple[list[Answer] | None, dict[str, Any]]:
-    """The same answers, with those that do not comply replaced by the restricted ones; None where there are none.
+Restricted = tuple[list[Answer] | None, dict[str, Any]]
+"""Restricted answers, if any, and the facts {asked (answers generated again), available, why (not available), statuses}."""
 
-    why_free: Why the model could not be restricted; empty if it was.
 
-    Returns:
-        The answers, and the facts {asked (answers generated again), available, why (not available), statuses}.
-    """
+def _restricted(answers: Sequence[Answer], complies: Complies, why_free: str) -> Restricted:
+    """The same answers, with those that do not comply replaced by the restricted ones. why_free: why the model could not be
+    restricted; empty if it was."""
     if why_free and not all(map(complies, answers)):
         return None, {"asked": 0, "available": False, "why": why_free, "statuses": {}}
     restricted = [answer.restricted or answer for answer in answers]
@@ -169,8 +163,8 @@ def _asked(
 
 def baseline(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run a job of :func:`finetune_pipeline.worker.jobs.baseline_job`. Returns (facts, measured)."""
-    passages = read_documents(Path(job["documents"])) if job.get("documents") else []
-    unread = left_out(Path(job["documents"])) if job.get("documents") else []
+    documents = Path(job["documents"]) if job.get("documents") else None
+    passages, unread = (read_documents(documents), left_out(documents)) if documents else ([], [])
     if unread:
         say(f"{job['stage']}: not read, since only text, Markdown and PDF are: {', '.join(unread)}")
     write_passages(Path(job["out"]) / PASSAGES, passages)
@@ -197,19 +191,10 @@ def baseline(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     common = {"model": job["base"], "restricted": job.get("restricted")}
     sets = [{"name": name, "prompt": prompt, **common} for name, prompt in plain.items()]
     facts, measured = predict({**job, "sets": sets, "passages": str(Path(job["out"]) / PASSAGES)})
-    by_prompt = {
-        name: {
-            **{k: prompt[k] for k in ("shots", "retrieved", "embeddings", "documents", "ids", "system")},
-            **facts["sets"][name],
-        }
-        for name, prompt in plain.items()
-    }
-    return {
-        "rows": facts["rows"],
-        "prompts": by_prompt,
-        "passages": len(passages),
-        "documents_left_out": unread,
-    }, measured
+    shown = ("shots", "retrieved", "embeddings", "documents", "ids", "system")
+    by_prompt = {name: {k: of[k] for k in shown} | facts["sets"][name] for name, of in plain.items()}
+    found = {"passages": len(passages), "documents_left_out": unread}
+    return {"rows": facts["rows"], "prompts": by_prompt, **found}, measured
 
 
 def _examples(job: dict[str, Any]) -> list[Example]:
@@ -245,9 +230,8 @@ def _answer(
         labels = encode_labels(asked.tokenizer, messages, job["labels"], tools) if job["labels"] else None
         shared, mean = common_prefix(prompts), sum(map(len, prompts)) / len(prompts)
         say(f"{job['stage']}: {name}: {len(prompts)} prompts of {mean:.0f} tokens on average")
-        answers = asked.answers(
-            prompts, labels, job["max_new_tokens"], job["batch_size"], job["stage"], name, restriction
-        )
+        longest, stage = job["max_new_tokens"], job["stage"]
+        answers = asked.answers(prompts, labels, longest, job["batch_size"], stage, name, restriction)
     return answers, {**answered(answers), "shared_prefix_tokens": shared, "rows_shown_fewer": fewer}
 
 

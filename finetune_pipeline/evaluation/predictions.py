@@ -1,9 +1,7 @@
 """The predictions table: one row per (example, model), in Parquet. Every score, test and report is a function of it."""
 
-from __future__ import annotations
-
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,36 +38,30 @@ _COLUMNS = tuple(PREDICTION_SCHEMA.names)
 
 
 def prediction_row(example_id: str, model: str, answer: Answer, gold: str) -> dict[str, Any]:
-    return {"example_id": example_id, "model": model, "gold": gold} | {
-        name: getattr(answer, name)
-        for name in ("text", "status", "error", "label_scores", "new_tokens", "prompt_tokens")
-    }
+    names = ("text", "status", "error", "label_scores", "new_tokens", "prompt_tokens")
+    return {"example_id": example_id, "model": model, "gold": gold} | {name: getattr(answer, name) for name in names}
 
 
 def prediction_rows(
     examples: Sequence[Example], model: str, answers: Sequence[Answer], gold: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The rows of one model: an answer and a right one for each example."""
     return [prediction_row(e.id, model, a, g) for e, a, g in zip(examples, answers, gold, strict=True)]
 
 
-def _problems(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    seen: set[tuple[Any, Any]] = set()
+def _refuse(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    problems, seen = [], set[tuple[Any, Any]]()
     for number, row in enumerate(rows):
         place = f"row {number} ({row.get('model')!r}, example {row.get('example_id')!r})"
         if missing := [name for name in _COLUMNS if row.get(name) is None]:
-            yield f"{place} lacks {', '.join(missing)}"
+            problems.append(f"{place} lacks {', '.join(missing)}")
         if unknown := sorted(row.keys() - set(_COLUMNS)):
-            yield f"{place} has unknown columns {', '.join(unknown)}"
+            problems.append(f"{place} has unknown columns {', '.join(unknown)}")
         if row.get("status") not in STATUSES:
-            yield f"{place} has status {row.get('status')!r}, not one of {', '.join(STATUSES)}"
+            problems.append(f"{place} has status {row.get('status')!r}, not one of {', '.join(STATUSES)}")
         if (key := (row.get("model"), row.get("example_id"))) in seen:
-            yield f"{place} is there twice"
+            problems.append(f"{place} is there twice")
         seen.add(key)
-
-
-def _refuse(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    if problems := list(_problems(rows)):
+    if problems:
         shown = problems[:10] + ([f"and {len(problems) - 10} more"] if len(problems) > 10 else [])
         raise ValueError(f"{path} holds faulty predictions: {'; '.join(shown)}")
 
@@ -145,7 +137,6 @@ def answered(answers: Sequence[Answer]) -> dict[str, Any]:
 
 
 def restricted_name(model: str) -> str:
-    """The name of a model's restricted JSON answers in the table."""
     return f"{model}_restricted"
 
 
@@ -196,13 +187,11 @@ def failed_baseline_rows(facts: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _failed(asked: Mapping[str, Any]) -> int:
-    """Number of rows without an answer, free or restricted."""
     restricted = (asked.get("restricted") or {}).get("statuses") or {}
     return int(asked["statuses"].get("error", 0)) + int(restricted.get("error", 0))
 
 
 def unscored_items(facts: Mapping[str, Any]) -> dict[str, int]:
-    """Items of general ability without a score."""
     return {"items": facts["unscored"]} if facts["items"] else {}
 
 
@@ -229,8 +218,7 @@ def costs(
             "prompt": sum(row["prompt_tokens"] for row in rows) / len(rows),
             "answer": sum(row["new_tokens"] for row in rows) / len(rows),
         }
-        for model in dict.fromkeys(row["model"] for row in predictions if of_the_test(row["model"]))
-        if (rows := [row for row in predictions if row["model"] == model])
+        for model, rows in by_model(predictions).items()
     }
     before, after = (sum(tokens[name].values()) if name in tokens else 0 for name in ("base", "candidate"))
     return {

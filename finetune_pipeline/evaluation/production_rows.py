@@ -5,8 +5,6 @@ correct what is wrong far more often than they confirm what is right, so that on
 loses by selection. The comparison can therefore only speak against a candidate (gate recent_production).
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -26,6 +24,7 @@ from finetune_pipeline.evaluation.result_parts import ChosenRows
 from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.spec.model import TaskSpec
 
+Row = Mapping[str, Any]
 MOST, PER_USER, FEWEST = 200, 5, 20
 """Maximum rows, maximum rows per user, and minimum rows for a result."""
 
@@ -39,18 +38,14 @@ class ProductionRows:
     left_out: dict[str, int]
     looked_at: int
 
-    @property
-    def confirmed(self) -> int:
-        return sum(bool(row["confirmed"]) for row in self.rows)
-
     def facts(self) -> ChosenRows:
         """Counts for a report, and the first and last time of the rows."""
         times = [row["timestamp"] for row in self.rows]
         return ChosenRows(
             rows=len(self.rows),
-            confirmed=self.confirmed,
+            confirmed=sum(row["confirmed"] for row in self.rows),
             looked_at=self.looked_at,
-            left_out=dict(self.left_out),
+            left_out=self.left_out,
             first=min(times, key=moment, default=None),
             last=max(times, key=moment, default=None),
         )
@@ -61,7 +56,7 @@ def moment(timestamp: str) -> float:
     return datetime.fromisoformat(timestamp).timestamp()
 
 
-def unknown_rows(spec: TaskSpec, rows: Sequence[Mapping[str, Any]], known: Sequence[Path]) -> ProductionRows:
+def unknown_rows(spec: TaskSpec, rows: Sequence[Row], known: Sequence[Path]) -> ProductionRows:
     """Production rows that can judge a model. A row that says nearly what a row of the files `known` (training, validation
     and test) says is left out."""
     texts, threshold = [str(row["input"]) for row in rows], spec.data.near_duplicate_threshold
@@ -69,16 +64,15 @@ def unknown_rows(spec: TaskSpec, rows: Sequence[Mapping[str, Any]], known: Seque
     return rows_with_truth(spec, rows, trained=[text for text, is_near in zip(texts, near, strict=True) if is_near])
 
 
-def rows_with_truth(spec: TaskSpec, rows: Sequence[Mapping[str, Any]], *, trained: Collection[str]) -> ProductionRows:
+def rows_with_truth(spec: TaskSpec, rows: Sequence[Row], *, trained: Collection[str]) -> ProductionRows:
     """Production rows that can judge a model.
 
     rows: as production_logs writes them. trained: user texts the candidate was trained or selected on; they are left out. Of one
     user at most PER_USER rows count, of equal texts the newest, and in all the newest MOST. Which rows of a user are taken
     follows from their ids alone, never from the answers.
     """
-    known = {exact_form(text) for text in trained}
+    known, usable = {exact_form(text) for text in trained}, []
     left: Counter[str] = Counter()
-    usable = []
     for row in rows:
         truth, text = row.get("correction"), exact_form(str(row["input"]))
         if not truth or not text:
@@ -90,7 +84,7 @@ def rows_with_truth(spec: TaskSpec, rows: Sequence[Mapping[str, Any]], *, traine
         else:
             usable.append((text, row))
     usable.sort(key=lambda pair: (moment(pair[1]["timestamp"]), str(pair[1]["id"])), reverse=True)
-    newest: dict[str, Mapping[str, Any]] = {}
+    newest: dict[str, Row] = {}
     for text, row in usable:
         newest.setdefault(text, row)
     allowed = _within_users(list(newest.values()))
@@ -101,15 +95,15 @@ def rows_with_truth(spec: TaskSpec, rows: Sequence[Mapping[str, Any]], *, traine
     return ProductionRows([_chosen(row) for row in within[:MOST]], dict(+left), len(rows))
 
 
-def _within_users(rows: Sequence[Mapping[str, Any]]) -> set[str]:
+def _within_users(rows: Sequence[Row]) -> set[str]:
     """Ids of at most PER_USER rows of every user, by the hash of the id; rows without a user are all in."""
-    taken: Counter[str] = Counter()
+    taken: Counter[str | None] = Counter()
     allowed = set()
     for row in sorted(rows, key=lambda r: hashlib.sha256(str(r["id"]).encode()).hexdigest()):
         user = row.get("user")
-        if user is None or taken[user] < PER_USER:
+        taken[user] += 1
+        if user is None or taken[user] <= PER_USER:
             allowed.add(str(row["id"]))
-            taken[user or ""] += user is not None
     return allowed
 
 
@@ -154,9 +148,7 @@ SET = "production"
 """What the sets of answers to these rows are called in the predictions table, behind the model's name."""
 
 
-def recent_rows(
-    spec: TaskSpec, predictions: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any] | None
-) -> Production | None:
+def recent_rows(spec: TaskSpec, predictions: Sequence[Row], chosen: Row | None) -> Production | None:
     """Compare the candidate with champion and base on the same production rows, where there are at least FEWEST.
 
     chosen: `rows` (ProductionRows.facts) and `sources` (:func:`sources_of`); None where no row is kept to judge.

@@ -1,10 +1,8 @@
 """The baseline's prompts: few-shot examples, retrieved examples, other system prompts. No torch."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import zip_longest
 from typing import Any
@@ -48,8 +46,7 @@ class Neighbours:
         """Cosine of each text with each training row, (texts, rows)."""
         if self._known is None or not texts:
             return np.zeros((len(texts), len(self.rows)))
-        made: np.ndarray = (self._vectors.transform(texts) @ self._known.T).toarray()
-        return made
+        return np.asarray((self._vectors.transform(texts) @ self._known.T).toarray())
 
     def counts(self, texts: Sequence[str]) -> list[float]:
         """Number of training rows near each text: similarity at least `near`."""
@@ -122,17 +119,14 @@ def prompts_to_try(
     """By name: the task's prompt with each number of shots, with the nearest examples (0: not) by TF-IDF and by `embeddings`, with
     the nearest passages of documents (0: not), and each other system prompt with each number of shots. Raises ValueError where
     there are too few examples to show."""
-    by_id = {e.id: e for e in train}
-    made: dict[str, Prompt] = {}
-    fixed = {}
+    by_id, fixed = {e.id: e for e in train}, {}
     for k in shots:
         try:
             ids = build_shots(train, k, labels, seed)
         except ValueError as error:
             raise ValueError(f"baseline with {k} shots: {error}") from error
-        name = "zero_shot" if k == 0 else f"{k}_shot"
-        fixed[name] = Prompt(k, ids, shots_as_turns([by_id[i] for i in ids]))
-    made |= fixed
+        fixed[f"{k}_shot" if k else "zero_shot"] = Prompt(k, ids, shots_as_turns([by_id[i] for i in ids]))
+    made = dict(fixed)
     if retrieved:
         made[f"{retrieved}{NEAREST}"] = Prompt(retrieved=retrieved)
     if retrieved and embeddings:
@@ -141,9 +135,7 @@ def prompts_to_try(
         made[f"{documents}{DOCUMENTS}"] = Prompt(documents=documents)
     for number, other in enumerate(others, 2):
         for name, like in fixed.items():
-            made[f"prompt_{number}_{name}"] = Prompt(
-                like.shots, like.ids, like.turns, system=other, instead_of=system_prompt
-            )
+            made[f"prompt_{number}_{name}"] = replace(like, system=other, instead_of=system_prompt)
     return made
 
 
@@ -260,8 +252,7 @@ def _with_passages(messages: Sequence[Message], passages: Sequence[Passage]) -> 
 def _asked(example: Example, prompt: Prompt) -> list[dict[str, Any]]:
     """The example's turns without the answer, under the prompt's system turn. One of the row's own stays."""
     messages = [dict(m) for m in example.prompt_messages]
-    if prompt.system is None or not messages or messages[0]["role"] != "system":
-        return messages
-    if messages[0]["content"] != prompt.instead_of:
-        return messages
-    return [{**messages[0], "content": prompt.system}, *messages[1:]]
+    first = messages[0] if messages else {"role": ""}
+    if prompt.system is not None and first["role"] == "system" and first["content"] == prompt.instead_of:
+        first["content"] = prompt.system
+    return messages

@@ -3,8 +3,6 @@
 One Parquet file a candidate in ``outcomes/`` of the task's state (columns example_id, candidate, right).
 """
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

@@ -3,8 +3,6 @@
 A number that was not measured, or is not finite, is None.
 """
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from pydantic import JsonValue

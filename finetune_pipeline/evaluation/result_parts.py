@@ -131,7 +131,7 @@ class Bin(Part):
 
 
 class Calibration(Part):
-    """Calibration of label likelihoods (see calibration.calibration)."""
+    """Calibration of label likelihoods (see scores.calibration)."""
 
     n: int
     confidence: Number = None
@@ -143,7 +143,7 @@ class Calibration(Part):
 
 
 class Scores(Facts):
-    """Scores of one model on one set of rows (see metrics.score). Which are there depends on the kind of output."""
+    """Scores of one model on one set of rows (see scores.score). Which are there depends on the kind of output."""
 
     primary: Primary
     n: Count = None
@@ -193,11 +193,9 @@ class ModelRow(Part):
 
     @classmethod
     def of(cls, title: str, where: str, scores: Mapping[str, Any]) -> ModelRow:
-        """The row of scores of metrics.score, or of rivals.score_baselines, which keeps the valid share alone."""
-        shown = {
-            name: scores.get(name)
-            for name in ("n", "correct", "accuracy", "interval", "macro_f1", "micro_f1", "rougeLsum")
-        }
+        """The row of scores of scores.score, or of rivals.score_baselines, which keeps the valid share alone."""
+        names = ("n", "correct", "accuracy", "interval", "macro_f1", "micro_f1", "rougeLsum")
+        shown = {name: scores.get(name) for name in names}
         valid, decides = scores.get("valid") or {"share": scores.get("valid_share")}, scores["primary"]
         value, interval = decides["value"], decides["interval"]
         return cls(title=title, set=where, valid_share=valid["share"], value=value, value_interval=interval, **shown)
@@ -238,10 +236,6 @@ class RobustnessVerdict(Part):
     sentence: str
     worst: str | None = None
     largest_drop: Number = None
-
-    @property
-    def passed(self) -> bool:
-        return self.status != "failed"
 
 
 class PerturbedRows(Part):

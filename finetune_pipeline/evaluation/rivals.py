@@ -1,7 +1,5 @@
 """The rivals a candidate must beat: the base model with its best prompt, and simple models."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -75,7 +73,6 @@ def restricted_rows(rows: Mapping[str, Sequence[Row]], name: str, output: AnyOut
 
 
 def simple_rows(rows: Mapping[str, Sequence[Row]]) -> dict[str, list[dict[str, Any]]]:
-    """Answers of the simple models, by their names in SIMPLE_MODELS."""
     return {name: [dict(row) for row in rows[SIMPLE + name]] for name in SIMPLE_MODELS if SIMPLE + name in rows}
 
 
@@ -148,10 +145,9 @@ def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], sources: 
     restricted = [name for name in names if prompts[name]["restricted"]]
     best_restricted = max(restricted, key=lambda name: rank_of(prompts[name]["restricted"]), default=None)
     in_form = [n for n in names if isinstance(spec.output, TextOutput) or (prompts[n]["valid_share"] or 0.0) >= IN_FORM]
-    if in_form or best_restricted is None:
+    mode, best = "restricted", best_restricted
+    if in_form or best is None:
         mode, best = "free", max(in_form or names, key=lambda name: rank_of(prompts[name]))
-    else:
-        mode, best = "restricted", best_restricted
     return {
         "prompts": prompts,
         "best": best,

@@ -3,8 +3,6 @@
 :func:`robustness` measures: paired, with an interval, in the metric that decides. :func:`robustness_verdict` decides.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -40,9 +38,8 @@ def robustness(spec: TaskSpec, predictions: Sequence[Row], sources: SourceOf = N
         if rows:
             same = [plain[row["example_id"]] for row in rows]
             kinds[kind] = _figures(compare(same, rows, spec.output, confidence, spec.metric, sources), rows)
-    measured = PerturbedRows(
-        asked=min(spec.robustness.rows, len(plain)), confidence=confidence, metric=spec.metric, kinds=kinds
-    )
+    asked = min(spec.robustness.rows, len(plain))
+    measured = PerturbedRows(asked=asked, confidence=confidence, metric=spec.metric, kinds=kinds)
     return Robustness(**dict(measured), verdict=robustness_verdict(spec.robustness, measured))
 
 
@@ -91,7 +88,6 @@ def robustness_verdict(settings: RobustnessSpec, measured: PerturbedRows | None)
 
 
 def _status(settings: RobustnessSpec, of: PerturbedScores) -> Status:
-    """Status of one blocking kind's loss."""
     if (of.drop or 0.0) <= settings.max_drop or of.interval is None or of.interval[0] <= 0:
         return "passed"
     return "failed" if (of.n or 0) >= ENOUGH_ROWS and settings.action == "block" else "warned"
@@ -113,15 +109,12 @@ def _decision(settings: RobustnessSpec, statuses: Mapping[str, Status], losses: 
     limit = f"more than {points(settings.max_drop, sign=False)} points (robustness.max_drop)"
     parts = []
     for kind, status in statuses.items():
-        if status == "passed":
-            continue
         consequence = "this blocks the candidate"
         if status == "warned" and settings.action == "warn":
             consequence = "this does not block (robustness.action: warn)"
         elif status == "warned":
-            consequence = (
-                f"this holds nothing back, since it was measured on {counted(losses[kind].n or 0, 'row')} and blocking takes "
-                f"{ENOUGH_ROWS} (robustness.rows)"
-            )
-        parts.append(f"{TITLES[kind]} cost {limit}, surely a loss: {consequence}.")
+            measured = f"it was measured on {counted(losses[kind].n or 0, 'row')} and blocking takes {ENOUGH_ROWS}"
+            consequence = f"this holds nothing back, since {measured} (robustness.rows)"
+        if status != "passed":
+            parts.append(f"{TITLES[kind]} cost {limit}, surely a loss: {consequence}.")
     return " ".join(parts) or f"None that can block costs {limit} and is surely a loss."

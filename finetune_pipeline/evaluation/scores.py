@@ -1,7 +1,5 @@
 """Scores of one model on one set of rows, as plain JSON values. Pure functions of prediction rows."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,8 +9,16 @@ import numpy as np
 import scipy
 
 from finetune_pipeline.data.answer_rules import final_answer, form_problems
-from finetune_pipeline.evaluation.correctness import INVALID, complies, is_right, is_valid, read_json, scored_text
-from finetune_pipeline.evaluation.failures.kinds import REPEATED, is_refusal, length_ratio, repetition
+from finetune_pipeline.evaluation.correctness import (
+    INVALID,
+    complies,
+    is_right,
+    is_valid,
+    likelihood_label,
+    read_json,
+    scored_text,
+)
+from finetune_pipeline.evaluation.failures.kinds import REPEATED, is_refusal, repetition
 from finetune_pipeline.evaluation.metrics import METRICS, metrics_of
 from finetune_pipeline.evaluation.metrics.base import Clusters
 from finetune_pipeline.evaluation.metrics.macro_f1 import class_scores, confusion
@@ -25,14 +31,6 @@ from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, 
 BINS = 10
 
 
-def probabilities(label_scores: Sequence[float]) -> np.ndarray | None:
-    """Probabilities of the labels from their log-likelihoods, made to sum to 1; None where a score is not usable."""
-    scores = np.asarray(label_scores, dtype=float)
-    if not len(scores) or np.isnan(scores).any() or not np.isfinite(scores.max()):
-        return None
-    return np.asarray(scipy.special.softmax(scores))
-
-
 def calibration(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> dict[str, Any] | None:
     """Calibration of the label likelihoods; None where no row has any.
 
@@ -41,12 +39,11 @@ def calibration(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> dic
     probabilities from the truth, summed over the labels (0 to 2; Brier 1950); `log_loss` in nats; `reliability`: per bin that
     holds rows low, high, n, confidence, accuracy.
     """
-    index = {label: i for i, label in enumerate(labels)}
-    made = [(p, index[row["gold"]]) for row in rows if (p := probabilities(row["label_scores"])) is not None]
+    made = [row for row in rows if likelihood_label(row["label_scores"], labels) is not None]
     if not made:
         return None
-    shares, gold = np.array([p for p, _ in made]), np.array([g for _, g in made])
-    n = len(gold)
+    shares = scipy.special.softmax([row["label_scores"] for row in made], axis=1)
+    n, gold = len(made), np.array([labels.index(row["gold"]) for row in made])
     taken = shares.argmax(axis=1)
     sure, right = shares[np.arange(n), taken], (taken == gold).astype(float)
     truth = np.eye(len(labels))[gold]
@@ -168,7 +165,7 @@ def text_details(rows: Sequence[Row], output: TextOutput, confidence: float, clu
     """`corpus` BLEU and chrF; mean `length_ratio`; rates of `repetition` (texts that go in circles) and `refusal`; `form`;
     with output.extract also `extracted`, the rate of answers with a final answer."""
     n, texts, gold = len(rows), [scored_text(row) for row in rows], [str(row["gold"]) for row in rows]
-    ratios = [length_ratio(text, right) for text, right in zip(texts, gold, strict=True)]
+    ratios = [len(text.strip()) / max(1, len(right.strip())) for text, right in zip(texts, gold, strict=True)]
     made: dict[str, Any] = {
         "length_ratio": sum(ratios) / n if n else None,
         "repetition": rate([repetition(text) >= REPEATED for text in texts], confidence, clusters),
@@ -187,9 +184,8 @@ def rate(hits: Sequence[bool], confidence: float, clusters: Clusters = None) -> 
     """{k, n, share, interval (Wilson's), design_effect} of the rows that are so."""
     k, n, interval, effect = sum(hits), len(hits), (0.0, 1.0), 1.0
     if n:
-        interval, effect = clustered_share(
-            list(map(float, hits)), range(n) if clusters is None else clusters, confidence
-        )
+        units = range(n) if clusters is None else clusters
+        interval, effect = clustered_share(list(map(float, hits)), units, confidence)
     return {"k": k, "n": n, "share": k / n if n else None, "interval": list(interval), "design_effect": effect}
 
 

@@ -4,8 +4,6 @@ An opening counts against today's test when more than half of today's rows were 
 training row, which changes the splits' version too) do not make a used test new. See :func:`.multiple_testing.level_left`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import getpass
 import json
@@ -53,18 +51,14 @@ def openings(state: Path, test: str, rows: Iterable[str] | None = None) -> list[
     recorded = _recorded(state)
     if rows is None:
         known = next((row["rows"] for row in reversed(recorded) if row["test"] == test and "rows" in row), None)
-        today = _ids(state, known) if known else frozenset[str]()
-    else:
-        today = frozenset(rows)
-    counted, seen = [], dict[str, frozenset[str]]()
+        rows = _ids(state, known) if known else ()
+    today, counted = frozenset(rows), []
     for row in recorded:
+        shared = 0.0
         if row["test"] == test:
             shared = 1.0
         elif today and "rows" in row:
-            then = seen.setdefault(row["rows"], _ids(state, row["rows"]))
-            shared = len(today & then) / len(today)
-        else:
-            continue
+            shared = len(today & _ids(state, row["rows"])) / len(today)
         if shared > SAME_TEST:
             counted.append({**{k: v for k, v in row.items() if k != "rows"}, "shared": round(shared, 4)})
     return counted
@@ -73,10 +67,11 @@ def openings(state: Path, test: str, rows: Iterable[str] | None = None) -> list[
 def _recorded(state: Path) -> list[dict[str, Any]]:
     """Every entry of the ledger. Raises DamagedFile for a damaged one: openings must not be guessed."""
     path = state / LEDGER
-    entries = read_rows(path, _Opening) if path.exists() else []
-    if path.exists() and not entries:
-        raise DamagedFile(f"{path} is damaged: it holds no opening\nfix: put back a copy of it")
-    return entries
+    if not path.exists():
+        return []
+    if entries := read_rows(path, _Opening):
+        return entries
+    raise DamagedFile(f"{path} is damaged: it holds no opening\nfix: put back a copy of it")
 
 
 def _ids(state: Path, name: str) -> frozenset[str]:
@@ -139,10 +134,9 @@ def _record(state: Path, ids: Sequence[str], *, test: str, candidate: str, reaso
 
 def user_name() -> str:
     """The user the process runs as; unknown where the system has no name for it."""
-    try:
+    with contextlib.suppress(KeyError, OSError):
         return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
+    return "unknown"
 
 
 def seal_of(

@@ -123,14 +123,11 @@ class TfidfLogistic(SimpleModel):
         if closed:
             # one value against the rest, in the dual: an eighth of the multinomial model's time where rows are few and
             # features many, and no less accurate
-            binary = LogisticRegression(
-                C=REGULARISATION[1], solver="liblinear", dual=True, max_iter=1000, random_state=seed
-            )
-            classifier = MultiOutputClassifier(OneVsRestClassifier(binary))
+            how = {"solver": "liblinear", "dual": True, "max_iter": 1000, "random_state": seed}
+            classifier = MultiOutputClassifier(OneVsRestClassifier(LogisticRegression(C=REGULARISATION[1], **how)))
             self.fields["closed"] = [paths[i] for i in closed]
-            self.pipelines["closed"] = make_pipeline(_features(), classifier).fit(
-                list(texts), [[row[i] for i in closed] for row in table]
-            )
+            values = [[row[i] for i in closed] for row in table]
+            self.pipelines["closed"] = make_pipeline(_features(), classifier).fit(list(texts), values)
         if others:
             self.fields["open"] = [paths[i] for i in others]
             values = [[row[i] for i in others] for row in table]
@@ -212,9 +209,8 @@ def joined_json(values: Mapping[Path, str]) -> str:
 
 def _check_rows(texts: Sequence[str], answers: Sequence[Any]) -> None:
     if len(texts) != len(answers) or not texts:
-        raise ValueError(
-            f"{len(texts)} training texts and {len(answers)} answers: as many are needed, and at least one"
-        )
+        needed = "as many are needed, and at least one"
+        raise ValueError(f"{len(texts)} training texts and {len(answers)} answers: {needed}")
 
 
 def _features() -> Any:

@@ -1,7 +1,5 @@
 """Typed facts of earlier steps that the evaluation reads. Other keys are kept unchanged."""
 
-from __future__ import annotations
-
 from finetune_pipeline.evaluation.judged_facts import Ability, JudgeFindings, People, Similarity
 from finetune_pipeline.evaluation.result_parts import Count, Facts, Flag, Number, Part
 from finetune_pipeline.models.hosted import HostedModel
@@ -21,7 +19,7 @@ class Power(Facts):
 
 
 class Advice(Facts):
-    """What was advised before training (planning.advice)."""
+    """What was advised before training (baseline.advice)."""
 
     decision: str
     reasons: list[str]
@@ -221,7 +219,7 @@ class RequestPrice(Facts):
 
 
 class Cost(Facts):
-    """Time, memory and tokens of making and asking the candidate (costs.costs), and what requests cost by the price list."""
+    """Time, memory and tokens of making and asking the candidate (predictions.costs), and what requests cost by the price list."""
 
     steps: dict[str, Measured] = {}
     seconds: Number = None

@@ -4,8 +4,6 @@ The rows are asked at temperature 0. Some are asked again as they are, without `
 without the system prompt. Prompts are compared by the number of tokens the server reports for them.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +15,7 @@ from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
 from finetune_pipeline.evaluation.openai_endpoint import ask
 from finetune_pipeline.models.inference.generated import Answer
 
+Answers = Sequence[Answer]
 LEVEL = 0.05
 """Of every one-sided bound and test here."""
 ROWS, PROBES = 200, 32
@@ -124,9 +123,7 @@ def verify(
             f"Without temperature 0 in the request it samples ({differing} of {both} answers changed): clients must send "
             "it, or the server needs it as its default."
         )
-    cause = None
-    if failed:
-        cause = f"{len(failed)} of {len(rows)} rows could not be asked: {failed[0].error}"
+    cause = f"{len(failed)} of {len(rows)} rows could not be asked: {failed[0].error}" if failed else None
     if not equal.passed and len(rows) < (few := rows_needed(required)):
         cause = f"{len(rows)} rows are too few: {few} equal answers are the least that shows a share of {required:.2f}"
     elif not equal.passed and not failed:
@@ -137,18 +134,9 @@ def verify(
         cause = f"sampling is on: {repeated}"
     if not prompt.passed and not (failed and not _reported(served)):
         cause = prompt_cause
-    passed = all(question.passed for question in questions)
-    return Verification(
-        endpoint=endpoint.name,
-        rows=len(rows),
-        failed=len(failed),
-        same=same,
-        at_least=bound,
-        required=required,
-        questions=questions,
-        notes=notes,
-        cause=None if passed else cause,
-    )
+    if all(question.passed for question in questions):
+        cause = None
+    return Verification(endpoint.name, len(rows), len(failed), same, bound, required, questions, notes, cause)
 
 
 def rows_needed(required: float) -> int:
@@ -168,7 +156,7 @@ def _same(judged: Answer, served: Answer) -> bool:
     return served.status != "error" and served.text.strip() == judged.text.strip()
 
 
-def _changed(first: Sequence[Answer], second: Sequence[Answer]) -> tuple[int, int]:
+def _changed(first: Answers, second: Answers) -> tuple[int, int]:
     """How many answers are others the second time, of how many that were given both times."""
     pairs = [(a, b) for a, b in zip(first, second, strict=True) if "error" not in (a.status, b.status)]
     return sum(not _same(a, b) for a, b in pairs), len(pairs)
@@ -179,32 +167,29 @@ def _is_expected(hits: int, n: int, share: float) -> bool:
     return hits == 0 or float(bdtrc(hits - 1, n, share)) >= LEVEL
 
 
-def _reported(answers: Sequence[Answer]) -> bool:
+def _reported(answers: Answers) -> bool:
     return any(a.prompt_tokens for a in answers)
 
 
-def _prompt(rows: Sequence[JudgedRow], served: Sequence[Answer], unread: bool) -> tuple[Question, str]:
+def _prompt(rows: Sequence[JudgedRow], served: Answers, unread: bool) -> tuple[Question, str]:
     """Whether prompts have the tokens they were judged with, and what it is if not."""
     counts = [(row.answer.prompt_tokens, a.prompt_tokens) for row, a in zip(rows, served, strict=True)]
     counts = [(judged, there) for judged, there in counts if there]
     if not counts:
         words = "the server reports no usage.prompt_tokens, so template and system prompt cannot be compared"
-        return Question("prompt", False, words[:1].upper() + words[1:] + "."), words
+        return Question("prompt", False, f"T{words[1:]}."), words
     off = [(judged, there) for judged, there in counts if judged != there]
     if not off:
         return Question("prompt", True, f"{len(counts)} prompts have the tokens they were judged with."), ""
     sizes = f"{off[0][1]} tokens where {off[0][0]} were judged"
     message = f"{len(off)} of {len(counts)} prompts have other tokens, the first {sizes}."
+    cause = "the chat template is lost, or the tokenizer is another model's"
     if unread:
-        cause = f"the system prompt is missing: the server drops or replaces the one it is sent ({sizes})"
-    else:
-        cause = f"the chat template is lost, or the tokenizer is another model's ({sizes})"
-    return Question("prompt", False, message), cause
+        cause = "the system prompt is missing: the server drops or replaces the one it is sent"
+    return Question("prompt", False, message), f"{cause} ({sizes})"
 
 
-def _stop(
-    rows: Sequence[JudgedRow], served: Sequence[Answer], control_tokens: Sequence[str], changes: float
-) -> Question:
+def _stop(rows: Sequence[JudgedRow], served: Answers, control_tokens: Sequence[str], changes: float) -> Question:
     """Whether answers end with the turn: no control token in them, and none goes on where the judged one had ended."""
     pairs = [(row.answer, a) for row, a in zip(rows, served, strict=True) if a.status != "error"]
     leaked = sum(any(t in a.text and t not in judged.text for t in control_tokens) for judged, a in pairs)
@@ -217,11 +202,10 @@ def _stop(
 
 def _goes_on(judged: str, served: str) -> bool:
     judged, served = judged.strip(), served.strip()
-    return bool(judged) and len(served) > len(judged) and served.startswith(judged)
+    return bool(judged) and served != judged and served.startswith(judged)
 
 
-def _notes(rows: Sequence[JudgedRow], first: Sequence[Answer], without: Sequence[Answer], unread: bool) -> list[str]:
-    """How the server must be asked as to the system prompt."""
+def _notes(rows: Sequence[JudgedRow], first: Answers, without: Answers, unread: bool) -> list[str]:
     if all(a.status == "error" for a in without):
         return ["It refuses requests without the system prompt."]
     if unread and all(row.answer.prompt_tokens == a.prompt_tokens for row, a in zip(rows, first, strict=False)):

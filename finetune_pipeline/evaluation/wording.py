@@ -1,7 +1,5 @@
 """Formats numbers for people, the same in terminal, Markdown and HTML."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Sequence
@@ -24,8 +22,8 @@ def percent(share: Any) -> str:
     """0.8125 reads 81.3%; what is no number reads n/a. Only a share of exactly 1 reads 100%."""
     if not is_number(share):
         return NOTHING
-    text = f"{100 * share:.1f}"
-    return "99.9%" if text == "100.0" and share < 1 else ("100%" if text == "100.0" else f"{text}%")
+    text = f"{100 * share:.1f}%"
+    return text if text != "100.0%" else "99.9%" if share < 1 else "100%"
 
 
 def percent_range(interval: Any) -> str:
@@ -100,8 +98,7 @@ def prompt_name(name: Any) -> str:
     """`8_shot` reads `8-shot`, `3_nearest` reads `3 nearest examples`, `prompt_2_zero_shot` reads `prompt 2, zero-shot`."""
     if not name:
         return "unknown"
-    other = re.fullmatch(r"prompt_(\d+)_(.+)", str(name))
-    if other:
+    if other := re.fullmatch(r"prompt_(\d+)_(.+)", str(name)):
         return f"prompt {other[1]}, {prompt_name(other[2])}"
     if str(name).startswith("api_"):
         return f"API model, {prompt_name(str(name)[4:])}"

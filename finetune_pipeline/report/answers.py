@@ -1,12 +1,11 @@
 """Report sections on answers: by label, field and form, calibration, perturbed rows and recent production rows."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
+from typing import Any
 
 from finetune_pipeline.data.perturbations import BLOCKING, TITLES
 from finetune_pipeline.evaluation.correctness import INVALID
-from finetune_pipeline.evaluation.metrics import METRICS, is_right_or_wrong, metric_title
+from finetune_pipeline.evaluation.metrics import METRICS, is_right_or_wrong
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.result_parts import Scores
 from finetune_pipeline.evaluation.rivals import API_MODEL
@@ -38,7 +37,6 @@ def _models(evaluation: EvaluationResult) -> Mapping[str, Scores]:
 
 
 def confusion_section(evaluation: EvaluationResult) -> Blocks:
-    """Show confusion matrices of reference and given labels, for the candidate and the base model."""
     if (n := len(evaluation.task.labels)) > SHOWN_LABELS:
         yield (
             f"A matrix of {n} labels is too large to read: the section Labels lists the most common mistakes, and report.json "
@@ -56,7 +54,6 @@ def confusion_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def labels_section(evaluation: EvaluationResult) -> Blocks:
-    """Show the candidate's precision, recall and F1 by label, the base model's F1, and the most common mistakes."""
     before = evaluation.scores["base"].per_class
     rows = []
     for label, of in evaluation.scores["candidate"].per_class.items():
@@ -70,7 +67,6 @@ def labels_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def detail_section(evaluation: EvaluationResult) -> Blocks:
-    """Show metrics of particular kinds of output: fields, form, overlap with the reference answer."""
     models = _models(evaluation)
     yield _fields(evaluation)
     yield Table(
@@ -90,31 +86,25 @@ def detail_section(evaluation: EvaluationResult) -> Blocks:
     yield Table(
         [("Metric", text), ("Model", text), ("Mean", unsigned), ("Interval", figure)],
         [
-            [metric_title(name), model, of.metric(name), " to ".join(map(unsigned, interval)) if interval else ""]
-            for name in (metric.name for metric in METRICS.values() if metric.kinds == ("text",))
+            [metric.title, model, of.metric(name), " to ".join(map(unsigned, of.metric_interval(name) or ()))]
+            for name, metric in METRICS.items()
             for model, of in models.items()
-            if of.metric(name) is not None
-            for interval in [of.metric_interval(name)]
+            if metric.kinds == ("text",) and of.metric(name) is not None
         ],
     )
 
 
 def _fields(evaluation: EvaluationResult) -> Table:
-    """Return a table of the candidate's precision, recall and F1 by field, with the base model's F1."""
-    before = evaluation.scores["base"].fields
+    before, fields = evaluation.scores["base"].fields, evaluation.scores["candidate"].fields
     names = ("Precision", "Recall", "F1", "F1, base", "Right", "Claimed", "Expected")
-    rows = [
-        [
-            *(field, of.precision, of.recall, of.f1, before[field].f1 if field in before else None),
-            *(of.right, of.claimed, of.expected),
-        ]
-        for field, of in evaluation.scores["candidate"].fields.items()
-    ]
+    rows: list[list[Any]] = []
+    for field, of in fields.items():
+        old = before[field].f1 if field in before else None
+        rows.append([field, of.precision, of.recall, of.f1, old, of.right, of.claimed, of.expected])
     return Table([("Field", text), *((name, number) for name in names)], rows)
 
 
 def calibration_section(evaluation: EvaluationResult) -> Blocks:
-    """Show each model's confidence in its most likely label, and how often that label is correct."""
     rows = [
         [model, c.n, c.confidence, c.accuracy, c.ece, c.brier, c.log_loss]
         for model, of in _models(evaluation).items()
@@ -134,7 +124,6 @@ def calibration_section(evaluation: EvaluationResult) -> Blocks:
         )
 
 
-_MODELS = {"base": "Base, best prompt", "champion": "Champion in service", "candidate": "Fine-tuned"}
 _NOTES = {
     "typos": "one word in ten with letters swapped, doubled or left out",
     "case": "all lower case or all upper case",
@@ -144,7 +133,6 @@ _NOTES = {
 
 
 def robustness_section(evaluation: EvaluationResult) -> Blocks:
-    """Show how test rows were perturbed, and the effect on scores."""
     measured = evaluation.robustness
     if not measured:
         return
@@ -158,14 +146,10 @@ def robustness_section(evaluation: EvaluationResult) -> Blocks:
     if unchanged := [TITLES[kind].lower() for kind, scores in measured.kinds.items() if not scores.n]:
         yield f"Could not change any of these rows: {', '.join(unchanged)}."
     share = percent if is_right_or_wrong(measured.metric) else unsigned
-    columns: list[tuple[str, Format]] = [
-        ("Perturbation", text),
-        ("Rows", number),
-        ("Plain", share),
-        ("Perturbed", share),
-    ]
-    columns += [(f"Change ({100 * (measured.confidence or 0):.4g}% interval)", figure)]
-    columns += [("Lost", number), ("Won", number), ("p", p_value), ("Can block", text)]
+    change_title = f"Change ({100 * (measured.confidence or 0):.4g}% interval)"
+    columns: list[tuple[str, Format]] = [("Perturbation", text), ("Rows", number), ("Plain", share)]
+    columns += [("Perturbed", share), (change_title, figure), ("Lost", number), ("Won", number)]
+    columns += [("p", p_value), ("Can block", text)]
     rows = []
     for kind, of in measured.kinds.items():
         if of.n and of.drop is not None:
@@ -176,7 +160,6 @@ def robustness_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def production_section(evaluation: EvaluationResult) -> Blocks:
-    """Show the production rows used besides the test, and the models' scores on them."""
     production = evaluation.production
     if not production:
         return
@@ -200,7 +183,8 @@ def production_section(evaluation: EvaluationResult) -> Blocks:
         return share(value) + (f" ({share(interval[0])} to {share(interval[1])})" if interval else "")
 
     table = []
-    for model, title in _MODELS.items():
+    titles = {"base": MODELS["base"], "champion": "Champion in service", "candidate": MODELS["candidate"]}
+    for model, title in titles.items():
         if model in production.scores:
             test, recent = evaluation.scores[model].primary, production.scores[model]
             against = production.comparisons.get(model)
@@ -208,5 +192,5 @@ def production_section(evaluation: EvaluationResult) -> Blocks:
             lost, won = (number(against.b), number(against.c)) if against else ("", "")
             scores = [cell(of.value, of.interval) for of in (test, recent)]
             table.append([title, *scores, gain, lost, won])
-    titles = ("Sealed test", "Production", "Fine-tuned gains on production", "Lost", "Won")
-    yield Table([("Model", text), *((title, figure) for title in titles)], table, strong=[len(table) - 1])
+    columns = ("Sealed test", "Production", "Fine-tuned gains on production", "Lost", "Won")
+    yield Table([("Model", text), *((title, figure) for title in columns)], table, strong=[len(table) - 1])

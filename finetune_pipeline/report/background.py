@@ -1,7 +1,5 @@
 """Report sections on data, training, supervision, costs, the sealed test and versions."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -55,7 +53,6 @@ def learning_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def data_section(evaluation: EvaluationResult) -> Blocks:
-    """Show where rows come from, how many each step kept, and what was found."""
     quality, data = evaluation.quality, evaluation.data
     if quality and quality.tokens and (whole := quality.tokens.whole) and whole.p50 is not None:
         yield (
@@ -77,31 +74,20 @@ def data_section(evaluation: EvaluationResult) -> Blocks:
             yield Text(f"Found over all rows ({name.replace('_', ' ')}): {part.message}.", audience="team")
     if quality:
         yield Text("The page report.html of the step data_quality shows the data in full.", audience="team")
-    files = data["raw_examples"].files if "raw_examples" in data else []
-    yield Table(
-        [("File", text), ("SHA-256", text)],
-        [[f.file, f.sha256[:_SHORT_HASH]] for f in files],
-        style="figures hash",
-        audience="team",
-    )
+    files = [[f.file, f.sha256[:_SHORT_HASH]] for f in data["raw_examples"].files] if "raw_examples" in data else []
+    yield Table([("File", text), ("SHA-256", text)], files, style="figures hash", audience="team")
     yield from data_tables(data, evaluation.task.labels)
 
 
 def data_tables(data: Mapping[str, DataStep], order: Sequence[str]) -> Blocks:
     """Return tables of rows in and out of every data step, rows by split and label (labels in `order`), and findings."""
-    columns = [("Step", text)]
-    columns += [(title, _count) for title in ("Rows in", "Quarantined", "Exact duplicates", "Near duplicates")]
-    columns += [("Dropped in review", _count), ("Rows out", _count)]
-    rows = []
+    titles = ("Rows in", "Quarantined", "Exact duplicates", "Near duplicates", "Dropped in review", "Rows out")
+    rows: list[list[Any]] = []
     for step, of in data.items():
         out = of.kept if of.kept is not None else sum(map(total, of.counts.values())) if of.counts else None
-        rows.append(
-            [
-                *(_DATA_STEPS.get(step, step), of.lines if of.rows_in is None else of.rows_in, of.quarantined),
-                *(of.exact_duplicates, of.near_duplicates, of.dropped, out),
-            ]
-        )
-    yield Table(columns, rows)
+        found = (of.quarantined, of.exact_duplicates, of.near_duplicates, of.dropped)
+        rows.append([_DATA_STEPS.get(step, step), of.lines if of.rows_in is None else of.rows_in, *found, out])
+    yield Table([("Step", text), *((title, _count) for title in titles)], rows)
     yield _splits(data.get("splits"), order)
     findings = Table([("Step", text), ("Finding", text), ("Count", number)], list(_findings(data)), audience="team")
     if findings:
@@ -116,10 +102,10 @@ def _count(value: Any) -> str:
 def _splits(splits: DataStep | None, order: Sequence[str]) -> Table | None:
     if splits is None or not splits.counts:
         return None
-    by_label: dict[str, Mapping[str, int | None]] = {}
-    for name, count in splits.counts.items():
-        candidates = (splits.labels.get(name), count)
-        by_label[name] = next((of for of in candidates if isinstance(of, Mapping)), {})
+    by_label: dict[str, Mapping[str, int | None]] = {
+        name: next((of for of in (splits.labels.get(name), count) if isinstance(of, Mapping)), {})
+        for name, count in splits.counts.items()
+    }
     present = {label for of in by_label.values() for label in of}
     labels = [label for label in order if label in present] + sorted(present - set(order))
     rows = [["all", *map(total, splits.counts.values())]]
@@ -128,7 +114,6 @@ def _splits(splits: DataStep | None, order: Sequence[str]) -> Table | None:
 
 
 def _findings(data: Mapping[str, DataStep]) -> Iterable[list[Any]]:
-    """Yield the row problems by rule, and the removed personal data."""
     for step, of in data.items():
         title = _DATA_STEPS.get(step, step)
         yield from ([title, rule, n] for rule, n in of.by_rule.items())
@@ -136,16 +121,15 @@ def _findings(data: Mapping[str, DataStep]) -> Iterable[list[Any]]:
 
 
 def training_section(evaluation: EvaluationResult) -> Blocks:
-    """Show how the adapter was trained, and the time and memory used."""
     of = evaluation.training
+    if of.endpoint:
+        yield Table([("Training", text), ("", text)], _elsewhere(of, of.endpoint), style="figures words")
+        return
     trainable, total, prefix = of.trainable_parameters, of.total_parameters, of.shared_prefix
     share = f" ({percent(trainable / total)} of all)" if trainable is not None and total else ""
     shared = NOTHING
     if prefix.used is not None:
         shared = f"yes, {number(prefix.prefix_tokens)} tokens" if prefix.used else f"no: {prefix.why}"
-    if of.endpoint:
-        yield Table([("Training", text), ("", text)], _elsewhere(of, of.endpoint), style="figures words")
-        return
     rows: list[list[Any]] = [["Method", of.method]]
     if of.begun and of.begun.virtual_tokens:
         first = {"random": "random numbers", "vocabulary": "tokens of the vocabulary"}.get(of.begun.init, "a text")
@@ -168,7 +152,6 @@ def training_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def _elsewhere(of: Training, at: HostedModel) -> list[list[Any]]:
-    """Return what a service reports about a training without local weights."""
     billed = f"{number(of.measured.billed_tokens)} tokens" if of.measured.billed_tokens is not None else NOTHING
     return [
         ["Trainer", at.trainer],
@@ -186,7 +169,6 @@ def _mebibytes(memory: float | None) -> str:
 
 
 def supervision_section(evaluation: EvaluationResult) -> Blocks:
-    """Show what the model was trained on, counted by token."""
     audits = evaluation.supervision or {}
     rows, learned = learned_of(audits)
     if not rows:
@@ -200,7 +182,6 @@ def supervision_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def cost_section(evaluation: EvaluationResult) -> Blocks:
-    """Show the cost of training and evaluation, and of a request."""
     cost = evaluation.cost
     if cost is None:
         return
@@ -219,13 +200,9 @@ def cost_section(evaluation: EvaluationResult) -> Blocks:
         [("Step", text), ("Time", duration), ("Processor time", duration), ("Peak memory", _mebibytes)],
         [[_STEPS.get(name, name), m.seconds, m.cpu_seconds, m.peak_memory_mib] for name, m in cost.steps.items()],
     )
+    whole = "{:.0f}".format
     yield Table(
-        [
-            ("Mean tokens per request", text),
-            ("Prompt", "{:.0f}".format),
-            ("Answer", "{:.1f}".format),
-            ("Together", "{:.0f}".format),
-        ],
+        [("Mean tokens per request", text), ("Prompt", whole), ("Answer", "{:.1f}".format), ("Together", whole)],
         [[MODELS.get(name, name), of.prompt, of.answer, of.prompt + of.answer] for name, of in cost.tokens.items()],
     )
     # cheapest first; the evaluated API model is highlighted
@@ -238,7 +215,6 @@ def cost_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def seal_section(evaluation: EvaluationResult) -> Blocks:
-    """Show how often the sealed test was opened, and the effect on its reliability."""
     seal = evaluation.seal
     if not seal.count:
         yield "No opening of the sealed test is on record."
@@ -265,7 +241,6 @@ def seal_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def versions_section(evaluation: EvaluationResult) -> Blocks:
-    """Show the names and versions or hashes of everything this report is based on."""
     task = evaluation.task
     base = task.base_model + (f" at {task.base_revision}" if task.base_revision else "")
     rows = [["base model", base], *([name, number(version)] for name, version in evaluation.versions.items())]

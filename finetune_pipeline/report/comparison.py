@@ -1,7 +1,5 @@
 """Report sections on the scores of all models: side by side, paired, by form, and whether training was worth it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +23,7 @@ from finetune_pipeline.evaluation.wording import (
 )
 from finetune_pipeline.report.blocks import Blocks, Format, Plot, Table, notes, text
 from finetune_pipeline.report.plots import Dot, dot_plot
-from finetune_pipeline.report.verdict import MOST, closed_by_decoding, decoding_sentence, level
+from finetune_pipeline.report.verdict import MOST, decoding_sentence, level
 
 OTHERS = {
     "baseline": "base model with its best prompt",
@@ -42,7 +40,6 @@ def unsigned(value: Any) -> str:
 
 
 def models_section(evaluation: EvaluationResult) -> Blocks:
-    """Show all models side by side on the sealed test, with a plot."""
     yield models_plot(evaluation)
     yield models_table(evaluation, "test")
     in_plot = " in the table, bootstrap intervals of the deciding metric in the plot"
@@ -55,13 +52,11 @@ def models_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def prompts_section(evaluation: EvaluationResult) -> Blocks:
-    """Show the base model's prompts and the simple models on validation."""
     yield models_table(evaluation, "validation")
     yield from notes("Prompts are chosen on validation, so the sealed test evaluates only the chosen one.")
 
 
 def models_table(evaluation: EvaluationResult, where: str) -> Table:
-    """Return a table of all models on one set (`validation` or `test`)."""
     models = {name: model for name, model in evaluation.models.items() if model.set == where}
     labels, metric = evaluation.task.kind == "labels", evaluation.metric
     by_kind = {"labels": ("macro_f1", "Macro-F1"), "json": ("micro_f1", "Micro-F1")}
@@ -81,14 +76,12 @@ def models_table(evaluation: EvaluationResult, where: str) -> Table:
 
 
 def models_plot(evaluation: EvaluationResult) -> Plot | None:
-    """Plot the scores of all models on the sealed test with their intervals, in percent."""
     dots = []
     for name, model in evaluation.models.items():
         if model.set == "test" and model.value is not None and model.value_interval is not None:
             value, low, high = (100 * v for v in (model.value, *model.value_interval))
-            dots.append(
-                Dot(model.title, value, (low, high), f"{value:.1f} ({low:.1f} to {high:.1f})", name == "candidate")
-            )
+            written = f"{value:.1f} ({low:.1f} to {high:.1f})"
+            dots.append(Dot(model.title, value, (low, high), written, name == "candidate"))
     axis = f"{metric_title(evaluation.metric)}, points"
     axis = "right answers, %" if is_right_or_wrong(evaluation.metric) else axis
     return dot_plot("models", "Scores of all models with intervals", dots, axis, (0.0, 100.0))
@@ -113,23 +106,14 @@ def form_section(evaluation: EvaluationResult) -> Blocks:
     )
     if closed is not None and closed >= MOST:
         yield decoding_sentence(closed)
-    elif closed is not None and closed > 0:
-        yield (
-            f"Constrained decoding of the untrained base model would bring {percent(closed_by_decoding(evaluation))} of the "
-            "gain; the rest is better judgement, which only training brought."
-        )
     elif closed is not None:
-        yield "Constrained decoding of the untrained base model would bring none of the gain."
+        rest = f"{percent(closed)} of the gain; the rest is better judgement, which only training brought"
+        yield f"Constrained decoding of the untrained base model would bring {rest if closed > 0 else 'none of the gain'}."
 
 
 def paired_section(evaluation: EvaluationResult) -> Blocks:
-    """Compare the candidate with every other model on the same sealed rows."""
-    others = (
-        ("baseline", "the base model with its best prompt"),
-        (API_MODEL, "the API model"),
-        ("champion", "the champion"),
-    )
-    for name, other in others:
+    others = {"baseline": "the base model with its best prompt", API_MODEL: "the API model", "champion": "the champion"}
+    for name, other in others.items():
         if comparison := evaluation.comparisons.get(name):
             yield pair_sentence(comparison, other)
     yield visible_sentence(evaluation.comparison)
@@ -147,7 +131,6 @@ def paired_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def gains_plot(evaluation: EvaluationResult) -> Plot | None:
-    """Plot the gains of the candidate over the other models with their paired intervals."""
     dots = []
     for name, comparison in _compared(evaluation):
         if comparison.gain is not None and comparison.interval is not None:
@@ -159,18 +142,11 @@ def gains_plot(evaluation: EvaluationResult) -> Plot | None:
 
 
 def comparisons_table(evaluation: EvaluationResult) -> Table:
-    """Return a table of the gain, rows won and lost, and tests against each other model."""
     labels = evaluation.task.kind == "labels"
-    columns: list[tuple[str, Format]] = [
-        ("Fine-tuned against", text),
-        ("Gain" if labels else f"Gain, {metric_title(evaluation.metric)}", points),
-        ("Interval", points_range),
-        ("Won", number),
-        ("Lost", number),
-        ("p", p_value),
-        ("p, Holm", p_value),
-        *([("Macro-F1 gain", points_range)] if labels else []),
-    ]
+    gain = "Gain" if labels else f"Gain, {metric_title(evaluation.metric)}"
+    columns: list[tuple[str, Format]] = [("Fine-tuned against", text), (gain, points), ("Interval", points_range)]
+    columns += [("Won", number), ("Lost", number), ("p", p_value), ("p, Holm", p_value)]
+    columns += [("Macro-F1 gain", points_range)] if labels else []
     rows: list[Sequence[Any]] = [
         [OTHERS[name], c.gain, c.interval, c.c, c.b, c.mcnemar_p, c.mcnemar_p_holm, c.macro_f1_interval]
         for name, c in _compared(evaluation)
@@ -184,7 +160,6 @@ def _compared(evaluation: EvaluationResult) -> list[tuple[str, Comparison]]:
 
 
 def pair_sentence(comparison: Comparison, other: str) -> str:
-    """Return a sentence on the wins, losses and exact test of one comparison."""
     right = "answered verbatim" if isinstance(METRICS.get(comparison.metric), Overlap) else "answered correctly"
     p, adjusted = p_value(comparison.mcnemar_p), p_value(comparison.mcnemar_p_holm)
     sentence = (
@@ -210,7 +185,6 @@ def visible_sentence(comparison: Comparison) -> str:
 
 
 def design_sentences(evaluation: EvaluationResult) -> list[str]:
-    """Return sentences on the planned size of the test, and on whether its rows are independent."""
     power, sources = evaluation.baseline.power, evaluation.sources
     sentences = [f"Before training: {power.sentence}"] if power and power.sentence else []
     if sources.shared:

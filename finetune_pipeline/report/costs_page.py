@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars, dollars_range, number, prompt_name
-from finetune_pipeline.planning.costs import Costs
-from finetune_pipeline.planning.serving_costs import HOURS, ApiCost, BreakEven, MachineCost, in_use
+from finetune_pipeline.planning.costs import Costs, TrainingCost
+from finetune_pipeline.planning.serving_costs import HOURS, ApiCost, MachineCost, in_use
 from finetune_pipeline.report.blocks import Blocks, Items, Page, Plot, Section, Table, Text, figure, text
 from finetune_pipeline.report.plots import ACCENT, INK, SOFT, WIDE, canvas, caption, draw, log_scale
 
@@ -36,13 +36,11 @@ def costs_page(costs: Costs) -> Page:
 
 
 def traffic_sentence(costs: Costs) -> str:
-    tuned, prompted = costs.traffic.tuned, costs.traffic.prompted
-    calls = (
-        f"{number(costs.traffic.calls)} calls a month." if costs.traffic.calls else "The number of calls is not set."
-    )
+    of, tuned = costs.traffic, costs.traffic.tuned
+    calls = f"{number(of.calls)} calls a month." if of.calls else "The number of calls is not set."
     return (
         f"A call of the fine-tuned model reads {tuned.prompt:,.0f} tokens and writes {tuned.answer:,.0f}; one of an API model "
-        f"with the prompt {prompt_name(costs.traffic.prompt)} reads {prompted.prompt:,.0f} ({costs.traffic.source}). {calls}"
+        f"with the prompt {prompt_name(of.prompt)} reads {of.prompted.prompt:,.0f} ({of.source}). {calls}"
     )
 
 
@@ -136,7 +134,10 @@ def break_even_plot(costs: Costs) -> Plot | None:
     if not even:
         return None
     machine, served = costs.machines[0], costs.traffic.tuned.tokens
-    chosen = _spread(even)
+    # a few of the lines, from the most expensive API to the cheapest
+    chosen = even
+    if len(even) > SHOWN_APIS:
+        chosen = [even[round(i * (len(even) - 1) / (SHOWN_APIS - 1))] for i in range(SHOWN_APIS)]
     by_name = {of.name: of for of in costs.apis}
     most = max(*(of.millions[2] for of in chosen), machine.calls[1] * served / 1e6)
     least, low, high = min(10.0, machine.month[1] / 100), 0.1, 10 ** math.ceil(math.log10(most * 2))
@@ -160,56 +161,39 @@ def break_even_plot(costs: Costs) -> Plot | None:
         log_scale(axes, "y", least, max(top for top, _ in tops))
         axes.set_xlabel("million tokens a month")
         caption(axes, "dollars a month", y=1.03, side="left")
-        axes.annotate(
-            machine.name, (low, machine.month[1]), (6, 6), textcoords="offset pixels", color=ACCENT, weight="bold"
-        )
+        rent_begins = (low, machine.month[1])
+        axes.annotate(machine.name, rent_begins, (6, 6), textcoords="offset pixels", color=ACCENT, weight="bold")
         if not narrow:
-            at = [math.log10(top) for top, _ in sorted(tops)]
-            for (_, name), y in zip(sorted(tops), _apart(at, 0.22), strict=True):
-                axes.annotate(
-                    name, (high, 10**y), (8, 0), textcoords="offset pixels", va="center", color=SOFT, fontsize=12
-                )
+            y = -math.inf
+            for top, name in sorted(tops):
+                y = max(math.log10(top), y + 0.22)  # names do not overlap
+                at = (high, 10**y)
+                axes.annotate(name, at, (8, 0), textcoords="offset pixels", va="center", color=SOFT, fontsize=12)
         return made
 
     title = f"Dollars a month over million tokens a month: APIs, and a {machine.name} that is always on"
     return draw("break_even", title, figure_of)
 
 
-def _spread(even: list[BreakEven]) -> list[BreakEven]:
-    """Select a few of the lines, from the most expensive API to the cheapest."""
-    if len(even) <= SHOWN_APIS:
-        return even
-    return [even[round(i * (len(even) - 1) / (SHOWN_APIS - 1))] for i in range(SHOWN_APIS)]
-
-
-def _apart(values: list[float], least: float) -> list[float]:
-    """Move ascending values up until neighbours are at least `least` apart."""
-    placed: list[float] = []
-    for value in values:
-        placed.append(max(value, placed[-1] + least) if placed else value)
-    return placed
-
-
 def costs_lines(costs: Costs) -> list[str]:
-    """Return the costs as lines for the command line."""
+
+    def flag(of: TrainingCost | ApiCost) -> str:
+        return f" [{'; '.join(of.warnings)}]" if of.warnings else ""
+
     lines = [traffic_sentence(costs), "", "training, dollars"]
     for of in costs.training:
-        flag = f" [{'; '.join(of.warnings)}]" if of.warnings else ""
-        lines.append(
-            f"  {dollars_range(of.low, of.high):24} {of.where} ({of.methods}), {number(of.tokens)} tokens, as of {of.date}{flag}"
-        )
+        paid = f"{dollars_range(of.low, of.high):24} {of.where} ({of.methods}), {number(of.tokens)} tokens"
+        lines.append(f"  {paid}, as of {of.date}{flag(of)}")
     lines += ["", f"serving by an API, {'a month' if costs.traffic.calls else '1,000 calls'}"]
     for api in costs.apis:
         amount = api.month if api.month is not None else api.per_call * 1000
-        flag = f" [{'; '.join(api.warnings)}]" if api.warnings else ""
-        lines.append(f"  {dollars(amount):>14} {api.name}, {dollars(api.per_million)} a million tokens{flag}")
+        lines.append(f"  {dollars(amount):>14} {api.name}, {dollars(api.per_million)} a million tokens{flag(api)}")
     lines += ["", "serving on a machine that is always on, a month"]
     for machine in costs.machines:
         shares = ", ".join(f"{dollars(of)} at {share}" for share, of in machine.per_million.items())
         used = "" if machine.utilisation is None else f"; your traffic: {in_use(machine.utilisation)}"
-        lines.append(
-            f"  {dollars(machine.month[1]):>14} {machine.name}; a million tokens {shares} of its time in use{used}"
-        )
+        rent = f"{dollars(machine.month[1]):>14} {machine.name}"
+        lines.append(f"  {rent}; a million tokens {shares} of its time in use{used}")
     lines += ["", "break-even, from so many million tokens a month on the machine is cheaper"]
     for even in costs.break_even:
         span = f"{millions(even.millions[0])} to {millions(even.millions[2])}"

@@ -1,7 +1,5 @@
 """Builds the page of the data_quality report."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -60,10 +58,9 @@ def _glance(report: Report) -> Answers:
     rows = []
     for name in PARTS:
         part = report[name]
-        status = "not_asked" if not part.get("applies", True) else "passed"
+        status, answer = ("passed", "yes") if part.get("applies", True) else ("not_asked", "not asked")
         if not part["passed"]:
-            status = "failed" if part["blocking"] else "warned"
-        answer = {"passed": "yes", "not_asked": "not asked", "failed": "no, stops", "warned": "look"}[status]
+            status, answer = ("failed", "no, stops") if part["blocking"] else ("warned", "look")
         fixes = list(dict.fromkeys(_sentence(finding["fix"]) for finding in part["findings"]))[:SHOWN_FIXES]
         rows.append(Answer(TITLES[name], status, answer, _sentence(part["message"]), fixes, _ANCHORS.get(name, name)))
     return Answers(("Check", "Result", "Measurement and fix"), rows)
@@ -85,12 +82,9 @@ def _tokens(report: Report) -> Blocks:
         return
     yield token_histogram(tokens["histogram"], tokens["max_tokens"])
     keys = {"min": "Least", "p50": "Median", "p90": "90%", "p99": "99%", "max": "Most", "mean": "Mean"}
-    row = [
-        "of a row, as training renders it",
-        number(tokens["total"]),
-        *(number(tokens["whole"][key], 1) for key in keys),
-    ]
-    yield Table([("Tokens", text), ("In all", figure), *((title, figure) for title in keys.values())], [row])
+    row = [number(tokens["total"]), *(number(tokens["whole"][key], 1) for key in keys)]
+    columns = [("Tokens", text), *((title, figure) for title in ("In all", *keys.values()))]
+    yield Table(columns, [["of a row, as training renders it", *row]])
     if tokens["over"]:
         yield _places("Longer than training.max_tokens", tokens["over"], tokens["over_rows"])
     yield from notes("Counted with the base model's tokenizer on rows rendered by its chat template.")
@@ -126,13 +120,10 @@ def _noise(report: Report) -> Blocks:
         some = f"The {len(shown)} most suspicious of {part['suspected']:,}"
         yield Heading(some if part["suspected"] > len(shown) else "All suspects")
     titles = ("Given", "Model predicts", "Confidence in each", "Text", "Place", "Row")
-    rows = [
-        [
-            *(s["given"], s["suggested"], f"{percent(s['self_confidence'])}, {percent(s['confidence'])}"),
-            *(s["text"], s["place"], s["id"]),
-        ]
-        for s in shown
-    ]
+    rows = []
+    for s in shown:
+        confidence = f"{percent(s['self_confidence'])}, {percent(s['confidence'])}"
+        rows.append([s["given"], s["suggested"], confidence, s["text"], s["place"], s["id"]])
     yield Table([(title, text) for title in titles], rows, style="rows", audience="page", filters=(0, 1))
 
 
@@ -157,9 +148,15 @@ def _synthetic(report: Report) -> Blocks:
     limit = part["allowed"]
     allowed = f"accepted with at most {limit} rejected rows" if limit >= 0 else "too small to accept anything"
     yield f"The sample of {part['sample']:,} is {allowed}."
-    keys = {"rows": "Rows", "sample": "To review", "decided": "Reviewed", "rejected": "Rejected"}
-    columns = [("Generator", text), *((title, number) for title in keys.values())]
-    yield Table(columns, [[g["generator"], *(g[key] for key in keys)] for g in part["generators"]])
+    keys = {
+        "generator": "Generator",
+        "rows": "Rows",
+        "sample": "To review",
+        "decided": "Reviewed",
+        "rejected": "Rejected",
+    }
+    columns = [(title, number if key != "generator" else text) for key, title in keys.items()]
+    yield Table(columns, [[g[key] for key in keys] for g in part["generators"]])
     yield _places("Waiting for a decision", part["sample"] - part["decided"], part["waiting"])
     yield _places("Rejected", part["rejected"], part["rejected_rows"])
 

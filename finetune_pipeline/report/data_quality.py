@@ -1,7 +1,5 @@
 """Makes the data_quality artifact: the report as JSON, HTML and Markdown, and the rows that people have to review."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, replace

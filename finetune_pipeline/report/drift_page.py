@@ -1,7 +1,5 @@
 """Builds the page of the drift report: the latest result of every signal, and its effect size over time."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,10 +10,8 @@ from finetune_pipeline.report.plots import signal_over_time
 def drift_page(task: str, false_alarms: float, facts: Mapping[str, Any]) -> Page:
     """Build the page of the facts of the step drift_report. false_alarms: accepted probability of any alarm over a whole watch
     without a change."""
-    lead = (
-        f"{facts['rows']:,} production rows, {facts['watched']:,} of them watched, {facts['waiting_rows']} waiting for a full "
-        "window."
-    )
+    waiting = f"{facts['waiting_rows']} waiting for a full window"
+    lead = f"{facts['rows']:,} production rows, {facts['watched']:,} of them watched, {waiting}."
     if facts["by_others"]:
         lead += f" {facts['by_others']:,} were answered by other versions: only their inputs are tested."
     note = (
@@ -33,12 +29,11 @@ def drift_page(task: str, false_alarms: float, facts: Mapping[str, Any]) -> Page
             if (of := window["signals"].get(name))
         }
         plots += [Heading(name), signal_over_time(name, days, sizes)] if sizes else []
+    status, answer = ("failed", "Alarm.") if facts["drifted"] else ("passed", "No alarm.")
     return Page(
         f"Drift: {task}",
         lead,
-        Verdict("failed", "Alarm.", facts["sentence"])
-        if facts["drifted"]
-        else Verdict("passed", "No alarm.", facts["sentence"]),
+        Verdict(status, answer, facts["sentence"]),
         [
             Section.of("signals", "Newest judgement", [note, _signals(facts)]),
             Section.of("time", "Size over time", plots),
@@ -69,10 +64,8 @@ def _signals(facts: Mapping[str, Any]) -> Table:
 
 
 def _windows(history: list[Mapping[str, Any]]) -> Table:
-    alarms = [", ".join(n for n, s in w["signals"].items() if s["alarm"]) for w in history]
-    rows = [
-        [w["window"], _minute(w["first"]), _minute(w["last"]), alarm or "none"]
-        for w, alarm in zip(history, alarms, strict=True)
-    ]
+    alarms = [", ".join(n for n, s in w["signals"].items() if s["alarm"]) or "none" for w in history]
+    times = [(w["window"], _minute(w["first"]), _minute(w["last"])) for w in history]
     columns = [("Window", figure), ("From", text), ("To", text), ("Alarms", text)]
-    return Table(columns, rows, [i for i, alarm in enumerate(alarms) if alarm], style="")
+    rows = [[*of, alarm] for of, alarm in zip(times, alarms, strict=True)]
+    return Table(columns, rows, [i for i, alarm in enumerate(alarms) if alarm != "none"], style="")

@@ -1,7 +1,5 @@
 """Builds the report on a candidate from one list of sections, as a page and as JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -56,35 +54,22 @@ def evaluation_page(
 ) -> Page:
     """Build the page of an evaluation and its gates. rows: the texts to show; without them only ids are shown. ladder:
     measurements before training, if any."""
-    shown = rows or ShownRows()
+    shown, climbed = rows or ShownRows(), ladder_section(ladder) if ladder else []
     sections = [
-        Section.of(
-            "ladder", "Before training: prompt, retrieve or fine-tune?", ladder_section(ladder) if ladder else []
-        ),
+        Section.of("ladder", "Before training: prompt, retrieve or fine-tune?", climbed),
         Section.of("gates", "Gates", gates_section(gates)),
         *(
             Section.of(anchor, title, content(evaluation, shown) if content in SHOW_ROWS else content(evaluation))
             for anchor, title, content in SECTIONS
         ),
     ]
-    task = evaluation.task
-    return Page(
-        f"{task.name}: evaluation report",
-        task.description,
-        page_verdict(evaluation, gates),
-        sections,
-        unfolded=3 if ladder else 2,
-    )
+    title, about = f"{evaluation.task.name}: evaluation report", evaluation.task.description
+    return Page(title, about, page_verdict(evaluation, gates), sections, unfolded=3 if ladder else 2)
 
 
 def evaluation_plots(evaluation: EvaluationResult) -> dict[str, str]:
-    """Return the plots as SVG documents by name, for Dagster's metadata and MLflow's artifacts."""
-    plots = (
-        comparison.models_plot(evaluation),
-        comparison.gains_plot(evaluation),
-        background.learning_plot(evaluation),
-    )
-    return {plot.name: plot.document for plot in plots if plot}
+    plots = (comparison.models_plot, comparison.gains_plot, background.learning_plot)
+    return {made.name: made.document for plot in plots if (made := plot(evaluation))}
 
 
 def evaluation_json(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """Report sections on individual answers: the rows, the failure atlas, and the request for data."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
@@ -47,14 +45,11 @@ def _rows_table(evaluation: EvaluationResult, rows: ShownRows) -> Table:
     mistakes = {i: kind_title(group) for group in groups for i in group.ids}
     broken = set(evaluation.never_break.broken or ())
     titles = ["Outcome", "Text", "Right", "Fine-tuned", "Base", "Mistake", "Row"]
-    lines = [
-        [
-            _outcome(row, broken),
-            "(the text was not kept)" if row.text is None else row.text,
-            *(row.gold, row.candidate, row.base, mistakes.get(row.id, ""), row.id),
-        ]
-        for row in rows.tested.values()
-    ]
+    lines = []
+    for row in rows.tested.values():
+        asked = "(the text was not kept)" if row.text is None else row.text
+        answers = (row.gold, row.candidate, row.base, mistakes.get(row.id, ""))
+        lines.append([_outcome(row, broken), asked, *answers, row.id])
     lines.sort(key=lambda line: _OUTCOMES.index(line[0]))
     filters = (0, 2, 3) if evaluation.task.labels else (0, 5)
     table = Table([(title, text) for title in titles], lines, style="rows", audience="page", filters=filters)
@@ -73,7 +68,6 @@ def _outcome(row: ShownRow, broken: Collection[str]) -> str:
 
 
 def history_sentences(evaluation: EvaluationResult) -> list[str]:
-    """Return sentences on the test rows over all versions evaluated on them."""
     history = evaluation.history
     if not history.versions:
         return []
@@ -93,20 +87,15 @@ def history_sentences(evaluation: EvaluationResult) -> list[str]:
 
 
 def history_table(evaluation: EvaluationResult) -> Table:
-    """Return a table of this candidate against every earlier one, on the rows both answered."""
     names = ("Rows", "Fixed", "Broken", "Both right", "Both wrong")
-    rows = [
-        [
-            *(v.candidate, v.rows, v.fixed, v.broken, v.both_right, v.both_wrong),
-            (v.fixed - v.broken) / v.rows if v.rows else None,
-        ]
-        for v in evaluation.history.versions
-    ]
+    rows: list[list[Any]] = []
+    for v in evaluation.history.versions:
+        gain = (v.fixed - v.broken) / v.rows if v.rows else None
+        rows.append([v.candidate, v.rows, v.fixed, v.broken, v.both_right, v.both_wrong, gain])
     return Table([("Against", text), *((name, number) for name in names), ("Gain, points", points)], rows)
 
 
 def atlas_section(evaluation: EvaluationResult, rows: ShownRows) -> Blocks:
-    """Show groups of wrong answers with their kind, what to do, and the nearest training rows."""
     atlas = evaluation.atlas
     if not atlas.groups:
         return

@@ -1,7 +1,5 @@
 """Report sections on evaluations besides the task's own test: general ability, human review, judge model, similarity."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from finetune_pipeline.evaluation.ability.harness_tasks import CATEGORY
@@ -21,7 +19,6 @@ from finetune_pipeline.report.blocks import Blocks, Table, Text, figure, text
 
 
 def ability_section(evaluation: EvaluationResult) -> Blocks:
-    """Show what training cost in general ability, over all questions and by category."""
     ability = evaluation.ability
     if ability is None:
         return
@@ -106,7 +103,6 @@ def _change(of: Category) -> str:
 
 
 def people_section(evaluation: EvaluationResult) -> Blocks:
-    """Show people's ratings of the answers."""
     people = evaluation.people
     if people is None:
         return
@@ -123,13 +119,10 @@ def people_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def people_sentences(people: People, task: str) -> list[str]:
-    """Return sentences on the shares that people accept, and on their agreement with each other."""
     if not people.rated:
-        waiting = people.of_earlier_candidates
+        waiting, how = people.of_earlier_candidates, f"`finetune review {task}` shows them side by side, blind."
         earlier = f" {counted(waiting, 'rating')} of earlier candidates are kept." if waiting else ""
-        return [
-            f"Nobody has reviewed these answers yet: `finetune review {task}` shows them side by side, blind.{earlier}"
-        ]
+        return [f"Nobody has reviewed these answers yet: {how}{earlier}"]
     sentences = []
     if half := people.random:
         sentences.append(
@@ -147,16 +140,13 @@ def people_sentences(people: People, task: str) -> list[str]:
         )
     if agreement := people.agreement:
         kappa = agreement.kappa
-        sentences.append(
-            f"{counted(agreement.items, 'item')} were judged by more than one person; they agree on "
-            f"{percent(agreement.share)}"
-            + (f" (Cohen's kappa {kappa:.2f})." if kappa is not None else ", but all gave the same answer.")
-        )
+        beyond = f" (Cohen's kappa {kappa:.2f})." if kappa is not None else ", but all gave the same answer."
+        judged = f"{counted(agreement.items, 'item')} were judged by more than one person"
+        sentences.append(f"{judged}; they agree on {percent(agreement.share)}{beyond}")
     return sentences
 
 
 def judge_section(evaluation: EvaluationResult) -> Blocks:
-    """Show the results of a judge model and of embeddings, and their agreement with people."""
     if judge := evaluation.judge:
         yield from judge_sentences(judge)
         tests: list[tuple[str, Any]] = [
@@ -171,7 +161,6 @@ def judge_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def judge_sentences(judge: JudgeFindings) -> list[str]:
-    """Return sentences on whether the judge is trusted, why, and its results if so."""
     sentences = [
         f"{judge.name} is trusted: it agrees with people."
         if judge.believed

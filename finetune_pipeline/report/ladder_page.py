@@ -50,9 +50,7 @@ def ladder_page(task: str, description: str, ladder: Ladder) -> Page:
             Section.of("cost", "Quality against cost", [cost_plot(ladder)]),
             Section.of("pilot", "Pilot: what training adds", _pilot(ladder)),
             Section.of("reasons", "Step by step", [Items(ladder.reasons)]),
-            Section.of(
-                "skipped", "Not climbed", [Items([f"{SKIPPED[k]}: {why}." for k, why in ladder.skipped.items()])]
-            ),
+            Section.of("skipped", "Not climbed", [Items([f"{SKIPPED[k]}: {of}." for k, of in ladder.skipped.items()])]),
         ],
         unfolded=3,
     )
@@ -122,9 +120,7 @@ def cost_plot(ladder: Ladder) -> Plot | None:
     paid = [rung.dollars for _, rung in priced if rung.dollars]
     if len(priced) < 2 or not paid:
         return None
-    low, high = (
-        10.0 ** round_(math.log10(end)) for round_, end in ((math.floor, min(paid) / 2), (math.ceil, max(paid) * 1.5))
-    )
+    low, high = 10.0 ** math.floor(math.log10(min(paid) / 2)), 10.0 ** math.ceil(math.log10(max(paid) * 1.5))
     edge = frontier(ladder)
     spots: dict[tuple[float, float], list[int]] = {}  # coinciding rungs share one mark
     for place, rung in priced:
@@ -134,7 +130,7 @@ def cost_plot(ladder: Ladder) -> Plot | None:
     def figure_of(width: int) -> Figure:
         made, axes = canvas(width, 380, 52, 46, 28, 56)
         scale(axes, "y", 0.0, 1.0, 5)
-        log_scale(axes, "x", low, high, nothing=True)
+        log_scale(axes, "x", low, high, zero=True)
         axes.set_xlabel("dollars per 1,000 calls (logarithmic)")
         caption(axes, metric_title(ladder.metric), -0.04, side="left")
         line = [(max(rung.dollars or low, low), rung.value) for rung in edge]
@@ -156,9 +152,7 @@ def cost_plot(ladder: Ladder) -> Plot | None:
 def _pilot(ladder: Ladder) -> Blocks:
     if not ladder.points:
         return
-    rows = [
-        [point.rows, point.share, point.steps, point.value, point.interval, point.seconds] for point in ladder.points
-    ]
+    rows = [[of.rows, of.share, of.steps, of.value, of.interval, of.seconds] for of in ladder.points]
     columns: list[tuple[str, Format]] = [("Rows", number), ("Share", percent), ("Steps", figure)]
     columns += [(metric_title(ladder.metric), percent), ("Interval", percent_range), ("Trained in", duration)]
     yield Table(columns, rows)
@@ -170,7 +164,6 @@ def _pilot(ladder: Ladder) -> Blocks:
 
 
 def ladder_lines(task: str, ladder: Ladder) -> list[str]:
-    """Return the ladder as lines for the command line."""
     lines = [f"{task}: {ladder.sentence}", ""]
     width = max(len(rung.title) for rung in ladder.rungs)
     for rung in ladder.rungs:
@@ -180,10 +173,8 @@ def ladder_lines(task: str, ladder: Ladder) -> list[str]:
             f"{mark} {rung.title:{width}}  {percent(rung.value):>6}  {dollars(rung.dollars):>10} per 1,000 calls  {speed:>10}"
         )
     lines += [f"  Trained on {point.rows:,} rows: {percent(point.value)}" for point in ladder.points]
-    if ladder.expected is not None:
-        lines.append(
-            f"  All rows, extrapolated: {percent(ladder.expected.value)} ({percent_range(ladder.expected.interval)})"
-        )
+    if (of := ladder.expected) is not None:
+        lines.append(f"  All rows, extrapolated: {percent(of.value)} ({percent_range(of.interval)})")
     lines += [f"  {SKIPPED[name]} left out: {why}" for name, why in ladder.skipped.items()]
     if ladder.flips:
         lines += ["", "What would change the answer:", *(f"  - {flip}" for flip in ladder.flips)]

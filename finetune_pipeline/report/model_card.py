@@ -1,7 +1,5 @@
 """Writes a model's README.md: a card in the Hugging Face format, from an export's manifest and the report's sections."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -28,7 +26,6 @@ _LINK = re.compile(r"(?:https?://)?[\w.\-]+\.[a-z]{2,}/[\w./\-]+")
 
 
 def card_of(report: Artifact | None, manifest: Manifest) -> str:
-    """Write the card of a model, with its evaluation_report, if any."""
     return model_card(manifest, *(read_evaluation(report) if report else ()))
 
 
@@ -74,7 +71,6 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
 
 
 def _lineage(manifest: Manifest, evaluation: EvaluationResult | None) -> Table:
-    """Return a table with the hashes of everything this model was made from and evaluated with."""
     base, artifacts = manifest["base_model"], manifest["artifacts"]
     versions = {**artifacts, **(evaluation.versions if evaluation else {}), **artifacts}
     rows = [["base model", base["id"] + (f" at {base['revision']}" if base["revision"] else "")]]
@@ -159,8 +155,7 @@ def _results(manifest: Manifest, evaluation: EvaluationResult) -> list[EvalResul
 def _result(
     about: Mapping[str, Any], kind: str, title: str, value: float, interval: tuple[float, float] | None, level: str
 ) -> EvalResult:
+    title = title[:1].upper() + title[1:]
     if interval:
         title += f" ({level} interval {interval[0]:.3f} to {interval[1]:.3f})"
-    return EvalResult(
-        **about, metric_type=kind, metric_name=title[:1].upper() + title[1:], metric_value=round(float(value), 4)
-    )
+    return EvalResult(**about, metric_type=kind, metric_name=title, metric_value=round(float(value), 4))

@@ -1,7 +1,5 @@
 """Renders pages from templates: as HTML, and as Markdown without the texts of rows."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import re

@@ -91,11 +91,10 @@ def _svg(name: str, title: str, figure: Callable[[int], Figure], width: int) -> 
 
 
 def _styled(style: str) -> str:
-    """Convert a style to use the page's colour variables and font."""
     style = re.sub(r" ?font-family: [^;\"]*;?", "", style)
-    return re.sub(
-        r"#[0-9a-f]{6}", lambda c: f"var(--{_VARIABLES[c[0]]}, {c[0]})" if c[0] in _VARIABLES else c[0], style
-    )
+    for color, name in _VARIABLES.items():
+        style = style.replace(color, f"var(--{name}, {color})")
+    return style
 
 
 def canvas(width: int, height: int, left: float, right: float, top: float, bottom: float) -> tuple[Figure, Axes]:
@@ -103,9 +102,8 @@ def canvas(width: int, height: int, left: float, right: float, top: float, botto
     from matplotlib.figure import Figure
 
     made = Figure(figsize=(width / 72, height / 72), dpi=72)
-    axes = made.add_axes(
-        (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
-    )
+    across, up = (width - left - right) / width, (height - top - bottom) / height
+    axes = made.add_axes((left / width, bottom / height, across, up))
     axes.patch.set_visible(False)
     for spine in axes.spines.values():
         spine.set_visible(False)
@@ -121,23 +119,20 @@ def scale(axes: Axes, which: str, low: float, high: float, ticks: int, label: st
     high = high if high > low and math.isfinite(high - low) else low + 1
     at = MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
     axis = axes.xaxis if which == "x" else axes.yaxis
-    (axes.set_xlim if which == "x" else axes.set_ylim)(at[0], at[-1])
+    axes.set(**{f"{which}lim": (at[0], at[-1])})
     axis.set_ticks(list(at))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}".replace("-", "\u2212")))
     axis.grid(True, color=LINE, linewidth=1)
     axis.set_label_text(label)
 
 
-def log_scale(
-    axes: Axes, which: str, low: float, high: float, times: Sequence[int] = (1,), nothing: bool = False
-) -> None:
-    """Set a logarithmic scale from `low` to `high`, with ticks at `times` powers of ten. nothing: its start stands for zero."""
+def log_scale(axes: Axes, which: str, low: float, high: float, times: Sequence[int] = (1,), zero: bool = False) -> None:
+    """Set a logarithmic scale from `low` to `high`, with ticks at `times` powers of ten. zero: its start stands for zero."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [tick for power in powers for n in times if low <= (tick := float(f"{n}e{power}")) <= high]
     axis = axes.xaxis if which == "x" else axes.yaxis
-    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
-    (axes.set_xlim if which == "x" else axes.set_ylim)(low, high)
-    axis.set_ticks(ticks, ["0" if nothing and tick == ticks[0] else f"{tick:,g}" for tick in ticks])
+    axes.set(**{f"{which}scale": "log", f"{which}lim": (low, high)})
+    axis.set_ticks(ticks, ["0" if zero and tick == ticks[0] else f"{tick:,g}" for tick in ticks])
     axis.set_ticks([], minor=True)
     axis.grid(True, color=LINE, linewidth=1)
 

@@ -1,7 +1,5 @@
 """Reads the files of an evaluation_report artifact, which an earlier release may have written."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 

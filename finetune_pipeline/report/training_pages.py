@@ -1,7 +1,5 @@
 """Builds the pages of the training plan and of the supervision audit."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
@@ -42,7 +40,6 @@ PARTS = {
 
 
 def plan_page(facts: Mapping[str, Any]) -> Page:
-    """Build the page of planning.plan.training_plan."""
     memory, nearest = facts["memory_mib"], facts["nearest"]
     parts = [[name, memory[name]] for name in (*PARTS, "total") if memory[name]]
     table = Table([("Part of the peak", text), ("MiB", number)], parts, [len(parts) - 1])
@@ -62,19 +59,16 @@ def plan_page(facts: Mapping[str, Any]) -> Page:
 def _prices_table(prices: Sequence[Mapping[str, Any]]) -> Table:
     """Return a table of other trainers' prices for the same tokens, from the dated price list."""
     columns = [("Where, for a model of", text), ("Dollars", figure), ("As of", text), ("Note", text)]
-    rows = [
-        [p["where"], dollars_range(p["low"], p["high"]), p["date"], "; ".join([*p["warnings"], p["note"]])]
-        for p in prices
-    ]
+    notes = ["; ".join([*p["warnings"], p["note"]]) for p in prices]
+    rows = [[p["where"], dollars_range(p["low"], p["high"]), p["date"], n] for p, n in zip(prices, notes, strict=True)]
     return Table(columns, rows, style="figures notes")
 
 
 def memory_plot(facts: Mapping[str, Any]) -> Plot:
     memory, free = facts["memory_mib"], facts["available_mib"]
     parts = {f"{name} {memory[name]:,} MiB": (memory[name], color) for name, color in PARTS.items() if memory[name]}
-    return stacked_bar(
-        "memory", "Parts of the memory at the peak, and what is free", parts, (free, f"free: {free:,} MiB")
-    )
+    title = "Parts of the memory at the peak, and what is free"
+    return stacked_bar("memory", title, parts, (free, f"free: {free:,} MiB"))
 
 
 def methods_table(facts: Mapping[str, Any]) -> Table:
@@ -188,7 +182,10 @@ def _runs(pieces: Sequence[tuple[str, str, bool]]) -> Iterator[tuple[bool, list[
     at = 0
     for kind, group in groupby(pieces, key=lambda piece: piece[1]):
         tokens = [(part, special) for text, _, special in group for part in _parts(text, kind)]
-        spans = [_span(text, kind, special, (at + i) % 2 == 1) for i, (text, special) in enumerate(tokens)]
+        spans = [
+            Span(" ".join([kind, *["other"] * ((at + i) % 2), *["special"] * special]), list(_visible(text)))
+            for i, (text, special) in enumerate(tokens)
+        ]
         at += len(spans)
         if kind != "loss" and len(spans) > _LONG:
             yield from ((False, spans[:_EDGE]), (True, spans[_EDGE:-_EDGE]), (False, spans[-_EDGE:]))
@@ -201,18 +198,12 @@ def _parts(text: str, kind: str) -> list[str]:
     return re.findall(r"\s*\S+|\s+$", text) or [text] if kind == "lost" else [text]
 
 
-def _span(text: str, kind: str, special: bool, odd: bool) -> Span:
-    return Span(" ".join([kind, *["other"] * odd, *["special"] * special]), list(_visible(text)))
-
-
 def _visible(text: str) -> Iterator[tuple[bool, str]]:
     """Yield the text in parts, with symbols for line breaks, and for spaces that are or end a token."""
     body = text.rstrip(" ")
     for part in re.split(r"([\r\n])", body):
-        if part in ("\r", "\n"):
-            yield True, "␍" if part == "\r" else "↵"
-            if part == "\n":
-                yield False, part
-        elif part:
+        if symbol := {"\r": "␍", "\n": "↵"}.get(part):
+            yield True, symbol
+        if part not in ("", "\r"):
             yield False, part
     yield from [(True, "·")] * (len(text) - len(body))

@@ -1,12 +1,10 @@
 """Formats the verdict on a candidate, its gates, and the next steps."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from finetune_pipeline.evaluation.gates import GateResult, GateStatus, verdict
-from finetune_pipeline.evaluation.gates.beats_simple import tied_with
+from finetune_pipeline.evaluation.gates import GateResult, verdict
+from finetune_pipeline.evaluation.gates.paired_gains import tied_with
 from finetune_pipeline.evaluation.metrics import METRICS, is_right_or_wrong, metric_title
 from finetune_pipeline.evaluation.predictions import SIMPLE
 from finetune_pipeline.evaluation.result import EvaluationResult
@@ -38,7 +36,6 @@ def level(evaluation: EvaluationResult) -> str:
 
 
 def page_verdict(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> Verdict:
-    """Build the first screen of the page: ship or not, why, next steps, time, model and data."""
     decision = verdict(gates)
     answer = {"promote": "Ship it.", "refuse": "Do not ship it."}.get(decision)
     return Verdict(
@@ -101,9 +98,8 @@ def verdict_answer(evaluation: EvaluationResult, gates: Sequence[GateResult]) ->
 
 def gate_counts(gates: Sequence[GateResult]) -> str:
     """Return counts such as `7 passed, 1 failed, 6 not asked`; statuses without gates are left out."""
-    counts = Counter(gate.status for gate in gates)
-    statuses: tuple[GateStatus, ...] = ("passed", "failed", "warned", "not_asked")
-    return ", ".join(f"{counts[status]} {status.replace('_', ' ')}" for status in statuses if counts[status])
+    counts = Counter[str](gate.status for gate in gates)
+    return ", ".join(f"{counts[status]} {status.replace('_', ' ')}" for status in ANSWERS if counts[status])
 
 
 def _difference(gain: float | None) -> str:
@@ -157,25 +153,17 @@ def gates_section(gates: Sequence[GateResult]) -> Blocks:
     """Show every gate with its measurement and, if it failed, what to do; failed gates come first."""
     order = ("failed", "warned", "passed", "not_asked")
     yield f"{gate_counts(gates)}." if gates else None
-    yield Answers(
-        ("Gate", "Passed", "Measured"),
-        [
-            Answer(
-                g.name, g.status, ANSWERS[g.status], g.message, [f"What to do: {g.what_to_do}"] if g.what_to_do else []
-            )
-            for g in sorted(gates, key=lambda gate: order.index(gate.status))
-        ],
-    )
+    rows = []
+    for g in sorted(gates, key=lambda gate: order.index(gate.status)):
+        to_do = [f"What to do: {g.what_to_do}"] if g.what_to_do else []
+        rows.append(Answer(g.name, g.status, ANSWERS[g.status], g.message, to_do))
+    yield Answers(("Gate", "Passed", "Measured"), rows)
 
 
 def next_steps(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> list[str]:
     """Return the next steps, the most urgent first, each with its reason."""
-    return [
-        *_of_the_gates(evaluation, gates),
-        *_of_training(evaluation),
-        *_of_data(evaluation),
-        *_of_evidence(evaluation),
-    ]
+    of_evaluation = (_of_training, _of_data, _of_evidence)
+    return _of_the_gates(evaluation, gates) + [step for steps in of_evaluation for step in steps(evaluation)]
 
 
 def _of_the_gates(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> list[str]:
@@ -204,14 +192,10 @@ def _use_simple(evaluation: EvaluationResult) -> list[str]:
         "example. It is made in seconds and costs nothing to serve."
     ]
     if power and power.must_reach is not None:
-        needed = percent(power.must_reach)
-        steps.append(
-            f"Or continue training: to be promoted, the model must reach about {needed} on a test of this size."
-        )
-    steps.append(
-        f"Or, if you want a language model for other reasons, set gates.simple: not_worse in {name}/task.yaml."
-    )
-    return steps
+        needed = f"the model must reach about {percent(power.must_reach)} on a test of this size"
+        steps.append(f"Or continue training: to be promoted, {needed}.")
+    not_worse = f"set gates.simple: not_worse in {name}/task.yaml"
+    return [*steps, f"Or, if you want a language model for other reasons, {not_worse}."]
 
 
 def _best_simple(evaluation: EvaluationResult) -> str:
@@ -231,14 +215,10 @@ def _of_training(evaluation: EvaluationResult) -> list[str]:
     if fit.rise is None or fit.rise < MUCH_RISE:
         return []
     rose = f"the validation loss rose by {percent(fit.rise)} after step {number(fit.best_step)}"
+    step = f"Lower training.learning_rate: {rose}, though the training loss did not fall."
     if fit.verdict == "overfitted":
-        return [
-            f"Train less or on more rows: {rose}, so the model had begun to memorise its training rows. The best "
-            "checkpoint was kept."
-        ]
-    return [
-        f"Lower training.learning_rate: {rose}, though the training loss did not fall. The best checkpoint was kept."
-    ]
+        step = f"Train less or on more rows: {rose}, so the model had begun to memorise its training rows."
+    return [f"{step} The best checkpoint was kept."]
 
 
 def _of_data(evaluation: EvaluationResult) -> list[str]:
@@ -249,14 +229,12 @@ def _of_data(evaluation: EvaluationResult) -> list[str]:
             f"{group_title(g)} ({counted(g.count, 'mistake')}: collect {counted(g.collect, 'row')} like these)"
             for g in wanted[:SHOWN_GROUPS]
         )
-        steps.append(
-            f"Collect rows for the largest groups of mistakes: {kinds}. `finetune ask-data {name}` writes the request."
-        )
+        written = f"`finetune ask-data {name}` writes the request."
+        steps.append(f"Collect rows for the largest groups of mistakes: {kinds}. {written}")
     never = evaluation.history.rows.never_right
     if never and evaluation.history.versions:
-        steps.append(
-            f"Check the {counted(never, 'row')} that no version ever had right: they are hard, or labelled wrongly."
-        )
+        rows = f"{counted(never, 'row')} that no version ever had right"
+        steps.append(f"Check the {rows}: they are hard, or labelled wrongly.")
     return steps
 
 
@@ -265,7 +243,6 @@ def _of_evidence(evaluation: EvaluationResult) -> list[str]:
     if power and power.enough is False and power.sentence:
         steps.append(f"Enlarge the test set: {power.sentence}")
     if people is not None and not people.rated:
-        steps.append(
-            f"Have people review the answers: `finetune review {evaluation.task.name}`. No score replaces that."
-        )
+        command = f"`finetune review {evaluation.task.name}`"
+        steps.append(f"Have people review the answers: {command}. No score replaces that.")
     return steps

@@ -1,7 +1,5 @@
 """Compares the fine-tuned model with the API model of baseline.endpoint: quality, paired and with intervals, and price."""
 
-from __future__ import annotations
-
 import datetime
 from dataclasses import dataclass
 
@@ -79,12 +77,11 @@ def versus(
     hosted = evaluation.training.endpoint
     own = _tuned_price(prices, hosted.base_model) if hosted else None
     warnings = [f"{p.name}: {w}" for p in (asked, own) if p for w in p.warnings(today)]
+    unknown = f"{prices.path.name} has no price for"
     if asked is None:
-        warnings.append(f"{prices.path.name} has no price for {model}: add a line with unit: million_served")
+        warnings.append(f"{unknown} {model}: add a line with unit: million_served")
     if hosted and own is None:
-        warnings.append(
-            f"{prices.path.name} has no price for a fine-tuned {hosted.base_model}: add a line with tuned: true"
-        )
+        warnings.append(f"{unknown} a fine-tuned {hosted.base_model}: add a line with tuned: true")
     machines = [] if hosted else [machine_cost(machine, traffic, today) for machine in prices.machines]
     tuned_thousand = {own.name: 1000 * call_price(own, traffic.tuned)} if own else {}
     tuned_thousand |= {
@@ -96,25 +93,18 @@ def versus(
     if own and calls:
         tuned_month = {own.name: calls * call_price(own, traffic.tuned)}
     of_api = {asked.name: call_price(asked, traffic.prompted)} if asked else {}
-    even = (
-        [break_even(m, asked, traffic) for m in prices.machines] if asked and of_api[asked.name] and not hosted else []
-    )
+    api_thousand = {where: 1000 * price for where, price in of_api.items()}
+    api_month = {where: calls * price for where, price in of_api.items()} if calls else {}
+    own_title, api_title = evaluation.models["candidate"].title, f"{model}, {prompt_name(prompt.removeprefix('api_'))}"
+    comparable = asked and of_api[asked.name] and not hosted
+    even = [break_even(m, asked, traffic) for m in prices.machines] if asked and comparable else []
     return Versus(
         task=spec.name,
         rows=comparison.n,
         metric=evaluation.metric,
         confidence=evaluation.confidence,
-        tuned=Side(
-            evaluation.models["candidate"].title, ours.value, ours.interval, own_call, tuned_thousand, tuned_month
-        ),
-        api=Side(
-            f"{model}, {prompt_name(prompt.removeprefix('api_'))}",
-            theirs.value,
-            theirs.interval,
-            api_call,
-            {where: 1000 * price for where, price in of_api.items()},
-            {where: calls * price for where, price in of_api.items()} if calls else {},
-        ),
+        tuned=Side(own_title, ours.value, ours.interval, own_call, tuned_thousand, tuned_month),
+        api=Side(api_title, theirs.value, theirs.interval, api_call, api_thousand, api_month),
         gain=comparison.gain,
         gain_interval=comparison.interval,
         p=comparison.mcnemar_p,
@@ -145,7 +135,6 @@ def _conclusion(comparison: Comparison) -> str:
 
 
 def versus_lines(result: Versus) -> list[str]:
-    """Return the comparison as lines for the command line."""
     lines = [f"{result.task}, {counted(result.rows, 'sealed row')}, {metric_title(result.metric)}", ""]
     for side in (result.tuned, result.api):
         between = "" if side.interval is None else f" ({percent(side.interval[0])} to {percent(side.interval[1])})"

@@ -1,8 +1,6 @@
 """Review queues: answers of two models, synthetic rows, and flagged production rows. A queue contains the items to show,
 validates returned lines, and names the file of the task folder that stores them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,23 +14,20 @@ from finetune_pipeline.review.sheet import SheetItem
 from finetune_pipeline.spec.model import Task
 
 Parsed = tuple[dict[str, Any] | None, list[str]]
+Row = Mapping[str, Any]
 
-_RATING_CHOICES: list[dict[str, Any]] = [
-    {"value": "A", "label": "only A is acceptable", "key": "1"},
-    {"value": "B", "label": "only B is acceptable", "key": "2"},
-    {"value": "both", "label": "both are", "key": "3"},
-    {"value": "neither", "label": "neither is", "key": "4"},
-]
-_ROW_CHOICES: list[dict[str, Any]] = [
-    {"value": "keep", "label": "keep", "key": "1"},
-    {"value": "drop", "label": "drop", "key": "2"},
-    {"value": "relabel", "label": "another answer", "key": "3", "answer": True},
-]
-_FLAG_CHOICES: list[dict[str, Any]] = [
-    {"value": "keep", "label": "the answer is correct", "key": "1"},
-    {"value": "relabel", "label": "another answer", "key": "2", "answer": True},
-    {"value": "drop", "label": "leave it out", "key": "3"},
-]
+
+def _choices(**labels: str) -> list[dict[str, Any]]:
+    """Return decisions with their labels, in order of their keys 1, 2, …; `relabel` needs another answer."""
+    return [
+        {"value": value, "label": label, "key": str(key)} | ({"answer": True} if value == "relabel" else {})
+        for key, (value, label) in enumerate(labels.items(), 1)
+    ]
+
+
+_RATING_CHOICES = _choices(A="only A is acceptable", B="only B is acceptable", both="both are", neither="neither is")
+_ROW_CHOICES = _choices(keep="keep", drop="drop", relabel="another answer")
+_FLAG_CHOICES = _choices(keep="the answer is correct", relabel="another answer", drop="leave it out")
 
 
 @dataclass(frozen=True)
@@ -73,7 +68,6 @@ class ReviewQueue:
 
 
 def safe_name(rater: str) -> str:
-    """Convert a rater's name to a part of a file name."""
     return "".join(c if c.isalnum() or c in "_-" else "-" for c in rater)[:60] or "somebody"
 
 
@@ -82,10 +76,7 @@ def _item(name: Any, *blocks: tuple[str, str]) -> dict[str, Any]:
     return {"id": str(name), "blocks": [{"title": title, "text": text} for title, text in blocks]}
 
 
-def outputs_queue(
-    task: Task, sheet: str, items: Sequence[SheetItem], done: Sequence[Mapping[str, Any]] = ()
-) -> ReviewQueue:
-    """Return the queue of blind answers of base and candidate."""
+def outputs_queue(task: Task, sheet: str, items: Sequence[SheetItem], done: Sequence[Row] = ()) -> ReviewQueue:
     known = {item.id for item in items}
 
     def take(row: Any) -> Parsed:
@@ -138,9 +129,7 @@ def _decision(row: Any, task: Task, known: Mapping[str, Any]) -> Parsed:
     return (None if problems else decision), problems
 
 
-def synthetic_queue(
-    task: Task, rows: Sequence[Mapping[str, Any]], earlier: Iterable[Mapping[str, Any]] = ()
-) -> ReviewQueue:
+def synthetic_queue(task: Task, rows: Sequence[Row], earlier: Iterable[Row] = ()) -> ReviewQueue:
     """Return the queue of synthetic rows that wait for a decision; rows: the lines of the data report's to_review.jsonl;
     earlier: those of earlier reports, for which decisions may still be returned."""
     known = {str(row["id"]): row for row in (*earlier, *rows)}
@@ -151,12 +140,8 @@ def synthetic_queue(
         "rows",
         _ROW_CHOICES,
         [
-            _item(
-                row["id"],
-                (f"Input (written by {row.get('generator', 'unknown')})", row["text"]),
-                ("Answer", row["answer"]),
-            )
-            for row in rows
+            _item(r["id"], (f"Input (written by {r.get('generator', 'unknown')})", r["text"]), ("Answer", r["answer"]))
+            for r in rows
         ],
         lambda row: _decision(row, task, known),
         lambda rater: task.folder / "reviews" / f"synthetic-{safe_name(rater)}.jsonl",
@@ -168,9 +153,7 @@ def synthetic_queue(
     )
 
 
-def flagged_queue(
-    task: Task, rows: Sequence[Mapping[str, Any]], logged: Iterable[Mapping[str, Any]] = ()
-) -> ReviewQueue:
+def flagged_queue(task: Task, rows: Sequence[Row], logged: Iterable[Row] = ()) -> ReviewQueue:
     """Return the queue of production rows for human review (production.choosing's queue, with `why`). A decision becomes
     feedback for the next run: a log line with the same id and the correction, or with `left_out`.
 
@@ -192,15 +175,8 @@ def flagged_queue(
         read, _ = read_decision(decision, task.spec, "")
         if read and decision.get("time"):
             feedback["decided"] = read.time.isoformat()
-        return {
-            "id": row["id"],
-            "timestamp": row["timestamp"],
-            "model_version": row["model_version"],
-            "input": row["input"],
-            "output": row["output"],
-            "feedback": feedback,
-            "metadata": {"reviewer": decision["reviewer"]},
-        }, []
+        logged_line = {key: row[key] for key in ("id", "timestamp", "model_version", "input", "output")}
+        return logged_line | {"feedback": feedback, "metadata": {"reviewer": decision["reviewer"]}}, []
 
     return ReviewQueue(
         f"Production answers: {task.name}",

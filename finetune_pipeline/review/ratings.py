@@ -1,8 +1,6 @@
 """Reads ratings from JSON Lines and CSV files, and summarises them: shares of acceptable answers, their difference, and
 agreement. Every faulty line is reported and affects no other line."""
 
-from __future__ import annotations
-
 import io
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,12 +15,12 @@ from finetune_pipeline.data.readers.records import read_lines
 from finetune_pipeline.data.readers.tables import Row, split_rows
 from finetune_pipeline.data.review import RATINGS
 from finetune_pipeline.evaluation.compare import SourceOf
-from finetune_pipeline.evaluation.statistics.agreement import cohens_kappa
 from finetune_pipeline.evaluation.statistics.proportions import (
     cluster_sign_flip,
     clustered_share,
     clustered_tango_interval,
 )
+from finetune_pipeline.evaluation.statistics.resampling import cohens_kappa
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.review.sheet import CHOICES, RANDOM, SELECTED, candidate_is_a, read_sheet_name
 
@@ -64,14 +62,12 @@ def parse_rating(row: Any) -> tuple[Rating | None, list[str]]:
     """Parse a rating: (the rating or None, problems). An empty choice is not a problem: the row is not rated yet."""
     if not isinstance(row, Mapping):
         return None, ["it is not an object"]
-    wrong = [
-        f"`{key}` must be text, found {row[key]!r}"
-        for key in ("sheet", "id", "choice", "rater", "comment", "time")
-        if row.get(key) is not None and not isinstance(row[key], str)
-    ]
+    keys = ("sheet", "id", "choice", "rater", "comment", "time")
+    given = {key: "" if row.get(key) is None else row[key] for key in keys}
+    wrong = [f"`{key}` must be text, found {value!r}" for key, value in given.items() if not isinstance(value, str)]
     if wrong:
         return None, wrong
-    fields = {key: (row.get(key) or "").strip() for key in ("sheet", "id", "choice", "rater", "comment", "time")}
+    fields = {key: value.strip() for key, value in given.items()}
     if not fields["choice"]:
         return None, []
     choice = {"a": "A", "b": "B"}.get(fields["choice"].lower(), fields["choice"].lower())
@@ -144,20 +140,16 @@ def table_rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, Any, st
 
 
 def _finding(place: str, message: str) -> Finding:
-    return Finding(
-        "people.rating",
-        "warning",
-        place,
-        message,
-        f'write {{"sheet": …, "id": …, "choice": {" | ".join(CHOICES)}, "rater": …}}; this line was not counted',
-    )
+    fix = f'write {{"sheet": …, "id": …, "choice": {" | ".join(CHOICES)}, "rater": …}}; this line was not counted'
+    return Finding("people.rating", "warning", place, message, fix)
 
 
 SHOWN = 40
+Accepted = dict[str, bool]
+"""Which models' answers people accept: {candidate, base}."""
 
 
-def acceptable(rating: Rating, secret: bytes) -> dict[str, bool]:
-    """Return which models' answers the rater accepted: {candidate, base}."""
+def acceptable(rating: Rating, secret: bytes) -> Accepted:
     sides = {"A": rating.choice in ("A", "both"), "B": rating.choice in ("B", "both")}
     own = "A" if candidate_is_a(secret, rating.sheet, rating.id) else "B"
     return {"candidate": sides[own], "base": sides["B" if own == "A" else "A"]}
@@ -181,7 +173,7 @@ def summarise(
     test)), agreement (None, or {items, kappa, share} over the items two people rated), comments [{id, candidate, base,
     comment, rater}], items {example id: {candidate, base}}.
     """
-    votes: dict[str, list[tuple[Rating, dict[str, bool]]]] = defaultdict(list)
+    votes: dict[str, list[tuple[Rating, Accepted]]] = defaultdict(list)
     how: dict[str, str] = {}
     unknown = 0
     for rating in ratings:
@@ -214,21 +206,13 @@ def summarise(
     }
 
 
-def _half(
-    items: Mapping[str, Mapping[str, bool]], confidence: float, sources: SourceOf, *, rate: bool
-) -> dict[str, Any] | None:
+def _half(items: Mapping[str, Accepted], confidence: float, sources: SourceOf, *, rate: bool) -> dict[str, Any] | None:
     if not items:
         return None
-    n = len(items)
-    pairs = Counter((i["candidate"], i["base"]) for i in items.values())
+    n, pairs = len(items), Counter((i["candidate"], i["base"]) for i in items.values())
     won, lost = pairs[True, False], pairs[False, True]
-    counts: dict[str, Any] = {
-        "n": n,
-        "only_candidate": won,
-        "only_base": lost,
-        "both": pairs[True, True],
-        "neither": pairs[False, False],
-    }
+    counts: dict[str, Any] = {"n": n, "only_candidate": won, "only_base": lost}
+    counts |= {"both": pairs[True, True], "neither": pairs[False, False]}
     if rate:
         units = [i if sources is None else sources[i] for i in items]
         base, candidate = ([float(i[name]) for i in items.values()] for name in ("base", "candidate"))
@@ -243,19 +227,16 @@ def _half(
     return counts
 
 
-def _agreement(votes: Mapping[str, Sequence[tuple[Rating, dict[str, bool]]]]) -> dict[str, Any] | None:
+def _agreement(votes: Mapping[str, Sequence[tuple[Rating, Accepted]]]) -> dict[str, Any] | None:
     """Return the agreement on all answers rated by two people, and Cohen's kappa (over pairs of raters, sorted by name)."""
-    first: list[bool] = []
-    second: list[bool] = []
-    items = 0
-    for votes_of_item in votes.values():
-        ordered = sorted(votes_of_item, key=lambda left: left[0].rater)
-        items += len(ordered) > 1
-        for (_, left), (_, right) in combinations(ordered, 2):
-            for name in ("candidate", "base"):
-                first.append(left[name])
-                second.append(right[name])
-    if not items:
+    shared = [sorted(of, key=lambda vote: vote[0].rater) for of in votes.values() if len(of) > 1]
+    pairs = [
+        (left[name], right[name])
+        for ordered in shared
+        for (_, left), (_, right) in combinations(ordered, 2)
+        for name in ("candidate", "base")
+    ]
+    if not pairs:
         return None
-    same = sum(a == b for a, b in zip(first, second, strict=True)) / len(first)
-    return {"items": items, "share": same, "kappa": cohens_kappa(first, second)}
+    kappa = cohens_kappa(*zip(*pairs, strict=True))
+    return {"items": len(shared), "share": sum(a == b for a, b in pairs) / len(pairs), "kappa": kappa}

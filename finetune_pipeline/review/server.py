@@ -1,7 +1,5 @@
 """Serves the review page over HTTP: every decision is appended to a file, and on disk before it is confirmed."""
 
-from __future__ import annotations
-
 import hmac
 from collections.abc import Callable
 from pathlib import Path

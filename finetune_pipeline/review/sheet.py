@@ -4,8 +4,6 @@ Only the random half gives an error rate, since answers selected because they lo
 half shows how the model fails.
 """
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import re
@@ -46,7 +44,7 @@ def read_sheet_name(name: str) -> tuple[str, int] | None:
 
 def draw(
     base: Sequence[Row], candidate: Sequence[Row], right: Mapping[str, bool], items: int, secret: bytes
-) -> dict[str, Any]:
+) -> dict[str, str]:
     """Choose the examples to show: {example id: `random` or `selected`}, in display order.
 
     base, candidate: prediction rows of the same examples. right: whether the candidate is right, by the metric. Half of
@@ -85,7 +83,6 @@ def make_sheet(
 
 
 def shown(row: Row) -> str:
-    """Return an answer as the rater sees it."""
     if row["status"] == "error":
         return "(no answer: the generation failed)"
     return row["text"] if row["text"].strip() else "(an empty answer)"

@@ -1,7 +1,5 @@
 """Writes review sheets to files, reads filled-in ones line by line, and stores each decision once."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -73,19 +71,14 @@ def read_table(queue: ReviewQueue, path: Path) -> FilledSheet:
 
 
 def store(queue: ReviewQueue, rows: Mapping[str, Sequence[dict[str, Any]]]) -> Stored:
-    """Append the decisions of each rater that are not stored yet."""
-    added = known = 0
-    files = []
+    added = 0
     for rater, decisions in rows.items():
         target = queue.target(rater)
         # invalid JSON lines are reported when the ratings are read
         stored = [row for _, row, wrong in json_rows(target) if not wrong] if target.exists() else []
         for row in decisions:
-            if row in stored:
-                known += 1
-                continue
-            append_line(target, row, sync=True)
-            stored.append(row)
-            added += 1
-        files.append(str(target))
-    return Stored(added, known, files)
+            if row not in stored:
+                append_line(target, row, sync=True)
+                stored.append(row)
+                added += 1
+    return Stored(added, sum(map(len, rows.values())) - added, [str(queue.target(rater)) for rater in rows])

@@ -1,19 +1,18 @@
 """EVALUATION: general ability of the base model and of the candidate, on the same items."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.engine.step import StepContext
-from finetune_pipeline.evaluation.ability.drop import ability_drop, read_rows
+from finetune_pipeline.evaluation.ability.drop import Row, ability_drop, read_rows
 from finetune_pipeline.evaluation.ability.harness_tasks import asked_digest, read_tasks
 from finetune_pipeline.evaluation.ability.items import Item, load_items
-from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import served
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.steps.asked_files import ability_files
+from finetune_pipeline.steps.data import ability_files
 from finetune_pipeline.steps.earlier_runs import answers_of, champion_of
 from finetune_pipeline.worker.jobs import ability_job
 
@@ -27,37 +26,36 @@ def asked_items(task: Task) -> list[Item]:
 def ability_digest(task: Task) -> str:
     """Return the digest of everything models are asked besides the task. Raises FindingsError for invalid files."""
     harness = task.spec.ability.harness
-    items, findings = [], []
-    try:
-        items = asked_items(task)
-    except FindingsError as error:
-        findings = error.findings
-    try:
-        tasks = read_tasks(task.folder, harness.tasks)
-    except FindingsError as error:
-        findings += error.findings
+    read: list[Any] = []
+    findings: list[Finding] = []
+    for part in (lambda: asked_items(task), lambda: read_tasks(task.folder, harness.tasks)):
+        try:
+            read.append(part())
+        except FindingsError as error:
+            findings += error.findings
     if findings:
         raise FindingsError(findings)
-    return asked_digest(items, tasks, harness.limit, harness.chat)
+    return asked_digest(read[0], read[1], harness.limit, harness.chat)
 
 
 def _score(context: StepContext, model: Path, adapter: Path | None, stage: str, out: Path) -> dict[str, Any]:
-    harness = context.spec.ability.harness
-    if not asked_items(context.task) and not harness.tasks:
+    spec, asked = context.spec, context.spec.ability
+    if not asked_items(context.task) and not asked.harness.tasks:
         return {"items": 0, "sentence": "nothing to ask: ability.suite is false, and there are no files or tasks"}
+    tasks = {"folder": str(context.task.folder), **asked.harness.model_dump()} if asked.harness.tasks else None
     facts = context.launch(
         ability_job(
             model=model,
             adapter=adapter,
             files=ability_files(context.task),
-            limit=context.spec.ability.rows_per_file,
-            suite=context.spec.ability.suite,
-            batch_size=context.spec.baseline.batch_size,
+            limit=asked.rows_per_file,
+            suite=asked.suite,
+            batch_size=spec.baseline.batch_size,
             out=out,
             answers=answers_of(context),
             stage=stage,
-            precision=context.spec.evaluation.precision,
-            harness={"folder": str(context.task.folder), **harness.model_dump()} if harness.tasks else None,
+            precision=spec.evaluation.precision,
+            harness=tasks,
         )
     )
     context.refuse_changed("files of the section ability", facts["asked_digest"], context.run_inputs.ability)
@@ -87,18 +85,14 @@ def make_general_ability(context: StepContext) -> dict[str, Any]:
     }
 
 
-def _against_champion(
-    context: StepContext, candidate: list[dict[str, Any]], confidence: float
-) -> dict[str, Any] | None:
+def _against_champion(context: StepContext, candidate: Sequence[Row], confidence: float) -> dict[str, Any] | None:
     if not context.run_inputs.champion:
         return None
     champion, base = champion_of(context)
     if read_hosted(champion.folder):
         return None  # no likelihoods to compare with
-    model = served(champion, base)
-    _score(context, model.model, model.adapter, "general_ability", context.out / "champion")
-    drop = ability_drop(read_rows(context.out / "champion"), candidate, confidence)
-    return {name: drop[name] for name in _AGAINST_CHAMPION}
-
-
-_AGAINST_CHAMPION = ("n", "before", "after", "drop", "interval", "lost", "gained", "mcnemar_p", "categories")
+    model, out = served(champion, base), context.out / "champion"
+    _score(context, model.model, model.adapter, "general_ability", out)
+    drop = ability_drop(read_rows(out), candidate, confidence)
+    kept = ("n", "before", "after", "drop", "interval", "lost", "gained", "mcnemar_p", "categories")
+    return {name: drop[name] for name in kept}

@@ -1,13 +1,10 @@
 """Selects the models for the sealed test, and where each runs: here, at your endpoint, at the trainer, or behind an API."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.data.answer_rules import schema_of
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.data.perturbations import KINDS
 from finetune_pipeline.engine.files import read_json
@@ -19,9 +16,8 @@ from finetune_pipeline.models.hosted import HostedModel, read_hosted
 from finetune_pipeline.models.identity import served
 from finetune_pipeline.spec.evaluation import VERSION
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.spec.outputs import JsonOutput
 from finetune_pipeline.spec.trainers import HostedSection
-from finetune_pipeline.steps.baseline import ask_api
+from finetune_pipeline.steps.baseline import ask_api, json_schema
 from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.trainers import TRAINERS
 from finetune_pipeline.worker.jobs import perturbed_set, prompt_set
@@ -29,9 +25,8 @@ from finetune_pipeline.worker.jobs import perturbed_set, prompt_set
 
 def base_set(spec: TaskSpec, name: str, base: Artifact, prompt: Mapping[str, Any]) -> dict[str, Any]:
     """Return the set of the base model with a prompt; for JSON, its answers are also constrained to the schema."""
-    schema = schema_of(spec.output) if isinstance(spec.output, JsonOutput) else None
     served = _served_as(spec, "base", base)
-    return prompt_set(name=name, model=base.folder, prompt=prompt, served=served, restricted=schema)
+    return prompt_set(name=name, model=base.folder, prompt=prompt, served=served, restricted=json_schema(spec))
 
 
 def other_prompt(context: StepContext) -> dict[str, Any] | None:
@@ -52,7 +47,6 @@ def trained_set(spec: TaskSpec, name: str, merged: Artifact, base: Artifact) -> 
 
 
 def perturbed_sets(spec: TaskSpec, answering: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the candidate's sets for perturbed test rows."""
     settings = spec.robustness
     if not settings.rows or answering["name"] != "candidate":
         return []
@@ -60,18 +54,14 @@ def perturbed_sets(spec: TaskSpec, answering: Mapping[str, Any]) -> list[dict[st
 
 
 def endpoint_of(spec: TaskSpec) -> dict[str, Any] | None:
-    """Return the endpoint in the form of jobs; None with the transformers engine."""
     evaluation = spec.evaluation
     return evaluation.endpoint.model_dump() if evaluation.endpoint and evaluation.engine == "endpoint" else None
 
 
 def _served_as(spec: TaskSpec, name: str, artifact: Artifact) -> str | None:
     """Return the name of a model at the endpoint; None if there is none."""
-    endpoint = spec.evaluation.endpoint
-    if endpoint is None or spec.evaluation.engine != "endpoint":
-        return None
-    pattern = getattr(endpoint, name) or endpoint.candidate
-    return str(pattern).replace(VERSION, artifact.version)
+    endpoint = endpoint_of(spec)
+    return str(endpoint[name] or endpoint["candidate"]).replace(VERSION, artifact.version) if endpoint else None
 
 
 def while_served(context: StepContext, sets: list[dict[str, Any]], services: ExitStack) -> list[dict[str, Any]]:

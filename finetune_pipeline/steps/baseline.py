@@ -1,7 +1,5 @@
 """BASELINE: the base model, its scores with prompting only, and whether training is worth it."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -20,7 +18,7 @@ from finetune_pipeline.data.examples import Example, examples_of, read_examples
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import ArtifactStore
-from finetune_pipeline.evaluation.compare import shared_sources
+from finetune_pipeline.evaluation.compare import Row, shared_sources
 from finetune_pipeline.evaluation.endpoint_answers import ask_endpoint
 from finetune_pipeline.evaluation.predictions import (
     API,
@@ -57,12 +55,10 @@ def make_base_model(context: StepContext) -> dict[str, Any]:
     facts, record = context.launch(job), model_record(context.out)
     for name, digest in record.get("files", {}).items():
         path = Path(record["path"], name)
-        own = record["path"] == "model"
-        if own and (context.out / path).is_symlink():
-            path = path.parent / (context.out / path).readlink()
-        elif own:
-            continue
-        context.builder.outside[os.path.normpath(path)] = digest
+        linked = (context.out / path).is_symlink()
+        if record["path"] != "model" or linked:
+            path = path.parent / (context.out / path).readlink() if linked else path
+            context.builder.outside[os.path.normpath(path)] = digest
     return facts
 
 
@@ -91,7 +87,7 @@ def make_few_shot_baseline(context: StepContext) -> dict[str, Any]:
             answers=answers_of(context),
             simple=simple_settings(spec),
             precision=spec.evaluation.precision,
-            restricted=schema_of(spec.output) if isinstance(spec.output, JsonOutput) else None,
+            restricted=json_schema(spec),
             out=context.out,
         )
     )
@@ -108,6 +104,11 @@ def make_few_shot_baseline(context: StepContext) -> dict[str, Any]:
     }
 
 
+def json_schema(spec: TaskSpec) -> dict[str, Any] | None:
+    """Return the schema that answers are restricted to; None for labels and text."""
+    return schema_of(spec.output) if isinstance(spec.output, JsonOutput) else None
+
+
 def simple_settings(spec: TaskSpec) -> dict[str, Any]:
     return {"output": spec.output.model_dump(mode="json"), "seed": spec.split.seed}
 
@@ -119,9 +120,8 @@ def _with_endpoint(
     prompts = read_json(context.out / "prompts.json")
     asked = {API + name: {**prompt, "api": True} for name, prompt in prompts.items()}
     gold = {row["example_id"]: row["gold"] for row in rows}
-    answers, usage = ask_api(
-        context, asked, [e for e in validation if e.id in gold], train, gold, stage="few_shot_baseline"
-    )
+    examples = [e for e in validation if e.id in gold]
+    answers, usage = ask_api(context, asked, examples, train, gold, stage="few_shot_baseline")
     write_json(context.out / "prompts.json", prompts | asked)
     write_predictions(context.out / "predictions.parquet", [*rows, *answers])
     return [*rows, *answers], usage
@@ -133,22 +133,18 @@ def ask_api(
     examples: Sequence[Example],
     train: Sequence[Example],
     gold: Mapping[str, str],
+    test: bool = False,
     **how: Any,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Get answers from the spec's API model (endpoint_answers.ask_endpoint), using the answer cache."""
-    endpoint = context.spec.baseline.endpoint
+    endpoint, length = context.spec.baseline.endpoint, context.spec.answer_length
     if endpoint is None:
         raise RuntimeError("the best prompt belongs to an API model, but baseline.endpoint was removed from task.yaml")
-    test = bool(how.pop("test", False))
-    cache = api_answers(context, test=test)
-    passages = read_passages(passages_file(context))
-    length = context.spec.answer_length
-    return ask_endpoint(endpoint, prompts, examples, train, length, gold, cache=cache, passages=passages, **how)
+    how |= {"cache": api_answers(context, test=test), "passages": read_passages(passages_file(context))}
+    return ask_endpoint(endpoint, prompts, examples, train, length, gold, **how)
 
 
-def asking_job(
-    context: StepContext, sets: Sequence[Mapping[str, Any]], examples: Path, out: Path, **how: Any
-) -> dict[str, Any]:
+def asking_job(context: StepContext, sets: Sequence[Row], examples: Path, out: Path, **how: Any) -> dict[str, Any]:
     """Return a job in which these sets answer the rows of a file with the spec's settings. how: more predict_job arguments."""
     spec = context.spec
     return predict_job(
@@ -213,13 +209,10 @@ def best_simple_model(task: Task, store: ArtifactStore) -> tuple[SimpleModel, Si
         for name, score in baseline.facts["simple"].items()
     }
     name = max(scores, key=lambda name: rank_of(list(scores[name].values())[-1]))
-    model = SIMPLE_MODELS[name]().fit(
-        [e.user_text for e in train], [e.answer for e in train], spec.output, spec.split.seed
-    )
-    shown = {
-        where: {key: score[key] for key in ("n", "accuracy", "interval", "primary")}
-        for where, score in scores[name].items()
-    }
+    texts, answers = [e.user_text for e in train], [e.answer for e in train]
+    model = SIMPLE_MODELS[name]().fit(texts, answers, spec.output, spec.split.seed)
+    keys = ("n", "accuracy", "interval", "primary")
+    shown = {where: {key: score[key] for key in keys} for where, score in scores[name].items()}
     compared = str(report.facts["verdict"]) if report else ""
     return model, SimpleSource(task.name, spec.description, splits.version, len(train), shown, compared)
 
@@ -237,7 +230,6 @@ def baseline_settings(spec: TaskSpec) -> dict[str, Any]:
 
 
 def answering_settings(spec: TaskSpec) -> dict[str, Any]:
-    """Return the settings that affect the length and generation of answers."""
     return {
         "max_new_tokens": spec.answer_length,
         "batch_size": spec.baseline.batch_size,
@@ -247,8 +239,8 @@ def answering_settings(spec: TaskSpec) -> dict[str, Any]:
 
 def output_settings(spec: TaskSpec) -> dict[str, Any]:
     """Return the declared output, with the order of a JSON schema's keys, which digests ignore but constrained answers follow."""
-    ordered = json.dumps(schema_of(spec.output)) if isinstance(spec.output, JsonOutput) else None
-    return {"output": spec.output.model_dump(), "schema": ordered}
+    schema = json_schema(spec)
+    return {"output": spec.output.model_dump(), "schema": json.dumps(schema) if schema is not None else None}
 
 
 def advice_settings(spec: TaskSpec) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 """DATA: turns raw files and production corrections into leak-free splits."""
 
-from __future__ import annotations
-
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.data.dedup.benchmarks import is_benchmark
 from finetune_pipeline.data.dedup.cleaning import clean
 from finetune_pipeline.data.examples import examples_of, seal, seal_key
 from finetune_pipeline.data.raw_files import collect_raw
@@ -15,14 +15,17 @@ from finetune_pipeline.data.split.ledger import mark_begun, record_assignments
 from finetune_pipeline.data.split.splitting import assignments_in, split
 from finetune_pipeline.data.validate.validation import validate
 from finetune_pipeline.engine.step import StepContext
+from finetune_pipeline.evaluation.ability.harness_tasks import read_tasks
+from finetune_pipeline.evaluation.ability.items import SUITE
+from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.planning.tokens import epochs_of
 from finetune_pipeline.report.data_quality import write_quality
-from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.steps.asked_files import asked_files
+from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.trainers.ray_data import clean_on_ray, validate_on_ray
 
 SCRUBBING_KEY = "scrubbing.key"
+DATA_STEPS = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits")
 
 
 def sealing_key(context: StepContext) -> bytes:
@@ -32,6 +35,29 @@ def sealing_key(context: StepContext) -> bytes:
 def split_file(context: StepContext, split: str) -> Path:
     """Return the file of the train or validation split, which must be among the step's inputs."""
     return examples_of(context.inputs[f"{split}_split"].folder, split)
+
+
+def ability_files(task: Task) -> list[Path]:
+    """Return the benchmark files of a task, sorted. Raises FindingsError for every glob without a match."""
+    named = {of: [path for path in task.folder.glob(of) if path.is_file()] for of in task.spec.ability.files}
+    if missing := [pattern for pattern, files in named.items() if not files]:
+        place, fix = "task.yaml: ability.files", "correct or remove the pattern"
+        faults = [Finding("ability.files", "error", place, f"{of!r} matches no file", fix) for of in missing]
+        raise FindingsError(faults)
+    return sorted({path for files in named.values() for path in files})
+
+
+def asked_files(task: Task) -> list[tuple[str, Path]]:
+    """Return (name, path) of the files with questions besides the task, which no row may repeat: the shipped suite,
+    ability.files, and data of lm-evaluation-harness tasks that can be read as a benchmark."""
+    tasks = read_tasks(task.folder, task.spec.ability.harness.tasks)
+    files = [*ability_files(task), *(path for task_file in tasks for path in task_file.files)]
+    folder = task.folder.resolve()
+    # links keep their names, whose suffix determines the format
+    files = [path.parent.resolve() / path.name for path in files]
+    named = {f"ability/{os.path.relpath(path, folder).replace('..', '_')}": path for path in files}
+    shipped = {"ability/suite.jsonl": SUITE} if task.spec.ability.suite else {}
+    return [(name, path) for name, path in sorted({**named, **shipped}.items()) if is_benchmark(path)]
 
 
 def make_raw(context: StepContext) -> dict[str, Any]:
@@ -99,14 +125,13 @@ def quality_settings(spec: TaskSpec) -> dict[str, Any]:
 
 def make_data_quality(context: StepContext) -> dict[str, Any]:
     """Report properties of the whole data set: balance, label noise, synthetic rows, tokens."""
-    names = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits")
-    folders = {name: context.inputs[name].folder for name in names}
+    inputs = context.inputs
     return write_quality(
         context.spec,
-        reviewed=folders["reviewed_examples"],
-        clean=folders["clean_examples"],
-        splits=folders["splits"],
-        tokenizer=model_folder(context.inputs["base_model"].folder),
-        stages={name: context.inputs[name].facts for name in names},
+        reviewed=inputs["reviewed_examples"].folder,
+        clean=inputs["clean_examples"].folder,
+        splits=inputs["splits"].folder,
+        tokenizer=model_folder(inputs["base_model"].folder),
+        stages={name: inputs[name].facts for name in DATA_STEPS},
         out=context.out,
     )

@@ -1,8 +1,6 @@
 """Checks of the DATA stage and of production logs."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -30,13 +28,10 @@ LEAST_RECALL = 0.8
 def _accounted(rows_in: int, **parts: int) -> CheckResult:
     total = sum(parts.values())
     sum_text = " + ".join(f"{n} {name}" for name, n in parts.items())
-    return CheckResult(
-        rows_in == total and rows_in >= 0,
-        f"{rows_in} rows in = {sum_text}"
-        if rows_in == total
-        else f"{rows_in} rows in, but {sum_text} = {total}: {abs(rows_in - total)} unaccounted for",
-        {"rows_in": rows_in, **parts},
-    )
+    message = f"{rows_in} rows in = {sum_text}"
+    if rows_in != total:
+        message = f"{rows_in} rows in, but {sum_text} = {total}: {abs(rows_in - total)} unaccounted for"
+    return CheckResult(rows_in == total and rows_in >= 0, message, {"rows_in": rows_in, **parts})
 
 
 def _rows_accounted(description: str, *parts: str) -> Check:
@@ -54,7 +49,7 @@ clean_accounted = _rows_accounted(
 )
 
 
-@check("Every raw file was read, to its end (or data.allow_truncated is set).", name="files_read")
+@check("Every raw file was read, to its end (or data.allow_truncated is set).")
 def files_read(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     """Check that every raw file was read to its end, and had rows. An unknown loss cannot be judged by its share."""
     rows, unread = artifact.facts["rows_in"], artifact.facts["unread"]
@@ -65,8 +60,8 @@ def files_read(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     listed += f" | and {len(stopping) - SHOWN} more" if len(stopping) > SHOWN else ""
     if accepted and not stopping:
         listed = f"accepted by data.allow_truncated: {listed}"
-    passed = rows > 0 and not stopping
-    return CheckResult(passed, listed or ("every file was read to its end" if passed else "there are no rows"))
+    good = "every file was read to its end" if rows > 0 else "there are no rows"
+    return CheckResult(rows > 0 and not stopping, listed or good)
 
 
 @check("The share of bad rows is within data.max_quarantine_share, in all and for every label.")
@@ -116,13 +111,11 @@ def no_personal_data(artifact: Artifact, spec: TaskSpec) -> CheckResult:
             continue
         looked += 1
         left += [(example.id, kind) for kind in spans_left(example, spec.labels, find)]
-    kinds = sorted({kind for _, kind in left})
+    kinds = ", ".join(sorted({kind for _, kind in left}))
     where = "" if every <= 1 else f" in a sample of {looked} of {total} rows"
-    return CheckResult(
-        not left and (looked > 0 or total == 0),
-        f"none found{where}" if not left else f"{len(left)} left in the examples{where}: {', '.join(kinds)}",
-        {"examples": [i for i, _ in left[:5]], "rows_looked_at": looked},
-    )
+    message = f"{len(left)} left in the examples{where}: {kinds}" if left else f"none found{where}"
+    figures = {"examples": [i for i, _ in left[:5]], "rows_looked_at": looked}
+    return CheckResult(not left and (looked > 0 or total == 0), message, figures)
 
 
 @check("At least data.min_examples examples.")
@@ -135,26 +128,17 @@ def enough_examples(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 def enough_per_label(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     if not spec.labels:
         return CheckResult(True, "no labels in this task")
-    counts = {label: artifact.facts["labels"][label] for label in spec.labels}
-    few = {label: n for label, n in counts.items() if n < spec.data.min_per_label}
-    listed = ", ".join(f"{label}: {n}" for label, n in few.items())
-    return CheckResult(
-        not few,
-        f"every label has {spec.data.min_per_label} or more"
-        if not few
-        else f"fewer than {spec.data.min_per_label} examples: {listed}",
-        {"counts": counts},
-    )
+    counts, least = {label: artifact.facts["labels"][label] for label in spec.labels}, spec.data.min_per_label
+    few = ", ".join(f"{label}: {n}" for label, n in counts.items() if n < least)
+    message = f"fewer than {least} examples: {few}" if few else f"every label has {least} or more"
+    return CheckResult(not few, message, {"counts": counts})
 
 
 @check("Every review decision refers to an existing example.", blocking=False, advisory=True)
 def reviews_applied(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    bad = sum(artifact.facts["by_rule"].values())
-    return CheckResult(
-        bad == 0,
-        f"{artifact.facts['decisions']} decisions, {bad} of them could not be applied",
-        dict(artifact.facts["by_rule"]),
-    )
+    by_rule, decisions = artifact.facts["by_rule"], artifact.facts["decisions"]
+    bad = sum(by_rule.values())
+    return CheckResult(bad == 0, f"{decisions} decisions, {bad} of them could not be applied", dict(by_rule))
 
 
 @check(
@@ -177,9 +161,8 @@ def no_leakage(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     if report["changed"]:
         message += f"; changed since they were certified: {', '.join(report['changed'])}"
     if report["alike"]:
-        message += (
-            f"; {report['alike']} similar pairs are in different splits (too long a chain, or fixed by the ledger)"
-        )
+        why = "too long a chain, or fixed by the ledger"
+        message += f"; {report['alike']} similar pairs are in different splits ({why})"
     sound = leaks == 0 and proven and not report["changed"]
     return CheckResult(sound and not few, message, report, warns=sound)
 
@@ -195,10 +178,9 @@ def _recall(edit: Mapping[str, Any]) -> str:
 def split_sizes(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     shares = artifact.facts["shares"]
     wanted = {"validation": spec.split.validation, "test": spec.split.test}
-    off = {k: shares[k] for k, w in wanted.items() if abs(shares[k] - w) > spec.split.tolerance}
-    return CheckResult(
-        not off, ", ".join(f"{k} {shares[k]:.3f} (wanted {w})" for k, w in wanted.items()), {"shares": shares}
-    )
+    good = all(abs(shares[k] - w) <= spec.split.tolerance for k, w in wanted.items())
+    listed = ", ".join(f"{k} {shares[k]:.3f} (wanted {w})" for k, w in wanted.items())
+    return CheckResult(good, listed, {"shares": shares})
 
 
 @check(
@@ -227,12 +209,12 @@ def splits_accounted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     return _accounted(f["rows_in"] + f["restored"], **placed, quarantined=f["quarantined"])
 
 
-def _quality(part: str) -> Callable[[Artifact, TaskSpec], CheckResult]:
+def _quality(name: str, part: str, description: str, **how: bool) -> Check:
     def judge(artifact: Artifact, spec: TaskSpec) -> CheckResult:
         result = artifact.facts["parts"][part]
         return CheckResult(result["passed"] is True, result["message"])
 
-    return judge
+    return Check(name, description, judge, **how)
 
 
 @check(
@@ -258,30 +240,19 @@ def logs_accounted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 @check("No corrected row looks poisoned (held.jsonl gives the reasons).", blocking=False, advisory=True)
 def nothing_held_back(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    rules = artifact.facts["held_by_rule"]
-    by_rule = ", ".join(f"{n} by {rule}" for rule, n in rules.items())
-    return CheckResult(
-        not rules and artifact.facts["held"] == 0,
-        f"{artifact.facts['held']} corrected rows are held back{f' ({by_rule})' if by_rule else ''}; "
-        f"{artifact.facts['corrections']} are used for training",
-        dict(rules),
-    )
+    f, rules = artifact.facts, artifact.facts["held_by_rule"]
+    by_rule = f" ({', '.join(f'{n} by {rule}' for rule, n in rules.items())})" if rules else ""
+    message = f"{f['held']} corrected rows are held back{by_rule}; {f['corrections']} are used for training"
+    return CheckResult(not rules and f["held"] == 0, message, dict(rules))
 
 
+_REVIEWED = "A sample of the synthetic rows has been reviewed by people, and few enough were rejected."
+_BALANCED = "The largest label has at most data.max_imbalance times the rows of the smallest."
+_FIT = "No row is longer than training.max_tokens."
 QUALITY_CHECKS = (
-    Check(
-        "synthetic_rows_reviewed",
-        "A sample of the synthetic rows has been reviewed by people, and few enough were rejected.",
-        _quality("synthetic"),
-    ),
+    _quality("synthetic_rows_reviewed", "synthetic", _REVIEWED),
     labels_believable,
-    Check(
-        "class_balance",
-        "The largest label has at most data.max_imbalance times the rows of the smallest.",
-        _quality("balance"),
-        blocking=False,
-        advisory=True,
-    ),
-    Check("rows_fit", "No row is longer than training.max_tokens.", _quality("tokens"), blocking=False, advisory=True),
+    _quality("class_balance", "balance", _BALANCED, blocking=False, advisory=True),
+    _quality("rows_fit", "tokens", _FIT, blocking=False, advisory=True),
 )
 """One check for each part of the data quality report."""

@@ -1,7 +1,5 @@
 """Finds results of earlier runs that steps reuse: cached answers, and the champion's artifacts."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from finetune_pipeline.engine.step import SHARED, StepContext

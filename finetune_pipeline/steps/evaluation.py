@@ -1,7 +1,5 @@
 """EVALUATION: predictions of all models on the sealed test, and the report with its gates."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -40,13 +38,12 @@ from finetune_pipeline.steps.asked_models import (
     while_served,
 )
 from finetune_pipeline.steps.baseline import asking_job, best_prompt, simple_settings
-from finetune_pipeline.steps.data import sealing_key, split_file
+from finetune_pipeline.steps.data import DATA_STEPS, sealing_key, split_file
 from finetune_pipeline.steps.earlier_runs import answers_of, champion_of
 from finetune_pipeline.worker.jobs import other_rows_set
 
 PLOTS = "plots"
 RECENT, RECENT_FACTS = "recent_rows.jsonl", "production.json"
-DATA_STEPS = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits")
 
 
 def make_test_predictions(context: StepContext) -> dict[str, Any]:
@@ -104,12 +101,8 @@ def _recent(context: StepContext, test: Path, sets: list[dict[str, Any]]) -> lis
     known = [*(split_file(context, name) for name in ("train", "validation")), test]
     chosen = unknown_rows(context.spec, rows, known)
     examples, path = as_examples(context.spec, chosen), context.builder.work / RECENT
-    facts = {
-        "rows": chosen.facts().model_dump(),
-        "sources": sources_of(chosen, examples),
-        "ids": [row["id"] for row in chosen.rows],
-    }
-    write_json(context.out / RECENT_FACTS, facts)
+    facts = {"rows": chosen.facts().model_dump(), "sources": sources_of(chosen, examples)}
+    write_json(context.out / RECENT_FACTS, {**facts, "ids": [row["id"] for row in chosen.rows]})
     if not examples:
         return []
     write_examples(path, examples)
@@ -126,10 +119,8 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
     before = dict.fromkeys(str(entry["candidate"]) for entry in looks)
     record(state, candidate, outcomes_of(of_model(rows, "candidate"), context.spec.output))
     asked, output = read_test_rows(predictions.folder), context.spec.output
-    training = [
-        TrainingRow(e.id, e.user_text, e.answer)
-        for e in read_examples(examples_of(context.inputs["splits"].folder, "train"))
-    ]
+    train = read_examples(examples_of(context.inputs["splits"].folder, "train"))
+    training = [TrainingRow(e.id, e.user_text, e.answer) for e in train]
     evaluation = evaluate_task(
         context.spec,
         rows,
@@ -172,7 +163,6 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
 
 
 def _climbed(context: StepContext) -> Ladder | None:
-    """Return the ladder on the same baseline, if there is one."""
     version, baseline = context.run_inputs.ladder, context.inputs["few_shot_baseline"].version
     made = context.store.find(context.task.name, "ladder", version) if version else None
     if made is None or made.inputs["few_shot_baseline"] != baseline:
@@ -204,7 +194,9 @@ def _step_facts(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> Step
 def _cost(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the costs so far, and the cost of requests at the training plan's prices."""
     plan, endpoint = context.inputs["training_plan"].facts, context.spec.baseline.endpoint
-    made = costs(rows, _measured(context), plan)
+    steps = ("few_shot_baseline", "adapter", "merged_model", "general_ability", "test_predictions")
+    measured = {name: context.inputs[name].folder / "measured.json" for name in steps}
+    made = costs(rows, {name: read_json(file) for name, file in measured.items() if file.exists()}, plan)
     asked = API_MODEL if API_MODEL in made["tokens"] else "base"
     tuned, prompted = (Call(**made["tokens"][name]) for name in ("candidate", asked))
     prices = request_prices(PriceList.of_served(plan["serving"]), tuned, prompted, endpoint.model if endpoint else "")
@@ -215,10 +207,3 @@ def _supervision(adapter: Artifact) -> dict[str, Any]:
     """Return the audit's counters per split. Its rows are on the page beside the adapter."""
     audits = read_json(adapter.path("audit.json")) if (adapter.folder / "audit.json").exists() else {}
     return {split: {key: of for key, of in audit.items() if key != "shown"} for split, audit in audits.items()}
-
-
-def _measured(context: StepContext) -> dict[str, Any]:
-    """Return the times and memory measured by the child processes of earlier steps."""
-    steps = ("few_shot_baseline", "adapter", "merged_model", "general_ability", "test_predictions")
-    files = {name: context.inputs[name].folder / "measured.json" for name in steps}
-    return {name: read_json(file) for name, file in files.items() if file.exists()}

@@ -1,15 +1,11 @@
 """Checks of the EVALUATION, RELEASE and PRODUCTION stages. Gates stop the alias `champion`, not the graph."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Callable
 
 from finetune_pipeline.engine.checks import Check, CheckResult, check
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.gates import GATES
-from finetune_pipeline.evaluation.gates.general_ability import general_ability
+from finetune_pipeline.evaluation.gates.besides_task import general_ability
 from finetune_pipeline.evaluation.judged_facts import Ability, JudgeFindings
 from finetune_pipeline.evaluation.predictions import failed_test_rows
 from finetune_pipeline.production.status import Alarm
@@ -28,9 +24,8 @@ def all_predicted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 def _gate(name: str) -> Callable[[Artifact, TaskSpec], CheckResult]:
     def judge(artifact: Artifact, spec: TaskSpec) -> CheckResult:
         gate = {g["name"]: g for g in artifact.facts["gates"]}[name]
-        figures = {
-            k: gate[k] for k in ("status", "measured", "threshold", "what_to_do") if gate.get(k) not in (None, "")
-        }
+        keys = ("status", "measured", "threshold", "what_to_do")
+        figures = {k: gate[k] for k in keys if gate.get(k) not in (None, "")}
         message = f"Not asked: {gate['message']}" if gate["status"] == "not_asked" else gate["message"]
         return CheckResult(gate["status"] in ("passed", "not_asked"), message, figures, gate["status"] == "warned")
 
@@ -50,20 +45,16 @@ def ability_kept(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f = artifact.facts
     if not f["items"]:
         return CheckResult(True, f["sentence"])
-    gate = general_ability(spec, Ability.model_validate(f))
-    return CheckResult(
-        not f["unscored"] and gate.passed, gate.message, {"categories": f["categories"], "lost_items": f["lost_items"]}
-    )
+    gate, figures = general_ability(spec, Ability.model_validate(f)), ("categories", "lost_items")
+    return CheckResult(not f["unscored"] and gate.passed, gate.message, {name: f[name] for name in figures})
 
 
 @check("Every submitted rating was read and belongs to this sheet.", blocking=False, advisory=True)
 def ratings_read(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f = artifact.facts
-    bad = sum(f["by_rule"].values())
+    bad, unknown = sum(f["by_rule"].values()), f["unknown"]
     judged = f"{f['rated']} answers rated by {len(f['raters'])} people"
-    return CheckResult(
-        not bad and not f["unknown"], f"{judged}; {bad} lines unreadable, {f['unknown']} of unknown items"
-    )
+    return CheckResult(not bad and not unknown, f"{judged}; {bad} lines unreadable, {unknown} of unknown items")
 
 
 @check(
@@ -85,19 +76,16 @@ def aliases_consistent(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f = artifact.facts
     good = f["candidate"] == f["model_version"] and (not f["promoted"] or f["gates_passed"])
     champion = f"champion is version {f['champion']}" if f["champion"] else "there is no champion"
-    return CheckResult(
-        good, f"version {f['model_version']} {'promoted' if f['promoted'] else 'not promoted'}; {champion}"
-    )
+    moved = "promoted" if f["promoted"] else "not promoted"
+    return CheckResult(good, f"version {f['model_version']} {moved}; {champion}")
 
 
 @check("The model was trained on no forgotten row (finetune forget).")
 def nothing_forgotten(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    version = artifact.facts["model_version"]
-    if artifact.facts["forgotten"]:
-        return CheckResult(
-            False, f"version {version} was trained on rows that have since been forgotten: run the task again"
-        )
-    return CheckResult(artifact.facts["forgotten"] is False, f"version {version} was trained on no forgotten row")
+    forgotten, rows = artifact.facts["forgotten"], "no forgotten row"
+    if forgotten:
+        rows = "rows that have since been forgotten: run the task again"
+    return CheckResult(forgotten is False, f"version {artifact.facts['model_version']} was trained on {rows}")
 
 
 @check("Production still looks like the training data.", name="no_drift", blocking=False, advisory=True)
@@ -115,12 +103,8 @@ GATE_CHECKS = tuple(Check(gate.name, gate.needs, _gate(gate.name), blocking=Fals
     live=True,
 )
 def champion_serves_well(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    return _answer(artifact.facts)
+    return of_alarm(Alarm(**artifact.facts))
 
 
 def of_alarm(alarm: Alarm) -> CheckResult:
-    return _answer(asdict(alarm))
-
-
-def _answer(alarm: Mapping[str, Any]) -> CheckResult:
-    return CheckResult(alarm["raised"] is False, alarm["sentence"], alarm["figures"])
+    return CheckResult(alarm.raised is False, alarm.sentence, alarm.figures)

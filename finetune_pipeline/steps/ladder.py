@@ -1,13 +1,12 @@
 """BASELINE, for `finetune ladder`: combines all rungs, with costs and latencies, into the answer."""
 
-from __future__ import annotations
-
 import datetime
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from timeit import timeit
 from typing import Any
 
 from finetune_pipeline.baseline.advice import best_fixed
@@ -44,6 +43,8 @@ from finetune_pipeline.steps.rungs import (
 )
 from finetune_pipeline.worker.jobs import latency_job
 
+Prompts = Mapping[str, Mapping[str, Any]]
+Latencies = dict[str, tuple[float, float]]
 LATENCY_CALLS = 12
 TUNED = {
     "tuned": "The tuned model",
@@ -117,9 +118,7 @@ def make_tuned_rungs(context: StepContext) -> dict[str, Any]:
     return _written(context, made)
 
 
-def rung_terms(
-    context: StepContext, answered: Sequence[Answered], model: Path | None, prompts: Mapping[str, Mapping[str, Any]]
-) -> Terms:
+def rung_terms(context: StepContext, answered: Sequence[Answered], model: Path | None, prompts: Prompts) -> Terms:
     """Compute costs and latencies of the rungs. model: folder of the model to time with `prompts` by rung; None: not timed."""
     spec, train_rows = context.spec, read_examples(split_file(context, "train"))
     prices = load_prices(home=context.store.root.parent, task_folder=context.task.folder)
@@ -127,9 +126,8 @@ def rung_terms(
     plain = details.get("zero_shot") or next(iter(details.values()))
     tuned = Call(plain["mean_prompt_tokens"], max(1.0, plain["mean_new_tokens"]))
     parameters = float(model_shape(model_folder(context.inputs["base_model"].folder)).parameters)
-    today = datetime.datetime.now(datetime.UTC).date()
-    method = [spec.training.method]
-    costs = training_costs(spec, prices, round(len(train_rows) * tuned.tokens), parameters, today, method)
+    today, tokens = datetime.datetime.now(datetime.UTC).date(), round(len(train_rows) * tuned.tokens)
+    costs = training_costs(spec, prices, tokens, parameters, today, [spec.training.method])
     return Terms(
         dollars={of.name: _dollars(spec, prices, of) for of in answered},
         latency={**_simple_latencies(context, answered, train_rows), **_model_latencies(context, model, prompts)},
@@ -139,7 +137,7 @@ def rung_terms(
     )
 
 
-def timed_prompts(context: StepContext) -> dict[str, Mapping[str, Any]]:
+def timed_prompts(context: StepContext) -> Prompts:
     """Return the base model's prompts by rung: the best fixed one, the retrieving one, and the searched one."""
     baseline, search = context.inputs["few_shot_baseline"], context.inputs["prompt_search"]
     prompts = {name: of for name, of in read_json(baseline.path(PROMPTS)).items() if not name.startswith(API)}
@@ -153,7 +151,6 @@ def timed_prompts(context: StepContext) -> dict[str, Mapping[str, Any]]:
 
 
 def _dollars(spec: TaskSpec, prices: PriceList, answered: Answered) -> float | None:
-    """Return the dollars per 1,000 calls of a rung."""
     if answered.call is None:
         return 0.0  # a linear model answers a thousand calls within a CPU second
     if answered.kind != "api":
@@ -167,22 +164,15 @@ def _own_dollars(spec: TaskSpec, prices: PriceList, call: Call) -> float | None:
     """Return the dollars per 1,000 self-hosted calls: at the task's token price, else on the cheapest machine of the list."""
     if spec.advise.dollars_per_million_tokens is not None:
         return call.tokens * spec.advise.dollars_per_million_tokens / 1000
-    return min(
-        (
-            1000
-            * machine.price
-            * seconds_of(machine, call, machine.answered_high or machine.answered_per_second)
-            / 3600
-            for machine in prices.machines
-            if machine.answered_per_second
-        ),
-        default=None,
-    )
+    seconds = [
+        (of.price, seconds_of(of, call, of.answered_high or of.answered_per_second))
+        for of in prices.machines
+        if of.answered_per_second
+    ]
+    return min((1000 * price * taken / 3600 for price, taken in seconds), default=None)
 
 
-def _model_latencies(
-    context: StepContext, model: Path | None, prompts: Mapping[str, Mapping[str, Any]]
-) -> dict[str, tuple[float, float]]:
+def _model_latencies(context: StepContext, model: Path | None, prompts: Prompts) -> Latencies:
     """Measure (p50, p95) in milliseconds of one call with each prompt, in a child process. Constrained answers take as long."""
     spec = context.spec
     if model is None:
@@ -207,9 +197,7 @@ def _model_latencies(
     return latencies | {f"{rung}_restricted": taken for rung, taken in latencies.items()}
 
 
-def _simple_latencies(
-    context: StepContext, answered: Sequence[Answered], train_rows: Sequence[Example]
-) -> dict[str, tuple[float, float]]:
+def _simple_latencies(context: StepContext, answered: Sequence[Answered], train_rows: Sequence[Example]) -> Latencies:
     """Measure the same for the simple models, in this process."""
     texts = [e.user_text for e in validation_rows(context)[: LATENCY_CALLS + 1]]
     asked, answers = [e.user_text for e in train_rows], [e.answer for e in train_rows]
@@ -217,12 +205,6 @@ def _simple_latencies(
     for of in answered:
         if of.kind == "simple":
             model = SIMPLE_MODELS[of.name]().fit(asked, answers, context.spec.output, context.spec.split.seed)
-            taken = sorted(_milliseconds(model.predict, [text]) for text in texts)
+            taken = sorted(round(1000 * timeit(partial(model.predict, [text]), number=1), 2) for text in texts)
             latencies[of.name] = (taken[len(taken) // 2], taken[-1])
     return latencies
-
-
-def _milliseconds(call: Callable[[Sequence[str]], Any], texts: Sequence[str]) -> float:
-    began = time.perf_counter()
-    call(texts)
-    return round(1000 * (time.perf_counter() - began), 2)

@@ -1,7 +1,5 @@
 """BASELINE, for `finetune ladder`: trains on growing shares of the rows, and extrapolates to all rows."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -50,9 +48,8 @@ def make_pilot(context: StepContext) -> dict[str, Any]:
         say(f"pilot: {count:,} rows: {points[-1].value:.3f} {spec.metric} on validation")
         if stopped := _enough(spec, answered, rival, by_share, sources):
             break
-    write_predictions(
-        context.out / PREDICTIONS, [{**row, "model": str(share)} for share, of in by_share.items() for row in of]
-    )
+    answers = [{**row, "model": str(share)} for share, of in by_share.items() for row in of]
+    write_predictions(context.out / PREDICTIONS, answers)
     return {"skipped": why, "stopped": stopped, "points": [point.model_dump() for point in points]}
 
 
@@ -81,7 +78,6 @@ def _train_and_ask(context: StepContext, base: Path, rows: Sequence[Example], wo
     if not (merged / "result.json").exists():
         shutil.rmtree(merged, ignore_errors=True)
         merged.mkdir()
-        common = answering_settings(spec)
         context.launch(
             merge_job(
                 base=base,
@@ -91,7 +87,7 @@ def _train_and_ask(context: StepContext, base: Path, rows: Sequence[Example], wo
                 parity_rows=PARITY_ROWS,
                 out=merged,
                 stage="pilot",
-                **common,
+                **answering_settings(spec),
             )
         )
     prefix = merged / "adapter" if (merged / "adapter").exists() else None
@@ -103,18 +99,11 @@ def _train_and_ask(context: StepContext, base: Path, rows: Sequence[Example], wo
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _point(
-    spec: TaskSpec, share: float, count: int, rows: Rows, training: Mapping[str, Any], sources: SourceOf
-) -> Point:
+def _point(spec: TaskSpec, share: float, count: int, rows: Rows, training: Row, sources: SourceOf) -> Point:
     metric = METRICS[spec.metric]
-    return Point(
-        share=share,
-        rows=count,
-        steps=training["steps"],
-        value=metric.score(rows, spec.output),
-        interval=metric.interval(rows, spec.output, spec.gates.confidence, shared_sources(rows, sources)),
-        seconds=training["seconds"],
-    )
+    value = metric.score(rows, spec.output)
+    interval = metric.interval(rows, spec.output, spec.gates.confidence, shared_sources(rows, sources))
+    return Point(share=share, rows=count, value=value, interval=interval, **training)
 
 
 def _enough(

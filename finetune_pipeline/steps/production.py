@@ -1,7 +1,5 @@
 """LOGS and PRODUCTION: logged answers, drift from the training data, and the retraining decision."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -47,10 +45,13 @@ def make_drift_report(context: StepContext) -> dict[str, Any]:
     reference_text = f"{whose} and {'their answers' if predictions is None else 'its answers on the test set'}"
     reference = Reference([e.user_text for e in train], answers)
     after = _taken_at(train, rows) if context.run_inputs.champion else None  # without a champion every row is new
-    learned = None if after is None else as_learned(context.spec, rows, after, *_learned_rows(context))
-    facts = drift_report(
-        context.spec, reference, rows, context.out, after, reference_text, learned, _other_versions(context)
-    )
+    learned, others = None, _other_versions(context)
+    if after is not None:
+        used = rows_of_data(context.store, context.task.name, context.run_inputs.trained_on)
+        examples = read_examples(context.inputs["production_logs"].path("examples.jsonl"))
+        ids = logged_as(e for e in examples if e.id in used)
+        learned = as_learned(context.spec, rows, after, ids, context.spec.retraining.rows_after_drift)
+    facts = drift_report(context.spec, reference, rows, context.out, after, reference_text, learned, others)
     facts["trained_on"] = context.run_inputs.trained_on
     page = drift_page(context.task.name, context.spec.drift.false_alarms, facts)
     (context.out / "drift.html").write_text(page_html(page), "utf-8")
@@ -58,26 +59,14 @@ def make_drift_report(context: StepContext) -> dict[str, Any]:
 
 
 def _other_versions(context: StepContext) -> set[str]:
-    """Return the version numbers other than the champion's."""
     store, task = context.store, context.task.name
     of_this_data: set[str] = set()
     others: set[str] = set()
     for version in store.all_versions(task, "model_version"):
         report = store.find(task, "evaluation_report", version.inputs["evaluation_report"])
-        its = (
-            report is not None
-            and report.inputs["splits"] == context.run_inputs.trained_on
-            and version.facts["promoted"]
-        )
+        its = report and report.inputs["splits"] == context.run_inputs.trained_on and version.facts["promoted"]
         (of_this_data if its else others).add(str(version.facts["model_version"]))
     return others - of_this_data if of_this_data else set()
-
-
-def _learned_rows(context: StepContext) -> tuple[set[str], int]:
-    """Return the ids of the log rows in the champion's data, and how many are needed to have learned a drift."""
-    used = rows_of_data(context.store, context.task.name, context.run_inputs.trained_on)
-    examples = read_examples(context.inputs["production_logs"].path("examples.jsonl"))
-    return logged_as(e for e in examples if e.id in used), context.spec.retraining.rows_after_drift
 
 
 def _taken_at(train: Sequence[Example], rows: Iterable[Mapping[str, Any]]) -> float | None:

@@ -1,7 +1,6 @@
 """BASELINE, for `finetune ladder`: searches for a better prompt, scored on rows not used in the search."""
 
-from __future__ import annotations
-
+import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -34,6 +33,7 @@ from finetune_pipeline.steps.rungs import (
 )
 from finetune_pipeline.worker.jobs import prompt_set
 
+Rows = Mapping[str, list[dict[str, Any]]]
 WRITTEN = 4
 """Number of instructions that the API model writes."""
 
@@ -48,19 +48,17 @@ def make_prompt_search(context: StepContext) -> dict[str, Any]:
         return {"skipped": why, "calls": 0, "searches": [], "best": None}
     own, sources = _Own(context), row_sources(context)
     prompts = candidates(spec, train_rows, _written_instructions(context, train_rows))
-    ends = time.monotonic() + 60 * spec.ladder.minutes if spec.ladder.minutes else None
+    budget = (spec.ladder.calls - len(rows)) // 2
+    ends = time.monotonic() + 60 * spec.ladder.minutes if spec.ladder.minutes else math.inf
     searches: list[Search] = []
     answers: list[dict[str, Any]] = []
     tokens: list[Call] = []
     written: dict[str, Any] = {}
     for fold, held in folds.items():
-        ask = _Asker(context, context.builder.work / f"fold_{fold}")
-        budget = (spec.ladder.calls - len(rows)) // 2
-        search, searched_rows = halving(
-            spec, prompts, folds[1 - fold], budget, ask, lambda: ends is not None and time.monotonic() > ends
-        )
-        best = own.best(folds[1 - fold])
-        if likely_better(spec, own.answers(best, folds[1 - fold]), searched_rows, sources):
+        ask, seen = _Asker(context, context.builder.work / f"fold_{fold}"), folds[1 - fold]
+        search, searched_rows = halving(spec, prompts, seen, budget, ask, lambda: time.monotonic() > ends)
+        best = own.best(seen)
+        if likely_better(spec, own.answers(best, seen), searched_rows, sources):
             made = ask({search.winner: prompts[search.winner]}, held, "the held rows")[search.winner]
             tokens.append(ask.tokens[search.winner])
             written[search.winner] = asdict(prompts[search.winner])
@@ -98,7 +96,6 @@ class _Own:
         self.prompts = read_json(baseline.path(PROMPTS))
 
     def answers(self, name: str, examples: Sequence[Example]) -> list[dict[str, Any]]:
-        """Return a prompt's answers to these rows."""
         ids = {e.id for e in examples}
         return [row for row in self.rows[name] if row["example_id"] in ids]
 
@@ -125,9 +122,7 @@ class _Asker:
         self.context, self.folder, self.number = context, folder, 0
         self.tokens: dict[str, Call] = {}
 
-    def __call__(
-        self, prompts: Mapping[str, Prompt], rows: Sequence[Example], title: str
-    ) -> Mapping[str, list[dict[str, Any]]]:
+    def __call__(self, prompts: Mapping[str, Prompt], rows: Sequence[Example], title: str) -> Rows:
         self.number += 1
         out, asked = self.folder / str(self.number), self.folder / f"{self.number}.jsonl"
         if (out / "result.json").exists():
@@ -173,7 +168,6 @@ def _written_instructions(context: StepContext, train_rows: Sequence[Example]) -
 
 
 def search_settings(spec: TaskSpec) -> dict[str, Any]:
-    """Return the settings that affect the search for a prompt."""
     return {
         "calls": spec.ladder.calls,
         "minutes": spec.ladder.minutes,

@@ -1,7 +1,5 @@
 """RELEASE: registers the candidate; `champion` moves only if every gate passed."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from finetune_pipeline.engine.files import write_json
@@ -18,17 +16,17 @@ CARD = "README.md"
 
 def release_request(context: StepContext) -> dict[str, Any]:
     """Return the request to register a candidate. `compared_with` lets a rerun find the same comparison."""
-    report = context.inputs["evaluation_report"]
-    candidate, merged = report.facts["models"]["candidate"], context.inputs["merged_model"]
+    report, adapter, merged = (context.inputs[name] for name in ("evaluation_report", "adapter", "merged_model"))
+    candidate, dataset = report.facts["models"]["candidate"], adapter.inputs["train_split"]
     hosted = read_hosted(merged.folder)
     return {
         "name": context.task.name,
         "method": hosted.trainer if hosted else context.spec.training.method,
         "kind": merged.facts["kind"],
         "endpoint": hosted.model_dump() if hosted else None,
-        "dataset_version": context.inputs["adapter"].inputs["train_split"],
-        "adapter": str(context.inputs["adapter"].folder / "adapter"),
-        "adapter_version": context.inputs["adapter"].version,
+        "dataset_version": dataset,
+        "adapter": str(adapter.folder / "adapter"),
+        "adapter_version": adapter.version,
         "merged": str(merged.folder),
         "merged_version": merged.version,
         "evaluation_version": report.version,
@@ -40,8 +38,7 @@ def release_request(context: StepContext) -> dict[str, Any]:
         "precision": context.spec.evaluation.precision,
         "gates_passed": bool(report.facts["passed"]),
         "gates": {g["name"]: g["status"] for g in report.facts["gates"]},
-        "forgotten": context.inputs["adapter"].inputs["train_split"]
-        in tainted_splits(context.task.name, context.store),
+        "forgotten": dataset in tainted_splits(context.task.name, context.store),
         "verdict": report.facts["verdict"],
         "about": f"{context.spec.description} The alias champion is the version that serves; candidate is the newest one.",
         "scores": {k: v for k, v in candidate.items() if isinstance(v, int | float)},
@@ -51,18 +48,9 @@ def release_request(context: StepContext) -> dict[str, Any]:
 
 
 def _card(context: StepContext) -> str:
-    """Return the model card of the registered model."""
-    merged, base = context.inputs["merged_model"], context.inputs["base_model"]
-    spec = context.spec
-    source = Source(
-        spec.name,
-        spec.description,
-        spec.card.model_dump(),
-        merged,
-        context.inputs["adapter"],
-        base,
-        context.inputs["evaluation_report"],
-    )
+    names = ("merged_model", "adapter", "base_model", "evaluation_report")
+    spec, (merged, adapter, base, report) = context.spec, (context.inputs[name] for name in names)
+    source = Source(spec.name, spec.description, spec.card.model_dump(), merged, adapter, base, report)
     asked = merged if KINDS[merged.facts["kind"]].stored_whole else base
     return card_of(source.report, describe(source, model_folder(asked.folder), REGISTERED))
 
@@ -75,10 +63,4 @@ def make_model_version(context: StepContext) -> dict[str, Any]:
     for place in ("adapter", "merged", "base"):  # their current folders; their versions do not change
         del request[place]
     write_json(context.out / "model_version.json", {**request, **outcome})
-    return {
-        **outcome,
-        "gates_passed": request["gates_passed"],
-        "forgotten": request["forgotten"],
-        "gates": request["gates"],
-        "verdict": request["verdict"],
-    }
+    return {**outcome, **{name: request[name] for name in ("gates_passed", "forgotten", "gates", "verdict")}}

@@ -1,18 +1,16 @@
 """EVALUATION: people's ratings of the answers, and a judge model that must first agree with them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.scrub import load_key
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
-from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions, read_test_rows
 from finetune_pipeline.evaluation.preferences.judge import Judge, prediction_pairs
 from finetune_pipeline.evaluation.preferences.qualify import judged_pairs, people_choices, similar
+from finetune_pipeline.evaluation.regression_ledger import outcomes_of
 from finetune_pipeline.findings import Finding, FindingsError, as_rows, count_by_rule
 from finetune_pipeline.review.ratings import ratings_digest, read_ratings, summarise
 from finetune_pipeline.review.sheet import SheetItem, draw, make_sheet, read_sheet_name, sheet_name
@@ -23,25 +21,25 @@ KEY_FILE = "review.key"
 
 
 def secret_of(store: ArtifactStore) -> bytes:
-    """Return the secret that blinds all sheets of this store."""
     return load_key(store.root / KEY_FILE)
+
+
+def both_answers(predictions: Artifact) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    rows = read_predictions(predictions.path("predictions.parquet"))
+    return of_model(rows, "base"), of_model(rows, "candidate")
 
 
 def drawn_items(predictions: Artifact, task: Task, items: int, secret: bytes) -> dict[str, str]:
     """Return the examples of a sheet on these predictions, and how each was drawn."""
-    rows = read_predictions(predictions.path("predictions.parquet"))
-    base, candidate = of_model(rows, "base"), of_model(rows, "candidate")
-    right = {row["example_id"]: is_right(row, task.spec.output) for row in candidate}
-    return draw(base, candidate, right, items, secret)
+    base, candidate = both_answers(predictions)
+    return draw(base, candidate, outcomes_of(candidate, task.spec.output), items, secret)
 
 
 def output_sheet(predictions: Artifact, task: Task, items: int, secret: bytes) -> tuple[str, list[SheetItem]]:
     """Return (name, items) of the sheet on these predictions."""
-    rows = read_predictions(predictions.path("predictions.parquet"))
     drawn = drawn_items(predictions, task, items, secret)
-    name = sheet_name(predictions.version, len(drawn))
-    texts = read_test_rows(predictions.folder).texts
-    return name, make_sheet(name, drawn, of_model(rows, "base"), of_model(rows, "candidate"), texts, secret)
+    name, texts = sheet_name(predictions.version, len(drawn)), read_test_rows(predictions.folder).texts
+    return name, make_sheet(name, drawn, *both_answers(predictions), texts, secret)
 
 
 def make_human_review(context: StepContext) -> dict[str, Any]:
@@ -49,12 +47,9 @@ def make_human_review(context: StepContext) -> dict[str, Any]:
     reviews = context.task.folder / "reviews"
     ratings, findings = read_ratings(reviews)
     predictions, secret = context.inputs["test_predictions"], secret_of(context.store)
-    own = [r for r in ratings if (read_sheet_name(r.sheet) or ("",))[0] == predictions.version]
-    drawn = {
-        sheet: drawn_items(predictions, context.task, size[1], secret)
-        for sheet in sorted({r.sheet for r in own})
-        if (size := read_sheet_name(sheet))
-    }
+    sheets = {r.sheet: name for r in ratings if (name := read_sheet_name(r.sheet)) and name[0] == predictions.version}
+    own = [r for r in ratings if r.sheet in sheets]
+    drawn = {sheet: drawn_items(predictions, context.task, sheets[sheet][1], secret) for sheet in sorted(sheets)}
     sources = read_test_rows(predictions.folder).sources
     facts = summarise(own, drawn, secret, context.spec.gates.confidence, sources)
     write_rows(context.out / "findings.jsonl", as_rows(findings))
@@ -68,9 +63,8 @@ def make_judge_review(context: StepContext) -> dict[str, Any]:
     settings, predictions = context.spec.evaluation, context.inputs["test_predictions"]
     if settings.judge is None and settings.similarity is None:
         return {"judge": None, "similarity": None}
-    rows = read_predictions(predictions.path("predictions.parquet"))
     test = read_test_rows(predictions.folder)
-    pairs = prediction_pairs(of_model(rows, "base"), of_model(rows, "candidate"), test.texts)
+    pairs = prediction_pairs(*both_answers(predictions), test.texts)
     people = people_choices(context.inputs["human_review"].facts["items"])
     judge = similarity = None
     if settings.judge is not None:

@@ -1,7 +1,5 @@
 """Collects the inputs of a run: everything outside the graph that its results depend on."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +16,7 @@ from finetune_pipeline.production.used_rows import judging_digest, learned_by
 from finetune_pipeline.review.ratings import ratings_digest
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.ability import ability_digest
-from finetune_pipeline.steps.asked_files import asked_files
+from finetune_pipeline.steps.data import asked_files
 
 
 def base_of(task: Task) -> dict[str, Any]:

@@ -1,12 +1,10 @@
 """Functions shared by the rungs of the ladder: rows, answers, and whether a rung is already good enough."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.baseline.ladder import OPTIMISED, Answered, climb, surely_enough
+from finetune_pipeline.baseline.ladder import OPTIMISED, Answered, Row, climb, surely_enough
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
@@ -28,7 +26,6 @@ def validation_rows(context: StepContext) -> list[Example]:
 
 
 def row_sources(context: StepContext) -> dict[str, str]:
-    """Return the source of each validation row, by its id."""
     return {e.id: e.made_from for e in read_examples(split_file(context, "validation"))}
 
 
@@ -44,8 +41,7 @@ def climbed(context: StepContext, *, searched: bool = True) -> list[Answered]:
     return climb(context.spec, rows, tokens, optimised, row_sources(context))
 
 
-def call_of(asked: Mapping[str, Any]) -> Call:
-    """Return the mean tokens of a call with a set or prompt."""
+def call_of(asked: Row) -> Call:
     return Call(asked["mean_prompt_tokens"], asked["mean_new_tokens"])
 
 
@@ -61,14 +57,11 @@ def good_enough(spec: TaskSpec, answered: Sequence[Answered], sources: SourceOf 
     return ""
 
 
-def answers_job(
-    context: StepContext, sets: Sequence[Mapping[str, Any]], examples: Path, out: Path, stage: str
-) -> dict[str, Any]:
+def answers_job(context: StepContext, sets: Sequence[Row], examples: Path, out: Path, stage: str) -> dict[str, Any]:
     """Return a job in which these sets answer the validation rows of a file, as in the baseline."""
     kept, limit = answers_of(context), context.spec.baseline.rows
     return asking_job(context, sets, examples, out, answers=kept, limit=limit, stage=stage)
 
 
 def ladder_settings(spec: TaskSpec) -> dict[str, Any]:
-    """Return the settings that determine whether further rungs are needed."""
     return {"ceiling": spec.baseline.ceiling, "limited": spec.advise.limited}

@@ -1,7 +1,5 @@
 """TRAINING: plan, adapter, merged model."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Checks of the BASELINE and TRAINING stages."""
 
-from __future__ import annotations
-
 import math
 import re
 
@@ -28,10 +26,8 @@ def safe_weights(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     files = artifact.facts["files"]
     unsafe = [name for name in files if not name.endswith((".safetensors", ".json", ".jinja", ".txt", ".model"))]
     weights = [name for name in files if name.endswith(".safetensors")]
-    return CheckResult(
-        bool(weights) and not unsafe,
-        f"{len(weights)} safetensors files" if not unsafe else f"files that could run code: {', '.join(unsafe)}",
-    )
+    message = f"files that could run code: {', '.join(unsafe)}" if unsafe else f"{len(weights)} safetensors files"
+    return CheckResult(bool(weights) and not unsafe, message)
 
 
 @check(
@@ -106,17 +102,12 @@ def no_truncation(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 @check("Every row has loss on its answer, end of turn included.")
 def supervision(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     if place := artifact.facts.get("service"):
-        rows = sum(artifact.facts["rows"].values())
-        return CheckResult(
-            True, f"trained by {place}: {rows} rows follow the rules of its files; its loss is not visible here"
-        )
+        rows = f"{sum(artifact.facts['rows'].values())} rows follow the rules of its files"
+        return CheckResult(True, f"trained by {place}: {rows}; its loss is not visible here")
     audit = artifact.facts["audit"]
-    bad = {k: audit[k] for k in COUNTS if audit[k] != 0}
-    return CheckResult(
-        not bad and audit["rows"] > 0,
-        f"{audit['rows']} rows: all have loss on the answer and its end" if not bad else f"wrong supervision: {bad}",
-        {k: audit[k] for k in ("rows", *COUNTS)},
-    )
+    bad, figures = {k: audit[k] for k in COUNTS if audit[k] != 0}, {k: audit[k] for k in ("rows", *COUNTS)}
+    good = f"{audit['rows']} rows: all have loss on the answer and its end"
+    return CheckResult(not bad and audit["rows"] > 0, f"wrong supervision: {bad}" if bad else good, figures)
 
 
 @check("All losses are finite.")
@@ -126,9 +117,8 @@ def loss_finite(artifact: Artifact, spec: TaskSpec) -> CheckResult:
         reported = [value for row in f["history"] for name, value in row.items() if name in ("loss", "eval_loss")]
         if not reported:
             return CheckResult(False, f"{place} reported no loss", warns=True)
-        return CheckResult(
-            all(map(math.isfinite, reported)), f"{place}: {len(reported)} losses, the last {reported[-1]:.3f}"
-        )
+        last = f"{place}: {len(reported)} losses, the last {reported[-1]:.3f}"
+        return CheckResult(all(map(math.isfinite, reported)), last)
     losses = [f["best_eval_loss"], f["first_eval_loss"], f["last_train_loss"]]
     return CheckResult(all(math.isfinite(x) for x in losses), f"validation loss {losses[1]:.3f} → {losses[0]:.3f}")
 
@@ -141,9 +131,8 @@ def learned(artifact: Artifact, spec: TaskSpec) -> CheckResult:
         fell = len(losses) > 1 and min(losses) < losses[0]
         sentence = f"{place} does not report the validation loss before training, only {len(losses)} later ones"
         return CheckResult(fell, sentence, {"losses": losses}, warns=True)
-    return CheckResult(
-        best < first, f"validation loss before {first:.3f}, best {best:.3f}", {"first": first, "best": best}
-    )
+    message = f"validation loss before {first:.3f}, best {best:.3f}"
+    return CheckResult(best < first, message, {"first": first, "best": best})
 
 
 @check("Validation loss has not risen by more than 10% above its best.", blocking=False, advisory=True)
@@ -153,13 +142,10 @@ def not_overfitted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     if not evals:
         return CheckResult(False, "no validation loss was recorded")
     last, best = evals[-1]["eval_loss"], artifact.facts["best_eval_loss"]
-    rise = last / best - 1 if best else math.inf
-    return CheckResult(
-        rise < MUCH_RISE,
-        f"the last validation loss is {rise:+.1%} from the best; the best checkpoint (step "
-        f"{artifact.facts['best_step']}) is kept",
-        {"rise": rise},
-    )
+    rise, step = last / best - 1 if best else math.inf, artifact.facts["best_step"]
+    kept = f"the best checkpoint (step {step}) is kept"
+    message = f"the last validation loss is {rise:+.1%} from the best; {kept}"
+    return CheckResult(rise < MUCH_RISE, message, {"rise": rise})
 
 
 @check("The saved files contain only the method's own tensors.")
@@ -168,12 +154,8 @@ def only_adapter_tensors(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     if artifact.facts.get("returns") == "endpoint":
         return CheckResult(True, f"no weights were returned: the model stays at {artifact.facts['service']}")
     other = [name for name in names if not re.search(kind.tensors, name)]
-    return CheckResult(
-        bool(names) and not other,
-        f"{len(names)} {kind.contents}"
-        if not other
-        else f"{len(other)} tensors do not belong to method {spec.training.method}: {', '.join(other[:3])}",
-    )
+    wrong = f"{len(other)} tensors do not belong to method {spec.training.method}: {', '.join(other[:3])}"
+    return CheckResult(bool(names) and not other, wrong if other else f"{len(names)} {kind.contents}")
 
 
 @check("QLoRA: the base model is actually stored in 4 bits.", name="four_bit_weights")
@@ -187,21 +169,15 @@ def four_bit(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     parameters = w["parameters"] - other / 2  # unquantized weights take two bytes per parameter
     share = quantized / (2 * parameters) if parameters > 0 else 1.0
     good = w["quantized_modules"] > 0 and 0 < share < FOUR_BIT_LIMIT
-    return CheckResult(
-        good,
-        f"{w['quantized_modules']} linear layers in four bits take {share:.1%} of their 16-bit size, the "
-        f"whole base {w['ratio']:.1%} of its own",
-        {"share": share, **w},
-    )
+    layers = f"{w['quantized_modules']} linear layers in four bits take {share:.1%} of their 16-bit size"
+    return CheckResult(good, f"{layers}, the whole base {w['ratio']:.1%} of its own", {"share": share, **w})
 
 
 @check("The served model equals the trained one.")
 def merge_parity(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     parity = artifact.facts["parity"]
     gate = GATES["merge_parity"](spec, Parity.model_validate(parity))
-    message = gate.message
-    message += f" {len(parity['weights_off'])} stored tensors are wrong." if parity.get("weights_off") else ""
-    message += (
-        f" {parity['new_tokens_chosen']} answers contain an added token." if parity.get("new_tokens_chosen") else ""
-    )
+    message, off, added = gate.message, parity.get("weights_off"), parity.get("new_tokens_chosen")
+    message += f" {len(off)} stored tensors are wrong." if off else ""
+    message += f" {added} answers contain an added token." if added else ""
     return CheckResult(gate.passed, message, dict(parity))

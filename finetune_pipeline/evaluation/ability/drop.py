@@ -1,7 +1,5 @@
 """Paired comparison of general ability before and after training."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

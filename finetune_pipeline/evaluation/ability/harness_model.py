@@ -3,8 +3,6 @@
 Texts become tokens exactly as in lm_eval's own HFLM, but what is too long for the model is an error, and never cut.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Container, Sequence
 from itertools import groupby
@@ -91,20 +89,19 @@ class AnswererLM(TemplateLM):  # type: ignore[misc]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         made: dict[int, str] = {}
-        most = [_most_tokens(request.args[1]) for request in requests]
+        settings = [request.args[1] for request in requests]
+        most = [int(of.get("max_gen_toks") or of.get("max_new_tokens") or 256) for of in settings]
         for tokens in sorted(set(most)):
             places = [i for i, n in enumerate(most) if n == tokens]
             prompts = [self.tok_encode(requests[i].args[0]) for i in places]
             for i, answer in zip(places, self._ask(prompts, None, tokens, self.batch_size), strict=True):
-                made[i] = self._ended(answer.text, requests[i].args[1].get("until") or [])
+                made[i], until = answer.text, settings[i].get("until") or []
+                ends = [until] if isinstance(until, str) else until
+                for end in (*ends, self.tokenizer.decode([self.eot_token_id])):
+                    made[i] = made[i].split(end, maxsplit=1)[0] if end else made[i]
                 if answer.status == "error":
                     self._fail(requests[i], answer.error)
         return [made[i] for i in range(len(requests))]
-
-    def _ended(self, text: str, until: str | list[str]) -> str:
-        for end in [*([until] if isinstance(until, str) else until), self.tokenizer.decode([self.eot_token_id])]:
-            text = text.split(end, maxsplit=1)[0] if end else text
-        return text
 
     def _loglikelihood_tokens(self, requests: Any, **kwargs: Any) -> list[tuple[float, bool]]:
         raise RuntimeError("lm_eval asked past the cache of answers, which 0.4 does not: install lm_eval<0.5")
@@ -128,9 +125,8 @@ class AnswererLM(TemplateLM):  # type: ignore[misc]
             groups.setdefault(1 << (tokens - 1).bit_length(), []).append(places)
         for tokens, group in sorted(groups.items()):
             prompts, texts = [pairs[p[0]][0] for p in group], [[pairs[i][1] for i in p] for p in group]
-            for places, answer in zip(
-                group, self._ask(prompts, texts, tokens, batch_size or self.batch_size), strict=True
-            ):
+            asked = self._ask(prompts, texts, tokens, batch_size or self.batch_size)
+            for places, answer in zip(group, asked, strict=True):
                 for i, score in zip(places, answer.label_scores or [math.nan] * len(places), strict=True):
                     if not math.isfinite(score):
                         self._fail(requests[i], answer.error or "a likelihood is not a number")
@@ -139,13 +135,7 @@ class AnswererLM(TemplateLM):  # type: ignore[misc]
         return answers
 
     def _ask(self, prompts: list[Ids], texts: list[list[Ids]] | None, tokens: int, batch_size: int) -> Sequence[Answer]:
-        return self.asked.answers(
-            prompts, texts, max_new_tokens=tokens, batch_size=batch_size, stage=self.stage, name="tasks"
-        )
+        return self.asked.answers(prompts, texts, tokens, batch_size, self.stage, "tasks")
 
     def _fail(self, request: Any, why: str) -> None:
         self.failed.setdefault((request.task_name, request.doc_id), why)
-
-
-def _most_tokens(settings: dict[str, Any]) -> int:
-    return int(settings.get("max_gen_toks") or settings.get("max_new_tokens") or 256)

@@ -4,14 +4,12 @@ A task is taken only if it can be run here and now: its rows lie in files of the
 metric says of every row whether it is right, or how likely its text is.
 """
 
-from __future__ import annotations
-
 import difflib
 import hashlib
 import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,10 +34,8 @@ RIGHT = {
 }
 """Metrics that are 0 or 1 per row, by output_type."""
 LIKELY = {
-    "multiple_choice": (),
     "loglikelihood": ("perplexity",),
     "loglikelihood_rolling": ("bits_per_byte", "byte_perplexity", "word_perplexity"),
-    "generate_until": (),
 }
 """Metrics made of the likelihood of every row's text, by output_type."""
 _KEYS = frozenset(
@@ -50,6 +46,10 @@ _KEYS = frozenset(
 )
 _LOADING = ("data_files", "field", "sep", "delimiter", "column_names")
 _WRITING = ("until", "max_gen_toks", "max_new_tokens", "do_sample", "temperature")
+
+
+Problems = Iterator[tuple[str, str]]
+"""(message, fix) of each."""
 
 
 @dataclass(frozen=True)
@@ -124,52 +124,43 @@ def asked_digest(items: Sequence[Item], tasks: Sequence[HarnessTask], limit: int
 
 def _with_content(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration with the digests of its files in place of their paths."""
-    loading = config["dataset_kwargs"]
-    digests = {
-        split: [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths]
-        for split, paths in loading["data_files"].items()
-    }
-    return {**config, "dataset_kwargs": {**loading, "data_files": digests}}
+    files = config["dataset_kwargs"]["data_files"].items()
+    digests = {split: [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths] for split, paths in files}
+    return {**config, "dataset_kwargs": {**config["dataset_kwargs"], "data_files": digests}}
 
 
 def _files(root: Path, patterns: Sequence[str], findings: list[Finding]) -> list[Path]:
     files: set[Path] = set()
     for pattern in patterns:
         named = [file for path in root.glob(pattern) for file in (path.glob("*.yaml") if path.is_dir() else [path])]
-        files |= (tasks := set(filter(_is_task, named)))
+        # names with a leading _ are only included by others, as in lm_eval's own folders
+        tasks = {path for path in named if path.is_file() and not path.name.startswith("_")}
+        files |= tasks
         if not tasks:
-            findings.append(
-                _fault(
-                    "task.yaml: ability.harness.tasks",
-                    f"{pattern!r} matches no task file",
-                    "name a .yaml file or a folder of them. Tasks that lm_eval ships cannot be named: their rows would be "
-                    "fetched. Write a task file with dataset_path: json and data_files",
-                )
+            fix = (
+                "name a .yaml file or a folder of them. Tasks that lm_eval ships cannot be named: their rows would be "
+                "fetched. Write a task file with dataset_path: json and data_files"
             )
+            findings.append(_fault("task.yaml: ability.harness.tasks", f"{pattern!r} matches no task file", fix))
     return sorted(files)
-
-
-def _is_task(path: Path) -> bool:
-    """Whether a file is a task; names with a leading _ are only included by others, as in lm_eval's own folders."""
-    return path.is_file() and not path.name.startswith("_")
 
 
 def _read(path: Path, root: Path) -> HarnessTask:
     place = _place(path, root)
     config = _merged(path, root, ())
     findings = [_fault(place, message, fix) for message, fix in (*_settings_wrong(config), *_scored_wrong(config))]
-    kwargs = config.get("dataset_kwargs")
-    kwargs = dict(kwargs) if isinstance(kwargs, Mapping) else {}
+    kwargs: Any = config.get("dataset_kwargs")
+    kwargs = kwargs if isinstance(kwargs, Mapping) else {}
     data, files = _data(kwargs.get("data_files"), path.parent, root, place, findings)
     findings += [_fault(place, message, fix) for message, fix in _splits_wrong(config, data)]
     if findings:
         raise FindingsError(findings)
     output_type = config["output_type"]
-    named = [m["metric"] for m in config.get("metric_list") or ()] or [*RIGHT[output_type][:1], *LIKELY[output_type]]
+    default = [*RIGHT[output_type][:1], *LIKELY.get(output_type, ())]
+    named = [m["metric"] for m in config.get("metric_list") or ()] or default
     right = [m for m in named if m in RIGHT[output_type]]
-    metric = (right or named)[0]
     config["dataset_kwargs"] = {**kwargs, "data_files": data}
-    return HarnessTask(config["task"], config, metric, not right, tuple(files))
+    return HarnessTask(config["task"], config, (right or named)[0], not right, tuple(files))
 
 
 def _merged(path: Path, root: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
@@ -194,34 +185,27 @@ def _merged(path: Path, root: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     return base | config
 
 
-def _settings_wrong(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Unsafe or unsupported settings: (message, fix)."""
-    problems = []
+def _settings_wrong(config: Mapping[str, Any]) -> Problems:
     for key, value in config.items():
         if value is not None and (code := _code(value)):
             fix = "write it as a Jinja template, or prepare the rows of the file"
-            problems.append((f"{key}: !function {code}: code of task files is not run", fix))
+            yield f"{key}: !function {code}: code of task files is not run", fix
         elif key not in _KEYS and value is not None and not (key == "repeats" and value == 1):
             near = difflib.get_close_matches(key, _KEYS, 1)
-            problems.append((f"{key} cannot be used here", f"did you mean {near[0]}?" if near else "take it out"))
+            yield f"{key} cannot be used here", f"did you mean {near[0]}?" if near else "take it out"
     if not isinstance(config.get("task"), str) or not config["task"]:
-        problems.append(("task is missing", "give the task a name"))
-    if config.get("dataset_path") not in FORMATS:
-        message = (
-            f"dataset_path is {config.get('dataset_path')!r}: its rows would be fetched, and nothing is fetched here"
-        )
+        yield "task is missing", "give the task a name"
+    if (path := config.get("dataset_path")) not in FORMATS:
         fix = f"save the rows in the task folder; write dataset_path: {FORMATS[0]} (or {', '.join(FORMATS[1:])}) and "
-        problems.append((message, fix + "dataset_kwargs: {data_files: {test: FILE}}"))
+        fix += "dataset_kwargs: {data_files: {test: FILE}}"
+        yield f"dataset_path is {path!r}: its rows would be fetched, and nothing is fetched here", fix
     for section, usable in (("dataset_kwargs", _LOADING), ("generation_kwargs", _WRITING)):
         given = config.get(section) or {}
         for key in sorted(set(given) - set(usable)) if isinstance(given, Mapping) else ():
-            problems.append((f"{section}.{key} cannot be used here", f"use no others than {', '.join(usable)}"))
+            yield f"{section}.{key} cannot be used here", f"use no others than {', '.join(usable)}"
     writing = config.get("generation_kwargs") or {}
     if isinstance(writing, Mapping) and (writing.get("do_sample") or writing.get("temperature") not in (None, 0)):
-        problems.append(
-            ("its answers are drawn at random", "write do_sample: false; two models are compared row by row")
-        )
-    return problems
+        yield "its answers are drawn at random", "write do_sample: false; two models are compared row by row"
 
 
 def _code(value: Any) -> str:
@@ -233,19 +217,19 @@ def _code(value: Any) -> str:
     return str(value) if isinstance(value, _Code) else ""
 
 
-def _scored_wrong(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _scored_wrong(config: Mapping[str, Any]) -> Problems:
     output_type = config.get("output_type")
     if output_type not in RIGHT:
-        return [(f"output_type is {output_type!r}", f"write one of {', '.join(RIGHT)}")]
-    listed, usable = config.get("metric_list"), (*RIGHT[output_type], *LIKELY[output_type])
+        yield f"output_type is {output_type!r}", f"write one of {', '.join(RIGHT)}"
+        return
+    listed, usable = config.get("metric_list"), (*RIGHT[output_type], *LIKELY.get(output_type, ()))
     if listed is not None and (not isinstance(listed, list) or not all(isinstance(m, Mapping) for m in listed)):
-        return [("metric_list is no list of {metric: …}", f"name one of {', '.join(usable)}")]
-    problems = []
+        yield "metric_list is no list of {metric: …}", f"name one of {', '.join(usable)}"
+        return
     for metric in listed or []:
         if metric.get("metric") not in usable or metric.get("hf_evaluate"):
             message = f"metric {metric.get('metric')} of {output_type} does not say of each row whether it is right"
-            problems.append((message, f"take it out, and use {' or '.join(usable)}"))
-    return problems
+            yield message, f"take it out, and use {' or '.join(usable)}"
 
 
 def _data(
@@ -267,17 +251,12 @@ def _data(
     return data, sorted({Path(p) for paths in data.values() for p in paths})
 
 
-def _splits_wrong(config: Mapping[str, Any], data: Mapping[str, Any]) -> list[tuple[str, str]]:
-    asked = config.get("test_split") or config.get("validation_split")
-    named = {k: v for k in ("training", "validation", "test", "fewshot") if (v := config.get(f"{k}_split"))}
-    problems = [
-        (f"{kind}_split is {split!r}, and data_files has {', '.join(data)}", "name one of data_files")
-        for kind, split in named.items()
-        if data and split not in data
-    ]
-    if not asked:
-        problems.append(("neither test_split nor validation_split is named", "write test_split: test"))
-    return problems
+def _splits_wrong(config: Mapping[str, Any], data: Mapping[str, Any]) -> Problems:
+    for key in ("training_split", "validation_split", "test_split", "fewshot_split"):
+        if data and config.get(key) and config[key] not in data:
+            yield f"{key} is {config[key]!r}, and data_files has {', '.join(data)}", "name one of data_files"
+    if not (config.get("test_split") or config.get("validation_split")):
+        yield "neither test_split nor validation_split is named", "write test_split: test"
 
 
 def _place(path: Path, root: Path) -> str:

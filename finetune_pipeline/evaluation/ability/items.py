@@ -4,8 +4,6 @@ An item is a question with choices, of which one is right, or a text to be predi
 likelihood of each choice is compared, so that small models show a signal, and so that form does not count.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -89,7 +87,6 @@ def load_items(files: Sequence[Path], limit: int, with_suite: bool = True) -> li
 
 
 def digest(items: Sequence[Item]) -> str:
-    """16 hex digits of what is asked."""
     return _hash(json.dumps([[i.id, i.source, i.prompt, i.choices, i.right, i.text, i.chat] for i in items]))[:16]
 
 

@@ -1,8 +1,6 @@
 """Scores a model on items of general ability and on tasks of lm-evaluation-harness: the ``ability`` action of the child
 process. Nothing is fetched."""
 
-from __future__ import annotations
-
 import copy
 import json
 import logging
@@ -11,6 +9,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from scipy.special import softmax
 
 from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.evaluation.ability.harness_tasks import (
@@ -38,11 +38,10 @@ def ability(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     cache, seen = open_cache(job.get("answers"))
     asked = Answerer(folder, Path(prefix) if prefix else None, cache, seen, job["precision"])
     rows = score_items(asked, items, job["batch_size"], job["stage"])
-    facts: dict[str, Any] = {"asked_digest": asked_digest(items, tasks, harness["limit"], harness["chat"])}
+    limit, chat = harness["limit"], harness["chat"]
+    facts: dict[str, Any] = {"asked_digest": asked_digest(items, tasks, limit, chat)}
     if tasks:
-        more, facts["harness"] = run_tasks(
-            asked, tasks, harness["limit"], harness["chat"], job["batch_size"], job["stage"]
-        )
+        more, facts["harness"] = run_tasks(asked, tasks, limit, chat, job["batch_size"], job["stage"])
         rows += more
     out.mkdir(parents=True, exist_ok=True)
     (out / ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
@@ -103,13 +102,7 @@ def _row(item: Item, answer: Answer) -> dict[str, Any]:
         return row | {"bits_per_byte": -answer.label_scores[0] / math.log(2) / len(item.text.encode())}
     scores, best = answer.label_scores, max(answer.label_scores)
     first = scores.index(best) == item.right and scores.count(best) == 1  # a tie is not right
-    return row | {"right": first, "probability": _share(scores, item.right)}
-
-
-def _share(scores: Sequence[float], right: int) -> float:
-    """Probability of one choice among all, from their log-likelihoods."""
-    weights = [math.exp(score - max(scores)) for score in scores]
-    return weights[right] / sum(weights)
+    return row | {"right": first, "probability": float(softmax(scores)[item.right])}
 
 
 _SEED = 1234
@@ -130,7 +123,6 @@ def run_tasks(
     from finetune_pipeline.evaluation.ability.harness_model import AnswererLM
 
     close_ways_out()
-    by_name = {t.name: t for t in tasks}
     with tempfile.TemporaryDirectory() as scratch:
         made = {t.name: make_task(t, scratch) for t in tasks}
         written = {t.name for t in tasks if t.config["output_type"] == "loglikelihood" and not t.text}
@@ -144,17 +136,16 @@ def run_tasks(
             fewshot_as_multiturn=chat,
         )
     rows, facts = [], {}
-    for name, task in by_name.items():
-        samples = results["samples"][name]
+    for task in tasks:
+        name, samples = task.name, results["samples"][task.name]
         first = [s for s in samples if s["filter"] == samples[0]["filter"]]
         own = [_task_row(task, made[name], s, model.failed.get((name, s["doc_id"]), "")) for s in first]
         rows += own
-        failed = any(r["error"] for r in own)
         facts[name] = {
             "rows": len(own),
             "metric": task.metric,
             "shots": made[name].config.num_fewshot,
-            "results": {} if failed else _figures(results["results"][name]),
+            "results": {} if any(r["error"] for r in own) else _figures(results["results"][name]),
         }
     return rows, {"lm_eval": harness_version(), "tasks": facts}
 
@@ -200,9 +191,8 @@ def _task_row(task: HarnessTask, made: Any, sample: Mapping[str, Any], failed: s
         return row | {"bits_per_byte": -nats / math.log(2) / len(text.encode())}
     value = sample[task.metric]
     if value not in (0, 1):
-        raise ValueError(
-            f"ability.harness: {task.name}: {task.metric} of row {sample['doc_id']} is {value}, not 0 or 1"
-        )
+        where = f"ability.harness: {task.name}: {task.metric} of row {sample['doc_id']}"
+        raise ValueError(f"{where} is {value}, not 0 or 1")
     return row | {"right": bool(value), "probability": _probability(task, made, sample)}
 
 
@@ -214,8 +204,7 @@ def _probability(task: HarnessTask, made: Any, sample: Mapping[str, Any]) -> flo
         right = choices.index(right) if right in choices else None
     if not isinstance(right, int) or not 0 <= right < len(choices):
         return None
-    scores = [score for score, _ in sample["filtered_resps"][: len(choices)]]
-    return _share(scores, right)
+    return float(softmax([score for score, _ in sample["filtered_resps"][: len(choices)]])[right])
 
 
 def _figures(results: Mapping[str, Any]) -> dict[str, float]:

@@ -3,12 +3,10 @@
 Wrong answers of one kind are grouped by words that are far more frequent in them than in the rest of the test.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -103,13 +101,12 @@ def clusters(failed: Collection[str], texts: Mapping[str, str]) -> list[Cluster]
 def _telling(group: Sequence[str], words: Mapping[str, set[str]], everywhere: Mapping[str, int]) -> list[str]:
     """Terms that stand in a group far more often than elsewhere, most significant first."""
     inside = Counter(term for i in group for term in words[i])
-    tried = [(term, n) for term, n in inside.items() if n >= SMALLEST]
+    tried = {term: n for term, n in inside.items() if n >= SMALLEST}
     if not tried or len(group) == len(words):
         return []
-    chance = scipy.stats.hypergeom.sf(
-        [n - 1 for _, n in tried], len(words), [everywhere[term] for term, _ in tried], len(group)
-    )
-    sure = [(p, -n, term) for (term, n), p in zip(tried, chance, strict=True) if p * len(tried) < SURE]
+    fewer, held = [n - 1 for n in tried.values()], [everywhere[term] for term in tried]
+    chance = scipy.stats.hypergeom.sf(fewer, len(words), held, len(group))
+    sure = [(p, -n, term) for (term, n), p in zip(tried.items(), chance, strict=True) if p * len(tried) < SURE]
     return [term for _, _, term in sorted(sure)]
 
 
@@ -194,21 +191,17 @@ def what_to_do(
             "wrong, or the labels overlap and need a sharper definition."
         )
     if near is None or usual is None:
-        return (
-            0,
-            "Read the examples. Too few answers are right, or the training rows are not at hand, to say whether more would help.",
-        )
+        unknown = "Too few answers are right, or the training rows are not at hand, to say whether more would help."
+        return 0, f"Read the examples. {unknown}"
     if near >= usual:
         return 0, (
             f"Training has about {near:.0f} rows like each of these and {usual:.0f} like those answered rightly, so more "
             "of the same will hardly help: read the examples for what the answer depends on, and check the training answers."
         )
-    missing = max(1, math.ceil(usual - near))
+    missing = math.ceil(usual - near)
     collect = max(missing, ENOUGH_TO_MEASURE)
-    why = (
-        f"training has about {near:.0f} rows like each of these, and {usual:.0f} like those answered rightly"
-        f" ({missing} are missing)"
-    )
+    why = f"training has about {near:.0f} rows like each of these, and {usual:.0f} like those answered rightly"
+    why += f" ({missing} are missing)"
     if collect > missing:
         why += f"; {ENOUGH_TO_MEASURE} is the fewest from which their share of failures can be measured next time"
     return collect, f"Collect {counted(collect, 'more row')} like these: {why}."
@@ -233,15 +226,11 @@ class ShownRows(Part):
     tested: dict[str, ShownRow] = Field(default_factory=dict)
     training: dict[str, TrainingRow] = Field(default_factory=dict)
 
-    def test_rows(self, ids: Iterable[str]) -> list[ShownRow]:
-        """Test rows; those whose texts were not kept have an id alone."""
-        return [self.tested.get(i) or ShownRow(id=i) for i in ids]
-
     def of_group(self, group: AtlasGroup) -> list[ShownRow]:
-        return self.test_rows(group.ids[:SHOWN_OF_GROUP])
+        """Some test rows of a group of failures; those whose texts were not kept have an id alone."""
+        return [self.tested.get(i) or ShownRow(id=i) for i in group.ids[:SHOWN_OF_GROUP]]
 
     def nearest_to(self, group: AtlasGroup) -> list[TrainingRow]:
-        """The training rows nearest to a group of failures, nearest first."""
         return [self.training[i] for i in group.nearest if i in self.training]
 
 
@@ -283,7 +272,6 @@ def shown_rows(
 
 
 def _answered(row: Mapping[str, Any]) -> str:
-    """The answer, with its status if it is not finished."""
     text = cut(row["text"].strip(), ANSWER_LIMIT)
     if row["status"] == "ok":
         return text

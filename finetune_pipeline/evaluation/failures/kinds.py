@@ -1,7 +1,5 @@
 """Classifies wrong answers by rule, and detects degenerate text without a reference."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections import Counter
@@ -47,11 +45,6 @@ def repetition(text: str) -> float:
     words = _WORD.findall(text.casefold())
     grams = [tuple(words[i : i + _GRAM]) for i in range(len(words) - _GRAM + 1)]
     return 1 - len(set(grams)) / len(grams) if len(words) >= 2 * _GRAM else 0.0
-
-
-def length_ratio(prediction: str, reference: str) -> float:
-    """Length of a prediction over that of its reference, in characters, both stripped."""
-    return len(prediction.strip()) / max(1, len(reference.strip()))
 
 
 def script(text: str) -> str | None:
@@ -145,15 +138,9 @@ def _wrong_json(row: Row, output: JsonOutput) -> Failure:
     mistakes: list[tuple[str, str]] = []
     for field in sorted({*read.claimed, *read.gold}):
         answer, gold = read.claimed.get(field, Counter()), read.gold.get(field, Counter())
-        name = field or "(the value)"
-        if answer == gold:
-            continue
-        if not answer - gold:
-            mistakes.append(("missing_field", name))
-        elif not gold - answer:
-            mistakes.append(("hallucinated_field", name))
-        else:
-            mistakes.append(("wrong_value", name))
+        if answer != gold:
+            kind = "wrong_value" if gold - answer else "hallucinated_field"
+            mistakes.append((kind if answer - gold else "missing_field", field or "(the value)"))
     if not mistakes:  # equal in all that is claimed: null, "" and [] stand for one another
         return Failure("wrong_value", "an empty value of another kind")
     mistakes.sort(key=lambda kind: (list(KINDS).index(kind[0]), kind[1]))

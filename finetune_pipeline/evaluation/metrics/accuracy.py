@@ -1,7 +1,5 @@
 """Accuracy: the share of correct labels."""
 
-from __future__ import annotations
-
 from finetune_pipeline.evaluation.metrics.base import ShareOfRight, register
 
 

@@ -1,6 +1,6 @@
 """Base class and registry of metrics.
 
-A metric is one module of this package with one class::
+A metric is a class in a module of this package::
 
     @register
     class FirstWord(RowMetric):
@@ -10,8 +10,6 @@ A metric is one module of this package with one class::
         def row_score(self, row, output):
             return float(scored_text(row).split()[:1] == str(row["gold"]).split()[:1])
 """
-
-from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
@@ -45,7 +43,6 @@ class Gain:
     interval: Interval | None
 
     def surely_above(self, margin: float = 0.0) -> bool:
-        """Whether the whole interval lies above a margin."""
         return self.interval is not None and self.interval[0] > margin
 
 
@@ -78,19 +75,15 @@ class Metric(ABC):
     hub_name: ClassVar[str | None] = None
 
     @abstractmethod
-    def value(self, rows: Sequence[Row], output: AnyOutput) -> float | None:
+    def value(self, rows: Rows, output: AnyOutput) -> float | None:
         """Score a set of rows; None if undefined."""
 
     @abstractmethod
-    def interval(
-        self, rows: Sequence[Row], output: AnyOutput, confidence: float, clusters: Clusters = None
-    ) -> Interval | None:
+    def interval(self, rows: Rows, output: AnyOutput, confidence: float, clusters: Clusters = None) -> Interval | None:
         """The interval of :meth:`value`; None with too few rows or sources (`clusters`, as for :meth:`gain`)."""
 
     @abstractmethod
-    def gain(
-        self, before: Rows, after: Rows, output: AnyOutput, confidence: float = 0.95, clusters: Clusters = None
-    ) -> Gain:
+    def gain(self, before: Rows, after: Rows, output: AnyOutput, confidence: float, clusters: Clusters = None) -> Gain:
         """Compare two models on the same rows, in the same order. clusters: the source of every row, where rows share one; the
         interval then counts sources."""
 
@@ -101,7 +94,7 @@ class Metric(ABC):
             return 0.0
         return value if self.higher_is_better else 1 - value
 
-    def score(self, rows: Sequence[Row], output: AnyOutput) -> float:
+    def score(self, rows: Rows, output: AnyOutput) -> float:
         """:meth:`value`, or the worst one where there is nothing to divide by."""
         value = self.value(rows, output)
         return self.rank(0.0) if value is None else value
@@ -116,7 +109,7 @@ class RowMetric(Metric):
     def row_score(self, row: Row, output: AnyOutput) -> float:
         pass
 
-    def row_scores(self, rows: Sequence[Row], output: AnyOutput) -> list[float]:
+    def row_scores(self, rows: Rows, output: AnyOutput) -> list[float]:
         scores = [self.row_score(row, output) for row in rows]
         for row, score in zip(rows, scores, strict=True):
             if not -1e-9 <= score <= 1 + 1e-9:  # not a number is outside, too
@@ -124,23 +117,20 @@ class RowMetric(Metric):
                 raise ValueError(f"{where} is {score}; make it return a number from 0 to 1")
         return scores
 
-    def value(self, rows: Sequence[Row], output: AnyOutput) -> float | None:
+    def value(self, rows: Rows, output: AnyOutput) -> float | None:
         return sum(self.row_scores(rows, output)) / len(rows) if rows else None
 
-    def interval(
-        self, rows: Sequence[Row], output: AnyOutput, confidence: float, clusters: Clusters = None
-    ) -> Interval | None:
+    def interval(self, rows: Rows, output: AnyOutput, confidence: float, clusters: Clusters = None) -> Interval | None:
         nothing, scores = [0.0] * len(rows), self.row_scores(rows, output)
         return within_scale(paired_bootstrap_mean(nothing, scores, confidence, clusters)) if rows else None
 
-    def gain(
-        self, before: Rows, after: Rows, output: AnyOutput, confidence: float = 0.95, clusters: Clusters = None
-    ) -> Gain:
+    def gain(self, before: Rows, after: Rows, output: AnyOutput, confidence: float, clusters: Clusters = None) -> Gain:
         old, new = (self.row_scores(rows, output) for rows in (before, after))
         if not self.higher_is_better:
             old, new = new, old
-        interval = paired_bootstrap_mean(old, new, confidence=confidence, clusters=clusters)
-        return Gain((sum(new) - sum(old)) / len(old), interval)
+        return Gain((sum(new) - sum(old)) / len(old), self.gain_interval(old, new, confidence, clusters))
+
+    gain_interval = staticmethod(paired_bootstrap_mean)
 
     def p_value(self, before: Rows, after: Rows, output: AnyOutput, clusters: Clusters = None) -> float:
         """Two-sided p of Fisher's sign-flip test of the mean."""
@@ -156,18 +146,15 @@ class ShareOfRight(RowMetric):
     def row_score(self, row: Row, output: AnyOutput) -> float:
         return float(is_right(row, output))
 
-    def interval(
-        self, rows: Sequence[Row], output: AnyOutput, confidence: float, clusters: Clusters = None
-    ) -> Interval:
+    def interval(self, rows: Rows, output: AnyOutput, confidence: float, clusters: Clusters = None) -> Interval:
         units = range(len(rows)) if clusters is None else clusters
         return clustered_share(self.row_scores(rows, output), units, confidence)[0] if rows else (0.0, 1.0)
 
-    def gain(
-        self, before: Rows, after: Rows, output: AnyOutput, confidence: float = 0.95, clusters: Clusters = None
-    ) -> Gain:
-        old, new = (self.row_scores(rows, output) for rows in (before, after))
-        units = range(len(old)) if clusters is None else clusters
-        return Gain((sum(new) - sum(old)) / len(old), clustered_tango_interval(old, new, units, confidence))
+    @staticmethod
+    def gain_interval(
+        a: Sequence[float], b: Sequence[float], confidence: float = 0.95, clusters: Clusters = None
+    ) -> Interval:
+        return clustered_tango_interval(a, b, range(len(a)) if clusters is None else clusters, confidence)
 
 
 METRICS: dict[str, Metric] = {}
@@ -187,7 +174,6 @@ def metrics_of(output: AnyOutput) -> list[Metric]:
 
 
 def is_right_or_wrong(name: str | None) -> bool:
-    """Whether a metric is the share of right answers."""
     return name in METRICS and METRICS[name].right_or_wrong
 
 

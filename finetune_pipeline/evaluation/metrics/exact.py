@@ -1,7 +1,5 @@
 """Exact match: the share of JSON values and texts equal to the reference."""
 
-from __future__ import annotations
-
 from finetune_pipeline.evaluation.metrics.base import ShareOfRight, register
 
 

@@ -3,8 +3,6 @@
 What word overlap is blind to: a changed amount, another date, a "not" too many.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 

@@ -1,12 +1,10 @@
 """Macro-F1: F1 of every label, averaged over the labels that occur in the references."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
 from finetune_pipeline.evaluation.correctness import answer_of
-from finetune_pipeline.evaluation.metrics.base import Clusters, Gain, Metric, Row, Rows, register, within_scale
+from finetune_pipeline.evaluation.metrics.base import Clusters, Gain, Metric, Rows, register, within_scale
 from finetune_pipeline.evaluation.statistics.proportions import Interval
 from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_f1
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput
@@ -21,24 +19,18 @@ class MacroF1(Metric):
     interval_always = False
     hub_name = "f1"
 
-    def value(self, rows: Sequence[Row], output: AnyOutput) -> float | None:
+    def value(self, rows: Rows, output: AnyOutput) -> float | None:
         scores = class_scores(confusion(rows, _labels(output)), _labels(output))
         f1 = [of["f1"] for of in scores.values() if of["support"]]
         return sum(f1) / len(f1) if f1 else None
 
-    def interval(
-        self, rows: Sequence[Row], output: AnyOutput, confidence: float, clusters: Clusters = None
-    ) -> Interval | None:
+    def interval(self, rows: Rows, output: AnyOutput, confidence: float, clusters: Clusters = None) -> Interval | None:
         """Of the gain over a model that never answers, whose macro-F1 is 0."""
-        labels = _labels(output)
+        labels, nothing = _labels(output), [None] * len(rows)
         gold, answers = [row["gold"] for row in rows], [answer_of(row, labels) for row in rows]
-        if not rows:
-            return None
-        return within_scale(paired_bootstrap_f1(gold, [None] * len(rows), answers, labels, confidence, clusters))
+        return within_scale(paired_bootstrap_f1(gold, nothing, answers, labels, confidence, clusters)) if rows else None
 
-    def gain(
-        self, before: Rows, after: Rows, output: AnyOutput, confidence: float = 0.95, clusters: Clusters = None
-    ) -> Gain:
+    def gain(self, before: Rows, after: Rows, output: AnyOutput, confidence: float, clusters: Clusters = None) -> Gain:
         labels = _labels(output)
         old, new = ([answer_of(row, labels) for row in rows] for rows in (before, after))
         gold = [row["gold"] for row in before]
@@ -51,7 +43,7 @@ def _labels(output: AnyOutput) -> list[str]:
     return list(output.labels)
 
 
-def confusion(rows: Sequence[Row], labels: Sequence[str]) -> list[list[int]]:
+def confusion(rows: Rows, labels: Sequence[str]) -> list[list[int]]:
     """Count rows by right label and answer; the last column holds invalid answers.
 
     Raises:

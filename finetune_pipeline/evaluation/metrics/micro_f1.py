@@ -1,13 +1,9 @@
 """Micro-F1 of the values in JSON answers, over all fields and rows."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-
 import numpy as np
 
 from finetune_pipeline.evaluation.correctness import read_json
-from finetune_pipeline.evaluation.metrics.base import Clusters, Gain, Metric, Row, Rows, register, within_scale
+from finetune_pipeline.evaluation.metrics.base import Clusters, Gain, Metric, Rows, register, within_scale
 from finetune_pipeline.evaluation.statistics.proportions import Interval, cluster_codes, effective_sources
 from finetune_pipeline.evaluation.statistics.resampling import RESAMPLES, SEED, draws_interval
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput
@@ -21,18 +17,13 @@ class MicroF1(Metric):
     described = "F1 of all values in the answers, over all fields and rows together"
     hub_name = "f1"
 
-    def value(self, rows: Sequence[Row], output: AnyOutput) -> float | None:
+    def value(self, rows: Rows, output: AnyOutput) -> float | None:
         return f1_of(*map(int, claim_counts(rows, output).sum(axis=0)))
 
-    def interval(
-        self, rows: Sequence[Row], output: AnyOutput, confidence: float, clusters: Clusters = None
-    ) -> Interval | None:
-        counts = claim_counts(rows, output)
-        return within_scale(_bootstrap(counts, None, confidence, clusters))
+    def interval(self, rows: Rows, output: AnyOutput, confidence: float, clusters: Clusters = None) -> Interval | None:
+        return within_scale(_bootstrap(claim_counts(rows, output), None, confidence, clusters))
 
-    def gain(
-        self, before: Rows, after: Rows, output: AnyOutput, confidence: float = 0.95, clusters: Clusters = None
-    ) -> Gain:
+    def gain(self, before: Rows, after: Rows, output: AnyOutput, confidence: float, clusters: Clusters = None) -> Gain:
         old, new = (claim_counts(rows, output) for rows in (before, after))
         f1 = [f1_of(*map(int, counts.sum(axis=0))) or 0.0 for counts in (old, new)]
         return Gain(f1[1] - f1[0], _bootstrap(new, old, confidence, clusters))
@@ -43,15 +34,13 @@ def f1_of(right: float, claimed: float, expected: float) -> float | None:
     return 2 * right / (claimed + expected) if claimed + expected else None
 
 
-def claim_counts(rows: Sequence[Row], output: AnyOutput) -> np.ndarray:
+def claim_counts(rows: Rows, output: AnyOutput) -> np.ndarray:
     """Count the right, claimed and expected values of every answer. Shape (rows, 3)."""
     assert isinstance(output, JsonOutput)
     return np.array([read_json(row, output).counts() for row in rows], dtype=float).reshape(len(rows), 3)
 
 
-def _bootstrap(
-    counts: np.ndarray, base: np.ndarray | None, confidence: float, clusters: Clusters = None
-) -> Interval | None:
+def _bootstrap(counts: np.ndarray, base: np.ndarray | None, confidence: float, clusters: Clusters) -> Interval | None:
     """Interval of F1, or of its gain over `base`, both sides of a row (or whole sources) drawn together. None for fewer than
     two of these, or where a resample has nothing to count."""
     codes = cluster_codes(range(len(counts)) if clusters is None else clusters)
@@ -64,8 +53,7 @@ def _bootstrap(
     def f1(of: np.ndarray) -> np.ndarray:
         right, claimed, expected = (weights @ of).T
         nothing = np.full(len(weights), np.nan)
-        values: np.ndarray = np.divide(2 * right, claimed + expected, where=claimed + expected > 0, out=nothing)
-        return values
+        return np.asarray(np.divide(2 * right, claimed + expected, where=claimed + expected > 0, out=nothing))
 
     values = f1(counts) - (f1(base) if base is not None else 0)
     if np.isnan(values).any():

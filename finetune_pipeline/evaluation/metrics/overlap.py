@@ -4,8 +4,6 @@ Overlap prefers a wrong answer with one changed number to a right one in other w
 not proof of quality.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any

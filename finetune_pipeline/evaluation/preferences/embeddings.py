@@ -1,7 +1,5 @@
 """Embeddings of texts without a language model: static ones of a package or a folder, or hashed words."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path

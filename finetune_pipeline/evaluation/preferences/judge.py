@@ -1,7 +1,5 @@
 """A judge model at an endpoint that compares pairs of answers; trusted only after :mod:`.qualify`."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass

@@ -1,7 +1,5 @@
 """Tests whether a judge model is reliable: agreement with people, no bias towards position or length."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -10,9 +8,8 @@ from typing import Any
 from finetune_pipeline.evaluation.compare import SourceOf
 from finetune_pipeline.evaluation.preferences.embeddings import embed
 from finetune_pipeline.evaluation.preferences.judge import Choice, Judge, Pair
-from finetune_pipeline.evaluation.statistics.agreement import cohens_kappa, kappa_interval
 from finetune_pipeline.evaluation.statistics.proportions import sign_test
-from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_mean
+from finetune_pipeline.evaluation.statistics.resampling import cohens_kappa, kappa_interval, paired_bootstrap_mean
 from finetune_pipeline.evaluation.wording import counted, percent
 from finetune_pipeline.spec.evaluation import JudgeSpec
 
@@ -31,7 +28,7 @@ NEARER = 0.02
 
 
 def people_choices(items: Mapping[str, Mapping[str, bool]]) -> dict[str, Choice]:
-    """What people prefer by example, from whether they accept either answer (people.summary.summarise: `items`): `b` is
+    """What people prefer by example, from whether they accept either answer (review.ratings.summarise: `items`): `b` is
     the candidate; both or neither is a tie."""
     return {i: _PLACES.get((accepted["candidate"], accepted["base"]), "tie") for i, accepted in items.items()}
 
@@ -112,6 +109,7 @@ def qualify(
     sound = [i for i, (first, second) in enumerate(answers) if "failed" not in (first, second)]
     n, orders, kept = len(sound), [answers[i] for i in sound], [pairs[i] for i in sound]
     theirs, ours = [people[i] for i in sound], [_agreed(*order) for order in orders]
+    padded = [_agreed(*of) for of in _both_ways(judge, [replace(pair, b=pair.a + _PADDING) for pair in kept[:PROBES]])]
     qualification = Qualification(
         name=judge.name,
         rated=n,
@@ -122,7 +120,7 @@ def qualify(
         consistent=sum(first == second for first, second in orders) / n if sound else None,
         place=sign_test([1 if first == "a" else -1 for first, second in orders if second == _SWAPPED.get(first)]),
         length=_length(kept, theirs, ours),
-        padding=_padding(judge, kept[:PROBES]),
+        padding=sign_test([_SIGNS[choice] for choice in padded if choice != "failed"]),
     )
     return replace(qualification, refused=_reasons(qualification, asked))
 
@@ -151,12 +149,6 @@ def _length(pairs: Sequence[Pair], theirs: Sequence[Choice], ours: Sequence[Choi
     return sign_test([1 if longer else -1 for longer in towards_longer])
 
 
-def _padding(judge: Judge, pairs: Sequence[Pair]) -> dict[str, Any]:
-    """Sign test of an answer with empty words added (wins) against the same answer without them."""
-    choices = [_agreed(*order) for order in _both_ways(judge, [replace(p, b=p.a + _PADDING) for p in pairs])]
-    return sign_test([_SIGNS[choice] for choice in choices if choice != "failed"])
-
-
 def _reasons(q: Qualification, asked: JudgeSpec) -> list[str]:
     reasons = []
     if q.rated < asked.min_rated:
@@ -175,14 +167,14 @@ def _reasons(q: Qualification, asked: JudgeSpec) -> list[str]:
             f"it judges only {percent(q.consistent)} of the pairs alike in both orders; {percent(asked.min_consistent)} are "
             "asked for"
         )
-    place, length, padding = q.place, q.length, q.padding
-    if place["p"] < SURE:
-        where = "first" if place["wins"] > place["losses"] else "second"
-        reasons.append(f"it prefers whatever comes {where}: {place['wins']} against {place['losses']} contradictions")
-    if length["p"] < SURE and length["wins"] > length["losses"]:
-        reasons.append(f"where it is wrong it prefers the longer answer: {length['wins']} against {length['losses']}")
-    if padding["p"] < SURE and padding["wins"] > padding["losses"]:
-        reasons.append(f"it prefers the same answer with empty words added, {padding['wins']} of {PROBES} times")
+    place, length, padding = ((of["wins"], of["losses"], of["p"] < SURE) for of in (q.place, q.length, q.padding))
+    if place[2]:
+        where = "first" if place[0] > place[1] else "second"
+        reasons.append(f"it prefers whatever comes {where}: {place[0]} against {place[1]} contradictions")
+    if length[2] and length[0] > length[1]:
+        reasons.append(f"where it is wrong it prefers the longer answer: {length[0]} against {length[1]}")
+    if padding[2] and padding[0] > padding[1]:
+        reasons.append(f"it prefers the same answer with empty words added, {padding[0]} of {PROBES} times")
     return reasons
 
 

@@ -1,7 +1,5 @@
 """Corrections for several hypotheses (Holm) and for repeated use of one test set."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Sample size and power: rows needed for a gain, and the smallest gain that the rows can show."""
 
-from __future__ import annotations
-
 import math
 from statistics import NormalDist
 
@@ -25,8 +23,8 @@ def _needed(gain: float, discordant_share: float, power: float, alpha: float) ->
     return (z_alpha * math.sqrt(discordant_share) + z_power * spread) ** 2 / (gain * gain)
 
 
-def smallest_detectable_gain(n: int, discordant_share: float, power: float = 0.8, alpha: float = 0.05) -> float | None:
-    """Smallest true gain a paired test of n examples finds with the given power, two-sided at alpha (Connor 1987).
+def smallest_detectable_gain(n: int, discordant_share: float, alpha: float = 0.05) -> float | None:
+    """Smallest true gain a paired test of n examples finds four times in five, two-sided at alpha (Connor 1987).
 
     discordant_share: share of examples on which exactly one model is right. None when not even the largest possible gain would
     be found.
@@ -34,9 +32,9 @@ def smallest_detectable_gain(n: int, discordant_share: float, power: float = 0.8
     if n <= 0 or discordant_share <= 0:
         return None
     largest = min(discordant_share, 1.0)
-    if _needed(largest, discordant_share, power, alpha) > n:
+    if _needed(largest, discordant_share, 0.8, alpha) > n:
         return None
-    return crossing(lambda gain: _needed(gain, discordant_share, power, alpha) - n, 1e-9, largest)
+    return crossing(lambda gain: _needed(gain, discordant_share, 0.8, alpha) - n, 1e-9, largest)
 
 
 def rows_needed_for_gain(gain: float, discordant_share: float, power: float = 0.8, alpha: float = 0.05) -> int:
@@ -68,9 +66,7 @@ def paired_power(n: int, gain: float, discordant_share: float, alpha: float = 0.
 
 def detectable_mean(n: int, deviation: float, power: float = 0.8, alpha: float = 0.05) -> float | None:
     """Smallest true gain in a mean that n pairs show, for a standard deviation of the paired differences; None for n < 2."""
-    if n < 2:
-        return None
-    return (z_value(1 - alpha) + NormalDist().inv_cdf(power)) * deviation / math.sqrt(n)
+    return None if n < 2 else (z_value(1 - alpha) + NormalDist().inv_cdf(power)) * deviation / math.sqrt(n)
 
 
 def rows_needed_for_mean(gain: float, deviation: float, power: float = 0.8, alpha: float = 0.05) -> int:

@@ -1,7 +1,5 @@
 """Intervals and tests of proportions: single, paired, and of rows that share a source."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Hashable, Sequence
 from statistics import NormalDist
@@ -11,6 +9,9 @@ import numpy as np
 import scipy
 
 Interval = tuple[float, float]
+Values = Sequence[float]
+Units = Sequence[Hashable]
+"""What each value is counted by: its source, or itself."""
 
 
 def z_value(confidence: float, freedom: float | None = None) -> float:
@@ -85,18 +86,18 @@ def mcnemar_exact(b: int, c: int) -> float:
     return min(1.0, 2 * float(scipy.special.bdtr(min(b, c), b + c, 0.5))) if b + c else 1.0
 
 
-def cluster_codes(clusters: Sequence[Hashable]) -> np.ndarray:
+def cluster_codes(clusters: Units) -> np.ndarray:
     index: dict[Hashable, int] = {}
     return np.fromiter((index.setdefault(c, len(index)) for c in clusters), dtype=np.int64, count=len(clusters))
 
 
-def _checked(values: Sequence[float], clusters: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:
+def _checked(values: Values, clusters: Units) -> tuple[np.ndarray, np.ndarray]:
     if len(values) != len(clusters) or not len(values):
         raise ValueError(f"need one cluster a value, and at least one: {len(values)} values, {len(clusters)} clusters")
     return np.asarray(values, dtype=float), cluster_codes(clusters)
 
 
-def design_effect(values: Sequence[float], clusters: Sequence[Hashable], centre: float | None = None) -> float:
+def design_effect(values: Values, clusters: Units, centre: float | None = None) -> float:
     """Variance of the mean with clusters over the variance without them; 1 or more.
 
     The clustered variance is the sum of squares of the clusters' summed residuals (linearisation), with the factor G / (G - 1)
@@ -119,19 +120,19 @@ def design_effect(values: Sequence[float], clusters: Sequence[Hashable], centre:
     return max(1.0, clustered / (spread * n / (n - 1)))
 
 
-def effective_sources(clusters: Sequence[Hashable]) -> float:
+def effective_sources(clusters: Units) -> float:
     """How many sources of equal size tell as much: n^2 / sum of squared sizes (Kish 1965; Carter et al. 2017)."""
     sizes = np.bincount(cluster_codes(clusters))
     return float(sizes.sum() ** 2 / (sizes**2).sum())
 
 
-def _freedom(clusters: Sequence[Hashable]) -> float | None:
+def _freedom(clusters: Units) -> float | None:
     """Degrees of freedom where rows are clustered, one less than sources: few of them tell little about the variance."""
     sources = effective_sources(clusters)
     return None if sources == len(clusters) else max(1.0, sources - 1)
 
 
-def _share_effect(right: Sequence[float], clusters: Sequence[Hashable], confidence: float) -> float:
+def _share_effect(right: Values, clusters: Units, confidence: float) -> float:
     """Design effect of a share, around the centre of the interval that as many sources would have.
 
     Few sources with a few errors tell little of how errors clump: around the mean, bounds miss up to three times as often as they
@@ -141,18 +142,14 @@ def _share_effect(right: Sequence[float], clusters: Sequence[Hashable], confiden
     return design_effect(right, clusters, (float(np.mean(right)) * sources + z2 / 2) / (sources + z2))
 
 
-def clustered_share(
-    right: Sequence[float], clusters: Sequence[Hashable], confidence: float = 0.95
-) -> tuple[Interval, float]:
+def clustered_share(right: Values, clusters: Units, confidence: float = 0.95) -> tuple[Interval, float]:
     """Wilson's interval of a rate where rows share a source, for the effective numbers; and the design effect."""
     x, _ = _checked(right, clusters)
     effect = _share_effect(right, clusters, confidence)
     return wilson_interval(float(x.sum()) / effect, len(x) / effect, confidence, _freedom(clusters)), effect
 
 
-def clustered_tango_interval(
-    before: Sequence[float], after: Sequence[float], clusters: Sequence[Hashable], confidence: float = 0.95
-) -> Interval:
+def clustered_tango_interval(before: Values, after: Values, clusters: Units, confidence: float = 0.95) -> Interval:
     """Tango's interval of the paired gain where rows share a source: counts divided by the design effect of the differences, or of
     the losses where that is larger: gains here and there may hide that a few sources are lost whole."""
     first, _ = _checked(before, clusters)
@@ -163,7 +160,7 @@ def clustered_tango_interval(
     return tango_interval(b, c, n, confidence, _freedom(clusters))
 
 
-def cluster_sign_flip(differences: Sequence[float], clusters: Sequence[Hashable], resamples: int = 10_000) -> float:
+def cluster_sign_flip(differences: Values, clusters: Units, resamples: int = 10_000) -> float:
     """Two-sided p that the mean paired difference is zero: signs are flipped, for all rows of a cluster at once (Fisher).
 
     Exact up to 2**13 sign patterns, and where all clusters weigh the same (of single rows that is McNemar's exact test); else
@@ -179,29 +176,25 @@ def cluster_sign_flip(differences: Sequence[float], clusters: Sequence[Hashable]
         patterns = 1 - 2.0 * ((np.arange(2 ** len(totals))[:, None] >> np.arange(len(totals))) & 1)
         return float((np.abs(patterns @ totals) >= observed).mean())
     random = np.random.default_rng(0)
-    hits, done, block = 0, 0, max(1, 4_000_000 // len(totals))
-    while done < resamples:
-        size = min(block, resamples - done)
-        signs = random.integers(0, 2, (size, len(totals)), dtype=np.int8) * 2 - 1
+    hits, block = 0, max(1, 4_000_000 // len(totals))
+    for done in range(0, resamples, block):
+        signs = random.integers(0, 2, (min(block, resamples - done), len(totals)), dtype=np.int8) * 2 - 1
         hits += int((np.abs(signs @ totals) >= observed).sum())
-        done += size
     return (hits + 1) / (resamples + 1)
 
 
-def sign_test(
-    signs: Sequence[int], clusters: Sequence[Hashable] | None = None, confidence: float = 0.95
-) -> dict[str, Any]:
+def sign_test(signs: Sequence[int], clusters: Units | None = None, confidence: float = 0.95) -> dict[str, Any]:
     """Preferences between two answers, each a win (1), a loss (-1) or a tie (0): {wins, losses, ties, n, share, interval, p}.
 
     `share`: wins among the decided ones with its Wilson `interval`; `p`: two-sided. Both count sources where `clusters` (one an
     answer) are given. Nothing decided: share null, interval (0, 1), p 1.
     """
-    decided = [(sign, i if clusters is None else clusters[i]) for i, sign in enumerate(signs) if sign]
-    kept, units = [sign for sign, _ in decided], [unit for _, unit in decided]
+    kept = [sign for sign in signs if sign]
+    units = [i if clusters is None else clusters[i] for i, sign in enumerate(signs) if sign]
     won = [float(sign > 0) for sign in kept]
     return {
-        "wins": sum(map(int, won)),
-        "losses": len(kept) - sum(map(int, won)),
+        "wins": int(sum(won)),
+        "losses": len(kept) - int(sum(won)),
         "ties": len(signs) - len(kept),
         "n": len(signs),
         "share": sum(won) / len(won) if won else None,

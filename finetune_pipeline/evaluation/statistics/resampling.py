@@ -1,6 +1,4 @@
-"""Bootstrap intervals and permutation tests, of macro-F1 from confusion counts and of means."""
-
-from __future__ import annotations
+"""Bootstrap intervals: of macro-F1 from confusion counts, of means, and of the agreement of raters (Cohen's kappa)."""
 
 import math
 from collections.abc import Hashable, Sequence
@@ -10,6 +8,7 @@ import scipy
 
 from finetune_pipeline.evaluation.statistics.proportions import (
     Interval,
+    Units,
     cluster_codes,
     effective_sources,
     wilson_interval,
@@ -47,12 +46,7 @@ def paired_bootstrap_f1(
     units = float(len(gold)) if clusters is None else effective_sources(clusters)
     if units == 1:
         return None
-    triples = np.array(
-        [
-            (index[g], index.get(x, -1) if x else -1, index.get(y, -1) if y else -1)
-            for g, x, y in zip(gold, a, b, strict=True)
-        ]
-    )
+    triples = np.array([[index.get(x or "", -1) for x in said] for said in zip(gold, a, b, strict=True)])
     distinct, which, counts = np.unique(triples, axis=0, return_inverse=True, return_counts=True)
     draws = _weights(which.reshape(-1), counts, clusters)
     classes = np.arange(len(index))
@@ -60,10 +54,9 @@ def paired_bootstrap_f1(
 
     def f1(column: int, weights: np.ndarray) -> np.ndarray:
         is_said = distinct[:, column : column + 1] == classes
-        both, support = weights @ (is_gold & is_said), weights @ is_gold
-        either = support + weights @ is_said
-        scores: np.ndarray = np.divide(2.0 * both, either, out=np.zeros(both.shape), where=either > 0).mean(axis=1)
-        return scores
+        both, either = weights @ (is_gold & is_said), weights @ is_gold + weights @ is_said
+        scores = np.divide(2.0 * both, either, out=np.zeros(both.shape), where=either > 0)
+        return np.asarray(scores.mean(axis=1))
 
     observed = counts[None, :].astype(float)
     estimate = float((f1(2, observed) - f1(1, observed))[0])
@@ -105,20 +98,13 @@ def paired_bootstrap_mean(
     influence = sums - estimate * sizes
     if np.abs(influence).max() <= 1e-12 * max(1.0, float(np.abs(sums).max())):
         return _all_alike(estimate, confidence, units)
-    means = _means(sums, sizes)
+    random, means, block = np.random.default_rng(SEED), np.empty(RESAMPLES), max(1, _BLOCK // len(sums))
+    for begin in range(0, RESAMPLES, block):  # in blocks, to bound the memory
+        drawn = random.integers(0, len(sums), (min(block, RESAMPLES - begin), len(sums)), dtype=np.int32)
+        means[begin : begin + len(drawn)] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
     # acceleration from the jackknife, which for a mean is a function of the third moment
     acceleration = float((influence**3).sum() / (6 * (influence**2).sum() ** 1.5))
     return draws_interval(means, estimate, confidence, units, acceleration)
-
-
-def _means(sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Means of resampled units, drawn in blocks of bounded memory."""
-    random, units = np.random.default_rng(SEED), len(sums)
-    means, block = np.empty(RESAMPLES), max(1, _BLOCK // units)
-    for begin in range(0, RESAMPLES, block):
-        drawn = random.integers(0, units, (min(block, RESAMPLES - begin), units), dtype=np.int32)
-        means[begin : begin + len(drawn)] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-    return means
 
 
 def draws_interval(
@@ -154,3 +140,45 @@ def _all_alike(estimate: float, confidence: float, units: float) -> Interval:
     -1 and 1), as many as Wilson's interval leaves room for."""
     alike = wilson_interval(units, units, confidence, max(1.0, units - 1))[0]
     return alike * estimate - (1 - alike), alike * estimate + (1 - alike)
+
+
+def cohens_kappa(a: Units, b: Units) -> float | None:
+    """Agreement of two raters beyond chance (Cohen 1960): 1 is perfect, 0 what chance would give.
+
+    None when both raters give one and the same answer throughout. Raises ValueError without ratings, or not as many of either.
+    """
+    value = float(_kappa(_tables(a, b).sum(axis=0)[None])[0])
+    return None if np.isnan(value) else value
+
+
+def kappa_interval(a: Units, b: Units, clusters: Units | None = None) -> Interval | None:
+    """Bootstrap interval (95%) of :func:`cohens_kappa` over items, or over sources (`clusters`); None where kappa itself is, or
+    hardly ever defined, or of one source. Resamples in which kappa is undefined are left out."""
+    kappa, tables = cohens_kappa(a, b), _tables(a, b, clusters)
+    units = len(tables)
+    if kappa is None or units < 2:
+        return None
+    drawn = np.random.default_rng(SEED).multinomial(units, np.full(units, 1 / units), size=RESAMPLES)
+    values = _kappa(np.tensordot(drawn.astype(float), tables, 1))
+    values = values[~np.isnan(values)]
+    return draws_interval(values, kappa, 0.95, units) if len(values) >= RESAMPLES / 2 else None
+
+
+def _tables(a: Units, b: Units, clusters: Units | None = None) -> np.ndarray:
+    """Counts of every pair of ratings, a table a source (or item)."""
+    if len(a) != len(b) or not len(a):
+        raise ValueError(f"need as many ratings by either rater, at least one: {len(a)}, {len(b)}")
+    codes = cluster_codes(range(len(a)) if clusters is None else clusters)
+    index = {name: i for i, name in enumerate(dict.fromkeys((*a, *b)))}
+    cells = np.zeros((int(codes.max()) + 1, len(index), len(index)))
+    np.add.at(cells, (codes, np.array([index[x] for x in a]), np.array([index[y] for y in b])), 1)
+    return cells
+
+
+def _kappa(tables: np.ndarray) -> np.ndarray:
+    """Kappa of tables in the last two axes; NaN where both raters always give the same single answer."""
+    n = tables.sum(axis=(-2, -1))
+    observed = np.trace(tables, axis1=-2, axis2=-1) / n
+    chance = (tables.sum(axis=-1) * tables.sum(axis=-2)).sum(axis=-1) / n**2
+    undefined = np.full(n.shape, np.nan)
+    return np.asarray(np.divide(observed - chance, 1 - chance, out=undefined, where=chance < 1 - 1e-12))

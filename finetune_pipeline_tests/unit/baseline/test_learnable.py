@@ -80,13 +80,14 @@ def test_few_rows_and_a_rare_label_are_told_how_many_rows_it_takes() -> None:
 
 def test_repeats_of_a_row_with_its_label_prove_nothing() -> None:
     """Every row three times, nearly alike, with one random label: a model that has seen one knows the other two."""
-    rows, together = [], {}
-    for i, e in enumerate(shuffled(requests(300))):
-        rows += [make(f"{e.user_text} {'abc'[n]}", str(e.label), 10 * i + n, label=e.label) for n in range(3)]
-        together |= {again.id: f"c{i}" for again in rows[-3:]}
-    of_groups = [replace(e, group=together[e.id]) for e in rows]
-    for some, clusters, shown in ((rows, together, False), (of_groups, {}, False), (rows, {}, True)):
-        assert (learnable(make_spec(LABELS), some, clusters).status == "shown") is shown, "it looks learnable"
+    rows = [
+        make(f"{e.user_text} {'abc'[n]}", str(e.label), 10 * i + n, label=e.label)
+        for i, e in enumerate(shuffled(requests(300)))
+        for n in range(3)
+    ]
+    of_groups = [replace(e, group=f"c{i // 3}") for i, e in enumerate(rows)]
+    for some, shown in ((of_groups, False), (rows, True)):
+        assert (learnable(make_spec(LABELS), some).status == "shown") is shown, "it looks learnable"
 
 
 def test_the_same_answer_everywhere_is_nothing_to_learn() -> None:
@@ -165,9 +166,8 @@ def test_a_gain_is_shown_up_to_its_level_and_only_upwards_by_enough_rows() -> No
 def test_rows_of_one_source_with_one_answer_count_as_fewer() -> None:
     """Groups of four rows with the same label: the gain takes more rows than where every row stands for itself."""
     rows = sorted(requests(240), key=lambda e: str(e.label))
-    alone = label_evidence(make_spec(LABELS), rows, {e.id: e.id for e in rows}, 0.05, 0.8)[2]
-    groups = {e.id: f"group {i // 4}" for i, e in enumerate(rows)}
-    grouped = label_evidence(make_spec(LABELS), rows, groups, 0.05, 0.8)[2]
+    alone = label_evidence(make_spec(LABELS), rows)[2]
+    grouped = label_evidence(make_spec(LABELS), [replace(e, group=f"group {i // 4}") for i, e in enumerate(rows)])[2]
     assert alone is not None and grouped is not None and grouped > 2 * alone
 
 

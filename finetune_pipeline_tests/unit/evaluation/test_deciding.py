@@ -3,7 +3,7 @@
 import pytest
 
 from finetune_pipeline.evaluation.compare import shared_sources
-from finetune_pipeline.evaluation.deciding import decide_gain, decisive_metrics, level_of
+from finetune_pipeline.evaluation.deciding import decide_gain, level_of
 from finetune_pipeline.evaluation.metrics import METRICS, Gain
 from finetune_pipeline.evaluation.result_parts import Sources
 from finetune_pipeline.evaluation.statistics.multiple_testing import holm
@@ -14,12 +14,10 @@ from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, rows, spec
 OUTPUT = spec().output
 
 
-def test_the_level_of_a_look_and_the_metrics_that_decide():
+def test_the_level_of_a_look():
     third = level_of(3, 0.9)
     assert (third.look, third.alpha, third.level, third.spent) == pytest.approx((3, 0.1, 0.1 / 6, 0.075))
     assert third.confidence == pytest.approx(1 - 0.1 / 6)
-    of = spec(gates={"metric": "macro_f1", "more_metrics": ["accuracy", "macro_f1"]})
-    assert (decisive_metrics(of), decisive_metrics(spec())) == (["macro_f1", "accuracy"], ["accuracy"])
 
 
 def test_metrics_are_stepped_through_as_holm_does(monkeypatch):
@@ -60,10 +58,10 @@ def _repeated(times):
 
 @pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
 def test_rows_that_share_a_source_count_once(metric):
-    once = METRICS[metric].gain(*_repeated(1)[:2], OUTPUT)
+    once = METRICS[metric].gain(*_repeated(1)[:2], OUTPUT, 0.95)
     before, after, sources = _repeated(5)
     clusters = shared_sources(before, sources)
-    decision, naive = (METRICS[metric].gain(before, after, OUTPUT, clusters=c) for c in (clusters, None))
+    decision, naive = (METRICS[metric].gain(before, after, OUTPUT, 0.95, c) for c in (clusters, None))
     assert decision.gain == naive.gain == pytest.approx(once.gain)
     width, plain, single = (x.interval[1] - x.interval[0] for x in (decision, naive, once))
     assert width > 1.6 * plain

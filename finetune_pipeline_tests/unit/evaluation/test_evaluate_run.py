@@ -106,7 +106,7 @@ def test_wrong_answers_are_grouped_and_all_are_counted():
     outcome, shown = evaluation_and_rows(predictions=[*base, *candidate])
     groups = outcome.wrong_answers
     assert sum(g.count for g in groups) == 4
-    said = {(g.gold, g.predicted): [r.candidate for r in shown.test_rows(g.examples)] for g in groups}
+    said = {(g.gold, g.predicted): [shown.tested[i].candidate for i in g.examples] for g in groups}
     assert said["billing", "invalid"] == ["no idea"]
     assert said["bug", "invalid"] == ["bug (cut at the token limit)"]
 

@@ -113,9 +113,8 @@ def test_rows_the_champion_has_right_must_not_be_lost(lost, right, passes, too_f
 def test_lost_rows_that_clump_in_sources_count_for_few():
     """Two of twelve sources that the champion has right are lost; what is won elsewhere says nothing of how losses clump."""
     made = _beside_the_champion(20, 40, 100)
-    result = evaluation(
-        **made, sources={r["example_id"]: str(int(r["example_id"][1:]) // 10) for r in made["predictions"]}
-    )
+    ids = [row["example_id"] for row in made["predictions"]]
+    result = evaluation(**made, sources={i: str(int(i[1:]) // 10) for i in ids})
     high = clustered_share([float(i >= 100) for i in range(120)], [i // 10 for i in range(120)])[0][1]
     assert high > wilson_interval(2, 12)[1] > wilson_interval(20, 120)[1] + 0.2
     assert _gate("few_regressions", result).measured == pytest.approx(high)

@@ -122,10 +122,9 @@ def test_the_verdict_is_drawn_from_all_pairs_and_equal_answers_are_ties(server: 
     assert surer["interval"][0] < verdict["interval"][0] - 0.01, "at gates.confidence"
     of_three = {pair.id: f"document {i % 3}" for i, pair in enumerate([*pairs, *same])}
     clumped = judged_pairs(fair, [*pairs, *same], said, ASKED, sources=of_three)
-    assert (
-        clumped["verdict"]["share"] == verdict["share"] and clumped["verdict"]["interval"][0] < verdict["interval"][0]
-    )
-    assert clumped["verdict"]["p"] >= 0.25, "three documents cannot say less"
+    of_sources = clumped["verdict"]
+    assert of_sources["share"] == verdict["share"] and of_sources["interval"][0] < verdict["interval"][0]
+    assert of_sources["p"] >= 0.25, "three documents cannot say less"
     assert clumped["interval"] != judgement["interval"], "kappa counts documents, too"
     few = judged_pairs(fair, pairs, said, ASKED.model_copy(update={"rows": 10}))["verdict"]
     assert few["n"] + few["equal"] == 10 and set(few["choices"]) < set(verdict["choices"])

@@ -7,7 +7,7 @@ import pytest
 
 from finetune_pipeline.evaluation import production_rows
 from finetune_pipeline.evaluation.gates import GateResult
-from finetune_pipeline.evaluation.gates.recent_production import recent_production
+from finetune_pipeline.evaluation.gates.besides_task import recent_production
 from finetune_pipeline.evaluation.production_rows import (
     FEWEST,
     SET,
@@ -42,7 +42,7 @@ def test_every_row_is_taken_or_left_out_for_a_reason(monkeypatch: pytest.MonkeyP
     assert chosen.left_out == {**dict.fromkeys(once, 1), "beyond_the_limit": 2}
     assert chosen.looked_at == len(rows) == len(chosen.rows) + sum(chosen.left_out.values())
     assert [r["id"] for r in chosen.rows][:2] == ["r21", "r20"], "newest first"
-    assert chosen.confirmed == 1 and chosen.facts().last == row(21)["timestamp"]
+    assert chosen.facts().confirmed == 1 and chosen.facts().last == row(21)["timestamp"]
 
 
 def test_which_rows_of_a_user_count_does_not_depend_on_answers() -> None:

@@ -8,6 +8,7 @@ import socket
 import numpy as np
 import pytest
 import sacrebleu
+import scipy
 from rouge_score import rouge_scorer
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import (
@@ -21,7 +22,7 @@ from sklearn.metrics import (
     recall_score,
 )
 
-from finetune_pipeline.evaluation.scores import calibration, probabilities, score
+from finetune_pipeline.evaluation.scores import calibration, score
 from finetune_pipeline.spec.outputs import JsonOutput, TextOutput
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, OUTPUT, row, rows
 
@@ -149,7 +150,7 @@ def test_calibration_equals_scikit_learn() -> None:
     exaggerated = (1.5 * np.log(np.maximum(true, 1e-12)) - 7).tolist()
     given = [row(i, LABELS[g], "bug", label_scores=exaggerated[i]) for i, g in enumerate(gold)]
     figures = calibration(given, LABELS)
-    shares = np.array([probabilities(r["label_scores"]) for r in given])
+    shares = scipy.special.softmax(exaggerated, axis=1)
     assert figures is not None and figures["n"] == 500
     assert figures["brier"] == pytest.approx(brier_score_loss(gold, shares, labels=[0, 1, 2], scale_by_half=False))
     assert figures["log_loss"] == pytest.approx(log_loss(gold, shares, labels=[0, 1, 2]))

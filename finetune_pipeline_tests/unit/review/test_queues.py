@@ -110,9 +110,8 @@ def test_a_spreadsheet_of_another_country_comes_back(task: Task, tmp_path: Path,
 
 def test_a_line_that_is_not_ended_costs_no_other(task: Task, tmp_path: Path) -> None:
     queue, file = outputs_queue(task, SHEET, ITEMS), tmp_path / "sheet.csv"
-    file.write_text(
-        f'sheet,id,choice,rater,comment\n{SHEET},e0,A,Ada,"not closed\n{SHEET},e1,B,Ada,\n{SHEET},e2,A,Ada,\n'
-    )
+    lines = f'{SHEET},e0,A,Ada,"not closed\n{SHEET},e1,B,Ada,\n{SHEET},e2,A,Ada,\n'
+    file.write_text(f"sheet,id,choice,rater,comment\n{lines}")
     sheet = read_table(queue, file)
     assert [row["id"] for row in sheet.rows["Ada"]] == ["e1", "e2"]
     assert [problem.split(":")[0] for problem in sheet.problems] == ["sheet.csv, line 2"]

@@ -20,9 +20,8 @@ def cleaned(folder: Path, rows: list[dict[str, str]], **sections: object) -> tup
     """(facts of the clean examples, which file each row left out repeats)."""
     (folder / "task/raw").mkdir(parents=True)
     (folder / "task/raw/a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "task/blob").write_text(
-        json.dumps({"query": f"Which own? {unlike(7)}", "choices": ["a", "b"], "gold": 0}) + "\n"
-    )
+    own = {"query": f"Which own? {unlike(7)}", "choices": ["a", "b"], "gold": 0}
+    (folder / "task/blob").write_text(json.dumps(own) + "\n")
     (folder / "task/own.jsonl").symlink_to(folder / "task/blob")
     (folder / "task/task.yaml").write_text(yaml.safe_dump({**SPEC, **sections}))
     task, store = load_task(folder / "task"), ArtifactStore(folder / "store")
@@ -35,9 +34,8 @@ def cleaned(folder: Path, rows: list[dict[str, str]], **sections: object) -> tup
 def test_training_on_the_shipped_suite_is_found(tmp_path: Path) -> None:
     """All items as training rows: their question, or their text as what is asked."""
     items = suite()
-    rows = [
-        {"prompt": i.prompt or i.text or "", "completion": i.choices[i.right] if i.choices else "yes"} for i in items
-    ]
+    answers = [i.choices[i.right] if i.choices else "yes" for i in items]
+    rows = [{"prompt": i.prompt or i.text or "", "completion": a} for i, a in zip(items, answers, strict=True)]
     ours = [{"prompt": unlike(i), "completion": "fine"} for i in range(30)]
     facts, files = cleaned(tmp_path, [*rows, *ours])
     assert facts["kept"] == 30 and facts["benchmark_rows"] == len(rows) and set(files) == {"ability/suite.jsonl"}

@@ -13,7 +13,6 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.inter_rater import cohens_kappa as reference
 from statsmodels.stats.proportion import proportion_confint
 
-from finetune_pipeline.evaluation.statistics.agreement import cohens_kappa, kappa_interval
 from finetune_pipeline.evaluation.statistics.proportions import (
     cluster_sign_flip,
     clustered_share,
@@ -27,6 +26,7 @@ from finetune_pipeline.evaluation.statistics.proportions import (
     wilson_interval,
     z_value,
 )
+from finetune_pipeline.evaluation.statistics.resampling import cohens_kappa, kappa_interval
 
 
 def _brute_force_score(b, c, n, gain):
