@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from finetune_pipeline.evaluation.deciding import level_of
-from finetune_pipeline.evaluation.gates.paired_gains import beats_baseline, beats_champion
+from finetune_pipeline.evaluation.gates.beats_baseline import beats_baseline
+from finetune_pipeline.evaluation.gates.beats_champion import beats_champion
 from finetune_pipeline.evaluation.result import BaseMode, Decision, Decisions, EvaluationResult, Level, RivalGain, Seal
 from finetune_pipeline.evaluation.statistics.power import paired_power, rows_needed_for_gain
 from finetune_pipeline.evaluation.statistics.proportions import mcnemar_exact, tango_interval

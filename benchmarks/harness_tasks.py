@@ -29,7 +29,7 @@ from finetune_pipeline.evaluation.ability.harness_tasks import HarnessTask, harn
 from finetune_pipeline.evaluation.ability.scoring import make_task, run_tasks
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.answering import Answerer
-from finetune_pipeline.evaluation.gates.besides_task import general_ability
+from finetune_pipeline.evaluation.gates.general_ability import general_ability
 from finetune_pipeline.evaluation.judged_facts import Ability
 from finetune_pipeline.models.base import prepare_base
 from finetune_pipeline.spec.model import TaskSpec

@@ -20,7 +20,8 @@ import numpy as np
 from benchmarks.gate_simulation import SPEC, TRIES, evaluation_of
 from finetune_pipeline.evaluation.deciding import decide_gain, level_of
 from finetune_pipeline.evaluation.gates import verdict
-from finetune_pipeline.evaluation.gates.paired_gains import beats_baseline, beats_simple
+from finetune_pipeline.evaluation.gates.beats_baseline import beats_baseline
+from finetune_pipeline.evaluation.gates.beats_simple import beats_simple
 from finetune_pipeline.evaluation.statistics.proportions import wilson_interval
 
 

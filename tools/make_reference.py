@@ -143,7 +143,7 @@ def render() -> str:
             "",
             "## Metrics",
             "",
-            "Classes in `evaluation/metrics/`; what `gates.metric` and `gates.more_metrics` may name.",
+            "One file each in `evaluation/metrics/`; what `gates.metric` and `gates.more_metrics` may name.",
             "",
             *rows(["metric", "output", "measures"], metrics),
             "",

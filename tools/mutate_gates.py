@@ -1,6 +1,6 @@
 """Mutates the code that decides (gates, rivals, advice, learnable), one small change at a time, and sees whether a test notices.
 
-    python tools/mutate_gates.py [--out benchmarks/results/DATE-gate-mutants.txt] [--only evaluation.gates.answers,…] [--every 1]
+    python tools/mutate_gates.py [--out benchmarks/results/DATE-gate-mutants.txt] [--only evaluation.gates.judge,…] [--every 1]
 
 A mutant changes one comparison, one `and` or `or`, one `not`, one sign, one number or one truth value. The tests run in a
 fork of this process, in which the changed module is loaded in place of the real one; evaluations, which do not depend on
@@ -30,9 +30,14 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 PACKAGE, TESTS = "finetune_pipeline", "finetune_pipeline_tests/unit"
 GATES = ROOT / PACKAGE / "evaluation" / "gates"
-OF_GATES = [f"evaluation/test_{of}.py" for of in ("gates", "gates_besides_task", "production_rows")]
+BESIDES = ("beats_baseline_on_parts", "judge", "general_ability", "human_review")
 TARGETS = {
-    **{f"evaluation.gates.{path.stem}": OF_GATES for path in sorted(GATES.glob("[a-z]*.py"))},
+    **{
+        f"evaluation.gates.{path.stem}": ["evaluation/test_gates.py"]
+        + ["evaluation/test_gates_besides_task.py"] * (path.stem in BESIDES)
+        + ["evaluation/test_production_rows.py"] * (path.stem == "recent_production")
+        for path in sorted(GATES.glob("[a-z]*.py"))
+    },
     "evaluation.gates": ["evaluation/test_gates.py"],
     "evaluation.statistics.proportions": [
         f"evaluation/statistics/test_{of}.py" for of in ("proportions", "resampling")

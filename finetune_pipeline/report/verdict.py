@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from finetune_pipeline.evaluation.gates import GateResult, verdict
-from finetune_pipeline.evaluation.gates.paired_gains import tied_with
+from finetune_pipeline.evaluation.gates.beats_simple import tied_with
 from finetune_pipeline.evaluation.metrics import METRICS, is_right_or_wrong, metric_title
 from finetune_pipeline.evaluation.predictions import SIMPLE
 from finetune_pipeline.evaluation.result import EvaluationResult

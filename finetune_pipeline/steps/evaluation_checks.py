@@ -5,7 +5,7 @@ from collections.abc import Callable
 from finetune_pipeline.engine.checks import Check, CheckResult, check
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.gates import GATES
-from finetune_pipeline.evaluation.gates.besides_task import general_ability
+from finetune_pipeline.evaluation.gates.general_ability import general_ability
 from finetune_pipeline.evaluation.judged_facts import Ability, JudgeFindings
 from finetune_pipeline.evaluation.predictions import failed_test_rows
 from finetune_pipeline.production.status import Alarm

@@ -9,7 +9,7 @@ from finetune_pipeline.evaluation.ability.drop import ability_drop
 from finetune_pipeline.evaluation.ability.items import suite
 from finetune_pipeline.evaluation.ability.scoring import score_items
 from finetune_pipeline.evaluation.answering import Answerer
-from finetune_pipeline.evaluation.gates.besides_task import general_ability
+from finetune_pipeline.evaluation.gates.general_ability import general_ability
 from finetune_pipeline.evaluation.judged_facts import Ability
 from finetune_pipeline_tests.shared import bundled_base
 from finetune_pipeline_tests.unit.evaluation.rows import spec

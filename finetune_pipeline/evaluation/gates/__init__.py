@@ -3,6 +3,8 @@
 Every module of this package that decorates a function with :func:`~.base.gate` is part of the registry.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from importlib import import_module
 from pkgutil import iter_modules
@@ -21,6 +23,7 @@ Decision = Literal["promote", "use_simple", "refuse"]
 
 
 def decide(spec: TaskSpec, evaluation: EvaluationResult) -> list[GateResult]:
+    """Ask every gate about an evaluation, always in the same order."""
     return [gate(spec, gate.reads(evaluation)) for gate in GATES.values()]
 
 

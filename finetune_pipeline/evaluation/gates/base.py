@@ -1,6 +1,6 @@
 """Base class, result and registry of gates.
 
-A gate is a function in a module of this package::
+A gate is one module of this package with one function::
 
     @gate(
         order=160,

@@ -1,6 +1,6 @@
 """Base class and registry of metrics.
 
-A metric is a class in a module of this package::
+A metric is one module of this package with one class::
 
     @register
     class FirstWord(RowMetric):
@@ -43,6 +43,7 @@ class Gain:
     interval: Interval | None
 
     def surely_above(self, margin: float = 0.0) -> bool:
+        """Whether the whole interval lies above a margin."""
         return self.interval is not None and self.interval[0] > margin
 
 

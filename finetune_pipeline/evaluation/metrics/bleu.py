@@ -1,4 +1,6 @@
-"""Smoothed sentence BLEU (Papineni et al. 2002) and chrF (Popovic 2015)."""
+"""Smoothed sentence BLEU (Papineni et al. 2002)."""
+
+from __future__ import annotations
 
 from finetune_pipeline.evaluation.metrics.base import register
 from finetune_pipeline.evaluation.metrics.overlap import SacreBleu
@@ -9,10 +11,3 @@ class Bleu(SacreBleu):
     name, title = "bleu", "sentence BLEU"
     described = "sequences of one to four words shared with the right text, sentence by sentence"
     hub_name = "bleu"
-
-
-@register
-class ChrF(SacreBleu):
-    name, title = "chrf", "chrF"
-    described = "sequences of characters shared with the right text"
-    hub_name = "chrf"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.data.examples import read_examples
-from finetune_pipeline.evaluation.gates.answers import no_failed_generation
+from finetune_pipeline.evaluation.gates.no_failed_generation import no_failed_generation
 from finetune_pipeline.evaluation.predict import predict
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.evaluation.scores import score

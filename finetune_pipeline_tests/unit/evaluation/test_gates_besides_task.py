@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.evaluation.gates import GateResult, decide
-from finetune_pipeline.evaluation.gates.besides_task import general_ability, human_review, judge
+from finetune_pipeline.evaluation.gates.general_ability import general_ability
+from finetune_pipeline.evaluation.gates.human_review import human_review
+from finetune_pipeline.evaluation.gates.judge import judge
 from finetune_pipeline.evaluation.judged_facts import Ability, JudgeFindings, People
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.spec.model import TaskSpec

@@ -7,7 +7,7 @@ import pytest
 
 from finetune_pipeline.evaluation import production_rows
 from finetune_pipeline.evaluation.gates import GateResult
-from finetune_pipeline.evaluation.gates.besides_task import recent_production
+from finetune_pipeline.evaluation.gates.recent_production import recent_production
 from finetune_pipeline.evaluation.production_rows import (
     FEWEST,
     SET,

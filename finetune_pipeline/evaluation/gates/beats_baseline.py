@@ -1,0 +1,40 @@
+"""Gate: the candidate is better than the base model with its best prompt."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
+from finetune_pipeline.evaluation.gates.paired_gains import paired_gain
+from finetune_pipeline.evaluation.result import EvaluationResult
+from finetune_pipeline.evaluation.rivals import IN_FORM
+from finetune_pipeline.evaluation.wording import percent, prompt_name
+from finetune_pipeline.spec.model import TaskSpec
+
+
+@gate(
+    order=10,
+    needs="the lower bound of the paired gain over the base model at its best (its best prompt as it answers, and its answers "
+    "restricted to the allowed forms) above gates.min_gain, in gates.metric and every one of gates.more_metrics. Where "
+    f"fewer than {100 * IN_FORM:g}% of its answers are in form, the restricted answers decide alone",
+    default=f"{DEFAULTS.min_gain:g} points, {100 * DEFAULTS.confidence:g}% interval for the first candidate; a tie does not pass",
+    holds_back="champion",
+    what_to_do="Read the regressions and wrong answers in the report; add or correct training rows like those that fail. If the "
+    "interval is wide, enlarge the test set.",
+)
+def beats_baseline(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
+    best = prompt_name(evaluation.baseline.best)
+    names = {
+        "free": f"the base model with its {best} prompt",
+        "restricted": "the same model with its answers restricted to the allowed forms",
+        "lenient": f"the base model with its {best} prompt, its answers read leniently",
+    }
+    result = paired_gain(evaluation, "baseline", spec.gates.min_gain, names)
+    base = evaluation.base_at_its_best
+    if base.mode == "free" or base.valid_share is None:
+        return result
+    why = (
+        f"Only {percent(base.valid_share)} of the base model's answers are in form, so that as it writes freely it is no "
+        f"rival; what decides is its {'restricted answers' if base.mode == 'restricted' else 'answers, read leniently'}. "
+    )
+    return replace(result, message=why + result.message)

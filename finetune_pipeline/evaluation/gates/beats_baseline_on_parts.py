@@ -1,0 +1,44 @@
+"""Gate: the gain also holds on the rows of each raw file in gates.parts."""
+
+from __future__ import annotations
+
+from finetune_pipeline.evaluation.deciding import FEWEST
+from finetune_pipeline.evaluation.gates.base import Outcome, gate
+from finetune_pipeline.evaluation.result import EvaluationResult
+from finetune_pipeline.evaluation.wording import counted, points, points_range
+from finetune_pipeline.spec.model import TaskSpec
+
+
+@gate(
+    order=15,
+    needs="the lower bound of the paired gain over the base model at its best above gates.min_gain on the test rows of each "
+    f"file of gates.parts alone; fewer than {FEWEST} rows do not pass; not asked where gates.parts is empty",
+    default="no parts",
+    holds_back="champion",
+    what_to_do="The model has learned one kind of row, and not this one: add training rows of its kind. With too few test rows "
+    "of it, collect more of them.",
+)
+def beats_baseline_on_parts(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
+    threshold = spec.gates.min_gain
+    named = [part for part in evaluation.parts if part.files is not None]
+    if not spec.gates.parts:
+        return Outcome("not_asked", None, threshold, "The spec names no files in gates.parts.")
+    if [part.files for part in named] != spec.gates.parts:
+        return Outcome(False, None, threshold, "The files of gates.parts were not evaluated separately.")
+    sentences, lows, passed = [], [], True
+    for part in named:
+        gains = part.decision.gains if part.decision else []
+        intervals = [g.interval for g in gains if g.interval is not None]
+        if part.decision is None or len(intervals) < max(len(gains), 1):
+            sentences.append(f"{part.files}: {counted(part.n, 'test row')}, {FEWEST} are needed.")
+            passed = False
+            continue
+        worst = min(gains, key=lambda g: g.interval[0] if g.interval else 0.0)
+        lows.append(min(interval[0] for interval in intervals))
+        passed = passed and part.decision.shown is True and lows[-1] > threshold
+        sentences.append(
+            f"{part.files}: {points(worst.gain)} points ({points_range(worst.interval)}, {counted(part.n, 'row')})."
+        )
+    least = points(threshold, sign=False) if threshold else "zero"
+    message = f"{' '.join(sentences)} The lower bounds must lie above {least}."
+    return Outcome(passed, min(lows, default=None), threshold, message)

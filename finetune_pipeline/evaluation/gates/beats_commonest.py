@@ -1,0 +1,33 @@
+"""Gate: the candidate is better than always giving the most common answer."""
+
+from __future__ import annotations
+
+from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
+from finetune_pipeline.evaluation.gates.paired_gains import one_gain
+from finetune_pipeline.evaluation.result import EvaluationResult
+from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
+from finetune_pipeline.evaluation.wording import inside
+from finetune_pipeline.spec.model import TaskSpec
+
+BLIND = ("commonest", "commonest_fields")
+"""Simple models that look at no input."""
+
+
+@gate(
+    order=20,
+    needs="the lower bound of the paired gain over always giving the commonest answer (for JSON also each field's commonest "
+    "value) above zero in the metric that decides, whatever gates.simple says",
+    default=f"{100 * DEFAULTS.confidence:g}% interval for the first candidate; a tie does not pass",
+    holds_back="champion",
+    what_to_do="The model has learned nothing that shows. Look for labels that do not belong to their texts (joins, shifted "
+    "columns), and for answers that depend on something the input does not hold.",
+)
+def beats_commonest(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
+    blind = [gain for gain in evaluation.decisions.simple.gains if gain.rival in BLIND]
+    measured = [(gain.interval[0], gain) for gain in blind if gain.gain is not None and gain.interval is not None]
+    if not blind or len(measured) < len(blind):
+        message = "The gain over always giving the most common answer could not be measured."
+        return Outcome(False, None, 0.0, message)
+    low, worst = min(measured, key=lambda pair: pair[0])
+    message = f"Against {one_gain(worst, {rival: inside(SIMPLE_MODELS[rival].title) for rival in BLIND})}."
+    return Outcome(low > 0, low, 0.0, f"{message} The lower bound must lie above zero.")

@@ -1,0 +1,40 @@
+"""Gate: the candidate is better than models without a language model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from finetune_pipeline.evaluation.deciding import margin_of
+from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
+from finetune_pipeline.evaluation.gates.paired_gains import paired_gain
+from finetune_pipeline.evaluation.result import EvaluationResult
+from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
+from finetune_pipeline.evaluation.wording import inside
+from finetune_pipeline.spec.model import TaskSpec
+
+
+def tied_with(evaluation: EvaluationResult) -> list[str]:
+    """Titles of the simple models that the candidate does not significantly beat, in the order of SIMPLE_MODELS."""
+    gains = evaluation.decisions.simple.gains
+    return [SIMPLE_MODELS[gain.rival].title for gain in gains if gain.interval is None or gain.interval[0] <= 0]
+
+
+@gate(
+    order=30,
+    needs="the lower bound of the paired gain over each model without a language model ("
+    + ", ".join(inside(model.title) for model in SIMPLE_MODELS.values())
+    + ") above zero in the metric that decides (gates.simple: better), or above minus gates.simple_margin (not_worse)",
+    default=f"{DEFAULTS.simple}, {100 * DEFAULTS.confidence:g}% interval for the first candidate; a tie does not pass",
+    holds_back="champion",
+    what_to_do="Use the simple model: `finetune export TASK --simple --to DIR` writes it. Or train longer or on more rows, until "
+    "the language model is surely better. gates.simple: not_worse takes a tie, where you want one model for other reasons.",
+)
+def beats_simple(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
+    threshold = margin_of(spec.gates.simple, spec.gates.simple_margin)
+    names = {model: inside(kind.title) for model, kind in SIMPLE_MODELS.items()}
+    result = paired_gain(evaluation, "simple", threshold, names)
+    if result.status is True and (tied := tied_with(evaluation)):
+        titles = " and ".join(map(inside, tied))
+        message = f"{result.message} This is a tie with {titles}, which gates.simple: not_worse takes."
+        return replace(result, message=message)
+    return result

@@ -1,0 +1,39 @@
+"""Gate: the candidate gets few rows wrong that the champion has right."""
+
+from __future__ import annotations
+
+from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
+from finetune_pipeline.evaluation.result import EvaluationResult
+from finetune_pipeline.evaluation.wording import counted, percent, percent_range
+from finetune_pipeline.spec.model import TaskSpec
+
+
+@gate(
+    order=50,
+    needs="of the rows the champion has right, the upper bound of the share the candidate gets wrong at or below "
+    "gates.max_regression; not asked without a champion",
+    default=f"{DEFAULTS.max_regression:g}",
+    holds_back="champion",
+    what_to_do="Read the regressions against the champion in the report. Put rows like them into the training data, or train from "
+    "more of the same data; raise gates.max_regression only if those losses are acceptable.",
+)
+def few_regressions(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
+    limit = spec.gates.max_regression
+    comparison = evaluation.comparisons.get("champion")
+    if comparison is None:
+        if evaluation.versions.get("champion"):
+            return Outcome(False, None, limit, "There is a champion, but it was not compared.")
+        return Outcome("not_asked", None, limit, "No champion in service yet: nothing to lose.")
+    lost, right, interval = comparison.b, comparison.right_before, comparison.lost_interval
+    if right == 0:
+        return Outcome(True, 0.0, limit, "The champion has no test row right: nothing to lose.")
+    if lost is None or right is None or interval is None:
+        return Outcome(False, None, limit, "Regressions against the champion were not counted.")
+    message = (
+        f"Of {counted(right, 'row')} the champion has right the candidate gets {lost:,} wrong, "
+        f"{percent(lost / right)} ({percent_range(interval)}); surely at most {percent(limit)} are allowed."
+    )
+    best = comparison.least_lost
+    if best is not None and best > limit:
+        message += f" With so few rows even a candidate that loses none could not show less than {percent(best)}."
+    return Outcome(interval[1] <= limit, interval[1], limit, message)

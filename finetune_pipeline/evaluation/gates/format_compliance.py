@@ -1,0 +1,40 @@
+"""Gate: enough answers are in the declared form."""
+
+from __future__ import annotations
+
+from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
+from finetune_pipeline.evaluation.result import EvaluationResult
+from finetune_pipeline.evaluation.statistics.power import rows_needed_for_share
+from finetune_pipeline.evaluation.wording import counted, percent
+from finetune_pipeline.spec.model import TaskSpec
+
+
+@gate(
+    order=70,
+    needs="the lower bound of the share of valid answers at or above gates.min_valid_share",
+    default=f"{DEFAULTS.min_valid_share:g}, so at least "
+    f"{rows_needed_for_share(DEFAULTS.min_valid_share, DEFAULTS.confidence)} test rows",
+    holds_back="champion",
+    what_to_do="Look at the invalid answers in the report. Train longer, make the system prompt name the "
+    "allowed answers, or restrict decoding to them; enlarge a test set too small to show it.",
+)
+def format_compliance(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
+    threshold = spec.gates.min_valid_share
+    valid = evaluation.scores["candidate"].valid
+    if not valid.n or valid.valid is None or valid.interval is None:
+        return Outcome(False, None, threshold, "The share of valid answers could not be measured.")
+    low = valid.interval[0]
+    message = (
+        f"{valid.valid:,} of {counted(valid.n, 'answer')} in the declared form, so surely {percent(low)} "
+        f"or more of all; {percent(threshold)} are asked for."
+    )
+    needed = rows_needed_for_share(threshold, spec.gates.confidence)
+    if low >= threshold or (needed is not None and valid.n >= needed):
+        return Outcome(low >= threshold, low, threshold, message)
+    if needed is None:
+        message += " No finite test can show a share of 100%."
+        return Outcome(False, low, threshold, message, to_do="Set gates.min_valid_share below 1.")
+    enough = counted(needed, "row")
+    message += f" Even without a single invalid answer that takes a test set of {enough}."
+    to_do = f"Enlarge the test set to {enough} or more, or lower gates.min_valid_share."
+    return Outcome(False, low, threshold, message, to_do=to_do)

@@ -1,0 +1,50 @@
+"""Gate: the candidate keeps the base model's general ability."""
+
+from __future__ import annotations
+
+import math
+
+from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
+from finetune_pipeline.evaluation.judged_facts import Ability
+from finetune_pipeline.evaluation.wording import counted, points, points_range
+from finetune_pipeline.spec.model import TaskSpec
+
+
+@gate(
+    order=120,
+    reads=lambda evaluation: evaluation.ability,
+    needs="the upper bound of the accuracy lost on questions besides the task below gates.max_ability_loss, no benchmark of your "
+    "own that surely loses as much, and the upper bound of the relative rise of the bits plain text costs below "
+    "gates.max_text_loss; not asked where the spec asks nothing or the model answers at an endpoint",
+    default=f"{DEFAULTS.max_ability_loss:g}, {DEFAULTS.max_text_loss:g}",
+    holds_back="champion",
+    what_to_do="Train more gently: fewer epochs, a lower learning rate, a smaller rank, or qlora or lora in place of full. Mix "
+    "some general examples into the training data. If only this one task will ever be asked of the model, raise the limits.",
+)
+def general_ability(spec: TaskSpec, ability: Ability | None) -> Outcome:
+    """Measured: the upper bound of the lost accuracy."""
+    limit = spec.gates.max_ability_loss
+    asked = spec.ability.suite or spec.ability.files or spec.ability.harness.tasks
+    if ability is not None and ability.items == 0 and (ability.not_asked or not asked):
+        return Outcome("not_asked", None, limit, ability.not_asked or "The spec asks for no test of general ability.")
+    if ability is None or ability.drop is None or ability.interval is None:
+        return Outcome(False, None, limit, "General ability was not measured.")
+    low, high = ability.interval
+    message = (
+        f"{points(-ability.drop)} points on {counted(ability.n or 0, 'question')} besides the task "
+        f"(interval {points_range((-high, -low))}); a loss of {points(limit, sign=False)} points must be ruled out."
+    )
+    passed = high < limit
+    if not passed and low < limit:
+        message += f" A loss that large is not shown either: {points(low)} to {points(high)} points may be lost."
+    least = {name: of.interval[0] if of.interval else math.inf for name, of in ability.benchmarks.items()}
+    if surely := {name: loss for name, loss in least.items() if loss >= limit}:
+        lost = ", ".join(f"{name} surely loses {points(loss, sign=False)} points" for name, loss in surely.items())
+        message, passed = f"{message} Of the benchmarks, {lost}.", False
+    if text := ability.text:
+        if not text.before or text.before < 0 or text.rise is None or text.interval is None:
+            return Outcome(False, None, limit, "The bits per byte on plain text were not measured.")
+        bound, allowed = text.interval[1] / text.before, spec.gates.max_text_loss
+        message += f" Plain text costs {text.rise / text.before:+.1%} bits (surely at most {bound:+.1%}; allowed {allowed:+.0%})."
+        passed = passed and bound < allowed
+    return Outcome(passed, high, limit, message)

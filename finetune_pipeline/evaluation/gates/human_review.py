@@ -1,0 +1,33 @@
+"""Gate: people accept enough of the answers."""
+
+from __future__ import annotations
+
+from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
+from finetune_pipeline.evaluation.judged_facts import People, Ratings
+from finetune_pipeline.evaluation.wording import counted, percent, percent_range
+from finetune_pipeline.spec.model import TaskSpec
+
+
+@gate(
+    order=130,
+    reads=lambda evaluation: evaluation.people,
+    needs="gates.min_rated answers drawn at random judged by people, and the lower bound of the accepted share at or above "
+    "gates.min_accepted; not asked where gates.min_rated is 0",
+    default=f"{DEFAULTS.min_rated:d}, {DEFAULTS.min_accepted:g}",
+    holds_back="champion",
+    what_to_do="Open `finetune review TASK`, or have more people judge the sheet. Where they refuse answers, read their comments "
+    "in the report and add training rows like the ones that were refused.",
+)
+def human_review(spec: TaskSpec, people: People | None) -> Outcome:
+    wanted, least = spec.gates.min_rated, spec.gates.min_accepted
+    if not wanted:
+        return Outcome("not_asked", None, least, "The spec asks for no human review.")
+    ratings = (people.random if people else None) or Ratings()
+    n, share, interval = ratings.n or 0, ratings.candidate.share, ratings.candidate.interval
+    if n < wanted or share is None or interval is None:
+        return Outcome(False, None, least, f"People have judged {n} of {wanted} answers drawn at random.")
+    message = (
+        f"People accept {percent(share)} of {counted(n, 'answer')} drawn at random ({percent_range(interval)}); surely "
+        f"{percent(least)} are asked for."
+    )
+    return Outcome(interval[0] >= least, interval[0], least, message)

@@ -1,0 +1,37 @@
+"""Gate: a judge model that agrees with people prefers the candidate."""
+
+from __future__ import annotations
+
+from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
+from finetune_pipeline.evaluation.judged_facts import JudgeFindings
+from finetune_pipeline.evaluation.wording import counted, percent, percent_range
+from finetune_pipeline.spec.model import TaskSpec
+
+
+@gate(
+    order=110,
+    reads=lambda evaluation: evaluation.judge,
+    needs="a judge that agrees with people (evaluation.judge), and the lower bound of the share of decided pairs in which it "
+    "prefers the candidate to the base at or above gates.min_preferred; not asked where gates.min_preferred is 0",
+    default=f"{DEFAULTS.min_preferred:g}",
+    holds_back="champion",
+    what_to_do="Where the judge is not believed: have people rate more pairs (`finetune review TASK`), or take another judging "
+    "model. Where it is: read the pairs it decides against the candidate, and add training rows like them.",
+)
+def judge(spec: TaskSpec, findings: JudgeFindings | None) -> Outcome:
+    least = spec.gates.min_preferred
+    if not least:
+        return Outcome("not_asked", None, least, "The spec asks for no judge.")
+    if findings is None or findings.believed is not True:
+        why = "; ".join(findings.refused if findings else []) or "none was asked"
+        return Outcome(False, None, least, f"No judge can be trusted: {why}.")
+    preferred = findings.verdict
+    if preferred is None or preferred.share is None or preferred.interval is None:
+        return Outcome(False, None, least, "The judge decided no pair.")
+    low = preferred.interval[0]
+    message = (
+        f"The judge prefers the fine-tuned answer in {percent(preferred.share)} of "
+        f"{counted(preferred.wins + preferred.losses, 'decided pair')} ({percent_range(preferred.interval)}); surely "
+        f"{percent(least)} are asked for."
+    )
+    return Outcome(low >= least, low, least, message)

@@ -1,0 +1,40 @@
+"""Gate: the served model answers like the trained one."""
+
+from __future__ import annotations
+
+from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
+from finetune_pipeline.evaluation.step_facts import Parity
+from finetune_pipeline.evaluation.wording import counted, percent
+from finetune_pipeline.spec.methods import kind_of
+from finetune_pipeline.spec.methods.base import ENDPOINT
+from finetune_pipeline.spec.model import TaskSpec
+
+
+@gate(
+    order=80,
+    reads=lambda evaluation: evaluation.parity,
+    needs="the served model gives the trained model's answer on gates.parity_min_agreement of the rows",
+    default=f"{DEFAULTS.parity_min_agreement:g}",
+    holds_back="everything after the merge",
+    what_to_do="Do not ship this model: it is not the one that was trained. Make merged_model again; if it fails "
+    "again, serve base and adapter as they were trained, and report the fault.",
+)
+def merge_parity(spec: TaskSpec, parity: Parity) -> Outcome:
+    threshold, share = spec.gates.parity_min_agreement, parity.same_greedy_share
+    if parity.kind == ENDPOINT.name:
+        return Outcome("not_asked", None, threshold, "The model is hosted where it was trained: nothing was merged.")
+    if not parity.rows or share is None:
+        return Outcome(False, None, threshold, "The served model was not compared with the trained one.")
+    words = kind_of(parity.kind)
+    message = (
+        f"{percent(share)} of {counted(parity.rows, 'answer')} are the same from {words.trained} and {words.served}; "
+        f"{percent(threshold)} are asked for."
+    )
+    passed = share >= threshold and parity.passed is True
+    if "mean_kl_limit" in parity.model_fields_set:
+        kl, limit = parity.mean_kl, parity.mean_kl_limit
+        if kl is None or limit is None:
+            return Outcome(False, share, threshold, message + " Their divergence could not be measured.")
+        passed = passed and kl <= limit
+        message += f" Mean divergence {kl:.2g} nats a token, at most {limit:.2g} allowed."
+    return Outcome(passed, share, threshold, message)

@@ -1,0 +1,40 @@
+"""Gate: the examples in gates.never_break are answered correctly."""
+
+from __future__ import annotations
+
+from finetune_pipeline.evaluation.gates.base import Outcome, gate
+from finetune_pipeline.evaluation.result import EvaluationResult
+from finetune_pipeline.evaluation.wording import counted
+from finetune_pipeline.spec.model import TaskSpec
+
+
+@gate(
+    order=60,
+    needs="every example of gates.never_break is in the sealed test and answered correctly",
+    default="no example listed",
+    holds_back="champion",
+    what_to_do="Look at the answers to these examples in the report. Add training rows like them, never these themselves; take an "
+    "id off gates.never_break only if its answer no longer matters.",
+)
+def never_break(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
+    listed, missing, broken = (getattr(evaluation.never_break, key) for key in ("listed", "missing", "broken"))
+    if listed is None or missing is None or broken is None:
+        return Outcome(False, None, 0.0, "The never-break list was not checked.")
+    if not listed:
+        return Outcome("not_asked", 0, 0.0, "No example is listed in gates.never_break.")
+    failed = len(missing) + len(broken)
+    if not failed:
+        verb = "is" if listed == 1 else "are all"
+        return Outcome(True, 0, 0.0, f"{counted(listed, 'listed example')} {verb} right.")
+    message = f"Of {counted(listed, 'listed example')} {len(broken)} wrong"
+    message += f": {_some(broken)}" if broken else ""
+    if missing:
+        message += (
+            f"; {len(missing)} not in the sealed test, so nobody knows: {_some(missing)} "
+            "(ids stand in the report and in predictions.parquet)"
+        )
+    return Outcome(False, failed, 0.0, f"{message}.")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,48 @@
+"""Gate: the candidate is not worse than the champion on recent production rows."""
+
+from __future__ import annotations
+
+from finetune_pipeline.evaluation.gates.base import Outcome, gate
+from finetune_pipeline.evaluation.production_rows import FEWEST
+from finetune_pipeline.evaluation.result import EvaluationResult
+from finetune_pipeline.evaluation.wording import points, points_range
+from finetune_pipeline.spec.model import TaskSpec
+
+
+@gate(
+    order=150,
+    needs="on recent production rows with a known answer, which no version was trained on, the candidate is not shown to be "
+    "worse than the champion (the base model where there is none); not asked where there are fewer than "
+    f"{FEWEST} such rows",
+    default="logs.judging_share 0.2",
+    holds_back="champion",
+    what_to_do="Keep the champion: the candidate is better on the collected data but worse on current requests. Look at the "
+    "drift page, and train again with the newest corrections.",
+)
+def recent_production(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
+    """Refuse a candidate whose whole interval of the gain on recent production rows lies below zero.
+
+    Corrected rows favour the candidate, who did not answer them: that it loses all the same is evidence, that it wins is not.
+    Too few rows refuse nobody; enough rows that were not compared do.
+    """
+    production = evaluation.production
+    if production is None:
+        message = "No production rows with a known answer are kept to judge (logs.judging_share)."
+        return Outcome("not_asked", None, 0.0, message)
+    rows, other = production.rows, "champion" if evaluation.versions.get("champion") else "base"
+    if production.judged is False and rows.rows is not None:
+        message = f"{rows.rows} recent production rows with a known answer; fewer than {FEWEST} tell nothing."
+        return Outcome("not_asked", None, 0.0, message)
+    comparison = production.comparisons.get(other)
+    if production.judged and other == "base" and comparison is None:
+        message = "The baseline is an API model, which production rows are not sent to: nothing to compare with."
+        return Outcome("not_asked", None, 0.0, message)
+    if not production.judged or comparison is None or comparison.gain is None or comparison.interval is None:
+        return Outcome(False, None, 0.0, "Recent production rows were not compared.")
+    message = (
+        f"On {comparison.n} recent production rows ({rows.confirmed} confirmed, the others corrected): "
+        f"{points(comparison.gain)} points against the {other} ({points_range(comparison.interval)}), "
+        f"{len(comparison.broken)} of its right answers lost."
+    )
+    high = comparison.interval[1]
+    return Outcome(high >= 0, high, 0.0, message)

@@ -1,0 +1,13 @@
+"""chrF (Popovic 2015)."""
+
+from __future__ import annotations
+
+from finetune_pipeline.evaluation.metrics.base import register
+from finetune_pipeline.evaluation.metrics.overlap import SacreBleu
+
+
+@register
+class ChrF(SacreBleu):
+    name, title = "chrf", "chrF"
+    described = "sequences of characters shared with the right text"
+    hub_name = "chrf"
