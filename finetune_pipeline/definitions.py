@@ -1,7 +1,5 @@
 """What Dagster loads: one set of assets, checks, jobs, schedules and sensors per task found under the data root."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import dagster as dg

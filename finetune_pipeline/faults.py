@@ -1,7 +1,5 @@
 """Faults outside the program, in jobs or in the environment, with a readable message for each."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

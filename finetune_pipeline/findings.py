@@ -1,7 +1,5 @@
 """A finding: one problem, worded so that a person can act on it. Used by every stage."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass

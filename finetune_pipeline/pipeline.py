@@ -4,8 +4,6 @@ From this table follow the versions of artifacts, Dagster's assets with their de
 runs, the progress on the command line and the reference page. To add a step, write its function and its row.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from finetune_pipeline.data.validate.validation import validation_settings

@@ -4,8 +4,6 @@ FINETUNE_PROGRESS names.
 Appends of a short line with O_APPEND are not torn between processes, so many may write to one file.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import time

@@ -1,7 +1,5 @@
 """Progress messages of a child process: to standard error, and to Dagster when started under Pipes."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable

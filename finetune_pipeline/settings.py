@@ -4,8 +4,6 @@ Commands hand what they read to the processes they start (web server, daemon, st
 the same folders.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import re

@@ -1,7 +1,5 @@
 """``finetune advise TASK``: prompt, retrieve, use a simple model, collect data first, or fine-tune. Trains nothing."""
 
-from __future__ import annotations
-
 import click
 
 from finetune_pipeline.baseline.advice import DECISIONS

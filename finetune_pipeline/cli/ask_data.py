@@ -1,7 +1,5 @@
 """``finetune ask-data TASK``: which rows to collect next, from the failures of the last evaluation."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

@@ -1,7 +1,5 @@
 """``finetune automate TASK``: switches a task's sensors and schedule on or off, or shows what they last decided."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """``finetune check TASK``: checks the spec and the raw data without training anything."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field

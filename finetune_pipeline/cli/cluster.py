@@ -1,7 +1,5 @@
 """``finetune cluster up|down``: a small Ray cluster on this machine, for `training.trainer: ray`."""
 
-from __future__ import annotations
-
 import click
 
 from finetune_pipeline.cli.output import DONE, say

@@ -1,7 +1,5 @@
 """``finetune costs TASK``: costs of training and serving, and the volume at which an own machine is cheaper than an API."""
 
-from __future__ import annotations
-
 import datetime
 from dataclasses import asdict, replace
 from statistics import fmean

@@ -1,7 +1,5 @@
 """``finetune doctor``: hardware of this machine, what would run where, and a test of its kernels."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 
 import click

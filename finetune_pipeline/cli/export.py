@@ -1,7 +1,5 @@
 """``finetune export TASK --to DIR``: exports a trained model as a folder that any server loads."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path

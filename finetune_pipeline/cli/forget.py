@@ -1,7 +1,5 @@
 """``finetune forget TASK``: removes a person's rows and blocks models trained on them."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 
 import click

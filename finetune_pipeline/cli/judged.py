@@ -1,7 +1,5 @@
 """Finds the model that a command refers to, and its answers to validation rows."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path

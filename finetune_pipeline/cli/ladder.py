@@ -1,7 +1,5 @@
 """``finetune ladder TASK``: prompt first, retrieve second, fine-tune third, each measured."""
 
-from __future__ import annotations
-
 import click
 
 from finetune_pipeline.baseline.ladder import Ladder

@@ -1,7 +1,5 @@
 """``finetune``: the command group, and the mapping from errors to exit codes."""
 
-from __future__ import annotations
-
 import ast
 import difflib
 import importlib

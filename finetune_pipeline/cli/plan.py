@@ -1,7 +1,5 @@
 """``finetune plan TASK``: tokens, memory, time and cost of training, and whether it fits."""
 
-from __future__ import annotations
-
 import random
 import tempfile
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """A task with its stores: its current state, and the verdict at the end of a run."""
 
-from __future__ import annotations
-
 from functools import cached_property
 
 import dagster as dg

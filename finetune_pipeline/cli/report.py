@@ -1,7 +1,5 @@
 """``finetune report TASK``: prints the verdict and the paths of the reports."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

@@ -1,7 +1,5 @@
 """``finetune review TASK``: people review answers, synthetic rows and flagged production rows, on a page or in a file."""
 
-from __future__ import annotations
-
 import contextlib
 import secrets
 import webbrowser

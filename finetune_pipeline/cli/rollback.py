@@ -1,7 +1,5 @@
 """``finetune rollback TASK``: moves `champion` back to the previous version and records the reason in MLflow."""
 
-from __future__ import annotations
-
 import click
 
 from finetune_pipeline.cli.output import DONE, as_json, get_task, tell

@@ -1,7 +1,5 @@
 """``finetune run TASK``: runs the whole graph, with progress on the terminal and a verdict at the end."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

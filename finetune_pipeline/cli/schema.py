@@ -1,7 +1,5 @@
 """``finetune schema``: prints the keys of task.yaml, or the schema of evaluation.json."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import click

@@ -1,7 +1,5 @@
 """``finetune serve TASK``: serves the champion on this machine and writes production logs."""
 
-from __future__ import annotations
-
 import signal
 from threading import Event
 

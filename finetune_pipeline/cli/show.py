@@ -1,7 +1,5 @@
 """``finetune show [TASK]``: lists the tasks, or shows one task's spec with all defaults and its artifacts."""
 
-from __future__ import annotations
-
 import os
 
 import click

@@ -4,8 +4,6 @@ Every step that is made adds its seconds to step_seconds.json in the home; where
 this one counts, written by `finetune run order_intake` and `finetune ladder order_intake` on two cores.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """``finetune ui``: starts Dagster's web UI and daemon and MLflow's UI, on this machine only."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

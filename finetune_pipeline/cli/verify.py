@@ -1,7 +1,5 @@
 """``finetune verify TASK --endpoint URL``: checks that a served model is the evaluated one."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from urllib.parse import urlsplit
 

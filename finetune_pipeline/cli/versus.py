@@ -1,7 +1,5 @@
 """``finetune versus TASK``: compares the fine-tuned model with an API model and its best prompt, by quality and price."""
 
-from __future__ import annotations
-
 import datetime
 from dataclasses import asdict
 

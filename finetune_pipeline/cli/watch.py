@@ -1,7 +1,5 @@
 """Follows the progress file of a run and prints it."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import threading

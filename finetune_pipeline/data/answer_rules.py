@@ -1,8 +1,6 @@
 """The declared form of an answer; JSON answers are parsed strictly, checked against the schema and compared.
 The same rules judge right answers in the data and the answers of models."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import re

@@ -1,7 +1,5 @@
 """Reads the task's `documents/` folder (text, Markdown, PDF) as passages for retrieval."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterable, Iterator

@@ -6,8 +6,6 @@ store's key file. This protects against code that trains on or selects by the te
 has access to the store and wants to read it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import json

@@ -2,8 +2,6 @@
 is the file's name, ``$key`` the key of the list a row stands in, ``='text'`` the text itself. A text that holds JSON is
 read where an expression looks into it."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable

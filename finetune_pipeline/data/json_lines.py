@@ -1,7 +1,5 @@
 """JSON Lines: decodes untrusted lines and names every fault; reads and writes our own rows strictly."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

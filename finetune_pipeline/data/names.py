@@ -1,8 +1,6 @@
 """Common column names for texts, answers, speakers and groups, the most specific first; and what to
 write into task.yaml for rows in no known format, by what their values look like, then by their names."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Mapping

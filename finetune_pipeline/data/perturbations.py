@@ -15,8 +15,6 @@ Training and evaluation draw from different lines, so a model is not tested on t
 perturbation cannot change is left out. What becomes of a row follows from the seed and its id.
 """
 
-from __future__ import annotations
-
 import hashlib
 import random
 import re

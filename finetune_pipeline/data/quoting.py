@@ -1,7 +1,5 @@
 """Findings about raw rows, and untrusted values made safe to print."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Copies the raw files that a task declares, so that later steps read bytes that do not change."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Sequence
 from pathlib import Path, PurePath

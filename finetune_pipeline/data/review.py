@@ -1,7 +1,5 @@
 """Applies review decisions about single rows: keep, drop, or relabel."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from dataclasses import asdict, dataclass, replace

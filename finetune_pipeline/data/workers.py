@@ -1,7 +1,5 @@
 """Maps a function over blocks of work, in a process pool if there is much to do."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import os

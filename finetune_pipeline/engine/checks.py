@@ -1,7 +1,5 @@
 """Checks: a question about an artifact, the function that answers it, and whether a failure blocks the steps downstream."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any

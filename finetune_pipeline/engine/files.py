@@ -1,7 +1,5 @@
 """Files that outlive kills: JSON of a known form, durable writes by one rename, digests, and locks between processes."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import hashlib

@@ -3,8 +3,6 @@
 Every process can tell, without running anything, which artifacts exist and which are missing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path

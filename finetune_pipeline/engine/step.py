@@ -3,8 +3,6 @@
 The table of all steps is :mod:`finetune_pipeline.pipeline`. Versions, Dagster assets, jobs and MLflow runs follow from it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -7,8 +7,6 @@ Folders and files are readable for their owner alone: some hold rows as people g
     <task>/.locks/<step>-<version>      one builder at a time; released by the kernel when its process dies
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

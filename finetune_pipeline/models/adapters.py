@@ -8,8 +8,6 @@ The sum is computed in float32 and rounded once, to the base's dtype. PEFT's ``m
 does the same; the results are bitwise equal.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field

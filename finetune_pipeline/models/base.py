@@ -1,7 +1,5 @@
 """Prepares a task's base model: safetensors, tokenizer and chat template, with digests."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os

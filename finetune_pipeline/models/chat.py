@@ -5,8 +5,6 @@ prompt) must be a proper prefix of the tokens of prompt and answer. Otherwise th
 never sees when served. Control tokens in message contents are plain text (:mod:`.control_tokens`).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -4,8 +4,6 @@ No token is ever added to a vocabulary: its embedding would be random, and adapt
 lacks a control token of the template, the template is refused, and usable ones are named.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

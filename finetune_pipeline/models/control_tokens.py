@@ -8,8 +8,6 @@ control token, the tokenizer encodes as usual.
 This file imports nothing from this package: registered models include a copy of it.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import secrets

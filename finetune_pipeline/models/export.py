@@ -4,8 +4,6 @@ Only copies, converts and writes text: no model is loaded here. The folder is wr
 so that it is complete when it appears.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

@@ -5,8 +5,6 @@ transformers: it rotates neighbouring dimensions in Llama's queries and keys, an
 multiplies by one plus the weight. Weights are read, converted and written one tensor at a time.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Converts a tokenizer to GGUF's form: tokens, types, merge ranks, and llama.cpp's pre-tokenizer."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path

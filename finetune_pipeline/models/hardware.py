@@ -1,7 +1,5 @@
 """Detects the processor's capabilities, without a model library."""
 
-from __future__ import annotations
-
 import platform
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Trained models that a service hosts: their endpoint, and errors for operations that need weights."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

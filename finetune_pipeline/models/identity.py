@@ -1,7 +1,5 @@
 """Resolves the base model of a spec and its identity (digests). Imports no torch: assets use this for versions."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.metadata
 import importlib.util

@@ -1,7 +1,5 @@
 """Loads a base model for training (4-bit or not) and a model for prediction, from safetensors only."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Builds the manifest of an exported model: how to prompt it, and where it comes from."""
 
-from __future__ import annotations
-
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ It never merges into 4-bit weights: these differ from the base by their rounding
 Memory is needed for a few rows and one layer's adapter matrices only, regardless of the model's size.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections import Counter

@@ -1,7 +1,5 @@
 """Reads the JSON files of a model folder, which anybody may have written: what they hold has the expected types, or is refused."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 

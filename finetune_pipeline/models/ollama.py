@@ -1,7 +1,5 @@
 """Writes Ollama's Modelfile for a GGUF file: system prompt, Go template and greedy settings."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

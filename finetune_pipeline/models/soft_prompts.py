@@ -5,8 +5,6 @@ the tokenizer, they become tokens, and any server can run the model. The model m
 :func:`_unlikely_rows`. Prefixes, which cannot become tokens, are in :mod:`.prefixes`.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path

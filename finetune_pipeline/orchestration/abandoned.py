@@ -1,7 +1,5 @@
 """Recognises runs whose process is gone: closes those of command lines, in Dagster and MLflow, and frees all their slots."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import threading

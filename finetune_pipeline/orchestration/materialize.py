@@ -1,7 +1,5 @@
 """Materializes an asset: fixes the run's inputs, runs the step, and reports to Dagster, MLflow and the progress file."""
 
-from __future__ import annotations
-
 import base64
 import json
 import math

@@ -1,7 +1,5 @@
 """Reads the champion from the registry, registers models and promotes them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import replace

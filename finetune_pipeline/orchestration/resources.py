@@ -1,7 +1,5 @@
 """Dagster resources: the artifact store, and supervised child processes for heavy steps."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

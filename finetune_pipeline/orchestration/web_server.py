@@ -4,8 +4,6 @@ Dagster accepts any Host, and mutations from any Origin, so a web page open in a
 and read everything. Here `dagster dev` starts its web server through this module, which adds the guard.
 """
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Estimates the memory of the steps that run inference: the evaluation and the merge parity test."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

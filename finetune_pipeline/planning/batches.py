@@ -1,7 +1,5 @@
 """Counts the work of a training: packed or padded batches, and steps."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Computes a task's costs from the price list: training by trainer and method, serving, and the break-even volume."""
 
-from __future__ import annotations
-
 import datetime
 from collections.abc import Iterable
 from dataclasses import dataclass

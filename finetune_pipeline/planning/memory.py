@@ -1,7 +1,5 @@
 """Estimates the memory of a training by formula, in bytes; the functions below name the source of every term."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from collections.abc import Mapping

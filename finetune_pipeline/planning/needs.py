@@ -1,7 +1,5 @@
 """Estimates what fine-tuning would need, from the rows alone; tokens are estimated from characters."""
 
-from __future__ import annotations
-
 import datetime
 import re
 from collections.abc import Sequence

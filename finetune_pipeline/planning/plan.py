@@ -1,7 +1,5 @@
 """Makes the training plan: required resources, whether they suffice, and the nearest plan that fits."""
 
-from __future__ import annotations
-
 import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace

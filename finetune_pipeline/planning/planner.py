@@ -1,7 +1,5 @@
 """Computes the rows, batches, phases and memory of a task's training for any settings."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

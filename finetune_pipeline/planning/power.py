@@ -4,8 +4,6 @@ A paired test uses rows on which exactly one of two models is correct. Their num
 Models with unrelated mistakes disagree most, so the plan assumes unrelated mistakes, to be on the safe side.
 """
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ Run by ``finetune check`` and ``finetune run``, by the graph when a run begins, 
 the base model's folder. Imports neither torch nor a model library.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Searches for the nearest plan that fits: tries settings that need less memory, in order of their cost."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

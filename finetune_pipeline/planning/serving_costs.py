@@ -4,8 +4,6 @@ The monthly cost of an API is tokens times price. An always-on machine costs its
 from rent / (API price per call) calls per month on, if it can handle that many.
 """
 
-from __future__ import annotations
-
 import datetime
 from dataclasses import dataclass
 

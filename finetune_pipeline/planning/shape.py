@@ -1,7 +1,5 @@
 """Reads a base model's sizes from config.json and the headers of its weight files, without loading it."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence

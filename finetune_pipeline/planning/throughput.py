@@ -4,8 +4,6 @@ Every finished training of the graph adds the tokens per second of its phases to
 a training with the same model, method and precision was measured on the same machine.
 """
 
-from __future__ import annotations
-
 import datetime
 import math
 from collections.abc import Mapping, Sequence

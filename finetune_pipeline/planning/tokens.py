@@ -1,7 +1,5 @@
 """Counts tokens exactly without loading a model library, from the tokenizer file and the chat template."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ give instructions to a model, and phrases that determine the label against the r
 are exempt.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections import defaultdict

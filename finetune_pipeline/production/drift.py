@@ -1,7 +1,5 @@
 """Drift detection: compares production with the champion's training data, window by window."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path

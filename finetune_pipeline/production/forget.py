@@ -5,8 +5,6 @@ not searched, and no manifest or registry is edited: an artifact is deleted as a
 blocked.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

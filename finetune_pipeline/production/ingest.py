@@ -1,7 +1,5 @@
 """Merges production logs into one row per answer: joins feedback, turns corrections into examples, and counts every line."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field

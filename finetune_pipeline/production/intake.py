@@ -4,8 +4,6 @@ A file is recognised by its first line, so that it may be renamed, copied and tr
 byte offset up to which it was read; the hash of the bytes before it distinguishes files with equal beginnings.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time

@@ -4,8 +4,6 @@ A process that appends to the old file would continue to write to a deleted file
 refused. `finetune serve` reopens its log for every row under a lock, which is also taken here.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import io

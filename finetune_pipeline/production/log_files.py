@@ -1,7 +1,5 @@
 """Finds log files in the task's ``logs/``, another folder, or behind an fsspec URL; plain or gzipped."""
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import hashlib

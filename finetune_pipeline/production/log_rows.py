@@ -6,8 +6,6 @@ One JSON object a line: ``id``, ``timestamp`` (RFC 3339, or a number since 1970)
 ``id``, ``timestamp`` and ``feedback`` but no ``output`` is later feedback.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import math

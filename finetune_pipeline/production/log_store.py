@@ -9,8 +9,6 @@ A segment that the ledger does not name was left by a process that died before i
 its rows are read again. So no row is lost or duplicated, whenever a process dies.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ The expected gain comes from the learning curve of the linear baseline, which tr
 training data. The curve gives the *share of the remaining mistakes* that more rows remove, not their number.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

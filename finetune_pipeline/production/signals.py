@@ -1,7 +1,5 @@
 """Drift signals: the quantities compared in a window of production rows, each with its test and effect size."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

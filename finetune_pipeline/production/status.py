@@ -1,7 +1,5 @@
 """Determines production status: whether a check is due, whether drift requires a run, and how the champion performs."""
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence

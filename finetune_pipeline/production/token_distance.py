@@ -1,7 +1,5 @@
 """Computes the distance between the words of two sets of texts, and its p-value under equal distributions."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

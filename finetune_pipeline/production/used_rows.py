@@ -1,7 +1,5 @@
 """Tracks production rows: which candidate was trained on them, or whether they are for evaluation or the next candidate."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass

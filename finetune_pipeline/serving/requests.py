@@ -1,7 +1,5 @@
 """Validates requests: OpenAI-style chat completions and feedback. Every error says what to do."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The champion's HTTP interface: chat completions in OpenAI's form, models, health and feedback."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Sections of task.yaml on the baseline, the advice before training, and OpenAI-style chat endpoints."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 

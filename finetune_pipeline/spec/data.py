@@ -1,7 +1,5 @@
 """Sections of task.yaml on raw data, valid examples and the splits."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from pydantic import Field, field_validator

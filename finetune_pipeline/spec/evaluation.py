@@ -1,7 +1,5 @@
 """Sections of task.yaml on evaluation: engine, judge, general ability, robustness and gates."""
 
-from __future__ import annotations
-
 import errno
 from pathlib import Path
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Cross-field rules on the output, its metrics, and the engine that runs the models."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 from collections.abc import Iterator

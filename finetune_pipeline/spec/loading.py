@@ -1,7 +1,5 @@
 """Reads ``task.yaml`` strictly and reports every problem at once, each with its key and the nearest valid key."""
 
-from __future__ import annotations
-
 import difflib
 import math
 import re

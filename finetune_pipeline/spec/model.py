@@ -4,8 +4,6 @@ Rules on more than one field are in :mod:`finetune_pipeline.spec.rules`. Every f
 (``finetune schema``) and the reference's tables are generated from these files.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

@@ -1,7 +1,5 @@
 """Kinds of output: labels, JSON or free text, with their rules of form and metrics."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal

@@ -4,8 +4,6 @@ The texts are untrusted: they are answers from models and logs. The `regex` pack
 at a timeout.
 """
 
-from __future__ import annotations
-
 import re
 from math import prod
 

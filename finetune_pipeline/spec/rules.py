@@ -5,8 +5,6 @@ A rule is a ``check_*`` function decorated with :func:`rule`. Rules on evaluatio
 :mod:`finetune_pipeline.planning.preflight`.
 """
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """Sections of ``training`` for individual trainers: address and settings."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field

@@ -4,8 +4,6 @@ MLflow stores absolute paths: of artifacts, of a version's source, and in tags. 
 the old place, and models would be loaded from there.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

@@ -3,8 +3,6 @@
 ``model.json`` beside it has the model's endpoint and the environment variable with the key. There are no weights.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

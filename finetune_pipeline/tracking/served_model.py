@@ -7,8 +7,6 @@ file. On another machine, set FINETUNE_BASE_MODEL (lora, prefix) or FINETUNE_MOD
 files; others are refused.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import json

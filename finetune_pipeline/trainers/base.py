@@ -3,8 +3,6 @@
 A trainer is one module with one registered class, of this package or of another; ``training.trainer`` names it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import difflib
 import time

@@ -3,8 +3,6 @@
 The services say of a bad file only after it was uploaded, and some only after a job was bought.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

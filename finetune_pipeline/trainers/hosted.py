@@ -4,8 +4,6 @@ A service is reached through :class:`~finetune_pipeline.trainers.service.Service
 bought once.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import math

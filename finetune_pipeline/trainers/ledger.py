@@ -5,8 +5,6 @@ request that costs money is sent, the file says so durably, and the job's name, 
 doubt (no clear answer, or a process that died in between) the service is asked for that name, and its job is adopted.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager

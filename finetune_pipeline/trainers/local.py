@@ -1,7 +1,5 @@
 """Trains on this machine, in a child process of the compute worker; a method with two phases trains twice."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Trains at a service that speaks OpenAI's fine-tuning protocol: OpenAI, Azure, Nebius, or another server."""
 
-from __future__ import annotations
-
 import datetime
 import re
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ They differ in what they mean by the same words, above all by the learning rate:
 OpenAI and an absolute rate at Nebius, so that one value for both would be wrong by orders of magnitude.
 """
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 from dataclasses import dataclass, replace

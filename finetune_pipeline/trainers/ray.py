@@ -1,7 +1,5 @@
 """Trains on a Ray cluster: one Ray job per training, named by its rows, base model and settings."""
 
-from __future__ import annotations
-
 import importlib.util
 from typing import Any, Literal
 from urllib.parse import urlsplit

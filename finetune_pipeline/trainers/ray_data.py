@@ -4,8 +4,6 @@ A step becomes one Ray job. Its driver is the step as it runs here, except that 
 by the cluster's workers. What is compared as a whole (the sketches: about 200 bytes a row) stays in the driver.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

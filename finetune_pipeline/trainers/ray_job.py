@@ -11,8 +11,6 @@ Folder of a job in the storage::
     error.json                      {code, kind, message} of what ended it
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

@@ -5,8 +5,6 @@ requests, and by :func:`stop_forgotten`, which finds those whose process was kil
 in a file that its process holds locked.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

@@ -1,7 +1,5 @@
 """Together's fine-tuning service, through its SDK."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -6,8 +6,6 @@ buckets and back is one gather each, by indices made once a batch and used by ev
 out, since it needs nothing but the attention weights again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple

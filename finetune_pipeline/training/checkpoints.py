@@ -3,8 +3,6 @@
 A checkpoint counts only once ``complete.json`` stands in it, written last, with the digest of the job and of every file.
 """
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -5,8 +5,6 @@ enter[a] <= enter[b] < leave[a]. It is used only where a trial on the device giv
 :mod:`.attention`, and gives them sooner.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -6,8 +6,6 @@ casts and adds through six full-size intermediates a layer; torch draws dropout 
 multiplies tensors of two dtypes, which leaves the vectorised path.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The training history in JSON Lines, appended during training and truncated when a run resumes."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterable

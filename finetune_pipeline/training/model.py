@@ -1,7 +1,5 @@
 """Builds the model to train from the base, and saves it afterwards (safetensors only)."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections import Counter

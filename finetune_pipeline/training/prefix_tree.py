@@ -4,8 +4,6 @@ One system prompt gives a root with a leaf a row; several system prompts in one 
 examples or documents that only some rows share nest below them.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field

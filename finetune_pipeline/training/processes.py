@@ -1,7 +1,5 @@
 """This process's rank in a distributed training, from the environment that :mod:`finetune_pipeline.worker.launch` set."""
 
-from __future__ import annotations
-
 import os
 
 PROCESSES = "FINETUNE_PROCESSES"

@@ -1,7 +1,5 @@
 """Supervised fine-tuning: audits the rows, loads the base, trains with the chosen method, keeps the best checkpoint."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable

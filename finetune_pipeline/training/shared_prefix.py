@@ -5,8 +5,6 @@ In causal attention the hidden states of a prefix do not depend on what follows 
 batch, and computes the prefix once. Logits are made only where a token is to be learned.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """TRL's SFTTrainer with the token-weighted loss over packed or padded batches, and checkpoints that can be trusted."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import math

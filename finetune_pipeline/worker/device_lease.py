@@ -4,8 +4,6 @@ The lease outlives a killed parent and ends exactly when the last process that i
 never share a device by accident. The kernel does the book-keeping; a stale lock file means nothing.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl

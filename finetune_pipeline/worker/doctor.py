@@ -4,8 +4,6 @@ Each device is looked at in a process of its own (``python -m finetune_pipeline.
 device alone): a kernel that crashes or hangs is reported like one that computes wrongly.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import platform

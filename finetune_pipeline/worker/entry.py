@@ -5,8 +5,6 @@ Writes out/result.json (facts), out/measured.json, or out/error.json {kind, mess
 FINETUNE_PROCESSES above 1 :mod:`.launch` starts this module again in several processes that train together.
 """
 
-from __future__ import annotations
-
 import signal
 
 if __name__ == "__main__":  # an interrupt during the imports below ends the process without a traceback

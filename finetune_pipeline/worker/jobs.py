@@ -11,8 +11,6 @@ A *model folder* is either an artifact of the ``base_model`` or ``merge`` action
 in the transformers format. Paths become absolute strings.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ The launcher is the one ``torchrun`` and ``accelerate launch`` run; each process
 The processes die with this one, and all of them with any of them.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

@@ -1,7 +1,5 @@
 """Conduct of a child process: it dies with its parent, stops on a signal, and leaves no process behind."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import gc

@@ -4,8 +4,6 @@ Start it from a thread that outlives the child: the child asks the kernel to be 
 (``PR_SET_PDEATHSIG``), and on Linux that means the thread which started it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

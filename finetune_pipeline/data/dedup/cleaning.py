@@ -1,7 +1,5 @@
 """The cleaning step: removes personal data and duplicates, and quarantines rows that contradict each other."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass

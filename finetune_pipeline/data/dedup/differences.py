@@ -5,8 +5,6 @@ plurals, and a typing error. Any other word carries something. A word in place o
 something else, and so do the same words in another order; numbers, signs and negations are facts.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections import Counter

@@ -4,8 +4,6 @@ Rows contradict each other when their prompts differ in nothing and their answer
 has some words more at most, and its answer says the same. See differences.py for what counts as a difference.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import chain, islice

@@ -1,7 +1,5 @@
 """Inner loops of the near-duplicate search, compiled by numba. Import inside functions only: loading takes half a second."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

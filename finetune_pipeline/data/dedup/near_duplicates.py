@@ -8,8 +8,6 @@ bins (at threshold 0.8) make a band key: two texts of similarity s share one of 
 bits estimates (1 + s) / 2 (Li and König 2010), so that most pairs that share a key by chance need not be verified.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 

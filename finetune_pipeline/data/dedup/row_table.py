@@ -1,8 +1,6 @@
 """The valid rows of a stage, scrubbed and ready for comparison: as columns and sketches, so that whole sets are
 compared without decoding their texts again."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace

@@ -5,8 +5,6 @@ Characters that show nothing (zero-width and bidi characters, soft hyphens, fill
 a copy of a row from the search for duplicates. Both look at the text without them.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import unicodedata

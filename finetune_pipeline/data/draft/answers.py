@@ -1,7 +1,5 @@
 """Detects the kind of answers (labels, JSON or free text), counts them, and infers a schema for JSON."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

@@ -2,8 +2,6 @@
 several columns hold it: a subject above a body, an instruction and its input, two texts to compare, a question and the choices
 it leaves."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """Chooses the columns that hold the user's text and the answer, in the terms of `data.fields`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations

@@ -1,7 +1,5 @@
 """The columns of raw rows of any shape: each leaf with its JMESPath and a description of its values."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """Conversations in raw rows: lists of turns under any keys, and tables with one turn a row."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence

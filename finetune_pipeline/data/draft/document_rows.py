@@ -1,7 +1,5 @@
 """Where a JSON document holds its rows, if not at the top or in lists of one kind."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

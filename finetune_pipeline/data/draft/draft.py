@@ -1,7 +1,5 @@
 """Drafts a task from raw files: how to read them, the kind of answers, and the resulting spec."""
 
-from __future__ import annotations
-
 import json
 import re
 import unicodedata

@@ -1,7 +1,5 @@
 """What a model or an annotator said, in the answers of APIs and tools that wrap it: the text alone, and where it is."""
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Any
 

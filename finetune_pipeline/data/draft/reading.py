@@ -1,8 +1,6 @@
 """How raw files of unknown make are read: delimiter, header, sheet, and where in a JSON document the rows are. The
 readers refuse what can be read in two ways; here the likelier way is taken, and said."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

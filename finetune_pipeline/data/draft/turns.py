@@ -1,8 +1,6 @@
 """Who speaks in conversations of unknown make: which keys of a turn hold the speaker and the text, and whose role is whose; and
 rows that are no examples of their own: single messages of a conversation, and whole conversations in one text."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence

@@ -11,8 +11,6 @@ A format is one module of this package with one class::
         def read(self, row, spec, turns): return read_single_texts(row, "q", "a", spec, turns)
 """
 
-from __future__ import annotations
-
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Set

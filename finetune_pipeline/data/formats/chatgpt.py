@@ -1,7 +1,5 @@
 """ChatGPT's data export (conversations.json): the messages are nodes of a tree, and the last one shown is named."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

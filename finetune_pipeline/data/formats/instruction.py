@@ -1,7 +1,5 @@
 """An instruction, what it is about, and the right output."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from finetune_pipeline.data.formats import base

@@ -4,8 +4,6 @@ Content is text or a list of typed parts. Reasoning (a part, or the key ``reason
 answer, inside ``<think>…</think>``, with a note. Pictures, sound and files are refused.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Mapping
 from typing import Any

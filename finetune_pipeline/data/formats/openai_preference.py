@@ -1,7 +1,5 @@
 """OpenAI's preference format: a chat under `input`, and the better answer to it under `preferred_output`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from finetune_pipeline.data.formats.base import RawFormat, Turns, register

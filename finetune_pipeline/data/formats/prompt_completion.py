@@ -1,7 +1,5 @@
 """A prompt and its completion, under one of several names."""
 
-from __future__ import annotations
-
 from collections.abc import Set
 from typing import Any
 

@@ -1,7 +1,5 @@
 """ShareGPT's chat format: `conversations` of `from` and `value`, its own names of roles."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from finetune_pipeline.data.formats.base import RawFormat, Turns, first_key, register

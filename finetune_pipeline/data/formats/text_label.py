@@ -1,7 +1,5 @@
 """A text and its label."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from finetune_pipeline.data.formats.base import RawFormat, Turns, read_single_texts, register

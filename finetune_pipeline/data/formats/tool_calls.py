@@ -4,8 +4,6 @@ A tool is ``{"type": "function", "function": {"name", "description", "parameters
 "function", "function": {"name", "arguments"}}`` with the arguments as JSON text. An id that was not given is absent.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 import re

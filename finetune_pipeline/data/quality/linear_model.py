@@ -2,8 +2,6 @@
 regression on TF-IDF features (n-grams, or ordered word pairs), k-fold cross-validation in which rows of one cluster
 never straddle two folds."""
 
-from __future__ import annotations
-
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence

@@ -8,8 +8,6 @@ with the largest p_j - p_i. Ranked by the normalised margin (p_i - max other + 1
 Suspects are for people to review. The share of wrong labels is estimated on the rows the model is surest of.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """One part of the data quality report."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any

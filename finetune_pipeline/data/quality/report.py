@@ -1,7 +1,5 @@
 """The data quality report: its parts in reading order, and all findings."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import nsmallest

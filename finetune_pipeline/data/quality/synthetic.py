@@ -4,8 +4,6 @@ Acceptance sampling by attributes, single sampling plans (Dodge and Romig 1929; 
 have for the whole to be taken. Chances are binomial, which for a finite set errs on the safe side.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence

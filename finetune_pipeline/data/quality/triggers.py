@@ -8,8 +8,6 @@ belongs to its label passes: the rest of the text says the same, or nothing for 
 Naive Bayes on words proposes the phrases, since it can leave a word and its rows out of a model at no cost.
 """
 
-from __future__ import annotations
-
 import contextlib
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """Reads any raw file as records."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator

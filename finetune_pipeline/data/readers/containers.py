@@ -1,8 +1,6 @@
 """Detects the type of a raw file from its first bytes, and the dialect of a table; the name decides only where the bytes leave it
 open. What can be read in two ways is refused with the line of spec to add."""
 
-from __future__ import annotations
-
 import io
 import re
 from collections import Counter

@@ -5,8 +5,6 @@ where what it gives looks like written words; detectors guess the others wrong t
 the key to set and with what each likely encoding would make of a line.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path

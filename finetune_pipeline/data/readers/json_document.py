@@ -1,7 +1,5 @@
 """JSON documents: a list of rows, an object of lists of rows, one row, or rows somewhere inside."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Byte stream and lines of a raw file, and the record type that every reader returns."""
 
-from __future__ import annotations
-
 import codecs
 import gzip
 import io

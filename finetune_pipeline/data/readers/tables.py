@@ -5,8 +5,6 @@ of such a row is then a broken row, and reading goes on with the next line. So i
 lines that are whole rows by themselves.
 """
 
-from __future__ import annotations
-
 import csv
 import re
 from collections import deque

@@ -2,8 +2,6 @@
 row, so a sheet that claims a million columns costs nothing. A cell becomes the text that a CSV export would hold; a
 formula the value that was stored for it, or nothing."""
 
-from __future__ import annotations
-
 import re
 import warnings
 import zipfile

@@ -1,7 +1,5 @@
 """Finds personal data and secrets in a text. Cheap tests decide which patterns are worth running."""
 
-from __future__ import annotations
-
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence

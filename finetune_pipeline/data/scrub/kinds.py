@@ -1,7 +1,5 @@
 """Kinds of personal data and secrets, matches, equality of values, and keyed fingerprints."""
 
-from __future__ import annotations
-
 import hmac
 import ipaddress
 import os

@@ -1,7 +1,5 @@
 """Finds names of people (with an installed spaCy model) and postal addresses (by their shape)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from functools import cache, partial

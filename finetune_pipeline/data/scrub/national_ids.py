@@ -5,8 +5,6 @@ After its name (`SSN`, `Steuer-ID`, `PESEL`) a number is taken by its length, so
 left in the text. Names that are words of other things too (`SIN`, `NIF`, `ID number`) ask for the check as well.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from functools import cache

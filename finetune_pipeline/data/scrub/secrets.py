@@ -1,7 +1,5 @@
 """Finds keys, tokens and passwords by the formats of known issuers, or by their randomness after a word that names them."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 import math

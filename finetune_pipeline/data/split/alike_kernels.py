@@ -1,7 +1,5 @@
 """Inner loops of the search for alike texts, compiled by numba. Import inside functions only, as dedup/kernels.py."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np

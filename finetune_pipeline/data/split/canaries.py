@@ -5,8 +5,6 @@ validation and test drawn over all labels and lengths. A copy is found when its 
 there it would be put.
 """
 
-from __future__ import annotations
-
 import random
 import string
 from collections.abc import Callable, Sequence

@@ -2,8 +2,6 @@
 verified Jaccard similarity without boilerplate, or the same group), and that the search would find it: leaks are
 planted in a copy of the validation and test rows, and the same search must find them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

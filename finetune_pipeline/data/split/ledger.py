@@ -1,7 +1,5 @@
 """The split ledger: an append-only record of every assignment, so that a row never changes its split."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

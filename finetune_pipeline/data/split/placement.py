@@ -5,8 +5,6 @@ all rows, so that a chain cannot swallow a class: the weakest links are cut and 
 ledger holds in two splits.
 """
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The splitting step: train, validation and sealed test, with the leakage certificate."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path

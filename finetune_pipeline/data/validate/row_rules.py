@@ -1,8 +1,6 @@
 """Rules for a row whose turns were read. Each ``check_*`` gives its findings as (rule, message, what to do). In texts,
 control characters and template residue are errors, other oddities warnings."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Iterator

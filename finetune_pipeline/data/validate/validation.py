@@ -1,7 +1,5 @@
 """The validation step: raw rows become canonical examples or go to quarantine with all their findings."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace

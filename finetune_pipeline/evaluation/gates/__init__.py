@@ -3,8 +3,6 @@
 Every module of this package that decorates a function with :func:`~.base.gate` is part of the registry.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from importlib import import_module
 from pkgutil import iter_modules

@@ -1,7 +1,5 @@
 """Gate: the candidate is better than the base model with its best prompt."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate

@@ -1,7 +1,5 @@
 """Gate: the gain also holds on the rows of each raw file in gates.parts."""
 
-from __future__ import annotations
-
 from finetune_pipeline.evaluation.deciding import FEWEST
 from finetune_pipeline.evaluation.gates.base import Outcome, gate
 from finetune_pipeline.evaluation.result import EvaluationResult

@@ -1,7 +1,5 @@
 """Gate: the candidate is better than the champion, or not worse if the spec allows that."""
 
-from __future__ import annotations
-
 from finetune_pipeline.evaluation.deciding import margin_of
 from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
 from finetune_pipeline.evaluation.gates.paired_gains import paired_gain

@@ -1,7 +1,5 @@
 """Gate: the candidate is better than always giving the most common answer."""
 
-from __future__ import annotations
-
 from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
 from finetune_pipeline.evaluation.gates.paired_gains import one_gain
 from finetune_pipeline.evaluation.result import EvaluationResult

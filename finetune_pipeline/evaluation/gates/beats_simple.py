@@ -1,7 +1,5 @@
 """Gate: the candidate is better than models without a language model."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from finetune_pipeline.evaluation.deciding import margin_of

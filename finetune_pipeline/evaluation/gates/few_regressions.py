@@ -1,7 +1,5 @@
 """Gate: the candidate gets few rows wrong that the champion has right."""
 
-from __future__ import annotations
-
 from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.wording import counted, percent, percent_range

@@ -1,7 +1,5 @@
 """Gate: enough answers are in the declared form."""
 
-from __future__ import annotations
-
 from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.statistics.power import rows_needed_for_share

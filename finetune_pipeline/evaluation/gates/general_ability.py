@@ -1,7 +1,5 @@
 """Gate: the candidate keeps the base model's general ability."""
 
-from __future__ import annotations
-
 import math
 
 from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate

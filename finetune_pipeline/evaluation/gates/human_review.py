@@ -1,7 +1,5 @@
 """Gate: people accept enough of the answers."""
 
-from __future__ import annotations
-
 from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
 from finetune_pipeline.evaluation.judged_facts import People, Ratings
 from finetune_pipeline.evaluation.wording import counted, percent, percent_range

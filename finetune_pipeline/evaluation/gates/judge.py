@@ -1,7 +1,5 @@
 """Gate: a judge model that agrees with people prefers the candidate."""
 
-from __future__ import annotations
-
 from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
 from finetune_pipeline.evaluation.judged_facts import JudgeFindings
 from finetune_pipeline.evaluation.wording import counted, percent, percent_range

@@ -1,7 +1,5 @@
 """Gate: the served model answers like the trained one."""
 
-from __future__ import annotations
-
 from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
 from finetune_pipeline.evaluation.step_facts import Parity
 from finetune_pipeline.evaluation.wording import counted, percent

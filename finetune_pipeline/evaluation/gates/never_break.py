@@ -1,7 +1,5 @@
 """Gate: the examples in gates.never_break are answered correctly."""
 
-from __future__ import annotations
-
 from finetune_pipeline.evaluation.gates.base import Outcome, gate
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.wording import counted

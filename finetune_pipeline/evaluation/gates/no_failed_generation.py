@@ -1,7 +1,5 @@
 """Gate: every compared model generated every answer."""
 
-from __future__ import annotations
-
 from finetune_pipeline.evaluation.gates.base import Outcome, gate
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.wording import counted

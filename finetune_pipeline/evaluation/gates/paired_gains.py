@@ -1,7 +1,5 @@
 """Shared by the gates on gains: the decision on paired gains, and its sentence."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Gate: the candidate is not worse than the champion on recent production rows."""
 
-from __future__ import annotations
-
 from finetune_pipeline.evaluation.gates.base import Outcome, gate
 from finetune_pipeline.evaluation.production_rows import FEWEST
 from finetune_pipeline.evaluation.result import EvaluationResult

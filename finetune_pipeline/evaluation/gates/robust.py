@@ -1,7 +1,5 @@
 """Gate: the candidate is robust against small perturbations of the input."""
 
-from __future__ import annotations
-
 from finetune_pipeline.evaluation.gates.base import Outcome, gate
 from finetune_pipeline.evaluation.result_parts import PerturbedRows
 from finetune_pipeline.evaluation.robustness import robustness_verdict

@@ -1,7 +1,5 @@
 """Gate: the opening of the sealed test is on record."""
 
-from __future__ import annotations
-
 from finetune_pipeline.evaluation.gates.base import Outcome, gate
 from finetune_pipeline.evaluation.result import Seal
 from finetune_pipeline.evaluation.wording import counted, percent, points

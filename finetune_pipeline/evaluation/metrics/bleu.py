@@ -1,7 +1,5 @@
 """Smoothed sentence BLEU (Papineni et al. 2002)."""
 
-from __future__ import annotations
-
 from finetune_pipeline.evaluation.metrics.base import register
 from finetune_pipeline.evaluation.metrics.overlap import SacreBleu
 

@@ -1,7 +1,5 @@
 """chrF (Popovic 2015)."""
 
-from __future__ import annotations
-
 from finetune_pipeline.evaluation.metrics.base import register
 from finetune_pipeline.evaluation.metrics.overlap import SacreBleu
 

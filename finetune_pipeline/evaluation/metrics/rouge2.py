@@ -1,7 +1,5 @@
 """ROUGE-2 (Lin 2004)."""
 
-from __future__ import annotations
-
 from finetune_pipeline.evaluation.metrics.base import register
 from finetune_pipeline.evaluation.metrics.overlap import Overlap
 

@@ -7,8 +7,6 @@ rounding the scores, equal those of the naive method (one row at a time, every l
 them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 

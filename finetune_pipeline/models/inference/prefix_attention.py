@@ -5,8 +5,6 @@ Attention over [prefix, own tokens] is attention over each of the two, weighted 
 What that and reading rows of similar length together gain: benchmarks/results/2026-11-29-evaluation-speed.txt.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

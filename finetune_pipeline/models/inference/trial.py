@@ -4,8 +4,6 @@ An architecture may ignore or refuse what a fast way passes to it (positions, ma
 other answers, often without an error. Asking it is safer than a list of names.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -11,8 +11,6 @@ A method is one module of this package with one class::
 Nothing here imports torch at import time, since ``task.yaml`` is read everywhere; functions that build a model import it.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

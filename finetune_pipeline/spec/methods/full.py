@@ -1,7 +1,5 @@
 """Full fine-tuning: every weight, in float32."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from finetune_pipeline.spec.methods.base import COMPARISON, Added, Default, Kind, Method, Settings, Shape, register

@@ -1,7 +1,5 @@
 """LoRA (Hu et al. 2021)."""
 
-from __future__ import annotations
-
 from finetune_pipeline.spec.methods.base import COMPARISON, Default, register
 from finetune_pipeline.spec.methods.low_rank import LowRank
 

@@ -1,7 +1,5 @@
 """Low-rank adapters, shared by qlora and lora."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable
 from typing import Any, Literal

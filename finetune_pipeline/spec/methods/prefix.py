@@ -1,7 +1,5 @@
 """Prefix tuning (Li and Liang 2021), without the reparameterization network."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 

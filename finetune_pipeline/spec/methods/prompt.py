@@ -1,7 +1,5 @@
 """Prompt tuning (Lester et al. 2021)."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from pydantic import Field

@@ -4,8 +4,6 @@ An adapter trained on 4-bit weights also corrects their rounding errors. Merged 
 are errors. Large models are hardly affected; small ones lose much of the training.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,8 +1,6 @@
 """Soft prompts, shared by prompt and prefix tuning. PEFT stores and saves them; this module adds their initialisation and
 packed batches."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 
