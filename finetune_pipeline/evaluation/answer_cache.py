@@ -5,7 +5,7 @@ are keyed hashes, answers are encrypted with AES-SIV (RFC 5297) with their key a
 store's key file and a `scope`: only the step that may open the test can see whether a text is in it.
 
 One SQLite file: a killed writer leaves whole batches or nothing, and processes take turns. A damaged file is moved aside. A
-full disk or a read-only file loses no answer: the cache is then not used.
+full disk or a read-only file loses no answer: the cache then goes unused.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ DELETE FROM answers WHERE rowid IN (
 
 
 class AnswerCache:
-    """scope: who may read it; limit_mib: maximum size of the file (least recently used entries are removed), 0 keeps nothing.
+    """scope: who may read it; limit_mib: maximum size of the file (the least recently used entries go first), 0 disables it.
 
     hits, misses: of this object. problem: why the file is unusable, if it is.
     """
@@ -60,7 +60,7 @@ class AnswerCache:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any] | None) -> AnswerCache | None:
-        """The cache that a job names, as :func:`finetune_pipeline.worker.jobs.kept_answers` describes it; None: none."""
+        """The cache a job's settings describe (:func:`finetune_pipeline.worker.jobs.kept_answers`); None without settings."""
         if not settings:
             return None
         key = load_key(Path(settings["key_file"]))
@@ -73,18 +73,18 @@ class AnswerCache:
     def find(self, keys: Sequence[bytes]) -> dict[int, Answer]:
         """The cached answers, by index in `keys`."""
 
-        def look(file: sqlite3.Connection) -> dict[int, Answer]:
+        def look_up(file: sqlite3.Connection) -> dict[int, Answer]:
             query = "SELECT key, answer FROM answers WHERE key = ?"
             rows: dict[bytes, bytes] = dict(row for key in set(keys) for row in file.execute(query, [key]))
-            known = {i: answer for i, key in enumerate(keys) if (answer := self._read(key, rows.get(key)))}
+            cached = {i: answer for i, key in enumerate(keys) if (answer := self._read(key, rows.get(key)))}
             now = int(time.time())
-            file.executemany("UPDATE answers SET used = ? WHERE key = ?", [(now, keys[i]) for i in known])
-            return known
+            file.executemany("UPDATE answers SET used = ? WHERE key = ?", [(now, keys[i]) for i in cached])
+            return cached
 
-        known = self._do(look) or {}
-        self.hits += len(known)
-        self.misses += len(keys) - len(known)
-        return known
+        cached = self._do(look_up) or {}
+        self.hits += len(cached)
+        self.misses += len(keys) - len(cached)
+        return cached
 
     def keep(self, answers: Mapping[bytes, Answer]) -> None:
         """Store answers in one transaction. Failed ones are not stored, so they are retried."""
@@ -102,8 +102,8 @@ class AnswerCache:
 
         def remove(file: sqlite3.Connection) -> bool:
             file.execute("DELETE FROM answers WHERE used < ?", [int(time.time()) - UNUSED_DAYS * 86400])
-            held = file.execute("SELECT coalesce(sum(length(answer) + 64), 0) FROM answers").fetchone()[0]
-            if held <= self._limit:
+            size = file.execute("SELECT coalesce(sum(length(answer) + 64), 0) FROM answers").fetchone()[0]
+            if size <= self._limit:
                 return False
             file.execute(_DELETE_OLDEST, [self._limit * _KEPT_WHEN_FULL])
             return True
@@ -119,7 +119,7 @@ class AnswerCache:
             restricted = fields["restricted"] and Answer(**fields["restricted"])
             return Answer(**{**fields, "restricted": restricted})
         except (InvalidTag, ValueError, TypeError, KeyError):
-            return None  # changed by somebody, or of another version: asked again, and written over
+            return None  # tampered with, or from another version: a miss, which overwrites it
 
     def _do(self, work: Callable[[sqlite3.Connection], T], transaction: bool = True) -> T | None:
         """Run `work` in one transaction. If the file fails, set `problem` and stop using it."""

@@ -26,7 +26,7 @@ _SEEN = "seen_models.json"
 class Answerer:
     """One model, with an optional prefix adapter, decoded greedily.
 
-    precision: of evaluation.precision. seen: remembered digests of model files. seconds: {"load", "answer"}.
+    precision: as evaluation.precision. seen_files: remembered digests of model files. seconds: {"load", "answer"}.
     """
 
     def __init__(
@@ -34,11 +34,11 @@ class Answerer:
         folder: Path,
         adapter: Path | None = None,
         cache: AnswerCache | None = None,
-        seen: SeenFiles | None = None,
+        seen_files: SeenFiles | None = None,
         precision: str = "serving",
     ) -> None:
         self.folder, self.adapter, self.cache, self.precision = folder, adapter, cache, precision
-        self._seen = seen or SeenFiles()
+        self._seen = seen_files or SeenFiles()
         self.seconds = {"load": 0.0, "answer": 0.0}
 
     @cached_property
@@ -88,20 +88,20 @@ class Answerer:
     ) -> list[Answer]:
         """Like :func:`.generation.generate_and_score`, but with cached answers reused."""
         keys = self._keys(prompts, labels, max_new_tokens, batch_size, restriction)
-        known = self.cache.find(keys) if self.cache else {}
-        if known:
-            say(f"{stage}: {name}: {len(known)} of {len(prompts)} answers are known already")
-        if len(known) == len(prompts):
-            return [known[i] for i in range(len(prompts))]
-        _ = self.model  # loading has a time of its own
+        cached = self.cache.find(keys) if self.cache else {}
+        if cached:
+            say(f"{stage}: {name}: {len(cached)} of {len(prompts)} answers are known already")
+        if len(cached) == len(prompts):
+            return [cached[i] for i in range(len(prompts))]
+        _ = self.model  # load before the clock starts: loading is timed separately
         began = time.monotonic()
 
         def keep(batch: Mapping[int, Answer]) -> None:
             if self.cache:
                 self.cache.keep({keys[i]: answer for i, answer in batch.items()})
 
-        how = (max_new_tokens, batch_size, stage, name)
-        answers = generate_and_score(self.model, self.tokenizer, prompts, labels, *how, known, keep, restriction)
+        settings = (max_new_tokens, batch_size, stage, name)
+        answers = generate_and_score(self.model, self.tokenizer, prompts, labels, *settings, cached, keep, restriction)
         self.seconds["answer"] += time.monotonic() - began
         return answers
 
@@ -129,10 +129,10 @@ class Answerer:
         digests: dict[int, str] = {}  # most rows share one list of labels
         keys = []
         for i, prompt in enumerate(prompts):
-            offered = labels[i] if labels is not None else None
-            if id(offered) not in digests:
-                digests[id(offered)] = digest_json(offered)
-            keys.append(self.cache.key([common, prompt, digests[id(offered)]]))
+            row_labels = labels[i] if labels is not None else None
+            if id(row_labels) not in digests:
+                digests[id(row_labels)] = digest_json(row_labels)
+            keys.append(self.cache.key([common, prompt, digests[id(row_labels)]]))
         return keys
 
 
@@ -144,7 +144,7 @@ def _device_name() -> str:
 
 
 def open_cache(settings: Mapping[str, Any] | None) -> tuple[AnswerCache | None, SeenFiles | None]:
-    """The cache a job names, and digests of model files that it remembers; None: none."""
+    """The cache that a job's settings describe, and the remembered digests of model files; None without settings."""
     return AnswerCache.of(settings), SeenFiles(Path(settings["folder"]) / _SEEN) if settings else None
 
 

@@ -28,8 +28,8 @@ def shared_sources(rows: Sequence[Row], sources: SourceOf) -> list[str] | None:
         return None
     if missing := sorted(row["example_id"] for row in rows if row["example_id"] not in sources):
         raise ValueError(f"no source is known for {len(missing)} test examples, {missing[:3]}")
-    of_rows = [sources[row["example_id"]] for row in rows]
-    return of_rows if len(set(of_rows)) < len(of_rows) else None
+    row_sources = [sources[row["example_id"]] for row in rows]
+    return row_sources if len(set(row_sources)) < len(row_sources) else None
 
 
 def count_sources(clusters: Sequence[str] | None, n: int) -> Sources:
@@ -75,26 +75,26 @@ def compare(
     base, candidate = [before for _, before, _ in pairs], [after for _, _, after in pairs]
     before, after = ([is_right(row, output) for row in side] for side in (base, candidate))
     clusters = shared_sources(base, sources)
-    ones = [float(y) - float(x) for x, y in zip(before, after, strict=True)]
+    differences = [float(y) - float(x) for x, y in zip(before, after, strict=True)]
     fixed = [i for (i, _, _), x, y in zip(pairs, before, after, strict=True) if y and not x]
     broken = [i for (i, _, _), x, y in zip(pairs, before, after, strict=True) if x and not y]
     b, c = len(broken), len(fixed)
     name = metric or default_metric(output)
-    deciding = METRICS[name]
-    decides = deciding.gain(base, candidate, output, confidence, clusters)
+    primary = METRICS[name]
+    primary_gain = primary.gain(base, candidate, output, confidence, clusters)
     units = clusters or [i for i, _, _ in pairs]
-    effect, mcnemar = design_effect(ones, units), cluster_sign_flip(ones, units)
-    kept = [i for i, right in enumerate(before) if right]
+    effect, mcnemar = design_effect(differences, units), cluster_sign_flip(differences, units)
+    right_indices = [i for i, correct in enumerate(before) if correct]
 
     def share_lost(wrong: Sequence[float]) -> Interval | None:
-        return clustered_share(wrong, [units[i] for i in kept], confidence)[0] if kept else None
+        return clustered_share(wrong, [units[i] for i in right_indices], confidence)[0] if right_indices else None
 
-    lost, none_lost = share_lost([float(not after[i]) for i in kept]), share_lost([0.0] * len(kept))
+    lost, none_lost = share_lost([float(not after[i]) for i in right_indices]), share_lost([0.0] * len(right_indices))
     metric_p = None
-    if deciding.right_or_wrong:
+    if primary.right_or_wrong:
         metric_p = mcnemar
-    elif isinstance(deciding, RowMetric):
-        metric_p = deciding.p_value(base, candidate, output, clusters)
+    elif isinstance(primary, RowMetric):
+        metric_p = primary.p_value(base, candidate, output, clusters)
     f1 = None
     if isinstance(output, LabelsOutput):
         f1 = METRICS["macro_f1"].gain(base, candidate, output, confidence, clusters).interval
@@ -102,13 +102,13 @@ def compare(
         metric=name,
         n=n,
         confidence=confidence,
-        base=deciding.value(base, output),
-        candidate=deciding.value(candidate, output),
+        base=primary.value(base, output),
+        candidate=primary.value(candidate, output),
         b=b,
         c=c,
         discordant_share=(b + c) / n,
-        gain=decides.gain,
-        interval=decides.interval,
+        gain=primary_gain.gain,
+        interval=primary_gain.interval,
         mcnemar_p=mcnemar,
         metric_p=metric_p,
         macro_f1_interval=f1,

@@ -40,7 +40,7 @@ def answer_of(row: Mapping[str, Any], labels: Sequence[str]) -> str | None:
 def likelihood_label(label_scores: Sequence[float], labels: Sequence[str]) -> str | None:
     """The label with the highest log-likelihood: the answer constrained decoding would give. Ties go to the earlier label.
 
-    None when there are no scores, one is NaN, or all are minus infinity. Raises ValueError when there is not one a label.
+    None if there are no scores, one is NaN, or all are minus infinity. Raises ValueError unless there is one score per label.
     """
     if not label_scores:
         return None
@@ -52,14 +52,13 @@ def likelihood_label(label_scores: Sequence[float], labels: Sequence[str]) -> st
 
 
 def likelihood_rows(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """The same rows with the most likely label as answer instead of the generated text (empty if there is none). Failed rows
-    stay failed."""
-    answered = []
+    """The same rows with the most likely label as the answer (empty if there is none). Failed rows stay failed."""
+    answered_rows = []
     for row in rows:
         label = None if row["status"] == "error" else likelihood_label(row["label_scores"], labels)
         status = "error" if row["status"] == "error" else ("empty" if label is None else "ok")
-        answered.append({**row, "text": label or "", "status": status})
-    return answered
+        answered_rows.append({**row, "text": label or "", "status": status})
+    return answered_rows
 
 
 def lenient_rows(rows: Sequence[Mapping[str, Any]], output: AnyOutput) -> list[dict[str, Any]]:
@@ -87,8 +86,7 @@ def _words(text: str) -> str:
 
 Row = Mapping[str, Any]
 _NUMBER = re.compile(r"[-+]?([$€£]?)\s?[-+]?(?:\d{1,3}(?:,\d{2,3})*,\d{3}|\d+)(?:\.\d+)?%?")
-"""Commas stand before thousands (in India also before hundred thousands): 1,2 are two numbers, or one of a language that writes
-1.2 so."""
+"""Commas separate thousands (in India also hundred thousands). 1,2 is no number: it may be two, or use a decimal comma."""
 
 
 def scored_text(row: Row) -> str:
@@ -129,9 +127,9 @@ def same_calls(text: str, gold: str) -> bool:
 
 
 def _with_plain_calls(text: str) -> list[str] | None:
-    """The text between the calls (blanks at its ends off) and the calls in one form, in turn; None without any call."""
-    parts, at, any_call = [], 0, False
-    while (start := text.find("{", at)) >= 0:
+    """The stripped texts between calls and the calls in canonical form, alternating; None without a call."""
+    parts, position, any_call = [], 0, False
+    while (start := text.find("{", position)) >= 0:
         try:
             value, end = STRICT.raw_decode(text, start)
         except (ValueError, RecursionError):
@@ -139,9 +137,9 @@ def _with_plain_calls(text: str) -> list[str] | None:
         if not isinstance(value, dict) or "name" not in value or not ({"arguments", "parameters"} & set(value)):
             return None
         any_call = True
-        parts += [text[at:start].strip(), canonical(value)]
-        at = end
-    return [*parts, text[at:].strip()] if any_call else None
+        parts += [text[position:start].strip(), canonical(value)]
+        position = end
+    return [*parts, text[position:].strip()] if any_call else None
 
 
 def same_answer(a: str, b: str) -> bool:
@@ -167,7 +165,7 @@ def _as_number(text: str) -> tuple[str, Decimal] | None:
 
 @dataclass(frozen=True, slots=True)
 class JsonRow:
-    """One extraction. parse: strict, repaired or none; claimed, gold: see answer_rules.claims; same: the value is the gold one."""
+    """One extraction. parse: strict, repaired or none; claimed, gold: see answer_rules.claims; same: value equals gold."""
 
     parse: str
     value: Any
@@ -181,17 +179,17 @@ class JsonRow:
 
     def counts(self) -> tuple[int, int, int]:
         """(right, claimed, expected) claims, over all fields."""
-        right = sum(sum((c & self.gold.get(field, Counter())).values()) for field, c in self.claimed.items())
-        return right, _size(self.claimed), _size(self.gold)
+        correct = sum(sum((c & self.gold.get(field, Counter())).values()) for field, c in self.claimed.items())
+        return correct, _size(self.claimed), _size(self.gold)
 
 
-def _size(of: Mapping[str, Counter[str]]) -> int:
-    return sum(sum(c.values()) for c in of.values())
+def _size(values_by_field: Mapping[str, Counter[str]]) -> int:
+    return sum(sum(c.values()) for c in values_by_field.values())
 
 
 def read_json(row: Row, output: JsonOutput) -> JsonRow:
-    """A prediction row as an extraction. Truncated or invalid JSON is repaired, to separate errors of form from errors of content;
-    it claims nothing unless the spec accepts repaired answers."""
+    """Parse a prediction row as an extraction. Repairs truncated or invalid JSON, to separate errors of form from errors of
+    content; it claims nothing unless the spec accepts repaired answers."""
     gold = strict(row["gold"])
     if gold is NOT_JSON:
         raise ValueError(f"the gold answer of example {row['example_id']} is not JSON")
@@ -211,5 +209,5 @@ def read_json(row: Row, output: JsonOutput) -> JsonRow:
     )
 
 
-def complies(read: JsonRow, output: JsonOutput) -> bool:
-    return read.parse == "strict" and not schema_problems(read.value, schema_of(output))
+def complies(extraction: JsonRow, output: JsonOutput) -> bool:
+    return extraction.parse == "strict" and not schema_problems(extraction.value, schema_of(output))

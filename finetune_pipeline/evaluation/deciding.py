@@ -1,5 +1,5 @@
-"""Decides whether a gain is significant at this candidate's level, in every metric of the spec; on the whole
-test, and on the rows of some raw files by themselves (gates.parts)."""
+"""Decides whether a gain is significant at this candidate's level, in every metric of the spec: on the whole test, and on parts
+of it by raw file (gates.parts)."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from fnmatch import fnmatch
@@ -25,17 +25,17 @@ THE_REST = "the other rows"
 def level_of(look: int, confidence: float) -> Level:
     """Return the level of the look-th candidate on one test set.
 
-    Its confidence is that of the two-sided interval whose lower bound decides; `alpha` what the chance of a useless promotion
-    can never exceed, however many candidates follow.
+    `confidence` is that of the two-sided interval whose lower bound decides. `alpha` bounds the chance of ever promoting a
+    useless candidate, however many follow.
     """
     alpha = 1 - confidence
     level = level_left(look, alpha)
     return Level(look=look, level=level, confidence=1 - level, alpha=alpha, spent=looks_spent(look, alpha))
 
 
-def margin_of(wanted: str, margin: float) -> float:
+def margin_of(requirement: str, margin: float) -> float:
     """The bound a gain must exceed: 0 for ``better``, minus the margin for ``not_worse``."""
-    return -margin if wanted == "not_worse" else 0.0
+    return -margin if requirement == "not_worse" else 0.0
 
 
 def decide_gain(
@@ -50,8 +50,8 @@ def decide_gain(
 ) -> Decision:
     """Decide whether the gain of `candidate` over every rival significantly exceeds `margin`, in every metric.
 
-    Holm's procedure by intervals over all pairs of a rival and a metric: of m pairs still open, each is shown whose
-    interval at level / m lies above the margin; then m is smaller, until none is left or none is shown.
+    Holm's procedure by intervals over all pairs of a rival and a metric: of m open pairs, those are shown whose interval at
+    level / m lies above the margin. This repeats with the remaining pairs until none is left or none is shown.
 
     Args:
         rivals: Rows of each rival by name, in the order of the candidate's rows.
@@ -60,27 +60,27 @@ def decide_gain(
         clusters: The source of every row, if rows share one.
 
     Returns:
-        The decision, with the last interval that was computed. A metric without an interval is not shown, and nothing is shown
-        without a rival.
+        The decision, with the last interval computed for each pair. A metric without an interval is not shown, and without a
+        rival nothing is shown.
     """
     measured: dict[tuple[str, str], RivalGain] = {}
-    waiting = [(rival, metric) for rival in rivals for metric in metrics]
-    while waiting:
-        confidence = 1 - level / len(waiting)
-        for rival, metric in waiting:
-            of = METRICS[metric].gain(rivals[rival], candidate, output, confidence, clusters)
+    open_pairs = [(rival, metric) for rival in rivals for metric in metrics]
+    while open_pairs:
+        confidence = 1 - level / len(open_pairs)
+        for rival, metric in open_pairs:
+            result = METRICS[metric].gain(rivals[rival], candidate, output, confidence, clusters)
             measured[rival, metric] = RivalGain(
                 rival=rival,
                 metric=metric,
-                gain=of.gain,
-                interval=of.interval,
+                gain=result.gain,
+                interval=result.interval,
                 confidence=confidence,
-                shown=of.surely_above(margin),
+                shown=result.surely_above(margin),
             )
-        left = [pair for pair in waiting if not measured[pair].shown]
-        if len(left) == len(waiting):
+        unproven = [pair for pair in open_pairs if not measured[pair].shown]
+        if len(unproven) == len(open_pairs):
             break
-        waiting = left
+        open_pairs = unproven
     gains = [measured[rival, metric] for rival in rivals for metric in metrics]
     return Decision(level=level, margin=margin, shown=bool(gains) and all(g.shown for g in gains), gains=gains)
 
@@ -96,17 +96,17 @@ def decisions_of(
     """Decide whether the gains over the base model with its best prompt, the simple models and the champion are significant."""
 
     def decision(rivals: Mapping[str, Sequence[Row]], metrics: Sequence[str], margin: float) -> Decision:
-        after, ordered = in_order(rows["candidate"]), {name: in_order(of) for name, of in rivals.items()}
+        after, ordered = in_order(rows["candidate"]), {name: in_order(answers) for name, answers in rivals.items()}
         clusters = shared_sources(after, sources)
         return decide_gain(ordered, after, spec.output, metrics, level=level, margin=margin, clusters=clusters)
 
     gates, champion = spec.gates, rows.get("champion")
     metrics = list(dict.fromkeys([spec.metric, *gates.more_metrics]))
-    least = margin_of(gates.champion, gates.champion_margin)
+    champion_margin = margin_of(gates.champion, gates.champion_margin)
     return Decisions(
-        baseline=decision({str(mode): of for mode, of in base.answers.items()}, metrics, gates.min_gain),
+        baseline=decision({str(mode): answers for mode, answers in base.answers.items()}, metrics, gates.min_gain),
         simple=decision(simple, [spec.metric], margin_of(gates.simple, gates.simple_margin)),
-        champion=decision({"champion": champion}, metrics, least) if champion else None,
+        champion=decision({"champion": champion}, metrics, champion_margin) if champion else None,
     )
 
 
@@ -128,21 +128,21 @@ def parts_of_test(
     groups: list[tuple[str | None, set[str]]] = [
         (pattern, {i for i, file in files.items() if fnmatch(file, pattern)}) for pattern in spec.gates.parts
     ]
-    rest = files.keys() - set().union(*(ids for _, ids in groups))
+    other_ids = files.keys() - set().union(*(ids for _, ids in groups))
     parts = []
-    for pattern, ids in [*groups, (None, rest)]:
+    for pattern, ids in [*groups, (None, other_ids)]:
         after = in_order(row for row in candidate if row["example_id"] in ids)
-        rivals = {str(mode): in_order(r for r in of if r["example_id"] in ids) for mode, of in base.answers.items()}
+        rivals = {str(mode): in_order(r for r in rows if r["example_id"] in ids) for mode, rows in base.answers.items()}
         clusters, decision = shared_sources(after, sources), None
         if pattern is not None and len(after) >= FEWEST:
             metrics, margin = [spec.metric], spec.gates.min_gain
             decision = decide_gain(rivals, after, spec.output, metrics, level=level, margin=margin, clusters=clusters)
         models, compared = {}, None
         if after:
-            before, name, how = rivals[base.mode], pattern or THE_REST, (spec.gates.confidence, spec.metric)
-            compared = compare(before, after, spec.output, *how, sources)
+            before, name, scoring = rivals[base.mode], pattern or THE_REST, (spec.gates.confidence, spec.metric)
+            compared = compare(before, after, spec.output, *scoring, sources)
             models = {
-                model: ModelRow.of(f"{title}, {name}", "test", score(rows, spec.output, *how, clusters))
+                model: ModelRow.of(f"{title}, {name}", "test", score(rows, spec.output, *scoring, clusters))
                 for model, title, rows in (("base", "Base at its best", before), ("candidate", "Fine-tuned", after))
             }
         parts.append(PartOfTest(files=pattern, n=len(after), models=models, comparison=compared, decision=decision))

@@ -1,7 +1,7 @@
 """Answers of models behind an OpenAI-style endpoint: of served models, and of API models to the baseline's prompts.
 
-A digest cannot be asked for. So names of trained models hold their version (:mod:`finetune_pipeline.spec.evaluation`), the
-endpoint must list the name, and answers are kept by address, name and request.
+An endpoint reports no digest of its model. So names of trained models contain their version
+(:mod:`finetune_pipeline.spec.evaluation`), the endpoint must list the name, and the cache's keys hold address, name and request.
 """
 
 import time
@@ -16,7 +16,7 @@ from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError, models_of
 from finetune_pipeline.evaluation.openai_endpoint import Message, Spent, TooManyRows, ask
-from finetune_pipeline.evaluation.predictions import answered, prediction_row
+from finetune_pipeline.evaluation.predictions import answer_facts, prediction_row
 from finetune_pipeline.evaluation.prompts import Retriever, conversations
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding, FindingsError
@@ -29,7 +29,7 @@ from finetune_pipeline.spec.evaluation import ServedModelsSpec
 
 
 class EndpointAnswerer:
-    """One model at an endpoint. folder: a model whose tokenizer writes calls of tools as text.
+    """One model at an endpoint. subject: names it in errors. folder: a model whose tokenizer renders tool calls as text.
 
     Raises:
         JobError: The endpoint cannot be used as configured.
@@ -41,16 +41,17 @@ class EndpointAnswerer:
         model: str,
         folder: Path,
         cache: AnswerCache | None,
-        what: str,
+        subject: str,
         max_tokens: int | None = None,
     ) -> None:
-        self.folder, self.cache, self.spent, self._what, self._max_tokens = folder, cache, Spent(), what, max_tokens
+        self.folder, self.cache, self.spent = folder, cache, Spent()
+        self._subject, self._max_tokens = subject, max_tokens
         self.seconds = {"load": 0.0, "answer": 0.0}
         try:
             self.endpoint = Endpoint.of(spec, model)
         except ValueError as error:
             fix = "correct the address, or set the key where the pipeline runs"
-            raise JobError(f"{what}: {error}\nfix: {fix}") from error
+            raise JobError(f"{subject}: {error}\nfix: {fix}") from error
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -70,7 +71,7 @@ class EndpointAnswerer:
             limits: dict[str, Any] = {"cache": self.cache, "max_tokens": self._max_tokens}
             result = ask(self.endpoint, prompts, max_new_tokens, tools=tools, stage=stage, name=name, **limits)
         except EndpointError as error:
-            raise JobError(f"{self._what}: {error}") from error
+            raise JobError(f"{self._subject}: {error}") from error
         if result.known:
             say(f"{stage}: {name}: {result.known} of {len(prompts)} answers are known already")
         self.spent = result.spent
@@ -79,15 +80,17 @@ class EndpointAnswerer:
 
 
 class ServedAnswerer(EndpointAnswerer):
-    """One of our models, served under a name. used: tokens that other models of the same run have spent.
+    """One of our models, served under a name. spent: tokens that other models of the same run have used.
 
     Raises:
         JobError: The endpoint is unreachable or does not list the name.
     """
 
-    def __init__(self, spec: ServedModelsSpec, served: str, folder: Path, cache: AnswerCache | None, used: int) -> None:
-        left = None if spec.max_tokens is None else max(spec.max_tokens - used, 0)
-        super().__init__(spec, served, folder, cache, "evaluation.endpoint", left)
+    def __init__(
+        self, spec: ServedModelsSpec, served: str, folder: Path, cache: AnswerCache | None, spent: int
+    ) -> None:
+        remaining_tokens = None if spec.max_tokens is None else max(spec.max_tokens - spent, 0)
+        super().__init__(spec, served, folder, cache, "evaluation.endpoint", remaining_tokens)
         try:
             listed = models_of(self.endpoint)
         except EndpointError as error:
@@ -104,9 +107,9 @@ class HostedAnswerer(EndpointAnswerer):
     """A model hosted by its training service under a unique name."""
 
     def __init__(self, hosted: HostedModel, folder: Path, cache: AnswerCache | None, concurrency: int | None) -> None:
-        more = {} if concurrency is None else {"concurrency": concurrency}
-        asked = hosted.endpoint.model_copy(update=more)
-        super().__init__(asked, hosted.model, folder, cache, f"the model trained by {hosted.trainer}")
+        overrides = {} if concurrency is None else {"concurrency": concurrency}
+        endpoint = hosted.endpoint.model_copy(update=overrides)
+        super().__init__(endpoint, hosted.model, folder, cache, f"the model trained by {hosted.trainer}")
 
 
 MOST_FAILED = 0.05
@@ -138,10 +141,10 @@ def ask_endpoint(
 
     Raises:
         FindingsError: The endpoint cannot be used as configured, or too many rows fail.
-        EndpointError: It answers nothing.
+        EndpointError: The endpoint answers nothing.
     """
     retriever = Retriever(train, passages)
-    asked = [
+    questions = [
         (name, example, choices[0])
         for name, prompt in prompts.items()
         for example, choices in zip(examples, conversations(examples, prompt, retriever), strict=True)
@@ -150,9 +153,9 @@ def ask_endpoint(
         endpoint = Endpoint.of(spec, spec.model)
         result = ask(
             endpoint,
-            [messages for _, _, messages in asked],
+            [messages for _, _, messages in questions],
             max_new_tokens,
-            tools=[example.tools for _, example, _ in asked],
+            tools=[example.tools for _, example, _ in questions],
             max_requests=spec.max_requests,
             max_tokens=spec.max_tokens,
             cache=cache,
@@ -165,18 +168,20 @@ def ask_endpoint(
     except ValueError as error:
         raise _problem("endpoint", str(error), "correct it, or set the variable where the pipeline runs") from error
     failed = [answer.error for answer in result.answers if answer.status == "error"]
-    if len(failed) > most_failed * len(asked):
+    if len(failed) > most_failed * len(questions):
         raise _problem(
             "endpoint",
-            f"{len(failed)} of {len(asked)} rows failed ({failed[0]}): too many for a fair baseline",
+            f"{len(failed)} of {len(questions)} rows failed ({failed[0]}): too many for a fair baseline",
             "look at the endpoint and at its limits in task.yaml, and run again: the answers that came are kept",
         )
-    by_prompt = [(name, e.id, answer) for (name, e, _), answer in zip(asked, result.answers, strict=True)]
+    by_prompt = [(name, e.id, answer) for (name, e, _), answer in zip(questions, result.answers, strict=True)]
     return [prediction_row(i, name, answer, gold[i]) for name, i, answer in by_prompt], {
         "endpoint": endpoint.name,
         "known": result.known,
         "spent": asdict(result.spent),
-        "prompts": {name: answered([answer for of, _, answer in by_prompt if of == name]) for name in prompts},
+        "prompts": {
+            name: answer_facts([answer for prompt, _, answer in by_prompt if prompt == name]) for name in prompts
+        },
     }
 
 

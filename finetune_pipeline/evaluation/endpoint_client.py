@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 Kind = Literal["unreachable", "refused", "timeout", "garbled", "filtered", "called_tool", "budget"]
-"""unreachable: no connection, or it broke; refused: an error status; timeout: no whole answer in time; garbled: the reply
-is no chat completion; filtered: the endpoint held the answer back; called_tool: a tool call where text was asked for;
-budget: not sent, since it could have cost more than was allowed."""
+"""unreachable: no connection, or it broke; refused: an error status; timeout: no complete answer in time; garbled: the reply
+is not a chat completion; filtered: the endpoint withheld the answer; called_tool: a tool call instead of text; budget: not
+sent, because it might have exceeded the budget."""
 _BUSY = (429, 503)
 _NOT_CONNECTED = ("ConnectError", "ConnectTimeout", "ProxyError", "PoolTimeout")
 """Exceptions of the HTTP client that guarantee nothing was sent."""
@@ -35,13 +35,13 @@ class EndpointError(RuntimeError):
 
 
 class RequestFailed(Exception):
-    """One request failed. unworked: the endpoint certainly did not process it. wait: seconds it asked for. status: HTTP's."""
+    """One request failed. unprocessed: the endpoint certainly did not process it. wait: seconds it asked for. status: HTTP's."""
 
     def __init__(
-        self, kind: Kind, reason: str, *, unworked: bool = False, wait: float | None = None, status: int = 0
+        self, kind: Kind, reason: str, *, unprocessed: bool = False, wait: float | None = None, status: int = 0
     ) -> None:
         super().__init__(f"{kind}: {reason}")
-        self.unworked, self.wait, self.status = unworked, wait, status
+        self.unprocessed, self.wait, self.status = unprocessed, wait, status
 
 
 @dataclass(frozen=True)
@@ -102,14 +102,14 @@ def models_of(endpoint: Endpoint) -> list[str]:
 
     try:
         return asyncio.run(listed())
-    except Exception as error:  # noqa: BLE001 - whatever went wrong, it is told
+    except Exception as error:  # noqa: BLE001 - any failure is reported
         raise EndpointError(f"{endpoint.name} does not list its models: {failure_of(error, endpoint)}") from None
 
 
 def client_of(endpoint: Endpoint, retries: int = 0) -> AsyncOpenAI:
-    """The SDK's client: nothing but what the endpoint's settings say is sent, and nothing through a proxy to this machine.
+    """The SDK's client. It sends only what the endpoint's settings say, and uses no proxy for this machine.
 
-    A connection serves one request: nobody could tell whether one sent on a connection that was just closed was worked on.
+    A connection serves one request. If a reused connection broke, it would be unclear whether the request was processed.
     """
     from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout, omit
 
@@ -131,22 +131,22 @@ def failure_of(error: Exception, endpoint: Endpoint) -> RequestFailed:
     """Translate an exception of the SDK. Its text is truncated, and the key removed."""
     from openai import APIConnectionError, APIStatusError, APITimeoutError
 
-    def short(reason: object) -> str:
+    def excerpt(reason: object) -> str:
         text = " ".join((str(reason) or type(reason).__name__).split())
         return (text.replace(endpoint.key, "[key]") if endpoint.key else text)[:200]
 
     if isinstance(error, APIStatusError):
         status, busy = error.status_code, error.status_code in _BUSY
         wait = _retry_after(error.response.headers.get("Retry-After", "")) if busy else None
-        reason = f"{status}: {short(error.response.text)}"
-        return RequestFailed("refused", reason, unworked=busy, wait=wait, status=status)
+        reason = f"{status}: {excerpt(error.response.text)}"
+        return RequestFailed("refused", reason, unprocessed=busy, wait=wait, status=status)
     if type(error.__cause__).__name__ in _NOT_CONNECTED:
-        return RequestFailed("unreachable", short(error.__cause__), unworked=True)
+        return RequestFailed("unreachable", excerpt(error.__cause__), unprocessed=True)
     if isinstance(error, TimeoutError | APITimeoutError):
         return RequestFailed("timeout", f"no whole answer within {endpoint.timeout:g} seconds")
     if isinstance(error, APIConnectionError):
-        return RequestFailed("unreachable", short(error.__cause__ or error))
-    return RequestFailed("garbled", f"a reply that is no JSON of the protocol: {short(error)}")
+        return RequestFailed("unreachable", excerpt(error.__cause__ or error))
+    return RequestFailed("garbled", f"a reply that is no JSON of the protocol: {excerpt(error)}")
 
 
 def usage_in(completion: Any) -> tuple[int, int] | None:

@@ -63,12 +63,12 @@ def evaluate_task(
     """Evaluate one candidate on the sealed test.
 
     Args:
-        predictions: Rows of `base` (with the best prompt), `candidate` and, where there is one, `champion`, all for the same
-            examples; of the simple models and of restricted answers (see rivals); and answers to perturbed and to production
-            rows (see robustness.robustness).
+        predictions: Rows of `base` (with the best prompt), `candidate` and any `champion`, all for the same examples; of the
+            simple models and of restricted answers (see rivals); and answers to perturbed and to production rows (see
+            robustness.robustness).
         atlas: The candidate's wrong answers (atlas.failure_atlas).
-        openings: The ledger of the sealed test, one entry an opening; `candidate` tells candidates apart.
-        versions: Of artifacts by name. `champion` announces champion predictions; `merged_model` is the candidate's.
+        openings: The ledger of the sealed test, one entry per opening; `candidate` identifies the candidate.
+        versions: Versions of artifacts by name. `champion` requires champion predictions; `merged_model` is the candidate's.
         sources: What each example was made from, by id (Example.made_from).
         files: The raw file of each example, by id; needed with gates.parts.
         never_break: Ids the candidate must have right.
@@ -81,19 +81,22 @@ def evaluate_task(
     rows = _rows_by_model(predictions, versions)
     labels, confidence = spec.labels, spec.gates.confidence
     base_best, simple = base_at_its_best(rows, spec.output), simple_rows(rows)
-    judged = {name: of for name, of in rows.items() if name in (*MODELS, API_MODEL)}
-    judged |= {f"{SIMPLE}{name}": of for name, of in simple.items()}
-    scores = {name: _scores(spec, of, sources) for name, of in judged.items()}
-    held = {"base": base_best.answers.get("restricted"), "candidate": restricted_rows(rows, "candidate", spec.output)}
-    restricted = {name: _scores(spec, of, sources) if of else None for name, of in held.items()}
+    scored_rows = {name: answers for name, answers in rows.items() if name in (*MODELS, API_MODEL)}
+    scored_rows |= {f"{SIMPLE}{name}": answers for name, answers in simple.items()}
+    scores = {name: _scores(spec, answers, sources) for name, answers in scored_rows.items()}
+    in_form = {
+        "base": base_best.answers.get("restricted"),
+        "candidate": restricted_rows(rows, "candidate", spec.output),
+    }
+    restricted = {name: _scores(spec, answers, sources) if answers else None for name, answers in in_form.items()}
     comparisons = _comparisons(spec, rows, base_best, simple, sources)
     main = comparisons["baseline"]
     assert main is not None
     seal = seal_of(openings, main.n, scores["candidate"].accuracy, versions.get("merged_model"), confidence)
     level = float(seal.level.level or 0.0)
     parts = parts_of_test(spec, base_best, rows["candidate"], files or {}, level, sources)
-    outcomes, elsewhere = outcomes_of(rows["candidate"], spec.output), facts.training.endpoint
-    trained = f"{elsewhere.base_model} by {elsewhere.trainer}" if elsewhere else spec.training.method
+    candidate_outcomes, endpoint = outcomes_of(rows["candidate"], spec.output), facts.training.endpoint
+    training_title = f"{endpoint.base_model} by {endpoint.trainer}" if endpoint else spec.training.method
     return EvaluationResult(
         **dict(facts),
         task=Task(
@@ -109,7 +112,7 @@ def evaluate_task(
         metric=main.metric,
         confidence=confidence,
         n=main.n,
-        models=_model_table(trained, scores, restricted, facts.baseline.model_dump())
+        models=_model_table(training_title, scores, restricted, facts.baseline.model_dump())
         | {f"part_{i}_{name}": row for i, part in enumerate(parts) for name, row in part.models.items()},
         scores=scores,
         restricted=restricted,
@@ -127,10 +130,10 @@ def evaluate_task(
         sources=count_sources(shared_sources(rows["candidate"], sources), main.n),
         never_break=NeverBreak(
             listed=len(never_break),
-            missing=[i for i in never_break if i not in outcomes],
-            broken=[i for i in never_break if not outcomes.get(i, True)],
+            missing=[i for i in never_break if i not in candidate_outcomes],
+            broken=[i for i in never_break if not candidate_outcomes.get(i, True)],
         ),
-        history=regressions(earlier or {}, outcomes),
+        history=regressions(earlier or {}, candidate_outcomes),
         robustness=robustness(spec, predictions, sources),
         production=recent_rows(spec, predictions, production_rows),
         versions=plain_json(versions),
@@ -145,9 +148,9 @@ def _scores(spec: TaskSpec, rows: Sequence[Row], sources: SourceOf) -> Scores:
 
 def _rows_by_model(predictions: Sequence[Row], versions: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     rows = by_model(predictions)
-    known = {*MODELS, API_MODEL, OTHER_PROMPT, *(SIMPLE + name for name in SIMPLE_MODELS)}
-    known |= {restricted_name(name) for name in (*MODELS, OTHER_PROMPT)}
-    problems = [f"unexpected model {name!r}" for name in sorted(rows.keys() - known)]
+    known_models = {*MODELS, API_MODEL, OTHER_PROMPT, *(SIMPLE + name for name in SIMPLE_MODELS)}
+    known_models |= {restricted_name(name) for name in (*MODELS, OTHER_PROMPT)}
+    problems = [f"unexpected model {name!r}" for name in sorted(rows.keys() - known_models)]
     problems += [f"no predictions of {name}" for name in ("base", "candidate") if name not in rows]
     if versions.get("champion") and "champion" not in rows:
         problems.append(f"no predictions of the champion, though there is one (version {versions['champion']})")
@@ -163,18 +166,18 @@ def _comparisons(
     simple: Mapping[str, Sequence[Row]],
     sources: SourceOf,
 ) -> dict[str, Comparison | None]:
-    """Candidate against each other model; McNemar's p also adjusted for the number of comparisons (Holm)."""
-    others: dict[str, Sequence[Row] | None] = {"baseline": base.answers[base.mode], "champion": rows.get("champion")}
-    others |= {API_MODEL: rows[API_MODEL]} if API_MODEL in rows else {}
-    others |= {f"base_{mode}": of for mode, of in base.answers.items() if mode != base.mode}
-    others |= {f"{SIMPLE}{name}": of for name, of in simple.items()}
-    made = {
-        name: compare(of, rows["candidate"], spec.output, spec.gates.confidence, spec.metric, sources) if of else None
-        for name, of in others.items()
+    """Compare the candidate with every other model; McNemar's p is also adjusted for their number (Holm)."""
+    rivals: dict[str, Sequence[Row] | None] = {"baseline": base.answers[base.mode], "champion": rows.get("champion")}
+    rivals |= {API_MODEL: rows[API_MODEL]} if API_MODEL in rows else {}
+    rivals |= {f"base_{mode}": answers for mode, answers in base.answers.items() if mode != base.mode}
+    rivals |= {f"{SIMPLE}{name}": answers for name, answers in simple.items()}
+    candidate, settings = rows["candidate"], (spec.output, spec.gates.confidence, spec.metric, sources)
+    comparisons = {
+        name: compare(answers, candidate, *settings) if answers else None for name, answers in rivals.items()
     }
-    tested = {name: comparison for name, comparison in made.items() if comparison}
+    tested = {name: comparison for name, comparison in comparisons.items() if comparison}
     adjusted = holm([float(comparison.mcnemar_p or 0.0) for comparison in tested.values()])
-    return made | {
+    return comparisons | {
         name: comparison.model_copy(update={"mcnemar_p_holm": p})
         for (name, comparison), p in zip(tested.items(), adjusted, strict=True)
     }
@@ -193,30 +196,34 @@ def _wrong_answers(rows: Sequence[Row], labels: Sequence[str]) -> list[WrongAnsw
 
 
 def _model_table(
-    trained: str, scores: Mapping[str, Scores], restricted: Mapping[str, Scores | None], baseline: Mapping[str, Any]
+    training_title: str,
+    scores: Mapping[str, Scores],
+    restricted: Mapping[str, Scores | None],
+    baseline: Mapping[str, Any],
 ) -> dict[str, ModelRow]:
     """The rows of the side-by-side table, in order: validation first, then the sealed test."""
     best = baseline.get("best")
     table = {}
-    for name, of in (baseline.get("prompts") or {}).items():
+    for name, model_scores in (baseline.get("prompts") or {}).items():
         title, mark = f"Base, {prompt_name(name)}", " (best prompt)" if name == best else ""
-        table[f"validation_{name}"] = ModelRow.of(title + mark, "validation", of)
-        if of.get("restricted"):
+        table[f"validation_{name}"] = ModelRow.of(title + mark, "validation", model_scores)
+        if model_scores.get("restricted"):
             title += MODE_TITLES["restricted"]
-            table[f"validation_{restricted_name(name)}"] = ModelRow.of(title, "validation", of["restricted"])
-    for name, of in (baseline.get("simple") or {}).items():
-        table[f"validation_{SIMPLE}{name}"] = ModelRow.of(SIMPLE_MODELS[name].title, "validation", of)
-    tuned, in_form, other = f"Fine-tuned ({trained})", MODE_TITLES["restricted"], baseline.get("best_restricted")
+            table[f"validation_{restricted_name(name)}"] = ModelRow.of(title, "validation", model_scores["restricted"])
+    for name, model_scores in (baseline.get("simple") or {}).items():
+        table[f"validation_{SIMPLE}{name}"] = ModelRow.of(SIMPLE_MODELS[name].title, "validation", model_scores)
+    tuned, in_form = f"Fine-tuned ({training_title})", MODE_TITLES["restricted"]
+    form_prompt = f", {prompt_name(baseline['best_restricted'])}" if baseline.get("best_restricted") else ""
     rows: list[tuple[str, str, Scores | None]] = [
         ("base", f"Base, {prompt_name(best)}", scores["base"]),
-        ("base_restricted", f"Base{f', {prompt_name(other)}' if other else ''}{in_form}", restricted["base"]),
+        ("base_restricted", f"Base{form_prompt}{in_form}", restricted["base"]),
         (API_MODEL, prompt_name(best_api_prompt(baseline.get("prompts") or {})), scores.get(API_MODEL)),
         *((f"{SIMPLE}{name}", model.title, scores.get(SIMPLE + name)) for name, model in SIMPLE_MODELS.items()),
         ("candidate", tuned, scores["candidate"]),
         ("candidate_restricted", f"{tuned}{in_form}", restricted["candidate"]),
         ("champion", "Champion in service", scores.get("champion")),
     ]
-    return table | {name: ModelRow.of(title, "test", of.model_dump()) for name, title, of in rows if of}
+    return table | {name: ModelRow.of(title, "test", of_test.model_dump()) for name, title, of_test in rows if of_test}
 
 
 def _format_gap(scores: Mapping[str, Scores], restricted: Mapping[str, Scores | None]) -> FormGap | None:
@@ -226,12 +233,12 @@ def _format_gap(scores: Mapping[str, Scores], restricted: Mapping[str, Scores | 
     base, candidate = (
         FormOf(
             free=scores[name].accuracy,
-            restricted=of.accuracy,
-            gap=(of.accuracy or 0.0) - (scores[name].accuracy or 0.0),
+            restricted=in_form.accuracy,
+            gap=(in_form.accuracy or 0.0) - (scores[name].accuracy or 0.0),
             valid_share=scores[name].valid.share,
         )
-        for name, of in restricted.items()
-        if of
+        for name, in_form in restricted.items()
+        if in_form
     )
     gain = float(candidate.free or 0.0) - float(base.free or 0.0)
     return FormGap(base=base, candidate=candidate, closed_by_decoding=(base.gap or 0.0) / gain if gain > 0 else None)

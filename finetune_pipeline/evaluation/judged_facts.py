@@ -25,7 +25,7 @@ class Category(Loss):
 
 
 class TextCost(Facts):
-    """Bits a byte of plain text before and after training (positive rise: worse)."""
+    """Bits per byte of plain text before and after training (positive rise: worse)."""
 
     before: Number = None
     after: Number = None
@@ -65,7 +65,7 @@ class Harness(Facts):
 
 
 class Ability(AbilityLoss):
-    """Of general_ability, against base model and champion. `not_asked`: why nothing could be asked of this candidate."""
+    """General ability compared with base model and champion. `not_asked`: why this candidate could not be tested."""
 
     harness: Harness | None = None
     champion: AbilityLoss | None = None
@@ -73,7 +73,7 @@ class Ability(AbilityLoss):
 
 
 class Ratings(Facts):
-    """Answers judged by people; `candidate`, `base` and `gain` only where they were drawn at random."""
+    """Answers judged by people; `candidate`, `base` and `gain` only for rows drawn at random."""
 
     n: Count = None
     only_candidate: Count = None
@@ -88,7 +88,7 @@ class Ratings(Facts):
 
 
 class Agreement(Facts):
-    """Of people with each other. `kappa`: Cohen's, None where it is undefined."""
+    """Agreement of raters with each other. `kappa`: Cohen's, None where it is undefined."""
 
     items: int
     share: Number = None
@@ -96,7 +96,7 @@ class Agreement(Facts):
 
 
 class Comment(Facts):
-    """What a person wrote about one example, and which answers they accept."""
+    """A person's comment on one example, and which answers they accept."""
 
     id: str
     candidate: bool
@@ -106,7 +106,7 @@ class Comment(Facts):
 
 
 class People(Facts):
-    """Of human_review (review.ratings.summarise)."""
+    """Facts of human_review (review.ratings.summarise)."""
 
     rated: int = 0
     raters: dict[str, int] = {}
@@ -131,7 +131,7 @@ class Preferred(Facts):
 
 
 class JudgeFindings(Facts):
-    """A judging model: whether it is believed, why not, and what it prefers (preferences.qualify.judged_pairs)."""
+    """A judge model: whether it is trusted, why not, and what it prefers (preferences.qualify.judged_pairs)."""
 
     name: str = "the judge"
     believed: Flag = None

@@ -104,10 +104,10 @@ def prove(
     control_tokens: Sequence[str] = (),
     confidence: float = 0.95,
 ) -> GgufProof:
-    """Ask both files the rows: of float16 the judged answers are required, of 8 bits that they surely cost no score.
+    """Run both files on the rows: float16 must give the judged answers, and 8 bits must not surely lower the score.
 
     Args:
-        longest: Tokens of an answer, as the model was judged with.
+        longest: Maximum tokens of an answer, as when the model was judged.
         context: Tokens of context.
         required, control_tokens: As in verification.verify.
 
@@ -118,11 +118,11 @@ def prove(
         exact = verify(endpoint, rows, longest, control_tokens=control_tokens, required=required)
     with llama_cpp_server(q8, context) as endpoint:
         answers = ask(endpoint, [row.messages for row in rows], longest, name=endpoint.name).answers
-    judged, rounded = (
-        [prediction_row(str(i), name, answer, row.gold) for i, (answer, row) in enumerate(zip(of, rows, strict=True))]
-        for name, of in (("judged", [row.answer for row in rows]), ("q8_0", answers))
+    judged_rows, quantized_rows = (
+        [prediction_row(str(i), name, a, row.gold) for i, (a, row) in enumerate(zip(outputs, rows, strict=True))]
+        for name, outputs in (("judged", [row.answer for row in rows]), ("q8_0", answers))
     )
-    paired = compare(judged, rounded, output, confidence)
+    paired = compare(judged_rows, quantized_rows, output, confidence)
     gain, interval = paired.gain or 0.0, paired.interval or (0.0, 0.0)
     passed = interval[1] >= 0 and all(answer.status != "error" for answer in answers)
     sentence = f"in 8 bits {points(gain)} points on {paired.n} rows ({points_range(interval)})"

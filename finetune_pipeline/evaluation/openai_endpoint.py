@@ -1,7 +1,7 @@
 """Answers from an OpenAI-style chat endpoint, with a budget, a limit on requests at once, and a cache.
 
-A request costs money, so it is sent again only where the endpoint cannot have worked on it: no connection came about, or
-it answered 429 or 503. Every other failure makes that row a failed generation, which is scored as wrong.
+A request costs money, so it is repeated only if the endpoint cannot have processed it: the connection failed, or the answer
+was 429 or 503. Every other failure makes that row a failed generation, which is scored as wrong.
 """
 
 from __future__ import annotations
@@ -76,39 +76,39 @@ def ask(
     stage: str = "predictions",
     name: str = "",
 ) -> EndpointAnswers:
-    """Ask every conversation at temperature 0. Equal ones are sent once; cached ones are not sent.
+    """Send every conversation at temperature 0. Equal ones are sent once; cached ones are not sent.
 
-    An answer that cannot be had has status error, and its `error` begins with a :data:`~.endpoint_client.Kind`. Answers go
-    into the cache as they come, so that nothing paid for is lost when the process dies.
+    A failed answer has status error, and its `error` begins with a :data:`~.endpoint_client.Kind`. Answers enter the cache as
+    they arrive, so nothing paid for is lost if the process dies.
 
     Args:
-        max_requests: Conversations that may be paid for.
-        max_tokens: Of prompts and answers together.
+        max_requests: Maximum number of conversations to send.
+        max_tokens: Maximum tokens of prompts and answers together.
 
     Raises:
-        TooManyRows: More rows are unknown than max_requests.
+        TooManyRows: More rows than max_requests are not in the cache.
         EndpointError: The endpoint rejects key, address or model, or answers none of the first rows.
     """
-    offered = tools or [None] * len(prompts)
-    bodies = [_body(endpoint, m, t, max_new_tokens) for m, t in zip(prompts, offered, strict=True)]
+    tools_by_prompt = tools or [None] * len(prompts)
+    bodies = [_body(endpoint, m, t, max_new_tokens) for m, t in zip(prompts, tools_by_prompt, strict=True)]
     keys = [_key(endpoint, body, cache) for body in bodies]
     unique = dict(zip(keys, bodies, strict=True))
     cached = cache.find(list(unique)) if cache else {}
     answers = {key: cached[i] for i, key in enumerate(unique) if i in cached}
     missing = [key for key in unique if key not in answers]
-    known = sum(key in answers for key in keys)
+    known_count = sum(key in answers for key in keys)
     if max_requests is not None and len(missing) > max_requests:
         raise TooManyRows(f"{len(missing)} rows are to be asked of {endpoint.name}, and {max_requests} are allowed")
 
-    def keep(place: int, answer: Answer) -> None:
-        answers[missing[place]] = answer
+    def keep(index: int, answer: Answer) -> None:
+        answers[missing[index]] = answer
         if cache:
-            cache.keep({missing[place]: answer})
+            cache.keep({missing[index]: answer})
         progress.tell(stage, name, step=len(answers) - len(cached), of=len(missing))
 
-    crew = _Requests(endpoint, max_new_tokens, max_tokens)
-    asyncio.run(crew.answer_all([unique[key] for key in missing], keep))
-    return EndpointAnswers([answers[key] for key in keys], known, crew.spent)
+    requests = _Requests(endpoint, max_new_tokens, max_tokens)
+    asyncio.run(requests.answer_all([unique[key] for key in missing], keep))
+    return EndpointAnswers([answers[key] for key in keys], known_count, requests.spent)
 
 
 def _body(
@@ -132,7 +132,7 @@ def _key(endpoint: Endpoint, body: Mapping[str, Any], cache: AnswerCache | None)
 
 
 class _Requests:
-    """The state that requests share: what was spent, how long all wait, and whether anything ever came back."""
+    """The state that requests share: the usage so far, how long all wait, and whether any was answered."""
 
     def __init__(self, endpoint: Endpoint, max_new_tokens: int, max_tokens: int | None) -> None:
         self.endpoint, self.longest, self.max_tokens = endpoint, max_new_tokens, max_tokens
@@ -143,12 +143,12 @@ class _Requests:
         self._answered = False
 
     async def answer_all(self, bodies: Sequence[Mapping[str, Any]], keep: Callable[[int, Answer], None]) -> None:
-        """Ask with as many workers as the endpoint allows; keep is called with each answer as it comes."""
+        """Ask with as many workers as the endpoint allows; call `keep` with each answer as it arrives."""
         waiting = iter(enumerate(bodies))
 
         async def work(client: AsyncOpenAI) -> None:
-            for place, body in waiting:
-                keep(place, await self._answer(client, body))
+            for index, body in waiting:
+                keep(index, await self._answer(client, body))
 
         async with client_of(self.endpoint) as client:
             workers = [asyncio.create_task(work(client)) for _ in range(min(self.endpoint.concurrency, len(bodies)))]
@@ -160,12 +160,12 @@ class _Requests:
                 await asyncio.gather(*workers, return_exceptions=True)
 
     async def _answer(self, client: AsyncOpenAI, body: Mapping[str, Any]) -> Answer:
-        """The answer to one conversation. Raises EndpointError when no other one need be tried."""
+        """The answer to one conversation. Raises EndpointError if further requests are pointless."""
         # no token is shorter than a byte
-        most = len(json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")) + self.longest
-        if self.max_tokens is not None and self.spent.tokens + self._reserved + most > self.max_tokens:
+        reserved = len(json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")) + self.longest
+        if self.max_tokens is not None and self.spent.tokens + self._reserved + reserved > self.max_tokens:
             return Answer(status="error", error="budget: the tokens that may be spent are spent")
-        self._reserved += most
+        self._reserved += reserved
         cost: tuple[int, int] | None = None
         try:
             completion = await self._send(client, body)
@@ -173,26 +173,26 @@ class _Requests:
             answer = answer_in(completion)
         except RequestFailed as failure:
             self._failures += 1
-            self._settle(most, (0, 0) if failure.unworked or 400 <= failure.status < 500 else cost)
+            self._settle(reserved, (0, 0) if failure.unprocessed or 400 <= failure.status < 500 else cost)
             hopeless = failure.status in (401, 404) or "insufficient_quota" in str(failure)
             if hopeless or (not self._answered and self._failures >= _HOPELESS_AFTER):
                 fix = "look at address, model, key and account"
                 raise EndpointError(f"{self.endpoint.name}: {failure}\nfix: {fix}") from None
             return Answer(status="error", error=str(failure))
         self._answered = True
-        self._settle(most, cost)
+        self._settle(reserved, cost)
         answer.prompt_tokens, answer.new_tokens = cost or (0, 0)
         return answer
 
-    def _settle(self, most: int, cost: tuple[int, int] | None) -> None:
-        self._reserved -= most
+    def _settle(self, reserved: int, cost: tuple[int, int] | None) -> None:
+        self._reserved -= reserved
         self.spent.untold += cost is None
-        prompt, new = cost or (most - self.longest, self.longest)
+        prompt, new = cost or (reserved - self.longest, self.longest)
         self.spent.prompt_tokens += prompt
         self.spent.new_tokens += new
 
     async def _send(self, client: AsyncOpenAI, body: Mapping[str, Any]) -> Any:
-        """The reply; requests the endpoint cannot have worked on are sent again. Raises RequestFailed."""
+        """The reply. Repeats requests the endpoint cannot have processed. Raises RequestFailed."""
         for attempt in range(self.endpoint.tries):
             await asyncio.sleep(max(0.0, self._resume_at - time.monotonic()))
             self.spent.requests += 1
@@ -204,11 +204,11 @@ class _Requests:
                         messages=body["messages"],
                         extra_body={k: v for k, v in body.items() if k not in ("model", "messages")},
                     )
-            except Exception as error:  # noqa: BLE001 - each is told in its row
+            except Exception as error:  # noqa: BLE001 - each row reports its failure
                 failure = failure_of(error, self.endpoint)
             last = attempt + 1 == self.endpoint.tries
             pause = min(0.5 * 2**attempt, _LONGEST_WAIT) if failure.wait is None else failure.wait
-            if not failure.unworked or last or pause > _LONGEST_WAIT or "insufficient_quota" in str(failure):
+            if not failure.unprocessed or last or pause > _LONGEST_WAIT or "insufficient_quota" in str(failure):
                 raise failure
             self._resume_at = max(self._resume_at, time.monotonic() + pause)  # all requests wait, not this one alone
         raise AssertionError("unreachable")

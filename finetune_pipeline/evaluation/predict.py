@@ -17,7 +17,7 @@ from finetune_pipeline.evaluation.correctness import is_valid
 from finetune_pipeline.evaluation.endpoint_answers import EndpointAnswerer, HostedAnswerer, ServedAnswerer
 from finetune_pipeline.evaluation.predictions import (
     SIMPLE,
-    answered,
+    answer_facts,
     count_statuses,
     prediction_rows,
     restricted_name,
@@ -37,7 +37,7 @@ from finetune_pipeline.spec.evaluation import ServedModelsSpec
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput
 
 Message = Mapping[str, Any]
-Asked = Answerer | EndpointAnswerer
+AnyAnswerer = Answerer | EndpointAnswerer
 
 
 def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -46,38 +46,38 @@ def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     facts: dict[str, Any] = {"rows": len(examples), "sets": {}}
     retriever = retriever_of(job, [model_set["prompt"] for model_set in job["sets"]])
-    cache, seen = open_cache(job.get("answers"))
+    cache, seen_files = open_cache(job.get("answers"))
     measured: dict[str, Any] = {"seconds_by_set": {}, "spent": {}}
-    asked: Asked | None = None
-    loaded: Any = None
+    answerer: AnyAnswerer | None = None
+    loaded_source: Any = None
     for model_set in job["sets"]:
-        name, which = model_set["name"], [model_set.get(key) for key in ("model", "adapter", "served", "hosted")]
-        if asked is None or loaded != which:
-            asked = None  # the memory of the last model is needed for the next
-            asked, loaded = _asked(job, model_set, cache, seen, measured["spent"]), which
-        before, asked_examples = dict(asked.seconds), _rows_of(model_set, examples, job["labels"])
-        choices = conversations(asked_examples, model_set["prompt"], retriever)
+        name, source = model_set["name"], [model_set.get(key) for key in ("model", "adapter", "served", "hosted")]
+        if answerer is None or loaded_source != source:
+            answerer = None  # free the last model's memory before the next one loads
+            answerer, loaded_source = _make_answerer(job, model_set, cache, seen_files, measured["spent"]), source
+        seconds_before, set_examples = dict(answerer.seconds), _set_examples(model_set, examples, job["labels"])
+        choices = conversations(set_examples, model_set["prompt"], retriever)
         settings = job if model_set.get("likelihoods", True) else {**job, "labels": []}
-        complies, grammar, why_free = _restriction(model_set.get("restricted"), asked)
+        complies, grammar, why_unrestricted = _restriction(model_set.get("restricted"), answerer)
         restriction = Restriction(grammar, complies) if grammar else None
-        answers, of_set = _answer(settings, name, asked, asked_examples, choices, restriction)
-        facts["sets"][name] = of_set
-        measured["seconds_by_set"][name] = {k: round(v - before[k], 3) for k, v in asked.seconds.items()}
-        if isinstance(asked, EndpointAnswerer):
-            of_set["asked"] = asked.endpoint.name
-            measured["spent"][name] = asdict(asked.spent)
-        gold = [gold_text(asked.tokenizer, example) for example in asked_examples]
-        rows += prediction_rows(asked_examples, name, answers, gold)
+        answers, set_facts = _answer(settings, name, answerer, set_examples, choices, restriction)
+        facts["sets"][name] = set_facts
+        measured["seconds_by_set"][name] = {k: round(v - seconds_before[k], 3) for k, v in answerer.seconds.items()}
+        if isinstance(answerer, EndpointAnswerer):
+            set_facts["asked"] = answerer.endpoint.name
+            measured["spent"][name] = asdict(answerer.spent)
+        gold = [gold_text(answerer.tokenizer, example) for example in set_examples]
+        rows += prediction_rows(set_examples, name, answers, gold)
         if model_set.get("restricted") is not None:
-            restricted, of_set["restricted"] = _restricted(answers, complies, why_free)
+            restricted, set_facts["restricted"] = _restricted(answers, complies, why_unrestricted)
             if restricted is None:
-                say(f"{job['stage']}: {restricted_name(name)}: not available: {why_free}")
+                say(f"{job['stage']}: {restricted_name(name)}: not available: {why_unrestricted}")
             else:
-                rows += prediction_rows(asked_examples, restricted_name(name), restricted, gold)
+                rows += prediction_rows(set_examples, restricted_name(name), restricted, gold)
     if job.get("simple"):
-        assert asked is not None  # a job asks at least one model
-        answered, facts["simple"] = _simple_rows(job, asked.tokenizer)
-        rows += answered
+        assert answerer is not None  # a job asks at least one model
+        simple_predictions, facts["simple"] = _simple_rows(job, answerer.tokenizer)
+        rows += simple_predictions
     write_predictions(Path(job["out"]) / "predictions.parquet", rows)
     return facts, {"answers": close_cache(cache), **{k: v for k, v in measured.items() if v}}
 
@@ -90,8 +90,8 @@ def retriever_of(job: Mapping[str, Any], prompts: Iterable[Mapping[str, Any]]) -
     return Retriever(read_examples(Path(job["train"])), passages)
 
 
-def _restriction(schema: Mapping[str, Any] | None, asked: Asked) -> tuple[Complies, Grammar | None, str]:
-    """Whether an answer is finished and fits the schema; the grammar that makes one fit, or None; and why there is none."""
+def _restriction(schema: Mapping[str, Any] | None, answerer: AnyAnswerer) -> tuple[Complies, Grammar | None, str]:
+    """Returns a function that tests answers against the schema, the grammar that enforces it or None, and why there is none."""
     output = JsonOutput(json_schema=dict(schema or {}))
 
     def complies(answer: Answer) -> bool:
@@ -99,10 +99,10 @@ def _restriction(schema: Mapping[str, Any] | None, asked: Asked) -> tuple[Compli
 
     if schema is None:
         return complies, None, ""
-    if isinstance(asked, EndpointAnswerer):
+    if isinstance(answerer, EndpointAnswerer):
         return complies, None, "answers of an endpoint cannot be restricted to a schema here"
     try:
-        return complies, Grammar(schema, asked.tokenizer), ""
+        return complies, Grammar(schema, answerer.tokenizer), ""
     except UnsupportedSchema as error:
         return complies, None, str(error)
 
@@ -111,62 +111,62 @@ Restricted = tuple[list[Answer] | None, dict[str, Any]]
 """Restricted answers, if any, and the facts {asked (answers generated again), available, why (not available), statuses}."""
 
 
-def _restricted(answers: Sequence[Answer], complies: Complies, why_free: str) -> Restricted:
-    """The same answers, with those that do not comply replaced by the restricted ones. why_free: why the model could not be
-    restricted; empty if it was."""
-    if why_free and not all(map(complies, answers)):
-        return None, {"asked": 0, "available": False, "why": why_free, "statuses": {}}
+def _restricted(answers: Sequence[Answer], complies: Complies, why_unrestricted: str) -> Restricted:
+    """The same answers, with those that do not comply replaced by restricted ones. why_unrestricted: why the model could not
+    be restricted; empty if it was."""
+    if why_unrestricted and not all(map(complies, answers)):
+        return None, {"asked": 0, "available": False, "why": why_unrestricted, "statuses": {}}
     restricted = [answer.restricted or answer for answer in answers]
-    again, statuses = sum(a.restricted is not None for a in answers), count_statuses(a.status for a in restricted)
-    return restricted, {"asked": again, "available": True, "why": "", "statuses": statuses}
+    regenerated, statuses = sum(a.restricted is not None for a in answers), count_statuses(a.status for a in restricted)
+    return restricted, {"asked": regenerated, "available": True, "why": "", "statuses": statuses}
 
 
 def _simple_rows(job: Mapping[str, Any], tokenizer: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Fit the simple models on the training rows and let them answer every example of the job's file. The facts are {fitted:
-    [names], failed: {name: why}}."""
+    """Fit the simple models on the training rows and predict every example of the job's file. The facts are {fitted: [names],
+    failed: {name: why}}."""
     output = TypeAdapter(AnyOutput).validate_python(job["simple"]["output"])
     train, examples = (read_examples(Path(job[name])) for name in ("train", "examples"))
-    answers = [gold_text(tokenizer, example) for example in train]
-    fitted, failed = fit_simple_models([e.user_text for e in train], answers, output, job["simple"]["seed"])
+    train_answers = [gold_text(tokenizer, example) for example in train]
+    fitted, failed = fit_simple_models([e.user_text for e in train], train_answers, output, job["simple"]["seed"])
     gold = [gold_text(tokenizer, example) for example in examples]
     rows = []
     for name, model in fitted.items():
         texts = model.predict([e.user_text for e in examples])
-        made = [Answer(text=text, status="ok" if text.strip() else "empty") for text in texts]
-        rows += prediction_rows(examples, SIMPLE + name, made, gold)
+        predictions = [Answer(text=text, status="ok" if text.strip() else "empty") for text in texts]
+        rows += prediction_rows(examples, SIMPLE + name, predictions, gold)
     return rows, {"fitted": list(fitted), "failed": failed}
 
 
-def _rows_of(model_set: Mapping[str, Any], examples: Sequence[Example], labels: Sequence[str]) -> Sequence[Example]:
+def _set_examples(model_set: Mapping[str, Any], examples: list[Example], labels: Sequence[str]) -> Sequence[Example]:
     """The examples of one set: the job's, a perturbed sample of them, or those of its own file."""
-    if own := model_set.get("examples"):
-        return read_examples(Path(own))
+    if path := model_set.get("examples"):
+        return read_examples(Path(path))
     if perturbation := model_set.get("perturbed"):
         changed = perturbed(examples, perturbation["kind"], perturbation["seed"], labels)
-        # drawn last: as many rows as are asked for, where there are
+        # sampled last: rows the perturbation cannot change do not shrink the sample
         return drawn(changed, perturbation["rows"], perturbation["seed"])
     return examples
 
 
-def _asked(
-    job: dict[str, Any], model_set: Mapping[str, Any], cache: AnswerCache | None, seen: SeenFiles | None, spent: Any
-) -> Asked:
+def _make_answerer(
+    job: dict[str, Any], model_set: Mapping[str, Any], cache: AnswerCache | None, files: SeenFiles | None, spent: Any
+) -> AnyAnswerer:
     """The answerer of one set: a hosting service, the job's endpoint, or the local model."""
     folder, prefix = Path(model_set["model"]), Path(model_set["adapter"]) if model_set.get("adapter") else None
     if hosted := model_set.get("hosted"):
         return HostedAnswerer(HostedModel.model_validate(hosted), folder, cache, model_set.get("concurrency"))
     if not job.get("endpoint"):
-        return Answerer(folder, prefix, cache, seen, job["precision"])
-    used = sum(s["prompt_tokens"] + s["new_tokens"] for s in spent.values())
-    return ServedAnswerer(ServedModelsSpec(**job["endpoint"]), model_set["served"], folder, cache, used)
+        return Answerer(folder, prefix, cache, files, job["precision"])
+    used_tokens = sum(s["prompt_tokens"] + s["new_tokens"] for s in spent.values())
+    return ServedAnswerer(ServedModelsSpec(**job["endpoint"]), model_set["served"], folder, cache, used_tokens)
 
 
 def baseline(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run a job of :func:`finetune_pipeline.worker.jobs.baseline_job`. Returns (facts, measured)."""
     documents = Path(job["documents"]) if job.get("documents") else None
-    passages, unread = (read_documents(documents), left_out(documents)) if documents else ([], [])
-    if unread:
-        say(f"{job['stage']}: not read, since only text, Markdown and PDF are: {', '.join(unread)}")
+    passages, unread_files = (read_documents(documents), left_out(documents)) if documents else ([], [])
+    if unread_files:
+        say(f"{job['stage']}: not read, since only text, Markdown and PDF are: {', '.join(unread_files)}")
     write_passages(Path(job["out"]) / PASSAGES, passages)
     try:
         prompts = prompts_to_try(
@@ -181,20 +181,20 @@ def baseline(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
             embeddings=job["embeddings"],
         )
         if job["embeddings"]:
-            embed(["text"], job["embeddings"])  # what is missing is told before a model is asked
+            embed(["text"], job["embeddings"])  # reports missing files before any model runs
     except FileNotFoundError as error:
         raise JobError(f"baseline.embeddings: {error}") from error
     except ValueError as error:
         raise JobError(f"{error}\nfix: lower baseline.shots, or add training examples") from error
-    plain = {name: asdict(prompt) for name, prompt in prompts.items()}
-    write_json(Path(job["out"]) / "prompts.json", plain)
-    common = {"model": job["base"], "restricted": job.get("restricted")}
-    sets = [{"name": name, "prompt": prompt, **common} for name, prompt in plain.items()]
+    prompt_fields = {name: asdict(prompt) for name, prompt in prompts.items()}
+    write_json(Path(job["out"]) / "prompts.json", prompt_fields)
+    common_fields = {"model": job["base"], "restricted": job.get("restricted")}
+    sets = [{"name": name, "prompt": prompt, **common_fields} for name, prompt in prompt_fields.items()]
     facts, measured = predict({**job, "sets": sets, "passages": str(Path(job["out"]) / PASSAGES)})
-    shown = ("shots", "retrieved", "embeddings", "documents", "ids", "system")
-    by_prompt = {name: {k: of[k] for k in shown} | facts["sets"][name] for name, of in plain.items()}
-    found = {"passages": len(passages), "documents_left_out": unread}
-    return {"rows": facts["rows"], "prompts": by_prompt, **found}, measured
+    reported_fields = ("shots", "retrieved", "embeddings", "documents", "ids", "system")
+    by_prompt = {name: {k: v[k] for k in reported_fields} | facts["sets"][name] for name, v in prompt_fields.items()}
+    document_facts = {"passages": len(passages), "documents_left_out": unread_files}
+    return {"rows": facts["rows"], "prompts": by_prompt, **document_facts}, measured
 
 
 def _examples(job: dict[str, Any]) -> list[Example]:
@@ -210,7 +210,7 @@ def _examples(job: dict[str, Any]) -> list[Example]:
 def _answer(
     job: dict[str, Any],
     name: str,
-    asked: Asked,
+    answerer: AnyAnswerer,
     examples: Sequence[Example],
     choices: Sequence[Sequence[list[dict[str, Any]]]],
     restriction: Restriction | None = None,
@@ -218,36 +218,37 @@ def _answer(
     if not examples:
         return [], {"rows": 0, "statuses": count_statuses([])}
     tools = [e.tools for e in examples]
-    shared = fewer = 0
-    if isinstance(asked, EndpointAnswerer):
-        say(f"{job['stage']}: {name}: {len(choices)} prompts for {asked.endpoint.name}")
-        answers = asked.answers([some[0] for some in choices], tools, job["max_new_tokens"], job["stage"], name)
+    prefix_length = shortened = 0
+    if isinstance(answerer, EndpointAnswerer):
+        say(f"{job['stage']}: {name}: {len(choices)} prompts for {answerer.endpoint.name}")
+        first_choices = [row_choices[0] for row_choices in choices]
+        answers = answerer.answers(first_choices, tools, job["max_new_tokens"], job["stage"], name)
     else:
-        room = asked.context_length - job["max_new_tokens"] if asked.context_length else None
-        fitting = [_fitting(asked.tokenizer, some, t, room) for some, t in zip(choices, tools, strict=True)]
-        messages, prompts = [m for m, _ in fitting], [ids for _, ids in fitting]
-        fewer = sum(m is not some[0] for m, some in zip(messages, choices, strict=True))
-        labels = encode_labels(asked.tokenizer, messages, job["labels"], tools) if job["labels"] else None
-        shared, mean = common_prefix(prompts), sum(map(len, prompts)) / len(prompts)
-        say(f"{job['stage']}: {name}: {len(prompts)} prompts of {mean:.0f} tokens on average")
+        token_limit = answerer.context_length - job["max_new_tokens"] if answerer.context_length else None
+        fitted = [_fitting(answerer.tokenizer, *pair, token_limit) for pair in zip(choices, tools, strict=True)]
+        messages, prompts = [m for m, _ in fitted], [ids for _, ids in fitted]
+        shortened = sum(m is not row_choices[0] for m, row_choices in zip(messages, choices, strict=True))
+        labels = encode_labels(answerer.tokenizer, messages, job["labels"], tools) if job["labels"] else None
+        prefix_length, mean_length = common_prefix(prompts), sum(map(len, prompts)) / len(prompts)
+        say(f"{job['stage']}: {name}: {len(prompts)} prompts of {mean_length:.0f} tokens on average")
         longest, stage = job["max_new_tokens"], job["stage"]
-        answers = asked.answers(prompts, labels, longest, job["batch_size"], stage, name, restriction)
-    return answers, {**answered(answers), "shared_prefix_tokens": shared, "rows_shown_fewer": fewer}
+        answers = answerer.answers(prompts, labels, longest, job["batch_size"], stage, name, restriction)
+    return answers, {**answer_facts(answers), "shared_prefix_tokens": prefix_length, "rows_shown_fewer": shortened}
 
 
 def _fitting(
-    tokenizer: Any, choices: Sequence[list[dict[str, Any]]], tools: Any, room: int | None
+    tokenizer: Any, choices: Sequence[list[dict[str, Any]]], tools: Any, token_limit: int | None
 ) -> tuple[list[dict[str, Any]], list[int]]:
     """The first conversation that leaves room for the answer, else the last one, and its token ids."""
     for messages in choices[:-1]:
         ids = encode_prompt(tokenizer, messages, tools)
-        if room is None or len(ids) <= room:
+        if token_limit is None or len(ids) <= token_limit:
             return messages, ids
     return choices[-1], encode_prompt(tokenizer, choices[-1], tools)
 
 
 def gold_text(tokenizer: Any, example: Example) -> str:
-    """The right answer as a model would write it: its text, or for calls of tools what the chat template makes of them."""
+    """The reference answer as a model would write it: its text, or its tool calls as the chat template renders them."""
     if not example.messages[-1].get("tool_calls"):
         return example.answer
     ids = encode_answer(tokenizer, example.prompt_messages, example.messages[-1], example.tools)
@@ -260,15 +261,15 @@ def encode_labels(
 ) -> list[list[list[int]]]:
     """Per prompt, the token ids of every label as its answer, in context, end-of-turn token included.
 
-    Behind a chat template's generation prompt the same label gives the same tokens whatever the prompt was; so labels
-    are encoded behind the first prompt, and behind the others only the first label is, to see that this holds.
+    After a chat template's generation prompt, a label has the same tokens for every prompt. So all labels are encoded after
+    the first prompt. After the others only the first label is, to check that this holds.
     """
     encoded: list[list[list[int]]] = []
-    for messages, offered in zip(prompts, tools or [None] * len(prompts), strict=True):
-        plain = [dict(m) for m in messages]
-        first = encode_answer(tokenizer, plain, labels[0], offered)
-        if encoded and encoded[0][0] == first:
+    for messages, row_tools in zip(prompts, tools or [None] * len(prompts), strict=True):
+        turns = [dict(m) for m in messages]
+        first_label = encode_answer(tokenizer, turns, labels[0], row_tools)
+        if encoded and encoded[0][0] == first_label:
             encoded.append(encoded[0])
         else:
-            encoded.append([first, *(encode_answer(tokenizer, plain, label, offered) for label in labels[1:])])
+            encoded.append([first_label, *(encode_answer(tokenizer, turns, label, row_tools) for label in labels[1:])])
     return encoded

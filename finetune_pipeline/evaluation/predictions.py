@@ -48,8 +48,8 @@ def prediction_rows(
     return [prediction_row(e.id, model, a, g) for e, a, g in zip(examples, answers, gold, strict=True)]
 
 
-def _refuse(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    problems, seen = [], set[tuple[Any, Any]]()
+def _raise_if_faulty(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    problems, seen_keys = [], set[tuple[Any, Any]]()
     for number, row in enumerate(rows):
         place = f"row {number} ({row.get('model')!r}, example {row.get('example_id')!r})"
         if missing := [name for name in _COLUMNS if row.get(name) is None]:
@@ -58,22 +58,22 @@ def _refuse(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
             problems.append(f"{place} has unknown columns {', '.join(unknown)}")
         if row.get("status") not in STATUSES:
             problems.append(f"{place} has status {row.get('status')!r}, not one of {', '.join(STATUSES)}")
-        if (key := (row.get("model"), row.get("example_id"))) in seen:
+        if (key := (row.get("model"), row.get("example_id"))) in seen_keys:
             problems.append(f"{place} is there twice")
-        seen.add(key)
+        seen_keys.add(key)
     if problems:
-        shown = problems[:10] + ([f"and {len(problems) - 10} more"] if len(problems) > 10 else [])
-        raise ValueError(f"{path} holds faulty predictions: {'; '.join(shown)}")
+        listed_problems = problems[:10] + ([f"and {len(problems) - 10} more"] if len(problems) > 10 else [])
+        raise ValueError(f"{path} holds faulty predictions: {'; '.join(listed_problems)}")
 
 
 def write_predictions(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows (keys as in PREDICTION_SCHEMA) to a Parquet file, or nothing.
 
-    Raises ValueError, naming up to ten problems, for missing or unknown columns, an unknown status, or a (model, example) pair
-    that is there twice.
+    Raises ValueError, naming up to ten problems, for missing or unknown columns, an unknown status, or a duplicate (model,
+    example) pair.
     """
     listed = [dict(row) for row in rows]
-    _refuse(path, listed)
+    _raise_if_faulty(path, listed)
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(listed, schema=PREDICTION_SCHEMA), path)
 
@@ -88,7 +88,7 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
     if not table.schema.equals(PREDICTION_SCHEMA):
         raise ValueError(f"{path} is not a predictions file; its columns are:\n{table.schema.remove_metadata()}")
     rows: list[dict[str, Any]] = table.to_pylist()
-    _refuse(path, rows)
+    _raise_if_faulty(path, rows)
     return rows
 
 
@@ -97,8 +97,8 @@ TEST_ROWS = "test_rows.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class AskedRows:
-    """What the answers of a predictions artifact were given to, by example id: what the user says, what the row was made from
-    (Example.made_from), and the raw file it comes from, relative to the task folder."""
+    """The rows behind a predictions artifact, by example id: the user's text, the source (Example.made_from), and the raw file,
+    relative to the task folder."""
 
     texts: dict[str, str]
     sources: dict[str, str]
@@ -126,7 +126,7 @@ def count_statuses(statuses: Iterable[str]) -> dict[str, int]:
     return {status: counts[status] for status in STATUSES}
 
 
-def answered(answers: Sequence[Answer]) -> dict[str, Any]:
+def answer_facts(answers: Sequence[Answer]) -> dict[str, Any]:
     """Facts of the answers of one model: rows, statuses, mean_prompt_tokens, mean_new_tokens."""
     return {
         "rows": len(answers),
@@ -147,8 +147,8 @@ def prompts_of(models: Iterable[str]) -> list[str]:
     return [name for name in names if not name.startswith(SIMPLE) and name not in restricted]
 
 
-def of_the_test(model: str) -> bool:
-    """Whether a name in the table is that of answers to the plain test rows, not to perturbed or production rows."""
+def is_test_set(model: str) -> bool:
+    """Whether answers under this name are to the plain test rows, not to perturbed or production rows."""
     return ":" not in model
 
 
@@ -160,7 +160,7 @@ def by_model(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]
     """The answers to the plain test rows (or to validation), by model, in order."""
     models: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        if of_the_test(row["model"]):
+        if is_test_set(row["model"]):
             models.setdefault(row["model"], []).append(dict(row))
     return models
 
@@ -175,20 +175,20 @@ def read_by_model(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def failed_test_rows(facts: Mapping[str, Any]) -> dict[str, int]:
-    """By model: test rows without an answer. Perturbed rows and production rows are no part of the test."""
-    return {name: _failed(of_set) for name, of_set in facts["sets"].items() if of_the_test(name)}
+    """Test rows without an answer, by model. Perturbed and production rows are not part of the test."""
+    return {name: _failed_rows(set_facts) for name, set_facts in facts["sets"].items() if is_test_set(name)}
 
 
 def failed_baseline_rows(facts: Mapping[str, Any]) -> dict[str, int]:
-    """By prompt: validation rows without an answer. A few failed requests of API models count as wrong, and too many stop the step
-    itself: none is told here."""
+    """Validation rows without an answer, by prompt. Leaves API models out: a few failed requests count as wrong answers, and too
+    many stop the step."""
     details = facts["prompt_details"]
-    return {name: _failed(details[name]) for name in facts["prompts"] if not name.startswith(API)}
+    return {name: _failed_rows(details[name]) for name in facts["prompts"] if not name.startswith(API)}
 
 
-def _failed(asked: Mapping[str, Any]) -> int:
-    restricted = (asked.get("restricted") or {}).get("statuses") or {}
-    return int(asked["statuses"].get("error", 0)) + int(restricted.get("error", 0))
+def _failed_rows(set_facts: Mapping[str, Any]) -> int:
+    restricted = (set_facts.get("restricted") or {}).get("statuses") or {}
+    return int(set_facts["statuses"].get("error", 0)) + int(restricted.get("error", 0))
 
 
 def unscored_items(facts: Mapping[str, Any]) -> dict[str, int]:
@@ -205,13 +205,13 @@ def costs(
         plan: Facts of training_plan.
 
     Returns:
-        saved_share: the share of the base model's tokens a request that the fine-tuned one needs no more; None where either is
-        unknown, negative where it needs more.
+        saved_share: the share of the base model's tokens per request that the fine-tuned model saves; None if either is
+        unknown, negative if it needs more.
     """
     steps = {
-        name: {key: of_step.get(key) for key in ("seconds", "cpu_seconds", "train_seconds", "peak_memory_mib")}
-        for name, of_step in measured.items()
-        if is_number(of_step.get("seconds"))
+        name: {key: step.get(key) for key in ("seconds", "cpu_seconds", "train_seconds", "peak_memory_mib")}
+        for name, step in measured.items()
+        if is_number(step.get("seconds"))
     }
     tokens = {
         model: {
@@ -223,7 +223,7 @@ def costs(
     before, after = (sum(tokens[name].values()) if name in tokens else 0 for name in ("base", "candidate"))
     return {
         "steps": steps,
-        "seconds": sum(of_step["seconds"] for of_step in steps.values()),
+        "seconds": sum(step["seconds"] for step in steps.values()),
         "planned": plan.get("seconds"),
         "tokens": tokens,
         "saved_share": 1 - after / before if before and after else None,

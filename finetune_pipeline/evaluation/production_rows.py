@@ -1,8 +1,8 @@
 """Compares candidate, champion and base model on recent production rows with a known answer.
 
-The truth of a row is what a person said of it: a correction, or a confirmation (a correction equal to the answer). People
-correct what is wrong far more often than they confirm what is right, so that on corrected rows the model that answered them
-loses by selection. The comparison can therefore only speak against a candidate (gate recent_production).
+The truth of a row comes from a person: a correction, or a confirmation (a correction equal to the answer). People correct
+wrong answers far more often than they confirm right ones. So the model that gave the corrected answers loses by selection, and
+the comparison can only count against a candidate (gate recent_production).
 """
 
 import hashlib
@@ -56,31 +56,30 @@ def moment(timestamp: str) -> float:
     return datetime.fromisoformat(timestamp).timestamp()
 
 
-def unknown_rows(spec: TaskSpec, rows: Sequence[Row], known: Sequence[Path]) -> ProductionRows:
-    """Production rows that can judge a model. A row that says nearly what a row of the files `known` (training, validation
-    and test) says is left out."""
+def unknown_rows(spec: TaskSpec, rows: Sequence[Row], known_files: Sequence[Path]) -> ProductionRows:
+    """Production rows that can judge a model, without near-duplicates of rows of `known_files` (training, validation, test)."""
     texts, threshold = [str(row["input"]) for row in rows], spec.data.near_duplicate_threshold
-    near = near_any(texts, (e.user_text for path in known for e in stream_examples(path)), threshold)
-    return rows_with_truth(spec, rows, trained=[text for text, is_near in zip(texts, near, strict=True) if is_near])
+    near = near_any(texts, (e.user_text for path in known_files for e in stream_examples(path)), threshold)
+    return rows_with_truth(spec, rows, trained=[text for text, known in zip(texts, near, strict=True) if known])
 
 
 def rows_with_truth(spec: TaskSpec, rows: Sequence[Row], *, trained: Collection[str]) -> ProductionRows:
     """Production rows that can judge a model.
 
-    rows: as production_logs writes them. trained: user texts the candidate was trained or selected on; they are left out. Of one
-    user at most PER_USER rows count, of equal texts the newest, and in all the newest MOST. Which rows of a user are taken
-    follows from their ids alone, never from the answers.
+    rows: as production_logs writes them. trained: user texts the candidate was trained or selected on; they are left out. At
+    most PER_USER rows of one user count, the newest of equal texts, and the newest MOST in all. The choice among a user's rows
+    depends on their ids only, never on the answers.
     """
-    known, usable = {exact_form(text) for text in trained}, []
-    left: Counter[str] = Counter()
+    trained_forms, usable = {exact_form(text) for text in trained}, []
+    left_out: Counter[str] = Counter()
     for row in rows:
         truth, text = row.get("correction"), exact_form(str(row["input"]))
         if not truth or not text:
-            left["without_truth"] += 1
+            left_out["without_truth"] += 1
         elif form_problems(truth, spec.output):
-            left["truth_out_of_form"] += 1
-        elif text in known:
-            left["in_the_training_set"] += 1
+            left_out["truth_out_of_form"] += 1
+        elif text in trained_forms:
+            left_out["in_the_training_set"] += 1
         else:
             usable.append((text, row))
     usable.sort(key=lambda pair: (moment(pair[1]["timestamp"]), str(pair[1]["id"])), reverse=True)
@@ -88,21 +87,21 @@ def rows_with_truth(spec: TaskSpec, rows: Sequence[Row], *, trained: Collection[
     for text, row in usable:
         newest.setdefault(text, row)
     allowed = _within_users(list(newest.values()))
-    within = [row for row in newest.values() if str(row["id"]) in allowed]
-    left["repeated"] = len(usable) - len(newest)
-    left["more_of_one_user"] = len(newest) - len(within)
-    left["beyond_the_limit"] = len(within[MOST:])
-    return ProductionRows([_chosen(row) for row in within[:MOST]], dict(+left), len(rows))
+    within_limits = [row for row in newest.values() if str(row["id"]) in allowed]
+    left_out["repeated"] = len(usable) - len(newest)
+    left_out["more_of_one_user"] = len(newest) - len(within_limits)
+    left_out["beyond_the_limit"] = len(within_limits[MOST:])
+    return ProductionRows([_chosen(row) for row in within_limits[:MOST]], dict(+left_out), len(rows))
 
 
 def _within_users(rows: Sequence[Row]) -> set[str]:
-    """Ids of at most PER_USER rows of every user, by the hash of the id; rows without a user are all in."""
-    taken: Counter[str | None] = Counter()
+    """Ids of at most PER_USER rows of every user, by the hash of the id, and of all rows without a user."""
+    rows_by_user: Counter[str | None] = Counter()
     allowed = set()
     for row in sorted(rows, key=lambda r: hashlib.sha256(str(r["id"]).encode()).hexdigest()):
         user = row.get("user")
-        taken[user] += 1
-        if user is None or taken[user] <= PER_USER:
+        rows_by_user[user] += 1
+        if user is None or rows_by_user[user] <= PER_USER:
             allowed.add(str(row["id"]))
     return allowed
 
@@ -126,7 +125,7 @@ def as_examples(spec: TaskSpec, chosen: ProductionRows) -> list[Example]:
 
 
 def logged_example(spec: TaskSpec, row: Mapping[str, Any], answer: str) -> Example:
-    """An example of a logged question and the answer a person gave in place of the model's."""
+    """An example from a logged question and a person's answer to it."""
     messages = [
         {"role": "system", "content": spec.system_prompt},
         *(row["turns"] or [{"role": "user", "content": row["input"]}]),
@@ -137,7 +136,7 @@ def logged_example(spec: TaskSpec, row: Mapping[str, Any], answer: str) -> Examp
 
 
 def sources_of(chosen: ProductionRows, examples: Sequence[Example]) -> dict[str, str]:
-    """What counts as one source for the intervals, by example id: the user where it is known, else the row itself."""
+    """The source of each example for the intervals, by example id: the user if known, else the row itself."""
     return {
         e.id: f"row:{row['id']}" if row["user"] is None else f"user:{row['user']}"
         for e, row in zip(examples, chosen.rows, strict=True)
@@ -145,32 +144,32 @@ def sources_of(chosen: ProductionRows, examples: Sequence[Example]) -> dict[str,
 
 
 SET = "production"
-"""What the sets of answers to these rows are called in the predictions table, behind the model's name."""
+"""Suffix of a model's name in the predictions table for its answers to these rows."""
 
 
 def recent_rows(spec: TaskSpec, predictions: Sequence[Row], chosen: Row | None) -> Production | None:
-    """Compare the candidate with champion and base on the same production rows, where there are at least FEWEST.
+    """Compare the candidate with champion and base on the same production rows, if there are at least FEWEST.
 
-    chosen: `rows` (ProductionRows.facts) and `sources` (:func:`sources_of`); None where no row is kept to judge.
+    chosen: `rows` (ProductionRows.facts) and `sources` (:func:`sources_of`); None if there are no rows to judge by.
     """
     if not chosen:
         return None
     rows = {name: of_model(predictions, set_name(name, SET)) for name in ("base", "candidate", "champion")}
     candidate, level = rows["candidate"], spec.gates.confidence
     judged = len(candidate) >= FEWEST
-    others = {name: of for name, of in rows.items() if of and name != "candidate"} if judged else {}
+    rivals = {name: answers for name, answers in rows.items() if answers and name != "candidate"} if judged else {}
     return Production(
         n=len(candidate),
         judged=judged,
         rows=ChosenRows.model_validate(chosen["rows"]),
         comparisons={
-            name: compare(of, candidate, spec.output, level, spec.metric, chosen["sources"])
-            for name, of in others.items()
+            name: compare(answers, candidate, spec.output, level, spec.metric, chosen["sources"])
+            for name, answers in rivals.items()
         },
         metric=spec.metric,
         scores={
-            name: score(of, spec.output, level, spec.metric, shared_sources(of, chosen["sources"]))["primary"]
-            for name, of in rows.items()
-            if of
+            name: score(answers, spec.output, level, spec.metric, shared_sources(answers, chosen["sources"]))["primary"]
+            for name, answers in rows.items()
+            if answers
         },
     )

@@ -39,14 +39,14 @@ class Neighbours:
         drawn = sorted(rows, key=lambda r: hashlib.sha256(r.id.encode("utf-8", "surrogatepass")).digest())
         self.rows = drawn[:MOST_ROWS]
         self._vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True, min_df=1)
-        self._known: Any = self._vectors.fit_transform([r.text for r in self.rows]) if self.rows else None
+        self._row_vectors: Any = self._vectors.fit_transform([r.text for r in self.rows]) if self.rows else None
         self.near = self._usual_similarity()
 
     def similarities(self, texts: Sequence[str]) -> np.ndarray:
         """Cosine of each text with each training row, (texts, rows)."""
-        if self._known is None or not texts:
+        if self._row_vectors is None or not texts:
             return np.zeros((len(texts), len(self.rows)))
-        return np.asarray((self._vectors.transform(texts) @ self._known.T).toarray())
+        return np.asarray((self._vectors.transform(texts) @ self._row_vectors.T).toarray())
 
     def counts(self, texts: Sequence[str]) -> list[float]:
         """Number of training rows near each text: similarity at least `near`."""
@@ -58,25 +58,25 @@ class Neighbours:
         return [self.rows[i] for i in sorted(range(len(self.rows)), key=lambda i: (-mean[i], self.rows[i].id))[:k]]
 
     def nearest_each(self, texts: Sequence[str], k: int) -> list[list[TrainingRow]]:
-        """For each text the k training rows most like it, the likest first. A row with the very same text is passed over: it would
-        give the answer away."""
+        """For each text the k most similar training rows, best first. Skips rows with the same text: they would give the answer
+        away."""
         nearest = []
         for start in range(0, len(texts), AT_ONCE):
             batch = texts[start : start + AT_ONCE]
-            nearest += [self.likest(*pair, k) for pair in zip(batch, self.similarities(batch), strict=True)]
+            nearest += [self.most_similar(*pair, k) for pair in zip(batch, self.similarities(batch), strict=True)]
         return nearest
 
-    def likest(self, text: str, similarities: np.ndarray, k: int) -> list[TrainingRow]:
-        """The k rows with the highest similarities to a text, but those that are the text itself."""
+    def most_similar(self, text: str, similarities: np.ndarray, k: int) -> list[TrainingRow]:
+        """The k rows most similar to a text, without rows that have the same text."""
         order = sorted(range(len(self.rows)), key=lambda i: (-similarities[i], self.rows[i].id))
         return [self.rows[i] for i in order[: 2 * k + 8] if self.rows[i].text != text][:k]
 
     def _usual_similarity(self) -> float:
-        """The similarity of a training row to its fifth nearest other one, in the median: what counts as near."""
-        some = self.rows[:500]
-        if len(some) < 7:
+        """The median similarity of a training row to its fifth nearest neighbour."""
+        sample = self.rows[:500]
+        if len(sample) < 7:
             return 0.2
-        ordered = np.sort(self.similarities([r.text for r in some]), axis=1)
+        ordered = np.sort(self.similarities([r.text for r in sample]), axis=1)
         return float(np.median(ordered[:, -6]))
 
 
@@ -87,10 +87,10 @@ Message = Mapping[str, Any]
 class Prompt:
     """One prompt. prompts.json holds these fields.
 
-    shots: number of examples that every row is shown, of these `ids`, as `turns`. retrieved: number of training examples
-    most like the row that it is shown instead; embeddings: found by these (preferences.embeddings.embed), None by TF-IDF.
-    documents: number of passages of documents/ that its system prompt ends with. system: a system prompt in place of
-    `instead_of`, None for the task's own. api: asked of baseline.endpoint.
+    shots: number of fixed examples, with these `ids`, shown as `turns`. retrieved: number of most similar training examples
+    shown instead, found by `embeddings` (preferences.embeddings.embed) or, if None, by TF-IDF. documents: number of passages
+    of documents/ at the end of the system prompt. system: replaces the system prompt `instead_of`; None keeps the task's own.
+    api: sent to baseline.endpoint.
     """
 
     shots: int = 0
@@ -116,9 +116,12 @@ def prompts_to_try(
     documents: int = 0,
     embeddings: str | None = None,
 ) -> dict[str, Prompt]:
-    """By name: the task's prompt with each number of shots, with the nearest examples (0: not) by TF-IDF and by `embeddings`, with
-    the nearest passages of documents (0: not), and each other system prompt with each number of shots. Raises ValueError where
-    there are too few examples to show."""
+    """Build the baseline's prompts, by name.
+
+    They are the task's prompt with each number of shots, with the nearest examples by TF-IDF and by `embeddings`, and with the
+    nearest passages of documents (0: none), and each system prompt of `others` with each number of shots. Raises ValueError if
+    there are too few examples to show.
+    """
     by_id, fixed = {e.id: e for e in train}, {}
     for k in shots:
         try:
@@ -126,42 +129,42 @@ def prompts_to_try(
         except ValueError as error:
             raise ValueError(f"baseline with {k} shots: {error}") from error
         fixed[f"{k}_shot" if k else "zero_shot"] = Prompt(k, ids, shots_as_turns([by_id[i] for i in ids]))
-    made = dict(fixed)
+    prompts = dict(fixed)
     if retrieved:
-        made[f"{retrieved}{NEAREST}"] = Prompt(retrieved=retrieved)
+        prompts[f"{retrieved}{NEAREST}"] = Prompt(retrieved=retrieved)
     if retrieved and embeddings:
-        made[f"{retrieved}{EMBEDDED}"] = Prompt(retrieved=retrieved, embeddings=embeddings)
+        prompts[f"{retrieved}{EMBEDDED}"] = Prompt(retrieved=retrieved, embeddings=embeddings)
     if documents:
-        made[f"{documents}{DOCUMENTS}"] = Prompt(documents=documents)
-    for number, other in enumerate(others, 2):
-        for name, like in fixed.items():
-            made[f"prompt_{number}_{name}"] = replace(like, system=other, instead_of=system_prompt)
-    return made
+        prompts[f"{documents}{DOCUMENTS}"] = Prompt(documents=documents)
+    for number, text in enumerate(others, 2):
+        for name, prompt in fixed.items():
+            prompts[f"prompt_{number}_{name}"] = replace(prompt, system=text, instead_of=system_prompt)
+    return prompts
 
 
 def build_shots(train: Sequence[Example], k: int, labels: Sequence[str], seed: int = 0) -> list[str]:
-    """Ids of k training examples to show in the prompt, as evenly spread over the labels as can be.
+    """Ids of k training examples to show in the prompt, spread as evenly over the labels as possible.
 
-    They follow from a seeded hash of their ids, so that new data changes few shots, and the shots for a small k begin those for
-    a larger one. A label with too few examples is made up for by the others. Raises ValueError when k is negative or there are
-    fewer than k (labelled) examples.
+    A seeded hash of the ids selects them: new data changes few shots, and a larger k extends the shots of a smaller one. Other
+    labels fill in for a label with too few examples. Raises ValueError if k is negative or there are fewer than k (labelled)
+    examples.
     """
     if k < 0:
         raise ValueError(f"cannot show {k} examples")
 
-    def place(text: str) -> str:
+    def hash_of(text: str) -> str:
         return hashlib.sha256(f"{seed}:{text}".encode("utf-8", "surrogatepass")).hexdigest()
 
-    waiting: dict[str | None, list[str]] = {label: [] for label in labels} if labels else {None: []}
-    for example in sorted(train, key=lambda example: place(example.id)):
+    ids_by_label: dict[str | None, list[str]] = {label: [] for label in labels} if labels else {None: []}
+    for example in sorted(train, key=lambda example: hash_of(example.id)):
         group = example.label if labels else None
-        if group in waiting:
-            waiting[group].append(example.id)
-    available = sum(map(len, waiting.values()))
-    if available < k:
-        raise ValueError(f"{k} shots asked for, but only {available} training examples carry one of the labels")
-    turns = zip_longest(*(waiting[label] for label in sorted(waiting, key=lambda label: place(f"label:{label}"))))
-    return [name for turn in turns for name in turn if name is not None][:k]
+        if group in ids_by_label:
+            ids_by_label[group].append(example.id)
+    available_rows = sum(map(len, ids_by_label.values()))
+    if available_rows < k:
+        raise ValueError(f"{k} shots asked for, but only {available_rows} training examples carry one of the labels")
+    rounds = zip_longest(*(ids_by_label[label] for label in sorted(ids_by_label, key=lambda k: hash_of(f"label:{k}"))))
+    return [example_id for round_ids in rounds for example_id in round_ids if example_id is not None][:k]
 
 
 def fixed_prompts(names: Iterable[str]) -> list[str]:
@@ -181,7 +184,7 @@ def shots_as_turns(shots: Sequence[Example]) -> list[dict[str, Any]]:
 
 
 class Retriever:
-    """Training examples and passages of documents to show, found by likeness to a row (TF-IDF of parts of words)."""
+    """Finds the training examples and passages of documents most similar to a row (TF-IDF of parts of words)."""
 
     def __init__(self, train: Sequence[Example], passages: Sequence[Passage] = ()) -> None:
         self._by_id, self._passages = {e.id: e for e in train}, list(passages)
@@ -198,17 +201,17 @@ class Retriever:
         rows = self._near.rows
         vectors = embed([*(row.text for row in rows), *texts], embeddings)
         likeness = vectors[len(rows) :] @ vectors[: len(rows)].T
-        return [self._near.likest(*pair, k) for pair in zip(texts, likeness, strict=True)]
+        return [self._near.most_similar(*pair, k) for pair in zip(texts, likeness, strict=True)]
 
     def passages(self, examples: Sequence[Example], k: int) -> list[list[Passage]]:
-        """For each example the k passages most like it, the likest first."""
+        """For each example the k most similar passages, best first."""
         nearest = self._near_passages.nearest_each([e.user_text for e in examples], k)
         return [[self._passages[int(row.id)] for row in rows] for rows in nearest]
 
     def nearest(self, examples: Sequence[Example], k: int, embeddings: str | None = None) -> list[list[Example]]:
-        """For each example the k training examples most like it, the likest last: next to the question.
+        """For each example the k most similar training examples, best last: next to the question.
 
-        embeddings: None finds them by TF-IDF. Raises FileNotFoundError where they are not there.
+        embeddings: None compares by TF-IDF. Raises FileNotFoundError if the model of embeddings is missing.
         """
         texts = [e.user_text for e in examples]
         nearest = self._near.nearest_each(texts, k) if embeddings is None else self._embedded(texts, k, embeddings)
@@ -218,39 +221,39 @@ class Retriever:
 def conversations(
     examples: Sequence[Example], prompt: Mapping[str, Any], retriever: Retriever | None
 ) -> list[list[list[dict[str, Any]]]]:
-    """For each example the messages that ask it, best first: where they are too long for a model, the next ones hold one
-    retrieved example or passage fewer. Prompts without retrieval have one choice.
+    """For each example its conversations, best first: each further one shows one retrieved example or passage fewer, for models
+    with a short context. Prompts without retrieval have one conversation.
 
-    prompt: the fields of a :class:`Prompt`, or some of them. Raises ValueError where a prompt that retrieves gets no retriever.
+    prompt: the fields of a :class:`Prompt`, or some of them. Raises ValueError if a prompt that retrieves has no retriever.
     """
     chosen = Prompt(**prompt)
     if not chosen.retrieved and not chosen.documents:
-        return [[with_turns(_asked(e, chosen), chosen.turns)] for e in examples]
+        return [[with_turns(_question(e, chosen), chosen.turns)] for e in examples]
     if retriever is None:
         raise ValueError("a prompt that shows the nearest examples needs the training examples")
     if chosen.documents:
         return [
-            [_with_passages(_asked(e, chosen), shown[: len(shown) - i]) for i in range(len(shown) + 1)]
-            for e, shown in zip(examples, retriever.passages(examples, chosen.documents), strict=True)
+            [_with_passages(_question(e, chosen), passages[: len(passages) - i]) for i in range(len(passages) + 1)]
+            for e, passages in zip(examples, retriever.passages(examples, chosen.documents), strict=True)
         ]
     return [
-        [with_turns(_asked(e, chosen), shots_as_turns(shown[i:])) for i in range(len(shown) + 1)]
-        for e, shown in zip(examples, retriever.nearest(examples, chosen.retrieved, chosen.embeddings), strict=True)
+        [with_turns(_question(e, chosen), shots_as_turns(shots[i:])) for i in range(len(shots) + 1)]
+        for e, shots in zip(examples, retriever.nearest(examples, chosen.retrieved, chosen.embeddings), strict=True)
     ]
 
 
 def _with_passages(messages: Sequence[Message], passages: Sequence[Passage]) -> list[dict[str, Any]]:
-    """The messages, the system turn followed by passages; where there is none, one with them alone."""
+    """The messages with the passages at the end of the system turn, which is added if there is none."""
     if not passages:
         return [dict(m) for m in messages]
-    shown = "\n\n".join(["Passages that may help:", *(f"[{i}] {p.shown}" for i, p in enumerate(passages, 1))])
+    text = "\n\n".join(["Passages that may help:", *(f"[{i}] {p.shown}" for i, p in enumerate(passages, 1))])
     if messages and messages[0]["role"] == "system":
-        return [{**messages[0], "content": f"{messages[0]['content']}\n\n{shown}"}, *(dict(m) for m in messages[1:])]
-    return [{"role": "system", "content": shown}, *(dict(m) for m in messages)]
+        return [{**messages[0], "content": f"{messages[0]['content']}\n\n{text}"}, *(dict(m) for m in messages[1:])]
+    return [{"role": "system", "content": text}, *(dict(m) for m in messages)]
 
 
-def _asked(example: Example, prompt: Prompt) -> list[dict[str, Any]]:
-    """The example's turns without the answer, under the prompt's system turn. One of the row's own stays."""
+def _question(example: Example, prompt: Prompt) -> list[dict[str, Any]]:
+    """The example's turns without the answer, with the prompt's system prompt unless the row has its own."""
     messages = [dict(m) for m in example.prompt_messages]
     first = messages[0] if messages else {"role": ""}
     if prompt.system is not None and first["role"] == "system" and first["content"] == prompt.instead_of:

@@ -32,9 +32,9 @@ def record(state: Path, candidate: str, outcomes: Mapping[str, bool]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     ids = sorted(outcomes)
     table = pa.table([ids, [candidate] * len(ids), [outcomes[i] for i in ids]], schema=SCHEMA)
-    making = folder / f".making-{candidate}-{os.getpid()}"
-    pq.write_table(table, making)
-    os.replace(making, folder / f"{candidate}.parquet")
+    temporary = folder / f".making-{candidate}-{os.getpid()}"
+    pq.write_table(table, temporary)
+    os.replace(temporary, folder / f"{candidate}.parquet")
 
 
 def recorded(state: Path, candidates: Sequence[str]) -> dict[str, dict[str, bool]]:
@@ -59,8 +59,8 @@ def regressions(before: Mapping[str, Mapping[str, bool]], now: Mapping[str, bool
     every earlier candidate had right and this one has wrong.
     """
     versions = []
-    for name, then in before.items():
-        pairs = Counter((then[i], right) for i, right in now.items() if i in then)
+    for name, earlier in before.items():
+        pairs = Counter((earlier[i], correct) for i, correct in now.items() if i in earlier)
         versions.append(
             EarlierVersion(
                 candidate=name,
@@ -71,12 +71,12 @@ def regressions(before: Mapping[str, Mapping[str, bool]], now: Mapping[str, bool
                 both_wrong=pairs[False, False],
             )
         )
-    seen = {i: [then[i] for then in before.values() if i in then] for i in now}
-    lost = sorted(i for i, right in now.items() if not right and seen[i] and all(seen[i]))
-    ever = [[*then, now[i]] for i, then in seen.items()]
+    earlier_outcomes = {i: [earlier[i] for earlier in before.values() if i in earlier] for i in now}
+    lost = sorted(i for i, correct in now.items() if not correct and earlier_outcomes[i] and all(earlier_outcomes[i]))
+    all_outcomes = [[*earlier, now[i]] for i, earlier in earlier_outcomes.items()]
     rows = RowsOverVersions(
-        always_right=sum(all(x) for x in ever),
-        never_right=sum(not any(x) for x in ever),
-        changing=sum(any(x) and not all(x) for x in ever),
+        always_right=sum(all(x) for x in all_outcomes),
+        never_right=sum(not any(x) for x in all_outcomes),
+        changing=sum(any(x) and not all(x) for x in all_outcomes),
     )
     return History(versions=versions, rows=rows, lost=lost[:SHOWN], lost_total=len(lost))

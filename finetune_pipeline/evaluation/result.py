@@ -42,8 +42,8 @@ class Comparison(Part):
     Attributes:
         b, c: Rows only the other model has right, and rows only the candidate has.
         gain: Of the candidate, in `metric`, like `base` and `candidate`.
-        right_before: Rows that the other model has right; lost_interval: of the share of these that the candidate gets wrong;
-            least_lost: the upper bound that it would have with none wrong.
+        right_before: Rows that the other model has right; lost_interval: interval of the share of these that the candidate
+            gets wrong; least_lost: the upper bound if it got none wrong.
         design_effect: Rows per effectively independent row if rows share sources; else 1.
         smallest_detectable_gain: Of the share of correct answers, at power 0.8; None: no gain is detectable.
         metric_p: Of the deciding metric; None for F1.
@@ -106,7 +106,7 @@ class PartOfTest(Part):
 
     Attributes:
         files: The glob of gates.parts; None: every other row.
-        comparison: Candidate against the base model at its best; None where no row is of these files.
+        comparison: Candidate against the base model at its best; None if no row is from these files.
         decision: None if no gain is required here, or there are too few rows.
     """
 
@@ -134,8 +134,8 @@ class FormOf(Part):
 
 
 class FormGap(Part):
-    """The part of a model's error due to form. `closed_by_decoding`: share of the candidate's gain that restricting the base's
-    answers reaches without training; None where the candidate gains nothing."""
+    """The part of a model's error due to form. `closed_by_decoding`: share of the candidate's gain that restricting the base
+    model's answers reaches without training; None if the candidate gains nothing."""
 
     base: FormOf
     candidate: FormOf
@@ -143,8 +143,8 @@ class FormGap(Part):
 
 
 class Level(Part):
-    """The level at which this candidate is judged (see deciding.level_of). `look`: how many candidates the test has judged, with
-    this one; `spent`: bound on the chance of a useless promotion up to now."""
+    """The level at which this candidate is judged (see deciding.level_of). `look`: how many candidates the test has judged,
+    including this one; `spent`: bound on the chance of a useless promotion so far."""
 
     look: Count = None
     level: Number = None
@@ -154,8 +154,8 @@ class Level(Part):
 
 
 class Seal(Part):
-    """Openings of the sealed test. `recorded`: whether the ledger knows this candidate; `optimism`: by how much choosing
-    the best of all candidates flatters its accuracy."""
+    """Openings of the sealed test. `recorded`: whether the ledger has this candidate; `optimism`: by how much choosing the
+    best of all candidates inflates its accuracy."""
 
     openings: list[dict[str, JsonValue]]
     count: Count = None
@@ -183,7 +183,7 @@ class WrongAnswers(Part):
 
 
 class AtlasGroup(Part):
-    """Wrong answers of one kind that read alike (see atlas.failure_atlas). `nearest`: ids of training rows."""
+    """Similar wrong answers of one kind (see atlas.failure_atlas). `nearest`: ids of training rows."""
 
     kind: str
     title: str
@@ -236,7 +236,7 @@ class RowsOverVersions(Part):
 
 
 class History(Part):
-    """The test rows under every version that was judged on them (see regression_ledger.regressions)."""
+    """The test rows over all versions judged on them (see regression_ledger.regressions)."""
 
     versions: list[EarlierVersion]
     rows: RowsOverVersions
@@ -256,7 +256,7 @@ class Production(Part):
 
 
 class EvaluationResult(StepFacts):
-    """Everything that report and gates need to know about one candidate: numbers, names and ids, and no row's text (see
+    """Everything that report and gates need to know about one candidate: numbers, names and ids, but no texts of rows (see
     atlas.ShownRows).
 
     Attributes:

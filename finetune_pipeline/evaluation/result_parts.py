@@ -92,7 +92,7 @@ class Valid(Part):
 
 
 class ClassScores(Part):
-    """Scores of one label. `support`: rows whose right answer it is; `predicted`: rows that were given it."""
+    """Scores of one label. `support`: rows with this reference; `predicted`: rows with this answer."""
 
     precision: Number = None
     recall: Number = None
@@ -143,7 +143,7 @@ class Calibration(Part):
 
 
 class Scores(Facts):
-    """Scores of one model on one set of rows (see scores.score). Which are there depends on the kind of output."""
+    """Scores of one model on one set of rows (see scores.score). The kind of output determines which are set."""
 
     primary: Primary
     n: Count = None
@@ -193,12 +193,12 @@ class ModelRow(Part):
 
     @classmethod
     def of(cls, title: str, where: str, scores: Mapping[str, Any]) -> ModelRow:
-        """The row of scores of scores.score, or of rivals.score_baselines, which keeps the valid share alone."""
+        """The row for scores of scores.score, or of rivals.score_baselines, which keeps only the valid share."""
         names = ("n", "correct", "accuracy", "interval", "macro_f1", "micro_f1", "rougeLsum")
-        shown = {name: scores.get(name) for name in names}
-        valid, decides = scores.get("valid") or {"share": scores.get("valid_share")}, scores["primary"]
-        value, interval = decides["value"], decides["interval"]
-        return cls(title=title, set=where, valid_share=valid["share"], value=value, value_interval=interval, **shown)
+        copied = {name: scores.get(name) for name in names}
+        valid, primary = scores.get("valid") or {"share": scores.get("valid_share")}, scores["primary"]
+        value, interval = primary["value"], primary["interval"]
+        return cls(title=title, set=where, valid_share=valid["share"], value=value, value_interval=interval, **copied)
 
 
 class Sources(Part):
@@ -228,8 +228,8 @@ class RobustnessVerdict(Part):
     """Whether the candidate still answers perturbed rows.
 
     Attributes:
-        status: `failed` holds the candidate back; `warned` does not; `not_asked`: robustness.rows is 0.
-        worst: The blocking kind that decides, or else the one with the largest drop; None where nothing was measured.
+        status: `failed` blocks the candidate; `warned` does not; `not_asked`: robustness.rows is 0.
+        worst: The blocking kind that decides, else the one with the largest drop; None if nothing was measured.
     """
 
     status: Literal["passed", "failed", "warned", "not_asked"]
@@ -254,7 +254,7 @@ class Robustness(PerturbedRows):
 
 
 class ChosenRows(Part):
-    """Which production rows were taken, and how many were left out for which reason."""
+    """Which production rows were chosen, and how many were left out for which reason."""
 
     rows: Count = None
     confirmed: Count = None

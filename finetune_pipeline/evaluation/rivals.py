@@ -19,9 +19,9 @@ Mode = Literal["free", "restricted", "lenient"]
 IN_FORM = 0.8
 """Below this share of answers in the declared form, a model's free answers are no fair rival."""
 API_MODEL = "api"
-"""The API model of baseline.endpoint with its best prompt, where that is not the best prompt of all, which is `base`."""
+"""The API model of baseline.endpoint with its best prompt, unless that is the best prompt of all and therefore `base`."""
 OTHER_PROMPT = "base_other_prompt"
-"""The base model under the prompt that is best when its answers are restricted, where that is not the best prompt."""
+"""The base model with the prompt that is best for restricted answers, unless that is the best prompt anyway."""
 MODE_TITLES: dict[str, str] = {
     "free": "",
     "restricted": ", answer restricted to the allowed forms",
@@ -35,8 +35,8 @@ class BaseAtItsBest:
 
     Attributes:
         mode: The mode that decides.
-        answers: Rows by mode, the deciding one first. A mode that is no rival (free answers out of form) is left out.
-        valid_share: Share of the freely written answers in the declared form.
+        answers: Rows by mode, the deciding one first, without modes that are no rival (free answers out of form).
+        valid_share: Share of free answers in the declared form.
     """
 
     mode: Mode
@@ -47,8 +47,8 @@ class BaseAtItsBest:
 def base_at_its_best(rows: Mapping[str, Sequence[Row]], output: AnyOutput, name: str = "base") -> BaseAtItsBest:
     """Choose the base model's answers that a candidate is compared with; `name`: of the model (or prompt) in `rows`.
 
-    Free answers decide while at least IN_FORM of them are in form; then restricted answers are a second rival. Below,
-    restricted answers decide; where none could be made, free ones read leniently. Free text has no restricted form.
+    Free answers decide if at least IN_FORM of them are in form, and restricted answers are a second rival. Otherwise
+    restricted answers decide or, if there are none, free ones read leniently. Free text has no restricted form.
     """
     free = list(rows[name])
     share = valid_share(free, output)["share"] or 0.0
@@ -63,8 +63,8 @@ def base_at_its_best(rows: Mapping[str, Sequence[Row]], output: AnyOutput, name:
 
 
 def restricted_rows(rows: Mapping[str, Sequence[Row]], name: str, output: AnyOutput) -> list[dict[str, Any]] | None:
-    """A model's answers restricted to the allowed forms: the likeliest label, or JSON decoded under the schema. None where they
-    were not made: free text, or an engine that can only write freely."""
+    """A model's answers restricted to the allowed forms: the likeliest label, or JSON decoded under the schema. None for free
+    text, or from an engine that cannot restrict answers."""
     if isinstance(output, LabelsOutput):
         scored = rows.get(name, ())
         return likelihood_rows(scored, output.labels) if any(row["label_scores"] for row in scored) else None
@@ -100,12 +100,12 @@ def strongest_rival(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> Rival:
     for name in prompts_of(rows):
         title = f"the base model, {prompt_name(name)}"
         answers = base_at_its_best(rows, spec.output, name).answers
-        rivals += [(f"{title}{MODE_TITLES[mode]}", of) for mode, of in answers.items()]
-    rivals += [(inside(SIMPLE_MODELS[name].title), of) for name, of in simple_rows(rows).items()]
+        rivals += [(f"{title}{MODE_TITLES[mode]}", rival_rows) for mode, rival_rows in answers.items()]
+    rivals += [(inside(SIMPLE_MODELS[name].title), rival_rows) for name, rival_rows in simple_rows(rows).items()]
     metric = METRICS[spec.metric]
-    scored = [(metric.score(of, spec.output), title, of) for title, of in rivals]
-    value, title, of = max(scored, key=lambda rival: metric.rank(rival[0]))
-    return Rival(title, value, in_order(map(dict, of)))
+    scored = [(metric.score(rival_rows, spec.output), title, rival_rows) for title, rival_rows in rivals]
+    value, title, rival_rows = max(scored, key=lambda rival: metric.rank(rival[0]))
+    return Rival(title, value, in_order(map(dict, rival_rows)))
 
 
 def same_rows(first: Sequence[Row], second: Sequence[Row]) -> tuple[list[Row], list[Row]]:
@@ -118,9 +118,9 @@ def same_rows(first: Sequence[Row], second: Sequence[Row]) -> tuple[list[Row], l
 def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], sources: SourceOf = None) -> dict[str, Any]:
     """Score every prompt and every simple model on validation, and choose the prompt that fine-tuning must beat.
 
-    The best prompt is that with the best answers as written, in the metric that decides, among the prompts with enough
-    answers in form (IN_FORM). Where there is none, it is the one whose restricted answers are best: a base model that is wrong
-    only in form is no reason to train. Ties go to the prompt named first.
+    The best prompt has the best free answers, in the metric that decides, among the prompts with enough answers in form
+    (IN_FORM). If there is none, it is the prompt with the best restricted answers: a base model that is wrong only in form is
+    no reason to train. Ties go to the first prompt.
 
     Args:
         rows: As in :func:`strongest_rival`.
@@ -161,12 +161,12 @@ def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], sources: 
 
 
 def best_api_prompt(prompts: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The name of the prompt with which the API model does best on validation, as it writes freely; None where none was asked."""
+    """The API model's best prompt on validation, by its free answers; None if it was not asked."""
     return max((name for name in prompts if name.startswith(API)), key=lambda n: rank_of(prompts[n]), default=None)
 
 
 def rank_of(scores: Mapping[str, Any]) -> float:
-    """The rank of scores of a baseline, by the metric that decides; more is better."""
+    """The rank of a baseline's scores, by the metric that decides; more is better."""
     return METRICS[scores["primary"]["name"]].rank(scores["primary"]["value"])
 
 
@@ -174,9 +174,9 @@ def _prompt_scores(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], name: str,
     clusters = shared_sources(rows[name], sources)
     scores = score(rows[name], spec.output, spec.gates.confidence, spec.metric, clusters)
     restricted = restricted_rows(rows, name, spec.output)
-    wanted = ("n", "correct", "accuracy", "interval", "macro_f1", "micro_f1", "rougeLsum", "primary")
+    reported_keys = ("n", "correct", "accuracy", "interval", "macro_f1", "micro_f1", "rougeLsum", "primary")
     return {
-        **{key: scores[key] for key in wanted if key in scores},
+        **{key: scores[key] for key in reported_keys if key in scores},
         "valid_share": scores["valid"]["share"],
         "restricted": _answer_scores(spec, restricted, sources) if restricted else None,
         "statuses": scores["statuses"],

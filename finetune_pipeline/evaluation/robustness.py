@@ -22,9 +22,9 @@ _SEVERITY = ("passed", "warned", "failed")
 
 
 def robustness(spec: TaskSpec, predictions: Sequence[Row], sources: SourceOf = None) -> Robustness | None:
-    """Measure every perturbation: the candidate's answers beside its plain answers to the same rows.
+    """Measure every perturbation: compare the candidate's answers to perturbed rows with those to the plain rows.
 
-    None where no perturbed rows were asked for. Confidence is that of the spec, shared among the kinds that can block. A kind
+    Returns None if the spec asks for no perturbed rows. The spec's confidence is shared among the kinds that can block. A kind
     that could change no row has n = 0 and no further figures.
     """
     if not spec.robustness.rows:
@@ -36,10 +36,10 @@ def robustness(spec: TaskSpec, predictions: Sequence[Row], sources: SourceOf = N
         rows = of_model(predictions, set_name("candidate", kind))
         kinds[kind] = PerturbedScores(n=0)
         if rows:
-            same = [plain[row["example_id"]] for row in rows]
-            kinds[kind] = _figures(compare(same, rows, spec.output, confidence, spec.metric, sources), rows)
-    asked = min(spec.robustness.rows, len(plain))
-    measured = PerturbedRows(asked=asked, confidence=confidence, metric=spec.metric, kinds=kinds)
+            plain_rows = [plain[row["example_id"]] for row in rows]
+            kinds[kind] = _figures(compare(plain_rows, rows, spec.output, confidence, spec.metric, sources), rows)
+    requested_rows = min(spec.robustness.rows, len(plain))
+    measured = PerturbedRows(asked=requested_rows, confidence=confidence, metric=spec.metric, kinds=kinds)
     return Robustness(**dict(measured), verdict=robustness_verdict(spec.robustness, measured))
 
 
@@ -62,19 +62,20 @@ def robustness_verdict(settings: RobustnessSpec, measured: PerturbedRows | None)
 
     A blocking kind costs too much when its drop is larger than robustness.max_drop and its interval lies above zero. It
     fails on ENOUGH_ROWS rows or more; on fewer, or with robustness.action: warn, it warns. The other kinds only inform.
-    What was asked for and not measured fails, whatever the action. Where no blocking kind could change a row, it warns.
+    Requested rows that were not measured fail, whatever the action. If no blocking kind could change a row, it warns.
     """
     if not settings.rows:
         sentence = "The spec asks for no perturbed rows (robustness.rows: 0)."
         return RobustnessVerdict(status="not_asked", sentence=sentence)
-    known = {kind: of for kind, of in (measured.kinds if measured else {}).items() if of.n == 0 or of.drop is not None}
-    missing = [TITLES[kind].lower() for kind in BLOCKING if kind not in known or known[kind].n is None]
+    kinds = measured.kinds if measured else {}
+    valid = {kind: scores for kind, scores in kinds.items() if scores.n == 0 or scores.drop is not None}
+    missing = [TITLES[kind].lower() for kind in BLOCKING if kind not in valid or valid[kind].n is None]
     if measured is None or missing:
-        which = f": {', '.join(missing)}" if measured else ""
-        return RobustnessVerdict(status="failed", sentence=f"Perturbed rows were requested but not measured{which}.")
-    losses = {kind: of for kind, of in known.items() if of.n}
+        titles = f": {', '.join(missing)}" if measured else ""
+        return RobustnessVerdict(status="failed", sentence=f"Perturbed rows were requested but not measured{titles}.")
+    losses = {kind: scores for kind, scores in valid.items() if scores.n}
     sentence = _changes(losses, metric_title(measured.metric))
-    statuses = {kind: _status(settings, of) for kind, of in losses.items() if kind in BLOCKING}
+    statuses = {kind: _status(settings, scores) for kind, scores in losses.items() if kind in BLOCKING}
     if not statuses:
         sentence += "No blocking perturbation could change a test row, so robustness is unknown."
         return RobustnessVerdict(status="warned", sentence=sentence)
@@ -87,25 +88,25 @@ def robustness_verdict(settings: RobustnessSpec, measured: PerturbedRows | None)
     )
 
 
-def _status(settings: RobustnessSpec, of: PerturbedScores) -> Status:
-    if (of.drop or 0.0) <= settings.max_drop or of.interval is None or of.interval[0] <= 0:
+def _status(settings: RobustnessSpec, scores: PerturbedScores) -> Status:
+    if (scores.drop or 0.0) <= settings.max_drop or scores.interval is None or scores.interval[0] <= 0:
         return "passed"
-    return "failed" if (of.n or 0) >= ENOUGH_ROWS and settings.action == "block" else "warned"
+    return "failed" if (scores.n or 0) >= ENOUGH_ROWS and settings.action == "block" else "warned"
 
 
 def _changes(losses: Mapping[str, PerturbedScores], metric: str) -> str:
-    """The changes by every kind; empty if none could change a row."""
+    """A sentence on the change by every kind; empty if none could change a row."""
     parts = []
-    for kind, of in losses.items():
-        interval = points_range((-of.interval[1], -of.interval[0])) if of.interval else "no interval"
-        informs = "" if kind in BLOCKING else ", informs only"
-        change = points(-(of.drop or 0.0))
-        parts.append(f"{TITLES[kind].lower()} {change} ({interval}, {counted(of.n or 0, 'row')}{informs})")
+    for kind, scores in losses.items():
+        interval = points_range((-scores.interval[1], -scores.interval[0])) if scores.interval else "no interval"
+        note = "" if kind in BLOCKING else ", informs only"
+        change = points(-(scores.drop or 0.0))
+        parts.append(f"{TITLES[kind].lower()} {change} ({interval}, {counted(scores.n or 0, 'row')}{note})")
     return f"Points of {metric} on the same test rows, perturbed: {'; '.join(parts)}. " if parts else ""
 
 
 def _decision(settings: RobustnessSpec, statuses: Mapping[str, Status], losses: Mapping[str, PerturbedScores]) -> str:
-    """The decision from the kinds that can block."""
+    """A sentence on the kinds that can block."""
     limit = f"more than {points(settings.max_drop, sign=False)} points (robustness.max_drop)"
     parts = []
     for kind, status in statuses.items():

@@ -32,40 +32,40 @@ BINS = 10
 
 
 def calibration(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> dict[str, Any] | None:
-    """Calibration of the label likelihoods; None where no row has any.
+    """Calibration of the label likelihoods; None if no row has any.
 
-    `confidence`: mean probability of the label taken; `ece`: expected calibration error, the mean distance of confidence and
+    `confidence`: mean probability of the predicted label; `ece`: expected calibration error, the mean distance of confidence and
     accuracy over BINS bins of equal width, weighted by their rows (Naeini et al. 2015); `brier`: mean squared distance of the
     probabilities from the truth, summed over the labels (0 to 2; Brier 1950); `log_loss` in nats; `reliability`: per bin that
     holds rows low, high, n, confidence, accuracy.
     """
-    made = [row for row in rows if likelihood_label(row["label_scores"], labels) is not None]
-    if not made:
+    scored_rows = [row for row in rows if likelihood_label(row["label_scores"], labels) is not None]
+    if not scored_rows:
         return None
-    shares = scipy.special.softmax([row["label_scores"] for row in made], axis=1)
-    n, gold = len(made), np.array([labels.index(row["gold"]) for row in made])
-    taken = shares.argmax(axis=1)
-    sure, right = shares[np.arange(n), taken], (taken == gold).astype(float)
-    truth = np.eye(len(labels))[gold]
-    place = np.minimum((sure * BINS).astype(int), BINS - 1)
+    probabilities = scipy.special.softmax([row["label_scores"] for row in scored_rows], axis=1)
+    n, gold = len(scored_rows), np.array([labels.index(row["gold"]) for row in scored_rows])
+    predicted = probabilities.argmax(axis=1)
+    confidence, correct = probabilities[np.arange(n), predicted], (predicted == gold).astype(float)
+    one_hot = np.eye(len(labels))[gold]
+    bin_index = np.minimum((confidence * BINS).astype(int), BINS - 1)
     reliability = [
         {
             "low": i / BINS,
             "high": (i + 1) / BINS,
-            "n": int(held.sum()),
-            "confidence": float(sure[held].mean()),
-            "accuracy": float(right[held].mean()),
+            "n": int(in_bin.sum()),
+            "confidence": float(confidence[in_bin].mean()),
+            "accuracy": float(correct[in_bin].mean()),
         }
         for i in range(BINS)
-        if (held := place == i).any()
+        if (in_bin := bin_index == i).any()
     ]
     return {
         "n": n,
-        "confidence": float(sure.mean()),
-        "accuracy": float(right.mean()),
+        "confidence": float(confidence.mean()),
+        "accuracy": float(correct.mean()),
         "ece": sum(b["n"] / n * abs(b["confidence"] - b["accuracy"]) for b in reliability),
-        "brier": float(((shares - truth) ** 2).sum(axis=1).mean()),
-        "log_loss": float(-np.log(np.maximum(shares[np.arange(n), gold], math.exp(-50))).mean()),
+        "brier": float(((probabilities - one_hot) ** 2).sum(axis=1).mean()),
+        "log_loss": float(-np.log(np.maximum(probabilities[np.arange(n), gold], math.exp(-50))).mean()),
         "reliability": reliability,
     }
 
@@ -88,25 +88,25 @@ def score(
         :func:`json_details` or :func:`text_details` adds, and `primary` {name, value, interval}: the metric that decides, by
         default that of the kind of output.
     """
-    right = rate([is_right(row, output) for row in rows], confidence, clusters)
-    made: dict[str, Any] = {"correct": right.pop("k"), "accuracy": right.pop("share"), **right}
-    decides = METRICS[metric or default_metric(output)]
-    for of in metrics_of(output):
-        made[of.name] = of.value(rows, output)
-        if not of.right_or_wrong and (of.interval_always or of is decides):
-            interval = of.interval(rows, output, confidence, clusters)
-            made[f"{of.name}_interval"] = list(interval) if interval else None
+    correct = rate([is_right(row, output) for row in rows], confidence, clusters)
+    scores: dict[str, Any] = {"correct": correct.pop("k"), "accuracy": correct.pop("share"), **correct}
+    primary = METRICS[metric or default_metric(output)]
+    for scorer in metrics_of(output):
+        scores[scorer.name] = scorer.value(rows, output)
+        if not scorer.right_or_wrong and (scorer.interval_always or scorer is primary):
+            interval = scorer.interval(rows, output, confidence, clusters)
+            scores[f"{scorer.name}_interval"] = list(interval) if interval else None
     if isinstance(output, LabelsOutput):
-        made |= label_details(rows, output)
+        scores |= label_details(rows, output)
     elif isinstance(output, JsonOutput):
-        made |= json_details(rows, output, confidence, clusters)
+        scores |= json_details(rows, output, confidence, clusters)
     else:
-        made |= text_details(rows, output, confidence, clusters)
-    key = "interval" if decides.right_or_wrong else f"{decides.name}_interval"
-    return made | {
+        scores |= text_details(rows, output, confidence, clusters)
+    key = "interval" if primary.right_or_wrong else f"{primary.name}_interval"
+    return scores | {
         "valid": valid_share(rows, output, confidence, clusters),
         "statuses": count_statuses(row["status"] for row in rows),
-        "primary": {"name": decides.name, "value": made[decides.name], "interval": made[key]},
+        "primary": {"name": primary.name, "value": scores[primary.name], "interval": scores[key]},
     }
 
 
@@ -125,15 +125,15 @@ def label_details(rows: Sequence[Row], output: LabelsOutput) -> dict[str, Any]:
 
 
 def json_details(rows: Sequence[Row], output: JsonOutput, confidence: float, clusters: Clusters) -> dict[str, Any]:
-    """`fields` {field: precision, recall, f1, right, claimed, expected}; rates of `schema` (compliance), `strict` (JSON as it
-    stands) and `repaired` (JSON by repair, of which `right_if_repaired` would be right); `form`."""
+    """`fields` {field: precision, recall, f1, right, claimed, expected}; rates of `schema` (compliance), `strict` (valid JSON)
+    and `repaired` (JSON after repair; `right_if_repaired` of these would be right); `form`."""
     answers = [read_json(row, output) for row in rows]
     fields: dict[str, Counter[str]] = {}
     for answer in answers:
         for field in {*answer.claimed, *answer.gold}:
-            given, gold = answer.claimed.get(field, Counter()), answer.gold.get(field, Counter())
+            claimed, gold = answer.claimed.get(field, Counter()), answer.gold.get(field, Counter())
             fields.setdefault(field, Counter()).update(
-                right=sum((given & gold).values()), claimed=sum(given.values()), expected=sum(gold.values())
+                right=sum((claimed & gold).values()), claimed=sum(claimed.values()), expected=sum(gold.values())
             )
     repaired = rate([answer.parse == "repaired" for answer in answers], confidence, clusters)
     repaired["right_if_repaired"] = sum(
@@ -141,7 +141,7 @@ def json_details(rows: Sequence[Row], output: JsonOutput, confidence: float, clu
         for answer, row in zip(answers, rows, strict=True)
     )
     return {
-        "fields": {field or "(the value)": _field(counts) for field, counts in sorted(fields.items())},
+        "fields": {field or "(the value)": _field_scores(counts) for field, counts in sorted(fields.items())},
         "schema": rate([complies(answer, output) for answer in answers], confidence, clusters),
         "strict": rate([answer.parse == "strict" for answer in answers], confidence, clusters),
         "repaired": repaired,
@@ -149,39 +149,39 @@ def json_details(rows: Sequence[Row], output: JsonOutput, confidence: float, clu
     }
 
 
-def _field(of: Counter[str]) -> dict[str, Any]:
-    right, claimed, expected = of["right"], of["claimed"], of["expected"]
+def _field_scores(counts: Counter[str]) -> dict[str, Any]:
+    correct, claimed, expected = counts["right"], counts["claimed"], counts["expected"]
     return {
-        "precision": right / claimed if claimed else None,
-        "recall": right / expected if expected else None,
-        "f1": f1_of(right, claimed, expected),
-        "right": right,
+        "precision": correct / claimed if claimed else None,
+        "recall": correct / expected if expected else None,
+        "f1": f1_of(correct, claimed, expected),
+        "right": correct,
         "claimed": claimed,
         "expected": expected,
     }
 
 
 def text_details(rows: Sequence[Row], output: TextOutput, confidence: float, clusters: Clusters) -> dict[str, Any]:
-    """`corpus` BLEU and chrF; mean `length_ratio`; rates of `repetition` (texts that go in circles) and `refusal`; `form`;
-    with output.extract also `extracted`, the rate of answers with a final answer."""
+    """`corpus` BLEU and chrF; mean `length_ratio`; rates of `repetition` (looping texts) and `refusal`; `form`; with
+    output.extract also `extracted`, the rate of answers with a final answer."""
     n, texts, gold = len(rows), [scored_text(row) for row in rows], [str(row["gold"]) for row in rows]
-    ratios = [len(text.strip()) / max(1, len(right.strip())) for text, right in zip(texts, gold, strict=True)]
-    made: dict[str, Any] = {
+    ratios = [len(text.strip()) / max(1, len(reference.strip())) for text, reference in zip(texts, gold, strict=True)]
+    details: dict[str, Any] = {
         "length_ratio": sum(ratios) / n if n else None,
         "repetition": rate([repetition(text) >= REPEATED for text in texts], confidence, clusters),
         "refusal": rate([is_refusal(text) for text in texts], confidence, clusters),
         "form": form_counts(rows, output),
     }
     if n:
-        made["corpus"] = corpus_scores(texts, gold)
+        details["corpus"] = corpus_scores(texts, gold)
     if output.extract:
-        said = [row["status"] == "ok" and final_answer(row["text"], output.extract) is not None for row in rows]
-        made["extracted"] = rate(said, confidence, clusters)
-    return made
+        extracted = [row["status"] == "ok" and final_answer(row["text"], output.extract) is not None for row in rows]
+        details["extracted"] = rate(extracted, confidence, clusters)
+    return details
 
 
 def rate(hits: Sequence[bool], confidence: float, clusters: Clusters = None) -> dict[str, Any]:
-    """{k, n, share, interval (Wilson's), design_effect} of the rows that are so."""
+    """{k, n, share, interval (Wilson's), design_effect} of the hits."""
     k, n, interval, effect = sum(hits), len(hits), (0.0, 1.0), 1.0
     if n:
         units = range(n) if clusters is None else clusters

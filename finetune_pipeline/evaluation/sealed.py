@@ -1,7 +1,7 @@
 """Opens the sealed test set, and keeps a ledger of every opening.
 
-An opening counts against today's test when more than half of today's rows were in it, so that a few new rows (or a new
-training row, which changes the splits' version too) do not make a used test new. See :func:`.multiple_testing.level_left`.
+An opening counts against today's test if it showed more than half of today's rows. So a few new rows (or a new training row,
+which changes the splits' version too) do not make a used test new. See :func:`.multiple_testing.level_left`.
 """
 
 import contextlib
@@ -45,20 +45,20 @@ class _Opening(TypedDict):
 def openings(state: Path, test: str, rows: Iterable[str] | None = None) -> list[dict[str, Any]]:
     """The recorded openings that count against the test set of this version, oldest first.
 
-    rows: ids of its test rows, looked up in the ledger where not given. Each entry as recorded (test, candidate, reason, who,
-    time), with `shared`: the share of today's rows it showed.
+    rows: ids of its test rows, by default those in the ledger. Each entry is as recorded (test, candidate, reason, who, time),
+    with `shared`: the share of today's rows it showed.
     """
     recorded = _recorded(state)
     if rows is None:
-        known = next((row["rows"] for row in reversed(recorded) if row["test"] == test and "rows" in row), None)
-        rows = _ids(state, known) if known else ()
-    today, counted = frozenset(rows), []
+        set_name = next((row["rows"] for row in reversed(recorded) if row["test"] == test and "rows" in row), None)
+        rows = _ids(state, set_name) if set_name else ()
+    today_ids, counted = frozenset(rows), []
     for row in recorded:
         shared = 0.0
         if row["test"] == test:
             shared = 1.0
-        elif today and "rows" in row:
-            shared = len(today & _ids(state, row["rows"])) / len(today)
+        elif today_ids and "rows" in row:
+            shared = len(today_ids & _ids(state, row["rows"])) / len(today_ids)
         if shared > SAME_TEST:
             counted.append({**{k: v for k, v in row.items() if k != "rows"}, "shared": round(shared, 4)})
     return counted
@@ -75,7 +75,7 @@ def _recorded(state: Path) -> list[dict[str, Any]]:
 
 
 def _ids(state: Path, name: str) -> frozenset[str]:
-    """Ids of the test rows of an opening. Without them it would not be counted."""
+    """Ids of the test rows of an opening. Raises OutsideError if they are missing: the opening would not count."""
     path = state / TEST_SETS / f"{name}.json"
     if not path.exists():
         raise OutsideError(f"{path} is gone, which says what an opening of the sealed test showed\nfix: put it back")
@@ -83,8 +83,8 @@ def _ids(state: Path, name: str) -> frozenset[str]:
 
 
 def look_number(counted: Sequence[Mapping[str, Any]], candidate: str | None) -> int:
-    """The number of this candidate among all that the test has judged, from 1. It keeps its number when it is judged again; one
-    that is not on record comes last. Entries without a candidate count as one each."""
+    """The number of this candidate among all that the test has judged, from 1. A candidate judged again keeps its number; one
+    that is not recorded comes last. Every entry without a candidate counts as one."""
     order = list(dict.fromkeys(str(row["candidate"]) for row in counted if row.get("candidate")))
     nameless = sum(1 for row in counted if not row.get("candidate"))
     return nameless + 1 + (order.index(candidate) if candidate in order else len(order))
@@ -94,10 +94,10 @@ def look_number(counted: Sequence[Mapping[str, Any]], candidate: str | None) -> 
 def open_sealed(
     sealed: Path, state: Path, work: Path, key: bytes, *, test: str, candidate: str, reason: str
 ) -> Iterator[Path]:
-    """Record an opening of the test set for a candidate, durably, and only then hand out a readable copy of its rows.
+    """Record an opening of the test set for a candidate, durably, and only then provide a readable copy of its rows.
 
-    work: where the copy lies, readable by its owner alone, until the block is left; test, candidate: versions. The same
-    candidate again is the same opening. Raises SealedError when the file was not sealed with `key`.
+    work: folder of the copy, which only its owner can read and the end of the block removes; test, candidate: versions.
+    Opening for the same candidate again adds no entry. Raises SealedError if the file was not sealed with `key`.
     """
     rows = unseal(sealed.read_bytes(), key)
     ids = sorted(example.id for example in decode_examples(rows, sealed.name))
@@ -133,7 +133,7 @@ def _record(state: Path, ids: Sequence[str], *, test: str, candidate: str, reaso
 
 
 def user_name() -> str:
-    """The user the process runs as; unknown where the system has no name for it."""
+    """The user the process runs as; `unknown` if the system has no name for it."""
     with contextlib.suppress(KeyError, OSError):
         return getpass.getuser()
     return "unknown"
@@ -142,7 +142,7 @@ def user_name() -> str:
 def seal_of(
     openings: Sequence[Mapping[str, Any]], n: int, accuracy: float | None, candidate: Any, confidence: float
 ) -> Seal:
-    """Openings of the sealed test, how many candidates it has judged, and the level that is left for this one."""
+    """Summarise the openings of the sealed test: how many candidates it has judged, and the level left for this one."""
     candidates = look_number(openings, None) - 1
     look = look_number(openings, str(candidate) if candidate else None)
     return Seal(

@@ -22,13 +22,13 @@ from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput
 REGULARISATION = (1.0, 10.0, 100.0)
 """Inverse regularisation strengths (scikit-learn's C) that are tried, strongest regularisation first."""
 TUNING_ROWS, TUNING_FOLDS = 2_000, 3
-"""The strength is chosen by cross-validation with so many folds, on at most so many training rows."""
+"""Maximum training rows and folds of the cross-validation that chooses the strength."""
 WORD = r"(?u)\b\w+\b"
-"""Words of one character count too: `P0`, `5 s`, `I` tell tickets apart."""
+"""Includes words of one character: `P0`, `5 s`, `I` tell tickets apart."""
 MOST_VALUES = 50
 """A JSON field with more different values than this in the training rows is open: its value is copied, not classified."""
 MISSING = ""
-"""Stands for a JSON field an answer lacks. No JSON text is empty."""
+"""Value of a JSON field that an answer lacks. No JSON text is empty."""
 
 Path = tuple[str, ...]
 
@@ -53,7 +53,7 @@ class SimpleModel(ABC):
 
     @abstractmethod
     def fit(self, texts: Sequence[str], answers: Sequence[str], output: AnyOutput, seed: int = 0) -> SimpleModel:
-        """Fit on training rows and return self. Raises ValueError where there are no rows, or no text holds anything to count."""
+        """Fit on training rows and return self. Raises ValueError without rows, or if no text has features."""
 
     def predict(self, texts: Sequence[str]) -> list[str]:
         """The answer to every text."""
@@ -117,21 +117,21 @@ class TfidfLogistic(SimpleModel):
         from sklearn.multioutput import MultiOutputClassifier
         from sklearn.pipeline import make_pipeline
 
-        kinds = [len({row[i] for row in table}) for i in range(len(paths))]
-        closed = [i for i, n in enumerate(kinds) if 1 < n <= MOST_VALUES]
-        others = [i for i in range(len(paths)) if i not in closed]
-        if closed:
+        value_counts = [len({row[i] for row in table}) for i in range(len(paths))]
+        closed_columns = [i for i, n in enumerate(value_counts) if 1 < n <= MOST_VALUES]
+        open_columns = [i for i in range(len(paths)) if i not in closed_columns]
+        if closed_columns:
             # one value against the rest, in the dual: an eighth of the multinomial model's time where rows are few and
             # features many, and no less accurate
-            how = {"solver": "liblinear", "dual": True, "max_iter": 1000, "random_state": seed}
-            classifier = MultiOutputClassifier(OneVsRestClassifier(LogisticRegression(C=REGULARISATION[1], **how)))
-            self.fields["closed"] = [paths[i] for i in closed]
-            values = [[row[i] for i in closed] for row in table]
+            settings = {"solver": "liblinear", "dual": True, "max_iter": 1000, "random_state": seed}
+            classifier = MultiOutputClassifier(OneVsRestClassifier(LogisticRegression(C=REGULARISATION[1], **settings)))
+            self.fields["closed"] = [paths[i] for i in closed_columns]
+            values = [[row[i] for i in closed_columns] for row in table]
             self.pipelines["closed"] = make_pipeline(_features(), classifier).fit(list(texts), values)
-        if others:
-            self.fields["open"] = [paths[i] for i in others]
-            values = [[row[i] for i in others] for row in table]
-            self.pipelines["open"] = _nearest(texts, values if len(others) > 1 else [row[0] for row in values])
+        if open_columns:
+            self.fields["open"] = [paths[i] for i in open_columns]
+            values = [[row[i] for i in open_columns] for row in table]
+            self.pipelines["open"] = _nearest(texts, values if len(open_columns) > 1 else [row[0] for row in values])
         return self
 
 
@@ -164,11 +164,11 @@ def fit_simple_models(
 def linear_pipeline(texts: Sequence[str], labels: Sequence[str], seed: int = 0, strength: float | None = None) -> Any:
     """Logistic regression on TF-IDF of word 1- and 2-grams and of character 3- to 5-grams within words, fitted.
 
-    strength: scikit-learn's C; None chooses it from REGULARISATION by cross-validation on the training rows, `seed` shuffling
-    the folds. With a single label among the rows it always gives that.
+    strength: scikit-learn's C; None chooses it from REGULARISATION by cross-validation on the training rows, with folds
+    shuffled by `seed`. If all rows have one label, it always predicts that.
 
     Raises:
-        ValueError: Texts and labels do not match, there are none, or no text holds a character to count.
+        ValueError: Texts and labels differ in number, there are none, or no text has features.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
@@ -186,7 +186,7 @@ def linear_pipeline(texts: Sequence[str], labels: Sequence[str], seed: int = 0, 
         strength = REGULARISATION[1]
         if folds > 1 and len(set(few_labels)) > 1:
             splits = StratifiedKFold(folds, shuffle=True, random_state=seed)
-            # the texts are counted once: a fold's own idf would change nothing that decides between strengths
+            # vectorized once for all folds: a fold's own idf would not change which strength wins
             search = GridSearchCV(LogisticRegression(max_iter=1000), {"C": list(REGULARISATION)}, cv=splits)
             strength = search.fit(_features().fit_transform(list(few_texts)), list(few_labels)).best_params_["C"]
     pipeline = make_pipeline(_features(), LogisticRegression(C=strength, max_iter=1000))
@@ -197,14 +197,14 @@ def joined_json(values: Mapping[Path, str]) -> str:
     """One line of JSON from the JSON texts of its fields; fields that are MISSING are left out."""
     if list(values) == [()]:
         return values[()]
-    made: dict[str, Any] = {}
+    joined: dict[str, Any] = {}
     for path, text in values.items():
         if text != MISSING:
-            place = made
+            place = joined
             for key in path[:-1]:
                 place = place.setdefault(key, {})
             place[path[-1]] = json.loads(text)
-    return json.dumps(made, ensure_ascii=False)
+    return json.dumps(joined, ensure_ascii=False)
 
 
 def _check_rows(texts: Sequence[str], answers: Sequence[Any]) -> None:
@@ -248,7 +248,7 @@ def _nearest(texts: Sequence[str], answers: Sequence[Any]) -> Any:
 
 
 def _field_table(answers: Sequence[str], output: AnyOutput) -> tuple[list[Path], list[list[str]]]:
-    """The paths of all fields, in the order they first occur, and their JSON texts: a row an answer, a column a field."""
+    """The paths of all fields, in the order they first occur, and their JSON texts: one row per answer, one column per field."""
     unordered = frozenset(output.unordered) if isinstance(output, JsonOutput) else frozenset()
     rows = []
     for answer in answers:

@@ -9,7 +9,7 @@ Counts = dict[str, int | dict[str, int | None] | None]
 
 
 class Power(Facts):
-    """Whether the test can show the wanted gain (planning.power)."""
+    """Whether the test can show the required gain (planning.power)."""
 
     before: Number = None
     detectable_gain: Number = None
@@ -19,14 +19,14 @@ class Power(Facts):
 
 
 class Advice(Facts):
-    """What was advised before training (baseline.advice)."""
+    """The advice before training (baseline.advice)."""
 
     decision: str
     reasons: list[str]
 
 
 class Baseline(Facts):
-    """Of few_shot_baseline and advice. `best`: the best prompt; `best_restricted`: the best with restricted answers."""
+    """Facts of few_shot_baseline and advice. `best`: the best prompt; `best_restricted`: the best with restricted answers."""
 
     best: str | None = None
     best_restricted: str | None = None
@@ -43,7 +43,7 @@ class LoggedLoss(Facts):
 
 
 class Overfitting(Facts):
-    """How the validation loss went after its best step. `rise`: relative."""
+    """How the validation loss developed after its best step. `rise`: relative."""
 
     verdict: str = ""
     best_step: Count = None
@@ -59,7 +59,7 @@ class SharedPrefix(Facts):
 
 
 class SoftPrompt(Facts):
-    """What virtual tokens were begun from."""
+    """How the virtual tokens were initialised."""
 
     init: str = ""
     virtual_tokens: Count = None
@@ -73,14 +73,14 @@ class Rounding(Facts):
 
 
 class Weights(Facts):
-    """`ratio`: base weights in memory, of their size in 16 bits."""
+    """`ratio`: the size of the base weights in memory, relative to 16 bits."""
 
     ratio: Number = None
 
 
 class Measured(Facts):
-    """Time in seconds and memory in MiB of a step's process. `resumed_from`: the step a training was taken up again at.
-    `billed_tokens`, `dollars`: what a service says a training cost."""
+    """Time in seconds and memory in MiB of a step's process. `resumed_from`: the step at which training resumed.
+    `billed_tokens`, `dollars`: the cost of a training as the service reports it."""
 
     seconds: Number = None
     cpu_seconds: Number = None
@@ -92,7 +92,7 @@ class Measured(Facts):
 
 
 class Training(Facts):
-    """Of the step adapter. `endpoint`: of a model without weights here; `service`: who trained it, if not this machine."""
+    """Facts of the step adapter. `endpoint`: for a model without local weights; `service`: the service that trained it, if any."""
 
     method: str | None = None
     endpoint: HostedModel | None = None
@@ -139,7 +139,7 @@ class DataStep(Facts):
 
 
 class Parity(Facts):
-    """What is served against what was trained, on `rows` rows. `mean_kl`: nats a token."""
+    """The served model compared with the trained one on `rows` rows. `mean_kl`: nats per token."""
 
     rows: Count = None
     same_greedy_share: Number = None
@@ -150,7 +150,7 @@ class Parity(Facts):
 
 
 class Spread(Facts):
-    """Least, median and most."""
+    """Minimum, median, 99th percentile and maximum."""
 
     min: Count = None
     p50: Count = None
@@ -195,21 +195,21 @@ class Audit(Facts):
 
 
 class RequestTokens(Facts):
-    """Means of a request."""
+    """Mean tokens per request."""
 
     prompt: float
     answer: float
 
 
 class TimeRange(Facts):
-    """Seconds."""
+    """A range of seconds."""
 
     low: Number = None
     high: Number = None
 
 
 class RequestPrice(Facts):
-    """Dollars of 1,000 requests somewhere. evaluated: whether the candidate was compared with this API model."""
+    """Dollars per 1,000 requests to one model. evaluated: whether the candidate was compared with this API model."""
 
     where: str
     how: str
@@ -219,7 +219,7 @@ class RequestPrice(Facts):
 
 
 class Cost(Facts):
-    """Time, memory and tokens of making and asking the candidate (predictions.costs), and what requests cost by the price list."""
+    """Time, memory and tokens of training and using the candidate (predictions.costs), and requests by the price list."""
 
     steps: dict[str, Measured] = {}
     seconds: Number = None
@@ -243,14 +243,14 @@ class QualityTokens(Facts):
 
 
 class Quality(Facts):
-    """Of data_quality."""
+    """Facts of data_quality."""
 
     parts: dict[str, QualityPart] | None = None
     tokens: QualityTokens | None = None
 
 
 class StepFacts(Part):
-    """What earlier steps found, each part as far as the evaluation reads it. `supervision`: the audit's counters, by split."""
+    """Facts of earlier steps that the evaluation reads. `supervision`: the audit's counters, by split."""
 
     baseline: Baseline
     training: Training

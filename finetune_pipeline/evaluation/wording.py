@@ -19,7 +19,7 @@ def is_interval(value: Any) -> TypeGuard[Sequence[float]]:
 
 
 def percent(share: Any) -> str:
-    """0.8125 reads 81.3%; what is no number reads n/a. Only a share of exactly 1 reads 100%."""
+    """0.8125 reads 81.3%; anything but a number reads n/a. Only a share of exactly 1 reads 100%."""
     if not is_number(share):
         return NOTHING
     text = f"{100 * share:.1f}%"
@@ -73,11 +73,11 @@ def duration(seconds: Any) -> str:
     """75.2 reads `1 min 15 s`."""
     if not is_number(seconds):
         return NOTHING
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{rounded} s"
+    minutes, remaining_seconds = divmod(rounded, 60)
+    return f"{minutes} min {remaining_seconds} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def dollars(amount: float | None) -> str:
@@ -98,8 +98,8 @@ def prompt_name(name: Any) -> str:
     """`8_shot` reads `8-shot`, `3_nearest` reads `3 nearest examples`, `prompt_2_zero_shot` reads `prompt 2, zero-shot`."""
     if not name:
         return "unknown"
-    if other := re.fullmatch(r"prompt_(\d+)_(.+)", str(name)):
-        return f"prompt {other[1]}, {prompt_name(other[2])}"
+    if numbered := re.fullmatch(r"prompt_(\d+)_(.+)", str(name)):
+        return f"prompt {numbered[1]}, {prompt_name(numbered[2])}"
     if str(name).startswith("api_"):
         return f"API model, {prompt_name(str(name)[4:])}"
     if nearest := re.fullmatch(r"(\d+)_nearest(_embedded)?", str(name)):
@@ -111,10 +111,10 @@ def prompt_name(name: Any) -> str:
 
 
 def inside(title: str) -> str:
-    """A title as it stands inside a sentence: `TF-IDF …` stays, `The nearest …` begins with a small letter."""
+    """A title as written inside a sentence: `TF-IDF …` stays, `The nearest …` begins with a small letter."""
     return title if title[1:2].isupper() else title[:1].lower() + title[1:]
 
 
 def cut(text: str, limit: int) -> str:
-    """The text, or its first `limit` characters and how many more there are: never cut silently."""
+    """The text, or its first `limit` characters and the number of the others."""
     return text if len(text) <= limit else f"{text[:limit]} […{len(text) - limit:,} more characters]"

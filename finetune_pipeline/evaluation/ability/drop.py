@@ -21,21 +21,21 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def ability_drop(before: Sequence[Row], after: Sequence[Row], confidence: float = 0.95) -> dict[str, Any]:
-    """Measure how much general ability the second model has lost compared with the first. Rows as of :func:`.scoring.score_items`.
+    """Measure how much general ability the second model has lost compared with the first. Rows: from :func:`.scoring.score_items`.
 
     Returns n (items with choices), before, after (each {accuracy, interval}), drop (accuracy lost, positive: worse) with
     its Tango `interval`, lost and gained (counts), mcnemar_p, smallest_visible (drop found four times in five), text {n, before,
     after, rise, interval} or None (bits per byte, positive: worse), categories {name: {n, unit, before, after, drop, interval,
-    and lost, gained, mcnemar_p of questions}}, benchmarks {category that is not the suite's: {n, drop, interval}} (intervals
-    that hold together for all of them), lost_items (ids), failed.
+    and lost, gained, mcnemar_p of questions}}, benchmarks {category outside the suite: {n, drop, interval}} (simultaneous
+    intervals), lost_items (ids), failed.
 
-    Raises ValueError when the two do not hold the same items, or one has no choices at all.
+    Raises ValueError if the two do not hold the same items, or fewer than two have choices.
     """
     pairs = _pairs(before, after)
     failed = [a["id"] for a, b in pairs if a["error"] or b["error"]]
-    fine = [(a, b) for a, b in pairs if not (a["error"] or b["error"])]
-    choices = [(a, b) for a, b in fine if a["right"] is not None]
-    texts = [(a["bits_per_byte"], b["bits_per_byte"]) for a, b in fine if a["bits_per_byte"] is not None]
+    scored = [(a, b) for a, b in pairs if not (a["error"] or b["error"])]
+    choices = [(a, b) for a, b in scored if a["right"] is not None]
+    texts = [(a["bits_per_byte"], b["bits_per_byte"]) for a, b in scored if a["bits_per_byte"] is not None]
     if len(choices) < 2:
         raise ValueError(f"{len(choices)} items with choices: the loss of ability cannot be measured")
     n = len(choices)
@@ -49,7 +49,7 @@ def ability_drop(before: Sequence[Row], after: Sequence[Row], confidence: float 
         **paired,
         "smallest_visible": smallest_detectable_gain(n, (paired["lost"] + paired["gained"]) / n, alpha=1 - confidence),
         "text": _text(texts, confidence),
-        "categories": _categories(fine, confidence),
+        "categories": _categories(scored, confidence),
         "benchmarks": _benchmarks(choices, confidence),
         "lost_items": lost[:SHOWN],
         "failed": failed,
@@ -79,26 +79,27 @@ def _text(texts: Sequence[tuple[float, float]], confidence: float) -> dict[str, 
 
 
 def _categories(pairs: Sequence[tuple[Row, Row]], confidence: float) -> dict[str, dict[str, Any]]:
-    """Each category before and after; where one holds questions and texts, the texts stand apart as `… (text)`."""
+    """Each category before and after. If one holds questions and texts, its texts are listed as `… (text)`."""
     by_kind: dict[tuple[str, str], list[tuple[Row, Row]]] = defaultdict(list)
     for a, b in pairs:
         by_kind[a["category"], "right" if a["right"] is not None else "bits_per_byte"].append((a, b))
     by_category = {}
-    for (category, key), of in by_kind.items():
+    for (category, key), members in by_kind.items():
         mixed = key == "bits_per_byte" and (category, "right") in by_kind
-        before, after = (sum(row[key] for row in side) / len(of) for side in zip(*of, strict=True))
+        before, after = (sum(row[key] for row in side) / len(members) for side in zip(*members, strict=True))
         by_category[f"{category} (text)" if mixed else category] = {
-            "n": len(of),
+            "n": len(members),
             "unit": "accuracy" if key == "right" else key,
             "before": before,
             "after": after,
-            **(_lost(of, confidence) if key == "right" else _risen(of, confidence)),
+            **(_lost(members, confidence) if key == "right" else _risen(members, confidence)),
         }
     return by_category
 
 
 def _lost(pairs: Sequence[tuple[Row, Row]], confidence: float) -> dict[str, Any]:
-    lost, gained = (sum(x["right"] and not y["right"] for x, y in of) for of in (pairs, [(b, a) for a, b in pairs]))
+    lost = sum(a["right"] and not b["right"] for a, b in pairs)
+    gained = sum(b["right"] and not a["right"] for a, b in pairs)
     return {
         "drop": (lost - gained) / len(pairs),
         "interval": list(tango_interval(gained, lost, len(pairs), confidence)),
@@ -110,15 +111,18 @@ def _lost(pairs: Sequence[tuple[Row, Row]], confidence: float) -> dict[str, Any]
 
 def _risen(pairs: Sequence[tuple[Row, Row]], confidence: float) -> dict[str, Any]:
     cost = _text([(a["bits_per_byte"], b["bits_per_byte"]) for a, b in pairs], confidence)
-    alone = pairs[0][1]["bits_per_byte"] - pairs[0][0]["bits_per_byte"]
-    return {"drop": cost["rise"], "interval": cost["interval"]} if cost else {"drop": alone, "interval": None}
+    difference = pairs[0][1]["bits_per_byte"] - pairs[0][0]["bits_per_byte"]
+    return {"drop": cost["rise"], "interval": cost["interval"]} if cost else {"drop": difference, "interval": None}
 
 
 def _benchmarks(choices: Sequence[tuple[Row, Row]], confidence: float) -> dict[str, dict[str, Any]]:
     """The loss on each benchmark besides the suite, with Bonferroni-corrected intervals."""
-    own: dict[str, list[tuple[Row, Row]]] = defaultdict(list)
+    by_category: dict[str, list[tuple[Row, Row]]] = defaultdict(list)
     for pair in choices:
         if pair[0]["source"] != SUITE_NAME:
-            own[pair[0]["category"]].append(pair)
-    each = 1 - (1 - confidence) / max(len(own), 1)
-    return {name: {"n": len(of)} | {k: _lost(of, each)[k] for k in ("drop", "interval")} for name, of in own.items()}
+            by_category[pair[0]["category"]].append(pair)
+    level = 1 - (1 - confidence) / max(len(by_category), 1)
+    return {
+        name: {"n": len(members)} | {k: _lost(members, level)[k] for k in ("drop", "interval")}
+        for name, members in by_category.items()
+    }

@@ -1,6 +1,6 @@
 """Adapter that lets lm-evaluation-harness query a model of this pipeline, through the answer cache.
 
-Texts become tokens exactly as in lm_eval's own HFLM, but what is too long for the model is an error, and never cut.
+Texts become tokens exactly as in lm_eval's own HFLM, but a text too long for the model is an error and never truncated.
 """
 
 import math
@@ -21,15 +21,15 @@ NO_ANSWER = (math.nan, False)
 
 
 class AnswererLM(TemplateLM):  # type: ignore[misc]
-    """written: names of the tasks that ask whether a continuation would have been written greedily; the others get False.
+    """greedy_tasks: names of the tasks that ask whether greedy decoding gives the continuation; the others get False.
 
     failed: {(task, row): why it could not be answered}; lm_eval gets NaN or an empty text for these.
     """
 
-    def __init__(self, asked: Answerer, batch_size: int, stage: str, written: Container[str]) -> None:
+    def __init__(self, answerer: Answerer, batch_size: int, stage: str, greedy_tasks: Container[str]) -> None:
         super().__init__()
-        self.asked, self.batch_size, self.stage, self.written = asked, batch_size, stage, written
-        self.tokenizer = asked.tokenizer
+        self.answerer, self.batch_size, self.stage, self.greedy_tasks = answerer, batch_size, stage, greedy_tasks
+        self.tokenizer = answerer.tokenizer
         self.failed: dict[tuple[str, int], str] = {}
 
     @property
@@ -43,7 +43,7 @@ class AnswererLM(TemplateLM):  # type: ignore[misc]
 
     @property
     def tokenizer_name(self) -> str:
-        return "own"  # names a cache of lm_eval's which is not used
+        return "own"  # names a cache of lm_eval that is not used
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> Ids:
         if add_special_tokens is None and string.startswith(self.tokenizer.decode([self.prefix_token_id])):
@@ -74,34 +74,34 @@ class AnswererLM(TemplateLM):  # type: ignore[misc]
         return self._likelihoods(requests, pairs)
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-        longest = min(self.asked.context_length or LONGEST_WINDOW, LONGEST_WINDOW)
-        of, pairs = [], []
+        longest = min(self.answerer.context_length or LONGEST_WINDOW, LONGEST_WINDOW)
+        owners, pairs = [], []
         for request in requests:
             ids = self.tok_encode(request.args[0])
             for window in get_rolling_token_windows(ids, self.prefix_token_id, longest, 1):
-                of.append(request)
+                owners.append(request)
                 pairs.append(make_disjoint_window(window))
         totals = dict.fromkeys(map(id, requests), 0.0)
-        # a window's logits alone may fill the memory: one at a time
-        for request, (score, _) in zip(of, self._likelihoods(of, pairs, batch_size=1), strict=True):
+        # one at a time: the logits of a single window may fill the memory
+        for request, (score, _) in zip(owners, self._likelihoods(owners, pairs, batch_size=1), strict=True):
             totals[id(request)] += score
         return [totals[id(request)] for request in requests]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        made: dict[int, str] = {}
+        texts: dict[int, str] = {}
         settings = [request.args[1] for request in requests]
-        most = [int(of.get("max_gen_toks") or of.get("max_new_tokens") or 256) for of in settings]
-        for tokens in sorted(set(most)):
-            places = [i for i, n in enumerate(most) if n == tokens]
-            prompts = [self.tok_encode(requests[i].args[0]) for i in places]
-            for i, answer in zip(places, self._ask(prompts, None, tokens, self.batch_size), strict=True):
-                made[i], until = answer.text, settings[i].get("until") or []
+        limits = [int(options.get("max_gen_toks") or options.get("max_new_tokens") or 256) for options in settings]
+        for tokens in sorted(set(limits)):
+            indices = [i for i, n in enumerate(limits) if n == tokens]
+            prompts = [self.tok_encode(requests[i].args[0]) for i in indices]
+            for i, answer in zip(indices, self._ask(prompts, None, tokens, self.batch_size), strict=True):
+                texts[i], until = answer.text, settings[i].get("until") or []
                 ends = [until] if isinstance(until, str) else until
                 for end in (*ends, self.tokenizer.decode([self.eot_token_id])):
-                    made[i] = made[i].split(end, maxsplit=1)[0] if end else made[i]
+                    texts[i] = texts[i].split(end, maxsplit=1)[0] if end else texts[i]
                 if answer.status == "error":
                     self._fail(requests[i], answer.error)
-        return [made[i] for i in range(len(requests))]
+        return [texts[i] for i in range(len(requests))]
 
     def _loglikelihood_tokens(self, requests: Any, **kwargs: Any) -> list[tuple[float, bool]]:
         raise RuntimeError("lm_eval asked past the cache of answers, which 0.4 does not: install lm_eval<0.5")
@@ -109,25 +109,24 @@ class AnswererLM(TemplateLM):  # type: ignore[misc]
     def _likelihoods(
         self, requests: Sequence[Any], pairs: Sequence[tuple[Ids, Ids]], batch_size: int | None = None
     ) -> list[tuple[float, bool]]:
-        """(log-likelihood, whether greedy writing gives it) of each pair. What goes on from one context, in a row, is asked
-        together."""
+        """(log-likelihood, whether greedy decoding gives it) of each pair. Asks consecutive pairs with one context together."""
         answers = [NO_ANSWER] * len(pairs)
-        groups: dict[int, list[list[int]]] = {}  # by the tokens that must be written
-        for _, same in groupby(range(len(pairs)), key=lambda i: (requests[i].task_name, pairs[i][0])):
-            places = list(same)
-            limit, length = self.asked.context_length, max(len(pairs[i][0]) + len(pairs[i][1]) for i in places)
+        groups: dict[int, list[list[int]]] = {}  # by the number of tokens to generate
+        for _, group_indices in groupby(range(len(pairs)), key=lambda i: (requests[i].task_name, pairs[i][0])):
+            indices = list(group_indices)
+            limit, length = self.answerer.context_length, max(len(pairs[i][0]) + len(pairs[i][1]) for i in indices)
             if limit is not None and length > limit + 1:  # the last token is never read
-                for i in places:
+                for i in indices:
                     self._fail(requests[i], f"{length} tokens are more than the model's {limit}")
                 continue
-            written = requests[places[0]].task_name in self.written
-            tokens = max(len(pairs[i][1]) for i in places) if written else 1
-            groups.setdefault(1 << (tokens - 1).bit_length(), []).append(places)
+            needs_greedy = requests[indices[0]].task_name in self.greedy_tasks
+            tokens = max(len(pairs[i][1]) for i in indices) if needs_greedy else 1
+            groups.setdefault(1 << (tokens - 1).bit_length(), []).append(indices)
         for tokens, group in sorted(groups.items()):
             prompts, texts = [pairs[p[0]][0] for p in group], [[pairs[i][1] for i in p] for p in group]
-            asked = self._ask(prompts, texts, tokens, batch_size or self.batch_size)
-            for places, answer in zip(group, asked, strict=True):
-                for i, score in zip(places, answer.label_scores or [math.nan] * len(places), strict=True):
+            group_answers = self._ask(prompts, texts, tokens, batch_size or self.batch_size)
+            for indices, answer in zip(group, group_answers, strict=True):
+                for i, score in zip(indices, answer.label_scores or [math.nan] * len(indices), strict=True):
                     if not math.isfinite(score):
                         self._fail(requests[i], answer.error or "a likelihood is not a number")
                     length = len(pairs[i][1])
@@ -135,7 +134,7 @@ class AnswererLM(TemplateLM):  # type: ignore[misc]
         return answers
 
     def _ask(self, prompts: list[Ids], texts: list[list[Ids]] | None, tokens: int, batch_size: int) -> Sequence[Answer]:
-        return self.asked.answers(prompts, texts, tokens, batch_size, self.stage, "tasks")
+        return self.answerer.answers(prompts, texts, tokens, batch_size, self.stage, "tasks")
 
     def _fail(self, request: Any, why: str) -> None:
         self.failed.setdefault((request.task_name, request.doc_id), why)

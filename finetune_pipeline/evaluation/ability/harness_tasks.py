@@ -1,7 +1,7 @@
 """Reads and checks task files of lm-evaluation-harness before anything runs. Imports neither torch nor lm_eval.
 
-A task is taken only if it can be run here and now: its rows lie in files of the task folder, nothing of it is code, and its
-metric says of every row whether it is right, or how likely its text is.
+A task is accepted only if it can run offline: its rows are in files of the task folder, it holds no code, and its metric tells
+of every row whether it is right, or how likely its text is.
 """
 
 import difflib
@@ -37,7 +37,7 @@ LIKELY = {
     "loglikelihood": ("perplexity",),
     "loglikelihood_rolling": ("bits_per_byte", "byte_perplexity", "word_perplexity"),
 }
-"""Metrics made of the likelihood of every row's text, by output_type."""
+"""Metrics of the likelihood of every row's text, by output_type."""
 _KEYS = frozenset(
     "task task_alias tag dataset_path dataset_name dataset_kwargs training_split validation_split test_split fewshot_split "
     "doc_to_text doc_to_target doc_to_choice description target_delimiter fewshot_delimiter fewshot_config num_fewshot "
@@ -54,8 +54,8 @@ Problems = Iterator[tuple[str, str]]
 
 @dataclass(frozen=True)
 class HarnessTask:
-    """config: as lm_eval's ConfigurableTask takes it, data files absolute. metric: the one whose rows are compared;
-    text: it is the likelihood of a text. files: what the rows are read from."""
+    """config: for lm_eval's ConfigurableTask, with absolute data files. metric: compared row by row. text: whether the metric is
+    the likelihood of a text. files: the data files."""
 
     name: str
     config: Mapping[str, Any]
@@ -83,32 +83,32 @@ def harness_version() -> str | None:
 
 
 def read_tasks(folder: Path, patterns: Sequence[str]) -> list[HarnessTask]:
-    """The tasks that `patterns` (globs of files or folders below `folder`) name, by name. Nothing named: none.
+    """The tasks that `patterns` (globs of files or folders below `folder`) match, sorted by name.
 
-    Raises FindingsError with every problem of every file, and where lm_eval is not installed.
+    Raises FindingsError with every problem of every file, and if lm_eval is not installed.
     """
     if not patterns:
         return []
     findings: list[Finding] = []
     if harness_version() is None:
         findings.append(_fault("task.yaml: ability.harness", f"{PACKAGE} is not installed", f"run {INSTALL}"))
-    root, made = folder.resolve(), {}
+    root, tasks = folder.resolve(), {}
     for path in _files(root, patterns, findings):
         try:
             task = _read(path, root)
         except FindingsError as error:
             findings += error.findings
             continue
-        if task.name in made:
+        if task.name in tasks:
             findings.append(_fault(_place(path, root), f"task {task.name!r} is there twice", "rename one of the two"))
-        made[task.name] = task
+        tasks[task.name] = task
     if findings:
         raise FindingsError(findings)
-    return [made[name] for name in sorted(made)]
+    return [tasks[name] for name in sorted(tasks)]
 
 
 def tasks_digest(tasks: Sequence[HarnessTask], limit: int, chat: bool) -> str:
-    """16 hex digits of what is asked and how: tasks, content of their files, version of lm_eval. No tasks: empty."""
+    """16 hex digits of the tasks, the content of their files, the settings and lm_eval's version. No tasks: empty."""
     if not tasks:
         return ""
     named = [[t.name, t.metric, _with_content(t.config)] for t in tasks]
@@ -117,13 +117,13 @@ def tasks_digest(tasks: Sequence[HarnessTask], limit: int, chat: bool) -> str:
 
 
 def asked_digest(items: Sequence[Item], tasks: Sequence[HarnessTask], limit: int, chat: bool) -> str:
-    """16 hex digits of all that models are asked: items, and tasks of lm-evaluation-harness where there are some."""
-    own, more = digest(items), tasks_digest(tasks, limit, chat)
-    return hashlib.sha256(f"{own} {more}".encode()).hexdigest()[:16] if more else own
+    """16 hex digits of everything that models are asked: items, and any tasks of lm-evaluation-harness."""
+    own, harness = digest(items), tasks_digest(tasks, limit, chat)
+    return hashlib.sha256(f"{own} {harness}".encode()).hexdigest()[:16] if harness else own
 
 
 def _with_content(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with the digests of its files in place of their paths."""
+    """A configuration with digests of its files instead of their paths."""
     files = config["dataset_kwargs"]["data_files"].items()
     digests = {split: [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths] for split, paths in files}
     return {**config, "dataset_kwargs": {**config["dataset_kwargs"], "data_files": digests}}
@@ -133,7 +133,7 @@ def _files(root: Path, patterns: Sequence[str], findings: list[Finding]) -> list
     files: set[Path] = set()
     for pattern in patterns:
         named = [file for path in root.glob(pattern) for file in (path.glob("*.yaml") if path.is_dir() else [path])]
-        # names with a leading _ are only included by others, as in lm_eval's own folders
+        # files with a leading _ are only for inclusion, as in lm_eval's own folders
         tasks = {path for path in named if path.is_file() and not path.name.startswith("_")}
         files |= tasks
         if not tasks:
@@ -163,11 +163,11 @@ def _read(path: Path, root: Path) -> HarnessTask:
     return HarnessTask(config["task"], config, (right or named)[0], not right, tuple(files))
 
 
-def _merged(path: Path, root: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+def _merged(path: Path, root: Path, including_paths: tuple[Path, ...]) -> dict[str, Any]:
     """The file merged over those it includes. Raises FindingsError for unreadable files."""
     place = _place(path, root)
     try:
-        config = yaml.load(path.read_text("utf-8"), _Loader)  # noqa: S506 - a SafeLoader, which knows one more tag
+        config = yaml.load(path.read_text("utf-8"), _Loader)  # noqa: S506 - a SafeLoader with one more tag
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         message = f"cannot be read: {' '.join(str(error).split())}"
         raise FindingsError([_fault(place, message, "correct the file")]) from error
@@ -177,11 +177,11 @@ def _merged(path: Path, root: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     base: dict[str, Any] = {}
     includes = config.pop("include", [])
     for name in [includes] if isinstance(includes, str) else includes:
-        other = (path.parent / str(name)).resolve()
-        if not other.is_relative_to(root) or not other.is_file() or other in (*seen, path):
+        included = (path.parent / str(name)).resolve()
+        if not included.is_relative_to(root) or not included.is_file() or included in (*including_paths, path):
             message = f"include: {name!r} is no other file in the task folder"
             raise FindingsError([_fault(place, message, "copy the file into the task folder, or take it out")])
-        base |= _merged(other, root, (*seen, path))
+        base |= _merged(included, root, (*including_paths, path))
     return base | config
 
 
@@ -191,8 +191,8 @@ def _settings_wrong(config: Mapping[str, Any]) -> Problems:
             fix = "write it as a Jinja template, or prepare the rows of the file"
             yield f"{key}: !function {code}: code of task files is not run", fix
         elif key not in _KEYS and value is not None and not (key == "repeats" and value == 1):
-            near = difflib.get_close_matches(key, _KEYS, 1)
-            yield f"{key} cannot be used here", f"did you mean {near[0]}?" if near else "take it out"
+            matches = difflib.get_close_matches(key, _KEYS, 1)
+            yield f"{key} cannot be used here", f"did you mean {matches[0]}?" if matches else "take it out"
     if not isinstance(config.get("task"), str) or not config["task"]:
         yield "task is missing", "give the task a name"
     if (path := config.get("dataset_path")) not in FORMATS:
@@ -200,8 +200,8 @@ def _settings_wrong(config: Mapping[str, Any]) -> Problems:
         fix += "dataset_kwargs: {data_files: {test: FILE}}"
         yield f"dataset_path is {path!r}: its rows would be fetched, and nothing is fetched here", fix
     for section, usable in (("dataset_kwargs", _LOADING), ("generation_kwargs", _WRITING)):
-        given = config.get(section) or {}
-        for key in sorted(set(given) - set(usable)) if isinstance(given, Mapping) else ():
+        options = config.get(section) or {}
+        for key in sorted(set(options) - set(usable)) if isinstance(options, Mapping) else ():
             yield f"{section}.{key} cannot be used here", f"use no others than {', '.join(usable)}"
     writing = config.get("generation_kwargs") or {}
     if isinstance(writing, Mapping) and (writing.get("do_sample") or writing.get("temperature") not in (None, 0)):

@@ -1,7 +1,7 @@
 """Items of general ability: the bundled suite, and benchmark files in JSON Lines.
 
-An item is a question with choices, of which one is right, or a text to be predicted. Models are never asked to write: the
-likelihood of each choice is compared, so that small models show a signal, and so that form does not count.
+An item is a question with choices, one of them right, or a text to predict. Models do not generate: the likelihoods of the
+choices are compared. So small models show a signal, and form does not count.
 """
 
 import hashlib
@@ -21,8 +21,8 @@ ROWS = "ability.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """choices[right] is right; for a text, `text` is set and choices are empty. chat: asked through the chat template
-    as a user's turn, else the choices continue the bare text of the question. source: the suite, or the file's name."""
+    """choices[right] is right; for a text, `text` is set and choices are empty. chat: whether the chat template wraps the
+    question as a user's turn; else the choices continue its bare text. source: the suite, or the file's name."""
 
     id: str
     source: str
@@ -43,10 +43,10 @@ def read_items(path: Path, source: str | None = None, limit: int | None = None) 
 
     - ``{prompt, answer, others: [...], category?, id?}``: the suite's own form, asked as a chat
     - ``{query, choices: [...], gold: index, category?}``: the choices continue the query
-    - ``{context, continuation}``: a text whose end is to be predicted (its likelihood alone counts)
-    - ``{text}``: a text to be predicted
+    - ``{context, continuation}``: a text whose end is predicted (only its likelihood counts)
+    - ``{text}``: a text to predict
 
-    limit: at most so many rows, chosen by a hash of their content. Raises FindingsError naming every line that is none of these.
+    limit: maximum number of rows, chosen by a hash. Raises FindingsError naming every line that has none of these forms.
     """
     name = source or path.name
     findings: list[Finding] = []
@@ -99,10 +99,10 @@ def _item(row: Any, source: str, number: int) -> Item:
         choices = (row["answer"], *_texts(row["others"]))
         return Item(name, source, category, _text(row, "prompt"), _choices(choices), 0)
     if isinstance(row.get("choices"), list):
-        choices, right = tuple(_texts(row["choices"])), row.get("gold")
-        if not isinstance(right, int) or isinstance(right, bool) or not 0 <= right < len(choices):
-            raise ValueError(f"gold is {right!r}, not the number of one of {len(choices)} choices")
-        return Item(name, source, category, _text(row, "query"), _choices(choices), right, chat=False)
+        choices, right_index = tuple(_texts(row["choices"])), row.get("gold")
+        if not isinstance(right_index, int) or isinstance(right_index, bool) or not 0 <= right_index < len(choices):
+            raise ValueError(f"gold is {right_index!r}, not the number of one of {len(choices)} choices")
+        return Item(name, source, category, _text(row, "query"), _choices(choices), right_index, chat=False)
     if "continuation" in row:
         return Item(name, source, category, _text(row, "context"), text=_text(row, "continuation"), chat=False)
     if "text" in row:

@@ -1,5 +1,5 @@
 """Scores a model on items of general ability and on tasks of lm-evaluation-harness: the ``ability`` action of the child
-process. Nothing is fetched."""
+process. Works offline."""
 
 import copy
 import json
@@ -35,14 +35,14 @@ def ability(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     harness = job.get("harness") or {"folder": ".", "tasks": [], "limit": 0, "chat": False}
     tasks = read_tasks(Path(harness["folder"]), harness["tasks"])
     folder, prefix, out = Path(job["model"]), job.get("adapter"), Path(job["out"])
-    cache, seen = open_cache(job.get("answers"))
-    asked = Answerer(folder, Path(prefix) if prefix else None, cache, seen, job["precision"])
-    rows = score_items(asked, items, job["batch_size"], job["stage"])
+    cache, seen_files = open_cache(job.get("answers"))
+    answerer = Answerer(folder, Path(prefix) if prefix else None, cache, seen_files, job["precision"])
+    rows = score_items(answerer, items, job["batch_size"], job["stage"])
     limit, chat = harness["limit"], harness["chat"]
     facts: dict[str, Any] = {"asked_digest": asked_digest(items, tasks, limit, chat)}
     if tasks:
-        more, facts["harness"] = run_tasks(asked, tasks, limit, chat, job["batch_size"], job["stage"])
-        rows += more
+        task_rows, facts["harness"] = run_tasks(answerer, tasks, limit, chat, job["batch_size"], job["stage"])
+        rows += task_rows
     out.mkdir(parents=True, exist_ok=True)
     (out / ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     facts |= {"items": len(rows), "unscored": sum(bool(r["error"]) for r in rows)}
@@ -51,37 +51,37 @@ def ability(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def score_items(
-    asked: Answerer, items: Sequence[Item], batch_size: int, stage: str = "general_ability"
+    answerer: Answerer, items: Sequence[Item], batch_size: int, stage: str = "general_ability"
 ) -> list[dict[str, Any]]:
     """A row per item, in order: id, source, category, right, probability, bits_per_byte, error.
 
-    right: whether the right choice has the highest log-likelihood (lm-evaluation-harness's acc; without the end of turn,
-    so that a model which goes on talking is not wrong for it). probability: of the right choice among all.
-    bits_per_byte: of a text. None if not applicable. error: why an item could not be scored.
+    right: whether the right choice has the highest log-likelihood (lm-evaluation-harness's acc; without the end of turn, so
+    that continuing after the answer is not wrong). probability: of the right choice among all. bits_per_byte: of a text. None
+    if not applicable. error: why an item could not be scored.
     """
     if not items:
         return []
-    prompts, texts = zip(*(_encoded(asked.tokenizer, item) for item in items), strict=True)
+    prompts, texts = zip(*(_encoded(answerer.tokenizer, item) for item in items), strict=True)
     rows: dict[int, dict[str, Any]] = {}
-    # chats share the template's beginning, bare texts nothing: apart, each kind is read as fast as it can be
+    # separately, because chats share the template's beginning and bare texts share nothing
     for chat in (True, False):
-        places = [i for i, item in enumerate(items) if item.chat is chat]
-        if not places:
+        indices = [i for i, item in enumerate(items) if item.chat is chat]
+        if not indices:
             continue
-        answers = asked.answers(
-            [prompts[i] for i in places],
-            [texts[i] for i in places],
+        answers = answerer.answers(
+            [prompts[i] for i in indices],
+            [texts[i] for i in indices],
             max_new_tokens=1,
             batch_size=batch_size,
             stage=stage,
             name="chats" if chat else "texts",
         )
-        rows |= {i: _row(items[i], answer) for i, answer in zip(places, answers, strict=True)}
+        rows |= {i: _row(items[i], answer) for i, answer in zip(indices, answers, strict=True)}
     return [rows[i] for i in range(len(items))]
 
 
 def _encoded(tokenizer: Any, item: Item) -> tuple[list[int], list[list[int]]]:
-    """(tokens of the prompt, tokens of every choice behind it, or of the text)."""
+    """(tokens of the prompt, tokens of every choice after it, or of the text)."""
     if item.chat:
         messages = [{"role": "user", "content": item.prompt}]
         ends = end_ids(tokenizer)
@@ -101,8 +101,8 @@ def _row(item: Item, answer: Answer) -> dict[str, Any]:
     if item.text is not None:
         return row | {"bits_per_byte": -answer.label_scores[0] / math.log(2) / len(item.text.encode())}
     scores, best = answer.label_scores, max(answer.label_scores)
-    first = scores.index(best) == item.right and scores.count(best) == 1  # a tie is not right
-    return row | {"right": first, "probability": float(softmax(scores)[item.right])}
+    is_right = scores.index(best) == item.right and scores.count(best) == 1  # a tie is not right
+    return row | {"right": is_right, "probability": float(softmax(scores)[item.right])}
 
 
 _SEED = 1234
@@ -110,26 +110,26 @@ _SEED = 1234
 
 
 def run_tasks(
-    asked: Answerer, tasks: Sequence[HarnessTask], limit: int, chat: bool, batch_size: int, stage: str
+    answerer: Answerer, tasks: Sequence[HarnessTask], limit: int, chat: bool, batch_size: int, stage: str
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """(rows as of :func:`score_items`, facts). Every task's first `limit` rows are asked.
+    """Ask the first `limit` rows of every task. Returns (rows like those of :func:`score_items`, facts).
 
-    right: of the task's metric, as lm_eval judges it. bits_per_byte: where the metric is made of a text's likelihood.
-    facts: lm_eval (version), tasks {name: {rows, metric, shots, results: {metric: value}, {} where a row was not scored}}.
+    right: by the task's metric, as lm_eval computes it. bits_per_byte: if the metric is the likelihood of a text.
+    facts: lm_eval (version), tasks {name: {rows, metric, shots, results: {metric: value}, {} if a row was not scored}}.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     from lm_eval.evaluator import evaluate
 
     from finetune_pipeline.evaluation.ability.harness_model import AnswererLM
 
-    close_ways_out()
+    forbid_downloads()
     with tempfile.TemporaryDirectory() as scratch:
-        made = {t.name: make_task(t, scratch) for t in tasks}
-        written = {t.name for t in tasks if t.config["output_type"] == "loglikelihood" and not t.text}
-        model = AnswererLM(asked, batch_size, stage, written)
+        harness_tasks = {t.name: make_task(t, scratch) for t in tasks}
+        greedy_tasks = {t.name for t in tasks if t.config["output_type"] == "loglikelihood" and not t.text}
+        model = AnswererLM(answerer, batch_size, stage, greedy_tasks)
         results = evaluate(
             model,
-            {"tasks": made, "groups": {}, "group_map": {}},
+            {"tasks": harness_tasks, "groups": {}, "group_map": {}},
             limit=limit,
             bootstrap_iters=0,
             apply_chat_template=chat,
@@ -138,20 +138,22 @@ def run_tasks(
     rows, facts = [], {}
     for task in tasks:
         name, samples = task.name, results["samples"][task.name]
-        first = [s for s in samples if s["filter"] == samples[0]["filter"]]
-        own = [_task_row(task, made[name], s, model.failed.get((name, s["doc_id"]), "")) for s in first]
-        rows += own
+        first_samples = [s for s in samples if s["filter"] == samples[0]["filter"]]
+        task_rows = [
+            _task_row(task, harness_tasks[name], s, model.failed.get((name, s["doc_id"]), "")) for s in first_samples
+        ]
+        rows += task_rows
         facts[name] = {
-            "rows": len(own),
+            "rows": len(task_rows),
             "metric": task.metric,
-            "shots": made[name].config.num_fewshot,
-            "results": {} if any(r["error"] for r in own) else _figures(results["results"][name]),
+            "shots": harness_tasks[name].config.num_fewshot,
+            "results": {} if any(r["error"] for r in task_rows) else _figures(results["results"][name]),
         }
     return rows, {"lm_eval": harness_version(), "tasks": facts}
 
 
-def close_ways_out() -> None:
-    """Forbid downloads, and restrict templates of task files to the row they are filled from."""
+def forbid_downloads() -> None:
+    """Forbid downloads, and run the templates of task files in a sandbox."""
     import datasets
     from jinja2.sandbox import ImmutableSandboxedEnvironment
     from lm_eval import utils
@@ -159,28 +161,28 @@ def close_ways_out() -> None:
     datasets.config.HF_HUB_OFFLINE = True
     datasets.disable_progress_bars()
     if not isinstance(utils.env, ImmutableSandboxedEnvironment):
-        shut = ImmutableSandboxedEnvironment(undefined=utils.env.undefined, keep_trailing_newline=True)
-        shut.filters.update(utils.env.filters)
-        utils.env = shut
+        sandbox = ImmutableSandboxedEnvironment(undefined=utils.env.undefined, keep_trailing_newline=True)
+        sandbox.filters.update(utils.env.filters)
+        utils.env = sandbox
 
 
 def make_task(task: HarnessTask, scratch: str) -> Any:
-    """lm_eval's task, its rows read through a cache in `scratch`. Raises ValueError with the task's name."""
+    """Make lm_eval's task, with the cache of its rows in `scratch`. Raises ValueError with the task's name."""
     from lm_eval.api.task import ConfigurableTask
 
     config = copy.deepcopy(dict(task.config))
     config["dataset_kwargs"]["cache_dir"] = scratch
     try:
-        made = ConfigurableTask(config=config)
+        harness_task = ConfigurableTask(config=config)
     except Exception as error:
         raise ValueError(f"ability.harness: {task.name} cannot be made: {type(error).__name__}: {error}") from error
-    if made.config.num_fewshot is None:
-        made.set_config(key="num_fewshot", value=0)
-    made.set_fewshot_seed(seed=_SEED)
-    return made
+    if harness_task.config.num_fewshot is None:
+        harness_task.set_config(key="num_fewshot", value=0)
+    harness_task.set_fewshot_seed(seed=_SEED)
+    return harness_task
 
 
-def _task_row(task: HarnessTask, made: Any, sample: Mapping[str, Any], failed: str) -> dict[str, Any]:
+def _task_row(task: HarnessTask, harness_task: Any, sample: Mapping[str, Any], failed: str) -> dict[str, Any]:
     row = {"id": f"{task.name}:{sample['doc_id']}", "source": SOURCE, "category": CATEGORY + task.name, **_UNSCORED}
     if failed:
         return row | {"error": failed}
@@ -193,22 +195,22 @@ def _task_row(task: HarnessTask, made: Any, sample: Mapping[str, Any], failed: s
     if value not in (0, 1):
         where = f"ability.harness: {task.name}: {task.metric} of row {sample['doc_id']}"
         raise ValueError(f"{where} is {value}, not 0 or 1")
-    return row | {"right": bool(value), "probability": _probability(task, made, sample)}
+    return row | {"right": bool(value), "probability": _probability(task, harness_task, sample)}
 
 
-def _probability(task: HarnessTask, made: Any, sample: Mapping[str, Any]) -> float | None:
-    if task.config["output_type"] != "multiple_choice" or made.multiple_input:
+def _probability(task: HarnessTask, harness_task: Any, sample: Mapping[str, Any]) -> float | None:
+    if task.config["output_type"] != "multiple_choice" or harness_task.multiple_input:
         return None
-    choices, right = made.doc_to_choice(sample["doc"]), sample["target"]
-    if isinstance(right, str):
-        right = choices.index(right) if right in choices else None
-    if not isinstance(right, int) or not 0 <= right < len(choices):
+    choices, right_index = harness_task.doc_to_choice(sample["doc"]), sample["target"]
+    if isinstance(right_index, str):
+        right_index = choices.index(right_index) if right_index in choices else None
+    if not isinstance(right_index, int) or not 0 <= right_index < len(choices):
         return None
-    return float(softmax([score for score, _ in sample["filtered_resps"][: len(choices)]])[right])
+    return float(softmax([score for score, _ in sample["filtered_resps"][: len(choices)]])[right_index])
 
 
 def _figures(results: Mapping[str, Any]) -> dict[str, float]:
-    """lm_eval's figures, `acc,none` shown as `acc`."""
+    """lm_eval's figures, with `acc,none` renamed to `acc`."""
     return {
         key.removesuffix(",none"): float(value)
         for key, value in results.items()

@@ -37,14 +37,14 @@ SURE = 0.05
 _WORD = re.compile(r"[^\W\d_][\w'’-]+")
 _NAMED_BY = 3
 _LIKE = 2
-"""Texts with at least this many of a group's words belong to it, too."""
+"""A text with at least this many of a group's words belongs to it."""
 TEXT_LIMIT, ANSWER_LIMIT = 1500, 300
 """Shown characters of a text and of an answer."""
 SHOWN_OF_GROUP = 3
 MOST_WRONG = 300
 """Maximum wrong answers shown with their texts, to limit the page's size."""
 ENOUGH_TO_MEASURE = 24
-"""Rows of a kind from which on its share of failures is known to about 20 points (Wilson, 95%)."""
+"""Minimum rows of a kind to measure its share of failures to about 20 points (Wilson, 95%)."""
 _NO_MORE_DATA = {
     "error": "Read the error in the predictions and fix its cause; these rows say nothing about the model.",
     "truncated": "Raise output.max_new_tokens (baseline.max_new_tokens for labels) if the right answers need it; else "
@@ -59,8 +59,8 @@ _NO_MORE_DATA = {
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """terms: what names the members, most telling first, empty for those that nothing sets apart; held: texts of the whole test
-    with the first term; hit: members with it."""
+    """terms: the most distinctive terms of the members, best first; empty for the ungrouped. held: texts of the whole test with
+    the first term. hit: members with it."""
 
     ids: tuple[str, ...]
     terms: tuple[str, ...]
@@ -69,72 +69,74 @@ class Cluster:
 
 
 def terms_of(text: str) -> set[str]:
-    """Words and pairs of neighbouring words, folded."""
+    """Words and pairs of neighbouring words, case-folded."""
     words = [word.casefold() for word in _WORD.findall(text)]
     return {*words, *(f"{a} {b}" for a, b in pairwise(words))}
 
 
 def clusters(failed: Collection[str], texts: Mapping[str, str]) -> list[Cluster]:
-    """Groups among the ids `failed`, largest first, and at the end the rest that no word sets apart. texts: of the whole test.
+    """Group the ids `failed`, largest group first, the ungrouped ones last. texts: of the whole test.
 
-    Again and again the word is taken that stands in failed texts far more often than in the others (one-sided Fisher's exact
-    test); the texts with it, and those that share two more of the words that come with it, are a group.
+    Repeatedly takes the most distinctive term of the remaining failed texts (one-sided Fisher's exact test). Its group are the
+    texts with this term, and those with at least two of the terms that are distinctive of these.
     """
-    words = {i: terms_of(text) for i, text in texts.items()}
-    left = sorted(i for i in failed if i in words)
+    terms_by_id = {i: terms_of(text) for i, text in texts.items()}
+    remaining = sorted(i for i in failed if i in terms_by_id)
     groups: list[Cluster] = []
-    everywhere = Counter(term for of in words.values() for term in of)
-    while len(left) >= SMALLEST:
-        telling = _telling(left, words, everywhere)
-        if not telling:
+    term_counts = Counter(term for row_terms in terms_by_id.values() for term in row_terms)
+    while len(remaining) >= SMALLEST:
+        terms = _distinctive_terms(remaining, terms_by_id, term_counts)
+        if not terms:
             break
-        seed = [i for i in left if telling[0] in words[i]]
-        with_it = _telling(seed, words, everywhere)[:12] or telling[:1]
-        members = [i for i in left if telling[0] in words[i] or sum(t in words[i] for t in with_it) >= _LIKE]
-        groups.append(Cluster(tuple(members), _names([telling[0], *with_it]), everywhere[telling[0]], len(seed)))
-        left = [i for i in left if i not in set(members)]
+        seed = [i for i in remaining if terms[0] in terms_by_id[i]]
+        related = set(related_terms := _distinctive_terms(seed, terms_by_id, term_counts)[:12] or terms[:1])
+        members = [i for i in remaining if i in seed or len(related & terms_by_id[i]) >= _LIKE]
+        groups.append(Cluster(tuple(members), _names([terms[0], *related_terms]), term_counts[terms[0]], len(seed)))
+        remaining = [i for i in remaining if i not in set(members)]
     groups.sort(key=lambda c: (-len(c.ids), c.ids))
-    rest = (*left, *sorted(i for i in failed if i not in words))
-    return [*groups, Cluster(rest, ())] if rest else groups
+    ungrouped = (*remaining, *sorted(i for i in failed if i not in terms_by_id))
+    return [*groups, Cluster(ungrouped, ())] if ungrouped else groups
 
 
-def _telling(group: Sequence[str], words: Mapping[str, set[str]], everywhere: Mapping[str, int]) -> list[str]:
-    """Terms that stand in a group far more often than elsewhere, most significant first."""
-    inside = Counter(term for i in group for term in words[i])
-    tried = {term: n for term, n in inside.items() if n >= SMALLEST}
-    if not tried or len(group) == len(words):
+def _distinctive_terms(
+    group: Sequence[str], terms_by_id: Mapping[str, set[str]], term_counts: Mapping[str, int]
+) -> list[str]:
+    """Terms that are significantly more frequent in a group than elsewhere, most significant first."""
+    group_counts = Counter(term for i in group for term in terms_by_id[i])
+    tried = {term: n for term, n in group_counts.items() if n >= SMALLEST}
+    if not tried or len(group) == len(terms_by_id):
         return []
-    fewer, held = [n - 1 for n in tried.values()], [everywhere[term] for term in tried]
-    chance = scipy.stats.hypergeom.sf(fewer, len(words), held, len(group))
-    sure = [(p, -n, term) for (term, n), p in zip(tried.items(), chance, strict=True) if p * len(tried) < SURE]
-    return [term for _, _, term in sorted(sure)]
+    fewer, total_counts = [n - 1 for n in tried.values()], [term_counts[term] for term in tried]
+    chance = scipy.stats.hypergeom.sf(fewer, len(terms_by_id), total_counts, len(group))
+    significant = [(p, -n, term) for (term, n), p in zip(tried.items(), chance, strict=True) if p * len(tried) < SURE]
+    return [term for _, _, term in sorted(significant)]
 
 
 def _names(terms: Sequence[str]) -> tuple[str, ...]:
     """The first terms that do not overlap."""
-    named: list[str] = []
+    chosen: list[str] = []
     for term in terms:
-        if not any(set(term.split()) & set(other.split()) for other in named):
-            named.append(term)
-    return tuple(named[:_NAMED_BY])
+        if not any(set(term.split()) & set(earlier.split()) for earlier in chosen):
+            chosen.append(term)
+    return tuple(chosen[:_NAMED_BY])
 
 
 def failure_atlas(
     rows: Sequence[Row], output: AnyOutput, texts: Mapping[str, str], neighbours: Neighbours | None = None
 ) -> Atlas:
-    """Group every wrong answer of one model by kind and likeness, kinds and groups by size. texts: of the users, by example id."""
+    """Group one model's wrong answers by kind and similarity, largest first. texts: the users' texts, by example id."""
     failures = {row["example_id"]: failure for row in rows if (failure := failure_of(row, output)) is not None}
-    together: dict[tuple[str, str], list[str]] = defaultdict(list)
+    ids_by_mistake: dict[tuple[str, str], list[str]] = defaultdict(list)
     for i, failure in failures.items():
-        together[failure.kind, failure.detail].append(i)
+        ids_by_mistake[failure.kind, failure.detail].append(i)
     counts = Counter(failure.kind for failure in failures.values())
-    known = {i: texts[i] for row in rows if (i := row["example_id"]) in texts}
-    right = [text for i, text in known.items() if i not in failures]
-    usual = float(np.median(neighbours.counts(right))) if neighbours and len(right) >= LEAST_RIGHT else None
+    known_texts = {i: texts[i] for row in rows if (i := row["example_id"]) in texts}
+    right_texts = [text for i, text in known_texts.items() if i not in failures]
+    usual = float(np.median(neighbours.counts(right_texts))) if neighbours and len(right_texts) >= LEAST_RIGHT else None
     groups = [
-        _group(kind, detail, cluster, failures, known, neighbours, usual)
-        for (kind, detail), ids in together.items()
-        for cluster in clusters(ids, known)
+        _group(kind, detail, cluster, failures, known_texts, neighbours, usual)
+        for (kind, detail), ids in ids_by_mistake.items()
+        for cluster in clusters(ids, known_texts)
     ]
     groups.sort(key=lambda g: (-counts[g.kind], -g.count, g.kind, g.detail, g.terms, g.ids[0]))
     kinds = {kind: counts[kind] for kind in sorted(counts, key=lambda k: (-counts[k], list(KINDS).index(k)))}
@@ -150,11 +152,11 @@ def _group(
     neighbours: Neighbours | None,
     usual: float | None,
 ) -> AtlasGroup:
-    inside = [texts[i] for i in cluster.ids if i in texts]
-    near = float(np.median(neighbours.counts(inside))) if neighbours and inside else None
-    nearest = neighbours.nearest(inside, NEAREST) if neighbours and inside else []
+    group_texts = [texts[i] for i in cluster.ids if i in texts]
+    near = float(np.median(neighbours.counts(group_texts))) if neighbours and group_texts else None
+    nearest = neighbours.nearest(group_texts, NEAREST) if neighbours and group_texts else []
     collect, advice = what_to_do(kind, detail, len(cluster.ids), near, usual, [t.answer for t in nearest])
-    also = Counter(other for i in cluster.ids for other in failures[i].also)
+    also = Counter(extra for i in cluster.ids for extra in failures[i].also)
     ids = sorted(cluster.ids)
     return AtlasGroup(
         kind=kind,
@@ -175,17 +177,17 @@ def _group(
 def what_to_do(
     kind: str, detail: str, count: int, near: float | None, usual: float | None, answers: Sequence[str]
 ) -> tuple[int, str]:
-    """(rows to collect, the advice as text).
+    """Returns (rows to collect, advice).
 
-    More rows are asked for where texts like these are rarer in training than texts like those answered rightly: as
-    many as are missing to their median, and at least so many that the group's share of failures can be measured next
-    time. answers: of the nearest training rows.
+    Asks for more rows if similar texts are rarer in training than texts similar to correctly answered ones: as many as the
+    difference of the medians, and at least enough to measure the group's share of failures next time. answers: of the nearest
+    training rows.
     """
     if kind in _NO_MORE_DATA:
         return 0, _NO_MORE_DATA[kind]
-    said_there = detail.rpartition(" → ")[2] if kind == "label_pair" else None
-    agree = sum(answer == said_there for answer in answers)
-    if said_there and agree * 2 > len(answers):
+    given_label = detail.rpartition(" → ")[2] if kind == "label_pair" else None
+    agree = sum(answer == given_label for answer in answers)
+    if given_label and agree * 2 > len(answers):
         return 0, (
             f"Read the nearest training rows first: {agree} of {len(answers)} carry the label given here. Either they are "
             "wrong, or the labels overlap and need a sharper definition."
@@ -208,8 +210,8 @@ def what_to_do(
 
 
 class ShownRow(Part):
-    """A test row that the report shows: its text (None where it was not kept), the right answer, what was answered, and whether
-    base model and candidate are right."""
+    """A test row that the report shows: its text (None if not kept), the reference, and the answers of base model and candidate
+    with whether they are right."""
 
     id: str
     text: str | None = None
@@ -227,7 +229,7 @@ class ShownRows(Part):
     training: dict[str, TrainingRow] = Field(default_factory=dict)
 
     def of_group(self, group: AtlasGroup) -> list[ShownRow]:
-        """Some test rows of a group of failures; those whose texts were not kept have an id alone."""
+        """The first test rows of a group of failures; those whose texts were not kept have only an id."""
         return [self.tested.get(i) or ShownRow(id=i) for i in group.ids[:SHOWN_OF_GROUP]]
 
     def nearest_to(self, group: AtlasGroup) -> list[TrainingRow]:
@@ -248,7 +250,8 @@ def shown_rows(
     ids += [i for group in groups for i in group.ids][:MOST_WRONG]
     rows = by_model(predictions)
     best = base_at_its_best(rows, output)
-    base, candidate = ({row["example_id"]: row for row in of} for of in (best.answers[best.mode], rows["candidate"]))
+    base = {row["example_id"]: row for row in best.answers[best.mode]}
+    candidate = {row["example_id"]: row for row in rows["candidate"]}
     near = {i for group in groups for i in group.nearest}
     return ShownRows(
         tested={
@@ -256,8 +259,8 @@ def shown_rows(
                 id=i,
                 text=cut(texts[i], TEXT_LIMIT) if i in texts else None,
                 gold=cut(candidate[i]["gold"], ANSWER_LIMIT),
-                base=_answered(base[i]),
-                candidate=_answered(candidate[i]),
+                base=_shown_answer(base[i]),
+                candidate=_shown_answer(candidate[i]),
                 base_right=is_right(base[i], output),
                 right=is_right(candidate[i], output),
             )
@@ -271,7 +274,7 @@ def shown_rows(
     )
 
 
-def _answered(row: Mapping[str, Any]) -> str:
+def _shown_answer(row: Mapping[str, Any]) -> str:
     text = cut(row["text"].strip(), ANSWER_LIMIT)
     if row["status"] == "ok":
         return text

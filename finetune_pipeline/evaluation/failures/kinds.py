@@ -36,12 +36,12 @@ _LANGUAGES = {name: frozenset(words.split()) for name, words in _FUNCTION_WORDS.
 
 
 def is_refusal(text: str) -> bool:
-    """Whether a text declines to answer in one of the usual English phrases, in its first 300 characters."""
+    """Whether the first 300 characters of a text hold one of the usual English phrases of refusal."""
     return _REFUSAL.search(text[:300]) is not None
 
 
 def repetition(text: str) -> float:
-    """Share of the word 4-grams of a text that occurred before in it; 0 for fewer than eight words."""
+    """Share of a text's word 4-grams that repeat earlier ones; 0 for fewer than eight words."""
     words = _WORD.findall(text.casefold())
     grams = [tuple(words[i : i + _GRAM]) for i in range(len(words) - _GRAM + 1)]
     return 1 - len(set(grams)) / len(grams) if len(words) >= 2 * _GRAM else 0.0
@@ -54,9 +54,9 @@ def script(text: str) -> str | None:
 
 
 def language(text: str) -> str | None:
-    """The language of a Latin text by its function words; None when too few are there to tell, or two are close."""
+    """The language of a Latin text by its function words; None if there are too few, or two languages are close."""
     words = Counter(_WORD.findall(text.casefold()))
-    hits = sorted(((sum(words[w] for w in known), name) for name, known in _LANGUAGES.items()), reverse=True)
+    hits = sorted(((sum(words[w] for w in common), name) for name, common in _LANGUAGES.items()), reverse=True)
     enough = hits[0][0] >= 3 and hits[0][0] >= 0.12 * sum(words.values())
     return hits[0][1] if enough and hits[0][0] >= 1.5 * hits[1][0] else None
 
@@ -66,8 +66,8 @@ def other_language(prediction: str, reference: str) -> bool:
     a, b = script(prediction), script(reference)
     if a and b and a != b and sum(c.isalpha() for c in prediction) >= 8:
         return True
-    spoken, wanted = language(prediction), language(reference)
-    return spoken is not None and wanted is not None and spoken != wanted
+    written, expected = language(prediction), language(reference)
+    return written is not None and expected is not None and written != expected
 
 
 Row = Mapping[str, Any]
@@ -92,7 +92,7 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """kind: one of KINDS; detail: which label pair, field or rule; also: further details of the same answer."""
+    """kind: one of KINDS; detail: the label pair, field or rule; also: further details of the same answer."""
 
     kind: str
     detail: str = ""
@@ -100,7 +100,8 @@ class Failure:
 
 
 def failure_of(row: Row, output: AnyOutput) -> Failure | None:
-    """The mistake in one answer; None for a correct one. In free texts (without output.extract) only rule-based mistakes count."""
+    """The mistake in one answer; None for a correct one. In free texts (without output.extract) only mistakes that rules detect
+    count."""
     if row["status"] in ("error", "empty"):
         return Failure(row["status"])
     text = str(row["text"])
@@ -124,24 +125,24 @@ def failure_of(row: Row, output: AnyOutput) -> Failure | None:
 
 def _form_detail(text: str, rule: str, row: Row, output: AnyOutput) -> str:
     if isinstance(output, LabelsOutput):
-        held = [label for label in output.labels if label.casefold() in text.casefold()]
-        if len(held) == 1:
-            return f"a {'' if held[0] == row['gold'] else 'wrong '}label with something around it"
-        return "several labels at once" if held else "no label at all"
+        contained = [label for label in output.labels if label.casefold() in text.casefold()]
+        if len(contained) == 1:
+            return f"a {'' if contained[0] == row['gold'] else 'wrong '}label with something around it"
+        return "several labels at once" if contained else "no label at all"
     if isinstance(output, JsonOutput) and rule == "not_json" and read_json(row, output).same:
         return "right once repaired"
     return rule
 
 
 def _wrong_json(row: Row, output: JsonOutput) -> Failure:
-    read = read_json(row, output)
+    extraction = read_json(row, output)
     mistakes: list[tuple[str, str]] = []
-    for field in sorted({*read.claimed, *read.gold}):
-        answer, gold = read.claimed.get(field, Counter()), read.gold.get(field, Counter())
+    for field in sorted({*extraction.claimed, *extraction.gold}):
+        answer, gold = extraction.claimed.get(field, Counter()), extraction.gold.get(field, Counter())
         if answer != gold:
             kind = "wrong_value" if gold - answer else "hallucinated_field"
             mistakes.append((kind if answer - gold else "missing_field", field or "(the value)"))
-    if not mistakes:  # equal in all that is claimed: null, "" and [] stand for one another
+    if not mistakes:  # equal claims: null, "" and [] count as the same
         return Failure("wrong_value", "an empty value of another kind")
     mistakes.sort(key=lambda kind: (list(KINDS).index(kind[0]), kind[1]))
     return Failure(*mistakes[0], also=tuple(f"{kind}: {name}" for kind, name in mistakes[1:]))
@@ -153,8 +154,8 @@ def _wrong_text(row: Row, output: TextOutput) -> Failure | None:
         return Failure("wrong_final_answer") if final_answer(text, output.extract) is not None else Failure("format")
     if fact_score(text, gold) == 1:
         return None
-    stated, wanted = facts(text), facts(gold)
-    kinds = sorted({kind for kind, _ in (stated - wanted) + (wanted - stated)})
+    stated, expected = facts(text), facts(gold)
+    kinds = sorted({kind for kind, _ in (stated - expected) + (expected - stated)})
     if kinds == ["negation"]:
         return Failure("wrong_negation")
     return Failure("wrong_facts", next(kind for kind in kinds if kind != "negation"), tuple(kinds))

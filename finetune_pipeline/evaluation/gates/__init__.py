@@ -1,4 +1,4 @@
-"""The gates a candidate must pass to become `champion`. What was not measured does not pass.
+"""The gates a candidate must pass to become `champion`. A gate without its measurement fails.
 
 Every module of this package that decorates a function with :func:`~.base.gate` is part of the registry.
 """
@@ -21,7 +21,7 @@ Decision = Literal["promote", "use_simple", "refuse"]
 
 
 def decide(spec: TaskSpec, evaluation: EvaluationResult) -> list[GateResult]:
-    """Ask every gate about an evaluation, always in the same order."""
+    """Judge an evaluation by every gate, always in the same order."""
     return [gate(spec, gate.reads(evaluation)) for gate in GATES.values()]
 
 

@@ -33,7 +33,7 @@ DEFAULTS = GatesSpec.model_validate({})
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the function of a gate returns.
+    """The return value of a gate's function.
 
     Attributes:
         status: True is `passed`, False `failed`.
@@ -50,10 +50,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """One gate's answer.
+    """One gate's result.
 
     Attributes:
-        status: `warned`: failed, but not blocking by the spec. `not_asked`: there is nothing to ask, such as no
+        status: `warned`: failed, but the spec says it does not block. `not_asked`: there is nothing to judge, such as no
             champion to beat.
         measured: The number compared with the threshold, or None if nothing could be measured.
         what_to_do: Empty if there is nothing to do.
@@ -84,8 +84,8 @@ class Gate:
     """A condition that a candidate must meet.
 
     Attributes:
-        order: Gates are asked and shown in ascending order.
-        needs: What must be shown, for the reference page and the asset check.
+        order: Gates are judged and shown in ascending order.
+        needs: The condition, for the reference page and the asset check.
         default: The default threshold.
         holds_back: What a failure stops.
         reads: The part of the evaluation that `judge` gets.
@@ -111,7 +111,7 @@ class Gate:
 
 
 GATES: dict[str, Gate] = {}
-"""Every gate by its name, in the order they are asked."""
+"""Every gate by its name, in ascending order."""
 
 
 def gate(
@@ -126,10 +126,10 @@ def gate(
     """Make a gate of a function and add it to the registry. The arguments are the attributes of :class:`Gate`."""
 
     def register(judge: Callable[[TaskSpec, Any], Outcome]) -> Gate:
-        made = Gate(judge.__name__, order, needs, default, holds_back, what_to_do, reads, judge)
-        in_order = sorted([*(known for name, known in GATES.items() if name != made.name), made], key=lambda g: g.order)
+        new_gate = Gate(judge.__name__, order, needs, default, holds_back, what_to_do, reads, judge)
+        ordered = sorted((GATES | {new_gate.name: new_gate}).values(), key=lambda g: g.order)
         GATES.clear()
-        GATES.update({known.name: known for known in in_order})
-        return made
+        GATES.update({g.name: g for g in ordered})
+        return new_gate
 
     return register

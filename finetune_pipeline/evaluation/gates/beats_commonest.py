@@ -8,7 +8,7 @@ from finetune_pipeline.evaluation.wording import inside
 from finetune_pipeline.spec.model import TaskSpec
 
 BLIND = ("commonest", "commonest_fields")
-"""Simple models that look at no input."""
+"""Simple models that ignore the input."""
 
 
 @gate(

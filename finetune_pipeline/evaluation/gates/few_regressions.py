@@ -22,14 +22,14 @@ def few_regressions(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
         if evaluation.versions.get("champion"):
             return Outcome(False, None, limit, "There is a champion, but it was not compared.")
         return Outcome("not_asked", None, limit, "No champion in service yet: nothing to lose.")
-    lost, right, interval = comparison.b, comparison.right_before, comparison.lost_interval
-    if right == 0:
+    lost, champion_right, interval = comparison.b, comparison.right_before, comparison.lost_interval
+    if champion_right == 0:
         return Outcome(True, 0.0, limit, "The champion has no test row right: nothing to lose.")
-    if lost is None or right is None or interval is None:
+    if lost is None or champion_right is None or interval is None:
         return Outcome(False, None, limit, "Regressions against the champion were not counted.")
     message = (
-        f"Of {counted(right, 'row')} the champion has right the candidate gets {lost:,} wrong, "
-        f"{percent(lost / right)} ({percent_range(interval)}); surely at most {percent(limit)} are allowed."
+        f"Of {counted(champion_right, 'row')} the champion has right the candidate gets {lost:,} wrong, "
+        f"{percent(lost / champion_right)} ({percent_range(interval)}); surely at most {percent(limit)} are allowed."
     )
     best = comparison.least_lost
     if best is not None and best > limit:

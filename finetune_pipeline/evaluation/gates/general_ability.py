@@ -22,8 +22,8 @@ from finetune_pipeline.spec.model import TaskSpec
 def general_ability(spec: TaskSpec, ability: Ability | None) -> Outcome:
     """Measured: the upper bound of the lost accuracy."""
     limit = spec.gates.max_ability_loss
-    asked = spec.ability.suite or spec.ability.files or spec.ability.harness.tasks
-    if ability is not None and ability.items == 0 and (ability.not_asked or not asked):
+    requested = spec.ability.suite or spec.ability.files or spec.ability.harness.tasks
+    if ability is not None and ability.items == 0 and (ability.not_asked or not requested):
         return Outcome("not_asked", None, limit, ability.not_asked or "The spec asks for no test of general ability.")
     if ability is None or ability.drop is None or ability.interval is None:
         return Outcome(False, None, limit, "General ability was not measured.")
@@ -35,9 +35,9 @@ def general_ability(spec: TaskSpec, ability: Ability | None) -> Outcome:
     passed = high < limit
     if not passed and low < limit:
         message += f" A loss that large is not shown either: {points(low)} to {points(high)} points may be lost."
-    least = {name: of.interval[0] if of.interval else math.inf for name, of in ability.benchmarks.items()}
-    if surely := {name: loss for name, loss in least.items() if loss >= limit}:
-        lost = ", ".join(f"{name} surely loses {points(loss, sign=False)} points" for name, loss in surely.items())
+    least = {name: loss.interval[0] if loss.interval else math.inf for name, loss in ability.benchmarks.items()}
+    if too_large := {name: loss for name, loss in least.items() if loss >= limit}:
+        lost = ", ".join(f"{name} surely loses {points(loss, sign=False)} points" for name, loss in too_large.items())
         message, passed = f"{message} Of the benchmarks, {lost}.", False
     if text := ability.text:
         if not text.before or text.before < 0 or text.rise is None or text.interval is None:

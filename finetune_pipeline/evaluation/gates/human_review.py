@@ -17,15 +17,16 @@ from finetune_pipeline.spec.model import TaskSpec
     "in the report and add training rows like the ones that were refused.",
 )
 def human_review(spec: TaskSpec, people: People | None) -> Outcome:
-    wanted, least = spec.gates.min_rated, spec.gates.min_accepted
-    if not wanted:
-        return Outcome("not_asked", None, least, "The spec asks for no human review.")
+    min_rated, required_share = spec.gates.min_rated, spec.gates.min_accepted
+    if not min_rated:
+        return Outcome("not_asked", None, required_share, "The spec asks for no human review.")
     ratings = (people.random if people else None) or Ratings()
     n, share, interval = ratings.n or 0, ratings.candidate.share, ratings.candidate.interval
-    if n < wanted or share is None or interval is None:
-        return Outcome(False, None, least, f"People have judged {n} of {wanted} answers drawn at random.")
+    if n < min_rated or share is None or interval is None:
+        message = f"People have judged {n} of {min_rated} answers drawn at random."
+        return Outcome(False, None, required_share, message)
     message = (
         f"People accept {percent(share)} of {counted(n, 'answer')} drawn at random ({percent_range(interval)}); surely "
-        f"{percent(least)} are asked for."
+        f"{percent(required_share)} are asked for."
     )
-    return Outcome(interval[0] >= least, interval[0], least, message)
+    return Outcome(interval[0] >= required_share, interval[0], required_share, message)

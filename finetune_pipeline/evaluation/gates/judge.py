@@ -17,19 +17,19 @@ from finetune_pipeline.spec.model import TaskSpec
     "model. Where it is: read the pairs it decides against the candidate, and add training rows like them.",
 )
 def judge(spec: TaskSpec, findings: JudgeFindings | None) -> Outcome:
-    least = spec.gates.min_preferred
-    if not least:
-        return Outcome("not_asked", None, least, "The spec asks for no judge.")
+    required_share = spec.gates.min_preferred
+    if not required_share:
+        return Outcome("not_asked", None, required_share, "The spec asks for no judge.")
     if findings is None or findings.believed is not True:
         why = "; ".join(findings.refused if findings else []) or "none was asked"
-        return Outcome(False, None, least, f"No judge can be trusted: {why}.")
+        return Outcome(False, None, required_share, f"No judge can be trusted: {why}.")
     preferred = findings.verdict
     if preferred is None or preferred.share is None or preferred.interval is None:
-        return Outcome(False, None, least, "The judge decided no pair.")
+        return Outcome(False, None, required_share, "The judge decided no pair.")
     low = preferred.interval[0]
     message = (
         f"The judge prefers the fine-tuned answer in {percent(preferred.share)} of "
         f"{counted(preferred.wins + preferred.losses, 'decided pair')} ({percent_range(preferred.interval)}); surely "
-        f"{percent(least)} are asked for."
+        f"{percent(required_share)} are asked for."
     )
-    return Outcome(low >= least, low, least, message)
+    return Outcome(low >= required_share, low, required_share, message)

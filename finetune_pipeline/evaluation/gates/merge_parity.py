@@ -23,9 +23,9 @@ def merge_parity(spec: TaskSpec, parity: Parity) -> Outcome:
         return Outcome("not_asked", None, threshold, "The model is hosted where it was trained: nothing was merged.")
     if not parity.rows or share is None:
         return Outcome(False, None, threshold, "The served model was not compared with the trained one.")
-    words = kind_of(parity.kind)
+    kind = kind_of(parity.kind)
     message = (
-        f"{percent(share)} of {counted(parity.rows, 'answer')} are the same from {words.trained} and {words.served}; "
+        f"{percent(share)} of {counted(parity.rows, 'answer')} are the same from {kind.trained} and {kind.served}; "
         f"{percent(threshold)} are asked for."
     )
     passed = share >= threshold and parity.passed is True

@@ -15,24 +15,24 @@ from finetune_pipeline.spec.model import TaskSpec
     "id off gates.never_break only if its answer no longer matters.",
 )
 def never_break(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
-    listed, missing, broken = (getattr(evaluation.never_break, key) for key in ("listed", "missing", "broken"))
-    if listed is None or missing is None or broken is None:
+    listed_count, missing, broken = (getattr(evaluation.never_break, key) for key in ("listed", "missing", "broken"))
+    if listed_count is None or missing is None or broken is None:
         return Outcome(False, None, 0.0, "The never-break list was not checked.")
-    if not listed:
+    if not listed_count:
         return Outcome("not_asked", 0, 0.0, "No example is listed in gates.never_break.")
     failed = len(missing) + len(broken)
     if not failed:
-        verb = "is" if listed == 1 else "are all"
-        return Outcome(True, 0, 0.0, f"{counted(listed, 'listed example')} {verb} right.")
-    message = f"Of {counted(listed, 'listed example')} {len(broken)} wrong"
-    message += f": {_some(broken)}" if broken else ""
+        verb = "is" if listed_count == 1 else "are all"
+        return Outcome(True, 0, 0.0, f"{counted(listed_count, 'listed example')} {verb} right.")
+    message = f"Of {counted(listed_count, 'listed example')} {len(broken)} wrong"
+    message += f": {_listed(broken)}" if broken else ""
     if missing:
         message += (
-            f"; {len(missing)} not in the sealed test, so nobody knows: {_some(missing)} "
+            f"; {len(missing)} not in the sealed test, so nobody knows: {_listed(missing)} "
             "(ids stand in the report and in predictions.parquet)"
         )
     return Outcome(False, failed, 0.0, f"{message}.")
 
 
-def _some(names: list[str]) -> str:
+def _listed(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -26,8 +26,8 @@ def paired_gain(evaluation: EvaluationResult, side: Side, threshold: float, riva
     intervals = [g.interval for g in gains if g.rival in rivals and g.gain is not None and g.interval is not None]
     if decision is None or not gains or len(intervals) < len(gains) or decision.margin != threshold:
         return Outcome(False, None, threshold, f"The gain over {RIVALS[side]} could not be measured.")
-    low, high, which = min((*interval, i) for i, interval in enumerate(intervals))
-    worst = gains[which]
+    low, high, index = min((*interval, i) for i, interval in enumerate(intervals))
+    worst = gains[index]
     passed = decision.shown is True and low > threshold
     message = f"{_all_gains(gains, worst, rivals)} ({counted(evaluation.n, 'row')}). "
     least = points(threshold, sign=threshold < 0) if threshold else "zero"
@@ -46,11 +46,11 @@ def paired_gain(evaluation: EvaluationResult, side: Side, threshold: float, riva
 
 
 def _all_gains(gains: Sequence[RivalGain], worst: RivalGain, rivals: Mapping[str, str]) -> str:
-    """Every gain with its interval; of more than two in one metric, the gain that decides, and the others in short."""
+    """Every gain with its interval; of more than two in one metric, only the one that decides, and the others without."""
     if len(gains) < 3 or len({gain.metric for gain in gains}) > 1:
         return f"Against {'; '.join(one_gain(gain, rivals) for gain in gains)}"
-    others = ", ".join(f"{rivals[gain.rival]} {points(gain.gain)}" for gain in gains if gain is not worst)
-    return f"Against {one_gain(worst, rivals)}, the closest of {len(gains)}; {others}"
+    other_gains = ", ".join(f"{rivals[gain.rival]} {points(gain.gain)}" for gain in gains if gain is not worst)
+    return f"Against {one_gain(worst, rivals)}, the closest of {len(gains)}; {other_gains}"
 
 
 def one_gain(gain: RivalGain, rivals: Mapping[str, str]) -> str:

@@ -20,26 +20,26 @@ from finetune_pipeline.spec.model import TaskSpec
 def recent_production(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
     """Refuse a candidate whose whole interval of the gain on recent production rows lies below zero.
 
-    Corrected rows favour the candidate, who did not answer them: that it loses all the same is evidence, that it wins is not.
-    Too few rows refuse nobody; enough rows that were not compared do.
+    Corrected rows favour the candidate, which did not answer them: a loss despite that is evidence, a win is not. Too few rows
+    block no candidate; enough rows that were not compared do.
     """
     production = evaluation.production
     if production is None:
         message = "No production rows with a known answer are kept to judge (logs.judging_share)."
         return Outcome("not_asked", None, 0.0, message)
-    rows, other = production.rows, "champion" if evaluation.versions.get("champion") else "base"
+    rows, rival = production.rows, "champion" if evaluation.versions.get("champion") else "base"
     if production.judged is False and rows.rows is not None:
         message = f"{rows.rows} recent production rows with a known answer; fewer than {FEWEST} tell nothing."
         return Outcome("not_asked", None, 0.0, message)
-    comparison = production.comparisons.get(other)
-    if production.judged and other == "base" and comparison is None:
+    comparison = production.comparisons.get(rival)
+    if production.judged and rival == "base" and comparison is None:
         message = "The baseline is an API model, which production rows are not sent to: nothing to compare with."
         return Outcome("not_asked", None, 0.0, message)
     if not production.judged or comparison is None or comparison.gain is None or comparison.interval is None:
         return Outcome(False, None, 0.0, "Recent production rows were not compared.")
     message = (
         f"On {comparison.n} recent production rows ({rows.confirmed} confirmed, the others corrected): "
-        f"{points(comparison.gain)} points against the {other} ({points_range(comparison.interval)}), "
+        f"{points(comparison.gain)} points against the {rival} ({points_range(comparison.interval)}), "
         f"{len(comparison.broken)} of its right answers lost."
     )
     high = comparison.interval[1]

@@ -16,18 +16,18 @@ from finetune_pipeline.spec.model import TaskSpec
     "test set, collect a new one.",
 )
 def sealed_test_openings(spec: TaskSpec, seal: Seal) -> Outcome:
-    """The ledger knows of the opening this evaluation rests on; the message says how often the seal was broken, and
-    what that leaves of the level."""
+    """Check that the ledger records the opening behind this evaluation. The message tells the number of openings and the level
+    they leave."""
     count, candidates = seal.count, seal.candidates
-    look, left, spent = seal.level.look, seal.level.level, seal.level.spent
-    if not count or seal.recorded is not True or candidates is None or look is None or left is None:
+    look, level, spent = seal.level.look, seal.level.level, seal.level.spent
+    if not count or seal.recorded is not True or candidates is None or look is None or level is None:
         gone = (
             "No opening of the sealed test for this candidate is on record, so nobody knows how often it was looked at."
         )
         return Outcome(False, count, 1.0, gone)
     message = (
         f"The sealed test was opened {'once' if count == 1 else f'{count} times'}, for "
-        f"{counted(candidates, 'candidate')}; this is number {look}, judged by {100 * (1 - left):.4g}% intervals."
+        f"{counted(candidates, 'candidate')}; this is number {look}, judged by {100 * (1 - level):.4g}% intervals."
     )
     if look > 1 and spent is not None:
         message += (

@@ -32,7 +32,7 @@ from finetune_pipeline.spec.outputs import AnyOutput
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
 Clusters = Sequence[Hashable] | None
-"""The source of every row, where rows share one."""
+"""The source of every row, if rows share one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,24 +85,23 @@ class Metric(ABC):
 
     @abstractmethod
     def gain(self, before: Rows, after: Rows, output: AnyOutput, confidence: float, clusters: Clusters = None) -> Gain:
-        """Compare two models on the same rows, in the same order. clusters: the source of every row, where rows share one; the
+        """Compare two models on the same rows, in the same order. clusters: the source of every row, if rows share one; the
         interval then counts sources."""
 
     def rank(self, value: float | None) -> float:
-        """The value such that 1 is the best, to choose the best of several models by; no value is the worst one. The rank of
-        a rank is the value."""
+        """The value on a scale where 1 is best, to compare models by; no value ranks worst. The rank of a rank is the value."""
         if value is None:
             return 0.0
         return value if self.higher_is_better else 1 - value
 
     def score(self, rows: Rows, output: AnyOutput) -> float:
-        """:meth:`value`, or the worst one where there is nothing to divide by."""
+        """:meth:`value`, or the worst one if it is undefined."""
         value = self.value(rows, output)
         return self.rank(0.0) if value is None else value
 
 
 class RowMetric(Metric):
-    """A metric that is the mean of a score of every row. Intervals are bootstrap intervals of the mean."""
+    """A metric that is a mean of row scores. Intervals are bootstrap intervals of the mean."""
 
     mean_of_rows = True
 
@@ -113,7 +112,7 @@ class RowMetric(Metric):
     def row_scores(self, rows: Rows, output: AnyOutput) -> list[float]:
         scores = [self.row_score(row, output) for row in rows]
         for row, score in zip(rows, scores, strict=True):
-            if not -1e-9 <= score <= 1 + 1e-9:  # not a number is outside, too
+            if not -1e-9 <= score <= 1 + 1e-9:  # NaN fails too
                 where = f"metric {self.name}: row_score of {row['example_id']}"
                 raise ValueError(f"{where} is {score}; make it return a number from 0 to 1")
         return scores
@@ -164,7 +163,7 @@ M = TypeVar("M", bound=type[Metric])
 
 
 def register(metric: M) -> M:
-    """Add a metric to the registry, and its name to those that task.yaml may give."""
+    """Add a metric to the registry, and its name to those that task.yaml allows."""
     METRICS[metric.name] = metric()
     outputs.METRICS[metric.name] = metric.kinds
     return metric

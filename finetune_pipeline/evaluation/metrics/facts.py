@@ -1,6 +1,6 @@
 """Facts in a text that rules can check: numbers, dates, identifiers and negation.
 
-What word overlap is blind to: a changed amount, another date, a "not" too many.
+They catch what word overlap misses: a changed amount, another date, an extra "not".
 """
 
 import re
@@ -46,14 +46,14 @@ _NEGATION = re.compile(
 def facts(text: str) -> Counter[tuple[str, str]]:
     """(kind, value) of every checkable fact, with multiplicity 1: kinds number, date, time, id, and one `negation`.
 
-    Dates are read with a month by name, or as ISO 8601; others stay numbers. Number words up to ninety count as digits
-    (`one` does not: it is mostly no number).
+    Recognises dates with a month's name and ISO 8601; others stay numbers. Number words up to ninety count as digits (`one` does
+    not: it is rarely a number).
     """
     values: set[tuple[str, str]] = {("negation", str(bool(_NEGATION.search(text))))}
-    rest = text
+    remaining_text = text
 
     def take(pattern: re.Pattern[str], kind: str, value: object) -> None:
-        nonlocal rest
+        nonlocal remaining_text
 
         def note(match: re.Match[str]) -> str:
             fact = value(match) if callable(value) else match[0]
@@ -62,7 +62,7 @@ def facts(text: str) -> Counter[tuple[str, str]]:
             values.add((kind, fact))
             return " "
 
-        rest = pattern.sub(note, rest)
+        remaining_text = pattern.sub(note, remaining_text)
 
     take(_ISO, "date", lambda m: _date(m[1], int(m[2]), m[3]))
     take(_DAY_FIRST, "date", lambda m: _date(m[3], _MONTHS[m[2].lower()], m[1]))
@@ -87,8 +87,8 @@ def fact_score(prediction: str, reference: str) -> float:
     """F1 of the facts of a prediction against those of its reference, from 0 to 1; 0 for a text without a word."""
     if not re.search(r"\w", prediction):
         return 0.0
-    given, wanted = facts(prediction), facts(reference)
-    return 2 * sum((given & wanted).values()) / (sum(given.values()) + sum(wanted.values()))
+    stated, expected = facts(prediction), facts(reference)
+    return 2 * sum((stated & expected).values()) / (sum(stated.values()) + sum(expected.values()))
 
 
 @register

@@ -21,7 +21,7 @@ class MacroF1(Metric):
 
     def value(self, rows: Rows, output: AnyOutput) -> float | None:
         scores = class_scores(confusion(rows, _labels(output)), _labels(output))
-        f1 = [of["f1"] for of in scores.values() if of["support"]]
+        f1 = [of_label["f1"] for of_label in scores.values() if of_label["support"]]
         return sum(f1) / len(f1) if f1 else None
 
     def interval(self, rows: Rows, output: AnyOutput, confidence: float, clusters: Clusters = None) -> Interval | None:
@@ -60,15 +60,15 @@ def confusion(rows: Rows, labels: Sequence[str]) -> list[list[int]]:
 
 
 def class_scores(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Precision, recall, F1, support and predicted rows of every label, from a confusion matrix. An invalid answer is
-    wrong for its right label and a claim for none."""
+    """Precision, recall, F1, support and predicted rows of every label, from a confusion matrix. An invalid answer counts
+    against its right label and predicts none."""
     scores = {}
     for i, label in enumerate(labels):
-        right, support, predicted = counts[i][i], sum(counts[i]), sum(row[i] for row in counts)
+        correct, support, predicted = counts[i][i], sum(counts[i]), sum(row[i] for row in counts)
         scores[label] = {
-            "precision": right / predicted if predicted else None,
-            "recall": right / support if support else None,
-            "f1": 2 * right / (support + predicted) if support + predicted else 0.0,
+            "precision": correct / predicted if predicted else None,
+            "recall": correct / support if support else None,
+            "f1": 2 * correct / (support + predicted) if support + predicted else 0.0,
             "support": support,
             "predicted": predicted,
         }

@@ -30,7 +30,7 @@ class MicroF1(Metric):
 
 
 def f1_of(right: float, claimed: float, expected: float) -> float | None:
-    """F1 from counts of right, claimed and expected items; None where there is none of either."""
+    """F1 from counts of right, claimed and expected items; None without claimed or expected ones."""
     return 2 * right / (claimed + expected) if claimed + expected else None
 
 
@@ -41,19 +41,19 @@ def claim_counts(rows: Rows, output: AnyOutput) -> np.ndarray:
 
 
 def _bootstrap(counts: np.ndarray, base: np.ndarray | None, confidence: float, clusters: Clusters) -> Interval | None:
-    """Interval of F1, or of its gain over `base`, both sides of a row (or whole sources) drawn together. None for fewer than
-    two of these, or where a resample has nothing to count."""
+    """Interval of F1, or of its gain over `base`, resampling rows with both sides (or whole sources). None for fewer than two of
+    these, or if a resample has nothing to count."""
     codes = cluster_codes(range(len(counts)) if clusters is None else clusters)
     n = int(codes.max(initial=-1)) + 1
     if n < 2:
         return None
     draws = np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
-    weights = np.vstack([np.ones(n), draws])[:, codes]  # the rows as they are come first
+    weights = np.vstack([np.ones(n), draws])[:, codes]  # the first row is the original sample
 
-    def f1(of: np.ndarray) -> np.ndarray:
-        right, claimed, expected = (weights @ of).T
-        nothing = np.full(len(weights), np.nan)
-        return np.asarray(np.divide(2 * right, claimed + expected, where=claimed + expected > 0, out=nothing))
+    def f1(claims: np.ndarray) -> np.ndarray:
+        correct, claimed, expected = (weights @ claims).T
+        undefined = np.full(len(weights), np.nan)
+        return np.asarray(np.divide(2 * correct, claimed + expected, where=claimed + expected > 0, out=undefined))
 
     values = f1(counts) - (f1(base) if base is not None else 0)
     if np.isnan(values).any():

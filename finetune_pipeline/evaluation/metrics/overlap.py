@@ -1,7 +1,7 @@
 """Shared by ROUGE, chrF and BLEU: overlap of generated texts with their references.
 
-Overlap prefers a wrong answer with one changed number to a right one in other words: a floor to notice collapse by,
-not proof of quality.
+Overlap prefers a wrong answer with one changed number to a right one in other words. It can reveal a collapse, but proves no
+quality.
 """
 
 from collections.abc import Sequence
@@ -37,29 +37,28 @@ class SacreBleu(Overlap):
 
 @lru_cache(maxsize=1)
 def _rouge_scorer() -> Any:
-    from rouge_score import rouge_scorer  # imports nltk, a second that label tasks need not wait for
+    from rouge_score import rouge_scorer  # imports nltk, which takes a second that label tasks should not pay
 
     return rouge_scorer.RougeScorer(list(ROUGE), use_stemmer=True)
 
 
 @lru_cache(maxsize=20_000)
 def _rouge_scores(prediction: str, reference: str) -> dict[str, float]:
-    """All three at once: the texts are split and stemmed once, and compared with several other models."""
+    """All three ROUGE scores, cached: texts are stemmed once, though several comparisons use them."""
     return {name: float(score.fmeasure) for name, score in _rouge_scorer().score(reference, prediction).items()}
 
 
 @lru_cache(maxsize=4)
 def sacrebleu_metric(name: str, of_corpus: bool) -> Any:
-    """Return sacrebleu's own chrF or BLEU. A sentence has too few 4-grams for BLEU as it stands: only orders that occur
-    count there."""
+    """Return sacrebleu's own chrF or BLEU. For sentences, which often lack 4-grams, BLEU counts only the orders that occur."""
     from sacrebleu.metrics import BLEU, CHRF
 
     return CHRF() if name == "chrf" else BLEU(effective_order=not of_corpus)
 
 
 def corpus_scores(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """chrF and BLEU (0 to 1) over all texts at once, as `evaluate` metrics made here: ``evaluate.load("bleu")`` fetches a script
-    from the Hub. Importing `evaluate` imports torch, which tasks without free text need not wait for."""
+    """chrF and BLEU (0 to 1) over all texts at once, as local `evaluate` metrics: ``evaluate.load("bleu")`` fetches a script
+    from the Hub. `evaluate` is imported late, because it imports torch."""
     import datasets
     import evaluate
 

@@ -1,4 +1,4 @@
-"""Embeddings of texts without a language model: static ones of a package or a folder, or hashed words."""
+"""Text embeddings without a language model: static ones from a package or folder, or hashed words."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -16,8 +16,8 @@ def embed(texts: Sequence[str], model: str = "hashed") -> np.ndarray:
     """Vectors of length 1 (float32, [n, dimensions]; 0 for a text without known words).
 
     model: ``hashed`` (words, pairs and parts of words, weighted by their rarity in `texts`); ``wordllama`` (static embeddings
-    inside the package of that name); or a folder with ``tokenizer.json`` and a safetensors file of static embeddings (as
-    model2vec writes it). Nothing is fetched.
+    in the package of that name); or a folder with ``tokenizer.json`` and a safetensors file of static embeddings (as model2vec
+    writes it). Works offline.
     """
     vectors = _hashed(texts) if model == "hashed" else _static(texts, model)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -29,9 +29,9 @@ def _hashed(texts: Sequence[str]) -> np.ndarray:
     from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 
     forms = [exact_form(t) for t in texts]
-    how = {"n_features": _FEATURES, "alternate_sign": False, "dtype": np.float32}
-    words = HashingVectorizer(ngram_range=(1, 2), **how)
-    parts = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 5), **how)
+    settings = {"n_features": _FEATURES, "alternate_sign": False, "dtype": np.float32}
+    words = HashingVectorizer(ngram_range=(1, 2), **settings)
+    parts = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 5), **settings)
     weighted = [TfidfTransformer(sublinear_tf=True).fit_transform(v.transform(forms)) for v in (words, parts)]
     vectors: np.ndarray = hstack(weighted).toarray()
     return vectors
@@ -51,9 +51,9 @@ def _static(texts: Sequence[str], model: str) -> np.ndarray:
         raise ValueError(f"{weights_file} holds no table of embeddings; give a folder with static embeddings")
     weights, mapping = tensors.get("weights"), tensors.get("mapping")
     out = np.zeros((len(texts), table.shape[1]), np.float32)
-    known = len(table) if mapping is None else len(mapping)
+    vocabulary_size = len(table) if mapping is None else len(mapping)
     for i, encoded in enumerate(tokenizer.encode_batch(list(texts), add_special_tokens=False)):
-        ids = np.array([t for t in encoded.ids if t < known], np.int64)
+        ids = np.array([t for t in encoded.ids if t < vocabulary_size], np.int64)
         if len(ids):
             vectors = table[ids if mapping is None else mapping[ids]].astype(np.float32)
             out[i] = (vectors if weights is None else vectors * weights[ids, None]).mean(axis=0)

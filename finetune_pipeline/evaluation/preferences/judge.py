@@ -18,7 +18,7 @@ Choice = Literal["a", "b", "tie", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A request, its right answer as far as known, and two answers to compare."""
+    """A request, its reference answer if known, and two answers to compare."""
 
     id: str
     request: str
@@ -30,7 +30,7 @@ class Pair:
 def prediction_pairs(
     base: Sequence[Mapping[str, Any]], candidate: Sequence[Mapping[str, Any]], texts: Mapping[str, str]
 ) -> list[Pair]:
-    """A pair an example (a: base, b: candidate), by id. A generation that failed is an empty answer."""
+    """One pair per example (a: base, b: candidate), sorted by id. A failed generation is an empty answer."""
     after = {row["example_id"]: row for row in candidate}
     return [
         Pair(i, texts.get(i, ""), str(row["gold"]), scored_text(row), scored_text(after[i]))
@@ -47,7 +47,7 @@ INSTRUCTION = (
 _WORDS: dict[str, Choice] = {"first": "a", "second": "b", "same": "tie"}
 _REPLY_TOKENS = 8
 MOST_FAILED = 0.05
-"""With this share of unanswered questions the judge is not evaluated: another run may get the replies."""
+"""With a larger share of unanswered questions the judge is not evaluated: another run may get the replies."""
 
 
 class Judge:
@@ -68,21 +68,21 @@ class Judge:
         return self._endpoint.name
 
     def choose(self, pairs: Sequence[Pair]) -> list[Choice]:
-        """One choice a pair, `a` seen first.
+        """One choice per pair, with `a` shown first.
 
         Raises:
-            EndpointError: The endpoint cannot be used, or more than :data:`MOST_FAILED` of the questions bring no reply;
-                those that came are kept.
+            EndpointError: The endpoint cannot be used, or more than :data:`MOST_FAILED` of the questions get no reply; the
+                cache keeps the others.
         """
         questions = [
             [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": _question(pair)}] for pair in pairs
         ]
-        left = None if self._max_tokens is None else max(0, self._max_tokens - self.spent.tokens)
+        remaining_tokens = None if self._max_tokens is None else max(0, self._max_tokens - self.spent.tokens)
         result = ask(
             self._endpoint,
             questions,
             _REPLY_TOKENS,
-            max_tokens=left,
+            max_tokens=remaining_tokens,
             cache=self._cache,
             stage="judge_review",
             name=self.name,

@@ -28,8 +28,8 @@ NEARER = 0.02
 
 
 def people_choices(items: Mapping[str, Mapping[str, bool]]) -> dict[str, Choice]:
-    """What people prefer by example, from whether they accept either answer (review.ratings.summarise: `items`): `b` is
-    the candidate; both or neither is a tie."""
+    """People's preference per example, from which answers they accept (review.ratings.summarise: `items`): `b` is the
+    candidate; both or neither is a tie."""
     return {i: _PLACES.get((accepted["candidate"], accepted["base"]), "tie") for i, accepted in items.items()}
 
 
@@ -41,8 +41,8 @@ class Qualification:
         rated: Pairs it could judge; failed: pairs it could not.
         kappa: Agreement with people, beyond chance, with its interval; agreement: share of pairs.
         consistent: Share judged the same in both orders.
-        place: Sign test of the place; length: of errors towards the longer answer; padding: of answers with words added that
-            say nothing.
+        place: Sign test of position bias; length: of errors towards the longer answer; padding: of a preference for answers
+            with empty words added.
         refused: Reasons not to trust it.
     """
 
@@ -63,26 +63,26 @@ def judged_pairs(
     judge: Judge,
     pairs: Sequence[Pair],
     people: Mapping[str, Choice],
-    asked: JudgeSpec,
+    settings: JudgeSpec,
     confidence: float = 0.95,
     sources: SourceOf = None,
 ) -> dict[str, Any]:
-    """Qualify a judge by the pairs people rated; if it passes, ask it about up to `asked.rows` of all pairs, drawn by their id.
+    """Qualify a judge by the pairs people rated; if it passes, ask it about up to `settings.rows` of all pairs, drawn by id.
 
-    Answers that are equal are not shown to it.
+    Pairs of equal answers are not shown to it.
 
     Args:
         confidence: Of the verdict's interval.
         sources: What each example was made from, by id; agreement and verdict count these.
 
     Returns:
-        The fields of :class:`Qualification`, believed, equal (rated pairs that were left out so), verdict (None, or
+        The fields of :class:`Qualification`, believed, equal (number of rated pairs with equal answers), verdict (None, or
         sign_test of candidate against base, `failed`, `equal` and `choices` by id), failures, spent.
     """
     rated = [pair for pair in pairs if pair.id in people]
     differing = [pair for pair in rated if pair.a != pair.b]
-    qualification = qualify(judge, differing, [people[pair.id] for pair in differing], asked, sources)
-    drawn = sorted(pairs, key=lambda pair: hashlib.sha256(f"judged {pair.id}".encode()).digest())[: asked.rows]
+    qualification = qualify(judge, differing, [people[pair.id] for pair in differing], settings, sources)
+    drawn = sorted(pairs, key=lambda pair: hashlib.sha256(f"judged {pair.id}".encode()).digest())[: settings.rows]
     return {
         **asdict(qualification),
         "believed": not qualification.refused,
@@ -94,35 +94,36 @@ def judged_pairs(
 
 
 def qualify(
-    judge: Judge, pairs: Sequence[Pair], people: Sequence[Choice], asked: JudgeSpec, sources: SourceOf = None
+    judge: Judge, pairs: Sequence[Pair], people: Sequence[Choice], settings: JudgeSpec, sources: SourceOf = None
 ) -> Qualification:
     """Ask a judge about pairs that people have rated, in both orders, and about the same answers with padding.
 
     Args:
         people: Their choice per pair (a, b or tie).
-        asked: What is asked of the judge. With fewer pairs than `min_rated`, nothing is asked.
+        settings: The requirements. With fewer pairs than `min_rated`, the judge is not asked.
     """
-    if len(pairs) < asked.min_rated:
-        few = f"people have rated only {counted(len(pairs), 'pair')} of different answers; {asked.min_rated} are needed"
-        return Qualification(judge.name, refused=[few])
+    if len(pairs) < settings.min_rated:
+        rated = f"people have rated only {counted(len(pairs), 'pair')} of different answers"
+        return Qualification(judge.name, refused=[f"{rated}; {settings.min_rated} are needed"])
     answers = _both_ways(judge, pairs)
-    sound = [i for i, (first, second) in enumerate(answers) if "failed" not in (first, second)]
-    n, orders, kept = len(sound), [answers[i] for i in sound], [pairs[i] for i in sound]
-    theirs, ours = [people[i] for i in sound], [_agreed(*order) for order in orders]
-    padded = [_agreed(*of) for of in _both_ways(judge, [replace(pair, b=pair.a + _PADDING) for pair in kept[:PROBES]])]
+    valid = [i for i, order in enumerate(answers) if "failed" not in order]
+    n, orders, judged = len(valid), [answers[i] for i in valid], [pairs[i] for i in valid]
+    human, model = [people[i] for i in valid], [_agreed(*order) for order in orders]
+    padded_pairs = [replace(pair, b=pair.a + _PADDING) for pair in judged[:PROBES]]
+    padded = [_agreed(*order) for order in _both_ways(judge, padded_pairs)]
     qualification = Qualification(
         name=judge.name,
         rated=n,
         failed=len(pairs) - n,
-        kappa=cohens_kappa(theirs, ours) if sound else None,
-        interval=kappa_interval(theirs, ours, _units(kept, sources)) if sound else None,
-        agreement=sum(x == y for x, y in zip(theirs, ours, strict=True)) / n if sound else None,
-        consistent=sum(first == second for first, second in orders) / n if sound else None,
+        kappa=cohens_kappa(human, model) if valid else None,
+        interval=kappa_interval(human, model, _units(judged, sources)) if valid else None,
+        agreement=sum(x == y for x, y in zip(human, model, strict=True)) / n if valid else None,
+        consistent=sum(first == second for first, second in orders) / n if valid else None,
         place=sign_test([1 if first == "a" else -1 for first, second in orders if second == _SWAPPED.get(first)]),
-        length=_length(kept, theirs, ours),
+        length=_length(judged, human, model),
         padding=sign_test([_SIGNS[choice] for choice in padded if choice != "failed"]),
     )
-    return replace(qualification, refused=_reasons(qualification, asked))
+    return replace(qualification, refused=_reasons(qualification, settings))
 
 
 def _both_ways(judge: Judge, pairs: Sequence[Pair]) -> list[tuple[Choice, Choice]]:
@@ -133,41 +134,42 @@ def _both_ways(judge: Judge, pairs: Sequence[Pair]) -> list[tuple[Choice, Choice
 
 
 def _agreed(first: Choice, second: Choice) -> Choice:
-    """The choice in both orders: `tie` where they contradict one another, `failed` where either is."""
+    """The choice in both orders: `tie` if they contradict each other, `failed` if either is."""
     if "failed" in (first, second):
         return "failed"
     return first if first == second else "tie"
 
 
-def _length(pairs: Sequence[Pair], theirs: Sequence[Choice], ours: Sequence[Choice]) -> dict[str, Any]:
-    """Sign test of the judge's errors: towards the longer answer against towards the shorter one."""
+def _length(pairs: Sequence[Pair], human: Sequence[Choice], model: Sequence[Choice]) -> dict[str, Any]:
+    """Sign test of the judge's errors: whether they favour the longer or the shorter answer."""
     towards_longer = [
-        (said == "a") == (len(pair.a) > len(pair.b))
-        for pair, wanted, said in zip(pairs, theirs, ours, strict=True)
-        if said not in (wanted, "tie") and len(pair.a) != len(pair.b)
+        (choice == "a") == (len(pair.a) > len(pair.b))
+        for pair, preferred, choice in zip(pairs, human, model, strict=True)
+        if choice not in (preferred, "tie") and len(pair.a) != len(pair.b)
     ]
     return sign_test([1 if longer else -1 for longer in towards_longer])
 
 
-def _reasons(q: Qualification, asked: JudgeSpec) -> list[str]:
+def _reasons(q: Qualification, settings: JudgeSpec) -> list[str]:
     reasons = []
-    if q.rated < asked.min_rated:
-        reasons.append(f"only {counted(q.rated, 'pair')} rated by people could be judged; {asked.min_rated} are needed")
+    if q.rated < settings.min_rated:
+        judged = f"only {counted(q.rated, 'pair')} rated by people could be judged"
+        reasons.append(f"{judged}; {settings.min_rated} are needed")
     if q.failed > 0.1 * (q.rated + q.failed):
         reasons.append(f"{counted(q.failed, 'pair')} could not be judged")
     if q.kappa is None or q.interval is None:
         reasons.append("agreement with people is undefined: one of the two sides always says the same")
-    elif q.kappa < asked.min_kappa or q.interval[0] < asked.min_kappa_bound:
+    elif q.kappa < settings.min_kappa or q.interval[0] < settings.min_kappa_bound:
         reasons.append(
             f"its agreement with people is too low: kappa {q.kappa:.2f} ({q.interval[0]:.2f} to {q.interval[1]:.2f}), where "
-            f"{asked.min_kappa:g} and a lower bound of {asked.min_kappa_bound:g} are asked for"
+            f"{settings.min_kappa:g} and a lower bound of {settings.min_kappa_bound:g} are asked for"
         )
-    if q.consistent is not None and q.consistent < asked.min_consistent:
+    if q.consistent is not None and q.consistent < settings.min_consistent:
         reasons.append(
-            f"it judges only {percent(q.consistent)} of the pairs alike in both orders; {percent(asked.min_consistent)} are "
+            f"it judges only {percent(q.consistent)} of the pairs alike in both orders; {percent(settings.min_consistent)} are "
             "asked for"
         )
-    place, length, padding = ((of["wins"], of["losses"], of["p"] < SURE) for of in (q.place, q.length, q.padding))
+    place, length, padding = ((t["wins"], t["losses"], t["p"] < SURE) for t in (q.place, q.length, q.padding))
     if place[2]:
         where = "first" if place[0] > place[1] else "second"
         reasons.append(f"it prefers whatever comes {where}: {place[0]} against {place[1]} contradictions")
@@ -179,12 +181,12 @@ def _reasons(q: Qualification, asked: JudgeSpec) -> list[str]:
 
 
 def _verdict(judge: Judge, pairs: Sequence[Pair], confidence: float, sources: SourceOf) -> dict[str, Any]:
-    """The judge's verdict on pairs: `b` against `a` as a sign test, `failed`, `equal` and `choices` by id."""
+    """The judge's verdict on pairs: a sign test of `b` against `a`, `failed`, `equal`, and `choices` by id."""
     differing = [pair for pair in pairs if pair.a != pair.b]
     choices = [_agreed(*order) for order in _both_ways(judge, differing)]
-    known = [(pair, _SIGNS[choice]) for pair, choice in zip(differing, choices, strict=True) if choice != "failed"]
+    signs = [(pair, _SIGNS[choice]) for pair, choice in zip(differing, choices, strict=True) if choice != "failed"]
     return {
-        **sign_test([sign for _, sign in known], _units([pair for pair, _ in known], sources), confidence),
+        **sign_test([sign for _, sign in signs], _units([pair for pair, _ in signs], sources), confidence),
         "failed": choices.count("failed"),
         "choices": dict(zip([pair.id for pair in differing], choices, strict=True)),
         "equal": len(pairs) - len(differing),
@@ -192,20 +194,20 @@ def _verdict(judge: Judge, pairs: Sequence[Pair], confidence: float, sources: So
 
 
 def _units(pairs: Sequence[Pair], sources: SourceOf) -> list[str]:
-    """What each pair is counted by: its source, else itself."""
+    """The unit that each pair counts for: its source, else the pair itself."""
     return [pair.id if sources is None else sources[pair.id] for pair in pairs]
 
 
 def similar(
     pairs: Sequence[Pair], people: Mapping[str, Choice], model: str, confidence: float, sources: SourceOf = None
 ) -> dict[str, Any]:
-    """Mean cosine similarity to the reference of base and candidate, the gain with a paired bootstrap interval, and how
-    far preferring the nearer answer agrees with people; kappa is None where nobody rated or it is undefined.
+    """Mean cosine similarity of base and candidate to the reference, the gain with a paired bootstrap interval, and how well
+    preferring the nearer answer agrees with people; kappa is None without ratings or if it is undefined.
 
-    model: see evaluation.similarity. Raises FileNotFoundError or ValueError where the model is missing or is none, or there
-    are fewer than two pairs or sources.
+    model: see evaluation.similarity. Raises FileNotFoundError or ValueError if the model is missing or invalid, or there are
+    fewer than two pairs or sources.
     """
-    # all texts at once: words weigh the same on both sides
+    # all texts together, so that words have the same weights on both sides
     vectors = embed([text for pair in pairs for text in (pair.reference, pair.a, pair.b)], model)
     base, candidate = ((vectors[::3] * vectors[side::3]).sum(axis=1).tolist() for side in (1, 2))
     rated, theirs, nearer = [], [], []

@@ -19,10 +19,10 @@ def holm(pvalues: Sequence[float]) -> list[float]:
 def level_left(look: int, alpha: float = 0.05) -> float:
     """Two-sided level of the look-th judgement on one test set (1 is the first): 2 alpha / (look (look + 1)).
 
-    Half the level is the chance that a useless candidate is promoted. These halves, alpha / (k (k + 1)), sum to alpha over all
-    looks there can ever be, so the chance that *any* of them promotes a useless candidate stays under alpha (union bound;
-    nothing is assumed but that no candidate was made by looking at the test). The first look costs what an ordinary interval
-    costs. Raises ValueError for look < 1.
+    Half the level is the chance of promoting a useless candidate. These halves, alpha / (k (k + 1)), sum to alpha over all
+    possible looks, so the chance that *any* of them promotes a useless candidate stays under alpha (union bound; the only
+    assumption is that no candidate was made by looking at the test). The first look uses an ordinary interval. Raises
+    ValueError for look < 1.
     """
     if look < 1:
         raise ValueError(f"looks are counted from 1, not {look}")
@@ -35,7 +35,7 @@ def looks_spent(looks: int, alpha: float = 0.05) -> float:
 
 
 def selection_optimism(n: int, accuracy: float, candidates: int) -> float:
-    """How much too high the best of equally good candidates looks on one test set of n rows, on average.
+    """By how much one test set of n rows overestimates the best of equally good candidates, on average.
 
     The expected maximum of independent binomial accuracies minus the true one: an upper estimate.
     """

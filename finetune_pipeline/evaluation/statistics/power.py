@@ -10,7 +10,7 @@ from finetune_pipeline.evaluation.statistics.proportions import crossing, z_valu
 
 
 def rows_needed_for_share(share: float, confidence: float = 0.95) -> int | None:
-    """Smallest n at which n of n still gives a Wilson lower bound of `share`; None when no n does (share 1)."""
+    """Smallest n for which n of n gives a Wilson lower bound of `share`; None if there is none (share 1)."""
     if share >= 1:
         return None
     return max(1, math.ceil(z_value(confidence) ** 2 * share / (1 - share) - 1e-9))
@@ -26,8 +26,8 @@ def _needed(gain: float, discordant_share: float, power: float, alpha: float) ->
 def smallest_detectable_gain(n: int, discordant_share: float, alpha: float = 0.05) -> float | None:
     """Smallest true gain a paired test of n examples finds four times in five, two-sided at alpha (Connor 1987).
 
-    discordant_share: share of examples on which exactly one model is right. None when not even the largest possible gain would
-    be found.
+    discordant_share: share of examples on which exactly one model is right. None if not even the largest possible gain would be
+    found.
     """
     if n <= 0 or discordant_share <= 0:
         return None
@@ -40,7 +40,7 @@ def smallest_detectable_gain(n: int, discordant_share: float, alpha: float = 0.0
 def rows_needed_for_gain(gain: float, discordant_share: float, power: float = 0.8, alpha: float = 0.05) -> int:
     """Pairs at which a true gain is found with the given power, two-sided at alpha (Connor 1987).
 
-    Raises ValueError unless 0 < gain <= discordant_share <= 1: a gain is made of rows on which exactly one is right.
+    Raises ValueError unless 0 < gain <= discordant_share <= 1: a gain consists of rows on which exactly one is right.
     """
     if not 0 < gain <= discordant_share <= 1:
         raise ValueError(f"a gain of {gain} needs at least that share of disagreements, at most 1: {discordant_share}")
@@ -50,8 +50,8 @@ def rows_needed_for_gain(gain: float, discordant_share: float, power: float = 0.
 def paired_power(n: int, gain: float, discordant_share: float, alpha: float = 0.05) -> float:
     """Chance that the lower bound of Tango's two-sided 1 - alpha interval lies above zero: exact, by enumeration.
 
-    At zero Tango's statistic is McNemar's, (c - b) / sqrt(b + c); the number of discordant pairs is binomial, and given
-    it so is c. Raises ValueError unless |gain| <= discordant_share <= 1 and n > 0.
+    At zero, Tango's statistic is McNemar's, (c - b) / sqrt(b + c). The number of discordant pairs is binomial, and so is c
+    given that number. Raises ValueError unless |gain| <= discordant_share <= 1 and n > 0.
     """
     if n <= 0 or not abs(gain) <= discordant_share <= 1:
         raise ValueError(f"n={n}, gain={gain}, discordant share={discordant_share} is no paired design")

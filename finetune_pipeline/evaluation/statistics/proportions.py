@@ -11,7 +11,7 @@ import scipy
 Interval = tuple[float, float]
 Values = Sequence[float]
 Units = Sequence[Hashable]
-"""What each value is counted by: its source, or itself."""
+"""The unit of each value: its source, or itself."""
 
 
 def z_value(confidence: float, freedom: float | None = None) -> float:
@@ -19,7 +19,7 @@ def z_value(confidence: float, freedom: float | None = None) -> float:
     freedom. Raises ValueError outside (0, 1)."""
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
-    tail = (1 - confidence) / 2  # the small one, which keeps its digits near confidence 1
+    tail = (1 - confidence) / 2  # the lower tail stays precise near confidence 1
     return -NormalDist().inv_cdf(tail) if freedom is None else float(-scipy.special.stdtrit(freedom, tail))
 
 
@@ -58,7 +58,7 @@ def tango_statistic(b: float, c: float, n: float, gain: float) -> float:
 def tango_interval(b: float, c: float, n: float, confidence: float = 0.95, freedom: float | None = None) -> Interval:
     """Score interval of the gain (c - b) / n, the difference of two paired proportions (Tango 1998).
 
-    Holds its coverage when the models hardly ever disagree, where Wald and bootstrap do not. freedom: as in :func:`z_value`.
+    Keeps its coverage even if the models rarely disagree, unlike Wald and bootstrap. freedom: as in :func:`z_value`.
     Raises ValueError unless b, c >= 0 and b + c <= n, n > 0.
     """
     if min(b, c) < 0 or b + c > n * (1 + 1e-12) or n <= 0:
@@ -70,7 +70,7 @@ def tango_interval(b: float, c: float, n: float, confidence: float = 0.95, freed
 
 
 def crossing(falling: Callable[[float], float], low: float, high: float) -> float:
-    """Where a falling function crosses zero between low and high, by bisection; the end it does not reach, if none."""
+    """Where a falling function crosses zero between low and high, by bisection; else the nearer end."""
     if falling(low) <= 0:
         return low
     if falling(high) >= 0:
@@ -101,10 +101,10 @@ def design_effect(values: Values, clusters: Units, centre: float | None = None) 
     """Variance of the mean with clusters over the variance without them; 1 or more.
 
     The clustered variance is the sum of squares of the clusters' summed residuals (linearisation), with the factor G / (G - 1)
-    for G clusters. Where all residuals are 0, or there is one cluster, the largest possible effect is taken: that of clusters
-    whose rows are all alike, sum of squared sizes / n.
+    for G clusters. If all residuals are 0, or there is one cluster, the result is the largest possible effect: that of clusters
+    of identical rows, sum of squared sizes / n.
 
-    centre: what residuals are taken from; by default the mean.
+    centre: residuals are differences from it; by default the mean.
     """
     x, codes = _checked(values, clusters)
     sizes = np.bincount(codes)
@@ -121,13 +121,13 @@ def design_effect(values: Values, clusters: Units, centre: float | None = None) 
 
 
 def effective_sources(clusters: Units) -> float:
-    """How many sources of equal size tell as much: n^2 / sum of squared sizes (Kish 1965; Carter et al. 2017)."""
+    """The equivalent number of sources of equal size: n^2 / sum of squared sizes (Kish 1965; Carter et al. 2017)."""
     sizes = np.bincount(cluster_codes(clusters))
     return float(sizes.sum() ** 2 / (sizes**2).sum())
 
 
 def _freedom(clusters: Units) -> float | None:
-    """Degrees of freedom where rows are clustered, one less than sources: few of them tell little about the variance."""
+    """Degrees of freedom if rows are clustered, one less than sources: few sources determine the variance poorly."""
     sources = effective_sources(clusters)
     return None if sources == len(clusters) else max(1.0, sources - 1)
 
@@ -135,23 +135,23 @@ def _freedom(clusters: Units) -> float | None:
 def _share_effect(right: Values, clusters: Units, confidence: float) -> float:
     """Design effect of a share, around the centre of the interval that as many sources would have.
 
-    Few sources with a few errors tell little of how errors clump: around the mean, bounds miss up to three times as often as they
-    may.
+    A few sources with a few errors say little about how errors cluster: around the mean, bounds would miss up to three times too
+    often.
     """
     sources, z2 = effective_sources(clusters), z_value(confidence, _freedom(clusters)) ** 2
     return design_effect(right, clusters, (float(np.mean(right)) * sources + z2 / 2) / (sources + z2))
 
 
 def clustered_share(right: Values, clusters: Units, confidence: float = 0.95) -> tuple[Interval, float]:
-    """Wilson's interval of a rate where rows share a source, for the effective numbers; and the design effect."""
+    """Wilson's interval of a rate if rows share sources, from effective numbers; and the design effect."""
     x, _ = _checked(right, clusters)
     effect = _share_effect(right, clusters, confidence)
     return wilson_interval(float(x.sum()) / effect, len(x) / effect, confidence, _freedom(clusters)), effect
 
 
 def clustered_tango_interval(before: Values, after: Values, clusters: Units, confidence: float = 0.95) -> Interval:
-    """Tango's interval of the paired gain where rows share a source: counts divided by the design effect of the differences, or of
-    the losses where that is larger: gains here and there may hide that a few sources are lost whole."""
+    """Tango's interval of the paired gain if rows share sources. Counts are divided by the design effect of the differences, or of
+    the losses if that is larger: scattered gains may hide that a few sources are lost entirely."""
     first, _ = _checked(before, clusters)
     difference = np.asarray(after, dtype=float) - first
     lost = (difference < 0).astype(float)
@@ -163,8 +163,8 @@ def clustered_tango_interval(before: Values, after: Values, clusters: Units, con
 def cluster_sign_flip(differences: Values, clusters: Units, resamples: int = 10_000) -> float:
     """Two-sided p that the mean paired difference is zero: signs are flipped, for all rows of a cluster at once (Fisher).
 
-    Exact up to 2**13 sign patterns, and where all clusters weigh the same (of single rows that is McNemar's exact test); else
-    patterns are drawn. A drawn p counts the observed pattern too (Phipson and Smyth 2010), so it is never zero.
+    Exact up to 2**13 sign patterns, and if all clusters weigh the same (for single rows, McNemar's exact test); else patterns are
+    drawn. A drawn p counts the observed pattern too (Phipson and Smyth 2010), so it is never zero.
     """
     x, codes = _checked(differences, clusters)
     totals = np.bincount(codes, weights=x)
@@ -177,8 +177,8 @@ def cluster_sign_flip(differences: Values, clusters: Units, resamples: int = 10_
         return float((np.abs(patterns @ totals) >= observed).mean())
     random = np.random.default_rng(0)
     hits, block = 0, max(1, 4_000_000 // len(totals))
-    for done in range(0, resamples, block):
-        signs = random.integers(0, 2, (min(block, resamples - done), len(totals)), dtype=np.int8) * 2 - 1
+    for start in range(0, resamples, block):
+        signs = random.integers(0, 2, (min(block, resamples - start), len(totals)), dtype=np.int8) * 2 - 1
         hits += int((np.abs(signs @ totals) >= observed).sum())
     return (hits + 1) / (resamples + 1)
 
@@ -186,18 +186,18 @@ def cluster_sign_flip(differences: Values, clusters: Units, resamples: int = 10_
 def sign_test(signs: Sequence[int], clusters: Units | None = None, confidence: float = 0.95) -> dict[str, Any]:
     """Preferences between two answers, each a win (1), a loss (-1) or a tie (0): {wins, losses, ties, n, share, interval, p}.
 
-    `share`: wins among the decided ones with its Wilson `interval`; `p`: two-sided. Both count sources where `clusters` (one an
-    answer) are given. Nothing decided: share null, interval (0, 1), p 1.
+    `share`: wins among the decided ones with its Wilson `interval`; `p`: two-sided. With `clusters` (one per answer), both count
+    sources. If nothing is decided: share null, interval (0, 1), p 1.
     """
-    kept = [sign for sign in signs if sign]
+    decided = [sign for sign in signs if sign]
     units = [i if clusters is None else clusters[i] for i, sign in enumerate(signs) if sign]
-    won = [float(sign > 0) for sign in kept]
+    won = [float(sign > 0) for sign in decided]
     return {
         "wins": int(sum(won)),
-        "losses": len(kept) - int(sum(won)),
-        "ties": len(signs) - len(kept),
+        "losses": len(decided) - int(sum(won)),
+        "ties": len(signs) - len(decided),
         "n": len(signs),
         "share": sum(won) / len(won) if won else None,
         "interval": list(clustered_share(won, units, confidence)[0]) if won else [0.0, 1.0],
-        "p": cluster_sign_flip(kept, units) if kept else 1.0,
+        "p": cluster_sign_flip(decided, units) if decided else 1.0,
     }

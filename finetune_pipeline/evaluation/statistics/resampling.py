@@ -17,8 +17,8 @@ from finetune_pipeline.evaluation.statistics.proportions import (
 
 RESAMPLES, SEED = 2000, 0
 FAR_TAIL = 0.99
-"""Above this confidence the percentiles of a bootstrap rest on a few draws (or on the few units that were drawn), and
-Student's t interval of the same draws counts too: the wider one is given."""
+"""Above this confidence, bootstrap percentiles depend on few draws (or few units). The result is then the wider of these and
+Student's t interval of the same draws."""
 _BLOCK = 4_000_000
 
 
@@ -46,16 +46,16 @@ def paired_bootstrap_f1(
     units = float(len(gold)) if clusters is None else effective_sources(clusters)
     if units == 1:
         return None
-    triples = np.array([[index.get(x or "", -1) for x in said] for said in zip(gold, a, b, strict=True)])
-    distinct, which, counts = np.unique(triples, axis=0, return_inverse=True, return_counts=True)
-    draws = _weights(which.reshape(-1), counts, clusters)
+    triples = np.array([[index.get(x or "", -1) for x in triple] for triple in zip(gold, a, b, strict=True)])
+    distinct, inverse, counts = np.unique(triples, axis=0, return_inverse=True, return_counts=True)
+    draws = _weights(inverse.reshape(-1), counts, clusters)
     classes = np.arange(len(index))
     is_gold = distinct[:, :1] == classes
 
     def f1(column: int, weights: np.ndarray) -> np.ndarray:
-        is_said = distinct[:, column : column + 1] == classes
-        both, either = weights @ (is_gold & is_said), weights @ is_gold + weights @ is_said
-        scores = np.divide(2.0 * both, either, out=np.zeros(both.shape), where=either > 0)
+        is_answer = distinct[:, column : column + 1] == classes
+        matches, totals = weights @ (is_gold & is_answer), weights @ is_gold + weights @ is_answer
+        scores = np.divide(2.0 * matches, totals, out=np.zeros(matches.shape), where=totals > 0)
         return np.asarray(scores.mean(axis=1))
 
     observed = counts[None, :].astype(float)
@@ -63,18 +63,18 @@ def paired_bootstrap_f1(
     return draws_interval(f1(2, draws) - f1(1, draws), estimate, confidence, units)
 
 
-def _weights(which: np.ndarray, counts: np.ndarray, clusters: Sequence[Hashable] | None) -> np.ndarray:
-    """How often every distinct triple is drawn, a row a resample."""
+def _weights(inverse: np.ndarray, counts: np.ndarray, clusters: Sequence[Hashable] | None) -> np.ndarray:
+    """How often every distinct triple is drawn, one row per resample."""
     random = np.random.default_rng(SEED)
     if clusters is None:
-        return random.multinomial(len(which), counts / len(which), size=RESAMPLES).astype(float)
-    from scipy import sparse  # only here, only for clustered rows
+        return random.multinomial(len(inverse), counts / len(inverse), size=RESAMPLES).astype(float)
+    from scipy import sparse  # needed only for clustered rows
 
     codes = cluster_codes(clusters)
     groups = int(codes.max()) + 1
-    held = sparse.csr_matrix((np.ones(len(which)), (codes, which)), shape=(groups, len(counts)))
+    members = sparse.csr_matrix((np.ones(len(inverse)), (codes, inverse)), shape=(groups, len(counts)))
     drawn = random.multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES)
-    return np.asarray((held.T @ drawn.T.astype(float)).T)
+    return np.asarray((members.T @ drawn.T.astype(float)).T)
 
 
 def paired_bootstrap_mean(
@@ -110,10 +110,10 @@ def paired_bootstrap_mean(
 def draws_interval(
     draws: np.ndarray, estimate: float, confidence: float, units: float, acceleration: float | None = None
 ) -> Interval:
-    """Percentiles of the draws, moved by BCa where an acceleration is given; in the far tail Student's t interval, too.
+    """Percentiles of the draws, adjusted by BCa if an acceleration is given; in the far tail also Student's t interval.
 
-    The percentiles are those of Student's t (Hesterberg 2015, The American Statistician 69): draws of few units spread less
-    than the estimate does.
+    The percentiles are those of Student's t (Hesterberg 2015, The American Statistician 69), because draws of few units vary
+    less than the estimate does.
 
     Args:
         units: How many rows or clusters were drawn from (effective_sources), more than one.
@@ -136,8 +136,8 @@ def draws_interval(
 
 
 def _all_alike(estimate: float, confidence: float, units: float) -> Interval:
-    """Interval where no unit differs from another: units not seen may be otherwise (scores lie between 0 and 1, so gains between
-    -1 and 1), as many as Wilson's interval leaves room for."""
+    """Interval if all units are equal: unseen units may differ (scores are between 0 and 1, so gains between -1 and 1), as many as
+    Wilson's interval allows."""
     alike = wilson_interval(units, units, confidence, max(1.0, units - 1))[0]
     return alike * estimate - (1 - alike), alike * estimate + (1 - alike)
 
@@ -145,15 +145,15 @@ def _all_alike(estimate: float, confidence: float, units: float) -> Interval:
 def cohens_kappa(a: Units, b: Units) -> float | None:
     """Agreement of two raters beyond chance (Cohen 1960): 1 is perfect, 0 what chance would give.
 
-    None when both raters give one and the same answer throughout. Raises ValueError without ratings, or not as many of either.
+    None if both raters always give the same single answer. Raises ValueError without ratings, or if their numbers differ.
     """
     value = float(_kappa(_tables(a, b).sum(axis=0)[None])[0])
     return None if np.isnan(value) else value
 
 
 def kappa_interval(a: Units, b: Units, clusters: Units | None = None) -> Interval | None:
-    """Bootstrap interval (95%) of :func:`cohens_kappa` over items, or over sources (`clusters`); None where kappa itself is, or
-    hardly ever defined, or of one source. Resamples in which kappa is undefined are left out."""
+    """Bootstrap interval (95%) of :func:`cohens_kappa` over items, or over sources (`clusters`). None if kappa is None or rarely
+    defined, or for one source. Leaves out resamples in which kappa is undefined."""
     kappa, tables = cohens_kappa(a, b), _tables(a, b, clusters)
     units = len(tables)
     if kappa is None or units < 2:
@@ -165,7 +165,7 @@ def kappa_interval(a: Units, b: Units, clusters: Units | None = None) -> Interva
 
 
 def _tables(a: Units, b: Units, clusters: Units | None = None) -> np.ndarray:
-    """Counts of every pair of ratings, a table a source (or item)."""
+    """Counts of every pair of ratings, one table per source (or item)."""
     if len(a) != len(b) or not len(a):
         raise ValueError(f"need as many ratings by either rater, at least one: {len(a)}, {len(b)}")
     codes = cluster_codes(range(len(a)) if clusters is None else clusters)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.data.perturbations import BLOCKING, KINDS, set_name
-from finetune_pipeline.evaluation.predictions import of_the_test
+from finetune_pipeline.evaluation.predictions import is_test_set
 from finetune_pipeline.evaluation.result_parts import PerturbedRows, Robustness
 from finetune_pipeline.evaluation.robustness import robustness, robustness_verdict
 from finetune_pipeline.spec.evaluation import ENOUGH_ROWS
@@ -49,7 +49,7 @@ def test_each_score_stands_beside_that_of_the_same_rows() -> None:
     assert typos.interval and typos.interval[0] < 3 / 60 < typos.interval[1] < 0.3
     assert robustness(spec(robustness={"rows": 0}), candidate) is None
     names = ("candidate", "zero_shot", "candidate:typos", "base:production")
-    assert [of_the_test(name) for name in names] == [True, True, False, False]
+    assert [is_test_set(name) for name in names] == [True, True, False, False]
 
 
 @pytest.mark.parametrize("kind", BLOCKING)

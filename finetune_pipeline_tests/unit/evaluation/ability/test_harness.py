@@ -10,7 +10,7 @@ import torch
 
 from finetune_pipeline.evaluation.ability.harness_tasks import HarnessTask, harness_version, read_tasks
 from finetune_pipeline.evaluation.ability.items import Item
-from finetune_pipeline.evaluation.ability.scoring import close_ways_out, make_task, run_tasks, score_items
+from finetune_pipeline.evaluation.ability.scoring import forbid_downloads, make_task, run_tasks, score_items
 from finetune_pipeline.evaluation.answering import Answerer
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.evaluation.ability import harness_files
@@ -37,7 +37,7 @@ def reference(asked: Answerer, tasks: list[HarnessTask], scratch: Path, chat: bo
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
 
-    close_ways_out()
+    forbid_downloads()
     model = HFLM(pretrained=asked.model, tokenizer=asked.tokenizer, batch_size=4, device="cpu")
     made = {"tasks": {t.name: make_task(t, str(scratch)) for t in tasks}, "groups": {}, "group_map": {}}
     turns = {"apply_chat_template": chat, "fewshot_as_multiturn": chat}
