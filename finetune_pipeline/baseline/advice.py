@@ -1,16 +1,16 @@
 """Advice before training: prompt, retrieve, use a simple model, collect data or fine-tune, decided from validation scores.
 
-The rules are asked in this order, and the first that applies decides:
+The rules apply in this order, and the first match decides:
 
-1. no_signal: the answers cannot be told from the inputs (baseline.learnable).
-2. prompt, retrieve: the best prompt, or its answers restricted to the allowed forms, are surely at or above
-   baseline.ceiling, or so good that gates.wanted_gain is surely not left to be gained.
-3. simple: a simple model is surely that good; or it leads the base model at its best, it is right on most rows, and no
+1. no_signal: the inputs do not predict the answers (baseline.learnable).
+2. prompt, retrieve: the best prompt, or its answers restricted to the allowed forms, surely reach baseline.ceiling, or leave
+   surely less than gates.wanted_gain to be gained.
+3. simple: a simple model is surely that good; or it leads the base model at its best and is right on most rows, and no
    result of this project on the same kind of answer shows a fine-tuned model surely ahead of one as good (GAINS).
-4. collect: the test can show no gain there is room for; or it cannot show the wanted one, and the spec says that this blocks.
+4. collect: the test cannot show any possible gain; or it cannot show the wanted one, and the spec says that this blocks.
 5. retrieve: showing the nearest training examples surely helps, closes most of the gap to the ceiling, keeps the form, and
-   no simple model learns surely more from the same rows.
-6. pilot: too few rows to see whether the answers can be told from the inputs at all.
+   no simple model surely learns more from the same rows.
+6. pilot: there are too few rows to decide whether the inputs predict the answers.
 7. fine_tune.
 """
 
@@ -90,7 +90,7 @@ def advise(
     failures, retrieval = failures_of(spec, baseline, rows), retrieval_of(spec, baseline, rows, sources)
     tokens = tokens_of(baseline)
     enough = good_enough(baseline, min(spec.baseline.ceiling, 1 - spec.gates.wanted_gain))
-    asked = (
+    rules = (
         ("no_signal", signal.sentence) if signal.status == "not_shown" else None,
         *((kind, why) for kind, _, why in enough),  # prompts first
         _simple_leads(spec, baseline, rows, sources),
@@ -98,7 +98,7 @@ def advise(
         _retrieval_is_enough(spec, baseline, retrieval),
         ("pilot", signal.sentence) if signal.status == "too_few_rows" else None,
     )
-    decision, why = next((answer for answer in asked if answer), ("fine_tune", _training_may_pay(spec, rival)))
+    decision, why = next((answer for answer in rules if answer), ("fine_tune", _training_may_pay(spec, rival)))
     must_reach = power["must_reach"]
     reasons = [
         why,
@@ -127,15 +127,15 @@ def advise(
 def failures_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
     """Classify the wrong answers of the base model's best prompt without retrieval.
 
-    form (not in form, or of another style: fine-tuning helps); knowledge (in form and wrong, but right once the nearest training
-    examples are shown: retrieval helps; null where nothing was retrieved); judgement (in form and wrong, still); unnamed (free
-    texts that differ from the gold one in nothing a rule can name); kinds {kind: n}.
+    form (not in form, or of another style: fine-tuning helps); knowledge (in form and wrong, but right with the nearest training
+    examples: retrieval helps; null without retrieval); judgement (in form and wrong with them, too); unnamed (free texts with a
+    difference that no rule can name); kinds {kind: n}.
     """
     prompt = best_fixed(baseline)
     nearest = _nearest(baseline)
     counts, kinds = Counter[str](), Counter[str]()
-    shown = rows[nearest] if nearest else [None] * len(rows[prompt])
-    for row, other in zip(rows[prompt], shown, strict=True):
+    retrieved_rows = rows[nearest] if nearest else [None] * len(rows[prompt])
+    for row, retrieved_row in zip(rows[prompt], retrieved_rows, strict=True):
         if is_right(row, spec.output):
             counts["right"] += 1
         elif (failure := failure_of(row, spec.output)) is None:
@@ -144,7 +144,7 @@ def failures_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Mapping[str, 
             kinds[failure.kind] += 1
             if failure.kind in OF_FORM:
                 counts["form"] += 1
-            elif other is not None and is_right(other, spec.output):
+            elif retrieved_row is not None and is_right(retrieved_row, spec.output):
                 counts["knowledge"] += 1
             else:
                 counts["judgement"] += 1
@@ -158,8 +158,8 @@ def failures_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Mapping[str, 
 
 
 def retrieval_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sources: SourceOf) -> dict[str, Any] | None:
-    """The gain of showing the nearest examples over the best prompt without them, in the deciding metric. closes: share of the gap
-    to the ceiling, or to 1 where the metric is no share of right answers; null where there is none."""
+    """The gain of the nearest examples over the best prompt without them, in the deciding metric. closes: share of the gap to the
+    ceiling, or to 1 if the metric is no share of right answers; null without a gap."""
     nearest, fixed = _nearest(baseline), best_fixed(baseline)
     if nearest is None:
         return None
@@ -178,26 +178,26 @@ def retrieval_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, source
 
 
 def _goal(spec: TaskSpec) -> float:
-    """The rank at which nothing is left to be gained."""
+    """The rank that leaves nothing to gain."""
     return spec.baseline.ceiling if is_right_or_wrong(spec.metric) else 1.0
 
 
 def tokens_of(baseline: Mapping[str, Any]) -> dict[str, Any] | None:
     """Tokens of one call with the best prompt, and without examples. Null if the baseline does not report them."""
     details = baseline.get("prompt_details") or {}
-    best, plain = details.get(baseline["best"]), details.get("zero_shot")
-    if not best or not plain:
+    best, zero_shot = details.get(baseline["best"]), details.get("zero_shot")
+    if not best or not zero_shot:
         return None
     return {
         "best": {"prompt": best["mean_prompt_tokens"], "answer": best["mean_new_tokens"]},
-        "tuned": {"prompt": plain["mean_prompt_tokens"]},
+        "tuned": {"prompt": zero_shot["mean_prompt_tokens"]},
     }
 
 
 def _nearest(baseline: Mapping[str, Any]) -> str | None:
     """The base model's prompt with retrieval, if there is one."""
-    own = [name for name in baseline["prompts"] if not name.startswith(API)]
-    return next((name for name in own if name.endswith(NEAREST)), None)
+    base_prompts = [name for name in baseline["prompts"] if not name.startswith(API)]
+    return next((name for name in base_prompts if name.endswith(NEAREST)), None)
 
 
 def best_fixed(baseline: Mapping[str, Any]) -> str:
@@ -217,8 +217,8 @@ def _simple_leads(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sourc
         return None
     lead = METRICS[spec.metric].gain(before, after, spec.output, spec.gates.confidence, shared_sources(before, sources))
     known_to_gain = any(  # a fine-tuned model over a simple model as good, for this kind of answers
-        of["kind"] == spec.output.kind and of["simple"] >= rank_of(scores) - AS_GOOD and of["interval"][0] > 0
-        for of in measured_gains()
+        r["kind"] == spec.output.kind and r["simple"] >= rank_of(scores) - AS_GOOD and r["interval"][0] > 0
+        for r in measured_gains()
     )
     if lead.gain <= 0 or known_to_gain:
         return None
@@ -263,5 +263,5 @@ def _retrieval_is_enough(
 
 def _training_may_pay(spec: TaskSpec, rival: Rival) -> str:
     room = points(1 - METRICS[spec.metric].rank(rival.value), sign=False)
-    left = f"{room} points of {metric_title(spec.metric)} remain to be gained over it"
-    return f"Nothing simpler does the task: the best of it, {rival.title}, reaches {percent(rival.value)}; {left}."
+    remaining = f"{room} points of {metric_title(spec.metric)} remain to be gained over it"
+    return f"Nothing simpler does the task: the best of it, {rival.title}, reaches {percent(rival.value)}; {remaining}."

@@ -19,14 +19,15 @@ def measured_accuracy(scores: Mapping[str, Any]) -> str:
 
 def best_prompt(spec: TaskSpec, baseline: Mapping[str, Any]) -> str:
     name = baseline["best"]
-    of, title = baseline["prompts"][name], metric_title(spec.metric)
-    held = of.get("restricted")
-    restricted = f" Restricted to the allowed forms it is {measured_accuracy(held)}." if held else ""
-    own = " Make that prompt the system_prompt, so that training uses it." if name.startswith("prompt_") else ""
-    value = "" if is_right_or_wrong(spec.metric) else f"{title} {points(of['primary']['value'], sign=False)}, "
+    scores, title = baseline["prompts"][name], metric_title(spec.metric)
+    restricted = scores.get("restricted") or ""
+    if restricted:
+        restricted = f" Restricted to the allowed forms it is {measured_accuracy(restricted)}."
+    hint = " Make that prompt the system_prompt, so that training uses it." if name.startswith("prompt_") else ""
+    value = "" if is_right_or_wrong(spec.metric) else f"{title} {points(scores['primary']['value'], sign=False)}, "
     return (
-        f"Best of {counted(len(baseline['prompts']), 'prompt')}: {prompt_name(name)}, {value}{measured_accuracy(of)}; "
-        f"{percent(of['valid_share'])} of its answers are in form.{restricted}{own}"
+        f"Best of {counted(len(baseline['prompts']), 'prompt')}: {prompt_name(name)}, {value}{measured_accuracy(scores)}; "
+        f"{percent(scores['valid_share'])} of its answers are in form.{restricted}{hint}"
     )
 
 
@@ -91,8 +92,8 @@ def cost_sentences(spec: TaskSpec, tokens: Mapping[str, Any] | None) -> list[str
         f"and reads {after:,.0f}."
     )
     if calls:
-        saved, all_of_it = ((of * calls / 1e6) for of in (before - after, before + answer))
-        paid = f", {saved * price:,.2f} of {all_of_it * price:,.2f} dollars" if price else ""
+        saved, total = ((count * calls / 1e6) for count in (before - after, before + answer))
+        paid = f", {saved * price:,.2f} of {total * price:,.2f} dollars" if price else ""
         sentence += f" At {calls:,} calls a month that is {saved:,.1f} million tokens less{paid}."
     return [sentence]
 

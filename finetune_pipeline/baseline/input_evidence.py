@@ -35,22 +35,22 @@ LABEL_MODELS = 3
 WRITTEN_ROWS = 2_000
 """Sampled rows of a text or JSON task, by hash."""
 WORTH_GAIN = 0.1
-"""The gain over the commonest answer that the rows must be able to show before "not shown" is said; half of what is left to
-be gained where that is less."""
+"""The gain over the commonest answer that the rows must be able to show before the result can be "not shown"; or half of the
+possible gain, if that is less."""
 WORTH_FIT, WORTH_FIELDS = 0.02, 0.05
 """The same for text and JSON: how much better an answer fits its own row than another's, in chrF and in F1 of the fields.
-With 300 rows the nearest answers of four public and shipped sets reach .02 to .2."""
+With 300 rows, the nearest answers of four public and shipped data sets reach .02 to .2."""
 SCORED_CHARS = 2_000
-"""Compared characters of a text."""
+"""Characters of a text that are compared."""
 AT_ONCE = 512
 
 
 def learnable(spec: TaskSpec, train: Sequence[Example], prompted: Evidence | None = None) -> Learnable:
     """Decide whether the inputs predict the answers. Raises ValueError without rows.
 
-    Several comparisons are made, each on rows that its model has not seen; rows of one source stay together. Holm's correction
-    makes the chance of a wrong "shown" at most 1 - gates.confidence over all of them. prompted: the prompted base model
-    against the most common answer on validation, if measured.
+    It makes several comparisons, each on rows that its model has not seen; rows of one source stay together. Holm's correction
+    limits the chance of a wrong "shown" to 1 - gates.confidence over all of them. prompted: the prompted base model compared
+    with the most common answer on validation, if measured.
     """
     if not train:
         raise ValueError("there are no training rows")
@@ -70,13 +70,13 @@ def answer_text(example: Example) -> str:
 
 
 def label_evidence(spec: TaskSpec, train: Sequence[Example]) -> tuple[list[Evidence], int, int | None]:
-    """(comparisons of simple models with the commonest answer, rows looked at, rows that a gain worth having takes)."""
+    """(comparisons of simple models with the commonest answer, rows examined, rows needed to show a worthwhile gain)."""
     level = 1 - spec.gates.confidence
     last_of_source = {e.made_from: e.id for e in train}
-    units = {e.id: f"cluster {last_of_source[e.made_from]}" for e in train}  # folds follow from these names
+    units = {e.id: f"cluster {last_of_source[e.made_from]}" for e in train}  # these names determine the folds
     counts = Counter(str(e.label) for e in train)
-    commonest, most = counts.most_common(1)[0]
-    share = most / len(train)
+    commonest, commonest_count = counts.most_common(1)[0]
+    share = commonest_count / len(train)
     gain = min(WORTH_GAIN, (1 - share) / 2)
     needed = rows_needed_for_gain(gain, expected_disagreement(share, gain), spec.gates.power, level / LABEL_MODELS)
     rows = chosen(train, max(LABEL_ROWS, needed), "learnable")
@@ -126,10 +126,10 @@ def _nearest_rows(texts: Sequence[str], units: Sequence[str] | Sequence[int]) ->
 def written_evidence(spec: TaskSpec, train: Sequence[Example]) -> tuple[list[Evidence], int, int | None]:
     """As :func:`label_evidence`, for text and JSON: how well answers fit their own rows and other rows.
 
-    One row of each source is looked at, and rows are compared in random pairs: a model's guesses for the two rows are scored
-    against their own answers, and against each other's. If answers had nothing to do with inputs, the differences of pairs would
-    have random signs, whatever their distribution. For this to hold of the nearest row's answer, that row is of the other half,
-    whose own guesses are not scored.
+    Examines one row of each source, in random pairs: a model's guesses for the two rows are scored against their own answers,
+    and against each other's. If answers were unrelated to inputs, the differences of pairs would have random signs, whatever
+    their distribution. For this to hold for the nearest row's answer, that row comes from the other half, whose own guesses are
+    not scored.
     """
     confidence, power = spec.gates.confidence, spec.gates.power
     one_of_each = {e.made_from: e for e in chosen(train, len(train))}
@@ -139,17 +139,18 @@ def written_evidence(spec: TaskSpec, train: Sequence[Example]) -> tuple[list[Evi
     answers, inputs = [answer_text(e) for e in rows], [e.user_text for e in rows]
     order = np.random.default_rng(0).permutation(len(rows)).tolist()
     pairs = list(zip(order[::2], order[1::2], strict=False))
-    asked = pairs[: len(pairs) // 2]  # the nearest of these rows is looked for among the others
-    unit = dict.fromkeys((i for pair in asked for i in pair), -1)
+    scored_pairs = pairs[: len(pairs) // 2]  # their nearest rows come from the other half
+    unit = dict.fromkeys((i for pair in scored_pairs for i in pair), -1)
     nearest = [answers[i] for i in _nearest_rows(inputs, [unit.get(i, i) for i in range(len(rows))])]
-    alike: Callable[[str, str], float] = _chrf
-    worth = WORTH_FIT
+    similarity: Callable[[str, str], float] = _chrf
+    min_gain = WORTH_FIT
     if isinstance(spec.output, JsonOutput):
-        alike, worth = _field_f1(spec.output), WORTH_FIELDS
-    by_nearest, nearest_spread = _fit("nearest", "the nearest row's answer", nearest, answers, alike, asked, confidence)
+        similarity, min_gain = _field_f1(spec.output), WORTH_FIELDS
+    title = "the nearest row's answer"
+    by_nearest, nearest_spread = _fit("nearest", title, nearest, answers, similarity, scored_pairs, confidence)
     by_copying, copy_spread = _fit("copy", "the input", inputs, answers, _chrf, pairs, confidence)
     needed = max(
-        4 * rows_needed_for_mean(worth, nearest_spread, power, (1 - confidence) / 2),
+        4 * rows_needed_for_mean(min_gain, nearest_spread, power, (1 - confidence) / 2),
         2 * rows_needed_for_mean(WORTH_FIT, copy_spread, power, (1 - confidence) / 2),
     )
     return [by_nearest, by_copying], len(rows), needed
@@ -164,18 +165,18 @@ def _fit(
     pairs: Sequence[tuple[int, int]],
     confidence: float,
 ) -> tuple[Evidence, float]:
-    """How much better guesses fit their own row's answer than the other row's of the pair; and the standard deviation."""
-    own = [(score(guesses[i], answers[i]) + score(guesses[j], answers[j])) / 2 for i, j in pairs]
-    other = [(score(guesses[i], answers[j]) + score(guesses[j], answers[i])) / 2 for i, j in pairs]
-    difference = np.subtract(own, other)
-    interval = paired_bootstrap_mean(other, own, confidence=confidence)
-    assert interval is not None  # eight rows are two pairs of them at least
+    """How much better guesses fit their own row's answer than that of the pair's other row; and the standard deviation."""
+    own_scores = [(score(guesses[i], answers[i]) + score(guesses[j], answers[j])) / 2 for i, j in pairs]
+    other_scores = [(score(guesses[i], answers[j]) + score(guesses[j], answers[i])) / 2 for i, j in pairs]
+    difference = np.subtract(own_scores, other_scores)
+    interval = paired_bootstrap_mean(other_scores, own_scores, confidence=confidence)
+    assert interval is not None  # eight rows give at least two pairs
     evidence = Evidence(
         name,
         f"{title} with the right answer",
-        float(np.mean(own)),
+        float(np.mean(own_scores)),
         f"{title} with another row's answer",
-        float(np.mean(other)),
+        float(np.mean(other_scores)),
         float(difference.mean()),
         interval,
         cluster_sign_flip(difference.tolist(), range(len(pairs))),
@@ -190,8 +191,8 @@ def _chrf(guess: str, answer: str) -> float:
 
 def _field_f1(output: JsonOutput) -> Callable[[str, str], float]:
     def f1(guess: str, answer: str) -> float:
-        read = read_json({"example_id": "", "gold": answer, "text": guess, "status": "ok"}, output)
-        of_claims = f1_of(*read.counts())
-        return float(read.exact()) if of_claims is None else of_claims
+        extraction = read_json({"example_id": "", "gold": answer, "text": guess, "status": "ok"}, output)
+        claims_f1 = f1_of(*extraction.counts())
+        return float(extraction.exact()) if claims_f1 is None else claims_f1
 
     return f1

@@ -127,20 +127,20 @@ def climb(
         sources: What each example was made from, by id.
     """
     names = prompts_of(rows)
-    own = [name for name in names if not name.startswith(API)]
-    asked = {row["example_id"] for row in rows[names[0]]}
-    simple = {name: [row for row in of if row["example_id"] in asked] for name, of in simple_rows(rows).items()}
+    base_prompts = [name for name in names if not name.startswith(API)]
+    asked_ids = {row["example_id"] for row in rows[names[0]]}
+    simple = {name: [r for r in answers if r["example_id"] in asked_ids] for name, answers in simple_rows(rows).items()}
     rungs: tuple[tuple[Kind, str, list[str]], ...] = (
         ("prompt", "The best prompt", fixed_prompts(names)),
         ("optimised", "The searched prompt", [OPTIMISED] if optimised else []),
-        ("retrieve", "Retrieval of examples", [name for name in own if name.endswith((NEAREST, EMBEDDED))]),
-        ("documents", "Retrieval of passages", [name for name in own if name.endswith(DOCUMENTS)]),
+        ("retrieve", "Retrieval of examples", [name for name in base_prompts if name.endswith((NEAREST, EMBEDDED))]),
+        ("documents", "Retrieval of passages", [name for name in base_prompts if name.endswith(DOCUMENTS)]),
         ("api", "The API model", [name for name in names if name.startswith(API)]),
     )
-    known = {**rows, OPTIMISED: optimised}
+    all_rows = {**rows, OPTIMISED: optimised}
     return [
-        *(Answered(name, "simple", SIMPLE_MODELS[name].title, of) for name, of in simple.items()),
-        *(made for rung in rungs for made in _rungs(spec, *rung, known, tokens, sources)),
+        *(Answered(name, "simple", SIMPLE_MODELS[name].title, answers) for name, answers in simple.items()),
+        *(answered for rung in rungs for answered in _rungs(spec, *rung, all_rows, tokens, sources)),
     ]
 
 
@@ -153,26 +153,26 @@ def _rungs(
     tokens: Mapping[str, Call],
     sources: SourceOf,
 ) -> list[Answered]:
-    """The best of some prompts as it writes, of those with enough answers in form where there are any; and the best with answers
-    restricted to the allowed forms, where they were made."""
+    """The best prompt by its free answers, among those with enough answers in form if there are any; and the best by its answers
+    restricted to the allowed forms, if available."""
     in_form = [name for name in prompts if (valid_share(rows[name], spec.output)["share"] or 0.0) >= IN_FORM]
     free = {name: rows[name] for name in in_form or prompts}
-    held = {name: of for name in prompts if (of := restricted_rows(rows, name, spec.output))}
-    made = []
-    for among, name, how in ((free, kind, ""), (held, f"{kind}_restricted", ", restricted answers")):
-        if among:
-            chosen, answers = cross_fitted(spec, among, sources)
-            made.append(Answered(name, kind, f"{title}{how}", answers, tokens.get(chosen[0])))
-    return made
+    restricted = {name: r for name in prompts if (r := restricted_rows(rows, name, spec.output))}
+    answered = []
+    for candidates, name, suffix in ((free, kind, ""), (restricted, f"{kind}_restricted", ", restricted answers")):
+        if candidates:
+            chosen, answers = cross_fitted(spec, candidates, sources)
+            answered.append(Answered(name, kind, f"{title}{suffix}", answers, tokens.get(chosen[0])))
+    return answered
 
 
 def fold_of(source: str) -> int:
-    """The fold of a source and all its rows: a hash of its name, so that new rows leave old ones where they are."""
+    """The fold of a source and all its rows: a hash of its name, so that new rows do not move old ones."""
     return hashlib.sha256(f"fold:{source}".encode("utf-8", "surrogatepass")).digest()[0] % len(FOLDS)
 
 
 def cross_fitted(spec: TaskSpec, candidates: Rows, sources: SourceOf = None) -> tuple[list[str], list[dict[str, Any]]]:
-    """Choose among candidates on one fold and answer on the other, both ways. Ties go to the candidate named first.
+    """Choose among candidates on one fold and take the answers on the other, both ways. Ties go to the first candidate.
 
     Returns (the candidate chosen for each fold, the answers in the order of example ids).
     """
@@ -184,8 +184,8 @@ def cross_fitted(spec: TaskSpec, candidates: Rows, sources: SourceOf = None) -> 
     metric = METRICS[spec.metric]
     names, answers = [], []
     for fold in FOLDS:
-        seen = {name: in_fold(rows, 1 - fold) for name, rows in candidates.items()}
-        best = max(seen, key=lambda name: metric.rank(metric.value(seen[name], spec.output)))
+        choosing_rows = {name: in_fold(rows, 1 - fold) for name, rows in candidates.items()}
+        best = max(choosing_rows, key=lambda name: metric.rank(metric.value(choosing_rows[name], spec.output)))
         names.append(best)
         answers += in_fold(candidates[best], fold)
     return names, in_order(answers)
@@ -207,13 +207,13 @@ class Scored:
 
 
 def score_rungs(spec: TaskSpec, answered: Sequence[Answered], terms: Terms, sources: SourceOf = None) -> Scored:
-    """Score every rung, each compared in pairs with the allowed one below it that stands; a tuned one with the rival. Intervals
-    count sources where rows share them."""
+    """Score every rung, and compare it by row with the allowed rung below that stands; a tuned one with the rival. Intervals count
+    sources if rows share them."""
     metric, confidence = METRICS[spec.metric], one_of_many(spec, len(answered))
     rungs: list[Rung] = []
-    stands: int | None = None  # a place in the list, as the next
+    stands: int | None = None  # an index in the list, like `rival`
     rival: int | None = None
-    for place, answers in enumerate(answered):
+    for index, answers in enumerate(answered):
         over = rival if answers.kind == "tuned" and stands is not None and rungs[stands].kind != "tuned" else stands
         clusters = shared_sources(answers.rows, sources)
         gain, below = None, answered[over] if over is not None else None
@@ -241,9 +241,9 @@ def score_rungs(spec: TaskSpec, answered: Sequence[Answered], terms: Terms, sour
         if rung.excluded:
             continue
         if gain is None or gain.surely_above():
-            stands = place
+            stands = index
         if rung.kind != "tuned" and (rival is None or metric.rank(rung.value) > metric.rank(rungs[rival].value)):
-            rival = place
+            rival = index
     return Scored(rungs, rungs[stands or 0], rungs[rival or 0], answered[rival or 0].rows)
 
 
@@ -253,15 +253,15 @@ def surely_enough(spec: TaskSpec, interval: tuple[float, float] | None) -> bool:
 
 
 def one_of_many(spec: TaskSpec, rungs: int) -> float:
-    """The confidence of each comparison so that all together have the spec's (Bonferroni)."""
+    """The confidence of each comparison that gives all together the spec's (Bonferroni)."""
     return 1 - (1 - spec.gates.confidence) / max(1, rungs - 1)
 
 
 def _excluded(spec: TaskSpec, cost: float | None, p95: float | None) -> str:
-    most, slowest = spec.advise.max_cost_per_1k, spec.advise.max_latency_ms
+    max_cost, max_latency = spec.advise.max_cost_per_1k, spec.advise.max_latency_ms
     reasons = []
-    if most is not None and cost is not None and cost > most:
+    if max_cost is not None and cost is not None and cost > max_cost:
         reasons.append(f"1,000 calls cost {dollars(cost)}, more than advise.max_cost_per_1k")
-    if slowest is not None and p95 is not None and p95 > slowest:
+    if max_latency is not None and p95 is not None and p95 > max_latency:
         reasons.append(f"1 call in 20 takes longer than {p95:,.0f} ms, more than advise.max_latency_ms")
     return "; ".join(reasons)

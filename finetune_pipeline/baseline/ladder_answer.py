@@ -43,7 +43,7 @@ def ladder(
     """Score the rungs, and decide.
 
     Args:
-        answered: Of :func:`.ladder.climb`, followed by the tuned model if it answered the same rows.
+        answered: From :func:`.ladder.climb`, followed by the tuned model if it answered the same rows.
         learnable: Whether the inputs predict the answers (baseline.learnable).
         points, pilot_rows: The pilot's trainings, and their answers by share of the training rows.
         expected: The extrapolation if `pilot_rows` are missing; else computed from them.
@@ -88,19 +88,19 @@ def _decide(
 ) -> tuple[str, str]:
     """(decision, sentence)."""
     stands, rival = scored.stands, scored.rival
-    held = _reaches(spec, stands)
+    reached = _reaches(spec, stands)
     if stands.kind == "tuned":
         lead = f"{points(stands.gain)} points, {points_range(stands.gain_interval)}"
-        return "fine_tune", f"{held}, surely ahead of everything simpler ({lead})."
+        return "fine_tune", f"{reached}, surely ahead of everything simpler ({lead})."
     if not learnable:
-        return "no_signal", f"{held}, and nothing simple does surely better than no look at the input."
+        return "no_signal", f"{reached}, and nothing simple does surely better than no look at the input."
     for rung in scored.rungs:
         if not rung.excluded and rung.kind != "tuned" and surely_enough(spec, rung.interval):
             ceiling = percent(spec.baseline.ceiling)
             return rung.kind, f"{_reaches(spec, rung)}, surely at or above the {ceiling} of baseline.ceiling."
-    if any(of.kind == "tuned" for of in answered):
-        of_what = "it" if rival == stands else inside(rival.title)
-        return stands.kind, f"{held}, and the tuned model is not surely ahead of {of_what}."
+    if any(answers.kind == "tuned" for answers in answered):
+        rival_title = "it" if rival == stands else inside(rival.title)
+        return stands.kind, f"{reached}, and the tuned model is not surely ahead of {rival_title}."
     for share, rows in sorted(pilot_rows.items()):
         if gain := leads(spec, answered, scored.rival_rows, rows, sources):
             return "fine_tune", (
@@ -108,19 +108,19 @@ def _decide(
                 f"{points(gain.gain)} points ({points_range(gain.interval)})."
             )
     if rival != stands:
-        held = _reaches(spec, rival) + f", not surely more than {inside(stands.title)}"
+        reached = _reaches(spec, rival) + f", not surely more than {inside(stands.title)}"
     if expected is None:
-        return "undecided", f"{held}; without a pilot it is unknown what training would add."
-    beyond = f"training on all rows should change that by {points(expected.gain)} points ({points_range(expected.gain_interval)})"
+        return "undecided", f"{reached}; without a pilot it is unknown what training would add."
+    outlook = f"training on all rows should change that by {points(expected.gain)} points ({points_range(expected.gain_interval)})"
     if expected.gain_interval[0] > 0:
-        return "fine_tune", f"{held}, and {beyond}."
+        return "fine_tune", f"{reached}, and {outlook}."
     rank = METRICS[spec.metric].rank
     ends = [*(rival.interval or (1.0, 0.0)), *expected.interval]
     if max(map(rank, ends)) < MOSTLY_WRONG:
-        return "larger_model", f"{held}, which is mostly wrong, and {beyond}: this model cannot do the task."
+        return "larger_model", f"{reached}, which is mostly wrong, and {outlook}: this model cannot do the task."
     if expected.gain_interval[1] < spec.gates.wanted_gain:
-        return stands.kind, f"{held}, and {beyond}, less than gates.wanted_gain."
-    return "undecided", f"{held}, and {beyond}: only training on all rows decides (finetune run {spec.name})."
+        return stands.kind, f"{reached}, and {outlook}, less than gates.wanted_gain."
+    return "undecided", f"{reached}, and {outlook}: only training on all rows decides (finetune run {spec.name})."
 
 
 def _reaches(spec: TaskSpec, rung: Rung) -> str:
@@ -128,23 +128,23 @@ def _reaches(spec: TaskSpec, rung: Rung) -> str:
 
 
 def _reasons(rungs: Sequence[Rung], expected: Extrapolation | None, points_: Sequence[Point]) -> list[str]:
-    made = []
+    reasons = []
     for rung in rungs:
         if rung.excluded:
-            made.append(f"{rung.title}: {percent(rung.value)}; out of the question: {rung.excluded}.")
+            reasons.append(f"{rung.title}: {percent(rung.value)}; out of the question: {rung.excluded}.")
         elif rung.gain is not None and rung.gain_interval is not None:
             sure = "surely better" if rung.gain_interval[0] > 0 else "not surely better"
-            made.append(
+            reasons.append(
                 f"{rung.title}: {percent(rung.value)}, {sure} than {rung.over} ({points(rung.gain)} points, "
                 f"{points_range(rung.gain_interval)})."
             )
         else:
-            made.append(f"{rung.title}: {percent(rung.value)}.")
-    made += [f"Trained on {of.rows:,} rows ({percent(of.share)}): {percent(of.value)}." for of in points_]
+            reasons.append(f"{rung.title}: {percent(rung.value)}.")
+    reasons += [f"Trained on {p.rows:,} rows ({percent(p.share)}): {percent(p.value)}." for p in points_]
     if expected is not None:
         low, high = expected.interval
-        made.append(f"All rows should reach {percent(expected.value)} ({percent(low)} to {percent(high)}).")
-    return made
+        reasons.append(f"All rows should reach {percent(expected.value)} ({percent(low)} to {percent(high)}).")
+    return reasons
 
 
 def _flips(
@@ -166,7 +166,7 @@ def _flips(
     if stands.kind == "tuned":
         return sentences
     if decision == "fine_tune":
-        worth_naming = spec.baseline.ceiling / 3  # nobody wants a lower ceiling
+        worth_naming = spec.baseline.ceiling / 3  # a lower ceiling is unrealistic
         if metric.higher_is_better and rival.interval is not None and rival.interval[0] > worth_naming:
             low = percent(rival.interval[0])
             sentences.append(f"With baseline.ceiling at {low} or less, {inside(rival.title)} is enough.")
@@ -196,12 +196,12 @@ def _hardest_label(spec: TaskSpec, newest: Sequence[Row]) -> list[str]:
     wrong = Counter(str(row["gold"]) for row in newest if not is_right(row, spec.output))
     if not spec.labels or not wrong or (worst := wrong.most_common(1)[0])[1] < 2:
         return []
-    of = sum(row["gold"] == worst[0] for row in newest)
-    return [f"Rows of {worst[0]} would help most: the pilot's last training is wrong on {worst[1]} of {of}."]
+    total = sum(row["gold"] == worst[0] for row in newest)
+    return [f"Rows of {worst[0]} would help most: the pilot's last training is wrong on {worst[1]} of {total}."]
 
 
 def _pays(spec: TaskSpec, stands: Rung, terms: Terms, *, equal: bool = False) -> list[str]:
-    """The number of calls after which cheaper calls have paid for training. equal: the tuned model is only as good."""
+    """Sentence on the number of calls after which cheaper calls pay for training. equal: the tuned model is only as good."""
     if stands.dollars is None or terms.tuned_dollars is None or terms.training is None:
         return []
     saved = (stands.dollars - terms.tuned_dollars) / 1000

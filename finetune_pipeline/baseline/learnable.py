@@ -1,5 +1,5 @@
-"""Decides from comparisons whether the inputs predict the answers (:mod:`.input_evidence` makes them). Shuffled columns
-and wrong joins fail all of them."""
+"""Decides whether the inputs predict the answers, from the comparisons of :mod:`.input_evidence`. Shuffled columns and wrong
+joins fail all of them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -61,17 +61,18 @@ class Learnable:
 
 
 def decide(evidence: Sequence[Evidence], rows: int, needed: int | None, level: float) -> Learnable:
-    """Decide from comparisons that were made; `level`: chance of a wrong "shown" over all of them together (Holm)."""
+    """Decide from comparisons; `level`: chance of a wrong "shown" over all of them together (Holm)."""
     adjusted = holm([e.p for e in evidence])
-    shown = [e for e, p in zip(evidence, adjusted, strict=True) if e.gain > 0 and p <= level]
-    best = max(shown or evidence, key=lambda e: e.gain, default=None)
+    significant = [e for e, p in zip(evidence, adjusted, strict=True) if e.gain > 0 and p <= level]
+    best = max(significant or evidence, key=lambda e: e.gain, default=None)
     status: Status = "not_shown"
-    if shown and best:
+    if significant and best:
         status, sentence = "shown", f"The inputs predict the answers: {_scores(best)}."
     elif best is None or needed is None or rows < needed:
-        takes = "" if needed is None else f"; showing a gain worth having takes {needed:,}"
+        requirement = "" if needed is None else f"; showing a gain worth having takes {needed:,}"
         so_far = f" So far: {_scores(best)}." if best else ""
-        sentence = f"{counted(rows, 'training row')} cannot show that the inputs predict the answers{takes}.{so_far}"
+        few = counted(rows, "training row")
+        sentence = f"{few} cannot show that the inputs predict the answers{requirement}.{so_far}"
         status = "too_few_rows"
     else:
         sentence = f"The inputs do not predict the answers: {_scores(best)}. {LOOK_AT}"
@@ -79,10 +80,10 @@ def decide(evidence: Sequence[Evidence], rows: int, needed: int | None, level: f
 
 
 def _scores(evidence: Evidence) -> str:
-    word, of = ("right", "by") if evidence.measure == "right" else ("overlap", "of")
+    predicate, preposition = ("right", "by") if evidence.measure == "right" else ("overlap", "of")
     return (
-        f"{percent(evidence.score)} {word} {of} {evidence.title}, "
-        f"{percent(evidence.reference_score)} {of} {evidence.reference_title}"
+        f"{percent(evidence.score)} {predicate} {preposition} {evidence.title}, "
+        f"{percent(evidence.reference_score)} {preposition} {evidence.reference_title}"
     )
 
 
@@ -97,7 +98,7 @@ def prompted_evidence(
     before, after = same_rows(rows.get(SIMPLE + CommonestAnswer.name, ()), base.answers[base.mode])
     if not before:
         return None
-    # a metric made of counts has no paired test: right answers stand for it
+    # a metric of counts has no paired test, so right answers replace it
     metric = spec.metric if METRICS[spec.metric].mean_of_rows else default_metric(spec.output)
     compared = compare(before, after, spec.output, spec.gates.confidence, metric, sources)
     if compared.metric_p is None or compared.interval is None:

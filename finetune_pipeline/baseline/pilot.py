@@ -1,8 +1,8 @@
 """Extrapolates pilot trainings on an eighth, a quarter and a half of the rows to training on all of them.
 
-A doubling of the rows adds between nothing and CARRIES times what the doubling before it added: learning curves flatten
-(Hestness et al. 2017, arXiv:1712.00409). The interval holds that uncertainty, that of the rows it was measured on, and that
-of one training against the next.
+A doubling of the rows adds between nothing and CARRIES times what the previous doubling added: learning curves flatten
+(Hestness et al. 2017, arXiv:1712.00409). The interval includes that uncertainty, that of the sample of rows, and the variation
+between trainings.
 """
 
 import math
@@ -102,17 +102,17 @@ def _doubling(means: np.ndarray, shares: Sequence[float]) -> np.ndarray:
 
 
 def _end(means: np.ndarray, shares: Sequence[float], carried: np.ndarray, sign: float) -> np.ndarray:
-    """The score at all rows: what a doubling added, times `carried` for each further one. No doubling takes away."""
+    """The score at all rows: the gain of a doubling, times `carried` for each further one. No doubling lowers the score."""
     added = sign * np.maximum(sign * _doubling(means, shares), 0.0)
-    further = math.log2(1 / shares[-1])
-    whole = int(further)
-    grown = sum((carried ** (i + 1) for i in range(whole)), np.zeros_like(carried))
-    grown = grown + (further - whole) * carried ** (whole + 1)
-    return np.asarray(means[:, -1] + added * grown)
+    doublings = math.log2(1 / shares[-1])
+    full_doublings = int(doublings)
+    factor = sum((carried ** (i + 1) for i in range(full_doublings)), np.zeros_like(carried))
+    factor = factor + (doublings - full_doublings) * carried ** (full_doublings + 1)
+    return np.asarray(means[:, -1] + added * factor)
 
 
 def rows_for(gain: float, slope: float, rows: int) -> int | None:
-    """How many more rows should add `gain`, if every doubling keeps adding half of `CARRIES` times what the last one did.
+    """How many more rows should add `gain`, if every doubling adds half of `CARRIES` times what the previous one did.
 
     None if the curve does not rise, or if more than a hundred times the rows would be needed.
     """

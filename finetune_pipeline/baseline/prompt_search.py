@@ -1,8 +1,7 @@
-"""A search for a better prompt: instructions x demonstrations, by successive halving under a budget of calls.
+"""Searches for a better prompt: instructions x demonstrations, by successive halving under a budget of calls.
 
-Every round asks the candidates that are left the same further rows, and drops the worse half (Jamieson and Talwalkar 2016,
-AISTATS). Each of the two folds of :mod:`.ladder` has a search of its own, so that a winner is scored on rows that had no
-part in choosing it.
+Every round sends the same further rows with all remaining candidates, and drops the worse half (Jamieson and Talwalkar 2016,
+AISTATS). Each of the two folds of :mod:`.ladder` has its own search, so that a winner is scored on rows that did not choose it.
 """
 
 import json
@@ -28,13 +27,13 @@ DRAWS = 3
 LEAST_ROWS = 4
 """Minimum rows of a round: fewer would rank candidates by luck."""
 LIKELY = 0.8
-"""Confidence with which a new prompt must beat the task's own to replace it. Without it, winners of
-a search of 90 calls among eleven prompts were up to ten points worse (benchmarks/results/2026-11-28-advise.md)."""
+"""Confidence with which a new prompt must beat the task's own to replace it. Without this condition, winners of searches with
+90 calls and eleven prompts were up to ten points worse (benchmarks/results/2026-11-28-advise.md)."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """One round: its candidates, the rows each had answered by its end, and their scores."""
+    """One round: the number of candidates, the rows each has answered so far, and their scores."""
 
     candidates: int
     rows: int
@@ -54,19 +53,19 @@ class Search:
 def instructions(spec: TaskSpec, written: Sequence[str] = ()) -> list[str]:
     """System prompts to try: the task's own, one without the labels, the other prompts of task.yaml, model-written ones, and edits
     of the task's own."""
-    own, form, about = spec.system_prompt.strip(), _form(spec), " ".join(spec.description.split())
+    system_prompt, form, description = spec.system_prompt.strip(), _form(spec), " ".join(spec.description.split())
     edits = [
-        f"{own}\n\n{form}",
-        f"{form}\n\n{own}",
-        f"Task: {about}\n\n{own}\n\n{form}",
-        f"{own}\n\nRead the whole message before you answer. {form}",
-        f"{about}\n{form}",
+        f"{system_prompt}\n\n{form}",
+        f"{form}\n\n{system_prompt}",
+        f"Task: {description}\n\n{system_prompt}\n\n{form}",
+        f"{system_prompt}\n\nRead the whole message before you answer. {form}",
+        f"{description}\n{form}",
     ]
-    others = [*spec.baseline.prompts, *(text.strip() for text in written if text.strip())]
+    alternatives = [*spec.baseline.prompts, *(text.strip() for text in written if text.strip())]
     if isinstance(spec.output, LabelsOutput):
-        # small models often find the label, by its likelihood, more surely where the prompt has not listed all of them
-        others.insert(0, f"{about}\nAnswer with the right label and nothing else.")
-    return list(dict.fromkeys([own, *others, *edits]))
+        # small models often choose the label by likelihood more reliably if the prompt does not list all labels
+        alternatives.insert(0, f"{description}\nAnswer with the right label and nothing else.")
+    return list(dict.fromkeys([system_prompt, *alternatives, *edits]))
 
 
 def _form(spec: TaskSpec) -> str:
@@ -85,12 +84,12 @@ def texts_in(answer: str) -> list[str]:
         listed = json.loads(answer[answer.index("[") : answer.rindex("]") + 1])
     except ValueError:
         return []
-    return [each for each in listed if isinstance(each, str)]
+    return [item for item in listed if isinstance(item, str)]
 
 
 def candidates(spec: TaskSpec, train: Sequence[Example], written: Sequence[str] = ()) -> dict[str, Prompt]:
-    """Every instruction with every set of demonstrations, by name; the first is the task's own prompt without examples. The first
-    ones, which a small budget tries, have some of each."""
+    """Every instruction with every set of demonstrations, by name; the first is the task's own prompt without examples. The order
+    mixes both, because a small budget tries only the first ones."""
     by_id = {e.id: e for e in train}
     sets: dict[str, list[str]] = {"zero_shot": []}
     for k in sorted({k for k in spec.baseline.shots if k} or {8}):
@@ -98,15 +97,15 @@ def candidates(spec: TaskSpec, train: Sequence[Example], written: Sequence[str] 
             try:
                 sets[f"{k}_shot_{draw + 1}"] = build_shots(train, k, spec.labels, spec.baseline.seed + draw)
             except ValueError:
-                break  # fewer examples than are to be shown
+                break  # too few examples
     turns = {name: shots_as_turns([by_id[i] for i in ids]) for name, ids in sets.items()}
-    made: list[tuple[int, str, Prompt]] = []
+    ranked: list[tuple[int, str, Prompt]] = []
     for number, text in enumerate(instructions(spec, written), 1):
         system, instead = (None, None) if text == spec.system_prompt.strip() else (text, spec.system_prompt)
         for place, (name, ids) in enumerate(sets.items(), 1):
             prompt = Prompt(len(ids), ids, turns[name], system=system, instead_of=instead)
-            made.append((number + place, f"instruction_{number}_{name}", prompt))
-    return {name: prompt for _, name, prompt in sorted(made, key=lambda each: each[0])}
+            ranked.append((number + place, f"instruction_{number}_{name}", prompt))
+    return {name: prompt for _, name, prompt in sorted(ranked, key=lambda entry: entry[0])}
 
 
 def halving(
@@ -120,10 +119,10 @@ def halving(
     """Drop the worse half of the prompts, round by round, until one is left or the calls are spent.
 
     Args:
-        prompts: By name; ties go to the one named first. Where the calls are too few to ask each of them LEAST_ROWS rows,
-            only the first ones take part.
-        rows: Of one fold; a round asks further ones of these in their order.
-        out_of_time: Asked before every round but the first.
+        prompts: By name; ties go to the first. If the calls are too few for LEAST_ROWS rows with each, only the first ones
+            take part.
+        rows: Of one fold; every round continues in their order.
+        out_of_time: Called before every round but the first.
 
     Returns:
         The search, and the winner's answers.
@@ -137,45 +136,45 @@ def halving(
     alive = list(prompts)[: max(1, calls // (2 * least))]
     answers: dict[str, list[Row]] = {name: [] for name in alive}
     rounds: list[Round] = []
-    spent, asked, stopped = 0, 0, ""
+    spent, asked_rows, stopped = 0, 0, ""
     while len(alive) > 1:
-        left = math.ceil(math.log2(len(alive)))
-        step = min((calls - spent) // (left * len(alive)), len(rows) - asked)
+        rounds_left = math.ceil(math.log2(len(alive)))
+        step = min((calls - spent) // (rounds_left * len(alive)), len(rows) - asked_rows)
         step = step if rounds else max(step, least)
         if not step:
-            stopped = "every row was asked" if asked == len(rows) else "the calls are spent"
+            stopped = "every row was asked" if asked_rows == len(rows) else "the calls are spent"
             break
         if rounds and out_of_time():
             stopped = "the time is up"
             break
-        further = rows[asked : asked + step]
-        made = ask({name: prompts[name] for name in alive}, further, f"round {len(rounds) + 1}")
-        asked, spent = asked + step, spent + step * len(alive)
+        next_rows = rows[asked_rows : asked_rows + step]
+        new_answers = ask({name: prompts[name] for name in alive}, next_rows, f"round {len(rounds) + 1}")
+        asked_rows, spent = asked_rows + step, spent + step * len(alive)
         for name in alive:
-            answers[name] += made[name]
+            answers[name] += new_answers[name]
         scores = {name: best_value(spec, answers[name]) for name in alive}
-        rounds.append(Round(len(alive), asked, {name: round(scores[name], 4) for name in alive}))
+        rounds.append(Round(len(alive), asked_rows, {name: round(scores[name], 4) for name in alive}))
         alive = sorted(alive, key=lambda name: -scores[name])[: math.ceil(len(alive) / 2)]
     last = rounds[-1].scores if rounds else {}
     winner = max(alive, key=lambda name: last.get(name, 0.0))
     return Search(winner, spent, rounds, stopped), answers[winner]
 
 
-def likely_better(spec: TaskSpec, own: Sequence[Row], searched: Sequence[Row], sources: SourceOf = None) -> bool:
-    """Whether a new prompt is likely better than one of the task's own, on the rows that both answered."""
-    ours, theirs = (_best_way(spec, rows) for rows in same_rows(own, searched))
+def likely_better(spec: TaskSpec, current: Sequence[Row], searched: Sequence[Row], sources: SourceOf = None) -> bool:
+    """Whether a new prompt is likely better than the current one, on the rows that both answered."""
+    ours, theirs = (_best_way(spec, rows) for rows in same_rows(current, searched))
     clusters = shared_sources(theirs, sources)
     return METRICS[spec.metric].gain(ours, theirs, spec.output, LIKELY, clusters).surely_above()
 
 
 def best_value(spec: TaskSpec, rows: Sequence[Row]) -> float:
-    """The score of a prompt's answers in the metric that decides, in the better way of :func:`_best_way`; more is better."""
+    """The score of a prompt's answers (:func:`_best_way`) in the metric that decides; more is better."""
     metric = METRICS[spec.metric]
     return metric.rank(metric.value(_best_way(spec, rows), spec.output))
 
 
 def _best_way(spec: TaskSpec, rows: Sequence[Row]) -> Sequence[Row]:
-    """A prompt's answers as written or, for labels, restricted to them; whichever is better."""
+    """A prompt's free answers or, for labels, the restricted ones if they are better."""
     metric = METRICS[spec.metric]
     ways = [rows]
     if isinstance(spec.output, LabelsOutput) and (restricted := restricted_rows({"it": rows}, "it", spec.output)):

@@ -14,7 +14,7 @@ MANIFEST = "simple_model.json"
 TRUSTED = ("scipy.sparse._csr.csr_matrix",)
 """Types in our pipelines that skops does not trust by default: a matrix of numbers."""
 _VERSIONS = ("scikit-learn", "skops", "numpy", "scipy")
-_EXAMPLE = '''"""Answer texts with the simple model of this folder: one text a line on standard input, one answer a line out.
+_EXAMPLE = '''"""Answer texts with the simple model of this folder: one text per line on standard input, one answer per line out.
 
 Needs scikit-learn and skops (versions in simple_model.json). Nothing in this folder is a pickle: skops loads no code.
 """
@@ -39,16 +39,16 @@ def answer(texts):
     answers = [{} for _ in texts]
     for part, paths in MANIFEST["fields"].items():
         table = PIPELINES[part].predict(texts).reshape(len(texts), len(paths))
-        for row, made in zip(table, answers):
+        for row, fields in zip(table, answers):
             for path, value in zip(paths, row):
                 if not path:
                     return [str(value) for value in table[:, 0]]
                 if value:
-                    place = made
+                    place = fields
                     for key in path[:-1]:
                         place = place.setdefault(key, {})
                     place[path[-1]] = json.loads(str(value))
-    return [json.dumps(made, ensure_ascii=False) for made in answers]
+    return [json.dumps(fields, ensure_ascii=False) for fields in answers]
 
 
 if __name__ == "__main__":
@@ -134,8 +134,8 @@ def _score_table(scores: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:
     if not scores:
         return []
     rows = []
-    for where, of in scores.items():
-        decides = of["primary"]
-        between = "{:.3f} to {:.3f}".format(*decides["interval"]) if decides["interval"] else ""
-        rows.append(f"| {where} | {of['n']} | {decides['name']} | {decides['value']:.3f} | {between} |")
+    for where, row_scores in scores.items():
+        primary = row_scores["primary"]
+        between = "{:.3f} to {:.3f}".format(*primary["interval"]) if primary["interval"] else ""
+        rows.append(f"| {where} | {row_scores['n']} | {primary['name']} | {primary['value']:.3f} | {between} |")
     return ["| rows | n | metric | value | interval |", "|---|---:|---|---:|---|", *rows, ""]

@@ -23,8 +23,8 @@ _LEAST = 20
 
 @dataclass(frozen=True)
 class SimpleScore:
-    """A simple model's score on `rows` rows that it was not fitted on, which are worth `worth` independent ones at least;
-    reference: of what does not look at the input."""
+    """A simple model's score on `rows` rows that it was not fitted on, worth at least `worth` independent ones; reference: the
+    score of a model that ignores the input."""
 
     title: str
     metric: str
@@ -46,55 +46,55 @@ class SimpleScore:
 
 
 def simple_score(spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, Any]) -> SimpleScore | None:
-    """TF-IDF and logistic regression for labels and JSON, the nearest row's answer for free text. None
-    if there are too few rows.
+    """Score TF-IDF and logistic regression for labels and JSON, or the nearest row's answer for free text. None if there are too
+    few rows.
 
     Args:
-        rows: Clean rows, of which near-duplicates were removed.
+        rows: Clean rows without near-duplicates.
         noise: The report on label noise (quality.noise.label_noise), whose cross-validation is used.
     """
     if spec.labels:
         return _of_labels(spec, rows, noise)
     rows = chosen(rows, ROWS, "simple")
-    held = [e for e in rows if hash_order(e.made_from, "simple") % _FOLDS == 0]
-    fitted = [e for e in rows if hash_order(e.made_from, "simple") % _FOLDS]
-    if len(held) < _LEAST or len(fitted) < _LEAST:
+    test_rows = [e for e in rows if hash_order(e.made_from, "simple") % _FOLDS == 0]
+    train_rows = [e for e in rows if hash_order(e.made_from, "simple") % _FOLDS]
+    if len(test_rows) < _LEAST or len(train_rows) < _LEAST:
         return None
     is_json = isinstance(spec.output, JsonOutput)
     metric = METRICS[spec.metric]
 
     def scored(model: SimpleModel) -> list[dict[str, str]]:
-        model.fit([e.user_text for e in fitted], [e.answer for e in fitted], spec.output)
-        answers = model.predict([e.user_text for e in held])
+        model.fit([e.user_text for e in train_rows], [e.answer for e in train_rows], spec.output)
+        answers = model.predict([e.user_text for e in test_rows])
         return [
             {"example_id": e.id, "gold": e.answer, "text": text, "status": "ok"}
-            for e, text in zip(held, answers, strict=True)
+            for e, text in zip(test_rows, answers, strict=True)
         ]
 
     model = TfidfLogistic if is_json else NearestRow
     try:
         answers = scored(model())
-    except ValueError:  # no text holds a word to count
+    except ValueError:  # no text has features
         return None
-    clusters, title = [e.made_from for e in held], metric_title(spec.metric)
+    clusters, title = [e.made_from for e in test_rows], metric_title(spec.metric)
     value = metric.value(answers, spec.output)
     interval = metric.interval(answers, spec.output, spec.gates.confidence, clusters)
     if value is None or interval is None:
         return None
-    made = SimpleScore(model.title, title, value, interval, len(held), int(effective_sources(clusters)))
+    score = SimpleScore(model.title, title, value, interval, len(test_rows), int(effective_sources(clusters)))
     if is_json:
         reference = metric.value(scored(CommonestFields()), spec.output)
-        made = replace(made, reference_title=CommonestFields.title, reference=reference)
-    return made
+        score = replace(score, reference_title=CommonestFields.title, reference=reference)
+    return score
 
 
 def _of_labels(spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, Any]) -> SimpleScore | None:
-    """What the linear model reached that judged the labels: each row by a model that has not seen its near-duplicates."""
+    """The score of the linear model behind the label noise: each row by a model that has not seen its near-duplicates."""
     if not noise.get("applies"):
         return None
     counts = Counter(str(e.label) for e in rows if e.label not in noise["left_out"])
-    n, (commonest, most) = int(noise.get("sampled") or counts.total()), counts.most_common(1)[0]
-    accuracy, share = float(noise["accuracy"]), most / counts.total()
+    n, (commonest, commonest_count) = int(noise.get("sampled") or counts.total()), counts.most_common(1)[0]
+    accuracy, share = float(noise["accuracy"]), commonest_count / counts.total()
     worth = min(n, int(effective_sources([e.made_from for e in rows])))  # which rows were right is unknown
     interval = wilson_interval(accuracy * worth, worth, spec.gates.confidence)
     answer = f"always answering {commonest}"
@@ -102,8 +102,8 @@ def _of_labels(spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, Any]
 
 
 def learnable_by_score(spec: TaskSpec, score: SimpleScore | None) -> Learnable | None:
-    """That the inputs predict the answers, where a score of labels shows it by itself; None where it does not, and
-    :func:`.learnable.learnable` has to ask. The level is that of each of its comparisons."""
+    """Decide from the score of labels alone that the inputs predict the answers; None if it does not show that and
+    :func:`.input_evidence.learnable` must decide. The level is that of each of its comparisons."""
     from scipy.stats import binomtest  # slow to import
 
     if not spec.labels or score is None or score.reference is None:

@@ -58,8 +58,8 @@ def worth_training(spec: TaskSpec, baseline: Mapping[str, Any]) -> dict[str, Any
 
 
 def good_enough(baseline: Mapping[str, Any], least: float) -> list[tuple[str, str, str]]:
-    """What is surely right on at least a share `least` of the rows: (prompt, retrieve or simple; its name; a sentence for
-    people), the best prompt first, then restricted answers, then simple models, the best of them first."""
+    """Everything that is surely right on at least a share `least` of the rows, as (prompt, retrieve, documents or simple; name;
+    sentence for people): the best prompt first, then restricted answers, then simple models, best first."""
     prompts, best, simple = baseline["prompts"], baseline["best"], baseline.get("simple") or {}
     above = f"surely at or above {percent(least)}"
     enough = []

@@ -21,7 +21,7 @@ MODELS = {
 }
 SHOWN_WRONG = 10
 SHOWN_LABELS = 50
-"""Most labels of a matrix: its cells are their square, and a page of 300 labels has 15 MB."""
+"""Maximum labels of a matrix: its size grows with their square, and a page with 300 labels has 15 MB."""
 _RATES = {
     "strict": "Valid JSON without repair",
     "schema_rate": "Complies with the schema",
@@ -56,10 +56,10 @@ def confusion_section(evaluation: EvaluationResult) -> Blocks:
 def labels_section(evaluation: EvaluationResult) -> Blocks:
     before = evaluation.scores["base"].per_class
     rows = []
-    for label, of in evaluation.scores["candidate"].per_class.items():
-        old = before[label].f1
-        change = of.f1 - old if of.support and of.f1 is not None and old is not None else None
-        rows.append([label, of.precision, of.recall, of.f1, old, change, of.support])
+    for label, scores in evaluation.scores["candidate"].per_class.items():
+        base_f1 = before[label].f1
+        change = scores.f1 - base_f1 if scores.support and scores.f1 is not None and base_f1 is not None else None
+        rows.append([label, scores.precision, scores.recall, scores.f1, base_f1, change, scores.support])
     columns = [("Label", text), ("Precision", number), ("Recall", number), ("F1", number), ("F1, base", number)]
     yield Table([*columns, ("Change, points", points), ("Rows", number)], rows)
     commonest = [[group.gold, group.predicted, group.count] for group in evaluation.wrong_answers[:SHOWN_WRONG]]
@@ -74,22 +74,22 @@ def detail_section(evaluation: EvaluationResult) -> Blocks:
         [
             [title, model, rate.k, rate.share, rate.interval]
             for key, title in _RATES.items()
-            for model, of in models.items()
-            if (rate := getattr(of, key))
+            for model, scores in models.items()
+            if (rate := getattr(scores, key))
         ],
     )
-    rules = sorted({rule for of in models.values() for rule in of.form})
+    rules = sorted({rule for scores in models.values() for rule in scores.form})
     yield Table(
         [("Invalid answers", text), *((title, number) for title in models)],
-        [[rule.replace("_", " "), *(of.form.get(rule, 0) for of in models.values())] for rule in rules],
+        [[rule.replace("_", " "), *(scores.form.get(rule, 0) for scores in models.values())] for rule in rules],
     )
     yield Table(
         [("Metric", text), ("Model", text), ("Mean", unsigned), ("Interval", figure)],
         [
-            [metric.title, model, of.metric(name), " to ".join(map(unsigned, of.metric_interval(name) or ()))]
+            [metric.title, model, scores.metric(name), " to ".join(map(unsigned, scores.metric_interval(name) or ()))]
             for name, metric in METRICS.items()
-            for model, of in models.items()
-            if metric.kinds == ("text",) and of.metric(name) is not None
+            for model, scores in models.items()
+            if metric.kinds == ("text",) and scores.metric(name) is not None
         ],
     )
 
@@ -98,17 +98,17 @@ def _fields(evaluation: EvaluationResult) -> Table:
     before, fields = evaluation.scores["base"].fields, evaluation.scores["candidate"].fields
     names = ("Precision", "Recall", "F1", "F1, base", "Right", "Claimed", "Expected")
     rows: list[list[Any]] = []
-    for field, of in fields.items():
-        old = before[field].f1 if field in before else None
-        rows.append([field, of.precision, of.recall, of.f1, old, of.right, of.claimed, of.expected])
+    for field, s in fields.items():
+        base_f1 = before[field].f1 if field in before else None
+        rows.append([field, s.precision, s.recall, s.f1, base_f1, s.right, s.claimed, s.expected])
     return Table([("Field", text), *((name, number) for name in names)], rows)
 
 
 def calibration_section(evaluation: EvaluationResult) -> Blocks:
     rows = [
         [model, c.n, c.confidence, c.accuracy, c.ece, c.brier, c.log_loss]
-        for model, of in _models(evaluation).items()
-        if (c := of.calibration)
+        for model, scores in _models(evaluation).items()
+        if (c := scores.calibration)
     ]
     columns = [("Model", text), ("Rows", number), ("Mean confidence", percent), ("Right", percent)]
     yield Table([*columns, ("Calibration error, points", unsigned), ("Brier", number), ("Log loss", number)], rows)
@@ -151,11 +151,11 @@ def robustness_section(evaluation: EvaluationResult) -> Blocks:
     columns += [("Perturbed", share), (change_title, figure), ("Lost", number), ("Won", number)]
     columns += [("p", p_value), ("Can block", text)]
     rows = []
-    for kind, of in measured.kinds.items():
-        if of.n and of.drop is not None:
-            interval = f" ({points_range((-of.interval[1], -of.interval[0]))})" if of.interval else ""
-            change, blocks = f"{points(-of.drop)}{interval}", "yes" if kind in BLOCKING else "no, informs"
-            rows.append([TITLES[kind], of.n, of.plain, of.perturbed, change, of.lost, of.gained, of.p, blocks])
+    for kind, s in measured.kinds.items():
+        if s.n and s.drop is not None:
+            interval = f" ({points_range((-s.interval[1], -s.interval[0]))})" if s.interval else ""
+            change, blocks = f"{points(-s.drop)}{interval}", "yes" if kind in BLOCKING else "no, informs"
+            rows.append([TITLES[kind], s.n, s.plain, s.perturbed, change, s.lost, s.gained, s.p, blocks])
     yield Table(columns, rows)
 
 
@@ -164,11 +164,11 @@ def production_section(evaluation: EvaluationResult) -> Blocks:
     if not production:
         return
     rows = production.rows
-    left = ", ".join(f"{why.replace('_', ' ')} ({number(n)})" for why, n in sorted(rows.left_out.items()))
+    left_out = ", ".join(f"{why.replace('_', ' ')} ({number(n)})" for why, n in sorted(rows.left_out.items()))
     between = f", logged {rows.first[:10]} to {rows.last[:10]}" if rows.first and rows.last else ""
     yield (
         f"{counted(rows.rows or 0, 'recent production row')} whose correct answer people gave{between}, which no version "
-        f"was trained on, of {number(rows.looked_at)} reserved for evaluation{f'; left out: {left}' if left else ''}."
+        f"was trained on, of {number(rows.looked_at)} reserved for evaluation{f'; left out: {left_out}' if left_out else ''}."
     )
     yield (
         f"{number(rows.confirmed)} of these answers were confirmed, the others corrected. People correct wrong answers more "
@@ -187,10 +187,10 @@ def production_section(evaluation: EvaluationResult) -> Blocks:
     for model, title in titles.items():
         if model in production.scores:
             test, recent = evaluation.scores[model].primary, production.scores[model]
-            against = production.comparisons.get(model)
-            gain = f"{points(against.gain)} ({points_range(against.interval)})" if against else ""
-            lost, won = (number(against.b), number(against.c)) if against else ("", "")
-            scores = [cell(of.value, of.interval) for of in (test, recent)]
+            comparison = production.comparisons.get(model)
+            gain = f"{points(comparison.gain)} ({points_range(comparison.interval)})" if comparison else ""
+            lost, won = (number(comparison.b), number(comparison.c)) if comparison else ("", "")
+            scores = [cell(primary.value, primary.interval) for primary in (test, recent)]
             table.append([title, *scores, gain, lost, won])
     columns = ("Sealed test", "Production", "Fine-tuned gains on production", "Lost", "Won")
     yield Table([("Model", text), *((title, figure) for title in columns)], table, strong=[len(table) - 1])

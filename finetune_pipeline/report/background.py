@@ -54,16 +54,16 @@ def learning_section(evaluation: EvaluationResult) -> Blocks:
 
 def data_section(evaluation: EvaluationResult) -> Blocks:
     quality, data = evaluation.quality, evaluation.data
-    if quality and quality.tokens and (whole := quality.tokens.whole) and whole.p50 is not None:
+    if quality and quality.tokens and (spread := quality.tokens.whole) and spread.p50 is not None:
         yield (
-            f"The median row has {number(whole.p50)} tokens, 99 of 100 rows have at most {number(whole.p99)}, and the longest has "
-            f"{number(whole.max)}."
+            f"The median row has {number(spread.p50)} tokens, 99 of 100 rows have at most {number(spread.p99)}, and the longest "
+            f"has {number(spread.max)}."
         )
     splits, clean = data.get("splits"), data.get("clean_examples")
     origins = splits.origins.get("train") if splits else None
     if isinstance(origins, Mapping) and any(n is not None for n in origins.values()):
-        written = ", ".join(f"{number(n)} {name}" for name, n in origins.items() if n is not None)
-        yield f"Origin of the training rows: {written}."
+        counts_by_origin = ", ".join(f"{number(n)} {name}" for name, n in origins.items() if n is not None)
+        yield f"Origin of the training rows: {counts_by_origin}."
     if kinds := ", ".join(f"{kind} ({number(n)})" for kind, n in (clean.scrubbed if clean else {}).items() if n):
         yield f"Personal data and secrets were replaced first: {kinds}."
     if splits and splits.leaks is not None:
@@ -83,10 +83,11 @@ def data_tables(data: Mapping[str, DataStep], order: Sequence[str]) -> Blocks:
     """Return tables of rows in and out of every data step, rows by split and label (labels in `order`), and findings."""
     titles = ("Rows in", "Quarantined", "Exact duplicates", "Near duplicates", "Dropped in review", "Rows out")
     rows: list[list[Any]] = []
-    for step, of in data.items():
-        out = of.kept if of.kept is not None else sum(map(total, of.counts.values())) if of.counts else None
-        found = (of.quarantined, of.exact_duplicates, of.near_duplicates, of.dropped)
-        rows.append([_DATA_STEPS.get(step, step), of.lines if of.rows_in is None else of.rows_in, *found, out])
+    for step, facts in data.items():
+        out = facts.kept if facts.kept is not None else sum(map(total, facts.counts.values())) if facts.counts else None
+        removed = (facts.quarantined, facts.exact_duplicates, facts.near_duplicates, facts.dropped)
+        rows_in = facts.lines if facts.rows_in is None else facts.rows_in
+        rows.append([_DATA_STEPS.get(step, step), rows_in, *removed, out])
     yield Table([("Step", text), *((title, _count) for title in titles)], rows)
     yield _splits(data.get("splits"), order)
     findings = Table([("Step", text), ("Finding", text), ("Count", number)], list(_findings(data)), audience="team")
@@ -103,64 +104,66 @@ def _splits(splits: DataStep | None, order: Sequence[str]) -> Table | None:
     if splits is None or not splits.counts:
         return None
     by_label: dict[str, Mapping[str, int | None]] = {
-        name: next((of for of in (splits.labels.get(name), count) if isinstance(of, Mapping)), {})
+        name: next((counts for counts in (splits.labels.get(name), count) if isinstance(counts, Mapping)), {})
         for name, count in splits.counts.items()
     }
-    present = {label for of in by_label.values() for label in of}
+    present = {label for counts in by_label.values() for label in counts}
     labels = [label for label in order if label in present] + sorted(present - set(order))
     rows = [["all", *map(total, splits.counts.values())]]
-    rows += [[label, *(of.get(label) or 0 for of in by_label.values())] for label in labels]
+    rows += [[label, *(counts.get(label) or 0 for counts in by_label.values())] for label in labels]
     return Table([("Rows", text), *((name, number) for name in splits.counts)], rows, strong=[0])
 
 
 def _findings(data: Mapping[str, DataStep]) -> Iterable[list[Any]]:
-    for step, of in data.items():
+    for step, facts in data.items():
         title = _DATA_STEPS.get(step, step)
-        yield from ([title, rule, n] for rule, n in of.by_rule.items())
-        yield from ([title, f"scrubbed: {kind}", n] for kind, n in of.scrubbed.items() if n)
+        yield from ([title, rule, n] for rule, n in facts.by_rule.items())
+        yield from ([title, f"scrubbed: {kind}", n] for kind, n in facts.scrubbed.items() if n)
 
 
 def training_section(evaluation: EvaluationResult) -> Blocks:
-    of = evaluation.training
-    if of.endpoint:
-        yield Table([("Training", text), ("", text)], _elsewhere(of, of.endpoint), style="figures words")
+    training = evaluation.training
+    if training.endpoint:
+        rows = _hosted_training(training, training.endpoint)
+        yield Table([("Training", text), ("", text)], rows, style="figures words")
         return
-    trainable, total, prefix = of.trainable_parameters, of.total_parameters, of.shared_prefix
+    trainable, total, prefix = training.trainable_parameters, training.total_parameters, training.shared_prefix
     share = f" ({percent(trainable / total)} of all)" if trainable is not None and total else ""
     shared = NOTHING
     if prefix.used is not None:
         shared = f"yes, {number(prefix.prefix_tokens)} tokens" if prefix.used else f"no: {prefix.why}"
-    rows: list[list[Any]] = [["Method", of.method]]
-    if of.begun and of.begun.virtual_tokens:
-        first = {"random": "random numbers", "vocabulary": "tokens of the vocabulary"}.get(of.begun.init, "a text")
-        rows.append(["Virtual tokens", f"{number(of.begun.virtual_tokens)}, initialised from {first}"])
-    if of.rounding:
-        rows.append([f"Validation loss as stored, in {of.rounding.dtype}", of.rounding.eval_loss])
+    rows = [["Method", training.method]]
+    if (prompt := training.begun) and prompt.virtual_tokens:
+        first = {"random": "random numbers", "vocabulary": "tokens of the vocabulary"}.get(prompt.init, "a text")
+        rows.append(["Virtual tokens", f"{number(prompt.virtual_tokens)}, initialised from {first}"])
+    if training.rounding:
+        rows.append([f"Validation loss as stored, in {training.rounding.dtype}", training.rounding.eval_loss])
     rows += [
-        ["Compute precision", of.precision],
-        ["Optimiser steps", of.steps],
-        ["Kept checkpoint", f"step {number(of.best_step)}"],
-        ["Stopped early", of.stopped_early],
+        ["Compute precision", training.precision],
+        ["Optimiser steps", training.steps],
+        ["Kept checkpoint", f"step {number(training.best_step)}"],
+        ["Stopped early", training.stopped_early],
         ["Trainable parameters", number(trainable) + share],
-        ["Base weights in memory, of their 16-bit size", percent(of.weights.ratio)],
+        ["Base weights in memory, of their 16-bit size", percent(training.weights.ratio)],
         ["Shared prefix computed once", shared],
-        ["Peak memory", _mebibytes(of.measured.peak_memory_mib)],
-        ["Time", duration(of.measured.seconds)],
-        ["Resumed from", of.measured.resumed_from or "not interrupted"],
+        ["Peak memory", _mebibytes(training.measured.peak_memory_mib)],
+        ["Time", duration(training.measured.seconds)],
+        ["Resumed from", training.measured.resumed_from or "not interrupted"],
     ]
     yield Table([("Training", text), ("", number)], rows, style="figures words")
 
 
-def _elsewhere(of: Training, at: HostedModel) -> list[list[Any]]:
-    billed = f"{number(of.measured.billed_tokens)} tokens" if of.measured.billed_tokens is not None else NOTHING
+def _hosted_training(training: Training, hosted: HostedModel) -> list[list[Any]]:
+    measured = training.measured
+    billed = f"{number(measured.billed_tokens)} tokens" if measured.billed_tokens is not None else NOTHING
     return [
-        ["Trainer", at.trainer],
-        ["Trained model", at.base_model],
-        ["Answers as", at.model],
-        ["At", at.base_url],
-        ["Billed", billed if of.measured.dollars is None else f"{billed}, {dollars(of.measured.dollars)}"],
-        ["Optimiser steps", number(of.steps)],
-        ["Time", duration(of.measured.seconds)],
+        ["Trainer", hosted.trainer],
+        ["Trained model", hosted.base_model],
+        ["Answers as", hosted.model],
+        ["At", hosted.base_url],
+        ["Billed", billed if measured.dollars is None else f"{billed}, {dollars(measured.dollars)}"],
+        ["Optimiser steps", number(training.steps)],
+        ["Time", duration(measured.seconds)],
     ]
 
 
@@ -200,16 +203,16 @@ def cost_section(evaluation: EvaluationResult) -> Blocks:
         [("Step", text), ("Time", duration), ("Processor time", duration), ("Peak memory", _mebibytes)],
         [[_STEPS.get(name, name), m.seconds, m.cpu_seconds, m.peak_memory_mib] for name, m in cost.steps.items()],
     )
-    whole = "{:.0f}".format
+    rounded = "{:.0f}".format
     yield Table(
-        [("Mean tokens per request", text), ("Prompt", whole), ("Answer", "{:.1f}".format), ("Together", whole)],
-        [[MODELS.get(name, name), of.prompt, of.answer, of.prompt + of.answer] for name, of in cost.tokens.items()],
+        [("Mean tokens per request", text), ("Prompt", rounded), ("Answer", "{:.1f}".format), ("Together", rounded)],
+        [[MODELS.get(name, name), t.prompt, t.answer, t.prompt + t.answer] for name, t in cost.tokens.items()],
     )
     # cheapest first; the evaluated API model is highlighted
     yield Table(
         [("1,000 requests", text), ("Model", text), ("Dollars", text), ("Price of", text)],
-        [[of.where, of.how, dollars(of.dollars), of.date] for of in cost.requests],
-        strong=[i for i, of in enumerate(cost.requests) if of.evaluated],
+        [[price.where, price.how, dollars(price.dollars), price.date] for price in cost.requests],
+        strong=[i for i, price in enumerate(cost.requests) if price.evaluated],
         style="figures words",
     )
 

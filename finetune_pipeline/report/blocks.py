@@ -92,12 +92,12 @@ class Table(Block):
         return [[f(value) for (_, f), value in zip(self.columns, row, strict=True)] for row in self.rows]
 
     def without_empty_columns(self) -> Table:
-        kept = [j for j in range(len(self.columns)) if j == 0 or any(row[j] for row in self.cells)]
+        indices = [j for j in range(len(self.columns)) if j == 0 or any(row[j] for row in self.cells)]
         return replace(
             self,
-            columns=[self.columns[j] for j in kept],
-            rows=[[row[j] for j in kept] for row in self.rows],
-            filters=[kept.index(j) for j in self.filters if j in kept],
+            columns=[self.columns[j] for j in indices],
+            rows=[[row[j] for j in indices] for row in self.rows],
+            filters=[indices.index(j) for j in self.filters if j in indices],
         )
 
 
@@ -204,8 +204,8 @@ class Plot(Block):
     @property
     def document(self) -> str:
         """Return the wide plot as a standalone file, on white."""
-        head, rest = self.wide.split(">", 1)
-        return f'{head}><rect width="100%" height="100%" fill="#fff"/>{rest}\n'
+        head, body = self.wide.split(">", 1)
+        return f'{head}><rect width="100%" height="100%" fill="#fff"/>{body}\n'
 
     @property
     def encoded(self) -> str:
@@ -218,7 +218,7 @@ Blocks = Iterable[Block | str | None]
 
 
 def notes(*texts: str) -> list[Text]:
-    return [Text(each, note=True) for each in texts if each]
+    return [Text(sentence, note=True) for sentence in texts if sentence]
 
 
 @dataclass(frozen=True)

@@ -107,25 +107,25 @@ def form_section(evaluation: EvaluationResult) -> Blocks:
     if closed is not None and closed >= MOST:
         yield decoding_sentence(closed)
     elif closed is not None:
-        rest = f"{percent(closed)} of the gain; the rest is better judgement, which only training brought"
-        yield f"Constrained decoding of the untrained base model would bring {rest if closed > 0 else 'none of the gain'}."
+        share = f"{percent(closed)} of the gain; the rest is better judgement, which only training brought"
+        yield f"Constrained decoding of the untrained base model would bring {share if closed > 0 else 'none of the gain'}."
 
 
 def paired_section(evaluation: EvaluationResult) -> Blocks:
-    others = {"baseline": "the base model with its best prompt", API_MODEL: "the API model", "champion": "the champion"}
-    for name, other in others.items():
+    rivals = {"baseline": "the base model with its best prompt", API_MODEL: "the API model", "champion": "the champion"}
+    for name, rival in rivals.items():
         if comparison := evaluation.comparisons.get(name):
-            yield pair_sentence(comparison, other)
+            yield pair_sentence(comparison, rival)
     yield visible_sentence(evaluation.comparison)
     yield from design_sentences(evaluation)
     yield gains_plot(evaluation)
     yield comparisons_table(evaluation)
-    how = "a paired bootstrap; won, lost and p count right answers"
+    method = "a paired bootstrap; won, lost and p count right answers"
     if is_right_or_wrong(evaluation.metric):
-        how = "Tango's score interval of a paired difference of right answers, a paired bootstrap for macro-F1"
+        method = "Tango's score interval of a paired difference of right answers, a paired bootstrap for macro-F1"
     yield from notes(
         f"All models answered the same rows. Gains and intervals are in points, at {level(evaluation)}: "
-        f"{how}. Won: rows only the fine-tuned model has right; lost: rows only the other has. p is the exact "
+        f"{method}. Won: rows only the fine-tuned model has right; lost: rows only the other has. p is the exact "
         "McNemar test; Holm's adjusts it for the number of comparisons shown."
     )
 
@@ -159,12 +159,12 @@ def _compared(evaluation: EvaluationResult) -> list[tuple[str, Comparison]]:
     return [(name, comparison) for name, comparison in comparisons if comparison]
 
 
-def pair_sentence(comparison: Comparison, other: str) -> str:
-    right = "answered verbatim" if isinstance(METRICS.get(comparison.metric), Overlap) else "answered correctly"
+def pair_sentence(comparison: Comparison, rival: str) -> str:
+    verb = "answered verbatim" if isinstance(METRICS.get(comparison.metric), Overlap) else "answered correctly"
     p, adjusted = p_value(comparison.mcnemar_p), p_value(comparison.mcnemar_p_holm)
     sentence = (
-        f"Of {counted(comparison.n, 'row')}, {number(comparison.c)} are {right} by the fine-tuned model "
-        f"alone and {number(comparison.b)} by {other} alone; exact McNemar p {p if p.startswith('<') else '= ' + p}"
+        f"Of {counted(comparison.n, 'row')}, {number(comparison.c)} are {verb} by the fine-tuned model "
+        f"alone and {number(comparison.b)} by {rival} alone; exact McNemar p {p if p.startswith('<') else '= ' + p}"
     )
     if comparison.mcnemar_p_holm is not None and adjusted != p:
         sentence += f" ({adjusted} adjusted for the number of comparisons)"
@@ -177,9 +177,9 @@ def visible_sentence(comparison: Comparison) -> str:
     share = f"exactly one of the two models is right on {percent(comparison.discordant_share)} of the rows"
     if visible is None:
         return f"At this size no gain can be detected reliably: {share}."
-    of_what = "" if is_right_or_wrong(comparison.metric) else " of right answers"
+    unit = "" if is_right_or_wrong(comparison.metric) else " of right answers"
     return (
-        f"A test of this size finds a true gain of {points(visible, sign=False)} points{of_what} or more four "
+        f"A test of this size finds a true gain of {points(visible, sign=False)} points{unit} or more four "
         f"times in five ({share}); smaller ones may go unseen."
     )
 

@@ -36,11 +36,11 @@ def costs_page(costs: Costs) -> Page:
 
 
 def traffic_sentence(costs: Costs) -> str:
-    of, tuned = costs.traffic, costs.traffic.tuned
-    calls = f"{number(of.calls)} calls a month." if of.calls else "The number of calls is not set."
+    traffic, tuned = costs.traffic, costs.traffic.tuned
+    calls = f"{number(traffic.calls)} calls a month." if traffic.calls else "The number of calls is not set."
     return (
         f"A call of the fine-tuned model reads {tuned.prompt:,.0f} tokens and writes {tuned.answer:,.0f}; one of an API model "
-        f"with the prompt {prompt_name(of.prompt)} reads {of.prompted.prompt:,.0f} ({of.source}). {calls}"
+        f"with the prompt {prompt_name(traffic.prompt)} reads {traffic.prompted.prompt:,.0f} ({traffic.source}). {calls}"
     )
 
 
@@ -59,19 +59,20 @@ def _break_even(costs: Costs) -> Blocks:
 
 
 def break_even_table(costs: Costs) -> Table:
-    """Return a table of the monthly calls and tokens from which each machine is cheaper than each API still offered."""
+    """Return a table of the monthly calls and tokens above which each machine is cheaper than each API still offered."""
     figures = ("From million tokens a month", "From calls a month", "It is then in use")
     rows = []
-    for of in costs.break_even:
-        low, listed, high = map(millions, of.millions)
-        rows.append([of.machine, of.api, f"{listed} ({low} to {high})", f"{of.calls[1]:,.0f}", in_use(of.utilisation)])
+    for point in costs.break_even:
+        low, listed, high = map(millions, point.millions)
+        calls, used = f"{point.calls[1]:,.0f}", in_use(point.utilisation)
+        rows.append([point.machine, point.api, f"{listed} ({low} to {high})", calls, used])
     return Table([("Machine, always on", text), ("Cheaper than", text), *((f, figure) for f in figures)], rows)
 
 
 def _serving(costs: Costs) -> Blocks:
     dated = (("As of", text), ("Note", text))
     figures = [(title, figure) for title in ("A call reads", "1,000 calls", "A million tokens", "A month")]
-    yield Table([("API", text), *figures, *dated], [_api_row(of) for of in costs.apis], style="figures notes")
+    yield Table([("API", text), *figures, *dated], [_api_row(api) for api in costs.apis], style="figures notes")
     shares = list(costs.machines[0].per_million) if costs.machines else []
     yield Table(
         [
@@ -82,7 +83,7 @@ def _serving(costs: Costs) -> Blocks:
             ("Your traffic takes", figure),
             *dated,
         ],
-        [_machine_row(of) for of in costs.machines],
+        [_machine_row(machine) for machine in costs.machines],
         style="figures notes",
     )
     yield Text(
@@ -92,37 +93,37 @@ def _serving(costs: Costs) -> Blocks:
     )
 
 
-def _api_row(of: ApiCost) -> list[str]:
-    reads, note = f"{of.call.prompt:,.0f}", "; ".join([*of.warnings, of.note])
-    return [of.name, reads, *map(dollars, (of.per_call * 1000, of.per_million, of.month)), of.date, note]
+def _api_row(api: ApiCost) -> list[str]:
+    reads, note = f"{api.call.prompt:,.0f}", "; ".join([*api.warnings, api.note])
+    return [api.name, reads, *map(dollars, (api.per_call * 1000, api.per_million, api.month)), api.date, note]
 
 
-def _machine_row(of: MachineCost) -> list[str]:
-    low, listed, high = map(dollars, of.month)
-    slow, fast = (f"{n:,.0f}" for n in of.calls)
+def _machine_row(machine: MachineCost) -> list[str]:
+    low, listed, high = map(dollars, machine.month)
+    slow, fast = (f"{n:,.0f}" for n in machine.calls)
     return [
-        of.name,
+        machine.name,
         f"{listed} ({low} to {high})",
-        *map(dollars, of.per_million.values()),
+        *map(dollars, machine.per_million.values()),
         f"{slow} to {fast}",
-        NOTHING if of.utilisation is None else in_use(of.utilisation),
-        of.date,
-        "; ".join([*of.warnings, of.note]),
+        NOTHING if machine.utilisation is None else in_use(machine.utilisation),
+        machine.date,
+        "; ".join([*machine.warnings, machine.note]),
     ]
 
 
 def _training(costs: Costs) -> Blocks:
     rows = [
         [
-            of.where,
-            of.methods,
-            number(of.tokens),
-            dollars_range(of.low, of.high),
-            f"{of.hours[0]:.2g} to {of.hours[1]:.2g} h" if of.hours else NOTHING,
-            of.date,
-            "; ".join([*of.warnings, of.note]),
+            cost.where,
+            cost.methods,
+            number(cost.tokens),
+            dollars_range(cost.low, cost.high),
+            f"{cost.hours[0]:.2g} to {cost.hours[1]:.2g} h" if cost.hours else NOTHING,
+            cost.date,
+            "; ".join([*cost.warnings, cost.note]),
         ]
-        for of in costs.training
+        for cost in costs.training
     ]
     columns = [("Where", text), ("Methods", text), ("Tokens", figure), ("Dollars", figure), ("Time", figure)]
     yield Table([*columns, ("As of", text), ("Note", text)], rows, style="figures notes")
@@ -130,7 +131,7 @@ def _training(costs: Costs) -> Blocks:
 
 def break_even_plot(costs: Costs) -> Plot | None:
     """Plot the monthly bill over the monthly tokens, on logarithmic scales. A machine's line is flat up to its capacity."""
-    even = [of for of in costs.break_even if costs.machines and of.machine == costs.machines[0].name]
+    even = [point for point in costs.break_even if costs.machines and point.machine == costs.machines[0].name]
     if not even:
         return None
     machine, served = costs.machines[0], costs.traffic.tuned.tokens
@@ -138,22 +139,22 @@ def break_even_plot(costs: Costs) -> Plot | None:
     chosen = even
     if len(even) > SHOWN_APIS:
         chosen = [even[round(i * (len(even) - 1) / (SHOWN_APIS - 1))] for i in range(SHOWN_APIS)]
-    by_name = {of.name: of for of in costs.apis}
-    most = max(*(of.millions[2] for of in chosen), machine.calls[1] * served / 1e6)
+    by_name = {api.name: api for api in costs.apis}
+    most = max(*(point.millions[2] for point in chosen), machine.calls[1] * served / 1e6)
     least, low, high = min(10.0, machine.month[1] / 100), 0.1, 10 ** math.ceil(math.log10(most * 2))
     edges = [low * (high / low) ** (i / 200) for i in range(201)]
 
     def figure_of(width: int) -> Figure:
         narrow = width < WIDE
-        made, axes = canvas(width, 420, 66, 20 if narrow else 210, 28, 52)
+        fig, axes = canvas(width, 420, 66, 20 if narrow else 210, 28, 52)
         tops = []
-        for of in chosen:
+        for point in chosen:
             # lines are not clipped at the axes, so each begins where it enters the plot
-            per_million = by_name[of.api].per_call / served * 1e6
+            per_million = by_name[point.api].per_call / served * 1e6
             axes.plot([max(low, least / per_million), high], [max(low * per_million, least), high * per_million],
                       color=SOFT, linewidth=1.6)  # fmt: skip
-            tops.append((high * per_million, of.api))
-            axes.plot([of.millions[1]], [machine.month[1]], "o", color=INK, markersize=6)
+            tops.append((high * per_million, point.api))
+            axes.plot([point.millions[1]], [machine.month[1]], "o", color=INK, markersize=6)
         calls_of_one = machine.calls[1] * served / 1e6
         rent = [machine.month[1] * max(1, math.ceil(million / calls_of_one)) for million in edges]
         axes.plot(edges, rent, color=ACCENT, linewidth=2.6)
@@ -169,7 +170,7 @@ def break_even_plot(costs: Costs) -> Plot | None:
                 y = max(math.log10(top), y + 0.22)  # names do not overlap
                 at = (high, 10**y)
                 axes.annotate(name, at, (8, 0), textcoords="offset pixels", va="center", color=SOFT, fontsize=12)
-        return made
+        return fig
 
     title = f"Dollars a month over million tokens a month: APIs, and a {machine.name} that is always on"
     return draw("break_even", title, figure_of)
@@ -177,20 +178,20 @@ def break_even_plot(costs: Costs) -> Plot | None:
 
 def costs_lines(costs: Costs) -> list[str]:
 
-    def flag(of: TrainingCost | ApiCost) -> str:
-        return f" [{'; '.join(of.warnings)}]" if of.warnings else ""
+    def flag(cost: TrainingCost | ApiCost) -> str:
+        return f" [{'; '.join(cost.warnings)}]" if cost.warnings else ""
 
     lines = [traffic_sentence(costs), "", "training, dollars"]
-    for of in costs.training:
-        paid = f"{dollars_range(of.low, of.high):24} {of.where} ({of.methods}), {number(of.tokens)} tokens"
-        lines.append(f"  {paid}, as of {of.date}{flag(of)}")
+    for cost in costs.training:
+        paid = f"{dollars_range(cost.low, cost.high):24} {cost.where} ({cost.methods}), {number(cost.tokens)} tokens"
+        lines.append(f"  {paid}, as of {cost.date}{flag(cost)}")
     lines += ["", f"serving by an API, {'a month' if costs.traffic.calls else '1,000 calls'}"]
     for api in costs.apis:
         amount = api.month if api.month is not None else api.per_call * 1000
         lines.append(f"  {dollars(amount):>14} {api.name}, {dollars(api.per_million)} a million tokens{flag(api)}")
     lines += ["", "serving on a machine that is always on, a month"]
     for machine in costs.machines:
-        shares = ", ".join(f"{dollars(of)} at {share}" for share, of in machine.per_million.items())
+        shares = ", ".join(f"{dollars(price)} at {share}" for share, price in machine.per_million.items())
         used = "" if machine.utilisation is None else f"; your traffic: {in_use(machine.utilisation)}"
         rent = f"{dollars(machine.month[1]):>14} {machine.name}"
         lines.append(f"  {rent}; a million tokens {shares} of its time in use{used}")

@@ -115,13 +115,13 @@ def _noise(report: Report) -> Blocks:
         "By confident learning: a linear model, trained without the row and its duplicates, is more confident in another label "
         "than it usually is for that label's own rows. This is only a hint: hard rows look the same. Nothing was changed."
     )
-    shown = part["suspects"][:SHOWN_SUSPECTS]
-    if shown:
-        some = f"The {len(shown)} most suspicious of {part['suspected']:,}"
-        yield Heading(some if part["suspected"] > len(shown) else "All suspects")
+    suspects = part["suspects"][:SHOWN_SUSPECTS]
+    if suspects:
+        heading = f"The {len(suspects)} most suspicious of {part['suspected']:,}"
+        yield Heading(heading if part["suspected"] > len(suspects) else "All suspects")
     titles = ("Given", "Model predicts", "Confidence in each", "Text", "Place", "Row")
     rows = []
-    for s in shown:
+    for s in suspects:
         confidence = f"{percent(s['self_confidence'])}, {percent(s['confidence'])}"
         rows.append([s["given"], s["suggested"], confidence, s["text"], s["place"], s["id"]])
     yield Table([(title, text) for title in titles], rows, style="rows", audience="page", filters=(0, 1))

@@ -1,4 +1,4 @@
-"""Makes the data_quality artifact: the report as JSON, HTML and Markdown, and the rows that people have to review."""
+"""Writes the data_quality artifact: the report as JSON, HTML and Markdown, and the rows that people must review."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -58,7 +58,7 @@ def write_quality(
         counted_by(tokenizer, spec) if tokenizer else None,
         synthetic,
     )
-    # the report names test rows, but does not show their texts before the test is opened
+    # the report names test rows, but hides their texts until the test is opened
     for suspect in report["noise"].get("suspects", ()):
         if assignments.get(suspect["id"]) == "test":
             suspect["text"] = "(a row of the sealed test)"

@@ -24,9 +24,9 @@ def drift_page(task: str, false_alarms: float, facts: Mapping[str, Any]) -> Page
     plots: list[Block] = []
     for name in signals:
         sizes = {
-            window["window"]: (of["size"], of["p"] is not None, bool(of["alarm"]))
+            window["window"]: (result["size"], result["p"] is not None, bool(result["alarm"]))
             for window in history
-            if (of := window["signals"].get(name))
+            if (result := window["signals"].get(name))
         }
         plots += [Heading(name), signal_over_time(name, days, sizes)] if sizes else []
     status, answer = ("failed", "Alarm.") if facts["drifted"] else ("passed", "No alarm.")
@@ -67,5 +67,5 @@ def _windows(history: list[Mapping[str, Any]]) -> Table:
     alarms = [", ".join(n for n, s in w["signals"].items() if s["alarm"]) or "none" for w in history]
     times = [(w["window"], _minute(w["first"]), _minute(w["last"])) for w in history]
     columns = [("Window", figure), ("From", text), ("To", text), ("Alarms", text)]
-    rows = [[*of, alarm] for of, alarm in zip(times, alarms, strict=True)]
+    rows = [[*time, alarm] for time, alarm in zip(times, alarms, strict=True)]
     return Table(columns, rows, [i for i, alarm in enumerate(alarms) if alarm != "none"], style="")

@@ -54,9 +54,9 @@ def evaluation_page(
 ) -> Page:
     """Build the page of an evaluation and its gates. rows: the texts to show; without them only ids are shown. ladder:
     measurements before training, if any."""
-    shown, climbed = rows or ShownRows(), ladder_section(ladder) if ladder else []
+    shown, ladder_blocks = rows or ShownRows(), ladder_section(ladder) if ladder else []
     sections = [
-        Section.of("ladder", "Before training: prompt, retrieve or fine-tune?", climbed),
+        Section.of("ladder", "Before training: prompt, retrieve or fine-tune?", ladder_blocks),
         Section.of("gates", "Gates", gates_section(gates)),
         *(
             Section.of(anchor, title, content(evaluation, shown) if content in SHOW_ROWS else content(evaluation))
@@ -69,7 +69,7 @@ def evaluation_page(
 
 def evaluation_plots(evaluation: EvaluationResult) -> dict[str, str]:
     plots = (comparison.models_plot, comparison.gains_plot, background.learning_plot)
-    return {made.name: made.document for plot in plots if (made := plot(evaluation))}
+    return {drawn.name: drawn.document for plot in plots if (drawn := plot(evaluation))}
 
 
 def evaluation_json(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def evaluation_json(evaluation: EvaluationResult, gates: Sequence[GateResult]) -
         },
         "gates": [gate.to_dict() for gate in gates],
         "next_steps": next_steps(evaluation, gates),
-        **{key: of for key, of in stored.items() if key not in _ELSEWHERE},
+        **{key: value for key, value in stored.items() if key not in _ELSEWHERE},
         "learning_curve": training.get("history") or [],
         "training": {key: value for key, value in training.items() if key not in ("history", "adapter_tensors")},
         "lineage": stored["versions"],

@@ -30,11 +30,11 @@ def rows_section(evaluation: EvaluationResult, rows: ShownRows) -> Blocks:
     yield history_table(evaluation)
     table = _rows_table(evaluation, rows)
     yield table
-    left = {
+    unlisted = {
         "wrong answer": wrong - sum(not row.right for row in rows.tested.values()),
         "fixed row": evaluation.fixes.total - len(evaluation.fixes.shown),
     }
-    if table and (names := [counted(n, name) for name, n in left.items() if n > 0]):
+    if table and (names := [counted(n, name) for name, n in unlisted.items() if n > 0]):
         where = "All answers are in predictions.parquet of the step test_predictions."
         yield Text(f"Not shown: {' and '.join(names)}. {where}", note=True, audience="page")
 
@@ -47,9 +47,9 @@ def _rows_table(evaluation: EvaluationResult, rows: ShownRows) -> Table:
     titles = ["Outcome", "Text", "Right", "Fine-tuned", "Base", "Mistake", "Row"]
     lines = []
     for row in rows.tested.values():
-        asked = "(the text was not kept)" if row.text is None else row.text
+        row_text = "(the text was not kept)" if row.text is None else row.text
         answers = (row.gold, row.candidate, row.base, mistakes.get(row.id, ""))
-        lines.append([_outcome(row, broken), asked, *answers, row.id])
+        lines.append([_outcome(row, broken), row_text, *answers, row.id])
     lines.sort(key=lambda line: _OUTCOMES.index(line[0]))
     filters = (0, 2, 3) if evaluation.task.labels else (0, 5)
     table = Table([(title, text) for title in titles], lines, style="rows", audience="page", filters=filters)
@@ -78,10 +78,10 @@ def history_sentences(evaluation: EvaluationResult) -> list[str]:
         f"{number(rows.changing)} sometimes."
     ]
     if history.lost_total:
-        left = history.lost_total - len(history.lost)
+        unlisted = history.lost_total - len(history.lost)
         sentences.append(
             f"{counted(history.lost_total, 'row')} that every earlier version had right are wrong now: "
-            f"{', '.join(history.lost)}{f' and {left} more' if left else ''}."
+            f"{', '.join(history.lost)}{f' and {unlisted} more' if unlisted else ''}."
         )
     return sentences
 
@@ -101,17 +101,16 @@ def atlas_section(evaluation: EvaluationResult, rows: ShownRows) -> Blocks:
         return
     kinds = ", ".join(f"{KINDS[kind]} ({n})" for kind, n in atlas.kinds.items())
     yield f"{counted(atlas.wrong, 'wrong answer')} of {atlas.n:,} by kind: {kinds}."
-    shown = atlas.groups[:SHOWN_GROUPS]
+    largest, others = atlas.groups[:SHOWN_GROUPS], atlas.groups[SHOWN_GROUPS:]
     yield Table(
         [("Mistake", text), ("Like", text), ("Rows", number), ("Collect", number), ("What to do", text)],
-        [[kind_title(g), ", ".join(g.terms), g.count, g.collect, f"{g.advice} {share_sentence(g)}"] for g in shown],
+        [[kind_title(g), ", ".join(g.terms), g.count, g.collect, f"{g.advice} {share_sentence(g)}"] for g in largest],
         style="atlas",
         audience="team",
     )
-    if len(atlas.groups) > SHOWN_GROUPS:
-        left = atlas.groups[SHOWN_GROUPS:]
-        yield f"{counted(len(left), 'smaller group')} with {counted(sum(g.count for g in left), 'row')}."
-    near = [[kind_title(g), cut(n.text, TEXT_SHOWN), cut(n.answer, 80)] for g in shown for n in rows.nearest_to(g)]
+    if others:
+        yield f"{counted(len(others), 'smaller group')} with {counted(sum(g.count for g in others), 'row')}."
+    near = [[kind_title(g), cut(n.text, TEXT_SHOWN), cut(n.answer, 80)] for g in largest for n in rows.nearest_to(g)]
     titles = ("Mistake", "Nearest training rows", "Answer")
     yield Table([(t, text) for t in titles], near, style="rows", audience="page", filters=(0,))
 
@@ -168,10 +167,10 @@ def share_sentence(group: AtlasGroup) -> str:
 def request_page(atlas: Atlas, rows: ShownRows, task: str) -> Page:
     """Build the page of the request for data, for people who collect rows. It contains no text of the sealed test."""
     groups = in_order(atlas)
-    wanted = sum(group.collect for group in groups)
-    asked = f"{counted(wanted, 'new row')} requested." if wanted else "More rows would not help any of these groups."
+    n = sum(group.collect for group in groups)
+    request = f"{counted(n, 'new row')} requested." if n else "More rows would not help any of these groups."
     lead = (
-        f"The model is wrong on {counted(atlas.wrong, 'row')} of {atlas.n:,} in the sealed test. {asked} The failed rows "
+        f"The model is wrong on {counted(atlas.wrong, 'row')} of {atlas.n:,} in the sealed test. {request} The failed rows "
         "are not shown, since they belong to the test; the nearest training rows are shown instead."
     )
     sections = []

@@ -29,13 +29,13 @@ def ability_section(evaluation: EvaluationResult) -> Blocks:
     yield from ability_sentences(ability)
     champion = ability.champion.categories if ability.champion else {}
     rows = []
-    for name, of in ability.categories.items():
-        other = champion.get(name)
-        before, after, change = _level(of, of.before), _level(of, of.after), _change(of)
-        row = [name if name.startswith(CATEGORY) else name.replace("_", " "), of.n, before, after, change]
+    for name, category in ability.categories.items():
+        champion_category = champion.get(name)
+        before, after, change = _level(category, category.before), _level(category, category.after), _change(category)
+        row = [name if name.startswith(CATEGORY) else name.replace("_", " "), category.n, before, after, change]
         if ability.champion:
-            row[3:3] = [_level(other, other.before) if other else NOTHING]
-            row.append(_change(other) if other else NOTHING)
+            row[3:3] = [_level(champion_category, champion_category.before) if champion_category else NOTHING]
+            row.append(_change(champion_category) if champion_category else NOTHING)
         rows.append(row)
     titles = ["Before", "After", "Change"]
     if ability.champion:
@@ -53,8 +53,8 @@ def ability_sentences(ability: Ability) -> list[str]:
     ]
     if ability.harness:
         tasks = ", ".join(
-            f"{name} ({of.metric}, {counted(of.rows, 'row')}, {counted(of.shots, 'shot')})"
-            for name, of in ability.harness.tasks.items()
+            f"{name} ({task.metric}, {counted(task.rows, 'row')}, {counted(task.shots, 'shot')})"
+            for name, task in ability.harness.tasks.items()
         )
         sentences.append(f"Tasks of lm-evaluation-harness {ability.harness.lm_eval}, run offline: {tasks}.")
     if champion := ability.champion:
@@ -77,25 +77,25 @@ def ability_sentences(ability: Ability) -> list[str]:
     return sentences
 
 
-def _lost(of: AbilityLoss) -> str:
+def _lost(loss: AbilityLoss) -> str:
     """Return `6.0 points lost (change -11.2 to -1.0; 10 lost, 4 gained`, with the bracket left open."""
-    drop = of.drop or 0.0
+    drop = loss.drop or 0.0
     size = f"{abs(100 * drop):.1f} points"
     lost = f"{size} lost" if drop > 0 else f"{size} gained" if drop < 0 else "nothing lost"
-    interval = points_range((-of.interval[1], -of.interval[0])) if of.interval else NOTHING
-    return f"{lost} (change {interval}; {number(of.lost)} lost, {number(of.gained)} gained"
+    interval = points_range((-loss.interval[1], -loss.interval[0])) if loss.interval else NOTHING
+    return f"{lost} (change {interval}; {number(loss.lost)} lost, {number(loss.gained)} gained"
 
 
-def _level(of: Category, value: float | None) -> str:
-    return percent(value) if of.unit == "accuracy" else NOTHING if value is None else f"{value:.3f} bits a byte"
+def _level(category: Category, value: float | None) -> str:
+    return percent(value) if category.unit == "accuracy" else NOTHING if value is None else f"{value:.3f} bits a byte"
 
 
-def _change(of: Category) -> str:
+def _change(category: Category) -> str:
     """Format a change with its interval. A drop in accuracy is negative; an increase of a text's cost is positive."""
-    if of.before is None or of.after is None:
+    if category.before is None or category.after is None:
         return NOTHING
-    shares, interval = of.unit == "accuracy", of.interval
-    change = points(of.after - of.before) if shares else f"{of.after - of.before:+.3f}"
+    shares, interval = category.unit == "accuracy", category.interval
+    change = points(category.after - category.before) if shares else f"{category.after - category.before:+.3f}"
     if interval is None:
         return change
     low, high = (-interval[1], -interval[0]) if shares else interval
@@ -120,23 +120,23 @@ def people_section(evaluation: EvaluationResult) -> Blocks:
 
 def people_sentences(people: People, task: str) -> list[str]:
     if not people.rated:
-        waiting, how = people.of_earlier_candidates, f"`finetune review {task}` shows them side by side, blind."
+        waiting, command = people.of_earlier_candidates, f"`finetune review {task}` shows them side by side, blind."
         earlier = f" {counted(waiting, 'rating')} of earlier candidates are kept." if waiting else ""
-        return [f"Nobody has reviewed these answers yet: {how}{earlier}"]
+        return [f"Nobody has reviewed these answers yet: {command}{earlier}"]
     sentences = []
-    if half := people.random:
+    if ratings := people.random:
         sentences.append(
-            f"Of {counted(half.n or 0, 'answer')} drawn at random, people accept {percent(half.candidate.share)} of the "
-            f"fine-tuned model's ({percent_range(half.candidate.interval)}) and {percent(half.base.share)} of the base model's "
-            f"({percent_range(half.base.interval)}); only the fine-tuned one's in {half.only_candidate} cases, only the "
-            f"base's in {half.only_base} (gain {points(half.gain)} points, {points_range(half.interval)}, exact p "
-            f"{p_value(half.p)})."
+            f"Of {counted(ratings.n or 0, 'answer')} drawn at random, people accept {percent(ratings.candidate.share)} of the "
+            f"fine-tuned model's ({percent_range(ratings.candidate.interval)}) and {percent(ratings.base.share)} of the base "
+            f"model's ({percent_range(ratings.base.interval)}); only the fine-tuned one's in {ratings.only_candidate} cases, only "
+            f"the base's in {ratings.only_base} (gain {points(ratings.gain)} points, {points_range(ratings.interval)}, exact p "
+            f"{p_value(ratings.p)})."
         )
-    if half := people.selected:
+    if ratings := people.selected:
         sentences.append(
-            f"Of {counted(half.n or 0, 'answer')} picked because they looked wrong or the models differed, "
-            f"{half.only_candidate} are acceptable from the fine-tuned model alone, {half.only_base} from the base "
-            f"alone, {half.both} from both and {half.neither} from neither. They show how the model fails, not how often."
+            f"Of {counted(ratings.n or 0, 'answer')} picked because they looked wrong or the models differed, "
+            f"{ratings.only_candidate} are acceptable from the fine-tuned model alone, {ratings.only_base} from the base "
+            f"alone, {ratings.both} from both and {ratings.neither} from neither. They show how the model fails, not how often."
         )
     if agreement := people.agreement:
         kappa = agreement.kappa
@@ -155,7 +155,7 @@ def judge_section(evaluation: EvaluationResult) -> Blocks:
             ("Prefers the padded answer; the unpadded", judge.padding),
         ]
         columns = [("Bias of the judge", text), ("First", number), ("Second", number), ("Exact p", p_value)]
-        yield Table(columns, [[title, of.wins, of.losses, of.p] for title, of in tests] if judge.rated else [])
+        yield Table(columns, [[title, test.wins, test.losses, test.p] for title, test in tests] if judge.rated else [])
     if evaluation.similarity:
         yield from similarity_sentences(evaluation.similarity)
 
@@ -180,16 +180,17 @@ def judge_sentences(judge: JudgeFindings) -> list[str]:
     return sentences
 
 
-def similarity_sentences(of: Similarity) -> list[str]:
-    low, high = of.interval
+def similarity_sentences(similarity: Similarity) -> list[str]:
+    low, high = similarity.interval
     agreement = "Nobody has rated these answers, so its agreement with people is unknown."
-    if of.rated:
-        kappa = _kappa(of.kappa, of.kappa_interval)
-        agreement = f"Preferring the more similar answer agrees with people on {counted(of.rated, 'pair')}: {kappa}."
+    if similarity.rated:
+        kappa = _kappa(similarity.kappa, similarity.kappa_interval)
+        rated = counted(similarity.rated, "pair")
+        agreement = f"Preferring the more similar answer agrees with people on {rated}: {kappa}."
     return [
-        f"Similarity to the reference answers (mean cosine similarity, {of.model}, {counted(of.n, 'row')}): base "
-        f"{of.base:.3f}, fine-tuned {of.candidate:.3f}, gain {of.gain:+.3f} ({low:+.3f} to {high:+.3f}). It "
-        "does not check facts: a wrong number hardly changes it.",
+        f"Similarity to the reference answers (mean cosine similarity, {similarity.model}, {counted(similarity.n, 'row')}): base "
+        f"{similarity.base:.3f}, fine-tuned {similarity.candidate:.3f}, gain {similarity.gain:+.3f} ({low:+.3f} to {high:+.3f}). "
+        "It does not check facts: a wrong number hardly changes it.",
         agreement,
     ]
 

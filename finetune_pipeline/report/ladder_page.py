@@ -50,7 +50,7 @@ def ladder_page(task: str, description: str, ladder: Ladder) -> Page:
             Section.of("cost", "Quality against cost", [cost_plot(ladder)]),
             Section.of("pilot", "Pilot: what training adds", _pilot(ladder)),
             Section.of("reasons", "Step by step", [Items(ladder.reasons)]),
-            Section.of("skipped", "Not climbed", [Items([f"{SKIPPED[k]}: {of}." for k, of in ladder.skipped.items()])]),
+            Section.of("skipped", "Not climbed", [Items([f"{SKIPPED[k]}: {v}." for k, v in ladder.skipped.items()])]),
         ],
         unfolded=3,
     )
@@ -93,7 +93,7 @@ def _milliseconds(value: float | None) -> str:
 def quality_plot(ladder: Ladder) -> Plot | None:
     """Plot the score of every rung with its interval, the pilot's trainings, and the extrapolation to all rows."""
     scored = [(rung.title, rung.value, rung.interval, rung.name == ladder.stands) for rung in ladder.rungs]
-    scored += [(f"Trained on {percent(of.share)} of the rows", of.value, of.interval, False) for of in ladder.points]
+    scored += [(f"Trained on {percent(p.share)} of the rows", p.value, p.interval, False) for p in ladder.points]
     if ladder.expected is not None:
         scored.append(("Trained on all rows, extrapolated", ladder.expected.value, ladder.expected.interval, False))
     dots = [
@@ -128,7 +128,7 @@ def cost_plot(ladder: Ladder) -> Plot | None:
     best = {ladder.rungs.index(rung) + 1 for rung in edge}
 
     def figure_of(width: int) -> Figure:
-        made, axes = canvas(width, 380, 52, 46, 28, 56)
+        fig, axes = canvas(width, 380, 52, 46, 28, 56)
         scale(axes, "y", 0.0, 1.0, 5)
         log_scale(axes, "x", low, high, zero=True)
         axes.set_xlabel("dollars per 1,000 calls (logarithmic)")
@@ -143,7 +143,7 @@ def cost_plot(ladder: Ladder) -> Plot | None:
             weight = "bold" if any(ladder.rungs[n - 1].name == ladder.stands for n in numbers) else "normal"
             label = ", ".join(map(str, numbers))
             axes.annotate(label, (x, y), (9, 4), textcoords="offset pixels", color=INK, weight=weight)
-        return made
+        return fig
 
     title = "Quality over the cost of 1,000 calls; the line joins the rungs that nothing cheaper matches"
     return draw("ladder_cost", title, figure_of)
@@ -152,14 +152,14 @@ def cost_plot(ladder: Ladder) -> Plot | None:
 def _pilot(ladder: Ladder) -> Blocks:
     if not ladder.points:
         return
-    rows = [[of.rows, of.share, of.steps, of.value, of.interval, of.seconds] for of in ladder.points]
+    rows = [[p.rows, p.share, p.steps, p.value, p.interval, p.seconds] for p in ladder.points]
     columns: list[tuple[str, Format]] = [("Rows", number), ("Share", percent), ("Steps", figure)]
     columns += [(metric_title(ladder.metric), percent), ("Interval", percent_range), ("Trained in", duration)]
     yield Table(columns, rows)
-    if (of := ladder.expected) is not None:
+    if (expected := ladder.expected) is not None:
         yield Text(
-            f"All rows should reach {percent(of.value)} ({percent_range(of.interval)}): {points(of.gain)} points over the best "
-            f"simpler rung ({points_range(of.gain_interval)})."
+            f"All rows should reach {percent(expected.value)} ({percent_range(expected.interval)}): {points(expected.gain)} points "
+            f"over the best simpler rung ({points_range(expected.gain_interval)})."
         )
 
 
@@ -173,8 +173,8 @@ def ladder_lines(task: str, ladder: Ladder) -> list[str]:
             f"{mark} {rung.title:{width}}  {percent(rung.value):>6}  {dollars(rung.dollars):>10} per 1,000 calls  {speed:>10}"
         )
     lines += [f"  Trained on {point.rows:,} rows: {percent(point.value)}" for point in ladder.points]
-    if (of := ladder.expected) is not None:
-        lines.append(f"  All rows, extrapolated: {percent(of.value)} ({percent_range(of.interval)})")
+    if (expected := ladder.expected) is not None:
+        lines.append(f"  All rows, extrapolated: {percent(expected.value)} ({percent_range(expected.interval)})")
     lines += [f"  {SKIPPED[name]} left out: {why}" for name, why in ladder.skipped.items()]
     if ladder.flips:
         lines += ["", "What would change the answer:", *(f"  - {flip}" for flip in ladder.flips)]

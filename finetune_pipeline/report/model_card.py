@@ -41,8 +41,8 @@ def model_card(manifest: Manifest, evaluation: EvaluationResult | None = None, g
         sections = {section.id: section.public() for section in page.sections}
         by_id = {section.id: section.title for section in page.sections}
         titles = [(id_, by_id[id_]) for id_ in _EVALUATION]
-    shown = [[name, f"{of:g}" if isinstance(of, float) else number(of)] for name, of in _flat(manifest["training"])]
-    sections["settings"] = [Table([("Setting", text), ("", figure)], shown, style="")]
+    settings = [[name, f"{v:g}" if isinstance(v, float) else number(v)] for name, v in _flat(manifest["training"])]
+    sections["settings"] = [Table([("Setting", text), ("", figure)], settings, style="")]
     sections["lineage"] = [_lineage(manifest, evaluation)]
     return tidy(
         markdown_templates()
@@ -81,8 +81,8 @@ def _lineage(manifest: Manifest, evaluation: EvaluationResult | None) -> Table:
 
 
 def card_data(manifest: Manifest, evaluation: EvaluationResult | None) -> ModelCardData:
-    """Build the card's metadata with huggingface_hub's classes, which validate it. Intervals of scores are in the metric's name,
-    since the format has no other place for them."""
+    """Build the card's metadata with huggingface_hub's classes, which validate it. The metric's name contains the interval, because
+    the format has no other place for it."""
     base, card = manifest["base_model"], manifest["card"]
     adapter = manifest["what"] == "adapter"
     results = _results(manifest, evaluation) if evaluation else []
@@ -105,20 +105,20 @@ def card_data(manifest: Manifest, evaluation: EvaluationResult | None) -> ModelC
 def _licence(manifest: Manifest) -> dict[str, Any]:
     """Return license; for one that the Hub does not list, also license_name and license_link."""
     base, card = manifest["base_model"], manifest["card"]
-    link, known = card["license_link"], card["license"]
-    if known and not link:
-        return {"license": known}
-    if not known:
-        of_base = str(base["licence"] or "").strip()
-        if _LICENCE.match(of_base.lower()):
-            return {"license": of_base.lower()}
-        match = _LINK.search(of_base)
+    link, licence = card["license_link"], card["license"]
+    if licence and not link:
+        return {"license": licence}
+    if not licence:
+        base_licence = str(base["licence"] or "").strip()
+        if _LICENCE.match(base_licence.lower()):
+            return {"license": base_licence.lower()}
+        match = _LINK.search(base_licence)
         link = link or (f"https://{match[0].removeprefix('https://')}" if match else None)
-    own = next((name for name in manifest["files"] if name.upper().startswith(("LICENSE", "LICENCE"))), None)
-    if link is None and own is None and base["identity"].get("kind") == "hub":
+    licence_file = next((name for name in manifest["files"] if name.upper().startswith(("LICENSE", "LICENCE"))), None)
+    if link is None and licence_file is None and base["identity"].get("kind") == "hub":
         link = f"https://huggingface.co/{base['id']}"
-    place = link or own
-    name = known or ("that-of-the-service" if manifest["endpoint"] else "that-of-the-base-model")
+    place = link or licence_file
+    name = licence or ("that-of-the-service" if manifest["endpoint"] else "that-of-the-base-model")
     return {"license": "other", "license_name": name, **({"license_link": place} if place else {})}
 
 

@@ -55,7 +55,7 @@ def draw_document(name: str, title: str, figure: Callable[[int], Figure], width:
 
 
 def _svg(name: str, title: str, figure: Callable[[int], Figure], width: int) -> str:
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns, as it is imported, of a home it cannot write to
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # on import it warns of an unwritable home
     import matplotlib
 
     settings: Any = {
@@ -68,16 +68,16 @@ def _svg(name: str, title: str, figure: Callable[[int], Figure], width: int) -> 
         "axes.labelcolor": SOFT,
         "axes.labelsize": 12,
     }
-    written = io.StringIO()
+    buffer = io.StringIO()
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         # widths of letters that the font lacks are estimated; the text is unchanged
         warnings.filterwarnings("ignore", "Glyph")
-        made = figure(width)
-        for artist in made.findobj():
+        fig = figure(width)
+        for artist in fig.findobj():
             artist.set_clip_on(False)
-        made.savefig(written, format="svg", dpi=72, transparent=True)
-        height = made.get_figheight() * 72
-    body = written.getvalue()
+        fig.savefig(buffer, format="svg", dpi=72, transparent=True)
+        height = fig.get_figheight() * 72
+    body = buffer.getvalue()
     body = body[body.index('<g id="figure_1">') :]
     body = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", "", body)  # not allowed in XML
     body = re.sub(r'<g id="[^"]*"/>\s*', "", body)
@@ -101,15 +101,15 @@ def canvas(width: int, height: int, left: float, right: float, top: float, botto
     """Create a figure with axes that leave these margins, all in pixels."""
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(width / 72, height / 72), dpi=72)
-    across, up = (width - left - right) / width, (height - top - bottom) / height
-    axes = made.add_axes((left / width, bottom / height, across, up))
+    fig = Figure(figsize=(width / 72, height / 72), dpi=72)
+    plot_width, plot_height = (width - left - right) / width, (height - top - bottom) / height
+    axes = fig.add_axes((left / width, bottom / height, plot_width, plot_height))
     axes.patch.set_visible(False)
     for spine in axes.spines.values():
         spine.set_visible(False)
     axes.tick_params(length=0, labelsize=12, labelcolor=SOFT, pad=6)
     axes.set_axisbelow(True)
-    return made, axes
+    return fig, axes
 
 
 def scale(axes: Axes, which: str, low: float, high: float, ticks: int, label: str = "") -> None:
@@ -137,15 +137,15 @@ def log_scale(axes: Axes, which: str, low: float, high: float, times: Sequence[i
     axis.grid(True, color=LINE, linewidth=1)
 
 
-def caption(axes: Axes, words: str, x: float = -0.01, y: float = 1.04, side: str = "right") -> None:
+def caption(axes: Axes, text: str, x: float = -0.01, y: float = 1.04, side: str = "right") -> None:
     """Write what the vertical scale measures above it."""
-    axes.text(x, y, words, transform=axes.transAxes, ha=side, color=SOFT, fontsize=12)
+    axes.text(x, y, text, transform=axes.transAxes, ha=side, color=SOFT, fontsize=12)
 
 
-def mark(axes: Axes, x: float, words: str) -> None:
+def mark(axes: Axes, x: float, text: str) -> None:
     """Draw a dashed vertical line with its name above."""
     axes.axvline(x, color=SOFT, linestyle=(0, (3, 3)), linewidth=1)
-    axes.annotate(words, (x, 1), (0, 5), xycoords=("data", "axes fraction"), textcoords="offset pixels", ha="center",
+    axes.annotate(text, (x, 1), (0, 5), xycoords=("data", "axes fraction"), textcoords="offset pixels", ha="center",
                   color=SOFT, fontsize=12)  # fmt: skip
 
 
@@ -169,7 +169,7 @@ def dot_plot(
         left = 14.0 if narrow else min(max(map(len, labels)) * _LETTER + 16, width - 376)
         right = 14.0 if narrow else min(max(len(dot.text) for dot in dots) * _LETTER + 24, 240)
         height = row * len(dots) + 58
-        made, axes = canvas(width, height, left, right, 8, 50)
+        fig, axes = canvas(width, height, left, right, 8, 50)
         scale(axes, "x", low, high, 4 if narrow else 6, axis)
         axes.set_ylim(len(dots), 0)
         axes.set_yticks([])
@@ -182,32 +182,32 @@ def dot_plot(
             axes.plot([dot.value], [y], "o", color=color, markersize=10 if dot.strong else 8)
             at = 1 - (8 + row * y) / height
             above = 15 / height if narrow else 0
-            made.text(0, at + 2 * above if narrow else at, label, va="center", weight=weight)
-            made.text(0 if narrow else 1 - (right - 16) / width, at + above, dot.text, va="center", weight=weight)
-        return made
+            fig.text(0, at + 2 * above if narrow else at, label, va="center", weight=weight)
+            fig.text(0 if narrow else 1 - (right - 16) / width, at + above, dot.text, va="center", weight=weight)
+        return fig
 
     return draw(name, title, figure)
 
 
-def learning_curve(history: Sequence[tuple[float | None, float | None, float | None]], kept: int | None) -> Plot | None:
+def learning_curve(history: Sequence[tuple[float | None, float | None, float | None]], best: int | None) -> Plot | None:
     """Draw training and validation loss over the steps; return None if neither has two points.
 
-    history: step, training loss and validation loss of every logged step. kept: the step whose checkpoint was kept.
+    history: step, training loss and validation loss of every logged step. best: the step whose checkpoint was kept.
     """
     series = {
         "training": [(step, loss) for step, loss, _ in history if step is not None and loss is not None],
         "validation": [(step, loss) for step, _, loss in history if step is not None and loss is not None],
     }
-    points = [point for of in series.values() for point in of]
+    points = [point for series_points in series.values() for point in series_points]
     if max(map(len, series.values())) < 2:
         return None
     least, most = min(loss for _, loss in points), max(loss for _, loss in points)
-    wide = 0 < least <= most / WIDE_RANGE
+    logarithmic = 0 < least <= most / WIDE_RANGE
 
     def figure(width: int) -> Figure:
-        made, axes = canvas(width, 320, 48, 92, 28, 52)
+        fig, axes = canvas(width, 320, 48, 92, 28, 52)
         scale(axes, "x", 0, max(step for step, _ in points), 7 if width == WIDE else 4, "optimiser step")
-        if wide:
+        if logarithmic:
             powers = range(math.floor(math.log10(least)), math.ceil(math.log10(most)) + 1)
             ticks = [float(f"{n}e{power}") for power in powers for n in (1, 2, 5)]
             low, high = max(tick for tick in ticks if tick <= least), min(tick for tick in ticks if tick >= most)
@@ -224,8 +224,8 @@ def learning_curve(history: Sequence[tuple[float | None, float | None, float | N
                 axes.plot(*zip(*series[title], strict=True), color=color, linewidth=size, marker=marker, markersize=7)
                 last = axes.transData.transform((0, series[title][-1][1]))
                 ends[title] = float(axes.transAxes.inverted().transform(last)[1])
-        if kept is not None and any(step == kept for step, _ in series["validation"]):
-            mark(axes, kept, "kept")
+        if best is not None and any(step == best for step, _ in series["validation"]):
+            mark(axes, best, "kept")
         if len(ends) == 2 and abs(gap := ends["training"] - ends["validation"]) < APART:
             apart = (APART - abs(gap)) / 2 * (1 if gap >= 0 else -1)
             ends = {"training": ends["training"] + apart, "validation": ends["validation"] - apart}
@@ -233,7 +233,7 @@ def learning_curve(history: Sequence[tuple[float | None, float | None, float | N
             color = ACCENT if title == "validation" else SOFT
             axes.annotate(title, (1, y), (10, 0), xycoords="axes fraction", textcoords="offset pixels", va="center",
                           color=color)  # fmt: skip
-        return made
+        return fig
 
     return draw("learning_curve", "Training and validation loss over the optimiser steps", figure)
 
@@ -250,7 +250,7 @@ def token_histogram(bins: Sequence[Mapping[str, int]], limit: int) -> Plot | Non
     at = (limit - bins[0]["from"] + 1) / width_of
 
     def figure(width: int) -> Figure:
-        made, axes = canvas(width, 280, 60, 30, 28, 52)
+        fig, axes = canvas(width, 280, 60, 30, 28, 52)
         scale(axes, "y", 0, max(b["count"] for b in bins), 5)
         axes.bar([i + 0.5 for i in range(len(bins))], [b["count"] for b in bins], 0.92, color=ACCENT)
         every = max(1, -(-len(bins) // (12 if width == WIDE else 5)))
@@ -264,7 +264,7 @@ def token_histogram(bins: Sequence[Mapping[str, int]], limit: int) -> Plot | Non
         caption(axes, "rows", y=1.05)
         if 0 <= at <= len(bins) - (1 if tail else 0):
             mark(axes, at, f"max_tokens {limit:,}")
-        return made
+        return fig
 
     return draw("tokens", "Rows by number of tokens", figure)
 
@@ -276,7 +276,7 @@ def signal_over_time(name: str, windows: Sequence[str], sizes: Mapping[int, tupl
     """
 
     def figure(width: int) -> Figure:
-        made, axes = canvas(width, 160, 60, 30, 14, 34)
+        fig, axes = canvas(width, 160, 60, 30, 14, 34)
         scale(axes, "y", 0, max([0.1, *(size for size, _, _ in sizes.values())]), 4)
         axes.plot(list(sizes), [size for size, _, _ in sizes.values()], color=ACCENT, linewidth=2)
         for window, (size, judged, alarm) in sizes.items():
@@ -286,7 +286,7 @@ def signal_over_time(name: str, windows: Sequence[str], sizes: Mapping[int, tupl
         every = max(1, -(-len(windows) // (8 if width == WIDE else 4)))
         axes.set_xticks(range(1, len(windows) + 1, every), windows[::every])
         axes.set_xlim(0.5, len(windows) + 0.5)
-        return made
+        return fig
 
     return draw(name, f"{name}: size over time", figure)
 
@@ -300,21 +300,21 @@ def stacked_bar(name: str, title: str, parts: Mapping[str, tuple[float, str]], m
     def figure(width: int) -> Figure:
         columns = 4 if width == WIDE else 2
         lines = -(-len(parts) // columns)
-        made, axes = canvas(width, 78 + 22 * lines, 4, 4, 26, 10 + 22 * lines)
-        begin, whole = 0.0, max(sum(size for size, _ in parts.values()), mark[0])
+        fig, axes = canvas(width, 78 + 22 * lines, 4, 4, 26, 10 + 22 * lines)
+        begin, total = 0.0, max(sum(size for size, _ in parts.values()), mark[0])
         for i, (part, (size, color)) in enumerate(parts.items()):
             axes.barh([0], [size], 0.8, left=begin, color=color)
             begin += size
             x, y = (i % columns) / columns, 22 * (lines - 1 - i // columns) + 10
-            made.text(x + 4 / width, y / made.bbox.height, "\u25a0", color=color, fontsize=14)
-            made.text(x + 22 / width, y / made.bbox.height, part, fontsize=12)
+            fig.text(x + 4 / width, y / fig.bbox.height, "\u25a0", color=color, fontsize=14)
+            fig.text(x + 22 / width, y / fig.bbox.height, part, fontsize=12)
         axes.axvline(mark[0], color=INK, linewidth=2)
-        far = mark[0] > whole / 2
+        far = mark[0] > total / 2
         axes.annotate(mark[1], (mark[0], 1), (0, 4), xycoords=("data", "axes fraction"), textcoords="offset pixels",
                       ha="right" if far else "left", fontsize=12)  # fmt: skip
-        axes.set_xlim(0, whole * 1.005)
+        axes.set_xlim(0, total * 1.005)
         axes.set_yticks([])
         axes.set_xticks([])
-        return made
+        return fig
 
     return draw(name, title, figure, embedded=True)

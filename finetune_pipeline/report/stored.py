@@ -23,7 +23,7 @@ def read_evaluation(report: Artifact) -> tuple[EvaluationResult, list[GateResult
 
 
 def read_shown_rows(report: Artifact) -> ShownRows:
-    """The texts the report shows. Raises OutsideError if another release wrote them with other fields, or nowhere."""
+    """The texts the report shows. Raises OutsideError if another release wrote them with other fields, or not at all."""
     with _of_this_release(report):
         return ShownRows.model_validate_json(report.path(SHOWN_ROWS).read_bytes())
 

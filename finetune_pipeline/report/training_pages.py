@@ -113,20 +113,20 @@ _DONE = {
 
 def audit_page(audits: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]) -> Page:
     """Build the page of audit.json (training.rows.prepare_split, by split). settings: ``spec.training``."""
-    read = {split: Audit.model_validate(audit) for split, audit in audits.items()}
+    parsed = {split: Audit.model_validate(audit) for split, audit in audits.items()}
     note = (
         f"Longest example: {settings['max_tokens']} tokens (training.max_tokens); longer ones: {settings['over_length']} "
         "(training.rows)."
     )
     if settings.get("augment"):
         note += " Training rows are used unchanged and with every perturbation that can block (training.augment)."
-    sections = [Section.of("counters", "Counters", [counters(read), Text(note, note=True)])]
-    for split, audit in read.items():
+    sections = [Section.of("counters", "Counters", [counters(parsed), Text(note, note=True)])]
+    for split, audit in parsed.items():
         rows = Tokens([_row(row) for row in audit.shown]) or Text("No rows to show.")
-        key = Legend() if split == next(iter(read)) else None
+        key = Legend() if split == next(iter(parsed)) else None
         sections.append(Section.of(split, f"Rows of {split}", [key, rows]))
     lead = "What the model is trained on, token by token, before the first step."
-    return Page("Supervision audit", lead, _verdict(read), sections, unfolded=2)
+    return Page("Supervision audit", lead, _verdict(parsed), sections, unfolded=2)
 
 
 def audit_html(audits: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]) -> str:
@@ -154,8 +154,8 @@ def learned_of(audits: Mapping[str, Audit]) -> tuple[int, str]:
 
 
 def counters(audits: Mapping[str, Audit]) -> Table:
-    plain = {"rows": "Rows", "tokens": "Tokens", "loss_tokens": "Tokens with loss"}
-    rows: list[list[Any]] = [[title, *(a.count(name) for a in audits.values())] for name, title in plain.items()]
+    sizes = {"rows": "Rows", "tokens": "Tokens", "loss_tokens": "Tokens with loss"}
+    rows: list[list[Any]] = [[title, *(a.count(name) for a in audits.values())] for name, title in sizes.items()]
     for title, key in (("Tokens per row", "tokens_per_row"), ("Tokens with loss per row", "loss_tokens_per_row")):
         spreads = [getattr(a, key) for a in audits.values()]
         cells = [" … ".join(map(number, (s.min, s.p50, s.max))) if s else "–" for s in spreads]
@@ -179,14 +179,14 @@ def _row(row: AuditedRow) -> TokenRow:
 
 def _runs(pieces: Sequence[tuple[str, str, bool]]) -> Iterator[tuple[bool, list[Span]]]:
     """Yield tokens as spans with alternating shades; the middle of a long run without loss is folded."""
-    at = 0
+    position = 0
     for kind, group in groupby(pieces, key=lambda piece: piece[1]):
         tokens = [(part, special) for text, _, special in group for part in _parts(text, kind)]
         spans = [
-            Span(" ".join([kind, *["other"] * ((at + i) % 2), *["special"] * special]), list(_visible(text)))
+            Span(" ".join([kind, *["other"] * ((position + i) % 2), *["special"] * special]), list(_visible(text)))
             for i, (text, special) in enumerate(tokens)
         ]
-        at += len(spans)
+        position += len(spans)
         if kind != "loss" and len(spans) > _LONG:
             yield from ((False, spans[:_EDGE]), (True, spans[_EDGE:-_EDGE]), (False, spans[-_EDGE:]))
         else:

@@ -162,11 +162,11 @@ def gates_section(gates: Sequence[GateResult]) -> Blocks:
 
 def next_steps(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> list[str]:
     """Return the next steps, the most urgent first, each with its reason."""
-    of_evaluation = (_of_training, _of_data, _of_evidence)
-    return _of_the_gates(evaluation, gates) + [step for steps in of_evaluation for step in steps(evaluation)]
+    step_functions = (_training_steps, _data_steps, _evidence_steps)
+    return _gate_steps(evaluation, gates) + [step for steps in step_functions for step in steps(evaluation)]
 
 
-def _of_the_gates(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> list[str]:
+def _gate_steps(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> list[str]:
     decision = verdict(gates)
     if decision == "promote":
         steps = ["Serve it: no gate failed, so the alias champion moves to this version when it is registered."]
@@ -202,11 +202,11 @@ def _best_simple(evaluation: EvaluationResult) -> str:
     """Return the title of the best simple model among those the candidate does not significantly beat."""
     scores = {model.title: evaluation.scores.get(f"{SIMPLE}{key}") for key, model in SIMPLE_MODELS.items()}
     rank = METRICS[evaluation.metric].rank
-    values = {title: rank(of.primary.value) for title, of in scores.items() if of and title in tied_with(evaluation)}
+    values = {title: rank(s.primary.value) for title, s in scores.items() if s and title in tied_with(evaluation)}
     return max(values, key=lambda title: values[title], default="the simple model")
 
 
-def _of_training(evaluation: EvaluationResult) -> list[str]:
+def _training_steps(evaluation: EvaluationResult) -> list[str]:
     training = evaluation.training
     fit, best = training.overfitting, training.best_step
     losses = [logged.eval_loss for logged in training.history if logged.eval_loss is not None]
@@ -221,16 +221,16 @@ def _of_training(evaluation: EvaluationResult) -> list[str]:
     return [f"{step} The best checkpoint was kept."]
 
 
-def _of_data(evaluation: EvaluationResult) -> list[str]:
+def _data_steps(evaluation: EvaluationResult) -> list[str]:
     name, steps = evaluation.task.name, []
-    wanted = sorted((group for group in evaluation.atlas.groups if group.collect), key=lambda group: -group.count)
-    if wanted:
+    groups = sorted((group for group in evaluation.atlas.groups if group.collect), key=lambda group: -group.count)
+    if groups:
         kinds = "; ".join(
             f"{group_title(g)} ({counted(g.count, 'mistake')}: collect {counted(g.collect, 'row')} like these)"
-            for g in wanted[:SHOWN_GROUPS]
+            for g in groups[:SHOWN_GROUPS]
         )
-        written = f"`finetune ask-data {name}` writes the request."
-        steps.append(f"Collect rows for the largest groups of mistakes: {kinds}. {written}")
+        command = f"`finetune ask-data {name}` writes the request."
+        steps.append(f"Collect rows for the largest groups of mistakes: {kinds}. {command}")
     never = evaluation.history.rows.never_right
     if never and evaluation.history.versions:
         rows = f"{counted(never, 'row')} that no version ever had right"
@@ -238,7 +238,7 @@ def _of_data(evaluation: EvaluationResult) -> list[str]:
     return steps
 
 
-def _of_evidence(evaluation: EvaluationResult) -> list[str]:
+def _evidence_steps(evaluation: EvaluationResult) -> list[str]:
     steps, power, people = [], evaluation.baseline.power, evaluation.people
     if power and power.enough is False and power.sentence:
         steps.append(f"Enlarge the test set: {power.sentence}")

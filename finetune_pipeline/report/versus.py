@@ -70,34 +70,34 @@ def versus(
     assert comparison is not None
     tokens, scores = evaluation.cost.tokens, evaluation.scores
     ours, theirs = scores["candidate"].primary, scores[name].primary
-    own_call, api_call = (Call(tokens[of].prompt, tokens[of].answer) for of in ("candidate", name))
+    own_call, api_call = (Call(tokens[key].prompt, tokens[key].answer) for key in ("candidate", name))
     traffic = Traffic(own_call, api_call, prompt, calls, "the sealed test")
     model = spec.baseline.endpoint.model
-    asked = next((p for p in prices.apis if p.model == model and not p.tuned), None)
+    api_price = next((p for p in prices.apis if p.model == model and not p.tuned), None)
     hosted = evaluation.training.endpoint
-    own = _tuned_price(prices, hosted.base_model) if hosted else None
-    warnings = [f"{p.name}: {w}" for p in (asked, own) if p for w in p.warnings(today)]
+    tuned_price = _tuned_price(prices, hosted.base_model) if hosted else None
+    warnings = [f"{p.name}: {w}" for p in (api_price, tuned_price) if p for w in p.warnings(today)]
     unknown = f"{prices.path.name} has no price for"
-    if asked is None:
+    if api_price is None:
         warnings.append(f"{unknown} {model}: add a line with unit: million_served")
-    if hosted and own is None:
+    if hosted and tuned_price is None:
         warnings.append(f"{unknown} a fine-tuned {hosted.base_model}: add a line with tuned: true")
     machines = [] if hosted else [machine_cost(machine, traffic, today) for machine in prices.machines]
-    tuned_thousand = {own.name: 1000 * call_price(own, traffic.tuned)} if own else {}
+    tuned_thousand = {tuned_price.name: 1000 * call_price(tuned_price, traffic.tuned)} if tuned_price else {}
     tuned_thousand |= {
-        f"{m.name}, {share} in use": of * traffic.tuned.tokens / 1000
+        f"{m.name}, {share} in use": price * traffic.tuned.tokens / 1000
         for m in machines
-        for share, of in m.per_million.items()
+        for share, price in m.per_million.items()
     }
     tuned_month = {m.name: m.month[1] for m in machines}
-    if own and calls:
-        tuned_month = {own.name: calls * call_price(own, traffic.tuned)}
-    of_api = {asked.name: call_price(asked, traffic.prompted)} if asked else {}
-    api_thousand = {where: 1000 * price for where, price in of_api.items()}
-    api_month = {where: calls * price for where, price in of_api.items()} if calls else {}
+    if tuned_price and calls:
+        tuned_month = {tuned_price.name: calls * call_price(tuned_price, traffic.tuned)}
+    api_call_price = {api_price.name: call_price(api_price, traffic.prompted)} if api_price else {}
+    api_thousand = {where: 1000 * price for where, price in api_call_price.items()}
+    api_month = {where: calls * price for where, price in api_call_price.items()} if calls else {}
     own_title, api_title = evaluation.models["candidate"].title, f"{model}, {prompt_name(prompt.removeprefix('api_'))}"
-    comparable = asked and of_api[asked.name] and not hosted
-    even = [break_even(m, asked, traffic) for m in prices.machines] if asked and comparable else []
+    comparable = api_price and api_call_price[api_price.name] and not hosted
+    even = [break_even(m, api_price, traffic) for m in prices.machines] if api_price and comparable else []
     return Versus(
         task=spec.name,
         rows=comparison.n,
@@ -110,8 +110,8 @@ def versus(
         p=comparison.mcnemar_p,
         conclusion=_conclusion(comparison),
         break_even=[
-            f"{of.machine} is cheaper than {of.api} from {of.calls[1]:,.0f} requests a month on ({in_use(of.utilisation)} in use)"
-            for of in even
+            f"{p.machine} is cheaper than {p.api} from {p.calls[1]:,.0f} requests a month on ({in_use(p.utilisation)} in use)"
+            for p in even
         ],
         warnings=warnings,
     )
@@ -140,8 +140,8 @@ def versus_lines(result: Versus) -> list[str]:
         between = "" if side.interval is None else f" ({percent(side.interval[0])} to {percent(side.interval[1])})"
         lines.append(f"{side.name}: {percent(side.value)}{between}")
         lines.append(f"  a request reads {number(side.call.prompt)} tokens and writes {number(side.call.answer)}")
-        lines += [f"  1,000 requests: {dollars(of)}, {where}" for where, of in side.thousand.items()]
-        lines += [f"  a month: {dollars(of)}, {where}" for where, of in side.month.items()]
+        lines += [f"  1,000 requests: {dollars(price)}, {where}" for where, price in side.thousand.items()]
+        lines += [f"  a month: {dollars(price)}, {where}" for where, price in side.month.items()]
     lines += [
         "",
         f"gain of the fine-tuned model: {points(result.gain)} points, {result.confidence:.0%} interval "
