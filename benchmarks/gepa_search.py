@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.baseline.prompt_search import Ask, _best_way
+from finetune_pipeline.baseline.prompt_search import Ask, better_form
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.prompts import Prompt
@@ -67,7 +67,7 @@ class _Adapter:
     def evaluate(self, batch: list[Example], candidate: dict[str, str], capture_traces: bool = False) -> Any:
         from gepa.core.adapter import EvaluationBatch
 
-        rows = _best_way(self.spec, self.ask({"it": self.prompt(candidate[INSTRUCTION])}, batch, "")["it"])
+        rows = better_form(self.spec, self.ask({"it": self.prompt(candidate[INSTRUCTION])}, batch, "")["it"])
         metric = METRICS[self.spec.metric]
         scores = [metric.rank(metric.value([row], self.spec.output)) for row in rows]
         return EvaluationBatch(list(rows), scores, list(zip(batch, rows, scores, strict=True)))

@@ -36,7 +36,7 @@ from benchmarks.advise import _ten_intents
 from benchmarks.example_sets import INTENTS, example_set
 from benchmarks.gepa_search import Reflector, gepa_search
 from finetune_pipeline.baseline.ladder import FOLDS, fold_of
-from finetune_pipeline.baseline.prompt_search import _best_way, candidates, halving, likely_better
+from finetune_pipeline.baseline.prompt_search import better_form, candidates, halving, likely_better
 from finetune_pipeline.data.examples import Example, chosen
 from finetune_pipeline.evaluation.answering import Answerer
 from finetune_pipeline.evaluation.metrics import METRICS
@@ -154,7 +154,7 @@ def compare(name: str, public: Path, base: Path, calls: int, number: int, reflec
         taken = "searched" if likely_better(spec, on_chosen["hand-written"], on_chosen["searched"]) else "hand-written"
         answered["taken"] += answered[taken][-len(held) :]
     metric, lines = METRICS[spec.metric], []
-    ways = {arm: _best_way(spec, sorted(of, key=lambda row: str(row["example_id"]))) for arm, of in answered.items()}
+    ways = {arm: better_form(spec, sorted(of, key=lambda row: str(row["example_id"]))) for arm, of in answered.items()}
     spent["taken"] = spent["searched"]
     for arm, rival in PAIRS + (GEPA_PAIRS if reflector else []):
         gain = metric.gain(ways[rival], ways[arm], spec.output, spec.gates.confidence)

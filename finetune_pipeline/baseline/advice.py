@@ -256,7 +256,7 @@ def _retrieval_is_enough(
         return None
     return "retrieve", (
         f"{retrieval_adds(retrieval)}, which closes {percent(retrieval['closes'])} of the gap "
-        f"to {percent(METRICS[spec.metric].rank(_goal(spec)))}: what is missing is knowledge, and it can be looked up. Build "
+        f"to {percent(METRICS[spec.metric].rank(_goal(spec)))}: knowledge is missing, and it can be looked up. Build "
         "that first; then fine-tune on prompts made so, if more is needed."
     )
 

@@ -20,9 +20,8 @@ def measured_accuracy(scores: Mapping[str, Any]) -> str:
 def best_prompt(spec: TaskSpec, baseline: Mapping[str, Any]) -> str:
     name = baseline["best"]
     scores, title = baseline["prompts"][name], metric_title(spec.metric)
-    restricted = scores.get("restricted") or ""
-    if restricted:
-        restricted = f" Restricted to the allowed forms it is {measured_accuracy(restricted)}."
+    in_form = scores.get("restricted")
+    restricted = f" Restricted to the allowed forms it is {measured_accuracy(in_form)}." if in_form else ""
     hint = " Make that prompt the system_prompt, so that training uses it." if name.startswith("prompt_") else ""
     value = "" if is_right_or_wrong(spec.metric) else f"{title} {points(scores['primary']['value'], sign=False)}, "
     return (

@@ -42,7 +42,7 @@ WORTH_FIT, WORTH_FIELDS = 0.02, 0.05
 With 300 rows, the nearest answers of four public and shipped data sets reach .02 to .2."""
 SCORED_CHARS = 2_000
 """Characters of a text that are compared."""
-AT_ONCE = 512
+BATCH = 512
 
 
 def learnable(spec: TaskSpec, train: Sequence[Example], prompted: Evidence | None = None) -> Learnable:
@@ -116,9 +116,9 @@ def _nearest_rows(texts: Sequence[str], units: Sequence[str] | Sequence[int]) ->
     matrix = features(texts)
     codes = np.unique(units, return_inverse=True)[1]
     nearest = []
-    for start in range(0, len(texts), AT_ONCE):
-        similarity = (matrix[start : start + AT_ONCE] @ matrix.T).toarray()
-        similarity[codes[start : start + AT_ONCE, None] == codes] = -1.0
+    for start in range(0, len(texts), BATCH):
+        similarity = (matrix[start : start + BATCH] @ matrix.T).toarray()
+        similarity[codes[start : start + BATCH, None] == codes] = -1.0
         nearest.append(similarity.argmax(axis=1))
     return np.concatenate(nearest)
 

@@ -209,7 +209,7 @@ class Scored:
 def score_rungs(spec: TaskSpec, answered: Sequence[Answered], terms: Terms, sources: SourceOf = None) -> Scored:
     """Score every rung, and compare it by row with the allowed rung below that stands; a tuned one with the rival. Intervals count
     sources if rows share them."""
-    metric, confidence = METRICS[spec.metric], one_of_many(spec, len(answered))
+    metric, confidence = METRICS[spec.metric], corrected_confidence(spec, len(answered))
     rungs: list[Rung] = []
     stands: int | None = None  # an index in the list, like `rival`
     rival: int | None = None
@@ -252,7 +252,7 @@ def surely_enough(spec: TaskSpec, interval: tuple[float, float] | None) -> bool:
     return METRICS[spec.metric].higher_is_better and interval is not None and interval[0] >= spec.baseline.ceiling
 
 
-def one_of_many(spec: TaskSpec, rungs: int) -> float:
+def corrected_confidence(spec: TaskSpec, rungs: int) -> float:
     """The confidence of each comparison that gives all together the spec's (Bonferroni)."""
     return 1 - (1 - spec.gates.confidence) / max(1, rungs - 1)
 

@@ -11,7 +11,7 @@ from finetune_pipeline.baseline.ladder import (
     Rung,
     Scored,
     Terms,
-    one_of_many,
+    corrected_confidence,
     score_rungs,
     surely_enough,
 )
@@ -72,7 +72,7 @@ def leads(
     spec: TaskSpec, answered: Sequence[Answered], best: Sequence[Row], trained: Sequence[Row], sources: SourceOf = None
 ) -> Gain | None:
     """The gain of a pilot training over the best rung, if significant among all comparisons."""
-    confidence = one_of_many(spec, len(answered) + len(spec.ladder.pilot))
+    confidence = corrected_confidence(spec, len(answered) + len(spec.ladder.pilot))
     gain = METRICS[spec.metric].gain(best, trained, spec.output, confidence, shared_sources(trained, sources))
     return gain if gain.surely_above() else None
 
@@ -170,12 +170,12 @@ def _flips(
         if metric.higher_is_better and rival.interval is not None and rival.interval[0] > worth_naming:
             low = percent(rival.interval[0])
             sentences.append(f"With baseline.ceiling at {low} or less, {inside(rival.title)} is enough.")
-        return sentences + _pays(spec, rival, terms)
+        return sentences + _break_even(spec, rival, terms)
     if expected is not None:
         newest = pilot_rows[max(pilot_rows)] if pilot_rows else []
         sentences += [_more_rows(expected, train_rows), *_hardest_label(spec, newest)]
     if stands.kind != "simple":
-        sentences += _pays(spec, stands, terms, equal=True)
+        sentences += _break_even(spec, stands, terms, equal=True)
     return sentences
 
 
@@ -200,18 +200,18 @@ def _hardest_label(spec: TaskSpec, newest: Sequence[Row]) -> list[str]:
     return [f"Rows of {worst[0]} would help most: the pilot's last training is wrong on {worst[1]} of {total}."]
 
 
-def _pays(spec: TaskSpec, stands: Rung, terms: Terms, *, equal: bool = False) -> list[str]:
+def _break_even(spec: TaskSpec, stands: Rung, terms: Terms, *, equal: bool = False) -> list[str]:
     """Sentence on the number of calls after which cheaper calls pay for training. equal: the tuned model is only as good."""
     if stands.dollars is None or terms.tuned_dollars is None or terms.training is None:
         return []
-    saved = (stands.dollars - terms.tuned_dollars) / 1000
-    if saved <= 0:
-        dearer = "Calls of a fine-tuned model are not cheaper than those of the best simpler way"
-        return [] if equal else [f"{dearer}: it pays by quality alone."]
-    calls, month = terms.training / saved, spec.advise.calls_per_month
-    begin = "A fine-tuned model that is only as good would pay" if equal else "Cheaper calls alone pay"
+    saving = (stands.dollars - terms.tuned_dollars) / 1000
+    if saving <= 0:
+        no_saving = "Calls of a fine-tuned model are not cheaper than those of the best simpler way"
+        return [] if equal else [f"{no_saving}: it pays by quality alone."]
+    calls, month = terms.training / saving, spec.advise.calls_per_month
+    opening = "A fine-tuned model that is only as good would pay" if equal else "Cheaper calls alone pay"
     months = f" ({calls / month:,.1f} months of advise.calls_per_month)" if month else ""
     return [
-        f"{begin} from {calls:,.0f} calls on{months}: training costs {dollars(terms.training)}, and 1,000 calls "
+        f"{opening} from {calls:,.0f} calls on{months}: training costs {dollars(terms.training)}, and 1,000 calls "
         f"{dollars(terms.tuned_dollars)} instead of {dollars(stands.dollars)}."
     ]

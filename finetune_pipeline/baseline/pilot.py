@@ -1,6 +1,6 @@
 """Extrapolates pilot trainings on an eighth, a quarter and a half of the rows to training on all of them.
 
-A doubling of the rows adds between nothing and CARRIES times what the previous doubling added: learning curves flatten
+A doubling of the rows adds between nothing and MAX_CARRY times what the previous doubling added: learning curves flatten
 (Hestness et al. 2017, arXiv:1712.00409). The interval includes that uncertainty, that of the sample of rows, and the variation
 between trainings.
 """
@@ -17,7 +17,7 @@ from finetune_pipeline.evaluation.statistics.proportions import cluster_codes
 from finetune_pipeline.spec.model import TaskSpec
 
 Row = Mapping[str, Any]
-CARRIES = 1.25
+MAX_CARRY = 1.25
 """Largest gain of a doubling, as share of the previous doubling's gain."""
 TRAINING_NOISE = 0.02
 """Standard deviation of the score between trainings that differ only in the order of rows: two points."""
@@ -78,9 +78,9 @@ def extrapolate(
     weights = draws.multinomial(n, [1 / n] * n, size=DRAWS)[:, codes].astype(float)
     weights /= weights.sum(axis=1, keepdims=True)
     means = weights @ scores.T + draws.normal(0, TRAINING_NOISE, (DRAWS, len(shares)))
-    carried = draws.uniform(0, CARRIES, DRAWS)
-    end = np.clip(_end(means, shares, carried, sign) + draws.normal(0, TRAINING_NOISE, DRAWS), 0, 1)
-    expected = _end(scores.mean(axis=1)[None], shares, np.array([CARRIES / 2]), sign)
+    carried = draws.uniform(0, MAX_CARRY, DRAWS)
+    end = np.clip(_extrapolated(means, shares, carried, sign) + draws.normal(0, TRAINING_NOISE, DRAWS), 0, 1)
+    expected = _extrapolated(scores.mean(axis=1)[None], shares, np.array([MAX_CARRY / 2]), sign)
     tails = ((1 - spec.gates.confidence) / 2, (1 + spec.gates.confidence) / 2)
     low, high = (float(x) for x in np.quantile(end, tails))
     gains = sign * (end - weights @ before)
@@ -91,19 +91,19 @@ def extrapolate(
         interval=(min(low, value), max(high, value)),
         gain=sign * (value - float(before.mean())),
         gain_interval=(gain_low, gain_high),
-        slope=float(sign * _doubling(scores.mean(axis=1)[None], shares)[0]),
+        slope=float(sign * _gain_per_doubling(scores.mean(axis=1)[None], shares)[0]),
     )
 
 
-def _doubling(means: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+def _gain_per_doubling(means: np.ndarray, shares: Sequence[float]) -> np.ndarray:
     """The recent gain per doubling of the rows: over the last three points, if available."""
     first = max(-3, -len(shares))
     return np.asarray((means[:, -1] - means[:, first]) / math.log2(shares[-1] / shares[first]))
 
 
-def _end(means: np.ndarray, shares: Sequence[float], carried: np.ndarray, sign: float) -> np.ndarray:
+def _extrapolated(means: np.ndarray, shares: Sequence[float], carried: np.ndarray, sign: float) -> np.ndarray:
     """The score at all rows: the gain of a doubling, times `carried` for each further one. No doubling lowers the score."""
-    added = sign * np.maximum(sign * _doubling(means, shares), 0.0)
+    added = sign * np.maximum(sign * _gain_per_doubling(means, shares), 0.0)
     doublings = math.log2(1 / shares[-1])
     full_doublings = int(doublings)
     factor = sum((carried ** (i + 1) for i in range(full_doublings)), np.zeros_like(carried))
@@ -112,11 +112,11 @@ def _end(means: np.ndarray, shares: Sequence[float], carried: np.ndarray, sign: 
 
 
 def rows_for(gain: float, slope: float, rows: int) -> int | None:
-    """How many more rows should add `gain`, if every doubling adds half of `CARRIES` times what the previous one did.
+    """How many more rows should add `gain`, if every doubling adds half of `MAX_CARRY` times what the previous one did.
 
     None if the curve does not rise, or if more than a hundred times the rows would be needed.
     """
-    carried, added, doublings = CARRIES / 2, slope, 0.0
+    carried, added, doublings = MAX_CARRY / 2, slope, 0.0
     if slope <= 0 or gain <= 0:
         return None
     while gain > 0 and doublings < 7:

@@ -24,9 +24,9 @@ Ask = Callable[[Mapping[str, Prompt], Sequence[Example], str], Mapping[str, Sequ
 """Answers the same rows with every prompt; the text names the round. Returns prediction rows by prompt."""
 DRAWS = 3
 """Number of demonstration sets of each size."""
-LEAST_ROWS = 4
+MIN_ROWS = 4
 """Minimum rows of a round: fewer would rank candidates by luck."""
-LIKELY = 0.8
+CONFIDENCE = 0.8
 """Confidence with which a new prompt must beat the task's own to replace it. Without this condition, winners of searches with
 90 calls and eleven prompts were up to ten points worse (benchmarks/results/2026-11-28-advise.md)."""
 
@@ -119,7 +119,7 @@ def halving(
     """Drop the worse half of the prompts, round by round, until one is left or the calls are spent.
 
     Args:
-        prompts: By name; ties go to the first. If the calls are too few for LEAST_ROWS rows with each, only the first ones
+        prompts: By name; ties go to the first. If the calls are too few for MIN_ROWS rows with each, only the first ones
             take part.
         rows: Of one fold; every round continues in their order.
         out_of_time: Called before every round but the first.
@@ -130,16 +130,16 @@ def halving(
     Raises:
         ValueError: There are too few calls for one prompt and one row.
     """
-    least = min(LEAST_ROWS, len(rows))
+    least = min(MIN_ROWS, len(rows))
     if not least or calls < least or not prompts:
         raise ValueError(f"{calls} calls are too few to try a prompt on {least} rows")
-    alive = list(prompts)[: max(1, calls // (2 * least))]
-    answers: dict[str, list[Row]] = {name: [] for name in alive}
+    remaining = list(prompts)[: max(1, calls // (2 * least))]
+    answers: dict[str, list[Row]] = {name: [] for name in remaining}
     rounds: list[Round] = []
     spent, asked_rows, stopped = 0, 0, ""
-    while len(alive) > 1:
-        rounds_left = math.ceil(math.log2(len(alive)))
-        step = min((calls - spent) // (rounds_left * len(alive)), len(rows) - asked_rows)
+    while len(remaining) > 1:
+        rounds_left = math.ceil(math.log2(len(remaining)))
+        step = min((calls - spent) // (rounds_left * len(remaining)), len(rows) - asked_rows)
         step = step if rounds else max(step, least)
         if not step:
             stopped = "every row was asked" if asked_rows == len(rows) else "the calls are spent"
@@ -148,35 +148,35 @@ def halving(
             stopped = "the time is up"
             break
         next_rows = rows[asked_rows : asked_rows + step]
-        new_answers = ask({name: prompts[name] for name in alive}, next_rows, f"round {len(rounds) + 1}")
-        asked_rows, spent = asked_rows + step, spent + step * len(alive)
-        for name in alive:
+        new_answers = ask({name: prompts[name] for name in remaining}, next_rows, f"round {len(rounds) + 1}")
+        asked_rows, spent = asked_rows + step, spent + step * len(remaining)
+        for name in remaining:
             answers[name] += new_answers[name]
-        scores = {name: best_value(spec, answers[name]) for name in alive}
-        rounds.append(Round(len(alive), asked_rows, {name: round(scores[name], 4) for name in alive}))
-        alive = sorted(alive, key=lambda name: -scores[name])[: math.ceil(len(alive) / 2)]
+        scores = {name: best_value(spec, answers[name]) for name in remaining}
+        rounds.append(Round(len(remaining), asked_rows, {name: round(scores[name], 4) for name in remaining}))
+        remaining = sorted(remaining, key=lambda name: -scores[name])[: math.ceil(len(remaining) / 2)]
     last = rounds[-1].scores if rounds else {}
-    winner = max(alive, key=lambda name: last.get(name, 0.0))
+    winner = max(remaining, key=lambda name: last.get(name, 0.0))
     return Search(winner, spent, rounds, stopped), answers[winner]
 
 
 def likely_better(spec: TaskSpec, current: Sequence[Row], searched: Sequence[Row], sources: SourceOf = None) -> bool:
     """Whether a new prompt is likely better than the current one, on the rows that both answered."""
-    ours, theirs = (_best_way(spec, rows) for rows in same_rows(current, searched))
-    clusters = shared_sources(theirs, sources)
-    return METRICS[spec.metric].gain(ours, theirs, spec.output, LIKELY, clusters).surely_above()
+    current_rows, searched_rows = (better_form(spec, rows) for rows in same_rows(current, searched))
+    clusters = shared_sources(searched_rows, sources)
+    return METRICS[spec.metric].gain(current_rows, searched_rows, spec.output, CONFIDENCE, clusters).surely_above()
 
 
 def best_value(spec: TaskSpec, rows: Sequence[Row]) -> float:
-    """The score of a prompt's answers (:func:`_best_way`) in the metric that decides; more is better."""
+    """The score of a prompt's answers (:func:`better_form`) in the metric that decides; more is better."""
     metric = METRICS[spec.metric]
-    return metric.rank(metric.value(_best_way(spec, rows), spec.output))
+    return metric.rank(metric.value(better_form(spec, rows), spec.output))
 
 
-def _best_way(spec: TaskSpec, rows: Sequence[Row]) -> Sequence[Row]:
+def better_form(spec: TaskSpec, rows: Sequence[Row]) -> Sequence[Row]:
     """A prompt's free answers or, for labels, the restricted ones if they are better."""
     metric = METRICS[spec.metric]
-    ways = [rows]
+    forms = [rows]
     if isinstance(spec.output, LabelsOutput) and (restricted := restricted_rows({"it": rows}, "it", spec.output)):
-        ways.append(restricted)
-    return max(ways, key=lambda way: metric.rank(metric.value(way, spec.output)))
+        forms.append(restricted)
+    return max(forms, key=lambda form: metric.rank(metric.value(form, spec.output)))

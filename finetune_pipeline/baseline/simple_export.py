@@ -125,7 +125,7 @@ def _card(manifest: Mapping[str, Any], source: SimpleSource) -> str:
         *_score_table(source.scores),
         source.compared,
         "",
-        "It knows only the words of its training rows, and it always answers: what is like none of them gets an answer, too.",
+        "It knows only the words of its training rows, and it answers every text, even one unlike all of them.",
     ]
     return "\n".join(lines) + "\n"
 

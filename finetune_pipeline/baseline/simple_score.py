@@ -54,7 +54,7 @@ def simple_score(spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, An
         noise: The report on label noise (quality.noise.label_noise), whose cross-validation is used.
     """
     if spec.labels:
-        return _of_labels(spec, rows, noise)
+        return _label_score(spec, rows, noise)
     rows = chosen(rows, ROWS, "simple")
     test_rows = [e for e in rows if hash_order(e.made_from, "simple") % _FOLDS == 0]
     train_rows = [e for e in rows if hash_order(e.made_from, "simple") % _FOLDS]
@@ -88,7 +88,7 @@ def simple_score(spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, An
     return score
 
 
-def _of_labels(spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, Any]) -> SimpleScore | None:
+def _label_score(spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, Any]) -> SimpleScore | None:
     """The score of the linear model behind the label noise: each row by a model that has not seen its near-duplicates."""
     if not noise.get("applies"):
         return None

@@ -20,8 +20,8 @@ def worth_training(spec: TaskSpec, baseline: Mapping[str, Any]) -> dict[str, Any
     baseline.ceiling: a prompt, its restricted answers, or a simple model. Missing or non-numeric facts fail.
 
     Returns:
-        {passed, reason (a sentence for people), best, accuracy, interval, ceiling, enough: name of what is good enough, or
-        null, restricted: {prompt, accuracy, closes_share, enough_first} or null}.
+        {passed, reason (a sentence for people), best, accuracy, interval, ceiling, enough: name of the alternative that is
+        good enough, or null, restricted: {prompt, accuracy, closes_share, enough_first} or null}.
     """
     ceiling = spec.baseline.ceiling
     best = baseline.get("best")
@@ -38,7 +38,7 @@ def worth_training(spec: TaskSpec, baseline: Mapping[str, Any]) -> dict[str, Any
     }
     if not is_number(accuracy) or not is_interval(interval):
         return result | {
-            "reason": "The prompted baseline has no usable score, so nobody can tell whether training "
+            "reason": "The prompted baseline has no usable score, so it is unknown whether training "
             "pays. Materialize few_shot_baseline again and read its metadata."
         }
     for _, name, sentence in good_enough(baseline, ceiling):

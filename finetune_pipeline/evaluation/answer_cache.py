@@ -81,7 +81,7 @@ class AnswerCache:
             file.executemany("UPDATE answers SET used = ? WHERE key = ?", [(now, keys[i]) for i in cached])
             return cached
 
-        cached = self._do(look_up) or {}
+        cached = self._run(look_up) or {}
         self.hits += len(cached)
         self.misses += len(keys) - len(cached)
         return cached
@@ -95,7 +95,7 @@ class AnswerCache:
             if answer.status != "error"
         ]
         if rows:
-            self._do(lambda file: file.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows))
+            self._run(lambda file: file.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows))
 
     def tidy(self) -> None:
         """Remove entries unused for long, and the oldest above the size limit."""
@@ -108,8 +108,8 @@ class AnswerCache:
             file.execute(_DELETE_OLDEST, [self._limit * _KEPT_WHEN_FULL])
             return True
 
-        if self._do(remove):
-            self._do(lambda file: file.execute("VACUUM"), transaction=False)
+        if self._run(remove):
+            self._run(lambda file: file.execute("VACUUM"), transaction=False)
 
     def _read(self, key: bytes, sealed: bytes | None) -> Answer | None:
         if sealed is None:
@@ -121,7 +121,7 @@ class AnswerCache:
         except (InvalidTag, ValueError, TypeError, KeyError):
             return None  # tampered with, or from another version: a miss, which overwrites it
 
-    def _do(self, work: Callable[[sqlite3.Connection], T], transaction: bool = True) -> T | None:
+    def _run(self, work: Callable[[sqlite3.Connection], T], transaction: bool = True) -> T | None:
         """Run `work` in one transaction. If the file fails, set `problem` and stop using it."""
         if not self._limit:
             return None

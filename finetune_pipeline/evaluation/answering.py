@@ -90,7 +90,7 @@ class Answerer:
         keys = self._keys(prompts, labels, max_new_tokens, batch_size, restriction)
         cached = self.cache.find(keys) if self.cache else {}
         if cached:
-            say(f"{stage}: {name}: {len(cached)} of {len(prompts)} answers are known already")
+            say(f"{stage}: {name}: {len(cached)} of {len(prompts)} answers come from the cache")
         if len(cached) == len(prompts):
             return [cached[i] for i in range(len(prompts))]
         _ = self.model  # load before the clock starts: loading is timed separately

@@ -17,9 +17,9 @@ from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import AnyOutput
 
 Row = Mapping[str, Any]
-FEWEST = 20
+MIN_ROWS = 20
 """Minimum test rows of a part: with fewer, an interval spans half the scale."""
-THE_REST = "the other rows"
+OTHER_ROWS = "the other rows"
 
 
 def level_of(look: int, confidence: float) -> Level:
@@ -134,12 +134,12 @@ def parts_of_test(
         after = in_order(row for row in candidate if row["example_id"] in ids)
         rivals = {str(mode): in_order(r for r in rows if r["example_id"] in ids) for mode, rows in base.answers.items()}
         clusters, decision = shared_sources(after, sources), None
-        if pattern is not None and len(after) >= FEWEST:
+        if pattern is not None and len(after) >= MIN_ROWS:
             metrics, margin = [spec.metric], spec.gates.min_gain
             decision = decide_gain(rivals, after, spec.output, metrics, level=level, margin=margin, clusters=clusters)
         models, compared = {}, None
         if after:
-            before, name, scoring = rivals[base.mode], pattern or THE_REST, (spec.gates.confidence, spec.metric)
+            before, name, scoring = rivals[base.mode], pattern or OTHER_ROWS, (spec.gates.confidence, spec.metric)
             compared = compare(before, after, spec.output, *scoring, sources)
             models = {
                 model: ModelRow.of(f"{title}, {name}", "test", score(rows, spec.output, *scoring, clusters))

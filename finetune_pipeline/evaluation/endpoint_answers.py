@@ -73,7 +73,7 @@ class EndpointAnswerer:
         except EndpointError as error:
             raise JobError(f"{self._subject}: {error}") from error
         if result.known:
-            say(f"{stage}: {name}: {result.known} of {len(prompts)} answers are known already")
+            say(f"{stage}: {name}: {result.known} of {len(prompts)} answers come from the cache")
         self.spent = result.spent
         self.seconds["answer"] += time.monotonic() - began
         return result.answers
@@ -112,7 +112,7 @@ class HostedAnswerer(EndpointAnswerer):
         super().__init__(endpoint, hosted.model, folder, cache, f"the model trained by {hosted.trainer}")
 
 
-MOST_FAILED = 0.05
+MAX_FAILED = 0.05
 """Share of failed rows from which a baseline would be unfair."""
 
 
@@ -124,7 +124,7 @@ def ask_endpoint(
     max_new_tokens: int,
     gold: Mapping[str, str],
     *,
-    most_failed: float = MOST_FAILED,
+    most_failed: float = MAX_FAILED,
     cache: AnswerCache | None = None,
     passages: Sequence[Passage] = (),
     stage: str,
@@ -172,7 +172,7 @@ def ask_endpoint(
         raise _problem(
             "endpoint",
             f"{len(failed)} of {len(questions)} rows failed ({failed[0]}): too many for a fair baseline",
-            "look at the endpoint and at its limits in task.yaml, and run again: the answers that came are kept",
+            "check the endpoint and its limits in task.yaml, and run again: the cache keeps the answers received so far",
         )
     by_prompt = [(name, e.id, answer) for (name, e, _), answer in zip(questions, result.answers, strict=True)]
     return [prediction_row(i, name, answer, gold[i]) for name, i, answer in by_prompt], {

@@ -83,7 +83,7 @@ class Endpoint:
 
     @property
     def key(self) -> str:
-        """The key as it is now; empty for an endpoint without one."""
+        """The current key; empty for an endpoint without one."""
         return os.environ.get(self.key_variable, "") if self.key_variable else ""
 
     @property
@@ -165,7 +165,7 @@ def answer_in(completion: Any) -> Answer:
     except (AttributeError, IndexError, TypeError) as error:
         raise RequestFailed("garbled", f"a reply without choices[0].message ({type(error).__name__})") from None
     if choice.finish_reason == "content_filter":
-        raise RequestFailed("filtered", "the endpoint held its answer back")
+        raise RequestFailed("filtered", "the endpoint withheld its answer")
     if calls and not text:
         raise RequestFailed("called_tool", "the model called a tool, and only texts are compared")
     if text is None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Message = Mapping[str, Any]
 _SENT = ("role", "content", "tool_calls", "tool_call_id", "name")
 _LONGEST_WAIT = 60.0
-_HOPELESS_AFTER = 5
+_GIVE_UP_AFTER = 5
 
 
 class TooManyRows(ValueError):
@@ -57,7 +57,7 @@ class Spent:
 
 @dataclass(frozen=True)
 class EndpointAnswers:
-    """answers: one a conversation, in order. known: how many came from the cache. spent: what the others cost."""
+    """answers: one per conversation, in order. known: how many came from the cache. spent: usage of the others."""
 
     answers: list[Answer]
     known: int
@@ -98,7 +98,7 @@ def ask(
     missing = [key for key in unique if key not in answers]
     known_count = sum(key in answers for key in keys)
     if max_requests is not None and len(missing) > max_requests:
-        raise TooManyRows(f"{len(missing)} rows are to be asked of {endpoint.name}, and {max_requests} are allowed")
+        raise TooManyRows(f"{len(missing)} rows would be sent to {endpoint.name}, and {max_requests} are allowed")
 
     def keep(index: int, answer: Answer) -> None:
         answers[missing[index]] = answer
@@ -174,8 +174,8 @@ class _Requests:
         except RequestFailed as failure:
             self._failures += 1
             self._settle(reserved, (0, 0) if failure.unprocessed or 400 <= failure.status < 500 else cost)
-            hopeless = failure.status in (401, 404) or "insufficient_quota" in str(failure)
-            if hopeless or (not self._answered and self._failures >= _HOPELESS_AFTER):
+            pointless = failure.status in (401, 404) or "insufficient_quota" in str(failure)
+            if pointless or (not self._answered and self._failures >= _GIVE_UP_AFTER):
                 fix = "look at address, model, key and account"
                 raise EndpointError(f"{self.endpoint.name}: {failure}\nfix: {fix}") from None
             return Answer(status="error", error=str(failure))

@@ -166,7 +166,7 @@ def baseline(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     documents = Path(job["documents"]) if job.get("documents") else None
     passages, unread_files = (read_documents(documents), left_out(documents)) if documents else ([], [])
     if unread_files:
-        say(f"{job['stage']}: not read, since only text, Markdown and PDF are: {', '.join(unread_files)}")
+        say(f"{job['stage']}: skipped, because only text, Markdown and PDF are read: {', '.join(unread_files)}")
     write_passages(Path(job["out"]) / PASSAGES, passages)
     try:
         prompts = prompts_to_try(
@@ -225,7 +225,7 @@ def _answer(
         answers = answerer.answers(first_choices, tools, job["max_new_tokens"], job["stage"], name)
     else:
         token_limit = answerer.context_length - job["max_new_tokens"] if answerer.context_length else None
-        fitted = [_fitting(answerer.tokenizer, *pair, token_limit) for pair in zip(choices, tools, strict=True)]
+        fitted = [_fit_prompt(answerer.tokenizer, *pair, token_limit) for pair in zip(choices, tools, strict=True)]
         messages, prompts = [m for m, _ in fitted], [ids for _, ids in fitted]
         shortened = sum(m is not row_choices[0] for m, row_choices in zip(messages, choices, strict=True))
         labels = encode_labels(answerer.tokenizer, messages, job["labels"], tools) if job["labels"] else None
@@ -236,7 +236,7 @@ def _answer(
     return answers, {**answer_facts(answers), "shared_prefix_tokens": prefix_length, "rows_shown_fewer": shortened}
 
 
-def _fitting(
+def _fit_prompt(
     tokenizer: Any, choices: Sequence[list[dict[str, Any]]], tools: Any, token_limit: int | None
 ) -> tuple[list[dict[str, Any]], list[int]]:
     """The first conversation that leaves room for the answer, else the last one, and its token ids."""

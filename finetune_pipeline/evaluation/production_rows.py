@@ -25,7 +25,7 @@ from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.spec.model import TaskSpec
 
 Row = Mapping[str, Any]
-MOST, PER_USER, FEWEST = 200, 5, 20
+MAX_ROWS, PER_USER, MIN_ROWS = 200, 5, 20
 """Maximum rows, maximum rows per user, and minimum rows for a result."""
 
 
@@ -60,14 +60,14 @@ def unknown_rows(spec: TaskSpec, rows: Sequence[Row], known_files: Sequence[Path
     """Production rows that can judge a model, without near-duplicates of rows of `known_files` (training, validation, test)."""
     texts, threshold = [str(row["input"]) for row in rows], spec.data.near_duplicate_threshold
     near = near_any(texts, (e.user_text for path in known_files for e in stream_examples(path)), threshold)
-    return rows_with_truth(spec, rows, trained=[text for text, known in zip(texts, near, strict=True) if known])
+    return rows_with_truth(spec, rows, trained=[text for text, duplicate in zip(texts, near, strict=True) if duplicate])
 
 
 def rows_with_truth(spec: TaskSpec, rows: Sequence[Row], *, trained: Collection[str]) -> ProductionRows:
     """Production rows that can judge a model.
 
     rows: as production_logs writes them. trained: user texts the candidate was trained or selected on; they are left out. At
-    most PER_USER rows of one user count, the newest of equal texts, and the newest MOST in all. The choice among a user's rows
+    most PER_USER rows of one user count, the newest of equal texts, and the newest MAX_ROWS in all. The choice among a user's rows
     depends on their ids only, never on the answers.
     """
     trained_forms, usable = {exact_form(text) for text in trained}, []
@@ -86,15 +86,15 @@ def rows_with_truth(spec: TaskSpec, rows: Sequence[Row], *, trained: Collection[
     newest: dict[str, Row] = {}
     for text, row in usable:
         newest.setdefault(text, row)
-    allowed = _within_users(list(newest.values()))
+    allowed = _limited_per_user(list(newest.values()))
     within_limits = [row for row in newest.values() if str(row["id"]) in allowed]
     left_out["repeated"] = len(usable) - len(newest)
     left_out["more_of_one_user"] = len(newest) - len(within_limits)
-    left_out["beyond_the_limit"] = len(within_limits[MOST:])
-    return ProductionRows([_chosen(row) for row in within_limits[:MOST]], dict(+left_out), len(rows))
+    left_out["beyond_the_limit"] = len(within_limits[MAX_ROWS:])
+    return ProductionRows([_chosen(row) for row in within_limits[:MAX_ROWS]], dict(+left_out), len(rows))
 
 
-def _within_users(rows: Sequence[Row]) -> set[str]:
+def _limited_per_user(rows: Sequence[Row]) -> set[str]:
     """Ids of at most PER_USER rows of every user, by the hash of the id, and of all rows without a user."""
     rows_by_user: Counter[str | None] = Counter()
     allowed = set()
@@ -148,7 +148,7 @@ SET = "production"
 
 
 def recent_rows(spec: TaskSpec, predictions: Sequence[Row], chosen: Row | None) -> Production | None:
-    """Compare the candidate with champion and base on the same production rows, if there are at least FEWEST.
+    """Compare the candidate with champion and base on the same production rows, if there are at least MIN_ROWS.
 
     chosen: `rows` (ProductionRows.facts) and `sources` (:func:`sources_of`); None if there are no rows to judge by.
     """
@@ -156,7 +156,7 @@ def recent_rows(spec: TaskSpec, predictions: Sequence[Row], chosen: Row | None) 
         return None
     rows = {name: of_model(predictions, set_name(name, SET)) for name in ("base", "candidate", "champion")}
     candidate, level = rows["candidate"], spec.gates.confidence
-    judged = len(candidate) >= FEWEST
+    judged = len(candidate) >= MIN_ROWS
     rivals = {name: answers for name, answers in rows.items() if answers and name != "candidate"} if judged else {}
     return Production(
         n=len(candidate),

@@ -14,11 +14,11 @@ from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.predictions import API
 from finetune_pipeline.evaluation.preferences.embeddings import embed
 
-MOST_ROWS = 20_000
+MAX_ROWS = 20_000
 """Larger training sets are represented by this many rows, drawn by a hash of their id; counts are scaled up."""
 NEAREST, EMBEDDED, DOCUMENTS = "_nearest", "_nearest_embedded", "_documents"
 """Suffixes of prompts with the nearest training examples (by words, by embeddings) and with passages of documents."""
-AT_ONCE = 256
+BATCH = 256
 """Batch size of texts compared with all training rows."""
 
 
@@ -35,9 +35,9 @@ class Neighbours:
     def __init__(self, rows: Sequence[TrainingRow]) -> None:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        self.scale = max(1.0, len(rows) / MOST_ROWS)
+        self.scale = max(1.0, len(rows) / MAX_ROWS)
         drawn = sorted(rows, key=lambda r: hashlib.sha256(r.id.encode("utf-8", "surrogatepass")).digest())
-        self.rows = drawn[:MOST_ROWS]
+        self.rows = drawn[:MAX_ROWS]
         self._vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True, min_df=1)
         self._row_vectors: Any = self._vectors.fit_transform([r.text for r in self.rows]) if self.rows else None
         self.near = self._usual_similarity()
@@ -61,8 +61,8 @@ class Neighbours:
         """For each text the k most similar training rows, best first. Skips rows with the same text: they would give the answer
         away."""
         nearest = []
-        for start in range(0, len(texts), AT_ONCE):
-            batch = texts[start : start + AT_ONCE]
+        for start in range(0, len(texts), BATCH):
+            batch = texts[start : start + BATCH]
             nearest += [self.most_similar(*pair, k) for pair in zip(batch, self.similarities(batch), strict=True)]
         return nearest
 

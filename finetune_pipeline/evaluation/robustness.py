@@ -115,7 +115,7 @@ def _decision(settings: RobustnessSpec, statuses: Mapping[str, Status], losses: 
             consequence = "this does not block (robustness.action: warn)"
         elif status == "warned":
             measured = f"it was measured on {counted(losses[kind].n or 0, 'row')} and blocking takes {ENOUGH_ROWS}"
-            consequence = f"this holds nothing back, since {measured} (robustness.rows)"
+            consequence = f"this does not block, because {measured} (robustness.rows)"
         if status != "passed":
             parts.append(f"{TITLES[kind]} cost {limit}, surely a loss: {consequence}.")
     return " ".join(parts) or f"None that can block costs {limit} and is surely a loss."

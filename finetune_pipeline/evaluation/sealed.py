@@ -78,7 +78,9 @@ def _ids(state: Path, name: str) -> frozenset[str]:
     """Ids of the test rows of an opening. Raises OutsideError if they are missing: the opening would not count."""
     path = state / TEST_SETS / f"{name}.json"
     if not path.exists():
-        raise OutsideError(f"{path} is gone, which says what an opening of the sealed test showed\nfix: put it back")
+        raise OutsideError(
+            f"{path} is missing: it lists the rows that an opening of the sealed test showed\nfix: put it back"
+        )
     return frozenset(read_json(path, list[str]))
 
 

@@ -1,7 +1,7 @@
 """Simple models without a language model, fitted in seconds on the training rows. Every candidate must beat them.
 
 Each is a scikit-learn pipeline (for JSON answers, one for fields with few values and one for the others), so that
-``finetune export --simple`` hands out exactly what was compared.
+``finetune export --simple`` exports exactly the compared model.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TUNING_ROWS, TUNING_FOLDS = 2_000, 3
 """Maximum training rows and folds of the cross-validation that chooses the strength."""
 WORD = r"(?u)\b\w+\b"
 """Includes words of one character: `P0`, `5 s`, `I` tell tickets apart."""
-MOST_VALUES = 50
+MAX_VALUES = 50
 """A JSON field with more different values than this in the training rows is open: its value is copied, not classified."""
 MISSING = ""
 """Value of a JSON field that an answer lacks. No JSON text is empty."""
@@ -118,7 +118,7 @@ class TfidfLogistic(SimpleModel):
         from sklearn.pipeline import make_pipeline
 
         value_counts = [len({row[i] for row in table}) for i in range(len(paths))]
-        closed_columns = [i for i, n in enumerate(value_counts) if 1 < n <= MOST_VALUES]
+        closed_columns = [i for i, n in enumerate(value_counts) if 1 < n <= MAX_VALUES]
         open_columns = [i for i in range(len(paths)) if i not in closed_columns]
         if closed_columns:
             # one value against the rest, in the dual: an eighth of the multinomial model's time where rows are few and

@@ -109,7 +109,7 @@ def verify(
     prompt, prompt_cause = _prompt(rows, served, system_ignored)
     stop = _stop(rows, served, control_tokens, changes)
     changed, compared = _changed(first_answers, repeated_answers)
-    steady = compared > 0 and _is_expected(changed, compared, changes)
+    steady = compared > 0 and _is_plausible(changed, compared, changes)
     repeated = f"{changed} of {compared} answers changed on a second request at temperature 0"
     bound = at_least(same_count, len(rows))
     counts = f"{same_count} of {len(rows)} answers are the judged ones"
@@ -119,7 +119,7 @@ def verify(
     questions = [prompt, stop, Question("greedy", steady, repeated + "."), equal]
     notes = _notes(rows, first_answers, without_system, system_ignored) if has_system else []
     differing, compared = _changed(first_answers, unset_temperature)
-    if steady and not _is_expected(differing, compared, changes):
+    if steady and not _is_plausible(differing, compared, changes):
         notes.append(
             f"Without temperature 0 in the request it samples ({differing} of {compared} answers changed): clients must send "
             "it, or the server needs it as its default."
@@ -163,7 +163,7 @@ def _changed(first: Answers, second: Answers) -> tuple[int, int]:
     return sum(not _same(a, b) for a, b in pairs), len(pairs)
 
 
-def _is_expected(hits: int, n: int, share: float) -> bool:
+def _is_plausible(hits: int, n: int, share: float) -> bool:
     """Whether so many hits of n are plausible if each has probability `share` (exact binomial test)."""
     return hits == 0 or float(bdtrc(hits - 1, n, share)) >= LEVEL
 
@@ -195,13 +195,13 @@ def _stop(rows: Sequence[JudgedRow], served: Answers, control_tokens: Sequence[s
     pairs = [(row.answer, a) for row, a in zip(rows, served, strict=True) if a.status != "error"]
     leaked = sum(any(t in a.text and t not in judged.text for t in control_tokens) for judged, a in pairs)
     ended = [(judged, a) for judged, a in pairs if judged.status in ("ok", "empty")]
-    overrun = sum(a.status == "truncated" or _goes_on(judged.text, a.text) for judged, a in ended)
-    passed = not leaked and _is_expected(overrun, len(ended), changes)
+    overrun = sum(a.status == "truncated" or _continues(judged.text, a.text) for judged, a in ended)
+    passed = not leaked and _is_plausible(overrun, len(ended), changes)
     message = f"{overrun} of {len(ended)} answers go on where the judged ones had ended"
     return Question("stop", passed, f"{message}; {leaked} hold control tokens.")
 
 
-def _goes_on(judged: str, served: str) -> bool:
+def _continues(judged: str, served: str) -> bool:
     judged, served = judged.strip(), served.strip()
     return bool(judged) and served != judged and served.startswith(judged)
 

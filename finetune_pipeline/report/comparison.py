@@ -23,7 +23,7 @@ from finetune_pipeline.evaluation.wording import (
 )
 from finetune_pipeline.report.blocks import Blocks, Format, Plot, Table, notes, text
 from finetune_pipeline.report.plots import Dot, dot_plot
-from finetune_pipeline.report.verdict import MOST, decoding_sentence, level
+from finetune_pipeline.report.verdict import MOST_OF_GAIN, decoding_sentence, level
 
 OTHERS = {
     "baseline": "base model with its best prompt",
@@ -104,7 +104,7 @@ def form_section(evaluation: EvaluationResult) -> Blocks:
         f"answers valid; the fine-tuned model on {percent(tuned.free)} and {percent(tuned.restricted)}, with "
         f"{percent(tuned.valid_share)} valid."
     )
-    if closed is not None and closed >= MOST:
+    if closed is not None and closed >= MOST_OF_GAIN:
         yield decoding_sentence(closed)
     elif closed is not None:
         share = f"{percent(closed)} of the gain; the rest is better judgement, which only training brought"

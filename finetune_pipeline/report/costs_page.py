@@ -131,14 +131,14 @@ def _training(costs: Costs) -> Blocks:
 
 def break_even_plot(costs: Costs) -> Plot | None:
     """Plot the monthly bill over the monthly tokens, on logarithmic scales. A machine's line is flat up to its capacity."""
-    even = [point for point in costs.break_even if costs.machines and point.machine == costs.machines[0].name]
-    if not even:
+    break_evens = [point for point in costs.break_even if costs.machines and point.machine == costs.machines[0].name]
+    if not break_evens:
         return None
     machine, served = costs.machines[0], costs.traffic.tuned.tokens
     # a few of the lines, from the most expensive API to the cheapest
-    chosen = even
-    if len(even) > SHOWN_APIS:
-        chosen = [even[round(i * (len(even) - 1) / (SHOWN_APIS - 1))] for i in range(SHOWN_APIS)]
+    chosen = break_evens
+    if len(break_evens) > SHOWN_APIS:
+        chosen = [break_evens[round(i * (len(break_evens) - 1) / (SHOWN_APIS - 1))] for i in range(SHOWN_APIS)]
     by_name = {api.name: api for api in costs.apis}
     most = max(*(point.millions[2] for point in chosen), machine.calls[1] * served / 1e6)
     least, low, high = min(10.0, machine.month[1] / 100), 0.1, 10 ** math.ceil(math.log10(most * 2))

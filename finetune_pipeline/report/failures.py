@@ -101,21 +101,21 @@ def atlas_section(evaluation: EvaluationResult, rows: ShownRows) -> Blocks:
         return
     kinds = ", ".join(f"{KINDS[kind]} ({n})" for kind, n in atlas.kinds.items())
     yield f"{counted(atlas.wrong, 'wrong answer')} of {atlas.n:,} by kind: {kinds}."
-    largest, others = atlas.groups[:SHOWN_GROUPS], atlas.groups[SHOWN_GROUPS:]
+    largest, smaller = atlas.groups[:SHOWN_GROUPS], atlas.groups[SHOWN_GROUPS:]
     yield Table(
         [("Mistake", text), ("Like", text), ("Rows", number), ("Collect", number), ("What to do", text)],
         [[kind_title(g), ", ".join(g.terms), g.count, g.collect, f"{g.advice} {share_sentence(g)}"] for g in largest],
         style="atlas",
         audience="team",
     )
-    if others:
-        yield f"{counted(len(others), 'smaller group')} with {counted(sum(g.count for g in others), 'row')}."
+    if smaller:
+        yield f"{counted(len(smaller), 'smaller group')} with {counted(sum(g.count for g in smaller), 'row')}."
     near = [[kind_title(g), cut(n.text, TEXT_SHOWN), cut(n.answer, 80)] for g in largest for n in rows.nearest_to(g)]
     titles = ("Mistake", "Nearest training rows", "Answer")
     yield Table([(t, text) for t in titles], near, style="rows", audience="page", filters=(0,))
 
 
-def in_order(atlas: Atlas) -> list[AtlasGroup]:
+def by_priority(atlas: Atlas) -> list[AtlasGroup]:
     """Return the groups of the atlas, those with rows to collect first."""
     return sorted(atlas.groups, key=lambda group: (-group.collect, -group.count))
 
@@ -139,7 +139,7 @@ def request_rows(atlas: Atlas, rows: ShownRows, task: str, version: str = "") ->
             "examples": [{"id": row.id, "right": row.gold, "said": row.candidate} for row in rows.of_group(group)],
             "nearest_training": [asdict(near) for near in rows.nearest_to(group)],
         }
-        for number, group in enumerate(in_order(atlas), 1)
+        for number, group in enumerate(by_priority(atlas), 1)
     ]
 
 
@@ -166,7 +166,7 @@ def share_sentence(group: AtlasGroup) -> str:
 
 def request_page(atlas: Atlas, rows: ShownRows, task: str) -> Page:
     """Build the page of the request for data, for people who collect rows. It contains no text of the sealed test."""
-    groups = in_order(atlas)
+    groups = by_priority(atlas)
     n = sum(group.collect for group in groups)
     request = f"{counted(n, 'new row')} requested." if n else "More rows would not help any of these groups."
     lead = (

@@ -23,8 +23,8 @@ def ability_section(evaluation: EvaluationResult) -> Blocks:
     if ability is None:
         return
     if not ability.items:
-        off = "General ability was not measured: ability.suite is off, and there are neither files nor tasks."
-        yield ability.not_asked or off
+        reason = "General ability was not measured: ability.suite is off, and there are neither files nor tasks."
+        yield ability.not_asked or reason
         return
     yield from ability_sentences(ability)
     champion = ability.champion.categories if ability.champion else {}
@@ -48,7 +48,7 @@ def ability_sentences(ability: Ability) -> list[str]:
     sentences = [
         f"Of {counted(ability.n or 0, 'question')} unrelated to the task, the base model has "
         f"{percent(ability.before.accuracy)} right and the fine-tuned one {percent(ability.after.accuracy)}: "
-        f"{_lost(ability)}, exact McNemar p {p_value(ability.mcnemar_p)}). The likelihood of the correct choice is "
+        f"{_loss_phrase(ability)}, exact McNemar p {p_value(ability.mcnemar_p)}). The likelihood of the correct choice is "
         f"compared; {compared}."
     ]
     if ability.harness:
@@ -60,7 +60,7 @@ def ability_sentences(ability: Ability) -> list[str]:
     if champion := ability.champion:
         sentences.append(
             f"The current champion has {percent(champion.before.accuracy)} of {counted(champion.n or 0, 'question')} "
-            f"right; against it {_lost(champion)})."
+            f"right; against it {_loss_phrase(champion)})."
         )
     if ability.smallest_visible is not None:
         sentences.append(
@@ -77,7 +77,7 @@ def ability_sentences(ability: Ability) -> list[str]:
     return sentences
 
 
-def _lost(loss: AbilityLoss) -> str:
+def _loss_phrase(loss: AbilityLoss) -> str:
     """Return `6.0 points lost (change -11.2 to -1.0; 10 lost, 4 gained`, with the bracket left open."""
     drop = loss.drop or 0.0
     size = f"{abs(100 * drop):.1f} points"

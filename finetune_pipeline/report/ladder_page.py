@@ -121,11 +121,11 @@ def cost_plot(ladder: Ladder) -> Plot | None:
     if len(priced) < 2 or not paid:
         return None
     low, high = 10.0 ** math.floor(math.log10(min(paid) / 2)), 10.0 ** math.ceil(math.log10(max(paid) * 1.5))
-    edge = frontier(ladder)
-    spots: dict[tuple[float, float], list[int]] = {}  # coinciding rungs share one mark
+    best_rungs = frontier(ladder)
+    marks: dict[tuple[float, float], list[int]] = {}  # coinciding rungs share one mark
     for place, rung in priced:
-        spots.setdefault((max(rung.dollars or low, low), round(rung.value, 2)), []).append(place)
-    best = {ladder.rungs.index(rung) + 1 for rung in edge}
+        marks.setdefault((max(rung.dollars or low, low), round(rung.value, 2)), []).append(place)
+    best_numbers = {ladder.rungs.index(rung) + 1 for rung in best_rungs}
 
     def figure_of(width: int) -> Figure:
         fig, axes = canvas(width, 380, 52, 46, 28, 56)
@@ -133,10 +133,10 @@ def cost_plot(ladder: Ladder) -> Plot | None:
         log_scale(axes, "x", low, high, zero=True)
         axes.set_xlabel("dollars per 1,000 calls (logarithmic)")
         caption(axes, metric_title(ladder.metric), -0.04, side="left")
-        line = [(max(rung.dollars or low, low), rung.value) for rung in edge]
+        line = [(max(rung.dollars or low, low), rung.value) for rung in best_rungs]
         axes.step(*zip(*[*line, (high, line[-1][1])], strict=True), where="post", color=ACCENT, linewidth=1.6)
-        for (x, y), numbers in spots.items():
-            color, interval = ACCENT if best & set(numbers) else SOFT, ladder.rungs[numbers[0] - 1].interval
+        for (x, y), numbers in marks.items():
+            color, interval = ACCENT if best_numbers & set(numbers) else SOFT, ladder.rungs[numbers[0] - 1].interval
             if interval:
                 axes.plot([x, x], interval, color=color, linewidth=1.4)
             axes.plot([x], [y], "o", color=color, markersize=8)

@@ -153,9 +153,9 @@ def _results(manifest: Manifest, evaluation: EvaluationResult) -> list[EvalResul
 
 
 def _result(
-    about: Mapping[str, Any], kind: str, title: str, value: float, interval: tuple[float, float] | None, level: str
+    dataset: Mapping[str, Any], kind: str, title: str, value: float, interval: tuple[float, float] | None, level: str
 ) -> EvalResult:
     title = title[:1].upper() + title[1:]
     if interval:
         title += f" ({level} interval {interval[0]:.3f} to {interval[1]:.3f})"
-    return EvalResult(**about, metric_type=kind, metric_name=title, metric_value=round(float(value), 4))
+    return EvalResult(**dataset, metric_type=kind, metric_name=title, metric_value=round(float(value), 4))

@@ -26,7 +26,7 @@ INK, SOFT, LINE, ACCENT, BAD = "#1d2126", "#5b6470", "#dcdfe3", "#1f5fae", "#a82
 _VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", ACCENT: "accent", BAD: "bad"}
 WIDE_RANGE = 10.0
 """Ratio of the largest to the smallest loss above which the scale is logarithmic, so that the curve does not look flat."""
-APART = 0.07
+MIN_DISTANCE = 0.07
 """Minimum distance between the names of two curves, as a share of the plot's height."""
 _LETTER = 7.2
 """Generous estimate of the mean width of a letter in pixels."""
@@ -117,17 +117,17 @@ def scale(axes: Axes, which: str, low: float, high: float, ticks: int, label: st
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     high = high if high > low and math.isfinite(high - low) else low + 1
-    at = MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    ticks_at = MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
     axis = axes.xaxis if which == "x" else axes.yaxis
-    axes.set(**{f"{which}lim": (at[0], at[-1])})
-    axis.set_ticks(list(at))
+    axes.set(**{f"{which}lim": (ticks_at[0], ticks_at[-1])})
+    axis.set_ticks(list(ticks_at))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}".replace("-", "\u2212")))
     axis.grid(True, color=LINE, linewidth=1)
     axis.set_label_text(label)
 
 
 def log_scale(axes: Axes, which: str, low: float, high: float, times: Sequence[int] = (1,), zero: bool = False) -> None:
-    """Set a logarithmic scale from `low` to `high`, with ticks at `times` powers of ten. zero: its start stands for zero."""
+    """Set a logarithmic scale from `low` to `high`, with ticks at `times` powers of ten. zero: its start is labelled 0."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [tick for power in powers for n in times if low <= (tick := float(f"{n}e{power}")) <= high]
     axis = axes.xaxis if which == "x" else axes.yaxis
@@ -180,10 +180,10 @@ def dot_plot(
             size = 2.4 if dot.strong else 1.6
             axes.plot(dot.interval, [y, y], color=color, linewidth=size, marker="|", markersize=8, markeredgewidth=size)
             axes.plot([dot.value], [y], "o", color=color, markersize=10 if dot.strong else 8)
-            at = 1 - (8 + row * y) / height
+            center = 1 - (8 + row * y) / height
             above = 15 / height if narrow else 0
-            fig.text(0, at + 2 * above if narrow else at, label, va="center", weight=weight)
-            fig.text(0 if narrow else 1 - (right - 16) / width, at + above, dot.text, va="center", weight=weight)
+            fig.text(0, center + 2 * above if narrow else center, label, va="center", weight=weight)
+            fig.text(0 if narrow else 1 - (right - 16) / width, center + above, dot.text, va="center", weight=weight)
         return fig
 
     return draw(name, title, figure)
@@ -226,8 +226,8 @@ def learning_curve(history: Sequence[tuple[float | None, float | None, float | N
                 ends[title] = float(axes.transAxes.inverted().transform(last)[1])
         if best is not None and any(step == best for step, _ in series["validation"]):
             mark(axes, best, "kept")
-        if len(ends) == 2 and abs(gap := ends["training"] - ends["validation"]) < APART:
-            apart = (APART - abs(gap)) / 2 * (1 if gap >= 0 else -1)
+        if len(ends) == 2 and abs(gap := ends["training"] - ends["validation"]) < MIN_DISTANCE:
+            apart = (MIN_DISTANCE - abs(gap)) / 2 * (1 if gap >= 0 else -1)
             ends = {"training": ends["training"] + apart, "validation": ends["validation"] - apart}
         for title, y in ends.items():
             color = ACCENT if title == "validation" else SOFT

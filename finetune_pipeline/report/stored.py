@@ -35,5 +35,5 @@ def _of_this_release(report: Artifact) -> Iterator[None]:
     except (FileNotFoundError, TypeError, ValidationError) as error:
         raise OutsideError(
             f"{report.folder} was written by another release of finetune_pipeline, and this one cannot read it\n"
-            f"fix: `finetune run {report.task}` evaluates again; report.html in that folder is the page as it was"
+            f"fix: `finetune run {report.task}` evaluates again; report.html in that folder still shows the old page"
         ) from error

@@ -24,7 +24,7 @@ from finetune_pipeline.report.blocks import Answer, Answers, Blocks, Verdict
 from finetune_pipeline.report.failures import group_title
 from finetune_pipeline.training.history import MUCH_RISE
 
-MOST = 0.5
+MOST_OF_GAIN = 0.5
 """Share of the gain from which constrained decoding of the base model counts as giving most of it."""
 SHOWN_GROUPS = 3
 ANSWERS = {"passed": "yes", "failed": "no", "warned": "warns", "not_asked": "not asked"}
@@ -132,7 +132,7 @@ def caveats(evaluation: EvaluationResult) -> list[str]:
             f"{points(simple.gain)} points ({points_range(simple.interval)})."
         )
     closed = closed_by_decoding(evaluation)
-    return sentences + ([decoding_sentence(closed)] if closed >= MOST else [])
+    return sentences + ([decoding_sentence(closed)] if closed >= MOST_OF_GAIN else [])
 
 
 def closed_by_decoding(evaluation: EvaluationResult) -> float:
@@ -176,7 +176,7 @@ def _gate_steps(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> li
         steps = [f"{gate.name}: {gate.what_to_do}" for gate in gates if not gate.passed and gate.what_to_do]
     steps += [f"{gate.name} (a warning): {gate.what_to_do}" for gate in gates if gate.status == "warned"]
     closed = closed_by_decoding(evaluation)
-    if decision != "promote" and closed >= MOST:
+    if decision != "promote" and closed >= MOST_OF_GAIN:
         steps.append(
             "Consider constraining the base model's answers to the labels instead: that brings "
             f"{percent(min(closed, 1.0))} of the gain without training."

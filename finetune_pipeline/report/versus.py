@@ -69,7 +69,7 @@ def versus(
     comparison = evaluation.comparisons[API_MODEL if name == API_MODEL else "baseline"]
     assert comparison is not None
     tokens, scores = evaluation.cost.tokens, evaluation.scores
-    ours, theirs = scores["candidate"].primary, scores[name].primary
+    tuned_score, api_score = scores["candidate"].primary, scores[name].primary
     own_call, api_call = (Call(tokens[key].prompt, tokens[key].answer) for key in ("candidate", name))
     traffic = Traffic(own_call, api_call, prompt, calls, "the sealed test")
     model = spec.baseline.endpoint.model
@@ -97,21 +97,21 @@ def versus(
     api_month = {where: calls * price for where, price in api_call_price.items()} if calls else {}
     own_title, api_title = evaluation.models["candidate"].title, f"{model}, {prompt_name(prompt.removeprefix('api_'))}"
     comparable = api_price and api_call_price[api_price.name] and not hosted
-    even = [break_even(m, api_price, traffic) for m in prices.machines] if api_price and comparable else []
+    break_evens = [break_even(m, api_price, traffic) for m in prices.machines] if api_price and comparable else []
     return Versus(
         task=spec.name,
         rows=comparison.n,
         metric=evaluation.metric,
         confidence=evaluation.confidence,
-        tuned=Side(own_title, ours.value, ours.interval, own_call, tuned_thousand, tuned_month),
-        api=Side(api_title, theirs.value, theirs.interval, api_call, api_thousand, api_month),
+        tuned=Side(own_title, tuned_score.value, tuned_score.interval, own_call, tuned_thousand, tuned_month),
+        api=Side(api_title, api_score.value, api_score.interval, api_call, api_thousand, api_month),
         gain=comparison.gain,
         gain_interval=comparison.interval,
         p=comparison.mcnemar_p,
         conclusion=_conclusion(comparison),
         break_even=[
             f"{p.machine} is cheaper than {p.api} from {p.calls[1]:,.0f} requests a month on ({in_use(p.utilisation)} in use)"
-            for p in even
+            for p in break_evens
         ],
         warnings=warnings,
     )

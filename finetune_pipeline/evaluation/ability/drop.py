@@ -40,7 +40,7 @@ def ability_drop(before: Sequence[Row], after: Sequence[Row], confidence: float 
         raise ValueError(f"{len(choices)} items with choices: the loss of ability cannot be measured")
     n = len(choices)
     lost = [a["id"] for a, b in choices if a["right"] and not b["right"]]
-    paired = _lost(choices, confidence)
+    paired = _accuracy_loss(choices, confidence)
     return {
         "n": n,
         "confidence": confidence,
@@ -92,12 +92,12 @@ def _categories(pairs: Sequence[tuple[Row, Row]], confidence: float) -> dict[str
             "unit": "accuracy" if key == "right" else key,
             "before": before,
             "after": after,
-            **(_lost(members, confidence) if key == "right" else _risen(members, confidence)),
+            **(_accuracy_loss(members, confidence) if key == "right" else _text_cost(members, confidence)),
         }
     return by_category
 
 
-def _lost(pairs: Sequence[tuple[Row, Row]], confidence: float) -> dict[str, Any]:
+def _accuracy_loss(pairs: Sequence[tuple[Row, Row]], confidence: float) -> dict[str, Any]:
     lost = sum(a["right"] and not b["right"] for a, b in pairs)
     gained = sum(b["right"] and not a["right"] for a, b in pairs)
     return {
@@ -109,7 +109,7 @@ def _lost(pairs: Sequence[tuple[Row, Row]], confidence: float) -> dict[str, Any]
     }
 
 
-def _risen(pairs: Sequence[tuple[Row, Row]], confidence: float) -> dict[str, Any]:
+def _text_cost(pairs: Sequence[tuple[Row, Row]], confidence: float) -> dict[str, Any]:
     cost = _text([(a["bits_per_byte"], b["bits_per_byte"]) for a, b in pairs], confidence)
     difference = pairs[0][1]["bits_per_byte"] - pairs[0][0]["bits_per_byte"]
     return {"drop": cost["rise"], "interval": cost["interval"]} if cost else {"drop": difference, "interval": None}
@@ -123,6 +123,6 @@ def _benchmarks(choices: Sequence[tuple[Row, Row]], confidence: float) -> dict[s
             by_category[pair[0]["category"]].append(pair)
     level = 1 - (1 - confidence) / max(len(by_category), 1)
     return {
-        name: {"n": len(members)} | {k: _lost(members, level)[k] for k in ("drop", "interval")}
+        name: {"n": len(members)} | {k: _accuracy_loss(members, level)[k] for k in ("drop", "interval")}
         for name, members in by_category.items()
     }

@@ -33,7 +33,7 @@ RIGHT = {
     "generate_until": ("exact_match",),
 }
 """Metrics that are 0 or 1 per row, by output_type."""
-LIKELY = {
+LIKELIHOOD = {
     "loglikelihood": ("perplexity",),
     "loglikelihood_rolling": ("bits_per_byte", "byte_perplexity", "word_perplexity"),
 }
@@ -118,8 +118,8 @@ def tasks_digest(tasks: Sequence[HarnessTask], limit: int, chat: bool) -> str:
 
 def asked_digest(items: Sequence[Item], tasks: Sequence[HarnessTask], limit: int, chat: bool) -> str:
     """16 hex digits of everything that models are asked: items, and any tasks of lm-evaluation-harness."""
-    own, harness = digest(items), tasks_digest(tasks, limit, chat)
-    return hashlib.sha256(f"{own} {harness}".encode()).hexdigest()[:16] if harness else own
+    item_digest, task_digest = digest(items), tasks_digest(tasks, limit, chat)
+    return hashlib.sha256(f"{item_digest} {task_digest}".encode()).hexdigest()[:16] if task_digest else item_digest
 
 
 def _with_content(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,19 +148,19 @@ def _files(root: Path, patterns: Sequence[str], findings: list[Finding]) -> list
 def _read(path: Path, root: Path) -> HarnessTask:
     place = _place(path, root)
     config = _merged(path, root, ())
-    findings = [_fault(place, message, fix) for message, fix in (*_settings_wrong(config), *_scored_wrong(config))]
+    findings = [_fault(place, message, fix) for message, fix in (*_setting_problems(config), *_metric_problems(config))]
     kwargs: Any = config.get("dataset_kwargs")
     kwargs = kwargs if isinstance(kwargs, Mapping) else {}
     data, files = _data(kwargs.get("data_files"), path.parent, root, place, findings)
-    findings += [_fault(place, message, fix) for message, fix in _splits_wrong(config, data)]
+    findings += [_fault(place, message, fix) for message, fix in _split_problems(config, data)]
     if findings:
         raise FindingsError(findings)
     output_type = config["output_type"]
-    default = [*RIGHT[output_type][:1], *LIKELY.get(output_type, ())]
+    default = [*RIGHT[output_type][:1], *LIKELIHOOD.get(output_type, ())]
     named = [m["metric"] for m in config.get("metric_list") or ()] or default
-    right = [m for m in named if m in RIGHT[output_type]]
+    row_metrics = [m for m in named if m in RIGHT[output_type]]
     config["dataset_kwargs"] = {**kwargs, "data_files": data}
-    return HarnessTask(config["task"], config, (right or named)[0], not right, tuple(files))
+    return HarnessTask(config["task"], config, (row_metrics or named)[0], not row_metrics, tuple(files))
 
 
 def _merged(path: Path, root: Path, including_paths: tuple[Path, ...]) -> dict[str, Any]:
@@ -185,7 +185,7 @@ def _merged(path: Path, root: Path, including_paths: tuple[Path, ...]) -> dict[s
     return base | config
 
 
-def _settings_wrong(config: Mapping[str, Any]) -> Problems:
+def _setting_problems(config: Mapping[str, Any]) -> Problems:
     for key, value in config.items():
         if value is not None and (code := _code(value)):
             fix = "write it as a Jinja template, or prepare the rows of the file"
@@ -217,12 +217,12 @@ def _code(value: Any) -> str:
     return str(value) if isinstance(value, _Code) else ""
 
 
-def _scored_wrong(config: Mapping[str, Any]) -> Problems:
+def _metric_problems(config: Mapping[str, Any]) -> Problems:
     output_type = config.get("output_type")
     if output_type not in RIGHT:
         yield f"output_type is {output_type!r}", f"write one of {', '.join(RIGHT)}"
         return
-    listed, usable = config.get("metric_list"), (*RIGHT[output_type], *LIKELY.get(output_type, ()))
+    listed, usable = config.get("metric_list"), (*RIGHT[output_type], *LIKELIHOOD.get(output_type, ()))
     if listed is not None and (not isinstance(listed, list) or not all(isinstance(m, Mapping) for m in listed)):
         yield "metric_list is no list of {metric: …}", f"name one of {', '.join(usable)}"
         return
@@ -251,7 +251,7 @@ def _data(
     return data, sorted({Path(p) for paths in data.values() for p in paths})
 
 
-def _splits_wrong(config: Mapping[str, Any], data: Mapping[str, Any]) -> Problems:
+def _split_problems(config: Mapping[str, Any], data: Mapping[str, Any]) -> Problems:
     for key in ("training_split", "validation_split", "test_split", "fewshot_split"):
         if data and config.get(key) and config[key] not in data:
             yield f"{key} is {config[key]!r}, and data_files has {', '.join(data)}", "name one of data_files"

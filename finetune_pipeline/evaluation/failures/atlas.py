@@ -28,22 +28,22 @@ from finetune_pipeline.spec.outputs import AnyOutput
 
 Row = Mapping[str, Any]
 NEAREST = 3
-LEAST_RIGHT = 10
+MIN_RIGHT = 10
 """Correctly answered texts needed for comparison; with fewer, no number of rows is requested."""
-SMALLEST = 3
+MIN_GROUP = 3
 """Minimum texts of a group."""
-SURE = 0.05
+SIGNIFICANCE = 0.05
 """A word distinguishes a group if its one-sided Fisher p, times the number of words tried (Bonferroni), is below this."""
 _WORD = re.compile(r"[^\W\d_][\w'’-]+")
-_NAMED_BY = 3
-_LIKE = 2
+_NAMING_TERMS = 3
+_MIN_SHARED_TERMS = 2
 """A text with at least this many of a group's words belongs to it."""
 TEXT_LIMIT, ANSWER_LIMIT = 1500, 300
 """Shown characters of a text and of an answer."""
 SHOWN_OF_GROUP = 3
-MOST_WRONG = 300
+MAX_WRONG = 300
 """Maximum wrong answers shown with their texts, to limit the page's size."""
-ENOUGH_TO_MEASURE = 24
+MIN_MEASURABLE = 24
 """Minimum rows of a kind to measure its share of failures to about 20 points (Wilson, 95%)."""
 _NO_MORE_DATA = {
     "error": "Read the error in the predictions and fix its cause; these rows say nothing about the model.",
@@ -59,13 +59,13 @@ _NO_MORE_DATA = {
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """terms: the most distinctive terms of the members, best first; empty for the ungrouped. held: texts of the whole test with
-    the first term. hit: members with it."""
+    """terms: the most distinctive terms of the members, best first; empty for the ungrouped. in_test: texts of the whole test
+    with the first term. in_group: members with it."""
 
     ids: tuple[str, ...]
     terms: tuple[str, ...]
-    held: int = 0
-    hit: int = 0
+    in_test: int = 0
+    in_group: int = 0
 
 
 def terms_of(text: str) -> set[str]:
@@ -84,13 +84,13 @@ def clusters(failed: Collection[str], texts: Mapping[str, str]) -> list[Cluster]
     remaining = sorted(i for i in failed if i in terms_by_id)
     groups: list[Cluster] = []
     term_counts = Counter(term for row_terms in terms_by_id.values() for term in row_terms)
-    while len(remaining) >= SMALLEST:
+    while len(remaining) >= MIN_GROUP:
         terms = _distinctive_terms(remaining, terms_by_id, term_counts)
         if not terms:
             break
         seed = [i for i in remaining if terms[0] in terms_by_id[i]]
         related = set(related_terms := _distinctive_terms(seed, terms_by_id, term_counts)[:12] or terms[:1])
-        members = [i for i in remaining if i in seed or len(related & terms_by_id[i]) >= _LIKE]
+        members = [i for i in remaining if i in seed or len(related & terms_by_id[i]) >= _MIN_SHARED_TERMS]
         groups.append(Cluster(tuple(members), _names([terms[0], *related_terms]), term_counts[terms[0]], len(seed)))
         remaining = [i for i in remaining if i not in set(members)]
     groups.sort(key=lambda c: (-len(c.ids), c.ids))
@@ -103,13 +103,13 @@ def _distinctive_terms(
 ) -> list[str]:
     """Terms that are significantly more frequent in a group than elsewhere, most significant first."""
     group_counts = Counter(term for i in group for term in terms_by_id[i])
-    tried = {term: n for term, n in group_counts.items() if n >= SMALLEST}
+    tried = {term: n for term, n in group_counts.items() if n >= MIN_GROUP}
     if not tried or len(group) == len(terms_by_id):
         return []
     fewer, total_counts = [n - 1 for n in tried.values()], [term_counts[term] for term in tried]
     chance = scipy.stats.hypergeom.sf(fewer, len(terms_by_id), total_counts, len(group))
-    significant = [(p, -n, term) for (term, n), p in zip(tried.items(), chance, strict=True) if p * len(tried) < SURE]
-    return [term for _, _, term in sorted(significant)]
+    tests = zip(tried.items(), chance, strict=True)
+    return [term for *_, term in sorted((p, -n, term) for (term, n), p in tests if p * len(tried) < SIGNIFICANCE)]
 
 
 def _names(terms: Sequence[str]) -> tuple[str, ...]:
@@ -118,7 +118,7 @@ def _names(terms: Sequence[str]) -> tuple[str, ...]:
     for term in terms:
         if not any(set(term.split()) & set(earlier.split()) for earlier in chosen):
             chosen.append(term)
-    return tuple(chosen[:_NAMED_BY])
+    return tuple(chosen[:_NAMING_TERMS])
 
 
 def failure_atlas(
@@ -132,7 +132,7 @@ def failure_atlas(
     counts = Counter(failure.kind for failure in failures.values())
     known_texts = {i: texts[i] for row in rows if (i := row["example_id"]) in texts}
     right_texts = [text for i, text in known_texts.items() if i not in failures]
-    usual = float(np.median(neighbours.counts(right_texts))) if neighbours and len(right_texts) >= LEAST_RIGHT else None
+    usual = float(np.median(neighbours.counts(right_texts))) if neighbours and len(right_texts) >= MIN_RIGHT else None
     groups = [
         _group(kind, detail, cluster, failures, known_texts, neighbours, usual)
         for (kind, detail), ids in ids_by_mistake.items()
@@ -164,8 +164,8 @@ def _group(
         detail=detail,
         terms=list(cluster.terms),
         count=len(ids),
-        share_with_term=cluster.hit / cluster.held if cluster.held else None,
-        interval=wilson_interval(cluster.hit, cluster.held) if cluster.held else None,
+        share_with_term=cluster.in_group / cluster.in_test if cluster.in_test else None,
+        interval=wilson_interval(cluster.in_group, cluster.in_test) if cluster.in_test else None,
         ids=ids,
         also=dict(sorted(also.items(), key=lambda item: (-item[1], item[0]))),
         nearest=[t.id for t in nearest],
@@ -201,11 +201,11 @@ def what_to_do(
             "of the same will hardly help: read the examples for what the answer depends on, and check the training answers."
         )
     missing = math.ceil(usual - near)
-    collect = max(missing, ENOUGH_TO_MEASURE)
+    collect = max(missing, MIN_MEASURABLE)
     why = f"training has about {near:.0f} rows like each of these, and {usual:.0f} like those answered rightly"
     why += f" ({missing} are missing)"
     if collect > missing:
-        why += f"; {ENOUGH_TO_MEASURE} is the fewest from which their share of failures can be measured next time"
+        why += f"; {MIN_MEASURABLE} is the fewest from which their share of failures can be measured next time"
     return collect, f"Collect {counted(collect, 'more row')} like these: {why}."
 
 
@@ -247,7 +247,7 @@ def shown_rows(
     groups = evaluation.atlas.groups
     ids = [*evaluation.regressions.shown, *evaluation.fixes.shown, *(evaluation.never_break.broken or [])]
     ids += [i for group in groups for i in group.ids[:SHOWN_OF_GROUP]]
-    ids += [i for group in groups for i in group.ids][:MOST_WRONG]
+    ids += [i for group in groups for i in group.ids][:MAX_WRONG]
     rows = by_model(predictions)
     best = base_at_its_best(rows, output)
     base = {row["example_id"]: row for row in best.answers[best.mode]}

@@ -32,7 +32,7 @@ def beats_baseline(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
     if base.mode == "free" or base.valid_share is None:
         return result
     why = (
-        f"Only {percent(base.valid_share)} of the base model's answers are in form, so that as it writes freely it is no "
-        f"rival; what decides is its {'restricted answers' if base.mode == 'restricted' else 'answers, read leniently'}. "
+        f"Only {percent(base.valid_share)} of the base model's answers are in form, so free answers are no fair rival; its "
+        f"{'restricted answers decide' if base.mode == 'restricted' else 'answers, read leniently, decide'}. "
     )
     return replace(result, message=why + result.message)

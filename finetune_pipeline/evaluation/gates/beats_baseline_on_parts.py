@@ -1,6 +1,6 @@
 """Gate: the gain also holds on the rows of each raw file in gates.parts."""
 
-from finetune_pipeline.evaluation.deciding import FEWEST
+from finetune_pipeline.evaluation.deciding import MIN_ROWS
 from finetune_pipeline.evaluation.gates.base import Outcome, gate
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.wording import counted, points, points_range
@@ -10,7 +10,7 @@ from finetune_pipeline.spec.model import TaskSpec
 @gate(
     order=15,
     needs="the lower bound of the paired gain over the base model at its best above gates.min_gain on the test rows of each "
-    f"file of gates.parts alone; fewer than {FEWEST} rows do not pass; not asked where gates.parts is empty",
+    f"file of gates.parts alone; fewer than {MIN_ROWS} rows do not pass; not asked where gates.parts is empty",
     default="no parts",
     holds_back="champion",
     what_to_do="The model has learned one kind of row, and not this one: add training rows of its kind. With too few test rows "
@@ -28,7 +28,7 @@ def beats_baseline_on_parts(spec: TaskSpec, evaluation: EvaluationResult) -> Out
         gains = part.decision.gains if part.decision else []
         intervals = [g.interval for g in gains if g.interval is not None]
         if part.decision is None or len(intervals) < max(len(gains), 1):
-            sentences.append(f"{part.files}: {counted(part.n, 'test row')}, {FEWEST} are needed.")
+            sentences.append(f"{part.files}: {counted(part.n, 'test row')}, {MIN_ROWS} are needed.")
             passed = False
             continue
         worst = min(gains, key=lambda g: g.interval[0] if g.interval else 0.0)

@@ -28,8 +28,8 @@ def never_break(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
     message += f": {_listed(broken)}" if broken else ""
     if missing:
         message += (
-            f"; {len(missing)} not in the sealed test, so nobody knows: {_listed(missing)} "
-            "(ids stand in the report and in predictions.parquet)"
+            f"; {len(missing)} not in the sealed test and therefore unknown: {_listed(missing)} "
+            "(the report and predictions.parquet list the ids of the test)"
         )
     return Outcome(False, failed, 0.0, f"{message}.")
 

@@ -32,7 +32,7 @@ def paired_gain(evaluation: EvaluationResult, side: Side, threshold: float, riva
     message = f"{_all_gains(gains, worst, rivals)} ({counted(evaluation.n, 'row')}). "
     least = points(threshold, sign=threshold < 0) if threshold else "zero"
     message += f"The lower bound{'s' if len(gains) > 1 else ''} must lie above {least}."
-    message += _why_so_strict(evaluation, gains)
+    message += _level_note(evaluation, gains)
     if not passed and high >= threshold and METRICS[worst.metric].right_or_wrong:
         same_pair = f"simple_{worst.rival}" if side == "simple" else side
         comparison = evaluation.comparisons.get("base_restricted" if worst.rival == "restricted" else same_pair)
@@ -61,7 +61,7 @@ def one_gain(gain: RivalGain, rivals: Mapping[str, str]) -> str:
     )
 
 
-def _why_so_strict(evaluation: EvaluationResult, gains: Sequence[RivalGain]) -> str:
+def _level_note(evaluation: EvaluationResult, gains: Sequence[RivalGain]) -> str:
     look, sentence = evaluation.seal.level.look, ""
     if look is not None and look > 1:
         sentence += f" This is candidate {look} that this test judges, so its level is stricter than that of the first."

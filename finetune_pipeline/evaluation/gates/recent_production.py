@@ -1,7 +1,7 @@
 """Gate: the candidate is not worse than the champion on recent production rows."""
 
 from finetune_pipeline.evaluation.gates.base import Outcome, gate
-from finetune_pipeline.evaluation.production_rows import FEWEST
+from finetune_pipeline.evaluation.production_rows import MIN_ROWS
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.wording import points, points_range
 from finetune_pipeline.spec.model import TaskSpec
@@ -11,7 +11,7 @@ from finetune_pipeline.spec.model import TaskSpec
     order=150,
     needs="on recent production rows with a known answer, which no version was trained on, the candidate is not shown to be "
     "worse than the champion (the base model where there is none); not asked where there are fewer than "
-    f"{FEWEST} such rows",
+    f"{MIN_ROWS} such rows",
     default="logs.judging_share 0.2",
     holds_back="champion",
     what_to_do="Keep the champion: the candidate is better on the collected data but worse on current requests. Look at the "
@@ -29,7 +29,7 @@ def recent_production(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
         return Outcome("not_asked", None, 0.0, message)
     rows, rival = production.rows, "champion" if evaluation.versions.get("champion") else "base"
     if production.judged is False and rows.rows is not None:
-        message = f"{rows.rows} recent production rows with a known answer; fewer than {FEWEST} tell nothing."
+        message = f"{rows.rows} recent production rows with a known answer; at least {MIN_ROWS} are needed."
         return Outcome("not_asked", None, 0.0, message)
     comparison = production.comparisons.get(rival)
     if production.judged and rival == "base" and comparison is None:

@@ -21,10 +21,8 @@ def sealed_test_openings(spec: TaskSpec, seal: Seal) -> Outcome:
     count, candidates = seal.count, seal.candidates
     look, level, spent = seal.level.look, seal.level.level, seal.level.spent
     if not count or seal.recorded is not True or candidates is None or look is None or level is None:
-        gone = (
-            "No opening of the sealed test for this candidate is on record, so nobody knows how often it was looked at."
-        )
-        return Outcome(False, count, 1.0, gone)
+        unknown = "No opening of the sealed test is recorded for this candidate, so the number of its uses is unknown."
+        return Outcome(False, count, 1.0, unknown)
     message = (
         f"The sealed test was opened {'once' if count == 1 else f'{count} times'}, for "
         f"{counted(candidates, 'candidate')}; this is number {look}, judged by {100 * (1 - level):.4g}% intervals."
@@ -34,6 +32,6 @@ def sealed_test_openings(spec: TaskSpec, seal: Seal) -> Outcome:
             f" The chance that it or one before it was promoted without being better is at most {percent(spent)}."
         )
     if candidates > 1 and seal.optimism is not None and seal.optimism > 0:
-        flattered = points(seal.optimism, sign=False)
-        message += f" Choosing the best of them flatters its accuracy by up to {flattered} points."
+        inflation = points(seal.optimism, sign=False)
+        message += f" Choosing the best of them flatters its accuracy by up to {inflation} points."
     return Outcome(True, count, 1.0, message)

@@ -29,9 +29,9 @@ class MicroF1(Metric):
         return Gain(f1[1] - f1[0], _bootstrap(new, old, confidence, clusters))
 
 
-def f1_of(right: float, claimed: float, expected: float) -> float | None:
+def f1_of(correct: float, claimed: float, expected: float) -> float | None:
     """F1 from counts of right, claimed and expected items; None without claimed or expected ones."""
-    return 2 * right / (claimed + expected) if claimed + expected else None
+    return 2 * correct / (claimed + expected) if claimed + expected else None
 
 
 def claim_counts(rows: Rows, output: AnyOutput) -> np.ndarray:

@@ -46,7 +46,7 @@ INSTRUCTION = (
 )
 _WORDS: dict[str, Choice] = {"first": "a", "second": "b", "same": "tie"}
 _REPLY_TOKENS = 8
-MOST_FAILED = 0.05
+MAX_FAILED = 0.05
 """With a larger share of unanswered questions the judge is not evaluated: another run may get the replies."""
 
 
@@ -71,7 +71,7 @@ class Judge:
         """One choice per pair, with `a` shown first.
 
         Raises:
-            EndpointError: The endpoint cannot be used, or more than :data:`MOST_FAILED` of the questions get no reply; the
+            EndpointError: The endpoint cannot be used, or more than :data:`MAX_FAILED` of the questions get no reply; the
                 cache keeps the others.
         """
         questions = [
@@ -89,10 +89,10 @@ class Judge:
         )
         self.spent = Spent(*map(operator.add, astuple(self.spent), astuple(result.spent)))
         errors = [answer.error for answer in result.answers if answer.status == "error"]
-        if len(errors) > MOST_FAILED * len(pairs):
+        if len(errors) > MAX_FAILED * len(pairs):
             raise EndpointError(
-                f"{self.name}: {counted(len(errors), 'question')} of {len(pairs)} brought no reply ({errors[0]}); those "
-                "that came are kept: run it again"
+                f"{self.name}: {counted(len(errors), 'question')} of {len(pairs)} got no reply ({errors[0]}); the "
+                "cache keeps the others: run it again"
             )
         return [self._read(pair, answer) for pair, answer in zip(pairs, result.answers, strict=True)]
 

@@ -13,7 +13,7 @@ from finetune_pipeline.evaluation.statistics.resampling import cohens_kappa, kap
 from finetune_pipeline.evaluation.wording import counted, percent
 from finetune_pipeline.spec.evaluation import JudgeSpec
 
-SURE = 0.05
+SIGNIFICANCE = 0.05
 PROBES = 20
 SHOWN_FAILURES = 20
 _PADDING = (
@@ -23,7 +23,7 @@ _PADDING = (
 _SWAPPED: dict[Choice, Choice] = {"a": "b", "b": "a"}
 _SIGNS: dict[Choice, int] = {"b": 1, "a": -1, "tie": 0}
 _PLACES: dict[tuple[bool, bool], Choice] = {(True, False): "b", (False, True): "a"}
-NEARER = 0.02
+TIE_DISTANCE = 0.02
 """Answers whose similarity to the reference differs by less count as tied."""
 
 
@@ -105,12 +105,12 @@ def qualify(
     if len(pairs) < settings.min_rated:
         rated = f"people have rated only {counted(len(pairs), 'pair')} of different answers"
         return Qualification(judge.name, refused=[f"{rated}; {settings.min_rated} are needed"])
-    answers = _both_ways(judge, pairs)
+    answers = _judge_both_orders(judge, pairs)
     valid = [i for i, order in enumerate(answers) if "failed" not in order]
     n, orders, judged = len(valid), [answers[i] for i in valid], [pairs[i] for i in valid]
-    human, model = [people[i] for i in valid], [_agreed(*order) for order in orders]
+    human, model = [people[i] for i in valid], [_combined(*order) for order in orders]
     padded_pairs = [replace(pair, b=pair.a + _PADDING) for pair in judged[:PROBES]]
-    padded = [_agreed(*order) for order in _both_ways(judge, padded_pairs)]
+    padded = [_combined(*order) for order in _judge_both_orders(judge, padded_pairs)]
     qualification = Qualification(
         name=judge.name,
         rated=n,
@@ -126,14 +126,14 @@ def qualify(
     return replace(qualification, refused=_reasons(qualification, settings))
 
 
-def _both_ways(judge: Judge, pairs: Sequence[Pair]) -> list[tuple[Choice, Choice]]:
+def _judge_both_orders(judge: Judge, pairs: Sequence[Pair]) -> list[tuple[Choice, Choice]]:
     """Judge every pair twice, the second time with swapped positions."""
     first = judge.choose(pairs)
     second = judge.choose([replace(pair, a=pair.b, b=pair.a) for pair in pairs])
     return [(x, _SWAPPED.get(y, y)) for x, y in zip(first, second, strict=True)]
 
 
-def _agreed(first: Choice, second: Choice) -> Choice:
+def _combined(first: Choice, second: Choice) -> Choice:
     """The choice in both orders: `tie` if they contradict each other, `failed` if either is."""
     if "failed" in (first, second):
         return "failed"
@@ -169,7 +169,7 @@ def _reasons(q: Qualification, settings: JudgeSpec) -> list[str]:
             f"it judges only {percent(q.consistent)} of the pairs alike in both orders; {percent(settings.min_consistent)} are "
             "asked for"
         )
-    place, length, padding = ((t["wins"], t["losses"], t["p"] < SURE) for t in (q.place, q.length, q.padding))
+    place, length, padding = ((t["wins"], t["losses"], t["p"] < SIGNIFICANCE) for t in (q.place, q.length, q.padding))
     if place[2]:
         where = "first" if place[0] > place[1] else "second"
         reasons.append(f"it prefers whatever comes {where}: {place[0]} against {place[1]} contradictions")
@@ -183,7 +183,7 @@ def _reasons(q: Qualification, settings: JudgeSpec) -> list[str]:
 def _verdict(judge: Judge, pairs: Sequence[Pair], confidence: float, sources: SourceOf) -> dict[str, Any]:
     """The judge's verdict on pairs: a sign test of `b` against `a`, `failed`, `equal`, and `choices` by id."""
     differing = [pair for pair in pairs if pair.a != pair.b]
-    choices = [_agreed(*order) for order in _both_ways(judge, differing)]
+    choices = [_combined(*order) for order in _judge_both_orders(judge, differing)]
     signs = [(pair, _SIGNS[choice]) for pair, choice in zip(differing, choices, strict=True) if choice != "failed"]
     return {
         **sign_test([sign for _, sign in signs], _units([pair for pair, _ in signs], sources), confidence),
@@ -210,12 +210,12 @@ def similar(
     # all texts together, so that words have the same weights on both sides
     vectors = embed([text for pair in pairs for text in (pair.reference, pair.a, pair.b)], model)
     base, candidate = ((vectors[::3] * vectors[side::3]).sum(axis=1).tolist() for side in (1, 2))
-    rated, theirs, nearer = [], [], []
+    rated, human, model_choices = [], [], []
     for pair, before, after in zip(pairs, base, candidate, strict=True):
         if pair.id in people and pair.a != pair.b:
             rated.append(pair)
-            theirs.append(people[pair.id])
-            nearer.append("tie" if abs(after - before) < NEARER else "b" if after > before else "a")
+            human.append(people[pair.id])
+            model_choices.append("tie" if abs(after - before) < TIE_DISTANCE else "b" if after > before else "a")
     interval = paired_bootstrap_mean(base, candidate, confidence, _units(pairs, sources))
     if interval is None:
         raise ValueError("one pair of answers, or pairs of one source, are too few to compare")
@@ -227,7 +227,7 @@ def similar(
         "candidate": means[1],
         "gain": means[1] - means[0],
         "interval": list(interval),
-        "rated": len(theirs),
-        "kappa": cohens_kappa(theirs, nearer) if theirs else None,
-        "kappa_interval": kappa_interval(theirs, nearer, _units(rated, sources)) if theirs else None,
+        "rated": len(human),
+        "kappa": cohens_kappa(human, model_choices) if human else None,
+        "kappa_interval": kappa_interval(human, model_choices, _units(rated, sources)) if human else None,
     }

@@ -126,27 +126,27 @@ def effective_sources(clusters: Units) -> float:
     return float(sizes.sum() ** 2 / (sizes**2).sum())
 
 
-def _freedom(clusters: Units) -> float | None:
+def _degrees_of_freedom(clusters: Units) -> float | None:
     """Degrees of freedom if rows are clustered, one less than sources: few sources determine the variance poorly."""
     sources = effective_sources(clusters)
     return None if sources == len(clusters) else max(1.0, sources - 1)
 
 
-def _share_effect(right: Values, clusters: Units, confidence: float) -> float:
+def _share_effect(hits: Values, clusters: Units, confidence: float) -> float:
     """Design effect of a share, around the centre of the interval that as many sources would have.
 
     A few sources with a few errors say little about how errors cluster: around the mean, bounds would miss up to three times too
     often.
     """
-    sources, z2 = effective_sources(clusters), z_value(confidence, _freedom(clusters)) ** 2
-    return design_effect(right, clusters, (float(np.mean(right)) * sources + z2 / 2) / (sources + z2))
+    sources, z2 = effective_sources(clusters), z_value(confidence, _degrees_of_freedom(clusters)) ** 2
+    return design_effect(hits, clusters, (float(np.mean(hits)) * sources + z2 / 2) / (sources + z2))
 
 
-def clustered_share(right: Values, clusters: Units, confidence: float = 0.95) -> tuple[Interval, float]:
+def clustered_share(hits: Values, clusters: Units, confidence: float = 0.95) -> tuple[Interval, float]:
     """Wilson's interval of a rate if rows share sources, from effective numbers; and the design effect."""
-    x, _ = _checked(right, clusters)
-    effect = _share_effect(right, clusters, confidence)
-    return wilson_interval(float(x.sum()) / effect, len(x) / effect, confidence, _freedom(clusters)), effect
+    x, _ = _checked(hits, clusters)
+    effect = _share_effect(hits, clusters, confidence)
+    return wilson_interval(float(x.sum()) / effect, len(x) / effect, confidence, _degrees_of_freedom(clusters)), effect
 
 
 def clustered_tango_interval(before: Values, after: Values, clusters: Units, confidence: float = 0.95) -> Interval:
@@ -157,7 +157,7 @@ def clustered_tango_interval(before: Values, after: Values, clusters: Units, con
     lost = (difference < 0).astype(float)
     effect = max(design_effect(difference.tolist(), clusters), _share_effect(lost.tolist(), clusters, confidence))
     b, c, n = float(lost.sum()) / effect, float((difference > 0).sum()) / effect, len(first) / effect
-    return tango_interval(b, c, n, confidence, _freedom(clusters))
+    return tango_interval(b, c, n, confidence, _degrees_of_freedom(clusters))
 
 
 def cluster_sign_flip(differences: Values, clusters: Units, resamples: int = 10_000) -> float:

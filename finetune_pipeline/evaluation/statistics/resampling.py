@@ -97,7 +97,7 @@ def paired_bootstrap_mean(
     estimate, units = float(difference.mean()), effective_sources(codes.tolist())
     influence = sums - estimate * sizes
     if np.abs(influence).max() <= 1e-12 * max(1.0, float(np.abs(sums).max())):
-        return _all_alike(estimate, confidence, units)
+        return _constant_interval(estimate, confidence, units)
     random, means, block = np.random.default_rng(SEED), np.empty(RESAMPLES), max(1, _BLOCK // len(sums))
     for begin in range(0, RESAMPLES, block):  # in blocks, to bound the memory
         drawn = random.integers(0, len(sums), (min(block, RESAMPLES - begin), len(sums)), dtype=np.int32)
@@ -120,22 +120,22 @@ def draws_interval(
     """
     spread = float(draws.std(ddof=1))
     if spread <= 1e-12:
-        return _all_alike(estimate, confidence, units)
+        return _constant_interval(estimate, confidence, units)
     freedom = max(1.0, units - 1)
-    reach = z_value(confidence, freedom) * math.sqrt(1 + 1 / freedom)
-    moved = np.array([-reach, reach])
+    half_width = z_value(confidence, freedom) * math.sqrt(1 + 1 / freedom)
+    quantiles = np.array([-half_width, half_width])
     if acceleration is not None:
         below = (float((draws < estimate).sum()) + 0.5 * float((draws == estimate).sum())) / len(draws)
         bias = scipy.special.ndtri(min(max(below, 0.5 / len(draws)), 1 - 0.5 / len(draws)))
-        moved = bias + moved
-        moved = bias + moved / np.maximum(1 - acceleration * moved, 1e-3)
-    low, high = (float(x) for x in np.quantile(draws, scipy.special.ndtr(moved)))
-    if reach > z_value(FAR_TAIL):
-        low, high = min(low, estimate - reach * spread), max(high, estimate + reach * spread)
+        quantiles = bias + quantiles
+        quantiles = bias + quantiles / np.maximum(1 - acceleration * quantiles, 1e-3)
+    low, high = (float(x) for x in np.quantile(draws, scipy.special.ndtr(quantiles)))
+    if half_width > z_value(FAR_TAIL):
+        low, high = min(low, estimate - half_width * spread), max(high, estimate + half_width * spread)
     return low, high
 
 
-def _all_alike(estimate: float, confidence: float, units: float) -> Interval:
+def _constant_interval(estimate: float, confidence: float, units: float) -> Interval:
     """Interval if all units are equal: unseen units may differ (scores are between 0 and 1, so gains between -1 and 1), as many as
     Wilson's interval allows."""
     alike = wilson_interval(units, units, confidence, max(1.0, units - 1))[0]

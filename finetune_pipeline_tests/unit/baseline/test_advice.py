@@ -29,11 +29,11 @@ N = 200
 def answers(right: range, *, form: bool = True, n: int = N) -> list[dict[str, Any]]:
     """Rows that are right where `right` says so; the others hold another label, or none at all. The likelihoods know
     nothing: all labels are equally likely."""
-    made = []
+    rows = []
     for i in range(n):
-        gold, other = LABELS[i % 3], LABELS[(i + 1) % 3] if form else "I think it is fine"
-        made.append(row(i, gold, gold if i in right else other, label_scores=[-1.0, -1.0, -1.0]))
-    return made
+        gold, wrong = LABELS[i % 3], LABELS[(i + 1) % 3] if form else "I think it is fine"
+        rows.append(row(i, gold, gold if i in right else wrong, label_scores=[-1.0, -1.0, -1.0]))
+    return rows
 
 
 SHOWN = Learnable("shown", [], 700, 100, "The inputs predict the answers.")
@@ -71,9 +71,9 @@ def advice_for(
     return advise(task, facts, power, rows, counts, rival, signal)
 
 
-def prompts(right: int, nearest: int | None = None, **how: Any) -> dict[str, list[dict[str, Any]]]:
-    made = {"zero_shot": answers(range(10), form=False), "8_shot": answers(range(right), **how)}
-    return made | ({} if nearest is None else {"3_nearest": answers(range(nearest), **how)})
+def prompts(right: int, nearest: int | None = None, **options: Any) -> dict[str, list[dict[str, Any]]]:
+    rows = {"zero_shot": answers(range(10), form=False), "8_shot": answers(range(right), **options)}
+    return rows | ({} if nearest is None else {"3_nearest": answers(range(nearest), **options)})
 
 
 def _reasons(advice: dict[str, Any], word: str) -> Sequence[str]:
@@ -121,30 +121,30 @@ DECISIONS: list[tuple[Any, dict[str, Any], str, str]] = [
 
 
 def test_each_kind_of_task_gets_its_decision() -> None:
-    for number, (asked, more, decision, said) in enumerate(DECISIONS):
-        advice = advice_for(asked, **more)
-        assert advice["decision"] == decision and said in advice["sentence"], (number, more, advice["sentence"])
+    for number, (rows, more, decision, sentence) in enumerate(DECISIONS):
+        advice = advice_for(rows, **more)
+        assert advice["decision"] == decision and sentence in advice["sentence"], (number, more, advice["sentence"])
         assert advice["fine_tune"] is (decision == "fine_tune")
 
 
 def test_a_metric_of_errors_gives_the_same_advice_as_its_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
     register_mirrored(monkeypatch)
-    for asked, linear, decision in (
+    for rows, linear, decision in (
         (prompts(100), 0.8, "simple"),
         (prompts(40, 60), 0.3, "fine_tune"),
         (prompts(60, 150), 0.4, "retrieve"),
         (prompts(199), 0.3, "prompt"),
     ):
-        right, wrong = (advice_for(asked, linear=linear, of=spec(gates={"metric": m})) for m in ("right", "wrong"))
-        assert right["decision"] == wrong["decision"] == decision
-        assert right["failures"]["prompt"] == wrong["failures"]["prompt"] == "8_shot"
-        assert (right["must_reach"] is None) is (wrong["must_reach"] is None) is (decision == "prompt")
-        if right["must_reach"] is not None:
-            assert wrong["must_reach"] == pytest.approx(1 - right["must_reach"])
-        for name in ("gain", "closes") if right["retrieval"] else ():
-            assert wrong["retrieval"][name] == pytest.approx(right["retrieval"][name])
+        by_right, by_wrong = (advice_for(rows, linear=linear, of=spec(gates={"metric": m})) for m in ("right", "wrong"))
+        assert by_right["decision"] == by_wrong["decision"] == decision
+        assert by_right["failures"]["prompt"] == by_wrong["failures"]["prompt"] == "8_shot"
+        assert (by_right["must_reach"] is None) is (by_wrong["must_reach"] is None) is (decision == "prompt")
+        if by_right["must_reach"] is not None:
+            assert by_wrong["must_reach"] == pytest.approx(1 - by_right["must_reach"])
+        for name in ("gain", "closes") if by_right["retrieval"] else ():
+            assert by_wrong["retrieval"][name] == pytest.approx(by_right["retrieval"][name])
         if decision == "retrieve":
-            assert right["retrieval"]["closes"] == pytest.approx(0.45 / 0.7), "of the way to no error"
+            assert by_right["retrieval"]["closes"] == pytest.approx(0.45 / 0.7), "of the way to no error"
     assert max([0.3, None, 0.1], key=METRICS["wrong"].rank) == 0.1, "no value is no lead"
 
 
@@ -234,8 +234,8 @@ def test_failures_are_told_apart() -> None:
 
 
 def test_only_a_prompt_of_the_spec_is_to_become_the_system_prompt() -> None:
-    own = advice_for({"zero_shot": answers(range(10)), "prompt_short": answers(range(100))})
-    assert len(_reasons(own, "Make that prompt the system_prompt")) == 1
+    advice = advice_for({"zero_shot": answers(range(10)), "prompt_short": answers(range(100))})
+    assert len(_reasons(advice, "Make that prompt the system_prompt")) == 1
     assert not _reasons(advice_for(prompts(100)), "Make that prompt")
 
 
@@ -256,17 +256,17 @@ def test_extraction_is_judged_by_the_same_rules() -> None:
 
 
 def test_a_text_that_only_differs_in_words_is_counted_as_unnamed() -> None:
-    of, asked = (
+    task, rows = (
         text_spec(),
         {"zero_shot": [row(i, "The parcel comes.", "It will be there.", label_scores=[]) for i in range(3)]},
     )
-    assert failures_of(of, score_baselines(of, asked), asked)["unnamed"] == 3
+    assert failures_of(task, score_baselines(task, rows), rows)["unnamed"] == 3
 
 
 def test_calls_and_privacy_are_told_where_the_spec_says_them() -> None:
-    plain = advice_for(prompts(40))
-    assert _reasons(plain, "reads 400 tokens and writes 4; a fine-tuned model needs no examples and reads 90")
-    assert not _reasons(plain, "a month") and not _reasons(plain, "must not leave")
+    default_advice = advice_for(prompts(40))
+    assert _reasons(default_advice, "reads 400 tokens and writes 4; a fine-tuned model needs no examples and reads 90")
+    assert not _reasons(default_advice, "a month") and not _reasons(default_advice, "must not leave")
     settings = {"calls_per_month": 100_000, "dollars_per_million_tokens": 0.5, "private": True}
     advice = advice_for(prompts(40), of=spec(advise=settings))
     assert _reasons(advice, "At 100,000 calls a month that is 31.0 million tokens less, 15.50 of 20.20 dollars.")

@@ -28,9 +28,9 @@ from finetune_pipeline_tests.unit.evaluation.rows import LABELS, register_mirror
 NO_TERMS = Terms({}, {})
 
 
-def answers(right: Sequence[bool]) -> list[dict[str, Any]]:
+def answers(correct: Sequence[bool]) -> list[dict[str, Any]]:
     """Rows that are right where the list says so, in order of their ids."""
-    texts = [LABELS[(i + (not good)) % 3] for i, good in enumerate(right)]
+    texts = [LABELS[(i + (not is_correct)) % 3] for i, is_correct in enumerate(correct)]
     return [row(i, LABELS[i % 3], text, label_scores=[]) for i, text in enumerate(texts)]
 
 
@@ -47,22 +47,22 @@ LINEAR, RETRIEVAL = rung("linear", 0.6, "simple", seed=1), rung("retrieval", 0.8
 
 
 def limited(**advise: float) -> TaskSpec:
-    of = spec()
-    return of.model_copy(update={"advise": of.advise.model_copy(update=advise)})
+    task = spec()
+    return task.model_copy(update={"advise": task.advise.model_copy(update=advise)})
 
 
 def test_thirty_equal_prompts_have_no_sure_winner() -> None:
     """The best of thirty equally good prompts looks far better than it is; chosen on one half and scored on the other, it
     is not. Over many trials the first prompt is surely beaten no more often than the confidence allows."""
-    of, trials, naive, fair, optimism = spec(), 60, 0, 0, []
-    metric = METRICS[of.metric]
+    task, trials, naive, fair, optimism = spec(), 60, 0, 0, []
+    metric = METRICS[task.metric]
     for trial in range(trials):
         prompts = {f"p{i}": answers(luck(0.6, 120, 1000 * trial + i)) for i in range(30)}
-        best = max(prompts, key=lambda name: metric.value(prompts[name], of.output) or 0)
-        naive += metric.gain(prompts["p0"], prompts[best], of.output, 0.95).surely_above()
-        _, chosen = cross_fitted(of, prompts)
-        fair += metric.gain(prompts["p0"], chosen, of.output, 0.95).surely_above()
-        optimism.append((metric.value(chosen, of.output) or 0) - 0.6)
+        best = max(prompts, key=lambda name: metric.value(prompts[name], task.output) or 0)
+        naive += metric.gain(prompts["p0"], prompts[best], task.output, 0.95).surely_above()
+        _, chosen = cross_fitted(task, prompts)
+        fair += metric.gain(prompts["p0"], chosen, task.output, 0.95).surely_above()
+        optimism.append((metric.value(chosen, task.output) or 0) - 0.6)
     assert naive > trials * 0.15, "the simulation shows the curse"
     assert fair <= trials * 0.05
     assert abs(np.mean(optimism)) < 0.01
@@ -123,19 +123,23 @@ def test_halving_finds_the_best_prompt_and_keeps_to_its_calls_and_its_time() -> 
 
 
 def test_a_found_prompt_takes_the_place_of_an_own_one_where_it_is_likely_better_and_not_by_luck() -> None:
-    of, trials = spec(), 150
-    by_luck = sum(likely_better(of, answers(luck(0.4, 30, s)), answers(luck(0.4, 30, 999 + s))) for s in range(trials))
-    seen = sum(likely_better(of, answers(luck(0.4, 30, s)), answers(luck(0.85, 30, 999 + s))) for s in range(trials))
-    assert by_luck < 0.2 * trials and seen > 0.9 * trials, (by_luck, seen)
-    own = answers(luck(0.4, 30, 1))
-    assert not likely_better(of, own, own[:6]), "the same answers, on the rows of both"
+    task, trials = spec(), 150
+    by_luck = sum(
+        likely_better(task, answers(luck(0.4, 30, s)), answers(luck(0.4, 30, 999 + s))) for s in range(trials)
+    )
+    by_quality = sum(
+        likely_better(task, answers(luck(0.4, 30, s)), answers(luck(0.85, 30, 999 + s))) for s in range(trials)
+    )
+    assert by_luck < 0.2 * trials and by_quality > 0.9 * trials, (by_luck, by_quality)
+    current = answers(luck(0.4, 30, 1))
+    assert not likely_better(task, current, current[:6]), "the same answers, on the rows of both"
 
 
 def test_instructions_begin_with_the_tasks_own_and_a_small_budget_tries_them_and_examples_alike() -> None:
-    made = instructions(spec(), [" One more. ", ""])
-    assert (made[0], made[2]) == (spec().system_prompt.strip(), "One more.") and len(set(made)) == len(made)
-    assert not any(label in made[1] for label in LABELS), "one of the first leaves out the list of labels"
-    assert all(label in made[3] for label in LABELS)
+    prompts = instructions(spec(), [" One more. ", ""])
+    assert (prompts[0], prompts[2]) == (spec().system_prompt.strip(), "One more.") and len(set(prompts)) == len(prompts)
+    assert not any(label in prompts[1] for label in LABELS), "one of the first leaves out the list of labels"
+    assert all(label in prompts[3] for label in LABELS)
     no_labels = spec().model_copy(update={"output": TextOutput()})
     assert not any("label" in text for text in instructions(no_labels)[1:])
     train = [replace(e, label=LABELS[i % len(LABELS)]) for i, e in enumerate(examples(50))]
@@ -154,10 +158,12 @@ def test_the_best_prompt_is_compared_as_chosen_and_simple_models_on_the_same_row
     shares = {"zero_shot": 0.5, "8_shot": 0.7, "3_nearest": 0.8, "api_zero_shot": 0.9}
     rows = {name: answers(luck(share, 120, seed)) for seed, (name, share) in enumerate(shares.items())}
     rows["simple_linear"] = answers(luck(0.6, 200, 5))
-    made = climb(spec(), rows, {"8_shot": Call(200, 3)}, answers(luck(0.75, 120, 6)))
-    assert [of.name for of in made] == ["linear", "prompt", "optimised", "retrieve", "api"]
-    assert {len(of.rows) for of in made} == {120}, "a simple model answered more rows than the prompts were asked"
-    assert made[1].call == Call(200, 3)
+    climbed = climb(spec(), rows, {"8_shot": Call(200, 3)}, answers(luck(0.75, 120, 6)))
+    assert [answered.name for answered in climbed] == ["linear", "prompt", "optimised", "retrieve", "api"]
+    assert {len(answered.rows) for answered in climbed} == {120}, (
+        "a simple model answered more rows than the prompts were asked"
+    )
+    assert climbed[1].call == Call(200, 3)
 
 
 def test_a_rung_stands_until_a_later_one_surely_beats_it() -> None:
@@ -181,9 +187,9 @@ def test_training_has_to_beat_the_best_rung_and_not_the_one_that_stands() -> Non
     assert scored.rungs[2].over == "The linear"
     assert METRICS["accuracy"].gain(rungs[0].rows, tuned.rows, spec().output, 0.95).surely_above(), "over the commonest"
     trained = {0.25: rung("pilot", 0.88, n=60, seed=4).rows, 0.5: tuned.rows}
-    made = ladder(spec(), rungs, NO_TERMS, pilot_rows=trained)
-    assert made.decision != "fine_tune" and "The linear reaches" in made.sentence, made.sentence
-    assert "not surely more than the commonest" in made.sentence
+    result = ladder(spec(), rungs, NO_TERMS, pilot_rows=trained)
+    assert result.decision != "fine_tune" and "The linear reaches" in result.sentence, result.sentence
+    assert "not surely more than the commonest" in result.sentence
     dear = Terms({"linear": 9.0}, {})
     assert score_rungs(limited(max_cost_per_1k=1.0), rungs, dear).rival.name == "commonest", "it is out of the question"
 
@@ -193,19 +199,19 @@ def test_limits_exclude_a_rung_and_say_what_it_would_have_changed() -> None:
     terms = Terms({"linear": 0.0, "retrieval": 3.0}, {"linear": (0.1, 0.2), "retrieval": (300.0, 900.0)})
     dear, slow = limited(max_cost_per_1k=1.0), limited(max_latency_ms=500.0)
     assert score_rungs(spec(), rungs, terms).stands.name == "retrieval"
-    for of, why in ((dear, "max_cost_per_1k"), (slow, "max_latency_ms")):
-        assert score_rungs(of, rungs, terms).stands.name == "linear"
-        made = ladder(of, rungs, terms)
-        assert why in next(rung.excluded for rung in made.rungs if rung.name == "retrieval")
-        assert any(why in flip and "would lead" in flip for flip in made.flips)
-    held = [ladder(of, rungs, terms, pilot_rows=curve({0.25: 0.65, 0.5: 0.75})) for of in (spec(), dear)]
-    gains = [made.expected.gain for made in held if made.expected]
-    assert [made.stands for made in held] == ["retrieval", "linear"] and held[1].decision == "fine_tune"
+    for task, why in ((dear, "max_cost_per_1k"), (slow, "max_latency_ms")):
+        assert score_rungs(task, rungs, terms).stands.name == "linear"
+        result = ladder(task, rungs, terms)
+        assert why in next(rung.excluded for rung in result.rungs if rung.name == "retrieval")
+        assert any(why in flip and "would lead" in flip for flip in result.flips)
+    ladders = [ladder(task, rungs, terms, pilot_rows=curve({0.25: 0.65, 0.5: 0.75})) for task in (spec(), dear)]
+    gains = [result.expected.gain for result in ladders if result.expected]
+    assert [result.stands for result in ladders] == ["retrieval", "linear"] and ladders[1].decision == "fine_tune"
     assert gains[0] < 0 and gains[1] > 0.1, "held against the best rung that is allowed"
-    good = [rung("prompt", 0.99)]
-    assert "significantly exceeds baseline.ceiling" in good_enough(spec(), good)
+    excellent = [rung("prompt", 0.99)]
+    assert "significantly exceeds baseline.ceiling" in good_enough(spec(), excellent)
     assert good_enough(spec(), [rung("prompt", 0.6)]) == ""
-    assert good_enough(limited(max_latency_ms=10.0), good) == "", "its latency is not known yet"
+    assert good_enough(limited(max_latency_ms=10.0), excellent) == "", "its latency is not known yet"
 
 
 def curve(shares: Mapping[float, float], n: int = 300) -> dict[float, list[dict[str, Any]]]:
@@ -216,8 +222,8 @@ def curve(shares: Mapping[float, float], n: int = 300) -> dict[float, list[dict[
 
 def test_rows_of_a_few_sources_make_nothing_sure() -> None:
     """Right in three of four documents is luck, however many rows were cut from each."""
-    right = [i % 4 != 0 for i in range(200)]
-    rows = {True: answers(right), False: answers([not each for each in right])}
+    correct = [i % 4 != 0 for i in range(200)]
+    rows = {True: answers(correct), False: answers([not is_correct for is_correct in correct])}
     sources = {row["example_id"]: str(i % 4) for i, row in enumerate(rows[True])}
     rungs = [Answered("linear", "simple", "The linear", rows[False]), Answered("prompt", "prompt", "It", rows[True])]
     assert score_rungs(spec(), rungs, NO_TERMS).stands.name == "prompt"
@@ -245,22 +251,27 @@ def test_rows_of_a_few_sources_make_nothing_sure() -> None:
 )
 def test_the_extrapolation_holds_what_curves_of_usual_shapes_reach(shares: dict[float, float], truth: float) -> None:
     rival = answers(luck(0.5, 300, 9))
-    made = extrapolate(spec(), curve(shares), rival)
-    assert made is not None
-    assert made.interval[0] <= truth <= made.interval[1]
-    assert made.value >= max(shares.values()) - 0.06, "no doubling takes away"
+    extrapolation = extrapolate(spec(), curve(shares), rival)
+    assert extrapolation is not None
+    assert extrapolation.interval[0] <= truth <= extrapolation.interval[1]
+    assert extrapolation.value >= max(shares.values()) - 0.06, "no doubling takes away"
     before = METRICS["accuracy"].value(rival, spec().output) or 0
-    assert made.gain == pytest.approx(made.value - before, abs=1e-9)
+    assert extrapolation.gain == pytest.approx(extrapolation.value - before, abs=1e-9)
     assert extrapolate(spec(), dict(list(curve(shares).items())[:1]), rival) is None, "one point is no curve"
 
 
 def test_no_gain_is_promised_beyond_all_right() -> None:
     rival = answers(luck(0.97, 300, 9))
-    made = extrapolate(spec(), curve({0.125: 0.7, 0.25: 0.85, 0.5: 0.96}), rival)
-    left = 1 - (METRICS["accuracy"].value(rival, spec().output) or 0)
-    assert made is not None and made.interval[1] == 1.0
-    assert made.gain_interval[0] < 0.02 and made.gain_interval[0] <= made.gain <= made.gain_interval[1]
-    assert made.gain_interval[1] <= left + 0.03, "the rows the rival was measured on are all that is uncertain there"
+    extrapolation = extrapolate(spec(), curve({0.125: 0.7, 0.25: 0.85, 0.5: 0.96}), rival)
+    room = 1 - (METRICS["accuracy"].value(rival, spec().output) or 0)
+    assert extrapolation is not None and extrapolation.interval[1] == 1.0
+    assert (
+        extrapolation.gain_interval[0] < 0.02
+        and extrapolation.gain_interval[0] <= extrapolation.gain <= extrapolation.gain_interval[1]
+    )
+    assert extrapolation.gain_interval[1] <= room + 0.03, (
+        "the rows the rival was measured on are all that is uncertain there"
+    )
 
 
 def test_rows_for_a_gain_grow_with_it_and_end_where_the_curve_is_flat() -> None:
@@ -288,10 +299,12 @@ def test_each_shape_of_evidence_gets_its_answer() -> None:
 
 
 def test_an_answer_says_what_would_change_it() -> None:
-    short = answer(0.8, {0.125: 0.5, 0.25: 0.6, 0.5: 0.66})
-    assert any("more training rows" in flip or "too flat" in flip for flip in short.flips), short.flips
-    assert any("from 3,750 calls on" in flip for flip in short.flips), "3.00 / (0.90 - 0.10) * 1,000 calls"
-    assert any("of 100" in flip and flip.startswith("Rows of ") for flip in short.flips), "the label with most errors"
+    undecided = answer(0.8, {0.125: 0.5, 0.25: 0.6, 0.5: 0.66})
+    assert any("more training rows" in flip or "too flat" in flip for flip in undecided.flips), undecided.flips
+    assert any("from 3,750 calls on" in flip for flip in undecided.flips), "3.00 / (0.90 - 0.10) * 1,000 calls"
+    assert any("of 100" in flip and flip.startswith("Rows of ") for flip in undecided.flips), (
+        "the label with most errors"
+    )
     assert any("added nothing" in flip for flip in answer(0.8, {0.125: 0.3, 0.25: 0.3, 0.5: 0.3}).flips)
     yes = answer(0.5, {0.25: 0.7, 0.5: 0.8})
     assert any("Cheaper calls alone pay from 3,750 calls on" in flip for flip in yes.flips)
@@ -300,17 +313,17 @@ def test_an_answer_says_what_would_change_it() -> None:
 
 def test_pages_show_the_frontier_and_a_report_shows_the_ladder_first() -> None:
     rungs = [LINEAR, rung("prompt", 0.4, seed=2), RETRIEVAL]
-    made = ladder(spec(), rungs, Terms({"linear": 0.0, "prompt": 0.2, "retrieval": 1.0}, {}))
-    assert [r.name for r in frontier(made)] == ["linear", "retrieval"], "not what is dearer and no better"
-    assert cost_plot(made) is not None
+    climbed = ladder(spec(), rungs, Terms({"linear": 0.0, "prompt": 0.2, "retrieval": 1.0}, {}))
+    assert [r.name for r in frontier(climbed)] == ["linear", "retrieval"], "not what is dearer and no better"
+    assert cost_plot(climbed) is not None
     assert cost_plot(ladder(spec(), rungs, NO_TERMS)) is None, "no cost is known"
-    html = page_html(ladder_page("<tickets>", "Sort tickets.", made))
+    html = page_html(ladder_page("<tickets>", "Sort tickets.", climbed))
     assert "&lt;tickets&gt;" in html and "<tickets>" not in html
-    assert any(line.startswith("→ The retrieval") for line in ladder_lines("tickets", made))
-    made, result = answer(0.5, {0.25: 0.7, 0.5: 0.8}), evaluation()
-    assert "Trained on all rows, extrapolated" in page_html(ladder_page("tickets", "", made))
-    first = evaluation_page(result, [], ladder=made).shown[0]
-    assert first.id == "ladder" and made.sentence in getattr(first.blocks[0], "text", "")
+    assert any(line.startswith("→ The retrieval") for line in ladder_lines("tickets", climbed))
+    climbed, result = answer(0.5, {0.25: 0.7, 0.5: 0.8}), evaluation()
+    assert "Trained on all rows, extrapolated" in page_html(ladder_page("tickets", "", climbed))
+    first = evaluation_page(result, [], ladder=climbed).shown[0]
+    assert first.id == "ladder" and climbed.sentence in getattr(first.blocks[0], "text", "")
     assert all(section.id != "ladder" for section in evaluation_page(result, []).shown)
 
 
@@ -320,11 +333,11 @@ def test_a_metric_of_errors_gives_the_same_ladder_as_its_mirror(monkeypatch: pyt
     pilot = {share: answers(luck(0.2, 300, 7)) for share in (0.125, 0.25, 0.5)}
     dear = Terms({"linear": 0.0, "prompt": 1.0, "retrieval": 9.0}, {})
     for rungs, trained, decision in ((poor, pilot, "larger_model"), ([LINEAR, poor[1], RETRIEVAL], {}, "undecided")):
-        made = []
+        ladders = []
         for metric in ("right", "wrong"):
-            of = limited(max_cost_per_1k=2.0).model_copy(update={"gates": spec(gates={"metric": metric}).gates})
-            made.append(ladder(of, rungs, dear, pilot_rows=trained))
-        right, wrong = made
-        assert right.decision == wrong.decision == decision
-        assert right.stands == wrong.stands and len(right.flips) == len(wrong.flips)
-        assert [r.name for r in frontier(right)] == [r.name for r in frontier(wrong)]
+            task = limited(max_cost_per_1k=2.0).model_copy(update={"gates": spec(gates={"metric": metric}).gates})
+            ladders.append(ladder(task, rungs, dear, pilot_rows=trained))
+        by_right, by_wrong = ladders
+        assert by_right.decision == by_wrong.decision == decision
+        assert by_right.stands == by_wrong.stands and len(by_right.flips) == len(by_wrong.flips)
+        assert [r.name for r in frontier(by_right)] == [r.name for r in frontier(by_wrong)]

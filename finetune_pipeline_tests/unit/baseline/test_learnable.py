@@ -86,8 +86,8 @@ def test_repeats_of_a_row_with_its_label_prove_nothing() -> None:
         for n in range(3)
     ]
     of_groups = [replace(e, group=f"c{i // 3}") for i, e in enumerate(rows)]
-    for some, shown in ((of_groups, False), (rows, True)):
-        assert (learnable(make_spec(LABELS), some).status == "shown") is shown, "it looks learnable"
+    for train, expected in ((of_groups, False), (rows, True)):
+        assert (learnable(make_spec(LABELS), train).status == "shown") is expected, "it looks learnable"
 
 
 def test_the_same_answer_everywhere_is_nothing_to_learn() -> None:
@@ -144,7 +144,7 @@ def evidence(gain: float, p: float) -> Evidence:
 
 
 def test_a_gain_is_shown_up_to_its_level_and_only_upwards_by_enough_rows() -> None:
-    for found, rows, status in (
+    for comparisons, rows, status in (
         ([evidence(0.1, 0.05)], 100, "shown"),
         ([evidence(0.1, 0.0501)], 100, "not_shown"),
         ([evidence(-0.1, 1e-9)], 100, "not_shown"),
@@ -154,7 +154,7 @@ def test_a_gain_is_shown_up_to_its_level_and_only_upwards_by_enough_rows() -> No
         ([evidence(0.0, 1.0)], 79, "too_few_rows"),
         ([], 100, "too_few_rows"),  # nothing could be compared
     ):
-        assert decide(found, rows, 80, 0.05).status == status, (found, rows)
+        assert decide(comparisons, rows, 80, 0.05).status == status, (comparisons, rows)
     best = decide([evidence(0.2, 0.9), evidence(0.1, 0.001)], 100, 80, 0.05)
     assert best.status == "shown" and "60.0% right by TF-IDF" in best.sentence, "the one that is sure is named"
     few = decide([evidence(0.0, 1.0)], 79, 80, 0.05)
@@ -177,9 +177,9 @@ def test_the_prompted_model_is_compared_with_the_commonest_answer_on_the_same_ro
         return [{**r, "text": r["gold"] if i < right else "other"} for i, r in enumerate(rows)]
 
     rows = {"8_shot": predictions(60, "8_shot"), "simple_commonest": predictions(40, "simple_commonest")}
-    made = prompted_evidence(spec(), "8_shot", rows)
-    assert made is not None and (made.score, made.reference_score) == (0.75, 0.5)
-    assert made.gain == 0.25 and made.interval[0] > 0.1 and made.p < 0.001 and made.measure == "right"
+    evidence = prompted_evidence(spec(), "8_shot", rows)
+    assert evidence is not None and (evidence.score, evidence.reference_score) == (0.75, 0.5)
+    assert evidence.gain == 0.25 and evidence.interval[0] > 0.1 and evidence.p < 0.001 and evidence.measure == "right"
     two = {r["example_id"]: str(i // 40) for i, r in enumerate(rows["8_shot"])}
     assert prompted_evidence(spec(), "8_shot", rows, two).p > 0.4, "two documents show nothing"  # type: ignore[union-attr]
     assert prompted_evidence(spec(), "8_shot", {"8_shot": rows["8_shot"]}) is None
@@ -187,8 +187,8 @@ def test_the_prompted_model_is_compared_with_the_commonest_answer_on_the_same_ro
 
 def test_a_score_of_rows_of_few_sources_shows_nothing_by_itself() -> None:
     task, noise = make_spec(LABELS), {"applies": True, "accuracy": 0.6, "left_out": []}
-    own, shared = requests(200), [replace(e, group=f"customer {i % 8}") for i, e in enumerate(requests(200))]
-    plain, clumped = (simple_score(task, rows, noise) for rows in (own, shared))
-    assert plain is not None and clumped is not None and (plain.worth, clumped.worth, clumped.rows) == (200, 8, 200)
-    assert learnable_by_score(task, plain) is not None and learnable_by_score(task, clumped) is None
-    assert clumped.interval[0] < plain.interval[0] - 0.1
+    separate, shared = requests(200), [replace(e, group=f"customer {i % 8}") for i, e in enumerate(requests(200))]
+    alone, clumped = (simple_score(task, rows, noise) for rows in (separate, shared))
+    assert alone is not None and clumped is not None and (alone.worth, clumped.worth, clumped.rows) == (200, 8, 200)
+    assert learnable_by_score(task, alone) is not None and learnable_by_score(task, clumped) is None
+    assert clumped.interval[0] < alone.interval[0] - 0.1

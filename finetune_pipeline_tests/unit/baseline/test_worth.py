@@ -42,8 +42,8 @@ def test_restricted_answers_that_close_most_of_the_gap_are_named() -> None:
         (100, 0.93, 0.9, 1.0, True, "more than the gap is all of it"),
         (180, 0.93, 0.9, 0.0, False, "at the ceiling there is no gap"),
     ):
-        of = spec(baseline={"ceiling": ceiling})
-        restricted_to = worth_training(of, _facts(correct, restricted=restricted))["restricted"]
+        task = spec(baseline={"ceiling": ceiling})
+        restricted_to = worth_training(task, _facts(correct, restricted=restricted))["restricted"]
         assert (restricted_to["closes_share"], restricted_to["enough_first"]) == (share, enough), why
 
 
@@ -55,10 +55,10 @@ def test_a_simple_model_surely_above_the_ceiling_is_enough() -> None:
 
 
 def test_without_numbers_nobody_trains() -> None:
-    bad = [{}, {"accuracy": 0.4}, {"accuracy": math.nan, "interval": [0.1, 0.2]}]
-    bad += [{"accuracy": 0.3, "interval": interval} for interval in ([math.nan, 0.2], None)]
+    unusable = [{}, {"accuracy": 0.4}, {"accuracy": math.nan, "interval": [0.1, 0.2]}]
+    unusable += [{"accuracy": 0.3, "interval": interval} for interval in ([math.nan, 0.2], None)]
     for broken in [{}, {"best": None, "prompts": {"x": {"accuracy": 0.4}}}, {"best": "x", "prompts": {}}] + [
-        {"best": "x", "prompts": {"x": scores}} for scores in bad
+        {"best": "x", "prompts": {"x": scores}} for scores in unusable
     ]:
         verdict = worth_training(spec(), broken)
         assert verdict["passed"] is False and "no usable score" in verdict["reason"], broken

@@ -81,32 +81,32 @@ def arguments(simple: Mapping[str, Mapping[str, str]] | None = None, **changes: 
     base, candidate = paired(both=100, only_base=5, only_candidate=60, neither=35)
     zero = rows([("bug", "no label"), ("bug", "bug")] * 20)
     eight = rows([("bug", "bug")] * 30 + [("bug", "other")] * 10)
-    made = {
+    args = {
         "spec": spec(), "predictions": [*base, *candidate, *unmoved(candidate)],
         "baseline": score_baselines(spec(), {"zero_shot": zero, "8_shot": eight}),
         "training": TRAINING, "data": DATA, "parity": PARITY, "ability": ABILITY, "people": {"rated": 0},
         "supervision": SUPERVISION, "cost": COST, "quality": QUALITY, "openings": OPENINGS, "versions": VERSIONS,
         **changes,
     }  # fmt: skip
-    asked = [r for r in made["predictions"] if r["model"] == "base"]
+    base_rows = [r for r in args["predictions"] if r["model"] == "base"]
     if simple is None and "predictions" not in changes:
-        said = {"commonest": lambda i, gold: "bug", "nearest": lambda i, gold: "billing"}
-        said["linear"] = lambda i, gold: gold if i % 2 else "other"
-        simple = {n: {r["example_id"]: f(i, r["gold"]) for i, r in enumerate(asked)} for n, f in said.items()}
-    return made | {"predictions": [*made["predictions"], *simple_answers(asked, simple or {})]}
+        guesses = {"commonest": lambda i, gold: "bug", "nearest": lambda i, gold: "billing"}
+        guesses["linear"] = lambda i, gold: gold if i % 2 else "other"
+        simple = {n: {r["example_id"]: f(i, r["gold"]) for i, r in enumerate(base_rows)} for n, f in guesses.items()}
+    return args | {"predictions": [*args["predictions"], *simple_answers(base_rows, simple or {})]}
 
 
 def evaluation_and_rows(
     texts: Mapping[str, str] | None = None, trained: Sequence[TrainingRow] = (), **changes: Any
 ) -> tuple[EvaluationResult, ShownRows]:
     """The evaluation of :func:`arguments`, and the rows its report shows. texts: by example id; by default `text of ID`."""
-    made = arguments(**changes)
-    candidate, output = of_model(made["predictions"], "candidate"), made["spec"].output
-    known = {r["example_id"]: f"text of {r['example_id']}" for r in candidate} if texts is None else texts
-    atlas = failure_atlas(candidate, output, known, Neighbours(trained) if trained else None)
-    facts = {name: made.pop(name) for name in StepFacts.model_fields if name in made}
-    result = evaluate_task(**made, facts=StepFacts.model_validate(facts), atlas=atlas)
-    return result, shown_rows(result, made["predictions"], output, known, trained)
+    args = arguments(**changes)
+    candidate, output = of_model(args["predictions"], "candidate"), args["spec"].output
+    known_texts = {r["example_id"]: f"text of {r['example_id']}" for r in candidate} if texts is None else texts
+    atlas = failure_atlas(candidate, output, known_texts, Neighbours(trained) if trained else None)
+    facts = {name: args.pop(name) for name in StepFacts.model_fields if name in args}
+    result = evaluate_task(**args, facts=StepFacts.model_validate(facts), atlas=atlas)
+    return result, shown_rows(result, args["predictions"], output, known_texts, trained)
 
 
 def evaluation(**changes: Any) -> EvaluationResult:
@@ -140,13 +140,13 @@ def json_evaluation(**changes: Any) -> EvaluationResult:
     gold = [json.dumps({"city": "Rome" if i % 2 else "Oslo", "guests": i}) for i in range(60)]
     fenced = [f"```json\n{g}\n```" if i % 2 else g.replace("guests", "people") for i, g in enumerate(gold)]
     misread = [g.replace("Rome", "Paris") if i % 5 == 1 else g for i, g in enumerate(gold)]
-    base = [row(i, g, said, "base", label_scores=[]) for i, (g, said) in enumerate(zip(gold, fenced, strict=True))]
+    base = [row(i, g, text, "base", label_scores=[]) for i, (g, text) in enumerate(zip(gold, fenced, strict=True))]
     candidate = [row(i, g, s, "candidate", label_scores=[]) for i, (g, s) in enumerate(zip(gold, misread, strict=True))]
-    of = json_spec(**changes)
-    baseline = score_baselines(of, {"zero_shot": base})
-    return evaluation(spec=of, predictions=[*base, *candidate], baseline=baseline)
+    task = json_spec(**changes)
+    baseline = score_baselines(task, {"zero_shot": base})
+    return evaluation(spec=task, predictions=[*base, *candidate], baseline=baseline)
 
 
-def champion_rows(right: int) -> list[dict[str, Any]]:
+def champion_rows(right_count: int) -> list[dict[str, Any]]:
     """200 rows of a champion that has the first `right` right."""
-    return [row(i, LABELS[i % 3], LABELS[(i + (0 if i < right else 1)) % 3], "champion") for i in range(200)]
+    return [row(i, LABELS[i % 3], LABELS[(i + (0 if i < right_count else 1)) % 3], "champion") for i in range(200)]

@@ -17,8 +17,8 @@ OUTPUT = LabelsOutput(labels=LABELS)
 def row(i: int, gold: str, text: str, model: str = "base", **changes: Any) -> dict[str, Any]:
     """One prediction row; without other word, a finished answer whose likelihood agrees with its text."""
     scores = [-0.1 if label == text else -3.0 for label in LABELS]
-    made = {"example_id": f"e{i:04d}", "model": model, "gold": gold, "text": text, "status": "ok", "error": ""}
-    return made | {"label_scores": scores, "new_tokens": 3, "prompt_tokens": 50} | changes
+    prediction = {"example_id": f"e{i:04d}", "model": model, "gold": gold, "text": text, "status": "ok", "error": ""}
+    return prediction | {"label_scores": scores, "new_tokens": 3, "prompt_tokens": 50} | changes
 
 
 def rows(pairs: Sequence[tuple[str, str]], model: str = "base") -> list[dict[str, Any]]:
@@ -39,8 +39,8 @@ def paired(both: int, only_base: int, only_candidate: int, neither: int) -> tupl
 
 def spec(**changes: Any) -> TaskSpec:
     """A spec of a label task."""
-    made = {"name": "triage", "description": "tickets", "system_prompt": "Answer with bug, billing or other."}
-    return TaskSpec.model_validate(made | {"output": {"kind": "labels", "labels": LABELS}} | changes)
+    fields = {"name": "triage", "description": "tickets", "system_prompt": "Answer with bug, billing or other."}
+    return TaskSpec.model_validate(fields | {"output": {"kind": "labels", "labels": LABELS}} | changes)
 
 
 SCHEMA = {

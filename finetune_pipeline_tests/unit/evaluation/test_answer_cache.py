@@ -29,11 +29,11 @@ def test_what_was_kept_is_found_bit_for_bit(tmp_path: Path) -> None:
     first = cache(tmp_path)
     keys = [first.key([n, "ü\ud800"]) for n in range(1200)]
     first.keep({k: answer(f"{n} 👍 \ud800") for n, k in enumerate(keys[:1100])})
-    other = cache(tmp_path)
-    answers = other.find([*keys, keys[0]])
+    reopened = cache(tmp_path)
+    answers = reopened.find([*keys, keys[0]])
     assert sorted(answers) == [*range(1100), 1200]
     assert answers[7] == answer("7 👍 \ud800") and answers[1200] == answers[0]
-    assert (other.hits, other.misses) == (1101, 100)
+    assert (reopened.hits, reopened.misses) == (1101, 100)
     first.keep({first.key(1): Answer(status="error", error="no memory"), first.key(2): Answer(status="empty")})
     assert first.find([first.key(1), first.key(2)]) == {1: Answer(status="empty")}, "failed answers are tried again"
 
@@ -45,8 +45,8 @@ def test_nobody_reads_or_recognises_what_another_scope_keeps(tmp_path: Path) -> 
     # nor with the other's key: the answer lies under a key of its own
     assert open_.find([sealed.key("prompt")]) == {}
     assert cache(tmp_path, "the test of t", key=b"x" * 32).find([sealed.key("prompt")]) == {}
-    held = b"".join(p.read_bytes() for p in tmp_path.iterdir())
-    assert SECRET.encode() not in held and b"prompt" not in held
+    stored_bytes = b"".join(p.read_bytes() for p in tmp_path.iterdir())
+    assert SECRET.encode() not in stored_bytes and b"prompt" not in stored_bytes
     assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o600
 
 
@@ -54,8 +54,8 @@ def test_an_answer_moved_to_another_key_is_not_taken(tmp_path: Path) -> None:
     answers = cache(tmp_path)
     answers.keep({answers.key("a"): answer("yes"), answers.key("b"): answer("no")})
     with sqlite3.connect(tmp_path / FILE) as file:
-        ((other,),) = file.execute("SELECT answer FROM answers WHERE key = ?", [answers.key("b")])
-        file.execute("UPDATE answers SET answer = ? WHERE key = ?", [other, answers.key("a")])
+        ((encrypted,),) = file.execute("SELECT answer FROM answers WHERE key = ?", [answers.key("b")])
+        file.execute("UPDATE answers SET answer = ? WHERE key = ?", [encrypted, answers.key("a")])
     assert answers.find([answers.key("a"), answers.key("b")]) == {1: answer("no")}
 
 
@@ -72,8 +72,8 @@ assert not cache.problem, cache.problem
 """
 
 
-def _writer(folder: Path, who: str, batches: int) -> subprocess.Popen[str]:
-    arguments = [sys.executable, "-c", WRITER, str(folder), who, str(batches)]
+def _writer(folder: Path, name: str, batches: int) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-c", WRITER, str(folder), name, str(batches)]
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
 
 
@@ -102,10 +102,10 @@ def test_a_damaged_file_is_put_aside(tmp_path: Path) -> None:
     answers = cache(tmp_path)
     answers.keep({answers.key(1): answer()})
     (tmp_path / FILE).write_bytes(b"no database " * 400)
-    again = cache(tmp_path)
-    assert again.find([again.key(1)]) == {}
-    again.keep({again.key(1): answer()})
-    assert again.find([again.key(1)]) == {0: answer()} and not again.problem
+    reopened = cache(tmp_path)
+    assert reopened.find([reopened.key(1)]) == {}
+    reopened.keep({reopened.key(1): answer()})
+    assert reopened.find([reopened.key(1)]) == {0: answer()} and not reopened.problem
     assert (tmp_path / "answers.damaged").exists()
 
 
@@ -127,9 +127,9 @@ def test_the_longest_unused_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyP
     now += 10
     assert answers.find([answers.key(0)])  # used again
     answers.tidy()
-    left = sorted(answers.find([answers.key(n) for n in range(150)]))
-    assert left[0] == 0 and left[1:] == list(range(150 - len(left) + 1, 150))
-    assert 0.7 * 2**20 < len(left) * 10_300 <= 0.85 * 2**20
+    remaining = sorted(answers.find([answers.key(n) for n in range(150)]))
+    assert remaining[0] == 0 and remaining[1:] == list(range(150 - len(remaining) + 1, 150))
+    assert 0.7 * 2**20 < len(remaining) * 10_300 <= 0.85 * 2**20
     assert (tmp_path / FILE).stat().st_size < 1.2 * 2**20, "the file itself is smaller again"
     now += (answer_cache.UNUSED_DAYS + 1) * 86400
     answers.keep({answers.key("new"): answer()})

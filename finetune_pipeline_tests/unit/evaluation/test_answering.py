@@ -16,7 +16,7 @@ from finetune_pipeline_tests.unit.models.test_soft_prompts import soft
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("answering")
     make_tiny_model(root / "base")
     make_tiny_model(root / "tuned", seed=5)
@@ -25,11 +25,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run(made: Path, root: Path, **changed: Any) -> tuple[dict[str, int], list[dict[str, Any]]]:
+def run(models: Path, root: Path, **changed: Any) -> tuple[dict[str, int], list[dict[str, Any]]]:
     """({known, asked}, rows)."""
     settings = {
-        "sets": [prompt_set(name="base", model=made / "base"), prompt_set(name="candidate", model=made / "tuned")],
-        "examples": made / "rows.jsonl", "labels": LABELS, "max_new_tokens": 4, "batch_size": 4,
+        "sets": [prompt_set(name="base", model=models / "base"), prompt_set(name="candidate", model=models / "tuned")],
+        "examples": models / "rows.jsonl", "labels": LABELS, "max_new_tokens": 4, "batch_size": 4,
         "answers": kept_answers(folder=root / "kept", key_file=root / "key", scope="open", limit_mib=8),
         **changed,
     }  # fmt: skip
@@ -37,34 +37,34 @@ def run(made: Path, root: Path, **changed: Any) -> tuple[dict[str, int], list[di
     return measured["answers"], read_predictions(root / "out" / "predictions.parquet")
 
 
-def test_a_rerun_loads_no_model_and_new_rows_alone_are_asked(made, tmp_path, monkeypatch) -> None:
-    facts, rows = run(made, tmp_path)
+def test_a_rerun_loads_no_model_and_new_rows_alone_are_asked(models, tmp_path, monkeypatch) -> None:
+    facts, rows = run(models, tmp_path)
     assert facts == {"known": 0, "asked": 18}
     assert len({tuple(r["label_scores"]) for r in rows}) == 18, "base and candidate answer apart"
     first = (tmp_path / "out" / "predictions.parquet").read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(answering, "load_for_prediction", None)
-        assert run(made, tmp_path) == ({"known": 18, "asked": 0}, rows)
+        assert run(models, tmp_path) == ({"known": 18, "asked": 0}, rows)
     assert (tmp_path / "out" / "predictions.parquet").read_bytes() == first
-    facts, after = run(made, tmp_path, examples=made / "more.jsonl")
+    facts, after = run(models, tmp_path, examples=models / "more.jsonl")
     assert facts == {"known": 18, "asked": 6}
-    known = {(r["model"], r["example_id"]) for r in rows}
-    assert [r for r in after if (r["model"], r["example_id"]) in known] == rows
-    _, plain = run(made, tmp_path, examples=made / "more.jsonl", answers=None)  # what is new is as without a cache
-    for own, other in zip(after, plain, strict=True):
-        assert own["text"] == other["text"]
-        assert own["label_scores"] == pytest.approx(other["label_scores"], abs=1e-4)
+    known_pairs = {(r["model"], r["example_id"]) for r in rows}
+    assert [r for r in after if (r["model"], r["example_id"]) in known_pairs] == rows
+    _, uncached = run(models, tmp_path, examples=models / "more.jsonl", answers=None)  # new rows equal uncached ones
+    for cached_row, uncached_row in zip(after, uncached, strict=True):
+        assert cached_row["text"] == uncached_row["text"]
+        assert cached_row["label_scores"] == pytest.approx(uncached_row["label_scores"], abs=1e-4)
 
 
-def test_what_changes_an_answer_is_no_hit(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    base = Path(shutil.copytree(made / "base", tmp_path / "base"))
-    whole = {"sets": [prompt_set(name="base", model=base)]}
+def test_what_changes_an_answer_is_no_hit(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = Path(shutil.copytree(models / "base", tmp_path / "base"))
+    base_only = {"sets": [prompt_set(name="base", model=base)]}
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "billing"}]
-    prefix = soft(made / "base", tmp_path / "prefix", "prefix", size=1.0)
+    prefix = soft(models / "base", tmp_path / "prefix", "prefix", size=1.0)
     scope = kept_answers(folder=tmp_path / "kept", key_file=tmp_path / "key", scope="the test of t", limit_mib=8)
 
     def known(**changed: Any) -> int:
-        facts, _ = run(made, tmp_path, **{**whole, **changed})
+        facts, _ = run(models, tmp_path, **{**base_only, **changed})
         assert facts["known"] + facts["asked"] == 9
         return facts["known"]
 
@@ -79,9 +79,9 @@ def test_what_changes_an_answer_is_no_hit(made: Path, tmp_path: Path, monkeypatc
     ):
         assert known(**changed) == 0, changed
     assert (known(sets=[prompt_set(name="base", model=base, adapter=prefix)]), known()) == (9, 9)
-    for name, other in (("version", lambda _: "9.9"), ("_device_name", lambda: "another accelerator")):
+    for name, changed_function in (("version", lambda _: "9.9"), ("_device_name", lambda: "another accelerator")):
         with monkeypatch.context() as patch:
-            patch.setattr(answering.importlib.metadata if name == "version" else answering, name, other)
+            patch.setattr(answering.importlib.metadata if name == "version" else answering, name, changed_function)
             assert known() == 0, name
     weights, template = base / "model.safetensors", base / "chat_template.jinja"
     data = weights.read_bytes()
@@ -91,21 +91,21 @@ def test_what_changes_an_answer_is_no_hit(made: Path, tmp_path: Path, monkeypatc
     assert known() == 0
 
 
-def test_a_run_cut_off_goes_on_to_the_same_bits(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, whole = run(made, tmp_path, answers=None)
-    kept = AnswerCache.keep
+def test_a_run_cut_off_goes_on_to_the_same_bits(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, undisturbed = run(models, tmp_path, answers=None)
+    original_keep = AnswerCache.keep
     times: list[int] = []
 
     def die(self: AnswerCache, answers: Any) -> None:
         times.append(len(answers))
-        kept(self, answers)
+        original_keep(self, answers)
         if len(times) == 2:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(AnswerCache, "keep", die)
     with pytest.raises(KeyboardInterrupt):
-        run(made, tmp_path)
-    monkeypatch.setattr(AnswerCache, "keep", kept)
-    facts, again = run(made, tmp_path)
+        run(models, tmp_path)
+    monkeypatch.setattr(AnswerCache, "keep", original_keep)
+    facts, resumed = run(models, tmp_path)
     assert facts == {"known": sum(times), "asked": 18 - sum(times)} and sum(times) == 8
-    assert again == whole
+    assert resumed == undisturbed

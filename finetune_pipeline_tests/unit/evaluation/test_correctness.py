@@ -77,13 +77,13 @@ def test_only_the_final_answer_is_compared_where_the_spec_marks_it() -> None:
     assert same_answer("1,000", "1000.0") and same_answer("-$5", "-5") and same_answer(" Paris", "Paris")
     assert not same_answer("5%", "50") and not same_answer("paris", "Paris")
     assert same_answer("1,00,000", "100000") and same_answer("3,", "3"), "a comma behind it is punctuation"
-    for several, one in (("1,2", "12"), ("10,5", "105"), ("1,2,3", "123"), ("£5", "$5")):
-        assert not same_answer(several, one), several
+    for several, other_reading in (("1,2", "12"), ("10,5", "105"), ("1,2,3", "123"), ("£5", "$5")):
+        assert not same_answer(several, other_reading), several
 
 
 def test_the_form_of_a_text() -> None:
-    for asked in ({"pattern": r"[A-Z].*\."}, {"max_chars": 5}, {"required": ["Regards"]}, {"forbidden": ["lol"]}):
-        assert not is_valid(row(1, "x", "ok lol"), TextOutput(**asked)), asked
+    for rule in ({"pattern": r"[A-Z].*\."}, {"max_chars": 5}, {"required": ["Regards"]}, {"forbidden": ["lol"]}):
+        assert not is_valid(row(1, "x", "ok lol"), TextOutput(**rule)), rule
         assert is_valid(row(1, "x", "ok lol"), TextOutput())
 
 
@@ -93,8 +93,10 @@ CALL = '<tool_call>{"name": "look_up", "arguments": {"city": "Rome", "days": 2}}
 def test_calls_are_compared_by_what_they_call() -> None:
     same = '<tool_call>\n{"arguments": {"days":2,"city":"\\u0052ome"}, "name": "look_up"}\n</tool_call>'
     assert all(is_right({"status": "ok", "text": text, "gold": CALL}, TextOutput()) for text in (CALL, same))
-    others = [CALL.replace(*of) for of in (("Rome", "Milan"), ("look_up", "find"), ("days", "hours"), ("}}", "}"))]
-    for text in (*others, CALL + CALL, "Let me see. " + CALL, "no call"):
+    different = [
+        CALL.replace(*change) for change in (("Rome", "Milan"), ("look_up", "find"), ("days", "hours"), ("}}", "}"))
+    ]
+    for text in (*different, CALL + CALL, "Let me see. " + CALL, "no call"):
         assert not is_right({"status": "ok", "text": text, "gold": CALL}, TextOutput()), text
     assert not same_calls('{"a": 1}', '{"a":1}'), "JSON that is no call is text"
     twice = CALL.replace('"name"', '"name": "delete", "name"')
@@ -115,7 +117,7 @@ def test_the_likeliest_label_and_that_failures_stay_failures() -> None:
         assert likelihood_label(unusable, LABELS) is None
     with pytest.raises(ValueError, match="2 label scores for 3 labels"):
         likelihood_label([-1.0, -2.0], LABELS)
-    given = [row(1, "bug", "I think bug", label_scores=[-0.1, -2.0, -3.0]), row(2, "bug", "bug", label_scores=[])]
-    given.append(row(3, "bug", "", status="error", error="out of memory"))
-    answered = likelihood_rows(given, LABELS)
+    predictions = [row(1, "bug", "I think bug", label_scores=[-0.1, -2.0, -3.0]), row(2, "bug", "bug", label_scores=[])]
+    predictions.append(row(3, "bug", "", status="error", error="out of memory"))
+    answered = likelihood_rows(predictions, LABELS)
     assert [(r["text"], r["status"]) for r in answered] == [("bug", "ok"), ("", "empty"), ("", "error")]

@@ -63,25 +63,25 @@ def test_rows_that_share_a_source_count_once(metric):
     clusters = shared_sources(before, sources)
     decision, naive = (METRICS[metric].gain(before, after, OUTPUT, 0.95, c) for c in (clusters, None))
     assert decision.gain == naive.gain == pytest.approx(once.gain)
-    width, plain, single = (x.interval[1] - x.interval[0] for x in (decision, naive, once))
-    assert width > 1.6 * plain
+    width, naive_width, single = (x.interval[1] - x.interval[0] for x in (decision, naive, once))
+    assert width > 1.6 * naive_width
     assert width == pytest.approx(single, rel=0.25)
 
 
 def test_an_evaluation_knows_of_shared_sources():
-    made = arguments()
-    sources = {r["example_id"]: f"d{int(r['example_id'][1:]) // 4}" for r in made["predictions"]}
-    decision, plain = evaluation(sources=sources), evaluation()
+    args = arguments()
+    sources = {r["example_id"]: f"d{int(r['example_id'][1:]) // 4}" for r in args["predictions"]}
+    decision, unclustered = evaluation(sources=sources), evaluation()
     assert decision.sources == Sources(rows=200, sources=50, largest=4, shared=True)
-    assert plain.sources == Sources(rows=200, sources=200, largest=1, shared=False)
+    assert unclustered.sources == Sources(rows=200, sources=200, largest=1, shared=False)
     assert decision.scores["candidate"].valid.design_effect is not None and decision.comparison.design_effect > 2
 
     def lows(e):
         of = (e.scores["candidate"], e.scores["candidate"].primary, e.decisions.baseline.gains[0], e.comparison)
         return [measured.interval[0] for measured in (*of, e.models["candidate"])]
 
-    assert all(low < alone - 0.01 for low, alone in zip(lows(decision), lows(plain), strict=True))
+    assert all(low < alone - 0.01 for low, alone in zip(lows(decision), lows(unclustered), strict=True))
     with pytest.raises(ValueError, match="no source is known for 1 test examples"):
         shared_sources(rows([("bug", "bug")] * 2), {"e0000": "a"})
-    assert plain.comparison.mcnemar_p == pytest.approx(mcnemar_exact(5, 60))
-    assert decision.comparison.smallest_detectable_gain > plain.comparison.smallest_detectable_gain
+    assert unclustered.comparison.mcnemar_p == pytest.approx(mcnemar_exact(5, 60))
+    assert decision.comparison.smallest_detectable_gain > unclustered.comparison.smallest_detectable_gain

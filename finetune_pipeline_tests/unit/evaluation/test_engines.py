@@ -22,16 +22,16 @@ from finetune_pipeline_tests.unit.evaluation.rows import spec
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("engines")
     make_tiny_model(root / "base", seed=3)
     write_tiny_examples(root / "rows.jsonl", range(7))
     return root
 
 
-def run(made: Path, out: Path, endpoint: Any = None, sets: Any = None) -> tuple[Any, Any, list[Any]]:
+def run(models: Path, out: Path, endpoint: Any = None, sets: Any = None) -> tuple[Any, Any, list[Any]]:
     job = predict_job(
-        sets=sets or [prompt_set(name="candidate", model=made / "base")], examples=made / "rows.jsonl", labels=LABELS,
+        sets=sets or [prompt_set(name="candidate", model=models / "base")], examples=models / "rows.jsonl", labels=LABELS,
         max_new_tokens=4, batch_size=3, out=out, endpoint=endpoint,
         answers=kept_answers(folder=out / "kept", key_file=out / "key", scope="t", limit_mib=8),
     )  # fmt: skip
@@ -48,45 +48,45 @@ def endpoint(url: str, **more: Any) -> dict[str, Any]:
     return {"url": url, "base": "small", "candidate": "large", "timeout": 30.0, "concurrency": 2, "tries": 2, **more}
 
 
-def served(made: Path, name: str, as_: str) -> dict[str, Any]:
-    return prompt_set(name=name, model=made / "base", served=as_)
+def served(models: Path, name: str, as_: str) -> dict[str, Any]:
+    return prompt_set(name=name, model=models / "base", served=as_)
 
 
-def test_an_endpoint_answers_in_the_same_table_and_once(made: Path, tmp_path: Path) -> None:
+def test_an_endpoint_answers_in_the_same_table_and_once(models: Path, tmp_path: Path) -> None:
     with openai_server(lambda body, seen: "billing" if body["model"] == "small" else "how_to") as server:
-        sets = [served(made, "base", "small"), served(made, "candidate", "large")]
-        facts, measured, rows = run(made, tmp_path, endpoint(server.url), sets)
+        sets = [served(models, "base", "small"), served(models, "candidate", "large")]
+        facts, measured, rows = run(models, tmp_path, endpoint(server.url), sets)
         assert {r["text"] for r in of_model(rows, "base")} == {"billing"}
         assert {(r["text"], r["status"], *r["label_scores"]) for r in of_model(rows, "candidate")} == {("how_to", "ok")}
         assert facts["sets"]["candidate"]["asked"] == "large at 127.0.0.1"
         assert measured["spent"]["base"]["prompt_tokens"] == 49 and measured["answers"] == {"known": 0, "asked": 14}
         sent = [r["messages"] for r in server.requests if r["model"] == "small"]
-        examples = read_examples(made / "rows.jsonl")
-        asked = [[{"role": m["role"], "content": m["content"]} for m in e.prompt_messages] for e in examples]
-        assert sorted(map(str, sent)) == sorted(map(str, asked)) and len(server.requests) == 14
-        _, again, same = run(made, tmp_path, endpoint(server.url), sets)
+        examples = read_examples(models / "rows.jsonl")
+        prompts = [[{"role": m["role"], "content": m["content"]} for m in e.prompt_messages] for e in examples]
+        assert sorted(map(str, sent)) == sorted(map(str, prompts)) and len(server.requests) == 14
+        _, second_facts, same = run(models, tmp_path, endpoint(server.url), sets)
         assert same == rows and len(server.requests) == 14, "nothing is paid twice"
-        assert again["answers"] == {"known": 14, "asked": 0} and again["spent"]["base"]["requests"] == 0
+        assert second_facts["answers"] == {"known": 14, "asked": 0} and second_facts["spent"]["base"]["requests"] == 0
         # what a name has answered stays with the name, whoever is measured under it
-        swapped = [served(made, "base", "large"), served(made, "candidate", "small")]
-        _, _, other = run(made, tmp_path, endpoint(server.url), swapped)
-        assert {r["text"] for r in of_model(other, "candidate")} == {"billing"} and len(server.requests) == 14
+        swapped = [served(models, "base", "large"), served(models, "candidate", "small")]
+        _, _, swapped_rows = run(models, tmp_path, endpoint(server.url), swapped)
+        assert {r["text"] for r in of_model(swapped_rows, "candidate")} == {"billing"} and len(server.requests) == 14
         assert stopped(of_model(rows, "candidate")).passed
 
 
-def test_a_model_that_is_not_served_is_not_replaced_by_another(made: Path, tmp_path: Path) -> None:
+def test_a_model_that_is_not_served_is_not_replaced_by_another(models: Path, tmp_path: Path) -> None:
     with openai_server(lambda body, seen: "billing") as server:
         with pytest.raises(JobError, match="fix: serve .*base under the name triage-v2"):
-            run(made, tmp_path, endpoint(server.url), [served(made, "candidate", "triage-v2")])
+            run(models, tmp_path, endpoint(server.url), [served(models, "candidate", "triage-v2")])
         assert server.requests == []
     with pytest.raises(JobError, match="start the server"):
-        run(made, tmp_path, endpoint(server.url, tries=1), [served(made, "candidate", "small")])
+        run(models, tmp_path, endpoint(server.url, tries=1), [served(models, "candidate", "small")])
 
 
-def test_a_raise_inside_the_model_is_one_failed_row(made, tmp_path, monkeypatch, capsys) -> None:
-    _, _, whole = run(made, tmp_path / "whole")
-    longest, read = max(r["prompt_tokens"] for r in whole), generation.Reader.read
-    bad = [i for i, r in enumerate(whole) if r["prompt_tokens"] == longest]
+def test_a_raise_inside_the_model_is_one_failed_row(models, tmp_path, monkeypatch, capsys) -> None:
+    _, _, undisturbed = run(models, tmp_path / "whole")
+    longest, read = max(r["prompt_tokens"] for r in undisturbed), generation.Reader.read
+    longest_rows = [i for i, r in enumerate(undisturbed) if r["prompt_tokens"] == longest]
 
     def fails(self: Any, prompts: Any) -> Any:
         if any(len(p) == longest for p in prompts):
@@ -94,15 +94,19 @@ def test_a_raise_inside_the_model_is_one_failed_row(made, tmp_path, monkeypatch,
         return read(self, prompts)
 
     monkeypatch.setattr(generation.Reader, "read", fails)
-    _, _, rows = run(made, tmp_path / "failed")
-    assert 0 < len(bad) < 7 and [i for i, r in enumerate(rows) if r["status"] == "error"] == bad
-    assert "planted" in rows[bad[0]]["error"] and rows[bad[0]]["label_scores"] == [] and not stopped(rows).passed
-    assert all(row["text"] == whole[i]["text"] for i, row in enumerate(rows) if i not in bad)
+    _, _, rows = run(models, tmp_path / "failed")
+    assert 0 < len(longest_rows) < 7 and [i for i, r in enumerate(rows) if r["status"] == "error"] == longest_rows
+    assert (
+        "planted" in rows[longest_rows[0]]["error"]
+        and rows[longest_rows[0]]["label_scores"] == []
+        and not stopped(rows).passed
+    )
+    assert all(row["text"] == undisturbed[i]["text"] for i, row in enumerate(rows) if i not in longest_rows)
     assert "one by one" in capsys.readouterr().err
     monkeypatch.setattr(generation.Reader, "read", read)
-    _, measured, mended = run(made, tmp_path / "failed")
-    assert measured["answers"] == {"known": 7 - len(bad), "asked": len(bad)}
-    assert [r["text"] for r in mended] == [r["text"] for r in whole] and stopped(mended).passed
+    _, measured, mended = run(models, tmp_path / "failed")
+    assert measured["answers"] == {"known": 7 - len(longest_rows), "asked": len(longest_rows)}
+    assert [r["text"] for r in mended] == [r["text"] for r in undisturbed] and stopped(mended).passed
 
 
 GOOD = {"url": "http://127.0.0.1:8000/v1", "base": "base", "candidate": "triage-{version}"}
@@ -121,6 +125,6 @@ GOOD = {"url": "http://127.0.0.1:8000/v1", "base": "base", "candidate": "triage-
     ],
 )
 def test_what_an_engine_cannot_do_is_refused_in_the_spec(tmp_path, change, method, said) -> None:
-    asked = {"engine": "endpoint", "endpoint": GOOD, **change}
-    findings = check_all(spec(evaluation=asked, training={"method": method}), tmp_path)
+    settings = {"engine": "endpoint", "endpoint": GOOD, **change}
+    findings = check_all(spec(evaluation=settings, training={"method": method}), tmp_path)
     assert [f for f in findings if f.severity == "error" and said in f.message], [str(f) for f in findings]

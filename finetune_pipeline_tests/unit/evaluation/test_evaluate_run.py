@@ -44,9 +44,9 @@ def test_models_stand_in_order_and_validation_is_apart(outcome):
 def test_it_is_strict_json_and_the_published_schema_describes_it():
     schema = EvaluationResult.model_json_schema()
     odd = evaluation(training=TRAINING | {"best_eval_loss": math.nan, "scale": np.float32(0.5)})
-    for made in (odd, json_evaluation(), text_evaluation()):
-        stored = json.loads(json.dumps(made.to_json(), allow_nan=False))
-        assert EvaluationResult.model_validate(stored) == made and stored == made.to_json()
+    for result in (odd, json_evaluation(), text_evaluation()):
+        stored = json.loads(json.dumps(result.to_json(), allow_nan=False))
+        assert EvaluationResult.model_validate(stored) == result and stored == result.to_json()
         jsonschema.validate(stored, schema)
     training = odd.to_json()["training"]
     assert training["best_eval_loss"] is None and training["scale"] == 0.5, "facts that nobody reads are kept"
@@ -56,9 +56,9 @@ def test_it_is_strict_json_and_the_published_schema_describes_it():
 
 
 def test_the_champion_is_compared_and_holm_adjusts_for_every_comparison_made(outcome):
-    made = {name: c for name, c in outcome.comparisons.items() if c}
-    assert set(made) == {"baseline", "base_restricted", "simple_commonest", "simple_nearest", "simple_linear"}
-    smallest = min(made.values(), key=lambda c: c.mcnemar_p)
+    comparisons = {name: c for name, c in outcome.comparisons.items() if c}
+    assert set(comparisons) == {"baseline", "base_restricted", "simple_commonest", "simple_nearest", "simple_linear"}
+    smallest = min(comparisons.values(), key=lambda c: c.mcnemar_p)
     assert smallest.mcnemar_p_holm == pytest.approx(5 * smallest.mcnemar_p)
     predictions = [*arguments()["predictions"], *champion_rows(150)]
     beside = evaluation(predictions=predictions, versions={"champion": "3"})
@@ -80,9 +80,9 @@ def test_a_base_out_of_form_is_read_by_its_restricted_answers_or_leniently_where
 
 
 def test_regressions_and_fixes_are_named_and_their_texts_are_apart():
-    outcome, shown = evaluation_and_rows()
+    outcome, shown_rows = evaluation_and_rows()
     assert outcome.regressions.total == len(outcome.regressions.shown) == 5
-    first = shown.tested[outcome.regressions.shown[0]]
+    first = shown_rows.tested[outcome.regressions.shown[0]]
     assert first.id == "e0100" and first.text == "text of e0100"
     assert first.base == first.gold != first.candidate
     assert (outcome.fixes.total, len(outcome.fixes.shown)) == (60, 10)
@@ -92,10 +92,10 @@ def test_regressions_and_fixes_are_named_and_their_texts_are_apart():
 def test_the_result_that_gates_and_model_card_read_holds_no_text_of_a_row():
     texts = {f"e{i:04d}": f"secret{i} words" for i in range(200)}
     trained = [TrainingRow(f"t{i}", f"hidden{i} words", "bug") for i in range(20)]
-    outcome, shown = evaluation_and_rows(texts=texts, trained=trained, never_break=["e0180"])
+    outcome, shown_rows = evaluation_and_rows(texts=texts, trained=trained, never_break=["e0180"])
     assert outcome.never_break.broken == ["e0180"] and any(group.nearest for group in outcome.atlas.groups)
-    stored, apart = json.dumps(outcome.to_json()), shown.model_dump_json()
-    assert "secret" in apart and "hidden" in apart and ShownRows.model_validate_json(apart) == shown
+    stored, apart = json.dumps(outcome.to_json()), shown_rows.model_dump_json()
+    assert "secret" in apart and "hidden" in apart and ShownRows.model_validate_json(apart) == shown_rows
     assert "secret" not in stored and "hidden" not in stored
 
 
@@ -103,12 +103,12 @@ def test_wrong_answers_are_grouped_and_all_are_counted():
     base, candidate = paired(10, 0, 0, 4)
     candidate[-1] = row(13, candidate[-1]["gold"], "no idea", "candidate")
     candidate[-2] = row(12, candidate[-2]["gold"], "bug", "candidate", status="truncated")
-    outcome, shown = evaluation_and_rows(predictions=[*base, *candidate])
+    outcome, texts = evaluation_and_rows(predictions=[*base, *candidate])
     groups = outcome.wrong_answers
     assert sum(g.count for g in groups) == 4
-    said = {(g.gold, g.predicted): [shown.tested[i].candidate for i in g.examples] for g in groups}
-    assert said["billing", "invalid"] == ["no idea"]
-    assert said["bug", "invalid"] == ["bug (cut at the token limit)"]
+    answers = {(g.gold, g.predicted): [texts.tested[i].candidate for i in g.examples] for g in groups}
+    assert answers["billing", "invalid"] == ["no idea"]
+    assert answers["bug", "invalid"] == ["bug (cut at the token limit)"]
 
 
 @pytest.mark.parametrize(

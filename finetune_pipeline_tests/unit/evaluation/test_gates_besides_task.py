@@ -61,8 +61,8 @@ def test_a_loss_of_ability_must_be_ruled_out(loss: Any, more: Any, gates: Any, p
 def test_ability_that_was_not_measured_passes_only_where_the_spec_asks_nothing() -> None:
     silent = spec().model_copy(update={"ability": spec().ability.model_copy(update={"suite": False})})
     assert general_ability(silent, Ability(items=0)).passed
-    for of, facts in ((silent, None), (spec(), None), (spec(), Ability(items=0))):
-        assert not general_ability(of, facts).passed
+    for task, facts in ((silent, None), (spec(), None), (spec(), Ability(items=0))):
+        assert not general_ability(task, facts).passed
 
 
 def people(n: int, share: float, low: float, high: float) -> People:
@@ -70,14 +70,14 @@ def people(n: int, share: float, low: float, high: float) -> People:
 
 
 def test_too_few_ratings_and_too_few_accepted_answers_are_stopped() -> None:
-    wanted = spec(min_rated=30, min_accepted=0.7)
-    assert human_review(wanted, people(30, 0.86, 0.7, 0.95)).passed  # at the limit
-    few = human_review(wanted, people(29, 1.0, 0.88, 1.0))
+    task = spec(min_rated=30, min_accepted=0.7)
+    assert human_review(task, people(30, 0.86, 0.7, 0.95)).passed  # at the limit
+    few = human_review(task, people(29, 1.0, 0.88, 1.0))
     assert not few.passed and "29 of 30" in few.message
-    refused = human_review(wanted, people(30, 0.8, 0.63, 0.9))
+    refused = human_review(task, people(30, 0.8, 0.63, 0.9))
     assert not refused.passed and refused.measured == 0.63
     assert human_review(spec(), None).status == "not_asked"
-    assert not human_review(wanted, None).passed
+    assert not human_review(task, None).passed
 
 
 def test_only_a_believed_judge_that_the_spec_asks_counts_and_by_its_lower_bound() -> None:
@@ -108,8 +108,8 @@ def _evaluation(people: range) -> EvaluationResult:
     return evaluation(spec=OF, files=files)
 
 
-def _parts_gate(result: EvaluationResult, of: TaskSpec = OF) -> GateResult:
-    return {g.name: g for g in decide(of, result)}["beats_baseline_on_parts"]
+def _parts_gate(result: EvaluationResult, task: TaskSpec = OF) -> GateResult:
+    return {g.name: g for g in decide(task, result)}["beats_baseline_on_parts"]
 
 
 @pytest.mark.parametrize(
@@ -128,11 +128,11 @@ def test_every_part_must_show_the_gain(people: range, passed: bool, says: str) -
 
 def test_the_table_shows_every_part_and_the_rest() -> None:
     result = _evaluation(range(105, 145))
-    part, rest = result.parts
-    assert (part.n, rest.files, rest.n) == (40, None, 160)
-    shown = {name: (row.title, row.n, row.value) for name, row in result.models.items() if name.startswith("part_")}
-    assert shown["part_0_base"] == ("Base at its best, raw/people*.jsonl", 40, 0.0)
-    assert shown["part_1_candidate"] == ("Fine-tuned, the other rows", 160, 120 / 160) and len(shown) == 4
+    part, others = result.parts
+    assert (part.n, others.files, others.n) == (40, None, 160)
+    table = {name: (row.title, row.n, row.value) for name, row in result.models.items() if name.startswith("part_")}
+    assert table["part_0_base"] == ("Base at its best, raw/people*.jsonl", 40, 0.0)
+    assert table["part_1_candidate"] == ("Fine-tuned, the other rows", 160, 120 / 160) and len(table) == 4
 
 
 def test_nothing_is_asked_where_no_part_is_named_and_unevaluated_parts_do_not_pass() -> None:

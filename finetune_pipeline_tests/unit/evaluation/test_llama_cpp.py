@@ -36,10 +36,10 @@ def skilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def judged(skilled: Path) -> list[JudgedRow]:
-    rng, asked = random.Random(11), Answerer(skilled / "right")
+    rng, answerer = random.Random(11), Answerer(skilled / "right")
     labels = [LABELS[i % 2] for i in range(40)]
     turns = [exchange(SYSTEM, question(rng, label), "")[0] for label in labels]
-    answers = asked.answers([encode_prompt(asked.tokenizer, t) for t in turns], None, LONGEST, 8)
+    answers = answerer.answers([encode_prompt(answerer.tokenizer, t) for t in turns], None, LONGEST, 8)
     assert {a.text for a in answers} == set(LABELS) and all(a.status == "ok" for a in answers)
     return [JudgedRow(t, a, label) for t, a, label in zip(turns, answers, labels, strict=True)]
 

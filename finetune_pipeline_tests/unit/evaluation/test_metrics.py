@@ -58,7 +58,7 @@ def test_signs_of_a_text_gone_wrong() -> None:
 
 def test_an_extraction_is_compared_by_exact_answers_or_by_micro_f1() -> None:
     output = json_spec().output
-    gold, half, nothing = (json.dumps(of) for of in ({"city": "Rome", "guests": 2}, {"city": "Rome"}, {}))
+    gold, half, nothing = (json.dumps(fields) for fields in ({"city": "Rome", "guests": 2}, {"city": "Rome"}, {}))
     base = [row(i, gold, half) for i in range(40)]
     candidate = [row(i, gold, gold if i < 30 else nothing) for i in range(40)]
     comparison = compare(base, candidate, output)

@@ -144,7 +144,7 @@ def test_known_answers_are_not_paid_again_and_those_that_came_before_the_end_are
 
 
 def test_what_no_row_can_survive_stops_at_once() -> None:
-    for reply, said in (
+    for reply, message in (
         ((401, {}, b"Incorrect API key provided: " + KEY.encode()), "401: Incorrect API key provided: \\[key\\]"),
         ((404, {}, b"no such model"), "404: no such model"),
         ((429, {}, b'{"error": {"code": "insufficient_quota"}}'), "insufficient_quota"),
@@ -152,7 +152,7 @@ def test_what_no_row_can_survive_stops_at_once() -> None:
     ):
         with openai_server(lambda body, seen, reply=reply: reply) as server:
             endpoint = Endpoint(server.url, "small", "ENDPOINT_KEY", concurrency=2)
-            with pytest.raises(EndpointError, match=said) as caught:
+            with pytest.raises(EndpointError, match=message) as caught:
                 ask(endpoint, [asked(f"t{n}") for n in range(60)], 9)
             assert KEY not in str(caught.value) and len(server.requests) <= 8
 
@@ -162,8 +162,8 @@ def test_the_budget_of_tokens_is_never_exceeded() -> None:
     with openai_server(lambda body, _: completion("a", usage=(90, 3) if last(body) != "t1" else None)) as server:
         endpoint = Endpoint(server.url, "small", concurrency=2)
         result = ask(endpoint, rows, 9, max_requests=20, max_tokens=1000)
-        done = [a for a in result.answers if a.status == "ok"]
-        assert 5 <= len(done) == len(server.requests) < 20
+        answered = [a for a in result.answers if a.status == "ok"]
+        assert 5 <= len(answered) == len(server.requests) < 20
         assert result.spent.tokens <= 1000 and result.spent.untold == 1
         assert {a.error.partition(":")[0] for a in result.answers if a.status == "error"} == {"budget"}
 
@@ -196,7 +196,7 @@ def test_a_few_failed_rows_are_wrong_and_many_stop_with_what_came_kept(tmp_path:
 
 def test_limits_hold_and_a_missing_key_is_told_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     with openai_server(lambda body, seen: "billing") as server:
-        with pytest.raises(FindingsError, match="40 rows are to be asked of large at 127.0.0.1, and 39 are allowed"):
+        with pytest.raises(FindingsError, match="40 rows would be sent to large at 127.0.0.1, and 39 are allowed"):
             ask_all(server.url, max_requests=39)
         with pytest.raises(FindingsError, match="budget"):
             ask_all(server.url, max_tokens=100)

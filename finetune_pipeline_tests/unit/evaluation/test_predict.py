@@ -74,8 +74,8 @@ def test_several_models_in_one_job_and_a_prefix_beside_the_base_it_stands_in_fro
     facts, rows = predicted(folder, tmp_path, sets)
     assert list(facts["sets"]) == ["base", "fronted", "candidate", "shown", "champion"] and len(rows) == 5 * 7
     by = {name: of_model(rows, name) for name in facts["sets"]}
-    said = {name: [(r["text"], r["label_scores"]) for r in some] for name, some in by.items()}
-    assert said["base"] == said["champion"] and len({str(of) for of in said.values()}) == 4
+    answers = {name: [(r["text"], r["label_scores"]) for r in model_rows] for name, model_rows in by.items()}
+    assert answers["base"] == answers["champion"] and len({str(answer) for answer in answers.values()}) == 4
     assert by["shown"][0]["prompt_tokens"] > by["base"][0]["prompt_tokens"]
     # the label scores against PEFT's own forward, a label at a time
     tokenizer, peft = load_tokenizer(folder / "base"), with_adapter(folder / "base", prefix)
@@ -88,19 +88,19 @@ def test_several_models_in_one_job_and_a_prefix_beside_the_base_it_stands_in_fro
 
 
 def test_perturbed_rows_are_sets_of_their_own_under_the_same_ids(folder: Path, tmp_path: Path) -> None:
-    plain = prompt_set(name="candidate", model=folder / "base")
-    sets = [plain, *(perturbed_set(plain, kind, 5, 0) for kind in KINDS)]
+    candidate_set = prompt_set(name="candidate", model=folder / "base")
+    sets = [candidate_set, *(perturbed_set(candidate_set, kind, 5, 0) for kind in KINDS)]
     facts, rows = predicted(folder, tmp_path, sets)
     gold = {r["example_id"]: r["gold"] for r in of_model(rows, "candidate")}
     for kind in KINDS:
-        own = of_model(rows, f"candidate:{kind}")
-        assert len(own) == facts["sets"][f"candidate:{kind}"]["rows"] == 5
-        assert all(r["gold"] == gold[r["example_id"]] and r["label_scores"] == [] for r in own)
-    mean = {name.partition(":")[2]: of["mean_prompt_tokens"] for name, of in facts["sets"].items()}
+        perturbed_rows = of_model(rows, f"candidate:{kind}")
+        assert len(perturbed_rows) == facts["sets"][f"candidate:{kind}"]["rows"] == 5
+        assert all(r["gold"] == gold[r["example_id"]] and r["label_scores"] == [] for r in perturbed_rows)
+    mean = {name.partition(":")[2]: set_facts["mean_prompt_tokens"] for name, set_facts in facts["sets"].items()}
     assert mean["courtesy"] > mean[""] + 10
     assert mean["no_system"] != mean[""], "the template puts its own in its place"
     # free text has no label scores, and a limit takes the first ids
-    _, rows = predicted(folder, tmp_path, [plain], limit=4, labels=[])
+    _, rows = predicted(folder, tmp_path, [candidate_set], limit=4, labels=[])
     ids = sorted(e.id for e in read_examples(folder / "validation.jsonl"))[:4]
     assert sorted(r["example_id"] for r in rows if r["label_scores"] == []) == ids
 
@@ -124,8 +124,11 @@ def test_tools_are_in_the_prompt_and_a_call_is_a_gold_answer(tmp_path: Path) -> 
     tool = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
     call = {"type": "function", "function": {"name": "look_up", "arguments": '{"city": "Rome"}'}}
     question = [{"role": "user", "content": "weather?"}]
-    called, plain = {"role": "assistant", "content": "", "tool_calls": [call]}, {"role": "assistant", "content": "none"}
-    examples = [Example("a", [*question, called], tools=[tool]), Example("b", [*question, plain])]
+    called, text_answer = (
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "assistant", "content": "none"},
+    )
+    examples = [Example("a", [*question, called], tools=[tool]), Example("b", [*question, text_answer])]
     write_examples(tmp_path / "validation.jsonl", examples)
     _, rows = predicted(tmp_path, tmp_path / "out", [prompt_set(name="base", model=base)], labels=[])
     a, b = sorted(rows, key=lambda r: r["example_id"])
@@ -136,6 +139,6 @@ def test_tools_are_in_the_prompt_and_a_call_is_a_gold_answer(tmp_path: Path) -> 
     assert b["prompt_tokens"] == len(encode_prompt(tokenizer, question))
     # the planner counts what the trainer and the server see
     assert counter.count(question, True, [tool]) == a["prompt_tokens"]
-    whole = read_examples(tmp_path / "validation.jsonl")[0]
-    (row,) = encode_example(tokenizer, whole.messages, "a", whole.tools)
-    assert counter.count(whole.messages, tools=whole.tools) == len(row.ids)
+    tool_example = read_examples(tmp_path / "validation.jsonl")[0]
+    (row,) = encode_example(tokenizer, tool_example.messages, "a", tool_example.tools)
+    assert counter.count(tool_example.messages, tools=tool_example.tools) == len(row.ids)

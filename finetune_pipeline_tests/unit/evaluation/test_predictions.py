@@ -13,12 +13,16 @@ from finetune_pipeline_tests.unit.evaluation.rows import paired, row, rows, spec
 
 
 def test_round_trip(tmp_path):
-    given = [row(1, "bug", "bug\n<é>", label_scores=[]), row(1, "bug", "other", "candidate"), row(2, "bug", "", "base")]
+    original = [
+        row(1, "bug", "bug\n<é>", label_scores=[]),
+        row(1, "bug", "other", "candidate"),
+        row(2, "bug", "", "base"),
+    ]
     path = tmp_path / "deeper" / "predictions.parquet"
-    write_predictions(path, given)
-    assert read_predictions(path) == given
+    write_predictions(path, original)
+    assert read_predictions(path) == original
     assert pq.read_schema(path).equals(predictions.PREDICTION_SCHEMA)
-    assert [r["example_id"] for r in of_model(given, "base")] == ["e0001", "e0002"]
+    assert [r["example_id"] for r in of_model(original, "base")] == ["e0001", "e0002"]
 
 
 def test_faulty_rows_are_not_written_and_all_problems_are_named_at_once(tmp_path):
@@ -71,7 +75,10 @@ def test_fixed_broken_and_both_per_earlier_version():
     assert outcomes_of(rows([("bug", " bug\n"), ("bug", "Bug")]), output) == {"e0000": True, "e0001": False}
     history = regressions({"v1": outcomes_of(before, output), "v2": {"e0000": False}}, outcomes_of(after, output))
     stored = history.model_dump()
-    assert [list(of.values()) for of in stored["versions"]] == [["v1", 100, 7, 3, 50, 40], ["v2", 1, 1, 0, 0, 0]]
+    assert [list(version.values()) for version in stored["versions"]] == [
+        ["v1", 100, 7, 3, 50, 40],
+        ["v2", 1, 1, 0, 0, 0],
+    ]
     assert stored["rows"] == {"always_right": 49, "never_right": 40, "changing": 11}
     assert stored["lost"] == ["e0050", "e0051", "e0052"] and stored["lost_total"] == 3
 

@@ -86,10 +86,10 @@ def test_too_few_ratings_are_no_proof_and_nothing_is_paid_for_them(server: Serve
 
 
 def test_other_words_are_never_a_choice(server: Server) -> None:
-    who = judge(server.url, "chatty")
-    assert who.choose(rated(3)[0]) == ["failed"] * 3
-    assert len(who.failures) == 3 and "not first, second or same" in who.failures[0]
-    qualified = qualify(who, *rated(8), ASKED.model_copy(update={"min_rated": 8}))
+    chatty = judge(server.url, "chatty")
+    assert chatty.choose(rated(3)[0]) == ["failed"] * 3
+    assert len(chatty.failures) == 3 and "not first, second or same" in chatty.failures[0]
+    qualified = qualify(chatty, *rated(8), ASKED.model_copy(update={"min_rated": 8}))
     assert qualified.refused and qualified.failed == 8
     with pytest.raises(EndpointError, match="500"):  # which says nothing about the judge
         judge(server.url, "broken").choose(rated(8)[0])
@@ -99,11 +99,13 @@ def test_what_was_asked_once_is_not_asked_again_and_the_key_is_stored_nowhere(se
     monkeypatch.setenv("JUDGE_KEY", KEY)
     pairs, _ = rated(4)
     cache, fair = AnswerCache(tmp_path, b"k" * 32, "the test of demo", 64), Endpoint(server.url, "fair", "JUDGE_KEY")
-    who, again = (Judge(fair, cache=cache) for _ in range(2))
-    before, said = len(server.requests), who.choose([*pairs, *pairs])
-    assert said[:4] == said[4:] and who.spent.requests == len(server.requests) - before == 4, "equal questions once"
+    first_judge, second_judge = (Judge(fair, cache=cache) for _ in range(2))
+    before, choices = len(server.requests), first_judge.choose([*pairs, *pairs])
+    assert choices[:4] == choices[4:] and first_judge.spent.requests == len(server.requests) - before == 4, (
+        "equal questions once"
+    )
     assert server.requests[-1]["key"] == f"Bearer {KEY}" and server.requests[-1]["temperature"] == 0
-    assert again.choose(pairs) == said[:4] and again.spent.requests == 0
+    assert second_judge.choose(pairs) == choices[:4] and second_judge.spent.requests == 0
     assert KEY.encode() not in b"".join(p.read_bytes() for p in tmp_path.iterdir())
 
 
@@ -111,30 +113,30 @@ def test_the_verdict_is_drawn_from_all_pairs_and_equal_answers_are_ties(server: 
     fair = Judge(Endpoint(server.url, "fair"), cache=AnswerCache(tmp_path, b"k" * 32, "the test of demo", 64))
     pairs, people = rated(60)
     same = [Pair(f"s{i}", "?", "It is 4", "It is 4", "It is 4") for i in range(20)]
-    said = said_by(pairs, people)
-    judgement = judged_pairs(fair, [*pairs, *same], {**said, "s1": "tie"}, ASKED)
+    choices = said_by(pairs, people)
+    judgement = judged_pairs(fair, [*pairs, *same], {**choices, "s1": "tie"}, ASKED)
     assert (judgement["believed"], judgement["rated"], judgement["equal"]) == (True, 58, 3)
     verdict = judgement["verdict"]
     assert verdict["equal"] == 22 and set(verdict["choices"]) == {pair.id for pair in pairs if pair.a != pair.b}
     better = sum(right(p.reference, p.b) and not right(p.reference, p.a) for p in pairs)
     assert verdict["wins"] == better
-    surer = judged_pairs(fair, [*pairs, *same], said, ASKED, 0.99)["verdict"]
+    surer = judged_pairs(fair, [*pairs, *same], choices, ASKED, 0.99)["verdict"]
     assert surer["interval"][0] < verdict["interval"][0] - 0.01, "at gates.confidence"
     of_three = {pair.id: f"document {i % 3}" for i, pair in enumerate([*pairs, *same])}
-    clumped = judged_pairs(fair, [*pairs, *same], said, ASKED, sources=of_three)
+    clumped = judged_pairs(fair, [*pairs, *same], choices, ASKED, sources=of_three)
     of_sources = clumped["verdict"]
     assert of_sources["share"] == verdict["share"] and of_sources["interval"][0] < verdict["interval"][0]
     assert of_sources["p"] >= 0.25, "three documents cannot say less"
     assert clumped["interval"] != judgement["interval"], "kappa counts documents, too"
-    few = judged_pairs(fair, pairs, said, ASKED.model_copy(update={"rows": 10}))["verdict"]
+    few = judged_pairs(fair, pairs, choices, ASKED.model_copy(update={"rows": 10}))["verdict"]
     assert few["n"] + few["equal"] == 10 and set(few["choices"]) < set(verdict["choices"])
 
 
 def test_likeness_is_told_with_its_agreement_with_people() -> None:
     pairs = []
     for i in range(16):
-        said = [f"we like cheese {i % 12}", f"the parcel {i % 12} left monday"][:: 1 if i < 12 else -1]
-        pairs.append(Pair(f"m{i}", "?", f"the parcel {i % 12} left on monday", *said))
+        texts = [f"we like cheese {i % 12}", f"the parcel {i % 12} left monday"][:: 1 if i < 12 else -1]
+        pairs.append(Pair(f"m{i}", "?", f"the parcel {i % 12} left on monday", *texts))
     people: dict[str, Choice] = {f"m{i}": "b" if i < 12 else "a" for i in range(16)}
     judgement = similar(pairs, people, "hashed", 0.95)
     assert judgement["n"] == judgement["rated"] == 16 and judgement["kappa"] == 1.0

@@ -9,7 +9,7 @@ from finetune_pipeline.evaluation import production_rows
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.gates.recent_production import recent_production
 from finetune_pipeline.evaluation.production_rows import (
-    FEWEST,
+    MIN_ROWS,
     SET,
     as_examples,
     recent_rows,
@@ -24,8 +24,8 @@ SPEC = label_spec(output={"kind": "labels", "labels": ["a", "b"]})
 
 
 def row(n: int, **more: Any) -> dict[str, Any]:
-    made = {"id": f"r{n}", "timestamp": f"2026-05-{1 + n % 28:02d}T10:00:00Z", "model_version": "1", "user": None}
-    return {**made, "input": f"ticket number {n}", "output": "a", "correction": "b", **more}
+    fields = {"id": f"r{n}", "timestamp": f"2026-05-{1 + n % 28:02d}T10:00:00Z", "model_version": "1", "user": None}
+    return {**fields, "input": f"ticket number {n}", "output": "a", "correction": "b", **more}
 
 
 def test_every_row_is_taken_or_left_out_for_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,7 +35,7 @@ def test_every_row_is_taken_or_left_out_for_a_reason(monkeypatch: pytest.MonkeyP
         *(row(10 + i, user="chatty") for i in range(4)),
         *(row(20), row(21, correction="a")),
     ]
-    monkeypatch.setattr(production_rows, "MOST", 4)
+    monkeypatch.setattr(production_rows, "MAX_ROWS", 4)
     monkeypatch.setattr(production_rows, "PER_USER", 3)
     chosen = rows_with_truth(SPEC, rows, trained=["seen in training"])
     once = ("without_truth", "truth_out_of_form", "in_the_training_set", "repeated", "more_of_one_user")
@@ -88,5 +88,5 @@ def test_a_champion_that_was_not_asked_is_no_pass() -> None:
     assert asked(None, "3").status == "not_asked"
     assert not asked(Production(judged=True), "3").passed
     assert not asked(Production(), "3").passed
-    few = compared(FEWEST - 1, candidate=0, champion=19)
+    few = compared(MIN_ROWS - 1, candidate=0, champion=19)
     assert few is not None and few.judged is False and asked(few, "3").status == "not_asked", "a handful says nothing"

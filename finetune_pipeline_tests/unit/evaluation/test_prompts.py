@@ -43,9 +43,9 @@ def contents(messages: list[dict]) -> list[str]:
 
 def test_each_way_of_the_spec_is_tried_under_a_name_of_its_own() -> None:
     more = {"labels": LABELS, "seed": 0, "system_prompt": "Sort it.", "others": ["Be brief."]}
-    made = prompts_to_try(TRAIN, shots=[0, 2], retrieved=3, **more)
-    assert list(made) == ["zero_shot", "2_shot", "3_nearest", "prompt_2_zero_shot", "prompt_2_2_shot"]
-    assert made["prompt_2_2_shot"].turns == made["2_shot"].turns != []
+    prompts = prompts_to_try(TRAIN, shots=[0, 2], retrieved=3, **more)
+    assert list(prompts) == ["zero_shot", "2_shot", "3_nearest", "prompt_2_zero_shot", "prompt_2_2_shot"]
+    assert prompts["prompt_2_2_shot"].turns == prompts["2_shot"].turns != []
     assert "3_nearest" not in prompts_to_try(TRAIN, shots=[0], retrieved=0, labels=LABELS, seed=0)
 
 
@@ -58,9 +58,9 @@ def test_the_nearest_training_examples_are_shown_the_likest_last() -> None:
 
 
 def test_embeddings_find_examples_besides_tfidf() -> None:
-    made = prompts_to_try(TRAIN, shots=[0], retrieved=2, labels=LABELS, seed=0, embeddings="hashed")
-    assert list(made) == ["zero_shot", "2_nearest", "2_nearest_embedded"]
-    (choices,) = conversations([ASKED], asdict(made["2_nearest_embedded"]), Retriever(TRAIN))
+    prompts = prompts_to_try(TRAIN, shots=[0], retrieved=2, labels=LABELS, seed=0, embeddings="hashed")
+    assert list(prompts) == ["zero_shot", "2_nearest", "2_nearest_embedded"]
+    (choices,) = conversations([ASKED], asdict(prompts["2_nearest_embedded"]), Retriever(TRAIN))
     assert contents(choices[0])[-3:-1] == ["the map crashes on zoom", "bug"]
 
 
@@ -74,17 +74,17 @@ def test_a_row_is_never_shown_its_own_answer() -> None:
 
 def test_another_system_prompt_takes_the_place_of_the_tasks_own_and_of_no_other() -> None:
     prompt = asdict(Prompt(system="Be brief.", instead_of="Sort it."))
-    own = example("v2", "hello", "other", system="You are a pirate.")
-    (one,), (two,) = conversations([ASKED, own], prompt, None)
-    assert contents(one) == ["Be brief.", ASKED.user_text]
-    assert contents(two) == ["You are a pirate.", "hello"]
+    own_prompt = example("v2", "hello", "other", system="You are a pirate.")
+    (replaced,), (unchanged,) = conversations([ASKED, own_prompt], prompt, None)
+    assert contents(replaced) == ["Be brief.", ASKED.user_text]
+    assert contents(unchanged) == ["You are a pirate.", "hello"]
 
 
 def test_rows_too_long_for_the_model_are_shown_fewer_and_are_counted(tmp_path: Path) -> None:
     base = make_tiny_model(tmp_path / "base")  # it reads 1024 tokens, about a byte each
-    asked = [example("a", "long story", "bug"), example("b", "tale " * 150, "bug")]
+    questions = [example("a", "long story", "bug"), example("b", "tale " * 150, "bug")]
     write_examples(tmp_path / "train.jsonl", [example(f"t{i}", f"{'long story ' * 30}{i}", "bug") for i in range(9)])
-    write_examples(tmp_path / "validation.jsonl", asked)
+    write_examples(tmp_path / "validation.jsonl", questions)
     job = baseline_job(
         base=base, train=tmp_path / "train.jsonl", examples=tmp_path / "validation.jsonl", shots=[0], retrieved=8, seed=0,
         labels=LABELS, max_new_tokens=3, batch_size=2, out=tmp_path,

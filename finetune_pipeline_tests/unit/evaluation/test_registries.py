@@ -90,17 +90,17 @@ def test_a_toy_metric_and_a_toy_gate_in_one_file_each(tmp_path: Path) -> None:
     (tmp_path / "short_answers.py").write_text(TOY_GATE, "utf-8")
     (tmp_path / "triage").mkdir()
     (tmp_path / "triage" / "task.yaml").write_text(TASK, "utf-8")
-    done = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], text=True, capture_output=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    made = json.loads(done.stdout.splitlines()[-1])
-    assert made["findings"] == [] and made["schema"]
-    assert made["decisions"] == {"promote": [], "refuse": ["short_answers"]}
-    assert made["order"].index("few_regressions") + 1 == made["order"].index("short_answers")
-    metric, gain, (low, high) = made["gain"]
+    process = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], text=True, capture_output=True, cwd=ROOT)
+    assert process.returncode == 0, process.stderr
+    outcome = json.loads(process.stdout.splitlines()[-1])
+    assert outcome["findings"] == [] and outcome["schema"]
+    assert outcome["decisions"] == {"promote": [], "refuse": ["short_answers"]}
+    assert outcome["order"].index("few_regressions") + 1 == outcome["order"].index("short_answers")
+    metric, gain, (low, high) = outcome["gain"]
     assert metric == "wrong_letters" and low > 0 and low < gain < high
-    assert made["candidate"] < made["base"], "fewer wrong letters are a gain"
-    assert "short_answers" in made["checks"] and "beats_baseline" in made["checks"]
+    assert outcome["candidate"] < outcome["base"], "fewer wrong letters are a gain"
+    assert "short_answers" in outcome["checks"] and "beats_baseline" in outcome["checks"]
     for text in ("wrong first letters", "4 tokens an answer; at most 3 are allowed.", "Add shorter answers"):
-        assert text in made["report"]
+        assert text in outcome["report"]
     for text in ("`wrong_letters` | labels | the share of", "`short_answers` | at most three tokens an answer | 3 |"):
-        assert text in made["reference"]
+        assert text in outcome["reference"]

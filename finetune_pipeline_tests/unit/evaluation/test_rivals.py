@@ -14,10 +14,10 @@ from finetune_pipeline.evaluation.rivals import (
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, json_spec, row, rows, spec
 
 
-def answers(right: int, n: int = 40) -> list[dict[str, Any]]:
+def answers(right_count: int, n: int = 40) -> list[dict[str, Any]]:
     """Rows of which the first `right` are right."""
     gold = [LABELS[i % 3] for i in range(n)]
-    return [row(i, g, g if i < right else LABELS[(i + 1) % 3], label_scores=[]) for i, g in enumerate(gold)]
+    return [row(i, g, g if i < right_count else LABELS[(i + 1) % 3], label_scores=[]) for i, g in enumerate(gold)]
 
 
 def test_the_strongest_rival_is_the_one_with_the_highest_score_whatever_its_name_or_place() -> None:
@@ -77,10 +77,10 @@ def test_a_prompt_with_too_few_answers_in_form_is_not_the_best_by_itself():
 
 def test_where_no_prompt_keeps_the_form_the_best_restricted_answers_are_the_ones_to_beat():
     spoken = {}
-    for name, right in (("zero_shot", 4), ("8_shot", 9)):
-        scores = [[-0.1, -3.0, -3.0]] * right + [[-3.0, -0.1, -3.0]] * (10 - right)
-        said = ["bug"] * 7 + ["I think it is a bug"] * 3
-        spoken[name] = [row(i, "bug", said[i], label_scores=scores[i]) for i in range(10)]
+    for name, right_count in (("zero_shot", 4), ("8_shot", 9)):
+        scores = [[-0.1, -3.0, -3.0]] * right_count + [[-3.0, -0.1, -3.0]] * (10 - right_count)
+        texts = ["bug"] * 7 + ["I think it is a bug"] * 3
+        spoken[name] = [row(i, "bug", texts[i], label_scores=scores[i]) for i in range(10)]
     facts = score_baselines(spec(), spoken)
     assert (facts["best"], facts["best_mode"]) == ("8_shot", "restricted"), "7 of 10 in form is no rival by itself"
 
@@ -90,8 +90,8 @@ def test_restricted_json_answers_and_simple_models_stand_beside_the_prompts():
     free = [row(i, gold, "Rome, two guests", label_scores=[]) for i in range(10)]
     under_schema = [row(i, gold, gold if i < 6 else gold.replace("2", "3"), label_scores=[]) for i in range(10)]
     simple = [row(i, gold, gold if i < 3 else "{}", label_scores=[]) for i in range(20)]
-    given = {"zero_shot": free, "zero_shot_restricted": under_schema, "simple_nearest": simple}
-    facts = score_baselines(json_spec(), given)
+    rows = {"zero_shot": free, "zero_shot_restricted": under_schema, "simple_nearest": simple}
+    facts = score_baselines(json_spec(), rows)
     assert list(facts["prompts"]) == ["zero_shot"] and facts["best_mode"] == "restricted"
     assert facts["prompts"]["zero_shot"]["restricted"]["accuracy"] == 0.6
     assert facts["simple"]["nearest"]["correct"] == 3 and facts["simple"]["nearest"]["n"] == 20

@@ -93,7 +93,7 @@ def test_what_was_asked_and_not_measured_fails(action: str) -> None:
     faults: list[dict[str, Any] | None] = [{"courtesy": None}, {"case": {"n": None}}, dict.fromkeys(KINDS), None]
     faults += [{"typos": {"n": 60, "drop": drop, "interval": None}} for drop in (None, float("nan"))]
     for fault in faults:
-        kinds = {kind: of for kind, of in {**stored["kinds"], **(fault or {})}.items() if of is not None}
+        kinds = {kind: figures for kind, figures in {**stored["kinds"], **(fault or {})}.items() if figures is not None}
         unread = None if fault is None else PerturbedRows.model_validate({**stored, "kinds": kinds})
         verdict = robustness_verdict(spec(robustness={"action": action}).robustness, unread)
         assert verdict.status == "failed" and "not measured" in verdict.sentence, fault
@@ -104,7 +104,9 @@ def test_rows_that_no_perturbation_can_change_leave_robustness_unknown() -> None
         facts = robustness(spec(), [*CANDIDATE, *(r for kind in kinds for r in answered(CANDIDATE, kind, 0))])
         assert facts is not None and facts.verdict.status == status, kinds
         assert ("robustness is unknown" in facts.verdict.sentence) is (status == "warned")
-        assert {kind: of.n for kind, of in facts.kinds.items()} == {kind: 60 * (kind in kinds) for kind in KINDS}
+        assert {kind: figures.n for kind, figures in facts.kinds.items()} == {
+            kind: 60 * (kind in kinds) for kind in KINDS
+        }
 
 
 ROME = {"city": "Rome", "guests": 2}

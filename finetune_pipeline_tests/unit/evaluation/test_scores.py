@@ -30,21 +30,21 @@ FLAGS = ["a", "b", "c"]
 EXTRACTION = JsonOutput(json_schema={"type": "object", "properties": {f: {"enum": ["x"]} for f in FLAGS}})
 
 
-def extraction(i: int, gold: set[str], said: set[str]) -> dict:
-    return row(i, *(json.dumps(dict.fromkeys(sorted(of), "x")) for of in (gold, said)))
+def extraction(i: int, gold: set[str], answer: set[str]) -> dict:
+    return row(i, *(json.dumps(dict.fromkeys(sorted(names), "x")) for names in (gold, answer)))
 
 
 def test_scores_of_labels_equal_scikit_learn() -> None:
     chance = random.Random(0)
-    said = [*LABELS, "I am not sure"]
-    pairs = [(g := chance.choice(LABELS), g if chance.random() < 0.6 else chance.choice(said)) for _ in range(150)]
-    gold, said = [g for g, _ in pairs], [s if s in LABELS else "invalid" for _, s in pairs]
+    answers = [*LABELS, "I am not sure"]
+    pairs = [(g := chance.choice(LABELS), g if chance.random() < 0.6 else chance.choice(answers)) for _ in range(150)]
+    gold, answers = [g for g, _ in pairs], [s if s in LABELS else "invalid" for _, s in pairs]
     scores = score(rows(pairs), OUTPUT, metric="macro_f1")
-    assert scores["accuracy"] == pytest.approx(accuracy_score(gold, said))
-    assert scores["macro_f1"] == pytest.approx(f1_score(gold, said, labels=LABELS, average="macro"))
-    assert scores["confusion"]["counts"] == confusion_matrix(gold, said, labels=[*LABELS, "invalid"])[:3].tolist()
+    assert scores["accuracy"] == pytest.approx(accuracy_score(gold, answers))
+    assert scores["macro_f1"] == pytest.approx(f1_score(gold, answers, labels=LABELS, average="macro"))
+    assert scores["confusion"]["counts"] == confusion_matrix(gold, answers, labels=[*LABELS, "invalid"])[:3].tolist()
     assert scores["confusion"]["columns"] == [*LABELS, "invalid"]
-    expected = precision_recall_fscore_support(gold, said, labels=LABELS)
+    expected = precision_recall_fscore_support(gold, answers, labels=LABELS)
     for i, label in enumerate(LABELS):
         scored = scores["per_class"][label]
         assert [scored[k] for k in ("precision", "recall", "f1", "support")] == pytest.approx([e[i] for e in expected])
@@ -62,11 +62,13 @@ def test_scores_of_labels_equal_scikit_learn() -> None:
     ],
 )
 def test_every_interval_counts_sources_where_rows_share_them(output, metric, said) -> None:
-    gold, wrong, right = said
-    given = [row(i, gold, right if i // 5 % 2 else wrong) for i in range(100)]
-    plain, counted = (score(given, output, metric=metric, clusters=c) for c in (None, [i // 5 for i in range(100)]))
-    width, alone = (x["primary"]["interval"][1] - x["primary"]["interval"][0] for x in (counted, plain))
-    assert width > 1.6 * alone and counted["primary"]["value"] == plain["primary"]["value"]
+    gold, wrong, correct = said
+    predictions = [row(i, gold, correct if i // 5 % 2 else wrong) for i in range(100)]
+    naive, counted = (
+        score(predictions, output, metric=metric, clusters=c) for c in (None, [i // 5 for i in range(100)])
+    )
+    width, alone = (x["primary"]["interval"][1] - x["primary"]["interval"][0] for x in (counted, naive))
+    assert width > 1.6 * alone and counted["primary"]["value"] == naive["primary"]["value"]
 
 
 def test_labels_without_rows_do_not_drag_macro_f1_and_nothing_is_measured_on_no_rows() -> None:
@@ -81,24 +83,26 @@ def test_labels_without_rows_do_not_drag_macro_f1_and_nothing_is_measured_on_no_
 
 
 def test_scores_of_fields_equal_scikit_learn_on_a_multilabel_problem() -> None:
-    given = [({"a", "b"}, {"a"}), ({"b"}, {"b", "c"}), ({"a", "c"}, {"a", "c"}), (set(), {"a"}), ({"c"}, set())]
-    scores = score([extraction(i, *pair) for i, pair in enumerate(given)], EXTRACTION)
-    gold, said = ([[int(f in pair[side]) for f in FLAGS] for pair in given] for side in (0, 1))
-    assert scores["micro_f1"] == pytest.approx(f1_score(gold, said, average="micro"))
-    for metric, of in (("precision", precision_score), ("recall", recall_score), ("f1", f1_score)):
-        assert [scores["fields"][f][metric] for f in FLAGS] == pytest.approx(list(of(gold, said, average=None)))
+    pairs = [({"a", "b"}, {"a"}), ({"b"}, {"b", "c"}), ({"a", "c"}, {"a", "c"}), (set(), {"a"}), ({"c"}, set())]
+    scores = score([extraction(i, *pair) for i, pair in enumerate(pairs)], EXTRACTION)
+    gold, answers = ([[int(f in pair[side]) for f in FLAGS] for pair in pairs] for side in (0, 1))
+    assert scores["micro_f1"] == pytest.approx(f1_score(gold, answers, average="micro"))
+    for metric, reference in (("precision", precision_score), ("recall", recall_score), ("f1", f1_score)):
+        assert [scores["fields"][f][metric] for f in FLAGS] == pytest.approx(
+            list(reference(gold, answers, average=None))
+        )
     assert (scores["correct"], scores["exact"]) == (1, 0.2)
     low, high = scores["micro_f1_interval"]
     assert 0 <= low < scores["micro_f1"] < high <= 1
 
 
 def test_repaired_and_failed_extractions_are_counted_apart() -> None:
-    given = [extraction(i, {"a"}, {"a"}) for i in range(5)]
-    given[1]["text"] = "Here you are: {'a': 'x'}"
-    given[2] |= {"text": "", "status": "empty"}
-    given[3] |= {"text": '{"a": "x"', "status": "truncated"}
-    given[4]["text"] = '{"a": "y"}'
-    scores = score(given, EXTRACTION)
+    predictions = [extraction(i, {"a"}, {"a"}) for i in range(5)]
+    predictions[1]["text"] = "Here you are: {'a': 'x'}"
+    predictions[2] |= {"text": "", "status": "empty"}
+    predictions[3] |= {"text": '{"a": "x"', "status": "truncated"}
+    predictions[4]["text"] = '{"a": "y"}'
+    scores = score(predictions, EXTRACTION)
     assert scores["correct"] == 1
     assert (scores["strict"]["k"], scores["repaired"]["k"], scores["repaired"]["right_if_repaired"]) == (2, 2, 1)
     assert (scores["schema"]["k"], scores["valid"]["valid"]) == (1, 1)
@@ -113,33 +117,35 @@ def test_overlap_equals_the_reference_implementations_without_a_network(monkeypa
         ("We will refund you.", "You will get your money back soon."),
         ("Yes, that is possible.", "Yes, that is possible."),
     ]
-    scores = score([row(i, gold, said) for i, (said, gold) in enumerate(texts)], TextOutput())
+    scores = score([row(i, gold, answer) for i, (answer, gold) in enumerate(texts)], TextOutput())
     rouge = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeLsum"], use_stemmer=True)
-    expected = {name: [rouge.score(gold, said)[name].fmeasure for said, gold in texts] for name in rouge.rouge_types}
-    expected["chrf"] = [sacrebleu.sentence_chrf(said, [gold]).score / 100 for said, gold in texts]
-    expected["bleu"] = [sacrebleu.sentence_bleu(said, [gold]).score / 100 for said, gold in texts]
+    expected = {
+        name: [rouge.score(gold, answer)[name].fmeasure for answer, gold in texts] for name in rouge.rouge_types
+    }
+    expected["chrf"] = [sacrebleu.sentence_chrf(answer, [gold]).score / 100 for answer, gold in texts]
+    expected["bleu"] = [sacrebleu.sentence_bleu(answer, [gold]).score / 100 for answer, gold in texts]
     for name, values in expected.items():
         assert scores[name] == pytest.approx(sum(values) / 3)
         assert scores[f"{name}_interval"][0] < scores[name] < scores[f"{name}_interval"][1]
-    said, gold = zip(*texts, strict=True)
-    assert scores["corpus"]["bleu"] == pytest.approx(sacrebleu.corpus_bleu(said, [gold]).score / 100)
-    assert scores["corpus"]["chrf"] == pytest.approx(sacrebleu.corpus_chrf(said, [gold]).score / 100)
+    answer, gold = zip(*texts, strict=True)
+    assert scores["corpus"]["bleu"] == pytest.approx(sacrebleu.corpus_bleu(answer, [gold]).score / 100)
+    assert scores["corpus"]["chrf"] == pytest.approx(sacrebleu.corpus_chrf(answer, [gold]).score / 100)
     assert scores["exact"] == pytest.approx(1 / 3)
 
 
 def test_rates_of_text_and_the_metric_that_decides() -> None:
-    given = [
+    predictions = [
         row(1, "Your order 1234 ships on 3 May.", "I'm sorry, but I can't help with that."),
         row(2, "Fine.", "it is good and " * 12),
         row(3, "#### 4", "so\n#### 4"),
         row(4, "refund it", "refund it", status="error"),
     ]
-    scores = score(given, TextOutput(extract=r"#### (\d+)"))
+    scores = score(predictions, TextOutput(extract=r"#### (\d+)"))
     assert (scores["refusal"]["k"], scores["repetition"]["k"], scores["extracted"]["k"]) == (1, 1, 1)
     assert scores["primary"] == {"name": "exact", "value": 0.25, "interval": scores["interval"]}
-    by_facts = score(given, TextOutput(), metric="facts")["primary"]
+    by_facts = score(predictions, TextOutput(), metric="facts")["primary"]
     assert by_facts["name"] == "facts" and by_facts["interval"][0] <= by_facts["value"] <= by_facts["interval"][1]
-    failed = score(given[3:] * 2, TextOutput())
+    failed = score(predictions[3:] * 2, TextOutput())
     assert {failed[name] for name in ("correct", "rougeLsum", "chrf", "bleu", "facts")} == {0.0}
 
 
@@ -148,21 +154,23 @@ def test_calibration_equals_scikit_learn() -> None:
     true = chance.dirichlet([0.5, 0.5, 0.5], 500)
     gold = [chance.choice(3, p=p) for p in true]
     exaggerated = (1.5 * np.log(np.maximum(true, 1e-12)) - 7).tolist()
-    given = [row(i, LABELS[g], "bug", label_scores=exaggerated[i]) for i, g in enumerate(gold)]
-    figures = calibration(given, LABELS)
+    predictions = [row(i, LABELS[g], "bug", label_scores=exaggerated[i]) for i, g in enumerate(gold)]
+    figures = calibration(predictions, LABELS)
     shares = scipy.special.softmax(exaggerated, axis=1)
     assert figures is not None and figures["n"] == 500
     assert figures["brier"] == pytest.approx(brier_score_loss(gold, shares, labels=[0, 1, 2], scale_by_half=False))
     assert figures["log_loss"] == pytest.approx(log_loss(gold, shares, labels=[0, 1, 2]))
-    right = [p.argmax() == g for p, g in zip(shares, gold, strict=True)]
-    expected = calibration_curve(right, shares.max(axis=1), n_bins=10)
+    correct = [p.argmax() == g for p, g in zip(shares, gold, strict=True)]
+    expected = calibration_curve(correct, shares.max(axis=1), n_bins=10)
     assert [b["accuracy"] for b in figures["reliability"]] == pytest.approx(list(expected[0]))
     assert [b["confidence"] for b in figures["reliability"]] == pytest.approx(list(expected[1]))
 
 
 def test_calibration_leaves_out_rows_without_usable_likelihoods() -> None:
     likelihoods = (np.log([0.8, 0.1, 0.1]), np.log([0.6, 0.2, 0.2]), [], [math.nan, 0.0, 0.0])
-    given = [row(i, "other" if i == 1 else "bug", "bug", label_scores=[*of]) for i, of in enumerate(likelihoods)]
-    figures = score(given, OUTPUT)["calibration"]
+    predictions = [
+        row(i, "other" if i == 1 else "bug", "bug", label_scores=[*scores_]) for i, scores_ in enumerate(likelihoods)
+    ]
+    figures = score(predictions, OUTPUT)["calibration"]
     assert (figures["n"], figures["accuracy"], figures["ece"]) == (2, 0.5, pytest.approx((0.2 + 0.6) / 2))
-    assert score(given[2:3], OUTPUT)["calibration"] is None
+    assert score(predictions[2:3], OUTPUT)["calibration"] is None

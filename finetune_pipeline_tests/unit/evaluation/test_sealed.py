@@ -128,14 +128,14 @@ def test_openings_are_not_guessed(tmp_path: Path, lost: str, left: bytes | None)
 
 def test_training_that_is_given_the_sealed_test_fails(tmp_path: Path) -> None:
     """A real training job in a process of its own: it ends before anything is learned, and says why."""
-    plain, hidden = tmp_path / "plain.jsonl", _sealed(tmp_path, range(4))
-    write_examples(plain, [example(f"text {i}", "yes") for i in range(4)])
+    readable, hidden = tmp_path / "plain.jsonl", _sealed(tmp_path, range(4))
+    write_examples(readable, [example(f"text {i}", "yes") for i in range(4)])
     settings = spec(training={"method": "lora", "precision": "float32"}).training.model_dump()
     base = make_tiny_model(tmp_path / "base")
     common = {"base": base, "out": tmp_path / "out", "work": tmp_path / "w", "settings": settings}
     with pytest.raises(SealedError):
-        train(train_job(train=hidden, validation=plain, **common))
-    code, _ = finish(start(train_job(train=plain, validation=hidden, **common), tmp_path))
+        train(train_job(train=hidden, validation=readable, **common))
+    code, _ = finish(start(train_job(train=readable, validation=hidden, **common), tmp_path))
     assert code == EXIT_CONFIG, "not a crash, which would be tried again"
     error = json.loads((tmp_path / "out" / "error.json").read_text())
     assert "is the sealed test. Only test_predictions opens it" in error["message"], error

@@ -50,8 +50,8 @@ def test_json_fields_with_few_values_are_classified_and_the_others_copied() -> N
     assert list(fitted) == list(SIMPLE_MODELS) and not failed
     assert fitted["linear"].fields["open"] == [("number",), ("extras",)], "too many values, or one only"
     assert {*fitted["linear"].fields["closed"]} == {("fruit",), ("delivery", "urgent")}
-    said = json.loads(fitted["linear"].predict(["order 31 of pears at once for shop 31"])[0])
-    assert said["fruit"] == "pears" and said["number"] == 31 and said["extras"] == ["box", "card"]
+    answer = json.loads(fitted["linear"].predict(["order 31 of pears at once for shop 31"])[0])
+    assert answer["fruit"] == "pears" and answer["number"] == 31 and answer["extras"] == ["box", "card"]
     usual = json.loads(fitted["commonest_fields"].predict(["x"])[0])
     assert usual["delivery"] == {"urgent": False} and usual["extras"] == ["box", "card"]
 

@@ -39,11 +39,11 @@ def spans(page: str) -> dict[str, str]:
 def _page(tokenizer: Any, examples: list[Example], **settings: Any) -> str:
     chosen = {**SETTINGS, **settings}
     splits = {"train": examples, "validation": examples[:1]}
-    done = {
+    audit = {
         split: prepare_split(tokenizer, rows, chosen["max_tokens"], chosen["over_length"], f"{split} split").audit
         for split, rows in splits.items()
     }
-    return page_html(audit_page(done, chosen))
+    return page_html(audit_page(audit, chosen))
 
 
 def test_tokens_with_loss_are_the_answer_and_its_end(tokenizer: Any) -> None:

@@ -70,12 +70,12 @@ def test_what_was_scrubbed_is_shown_masked_and_not_of_the_sealed_test(tmp_path: 
     raw[1]["text"] += ", password: Tr0ub4dor&3"
     write_raw(tmp_path / "raw", raw)
     _, at = quality(tmp_path, spec, "once")
-    shown = json.loads((at / "quality/quality.json").read_text())["scrubbed"]
-    assert [s["kind"] for s in shown].count("email") == 3 and len({s["before"].split()[-2] for s in shown}) >= 2
-    assert all(s["after"] in (at / "quality/report.html").read_text() for s in shown)
-    assert any("ja•••••@•••••••.•om" in s["before"] and "[EMAIL_1]" in s["after"] for s in shown)
+    scrubbed = json.loads((at / "quality/quality.json").read_text())["scrubbed"]
+    assert [s["kind"] for s in scrubbed].count("email") == 3 and len({s["before"].split()[-2] for s in scrubbed}) >= 2
+    assert all(s["after"] in (at / "quality/report.html").read_text() for s in scrubbed)
+    assert any("ja•••••@•••••••.•om" in s["before"] and "[EMAIL_1]" in s["after"] for s in scrubbed)
     ids, codes = placed_rows(at / "splits")
-    assert not {s["id"] for s in shown} & {f"{i:016x}" for i in ids[codes == 2].tolist()}
+    assert not {s["id"] for s in scrubbed} & {f"{i:016x}" for i in ids[codes == 2].tolist()}
     written = (at / "quality/report.html").read_text() + (at / "clean/scrubbed_samples.jsonl").read_text()
     assert "[SECRET_1]" in written and "example.com" not in written and "Tr0ub4dor" not in written
 

@@ -26,9 +26,11 @@ from finetune_pipeline_tests.unit.evaluation.rows import json_spec, paired, spec
 from finetune_pipeline_tests.unit.report.parsed import HOSTILE, Parsed, usual
 
 
-def pages(result: EvaluationResult, of: TaskSpec | None = None, gates: Any = None, rows: Any = None) -> tuple[str, str]:
+def pages(
+    result: EvaluationResult, task: TaskSpec | None = None, gates: Any = None, rows: Any = None
+) -> tuple[str, str]:
     """HTML and Markdown."""
-    page = evaluation_page(result, decide(of or spec(), result) if gates is None else gates, rows)
+    page = evaluation_page(result, decide(task or spec(), result) if gates is None else gates, rows)
     return page_html(page), page_markdown(page)
 
 
@@ -65,15 +67,15 @@ def test_hostile_texts_are_shown_and_do_nothing() -> None:
     for row in facts["predictions"]:
         if row["model"] == "candidate" and row["text"] != row["gold"]:
             row["text"] = HOSTILE
-    of = spec(description=HOSTILE)
+    task = spec(description=HOSTILE)
     result, rows = evaluation_and_rows(
-        spec=of, predictions=facts["predictions"],
+        spec=task, predictions=facts["predictions"],
         texts={row["example_id"]: HOSTILE for row in facts["predictions"]},
         versions={HOSTILE: HOSTILE}, openings=[{"candidate": HOSTILE, HOSTILE: "x"}],
         data={HOSTILE: {"rows_in": 1, "by_rule": {HOSTILE: 1}}},
         training={"method": HOSTILE, "history": []},
     )  # fmt: skip
-    page, markdown = pages(result, of, rows=rows)
+    page, markdown = pages(result, task, rows=rows)
     Parsed(page).assert_inert()
     assert Parsed(page).text.count("<script>alert(1)</script>") >= 10
     assert markdown.count(r"\<script\>alert(1)\</script\>") >= 4
@@ -144,8 +146,8 @@ def test_a_warning_is_no_yes() -> None:
     assert steps[0].startswith("Serve it") and steps[1] == "robust (a warning): Add such rows."
 
 
-def steps(result: EvaluationResult, of: TaskSpec | None = None) -> str:
-    return "\n".join(next_steps(result, decide(of or spec(), result)))
+def steps(result: EvaluationResult, task: TaskSpec | None = None) -> str:
+    return "\n".join(next_steps(result, decide(task or spec(), result)))
 
 
 def test_a_refused_candidate_is_told_what_every_gate_asks_for_and_what_is_cheaper() -> None:
@@ -169,9 +171,9 @@ def test_a_candidate_beaten_by_a_simple_model_alone_is_told_to_use_that() -> Non
     useless = dict.fromkeys(gold, "no label")
     simple = {"commonest": useless, "nearest": useless | dict(list(gold.items())[:165]), "linear": gold}
     result = evaluation(simple=simple)
-    first, *others = next_steps(result, decide(spec(), result))
+    first, *later_steps = next_steps(result, decide(spec(), result))
     assert first.startswith("Use TF-IDF and logistic regression: `finetune export triage --simple --to DIR` writes it")
-    assert not [step for step in (first, *others) if step.startswith(("Serve it", "beats_simple:"))]
+    assert not [step for step in (first, *later_steps) if step.startswith(("Serve it", "beats_simple:"))]
     page, markdown = pages(result)
     assert (
         "Better than prompting, but not significantly better than the nearest training row's answer and TF-IDF"
@@ -185,7 +187,7 @@ def test_a_training_that_stopped_too_early_or_too_late_is_told() -> None:
     falling = [{"step": i, "eval_loss": 2.0 - i / 100} for i in (0, 20, 40)]
     early = evaluation(training={**TRAINING, "best_step": 40, "steps": 40, "history": falling})
     assert "Train longer" in steps(early) and "Train l" not in steps(usual())
-    for verdict, rise, said in (
+    for verdict, rise, sentence in (
         ("overfitted", 0.1, "Train less or on more rows: the validation loss rose by 10.0% after step 20"),
         ("unstable", 0.3, "Lower training.learning_rate: the validation loss rose by 30.0% after step 20"),
         ("turning", 0.005, None),
@@ -193,14 +195,14 @@ def test_a_training_that_stopped_too_early_or_too_late_is_told() -> None:
     ):
         fit = {"verdict": verdict, "best_step": 20, "rise": rise}
         advice = steps(evaluation(training={**TRAINING, "overfitting": fit}))
-        assert said in advice if said else "validation loss" not in advice
+        assert sentence in advice if sentence else "validation loss" not in advice
 
 
 @pytest.mark.parametrize("kind", ["labels", "json", "text"])
 def test_the_json_report_has_the_same_documented_keys_for_every_kind_of_task(kind: str) -> None:
-    made = {"labels": (usual, spec), "json": (json_evaluation, json_spec), "text": (text_evaluation, text_spec)}
-    result, of = (make() for make in made[kind])
-    gates = decide(of, result)
+    makers = {"labels": (usual, spec), "json": (json_evaluation, json_spec), "text": (text_evaluation, text_spec)}
+    result, task = (make() for make in makers[kind])
+    gates = decide(task, result)
     report = evaluation_json(result, gates)
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     assert report["schema_version"] == SCHEMA_VERSION == 4
@@ -215,5 +217,5 @@ def test_the_json_report_has_the_same_documented_keys_for_every_kind_of_task(kin
     documented = (Path(__file__).parents[3] / "docs" / "report.md").read_text("utf-8")
     assert not [key for key in report if f"`{key}`" not in documented]
     assert report["verdict"]["passed"] is all(g.passed for g in gates) is (report["verdict"]["decision"] == "promote")
-    assert report["verdict"]["sentence"] in pages(result, of)[1].replace("\\", "")
+    assert report["verdict"]["sentence"] in pages(result, task)[1].replace("\\", "")
     assert [g["name"] for g in report["gates"]] == [g.name for g in gates]

@@ -143,14 +143,14 @@ def test_texts_of_strangers_are_no_markup_and_rows_of_the_data_stay_out() -> Non
     )
     base = {"id": f"a`b{HOSTILE}", "licence_note": HOSTILE, "identity": {"kind": "local"}}
     dirty["base_model"] = {**dirty["base_model"], **base}
-    made = model_card(dirty, result, decide(spec(), result))
-    parsed = read(made)
+    card_text = model_card(dirty, result, decide(spec(), result))
+    parsed = read(card_text)
     assert parsed.data.license == "other" and parsed.data.base_model is None
-    assert "SECRET" not in made and "Ann" not in made and "text of" not in made
+    assert "SECRET" not in card_text and "Ann" not in card_text and "text of" not in card_text
     block = f"````text\n{fence}\n````"
-    assert made.count(block) == 2
-    outside = made.replace(block, "")
-    tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(made.split("---\n", 2)[2])
+    assert card_text.count(block) == 2
+    outside = card_text.replace(block, "")
+    tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(card_text.split("---\n", 2)[2])
     kinds = {t.type for block in tokens for t in (block, *(block.children or []))}
     assert not kinds & {"html_inline", "html_block", "link_open", "image"}
     assert [t.content for t in tokens if t.type == "fence" and "<script>" in t.content] == [f"{fence}\n"] * 2
@@ -181,10 +181,10 @@ def test_what_the_spec_tells() -> None:
         out_of_scope="Medical advice.",
     )  # fmt: skip
     result = usual()
-    made = read(model_card(manifest(card=card.model_dump()), result, decide(spec(), result)))
-    assert made.data.language == ["en", "multilingual"] and made.data.datasets == ["acme/tickets"]
-    assert "Licences of the rows: CC BY 4.0." in made.text and "Out of scope: Medical advice." in made.text
-    assert "Made from acme/tickets." in made.text and "Intended use: Routing." in made.text
+    parsed = read(model_card(manifest(card=card.model_dump()), result, decide(spec(), result)))
+    assert parsed.data.language == ["en", "multilingual"] and parsed.data.datasets == ["acme/tickets"]
+    assert "Licences of the rows: CC BY 4.0." in parsed.text and "Out of scope: Medical advice." in parsed.text
+    assert "Made from acme/tickets." in parsed.text and "Intended use: Routing." in parsed.text
     with pytest.raises(ValueError, match="language"):
         CardSpec(language=["English"])
     with pytest.raises(ValueError, match="license"):

@@ -83,8 +83,8 @@ def test_tables_and_lists_in_markdown() -> None:
 
 
 def test_markdown_text_shows_itself() -> None:
-    shown = {
+    escaped = {
         "a*b_c`d": r"a\*b\_c\`d", "- item": r"\- item", "+49.5 points": "+49.5 points", "two\nlines": "two lines",
         "<b>": r"\<b\>", "see https://a.b": "see https:\u200b//a.b", "at www.a.b": "at www\u200b.a.b", "ask @ops": "ask @\u200bops",
     }  # fmt: skip
-    assert {given: plain(given) for given in shown} == shown
+    assert {text: plain(text) for text in escaped} == escaped

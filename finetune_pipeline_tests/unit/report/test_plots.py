@@ -26,8 +26,8 @@ def texts(svg: str) -> dict[str, tuple[float, float]]:
 
 
 def dots(labels: Sequence[str]) -> Plot:
-    made = [Dot(label, 25, (20, 30), "25 (20 to 30)", i == 0) for i, label in enumerate(labels)]
-    plot = dot_plot("d", "t", made, "%", (0, 100))
+    rows = [Dot(label, 25, (20, 30), "25 (20 to 30)", i == 0) for i, label in enumerate(labels)]
+    plot = dot_plot("d", "t", rows, "%", (0, 100))
     assert plot is not None
     return plot
 
@@ -60,8 +60,8 @@ def test_plots_are_deterministic_documents_in_the_colours_of_the_page_without_id
 def test_a_plot_without_a_home_folder_says_nothing() -> None:
     code = "from finetune_pipeline.report.plots import stacked_bar; stacked_bar('m', 't', {'a': (3, '#4c78a8')}, (2, 'free'))"
     env = {**os.environ, "HOME": f"{os.devnull}/nobody"} | dict.fromkeys(("MPLCONFIGDIR", "XDG_CONFIG_HOME"), "")
-    done = subprocess.run([sys.executable, "-c", code], env=env, text=True, capture_output=True, check=True)
-    assert done.stdout + done.stderr == ""
+    process = subprocess.run([sys.executable, "-c", code], env=env, text=True, capture_output=True, check=True)
+    assert process.stdout + process.stderr == ""
 
 
 def test_a_narrow_plot_shows_the_same_values() -> None:

@@ -25,15 +25,15 @@ from finetune_pipeline_tests.unit.review.test_ratings import SECRET, SHEET, said
 
 def section(name: str, result: EvaluationResult, rows: ShownRows | None = None) -> Section:
     """One section of the report."""
-    return next(of for of in evaluation_page(result, [], rows).sections if of.id == name)
+    return next(candidate for candidate in evaluation_page(result, [], rows).sections if candidate.id == name)
 
 
-def tables(of: Section) -> list[Table]:
-    return [block for block in of.blocks if isinstance(block, Table)]
+def tables(section_: Section) -> list[Table]:
+    return [block for block in section_.blocks if isinstance(block, Table)]
 
 
-def words(of: Section) -> str:
-    return " ".join(getattr(block, "text", "") for block in of.blocks)
+def words(section_: Section) -> str:
+    return " ".join(getattr(block, "text", "") for block in section_.blocks)
 
 
 def test_rows_over_all_versions() -> None:
@@ -55,14 +55,16 @@ def test_rows_over_all_versions() -> None:
 def test_the_rows_are_one_table_by_what_became_of_them() -> None:
     texts = {"e0100": "<b>pay & go</b>"}
     result, rows = evaluation_and_rows(never_break=["e0000", "e0100", "nowhere"], texts=texts)
-    shown = section("rows", result, rows)
-    (table,) = tables(shown)
+    rows_section = section("rows", result, rows)
+    (table,) = tables(rows_section)
     assert table.audience == "page" and [table.headers[j] for j in table.filters] == ["Outcome", "Right", "Fine-tuned"]
     outcomes = Counter(row[0] for row in table.rows)
     assert outcomes == {"must not break": 1, "regression": 4, "wrong": 35, "fixed": 10}
     assert table.cells[0][:2] == ["must not break", "<b>pay & go</b>"] and table.cells[0][-1] == "e0100"
-    assert "wrong on 40 rows of 200 (20.0%)" in words(shown) and "Not shown: 50 fixed rows. All answers" in words(shown)
-    assert "and not in the sealed test: nowhere." in words(shown)
+    assert "wrong on 40 rows of 200 (20.0%)" in words(
+        rows_section
+    ) and "Not shown: 50 fixed rows. All answers" in words(rows_section)
+    assert "and not in the sealed test: nowhere." in words(rows_section)
     page = evaluation_page(result, [], rows)
     assert "&lt;b&gt;pay &amp; go&lt;/b&gt;" in page_html(page) and "pay" not in page_markdown(page)
     assert not tables(section("rows", evaluation(never_break=["e0000"])))
@@ -139,10 +141,12 @@ def test_perturbed_rows_stand_beside_plain_ones_with_the_verdict() -> None:
     _, candidate = paired(both=80, only_base=0, only_candidate=0, neither=0)
     measured = robustness(spec(), predicted(candidate, typos=12))
     assert measured is not None
-    shown = section("robustness", changed(usual(), {"robustness": measured.model_dump(mode="json")}))
-    (table,) = tables(shown)
+    robustness_section = section("robustness", changed(usual(), {"robustness": measured.model_dump(mode="json")}))
+    (table,) = tables(robustness_section)
     assert table.cells[0][:4] == ["Typing errors", "60", "100%", "80.0%"] and table.cells[0][4].startswith("-20.0 (")
     assert [cells[-1] for cells in table.cells] == ["yes", "yes", "yes", "no, informs"]
-    assert "60 test rows per perturbation at most" in words(shown) and measured.verdict.sentence in words(shown)
-    assert "Typing errors cost more than 10.0 points (robustness.max_drop), surely a loss" in words(shown)
+    assert "60 test rows per perturbation at most" in words(robustness_section) and measured.verdict.sentence in words(
+        robustness_section
+    )
+    assert "Typing errors cost more than 10.0 points (robustness.max_drop), surely a loss" in words(robustness_section)
     assert not section("robustness", changed(usual(), {"robustness": None})).blocks

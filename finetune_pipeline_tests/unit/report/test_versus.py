@@ -25,17 +25,17 @@ def compared(model: str = "gpt-6.1-terra", calls: int | None = None, **changes: 
     for row in [row for row in api if row["text"] == row["gold"]][:25]:
         row["text"] = "nothing"
     weak, strong = rows([("bug", "bug")] * 20 + [("bug", "other")] * 20), rows([("bug", "bug")] * 40)
-    of = spec(baseline={"endpoint": {"url": "https://api.example.com/v1", "model": model}})
+    task = spec(baseline={"endpoint": {"url": "https://api.example.com/v1", "model": model}})
     result = evaluation(
-        spec=of,
+        spec=task,
         predictions=[*base, *candidate, *api, *unmoved(candidate)],
-        baseline=score_baselines(of, {"8_shot": strong, "api_zero_shot": weak, "api_8_shot": strong}),
+        baseline=score_baselines(task, {"8_shot": strong, "api_zero_shot": weak, "api_8_shot": strong}),
         cost=COST | {"tokens": COST["tokens"] | {"api": {"prompt": 900.0, "answer": 2.0}}},
         **changes,
     )
-    made = versus(of, result, load_prices(), calls, TODAY)
-    assert isinstance(made, Versus)
-    return made
+    result_ = versus(task, result, load_prices(), calls, TODAY)
+    assert isinstance(result_, Versus)
+    return result_
 
 
 def test_both_answered_the_same_sealed_rows() -> None:
@@ -68,5 +68,5 @@ def test_a_price_or_a_model_that_lacks_is_named_and_not_guessed() -> None:
     assert comparison.api.thousand == {} and comparison.api.month == {} and comparison.break_even == []
     assert comparison.warnings == ["prices.yaml has no price for unheard-of: add a line with unit: million_served"]
     assert "to confirm: prices.yaml has no price for unheard-of" in "\n".join(versus_lines(comparison))
-    said = versus(spec(), usual(), load_prices(), None, TODAY)
-    assert isinstance(said, str) and "set baseline.endpoint" in said
+    message = versus(spec(), usual(), load_prices(), None, TODAY)
+    assert isinstance(message, str) and "set baseline.endpoint" in message

@@ -6,9 +6,9 @@ from finetune_pipeline.evaluation.ability.drop import ability_drop
 from finetune_pipeline.evaluation.statistics.proportions import mcnemar_exact, tango_interval
 
 
-def choice(n: int, right: bool, error: str = "") -> dict[str, Any]:
-    made = {"id": f"i{n}", "source": "suite", "category": "odd" if n % 2 else "even", "error": error}
-    return made | {"right": None if error else right, "bits_per_byte": None}
+def choice(n: int, correct: bool, error: str = "") -> dict[str, Any]:
+    item = {"id": f"i{n}", "source": "suite", "category": "odd" if n % 2 else "even", "error": error}
+    return item | {"right": None if error else correct, "bits_per_byte": None}
 
 
 def text(n: int, bits: float) -> dict[str, Any]:
@@ -31,9 +31,9 @@ def test_an_item_that_failed_on_one_side_counts_on_neither_and_other_items_canno
     after = [choice(i, True, error="too long" if i == 3 else "") for i in range(10)]
     drop = ability_drop(before, after)
     assert (drop["failed"], drop["n"], drop["drop"]) == (["i3"], 9, 0)
-    for other in ([before[0], before[2]], [before[0], before[0]]):
+    for different in ([before[0], before[2]], [before[0], before[0]]):
         with pytest.raises(ValueError, match="same items"):
-            ability_drop(before[:2], other)
+            ability_drop(before[:2], different)
     with pytest.raises(ValueError, match="cannot be measured"):
         ability_drop([text(0, 1.0)], [text(0, 1.0)])
 
@@ -49,9 +49,9 @@ def test_a_category_of_questions_and_texts_is_told_apart() -> None:
 
 
 def test_benchmarks_are_looked_at_one_by_one_with_intervals_that_hold_together() -> None:
-    own = [choice(i, True) | {"source": "some.jsonl", "category": f"c{i % 3}"} for i in range(90)]
-    before = [*(choice(i + 100, True) for i in range(100)), *own]
-    after = [*before[:100], *(r | {"right": r["category"] != "c1"} for r in own)]
+    benchmark_rows = [choice(i, True) | {"source": "some.jsonl", "category": f"c{i % 3}"} for i in range(90)]
+    before = [*(choice(i + 100, True) for i in range(100)), *benchmark_rows]
+    after = [*before[:100], *(r | {"right": r["category"] != "c1"} for r in benchmark_rows)]
     drop = ability_drop(before, after)
     assert set(drop["benchmarks"]) == {"c0", "c1", "c2"}, "the suite is none of them"
     assert drop["benchmarks"]["c1"]["drop"] == 1.0

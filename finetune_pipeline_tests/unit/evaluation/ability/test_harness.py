@@ -32,16 +32,16 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[HarnessTask]:
     return read_tasks(folder, ["*.yaml"])
 
 
-def reference(asked: Answerer, tasks: list[HarnessTask], scratch: Path, chat: bool) -> dict[str, Any]:
+def reference(answerer: Answerer, tasks: list[HarnessTask], scratch: Path, chat: bool) -> dict[str, Any]:
     """What lm_eval makes of the same tasks with a model class of its own."""
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
 
     forbid_downloads()
-    model = HFLM(pretrained=asked.model, tokenizer=asked.tokenizer, batch_size=4, device="cpu")
-    made = {"tasks": {t.name: make_task(t, str(scratch)) for t in tasks}, "groups": {}, "group_map": {}}
+    model = HFLM(pretrained=answerer.model, tokenizer=answerer.tokenizer, batch_size=4, device="cpu")
+    task_dict = {"tasks": {t.name: make_task(t, str(scratch)) for t in tasks}, "groups": {}, "group_map": {}}
     turns = {"apply_chat_template": chat, "fewshot_as_multiturn": chat}
-    return evaluate(model, made, limit=LIMIT, bootstrap_iters=0, **turns)
+    return evaluate(model, task_dict, limit=LIMIT, bootstrap_iters=0, **turns)
 
 
 @pytest.mark.parametrize("chat", [False, True])
@@ -51,10 +51,10 @@ def test_scores_equal_those_of_lm_evals_own_model(tiny, tasks, tmp_path, chat, m
     theirs = reference(tiny, tasks, tmp_path, chat)
     assert facts["lm_eval"] == harness_version()
     for task in tasks:
-        own = [r for r in rows if r["category"] == f"harness: {task.name}"]
+        task_rows = [r for r in rows if r["category"] == f"harness: {task.name}"]
         samples = [s for s in theirs["samples"][task.name] if s["filter"] == theirs["samples"][task.name][0]["filter"]]
-        assert len(own) == len(samples) == min(LIMIT, len(ROWS[task.name])) == facts["tasks"][task.name]["rows"]
-        for row, sample in zip(own, samples, strict=True):
+        assert len(task_rows) == len(samples) == min(LIMIT, len(ROWS[task.name])) == facts["tasks"][task.name]["rows"]
+        for row, sample in zip(task_rows, samples, strict=True):
             assert (row["id"], row["error"]) == (f"{task.name}:{sample['doc_id']}", "")
             if task.text:
                 nats, length = sample["bits_per_byte"]
@@ -75,8 +75,8 @@ def test_a_row_too_long_for_the_model_is_an_error_and_is_not_cut(tiny: Answerer,
     limit = tiny.model.config.max_position_embeddings
     long = {"question": "invoice " * limit, "choices": ["a", "b"], "right": 0}
     write_task(tmp_path, CHOICES, [ROWS["pick"][0], long])
-    asked = [{"question": "invoice " * limit, "answer": "x"}, ROWS["writing"][0]]
-    write_task(tmp_path, WRITING | {"num_fewshot": 0}, asked)
+    questions = [{"question": "invoice " * limit, "answer": "x"}, ROWS["writing"][0]]
+    write_task(tmp_path, WRITING | {"num_fewshot": 0}, questions)
     rows, facts = run_tasks(tiny, read_tasks(tmp_path, ["*.yaml"]), 10, False, 4, "test")
     measured = {r["id"]: r for r in rows}
     assert measured["pick:0"]["error"] == measured["writing:1"]["error"] == ""
@@ -86,12 +86,12 @@ def test_a_row_too_long_for_the_model_is_an_error_and_is_not_cut(tiny: Answerer,
 
 
 def test_rows_that_a_task_cannot_read_name_the_task(tiny: Answerer, tmp_path: Path) -> None:
-    for text, said in (
+    for text, message in (
         ("{{nowhere}}", "ability.harness: pick cannot be made: UndefinedError: 'nowhere' is undefined"),
         ("{{question.__class__.__mro__[1].__subclasses__()}}", "pick cannot be made: SecurityError"),
     ):
         write_task(tmp_path, CHOICES | {"doc_to_text": text})
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             run_tasks(tiny, read_tasks(tmp_path, ["*.yaml"]), 10, False, 4, "test")
 
 
@@ -104,10 +104,10 @@ ITEMS = [
 
 
 def plain(model, tokenizer, before: str, after: str) -> float:
-    first, rest = (tokenizer(t, add_special_tokens=False)["input_ids"] for t in (before, after))
+    start, continuation = (tokenizer(t, add_special_tokens=False)["input_ids"] for t in (before, after))
     with torch.no_grad():
-        logits = model(input_ids=torch.tensor([first + rest])).logits[0].log_softmax(-1)
-    return sum(logits[len(first) - 1 + i, t].item() for i, t in enumerate(rest))
+        logits = model(input_ids=torch.tensor([start + continuation])).logits[0].log_softmax(-1)
+    return sum(logits[len(start) - 1 + i, t].item() for i, t in enumerate(continuation))
 
 
 def test_scores_equal_the_plain_way(tiny: Answerer) -> None:

@@ -82,14 +82,14 @@ def test_the_digest_follows_rows_task_and_limit_and_not_the_place(tmp_path: Path
     for place in ("one", "two"):
         write_task(tmp_path / place, CHOICES)
     first, second = (read_tasks(tmp_path / place, ["*.yaml"]) for place in ("one", "two"))
-    asked = tasks_digest(first, 10, False)
-    assert asked == tasks_digest(second, 10, False)
-    others = [tasks_digest(first, 11, False), tasks_digest(first, 10, True)]
+    first_digest = tasks_digest(first, 10, False)
+    assert first_digest == tasks_digest(second, 10, False)
+    other_digests = [tasks_digest(first, 11, False), tasks_digest(first, 10, True)]
     write_task(tmp_path / "two", CHOICES, [{"question": "q", "choices": ["a", "b"], "right": 0}])
-    others.append(tasks_digest(read_tasks(tmp_path / "two", ["*.yaml"]), 10, False))
+    other_digests.append(tasks_digest(read_tasks(tmp_path / "two", ["*.yaml"]), 10, False))
     write_task(tmp_path / "one", CHOICES | {"num_fewshot": 3})
-    others.append(tasks_digest(read_tasks(tmp_path / "one", ["*.yaml"]), 10, False))
-    assert len({asked, *others}) == 5
+    other_digests.append(tasks_digest(read_tasks(tmp_path / "one", ["*.yaml"]), 10, False))
+    assert len({first_digest, *other_digests}) == 5
     items = suite()
     assert asked_digest(items, [], 10, False) == digest(items)
     assert asked_digest(items, first, 10, False) != asked_digest(items, first, 11, False)
@@ -97,11 +97,13 @@ def test_the_digest_follows_rows_task_and_limit_and_not_the_place(tmp_path: Path
 
 def test_where_the_extra_is_not_installed_the_command_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_task(tmp_path, CHOICES)
-    asked = spec(name=tmp_path.name, ability={"harness": {"tasks": ["*.yaml"]}})
-    assert "spec.harness" not in {f.rule for f in check_all(asked, tmp_path)}
+    task = spec(name=tmp_path.name, ability={"harness": {"tasks": ["*.yaml"]}})
+    assert "spec.harness" not in {f.rule for f in check_all(task, tmp_path)}
     there = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *of: None if name == "lm_eval" else there(name, *of))
-    (finding,) = [f for f in check_all(asked, tmp_path) if f.rule == "spec.harness"]
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *args: None if name == "lm_eval" else there(name, *args)
+    )
+    (finding,) = [f for f in check_all(task, tmp_path) if f.rule == "spec.harness"]
     assert finding.severity == "error" and "pip install 'finetune-pipeline[harness]'" in finding.fix
     with pytest.raises(FindingsError, match=r"pip install 'finetune-pipeline\[harness\]'"):
         read_tasks(tmp_path, ["*.yaml"])

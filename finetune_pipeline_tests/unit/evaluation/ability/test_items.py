@@ -54,10 +54,10 @@ def test_all_faults_of_all_files_are_told_at_once(tmp_path: Path) -> None:
         "it has the keys question": {"question": "q"},
         "no JSON object": [1],
     }
-    bad = write(tmp_path / "bad.jsonl", [{"text": "fine"}, *faults.values()])
+    faulty = write(tmp_path / "bad.jsonl", [{"text": "fine"}, *faults.values()])
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(FindingsError) as caught:
-        load_items([bad, tmp_path / "empty.jsonl", tmp_path / "gone.jsonl"], 10)
+        load_items([faulty, tmp_path / "empty.jsonl", tmp_path / "gone.jsonl"], 10)
     findings = caught.value.findings
     lines = [f"bad.jsonl, line {n}" for n in range(2, 2 + len(faults))]
     assert [f.place for f in findings] == [*lines, "empty.jsonl", "gone.jsonl"]
@@ -68,5 +68,5 @@ def test_all_faults_of_all_files_are_told_at_once(tmp_path: Path) -> None:
 def test_a_limit_chooses_the_same_rows_whatever_comes_after(tmp_path: Path) -> None:
     rows = [{"id": f"r{i}", "query": f"q{i}", "choices": ["a", "b"], "gold": 0} for i in range(40)]
     few = {i.id for i in read_items(write(tmp_path / "b.jsonl", rows), limit=10)}
-    again = {i.id for i in read_items(write(tmp_path / "b.jsonl", rows[::-1]), limit=10)}
-    assert len(few) == 10 and few == again
+    reversed_ids = {i.id for i in read_items(write(tmp_path / "b.jsonl", rows[::-1]), limit=10)}
+    assert len(few) == 10 and few == reversed_ids

@@ -83,11 +83,11 @@ def planted() -> tuple[list[dict], dict[str, str], dict[str, set[str]]]:
         words = chance.sample(FILLER, 5)
         text = FAMILIES[name].format(words[0], words[1]) if name else " ".join(words)
         fails = chance.random() < (0.95 if name else 0.06)
-        made = row(i, "bug", "billing" if fails else "bug")
-        rows.append(made)
-        texts[made["example_id"]] = text
+        prediction = row(i, "bug", "billing" if fails else "bug")
+        rows.append(prediction)
+        texts[prediction["example_id"]] = text
         if name and fails:
-            families[name].add(made["example_id"])
+            families[name].add(prediction["example_id"])
     return rows, texts, families
 
 
@@ -121,9 +121,9 @@ def training(german: int) -> Neighbours:
 def test_rows_are_asked_for_where_training_has_few_like_them_and_only_there() -> None:
     rows, texts, families = planted()
     poor, rich = (failure_atlas(rows, LABELLED, texts, training(n)).groups for n in (1, 200))
-    for groups, asked in ((poor, True), (rich, False)):
+    for groups, expected in ((poor, True), (rich, False)):
         german = max(groups, key=lambda g: len(set(g.ids) & families["german"]))
-        assert bool(german.collect) is asked, german.advice
+        assert bool(german.collect) is expected, german.advice
         assert len(german.nearest) == 3
     assert max(poor, key=lambda g: len(set(g.ids) & families["german"])).nearest[0] == "t300", "the one of the family"
 
@@ -131,7 +131,7 @@ def test_rows_are_asked_for_where_training_has_few_like_them_and_only_there() ->
 def test_the_number_to_collect_follows_from_what_is_missing() -> None:
     assert what_to_do("label_pair", "bug → other", 9, near=2, usual=60, answers=["bug"])[0] == 58
     few, advice = what_to_do("wrong_value", "city", 9, near=2, usual=5, answers=[])
-    assert few == atlases.ENOUGH_TO_MEASURE and "(3 are missing)" in advice
+    assert few == atlases.MIN_MEASURABLE and "(3 are missing)" in advice
     assert what_to_do("wrong_value", "city", 9, near=8, usual=5, answers=[])[0] == 0
     none, advice = what_to_do("label_pair", "bug → other", 9, near=0, usual=5, answers=["other", "other", "bug"])
     assert none == 0 and advice.startswith("Read the nearest training rows first: 2 of 3")
@@ -144,11 +144,11 @@ def test_the_request_holds_every_group_and_no_text_of_the_sealed_test() -> None:
     texts = {i: f"{text} sealed{i}" for i, text in texts.items()}
     atlas = failure_atlas(rows, LABELLED, texts, training(1))
     tested = {i: ShownRow(id=i, text=text, gold="bug", candidate="billing") for i, text in texts.items()}
-    shown = ShownRows(tested=tested, training={row.id: row for row in training(1).rows})
-    asked = request_rows(atlas, shown, "triage", "v1")
-    assert sum(r["failed"] for r in asked) == atlas.wrong
-    assert [r["collect"] for r in asked] == sorted((r["collect"] for r in asked), reverse=True)
-    assert asked[0]["examples"][0]["said"] == "billing" and len(asked[0]["nearest_training"]) == 3
-    lines, page = json.dumps(asked), page_markdown(request_page(atlas, shown, "triage"))
+    shown_rows = ShownRows(tested=tested, training={row.id: row for row in training(1).rows})
+    requests = request_rows(atlas, shown_rows, "triage", "v1")
+    assert sum(r["failed"] for r in requests) == atlas.wrong
+    assert [r["collect"] for r in requests] == sorted((r["collect"] for r in requests), reverse=True)
+    assert requests[0]["examples"][0]["said"] == "billing" and len(requests[0]["nearest_training"]) == 3
+    lines, page = json.dumps(requests), page_markdown(request_page(atlas, shown_rows, "triage"))
     assert "sealede" not in lines and "sealede" not in page
     assert page.startswith("# Data wanted for triage") and "new rows requested" in page

@@ -112,11 +112,11 @@ def test_rows_of_their_own_give_the_plain_intervals(rows):
 
 
 def test_design_effect_is_the_ratio_of_robust_to_plain_variance():
-    right, source = _clustered(np.random.default_rng(0), 40, 6, 0.7, 3)
-    plain = sm.OLS(right, np.ones(len(right))).fit()
-    robust = plain.get_robustcov_results("cluster", groups=source, use_correction=False)
-    expected = (robust.bse[0] ** 2 * 40 / 39) / plain.bse[0] ** 2
-    assert design_effect(right, list(source)) == pytest.approx(expected, rel=1e-9)
+    hits, source = _clustered(np.random.default_rng(0), 40, 6, 0.7, 3)
+    naive = sm.OLS(hits, np.ones(len(hits))).fit()
+    robust = naive.get_robustcov_results("cluster", groups=source, use_correction=False)
+    expected = (robust.bse[0] ** 2 * 40 / 39) / naive.bse[0] ** 2
+    assert design_effect(hits, list(source)) == pytest.approx(expected, rel=1e-9)
     assert expected > 1.5
 
 
@@ -136,12 +136,12 @@ def test_without_an_error_the_largest_effect_is_taken():
 
 def test_losses_that_clump_in_a_few_sources_show_no_gain_more_often_than_said():
     """One source in ten is lost for the greater part, and as many rows are won here and there."""
-    random, source, shown = np.random.default_rng(8), np.repeat(range(20), 10), 0
+    random, source, gains_shown = np.random.default_rng(8), np.repeat(range(20), 10), 0
     for _ in range(200):
         lost = (random.random(20) < 0.1)[source] & (random.random(200) < 0.6)
         won = ~lost & (random.random(200) < 0.06)
-        shown += clustered_tango_interval(lost.astype(float), won.astype(float), source.tolist())[0] > 0
-    assert shown <= 10  # 2.5% of 200 are 5; by the design effect of the differences alone it was 13%
+        gains_shown += clustered_tango_interval(lost.astype(float), won.astype(float), source.tolist())[0] > 0
+    assert gains_shown <= 10  # 2.5% of 200 are 5; by the design effect of the differences alone it was 13%
 
 
 def test_rows_all_alike_in_their_sources_count_as_one_and_errors_that_do_not_clump_cost_nothing():
@@ -155,20 +155,20 @@ def test_rows_all_alike_in_their_sources_count_as_one_and_errors_that_do_not_clu
 def test_one_large_source_among_small_ones_leaves_little_freedom():
     assert effective_sources(["a"] * 57 + [i // 3 for i in range(57)]) == pytest.approx(114**2 / (57**2 + 19 * 9))
     even, uneven = [i // 6 for i in range(114)], ["a"] * 57 + [i // 3 for i in range(57)]
-    right = [1.0, 1.0, 0.0] * 38
-    assert clustered_share(right, uneven)[0][0] < clustered_share(right, even)[0][0] - 0.1
+    hits = [1.0, 1.0, 0.0] * 38
+    assert clustered_share(hits, uneven)[0][0] < clustered_share(hits, even)[0][0] - 0.1
 
 
 def test_clustered_intervals_cover_where_the_plain_ones_do_not():
     random, covered = np.random.default_rng(2), []
     for _ in range(300):
-        right, source = _clustered(random, 40, 8, 0.8, 2)
+        hits, source = _clustered(random, 40, 8, 0.8, 2)
         kind = np.repeat(random.choice(3, 50, p=[0.15, 0.15, 0.7]), 6)  # a source is won, lost, or neither
         before, after = (kind == 0).astype(int), (kind == 1).astype(int)
-        share, of = (clustered_share(right, list(source))[0], wilson_interval(int(right.sum()), len(right))), 0.8
+        share, truth = (clustered_share(hits, list(source))[0], wilson_interval(int(hits.sum()), len(hits))), 0.8
         gain = clustered_tango_interval(before, after, list(np.repeat(range(50), 6)))
         gains = (gain, tango_interval(int(before.sum()), int(after.sum()), 300))
-        covered.append([low <= of <= high for low, high in share] + [low <= 0 <= high for low, high in gains])
+        covered.append([low <= truth <= high for low, high in share] + [low <= 0 <= high for low, high in gains])
     share, plain_share, gain, plain_gain = np.mean(covered, axis=0)
     assert min(share, gain) > 0.92 and plain_share < 0.8 and plain_gain < 0.75
 

@@ -75,19 +75,19 @@ def test_clustered_mean_covers_where_rows_depend_on_each_other():
 @pytest.mark.parametrize("sources", [2, 3, 5])
 def test_a_few_sources_show_no_gain_more_often_than_said(sources):
     random, codes = np.random.default_rng(11), np.repeat(range(sources), 10).tolist()
-    shown = 0
+    gains_shown = 0
     for _ in range(300):
         values = np.repeat(random.normal(0, 0.2, sources), 10) + random.normal(0, 0.1, 10 * sources)
         low, _ = paired_bootstrap_mean([0.0] * len(values), values.tolist(), clusters=codes)
-        shown += low > 0
-    assert shown <= 16  # 2.5% of 300 are 7.5; the bootstrap alone shows one in 24, 43 and 96
+        gains_shown += low > 0
+    assert gains_shown <= 16  # 2.5% of 300 are 7.5; the bootstrap alone shows one in 24, 43 and 96
 
 
 def test_one_source_shows_nothing_and_sources_all_alike_little():
     labels = ["x", "y"]
-    gold, said = labels * 10, ["y"] * 20
+    gold, answers = labels * 10, ["y"] * 20
     assert paired_bootstrap_mean([0.0] * 20, [0.3] * 20, clusters=["document"] * 20) is None
-    assert paired_bootstrap_f1(gold, said, gold, labels, clusters=["document"] * 20) is None
+    assert paired_bootstrap_f1(gold, answers, gold, labels, clusters=["document"] * 20) is None
     two = ["a"] * 10 + ["b"] * 10
     assert paired_bootstrap_mean([0.0] * 20, [0.3] * 20, clusters=two)[0] < 0
     assert paired_bootstrap_f1(gold, [None] * 20, gold, labels, clusters=two)[0] < 0
