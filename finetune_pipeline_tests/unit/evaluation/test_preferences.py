@@ -100,11 +100,11 @@ def test_what_was_asked_once_is_not_asked_again_and_the_key_is_stored_nowhere(se
     pairs, _ = rated(4)
     cache, fair = AnswerCache(tmp_path, b"k" * 32, "the test of demo", 64), Endpoint(server.url, "fair", "JUDGE_KEY")
     first_judge, second_judge = (Judge(fair, cache=cache) for _ in range(2))
-    before, choices = len(server.requests), first_judge.choose([*pairs, *pairs])
-    assert choices[:4] == choices[4:] and first_judge.spent.requests == len(server.requests) - before == 4, (
-        "equal questions once"
-    )
-    assert server.requests[-1]["key"] == f"Bearer {KEY}" and server.requests[-1]["temperature"] == 0
+    choices = first_judge.choose([*pairs, *pairs])
+    # a request of the test before, which gave up, may still arrive
+    requests = [request for request in server.requests if request["key"] == f"Bearer {KEY}"]
+    assert choices[:4] == choices[4:] and first_judge.spent.requests == len(requests) == 4, "equal questions once"
+    assert requests[-1]["temperature"] == 0
     assert second_judge.choose(pairs) == choices[:4] and second_judge.spent.requests == 0
     assert KEY.encode() not in b"".join(p.read_bytes() for p in tmp_path.iterdir())
 
