@@ -389,7 +389,7 @@ def test_a_table_with_a_turn_a_row_becomes_conversations(tmp_path: Path) -> None
     assert first["messages"][0]["content"].endswith("\nquick") and first["group"] == "c0"
     assert made.answers.rows == 60 and "written as conversations" in " ".join(made.notes)
     placed = place_files(given_files([file[1]]), tmp_path / "other", {})
-    with pytest.raises(FindingsError, match="read beside them"):
+    with pytest.raises(FindingsError, match="would read both"):
         place_files(given_files([tmp_path / "other" / placed[0]]), tmp_path / "other", made.converted)
     lost = "1 rows that cannot be read, 60 turns before the user speaks, 60 turns behind the last answer"
     assert made.notes[-1] == f"left out: {lost}"

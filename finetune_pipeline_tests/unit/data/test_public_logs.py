@@ -76,7 +76,7 @@ def test_attributes_of_spans_that_hold_json_are_read(tmp_path: Path) -> None:
         {"attributes": {f"gen_ai.prompt.{i}.content": t["content"] for i, t in enumerate(c)} | {"answer": f"On {c[0]}"}}
         for c in OWN
     ]
-    assert 'stand in numbered keys: attributes."gen_ai.prompt.0.content"' in refusal(tmp_path, lines(numbered))
+    assert 'are in numbered keys: attributes."gen_ai.prompt.0.content"' in refusal(tmp_path, lines(numbered))
 
 
 @pytest.mark.parametrize(
