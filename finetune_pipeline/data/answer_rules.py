@@ -19,10 +19,10 @@ NOT_JSON = object()
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
+    parsed = dict(pairs)
+    if len(parsed) != len(pairs):
         raise ValueError("a key appears twice")
-    return made
+    return parsed
 
 
 def _no_constant(name: str) -> Any:
@@ -149,9 +149,9 @@ def form_problems(text: str, output: AnyOutput) -> list[tuple[str, str]]:
     problems = []
     if isinstance(output, JsonOutput):
         value, why = read_strict(text)
-        broken = [] if value is NOT_JSON else schema_problems(value, schema_of(output))
+        violations = [] if value is NOT_JSON else schema_problems(value, schema_of(output))
         problems = [("not_json", f"the answer is not valid JSON: {why}")] if value is NOT_JSON else []
-        problems += [("schema", f"the answer breaks the schema at {problem}") for problem in broken]
+        problems += [("schema", f"the answer breaks the schema at {problem}") for problem in violations]
     elif isinstance(output, TextOutput) and output.extract and final_answer(text, output.extract) is None:
         problems.append(("no_final_answer", f"no final answer was found with output.extract ({output.extract})"))
     if output.pattern is not None and not full_match(output.pattern, text):
@@ -174,8 +174,8 @@ def has_form(output: AnyOutput) -> bool:
     """Whether the spec puts any constraint on a free-text answer."""
     if isinstance(output, JsonOutput):
         return True
-    asked = ("pattern", "max_chars", "required", "forbidden", "extract")
-    return isinstance(output, WrittenOutput) and any(getattr(output, name, None) for name in asked)
+    constraints = ("pattern", "max_chars", "required", "forbidden", "extract")
+    return isinstance(output, WrittenOutput) and any(getattr(output, name, None) for name in constraints)
 
 
 def nearest_label(text: str, labels: list[str]) -> str:

@@ -22,7 +22,7 @@ from finetune_pipeline.spec.model import TaskSpec
 
 CONTENT = ("messages", "text", "label", "prompt", "completion", "instruction", "input", "output")
 """The fields that say where a row's texts are."""
-ROW_KEYS = frozenset({*OPTIONAL, *(key for of in FORMATS.values() for key in of.row_keys)})
+ROW_KEYS = frozenset({*OPTIONAL, *(key for form in FORMATS.values() for key in form.row_keys)})
 """Keys of the known formats."""
 _BESIDES = ("system", "tools", "id", "group", "origin", "generator", "time", "tags")
 _AS_TEXT = ("id", "group", "generator")
@@ -68,13 +68,13 @@ class Mapping:
             return [Mapped({}, [self._failed("each", error, place)])]
         if not isinstance(elements, list) or not elements:
             what = "an empty list" if elements == [] else quoted(elements)
-            return [Mapped({}, [self._nothing("each", row, place, f"{what}, not a list of examples")])]
+            return [Mapped({}, [self._no_value("each", row, place, f"{what}, not a list of examples")])]
         outer = row if isinstance(row, dict) else {}
         merged = ({**outer, **e} if isinstance(e, dict) else {**outer, "element": e} for e in elements)
         return [self._apply_once(m, file, key, place) for m in merged]
 
     def _apply_once(self, row: Any, file: str, key: str | None, place: str) -> Mapped:
-        made: dict[str, Any] = {}
+        mapped: dict[str, Any] = {}
         findings: list[Finding] = []
         for name, getter in ((name, getter) for name, getter in self.getters.items() if name != "each"):
             try:
@@ -84,22 +84,22 @@ class Mapping:
                 continue
             if value is not None:
                 number = isinstance(value, int | float) and not isinstance(value, bool)
-                made[name] = str(value) if name in _AS_TEXT and number else value
+                mapped[name] = str(value) if name in _AS_TEXT and number else value
             elif name in CONTENT and name != "input":
-                findings.append(self._nothing(name, row, place, "nothing"))
+                findings.append(self._no_value(name, row, place, "nothing"))
         if not isinstance(row, dict):
-            return Mapped(made, findings, given=row)
-        rest = {k: v for k, v in row.items() if k not in (self.names or ())}
+            return Mapped(mapped, findings, given=row)
+        unread = {k: v for k, v in row.items() if k not in (self.names or ())}
         if not self.content:  # the texts are found by the format
-            return Mapped({**rest, **made}, findings, given=row)
-        return Mapped(made, findings, [] if self.names is None else sorted(map(key_name, rest)), row)
+            return Mapped({**unread, **mapped}, findings, given=row)
+        return Mapped(mapped, findings, [] if self.names is None else sorted(map(key_name, unread)), row)
 
     def _failed(self, name: str, error: Exception, place: str) -> Finding:
         what = f"{self.expressions[name]!r} cannot be worked out here: {quoted(str(error), 160)}"
         fix = "correct the expression, or remove the row if a field is missing"
         return row_finding("field_expression", place, f"data.fields.{name}: {what}", fix)
 
-    def _nothing(self, name: str, row: Any, place: str, what: str) -> Finding:
+    def _no_value(self, name: str, row: Any, place: str, what: str) -> Finding:
         shown = f"keys here: {keys_shown(row)}" if isinstance(row, dict) else f"the row is {quoted(row)}"
         message = f"data.fields.{name}: {self.expressions[name]!r} gives {what} ({shown})"
         return row_finding("missing_field", place, message, "fill it in, or correct the expression")
@@ -123,8 +123,8 @@ def compile_expression(expression: str) -> tuple[Getter, frozenset[str] | None]:
     if not text:
         raise ValueError("the expression is empty")
     parsed = jmespath.compile(text).parsed  # its ParseError is a ValueError
-    roots, looking, interpreter = _roots(parsed), _looking_into_texts(parsed), _interpreter()
-    return lambda row, file, key: interpreter.visit(looking, row), roots
+    roots, unpacking, interpreter = _roots(parsed), _with_unpacking(parsed), _interpreter()
+    return lambda row, file, key: interpreter.visit(unpacking, row), roots
 
 
 @cache
@@ -145,14 +145,22 @@ def _interpreter() -> Any:
     return Interpreter(Options(custom_functions=OwnFunctions()))
 
 
-_LED = ("subexpression", "index_expression", "projection", "value_projection", "filter_projection", "flatten", "pipe")
+_CHAINED = (
+    "subexpression",
+    "index_expression",
+    "projection",
+    "value_projection",
+    "filter_projection",
+    "flatten",
+    "pipe",
+)
 """Nodes whose first child reads the row and whose other children read the first one's result."""
 
 
-def _looking_into_texts(node: dict[str, Any]) -> dict[str, Any]:
+def _with_unpacking(node: dict[str, Any]) -> dict[str, Any]:
     """The expression, made to decode texts in JSON that it looks into."""
-    children = [_looking_into_texts(c) if isinstance(c, dict) else c for c in node.get("children", ())]
-    if node.get("type") in _LED and node["type"] != "pipe":
+    children = [_with_unpacking(c) if isinstance(c, dict) else c for c in node.get("children", ())]
+    if node.get("type") in _CHAINED and node["type"] != "pipe":
         read = len(children) - 1 if node["type"] == "subexpression" else 1  # `a.b.c` is one node of three
         children[:read] = [{"type": "unpacked", "children": [child]} for child in children[:read]]
     return {**node, "children": children}
@@ -170,7 +178,7 @@ def _roots(node: dict[str, Any]) -> frozenset[str] | None:
     everything = kind == "current"
     for number, child in enumerate(c for c in node.get("children", ()) if isinstance(c, dict)):
         read = _roots(child)
-        if kind != "expref" and (number == 0 or kind not in _LED):
+        if kind != "expref" and (number == 0 or kind not in _CHAINED):
             everything = everything or read is None
             names |= read or frozenset()
     return None if everything else names
@@ -200,7 +208,7 @@ def _compile(values: tuple[tuple[str, str], ...]) -> Mapping:
     for name, expression in values:
         getters[name], read = compile_expression(expression)
         names = None if names is None or read is None else names | read
-    content = any(of.fields and getters.keys() >= set(of.fields) for of in FORMATS.values())
+    content = any(form.fields and getters.keys() >= set(form.fields) for form in FORMATS.values())
     return Mapping(getters, dict(values), content, None if names is None else frozenset(names))
 
 
@@ -236,8 +244,8 @@ def check_fields(spec: TaskSpec) -> list[Finding]:
         fix = f"did you mean {near[0]!r}?" if near else f"use auto or one of {', '.join(FORMATS)}"
         add("format", f"{data.format!r} is not a known raw format", fix, "format")
     given = {name for name, _ in _declared(data.fields, CONTENT)}
-    forms = [name for name, of in FORMATS.items() if given & set(of.fields)]
-    ways = "; or ".join(" and ".join(f"`{n}`" for n in of.fields) for of in FORMATS.values() if of.fields)
+    forms = [name for name, form in FORMATS.items() if given & set(form.fields)]
+    ways = "; or ".join(" and ".join(f"`{n}`" for n in form.fields) for form in FORMATS.values() if form.fields)
     if len(forms) > 1:
         named = ", ".join(f"`{n}`" for n in CONTENT if n in given)
         add("fields", f"the fields {named} belong to several forms", f"keep those of one form: {ways}")
@@ -295,8 +303,8 @@ def read_time(value: Any, place: str) -> tuple[str | None, list[Finding]]:
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
             message = f"`time` is {quoted(value)}, without a time zone; it was read as UTC"
-            add = "add Z, or the offset from UTC, such as +02:00"
-            findings.append(row_finding("time_without_zone", place, message, add, "warning"))
+            zone_fix = "add Z, or the offset from UTC, such as +02:00"
+            findings.append(row_finding("time_without_zone", place, message, zone_fix, "warning"))
         return moment.astimezone(UTC).isoformat().replace("+00:00", "Z"), findings
     except (ValueError, OverflowError):  # also an offset that leads out of the years 1 to 9999
         return None, [row_finding("bad_time", place, f"`time` is {quoted(value)}, not a timestamp", fix)]

@@ -91,11 +91,11 @@ def digest_files(files: Iterable[tuple[str, Path]]) -> str:
 
 def combine_digests(digests: Iterable[tuple[str, str]]) -> str:
     """Hex SHA-256 over (name, hex SHA-256 of the content) pairs in the order given."""
-    whole = hashlib.sha256()
+    combined = hashlib.sha256()
     for name, digest in digests:
-        plain = name.encode("utf-8", "surrogateescape")
-        whole.update(f"{len(plain)}:".encode() + plain + digest.encode())
-    return whole.hexdigest()
+        encoded = name.encode("utf-8", "surrogateescape")
+        combined.update(f"{len(encoded)}:".encode() + encoded + digest.encode())
+    return combined.hexdigest()
 
 
 _KEY = re.compile(rb'"\s*:')
@@ -122,12 +122,12 @@ def decode_line(data: bytes, place: str, at: int | None = None) -> tuple[Any, li
                 return value, [], True
         except (msgspec.DecodeError, RecursionError) as error:
             strict_error = str(error)
-    value, more, readable = _decode_leniently(text, place)
-    if readable and strict_error and not more:
+    value, lenient, readable = _decode_leniently(text, place)
+    if readable and strict_error and not lenient:
         fix = "write the row with a JSON library"
-        more = [row_finding("bad_json", place, f"not valid JSON: {strict_error}", fix)]
+        lenient = [row_finding("bad_json", place, f"not valid JSON: {strict_error}", fix)]
         readable = False
-    return value, findings + more, readable
+    return value, findings + lenient, readable
 
 
 def broken_utf8(data: bytes, start: int, place: str, at: int | None = None) -> Finding:
@@ -155,7 +155,7 @@ def _count_keys(value: Any) -> int:
     if not isinstance(value, list):
         return 0
     # a call for every text takes longer
-    return sum([_count_keys(each) for each in value if type(each) in (dict, list)])
+    return sum([_count_keys(child) for child in value if type(child) in (dict, list)])
 
 
 def _decode_leniently(text: str, place: str) -> tuple[Any, list[Finding], bool]:
@@ -163,12 +163,12 @@ def _decode_leniently(text: str, place: str) -> tuple[Any, list[Finding], bool]:
     repeated: list[str] = []
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        made: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
         for key, value in items:
-            if key in made:
+            if key in merged:
                 repeated.append(key)
-            made[key] = value
-        return made
+            merged[key] = value
+        return merged
 
     def constant(name: str) -> float:
         numbers.append(name)
@@ -191,15 +191,15 @@ def _decode_leniently(text: str, place: str) -> tuple[Any, list[Finding], bool]:
         return None, [row_finding("bad_json", place, message, fix)], False
     findings = []
     if numbers:
-        shown = ", ".join(n if len(n) < 20 else n[:17] + "…" for n in sorted(set(numbers))[:5])
+        listed = ", ".join(n if len(n) < 20 else n[:17] + "…" for n in sorted(set(numbers))[:5])
         fix = "JSON has no such number; write null, or leave the field out"
-        findings.append(row_finding("non_finite_number", place, f"not a finite number: {shown}", fix))
+        findings.append(row_finding("non_finite_number", place, f"not a finite number: {listed}", fix))
     if repeated:
         message = f"appears twice in one object: {', '.join(repr(k) for k in sorted(set(repeated))[:5])}"
         fix = "keep one of the two values; JSON readers silently drop the other"
         findings.append(row_finding("duplicate_key", place, message, fix))
-    if where := _surrogates(value):
-        message = f"half of a surrogate pair (such as \\ud800) in {', '.join(where[:5])}: this is not text"
+    if paths := _surrogates(value):
+        message = f"half of a surrogate pair (such as \\ud800) in {', '.join(paths[:5])}: this is not text"
         fix = "the text was cut inside a character (often an emoji); take it from the source again"
         findings.append(row_finding("lone_surrogate", place, message, fix))
     return value, findings, True
@@ -232,22 +232,24 @@ def ends_early(error: json.JSONDecodeError) -> bool:
 
 def _explain(text: str, error: json.JSONDecodeError, place: str) -> Finding:
     column = error.pos + 1
-    rest = text[error.pos :]
+    remaining = text[error.pos :]
     if ends_early(error):
         message = f"not valid JSON at column {column}: {error.msg}; the line looks truncated"
         return row_finding("bad_json", place, message, "export the whole row again")
     fix = "write the row with a JSON library, one object a line"
     if error.msg == "Extra data":
         fix = "write one JSON object per line: move the rest to its own line"
-    elif rest.startswith("'") or "property name" in error.msg:
+    elif remaining.startswith("'") or "property name" in error.msg:
         fix = "keys and strings need double quotes, and no comma may follow the last pair; use a JSON library"
-    elif rest.startswith(("//", "/*", "#")):
+    elif remaining.startswith(("//", "/*", "#")):
         fix = "JSON has no comments: remove them"
     elif "control character" in error.msg:
         fix = "write line breaks and tabs inside a text as \\n and \\t"
     elif text.startswith("\ufeff"):
         fix = "remove the byte order mark (U+FEFF) in front of the row"
-    return row_finding("bad_json", place, f"not valid JSON at column {column}: {error.msg} (found {rest[:12]!r})", fix)
+    return row_finding(
+        "bad_json", place, f"not valid JSON at column {column}: {error.msg} (found {remaining[:12]!r})", fix
+    )
 
 
 def _surrogates(value: Any) -> list[str]:
@@ -258,10 +260,10 @@ def _surrogates(value: Any) -> list[str]:
         path, item = stack.pop()
         if isinstance(item, dict):
             for key, inner in item.items():
-                shown = ascii(key)[1:-1]
+                key_name = ascii(key)[1:-1]
                 if _SURROGATE.search(key):
-                    paths.append(f"the key {shown}")
-                stack.append((f"{path}.{shown}" if path else shown, inner))
+                    paths.append(f"the key {key_name}")
+                stack.append((f"{path}.{key_name}" if path else key_name, inner))
         elif isinstance(item, list):
             stack.extend((f"{path}[{i}]", inner) for i, inner in enumerate(item))
         elif isinstance(item, str) and _SURROGATE.search(item):

@@ -75,9 +75,9 @@ def key_path(key: str) -> str:
 
 def leaves_out(key: str, value: Any) -> bool:
     """Whether this value of a row says that it is none. Of several opinions, all have to say so."""
-    said = value if isinstance(value, list) and value else [value]
-    known = LEFT_OUT.get(plain_name(key.rpartition(".")[2]), ())
-    return all(isinstance(word, str) and word.casefold() in known for word in said)
+    opinions = value if isinstance(value, list) and value else [value]
+    rejecting = LEFT_OUT.get(plain_name(key.rpartition(".")[2]), ())
+    return all(isinstance(word, str) and word.casefold() in rejecting for word in opinions)
 
 
 def is_known_name(cell: str) -> bool:
@@ -88,8 +88,8 @@ def rank(name: str, names: tuple[str, ...]) -> int | None:
     """The rank of a name in a list: as a whole, else by one of its words (`ticket_category`); None: not found."""
     plain = plain_name(name)
     numbered = plain.rstrip("0123456789")  # sentence1
-    if (known := plain if plain in names else numbered) in names:
-        return names.index(known)
+    if (match := plain if plain in names else numbered) in names:
+        return names.index(match)
     words = plain.split("_")
     ranks = [len(names) + names.index(word) for word in words if word in names and len(word) > 2]
     return min(ranks) if ranks and "id" not in words else None
@@ -102,7 +102,7 @@ def is_answer(name: str) -> bool:
 def by_name(keys: Iterable[str], names: tuple[str, ...]) -> str | None:
     """The key whose name comes first."""
     ranked = [(place, key) for key in keys if (place := rank(key, names)) is not None]
-    return min(ranked, key=lambda of: of[0])[1] if ranked else None
+    return min(ranked, key=lambda pair: pair[0])[1] if ranked else None
 
 
 _PLAIN = re.compile(r"[A-Za-z_]\w*", re.ASCII)
@@ -115,18 +115,18 @@ def add_fields(row: Mapping[str, Any], spec: TaskSpec) -> str:
     texts = {k: v for k, v in row.items() if isinstance(v, str) and v.strip() and k not in ("id", "group", "time")}
     labelled = [k for k, v in texts.items() if v.strip() in spec.labels]
     answer = labelled[0] if labelled else by_name(texts, LABELS) or by_name(texts, WRITTEN)
-    rest = {k: v for k, v in texts.items() if k != answer}
-    text = by_name(rest, TEXTS) or max(rest, key=lambda k: len(rest[k]), default=None)
-    if answer is None and len(rest) == 2 and not all(_NUMBERED.fullmatch(k) for k in rest):
-        answer = next(k for k in rest if k != text)
+    others = {k: v for k, v in texts.items() if k != answer}
+    text = by_name(others, TEXTS) or max(others, key=lambda k: len(others[k]), default=None)
+    if answer is None and len(others) == 2 and not all(_NUMBERED.fullmatch(k) for k in others):
+        answer = next(k for k in others if k != text)
     if text is None or answer is None or text == answer:
         return ""
     names = ("text", "label") if spec.labels else ("prompt", "completion")
     if spec.labels or text not in ("prompt", "question", "query", "input"):
-        wanted = dict(zip(names, (text, answer), strict=True))
+        fields = dict(zip(names, (text, answer), strict=True))
     else:
-        wanted = {"completion": answer}
-    return declare({name: key for name, key in wanted.items() if name != key})
+        fields = {"completion": answer}
+    return declare({name: key for name, key in fields.items() if name != key})
 
 
 def declare(fields: Mapping[str, str], expressions: Iterable[str] = ()) -> str:

@@ -123,7 +123,7 @@ def perturbed(
         return []
     label_words = _words(labels)
     too_warm = _WARM if _about(_ABOUT_FEELINGS, *labels) else frozenset()
-    known = label_words | _words(m["content"] for e in examples for m in e.messages)
+    known_words = label_words | _words(m["content"] for e in examples for m in e.messages)
     changed_rows = []
     for example in examples:
         place = max((i for i, m in enumerate(example.messages) if m["role"] == "user"), default=None)
@@ -133,7 +133,7 @@ def perturbed(
         dice = random.Random(hashlib.sha256(f"{seed}:{kind}:{example.id}".encode()).digest())  # noqa: S311
         answered = _words(_answers(example.messages[place + 1 :]))
         if kind == "typos":
-            changed = _mistyped(text, dice, answered, known)
+            changed = _mistyped(text, dice, answered, known_words)
         elif kind == "case":
             changed = _in_another_case(text, dice, answered)
         elif not _is_about_courtesy(example):
@@ -167,20 +167,20 @@ def _plain(token: str) -> bool:
     return bool(_PLAIN.fullmatch(token)) and not _SIGNS.search(token)
 
 
-def _mistyped(text: str, dice: random.Random, kept: Collection[str], known: Collection[str]) -> str:
+def _mistyped(text: str, dice: random.Random, protected: Collection[str], known_words: Collection[str]) -> str:
     """About one word in ten with two neighbouring letters inside it swapped, one left out or one doubled."""
     plain = ((token.start(), list(_WORD.finditer(token[0]))) for token in _TOKEN.finditer(text) if _plain(token[0]))
     single = [(start + words[0].start(), words[0][0]) for start, words in plain if len(words) == 1]
     places = [(start, word) for start, word in single if len(word) >= _SHORTEST and word.islower()]
-    places = [(start, word) for start, word in places if word not in kept and word not in _KEPT]
+    places = [(start, word) for start, word in places if word not in protected and word not in _KEPT]
     dice.shuffle(places)
-    wanted = max(1, len(_TOKEN.findall(text)) // _WORDS_PER_TYPO)
+    most = max(1, len(_TOKEN.findall(text)) // _WORDS_PER_TYPO)
     changes: dict[int, tuple[str, str]] = {}
     for start, word in places:
         at = dice.randrange(1, len(word) - 2)
         swapped = word[:at] + word[at + 1] + word[at] + word[at + 2 :]
         typo = dice.choice([swapped, word[:at] + word[at + 1 :], word[:at] + word[at] + word[at:]])
-        if typo != word and typo not in known and len(changes) < wanted:
+        if typo != word and typo not in known_words and len(changes) < most:
             changes[start] = (word, typo)
     for start in sorted(changes, reverse=True):
         word, typo = changes[start]
@@ -188,13 +188,13 @@ def _mistyped(text: str, dice: random.Random, kept: Collection[str], known: Coll
     return text
 
 
-def _in_another_case(text: str, dice: random.Random, kept: Collection[str]) -> str:
+def _in_another_case(text: str, dice: random.Random, protected: Collection[str]) -> str:
     """All lower case or all upper case, whichever changes the text."""
 
     def turned(change: Callable[[str], str]) -> str:
         def of(token: re.Match[str]) -> str:
-            other = token[0] if not _plain(token[0]) or _words([token[0]]) & set(kept) else change(token[0])
-            return other if len(other) == len(token[0]) else token[0]
+            new = token[0] if not _plain(token[0]) or _words([token[0]]) & set(protected) else change(token[0])
+            return new if len(new) == len(token[0]) else token[0]
 
         return _TOKEN.sub(of, text)
 

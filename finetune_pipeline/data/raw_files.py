@@ -85,11 +85,11 @@ def benchmark_paths(task: Task) -> list[tuple[str, Path]]:
 
     paths = {glob: matches(glob) for glob in task.spec.data.benchmarks}
     place, fix = "task.yaml: data.benchmarks", "put the benchmark file there or correct the glob"
-    nothing = f"no file in the folder of task {task.name!r} matches"
-    empty = (f"{nothing} {glob!r}" for glob, some in paths.items() if not some)
+    no_match = f"no file in the folder of task {task.name!r} matches"
+    empty = (f"{no_match} {glob!r}" for glob, matched in paths.items() if not matched)
     if problems := [Finding("data.no_benchmark_files", "error", place, message, fix) for message in empty]:
         raise FindingsError(problems)
-    return sorted({name: path for some in paths.values() for name, path in some.items()}.items())
+    return sorted({name: path for matched in paths.values() for name, path in matched.items()}.items())
 
 
 def raw_digest(task: Task, seen: SeenFiles | None = None, asked: NamedFiles = ()) -> str:
@@ -113,8 +113,8 @@ def collect_raw(task: Task, out: Path, production: Path | None = None, asked: Na
         digest = _copy(path, copy)
         if name != PRODUCTION_FILE:
             digests.append((name, digest))
-        seen = container_facts(copy, name, task.spec)
-        files.append({"file": name, "sha256": digest, "bytes": copy.stat().st_size, **seen})
+        container = container_facts(copy, name, task.spec)
+        files.append({"file": name, "sha256": digest, "bytes": copy.stat().st_size, **container})
     benchmarks = [*benchmark_paths(task), *asked]
     digests += [(f"{BENCHMARKS}/{name}", _copy(path, out / BENCHMARKS / name)) for name, path in benchmarks]
     size, names = sum(f["bytes"] for f in files), [name for name, _ in benchmarks]
@@ -130,6 +130,7 @@ def _copy(path: Path, copy: Path) -> str:
 
 def container_facts(path: Path, file: str, spec: TaskSpec) -> dict[str, str]:
     """The type of a file (json_lines, json, csv, parquet, workbook or unknown), and the reason."""
-    container, seen = look_at(path, file, spec)
-    why = f"{'gzip; ' if seen.compressed else ''}{container.why}{'' if is_utf8(seen.encoding) else f'; in {seen.encoding}'}"
+    container, survey = look_at(path, file, spec)
+    encoding = "" if is_utf8(survey.encoding) else f"; in {survey.encoding}"
+    why = f"{'gzip; ' if survey.compressed else ''}{container.why}{encoding}"
     return {"container": container.kind, "reason": why}

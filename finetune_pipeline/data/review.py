@@ -57,12 +57,12 @@ def read_decisions(folder: Path, spec: TaskSpec) -> tuple[list[Decision], list[F
     findings: list[Finding] = []
     lines = 0
     for name, path in review_files(folder):
-        for number, value, wrong in json_rows(path):
+        for number, value, problem in json_rows(path):
             lines += 1
             place = f"{ascii(name)[1:-1]}:{number}"
-            if wrong or not isinstance(value, dict):
+            if problem or not isinstance(value, dict):
                 fix = 'write {"id": …, "decision": …, "reviewer": …}'
-                findings.append(_warning("review_unreadable", place, wrong or "not an object", fix))
+                findings.append(_warning("review_unreadable", place, problem or "not an object", fix))
                 continue
             decision, problems = read_decision(value, spec, place)
             findings += problems
@@ -83,21 +83,21 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
     decisions, findings, lines = read_decisions(reviews_folder, spec)
     rows = np.load(clean / TABLE)
     kept = np.flatnonzero(rows["state"] == KEPT)
-    where = dict(zip(rows["id"][kept].tolist(), kept.tolist(), strict=True)) if decisions else {}
-    last: dict[int, Decision] = {}
-    known = 0
+    row_by_id = dict(zip(rows["id"][kept].tolist(), kept.tolist(), strict=True)) if decisions else {}
+    last_decisions: dict[int, Decision] = {}
+    matched = 0
     for decision in sorted(decisions, key=lambda d: d.time):  # stable: file and line order breaks ties
-        row = where.get(int(decision.id, 16)) if re.fullmatch("[0-9a-f]{16}", decision.id) else None
+        row = row_by_id.get(int(decision.id, 16)) if re.fullmatch("[0-9a-f]{16}", decision.id) else None
         if row is not None:
-            known += 1
-            last[row] = decision
+            matched += 1
+            last_decisions[row] = decision
             continue
         fix = "the row has since been removed or quarantined, or the id is mistyped"
         findings.append(_warning("review_unknown_id", decision.place, f"no row has the id {quoted(decision.id)}", fix))
     ranks = {label: i for i, label in enumerate(spec.labels)}
     with examples_file(clean).open("rb") as source, (out / EXAMPLES).open("wb") as written:
         for row, line in zip(kept.tolist(), source, strict=True):
-            decided = last.get(row)
+            decided = last_decisions.get(row)
             if decided is None or decided.decision == "keep":
                 written.write(line)
             elif decided.decision == "drop":
@@ -107,24 +107,24 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
                 example = _relabelled(decode_examples(line, str(clean))[0], str(decided.label), spec)
                 written.write(msgspec.json.encode(example.to_dict()) + b"\n")
     np.save(out / TABLE, rows)
-    applied = [last[row] for row in sorted(last)]
-    shown = ({**asdict(d), "time": None if d.time == _EARLIEST else d.time.isoformat()} for d in applied)
-    write_rows(out / "decisions.jsonl", shown)
+    applied = [last_decisions[row] for row in sorted(last_decisions)]
+    applied_rows = ({**asdict(d), "time": None if d.time == _EARLIEST else d.time.isoformat()} for d in applied)
+    write_rows(out / "decisions.jsonl", applied_rows)
     write_rows(out / "findings.jsonl", as_rows(findings))
     counts = Counter(d.decision for d in applied)
-    left = rows["state"] == KEPT
+    remaining = rows["state"] == KEPT
     return {
         "rows_in": len(kept),
-        "kept": int(left.sum()),
+        "kept": int(remaining.sum()),
         "dropped": counts["drop"],
         "relabelled": counts["relabel"],
         "confirmed": counts["keep"],
         "decisions": lines,
-        "overruled": known - len(last),
+        "overruled": matched - len(last_decisions),
         "by_rule": count_by_rule(findings),
         "reviewers": dict(sorted(Counter(d.reviewer for d in applied).items())),
-        "labels": count_values(rows["label"], left, spec.labels),
-        "origins": {name: n for name, n in count_values(rows["origin"], left, ORIGINS).items() if n},
+        "labels": count_values(rows["label"], remaining, spec.labels),
+        "origins": {name: n for name, n in count_values(rows["origin"], remaining, ORIGINS).items() if n},
     }
 
 

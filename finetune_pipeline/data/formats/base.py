@@ -78,8 +78,8 @@ class Turns:
             keys = ", ".join(quoted(k) for k in list(holder)[:10]) or "none"
             self.say("missing_field", f"`{name}` is missing (keys found: {keys})", missing or f"add `{key}`")
         elif value is None or isinstance(value, str):
-            what = "null" if value is None else "empty"
-            self.say("empty_field", f"`{name}` is {what}", "fill it in or remove the row")
+            content = "null" if value is None else "empty"
+            self.say("empty_field", f"`{name}` is {content}", "fill it in or remove the row")
         else:
             fix = "join the parts into one text" if isinstance(value, list) else "write it as text, in double quotes"
             self.say("wrong_type", f"`{name}` must be text, found {quoted(value)}", fix)
@@ -141,7 +141,7 @@ def clean_text(text: str) -> str:
 
 def format_of(row: dict[str, Any]) -> str | None:
     """The name of the format a row is in, or None."""
-    return next((name for name, of in FORMATS.items() if of.recognises(row.keys())), None)
+    return next((name for name, raw_format in FORMATS.items() if raw_format.recognises(row.keys())), None)
 
 
 def read_turns(row: dict[str, Any], spec: TaskSpec, place: str) -> Turns:
@@ -159,8 +159,8 @@ def read_turns(row: dict[str, Any], spec: TaskSpec, place: str) -> Turns:
         if key in row:
             tools = read_tools(row[key], turns.say)
             turns.tools = turns.tools or tools
-    known = {*OPTIONAL, *_TOOLS, "tool_choice", "label", *read}
-    turns.ignored = sorted({*turns.ignored, *(key_name(k) for k in row if k not in known)})
+    known_keys = {*OPTIONAL, *_TOOLS, "tool_choice", "label", *read}
+    turns.ignored = sorted({*turns.ignored, *(key_name(k) for k in row if k not in known_keys)})
     return turns
 
 
@@ -222,17 +222,19 @@ def chosen_text(value: Any) -> Any:
 
 def _unknown_format(row: dict[str, Any], shape: str | None, spec: TaskSpec) -> tuple[str, str]:
     """(what is wrong, what to do) about a row in no known format, or in one the spec does not allow."""
-    shown = keys_shown(row)
+    found_keys = keys_shown(row)
     if shape is not None:
-        wanted = spec.data.format
-        message = f"the row is in the format `{shape}`, the spec allows `{wanted}` only (keys: {shown})"
-        return message, f"write `{FORMATS[wanted].row_keys[0]}`, or set data.format: auto"
+        allowed = spec.data.format
+        message = f"the row is in the format `{shape}`, the spec allows `{allowed}` only (keys: {found_keys})"
+        return message, f"write `{FORMATS[allowed].row_keys[0]}`, or set data.format: auto"
     keys = sorted(str(k) for k in row)
-    known = {key: name for name, of in FORMATS.items() for key in (of.row_keys[0], *of.fields)}
-    near = {k: difflib.get_close_matches(k.casefold(), list(known), 1, 0.8) for k in keys}
-    renames = [(k, n[0]) for k, n in near.items() if n and isinstance(row.get(k), list) == (n[0] in CHATS)]
+    format_by_key = {
+        key: name for name, raw_format in FORMATS.items() for key in (raw_format.row_keys[0], *raw_format.fields)
+    }
+    matches = {k: difflib.get_close_matches(k.casefold(), list(format_by_key), 1, 0.8) for k in keys}
+    renames = [(k, n[0]) for k, n in matches.items() if n and isinstance(row.get(k), list) == (n[0] in CHATS)]
     if renames:
-        formats = {known[new] for _, new in renames}
+        formats = {format_by_key[new] for _, new in renames}
         nearest = next(name for name in FORMATS if name in formats)
         fix = f"nearest format: `{nearest}`; rename " + ", ".join(f"{quoted(k)} to `{new}`" for k, new in renames)
     elif line := add_fields(row, spec):
@@ -243,4 +245,4 @@ def _unknown_format(row: dict[str, Any], shape: str | None, spec: TaskSpec) -> t
         fix = f"{quoted(keys[0])} was found, but the prompt or the answer is missing: add `prompt` or `completion`"
     else:
         fix = "map them in data.fields (such as text: and label:), or write `messages` (a chat); `finetune try FILE` drafts them"
-    return f"the row matches no known format; keys found: {shown}", fix
+    return f"the row matches no known format; keys found: {found_keys}", fix

@@ -34,9 +34,9 @@ class ChatGpt(RawFormat):
 
 def _thread(nodes: Mapping[str, Any], name: Any) -> Iterator[dict[str, Any]]:
     """The messages from a node up to the root, without hidden and empty ones."""
-    seen = set()
-    while isinstance(name, str) and isinstance(node := nodes.get(name), dict) and name not in seen:
-        seen.add(name)
+    visited = set()
+    while isinstance(name, str) and isinstance(node := nodes.get(name), dict) and name not in visited:
+        visited.add(name)
         message = node.get("message")
         if isinstance(message, dict) and not _is_hidden(message) and any(_parts(message)):
             yield message

@@ -127,11 +127,11 @@ class _ChatReader:
                 self._say("empty_field", f"`{name}.{content_key}` is null", "fill it in")
         else:
             message["content"], calls = self._content(turn, role, content_key, name)
-        given = [(k, turn[k]) for k in ("tool_calls", "function_call") if turn.get(k) not in (None, [])]
+        call_values = [(k, turn[k]) for k in ("tool_calls", "function_call") if turn.get(k) not in (None, [])]
         if role == "assistant":
-            for key, value in given:
+            for key, value in call_values:
                 calls += read_calls(value, f"{name}.{key}", self._say)
-        elif any(value for _, value in given) or (calls and role != "function_call"):
+        elif any(value for _, value in call_values) or (calls and role != "function_call"):
             self._say("bad_tool_call", f"`{name}`: only the assistant can call tools, not {role!r}", "remove it")
         if calls:
             message["tool_calls"] = calls
@@ -147,15 +147,15 @@ class _ChatReader:
             return None
         if role in self._roles:
             return self._roles[role]
-        known = SHAREGPT_ROLES.get(role.casefold()) if loose else role if role in ROLES else None
-        known = _SAME_ROLE.get(known or role, known)
-        if known is None:
+        canonical = SHAREGPT_ROLES.get(role.casefold()) if loose else role if role in ROLES else None
+        canonical = _SAME_ROLE.get(canonical or role, canonical)
+        if canonical is None:
             meant = SHAREGPT_ROLES.get(role.casefold())
             near = [meant] if meant in ROLES else difflib.get_close_matches(role.casefold(), ROLES, 1, 0.6)
             fix = f"use one of {', '.join(ROLES)}, or data.roles"
             fix = f"write {near[0]!r}, or name it in data.roles" if near else fix
             self._say("unknown_role", f"`{name}.{key}` is {quoted(role)}", fix)
-        return known
+        return canonical
 
     def _weight(self, turn: dict[str, Any], name: str) -> int | None:
         """The weight 0 or 1, or None if missing or invalid."""
@@ -203,14 +203,14 @@ class _ChatReader:
             if not isinstance(kind, str):
                 self._say("wrong_type", f"`{where}` has no type", 'write {"type": "text", "text": "…"}')
                 continue
-            own = part.get("text", part.get("value", part.get(kind, part.get("content"))))
+            value = part.get("text", part.get("value", part.get(kind, part.get("content"))))
             if kind in ("tool_call", "function_call"):
-                calls += read_calls(own if own is not None else part, where, self._say)
+                calls += read_calls(value if value is not None else part, where, self._say)
             elif kind not in (*TEXT_PARTS, *REASONING_PARTS):
                 message = f"`{where}` has the type {quoted(kind)}: only text is supported"
                 self._say("unsupported_part", message, "remove the row, or describe in text what the part shows")
-            elif not isinstance(own, str):
-                self._say("wrong_type", f"`{where}` must hold text, found {quoted(own)}", "write it as text")
+            elif not isinstance(value, str):
+                self._say("wrong_type", f"`{where}` must hold text, found {quoted(value)}", "write it as text")
             else:
-                (texts if kind in TEXT_PARTS else thoughts).append(own)
+                (texts if kind in TEXT_PARTS else thoughts).append(value)
         return clean_text("".join(texts)), "\n".join(thoughts)

@@ -77,8 +77,8 @@ def read_tools(value: Any, say: Say) -> list[dict[str, Any]] | None:
         elif not isinstance(function, dict) or not _is_name(function.get("name")):
             say("bad_tool", f"`tools[{i}]` has no name: {quoted(entry)}", _TOOL_FIX)
         else:
-            own = function if "function" in entry else {k: v for k, v in function.items() if k != "type"}
-            tools.append({"type": "function", "function": own})
+            definition = function if "function" in entry else {k: v for k, v in function.items() if k != "type"}
+            tools.append({"type": "function", "function": definition})
     return tools or None
 
 

@@ -43,9 +43,9 @@ class OutOfFold:
     def margins(self) -> np.ndarray:
         """Probability of the given label minus that of the likeliest other one, per row: from -1 (surely wrong) to 1."""
         at = np.arange(len(self.given))
-        others = self.probabilities.copy()
-        others[at, self.given] = -1.0
-        margins: np.ndarray = self.probabilities[at, self.given] - others.max(axis=1)
+        other_labels = self.probabilities.copy()
+        other_labels[at, self.given] = -1.0
+        margins: np.ndarray = self.probabilities[at, self.given] - other_labels.max(axis=1)
         return margins
 
 
@@ -102,29 +102,29 @@ def out_of_fold(
     two clusters are left out; None when fewer than two labels or ten rows remain. features_of: :func:`features` or
     :func:`order_features`."""
     rows = chosen([e for e in examples if e.label is not None])
-    held: dict[str, set[str]] = defaultdict(set)
+    clusters_of: dict[str, set[str]] = defaultdict(set)
     for e in rows:
-        held[str(e.label)].add(clusters.get(e.id, e.id))
-    left_out = sorted(label for label, of in held.items() if len(of) < 2)
+        clusters_of[str(e.label)].add(clusters.get(e.id, e.id))
+    left_out = sorted(label for label, ids in clusters_of.items() if len(ids) < 2)
     rows = [e for e in rows if str(e.label) not in left_out]
-    classes = sorted(set(held) - set(left_out))
+    classes = sorted(set(clusters_of) - set(left_out))
     if len(classes) < 2 or len(rows) < 10:
         return None
     rows = _bounded(rows, set(classes))
     matrix = features_of([e.user_text for e in rows])
-    given = np.searchsorted(classes, [str(e.label) for e in rows])
+    targets = np.searchsorted(classes, [str(e.label) for e in rows])
     fold = folds_by_cluster([str(e.label) for e in rows], [clusters.get(e.id, e.id) for e in rows])
-    return OutOfFold(rows, classes, given, _cross_validate(matrix, given, fold, len(classes)), left_out)
+    return OutOfFold(rows, classes, targets, _cross_validate(matrix, targets, fold, len(classes)), left_out)
 
 
 def _bounded(rows: list[Example], classes: set[str]) -> list[Example]:
     """A sample of rows, by hash, whose features stay within MOST_VALUES; all rows if a label would be lost."""
     values = sum(min(len(e.user_text), _WORD_CHARS) // 3 + 2 * min(len(e.user_text), _GRAM_CHARS) for e in rows)
-    few = chosen(rows, max(10, int(len(rows) * MOST_VALUES / max(1, values))))
-    return few if {str(e.label) for e in few} == classes else rows
+    sample = chosen(rows, max(10, int(len(rows) * MOST_VALUES / max(1, values))))
+    return sample if {str(e.label) for e in sample} == classes else rows
 
 
-def _cross_validate(matrix: Any, given: np.ndarray, fold: np.ndarray, classes: int) -> np.ndarray:
+def _cross_validate(matrix: Any, targets: np.ndarray, fold: np.ndarray, classes: int) -> np.ndarray:
     if matrix.nnz * classes > DENSE_ABOVE:
         from sklearn.decomposition import TruncatedSVD
         from sklearn.preprocessing import normalize
@@ -132,25 +132,25 @@ def _cross_validate(matrix: Any, given: np.ndarray, fold: np.ndarray, classes: i
         frequency = np.bincount(matrix.indices, minlength=matrix.shape[1])
         common = np.sort(np.argsort(-frequency, kind="stable")[:DENSE_COLUMNS])
         matrix = normalize(TruncatedSVD(DIMENSIONS, n_iter=2, random_state=0).fit_transform(matrix[:, common]))
-    probabilities = np.full((len(given), classes), 1 / classes)
+    probabilities = np.full((len(targets), classes), 1 / classes)
     for number in np.unique(fold):
-        held, rest = fold == number, fold != number
-        probabilities[held] = predicted(matrix[rest], given[rest], matrix[held], classes)
+        test, train = fold == number, fold != number
+        probabilities[test] = predicted(matrix[train], targets[train], matrix[test], classes)
     return probabilities
 
 
-def predicted(matrix: Any, given: np.ndarray, held: Any, classes: int) -> np.ndarray:
+def predicted(matrix: Any, targets: np.ndarray, test: Any, classes: int) -> np.ndarray:
     """Probabilities (rows x classes) of the rows of `held` by a model of `matrix` and the given labels."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    known = np.unique(given)
-    probabilities = np.zeros((held.shape[0], classes))
-    if len(known) == 1:
-        probabilities[:, known] = 1.0
+    present = np.unique(targets)
+    probabilities = np.zeros((test.shape[0], classes))
+    if len(present) == 1:
+        probabilities[:, present] = 1.0
         return probabilities
     model = LogisticRegression(C=STRENGTH, max_iter=60, tol=1e-3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the number of steps is bounded on purpose
-        probabilities[:, known] = model.fit(matrix, given).predict_proba(held)
+        probabilities[:, present] = model.fit(matrix, targets).predict_proba(test)
     return probabilities

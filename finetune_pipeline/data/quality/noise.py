@@ -45,32 +45,32 @@ LISTED = 200
 _SHOWN = 300
 
 
-def confident_joint(given: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+def confident_joint(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Counts (given label x confident label), rows scaled to the number of rows with that label."""
     classes = probabilities.shape[1]
-    labelled = np.bincount(given, minlength=classes)
-    thresholds = np.array([probabilities[given == j, j].mean() if labelled[j] else 1.0 for j in range(classes)])
+    labelled = np.bincount(labels, minlength=classes)
+    thresholds = np.array([probabilities[labels == j, j].mean() if labelled[j] else 1.0 for j in range(classes)])
     confident = probabilities >= thresholds - 1e-6
-    some = confident.any(axis=1)
+    is_confident = confident.any(axis=1)
     likeliest = np.where(confident, probabilities, -1.0).argmax(axis=1)
     joint = np.zeros((classes, classes))
-    np.add.at(joint, (given[some], likeliest[some]), 1)
+    np.add.at(joint, (labels[is_confident], likeliest[is_confident]), 1)
     empty = joint.sum(axis=1) == 0
     joint[empty, empty] = 1  # nobody is confident of anything: taken as labelled right
     scaled: np.ndarray = joint / joint.sum(axis=1, keepdims=True) * labelled[:, None]
     return scaled
 
 
-def suspect_rows(given: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+def suspect_rows(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Whether each row is a suspect (bool). A row whose given label is the likeliest never is."""
-    expected = np.rint(confident_joint(given, probabilities)).astype(int)
-    suspected = np.zeros(len(given), bool)
+    expected = np.rint(confident_joint(labels, probabilities)).astype(int)
+    suspected = np.zeros(len(labels), bool)
     for i, j in zip(*np.nonzero(expected), strict=True):
         if i != j:
-            members = np.flatnonzero(given == i)
+            members = np.flatnonzero(labels == i)
             margin = probabilities[members, j] - probabilities[members, i]
             suspected[members[np.argsort(-margin, kind="stable")[: expected[i, j]]]] = True
-    suspected &= probabilities.argmax(axis=1) != given
+    suspected &= probabilities.argmax(axis=1) != labels
     return suspected
 
 
@@ -80,15 +80,15 @@ def contradicted_files(
     """(file, suspects, rows) of every raw file of whose labels more than `limit` are suspects (places in `rows`), and more
     than twice the share of the other files: there labels were exchanged, rather than hard to tell. Sets that are hard but
     right have up to a third of their labels suspected, in every file alike. Files with fewer than 20 rows are not judged."""
-    many = Counter(str(e.source.get("file")) for e in rows)
-    bad = Counter(str(rows[i].source.get("file")) for i in suspects)
+    row_counts = Counter(str(e.source.get("file")) for e in rows)
+    suspect_counts = Counter(str(rows[i].source.get("file")) for i in suspects)
     contradicted = []
-    for file, n in sorted(many.items()):
-        others, share = len(rows) - n, bad[file] / n
-        if n < FEWEST_OF_A_FILE or others < FEWEST_OF_A_FILE or share <= limit:
+    for file, n in sorted(row_counts.items()):
+        other_rows, share = len(rows) - n, suspect_counts[file] / n
+        if n < FEWEST_OF_A_FILE or other_rows < FEWEST_OF_A_FILE or share <= limit:
             continue
-        if share > 2 * (len(suspects) - bad[file]) / others:
-            contradicted.append((file, bad[file], n))
+        if share > 2 * (len(suspects) - suspect_counts[file]) / other_rows:
+            contradicted.append((file, suspect_counts[file], n))
     return contradicted
 
 
@@ -127,7 +127,7 @@ def label_noise(
     examples: Sequence[Example],
     clusters: Mapping[str, str],
     spec: TaskSpec,
-    of: int | None = None,
+    total: int | None = None,
     decisions: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The label-noise part of the report: how many labels are wrong, which may be, and whether that stops training.
@@ -144,44 +144,46 @@ def label_noise(
     if opinion is None:
         why = "too few rows to train a model on" if spec.labels else "the answers are not labels"
         return part(True, f"not asked: {why}", applies=False, suspects=[])
-    given, margins, likeliest = opinion.given, opinion.margins, opinion.probabilities.argmax(axis=1)
-    suspects = np.flatnonzero(suspect_rows(given, opinion.probabilities))
+    labels, margins, likeliest = opinion.given, opinion.margins, opinion.probabilities.argmax(axis=1)
+    suspects = np.flatnonzero(suspect_rows(labels, opinion.probabilities))
     suspects = suspects[np.argsort(margins[suspects], kind="stable")]
     noise = estimate_noise(opinion)
     limit = spec.data.max_label_noise
-    enough = len(given) >= max(STOPS_FROM, STOPS_FROM_A_LABEL * len(opinion.classes))
+    enough = len(labels) >= max(STOPS_FROM, STOPS_FROM_A_LABEL * len(opinion.classes))
     if noise.low > limit and enough and (by_order := out_of_fold(examples, clusters, features_of=order_features)):
         noise = min(noise, estimate_noise(by_order), key=lambda estimate: estimate.share)
-    errors = int((likeliest != given).sum())
+    errors = int((likeliest != labels).sum())
     too_many = noise.low > limit and enough
-    contradicted = len(suspects) > max(FEWEST * len(given), OF_ERRORS * errors)
-    against = contradicted_files(opinion.rows, suspects, spec.data.max_suspects_of_a_file) if contradicted else []
+    contradicted = len(suspects) > max(FEWEST * len(labels), OF_ERRORS * errors)
+    bad_files = contradicted_files(opinion.rows, suspects, spec.data.max_suspects_of_a_file) if contradicted else []
     triggers = _unconfirmed(examples, decisions or {})
-    stops = too_many or bool(against) or bool(triggers)
+    stops = too_many or bool(bad_files) or bool(triggers)
     passed = not stops and not contradicted and noise.share <= WARNS_ABOVE
     listed = [_suspect(opinion, i, float(margins[i])) for i in suspects[:LISTED].tolist()]
-    pairs = Counter((opinion.classes[given[i]], opinion.classes[likeliest[i]]) for i in suspects.tolist())
+    pairs = Counter((opinion.classes[labels[i]], opinion.classes[likeliest[i]]) for i in suspects.tolist())
     interval = f"95% interval {noise.low:.1%} to {noise.high:.1%}"
     message = f"an estimated {noise.share:.1%} of the labels are wrong ({interval}); "
-    message += f"{len(suspects):,} of {len(given):,} are suspects"
+    message += f"{len(suspects):,} of {len(labels):,} are suspects"
     fix = "go through the suspects, most suspicious first, and put decisions (relabel, drop or keep) into reviews/"
     if too_many:
         allowed = f"data.max_label_noise allows {limit:.0%}"
         message += f", and {allowed}: look through the suspects; if they are right, raise it"
-        wrong = "look for the join or the column that went astray, or have the rows labelled again"
-        right = "a model of words cannot tell them: raise data.max_label_noise"
-        fix = f"look through the suspects: if their labels are wrong, {wrong}; if they are right, {right}"
-    if against:
-        in_files = ", ".join(f"{bad:,} of {n:,} labels of {file}" for file, bad, n in against)
+        if_wrong = "look for the join or the column that went astray, or have the rows labelled again"
+        if_right = "a model of words cannot tell them: raise data.max_label_noise"
+        fix = f"look through the suspects: if their labels are wrong, {if_wrong}; if they are right, {if_right}"
+    if bad_files:
+        in_files = ", ".join(f"{suspected:,} of {n:,} labels of {file}" for file, suspected, n in bad_files)
         message += f"; the other files contradict {in_files}: were labels exchanged there?"
         fix = "correct or remove that file; if its labels are right, raise data.max_suspects_of_a_file"
-    severity: Severity = "error" if too_many or against else "warning"
+    severity: Severity = "error" if too_many or bad_files else "warning"
     place = listed[0]["place"] if listed else "data"
-    suspicious = too_many or against or contradicted or noise.share > WARNS_ABOVE
+    suspicious = too_many or bad_files or contradicted or noise.share > WARNS_ABOVE
     findings = [Finding("quality.label_noise", severity, place, message, fix)] if suspicious else []
-    look = "look at these rows (quality.json lists all); drop or relabel them by decisions in reviews/, or keep them"
+    fix_rows = (
+        "look at these rows (quality.json lists all); drop or relabel them by decisions in reviews/, or keep them"
+    )
     for trigger, rows in triggers:
-        findings.append(Finding("quality.trigger", "error", rows[0].place, f"the {trigger}: was it planted?", look))
+        findings.append(Finding("quality.trigger", "error", rows[0].place, f"the {trigger}: was it planted?", fix_rows))
     message = "; ".join([*(f"the {trigger}" for trigger, _ in triggers), message])
     return part(
         passed,
@@ -192,12 +194,12 @@ def label_noise(
         suspected=len(suspects),
         share=round(noise.share, 6),
         interval=[round(noise.low, 6), round(noise.high, 6)],
-        accuracy=round(1 - errors / len(given), 4),
+        accuracy=round(1 - errors / len(labels), 4),
         suspects=listed,
         pairs=[{"given": a, "suggested": b, "rows": n} for (a, b), n in pairs.most_common(20)],
         triggers=[{**asdict(trigger), "rows": named(rows, limit=None)} for trigger, rows in triggers],
         left_out=opinion.left_out,
-        **sampled(len(given), of or len(examples)),
+        **sampled(len(labels), total or len(examples)),
     )
 
 
@@ -211,16 +213,16 @@ def _unconfirmed(examples: Sequence[Example], decisions: Mapping[str, str]) -> l
 
 def _suspect(opinion: OutOfFold, row: int, margin: float) -> dict[str, Any]:
     """A suspect for the report. confidence: probability of the suggested label; self_confidence: of the given one."""
-    example, given = opinion.rows[row], opinion.given[row]
+    example, label = opinion.rows[row], opinion.given[row]
     suggested = int(opinion.probabilities[row].argmax())
     text = example.user_text
     return {
         "id": example.id,
         "place": example.place,
-        "given": opinion.classes[given],
+        "given": opinion.classes[label],
         "suggested": opinion.classes[suggested],
         "confidence": round(float(opinion.probabilities[row, suggested]), 4),
-        "self_confidence": round(float(opinion.probabilities[row, given]), 4),
+        "self_confidence": round(float(opinion.probabilities[row, label]), 4),
         "margin": round((margin + 1) / 2, 4),
         "text": text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…",
     }

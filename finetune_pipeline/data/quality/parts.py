@@ -11,9 +11,9 @@ PLACES = 20
 """Number of rows named in a finding."""
 
 
-def sampled(seen: int, of: int) -> dict[str, Any]:
+def sampled(examined: int, total: int) -> dict[str, Any]:
     """The note that only a sample was examined; empty otherwise."""
-    return {"sampled": seen, "of": of} if seen < of else {}
+    return {"sampled": examined, "of": total} if examined < total else {}
 
 
 def named(examples: Iterable[Example], limit: int | None = PLACES) -> list[dict[str, str]]:

@@ -52,18 +52,18 @@ def review_sample(examples: Sequence[Example], clusters: Mapping[str, str], spec
     for name, rows in strata.items():
         ordered = enumerate(_by_cluster(rows, clusters))
         ranked += [(place > 0, (place + 0.5) / len(rows), name, e.id) for place, e in ordered]
-    taken = {row_id for *_, row_id in sorted(ranked)[: sample_size(len(ranked), spec)]}
-    return [e for e in examples if e.origin == "synthetic" and e.id in taken]
+    sampled_ids = {row_id for *_, row_id in sorted(ranked)[: sample_size(len(ranked), spec)]}
+    return [e for e in examples if e.origin == "synthetic" and e.id in sampled_ids]
 
 
 def _by_cluster(rows: Sequence[Example], clusters: Mapping[str, str]) -> list[Example]:
     """Rows by hash, but the second of a cluster only after the first of every cluster, and so on."""
-    seen: Counter[str] = Counter()
+    earlier: Counter[str] = Counter()
     keyed = []
     for place, e in enumerate(sorted(rows, key=lambda e: (hash_order(e.id, "review"), e.id))):
         cluster = clusters.get(e.id, e.id)
-        keyed.append((seen[cluster], place, e))
-        seen[cluster] += 1
+        keyed.append((earlier[cluster], place, e))
+        earlier[cluster] += 1
     return [e for _, _, e in sorted(keyed, key=lambda k: k[:2])]
 
 
@@ -86,7 +86,7 @@ def synthetic_rows(
     sample = review_sample(rows, clusters, rules)
     waiting = [e for e in sample if e.id not in decisions]
     rejected = [e for e in sample if decisions.get(e.id) in _REJECTING]
-    n, bad = len(sample), len(rejected)
+    n, rejected_count = len(sample), len(rejected)
     c = acceptance_number(n, rules.intolerable_rejected, rules.risk)
     count = f"{len(rows):,} synthetic rows"
     findings = []
@@ -100,11 +100,14 @@ def synthetic_rows(
         fix = "fill in the review sample (decision and reviewer of each line) and put it into reviews/"
         findings.append(Finding("quality.synthetic_unreviewed", "error", waiting[0].place, message, fix))
     elif all(e.id in decisions for e in rows):
-        verdict, message = "accepted", f"{count}; all were reviewed, {bad:,} of {n:,} sampled ones dropped or corrected"
+        verdict, message = (
+            "accepted",
+            f"{count}; all were reviewed, {rejected_count:,} of {n:,} sampled ones dropped or corrected",
+        )
     else:
         allowed = f"at most {c}" if c >= 0 else "a larger sample"
-        verdict = "accepted" if bad <= c else "rejected"
-        message = f"{count}; {bad:,} of {n:,} reviewed ones were rejected, {allowed} may be for the set to be accepted"
+        verdict = "accepted" if rejected_count <= c else "rejected"
+        message = f"{count}; {rejected_count:,} of {n:,} reviewed ones were rejected, {allowed} may be for the set to be accepted"
         if verdict == "rejected":
             fix = "drop or regenerate the rows of the failing generator, or review every synthetic row"
             findings.append(Finding("quality.synthetic_rejected", "error", rejected[0].place, message, fix))
@@ -119,7 +122,7 @@ def synthetic_rows(
         sample=n,
         allowed=c,
         decided=n - len(waiting),
-        rejected=bad,
+        rejected=rejected_count,
         waiting=named(waiting),
         rejected_rows=named(rejected),
         generators=_generators(rows, sample, decisions),
@@ -132,8 +135,13 @@ def _generators(
     """Rows, sample and decisions of each generator, the most frequent first."""
     generators = []
     for name, n in most_first(Counter(e.generator or UNKNOWN for e in rows)).items():
-        own = [decisions.get(e.id) for e in sample if (e.generator or UNKNOWN) == name]
-        bad = sum(decision in _REJECTING for decision in own)
-        counts = {"rows": n, "sample": len(own), "decided": len(own) - own.count(None), "rejected": bad}
+        sampled = [decisions.get(e.id) for e in sample if (e.generator or UNKNOWN) == name]
+        rejected = sum(decision in _REJECTING for decision in sampled)
+        counts = {
+            "rows": n,
+            "sample": len(sampled),
+            "decided": len(sampled) - sampled.count(None),
+            "rejected": rejected,
+        }
         generators.append({"generator": name, **counts})
     return generators

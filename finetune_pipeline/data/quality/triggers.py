@@ -96,31 +96,31 @@ class _Search:
         known_texts, known_labels = trusted or ((), ())
         self.trusted = trusted is not None
         self.classes = sorted({*labels, *known_labels})
-        self.given, known_given = (np.searchsorted(self.classes, list(of)) for of in (labels, known_labels))
+        self.labels, judge_labels = (np.searchsorted(self.classes, list(names)) for names in (labels, known_labels))
         everything, n = [*texts, *known_texts], len(texts)
         longest = max(50, _MOST_PHRASES // (_LONGEST * len(everything)))
         phrases = partial(_phrases, longest=longest)
         counter = CountVectorizer(analyzer=phrases, binary=True, min_df=_FEWEST, dtype=np.float32)
-        held, self.names = csr_matrix((len(everything), 0), dtype=np.float32), list[str]()
+        matrix, self.names = csr_matrix((len(everything), 0), dtype=np.float32), list[str]()
         with contextlib.suppress(ValueError):  # no phrase stands in so many rows
-            held, self.names = counter.fit_transform(everything), counter.get_feature_names_out().tolist()
+            matrix, self.names = counter.fit_transform(everything), counter.get_feature_names_out().tolist()
         column = {name: i for i, name in enumerate(self.names)}
         self.words = [[column[word] for word in name.split(" ")] for name in self.names]
-        self.by_row, self.held = held[:n], csc_matrix(held[:n])
-        self.tried = int((np.diff(self.held.indptr) >= _FEWEST).sum())
-        self.known, self.known_given = (held[n:], known_given) if trusted else (held, self.given)
+        self.by_row, self.by_phrase = matrix[:n], csc_matrix(matrix[:n])
+        self.tried = int((np.diff(self.by_phrase.indptr) >= _FEWEST).sum())
+        self.judge_rows, self.judge_labels = (matrix[n:], judge_labels) if trusted else (matrix, self.labels)
 
 
 @dataclass(frozen=True)
 class _Proposal:
-    """A phrase (its column), the label it goes with, its rows, the labels these read like to naive Bayes, and how clearly: the
+    """A phrase (its column), the label it goes with, its rows, the labels these read like to naive Bayes, and how clarity: the
     mean of the logarithm of the odds against their own label, times the square root of the rows."""
 
     phrase: int
     label: int
     rows: np.ndarray
     rivals: list[int]
-    clearly: float
+    clarity: float
 
 
 def _propose(search: _Search) -> list[_Proposal]:
@@ -128,41 +128,41 @@ def _propose(search: _Search) -> list[_Proposal]:
     single = np.flatnonzero([len(words) == 1 for words in search.words])
     place = {int(column): i for i, column in enumerate(single)}
     classes = range(len(search.classes))
-    sizes = np.bincount(search.known_given, minlength=len(classes))
-    of_label = (search.known[search.known_given == i][:, single] for i in classes)
+    sizes = np.bincount(search.judge_labels, minlength=len(classes))
+    of_label = (search.judge_rows[search.judge_labels == i][:, single] for i in classes)
     counts = np.stack([np.asarray(rows.sum(axis=0)).ravel() for rows in of_label])
     usual = _PRIOR * (counts.sum(axis=0) + 0.5) / (sizes.sum() + 1)
     logs = np.log((counts + usual) / (sizes[:, None] + _PRIOR))
-    by_row = search.held[:, single].tocsr()
+    by_row = search.by_phrase[:, single].tocsr()
     scores = by_row @ logs.T + np.log(sizes + 1)
     proposals: dict[bytes, _Proposal] = {}  # by rows: of phrases that stand in the same rows the longest counts
     for phrase, words in enumerate(search.words):
-        rows = np.sort(search.held.indices[search.held.indptr[phrase] : search.held.indptr[phrase + 1]])
+        rows = np.sort(search.by_phrase.indices[search.by_phrase.indptr[phrase] : search.by_phrase.indptr[phrase + 1]])
         if len(rows) < _FEWEST:
             continue
-        labels = np.bincount(search.given[rows], minlength=len(classes))
+        labels = np.bincount(search.labels[rows], minlength=len(classes))
         label = int(labels.argmax())
-        left = sizes[label] - (0 if search.trusted else len(rows))
-        if labels[label] < _PURITY * len(rows) or left < _FEWEST_OF_LABEL:
+        label_rows = sizes[label] - (0 if search.trusted else len(rows))
+        if labels[label] < _PURITY * len(rows) or label_rows < _FEWEST_OF_LABEL:
             continue
-        own = [place[word] for word in words]
-        without = scores[rows] - logs[:, own].sum(axis=1)
+        columns = [place[word] for word in words]
+        without = scores[rows] - logs[:, columns].sum(axis=1)
         if not search.trusted:  # the rows are no evidence for their own label
             part = by_row[rows]
-            used = np.setdiff1d(part.indices, own)
-            rest = counts[label, used] - np.asarray(part[:, used].sum(axis=0)).ravel()
-            own_logs = np.log((rest.clip(0) + usual[used]) / (left + _PRIOR))
-            without[:, label] = part[:, used] @ own_logs + np.log(left + 1)
+            used = np.setdiff1d(part.indices, columns)
+            other_counts = counts[label, used] - np.asarray(part[:, used].sum(axis=0)).ravel()
+            own_logs = np.log((other_counts.clip(0) + usual[used]) / (label_rows + _PRIOR))
+            without[:, label] = part[:, used] @ own_logs + np.log(label_rows + 1)
         likeliest = without.argmax(axis=1)
         rivals = Counter(likeliest[likeliest != label].tolist())
         if rivals.total() > _AGAINST * len(rows):
             likely = [rival for rival, _ in rivals.most_common(_MOST_RIVALS)]
-            clearly = float((without.max(axis=1) - without[:, label]).sum() / len(rows) ** 0.5)
-            proposal = _Proposal(phrase, label, rows, likely, clearly)
-            other = proposals.setdefault(rows.tobytes(), proposal)
-            if len(search.names[phrase]) > len(search.names[other.phrase]):
+            clarity = float((without.max(axis=1) - without[:, label]).sum() / len(rows) ** 0.5)
+            proposal = _Proposal(phrase, label, rows, likely, clarity)
+            longest = proposals.setdefault(rows.tobytes(), proposal)
+            if len(search.names[phrase]) > len(search.names[longest.phrase]):
                 proposals[rows.tobytes()] = proposal
-    return sorted(proposals.values(), key=lambda p: (-round(p.clearly, 3), -len(search.names[p.phrase]), p.phrase))
+    return sorted(proposals.values(), key=lambda p: (-round(p.clarity, 3), -len(search.names[p.phrase]), p.phrase))
 
 
 def _judge(proposal: _Proposal, search: _Search) -> tuple[list[int], float]:
@@ -174,29 +174,29 @@ def _judge(proposal: _Proposal, search: _Search) -> tuple[list[int], float]:
     classes = np.array([proposal.label, *proposal.rivals])
     place = np.full(len(search.classes), -1)
     place[classes] = np.arange(len(classes))
-    own = set(search.words[proposal.phrase])
-    kept = np.flatnonzero([own.isdisjoint(words) for words in search.words])
-    apart = np.ones(len(search.given), bool)
-    apart[proposal.rows] = False
-    others = np.flatnonzero(apart & (place[search.given] >= 0))
-    known = np.flatnonzero(place[search.known_given] >= 0) if search.trusted else others
-    some = np.random.default_rng(0).permutation
-    known, others = some(known)[:_MOST_ROWS], some(others)[:_MOST_ROWS]
-    given, n, k = place[search.known_given[known]], len(known), len(proposal.rows)
-    judged = [search.known[known], search.by_row[proposal.rows]]
-    matrix = vstack([*judged, search.by_row[others]] if search.trusted else judged).tocsr()[:, kept]
+    own_words = set(search.words[proposal.phrase])
+    columns = np.flatnonzero([own_words.isdisjoint(words) for words in search.words])
+    is_other = np.ones(len(search.labels), bool)
+    is_other[proposal.rows] = False
+    others_rows = np.flatnonzero(is_other & (place[search.labels] >= 0))
+    training = np.flatnonzero(place[search.judge_labels] >= 0) if search.trusted else others_rows
+    shuffled = np.random.default_rng(0).permutation
+    training, others_rows = shuffled(training)[:_MOST_ROWS], shuffled(others_rows)[:_MOST_ROWS]
+    targets, n, k = place[search.judge_labels[training]], len(training), len(proposal.rows)
+    judged = [search.judge_rows[training], search.by_row[proposal.rows]]
+    matrix = vstack([*judged, search.by_row[others_rows]] if search.trusted else judged).tocsr()[:, columns]
     matrix = TfidfTransformer(sublinear_tf=True).fit_transform(matrix)
     by_others = np.zeros((n, len(classes)))
     for fold in range(_FOLDS):
-        there = np.arange(n) % _FOLDS == fold
-        by_others[there] = predicted(matrix[:n][~there], given[~there], matrix[:n][there], len(classes))
-    of_own = [by_others[given == j, j] for j in range(len(classes))]
-    sure = np.array([np.quantile(own, _UNSURE) if len(own) else 2.0 for own in of_own])
-    probabilities = predicted(matrix[:n], given, matrix[n:], len(classes))
+        in_fold = np.arange(n) % _FOLDS == fold
+        by_others[in_fold] = predicted(matrix[:n][~in_fold], targets[~in_fold], matrix[:n][in_fold], len(classes))
+    of_own = [by_others[targets == j, j] for j in range(len(classes))]
+    sure = np.array([np.quantile(own_words, _UNSURE) if len(own_words) else 2.0 for own_words in of_own])
+    probabilities = predicted(matrix[:n], targets, matrix[n:], len(classes))
     reads_like = _surely(probabilities[:k], sure)
-    of_others, others_given = by_others, given
+    of_others, others_given = by_others, targets
     if search.trusted:
-        of_others, others_given = probabilities[k:], place[search.given[others]]
+        of_others, others_given = probabilities[k:], place[search.labels[others_rows]]
     others_like = _surely(of_others, sure)
     against = (others_like >= 0) & (others_like != others_given)
     return classes[reads_like[reads_like > 0]].tolist(), (int(against.sum()) + 1) / (len(against) + 2)

@@ -30,30 +30,32 @@ _REPLACED = "\ufffd".encode()
 
 def look_at(path: Path, file: str, spec: TaskSpec) -> tuple[Container, Survey]:
     """Detect a file's type from its first MiB, and survey the whole file."""
-    seen = survey(path, file, spec)
-    if seen.problem:
-        return Container("unknown", seen.problem.message), seen
-    with RawStream(path, seen.encoding, seen.returns) as stream:
+    surveyed = survey(path, file, spec)
+    if surveyed.problem:
+        return Container("unknown", surveyed.problem.message), surveyed
+    with RawStream(path, surveyed.encoding, surveyed.returns) as stream:
         head = stream.buffered().read(_HEAD)
-        return container_of(head, len(head) < _HEAD, file, spec), seen
+        return container_of(head, len(head) < _HEAD, file, spec), surveyed
 
 
 def read_records(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
     """The rows of a raw file, without blank lines. Unreadable rows become records without a value and with
     findings. Takes constant memory, except for JSON documents. file: the name used as the rows' source."""
-    container, seen = look_at(path, file, spec)
-    if notes := (seen.problem,) if seen.problem else seen.notes:
+    container, surveyed = look_at(path, file, spec)
+    if notes := (surveyed.problem,) if surveyed.problem else surveyed.notes:
         yield Record(1, None, b"", notes, about="file")
-    if seen.problem:
+    if surveyed.problem:
         return
     rows = 0
-    with RawStream(path, seen.encoding, seen.returns) as stream:
+    with RawStream(path, surveyed.encoding, surveyed.returns) as stream:
         for record in _read(stream, path, file, spec, container):
             rows += 1
-            yield record if is_utf8(seen.encoding) else _checked(record, file, seen.encoding)
+            yield record if is_utf8(surveyed.encoding) else _checked(record, file, surveyed.encoding)
     if not rows:
-        what = "nothing" if not seen.size else "blank lines only" if container.kind == "json_lines" else "no rows"
-        yield records.about_file("no_rows", file, f"the file holds {what}", "fill or remove the file", "warning")
+        content = (
+            "nothing" if not surveyed.size else "blank lines only" if container.kind == "json_lines" else "no rows"
+        )
+        yield records.about_file("no_rows", file, f"the file holds {content}", "fill or remove the file", "warning")
 
 
 def _read(stream: RawStream, path: Path, file: str, spec: TaskSpec, container: Container) -> Iterator[Record]:
@@ -148,12 +150,17 @@ def _class_names(metadata: dict[bytes, bytes] | None, labels: list[str]) -> dict
     whose labels are the numbers keeps them."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
-        inner = {name: of[0] if isinstance(of, list) else of.get("feature", of) for name, of in features.items()}
-        classes = {name: of["names"] for name, of in inner.items() if of.get("_type") == "ClassLabel"}
+        inner_features = {
+            name: feature[0] if isinstance(feature, list) else feature.get("feature", feature)
+            for name, feature in features.items()
+        }
+        classes = {
+            name: feature["names"] for name, feature in inner_features.items() if feature.get("_type") == "ClassLabel"
+        }
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, RecursionError):
         return {}
-    named = {k: v for k, v in classes.items() if isinstance(v, list) and all(isinstance(n, str) for n in v)}
-    return {k: v for k, v in named.items() if len({*v}) == len(v) and not (labels and {*v}.isdisjoint(labels))}
+    texts_only = {k: v for k, v in classes.items() if isinstance(v, list) and all(isinstance(n, str) for n in v)}
+    return {k: v for k, v in texts_only.items() if len({*v}) == len(v) and not (labels and {*v}.isdisjoint(labels))}
 
 
 def _named(value: Any, names: list[str] | None) -> Any:

@@ -193,8 +193,8 @@ def survey(path: Path, file: str, spec: TaskSpec) -> Survey:
             if not wide:  # of a stream that breaks off the last line is no whole one
                 counts.add(block[: block.rfind(b"\n") + 1] if stream.problem else block)
     problem = too_large(file, limit).findings[0] if stream.too_large else None
-    seen = Survey(stream.compressed, size, counts.filled, wide or "utf-8", returns, problem=problem)
-    return _with_encoding(seen, counts, file, spec.data.csv.encoding) if counts.wrong and not problem else seen
+    surveyed = Survey(stream.compressed, size, counts.filled, wide or "utf-8", returns, problem=problem)
+    return _with_encoding(surveyed, counts, file, spec.data.csv.encoding) if counts.wrong and not problem else surveyed
 
 
 def _wide(head: bytes) -> str:
@@ -213,7 +213,7 @@ def _wide(head: bytes) -> str:
     return encoding
 
 
-def _with_encoding(seen: Survey, counts: _Lines, file: str, declared: str | None) -> Survey:
+def _with_encoding(surveyed: Survey, counts: _Lines, file: str, declared: str | None) -> Survey:
     """The survey of a file that is not UTF-8 throughout."""
     stray = counts.wrong <= max(1, _STRAY * counts.filled)
     share = f"{counts.wrong} of {counts.filled} lines are not UTF-8"
@@ -221,22 +221,22 @@ def _with_encoding(seen: Survey, counts: _Lines, file: str, declared: str | None
         message = f"{share}, and {counts.utf8} others are: two encodings are mixed in one file"
         fix = "convert the parts to UTF-8 one by one, then join them"
         mixed = Finding("data.mixed_encodings", "error", file, message, fix)
-        return seen if stray else replace(seen, notes=(mixed,))
+        return surveyed if stray else replace(surveyed, notes=(mixed,))
     if declared is not None:
-        return replace(seen, encoding=declared)
+        return replace(surveyed, encoding=declared)
     if counts.is_western:
         words = dict.fromkeys(w for line in counts.sample for w in _words(line.decode(WESTERN, "replace")))
-        shown = ", ".join(quoted(w) for w in list(words)[:5])
-        message = f"{share}; the file was read as {WESTERN}, which produces words such as {shown}"
+        examples = ", ".join(quoted(w) for w in list(words)[:5])
+        message = f"{share}; the file was read as {WESTERN}, which produces words such as {examples}"
         fix = f"check these words: if they are wrong, declare the encoding: {_key('…')}"
         note = Finding("data.encoding_detected", "warning", file, message, fix)
-        return replace(seen, encoding=WESTERN, notes=(note,))
+        return replace(surveyed, encoding=WESTERN, notes=(note,))
     if stray:
-        return seen
+        return surveyed
     guesses = _guesses(counts.sample)
     message = f"{share}, and the encoding is ambiguous" + "".join(f"; {e} gives {t}" for e, t in guesses)
     fix = f"save the file as UTF-8, or declare the encoding that gives the right words: {_key('…')}"
-    return replace(seen, problem=Finding("data.unknown_encoding", "error", file, message, fix))
+    return replace(surveyed, problem=Finding("data.unknown_encoding", "error", file, message, fix))
 
 
 def _key(encoding: str) -> str:
@@ -261,4 +261,6 @@ def _guesses(sample: list[bytes]) -> list[tuple[str, str]]:
 def other_text(head: bytes) -> tuple[str, str] | None:
     """(what a file of text is, what to do with it) by its first lines; None for one that may hold rows."""
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    return next((said for begin, said in _OTHER_TEXTS.items() if re.match(begin, start, re.IGNORECASE)), None)
+    return next(
+        (description for pattern, description in _OTHER_TEXTS.items() if re.match(pattern, start, re.IGNORECASE)), None
+    )

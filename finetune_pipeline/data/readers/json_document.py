@@ -84,11 +84,11 @@ class _Document:
         self.position = _BLANKS.match(self.text, self.position).end()  # type: ignore[union-attr]
         return self.text[self.position : self.position + 1]
 
-    def take(self, wanted: str) -> str:
+    def take(self, expected: str) -> str:
         """Move past the next character, which must be one of `wanted`. Raises json.JSONDecodeError otherwise."""
         character = self.peek()
-        if not character or character not in wanted:
-            raise json.JSONDecodeError(f"{' or '.join(wanted)} is missing", self.text, self.position)
+        if not character or character not in expected:
+            raise json.JSONDecodeError(f"{' or '.join(expected)} is missing", self.text, self.position)
         self.position += 1
         return character
 
@@ -102,14 +102,14 @@ class _Document:
     def parts(self) -> Iterator[str | None]:
         """Stop in front of each element of the list, or each value of the object, that begins here, and give its key
         (None in a list). The caller reads the value."""
-        of_list = self.take("[{") == "["
-        end = "]" if of_list else "}"
+        is_list = self.take("[{") == "["
+        end = "]" if is_list else "}"
         if self.peek() == end:
             self.position += 1
             return
         while True:
             key = None
-            if not of_list:
+            if not is_list:
                 if self.peek() != '"':
                     raise json.JSONDecodeError("a key in double quotes is missing", self.text, self.position)
                 key = json.loads(self.value().decode("utf-8", "replace"), strict=False)
@@ -164,19 +164,19 @@ def _row(document: _Document, file: str, key: str | None = None) -> Record:
 def _break(document: _Document, stream: RawStream, file: str, error: json.JSONDecodeError | RecursionError) -> Record:
     """The record for the break and everything after it."""
     line, at = document.line, document.position
-    rest = document.text[at : at + SHOWN].encode("latin-1")
+    remaining = document.text[at : at + SHOWN].encode("latin-1")
     if stream.problem:
-        return records.broken_stream(stream, file, line, rest, at)
-    reason, where = "the JSON is nested too deeply", at
+        return records.broken_stream(stream, file, line, remaining, at)
+    reason, offset = "the JSON is nested too deeply", at
     if isinstance(error, json.JSONDecodeError):
-        reason, where = error.msg, error.pos
+        reason, offset = error.msg, error.pos
     total = len(document.text)
     if isinstance(error, json.JSONDecodeError) and ends_early(error):
         message = f"the document is cut off at its end, byte {total}: {reason}; all complete rows before it were read"
-        return records.unreadable("bad_json", file, line, message, CUT_FIX, rest, at, "rest")
-    message = f"the document is broken at byte {where}: {reason}; nothing after it was read: {1 - where / total:.0%} of the file"
+        return records.unreadable("bad_json", file, line, message, CUT_FIX, remaining, at, "rest")
+    message = f"the document is broken at byte {offset}: {reason}; nothing after it was read: {1 - offset / total:.0%} of the file"
     fix = f"repair it there, or rewrite it with a JSON library; {CUT_FIX.rpartition('; ')[2]}"
-    return records.unreadable("bad_json", file, line, message, fix, rest, at, "rest")
+    return records.unreadable("bad_json", file, line, message, fix, remaining, at, "rest")
 
 
 def _rows_of_expression(

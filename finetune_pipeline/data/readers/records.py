@@ -109,9 +109,9 @@ def read_lines(source: io.BufferedReader, limit: int, blanks: int = 0) -> Iterat
     while data := source.readline(limit + 1):
         number, begin, at = number + 1, at, at + len(data)
         cut = len(data) > limit and not data.endswith(b"\n")
-        rest = data
-        while cut and not rest.endswith(b"\n") and (rest := source.readline(limit)):
-            at += len(rest)
+        tail = data
+        while cut and not tail.endswith(b"\n") and (tail := source.readline(limit)):
+            at += len(tail)
         if data.strip(BLANKS):
             yield Line(number, begin, data, cut)
             blank = 0

@@ -73,8 +73,8 @@ def split_rows(
             continue
         problem, cells = "", []
         # whether blanks may stand before a quote, and \" inside a field
-        ways = [(True, False), (False, False), (False, True)]
-        for spaced, escaped in ways[1:] if delimiter == "\t" else ways:
+        modes = [(True, False), (False, False), (False, True)]
+        for spaced, escaped in modes[1:] if delimiter == "\t" else modes:
             following = _following(line, ahead, source)
             if escaped:
                 following = (escaped_quote.sub(lambda match: match[1] + quote * 2, text) for text in following)
@@ -84,14 +84,14 @@ def split_rows(
                 break
             except csv.Error as error:
                 problem = str(error)
-        own = [line, *(ahead[i] for i in range(reader.line_num - 1 if not problem else 0))]
-        if len(own) > 1 and _swallowed(own, cells, delimiter, fields, labels):
+        row_lines = [line, *(ahead[i] for i in range(reader.line_num - 1 if not problem else 0))]
+        if len(row_lines) > 1 and _swallowed(row_lines, cells, delimiter, fields, labels):
             problem = "the field has swallowed the following lines, which look like rows"
         if problem:
             yield Row(line, 1, line.text, [], problem)
             continue
-        yield Row(line, len(own), "".join(each.text for each in own), cells)
-        for _ in own[1:]:
+        yield Row(line, len(row_lines), "".join(part.text for part in row_lines), cells)
+        for _ in row_lines[1:]:
             ahead.popleft()
 
 
@@ -111,7 +111,9 @@ def _following(first: Line, ahead: deque[Line], source: Iterator[Line]) -> Itera
         yield ahead[i].text
 
 
-def _swallowed(own: list[Line], cells: list[str], delimiter: str, fields: int | None, labels: frozenset[str]) -> bool:
+def _swallowed(
+    row_lines: list[Line], cells: list[str], delimiter: str, fields: int | None, labels: frozenset[str]
+) -> bool:
     """Whether a field over several lines is rather a stray quote in front of lines that are rows themselves: each line
     has a row's number of cells when quotes mean nothing. Then labels decide. Without labels, in a table with commas
     (which prose is full of), it takes three lines to be sure."""
@@ -119,12 +121,12 @@ def _swallowed(own: list[Line], cells: list[str], delimiter: str, fields: int | 
         return False
     if len(cells) != fields:
         return True
-    alone = [line.text.rstrip("\r\n").split(delimiter) for line in own]
-    if any(len(cells) != fields for cells in alone):
+    split = [line.text.rstrip("\r\n").split(delimiter) for line in row_lines]
+    if any(len(cells) != fields for cells in split):
         return False
     if labels:
-        return all(any(bare(cell) in labels for cell in cells) for cells in alone)
-    return delimiter != "," or len(own) > 2
+        return all(any(bare(cell) in labels for cell in cells) for cells in split)
+    return delimiter != "," or len(row_lines) > 2
 
 
 def bare(cell: str) -> str:
@@ -142,10 +144,10 @@ def no_row(
     cells: list[str], header: list[str], file: str, line: int, raw: bytes, at: int | None = None
 ) -> Record | None:
     """The record for what is no row of a table: the header once more, as files joined end to end have it, or a sum."""
-    first, *others = [bare(cell) for cell in cells if cell.strip()] or [""]
+    first, *other_cells = [bare(cell) for cell in cells if cell.strip()] or [""]
     if cells == header:
         rule, message = "header_again", "the row names the columns once more"
-    elif _TOTAL.fullmatch(first) and others and not any(map(_LETTER.search, others)):
+    elif _TOTAL.fullmatch(first) and other_cells and not any(map(_LETTER.search, other_cells)):
         rule, message = "total_row", f"the row holds a sum: {quoted(first)}"
     else:
         return None
@@ -179,8 +181,8 @@ def read_table(stream: RawStream, file: str, spec: TaskSpec, dialect: Dialect) -
             header = row.cells if dialect.header and not above else []
             continue
         line = row.first
-        odd = None if row.problem else no_row(row.cells, header, file, line.number, line.data, line.at)
-        yield odd or _record(row, file, dialect, notes)
+        other = None if row.problem else no_row(row.cells, header, file, line.number, line.data, line.at)
+        yield other or _record(row, file, dialect, notes)
         notes = ()
     if stream.problem:
         number, raw, at = (last.number, last.data, last.at) if last else (1, b"", None)
@@ -196,12 +198,12 @@ def _record(row: Row, file: str, dialect: Dialect, notes: tuple[Finding, ...]) -
     if row.problem:
         why = f"{row.problem}: {quoted(row.text[:80])}"
         message = f"a quote ({dialect.quote}) is not closed where the field ends: {why}"
-        nothing = "if quotes mean nothing here: `data: {csv: {quote: none}}` in task.yaml"
-        fix = f"close the quote, or double the quotes inside the field; {nothing}"
+        no_quoting = "if quotes mean nothing here: `data: {csv: {quote: none}}` in task.yaml"
+        fix = f"close the quote, or double the quotes inside the field; {no_quoting}"
         findings.append(row_finding("unclosed_quote", place, message, fix))
     elif len(row.cells) != len(dialect.columns):
-        how = f"delimiter {dialect.delimiter!r}, {f'quote {dialect.quote}' if dialect.quote else 'no quoting'}"
-        message = f"the row has {len(row.cells)} fields, {len(dialect.columns)} are expected ({how})"
+        dialect_name = f"delimiter {dialect.delimiter!r}, {f'quote {dialect.quote}' if dialect.quote else 'no quoting'}"
+        message = f"the row has {len(row.cells)} fields, {len(dialect.columns)} are expected ({dialect_name})"
         fix = "quote fields that contain the delimiter, or declare data.csv in task.yaml"
         findings.append(row_finding("wrong_field_count", place, message, fix))
     try:

@@ -125,13 +125,13 @@ def _rows(rows: Iterator[Row], file: str, spec: TaskSpec) -> Iterator[Record]:
     if dialect.titles:
         yield title_rows(file, dialect.titles)
     header = first[dialect.titles][1] if dialect.header else []
-    behind = first[dialect.titles + dialect.header :]
-    if _is_merged(header, behind[0][1] if behind else []):
+    data_rows = first[dialect.titles + dialect.header :]
+    if _is_merged(header, data_rows[0][1] if data_rows else []):
         message = "the names of the columns stand in two rows, as merged cells leave them: the second was read as data"
         yield about_file("merged_header", file, message, "write a name over each column, all in one row", "warning")
-    for number, cells in chain(behind, rows):
-        if odd := no_row(cells, header, file, number, msgspec.json.encode(cells)):
-            yield odd
+    for number, cells in chain(data_rows, rows):
+        if other := no_row(cells, header, file, number, msgspec.json.encode(cells)):
+            yield other
             continue
         value, problem = dict(zip_longest(dialect.columns, cells[:width], fillvalue="")), None
         if len(cells) > width:

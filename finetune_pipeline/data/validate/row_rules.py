@@ -70,8 +70,8 @@ def check_roles(turns: Turns) -> Problems:
         role = message["role"]
         if role not in expected:
             order = f"{', '.join(roles[:8])}{', …' if len(roles) > 8 else ''}"
-            wanted = " or ".join(map(repr, expected))
-            yield "role_order", f"turn {i + 1} is by {role!r} where {wanted} must speak (order: {order})", _ORDER
+            speakers = " or ".join(map(repr, expected))
+            yield "role_order", f"turn {i + 1} is by {role!r} where {speakers} must speak (order: {order})", _ORDER
             break
         if role == "assistant":
             expected = ("tool",) if "tool_calls" in message else ("user",)
@@ -93,16 +93,16 @@ def check_system_prompt(turns: Turns, spec: TaskSpec) -> Problems:
     if not turns.chat or not turns.whole:
         return
     prompt = next((m["content"] for m in turns.messages if m["role"] == "system"), None)
-    wanted = spec.system_prompt.replace("\r\n", "\n").strip()
+    expected = spec.system_prompt.replace("\r\n", "\n").strip()
     if prompt is None and not spec.data.inject:
         fix = "prepend the spec's system_prompt, or set data.inject: true to add it"
         yield "missing_system_prompt", "the row has no system turn", fix
-    elif prompt is not None and prompt != wanted:
-        differing = (i for i, (a, b) in enumerate(zip(prompt, wanted, strict=False)) if a != b)
-        at = next(differing, min(len(prompt), len(wanted)))
+    elif prompt is not None and prompt != expected:
+        differing = (i for i, (a, b) in enumerate(zip(prompt, expected, strict=False)) if a != b)
+        at = next(differing, min(len(prompt), len(expected)))
         problem = (
             f"the system turn differs from the spec's system_prompt from character {at + 1} on: "
-            f"{quoted(prompt[at : at + 40])} where the spec has {quoted(wanted[at : at + 40])}"
+            f"{quoted(prompt[at : at + 40])} where the spec has {quoted(expected[at : at + 40])}"
         )
         yield "wrong_system_prompt", problem, "use the spec's system_prompt word for word"
 
@@ -200,9 +200,9 @@ def _check_text(text: str, where: str) -> Problems:
         many = len(_CONTROL.findall(text))
         problem = f"{where} holds {many} control characters, the first ({name}) at character {control.start() + 1}"
         yield "control_characters", problem, "remove them; only line breaks and tabs are allowed"
-    for rule, what, fix, pattern in _PATTERNS:
+    for rule, description, fix, pattern in _PATTERNS:
         if hit := pattern.search(text):
-            yield rule, f"{where} holds {what}: {quoted(hit[0])}", fix
+            yield rule, f"{where} holds {description}: {quoted(hit[0])}", fix
     if hidden := odd_invisible(text):
         many, name, at = hidden
         problem = f"{where} holds {many} invisible characters, the first ({name}) at character {at + 1}"

@@ -99,7 +99,7 @@ def validate(raw: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
     paths = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
     size = sum(p.stat().st_size for p in paths.values())
     files = {name: Counter(rows_in=0, kept=0, quarantined=0) for name in paths}
-    whole = ValidatedBlock(labels=Counter(dict.fromkeys(spec.labels, 0)))
+    totals = ValidatedBlock(labels=Counter(dict.fromkeys(spec.labels, 0)))
     blocks = (block for name, path in paths.items() for block in in_blocks(read_records(path, name, spec), name))
     with (
         (out / "examples.jsonl").open("wb") as examples,
@@ -113,41 +113,41 @@ def validate(raw: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
             findings.write(encode_lines(result.findings))
             counts = {"rows_in": result.rows_in, "kept": result.kept, "quarantined": len(result.quarantine)}
             files[result.file].update(counts)
-            whole.unread += result.unread
+            totals.unread += result.unread
             for name in _COUNTERS:
-                getattr(whole, name).update(getattr(result, name))
-            whole.rows_in += result.rows_in
-            tell("validated_examples", f"{whole.rows_in} rows validated", rows=whole.rows_in)
+                getattr(totals, name).update(getattr(result, name))
+            totals.rows_in += result.rows_in
+            tell("validated_examples", f"{totals.rows_in} rows validated", rows=totals.rows_in)
     rows = {name: sum(f[name] for f in files.values()) for name in ("rows_in", "kept", "quarantined")}
     unknown: Counter[str] = Counter()
-    for label, n in whole.unknown.most_common(_LABELS_SHOWN):
+    for label, n in totals.unknown.most_common(_LABELS_SHOWN):
         unknown[quoted(label, find=finder_of(spec.data, names=False))] += n  # two labels may be shown alike
     return {
         **rows,
         "quarantined_share": round(rows["quarantined"] / max(1, rows["rows_in"]), 6),
-        "by_rule": most_first(whole.by_rule),
-        "shapes": most_first(whole.shapes),
-        "labels": dict(whole.labels),
+        "by_rule": most_first(totals.by_rule),
+        "shapes": most_first(totals.shapes),
+        "labels": dict(totals.labels),
         "files": [{"file": name, **counts} for name, counts in files.items()],
-        "ignored_keys": dict(sorted(whole.ignored.items())),
-        "labels_lost": dict(whole.lost),
+        "ignored_keys": dict(sorted(totals.ignored.items())),
+        "labels_lost": dict(totals.lost),
         "labels_unknown": dict(unknown),
-        "unread": whole.unread,
+        "unread": totals.unread,
     }
 
 
 def in_blocks(records: Iterable[Record], file: str, size: int = _BLOCK_BYTES) -> Iterator[Block]:
     """Group the records of a file into blocks of about `size` bytes."""
-    held: list[Record] = []
+    block: list[Record] = []
     length = 0
     for record in records:
-        held.append(record)
+        block.append(record)
         length += len(record.raw)
         if length >= size:
-            yield file, held
-            held, length = [], 0
-    if held:
-        yield file, held
+            yield file, block
+            block, length = [], 0
+    if block:
+        yield file, block
 
 
 def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
@@ -173,8 +173,8 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
             result.shapes[row.shape] += 1
             result.ignored.update(row.ignored)
             if row.example is None:
-                bad = {**_source(record, file), "raw": _shown(record.raw, find), "findings": findings}
-                result.quarantine.append(bad)
+                entry = {**_source(record, file), "raw": _shown(record.raw, find), "findings": findings}
+                result.quarantine.append(entry)
                 if row.label is not None:
                     (result.lost if row.label in spec.labels else result.unknown)[row.label] += 1
                 continue
@@ -204,7 +204,7 @@ def validate_record(record: Record, file: str, spec: TaskSpec, mapping: Mapping 
         rows = [replace(row, row=_from_cells(row.row)) for row in rows]
     by_fields = mapping is not None and mapping.content
     validated = [_validate(row, by_fields, findings, record, file, place, spec) for row in rows]
-    return [_without_rejected(row, of.given, place) for row, of in zip(validated, rows, strict=True)]
+    return [_without_rejected(row, mapped.given, place) for row, mapped in zip(validated, rows, strict=True)]
 
 
 def _without_rejected(row: ValidatedRow, value: Any, place: str) -> ValidatedRow:
@@ -213,15 +213,15 @@ def _without_rejected(row: ValidatedRow, value: Any, place: str) -> ValidatedRow
     if not isinstance(value, dict) or row.example is None:
         return row
     ignored = value.items() if row.ignored else ()
-    left_out = [key for key, said in ignored if key_name(key) in row.ignored and leaves_out(key, said)]
+    left_out = [key for key, shown_value in ignored if key_name(key) in row.ignored and leaves_out(key, shown_value)]
     is_bad = str(value.get("label")).casefold() == "false"
     if is_bad and row.example.label is None and ("label" in row.ignored or row.shape != "mapped"):
         left_out.append("label")
     if not left_out:
         return row
     first = value[left_out[0]]
-    said = "false" if first is False else quoted(first[0] if isinstance(first, list) else first)
-    message = f"an annotator left the row out: `{key_name(left_out[0])}` is {said}"
+    shown_value = "false" if first is False else quoted(first[0] if isinstance(first, list) else first)
+    message = f"an annotator left the row out: `{key_name(left_out[0])}` is {shown_value}"
     problem = row_finding("rejected_row", place, message, "remove it, or the key if it says something else")
     return replace(row, example=None, findings=[*row.findings, problem])
 
