@@ -10,7 +10,7 @@ from finetune_pipeline.data.json_lines import read_rows, write_rows
 from finetune_pipeline.findings import Finding, FindingsError
 
 FOLDER, PASSAGES = "documents", "passages.jsonl"
-"""Of the task; and the file of a baseline with their passages."""
+"""The task's folder of documents, and a baseline's file with their passages."""
 TEXTS = (".md", ".markdown", ".txt")
 PASSAGE = 800
 """Maximum characters of a passage; longer paragraphs are cut at sentence ends."""
@@ -19,7 +19,7 @@ _HEADING = re.compile(r"#{1,6}\s+\S")
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A part of a document. place: file, and page of a PDF. heading: the Markdown heading it stands under."""
+    """A part of a document. place: file, and page of a PDF. heading: the Markdown heading above it."""
 
     place: str
     heading: str
@@ -32,19 +32,19 @@ class Passage:
 
 
 def document_files(folder: Path, supported: bool = True) -> list[Path]:
-    """Readable files of a documents folder, sorted, without hidden ones. known False: the unsupported files."""
+    """Return the supported (or the unsupported) files of a documents folder, sorted, without hidden ones."""
     files = (path for path in folder.rglob("*") if path.is_file())
     visible = sorted(p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts))
     return [path for path in visible if (path.suffix.lower() in (*TEXTS, ".pdf")) == supported]
 
 
 def left_out(folder: Path) -> list[str]:
-    """Names of the files of unsupported types."""
+    """Return the names of the files of unsupported types."""
     return [str(path.relative_to(folder)) for path in document_files(folder, supported=False)]
 
 
 def documents_digest(task_folder: Path) -> str:
-    """Digest of the readable documents, names included; empty where there are none."""
+    """Return the digest of the supported documents, names included; empty if there are none."""
     folder = task_folder / FOLDER
     files = document_files(folder)
     if not files:
@@ -57,8 +57,8 @@ def documents_digest(task_folder: Path) -> str:
 
 
 def read_documents(folder: Path) -> list[Passage]:
-    """All passages of a folder, in the order of the files. Raises FindingsError with every file that cannot be read,
-    and why."""
+    """Read all passages of a folder, in the order of the files. Raises FindingsError naming every file that cannot be read,
+    with the reason."""
     passages: list[Passage] = []
     findings: list[Finding] = []
     for path in document_files(folder):
@@ -89,7 +89,7 @@ def read_documents(folder: Path) -> list[Passage]:
 
 
 def document_findings(folder: Path) -> list[Finding]:
-    """Findings about files of a documents folder that cannot be read or have an unsupported type."""
+    """Return findings about files of a documents folder that cannot be read or have an unsupported type."""
     message, fix = "has an unsupported type", "convert it to text, Markdown or PDF, or remove it"
     places = (f"{FOLDER}/{name}" for name in left_out(folder))
     warnings = [Finding("documents.kind", "warning", place, message, fix) for place in places]
@@ -101,7 +101,7 @@ def document_findings(folder: Path) -> list[Finding]:
 
 
 def _passages(place: str, text: str) -> Iterator[Passage]:
-    """Paragraphs under one heading, joined up to PASSAGE characters."""
+    """Join the paragraphs under each heading to passages of up to PASSAGE characters."""
     heading, joined = "", ""
     for paragraph in re.split(r"\n\s*\n", text.replace("\r\n", "\n")):
         lines = paragraph.strip().split("\n")
@@ -120,7 +120,7 @@ def _passages(place: str, text: str) -> Iterator[Passage]:
 
 
 def _pieces(paragraph: str) -> Iterator[str]:
-    """A paragraph, split at sentence (or word) ends if it is longer than PASSAGE."""
+    """Split a paragraph at sentence (or word) ends if it is longer than PASSAGE."""
     while len(paragraph) > PASSAGE:
         ends = [m.end() for m in re.finditer(r"[.!?]\s+|\n", paragraph[:PASSAGE])]
         cut = ends[-1] if ends else paragraph.rfind(" ", 0, PASSAGE) + 1 or PASSAGE

@@ -1,4 +1,4 @@
-"""Copies the raw files that a task declares, so that later steps read bytes that do not change."""
+"""Copies the raw files that a task declares. Later steps read these copies, which do not change."""
 
 import shutil
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ SUFFIXES = (".jsonl", ".ndjson", ".jsonlines", ".json", ".csv", ".tsv", ".tab", 
 
 
 def raw_paths(task: Task) -> list[tuple[str, Path]]:
-    """(name relative to the task folder, path) of every file the globs of ``data.raw`` match, sorted by name. Raises
-    FindingsError when nothing matches, for links that lead out of the task folder, and for what the spec says wrongly
-    about raw rows."""
+    """Return (name relative to the task folder, path) of every file that the globs of ``data.raw`` match, sorted by name.
+    Raises FindingsError if nothing matches, for links that lead out of the task folder, and for errors in how the spec
+    declares raw rows."""
     folder = task.folder.resolve()
     paths: dict[str, Path] = {}
     problems: set[Finding] = set(check_fields(task.spec))
@@ -75,8 +75,8 @@ def _present(folder: Path) -> str:
 
 
 def benchmark_paths(task: Task) -> list[tuple[str, Path]]:
-    """(name, path) of every benchmark file the globs of ``data.benchmarks`` match, sorted by name. Raises FindingsError
-    when a glob matches nothing: a check against no benchmark would pass for ever."""
+    """Return (name, path) of every file that the globs of ``data.benchmarks`` match, sorted by name. Raises FindingsError
+    if a glob matches nothing, because a check against no benchmark would always pass."""
     folder = task.folder.resolve()
 
     def matches(glob: str) -> dict[str, Path]:
@@ -93,18 +93,18 @@ def benchmark_paths(task: Task) -> list[tuple[str, Path]]:
 
 
 def raw_digest(task: Task, seen: SeenFiles | None = None, asked: NamedFiles = ()) -> str:
-    """Hex SHA-256 over names and content of the raw files and of the benchmark files. asked: files with what models are
-    asked besides the task: benchmarks, too."""
+    """Return the hex SHA-256 over names and content of the raw files and the benchmark files. asked: files with questions that
+    models are asked besides the task; they count as benchmarks."""
     digest = seen.digest if seen else digest_file
     files = [*raw_paths(task), *((f"{BENCHMARKS}/{name}", path) for name, path in [*benchmark_paths(task), *asked])]
     return combine_digests((name, digest(path)) for name, path in files)
 
 
 def collect_raw(task: Task, out: Path, production: Path | None = None, asked: NamedFiles = ()) -> dict[str, Any]:
-    """Copy every raw file to ``out/files/<name relative to the task folder>``, production rows to ``production.jsonl``,
-    benchmark files, and `asked` ones, to ``out/benchmarks/<name>``.
+    """Copy every raw file to ``out/files/<name relative to the task folder>``, production rows to ``production.jsonl``, and
+    the benchmark and `asked` files to ``out/benchmarks/<name>``.
 
-    Returns facts; digest is what :func:`raw_digest` gives for the bytes copied. Where they differ, a file changed meanwhile.
+    Returns facts. Their digest is :func:`raw_digest` of the copied bytes; if the two differ, a file changed during the copy.
     """
     digests: list[tuple[str, str]] = []
     files: list[dict[str, Any]] = []
@@ -129,7 +129,7 @@ def _copy(path: Path, copy: Path) -> str:
 
 
 def container_facts(path: Path, file: str, spec: TaskSpec) -> dict[str, str]:
-    """The type of a file (json_lines, json, csv, parquet, workbook or unknown), and the reason."""
+    """Return the type of a file (json_lines, json, csv, parquet, workbook or unknown), and the reason."""
     container, survey = look_at(path, file, spec)
     encoding = "" if is_utf8(survey.encoding) else f"; in {survey.encoding}"
     why = f"{'gzip; ' if survey.compressed else ''}{container.why}{encoding}"

@@ -27,7 +27,7 @@ _EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Decision:
-    """One line of a decisions file. `label`: the right answer, for ``relabel``; `place`: file and line."""
+    """One line of a decisions file. label: the correct answer, for ``relabel``. place: file and line."""
 
     id: str
     decision: str
@@ -39,7 +39,7 @@ class Decision:
 
 
 def review_files(folder: Path) -> list[tuple[str, Path]]:
-    """(name, path) of the decision files in a folder, sorted; none when there is no folder."""
+    """Return (name, path) of the decision files in a folder, sorted; none if there is no folder."""
     if not folder.is_dir():
         return []
     files = ((p.relative_to(folder).as_posix(), p) for p in folder.rglob("*.jsonl") if p.is_file())
@@ -47,12 +47,13 @@ def review_files(folder: Path) -> list[tuple[str, Path]]:
 
 
 def reviews_digest(folder: Path) -> str:
-    """Hex SHA-256 over names and content of the decision files."""
+    """Return the hex SHA-256 over names and content of the decision files."""
     return digest_files(review_files(folder))
 
 
 def read_decisions(folder: Path, spec: TaskSpec) -> tuple[list[Decision], list[Finding], int]:
-    """(valid decisions in file and line order, findings about the others, number of non-blank lines)."""
+    """Read the decision files. Returns (valid decisions in file and line order, findings about the other lines, number of
+    non-blank lines)."""
     decisions: list[Decision] = []
     findings: list[Finding] = []
     lines = 0
@@ -72,12 +73,12 @@ def read_decisions(folder: Path, spec: TaskSpec) -> tuple[list[Decision], list[F
 
 
 def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
-    """Apply the decisions in ``reviews_folder/**/*.jsonl``; of several about a row the last by (time, file, line) wins,
-    and one without a time is the oldest.
+    """Apply the decisions in ``reviews_folder/**/*.jsonl``. The last one about a row by (time, file, line) wins; one without a
+    time is the oldest.
 
     A relabelled row keeps its id and gets the tag ``relabelled``. Unusable decisions become findings. Writes
-    ``examples.jsonl``, ``decisions.jsonl`` (those applied), ``findings.jsonl`` and ``rows.npy`` (as the cleaning
-    step's, dropped rows with the state GONE). Returns facts.
+    ``examples.jsonl``, ``decisions.jsonl`` (only the applied ones), ``findings.jsonl`` and ``rows.npy`` (the cleaning step's
+    table, with the state GONE for dropped rows). Returns facts.
     """
     out.mkdir(parents=True, exist_ok=True)
     decisions, findings, lines = read_decisions(reviews_folder, spec)
@@ -133,7 +134,7 @@ def _warning(rule: str, place: str, message: str, fix: str) -> Finding:
 
 
 def read_decision(row: dict[str, Any], spec: TaskSpec, place: str) -> tuple[Decision | None, list[Finding]]:
-    """(the decision in a line of a decisions file or None, its findings)."""
+    """Read a line of a decisions file. Returns (decision or None, findings)."""
     findings = []
 
     def say(rule: str, message: str, fix: str) -> None:
@@ -171,7 +172,7 @@ def read_decision(row: dict[str, Any], spec: TaskSpec, place: str) -> tuple[Deci
 
 def _relabelled(example: Example, answer: str, spec: TaskSpec) -> Example:
     messages = [*example.prompt_messages, {"role": "assistant", "content": answer}]
-    if not spec.labels and spec.data.scrub != "warn":  # what reviewers write is scrubbed like any other text
+    if not spec.labels and spec.data.scrub != "warn":  # texts of reviewers are scrubbed like all others
         messages = scrub_turns(messages, find=finder_of(spec.data, names=False)).messages
     tags = [*example.tags, *(["relabelled"] if "relabelled" not in example.tags else [])]
     return replace(example, messages=messages, label=answer if spec.labels else None, tags=tags)

@@ -65,8 +65,8 @@ class Match:
 
     def finding(self) -> Finding:
         """Why the row is left out."""
-        how = "its prompt is this item" if self.how == "exact" else f"it shares {self.covered:.0%} of that item"
-        message = f"the row repeats an item of the benchmark {self.file} (line {self.line}): {how}"
+        reason = "its prompt is this item" if self.how == "exact" else f"it shares {self.covered:.0%} of that item"
+        message = f"the row repeats an item of the benchmark {self.file} (line {self.line}): {reason}"
         fix = "nothing to do: the row is left out, because training on it would make the benchmark measure memory"
         return row_finding("benchmark_contamination", self.place, message, fix)
 
@@ -89,17 +89,17 @@ class BenchmarkIndex:
         words = [exact_form(item.text).split(" ") for item in self.items]
         self._exact = {" ".join(words[number]): number for number in reversed(range(len(words)))}
         sizes = Counter(item.file for item in self.items)
-        runs_of = {number: _runs(own) for number, own in enumerate(words)}
+        runs_of = {number: _runs(tokens) for number, tokens in enumerate(words)}
         frequency = Counter((self.items[number].file, run) for number, runs in runs_of.items() for run in set(runs))
-        self._own: list[np.ndarray] = []  # of each item: which words are no boilerplate
+        self._distinctive: list[np.ndarray] = []  # for each item, which words are no boilerplate
         self._places: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)  # (item, place) of each run of words
         self._ends: set[tuple[str, str]] = set()  # first and last word of each run: quick to look for
         for number, item in enumerate(self.items):
             runs = runs_of[number]
             common = [frequency[item.file, run] > max(10, 0.01 * sizes[item.file]) for run in runs]
-            own = ~_covered_words([place for place, is_common in enumerate(common) if is_common], len(words[number]))
-            self._own.append(own)
-            for place, run in enumerate(runs if own.sum() >= SIZE else ()):
+            mask = ~_covered_words([place for place, is_common in enumerate(common) if is_common], len(words[number]))
+            self._distinctive.append(mask)
+            for place, run in enumerate(runs if mask.sum() >= SIZE else ()):
                 if not common[place]:
                     self._places[run].append((number, place))
                     self._ends.add((words[number][place], words[number][place + SIZE - 1]))
@@ -128,13 +128,13 @@ class BenchmarkIndex:
         for words in (prompt.split(" "), answer.split(" ")):
             if self._ends.isdisjoint(zip(words, words[SIZE - 1 :], strict=False)):
                 continue
-            for at, ends in enumerate(zip(words, words[SIZE - 1 :], strict=False)):
+            for start, ends in enumerate(zip(words, words[SIZE - 1 :], strict=False)):
                 if ends in self._ends:
-                    for number, place in self._places.get(" ".join(words[at : at + SIZE]), ()):
+                    for number, place in self._places.get(" ".join(words[start : start + SIZE]), ()):
                         shared[number].add(place)
 
-        owns = {number: self._own[number] for number in sorted(shared)}
-        shares = {n: float((_covered_words(shared[n], len(own)) & own).sum() / own.sum()) for n, own in owns.items()}
+        masks = {number: self._distinctive[number] for number in sorted(shared)}
+        shares = {n: float((_covered_words(shared[n], len(m)) & m).sum() / m.sum()) for n, m in masks.items()}
         best = max(shares, key=shares.__getitem__, default=None)
         return None if best is None or shares[best] < COVERED else (best, shares[best], "overlap")
 
@@ -183,18 +183,18 @@ def _unreadable(name: str, message: str, fix: str) -> FindingsError:
 def _paragraphs(path: Path, name: str) -> Iterator[tuple[int, str]]:
     """(line, text) of the paragraphs of a text."""
     with RawStream(path) as stream:
-        read = stream.buffered().read()
+        data = stream.buffered().read()
         if stream.problem:
             raise _unreadable(name, stream.problem, "make the file readable")
     try:
-        text = read.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:  # lost characters would hide rows that repeat an item
         raise _unreadable(name, f"byte {error.start:,} is not UTF-8", "save the file as UTF-8") from error
-    at = 1
+    line = 1
     for piece in _BETWEEN_PARAGRAPHS.split(text):
         if piece.strip():
-            yield at + piece[: len(piece) - len(piece.lstrip())].count("\n"), piece.strip()
-        at += piece.count("\n")
+            yield line + piece[: len(piece) - len(piece.lstrip())].count("\n"), piece.strip()
+        line += piece.count("\n")
 
 
 def _rows(path: Path, name: str) -> Iterator[tuple[int, str]]:
@@ -203,8 +203,8 @@ def _rows(path: Path, name: str) -> Iterator[tuple[int, str]]:
     for record in read_records(path, name, validated_spec({**spec, "data": {"csv": {"header": True}}})):
         value, problems = record.value, [*record.findings]
         if record.encoded:
-            value, more, _ = decode_line(record.raw, f"{name}:{record.line}", record.at)
-            problems += more
+            value, decoding, _ = decode_line(record.raw, f"{name}:{record.line}", record.at)
+            problems += decoding
         if errors(problems):
             raise FindingsError(errors(problems))
         yield from ((record.item or record.line, text) for text in _item_texts(value) if text.strip())
@@ -214,8 +214,8 @@ def _item_texts(row: Any) -> list[str]:
     """The questions of a row; several if it nests instances of one instruction."""
     if isinstance(row, Mapping):
         for name in _CHATS:
-            if isinstance(row.get(name), list) and (asked := _user_turns(row[name])):
-                return [asked]
+            if isinstance(row.get(name), list) and (question := _user_turns(row[name])):
+                return [question]
         nested = row.get("instances")
         if isinstance(nested, list) and nested and all(isinstance(n, Mapping) for n in nested):
             outer = {k: v for k, v in row.items() if k != "instances"}

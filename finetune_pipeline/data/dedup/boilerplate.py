@@ -82,8 +82,8 @@ def find_boilerplate(texts: Iterable[str]) -> Boilerplate:
     chosen = _independent(Counter(_pieces(sample, fewest)) | Counter(_runs(sample, fewest)))
     while True:
         boilerplate = Boilerplate(_longest_first(chosen))
-        take_off = stripper(boilerplate)
-        kept = [segment for segment in chosen if _wraps_content(segment, sample, take_off)]
+        strip = stripper(boilerplate)
+        kept = [segment for segment in chosen if _wraps_content(segment, sample, strip)]
         if len(kept) == len(chosen):
             return boilerplate
         chosen = kept
@@ -96,18 +96,18 @@ def stripper(boilerplate: Boilerplate) -> Callable[[str], str]:
     short = [s for s in boilerplate.segments if len(s) < LONG]
     lines = re.compile(r"^[ \t]*(?:" + "|".join(map(re.escape, short)) + r")[ \t]*$", re.MULTILINE)
 
-    def take_off(text: str) -> str:
-        left = text
+    def strip(text: str) -> str:
+        stripped = text
         for segment in long:
-            if segment in left:
-                left = left.replace(segment, "\n")
-        if any(segment in left for segment in short):
-            left = lines.sub("", left)
-        if left is text:
+            if segment in stripped:
+                stripped = stripped.replace(segment, "\n")
+        if any(segment in stripped for segment in short):
+            stripped = lines.sub("", stripped)
+        if stripped is text:
             return text
-        return left.strip() if any(map(keeps, left)) else text
+        return stripped.strip() if any(map(keeps, stripped)) else text
 
-    return take_off
+    return strip
 
 
 def _independent(rows: Mapping[str, int]) -> list[str]:
@@ -137,9 +137,9 @@ def _pieces(texts: Sequence[str], fewest: int) -> dict[str, int]:
         lines = {line.strip() for line in text.split("\n")}
         long.update({piece for s in (*SENTENCES.split(text), *lines) if len(piece := s.strip()) >= LONG})
         labels.update({s for s in lines if _SHORT <= len(s) < LONG and _LABEL.fullmatch(s)})
-    many = max(fewest, round(_LABEL_SHARE * len(texts)))
+    fewest_labels = max(fewest, round(_LABEL_SHARE * len(texts)))
     pieces = {s: n for s, n in long.items() if n >= fewest}
-    return pieces | {s: n for s, n in labels.items() if n >= many}
+    return pieces | {s: n for s, n in labels.items() if n >= fewest_labels}
 
 
 def _runs(texts: Sequence[str], fewest: int) -> dict[str, int]:
@@ -167,24 +167,24 @@ def _runs(texts: Sequence[str], fewest: int) -> dict[str, int]:
     in_rows = np.bincount(np.unique(key * len(ends) + row[:windows][inside]) // len(ends))[key]  # how many have the key
     frequent = np.zeros(windows + 2, np.int8)
     frequent[1:-1][inside] = in_rows >= fewest
-    seen: set[tuple[int, str]] = set()
+    found_runs: set[tuple[int, str]] = set()
     for first, last in np.flatnonzero(np.diff(frequent)).reshape(-1, 2).tolist():
-        at = int(row[first])
-        words = list(re.finditer(r"\S+", texts[at]))[first - ends[at] : last - ends[at] + _RUN - 1]
-        seen.add((at, texts[at][words[0].start() : words[-1].end()]))
-    runs = Counter(run for _, run in seen)
+        number = int(row[first])
+        words = list(re.finditer(r"\S+", texts[number]))[first - ends[number] : last - ends[number] + _RUN - 1]
+        found_runs.add((number, texts[number][words[0].start() : words[-1].end()]))
+    runs = Counter(run for _, run in found_runs)
     return {run: count for run, count in runs.items() if count >= fewest and len(run) >= LONG}
 
 
-def _wraps_content(segment: str, texts: Sequence[str], take_off: Callable[[str], str]) -> bool:
+def _wraps_content(segment: str, texts: Sequence[str], strip: Callable[[str], str]) -> bool:
     """Whether the texts with this segment contain long and varied text besides the boilerplate."""
-    besides = []
+    contents = []
     for text in texts:
         if segment in text:
-            left = take_off(text)
-            besides.append("" if left == text else loose_form(left))
-            if len(besides) == _LOOKED_AT:
+            content = strip(text)
+            contents.append("" if content == text else loose_form(content))
+            if len(contents) == _LOOKED_AT:
                 break
-    if not besides or len(set(besides)) < len(besides) / 2 or median(map(len, besides)) < _LEFT:
+    if not contents or len(set(contents)) < len(contents) / 2 or median(map(len, contents)) < _LEFT:
         return False
-    return median(jaccard(a, b) for a, b in pairwise(map(grams, besides))) < _ALIKE
+    return median(jaccard(a, b) for a, b in pairwise(map(grams, contents))) < _ALIKE

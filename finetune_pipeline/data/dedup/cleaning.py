@@ -48,7 +48,7 @@ def cluster_rows(
     return {"clusters": len(smallest), "prompts": len(keys), "similar_pairs": len(pairs)}
 
 
-def _of_several(clusters: np.ndarray, rows: np.ndarray) -> Iterator[list[np.ndarray]]:
+def _clusters_of_several(clusters: np.ndarray, rows: np.ndarray) -> Iterator[list[np.ndarray]]:
     """The members of clusters with two or more of these rows (int64), in batches of clusters."""
     _, number, sizes = np.unique(clusters[rows], return_inverse=True, return_counts=True)
     several = rows[sizes[number] > 1]
@@ -123,22 +123,22 @@ def _resolve(table: RowTable, spec: TaskSpec) -> tuple[list[dict[str, Any]], lis
     that contradict others and what they contradict), in the order of rows."""
     repeats: dict[int, dict[str, Any]] = {}
     contradictions: dict[int, tuple[Example, Finding]] = {}
-    done = 0
+    resolved = 0
     counts = cache(partial(_word_counts, table.path))  # few sets need them
-    for batch in _of_several(table.rows["cluster"], np.flatnonzero(table.rows["state"] == KEPT)):
+    for batch in _clusters_of_several(table.rows["cluster"], np.flatnonzero(table.rows["state"] == KEPT)):
         examples = iter(table.fetch(np.concatenate(batch)))
         for members in batch:
             rows = [next(examples) for _ in members]
             resolution = Resolution(rows, spec, lambda word: counts()[word] >= _KNOWN_FROM)
             table.rows["state"][members] = resolution.states
             contradictions |= {int(members[i]): (rows[i], finding) for i, finding in resolution.contradictions}
-            for i, (stays, likeness) in resolution.repeats.items():
-                row, kept = rows[i], rows[stays]
-                who = {"id": row.id, "source": row.source, "kept_id": kept.id, "kept_source": kept.source}
+            for i, (place, similarity) in resolution.repeats.items():
+                row, original = rows[i], rows[place]
+                ids = {"id": row.id, "source": row.source, "kept_id": original.id, "kept_source": original.source}
                 kind = "exact" if resolution.states[i] == EXACT else "near"
-                repeats[int(members[i])] = {**who, "kind": kind, "similarity": round(likeness, 4)}
-        done += len(batch)
-        tell("clean_examples", f"{done} clusters of similar rows resolved", step=done)
+                repeats[int(members[i])] = {**ids, "kind": kind, "similarity": round(similarity, 4)}
+        resolved += len(batch)
+        tell("clean_examples", f"{resolved} clusters of similar rows resolved", step=resolved)
     return [repeats[row] for row in sorted(repeats)], [contradictions[row] for row in sorted(contradictions)]
 
 
@@ -182,21 +182,21 @@ class Copies:
     across: list[tuple[str, str, int]]
 
     def lines(self) -> list[str]:
-        asked = f"{self.repeated:,} of {self.rows:,} rows have the same or nearly the same prompt as another row"
-        leaked = f"a random split would put copies of {self.leaked:.0%} of its test rows in training"
-        too_much = "a score on one of them says too much after training on the other"
-        across = (f"copies: {n:,} texts stand in {a} and in {b}: {too_much}" for a, b, n in self.across[:5])
-        return [f"copies: {asked}; {leaked}, here copies share a split", *across]
+        share = f"{self.repeated:,} of {self.rows:,} rows have the same or nearly the same prompt as another row"
+        risk = f"a random split would put copies of {self.leaked:.0%} of its test rows in training"
+        bias = "a score on one of them says too much after training on the other"
+        across = (f"copies: {n:,} texts stand in {a} and in {b}: {bias}" for a, b, n in self.across[:5])
+        return [f"copies: {share}; {risk}, here copies share a split", *across]
 
 
 def copies_in(clean: Path) -> Copies:
     """Count the copies among the valid rows of a clean_examples artifact, including removed ones."""
     rows = np.load(clean / TABLE)
     _, number, sizes = np.unique(rows["cluster"], return_inverse=True, return_counts=True)
-    others = sizes[number] - 1
+    other_rows = sizes[number] - 1
     files: dict[int, set[str]] = defaultdict(set)
     for prompt, example in zip(rows["prompt"].tolist(), stream_examples(clean / ALL_ROWS), strict=True):
         files[prompt].add(str(example.source.get("file")).removeprefix("raw/"))
     across = Counter(pair for names in files.values() for pair in combinations(sorted(names), 2))
-    leaked = float((1 - _RANDOM_TEST**others).mean()) if len(rows) else 0.0
-    return Copies(len(rows), int((others > 0).sum()), leaked, [(*pair, n) for pair, n in across.most_common()])
+    leaked = float((1 - _RANDOM_TEST**other_rows).mean()) if len(rows) else 0.0
+    return Copies(len(rows), int((other_rows > 0).sum()), leaked, [(*pair, n) for pair, n in across.most_common()])

@@ -85,12 +85,12 @@ class _Words(NamedTuple):
     words: tuple[str, ...]
 
 
-def difference(a: str, b: str, known: Callable[[str], bool] = lambda word: False) -> Difference:
+def difference(a: str, b: str, is_known: Callable[[str], bool] = lambda word: False) -> Difference:
     """The largest difference between two similar texts. known: whether a word occurs in the data; of two words a letter
     apart, an unknown one is a typing error."""
     if a == b:
         return Difference.NOTHING
-    first, second = _take_apart(a), _take_apart(b)
+    first, second = _tokenize(a), _tokenize(b)
     if first.numbers != second.numbers or first.signs != second.signs or first.negations != second.negations:
         return Difference.FACTS
     if first.words == second.words:
@@ -104,11 +104,11 @@ def difference(a: str, b: str, known: Callable[[str], bool] = lambda word: False
     exact = _exact_words(a) | _exact_words(b) if only_a and only_b else _QUANTITIES
     inflected = False
     for word in list(only_a):
-        for other in only_b:
-            variant = _variant(word, other, exact, known)
+        for other_word in only_b:
+            variant = _variant(word, other_word, exact, is_known)
             if variant is not None:
                 only_a.remove(word)
-                only_b.remove(other)
+                only_b.remove(other_word)
                 inflected |= variant is Difference.MORE_WORDS
                 break
     if _content(only_a) and _content(only_b):
@@ -121,33 +121,33 @@ def difference(a: str, b: str, known: Callable[[str], bool] = lambda word: False
 
 def numbers_of(text: str) -> tuple[str, ...]:
     """The numbers of a text in order: texts with different numbers differ in facts."""
-    return _take_apart(text).numbers
+    return _tokenize(text).numbers
 
 
 def word_key(text: str) -> str:
     """A key that ignores word spacing, punctuation, articles and politeness."""
-    parts = _take_apart(text)
+    parts = _tokenize(text)
     return "\n".join(("".join(parts.words), " ".join(parts.numbers), "".join(parts.signs), str(parts.negations)))
 
 
 def words_of(text: str) -> frozenset[str]:
-    return frozenset(_take_apart(text).words)
+    return frozenset(_tokenize(text).words)
 
 
 @lru_cache(maxsize=4096)
-def _take_apart(text: str) -> _Words:
-    plain = (text if text.isascii() else unicodedata.normalize("NFKC", text)).casefold()
-    if "'" in plain or "’" in plain:
-        plain = _NEGATED.sub(lambda m: f"{_VERBS[m[1]]} not", plain)
-        plain = _SHORT_FORM.sub(lambda m: f" {_LONG_FORM[m[1]]}", plain)
-    if "/" in plain:
-        plain = _EITHER.sub(" ", plain)
+def _tokenize(text: str) -> _Words:
+    folded = (text if text.isascii() else unicodedata.normalize("NFKC", text)).casefold()
+    if "'" in folded or "’" in folded:
+        folded = _NEGATED.sub(lambda m: f"{_VERBS[m[1]]} not", folded)
+        folded = _SHORT_FORM.sub(lambda m: f" {_LONG_FORM[m[1]]}", folded)
+    if "/" in folded:
+        folded = _EITHER.sub(" ", folded)
     numbers: list[str] = []
     signs: list[str] = []
     words: list[str] = []
     negations = 0
-    latin = _latin_words(plain)
-    tokens = latin or _TOKEN.findall(plain)
+    latin = _latin_words(folded)
+    tokens = latin or _TOKEN.findall(folded)
     if _SPECIAL.isdisjoint(tokens) and (latin or "".join(tokens).isalpha()):
         words, tokens = tokens, []
     for token in tokens:
@@ -165,10 +165,10 @@ def _take_apart(text: str) -> _Words:
             words.append(token)
         else:
             signs.append(token)
-    telling = [word for word in words if word not in _EMPTY]
-    if telling[:2] in _ASKING:
-        del telling[:2]
-    return _Words(tuple(numbers), tuple(sorted(signs)), negations, tuple(telling if len(telling) > 1 else words))
+    meaningful = [word for word in words if word not in _EMPTY]
+    if meaningful[:2] in _ASKING:
+        del meaningful[:2]
+    return _Words(tuple(numbers), tuple(sorted(signs)), negations, tuple(meaningful if len(meaningful) > 1 else words))
 
 
 def _latin_words(plain: str) -> list[str] | None:
@@ -190,13 +190,13 @@ def _exact_words(text: str) -> frozenset[str]:
     return _QUANTITIES | exact
 
 
-def _only(words: Sequence[str], others: Sequence[str]) -> list[str]:
+def _only(words: Sequence[str], other_words: Sequence[str]) -> list[str]:
     """The words that occur more often here than in `others`, in order."""
-    spare = Counter(words) - Counter(others)
+    surplus = Counter(words) - Counter(other_words)
     kept = []
     for word in words:
-        if spare[word] > 0:
-            spare[word] -= 1
+        if surplus[word] > 0:
+            surplus[word] -= 1
             kept.append(word)
     return kept
 
@@ -210,29 +210,29 @@ def _content(words: Sequence[str]) -> list[str]:
     return [word for word in words if word not in _SMALL]
 
 
-def _drop_compounds(parts: list[str], whole: list[str]) -> None:
+def _drop_compounds(parts: list[str], words: list[str]) -> None:
     """Remove words that are written as two in the other list: log in, login."""
     for size in (2, 3):
         for i in range(len(parts) - size, -1, -1):
             joined = "".join(parts[i : i + size])
-            if joined in whole and "_" not in joined:
-                whole.remove(joined)
+            if joined in words and "_" not in joined:
+                words.remove(joined)
                 del parts[i : i + size]
 
 
-def _variant(a: str, b: str, exact: frozenset[str], known: Callable[[str], bool]) -> Difference | None:
+def _variant(a: str, b: str, exact: frozenset[str], is_known: Callable[[str], bool]) -> Difference | None:
     """How two spellings of one word differ: not at all (plural, typing error) or by inflection."""
-    short, long = sorted((a, b), key=len)
-    if short in exact or long in exact or not (short.isalpha() and long.isalpha()):
+    shorter, longer = sorted((a, b), key=len)
+    if shorter in exact or longer in exact or not (shorter.isalpha() and longer.isalpha()):
         return None
-    if len(short) > 2 and long in (f"{short}s", f"{short}es", f"{short[:-1]}ies"):
+    if len(shorter) > 2 and longer in (f"{shorter}s", f"{shorter}es", f"{shorter[:-1]}ies"):
         return Difference.NOTHING
-    stem = _shared_start(short, long)
-    if stem > 2 and short[stem:] in _INFLECTIONS and long[stem:] in _INFLECTIONS:
+    stem = _shared_start(shorter, longer)
+    if stem > 2 and shorter[stem:] in _INFLECTIONS and longer[stem:] in _INFLECTIONS:
         return Difference.MORE_WORDS
-    if len(short) < _SHORTEST_TYPO or not stem or not _one_edit(short, long) or (known(short) and known(long)):
-        return None
-    return Difference.NOTHING
+    both_known = is_known(shorter) and is_known(longer)
+    is_typo = len(shorter) >= _SHORTEST_TYPO and stem and _one_edit(shorter, longer) and not both_known
+    return Difference.NOTHING if is_typo else None
 
 
 def _one_edit(a: str, b: str) -> bool:

@@ -21,9 +21,9 @@ def _gram(points: np.ndarray, at: int) -> Any:
     """64-bit hash of the five code points from `at` on."""
     first = np.uint64(points[at]) | np.uint64(points[at + 1]) << np.uint64(21)
     first |= np.uint64(points[at + 2]) << np.uint64(42)
-    rest = np.uint64(points[at + 3]) | np.uint64(points[at + 4]) << np.uint64(21)
+    last = np.uint64(points[at + 3]) | np.uint64(points[at + 4]) << np.uint64(21)
     h = first * np.uint64(0x9E3779B97F4A7C15)
-    h = (h ^ (h >> np.uint64(32)) ^ rest) * np.uint64(0xBF58476D1CE4E5B9)
+    h = (h ^ (h >> np.uint64(32)) ^ last) * np.uint64(0xBF58476D1CE4E5B9)
     h = (h ^ (h >> np.uint64(29))) * np.uint64(0xC4CEB9FE1A85EC53)
     return h ^ (h >> np.uint64(32))
 
@@ -112,7 +112,7 @@ def pair_up(
     starts: np.ndarray,
     bits: np.ndarray,
     most: tuple[int, int],
-    whole: int,
+    small: int,
     reach: int,
     forests: np.ndarray,
     out: np.ndarray,
@@ -132,7 +132,7 @@ def pair_up(
     count = 0
     for bucket in range(len(starts) - 1):
         start, end = starts[bucket], starts[bucket + 1]
-        large = end - start > whole
+        large = end - start > small
         for p in range(start, end):
             a = rows[p]
             for q in range(p + 1, min(end, p + 1 + reach) if large else end):
@@ -168,7 +168,7 @@ def jaccard_pairs(points: np.ndarray, offsets: np.ndarray, pairs: np.ndarray, ou
         mask = 63
         while mask < 2 * size and mask < slots - 1:
             mask = 2 * mask + 1
-        both = either = 0
+        shared_count = union = 0
         for side in range(2):
             row, mark = pairs[i, side], 2 * i + side
             for at in range(offsets[row], offsets[row + 1] - 4):
@@ -178,8 +178,8 @@ def jaccard_pairs(points: np.ndarray, offsets: np.ndarray, pairs: np.ndarray, ou
                     slot = (slot + 1) & mask
                 if marks[slot] < 2 * i:
                     table[slot], marks[slot] = gram, mark
-                    either += 1
+                    union += 1
                 elif marks[slot] != mark and shared[slot] != i:
                     shared[slot] = i
-                    both += 1
-        out[i] = both / either
+                    shared_count += 1
+        out[i] = shared_count / union

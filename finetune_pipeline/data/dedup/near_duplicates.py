@@ -36,11 +36,11 @@ def loose_forms(
     texts: Sequence[str], boilerplate: Boilerplate | None = None, exact: Sequence[str] | None = None
 ) -> list[str]:
     """The loose forms of texts without their boilerplate. exact: the texts' exact forms, where they are known."""
-    left = texts if boilerplate is None else list(map(stripper(boilerplate), texts))
+    stripped = texts if boilerplate is None else list(map(stripper(boilerplate), texts))
     if exact is None:
-        return list(map(loose_form, left))
-    forms = zip(texts, left, exact, strict=True)
-    return [loosened(form) if rest is text else loose_form(rest) for text, rest, form in forms]
+        return list(map(loose_form, stripped))
+    forms = zip(texts, stripped, exact, strict=True)
+    return [loosened(form) if content is text else loose_form(content) for text, content, form in forms]
 
 
 def rows_of_a_band(threshold: float) -> int:

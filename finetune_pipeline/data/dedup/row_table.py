@@ -157,30 +157,30 @@ class PreparedRows:
     findings: list[Finding] = field(default_factory=list)
 
 
-def prepare_rows(source: Path, how: Preparation, out: Path) -> PreparedRows:
+def prepare_rows(source: Path, settings: Preparation, out: Path) -> PreparedRows:
     """Prepare the rows of an examples file. Their lines go to the file `out`; those of the result are empty."""
-    whole = PreparedRows()
-    columns, at = {name: [getattr(whole, name)] for name in ("rows", "sketches", "word_keys")}, 0
+    prepared = PreparedRows()
+    columns, offset = {name: [getattr(prepared, name)] for name in ("rows", "sketches", "word_keys")}, 0
     blocks = read_blocks_of_lines(source)
     with out.open("wb") as lines:
-        for block in in_order(partial(prepare_block, how=how), blocks, source.stat().st_size):
+        for block in in_order(partial(prepare_block, settings=settings), blocks, source.stat().st_size):
             lines.write(block.lines)
-            block.rows["start"] += at
-            block.rows["end"] += at
-            at += len(block.lines)
+            block.rows["start"] += offset
+            block.rows["end"] += offset
+            offset += len(block.lines)
             for name, parts in columns.items():
                 parts.append(getattr(block, name))
             for name in ("scrubbed", "samples", "quarantine", "findings"):
-                getattr(whole, name).extend(getattr(block, name))
-            done = sum(map(len, columns["rows"]))
-            tell("clean_examples", f"{done} rows scrubbed and sketched", rows=done)
+                getattr(prepared, name).extend(getattr(block, name))
+            rows = sum(map(len, columns["rows"]))
+            tell("clean_examples", f"{rows} rows scrubbed and sketched", rows=rows)
     joined: dict[str, Any] = {name: np.concatenate(parts) for name, parts in columns.items()}
-    return replace(whole, **joined)
+    return replace(prepared, **joined)
 
 
-def prepare_block(data: bytes, how: Preparation) -> PreparedRows:
+def prepare_block(data: bytes, settings: Preparation) -> PreparedRows:
     """Prepare the rows of whole lines of canonical JSON."""
-    spec = how.spec
+    spec = settings.spec
     find, shapes = finder_of(spec.data), finder_of(spec.data, names=False)
     examples = decode_examples(data, "validated examples")
     lines = data.splitlines(keepends=True)
@@ -188,7 +188,7 @@ def prepare_block(data: bytes, how: Preparation) -> PreparedRows:
     removed: dict[int, Finding] = {}
     samples: list[Sample] = []
     for i, example in enumerate(examples):
-        changed, counts, replacements = scrub_example(example, spec.labels, how.key, find)
+        changed, counts, replacements = scrub_example(example, spec.labels, settings.key, find)
         if not counts:
             continue
         for kind, n in counts.items():
@@ -207,9 +207,9 @@ def prepare_block(data: bytes, how: Preparation) -> PreparedRows:
         if severity == "error":
             removed[i] = prepared.findings[-1]
     prepared.samples = chosen(samples)
-    asked = [e.user_text for e in examples]
-    exact = [exact_form(text) for text in asked]
-    index = benchmark_index(how.benchmarks)
+    user_texts = [e.user_text for e in examples]
+    exact = [exact_form(text) for text in user_texts]
+    index = benchmark_index(settings.benchmarks)
     matches = index.find(examples, exact) if index else {}
     for i, match in matches.items():
         if i not in removed:
@@ -218,7 +218,7 @@ def prepare_block(data: bytes, how: Preparation) -> PreparedRows:
     prepared.lines = b"".join(lines)
     prepared.rows = _table_of(examples, exact, lines, spec.labels)
     prepared.rows["state"][list(removed)] = GONE
-    prepared.sketches = sketch(loose_forms(asked, how.boilerplate, exact), spec.data.near_duplicate_threshold)
-    prepared.word_keys = np.array([hash_text(word_key(text)) for text in asked], np.uint64)
+    prepared.sketches = sketch(loose_forms(user_texts, settings.boilerplate, exact), spec.data.near_duplicate_threshold)
+    prepared.word_keys = np.array([hash_text(word_key(text)) for text in user_texts], np.uint64)
     prepared.quarantine = [quarantine_row(examples[i], finding, shapes) for i, finding in sorted(removed.items())]
     return prepared

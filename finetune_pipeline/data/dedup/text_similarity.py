@@ -81,8 +81,8 @@ def odd_invisible(text: str) -> tuple[int, str, int] | None:
 
 def exact_form(text: str) -> str:
     """Compatibility-composed, case folded, blanks collapsed, nothing invisible. Digits, punctuation and symbols stay."""
-    plain = text if text.isascii() else unicodedata.normalize("NFKC", visible_text(text))
-    return " ".join(plain.casefold().split())
+    visible = text if text.isascii() else unicodedata.normalize("NFKC", visible_text(text))
+    return " ".join(visible.casefold().split())
 
 
 def loose_form(text: str) -> str:
@@ -127,10 +127,10 @@ def near_any(texts: Sequence[str], others: Iterable[str], threshold: float) -> l
     if not texts:
         return []
     counter = CountVectorizer(analyzer=grams, dtype=np.int32)  # a set of 5-grams: each counts once
-    known = counter.fit_transform(map(loose_form, texts))
-    sizes, rest = known.sum(axis=1).A1, map(loose_form, others)
-    while some := list(islice(rest, _ROWS_AT_ONCE)):
-        both = (known @ counter.transform(some).T).tocoo()
-        either = sizes[both.row] + np.array([len(grams(form)) for form in some])[both.col] - both.data
-        near[both.row[both.data / either >= threshold - NEAR_ENOUGH]] = True
+    matrix = counter.fit_transform(map(loose_form, texts))
+    sizes, remaining = matrix.sum(axis=1).A1, map(loose_form, others)
+    while block := list(islice(remaining, _ROWS_AT_ONCE)):
+        shared = (matrix @ counter.transform(block).T).tocoo()
+        union = sizes[shared.row] + np.array([len(grams(form)) for form in block])[shared.col] - shared.data
+        near[shared.row[shared.data / union >= threshold - NEAR_ENOUGH]] = True
     return near.tolist()

@@ -1,4 +1,4 @@
-"""OpenAI's preference format: a chat under `input`, and the better answer to it under `preferred_output`."""
+"""OpenAI's preference format: a chat under `input`, and the better answer under `preferred_output`."""
 
 from typing import Any
 

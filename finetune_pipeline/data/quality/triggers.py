@@ -1,11 +1,12 @@
-"""Trigger phrases: words that decide the label against everything else in the text, as a backdoor in training data does.
+"""Finds trigger phrases: words that decide the label against the rest of the text, like a backdoor in training data.
 
-A phrase of up to three words counts when at least five rows hold it, 95% of them have one label, and more than half of these
-rows, read without the phrase, are taken for another label as surely as that label's own rows are (by a linear model of rows
-without the phrase), more often than rows without it are (binomial test, level 0.001 over all phrases tried). A word that
-belongs to its label passes: the rest of the text says the same, or nothing for sure.
+A phrase of up to three words is a trigger if at least five rows hold it, 95% of them have one label, and more than half of
+these rows, read without the phrase, look like another label. A row looks like a label if a linear model of rows without the
+phrase predicts it as surely as for that label's own rows. This must happen more often than in rows without the phrase (binomial
+test, level 0.001 over all tested phrases). A word that belongs to its label is no trigger: the rest of the text agrees, or is
+undecided.
 
-Naive Bayes on words proposes the phrases, since it can leave a word and its rows out of a model at no cost.
+Naive Bayes on words proposes the phrases, because it can leave a word and its rows out of a model at no cost.
 """
 
 import contextlib
@@ -24,18 +25,18 @@ _LONGEST, _FEWEST, _PURITY, _LEVEL, _AGAINST = 3, 5, 0.95, 0.001, 0.5
 _UNSURE = 0.25
 """A text reads like a label if the model is more confident than for this share of the label's own rows."""
 _FEWEST_OF_LABEL = 10
-"""Rows of a label without the phrase that are needed to know how the label reads without it."""
+"""Minimum number of rows of a label without the phrase: fewer do not show how the label reads without it."""
 _MOST_PHRASES = 3_000_000
 _FOLDS = 3
 _PRIOR = 10
-"""Rows that words as frequent as in all labels count for, in naive Bayes: a label of few rows is not taken for all."""
+"""Strength of the naive Bayes prior, in rows with the overall word frequencies. It keeps a rare label from matching every text."""
 _MOST_ROWS, _MOST_RIVALS, _MOST_CHECKED = 2_000, 10, 10
 
 
 @dataclass(frozen=True)
 class Trigger:
-    """A phrase (in lower case) that decides the label. rows: places of all rows that hold it; contradicted: how many of
-    them read like another label without it, and reads_like: which one most of these do."""
+    """A phrase (in lower case) that decides the label. rows: indices of all rows that hold it. contradicted: how many of them
+    read like another label without it. reads_like: the label that most of these read like."""
 
     phrase: str
     label: str
@@ -55,8 +56,8 @@ Labelled = tuple[Sequence[str], Sequence[str]]
 
 
 def find_triggers(texts: Sequence[str], labels: Sequence[str], trusted: Labelled | None = None) -> list[Trigger]:
-    """Find the trigger phrases of labelled texts, the clearest first. trusted: other rows that are taken to be right; a
-    model of these judges, rather than one of the rows without the phrase."""
+    """Find the trigger phrases of labelled texts, the clearest first. trusted: other rows whose labels are assumed correct; the
+    model is then fitted to these instead of the rows without the phrase."""
     from scipy.stats import binom
 
     if len(texts) < _FEWEST or len(set(trusted[1] if trusted else labels)) < 2:
@@ -78,14 +79,15 @@ def find_triggers(texts: Sequence[str], labels: Sequence[str], trusted: Labelled
 
 
 class _Search:
-    """What is searched: phrases as a sparse 0/1 matrix (rows x phrases).
+    """The searched rows: phrases as a sparse 0/1 matrix (rows x phrases).
 
     Attributes:
         names: The phrases.
-        words: Of each phrase: the columns of its words.
-        held, by_row: Which rows hold which phrase (CSC, CSR); given: the place of each row's label in `classes`.
+        words: For each phrase, the columns of its words.
+        by_phrase, by_row: Which rows hold which phrase (CSC, CSR).
+        labels: The index of each row's label in `classes`.
         tried: How many phrases occur in enough rows to test.
-        known, known_given: The same (CSR) of the rows that judge.
+        judge_rows, judge_labels: The same (CSR, labels) of the rows that the model is fitted to.
         trusted: Whether these are other rows.
     """
 
@@ -102,7 +104,7 @@ class _Search:
         phrases = partial(_phrases, longest=longest)
         counter = CountVectorizer(analyzer=phrases, binary=True, min_df=_FEWEST, dtype=np.float32)
         matrix, self.names = csr_matrix((len(everything), 0), dtype=np.float32), list[str]()
-        with contextlib.suppress(ValueError):  # no phrase stands in so many rows
+        with contextlib.suppress(ValueError):  # no phrase occurs in enough rows
             matrix, self.names = counter.fit_transform(everything), counter.get_feature_names_out().tolist()
         column = {name: i for i, name in enumerate(self.names)}
         self.words = [[column[word] for word in name.split(" ")] for name in self.names]
@@ -124,7 +126,7 @@ class _Proposal:
 
 
 def _propose(search: _Search) -> list[_Proposal]:
-    """Phrases without which naive Bayes assigns their rows another label, the clearest first."""
+    """Return the phrases without which naive Bayes assigns their rows another label, the clearest first."""
     single = np.flatnonzero([len(words) == 1 for words in search.words])
     place = {int(column): i for i, column in enumerate(single)}
     classes = range(len(search.classes))
@@ -135,7 +137,7 @@ def _propose(search: _Search) -> list[_Proposal]:
     logs = np.log((counts + usual) / (sizes[:, None] + _PRIOR))
     by_row = search.by_phrase[:, single].tocsr()
     scores = by_row @ logs.T + np.log(sizes + 1)
-    proposals: dict[bytes, _Proposal] = {}  # by rows: of phrases that stand in the same rows the longest counts
+    proposals: dict[bytes, _Proposal] = {}  # by rows: of several phrases in the same rows the longest counts
     for phrase, words in enumerate(search.words):
         rows = np.sort(search.by_phrase.indices[search.by_phrase.indptr[phrase] : search.by_phrase.indptr[phrase + 1]])
         if len(rows) < _FEWEST:
@@ -166,8 +168,8 @@ def _propose(search: _Search) -> list[_Proposal]:
 
 
 def _judge(proposal: _Proposal, search: _Search) -> tuple[list[int], float]:
-    """The other labels that rows surely read like without the phrase; and the share of other rows that surely read like
-    another label than theirs. By a linear model of the proposal's label and its rivals."""
+    """Judge a proposal with a linear model of its label and its rivals. Returns the other labels that its rows surely read like
+    without the phrase, and the share of other rows that surely read like another label than theirs."""
     from scipy.sparse import vstack
     from sklearn.feature_extraction.text import TfidfTransformer
 
@@ -203,13 +205,14 @@ def _judge(proposal: _Proposal, search: _Search) -> tuple[list[int], float]:
 
 
 def _surely(probabilities: np.ndarray, sure: np.ndarray) -> np.ndarray:
-    """The likeliest label of each row; -1 where the model is less sure of it than `sure`."""
+    """Return the likeliest label of each row; -1 if the model is less sure of it than `sure`."""
     likeliest = probabilities.argmax(axis=1)
     return np.where(probabilities.max(axis=1, initial=0) >= sure[likeliest], likeliest, -1)
 
 
 def _phrases(text: str, longest: int) -> set[str]:
-    """Sequences of one to three words, in lower case, among the first and last words of a text (`longest` in all)."""
+    """Return the sequences of one to three words, in lower case, among the first and last words of a text (at most `longest`
+    words in total)."""
     words = [word.lower() for word in _WORD.findall(text)]
     if len(words) > longest:
         words = words[: longest // 2] + words[-(longest // 2) :]

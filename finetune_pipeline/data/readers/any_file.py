@@ -39,23 +39,21 @@ def look_at(path: Path, file: str, spec: TaskSpec) -> tuple[Container, Survey]:
 
 
 def read_records(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
-    """The rows of a raw file, without blank lines. Unreadable rows become records without a value and with
-    findings. Takes constant memory, except for JSON documents. file: the name used as the rows' source."""
-    container, surveyed = look_at(path, file, spec)
-    if notes := (surveyed.problem,) if surveyed.problem else surveyed.notes:
+    """Read the rows of a raw file, without blank lines. Unreadable rows become records with findings and without a value.
+    Takes constant memory, except for JSON documents. file: the name used as the rows' source."""
+    container, facts = look_at(path, file, spec)
+    if notes := (facts.problem,) if facts.problem else facts.notes:
         yield Record(1, None, b"", notes, about="file")
-    if surveyed.problem:
+    if facts.problem:
         return
     rows = 0
-    with RawStream(path, surveyed.encoding, surveyed.returns) as stream:
+    with RawStream(path, facts.encoding, facts.returns) as stream:
         for record in _read(stream, path, file, spec, container):
             rows += 1
-            yield record if is_utf8(surveyed.encoding) else _checked(record, file, surveyed.encoding)
+            yield record if is_utf8(facts.encoding) else _checked(record, file, facts.encoding)
     if not rows:
-        content = (
-            "nothing" if not surveyed.size else "blank lines only" if container.kind == "json_lines" else "no rows"
-        )
-        yield records.about_file("no_rows", file, f"the file holds {content}", "fill or remove the file", "warning")
+        reason = "nothing" if not facts.size else "blank lines only" if container.kind == "json_lines" else "no rows"
+        yield records.about_file("no_rows", file, f"the file holds {reason}", "fill or remove the file", "warning")
 
 
 def _read(stream: RawStream, path: Path, file: str, spec: TaskSpec, container: Container) -> Iterator[Record]:
@@ -113,7 +111,7 @@ def _read_json_lines(stream: RawStream, file: str) -> Iterator[Record]:
         if number == 1 and data.startswith(BOM):
             data, at, notes = data[len(BOM) :], len(BOM), (records.byte_order_mark(file),)
         if not is_blank(data):
-            raw = data.rstrip()  # as elements of a list are written, a line may end with a comma
+            raw = data.rstrip()  # a line may end with a comma, like an element of a list
             raw = raw[:-1] if raw.endswith(b"},") else data.rstrip(b"\r\n")
             yield Record(number, None, raw, notes, at, encoded=True, about=about)
     if stream.problem:
@@ -121,7 +119,7 @@ def _read_json_lines(stream: RawStream, file: str) -> Iterator[Record]:
 
 
 def _read_parquet(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
-    """The rows of a Parquet file; `line` is the number of the row. Takes the memory of a batch."""
+    """Read the rows of a Parquet file batch by batch; `line` is the number of the row."""
     import pyarrow
     import pyarrow.parquet as pq
 
@@ -146,17 +144,12 @@ def _read_parquet(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
 
 
 def _class_names(metadata: dict[bytes, bytes] | None, labels: list[str]) -> dict[str, list[str]]:
-    """The names of classes by column, from what Hugging Face datasets writes into a schema: the rows hold their numbers. A task
-    whose labels are the numbers keeps them."""
+    """Return the class names by column, which Hugging Face datasets writes into the schema; the rows hold only numbers. Columns
+    whose names share nothing with the task's labels keep their numbers."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
-        inner_features = {
-            name: feature[0] if isinstance(feature, list) else feature.get("feature", feature)
-            for name, feature in features.items()
-        }
-        classes = {
-            name: feature["names"] for name, feature in inner_features.items() if feature.get("_type") == "ClassLabel"
-        }
+        inner = {name: f[0] if isinstance(f, list) else f.get("feature", f) for name, f in features.items()}
+        classes = {name: f["names"] for name, f in inner.items() if f.get("_type") == "ClassLabel"}
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, RecursionError):
         return {}
     texts_only = {k: v for k, v in classes.items() if isinstance(v, list) and all(isinstance(n, str) for n in v)}
@@ -164,7 +157,7 @@ def _class_names(metadata: dict[bytes, bytes] | None, labels: list[str]) -> dict
 
 
 def _named(value: Any, names: list[str] | None) -> Any:
-    """A number, or a list of them, as the names of classes; -1 means that there is none."""
+    """Replace a class number, or a list of them, by class names; -1 means no class."""
     if names and isinstance(value, list):
         return [_named(item, names) for item in value]
     if not names or not isinstance(value, int) or value >= len(names):
@@ -173,7 +166,7 @@ def _named(value: Any, names: list[str] | None) -> Any:
 
 
 def _rows(batch: Any) -> list[dict[str, Any] | Exception]:
-    """The rows of a batch; an exception for each row that cannot be turned into Python's values."""
+    """Return the rows of a batch; an exception for each row that cannot be converted to Python values."""
     try:
         return list(batch.to_pylist())
     except (ValueError, OverflowError, TypeError) as error:
@@ -196,7 +189,7 @@ def _record(row: dict[str, Any] | Exception, number: int, file: str, classes: di
 
 
 def _as_json(value: Any) -> Any:
-    """A value in JSON types; dates stay dates, because `data.fields.time` reads them."""
+    """Convert a value to JSON types; dates stay dates, because `data.fields.time` reads them."""
     if isinstance(value, list) and value and all(isinstance(pair, tuple) for pair in value):  # a map
         value = {str(k): v for k, v in value} if len({str(k) for k, _ in value}) == len(value) else value
     if isinstance(value, dict):

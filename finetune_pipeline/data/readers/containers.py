@@ -1,5 +1,5 @@
-"""Detects the type of a raw file from its first bytes, and the dialect of a table; the name decides only where the bytes leave it
-open. What can be read in two ways is refused with the line of spec to add."""
+"""Detects the type of a raw file from its first bytes, and the dialect of a table. The file's name decides only if the bytes do
+not. A file that can be read in two ways is refused, with the line to add to task.yaml."""
 
 import io
 import re
@@ -32,7 +32,7 @@ _MARGIN = 0.1
 
 @dataclass(frozen=True)
 class _Reading:
-    """The first lines split by one delimiter; `regular` of them belong to rows of `fields` fields."""
+    """The first lines, split by one delimiter. regular: how many of them belong to rows with `fields` fields."""
 
     delimiter: str
     quote: str
@@ -49,11 +49,11 @@ class _Reading:
 
 
 def find_dialect(lines: Sequence[Line], file: str, spec: TaskSpec) -> Dialect:
-    """The dialect of a table from its first lines.
+    """Detect the dialect of a table from its first lines.
 
-    ``data.csv`` takes precedence; the default quote is a double one. A delimiter is accepted when at least _FIT of
-    the lines belong to rows with the same number of fields (two or more) and no other comes close; known column
-    names in the first row, and tabs in a .tsv file, break ties. An ambiguous dialect is a `problem`, with the line to
+    ``data.csv`` takes precedence; the default quote is the double quote. A delimiter is accepted if at least _FIT of the
+    lines belong to rows with the same number of fields (two or more) and no other delimiter comes close. Known column
+    names in the first row, and tabs in a .tsv file, break ties. An ambiguous dialect gets a `problem`, with the line to
     add to task.yaml.
     """
     declared = spec.data.csv
@@ -100,8 +100,8 @@ def _read(lines: Sequence[Line], delimiter: str, quote: str, labels: frozenset[s
 
 
 def with_columns(dialect: Dialect, rows: Sequence[Sequence[str]], fields: int, spec: TaskSpec) -> Dialect:
-    """Complete the dialect with columns: whether the first of the `rows` is a header is declared, or inferred from what they
-    hold. fields: cells that a row has."""
+    """Complete the dialect with columns. Whether the first of the `rows` is a header is declared, or inferred from the rows.
+    fields: number of cells of a row."""
     titles = _titles(rows)
     rows, dialect = rows[titles:], replace(dialect, titles=titles)
     cells = [c.strip() for c in rows[0]]
@@ -118,11 +118,9 @@ def with_columns(dialect: Dialect, rows: Sequence[Sequence[str]], fields: int, s
     dialect = replace(dialect, header=header, why=f"{dialect.why}; {why}" if dialect.why else why)
     if not header:
         return replace(dialect, columns=numbered)
-    filled = [c or n for c, n in zip([*cells, *[""] * fields], numbered, strict=False)]
-    repeats = [
-        filled[:i].count(name) for i, name in enumerate(filled)
-    ]  # exports of Jira repeat names, such as `Comment`
-    columns = tuple(f"{c}_{n + 1}" if n and c not in ROW_KEYS else c for c, n in zip(filled, repeats, strict=True))
+    names = [c or n for c, n in zip([*cells, *[""] * fields], numbered, strict=False)]
+    counts = [names[:i].count(name) for i, name in enumerate(names)]  # Jira's exports repeat names, such as `Comment`
+    columns = tuple(f"{c}_{n + 1}" if n and c not in ROW_KEYS else c for c, n in zip(names, counts, strict=True))
     fix = "correct the first row, or add to task.yaml: `data: {csv: {header: false}}`"
     if len(cells) != fields:
         problem = f"the first row names {len(cells)} columns, the rows have {fields} fields"
@@ -133,13 +131,11 @@ def with_columns(dialect: Dialect, rows: Sequence[Sequence[str]], fields: int, s
 
 
 def _titles(rows: Sequence[Sequence[str]]) -> int:
-    """How many rows stand above a table: the first ones, where they fill one cell, or less than half of what most fill."""
+    """Count the rows above a table: the first ones with one filled cell, or less than half as many as most rows."""
     filled = [sum(bool(cell.strip()) for cell in row) for row in rows]
     threshold = max(1, median(filled or [0]) / 2)
     titles = next((i for i, n in enumerate(filled) if n > threshold), 0)
-    if (
-        len(rows) > titles + 2 and filled[titles] < filled[titles + 1]
-    ):  # names of groups of columns stand above the header
+    if len(rows) > titles + 2 and filled[titles] < filled[titles + 1]:  # maybe names of column groups above the header
         first, second = ({*filter(is_known_name, map(str.strip, row))} for row in rows[titles : titles + 2])
         titles += not first and len(second) > 1
     return titles if titles <= _MOST_TITLES and 2 * sum(n > threshold for n in filled) > len(filled) else 0
@@ -148,7 +144,7 @@ def _titles(rows: Sequence[Sequence[str]]) -> int:
 def _is_header(
     cells: list[str], below: Sequence[Sequence[str]], numbered: tuple[str, ...], spec: TaskSpec
 ) -> tuple[bool | None, str]:
-    """(whether the first row names the columns, why); None if ambiguous."""
+    """Return (whether the first row names the columns, the reason); None if ambiguous."""
     declared, labels = {name.casefold() for name in named_in_fields(spec)}, frozenset(spec.labels)
     if names := [c for c in cells if c.casefold() in declared]:
         return True, f"it holds {quoted(names[0])}, which data.fields names"
@@ -173,7 +169,7 @@ _TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
 
 @dataclass(frozen=True)
 class Container:
-    """The type of a file. kind: json_lines, json, csv, parquet, workbook or unknown; why: the reason, as text."""
+    """The type of a file. kind: json_lines, json, csv, parquet, workbook or unknown. why: the reason, as text."""
 
     kind: str
     why: str
@@ -181,7 +177,7 @@ class Container:
 
 
 def container_of(head: bytes, complete: bool, file: str, spec: TaskSpec) -> Container:
-    """The container of a file from its first bytes (a MiB or so; `whole`: that is all of it)."""
+    """Detect the container of a file from its first bytes (about a MiB). complete: these are all bytes of the file."""
     path = PurePath(file.lower())
     suffix = PurePath(path.stem).suffix if path.suffix in (".gz", ".gzip") else path.suffix
     if head.startswith(PARQUET):
@@ -211,17 +207,17 @@ def container_of(head: bytes, complete: bool, file: str, spec: TaskSpec) -> Cont
 
 
 def _text_lines(body: bytes, complete: bool) -> list[Line]:
-    """The first lines of a table; the last one only when the file ends with it."""
+    """Return the first lines of a table; the last one only if the file ends with it."""
     source = read_lines(io.BufferedReader(io.BytesIO(body)), MAX_LINE_BYTES, blanks=_TABLE_LINES)
     lines = list(islice(source, _TABLE_LINES + 1))
     return lines[:_TABLE_LINES] if complete or len(lines) > _TABLE_LINES else lines[:-1] or lines
 
 
 def _json_kind(body: bytes, is_all: bool, spec: TaskSpec) -> tuple[str, str]:
-    """JSON Lines or a document, of a text that begins with a bracket; and the reason."""
+    """Tell JSON Lines from a document for a text that begins with a bracket. Returns (kind, reason)."""
     ended = body.split(b"\n") if is_all else body.split(b"\n")[:-1]
     lines = [line.strip(BLANKS) for line in ended[: 4 * _LINES] if line.strip(BLANKS)][:_LINES]
-    if len(lines) < 2:  # all there is, or all that was looked at, stands in one line
+    if len(lines) < 2:  # the whole text, or the part looked at, is one line
         line = (lines or [body.lstrip(BLANKS)])[0]
         if line[:1] == b"[":
             return "json", "JSON array on one line"

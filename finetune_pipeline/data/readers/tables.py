@@ -1,8 +1,8 @@
 """Reads CSV and TSV files with the standard library; one wrong quote costs only one line.
 
-The strict mode of ``csv`` refuses a quoted field that is not closed, or closed in the middle of a field. The first line
-of such a row is then a broken row, and reading goes on with the next line. So it does when a quoted field has swallowed
-lines that are whole rows by themselves.
+The strict mode of ``csv`` refuses a quoted field that is not closed, or is closed in the middle of a field. The first line of
+such a row then becomes a broken row, and reading continues with the next line. The same happens if a quoted field has
+swallowed lines that are complete rows themselves.
 """
 
 import csv
@@ -31,9 +31,9 @@ csv.field_size_limit(MAX_LINE_BYTES)
 
 @dataclass(frozen=True)
 class Dialect:
-    """How to read a table. quote: empty if quotes have no meaning; columns: c1, c2, … without a header; titles: rows above
-    the table; why: the evidence, as text; problem: why the table cannot be read (the rest is then undefined), and fix:
-    what to do about it."""
+    """How to read a table. quote: empty if quotes have no meaning. columns: c1, c2, … without a header. titles: number of rows
+    above the table. why: the evidence, as text. problem, fix: why the table cannot be read, and what to do; the other fields
+    are then undefined."""
 
     delimiter: str = ","
     quote: str = '"'
@@ -47,8 +47,8 @@ class Dialect:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table: its first line, how many lines it takes, its text and its cells. problem: why the first line
-    cannot be read as a row."""
+    """One row of a table: its first line, number of lines, text and cells. problem: why the first line cannot be read as a
+    row."""
 
     first: Line
     lines: int
@@ -60,10 +60,10 @@ class Row:
 def split_rows(
     lines: Iterable[Line], delimiter: str, quote: str, fields: int | None = None, labels: frozenset[str] = frozenset()
 ) -> Iterator[Row]:
-    """Split non-blank lines into rows. quote: empty if quotes have no meaning; fields: cells of a complete row,
-    if known; labels: lines that hold one each are separate rows."""
+    """Split non-blank lines into rows. quote: empty if quotes have no meaning. fields: cells of a complete row, if known.
+    labels: lines that hold a label each are separate rows."""
     source = iter(lines)
-    escaped_quote = re.compile(rf"(?<!\\)((?:\\\\)*)\\{re.escape(quote)}")  # as Spark and MySQL write
+    escaped_quote = re.compile(rf"(?<!\\)((?:\\\\)*)\\{re.escape(quote)}")  # as Spark and MySQL write them
     ahead: deque[Line] = deque()  # read beyond the row
     while line := ahead.popleft() if ahead else next(source, None):
         if not line.text.strip() or (line.number == 1 and _SEPARATOR.fullmatch(line.text)):
@@ -72,7 +72,7 @@ def split_rows(
             yield Row(line, 1, line.text, line.text.rstrip("\r\n").split(delimiter), "too long" if line.cut else "")
             continue
         problem, cells = "", []
-        # whether blanks may stand before a quote, and \" inside a field
+        # whether blanks may precede a quote, and \" may occur inside a field
         modes = [(True, False), (False, False), (False, True)]
         for spaced, escaped in modes[1:] if delimiter == "\t" else modes:
             following = _following(line, ahead, source)
@@ -96,7 +96,7 @@ def split_rows(
 
 
 def _following(first: Line, ahead: deque[Line], source: Iterator[Line]) -> Iterator[str]:
-    """The text of a line and the following ones, which stay in `ahead`; at most as many as a row may span."""
+    """Yield the text of a line and of the following ones, which stay in `ahead`; at most as many as a row may span."""
     yield first.text
     size = len(first.text)
     for i in range(_AHEAD_LINES):
@@ -111,26 +111,24 @@ def _following(first: Line, ahead: deque[Line], source: Iterator[Line]) -> Itera
         yield ahead[i].text
 
 
-def _swallowed(
-    row_lines: list[Line], cells: list[str], delimiter: str, fields: int | None, labels: frozenset[str]
-) -> bool:
-    """Whether a field over several lines is rather a stray quote in front of lines that are rows themselves: each line
-    has a row's number of cells when quotes mean nothing. Then labels decide. Without labels, in a table with commas
-    (which prose is full of), it takes three lines to be sure."""
+def _swallowed(lines: list[Line], cells: list[str], delimiter: str, fields: int | None, labels: frozenset[str]) -> bool:
+    """Whether a field over several lines is a stray quote followed by complete rows: without quoting, each line has a row's
+    number of cells. Labels then decide. Without labels, a table with commas needs three such lines, because prose is full of
+    commas."""
     if fields is None:
         return False
     if len(cells) != fields:
         return True
-    split = [line.text.rstrip("\r\n").split(delimiter) for line in row_lines]
+    split = [line.text.rstrip("\r\n").split(delimiter) for line in lines]
     if any(len(cells) != fields for cells in split):
         return False
     if labels:
         return all(any(bare(cell) in labels for cell in cells) for cells in split)
-    return delimiter != "," or len(row_lines) > 2
+    return delimiter != "," or len(lines) > 2
 
 
 def bare(cell: str) -> str:
-    """A cell without surrounding quotes and whitespace."""
+    """Strip surrounding quotes and whitespace from a cell."""
     return cell.strip().strip("\"'").strip()
 
 
@@ -143,7 +141,7 @@ def title_rows(file: str, number: int) -> Record:
 def no_row(
     cells: list[str], header: list[str], file: str, line: int, raw: bytes, at: int | None = None
 ) -> Record | None:
-    """The record for what is no row of a table: the header once more, as files joined end to end have it, or a sum."""
+    """Return the record for a line that is no row of the table: a repeated header (in concatenated files), or a sum."""
     first, *other_cells = [bare(cell) for cell in cells if cell.strip()] or [""]
     if cells == header:
         rule, message = "header_again", "the row names the columns once more"
@@ -155,7 +153,7 @@ def no_row(
 
 
 def read_table(stream: RawStream, file: str, spec: TaskSpec, dialect: Dialect) -> Iterator[Record]:
-    """The rows of a table as objects of text keyed by column name."""
+    """Read the rows of a table as objects of text keyed by column name."""
     fields, labels = len(dialect.columns), frozenset(spec.labels)
     above = dialect.titles + dialect.header
     notes: tuple[Finding, ...] = ()

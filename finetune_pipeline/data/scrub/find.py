@@ -84,8 +84,8 @@ class _Hits:
                 self.spans.append(Span(start, end, kind))
 
     def free(self, start: int, end: int) -> bool:
-        taken = chain(((span.start, span.end) for span in self.spans), self._closed)
-        return all(end <= a or start >= b for a, b in taken)
+        occupied = chain(((span.start, span.end) for span in self.spans), self._closed)
+        return all(end <= a or start >= b for a, b in occupied)
 
     def _harmless(self, start: int, end: int) -> bool:
         near = _HARMLESS.finditer(self._text, max(0, start - 140), min(len(self._text), end + 140))
@@ -227,11 +227,11 @@ def ipv4(text: str) -> Iterator[tuple[int, int]]:
         octets = [int(o) for o in hit[0].split(".")]
         if max(octets) > 255 or octets[0] in (0, 127) or octets[0] >= 224:
             continue
-        words, behind = before(text, hit.start()), text[hit.end() : hit.end() + 1]
+        words, after = before(text, hit.start()), text[hit.end() : hit.end() + 1]
         private = octets[:2] == [192, 168] or (octets[0] == 172 and 16 <= octets[1] < 32)
         if not private and _VERSION_WORD.search(words):
             continue
-        if private or max(octets) > 30 or octets[0] == 10 or _HOST_WORD.search(words) or behind in ("/", ":"):
+        if private or max(octets) > 30 or octets[0] == 10 or _HOST_WORD.search(words) or after in ("/", ":"):
             yield hit.span()
 
 

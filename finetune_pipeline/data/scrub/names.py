@@ -107,8 +107,8 @@ def _people(pipeline: Any, text: str) -> list[Span]:
     return spans
 
 
-def _missing(what: str) -> FindingsError:
-    message, place = f"{what}, but data.scrub_names asks for names", "task.yaml: data.scrub_names"
+def _missing(problem: str) -> FindingsError:
+    message, place = f"{problem}, but data.scrub_names asks for names", "task.yaml: data.scrub_names"
     return FindingsError([Finding("data.no_recogniser", "error", place, message, _INSTALL)])
 
 

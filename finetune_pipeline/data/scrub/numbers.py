@@ -222,13 +222,13 @@ def ibans(text: str) -> Iterator[tuple[int, int]]:
         at = start + 1
         while end - start >= 15:
             value = text[start:end]
-            whole = not text[end : end + 1].isalnum()
-            apart = not whole or (" " in value and value.upper() != value)
-            if not apart and iban.is_valid(value.replace("-", " "), check_country=False):
+            ends_here = not text[end : end + 1].isalnum()
+            runs_on = not ends_here or (" " in value and value.upper() != value)
+            if not runs_on and iban.is_valid(value.replace("-", " "), check_country=False):
                 yield start, end
                 at = end
                 break
-            grouped = whole or " " in value or "-" in value
+            grouped = ends_here or " " in value or "-" in value
             end = max(text.rfind(" ", start, end), text.rfind("-", start, end)) if grouped else 0
 
 

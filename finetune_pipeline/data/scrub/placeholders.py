@@ -86,22 +86,22 @@ class Scrubber:
                 key = json.loads(text[hit.start() : hit.start("key")])
                 continue
             value = json.loads(hit[0])
-            shown = value if isinstance(value, str) else hit[0]
-            done = self.scrub(shown, lead=f"{key}: " if key else "")
-            if done != shown:
-                parts += [text[at : hit.start()], json.dumps(done, ensure_ascii=False)]
+            original = value if isinstance(value, str) else hit[0]
+            scrubbed = self.scrub(original, lead=f"{key}: " if key else "")
+            if scrubbed != original:
+                parts += [text[at : hit.start()], json.dumps(scrubbed, ensure_ascii=False)]
                 at = hit.end()
         return "".join([*parts, text[at:]])
 
     def _placeholder(self, kind: str, value: str) -> str:
-        same = (kind, canonical(kind, value))
-        if same not in self._names:
+        identity = (kind, canonical(kind, value))
+        if identity not in self._names:
             self._next[kind] += 1
-            self._names[same] = f"[{kind.upper()}_{self._next[kind]}]"
+            self._names[identity] = f"[{kind.upper()}_{self._next[kind]}]"
             if self._key is not None:
                 print_ = fingerprint(self._key, kind, value)
-                self.replacements.append(Replacement(kind, self._names[same], print_, masked(value)))
-        return self._names[same]
+                self.replacements.append(Replacement(kind, self._names[identity], print_, masked(value)))
+        return self._names[identity]
 
 
 def scrub_turns(
@@ -110,7 +110,7 @@ def scrub_turns(
     """The turns with placeholders in contents and in the arguments of tool calls. System turns (the spec's own words)
     and the turns in `keep` stay. With a key, the replacements are listed."""
     scrubber = Scrubber((m["content"] for m in messages), key, find)
-    done: list[dict[str, Any]] = []
+    turns: list[dict[str, Any]] = []
     for i, message in enumerate(messages):
         turn = dict(message)
         if message["role"] != "system" and i not in keep:
@@ -120,9 +120,9 @@ def scrub_turns(
                 for function in (call["function"] for call in turn["tool_calls"]):
                     if isinstance(function.get("arguments"), str):
                         function["arguments"] = scrubber.scrub_json(function["arguments"])
-        done.append(turn)
+        turns.append(turn)
     counts = {kind: scrubber.counts[kind] for kind in KINDS if kind in scrubber.counts}
-    return Scrubbed(done, counts, scrubber.replacements)
+    return Scrubbed(turns, counts, scrubber.replacements)
 
 
 def scrub_text(text: str, find: Finder = find_spans) -> str:
@@ -134,19 +134,19 @@ def scrub_example(
 ) -> tuple[Example, dict[str, int], list[Replacement]]:
     """(the example with placeholders, hits per kind, replacements). System turns and tool definitions are the task's
     own words and stay, and so does the answer of a task with labels. Without a key there are no replacements."""
-    done = scrub_turns(example.messages, _kept(example, labels), key, find)
-    if not done.counts:
+    scrubbed = scrub_turns(example.messages, _unscrubbed(example, labels), key, find)
+    if not scrubbed.counts:
         return example, {}, []
-    return replace(example, messages=done.messages), done.counts, done.replacements
+    return replace(example, messages=scrubbed.messages), scrubbed.counts, scrubbed.replacements
 
 
 def spans_left(example: Example, labels: Sequence[str] = (), find: Finder = find_spans) -> list[str]:
     """The kinds of all hits left in the texts that ``scrub_example`` scrubs."""
-    counts = scrub_turns(example.messages, _kept(example, labels), None, find).counts
+    counts = scrub_turns(example.messages, _unscrubbed(example, labels), None, find).counts
     return list(Counter(counts).elements())
 
 
-def _kept(example: Example, labels: Sequence[str]) -> tuple[int, ...]:
+def _unscrubbed(example: Example, labels: Sequence[str]) -> tuple[int, ...]:
     return (len(example.messages) - 1,) if labels else ()
 
 
@@ -179,14 +179,15 @@ def samples_of(
     """Samples of an example, whose scrubbed turns are `messages`."""
     texts = [str(m["content"]) for m in messages]
     texts += [json.dumps(m["tool_calls"], ensure_ascii=False) for m in messages if m.get("tool_calls")]
-    for done in replacements:
-        text = next((t for t in texts if done.placeholder in t), "")
-        before, placeholder, after = text.partition(done.placeholder)
+    for replacement in replacements:
+        text = next((t for t in texts if replacement.placeholder in t), "")
+        before, placeholder, after = text.partition(replacement.placeholder)
         if placeholder:
-            lead, rest = ("…" if len(before) > _AROUND else "") + before[-_AROUND:], after[:_AROUND]
-            rest += "…" if len(after) > _AROUND else ""
-            shown = [_BLANKS.sub(" ", f"{lead}{value}{rest}") for value in (done.masked, done.placeholder)]
-            yield Sample(done.kind, example.id, example.place, *shown)
+            lead, tail = ("…" if len(before) > _AROUND else "") + before[-_AROUND:], after[:_AROUND]
+            tail += "…" if len(after) > _AROUND else ""
+            values = (replacement.masked, replacement.placeholder)
+            before_after = [_BLANKS.sub(" ", f"{lead}{value}{tail}") for value in values]
+            yield Sample(replacement.kind, example.id, example.place, *before_after)
 
 
 def chosen(samples: Iterable[Sample], number: int = _KEPT) -> list[Sample]:

@@ -65,8 +65,8 @@ class AlikeRows:
 
 def alike_rows(table: RowTable, boilerplate: Boilerplate) -> AlikeRows:
     """Find similar rows among those kept, one per prompt."""
-    kept = np.flatnonzero(table.rows["state"] == KEPT)
-    rows = np.sort(kept[np.unique(table.rows["prompt"][kept], return_index=True)[1]])
+    kept_rows = np.flatnonzero(table.rows["state"] == KEPT)
+    rows = np.sort(kept_rows[np.unique(table.rows["prompt"][kept_rows], return_index=True)[1]])
     index = _index_of(table, rows, boilerplate)
     text, strength = index.nearest()
     linked = np.flatnonzero(text >= 0)
@@ -86,9 +86,9 @@ def _index_of(table: RowTable, rows: np.ndarray, boilerplate: Boilerplate) -> Al
     size = int((table.rows["end"][rows] - table.rows["start"][rows]).sum())
     read = partial(_features_of_lines, boilerplate=boilerplate, bits=bits)
     features, counts, at = np.zeros((len(rows), _FEATURES), np.int32), np.zeros(len(rows), np.int32), 0
-    for some, of_some in in_order(read, map(table.lines, parts), size):
-        features[at : at + len(some)], counts[at : at + len(some)] = some, of_some
-        at += len(some)
+    for block, block_counts in in_order(read, map(table.lines, parts), size):
+        features[at : at + len(block)], counts[at : at + len(block)] = block, block_counts
+        at += len(block)
     return AlikeIndex(features, counts, bits)
 
 
@@ -136,13 +136,13 @@ class AlikeIndex:
             kernels.rarest(features, counts, self._texts, 1, rare)
 
         def look_up(part: slice) -> tuple[np.ndarray, np.ndarray]:
-            own = part.start if forms is None else -1
-            texts, strengths = kernels.nearest(features[part], counts[part], rare[part], own, self._index)
+            first = part.start if forms is None else -1
+            texts, strengths = kernels.nearest(features[part], counts[part], rare[part], first, self._index)
             return texts, strengths
 
         with ThreadPoolExecutor(available_cores()) as pool:
             parts = list(pool.map(look_up, _parts(len(counts))))
-        best, strength = (np.concatenate(of) for of in zip(*parts, strict=True))
+        best, strength = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         best[strength < LEAST] = -1
         return best, strength
 
@@ -155,8 +155,8 @@ def kernels_compiled_meanwhile() -> Iterator[None]:
         yield
         return
     call = f"from {__name__} import compile_kernels; compile_kernels()"
-    nothing = subprocess.DEVNULL
-    child = subprocess.Popen([sys.executable, "-P", "-c", call], stdin=nothing, stdout=nothing, stderr=nothing)
+    devnull = subprocess.DEVNULL
+    child = subprocess.Popen([sys.executable, "-P", "-c", call], stdin=devnull, stdout=devnull, stderr=devnull)
     try:
         yield
     finally:
@@ -166,7 +166,7 @@ def kernels_compiled_meanwhile() -> Iterator[None]:
 
 def compile_kernels() -> None:
     """Have numba compile each kernel and keep it on disk, by searching three short texts."""
-    texts = [f"three dozen {what} for the kitchen" for what in ("croissants", "croissant", "baguettes")]
+    texts = [f"three dozen {item} for the kitchen" for item in ("croissants", "croissant", "baguettes")]
     near_duplicate_clusters(texts, 0.8)
     features, counts = features_of(texts, 20)
     index = AlikeIndex(features, counts, 20)
@@ -183,9 +183,9 @@ def features_of(forms: Sequence[str], bits: int) -> tuple[np.ndarray, np.ndarray
     """(features (int32, [n, 96], ascending, each below 2 ** bits), how many each form has (int32, [n]))."""
     from finetune_pipeline.data.split import alike_kernels as kernels
 
-    kept = np.zeros((len(forms), _FEATURES), np.int32)
+    features = np.zeros((len(forms), _FEATURES), np.int32)
     counts = np.zeros(len(forms), np.int32)
     for start in range(0, len(forms), _TEXTS_AT_ONCE):
         part = slice(start, start + _TEXTS_AT_ONCE)
-        kernels.features_of(*code_points(forms[part]), bits, kept[part], counts[part])
-    return kept, counts
+        kernels.features_of(*code_points(forms[part]), bits, features[part], counts[part])
+    return features, counts

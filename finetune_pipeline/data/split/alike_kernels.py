@@ -47,7 +47,7 @@ def _mixed(h: Any) -> Any:
 
 
 @compiled
-def features_of(points: np.ndarray, offsets: np.ndarray, bits: int, kept: np.ndarray, counts: np.ndarray) -> None:
+def features_of(points: np.ndarray, offsets: np.ndarray, bits: int, smallest: np.ndarray, counts: np.ndarray) -> None:
     """The smallest distinct feature numbers of every text: of the three-letter parts of its words, of its words, and of
     pairs of words that stand side by side or with one word between them.
 
@@ -58,7 +58,7 @@ def features_of(points: np.ndarray, offsets: np.ndarray, bits: int, kept: np.nda
         kept: Filled with the numbers, ascending (int32, [texts, most]).
         counts: Filled with how many there are (int32).
     """
-    most = kept.shape[1]
+    most = smallest.shape[1]
     blank = np.uint32(_BLANK)
     shift = np.uint64(64 - bits)
     for row in range(len(offsets) - 1):
@@ -69,7 +69,7 @@ def features_of(points: np.ndarray, offsets: np.ndarray, bits: int, kept: np.nda
         limit = min(widest, np.uint64(2**bits * 5 * most // (4 * max(1, length))))  # fewer to sort, and seldom too few
         numbers = np.empty(4 * length + 8, np.int32)
         while True:
-            many = 0
+            found = 0
             word, last, before_last = np.uint64(0), np.uint64(0), np.uint64(0)
             for at in range(start, end + 1):
                 point = points[at] if at < end else blank
@@ -80,22 +80,22 @@ def features_of(points: np.ndarray, offsets: np.ndarray, bits: int, kept: np.nda
                     part = np.uint64(before) | np.uint64(point) << np.uint64(21) | np.uint64(after) << np.uint64(42)
                     number = _mixed(part * np.uint64(0x9E3779B97F4A7C15)) >> shift
                     if number < limit:
-                        numbers[many] = number
-                        many += 1
+                        numbers[found] = number
+                        found += 1
                 elif word != 0:
                     for kind in range(3):
-                        left = np.uint64(1) if kind == 0 else last if kind == 1 else before_last
-                        if left == 0:
+                        neighbour = np.uint64(1) if kind == 0 else last if kind == 1 else before_last
+                        if neighbour == 0:
                             continue
-                        number = _mixed(word + left * np.uint64(0xD6E8FEB86659FD93) + np.uint64(kind)) >> shift
+                        number = _mixed(word + neighbour * np.uint64(0xD6E8FEB86659FD93) + np.uint64(kind)) >> shift
                         if number < limit:
-                            numbers[many] = number
-                            many += 1
+                            numbers[found] = number
+                            found += 1
                     before_last, last, word = last, word, np.uint64(0)
             count = 0
-            for number in np.sort(numbers[:many]):
-                if count < most and (count == 0 or number != kept[row, count - 1]):
-                    kept[row, count] = number
+            for number in np.sort(numbers[:found]):
+                if count < most and (count == 0 or number != smallest[row, count - 1]):
+                    smallest[row, count] = number
                     count += 1
             if count == most or limit == widest:
                 break
@@ -150,16 +150,16 @@ def rarest(features: np.ndarray, counts: np.ndarray, texts: np.ndarray, least: i
 
 
 @compiled
-def _alike(a: np.ndarray, b: np.ndarray, whole: int, weights: np.ndarray) -> float:
+def _alike(a: np.ndarray, b: np.ndarray, full: int, weights: np.ndarray) -> float:
     """Similarity of two texts (0 to 1) by their features. Texts with `whole` or more features are truncated:
     they are compared up to where both reach."""
     reach = np.int32(2**31 - 1)
-    if len(a) >= whole:
+    if len(a) >= full:
         reach = min(reach, a[-1])
-    if len(b) >= whole:
+    if len(b) >= full:
         reach = min(reach, b[-1])
     i = j = 0
-    of_a = of_b = both = 0.0
+    weight_a = weight_b = shared = 0.0
     while i < len(a) or j < len(b):
         x = a[i] if i < len(a) else np.int32(2**31 - 1)
         y = b[j] if j < len(b) else np.int32(2**31 - 1)
@@ -168,21 +168,21 @@ def _alike(a: np.ndarray, b: np.ndarray, whole: int, weights: np.ndarray) -> flo
             break
         weight = weights[lower]
         if x == lower:
-            of_a += weight
+            weight_a += weight
             i += 1
         if y == lower:
-            of_b += weight
+            weight_b += weight
             j += 1
         if x == y:
-            both += weight
-    if both == 0.0:
+            shared += weight
+    if shared == 0.0:
         return 0.0
-    return _CONTAINED * both / min(of_a, of_b) + (1.0 - _CONTAINED) * 2.0 * both / (of_a + of_b)
+    return _CONTAINED * shared / min(weight_a, weight_b) + (1.0 - _CONTAINED) * 2.0 * shared / (weight_a + weight_b)
 
 
 @compiled
 def nearest(
-    queries: np.ndarray, counts: np.ndarray, rare: np.ndarray, own: int, index: Index
+    queries: np.ndarray, counts: np.ndarray, rare: np.ndarray, first: int, index: Index
 ) -> tuple[np.ndarray, np.ndarray]:
     """The most similar text (int64; -1: none) for each query, among those that share its rarest features, and how alike it is
     (float64).
@@ -197,9 +197,9 @@ def nearest(
     top, tops = np.empty(_COMPARED, np.int64), np.empty(_COMPARED, np.float32)
     score = np.zeros(len(index.features), np.float32)
     touched = np.empty(_EFFORT, np.int64)
-    whole = index.features.shape[1]
+    full = index.features.shape[1]
     for query in range(len(queries)):
-        many, left, weight = 0, _EFFORT, np.float32(0.0)
+        count, budget, weight = 0, _EFFORT, np.float32(0.0)
         for i in range(rare.shape[1]):
             feature = rare[query, i]
             if feature < 0:
@@ -208,20 +208,20 @@ def nearest(
             start, end = index.starts[feature], index.starts[feature + 1]
             if only >= 0:
                 start, end = 0, 1
-            if end - start > left:
+            if end - start > budget:
                 continue
-            left -= end - start
+            budget -= end - start
             weight += index.weights[feature]
             for at in range(start, end):
                 row = only if only >= 0 else index.rows[at]
                 if score[row] == 0.0:
-                    touched[many] = row
-                    many += 1
+                    touched[count] = row
+                    count += 1
                 score[row] += index.weights[feature]
-        if own >= 0:
-            score[own + query] = np.float32(-1.0)
+        if first >= 0:
+            score[first + query] = np.float32(-1.0)
         candidates = 0  # the best of what was touched, by score, then by number
-        for i in range(many):
+        for i in range(count):
             row = touched[i]
             if score[row] < _SHARED * weight:
                 continue
@@ -235,17 +235,17 @@ def nearest(
             tops[place], top[place] = value, row
             candidates = min(candidates + 1, _COMPARED)
         for i in range(
-            candidates + min(many, _COMPARED)
+            candidates + min(count, _COMPARED)
         ):  # and the first touched: those that share the rarest features
             row = top[i] if i < candidates else touched[i - candidates]
             if score[row] < _SHARED * weight:
                 continue
             features = index.features[row, : index.counts[row]]
-            value = _alike(queries[query, : counts[query]], features, whole, index.weights)
+            value = _alike(queries[query, : counts[query]], features, full, index.weights)
             if value > strength[query] or (value == strength[query] and row < best[query]):
                 best[query], strength[query] = row, value
-        for i in range(many):
+        for i in range(count):
             score[touched[i]] = 0.0
-        if own >= 0:
-            score[own + query] = 0.0
+        if first >= 0:
+            score[first + query] = 0.0
     return best, strength

@@ -51,12 +51,12 @@ def make_canaries(sources: Sequence[Example], threshold: float, boilerplate: Boi
         "template_swapped": lambda source: _with_text(source, lambda _: f"{PREAMBLES[0]}\n\n{strip(source.user_text)}"),
         "same_group": _of_same_group,
     }
-    made: list[Canary] = []
+    canaries: list[Canary] = []
     for kind, make in makers.items():
         planted = ((i, row) for i in order if (row := make(sources[i])))
         for number, (i, row) in enumerate(islice(planted, EACH)):
-            made.append(Canary(kind, replace(row, id=f"canary-{kind}-{number}"), i))
-    return made
+            canaries.append(Canary(kind, replace(row, id=f"canary-{kind}-{number}"), i))
+    return canaries
 
 
 def _reformatted(source: Example, threshold: float, strip: Callable[[str], str]) -> Example | None:
@@ -67,9 +67,9 @@ def _reformatted(source: Example, threshold: float, strip: Callable[[str], str])
         return "  " + text.swapcase().replace(" ", "   ") + " !!"
 
     content = strip(source.user_text)
-    for made in (_with_text(source, change), _with_text(source, lambda t: t.replace(content, change(content)))):
-        if made.user_text != source.user_text and similarity(strip(made.user_text), content) >= threshold:
-            return made
+    for reformatted in (_with_text(source, change), _with_text(source, lambda t: t.replace(content, change(content)))):
+        if reformatted.user_text != source.user_text and similarity(strip(reformatted.user_text), content) >= threshold:
+            return reformatted
     return None
 
 
@@ -93,35 +93,35 @@ _CLOSINGS = ("Thank you!", "Thanks a lot in advance.", "Kind regards", "Many tha
 Edit = Callable[[str, random.Random, Sequence[str]], str]
 
 
-def _typos(text: str, dice: random.Random, many: int) -> str:
-    for _ in range(many):
+def _typos(text: str, dice: random.Random, count: int) -> str:
+    for _ in range(count):
         letters = [i for i, sign in enumerate(text) if sign.isalpha()]
         if letters:
-            at, other = dice.choice(letters), dice.choice(string.ascii_lowercase)
-            text = text[:at] + dice.choice(("", other, other + text[at], 2 * text[at])) + text[at + 1 :]
+            at, letter = dice.choice(letters), dice.choice(string.ascii_lowercase)
+            text = text[:at] + dice.choice(("", letter, letter + text[at], 2 * text[at])) + text[at + 1 :]
     return text
 
 
 def _word_dropped(text: str, dice: random.Random, _: Sequence[str]) -> str:
-    own = text.split()
-    if len(own) > 2:
-        own.pop(dice.randrange(len(own)))
-    return " ".join(own)
+    words = text.split()
+    if len(words) > 2:
+        words.pop(dice.randrange(len(words)))
+    return " ".join(words)
 
 
 def _words_swapped(text: str, dice: random.Random, _: Sequence[str]) -> str:
-    own = text.split()
-    if len(own) > 1:
-        i, j = dice.sample(range(len(own)), 2)
-        own[i], own[j] = own[j], own[i]
-    return " ".join(own)
+    words = text.split()
+    if len(words) > 1:
+        i, j = dice.sample(range(len(words)), 2)
+        words[i], words[j] = words[j], words[i]
+    return " ".join(words)
 
 
 def _quarter_replaced(text: str, dice: random.Random, words: Sequence[str]) -> str:
-    own = text.split()
-    for at in dice.sample(range(len(own)), round(len(own) / 4)):
-        own[at] = dice.choice(words)
-    return " ".join(own)
+    tokens = text.split()
+    for at in dice.sample(range(len(tokens)), round(len(tokens) / 4)):
+        tokens[at] = dice.choice(words)
+    return " ".join(tokens)
 
 
 EDITS: dict[str, Edit] = {
@@ -146,8 +146,8 @@ def recall_by_edit(
     recall: dict[str, dict[str, Any]] = {}
     for number, (kind, edit) in enumerate(EDITS.items()):
         dice = random.Random(number)  # noqa: S311
-        many = min(COPIES, len(order))
-        chosen = order[((np.arange(many) + dice.random()) * len(order) / many).astype(np.int64)]
+        count = min(COPIES, len(order))
+        chosen = order[((np.arange(count) + dice.random()) * len(order) / count).astype(np.int64)]
         texts = [e.user_text for e in table.fetch(chosen)]
         words = sorted({word for text in texts for word in text.split()})
         copies = [edit(text, dice, words) for text in texts]

@@ -43,8 +43,8 @@ class _Rows:
     def leaks(self, threshold: float) -> dict[str, list[Leak]]:
         """The leaks of each kind. Pairs of equal prompts are exact leaks, not near ones."""
         pairs = candidate_pairs(self.sketches, threshold)
-        left, right = pairs[:, 0], pairs[:, 1]
-        pairs = pairs[(self.split[left] != self.split[right]) & (self.prompt[left] != self.prompt[right])]
+        first, second = pairs[:, 0], pairs[:, 1]
+        pairs = pairs[(self.split[first] != self.split[second]) & (self.prompt[first] != self.prompt[second])]
         likeness = similarities(pairs, self.forms_of)
         alike = np.flatnonzero(likeness >= threshold - NEAR_ENOUGH)
         return {
@@ -69,9 +69,9 @@ class Search:
 
     def leaks(self) -> dict[str, list[Leak]]:
         """The leaks between splits, by kind: pairs of rows of the table."""
-        there = np.flatnonzero(self.split >= 0)
-        of_some = self.rows(there).leaks(self.spec.data.near_duplicate_threshold)
-        leaks = {kind: [(int(there[i]), int(there[j]), s) for i, j, s in pairs] for kind, pairs in of_some.items()}
+        rows = np.flatnonzero(self.split >= 0)
+        by_kind = self.rows(rows).leaks(self.spec.data.near_duplicate_threshold)
+        leaks = {kind: [(int(rows[i]), int(rows[j]), s) for i, j, s in pairs] for kind, pairs in by_kind.items()}
         links = self.alike.links
         pairs = zip(links.left.tolist(), links.right.tolist(), links.strength.tolist(), strict=True)
         leaks["alike"] = [(i, j, s) for i, j, s in pairs if -1 < self.split[i] != self.split[j] > -1]
@@ -90,17 +90,17 @@ class Search:
 def certify(search: Search, leaks: Mapping[str, Sequence[Leak]]) -> dict[str, Any]:
     """Report the leaks between splits (`leaks`, of :meth:`Search.leaks`): how many pairs of each kind, and up to 20 of them by
     id; and prove with canaries that leaks are found."""
-    shown: list[dict[str, Any]] = []
+    listed: list[dict[str, Any]] = []
     ids, split = search.table.rows["id"], search.split
     guarded = np.flatnonzero(split > _TRAIN)
     for kind in PAIR_KINDS:
-        for i, j, likeness in leaks[kind][: _PAIRS_SHOWN - len(shown)]:
+        for i, j, likeness in leaks[kind][: _PAIRS_SHOWN - len(listed)]:
             splits = "-".join(SPLITS[code] for code in sorted((split[i], split[j])))
             pair = {"id": f"{ids[i]:016x}", "other_id": f"{ids[j]:016x}", "similarity": round(likeness, 4)}
-            shown.append({"splits": splits, "kind": kind, **pair})
+            listed.append({"splits": splits, "kind": kind, **pair})
     return {
         **{kind: len(leaks[kind]) for kind in PAIR_KINDS},
-        "pairs": shown,
+        "pairs": listed,
         "threshold": search.spec.data.near_duplicate_threshold,
         "rows": int((split >= 0).sum()),
         "canaries": _prove(search),
@@ -110,12 +110,12 @@ def certify(search: Search, leaks: Mapping[str, Sequence[Leak]]) -> dict[str, An
 
 def _shared(values: np.ndarray, codes: np.ndarray, zero: bool = True) -> list[tuple[int, int]]:
     """For every value that occurs in several splits and each two of them: one row of either. `zero`: 0 is a value."""
-    some = np.arange(len(values)) if zero else np.flatnonzero(values != 0)
-    order = np.lexsort((codes[some], values[some]))
-    value, code = values[some][order], codes[some][order]
+    rows = np.arange(len(values)) if zero else np.flatnonzero(values != 0)
+    order = np.lexsort((codes[rows], values[rows]))
+    value, code = values[rows][order], codes[rows][order]
     new = np.ones(len(order), bool)
     new[1:] = (value[1:] != value[:-1]) | (code[1:] != code[:-1])
-    first, distinct = some[order[new]], value[new]
+    first, distinct = rows[order[new]], value[new]
     pairs = []
     for step in (1, 2):  # a value in all three splits: its first and third, too
         same = np.flatnonzero(distinct[step:] == distinct[:-step])
@@ -139,24 +139,25 @@ def _prove(search: Search) -> dict[str, Any]:
             group[place] = group[source] = group_hash(canary.example.group)
     texts = [canary.example.user_text for canary in canaries]
     forms = loose_forms(texts, boilerplate)
-    copy = _Rows(  # the rows, and the canaries behind them as if they were training rows
+    planted_rows = _Rows(  # the rows, and the canaries behind them as if they were training rows
         np.append(rows.prompt, np.array([prompt_hash(text) for text in texts], np.uint64)),
         group,
         np.append(rows.split, np.full(len(canaries), _TRAIN, rows.split.dtype)),
         np.concatenate([rows.sketches, sketch(forms, spec.data.near_duplicate_threshold)]),
         lambda which: [*rows.forms_of(which[which < n]), *(forms[i - n] for i in which[which >= n])],
     )
-    leaks = copy.leaks(spec.data.near_duplicate_threshold)
-    prompts = set(copy.prompt[[i for i, _, _ in leaks["exact"]]].tolist())
-    groups = set(copy.group[[i for i, _, _ in leaks["group"]]].tolist())
+    leaks = planted_rows.leaks(spec.data.near_duplicate_threshold)
+    prompts = set(planted_rows.prompt[[i for i, _, _ in leaks["exact"]]].tolist())
+    groups = set(planted_rows.group[[i for i, _, _ in leaks["group"]]].tolist())
     near = {max(i, j) for i, j, _ in leaks["near"]}
     counts: dict[str, list[int]] = {}
     missed = []
     for place, canary in enumerate(canaries, n):
-        seen = place in near or int(copy.prompt[place]) in prompts or int(copy.group[place]) in groups
+        prompt, group_of = int(planted_rows.prompt[place]), int(planted_rows.group[place])
+        is_found = place in near or prompt in prompts or group_of in groups
         planted, detected = counts.get(canary.kind, (0, 0))
-        counts[canary.kind] = [planted + 1, detected + seen]
-        missed += [] if seen else [canary.example.id]
+        counts[canary.kind] = [planted + 1, detected + is_found]
+        missed += [] if is_found else [canary.example.id]
     return {"planted": len(canaries), "found": len(canaries) - len(missed), "by_kind": counts, "missed": missed}
 
 

@@ -22,14 +22,14 @@ def split_of(entries: np.ndarray, ids: np.ndarray, keys: np.ndarray) -> np.ndarr
     return np.where(by_key >= 0, by_key, _last(entries, "id", ids))
 
 
-def _last(entries: np.ndarray, name: str, wanted: np.ndarray) -> np.ndarray:
+def _last(entries: np.ndarray, name: str, values: np.ndarray) -> np.ndarray:
     """The latest entry with this name."""
-    splits = np.full(len(wanted), -1, np.int8)
+    splits = np.full(len(values), -1, np.int8)
     if len(entries):
         order = np.argsort(entries[name], kind="stable")
         ordered = entries[name][order]
-        at = np.searchsorted(ordered, wanted, side="right") - 1
-        hit = (at >= 0) & (ordered[at] == wanted)
+        at = np.searchsorted(ordered, values, side="right") - 1
+        hit = (at >= 0) & (ordered[at] == values)
         splits[hit] = entries["split"][order[at[hit]]]
     return splits
 
@@ -85,10 +85,10 @@ def record_assignments(assignments: np.ndarray, folder: Path) -> int:
         before = split_of(ledger, new["id"], new["key"])
         moved = np.flatnonzero((before >= 0) & (before != new["split"]))
         if len(moved):
-            some = ((new[i], before[i]) for i in moved[:5])
-            shown = "; ".join(f"{row['id']:016x} was in {SPLITS[was]}, now {SPLITS[row['split']]}" for row, was in some)
-            why = "Another run has split the task in the meantime; run it again"
-            raise OutsideError(f"{len(moved)} rows would move between splits: {shown}. {why}")
+            moves = ((new[i], before[i]) for i in moved[:5])
+            texts = (f"{row['id']:016x} was in {SPLITS[old]}, now {SPLITS[row['split']]}" for row, old in moves)
+            reason = "Another run has split the task in the meantime; run it again"
+            raise OutsideError(f"{len(moved)} rows would move between splits: {'; '.join(texts)}. {reason}")
         if len(new):
             number = 1 + max([0, *(int(p.stem) for p in folder.glob("*.npy"))])
             # in place in one step; a process that dies leaves only a name that the next one uses again

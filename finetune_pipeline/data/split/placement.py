@@ -46,14 +46,14 @@ def units_of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     group or prompt."""
     unit = np.full(len(rows), -1, np.int64)
     alive = np.flatnonzero((rows["state"] != GONE) & (rows["state"] != CONTRADICTION))
-    there = rows[alive]
-    kept = there["state"] == KEPT
-    ties = [_ties(there[name], kept & (there[name] != 0)) for name in ("group", "prompt")]
-    joined = components(len(alive), np.concatenate([_ties(there["cluster"], np.ones(len(alive), bool)), *ties]))
+    present = rows[alive]
+    is_kept = present["state"] == KEPT
+    ties = [_ties(present[name], is_kept & (present[name] != 0)) for name in ("group", "prompt")]
+    joined = components(len(alive), np.concatenate([_ties(present["cluster"], np.ones(len(alive), bool)), *ties]))
     smallest = np.full(int(joined.max(initial=-1)) + 1, OUT)
-    np.minimum.at(smallest, joined, there["cluster"])
+    np.minimum.at(smallest, joined, present["cluster"])
     occupied = np.zeros(len(smallest), bool)  # units whose kept rows are all gone (dropped by reviewers) need no split
-    occupied[joined[kept]] = True
+    occupied[joined[is_kept]] = True
     names = np.sort(smallest[occupied])
     unit[alive] = np.where(occupied[joined], np.searchsorted(names, smallest[joined]), -1)
     return unit, names
@@ -100,11 +100,11 @@ def join(rows: np.ndarray, unit: np.ndarray, splits: np.ndarray, before: np.ndar
     most_of_row = np.maximum(SMALLEST, np.minimum(of_label[label], OF_ALL * kept.sum()))
     parent, mask = list(range(len(splits))), splits.tolist()
 
-    def root(of: int) -> int:
-        while parent[of] != of:
-            parent[of] = parent[parent[of]]
-            of = parent[of]
-        return of
+    def root(node: int) -> int:
+        while parent[node] != node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
 
     cut = held = 0
     ends = np.stack([links.left, links.right], 1)
@@ -113,16 +113,16 @@ def join(rows: np.ndarray, unit: np.ndarray, splits: np.ndarray, before: np.ndar
         a, b = sorted((root(int(unit[left])), root(int(unit[right]))))
         if a == b:
             continue
-        either = mask[a] | mask[b]
+        both_masks = mask[a] | mask[b]
         too_large = size[a] + size[b] > min(most_of_row[left], most_of_row[right])
-        if not too_large and not either & (either - 1):  # at most one split
-            parent[b], size[a], mask[a] = a, size[a] + size[b], either
+        if not too_large and not both_masks & (both_masks - 1):  # at most one split
+            parent[b], size[a], mask[a] = a, size[a] + size[b], both_masks
             continue
         cut += bool(too_large)
         held += bool(not too_large and mask[a] and mask[b])
-        for row, other in ((left, right), (right, left)):  # a new unit goes where its neighbour is all the same
-            if not mask[root(int(unit[row]))] and before[other] >= 0:
-                mask[root(int(unit[row]))] = 1 << int(before[other])
+        for row, neighbour in ((left, right), (right, left)):  # a new unit goes where its neighbour is all the same
+            if not mask[root(int(unit[row]))] and before[neighbour] >= 0:
+                mask[root(int(unit[row]))] = 1 << int(before[neighbour])
     roots, number = np.unique(np.array([root(i) for i in range(len(splits))], np.int64), return_inverse=True)
     return Joined(number, np.array(mask, np.uint8)[roots], cut, held)
 
@@ -141,13 +141,13 @@ def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec, links: Links) ->
     """
     unit, names = units_of(rows)
     before = np.where(unit >= 0, before, -1).astype(np.int8)
-    seen = np.zeros(len(names), np.uint8)
-    had = before >= 0
-    np.bitwise_or.at(seen, unit[had], (1 << before[had]).astype(np.uint8))
-    joined = join(rows, unit, seen, before, links)
+    splits = np.zeros(len(names), np.uint8)
+    has_split = before >= 0
+    np.bitwise_or.at(splits, unit[has_split], (1 << before[has_split]).astype(np.uint8))
+    joined = join(rows, unit, splits, before, links)
     smallest = np.full(len(joined.splits), OUT)
     np.minimum.at(smallest, joined.unit, names)
-    names, seen, unit = smallest, joined.splits, np.append(joined.unit, -1)[unit]
+    names, splits, unit = smallest, joined.splits, np.append(joined.unit, -1)[unit]
     placed = np.zeros(len(rows), PLACED)
     placed["unit"], placed["split"], placed["recorded"] = OUT, NOWHERE, -1
     if not len(names):
@@ -156,24 +156,24 @@ def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec, links: Links) ->
     split = np.full(len(rows), NOWHERE, np.int8)
     home = np.full(len(names), -1, np.int8)
     for code in range(len(SPLITS)):
-        home[seen == 1 << code] = code
-    known = kept & (home[unit] >= 0)
-    split[known] = home[unit[known]]
-    split[known & (split == _TEST) & (rows["origin"] != _HUMAN)] = NOT_HUMAN
-    several = kept & (seen[unit] > 0) & (home[unit] < 0)
+        home[splits == 1 << code] = code
+    settled = kept & (home[unit] >= 0)
+    split[settled] = home[unit[settled]]
+    split[settled & (split == _TEST) & (rows["origin"] != _HUMAN)] = NOT_HUMAN
+    several = kept & (splits[unit] > 0) & (home[unit] < 0)
     split[several] = np.where(before[several] >= 0, before[several], BRIDGE)
     restored = _restored(rows, unit, before, split)
     split[restored] = before[restored]
-    fresh = np.flatnonzero(seen == 0)
+    fresh = np.flatnonzero(splits == 0)
     home[fresh] = _assign(rows, unit, names, fresh, split, spec)
-    new = kept & (seen[unit] == 0)
+    new = kept & (splits[unit] == 0)
     split[new] = home[unit[new]]
     inside = unit >= 0
     whole = inside & (home[unit] >= 0)  # removed repeats belong to the unit's split too
     placed["unit"][inside] = names[unit[inside]]
     placed["split"] = split
     placed["recorded"] = np.where(whole, home[unit], np.maximum(split, -1))
-    placed["bridged"] = np.where(split == BRIDGE, seen[unit], 0)
+    placed["bridged"] = np.where(split == BRIDGE, splits[unit], 0)
     return placed, len(names), joined
 
 
@@ -183,12 +183,12 @@ def _restored(rows: np.ndarray, unit: np.ndarray, before: np.ndarray, split: np.
     refused."""
     torn = np.unique(unit[split == BRIDGE])
     inside = np.flatnonzero(np.isin(unit, torn) & (unit >= 0))
-    there = {(int(unit[i]), int(split[i])) for i in inside if split[i] >= 0}
+    covered = {(int(unit[i]), int(split[i])) for i in inside if split[i] >= 0}
     chosen = []
     for i in inside[rows["state"][inside] != KEPT].tolist():
         name = (int(unit[i]), int(before[i]))
-        if before[i] >= 0 and name not in there:
-            there.add(name)
+        if before[i] >= 0 and name not in covered:
+            covered.add(name)
             chosen.append(i)
     return np.array(chosen, np.int64)
 
@@ -203,8 +203,8 @@ def _assign(
     size = np.bincount(unit[kept], minlength=len(names))[fresh]
     human = np.bincount(unit[kept & (rows["origin"] != _HUMAN)], minlength=len(names))[fresh] == 0
     placed = np.zeros((len(spec.labels) + 1, len(SPLITS)), np.int64)
-    there = split >= 0
-    np.add.at(placed, (rows["label"][there].astype(np.int64) + 1, split[there]), 1)
+    assigned = split >= 0
+    np.add.at(placed, (rows["label"][assigned].astype(np.int64) + 1, split[assigned]), 1)
     if spec.split.by == "time":
         newest = np.full(len(names), -np.inf)
         np.maximum.at(newest, unit[kept], np.nan_to_num(rows["time"][kept], nan=-np.inf))
@@ -213,13 +213,14 @@ def _assign(
     stratum = _strata(rows, unit, kept, len(names))[fresh]
     chosen = np.zeros(len(fresh), np.int8)
     totals = placed.sum(1) + np.bincount(stratum, size, minlength=len(placed)).astype(np.int64)
-    have, wanted = placed.tolist(), (shares[None, :] * totals[:, None]).tolist()
-    where, many, allowed = stratum.tolist(), size.tolist(), human.tolist()
+    placed_counts, target = placed.tolist(), (shares[None, :] * totals[:, None]).tolist()
+    strata, sizes, may_test = stratum.tolist(), size.tolist(), human.tolist()
     hashes = [hashlib.sha256(f"{spec.split.seed}:{name:016x}".encode()).digest() for name in names[fresh].tolist()]
     for i in sorted(range(len(fresh)), key=hashes.__getitem__):
-        lacking = [a - b for a, b in zip(wanted[where[i]], have[where[i]], strict=True)][: 3 if allowed[i] else 2]
+        targets, filled = target[strata[i]], placed_counts[strata[i]]
+        lacking = [a - b for a, b in zip(targets, filled, strict=True)][: 3 if may_test[i] else 2]
         chosen[i] = best = lacking.index(max(lacking))
-        have[where[i]][best] += many[i]
+        filled[best] += sizes[i]
     return chosen
 
 

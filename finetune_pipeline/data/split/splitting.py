@@ -55,10 +55,10 @@ def split(
     sketches = np.load(clean / SKETCHES, mmap_mode="r")
     search = Search(table, placed["split"].copy(), placed["unit"], sketches, boilerplate, alike, spec)
     leaks = search.leaks()
-    left = _leave_training(search, placed, leaks)
+    leaving = _leave_training(search, placed, leaks)
     search = replace(search, split=placed["split"])
-    there = {kind: [(i, j, s) for i, j, s in pairs if not (left[i] or left[j])] for kind, pairs in leaks.items()}
-    certificate = certify(search, there)
+    checked = {kind: [p for p in pairs if not (leaving[p[0]] or leaving[p[1]])] for kind, pairs in leaks.items()}
+    certificate = certify(search, checked)
     certificate |= {"cut": joined.cut, "held": joined.held}
     test, refused = _write_rows(table, placed, examples_file(reviewed), out)
     (out / SPLIT_FILES["test"]).write_bytes(seal(test) if seal else test)
@@ -69,7 +69,7 @@ def split(
     certificate["files"] = {name: digest_file(examples_of(out, name)) for name in SPLITS}
     write_json(out / LEAKAGE, certificate, durable=False)
     facts = _facts(rows, placed, units, [f for _, f in refused], spec)
-    facts["left"] = {name: int((left & (before == code)).sum()) for code, name in enumerate(SPLITS)}
+    facts["left"] = {name: int((leaving & (before == code)).sum()) for code, name in enumerate(SPLITS)}
     facts["leaks"] = {name: certificate[name] for name in ("exact", "near", "group")}
     facts["alike"] = {"links": len(alike.links.left), "cut": joined.cut, "held": joined.held}
     return facts
@@ -85,20 +85,20 @@ def _leave_training(search: Search, placed: np.ndarray, leaks: Mapping[str, Sequ
     """
     split, unit = search.split, search.unit
     higher = np.array(split)  # the most protected split a row is like a row of
-    there = split >= 0
+    assigned = split >= 0
     for name in ("prompt", "group"):
-        some = np.flatnonzero(there & ((search.table.rows[name] != 0) | (name == "prompt")))
-        _, number = np.unique(search.table.rows[name][some], return_inverse=True)
-        highest = np.full(len(some), -1, np.int8)
-        np.maximum.at(highest, number, split[some])
-        higher[some] = np.maximum(higher[some], highest[number])
+        members = np.flatnonzero(assigned & ((search.table.rows[name] != 0) | (name == "prompt")))
+        _, number = np.unique(search.table.rows[name][members], return_inverse=True)
+        highest = np.full(len(members), -1, np.int8)
+        np.maximum.at(highest, number, split[members])
+        higher[members] = np.maximum(higher[members], highest[number])
     pairs = [(i, j) for i, j, _ in leaks["near"] if unit[i] == unit[j]]
     for i, j in pairs:
         higher[i], higher[j] = max(higher[i], split[j]), max(higher[j], split[i])
-    left: np.ndarray = there & (higher > split)
-    placed["bridged"][left] = (1 << split[left]) | (1 << higher[left])
-    placed["split"][left] = LEFT
-    return left
+    leaving: np.ndarray = assigned & (higher > split)
+    placed["bridged"][leaving] = (1 << split[leaving]) | (1 << higher[leaving])
+    placed["split"][leaving] = LEFT
+    return leaving
 
 
 def assignments_in(splits: Path) -> np.ndarray:
@@ -170,8 +170,8 @@ def _facts(
 ) -> dict[str, Any]:
     split, kept = placed["split"], rows["state"] == KEPT
     parts = {name: split == code for code, name in enumerate(SPLITS)}
-    counts = {name: int(there.sum()) for name, there in parts.items()}
-    origins = {name: sorted(count_values(rows["origin"], there, ORIGINS).items()) for name, there in parts.items()}
+    counts = {name: int(mask.sum()) for name, mask in parts.items()}
+    origins = {name: sorted(count_values(rows["origin"], mask, ORIGINS).items()) for name, mask in parts.items()}
     total = max(1, sum(counts.values()))
     restored = int(((split >= 0) & ~kept).sum())
     return {
@@ -180,8 +180,8 @@ def _facts(
         "restored": restored,
         "quarantined": len(findings),
         "counts": counts,
-        "labels": {name: count_values(rows["label"], there, spec.labels) for name, there in parts.items()},
-        "origins": {name: {origin: n for origin, n in of if n} for name, of in origins.items()},
+        "labels": {name: count_values(rows["label"], mask, spec.labels) for name, mask in parts.items()},
+        "origins": {name: {origin: n for origin, n in pairs if n} for name, pairs in origins.items()},
         "shares": {name: round(n / total, 6) for name, n in counts.items()},
         "wanted_shares": {name: round(share, 6) for name, share in shares_of(spec).items()},
         "clusters": units,

@@ -1,5 +1,5 @@
-"""Rules for a row whose turns were read. Each ``check_*`` gives its findings as (rule, message, what to do). In texts,
-control characters and template residue are errors, other oddities warnings."""
+"""Checks a row whose turns were read. Each ``check_*`` yields its findings as (rule, message, fix). In texts, control characters
+and template residue are errors; other oddities are warnings."""
 
 import re
 import unicodedata
@@ -36,7 +36,7 @@ _PATTERNS = tuple((rule, what, fix, re.compile(pattern, re.M)) for rule, what, f
     ("calculator_annotation", "a calculator's note", "remove the notes, unless the model should learn them",
      r"<<[^<>\n=]{0,80}\d[^<>\n=]{0,20}=[^<>\n=]{0,20}\d[^<>\n=]{0,20}>>"),
 ))  # fmt: skip
-"""What no text may hold: the finding's rule, its name, the fix, the regular expression."""
+"""Patterns that no text should hold: the finding's rule, description, fix and regular expression."""
 _WARNINGS = {rule for rule, *_ in _PATTERNS} - {"template_residue"} | {"invisible_characters", "replacement_character"}
 """Rules whose findings only warn."""
 
@@ -54,13 +54,13 @@ def check_row(row: dict[str, Any], turns: Turns, spec: TaskSpec, place: str) -> 
 
 
 def final_messages(turns: Turns, spec: TaskSpec) -> list[Message]:
-    """The turns of a sound row, with the spec's system prompt to the letter (outer blanks included)."""
+    """Return the turns of a valid row, with the spec's exact system prompt (outer blanks included)."""
     return [{"role": "system", "content": spec.system_prompt}, *(m for m in turns.messages if m["role"] != "system")]
 
 
 def check_roles(turns: Turns) -> Problems:
-    """A system turn may come first; then user and assistant take turns; the assistant speaks last. An assistant's turn
-    that calls tools is followed by their results, and these by the assistant."""
+    """Check the order: a system turn may come first, then user and assistant take turns, and the assistant speaks last. Tool
+    calls of the assistant are followed by their results, and these by the assistant."""
     if not turns.whole:
         return
     roles = [m["role"] for m in turns.messages]
@@ -88,8 +88,8 @@ def check_roles(turns: Turns) -> Problems:
 
 
 def check_system_prompt(turns: Turns, spec: TaskSpec) -> Problems:
-    """The system prompt of a chat is the one of the spec, so that training and serving begin alike. Rows that are no
-    chats get it; so do chats without a system turn if `data.inject` says so."""
+    """Check that a chat has the spec's system prompt, so that training and serving begin the same way. Other rows get the
+    prompt later, and so do chats without a system turn if `data.inject` is set."""
     if not turns.chat or not turns.whole:
         return
     prompt = next((m["content"] for m in turns.messages if m["role"] == "system"), None)
@@ -108,16 +108,16 @@ def check_system_prompt(turns: Turns, spec: TaskSpec) -> Problems:
 
 
 def _answer(turns: Turns) -> str | None:
-    """The last assistant text; None if the last turn is not the assistant's."""
+    """Return the last assistant text; None if the last turn is not the assistant's."""
     last = turns.messages[-1:]
     return last[0]["content"] if last and last[0]["role"] == "assistant" else None
 
 
 def check_label(row: dict[str, Any], turns: Turns, spec: TaskSpec) -> Problems:
-    """The answer of a label task is one of the labels, letter by letter."""
+    """Check that the answer of a label task is exactly one of the labels."""
     answer = _answer(turns)
     declared = None if turns.shape == "text_label" else row.get("label")
-    judged = isinstance(declared, bool) and not spec.labels  # whether the answer is a good one, as data for KTO have it
+    judged = isinstance(declared, bool) and not spec.labels  # whether the answer is good, as in data for KTO
     if declared is not None and not isinstance(declared, str) and not judged:
         problem = f"`label` must be text or null, found {quoted(declared)}"
         yield "wrong_type", problem, "write it as text, in double quotes"
@@ -130,14 +130,14 @@ def check_label(row: dict[str, Any], turns: Turns, spec: TaskSpec) -> Problems:
 
 
 def check_answer_form(turns: Turns, spec: TaskSpec) -> Problems:
-    """A free answer has the form the spec declares: JSON by its schema, a pattern, a length."""
+    """Check that a free answer has the declared form: JSON by its schema, a pattern, a length."""
     answer = _answer(turns)
     if has_form(spec.output) and answer is not None and answer.strip():
         yield from ((f"answer_{rule}", message, LAST_FIX) for rule, message in form_problems(answer, spec.output))
 
 
 def check_size(turns: Turns, spec: TaskSpec) -> Problems:
-    """Not longer in all turns together than `max_chars`, user text not shorter than `min_chars` (characters)."""
+    """Check that all turns together have at most `max_chars` characters, and the user text at least `min_chars`."""
     total = sum(len(m["content"]) for m in turns.messages)
     if total > spec.data.max_chars:
         problem = f"{total} characters in all turns, {spec.data.max_chars} are allowed"
@@ -150,7 +150,7 @@ def check_size(turns: Turns, spec: TaskSpec) -> Problems:
 
 
 def check_extras(row: dict[str, Any]) -> Problems:
-    """`origin`, `group`, `tags` and `generator`, when given, have the right type and value."""
+    """Check type and value of `origin`, `group`, `tags` and `generator`, if present."""
     origin, tags = row.get("origin"), row.get("tags")
     if origin is not None and (not isinstance(origin, str) or origin not in ORIGINS):
         yield "unknown_origin", f"`origin` is {quoted(origin)}", f"use one of {', '.join(ORIGINS)}"
@@ -162,7 +162,7 @@ def check_extras(row: dict[str, Any]) -> Problems:
 
 
 def check_calls(turns: Turns) -> Problems:
-    """Calls name a tool that is offered (where tools are given); results answer a call that was made."""
+    """Check that calls name a tool of the row (if it has tools), and that results answer an existing call."""
     offered = {t["function"]["name"] for t in turns.tools or ()}
     open_ids: set[str] = set()
     for i, turn in enumerate(turns.messages, 1):
@@ -180,7 +180,7 @@ def check_calls(turns: Turns) -> Problems:
 
 
 def check_texts(turns: Turns) -> Problems:
-    """All problems of the texts; the system turn is compared with the spec's prompt as a whole instead."""
+    """Check the texts, except the system turn, which is compared with the spec's prompt instead."""
     for i, message in enumerate(turns.messages, 1):
         text, role = message["content"], message["role"]
         if role == "system":

@@ -1,4 +1,4 @@
-"""The validation step: raw rows become canonical examples or go to quarantine with all their findings."""
+"""The validation step: turns raw rows into canonical examples, or puts them into quarantine with all their findings."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -33,7 +33,7 @@ _COUNTERS = ("by_rule", "labels", "ignored", "shapes", "lost", "unknown")
 
 
 Block = tuple[str, list[Record]]
-"""A raw file, and those of its rows that one process validates at a time."""
+"""A raw file's name, and the rows of it that one process validates at a time."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class ValidatedRow:
 
     Attributes:
         example: None if the row is quarantined.
-        findings: All of them, warnings and notes too.
+        findings: All findings, warnings and notes too.
         ignored: Keys that nothing reads.
         shape: The row's format; ``mapped`` if `data.fields` locates its texts.
         label: The label of a quarantined row, if readable.
@@ -63,10 +63,10 @@ class ValidatedBlock:
         examples: Canonical JSON Lines of the rows kept.
         quarantine: Each row's file, line, raw text (scrubbed, cut) and findings.
         by_rule: Findings of all rows per rule.
-        labels, lost, unknown: Rows per label: kept; not kept; with one the spec does not name.
+        labels, lost, unknown: Rows per label: kept; not kept; with a label that the spec does not name.
         ignored: Rows per key that nothing reads.
         shapes: Rows per format.
-        unread: Findings about files: what could not be read of them, or is odd. A dictionary has `about`, too.
+        unread: Findings about unreadable or odd parts of files. Each dictionary also has `about`.
     """
 
     file: str = ""
@@ -91,8 +91,8 @@ def validation_settings(spec: TaskSpec) -> dict[str, Any]:
 
 
 def validate(raw: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
-    """Validate every row of the files in ``raw/files``. Writes ``examples.jsonl``, ``quarantine.jsonl`` (file, line,
-    raw, findings) and ``findings.jsonl``. Returns facts: counts as of :class:`ValidatedBlock`; always rows_in == kept +
+    """Validate every row of the files in ``raw/files``. Writes ``examples.jsonl``, ``quarantine.jsonl`` (file, line, raw,
+    findings) and ``findings.jsonl``. Returns facts: the counts of :class:`ValidatedBlock`. Always rows_in == kept +
     quarantined."""
     out.mkdir(parents=True, exist_ok=True)
     folder = raw / FILES
@@ -121,7 +121,9 @@ def validate(raw: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
     rows = {name: sum(f[name] for f in files.values()) for name in ("rows_in", "kept", "quarantined")}
     unknown: Counter[str] = Counter()
     for label, n in totals.unknown.most_common(_LABELS_SHOWN):
-        unknown[quoted(label, find=finder_of(spec.data, names=False))] += n  # two labels may be shown alike
+        unknown[quoted(label, find=finder_of(spec.data, names=False))] += (
+            n  # two labels may look the same when scrubbed
+        )
     return {
         **rows,
         "quarantined_share": round(rows["quarantined"] / max(1, rows["rows_in"]), 6),
@@ -161,7 +163,7 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
         validated = [ValidatedRow(None, [*record.findings])] if no_row else validate_record(record, file, spec, mapping)
         for row in validated:
             findings = [f.to_dict() for f in row.findings]
-            if spec.data.scrub_region:  # what messages quote is scrubbed already, but for national numbers
+            if spec.data.scrub_region:  # quotes in messages are scrubbed already, except for national numbers
                 findings = [{**f, "message": scrub_text(f["message"], find)} for f in findings]
             result.findings += findings
             result.by_rule.update(f.rule for f in row.findings)
@@ -187,7 +189,7 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
 
 
 def validate_record(record: Record, file: str, spec: TaskSpec, mapping: Mapping | None) -> list[ValidatedRow]:
-    """Validate one record: one row, or as many as ``data.fields.each`` makes of it. `mapping`: that of the spec."""
+    """Validate one record: one row, or as many as ``data.fields.each`` makes of it. mapping: that of the spec."""
     place = place_of(_source(record, file))
     value, findings, readable = record.value, list(record.findings), record.value is not None
     if record.encoded:
@@ -208,8 +210,8 @@ def validate_record(record: Record, file: str, spec: TaskSpec, mapping: Mapping 
 
 
 def _without_rejected(row: ValidatedRow, value: Any, place: str) -> ValidatedRow:
-    """The row; without its example if an annotator left it out, by a key that nothing else reads, or if a written answer is
-    labelled as a bad one."""
+    """Drop the row's example if an annotator left the row out (by a key that nothing else reads), or if its written answer is
+    labelled as bad."""
     if not isinstance(value, dict) or row.example is None:
         return row
     ignored = value.items() if row.ignored else ()
@@ -227,7 +229,7 @@ def _without_rejected(row: ValidatedRow, value: Any, place: str) -> ValidatedRow
 
 
 def _from_cells(row: dict[str, Any]) -> dict[str, Any]:
-    """A table's row: empty cells of optional columns are left out, tags in one cell are split at commas."""
+    """Clean a table's row: drop empty cells of optional columns, and split tags in one cell at commas."""
     row = {k: v for k, v in row.items() if not (v == "" and k in OPTIONAL)}
     if isinstance(row.get("tags"), str):
         row["tags"] = [t.strip() for t in row["tags"].split(",") if t.strip()]
@@ -244,7 +246,7 @@ def _validate(
     turns = read_turns(row, spec, place)
     shape = "mapped" if by_fields else turns.shape or "unknown"
     all_findings += turns.findings
-    decoded_with_loss = any(f.rule == "data.invalid_utf8" for f in all_findings)  # then U+FFFD comes from decoding here
+    decoded_with_loss = any(f.rule == "data.invalid_utf8" for f in all_findings)  # U+FFFD then comes from decoding
     problems = check_row(row, turns, spec, place)
     all_findings += [f for f in problems if not (decoded_with_loss and f.rule == "data.replacement_character")]
     time, problems = read_time(row.get("time"), place)
@@ -272,5 +274,5 @@ def _source(record: Record, file: str) -> dict[str, Any]:
 
 
 def _shown(data: bytes, find: Finder) -> str:
-    """The row as shown in the quarantine: decoded with replacements, scrubbed, truncated."""
+    """Return the row as shown in the quarantine: decoded with replacements, scrubbed, truncated."""
     return scrub_text(data[: 4 * RAW_SHOWN].decode("utf-8", "replace"), find)[:RAW_SHOWN]
