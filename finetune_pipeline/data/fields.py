@@ -45,7 +45,7 @@ class Mapped:
     row: dict[str, Any]
     findings: list[Finding] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
-    given: Any = None
+    raw: Any = None
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class Mapping:
         except EXPRESSION_ERRORS as error:
             return [Mapped({}, [self._failed("each", error, place)])]
         if not isinstance(elements, list) or not elements:
-            what = "an empty list" if elements == [] else quoted(elements)
-            return [Mapped({}, [self._no_value("each", row, place, f"{what}, not a list of examples")])]
+            result = "an empty list" if elements == [] else quoted(elements)
+            return [Mapped({}, [self._no_value("each", row, place, f"{result}, not a list of examples")])]
         outer = row if isinstance(row, dict) else {}
         merged = ({**outer, **e} if isinstance(e, dict) else {**outer, "element": e} for e in elements)
         return [self._apply_once(m, file, key, place) for m in merged]
@@ -88,20 +88,20 @@ class Mapping:
             elif name in CONTENT and name != "input":
                 findings.append(self._no_value(name, row, place, "nothing"))
         if not isinstance(row, dict):
-            return Mapped(mapped, findings, given=row)
+            return Mapped(mapped, findings, raw=row)
         unread = {k: v for k, v in row.items() if k not in (self.names or ())}
         if not self.content:  # the format finds the texts
-            return Mapped({**unread, **mapped}, findings, given=row)
+            return Mapped({**unread, **mapped}, findings, raw=row)
         return Mapped(mapped, findings, [] if self.names is None else sorted(map(key_name, unread)), row)
 
     def _failed(self, name: str, error: Exception, place: str) -> Finding:
-        what = f"{self.expressions[name]!r} cannot be worked out here: {quoted(str(error), 160)}"
+        problem = f"{self.expressions[name]!r} cannot be evaluated here: {quoted(str(error), 160)}"
         fix = "correct the expression, or remove the row if a field is missing"
-        return row_finding("field_expression", place, f"data.fields.{name}: {what}", fix)
+        return row_finding("field_expression", place, f"data.fields.{name}: {problem}", fix)
 
-    def _no_value(self, name: str, row: Any, place: str, what: str) -> Finding:
-        shown = f"keys here: {keys_shown(row)}" if isinstance(row, dict) else f"the row is {quoted(row)}"
-        message = f"data.fields.{name}: {self.expressions[name]!r} gives {what} ({shown})"
+    def _no_value(self, name: str, row: Any, place: str, result: str) -> Finding:
+        keys = f"keys here: {keys_shown(row)}" if isinstance(row, dict) else f"the row is {quoted(row)}"
+        message = f"data.fields.{name}: {self.expressions[name]!r} gives {result} ({keys})"
         return row_finding("missing_field", place, message, "fill it in, or correct the expression")
 
 
@@ -236,14 +236,14 @@ def check_fields(spec: TaskSpec) -> list[Finding]:
         near = get_close_matches(data.format, [*FORMATS], 1, 0.5)
         fix = f"did you mean {near[0]!r}?" if near else f"use auto or one of {', '.join(FORMATS)}"
         add("format", f"{data.format!r} is not a known raw format", fix, "format")
-    given = {name for name, _ in _declared(data.fields, CONTENT)}
-    forms = [name for name, form in FORMATS.items() if given & set(form.fields)]
+    declared = {name for name, _ in _declared(data.fields, CONTENT)}
+    forms = [name for name, form in FORMATS.items() if declared & set(form.fields)]
     ways = "; or ".join(" and ".join(f"`{n}`" for n in form.fields) for form in FORMATS.values() if form.fields)
     if len(forms) > 1:
-        named = ", ".join(f"`{n}`" for n in CONTENT if n in given)
-        add("fields", f"the fields {named} belong to several forms", f"keep those of one form: {ways}")
+        listed = ", ".join(f"`{n}`" for n in CONTENT if n in declared)
+        add("fields", f"the fields {listed} belong to several forms", f"keep those of one form: {ways}")
     elif forms and data.format not in ("auto", forms[0]):
-        message = f"data.fields is of the form `{forms[0]}`, data.format says `{data.format}`"
+        message = f"data.fields has the form `{forms[0]}`, but data.format is `{data.format}`"
         add("fields", message, "leave data.format out")
     return findings
 

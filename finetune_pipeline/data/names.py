@@ -115,10 +115,10 @@ def add_fields(row: Mapping[str, Any], spec: TaskSpec) -> str:
     texts = {k: v for k, v in row.items() if isinstance(v, str) and v.strip() and k not in ("id", "group", "time")}
     labelled = [k for k, v in texts.items() if v.strip() in spec.labels]
     answer = labelled[0] if labelled else by_name(texts, LABELS) or by_name(texts, WRITTEN)
-    others = {k: v for k, v in texts.items() if k != answer}
-    text = by_name(others, TEXTS) or max(others, key=lambda k: len(others[k]), default=None)
-    if answer is None and len(others) == 2 and not all(_NUMBERED.fullmatch(k) for k in others):
-        answer = next(k for k in others if k != text)
+    other_texts = {k: v for k, v in texts.items() if k != answer}
+    text = by_name(other_texts, TEXTS) or max(other_texts, key=lambda k: len(other_texts[k]), default=None)
+    if answer is None and len(other_texts) == 2 and not all(_NUMBERED.fullmatch(k) for k in other_texts):
+        answer = next(k for k in other_texts if k != text)
     if text is None or answer is None or text == answer:
         return ""
     names = ("text", "label") if spec.labels else ("prompt", "completion")

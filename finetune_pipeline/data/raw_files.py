@@ -70,8 +70,8 @@ def _present(folder: Path) -> str:
     names = sorted(p.relative_to(folder).as_posix() for p in folder.glob("raw/**/*") if p.is_file())
     if not names:
         return "raw/ is empty"
-    shown = ", ".join(repr(n) for n in names[:5])
-    return f"there are {len(names)} files under raw/: {shown}{', …' if len(names) > 5 else ''}"
+    first_names = ", ".join(repr(n) for n in names[:5])
+    return f"there are {len(names)} files under raw/: {first_names}{', …' if len(names) > 5 else ''}"
 
 
 def benchmark_paths(task: Task) -> list[tuple[str, Path]]:

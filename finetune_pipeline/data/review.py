@@ -83,8 +83,8 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
     out.mkdir(parents=True, exist_ok=True)
     decisions, findings, lines = read_decisions(reviews_folder, spec)
     rows = np.load(clean / TABLE)
-    kept = np.flatnonzero(rows["state"] == KEPT)
-    row_by_id = dict(zip(rows["id"][kept].tolist(), kept.tolist(), strict=True)) if decisions else {}
+    kept_rows = np.flatnonzero(rows["state"] == KEPT)
+    row_by_id = dict(zip(rows["id"][kept_rows].tolist(), kept_rows.tolist(), strict=True)) if decisions else {}
     last_decisions: dict[int, Decision] = {}
     matched = 0
     for decision in sorted(decisions, key=lambda d: d.time):  # stable: file and line order breaks ties
@@ -97,7 +97,7 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
         findings.append(_warning("review_unknown_id", decision.place, f"no row has the id {quoted(decision.id)}", fix))
     ranks = {label: i for i, label in enumerate(spec.labels)}
     with examples_file(clean).open("rb") as source, (out / EXAMPLES).open("wb") as written:
-        for row, line in zip(kept.tolist(), source, strict=True):
+        for row, line in zip(kept_rows.tolist(), source, strict=True):
             decided = last_decisions.get(row)
             if decided is None or decided.decision == "keep":
                 written.write(line)
@@ -115,7 +115,7 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
     counts = Counter(d.decision for d in applied)
     remaining = rows["state"] == KEPT
     return {
-        "rows_in": len(kept),
+        "rows_in": len(kept_rows),
         "kept": int(remaining.sum()),
         "dropped": counts["drop"],
         "relabelled": counts["relabel"],

@@ -1,8 +1,8 @@
-"""Estimates from the words alone how much two similar texts differ in meaning.
+"""Estimates from the words only how much two similar texts differ in meaning.
 
-What carries nothing: case, punctuation, hyphens and blanks inside a compound ("top-up", "e-mail"), articles, politeness,
-plurals, and a typing error. Any other word carries something. A word in place of another (a name, an opposite, a unit) says
-something else, and so do the same words in another order; numbers, signs and negations are facts.
+These make no difference: case, punctuation, hyphens and blanks inside a compound ("top-up", "e-mail"), articles, politeness,
+plurals, and a typing error. An added word makes a small one. A replaced word (a name, an opposite, a unit) changes the meaning,
+and so does another order of the same words. Numbers, signs and negations are facts.
 """
 
 import re
@@ -77,7 +77,7 @@ class Difference(IntEnum):
 
 
 class _Words(NamedTuple):
-    """A tokenized text; without the words in _EMPTY, unless fewer than two words remain."""
+    """A tokenized text, without the words in _EMPTY unless fewer than two words would remain."""
 
     numbers: tuple[str, ...]
     signs: tuple[str, ...]
@@ -86,8 +86,8 @@ class _Words(NamedTuple):
 
 
 def difference(a: str, b: str, is_known: Callable[[str], bool] = lambda word: False) -> Difference:
-    """The largest difference between two similar texts. known: whether a word occurs in the data; of two words a letter
-    apart, an unknown one is a typing error."""
+    """Return the largest difference between two similar texts. is_known: whether a word occurs in the data. If two words differ
+    by a letter and one is unknown, it is a typing error."""
     if a == b:
         return Difference.NOTHING
     first, second = _tokenize(a), _tokenize(b)
@@ -120,12 +120,12 @@ def difference(a: str, b: str, is_known: Callable[[str], bool] = lambda word: Fa
 
 
 def numbers_of(text: str) -> tuple[str, ...]:
-    """The numbers of a text in order: texts with different numbers differ in facts."""
+    """Return the numbers of a text in order. Texts with different numbers differ in facts."""
     return _tokenize(text).numbers
 
 
 def word_key(text: str) -> str:
-    """A key that ignores word spacing, punctuation, articles and politeness."""
+    """Return a key that ignores word spacing, punctuation, articles and politeness."""
     parts = _tokenize(text)
     return "\n".join(("".join(parts.words), " ".join(parts.numbers), "".join(parts.signs), str(parts.negations)))
 
@@ -157,7 +157,7 @@ def _tokenize(text: str) -> _Words:
             numbers.append(_NUMBERS.get(token, token))
         elif token in _NEGATIONS:
             negations += 1
-            words.append(_NOT)  # where it stands counts, not which one it is
+            words.append(_NOT)  # its position counts, not the word
         elif token in _JOINED_NEGATIONS:
             negations += 1
             words += [_JOINED_NEGATIONS[token], _NOT]
@@ -181,7 +181,7 @@ def _latin_words(plain: str) -> list[str] | None:
 
 
 def _exact_words(text: str) -> frozenset[str]:
-    """Words in which every letter counts: names inside a sentence, parts of identifiers, quantities."""
+    """Return the words in which every letter counts: names inside a sentence, parts of identifiers, quantities."""
     plain = unicodedata.normalize("NFKC", text)
     exact = {name.casefold() for name in _NAME.findall(plain) if name[0].isupper()}
     for chunk in plain.split():
@@ -191,7 +191,7 @@ def _exact_words(text: str) -> frozenset[str]:
 
 
 def _only(words: Sequence[str], other_words: Sequence[str]) -> list[str]:
-    """The words that occur more often here than in `others`, in order."""
+    """Return the words that occur more often in `words` than in `other_words`, in order."""
     surplus = Counter(words) - Counter(other_words)
     kept = []
     for word in words:
@@ -221,7 +221,7 @@ def _drop_compounds(parts: list[str], words: list[str]) -> None:
 
 
 def _variant(a: str, b: str, exact: frozenset[str], is_known: Callable[[str], bool]) -> Difference | None:
-    """How two spellings of one word differ: not at all (plural, typing error) or by inflection."""
+    """Return how two spellings of one word differ: not at all (plural, typing error) or by inflection; None: two words."""
     shorter, longer = sorted((a, b), key=len)
     if shorter in exact or longer in exact or not (shorter.isalpha() and longer.isalpha()):
         return None
@@ -230,9 +230,8 @@ def _variant(a: str, b: str, exact: frozenset[str], is_known: Callable[[str], bo
     stem = _shared_start(shorter, longer)
     if stem > 2 and shorter[stem:] in _INFLECTIONS and longer[stem:] in _INFLECTIONS:
         return Difference.MORE_WORDS
-    both_known = is_known(shorter) and is_known(longer)
-    is_typo = len(shorter) >= _SHORTEST_TYPO and stem and _one_edit(shorter, longer) and not both_known
-    return Difference.NOTHING if is_typo else None
+    may_be_typo = len(shorter) >= _SHORTEST_TYPO and stem and _one_edit(shorter, longer)
+    return Difference.NOTHING if may_be_typo and not (is_known(shorter) and is_known(longer)) else None
 
 
 def _one_edit(a: str, b: str) -> bool:

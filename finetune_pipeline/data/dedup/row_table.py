@@ -1,5 +1,5 @@
-"""The valid rows of a stage, scrubbed and ready for comparison: as columns and sketches, so that whole sets are
-compared without decoding their texts again."""
+"""The valid rows of a stage, scrubbed and ready for comparison. They are stored as columns and sketches, so sets are compared
+without decoding their texts again."""
 
 import hashlib
 from collections.abc import Sequence
@@ -68,8 +68,8 @@ def group_hash(group: str | None) -> int:
 def _table_of(
     examples: Sequence[Example], prompts: Sequence[str], lines: Sequence[bytes], labels: Sequence[str]
 ) -> np.ndarray:
-    """The records (ROW) of examples, of the exact forms of their user texts and of their encoded lines; all are kept and have no
-    cluster yet."""
+    """Return the records (ROW) of examples. prompts: the exact forms of their user texts. lines: the encoded examples. All rows
+    have the state KEPT and no cluster yet."""
     rows = np.zeros(len(examples), ROW)
     ranks = {label: i for i, label in enumerate(labels)}
     rows["id"] = [int(e.id, 16) for e in examples]
@@ -84,7 +84,7 @@ def _table_of(
 
 
 def count_values(values: np.ndarray, chosen: np.ndarray, names: Sequence[str]) -> dict[str, int]:
-    """How many of the chosen rows have each value: a place in `names`; -1 is none of them."""
+    """Count the chosen rows with each value, an index in `names`; -1 is not counted."""
     counts = np.bincount(values[chosen].astype(np.int64) + 1, minlength=len(names) + 1)[1:]
     return {name: int(n) for name, n in zip(names, counts, strict=True)}
 
@@ -97,7 +97,7 @@ class RowTable:
     path: Path
 
     def lines(self, which: np.ndarray) -> bytes:
-        """The lines of these rows (int64, ascending)."""
+        """Read the lines of these rows (int64, ascending)."""
         pieces = []
         with self.path.open("rb") as handle:
             for start, end in self.rows[["start", "end"]][which].tolist():
@@ -106,7 +106,7 @@ class RowTable:
         return b"".join(pieces)
 
     def fetch(self, which: np.ndarray) -> list[Example]:
-        """The examples of these rows (int64), in the order asked for."""
+        """Read the examples of these rows (int64), in the given order."""
         order = np.argsort(which, kind="stable")
         examples = decode_examples(self.lines(which[order]), str(self.path))
         return [examples[i] for i in np.argsort(order).tolist()]
@@ -118,7 +118,7 @@ def write_kept(table: RowTable, path: Path) -> None:
 
 
 def quarantine_row(example: Example, finding: Finding, find: Finder) -> dict[str, Any]:
-    """A line of ``quarantine.jsonl``; the text is scrubbed and cut."""
+    """Make a line of ``quarantine.jsonl``; the text is scrubbed and cut."""
     messages = scrub_example(example, find=find)[0].messages
     raw = msgspec.json.encode({"id": example.id, "messages": messages}).decode()[:_RAW_SHOWN]
     return {**example.source, "raw": raw, "findings": [finding.to_dict()]}
@@ -126,8 +126,8 @@ def quarantine_row(example: Example, finding: Finding, find: Finder) -> dict[str
 
 @dataclass(frozen=True)
 class Preparation:
-    """Settings of the preparation. boilerplate: removed from prompts before comparison; benchmarks: folder of
-    benchmark files (rows that repeat an item are removed); key: for the fingerprints of scrubbed values."""
+    """Settings of the preparation. boilerplate: removed from prompts before comparison. benchmarks: folder of benchmark files
+    (rows that repeat an item are removed). key: for the fingerprints of scrubbed values."""
 
     spec: TaskSpec
     boilerplate: Boilerplate
@@ -141,10 +141,11 @@ class PreparedRows:
 
     Attributes:
         lines: The rows as canonical JSON Lines, scrubbed.
-        rows: Their records (ROW); those that are removed have the state GONE.
-        sketches, word_keys: Of their prompts; the latter hashes (uint64, [n]; see differences.word_key).
+        rows: Their records (ROW); removed rows have the state GONE.
+        sketches, word_keys: Sketches and word-key hashes (uint64, [n]; see differences.word_key) of their prompts.
         scrubbed: Scrubbed values by row and kind: id, source, kind, count, fingerprints.
-        quarantine, findings: The rows removed; personal data that stays or goes, and benchmark items.
+        quarantine: The removed rows.
+        findings: Findings about personal data and benchmark items.
     """
 
     lines: bytes = b""
@@ -158,7 +159,7 @@ class PreparedRows:
 
 
 def prepare_rows(source: Path, settings: Preparation, out: Path) -> PreparedRows:
-    """Prepare the rows of an examples file. Their lines go to the file `out`; those of the result are empty."""
+    """Prepare the rows of an examples file. Their lines go to the file `out`; `lines` of the result is empty."""
     prepared = PreparedRows()
     columns, offset = {name: [getattr(prepared, name)] for name in ("rows", "sketches", "word_keys")}, 0
     blocks = read_blocks_of_lines(source)
@@ -179,7 +180,7 @@ def prepare_rows(source: Path, settings: Preparation, out: Path) -> PreparedRows
 
 
 def prepare_block(data: bytes, settings: Preparation) -> PreparedRows:
-    """Prepare the rows of whole lines of canonical JSON."""
+    """Prepare rows given as complete lines of canonical JSON."""
     spec = settings.spec
     find, shapes = finder_of(spec.data), finder_of(spec.data, names=False)
     examples = decode_examples(data, "validated examples")

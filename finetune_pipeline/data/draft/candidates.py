@@ -149,10 +149,10 @@ def joined(*texts: str) -> str:
     return f'join(`"\\n\\n"`, [{", ".join(texts)}][?@])'
 
 
-def compared(text: Column, others: Sequence[Column]) -> list[Column]:
+def compared(text: Column, other_texts: Sequence[Column]) -> list[Column]:
     """Return the two texts to compare, such as `sentence1` and `sentence2`, in order; empty if there is no second."""
-    for other in others:
-        first, second = both_texts = sorted((text, other), key=lambda c: names.plain_name(c.name))
+    for candidate in other_texts:
+        first, second = both_texts = sorted((text, candidate), key=lambda c: names.plain_name(c.name))
         plain = [names.plain_name(c.name) for c in both_texts]
         if known_pair := next((pair for pair in _COMPARED if {*pair} == {*plain}), None):
             return sorted(both_texts, key=lambda c: known_pair.index(names.plain_name(c.name)))

@@ -53,7 +53,7 @@ def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None =
     flags = {c.path: flag for c in lists if (flag := _flag(rows, c.path))}
     for column in lists if not answer else ():
         if key := speaker_id_key(rows, column.path):
-            return f"{column.path} holds turns whose speakers are ids: {key}; put who speaks, customer or agent, into `role`"
+            return f"{column.path} holds turns whose speakers are ids: {key}; put the speaker, customer or agent, into `role`"
     choice = _pair(rows, columns, text, answer)
     if not answer and (why := single_messages(columns, columns.get(choice.answer) if choice else None)):
         return why

@@ -158,8 +158,8 @@ def _answers_of(texts: Sequence[Column], columns: Mapping[str, Column]) -> list[
     by_assistant = tuple(path.removesuffix("role") for path, values in roles.items() if values == {"assistant"})
 
     def may_answer(c: Column) -> bool:
-        is_answer_key = (names.rank(key, _ANSWERS) is not None for key in re.split(r"[.\[]", c.path))
-        return c.path.startswith(by_assistant) or any(is_answer_key)
+        matches = (names.rank(key, _ANSWERS) is not None for key in re.split(r"[.\[]", c.path))
+        return c.path.startswith(by_assistant) or any(matches)
 
     return [c for c in texts if len(c.values) > 1 and c.filled >= 0.5 * c.rows and may_answer(c)]
 
@@ -256,7 +256,7 @@ def _conversation(turns: Sequence[Any], chat: Chat, thread: str | None, left_out
             joined.append({"role": role, "content": text})
         else:
             left_out["turns before the user speaks"] += 1
-    left_out["turns behind the last answer"] += unanswered
+    left_out["turns after the last answer"] += unanswered
     if unanswered:
         joined.pop()
     if joined:

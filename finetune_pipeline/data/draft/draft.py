@@ -120,7 +120,7 @@ def _with_fields(files: Files, reading: Reading, choice: Choice) -> Draft:
     name, flag = choice.flag or ("", "")
     elements = exploded(reading.rows, name) if flag else []
     if flagged := sum(bool(row.value.get(flag)) for row in elements):
-        note = f"{flagged:,} of {len(elements):,} elements of {name} say {flag}"
+        note = f"{flagged:,} of {len(elements):,} elements of {name} have {flag}"
         task.notes.append(f"{note}: data.fields.each leaves them out")
     if "max_by(" in str(choice.fields):
         task.notes.append("of several answers to a question, the one with the highest score is learnt")

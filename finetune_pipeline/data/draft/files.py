@@ -51,7 +51,7 @@ def given_files(paths: Sequence[Path]) -> list[GivenFile]:
             inside = sorted(p for p, folders in below if not any(folder.startswith(".") for folder in folders))
             if not inside:
                 message = f"no file in this folder ends in {', '.join(SUFFIXES)}"
-                fix = "name the files; of texts in files of their own, make one CSV with the columns text and label"
+                fix = "name the files; if each text is a file, make one CSV with the columns text and label"
                 problems.append(Finding("draft.no_files", "error", str(path), message, fix))
             files |= {os.path.abspath(file): file for file in inside}
         elif path.is_file():
@@ -67,14 +67,14 @@ def given_files(paths: Sequence[Path]) -> list[GivenFile]:
     if problems:
         raise FindingsError(problems)
     times = Counter(path.name for path in files.values())
-    given: dict[str, GivenFile] = {}
+    named: dict[str, GivenFile] = {}
     for path in files.values():
         name = path.name if times[path.name] == 1 else f"{path.resolve().parent.name}_{path.name}"
         printable = "".join(c if c.isprintable() else "_" for c in name).lstrip(".~$") or "rows"
         numbered = (f"raw/{number}_{printable}" for number in count(2))
-        name = f"raw/{printable}" if f"raw/{printable}" not in given else next(n for n in numbered if n not in given)
-        given[name] = GivenFile(name, path)
-    return list(given.values())
+        name = f"raw/{printable}" if f"raw/{printable}" not in named else next(n for n in numbered if n not in named)
+        named[name] = GivenFile(name, path)
+    return list(named.values())
 
 
 def with_suffix(file: GivenFile, container: str) -> GivenFile:
@@ -102,14 +102,14 @@ def name_problems(name: str, folder: Path, files: Sequence[GivenFile]) -> list[F
         return problems
     raw = folder / "raw"
     old = {p.name: p for p in raw.iterdir() if p.is_file()} if raw.is_dir() else {}
-    given = {Path(file.name).name: file.path for file in files}
-    for other_name in sorted(old.keys() - given.keys()):
+    new = {Path(file.name).name: file.path for file in files}
+    for other_name in sorted(old.keys() - new.keys()):
         if is_known(old[other_name]):
             message = "this file would be read too, but was not named"
             add("other_files", f"{raw / other_name}", message, "name it or move it away")
-    for shared in sorted(old.keys() & given.keys()):
-        if not (old[shared].samefile(given[shared]) or filecmp.cmp(old[shared], given[shared], shallow=False)):
-            message = f"it differs from {given[shared]}"
+    for shared in sorted(old.keys() & new.keys()):
+        if not (old[shared].samefile(new[shared]) or filecmp.cmp(old[shared], new[shared], shallow=False)):
+            message = f"it differs from {new[shared]}"
             add("other_content", f"{raw / shared}", message, "choose another --name, or remove it")
     return problems
 

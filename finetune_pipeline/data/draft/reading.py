@@ -208,12 +208,12 @@ def _header(rows: Sequence[Sequence[str]], name: str, reading: Reading) -> bool:
     header = is_header(rows[0], rows[1:])
     earlier_header = reading.data.get("csv", {}).get("header")
     if earlier_header is not None and earlier_header != header:
-        message = "unlike the files before it, its first row does (or does not) name the columns"
+        message = "some files have a header row and some have none: this one differs from the files before it"
         reading.refuse("headers_differ", name, message, "give every file the same header")
     if not header:
         reading.notes.append(f"{name}: there is no header row; the columns are named c1 to c{len(rows[0])}")
     elif repeated_rows := _count_repeated_headers(rows):
-        note = "hold names again, as in surveys: remove what is no example"
+        note = "repeat the column names, as in surveys: remove rows that are no examples"
         reading.notes.append(f"{name}: the first {repeated_rows} rows below the header may {note}")
     return header
 

@@ -125,7 +125,7 @@ def single_messages(columns: Mapping[str, Column], answer: Column | None) -> str
         return None
     is_by = answer and (is_writer or is_side)
     why = f"{answer.path} says who wrote it" if answer and is_by else f"{replies[0]} says what it answers"
-    fix = "put the conversation's id into `conversation_id`, and who speaks, customer or agent, into `role`"
+    fix = "put the conversation's id into `conversation_id`, and the speaker, customer or agent, into `role`"
     return f"each row is one message of a conversation: {why}; {fix}"
 
 

@@ -67,7 +67,7 @@ class Turns:
         value = holder.get(key)
         if isinstance(value, str) and value in _SPREADSHEET_ERRORS:
             fix = "correct the cell's formula, or remove the row"
-            self.say("empty_field", f"`{name}` is {value}: a spreadsheet could not work it out", fix)
+            self.say("empty_field", f"`{name}` is {value}: the spreadsheet could not compute it", fix)
             return None
         if isinstance(value, str) and (text := clean_text(value)):
             if note and len(text) != len(value) - value.count("\r\n"):

@@ -89,8 +89,8 @@ def read_calls(value: Any, name: str, say: Say) -> list[dict[str, Any]]:
         return []
     entries = [value] if isinstance(value, dict) else value
     if not isinstance(entries, list) or not entries:
-        shown = "an empty list" if value == [] else quoted(value)
-        say("bad_tool_call", f"`{name}` must be a list of calls, found {shown}", _CALL_FIX)
+        content = "an empty list" if value == [] else quoted(value)
+        say("bad_tool_call", f"`{name}` must be a list of calls, found {content}", _CALL_FIX)
         return []
     calls: list[dict[str, Any]] = []
     for i, entry in enumerate(entries):

@@ -166,9 +166,9 @@ def label_noise(
     fix = "go through the suspects, most suspicious first, and put decisions (relabel, drop or keep) into reviews/"
     if too_many:
         allowed = f"data.max_label_noise allows {limit:.0%}"
-        message += f", and {allowed}: look through the suspects; if they are right, raise it"
+        message += f", and {allowed}: look through the suspects; if their labels are right, raise it"
         if_wrong = "look for the join or the column that went astray, or have the rows labelled again"
-        if_right = "a model of words cannot tell them: raise data.max_label_noise"
+        if_right = "a model of words cannot tell them apart: raise data.max_label_noise"
         fix = f"look through the suspects: if their labels are wrong, {if_wrong}; if they are right, {if_right}"
     if bad_files:
         in_files = ", ".join(f"{suspected:,} of {n:,} labels of {file}" for file, suspected, n in bad_files)

@@ -70,9 +70,9 @@ def _by_cluster(rows: Sequence[Example], clusters: Mapping[str, str]) -> list[Ex
 def review_line(example: Example) -> dict[str, str]:
     """Make a line for a reviewer to fill in: `decision` (keep, drop or relabel), `label` for relabel, `reviewer`. A line
     without a decision decides nothing."""
-    shown = {"id": example.id, "place": example.place, "generator": example.generator or UNKNOWN}
+    source = {"id": example.id, "place": example.place, "generator": example.generator or UNKNOWN}
     texts = {"text": example.user_text, "answer": example.answer}
-    return {**shown, **texts, **dict.fromkeys(("decision", "label", "reviewer", "comment"), "")}
+    return {**source, **texts, **dict.fromkeys(("decision", "label", "reviewer", "comment"), "")}
 
 
 def synthetic_rows(
@@ -104,7 +104,7 @@ def synthetic_rows(
     else:
         allowed = f"at most {c}" if c >= 0 else "a larger sample"
         verdict = "accepted" if bad <= c else "rejected"
-        message = f"{count}; {bad:,} of {n:,} reviewed ones were rejected, {allowed} may be for the set to be accepted"
+        message = f"{count}; {bad:,} of {n:,} reviewed ones were rejected; the set is accepted with {allowed}"
         if verdict == "rejected":
             fix = "drop or regenerate the rows of the failing generator, or review every synthetic row"
             findings.append(Finding("quality.synthetic_rejected", "error", rejected[0].place, message, fix))

@@ -46,7 +46,7 @@ class Trigger:
 
     def __str__(self) -> str:
         return (
-            f"phrase {self.phrase!r} stands in {len(self.rows)} rows with the label {self.label!r}, but without it "
+            f"phrase {self.phrase!r} occurs in {len(self.rows)} rows with the label {self.label!r}, but without it "
             f"{self.contradicted} of them read like other labels, mostly {self.reads_like!r}"
         )
 
@@ -115,8 +115,8 @@ class _Search:
 
 @dataclass(frozen=True)
 class _Proposal:
-    """A phrase (its column), the label it goes with, its rows, the labels these read like to naive Bayes, and how clarity: the
-    mean of the logarithm of the odds against their own label, times the square root of the rows."""
+    """A phrase (its column), its label, its rows, and the labels that naive Bayes predicts for these. clarity: the mean log odds
+    against their own label, times the square root of the number of rows."""
 
     phrase: int
     label: int

@@ -131,7 +131,7 @@ def with_columns(dialect: Dialect, rows: Sequence[Sequence[str]], fields: int, s
 
 
 def _titles(rows: Sequence[Sequence[str]]) -> int:
-    """Count the rows above a table: the first ones with one filled cell, or less than half as many as most rows."""
+    """Count the rows above a table: the first ones with one filled cell, or at most half as many as the median row."""
     filled = [sum(bool(cell.strip()) for cell in row) for row in rows]
     threshold = max(1, median(filled or [0]) / 2)
     titles = next((i for i, n in enumerate(filled) if n > threshold), 0)

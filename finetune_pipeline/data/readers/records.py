@@ -195,11 +195,11 @@ def broken_stream(stream: RawStream, file: str, line: int, raw: bytes = b"", at:
     return unreadable(rule, file, line, message, fix, raw, at, "rest")
 
 
-def broken_file(rule: str, file: str, what: str, rows: int, reason: str, fix: str) -> Record:
+def broken_file(rule: str, file: str, file_type: str, rows: int, reason: str, fix: str) -> Record:
     """Make the record for a file that cannot be read at all, or only its first `rows` rows."""
     if not rows:
-        return about_file(rule, file, f"the {what} cannot be read: {reason}", fix)
-    message = f"the {what} cannot be read after row {rows}: {reason}"
+        return about_file(rule, file, f"the {file_type} cannot be read: {reason}", fix)
+    message = f"the {file_type} cannot be read after row {rows}: {reason}"
     return unreadable(rule, file, rows + 1, message, CUT_FIX, about="rest")
 
 

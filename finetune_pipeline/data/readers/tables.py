@@ -134,7 +134,7 @@ def bare(cell: str) -> str:
 
 def title_rows(file: str, number: int) -> Record:
     rows = "a row" if number == 1 else f"{number} rows"
-    message = f"{rows} of few filled cells above the table: taken for a title, not for a row"
+    message = f"{rows} with few filled cells above the table: read as a title, not as data"
     return records.about_file("title_rows", file, message, "nothing to do, or remove them from the file", "warning")
 
 
@@ -144,7 +144,7 @@ def no_row(
     """Return the record for a line that is no row of the table: a repeated header (in concatenated files), or a sum."""
     first, *other_cells = [bare(cell) for cell in cells if cell.strip()] or [""]
     if cells == header:
-        rule, message = "header_again", "the row names the columns once more"
+        rule, message = "header_again", "the row repeats the header"
     elif _TOTAL.fullmatch(first) and other_cells and not any(map(_LETTER.search, other_cells)):
         rule, message = "total_row", f"the row holds a sum: {quoted(first)}"
     else:
@@ -179,8 +179,8 @@ def read_table(stream: RawStream, file: str, spec: TaskSpec, dialect: Dialect) -
             header = row.cells if dialect.header and not above else []
             continue
         line = row.first
-        other = None if row.problem else no_row(row.cells, header, file, line.number, line.data, line.at)
-        yield other or _record(row, file, dialect, notes)
+        non_row = None if row.problem else no_row(row.cells, header, file, line.number, line.data, line.at)
+        yield non_row or _record(row, file, dialect, notes)
         notes = ()
     if stream.problem:
         number, raw, at = (last.number, last.data, last.at) if last else (1, b"", None)

@@ -96,7 +96,7 @@ def _records(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
             yield about_file("no_sheet", file, message, "correct data.sheet in task.yaml")
             return
         if len(sheets) > 1 and spec.data.sheet is None:
-            message = f"the first sheet {quoted(sheets[0])} is read, and not {', '.join(map(quoted, sheets[1:]))}"
+            message = f"only the first sheet {quoted(sheets[0])} is read, not {', '.join(map(quoted, sheets[1:]))}"
             fix = f"name the sheet, or all of one header: `data: {{sheet: [{', '.join(map(quoted, sheets))}]}}`"
             yield about_file("other_sheets", file, message, fix, "warning")
         for name in names:
@@ -126,11 +126,11 @@ def _rows(rows: Iterator[Row], file: str, spec: TaskSpec) -> Iterator[Record]:
     header = first[dialect.titles][1] if dialect.header else []
     data_rows = first[dialect.titles + dialect.header :]
     if _is_merged(header, data_rows[0][1] if data_rows else []):
-        message = "the names of the columns stand in two rows, as merged cells leave them: the second was read as data"
+        message = "the column names are in two rows, as in tables with merged cells: the second was read as data"
         yield about_file("merged_header", file, message, "write a name over each column, all in one row", "warning")
     for number, cells in chain(data_rows, rows):
-        if other := no_row(cells, header, file, number, msgspec.json.encode(cells)):
-            yield other
+        if non_row := no_row(cells, header, file, number, msgspec.json.encode(cells)):
+            yield non_row
             continue
         value, problem = dict(zip_longest(dialect.columns, cells[:width], fillvalue="")), None
         if len(cells) > width:

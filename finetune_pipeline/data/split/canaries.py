@@ -1,8 +1,8 @@
 """Plants leaks (canaries) in a copy of the rows at every run. A leakage check that misses one of them fails.
 
-Of edited copies no search finds all: how many are kept with their original is measured, by kind of edit, on rows of
-validation and test drawn over all labels and lengths. A copy is found when its nearest row is in its original's unit:
-there it would be put.
+No search finds all edited copies. How many stay with their original is measured by kind of edit, on rows of validation and test
+drawn over all labels and lengths. A copy is found if its nearest row is in its original's unit, because the split would put it
+there.
 """
 
 import random
@@ -27,7 +27,7 @@ _LEAST_WORDS = 4
 
 @dataclass(frozen=True)
 class Canary:
-    """A planted leak: `example` is the planted row, `source` the number of the row it was made from."""
+    """A planted leak. example: the planted row. source: the index of the row it was made from."""
 
     kind: str
     example: Example
@@ -35,11 +35,11 @@ class Canary:
 
 
 def make_canaries(sources: Sequence[Example], threshold: float, boilerplate: Boilerplate) -> list[Canary]:
-    """Up to three canaries of each kind from rows that must not leak (validation and test), in a fixed order.
+    """Make up to three canaries of each kind from rows that must not leak (validation and test), in a fixed order.
 
-    exact: a copy; reformatted: case, blanks and punctuation changed (within a template only where the rest still makes
-    the texts alike); template_swapped: the same content in another template; same_group: another text of the same
-    group. Raises ValueError if there are no rows to test the check with.
+    Kinds: exact, a copy; reformatted, with another case, blanks and punctuation (in a template only if the texts stay similar);
+    template_swapped, the same content in another template; same_group, another text of the same group. Raises ValueError if
+    there are no rows to test the check with.
     """
     if not sources:
         raise ValueError("there are no validation or test rows, so the leakage check cannot be tested; add examples")
@@ -60,8 +60,8 @@ def make_canaries(sources: Sequence[Example], threshold: float, boilerplate: Boi
 
 
 def _reformatted(source: Example, threshold: float, strip: Callable[[str], str]) -> Example | None:
-    """The row in other case, blanks and punctuation; only what it says besides its templates where a template in other case
-    would count as new text; None where even that is not alike."""
+    """Change case, blanks and punctuation of the row; only of the text besides its templates if a changed template would count
+    as new text. Returns None if even then the texts are not similar."""
 
     def change(text: str) -> str:
         return "  " + text.swapcase().replace(" ", "   ") + " !!"
@@ -79,7 +79,7 @@ def _of_same_group(source: Example) -> Example:
 
 
 def _with_text(example: Example, change: Callable[[str], str]) -> Example:
-    """The example with its last user turn changed."""
+    """Return the example with its last user turn changed."""
     messages: list[Message] = list(example.messages)
     last = max(i for i, m in enumerate(messages) if m["role"] == "user")
     messages[last] = {**messages[last], "content": change(messages[last]["content"])}
@@ -87,7 +87,7 @@ def _with_text(example: Example, change: Callable[[str], str]) -> Example:
 
 
 COPIES = 40
-"""Edited copies of each kind."""
+"""Number of edited copies of each kind."""
 _OPENINGS = ("Hello,", "Hi team,", "Good day,", "Dear all, I hope you are well.", "Hey there,")
 _CLOSINGS = ("Thank you!", "Thanks a lot in advance.", "Kind regards", "Many thanks for your help.", "Cheers")
 Edit = Callable[[str, random.Random, Sequence[str]], str]
@@ -137,8 +137,8 @@ EDITS: dict[str, Edit] = {
 def recall_by_edit(
     table: RowTable, unit: np.ndarray, guarded: np.ndarray, alike: AlikeRows, boilerplate: Boilerplate
 ) -> dict[str, dict[str, Any]]:
-    """Plant edited copies of validation and test rows (`guarded`, int64), and search for them. Returns for every kind tested,
-    found, and recall with its 95% interval (Wilson); only tested: 0 where no row could be edited so."""
+    """Plant edited copies of validation and test rows (`guarded`, int64), and search for them. Returns tested, found, and
+    recall with its 95% interval (Wilson) for every kind; only tested: 0 if no row could be edited that way."""
     from scipy.stats import binomtest
 
     rows = table.rows[guarded]

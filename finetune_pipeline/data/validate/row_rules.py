@@ -22,7 +22,7 @@ _SUSPECT = re.compile(rf"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd<&ÃÂ{INVISI
 _SUSPECT_WORDS = ("{{", "[INST", "[/INST", "###", "Below is an i", "â€")
 """A text without any of these passes every rule below: a fast pre-check."""
 _PLAIN_LATIN = bytes(code for code in range(256) if not _SUSPECT.match(chr(code)))
-_PATTERNS = tuple((rule, what, fix, re.compile(pattern, re.M)) for rule, what, fix, pattern in (
+_PATTERNS = tuple((rule, name, fix, re.compile(pattern, re.M)) for rule, name, fix, pattern in (
     ("template_residue", "a chat template's special token", "remove it: the template adds its own",
      r"<\|[^|<>\n]{1,40}\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>"),
     ("template_residue", "an unfilled placeholder", "fill in the placeholder, or remove the row",
@@ -78,7 +78,7 @@ def check_roles(turns: Turns) -> Problems:
         else:
             expected = ("tool", "assistant") if role == "tool" else ("assistant",)
     if len(roles) == start:
-        yield "role_order", "there is no user turn", "add what the user says"
+        yield "role_order", "there is no user turn", "add the user's turn"
     if roles[-1] != "assistant":
         problem = f"the last turn is by {roles[-1]!r}: there is no answer to learn from"
         yield "no_assistant_last", problem, "end the row with the assistant's answer"
@@ -122,7 +122,7 @@ def check_label(row: dict[str, Any], turns: Turns, spec: TaskSpec) -> Problems:
         problem = f"`label` must be text or null, found {quoted(declared)}"
         yield "wrong_type", problem, "write it as text, in double quotes"
     elif declared and answer is not None and spec.labels and declared.strip() != answer:
-        problem = f"`label` says {quoted(declared)}, the assistant's answer {quoted(answer)}"
+        problem = f"`label` is {quoted(declared)}, but the assistant's answer is {quoted(answer)}"
         yield "label_mismatch", problem, "make them equal, or omit `label`"
     if spec.labels and answer is not None and answer not in spec.labels:
         problem = f"{quoted(answer)} is not one of the {len(spec.labels)} labels"

@@ -121,9 +121,7 @@ def validate(raw: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
     rows = {name: sum(f[name] for f in files.values()) for name in ("rows_in", "kept", "quarantined")}
     unknown: Counter[str] = Counter()
     for label, n in totals.unknown.most_common(_LABELS_SHOWN):
-        unknown[quoted(label, find=finder_of(spec.data, names=False))] += (
-            n  # two labels may look the same when scrubbed
-        )
+        unknown[quoted(label, find=finder_of(spec.data, names=False))] += n  # labels may be equal once scrubbed
     return {
         **rows,
         "quarantined_share": round(rows["quarantined"] / max(1, rows["rows_in"]), 6),
@@ -201,12 +199,12 @@ def validate_record(record: Record, file: str, spec: TaskSpec, mapping: Mapping 
         message = f"the row is {quoted(value)}, not an object"
         fix = 'write one object per row, such as {"text": "…", "label": "…"}, or map the fields in data.fields'
         return [ValidatedRow(None, [*findings, row_finding("not_an_object", place, message, fix)])]
-    rows = mapping.apply(value, file, record.key, place) if mapping else [Mapped(value, given=value)]
+    rows = mapping.apply(value, file, record.key, place) if mapping else [Mapped(value, raw=value)]
     if record.flat:
         rows = [replace(row, row=_from_cells(row.row)) for row in rows]
     by_fields = mapping is not None and mapping.content
     validated = [_validate(row, by_fields, findings, record, file, place, spec) for row in rows]
-    return [_without_rejected(row, mapped.given, place) for row, mapped in zip(validated, rows, strict=True)]
+    return [_without_rejected(row, mapped.raw, place) for row, mapped in zip(validated, rows, strict=True)]
 
 
 def _without_rejected(row: ValidatedRow, value: Any, place: str) -> ValidatedRow:
@@ -215,7 +213,7 @@ def _without_rejected(row: ValidatedRow, value: Any, place: str) -> ValidatedRow
     if not isinstance(value, dict) or row.example is None:
         return row
     ignored = value.items() if row.ignored else ()
-    left_out = [key for key, shown_value in ignored if key_name(key) in row.ignored and leaves_out(key, shown_value)]
+    left_out = [key for key, opinion in ignored if key_name(key) in row.ignored and leaves_out(key, opinion)]
     is_bad = str(value.get("label")).casefold() == "false"
     if is_bad and row.example.label is None and ("label" in row.ignored or row.shape != "mapped"):
         left_out.append("label")
