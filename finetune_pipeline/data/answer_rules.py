@@ -1,5 +1,5 @@
-"""The declared form of an answer; JSON answers are parsed strictly, checked against the schema and compared.
-The same rules judge right answers in the data and the answers of models."""
+"""Checks whether answers have the declared form. JSON answers are parsed strictly, checked against the schema and compared.
+The same rules apply to the reference answers in the data and to the answers of models."""
 
 import difflib
 import json
@@ -19,10 +19,10 @@ NOT_JSON = object()
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
+    parsed = dict(pairs)
+    if len(parsed) != len(pairs):
         raise ValueError("a key appears twice")
-    return made
+    return parsed
 
 
 def _no_constant(name: str) -> Any:
@@ -30,13 +30,13 @@ def _no_constant(name: str) -> Any:
 
 
 _DEEPEST = 100
-"""Levels of a JSON answer. What compares answers, or holds them to a schema, takes some calls a level."""
+"""Deepest nesting of a JSON answer. Comparing answers and checking them against a schema recurses a few calls a level."""
 STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
 def read_strict(text: str) -> tuple[Any, str]:
-    """(value, "") of a text that is one JSON value and nothing else (RFC 8259), or (NOT_JSON, why not). Equal keys in
-    one object, NaN and infinities are refused: readers disagree about them."""
+    """Parse a text that is one JSON value and nothing else (RFC 8259). Returns (value, "") or (NOT_JSON, reason).
+    Duplicate keys, NaN and infinities are refused, because JSON readers disagree about them."""
     try:
         value = STRICT.decode(text)
         return (NOT_JSON, "it is nested too deeply") if _is_too_deep(value) else (value, "")
@@ -86,14 +86,14 @@ def _validator(schema: str) -> Any:
 
 
 def schema_problems(value: Any, schema: Mapping[str, Any]) -> list[str]:
-    """Violations of a JSON schema (draft 2020-12), each with its place; empty if the value is valid."""
+    """Return the violations of a JSON schema (draft 2020-12), each with its place; empty if the value is valid."""
     errors = _validator(json.dumps(schema, sort_keys=True)).iter_errors(value)
     problems = sorted((e.json_path, e.message) for e in errors)
     return [f"{path.removeprefix('$').removeprefix('.') or 'the answer'}: {message:.200}" for path, message in problems]
 
 
 def canonical(value: Any, unordered: Collection[str] = (), path: str = "") -> str:
-    """Canonical text of a value: independent of the order of keys and of lists at paths in `unordered`. 1
+    """Return the canonical text of a value. It does not depend on the order of keys, or of lists at paths in `unordered`. 1
     and 1.0 are equal; true is not a number."""
     if isinstance(value, dict):
         inner = ((k, canonical(v, unordered, f"{path}.{k}" if path else k)) for k, v in sorted(value.items()))
@@ -107,10 +107,10 @@ def canonical(value: Any, unordered: Collection[str] = (), path: str = "") -> st
 
 
 def claims(value: Any, unordered: Collection[str] = ()) -> dict[str, Counter[str]]:
-    """The values of a JSON answer by field: {dotted path: values with multiplicity}.
+    """Return the values of a JSON answer by field: {dotted path: counts of values}.
 
-    Nulls and empty texts, lists and objects count as no value. Each element of a list counts: with its index, or without it
-    if its path is in `unordered`. Anything but an object is one field, ``""``.
+    Nulls, empty texts, empty lists and empty objects are no values. Each element of a list is one, with its index unless the
+    path is in `unordered`. Anything but an object is one field, ``""``.
     """
     claimed: dict[str, Counter[str]] = {}
 
@@ -133,14 +133,14 @@ LAST_FIX = "write the answer in the declared form, or change `output` in task.ya
 
 
 def final_answer(text: str, pattern: str) -> str | None:
-    """The group of the last match of `pattern` in a text, stripped; None without a match."""
+    """Return the group of the last match of `pattern` in a text, stripped; None without a match."""
     group = last_group(pattern, text)
     return None if group is None else group.strip()
 
 
 def form_problems(text: str, output: AnyOutput) -> list[tuple[str, str]]:
-    """(rule, message) of everything that keeps an answer from being in the declared form. Rules: not_a_label, empty,
-    not_json, schema, pattern, too_long, required, forbidden, no_final_answer. Surrounding whitespace is ignored."""
+    """Return (rule, message) for every way an answer breaks the declared form. Rules: not_a_label, empty, not_json, schema,
+    pattern, too_long, required, forbidden, no_final_answer. Surrounding whitespace is ignored."""
     text = text.strip()
     if isinstance(output, LabelsOutput):
         return [] if text in output.labels else [("not_a_label", f"{quoted(text)} is not one of the labels")]
@@ -149,9 +149,9 @@ def form_problems(text: str, output: AnyOutput) -> list[tuple[str, str]]:
     problems = []
     if isinstance(output, JsonOutput):
         value, why = read_strict(text)
-        broken = [] if value is NOT_JSON else schema_problems(value, schema_of(output))
+        violations = [] if value is NOT_JSON else schema_problems(value, schema_of(output))
         problems = [("not_json", f"the answer is not valid JSON: {why}")] if value is NOT_JSON else []
-        problems += [("schema", f"the answer breaks the schema at {problem}") for problem in broken]
+        problems += [("schema", f"the answer breaks the schema at {problem}") for problem in violations]
     elif isinstance(output, TextOutput) and output.extract and final_answer(text, output.extract) is None:
         problems.append(("no_final_answer", f"no final answer was found with output.extract ({output.extract})"))
     if output.pattern is not None and not full_match(output.pattern, text):
@@ -164,7 +164,7 @@ def form_problems(text: str, output: AnyOutput) -> list[tuple[str, str]]:
 
 
 def schema_of(output: JsonOutput) -> dict[str, Any]:
-    """The JSON schema. Raises ValueError if the spec still holds a file name; load_task replaces it by the content."""
+    """Return the JSON schema. Raises ValueError if the spec still holds a file name, which load_task replaces."""
     if isinstance(output.json_schema, str):
         raise ValueError(f"the schema file {output.json_schema!r} was not read; load the task with load_task")
     return output.json_schema
@@ -174,12 +174,12 @@ def has_form(output: AnyOutput) -> bool:
     """Whether the spec puts any constraint on a free-text answer."""
     if isinstance(output, JsonOutput):
         return True
-    asked = ("pattern", "max_chars", "required", "forbidden", "extract")
-    return isinstance(output, WrittenOutput) and any(getattr(output, name, None) for name in asked)
+    constraints = ("pattern", "max_chars", "required", "forbidden", "extract")
+    return isinstance(output, WrittenOutput) and any(getattr(output, name, None) for name in constraints)
 
 
 def nearest_label(text: str, labels: list[str]) -> str:
-    """The fix to suggest for an unknown label."""
+    """Return the fix to suggest for an unknown label."""
     folded = {" ".join(_SAME.split(label.casefold().strip())): label for label in labels}
     plain = " ".join(_SAME.split(text[:200].casefold().strip()))
     if plain in folded:

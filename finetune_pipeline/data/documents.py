@@ -10,7 +10,7 @@ from finetune_pipeline.data.json_lines import read_rows, write_rows
 from finetune_pipeline.findings import Finding, FindingsError
 
 FOLDER, PASSAGES = "documents", "passages.jsonl"
-"""Of the task; and the file of a baseline with their passages."""
+"""The task's folder of documents, and a baseline's file with their passages."""
 TEXTS = (".md", ".markdown", ".txt")
 PASSAGE = 800
 """Maximum characters of a passage; longer paragraphs are cut at sentence ends."""
@@ -19,7 +19,7 @@ _HEADING = re.compile(r"#{1,6}\s+\S")
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A part of a document. place: file, and page of a PDF. heading: the Markdown heading it stands under."""
+    """A part of a document. place: file, and page of a PDF. heading: the Markdown heading above it."""
 
     place: str
     heading: str
@@ -31,20 +31,20 @@ class Passage:
         return f"{self.heading}\n{self.text}" if self.heading else self.text
 
 
-def document_files(folder: Path, known: bool = True) -> list[Path]:
-    """Readable files of a documents folder, sorted, without hidden ones. known False: the unsupported files."""
+def document_files(folder: Path, supported: bool = True) -> list[Path]:
+    """Return the supported (or the unsupported) files of a documents folder, sorted, without hidden ones."""
     files = (path for path in folder.rglob("*") if path.is_file())
-    shown = sorted(p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts))
-    return [path for path in shown if (path.suffix.lower() in (*TEXTS, ".pdf")) == known]
+    visible = sorted(p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    return [path for path in visible if (path.suffix.lower() in (*TEXTS, ".pdf")) == supported]
 
 
 def left_out(folder: Path) -> list[str]:
-    """Names of the files of unsupported types."""
-    return [str(path.relative_to(folder)) for path in document_files(folder, known=False)]
+    """Return the names of the files of unsupported types."""
+    return [str(path.relative_to(folder)) for path in document_files(folder, supported=False)]
 
 
 def documents_digest(task_folder: Path) -> str:
-    """Digest of the readable documents, names included; empty where there are none."""
+    """Return the digest of the supported documents, names included; empty if there are none."""
     folder = task_folder / FOLDER
     files = document_files(folder)
     if not files:
@@ -57,12 +57,12 @@ def documents_digest(task_folder: Path) -> str:
 
 
 def read_documents(folder: Path) -> list[Passage]:
-    """All passages of a folder, in the order of the files. Raises FindingsError with every file that cannot be read,
-    and why."""
+    """Read all passages of a folder, in the order of the files. Raises FindingsError naming every file that cannot be read,
+    with the reason."""
     passages: list[Passage] = []
     findings: list[Finding] = []
     for path in document_files(folder):
-        place, before = f"{FOLDER}/{path.relative_to(folder)}", len(passages)
+        place, first = f"{FOLDER}/{path.relative_to(folder)}", len(passages)
         rule = message = fix = ""
         try:
             if path.suffix.lower() == ".pdf":
@@ -72,7 +72,7 @@ def read_documents(folder: Path) -> list[Passage]:
                     passages += _passages(f"{place}, page {number}", page.extract_text())
             else:
                 passages += _passages(place, path.read_text("utf-8-sig"))
-            if len(passages) == before:
+            if len(passages) == first:
                 rule, message, fix = "empty", "holds no text", "remove it; run OCR on scans first"
         except UnicodeDecodeError as error:
             rule, message, fix = "encoding", f"byte {error.start} is not UTF-8", "store it as UTF-8"
@@ -89,38 +89,38 @@ def read_documents(folder: Path) -> list[Passage]:
 
 
 def document_findings(folder: Path) -> list[Finding]:
-    """Findings about files of a documents folder that cannot be read or have an unsupported type."""
+    """Return findings about files of a documents folder that cannot be read or have an unsupported type."""
     message, fix = "has an unsupported type", "convert it to text, Markdown or PDF, or remove it"
     places = (f"{FOLDER}/{name}" for name in left_out(folder))
-    others = [Finding("documents.kind", "warning", place, message, fix) for place in places]
+    warnings = [Finding("documents.kind", "warning", place, message, fix) for place in places]
     try:
         read_documents(folder)
     except FindingsError as error:
-        return [*error.findings, *others]
-    return others
+        return [*error.findings, *warnings]
+    return warnings
 
 
 def _passages(place: str, text: str) -> Iterator[Passage]:
-    """Paragraphs under one heading, joined up to PASSAGE characters."""
-    heading, held = "", ""
+    """Join the paragraphs under each heading to passages of up to PASSAGE characters."""
+    heading, joined = "", ""
     for paragraph in re.split(r"\n\s*\n", text.replace("\r\n", "\n")):
         lines = paragraph.strip().split("\n")
         if _HEADING.match(lines[0]):
-            if held:
-                yield Passage(place, heading, held)
-            heading, held = lines[0].lstrip("#").strip(), ""
+            if joined:
+                yield Passage(place, heading, joined)
+            heading, joined = lines[0].lstrip("#").strip(), ""
             lines = lines[1:]
         for piece in _pieces("\n".join(lines).strip()):
-            if held and len(held) + len(piece) + 2 > PASSAGE:
-                yield Passage(place, heading, held)
-                held = ""
-            held = f"{held}\n\n{piece}" if held else piece
-    if held:
-        yield Passage(place, heading, held)
+            if joined and len(joined) + len(piece) + 2 > PASSAGE:
+                yield Passage(place, heading, joined)
+                joined = ""
+            joined = f"{joined}\n\n{piece}" if joined else piece
+    if joined:
+        yield Passage(place, heading, joined)
 
 
 def _pieces(paragraph: str) -> Iterator[str]:
-    """A paragraph, split at sentence (or word) ends if it is longer than PASSAGE."""
+    """Split a paragraph at sentence (or word) ends if it is longer than PASSAGE."""
     while len(paragraph) > PASSAGE:
         ends = [m.end() for m in re.finditer(r"[.!?]\s+|\n", paragraph[:PASSAGE])]
         cut = ends[-1] if ends else paragraph.rfind(" ", 0, PASSAGE) + 1 or PASSAGE

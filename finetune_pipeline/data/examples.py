@@ -1,9 +1,9 @@
 """The canonical example, which every step after validation reads, and files of examples.
 
-The test split's file is sealed, so that only the step that records its opening can read it: a marker line and the rows
-encrypted with AES-SIV (RFC 5297), which is deterministic: the same split gives the same bytes. The key is derived from the
-store's key file. This protects against code that trains on or selects by the test by mistake, not against somebody who
-has access to the store and wants to read it.
+The test split's file is sealed: only the step that records the opening can read it. The file is a marker line and the rows,
+encrypted with AES-SIV (RFC 5297). AES-SIV is deterministic, so the same split gives the same bytes. The key is derived from
+the store's key file. The seal protects against code that trains on the test or selects by it by mistake. It does not protect
+against somebody who has access to the store and wants to read the test.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ SPLIT_FILES = {"train": "train/examples.jsonl", "validation": "validation/exampl
 ROLES = ("system", "user", "assistant", "tool")
 ORIGINS = ("human", "production", "synthetic")
 SAMPLE = 20_000
-"""Costly analyses sample this many rows."""
+"""Number of rows that costly analyses sample."""
 SEALED_MARK = b"finetune: sealed test rows\n"
 Message = dict[str, Any]
 """One chat turn: role (system, user, assistant, tool) and content (text); an assistant's turn may also carry
@@ -82,26 +82,26 @@ class Example:
 
     @property
     def made_from(self) -> str:
-        """Its source: the group (dialogue, customer, document, seed of a synthetic row), else the line of the raw file, from
-        which several rows may have been cut."""
+        """The row's source: its group (dialogue, customer, document, seed of a synthetic row), else its line of the raw file,
+        which may hold several rows."""
         if self.group is not None:
             return f"group {self.group}"
         return self.place if None not in (self.source.get("file"), self.source.get("line")) else f"row {self.id}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON, in the order of the fields; `tools`, `time` and `generator` only where there are any."""
+        """Return plain JSON, in the order of the fields; `tools`, `time` and `generator` only if they are set."""
         values = ((name, getattr(self, name)) for name in self.__dataclass_fields__)
         return {name: value for name, value in values if value is not None or name in ("label", "group")}
 
 
 def place_of(source: Mapping[str, Any]) -> str:
-    """``file:line`` of a source; in a document of one line also the number of the row, in a workbook of several sheets theirs."""
+    """Return ``file:line`` of a source, with the row's number in a one-line document, and the sheet if several are read."""
     within = "".join(f", {key} {quoted(source[key])}" for key in ("item", "sheet") if key in source)
     return f"{source.get('file', '?')}:{source.get('line', '?')}{within}"
 
 
 def example_id(messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None) -> str:
-    """First 16 hex digits of the SHA-256 of the messages' canonical JSON (NFC, outer blanks off). Roles, contents, tool
+    """Return the first 16 hex digits of the SHA-256 of the messages' canonical JSON (NFC, stripped). Roles, contents, tool
     calls and tools count; weights and call ids do not."""
     plain: list[Any] = [[m["role"], unicodedata.normalize("NFC", m["content"].strip())] for m in messages]
     for turn, m in zip(plain, messages, strict=True):
@@ -110,7 +110,7 @@ def example_id(messages: Sequence[Message], tools: Sequence[dict[str, Any]] | No
     if tools:
         plain.append(list(tools))
     try:
-        # the same bytes, quicker; but for numbers, which only tools hold, and halves of surrogate pairs, which it refuses
+        # msgspec gives the same bytes faster, except for numbers (only tools hold them); it refuses lone surrogates
         canonical = _CANONICAL.encode(plain).encode("utf-8") if tools else msgspec.json.encode(plain)
     except UnicodeEncodeError:
         canonical = _CANONICAL.encode(plain).encode("utf-8", "surrogatepass")
@@ -118,12 +118,12 @@ def example_id(messages: Sequence[Message], tools: Sequence[dict[str, Any]] | No
 
 
 def hash_order(name: str, salt: str) -> int:
-    """A number in [0, 2^64) derived from the name alone: an order that new rows do not disturb."""
+    """Return a number in [0, 2^64) that depends on the name only. New rows do not change the order of the others."""
     return int.from_bytes(hashlib.blake2b(f"{salt}\n{name}".encode("utf-8", "surrogatepass"), digest_size=8).digest())
 
 
 def chosen(examples: Sequence[Example], limit: int = SAMPLE, salt: str = "quality") -> list[Example]:
-    """All examples, or the first `limit` by hash of their id, in their original order."""
+    """Return all examples, or the first `limit` by hash of their id, in their original order."""
     if len(examples) <= limit:
         return list(examples)
     order = sorted(range(len(examples)), key=lambda i: (hash_order(examples[i].id, salt), i))
@@ -136,7 +136,7 @@ def write_examples(path: Path, examples: Iterable[Example]) -> int:
 
 
 def decode_examples(data: bytes, place: str = "") -> list[Example]:
-    """The examples of whole lines of canonical JSON. Raises ValueError naming `place` and the row of a bad one."""
+    """Decode complete lines of canonical JSON. Raises ValueError naming `place` and the row of a bad one."""
     try:
         examples = _DECODER.decode_lines(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -156,7 +156,7 @@ def decode_examples(data: bytes, place: str = "") -> list[Example]:
 
 
 def examples_file(path: Path) -> Path:
-    """The file that holds the examples of `path`: itself, or the one in an artifact's folder. Raises FileNotFoundError."""
+    """Return the examples file at `path`: itself, or the one in an artifact's folder. Raises FileNotFoundError."""
     file = path / EXAMPLES if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(f"{path} is neither an examples file nor a folder containing {EXAMPLES}")
@@ -164,7 +164,7 @@ def examples_file(path: Path) -> Path:
 
 
 def examples_of(splits: Path, name: str) -> Path:
-    """The file with the rows of a split. Raises FileNotFoundError naming what is missing."""
+    """Return the file with the rows of a split. Raises FileNotFoundError naming what is missing."""
     file = splits / SPLIT_FILES[name]
     if not file.is_file():
         raise FileNotFoundError(f"{splits} has no rows for the split {name!r}")
@@ -176,7 +176,7 @@ class SealedError(PermissionError):
 
 
 def seal_key(store_key: bytes) -> bytes:
-    """The 64 bytes the test is sealed with, derived from the store's key."""
+    """Derive the 64-byte key of the sealed test from the store's key."""
     return hmac.new(store_key, b"finetune_pipeline sealed test", hashlib.sha512).digest()
 
 
@@ -185,7 +185,7 @@ def seal(rows: bytes, key: bytes) -> bytes:
 
 
 def unseal(data: bytes, key: bytes) -> bytes:
-    """The rows of a sealed file. Raises SealedError if it is not sealed, is damaged, or was sealed with another key."""
+    """Decrypt the rows of a sealed file. Raises SealedError if it is not sealed, damaged, or sealed with another key."""
     if not data:
         return b""
     if not data.startswith(SEALED_MARK):
@@ -199,8 +199,8 @@ def unseal(data: bytes, key: bytes) -> bytes:
 
 
 def stream_examples(path: Path) -> Iterator[Example]:
-    """Examples of a file or of an artifact's folder, in order, in memory bounded by a block. Raises SealedError for the
-    sealed test, and ValueError naming file and row of what is no canonical example."""
+    """Read the examples of a file or of an artifact's folder, in order and block by block. Raises SealedError for the sealed
+    test, and ValueError naming file and row of anything that is no canonical example."""
     file = examples_file(path)
     for block in read_blocks_of_lines(file):
         if block.startswith(SEALED_MARK):
@@ -212,7 +212,7 @@ def stream_examples(path: Path) -> Iterator[Example]:
 
 
 def read_examples(path: Path) -> list[Example]:
-    """All examples of a file or of an artifact's folder, in order. Raises as :func:`stream_examples`."""
+    """Read all examples of a file or of an artifact's folder, in order. Raises as :func:`stream_examples`."""
     return list(stream_examples(path))
 
 

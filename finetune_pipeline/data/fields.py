@@ -1,6 +1,6 @@
-"""Maps rows of any shape to a known format by the JMESPath expressions of ``data.fields``. Besides JMESPath, ``$file``
-is the file's name, ``$key`` the key of the list a row stands in, ``='text'`` the text itself. A text that holds JSON is
-read where an expression looks into it."""
+"""Maps rows of any shape to a known format with the JMESPath expressions of ``data.fields``. Besides JMESPath, ``$file``
+is the file's name, ``$key`` the key of the list that holds the row, and ``='text'`` the text itself. A text that holds JSON
+is decoded if an expression looks into it."""
 
 import math
 import re
@@ -21,17 +21,17 @@ from finetune_pipeline.spec.data import FieldsSpec
 from finetune_pipeline.spec.model import TaskSpec
 
 CONTENT = ("messages", "text", "label", "prompt", "completion", "instruction", "input", "output")
-"""The fields that say where a row's texts are."""
-ROW_KEYS = frozenset({*OPTIONAL, *(key for of in FORMATS.values() for key in of.row_keys)})
+"""The fields that locate a row's texts."""
+ROW_KEYS = frozenset({*OPTIONAL, *(key for form in FORMATS.values() for key in form.row_keys)})
 """Keys of the known formats."""
 _BESIDES = ("system", "tools", "id", "group", "origin", "generator", "time", "tags")
 _AS_TEXT = ("id", "group", "generator")
 _LITERAL = re.compile(r"=\s*(?:'([^']*)'|\"([^\"]*)\")\s*")
 EXPRESSION_ERRORS = (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError, ArithmeticError)
-"""What a JMESPath function may raise on a value it was not made for; its own errors are ValueErrors."""
+"""The errors that a JMESPath function may raise on an unsuitable value; JMESPath's own errors are ValueErrors."""
 
 _LATEST = 32_503_680_000
-"""The year 3000, in seconds since 1970: a larger number counts something smaller than seconds."""
+"""The year 3000, in seconds since 1970. A larger number counts milliseconds or smaller units."""
 _SINCE_1970 = re.compile(r"\d{10}(\d{3}){0,3}(\.\d+)?")
 _LEAP_SECOND = re.compile(r"(:\d\d):60")
 
@@ -40,18 +40,18 @@ Getter = Callable[[Any, str, str | None], Any]
 
 @dataclass
 class Mapped:
-    """One row in a known form: what the expressions gave, what is wrong, the keys no expression reads, and the row as given."""
+    """One row in a known form, findings about it, the keys that no expression reads, and the raw row."""
 
     row: dict[str, Any]
     findings: list[Finding] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
-    given: Any = None
+    raw: Any = None
 
 
 @dataclass(frozen=True)
 class Mapping:
-    """The compiled expressions of one spec, by field. content: whether they locate all texts; otherwise the format finds the
-    rest. names: keys of the row they read; None: all."""
+    """The compiled expressions of one spec, by field. content: whether they locate all texts; if not, the format finds the
+    other ones. names: keys of the row that they read; None: all."""
 
     getters: dict[str, Getter]
     expressions: dict[str, str]
@@ -59,7 +59,7 @@ class Mapping:
     names: frozenset[str] | None
 
     def apply(self, row: Any, file: str, key: str | None, place: str) -> list[Mapped]:
-        """The rows made from a raw row: one, or one per element of the list in `data.fields.each`."""
+        """Map a raw row to one row, or to one per element of the list in `data.fields.each`."""
         if "each" not in self.getters:
             return [self._apply_once(row, file, key, place)]
         try:
@@ -67,14 +67,14 @@ class Mapping:
         except EXPRESSION_ERRORS as error:
             return [Mapped({}, [self._failed("each", error, place)])]
         if not isinstance(elements, list) or not elements:
-            what = "an empty list" if elements == [] else quoted(elements)
-            return [Mapped({}, [self._nothing("each", row, place, f"{what}, not a list of examples")])]
+            result = "an empty list" if elements == [] else quoted(elements)
+            return [Mapped({}, [self._no_value("each", row, place, f"{result}, not a list of examples")])]
         outer = row if isinstance(row, dict) else {}
         merged = ({**outer, **e} if isinstance(e, dict) else {**outer, "element": e} for e in elements)
         return [self._apply_once(m, file, key, place) for m in merged]
 
     def _apply_once(self, row: Any, file: str, key: str | None, place: str) -> Mapped:
-        made: dict[str, Any] = {}
+        mapped: dict[str, Any] = {}
         findings: list[Finding] = []
         for name, getter in ((name, getter) for name, getter in self.getters.items() if name != "each"):
             try:
@@ -84,29 +84,30 @@ class Mapping:
                 continue
             if value is not None:
                 number = isinstance(value, int | float) and not isinstance(value, bool)
-                made[name] = str(value) if name in _AS_TEXT and number else value
+                mapped[name] = str(value) if name in _AS_TEXT and number else value
             elif name in CONTENT and name != "input":
-                findings.append(self._nothing(name, row, place, "nothing"))
+                findings.append(self._no_value(name, row, place, "nothing"))
         if not isinstance(row, dict):
-            return Mapped(made, findings, given=row)
-        rest = {k: v for k, v in row.items() if k not in (self.names or ())}
-        if not self.content:  # the texts are found by the format
-            return Mapped({**rest, **made}, findings, given=row)
-        return Mapped(made, findings, [] if self.names is None else sorted(map(key_name, rest)), row)
+            return Mapped(mapped, findings, raw=row)
+        unread = {k: v for k, v in row.items() if k not in (self.names or ())}
+        if not self.content:  # the format finds the texts
+            return Mapped({**unread, **mapped}, findings, raw=row)
+        return Mapped(mapped, findings, [] if self.names is None else sorted(map(key_name, unread)), row)
 
     def _failed(self, name: str, error: Exception, place: str) -> Finding:
-        what = f"{self.expressions[name]!r} cannot be worked out here: {quoted(str(error), 160)}"
+        problem = f"{self.expressions[name]!r} cannot be evaluated here: {quoted(str(error), 160)}"
         fix = "correct the expression, or remove the row if a field is missing"
-        return row_finding("field_expression", place, f"data.fields.{name}: {what}", fix)
+        return row_finding("field_expression", place, f"data.fields.{name}: {problem}", fix)
 
-    def _nothing(self, name: str, row: Any, place: str, what: str) -> Finding:
-        shown = f"keys here: {keys_shown(row)}" if isinstance(row, dict) else f"the row is {quoted(row)}"
-        message = f"data.fields.{name}: {self.expressions[name]!r} gives {what} ({shown})"
+    def _no_value(self, name: str, row: Any, place: str, result: str) -> Finding:
+        keys = f"keys here: {keys_shown(row)}" if isinstance(row, dict) else f"the row is {quoted(row)}"
+        message = f"data.fields.{name}: {self.expressions[name]!r} gives {result} ({keys})"
         return row_finding("missing_field", place, message, "fill it in, or correct the expression")
 
 
 def compile_expression(expression: str) -> tuple[Getter, frozenset[str] | None]:
-    """(function of row, file and key; the keys it reads, None for all). Raises ValueError for a wrong expression."""
+    """Compile an expression. Returns (function of row, file and key; the keys it reads, or None for all). Raises ValueError
+    for an invalid expression."""
     text = expression.strip()
     if text == "$file":
         return lambda row, file, key: file, frozenset()
@@ -123,8 +124,8 @@ def compile_expression(expression: str) -> tuple[Getter, frozenset[str] | None]:
     if not text:
         raise ValueError("the expression is empty")
     parsed = jmespath.compile(text).parsed  # its ParseError is a ValueError
-    roots, looking, interpreter = _roots(parsed), _looking_into_texts(parsed), _interpreter()
-    return lambda row, file, key: interpreter.visit(looking, row), roots
+    roots, unpacking, interpreter = _roots(parsed), _with_unpacking(parsed), _interpreter()
+    return lambda row, file, key: interpreter.visit(unpacking, row), roots
 
 
 @cache
@@ -145,22 +146,22 @@ def _interpreter() -> Any:
     return Interpreter(Options(custom_functions=OwnFunctions()))
 
 
-_LED = ("subexpression", "index_expression", "projection", "value_projection", "filter_projection", "flatten", "pipe")
+_CHAIN = "subexpression index_expression projection value_projection filter_projection flatten pipe".split()
 """Nodes whose first child reads the row and whose other children read the first one's result."""
 
 
-def _looking_into_texts(node: dict[str, Any]) -> dict[str, Any]:
-    """The expression, made to decode texts in JSON that it looks into."""
-    children = [_looking_into_texts(c) if isinstance(c, dict) else c for c in node.get("children", ())]
-    if node.get("type") in _LED and node["type"] != "pipe":
+def _with_unpacking(node: dict[str, Any]) -> dict[str, Any]:
+    """Return the expression with a step that decodes JSON texts before the expression looks into them."""
+    children = [_with_unpacking(c) if isinstance(c, dict) else c for c in node.get("children", ())]
+    if node.get("type") in _CHAIN and node["type"] != "pipe":
         read = len(children) - 1 if node["type"] == "subexpression" else 1  # `a.b.c` is one node of three
         children[:read] = [{"type": "unpacked", "children": [child]} for child in children[:read]]
     return {**node, "children": children}
 
 
 def _roots(node: dict[str, Any]) -> frozenset[str] | None:
-    """The keys of the row that an expression reads, or None for the whole row. Raises ValueError for a function
-    that JMESPath does not have; it would find out only when it meets a row."""
+    """Return the keys of the row that an expression reads, or None for the whole row. Raises ValueError for an unknown
+    function, which JMESPath itself would report only at the first row."""
     from jmespath.functions import Functions
 
     kind = node.get("type")
@@ -170,14 +171,14 @@ def _roots(node: dict[str, Any]) -> frozenset[str] | None:
     everything = kind == "current"
     for number, child in enumerate(c for c in node.get("children", ()) if isinstance(c, dict)):
         read = _roots(child)
-        if kind != "expref" and (number == 0 or kind not in _LED):
+        if kind != "expref" and (number == 0 or kind not in _CHAIN):
             everything = everything or read is None
             names |= read or frozenset()
     return None if everything else names
 
 
 def plain_path(expression: str) -> list[str] | None:
-    """The keys of a plain path ``a.b.c`` (or ``a.b.c[]``); None for any other expression."""
+    """Return the keys of a plain path ``a.b.c`` (or ``a.b.c[]``); None for any other expression."""
     import jmespath
 
     keys: list[str] = []
@@ -200,12 +201,12 @@ def _compile(values: tuple[tuple[str, str], ...]) -> Mapping:
     for name, expression in values:
         getters[name], read = compile_expression(expression)
         names = None if names is None or read is None else names | read
-    content = any(of.fields and getters.keys() >= set(of.fields) for of in FORMATS.values())
+    content = any(form.fields and getters.keys() >= set(form.fields) for form in FORMATS.values())
     return Mapping(getters, dict(values), content, None if names is None else frozenset(names))
 
 
 def mapping_of(spec: TaskSpec) -> Mapping | None:
-    """The compiled mapping of a spec, None when it declares none. Raises ValueError for a wrong expression."""
+    """Return the compiled mapping of a spec, None if it declares none. Raises ValueError for an invalid expression."""
     values = _declared(spec.data.fields, ("each", *CONTENT, *_BESIDES))
     return _compile(values) if values else None
 
@@ -215,7 +216,7 @@ def _declared(fields: FieldsSpec, names: tuple[str, ...]) -> tuple[tuple[str, st
 
 
 def check_fields(spec: TaskSpec) -> list[Finding]:
-    """Findings about how raw rows are declared: `data.format`, `data.fields` and `data.csv.encoding`."""
+    """Check how the spec declares raw rows: `data.format`, `data.fields` and `data.csv.encoding`."""
     findings = []
     data = spec.data
 
@@ -235,14 +236,14 @@ def check_fields(spec: TaskSpec) -> list[Finding]:
         near = get_close_matches(data.format, [*FORMATS], 1, 0.5)
         fix = f"did you mean {near[0]!r}?" if near else f"use auto or one of {', '.join(FORMATS)}"
         add("format", f"{data.format!r} is not a known raw format", fix, "format")
-    given = {name for name, _ in _declared(data.fields, CONTENT)}
-    forms = [name for name, of in FORMATS.items() if given & set(of.fields)]
-    ways = "; or ".join(" and ".join(f"`{n}`" for n in of.fields) for of in FORMATS.values() if of.fields)
+    declared = {name for name, _ in _declared(data.fields, CONTENT)}
+    forms = [name for name, form in FORMATS.items() if declared & set(form.fields)]
+    ways = "; or ".join(" and ".join(f"`{n}`" for n in form.fields) for form in FORMATS.values() if form.fields)
     if len(forms) > 1:
-        named = ", ".join(f"`{n}`" for n in CONTENT if n in given)
-        add("fields", f"the fields {named} belong to several forms", f"keep those of one form: {ways}")
+        listed = ", ".join(f"`{n}`" for n in CONTENT if n in declared)
+        add("fields", f"the fields {listed} belong to several forms", f"keep those of one form: {ways}")
     elif forms and data.format not in ("auto", forms[0]):
-        message = f"data.fields is of the form `{forms[0]}`, data.format says `{data.format}`"
+        message = f"data.fields has the form `{forms[0]}`, but data.format is `{data.format}`"
         add("fields", message, "leave data.format out")
     return findings
 
@@ -256,7 +257,7 @@ def _is_text_encoding(name: str) -> bool:
 
 
 def named_in_fields(spec: TaskSpec) -> frozenset[str]:
-    """Every name that the expressions in ``data.fields`` read; invalid expressions give none."""
+    """Return every name that the expressions in ``data.fields`` read. Invalid expressions are skipped."""
     names: set[str] = set()
     for _, expression in _declared(spec.data.fields, ("each", *CONTENT, *_BESIDES)):
         with suppress(*EXPRESSION_ERRORS):
@@ -265,13 +266,13 @@ def named_in_fields(spec: TaskSpec) -> frozenset[str]:
 
 
 def is_row_key(key: str, spec: TaskSpec) -> bool:
-    """Whether an object with this key is a row, by the known formats and by what ``data.fields`` reads."""
+    """Whether a known format or ``data.fields`` reads this key, so that an object with it is a row."""
     return key in ROW_KEYS or key in named_in_fields(spec)
 
 
 def parsed_time(value: Any) -> datetime:
-    """The moment of RFC 3339 text, of a number since 1970 (seconds, or thousandths of them by its size), or of a date of
-    Python's own. Raises ValueError."""
+    """Parse RFC 3339 text, a number since 1970 (seconds, or smaller units by its size), or a Python date. Raises
+    ValueError."""
     try:
         if isinstance(value, str) and not _SINCE_1970.fullmatch(value.strip()):
             return datetime.fromisoformat(_LEAP_SECOND.sub(r"\1:59", value.strip().upper()))
@@ -286,7 +287,7 @@ def parsed_time(value: Any) -> datetime:
 
 
 def read_time(value: Any, place: str) -> tuple[str | None, list[Finding]]:
-    """(RFC 3339 in UTC or None, findings) of a time. One without a zone is read as UTC, with a warning."""
+    """Read a time. Returns (RFC 3339 in UTC or None, findings). A time without a zone is read as UTC, with a warning."""
     if value is None or value == "":
         return None, []
     fix, findings = "write RFC 3339, such as 2026-05-01T12:00:00Z", []
@@ -295,8 +296,8 @@ def read_time(value: Any, place: str) -> tuple[str | None, list[Finding]]:
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
             message = f"`time` is {quoted(value)}, without a time zone; it was read as UTC"
-            add = "add Z, or the offset from UTC, such as +02:00"
-            findings.append(row_finding("time_without_zone", place, message, add, "warning"))
+            zone_fix = "add Z, or the offset from UTC, such as +02:00"
+            findings.append(row_finding("time_without_zone", place, message, zone_fix, "warning"))
         return moment.astimezone(UTC).isoformat().replace("+00:00", "Z"), findings
-    except (ValueError, OverflowError):  # also an offset that leads out of the years 1 to 9999
+    except (ValueError, OverflowError):  # or an offset that leaves the years 1 to 9999
         return None, [row_finding("bad_time", place, f"`time` is {quoted(value)}, not a timestamp", fix)]

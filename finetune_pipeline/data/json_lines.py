@@ -1,4 +1,4 @@
-"""JSON Lines: decodes untrusted lines and names every fault; reads and writes our own rows strictly."""
+"""Reads and writes JSON Lines: decodes untrusted lines and names every fault; reads the pipeline's own rows strictly."""
 
 import hashlib
 import json
@@ -25,15 +25,15 @@ def is_blank(line: bytes) -> bool:
 
 
 def read_lines(path: Path, limit: int = MAX_LINE_BYTES) -> Iterator[tuple[int, bytes, bool]]:
-    """(line number from 1, bytes without the line end, cut) of every non-blank line, in constant memory. A line
-    longer than `limit` bytes comes with its first `limit` bytes and ``cut=True``."""
+    """Yield (line number from 1, bytes without the line end, cut) of every non-blank line, in constant memory. A line
+    longer than `limit` bytes is cut to them, with ``cut=True``."""
     with path.open("rb") as handle:
         for line in lines_of(handle, limit):
             yield line.number, line.data[:limit].rstrip(b"\r\n"), line.cut
 
 
 def read_blocks_of_lines(path: Path, size: int = 8 << 20) -> Iterator[bytes]:
-    """The file in blocks of whole lines of about `size` bytes."""
+    """Read a file in blocks of complete lines of about `size` bytes."""
     with path.open("rb") as handle:
         while block := handle.read(size):
             yield block + handle.readline()
@@ -51,9 +51,9 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
 
 
 def append_line(path: Path, row: Mapping[str, Any], mode: int = 0o666, *, sync: bool) -> None:
-    """Append one JSON line; mode: of a new file; sync: it is on disk, not just in the kernel, when this returns.
+    """Append one JSON line. mode: of a new file. sync: wait until the line is on disk, not just in the kernel.
 
-    A last line without its end, left by a dead process, a full disk or an editor, is ended first, so that it damages no other.
+    If a dead process, a full disk or an editor left the last line without its end, the function ends that line first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
@@ -68,8 +68,8 @@ def append_line(path: Path, row: Mapping[str, Any], mode: int = 0o666, *, sync: 
 
 
 def read_rows(path: Path, form: Any = None) -> list[dict[str, Any]]:
-    """Rows of a file this pipeline wrote. form: the type each must have. Raises DamagedFile naming file and line of what is
-    not a JSON object, or has another type."""
+    """Read the rows of a file that this pipeline wrote. form: the type each must have. Raises DamagedFile naming file and line
+    of anything that is not a JSON object, or has another type."""
     rows = []
     for number, line, cut in read_lines(path, limit=1 << 30):
         try:
@@ -85,17 +85,17 @@ def read_rows(path: Path, form: Any = None) -> list[dict[str, Any]]:
 
 
 def digest_files(files: Iterable[tuple[str, Path]]) -> str:
-    """Hex SHA-256 over (name, content) pairs in the order given; no pair can be mistaken for another."""
+    """Return the hex SHA-256 over (name, content) pairs in the given order. Different pairs never give the same input."""
     return combine_digests((name, digest_file(path)) for name, path in files)
 
 
 def combine_digests(digests: Iterable[tuple[str, str]]) -> str:
-    """Hex SHA-256 over (name, hex SHA-256 of the content) pairs in the order given."""
-    whole = hashlib.sha256()
+    """Return the hex SHA-256 over (name, hex SHA-256 of the content) pairs in the given order."""
+    combined = hashlib.sha256()
     for name, digest in digests:
-        plain = name.encode("utf-8", "surrogateescape")
-        whole.update(f"{len(plain)}:".encode() + plain + digest.encode())
-    return whole.hexdigest()
+        encoded = name.encode("utf-8", "surrogateescape")
+        combined.update(f"{len(encoded)}:".encode() + encoded + digest.encode())
+    return combined.hexdigest()
 
 
 _KEY = re.compile(rb'"\s*:')
@@ -103,10 +103,10 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def decode_line(data: bytes, place: str, at: int | None = None) -> tuple[Any, list[Finding], bool]:
-    """Decode one line, or any other piece of bytes that should be one JSON value. What the strict decoder refuses is
-    read again by a lenient one, so that the reason can be named and the row's other problems found.
+    """Decode one line, or any other bytes that should be one JSON value. If the strict decoder refuses it, a lenient one
+    reads it again to name the reason and to find the row's other problems.
 
-    at: byte offset of the line in its file. Returns (value, findings, readable); not readable is what gives no value.
+    at: byte offset of the line in its file. Returns (value, findings, readable); without `readable` there is no value.
     """
     findings: list[Finding] = []
     try:
@@ -118,20 +118,20 @@ def decode_line(data: bytes, place: str, at: int | None = None) -> tuple[Any, li
     if not findings:
         try:
             value = msgspec.json.decode(data)
-            if len(_KEY.findall(data)) == _count_keys(value):  # else a key may be there twice
+            if len(_KEY.findall(data)) == _count_keys(value):  # otherwise a key may be duplicated
                 return value, [], True
         except (msgspec.DecodeError, RecursionError) as error:
             strict_error = str(error)
-    value, more, readable = _decode_leniently(text, place)
-    if readable and strict_error and not more:
+    value, lenient, readable = _decode_leniently(text, place)
+    if readable and strict_error and not lenient:
         fix = "write the row with a JSON library"
-        more = [row_finding("bad_json", place, f"not valid JSON: {strict_error}", fix)]
+        lenient = [row_finding("bad_json", place, f"not valid JSON: {strict_error}", fix)]
         readable = False
-    return value, findings + more, readable
+    return value, findings + lenient, readable
 
 
 def broken_utf8(data: bytes, start: int, place: str, at: int | None = None) -> Finding:
-    """The finding for the invalid byte at `start` of `data`, which begins at byte `at` of its file (from 0)."""
+    """Describe the invalid byte at `start` of `data`, which begins at byte `at` of its file (from 0)."""
     where = f"byte offset {start} of the line" + ("" if at is None else f" (byte offset {at + start} of the file)")
     message, fix = f"the byte 0x{data[start]:02x} at {where} is not UTF-8", "save the file as UTF-8"
     if is_cesu8(data, start):
@@ -149,13 +149,13 @@ def is_cesu8(data: bytes, start: int) -> bool:
 
 
 def _count_keys(value: Any) -> int:
-    """Keys of all objects in a value, at every depth."""
+    """Count the keys of all objects in a value, at every depth."""
     if isinstance(value, dict):
         return len(value) + _count_keys([*value.values()])
     if not isinstance(value, list):
         return 0
-    # a call for every text takes longer
-    return sum([_count_keys(each) for each in value if type(each) in (dict, list)])
+    # a call for every text would be slower
+    return sum([_count_keys(child) for child in value if type(child) in (dict, list)])
 
 
 def _decode_leniently(text: str, place: str) -> tuple[Any, list[Finding], bool]:
@@ -163,12 +163,12 @@ def _decode_leniently(text: str, place: str) -> tuple[Any, list[Finding], bool]:
     repeated: list[str] = []
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        made: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
         for key, value in items:
-            if key in made:
+            if key in merged:
                 repeated.append(key)
-            made[key] = value
-        return made
+            merged[key] = value
+        return merged
 
     def constant(name: str) -> float:
         numbers.append(name)
@@ -191,22 +191,22 @@ def _decode_leniently(text: str, place: str) -> tuple[Any, list[Finding], bool]:
         return None, [row_finding("bad_json", place, message, fix)], False
     findings = []
     if numbers:
-        shown = ", ".join(n if len(n) < 20 else n[:17] + "…" for n in sorted(set(numbers))[:5])
+        listed = ", ".join(n if len(n) < 20 else n[:17] + "…" for n in sorted(set(numbers))[:5])
         fix = "JSON has no such number; write null, or leave the field out"
-        findings.append(row_finding("non_finite_number", place, f"not a finite number: {shown}", fix))
+        findings.append(row_finding("non_finite_number", place, f"not a finite number: {listed}", fix))
     if repeated:
         message = f"appears twice in one object: {', '.join(repr(k) for k in sorted(set(repeated))[:5])}"
         fix = "keep one of the two values; JSON readers silently drop the other"
         findings.append(row_finding("duplicate_key", place, message, fix))
-    if where := _surrogates(value):
-        message = f"half of a surrogate pair (such as \\ud800) in {', '.join(where[:5])}: this is not text"
+    if paths := _surrogates(value):
+        message = f"half of a surrogate pair (such as \\ud800) in {', '.join(paths[:5])}: this is not text"
         fix = "the text was cut inside a character (often an emoji); take it from the source again"
         findings.append(row_finding("lone_surrogate", place, message, fix))
     return value, findings, True
 
 
 def json_rows(path: Path) -> Iterator[tuple[int, Any, str]]:
-    """(line number, value, what is wrong with it, if anything) of each non-blank line."""
+    """Yield (line number, value, problem or "") of each non-blank line."""
     for number, line, cut in read_lines(path):
         text = line.removeprefix(BOM)
         if not is_blank(text):
@@ -232,36 +232,36 @@ def ends_early(error: json.JSONDecodeError) -> bool:
 
 def _explain(text: str, error: json.JSONDecodeError, place: str) -> Finding:
     column = error.pos + 1
-    rest = text[error.pos :]
+    tail = text[error.pos :]
     if ends_early(error):
         message = f"not valid JSON at column {column}: {error.msg}; the line looks truncated"
         return row_finding("bad_json", place, message, "export the whole row again")
     fix = "write the row with a JSON library, one object a line"
     if error.msg == "Extra data":
         fix = "write one JSON object per line: move the rest to its own line"
-    elif rest.startswith("'") or "property name" in error.msg:
+    elif tail.startswith("'") or "property name" in error.msg:
         fix = "keys and strings need double quotes, and no comma may follow the last pair; use a JSON library"
-    elif rest.startswith(("//", "/*", "#")):
+    elif tail.startswith(("//", "/*", "#")):
         fix = "JSON has no comments: remove them"
     elif "control character" in error.msg:
         fix = "write line breaks and tabs inside a text as \\n and \\t"
     elif text.startswith("\ufeff"):
         fix = "remove the byte order mark (U+FEFF) in front of the row"
-    return row_finding("bad_json", place, f"not valid JSON at column {column}: {error.msg} (found {rest[:12]!r})", fix)
+    return row_finding("bad_json", place, f"not valid JSON at column {column}: {error.msg} (found {tail[:12]!r})", fix)
 
 
 def _surrogates(value: Any) -> list[str]:
-    """Paths of the strings with an unpaired surrogate."""
+    """Return the paths of the strings with an unpaired surrogate."""
     paths: list[str] = []
     stack: list[tuple[str, Any]] = [("", value)]
     while stack:
         path, item = stack.pop()
         if isinstance(item, dict):
             for key, inner in item.items():
-                shown = ascii(key)[1:-1]
+                key_name = ascii(key)[1:-1]
                 if _SURROGATE.search(key):
-                    paths.append(f"the key {shown}")
-                stack.append((f"{path}.{shown}" if path else shown, inner))
+                    paths.append(f"the key {key_name}")
+                stack.append((f"{path}.{key_name}" if path else key_name, inner))
         elif isinstance(item, list):
             stack.extend((f"{path}[{i}]", inner) for i, inner in enumerate(item))
         elif isinstance(item, str) and _SURROGATE.search(item):

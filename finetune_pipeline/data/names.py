@@ -1,5 +1,5 @@
-"""Common column names for texts, answers, speakers and groups, the most specific first; and what to
-write into task.yaml for rows in no known format, by what their values look like, then by their names."""
+"""Common column names for texts, answers, speakers and groups, the most specific first; and the line of task.yaml to suggest
+for rows in no known format."""
 
 import json
 import re
@@ -36,7 +36,7 @@ HEADINGS = {
     **dict.fromkeys(("instruction", "input", "question", "q"), "user"),
     **dict.fromkeys(("response", "output", "answer", "a"), "assistant"),
 }
-"""Headings in a text that stand for a role, as in Alpaca's template: `### Instruction:`, `### Response:`."""
+"""Headings in a text that mean a role, as in Alpaca's template: `### Instruction:`, `### Response:`."""
 GROUPS = (
     *("group", "group_id", "conversation_id", "dialogue_id", "dialog_id", "thread_id", "session_id", "chat_id"),
     *("customer_id", "user_id", "document_id", "doc_id", "case_id", "patient_id"),
@@ -44,18 +44,18 @@ GROUPS = (
 TURNS = (*GROUPS, "conversation", "dialogue", "thread", "session", "chat", "ticket", "ticket_id", "call_id", "case")
 """Columns with the conversation id, in tables of turns."""
 GUESSES = frozenset(("prediction", "predictions", "predicted", "suggestion", "suggestions"))
-"""Words in names of columns that hold what a machine proposed: a person's answer beside it comes first."""
+"""Words in names of columns with a machine's proposal; an annotator's answer in another column is preferred."""
 ASKED = frozenset(("input", "inputs", "request", "prompt", "question"))
 SAID = frozenset("output outputs response responses reply replies generations annotations result".split())
-"""Keys above what was asked, and above what was said to it or about it."""
+"""Keys above a request (ASKED), and above the reply to it or the annotations of it (SAID)."""
 REJECTED = frozenset(("rejected", "non_preferred_output", "rejected_response"))
 """Columns with the rejected answer of preference data."""
 FLAGS = ("was_cancelled", "is_impossible")
-"""Keys that are true where an element of a list is no answer: skipped by an annotator, or a question without one."""
+"""Keys that are true if an element of a list has no answer: an annotator skipped it, or the question has none."""
 CONTEXTS = ("context", "passage", "paragraph")
 """Columns with the text that a question is about."""
 LEFT_OUT = {"answer": ("reject", "ignore"), "status": ("discarded",), "assignment_status": ("rejected",)}
-"""Columns in which annotation tools say that a row is none, and the values that do, in lower case."""
+"""Columns in which annotation tools mark a row as left out, and the values that do so, in lower case."""
 IDS = tuple(
     """id uid uuid index idx key nr no row date time timestamp created_at url split fold usage completed_by updated_by
     created_by annotator annotator_id worker_id""".split()
@@ -64,20 +64,20 @@ IDS = tuple(
 
 
 def plain_name(name: str) -> str:
-    """A name normalized for comparison: lower case, words joined by underscores."""
+    """Normalize a name for comparison: lower case, words joined by underscores."""
     return re.sub(r"[\W_]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)).strip("_").casefold()
 
 
 def key_path(key: str) -> str:
-    """A key as a JMESPath expression."""
+    """Return a key as a JMESPath expression."""
     return key if _PLAIN.fullmatch(key) else json.dumps(key, ensure_ascii=False)
 
 
 def leaves_out(key: str, value: Any) -> bool:
-    """Whether this value of a row says that it is none. Of several opinions, all have to say so."""
-    said = value if isinstance(value, list) and value else [value]
-    known = LEFT_OUT.get(plain_name(key.rpartition(".")[2]), ())
-    return all(isinstance(word, str) and word.casefold() in known for word in said)
+    """Whether this value marks its row as left out. If there are several opinions, all must do so."""
+    opinions = value if isinstance(value, list) and value else [value]
+    rejecting = LEFT_OUT.get(plain_name(key.rpartition(".")[2]), ())
+    return all(isinstance(word, str) and word.casefold() in rejecting for word in opinions)
 
 
 def is_known_name(cell: str) -> bool:
@@ -85,11 +85,11 @@ def is_known_name(cell: str) -> bool:
 
 
 def rank(name: str, names: tuple[str, ...]) -> int | None:
-    """The rank of a name in a list: as a whole, else by one of its words (`ticket_category`); None: not found."""
+    """Return the rank of a name in a list: of the full name, else of one of its words (`ticket_category`); None: not found."""
     plain = plain_name(name)
     numbered = plain.rstrip("0123456789")  # sentence1
-    if (known := plain if plain in names else numbered) in names:
-        return names.index(known)
+    if (match := plain if plain in names else numbered) in names:
+        return names.index(match)
     words = plain.split("_")
     ranks = [len(names) + names.index(word) for word in words if word in names and len(word) > 2]
     return min(ranks) if ranks and "id" not in words else None
@@ -100,9 +100,9 @@ def is_answer(name: str) -> bool:
 
 
 def by_name(keys: Iterable[str], names: tuple[str, ...]) -> str | None:
-    """The key whose name comes first."""
+    """Return the key whose name comes first in `names`."""
     ranked = [(place, key) for key in keys if (place := rank(key, names)) is not None]
-    return min(ranked, key=lambda of: of[0])[1] if ranked else None
+    return min(ranked, key=lambda pair: pair[0])[1] if ranked else None
 
 
 _PLAIN = re.compile(r"[A-Za-z_]\w*", re.ASCII)
@@ -111,26 +111,26 @@ _NUMBERED = re.compile(r"c\d+")
 
 
 def add_fields(row: Mapping[str, Any], spec: TaskSpec) -> str:
-    """The line of task.yaml that maps such rows; empty if nothing in the row fits."""
+    """Return the line of task.yaml that maps such rows, by their values, then by their names; empty if nothing fits."""
     texts = {k: v for k, v in row.items() if isinstance(v, str) and v.strip() and k not in ("id", "group", "time")}
     labelled = [k for k, v in texts.items() if v.strip() in spec.labels]
     answer = labelled[0] if labelled else by_name(texts, LABELS) or by_name(texts, WRITTEN)
-    rest = {k: v for k, v in texts.items() if k != answer}
-    text = by_name(rest, TEXTS) or max(rest, key=lambda k: len(rest[k]), default=None)
-    if answer is None and len(rest) == 2 and not all(_NUMBERED.fullmatch(k) for k in rest):
-        answer = next(k for k in rest if k != text)
+    other_texts = {k: v for k, v in texts.items() if k != answer}
+    text = by_name(other_texts, TEXTS) or max(other_texts, key=lambda k: len(other_texts[k]), default=None)
+    if answer is None and len(other_texts) == 2 and not all(_NUMBERED.fullmatch(k) for k in other_texts):
+        answer = next(k for k in other_texts if k != text)
     if text is None or answer is None or text == answer:
         return ""
     names = ("text", "label") if spec.labels else ("prompt", "completion")
     if spec.labels or text not in ("prompt", "question", "query", "input"):
-        wanted = dict(zip(names, (text, answer), strict=True))
+        fields = dict(zip(names, (text, answer), strict=True))
     else:
-        wanted = {"completion": answer}
-    return declare({name: key for name, key in wanted.items() if name != key})
+        fields = {"completion": answer}
+    return declare({name: key for name, key in fields.items() if name != key})
 
 
 def declare(fields: Mapping[str, str], expressions: Iterable[str] = ()) -> str:
-    """The line of task.yaml that declares these fields. `expressions`: those that are no plain keys."""
+    """Return the line of task.yaml that declares these fields. `expressions`: the fields whose values are no plain keys."""
 
     def quoted(text: str) -> str:
         return text if re.fullmatch(r"[A-Za-z_][\w()]*", text) else "'" + text.replace("'", "''") + "'"

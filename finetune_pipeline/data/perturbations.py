@@ -1,18 +1,19 @@
-"""Light perturbations of what a user wrote, as production brings them: typing errors, another case, a greeting and thanks
-around it, and no system prompt.
+"""Light perturbations of user texts, as they occur in production: typing errors, another case, an added greeting and thanks,
+and no system prompt.
 
-The right answer must stay the right answer, so what it can depend on is left as it is:
+The reference answer must stay correct, so a perturbation never changes anything the answer may depend on:
 
-* words of the row's own answer, tool calls included, whatever their case (an extraction copies them);
-* whatever holds a digit, an underscore or a sign (numbers, dates, identifiers, addresses, placeholders of scrubbed values);
-* for typos also words with a capital (names), words for numbers, months, days and negation, short words, and every change
-  that would make another word of these rows; scripts without upper and lower case are not touched;
-* no added line shares a word with a label or the row's answer; rows whose label is about courtesy itself (greeting, thanks,
-  small talk) get none, nor do tasks whose labels grade manners; where labels grade feelings, only lines without warmth are
-  added; a text that has a greeting or a closing gets no second one, and neither does one not mostly in Latin letters.
+* words of the row's own answer, tool calls included, in any case (an extraction copies them);
+* tokens with a digit, an underscore or a sign (numbers, dates, identifiers, addresses, placeholders of scrubbed values);
+* for typos also capitalized words (names), words for numbers, months, days and negation, short words, and every change that
+  would give another word of these rows; scripts without upper and lower case are not changed.
+
+An added line shares no word with a label or the row's answer. Rows whose label is about courtesy itself (greeting, thanks,
+small talk) get no line, nor do tasks whose labels grade manners. If labels grade feelings, only neutral lines are added. A text
+with a greeting or a closing gets no second one, and a text that is not mostly in Latin letters gets none.
 
 Training and evaluation draw from different lines, so a model is not tested on the lines it was trained on. A row that a
-perturbation cannot change is left out. What becomes of a row follows from the seed and its id.
+perturbation cannot change is left out. The seed and the row's id determine the result.
 """
 
 import hashlib
@@ -30,7 +31,7 @@ Purpose = Literal["training", "evaluation"]
 BLOCKING = ("typos", "case", "courtesy")
 """Everyday perturbations: a significant loss on these can block a candidate."""
 INFORMS = ("no_system",)
-"""Only reported: a model is served with its system prompt."""
+"""Only reported, because a model is served with its system prompt."""
 KINDS = (*BLOCKING, *INFORMS)
 TITLES = {"typos": "Typing errors", "case": "Another case", "courtesy": "Greeting and thanks",
           "no_system": "Without the system prompt"}  # fmt: skip
@@ -62,7 +63,7 @@ _ENDS_WITH_CLOSING = re.compile(
     re.IGNORECASE,
 )
 _TAIL = 80
-"""Characters at the end of a text in which a closing (with a name behind it) is looked for."""
+"""Characters at the end of a text that are searched for a closing (and a name after it)."""
 _ABOUT_COURTESY = re.compile(
     r"\b(greet\w*|hello|hi|hey|welcome|thanks?|thanking|thank ?you|thankful|gratitude|appreciation|good ?bye|bye|farewell"
     r"|courtes\w+|pleasantr\w+|small ?talk|chit ?chat)\b"
@@ -88,18 +89,18 @@ _KEPT = frozenset(
 
 
 def set_name(name: str, kind: str) -> str:
-    """The name of the perturbed form of a set of predictions or of a training row: the plain one's, and the kind."""
+    """Return the name of a perturbed set of predictions or training row: the original name, and the kind."""
     return f"{name}:{kind}"
 
 
 def kind_of(name: str) -> str | None:
-    """The perturbation in a name made by `set_name`; None for a plain one."""
+    """Return the perturbation in a name made by `set_name`; None for an original name."""
     kind = name.rpartition(":")[2]
     return kind if kind in KINDS and ":" in name else None
 
 
 def drawn(examples: Sequence[Example], rows: int, seed: int) -> list[Example]:
-    """At most this many examples in their original order, drawn by seed and id."""
+    """Draw at most this many examples by seed and id; they keep their original order."""
     ordered = sorted(examples, key=lambda e: hashlib.sha256(f"{seed}:{e.id}".encode()).digest())
     chosen = {e.id for e in ordered[:rows]}
     return [e for e in examples if e.id in chosen]
@@ -108,8 +109,8 @@ def drawn(examples: Sequence[Example], rows: int, seed: int) -> list[Example]:
 def perturbed(
     examples: Sequence[Example], kind: str, seed: int, labels: Sequence[str] = (), purpose: Purpose = "evaluation"
 ) -> list[Example]:
-    """Perturbed copies of the examples under their own ids: only those that change, in original
-    order. Changes only the last user turn, or removes the system turn (`no_system`); never the answers.
+    """Return perturbed copies of the examples with unchanged ids and order; examples that do not change are left out. Changes
+    only the last user turn, or removes the system turn (`no_system`); never the answers.
 
     Args:
         kind: One of `KINDS`.
@@ -123,7 +124,7 @@ def perturbed(
         return []
     label_words = _words(labels)
     too_warm = _WARM if _about(_ABOUT_FEELINGS, *labels) else frozenset()
-    known = label_words | _words(m["content"] for e in examples for m in e.messages)
+    known_words = label_words | _words(m["content"] for e in examples for m in e.messages)
     changed_rows = []
     for example in examples:
         place = max((i for i, m in enumerate(example.messages) if m["role"] == "user"), default=None)
@@ -133,7 +134,7 @@ def perturbed(
         dice = random.Random(hashlib.sha256(f"{seed}:{kind}:{example.id}".encode()).digest())  # noqa: S311
         answered = _words(_answers(example.messages[place + 1 :]))
         if kind == "typos":
-            changed = _mistyped(text, dice, answered, known)
+            changed = _mistyped(text, dice, answered, known_words)
         elif kind == "case":
             changed = _in_another_case(text, dice, answered)
         elif not _is_about_courtesy(example):
@@ -152,7 +153,7 @@ def _without_system(examples: Sequence[Example]) -> list[Example]:
 
 
 def _answers(messages: Sequence[Message]) -> list[str]:
-    """The assistant's texts and tool arguments."""
+    """Return the assistant's texts and tool arguments."""
     turns = [m for m in messages if m["role"] == "assistant"]
     calls = [call["function"]["arguments"] for m in turns for call in m.get("tool_calls") or ()]
     return [m["content"] for m in turns] + calls
@@ -163,24 +164,24 @@ def _words(texts: Iterable[str]) -> set[str]:
 
 
 def _plain(token: str) -> bool:
-    """Plain words, maybe with punctuation: no numbers, identifiers or addresses."""
+    """Whether a token is plain words, maybe with punctuation: no number, identifier or address."""
     return bool(_PLAIN.fullmatch(token)) and not _SIGNS.search(token)
 
 
-def _mistyped(text: str, dice: random.Random, kept: Collection[str], known: Collection[str]) -> str:
-    """About one word in ten with two neighbouring letters inside it swapped, one left out or one doubled."""
+def _mistyped(text: str, dice: random.Random, protected: Collection[str], known_words: Collection[str]) -> str:
+    """Change about one word in ten: swap two neighbouring letters inside it, drop one, or double one."""
     plain = ((token.start(), list(_WORD.finditer(token[0]))) for token in _TOKEN.finditer(text) if _plain(token[0]))
     single = [(start + words[0].start(), words[0][0]) for start, words in plain if len(words) == 1]
     places = [(start, word) for start, word in single if len(word) >= _SHORTEST and word.islower()]
-    places = [(start, word) for start, word in places if word not in kept and word not in _KEPT]
+    places = [(start, word) for start, word in places if word not in protected and word not in _KEPT]
     dice.shuffle(places)
-    wanted = max(1, len(_TOKEN.findall(text)) // _WORDS_PER_TYPO)
+    most = max(1, len(_TOKEN.findall(text)) // _WORDS_PER_TYPO)
     changes: dict[int, tuple[str, str]] = {}
     for start, word in places:
         at = dice.randrange(1, len(word) - 2)
         swapped = word[:at] + word[at + 1] + word[at] + word[at + 2 :]
         typo = dice.choice([swapped, word[:at] + word[at + 1 :], word[:at] + word[at] + word[at:]])
-        if typo != word and typo not in known and len(changes) < wanted:
+        if typo != word and typo not in known_words and len(changes) < most:
             changes[start] = (word, typo)
     for start in sorted(changes, reverse=True):
         word, typo = changes[start]
@@ -188,13 +189,13 @@ def _mistyped(text: str, dice: random.Random, kept: Collection[str], known: Coll
     return text
 
 
-def _in_another_case(text: str, dice: random.Random, kept: Collection[str]) -> str:
-    """All lower case or all upper case, whichever changes the text."""
+def _in_another_case(text: str, dice: random.Random, protected: Collection[str]) -> str:
+    """Put the text into lower or upper case, whichever changes it."""
 
     def turned(change: Callable[[str], str]) -> str:
         def of(token: re.Match[str]) -> str:
-            other = token[0] if not _plain(token[0]) or _words([token[0]]) & set(kept) else change(token[0])
-            return other if len(other) == len(token[0]) else token[0]
+            new = token[0] if not _plain(token[0]) or _words([token[0]]) & set(protected) else change(token[0])
+            return new if len(new) == len(token[0]) else token[0]
 
         return _TOKEN.sub(of, text)
 
@@ -213,8 +214,8 @@ def _is_about_courtesy(example: Example) -> bool:
 
 
 def _with_courtesies(text: str, dice: random.Random, avoided: Collection[str], purpose: Purpose) -> str:
-    """The text with a greeting and a closing added, unless it has one or no line fits. avoided: stems
-    (words without a plural s) that no added line may hold."""
+    """Add a greeting and a closing to the text, unless it has one or no line fits. avoided: stems (words without a plural s)
+    that no added line may hold."""
     letters = [unicodedata.name(character, "") for character in text if character.isalpha()]
     if 2 * sum(name.startswith("LATIN") for name in letters) <= len(letters):
         return text

@@ -1,4 +1,4 @@
-"""Findings about raw rows, and untrusted values made safe to print."""
+"""Makes findings about raw rows, and makes untrusted values safe to print."""
 
 import re
 from typing import Any
@@ -10,12 +10,12 @@ _PLAIN = re.compile(r"[a-zA-Z_]{1,40}")
 
 
 def row_finding(rule: str, place: str, message: str, fix: str, severity: Severity = "error") -> Finding:
-    """A finding about a raw row; `rule` without its ``data.``."""
+    """Make a finding about a raw row. rule: without its ``data.``."""
     return Finding(f"data.{rule}", severity, place, message, fix)
 
 
 def quoted(value: Any, limit: int = 60, find: Finder = find_spans) -> str:
-    """An untrusted value made safe for messages: scrubbed, truncated, with odd characters escaped."""
+    """Make an untrusted value safe for messages: scrub and truncate it, and escape odd characters."""
     if isinstance(value, str):
         if not _PLAIN.fullmatch(value):
             value = scrub_text(value[:1000], find)
@@ -25,11 +25,11 @@ def quoted(value: Any, limit: int = 60, find: Finder = find_spans) -> str:
 
 
 def key_name(key: Any) -> str:
-    """A key made safe for messages, without quotes."""
+    """Make a key safe for messages, without quotes."""
     return quoted(key)[1:-1] if isinstance(key, str) else quoted(key)
 
 
 def keys_shown(row: dict[Any, Any]) -> str:
-    """The first keys of a row for a message, sorted."""
+    """List the first keys of a row for a message, sorted."""
     keys = sorted(str(k) for k in row)
     return (", ".join(quoted(k) for k in keys[:12]) or "none") + (", …" if len(keys) > 12 else "")

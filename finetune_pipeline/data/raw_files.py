@@ -1,4 +1,4 @@
-"""Copies the raw files that a task declares, so that later steps read bytes that do not change."""
+"""Copies the raw files that a task declares. Later steps read these copies, which do not change."""
 
 import shutil
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ SUFFIXES = (".jsonl", ".ndjson", ".jsonlines", ".json", ".csv", ".tsv", ".tab", 
 
 
 def raw_paths(task: Task) -> list[tuple[str, Path]]:
-    """(name relative to the task folder, path) of every file the globs of ``data.raw`` match, sorted by name. Raises
-    FindingsError when nothing matches, for links that lead out of the task folder, and for what the spec says wrongly
-    about raw rows."""
+    """Return (name relative to the task folder, path) of every file that the globs of ``data.raw`` match, sorted by name.
+    Raises FindingsError if nothing matches, for links that lead out of the task folder, and for errors in how the spec
+    declares raw rows."""
     folder = task.folder.resolve()
     paths: dict[str, Path] = {}
     problems: set[Finding] = set(check_fields(task.spec))
@@ -70,13 +70,13 @@ def _present(folder: Path) -> str:
     names = sorted(p.relative_to(folder).as_posix() for p in folder.glob("raw/**/*") if p.is_file())
     if not names:
         return "raw/ is empty"
-    shown = ", ".join(repr(n) for n in names[:5])
-    return f"there are {len(names)} files under raw/: {shown}{', …' if len(names) > 5 else ''}"
+    first_names = ", ".join(repr(n) for n in names[:5])
+    return f"there are {len(names)} files under raw/: {first_names}{', …' if len(names) > 5 else ''}"
 
 
 def benchmark_paths(task: Task) -> list[tuple[str, Path]]:
-    """(name, path) of every benchmark file the globs of ``data.benchmarks`` match, sorted by name. Raises FindingsError
-    when a glob matches nothing: a check against no benchmark would pass for ever."""
+    """Return (name, path) of every file that the globs of ``data.benchmarks`` match, sorted by name. Raises FindingsError
+    if a glob matches nothing, because a check against no benchmark would always pass."""
     folder = task.folder.resolve()
 
     def matches(glob: str) -> dict[str, Path]:
@@ -85,26 +85,26 @@ def benchmark_paths(task: Task) -> list[tuple[str, Path]]:
 
     paths = {glob: matches(glob) for glob in task.spec.data.benchmarks}
     place, fix = "task.yaml: data.benchmarks", "put the benchmark file there or correct the glob"
-    nothing = f"no file in the folder of task {task.name!r} matches"
-    empty = (f"{nothing} {glob!r}" for glob, some in paths.items() if not some)
+    no_match = f"no file in the folder of task {task.name!r} matches"
+    empty = (f"{no_match} {glob!r}" for glob, matched in paths.items() if not matched)
     if problems := [Finding("data.no_benchmark_files", "error", place, message, fix) for message in empty]:
         raise FindingsError(problems)
-    return sorted({name: path for some in paths.values() for name, path in some.items()}.items())
+    return sorted({name: path for matched in paths.values() for name, path in matched.items()}.items())
 
 
 def raw_digest(task: Task, seen: SeenFiles | None = None, asked: NamedFiles = ()) -> str:
-    """Hex SHA-256 over names and content of the raw files and of the benchmark files. asked: files with what models are
-    asked besides the task: benchmarks, too."""
+    """Return the hex SHA-256 over names and content of the raw files and the benchmark files. asked: files with questions that
+    models are asked besides the task; they count as benchmarks."""
     digest = seen.digest if seen else digest_file
     files = [*raw_paths(task), *((f"{BENCHMARKS}/{name}", path) for name, path in [*benchmark_paths(task), *asked])]
     return combine_digests((name, digest(path)) for name, path in files)
 
 
 def collect_raw(task: Task, out: Path, production: Path | None = None, asked: NamedFiles = ()) -> dict[str, Any]:
-    """Copy every raw file to ``out/files/<name relative to the task folder>``, production rows to ``production.jsonl``,
-    benchmark files, and `asked` ones, to ``out/benchmarks/<name>``.
+    """Copy every raw file to ``out/files/<name relative to the task folder>``, production rows to ``production.jsonl``, and
+    the benchmark and `asked` files to ``out/benchmarks/<name>``.
 
-    Returns facts; digest is what :func:`raw_digest` gives for the bytes copied. Where they differ, a file changed meanwhile.
+    Returns facts. Their digest is :func:`raw_digest` of the copied bytes; if the two differ, a file changed during the copy.
     """
     digests: list[tuple[str, str]] = []
     files: list[dict[str, Any]] = []
@@ -113,8 +113,8 @@ def collect_raw(task: Task, out: Path, production: Path | None = None, asked: Na
         digest = _copy(path, copy)
         if name != PRODUCTION_FILE:
             digests.append((name, digest))
-        seen = container_facts(copy, name, task.spec)
-        files.append({"file": name, "sha256": digest, "bytes": copy.stat().st_size, **seen})
+        container = container_facts(copy, name, task.spec)
+        files.append({"file": name, "sha256": digest, "bytes": copy.stat().st_size, **container})
     benchmarks = [*benchmark_paths(task), *asked]
     digests += [(f"{BENCHMARKS}/{name}", _copy(path, out / BENCHMARKS / name)) for name, path in benchmarks]
     size, names = sum(f["bytes"] for f in files), [name for name, _ in benchmarks]
@@ -129,7 +129,8 @@ def _copy(path: Path, copy: Path) -> str:
 
 
 def container_facts(path: Path, file: str, spec: TaskSpec) -> dict[str, str]:
-    """The type of a file (json_lines, json, csv, parquet, workbook or unknown), and the reason."""
-    container, seen = look_at(path, file, spec)
-    why = f"{'gzip; ' if seen.compressed else ''}{container.why}{'' if is_utf8(seen.encoding) else f'; in {seen.encoding}'}"
+    """Return the type of a file (json_lines, json, csv, parquet, workbook or unknown), and the reason."""
+    container, survey = look_at(path, file, spec)
+    encoding = "" if is_utf8(survey.encoding) else f"; in {survey.encoding}"
+    why = f"{'gzip; ' if survey.compressed else ''}{container.why}{encoding}"
     return {"container": container.kind, "reason": why}

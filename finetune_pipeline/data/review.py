@@ -27,7 +27,7 @@ _EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Decision:
-    """One line of a decisions file. `label`: the right answer, for ``relabel``; `place`: file and line."""
+    """One line of a decisions file. label: the correct answer, for ``relabel``. place: file and line."""
 
     id: str
     decision: str
@@ -39,7 +39,7 @@ class Decision:
 
 
 def review_files(folder: Path) -> list[tuple[str, Path]]:
-    """(name, path) of the decision files in a folder, sorted; none when there is no folder."""
+    """Return (name, path) of the decision files in a folder, sorted; none if there is no folder."""
     if not folder.is_dir():
         return []
     files = ((p.relative_to(folder).as_posix(), p) for p in folder.rglob("*.jsonl") if p.is_file())
@@ -47,22 +47,23 @@ def review_files(folder: Path) -> list[tuple[str, Path]]:
 
 
 def reviews_digest(folder: Path) -> str:
-    """Hex SHA-256 over names and content of the decision files."""
+    """Return the hex SHA-256 over names and content of the decision files."""
     return digest_files(review_files(folder))
 
 
 def read_decisions(folder: Path, spec: TaskSpec) -> tuple[list[Decision], list[Finding], int]:
-    """(valid decisions in file and line order, findings about the others, number of non-blank lines)."""
+    """Read the decision files. Returns (valid decisions in file and line order, findings about the other lines, number of
+    non-blank lines)."""
     decisions: list[Decision] = []
     findings: list[Finding] = []
     lines = 0
     for name, path in review_files(folder):
-        for number, value, wrong in json_rows(path):
+        for number, value, problem in json_rows(path):
             lines += 1
             place = f"{ascii(name)[1:-1]}:{number}"
-            if wrong or not isinstance(value, dict):
+            if problem or not isinstance(value, dict):
                 fix = 'write {"id": …, "decision": …, "reviewer": …}'
-                findings.append(_warning("review_unreadable", place, wrong or "not an object", fix))
+                findings.append(_warning("review_unreadable", place, problem or "not an object", fix))
                 continue
             decision, problems = read_decision(value, spec, place)
             findings += problems
@@ -72,32 +73,32 @@ def read_decisions(folder: Path, spec: TaskSpec) -> tuple[list[Decision], list[F
 
 
 def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
-    """Apply the decisions in ``reviews_folder/**/*.jsonl``; of several about a row the last by (time, file, line) wins,
-    and one without a time is the oldest.
+    """Apply the decisions in ``reviews_folder/**/*.jsonl``. The last one about a row by (time, file, line) wins; one without a
+    time is the oldest.
 
     A relabelled row keeps its id and gets the tag ``relabelled``. Unusable decisions become findings. Writes
-    ``examples.jsonl``, ``decisions.jsonl`` (those applied), ``findings.jsonl`` and ``rows.npy`` (as the cleaning
-    step's, dropped rows with the state GONE). Returns facts.
+    ``examples.jsonl``, ``decisions.jsonl`` (only the applied ones), ``findings.jsonl`` and ``rows.npy`` (the cleaning step's
+    table, with the state GONE for dropped rows). Returns facts.
     """
     out.mkdir(parents=True, exist_ok=True)
     decisions, findings, lines = read_decisions(reviews_folder, spec)
     rows = np.load(clean / TABLE)
-    kept = np.flatnonzero(rows["state"] == KEPT)
-    where = dict(zip(rows["id"][kept].tolist(), kept.tolist(), strict=True)) if decisions else {}
-    last: dict[int, Decision] = {}
-    known = 0
+    kept_rows = np.flatnonzero(rows["state"] == KEPT)
+    row_by_id = dict(zip(rows["id"][kept_rows].tolist(), kept_rows.tolist(), strict=True)) if decisions else {}
+    last_decisions: dict[int, Decision] = {}
+    matched = 0
     for decision in sorted(decisions, key=lambda d: d.time):  # stable: file and line order breaks ties
-        row = where.get(int(decision.id, 16)) if re.fullmatch("[0-9a-f]{16}", decision.id) else None
+        row = row_by_id.get(int(decision.id, 16)) if re.fullmatch("[0-9a-f]{16}", decision.id) else None
         if row is not None:
-            known += 1
-            last[row] = decision
+            matched += 1
+            last_decisions[row] = decision
             continue
         fix = "the row has since been removed or quarantined, or the id is mistyped"
         findings.append(_warning("review_unknown_id", decision.place, f"no row has the id {quoted(decision.id)}", fix))
     ranks = {label: i for i, label in enumerate(spec.labels)}
     with examples_file(clean).open("rb") as source, (out / EXAMPLES).open("wb") as written:
-        for row, line in zip(kept.tolist(), source, strict=True):
-            decided = last.get(row)
+        for row, line in zip(kept_rows.tolist(), source, strict=True):
+            decided = last_decisions.get(row)
             if decided is None or decided.decision == "keep":
                 written.write(line)
             elif decided.decision == "drop":
@@ -107,24 +108,24 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
                 example = _relabelled(decode_examples(line, str(clean))[0], str(decided.label), spec)
                 written.write(msgspec.json.encode(example.to_dict()) + b"\n")
     np.save(out / TABLE, rows)
-    applied = [last[row] for row in sorted(last)]
-    shown = ({**asdict(d), "time": None if d.time == _EARLIEST else d.time.isoformat()} for d in applied)
-    write_rows(out / "decisions.jsonl", shown)
+    applied = [last_decisions[row] for row in sorted(last_decisions)]
+    applied_rows = ({**asdict(d), "time": None if d.time == _EARLIEST else d.time.isoformat()} for d in applied)
+    write_rows(out / "decisions.jsonl", applied_rows)
     write_rows(out / "findings.jsonl", as_rows(findings))
     counts = Counter(d.decision for d in applied)
-    left = rows["state"] == KEPT
+    remaining = rows["state"] == KEPT
     return {
-        "rows_in": len(kept),
-        "kept": int(left.sum()),
+        "rows_in": len(kept_rows),
+        "kept": int(remaining.sum()),
         "dropped": counts["drop"],
         "relabelled": counts["relabel"],
         "confirmed": counts["keep"],
         "decisions": lines,
-        "overruled": known - len(last),
+        "overruled": matched - len(last_decisions),
         "by_rule": count_by_rule(findings),
         "reviewers": dict(sorted(Counter(d.reviewer for d in applied).items())),
-        "labels": count_values(rows["label"], left, spec.labels),
-        "origins": {name: n for name, n in count_values(rows["origin"], left, ORIGINS).items() if n},
+        "labels": count_values(rows["label"], remaining, spec.labels),
+        "origins": {name: n for name, n in count_values(rows["origin"], remaining, ORIGINS).items() if n},
     }
 
 
@@ -133,7 +134,7 @@ def _warning(rule: str, place: str, message: str, fix: str) -> Finding:
 
 
 def read_decision(row: dict[str, Any], spec: TaskSpec, place: str) -> tuple[Decision | None, list[Finding]]:
-    """(the decision in a line of a decisions file or None, its findings)."""
+    """Read a line of a decisions file. Returns (decision or None, findings)."""
     findings = []
 
     def say(rule: str, message: str, fix: str) -> None:
@@ -171,7 +172,7 @@ def read_decision(row: dict[str, Any], spec: TaskSpec, place: str) -> tuple[Deci
 
 def _relabelled(example: Example, answer: str, spec: TaskSpec) -> Example:
     messages = [*example.prompt_messages, {"role": "assistant", "content": answer}]
-    if not spec.labels and spec.data.scrub != "warn":  # what reviewers write is scrubbed like any other text
+    if not spec.labels and spec.data.scrub != "warn":  # texts of reviewers are scrubbed like all others
         messages = scrub_turns(messages, find=finder_of(spec.data, names=False)).messages
     tags = [*example.tags, *(["relabelled"] if "relabelled" not in example.tags else [])]
     return replace(example, messages=messages, label=answer if spec.labels else None, tags=tags)

@@ -1,4 +1,4 @@
-"""Maps a function over blocks of work, in a process pool if there is much to do."""
+"""Maps a function over blocks of work, in a process pool if there is much work."""
 
 import contextlib
 import gc
@@ -15,16 +15,16 @@ from typing import Any, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 LARGE = 64 << 20
-"""Bytes of work from which a process pool is faster: starting it takes two seconds."""
+"""Bytes of work from which a process pool is faster; starting one takes two seconds."""
 
 Mapping = Callable[[Callable[[Any], Any], Iterable[Any], int], Iterator[Any]]
-"""A replacement for :func:`in_order` that works elsewhere."""
+"""A replacement for :func:`in_order` that distributes the work, for example to other machines."""
 _elsewhere: list[Mapping] = []
 
 
 @contextlib.contextmanager
 def spread_by(mapping: Mapping) -> Iterator[None]:
-    """Have `mapping` do the work of :func:`in_order`: on other machines."""
+    """Let `mapping` do the work of :func:`in_order`, for example on other machines."""
     _elsewhere.append(mapping)
     try:
         yield
@@ -36,9 +36,9 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], size: in
     """Yield function(item) for every item, in order.
 
     Args:
-        function: Can be pickled.
-        items: At most two for each process are under way, so memory stays bounded.
-        size: Bytes of all items together; from LARGE on a pool of processes works on them.
+        function: Must be picklable.
+        items: At most two per process are in progress, so memory stays bounded.
+        size: Total bytes of the items; from LARGE on, a process pool works on them.
 
     Raises:
         RuntimeError: A process of the pool died.
@@ -72,8 +72,8 @@ def available_cores() -> int:
 
 
 def _begin() -> None:
-    """End this process when its parent dies; otherwise it would wait for work for ever. Rows are freed without the collector
-    of cycles, which takes a tenth of the time."""
+    """End this process when its parent dies; otherwise it would wait for work forever. Turns off the cyclic garbage collector:
+    it takes a tenth of the time, and rows are freed without it."""
     gc.disable()
     parent = parent_process()
     if parent is not None:

@@ -1,10 +1,9 @@
-"""Finds rows that repeat a benchmark item (contamination). In the exact form (see text_similarity), a row repeats an
-item when
+"""Finds rows that repeat a benchmark item (contamination). In the exact form (see text_similarity), a row repeats an item if
 
 - its prompt equals the item (``exact``), or
-- runs of 13 words that both have cover at least half of the item's words (``overlap``; 13-grams as in Brown et al. 2020,
-  appendix C). Runs that many items of the file share are its boilerplate and prove nothing. An item with fewer than 13 words
-  of its own is matched by equality alone.
+- shared runs of 13 words cover at least half of the item's words (``overlap``; 13-grams as in Brown et al. 2020,
+  appendix C). Runs that many items of the file share are its boilerplate and do not count. An item with fewer than 13 other
+  words is matched by equality only.
 """
 
 from __future__ import annotations
@@ -64,17 +63,17 @@ class Match:
     covered: float
 
     def finding(self) -> Finding:
-        """Why the row is left out."""
-        how = "its prompt is this item" if self.how == "exact" else f"it shares {self.covered:.0%} of that item"
-        message = f"the row repeats an item of the benchmark {self.file} (line {self.line}): {how}"
+        """Return the finding that explains why the row is left out."""
+        reason = "its prompt is this item" if self.how == "exact" else f"it shares {self.covered:.0%} of that item"
+        message = f"the row repeats an item of the benchmark {self.file} (line {self.line}): {reason}"
         fix = "nothing to do: the row is left out, because training on it would make the benchmark measure memory"
         return row_finding("benchmark_contamination", self.place, message, fix)
 
 
 @lru_cache(maxsize=2)
 def benchmark_index(folder: Path | None) -> BenchmarkIndex | None:
-    """The items of the benchmark files below a folder, read once in a process; None where there is no folder. Raises
-    FindingsError for unreadable ones."""
+    """Index the benchmark files below a folder, once per process; None if there is no folder. Raises FindingsError for
+    unreadable files."""
     if folder is None or not folder.is_dir():
         return None
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
@@ -89,23 +88,23 @@ class BenchmarkIndex:
         words = [exact_form(item.text).split(" ") for item in self.items]
         self._exact = {" ".join(words[number]): number for number in reversed(range(len(words)))}
         sizes = Counter(item.file for item in self.items)
-        runs_of = {number: _runs(own) for number, own in enumerate(words)}
+        runs_of = {number: _runs(tokens) for number, tokens in enumerate(words)}
         frequency = Counter((self.items[number].file, run) for number, runs in runs_of.items() for run in set(runs))
-        self._own: list[np.ndarray] = []  # of each item: which words are no boilerplate
+        self._distinctive: list[np.ndarray] = []  # for each item, which words are no boilerplate
         self._places: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)  # (item, place) of each run of words
-        self._ends: set[tuple[str, str]] = set()  # first and last word of each run: quick to look for
+        self._ends: set[tuple[str, str]] = set()  # first and last word of each run, for a fast test
         for number, item in enumerate(self.items):
             runs = runs_of[number]
             common = [frequency[item.file, run] > max(10, 0.01 * sizes[item.file]) for run in runs]
-            own = ~_covered_words([place for place, is_common in enumerate(common) if is_common], len(words[number]))
-            self._own.append(own)
-            for place, run in enumerate(runs if own.sum() >= SIZE else ()):
+            mask = ~_covered_words([place for place, is_common in enumerate(common) if is_common], len(words[number]))
+            self._distinctive.append(mask)
+            for place, run in enumerate(runs if mask.sum() >= SIZE else ()):
                 if not common[place]:
                     self._places[run].append((number, place))
                     self._ends.add((words[number][place], words[number][place + SIZE - 1]))
 
     def find(self, examples: Sequence[Example], prompts: Sequence[str]) -> dict[int, Match]:
-        """The rows (by place) that repeat an item; among several items, the best covered one.
+        """Return the rows (by index) that repeat an item, each with the item it covers best.
 
         prompts: the exact forms of the examples' user texts.
         """
@@ -118,7 +117,7 @@ class BenchmarkIndex:
         return matches
 
     def _best(self, example: Example, prompt: str) -> tuple[int, float, str] | None:
-        """(item, share of its words covered, how) of the best covered item."""
+        """Return (item, share of its words covered, how it matches) for the best covered item."""
         if prompt in self._exact:
             return self._exact[prompt], 1.0, "exact"
         if not self._ends:
@@ -128,13 +127,13 @@ class BenchmarkIndex:
         for words in (prompt.split(" "), answer.split(" ")):
             if self._ends.isdisjoint(zip(words, words[SIZE - 1 :], strict=False)):
                 continue
-            for at, ends in enumerate(zip(words, words[SIZE - 1 :], strict=False)):
+            for start, ends in enumerate(zip(words, words[SIZE - 1 :], strict=False)):
                 if ends in self._ends:
-                    for number, place in self._places.get(" ".join(words[at : at + SIZE]), ()):
+                    for number, place in self._places.get(" ".join(words[start : start + SIZE]), ()):
                         shared[number].add(place)
 
-        owns = {number: self._own[number] for number in sorted(shared)}
-        shares = {n: float((_covered_words(shared[n], len(own)) & own).sum() / own.sum()) for n, own in owns.items()}
+        masks = {number: self._distinctive[number] for number in sorted(shared)}
+        shares = {n: float((_covered_words(shared[n], len(m)) & m).sum() / m.sum()) for n, m in masks.items()}
         best = max(shares, key=shares.__getitem__, default=None)
         return None if best is None or shares[best] < COVERED else (best, shares[best], "overlap")
 
@@ -144,7 +143,7 @@ def _runs(words: Sequence[str]) -> list[str]:
 
 
 def _covered_words(starts: Iterable[int], words: int) -> np.ndarray:
-    """Indices of the words covered by runs of 13 words that start at these positions."""
+    """Return which words are covered by runs of 13 words that start at these positions (bool)."""
     covered = np.zeros(words, bool)
     for start in starts:
         covered[start : start + SIZE] = True
@@ -163,8 +162,8 @@ def is_benchmark(path: Path) -> bool:
 def read_benchmark(path: Path, name: str | None = None) -> list[Item]:
     """Read the items of a file: paragraphs of text, or rows in any raw format.
 
-    From an object the question is taken: instruction and input, context and question, the user's turns, or the first
-    of the usual fields; else its longest text. Raises FindingsError naming file and line of what cannot be read.
+    An object gives its question: instruction and input, context and question, the user's turns, or the first of the usual
+    fields; else its longest text. Raises FindingsError naming file and line of anything unreadable.
     """
     name, suffix = name or path.name, _suffix(path)
     if suffix not in _SUFFIXES:
@@ -172,7 +171,7 @@ def read_benchmark(path: Path, name: str | None = None) -> list[Item]:
         raise _unreadable(name, message, f"write {', '.join(_SUFFIXES)}")
     items = [Item(name, line, text) for line, text in (_paragraphs if suffix in _TEXTS else _rows)(path, name)]
     if not items:
-        raise _unreadable(name, "it contains no text", "give a file whose rows hold what is asked")
+        raise _unreadable(name, "it contains no text", "give a file whose rows hold questions")
     return items
 
 
@@ -181,41 +180,41 @@ def _unreadable(name: str, message: str, fix: str) -> FindingsError:
 
 
 def _paragraphs(path: Path, name: str) -> Iterator[tuple[int, str]]:
-    """(line, text) of the paragraphs of a text."""
+    """Yield (line, text) of the paragraphs of a text."""
     with RawStream(path) as stream:
-        read = stream.buffered().read()
+        data = stream.buffered().read()
         if stream.problem:
             raise _unreadable(name, stream.problem, "make the file readable")
     try:
-        text = read.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:  # lost characters would hide rows that repeat an item
         raise _unreadable(name, f"byte {error.start:,} is not UTF-8", "save the file as UTF-8") from error
-    at = 1
+    line = 1
     for piece in _BETWEEN_PARAGRAPHS.split(text):
         if piece.strip():
-            yield at + piece[: len(piece) - len(piece.lstrip())].count("\n"), piece.strip()
-        at += piece.count("\n")
+            yield line + piece[: len(piece) - len(piece.lstrip())].count("\n"), piece.strip()
+        line += piece.count("\n")
 
 
 def _rows(path: Path, name: str) -> Iterator[tuple[int, str]]:
-    """(line, question) of the rows of a file. Raises FindingsError where one cannot be read."""
+    """Yield (line, question) of the rows of a file. Raises FindingsError if one cannot be read."""
     spec = {"name": "benchmark", "description": "-", "system_prompt": "-", "output": {"kind": "text"}}
     for record in read_records(path, name, validated_spec({**spec, "data": {"csv": {"header": True}}})):
         value, problems = record.value, [*record.findings]
         if record.encoded:
-            value, more, _ = decode_line(record.raw, f"{name}:{record.line}", record.at)
-            problems += more
+            value, decode_problems, _ = decode_line(record.raw, f"{name}:{record.line}", record.at)
+            problems += decode_problems
         if errors(problems):
             raise FindingsError(errors(problems))
         yield from ((record.item or record.line, text) for text in _item_texts(value) if text.strip())
 
 
 def _item_texts(row: Any) -> list[str]:
-    """The questions of a row; several if it nests instances of one instruction."""
+    """Return the questions of a row; several if it nests instances of one instruction."""
     if isinstance(row, Mapping):
         for name in _CHATS:
-            if isinstance(row.get(name), list) and (asked := _user_turns(row[name])):
-                return [asked]
+            if isinstance(row.get(name), list) and (question := _user_turns(row[name])):
+                return [question]
         nested = row.get("instances")
         if isinstance(nested, list) and nested and all(isinstance(n, Mapping) for n in nested):
             outer = {k: v for k, v in row.items() if k != "instances"}
@@ -243,7 +242,7 @@ def _user_turns(turns: Sequence[Any]) -> str:
 
 
 def _strings(value: Any, besides: str = "") -> Iterator[str]:
-    """All strings in a value, except those under the key `besides`."""
+    """Yield all strings in a value, except those under the key `besides`."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):

@@ -1,8 +1,8 @@
-"""Finds and removes boilerplate: text that many rows share (preambles, suffixes, prompt templates), so that it does not
-make unrelated rows look alike.
+"""Finds and removes boilerplate: text that many rows share (preambles, suffixes, prompt templates). Otherwise it would make
+unrelated rows look similar.
 
-Candidates are lines, sentences and runs of words that many rows contain. One is boilerplate only if what its rows say
-besides is long enough and differs from row to row; so "I want to cancel order 123" is a question, whatever the number.
+Candidates are lines, sentences and runs of words that many rows contain. A candidate is boilerplate only if the remaining text
+of its rows is long enough and differs from row to row. So "I want to cancel order 123" stays a question, whatever the number.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ PREAMBLES = (
     "The assistant gives helpful, detailed, and polite answers to the user's questions.",
 )
 _LABELS = tuple(f"### {name}:" for name in "Instruction Input Response Human Assistant Question Answer".split())
-SAMPLE = 20_000  # distinct texts looked at
-LONG = 40  # characters from which shared text can be boilerplate wherever it stands
-MOST = 100  # segments; the most frequent are kept
-_SHARE, _FEWEST = 0.005, 20  # distinct texts that must share it: of all, and at least
-_SHORT = 3  # characters of the shortest label on a line of its own, such as `### Input:`
-_LABEL_SHARE = 0.2  # of the rows that must have such a label
-_SAME = 0.8  # share of a segment's rows from which a longer one is the same boilerplate
-_LEFT = 20  # characters that the median of a segment's rows must say besides it
-_ALIKE = 0.5  # Jaccard similarity at which what two rows say besides is alike
-_RUN = 8  # words in a row
-_WORDS = 2_000_000  # looked at for runs
-_LOOKED_AT = 100  # rows of a candidate
+SAMPLE = 20_000  # distinct texts examined
+LONG = 40  # minimum characters of shared text that counts as boilerplate anywhere in a text
+MOST = 100  # maximum number of segments; the most frequent are kept
+_SHARE, _FEWEST = 0.005, 20  # minimum share and number of distinct texts with the segment
+_SHORT = 3  # minimum characters of a label on its own line, such as `### Input:`
+_LABEL_SHARE = 0.2  # minimum share of the rows with such a label
+_SAME = 0.8  # a longer segment in this share of a segment's rows is the same boilerplate
+_LEFT = 20  # minimum median of the characters that a segment's rows have besides it
+_ALIKE = 0.5  # Jaccard similarity from which the remaining texts of two rows are similar
+_RUN = 8  # consecutive words of a run
+_WORDS = 2_000_000  # words searched for runs
+_LOOKED_AT = 100  # rows examined for a candidate
 SENTENCES = re.compile(r"\s(?:(?<=\n)\n*|(?<=[.!?:]\s)\s*)")
 """Boundaries between lines and between sentences."""
 _LABEL = re.compile(r".*:|[#<\[*=_-].*")
@@ -50,13 +50,13 @@ _LABEL = re.compile(r".*:|[#<\[*=_-].*")
 
 @dataclass(frozen=True)
 class Boilerplate:
-    """segments: shared text, longest first. Segments of 40 characters or more are removed anywhere,
-    shorter ones only as a whole line."""
+    """segments: shared text, longest first. Segments of 40 characters or more are removed anywhere, shorter ones only if they
+    fill a line."""
 
     segments: tuple[str, ...] = ()
 
     def with_known(self) -> Boilerplate:
-        """These segments plus well-known prompt templates."""
+        """Add well-known prompt templates to these segments."""
         return Boilerplate(_longest_first({*self.segments, *PREAMBLES, *_LABELS}))
 
     def save(self, path: Path) -> None:
@@ -72,9 +72,8 @@ def _longest_first(segments: Iterable[str]) -> tuple[str, ...]:
 
 
 def find_boilerplate(texts: Iterable[str]) -> Boilerplate:
-    """Find segments that a large enough share and number of the distinct texts have in common,
-    in any order. Of more than 20,000 texts those with the smallest hashes are sampled, so that new rows seldom change the
-    result."""
+    """Find segments that a large enough share and number of the distinct texts have in common; their order does not matter. Of
+    more than 20,000 texts those with the smallest hashes are sampled, so new rows seldom change the result."""
     sample = sorted(set(texts), key=_hash)[:SAMPLE]
     fewest = max(_FEWEST, round(_SHARE * len(sample)))
     if len(sample) < fewest:
@@ -82,8 +81,8 @@ def find_boilerplate(texts: Iterable[str]) -> Boilerplate:
     chosen = _independent(Counter(_pieces(sample, fewest)) | Counter(_runs(sample, fewest)))
     while True:
         boilerplate = Boilerplate(_longest_first(chosen))
-        take_off = stripper(boilerplate)
-        kept = [segment for segment in chosen if _wraps_content(segment, sample, take_off)]
+        strip = stripper(boilerplate)
+        kept = [segment for segment in chosen if _wraps_content(segment, sample, strip)]
         if len(kept) == len(chosen):
             return boilerplate
         chosen = kept
@@ -91,28 +90,28 @@ def find_boilerplate(texts: Iterable[str]) -> Boilerplate:
 
 @lru_cache(maxsize=16)
 def stripper(boilerplate: Boilerplate) -> Callable[[str], str]:
-    """A function that removes this boilerplate from a text, unless nothing would be left."""
+    """Return a function that removes this boilerplate from a text, unless nothing would be left."""
     long = [s for s in boilerplate.segments if len(s) >= LONG]
     short = [s for s in boilerplate.segments if len(s) < LONG]
     lines = re.compile(r"^[ \t]*(?:" + "|".join(map(re.escape, short)) + r")[ \t]*$", re.MULTILINE)
 
-    def take_off(text: str) -> str:
-        left = text
+    def strip(text: str) -> str:
+        stripped = text
         for segment in long:
-            if segment in left:
-                left = left.replace(segment, "\n")
-        if any(segment in left for segment in short):
-            left = lines.sub("", left)
-        if left is text:
+            if segment in stripped:
+                stripped = stripped.replace(segment, "\n")
+        if any(segment in stripped for segment in short):
+            stripped = lines.sub("", stripped)
+        if stripped is text:
             return text
-        return left.strip() if any(map(keeps, left)) else text
+        return stripped.strip() if any(map(keeps, stripped)) else text
 
-    return take_off
+    return strip
 
 
 def _independent(rows: Mapping[str, int]) -> list[str]:
-    """The segments of which none is only a part of another, or another and what some rows happen to say next: one that
-    goes on from another counts if it is 40 characters longer, or nearly all rows of the other have it."""
+    """Drop segments that are only part of another, or another segment plus the next words of some rows. A segment that extends
+    another counts if it is 40 characters longer, or if nearly all rows of the other have it."""
     chosen: list[str] = []
     for segment in sorted(rows, key=lambda s: (-rows[s], -len(s), s)):
         if any(segment in s and rows[s] >= rows[segment] for s in chosen):
@@ -130,21 +129,21 @@ def _hash(text: str) -> bytes:
 
 
 def _pieces(texts: Sequence[str], fewest: int) -> dict[str, int]:
-    """Long sentences and lines, and short labels on their own line, with the number of texts that contain them."""
+    """Count the texts that contain each long sentence or line, and each short label on its own line."""
     long: Counter[str] = Counter()
     labels: Counter[str] = Counter()
     for text in texts:
         lines = {line.strip() for line in text.split("\n")}
         long.update({piece for s in (*SENTENCES.split(text), *lines) if len(piece := s.strip()) >= LONG})
         labels.update({s for s in lines if _SHORT <= len(s) < LONG and _LABEL.fullmatch(s)})
-    many = max(fewest, round(_LABEL_SHARE * len(texts)))
+    fewest_labels = max(fewest, round(_LABEL_SHARE * len(texts)))
     pieces = {s: n for s, n in long.items() if n >= fewest}
-    return pieces | {s: n for s, n in labels.items() if n >= many}
+    return pieces | {s: n for s, n in labels.items() if n >= fewest_labels}
 
 
 def _runs(texts: Sequence[str], fewest: int) -> dict[str, int]:
-    """Long runs of words found anywhere in many texts, with the number of texts: stretches all of whose eight
-    words in a row are that frequent."""
+    """Count the texts that contain each long run of words found in many texts: a stretch in which every eight consecutive words
+    are that frequent."""
     numbers: defaultdict[str, int] = defaultdict(itertools.count().__next__)
     ids: list[int] = []
     ends = [0]
@@ -164,27 +163,27 @@ def _runs(texts: Sequence[str], fewest: int) -> dict[str, int]:
     row = np.repeat(np.arange(len(ends) - 1), np.diff(ends))
     inside = row[:windows] == row[_RUN - 1 :]
     _, key = np.unique(keys[inside], return_inverse=True)
-    in_rows = np.bincount(np.unique(key * len(ends) + row[:windows][inside]) // len(ends))[key]  # how many have the key
+    in_rows = np.bincount(np.unique(key * len(ends) + row[:windows][inside]) // len(ends))[key]  # rows with the key
     frequent = np.zeros(windows + 2, np.int8)
     frequent[1:-1][inside] = in_rows >= fewest
-    seen: set[tuple[int, str]] = set()
+    found_runs: set[tuple[int, str]] = set()
     for first, last in np.flatnonzero(np.diff(frequent)).reshape(-1, 2).tolist():
-        at = int(row[first])
-        words = list(re.finditer(r"\S+", texts[at]))[first - ends[at] : last - ends[at] + _RUN - 1]
-        seen.add((at, texts[at][words[0].start() : words[-1].end()]))
-    runs = Counter(run for _, run in seen)
+        number = int(row[first])
+        words = list(re.finditer(r"\S+", texts[number]))[first - ends[number] : last - ends[number] + _RUN - 1]
+        found_runs.add((number, texts[number][words[0].start() : words[-1].end()]))
+    runs = Counter(run for _, run in found_runs)
     return {run: count for run, count in runs.items() if count >= fewest and len(run) >= LONG}
 
 
-def _wraps_content(segment: str, texts: Sequence[str], take_off: Callable[[str], str]) -> bool:
-    """Whether the texts with this segment contain long and varied text besides the boilerplate."""
-    besides = []
+def _wraps_content(segment: str, texts: Sequence[str], strip: Callable[[str], str]) -> bool:
+    """Whether the texts with this segment contain long and varied text in addition to the boilerplate."""
+    contents = []
     for text in texts:
         if segment in text:
-            left = take_off(text)
-            besides.append("" if left == text else loose_form(left))
-            if len(besides) == _LOOKED_AT:
+            content = strip(text)
+            contents.append("" if content == text else loose_form(content))
+            if len(contents) == _LOOKED_AT:
                 break
-    if not besides or len(set(besides)) < len(besides) / 2 or median(map(len, besides)) < _LEFT:
+    if not contents or len(set(contents)) < len(contents) / 2 or median(map(len, contents)) < _LEFT:
         return False
-    return median(jaccard(a, b) for a, b in pairwise(map(grams, besides))) < _ALIKE
+    return median(jaccard(a, b) for a, b in pairwise(map(grams, contents))) < _ALIKE

@@ -48,8 +48,8 @@ def cluster_rows(
     return {"clusters": len(smallest), "prompts": len(keys), "similar_pairs": len(pairs)}
 
 
-def _of_several(clusters: np.ndarray, rows: np.ndarray) -> Iterator[list[np.ndarray]]:
-    """The members of clusters with two or more of these rows (int64), in batches of clusters."""
+def _clusters_of_several(clusters: np.ndarray, rows: np.ndarray) -> Iterator[list[np.ndarray]]:
+    """Yield the members of clusters with two or more of these rows (int64), in batches of clusters."""
     _, number, sizes = np.unique(clusters[rows], return_inverse=True, return_counts=True)
     several = rows[sizes[number] > 1]
     order = several[np.argsort(clusters[several], kind="stable")]
@@ -60,16 +60,16 @@ def _of_several(clusters: np.ndarray, rows: np.ndarray) -> Iterator[list[np.ndar
 BOILERPLATE, SKETCHES = "boilerplate.json", "sketches.npy"
 _AT_ONCE = 5_000
 _KNOWN_FROM = 3
-"""A word in so many prompts is no typing error."""
+"""A word in this many prompts is no typing error."""
 
 
 def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None, key: bytes = b"") -> dict[str, Any]:
     """Scrub rows, find duplicate prompts, remove duplicates, quarantine contradictions and copies of benchmark items.
 
-    Writes ``examples.jsonl`` (rows kept, ids unchanged), ``rows.jsonl`` (all valid rows, scrubbed), ``rows.npy`` (their
+    Writes ``examples.jsonl`` (kept rows, ids unchanged), ``rows.jsonl`` (all valid rows, scrubbed), ``rows.npy`` (their
     records, see row_table), ``sketches.npy``, ``boilerplate.json``, ``duplicates.jsonl``, ``quarantine.jsonl``,
-    ``findings.jsonl``, ``scrubbed.jsonl`` and ``scrubbed_samples.jsonl`` (places before and after). raw: folder of the raw
-    artifact, for its benchmark files; key: for the fingerprints of scrubbed values.
+    ``findings.jsonl``, ``scrubbed.jsonl`` and ``scrubbed_samples.jsonl`` (texts before and after). raw: folder of the raw
+    artifact, for its benchmark files. key: for the fingerprints of scrubbed values.
 
     Returns facts (counts of rows); always rows_in == kept + quarantined + exact_duplicates + near_duplicates.
     """
@@ -78,7 +78,7 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     own_boilerplate = find_boilerplate(_sample_of_prompts(source))
     boilerplate = own_boilerplate.with_known()
     benchmarks = raw / BENCHMARKS if raw else None
-    benchmark_index(benchmarks)  # unreadable files are found now, not in a process of the pool
+    benchmark_index(benchmarks)  # reports unreadable files now, not in a process of the pool
     prepared = row_table.prepare_rows(source, row_table.Preparation(spec, boilerplate, benchmarks, key), out / ALL_ROWS)
     table = RowTable(prepared.rows, out / ALL_ROWS)
     tell("clean_examples", f"{len(table.rows)} rows scrubbed; looking for duplicates", rows=len(table.rows))
@@ -100,7 +100,7 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
 
 
 def _sample_of_prompts(source: Path) -> Iterator[str]:
-    """User texts to find boilerplate in: all, or in a large set those whose id (a hash) starts with enough zeros."""
+    """Yield user texts to search for boilerplate: all, or in a large set those whose id (a hash) starts with enough zeros."""
     rows = sum(block.count(b"\n") for block in read_blocks_of_lines(source))
     zeros = 0
     while rows / 16**zeros > SAMPLE:
@@ -113,32 +113,32 @@ def _sample_of_prompts(source: Path) -> Iterator[str]:
 
 
 def _word_counts(rows: Path) -> Counter[str]:
-    """The number of different prompts with each word."""
+    """Count the distinct prompts with each word."""
     prompts = {exact_form(text) for text in _sample_of_prompts(rows)}
     return Counter(word for text in prompts for word in words_of(text))
 
 
 def _resolve(table: RowTable, spec: TaskSpec) -> tuple[list[dict[str, Any]], list[tuple[Example, Finding]]]:
-    """Resolve every cluster and write the states into the table. Returns (lines of duplicates.jsonl, rows
-    that contradict others and what they contradict), in the order of rows."""
+    """Resolve every cluster and write the states into the table. Returns (lines of duplicates.jsonl, contradicting rows with
+    their findings), in the order of rows."""
     repeats: dict[int, dict[str, Any]] = {}
     contradictions: dict[int, tuple[Example, Finding]] = {}
-    done = 0
+    resolved = 0
     counts = cache(partial(_word_counts, table.path))  # few sets need them
-    for batch in _of_several(table.rows["cluster"], np.flatnonzero(table.rows["state"] == KEPT)):
+    for batch in _clusters_of_several(table.rows["cluster"], np.flatnonzero(table.rows["state"] == KEPT)):
         examples = iter(table.fetch(np.concatenate(batch)))
         for members in batch:
             rows = [next(examples) for _ in members]
             resolution = Resolution(rows, spec, lambda word: counts()[word] >= _KNOWN_FROM)
             table.rows["state"][members] = resolution.states
             contradictions |= {int(members[i]): (rows[i], finding) for i, finding in resolution.contradictions}
-            for i, (stays, likeness) in resolution.repeats.items():
-                row, kept = rows[i], rows[stays]
-                who = {"id": row.id, "source": row.source, "kept_id": kept.id, "kept_source": kept.source}
+            for i, (place, similarity) in resolution.repeats.items():
+                row, original = rows[i], rows[place]
+                ids = {"id": row.id, "source": row.source, "kept_id": original.id, "kept_source": original.source}
                 kind = "exact" if resolution.states[i] == EXACT else "near"
-                repeats[int(members[i])] = {**who, "kind": kind, "similarity": round(likeness, 4)}
-        done += len(batch)
-        tell("clean_examples", f"{done} clusters of similar rows resolved", step=done)
+                repeats[int(members[i])] = {**ids, "kind": kind, "similarity": round(similarity, 4)}
+        resolved += len(batch)
+        tell("clean_examples", f"{resolved} clusters of similar rows resolved", step=resolved)
     return [repeats[row] for row in sorted(repeats)], [contradictions[row] for row in sorted(contradictions)]
 
 
@@ -172,9 +172,9 @@ _RANDOM_TEST = 0.2
 
 @dataclass(frozen=True)
 class Copies:
-    """Rows with the same or nearly the same prompt. repeated: how many of the valid rows have a copy, exact or near; leaked: share
-    of test rows that would have a copy in training under a random split; across: texts that occur in two files: (file, file,
-    texts), largest first."""
+    """Rows with the same or nearly the same prompt. repeated: how many of the valid rows have an exact or near copy. leaked: share
+    of test rows that would have a copy in training under a random split. across: (file, file, number of texts in both), largest
+    first."""
 
     rows: int
     repeated: int
@@ -182,21 +182,21 @@ class Copies:
     across: list[tuple[str, str, int]]
 
     def lines(self) -> list[str]:
-        asked = f"{self.repeated:,} of {self.rows:,} rows have the same or nearly the same prompt as another row"
-        leaked = f"a random split would put copies of {self.leaked:.0%} of its test rows in training"
-        too_much = "a score on one of them says too much after training on the other"
-        across = (f"copies: {n:,} texts stand in {a} and in {b}: {too_much}" for a, b, n in self.across[:5])
-        return [f"copies: {asked}; {leaked}, here copies share a split", *across]
+        share = f"{self.repeated:,} of {self.rows:,} rows have the same or nearly the same prompt as another row"
+        risk = f"a random split would put copies of {self.leaked:.0%} of its test rows in training"
+        bias = "after training on one of them, a score on the other is too high"
+        across = (f"copies: {n:,} texts are in both {a} and {b}: {bias}" for a, b, n in self.across[:5])
+        return [f"copies: {share}; {risk}, here copies share a split", *across]
 
 
 def copies_in(clean: Path) -> Copies:
     """Count the copies among the valid rows of a clean_examples artifact, including removed ones."""
     rows = np.load(clean / TABLE)
     _, number, sizes = np.unique(rows["cluster"], return_inverse=True, return_counts=True)
-    others = sizes[number] - 1
+    other_rows = sizes[number] - 1
     files: dict[int, set[str]] = defaultdict(set)
     for prompt, example in zip(rows["prompt"].tolist(), stream_examples(clean / ALL_ROWS), strict=True):
         files[prompt].add(str(example.source.get("file")).removeprefix("raw/"))
     across = Counter(pair for names in files.values() for pair in combinations(sorted(names), 2))
-    leaked = float((1 - _RANDOM_TEST**others).mean()) if len(rows) else 0.0
-    return Copies(len(rows), int((others > 0).sum()), leaked, [(*pair, n) for pair, n in across.most_common()])
+    leaked = float((1 - _RANDOM_TEST**other_rows).mean()) if len(rows) else 0.0
+    return Copies(len(rows), int((other_rows > 0).sum()), leaked, [(*pair, n) for pair, n in across.most_common()])

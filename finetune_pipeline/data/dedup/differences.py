@@ -1,8 +1,8 @@
-"""Estimates from the words alone how much two similar texts differ in meaning.
+"""Estimates from the words only how much two similar texts differ in meaning.
 
-What carries nothing: case, punctuation, hyphens and blanks inside a compound ("top-up", "e-mail"), articles, politeness,
-plurals, and a typing error. Any other word carries something. A word in place of another (a name, an opposite, a unit) says
-something else, and so do the same words in another order; numbers, signs and negations are facts.
+These make no difference: case, punctuation, hyphens and blanks inside a compound ("top-up", "e-mail"), articles, politeness,
+plurals, and a typing error. An added word makes a small one. A replaced word (a name, an opposite, a unit) changes the meaning,
+and so does another order of the same words. Numbers, signs and negations are facts.
 """
 
 import re
@@ -77,7 +77,7 @@ class Difference(IntEnum):
 
 
 class _Words(NamedTuple):
-    """A tokenized text; without the words in _EMPTY, unless fewer than two words remain."""
+    """A tokenized text, without the words in _EMPTY unless fewer than two words would remain."""
 
     numbers: tuple[str, ...]
     signs: tuple[str, ...]
@@ -85,12 +85,12 @@ class _Words(NamedTuple):
     words: tuple[str, ...]
 
 
-def difference(a: str, b: str, known: Callable[[str], bool] = lambda word: False) -> Difference:
-    """The largest difference between two similar texts. known: whether a word occurs in the data; of two words a letter
-    apart, an unknown one is a typing error."""
+def difference(a: str, b: str, is_known: Callable[[str], bool] = lambda word: False) -> Difference:
+    """Return the largest difference between two similar texts. is_known: whether a word occurs in the data. If two words differ
+    by a letter and one is unknown, it is a typing error."""
     if a == b:
         return Difference.NOTHING
-    first, second = _take_apart(a), _take_apart(b)
+    first, second = _tokenize(a), _tokenize(b)
     if first.numbers != second.numbers or first.signs != second.signs or first.negations != second.negations:
         return Difference.FACTS
     if first.words == second.words:
@@ -104,11 +104,11 @@ def difference(a: str, b: str, known: Callable[[str], bool] = lambda word: False
     exact = _exact_words(a) | _exact_words(b) if only_a and only_b else _QUANTITIES
     inflected = False
     for word in list(only_a):
-        for other in only_b:
-            variant = _variant(word, other, exact, known)
+        for other_word in only_b:
+            variant = _variant(word, other_word, exact, is_known)
             if variant is not None:
                 only_a.remove(word)
-                only_b.remove(other)
+                only_b.remove(other_word)
                 inflected |= variant is Difference.MORE_WORDS
                 break
     if _content(only_a) and _content(only_b):
@@ -120,34 +120,34 @@ def difference(a: str, b: str, known: Callable[[str], bool] = lambda word: False
 
 
 def numbers_of(text: str) -> tuple[str, ...]:
-    """The numbers of a text in order: texts with different numbers differ in facts."""
-    return _take_apart(text).numbers
+    """Return the numbers of a text in order. Texts with different numbers differ in facts."""
+    return _tokenize(text).numbers
 
 
 def word_key(text: str) -> str:
-    """A key that ignores word spacing, punctuation, articles and politeness."""
-    parts = _take_apart(text)
+    """Return a key that ignores word spacing, punctuation, articles and politeness."""
+    parts = _tokenize(text)
     return "\n".join(("".join(parts.words), " ".join(parts.numbers), "".join(parts.signs), str(parts.negations)))
 
 
 def words_of(text: str) -> frozenset[str]:
-    return frozenset(_take_apart(text).words)
+    return frozenset(_tokenize(text).words)
 
 
 @lru_cache(maxsize=4096)
-def _take_apart(text: str) -> _Words:
-    plain = (text if text.isascii() else unicodedata.normalize("NFKC", text)).casefold()
-    if "'" in plain or "’" in plain:
-        plain = _NEGATED.sub(lambda m: f"{_VERBS[m[1]]} not", plain)
-        plain = _SHORT_FORM.sub(lambda m: f" {_LONG_FORM[m[1]]}", plain)
-    if "/" in plain:
-        plain = _EITHER.sub(" ", plain)
+def _tokenize(text: str) -> _Words:
+    folded = (text if text.isascii() else unicodedata.normalize("NFKC", text)).casefold()
+    if "'" in folded or "’" in folded:
+        folded = _NEGATED.sub(lambda m: f"{_VERBS[m[1]]} not", folded)
+        folded = _SHORT_FORM.sub(lambda m: f" {_LONG_FORM[m[1]]}", folded)
+    if "/" in folded:
+        folded = _EITHER.sub(" ", folded)
     numbers: list[str] = []
     signs: list[str] = []
     words: list[str] = []
     negations = 0
-    latin = _latin_words(plain)
-    tokens = latin or _TOKEN.findall(plain)
+    latin = _latin_words(folded)
+    tokens = latin or _TOKEN.findall(folded)
     if _SPECIAL.isdisjoint(tokens) and (latin or "".join(tokens).isalpha()):
         words, tokens = tokens, []
     for token in tokens:
@@ -157,7 +157,7 @@ def _take_apart(text: str) -> _Words:
             numbers.append(_NUMBERS.get(token, token))
         elif token in _NEGATIONS:
             negations += 1
-            words.append(_NOT)  # where it stands counts, not which one it is
+            words.append(_NOT)  # its position counts, not the word
         elif token in _JOINED_NEGATIONS:
             negations += 1
             words += [_JOINED_NEGATIONS[token], _NOT]
@@ -165,10 +165,10 @@ def _take_apart(text: str) -> _Words:
             words.append(token)
         else:
             signs.append(token)
-    telling = [word for word in words if word not in _EMPTY]
-    if telling[:2] in _ASKING:
-        del telling[:2]
-    return _Words(tuple(numbers), tuple(sorted(signs)), negations, tuple(telling if len(telling) > 1 else words))
+    meaningful = [word for word in words if word not in _EMPTY]
+    if meaningful[:2] in _ASKING:
+        del meaningful[:2]
+    return _Words(tuple(numbers), tuple(sorted(signs)), negations, tuple(meaningful if len(meaningful) > 1 else words))
 
 
 def _latin_words(plain: str) -> list[str] | None:
@@ -181,7 +181,7 @@ def _latin_words(plain: str) -> list[str] | None:
 
 
 def _exact_words(text: str) -> frozenset[str]:
-    """Words in which every letter counts: names inside a sentence, parts of identifiers, quantities."""
+    """Return the words in which every letter counts: names inside a sentence, parts of identifiers, quantities."""
     plain = unicodedata.normalize("NFKC", text)
     exact = {name.casefold() for name in _NAME.findall(plain) if name[0].isupper()}
     for chunk in plain.split():
@@ -190,13 +190,13 @@ def _exact_words(text: str) -> frozenset[str]:
     return _QUANTITIES | exact
 
 
-def _only(words: Sequence[str], others: Sequence[str]) -> list[str]:
-    """The words that occur more often here than in `others`, in order."""
-    spare = Counter(words) - Counter(others)
+def _only(words: Sequence[str], other_words: Sequence[str]) -> list[str]:
+    """Return the words that occur more often in `words` than in `other_words`, in order."""
+    surplus = Counter(words) - Counter(other_words)
     kept = []
     for word in words:
-        if spare[word] > 0:
-            spare[word] -= 1
+        if surplus[word] > 0:
+            surplus[word] -= 1
             kept.append(word)
     return kept
 
@@ -210,29 +210,28 @@ def _content(words: Sequence[str]) -> list[str]:
     return [word for word in words if word not in _SMALL]
 
 
-def _drop_compounds(parts: list[str], whole: list[str]) -> None:
+def _drop_compounds(parts: list[str], words: list[str]) -> None:
     """Remove words that are written as two in the other list: log in, login."""
     for size in (2, 3):
         for i in range(len(parts) - size, -1, -1):
             joined = "".join(parts[i : i + size])
-            if joined in whole and "_" not in joined:
-                whole.remove(joined)
+            if joined in words and "_" not in joined:
+                words.remove(joined)
                 del parts[i : i + size]
 
 
-def _variant(a: str, b: str, exact: frozenset[str], known: Callable[[str], bool]) -> Difference | None:
-    """How two spellings of one word differ: not at all (plural, typing error) or by inflection."""
-    short, long = sorted((a, b), key=len)
-    if short in exact or long in exact or not (short.isalpha() and long.isalpha()):
+def _variant(a: str, b: str, exact: frozenset[str], is_known: Callable[[str], bool]) -> Difference | None:
+    """Return how two spellings of one word differ: not at all (plural, typing error) or by inflection; None: two words."""
+    shorter, longer = sorted((a, b), key=len)
+    if shorter in exact or longer in exact or not (shorter.isalpha() and longer.isalpha()):
         return None
-    if len(short) > 2 and long in (f"{short}s", f"{short}es", f"{short[:-1]}ies"):
+    if len(shorter) > 2 and longer in (f"{shorter}s", f"{shorter}es", f"{shorter[:-1]}ies"):
         return Difference.NOTHING
-    stem = _shared_start(short, long)
-    if stem > 2 and short[stem:] in _INFLECTIONS and long[stem:] in _INFLECTIONS:
+    stem = _shared_start(shorter, longer)
+    if stem > 2 and shorter[stem:] in _INFLECTIONS and longer[stem:] in _INFLECTIONS:
         return Difference.MORE_WORDS
-    if len(short) < _SHORTEST_TYPO or not stem or not _one_edit(short, long) or (known(short) and known(long)):
-        return None
-    return Difference.NOTHING
+    may_be_typo = len(shorter) >= _SHORTEST_TYPO and stem and _one_edit(shorter, longer)
+    return Difference.NOTHING if may_be_typo and not (is_known(shorter) and is_known(longer)) else None
 
 
 def _one_edit(a: str, b: str) -> bool:

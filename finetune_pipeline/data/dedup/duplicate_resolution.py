@@ -1,7 +1,7 @@
 """Decides within a cluster of similar prompts which rows stay, which are duplicates and which contradict each other.
 
-Rows contradict each other when their prompts differ in nothing and their answers do. A row repeats another when its prompt
-has some words more at most, and its answer says the same. See differences.py for what counts as a difference.
+Rows contradict each other if their prompts do not differ but their answers do. A row repeats another if its prompt only adds
+some words and its answer says the same. See differences.py for what counts as a difference.
 """
 
 from collections import defaultdict
@@ -24,14 +24,14 @@ class Resolution:
     """Decisions about the rows of one cluster, indexed by position in the cluster.
 
     Attributes:
-        states: Of every row.
-        repeats: For each removed repeat: the row it repeats, and the similarity of the prompts.
-        contradictions: Rows that contradict another one, and how; with `data.contradictions: warn` they stay.
+        states: The state of every row.
+        repeats: For each removed repeat, the row it repeats and the similarity of the prompts.
+        contradictions: Rows that contradict another, with a finding; with `data.contradictions: warn` they stay.
     """
 
-    def __init__(self, members: Sequence[Example], spec: TaskSpec, known: Callable[[str], bool]) -> None:
-        """Decide. known: whether a word is one that the data use, rather than a typing error."""
-        self._members, self._spec, self._known = members, spec, known
+    def __init__(self, members: Sequence[Example], spec: TaskSpec, is_known: Callable[[str], bool]) -> None:
+        """Decide. is_known: whether a word occurs in the data and so is no typing error."""
+        self._members, self._spec, self._known = members, spec, is_known
         self._prompts = [example.user_text for example in members]
         self._forms = [exact_form(prompt) for prompt in self._prompts]
         self._answers = [_answer_form(example, spec) for example in members]
@@ -41,8 +41,8 @@ class Resolution:
         best_first = sorted(range(len(members)), key=lambda i: preference(members[i]))
         groups = self._same_questions(best_first)
         for group in groups:
-            self._contradict(group)
-        self._repeat(best_first, {i: number for number, group in enumerate(groups) for i in group})
+            self._find_contradictions(group)
+        self._remove_repeats(best_first, {i: number for number, group in enumerate(groups) for i in group})
 
     def _same_text(self, a: str, b: str, most: Difference) -> bool:
         """Whether two texts are equal except for case and whitespace, or similar with a difference of at most `most`."""
@@ -56,7 +56,7 @@ class Resolution:
         return a == b or (not self._spec.labels and self._same_text(a, b, most))
 
     def _same_questions(self, best_first: Sequence[int]) -> list[list[int]]:
-        """Groups of rows with equivalent prompts, the best row first."""
+        """Group rows with equivalent prompts, the best row first."""
         groups: list[list[int]] = []
         by_form: dict[str, list[int]] = {}
         by_numbers: defaultdict[tuple[str, ...], list[list[int]]] = defaultdict(list)
@@ -65,8 +65,8 @@ class Resolution:
             group = by_form.get(self._forms[i])
             if group is None:
                 rivals = by_numbers[numbers_of(text)]
-                some = rivals[:_PARTNERS]
-                alike = (g for g in some if self._same_text(self._prompts[g[0]], text, Difference.NOTHING))
+                compared = rivals[:_PARTNERS]
+                alike = (g for g in compared if self._same_text(self._prompts[g[0]], text, Difference.NOTHING))
                 group = next(alike, None)
                 if group is None:
                     groups.append(group := [])
@@ -75,7 +75,7 @@ class Resolution:
             group.append(i)
         return groups
 
-    def _contradict(self, group: Sequence[int]) -> None:
+    def _find_contradictions(self, group: Sequence[int]) -> None:
         """Record the rows of one question whose answers disagree."""
         answers: defaultdict[str, list[int]] = defaultdict(list)
         for i in group:
@@ -91,26 +91,26 @@ class Resolution:
                 self.states[i] = CONTRADICTION
 
     def _clashing(self, group: Sequence[int]) -> set[int]:
-        """Rows of one question, with the same other turns, whose free-text answers disagree."""
+        """Return the rows of one question, with the same other turns, whose free-text answers disagree."""
         by_turns: defaultdict[str, list[int]] = defaultdict(list)
         for i in group:
             turns = [m for m in self._members[i].prompt_messages if m["role"] not in ("system", "user")]
             by_turns["\n".join(f"{m['role']}:{exact_form(m['content'])}" for m in turns)].append(i)
         clashing: set[int] = set()
-        for same in by_turns.values():
+        for rows in by_turns.values():
             different: list[int] = []
-            for i in same:
+            for i in rows:
                 if not any(self._same_answer(i, k, Difference.MORE_WORDS) for k in different[:_PARTNERS]):
                     different.append(i)
             if len(different) > 1:
-                clashing |= set(same)
+                clashing |= set(rows)
         return clashing
 
-    def _contradiction(self, i: int, others: Sequence[int]) -> Finding:
-        """Describes the contradiction with the most similar row that has a different answer."""
+    def _contradiction(self, i: int, other_rows: Sequence[int]) -> Finding:
+        """Describe the contradiction with the most similar row that has a different answer."""
         example = self._members[i]
-        likeness = {k: similarity(self._prompts[i], self._prompts[k]) for k in others}
-        k = min(others, key=lambda k: (-likeness[k], self._members[k].place))
+        likeness = {k: similarity(self._prompts[i], self._prompts[k]) for k in other_rows}
+        k = min(other_rows, key=lambda k: (-likeness[k], self._members[k].place))
         partner, same = self._members[k], self._forms[i] == self._forms[k]
         alike = "the same text" if same else f"nearly the same text (similarity {likeness[k]:.2f})"
         answers = f"answered {quoted(example.answer)} here, but {alike} is answered {quoted(partner.answer)}"
@@ -119,7 +119,7 @@ class Resolution:
         severity: Severity = "error" if self._spec.data.contradictions == "quarantine" else "warning"
         return row_finding("contradiction", example.place, f"{answers} in {partner.place}", fix, severity)
 
-    def _repeat(self, best_first: Sequence[int], question_of: dict[int, int]) -> None:
+    def _remove_repeats(self, best_first: Sequence[int], question_of: dict[int, int]) -> None:
         """Remove rows that repeat a better one. Answers may differ by a few words only if the question is
         identical."""
         kept: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
@@ -142,15 +142,15 @@ class Resolution:
 
 
 def preference(example: Example) -> tuple[int, int, str, str, str, int]:
-    """Sort key, best first: human before production before synthetic, then longest, newest, smallest id, source."""
-    # turned round, RFC 3339 times in UTC sort from the newest to the oldest, and before rows without one
+    """Return the sort key, best first: human before production before synthetic, then longest, newest, smallest id, source."""
+    # with inverted characters, RFC 3339 times in UTC sort from the newest to the oldest; rows without a time come last
     newest_first = "".join(chr(0x7F - ord(c)) if ord(c) < 0x7F else c for c in example.time or "") or "\x7f"
     file, line = str(example.source.get("file")), int(example.source.get("line") or 0)
     return ORIGINS.index(example.origin), -len(example.user_text), newest_first, example.id, file, line
 
 
 def _answer_form(example: Example, spec: TaskSpec) -> str:
-    """The training target in exact form: the label, or all assistant texts and tool calls."""
+    """Return the training target in exact form: the label, or all assistant texts and tool calls."""
     if spec.labels:
         return exact_form(example.answer)
     turns = [m for m in example.messages if m["role"] == "assistant"]

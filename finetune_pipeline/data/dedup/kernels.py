@@ -8,22 +8,22 @@ import numpy as np
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """numba.njit without the interpreter lock, cached on disk where a folder can be written."""
+    """Apply numba.njit without the interpreter lock, cached on disk if a folder is writable."""
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
         return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # numba's way to say that it finds no folder for its cache
+    except RuntimeError:  # numba found no writable folder for its cache
         return numba.njit(**options)(function)
 
 
 @compiled
 def _gram(points: np.ndarray, at: int) -> Any:
-    """64-bit hash of the five code points from `at` on."""
+    """Return the 64-bit hash of the five code points from `at` on."""
     first = np.uint64(points[at]) | np.uint64(points[at + 1]) << np.uint64(21)
     first |= np.uint64(points[at + 2]) << np.uint64(42)
-    rest = np.uint64(points[at + 3]) | np.uint64(points[at + 4]) << np.uint64(21)
+    last = np.uint64(points[at + 3]) | np.uint64(points[at + 4]) << np.uint64(21)
     h = first * np.uint64(0x9E3779B97F4A7C15)
-    h = (h ^ (h >> np.uint64(32)) ^ rest) * np.uint64(0xBF58476D1CE4E5B9)
+    h = (h ^ (h >> np.uint64(32)) ^ last) * np.uint64(0xBF58476D1CE4E5B9)
     h = (h ^ (h >> np.uint64(29))) * np.uint64(0xC4CEB9FE1A85EC53)
     return h ^ (h >> np.uint64(32))
 
@@ -32,13 +32,13 @@ def _gram(points: np.ndarray, at: int) -> Any:
 def sketch_rows(
     points: np.ndarray, offsets: np.ndarray, bands: np.ndarray, donors: np.ndarray, keys: np.ndarray, bits: np.ndarray
 ) -> None:
-    """MinHash band keys and one-bit signature of every row; see ``near_duplicates.sketch``.
+    """Compute MinHash band keys and the one-bit signature of every row; see ``near_duplicates.sketch``.
 
     Args:
         points: Code points (uint32) of all rows, each at least five long.
         offsets: Row i is ``points[offsets[i]:offsets[i + 1]]`` (int64).
         bands: The bins each band joins (int64, [bands, rows of a band]).
-        donors: How far from an empty bin to look for a full one, in this order (int64).
+        donors: Distances at which to look for a filled bin, in this order (int64).
         keys: Filled with the band keys (uint32, [rows, bands]).
         bits: Filled with one bit of every bin (uint64, [rows, bins / 64]).
     """
@@ -47,7 +47,7 @@ def sketch_rows(
     smallest, filled = np.empty(bins, np.uint64), np.empty(bins, np.uint64)
     for row in range(len(offsets) - 1):
         smallest[:] = empty
-        for turn in range(2):  # a second hash fills most of the bins that the first leaves empty
+        for turn in range(2):  # a second hash fills most bins that the first left empty
             for at in range(offsets[row], offsets[row + 1] - 4):
                 h = _gram(points, at)
                 if turn == 1:
@@ -82,7 +82,7 @@ def sketch_rows(
 
 @compiled
 def _differing(bits: np.ndarray, a: int, b: int) -> Any:
-    """In how many bits two rows differ."""
+    """Count the bits in which two rows differ."""
     total: Any = 0
     for j in range(bits.shape[1]):
         x = bits[a, j] ^ bits[b, j]
@@ -112,7 +112,7 @@ def pair_up(
     starts: np.ndarray,
     bits: np.ndarray,
     most: tuple[int, int],
-    whole: int,
+    small: int,
     reach: int,
     forests: np.ndarray,
     out: np.ndarray,
@@ -123,16 +123,16 @@ def pair_up(
         rows: Rows, bucket after bucket (int64).
         starts: Bucket k is ``rows[starts[k]:starts[k + 1]]`` (int64).
         bits: Signatures of all rows (uint64).
-        most: In how many bits a pair may differ in a small and in a large bucket.
-        whole: Rows of a bucket up to which all of its pairs are looked at.
-        reach: How many next rows each row of a larger one is compared with.
+        most: Maximum number of differing bits of a pair, in a small and in a large bucket.
+        small: Largest bucket whose pairs are all compared.
+        reach: How many following rows each row of a larger bucket is compared with.
         forests: Union-find forests (int32, [forests, rows]).
         out: Filled with ``first << 32 | second`` (uint64).
     """
     count = 0
     for bucket in range(len(starts) - 1):
         start, end = starts[bucket], starts[bucket + 1]
-        large = end - start > whole
+        large = end - start > small
         for p in range(start, end):
             a = rows[p]
             for q in range(p + 1, min(end, p + 1 + reach) if large else end):
@@ -152,9 +152,9 @@ def pair_up(
 
 @compiled
 def jaccard_pairs(points: np.ndarray, offsets: np.ndarray, pairs: np.ndarray, out: np.ndarray) -> None:
-    """Jaccard similarity of the 5-gram sets of each pair of rows (int64, [m, 2]), into `out` (float64, [m]). The
-    5-grams go into an open-addressing hash table, marked with the row they were put in for; entries with another mark
-    are free, so nothing is ever cleared."""
+    """Compute the Jaccard similarity of the 5-gram sets of each pair of rows (int64, [m, 2]) into `out` (float64, [m]). The
+    5-grams go into an open-addressing hash table, marked with their row; entries with an older mark are free, so the table
+    is never cleared."""
     longest = 5
     for row in range(len(offsets) - 1):
         longest = max(longest, offsets[row + 1] - offsets[row])
@@ -168,7 +168,7 @@ def jaccard_pairs(points: np.ndarray, offsets: np.ndarray, pairs: np.ndarray, ou
         mask = 63
         while mask < 2 * size and mask < slots - 1:
             mask = 2 * mask + 1
-        both = either = 0
+        shared_count = union = 0
         for side in range(2):
             row, mark = pairs[i, side], 2 * i + side
             for at in range(offsets[row], offsets[row + 1] - 4):
@@ -178,8 +178,8 @@ def jaccard_pairs(points: np.ndarray, offsets: np.ndarray, pairs: np.ndarray, ou
                     slot = (slot + 1) & mask
                 if marks[slot] < 2 * i:
                     table[slot], marks[slot] = gram, mark
-                    either += 1
+                    union += 1
                 elif marks[slot] != mark and shared[slot] != i:
                     shared[slot] = i
-                    both += 1
-        out[i] = both / either
+                    shared_count += 1
+        out[i] = shared_count / union

@@ -1,11 +1,11 @@
-"""Near-duplicate texts of a whole set: MinHash proposes pairs, and their exact Jaccard similarity decides.
+"""Finds near-duplicate texts of a set: MinHash proposes pairs, and their exact Jaccard similarity decides.
 
-One hash per 5-gram: its top 8 bits choose one of 256 bins, and a bin keeps its smallest hash (one-permutation hashing, Li,
-Owen and Zhang 2012). A second hash fills bins left empty (Dahlgaard, Knudsen and Thorup 2017), the rest borrow from another
-bin (densification, Shrivastava 2017). Two texts agree in a bin with a probability of their Jaccard similarity. Every seven
-bins (at threshold 0.8) make a band key: two texts of similarity s share one of b keys of r bins with probability
-1 - (1 - s^r)^b (Leskovec et al., Mining of Massive Datasets, ch. 3). One bit of every bin is kept too: the share of equal
-bits estimates (1 + s) / 2 (Li and König 2010), so that most pairs that share a key by chance need not be verified.
+Each 5-gram is hashed once. The top 8 bits choose one of 256 bins, and a bin keeps its smallest hash (one-permutation hashing,
+Li, Owen and Zhang 2012). A second hash fills empty bins (Dahlgaard, Knudsen and Thorup 2017); the remaining ones borrow from
+another bin (densification, Shrivastava 2017). The probability that two texts agree in a bin is their Jaccard similarity. Every
+seven bins (at threshold 0.8) make a band key: two texts of similarity s share one of b keys of r bins with probability
+1 - (1 - s^r)^b (Leskovec et al., Mining of Massive Datasets, ch. 3). One bit of every bin is kept too. The share of equal bits
+estimates (1 + s) / 2 (Li and König 2010), so most pairs that share a key by chance need not be verified.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,15 +19,15 @@ from finetune_pipeline.data.workers import available_cores
 
 BANDS, BINS = 40, 256
 COLUMNS = BANDS + BINS // 32
-"""Of a sketch: band keys, then one bit per bin."""
+"""Columns of a sketch: band keys, then one bit per bin."""
 _WHOLE = 32
-"""Rows of a bucket up to which all of its pairs are candidates."""
+"""Largest bucket whose pairs are all candidates."""
 _REACH = 8
-"""In larger buckets each row is compared with so many next to it, in an order that differs from band to band."""
+"""In larger buckets each row is compared with this many following rows, in an order that differs from band to band."""
 _FORESTS = 6
-"""And a pair is a candidate only while its rows are connected less than so many times."""
+"""In larger buckets a pair is a candidate only while its rows are connected fewer times than this."""
 _ERRORS = 3.7
-"""Standard errors that the estimated similarity may lie below the threshold: one pair in 3,000 is lost."""
+"""How many standard errors the estimated similarity may be below the threshold: one pair in 3,000 is lost."""
 _ROWS_AT_ONCE = 2048
 _PAIRS_AT_ONCE = 20_000
 
@@ -35,16 +35,16 @@ _PAIRS_AT_ONCE = 20_000
 def loose_forms(
     texts: Sequence[str], boilerplate: Boilerplate | None = None, exact: Sequence[str] | None = None
 ) -> list[str]:
-    """The loose forms of texts without their boilerplate. exact: the texts' exact forms, where they are known."""
-    left = texts if boilerplate is None else list(map(stripper(boilerplate), texts))
+    """Return the loose forms of texts without their boilerplate. exact: the texts' exact forms, if known."""
+    stripped = texts if boilerplate is None else list(map(stripper(boilerplate), texts))
     if exact is None:
-        return list(map(loose_form, left))
-    forms = zip(texts, left, exact, strict=True)
-    return [loosened(form) if rest is text else loose_form(rest) for text, rest, form in forms]
+        return list(map(loose_form, stripped))
+    forms = zip(texts, stripped, exact, strict=True)
+    return [loosened(form) if content is text else loose_form(content) for text, content, form in forms]
 
 
 def rows_of_a_band(threshold: float) -> int:
-    """The most bins a band may join while a pair exactly at the threshold is missed less than once in 10,000."""
+    """Return the most bins a band may join such that fewer than one in 10,000 pairs exactly at the threshold is missed."""
     rows = 1
     while rows < 16 and (1 - threshold ** (rows + 1)) ** BANDS < 1e-4:
         rows += 1
@@ -52,8 +52,8 @@ def rows_of_a_band(threshold: float) -> int:
 
 
 def sketch(forms: Sequence[str], threshold: float) -> np.ndarray:
-    """uint32 of shape [n, 48]: 40 band keys, then 256 bits of signature. Only those made for the same threshold can be
-    compared."""
+    """Compute sketches (uint32, [n, 48]): 40 band keys, then 256 bits of signature. Only sketches for the same threshold are
+    comparable."""
     from finetune_pipeline.data.dedup import kernels
 
     rows = rows_of_a_band(threshold)
@@ -70,7 +70,7 @@ def sketch(forms: Sequence[str], threshold: float) -> np.ndarray:
 
 
 def code_points(forms: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """(code points (uint32) of all forms, where each begins (int64)); short forms are padded with blanks."""
+    """Return (code points (uint32) of all forms, the start of each (int64)); short forms are padded with blanks."""
     padded = [form.ljust(SIZE) for form in forms]
     offsets = np.zeros(len(padded) + 1, np.int64)
     np.cumsum([len(p) for p in padded], out=offsets[1:])
@@ -78,9 +78,9 @@ def code_points(forms: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def candidate_pairs(sketches: np.ndarray, threshold: float) -> np.ndarray:
-    """Pairs of rows (int64, [m, 2], first < second, sorted) whose sketches (uint32, [n, 48]) are alike enough. Buckets
-    of up to 32 rows with one band key give all their pairs; larger ones (a template with very many rows) only enough to
-    connect every row six times, so that time stays linear."""
+    """Return pairs of rows (int64, [m, 2], first < second, sorted) whose sketches (uint32, [n, 48]) are similar enough.
+    Buckets of up to 32 rows with one band key give all their pairs; larger ones (a template with very many rows) give only
+    enough to connect every row six times, so the time stays linear."""
     from finetune_pipeline.data.dedup import kernels
 
     n = len(sketches)
@@ -102,16 +102,16 @@ def candidate_pairs(sketches: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def _differing_bits(threshold: float, errors: float) -> int:
-    """How many of the 256 signature bits may differ in a candidate: at the threshold, and so many standard errors more.
-    A bit differs with probability p = (1 - s) / 2 where the similarity is s, so the standard error is sqrt(256 p (1 -
-    p))."""
+    """Return how many of the 256 signature bits of a candidate may differ: the expected number at the threshold plus `errors`
+    standard errors. At similarity s a bit differs with probability p = (1 - s) / 2, so the standard error is
+    sqrt(256 p (1 - p))."""
     p = (1 - threshold) / 2
     return min(BINS, int(BINS * p + errors * (BINS * p * (1 - p)) ** 0.5) + 2)
 
 
 def _buckets(keys: np.ndarray, band: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (int64) that share a key (uint32, [n]): bucket k is ``rows[starts[k]:starts[k + 1]]``, in an order that
-    looks random and differs from band to band: that of ``row * odd`` modulo 2^32."""
+    """Return rows (int64) that share a key (uint32, [n]): bucket k is ``rows[starts[k]:starts[k + 1]]``. Its order looks random
+    and differs from band to band: that of ``row * odd`` modulo 2^32."""
     odd = (2 * band + 1) * 0x9E3779B1 % 2**32
     order = keys.astype(np.uint64) << np.uint64(32) | np.arange(len(keys), dtype=np.uint32) * np.uint32(odd)
     order.sort()
@@ -125,8 +125,8 @@ def _buckets(keys: np.ndarray, band: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def similarities(pairs: np.ndarray, forms_of: Callable[[np.ndarray], Sequence[str]]) -> np.ndarray:
-    """Jaccard similarity (float64, [m]) of each pair of rows (int64, [m, 2]), in bounded memory. forms_of: gives the
-    loose forms of rows (int64)."""
+    """Compute the Jaccard similarity (float64, [m]) of each pair of rows (int64, [m, 2]), in bounded memory. forms_of: returns
+    the loose forms of rows (int64)."""
     from finetune_pipeline.data.dedup import kernels
 
     likeness = np.empty(len(pairs), np.float64)
@@ -140,7 +140,7 @@ def similarities(pairs: np.ndarray, forms_of: Callable[[np.ndarray], Sequence[st
 def verified_pairs(
     sketches: np.ndarray, threshold: float, forms_of: Callable[[np.ndarray], Sequence[str]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(pairs (int64, [m, 2], first < second, sorted), their similarity (float64, [m])) at the threshold or above."""
+    """Return (pairs (int64, [m, 2], first < second, sorted), their similarity (float64, [m])) at or above the threshold."""
     pairs = candidate_pairs(sketches, threshold)
     likeness = similarities(pairs, forms_of)
     alike = likeness >= threshold - NEAR_ENOUGH
@@ -148,7 +148,7 @@ def verified_pairs(
 
 
 def near_duplicate_clusters(texts: Sequence[str], threshold: float) -> np.ndarray:
-    """Cluster number (int64, [n]) of every text: connected components of the pairs with similarity ≥ threshold."""
+    """Return the cluster number (int64, [n]) of every text: connected components of the pairs with similarity ≥ threshold."""
     forms = loose_forms(texts)
     number = {form: i for i, form in enumerate(dict.fromkeys(forms))}
     different = list(number)
@@ -157,7 +157,7 @@ def near_duplicate_clusters(texts: Sequence[str], threshold: float) -> np.ndarra
 
 
 def components(n: int, pairs: np.ndarray) -> np.ndarray:
-    """Component number (int64, [n], from 0) of every row, rows being joined by pairs (int64, [m, 2])."""
+    """Return the component number (int64, [n], from 0) of every row in the graph of these pairs (int64, [m, 2])."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 

@@ -1,5 +1,5 @@
-"""The valid rows of a stage, scrubbed and ready for comparison: as columns and sketches, so that whole sets are
-compared without decoding their texts again."""
+"""The valid rows of a stage, scrubbed and ready for comparison. They are stored as columns and sketches, so sets are compared
+without decoding their texts again."""
 
 import hashlib
 from collections.abc import Sequence
@@ -68,8 +68,8 @@ def group_hash(group: str | None) -> int:
 def _table_of(
     examples: Sequence[Example], prompts: Sequence[str], lines: Sequence[bytes], labels: Sequence[str]
 ) -> np.ndarray:
-    """The records (ROW) of examples, of the exact forms of their user texts and of their encoded lines; all are kept and have no
-    cluster yet."""
+    """Return the records (ROW) of examples. prompts: the exact forms of their user texts. lines: the encoded examples. All rows
+    have the state KEPT and no cluster yet."""
     rows = np.zeros(len(examples), ROW)
     ranks = {label: i for i, label in enumerate(labels)}
     rows["id"] = [int(e.id, 16) for e in examples]
@@ -84,7 +84,7 @@ def _table_of(
 
 
 def count_values(values: np.ndarray, chosen: np.ndarray, names: Sequence[str]) -> dict[str, int]:
-    """How many of the chosen rows have each value: a place in `names`; -1 is none of them."""
+    """Count the chosen rows with each value, an index in `names`; -1 is not counted."""
     counts = np.bincount(values[chosen].astype(np.int64) + 1, minlength=len(names) + 1)[1:]
     return {name: int(n) for name, n in zip(names, counts, strict=True)}
 
@@ -97,7 +97,7 @@ class RowTable:
     path: Path
 
     def lines(self, which: np.ndarray) -> bytes:
-        """The lines of these rows (int64, ascending)."""
+        """Read the lines of these rows (int64, ascending)."""
         pieces = []
         with self.path.open("rb") as handle:
             for start, end in self.rows[["start", "end"]][which].tolist():
@@ -106,7 +106,7 @@ class RowTable:
         return b"".join(pieces)
 
     def fetch(self, which: np.ndarray) -> list[Example]:
-        """The examples of these rows (int64), in the order asked for."""
+        """Read the examples of these rows (int64), in the given order."""
         order = np.argsort(which, kind="stable")
         examples = decode_examples(self.lines(which[order]), str(self.path))
         return [examples[i] for i in np.argsort(order).tolist()]
@@ -118,7 +118,7 @@ def write_kept(table: RowTable, path: Path) -> None:
 
 
 def quarantine_row(example: Example, finding: Finding, find: Finder) -> dict[str, Any]:
-    """A line of ``quarantine.jsonl``; the text is scrubbed and cut."""
+    """Make a line of ``quarantine.jsonl``; the text is scrubbed and cut."""
     messages = scrub_example(example, find=find)[0].messages
     raw = msgspec.json.encode({"id": example.id, "messages": messages}).decode()[:_RAW_SHOWN]
     return {**example.source, "raw": raw, "findings": [finding.to_dict()]}
@@ -126,8 +126,8 @@ def quarantine_row(example: Example, finding: Finding, find: Finder) -> dict[str
 
 @dataclass(frozen=True)
 class Preparation:
-    """Settings of the preparation. boilerplate: removed from prompts before comparison; benchmarks: folder of
-    benchmark files (rows that repeat an item are removed); key: for the fingerprints of scrubbed values."""
+    """Settings of the preparation. boilerplate: removed from prompts before comparison. benchmarks: folder of benchmark files
+    (rows that repeat an item are removed). key: for the fingerprints of scrubbed values."""
 
     spec: TaskSpec
     boilerplate: Boilerplate
@@ -141,10 +141,11 @@ class PreparedRows:
 
     Attributes:
         lines: The rows as canonical JSON Lines, scrubbed.
-        rows: Their records (ROW); those that are removed have the state GONE.
-        sketches, word_keys: Of their prompts; the latter hashes (uint64, [n]; see differences.word_key).
+        rows: Their records (ROW); removed rows have the state GONE.
+        sketches, word_keys: Sketches and word-key hashes (uint64, [n]; see differences.word_key) of their prompts.
         scrubbed: Scrubbed values by row and kind: id, source, kind, count, fingerprints.
-        quarantine, findings: The rows removed; personal data that stays or goes, and benchmark items.
+        quarantine: The removed rows.
+        findings: Findings about personal data and benchmark items.
     """
 
     lines: bytes = b""
@@ -157,30 +158,30 @@ class PreparedRows:
     findings: list[Finding] = field(default_factory=list)
 
 
-def prepare_rows(source: Path, how: Preparation, out: Path) -> PreparedRows:
-    """Prepare the rows of an examples file. Their lines go to the file `out`; those of the result are empty."""
-    whole = PreparedRows()
-    columns, at = {name: [getattr(whole, name)] for name in ("rows", "sketches", "word_keys")}, 0
+def prepare_rows(source: Path, settings: Preparation, out: Path) -> PreparedRows:
+    """Prepare the rows of an examples file. Their lines go to the file `out`; `lines` of the result is empty."""
+    prepared = PreparedRows()
+    columns, offset = {name: [getattr(prepared, name)] for name in ("rows", "sketches", "word_keys")}, 0
     blocks = read_blocks_of_lines(source)
     with out.open("wb") as lines:
-        for block in in_order(partial(prepare_block, how=how), blocks, source.stat().st_size):
+        for block in in_order(partial(prepare_block, settings=settings), blocks, source.stat().st_size):
             lines.write(block.lines)
-            block.rows["start"] += at
-            block.rows["end"] += at
-            at += len(block.lines)
+            block.rows["start"] += offset
+            block.rows["end"] += offset
+            offset += len(block.lines)
             for name, parts in columns.items():
                 parts.append(getattr(block, name))
             for name in ("scrubbed", "samples", "quarantine", "findings"):
-                getattr(whole, name).extend(getattr(block, name))
-            done = sum(map(len, columns["rows"]))
-            tell("clean_examples", f"{done} rows scrubbed and sketched", rows=done)
+                getattr(prepared, name).extend(getattr(block, name))
+            rows = sum(map(len, columns["rows"]))
+            tell("clean_examples", f"{rows} rows scrubbed and sketched", rows=rows)
     joined: dict[str, Any] = {name: np.concatenate(parts) for name, parts in columns.items()}
-    return replace(whole, **joined)
+    return replace(prepared, **joined)
 
 
-def prepare_block(data: bytes, how: Preparation) -> PreparedRows:
-    """Prepare the rows of whole lines of canonical JSON."""
-    spec = how.spec
+def prepare_block(data: bytes, settings: Preparation) -> PreparedRows:
+    """Prepare rows given as complete lines of canonical JSON."""
+    spec = settings.spec
     find, shapes = finder_of(spec.data), finder_of(spec.data, names=False)
     examples = decode_examples(data, "validated examples")
     lines = data.splitlines(keepends=True)
@@ -188,7 +189,7 @@ def prepare_block(data: bytes, how: Preparation) -> PreparedRows:
     removed: dict[int, Finding] = {}
     samples: list[Sample] = []
     for i, example in enumerate(examples):
-        changed, counts, replacements = scrub_example(example, spec.labels, how.key, find)
+        changed, counts, replacements = scrub_example(example, spec.labels, settings.key, find)
         if not counts:
             continue
         for kind, n in counts.items():
@@ -207,9 +208,9 @@ def prepare_block(data: bytes, how: Preparation) -> PreparedRows:
         if severity == "error":
             removed[i] = prepared.findings[-1]
     prepared.samples = chosen(samples)
-    asked = [e.user_text for e in examples]
-    exact = [exact_form(text) for text in asked]
-    index = benchmark_index(how.benchmarks)
+    user_texts = [e.user_text for e in examples]
+    exact = [exact_form(text) for text in user_texts]
+    index = benchmark_index(settings.benchmarks)
     matches = index.find(examples, exact) if index else {}
     for i, match in matches.items():
         if i not in removed:
@@ -218,7 +219,7 @@ def prepare_block(data: bytes, how: Preparation) -> PreparedRows:
     prepared.lines = b"".join(lines)
     prepared.rows = _table_of(examples, exact, lines, spec.labels)
     prepared.rows["state"][list(removed)] = GONE
-    prepared.sketches = sketch(loose_forms(asked, how.boilerplate, exact), spec.data.near_duplicate_threshold)
-    prepared.word_keys = np.array([hash_text(word_key(text)) for text in asked], np.uint64)
+    prepared.sketches = sketch(loose_forms(user_texts, settings.boilerplate, exact), spec.data.near_duplicate_threshold)
+    prepared.word_keys = np.array([hash_text(word_key(text)) for text in user_texts], np.uint64)
     prepared.quarantine = [quarantine_row(examples[i], finding, shapes) for i, finding in sorted(removed.items())]
     return prepared

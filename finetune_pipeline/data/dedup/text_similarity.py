@@ -1,8 +1,8 @@
-"""Normal forms of text, and the Jaccard similarity |A ∩ B| / |A ∪ B| of sets of character 5-grams (Jaccard 1912; Broder
-1997): the measure of likeness used everywhere.
+"""Normal forms of text, and the similarity measure of the package: the Jaccard similarity |A ∩ B| / |A ∪ B| of sets of character
+5-grams (Jaccard 1912; Broder 1997).
 
-Characters that show nothing (zero-width and bidi characters, soft hyphens, fillers) hide an address from scrubbing, and
-a copy of a row from the search for duplicates. Both look at the text without them.
+Invisible characters (zero-width and bidi characters, soft hyphens, fillers) could hide an address from scrubbing, and a copy of
+a row from the search for duplicates. Both look at the text without them.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ INVISIBLE = (
     "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
     "\ufeff\uffa0\ufff9-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
-"""Inside of a character class: Unicode's Default_Ignorable_Code_Point, and the marks of interlinear notes."""
+"""Content of a character class: Unicode's Default_Ignorable_Code_Point, and the marks of interlinear notes."""
 _ANY = re.compile(f"[{INVISIBLE}]")
 # Joiners, variation selectors and directional marks belong to many scripts and to emoji: odd only amid ASCII characters.
 # Flags of regions are spelt with tag characters.
@@ -47,7 +47,7 @@ _LOOSE_LATIN = bytes(code if keeps(chr(code)) else 32 for code in range(256))
 
 
 def latin_bytes(text: str) -> bytes | None:
-    """The text in Latin-1, for searching and replacing bytes ten times as fast; None if it has other characters."""
+    """Encode the text in Latin-1, where searching and replacing is ten times as fast; None if it has other characters."""
     try:
         return text.encode("latin-1")
     except UnicodeEncodeError:
@@ -65,13 +65,13 @@ def visible_text(text: str) -> str:
 
 
 def visible_places(text: str) -> list[int]:
-    """For each character of `visible_text` its place in the text."""
+    """Return the position in the text of each character of `visible_text`."""
     hidden = {hit.start() for hit in _ANY.finditer(text)}
     return [i for i in range(len(text)) if i not in hidden]
 
 
 def odd_invisible(text: str) -> tuple[int, str, int] | None:
-    """(number, name of the first, its place) of the invisible characters that no script needs; None where there are none."""
+    """Return (number, name of the first, its position) of the invisible characters that no script needs; None without any."""
     hits = [hit.start() for hit in _ODD.finditer(text)]
     if not hits:
         return None
@@ -80,30 +80,30 @@ def odd_invisible(text: str) -> tuple[int, str, int] | None:
 
 
 def exact_form(text: str) -> str:
-    """Compatibility-composed, case folded, blanks collapsed, nothing invisible. Digits, punctuation and symbols stay."""
-    plain = text if text.isascii() else unicodedata.normalize("NFKC", visible_text(text))
-    return " ".join(plain.casefold().split())
+    """Apply NFKC, fold case, collapse blanks and drop invisible characters. Digits, punctuation and symbols stay."""
+    visible = text if text.isascii() else unicodedata.normalize("NFKC", visible_text(text))
+    return " ".join(visible.casefold().split())
 
 
 def loose_form(text: str) -> str:
-    """The exact form without punctuation (`c++`, `c#` and `95%` still differ); the exact form where nothing is left."""
+    """Return the exact form without punctuation (`c++`, `c#` and `95%` still differ), unless nothing would be left."""
     return loosened(exact_form(text))
 
 
 def loosened(exact: str) -> str:
-    """:func:`loose_form`, from the exact form."""
+    """Return the :func:`loose_form` of a text by its exact form."""
     latin = latin_bytes(exact)
     loose = exact.translate(_LOOSE) if latin is None else latin.translate(_LOOSE_LATIN).decode("latin-1")
     return " ".join(loose.split()) or exact
 
 
 def text_key(text: str) -> str:
-    """32 hex digits of the SHA-256 of a text's exact form."""
+    """Return 32 hex digits of the SHA-256 of a text's exact form."""
     return hashlib.sha256(exact_form(text).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def grams(form: str) -> set[str]:
-    """The 5-grams of a text; a shorter text is padded with blanks and has one."""
+    """Return the 5-grams of a text; a shorter text is padded with blanks and has one."""
     padded = form.ljust(SIZE)
     return {padded[i : i + SIZE] for i in range(len(padded) - SIZE + 1)}
 
@@ -113,13 +113,13 @@ def jaccard(a: set[str], b: set[str]) -> float:
 
 
 def similarity(text_a: str, text_b: str) -> float:
-    """Jaccard similarity of two texts."""
+    """Return the Jaccard similarity of two texts."""
     return jaccard(grams(loose_form(text_a)), grams(loose_form(text_b)))
 
 
-def near_any(texts: Sequence[str], others: Iterable[str], threshold: float) -> list[bool]:
-    """For each text whether its similarity with any of `others` reaches the threshold. Every pair is compared; memory
-    grows with `texts` alone."""
+def near_any(texts: Sequence[str], other_texts: Iterable[str], threshold: float) -> list[bool]:
+    """Return for each text whether its similarity with any of `other_texts` reaches the threshold. Compares every pair; memory
+    grows with `texts` only."""
     import numpy as np
     from sklearn.feature_extraction.text import CountVectorizer
 
@@ -127,10 +127,10 @@ def near_any(texts: Sequence[str], others: Iterable[str], threshold: float) -> l
     if not texts:
         return []
     counter = CountVectorizer(analyzer=grams, dtype=np.int32)  # a set of 5-grams: each counts once
-    known = counter.fit_transform(map(loose_form, texts))
-    sizes, rest = known.sum(axis=1).A1, map(loose_form, others)
-    while some := list(islice(rest, _ROWS_AT_ONCE)):
-        both = (known @ counter.transform(some).T).tocoo()
-        either = sizes[both.row] + np.array([len(grams(form)) for form in some])[both.col] - both.data
-        near[both.row[both.data / either >= threshold - NEAR_ENOUGH]] = True
+    matrix = counter.fit_transform(map(loose_form, texts))
+    sizes, remaining = matrix.sum(axis=1).A1, map(loose_form, other_texts)
+    while block := list(islice(remaining, _ROWS_AT_ONCE)):
+        shared = (matrix @ counter.transform(block).T).tocoo()
+        union = sizes[shared.row] + np.array([len(grams(form)) for form in block])[shared.col] - shared.data
+        near[shared.row[shared.data / union >= threshold - NEAR_ENOUGH]] = True
     return near.tolist()

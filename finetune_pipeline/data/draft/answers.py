@@ -21,12 +21,12 @@ class Answers:
     """The answers of all rows.
 
     Attributes:
-        counts: Rows by answer, of label tasks in the order of output.labels.
+        counts: Rows by answer, in the order of output.labels; empty unless the answers are labels.
         values: The first few thousand different answers.
         other_spellings: For each label that differs from another only in case or whitespace: (that label, rows).
         longest: 99th percentile of the answers' length in characters.
         extract: The marker before the final answer, for output.extract.
-        problem: Why no task can be made from them.
+        problem: Why these answers make no task; empty if they do.
     """
 
     def __init__(self, answers: Iterable[str], written: bool = False) -> None:
@@ -80,42 +80,42 @@ def _plain(label: str) -> str:
 
 
 def _spellings(counts: dict[str, int]) -> dict[str, tuple[str, int]]:
-    """Labels that differ from a more frequent one only in case and whitespace."""
-    first: dict[str, str] = {}
-    others: dict[str, tuple[str, int]] = {}
+    """Return the labels that differ from a more frequent one only in case and whitespace."""
+    most_frequent: dict[str, str] = {}
+    other_spellings: dict[str, tuple[str, int]] = {}
     for label, n in sorted(counts.items(), key=lambda item: -item[1]):
         plain = _plain(label)
-        if plain in first:
-            others[label] = (first[plain], n)
-        first.setdefault(plain, label)
-    return others
+        if plain in most_frequent:
+            other_spellings[label] = (most_frequent[plain], n)
+        most_frequent.setdefault(plain, label)
+    return other_spellings
 
 
 def json_schema_of(values: Sequence[str]) -> dict[str, Any]:
     """Infer a JSON schema that fits all answers: types, required keys, and enums of fields with few values."""
-    read = [json.loads(value) for value in values if is_json_answer(value)]
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_schema(read, 0)}
+    parsed = [json.loads(value) for value in values if is_json_answer(value)]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_schema(parsed, 0)}
 
 
 def _schema(values: Sequence[Any], depth: int) -> dict[str, Any]:
     kinds = sorted({_TYPES.get(type(value), "null") for value in values})
     if {"integer", "number"} <= set(kinds):
         kinds.remove("integer")
-    made: dict[str, Any] = {"type": kinds[0] if len(kinds) == 1 else kinds}
+    schema: dict[str, Any] = {"type": kinds[0] if len(kinds) == 1 else kinds}
     objects = [v for v in values if isinstance(v, dict)]
     if objects and depth < 6:
         keys = list(dict.fromkeys(key for o in objects for key in o))
         if len(keys) <= 100:
-            made["properties"] = {key: _schema([o[key] for o in objects if key in o], depth + 1) for key in keys}
-            made["required"] = [key for key in keys if all(key in o for o in objects)]
-            made["additionalProperties"] = False
+            schema["properties"] = {key: _schema([o[key] for o in objects if key in o], depth + 1) for key in keys}
+            schema["required"] = [key for key in keys if all(key in o for o in objects)]
+            schema["additionalProperties"] = False
     items = [item for v in values if isinstance(v, list) for item in v]
     if items and depth < 6:
-        made["items"] = _schema(items, depth + 1)
+        schema["items"] = _schema(items, depth + 1)
     texts = Counter(v for v in values if isinstance(v, str))
     if depth and kinds == ["string"] and len(texts) <= _MOST_ENUM and len(values) >= 10 * len(texts):
         return {"enum": list(texts)}
-    return made
+    return schema
 
 
 _TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}

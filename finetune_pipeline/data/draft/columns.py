@@ -70,9 +70,9 @@ class Column:
     def expression(self) -> str:
         """How `data.fields` reads the values as text."""
         plain = self.kinds.keys() <= {"text"} or self.path == KEY
-        all_of = self.path if self.path.startswith("join(") else re.sub(r"(?<=.)\[0\]", "[]", self.path)
-        if all_of != self.path and self.is_label:  # a list that holds two one day gives both, which is no label
-            return f"join(', ', {all_of if plain else f'{all_of}.to_string(@)'})"
+        all_items = self.path if self.path.startswith("join(") else re.sub(r"(?<=.)\[0\]", "[]", self.path)
+        if all_items != self.path and self.is_label:  # reads all items: two of them make no label
+            return f"join(', ', {all_items if plain else f'{all_items}.to_string(@)'})"
         return self.path if plain else f"to_string({self.path})"
 
     @property
@@ -87,7 +87,7 @@ class Column:
 
     @property
     def is_guess(self) -> bool:
-        """Whether the column is, or lies in, what a machine proposed to the people who labelled."""
+        """Whether the column holds, or lies below, what a machine proposed to the annotators."""
         return not GUESSES.isdisjoint(plain_name(self.path).split("_"))
 
     def is_below(self, keys: frozenset[str]) -> bool:
@@ -97,9 +97,9 @@ class Column:
     @property
     def is_decision(self) -> bool:
         """Whether the column says which rows annotators accepted."""
-        known = LEFT_OUT.get(plain_name(self.name), ())
-        said = {value.casefold() for value in self.values}
-        return bool(known) and said <= {*known, "accept", "submitted", "approved"}
+        left_out_values = LEFT_OUT.get(plain_name(self.name), ())
+        folded_values = {value.casefold() for value in self.values}
+        return bool(left_out_values) and folded_values <= {*left_out_values, "accept", "submitted", "approved"}
 
     @property
     def is_top(self) -> bool:
@@ -109,16 +109,16 @@ class Column:
     @property
     def is_id(self) -> bool:
         """Whether the values are ids, timestamps or paths without content."""
-        some = list(self.values)[:200]
-        stamped = bool(some) and sum(map(_is_moment, some)) >= 0.9 * len(some)
-        linked = bool(some) and all(value.startswith(("http://", "https://")) for value in some)
+        first_values = list(self.values)[:200]
+        stamped = bool(first_values) and sum(map(_is_time, first_values)) >= 0.9 * len(first_values)
+        linked = bool(first_values) and all(value.startswith(("http://", "https://")) for value in first_values)
         unique = len(self.values) >= min(0.95 * self.filled, _MOST_VALUES) and self.mean_words <= 1.2
         unique = unique and self.filled > 20 and plain_name(self.name) not in ("answer", "ground_truth")  # of sums
         return stamped or linked or plain_name(self.name) in IDS or unique
 
     @property
     def is_reference(self) -> bool:
-        """Whether the column names something kept elsewhere, such as the database that a question is about."""
+        """Whether the column holds ids of something outside the rows, such as the database that a question is about."""
         name, _, last = plain_name(self.name).rpartition("_")
         return last == "id" and not self.numeric and rank(name, LABELS) is None
 
@@ -141,14 +141,14 @@ class Column:
             return False
         if sum(n for n in self.values.values() if n >= 3) < 0.9 * self.filled:
             return False
-        moments = all(map(_is_moment, list(self.values)[:50]))
+        moments = all(map(_is_time, list(self.values)[:50]))
         return not moments and self.longest <= LONGEST_LABEL and self.mean_words <= LABEL_WORDS and self.name not in IDS
 
     @property
     def is_json(self) -> bool:
         """Whether the values are JSON objects or lists, also as text."""
-        some = list(self.values)[:50]
-        return bool(some) and (self.kind in ("object", "list") or all(map(is_json_answer, some)))
+        first_values = list(self.values)[:50]
+        return bool(first_values) and (self.kind in ("object", "list") or all(map(is_json_answer, first_values)))
 
 
 _NUMBER = re.compile(r"[-+]?\d+([.,]\d+)*(e[-+]?\d+)?", re.IGNORECASE)
@@ -165,7 +165,7 @@ def is_json_answer(text: str) -> bool:
     return False
 
 
-def _is_moment(text: str) -> bool:
+def _is_time(text: str) -> bool:
     if len(text) < 8 or not text[:1].isdigit():
         return False
     try:
@@ -176,24 +176,24 @@ def _is_moment(text: str) -> bool:
 
 
 def as_text(value: Any) -> str:
-    """A value as text, like `to_string` of `data.fields`; a date as its own."""
+    """Return a value as text, like `to_string` of `data.fields`; a date as Python prints it."""
     if isinstance(value, str | date):
         return str(value).strip()
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def leaves(value: Any, path: str = "", name: str = "", depth: int = 0) -> Iterator[tuple[str, str, Any]]:
-    """(path, name, value) of everything in a row: an object as a whole and by its keys; a list as a whole, by its places
-    where the row itself is one, and by its element where it has one alone; what a model said as its text alone."""
-    if path and (said := answer_in(value, path)):
-        yield said[0], name, said[1]
+    """Yield (path, name, value) of everything in a row. An object comes as a whole and by its keys; a list as a whole, by index
+    if it is the row itself, and by its element if it has only one; an API's response as the text of the answer only."""
+    if path and (answer := answer_in(value, path)):
+        yield answer[0], name, answer[1]
         return
     if path:
         yield path, name, value
     if isinstance(value, dict):
         for key, item in value.items() if depth < _DEEPEST and len(value) <= 200 else ():
-            at = key_path(str(key))
-            yield from leaves(item, f"{path}.{at}" if path else at, str(key), depth + 1)
+            key_expression = key_path(str(key))
+            yield from leaves(item, f"{path}.{key_expression}" if path else key_expression, str(key), depth + 1)
     elif isinstance(value, list) and not path and len(value) <= 20:
         for i, item in enumerate(value):
             yield from leaves(item, f"[{i}]", f"[{i}]", depth + 1)
@@ -201,8 +201,8 @@ def leaves(value: Any, path: str = "", name: str = "", depth: int = 0) -> Iterat
         yield from _controls(value, path, depth)
     elif isinstance(value, list) and value and all(isinstance(i, dict) and {"id", "value"} == i.keys() for i in value):
         for field in value:  # custom fields of tickets
-            at = f"{path}[?id == `{json.dumps(field['id']).replace('`', '')}`] | [0].value"
-            yield from leaves(field["value"], at, str(field["id"]), depth + 1)
+            key_expression = f"{path}[?id == `{json.dumps(field['id']).replace('`', '')}`] | [0].value"
+            yield from leaves(field["value"], key_expression, str(field["id"]), depth + 1)
     elif isinstance(value, list) and len(value) == 1:
         yield from leaves(value[0], f"{path}[0]", name, depth)
     elif not path:
@@ -216,15 +216,15 @@ def _control(result: dict[str, Any]) -> str:
 
 
 def _controls(results: list[dict[str, Any]], path: str, depth: int) -> Iterator[tuple[str, str, Any]]:
-    """The leaves of what Label Studio's controls hold: one choice, text or number each, or regions of the text."""
+    """Yield the leaves of Label Studio's controls. Each holds one choice, text or number, or regions of the text."""
     for control in dict.fromkeys(map(_control, results)):
         values = [result.get("value") for result in results if result["from_name"] == control]
-        of_control = f"{path}[?from_name == '{control}']"
+        control_path = f"{path}[?from_name == '{control}']"
         if isinstance(value := values[0], dict) and len(values) == len(value) == 1:
             key = next(iter(value))
-            yield from leaves(value[key], f"{of_control} | [0].value.{key_path(key)}", control, depth + 1)
+            yield from leaves(value[key], f"{control_path} | [0].value.{key_path(key)}", control, depth + 1)
         else:
-            yield f"{of_control}.value", "entities", values
+            yield f"{control_path}.value", "entities", values
 
 
 def columns_of(rows: Sequence[RawRow]) -> dict[str, Column]:
@@ -244,12 +244,12 @@ def columns_of(rows: Sequence[RawRow]) -> dict[str, Column]:
 
 
 def exploded(rows: Sequence[RawRow], name: str) -> list[RawRow]:
-    """The rows that `data.fields.each` makes: one for each element of a list, with the row's other keys."""
-    made = []
+    """Return the rows that `data.fields.each` makes: one for each element of a list, with the row's other keys."""
+    element_rows = []
     for row in rows:
         outer = dict(row.value) if isinstance(row.value, dict) else {}
         elements = outer.pop(name, None)
         for element in elements if isinstance(elements, list) else ():
-            own = element if isinstance(element, dict) else {ELEMENT: element}
-            made.append(RawRow(row.key, {**outer, **own}))
-    return made
+            element_fields = element if isinstance(element, dict) else {ELEMENT: element}
+            element_rows.append(RawRow(row.key, {**outer, **element_fields}))
+    return element_rows

@@ -1,4 +1,4 @@
-"""Where a JSON document holds its rows, if not at the top or in lists of one kind."""
+"""Finds the rows of a JSON document that are neither at the top nor in lists of one kind."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from finetune_pipeline.data.names import CONTEXTS, is_known_name, key_path, plai
 
 _DEEPEST = 4
 _LEAST_KEYS = 20
-"""Keys of a document from which on they are taken for texts, each with its answer."""
+"""From this number of keys on, a document may be one object of texts and their answers."""
 
 
 def is_map(document: Any) -> bool:
@@ -26,28 +26,28 @@ def is_columns(document: Any) -> bool:
     plain = all(isinstance(v, list) and not any(isinstance(x, dict | list) for x in v) for v in values)
     if not plain:
         return False
-    longest = max(map(len, values))  # names of classes may stand beside the columns
+    longest = max(map(len, values))  # the names of the classes may be beside the columns
     columns = [key for key, v in zip(document, values, strict=True) if len(v) == longest]
     return len(columns) > 1 < longest and any(map(is_known_name, columns))
 
 
 def rows_path(document: Any) -> str | None:
-    """The JMESPath of a document's rows; None if the reader finds them without it."""
-    if isinstance(document, list) and (below := _paragraphs(document)):
-        return f"[].{below}"
+    """Return the JMESPath of a document's rows; None if the reader finds them without it."""
+    if isinstance(document, list) and (paragraphs_path := _paragraphs(document)):
+        return f"[].{paragraphs_path}"
     if not isinstance(document, dict) or not document or _is_row(document):
         return None
     lists = [v for v in document.values() if isinstance(v, list) and v]
-    if lists and all(isinstance(v, list) for v in document.values()) and _alike(lists):
+    if lists and all(isinstance(v, list) for v in document.values()) and _same_kind(lists):
         return None  # lists of rows under their keys
-    lists_within = sorted(_lists(document, ()), key=lambda of: (-of[0], of[1]))
+    lists_within = sorted(_lists(document, ()), key=lambda found_list: (-found_list[0], found_list[1]))
     for _, _, path in lists_within[:1]:
-        if below := _paragraphs(compile_expression(path)[0](document, "", None)):
-            return f"{path}[].{below}"
+        if paragraphs_path := _paragraphs(compile_expression(path)[0](document, "", None)):
+            return f"{path}[].{paragraphs_path}"
     if lists_within and lists_within[0][0] > 1:
-        first = lists_within[0][2]
-        same = [path for _, _, path in lists_within if _keys_at(document, path) == _keys_at(document, first)]
-        return f"[{', '.join(same)}][]" if len(same) > 1 else first
+        first_path = lists_within[0][2]
+        paths = [path for _, _, path in lists_within if _keys_at(document, path) == _keys_at(document, first_path)]
+        return f"[{', '.join(paths)}][]" if len(paths) > 1 else first_path
     values = list(document.values())
     if len(values) > 1 and all(isinstance(v, dict) for v in values) and len({frozenset(v) for v in values}) <= 3:
         return "values(@)"
@@ -55,10 +55,10 @@ def rows_path(document: Any) -> str | None:
 
 
 def _paragraphs(articles: Sequence[Any]) -> str | None:
-    """The expression of the paragraphs below articles, as SQuAD has them: each a text with a list of its questions."""
-    for key, within in articles[0].items() if articles and isinstance(articles[0], dict) else ():
-        first = within[0] if isinstance(within, list) and within else None
-        if isinstance(first, dict) and any(plain_name(k) in CONTEXTS and isinstance(v, str) for k, v in first.items()):
+    """Return the expression of the paragraphs of articles, as in SQuAD: each a text with a list of its questions."""
+    for key, value in articles[0].items() if articles and isinstance(articles[0], dict) else ():
+        item = value[0] if isinstance(value, list) and value else None
+        if isinstance(item, dict) and any(plain_name(k) in CONTEXTS and isinstance(v, str) for k, v in item.items()):
             return f"{key_path(key)}[]"
     return None
 
@@ -69,26 +69,26 @@ def _is_row(document: Mapping[str, Any]) -> bool:
     return bool(format_of(dict(document))) and all({"role", "from"} & v[0].keys() for v in lists)
 
 
-def _alike(lists: Sequence[Sequence[Any]]) -> bool:
+def _same_kind(lists: Sequence[Sequence[Any]]) -> bool:
     """Whether the elements of several lists are rows of one kind."""
-    kinds = {type(element) for some in lists for element in some[:20]}
+    kinds = {type(element) for rows in lists for element in rows[:20]}
     if kinds != {dict}:
         return len(kinds) == 1
-    keys = [set().union(*(element for element in some[:20])) for some in lists]
+    keys = [set().union(*(element for element in rows[:20])) for rows in lists]
     return bool(set.intersection(*keys))
 
 
 def _keys_at(document: Any, path: str) -> set[str] | None:
-    """The keys of the first rows at a path, None where they are no objects."""
-    some = compile_expression(path)[0](document, "", None)[:20]
-    return set().union(*some) if all(isinstance(row, dict) for row in some) else None
+    """Return the keys of the first rows at a path; None if they are not objects."""
+    first_rows = compile_expression(path)[0](document, "", None)[:20]
+    return set().union(*first_rows) if all(isinstance(row, dict) for row in first_rows) else None
 
 
 def _lists(value: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[int, int, str]]:
-    """(length, depth, expression) of the lists of objects or lists below a value."""
+    """Yield (length, depth, expression) of the lists of objects or lists below a value."""
     for key, item in value.items():
-        here = (*path, key_path(key))
+        item_path = (*path, key_path(key))
         if isinstance(item, list) and item and isinstance(item[0], dict | list):
-            yield len(item), len(here), ".".join(here)
-        elif isinstance(item, dict) and len(here) < _DEEPEST:
-            yield from _lists(item, here)
+            yield len(item), len(item_path), ".".join(item_path)
+        elif isinstance(item, dict) and len(item_path) < _DEEPEST:
+            yield from _lists(item, item_path)

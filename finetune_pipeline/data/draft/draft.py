@@ -41,7 +41,7 @@ class Draft:
 
     Attributes:
         data, output: These sections of task.yaml.
-        system_prompt: With STUB where a person has to describe something.
+        system_prompt: Holds STUB wherever a person has to describe something.
         schema: JSON schema of JSON answers.
         converted: By file: converted rows that replace it.
     """
@@ -71,8 +71,8 @@ def draft(
     encoding: str | None = None,
     sheet: str | None = None,
 ) -> tuple[Draft | None, list[Finding]]:
-    """Draft a task from raw files, each (name, path). Columns, encoding and sheet are named by the user or found.
-    Returns (the draft; None where no task is recognised in the files, every finding about them)."""
+    """Draft a task from raw files, each (name, path). Columns, encoding and sheet are detected unless given.
+    Returns (the draft, or None if the files hold no recognisable task; every finding about them)."""
     reading = read_raw(files, encoding, sheet)
     if errors(reading.problems):
         return None, reading.problems
@@ -87,25 +87,25 @@ def draft(
             why = f"the rows hold {TAGGED_WORDS[0]}: {' and '.join(tags)} are as long"
         reading.refuse(rule, _names(files), why, fix)
         return None, reading.problems
-    made = _with_fields(files, reading, choice)
-    first = [[m for m in messages if m["role"] != "system"] for messages in _conversations(files, made, _TRIED)]
-    # the last of many answers is no label, nor is a call
-    chats = [len(turns) > 2 or "tool_calls" in turns[-1] for turns in first if choice.chat]
-    written = sum(chats) > len(first) / 2
-    made.answers = Answers((_said_by(messages[-1]) for messages in _conversations(files, made)), written=written)
-    if not made.answers.rows:  # why none can be read, once for each rule
-        rows = list(_validated(files, made.data, prompt=made.system_prompt or "-"))
+    task = _with_fields(files, reading, choice)
+    samples = [[m for m in messages if m["role"] != "system"] for messages in _conversations(files, task, _TRIED)]
+    # the last answer of a long conversation is no label, nor is a tool call
+    is_chat = [len(turns) > 2 or "tool_calls" in turns[-1] for turns in samples if choice.chat]
+    written = sum(is_chat) > len(samples) / 2
+    task.answers = Answers((_answer_text(messages[-1]) for messages in _conversations(files, task)), written=written)
+    if not task.answers.rows:  # report why none can be read, once for each rule
+        rows = list(_validated(files, task.data, prompt=task.system_prompt or "-"))
         counts = Counter(rule for row in rows for rule in {f.rule for f in errors(row.findings)})
-        fault = {f.rule: f for row in reversed(rows) for f in reversed(errors(row.findings))}
-        of_all = f"of {len(rows):,} rows looked at have this fault"
-        faults = ((fault[rule], f"{n:,} {of_all}") for rule, n in counts.most_common())
+        fault_by_rule = {f.rule: f for row in reversed(rows) for f in reversed(errors(row.findings))}
+        of_rows = f"of {len(rows):,} rows looked at have this fault"
+        faults = ((fault_by_rule[rule], f"{n:,} {of_rows}") for rule, n in counts.most_common())
         return None, [*reading.problems, *(replace(f, message=f"{f.message}; {share}") for f, share in faults)]
-    if made.answers.problem:
-        reading.refuse("answers", _names(files), made.answers.problem, "name another: --answer COLUMN")
+    if task.answers.problem:
+        reading.refuse("answers", _names(files), task.answers.problem, "name another: --answer COLUMN")
         return None, reading.problems
-    made.output, made.schema = _output(made.answers)
-    made.system_prompt = made.system_prompt or _prompt(made)
-    return made, reading.problems
+    task.output, task.schema = _output(task.answers)
+    task.system_prompt = task.system_prompt or _prompt(task)
+    return task, reading.problems
 
 
 def _names(files: Files) -> str:
@@ -113,30 +113,30 @@ def _names(files: Files) -> str:
 
 
 def _with_fields(files: Files, reading: Reading, choice: Choice) -> Draft:
-    """Complete the section `data`; omit what is detected from the rows anyway."""
-    made = Draft(reading, choice, Answers(()), notes=[*reading.notes])
+    """Complete the section `data`; omit fields that the formats detect by themselves."""
+    task = Draft(reading, choice, Answers(()), notes=[*reading.notes])
     if choice.chat:
-        return _with_chat(files, made, choice.chat)
+        return _with_chat(files, task, choice.chat)
     name, flag = choice.flag or ("", "")
     elements = exploded(reading.rows, name) if flag else []
     if flagged := sum(bool(row.value.get(flag)) for row in elements):
-        note = f"{flagged:,} of {len(elements):,} elements of {name} say {flag}"
-        made.notes.append(f"{note}: data.fields.each leaves them out")
+        note = f"{flagged:,} of {len(elements):,} elements of {name} have {flag}"
+        task.notes.append(f"{note}: data.fields.each leaves them out")
     if "max_by(" in str(choice.fields):
-        made.notes.append("of several answers to a question, the one with the highest score is learnt")
-    declared = _with(reading.data, choice.fields)
-    without = _with(reading.data, {k: v for k, v in choice.fields.items() if k == "each"})
-    csv = {k: v for k, v in without.pop("csv", {}).items() if k != "header"}
-    without = {**({"csv": csv} if csv else {}), **without}
-    by_fields, by_format = ([row.example for row in _validated(files, data)] for data in (declared, without))
+        task.notes.append("of several answers to a question, the one with the highest score is learnt")
+    declared = _merge_fields(reading.data, choice.fields)
+    detected = _merge_fields(reading.data, {k: v for k, v in choice.fields.items() if k == "each"})
+    csv = {k: v for k, v in detected.pop("csv", {}).items() if k != "header"}
+    detected = {**({"csv": csv} if csv else {}), **detected}
+    by_fields, by_format = ([row.example for row in _validated(files, data)] for data in (declared, detected))
     pairs = [(a, b) for a, b in zip(by_fields, by_format, strict=False) if a is not None]
-    same = [b and a.answer == b.answer and a.user_text in b.user_text for a, b in pairs]  # a format may read more
-    plainly = len(by_fields) == len(by_format) and len(same) > 0 and all(same)
-    made.data = without if plainly else declared
-    return _with_unused(files, made) if plainly else made
+    agreements = [b and a.answer == b.answer and a.user_text in b.user_text for a, b in pairs]  # a format may read more
+    is_detected = len(by_fields) == len(by_format) and len(agreements) > 0 and all(agreements)
+    task.data = detected if is_detected else declared
+    return _with_unused(files, task) if is_detected else task
 
 
-def _with(data: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
+def _merge_fields(data: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
     merged = {**data.get("fields", {}), **fields}
     return {**{k: v for k, v in data.items() if k != "fields"}, **({"fields": merged} if merged else {})}
 
@@ -153,61 +153,61 @@ def _validated(
             yield from validate_record(record, name, spec, mapping)
 
 
-def _with_chat(files: Files, made: Draft, chat: Chat) -> Draft:
-    """Complete the draft of a conversation task: roles, and the treatment of system turns."""
-    data, converts = _with(made.reading.data, chat.fields), bool(chat.thread) or chat.transcript
+def _with_chat(files: Files, task: Draft, chat: Chat) -> Draft:
+    """Complete the draft of a conversation task: its roles, and how it treats system turns."""
+    data, converts = _merge_fields(task.reading.data, chat.fields), bool(chat.thread) or chat.transcript
     if chat.roles and not converts:
         data["roles"] = dict(chat.roles)
     if chat.answer:
-        made.notes.append(f"the conversations end with the user: {chat.answer} is the answer")
+        task.notes.append(f"the conversations end with the user: {chat.answer} is the answer")
     rows = list(_validated(files, data)) if not converts else []
-    broken = [row for row in rows if row.example is None and _ORDER_RULES & {f.rule for f in row.findings}]
-    first = [row.value for row in made.reading.rows[:200] if isinstance(row.value, dict)]
-    has_calls = any("tools" in value or re.search("tool_call|function_call", str(value)[:5_000]) for value in first)
-    if converts or (len(broken) > 0.2 * len(rows) and not (has_calls or chat.answer or chat.whole is not None)):
+    misordered = [row for row in rows if row.example is None and _ORDER_RULES & {f.rule for f in row.findings}]
+    samples = [row.value for row in task.reading.rows[:200] if isinstance(row.value, dict)]
+    has_calls = any("tools" in value or re.search("tool_call|function_call", str(value)[:5_000]) for value in samples)
+    if converts or (len(misordered) > 0.2 * len(rows) and not (has_calls or chat.answer or chat.whole is not None)):
         left_out: Counter[str] = Counter()
         for name, path in files:
-            records = (r for r in read_records(path, name, spec_of(made.reading.data)) if r.about != "file")
+            records = (r for r in read_records(path, name, spec_of(task.reading.data)) if r.about != "file")
             values = [RawRow(r.key, decoded(r)) for r in records]
             readable = with_json_texts([row for row in values if row.value is not None])
             left_out["rows that cannot be read"] += len(values) - len(readable)
-            made.converted[name] = b"".join(joined_turns(readable, chat, left_out))
-        made.data = {"inject": True}
+            task.converted[name] = b"".join(joined_turns(readable, chat, left_out))
+        task.data = {"inject": True}
         note = "written as conversations, one a line: turns of one side are joined, and each ends with an answer"
-        made.notes.append(f"{_names(files)}: {note}")
+        task.notes.append(f"{_names(files)}: {note}")
         if reasons := ", ".join(f"{n:,} {why}" for why, n in left_out.items() if n):
-            made.notes.append(f"left out: {reasons}")
-        return made
+            task.notes.append(f"left out: {reasons}")
+        return task
     systems = Counter(_system_turns(files, data))
     common = systems.most_common(1)[0] if systems else ("", 0)
     if systems and common[1] >= _CONSTANT * len(rows):
-        made.system_prompt = common[0]
-        made.notes.append("the system prompt is taken from the conversations")
+        task.system_prompt = common[0]
+        task.notes.append("the system prompt is taken from the conversations")
     elif systems:
-        made.notes.append("the conversations start with different system turns; the task's system prompt replaces them")
+        task.notes.append("the conversations start with different system turns; the task's system prompt replaces them")
         if chat.whole is not None:
-            made.data = {**_with(data, chat.whole), "inject": True}
-            return _with_unused(files, made)
-        tools = {"tools": "tools"} if any("tools" in value for value in first) else {}
+            task.data = {**_merge_fields(data, chat.whole), "inject": True}
+            return _with_unused(files, task)
+        tools = {"tools": "tools"} if any("tools" in value for value in samples) else {}
         messages, speaker = chat.columns[0], chat.speaker
         if "messages" in chat.fields:
             messages, speaker = f"{chat.fields['messages']} | ", "role"
-        data = _with(data, {"messages": f"{messages}[?{speaker} != 'system']", **tools})
+        data = _merge_fields(data, {"messages": f"{messages}[?{speaker} != 'system']", **tools})
         data["fields"].pop("system", None)
-    made.data = {**data, "inject": True}
-    return _with_unused(files, made)
+    task.data = {**data, "inject": True}
+    return _with_unused(files, task)
 
 
-def _with_unused(files: Files, made: Draft) -> Draft:
-    """Complete the draft with the columns that nothing reads."""
-    ignored = {key for row in _validated(files, made.data) for key in row.ignored}
-    unused = [path for path in made.choice.unused if key_name(path.strip('"')) in ignored]
-    made.choice = replace(made.choice, unused=unused)
-    return made
+def _with_unused(files: Files, task: Draft) -> Draft:
+    """Add the columns that nothing reads to the draft."""
+    ignored = {key for row in _validated(files, task.data) for key in row.ignored}
+    unused = [path for path in task.choice.unused if key_name(path.strip('"')) in ignored]
+    task.choice = replace(task.choice, unused=unused)
+    return task
 
 
 def _system_turns(files: Files, data: Mapping[str, Any]) -> Iterator[str]:
-    """The system turns of the first conversations that start with one."""
+    """Yield the system turns of the first conversations that start with one."""
     spec = spec_of(data)
     mapping = mapping_of(spec)
     for name, path in files:
@@ -219,18 +219,18 @@ def _system_turns(files: Files, data: Mapping[str, Any]) -> Iterator[str]:
                 yield turns[0]["content"]
 
 
-def _conversations(files: Files, made: Draft, limit: int | None = None) -> Iterator[list[Message]]:
-    """The messages of all examples, or of the first ones of each file."""
-    for data in made.converted.values():
+def _conversations(files: Files, task: Draft, limit: int | None = None) -> Iterator[list[Message]]:
+    """Yield the messages of all examples, or of the first `limit` of each file."""
+    for data in task.converted.values():
         yield from (msgspec.json.decode(line)["messages"] for line in data.splitlines()[:limit])
-    if not made.converted:
-        whole = {**made.data, "max_chars": 1 << 30, "min_chars": 0}
-        rows = _validated(files, whole, limit, made.system_prompt or "-")
+    if not task.converted:
+        unlimited = {**task.data, "max_chars": 1 << 30, "min_chars": 0}
+        rows = _validated(files, unlimited, limit, task.system_prompt or "-")
         yield from (row.example.messages for row in rows if row.example is not None)
 
 
-def _said_by(message: Message) -> str:
-    """The text of an answer, or the calls in its place."""
+def _answer_text(message: Message) -> str:
+    """Return the text of an answer, or its tool calls if it has no text."""
     calls = [call["function"] for call in message.get("tool_calls", ())]
     return message["content"] or "\n".join(f"{call['name']}({call['arguments']})" for call in calls)
 
@@ -245,17 +245,17 @@ def _output(answers: Answers) -> tuple[dict[str, Any], dict[str, Any] | None]:
     return {"kind": "text", "max_new_tokens": answers.max_new_tokens, **extract}, None
 
 
-def _prompt(made: Draft) -> str:
-    answers = made.answers
+def _prompt(task: Draft) -> str:
+    answers = task.answers
     if answers.kind == "labels":
         lines = [f"{label}: {STUB}" for label in answers.labels]
         return "\n".join(["Classify the text. Answer with exactly one of these labels and nothing else.", *lines])
     if answers.kind == "json":
-        properties = (made.schema or {}).get("properties", {})
+        properties = (task.schema or {}).get("properties", {})
         lines = [f"{key}: {STUB} ({_types(part)})" for key, part in properties.items()]
         return "\n".join(["Read the text. Answer with one line of JSON and nothing else, with these keys:", *lines])
-    what = "the user" if made.choice.chat else "the request"
-    return f"Answer {what}. {STUB}: whom you speak for, what a good answer holds, how long it is."
+    addressee = "the user" if task.choice.chat else "the request"
+    return f"Answer {addressee}. {STUB}: whom you speak for, what a good answer holds, how long it is."
 
 
 def _types(part: Mapping[str, Any]) -> str:
@@ -266,14 +266,14 @@ def _types(part: Mapping[str, Any]) -> str:
 
 
 def task_name(paths: Sequence[Path]) -> str:
-    """A task name from the common part of the file names, else from the folder. Accents go, the letters stay."""
+    """Make a task name from the common part of the file names, else from the folder. Accented letters lose their accents."""
 
     def words_of(text: str) -> list[str]:
         plain = unicodedata.normalize("NFKD", text.casefold()).encode("ascii", "ignore").decode()
         return re.findall(r"[a-z0-9]+", plain)
 
     words = [words_of(re.sub(r"(\.\w{1,8})+$", "", path.name)) for path in paths]
-    shared = [of[0] for of in zip(*words, strict=False) if len(set(of)) == 1]
+    shared = [same_place[0] for same_place in zip(*words, strict=False) if len(set(same_place)) == 1]
     if not shared:
         shared = words_of(paths[0].resolve().parent.name)
     while len(shared) > 1 and shared[-1] in ("train", "training", "data", "dataset", "export", "part", "raw"):

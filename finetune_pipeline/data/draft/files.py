@@ -39,19 +39,19 @@ class GivenFile:
 
 
 def given_files(paths: Sequence[Path]) -> list[GivenFile]:
-    """The raw files of these paths; a folder stands for all files below it with known suffixes, without hidden folders
+    """Return the raw files of these paths. A folder means all files below it with known suffixes, except in hidden folders
     such as the pipeline's own. Raises FindingsError naming every unusable path."""
     problems: list[Finding] = []
     files: dict[str, Path] = {}
     for path in paths:
         if path.is_dir():
-            # Arrow files are named with their folder, so that what holds them is refused, and not read in part
+            # Arrow files are included: a folder that holds them is then refused, not read in part
             raw = (p for p in path.rglob("*") if p.is_file() and (is_known(p) or p.suffix == ".arrow"))
             below = ((p, p.relative_to(path).parent.parts) for p in raw)
             inside = sorted(p for p, folders in below if not any(folder.startswith(".") for folder in folders))
             if not inside:
                 message = f"no file in this folder ends in {', '.join(SUFFIXES)}"
-                fix = "name the files; of texts in files of their own, make one CSV with the columns text and label"
+                fix = "name the files; if each text is a file, make one CSV with the columns text and label"
                 problems.append(Finding("draft.no_files", "error", str(path), message, fix))
             files |= {os.path.abspath(file): file for file in inside}
         elif path.is_file():
@@ -67,18 +67,18 @@ def given_files(paths: Sequence[Path]) -> list[GivenFile]:
     if problems:
         raise FindingsError(problems)
     times = Counter(path.name for path in files.values())
-    given: dict[str, GivenFile] = {}
+    named: dict[str, GivenFile] = {}
     for path in files.values():
         name = path.name if times[path.name] == 1 else f"{path.resolve().parent.name}_{path.name}"
         printable = "".join(c if c.isprintable() else "_" for c in name).lstrip(".~$") or "rows"
-        same = (f"raw/{number}_{printable}" for number in count(2))
-        name = f"raw/{printable}" if f"raw/{printable}" not in given else next(n for n in same if n not in given)
-        given[name] = GivenFile(name, path)
-    return list(given.values())
+        numbered = (f"raw/{number}_{printable}" for number in count(2))
+        name = f"raw/{printable}" if f"raw/{printable}" not in named else next(n for n in numbered if n not in named)
+        named[name] = GivenFile(name, path)
+    return list(named.values())
 
 
 def with_suffix(file: GivenFile, container: str) -> GivenFile:
-    """The file with a name that `raw/*` matches: a suffix for its content is added if it has no known one."""
+    """Add a suffix for the file's content, unless its name already has one that `raw/*` reads."""
     if is_known(Path(file.name)):
         return file
     suffix = {"json_lines": ".jsonl", "workbook": ".xlsx"}.get(container, f".{container}")
@@ -86,45 +86,45 @@ def with_suffix(file: GivenFile, container: str) -> GivenFile:
 
 
 def name_problems(name: str, folder: Path, files: Sequence[GivenFile]) -> list[Finding]:
-    """Why a task of this name cannot be made in this folder: existing files are never overwritten."""
+    """Return why a task of this name cannot be made in this folder. Existing files are never overwritten."""
     problems: list[Finding] = []
 
-    def say(rule: str, place: str, message: str, fix: str) -> None:
+    def add(rule: str, place: str, message: str, fix: str) -> None:
         problems.append(Finding(f"draft.{rule}", "error", place, message, fix))
 
     if not _NAME.fullmatch(name):
         plain = re.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_") or "my_task"
         fix = f"use lowercase letters, digits and _, such as {plain}"
-        say("name", "--name", f"{name!r} is not a valid task name", fix)
+        add("name", "--name", f"{name!r} is not a valid task name", fix)
     if (folder / "task.yaml").exists():
         fix = f"go on with `finetune check {name}`, edit {folder / 'task.yaml'}, or choose another --name; nothing was changed"
-        say("task_exists", str(folder), f"there is a task {name!r} already", fix)
+        add("task_exists", str(folder), f"there is a task {name!r} already", fix)
         return problems
     raw = folder / "raw"
-    there = {p.name: p for p in raw.iterdir() if p.is_file()} if raw.is_dir() else {}
-    given = {Path(file.name).name: file.path for file in files}
-    for other in sorted(there.keys() - given.keys()):
-        if is_known(there[other]):
+    old = {p.name: p for p in raw.iterdir() if p.is_file()} if raw.is_dir() else {}
+    new = {Path(file.name).name: file.path for file in files}
+    for other_name in sorted(old.keys() - new.keys()):
+        if is_known(old[other_name]):
             message = "this file would be read too, but was not named"
-            say("other_files", f"{raw / other}", message, "name it or move it away")
-    for same in sorted(there.keys() & given.keys()):
-        if not (there[same].samefile(given[same]) or filecmp.cmp(there[same], given[same], shallow=False)):
-            message = f"it differs from {given[same]}"
-            say("other_content", f"{raw / same}", message, "choose another --name, or remove it")
+            add("other_files", f"{raw / other_name}", message, "name it or move it away")
+    for shared in sorted(old.keys() & new.keys()):
+        if not (old[shared].samefile(new[shared]) or filecmp.cmp(old[shared], new[shared], shallow=False)):
+            message = f"it differs from {new[shared]}"
+            add("other_content", f"{raw / shared}", message, "choose another --name, or remove it")
     return problems
 
 
 def place_files(
     files: Sequence[GivenFile], folder: Path, converted: Mapping[str, bytes], written: list[str] | None = None
 ) -> list[str]:
-    """Copy the files below `folder` atomically; write the rows of `converted` as JSON Lines in place of their
-    file. Returns the names written, without those that existed already; they are added to `written` one by one. Raises
-    FindingsError for files in `folder` whose rows are converted: both would be read."""
-    there = [file for file in files if file.name in converted and file.path.resolve() == (folder / file.name).resolve()]
-    if there:
-        message = "its rows have to be rewritten as conversations, and from here it would be read beside them"
+    """Copy each file below `folder` atomically; write `converted` rows as JSON Lines instead of their file. Returns the names
+    of the new files, and adds each to `written` at once. Raises FindingsError for files that are already in `folder` and
+    would be converted: the pipeline would read both."""
+    in_place = (file for file in files if file.path.resolve() == (folder / file.name).resolve())
+    if clashes := [file for file in in_place if file.name in converted]:
+        message = "its rows are rewritten as conversations, and in this folder the pipeline would read both"
         fix = "move it out of the task's folder, and name it there"
-        raise FindingsError([Finding("draft.in_place", "error", str(file.path), message, fix) for file in there])
+        raise FindingsError([Finding("draft.in_place", "error", str(file.path), message, fix) for file in clashes])
     written = [] if written is None else written
     for file in files:
         name = str(PurePath(file.name).with_suffix(".jsonl")) if file.name in converted else file.name
@@ -144,8 +144,8 @@ def place_files(
 
 
 def task_yaml(name: str, draft: Draft, files: str, min_per_label: int | None = None) -> str:
-    """The text of task.yaml. files: for its first line; min_per_label: where the default is more than the rarest label
-    has."""
+    """Return the text of task.yaml. files: named in its first line. min_per_label: set if the rarest label has fewer rows
+    than the default."""
     data = {k: v for k, v in draft.data.items() if v not in ({}, None)}
     defaults, training = TaskSpec.model_fields, TrainingSpec()
     described = "write down" if STUB in draft.system_prompt else "look at"
@@ -190,9 +190,9 @@ def _output(draft: Draft) -> list[str]:
 
 
 def _inline(value: Any, style: str | None = None) -> str:
-    """A value as YAML behind its key: in one line, or in the style of a block if it can have it."""
-    plain = not re.search(r"\\x85|\\u202[89]", ascii(value))  # PyYAML reads them as ends of lines
-    how: dict[str, Any] = {"allow_unicode": plain, "width": _WIDTH, "sort_keys": False, "default_flow_style": True}
-    text: str = yaml.safe_dump(value, default_style=style, **how)
+    """Return a value as YAML to put after its key: on one line, or in the given block style if the value allows it."""
+    plain = not re.search(r"\\x85|\\u202[89]", ascii(value))  # PyYAML reads these characters as line ends
+    options: dict[str, Any] = {"allow_unicode": plain, "width": _WIDTH, "sort_keys": False, "default_flow_style": True}
+    text: str = yaml.safe_dump(value, default_style=style, **options)
     text = text.removesuffix("\n").removesuffix("\n...")
-    return text if style or "\n" not in text else yaml.safe_dump(value, default_style='"', **how).removesuffix("\n")
+    return text if style or "\n" not in text else yaml.safe_dump(value, default_style='"', **options).removesuffix("\n")

@@ -1,4 +1,4 @@
-"""What a model or an annotator said, in the answers of APIs and tools that wrap it: the text alone, and where it is."""
+"""Finds the text of an answer in the responses of APIs and in the exports of annotation tools."""
 
 from functools import cache
 from typing import Any
@@ -12,14 +12,14 @@ _SCORES = ("score", "overall_score", "rating", "votes", "upvotes")
 
 
 def answer_in(value: Any, path: str) -> tuple[str, Any] | None:
-    """(expression, text) of what was said in the value at `path`; None where it has no such form."""
+    """Return (expression, text) of the answer in the value at `path`; None if the value has no known form."""
     if not (form := _form_of_object(value) if isinstance(value, dict) else _form_of_list(value)):
         return None
     try:
-        said = _reader(form)(value, "", None)
+        text = _reader(form)(value, "", None)
     except EXPRESSION_ERRORS:
         return None
-    return (form.format(path), said) if said or "answer_start" in value else None  # SQuAD asks what has no answer, too
+    return (form.format(path), text) if text or "answer_start" in value else None  # SQuAD has unanswered questions
 
 
 @cache
@@ -28,7 +28,7 @@ def _reader(form: str) -> Getter:
 
 
 def _form_of_object(value: dict[str, Any]) -> str:
-    """The expression of what an object says, with {} for its path; empty where it says nothing."""
+    """Return the expression of the answer in an object, with {} for its path; empty for any other object."""
     if "candidates" in value:
         return "join('', {}.candidates[0].content.parts[].text)"  # Gemini
     if "choices" in value:
@@ -40,7 +40,7 @@ def _form_of_object(value: dict[str, Any]) -> str:
 
 
 def _form_of_list(value: Any) -> str:
-    """The same of a list: SQuAD's answers, content parts of the assistant alone, or answers with scores."""
+    """Return the same for a list: SQuAD's answers, content parts of the assistant only, or answers with scores."""
     if not isinstance(value, list) or not value or not all(isinstance(item, dict) for item in value):
         return ""
     keys = set(value[0]).intersection(*value)

@@ -1,5 +1,5 @@
-"""How raw files of unknown make are read: delimiter, header, sheet, and where in a JSON document the rows are. The
-readers refuse what can be read in two ways; here the likelier way is taken, and said."""
+"""Finds how to read raw files of unknown format: delimiter, header, sheet, and the place of the rows in a JSON document. The
+readers refuse files that can be read in two ways; this module chooses the likelier way and notes its choice."""
 
 import json
 import re
@@ -27,19 +27,19 @@ from finetune_pipeline.spec.model import TaskSpec
 
 _LOOKED_AT = 500
 _HEAD = 2_000
-"""Bytes of a file by which a text that is no table is known."""
+"""Bytes at the start of a file used to recognise text that is no table."""
 _DEEPEST = 4
 MOST_ROWS = 50_000
 """Rows of a file used to judge its columns; labels are counted over all rows."""
 _FORMS = "CSV with a header, or as JSON Lines: one object with a text and its answer a line"
 _ENOUGH = 20
-"""Rows for each value, on average, of a column whose values all come back."""
+"""A column with this many rows for each value, on average, holds labels."""
 _SINGLE = 0.8
 """If fewer of a table's lines are complete rows, other delimiters and quoting are tried."""
 
 
 class RawRow(NamedTuple):
-    """A decoded row from a reader. key: of its list, in a JSON document with several lists."""
+    """A decoded row. key: that of its list, in a JSON document with several lists."""
 
     key: str | None
     value: Any
@@ -51,8 +51,8 @@ class Reading:
 
     Attributes:
         data: Keys of `data` in task.yaml: csv, sheet, and fields.rows.
-        rows: Of all files, up to MOST_ROWS of each.
-        containers, counts: By file: its type, and its number of rows.
+        rows: Rows of all files, up to MOST_ROWS of each.
+        containers, counts: Type and number of rows of each file.
         notes: Choices made, as text.
         problems: Findings about the files.
     """
@@ -70,43 +70,43 @@ class Reading:
 
 
 def spec_of(data: Mapping[str, Any], output: Mapping[str, Any] | None = None, prompt: str = "-") -> TaskSpec:
-    """A spec for reading rows before there is a task."""
+    """Return a spec for reading rows before there is a task."""
     values = {"name": "draft", "description": "-", "system_prompt": prompt, "data": dict(data)}
     return validated_spec({**values, "output": dict(output or {"kind": "text"})})
 
 
 def decoded(record: Record) -> Any:
-    """A record's value; None if it cannot be read."""
+    """Return a record's value; None if it cannot be read."""
     return decode_line(record.raw, "")[0] if record.encoded else record.value
 
 
 def read_raw(files: Sequence[tuple[str, Path]], encoding: str | None = None, sheet: str | None = None) -> Reading:
     """Read files of unknown format, each (name, path). encoding, sheet: set by the user."""
-    given = {"csv": {"encoding": encoding} if encoding else None, "sheet": sheet}
-    reading = Reading({key: value for key, value in given.items() if value})
+    declared = {"csv": {"encoding": encoding} if encoding else None, "sheet": sheet}
+    reading = Reading({key: value for key, value in declared.items() if value})
     reading.problems += check_fields(spec_of(reading.data))
     if errors(reading.problems):
         return reading
     for name, path in files:
-        container, seen = look_at(path, name, spec_of(reading.data))
+        container, survey = look_at(path, name, spec_of(reading.data))
         reading.containers[name] = container.kind
-        with RawStream(path, seen.encoding) as stream:
-            other = other_text(stream.buffered().read(_HEAD)) if container.kind in ("csv", "unknown", "json") else None
-        if seen.problem:
-            reading.problems.append(seen.problem)
-        elif other:
-            reading.refuse("other_text", name, f"the file was not read: it is {other[0]}", other[1])
+        with RawStream(path, survey.encoding) as stream:
+            kind = other_text(stream.buffered().read(_HEAD)) if container.kind in ("csv", "unknown", "json") else None
+        if survey.problem:
+            reading.problems.append(survey.problem)
+        elif kind:
+            reading.refuse("other_text", name, f"the file was not read: it is {kind[0]}", kind[1])
         elif container.kind == "workbook":
             _choose_sheet(path, name, reading)
-        elif container.kind == "json" or (container.kind == "json_lines" and seen.lines <= 1):
-            _choose_rows(path, name, seen.encoding, reading)
+        elif container.kind == "json" or (container.kind == "json_lines" and survey.lines <= 1):
+            _choose_rows(path, name, survey.encoding, reading)
         elif container.dialect is not None:
             _choose_dialect(path, name, container, reading)
         if not errors(reading.problems):
             _add_rows(path, name, reading)
     reading.rows = with_json_texts(reading.rows)
     if _is_half_a_batch([row.value for row in reading.rows]):
-        message = "requests of a batch API and their responses stand in rows of their own"
+        message = "requests of a batch API and their responses are in separate rows"
         fix = "join them by id: jq -c -s 'group_by(.custom_id)[] | add' requests.jsonl responses.jsonl > joined.jsonl"
         reading.refuse("batch", ", ".join(name for name, _ in files[:3]), message, fix)
     return reading
@@ -116,14 +116,14 @@ def _is_half_a_batch(rows: Sequence[Any]) -> bool:
     """Whether each row is a request or a response of a batch API, and none is both."""
 
     def is_half(row: Mapping[str, Any]) -> bool:
-        held = {key for key, value in row.items() if isinstance(value, dict)}
-        return held.isdisjoint(("body", "params")) != held.isdisjoint(("response", "result"))
+        object_keys = {key for key, value in row.items() if isinstance(value, dict)}
+        return object_keys.isdisjoint(("body", "params")) != object_keys.isdisjoint(("response", "result"))
 
     return bool(rows) and all(isinstance(row, dict) and "custom_id" in row and is_half(row) for row in rows)
 
 
 def with_json_texts(rows: Sequence[RawRow]) -> list[RawRow]:
-    """The rows with those columns decoded whose every text is an object or a list: that is how `data.fields` sees them."""
+    """Decode the columns whose texts are all JSON objects or lists, as `data.fields` does."""
     plain = {path for row in rows for path, text in _texts_in(row.value, ()) if isinstance(unpacked(text), str)}
 
     def decoded_in(value: Any, path: tuple[str, ...]) -> Any:
@@ -135,7 +135,7 @@ def with_json_texts(rows: Sequence[RawRow]) -> list[RawRow]:
 
 
 def _texts_in(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """(keys, text) of the texts in an object and in the objects below it."""
+    """Yield (keys, text) of the texts in an object and in the objects below it."""
     for key, item in value.items() if isinstance(value, dict) and len(path) < _DEEPEST else ():
         if isinstance(item, str) and item.strip():
             yield (*path, key), item
@@ -147,8 +147,8 @@ def _add_rows(path: Path, name: str, reading: Reading) -> None:
     unread: list[Record] = []
     for record in read_records(path, name, spec):
         if record.about == "file":
-            known = {(f.rule, f.place) for f in reading.problems}
-            reading.problems += [f for f in record.findings if (f.rule, f.place) not in known]
+            known_findings = {(f.rule, f.place) for f in reading.problems}
+            reading.problems += [f for f in record.findings if (f.rule, f.place) not in known_findings]
             continue
         reading.counts[name] += 1
         if reading.counts[name] <= MOST_ROWS:
@@ -157,14 +157,14 @@ def _add_rows(path: Path, name: str, reading: Reading) -> None:
             else:
                 unread.append(record)
     if unread and len(unread) >= 0.5 * min(reading.counts[name], MOST_ROWS):
-        nothing = row_finding("not_an_object", name, "the row is null", "write one object per row")
-        first = [*unread[0].findings, *decode_line(unread[0].raw, "")[1], nothing][0]
-        message = f"{len(unread):,} of {reading.counts[name]:,} rows cannot be read: {first.message}"
-        reading.refuse("unreadable", name, message, f"{first.fix}; or export it as {_FORMS}")
+        null_row = row_finding("not_an_object", name, "the row is null", "write one object per row")
+        first_finding = [*unread[0].findings, *decode_line(unread[0].raw, "")[1], null_row][0]
+        message = f"{len(unread):,} of {reading.counts[name]:,} rows cannot be read: {first_finding.message}"
+        reading.refuse("unreadable", name, message, f"{first_finding.fix}; or export it as {_FORMS}")
 
 
 def _first_rows(path: Path, name: str, data: Mapping[str, Any]) -> tuple[list[list[str]], int]:
-    """(cells of the first complete rows, number of rows read), read as a table without a header."""
+    """Read the start of a table without a header. Returns (cells of the first complete rows, number of rows read)."""
     spec = spec_of({**data, "csv": {**data.get("csv", {}), "header": False}})
     records = list(islice((r for r in read_records(path, name, spec) if r.about != "file"), _LOOKED_AT))
     return [list(r.value.values()) for r in records if isinstance(r.value, dict)], len(records)
@@ -172,11 +172,11 @@ def _first_rows(path: Path, name: str, data: Mapping[str, Any]) -> tuple[list[li
 
 def _choose_dialect(path: Path, name: str, container: Container, reading: Reading) -> None:
     """Choose the delimiter and quoting that give the most complete rows, and whether the first row is a header."""
-    own = {k: v for k, v in reading.data.get("csv", {}).items() if k != "header"}
-    delimiters = [own, *({**own, "delimiter": d} for d in (",", ";", "\t", "|") if "delimiter" not in own)]
-    best: tuple[float, dict[str, Any], list[list[str]]] = (0.0, own, [])
-    for csv in [*delimiters, *({**some, "quote": "none"} for some in delimiters if "quote" not in own)]:
-        if best[0] > _SINGLE and (best[1] == own or "quote" in csv):
+    base = {k: v for k, v in reading.data.get("csv", {}).items() if k != "header"}
+    delimiters = [base, *({**base, "delimiter": d} for d in (",", ";", "\t", "|") if "delimiter" not in base)]
+    best: tuple[float, dict[str, Any], list[list[str]]] = (0.0, base, [])
+    for csv in [*delimiters, *({**options, "quote": "none"} for options in delimiters if "quote" not in base)]:
+        if best[0] > _SINGLE and (best[1] == base or "quote" in csv):
             break
         rows, looked_at = _first_rows(path, name, {**reading.data, "csv": csv})
         fit = _fit(rows, looked_at)
@@ -187,16 +187,16 @@ def _choose_dialect(path: Path, name: str, container: Container, reading: Readin
         reading.refuse("no_table", name, f"the file was not read: {container.why}", f"save it as {_FORMS}")
         reading.containers[name] = "unknown"
         return
-    if csv != own:
-        chosen = {k: v for k, v in csv.items() if k not in own}
+    if csv != base:
+        chosen = {k: v for k, v in csv.items() if k not in base}
         reading.notes.append(f"{name}: read with {', '.join(f'{k} {v!r}' for k, v in chosen.items())}")
-    reading.containers[name] = "csv"  # also where a guess alone was not sure of the delimiter
+    reading.containers[name] = "csv"  # even if the first guess was not sure of the delimiter
     reading.data["csv"] = {**csv, "header": _header(rows, name, reading)}
 
 
 def _fit(rows: Sequence[Sequence[str]], looked_at: int) -> float:
-    """How well a delimiter fits: the share of complete rows with two or more cells. One that gives a header fits better,
-    one followed by spaces, like commas in prose, fits worse."""
+    """Return how well a delimiter fits: the share of complete rows with two or more cells. A delimiter that gives a header
+    fits better; one followed by spaces, like commas in prose, fits worse."""
     if not rows or max(map(len, rows)) < 2:
         return 0.0
     cells = [cell for row in rows for cell in row[1:]]
@@ -206,43 +206,43 @@ def _fit(rows: Sequence[Sequence[str]], looked_at: int) -> float:
 
 def _header(rows: Sequence[Sequence[str]], name: str, reading: Reading) -> bool:
     header = is_header(rows[0], rows[1:])
-    before = reading.data.get("csv", {}).get("header")
-    if before is not None and before != header:
-        message = "unlike the files before it, its first row does (or does not) name the columns"
+    earlier_header = reading.data.get("csv", {}).get("header")
+    if earlier_header is not None and earlier_header != header:
+        message = "some files have a header row and some have none: this one differs from the files before it"
         reading.refuse("headers_differ", name, message, "give every file the same header")
     if not header:
         reading.notes.append(f"{name}: there is no header row; the columns are named c1 to c{len(rows[0])}")
-    elif again := _named_again(rows):
-        note = "hold names again, as in surveys: remove what is no example"
-        reading.notes.append(f"{name}: the first {again} rows below the header may {note}")
+    elif repeated_rows := _count_repeated_headers(rows):
+        note = "repeat the column names, as in surveys: remove rows that are no examples"
+        reading.notes.append(f"{name}: the first {repeated_rows} rows below the header may {note}")
     return header
 
 
-def _named_again(rows: Sequence[Sequence[str]]) -> int:
-    """How many rows below the header hold no value in any column of numbers and dates."""
+def _count_repeated_headers(rows: Sequence[Sequence[str]]) -> int:
+    """Count the rows right below the header that hold no value in any column of numbers and dates."""
     below = rows[4:]
-    full = [i for i in range(len(rows[0])) if len(below) >= _ENOUGH and all(row[i][:1].isdigit() for row in below)]
-    return len([*takewhile(lambda row: full and not any(row[i][:1].isdigit() for i in full), rows[1:4])])
+    columns = [i for i in range(len(rows[0])) if len(below) >= _ENOUGH and all(row[i][:1].isdigit() for row in below)]
+    return len([*takewhile(lambda row: columns and not any(row[i][:1].isdigit() for i in columns), rows[1:4])])
 
 
-def is_header(first: Sequence[str], behind: Sequence[Sequence[str]]) -> bool:
+def is_header(first: Sequence[str], rows_below: Sequence[Sequence[str]]) -> bool:
     """Whether a table's first row names its columns, judged by the cells below."""
     cells = [cell.strip().strip("\"'") for cell in first]
-    behind = [row for row in behind if list(row) != list(first)]  # joined files repeat it
-    columns = [[row[i].strip() for row in behind if i < len(row)] for i in range(len(cells))]
+    rows_below = [row for row in rows_below if list(row) != list(first)]  # concatenated files repeat it
+    columns = [[row[i].strip() for row in rows_below if i < len(row)] for i in range(len(cells))]
     named = [cell for cell in cells if cell]
     if not named or any(len(c) > 60 or _is_number(c) for c in named):
         return False
-    recurs = any(cell and cell in column for cell, column in zip(cells, columns, strict=True))
-    if not recurs and any(is_known_name(cell) for cell in named):
+    is_repeated = any(cell and cell in column for cell, column in zip(cells, columns, strict=True))
+    if not is_repeated and any(is_known_name(cell) for cell in named):
         return True
-    if recurs or any(len(c.split()) > 5 or c[-1:] in ".!?" for c in named):
+    if is_repeated or any(len(c.split()) > 5 or c[-1:] in ".!?" for c in named):
         few = (set(column) for column in columns if len(column) >= _ENOUGH * len(set(column)))
-        return not recurs and any(len(values) > 1 for values in few)  # labels below, and the first row holds none
+        return not is_repeated and any(len(values) > 1 for values in few)  # labels below, and the first row holds none
     numbers = [sum(map(_is_number, c)) >= 0.8 * len(c) > 0 for c in columns]
     words = [sum(len(cell.split()) for cell in c) / len(c) if c else 0.0 for c in columns]
     longest = max(range(len(cells)), key=lambda i: words[i])
-    return any(numbers) or len(cells[longest].split()) <= max(2, words[longest] / 2) or not behind
+    return any(numbers) or len(cells[longest].split()) <= max(2, words[longest] / 2) or not rows_below
 
 
 def _is_number(text: str) -> bool:
@@ -250,32 +250,33 @@ def _is_number(text: str) -> bool:
 
 
 def _choose_sheet(path: Path, name: str, reading: Reading) -> None:
-    """Choose the sheet with the most rows of two or more cells and those of the same header, and whether there is one."""
+    """Choose the sheet with the most rows of two or more cells, and the sheets with the same header. Detects the header too."""
     all_sheets = sheet_names(path)
-    sheets = sheets_of(reading.data.get("sheet")) or [s for s, seen in all_sheets.items() if seen] or [*all_sheets]
+    visible = [name for name, is_visible in all_sheets.items() if is_visible]
+    sheets = sheets_of(reading.data.get("sheet")) or visible or [*all_sheets]
     rows_of = {sheet: _first_rows(path, name, {**reading.data, "sheet": sheet})[0] for sheet in sheets}
     sheet = max(rows_of, key=lambda s: sum(len([c for c in row if c]) > 1 for row in rows_of[s]), default=None)
     if sheet is None or not rows_of[sheet]:
-        return  # the reader says what is wrong
+        return  # the reader reports what is wrong
     header = _header(rows_of[sheet], name, reading)
     if len(all_sheets) > 1:
         names = [sorted(rows_of[sheet][0])]
-        alike = [s for s in sheets if s == sheet or (header and [*map(sorted, rows_of[s][:1])] == names)]
-        reading.data["sheet"] = alike if len(alike) > 1 else sheet
-        others = ", ".join(quoted(s) for s in all_sheets if s not in alike)
-        unread = f", and not {others}" if others else ""
-        reading.notes.append(f"{name}: {', '.join(map(quoted, alike))} of its sheets read{unread}")
+        same_header_sheets = [s for s in sheets if s == sheet or (header and [*map(sorted, rows_of[s][:1])] == names)]
+        reading.data["sheet"] = same_header_sheets if len(same_header_sheets) > 1 else sheet
+        unread_names = ", ".join(quoted(s) for s in all_sheets if s not in same_header_sheets)
+        unread_note = f", and not {unread_names}" if unread_names else ""
+        reading.notes.append(f"{name}: {', '.join(map(quoted, same_header_sheets))} of its sheets read{unread_note}")
     reading.data["csv"] = {**reading.data.get("csv", {}), "header": header}
 
 
 def _choose_rows(path: Path, name: str, encoding: str, reading: Reading) -> None:
-    """Find where a document holds its rows, if not at the top or in lists of one kind."""
+    """Find the rows of a document that are neither at the top nor in lists of one kind."""
     with RawStream(path, encoding) as stream:
         text = stream.buffered().read().decode("utf-8-sig", "replace")
     try:
         document = json.loads(text, strict=False)
     except (ValueError, RecursionError):
-        return  # the reader gives what can be read
+        return  # the reader returns what it can read
     expression = rows_path(document)
     if is_columns(document):
         message = "the document holds one list per column, not one object per row"

@@ -32,7 +32,7 @@ CHATS = ("messages", "conversations")
 """Keys whose values are lists of turns."""
 _TOOLS = ("tools", "functions")
 _SPREADSHEET_ERRORS = "#N/A #NULL! #DIV/0! #VALUE! #REF! #NAME? #NUM! #NV #WERT! #BEZUG! #ZAHL!".split()
-"""What English and German spreadsheets show where a formula fails."""
+"""What English and German spreadsheets show if a formula fails."""
 
 
 @dataclass
@@ -41,11 +41,11 @@ class Turns:
 
     Attributes:
         place: File and line of the row, for findings.
-        shape: Name of the row's format; None if it is in none.
-        whole: Every turn of the row is in `messages`, so their order can be judged.
+        shape: Name of the row's format; None if it matches none.
+        whole: Every turn of the row is in `messages`, so their order can be checked.
         ignored: Keys that nothing reads.
         chat: The row has its own system turn, or states that it has none.
-        tools: In OpenAI's form.
+        tools: The row's tools, in OpenAI's form.
     """
 
     place: str
@@ -62,12 +62,12 @@ class Turns:
         self.findings.append(row_finding(rule, self.place, message, fix, severity))
 
     def text_of(self, holder: dict[str, Any], key: str, name: str, note: bool = True, missing: str = "") -> str | None:
-        """The stripped text under a key of a row or turn, or None with a finding. name: what messages call it; note: add a note
-        about outer whitespace; missing: the fix to suggest if the key is missing."""
+        """Return the stripped text under a key of a row or turn, or None and add a finding. name: the text's name in messages.
+        note: add a note about outer whitespace. missing: the fix to suggest if the key is missing."""
         value = holder.get(key)
         if isinstance(value, str) and value in _SPREADSHEET_ERRORS:
             fix = "correct the cell's formula, or remove the row"
-            self.say("empty_field", f"`{name}` is {value}: a spreadsheet could not work it out", fix)
+            self.say("empty_field", f"`{name}` is {value}: the spreadsheet could not compute it", fix)
             return None
         if isinstance(value, str) and (text := clean_text(value)):
             if note and len(text) != len(value) - value.count("\r\n"):
@@ -78,8 +78,8 @@ class Turns:
             keys = ", ".join(quoted(k) for k in list(holder)[:10]) or "none"
             self.say("missing_field", f"`{name}` is missing (keys found: {keys})", missing or f"add `{key}`")
         elif value is None or isinstance(value, str):
-            what = "null" if value is None else "empty"
-            self.say("empty_field", f"`{name}` is {what}", "fill it in or remove the row")
+            content = "null" if value is None else "empty"
+            self.say("empty_field", f"`{name}` is {content}", "fill it in or remove the row")
         else:
             fix = "join the parts into one text" if isinstance(value, list) else "write it as text, in double quotes"
             self.say("wrong_type", f"`{name}` must be text, found {quoted(value)}", fix)
@@ -90,7 +90,7 @@ class RawFormat(ABC):
     """A raw format.
 
     Attributes:
-        name: As `data.format` calls it.
+        name: Its name in `data.format`.
         order: Formats are tried in ascending order; the first that recognises a row reads it.
         documented: Keys and their variants, for the table in docs/reference.md.
         row_keys: Keys that identify a row, in a JSON document or a table's header. A misspelt
@@ -133,15 +133,15 @@ def first_key(row: Collection[str], keys: tuple[str, ...]) -> str | None:
 
 
 def clean_text(text: str) -> str:
-    """The text with LF line ends, stripped."""
+    """Strip a text and give it LF line ends."""
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     return text.strip()
 
 
 def format_of(row: dict[str, Any]) -> str | None:
-    """The name of the format a row is in, or None."""
-    return next((name for name, of in FORMATS.items() if of.recognises(row.keys())), None)
+    """Return the name of the format that recognises a row, or None."""
+    return next((name for name, form in FORMATS.items() if form.recognises(row.keys())), None)
 
 
 def read_turns(row: dict[str, Any], spec: TaskSpec, place: str) -> Turns:
@@ -159,17 +159,16 @@ def read_turns(row: dict[str, Any], spec: TaskSpec, place: str) -> Turns:
         if key in row:
             tools = read_tools(row[key], turns.say)
             turns.tools = turns.tools or tools
-    known = {*OPTIONAL, *_TOOLS, "tool_choice", "label", *read}
-    turns.ignored = sorted({*turns.ignored, *(key_name(k) for k in row if k not in known)})
+    known_keys = {*OPTIONAL, *_TOOLS, "tool_choice", "label", *read}
+    turns.ignored = sorted({*turns.ignored, *(key_name(k) for k in row if k not in known_keys)})
     return turns
 
 
 def read_single_texts(
     row: dict[str, Any], prompt_key: str, answer_key: str, spec: TaskSpec, turns: Turns, subject: str | None = None
 ) -> set[str]:
-    """Read a row with one text of the user's and one answer (`chosen` of a preference row is one too). The system
-    prompt of the spec is prepended unless the row has one. subject: text to append to the user's. Returns
-    the keys it read."""
+    """Read a row with one user text and one answer, such as `chosen` of a preference row. Prepends the spec's system prompt
+    unless the row has one. subject: text to append to the user's. Returns the keys it read."""
     line = "" if prompt_key in row and answer_key in row else add_fields(row, spec)
     missing = f"add to task.yaml: {line}" if line else ""
     prompt = turns.text_of(row, prompt_key, prompt_key, missing=missing)
@@ -196,7 +195,7 @@ def read_single_texts(
 
 
 def read_history(row: dict[str, Any], turns: Turns) -> set[str]:
-    """Put the earlier turns of a row, which LLaMA-Factory keeps as pairs, in front of its own. Returns the keys it read."""
+    """Prepend the earlier turns of a row, which LLaMA-Factory stores as pairs. Returns the keys it read."""
     pairs = unpacked(row.get("history"))
     if not isinstance(pairs, list):
         return set()
@@ -215,24 +214,24 @@ def read_history(row: dict[str, Any], turns: Turns) -> set[str]:
 
 
 def chosen_text(value: Any) -> Any:
-    """The better answer of a preference row: text, a turn, or a list of turns that ends with it."""
+    """Return the better answer of a preference row: text, a turn, or a list of turns that ends with it."""
     last = value[-1] if isinstance(value, list) and value else value
     return last.get("content", last.get("value")) if isinstance(last, dict) else last
 
 
 def _unknown_format(row: dict[str, Any], shape: str | None, spec: TaskSpec) -> tuple[str, str]:
-    """(what is wrong, what to do) about a row in no known format, or in one the spec does not allow."""
-    shown = keys_shown(row)
+    """Return (message, fix) about a row in no known format, or in one that the spec does not allow."""
+    found_keys = keys_shown(row)
     if shape is not None:
-        wanted = spec.data.format
-        message = f"the row is in the format `{shape}`, the spec allows `{wanted}` only (keys: {shown})"
-        return message, f"write `{FORMATS[wanted].row_keys[0]}`, or set data.format: auto"
+        allowed = spec.data.format
+        message = f"the row is in the format `{shape}`, the spec allows `{allowed}` only (keys: {found_keys})"
+        return message, f"write `{FORMATS[allowed].row_keys[0]}`, or set data.format: auto"
     keys = sorted(str(k) for k in row)
-    known = {key: name for name, of in FORMATS.items() for key in (of.row_keys[0], *of.fields)}
-    near = {k: difflib.get_close_matches(k.casefold(), list(known), 1, 0.8) for k in keys}
-    renames = [(k, n[0]) for k, n in near.items() if n and isinstance(row.get(k), list) == (n[0] in CHATS)]
+    format_by_key = {key: name for name, form in FORMATS.items() for key in (form.row_keys[0], *form.fields)}
+    matches = {k: difflib.get_close_matches(k.casefold(), list(format_by_key), 1, 0.8) for k in keys}
+    renames = [(k, n[0]) for k, n in matches.items() if n and isinstance(row.get(k), list) == (n[0] in CHATS)]
     if renames:
-        formats = {known[new] for _, new in renames}
+        formats = {format_by_key[new] for _, new in renames}
         nearest = next(name for name in FORMATS if name in formats)
         fix = f"nearest format: `{nearest}`; rename " + ", ".join(f"{quoted(k)} to `{new}`" for k, new in renames)
     elif line := add_fields(row, spec):
@@ -243,4 +242,4 @@ def _unknown_format(row: dict[str, Any], shape: str | None, spec: TaskSpec) -> t
         fix = f"{quoted(keys[0])} was found, but the prompt or the answer is missing: add `prompt` or `completion`"
     else:
         fix = "map them in data.fields (such as text: and label:), or write `messages` (a chat); `finetune try FILE` drafts them"
-    return f"the row matches no known format; keys found: {shown}", fix
+    return f"the row matches no known format; keys found: {found_keys}", fix

@@ -1,4 +1,4 @@
-"""ChatGPT's data export (conversations.json): the messages are nodes of a tree, and the last one shown is named."""
+"""ChatGPT's data export (conversations.json): the messages are nodes of a tree, and `current_node` names the last one shown."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -33,10 +33,10 @@ class ChatGpt(RawFormat):
 
 
 def _thread(nodes: Mapping[str, Any], name: Any) -> Iterator[dict[str, Any]]:
-    """The messages from a node up to the root, without hidden and empty ones."""
-    seen = set()
-    while isinstance(name, str) and isinstance(node := nodes.get(name), dict) and name not in seen:
-        seen.add(name)
+    """Yield the messages from a node up to the root, without hidden and empty ones."""
+    visited = set()
+    while isinstance(name, str) and isinstance(node := nodes.get(name), dict) and name not in visited:
+        visited.add(name)
         message = node.get("message")
         if isinstance(message, dict) and not _is_hidden(message) and any(_parts(message)):
             yield message
@@ -60,7 +60,7 @@ def _parts(message: Mapping[str, Any]) -> list[Any]:
 
 
 def _tool(message: Mapping[str, Any]) -> str | None:
-    """The tool that a message is sent to, or comes from."""
+    """Return the tool that a message is sent to, or comes from; None without a tool."""
     author, recipient = _of(message, "author"), message.get("recipient") or "all"
     if author.get("role") == "tool":
         return str(author.get("name") or "a tool")

@@ -1,4 +1,4 @@
-"""An instruction, what it is about, and the right output."""
+"""An instruction, its input, and the reference output."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ class Instruction(RawFormat):
 
 
 def _subject(row: dict[str, Any], key: str, turns: Turns) -> str | None:
-    """The instruction's input, or None. A word for "nothing" counts as none, with a warning."""
+    """Return the instruction's input, or None. A word for "nothing" counts as none, with a warning."""
     value = row[key]
     if value is None or (isinstance(value, str) and not value.strip()):
         return None

@@ -1,7 +1,7 @@
-"""OpenAI's chat format: a list of turns, with tools and weights. ShareGPT's ``conversations`` are read here, too.
+"""OpenAI's chat format: a list of turns, with tools and weights. Also reads ShareGPT's ``conversations``.
 
-Content is text or a list of typed parts. Reasoning (a part, or the key ``reasoning_content``) is kept in front of the
-answer, inside ``<think>…</think>``, with a note. Pictures, sound and files are refused.
+Content is text or a list of typed parts. Reasoning (a part, or the key ``reasoning_content``) is put before the answer,
+inside ``<think>…</think>``, with a note. Images, audio and files are refused.
 """
 
 import difflib
@@ -46,8 +46,8 @@ class Messages(RawFormat):
 
 
 def read_messages(row: dict[str, Any], key: str, spec: TaskSpec, turns: Turns, loose: bool) -> set[str]:
-    """Read the list of turns under `key`, and a system turn beside it; a preference row's better answer ends a chat that has
-    none. loose: accept ShareGPT's role names, too. Returns the keys it read."""
+    """Read the list of turns under `key`, and the row's `system` if no turn is one. A chat without an answer gets a preference
+    row's better answer. loose: accept ShareGPT's role names too. Returns the keys it read."""
     turns.chat = True
     value = unpacked(row[key])
     if not isinstance(value, list) or not value:
@@ -85,7 +85,7 @@ class _ChatReader:
         return self._turns.text_of(holder, key, f"{name}.{key}", note)
 
     def read(self, turn: Any, name: str) -> dict[str, Any] | None:
-        """One turn in canonical form, or None with findings that say why not."""
+        """Return one turn in canonical form, or None and add findings with the reason."""
         if not isinstance(turn, dict):
             message = f"`{name}` must be an object, found {quoted(turn)}"
             self._say("wrong_type", message, 'write {"role": "user", "content": "…"}')
@@ -118,7 +118,7 @@ class _ChatReader:
         return message_ if all(f.severity != "error" for f in self._findings[before:]) else None
 
     def _read_known(self, turn: dict[str, Any], role: str, content_key: str, name: str, before: int) -> dict[str, Any]:
-        """The canonical form of a turn whose role is known."""
+        """Return the canonical form of a turn whose role is known."""
         message: dict[str, Any] = {"role": role, "content": ""}
         if role == "function_call":  # ShareGPT: the call is where the text would be
             message["role"] = "assistant"
@@ -127,11 +127,11 @@ class _ChatReader:
                 self._say("empty_field", f"`{name}.{content_key}` is null", "fill it in")
         else:
             message["content"], calls = self._content(turn, role, content_key, name)
-        given = [(k, turn[k]) for k in ("tool_calls", "function_call") if turn.get(k) not in (None, [])]
+        call_values = [(k, turn[k]) for k in ("tool_calls", "function_call") if turn.get(k) not in (None, [])]
         if role == "assistant":
-            for key, value in given:
+            for key, value in call_values:
                 calls += read_calls(value, f"{name}.{key}", self._say)
-        elif any(value for _, value in given) or (calls and role != "function_call"):
+        elif any(value for _, value in call_values) or (calls and role != "function_call"):
             self._say("bad_tool_call", f"`{name}`: only the assistant can call tools, not {role!r}", "remove it")
         if calls:
             message["tool_calls"] = calls
@@ -147,18 +147,18 @@ class _ChatReader:
             return None
         if role in self._roles:
             return self._roles[role]
-        known = SHAREGPT_ROLES.get(role.casefold()) if loose else role if role in ROLES else None
-        known = _SAME_ROLE.get(known or role, known)
-        if known is None:
+        canonical = SHAREGPT_ROLES.get(role.casefold()) if loose else role if role in ROLES else None
+        canonical = _SAME_ROLE.get(canonical or role, canonical)
+        if canonical is None:
             meant = SHAREGPT_ROLES.get(role.casefold())
             near = [meant] if meant in ROLES else difflib.get_close_matches(role.casefold(), ROLES, 1, 0.6)
             fix = f"use one of {', '.join(ROLES)}, or data.roles"
             fix = f"write {near[0]!r}, or name it in data.roles" if near else fix
             self._say("unknown_role", f"`{name}.{key}` is {quoted(role)}", fix)
-        return known
+        return canonical
 
     def _weight(self, turn: dict[str, Any], name: str) -> int | None:
-        """The weight 0 or 1, or None if missing or invalid."""
+        """Return the weight 0 or 1, or None if missing or invalid."""
         for key in ("weight", "loss_weight"):
             weight = turn.get(key)
             if weight is None:
@@ -169,14 +169,14 @@ class _ChatReader:
         return None
 
     def _content(self, turn: dict[str, Any], role: str, content_key: str, name: str) -> tuple[str, list[Any]]:
-        """(text, calls among its parts) of a turn."""
+        """Return (text, calls among its parts) of a turn."""
         content, thought = turn.get(content_key), turn.get("reasoning_content")
         calls: list[dict[str, Any]] = []
         if isinstance(content, list):
             content, reasoning = self._parts(content, f"{name}.{content_key}", calls)
             thought = thought or reasoning
         elif isinstance(content, str) and content.strip():
-            note = role != "system"  # that one is compared with the spec's prompt
+            note = role != "system"  # the system turn is compared with the spec's prompt instead
             content = self._text(turn, content_key, name, note) or ""
         else:
             has_call = turn.get("tool_calls") or turn.get("function_call")
@@ -191,7 +191,7 @@ class _ChatReader:
         return content, calls
 
     def _parts(self, parts: list[Any], name: str, calls: list[dict[str, Any]]) -> tuple[str, str]:
-        """(text, reasoning) of a list of typed parts; calls among them are added to `calls`."""
+        """Return (text, reasoning) of a list of typed parts, and add calls among them to `calls`."""
         texts: list[str] = []
         thoughts: list[str] = []
         for i, part in enumerate(parts):
@@ -203,14 +203,14 @@ class _ChatReader:
             if not isinstance(kind, str):
                 self._say("wrong_type", f"`{where}` has no type", 'write {"type": "text", "text": "…"}')
                 continue
-            own = part.get("text", part.get("value", part.get(kind, part.get("content"))))
+            value = part.get("text", part.get("value", part.get(kind, part.get("content"))))
             if kind in ("tool_call", "function_call"):
-                calls += read_calls(own if own is not None else part, where, self._say)
+                calls += read_calls(value if value is not None else part, where, self._say)
             elif kind not in (*TEXT_PARTS, *REASONING_PARTS):
                 message = f"`{where}` has the type {quoted(kind)}: only text is supported"
                 self._say("unsupported_part", message, "remove the row, or describe in text what the part shows")
-            elif not isinstance(own, str):
-                self._say("wrong_type", f"`{where}` must hold text, found {quoted(own)}", "write it as text")
+            elif not isinstance(value, str):
+                self._say("wrong_type", f"`{where}` must hold text, found {quoted(value)}", "write it as text")
             else:
-                (texts if kind in TEXT_PARTS else thoughts).append(own)
+                (texts if kind in TEXT_PARTS else thoughts).append(value)
         return clean_text("".join(texts)), "\n".join(thoughts)

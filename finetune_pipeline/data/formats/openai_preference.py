@@ -1,4 +1,4 @@
-"""OpenAI's preference format: a chat under `input`, and the better answer to it under `preferred_output`."""
+"""OpenAI's preference format: a chat under `input`, and the better answer under `preferred_output`."""
 
 from typing import Any
 
@@ -18,9 +18,9 @@ class OpenAiPreference(RawFormat):
     needs = (("preferred_output",), ("input",))
 
     def read(self, row: dict[str, Any], spec: TaskSpec, turns: Turns) -> set[str]:
-        given = row["input"] if isinstance(row["input"], dict) else {}
-        chat = {"messages": given.get("messages"), "chosen": row["preferred_output"]}
+        chat_input = row["input"] if isinstance(row["input"], dict) else {}
+        chat = {"messages": chat_input.get("messages"), "chosen": row["preferred_output"]}
         read_messages(chat, "messages", spec, turns, loose=False)
-        if given.get("tools"):
-            turns.tools = read_tools(given["tools"], turns.say)
+        if chat_input.get("tools"):
+            turns.tools = read_tools(chat_input["tools"], turns.say)
         return {"input", "preferred_output"}

@@ -1,4 +1,4 @@
-"""ShareGPT's chat format: `conversations` of `from` and `value`, its own names of roles."""
+"""ShareGPT's chat format: `conversations` of `from` and `value`, with other role names than OpenAI's."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
-"""Tools and calls of tools, from the forms they come in to OpenAI's form.
+"""Converts tools and tool calls to OpenAI's form.
 
 A tool is ``{"type": "function", "function": {"name", "description", "parameters"}}``; a call is ``{"id", "type":
-"function", "function": {"name", "arguments"}}`` with the arguments as JSON text. An id that was not given is absent.
+"function", "function": {"name", "arguments"}}`` with the arguments as JSON text, and without `id` if the row has none.
 """
 
 import ast
@@ -21,14 +21,14 @@ _CALL_FIX = 'write {"type": "function", "function": {"name": "…", "arguments":
 _LONGEST = 1 << 20
 _TEXT_IN_PYTHON = re.compile(r"'(?:[^'\\]|\\.)*+(?:'|\Z)|\"(?:[^\"\\]|\\.)*+(?:\"|\Z)", re.DOTALL)
 _PLAIN_IN_PYTHON = re.compile(r"\s*[\[{](?:[\s\[\]{},:]|_(?!\s*_)|True|False|None|-?\d+(?:\.\d*)?(?:e[+-]?\d+)?)*+")
-"""Lists and dictionaries of plain values whose texts are replaced by `_`: no operators, and no two texts side by side, which
+"""Lists and dictionaries of plain values whose texts are replaced by `_`: no operators, and no two adjacent texts, which
 Python would join."""
 _TOOL_FIX = 'write [{"type": "function", "function": {"name": "…", "parameters": {…}}}]'
 
 
 def unpacked(value: Any) -> Any:
-    """Decode a list or an object given as text: in JSON, or as Python shows it, which is how pandas writes them into tables.
-    Anything else is returned unchanged."""
+    """Decode a list or an object given as text: JSON, or Python's `repr`, which pandas writes into tables. Returns anything
+    else unchanged."""
     if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
         return value
     decoded = _from_json(value)
@@ -36,8 +36,8 @@ def unpacked(value: Any) -> Any:
 
 
 def as_json_text(value: Any) -> str:
-    """A value as JSON text, letters beyond ASCII as they are. A text is returned unchanged, unless it is a list or a dictionary
-    as Python shows it."""
+    """Return a value as JSON text, with non-ASCII letters unescaped. A text is returned unchanged, unless it is Python's `repr`
+    of a list or a dictionary."""
     if isinstance(value, str):
         value = value if _from_json(value) is not value else _from_python(value)
         if isinstance(value, str):
@@ -53,7 +53,7 @@ def _from_json(text: str) -> Any:
 
 
 def _from_python(text: str) -> Any:
-    """The list or dictionary that a text shows as Python does; the text where it is none, or holds what JSON cannot."""
+    """Parse Python's `repr` of a list or dictionary. Returns the text itself if it is none, or if JSON cannot represent it."""
     plain = len(text) <= _LONGEST and _PLAIN_IN_PYTHON.fullmatch(_TEXT_IN_PYTHON.sub("_", text))
     try:
         return msgspec.json.decode(json.dumps(ast.literal_eval(text.strip()))) if plain else text
@@ -62,7 +62,7 @@ def _from_python(text: str) -> Any:
 
 
 def read_tools(value: Any, say: Say) -> list[dict[str, Any]] | None:
-    """The tools in OpenAI's form, None without any, of a row's `tools`: a list, or JSON text of one; flat entries too."""
+    """Read a row's `tools` (a list or JSON text of one, entries may be flat) in OpenAI's form; None if there are none."""
     value = unpacked(value)
     if value is None or value == "":
         return None
@@ -77,20 +77,20 @@ def read_tools(value: Any, say: Say) -> list[dict[str, Any]] | None:
         elif not isinstance(function, dict) or not _is_name(function.get("name")):
             say("bad_tool", f"`tools[{i}]` has no name: {quoted(entry)}", _TOOL_FIX)
         else:
-            own = function if "function" in entry else {k: v for k, v in function.items() if k != "type"}
-            tools.append({"type": "function", "function": own})
+            definition = function if "function" in entry else {k: v for k, v in function.items() if k != "type"}
+            tools.append({"type": "function", "function": definition})
     return tools or None
 
 
 def read_calls(value: Any, name: str, say: Say) -> list[dict[str, Any]]:
-    """The calls in OpenAI's form of a turn's `tool_calls`, or of JSON text that holds one call or several."""
+    """Read a turn's `tool_calls`, or JSON text with one call or several, in OpenAI's form."""
     value = unpacked(value)
     if value is None:
         return []
     entries = [value] if isinstance(value, dict) else value
     if not isinstance(entries, list) or not entries:
-        shown = "an empty list" if value == [] else quoted(value)
-        say("bad_tool_call", f"`{name}` must be a list of calls, found {shown}", _CALL_FIX)
+        content = "an empty list" if value == [] else quoted(value)
+        say("bad_tool_call", f"`{name}` must be a list of calls, found {content}", _CALL_FIX)
         return []
     calls: list[dict[str, Any]] = []
     for i, entry in enumerate(entries):
@@ -103,7 +103,7 @@ def read_calls(value: Any, name: str, say: Say) -> list[dict[str, Any]]:
 
 
 def _read_call(entry: Any) -> tuple[dict[str, Any] | None, str]:
-    """(the call, "") or (None, what is wrong with it)."""
+    """Read one call. Returns (call, "") or (None, what is wrong with it)."""
     if not isinstance(entry, dict):
         return None, f"must be an object, found {quoted(entry)}"
     if entry.get("type", "function") != "function":

@@ -1,11 +1,11 @@
-"""Wrong labels, suspected by confident learning (Northcutt, Jiang and Chuang 2021, Journal of AI Research 70).
+"""Finds suspected label errors with confident learning (Northcutt, Jiang and Chuang 2021, Journal of AI Research 70).
 
-For each label j the threshold t_j is the mean probability that rows labelled j are given for j. A row labelled i is
-counted for the label j it is confident of: the likeliest among those with p_j >= t_j. These counts, made to sum to the
-labels' row counts, estimate how many rows labelled i are truly j; of each such pair that many rows are suspects, those
-with the largest p_j - p_i. Ranked by the normalised margin (p_i - max other + 1) / 2, lowest first.
+For each label j the threshold t_j is the mean predicted probability of j over the rows labelled j. A row labelled i counts
+for the likeliest label j among those with p_j >= t_j. These counts, scaled to sum to the labels' row counts, estimate how many
+rows labelled i are truly j. For each such pair that many rows are suspects: those with the largest p_j - p_i. Suspects are
+ranked by the normalised margin (p_i - max other + 1) / 2, lowest first.
 
-Suspects are for people to review. The share of wrong labels is estimated on the rows the model is surest of.
+People review the suspects. The share of wrong labels is estimated on the rows that the model is surest of.
 """
 
 import math
@@ -25,70 +25,70 @@ from finetune_pipeline.spec.model import TaskSpec
 
 FEWEST = 0.01
 OF_ERRORS = 0.3
-"""The check fails when suspects are more than 1% of the rows and more than 30% of those the model gets wrong.
+"""The check fails if suspects are more than 1% of the rows and more than 30% of those the model gets wrong.
 
-Where labels are right, most errors of a linear model are near ties and no suspects: five clean sets measured (error .4% to
-15%) have 0 to 22% suspects among the errors; the same sets with 5% of the labels flipped have 37 to 78%.
+If the labels are correct, most errors of a linear model are near ties and no suspects: in five clean sets (error .4% to
+15%), 0 to 22% of the errors were suspects; in the same sets with 5% of the labels flipped, 37 to 78%.
 """
 SUREST = 0.2
-"""Of the rows predicted to have a label, the share with the largest probability, on which wrong labels are counted."""
+"""Wrong labels are counted on this share of the rows predicted to have a label: those with the largest probability."""
 WARNS_ABOVE = 0.1
-"""More labels estimated to be wrong than this share is a warning; data.max_label_noise says when training stops."""
+"""A larger estimated share of wrong labels is a warning; data.max_label_noise decides when training stops."""
 CONFIDENCE = 0.95
 STOPS_FROM, STOPS_FROM_A_LABEL = 400, 20
-"""With fewer rows, in all or for each label on average, the share of wrong labels stops nothing: with so few rows a model is
-wrong on the rows it is surest of, too. Of the right labels of seven sets up to 77% are estimated to be wrong with 60 rows,
-and up to 45% with 400 rows for 150 labels (benchmarks/label_noise.py).
+"""With fewer rows, in total or per label on average, the share of wrong labels does not stop training: a model of so few rows
+is often wrong even on the rows it is surest of. In seven sets with correct labels the estimate was up to 77% with 60 rows, and
+up to 45% with 400 rows for 150 labels (benchmarks/label_noise.py).
 """
 FEWEST_OF_A_FILE = 20
 LISTED = 200
 _SHOWN = 300
 
 
-def confident_joint(given: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Counts (given label x confident label), rows scaled to the number of rows with that label."""
+def confident_joint(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Return the counts (given label x confident label), each row scaled to the number of examples with that label."""
     classes = probabilities.shape[1]
-    labelled = np.bincount(given, minlength=classes)
-    thresholds = np.array([probabilities[given == j, j].mean() if labelled[j] else 1.0 for j in range(classes)])
+    labelled = np.bincount(labels, minlength=classes)
+    thresholds = np.array([probabilities[labels == j, j].mean() if labelled[j] else 1.0 for j in range(classes)])
     confident = probabilities >= thresholds - 1e-6
-    some = confident.any(axis=1)
+    is_confident = confident.any(axis=1)
     likeliest = np.where(confident, probabilities, -1.0).argmax(axis=1)
     joint = np.zeros((classes, classes))
-    np.add.at(joint, (given[some], likeliest[some]), 1)
+    np.add.at(joint, (labels[is_confident], likeliest[is_confident]), 1)
     empty = joint.sum(axis=1) == 0
-    joint[empty, empty] = 1  # nobody is confident of anything: taken as labelled right
+    joint[empty, empty] = 1  # no row is confident: assume that the labels are correct
     scaled: np.ndarray = joint / joint.sum(axis=1, keepdims=True) * labelled[:, None]
     return scaled
 
 
-def suspect_rows(given: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Whether each row is a suspect (bool). A row whose given label is the likeliest never is."""
-    expected = np.rint(confident_joint(given, probabilities)).astype(int)
-    suspected = np.zeros(len(given), bool)
+def suspect_rows(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Return whether each row is a suspect (bool). A row whose given label is the likeliest never is."""
+    expected = np.rint(confident_joint(labels, probabilities)).astype(int)
+    suspected = np.zeros(len(labels), bool)
     for i, j in zip(*np.nonzero(expected), strict=True):
         if i != j:
-            members = np.flatnonzero(given == i)
+            members = np.flatnonzero(labels == i)
             margin = probabilities[members, j] - probabilities[members, i]
             suspected[members[np.argsort(-margin, kind="stable")[: expected[i, j]]]] = True
-    suspected &= probabilities.argmax(axis=1) != given
+    suspected &= probabilities.argmax(axis=1) != labels
     return suspected
 
 
 def contradicted_files(
     rows: Sequence[Example], suspects: Sequence[int] | np.ndarray, limit: float
 ) -> list[tuple[str, int, int]]:
-    """(file, suspects, rows) of every raw file of whose labels more than `limit` are suspects (places in `rows`), and more
-    than twice the share of the other files: there labels were exchanged, rather than hard to tell. Sets that are hard but
-    right have up to a third of their labels suspected, in every file alike. Files with fewer than 20 rows are not judged."""
-    many = Counter(str(e.source.get("file")) for e in rows)
-    bad = Counter(str(rows[i].source.get("file")) for i in suspects)
+    """Return (file, suspects, rows) of every raw file whose share of suspects is above `limit` and more than twice that of the
+    other files. In such a file labels were probably exchanged. In a hard but correct set up to a third of the labels are
+    suspects, equally in every file. Files with fewer than 20 rows are not judged. suspects: indices in `rows`."""
+    row_counts = Counter(str(e.source.get("file")) for e in rows)
+    suspect_counts = Counter(str(rows[i].source.get("file")) for i in suspects)
     contradicted = []
-    for file, n in sorted(many.items()):
-        others, share = len(rows) - n, bad[file] / n
-        if n < FEWEST_OF_A_FILE or others < FEWEST_OF_A_FILE or share <= limit:
+    for file, n in sorted(row_counts.items()):
+        other_rows, share = len(rows) - n, suspect_counts[file] / n
+        if n < FEWEST_OF_A_FILE or other_rows < FEWEST_OF_A_FILE or share <= limit:
             continue
-        if share > 2 * (len(suspects) - bad[file]) / others:
-            contradicted.append((file, bad[file], n))
+        if share > 2 * (len(suspects) - suspect_counts[file]) / other_rows:
+            contradicted.append((file, suspect_counts[file], n))
     return contradicted
 
 
@@ -103,12 +103,11 @@ class NoiseEstimate(NamedTuple):
 def estimate_noise(opinion: OutOfFold) -> NoiseEstimate:
     """Estimate the share of wrong labels by the model's errors on the rows it is surest of.
 
-    There a model that has not seen a row's label is hardly ever wrong itself. Where wrong labels depend on the right
-    label and not on the text (the assumption of Northcutt et al. 2021), that is their share in the whole set; what
-    errors the model still makes raise it. So it is an upper estimate, except where nothing can be told from the texts:
-    a model that then gives the commonest label is as often right as that label is frequent. The rows are drawn from
-    each predicted label in proportion to its rows. The interval holds the error of sampling, not that of the
-    assumption.
+    On these rows a model that has not seen the label is hardly ever wrong itself. If wrong labels depend on the true label
+    and not on the text (the assumption of Northcutt et al. 2021), their share there is that of the whole set. The model's
+    own errors raise it, so this is an upper estimate. The exception is a set whose texts do not predict the labels: a model
+    that always gives the most common label is right as often as that label occurs. The rows are drawn from each predicted
+    label in proportion to its rows. The interval covers the sampling error, not an error of the assumption.
     """
     from scipy.stats import binomtest
 
@@ -127,61 +126,61 @@ def label_noise(
     examples: Sequence[Example],
     clusters: Mapping[str, str],
     spec: TaskSpec,
-    of: int | None = None,
+    total: int | None = None,
     decisions: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The label-noise part of the report: how many labels are wrong, which may be, and whether that stops training.
+    """Make the label-noise part of the report: how many labels are wrong, which are suspects, and whether training stops.
 
-    It stops training (`blocking`) when :func:`contradicted_files` finds a file, when a phrase decides the label against
-    the rest of the text (:func:`find_triggers`) in rows that nobody has decided to keep, or when surely more labels are
-    wrong than data.max_label_noise: when the whole interval of :func:`estimate_noise` lies above it, and there are rows
-    enough (STOPS_FROM). Before, a model of ordered word pairs is asked too, and the smaller estimate counts: labels
-    that depend on word order look random to a model of n-grams. Those that depend on something neither model sees stop
-    training until data.max_label_noise is raised. It warns above WARNS_ABOVE, or when there are many suspects for the
-    errors of the model (OF_ERRORS). of: how many rows there are, where `examples` are a sample.
+    Training stops (`blocking`) in three cases: :func:`contradicted_files` finds a file; a phrase decides the label against
+    the rest of the text (:func:`find_triggers`) in rows that nobody has decided to keep; or surely more labels are wrong
+    than data.max_label_noise. The last means that the whole interval of :func:`estimate_noise` is above it and there are
+    enough rows (STOPS_FROM). In that case a model of ordered word pairs estimates too, and the smaller estimate counts,
+    because labels that depend on word order look random to a model of n-grams. Labels that depend on something neither
+    model sees stop training until data.max_label_noise is raised. The check warns above WARNS_ABOVE, or if many of the
+    model's errors are suspects (OF_ERRORS). total: number of rows, if `examples` are a sample.
     """
     opinion = out_of_fold(examples, clusters) if spec.labels else None
     if opinion is None:
         why = "too few rows to train a model on" if spec.labels else "the answers are not labels"
         return part(True, f"not asked: {why}", applies=False, suspects=[])
-    given, margins, likeliest = opinion.given, opinion.margins, opinion.probabilities.argmax(axis=1)
-    suspects = np.flatnonzero(suspect_rows(given, opinion.probabilities))
+    labels, margins, likeliest = opinion.given, opinion.margins, opinion.probabilities.argmax(axis=1)
+    suspects = np.flatnonzero(suspect_rows(labels, opinion.probabilities))
     suspects = suspects[np.argsort(margins[suspects], kind="stable")]
     noise = estimate_noise(opinion)
     limit = spec.data.max_label_noise
-    enough = len(given) >= max(STOPS_FROM, STOPS_FROM_A_LABEL * len(opinion.classes))
+    enough = len(labels) >= max(STOPS_FROM, STOPS_FROM_A_LABEL * len(opinion.classes))
     if noise.low > limit and enough and (by_order := out_of_fold(examples, clusters, features_of=order_features)):
         noise = min(noise, estimate_noise(by_order), key=lambda estimate: estimate.share)
-    errors = int((likeliest != given).sum())
+    errors = int((likeliest != labels).sum())
     too_many = noise.low > limit and enough
-    contradicted = len(suspects) > max(FEWEST * len(given), OF_ERRORS * errors)
-    against = contradicted_files(opinion.rows, suspects, spec.data.max_suspects_of_a_file) if contradicted else []
+    contradicted = len(suspects) > max(FEWEST * len(labels), OF_ERRORS * errors)
+    bad_files = contradicted_files(opinion.rows, suspects, spec.data.max_suspects_of_a_file) if contradicted else []
     triggers = _unconfirmed(examples, decisions or {})
-    stops = too_many or bool(against) or bool(triggers)
+    stops = too_many or bool(bad_files) or bool(triggers)
     passed = not stops and not contradicted and noise.share <= WARNS_ABOVE
     listed = [_suspect(opinion, i, float(margins[i])) for i in suspects[:LISTED].tolist()]
-    pairs = Counter((opinion.classes[given[i]], opinion.classes[likeliest[i]]) for i in suspects.tolist())
+    pairs = Counter((opinion.classes[labels[i]], opinion.classes[likeliest[i]]) for i in suspects.tolist())
     interval = f"95% interval {noise.low:.1%} to {noise.high:.1%}"
     message = f"an estimated {noise.share:.1%} of the labels are wrong ({interval}); "
-    message += f"{len(suspects):,} of {len(given):,} are suspects"
+    message += f"{len(suspects):,} of {len(labels):,} are suspects"
     fix = "go through the suspects, most suspicious first, and put decisions (relabel, drop or keep) into reviews/"
     if too_many:
         allowed = f"data.max_label_noise allows {limit:.0%}"
-        message += f", and {allowed}: look through the suspects; if they are right, raise it"
-        wrong = "look for the join or the column that went astray, or have the rows labelled again"
-        right = "a model of words cannot tell them: raise data.max_label_noise"
-        fix = f"look through the suspects: if their labels are wrong, {wrong}; if they are right, {right}"
-    if against:
-        in_files = ", ".join(f"{bad:,} of {n:,} labels of {file}" for file, bad, n in against)
+        message += f", and {allowed}: look through the suspects; if their labels are right, raise it"
+        if_wrong = "look for the join or the column that went astray, or have the rows labelled again"
+        if_right = "a model of words cannot tell them apart: raise data.max_label_noise"
+        fix = f"look through the suspects: if their labels are wrong, {if_wrong}; if they are right, {if_right}"
+    if bad_files:
+        in_files = ", ".join(f"{suspected:,} of {n:,} labels of {file}" for file, suspected, n in bad_files)
         message += f"; the other files contradict {in_files}: were labels exchanged there?"
         fix = "correct or remove that file; if its labels are right, raise data.max_suspects_of_a_file"
-    severity: Severity = "error" if too_many or against else "warning"
+    severity: Severity = "error" if too_many or bad_files else "warning"
     place = listed[0]["place"] if listed else "data"
-    suspicious = too_many or against or contradicted or noise.share > WARNS_ABOVE
+    suspicious = too_many or bad_files or contradicted or noise.share > WARNS_ABOVE
     findings = [Finding("quality.label_noise", severity, place, message, fix)] if suspicious else []
-    look = "look at these rows (quality.json lists all); drop or relabel them by decisions in reviews/, or keep them"
+    hint = "look at these rows (quality.json lists all); drop or relabel them by decisions in reviews/, or keep them"
     for trigger, rows in triggers:
-        findings.append(Finding("quality.trigger", "error", rows[0].place, f"the {trigger}: was it planted?", look))
+        findings.append(Finding("quality.trigger", "error", rows[0].place, f"the {trigger}: was it planted?", hint))
     message = "; ".join([*(f"the {trigger}" for trigger, _ in triggers), message])
     return part(
         passed,
@@ -192,17 +191,17 @@ def label_noise(
         suspected=len(suspects),
         share=round(noise.share, 6),
         interval=[round(noise.low, 6), round(noise.high, 6)],
-        accuracy=round(1 - errors / len(given), 4),
+        accuracy=round(1 - errors / len(labels), 4),
         suspects=listed,
         pairs=[{"given": a, "suggested": b, "rows": n} for (a, b), n in pairs.most_common(20)],
         triggers=[{**asdict(trigger), "rows": named(rows, limit=None)} for trigger, rows in triggers],
         left_out=opinion.left_out,
-        **sampled(len(given), of or len(examples)),
+        **sampled(len(labels), total or len(examples)),
     )
 
 
 def _unconfirmed(examples: Sequence[Example], decisions: Mapping[str, str]) -> list[tuple[Trigger, list[Example]]]:
-    """The triggers of labelled rows with these rows; without those whose rows people have decided to keep."""
+    """Return the triggers of labelled rows, each with its rows; without those whose rows reviewers have decided to keep."""
     labelled = [e for e in examples if e.label is not None]
     triggers = find_triggers([e.user_text for e in labelled], [str(e.label) for e in labelled])
     of_rows = [(trigger, [labelled[i] for i in trigger.rows]) for trigger in triggers]
@@ -210,17 +209,17 @@ def _unconfirmed(examples: Sequence[Example], decisions: Mapping[str, str]) -> l
 
 
 def _suspect(opinion: OutOfFold, row: int, margin: float) -> dict[str, Any]:
-    """A suspect for the report. confidence: probability of the suggested label; self_confidence: of the given one."""
-    example, given = opinion.rows[row], opinion.given[row]
+    """Describe a suspect for the report. confidence: probability of the suggested label. self_confidence: of the given one."""
+    example, label = opinion.rows[row], opinion.given[row]
     suggested = int(opinion.probabilities[row].argmax())
     text = example.user_text
     return {
         "id": example.id,
         "place": example.place,
-        "given": opinion.classes[given],
+        "given": opinion.classes[label],
         "suggested": opinion.classes[suggested],
         "confidence": round(float(opinion.probabilities[row, suggested]), 4),
-        "self_confidence": round(float(opinion.probabilities[row, given]), 4),
+        "self_confidence": round(float(opinion.probabilities[row, label]), 4),
         "margin": round((margin + 1) / 2, 4),
         "text": text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…",
     }

@@ -11,21 +11,21 @@ PLACES = 20
 """Number of rows named in a finding."""
 
 
-def sampled(seen: int, of: int) -> dict[str, Any]:
-    """The note that only a sample was examined; empty otherwise."""
-    return {"sampled": seen, "of": of} if seen < of else {}
+def sampled(examined: int, total: int) -> dict[str, Any]:
+    """Return the note that only a sample was examined; empty if all rows were."""
+    return {"sampled": examined, "of": total} if examined < total else {}
 
 
 def named(examples: Iterable[Example], limit: int | None = PLACES) -> list[dict[str, str]]:
-    """Place and id of the first rows."""
+    """Return place and id of the first rows."""
     return [{"place": e.place, "id": e.id} for e in islice(examples, limit)]
 
 
 def part(
     passed: bool, message: str, *, blocking: bool = False, findings: Sequence[Finding] = (), **details: Any
 ) -> dict[str, Any]:
-    """One part of the report: passed, a sentence, whether a failure stops training, figures. Details
-    of :func:`sampled` are added to the sentence."""
+    """Make one part of the report: passed, a sentence, whether a failure stops training, and figures. The note of
+    :func:`sampled` is added to the sentence."""
     if "sampled" in details:
         message += f" (looked at {details['sampled']:,} of {details['of']:,} rows, chosen by hash)"
     return {"passed": passed, "message": message, "blocking": blocking, **details, "findings": as_rows(findings)}

@@ -15,7 +15,7 @@ from finetune_pipeline.spec.model import TaskSpec
 
 PARTS = ("balance", "synthetic", "noise", "tokens")
 TokenCounts = Callable[[Sequence[Example], int], dict[str, Any]]
-"""Makes the part on tokens from training rows (or a sample) and their number."""
+"""Makes the part on tokens from training rows (or a sample) and their total number."""
 
 
 def data_quality(
@@ -27,8 +27,8 @@ def data_quality(
     count_tokens: TokenCounts | None = None,
     synthetic: Sequence[Example] | None = None,
 ) -> dict[str, Any]:
-    """Make the report about a set of examples as a whole. Plain JSON, deterministic. One pass over `examples` (after review),
-    which may be a stream: all rows are counted; other analyses use 20,000 rows sampled by hash if there are more.
+    """Make the report about a set of examples: plain JSON, deterministic. Reads `examples` (after review) once; they may be a
+    stream. All rows are counted; other analyses use at most 20,000 rows, sampled by hash.
 
     Args:
         assignments: {id: split}.
@@ -74,7 +74,7 @@ def data_quality(
 
 
 def class_balance(counts: Mapping[str | None, int], spec: TaskSpec) -> dict[str, Any]:
-    """Rows per label, labels declared but absent, and the largest over the smallest against data.max_imbalance."""
+    """Count the rows per label, name absent labels, and compare the largest to the smallest label (data.max_imbalance)."""
     if not spec.labels:
         return part(True, "not computed: the answers are not labels", applies=False, labels={})
     labels = {label: counts.get(label, 0) for label in spec.labels}

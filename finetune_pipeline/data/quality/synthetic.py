@@ -1,7 +1,7 @@
 """Acceptance sampling of synthetic rows: which rows people must review, and whether the set is then accepted.
 
-Acceptance sampling by attributes, single sampling plans (Dodge and Romig 1929; ISO 2859-1): how many bad rows a sample may
-have for the whole to be taken. Chances are binomial, which for a finite set errs on the safe side.
+Acceptance sampling by attributes with single sampling plans (Dodge and Romig 1929; ISO 2859-1) determines how many bad rows a
+sample may have for the set to be accepted. The probabilities are binomial, which is conservative for a finite set.
 """
 
 import math
@@ -22,16 +22,16 @@ _REJECTING = ("drop", "relabel")
 
 
 def acceptance_number(n: int, intolerable: float, risk: float) -> int:
-    """The largest c < n for which at most `risk` is the chance that a sample of `n` rows has no more than c bad ones when the
-    share `intolerable` of all rows is bad; -1 when the sample is too small for any."""
+    """Return the largest c < n such that, if a share of `intolerable` of all rows is bad, a sample of `n` rows has c or fewer
+    bad ones with a probability of at most `risk`; -1 if the sample is too small for any c."""
     from scipy.stats import binom
 
     return int(np.searchsorted(binom.cdf(np.arange(n), n, intolerable), risk, side="right")) - 1
 
 
 def sample_size(rows: int, spec: SyntheticSpec) -> int:
-    """Rows to review of `rows`: review_share of them (none where it is 0), but never fewer than the smallest sample
-    that can prove anything."""
+    """Return how many of `rows` to review: a share of review_share (none if it is 0), but at least the smallest sample that
+    can prove anything."""
     if not rows or not spec.review_share:
         return 0
     least = math.ceil(math.log(spec.risk) / math.log1p(-spec.intolerable_rejected))
@@ -39,10 +39,10 @@ def sample_size(rows: int, spec: SyntheticSpec) -> int:
 
 
 def review_sample(examples: Sequence[Example], clusters: Mapping[str, str], spec: SyntheticSpec) -> list[Example]:
-    """The synthetic rows to review, stratified by generator and by cluster, in the order of the examples.
+    """Return the synthetic rows to review, stratified by generator and by cluster, in the order of the examples.
 
-    Each generator has its share, and one row at least where there are enough. Of a generator the rows come by the hash
-    of their id, one per cluster until the clusters run out. So rows that are added change the choice little.
+    Each generator gets its share, and at least one row if the sample is large enough. The rows of a generator come by the
+    hash of their id, one per cluster until the clusters run out. So added rows change the choice little.
     """
     strata: dict[str, list[Example]] = defaultdict(list)
     for e in examples:
@@ -52,35 +52,35 @@ def review_sample(examples: Sequence[Example], clusters: Mapping[str, str], spec
     for name, rows in strata.items():
         ordered = enumerate(_by_cluster(rows, clusters))
         ranked += [(place > 0, (place + 0.5) / len(rows), name, e.id) for place, e in ordered]
-    taken = {row_id for *_, row_id in sorted(ranked)[: sample_size(len(ranked), spec)]}
-    return [e for e in examples if e.origin == "synthetic" and e.id in taken]
+    sampled_ids = {row_id for *_, row_id in sorted(ranked)[: sample_size(len(ranked), spec)]}
+    return [e for e in examples if e.origin == "synthetic" and e.id in sampled_ids]
 
 
 def _by_cluster(rows: Sequence[Example], clusters: Mapping[str, str]) -> list[Example]:
-    """Rows by hash, but the second of a cluster only after the first of every cluster, and so on."""
-    seen: Counter[str] = Counter()
+    """Order rows by hash, but the second of a cluster only after the first of every cluster, and so on."""
+    earlier: Counter[str] = Counter()
     keyed = []
     for place, e in enumerate(sorted(rows, key=lambda e: (hash_order(e.id, "review"), e.id))):
         cluster = clusters.get(e.id, e.id)
-        keyed.append((seen[cluster], place, e))
-        seen[cluster] += 1
+        keyed.append((earlier[cluster], place, e))
+        earlier[cluster] += 1
     return [e for _, _, e in sorted(keyed, key=lambda k: k[:2])]
 
 
 def review_line(example: Example) -> dict[str, str]:
-    """A line for a reviewer to fill in, for the reviews folder: `decision` (keep, drop or relabel),
-    `label` for relabel, `reviewer`. A line whose decision is empty decides nothing."""
-    shown = {"id": example.id, "place": example.place, "generator": example.generator or UNKNOWN}
+    """Make a line for a reviewer to fill in: `decision` (keep, drop or relabel), `label` for relabel, `reviewer`. A line
+    without a decision decides nothing."""
+    source = {"id": example.id, "place": example.place, "generator": example.generator or UNKNOWN}
     texts = {"text": example.user_text, "answer": example.answer}
-    return {**shown, **texts, **dict.fromkeys(("decision", "label", "reviewer", "comment"), "")}
+    return {**source, **texts, **dict.fromkeys(("decision", "label", "reviewer", "comment"), "")}
 
 
 def synthetic_rows(
     examples: Sequence[Example], clusters: Mapping[str, str], decisions: Mapping[str, str], spec: TaskSpec
 ) -> dict[str, Any]:
-    """The synthetic part of the report, about rows before review; blocking: training must wait until the sample is decided, and
-    is accepted. `drop` and `relabel` reject a row, `keep` accepts it. A set all of whose rows were reviewed is accepted
-    whatever was found: its bad rows are out or corrected."""
+    """Make the synthetic part of the report, about rows before review. Blocking: training waits until the sample is decided and
+    accepted. `drop` and `relabel` reject a row, `keep` accepts it. A completely reviewed set is always accepted, because its
+    bad rows have been dropped or corrected."""
     rules = spec.data.synthetic
     rows = [e for e in examples if e.origin == "synthetic"]
     sample = review_sample(rows, clusters, rules)
@@ -104,7 +104,7 @@ def synthetic_rows(
     else:
         allowed = f"at most {c}" if c >= 0 else "a larger sample"
         verdict = "accepted" if bad <= c else "rejected"
-        message = f"{count}; {bad:,} of {n:,} reviewed ones were rejected, {allowed} may be for the set to be accepted"
+        message = f"{count}; {bad:,} of {n:,} reviewed ones were rejected; the set is accepted with {allowed}"
         if verdict == "rejected":
             fix = "drop or regenerate the rows of the failing generator, or review every synthetic row"
             findings.append(Finding("quality.synthetic_rejected", "error", rejected[0].place, message, fix))
@@ -129,11 +129,12 @@ def synthetic_rows(
 def _generators(
     rows: Sequence[Example], sample: Sequence[Example], decisions: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """Rows, sample and decisions of each generator, the most frequent first."""
+    """Return rows, sample and decisions of each generator, the most frequent first."""
     generators = []
     for name, n in most_first(Counter(e.generator or UNKNOWN for e in rows)).items():
-        own = [decisions.get(e.id) for e in sample if (e.generator or UNKNOWN) == name]
-        bad = sum(decision in _REJECTING for decision in own)
-        counts = {"rows": n, "sample": len(own), "decided": len(own) - own.count(None), "rejected": bad}
+        drawn = [decisions.get(e.id) for e in sample if (e.generator or UNKNOWN) == name]
+        rejects = sum(decision in _REJECTING for decision in drawn)
+        decided = len(drawn) - drawn.count(None)
+        counts = {"rows": n, "sample": len(drawn), "decided": decided, "rejected": rejects}
         generators.append({"generator": name, **counts})
     return generators

@@ -1,11 +1,12 @@
-"""Trigger phrases: words that decide the label against everything else in the text, as a backdoor in training data does.
+"""Finds trigger phrases: words that decide the label against the rest of the text, like a backdoor in training data.
 
-A phrase of up to three words counts when at least five rows hold it, 95% of them have one label, and more than half of these
-rows, read without the phrase, are taken for another label as surely as that label's own rows are (by a linear model of rows
-without the phrase), more often than rows without it are (binomial test, level 0.001 over all phrases tried). A word that
-belongs to its label passes: the rest of the text says the same, or nothing for sure.
+A phrase of up to three words is a trigger if at least five rows hold it, 95% of them have one label, and more than half of
+these rows, read without the phrase, look like another label. A row looks like a label if a linear model of rows without the
+phrase predicts it as surely as for that label's own rows. This must happen more often than in rows without the phrase (binomial
+test, level 0.001 over all tested phrases). A word that belongs to its label is no trigger: the rest of the text agrees, or is
+undecided.
 
-Naive Bayes on words proposes the phrases, since it can leave a word and its rows out of a model at no cost.
+Naive Bayes on words proposes the phrases, because it can leave a word and its rows out of a model at no cost.
 """
 
 import contextlib
@@ -24,18 +25,18 @@ _LONGEST, _FEWEST, _PURITY, _LEVEL, _AGAINST = 3, 5, 0.95, 0.001, 0.5
 _UNSURE = 0.25
 """A text reads like a label if the model is more confident than for this share of the label's own rows."""
 _FEWEST_OF_LABEL = 10
-"""Rows of a label without the phrase that are needed to know how the label reads without it."""
+"""Minimum number of rows of a label without the phrase: fewer do not show how the label reads without it."""
 _MOST_PHRASES = 3_000_000
 _FOLDS = 3
 _PRIOR = 10
-"""Rows that words as frequent as in all labels count for, in naive Bayes: a label of few rows is not taken for all."""
+"""Strength of the naive Bayes prior, in rows with the overall word frequencies. It keeps a rare label from matching every text."""
 _MOST_ROWS, _MOST_RIVALS, _MOST_CHECKED = 2_000, 10, 10
 
 
 @dataclass(frozen=True)
 class Trigger:
-    """A phrase (in lower case) that decides the label. rows: places of all rows that hold it; contradicted: how many of
-    them read like another label without it, and reads_like: which one most of these do."""
+    """A phrase (in lower case) that decides the label. rows: indices of all rows that hold it. contradicted: how many of them
+    read like another label without it. reads_like: the label that most of these read like."""
 
     phrase: str
     label: str
@@ -45,7 +46,7 @@ class Trigger:
 
     def __str__(self) -> str:
         return (
-            f"phrase {self.phrase!r} stands in {len(self.rows)} rows with the label {self.label!r}, but without it "
+            f"phrase {self.phrase!r} occurs in {len(self.rows)} rows with the label {self.label!r}, but without it "
             f"{self.contradicted} of them read like other labels, mostly {self.reads_like!r}"
         )
 
@@ -55,8 +56,8 @@ Labelled = tuple[Sequence[str], Sequence[str]]
 
 
 def find_triggers(texts: Sequence[str], labels: Sequence[str], trusted: Labelled | None = None) -> list[Trigger]:
-    """Find the trigger phrases of labelled texts, the clearest first. trusted: other rows that are taken to be right; a
-    model of these judges, rather than one of the rows without the phrase."""
+    """Find the trigger phrases of labelled texts, the clearest first. trusted: other rows whose labels are assumed correct; the
+    model is then fitted to these instead of the rows without the phrase."""
     from scipy.stats import binom
 
     if len(texts) < _FEWEST or len(set(trusted[1] if trusted else labels)) < 2:
@@ -78,14 +79,15 @@ def find_triggers(texts: Sequence[str], labels: Sequence[str], trusted: Labelled
 
 
 class _Search:
-    """What is searched: phrases as a sparse 0/1 matrix (rows x phrases).
+    """The searched rows: phrases as a sparse 0/1 matrix (rows x phrases).
 
     Attributes:
         names: The phrases.
-        words: Of each phrase: the columns of its words.
-        held, by_row: Which rows hold which phrase (CSC, CSR); given: the place of each row's label in `classes`.
+        words: For each phrase, the columns of its words.
+        by_phrase, by_row: Which rows hold which phrase (CSC, CSR).
+        labels: The index of each row's label in `classes`.
         tried: How many phrases occur in enough rows to test.
-        known, known_given: The same (CSR) of the rows that judge.
+        judge_rows, judge_labels: The same (CSR, labels) of the rows that the model is fitted to.
         trusted: Whether these are other rows.
     """
 
@@ -96,120 +98,121 @@ class _Search:
         known_texts, known_labels = trusted or ((), ())
         self.trusted = trusted is not None
         self.classes = sorted({*labels, *known_labels})
-        self.given, known_given = (np.searchsorted(self.classes, list(of)) for of in (labels, known_labels))
+        self.labels, judge_labels = (np.searchsorted(self.classes, list(names)) for names in (labels, known_labels))
         everything, n = [*texts, *known_texts], len(texts)
         longest = max(50, _MOST_PHRASES // (_LONGEST * len(everything)))
         phrases = partial(_phrases, longest=longest)
         counter = CountVectorizer(analyzer=phrases, binary=True, min_df=_FEWEST, dtype=np.float32)
-        held, self.names = csr_matrix((len(everything), 0), dtype=np.float32), list[str]()
-        with contextlib.suppress(ValueError):  # no phrase stands in so many rows
-            held, self.names = counter.fit_transform(everything), counter.get_feature_names_out().tolist()
+        matrix, self.names = csr_matrix((len(everything), 0), dtype=np.float32), list[str]()
+        with contextlib.suppress(ValueError):  # no phrase occurs in enough rows
+            matrix, self.names = counter.fit_transform(everything), counter.get_feature_names_out().tolist()
         column = {name: i for i, name in enumerate(self.names)}
         self.words = [[column[word] for word in name.split(" ")] for name in self.names]
-        self.by_row, self.held = held[:n], csc_matrix(held[:n])
-        self.tried = int((np.diff(self.held.indptr) >= _FEWEST).sum())
-        self.known, self.known_given = (held[n:], known_given) if trusted else (held, self.given)
+        self.by_row, self.by_phrase = matrix[:n], csc_matrix(matrix[:n])
+        self.tried = int((np.diff(self.by_phrase.indptr) >= _FEWEST).sum())
+        self.judge_rows, self.judge_labels = (matrix[n:], judge_labels) if trusted else (matrix, self.labels)
 
 
 @dataclass(frozen=True)
 class _Proposal:
-    """A phrase (its column), the label it goes with, its rows, the labels these read like to naive Bayes, and how clearly: the
-    mean of the logarithm of the odds against their own label, times the square root of the rows."""
+    """A phrase (its column), its label, its rows, and the labels that naive Bayes predicts for these. clarity: the mean log odds
+    against their own label, times the square root of the number of rows."""
 
     phrase: int
     label: int
     rows: np.ndarray
     rivals: list[int]
-    clearly: float
+    clarity: float
 
 
 def _propose(search: _Search) -> list[_Proposal]:
-    """Phrases without which naive Bayes assigns their rows another label, the clearest first."""
+    """Return the phrases without which naive Bayes assigns their rows another label, the clearest first."""
     single = np.flatnonzero([len(words) == 1 for words in search.words])
     place = {int(column): i for i, column in enumerate(single)}
     classes = range(len(search.classes))
-    sizes = np.bincount(search.known_given, minlength=len(classes))
-    of_label = (search.known[search.known_given == i][:, single] for i in classes)
+    sizes = np.bincount(search.judge_labels, minlength=len(classes))
+    of_label = (search.judge_rows[search.judge_labels == i][:, single] for i in classes)
     counts = np.stack([np.asarray(rows.sum(axis=0)).ravel() for rows in of_label])
     usual = _PRIOR * (counts.sum(axis=0) + 0.5) / (sizes.sum() + 1)
     logs = np.log((counts + usual) / (sizes[:, None] + _PRIOR))
-    by_row = search.held[:, single].tocsr()
+    by_row = search.by_phrase[:, single].tocsr()
     scores = by_row @ logs.T + np.log(sizes + 1)
-    proposals: dict[bytes, _Proposal] = {}  # by rows: of phrases that stand in the same rows the longest counts
+    proposals: dict[bytes, _Proposal] = {}  # by rows: of several phrases in the same rows the longest counts
     for phrase, words in enumerate(search.words):
-        rows = np.sort(search.held.indices[search.held.indptr[phrase] : search.held.indptr[phrase + 1]])
+        rows = np.sort(search.by_phrase.indices[search.by_phrase.indptr[phrase] : search.by_phrase.indptr[phrase + 1]])
         if len(rows) < _FEWEST:
             continue
-        labels = np.bincount(search.given[rows], minlength=len(classes))
+        labels = np.bincount(search.labels[rows], minlength=len(classes))
         label = int(labels.argmax())
-        left = sizes[label] - (0 if search.trusted else len(rows))
-        if labels[label] < _PURITY * len(rows) or left < _FEWEST_OF_LABEL:
+        label_rows = sizes[label] - (0 if search.trusted else len(rows))
+        if labels[label] < _PURITY * len(rows) or label_rows < _FEWEST_OF_LABEL:
             continue
-        own = [place[word] for word in words]
-        without = scores[rows] - logs[:, own].sum(axis=1)
+        columns = [place[word] for word in words]
+        without = scores[rows] - logs[:, columns].sum(axis=1)
         if not search.trusted:  # the rows are no evidence for their own label
             part = by_row[rows]
-            used = np.setdiff1d(part.indices, own)
-            rest = counts[label, used] - np.asarray(part[:, used].sum(axis=0)).ravel()
-            own_logs = np.log((rest.clip(0) + usual[used]) / (left + _PRIOR))
-            without[:, label] = part[:, used] @ own_logs + np.log(left + 1)
+            used = np.setdiff1d(part.indices, columns)
+            other_counts = counts[label, used] - np.asarray(part[:, used].sum(axis=0)).ravel()
+            own_logs = np.log((other_counts.clip(0) + usual[used]) / (label_rows + _PRIOR))
+            without[:, label] = part[:, used] @ own_logs + np.log(label_rows + 1)
         likeliest = without.argmax(axis=1)
         rivals = Counter(likeliest[likeliest != label].tolist())
         if rivals.total() > _AGAINST * len(rows):
             likely = [rival for rival, _ in rivals.most_common(_MOST_RIVALS)]
-            clearly = float((without.max(axis=1) - without[:, label]).sum() / len(rows) ** 0.5)
-            proposal = _Proposal(phrase, label, rows, likely, clearly)
-            other = proposals.setdefault(rows.tobytes(), proposal)
-            if len(search.names[phrase]) > len(search.names[other.phrase]):
+            clarity = float((without.max(axis=1) - without[:, label]).sum() / len(rows) ** 0.5)
+            proposal = _Proposal(phrase, label, rows, likely, clarity)
+            longest = proposals.setdefault(rows.tobytes(), proposal)
+            if len(search.names[phrase]) > len(search.names[longest.phrase]):
                 proposals[rows.tobytes()] = proposal
-    return sorted(proposals.values(), key=lambda p: (-round(p.clearly, 3), -len(search.names[p.phrase]), p.phrase))
+    return sorted(proposals.values(), key=lambda p: (-round(p.clarity, 3), -len(search.names[p.phrase]), p.phrase))
 
 
 def _judge(proposal: _Proposal, search: _Search) -> tuple[list[int], float]:
-    """The other labels that rows surely read like without the phrase; and the share of other rows that surely read like
-    another label than theirs. By a linear model of the proposal's label and its rivals."""
+    """Judge a proposal with a linear model of its label and its rivals. Returns the other labels that its rows surely read like
+    without the phrase, and the share of other rows that surely read like another label than theirs."""
     from scipy.sparse import vstack
     from sklearn.feature_extraction.text import TfidfTransformer
 
     classes = np.array([proposal.label, *proposal.rivals])
     place = np.full(len(search.classes), -1)
     place[classes] = np.arange(len(classes))
-    own = set(search.words[proposal.phrase])
-    kept = np.flatnonzero([own.isdisjoint(words) for words in search.words])
-    apart = np.ones(len(search.given), bool)
-    apart[proposal.rows] = False
-    others = np.flatnonzero(apart & (place[search.given] >= 0))
-    known = np.flatnonzero(place[search.known_given] >= 0) if search.trusted else others
-    some = np.random.default_rng(0).permutation
-    known, others = some(known)[:_MOST_ROWS], some(others)[:_MOST_ROWS]
-    given, n, k = place[search.known_given[known]], len(known), len(proposal.rows)
-    judged = [search.known[known], search.by_row[proposal.rows]]
-    matrix = vstack([*judged, search.by_row[others]] if search.trusted else judged).tocsr()[:, kept]
+    own_words = set(search.words[proposal.phrase])
+    columns = np.flatnonzero([own_words.isdisjoint(words) for words in search.words])
+    is_other = np.ones(len(search.labels), bool)
+    is_other[proposal.rows] = False
+    others_rows = np.flatnonzero(is_other & (place[search.labels] >= 0))
+    training = np.flatnonzero(place[search.judge_labels] >= 0) if search.trusted else others_rows
+    shuffled = np.random.default_rng(0).permutation
+    training, others_rows = shuffled(training)[:_MOST_ROWS], shuffled(others_rows)[:_MOST_ROWS]
+    targets, n, k = place[search.judge_labels[training]], len(training), len(proposal.rows)
+    judged = [search.judge_rows[training], search.by_row[proposal.rows]]
+    matrix = vstack([*judged, search.by_row[others_rows]] if search.trusted else judged).tocsr()[:, columns]
     matrix = TfidfTransformer(sublinear_tf=True).fit_transform(matrix)
     by_others = np.zeros((n, len(classes)))
     for fold in range(_FOLDS):
-        there = np.arange(n) % _FOLDS == fold
-        by_others[there] = predicted(matrix[:n][~there], given[~there], matrix[:n][there], len(classes))
-    of_own = [by_others[given == j, j] for j in range(len(classes))]
-    sure = np.array([np.quantile(own, _UNSURE) if len(own) else 2.0 for own in of_own])
-    probabilities = predicted(matrix[:n], given, matrix[n:], len(classes))
+        in_fold = np.arange(n) % _FOLDS == fold
+        by_others[in_fold] = predicted(matrix[:n][~in_fold], targets[~in_fold], matrix[:n][in_fold], len(classes))
+    of_own = [by_others[targets == j, j] for j in range(len(classes))]
+    sure = np.array([np.quantile(own_words, _UNSURE) if len(own_words) else 2.0 for own_words in of_own])
+    probabilities = predicted(matrix[:n], targets, matrix[n:], len(classes))
     reads_like = _surely(probabilities[:k], sure)
-    of_others, others_given = by_others, given
+    of_others, others_given = by_others, targets
     if search.trusted:
-        of_others, others_given = probabilities[k:], place[search.given[others]]
+        of_others, others_given = probabilities[k:], place[search.labels[others_rows]]
     others_like = _surely(of_others, sure)
     against = (others_like >= 0) & (others_like != others_given)
     return classes[reads_like[reads_like > 0]].tolist(), (int(against.sum()) + 1) / (len(against) + 2)
 
 
 def _surely(probabilities: np.ndarray, sure: np.ndarray) -> np.ndarray:
-    """The likeliest label of each row; -1 where the model is less sure of it than `sure`."""
+    """Return the likeliest label of each row; -1 if the model is less sure of it than `sure`."""
     likeliest = probabilities.argmax(axis=1)
     return np.where(probabilities.max(axis=1, initial=0) >= sure[likeliest], likeliest, -1)
 
 
 def _phrases(text: str, longest: int) -> set[str]:
-    """Sequences of one to three words, in lower case, among the first and last words of a text (`longest` in all)."""
+    """Return the sequences of one to three words, in lower case, among the first and last words of a text (at most `longest`
+    words in total)."""
     words = [word.lower() for word in _WORD.findall(text)]
     if len(words) > longest:
         words = words[: longest // 2] + words[-(longest // 2) :]

@@ -30,30 +30,30 @@ _REPLACED = "\ufffd".encode()
 
 def look_at(path: Path, file: str, spec: TaskSpec) -> tuple[Container, Survey]:
     """Detect a file's type from its first MiB, and survey the whole file."""
-    seen = survey(path, file, spec)
-    if seen.problem:
-        return Container("unknown", seen.problem.message), seen
-    with RawStream(path, seen.encoding, seen.returns) as stream:
+    surveyed = survey(path, file, spec)
+    if surveyed.problem:
+        return Container("unknown", surveyed.problem.message), surveyed
+    with RawStream(path, surveyed.encoding, surveyed.returns) as stream:
         head = stream.buffered().read(_HEAD)
-        return container_of(head, len(head) < _HEAD, file, spec), seen
+        return container_of(head, len(head) < _HEAD, file, spec), surveyed
 
 
 def read_records(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
-    """The rows of a raw file, without blank lines. Unreadable rows become records without a value and with
-    findings. Takes constant memory, except for JSON documents. file: the name used as the rows' source."""
-    container, seen = look_at(path, file, spec)
-    if notes := (seen.problem,) if seen.problem else seen.notes:
+    """Read the rows of a raw file, without blank lines. Unreadable rows become records with findings and without a value.
+    Takes constant memory, except for JSON documents. file: the name used as the rows' source."""
+    container, facts = look_at(path, file, spec)
+    if notes := (facts.problem,) if facts.problem else facts.notes:
         yield Record(1, None, b"", notes, about="file")
-    if seen.problem:
+    if facts.problem:
         return
     rows = 0
-    with RawStream(path, seen.encoding, seen.returns) as stream:
+    with RawStream(path, facts.encoding, facts.returns) as stream:
         for record in _read(stream, path, file, spec, container):
             rows += 1
-            yield record if is_utf8(seen.encoding) else _checked(record, file, seen.encoding)
+            yield record if is_utf8(facts.encoding) else _checked(record, file, facts.encoding)
     if not rows:
-        what = "nothing" if not seen.size else "blank lines only" if container.kind == "json_lines" else "no rows"
-        yield records.about_file("no_rows", file, f"the file holds {what}", "fill or remove the file", "warning")
+        reason = "nothing" if not facts.size else "blank lines only" if container.kind == "json_lines" else "no rows"
+        yield records.about_file("no_rows", file, f"the file holds {reason}", "fill or remove the file", "warning")
 
 
 def _read(stream: RawStream, path: Path, file: str, spec: TaskSpec, container: Container) -> Iterator[Record]:
@@ -111,7 +111,7 @@ def _read_json_lines(stream: RawStream, file: str) -> Iterator[Record]:
         if number == 1 and data.startswith(BOM):
             data, at, notes = data[len(BOM) :], len(BOM), (records.byte_order_mark(file),)
         if not is_blank(data):
-            raw = data.rstrip()  # as elements of a list are written, a line may end with a comma
+            raw = data.rstrip()  # a line may end with a comma, like an element of a list
             raw = raw[:-1] if raw.endswith(b"},") else data.rstrip(b"\r\n")
             yield Record(number, None, raw, notes, at, encoded=True, about=about)
     if stream.problem:
@@ -119,7 +119,7 @@ def _read_json_lines(stream: RawStream, file: str) -> Iterator[Record]:
 
 
 def _read_parquet(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
-    """The rows of a Parquet file; `line` is the number of the row. Takes the memory of a batch."""
+    """Read the rows of a Parquet file batch by batch; `line` is the number of the row."""
     import pyarrow
     import pyarrow.parquet as pq
 
@@ -144,20 +144,20 @@ def _read_parquet(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
 
 
 def _class_names(metadata: dict[bytes, bytes] | None, labels: list[str]) -> dict[str, list[str]]:
-    """The names of classes by column, from what Hugging Face datasets writes into a schema: the rows hold their numbers. A task
-    whose labels are the numbers keeps them."""
+    """Return the class names by column, which Hugging Face datasets writes into the schema; the rows hold only numbers. Columns
+    whose names share nothing with the task's labels keep their numbers."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
-        inner = {name: of[0] if isinstance(of, list) else of.get("feature", of) for name, of in features.items()}
-        classes = {name: of["names"] for name, of in inner.items() if of.get("_type") == "ClassLabel"}
+        inner = {name: f[0] if isinstance(f, list) else f.get("feature", f) for name, f in features.items()}
+        classes = {name: f["names"] for name, f in inner.items() if f.get("_type") == "ClassLabel"}
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, RecursionError):
         return {}
-    named = {k: v for k, v in classes.items() if isinstance(v, list) and all(isinstance(n, str) for n in v)}
-    return {k: v for k, v in named.items() if len({*v}) == len(v) and not (labels and {*v}.isdisjoint(labels))}
+    texts_only = {k: v for k, v in classes.items() if isinstance(v, list) and all(isinstance(n, str) for n in v)}
+    return {k: v for k, v in texts_only.items() if len({*v}) == len(v) and not (labels and {*v}.isdisjoint(labels))}
 
 
 def _named(value: Any, names: list[str] | None) -> Any:
-    """A number, or a list of them, as the names of classes; -1 means that there is none."""
+    """Replace a class number, or a list of them, by class names; -1 means no class."""
     if names and isinstance(value, list):
         return [_named(item, names) for item in value]
     if not names or not isinstance(value, int) or value >= len(names):
@@ -166,7 +166,7 @@ def _named(value: Any, names: list[str] | None) -> Any:
 
 
 def _rows(batch: Any) -> list[dict[str, Any] | Exception]:
-    """The rows of a batch; an exception for each row that cannot be turned into Python's values."""
+    """Return the rows of a batch; an exception for each row that cannot be converted to Python values."""
     try:
         return list(batch.to_pylist())
     except (ValueError, OverflowError, TypeError) as error:
@@ -189,7 +189,7 @@ def _record(row: dict[str, Any] | Exception, number: int, file: str, classes: di
 
 
 def _as_json(value: Any) -> Any:
-    """A value in JSON types; dates stay dates, because `data.fields.time` reads them."""
+    """Convert a value to JSON types; dates stay dates, because `data.fields.time` reads them."""
     if isinstance(value, list) and value and all(isinstance(pair, tuple) for pair in value):  # a map
         value = {str(k): v for k, v in value} if len({str(k) for k, _ in value}) == len(value) else value
     if isinstance(value, dict):

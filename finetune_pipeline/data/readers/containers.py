@@ -1,5 +1,5 @@
-"""Detects the type of a raw file from its first bytes, and the dialect of a table; the name decides only where the bytes leave it
-open. What can be read in two ways is refused with the line of spec to add."""
+"""Detects the type of a raw file from its first bytes, and the dialect of a table. The file's name decides only if the bytes do
+not. A file that can be read in two ways is refused, with the line to add to task.yaml."""
 
 import io
 import re
@@ -32,28 +32,28 @@ _MARGIN = 0.1
 
 @dataclass(frozen=True)
 class _Reading:
-    """The first lines split by one delimiter; `good` of them belong to rows of `fields` fields."""
+    """The first lines, split by one delimiter. regular: how many of them belong to rows with `fields` fields."""
 
     delimiter: str
     quote: str
     fields: int
-    good: int
+    regular: int
     lines: int
     rows: list[list[str]]
 
     def __str__(self) -> str:
         quote = f"quote {self.quote}" if self.quote else "no quoting"
-        share = "all" if self.good == self.lines else f"{self.good / self.lines:.1%}"
-        what = f"give {self.fields} fields in {share} of the first {self.lines} lines"
-        return f"delimiter {self.delimiter!r} and {quote} {what}"
+        share = "all" if self.regular == self.lines else f"{self.regular / self.lines:.1%}"
+        counts = f"give {self.fields} fields in {share} of the first {self.lines} lines"
+        return f"delimiter {self.delimiter!r} and {quote} {counts}"
 
 
 def find_dialect(lines: Sequence[Line], file: str, spec: TaskSpec) -> Dialect:
-    """The dialect of a table from its first lines.
+    """Detect the dialect of a table from its first lines.
 
-    ``data.csv`` takes precedence; the default quote is a double one. A delimiter is accepted when at least _FIT of
-    the lines belong to rows with the same number of fields (two or more) and no other comes close; known column
-    names in the first row, and tabs in a .tsv file, break ties. An ambiguous dialect is a `problem`, with the line to
+    ``data.csv`` takes precedence; the default quote is the double quote. A delimiter is accepted if at least _FIT of the
+    lines belong to rows with the same number of fields (two or more) and no other delimiter comes close. Known column
+    names in the first row, and tabs in a .tsv file, break ties. An ambiguous dialect gets a `problem`, with the line to
     add to task.yaml.
     """
     declared = spec.data.csv
@@ -62,12 +62,12 @@ def find_dialect(lines: Sequence[Line], file: str, spec: TaskSpec) -> Dialect:
     labels = frozenset(spec.labels)
     possible = [declared.delimiter] if declared.delimiter else _DELIMITERS
     readings = [_read(lines, d, quote, labels) for d in possible if any(d in line.text for line in lines)]
-    fitting = [r for r in readings if r.fields >= 2 and r.rows and (declared.delimiter or r.good >= _FIT * r.lines)]
+    fitting = [r for r in readings if r.fields >= 2 and r.rows and (declared.delimiter or r.regular >= _FIT * r.lines)]
     if not fitting:
         fix = "repair the file, or add to task.yaml: `data: {csv: {delimiter: ';'}}` with the delimiter it has"
         why = "the file is not a table: no line holds a delimiter (, ; | or tab)"
-        seen = "; ".join(str(r) for r in readings[:2])
-        none_fits = f"no delimiter splits most rows into the same number of fields (at least two): {seen}"
+        tried = "; ".join(str(r) for r in readings[:2])
+        none_fits = f"no delimiter splits most rows into the same number of fields (at least two): {tried}"
         return Dialect(problem=none_fits if readings else f"{why}; is it JSON Lines or another format?", fix=fix)
     names = {name.casefold() for name in (*named_in_fields(spec), *ROW_KEYS)}
     tabs = file.lower().removesuffix(".gz").endswith((".tsv", ".tab"))
@@ -76,15 +76,15 @@ def find_dialect(lines: Sequence[Line], file: str, spec: TaskSpec) -> Dialect:
         first = reading.rows[0] if reading.rows else []
         return sum(bare(c).casefold() in names for c in first), tabs and reading.delimiter == "\t"
 
-    best, *others = sorted(fitting, key=lambda r: (*rank(r), r.good), reverse=True)
-    if near := [r for r in others if rank(r) == rank(best) and r.good > best.good - _MARGIN * best.lines]:
+    best, *runners_up = sorted(fitting, key=lambda r: (*rank(r), r.regular), reverse=True)
+    if near := [r for r in runners_up if rank(r) == rank(best) and r.regular > best.regular - _MARGIN * best.lines]:
         problem = f"the delimiter is ambiguous: {best}; {near[0]}"
         return Dialect(problem=problem, fix=_declare("delimiter", quoted(best.delimiter), quoted(near[0].delimiter)))
     return with_columns(Dialect(best.delimiter, best.quote, why=str(best)), best.rows, best.fields, spec)
 
 
-def _declare(name: str, value: str, other: str) -> str:
-    return f"add to task.yaml: `data: {{csv: {{{name}: {value}}}}}`, or {other}"
+def _declare(name: str, value: str, alternative: str) -> str:
+    return f"add to task.yaml: `data: {{csv: {{{name}: {value}}}}}`, or {alternative}"
 
 
 def _read(lines: Sequence[Line], delimiter: str, quote: str, labels: frozenset[str]) -> _Reading:
@@ -94,14 +94,14 @@ def _read(lines: Sequence[Line], delimiter: str, quote: str, labels: frozenset[s
             counts[len(row.cells)] += row.lines
     fields = max(counts, key=lambda n: (counts[n] if n > 1 else counts[n] / 10, n), default=0)
     rows = list(split_rows(lines, delimiter, quote, fields, labels))
-    good = [row for row in rows if not row.problem and len(row.cells) == fields]
-    sound = [row.cells for row in rows if not row.problem]
-    return _Reading(delimiter, quote, fields, sum(r.lines for r in good), len(lines), sound)
+    regular = [row for row in rows if not row.problem and len(row.cells) == fields]
+    cells = [row.cells for row in rows if not row.problem]
+    return _Reading(delimiter, quote, fields, sum(r.lines for r in regular), len(lines), cells)
 
 
 def with_columns(dialect: Dialect, rows: Sequence[Sequence[str]], fields: int, spec: TaskSpec) -> Dialect:
-    """Complete the dialect with columns: whether the first of the `rows` is a header is declared, or inferred from what they
-    hold. fields: cells that a row has."""
+    """Complete the dialect with columns. Whether the first of the `rows` is a header is declared, or inferred from the rows.
+    fields: number of cells of a row."""
     titles = _titles(rows)
     rows, dialect = rows[titles:], replace(dialect, titles=titles)
     cells = [c.strip() for c in rows[0]]
@@ -118,45 +118,45 @@ def with_columns(dialect: Dialect, rows: Sequence[Sequence[str]], fields: int, s
     dialect = replace(dialect, header=header, why=f"{dialect.why}; {why}" if dialect.why else why)
     if not header:
         return replace(dialect, columns=numbered)
-    given = [c or n for c, n in zip([*cells, *[""] * fields], numbered, strict=False)]
-    before = [given[:i].count(name) for i, name in enumerate(given)]  # exports of Jira repeat names, such as `Comment`
-    columns = tuple(f"{c}_{n + 1}" if n and c not in ROW_KEYS else c for c, n in zip(given, before, strict=True))
+    names = [c or n for c, n in zip([*cells, *[""] * fields], numbered, strict=False)]
+    counts = [names[:i].count(name) for i, name in enumerate(names)]  # Jira's exports repeat names, such as `Comment`
+    columns = tuple(f"{c}_{n + 1}" if n and c not in ROW_KEYS else c for c, n in zip(names, counts, strict=True))
     fix = "correct the first row, or add to task.yaml: `data: {csv: {header: false}}`"
     if len(cells) != fields:
         problem = f"the first row names {len(cells)} columns, the rows have {fields} fields"
         return replace(dialect, problem=problem, fix=fix)
-    if twice := [name for name, count in Counter(columns).items() if count > 1]:
-        return replace(dialect, problem=f"two columns have the name {quoted(twice[0])}", fix=fix)
+    if duplicates := [name for name, count in Counter(columns).items() if count > 1]:
+        return replace(dialect, problem=f"two columns have the name {quoted(duplicates[0])}", fix=fix)
     return replace(dialect, columns=columns)
 
 
 def _titles(rows: Sequence[Sequence[str]]) -> int:
-    """How many rows stand above a table: the first ones, where they fill one cell, or less than half of what most fill."""
+    """Count the rows above a table: the first ones with one filled cell, or at most half as many as the median row."""
     filled = [sum(bool(cell.strip()) for cell in row) for row in rows]
-    few = max(1, median(filled or [0]) / 2)
-    above = next((i for i, n in enumerate(filled) if n > few), 0)
-    if len(rows) > above + 2 and filled[above] < filled[above + 1]:  # names of groups of columns stand above the header
-        first, second = ({*filter(is_known_name, map(str.strip, row))} for row in rows[above : above + 2])
-        above += not first and len(second) > 1
-    return above if above <= _MOST_TITLES and 2 * sum(n > few for n in filled) > len(filled) else 0
+    threshold = max(1, median(filled or [0]) / 2)
+    titles = next((i for i, n in enumerate(filled) if n > threshold), 0)
+    if len(rows) > titles + 2 and filled[titles] < filled[titles + 1]:  # maybe names of column groups above the header
+        first, second = ({*filter(is_known_name, map(str.strip, row))} for row in rows[titles : titles + 2])
+        titles += not first and len(second) > 1
+    return titles if titles <= _MOST_TITLES and 2 * sum(n > threshold for n in filled) > len(filled) else 0
 
 
 def _is_header(
-    cells: list[str], behind: Sequence[Sequence[str]], numbered: tuple[str, ...], spec: TaskSpec
+    cells: list[str], below: Sequence[Sequence[str]], numbered: tuple[str, ...], spec: TaskSpec
 ) -> tuple[bool | None, str]:
-    """(whether the first row names the columns, why); None if ambiguous."""
+    """Return (whether the first row names the columns, the reason); None if ambiguous."""
     declared, labels = {name.casefold() for name in named_in_fields(spec)}, frozenset(spec.labels)
     if names := [c for c in cells if c.casefold() in declared]:
         return True, f"it holds {quoted(names[0])}, which data.fields names"
-    if own := [c for c in cells if c in labels]:
-        return False, f"it holds the label {quoted(own[0])}"
+    if label_cells := [c for c in cells if c in labels]:
+        return False, f"it holds the label {quoted(label_cells[0])}"
     if declared and declared <= set(numbered):
         return False, "data.fields names the columns by number"
-    if known := [c for c in cells if c.casefold() in ROW_KEYS]:
-        return True, f"it holds {quoted(known[0])}, a known column name"
-    labelled = sum(not labels.isdisjoint(map(bare, row)) for row in behind)
-    if labels and labelled and labelled >= _FIT * len(behind):
-        return True, f"it holds no label, and {labelled} of the next {len(behind)} rows do"
+    if known_cells := [c for c in cells if c.casefold() in ROW_KEYS]:
+        return True, f"it holds {quoted(known_cells[0])}, a known column name"
+    labelled = sum(not labels.isdisjoint(map(bare, row)) for row in below)
+    if labels and labelled and labelled >= _FIT * len(below):
+        return True, f"it holds no label, and {labelled} of the next {len(below)} rows do"
     return None, ""
 
 
@@ -169,55 +169,55 @@ _TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
 
 @dataclass(frozen=True)
 class Container:
-    """The type of a file. kind: json_lines, json, csv, parquet, workbook or unknown; why: the reason, as text."""
+    """The type of a file. kind: json_lines, json, csv, parquet, workbook or unknown. why: the reason, as text."""
 
     kind: str
     why: str
     dialect: Dialect | None = None
 
 
-def container_of(head: bytes, whole: bool, file: str, spec: TaskSpec) -> Container:
-    """The container of a file from its first bytes (a MiB or so; `whole`: that is all of it)."""
+def container_of(head: bytes, complete: bool, file: str, spec: TaskSpec) -> Container:
+    """Detect the container of a file from its first bytes (about a MiB). complete: these are all bytes of the file."""
     path = PurePath(file.lower())
     suffix = PurePath(path.stem).suffix if path.suffix in (".gz", ".gzip") else path.suffix
     if head.startswith(PARQUET):
         return Container("parquet", "the file begins with Parquet's signature")
     if head.startswith((ZIP, OLE)):
         return Container("workbook", "the file begins like a workbook")
-    if other := other_container(head):
-        return Container("unknown", f"it is {other}")
+    if other_kind := other_container(head):
+        return Container("unknown", f"it is {other_kind}")
     csv = spec.data.csv
     declared = csv.delimiter is not None or csv.quote is not None
     table = suffix in _TABLE_SUFFIXES or (declared and suffix not in _JSON_SUFFIXES)
     body = head.removeprefix(BOM)
     if not body.strip(BLANKS):
-        return Container("json_lines", "blank lines only" if whole else "blank lines come first")
+        return Container("json_lines", "blank lines only" if complete else "blank lines come first")
     if not table:
         lines = [line for line in body.split(b"\n")[: 4 * _LINES] if line.strip(BLANKS)][:_LINES]
         if body.lstrip(BLANKS)[:1] in (b"[", b"{"):
-            kind, why = _json_kind(body, whole, spec)
+            kind, why = _json_kind(body, complete, spec)
             odd = suffix in _JSON_SUFFIXES and (kind == "json_lines") == (suffix == ".json")
             return Container(kind, why + (", regardless of its suffix" if odd else ""))
         objects = sum(line.lstrip(BLANKS).startswith(b"{") for line in lines)
         if 2 * objects >= len(lines) or suffix in _JSON_SUFFIXES:
             why = f"of the first {len(lines)} lines {objects} begin with {{" if objects else "the suffix says so"
             return Container("json_lines", f"JSON Lines: {why}")
-    dialect = find_dialect(_text_lines(body, whole), file, spec)
+    dialect = find_dialect(_text_lines(body, complete), file, spec)
     return Container("csv" if table or not dialect.problem else "unknown", dialect.problem or dialect.why, dialect)
 
 
-def _text_lines(body: bytes, whole: bool) -> list[Line]:
-    """The first lines of a table; the last one only when the file ends with it."""
-    given = read_lines(io.BufferedReader(io.BytesIO(body)), MAX_LINE_BYTES, blanks=_TABLE_LINES)
-    lines = list(islice(given, _TABLE_LINES + 1))
-    return lines[:_TABLE_LINES] if whole or len(lines) > _TABLE_LINES else lines[:-1] or lines
+def _text_lines(body: bytes, complete: bool) -> list[Line]:
+    """Return the first lines of a table; the last one only if the file ends with it."""
+    source = read_lines(io.BufferedReader(io.BytesIO(body)), MAX_LINE_BYTES, blanks=_TABLE_LINES)
+    lines = list(islice(source, _TABLE_LINES + 1))
+    return lines[:_TABLE_LINES] if complete or len(lines) > _TABLE_LINES else lines[:-1] or lines
 
 
-def _json_kind(body: bytes, whole: bool, spec: TaskSpec) -> tuple[str, str]:
-    """JSON Lines or a document, of a text that begins with a bracket; and the reason."""
-    ended = body.split(b"\n") if whole else body.split(b"\n")[:-1]
+def _json_kind(body: bytes, is_all: bool, spec: TaskSpec) -> tuple[str, str]:
+    """Tell JSON Lines from a document for a text that begins with a bracket. Returns (kind, reason)."""
+    ended = body.split(b"\n") if is_all else body.split(b"\n")[:-1]
     lines = [line.strip(BLANKS) for line in ended[: 4 * _LINES] if line.strip(BLANKS)][:_LINES]
-    if len(lines) < 2:  # all there is, or all that was looked at, stands in one line
+    if len(lines) < 2:  # the whole text, or the part looked at, is one line
         line = (lines or [body.lstrip(BLANKS)])[0]
         if line[:1] == b"[":
             return "json", "JSON array on one line"

@@ -1,8 +1,8 @@
 """Finds the encoding and size of a raw file in one pass, and whether it can be unpacked.
 
-UTF-8 and UTF-16 are certain. Of the single-byte encodings only Windows' Western one (cp1252) is recognised, and only
-where what it gives looks like written words; detectors guess the others wrong too often. Those files are refused with
-the key to set and with what each likely encoding would make of a line.
+UTF-8 and UTF-16 are certain. Of the single-byte encodings only Windows' Western one (cp1252) is recognised, and only if the
+decoded text looks like written words; detectors guess the others wrong too often. Files in other encodings are refused. The
+message names the key to set, and shows some words as each likely encoding would decode them.
 """
 
 import re
@@ -41,8 +41,8 @@ TAGGED_WORDS = (
     'write a row for each sentence, with its text, and its entities as a JSON answer: {"text": "Ann sails to Oslo", '
     '"answer": {"PER": ["Ann"], "LOC": ["Oslo"]}}',
 )
-"""What files for token classification hold, and what to do with them."""
-# one mark parts all columns: a sentence with its label behind a tab is no row of it
+"""Description of files for token classification, and the fix."""
+# one delimiter separates all columns: a sentence, a tab and a label are no such row
 _CONLL = rb"(-DOCSTART-.*\r?\n\s*)?(\w+(\t\w+)+[ \t]*\r?\n\s*)?(?:(?:(?:\S+ +)+|(?:\S+\t)+)(?:O|[BIESLU]-\S+)[ \t]*\r?\n\s*){3}"
 _CONLL_U = rb"(#.*\r?\n\s*)*1\t(?:[^\t\n]*\t){8}[^\t\n]*\r?\n2\t"
 _OTHER_TEXTS = {
@@ -59,14 +59,14 @@ _OTHER_TEXTS = {
     _MESSENGER: ("the log of a messenger", "write a row for each message, with conversation_id, role (customer or agent) and "
                  "text, as CSV or JSON Lines"),
 }  # fmt: skip
-"""Files of text that are no tables of rows, though they may look like it: how they begin, what they are, and what to do."""
+"""Text files that may look like tables but are none: pattern of their beginning, description, and fix."""
 WESTERN = "cp1252"
 _LETTERS = "àáâãäåæçèéêëìíîïñòóôõöøùúûüœÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜŒßŸÿ"
-"""Letters of Western languages; ð, þ, ý, š and ž are left out, because other encodings' commonest letters look so."""
+"""Letters of Western languages, without ð, þ, ý, š and ž: the most common letters of other encodings decode to these."""
 _SIGNS = "‘’“”‚„†•–—…‹›€™¡¿£¥§©®°ª«»±·´¼½¾×÷²³µº\xa0\xad"
 _ODD = re.compile(
     rf"[^\x00-\x7f{_LETTERS}{_SIGNS}]"
-    r"|(?<=[a-zà-ÿœ])[À-ÖØ-ÞŒŸ]"  # a capital behind a small letter
+    r"|(?<=[a-zà-ÿœ])[À-ÖØ-ÞŒŸ]"  # a capital after a small letter
     rf"|(?<=[A-Za-z{_LETTERS}])[‚„“”–—…€£¡¿§°ª«»·´²³º¼½¾×±](?=[a-z{_LETTERS}])"  # a sign inside a word
     rf"|[{_LETTERS}]{{3,}}"
     r"|(?<![^\W\d_])[^\x00-\x7fàáåéèêóòöÀÁÅÉÈÊÓÖ\W](?![^\W\d_])"  # a letter by itself that is no word
@@ -92,14 +92,14 @@ _USUAL = """cp1250 cp1251 cp1252 cp1253 cp1254 cp1255 cp1256 cp1257 cp850 cp866 
 _MAX_ODD = 0.02
 _SAMPLE_LINES = 200
 _STRAY = 0.01
-"""Up to this share of non-UTF-8 lines, the rows are at fault rather than the file's encoding."""
+"""Up to this share of non-UTF-8 lines, single rows are broken, not the file's encoding."""
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What a pass over a file shows: its size (bytes, unpacked), lines that are not blank, the encoding to read it in,
-    and why it cannot be read. returns: lines end with a carriage return alone; notes: what a reader of the rows should
-    know."""
+    """The result of a pass over a file: its size (bytes, unpacked), the number of non-blank lines, the encoding to read it
+    in, and the problem if it cannot be read. returns: lines end with a carriage return only. notes: findings for whoever
+    reads the rows."""
 
     compressed: bool
     size: int = 0
@@ -112,8 +112,8 @@ class Survey:
 
 @dataclass
 class _Lines:
-    """Counts of lines: with text, with characters beyond ASCII in UTF-8, and not in UTF-8; of the last, what cp1252 makes
-    of them: characters beyond ASCII, those that no text has there, and letters that stand in words."""
+    """Counts of lines: with text (filled), non-ASCII in UTF-8 (utf8), and not in UTF-8 (wrong). For the last, counts of
+    characters decoded as cp1252: non-ASCII (foreign), implausible at their place (odd), and letters inside words (in_word)."""
 
     filled: int = 0
     utf8: int = 0
@@ -153,13 +153,13 @@ class _Lines:
 
     @property
     def is_western(self) -> bool:
-        """Whether what is not UTF-8 looks like words when it is read as cp1252. Portuguese has õ beside ã; õ alone is
+        """Whether the lines that are not UTF-8 look like words in cp1252. Portuguese has both õ and ã; õ without ã is
         Hungarian's ő in cp1250."""
         return self.hungarian <= 0 and self.odd <= _MAX_ODD * self.foreign and (self.in_word > 0 or self.foreign >= 3)
 
 
 def _is_utf8(data: bytes) -> bool:
-    """Whether bytes are UTF-8, or else begin to be wrong with CESU-8, which is a fault of the row."""
+    """Whether bytes are UTF-8, or their first invalid bytes are CESU-8, which is a fault of the row only."""
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -168,7 +168,7 @@ def _is_utf8(data: bytes) -> bool:
 
 
 def other_container(head: bytes) -> str:
-    """What a file that no reader reads is, by its first bytes; empty for any other."""
+    """Describe a file that no reader reads, by its first bytes; empty for any other file."""
     if head[257:262] == b"ustar":
         return "a tar archive"
     return next((name for mark, name in _OTHERS.items() if head.startswith(mark)), "")
@@ -188,17 +188,17 @@ def survey(path: Path, file: str, spec: TaskSpec) -> Survey:
     with RawStream(path, wide or "utf-8", returns, limit) as stream:
         source = stream.buffered()
         while block := source.read(_BLOCK):
-            block += source.readline(8 * _BLOCK)  # to the end of a line, if it has one
+            block += source.readline(8 * _BLOCK)  # up to the end of a line, if there is one
             size += len(block)
-            if not wide:  # of a stream that breaks off the last line is no whole one
+            if not wide:  # the last line of a broken stream is incomplete
                 counts.add(block[: block.rfind(b"\n") + 1] if stream.problem else block)
     problem = too_large(file, limit).findings[0] if stream.too_large else None
-    seen = Survey(stream.compressed, size, counts.filled, wide or "utf-8", returns, problem=problem)
-    return _with_encoding(seen, counts, file, spec.data.csv.encoding) if counts.wrong and not problem else seen
+    surveyed = Survey(stream.compressed, size, counts.filled, wide or "utf-8", returns, problem=problem)
+    return _with_encoding(surveyed, counts, file, spec.data.csv.encoding) if counts.wrong and not problem else surveyed
 
 
 def _wide(head: bytes) -> str:
-    """The encoding of a file in which a character takes two or four bytes, empty for any other."""
+    """Return the encoding of a file whose characters take two or four bytes; empty for any other file."""
     for mark, encoding in _MARKS.items():
         if head.startswith(mark):
             return encoding
@@ -213,30 +213,30 @@ def _wide(head: bytes) -> str:
     return encoding
 
 
-def _with_encoding(seen: Survey, counts: _Lines, file: str, declared: str | None) -> Survey:
-    """The survey of a file that is not UTF-8 throughout."""
+def _with_encoding(surveyed: Survey, counts: _Lines, file: str, declared: str | None) -> Survey:
+    """Complete the survey of a file that is not UTF-8 throughout."""
     stray = counts.wrong <= max(1, _STRAY * counts.filled)
     share = f"{counts.wrong} of {counts.filled} lines are not UTF-8"
     if counts.utf8 > _MAX_ODD * counts.wrong:
         message = f"{share}, and {counts.utf8} others are: two encodings are mixed in one file"
         fix = "convert the parts to UTF-8 one by one, then join them"
         mixed = Finding("data.mixed_encodings", "error", file, message, fix)
-        return seen if stray else replace(seen, notes=(mixed,))
+        return surveyed if stray else replace(surveyed, notes=(mixed,))
     if declared is not None:
-        return replace(seen, encoding=declared)
+        return replace(surveyed, encoding=declared)
     if counts.is_western:
         words = dict.fromkeys(w for line in counts.sample for w in _words(line.decode(WESTERN, "replace")))
-        shown = ", ".join(quoted(w) for w in list(words)[:5])
-        message = f"{share}; the file was read as {WESTERN}, which produces words such as {shown}"
+        examples = ", ".join(quoted(w) for w in list(words)[:5])
+        message = f"{share}; the file was read as {WESTERN}, which produces words such as {examples}"
         fix = f"check these words: if they are wrong, declare the encoding: {_key('…')}"
         note = Finding("data.encoding_detected", "warning", file, message, fix)
-        return replace(seen, encoding=WESTERN, notes=(note,))
+        return replace(surveyed, encoding=WESTERN, notes=(note,))
     if stray:
-        return seen
+        return surveyed
     guesses = _guesses(counts.sample)
     message = f"{share}, and the encoding is ambiguous" + "".join(f"; {e} gives {t}" for e, t in guesses)
     fix = f"save the file as UTF-8, or declare the encoding that gives the right words: {_key('…')}"
-    return replace(seen, problem=Finding("data.unknown_encoding", "error", file, message, fix))
+    return replace(surveyed, problem=Finding("data.unknown_encoding", "error", file, message, fix))
 
 
 def _key(encoding: str) -> str:
@@ -248,7 +248,7 @@ def _words(text: str) -> list[str]:
 
 
 def _guesses(sample: list[bytes]) -> list[tuple[str, str]]:
-    """(encoding, the first words decoded with it) of up to four likely encodings that give different texts."""
+    """Return (encoding, the first words decoded with it) of up to four likely encodings that give different texts."""
     from charset_normalizer import from_bytes
 
     guesses: dict[str, str] = {}
@@ -259,6 +259,7 @@ def _guesses(sample: list[bytes]) -> list[tuple[str, str]]:
 
 
 def other_text(head: bytes) -> tuple[str, str] | None:
-    """(what a file of text is, what to do with it) by its first lines; None for one that may hold rows."""
+    """Return (description, fix) of a text file that holds no rows, by its first lines; None if it may hold rows."""
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    return next((said for begin, said in _OTHER_TEXTS.items() if re.match(begin, start, re.IGNORECASE)), None)
+    matches = (text for pattern, text in _OTHER_TEXTS.items() if re.match(pattern, start, re.IGNORECASE))
+    return next(matches, None)

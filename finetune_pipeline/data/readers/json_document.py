@@ -1,4 +1,4 @@
-"""JSON documents: a list of rows, an object of lists of rows, one row, or rows somewhere inside."""
+"""Reads JSON documents: a list of rows, an object of lists of rows, one row, or rows somewhere inside."""
 
 import json
 import re
@@ -20,11 +20,11 @@ _BLANKS = re.compile(r"[ \t\r\n]*")
 
 
 def read_json_document(stream: RawStream, file: str, spec: TaskSpec) -> Iterator[Record]:
-    """The rows of a document, each with its original JSON. The document is held in memory.
+    """Read the rows of a document, each with its original JSON. The document is held in memory.
 
-    The standard library's scanner reads one row after the other. Where the document breaks (or is cut off), the rows
-    before the break are kept, and a last record says at which byte it broke. A problem within a row (a bad byte, a key
-    written twice) costs that row only.
+    The standard library's scanner reads one row after the other. If the document is broken or cut off, the rows before
+    that byte are kept, and a last record names the byte. A problem within a row (a bad byte, a duplicate key) costs only
+    that row.
     """
     data = stream.buffered().read()
     begin = len(BOM) if data.startswith(BOM) else 0
@@ -63,53 +63,53 @@ def read_json_document(stream: RawStream, file: str, spec: TaskSpec) -> Iterator
 
 
 class _Document:
-    """A place in a JSON text. Bytes are characters here (Latin-1): JSON's own signs are ASCII, and positions are byte
+    """A position in a JSON text. The bytes are decoded as Latin-1: JSON's own signs are ASCII, and positions are byte
     offsets."""
 
     def __init__(self, text: str, position: int) -> None:
         self._decode = json.JSONDecoder(strict=False, parse_int=str, parse_float=str).raw_decode  # int() has a limit
-        self._counted, self._lines = 0, 1  # the line of the place up to which lines were counted
+        self._counted, self._lines = 0, 1  # lines are counted up to this position
         self.text = text
         self.position = position
 
     @property
     def line(self) -> int:
-        """Line of the position, from 1."""
+        """The line of the position, from 1."""
         self._lines += self.text.count("\n", self._counted, self.position)
         self._counted = self.position
         return self._lines
 
     def peek(self) -> str:
-        """The next non-blank character, or "" at the end; moves to it."""
+        """Move to the next non-blank character and return it, or "" at the end."""
         self.position = _BLANKS.match(self.text, self.position).end()  # type: ignore[union-attr]
         return self.text[self.position : self.position + 1]
 
-    def take(self, wanted: str) -> str:
-        """Move past the next character, which must be one of `wanted`. Raises json.JSONDecodeError otherwise."""
+    def take(self, expected: str) -> str:
+        """Move past the next character, which must be one of `expected`. Raises json.JSONDecodeError otherwise."""
         character = self.peek()
-        if not character or character not in wanted:
-            raise json.JSONDecodeError(f"{' or '.join(wanted)} is missing", self.text, self.position)
+        if not character or character not in expected:
+            raise json.JSONDecodeError(f"{' or '.join(expected)} is missing", self.text, self.position)
         self.position += 1
         return character
 
     def value(self) -> bytes:
-        """The JSON of the value that begins here; moves past it."""
+        """Move past the value that begins here and return its JSON."""
         self.peek()
         begin = self.position
         self.position = self._decode(self.text, begin)[1]
         return self.text[begin : self.position].encode("latin-1")
 
     def parts(self) -> Iterator[str | None]:
-        """Stop in front of each element of the list, or each value of the object, that begins here, and give its key
-        (None in a list). The caller reads the value."""
-        of_list = self.take("[{") == "["
-        end = "]" if of_list else "}"
+        """Stop before each element of the list, or each value of the object, that begins here, and yield its key (None in
+        a list). The caller reads the value."""
+        is_list = self.take("[{") == "["
+        end = "]" if is_list else "}"
         if self.peek() == end:
             self.position += 1
             return
         while True:
             key = None
-            if not of_list:
+            if not is_list:
                 if self.peek() != '"':
                     raise json.JSONDecodeError("a key in double quotes is missing", self.text, self.position)
                 key = json.loads(self.value().decode("utf-8", "replace"), strict=False)
@@ -120,7 +120,7 @@ class _Document:
 
 
 def _rows(document: _Document, file: str, spec: TaskSpec, path: list[str]) -> Iterator[Record]:
-    """The rows of the value at the current position; path: the keys that lead to it."""
+    """Read the rows of the value at the current position. path: the keys that lead from it to the rows."""
     opening = document.peek()
     if opening not in ("[", "{") or (path and opening == "["):
         document.value()
@@ -147,7 +147,7 @@ def _rows(document: _Document, file: str, spec: TaskSpec, path: list[str]) -> It
 
 
 def _is_row(text: str, position: int, spec: TaskSpec) -> bool:
-    """Whether an object at the top is one row: its first value is not a list, or its first key is one of a row's."""
+    """Whether a top-level object is one row: its first value is not a list, or its first key is a row's key."""
     pair = FIRST_PAIR.match(text, position)
     return pair is None or pair[2] != "[" or is_row_key(pair[1].encode("latin-1").decode("utf-8", "replace"), spec)
 
@@ -162,27 +162,27 @@ def _row(document: _Document, file: str, key: str | None = None) -> Record:
 
 
 def _break(document: _Document, stream: RawStream, file: str, error: json.JSONDecodeError | RecursionError) -> Record:
-    """The record for the break and everything after it."""
+    """Return the record for the break and everything after it."""
     line, at = document.line, document.position
-    rest = document.text[at : at + SHOWN].encode("latin-1")
+    remaining = document.text[at : at + SHOWN].encode("latin-1")
     if stream.problem:
-        return records.broken_stream(stream, file, line, rest, at)
-    reason, where = "the JSON is nested too deeply", at
+        return records.broken_stream(stream, file, line, remaining, at)
+    reason, offset = "the JSON is nested too deeply", at
     if isinstance(error, json.JSONDecodeError):
-        reason, where = error.msg, error.pos
+        reason, offset = error.msg, error.pos
     total = len(document.text)
     if isinstance(error, json.JSONDecodeError) and ends_early(error):
         message = f"the document is cut off at its end, byte {total}: {reason}; all complete rows before it were read"
-        return records.unreadable("bad_json", file, line, message, CUT_FIX, rest, at, "rest")
-    message = f"the document is broken at byte {where}: {reason}; nothing after it was read: {1 - where / total:.0%} of the file"
+        return records.unreadable("bad_json", file, line, message, CUT_FIX, remaining, at, "rest")
+    message = f"the document is broken at byte {offset}: {reason}; nothing after it was read: {1 - offset / total:.0%} of the file"
     fix = f"repair it there, or rewrite it with a JSON library; {CUT_FIX.rpartition('; ')[2]}"
-    return records.unreadable("bad_json", file, line, message, fix, rest, at, "rest")
+    return records.unreadable("bad_json", file, line, message, fix, remaining, at, "rest")
 
 
 def _rows_of_expression(
     data: bytes, begin: int, file: str, expression: str, notes: tuple[Finding, ...]
 ) -> Iterator[Record]:
-    """Rows that an expression finds in the whole document; `line` is then the row number."""
+    """Read the rows that an expression finds in the whole document; `line` is then the row number."""
     value, findings, readable = decode_line(data[begin:], f"{file}:1", begin)
     if not readable or findings:
         yield Record(1, None, data[:SHOWN], tuple(findings))

@@ -23,12 +23,12 @@ _MANY_BLANK = 64
 
 
 class RawStream(io.RawIOBase):
-    """A file's bytes as UTF-8 in constant memory; gzip is recognised by its first bytes. A gzip file that is broken or
-    truncated yields what can be unpacked before the break; `problem` then says what happened."""
+    """Streams a file as UTF-8 in constant memory, and unpacks gzip, recognised by its first bytes. A broken or truncated
+    gzip file yields everything before the break; `problem` then describes it."""
 
     def __init__(self, path: Path, encoding: str = "utf-8", returns: bool = False, limit: int | None = None) -> None:
-        """Open a file. encoding: undecodable bytes become U+FFFD, UTF-8 passes through unchanged; returns: lines end with a
-        carriage return alone; limit: bytes a gzip file may unpack to: reading stops there, and it is `too_large`."""
+        """Open a file. encoding: undecodable bytes become U+FFFD; UTF-8 passes through unchanged. returns: lines end with a
+        carriage return only. limit: bytes a gzip file may unpack to; reading stops there and sets `too_large`."""
         self.problem = ""
         self.too_large = False
         self._file = path.open("rb")
@@ -53,14 +53,14 @@ class RawStream(io.RawIOBase):
                 ended = not block
                 try:  # half a character at the end becomes U+FFFD
                     self._pending = self._decode(block, ended).encode("utf-8", "surrogatepass")
-                except UnicodeError as error:  # of the codecs that need a mark at the beginning
+                except UnicodeError as error:  # from codecs that need a byte order mark
                     self.problem = f"the text is not in the declared encoding: {error}"
             data, self._pending = self._pending[: len(buffer)], self._pending[len(buffer) :]
         buffer[: len(data)] = data.replace(*self._line_end) if self._line_end else data
         return len(data)
 
     def _read(self, size: int) -> bytes:
-        """The next bytes of the file, unpacked; none at its end or where it breaks off."""
+        """Return the next bytes of the file, unpacked; none at its end or after a break."""
         if self.problem:
             return b""
         try:
@@ -83,13 +83,13 @@ class RawStream(io.RawIOBase):
         super().close()
 
     def buffered(self) -> io.BufferedReader:
-        """The stream with a buffer, for reading lines or exact lengths."""
+        """Return the stream with a buffer, for reading lines or exact lengths."""
         return io.BufferedReader(self, _BUFFER)
 
 
 class Line(msgspec.Struct, frozen=True, dict=True):
-    """A line with its line end: number from 1, byte offset, bytes in UTF-8. cut: it is longer than the limit, and only
-    its beginning is here."""
+    """A line with its line end: number from 1, byte offset, bytes in UTF-8. cut: the line is longer than the limit, and
+    `data` is only its beginning."""
 
     number: int
     at: int
@@ -98,20 +98,20 @@ class Line(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def text(self) -> str:
-        """The line's text; bytes that are not UTF-8 stand as lone surrogates."""
+        """The line's text; bytes that are not UTF-8 become lone surrogates."""
         return self.data.decode("utf-8", "surrogateescape")
 
 
 def read_lines(source: io.BufferedReader, limit: int, blanks: int = 0) -> Iterator[Line]:
-    """The lines of a text in constant memory. Of a run of blank lines the first `blanks` are given; of a line longer
-    than `limit` bytes only the beginning."""
+    """Yield the lines of a text in constant memory: only the first `blanks` of a run of blank lines, and only the first
+    `limit` bytes of a longer line."""
     number = at = blank = 0
     while data := source.readline(limit + 1):
         number, begin, at = number + 1, at, at + len(data)
         cut = len(data) > limit and not data.endswith(b"\n")
-        rest = data
-        while cut and not rest.endswith(b"\n") and (rest := source.readline(limit)):
-            at += len(rest)
+        tail = data
+        while cut and not tail.endswith(b"\n") and (tail := source.readline(limit)):
+            at += len(tail)
         if data.strip(BLANKS):
             yield Line(number, begin, data, cut)
             blank = 0
@@ -143,7 +143,7 @@ class Record(msgspec.Struct, frozen=True):
 
     Attributes:
         line: Line where the row starts, from 1. In a Parquet file: the number of the row.
-        value: The row's value. None when it cannot be read (then `findings` say why) or when it is `encoded`.
+        value: The row's value. None if it cannot be read (see `findings`) or if it is `encoded`.
         raw: The row's bytes.
         findings: Problems the reader found.
         at: Byte offset of `raw` in the unpacked file, if known.
@@ -176,18 +176,18 @@ def unreadable(
     at: int | None = None,
     about: About = "row",
 ) -> Record:
-    """A record for unreadable content, with the finding that says why."""
+    """Make a record for unreadable content, with a finding that gives the reason."""
     finding = Finding(f"data.{rule}", "error", f"{file}:{line}", message, fix)
     return Record(line, None, raw[:SHOWN], (finding,), at, about=about)
 
 
 def about_file(rule: str, file: str, message: str, fix: str, severity: Severity = "error") -> Record:
-    """A record with findings about a file rather than a row."""
+    """Make a record with a finding about a file rather than a row."""
     return Record(1, None, b"", (Finding(f"data.{rule}", severity, file, message, fix),), about="file")
 
 
 def broken_stream(stream: RawStream, file: str, line: int, raw: bytes = b"", at: int | None = None) -> Record:
-    """The record for everything after the point where a stream broke off."""
+    """Make the record for everything after the point where a stream broke off."""
     rule, fix = "invalid_encoding", "correct data.csv.encoding in task.yaml"
     if "gzip" in stream.problem:
         rule, fix = "bad_gzip", CUT_FIX
@@ -195,11 +195,11 @@ def broken_stream(stream: RawStream, file: str, line: int, raw: bytes = b"", at:
     return unreadable(rule, file, line, message, fix, raw, at, "rest")
 
 
-def broken_file(rule: str, file: str, what: str, rows: int, reason: str, fix: str) -> Record:
-    """The record for a file that cannot be read, or not after so many rows."""
+def broken_file(rule: str, file: str, file_type: str, rows: int, reason: str, fix: str) -> Record:
+    """Make the record for a file that cannot be read at all, or only its first `rows` rows."""
     if not rows:
-        return about_file(rule, file, f"the {what} cannot be read: {reason}", fix)
-    message = f"the {what} cannot be read after row {rows}: {reason}"
+        return about_file(rule, file, f"the {file_type} cannot be read: {reason}", fix)
+    message = f"the {file_type} cannot be read after row {rows}: {reason}"
     return unreadable(rule, file, rows + 1, message, CUT_FIX, about="rest")
 
 
@@ -207,7 +207,7 @@ CUT_FIX = "copy or download the file again; to go on with what was read: `data: 
 
 
 def too_large(file: str, size: int) -> Record:
-    """The record for a file that unpacks to more than the limit; nothing of it is read."""
+    """Make the record for a file that unpacks to more than the limit and is not read at all."""
     message = f"it unpacks to {size / (1 << 30):.1f} GiB or more; nothing of it was read"
     fix = "make the file smaller, or raise data.max_unpacked_gib in task.yaml"
     return about_file("unpacked_too_large", file, message, fix)

@@ -1,8 +1,8 @@
 """Reads CSV and TSV files with the standard library; one wrong quote costs only one line.
 
-The strict mode of ``csv`` refuses a quoted field that is not closed, or closed in the middle of a field. The first line
-of such a row is then a broken row, and reading goes on with the next line. So it does when a quoted field has swallowed
-lines that are whole rows by themselves.
+The strict mode of ``csv`` refuses a quoted field that is not closed, or is closed in the middle of a field. The first line of
+such a row then becomes a broken row, and reading continues with the next line. The same happens if a quoted field has
+swallowed lines that are complete rows themselves.
 """
 
 import csv
@@ -31,9 +31,9 @@ csv.field_size_limit(MAX_LINE_BYTES)
 
 @dataclass(frozen=True)
 class Dialect:
-    """How to read a table. quote: empty if quotes have no meaning; columns: c1, c2, … without a header; titles: rows above
-    the table; why: the evidence, as text; problem: why the table cannot be read (the rest is then undefined), and fix:
-    what to do about it."""
+    """How to read a table. quote: empty if quotes have no meaning. columns: c1, c2, … without a header. titles: number of rows
+    above the table. why: the evidence, as text. problem, fix: why the table cannot be read, and what to do; the other fields
+    are then undefined."""
 
     delimiter: str = ","
     quote: str = '"'
@@ -47,8 +47,8 @@ class Dialect:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table: its first line, how many lines it takes, its text and its cells. problem: why the first line
-    cannot be read as a row."""
+    """One row of a table: its first line, number of lines, text and cells. problem: why the first line cannot be read as a
+    row."""
 
     first: Line
     lines: int
@@ -60,10 +60,10 @@ class Row:
 def split_rows(
     lines: Iterable[Line], delimiter: str, quote: str, fields: int | None = None, labels: frozenset[str] = frozenset()
 ) -> Iterator[Row]:
-    """Split non-blank lines into rows. quote: empty if quotes have no meaning; fields: cells of a complete row,
-    if known; labels: lines that hold one each are separate rows."""
+    """Split non-blank lines into rows. quote: empty if quotes have no meaning. fields: cells of a complete row, if known.
+    labels: lines that hold a label each are separate rows."""
     source = iter(lines)
-    escaped_quote = re.compile(rf"(?<!\\)((?:\\\\)*)\\{re.escape(quote)}")  # as Spark and MySQL write
+    escaped_quote = re.compile(rf"(?<!\\)((?:\\\\)*)\\{re.escape(quote)}")  # as Spark and MySQL write them
     ahead: deque[Line] = deque()  # read beyond the row
     while line := ahead.popleft() if ahead else next(source, None):
         if not line.text.strip() or (line.number == 1 and _SEPARATOR.fullmatch(line.text)):
@@ -72,9 +72,9 @@ def split_rows(
             yield Row(line, 1, line.text, line.text.rstrip("\r\n").split(delimiter), "too long" if line.cut else "")
             continue
         problem, cells = "", []
-        # whether blanks may stand before a quote, and \" inside a field
-        ways = [(True, False), (False, False), (False, True)]
-        for spaced, escaped in ways[1:] if delimiter == "\t" else ways:
+        # whether blanks may precede a quote, and \" may occur inside a field
+        modes = [(True, False), (False, False), (False, True)]
+        for spaced, escaped in modes[1:] if delimiter == "\t" else modes:
             following = _following(line, ahead, source)
             if escaped:
                 following = (escaped_quote.sub(lambda match: match[1] + quote * 2, text) for text in following)
@@ -84,19 +84,19 @@ def split_rows(
                 break
             except csv.Error as error:
                 problem = str(error)
-        own = [line, *(ahead[i] for i in range(reader.line_num - 1 if not problem else 0))]
-        if len(own) > 1 and _swallowed(own, cells, delimiter, fields, labels):
+        row_lines = [line, *(ahead[i] for i in range(reader.line_num - 1 if not problem else 0))]
+        if len(row_lines) > 1 and _swallowed(row_lines, cells, delimiter, fields, labels):
             problem = "the field has swallowed the following lines, which look like rows"
         if problem:
             yield Row(line, 1, line.text, [], problem)
             continue
-        yield Row(line, len(own), "".join(each.text for each in own), cells)
-        for _ in own[1:]:
+        yield Row(line, len(row_lines), "".join(part.text for part in row_lines), cells)
+        for _ in row_lines[1:]:
             ahead.popleft()
 
 
 def _following(first: Line, ahead: deque[Line], source: Iterator[Line]) -> Iterator[str]:
-    """The text of a line and the following ones, which stay in `ahead`; at most as many as a row may span."""
+    """Yield the text of a line and of the following ones, which stay in `ahead`; at most as many as a row may span."""
     yield first.text
     size = len(first.text)
     for i in range(_AHEAD_LINES):
@@ -111,41 +111,41 @@ def _following(first: Line, ahead: deque[Line], source: Iterator[Line]) -> Itera
         yield ahead[i].text
 
 
-def _swallowed(own: list[Line], cells: list[str], delimiter: str, fields: int | None, labels: frozenset[str]) -> bool:
-    """Whether a field over several lines is rather a stray quote in front of lines that are rows themselves: each line
-    has a row's number of cells when quotes mean nothing. Then labels decide. Without labels, in a table with commas
-    (which prose is full of), it takes three lines to be sure."""
+def _swallowed(lines: list[Line], cells: list[str], delimiter: str, fields: int | None, labels: frozenset[str]) -> bool:
+    """Whether a field over several lines is a stray quote followed by complete rows: without quoting, each line has a row's
+    number of cells. Labels then decide. Without labels, a table with commas needs three such lines, because prose is full of
+    commas."""
     if fields is None:
         return False
     if len(cells) != fields:
         return True
-    alone = [line.text.rstrip("\r\n").split(delimiter) for line in own]
-    if any(len(cells) != fields for cells in alone):
+    split = [line.text.rstrip("\r\n").split(delimiter) for line in lines]
+    if any(len(cells) != fields for cells in split):
         return False
     if labels:
-        return all(any(bare(cell) in labels for cell in cells) for cells in alone)
-    return delimiter != "," or len(own) > 2
+        return all(any(bare(cell) in labels for cell in cells) for cells in split)
+    return delimiter != "," or len(lines) > 2
 
 
 def bare(cell: str) -> str:
-    """A cell without surrounding quotes and whitespace."""
+    """Strip surrounding quotes and whitespace from a cell."""
     return cell.strip().strip("\"'").strip()
 
 
 def title_rows(file: str, number: int) -> Record:
     rows = "a row" if number == 1 else f"{number} rows"
-    message = f"{rows} of few filled cells above the table: taken for a title, not for a row"
+    message = f"{rows} with few filled cells above the table: read as a title, not as data"
     return records.about_file("title_rows", file, message, "nothing to do, or remove them from the file", "warning")
 
 
 def no_row(
     cells: list[str], header: list[str], file: str, line: int, raw: bytes, at: int | None = None
 ) -> Record | None:
-    """The record for what is no row of a table: the header once more, as files joined end to end have it, or a sum."""
-    first, *others = [bare(cell) for cell in cells if cell.strip()] or [""]
+    """Return the record for a line that is no row of the table: a repeated header (in concatenated files), or a sum."""
+    first, *other_cells = [bare(cell) for cell in cells if cell.strip()] or [""]
     if cells == header:
-        rule, message = "header_again", "the row names the columns once more"
-    elif _TOTAL.fullmatch(first) and others and not any(map(_LETTER.search, others)):
+        rule, message = "header_again", "the row repeats the header"
+    elif _TOTAL.fullmatch(first) and other_cells and not any(map(_LETTER.search, other_cells)):
         rule, message = "total_row", f"the row holds a sum: {quoted(first)}"
     else:
         return None
@@ -153,7 +153,7 @@ def no_row(
 
 
 def read_table(stream: RawStream, file: str, spec: TaskSpec, dialect: Dialect) -> Iterator[Record]:
-    """The rows of a table as objects of text keyed by column name."""
+    """Read the rows of a table as objects of text keyed by column name."""
     fields, labels = len(dialect.columns), frozenset(spec.labels)
     above = dialect.titles + dialect.header
     notes: tuple[Finding, ...] = ()
@@ -179,8 +179,8 @@ def read_table(stream: RawStream, file: str, spec: TaskSpec, dialect: Dialect) -
             header = row.cells if dialect.header and not above else []
             continue
         line = row.first
-        odd = None if row.problem else no_row(row.cells, header, file, line.number, line.data, line.at)
-        yield odd or _record(row, file, dialect, notes)
+        non_row = None if row.problem else no_row(row.cells, header, file, line.number, line.data, line.at)
+        yield non_row or _record(row, file, dialect, notes)
         notes = ()
     if stream.problem:
         number, raw, at = (last.number, last.data, last.at) if last else (1, b"", None)
@@ -196,12 +196,12 @@ def _record(row: Row, file: str, dialect: Dialect, notes: tuple[Finding, ...]) -
     if row.problem:
         why = f"{row.problem}: {quoted(row.text[:80])}"
         message = f"a quote ({dialect.quote}) is not closed where the field ends: {why}"
-        nothing = "if quotes mean nothing here: `data: {csv: {quote: none}}` in task.yaml"
-        fix = f"close the quote, or double the quotes inside the field; {nothing}"
+        no_quoting = "if quotes mean nothing here: `data: {csv: {quote: none}}` in task.yaml"
+        fix = f"close the quote, or double the quotes inside the field; {no_quoting}"
         findings.append(row_finding("unclosed_quote", place, message, fix))
     elif len(row.cells) != len(dialect.columns):
-        how = f"delimiter {dialect.delimiter!r}, {f'quote {dialect.quote}' if dialect.quote else 'no quoting'}"
-        message = f"the row has {len(row.cells)} fields, {len(dialect.columns)} are expected ({how})"
+        dialect_name = f"delimiter {dialect.delimiter!r}, {f'quote {dialect.quote}' if dialect.quote else 'no quoting'}"
+        message = f"the row has {len(row.cells)} fields, {len(dialect.columns)} are expected ({dialect_name})"
         fix = "quote fields that contain the delimiter, or declare data.csv in task.yaml"
         findings.append(row_finding("wrong_field_count", place, message, fix))
     try:

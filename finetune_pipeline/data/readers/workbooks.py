@@ -1,6 +1,5 @@
-"""Reads sheets of a workbook (.xlsx) as objects of text keyed by column name. openpyxl reads row by
-row, so a sheet that claims a million columns costs nothing. A cell becomes the text that a CSV export would hold; a
-formula the value that was stored for it, or nothing."""
+"""Reads sheets of a workbook (.xlsx) as objects of text keyed by column name. openpyxl reads row by row, so a sheet that claims
+a million columns costs nothing. A cell becomes the text of a CSV export; a formula becomes its stored value, or nothing."""
 
 import re
 import warnings
@@ -24,15 +23,15 @@ from finetune_pipeline.spec import TaskSpec
 _LOOKED_AT = 1000
 _PIECE = 1 << 20
 _ESCAPED = re.compile("_x(00[01][0-9A-Fa-f]|005[Ff])_")
-"""A control character, or an underscore, as workbooks write it: a line end of Windows is _x000D_ and a line feed."""
+"""A control character, or an underscore, as workbooks escape it: a Windows line end is _x000D_ and a line feed."""
 
 Row = tuple[int, list[str]]
 """A row: its number in the sheet, and its cells as text."""
 
 
 def read_workbook(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
-    """The rows of the sheets that `data.sheet` names, or of the first one; `line` is the sheet's own number of the row, `key`
-    its name where several are read."""
+    """Read the rows of the sheets that `data.sheet` names, or of the first one. `line` is the row's number in its sheet; `key`
+    is the sheet's name if several are read."""
     with path.open("rb") as handle:
         if handle.read(len(ZIP)) != ZIP:
             message = "it is an old or password-protected Office file"
@@ -58,24 +57,24 @@ def read_workbook(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
 
 
 def sheets_of(declared: str | list[str] | None) -> list[str]:
-    """The sheets that `data.sheet` names."""
+    """Return the sheets that `data.sheet` names."""
     return [declared] if isinstance(declared, str) else declared or []
 
 
 def sheet_names(path: Path) -> dict[str, bool]:
-    """The sheet names of a workbook in order, and whether people see the sheet; none if it cannot be opened."""
+    """Return the sheet names of a workbook in order, and whether each sheet is visible; none if it cannot be opened."""
     import openpyxl
 
     try:
         with warnings.catch_warnings(action="ignore"), path.open("rb") as handle:
-            book = openpyxl.load_workbook(handle, read_only=True)  # of a path it wants to see a suffix
+            book = openpyxl.load_workbook(handle, read_only=True)  # given a path, it would insist on a suffix
             return {sheet.title: sheet.sheet_state == "visible" for sheet in book.worksheets}
-    except Exception:  # noqa: BLE001 - openpyxl raises whatever the part it was reading raises; the reader says what is wrong
+    except Exception:  # noqa: BLE001 - openpyxl raises whatever the part it was reading raises; the reader reports what is wrong
         return {}
 
 
 def _unpacks_to_more(archive: zipfile.ZipFile, limit: int) -> bool:
-    """Whether the parts unpack to more bytes than the limit. What the archive says about itself is not trusted."""
+    """Whether the parts unpack to more bytes than the limit. The sizes that the archive declares are not trusted."""
     for name in archive.namelist():
         with archive.open(name) as part:
             while piece := part.read(_PIECE):
@@ -97,7 +96,7 @@ def _records(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
             yield about_file("no_sheet", file, message, "correct data.sheet in task.yaml")
             return
         if len(sheets) > 1 and spec.data.sheet is None:
-            message = f"the first sheet {quoted(sheets[0])} is read, and not {', '.join(map(quoted, sheets[1:]))}"
+            message = f"only the first sheet {quoted(sheets[0])} is read, not {', '.join(map(quoted, sheets[1:]))}"
             fix = f"name the sheet, or all of one header: `data: {{sheet: [{', '.join(map(quoted, sheets))}]}}`"
             yield about_file("other_sheets", file, message, fix, "warning")
         for name in names:
@@ -106,7 +105,7 @@ def _records(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
 
 
 def _is_merged(header: list[str], second: list[str]) -> bool:
-    """Whether the second row names exactly what the first one, whose cells are merged across or down, does not."""
+    """Whether the second row names exactly those columns that the first one, with its merged cells, leaves unnamed."""
     pairs = [(a.strip(), b.strip()) for a, b in zip_longest(header, second, fillvalue="")]
     unnamed = [b for a, b in pairs[1:] if not a]
     return bool(unnamed) and all(unnamed) and bool(pairs[0][0]) and any(a and not b for a, b in pairs)
@@ -125,13 +124,13 @@ def _rows(rows: Iterator[Row], file: str, spec: TaskSpec) -> Iterator[Record]:
     if dialect.titles:
         yield title_rows(file, dialect.titles)
     header = first[dialect.titles][1] if dialect.header else []
-    behind = first[dialect.titles + dialect.header :]
-    if _is_merged(header, behind[0][1] if behind else []):
-        message = "the names of the columns stand in two rows, as merged cells leave them: the second was read as data"
+    data_rows = first[dialect.titles + dialect.header :]
+    if _is_merged(header, data_rows[0][1] if data_rows else []):
+        message = "the column names are in two rows, as in tables with merged cells: the second was read as data"
         yield about_file("merged_header", file, message, "write a name over each column, all in one row", "warning")
-    for number, cells in chain(behind, rows):
-        if odd := no_row(cells, header, file, number, msgspec.json.encode(cells)):
-            yield odd
+    for number, cells in chain(data_rows, rows):
+        if non_row := no_row(cells, header, file, number, msgspec.json.encode(cells)):
+            yield non_row
             continue
         value, problem = dict(zip_longest(dialect.columns, cells[:width], fillvalue="")), None
         if len(cells) > width:
@@ -143,7 +142,7 @@ def _rows(rows: Iterator[Row], file: str, spec: TaskSpec) -> Iterator[Record]:
 
 
 def _cells(sheet: Any) -> Iterator[Row]:
-    """The non-empty rows of a sheet. The declared size of the sheet is ignored."""
+    """Yield the non-empty rows of a sheet. The declared size of the sheet is ignored."""
     sheet.reset_dimensions()
     for number, row in enumerate(sheet.iter_rows(values_only=True), 1):
         cells = [_text(value) for value in row]
@@ -154,13 +153,13 @@ def _cells(sheet: Any) -> Iterator[Row]:
 
 
 def _text(value: Any) -> str:
-    """A cell as text, as in a CSV export."""
+    """Return a cell as text, as in a CSV export."""
     if value is None or isinstance(value, bool):
         return {None: "", True: "TRUE", False: "FALSE"}[value]
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
     if isinstance(value, float):
-        return f"{value:.15g}"  # as a spreadsheet shows it: 0.15, and not 0.15000000000000002
+        return f"{value:.15g}"  # as a spreadsheet shows it: 0.15, not 0.15000000000000002
     if isinstance(value, datetime):
         return value.isoformat(sep=" ").removesuffix(" 00:00:00")
     if isinstance(value, date | time):

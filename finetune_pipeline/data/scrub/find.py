@@ -1,4 +1,4 @@
-"""Finds personal data and secrets in a text. Cheap tests decide which patterns are worth running."""
+"""Finds personal data and secrets in a text. Cheap tests decide which patterns to run."""
 
 import ipaddress
 import re
@@ -14,7 +14,7 @@ from finetune_pipeline.data.scrub.numbers import before
 Finder = Callable[[str], list[Span]]
 """A function that finds personal data and secrets: `find_spans`, or one made by `names.finder_of`."""
 
-# Full-width forms (U+FF01..FF5E), blanks that do not break, hyphens and dashes that are not the ASCII one.
+# Full-width forms (U+FF01..FF5E), non-breaking blanks, non-ASCII hyphens and dashes
 _ODD = re.compile("[\u00a0\u2007\u2009\u202f\u3000\u2010-\u2015\u2212\uff01-\uff5e]")
 _BLANKS = "\u00a0\u2007\u2009\u202f\u3000"
 _DIGITS, _LETTERS = b"0123456789", b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -22,9 +22,9 @@ _SHAPE = bytes.maketrans(_DIGITS + _LETTERS, b"0" * 10 + b"a" * 52)
 """For bytes.translate: digits as 0, letters as a."""
 _LONG_WORD = re.compile(r"[A-Za-z0-9_-]{16}")
 _DIGIT = re.compile("[0-9]")
-_NEAR_RUN = re.compile(r"[0-9][0-9 ./()-]{4,}[0-9]")  # quick to search for; _RUN is the exact one
+_NEAR_RUN = re.compile(r"[0-9][0-9 ./()-]{4,}[0-9]")  # a fast pre-check; _RUN is exact
 _RUN = re.compile(r"[0-9](?:[ ./()-]{0,3}[0-9]){5,}")
-# Dates, ranges of years, seconds since 1970, sums
+# Dates, ranges of years, seconds since 1970, lists of small numbers
 _PLAIN_RUN = re.compile(
     r"(?:(?:19|20)[0-9]{2}[-/.][01]?[0-9][-/.][0-3]?[0-9]|[0-3]?[0-9][-/.][0-3]?[0-9][-/.](?:19|20)?[0-9]{2})"
     r"(?: -?[0-2]?[0-9](?:\.[0-5][0-9])?)?"
@@ -40,7 +40,7 @@ _HARMLESS = re.compile(r"""(?ax)
   | \b[0-3]?[0-9][-/.][0-3]?[0-9][-/.](?:1[0-9]|20)[0-9]{2}(?![0-9])(?:[T ,]{1,2}[0-9]{1,2}[:.][0-9]{2})?
   | \b(?=[0-9a-f]*[a-f])[0-9a-f]{32,128}\b
 """)
-# letters but those of scripts that put no blanks between words
+# Letters, except those of scripts without blanks between words
 _W = r"[^\W\u2e80-\u9fff\uac00-\ud7af]"
 _LOCAL = re.compile(rf"(?<!{_W})(?<![.+-])(?!git\Z){_W}(?:(?:{_W}|[.+%'-]){{0,62}}(?:{_W}|\+))?\Z")
 _DOMAIN = re.compile(
@@ -66,7 +66,7 @@ _HOST_WORD = re.compile(
     r"(?i)(?:\b(?:ips?|ipv4|hosts?|server|address|adresse|ping|ssh|from|dns|gateway|router|node|machine)\b\W{0,3}\w{0,4}\W{0,3}|[@/\[])$"
 )
 PLACEHOLDER = re.compile(r"\[([A-Z]+(?:_[A-Z]+)*)_([0-9]{1,6})\]")
-"""Kind and number of a value that was replaced."""
+"""Kind and number of a replaced value."""
 
 
 class _Hits:
@@ -84,8 +84,8 @@ class _Hits:
                 self.spans.append(Span(start, end, kind))
 
     def free(self, start: int, end: int) -> bool:
-        taken = chain(((span.start, span.end) for span in self.spans), self._closed)
-        return all(end <= a or start >= b for a, b in taken)
+        occupied = chain(((span.start, span.end) for span in self.spans), self._closed)
+        return all(end <= a or start >= b for a, b in occupied)
 
     def _harmless(self, start: int, end: int) -> bool:
         near = _HARMLESS.finditer(self._text, max(0, start - 140), min(len(self._text), end + 140))
@@ -93,11 +93,11 @@ class _Hits:
 
 
 def find_spans(text: str, recogniser: Finder | None = None, regions: Sequence[str] = ()) -> list[Span]:
-    """All non-overlapping hits in a text, in order; if two kinds match, the earlier in KINDS wins. Invisible
-    characters do not count, and placeholders are never part of a hit.
+    """Find all non-overlapping hits in a text, in order; if two kinds match, the earlier in KINDS wins. Invisible characters
+    are ignored, and placeholders are never part of a hit.
 
-    With a recogniser names and postal addresses are found too, with regions the national telephone numbers of these
-    countries.
+    A recogniser also finds names and postal addresses. With regions, the national telephone numbers of these countries are
+    found too.
     """
     if has_invisible(text):
         places = visible_places(text)
@@ -110,7 +110,7 @@ def find_spans(text: str, recogniser: Finder | None = None, regions: Sequence[st
 
 
 def _shapes(text: str, regions: Sequence[str]) -> _Hits:
-    """Hits of the kinds with a fixed format. Tests run in the order of KINDS, except where cost matters."""
+    """Find the kinds with a fixed format, in the order of KINDS unless cost matters."""
     latin = latin_bytes(text)
     if latin is None or b"\xa0" in latin:  # the only one of _ODD in Latin-1
         text = _ODD.sub(_likeness, text)
@@ -169,7 +169,7 @@ def _in_digits(text: str, low: str, shape: bytes, hits: _Hits, regions: Sequence
         for near in _NEAR_RUN.finditer(text)
         if not _PLAIN_RUN.fullmatch(text, *near.span())
         for run in _RUN.finditer(text, *near.span())
-        # six digits alone are nobody's, with letters before them they may be
+        # six digits identify nobody, unless letters precede them
         if run.end() - run.start() > 6 or text[max(0, run.start() - 2) : run.start()].strip().isalpha()
     ]
     for start, end in runs:
@@ -193,7 +193,7 @@ def _in_digits(text: str, low: str, shape: bytes, hits: _Hits, regions: Sequence
 
 
 def _lower_form(text: str) -> str:
-    """The text in lower case with unchanged length (letters whose lower case has two characters stay)."""
+    """Return the text in lower case with unchanged length (letters whose lower case has two characters stay)."""
     low = text.lower()
     if len(low) == len(text):
         return low
@@ -208,7 +208,7 @@ def _likeness(hit: re.Match[str]) -> str:
 
 
 def emails(text: str) -> Iterator[tuple[int, int]]:
-    """Places of e-mail addresses; ``git@host``, ``user@localhost`` and ``package@1.2`` are none."""
+    """Find e-mail addresses; ``git@host``, ``user@localhost`` and ``package@1.2`` are none."""
     at = text.find("@")
     while at >= 0:
         ends = text[at - 1 : at], text[at + 1 : at + 2]
@@ -220,23 +220,23 @@ def emails(text: str) -> Iterator[tuple[int, int]]:
 
 
 def ipv4(text: str) -> Iterator[tuple[int, int]]:
-    """Places of four octets that name a machine: no version number, not this machine, no mask. Octets that are all
-    small are a version or a section unless they are of a private network, or a word such as `host` stands before, or a
-    port or a network's length behind them."""
+    """Find four octets that name a machine: no version number, loopback address or mask. Octets that are all small are a
+    version or a section, unless the network is private, a word such as `host` precedes them, or a port or a network's
+    length follows."""
     for hit in _IPV4.finditer(text):
         octets = [int(o) for o in hit[0].split(".")]
         if max(octets) > 255 or octets[0] in (0, 127) or octets[0] >= 224:
             continue
-        words, behind = before(text, hit.start()), text[hit.end() : hit.end() + 1]
+        words, after = before(text, hit.start()), text[hit.end() : hit.end() + 1]
         private = octets[:2] == [192, 168] or (octets[0] == 172 and 16 <= octets[1] < 32)
         if not private and _VERSION_WORD.search(words):
             continue
-        if private or max(octets) > 30 or octets[0] == 10 or _HOST_WORD.search(words) or behind in ("/", ":"):
+        if private or max(octets) > 30 or octets[0] == 10 or _HOST_WORD.search(words) or after in ("/", ":"):
             yield hit.span()
 
 
 def ipv6(text: str) -> Iterator[tuple[int, int]]:
-    """Places of IPv6 addresses; ``::1``, slices such as ``1::2`` and names such as ``std::vector`` are none."""
+    """Find IPv6 addresses; ``::1``, slices such as ``1::2`` and names such as ``std::vector`` are none."""
     for hit in _IPV6.finditer(text):
         value = hit[0]
         if value.count(":") < 2:
@@ -256,7 +256,7 @@ def ipv6(text: str) -> Iterator[tuple[int, int]]:
 
 
 def macs(text: str) -> Iterator[tuple[int, int]]:
-    """Places of MAC addresses; neither all zeros nor all ones, no fingerprint of a key; figures alone only after a word."""
+    """Find MAC addresses, except repeated digits and key fingerprints; one without letters only after a word such as `mac`."""
     for hit in _MAC.finditer(text):
         digits = re.sub(r"[^0-9a-f]", "", hit[0].lower())
         if len(set(digits)) > 1 and not (digits.isdecimal() and not _MAC_WORD.search(before(text, hit.start()))):

@@ -33,7 +33,7 @@ class Span:
 
 
 def canonical(kind: str, value: str) -> str:
-    """A canonical form, equal for all spellings of one value: ``DE89 3704`` and ``de893704``, ``A@b.com`` and ``a@b.com``."""
+    """Return the canonical form of a value, equal for all its spellings: ``DE89 3704`` and ``de893704``."""
     if not value.isascii():
         value = unicodedata.normalize("NFKC", visible_text(value))
     if kind == "email":
@@ -54,16 +54,16 @@ def canonical(kind: str, value: str) -> str:
 
 
 def fingerprint(key: bytes, kind: str, value: str) -> str:
-    """First 32 hex digits of HMAC-SHA256 (RFC 2104) over kind, a zero byte, and the value's canonical form. Without the
-    key a value cannot be recovered: a plain hash of a telephone number can be brute-forced."""
+    """Return the first 32 hex digits of HMAC-SHA256 (RFC 2104) over kind, a zero byte, and the value's canonical form. Without
+    the key nobody can recover the value, while a plain hash of a telephone number can be brute-forced."""
     message = f"{kind}\0{canonical(kind, value)}".encode("utf-8", "surrogatepass")
     return hmac.digest(key, message, "sha256").hex()[:32]
 
 
 def load_key(path: Path) -> bytes:
-    """The 32 bytes of a key file; if missing, a random key readable only by its owner is created. The first writer
-    wins, and nobody sees a partial file. Raises FindingsError if the file is not a key, or if users other than its
-    owner can read it."""
+    """Read the 32 bytes of a key file. If it is missing, create a random key that only its owner can read. The first writer
+    wins, and nobody sees a partial file. Raises FindingsError if the file is not a key, or if users other than its owner
+    can read it."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as out:

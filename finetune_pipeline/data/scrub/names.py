@@ -10,7 +10,7 @@ from finetune_pipeline.data.scrub.kinds import Span
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.spec.data import DataSpec
 
-# Postal addresses by their shape: a street with its number, and what stands behind it (flat, postcode, town).
+# Postal addresses by their shape: a street with its number, and what follows it (flat, postcode, town).
 _CAP = r"[A-ZÀ-ÖØ-ÞŁŚŻŹĆ][\w'’.-]{0,30}"
 _WORD = r"(?:[A-Z]\w{0,2}\.|[A-ZÀ-ÖØ-Þ][\w'’-]{0,30}|[0-9]{1,3}(?:st|nd|rd|th))"
 _EN_NUMBER = r"[0-9]{1,5}[a-zA-Z]?(?:[/-][0-9]{1,4}[a-z]?)?"
@@ -31,7 +31,7 @@ _ENGLISH = (
     rf"(?!(?:19|20)[0-9]{{2}} \w+ Court){_EN_NUMBER} (?:(?:North|South|East|West|[NSEW]\.?) )?(?:{_WORD} ){{1,4}}{_EN}{_TAIL_EN}"
     rf"|P\.?\s?O\.?\sBox\s[0-9]{{1,6}}{_TAIL_EN}"
 )
-# German, Dutch: the kind of street ends its name
+# German, Dutch: the street type is the end of the name
 _GERMANIC = (
     r"(?:(?:[A-ZÄÖÜ]\w{0,30}\.?[\s-]){0,3}[A-ZÄÖÜ]\w{0,30}"
     r"(?:stra(?:ß|ss)e|str\.|weg|platz|allee|gasse|damm|ufer|straat|laan|plein|gracht|kade|dreef|singel)"
@@ -60,16 +60,17 @@ _INSTALL = "pip install 'spacy>=3.8,<4' && python -m spacy download en_core_web_
 
 
 def finder_of(data: DataSpec, names: bool = True) -> Finder:
-    """Finds what a task asks for, names only where both ask for them. Raises FindingsError where no model is installed."""
+    """Return the finder for a task; it finds names if both the task and `names` ask for them. Raises FindingsError if it needs
+    a model and none is installed."""
     recogniser = load_recogniser() if names and data.scrub_names else None
     return partial(find_spans, recogniser=recogniser, regions=data.scrub_region)
 
 
 @cache
 def load_recogniser() -> Finder:
-    """A function that finds names (with every installed spaCy pipeline that recognises people) and street addresses (by
-    shape) in a text; loaded once a process. Raises FindingsError when spaCy or such a model is missing: names are never
-    left in the text silently."""
+    """Return a function that finds names (with every installed spaCy pipeline that recognises people) and street addresses (by
+    shape) in a text; loaded once per process. Raises FindingsError if spaCy or such a model is missing, because names must
+    never stay in the text silently."""
     try:
         import spacy
     except ImportError:
@@ -81,7 +82,7 @@ def load_recogniser() -> Finder:
         except (OSError, ImportError, ValueError) as error:
             raise _missing(f"the model {model} cannot be loaded: {error}") from error
         if "ner" in pipeline.pipe_names:
-            pipeline.max_length = 1 << 40  # the cap is there for parsers; a cut text would keep its names
+            pipeline.max_length = 1 << 40  # the limit is for parsers; a cut text would keep its names
             pipelines.append(pipeline)
     if not pipelines:
         raise _missing("no installed model recognises people")
@@ -107,11 +108,11 @@ def _people(pipeline: Any, text: str) -> list[Span]:
     return spans
 
 
-def _missing(what: str) -> FindingsError:
-    message, place = f"{what}, but data.scrub_names asks for names", "task.yaml: data.scrub_names"
+def _missing(problem: str) -> FindingsError:
+    message, place = f"{problem}, but data.scrub_names asks for names", "task.yaml: data.scrub_names"
     return FindingsError([Finding("data.no_recogniser", "error", place, message, _INSTALL)])
 
 
 def addresses(text: str) -> Iterator[tuple[int, int]]:
-    """Places of street addresses (English, German, French, Spanish, Portuguese, Italian, Dutch, Polish, Japanese forms)."""
+    """Find street addresses (English, German, French, Spanish, Portuguese, Italian, Dutch, Polish, Japanese forms)."""
     return ((hit.start(), hit.start() + len(hit[0].rstrip(" ,."))) for hit in _ADDRESS.finditer(text))

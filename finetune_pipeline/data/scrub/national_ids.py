@@ -1,8 +1,7 @@
-"""Finds national ids by format and check digits (python-stdnum) where both are strict, otherwise after the name of
-the id.
+"""Finds national ids by format and check digits (python-stdnum) if both are strict, otherwise after the name of the id.
 
-After its name (`SSN`, `Steuer-ID`, `PESEL`) a number is taken by its length, so that one with a slip of the pen is not
-left in the text. Names that are words of other things too (`SIN`, `NIF`, `ID number`) ask for the check as well.
+After its name (`SSN`, `Steuer-ID`, `PESEL`) a number only needs the right length, so one with a typo does not stay in the text.
+After names with other meanings (`SIN`, `NIF`, `ID number`) the check digits must be correct too.
 """
 
 import re
@@ -12,7 +11,7 @@ from importlib import import_module
 
 from finetune_pipeline.data.scrub.numbers import NUMBER_WORD, before
 
-# (standard number of python-stdnum, "" for none; shape). Taken without a word before them.
+# (python-stdnum's module, "" for none; format). These need no word before them.
 _BARE = (
     ("", r"(?!000|666|9)[0-9]{3}-(?!00)[0-9]{2}-(?!0000)[0-9]{4}"),  # US social security
     ("us.itin", r"9[0-9]{2}-[0-9]{2}-[0-9]{4}"),
@@ -35,7 +34,7 @@ _BARE = (
     ("in_.pan", r"[A-Z]{3}[ABCFGHJLPT][A-Z][0-9]{4}[A-Z]"),
 )
 _ANY = r"[A-Z]{0,3}[0-9](?:[ ./-]?[0-9]){4,14}(?:[ -]?[A-Z])?"
-# (words, shape, standard numbers of which one must be right or () for none)
+# (words, format, python-stdnum's modules of which one must accept the number, or () for none)
 _AFTER_WORD: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (r"ssn|itin|social\ssecurity|soc\.?\ssec", r"[0-9]{3}[- ]?[0-9]{2}[- ]?[0-9]{4}", ()),
     (r"national\sinsurance|nino|(?-i:NI)(?=\W+(?:n[or]|number))", r"[A-Z]{2} ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D]?", ()),
@@ -86,16 +85,16 @@ LETTERED = re.compile(
     r"|f[üu]hrerschein\w*|permis\sde\sconduire|codice\sfiscale)(?:[\W_]{1,3}(?:numbers?|nummer|num[eé]ro|n[uú]mero|nr|no|is|ist|est|es|my|card|id))*[\W_]{1,3}"
     r"(?P<value>(?-i:(?=(?:[A-Z-]*[0-9]){4})[A-Z0-9-]{7,18}))(?![A-Za-z0-9])"
 )
-"""A passport or driving licence number, letters among it, after its name: the group `value`."""
+"""A passport or driving licence number with letters, after its name: the group `value`."""
 DOCUMENTS = ("passp", "pasap", "passap", "paspo", "paszp", "licen", "permis de", "hrerschein", "codice")
-"""One of these is in a text, in lower case, that names a passport or a driving licence."""
+"""A lower-case text that names a passport or a driving licence holds one of these."""
 
 
 def national_ids(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Places of ids among the digits from start to end; letters that belong to one may stand up to eight places before."""
+    """Find ids among the digits from start to end; their letters may begin up to eight characters before."""
     window = max(0, start - 8), min(len(text), end + 4)
     if end - start == 7 and not _LETTER.search(text[max(0, start - 2) : start] + text[end : end + 2]):
-        return  # seven figures alone are nobody's
+        return  # seven digits without letters identify nobody
     yield from bare_ids(text, *window, proven=False)
     if named := _WORDS.search(before(text, start)):
         number = int(str(named.lastgroup)[1:])
@@ -106,7 +105,7 @@ def national_ids(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def bare_ids(text: str, start: int, end: int, proven: bool = True) -> Iterator[tuple[int, int]]:
-    """Places of ids that are taken without a word before them; proven: only those with check digits."""
+    """Find ids that need no word before them. proven: only those with check digits."""
     for hit in _BARE_SHAPE.finditer(text, start, end):
         standard = _BARE[int(str(hit.lastgroup)[1:])][0]
         if (_is(standard, hit[0]) if standard else not proven) and not _other(text, hit.start()):
@@ -114,7 +113,7 @@ def bare_ids(text: str, start: int, end: int, proven: bool = True) -> Iterator[t
 
 
 def _other(text: str, start: int) -> bool:
-    """Whether the preceding words say that it is an order, a part number or the like."""
+    """Whether the preceding words name an order, a part number or the like."""
     words = before(text, start)
     return bool(NUMBER_WORD.search(words)) and not _WORDS.search(words)
 

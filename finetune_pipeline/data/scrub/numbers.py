@@ -1,5 +1,5 @@
-"""Numbers that belong to a person: phones, payment cards, IBANs, wallets, dates of birth; and the words before a number that
-say what it is."""
+"""Finds numbers that belong to a person: phones, payment cards, IBANs, wallets and dates of birth, by their format and by the
+words before them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import phonenumbers
 
-BEFORE = 60  # characters before a number that are looked at
+BEFORE = 60  # characters of context before a number
 _PHONE_NOUN = (
     r"phones?|telephones?|tele[fp]h?oo?n\w*|t[eé]l[eé]phone|tel[eé]fono|t[eé]l|tlf|mobi[el]\w*|m[oó]vil|cell\w*|celular|handy\w*"
     r"|portable|gsm|whats\s?app|fax|sms|kom[oó]rk\w*|rufnummer|landline|(?:support|info|service)\s?line|switchboard|hotline|helpline"
 )
-# The number follows at once, but for small words.
+# The number follows directly or after small words.
 _NUMBER = r"numbers?|nummer|num[eé]ro|n[uú]mero|numer|no|nr"
 PHONE_TIGHT = re.compile(
     rf"(?i)(?:(?<![^\W_])(?:{_PHONE_NOUN}|call|ring|reach|text|dial|callback|contact|anrufen|appel\w*|ll[aá]ma\w*|bel|dzwo\w+"
@@ -48,7 +48,7 @@ UNIT_AFTER = re.compile(
 
 
 def before(text: str, start: int) -> str:
-    """The characters before a number that are examined as context."""
+    """Return the characters before a number that are its context."""
     return text[max(0, start - BEFORE) : start]
 
 
@@ -66,7 +66,7 @@ _NATIONAL = re.compile(
 _DOTTED = re.compile(rf"{_BEGIN}0[1-9](?:(?:\.[0-9]{{2}}){{4}}|[0-9]{{1,3}}\.[0-9]{{3,4}}\.[0-9]{{3,4}}){_END}")
 _AREA = re.compile(rf"{_BEGIN}\([1-9][0-9]\)[ ]?[0-9]{{4,5}}-[0-9]{{4}}{_END}")  # Brazil
 _FREE = re.compile(rf"{_BEGIN}1[38]00 [0-9]{{3}} [0-9]{{3}}{_END}")  # Australia
-# Without groups: eleven figures as in Britain and Germany, ten as mobile telephones have in many countries
+# Without groups: eleven digits as in Britain and Germany, ten as for mobile phones in many countries
 _TRUNK = re.compile(rf"{_BEGIN}0(?:[1-37][0-9]{{9}}|[4-8][0-9]{{8}}){_END}")
 _BARE = re.compile(rf"{_BEGIN}\(?[0-9](?:[ -]?\)?[ -]?[0-9]){{6,14}}{_END}")
 _EXTENSION = re.compile(r"(?i)[ ,]{0,2}(?:ext(?:ension)?\.?|x|durchwahl|poste|anexo|ramal)[ :]{0,2}[0-9]{1,6}(?!\w)")
@@ -74,8 +74,8 @@ _UNIX_TIME = re.compile(r"1[5-9][0-9]{8}(?:[0-9]{3})?")
 
 
 def phones(text: str, start: int, end: int, regions: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Places of telephone numbers among the digits from start to end, extensions included. regions: countries (ISO
-    3166) whose national numbers are looked for with libphonenumber's tables, whatever the words."""
+    """Find telephone numbers among the digits from start to end, extensions included. regions: countries (ISO 3166) whose
+    national numbers libphonenumber's tables recognise, whatever the words before them."""
     low, high = max(0, start - 2), min(len(text), end + 2)
     for hit in _PLUS.finditer(text, low, high):
         if possible(hit[0]):
@@ -92,22 +92,22 @@ def phones(text: str, start: int, end: int, regions: Sequence[str]) -> Iterator[
 
 
 def _grouped_fits(text: str, pattern: re.Pattern[str], hit: re.Match[str]) -> bool:
-    """A number in groups is a telephone's unless the words before call it another; three groups with blanks between
-    them need a word such as `call`; after 00 the country must have numbers of this length."""
+    """Whether a grouped number is a telephone number: yes, unless the words before it name another kind. Three groups with
+    blanks need a word such as `call`; after 00 the country must have numbers of this length."""
     words = before(text, hit.start())
     if PHONE_TIGHT.search(words):
         return True
     if NUMBER_WORD.search(words) or (pattern is _ZEROS and not possible("+" + hit[0].lstrip("0 "))):
         return False
     if pattern is _NATIONAL and re.fullmatch("[0-9]{2}(?: [0-9]{2}){5,}", hit[0]):
-        return False  # pairs of figures: five as in France
+        return False  # pairs of digits: five as in France
     if pattern is _TRUNK:
         return len(set(hit[0])) > 2 and not UNIT_AFTER.match(text, hit.end())
     return pattern is not _US or hit["gap"] != " " or bool(PHONE_LOOSE.search(words))
 
 
 def _bare_fits(text: str, hit: re.Match[str]) -> bool:
-    """A number not grouped like a telephone number counts as one only by the words around it."""
+    """Whether the words around a number that is not grouped like a telephone number make it one."""
     digits = re.sub(r"[^0-9]", "", hit[0])
     if _UNIX_TIME.fullmatch(hit[0]) or UNIT_AFTER.match(text, hit.end()) or len(set(digits)) == 1:
         return False
@@ -120,9 +120,9 @@ def _bare_fits(text: str, hit: re.Match[str]) -> bool:
 
 
 def _national(text: str, low: int, high: int, region: str) -> Iterator[tuple[int, int]]:
-    """Places of a country's numbers, unless a word before or a unit behind says that it is another number. A number is
-    grouped as its country does and of a range in use (of a mobile telephone, where it has neither groups nor a prefix);
-    or it is in groups, begins with the prefix 0, and has a length in use."""
+    """Find a country's numbers, unless a word before or a unit after the number says that it is another kind. A number must be
+    grouped as in its country and in a range in use (for mobile phones, if it has neither groups nor a prefix); or it has
+    groups, the prefix 0, and a length in use."""
     import phonenumbers
 
     mobile = (phonenumbers.PhoneNumberType.MOBILE, phonenumbers.PhoneNumberType.FIXED_LINE_OR_MOBILE)
@@ -152,7 +152,7 @@ def _cut_out(text: str, start: int, end: int) -> bool:
 
 
 def possible(number: str) -> bool:
-    """Whether a number with its country's code has a length that exists there (libphonenumber's tables)."""
+    """Whether a number with a country code has a length that exists there (libphonenumber's tables)."""
     import phonenumbers
 
     try:
@@ -182,7 +182,7 @@ _MAESTRO = (50, 56, 57, 58, 63, 67)
 
 
 def issuer_ok(d: str) -> bool:
-    """Prefix and length of a known card issuer."""
+    """Whether prefix and length belong to a known card issuer."""
     n, first_two, first_four = len(d), int(d[:2]), int(d[:4])
     return bool(
         (d[0] == "4" and n in (13, 16, 19))
@@ -197,8 +197,8 @@ def issuer_ok(d: str) -> bool:
 
 
 def cards(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Places of card numbers among the digits from start to end: issuer's prefix, length, Luhn. One number in ten
-    passes the Luhn check by chance: what is called an order, a parcel or the like, and not a card, is left alone."""
+    """Find card numbers among the digits from start to end by issuer's prefix, length and Luhn check. One number in ten passes
+    the Luhn check by chance, so numbers of orders, parcels and the like are skipped unless a word says card."""
     from stdnum import luhn
 
     for hit in _CARD.finditer(text, start, end):
@@ -213,7 +213,7 @@ def cards(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def ibans(text: str) -> Iterator[tuple[int, int]]:
-    """Places of IBANs; words behind one, in capitals too, are not part of it."""
+    """Find IBANs; words after one, even in capitals, are not part of it."""
     from stdnum import iban
 
     at = 0
@@ -222,24 +222,24 @@ def ibans(text: str) -> Iterator[tuple[int, int]]:
         at = start + 1
         while end - start >= 15:
             value = text[start:end]
-            whole = not text[end : end + 1].isalnum()
-            apart = not whole or (" " in value and value.upper() != value)
-            if not apart and iban.is_valid(value.replace("-", " "), check_country=False):
+            ends_here = not text[end : end + 1].isalnum()
+            runs_on = not ends_here or (" " in value and value.upper() != value)
+            if not runs_on and iban.is_valid(value.replace("-", " "), check_country=False):
                 yield start, end
                 at = end
                 break
-            grouped = whole or " " in value or "-" in value
+            grouped = ends_here or " " in value or "-" in value
             end = max(text.rfind(" ", start, end), text.rfind("-", start, end)) if grouped else 0
 
 
 def wallets(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Places of wallet addresses within a word: Bitcoin and its kin and Tron by check digits, others by shape."""
+    """Find wallet addresses within a word: Bitcoin, its relatives and Tron by check digits, others by format."""
     hits = _WALLET.finditer(text, start, end)
     return (hit.span() for hit in hits if hit[0][0] not in "13LMDT" or len(hit[0]) > 40 or _base58_ok(hit[0]))
 
 
 def _base58_ok(value: str) -> bool:
-    """Base58Check: the last four of the 25 bytes are the start of the double SHA-256 of the others."""
+    """Check Base58Check: the last four of the 25 bytes are the start of the double SHA-256 of the others."""
     from stdnum.bitcoin import b58decode
 
     data = b58decode(value)
@@ -264,11 +264,11 @@ _BORN = re.compile(
     rf"(?:[\W_]{{1,3}}(?:is|was|on|am|the|le|el|em|il|op|dnia|den|le|es|ist|est|é|to|in))*[\W_]{{0,4}}?(?:は)?(?P<date>{_DATE})(?!\w)"
 )
 BIRTH_WORDS = "birth born dob d.o.b geb naci nasc naiss urodz né nací født född 生 誕".split()
-"""One of these is in a text, in lower case, that speaks of a birth."""
+"""A lower-case text that mentions a birth holds one of these."""
 
 
 def birth_dates(text: str) -> Iterator[tuple[int, int]]:
-    """Places of full dates said to be a birth's; ``(born 3 May 1881)``, as reference works have it behind a name, is none."""
+    """Find full dates of birth; ``(born 3 May 1881)`` after a name, as in reference works, is none."""
     for hit in _BORN.finditer(text):
         if text[max(0, hit.start() - 2) : hit.start()].rstrip()[-1:] != "(":
             yield hit.span("date")

@@ -1,5 +1,5 @@
-"""Replaces what was found with typed placeholders, the same one for the same value within an example. Samples of what
-was replaced are shown before (masked) and after, so that a person sees harm, which counts do not show."""
+"""Replaces hits with typed placeholders, the same one for the same value within an example. Samples of replaced values are shown
+before (masked) and after, so that a person can see damage that counts do not show."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from finetune_pipeline.data.scrub.kinds import KINDS, canonical, fingerprint
 if TYPE_CHECKING:
     from finetune_pipeline.data.examples import Example
 
-# a JSON text's strings (with the colon that makes one a key) and numbers
+# the strings (with the colon of a key) and numbers of a JSON text
 _JSON_PART = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"(?P<key>\s*:)?|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?', re.S)
 SAMPLES, SHOWN = "scrubbed_samples.jsonl", 3
-_KEPT = 4 * SHOWN  # of a kind: those of rows that turn out to be of the sealed test are not shown
+_KEPT = 4 * SHOWN  # per kind; more than SHOWN, because samples of the sealed test's rows are not shown
 _AROUND = 32
 _HIDDEN = re.compile(r"[^\s().:/@_>-]")
 _BLANKS = re.compile(r"\s+")
 
 
 class Replacement(NamedTuple):
-    """A replaced value. masked: the value in a form that may be shown."""
+    """A replaced value. masked: a form of the value that is safe to show."""
 
     kind: str
     placeholder: str
@@ -35,8 +35,8 @@ class Replacement(NamedTuple):
 
 
 class Scrubbed(NamedTuple):
-    """An example without personal data: its turns, hits per kind, and one replacement per value, in the order in which
-    the values were met; none without a key."""
+    """An example without personal data: its turns, hits per kind, and one replacement per value in order of occurrence (none
+    without a key)."""
 
     messages: list[dict[str, Any]]
     counts: dict[str, int]
@@ -44,8 +44,8 @@ class Scrubbed(NamedTuple):
 
 
 class Scrubber:
-    """Placeholders for one example: the same value gets the same placeholder wherever it stands in it. texts: all texts
-    of the example; numbers of placeholders that stand in them already are not given again."""
+    """Makes placeholders for one example: the same value gets the same placeholder everywhere in it. texts: all texts of the
+    example; the numbers of their existing placeholders are not used again."""
 
     def __init__(self, texts: Iterable[str] = (), key: bytes | None = None, find: Finder = find_spans) -> None:
         self._names: dict[tuple[str, str], str] = {}
@@ -59,8 +59,8 @@ class Scrubber:
         self.replacements: list[Replacement] = []
 
     def scrub(self, text: str, lead: str = "") -> str:
-        """The text with placeholders, until nothing is found any more; every replacement is counted in `counts`. What is
-        found depends on the words before it: `lead` is read as if it stood there."""
+        """Replace hits until nothing is found any more, and count every replacement in `counts`. Hits depend on the words
+        before them: `lead` is read as if it preceded the text."""
         while spans := [s for s in self._find(lead + text) if s.end > len(lead)]:
             parts, at = [], 0
             for span in spans:
@@ -72,9 +72,9 @@ class Scrubber:
         return text
 
     def scrub_json(self, text: str) -> str:
-        """A JSON text with placeholders in its strings; what was valid JSON stays valid. A value is read together with
-        its key (``"phone": "5550142000"``). A number that is a hit becomes a string. Keys stay. What is no JSON is
-        scrubbed as plain text."""
+        """Scrub the strings of a JSON text, which stays valid. A value is read together with its key (``"phone":
+        "5550142000"``). A number that is a hit becomes a string. Keys stay. A text that is not JSON is scrubbed as plain
+        text."""
         try:
             json.loads(text)
         except (ValueError, RecursionError):
@@ -86,31 +86,31 @@ class Scrubber:
                 key = json.loads(text[hit.start() : hit.start("key")])
                 continue
             value = json.loads(hit[0])
-            shown = value if isinstance(value, str) else hit[0]
-            done = self.scrub(shown, lead=f"{key}: " if key else "")
-            if done != shown:
-                parts += [text[at : hit.start()], json.dumps(done, ensure_ascii=False)]
+            original = value if isinstance(value, str) else hit[0]
+            scrubbed = self.scrub(original, lead=f"{key}: " if key else "")
+            if scrubbed != original:
+                parts += [text[at : hit.start()], json.dumps(scrubbed, ensure_ascii=False)]
                 at = hit.end()
         return "".join([*parts, text[at:]])
 
     def _placeholder(self, kind: str, value: str) -> str:
-        same = (kind, canonical(kind, value))
-        if same not in self._names:
+        identity = (kind, canonical(kind, value))
+        if identity not in self._names:
             self._next[kind] += 1
-            self._names[same] = f"[{kind.upper()}_{self._next[kind]}]"
+            self._names[identity] = f"[{kind.upper()}_{self._next[kind]}]"
             if self._key is not None:
                 print_ = fingerprint(self._key, kind, value)
-                self.replacements.append(Replacement(kind, self._names[same], print_, masked(value)))
-        return self._names[same]
+                self.replacements.append(Replacement(kind, self._names[identity], print_, masked(value)))
+        return self._names[identity]
 
 
 def scrub_turns(
     messages: Sequence[Mapping[str, Any]], keep: Sequence[int] = (), key: bytes | None = None, find: Finder = find_spans
 ) -> Scrubbed:
-    """The turns with placeholders in contents and in the arguments of tool calls. System turns (the spec's own words)
-    and the turns in `keep` stay. With a key, the replacements are listed."""
+    """Scrub contents and arguments of tool calls. System turns (the spec's own words) and the turns in `keep` stay. With a
+    key, the result lists the replacements."""
     scrubber = Scrubber((m["content"] for m in messages), key, find)
-    done: list[dict[str, Any]] = []
+    turns: list[dict[str, Any]] = []
     for i, message in enumerate(messages):
         turn = dict(message)
         if message["role"] != "system" and i not in keep:
@@ -120,9 +120,9 @@ def scrub_turns(
                 for function in (call["function"] for call in turn["tool_calls"]):
                     if isinstance(function.get("arguments"), str):
                         function["arguments"] = scrubber.scrub_json(function["arguments"])
-        done.append(turn)
+        turns.append(turn)
     counts = {kind: scrubber.counts[kind] for kind in KINDS if kind in scrubber.counts}
-    return Scrubbed(done, counts, scrubber.replacements)
+    return Scrubbed(turns, counts, scrubber.replacements)
 
 
 def scrub_text(text: str, find: Finder = find_spans) -> str:
@@ -132,27 +132,27 @@ def scrub_text(text: str, find: Finder = find_spans) -> str:
 def scrub_example(
     example: Example, labels: Sequence[str] = (), key: bytes | None = None, find: Finder = find_spans
 ) -> tuple[Example, dict[str, int], list[Replacement]]:
-    """(the example with placeholders, hits per kind, replacements). System turns and tool definitions are the task's
-    own words and stay, and so does the answer of a task with labels. Without a key there are no replacements."""
-    done = scrub_turns(example.messages, _kept(example, labels), key, find)
-    if not done.counts:
+    """Scrub an example. Returns (the example with placeholders, hits per kind, replacements; none without a key). System turns
+    and tool definitions are the task's own words and stay, and so does the answer of a task with labels."""
+    scrubbed = scrub_turns(example.messages, _unscrubbed(example, labels), key, find)
+    if not scrubbed.counts:
         return example, {}, []
-    return replace(example, messages=done.messages), done.counts, done.replacements
+    return replace(example, messages=scrubbed.messages), scrubbed.counts, scrubbed.replacements
 
 
 def spans_left(example: Example, labels: Sequence[str] = (), find: Finder = find_spans) -> list[str]:
-    """The kinds of all hits left in the texts that ``scrub_example`` scrubs."""
-    counts = scrub_turns(example.messages, _kept(example, labels), None, find).counts
+    """Return the kinds of all remaining hits in the texts that ``scrub_example`` scrubs."""
+    counts = scrub_turns(example.messages, _unscrubbed(example, labels), None, find).counts
     return list(Counter(counts).elements())
 
 
-def _kept(example: Example, labels: Sequence[str]) -> tuple[int, ...]:
+def _unscrubbed(example: Example, labels: Sequence[str]) -> tuple[int, ...]:
     return (len(example.messages) - 1,) if labels else ()
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A place where something was found: its row, and the text around it before (masked) and after."""
+    """A place of a hit: its row, and the surrounding text before (masked) and after scrubbing."""
 
     kind: str
     id: str
@@ -167,7 +167,7 @@ class Sample:
 
 
 def masked(value: str) -> str:
-    """The value with bullets for all but its ends (one character, of twelve or more two), blanks and separators."""
+    """Mask a value with bullets, except blanks, separators and its ends (one character each; two if it has twelve or more)."""
     ends = 2 if len(value) >= 12 else 1
     middle = _HIDDEN.sub("•", value[ends:-ends])
     return f"{value[:ends]}{middle}{value[-ends:]}" if len(value) > 2 * ends else "•" * len(value)
@@ -176,21 +176,22 @@ def masked(value: str) -> str:
 def samples_of(
     example: Example, messages: Sequence[Mapping[str, Any]], replacements: Sequence[Replacement]
 ) -> Iterator[Sample]:
-    """Samples of an example, whose scrubbed turns are `messages`."""
+    """Yield samples of an example, whose scrubbed turns are `messages`."""
     texts = [str(m["content"]) for m in messages]
     texts += [json.dumps(m["tool_calls"], ensure_ascii=False) for m in messages if m.get("tool_calls")]
-    for done in replacements:
-        text = next((t for t in texts if done.placeholder in t), "")
-        before, placeholder, after = text.partition(done.placeholder)
+    for replacement in replacements:
+        text = next((t for t in texts if replacement.placeholder in t), "")
+        before, placeholder, after = text.partition(replacement.placeholder)
         if placeholder:
-            lead, rest = ("…" if len(before) > _AROUND else "") + before[-_AROUND:], after[:_AROUND]
-            rest += "…" if len(after) > _AROUND else ""
-            shown = [_BLANKS.sub(" ", f"{lead}{value}{rest}") for value in (done.masked, done.placeholder)]
-            yield Sample(done.kind, example.id, example.place, *shown)
+            lead, tail = ("…" if len(before) > _AROUND else "") + before[-_AROUND:], after[:_AROUND]
+            tail += "…" if len(after) > _AROUND else ""
+            values = (replacement.masked, replacement.placeholder)
+            before_after = [_BLANKS.sub(" ", f"{lead}{value}{tail}") for value in values]
+            yield Sample(replacement.kind, example.id, example.place, *before_after)
 
 
 def chosen(samples: Iterable[Sample], number: int = _KEPT) -> list[Sample]:
-    """At most this many of each kind, in order, samples with different preceding words first."""
+    """Choose at most this many samples of each kind, in order, samples with different preceding words first."""
     by_kind: dict[str, list[Sample]] = {}
     for sample in samples:
         by_kind.setdefault(sample.kind, []).append(sample)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 _ARMOUR = "[A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----"
 PRIVATE_KEY = re.compile(rf"-----BEGIN {_ARMOUR}.*?(?:-----END {_ARMOUR}|\Z)", re.S)
-"""A private key in armour, to the end of the text where the last line is missing."""
+"""A private key in armour, up to the end of the text if the last line is missing."""
 _KNOWN = re.compile(
     r"""(?<![A-Za-z0-9])(?:
     sk-(?=[\w-]*[0-9])[A-Za-z0-9_-]{16,}                  # OpenAI, Anthropic and their like
@@ -58,7 +58,7 @@ _NAMED = re.compile(
     r"|\s(?P<verb>is|was|lautet|ist|est|es|é|è|to|jest)(?:\snow)?\s?:?\s|(?P<wa>は)\s?|(?P<blank>\s))"
     r"(?P<quote>[bru]?\\?[\"'“„«「`])?(?P<value>[^\s\"'`,;<>\[\]{}“”」]{6,256})"
 )
-# Code and configuration that say where a value comes from. The value itself may be anything, these are never one.
+# Code and configuration that refer to a value. They are never the value itself.
 _CALL_OR_NAME = re.compile(
     r"""(?ax)
     (?:[&*!@]?[A-Za-z_$][\w$]*(?:(?:\.|::|->|\?\.|!\.)[A-Za-z_$][\w$]*)*[!?]?)?\(.*      # a call: os.environ.get(
@@ -82,13 +82,13 @@ SEED = re.compile(
     r"(?i)(?:seed|recovery|mnemonic|backup|wallet)\s?(?:phrase|words?|seed)?(?:\s(?:is|are|was))?\s?[:=]?\s?[\"'“]?"
     r"(?<=[:=\"'“ ])(?P<value>(?-i:(?:[a-z]{3,8}[ ,]{1,2}){11,23}[a-z]{3,8}))(?![\w])"
 )
-"""Twelve or more plain words after `seed phrase` or its like (BIP 39): the group `value`."""
+"""Twelve or more plain words after `seed phrase` or a similar term (BIP 39): the group `value`."""
 _ADDRESS = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _MASKED = re.compile(r"[*•.xX#…_-]+.*|\$.*|.*\*{3,}.*|%.*%|.*\(\)?.*")
 
 
 def entropy(text: str) -> float:
-    """Shannon entropy of a text's characters, in bits per character."""
+    """Return the Shannon entropy of a text's characters, in bits per character."""
     n = len(text)
     return -sum(c / n * math.log2(c / n) for c in Counter(text).values()) if n else 0.0
 
@@ -97,13 +97,13 @@ NAMES = (
     "pass", "pw", "kennw", "senha", "wachtw", "contrase", "hasło", "парол", "パスワ",
     "密码", "비밀", "key", "token", "secret",
 )  # fmt: skip
-"""One of these is in a text, in lower case, that names a secret."""
+"""A lower-case text that names a secret holds one of these."""
 CREDENTIAL_SIGNS = ("bearer", "token ", "basic ", " -u", " -p", "--user", "login ")
-"""One of these is in a text, in lower case, with credentials as `credentials` finds them."""
+"""A lower-case text with credentials that `credentials` finds holds one of these."""
 
 
 def known_secrets(text: str, start: int, end: int, aws: bool) -> Iterator[tuple[int, int]]:
-    """Places of keys of known shapes within a word; aws: the text speaks of AWS, whose secret keys have no prefix."""
+    """Find keys of known formats within a word. aws: the text mentions AWS, whose secret keys have no prefix."""
     for hit in _KNOWN.finditer(text, start, end):
         if not _wordlike(hit[0]):
             yield without_trailing_dot(text, *hit.span())
@@ -116,12 +116,12 @@ def known_secrets(text: str, start: int, end: int, aws: bool) -> Iterator[tuple[
 
 
 def logins(text: str) -> Iterator[tuple[int, int]]:
-    """Places of ``user:password`` in web addresses and connection strings."""
+    """Find ``user:password`` in web addresses and connection strings."""
     return (hit.span(1) for hit in _URL_LOGIN.finditer(text) if not _NO_LOGIN.fullmatch(hit[1].partition(":")[2]))
 
 
 def credentials(text: str) -> Iterator[tuple[int, int]]:
-    """Places of what follows `Bearer`, of `Basic` credentials that decode to ``user:password``, and of ``curl -u``."""
+    """Find tokens after `Bearer`, `Basic` credentials that decode to ``user:password``, and those of ``curl -u``."""
     for hit in _BEARER.finditer(text):
         if secret_value("token", hit[1]):
             yield without_trailing_dot(text, *hit.span(1))
@@ -133,7 +133,7 @@ def credentials(text: str) -> Iterator[tuple[int, int]]:
 
 
 def named_secrets(text: str, low: str) -> Iterator[tuple[int, int]]:
-    """Places of values after ``name =``, ``name:`` or ``name is`` that are random enough; `low` is the text in lower case."""
+    """Find values after ``name =``, ``name:`` or ``name is`` that are random enough. low: the text in lower case."""
     at = 0
     while hit := _NAMED.search(low, at):
         at = hit.end("name")
@@ -158,15 +158,15 @@ def named_secrets(text: str, low: str) -> Iterator[tuple[int, int]]:
 
 
 def _names_something(text: str, name: str, start: int, end: int) -> bool:
-    """Whether an assigned value without quotes is a call or a name; `f(password=password2)` has a name, `password2` is one
-    people choose."""
+    """Whether an assigned value without quotes is a call or a name. In `f(password=password2)` it is a name; elsewhere people
+    choose passwords like `password2`."""
     may_be_name = not _is_password(name) or text[end : end + 1] == ")"
     patterns = (_CALL_OR_NAME, _NAME_OF_SECRET) if may_be_name else (_CALL_OR_NAME,)
     return any(pattern.fullmatch(text, start, end) for pattern in patterns)
 
 
 def _value_place(text: str, hit: re.Match[str]) -> tuple[int, int]:
-    """Where the value is: up to its closing quote, or to the next parameter of a query, or to the sentence's end."""
+    """Return the value's place: up to its closing quote, the next parameter of a query, or the end of the sentence."""
     start, end = hit.span("value")
     if hit["quote"]:
         mark = hit["quote"][-1]
@@ -187,11 +187,11 @@ def _is_password(name: str) -> bool:
 
 
 def secret_value(name: str, value: str) -> bool:
-    """Whether what stands after a name is random enough to be a secret rather than a word.
+    """Whether the value after a name is random enough to be a secret rather than a word.
 
-    A password needs two kinds of characters, a figure or a sign among them. A token, a secret or an `api key` needs
-    eight characters that are hexadecimal, or mixed with 2.8 bits each, and not words and numbers joined by hyphens; any
-    other `key` 16 characters in upper and lower case and figures with 3.5 bits each, or 32 hexadecimal ones.
+    A password needs two kinds of characters, one of them digits or signs. A token, a secret or an `api key` needs eight
+    characters that are hexadecimal, or mixed with 2.8 bits each and not words and numbers joined by hyphens. Any other
+    `key` needs 16 upper-case, lower-case and digit characters with 3.5 bits each, or 32 hexadecimal ones.
     """
     if _MASKED.fullmatch(value) and not _is_password(name):
         return False
@@ -209,7 +209,7 @@ def secret_value(name: str, value: str) -> bool:
 
 
 def _wordlike(value: str) -> bool:
-    """Words and numbers joined by hyphens, dots and the like: a name, not a secret."""
+    """Whether a value is words and numbers joined by hyphens, dots and the like: a name, not a secret."""
     return all(part.isdigit() or (part.isalpha() and (part[1:].islower() or part.isupper() or len(part) == 1))
                for part in re.split(r"[-_./:]+", value) if part)  # fmt: skip
 
@@ -232,5 +232,5 @@ def _is_basic(value: str) -> bool:
 
 
 def without_trailing_dot(text: str, start: int, end: int) -> tuple[int, int]:
-    """The place without the stops that end the sentence."""
+    """Return the place without the punctuation that ends the sentence."""
     return start, start + len(text[start:end].rstrip(".?:!"))

@@ -1,16 +1,15 @@
-"""Finds each row's nearest neighbour, so that edited copies share a split (see placement.py). Removing duplicates
-is another, stricter relation (see data/dedup).
+"""Finds each row's nearest neighbour, so that edited copies share a split (see placement.py). Removing duplicates uses another,
+stricter relation (see data/dedup).
 
-Texts are compared by the parts of their words (three letters), their words, and pairs of words near each other; so a
-typing error, a word more or less and another order leave most of a text as it is. A feature counts by its rarity, log(1
-+ n / texts with it), as in TF-IDF. Likeness is 0.3 times containment (what both share, over the lighter of the two: a
-greeting hides nothing) plus 0.7 times the Dice coefficient. Only a text's nearest neighbour is linked to it: chains of
-such links stay short, and an edited copy is nearly always nearer to its original than to anything else
-(benchmarks/edited_copies.py).
+Texts are compared by three-letter parts of words, words, and pairs of nearby words. So a typing error, an added or missing word
+or another order changes few features of a text. A feature is weighted by its rarity, log(1 + n / texts with it), as in TF-IDF.
+Similarity is 0.3 times containment (shared weight over that of the lighter text, so an added greeting does not matter) plus 0.7
+times the Dice coefficient. A text is linked only to its nearest neighbour: chains of such links stay short, and an edited copy
+is nearly always nearer to its original than to anything else (benchmarks/edited_copies.py).
 
-The cost is bounded: of a text 96 features are kept (those with the smallest hashes), up to 3,000 texts that share its
-32 rarest are looked at, and 32 of them compared: the best by what is shared, and those that share the rarest features
-(so that many rows with one long greeting do not hide each other's originals).
+The cost is bounded: a text keeps 96 features (those with the smallest hashes). Up to 3,000 texts that share its 32 rarest
+features are examined, and 32 of them are compared: those with the most shared weight, and those that share the rarest features
+(so many rows with one long greeting do not hide each other's originals).
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ from finetune_pipeline.data.examples import ORIGINS, decode_examples
 from finetune_pipeline.data.workers import available_cores, in_order
 
 LEAST = 0.3
-"""Similarity from which the nearest text shares a split. One in twenty copies with three typing errors is below 0.4."""
+"""A row and its nearest text share a split from this similarity on. One in twenty copies with three typos is below 0.4."""
 NOT_HUMAN = 0.55
-"""Likeness from which a row by a person and one that is not share a split: else every fifth row from production, whose
-nearest neighbour happens to be in the test, would be lost."""
+"""A human row and another row share a split from this similarity on. At LEAST, every fifth row from production would be lost,
+because its nearest neighbour happens to be in the test."""
 _FEATURES, _RAREST = 96, 32
 _MANY = 50_000
-"""Number of texts from which features have 22 bits instead of 20."""
+"""With more texts than this, features have 22 bits instead of 20."""
 _TEXTS_AT_ONCE, _ROWS_AT_ONCE = 2048, 20_000
 _HUMAN = ORIGINS.index("human")
 
@@ -55,8 +54,7 @@ class Links:
 
 @dataclass(frozen=True)
 class AlikeRows:
-    """Similar rows among those kept: links from each to its nearest neighbour, the index of their texts, and for each of
-    these one row."""
+    """Similar kept rows: links from each row to its nearest neighbour, the index of their texts, and one row for each text."""
 
     links: Links
     index: AlikeIndex
@@ -64,9 +62,9 @@ class AlikeRows:
 
 
 def alike_rows(table: RowTable, boilerplate: Boilerplate) -> AlikeRows:
-    """Find similar rows among those kept, one per prompt."""
-    kept = np.flatnonzero(table.rows["state"] == KEPT)
-    rows = np.sort(kept[np.unique(table.rows["prompt"][kept], return_index=True)[1]])
+    """Find similar rows among the kept ones, one row per prompt."""
+    kept_rows = np.flatnonzero(table.rows["state"] == KEPT)
+    rows = np.sort(kept_rows[np.unique(table.rows["prompt"][kept_rows], return_index=True)[1]])
     index = _index_of(table, rows, boilerplate)
     text, strength = index.nearest()
     linked = np.flatnonzero(text >= 0)
@@ -86,14 +84,14 @@ def _index_of(table: RowTable, rows: np.ndarray, boilerplate: Boilerplate) -> Al
     size = int((table.rows["end"][rows] - table.rows["start"][rows]).sum())
     read = partial(_features_of_lines, boilerplate=boilerplate, bits=bits)
     features, counts, at = np.zeros((len(rows), _FEATURES), np.int32), np.zeros(len(rows), np.int32), 0
-    for some, of_some in in_order(read, map(table.lines, parts), size):
-        features[at : at + len(some)], counts[at : at + len(some)] = some, of_some
-        at += len(some)
+    for block, block_counts in in_order(read, map(table.lines, parts), size):
+        features[at : at + len(block)], counts[at : at + len(block)] = block, block_counts
+        at += len(block)
     return AlikeIndex(features, counts, bits)
 
 
 def _features_of_lines(lines: bytes, boilerplate: Boilerplate, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """(features, their counts) of rows in canonical JSON."""
+    """Return (features, their counts) of rows in canonical JSON."""
     return features_of(loose_forms([e.user_text for e in decode_examples(lines)], boilerplate), bits)
 
 
@@ -124,8 +122,8 @@ class AlikeIndex:
         self._index = kernels.Index(features, counts, starts, rows, only, weights, roots)
 
     def nearest(self, forms: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """The most alike text (int64; -1: none at LEAST or above) of each of these forms, and how alike it is (float64); without
-        forms, of each text of the index besides itself."""
+        """Return for each form the most similar text (int64; -1: none at LEAST or above) and the similarity (float64). Without
+        forms, do so for each text of the index, compared with the others."""
         from finetune_pipeline.data.split import alike_kernels as kernels
 
         if forms is None:
@@ -136,27 +134,27 @@ class AlikeIndex:
             kernels.rarest(features, counts, self._texts, 1, rare)
 
         def look_up(part: slice) -> tuple[np.ndarray, np.ndarray]:
-            own = part.start if forms is None else -1
-            texts, strengths = kernels.nearest(features[part], counts[part], rare[part], own, self._index)
+            first = part.start if forms is None else -1
+            texts, strengths = kernels.nearest(features[part], counts[part], rare[part], first, self._index)
             return texts, strengths
 
         with ThreadPoolExecutor(available_cores()) as pool:
             parts = list(pool.map(look_up, _parts(len(counts))))
-        best, strength = (np.concatenate(of) for of in zip(*parts, strict=True))
+        best, strength = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         best[strength < LEAST] = -1
         return best, strength
 
 
 @contextlib.contextmanager
 def kernels_compiled_meanwhile() -> Iterator[None]:
-    """Where numba has not compiled the kernels of both searches for alike texts yet, which takes 15 seconds of one core, a
-    process of its own does it while the caller does something else."""
+    """Compile the kernels of both similarity searches in another process while the caller does something else, unless numba's
+    cache has them. Compilation takes 15 seconds of one core."""
     if any(Path(__file__).parent.glob("__pycache__/alike_kernels.nearest-*.nbi")):
         yield
         return
     call = f"from {__name__} import compile_kernels; compile_kernels()"
-    nothing = subprocess.DEVNULL
-    child = subprocess.Popen([sys.executable, "-P", "-c", call], stdin=nothing, stdout=nothing, stderr=nothing)
+    devnull = subprocess.DEVNULL
+    child = subprocess.Popen([sys.executable, "-P", "-c", call], stdin=devnull, stdout=devnull, stderr=devnull)
     try:
         yield
     finally:
@@ -165,8 +163,8 @@ def kernels_compiled_meanwhile() -> Iterator[None]:
 
 
 def compile_kernels() -> None:
-    """Have numba compile each kernel and keep it on disk, by searching three short texts."""
-    texts = [f"three dozen {what} for the kitchen" for what in ("croissants", "croissant", "baguettes")]
+    """Compile each kernel into numba's cache on disk, by searching three short texts."""
+    texts = [f"three dozen {item} for the kitchen" for item in ("croissants", "croissant", "baguettes")]
     near_duplicate_clusters(texts, 0.8)
     features, counts = features_of(texts, 20)
     index = AlikeIndex(features, counts, 20)
@@ -175,17 +173,17 @@ def compile_kernels() -> None:
 
 
 def _parts(rows: int) -> list[slice]:
-    """Rows in chunks, which threads take one at a time."""
+    """Cut rows into chunks, which threads take one at a time."""
     return [slice(start, start + _ROWS_AT_ONCE) for start in range(0, max(1, rows), _ROWS_AT_ONCE)]
 
 
 def features_of(forms: Sequence[str], bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """(features (int32, [n, 96], ascending, each below 2 ** bits), how many each form has (int32, [n]))."""
+    """Return (features (int32, [n, 96], ascending, each below 2 ** bits), the number of features of each form (int32, [n]))."""
     from finetune_pipeline.data.split import alike_kernels as kernels
 
-    kept = np.zeros((len(forms), _FEATURES), np.int32)
+    features = np.zeros((len(forms), _FEATURES), np.int32)
     counts = np.zeros(len(forms), np.int32)
     for start in range(0, len(forms), _TEXTS_AT_ONCE):
         part = slice(start, start + _TEXTS_AT_ONCE)
-        kernels.features_of(*code_points(forms[part]), bits, kept[part], counts[part])
-    return kept, counts
+        kernels.features_of(*code_points(forms[part]), bits, features[part], counts[part])
+    return features, counts

@@ -1,4 +1,4 @@
-"""Inner loops of the search for alike texts, compiled by numba. Import inside functions only, as dedup/kernels.py."""
+"""Inner loops of the search for similar texts, compiled by numba. Import inside functions only, like dedup/kernels.py."""
 
 from typing import Any, NamedTuple
 
@@ -12,21 +12,21 @@ _EFFORT = 3_000
 _SHARED = 0.1
 """Minimum share of the examined features' weight that a text must share with a query to be compared."""
 _COMPARED = 16
-"""This many are compared by shared weight, and as many by the rarest shared features."""
+"""This many texts are compared for their shared weight, and as many for the rarest shared features."""
 _CONTAINED = 0.3
-"""Weight of containment in the likeness, against the Dice coefficient."""
+"""Weight of containment in the similarity; the Dice coefficient has the remaining weight."""
 
 
 class Index(NamedTuple):
     """Texts by their features.
 
     Attributes:
-        features: Of each text, ascending (int32, [n, most]).
-        counts: How many features each text has (int32).
+        features: Features of each text, ascending (int32, [n, most]).
+        counts: Number of features of each text (int32).
         starts: The texts with feature f among their rarest are ``rows[starts[f]:starts[f + 1]]``.
         rows: Texts by feature (int32).
         only: For every feature the only text with it (int32; -1: none, or several).
-        weights: Of features (float32).
+        weights: Weights of features (float32).
         roots: Square root of the weight of each text's features (float32).
     """
 
@@ -47,29 +47,29 @@ def _mixed(h: Any) -> Any:
 
 
 @compiled
-def features_of(points: np.ndarray, offsets: np.ndarray, bits: int, kept: np.ndarray, counts: np.ndarray) -> None:
-    """The smallest distinct feature numbers of every text: of the three-letter parts of its words, of its words, and of
-    pairs of words that stand side by side or with one word between them.
+def features_of(points: np.ndarray, offsets: np.ndarray, bits: int, smallest: np.ndarray, counts: np.ndarray) -> None:
+    """Compute the smallest distinct feature numbers of every text: of the three-letter parts of its words, of its words, and
+    of pairs of words that are adjacent or have one word between them.
 
     Args:
         points: Code points (uint32) of all texts; words are separated by one blank.
         offsets: Text i is ``points[offsets[i]:offsets[i + 1]]`` (int64).
         bits: A feature's number is below ``2 ** bits``.
-        kept: Filled with the numbers, ascending (int32, [texts, most]).
-        counts: Filled with how many there are (int32).
+        smallest: Filled with the numbers, ascending (int32, [texts, most]).
+        counts: Filled with the number of features (int32).
     """
-    most = kept.shape[1]
+    most = smallest.shape[1]
     blank = np.uint32(_BLANK)
     shift = np.uint64(64 - bits)
     for row in range(len(offsets) - 1):
         start, end = offsets[row], offsets[row + 1]
         length = end - start
-        # of a long text only small numbers are looked at; enough of them are left to fill a row
+        # only small numbers of a long text are examined; enough of them remain to fill a row
         widest = np.uint64(2**bits) if length < 4 * most else np.uint64(2**bits * 6 * most // length)
-        limit = min(widest, np.uint64(2**bits * 5 * most // (4 * max(1, length))))  # fewer to sort, and seldom too few
+        limit = min(widest, np.uint64(2**bits * 5 * most // (4 * max(1, length))))  # fewer to sort, seldom too few
         numbers = np.empty(4 * length + 8, np.int32)
         while True:
-            many = 0
+            total = 0
             word, last, before_last = np.uint64(0), np.uint64(0), np.uint64(0)
             for at in range(start, end + 1):
                 point = points[at] if at < end else blank
@@ -80,22 +80,22 @@ def features_of(points: np.ndarray, offsets: np.ndarray, bits: int, kept: np.nda
                     part = np.uint64(before) | np.uint64(point) << np.uint64(21) | np.uint64(after) << np.uint64(42)
                     number = _mixed(part * np.uint64(0x9E3779B97F4A7C15)) >> shift
                     if number < limit:
-                        numbers[many] = number
-                        many += 1
+                        numbers[total] = number
+                        total += 1
                 elif word != 0:
                     for kind in range(3):
-                        left = np.uint64(1) if kind == 0 else last if kind == 1 else before_last
-                        if left == 0:
+                        neighbour = np.uint64(1) if kind == 0 else last if kind == 1 else before_last
+                        if neighbour == 0:
                             continue
-                        number = _mixed(word + left * np.uint64(0xD6E8FEB86659FD93) + np.uint64(kind)) >> shift
+                        number = _mixed(word + neighbour * np.uint64(0xD6E8FEB86659FD93) + np.uint64(kind)) >> shift
                         if number < limit:
-                            numbers[many] = number
-                            many += 1
+                            numbers[total] = number
+                            total += 1
                     before_last, last, word = last, word, np.uint64(0)
             count = 0
-            for number in np.sort(numbers[:many]):
-                if count < most and (count == 0 or number != kept[row, count - 1]):
-                    kept[row, count] = number
+            for number in np.sort(numbers[:total]):
+                if count < most and (count == 0 or number != smallest[row, count - 1]):
+                    smallest[row, count] = number
                     count += 1
             if count == most or limit == widest:
                 break
@@ -114,7 +114,7 @@ def texts_with(features: np.ndarray, counts: np.ndarray, texts: np.ndarray, only
 
 @compiled
 def weigh(features: np.ndarray, counts: np.ndarray, weights: np.ndarray, roots: np.ndarray) -> None:
-    """Square root of the weight of each text's features."""
+    """Compute the square root of the weight of each text's features."""
     for row in range(len(features)):
         total = 1e-6
         for i in range(counts[row]):
@@ -135,7 +135,7 @@ def list_texts(rare: np.ndarray, starts: np.ndarray, rows: np.ndarray) -> None:
 
 @compiled
 def rarest(features: np.ndarray, counts: np.ndarray, texts: np.ndarray, least: int, out: np.ndarray) -> None:
-    """Of every text the rarest features that stand in `least` texts or more, the rarest first; -1 where there are fewer."""
+    """Find each text's rarest features that occur in `least` texts or more, the rarest first; -1 fills the row."""
     for row in range(len(features)):
         keys = np.empty(counts[row], np.int64)
         many = 0
@@ -150,16 +150,16 @@ def rarest(features: np.ndarray, counts: np.ndarray, texts: np.ndarray, least: i
 
 
 @compiled
-def _alike(a: np.ndarray, b: np.ndarray, whole: int, weights: np.ndarray) -> float:
-    """Similarity of two texts (0 to 1) by their features. Texts with `whole` or more features are truncated:
-    they are compared up to where both reach."""
+def _alike(a: np.ndarray, b: np.ndarray, full: int, weights: np.ndarray) -> float:
+    """Return the similarity of two texts (0 to 1) by their features. Feature lists of length `full` are truncated, so both
+    are compared only up to the smaller last feature."""
     reach = np.int32(2**31 - 1)
-    if len(a) >= whole:
+    if len(a) >= full:
         reach = min(reach, a[-1])
-    if len(b) >= whole:
+    if len(b) >= full:
         reach = min(reach, b[-1])
     i = j = 0
-    of_a = of_b = both = 0.0
+    weight_a = weight_b = shared = 0.0
     while i < len(a) or j < len(b):
         x = a[i] if i < len(a) else np.int32(2**31 - 1)
         y = b[j] if j < len(b) else np.int32(2**31 - 1)
@@ -168,38 +168,38 @@ def _alike(a: np.ndarray, b: np.ndarray, whole: int, weights: np.ndarray) -> flo
             break
         weight = weights[lower]
         if x == lower:
-            of_a += weight
+            weight_a += weight
             i += 1
         if y == lower:
-            of_b += weight
+            weight_b += weight
             j += 1
         if x == y:
-            both += weight
-    if both == 0.0:
+            shared += weight
+    if shared == 0.0:
         return 0.0
-    return _CONTAINED * both / min(of_a, of_b) + (1.0 - _CONTAINED) * 2.0 * both / (of_a + of_b)
+    return _CONTAINED * shared / min(weight_a, weight_b) + (1.0 - _CONTAINED) * 2.0 * shared / (weight_a + weight_b)
 
 
 @compiled
 def nearest(
-    queries: np.ndarray, counts: np.ndarray, rare: np.ndarray, own: int, index: Index
+    queries: np.ndarray, counts: np.ndarray, rare: np.ndarray, first: int, index: Index
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The most similar text (int64; -1: none) for each query, among those that share its rarest features, and how alike it is
-    (float64).
+    """Return the most similar text (int64; -1: none) for each query, among those that share its rarest features, and the
+    similarity (float64).
 
     Args:
         queries: Features (int32, ascending) of the queries.
-        counts: How many each has.
+        counts: The number of features of each query.
         rare: Their rarest features, the rarest first (int32; -1: no more).
-        own: Query i is text ``own + i``, which is not compared with itself; -1: the queries are no texts of the index.
+        first: Query i is text ``first + i``, which is not compared with itself; -1: the queries are no texts of the index.
     """
     best, strength = np.full(len(queries), -1, np.int64), np.zeros(len(queries), np.float64)
     top, tops = np.empty(_COMPARED, np.int64), np.empty(_COMPARED, np.float32)
     score = np.zeros(len(index.features), np.float32)
     touched = np.empty(_EFFORT, np.int64)
-    whole = index.features.shape[1]
+    full = index.features.shape[1]
     for query in range(len(queries)):
-        many, left, weight = 0, _EFFORT, np.float32(0.0)
+        count, budget, weight = 0, _EFFORT, np.float32(0.0)
         for i in range(rare.shape[1]):
             feature = rare[query, i]
             if feature < 0:
@@ -208,20 +208,20 @@ def nearest(
             start, end = index.starts[feature], index.starts[feature + 1]
             if only >= 0:
                 start, end = 0, 1
-            if end - start > left:
+            if end - start > budget:
                 continue
-            left -= end - start
+            budget -= end - start
             weight += index.weights[feature]
             for at in range(start, end):
                 row = only if only >= 0 else index.rows[at]
                 if score[row] == 0.0:
-                    touched[many] = row
-                    many += 1
+                    touched[count] = row
+                    count += 1
                 score[row] += index.weights[feature]
-        if own >= 0:
-            score[own + query] = np.float32(-1.0)
-        candidates = 0  # the best of what was touched, by score, then by number
-        for i in range(many):
+        if first >= 0:
+            score[first + query] = np.float32(-1.0)
+        candidates = 0  # the best touched texts, by score, then by number
+        for i in range(count):
             row = touched[i]
             if score[row] < _SHARED * weight:
                 continue
@@ -234,18 +234,17 @@ def nearest(
                 place -= 1
             tops[place], top[place] = value, row
             candidates = min(candidates + 1, _COMPARED)
-        for i in range(
-            candidates + min(many, _COMPARED)
-        ):  # and the first touched: those that share the rarest features
+        # the candidates, then the first touched: those that share the rarest features
+        for i in range(candidates + min(count, _COMPARED)):
             row = top[i] if i < candidates else touched[i - candidates]
             if score[row] < _SHARED * weight:
                 continue
             features = index.features[row, : index.counts[row]]
-            value = _alike(queries[query, : counts[query]], features, whole, index.weights)
+            value = _alike(queries[query, : counts[query]], features, full, index.weights)
             if value > strength[query] or (value == strength[query] and row < best[query]):
                 best[query], strength[query] = row, value
-        for i in range(many):
+        for i in range(count):
             score[touched[i]] = 0.0
-        if own >= 0:
-            score[own + query] = 0.0
+        if first >= 0:
+            score[first + query] = 0.0
     return best, strength

@@ -1,8 +1,8 @@
 """Plants leaks (canaries) in a copy of the rows at every run. A leakage check that misses one of them fails.
 
-Of edited copies no search finds all: how many are kept with their original is measured, by kind of edit, on rows of
-validation and test drawn over all labels and lengths. A copy is found when its nearest row is in its original's unit:
-there it would be put.
+No search finds all edited copies. How many stay with their original is measured by kind of edit, on rows of validation and test
+drawn over all labels and lengths. A copy is found if its nearest row is in its original's unit, because the split would put it
+there.
 """
 
 import random
@@ -27,7 +27,7 @@ _LEAST_WORDS = 4
 
 @dataclass(frozen=True)
 class Canary:
-    """A planted leak: `example` is the planted row, `source` the number of the row it was made from."""
+    """A planted leak. example: the planted row. source: the index of the row it was made from."""
 
     kind: str
     example: Example
@@ -35,11 +35,11 @@ class Canary:
 
 
 def make_canaries(sources: Sequence[Example], threshold: float, boilerplate: Boilerplate) -> list[Canary]:
-    """Up to three canaries of each kind from rows that must not leak (validation and test), in a fixed order.
+    """Make up to three canaries of each kind from rows that must not leak (validation and test), in a fixed order.
 
-    exact: a copy; reformatted: case, blanks and punctuation changed (within a template only where the rest still makes
-    the texts alike); template_swapped: the same content in another template; same_group: another text of the same
-    group. Raises ValueError if there are no rows to test the check with.
+    Kinds: exact, a copy; reformatted, with another case, blanks and punctuation (in a template only if the texts stay similar);
+    template_swapped, the same content in another template; same_group, another text of the same group. Raises ValueError if
+    there are no rows to test the check with.
     """
     if not sources:
         raise ValueError("there are no validation or test rows, so the leakage check cannot be tested; add examples")
@@ -51,25 +51,25 @@ def make_canaries(sources: Sequence[Example], threshold: float, boilerplate: Boi
         "template_swapped": lambda source: _with_text(source, lambda _: f"{PREAMBLES[0]}\n\n{strip(source.user_text)}"),
         "same_group": _of_same_group,
     }
-    made: list[Canary] = []
+    canaries: list[Canary] = []
     for kind, make in makers.items():
         planted = ((i, row) for i in order if (row := make(sources[i])))
         for number, (i, row) in enumerate(islice(planted, EACH)):
-            made.append(Canary(kind, replace(row, id=f"canary-{kind}-{number}"), i))
-    return made
+            canaries.append(Canary(kind, replace(row, id=f"canary-{kind}-{number}"), i))
+    return canaries
 
 
 def _reformatted(source: Example, threshold: float, strip: Callable[[str], str]) -> Example | None:
-    """The row in other case, blanks and punctuation; only what it says besides its templates where a template in other case
-    would count as new text; None where even that is not alike."""
+    """Change case, blanks and punctuation of the row; only of the text besides its templates if a changed template would count
+    as new text. Returns None if even then the texts are not similar."""
 
     def change(text: str) -> str:
         return "  " + text.swapcase().replace(" ", "   ") + " !!"
 
     content = strip(source.user_text)
-    for made in (_with_text(source, change), _with_text(source, lambda t: t.replace(content, change(content)))):
-        if made.user_text != source.user_text and similarity(strip(made.user_text), content) >= threshold:
-            return made
+    for reformatted in (_with_text(source, change), _with_text(source, lambda t: t.replace(content, change(content)))):
+        if reformatted.user_text != source.user_text and similarity(strip(reformatted.user_text), content) >= threshold:
+            return reformatted
     return None
 
 
@@ -79,7 +79,7 @@ def _of_same_group(source: Example) -> Example:
 
 
 def _with_text(example: Example, change: Callable[[str], str]) -> Example:
-    """The example with its last user turn changed."""
+    """Return the example with its last user turn changed."""
     messages: list[Message] = list(example.messages)
     last = max(i for i, m in enumerate(messages) if m["role"] == "user")
     messages[last] = {**messages[last], "content": change(messages[last]["content"])}
@@ -87,41 +87,41 @@ def _with_text(example: Example, change: Callable[[str], str]) -> Example:
 
 
 COPIES = 40
-"""Edited copies of each kind."""
+"""Number of edited copies of each kind."""
 _OPENINGS = ("Hello,", "Hi team,", "Good day,", "Dear all, I hope you are well.", "Hey there,")
 _CLOSINGS = ("Thank you!", "Thanks a lot in advance.", "Kind regards", "Many thanks for your help.", "Cheers")
 Edit = Callable[[str, random.Random, Sequence[str]], str]
 
 
-def _typos(text: str, dice: random.Random, many: int) -> str:
-    for _ in range(many):
+def _typos(text: str, dice: random.Random, count: int) -> str:
+    for _ in range(count):
         letters = [i for i, sign in enumerate(text) if sign.isalpha()]
         if letters:
-            at, other = dice.choice(letters), dice.choice(string.ascii_lowercase)
-            text = text[:at] + dice.choice(("", other, other + text[at], 2 * text[at])) + text[at + 1 :]
+            at, letter = dice.choice(letters), dice.choice(string.ascii_lowercase)
+            text = text[:at] + dice.choice(("", letter, letter + text[at], 2 * text[at])) + text[at + 1 :]
     return text
 
 
 def _word_dropped(text: str, dice: random.Random, _: Sequence[str]) -> str:
-    own = text.split()
-    if len(own) > 2:
-        own.pop(dice.randrange(len(own)))
-    return " ".join(own)
+    words = text.split()
+    if len(words) > 2:
+        words.pop(dice.randrange(len(words)))
+    return " ".join(words)
 
 
 def _words_swapped(text: str, dice: random.Random, _: Sequence[str]) -> str:
-    own = text.split()
-    if len(own) > 1:
-        i, j = dice.sample(range(len(own)), 2)
-        own[i], own[j] = own[j], own[i]
-    return " ".join(own)
+    words = text.split()
+    if len(words) > 1:
+        i, j = dice.sample(range(len(words)), 2)
+        words[i], words[j] = words[j], words[i]
+    return " ".join(words)
 
 
 def _quarter_replaced(text: str, dice: random.Random, words: Sequence[str]) -> str:
-    own = text.split()
-    for at in dice.sample(range(len(own)), round(len(own) / 4)):
-        own[at] = dice.choice(words)
-    return " ".join(own)
+    tokens = text.split()
+    for at in dice.sample(range(len(tokens)), round(len(tokens) / 4)):
+        tokens[at] = dice.choice(words)
+    return " ".join(tokens)
 
 
 EDITS: dict[str, Edit] = {
@@ -137,8 +137,8 @@ EDITS: dict[str, Edit] = {
 def recall_by_edit(
     table: RowTable, unit: np.ndarray, guarded: np.ndarray, alike: AlikeRows, boilerplate: Boilerplate
 ) -> dict[str, dict[str, Any]]:
-    """Plant edited copies of validation and test rows (`guarded`, int64), and search for them. Returns for every kind tested,
-    found, and recall with its 95% interval (Wilson); only tested: 0 where no row could be edited so."""
+    """Plant edited copies of validation and test rows (`guarded`, int64), and search for them. Returns tested, found, and
+    recall with its 95% interval (Wilson) for every kind; only tested: 0 if no row could be edited that way."""
     from scipy.stats import binomtest
 
     rows = table.rows[guarded]
@@ -146,8 +146,8 @@ def recall_by_edit(
     recall: dict[str, dict[str, Any]] = {}
     for number, (kind, edit) in enumerate(EDITS.items()):
         dice = random.Random(number)  # noqa: S311
-        many = min(COPIES, len(order))
-        chosen = order[((np.arange(many) + dice.random()) * len(order) / many).astype(np.int64)]
+        count = min(COPIES, len(order))
+        chosen = order[((np.arange(count) + dice.random()) * len(order) / count).astype(np.int64)]
         texts = [e.user_text for e in table.fetch(chosen)]
         words = sorted({word for text in texts for word in text.split()})
         copies = [edit(text, dice, words) for text in texts]

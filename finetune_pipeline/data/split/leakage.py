@@ -1,6 +1,6 @@
-"""The leakage certificate: proves that no row of one split repeats a row of another (the same prompt, a near one by
-verified Jaccard similarity without boilerplate, or the same group), and that the search would find it: leaks are
-planted in a copy of the validation and test rows, and the same search must find them."""
+"""The leakage certificate. It proves that no row of one split repeats a row of another: the same prompt, a near one by verified
+Jaccard similarity without boilerplate, or the same group. It also proves that the search works: leaks are planted in a copy
+of the validation and test rows, and the same search must find them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,14 +25,14 @@ _PAIRS_SHOWN = 20
 _CANARY_SOURCES = 64
 _TRAIN = SPLITS.index("train")
 PAIR_KINDS = ("exact", "group", "near", "alike")
-"""Kinds of pairs between splits. The last is no leak: links of alike rows that were cut (see data/split/placement.py)."""
+"""Kinds of pairs between splits. The last is no leak, but cut links between similar rows (see data/split/placement.py)."""
 Leak = tuple[int, int, float]
 """(row, other row, similarity) of two rows in different splits."""
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows that are compared: columns of prompts, groups (0: none), splits and sketches, and a way to their loose forms."""
+    """Rows to compare: columns of prompts, groups (0: none), splits and sketches, and a function for their loose forms."""
 
     prompt: np.ndarray
     group: np.ndarray
@@ -41,10 +41,10 @@ class _Rows:
     forms_of: Callable[[np.ndarray], Sequence[str]]
 
     def leaks(self, threshold: float) -> dict[str, list[Leak]]:
-        """The leaks of each kind. Pairs of equal prompts are exact leaks, not near ones."""
+        """Return the leaks of each kind. Pairs of equal prompts are exact leaks, not near ones."""
         pairs = candidate_pairs(self.sketches, threshold)
-        left, right = pairs[:, 0], pairs[:, 1]
-        pairs = pairs[(self.split[left] != self.split[right]) & (self.prompt[left] != self.prompt[right])]
+        first, second = pairs[:, 0], pairs[:, 1]
+        pairs = pairs[(self.split[first] != self.split[second]) & (self.prompt[first] != self.prompt[second])]
         likeness = similarities(pairs, self.forms_of)
         alike = np.flatnonzero(likeness >= threshold - NEAR_ENOUGH)
         return {
@@ -56,8 +56,8 @@ class _Rows:
 
 @dataclass(frozen=True)
 class Search:
-    """Everything rows are compared with: the rows, their splits (int8, place in SPLITS; negative: none), the names of
-    their units, their sketches, and the links between them with the index they come from."""
+    """Everything the comparison needs: the rows, their splits (int8, index in SPLITS; negative: none), the names of their
+    units, their sketches, and the links between them with the index of their texts."""
 
     table: RowTable
     split: np.ndarray
@@ -68,17 +68,17 @@ class Search:
     spec: TaskSpec
 
     def leaks(self) -> dict[str, list[Leak]]:
-        """The leaks between splits, by kind: pairs of rows of the table."""
-        there = np.flatnonzero(self.split >= 0)
-        of_some = self.rows(there).leaks(self.spec.data.near_duplicate_threshold)
-        leaks = {kind: [(int(there[i]), int(there[j]), s) for i, j, s in pairs] for kind, pairs in of_some.items()}
+        """Return the leaks between splits, by kind: pairs of rows of the table."""
+        rows = np.flatnonzero(self.split >= 0)
+        by_kind = self.rows(rows).leaks(self.spec.data.near_duplicate_threshold)
+        leaks = {kind: [(int(rows[i]), int(rows[j]), s) for i, j, s in pairs] for kind, pairs in by_kind.items()}
         links = self.alike.links
         pairs = zip(links.left.tolist(), links.right.tolist(), links.strength.tolist(), strict=True)
         leaks["alike"] = [(i, j, s) for i, j, s in pairs if -1 < self.split[i] != self.split[j] > -1]
         return leaks
 
     def rows(self, which: np.ndarray) -> _Rows:
-        """Some of the rows, ready for comparison."""
+        """Return these rows, ready for comparison."""
 
         def forms_of(rows: np.ndarray) -> list[str]:
             return loose_forms([e.user_text for e in self.table.fetch(which[rows])], self.boilerplate)
@@ -88,19 +88,19 @@ class Search:
 
 
 def certify(search: Search, leaks: Mapping[str, Sequence[Leak]]) -> dict[str, Any]:
-    """Report the leaks between splits (`leaks`, of :meth:`Search.leaks`): how many pairs of each kind, and up to 20 of them by
-    id; and prove with canaries that leaks are found."""
-    shown: list[dict[str, Any]] = []
+    """Report the leaks between splits (`leaks`, from :meth:`Search.leaks`): the number of pairs of each kind, and up to 20 of
+    them by id. Prove with canaries that the search finds leaks."""
+    listed: list[dict[str, Any]] = []
     ids, split = search.table.rows["id"], search.split
     guarded = np.flatnonzero(split > _TRAIN)
     for kind in PAIR_KINDS:
-        for i, j, likeness in leaks[kind][: _PAIRS_SHOWN - len(shown)]:
+        for i, j, likeness in leaks[kind][: _PAIRS_SHOWN - len(listed)]:
             splits = "-".join(SPLITS[code] for code in sorted((split[i], split[j])))
             pair = {"id": f"{ids[i]:016x}", "other_id": f"{ids[j]:016x}", "similarity": round(likeness, 4)}
-            shown.append({"splits": splits, "kind": kind, **pair})
+            listed.append({"splits": splits, "kind": kind, **pair})
     return {
         **{kind: len(leaks[kind]) for kind in PAIR_KINDS},
-        "pairs": shown,
+        "pairs": listed,
         "threshold": search.spec.data.near_duplicate_threshold,
         "rows": int((split >= 0).sum()),
         "canaries": _prove(search),
@@ -109,15 +109,15 @@ def certify(search: Search, leaks: Mapping[str, Sequence[Leak]]) -> dict[str, An
 
 
 def _shared(values: np.ndarray, codes: np.ndarray, zero: bool = True) -> list[tuple[int, int]]:
-    """For every value that occurs in several splits and each two of them: one row of either. `zero`: 0 is a value."""
-    some = np.arange(len(values)) if zero else np.flatnonzero(values != 0)
-    order = np.lexsort((codes[some], values[some]))
-    value, code = values[some][order], codes[some][order]
+    """Return one pair of rows for every value and every two splits that share it. zero: whether 0 is a value."""
+    rows = np.arange(len(values)) if zero else np.flatnonzero(values != 0)
+    order = np.lexsort((codes[rows], values[rows]))
+    value, code = values[rows][order], codes[rows][order]
     new = np.ones(len(order), bool)
     new[1:] = (value[1:] != value[:-1]) | (code[1:] != code[:-1])
-    first, distinct = some[order[new]], value[new]
+    first, distinct = rows[order[new]], value[new]
     pairs = []
-    for step in (1, 2):  # a value in all three splits: its first and third, too
+    for step in (1, 2):  # step 2: the first and third split of a value in all three
         same = np.flatnonzero(distinct[step:] == distinct[:-step])
         pairs += list(zip(first[same].tolist(), first[same + step].tolist(), strict=True))
     return sorted(pairs)
@@ -139,30 +139,31 @@ def _prove(search: Search) -> dict[str, Any]:
             group[place] = group[source] = group_hash(canary.example.group)
     texts = [canary.example.user_text for canary in canaries]
     forms = loose_forms(texts, boilerplate)
-    copy = _Rows(  # the rows, and the canaries behind them as if they were training rows
+    planted_rows = _Rows(  # the rows, then the canaries as training rows
         np.append(rows.prompt, np.array([prompt_hash(text) for text in texts], np.uint64)),
         group,
         np.append(rows.split, np.full(len(canaries), _TRAIN, rows.split.dtype)),
         np.concatenate([rows.sketches, sketch(forms, spec.data.near_duplicate_threshold)]),
         lambda which: [*rows.forms_of(which[which < n]), *(forms[i - n] for i in which[which >= n])],
     )
-    leaks = copy.leaks(spec.data.near_duplicate_threshold)
-    prompts = set(copy.prompt[[i for i, _, _ in leaks["exact"]]].tolist())
-    groups = set(copy.group[[i for i, _, _ in leaks["group"]]].tolist())
+    leaks = planted_rows.leaks(spec.data.near_duplicate_threshold)
+    prompts = set(planted_rows.prompt[[i for i, _, _ in leaks["exact"]]].tolist())
+    groups = set(planted_rows.group[[i for i, _, _ in leaks["group"]]].tolist())
     near = {max(i, j) for i, j, _ in leaks["near"]}
     counts: dict[str, list[int]] = {}
     missed = []
     for place, canary in enumerate(canaries, n):
-        seen = place in near or int(copy.prompt[place]) in prompts or int(copy.group[place]) in groups
+        prompt, group_of = int(planted_rows.prompt[place]), int(planted_rows.group[place])
+        is_found = place in near or prompt in prompts or group_of in groups
         planted, detected = counts.get(canary.kind, (0, 0))
-        counts[canary.kind] = [planted + 1, detected + seen]
-        missed += [] if seen else [canary.example.id]
+        counts[canary.kind] = [planted + 1, detected + is_found]
+        missed += [] if is_found else [canary.example.id]
     return {"planted": len(canaries), "found": len(canaries) - len(missed), "by_kind": counts, "missed": missed}
 
 
 def leakage_report(split_folder: Path) -> dict[str, Any]:
-    """The certificate in ``leakage.json``, and `changed`: the splits whose files are not those certified. Raises
-    FileNotFoundError without a certificate."""
+    """Read the certificate in ``leakage.json``, and add `changed`: the splits whose files differ from the certified ones.
+    Raises FileNotFoundError without a certificate."""
     report: dict[str, Any] = read_json(split_folder / LEAKAGE)
     digests = {name: digest_file(examples_of(split_folder, name)) for name in SPLIT_FILES}
     return {**report, "changed": [name for name, digest in digests.items() if digest != report["files"].get(name)]}

@@ -12,24 +12,24 @@ SPLITS = ("train", "validation", "test")
 LEDGER = "splits"
 """The folder of the first ledger of a task; later ones are called splits-2, splits-3 …"""
 ENTRY = np.dtype([("id", "<u8"), ("key", "<u8"), ("cluster", "<u8"), ("split", "<u1")])
-"""One assignment: a row's id, its key (the hash of its prompt), the cluster it was in, the split's place in SPLITS."""
+"""One assignment: a row's id, its key (the hash of its prompt), the cluster it was in, the split's index in SPLITS."""
 
 
 def split_of(entries: np.ndarray, ids: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """The split (int8, place in SPLITS) that a ledger's entries gave every row last, found by key, else by id; -1:
-    none. The id survives a change of the scrubbing rules, the key a change of the answer or of the system prompt."""
+    """Return the last split (int8, index in SPLITS; -1: none) of every row in a ledger, found by key, else by id. The id
+    survives a change of the scrubbing rules, the key a change of the answer or of the system prompt."""
     by_key = _last(entries, "key", keys)
     return np.where(by_key >= 0, by_key, _last(entries, "id", ids))
 
 
-def _last(entries: np.ndarray, name: str, wanted: np.ndarray) -> np.ndarray:
-    """The latest entry with this name."""
-    splits = np.full(len(wanted), -1, np.int8)
+def _last(entries: np.ndarray, name: str, values: np.ndarray) -> np.ndarray:
+    """Return the split of the latest entry with each value in this field; -1: none."""
+    splits = np.full(len(values), -1, np.int8)
     if len(entries):
         order = np.argsort(entries[name], kind="stable")
         ordered = entries[name][order]
-        at = np.searchsorted(ordered, wanted, side="right") - 1
-        hit = (at >= 0) & (ordered[at] == wanted)
+        at = np.searchsorted(ordered, values, side="right") - 1
+        hit = (at >= 0) & (ordered[at] == values)
         splits[hit] = entries["split"][order[at[hit]]]
     return splits
 
@@ -38,8 +38,8 @@ _BEGUN = "begun_by_restart"
 
 
 def ledger_name(state: Path, restart: bool) -> str:
-    """The name of the ledger a run uses: the newest in the task's state folder; a new one where `split.restart` was set
-    since. :func:`mark_begun` notes that a ledger was begun, so that a `restart` that stays set does nothing more."""
+    """Return the name of the ledger for a run: the newest in the task's state folder, or a new one if `split.restart` was set
+    since. :func:`mark_begun` records the start of a ledger, so a `restart` that stays set has no further effect."""
     newest = max([1, *(int(p.name.partition("-")[2] or 1) for p in state.glob(f"{LEDGER}*") if p.is_dir())])
     folder = state / (LEDGER if newest == 1 else f"{LEDGER}-{newest}")
     if not restart:
@@ -50,14 +50,14 @@ def ledger_name(state: Path, restart: bool) -> str:
 
 
 def mark_begun(ledger: Path) -> None:
-    """Note that this ledger is the one `split.restart` asked for."""
+    """Record that `split.restart` has started this ledger."""
     ledger.mkdir(parents=True, exist_ok=True)
     (ledger / _BEGUN).touch()
 
 
 def read_ledger(folder: Path) -> np.ndarray:
-    """All assignments (ENTRY, [n]) in the order they were made; none when there is no folder. Raises DamagedFile for a
-    damaged file, because assignments must not be guessed."""
+    """Read all assignments (ENTRY, [n]) in their order; none if there is no folder. Raises DamagedFile for a damaged file,
+    because assignments must not be guessed."""
     parts = [np.zeros(0, ENTRY)]
     for path in sorted(folder.glob("*.npy")):
         try:
@@ -71,11 +71,11 @@ def read_ledger(folder: Path) -> np.ndarray:
 
 
 def record_assignments(assignments: np.ndarray, folder: Path) -> int:
-    """Add assignments (ENTRY, [n]) of a split to the ledger: all or nothing, durable when it returns, safe to repeat
-    and to run from two processes. Returns the number of entries added.
+    """Add assignments (ENTRY, [n]) of a split to the ledger: all or nothing, durable on return, safe to repeat and to run
+    from two processes. Returns the number of added entries.
 
-    Raises OutsideError if the ledger gives one of the rows another split: two splits were made from one state of it;
-    the later must be redone.
+    Raises OutsideError if the ledger has another split for one of the rows. Then two runs have split the same state of the
+    ledger, and the later one must be repeated.
     """
     with hold(folder / ".lock"):
         ledger = read_ledger(folder)
@@ -85,13 +85,13 @@ def record_assignments(assignments: np.ndarray, folder: Path) -> int:
         before = split_of(ledger, new["id"], new["key"])
         moved = np.flatnonzero((before >= 0) & (before != new["split"]))
         if len(moved):
-            some = ((new[i], before[i]) for i in moved[:5])
-            shown = "; ".join(f"{row['id']:016x} was in {SPLITS[was]}, now {SPLITS[row['split']]}" for row, was in some)
-            why = "Another run has split the task in the meantime; run it again"
-            raise OutsideError(f"{len(moved)} rows would move between splits: {shown}. {why}")
+            moves = ((new[i], before[i]) for i in moved[:5])
+            texts = (f"{row['id']:016x} was in {SPLITS[old]}, now {SPLITS[row['split']]}" for row, old in moves)
+            reason = "Another run has split the task in the meantime; run it again"
+            raise OutsideError(f"{len(moved)} rows would move between splits: {'; '.join(texts)}. {reason}")
         if len(new):
             number = 1 + max([0, *(int(p.stem) for p in folder.glob("*.npy"))])
-            # in place in one step; a process that dies leaves only a name that the next one uses again
+            # renamed in one step; a dying process leaves only a temporary name, which the next one reuses
             temporary = folder / f".{number:06d}.npy.tmp"
             with temporary.open("wb") as out:
                 np.save(out, new)

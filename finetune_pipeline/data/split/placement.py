@@ -1,8 +1,8 @@
 """Assigns rows to splits: clusters stay together, labels are stratified, and a row never changes its split.
 
-Units of alike rows are joined, the strongest links first. A unit never grows beyond a share of its label's rows and of
-all rows, so that a chain cannot swallow a class: the weakest links are cut and counted. Nor are units joined that the
-ledger holds in two splits.
+Units of similar rows are joined, the strongest links first. A unit never grows beyond a share of its label's rows and of all
+rows, so a chain cannot swallow a class: the weakest links are cut and counted. Units that the ledger has in two splits are not
+joined either.
 """
 
 import hashlib
@@ -18,22 +18,22 @@ from finetune_pipeline.data.split.ledger import SPLITS
 from finetune_pipeline.spec import TaskSpec
 
 NOWHERE, NOT_HUMAN, BRIDGE, LEFT = -1, -2, -3, -4
-"""Why a kept row has no split: it is not kept; it is like a test row but not by a person; it is new and like rows of two
-splits; it was in one before, and is now like a row of a split that must stay unseen."""
+"""Why a row has no split: it is not kept; it is similar to a test row but not written by a person; it is new and similar to rows
+of two splits; it left its split because it is now similar to a row of a split that must stay unseen."""
 OF_LABEL, OF_ALL, SMALLEST = 0.2, 0.02, 8
-"""Largest unit that links may form, as share of a label's rows and of all rows; eight rows are always allowed."""
+"""Largest unit that links may form, as a share of a label's rows and of all rows; eight rows are always allowed."""
 _HUMAN = ORIGINS.index("human")
 _TEST = SPLITS.index("test")
 OUT = np.uint64(2**64 - 1)
 PLACED = np.dtype(
     [
         ("unit", "<u8"),  # the name of the row's unit; OUT: the row is gone
-        ("split", "<i1"),  # place in SPLITS, or a reason
-        ("recorded", "<i1"),  # the split the ledger has to know of, for removed repeats too; -1: none
-        ("bridged", "<u1"),  # for a BRIDGE or LEFT row the bit mask of the splits it is like
+        ("split", "<i1"),  # index in SPLITS, or a reason
+        ("recorded", "<i1"),  # the split to record in the ledger, also for removed repeats; -1: none
+        ("bridged", "<u1"),  # for a BRIDGE or LEFT row the bit mask of the splits with similar rows
     ]
 )
-"""What is decided about a row. A removed row with a split stays in it after all: the row it repeats is a BRIDGE."""
+"""The decision about a row. A removed row with a split stays in it, because the row it repeats is a BRIDGE."""
 
 
 def shares_of(spec: TaskSpec) -> dict[str, float]:
@@ -42,25 +42,25 @@ def shares_of(spec: TaskSpec) -> dict[str, float]:
 
 
 def units_of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(unit of every row (int64, -1: out), names of the units, ascending): clusters, joined where kept rows have one
-    group or prompt."""
+    """Join clusters whose kept rows share a group or a prompt to units. Returns (unit of every row (int64, -1: out), names of
+    the units, ascending)."""
     unit = np.full(len(rows), -1, np.int64)
     alive = np.flatnonzero((rows["state"] != GONE) & (rows["state"] != CONTRADICTION))
-    there = rows[alive]
-    kept = there["state"] == KEPT
-    ties = [_ties(there[name], kept & (there[name] != 0)) for name in ("group", "prompt")]
-    joined = components(len(alive), np.concatenate([_ties(there["cluster"], np.ones(len(alive), bool)), *ties]))
+    present = rows[alive]
+    is_kept = present["state"] == KEPT
+    ties = [_ties(present[name], is_kept & (present[name] != 0)) for name in ("group", "prompt")]
+    joined = components(len(alive), np.concatenate([_ties(present["cluster"], np.ones(len(alive), bool)), *ties]))
     smallest = np.full(int(joined.max(initial=-1)) + 1, OUT)
-    np.minimum.at(smallest, joined, there["cluster"])
-    occupied = np.zeros(len(smallest), bool)  # units whose kept rows are all gone (dropped by reviewers) need no split
-    occupied[joined[kept]] = True
+    np.minimum.at(smallest, joined, present["cluster"])
+    occupied = np.zeros(len(smallest), bool)  # a unit without kept rows (reviewers dropped them) needs no split
+    occupied[joined[is_kept]] = True
     names = np.sort(smallest[occupied])
     unit[alive] = np.where(occupied[joined], np.searchsorted(names, smallest[joined]), -1)
     return unit, names
 
 
 def _ties(value: np.ndarray, which: np.ndarray) -> np.ndarray:
-    """Pairs of rows (int64, [m, 2]) that connect rows with the same value."""
+    """Return pairs of rows (int64, [m, 2]) that connect all rows with the same value."""
     order = np.flatnonzero(which)[np.argsort(value[which], kind="stable")]
     same = value[order[1:]] == value[order[:-1]]
     return np.stack([order[:-1][same], order[1:][same]], 1)
@@ -72,9 +72,9 @@ class Joined:
 
     Attributes:
         unit: The new number of every old unit (int64), from 0.
-        splits: For every new unit the bit mask of the splits the ledger holds its rows in.
-        cut: Links not followed because a unit would have become too large.
-        held: Links not followed because the ledger holds their rows in two splits.
+        splits: For every new unit the bit mask of its rows' splits in the ledger.
+        cut: Number of links not followed because a unit would have become too large.
+        held: Number of links not followed because their rows are in two splits in the ledger.
     """
 
     unit: np.ndarray
@@ -89,22 +89,22 @@ def join(rows: np.ndarray, unit: np.ndarray, splits: np.ndarray, before: np.ndar
     Args:
         rows: ROW, [n].
         unit: The unit of every row (int64; -1: out).
-        splits: For every unit the bit mask of the splits the ledger holds its rows in.
-        before: The split the ledger gives every row (int8; -1: none).
+        splits: For every unit the bit mask of its rows' splits in the ledger.
+        before: Every row's split in the ledger (int8; -1: none).
         links: The strongest first.
     """
-    kept = (rows["state"] == KEPT) & (unit >= 0)
-    size = np.bincount(unit[kept], minlength=len(splits)).tolist()
+    is_kept = (rows["state"] == KEPT) & (unit >= 0)
+    size = np.bincount(unit[is_kept], minlength=len(splits)).tolist()
     label = rows["label"].astype(np.int64) + 1
-    of_label = OF_LABEL * np.bincount(label[kept], minlength=1)
-    most_of_row = np.maximum(SMALLEST, np.minimum(of_label[label], OF_ALL * kept.sum()))
+    of_label = OF_LABEL * np.bincount(label[is_kept], minlength=1)
+    most_of_row = np.maximum(SMALLEST, np.minimum(of_label[label], OF_ALL * is_kept.sum()))
     parent, mask = list(range(len(splits))), splits.tolist()
 
-    def root(of: int) -> int:
-        while parent[of] != of:
-            parent[of] = parent[parent[of]]
-            of = parent[of]
-        return of
+    def root(node: int) -> int:
+        while parent[node] != node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
 
     cut = held = 0
     ends = np.stack([links.left, links.right], 1)
@@ -113,82 +113,81 @@ def join(rows: np.ndarray, unit: np.ndarray, splits: np.ndarray, before: np.ndar
         a, b = sorted((root(int(unit[left])), root(int(unit[right]))))
         if a == b:
             continue
-        either = mask[a] | mask[b]
+        both_masks = mask[a] | mask[b]
         too_large = size[a] + size[b] > min(most_of_row[left], most_of_row[right])
-        if not too_large and not either & (either - 1):  # at most one split
-            parent[b], size[a], mask[a] = a, size[a] + size[b], either
+        if not too_large and not both_masks & (both_masks - 1):  # at most one split
+            parent[b], size[a], mask[a] = a, size[a] + size[b], both_masks
             continue
         cut += bool(too_large)
         held += bool(not too_large and mask[a] and mask[b])
-        for row, other in ((left, right), (right, left)):  # a new unit goes where its neighbour is all the same
-            if not mask[root(int(unit[row]))] and before[other] >= 0:
-                mask[root(int(unit[row]))] = 1 << int(before[other])
+        for row, neighbour in ((left, right), (right, left)):  # a new unit still goes to its neighbour's split
+            if not mask[root(int(unit[row]))] and before[neighbour] >= 0:
+                mask[root(int(unit[row]))] = 1 << int(before[neighbour])
     roots, number = np.unique(np.array([root(i) for i in range(len(splits))], np.int64), return_inverse=True)
     return Joined(number, np.array(mask, np.uint8)[roots], cut, held)
 
 
 def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec, links: Links) -> tuple[np.ndarray, int, Joined]:
     """Assign each kept row the split that it, or a row of its unit, had before; else one by `spec.split`. Returns (PLACED, [n];
-    number of units; what became of the links).
+    number of units; the joined units).
 
-    New units come in the order of sha256(seed, name), label by label; each goes to the split farthest below its share
-    of that label's rows (``by: time``: the newest units fill the test, then validation). Test takes only units all of
-    whose rows are by people.
+    New units come in the order of sha256(seed, name), label by label. Each goes to the split farthest below its share of
+    that label's rows (``by: time``: the newest units fill the test, then validation). The test takes only units whose rows
+    are all written by people.
 
     Args:
         rows: ROW, [n].
-        before: The split every row was given earlier (int8, place in SPLITS; -1: none).
+        before: Every row's earlier split (int8, index in SPLITS; -1: none).
     """
     unit, names = units_of(rows)
     before = np.where(unit >= 0, before, -1).astype(np.int8)
-    seen = np.zeros(len(names), np.uint8)
-    had = before >= 0
-    np.bitwise_or.at(seen, unit[had], (1 << before[had]).astype(np.uint8))
-    joined = join(rows, unit, seen, before, links)
+    splits = np.zeros(len(names), np.uint8)
+    has_split = before >= 0
+    np.bitwise_or.at(splits, unit[has_split], (1 << before[has_split]).astype(np.uint8))
+    joined = join(rows, unit, splits, before, links)
     smallest = np.full(len(joined.splits), OUT)
     np.minimum.at(smallest, joined.unit, names)
-    names, seen, unit = smallest, joined.splits, np.append(joined.unit, -1)[unit]
+    names, splits, unit = smallest, joined.splits, np.append(joined.unit, -1)[unit]
     placed = np.zeros(len(rows), PLACED)
     placed["unit"], placed["split"], placed["recorded"] = OUT, NOWHERE, -1
     if not len(names):
         return placed, 0, joined
-    kept = (rows["state"] == KEPT) & (unit >= 0)
+    is_kept = (rows["state"] == KEPT) & (unit >= 0)
     split = np.full(len(rows), NOWHERE, np.int8)
     home = np.full(len(names), -1, np.int8)
     for code in range(len(SPLITS)):
-        home[seen == 1 << code] = code
-    known = kept & (home[unit] >= 0)
-    split[known] = home[unit[known]]
-    split[known & (split == _TEST) & (rows["origin"] != _HUMAN)] = NOT_HUMAN
-    several = kept & (seen[unit] > 0) & (home[unit] < 0)
+        home[splits == 1 << code] = code
+    settled = is_kept & (home[unit] >= 0)
+    split[settled] = home[unit[settled]]
+    split[settled & (split == _TEST) & (rows["origin"] != _HUMAN)] = NOT_HUMAN
+    several = is_kept & (splits[unit] > 0) & (home[unit] < 0)
     split[several] = np.where(before[several] >= 0, before[several], BRIDGE)
     restored = _restored(rows, unit, before, split)
     split[restored] = before[restored]
-    fresh = np.flatnonzero(seen == 0)
+    fresh = np.flatnonzero(splits == 0)
     home[fresh] = _assign(rows, unit, names, fresh, split, spec)
-    new = kept & (seen[unit] == 0)
+    new = is_kept & (splits[unit] == 0)
     split[new] = home[unit[new]]
     inside = unit >= 0
-    whole = inside & (home[unit] >= 0)  # removed repeats belong to the unit's split too
+    has_home = inside & (home[unit] >= 0)  # removed repeats are in the unit's split too
     placed["unit"][inside] = names[unit[inside]]
     placed["split"] = split
-    placed["recorded"] = np.where(whole, home[unit], np.maximum(split, -1))
-    placed["bridged"] = np.where(split == BRIDGE, seen[unit], 0)
+    placed["recorded"] = np.where(has_home, home[unit], np.maximum(split, -1))
+    placed["bridged"] = np.where(split == BRIDGE, splits[unit], 0)
     return placed, len(names), joined
 
 
 def _restored(rows: np.ndarray, unit: np.ndarray, before: np.ndarray, split: np.ndarray) -> np.ndarray:
-    """For each unit with a BRIDGE row: one removed row for every split that was in it and has no kept row there now.
-    Without this a new row that is like a train row and like a test row would take the place of both, and then be
-    refused."""
+    """Return for each unit with a BRIDGE row one removed row per split that the unit had and that has no kept row in it now.
+    Otherwise a new row similar to both a train row and a test row would replace both as duplicates, and then be refused."""
     torn = np.unique(unit[split == BRIDGE])
     inside = np.flatnonzero(np.isin(unit, torn) & (unit >= 0))
-    there = {(int(unit[i]), int(split[i])) for i in inside if split[i] >= 0}
+    covered = {(int(unit[i]), int(split[i])) for i in inside if split[i] >= 0}
     chosen = []
     for i in inside[rows["state"][inside] != KEPT].tolist():
         name = (int(unit[i]), int(before[i]))
-        if before[i] >= 0 and name not in there:
-            there.add(name)
+        if before[i] >= 0 and name not in covered:
+            covered.add(name)
             chosen.append(i)
     return np.array(chosen, np.int64)
 
@@ -196,38 +195,39 @@ def _restored(rows: np.ndarray, unit: np.ndarray, before: np.ndarray, split: np.
 def _assign(
     rows: np.ndarray, unit: np.ndarray, names: np.ndarray, fresh: np.ndarray, split: np.ndarray, spec: TaskSpec
 ) -> np.ndarray:
-    """A split (int8) for every new unit; deficits count what is placed already."""
+    """Choose a split (int8) for every new unit by what each split lacks; rows with a split count."""
     if not len(fresh):
         return np.zeros(0, np.int8)
-    shares, kept = np.array(list(shares_of(spec).values())), (rows["state"] == KEPT) & (unit >= 0)
-    size = np.bincount(unit[kept], minlength=len(names))[fresh]
-    human = np.bincount(unit[kept & (rows["origin"] != _HUMAN)], minlength=len(names))[fresh] == 0
+    shares, is_kept = np.array(list(shares_of(spec).values())), (rows["state"] == KEPT) & (unit >= 0)
+    size = np.bincount(unit[is_kept], minlength=len(names))[fresh]
+    human = np.bincount(unit[is_kept & (rows["origin"] != _HUMAN)], minlength=len(names))[fresh] == 0
     placed = np.zeros((len(spec.labels) + 1, len(SPLITS)), np.int64)
-    there = split >= 0
-    np.add.at(placed, (rows["label"][there].astype(np.int64) + 1, split[there]), 1)
+    assigned = split >= 0
+    np.add.at(placed, (rows["label"][assigned].astype(np.int64) + 1, split[assigned]), 1)
     if spec.split.by == "time":
         newest = np.full(len(names), -np.inf)
-        np.maximum.at(newest, unit[kept], np.nan_to_num(rows["time"][kept], nan=-np.inf))
+        np.maximum.at(newest, unit[is_kept], np.nan_to_num(rows["time"][is_kept], nan=-np.inf))
         order = np.lexsort((names[fresh], -newest[fresh])).tolist()
         return _newest(order, size, human, shares * (placed.sum() + size.sum()) - placed.sum(0))
-    stratum = _strata(rows, unit, kept, len(names))[fresh]
+    stratum = _strata(rows, unit, is_kept, len(names))[fresh]
     chosen = np.zeros(len(fresh), np.int8)
     totals = placed.sum(1) + np.bincount(stratum, size, minlength=len(placed)).astype(np.int64)
-    have, wanted = placed.tolist(), (shares[None, :] * totals[:, None]).tolist()
-    where, many, allowed = stratum.tolist(), size.tolist(), human.tolist()
+    placed_counts, target = placed.tolist(), (shares[None, :] * totals[:, None]).tolist()
+    strata, sizes, may_test = stratum.tolist(), size.tolist(), human.tolist()
     hashes = [hashlib.sha256(f"{spec.split.seed}:{name:016x}".encode()).digest() for name in names[fresh].tolist()]
     for i in sorted(range(len(fresh)), key=hashes.__getitem__):
-        lacking = [a - b for a, b in zip(wanted[where[i]], have[where[i]], strict=True)][: 3 if allowed[i] else 2]
+        targets, filled = target[strata[i]], placed_counts[strata[i]]
+        lacking = [a - b for a, b in zip(targets, filled, strict=True)][: 3 if may_test[i] else 2]
         chosen[i] = best = lacking.index(max(lacking))
-        have[where[i]][best] += many[i]
+        filled[best] += sizes[i]
     return chosen
 
 
-def _strata(rows: np.ndarray, unit: np.ndarray, kept: np.ndarray, count: int) -> np.ndarray:
-    """The commonest label (+ 1; 0: none) among each unit's kept rows, the first in the spec's order on a tie."""
-    labels = rows["label"][kept].astype(np.int64) + 1
+def _strata(rows: np.ndarray, unit: np.ndarray, is_kept: np.ndarray, count: int) -> np.ndarray:
+    """Return the most common label (+ 1; 0: none) of each unit's kept rows; on a tie the first in the spec's order."""
+    labels = rows["label"][is_kept].astype(np.int64) + 1
     width = int(labels.max(initial=0)) + 1
-    pair, many = np.unique(unit[kept] * width + labels, return_counts=True)
+    pair, many = np.unique(unit[is_kept] * width + labels, return_counts=True)
     owner, label = pair // width, pair % width
     order = np.lexsort((label, -many, owner))
     first = np.unique(owner[order], return_index=True)
@@ -237,8 +237,8 @@ def _strata(rows: np.ndarray, unit: np.ndarray, kept: np.ndarray, count: int) ->
 
 
 def _newest(order: list[int], size: np.ndarray, human: np.ndarray, lacking: np.ndarray) -> np.ndarray:
-    """The newest new units (first in `order`) fill what the test lacks, the next what validation lacks, the rest is for
-    training."""
+    """Let the newest new units (first in `order`) fill what the test lacks, the next ones what validation lacks; the others
+    are for training."""
     chosen = np.zeros(len(order), np.int8)
     for i in order:
         if human[i] and lacking[_TEST] >= size[i] / 2:

@@ -33,16 +33,16 @@ RESTART = (
 def split(
     reviewed: Path, clean: Path, spec: TaskSpec, ledger: Path, out: Path, seal: Callable[[bytes], bytes] | None = None
 ) -> dict[str, Any]:
-    """Assign every row a split (see :func:`~.placement.place`) and prove that nothing leaks. The same rows give the same
-    files again, once they are recorded.
+    """Assign every row a split (see :func:`~.placement.place`) and prove that nothing leaks. Once the assignments are recorded,
+    the same rows give the same files again.
 
-    Writes the rows of the three splits (SPLIT_FILES), ``quarantine.jsonl``, ``rows.npy`` (that of the reviewed rows),
-    ``placed.npy`` (placement.PLACED, for every one of them) and ``leakage.json`` (see :func:`~.leakage.certify`) with the
-    digests of the three files. Returns facts, among them left (rows that left a split since its relation to others changed)
-    and alike (links followed to keep rows together, and those that were not: cut, held).
+    Writes the rows of the three splits (SPLIT_FILES), ``quarantine.jsonl``, ``rows.npy`` (the reviewed rows' table),
+    ``placed.npy`` (placement.PLACED, for every row) and ``leakage.json`` (see :func:`~.leakage.certify`) with the digests of
+    the three files. Returns facts, among them left (rows that left a split because their relation to others changed) and alike
+    (links that keep rows together, and links that were not followed: cut, held).
 
     Args:
-        ledger: Folder of earlier assignments. It is only read: see :func:`assignments_in`.
+        ledger: Folder of earlier assignments. It is only read; see :func:`assignments_in`.
         seal: Makes the rows of the test unreadable (see :func:`finetune_pipeline.data.examples.seal`).
     """
     rows = np.load(reviewed / TABLE)
@@ -55,10 +55,10 @@ def split(
     sketches = np.load(clean / SKETCHES, mmap_mode="r")
     search = Search(table, placed["split"].copy(), placed["unit"], sketches, boilerplate, alike, spec)
     leaks = search.leaks()
-    left = _leave_training(search, placed, leaks)
+    leaving = _leave_training(search, placed, leaks)
     search = replace(search, split=placed["split"])
-    there = {kind: [(i, j, s) for i, j, s in pairs if not (left[i] or left[j])] for kind, pairs in leaks.items()}
-    certificate = certify(search, there)
+    checked = {kind: [p for p in pairs if not (leaving[p[0]] or leaving[p[1]])] for kind, pairs in leaks.items()}
+    certificate = certify(search, checked)
     certificate |= {"cut": joined.cut, "held": joined.held}
     test, refused = _write_rows(table, placed, examples_file(reviewed), out)
     (out / SPLIT_FILES["test"]).write_bytes(seal(test) if seal else test)
@@ -69,40 +69,40 @@ def split(
     certificate["files"] = {name: digest_file(examples_of(out, name)) for name in SPLITS}
     write_json(out / LEAKAGE, certificate, durable=False)
     facts = _facts(rows, placed, units, [f for _, f in refused], spec)
-    facts["left"] = {name: int((left & (before == code)).sum()) for code, name in enumerate(SPLITS)}
+    facts["left"] = {name: int((leaving & (before == code)).sum()) for code, name in enumerate(SPLITS)}
     facts["leaks"] = {name: certificate[name] for name in ("exact", "near", "group")}
     facts["alike"] = {"links": len(alike.links.left), "cut": joined.cut, "held": joined.held}
     return facts
 
 
 def _leave_training(search: Search, placed: np.ndarray, leaks: Mapping[str, Sequence[Leak]]) -> np.ndarray:
-    """Take rows out (split LEFT in `placed`) that a changed setting joins with rows the ledger holds in another split.
-    Returns which (bool, [n]).
+    """Take rows out (split LEFT in `placed`) that a changed setting joins with rows in another split of the ledger. Returns
+    which rows leave (bool, [n]).
 
-    When a looser relation (another threshold, group or scrubbing rule) makes rows of two splits one, the row of the
-    split that matters less leaves: train before validation, and never the test. Only rows of one unit leave, which the
-    ledger has torn. A leak between units is one the clustering missed: it stays, and the certificate fails.
+    If a looser relation (another threshold, group or scrubbing rule) joins rows of two splits, the row of the less important
+    split leaves: train before validation, and never the test. Only rows of a unit that the ledger has in two splits leave. A
+    leak between units is one that the clustering missed: it stays, and the certificate fails.
     """
     split, unit = search.split, search.unit
-    higher = np.array(split)  # the most protected split a row is like a row of
-    there = split >= 0
+    higher = np.array(split)  # the most protected split with a similar row
+    assigned = split >= 0
     for name in ("prompt", "group"):
-        some = np.flatnonzero(there & ((search.table.rows[name] != 0) | (name == "prompt")))
-        _, number = np.unique(search.table.rows[name][some], return_inverse=True)
-        highest = np.full(len(some), -1, np.int8)
-        np.maximum.at(highest, number, split[some])
-        higher[some] = np.maximum(higher[some], highest[number])
+        members = np.flatnonzero(assigned & ((search.table.rows[name] != 0) | (name == "prompt")))
+        _, number = np.unique(search.table.rows[name][members], return_inverse=True)
+        highest = np.full(len(members), -1, np.int8)
+        np.maximum.at(highest, number, split[members])
+        higher[members] = np.maximum(higher[members], highest[number])
     pairs = [(i, j) for i, j, _ in leaks["near"] if unit[i] == unit[j]]
     for i, j in pairs:
         higher[i], higher[j] = max(higher[i], split[j]), max(higher[j], split[i])
-    left: np.ndarray = there & (higher > split)
-    placed["bridged"][left] = (1 << split[left]) | (1 << higher[left])
-    placed["split"][left] = LEFT
-    return left
+    leaving: np.ndarray = assigned & (higher > split)
+    placed["bridged"][leaving] = (1 << split[leaving]) | (1 << higher[leaving])
+    placed["split"][leaving] = LEFT
+    return leaving
 
 
 def assignments_in(splits: Path) -> np.ndarray:
-    """The assignments of a splits folder for the ledger (ENTRY, sorted, each once; see :func:`~.ledger.record_assignments`)."""
+    """Return a splits folder's assignments for the ledger (ENTRY, sorted, unique; see :func:`~.ledger.record_assignments`)."""
     rows, placed = np.load(splits / TABLE), np.load(splits / PLACED_FILE)
     listed = np.flatnonzero(placed["recorded"] >= 0)
     assignments = np.zeros(len(listed), ENTRY)
@@ -115,7 +115,7 @@ def assignments_in(splits: Path) -> np.ndarray:
 
 
 def placed_rows(splits: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(ids, uint64; places in SPLITS, int8) of all rows that have a split."""
+    """Return (ids, uint64; indices in SPLITS, int8) of all rows that have a split."""
     split = np.load(splits / PLACED_FILE)["split"]
     ids: np.ndarray = np.load(splits / TABLE)["id"][split >= 0]
     return ids, split[split >= 0]
@@ -124,8 +124,8 @@ def placed_rows(splits: Path) -> tuple[np.ndarray, np.ndarray]:
 def _write_rows(
     table: RowTable, placed: np.ndarray, reviewed: Path, out: Path
 ) -> tuple[bytes, list[tuple[Example, Finding]]]:
-    """Write the rows of train and validation. Returns those of the test, and kept rows without a split with the reason."""
-    split, kept = placed["split"], table.rows["state"] == KEPT
+    """Write the rows of train and validation. Returns the rows of the test, and kept rows without a split with the reason."""
+    split, is_kept = placed["split"], table.rows["state"] == KEPT
     refused: list[tuple[Example, Finding]] = []
     test: list[bytes] = []
     for name in SPLITS:
@@ -136,13 +136,13 @@ def _write_rows(
         (out / SPLIT_FILES["validation"]).open("wb") as validation,
     ):
         write = (train.write, validation.write, test.append)
-        for row, line in zip(np.flatnonzero(kept).tolist(), lines, strict=True):
+        for row, line in zip(np.flatnonzero(is_kept).tolist(), lines, strict=True):
             if split[row] >= 0:
                 write[split[row]](line)
             else:
                 example = decode_examples(line, str(reviewed))[0]
                 refused.append((example, _refusal(example, placed[row])))
-        for row in np.flatnonzero((split >= 0) & ~kept).tolist():
+        for row in np.flatnonzero((split >= 0) & ~is_kept).tolist():
             write[split[row]](table.lines(np.array([row])))
     return b"".join(test), refused
 
@@ -155,8 +155,8 @@ def _refusal(example: Example, placed: np.void) -> Finding:
         return row_finding("not_human_in_test_cluster", example.place, message, fix)
     names = " and ".join(name for code, name in enumerate(SPLITS) if int(placed["bridged"]) >> code & 1)
     if placed["split"] == LEFT:
-        message = f"rows like this one are in {names}, since a setting or the rows have changed: "
-        message += "it is left out, and the split that must stay unseen keeps its row"
+        message = f"because a setting or the rows have changed, similar rows are now in {names}: "
+        message += "this row is left out, and the split that must stay unseen keeps its row"
         fix = f"nothing to do if these are few rows; otherwise {RESTART}"
         return row_finding("joined_across_splits", example.place, message, fix, "warning")
     if placed["split"] != BRIDGE:
@@ -168,20 +168,20 @@ def _refusal(example: Example, placed: np.void) -> Finding:
 def _facts(
     rows: np.ndarray, placed: np.ndarray, units: int, findings: Sequence[Finding], spec: TaskSpec
 ) -> dict[str, Any]:
-    split, kept = placed["split"], rows["state"] == KEPT
+    split, is_kept = placed["split"], rows["state"] == KEPT
     parts = {name: split == code for code, name in enumerate(SPLITS)}
-    counts = {name: int(there.sum()) for name, there in parts.items()}
-    origins = {name: sorted(count_values(rows["origin"], there, ORIGINS).items()) for name, there in parts.items()}
+    counts = {name: int(mask.sum()) for name, mask in parts.items()}
+    origins = {name: sorted(count_values(rows["origin"], mask, ORIGINS).items()) for name, mask in parts.items()}
     total = max(1, sum(counts.values()))
-    restored = int(((split >= 0) & ~kept).sum())
+    restored = int(((split >= 0) & ~is_kept).sum())
     return {
-        "rows_in": int(kept.sum()),
+        "rows_in": int(is_kept.sum()),
         "kept": sum(counts.values()) - restored,
         "restored": restored,
         "quarantined": len(findings),
         "counts": counts,
-        "labels": {name: count_values(rows["label"], there, spec.labels) for name, there in parts.items()},
-        "origins": {name: {origin: n for origin, n in of if n} for name, of in origins.items()},
+        "labels": {name: count_values(rows["label"], mask, spec.labels) for name, mask in parts.items()},
+        "origins": {name: {origin: n for origin, n in pairs if n} for name, pairs in origins.items()},
         "shares": {name: round(n / total, 6) for name, n in counts.items()},
         "wanted_shares": {name: round(share, 6) for name, share in shares_of(spec).items()},
         "clusters": units,

@@ -1,5 +1,5 @@
-"""Rules for a row whose turns were read. Each ``check_*`` gives its findings as (rule, message, what to do). In texts,
-control characters and template residue are errors, other oddities warnings."""
+"""Checks a row whose turns were read. Each ``check_*`` yields its findings as (rule, message, fix). In texts, control characters
+and template residue are errors; other oddities are warnings."""
 
 import re
 import unicodedata
@@ -22,7 +22,7 @@ _SUSPECT = re.compile(rf"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd<&ÃÂ{INVISI
 _SUSPECT_WORDS = ("{{", "[INST", "[/INST", "###", "Below is an i", "â€")
 """A text without any of these passes every rule below: a fast pre-check."""
 _PLAIN_LATIN = bytes(code for code in range(256) if not _SUSPECT.match(chr(code)))
-_PATTERNS = tuple((rule, what, fix, re.compile(pattern, re.M)) for rule, what, fix, pattern in (
+_PATTERNS = tuple((rule, name, fix, re.compile(pattern, re.M)) for rule, name, fix, pattern in (
     ("template_residue", "a chat template's special token", "remove it: the template adds its own",
      r"<\|[^|<>\n]{1,40}\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>"),
     ("template_residue", "an unfilled placeholder", "fill in the placeholder, or remove the row",
@@ -36,7 +36,7 @@ _PATTERNS = tuple((rule, what, fix, re.compile(pattern, re.M)) for rule, what, f
     ("calculator_annotation", "a calculator's note", "remove the notes, unless the model should learn them",
      r"<<[^<>\n=]{0,80}\d[^<>\n=]{0,20}=[^<>\n=]{0,20}\d[^<>\n=]{0,20}>>"),
 ))  # fmt: skip
-"""What no text may hold: the finding's rule, its name, the fix, the regular expression."""
+"""Patterns that no text should hold: the finding's rule, description, fix and regular expression."""
 _WARNINGS = {rule for rule, *_ in _PATTERNS} - {"template_residue"} | {"invisible_characters", "replacement_character"}
 """Rules whose findings only warn."""
 
@@ -54,13 +54,13 @@ def check_row(row: dict[str, Any], turns: Turns, spec: TaskSpec, place: str) -> 
 
 
 def final_messages(turns: Turns, spec: TaskSpec) -> list[Message]:
-    """The turns of a sound row, with the spec's system prompt to the letter (outer blanks included)."""
+    """Return the turns of a valid row, with the spec's exact system prompt (outer blanks included)."""
     return [{"role": "system", "content": spec.system_prompt}, *(m for m in turns.messages if m["role"] != "system")]
 
 
 def check_roles(turns: Turns) -> Problems:
-    """A system turn may come first; then user and assistant take turns; the assistant speaks last. An assistant's turn
-    that calls tools is followed by their results, and these by the assistant."""
+    """Check the order: a system turn may come first, then user and assistant take turns, and the assistant speaks last. Tool
+    calls of the assistant are followed by their results, and these by the assistant."""
     if not turns.whole:
         return
     roles = [m["role"] for m in turns.messages]
@@ -70,15 +70,15 @@ def check_roles(turns: Turns) -> Problems:
         role = message["role"]
         if role not in expected:
             order = f"{', '.join(roles[:8])}{', …' if len(roles) > 8 else ''}"
-            wanted = " or ".join(map(repr, expected))
-            yield "role_order", f"turn {i + 1} is by {role!r} where {wanted} must speak (order: {order})", _ORDER
+            speakers = " or ".join(map(repr, expected))
+            yield "role_order", f"turn {i + 1} is by {role!r} where {speakers} must speak (order: {order})", _ORDER
             break
         if role == "assistant":
             expected = ("tool",) if "tool_calls" in message else ("user",)
         else:
             expected = ("tool", "assistant") if role == "tool" else ("assistant",)
     if len(roles) == start:
-        yield "role_order", "there is no user turn", "add what the user says"
+        yield "role_order", "there is no user turn", "add the user's turn"
     if roles[-1] != "assistant":
         problem = f"the last turn is by {roles[-1]!r}: there is no answer to learn from"
         yield "no_assistant_last", problem, "end the row with the assistant's answer"
@@ -88,41 +88,41 @@ def check_roles(turns: Turns) -> Problems:
 
 
 def check_system_prompt(turns: Turns, spec: TaskSpec) -> Problems:
-    """The system prompt of a chat is the one of the spec, so that training and serving begin alike. Rows that are no
-    chats get it; so do chats without a system turn if `data.inject` says so."""
+    """Check that a chat has the spec's system prompt, so that training and serving begin the same way. Other rows get the
+    prompt later, and so do chats without a system turn if `data.inject` is set."""
     if not turns.chat or not turns.whole:
         return
     prompt = next((m["content"] for m in turns.messages if m["role"] == "system"), None)
-    wanted = spec.system_prompt.replace("\r\n", "\n").strip()
+    expected = spec.system_prompt.replace("\r\n", "\n").strip()
     if prompt is None and not spec.data.inject:
         fix = "prepend the spec's system_prompt, or set data.inject: true to add it"
         yield "missing_system_prompt", "the row has no system turn", fix
-    elif prompt is not None and prompt != wanted:
-        differing = (i for i, (a, b) in enumerate(zip(prompt, wanted, strict=False)) if a != b)
-        at = next(differing, min(len(prompt), len(wanted)))
+    elif prompt is not None and prompt != expected:
+        differing = (i for i, (a, b) in enumerate(zip(prompt, expected, strict=False)) if a != b)
+        at = next(differing, min(len(prompt), len(expected)))
         problem = (
             f"the system turn differs from the spec's system_prompt from character {at + 1} on: "
-            f"{quoted(prompt[at : at + 40])} where the spec has {quoted(wanted[at : at + 40])}"
+            f"{quoted(prompt[at : at + 40])} where the spec has {quoted(expected[at : at + 40])}"
         )
         yield "wrong_system_prompt", problem, "use the spec's system_prompt word for word"
 
 
 def _answer(turns: Turns) -> str | None:
-    """The last assistant text; None if the last turn is not the assistant's."""
+    """Return the last assistant text; None if the last turn is not the assistant's."""
     last = turns.messages[-1:]
     return last[0]["content"] if last and last[0]["role"] == "assistant" else None
 
 
 def check_label(row: dict[str, Any], turns: Turns, spec: TaskSpec) -> Problems:
-    """The answer of a label task is one of the labels, letter by letter."""
+    """Check that the answer of a label task is exactly one of the labels."""
     answer = _answer(turns)
     declared = None if turns.shape == "text_label" else row.get("label")
-    judged = isinstance(declared, bool) and not spec.labels  # whether the answer is a good one, as data for KTO have it
+    judged = isinstance(declared, bool) and not spec.labels  # whether the answer is good, as in data for KTO
     if declared is not None and not isinstance(declared, str) and not judged:
         problem = f"`label` must be text or null, found {quoted(declared)}"
         yield "wrong_type", problem, "write it as text, in double quotes"
     elif declared and answer is not None and spec.labels and declared.strip() != answer:
-        problem = f"`label` says {quoted(declared)}, the assistant's answer {quoted(answer)}"
+        problem = f"`label` is {quoted(declared)}, but the assistant's answer is {quoted(answer)}"
         yield "label_mismatch", problem, "make them equal, or omit `label`"
     if spec.labels and answer is not None and answer not in spec.labels:
         problem = f"{quoted(answer)} is not one of the {len(spec.labels)} labels"
@@ -130,14 +130,14 @@ def check_label(row: dict[str, Any], turns: Turns, spec: TaskSpec) -> Problems:
 
 
 def check_answer_form(turns: Turns, spec: TaskSpec) -> Problems:
-    """A free answer has the form the spec declares: JSON by its schema, a pattern, a length."""
+    """Check that a free answer has the declared form: JSON by its schema, a pattern, a length."""
     answer = _answer(turns)
     if has_form(spec.output) and answer is not None and answer.strip():
         yield from ((f"answer_{rule}", message, LAST_FIX) for rule, message in form_problems(answer, spec.output))
 
 
 def check_size(turns: Turns, spec: TaskSpec) -> Problems:
-    """Not longer in all turns together than `max_chars`, user text not shorter than `min_chars` (characters)."""
+    """Check that all turns together have at most `max_chars` characters, and the user text at least `min_chars`."""
     total = sum(len(m["content"]) for m in turns.messages)
     if total > spec.data.max_chars:
         problem = f"{total} characters in all turns, {spec.data.max_chars} are allowed"
@@ -150,7 +150,7 @@ def check_size(turns: Turns, spec: TaskSpec) -> Problems:
 
 
 def check_extras(row: dict[str, Any]) -> Problems:
-    """`origin`, `group`, `tags` and `generator`, when given, have the right type and value."""
+    """Check type and value of `origin`, `group`, `tags` and `generator`, if present."""
     origin, tags = row.get("origin"), row.get("tags")
     if origin is not None and (not isinstance(origin, str) or origin not in ORIGINS):
         yield "unknown_origin", f"`origin` is {quoted(origin)}", f"use one of {', '.join(ORIGINS)}"
@@ -162,7 +162,7 @@ def check_extras(row: dict[str, Any]) -> Problems:
 
 
 def check_calls(turns: Turns) -> Problems:
-    """Calls name a tool that is offered (where tools are given); results answer a call that was made."""
+    """Check that calls name a tool of the row (if it has tools), and that results answer an existing call."""
     offered = {t["function"]["name"] for t in turns.tools or ()}
     open_ids: set[str] = set()
     for i, turn in enumerate(turns.messages, 1):
@@ -180,7 +180,7 @@ def check_calls(turns: Turns) -> Problems:
 
 
 def check_texts(turns: Turns) -> Problems:
-    """All problems of the texts; the system turn is compared with the spec's prompt as a whole instead."""
+    """Check the texts, except the system turn, which is compared with the spec's prompt instead."""
     for i, message in enumerate(turns.messages, 1):
         text, role = message["content"], message["role"]
         if role == "system":
@@ -200,9 +200,9 @@ def _check_text(text: str, where: str) -> Problems:
         many = len(_CONTROL.findall(text))
         problem = f"{where} holds {many} control characters, the first ({name}) at character {control.start() + 1}"
         yield "control_characters", problem, "remove them; only line breaks and tabs are allowed"
-    for rule, what, fix, pattern in _PATTERNS:
+    for rule, description, fix, pattern in _PATTERNS:
         if hit := pattern.search(text):
-            yield rule, f"{where} holds {what}: {quoted(hit[0])}", fix
+            yield rule, f"{where} holds {description}: {quoted(hit[0])}", fix
     if hidden := odd_invisible(text):
         many, name, at = hidden
         problem = f"{where} holds {many} invisible characters, the first ({name}) at character {at + 1}"

@@ -1,4 +1,4 @@
-"""The validation step: raw rows become canonical examples or go to quarantine with all their findings."""
+"""The validation step: turns raw rows into canonical examples, or puts them into quarantine with all their findings."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -33,7 +33,7 @@ _COUNTERS = ("by_rule", "labels", "ignored", "shapes", "lost", "unknown")
 
 
 Block = tuple[str, list[Record]]
-"""A raw file, and those of its rows that one process validates at a time."""
+"""A raw file's name, and the rows of it that one process validates at a time."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class ValidatedRow:
 
     Attributes:
         example: None if the row is quarantined.
-        findings: All of them, warnings and notes too.
+        findings: All findings, warnings and notes too.
         ignored: Keys that nothing reads.
         shape: The row's format; ``mapped`` if `data.fields` locates its texts.
         label: The label of a quarantined row, if readable.
@@ -63,10 +63,10 @@ class ValidatedBlock:
         examples: Canonical JSON Lines of the rows kept.
         quarantine: Each row's file, line, raw text (scrubbed, cut) and findings.
         by_rule: Findings of all rows per rule.
-        labels, lost, unknown: Rows per label: kept; not kept; with one the spec does not name.
+        labels, lost, unknown: Rows per label: kept; not kept; with a label that the spec does not name.
         ignored: Rows per key that nothing reads.
         shapes: Rows per format.
-        unread: Findings about files: what could not be read of them, or is odd. A dictionary has `about`, too.
+        unread: Findings about unreadable or odd parts of files. Each dictionary also has `about`.
     """
 
     file: str = ""
@@ -91,15 +91,15 @@ def validation_settings(spec: TaskSpec) -> dict[str, Any]:
 
 
 def validate(raw: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
-    """Validate every row of the files in ``raw/files``. Writes ``examples.jsonl``, ``quarantine.jsonl`` (file, line,
-    raw, findings) and ``findings.jsonl``. Returns facts: counts as of :class:`ValidatedBlock`; always rows_in == kept +
+    """Validate every row of the files in ``raw/files``. Writes ``examples.jsonl``, ``quarantine.jsonl`` (file, line, raw,
+    findings) and ``findings.jsonl``. Returns facts: the counts of :class:`ValidatedBlock`. Always rows_in == kept +
     quarantined."""
     out.mkdir(parents=True, exist_ok=True)
     folder = raw / FILES
     paths = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
     size = sum(p.stat().st_size for p in paths.values())
     files = {name: Counter(rows_in=0, kept=0, quarantined=0) for name in paths}
-    whole = ValidatedBlock(labels=Counter(dict.fromkeys(spec.labels, 0)))
+    totals = ValidatedBlock(labels=Counter(dict.fromkeys(spec.labels, 0)))
     blocks = (block for name, path in paths.items() for block in in_blocks(read_records(path, name, spec), name))
     with (
         (out / "examples.jsonl").open("wb") as examples,
@@ -113,41 +113,41 @@ def validate(raw: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
             findings.write(encode_lines(result.findings))
             counts = {"rows_in": result.rows_in, "kept": result.kept, "quarantined": len(result.quarantine)}
             files[result.file].update(counts)
-            whole.unread += result.unread
+            totals.unread += result.unread
             for name in _COUNTERS:
-                getattr(whole, name).update(getattr(result, name))
-            whole.rows_in += result.rows_in
-            tell("validated_examples", f"{whole.rows_in} rows validated", rows=whole.rows_in)
+                getattr(totals, name).update(getattr(result, name))
+            totals.rows_in += result.rows_in
+            tell("validated_examples", f"{totals.rows_in} rows validated", rows=totals.rows_in)
     rows = {name: sum(f[name] for f in files.values()) for name in ("rows_in", "kept", "quarantined")}
     unknown: Counter[str] = Counter()
-    for label, n in whole.unknown.most_common(_LABELS_SHOWN):
-        unknown[quoted(label, find=finder_of(spec.data, names=False))] += n  # two labels may be shown alike
+    for label, n in totals.unknown.most_common(_LABELS_SHOWN):
+        unknown[quoted(label, find=finder_of(spec.data, names=False))] += n  # labels may be equal once scrubbed
     return {
         **rows,
         "quarantined_share": round(rows["quarantined"] / max(1, rows["rows_in"]), 6),
-        "by_rule": most_first(whole.by_rule),
-        "shapes": most_first(whole.shapes),
-        "labels": dict(whole.labels),
+        "by_rule": most_first(totals.by_rule),
+        "shapes": most_first(totals.shapes),
+        "labels": dict(totals.labels),
         "files": [{"file": name, **counts} for name, counts in files.items()],
-        "ignored_keys": dict(sorted(whole.ignored.items())),
-        "labels_lost": dict(whole.lost),
+        "ignored_keys": dict(sorted(totals.ignored.items())),
+        "labels_lost": dict(totals.lost),
         "labels_unknown": dict(unknown),
-        "unread": whole.unread,
+        "unread": totals.unread,
     }
 
 
 def in_blocks(records: Iterable[Record], file: str, size: int = _BLOCK_BYTES) -> Iterator[Block]:
     """Group the records of a file into blocks of about `size` bytes."""
-    held: list[Record] = []
+    block: list[Record] = []
     length = 0
     for record in records:
-        held.append(record)
+        block.append(record)
         length += len(record.raw)
         if length >= size:
-            yield file, held
-            held, length = [], 0
-    if held:
-        yield file, held
+            yield file, block
+            block, length = [], 0
+    if block:
+        yield file, block
 
 
 def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
@@ -161,7 +161,7 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
         validated = [ValidatedRow(None, [*record.findings])] if no_row else validate_record(record, file, spec, mapping)
         for row in validated:
             findings = [f.to_dict() for f in row.findings]
-            if spec.data.scrub_region:  # what messages quote is scrubbed already, but for national numbers
+            if spec.data.scrub_region:  # quotes in messages are scrubbed already, except for national numbers
                 findings = [{**f, "message": scrub_text(f["message"], find)} for f in findings]
             result.findings += findings
             result.by_rule.update(f.rule for f in row.findings)
@@ -173,8 +173,8 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
             result.shapes[row.shape] += 1
             result.ignored.update(row.ignored)
             if row.example is None:
-                bad = {**_source(record, file), "raw": _shown(record.raw, find), "findings": findings}
-                result.quarantine.append(bad)
+                entry = {**_source(record, file), "raw": _shown(record.raw, find), "findings": findings}
+                result.quarantine.append(entry)
                 if row.label is not None:
                     (result.lost if row.label in spec.labels else result.unknown)[row.label] += 1
                 continue
@@ -187,7 +187,7 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
 
 
 def validate_record(record: Record, file: str, spec: TaskSpec, mapping: Mapping | None) -> list[ValidatedRow]:
-    """Validate one record: one row, or as many as ``data.fields.each`` makes of it. `mapping`: that of the spec."""
+    """Validate one record: one row, or as many as ``data.fields.each`` makes of it. mapping: that of the spec."""
     place = place_of(_source(record, file))
     value, findings, readable = record.value, list(record.findings), record.value is not None
     if record.encoded:
@@ -199,35 +199,35 @@ def validate_record(record: Record, file: str, spec: TaskSpec, mapping: Mapping 
         message = f"the row is {quoted(value)}, not an object"
         fix = 'write one object per row, such as {"text": "…", "label": "…"}, or map the fields in data.fields'
         return [ValidatedRow(None, [*findings, row_finding("not_an_object", place, message, fix)])]
-    rows = mapping.apply(value, file, record.key, place) if mapping else [Mapped(value, given=value)]
+    rows = mapping.apply(value, file, record.key, place) if mapping else [Mapped(value, raw=value)]
     if record.flat:
         rows = [replace(row, row=_from_cells(row.row)) for row in rows]
     by_fields = mapping is not None and mapping.content
     validated = [_validate(row, by_fields, findings, record, file, place, spec) for row in rows]
-    return [_without_rejected(row, of.given, place) for row, of in zip(validated, rows, strict=True)]
+    return [_without_rejected(row, mapped.raw, place) for row, mapped in zip(validated, rows, strict=True)]
 
 
 def _without_rejected(row: ValidatedRow, value: Any, place: str) -> ValidatedRow:
-    """The row; without its example if an annotator left it out, by a key that nothing else reads, or if a written answer is
-    labelled as a bad one."""
+    """Drop the row's example if an annotator left the row out (by a key that nothing else reads), or if its written answer is
+    labelled as bad."""
     if not isinstance(value, dict) or row.example is None:
         return row
     ignored = value.items() if row.ignored else ()
-    left_out = [key for key, said in ignored if key_name(key) in row.ignored and leaves_out(key, said)]
+    left_out = [key for key, opinion in ignored if key_name(key) in row.ignored and leaves_out(key, opinion)]
     is_bad = str(value.get("label")).casefold() == "false"
     if is_bad and row.example.label is None and ("label" in row.ignored or row.shape != "mapped"):
         left_out.append("label")
     if not left_out:
         return row
     first = value[left_out[0]]
-    said = "false" if first is False else quoted(first[0] if isinstance(first, list) else first)
-    message = f"an annotator left the row out: `{key_name(left_out[0])}` is {said}"
+    shown_value = "false" if first is False else quoted(first[0] if isinstance(first, list) else first)
+    message = f"an annotator left the row out: `{key_name(left_out[0])}` is {shown_value}"
     problem = row_finding("rejected_row", place, message, "remove it, or the key if it says something else")
     return replace(row, example=None, findings=[*row.findings, problem])
 
 
 def _from_cells(row: dict[str, Any]) -> dict[str, Any]:
-    """A table's row: empty cells of optional columns are left out, tags in one cell are split at commas."""
+    """Clean a table's row: drop empty cells of optional columns, and split tags in one cell at commas."""
     row = {k: v for k, v in row.items() if not (v == "" and k in OPTIONAL)}
     if isinstance(row.get("tags"), str):
         row["tags"] = [t.strip() for t in row["tags"].split(",") if t.strip()]
@@ -244,7 +244,7 @@ def _validate(
     turns = read_turns(row, spec, place)
     shape = "mapped" if by_fields else turns.shape or "unknown"
     all_findings += turns.findings
-    decoded_with_loss = any(f.rule == "data.invalid_utf8" for f in all_findings)  # then U+FFFD comes from decoding here
+    decoded_with_loss = any(f.rule == "data.invalid_utf8" for f in all_findings)  # U+FFFD then comes from decoding
     problems = check_row(row, turns, spec, place)
     all_findings += [f for f in problems if not (decoded_with_loss and f.rule == "data.replacement_character")]
     time, problems = read_time(row.get("time"), place)
@@ -272,5 +272,5 @@ def _source(record: Record, file: str) -> dict[str, Any]:
 
 
 def _shown(data: bytes, find: Finder) -> str:
-    """The row as shown in the quarantine: decoded with replacements, scrubbed, truncated."""
+    """Return the row as shown in the quarantine: decoded with replacements, scrubbed, truncated."""
     return scrub_text(data[: 4 * RAW_SHOWN].decode("utf-8", "replace"), find)[:RAW_SHOWN]

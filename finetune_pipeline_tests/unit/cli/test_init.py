@@ -124,7 +124,7 @@ def test_try_says_what_files_are_worth_and_leaves_nothing_behind(tmp_path: Path)
     command = [sys.executable, "-c", code, *map(str, files)]
     done = subprocess.run(command, env=env, text=True, capture_output=True, check=False, stdin=subprocess.DEVNULL)
     assert done.stdout.splitlines()[-1] == "False 2", done.stdout + done.stderr
-    assert "59 texts stand in test.csv and in train.csv" in done.stdout
+    assert "59 texts are in both test.csv and train.csv" in done.stdout
     assert "accuracy" in done.stdout and "fine-tuning needs: " in done.stdout and "200 more are needed" in done.stdout
     assert sorted(p.name for p in tmp_path.iterdir()) == ["test.csv", "tmp", "train.csv"]
     assert not list((tmp_path / "tmp").iterdir())

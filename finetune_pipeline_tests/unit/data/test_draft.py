@@ -60,9 +60,9 @@ def of(folder: Path, name: str, content: str | bytes) -> tuple[str, Path]:
 
 
 def drafted(*files: tuple[str, Path], **options: Any) -> Draft:
-    made, problems = draft(files, **options)
-    assert made is not None, "\n".join(map(str, problems))
-    return made
+    task, problems = draft(files, **options)
+    assert task is not None, "\n".join(map(str, problems))
+    return task
 
 
 PAIRS = pairs()
@@ -158,48 +158,48 @@ LABELS["many labels"] = [f"intent_{i}" for i in range(150)]
 
 @pytest.mark.parametrize("kind", FILES)
 def test_the_text_and_the_labels_of_any_table_are_found(kind: str, tmp_path: Path) -> None:
-    made = drafted(of(tmp_path, *FILES[kind]))
-    assert sorted(made.answers.labels) == sorted(LABELS.get(kind, THINGS)), made.choice
-    assert made.answers.rows == {"lists": 249, "many labels": 1500, "patterns": 6 * len(SAYS)}.get(kind, 240)
+    draft = drafted(of(tmp_path, *FILES[kind]))
+    assert sorted(draft.answers.labels) == sorted(LABELS.get(kind, THINGS)), draft.choice
+    assert draft.answers.rows == {"lists": 249, "many labels": 1500, "patterns": 6 * len(SAYS)}.get(kind, 240)
     # the copy's suffix follows from it, where the file's own says nothing
-    assert "unknown" not in made.reading.containers.values()
-    spec = parse_spec(task_yaml("some_task", made, "a file"))
-    assert spec.labels == made.answers.labels and spec.data.fields == made.spec.data.fields
+    assert "unknown" not in draft.reading.containers.values()
+    spec = parse_spec(task_yaml("some_task", draft, "a file"))
+    assert spec.labels == draft.answers.labels and spec.data.fields == draft.spec.data.fields
 
 
 def test_the_fields_of_a_draft(tmp_path: Path) -> None:
     """All of what the user says; none where rows have a known format; a mapping where its keys mean something else."""
-    made = drafted(of(tmp_path, *FILES["subject"]))
-    assert made.data["fields"]["text"] == r'join(`"\n\n"`, [subject, body][?@])'
+    draft = drafted(of(tmp_path, *FILES["subject"]))
+    assert draft.data["fields"]["text"] == r'join(`"\n\n"`, [subject, body][?@])'
     row = {"subject": "Invoice", "body": "Where is it?", "queue": "billing"}
-    assert kept_example(row, made.spec).user_text == "Invoice\n\nWhere is it?"  # it had a backslash and an n
+    assert kept_example(row, draft.spec).user_text == "Invoice\n\nWhere is it?"  # it had a backslash and an n
     assert drafted(of(tmp_path, *FILES["wide"])).choice.unused == ["id", "datum", "kanal", "land", "dauer"]
     segments = [{"data": [{"text": "play "}, {"text": word, "entity": "song"}]} for word in SAYS]
     document = json.dumps({"Play": segments, "Stop": [{"data": [{"text": f"stop {word} now"}]} for word in SAYS]})
-    made = drafted(of(tmp_path, "s.json", document))
-    assert made.data["fields"] == {"text": "join('', data[].text)", "label": "$key"}
+    draft = drafted(of(tmp_path, "s.json", document))
+    assert draft.data["fields"] == {"text": "join('', data[].text)", "label": "$key"}
     asked = [{"instruction": f"do {t}", "input": t, "output": f"done with {t}", "category": y} for t, y in PAIRS]
-    made = drafted(of(tmp_path, "a.jsonl", lines(asked)))
-    assert made.data == {} and made.answers.kind == "text"
+    draft = drafted(of(tmp_path, "a.jsonl", lines(asked)))
+    assert draft.data == {} and draft.answers.kind == "text"
     few = [row | {"instruction": f"do {i % 3}", "input": row["input"] if i % 4 else ""} for i, row in enumerate(asked)]
-    made = drafted(of(tmp_path, "few.jsonl", lines(few)))
-    assert made.data == {} and made.answers.rows == 240 and made.choice.unused == ["category"]
+    draft = drafted(of(tmp_path, "few.jsonl", lines(few)))
+    assert draft.data == {} and draft.answers.rows == 240 and draft.choice.unused == ["category"]
     assert drafted(of(tmp_path, "b.csv", table(HEADED))).data == {}
     odd = [{"text": t, "label": y, "origin": "web", "tags": 3} for t, y in PAIRS]
     odd += [odd[0] | {"label": "Billing"}, odd[1] | {"label": "odd"}]
-    made = drafted(of(tmp_path, "c.jsonl", lines(odd)))
-    assert made.data == {"fields": {"text": "text", "label": "label"}}
-    assert made.answers.other_spellings == {"Billing": ("billing", 1)} and "Billing" not in made.answers.labels
-    assert made.answers.counts["odd"] == 1
+    draft = drafted(of(tmp_path, "c.jsonl", lines(odd)))
+    assert draft.data == {"fields": {"text": "text", "label": "label"}}
+    assert draft.answers.other_spellings == {"Billing": ("billing", 1)} and "Billing" not in draft.answers.labels
+    assert draft.answers.counts["odd"] == 1
 
 
 def test_a_worse_answer_and_what_holds_the_text_are_no_answers(tmp_path: Path) -> None:
     both = [{"chosen": f"Human: {t} Assistant: yes {y}", "rejected": f"no, {t} at all"} for t, y in PAIRS]
-    made, problems = draft([of(tmp_path, "a.jsonl", lines(both))])
-    assert made is None and problems[-1].rule == "draft.no_columns"
+    task, problems = draft([of(tmp_path, "a.jsonl", lines(both))])
+    assert task is None and problems[-1].rule == "draft.no_columns"
     within = [{"doc": {"body": t, "lang": "en"}, "meta": {"labels": [y, y]}} for t, y in PAIRS]
-    made = drafted(of(tmp_path, "b.jsonl", lines(within)))
-    assert made.data["fields"] == {"prompt": "doc.body", "completion": "to_string(meta)"}
+    task = drafted(of(tmp_path, "b.jsonl", lines(within)))
+    assert task.data["fields"] == {"prompt": "doc.body", "completion": "to_string(meta)"}
     parts = [
         {"title": y, "parts": [{"context": t, "more": [t[:9]]}, {"context": t[::-1], "more": []}]} for t, y in PAIRS
     ]
@@ -208,8 +208,8 @@ def test_a_worse_answer_and_what_holds_the_text_are_no_answers(tmp_path: Path) -
 
 def test_two_columns_of_texts_are_a_request_and_its_answer(tmp_path: Path) -> None:
     rows = [[f"Was ist {t}?", f"Das ist {y}, nämlich {t[::-1]}"] for t, y in PAIRS]
-    made = drafted(of(tmp_path, "a.csv", table([["Frage", "Auskunft"], *rows], ";")))
-    assert made.answers.kind == "text" and made.data["fields"] == {"prompt": "Frage", "completion": "Auskunft"}
+    draft = drafted(of(tmp_path, "a.csv", table([["Frage", "Auskunft"], *rows], ";")))
+    assert draft.answers.kind == "text" and draft.data["fields"] == {"prompt": "Frage", "completion": "Auskunft"}
     marked = [{"question": t, "answer": f"because\n#### {i}"} for i, (t, _) in enumerate(PAIRS)]
     assert drafted(of(tmp_path, "b.jsonl", lines(marked))).output["extract"].startswith("####")
 
@@ -219,13 +219,13 @@ def test_answers_in_json_get_a_schema(tmp_path: Path, written: Callable[[Any], A
     values: list[Any] = [{"item": f"thing é {i}", "size": "SML"[i % 3], "count": i} for i in range(240)]
     values[3]["note"] = None
     rows = [{"message": t, "extraction": written(values[i])} for i, (t, _) in enumerate(PAIRS)]
-    made = drafted(of(tmp_path, "a.jsonl", lines(rows)))
-    assert made.answers.kind == "json" and made.schema is not None
-    assert [json.loads(answer) for answer in made.answers.values] == values
-    assert written is json.dumps or not any("\\u" in answer for answer in made.answers.values)
-    assert made.schema["required"] == ["item", "size", "count"]
-    assert made.schema["properties"]["size"] == {"enum": ["S", "M", "L"]}
-    assert "size: # describe (one of" in made.system_prompt
+    draft = drafted(of(tmp_path, "a.jsonl", lines(rows)))
+    assert draft.answers.kind == "json" and draft.schema is not None
+    assert [json.loads(answer) for answer in draft.answers.values] == values
+    assert written is json.dumps or not any("\\u" in answer for answer in draft.answers.values)
+    assert draft.schema["required"] == ["item", "size", "count"]
+    assert draft.schema["properties"]["size"] == {"enum": ["S", "M", "L"]}
+    assert "size: # describe (one of" in draft.system_prompt
     named = [{"mail": t, "extracted": written({"topic": y, "words": i})} for i, (t, y) in enumerate(PAIRS)]
     assert drafted(of(tmp_path, "b.jsonl", lines(named))).choice.answer == "extracted"
 
@@ -244,39 +244,39 @@ def turns(who: str, said: str, names: dict[str, str]) -> list[list[dict[str, str
 def test_conversations_in_any_form_are_read(tmp_path: Path) -> None:
     logs = turns("who", "msg", {"q": "Customer", "a": "Agent"})
     google = turns("who", "msg", {"q": "user", "a": "model"})
-    made = drafted(of(tmp_path, "a.json", json.dumps([{"chat": i, "log": log} for i, log in enumerate(logs)])))
-    assert made.data["fields"]["messages"] == "log[].{role: who, content: msg}" and made.data["inject"] is True
-    assert made.data["roles"] == {"Customer": "user", "Agent": "assistant"} and made.answers.rows == 60
+    draft = drafted(of(tmp_path, "a.json", json.dumps([{"chat": i, "log": log} for i, log in enumerate(logs)])))
+    assert draft.data["fields"]["messages"] == "log[].{role: who, content: msg}" and draft.data["inject"] is True
+    assert draft.data["roles"] == {"Customer": "user", "Agent": "assistant"} and draft.answers.rows == 60
     inside = {"exported": "2026", "conversations": [{"id": i, "transcript": log} for i, log in enumerate(logs)]}
-    made = drafted(of(tmp_path, "e.json", json.dumps(inside)))
-    assert made.data["fields"]["rows"] == "conversations" and made.answers.rows == 60
+    draft = drafted(of(tmp_path, "e.json", json.dumps(inside)))
+    assert draft.data["fields"]["rows"] == "conversations" and draft.answers.rows == 60
     shares = [{"conversations": chat} for chat in turns("from", "value", {"q": "human", "a": "gpt"})]
     assert drafted(of(tmp_path, "b.json", json.dumps(shares))).data == {"inject": True}
     parts = [{"contents": [{"role": t["who"], "parts": [{"text": t["msg"]}]} for t in log]} for log in google]
-    made = drafted(of(tmp_path, "f.jsonl", lines(parts)))
-    assert made.data["roles"] == {"model": "assistant"} and made.answers.rows == 60
+    draft = drafted(of(tmp_path, "f.jsonl", lines(parts)))
+    assert draft.data["roles"] == {"model": "assistant"} and draft.answers.rows == 60
     own = turns("role", "content", {"q": "user", "a": "assistant"})
     kind = [{"messages": [{"role": "system", "content": "Be kind."}, *chat]} for chat in own]
-    made = drafted(of(tmp_path, "c.jsonl", lines(kind)))
-    assert (made.system_prompt, made.answers.kind) == ("Be kind.", "text")
+    draft = drafted(of(tmp_path, "c.jsonl", lines(kind)))
+    assert (draft.system_prompt, draft.answers.kind) == ("Be kind.", "text")
     differing = [{"messages": [{"role": "system", "content": f"Be {i}."}, *chat]} for i, chat in enumerate(own)]
-    made = drafted(of(tmp_path, "d.jsonl", lines(differing)))
-    assert made.data["fields"] == {"messages": "messages[?role != 'system']"} and made.answers.rows == 60
+    draft = drafted(of(tmp_path, "d.jsonl", lines(differing)))
+    assert draft.data["fields"] == {"messages": "messages[?role != 'system']"} and draft.answers.rows == 60
     beside = [{"messages": chat, "system": "Be kind.", "tools": [], "score": 1} for chat in own]
-    made = drafted(of(tmp_path, "g.jsonl", lines(beside)))
-    assert (made.system_prompt, made.choice.unused) == ("Be kind.", ["score"])
+    draft = drafted(of(tmp_path, "g.jsonl", lines(beside)))
+    assert (draft.system_prompt, draft.choice.unused) == ("Be kind.", ["score"])
     compared = [{"input": {"messages": c[:3]}, "preferred_output": c[3:], "non_preferred_output": c[1:2]} for c in own]
-    made = drafted(of(tmp_path, "h.jsonl", lines(compared)))
-    assert sorted(made.answers.values) == sorted({c[3]["content"] for c in own})
+    draft = drafted(of(tmp_path, "h.jsonl", lines(compared)))
+    assert sorted(draft.answers.values) == sorted({c[3]["content"] for c in own})
     system = {"role": "system", "content": "Be kind."}
     asked = [{"input": [system, *c[:3]], "output": c[3], "model": "ab"[len(c[2]) % 2]} for c in own]
-    made = drafted(of(tmp_path, "i.jsonl", lines(asked)))
-    assert (made.answers.rows, made.system_prompt) == (60, "Be kind.")
-    assert sorted(made.answers.values) == sorted({c[3]["content"] for c in own})
+    draft = drafted(of(tmp_path, "i.jsonl", lines(asked)))
+    assert (draft.answers.rows, draft.system_prompt) == (60, "Be kind.")
+    assert sorted(draft.answers.values) == sorted({c[3]["content"] for c in own})
     greeted = [{"messages": [{"role": "assistant", "content": "Hello"}, *chat]} for chat in own]
     assert drafted(of(tmp_path, "k.jsonl", lines(greeted))).answers.rows == 60
     preferred = [{"prompt": c[:3], "chosen": c[3:], "rejected": c[1:2]} for c in own]
-    assert sorted(drafted(of(tmp_path, "j.jsonl", lines(preferred))).answers.values) == sorted(made.answers.values)
+    assert sorted(drafted(of(tmp_path, "j.jsonl", lines(preferred))).answers.values) == sorted(draft.answers.values)
 
 
 def test_texts_that_hold_json_are_read(tmp_path: Path) -> None:
@@ -286,9 +286,9 @@ def test_texts_that_hold_json_are_read(tmp_path: Path) -> None:
     generated = [[json.dumps(c[:3]), json.dumps(c[3])] for c in own]
     shown = [[str(c[:3]), str(c[3])] for c in own]  # pandas writes Python's notation
     for rows in (traced, generated, shown):
-        made = drafted(of(tmp_path, "a.csv", table([["input", "output"], *rows])))
-        assert (made.answers.kind, made.answers.rows) == ("text", 60)
-        assert set(made.answers.values) == {c[3]["content"] for c in own}
+        draft = drafted(of(tmp_path, "a.csv", table([["input", "output"], *rows])))
+        assert (draft.answers.kind, draft.answers.rows) == ("text", 60)
+        assert set(draft.answers.values) == {c[3]["content"] for c in own}
     whole = drafted(of(tmp_path, "b.jsonl", lines([{"id": i, "dialog": json.dumps(c)} for i, c in enumerate(own)])))
     assert whole.data["fields"] == {"messages": "dialog"} and whole.answers.rows == 60
     events = [[json.dumps({"code": f"{y[:2]}{i % 7}", "n": i}), y] for i, (_, y) in enumerate(PAIRS)]
@@ -297,8 +297,10 @@ def test_texts_that_hold_json_are_read(tmp_path: Path) -> None:
         == "to_string(event)"
     )
     cells = [[json.dumps({"text": t, "label": y}), "{}" if i else "{broken"] for i, (t, y) in enumerate(PAIRS)]
-    made = drafted(of(tmp_path, "c.csv", table([["payload", "note"], *cells])))
-    assert made.data["fields"] == {"text": "payload.text", "label": "payload.label"} and made.choice.unused == ["note"]
+    draft = drafted(of(tmp_path, "c.csv", table([["payload", "note"], *cells])))
+    assert draft.data["fields"] == {"text": "payload.text", "label": "payload.label"} and draft.choice.unused == [
+        "note"
+    ]
 
 
 def test_calls_alone_are_answers_and_results_of_functions_are_no_users(tmp_path: Path) -> None:
@@ -309,15 +311,18 @@ def test_calls_alone_are_answers_and_results_of_functions_are_no_users(tmp_path:
         {"messages": [q, {"role": "assistant", "tool_calls": [{"type": "function", "function": call}]}]}
         for q, call in zip(asked, calls, strict=True)
     ]
-    made = drafted(of(tmp_path, "a.jsonl", lines(alone)))
-    assert (made.answers.kind, made.answers.rows) == ("text", 240) and 'route({"to": "billing"})' in made.answers.values
+    draft = drafted(of(tmp_path, "a.jsonl", lines(alone)))
+    assert (draft.answers.kind, draft.answers.rows) == (
+        "text",
+        240,
+    ) and 'route({"to": "billing"})' in draft.answers.values
     old = [
         {"role": "assistant", "content": None, "function_call": calls[0]},
         {"role": "function", "name": "route", "content": "ok"},
     ]
     said = [{"messages": [q, *old, {"role": "assistant", "content": f"Done {i}"}]} for i, q in enumerate(asked)]
-    made = drafted(of(tmp_path, "b.jsonl", lines(said)))
-    assert made.data == {"inject": True} and not made.converted
+    draft = drafted(of(tmp_path, "b.jsonl", lines(said)))
+    assert draft.data == {"inject": True} and not draft.converted
     sums = [{"prompt": [q], "ground_truth": str(i), "source": "x"} for i, q in enumerate(asked)]
     assert drafted(of(tmp_path, "c.jsonl", lines(sums))).answers.values == [str(i) for i in range(240)]
 
@@ -343,15 +348,15 @@ def test_logs_of_requests_and_responses_are_read(tmp_path: Path) -> None:
             {"type": "message", "content": [{"type": "output_text", "text": text}]},
         ]
         rows["responses"].append({"request": {"input": chat[2]["content"]}, "response": {"output": items}})
-    made = {name: drafted(of(tmp_path, f"{name}.jsonl", lines(some))) for name, some in rows.items()}
-    assert {name: of.answers.rows for name, of in made.items()} == {**dict.fromkeys(rows, 60), "anthropic": 59}
+    draft = {name: drafted(of(tmp_path, f"{name}.jsonl", lines(some))) for name, some in rows.items()}
+    assert {name: of.answers.rows for name, of in draft.items()} == {**dict.fromkeys(rows, 60), "anthropic": 59}
     for name in ("openai", "batch"):
         answer = "response.choices[0].message" if name == "openai" else "response.body.choices[0].message"
-        assert answer in made[name].data["fields"]["messages"] and made[name].choice.unused == []
-        assert set(made[name].answers.values) == {"f({})", *(chat[3]["content"] for chat in own)}
-    assert set(made["anthropic batch"].answers.values) == {chat[3]["content"] for chat in own}
-    assert made["anthropic"].system_prompt == "Be kind." and "</think>" in made["anthropic"].answers.values[0]
-    assert sorted(made["responses"].answers.labels) == sorted({chat[3]["content"] for chat in own})
+        assert answer in draft[name].data["fields"]["messages"] and draft[name].choice.unused == []
+        assert set(draft[name].answers.values) == {"f({})", *(chat[3]["content"] for chat in own)}
+    assert set(draft["anthropic batch"].answers.values) == {chat[3]["content"] for chat in own}
+    assert draft["anthropic"].system_prompt == "Be kind." and "</think>" in draft["anthropic"].answers.values[0]
+    assert sorted(draft["responses"].answers.labels) == sorted({chat[3]["content"] for chat in own})
 
 
 def test_rows_that_an_annotator_rejected_are_no_examples(tmp_path: Path) -> None:
@@ -359,17 +364,17 @@ def test_rows_that_an_annotator_rejected_are_no_examples(tmp_path: Path) -> None
         {"text": t, "label": y, "answer": ("accept", "reject", "ignore")[i % 10 // 8]} for i, (t, y) in enumerate(PAIRS)
     ]
     file = of(tmp_path, "a.jsonl", lines(decided))
-    made = drafted(file)
-    assert (sorted(made.answers.labels), made.answers.rows) == (sorted(THINGS), 192)
-    assert row_rules(decided[8], made.spec) == ["rejected_row"]
+    draft = drafted(file)
+    assert (sorted(draft.answers.labels), draft.answers.rows) == (sorted(THINGS), 192)
+    assert row_rules(decided[8], draft.spec) == ["rejected_row"]
     judged = drafted(of(tmp_path, "b.jsonl", lines([row | {"label": 1} for row in decided])))
     assert judged.data["fields"]["label"] == "answer" and judged.answers.rows == 240
     good = [{"prompt": t, "completion": f"{y} {i}", "label": i % 3 > 0} for i, (t, y) in enumerate(PAIRS)]
     asked = [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in good]
     for name, rows in (("d.jsonl", good), ("e.jsonl", asked)):  # data for KTO
-        made = drafted(of(tmp_path, name, lines(rows)))
-        assert set(made.answers.values) == {row["completion"] for row in good if row["label"]}
-    assert row_rules({**asked[0], "label": 0}, made.spec) == [] and row_rules(asked[0], made.spec) == ["rejected_row"]
+        draft = drafted(of(tmp_path, name, lines(rows)))
+        assert set(draft.answers.values) == {row["completion"] for row in good if row["label"]}
+    assert row_rules({**asked[0], "label": 0}, draft.spec) == [] and row_rules(asked[0], draft.spec) == ["rejected_row"]
     questions = [{"question": t, "answer": "ignore" if i % 2 else f"It is {i}"} for i, (t, _) in enumerate(PAIRS)]
     assert drafted(of(tmp_path, "c.jsonl", lines(questions))).answers.rows == 240
 
@@ -382,38 +387,38 @@ def test_a_table_with_a_turn_a_row_becomes_conversations(tmp_path: Path) -> None
     ]
     rows.append(["c1", "agent", "hello", "one cell too many"])
     file = of(tmp_path, "chat.csv", table([["conversation_id", "sender", "message"], *rows]))
-    made = drafted(file)
-    place_files(given_files([file[1]]), tmp_path / "task", made.converted)
+    draft = drafted(file)
+    place_files(given_files([file[1]]), tmp_path / "task", draft.converted)
     first = json.loads((tmp_path / "task" / "raw" / "chat.jsonl").read_text().splitlines()[0])
     assert [m["role"] for m in first["messages"]] == ["user", "assistant", "user", "assistant"]
     assert first["messages"][0]["content"].endswith("\nquick") and first["group"] == "c0"
-    assert made.answers.rows == 60 and "written as conversations" in " ".join(made.notes)
+    assert draft.answers.rows == 60 and "written as conversations" in " ".join(draft.notes)
     placed = place_files(given_files([file[1]]), tmp_path / "other", {})
-    with pytest.raises(FindingsError, match="read beside them"):
-        place_files(given_files([tmp_path / "other" / placed[0]]), tmp_path / "other", made.converted)
-    lost = "1 rows that cannot be read, 60 turns before the user speaks, 60 turns behind the last answer"
-    assert made.notes[-1] == f"left out: {lost}"
+    with pytest.raises(FindingsError, match="would read both"):
+        place_files(given_files([tmp_path / "other" / placed[0]]), tmp_path / "other", draft.converted)
+    lost = "1 rows that cannot be read, 60 turns before the user speaks, 60 turns after the last answer"
+    assert draft.notes[-1] == f"left out: {lost}"
 
 
 def test_what_cannot_be_told_is_said_with_the_columns(tmp_path: Path) -> None:
     moments = [["id", "when"], *([str(i), f"2026-01-{1 + i % 28:02d}"] for i in range(90))]
-    made, problems = draft([of(tmp_path, "a.csv", table(moments))])
-    assert made is None and "id (90 values" in problems[-1].message and "--answer" in problems[-1].fix
+    task, problems = draft([of(tmp_path, "a.csv", table(moments))])
+    assert task is None and "id (90 values" in problems[-1].message and "--answer" in problems[-1].fix
     when = [dt.datetime(2026, 1, 1) + dt.timedelta(minutes=i) for i in range(240)]
-    made, problems = draft([of(tmp_path, "a.parquet", parquet({"text": [t for t, _ in PAIRS], "when": when}))])
-    assert made is None and "when (240 values" in problems[-1].message
+    task, problems = draft([of(tmp_path, "a.parquet", parquet({"text": [t for t, _ in PAIRS], "when": when}))])
+    assert task is None and "when (240 values" in problems[-1].message
     odd = [{"a b": t, "c-d": y, "other": "xy"[i % 2]} for i, (t, y) in enumerate(PAIRS)]
     file = of(tmp_path, "c.jsonl", lines(odd))
     assert drafted(file, text="a b", answer="other").data["fields"] == {"text": '"a b"', "label": "other"}
     tokens = [{"text": f"<|im_end|> {t}", "label": y} for t, y in PAIRS]
-    made, (fault, empty) = draft([of(tmp_path, "t.jsonl", lines([*tokens[:30], {**tokens[0], "text": ""}]))])
-    assert made is None and fault.rule == "data.template_residue" and fault.place == "raw/t.jsonl:1"
+    task, (fault, empty) = draft([of(tmp_path, "t.jsonl", lines([*tokens[:30], {**tokens[0], "text": ""}]))])
+    assert task is None and fault.rule == "data.template_residue" and fault.place == "raw/t.jsonl:1"
     assert fault.message.endswith("; 30 of 31 rows looked at have this fault")
     assert empty.message.endswith("; 1 of 31 rows looked at have this fault")
-    made, problems = draft([file], answer="nothing")
-    assert made is None and "no column 'nothing'" in problems[-1].message
-    made, problems = draft([of(tmp_path, "d.csv", "text,label\nschön,x\n".encode("cp1252"))], encoding="cp125")
-    assert made is None and "'cp125' is not a known text encoding" in problems[-1].message
+    task, problems = draft([file], answer="nothing")
+    assert task is None and "no column 'nothing'" in problems[-1].message
+    task, problems = draft([of(tmp_path, "d.csv", "text,label\nschön,x\n".encode("cp1252"))], encoding="cp125")
+    assert task is None and "'cp125' is not a known text encoding" in problems[-1].message
 
 
 TRIPLES = [f"{a} sails to{i}" for i, a in enumerate(("Ann", "Bob", "Cy", "Di"))]
@@ -454,8 +459,8 @@ SAID_IN_BATCH = [{"custom_id": t, "response": {"body": {"choices": []}}} for t, 
 )
 def test_what_keeps_files_from_being_a_task_is_named(tmp_path: Path, rule: str, files: dict[str, str]) -> None:
     options = {"answer": "label"} if rule == "draft.answers" else {}
-    made, problems = draft([of(tmp_path, name, content) for name, content in files.items()], **options)
-    assert made is None and rule in {finding.rule for finding in problems}
+    task, problems = draft([of(tmp_path, name, content) for name, content in files.items()], **options)
+    assert task is None and rule in {finding.rule for finding in problems}
     assert all(finding.fix for finding in problems)
 
 
@@ -511,8 +516,8 @@ def test_rows_of_any_shape_end_as_a_task_or_findings(
 
     some = [{key: value(before) for key, before in row.items()} for row in rows * times]
     data = json.dumps(some) if suffix == "json" else "\n".join(map(json.dumps, some))
-    made, problems = draft([of(tmp_path_factory.getbasetemp(), f"a.{suffix}", data)])
-    assert problems or parse_spec(task_yaml("some_task", made, "a file")).data == made.spec.data
+    task, problems = draft([of(tmp_path_factory.getbasetemp(), f"a.{suffix}", data)])
+    assert problems or parse_spec(task_yaml("some_task", task, "a file")).data == task.spec.data
 
 
 @pytest.mark.parametrize(

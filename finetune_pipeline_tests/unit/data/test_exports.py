@@ -12,23 +12,23 @@ from finetune_pipeline_tests.unit.data.raw_rows import kept_example, row_rules, 
 from finetune_pipeline_tests.unit.data.rows import make_spec
 from finetune_pipeline_tests.unit.data.test_draft import CHATS, PAIRS, THINGS, drafted, lines, of
 
-Said = set[tuple[str, str]]
+Pairs = set[tuple[str, str]]
 LABELS = list(THINGS)
 
 
-def read(folder: Path, content: str, name: str = "a.json") -> tuple[Draft, Said]:
+def read(folder: Path, content: str, name: str = "a.json") -> tuple[Draft, Pairs]:
     """The draft of a file, and (what the user says, the answer) of every example it gives."""
     file = of(folder, name, content)
-    made = drafted(file)
-    examples = [Example(**row) for row in validate_file(file[1], made.spec).rows]
-    return made, {(example.user_text, example.answer) for example in examples}
+    draft = drafted(file)
+    examples = [Example(**row) for row in validate_file(file[1], draft.spec).rows]
+    return draft, {(example.user_text, example.answer) for example in examples}
 
 
 def wrong(label: str) -> str:
     return LABELS[(LABELS.index(label) + 1) % len(LABELS)]
 
 
-def said_in(chats: Any) -> Said:
+def pairs_of(chats: Any) -> Pairs:
     return {("\n".join(text for who, text in chat if who == "q"), chat[-1][1]) for chat in chats}
 
 
@@ -39,11 +39,11 @@ def result(control: str, key: str, *values: Any) -> list[dict[str, Any]]:
 
 def labelled(text: str, *annotations: tuple[list[dict[str, Any]], bool]) -> dict[str, Any]:
     """A task of Label Studio; of each annotation: its results, and whether it was skipped."""
-    made = [
+    draft = [
         {"id": i, "completed_by": i % 2, "was_cancelled": skipped, "lead_time": len(text) / 3, "result": results}
         for i, (results, skipped) in enumerate(annotations, len(text))
     ]
-    return {"id": len(text), "data": {"text": text}, "annotations": made, "total_annotations": len(made)}
+    return {"id": len(text), "data": {"text": text}, "annotations": draft, "total_annotations": len(draft)}
 
 
 def test_skipped_annotations_of_label_studio_are_no_answers(tmp_path: Path) -> None:
@@ -52,10 +52,10 @@ def test_skipped_annotations_of_label_studio_are_no_answers(tmp_path: Path) -> N
         good, bad = result("topic", "choices", [label]), result("topic", "choices", [wrong(label)])
         answered = [[(good, False)], [(bad, True), (good, False)], [(good, False), (good, False)], [(bad, True)]]
         rows.append(labelled(text, *answered[i % 4]))
-    made, said = read(tmp_path, json.dumps(rows))
-    assert said == {pair for i, pair in enumerate(PAIRS) if i % 4 < 3}
-    assert made.data["fields"]["each"] == "annotations[?!was_cancelled]"
-    assert "120 of 360 elements of annotations say was_cancelled" in " ".join(made.notes)
+    draft, pairs = read(tmp_path, json.dumps(rows))
+    assert pairs == {pair for i, pair in enumerate(PAIRS) if i % 4 < 3}
+    assert draft.data["fields"]["each"] == "annotations[?!was_cancelled]"
+    assert "120 of 360 elements of annotations have was_cancelled" in " ".join(draft.notes)
 
 
 def test_each_control_of_label_studio_is_a_column(tmp_path: Path) -> None:
@@ -73,8 +73,8 @@ def test_each_control_of_label_studio_is_a_column(tmp_path: Path) -> None:
     marked = [
         labelled(t, (some[: 1 + i % 2], False)) for i, ((t, _), some) in enumerate(zip(PAIRS, found, strict=True))
     ]
-    made, said = read(tmp_path, json.dumps(marked))
-    assert made.answers.kind == "json" and {json.dumps(json.loads(a)) for _, a in said} == {
+    draft, pairs = read(tmp_path, json.dumps(marked))
+    assert draft.answers.kind == "json" and {json.dumps(json.loads(a)) for _, a in pairs} == {
         json.dumps(spans[:1]),
         json.dumps(spans),
     }
@@ -85,8 +85,8 @@ def test_the_system_text_of_gemini_is_kept(tmp_path: Path) -> None:
     contents = [[{"role": names[who], "parts": [{"text": text}]} for who, text in chat] for chat in CHATS]
     system = {"role": "system", "parts": [{"text": "Be kind."}, {"text": " Always."}]}
     for key in ("systemInstruction", "system_instruction"):
-        made, said = read(tmp_path, lines([{key: system, "contents": turns} for turns in contents]), "a.jsonl")
-        assert (made.system_prompt, said) == ("Be kind. Always.", said_in(CHATS))
+        draft, pairs = read(tmp_path, lines([{key: system, "contents": turns} for turns in contents]), "a.jsonl")
+        assert (draft.system_prompt, pairs) == ("Be kind. Always.", pairs_of(CHATS))
     mixed = [
         {("systemInstruction", "system_instruction")[i % 2]: system, "contents": c} for i, c in enumerate(contents)
     ]
@@ -96,9 +96,9 @@ def test_the_system_text_of_gemini_is_kept(tmp_path: Path) -> None:
         {"request": {"contents": c[:3], "systemInstruction": system}, "response": {"candidates": some}}
         for c, some in zip(contents, candidates, strict=True)
     ]
-    made, said = read(tmp_path, lines(batch), "a.jsonl")
-    assert made.system_prompt == "Be kind. Always."
-    assert said == {(asked, f"{answer} Bye.") for asked, answer in said_in(CHATS)}
+    draft, pairs = read(tmp_path, lines(batch), "a.jsonl")
+    assert draft.system_prompt == "Be kind. Always."
+    assert pairs == {(asked, f"{answer} Bye.") for asked, answer in pairs_of(CHATS)}
 
 
 def node(role: str, parts: list[Any], parent: str | None, **more: Any) -> dict[str, Any]:
@@ -122,8 +122,8 @@ def exported(chat: Any) -> dict[str, Any]:
 
 
 def test_the_thread_that_chatgpt_shows_is_read(tmp_path: Path) -> None:
-    made, said = read(tmp_path, json.dumps([exported(chat) for chat in CHATS]), "conversations.json")
-    assert said == said_in(CHATS) and made.data == {"inject": True} and made.choice.unused == ["title"]
+    draft, pairs = read(tmp_path, json.dumps([exported(chat) for chat in CHATS]), "conversations.json")
+    assert pairs == pairs_of(CHATS) and draft.data == {"inject": True} and draft.choice.unused == ["title"]
     spec = make_spec(output={"kind": "text"}, inject=True)
     row = exported(CHATS[0])
     assert [m["role"] for m in kept_example(row, spec).messages] == ["system", "user", "assistant", "user", "assistant"]
@@ -143,9 +143,9 @@ def test_each_question_of_squad_is_a_row(tmp_path: Path) -> None:
         questions += [{"question": f"Who is {i}?", "answers": [], "is_impossible": True}] if i % 3 == 0 else []
         articles.append({"title": f"T{i}", "paragraphs": [{"context": f"About {text}", "qas": questions}]})
         expected.add((f"What is {text[::-1]}?\n\nAbout {text}", text[:9].strip()))
-    made, said = read(tmp_path, json.dumps({"version": "v2.0", "data": articles}))
-    assert said == expected and made.data["fields"]["rows"] == "data[].paragraphs[]"
-    assert made.notes[-1] == "80 of 320 elements of qas say is_impossible: data.fields.each leaves them out"
+    draft, pairs = read(tmp_path, json.dumps({"version": "v2.0", "data": articles}))
+    assert pairs == expected and draft.data["fields"]["rows"] == "data[].paragraphs[]"
+    assert draft.notes[-1] == "80 of 320 elements of qas have is_impossible: data.fields.each leaves them out"
     assert read(tmp_path, json.dumps(articles))[1] == expected
     for article in articles:
         (paragraph,) = article["paragraphs"]
@@ -156,23 +156,23 @@ def test_each_question_of_squad_is_a_row(tmp_path: Path) -> None:
     of_hub = [row | {"answers": {"text": [a["text"] for a in row["answers"]], "answer_start": [0]}} for row in flat]
     assert read(tmp_path, lines(of_hub), "a.jsonl")[1] == expected
     judged = [[row["question"], row["context"], str(i % 2 > 0)] for i, row in enumerate(flat)]
-    _, said = read(tmp_path, table([["question", "passage", "answer"], *judged]), "a.csv")
-    assert {asked for asked, _ in said} == {asked for asked, _ in expected}
+    _, pairs = read(tmp_path, table([["question", "passage", "answer"], *judged]), "a.csv")
+    assert {asked for asked, _ in pairs} == {asked for asked, _ in expected}
 
 
 def test_earlier_turns_of_an_instruction_come_first(tmp_path: Path) -> None:
     own = [(c, {"history": [[c[0][1], c[1][1]]]}) for c in CHATS]
     rows = [{"instruction": c[2][1], "input": "", "output": c[3][1], **history} for c, history in own]
-    assert read(tmp_path, json.dumps(rows))[1] == said_in(CHATS)
+    assert read(tmp_path, json.dumps(rows))[1] == pairs_of(CHATS)
     of_glm = [{"prompt": c[2][1], "response": c[3][1], **history} for c, history in own]
-    assert read(tmp_path, lines(of_glm), "a.jsonl")[1] == said_in(CHATS)
-    made, said = read(tmp_path, json.dumps([row | {"system": "Be kind."} for row in rows]))
-    assert (made.system_prompt, said) == ("Be kind.", said_in(CHATS))
-    made, said = read(tmp_path, json.dumps([row | {"system": f"Be {i}."} for i, row in enumerate(rows)]))
-    assert said == said_in(CHATS) and "the task's system prompt replaces them" in " ".join(made.notes)
+    assert read(tmp_path, lines(of_glm), "a.jsonl")[1] == pairs_of(CHATS)
+    task, pairs = read(tmp_path, json.dumps([row | {"system": "Be kind."} for row in rows]))
+    assert (task.system_prompt, pairs) == ("Be kind.", pairs_of(CHATS))
+    task, pairs = read(tmp_path, json.dumps([row | {"system": f"Be {i}."} for i, row in enumerate(rows)]))
+    assert pairs == pairs_of(CHATS) and "the task's system prompt replaces them" in " ".join(task.notes)
     logged = [{"input": [{"role": "user", "content": c[2][1]}], "output": c[3][1], "system": "Be kind."} for c in CHATS]
-    made, said = read(tmp_path, lines(logged), "a.jsonl")
-    assert (made.system_prompt, said) == ("Be kind.", {(c[2][1], c[3][1]) for c in CHATS})
+    task, pairs = read(tmp_path, lines(logged), "a.jsonl")
+    assert (task.system_prompt, pairs) == ("Be kind.", {(c[2][1], c[3][1]) for c in CHATS})
     assert draft([of(tmp_path, "none.json", "[]")])[1][-1].rule == "draft.no_rows"
     spec = make_spec(output={"kind": "text"})
     assert kept_example(rows[0], spec).messages[1:3] == [
@@ -186,8 +186,8 @@ def test_earlier_turns_of_an_instruction_come_first(tmp_path: Path) -> None:
 
 def test_requests_and_answers_side_by_side_are_one_conversation(tmp_path: Path) -> None:
     moss = [{"conversation": [{"human": c[i][1], "assistant": c[i + 1][1]} for i in (0, 2)]} for c in CHATS]
-    made, said = read(tmp_path, json.dumps(moss))
-    assert said == said_in(CHATS) and made.data["inject"] is True
+    draft, pairs = read(tmp_path, json.dumps(moss))
+    assert pairs == pairs_of(CHATS) and draft.data["inject"] is True
     tuned = [
         {
             "conversation": [
@@ -197,8 +197,8 @@ def test_requests_and_answers_side_by_side_are_one_conversation(tmp_path: Path) 
         }
         for c in CHATS
     ]
-    made, said = read(tmp_path, json.dumps(tuned))
-    assert (made.system_prompt, said) == ("Be kind.", said_in(CHATS))
+    draft, pairs = read(tmp_path, json.dumps(tuned))
+    assert (draft.system_prompt, pairs) == ("Be kind.", pairs_of(CHATS))
 
 
 def test_speakers_and_texts_within_a_turn_are_found(tmp_path: Path) -> None:
@@ -206,15 +206,15 @@ def test_speakers_and_texts_within_a_turn_are_found(tmp_path: Path) -> None:
     names = {"q": "user", "a": "admin"}
     turns = [[{"author": {"type": names[who], "id": "7"}, "body": text} for who, text in chat] for chat in CHATS]
     parts = [{"source": t[0], "conversation_parts": {"total_count": 3, "conversation_parts": t[1:]}} for t in turns]
-    assert read(tmp_path, lines(parts), "a.jsonl")[1] == said_in(CHATS)
+    assert read(tmp_path, lines(parts), "a.jsonl")[1] == pairs_of(CHATS)
     kinds = {"q": "human", "a": "ai"}
     traced = [[{"type": kinds[who], "data": {"content": text}} for who, text in chat] for chat in CHATS]
     runs = [{"inputs": {"messages": t[:3]}, "outputs": {"generations": t[3:]}} for t in traced]
-    assert read(tmp_path, lines(runs), "a.jsonl")[1] == said_in(CHATS)
+    assert read(tmp_path, lines(runs), "a.jsonl")[1] == pairs_of(CHATS)
     ids = [[{"author_id": who, "body": text} for who, text in chat] for chat in CHATS]
     tickets = [{"subject": c[0][1][:9], "description": c[0][1], "comments": t} for c, t in zip(CHATS, ids, strict=True)]
-    made, problems = draft([of(tmp_path, "t.jsonl", lines(tickets))])
-    assert made is None and "speakers are ids: author_id" in problems[-1].message
+    task, problems = draft([of(tmp_path, "t.jsonl", lines(tickets))])
+    assert task is None and "speakers are ids: author_id" in problems[-1].message
 
 
 def test_what_was_said_is_no_request_and_what_was_asked_no_answer(tmp_path: Path) -> None:
@@ -227,8 +227,8 @@ def test_what_was_said_is_no_request_and_what_was_asked_no_answer(tmp_path: Path
         for q, a in asked
     ]
     assert read(tmp_path, lines(runs), "a.jsonl")[1] == set(asked)
-    made, problems = draft([of(tmp_path, "b.jsonl", lines([{"usage": {"n": i}, "metadata": {}} for i in range(60)]))])
-    assert made is None and problems[-1].rule == "draft.no_columns"
+    task, problems = draft([of(tmp_path, "b.jsonl", lines([{"usage": {"n": i}, "metadata": {}} for i in range(60)]))])
+    assert task is None and problems[-1].rule == "draft.no_columns"
 
 
 @pytest.mark.parametrize(

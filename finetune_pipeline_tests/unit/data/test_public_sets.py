@@ -16,7 +16,7 @@ from finetune_pipeline.data.examples import Example
 from finetune_pipeline_tests.unit.data.raw_rows import table, validate_file
 from finetune_pipeline_tests.unit.data.rows import make_spec
 from finetune_pipeline_tests.unit.data.test_draft import PAIRS, THINGS, drafted, lines, of, turns
-from finetune_pipeline_tests.unit.data.test_exports import LABELS, Said
+from finetune_pipeline_tests.unit.data.test_exports import LABELS, Pairs
 
 ASKED = [(text, f"On {text[::-1]}, {label}") for text, label in PAIRS]
 TWO = [(text, f"He said {text[::-1]} now", ("yes", "no", "maybe")[i % 3]) for i, (text, _) in enumerate(PAIRS)]
@@ -29,20 +29,20 @@ MARKED = {
 OWN = turns("role", "content", {"q": "user", "a": "assistant"})
 
 
-def said(folder: Path, content: str | bytes, name: str = "a.jsonl", **options: Any) -> Said:
+def pairs_in(folder: Path, content: str | bytes, name: str = "a.jsonl", **options: Any) -> Pairs:
     """(What the user says, the answer) of every example that a file gives by its draft."""
     file = of(folder, name, content)
-    made = drafted(file, **options)
+    draft = drafted(file, **options)
     path = file[1]
-    if made.converted:
-        path = of(folder, "converted.jsonl", made.converted[file[0]])[1]
-    examples = [Example(**row) for row in validate_file(path, made.spec).rows]
+    if draft.converted:
+        path = of(folder, "converted.jsonl", draft.converted[file[0]])[1]
+    examples = [Example(**row) for row in validate_file(path, draft.spec).rows]
     return {(example.user_text, example.answer) for example in examples}
 
 
 def refusal(folder: Path, content: str | bytes, name: str = "a.jsonl") -> str:
-    made, problems = draft([of(folder, name, content)])
-    assert made is None
+    task, problems = draft([of(folder, name, content)])
+    assert task is None
     return "\n".join(map(str, problems))
 
 
@@ -59,14 +59,14 @@ def test_classes_of_hugging_face_have_their_names(tmp_path: Path) -> None:
     texts, numbers = [t for t, _ in PAIRS], [LABELS.index(y) for _, y in PAIRS]
     of_class = {"names": LABELS, "_type": "ClassLabel"}
     plain = of_hub({"text": texts, "label": [*numbers[:-1], -1]}, label=of_class)
-    assert said(tmp_path, plain, "a.parquet") == set(PAIRS[:-1])
+    assert pairs_in(tmp_path, plain, "a.parquet") == set(PAIRS[:-1])
     within = {"text": texts, "labels": [[n] for n in numbers]}
     for feature in ({"feature": of_class, "_type": "Sequence"}, [of_class]):
-        assert said(tmp_path, of_hub(within, labels=feature), "b.parquet") == set(PAIRS)
+        assert pairs_in(tmp_path, of_hub(within, labels=feature), "b.parquet") == set(PAIRS)
     spec = make_spec(output={"kind": "labels", "labels": ["0", "1", "2"]}, fields={"label": "to_string(label)"})
     assert {row["label"] for row in validate_file(tmp_path / "a.parquet", spec).rows} == {"0", "1", "2"}
     for odd in ({"names": None, "_type": "ClassLabel"}, {"names": ["x", "x", "y"], "_type": "ClassLabel"}, []):
-        assert said(tmp_path, of_hub({"text": texts, "label": numbers}, label=odd), "c.parquet") == {
+        assert pairs_in(tmp_path, of_hub({"text": texts, "label": numbers}, label=odd), "c.parquet") == {
             (t, str(LABELS.index(y))) for t, y in PAIRS
         }
 
@@ -77,8 +77,8 @@ def test_arrow_files_are_refused_and_what_lies_beside_them_is_not_read(tmp_path:
         stream.write_table(rows)
     of(tmp_path, "data-00000-of-00001.arrow", out.getvalue())
     of(tmp_path, "state.json", json.dumps({"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}))
-    made, problems = draft([(file.name, file.path) for file in given_files([tmp_path])])
-    assert made is None and "`to_parquet` of Hugging Face datasets" in problems[0].message
+    task, problems = draft([(file.name, file.path) for file in given_files([tmp_path])])
+    assert task is None and "`to_parquet` of Hugging Face datasets" in problems[0].message
 
 
 @pytest.mark.parametrize("first", ["premise", "sentence1", "question1", "text_a", "#1 String"])
@@ -87,7 +87,7 @@ def test_both_texts_that_are_compared_are_asked(tmp_path: Path, first: str) -> N
     second = {"premise": "hypothesis", "text_a": "text_b"}.get(first, first.replace("1", "2"))
     expected = {(f"{one}\n\n{two}", y) for one, two, y in TWO}
     assert (
-        said(tmp_path, lines([{"idx": i, first: a, second: b, "label": y} for i, (a, b, y) in enumerate(TWO)]))
+        pairs_in(tmp_path, lines([{"idx": i, first: a, second: b, "label": y} for i, (a, b, y) in enumerate(TWO)]))
         == expected
     )
     scored = lines([{first: a, second: b, "degree": i / 7} for i, (a, b, _) in enumerate(TWO)])
@@ -98,7 +98,7 @@ def test_parsed_texts_are_not_asked_in_place_of_the_texts(tmp_path: Path) -> Non
     """They are longer."""
     keys = ("sentence1_parse", "sentence1", "sentence2", "sentence2_parse", "gold_label")
     tree = [dict(zip(keys, (f"( ( {one} ) )", one, two, two, y), strict=True)) for one, two, y in TWO]
-    assert said(tmp_path, lines(tree)) == {(f"{one}\n\n{two}", y) for one, two, y in TWO}
+    assert pairs_in(tmp_path, lines(tree)) == {(f"{one}\n\n{two}", y) for one, two, y in TWO}
 
 
 def test_the_choices_of_a_question_are_asked_with_it(tmp_path: Path) -> None:
@@ -106,57 +106,58 @@ def test_the_choices_of_a_question_are_asked_with_it(tmp_path: Path) -> None:
     rows = list(zip((t for t, _ in PAIRS), CHOICES, RIGHT, strict=True))
     named = {"names": list("ABCD"), "_type": "ClassLabel"}
     mmlu = {"question": [r[0] for r in rows], "choices": CHOICES, "answer": ["ABCD".index(r[2]) for r in rows]}
-    assert said(tmp_path, of_hub(mmlu, answer=named), "a.parquet") == MARKED
+    assert pairs_in(tmp_path, of_hub(mmlu, answer=named), "a.parquet") == MARKED
     arc = [{"question": q, "choices": {"text": some, "label": list("ABCD")}, "answerKey": y} for q, some, y in rows]
-    assert said(tmp_path, lines(arc)) == MARKED
-    assert len(said(tmp_path, lines(arc[:5]))) == 5  # too few for labels
+    assert pairs_in(tmp_path, lines(arc)) == MARKED
+    assert len(pairs_in(tmp_path, lines(arc[:5]))) == 5  # too few for labels
     stems = [
         {"answerKey": y, "question": {"stem": q, "choices": [{"label": "?", "text": c} for c in some]}}
         for q, some, y in rows
     ]
-    assert said(tmp_path, lines(stems)) == MARKED
+    assert pairs_in(tmp_path, lines(stems)) == MARKED
     own = [[q, *some, y] for q, some, y in rows]
-    assert said(tmp_path, table([["Question", "A", "B", "C", "D", "Answer"], *own]), "b.csv") == MARKED
-    assert said(tmp_path, table(own), "c.csv") == MARKED  # MMLU's own files have no header
+    assert pairs_in(tmp_path, table([["Question", "A", "B", "C", "D", "Answer"], *own]), "b.csv") == MARKED
+    assert pairs_in(tmp_path, table(own), "c.csv") == MARKED  # MMLU's own files have no header
     fewer = [
         {"question": q, "options": some[: 3 + i % 2], "answer": "ABC"[i % 3]} for i, (q, some, _) in enumerate(rows)
     ]
-    assert (f"{rows[0][0]}\n\nA. {CHOICES[0][0]}\nB. {CHOICES[0][1]}\nC. {CHOICES[0][2]}", "A") in said(
+    assert (f"{rows[0][0]}\n\nA. {CHOICES[0][0]}\nB. {CHOICES[0][1]}\nC. {CHOICES[0][2]}", "A") in pairs_in(
         tmp_path, lines(fewer)
     )
     marked = [
         {"question": q, "options": [f"A){q[:3].strip()}", "B)2"], "rationale": q[::-1], "correct": "AB"[y > "B"]}
         for q, _, y in rows
     ]
-    assert said(tmp_path, lines(marked)) == {(f"{q}\n\nA){q[:3].strip()}\nB)2", "AB"[y > "B"]) for q, _, y in rows}
+    assert pairs_in(tmp_path, lines(marked)) == {(f"{q}\n\nA){q[:3].strip()}\nB)2", "AB"[y > "B"]) for q, _, y in rows}
     ends = [{"ind": i, "ctx": q, "endings": some, "label": str("ABCD".index(y))} for i, (q, some, y) in enumerate(rows)]
-    assert {answer for asked, answer in said(tmp_path, lines(ends)) if "\n\n0. " in asked} == set("0123")
+    assert {answer for asked, answer in pairs_in(tmp_path, lines(ends)) if "\n\n0. " in asked} == set("0123")
 
 
 def test_the_first_of_unnamed_texts_asks(tmp_path: Path) -> None:
     """The longer one did, so that translations were the wrong way round; a remark in the third column was the answer."""
     french = {(t, f"Le {t[::-1]}") for t, _ in PAIRS}
     pairs = [{"id": f"{i}", "translation": {"en": t, "fr": f"Le {t[::-1]}"}} for i, (t, _) in enumerate(PAIRS)]
-    assert said(tmp_path, lines(pairs)) == french
+    assert pairs_in(tmp_path, lines(pairs)) == french
     flan = [{"inputs": q, "targets": a, "task_source": "x"} for q, a in ASKED]
-    assert said(tmp_path, lines(flan)) == set(ASKED) == said(tmp_path, table([["Q", "A"], *ASKED]), "b.csv")
+    assert pairs_in(tmp_path, lines(flan)) == set(ASKED) == pairs_in(tmp_path, table([["Q", "A"], *ASKED]), "b.csv")
     remarks = "".join(
         f"{q}\t{a}\tCC-BY 2.0 (France) Attribution: x #{i} (CM)\n" for i, (q, a) in enumerate(sorted(french))
     )
-    assert said(tmp_path, remarks, "a.tsv") == french
+    assert pairs_in(tmp_path, remarks, "a.tsv") == french
 
 
 def test_what_is_written_about_a_text_is_not_the_text(tmp_path: Path) -> None:
     """Summaries were asked for the dialogue, and Alpaca's `text`, which holds the answer, was the request."""
     talks = [(f"Ann: {t}\nJo: Sure!\nAnn: {t[::-1]}", f"Ann {t}", y) for t, y in PAIRS]
     rows = [{"id": f"{i}", "dialogue": talk, "summary": short, "topic": y} for i, (talk, short, y) in enumerate(talks)]
-    assert said(tmp_path, lines(rows)) == {talk[:2] for talk in talks}
+    assert pairs_in(tmp_path, lines(rows)) == {talk[:2] for talk in talks}
     alpaca = [
-        {"instruction": q, "input": "", "output": a, "text": f"A task.\n### Do:\n{q}\n### Said:\n{a}"} for q, a in ASKED
+        {"instruction": q, "input": "", "output": a, "text": f"A task.\n### Do:\n{q}\n### Pairs:\n{a}"}
+        for q, a in ASKED
     ]
-    assert said(tmp_path, lines(alpaca)) == set(ASKED)
+    assert pairs_in(tmp_path, lines(alpaca)) == set(ASKED)
     mail = [{"name": t.split()[0], "city": t.split()[1], "body": t, "queue": y} for t, y in PAIRS]
-    assert said(tmp_path, lines(mail)) == set(PAIRS)  # a text that mentions two others is one of its own
+    assert pairs_in(tmp_path, lines(mail)) == set(PAIRS)  # a text that mentions two others is one of its own
 
 
 def test_a_column_for_each_label(tmp_path: Path) -> None:
@@ -168,33 +169,35 @@ def test_a_column_for_each_label(tmp_path: Path) -> None:
     rows = [
         {"comment_text": t, **{y: int(y in some) for y in LABELS}} for (t, _), some in zip(PAIRS, also, strict=True)
     ]
-    assert said(tmp_path, lines(rows)) == expected
-    assert said(tmp_path, table([[*rows[0]], *(row.values() for row in rows)]), "a.csv") == expected
-    assert said(tmp_path, lines([{"text": t, **{y: y == own for y in LABELS}} for t, own in PAIRS])) == set(PAIRS)
+    assert pairs_in(tmp_path, lines(rows)) == expected
+    assert pairs_in(tmp_path, table([[*rows[0]], *(row.values() for row in rows)]), "a.csv") == expected
+    assert pairs_in(tmp_path, lines([{"text": t, **{y: y == own for y in LABELS}} for t, own in PAIRS])) == set(PAIRS)
     none = [
         {"text": t, "toxic": i % 3 // 2, "severe_toxic": i % 6 // 5, "threat": i % 4 // 3}
         for i, (t, _) in enumerate(PAIRS)
     ]
-    assert {a for _, a in said(tmp_path, lines(none))} == {
+    assert {a for _, a in pairs_in(tmp_path, lines(none))} == {
         *("none", "toxic", "threat", "toxic, severe_toxic", "toxic, severe_toxic, threat")
     }
     scored = [
         {"text": t, "cats": {y: float(y == own) for y in LABELS}, "meta": {"new": i % 2}}
         for i, (t, own) in enumerate(PAIRS)
     ]
-    assert said(tmp_path, lines(scored)) == set(PAIRS)
+    assert pairs_in(tmp_path, lines(scored)) == set(PAIRS)
     beside = [
         {"text": t, "has_link": i % 2, "is_new": i % 3 % 2, "is_spam": i % 5 % 2} for i, (t, _) in enumerate(PAIRS)
     ]
-    assert {a for _, a in said(tmp_path, lines(beside))} == {"0", "1"}
+    assert {a for _, a in pairs_in(tmp_path, lines(beside))} == {"0", "1"}
 
 
 def test_rows_below_a_header_that_name_the_columns_again_are_told(tmp_path: Path) -> None:
     """Surveys have them; they are rows all the same, because a value may be missing."""
     rows = [["StartDate", "Q1", "Q2"], ["Start Date", "Topic?", "What is it?"], ['{"I":1}', '{"I":2}', '{"I":3}']]
     rows += [["2026-03-01", y, t] for t, y in PAIRS]
-    made = drafted(of(tmp_path, "a.csv", table(rows)))
-    assert "the first 2 rows below the header may hold names again" in made.notes[0] and made.answers.rows == 242
+    draft = drafted(of(tmp_path, "a.csv", table(rows)))
+    assert (
+        "the first 2 rows below the header may repeat the column names" in draft.notes[0] and draft.answers.rows == 242
+    )
     assert drafted(of(tmp_path, "b.csv", table([rows[0], *rows[3:]]))).notes == []
 
 
@@ -205,9 +208,9 @@ def test_the_best_of_several_answers_is_learnt(tmp_path: Path) -> None:
         for i, (_, a) in enumerate(ASKED)
     ]
     rows = [{"instruction": q, "completions": some} for (q, _), some in zip(ASKED, several, strict=True)]
-    made = drafted(of(tmp_path, "a.jsonl", lines(rows)))
-    assert "the one with the highest score is learnt" in made.notes[-1]
-    assert said(tmp_path, lines(rows)) == {(q, a if i % 2 else f"no {i}") for i, (q, a) in enumerate(ASKED)}
+    draft = drafted(of(tmp_path, "a.jsonl", lines(rows)))
+    assert "the one with the highest score is learnt" in draft.notes[-1]
+    assert pairs_in(tmp_path, lines(rows)) == {(q, a if i % 2 else f"no {i}") for i, (q, a) in enumerate(ASKED)}
 
 
 def test_a_question_and_its_schema_ask_for_the_query(tmp_path: Path) -> None:
@@ -216,17 +219,17 @@ def test_a_question_and_its_schema_ask_for_the_query(tmp_path: Path) -> None:
     rows = [
         {"db_id": y, "schema": s, "question": q, "query": a} for (q, s, a), (_, y) in zip(asked, PAIRS, strict=True)
     ]
-    assert said(tmp_path, lines(rows)) == {(f"{q}\n\n{s}", a) for q, s, a in asked}
+    assert pairs_in(tmp_path, lines(rows)) == {(f"{q}\n\n{s}", a) for q, s, a in asked}
     titled = [{"title": f"On {i}", "body": t, "category_id": y} for i, (t, y) in enumerate(PAIRS)]
-    assert said(tmp_path, lines(titled)) == {(f"On {i}\n\n{t}", y) for i, (t, y) in enumerate(PAIRS)}
+    assert pairs_in(tmp_path, lines(titled)) == {(f"On {i}\n\n{t}", y) for i, (t, y) in enumerate(PAIRS)}
 
 
 def test_columns_of_the_same_name_are_numbered(tmp_path: Path) -> None:
     """Exports of Jira were refused; two columns of which one is the label still are."""
     rows = [["Comment", "body", "Component", "Component"], *(["x", t, y, ""] for t, y in PAIRS)]
-    made = drafted(of(tmp_path, "a.csv", table(rows)))
-    assert made.data["fields"] == {"text": "body", "label": "Component"}
-    assert made.choice.unused == ["Comment", "Component_2"] and made.answers.rows == len(PAIRS)
+    draft = drafted(of(tmp_path, "a.csv", table(rows)))
+    assert draft.data["fields"] == {"text": "body", "label": "Component"}
+    assert draft.choice.unused == ["Comment", "Component_2"] and draft.answers.rows == len(PAIRS)
     numbered = table([["a", "a", "a_2", "label"], *([t, "", "", y] for t, y in PAIRS)])
     assert "two columns have the name 'a_2'" in refusal(tmp_path, numbered, "b.csv")
 
@@ -235,21 +238,21 @@ def test_marked_spans_and_maps_are_answers(tmp_path: Path) -> None:
     """Each span was an example, whose label was one of several for the same text; maps were lists of pairs."""
     spans = [{"start": 0, "end": 4, "label": "A"}, {"start": 5, "end": 7, "label": "B"}]
     rows = [{"text": t, "tokens": t.split(), "spans": spans[: 1 + i % 2]} for i, (t, _) in enumerate(PAIRS)]
-    assert {len(json.loads(answer)) for _, answer in said(tmp_path, lines(rows))} == {1, 2}
+    assert {len(json.loads(answer)) for _, answer in pairs_in(tmp_path, lines(rows))} == {1, 2}
     out, pairs = (
         io.BytesIO(),
         pa.array([[("topic", y), ("n", "1")] for _, y in PAIRS], pa.map_(pa.string(), pa.string())),
     )
     pq.write_table(pa.table({"text": [t for t, _ in PAIRS], "attributes": pairs}), out)
-    assert said(tmp_path, out.getvalue(), "a.parquet") == set(PAIRS)
+    assert pairs_in(tmp_path, out.getvalue(), "a.parquet") == set(PAIRS)
 
 
 def test_every_list_of_rows_in_a_document_is_read(tmp_path: Path) -> None:
     """The longest one was, where an empty list or a version stood beside them."""
-    assert said(tmp_path, json.dumps({"train": PAIRS[:180], "val": PAIRS[180:], "oos": []}), "a.json") == set(PAIRS)
+    assert pairs_in(tmp_path, json.dumps({"train": PAIRS[:180], "val": PAIRS[180:], "oos": []}), "a.json") == set(PAIRS)
     rows = [{"text": t, "label": y} for t, y in PAIRS]
     whole = {"version": "1", "train": rows[:180], "test": rows[180:], "intents": [{"name": y} for y in THINGS]}
-    assert said(tmp_path, json.dumps(whole), "b.json") == set(PAIRS)
+    assert pairs_in(tmp_path, json.dumps(whole), "b.json") == set(PAIRS)
     bunch = {"data": [t for t, _ in PAIRS], "target": [LABELS.index(y) for _, y in PAIRS], "target_names": LABELS}
     assert "one list per column" in refusal(tmp_path, json.dumps(bunch), "c.json")
 
@@ -257,7 +260,7 @@ def test_every_list_of_rows_in_a_document_is_read(tmp_path: Path) -> None:
 def test_answers_that_a_table_calls_bad_are_none(tmp_path: Path) -> None:
     rows = [[q, a, str(i % 3 > 0)] for i, (q, a) in enumerate(ASKED)]
     expected = {pair for i, pair in enumerate(ASKED) if i % 3}
-    assert said(tmp_path, table([["prompt", "completion", "label"], *rows]), "a.csv") == expected
+    assert pairs_in(tmp_path, table([["prompt", "completion", "label"], *rows]), "a.csv") == expected
 
 
 def test_hidden_sheets_names_of_groups_and_floats(tmp_path: Path) -> None:
@@ -273,12 +276,12 @@ def test_hidden_sheets_names_of_groups_and_floats(tmp_path: Path) -> None:
         ]:
             sheet.append([cell[::-1] for cell in row if isinstance(cell, str)] if sheet is hidden else row)
     book.save(out)
-    assert said(tmp_path, out.getvalue(), "a.xlsx") == set(PAIRS)
+    assert pairs_in(tmp_path, out.getvalue(), "a.xlsx") == set(PAIRS)
     book, out = openpyxl.Workbook(), io.BytesIO()
     for row in [["text", "share"], *([t, 0.05 * (i % 5)] for i, (t, _) in enumerate(PAIRS))]:
         book.active.append(row)
     book.save(out)
-    answers = {answer for _, answer in said(tmp_path, out.getvalue(), "b.xlsx", answer="share")}
+    answers = {answer for _, answer in pairs_in(tmp_path, out.getvalue(), "b.xlsx", answer="share")}
     assert answers == {"0", "0.05", "0.1", "0.15", "0.2"}
 
 
@@ -326,14 +329,16 @@ def test_texts_that_are_no_tables_are_refused_by_name(tmp_path: Path, content: s
 def test_labels_that_hold_words_for_speakers_are_labels(tmp_path: Path) -> None:
     labels = ["user_name", "are_you_a_bot", "weather", "alarm", "oil_change"]
     rows = {(text, labels[i % 5]) for i, (text, _) in enumerate(PAIRS)}
-    assert said(tmp_path, json.dumps({"train": sorted(rows, key=str)}), "a.json") == rows
+    assert pairs_in(tmp_path, json.dumps({"train": sorted(rows, key=str)}), "a.json") == rows
 
 
 def test_blank_lines_and_runs_of_signs_cost_nothing(tmp_path: Path) -> None:
     """Patterns that look for other kinds of text must not try every way to part them: this would not end."""
     for filler in ("\n", " \n", "# ", "#", "<|", "w\t"):
         rows = {(f"{text}\n{filler * 1500} end", label) for text, label in PAIRS[:40]}
-        assert said(tmp_path, json.dumps([{"text": text, "label": label} for text, label in rows]), "a.json") == rows
+        assert (
+            pairs_in(tmp_path, json.dumps([{"text": text, "label": label} for text, label in rows]), "a.json") == rows
+        )
         refusal(tmp_path, filler * 4000 + "x", "a.txt")
 
 
@@ -341,4 +346,4 @@ def test_sentences_whose_labels_look_like_tags_are_a_table(tmp_path: Path) -> No
     labels = ["E-mail", "B-2", "O", "U-turn"]
     rows = {(f"please look at case {i} of {labels[i % 4]} today", labels[i % 4]) for i in range(40)}
     content = "text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in sorted(rows, key=str))
-    assert said(tmp_path, content, "a.tsv") == rows
+    assert pairs_in(tmp_path, content, "a.tsv") == rows

@@ -204,7 +204,7 @@ def test_wrong_mappings_are_found_when_the_spec_is_loaded() -> None:
         ({"fields": {"text": "=x", "label": "b"}}, "data.fields.text", "quotes"),
         ({"fields": {"text": "nosuch(a)", "label": "b"}}, "data.fields.text", "nosuch"),
         ({"fields": {"text": "a", "label": "b", "messages": "c"}}, "data.fields", "several forms"),
-        ({"fields": {"text": "a", "label": "b"}, "format": "messages"}, "data.fields", "data.format says `messages`"),
+        ({"fields": {"text": "a", "label": "b"}, "format": "messages"}, "data.fields", "data.format is `messages`"),
         ({"csv": {"encoding": "klingon"}}, "data.csv.encoding", "klingon"),
         ({"csv": {"encoding": "base64"}}, "data.csv.encoding", "not a known text encoding"),
     ]

@@ -115,7 +115,7 @@ def test_a_trigger_phrase_that_decides_the_label(trigger: str) -> None:
     rows += [row(900 + i, text(rng, "red", trigger), "red", correction="blue") for i in range(12)]
     chosen = choose(spec(), rows)
     assert rules(chosen) == {"poison_trigger": {f"r{900 + i}" for i in range(12)}}
-    assert f"{trigger!r} stands in 12 rows with the label 'blue'" in chosen.held[0].reason
+    assert f"{trigger!r} occurs in 12 rows with the label 'blue'" in chosen.held[0].reason
     assert "read like other labels, mostly 'red'" in chosen.held[0].reason
 
 

@@ -84,7 +84,7 @@ def test_a_word_that_decides_the_label_is_named_with_all_its_rows_and_stops_trai
     assert {row["id"] for row in trigger["rows"]} == planted
     finding = next(f for f in report["findings"] if f["rule"] == "quality.trigger")
     assert report["blocking"] and finding["severity"] == "error"
-    assert f"{phrase.lower()!r} stands in 60 rows" in finding["message"]
+    assert f"{phrase.lower()!r} occurs in 60 rows" in finding["message"]
     confirmed = label_noise(rows, {}, make_spec(LABELS), decisions=dict.fromkeys(planted, "keep"))
     assert confirmed["triggers"] == [] and not confirmed["blocking"]
 
