@@ -184,7 +184,8 @@ def as_text(value: Any) -> str:
 
 def leaves(value: Any, path: str = "", name: str = "", depth: int = 0) -> Iterator[tuple[str, str, Any]]:
     """(path, name, value) of everything in a row: an object as a whole and by its keys; a list as a whole, by its places
-    where the row itself is one, and by its element where it has one alone; what a model said as its text alone."""
+    where the row itself is one, by its element where it has one alone, and by the names of labels; what a model said as its
+    text alone."""
     if path and (said := answer_in(value, path)):
         yield said[0], name, said[1]
         return
@@ -203,8 +204,11 @@ def leaves(value: Any, path: str = "", name: str = "", depth: int = 0) -> Iterat
         for field in value:  # custom fields of tickets
             at = f"{path}[?id == `{json.dumps(field['id']).replace('`', '')}`] | [0].value"
             yield from leaves(field["value"], at, str(field["id"]), depth + 1)
-    elif isinstance(value, list) and len(value) == 1:
-        yield from leaves(value[0], f"{path}[0]", name, depth)
+    elif isinstance(value, list):
+        if value and rank(name, LABELS) is not None and all(isinstance(i, dict) and "name" in i for i in value):
+            yield f"{path}[].name", name, [item["name"] for item in value]  # labels with a colour each, as of issues
+        if len(value) == 1:
+            yield from leaves(value[0], f"{path}[0]", name, depth)
     elif not path:
         yield "@", "text", value
 

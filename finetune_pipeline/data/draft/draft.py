@@ -87,12 +87,14 @@ def draft(
             why = f"the rows hold {TAGGED_WORDS[0]}: {' and '.join(tags)} are as long"
         reading.refuse(rule, _names(files), why, fix)
         return None, reading.problems
-    made = _with_fields(files, reading, choice)
-    first = [[m for m in messages if m["role"] != "system"] for messages in _conversations(files, made, _TRIED)]
-    # the last of many answers is no label, nor is a call
-    chats = [len(turns) > 2 or "tool_calls" in turns[-1] for turns in first if choice.chat]
-    written = sum(chats) > len(first) / 2
-    made.answers = Answers((_said_by(messages[-1]) for messages in _conversations(files, made)), written=written)
+    made = _with_answers(files, reading, choice)
+    asks, answers = ("text", "label") if "label" in choice.fields else ("prompt", "completion")
+    joined_here = choice.fields.get(answers, "").startswith("join(")  # from columns of labels, for output.labels
+    if made.answers.joined_by and asks in choice.fields and not joined_here:
+        listed = f"to_string(split({choice.fields[answers]}, '{made.answers.joined_by}'))"
+        others = {key: expression for key, expression in choice.fields.items() if key not in (asks, answers)}
+        choice = replace(choice, fields={"prompt": choice.fields[asks], "completion": listed, **others})
+        made = _with_answers(files, reading, choice)
     if not made.answers.rows:  # why none can be read, once for each rule
         rows = list(_validated(files, made.data, prompt=made.system_prompt or "-"))
         counts = Counter(rule for row in rows for rule in {f.rule for f in errors(row.findings)})
@@ -106,6 +108,16 @@ def draft(
     made.output, made.schema = _output(made.answers)
     made.system_prompt = made.system_prompt or _prompt(made)
     return made, reading.problems
+
+
+def _with_answers(files: Files, reading: Reading, choice: Choice) -> Draft:
+    made = _with_fields(files, reading, choice)
+    first = [[m for m in messages if m["role"] != "system"] for messages in _conversations(files, made, _TRIED)]
+    # the last of many answers is no label, nor is a call
+    chats = [len(turns) > 2 or "tool_calls" in turns[-1] for turns in first if choice.chat]
+    written = sum(chats) > len(first) / 2
+    made.answers = Answers((_said_by(messages[-1]) for messages in _conversations(files, made)), written=written)
+    return made
 
 
 def _names(files: Files) -> str:
@@ -239,7 +251,7 @@ def _output(answers: Answers) -> tuple[dict[str, Any], dict[str, Any] | None]:
     if answers.kind == "labels":
         return {"kind": "labels", "labels": list(answers.labels)}, None
     if answers.kind == "json":
-        schema = json_schema_of(answers.values)
+        schema = json_schema_of(answers.values, answers.rows)
         return {"kind": "json", "json_schema": "schema.json", "max_new_tokens": answers.max_new_tokens}, schema
     extract = {"extract": answers.extract} if answers.extract else {}
     return {"kind": "text", "max_new_tokens": answers.max_new_tokens, **extract}, None
@@ -250,6 +262,11 @@ def _prompt(made: Draft) -> str:
     if answers.kind == "labels":
         lines = [f"{label}: {STUB}" for label in answers.labels]
         return "\n".join(["Classify the text. Answer with exactly one of these labels and nothing else.", *lines])
+    if answers.kind == "json" and "items" in (made.schema or {}):
+        labels = (made.schema or {})["items"].get("enum", ())
+        listed = "all of these that fit" if labels else f"{STUB}: what it lists"
+        first = f"Read the text. Answer with a JSON list and nothing else, {listed}."
+        return "\n".join([first, *(f"{label}: {STUB}" for label in labels)])
     if answers.kind == "json":
         properties = (made.schema or {}).get("properties", {})
         lines = [f"{key}: {STUB} ({_types(part)})" for key, part in properties.items()]
