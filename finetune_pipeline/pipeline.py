@@ -254,7 +254,7 @@ STEPS = [
         training.make_training_plan,
         needs=("train_split", "validation_split", "base_model"),
         settings=lambda spec, outside: {**decisive_settings(spec.training), "asked": asking_settings(spec)},
-        code_version="8",
+        code_version="9",
         checks=(training_check.plan_fits, training_check.no_truncation),
         shows=("plan.json",),
         kinds=("python",),

@@ -1,6 +1,6 @@
 """Maps rows of any shape to a known format with the JMESPath expressions of ``data.fields``. Besides JMESPath, ``$file``
-is the file's name, ``$key`` the key of the list that holds the row, and ``='text'`` the text itself. A text that holds JSON
-is decoded if an expression looks into it."""
+is the file's name, ``$key`` the key of the list that holds the row, ``='text'`` the text itself, and
+``split(tags, ';')`` a list of a text's parts. A text that holds JSON is decoded if an expression looks into it."""
 
 import math
 import re
@@ -129,21 +129,31 @@ def compile_expression(expression: str) -> tuple[Getter, frozenset[str] | None]:
 
 
 @cache
-def _interpreter() -> Any:
-    from jmespath import Options
+def _functions() -> Any:
     from jmespath.functions import Functions, signature
-    from jmespath.visitor import TreeInterpreter
 
     class OwnFunctions(Functions):  # type: ignore[misc]
         @signature({"types": []})  # type: ignore[untyped-decorator]
         def _func_to_string(self, value: Any) -> str:
             return as_json_text(value)  # JMESPath's own writes é as \u00e9, which a model would learn
 
+        @signature({"types": ["string"]}, {"types": ["string"]})  # type: ignore[untyped-decorator]
+        def _func_split(self, text: str, mark: str) -> list[str]:
+            return [part.strip() for part in text.split(mark) if part.strip()]
+
+    return OwnFunctions
+
+
+@cache
+def _interpreter() -> Any:
+    from jmespath import Options
+    from jmespath.visitor import TreeInterpreter
+
     class Interpreter(TreeInterpreter):  # type: ignore[misc]
         def visit_unpacked(self, node: dict[str, Any], value: Any) -> Any:
             return unpacked(self.visit(node["children"][0], value))
 
-    return Interpreter(Options(custom_functions=OwnFunctions()))
+    return Interpreter(Options(custom_functions=_functions()()))
 
 
 _CHAIN = "subexpression index_expression projection value_projection filter_projection flatten pipe".split()
@@ -162,10 +172,8 @@ def _with_unpacking(node: dict[str, Any]) -> dict[str, Any]:
 def _roots(node: dict[str, Any]) -> frozenset[str] | None:
     """Return the keys of the row that an expression reads, or None for the whole row. Raises ValueError for an unknown
     function, which JMESPath itself would report only at the first row."""
-    from jmespath.functions import Functions
-
     kind = node.get("type")
-    if kind == "function_expression" and node["value"] not in Functions.FUNCTION_TABLE:
+    if kind == "function_expression" and node["value"] not in _functions().FUNCTION_TABLE:
         raise ValueError(f"there is no function {node['value']!r}")
     names = frozenset([node["value"]] if kind == "field" else ())
     everything = kind == "current"

@@ -54,6 +54,19 @@ class Answers:
         return [label for label in self.counts if label not in self.other_spellings]
 
     @property
+    def joined_by(self) -> str | None:
+        """The mark between several labels in one, each of which occurs elsewhere too: `bug;docs` beside `bug` and `docs`."""
+        short = self.kind != "json" and self.longest <= LONGEST_LABEL
+        labels = [value for value in self.values if short and not _NUMBER.fullmatch(value)]  # `1,5`
+        for mark in ";|,":
+            parts = [{part.strip() for part in label.split(mark)} for label in labels]
+            uses = Counter(part for parts_of_label in parts for part in parts_of_label)
+            joined = [parts_of_label for parts_of_label in parts if len(parts_of_label) > 1]
+            if len(joined) > 1 and all(uses[part] > 1 for parts_of_label in joined for part in parts_of_label):
+                return mark
+        return None
+
+    @property
     def max_new_tokens(self) -> int:
         """For output.max_new_tokens, in steps of 64."""
         return max(64, min(2048, -(-self.longest // _CHARS_A_TOKEN // 64) * 64 + 64))
@@ -91,10 +104,20 @@ def _spellings(counts: dict[str, int]) -> dict[str, tuple[str, int]]:
     return other_spellings
 
 
-def json_schema_of(values: Sequence[str]) -> dict[str, Any]:
-    """Infer a JSON schema that fits all answers: types, required keys, and enums of fields with few values."""
-    parsed = [json.loads(value) for value in values if is_json_answer(value)]
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_schema(parsed, 0)}
+def json_schema_of(values: Sequence[str], rows: int) -> dict[str, Any]:
+    """Infer a JSON schema that fits all answers: types, required keys, and enums of fields with few values.
+
+    Args:
+        values: The different answers.
+        rows: How many rows they answer.
+    """
+    answers = [json.loads(value) for value in values if is_json_answer(value)]
+    schema = _schema(answers, 0)
+    if all(isinstance(answer, list) for answer in answers):
+        names = dict.fromkeys(item for answer in answers for item in answer if isinstance(item, str))
+        if len(names) <= _MOST_ENUM and rows >= 10 * len(names) and schema.get("items") == {"type": "string"}:
+            schema["items"] = {"enum": list(names)}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def _schema(values: Sequence[Any], depth: int) -> dict[str, Any]:

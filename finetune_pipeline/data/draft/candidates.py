@@ -5,7 +5,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,6 +30,9 @@ _SUBJECTS = ("input", *names.CONTEXTS, "schema", "sentence", "document", "articl
 _CHOICES = ("choices", "options", "endings", "alternatives")
 _CHOICE = re.compile(r"[a-e]|(option|opt|choice|op|ending|sol)_?([a-e]|[0-5])")
 _LETTERS = "ABCDEFGHIJ"
+_VERDICTS = ("winner", "preference", "preferred", "choice", "chosen", "better", "best", "label")
+_SIDES = (("a", "b"), ("A", "B"), ("1", "2"), ("0", "1"))
+"""Ends of the names of two answers to compare; what says that the second is better ends alike, in lower case."""
 
 
 def texts_of(columns: Mapping[str, Column]) -> list[Column]:
@@ -58,10 +61,11 @@ def answers_of(
     rows: Sequence[RawRow], columns: Mapping[str, Column], texts: Sequence[Column], segments: str | None
 ) -> list[Column]:
     """Return the columns that may hold the answer, likeliest first. Constant columns and lists of one element do not count."""
-    possible = [c for p, c in columns.items() if len(c.values) > 1 and f"{p}[0]" not in columns]
+    possible = [c for p, c in columns.items() if len(c.values) > 1 and not {f"{p}[0]", f"{p}[].name"} & columns.keys()]
     labels = [c for c in possible if c.is_label]
     text_path = texts[0].path if texts else ""
     named = _ranked([c for c in labels if c.path != KEY], names.LABELS)
+    named += [c for c in possible if c.path.endswith("[].name") and c.path.replace("[]", "[0]") not in columns]
     # written answers with known names come before labels: a question's category is beside its answer
     answers = [c for c in possible if names.rank(c.name, names.WRITTEN) is not None and c.path != text_path]
     answers = [c for c in answers if c.filled >= 0.5 * c.rows and not c.is_id and c not in named]
@@ -130,6 +134,21 @@ def labels_of(columns: list[Column]) -> str:
         value = f"'{true_value}'" if column.kind == "text" else f"`{json.dumps(json.loads(true_value))}`"
         conditions.append(f"{column.path} == {value} && '{column.name}'")
     return f"join(', ', [{', '.join(conditions)}][?@]) || 'none'"
+
+
+def better_of_two(columns: Mapping[str, Column]) -> tuple[Column, list[str]] | None:
+    """Return the better of two answers, and the columns of both and of the verdict: `response_a`, `response_b` and `winner`.
+    Of two equally good answers it is the first."""
+    for verdict in (c for c in columns.values() if names.plain_name(c.name) in _VERDICTS):
+        for first, second in _SIDES:
+            second_wins = [v for v in verdict.values if names.plain_name(v).rpartition("_")[2] == second.lower()]
+            for column in columns.values():
+                other = columns.get(f"{column.path.removesuffix(first)}{second}")
+                if second_wins and column.is_text and column.path.endswith(f"_{first}") and other and other.is_text:
+                    value = f"'{second_wins[0]}'" if verdict.kind == "text" else f"`{second_wins[0]}`"
+                    path = f"{verdict.path} == {value} && {other.path} || {column.path}"
+                    return replace(column, path=path), [column.path, other.path, verdict.path]
+    return None
 
 
 def user_text_expression(text: Column, other_texts: Sequence[Column] | None) -> tuple[str, set[str]]:

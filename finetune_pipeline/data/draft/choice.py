@@ -131,6 +131,10 @@ def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | Non
         answers = _outside_text(answers, likely_text, [] if text else texts)
         answers = [choices.answer, *(c for c in answers if c is not choices.answer)] if choices else answers
     answer_column = _column(columns, answer) if answer else next(iter(answers), None)
+    compared: list[str] = []
+    if not answer and (better := candidates.better_of_two(useful)):
+        answer_column, compared = better
+        texts, answers = ([c for c in candidate if c.path not in compared] for candidate in (texts, answers))
     if answer_column is None:
         return None
     text_column = likely_text if text else _text_beside(texts, answer_column, columns)
@@ -138,7 +142,7 @@ def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | Non
         return None
     other_texts = [c for c in texts if c.path not in (answer_column.path, text_column.path if text_column else "")]
     fields, expression, used = _fields(useful, text_column, answer_column, other_texts, segments or "", bool(text))
-    answer_names = answer_column.path
+    answer_names = f"the better of {compared[0]} and {compared[1]}" if compared else answer_column.path
     if label_columns := [] if answer else candidates.indicators(useful, answer_column):
         fields = {"text": expression, "label": candidates.labels_of(label_columns)}
         used |= {c.path for c in label_columns}

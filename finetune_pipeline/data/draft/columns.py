@@ -184,7 +184,8 @@ def as_text(value: Any) -> str:
 
 def leaves(value: Any, path: str = "", name: str = "", depth: int = 0) -> Iterator[tuple[str, str, Any]]:
     """Yield (path, name, value) of everything in a row. An object comes as a whole and by its keys; a list as a whole, by index
-    if it is the row itself, and by its element if it has only one; an API's response as the text of the answer only."""
+    if it is the row itself, by its element if it has only one, and by the names of labels; an API's response as the text of the
+    answer only."""
     if path and (answer := answer_in(value, path)):
         yield answer[0], name, answer[1]
         return
@@ -203,8 +204,11 @@ def leaves(value: Any, path: str = "", name: str = "", depth: int = 0) -> Iterat
         for field in value:  # custom fields of tickets
             key_expression = f"{path}[?id == `{json.dumps(field['id']).replace('`', '')}`] | [0].value"
             yield from leaves(field["value"], key_expression, str(field["id"]), depth + 1)
-    elif isinstance(value, list) and len(value) == 1:
-        yield from leaves(value[0], f"{path}[0]", name, depth)
+    elif isinstance(value, list):
+        if value and rank(name, LABELS) is not None and all(isinstance(i, dict) and "name" in i for i in value):
+            yield f"{path}[].name", name, [item["name"] for item in value]  # issues' labels have a colour each
+        if len(value) == 1:
+            yield from leaves(value[0], f"{path}[0]", name, depth)
     elif not path:
         yield "@", "text", value
 

@@ -87,12 +87,14 @@ def draft(
             why = f"the rows hold {TAGGED_WORDS[0]}: {' and '.join(tags)} are as long"
         reading.refuse(rule, _names(files), why, fix)
         return None, reading.problems
-    task = _with_fields(files, reading, choice)
-    samples = [[m for m in messages if m["role"] != "system"] for messages in _conversations(files, task, _TRIED)]
-    # the last answer of a long conversation is no label, nor is a tool call
-    is_chat = [len(turns) > 2 or "tool_calls" in turns[-1] for turns in samples if choice.chat]
-    written = sum(is_chat) > len(samples) / 2
-    task.answers = Answers((_answer_text(messages[-1]) for messages in _conversations(files, task)), written=written)
+    task = _with_answers(files, reading, choice)
+    asks, answers = ("text", "label") if "label" in choice.fields else ("prompt", "completion")
+    has_label_columns = choice.fields.get(answers, "").startswith("join(")
+    if task.answers.joined_by and asks in choice.fields and not has_label_columns:
+        label_list = f"to_string(split({choice.fields[answers]}, '{task.answers.joined_by}'))"
+        others = {key: expression for key, expression in choice.fields.items() if key not in (asks, answers)}
+        choice = replace(choice, fields={"prompt": choice.fields[asks], "completion": label_list, **others})
+        task = _with_answers(files, reading, choice)
     if not task.answers.rows:  # report why none can be read, once for each rule
         rows = list(_validated(files, task.data, prompt=task.system_prompt or "-"))
         counts = Counter(rule for row in rows for rule in {f.rule for f in errors(row.findings)})
@@ -106,6 +108,17 @@ def draft(
     task.output, task.schema = _output(task.answers)
     task.system_prompt = task.system_prompt or _prompt(task)
     return task, reading.problems
+
+
+def _with_answers(files: Files, reading: Reading, choice: Choice) -> Draft:
+    """Draft the task of chosen columns, and read its answers."""
+    task = _with_fields(files, reading, choice)
+    samples = [[m for m in messages if m["role"] != "system"] for messages in _conversations(files, task, _TRIED)]
+    # the last answer of a long conversation is no label, nor is a tool call
+    is_chat = [len(turns) > 2 or "tool_calls" in turns[-1] for turns in samples if choice.chat]
+    written = sum(is_chat) > len(samples) / 2
+    task.answers = Answers((_answer_text(messages[-1]) for messages in _conversations(files, task)), written=written)
+    return task
 
 
 def _names(files: Files) -> str:
@@ -239,7 +252,7 @@ def _output(answers: Answers) -> tuple[dict[str, Any], dict[str, Any] | None]:
     if answers.kind == "labels":
         return {"kind": "labels", "labels": list(answers.labels)}, None
     if answers.kind == "json":
-        schema = json_schema_of(answers.values)
+        schema = json_schema_of(answers.values, answers.rows)
         return {"kind": "json", "json_schema": "schema.json", "max_new_tokens": answers.max_new_tokens}, schema
     extract = {"extract": answers.extract} if answers.extract else {}
     return {"kind": "text", "max_new_tokens": answers.max_new_tokens, **extract}, None
@@ -250,6 +263,11 @@ def _prompt(task: Draft) -> str:
     if answers.kind == "labels":
         lines = [f"{label}: {STUB}" for label in answers.labels]
         return "\n".join(["Classify the text. Answer with exactly one of these labels and nothing else.", *lines])
+    if answers.kind == "json" and "items" in (task.schema or {}):
+        labels = (task.schema or {})["items"].get("enum", ())
+        listed = "all of these that fit" if labels else f"{STUB}: what it lists"
+        first = f"Read the text. Answer with a JSON list and nothing else, {listed}."
+        return "\n".join([first, *(f"{label}: {STUB}" for label in labels)])
     if answers.kind == "json":
         properties = (task.schema or {}).get("properties", {})
         lines = [f"{key}: {STUB} ({_types(part)})" for key, part in properties.items()]

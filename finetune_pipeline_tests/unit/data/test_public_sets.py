@@ -190,6 +190,46 @@ def test_a_column_for_each_label(tmp_path: Path) -> None:
     assert {a for _, a in pairs_in(tmp_path, lines(beside))} == {"0", "1"}
 
 
+@pytest.mark.parametrize("mark", ["; ", "|", ","])
+def test_several_labels_in_one_text_become_a_list(tmp_path: Path, mark: str) -> None:
+    """Every combination was a label of its own."""
+    labels = [[y, "urgent"] if i % 4 == 0 else [y] for i, (_, y) in enumerate(PAIRS)]
+    rows = [[t, mark.join(of_row)] for (t, _), of_row in zip(PAIRS, labels, strict=True)]
+    made = drafted(of(tmp_path, "a.csv", table([["text", "tags"], *rows])))
+    assert [json.loads(answer) for answer in made.answers.values] == [*map(list, dict.fromkeys(map(tuple, labels)))]
+    assert made.schema is not None and sorted(made.schema["items"]["enum"]) == sorted([*THINGS, "urgent"])
+    assert "urgent: # describe" in made.system_prompt and "JSON list" in made.system_prompt
+    halves = [[t, ("1,5", "2,5", "1,0", "2,0")[i % 4]] for i, (t, _) in enumerate(PAIRS)]
+    assert drafted(of(tmp_path, "b.csv", table([["text", "rating"], *halves], ";"))).answers.kind == "labels"
+
+
+def test_labels_of_issues_are_their_names(tmp_path: Path) -> None:
+    """Their colours were learnt with them, or another column in their place."""
+    coloured = [
+        [{"name": y, "color": "d73a4a"}, {"name": "old", "color": "fff"}][: 1 + i % 2] for i, (_, y) in enumerate(PAIRS)
+    ]
+    issues = [{"number": i, "title": f"no {i}", "body": t, "labels": coloured[i]} for i, (t, _) in enumerate(PAIRS)]
+    made = drafted(of(tmp_path, "a.json", json.dumps(issues)))
+    assert {tuple(json.loads(answer)) for answer in made.answers.values} == {
+        *((thing,) for thing in THINGS), *((thing, "old") for thing in THINGS)
+    }  # fmt: skip
+    alone = [{**issue, "labels": issue["labels"][:1]} for issue in issues]
+    assert sorted(drafted(of(tmp_path, "b.json", json.dumps(alone))).answers.labels) == sorted(THINGS)
+
+
+@pytest.mark.parametrize(
+    "values", [("A", "B", "tie"), ("model_a", "model_b", "tie (bothbad)"), ("response_a", "response_b", "")]
+)
+def test_the_better_of_two_answers_is_learnt(tmp_path: Path, values: tuple[str, str, str]) -> None:
+    """The first one was, whichever won."""
+    rows = [
+        {"question": t, "response_a": f"one {t}", "response_b": f"two {t}", "winner": values[i % 3]}
+        for i, (t, _) in enumerate(PAIRS)
+    ]
+    better = {(t, f"{'two' if i % 3 == 1 else 'one'} {t}") for i, (t, _) in enumerate(PAIRS)}
+    assert pairs_in(tmp_path, lines(rows)) == better
+
+
 def test_rows_below_a_header_that_name_the_columns_again_are_told(tmp_path: Path) -> None:
     """Surveys have them; they are rows all the same, because a value may be missing."""
     rows = [["StartDate", "Q1", "Q2"], ["Start Date", "Topic?", "What is it?"], ['{"I":1}', '{"I":2}', '{"I":3}']]
