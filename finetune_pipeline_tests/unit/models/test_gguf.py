@@ -212,7 +212,7 @@ def test_the_template_in_go_writes_the_same(template: str | None, begin: str, tm
 
 def test_the_modelfile_asks_as_the_model_was_judged(tmp_path: Path) -> None:
     serving = {"system_prompt": 'Say "yes".', "stop_tokens": ["<|im_end|>"], "max_new_tokens": 7}
-    text = modelfile(tokenizer_with(tmp_path), "m-f16.gguf", serving, context=512, others=["m-q8_0.gguf"])
+    text = modelfile(tokenizer_with(tmp_path), "m-f16.gguf", serving, context=512, other_weights=["m-q8_0.gguf"])
     lines = text.splitlines()
     assert lines[:2] == ["FROM ./m-f16.gguf", "# FROM ./m-q8_0.gguf"]
     assert lines[-6:] == [

@@ -12,11 +12,11 @@ from finetune_pipeline.models.chat import end_ids, load_tokenizer
 from finetune_pipeline.models.hardware import GPU_SHARE
 from finetune_pipeline.models.loading import (
     OneDnnLinear,
-    asked_in,
+    has_onednn,
+    inference_dtype,
     load_for_prediction,
     load_for_training,
     native_bfloat16,
-    onednn_is_there,
 )
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.models.architectures import logits
@@ -48,14 +48,16 @@ def test_four_bit_storage_whatever_the_compute_dtype(tiny: Path, compute: torch.
 def test_a_model_is_asked_in_what_it_is_served_in(tiny: Path, tmp_path: Path) -> None:
     wide = make_tiny_model(tmp_path / "wide")
     served = torch.bfloat16 if native_bfloat16(CPU) else torch.float32
-    assert asked_in(tiny, "serving", CPU) == served and asked_in(tiny, "float32", CPU) == torch.float32
-    assert asked_in(wide, "serving", CPU) == torch.float32, "bfloat16 would round away what was stored in float32"
+    assert inference_dtype(tiny, "serving", CPU) == served and inference_dtype(tiny, "float32", CPU) == torch.float32
+    assert inference_dtype(wide, "serving", CPU) == torch.float32, (
+        "bfloat16 would round away what was stored in float32"
+    )
     exact, short = load_for_prediction(tiny, CPU), load_for_prediction(tiny, CPU, precision="serving")
     assert exact.dtype == torch.float32 and short.dtype == served
     assert (logits(exact) - logits(short)).abs().mean() < 0.02
 
 
-@pytest.mark.skipif(not onednn_is_there(), reason="this build of PyTorch has no oneDNN")
+@pytest.mark.skipif(not has_onednn(), reason="this build of PyTorch has no oneDNN")
 def test_products_of_onednn_are_those_of_a_linear_layer_on_slices_too() -> None:
     torch.manual_seed(0)
     layer, rows = torch.nn.Linear(32, 48).bfloat16(), torch.randn(5, 7, 32).bfloat16()

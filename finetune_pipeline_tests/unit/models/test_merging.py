@@ -15,7 +15,7 @@ from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import adapter_kind, read_adapter
 from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.merging import merge
-from finetune_pipeline.models.parity import parity, weights_off
+from finetune_pipeline.models.parity import differing_weights, parity
 from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.training.model import build, save_trained
 from finetune_pipeline_tests.tiny_model import make_tiny_model, write_tiny_examples
@@ -88,7 +88,7 @@ def test_what_training_saves_is_merged_and_a_damaged_merge_is_seen(
     name = next(n for n in reversed(written) if not torch.equal(written[n], before[n]))
     save_file({**written, name: before[name]}, tmp_path / "out/model/model.safetensors", metadata={"format": "pt"})
     right = with_adapter(base, tmp_path / "adapter").merge_and_unload()
-    assert weights_off(right, tmp_path / "out") == (len(before), [name])
+    assert differing_weights(right, tmp_path / "out") == (len(before), [name])
 
 
 def test_float32_keeps_all_of_the_change(tmp_path: Path) -> None:

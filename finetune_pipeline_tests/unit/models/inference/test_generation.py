@@ -60,7 +60,7 @@ def test_same_text_status_and_scores_as_the_plain_way(loaded: tuple[Any, Any], m
     assert way_of_reading(model, Reader) == APART, "the fast way, which is compared here"
     plain = [_plainly(model, tokenizer, prompt, ids) for prompt, ids in zip(prompts, labels, strict=True)]
     for batch_size, read_at_once in ((1, 2048), (4, 2048), (4, 1), (4, 25)):
-        monkeypatch.setattr(reader, "_READ_AT_ONCE", read_at_once)
+        monkeypatch.setattr(reader, "_PASS_TOKENS", read_at_once)
         answers = generate_and_score(model, tokenizer, prompts, labels, LONGEST, batch_size)
         for answer, prompt, (text, status, scores) in zip(answers, prompts, plain, strict=True):
             assert (answer.text, answer.status) == (text, status), (batch_size, read_at_once)
