@@ -87,9 +87,9 @@ def test_methods_that_an_architecture_does_not_allow(
     tmp_path: Path, architecture: str, method: str, rule: str | None
 ) -> None:
     model = make_model(tmp_path / "model", architecture)
-    given = found(model, tmp_path, training={"method": method, "max_tokens": 256})
-    assert [f.rule for f in given if f.severity == "error"] == ([rule] if rule else [])
-    assert all(f.fix for f in given)
+    findings = found(model, tmp_path, training={"method": method, "max_tokens": 256})
+    assert [f.rule for f in findings if f.severity == "error"] == ([rule] if rule else [])
+    assert all(f.fix for f in findings)
 
 
 def test_a_model_without_a_tokenizer_is_refused(model: Path, tmp_path: Path) -> None:
