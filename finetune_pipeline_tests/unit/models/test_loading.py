@@ -29,18 +29,18 @@ def test_four_bit_storage_whatever_the_compute_dtype(tiny: Path, compute: torch.
     model, facts = load_for_training(tiny, "four_bit", compute, CPU)
     assert facts["quantized_modules"] == 14  # seven linear layers in each of two blocks
     linear = 2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128)
-    other = 400 * 64 + 5 * 64
+    unquantized = 400 * 64 + 5 * 64
     assert facts["parameters"] == facts["bf16_bytes"] // 2
-    assert linear + other <= facts["parameters"] <= linear + other + 64  # rotary tables are buffers
+    assert linear + unquantized <= facts["parameters"] <= linear + unquantized + 64  # rotary tables are buffers
     assert linear / 2 < facts["by_kind"]["quantized"] < linear * 0.9  # tiny blocks: constants weigh more than usual
-    assert 2 * other <= facts["by_kind"]["other"] <= 2 * other + 256  # 16 bits, tied embedding once
-    layer, seen = model.model.layers[1].mlp, []
-    layer.register_forward_hook(lambda _m, inputs, output: seen.extend([inputs[0].dtype, output.dtype]))
+    assert 2 * unquantized <= facts["by_kind"]["other"] <= 2 * unquantized + 256  # 16 bits, tied embedding once
+    layer, dtypes = model.model.layers[1].mlp, []
+    layer.register_forward_hook(lambda _m, inputs, output: dtypes.extend([inputs[0].dtype, output.dtype]))
     before = layer.up_proj.weight.data.clone()
     model.eval()
     with torch.no_grad():
-        found = model(input_ids=torch.arange(3, 40)[None]).logits
-    assert found.isfinite().all() and [*seen, found.dtype] == [compute] * 3
+        logits = model(input_ids=torch.arange(3, 40)[None]).logits
+    assert logits.isfinite().all() and [*dtypes, logits.dtype] == [compute] * 3
     assert torch.equal(layer.up_proj.weight.data, before), "a validation pass must not repack the weights"
     assert not getattr(layer.up_proj.weight.quant_state, "packing_format_for_cpu", False)
 
@@ -52,9 +52,9 @@ def test_a_model_is_asked_in_what_it_is_served_in(tiny: Path, tmp_path: Path) ->
     assert inference_dtype(wide, "serving", CPU) == torch.float32, (
         "bfloat16 would round away what was stored in float32"
     )
-    exact, short = load_for_prediction(tiny, CPU), load_for_prediction(tiny, CPU, precision="serving")
-    assert exact.dtype == torch.float32 and short.dtype == served
-    assert (logits(exact) - logits(short)).abs().mean() < 0.02
+    exact, rounded = load_for_prediction(tiny, CPU), load_for_prediction(tiny, CPU, precision="serving")
+    assert exact.dtype == torch.float32 and rounded.dtype == served
+    assert (logits(exact) - logits(rounded)).abs().mean() < 0.02
 
 
 @pytest.mark.skipif(not has_onednn(), reason="this build of PyTorch has no oneDNN")

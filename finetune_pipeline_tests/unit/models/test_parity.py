@@ -149,8 +149,8 @@ def test_reading_an_answer_tells_whether_it_would_be_given(made: Made, tmp_path:
     rows = Rows.encode(tokenizer, made.examples)
     device = torch.device("cpu")
     base, merged = (load_for_prediction(folder, device) for folder in (made.base, tmp_path / "merged"))
-    answers, others = (generate_and_score(m, tokenizer, rows.prompts, None, 6, 5) for m in (base, merged))
-    differs = [a.new_ids == b.new_ids for a, b in zip(answers, others, strict=True)]
+    answers, merged_answers = (generate_and_score(m, tokenizer, rows.prompts, None, 6, 5) for m in (base, merged))
+    differs = [a.new_ids == b.new_ids for a, b in zip(answers, merged_answers, strict=True)]
     assert 0 < sum(differs) < 12
     assert teacher_forced_logits(merged, rows, 5, answers)[1] == differs
     assert teacher_forced_logits(base, rows, 5, answers)[1] == [True] * 12
