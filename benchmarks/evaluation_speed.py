@@ -54,7 +54,7 @@ from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.reader import Reader
 from finetune_pipeline.models.inference.shared_reading import Ids
-from finetune_pipeline.models.loading import asked_in
+from finetune_pipeline.models.loading import inference_dtype
 from finetune_pipeline.spec import load_task
 
 LIMITS = {"labels": 8.0, "long answers": 3.0, "label likelihoods": 20.0, "label likelihoods, 4 shots": 20.0}
@@ -151,7 +151,7 @@ class Bench:
         asked = Answerer(base, precision=precision)
         self.model, self.tokenizer = asked.model, asked.tokenizer
         self.plain = AutoModelForCausalLM.from_pretrained(
-            model_folder(base), dtype=asked_in(base, precision, torch.device("cpu"))
+            model_folder(base), dtype=inference_dtype(base, precision, torch.device("cpu"))
         ).eval()
         self.missed: list[str] = []
 

@@ -35,7 +35,7 @@ from finetune_pipeline.models.chat import encode_prompt
 from finetune_pipeline.models.hardware import cpu_model
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.loading import pick_device, resolve_precision
-from finetune_pipeline.planning.answering import Asked, answering_memory
+from finetune_pipeline.planning.answering import PromptBatch, answering_memory
 from finetune_pipeline.planning.planner import Planner, compute_width
 from finetune_pipeline.planning.shape import model_shape
 from finetune_pipeline.spec.training import TrainingSpec
@@ -215,7 +215,7 @@ class Acceptance:
             made = asked.answers(some, None, NEW_TOKENS, size)
             seconds = time.perf_counter() - began
             peak = torch.cuda.max_memory_allocated() / 2**20 if self.gpu else 0.0
-            batch = Asked(size, max(map(len, some)), shared, NEW_TOKENS, 0)
+            batch = PromptBatch(size, max(map(len, some)), shared, NEW_TOKENS, 0)
             planned = answering_memory(model_shape(model), batch, width=width, device=self.device.type).total / 2**20
             speed = sum(a.new_tokens for a in made) / seconds
             row(size, f"{speed:.0f}", f"{peak:.0f}" if peak else "–", f"{planned:.0f}", self.near(peak, planned))

@@ -25,7 +25,7 @@ from finetune_pipeline.models.chat import Encoded, load_tokenizer
 from finetune_pipeline.models.inference.generation import generate_and_score
 from finetune_pipeline.models.inference.reader import Reader
 from finetune_pipeline.models.inference.trial import way_of_reading
-from finetune_pipeline.planning.answering import Asked, answering_memory
+from finetune_pipeline.planning.answering import PromptBatch, answering_memory
 from finetune_pipeline.planning.batches import batch_of
 from finetune_pipeline.planning.memory import GPU_OVERHEAD, evaluation_memory, training_memory
 from finetune_pipeline.planning.shape import model_shape
@@ -169,12 +169,12 @@ def answer(base: Path, number: int, new_tokens: int, *, comparing: bool = False)
             waits = device.waits - tried
             if comparing:
                 gold = parity.Rows(prompts, [row.ids[-ANSWER:] for row in examples])
-                trained = parity.follow(model, gold, number)[0]
+                trained = parity.teacher_forced_logits(model, gold, number)[0]
                 merged = model.merge_and_unload()
-                parity.divergence(trained, parity.follow(merged, gold, number)[0])
+                parity.divergence(trained, parity.teacher_forced_logits(merged, gold, number)[0])
                 assert not [n for n, _ in merged.named_parameters() if "lora" in n], "the adapter is still there"
         assert all(a.status != "error" and len(a.new_ids) == new_tokens for a in answers), answers[0].error
-        asked = Asked(number, len(prompts[0]), PREFIX, new_tokens, ANSWER if comparing else LABELS * ANSWER)
+        asked = PromptBatch(number, len(prompts[0]), PREFIX, new_tokens, ANSWER if comparing else LABELS * ANSWER)
         shape = model_shape(base)
         planned = answering_memory(shape, asked, width=4 if comparing else 2, device="cuda").needed - GPU_OVERHEAD
         return {"peak": device.peak, "planned": planned, "waits": waits}

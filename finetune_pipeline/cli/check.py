@@ -18,7 +18,7 @@ from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.findings import Finding, FindingsError, as_rows, errors
-from finetune_pipeline.models.chat_templates import own_template, told_origin
+from finetune_pipeline.models.chat_templates import own_template, template_origin
 from finetune_pipeline.models.identity import local_base, model_folder
 from finetune_pipeline.pipeline import DATA_STEPS, PIPELINE, made_base
 from finetune_pipeline.planning.power import power_bounds
@@ -143,7 +143,7 @@ def facts_of(checked: Checked, kept: bool = True) -> dict[str, Any]:
         return facts
     return facts | {
         "stops": checked.stops,
-        "chat_template": told_origin(checked.task.spec.chat_template, checked.task.folder),
+        "chat_template": template_origin(checked.task.spec.chat_template, checked.task.folder),
         **{step.removesuffix("_examples"): checked.made[step].facts for step in STEPS},
         "quality": checked.quality.facts,
         "simple": asdict(checked.simple) if checked.simple else None,
@@ -161,7 +161,7 @@ def show_check(checked: Checked, brief: bool = False, kept: bool = True) -> None
         return
     made = checked.made
     if not brief:
-        say(f"chat template: {told_origin(checked.task.spec.chat_template, checked.task.folder)}")
+        say(f"chat template: {template_origin(checked.task.spec.chat_template, checked.task.folder)}")
     _show_rows(made)
     say("")
     for mark, name, message in checked.answers:

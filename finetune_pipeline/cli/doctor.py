@@ -7,7 +7,7 @@ import click
 from finetune_pipeline.cli.output import DONE, REFUSED, as_json, tell
 from finetune_pipeline.orchestration.resources import child_environment
 from finetune_pipeline.settings import read_settings
-from finetune_pipeline.worker.doctor import look, machine_lines
+from finetune_pipeline.worker.doctor import examine_machine, machine_lines
 
 
 @click.command()
@@ -17,6 +17,6 @@ def doctor(as_json: bool) -> int:
     kernel used by training and merging is tested. Exit code 2: one is wrong, or a device is unusable.
     """
     settings = read_settings()
-    machine = look(settings.devices, settings.home, lambda place: child_environment(place, {}))
+    machine = examine_machine(settings.devices, settings.home, lambda place: child_environment(place, {}))
     tell(as_json, {**asdict(machine), "right": machine.right}, *machine_lines(machine))
     return DONE if machine.right else REFUSED

@@ -8,7 +8,7 @@ import yaml
 from finetune_pipeline.cli.output import DONE, NO_TASK, as_json, get_task, tell
 from finetune_pipeline.cli.project import Project
 from finetune_pipeline.findings import as_rows, errors
-from finetune_pipeline.models.chat_templates import told_origin
+from finetune_pipeline.models.chat_templates import template_origin
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import check_task, find_tasks
 
@@ -32,7 +32,7 @@ def show(task: str | None, as_json: bool) -> int:
         for name, artifact in project.made.items()
     }
     spec = loaded.spec.model_dump(mode="json")
-    template = told_origin(loaded.spec.chat_template, loaded.folder)
+    template = template_origin(loaded.spec.chat_template, loaded.folder)
     facts = {"spec": spec, "folder": str(loaded.folder), "chat_template": template, "steps": steps}
     tell(
         as_json,

@@ -15,7 +15,7 @@ from finetune_pipeline.models.inference.constrained import Restriction
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.generation import generate_and_score
 from finetune_pipeline.models.inference.shared_reading import Ids
-from finetune_pipeline.models.loading import asked_in, load_for_prediction, pick_device
+from finetune_pipeline.models.loading import inference_dtype, load_for_prediction, pick_device
 from finetune_pipeline.reporting import say
 
 CODE = "7"
@@ -62,7 +62,7 @@ class Answerer:
 
     @cached_property
     def dtype(self) -> str:
-        return str(asked_in(self.folder, self.precision, pick_device())).removeprefix("torch.")
+        return str(inference_dtype(self.folder, self.precision, pick_device())).removeprefix("torch.")
 
     @cached_property
     def digest(self) -> str:

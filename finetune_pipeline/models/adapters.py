@@ -24,16 +24,16 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 KINDS = {"LORA": "lora", "PROMPT_TUNING": "prompt", "PREFIX_TUNING": "prefix"}
 """Maps PEFT's adapter types to names of spec.methods.Kind."""
 
-_UNDERSTOOD = {
-    # read below
+_SUPPORTED_SETTINGS = {
+    # used by this module
     *("peft_type", "r", "lora_alpha", "use_rslora", "use_dora", "init_lora_weights"),
-    # which layers were adapted: the tensor names in the file show it
+    # names of the adapted layers, which the tensor names in the file also give
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
-    # of training, or about the file
+    # settings of training or metadata, without effect on the weights
     *("lora_dropout", "inference_mode", "auto_mapping", "base_model_name_or_path", "revision", "task_type"),
     *("peft_version", "runtime_config", "loftq_config", "eva_config", "megatron_core", "qalora_group_size"),
 }
-_PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+_UNCHANGED_BASE_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 """Initialisations that leave the base weights unchanged. Others (PiSSA, OLoRA, CorDA, LoftQ) change them, so the adapter
 file alone does not determine the trained weights."""
 
@@ -89,9 +89,11 @@ def read_adapter(folder: Path) -> Adapter:
     if kind == "full":
         raise JobError(f"{folder.name!r} is a whole model, not an adapter\nfix: use it as it is")
     if kind != "lora":
-        also = ", or as a model with added tokens" if kind == "prompt" else ""
-        why = f"the adapter in {folder.name!r} is a soft prompt ({kind} tuning): it changes no weights, so nothing is to merge"
-        raise JobError(f"{why}\nfix: export it as an adapter{also} (`finetune export`)")
+        alternative = ", or as a model with added tokens" if kind == "prompt" else ""
+        problem = f"the adapter in {folder.name!r} is a soft prompt ({kind} tuning): it changes no weights"
+        raise JobError(
+            f"{problem}, so there is nothing to merge\nfix: export it as an adapter{alternative} (`finetune export`)"
+        )
     if not (folder / WEIGHTS).is_file():
         fix = "save the adapter with `save_pretrained`, which writes safetensors"
         raise JobError(f"{folder.name!r} does not contain {WEIGHTS}\nfix: {fix}")
@@ -107,13 +109,13 @@ def _settings_problems(config: Mapping[str, Any]) -> list[str]:
     problems = [
         f"the merge does not support its setting {key} = {value!r}"
         for key, value in sorted(config.items())
-        if key not in _UNDERSTOOD and value not in (None, False, [], {}, "none")
+        if key not in _SUPPORTED_SETTINGS and value not in (None, False, [], {}, "none")
     ]
-    start = config.get("init_lora_weights", True)
-    if start not in _PLAIN_STARTS:
+    initialisation = config.get("init_lora_weights", True)
+    if initialisation not in _UNCHANGED_BASE_STARTS:
         problems.append(
-            f"init_lora_weights = {start!r} changes the base's weights, so merging into the unchanged base would be wrong; "
-            "save it again with `path_initial_model_for_weight_conversion`"
+            f"init_lora_weights = {initialisation!r} changes the base's weights, so merging into the unchanged base would be "
+            "wrong; save it again with `path_initial_model_for_weight_conversion`"
         )
     return problems
 
@@ -136,8 +138,8 @@ def _read_tensors(adapter: Adapter) -> list[str]:
             continue
         shapes = entries[change.a].shape, entries[change.b].shape
         if shapes[0][0] != r or shapes[1][-1] != r:
-            found = f"the shapes {shapes[0]} and {shapes[1]}, which do not match rank {r}"
-            problems.append(f"the matrices for {module!r} have {found}")
+            mismatch = f"the shapes {shapes[0]} and {shapes[1]}, which do not match rank {r}"
+            problems.append(f"the matrices for {module!r} have {mismatch}")
         if dora != (change.magnitude is not None):
             problems.append(f"use_dora is {dora}, but {module!r} has {'a' if change.magnitude else 'no'} magnitude")
     return problems if adapter.changes or problems else ["its file contains no tensors"]

@@ -18,7 +18,7 @@ from finetune_pipeline.models.chat_templates import (
     no_template,
     no_tokenizer,
     template_findings,
-    usable,
+    usable_templates,
 )
 from finetune_pipeline.models.identity import (
     MODEL_FILE,
@@ -39,16 +39,16 @@ from finetune_pipeline.settings import read_settings
 def prepare_base(base_model: str, revision: str | None, out: Path, chat_template: str | None = None) -> dict[str, Any]:
     """Make `base_model` available locally, and write its facts and ``path`` to out/model.json.
 
-    Bundled models: the GGUF file is dequantized and saved as bfloat16 safetensors in out/model. Local models are used in
-    place. Hub models are downloaded to the hub's cache. chat_template: text of a template that replaces the model's own;
-    out/model is then a separate folder, which links to the weight files of local and hub models.
+    Dequantizes the GGUF file of a bundled model to bfloat16 safetensors in out/model, uses local models in place, and
+    downloads hub models to the hub's cache. chat_template: text of a template that replaces the model's own; out/model is
+    then a separate folder with links to the weight files of local and hub models.
     Raises FindingsError for an unknown model and an unusable template, and like :func:`describe`.
     """
     kind = model_kind(base_model, revision)
-    own = out / "model"
+    model_copy = out / "model"
     identity = base_identity(base_model, revision)  # refuses bundled weights with an unknown digest
     if kind == "bundled":
-        folder = own
+        folder = model_copy
         _unpack_bundled(bundled_files(base_model), folder)
     elif kind == "local":
         folder = local_base(base_model).resolve()
@@ -56,9 +56,9 @@ def prepare_base(base_model: str, revision: str | None, out: Path, chat_template
         folder = _download(base_model, revision)
     warnings: list[Finding] = []
     if chat_template is not None:
-        if folder != own:
-            _link(folder, own, out)
-            folder = own
+        if folder != model_copy:
+            _link(folder, model_copy, out)
+            folder = model_copy
         warnings = use_template(folder, chat_template, base_model)
     facts = describe(folder, base_model)
     facts |= {
@@ -68,12 +68,12 @@ def prepare_base(base_model: str, revision: str | None, out: Path, chat_template
         "chat_template": "task.yaml" if chat_template is not None else "the model's own",
         "warnings": [f.to_dict() for f in warnings],
     }
-    write_json(out / MODEL_FILE, {"path": "model" if folder == own else _path(folder, out, out), **facts})
+    write_json(out / MODEL_FILE, {"path": "model" if folder == model_copy else _path(folder, out, out), **facts})
     return facts
 
 
 def describe(folder: Path, name: str) -> dict[str, Any]:
-    """Return facts about a model folder. Raises FindingsError, JobError or DamagedFile if it is no complete model."""
+    """Return facts about a model folder. Raises FindingsError, JobError or DamagedFile if the model is incomplete."""
     import torch
 
     from finetune_pipeline.models.loading import load_for_prediction
@@ -110,7 +110,7 @@ def _check(tokenizer: Any, rows: int, name: str) -> None:
     """Raise FindingsError unless there are a chat template and end-of-answer tokens among the embedding's `rows`."""
     problems = []
     if not tokenizer.chat_template:
-        problems.append(no_template(name, usable(tokenizer.get_vocab())))
+        problems.append(no_template(name, usable_templates(tokenizer.get_vocab())))
     if tokenizer.eos_token_id is None:
         message = "the tokenizer has no end-of-sequence token"
         fix = "set eos_token in tokenizer_config.json"
@@ -131,8 +131,8 @@ def use_template(folder: Path, template: str, name: str) -> list[Finding]:
     """
     tokenizer = load_tokenizer(folder)
     findings = template_findings(folder, template, name, tokenizer.get_vocab())
-    if wrong := errors(findings):
-        raise FindingsError(wrong)
+    if blocking := errors(findings):
+        raise FindingsError(blocking)
     tokenizer.chat_template = template
     tokenizer.eos_token = end_of_turn_token(tokenizer)
     tokenizer.save_pretrained(folder)
@@ -145,11 +145,11 @@ def use_template(folder: Path, template: str, name: str) -> list[Finding]:
     return findings
 
 
-def _path(there: Path, here: Path, artifact: Path) -> str:
-    """Return the path from an artifact's folder `here` to `there`: relative if the two can only move together."""
+def _path(target: Path, folder: Path, artifact: Path) -> str:
+    """Return the path from an artifact's `folder` to `target`: relative if both are in the project, and so move together."""
     project = read_settings().project.resolve()
-    together = there.is_relative_to(project) and artifact.resolve().is_relative_to(project)
-    return os.path.relpath(there, here.resolve()) if together else str(there)
+    move_together = target.is_relative_to(project) and artifact.resolve().is_relative_to(project)
+    return os.path.relpath(target, folder.resolve()) if move_together else str(target)
 
 
 def _link(source: Path, target: Path, artifact: Path) -> None:
@@ -168,12 +168,12 @@ def _unpack_bundled(pieces: Sequence[Path], folder: Path) -> None:
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".gguf-") as scratch:
-        whole = Path(scratch) / f"{pieces[0].name.partition('.gguf')[0]}.gguf"  # its name ends up in config.json
-        with whole.open("wb") as out:
-            for piece in pieces:
-                with piece.open("rb") as handle:
-                    shutil.copyfileobj(handle, out, 1 << 20)
-        _unpack_gguf(whole, folder)
+        joined_file = Path(scratch) / f"{pieces[0].name.partition('.gguf')[0]}.gguf"  # its name ends up in config.json
+        with joined_file.open("wb") as joined:
+            for part in pieces:
+                with part.open("rb") as handle:
+                    shutil.copyfileobj(handle, joined, 1 << 20)
+        _unpack_gguf(joined_file, folder)
 
 
 def _unpack_gguf(file: Path, folder: Path) -> None:
@@ -181,7 +181,7 @@ def _unpack_gguf(file: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with _parsed_once():
+    with _cached_gguf_parsing():
         model: Any = AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, dtype=torch.bfloat16, trust_remote_code=False
         )
@@ -197,31 +197,31 @@ def _unpack_gguf(file: Path, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _parsed_once() -> Iterator[None]:
+def _cached_gguf_parsing() -> Iterator[None]:
     """Halve the time of reading a GGUF file: transformers parses it three times, and lists all names anew for each module."""
     import gguf
 
-    own = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
-    vars(gguf).update({name: functools.cache(function) for name, function in own.items()})
+    originals = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    vars(gguf).update({name: functools.cache(function) for name, function in originals.items()})
     try:
         yield
     finally:
-        vars(gguf).update(own)
+        vars(gguf).update(originals)
 
 
 def _download(base_model: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    wanted = [f"*{suffix}" for suffix in (".safetensors", *TEXTS)]
+    file_patterns = [f"*{suffix}" for suffix in (".safetensors", *TEXTS)]
     try:
-        # consolidated*: the same weights again, in the layout of Mistral's own code
-        patterns: dict[str, Any] = {"allow_patterns": wanted, "ignore_patterns": "consolidated*"}
+        # consolidated*: a second copy of the weights, in the layout of Mistral's own code
+        patterns: dict[str, Any] = {"allow_patterns": file_patterns, "ignore_patterns": "consolidated*"}
         return Path(snapshot_download(base_model, revision=revision, **patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         if outside_words(error, "the hub's cache"):
             raise  # the disk is full, for example
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        message = f"{base_model!r} could not be downloaded: {first}"
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        message = f"{base_model!r} could not be downloaded: {first_line}"
         fix = "check the id, the revision, the network and (for gated models) HF_TOKEN; or name a local folder"
         raise FindingsError([Finding("model.download", "error", "task.yaml: base_model", message, fix)]) from error

@@ -58,10 +58,10 @@ def _object(arguments: Any) -> Any:
 def render(tokenizer: Any, messages: Sequence[Message], generation: bool = False, tools: Tools = None) -> str:
     """Render a conversation as text; generation: with the generation prompt.
     Raises FindingsError if the template refuses the messages."""
-    return _written(tokenizer, messages, generation, tools).text
+    return _rendered(tokenizer, messages, generation, tools).text
 
 
-def _written(
+def _rendered(
     tokenizer: Any, messages: Sequence[Message], generation: bool = False, tools: Tools = None
 ) -> Conversation:
     try:
@@ -80,47 +80,47 @@ def to_ids(tokenizer: Any, text: str) -> list[int]:
 
 def encode_prompt(tokenizer: Any, messages: Sequence[Message], tools: Tools = None) -> list[int]:
     """Tokenize `messages` (ending with a user or tool turn) with the generation prompt, as in serving."""
-    return token_ids(tokenizer, _written(tokenizer, messages, True, tools))
+    return token_ids(tokenizer, _rendered(tokenizer, messages, True, tools))
 
 
 _Turn = tuple[list[int], int, int]
 """An assistant turn with loss: tokens of prompt and answer as in serving, and start and end of the answer."""
 
 
-def _learned(message: Message) -> bool:
+def _has_loss(message: Message) -> bool:
     return message["role"] == "assistant" and message.get("weight") != 0
 
 
 def _turn(tokenizer: Any, messages: Sequence[Message], i: int, tools: Tools, full: tuple[str, list[int]]) -> _Turn:
-    """Return learned turn number i; full: text and tokens of the whole conversation. Raises FindingsError if its prompt is
-    not a proper prefix, or if the template drops its content."""
-    before = _written(tokenizer, messages[:i], True, tools)
-    prompt = token_ids(tokenizer, before)
+    """Return turn number i, which has loss; full: text and tokens of the whole conversation. Raises FindingsError if its prompt
+    is not a proper prefix, or if the template drops its content."""
+    prompt_rendering = _rendered(tokenizer, messages[:i], True, tools)
+    prompt = token_ids(tokenizer, prompt_rendering)
     text, ids = full
     if i < len(messages) - 1:
-        until = _written(tokenizer, messages[: i + 1], False, tools)
-        text, ids = until.text, token_ids(tokenizer, until)
+        rendering = _rendered(tokenizer, messages[: i + 1], False, tools)
+        text, ids = rendering.text, token_ids(tokenizer, rendering)
     end = _end_of_answer(tokenizer, prompt, ids, i)
-    written = text[len(before.text) :]
-    spoken = messages[i]["content"].rpartition("</think>")[2].strip()  # templates format thoughts differently
+    answer_rendering = text[len(prompt_rendering.text) :]
+    answer_text = messages[i]["content"].rpartition("</think>")[2].strip()  # templates format thoughts differently
     calls = [call["function"]["name"] for call in messages[i].get("tool_calls") or []]
-    if spoken not in written:
-        raise FindingsError([_lost(f"turn {i + 1}", "the assistant's text")])
-    if any(name not in written for name in calls):
-        raise FindingsError([_lost(f"turn {i + 1}", "a tool call")])
+    if answer_text not in answer_rendering:
+        raise FindingsError([_content_lost(f"turn {i + 1}", "the assistant's text")])
+    if any(name not in answer_rendering for name in calls):
+        raise FindingsError([_content_lost(f"turn {i + 1}", "a tool call")])
     return ids, len(prompt), end
 
 
 def _turns(tokenizer: Any, messages: Sequence[Message], tools: Tools) -> tuple[list[int], list[_Turn]]:
-    """Return (tokens of the whole conversation, its learned turns). Raises FindingsError like :func:`encode_example`."""
-    full = _written(tokenizer, messages, False, tools)
+    """Return (tokens of the whole conversation, its turns with loss). Raises FindingsError like :func:`encode_example`."""
+    full = _rendered(tokenizer, messages, False, tools)
     for i, message in enumerate(messages):
         if message["role"] != "assistant" and message["content"].strip() not in full.text:
-            raise FindingsError([_lost(f"turn {i + 1}", f"the text of the {message['role']}")])
+            raise FindingsError([_content_lost(f"turn {i + 1}", f"the text of the {message['role']}")])
     if tools and render(tokenizer, messages, False) == full.text:
-        raise FindingsError([_lost("tools", "the list of tools")])
+        raise FindingsError([_content_lost("tools", "the list of tools")])
     ids = token_ids(tokenizer, full)
-    turns = [_turn(tokenizer, messages, i, tools, (full.text, ids)) for i, m in enumerate(messages) if _learned(m)]
+    turns = [_turn(tokenizer, messages, i, tools, (full.text, ids)) for i, m in enumerate(messages) if _has_loss(m)]
     return ids, turns
 
 
@@ -146,19 +146,20 @@ def encode_example(
         for _, start, end in turns:
             loss[start:end] = [True] * (end - start)
         return [Encoded(example_id, full, loss)]
-    return [Encoded(example_id, ids, [start <= at < end for at in range(len(ids))]) for ids, start, end in turns]
+    return [Encoded(example_id, ids, [start <= i < end for i in range(len(ids))]) for ids, start, end in turns]
 
 
 def _mismatch(tokenizer: Any, prompt: list[int], full: list[int], turn: int) -> Finding:
-    at = next((i for i, (a, b) in enumerate(zip(prompt, full, strict=False)) if a != b), min(len(prompt), len(full)))
-    texts = " against ".join(repr(tokenizer.decode(ids[at : at + 4])) for ids in (prompt, full))
-    message = f"the chat template renders a different text for serving than for training: they differ from token {at} on ({texts})"
+    index = next((i for i, (a, b) in enumerate(zip(prompt, full, strict=False)) if a != b), min(len(prompt), len(full)))
+    texts = " against ".join(repr(tokenizer.decode(ids[index : index + 4])) for ids in (prompt, full))
+    message = "the chat template renders a different text for serving than for training: they differ from token "
+    message += f"{index} on ({texts})"
     fix = "use a chat template whose generation prompt is the start of an assistant turn"
     return Finding("chat.template_mismatch", "error", f"turn {turn + 1}", message, fix)
 
 
-def _lost(place: str, what: str) -> Finding:
-    message = f"the model's chat template leaves out {what}"
+def _content_lost(place: str, content: str) -> Finding:
+    message = f"the model's chat template leaves out {content}"
     fix = "use a model whose template supports such turns, set chat_template, or remove these examples"
     return Finding("chat.content_lost", "error", place, message, fix)
 
@@ -173,7 +174,7 @@ def encode_answer(
     """
     message = {"role": "assistant", "content": answer} if isinstance(answer, str) else answer
     prompt = encode_prompt(tokenizer, prompt_messages, tools)
-    full = token_ids(tokenizer, _written(tokenizer, [*prompt_messages, message], False, tools))
+    full = token_ids(tokenizer, _rendered(tokenizer, [*prompt_messages, message], False, tools))
     return full[len(prompt) : _end_of_answer(tokenizer, prompt, full, len(prompt_messages))]
 
 
@@ -183,7 +184,7 @@ def _end_of_answer(tokenizer: Any, prompt: list[int], ids: list[int], turn: int)
     start, ends = len(prompt), end_ids(tokenizer)
     if ids[:start] != prompt or len(ids) <= start:
         raise FindingsError([_mismatch(tokenizer, prompt, ids, turn)])
-    return next((at + 1 for at in range(start, len(ids)) if ids[at] in ends), len(ids))
+    return next((i + 1 for i in range(start, len(ids)) if ids[i] in ends), len(ids))
 
 
 def end_of_turn_token(tokenizer: Any) -> str:
@@ -191,12 +192,12 @@ def end_of_turn_token(tokenizer: Any) -> str:
     :func:`render`."""
     answer = "an answer"
     turns = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": answer}]
-    behind = render(tokenizer, turns).rpartition(answer)[2]
+    text_after_answer = render(tokenizer, turns).rpartition(answer)[2]
     backend = tokenizer.backend_tokenizer
     special = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
-    end = next((t for t in backend.encode(behind, add_special_tokens=False).tokens if t in special), None)
+    end = next((t for t in backend.encode(text_after_answer, add_special_tokens=False).tokens if t in special), None)
     if end is None:
-        ending = f"without a special token (it writes {behind!r})"
+        ending = f"without a special token (it writes {text_after_answer!r})"
         message = f"the template ends an assistant turn {ending}: the model would not learn to stop"
         fix = "end the assistant's turns with the end-of-sequence token, {{ eos_token }}"
         raise FindingsError([Finding("model.template_without_end", "error", "task.yaml: chat_template", message, fix)])
@@ -225,7 +226,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 def unusable(part: str, folder: Path, error: Exception) -> FindingsError:
     """Return the error for the part (model, tokenizer) of a model folder that its library cannot load."""
-    why = (str(error).strip() or type(error).__name__).splitlines()[0]
-    message = f"the {part} in {folder.name!r} cannot be loaded: {why}"
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    message = f"the {part} in {folder.name!r} cannot be loaded: {reason}"
     fix = "fetch the model again, all its files; or use an unquantized model of a family that transformers knows"
     return FindingsError([Finding(f"model.{part}", "error", "task.yaml: base_model", message, fix)])

@@ -72,7 +72,7 @@ def template_identity(setting: str | None, folder: Path) -> dict[str, str]:
     return {} if text is None else {"chat_template": hashlib.sha256(text.encode()).hexdigest()}
 
 
-def told_origin(setting: str | None, folder: Path) -> str:
+def template_origin(setting: str | None, folder: Path) -> str:
     """Describe where a task's chat template comes from."""
     if setting is None:
         return "the model's own"
@@ -117,11 +117,11 @@ def special_tokens(folder: Path) -> dict[str, str]:
     read_typed(path, _TokenizerConfig)
     settings = read_typed(path, dict[str, Any]).items()
     tokens = {k: v.get("content") if isinstance(v, dict) else v for k, v in settings if k.endswith("_token")}
-    return {k: v for k, v in tokens.items() if v and isinstance(v, str)}  # add_bos_token, for example, is no token
+    return {k: v for k, v in tokens.items() if v and isinstance(v, str)}  # add_bos_token, for example, is a flag
 
 
 def generation_ends(folder: Path) -> list[int]:
-    """The tokens that end an answer by generation_config.json; it may name one, several or none."""
+    """Return the end-of-answer tokens that generation_config.json names: one, several or none."""
     ends = read_typed(folder / "generation_config.json", _GenerationConfig).eos_token_id
     return ends if isinstance(ends, list) else [] if ends is None else [ends]
 
@@ -135,7 +135,7 @@ def missing_marks(template: str, vocabulary: Container[str]) -> list[str]:
     return [mark for mark in marks(template) if mark not in vocabulary]
 
 
-def usable(vocabulary: Container[str]) -> list[str]:
+def usable_templates(vocabulary: Container[str]) -> list[str]:
     """Return the names of templates whose control tokens are all in the vocabulary; ``none``, which has none, comes last."""
     return [name for name, text in NAMED.items() if not missing_marks(text, vocabulary)]
 
@@ -179,8 +179,8 @@ def written(folder: Path, messages: Sequence[Mapping[str, str]]) -> str | None:
     template = own_template(folder)
     if template is None:
         return None
-    known = special_tokens(folder)
-    return str(compile_template(template).render(messages=messages, add_generation_prompt=True, **known))
+    tokens = special_tokens(folder)
+    return str(compile_template(template).render(messages=messages, add_generation_prompt=True, **tokens))
 
 
 def prompt_text(folder: Path, system_prompt: str) -> str | None:
@@ -198,7 +198,7 @@ def no_template(name: str, choices: Sequence[str]) -> Finding:
 
 
 def no_tokenizer(name: str) -> Finding:
-    """Return the finding for a model folder without a tokenizer.json, with which tokens are counted."""
+    """Return the finding for a model folder without a tokenizer.json, which counting tokens needs."""
     message = "the folder has no tokenizer.json"
     fix = "fetch the model again, all its files; or write it with AutoTokenizer.from_pretrained(…).save_pretrained(…)"
     return Finding("model.no_tokenizer", "error", f"model {name}", message, fix)
@@ -212,12 +212,12 @@ def missing_tokens(name: str, missing: Sequence[str], choices: Sequence[str]) ->
 
 def template_findings(folder: Path, template: str | None, name: str, vocabulary: Container[str]) -> list[Finding]:
     """Return errors and warnings about using the model folder with `template` (None: its own)."""
-    own = own_template(folder)
+    model_template = own_template(folder)
     if template is None:
-        return [] if own else [no_template(name, usable(vocabulary))]
+        return [] if model_template else [no_template(name, usable_templates(vocabulary))]
     if missing := missing_marks(template, vocabulary):
-        return [missing_tokens(name, missing, usable(vocabulary))]
-    if own:
+        return [missing_tokens(name, missing, usable_templates(vocabulary))]
+    if model_template:
         message = f"chat_template in task.yaml replaces the chat template of {name}"
         fix = "remove chat_template, unless you know that the model was trained with the template you set"
     else:

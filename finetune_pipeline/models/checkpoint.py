@@ -151,22 +151,22 @@ def write_record(out: Path, folder: str, base: Path, files: Mapping[str, str], *
     """Write out/model.json for the model in out/`folder`, made from `base`. Returns its facts.
     files: SHA-256 of every file that affects its answers."""
     weights = sum(path.stat().st_size for path in weight_files(out / folder))
-    made = {**origin(base), "weight_bytes": weights, "files": dict(sorted(files.items())), **facts}
-    write_json(out / MODEL_FILE, {"path": folder, **made})
-    return made
+    record = {**origin(base), "weight_bytes": weights, "files": dict(sorted(files.items())), **facts}
+    write_json(out / MODEL_FILE, {"path": folder, **record})
+    return record
 
 
 def changed_config(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Apply `changes` to a model's configuration, wherever it stores the setting: the dtype has two names, and multi-part
     models keep the text model's settings in ``text_config``."""
-    new = json.loads(json.dumps(config))
+    changed = json.loads(json.dumps(config))
     for key, value in changes.items():
         keys: Iterable[str] = ("dtype", "torch_dtype") if key == "dtype" else (key,)
-        parts = [new, *([new["text_config"]] if isinstance(new.get("text_config"), dict) else [])]
+        parts = [changed, *([changed["text_config"]] if isinstance(changed.get("text_config"), dict) else [])]
         places = [(part, k) for part in parts for k in keys if k in part]
-        for part, name in places or [(new, key)]:
+        for part, name in places or [(changed, key)]:
             part[name] = value
-    return dict(new)
+    return dict(changed)
 
 
 def _write(path: Path, value: Any) -> None:

@@ -53,14 +53,14 @@ class _ControlTokens:
         return _each_text(value, lambda text: names.sub(lambda match: self._hidden[match.group()], text))
 
     def show(self, text: str) -> str:
-        """Restore what was hidden in a text."""
+        """Restore the hidden control tokens in a text."""
         if _SECRET not in text:
             return text
-        shown = {hidden: name for name, hidden in self._hidden.items()}
-        return re.sub(rf"q{_SECRET}q\d+q", lambda match: shown[match.group()], text)
+        names_by_placeholder = {hidden: name for name, hidden in self._hidden.items()}
+        return re.sub(rf"q{_SECRET}q\d+q", lambda match: names_by_placeholder[match.group()], text)
 
     def mark(self, text: str) -> str:
-        """Rename the template's control tokens, and restore what was hidden."""
+        """Rename the template's control tokens, and restore the hidden ones."""
         return self.show(self._any.sub(lambda match: self._renamed[match.group()], text))
 
     def encode(self, marked: str) -> list[int]:
@@ -81,16 +81,16 @@ def control_tokens(backend: Any, template: str) -> tuple[set[str], set[str]]:
     return special, written - special
 
 
-_KNOWN: WeakKeyDictionary[Any, tuple[Any, _ControlTokens]] = WeakKeyDictionary()
+_CACHE: WeakKeyDictionary[Any, tuple[Any, _ControlTokens]] = WeakKeyDictionary()
 
 
-def _of(tokenizer: Any) -> _ControlTokens:
-    """Return a tokenizer's control tokens, computed again when its template or vocabulary has changed."""
+def _control_tokens_of(tokenizer: Any) -> _ControlTokens:
+    """Return a tokenizer's control tokens, cached until its template or vocabulary changes."""
     state = (tokenizer.chat_template, tokenizer.backend_tokenizer.get_vocab_size())
-    known = _KNOWN.get(tokenizer)
-    if known is None or known[0] != state:
-        known = _KNOWN[tokenizer] = (state, _ControlTokens(tokenizer))
-    return known[1]
+    cached = _CACHE.get(tokenizer)
+    if cached is None or cached[0] != state:
+        cached = _CACHE[tokenizer] = (state, _ControlTokens(tokenizer))
+    return cached[1]
 
 
 def write(
@@ -101,7 +101,7 @@ def write(
     tokenizer: a fast tokenizer of transformers, or an object with its apply_chat_template, chat_template, backend_tokenizer
     and call. generation: append the generation prompt.
     """
-    control = _of(tokenizer)
+    control = _control_tokens_of(tokenizer)
     hidden, hidden_tools = [control.hide(message) for message in messages], control.hide_all(tools)
     text = str(
         tokenizer.apply_chat_template(hidden, tools=hidden_tools, add_generation_prompt=generation, tokenize=False)
@@ -114,7 +114,7 @@ def write(
 def token_ids(tokenizer: Any, conversation: Conversation) -> list[int]:
     """Tokenize a rendered conversation; only the template's own control tokens count as such."""
     if conversation.marked is not None:
-        return _of(tokenizer).encode(conversation.marked)
+        return _control_tokens_of(tokenizer).encode(conversation.marked)
     return list(tokenizer(conversation.text, add_special_tokens=False)["input_ids"])
 
 

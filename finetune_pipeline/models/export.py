@@ -1,7 +1,7 @@
 """Exports a model folder that any server can load, with a manifest that says how to prompt it.
 
-Only copies, converts and writes text: no model is loaded here. The folder is written to a temporary name and then renamed,
-so that it is complete when it appears.
+This module copies and converts files, and loads no model. It writes the folder under a temporary name and then renames it:
+the folder is complete when it appears.
 """
 
 import contextlib
@@ -36,12 +36,12 @@ def export_model(source: Source, out: Path, card: Card, target: str = "transform
     """
     _refuse_prefix(source)
     folder, files = model_folder(source.merged.folder), source.merged.facts["files"]
-    with unfinished(out, sum((folder / name).stat().st_size for name in files)) as making:
+    with unfinished(out, sum((folder / name).stat().st_size for name in files)) as staging:
         for name in files:
-            shutil.copyfile(folder / name, making / name)
-        _greedy(making, source.serving)
-        _without_paths(making / "config.json")
-        return _finish(source, making, "model", card, target)
+            shutil.copyfile(folder / name, staging / name)
+        _write_greedy_config(staging, source.serving)
+        _remove_local_paths(staging / "config.json")
+        return _finish(source, staging, "model", card, target)
 
 
 def export_gguf(
@@ -49,21 +49,23 @@ def export_gguf(
 ) -> dict[str, Any]:
     """Write the merged model as GGUF in float16 and in 8 bits, with a Modelfile, export.json and README.md, into `out`.
 
-    context: length of the server's, in tokens. prove: runs the two files (float16, 8 bits) and raises if they do not match the
-    model; `out` is then not written. Its facts become the manifest's `gguf`.
+    context: the server's context length in tokens. prove: runs the two files (float16, 8 bits), and raises if they do not match
+    the model; `out` is then not written. Its facts become the manifest's `gguf`.
     Returns the manifest. Raises FindingsError like export_model, and if llama.cpp or Ollama cannot run this model.
     """
     _refuse_prefix(source)
     folder, files = model_folder(source.merged.folder), source.merged.facts["files"]
     stops = source.serving["stop_token_ids"]
-    with unfinished(out, 2 * sum((folder / name).stat().st_size for name in files)) as making:
-        paths = [making / f"{source.task}-{kind}.gguf" for kind in KINDS]
+    with unfinished(out, 2 * sum((folder / name).stat().st_size for name in files)) as staging:
+        paths = [staging / f"{source.task}-{kind}.gguf" for kind in KINDS]
         for path, kind in zip(paths, KINDS, strict=True):
             write_gguf(folder, path, kind, name=source.task, stop_ids=stops)
         begin = leading_token(folder)
-        text = modelfile(folder, paths[0].name, source.serving, context=context, begin=begin, others=[paths[1].name])
-        (making / "Modelfile").write_text(text, "utf-8")
-        return _finish(source, making, "model", card, "ollama", prove(*paths))
+        text = modelfile(
+            folder, paths[0].name, source.serving, context=context, begin=begin, other_weights=[paths[1].name]
+        )
+        (staging / "Modelfile").write_text(text, "utf-8")
+        return _finish(source, staging, "model", card, "ollama", prove(*paths))
 
 
 def _refuse_prefix(source: Source) -> None:
@@ -80,29 +82,33 @@ def export_adapter(source: Source, out: Path, card: Card, target: str = "transfo
         fix = "export the model: omit --adapter"
         raise FindingsError([_finding("no_adapter", "a full fine-tune has no adapter", fix)])
     folder, tokenizer = source.adapter.path("adapter"), model_folder(source.base.folder)
-    with unfinished(out, sum(p.stat().st_size for p in folder.iterdir())) as making:
+    with unfinished(out, sum(p.stat().st_size for p in folder.iterdir())) as staging:
         for name in ("adapter_config.json", "adapter_model.safetensors"):
-            shutil.copyfile(folder / name, making / name)
+            shutil.copyfile(folder / name, staging / name)
         for path in sorted(tokenizer.iterdir()):
-            own = folder / path.name
+            adapter_copy = folder / path.name
             if path.is_file() and path.name.startswith(_TOKENIZER):
-                shutil.copyfile(own if own.is_file() else path, making / path.name)
-        base, config = base_model(source), read_json(making / "adapter_config.json")
+                shutil.copyfile(adapter_copy if adapter_copy.is_file() else path, staging / path.name)
+        base, config = base_model(source), read_json(staging / "adapter_config.json")
         config |= {"base_model_name_or_path": base["id"], "revision": base["revision"]}
-        write_json(making / "adapter_config.json", config)
-        return _finish(source, making, "adapter", card, target)
+        write_json(staging / "adapter_config.json", config)
+        return _finish(source, staging, "adapter", card, target)
 
 
-def _greedy(folder: Path, serving: Mapping[str, Any]) -> None:
-    """Write the base's generation config with the settings used in the evaluation: greedy, and no longer than needed."""
+def _write_greedy_config(folder: Path, serving: Mapping[str, Any]) -> None:
+    """Write the base's generation config with the evaluation's settings: greedy, with its limit of new tokens."""
     path = folder / "generation_config.json"
     generation = read_json(path) if path.is_file() else {}
-    kept = {k: v for k, v in generation.items() if k not in _SAMPLING}
-    kept |= {"max_new_tokens": serving["max_new_tokens"], "eos_token_id": serving["stop_token_ids"], "do_sample": False}
-    write_json(path, dict(sorted(kept.items())))
+    settings = {k: v for k, v in generation.items() if k not in _SAMPLING}
+    settings |= {
+        "max_new_tokens": serving["max_new_tokens"],
+        "eos_token_id": serving["stop_token_ids"],
+        "do_sample": False,
+    }
+    write_json(path, dict(sorted(settings.items())))
 
 
-def _without_paths(path: Path) -> None:
+def _remove_local_paths(path: Path) -> None:
     """Remove local paths from a configuration."""
     config = read_json(path)
     if os.path.isabs(str(config.get("_name_or_path", ""))):
@@ -111,20 +117,20 @@ def _without_paths(path: Path) -> None:
 
 
 def _finish(
-    source: Source, making: Path, what: str, card: Card, target: str, gguf: dict[str, Any] | None = None
+    source: Source, staging: Path, what: str, card: Card, target: str, gguf: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     base = model_folder(source.base.folder)
     for path in (path for pattern in _LICENCES for path in base.glob(pattern) if path.is_file()):
-        shutil.copyfile(path, making / path.name)
-    (making / MODEL_FILE).unlink(missing_ok=True)
-    described = making if gguf is None else model_folder(source.merged.folder)
+        shutil.copyfile(path, staging / path.name)
+    (staging / MODEL_FILE).unlink(missing_ok=True)
+    described = staging if gguf is None else model_folder(source.merged.folder)
     manifest = describe(source, described, what, target) | ({"gguf": gguf} if gguf else {})
     manifest["files"] = {
-        p.name: {"sha256": digest_file(p), "bytes": p.stat().st_size} for p in sorted(making.iterdir()) if p.is_file()
+        p.name: {"sha256": digest_file(p), "bytes": p.stat().st_size} for p in sorted(staging.iterdir()) if p.is_file()
     }
-    write_json(making / MANIFEST, manifest)
-    (making / "README.md").write_text(card(manifest), "utf-8")
-    for path in making.iterdir():
+    write_json(staging / MANIFEST, manifest)
+    (staging / "README.md").write_text(card(manifest), "utf-8")
+    for path in staging.iterdir():
         path.chmod(0o644)  # another user may serve it
     return manifest
 
@@ -133,29 +139,29 @@ def _finish(
 def unfinished(out: Path, size: int) -> Iterator[Path]:
     """Yield a temporary folder that becomes `out` when the block succeeds, and is removed otherwise.
 
-    Folders left there by a killed export are also removed. Raises FindingsError if `out` is not empty, or if the disk has
-    less than `size` bytes free.
+    Also removes the temporary folders of killed exports. Raises FindingsError if `out` is not empty, or if the disk has less
+    than `size` bytes free.
     """
     out = out.absolute()
     check_place(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    for old in out.parent.glob(f".{out.name}.unfinished-*"):
-        number = old.name.rpartition("-")[2]
-        if number.isdigit() and not psutil.pid_exists(int(number)):
-            shutil.rmtree(old, ignore_errors=True)
+    for leftover in out.parent.glob(f".{out.name}.unfinished-*"):
+        process_id = leftover.name.rpartition("-")[2]
+        if process_id.isdigit() and not psutil.pid_exists(int(process_id)):
+            shutil.rmtree(leftover, ignore_errors=True)
     free = shutil.disk_usage(out.parent).free
     if free < size * 1.05:
         message = f"the export takes {size / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free there"
         fix = "free some space, or choose another --to"
         raise FindingsError([_finding("disk", message, fix)])
-    making = out.parent / f".{out.name}.unfinished-{os.getpid()}"
-    shutil.rmtree(making, ignore_errors=True)
-    making.mkdir()
+    staging = out.parent / f".{out.name}.unfinished-{os.getpid()}"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
     try:
-        yield making
-        os.rename(making, out)  # onto nothing, or onto an empty folder
+        yield staging
+        os.rename(staging, out)  # onto nothing, or onto an empty folder
     except BaseException:
-        shutil.rmtree(making, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
         raise
 
 

@@ -60,15 +60,15 @@ def write_gguf(folder: Path, target: Path, kind: Kind, *, name: str, stop_ids: S
         _add_settings(writer, config)
         add_tokenizer(writer, folder, config.vocab_size, stop_ids)
         writer.add_chat_template(own_template(folder) or "")
-        for place, tensor in _tensors(folder, config, arch):
-            stored = _stored_as(tensor.shape, place, kind)
-            shape = quant_shape_to_byte_shape(tensor.shape, stored)
-            writer.add_tensor_info(place, shape, np.dtype(np.uint8), math.prod(shape), raw_dtype=stored)
+        for gguf_name, tensor in _tensors(folder, config, arch):
+            storage_type = _storage_type(tensor.shape, gguf_name, kind)
+            shape = quant_shape_to_byte_shape(tensor.shape, storage_type)
+            writer.add_tensor_info(gguf_name, shape, np.dtype(np.uint8), math.prod(shape), raw_dtype=storage_type)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for place, tensor in _tensors(folder, config, arch):
-            writer.write_tensor_data(_stored(tensor, _stored_as(tensor.shape, place, kind)))
+        for gguf_name, tensor in _tensors(folder, config, arch):
+            writer.write_tensor_data(_quantized(tensor, _storage_type(tensor.shape, gguf_name, kind)))
     finally:
         writer.close()
 
@@ -137,23 +137,23 @@ def _tensors(folder: Path, config: Any, arch: Any) -> Iterator[tuple[str, np.nda
     from gguf import get_tensor_name_map
     from safetensors import safe_open
 
-    places = get_tensor_name_map(arch, config.num_hidden_layers)
+    gguf_names = get_tensor_name_map(arch, config.num_hidden_layers)
     for file in weight_files(folder):
         with safe_open(file, framework="pt") as weights:
             for name in weights.keys():  # noqa: SIM118 - not a dictionary
                 if config.tie_word_embeddings and name == "lm_head.weight":
                     continue
-                place = places.get_name(name, try_suffixes=(".weight", ".bias"))
-                if place is None:
+                gguf_name = gguf_names.get_name(name, try_suffixes=(".weight", ".bias"))
+                if gguf_name is None:
                     message = f"the tensor {name} has no place in a GGUF file of {config.model_type}"
                     raise refused("tensor", message)
-                yield place, _turned(name, weights.get_tensor(name).float().numpy(), config)
+                yield gguf_name, _in_gguf_layout(name, weights.get_tensor(name).float().numpy(), config)
     if (rope := _rope(config)).get("rope_type") == "llama3":
         yield "rope_freqs.weight", _llama3_factors(config, rope)
 
 
-def _turned(name: str, tensor: np.ndarray, config: Any) -> np.ndarray:
-    """Convert a tensor for llama.cpp: neighbouring dimensions rotate (Llama), norms multiply by 1 + weight (Gemma)."""
+def _in_gguf_layout(name: str, tensor: np.ndarray, config: Any) -> np.ndarray:
+    """Convert a tensor for llama.cpp, which rotates neighbouring dimensions (Llama) and does not add 1 to norms (Gemma)."""
     if config.model_type.startswith("gemma") and name.endswith("norm.weight"):
         return tensor + 1
     match = re.search(r"\.([qk])_proj\.(weight|bias)$", name)
@@ -175,19 +175,19 @@ def _llama3_factors(config: Any, rope: Mapping[str, Any]) -> np.ndarray:
     return np.asarray(1 / ((1 - smooth) / rope["factor"] + smooth), dtype=np.float32)
 
 
-def _stored_as(shape: Sequence[int], place: str, kind: Kind) -> Any:
+def _storage_type(shape: Sequence[int], gguf_name: str, kind: Kind) -> Any:
     from gguf import GGMLQuantizationType as Type
 
-    if len(shape) == 1 or "norm" in place or place == "rope_freqs.weight":
+    if len(shape) == 1 or "norm" in gguf_name or gguf_name == "rope_freqs.weight":
         return Type.F32
     return Type.Q8_0 if kind == "q8_0" and shape[-1] % 32 == 0 else Type.F16
 
 
-def _stored(tensor: np.ndarray, stored: Any) -> np.ndarray:
+def _quantized(tensor: np.ndarray, storage_type: Any) -> np.ndarray:
     """Convert a tensor to its stored type. Raises FindingsError if float16 cannot represent it."""
     from gguf.quants import quantize
 
-    values = quantize(tensor, stored)
+    values = quantize(tensor, storage_type)
     if values.dtype == np.float16 and not np.isfinite(values).all():
         raise refused("range", "the weights contain values that float16 cannot represent")
     return np.asarray(values)

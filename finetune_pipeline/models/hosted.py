@@ -43,11 +43,11 @@ class HostedModel(BaseModel):
         """The endpoint that serves it."""
         return ChatEndpointSpec(url=self.base_url, key_variable=self.api_key_env)
 
-    def cannot(self, deed: str) -> str:
+    def cannot(self, operation: str) -> str:
         """Return the error for an operation (a past participle: "exported") that needs weights, with a fix."""
         key = f", with the key in {self.api_key_env}" if self.api_key_env else ""
         return (
-            f"{self.place} is hosted by its trainer ({self.trainer}) and has no weights here: it cannot be {deed}\n"
+            f"{self.place} is hosted by its trainer ({self.trainer}) and has no weights here: it cannot be {operation}\n"
             f"fix: query it at {self.base_url}{key}, or train with a trainer that returns weights"
         )
 
@@ -61,9 +61,9 @@ def read_hosted(folder: Path) -> HostedModel | None:
     try:
         return HostedModel.model_validate(read_json(path))
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
-        what = f"{ENDPOINT_FILE} of the trained model: {wrong}"
-        raise JobError(f"{what}\nfix: correct the trainer that wrote it") from error
+        field_errors = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
+        problem = f"{ENDPOINT_FILE} of the trained model: {field_errors}"
+        raise JobError(f"{problem}\nfix: correct the trainer that wrote it") from error
 
 
 def pass_on(hosted: HostedModel, adapter: Path, out: Path, serving: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ _LFS = b"version "
 _SAMPLED_ABOVE = 1 << 30
 _SAMPLES = 256
 _SAMPLE_BYTES = 1 << 16
-_AGAIN = "fetch the model again"
+_FETCH_AGAIN = "fetch the model again"
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 
 
@@ -34,9 +34,9 @@ _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 class BundledModel:
     """A model whose weights are files of installed Python packages. The packages themselves are never imported.
 
-    files: (package, file in it) of each piece of the GGUF file, in order. sha256: of the whole file; other weights are
-    refused. install: arguments for pip. config: the parts of config.json needed before the file is unpacked. templates:
-    names of usable chat templates if the model has none, the best first.
+    files: (package, file in it) of each piece of the GGUF file, in order. sha256: digest of the whole file; weights with
+    another digest are refused. install: arguments for pip. config: the parts of config.json needed before the file is
+    unpacked. templates: names of usable chat templates if the model has none, the best first.
     """
 
     name: str
@@ -94,7 +94,7 @@ def local_base(base_model: str) -> Path:
 
 
 def model_kind(base_model: str, revision: str | None = None) -> Kind:
-    """Tell whether a spec's `base_model` is bundled, a local folder, or a hub id. Raises FindingsError if it is none of them."""
+    """Return the kind of a spec's `base_model`: bundled, a local folder, or a hub id. Raises FindingsError for anything else."""
     if not base_model.strip():
         raise _error("base_model is empty", "name a bundled model, a folder or a hub id")
     if base_model.startswith("bundled/"):
@@ -143,14 +143,14 @@ def bundled_files(base_model: str) -> list[Path]:
 
 def bundled_digest(base_model: str) -> str:
     """Return the SHA-256 of the weight file, its pieces concatenated. Raises FindingsError if it is not the known digest."""
-    bundled, seen = BUNDLED[base_model], hashlib.sha256()
+    bundled, digest = BUNDLED[base_model], hashlib.sha256()
     for path in bundled_files(base_model):
         with path.open("rb") as handle:
-            hashlib.file_digest(handle, lambda: seen)
-    if seen.hexdigest() != bundled.sha256:
+            hashlib.file_digest(handle, lambda: digest)
+    if digest.hexdigest() != bundled.sha256:
         raise _error(
             f"the installed weights of {base_model!r} are not the expected ones: their SHA-256 is "
-            f"{seen.hexdigest()}, not {bundled.sha256}",
+            f"{digest.hexdigest()}, not {bundled.sha256}",
             f"install them again: {_pip_install(bundled, '--force-reinstall ')}",
             "bundled_digest",
         )
@@ -160,14 +160,14 @@ def bundled_digest(base_model: str) -> str:
 def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files that transformers loads, sorted: model.safetensors, else those that the index names.
 
-    A folder may also contain the same weights in another layout. Of a folder without a config.json (an adapter's), all count.
-    Raises FindingsError if there are none, if one is missing, or if the index is no index or names files elsewhere.
+    A folder may also contain the same weights in another layout. If it has no config.json (an adapter's), all files count.
+    Raises FindingsError if there are none, if one is missing, or if the index is invalid or names files elsewhere.
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        others = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.gguf"))
-        held = f" (it contains {', '.join(others)}, which are not supported)" if others else ""
-        message = f"the folder {folder.name!r} contains no safetensors weights{held}"
+        unsupported = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.gguf"))
+        contents = f" (it contains {', '.join(unsupported)}, which are not supported)" if unsupported else ""
+        message = f"the folder {folder.name!r} contains no safetensors weights{contents}"
         raise _error(message, "save the model with `save_pretrained`, which writes safetensors", "weights")
     if (single := folder / "model.safetensors") in files:
         return [single]
@@ -184,12 +184,12 @@ def _indexed(folder: Path) -> list[Path]:
         names = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
     except (KeyError, TypeError, AttributeError) as error:
         message = f"{INDEX} of {folder.name!r} does not say which file holds which tensor"
-        raise _error(message, _AGAIN, "index") from error
+        raise _error(message, _FETCH_AGAIN, "index") from error
     if outside := [n for n in names if Path(str(n)).name != n or not n.endswith(".safetensors")]:
         message = f"{INDEX} of {folder.name!r} names {outside[0]!r}, which is not a file of this folder"
         raise _error(message, "do not use this model", "index")
     if missing := [n for n in names if not (folder / n).is_file()]:
-        raise _error(f"{INDEX} of {folder.name!r} names {', '.join(missing)}, which is missing", _AGAIN, "index")
+        raise _error(f"{INDEX} of {folder.name!r} names {', '.join(missing)}, which is missing", _FETCH_AGAIN, "index")
     return [folder / n for n in names]
 
 
@@ -199,7 +199,7 @@ def tensor_header(file: Path) -> tuple[dict[str, Any], int]:
     from safetensors import SafetensorError, safe_open
 
     if not file.is_file():
-        raise DamagedFile(f"{file} is missing, or is no file\nfix: fetch it again")
+        raise DamagedFile(f"{file} is missing, or is not a file\nfix: fetch it again")
     with file.open("rb") as handle:
         if (start := handle.read(8)).startswith(_LFS):
             raise DamagedFile(f"{file} is a Git LFS pointer, not the weights\nfix: run `git lfs pull` in its folder")
@@ -228,8 +228,8 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
         header, _ = tensor_header(file)
         header.pop("__metadata__", None)
         for name, entry in header.items():
-            first, last = entry["data_offsets"]
-            tensors[name] = StoredTensor(entry["dtype"], tuple(entry["shape"]), last - first)
+            start, end = entry["data_offsets"]
+            tensors[name] = StoredTensor(entry["dtype"], tuple(entry["shape"]), end - start)
     return tensors
 
 
@@ -237,8 +237,8 @@ _FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
 def quantization(config: Mapping[str, Any], folder: Path | None = None) -> str | None:
-    """Tell how a model's weights are quantized, by its config.json or by their dtypes in its folder; None: they are not.
-    Without its scales, which loading ignores, such a weight means nothing. Tensors that are no ``….weight`` may be integers."""
+    """Return how a model's weights are quantized, from its config.json or the dtypes in its folder; None if they are not.
+    Loading ignores scales, and such a weight means nothing without them. Tensors not named ``….weight`` may be integers."""
     if stored := config.get("quantization_config"):
         return str(stored.get("quant_method", "some way")) if isinstance(stored, Mapping) else "some way"
     tensors = stored_tensors(folder).items() if folder else ()
@@ -251,14 +251,14 @@ def _weight_digest(path: Path) -> str:
     size = path.stat().st_size
     if size <= _SAMPLED_ABOVE:
         return digest_file(path)
-    seen = hashlib.sha256(str(size).encode())
+    digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as handle:
         header = int.from_bytes(handle.read(8), "little")
-        seen.update(handle.read(min(header, 1 << 26)))
+        digest.update(handle.read(min(header, 1 << 26)))
         for i in range(_SAMPLES):
             handle.seek((size - _SAMPLE_BYTES) * i // (_SAMPLES - 1))
-            seen.update(handle.read(_SAMPLE_BYTES))
-    return "sampled:" + seen.hexdigest()
+            digest.update(handle.read(_SAMPLE_BYTES))
+    return "sampled:" + digest.hexdigest()
 
 
 def base_identity(base_model: str, revision: str | None = None) -> dict[str, Any]:
@@ -276,7 +276,7 @@ def base_identity(base_model: str, revision: str | None = None) -> dict[str, Any
         return {"kind": kind, "base_model": base_model, "revision": revision}
     folder = local_base(base_model)
     for file in weight_files(folder):
-        tensor_header(file)  # raises for an incomplete file before it is used
+        tensor_header(file)  # raises for an incomplete file, before anything uses it
     suffixes = (*TEXTS, ".safetensors")
     files = {p.name: _weight_digest(p) for p in sorted(folder.iterdir()) if p.is_file() and p.suffix in suffixes}
     return {"kind": kind, "base_model": folder.name, "files": files}
@@ -313,9 +313,9 @@ def origin(base: Path) -> dict[str, Any]:
 
 def name_base(config: Path, base: Path) -> None:
     """Make an adapter's configuration, as written by PEFT, name its base by id instead of a local path."""
-    named = origin(base)
-    settings = {**read_json(config), "base_model_name_or_path": named["base_model"], "inference_mode": True}
-    settings["revision"] = named["revision"]
+    source = origin(base)
+    settings = {**read_json(config), "base_model_name_or_path": source["base_model"], "inference_mode": True}
+    settings["revision"] = source["revision"]
     if isinstance(settings.get("target_modules"), list):
         settings["target_modules"] = sorted(settings["target_modules"], key=str)
     write_json(config, dict(sorted(settings.items())))

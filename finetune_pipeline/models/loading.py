@@ -56,7 +56,7 @@ def _config(folder: Path) -> PretrainedConfig:
     return config
 
 
-def _load(folder: Path, dtype: torch.dtype, device: torch.device, **more: Any) -> PreTrainedModel:
+def _load(folder: Path, dtype: torch.dtype, device: torch.device, **options: Any) -> PreTrainedModel:
     """Load a model's weights from safetensors. Raises JobError for tensors that are missing or have another shape, which
     transformers would fill with random numbers."""
     source = model_folder(folder)
@@ -72,37 +72,37 @@ def _load(folder: Path, dtype: torch.dtype, device: torch.device, **more: Any) -
         device_map={"": device},
         output_loading_info=True,
         ignore_mismatched_sizes=True,
-        **more,
+        **options,
     )
     model: PreTrainedModel = loaded[0]
     info: dict[str, set[Any]] = loaded[1]
-    if wrong := sorted({*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}):
+    if unusable := sorted({*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}):
         raise JobError(
-            f"{source.name!r} lacks {len(wrong)} of the tensors that its config.json asks for, or has them in another shape: "
-            f"{', '.join(wrong[:3])}\nfix: fetch the model again, all its files"
+            f"{source.name!r} lacks {len(unusable)} of the tensors that its config.json asks for, or has them in another shape: "
+            f"{', '.join(unusable[:3])}\nfix: fetch the model again, all its files"
         )
     model.requires_grad_(False)
     return model
 
 
-def as_stored(model: PreTrainedModel, own: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
+def as_stored(model: PreTrainedModel, state: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
     """Return a model's tensors as its files have them: transformers renames some, and joins experts, when it loads them.
-    own: the model's state dict, if the caller has it; tensors that are stored alone are the same objects."""
+    state: the model's state dict, if the caller has it. Tensors that are stored alone are returned as the same objects."""
     from transformers.core_model_loading import revert_weight_conversion
 
-    tensors: dict[str, torch.Tensor] = revert_weight_conversion(model, own or model.state_dict())
+    tensors: dict[str, torch.Tensor] = revert_weight_conversion(model, state or model.state_dict())
     return tensors
 
 
 def stored_names(folder: Path) -> dict[str, str]:
     """Return the name in the model's files of each weight that is stored alone, by its name in the loaded model."""
     model = _load(folder, torch.float32, torch.device("meta"))
-    own = model.state_dict()
-    stored = {id(tensor): name for name, tensor in as_stored(model, own).items()}
-    return {name: stored[id(tensor)] for name, tensor in own.items() if id(tensor) in stored}
+    state = model.state_dict()
+    stored = {id(tensor): name for name, tensor in as_stored(model, state).items()}
+    return {name: stored[id(tensor)] for name, tensor in state.items() if id(tensor) in stored}
 
 
-def asked_in(folder: Path, precision: str, device: torch.device) -> torch.dtype:
+def inference_dtype(folder: Path, precision: str, device: torch.device) -> torch.dtype:
     """Return the dtype of inference for ``evaluation.precision``.
 
     ``serving`` is the dtype of a server: bfloat16 if the device supports it, but float32 for a model stored in float32, since
@@ -118,12 +118,12 @@ def load_for_prediction(
 ) -> Any:
     """Load a model for inference.
 
-    adapter: folder of a prefix to use, the one kind of adapter that is served unmerged. precision: ``serving`` or ``float32``
+    adapter: folder of a prefix, the only kind of adapter that is served unmerged. precision: ``serving`` or ``float32``
     (evaluation.precision); only float32 gives the same greedy answers regardless of batching.
     """
-    dtype = asked_in(folder, precision, device)
+    dtype = inference_dtype(folder, precision, device)
     model = _load(folder, dtype, device).eval()
-    if device.type == "cpu" and dtype == torch.bfloat16 and onednn_is_there():
+    if device.type == "cpu" and dtype == torch.bfloat16 and has_onednn():
         predict_by_onednn(model)
     if adapter is None:
         return model
@@ -180,8 +180,8 @@ def _unquantized(model: PreTrainedModel) -> list[nn.Parameter]:
 
 
 def _compute_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Make a model with 4-bit and bfloat16 weights compute in `dtype`. Weights are not copied, except of the small layers that
-    take inputs of no other dtype than their own."""
+    """Make a model with 4-bit and bfloat16 weights compute in `dtype`. Converts the weights only of the small layers that need
+    inputs of their own dtype."""
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     for module in model.modules():
         if isinstance(module, nn.LayerNorm | nn.Conv1d):
@@ -197,13 +197,13 @@ def _compute_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
 
 def weight_facts(model: PreTrainedModel) -> dict[str, Any]:
     """Return the bytes of the loaded weights (tied ones once, quantization constants included), compared with bfloat16."""
-    quantized = other = parameters = modules = 0
-    once = {tensor.untyped_storage()._cdata: tensor for tensor in [*model.buffers(), *model.parameters()]}
-    for tensor in once.values():
+    quantized = unquantized = parameters = modules = 0
+    distinct_tensors = {tensor.untyped_storage()._cdata: tensor for tensor in [*model.buffers(), *model.parameters()]}
+    for tensor in distinct_tensors.values():
         size = tensor.numel() * tensor.element_size()
         state = getattr(tensor, "quant_state", None)
         if state is None:
-            other += size
+            unquantized += size
             parameters += tensor.numel()
             continue
         modules += 1
@@ -211,18 +211,18 @@ def weight_facts(model: PreTrainedModel) -> dict[str, Any]:
         constants = [state.absmax, state.code, state.offset]
         constants += [state.state2.absmax, state.state2.code] if state.nested else []
         quantized += size + sum(t.numel() * t.element_size() for t in constants if t is not None)
-    loaded = quantized + other
+    loaded = quantized + unquantized
     return {
         "bytes_loaded": loaded,
         "bf16_bytes": 2 * parameters,
         "ratio": round(loaded / (2 * parameters), 4),
         "parameters": parameters,
         "quantized_modules": modules,
-        "by_kind": {"quantized": quantized, "other": other},
+        "by_kind": {"quantized": quantized, "other": unquantized},
     }
 
 
-def onednn_is_there() -> bool:
+def has_onednn() -> bool:
     """Whether this build of PyTorch can call oneDNN's matrix products directly."""
     names = ("_linear_pointwise", "_reorder_linear_weight")
     return bool(torch.backends.mkldnn.is_available()) and all(hasattr(torch.ops.mkldnn, name) for name in names)
@@ -236,7 +236,7 @@ class OneDnnLinear(nn.Linear):
     """
 
     def pack(self, keep: bool) -> None:
-        """Reorder the weight. keep: the plain weight stays too, since another layer uses it; else its shape and dtype do."""
+        """Reorder the weight. keep: also keep the plain weight, since another layer uses it; else only its shape and dtype."""
         weight = self.weight.detach()
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight)
         if not keep:

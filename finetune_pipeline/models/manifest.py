@@ -80,7 +80,7 @@ def describe(source: Source, folder: Path, what: str, target: str = "transformer
     registered (in the model registry, which stores the adapter and refers to the rest by digest); target: the server."""
     serving, hosted = source.serving, read_hosted(source.merged.folder)
     settings = read_json(source.adapter.path("artifact.json"))["settings"]
-    plain = what != "adapter" and source.kind == "prompt"
+    soft_tokens_added = what != "adapter" and source.kind == "prompt"
     template = None if hosted else next(folder.glob("chat_template.jinja"), None)
     evaluated = None
     if source.report is not None:
@@ -107,8 +107,8 @@ def describe(source: Source, folder: Path, what: str, target: str = "transformer
             "chat_template_sha256": template and digest_file(template),
             "rendered": None if hosted else prompt_text(folder, serving["system_prompt"]),
             "control_tokens": [] if hosted else folder_control_tokens(folder),
-            "prompt_prefix": source.merged.facts["prompt_prefix"] if plain else "",
-            "soft_tokens": source.merged.facts["soft_tokens"] if plain else [],
+            "prompt_prefix": source.merged.facts["prompt_prefix"] if soft_tokens_added else "",
+            "soft_tokens": source.merged.facts["soft_tokens"] if soft_tokens_added else [],
         },
         "generation": {
             "do_sample": False,

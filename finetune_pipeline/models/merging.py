@@ -19,7 +19,7 @@ from finetune_pipeline.models.checkpoint import Checkpoint, Copy, write_record
 from finetune_pipeline.models.identity import model_folder, text_files, weight_files
 from finetune_pipeline.spec.methods import kind_of
 
-ANOTHER_BASE = "fix: merge the adapter into the base model it was trained on"
+_FIX_OTHER_BASE = "fix: merge the adapter into the base model it was trained on"
 _LEAST_AGREEMENT = 0.9
 """If a smaller share of greedy answers is equal, float32 is tried."""
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -29,13 +29,13 @@ def merge(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dic
     """Write the merged model to out/model and its record to out/model.json; return the facts of the record.
 
     base: a model folder or artifact; adapter: a low-rank adapter, or the whole model of a full fine-tune, which
-    is used unchanged. float32: store the changed tensors in float32, so that no change is rounded away.
+    is used unchanged. float32: store the changed tensors in float32, which rounds no change away.
     Raises JobError for a quantized base, an adapter that does not fit it, and like :func:`read_adapter`.
     """
     source, target = model_folder(base), out / "model"
     shutil.rmtree(target, ignore_errors=True)
     if adapter_kind(adapter) == "full":
-        dtype = _take_over(adapter, source, target)
+        dtype = _use_full_model(adapter, source, target)
         files = {p.name: digest_file(p) for p in target.iterdir()}
         facts = {"kind": "full", "merged_tensors": 0, "scaling": None, "adapter_sha256": None}
     else:
@@ -54,8 +54,8 @@ def merge(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dic
 def plan_merge(base: Checkpoint, adapter: Adapter, *, float32: bool = False) -> Copy:
     """Plan the copy of `base` with the adapter merged in. Raises JobError naming every tensor that does not fit."""
     if base.config.get("quantization_config"):
-        why = f"the base model {base.folder.name!r} is quantized: merging into it would keep its rounding errors"
-        raise JobError(f"{why}\nfix: set base_model to the unquantized model")
+        reason = f"the base model {base.folder.name!r} is quantized: merging into it would keep its rounding errors"
+        raise JobError(f"{reason}\nfix: set base_model to the unquantized model")
     if not adapter.changes.keys() <= base.place.keys():
         from finetune_pipeline.models.loading import stored_names
 
@@ -64,7 +64,7 @@ def plan_merge(base: Checkpoint, adapter: Adapter, *, float32: bool = False) -> 
     copy = Copy.of(base)
     problems = [problem for name in adapter.changes if (problem := _misfit(base, adapter, name))]
     if problems:
-        raise JobError("\n".join(problems[:20]) + f"\n({len(problems)} tensors do not fit)\n{ANOTHER_BASE}")
+        raise JobError("\n".join(problems[:20]) + f"\n({len(problems)} tensors do not fit)\n{_FIX_OTHER_BASE}")
     for name in adapter.changes:
         dtype = "F32" if float32 else base.entry(name).dtype
         copy.change(name, changed_rows(adapter, name, dtype), dtype=dtype)
@@ -76,25 +76,25 @@ def plan_merge(base: Checkpoint, adapter: Adapter, *, float32: bool = False) -> 
 def _misfit(base: Checkpoint, adapter: Adapter, name: str) -> str | None:
     if name not in base.place:
         return f"the adapter changes {name!r}, which the base model does not have"
-    entry, own, change = base.entry(name), adapter.file.entries, adapter.changes[name]
+    entry, adapter_tensors, change = base.entry(name), adapter.file.entries, adapter.changes[name]
     if entry.dtype not in _FLOATS:
         stored = f"the base's {name} is stored as {entry.dtype}"
         return f"{stored}, which is quantized: set base_model to the unquantized model"
-    shape = (own[change.b].shape[0], own[change.a].shape[1])
-    if change.magnitude is not None and own[change.magnitude].shape != shape[:1]:
-        return f"the adapter's magnitudes of {name} have the shape {own[change.magnitude].shape}, not {shape[:1]}"
+    shape = (adapter_tensors[change.b].shape[0], adapter_tensors[change.a].shape[1])
+    if change.magnitude is not None and adapter_tensors[change.magnitude].shape != shape[:1]:
+        return f"the adapter's magnitudes of {name} have the shape {adapter_tensors[change.magnitude].shape}, not {shape[:1]}"
     if shape != entry.shape:
         return f"the adapter's change of {name} has shape {shape}, but the base's weight has {entry.shape}"
     return None
 
 
-def _take_over(trained: Path, source: Path, target: Path) -> str:
+def _use_full_model(trained: Path, source: Path, target: Path) -> str:
     """Build the model from a full fine-tune's folder: link (or copy) its files, and take missing ones from the base. Returns
     the dtypes of its tensors."""
     checkpoint, base = Checkpoint(trained), Checkpoint(source)
-    other = sorted(n for n in base.place if n in checkpoint.place and base.entry(n).shape != checkpoint.entry(n).shape)
-    if other:
-        raise JobError(f"the trained model's {other[0]} has a different shape than the base's\n{ANOTHER_BASE}")
+    wrong = sorted(n for n in base.place if n in checkpoint.place and base.entry(n).shape != checkpoint.entry(n).shape)
+    if wrong:
+        raise JobError(f"the trained model's {wrong[0]} has a different shape than the base's\n{_FIX_OTHER_BASE}")
     target.mkdir(parents=True)
     for path in [*weight_files(trained), *text_files(trained)]:
         _link(path, target / path.name)
@@ -128,25 +128,25 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
     rows = sorted(read_examples(Path(job["examples"])), key=lambda e: e.id)
     examples = rows[: job["parity_rows"]]
     if not examples:
-        what = f"{Path(job['examples']).name} contains no examples to compare the merged model on"
-        raise JobError(f"{what}\nfix: check the counts of the split")
+        problem = f"{Path(job['examples']).name} contains no examples to compare the merged model on"
+        raise JobError(f"{problem}\nfix: check the counts of the split")
     options = {k: job[k] for k in ("max_new_tokens", "batch_size", "stage")}
     kind = adapter_kind(adapter)
     write: Callable[..., dict[str, Any]] = {"prompt": plain_model, "prefix": prefix_reference}.get(kind, merge)
-    judge: Callable[..., dict[str, Any]] = soft_parity if kind in ("prompt", "prefix") else parity
+    compare: Callable[..., dict[str, Any]] = soft_parity if kind in ("prompt", "prefix") else parity
     facts = write(base, adapter, out)
-    comparison = judge(base, adapter, out, examples, **options)
-    enough = comparison["mean_kl"] <= MEAN_KL_LIMIT and comparison["same_greedy_share"] >= _LEAST_AGREEMENT
-    if comparison["right"] and not enough and kind in ("lora", "prompt") and facts["dtype"] != "float32":
-        why = (
+    comparison = compare(base, adapter, out, examples, **options)
+    within_limits = comparison["mean_kl"] <= MEAN_KL_LIMIT and comparison["same_greedy_share"] >= _LEAST_AGREEMENT
+    if comparison["right"] and not within_limits and kind in ("lora", "prompt") and facts["dtype"] != "float32":
+        reason = (
             f"rounded to {facts['dtype']}, the model is {comparison['mean_kl']:.2g} nats per token from the trained one (limit "
             f"{MEAN_KL_LIMIT:g}) and gives {comparison['same_greedy_share']:.0%} of its answers; the trained change is too small "
             "for that dtype"
         )
-        say(f"{job['stage']}: {why}; storing the changed weights in float32")
-        facts = {**write(base, adapter, out, float32=True), "stored_float32_because": why}
-        lost = {k: comparison[k] for k in ("mean_kl", "max_kl", "same_greedy_share")}
-        comparison = {**judge(base, adapter, out, examples, **options), "rounding": lost}
+        say(f"{job['stage']}: {reason}; storing the changed weights in float32")
+        facts = {**write(base, adapter, out, float32=True), "stored_float32_because": reason}
+        rounded = {k: comparison[k] for k in ("mean_kl", "max_kl", "same_greedy_share")}
+        comparison = {**compare(base, adapter, out, examples, **options), "rounding": rounded}
     return {
         **facts,
         "sentence": f"{kind_of(kind).sentence}; weights in {facts['dtype']}",

@@ -1,4 +1,4 @@
-"""Reads the JSON files of a model folder, which anybody may have written: what they hold has the expected types, or is refused."""
+"""Reads the JSON files of a model folder, which anybody may have written, and refuses values of unexpected types."""
 
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -39,13 +39,13 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def read_typed(path: Path, form: type[T]) -> T:
     """Return the JSON in a file of a model folder as a struct or dict; an empty one without the file.
-    Raises FindingsError that names the file, if it is no JSON, or the first value of another type."""
+    Raises FindingsError, naming the file, if it is not JSON or has a value of another type."""
     try:
         return msgspec.convert(read_json(path) if path.is_file() else {}, form)
     except msgspec.ValidationError as error:
         raise wrong_file(path, f"has unusable content: {error}") from error
     except DamagedFile as error:
-        raise wrong_file(path, f"is no JSON ({error.__cause__})") from error
+        raise wrong_file(path, f"is not JSON ({error.__cause__})") from error
 
 
 def read_text(path: Path) -> str:
@@ -53,10 +53,10 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text("utf-8")
     except UnicodeDecodeError as error:
-        raise wrong_file(path, f"is no text in UTF-8 ({error})") from error
+        raise wrong_file(path, f"is not UTF-8 text ({error})") from error
 
 
-def wrong_file(path: Path, what: str) -> FindingsError:
-    message = f"{path.name} of {path.parent.name!r} {what}"
+def wrong_file(path: Path, problem: str) -> FindingsError:
+    message = f"{path.name} of {path.parent.name!r} {problem}"
     fix = f"correct {path}, or fetch the model again"
     return FindingsError([Finding("model.file", "error", "task.yaml: base_model", message, fix)])

@@ -11,21 +11,27 @@ from finetune_pipeline.models.chat_templates import written
 
 CONTEXT = 4096
 """Ollama's context length in tokens, unless the training's prompts and answers need more."""
-_DIFFERENTLY = "it renders the same turn differently in different conversations"
+_INCONSISTENT = "it renders the same turn differently in different conversations"
 _SYSTEM, _FIRST, _ANSWER, _SECOND = "Zsystem0", "Zuser1", "Zanswer2", "Zuser3"
 """Placeholders for the turns when the chat template is split into its parts."""
 
 
 def modelfile(
-    folder: Path, weights: str, serving: Mapping[str, Any], *, context: int, begin: str = "", others: Sequence[str] = ()
+    folder: Path,
+    weights: str,
+    serving: Mapping[str, Any],
+    *,
+    context: int,
+    begin: str = "",
+    other_weights: Sequence[str] = (),
 ) -> str:
     """Return the text of a Modelfile.
 
-    weights: the GGUF file beside it; others: further ones, for a comment. serving: system_prompt, stop_tokens, max_new_tokens.
-    context: length in tokens. begin: text of the token that llama.cpp always puts first. Raises FindingsError like
-    :func:`go_template`.
+    weights: the GGUF file in the same folder; other_weights: further files, named in comments. serving: system_prompt,
+    stop_tokens, max_new_tokens. context: length in tokens. begin: text of the token that llama.cpp always puts first. Raises
+    FindingsError like :func:`go_template`.
     """
-    lines = [f"FROM ./{weights}", *(f"# FROM ./{name}" for name in others)]
+    lines = [f"FROM ./{weights}", *(f"# FROM ./{name}" for name in other_weights)]
     lines.append(f"TEMPLATE {_quoted(go_template(folder, begin))}")
     if serving["system_prompt"]:
         lines.append(f"SYSTEM {_quoted(serving['system_prompt'])}")
@@ -43,11 +49,11 @@ def go_template(folder: Path, begin: str = "") -> str:
     """
     alone, generation, between = _parts(folder)
     try:
-        before_system, before_user, *rest = _parts(folder, {"role": "system", "content": _SYSTEM})
-    except TemplateError:  # it refuses system turns, as Gemma 2's does
-        before_system, before_user, rest = "", "", [generation, between]
-    if rest != [generation, between]:
-        raise _refused(_DIFFERENTLY)
+        before_system, before_user, *following = _parts(folder, {"role": "system", "content": _SYSTEM})
+    except TemplateError:  # the template refuses system turns, as Gemma 2's does
+        before_system, before_user, following = "", "", [generation, between]
+    if following != [generation, between]:
+        raise _refused(_INCONSISTENT)
     before_system, alone = before_system.removeprefix(begin), alone.removeprefix(begin)
     if any("{{" in piece for piece in (before_system, before_user, generation, between, alone)):
         raise _refused("it contains double braces")
@@ -62,11 +68,11 @@ def go_template(folder: Path, begin: str = "") -> str:
 
 def _parts(folder: Path, *lead: Mapping[str, str]) -> list[str]:
     """Return the pieces before each leading turn, before the first question, before an answer, and before the next question."""
-    first = [*lead, {"role": "user", "content": _FIRST}]
-    more = [{"role": "assistant", "content": _ANSWER}, {"role": "user", "content": _SECOND}]
-    *parts, between, end = _pieces(folder, [*first, *more])
-    if _pieces(folder, first) != parts or parts[-1] != end:
-        raise _refused(_DIFFERENTLY)
+    opening = [*lead, {"role": "user", "content": _FIRST}]
+    continuation = [{"role": "assistant", "content": _ANSWER}, {"role": "user", "content": _SECOND}]
+    *parts, between, end = _pieces(folder, [*opening, *continuation])
+    if _pieces(folder, opening) != parts or parts[-1] != end:
+        raise _refused(_INCONSISTENT)
     return [*parts, between]
 
 
@@ -89,6 +95,6 @@ def _quoted(text: str) -> str:
     return f'"""{text}"""'
 
 
-def _refused(why: str) -> FindingsError:
-    message, fix = f"the chat template cannot be converted for Ollama: {why}", "export it --for vllm or transformers"
+def _refused(reason: str) -> FindingsError:
+    message, fix = f"the chat template cannot be converted for Ollama: {reason}", "export it --for vllm or transformers"
     return FindingsError([Finding("export.ollama", "error", "finetune export", message, fix)])

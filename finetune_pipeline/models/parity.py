@@ -82,82 +82,82 @@ def parity(
     rows = Rows.encode(tokenizer, examples)
     device = device_with_room(base)
     if device != pick_device():
-        why = "since the base model in float32 does not fit on the GPU"
-        say(f"{stage}: comparing on the CPU, {why}; this takes longer")
+        reason = "since the base model in float32 does not fit on the GPU"
+        say(f"{stage}: comparing on the CPU, {reason}; this takes longer")
     model: Any = load_for_prediction(merged, device)
-    asked = (rows.prompts, None, max_new_tokens, batch_size)
-    answers = generate_and_score(model, tokenizer, *asked, stage, "merged model")
-    stored = finite(follow(model, rows, batch_size)[0], "merged model")
+    generation_args = (rows.prompts, None, max_new_tokens, batch_size)
+    answers = generate_and_score(model, tokenizer, *generation_args, stage, "merged model")
+    stored = check_finite(teacher_forced_logits(model, rows, batch_size)[0], "merged model")
     merge_kl = None
     if adapter_kind(adapter) == "full":
         model = load_for_prediction(adapter, device)
-        trained, same = follow(model, rows, batch_size, answers)
-        finite(trained, "trained model")
+        trained, same_answers = teacher_forced_logits(model, rows, batch_size, answers)
+        check_finite(trained, "trained model")
     else:
         from peft import PeftModel
 
         peft = PeftModel.from_pretrained(load_for_prediction(base, device), adapter).eval()
-        trained, same = follow(peft, rows, batch_size, answers)
-        finite(trained, "adapter on the base")
+        trained, same_answers = teacher_forced_logits(peft, rows, batch_size, answers)
+        check_finite(trained, "adapter on the base")
         model = peft.merge_and_unload()
-        few = Rows(rows.prompts[:_FORMULA_ROWS], rows.gold[:_FORMULA_ROWS])
-        by_peft = follow(model, few, batch_size)[0]
+        formula_rows = Rows(rows.prompts[:_FORMULA_ROWS], rows.gold[:_FORMULA_ROWS])
+        by_peft = teacher_forced_logits(model, formula_rows, batch_size)[0]
         merge_kl = divergence(trained[: len(by_peft)], by_peft).mean().item()
-    compared, off = weights_off(model, merged)
-    right = not off and (merge_kl is None or merge_kl <= MERGE_KL_LIMIT)
-    facts = compare(trained, stored, same, examples, compared, off, right)
+    compared, wrong_weights = differing_weights(model, merged)
+    correct = not wrong_weights and (merge_kl is None or merge_kl <= MERGE_KL_LIMIT)
+    facts = compare(trained, stored, same_answers, examples, compared, wrong_weights, correct)
     return {**facts, "merge_kl": merge_kl, "merge_kl_limit": MERGE_KL_LIMIT}
 
 
 def compare(
     trained: torch.Tensor,
     stored: torch.Tensor,
-    same: Sequence[bool],
+    same_answers: Sequence[bool],
     examples: Sequence[Example],
     compared: int,
-    off: list[str],
+    wrong_weights: list[str],
     fine: bool,
 ) -> dict[str, Any]:
     """Return the facts of :func:`parity` that both kinds of comparison share.
 
-    trained, stored: logits [positions, vocabulary] of both models along the reference answers. same: per row, whether both give
-    the same answer. compared, off: of :func:`weights_off`. fine: whether the model is correct, regardless of rounding.
+    trained, stored: logits [positions, vocabulary] of both models along the reference answers. same_answers: per row. compared,
+    wrong_weights: of :func:`differing_weights`. fine: whether the model is correct, regardless of rounding.
     """
     kl = divergence(trained, stored)
     mean = kl.mean().item()
     return {
         "rows": len(examples),
-        "same_greedy": sum(same),
-        "same_greedy_share": sum(same) / len(same),
+        "same_greedy": sum(same_answers),
+        "same_greedy_share": sum(same_answers) / len(same_answers),
         "positions": len(kl),
         "mean_kl": mean,
         "max_kl": kl.max().item(),
         "mean_kl_limit": MEAN_KL_LIMIT,
-        "different": [e.id for e, equal in zip(examples, same, strict=True) if not equal],
+        "different": [e.id for e, equal in zip(examples, same_answers, strict=True) if not equal],
         "weights_compared": compared,
-        "weights_off": off,
+        "weights_off": wrong_weights,
         "right": fine,
         "passed": fine and mean <= MEAN_KL_LIMIT,
     }
 
 
-def divergence(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Return KL(left || right) of each row's softmax, in nats; both [positions, vocabulary]. Summed in float64."""
+def divergence(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """Return KL(p || q) of each row's softmax, in nats; p, q: logits [positions, vocabulary]. Summed in float64."""
     parts = []
-    for pair in zip(left.split(64), right.split(64), strict=True):  # float64 over a large vocabulary needs much memory
-        first, second = (torch.log_softmax(part.double(), -1) for part in pair)
-        parts.append((first.exp() * (first - second)).sum(-1).clamp(min=0))
+    for pair in zip(p.split(64), q.split(64), strict=True):  # float64 over a large vocabulary needs much memory
+        log_p, log_q = (torch.log_softmax(part.double(), -1) for part in pair)
+        parts.append((log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0))
     return torch.cat(parts)
 
 
-def finite(values: torch.Tensor, name: str) -> torch.Tensor:
+def check_finite(values: torch.Tensor, name: str) -> torch.Tensor:
     """Return the logits unchanged. Raises JobError if one of them is not finite."""
     if not values.isfinite().all():
         raise JobError(f"the {name} gives logits that are not finite\nfix: train again; do not use this model")
     return values
 
 
-def weights_off(reference: Any, merged: Path) -> tuple[int, list[str]]:
+def differing_weights(reference: Any, merged: Path) -> tuple[int, list[str]]:
     """Return (number of compared tensors, names of those that are not the `reference` tensor rounded once to their dtype).
 
     reference: the merged model in float32. If its value is within float32 noise of the midpoint between two stored values,
@@ -165,53 +165,56 @@ def weights_off(reference: Any, merged: Path) -> tuple[int, list[str]]:
     """
     expected = as_stored(reference)
     stored = Checkpoint(model_folder(merged))
-    off = []
+    differing = []
     for name, file in stored.place.items():
         entry = file.entries[name]
         if name not in expected or tuple(expected[name].shape) != entry.shape or entry.dtype not in TORCH_TYPES:
-            off.append(name)
+            differing.append(name)
             continue
         for start, stop in file.blocks(name):
-            right = expected[name][start:stop].cpu() if entry.shape else expected[name].cpu()
-            if not _rounded_once(right.float(), file.rows(name, start, stop)):
-                off.append(name)
+            expected_rows = expected[name][start:stop].cpu() if entry.shape else expected[name].cpu()
+            if not _rounded_once(expected_rows.float(), file.rows(name, start, stop)):
+                differing.append(name)
                 break
-    return len(stored.place), sorted(off)
+    return len(stored.place), sorted(differing)
 
 
-def _rounded_once(right: torch.Tensor, stored: torch.Tensor) -> bool:
+def _rounded_once(expected: torch.Tensor, stored: torch.Tensor) -> bool:
     if not stored.dtype.is_floating_point:
-        return torch.equal(right.to(stored.dtype), stored)
-    noise = right.abs() * 2**-20 + (right.abs().max() * 2**-22 if right.numel() else 0.0)
-    low, high = (right - noise).to(stored.dtype), (right + noise).to(stored.dtype)
+        return torch.equal(expected.to(stored.dtype), stored)
+    noise = expected.abs() * 2**-20 + (expected.abs().max() * 2**-22 if expected.numel() else 0.0)
+    low, high = (expected - noise).to(stored.dtype), (expected + noise).to(stored.dtype)
     return bool(((stored >= low) & (stored <= high)).all())
 
 
 @torch.no_grad()
-def follow(model: Any, rows: Rows, batch_size: int, answers: Sequence[Answer] = ()) -> tuple[torch.Tensor, list[bool]]:
-    """Return the logits along the reference answers, and which of another model's `answers` this one would give.
+def teacher_forced_logits(
+    model: Any, rows: Rows, batch_size: int, answers: Sequence[Answer] = ()
+) -> tuple[torch.Tensor, list[bool]]:
+    """Return the logits along the reference answers, and which of another model's `answers` this model would give.
 
-    A greedy answer need not be generated again to be compared: it is the same if this model, reading it, would choose each of
-    its tokens.
-    Returns (logits [positions, vocabulary], in row order; only the first positions if there are many, one bool per answer; False
-    for a failed one).
+    A greedy answer need not be generated again: it is the same if this model, reading it, would choose each of its tokens.
+    Returns (logits [positions, vocabulary], in row order, only the first positions if there are many; one bool per answer,
+    False for a failed one).
     """
     longest = max(map(len, rows.prompts)) + max(map(len, [*rows.gold, *(answer.new_ids for answer in answers)]))
     batch_size = rows_at_once(model, batch_size, longest)
     shared = common_prefix(rows.prompts)
     reader = Reader(model, rows.prompts[0][:shared])
     parts: list[torch.Tensor] = []
-    same: list[bool] = []
+    same_answers: list[bool] = []
     for start in range(0, len(rows.prompts), batch_size):
         if sum(map(len, parts)) >= _MOST_POSITIONS and not answers:
             break
         span = slice(start, start + batch_size)
         compared = answers[span]
         written = [[answer.new_ids] for answer in compared] or [[] for _ in rows.gold[span]]
-        # what the two share is read once
-        texts = [[gold, *own] for gold, own in zip(rows.gold[span], written, strict=True)]
-        for (gold, *own), answer in zip_longest(reader.continuations(reader.read(rows.prompts[span]), texts), compared):
+        # their common tokens are read once
+        texts = [[gold, *answer_ids] for gold, answer_ids in zip(rows.gold[span], written, strict=True)]
+        for (gold, *answer_logits), answer in zip_longest(
+            reader.continuations(reader.read(rows.prompts[span]), texts), compared
+        ):
             parts.append(gold.float().cpu())
             if answer is not None:
-                same.append(answer.status != "error" and own[0].argmax(-1).tolist() == answer.new_ids)
-    return torch.cat(parts)[:_MOST_POSITIONS], same
+                same_answers.append(answer.status != "error" and answer_logits[0].argmax(-1).tolist() == answer.new_ids)
+    return torch.cat(parts)[:_MOST_POSITIONS], same_answers

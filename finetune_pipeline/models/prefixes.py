@@ -31,15 +31,15 @@ def prefix_reference(base: Path, adapter: Path, out: Path, *, float32: bool = Fa
     for name in (CONFIG, WEIGHTS):
         shutil.copyfile(adapter / name, target / name)
     checkpoint = Checkpoint(source)
-    own = {f"adapter/{p.name}": digest_file(p) for p in sorted(target.iterdir())}
-    files = {f.path.name: digest_file(f.path) for f in checkpoint.files} | own
-    dtype, sha256 = Copy.of(checkpoint).dtypes, own[f"adapter/{WEIGHTS}"]
+    digests = {f"adapter/{p.name}": digest_file(p) for p in sorted(target.iterdir())}
+    files = {f.path.name: digest_file(f.path) for f in checkpoint.files} | digests
+    dtype, sha256 = Copy.of(checkpoint).dtypes, digests[f"adapter/{WEIGHTS}"]
     return write_record(out, "adapter", base, files, kind="prefix", dtype=dtype, adapter_sha256=sha256)
 
 
 class PrefixedModel:
     """A model whose cache begins with trained keys and values in every layer; called like models of transformers.
-    Callers pass masks and positions of their own tokens only: the prefix is added here, and an empty cache is filled first."""
+    Callers pass masks and positions of their own tokens only: this class adds the prefix, and fills an empty cache first."""
 
     def __init__(self, model: Any, adapter: Path) -> None:
         config = read_json(adapter / CONFIG)
@@ -51,13 +51,13 @@ class PrefixedModel:
         parts = flat.view(self.tokens, 2 * layers, heads, -1).permute(1, 2, 0, 3).to(model.dtype).to(model.device)
         self._parts = parts.view(layers, 2, *parts.shape[1:])
 
-    def rows_at_once(self, wanted: int, longest: int) -> int:
-        """Return how many rows of up to `longest` tokens may be read together: `wanted`, or 1 if a sliding window ends within
-        them, since it counts the padding between the prefix and a row's own tokens."""
+    def rows_at_once(self, batch_size: int, longest: int) -> int:
+        """Return how many rows of up to `longest` tokens may be read together: `batch_size`, or 1 if a sliding window ends
+        within them, since it counts the padding between the prefix and a row's own tokens."""
         from transformers import DynamicCache
 
         windows = [getattr(layer, "sliding_window", None) for layer in DynamicCache(config=self.config).layers]
-        return 1 if any(window and self.tokens + longest > window for window in windows) else wanted
+        return 1 if any(window and self.tokens + longest > window for window in windows) else batch_size
 
     @property
     def device(self) -> torch.device:
@@ -75,7 +75,7 @@ class PrefixedModel:
         cache: Any = None,
         attention_mask: Any = None,
         position_ids: Any = None,
-        **more: Any,
+        **options: Any,
     ) -> Any:
         """Return the base model's output for `input_ids` after the prefix."""
         from transformers import DynamicCache
@@ -88,7 +88,7 @@ class PrefixedModel:
         if position_ids is not None:
             position_ids = position_ids + n
         if attention_mask is not None:
-            seen = attention_mask.new_full((*attention_mask.shape[:-1], n), int(attention_mask.dim() == 2))
-            attention_mask = torch.cat([seen, attention_mask], -1)
-        more |= {"cache": cache, "attention_mask": attention_mask, "position_ids": position_ids}
-        return self.model(input_ids=input_ids, **more)
+            prefix_mask = attention_mask.new_full((*attention_mask.shape[:-1], n), int(attention_mask.dim() == 2))
+            attention_mask = torch.cat([prefix_mask, attention_mask], -1)
+        options |= {"cache": cache, "attention_mask": attention_mask, "position_ids": position_ids}
+        return self.model(input_ids=input_ids, **options)

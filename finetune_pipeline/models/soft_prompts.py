@@ -21,13 +21,13 @@ from finetune_pipeline.models.checkpoint import EMBEDDINGS, HEADS, Checkpoint, C
 from finetune_pipeline.models.identity import model_folder, model_record
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.generation import generate_and_score
-from finetune_pipeline.models.inference.trial import alone
+from finetune_pipeline.models.inference.trial import logits_alone
 from finetune_pipeline.models.loading import load_for_prediction, pick_device
-from finetune_pipeline.models.parity import Rows, compare, finite, follow, weights_off
+from finetune_pipeline.models.parity import Rows, check_finite, compare, differing_weights, teacher_forced_logits
 from finetune_pipeline.models.streaming import TORCH_TYPES, TensorFile
 
 NAME = "<|soft_{}|>"
-_NEVER = -1e4
+_SUPPRESSING_BIAS = -1e4
 """Bias of the new tokens if the head has biases: their probability is zero in every float dtype."""
 
 _PROBE = [{"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "Here."}]
@@ -44,7 +44,7 @@ def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) 
     checkpoint = Checkpoint(source)
     vectors = TensorFile(adapter / WEIGHTS).tensor("prompt_embeddings").float()  # [tokens, width]
     name, scale = _embedding(checkpoint)
-    old, new, ids, tokens = _extended_tokenizer(source, len(vectors))
+    original, extended, ids, tokens = _extended_tokenizer(source, len(vectors))
     dtype = "F32" if float32 else checkpoint.entry(name).dtype
     copy = Copy.of(checkpoint)
     rows = max(checkpoint.entry(name).rows, max(ids) + 1)
@@ -56,13 +56,13 @@ def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) 
     _with_rows(copy, head, ids, _unlikely_rows(checkpoint, copy.outputs[head].source, ids), rows, dtype)
     bias = head.removesuffix("weight") + "bias"
     if bias in checkpoint.place:
-        _with_rows(copy, bias, ids, torch.full((len(ids),), _NEVER), rows, checkpoint.entry(bias).dtype)
+        _with_rows(copy, bias, ids, torch.full((len(ids),), _SUPPRESSING_BIAS), rows, checkpoint.entry(bias).dtype)
     copy.config = {"vocab_size": rows, "tie_word_embeddings": False} | ({"dtype": "float32"} if float32 else {})
     shutil.rmtree(target, ignore_errors=True)
     files = copy.write(target)
-    new.save_pretrained(target)
+    extended.save_pretrained(target)
     _suppress(target, checkpoint.config, ids)
-    _same_text(old, new, ids)
+    _check_same_text(original, extended, ids)
     files |= {path.name: digest_file(path) for path in target.iterdir() if path.suffix != ".safetensors"}
     soft = {"soft_tokens": tokens, "soft_ids": ids, "prompt_prefix": "".join(tokens), "untied": untied}
     sha256 = digest_file(adapter / WEIGHTS)
@@ -73,8 +73,8 @@ def _embedding(base: Checkpoint) -> tuple[str, float]:
     """Return (tensor name of the input embeddings, the factor the model multiplies its rows by)."""
     model = load_for_prediction(base.folder, torch.device("meta"))
     layer, text = model.get_input_embeddings(), model.config.get_text_config()
-    plain = type(layer) is torch.nn.Embedding
-    scale = 1.0 if plain else getattr(layer, "scalar_embed_scale", None)
+    is_plain = type(layer) is torch.nn.Embedding
+    scale = 1.0 if is_plain else getattr(layer, "scalar_embed_scale", None)
     name = base.embedding
     if name is None or scale is None or getattr(text, "hidden_size_per_layer_input", None):
         raise JobError(
@@ -88,21 +88,25 @@ def _extended_tokenizer(folder: Path, number: int) -> tuple[Any, Any, list[int],
     """Return (the base's tokenizer, a copy with `number` new tokens also in its template, their ids, their names)."""
     from transformers import AddedToken, AutoTokenizer
 
-    old, new = (AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False) for _ in range(2))
-    known = new.get_vocab()
-    first = next(i for i in range(len(known) + 1) if NAME.format(i) not in known)
-    tokens = [NAME.format(i) for i in range(first, first + number)]
-    new.add_tokens([AddedToken(t, special=True, normalized=False) for t in tokens], special_tokens=True)
-    ids = [int(new.convert_tokens_to_ids(t)) for t in tokens]  # type: ignore[arg-type]
-    prefix, template = "".join(tokens), new.chat_template or ""
-    several = {k: prefix + t for k, t in template.items()} if isinstance(template, dict) else None
-    new.chat_template = several or prefix + template
-    return old, new, ids, tokens
+    original, extended = (
+        AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False) for _ in range(2)
+    )
+    vocabulary = extended.get_vocab()
+    first_number = next(i for i in range(len(vocabulary) + 1) if NAME.format(i) not in vocabulary)
+    tokens = [NAME.format(i) for i in range(first_number, first_number + number)]
+    extended.add_tokens([AddedToken(t, special=True, normalized=False) for t in tokens], special_tokens=True)
+    ids = [int(extended.convert_tokens_to_ids(t)) for t in tokens]  # type: ignore[arg-type]
+    prefix, template = "".join(tokens), extended.chat_template or ""
+    templates = {k: prefix + t for k, t in template.items()} if isinstance(template, dict) else None
+    extended.chat_template = templates or prefix + template
+    return original, extended, ids, tokens
 
 
-def _same_text(old: Any, new: Any, ids: Sequence[int]) -> None:
+def _check_same_text(original: Any, extended: Any, ids: Sequence[int]) -> None:
     """Check that the new template gives the new tokens, followed by exactly the tokens of the old one."""
-    rendered = [list(t.apply_chat_template(_PROBE, tokenize=True, return_dict=True)["input_ids"]) for t in (old, new)]
+    rendered = [
+        list(t.apply_chat_template(_PROBE, tokenize=True, return_dict=True)["input_ids"]) for t in (original, extended)
+    ]
     if rendered[1] != [*ids, *rendered[0]]:
         raise JobError(
             "with new tokens in front, this tokenizer splits the following text differently, so the model would get input it "
@@ -117,15 +121,15 @@ def _with_rows(copy: Copy, name: str, ids: Sequence[int], rows: torch.Tensor, to
     source, shape = old.source, old.planned.shape
 
     def make(file: TensorFile) -> Iterator[torch.Tensor]:
-        where = torch.tensor(list(ids))
+        positions = torch.tensor(list(ids))
         for start, stop in file.blocks(source):
             block = file.rows(source, start, stop).to(kind)
-            inside = (where >= start) & (where < stop)
-            block[where[inside] - start] = rows[inside].to(kind)
+            inside = (positions >= start) & (positions < stop)
+            block[positions[inside] - start] = rows[inside].to(kind)
             yield block
         tail = torch.zeros((total - shape[0], *shape[1:]), dtype=kind)
-        beyond = where >= shape[0]
-        tail[where[beyond] - shape[0]] = rows[beyond].to(kind)
+        beyond = positions >= shape[0]
+        tail[positions[beyond] - shape[0]] = rows[beyond].to(kind)
         yield tail
 
     copy.change(name, make, dtype=dtype, shape=(total, *shape[1:]))
@@ -171,26 +175,28 @@ def soft_parity(
 ) -> dict[str, Any]:
     """Compare a soft prompt under PEFT with the served form: the plain model `merged`, or the base with its prefix.
 
-    Same facts as :func:`finetune_pipeline.models.parity.parity`; merge_kl is None. The logits of the new tokens, which PEFT
-    lacks, are left out; new_tokens_chosen counts answers that contain one.
+    Same facts as :func:`finetune_pipeline.models.parity.parity`; merge_kl is None. Leaves out the logits of the new tokens,
+    which PEFT lacks; new_tokens_chosen counts answers that contain one.
     """
     device, prefix = pick_device(), adapter_kind(adapter) == "prefix"
     soft = [] if prefix else list(model_record(merged)["soft_ids"])
     from peft import PeftModel
 
     peft = PeftModel.from_pretrained(load_for_prediction(base, device), adapter).eval()
-    compared, off = (0, []) if prefix else weights_off(peft.get_base_model(), merged)
+    compared, wrong_weights = (0, []) if prefix else differing_weights(peft.get_base_model(), merged)
     # the matrices with new rows are tested by their outputs
-    off = [n for n in off if not n.endswith((*EMBEDDINGS, *HEADS, "lm_head.bias"))]
+    wrong_weights = [n for n in wrong_weights if not n.endswith((*EMBEDDINGS, *HEADS, "lm_head.bias"))]
     tokenizer = load_tokenizer(base if prefix else merged)
     served = load_for_prediction(base, device, adapter) if prefix else load_for_prediction(merged, device)
     rows = Rows.encode(tokenizer, examples)
-    asked = (rows.prompts, None, max_new_tokens, batch_size)
-    answers = generate_and_score(served, tokenizer, *asked, stage, "soft prompt, served")
-    stored = finite(_without(follow(served, rows, batch_size)[0], soft), "served model")
-    trained, same = _under_peft(peft, rows, answers, soft, len(stored))
+    generation_args = (rows.prompts, None, max_new_tokens, batch_size)
+    answers = generate_and_score(served, tokenizer, *generation_args, stage, "soft prompt, served")
+    stored = check_finite(_without(teacher_forced_logits(served, rows, batch_size)[0], soft), "served model")
+    trained, same_answers = _under_peft(peft, rows, answers, soft, len(stored))
     chosen = sum(bool(set(a.new_ids) & set(soft)) for a in answers)
-    facts = compare(trained, stored, same, examples, compared, off, fine=not off and not chosen)
+    facts = compare(
+        trained, stored, same_answers, examples, compared, wrong_weights, fine=not wrong_weights and not chosen
+    )
     return {**facts, "merge_kl": None, "merge_kl_limit": None, "new_tokens_chosen": chosen}
 
 
@@ -204,14 +210,14 @@ def _without(values: torch.Tensor, columns: Sequence[int]) -> torch.Tensor:
 def _under_peft(
     model: Any, rows: Rows, served: Sequence[Answer], soft: Sequence[int], positions: int
 ) -> tuple[torch.Tensor, list[bool]]:
-    """Return what parity.follow returns, for PEFT's side, one row at a time; `positions`: number of the other side's logits."""
+    """Return the same as parity.teacher_forced_logits for PEFT's model, one row at a time; `positions`: how many logits."""
     parts: list[torch.Tensor] = []
-    same: list[bool] = []
-    for whole, gold, answer in zip(rows.prompts, rows.gold, served, strict=True):
-        prompt = [t for t in whole if t not in soft]  # PEFT puts the vectors there itself
+    same_answers: list[bool] = []
+    for served_prompt, gold, answer in zip(rows.prompts, rows.gold, served, strict=True):
+        prompt = [t for t in served_prompt if t not in soft]  # PEFT puts the vectors there itself
         if sum(map(len, parts)) < positions:
-            parts.append(_without(alone(model, prompt, gold, logits_to_keep=len(gold)).float().cpu(), soft))
+            parts.append(_without(logits_alone(model, prompt, gold, logits_to_keep=len(gold)).float().cpu(), soft))
         ids = answer.new_ids
-        own = alone(model, prompt, ids, logits_to_keep=len(ids)).argmax(-1).tolist() if ids else []
-        same.append(answer.status != "error" and own == ids)
-    return finite(torch.cat(parts)[:positions], "adapter on the base"), same
+        peft_answer = logits_alone(model, prompt, ids, logits_to_keep=len(ids)).argmax(-1).tolist() if ids else []
+        same_answers.append(answer.status != "error" and peft_answer == ids)
+    return check_finite(torch.cat(parts)[:positions], "adapter on the base"), same_answers

@@ -1,6 +1,6 @@
-"""Reads and writes safetensors a few rows at a time, so that memory use does not depend on the model's size.
+"""Reads and writes safetensors a few rows at a time: memory use does not depend on the model's size.
 
-The safetensors library maps a file into memory and keeps every page it has touched; here it only validates the header.
+The safetensors library maps a file into memory and keeps every page it has touched; this module only lets it validate headers.
 Format: 8 bytes with the header's length, the header (JSON), then the tensors' bytes, row-major, little-endian.
 """
 
@@ -139,11 +139,11 @@ def write_tensors(
     """
     order = sorted(tensors, key=lambda name: (-tensors[name].width, name))
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
-    at = 0
+    offset = 0
     for name in order:
         shape = tensors[name]
-        header[name] = {"dtype": shape.dtype, "shape": list(shape.shape), "data_offsets": [at, at + shape.size]}
-        at += shape.size
+        header[name] = {"dtype": shape.dtype, "shape": list(shape.shape), "data_offsets": [offset, offset + shape.size]}
+        offset += shape.size
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     digest = hashlib.sha256()

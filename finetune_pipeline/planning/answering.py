@@ -19,9 +19,9 @@ from finetune_pipeline.spec.model import TaskSpec
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """The largest batch of prompts, in tokens: of the longest prompt, of the common prefix (read once), of a new answer, and of
-    all labels to score."""
+class PromptBatch:
+    """The largest batch of prompts. Lengths in tokens: prompt: the longest prompt; shared: the common prefix, read once; new:
+    an answer; scored: all labels to score."""
 
     rows: int
     prompt: int
@@ -31,24 +31,24 @@ class Asked:
 
 
 def answering_memory(
-    shape: ModelShape, asked: Asked, *, width: int, device: str = "cpu", tokenizer_bytes: int = 0
+    shape: ModelShape, batch: PromptBatch, *, width: int, device: str = "cpu", tokenizer_bytes: int = 0
 ) -> Memory:
     """Return the peak memory of models.inference.generation on that batch; width: bytes of the inference dtype.
 
-    Keys and values of the batch are in memory twice: as read, and in a copy that grows with the answer or the labels. Each row is
-    counted with the shared prefix, which only models that :mod:`models.inference.prefix_attention` does not cover copy for it.
+    Keys and values of the batch are in memory twice: as read, and in a copy that grows with the answer or the labels. Each row
+    counts with a copy of the shared prefix, although models that :mod:`models.inference.prefix_attention` supports have none.
     """
-    own = asked.rows * (asked.prompt - asked.shared)
+    row_tokens = batch.rows * (batch.prompt - batch.shared)
     per_token = 2 * shape.layers * shape.key_heads * shape.head_dim * width
-    grown = asked.rows * (asked.prompt + max(asked.new, asked.scored))
-    kept = per_token * (asked.shared + asked.rows * asked.prompt + grown)
-    read = max(own, asked.shared, asked.rows * asked.scored)
-    block = read * (4 * shape.hidden + 3 * shape.inner) * width + own * asked.prompt
-    logits = asked.rows * (1 + 2 * asked.scored) * shape.vocabulary * width
-    block = max(0, block - logits)  # no logits exist yet while prompts are read
+    grown_tokens = batch.rows * (batch.prompt + max(batch.new, batch.scored))
+    cache_bytes = per_token * (batch.shared + batch.rows * batch.prompt + grown_tokens)
+    tokens_at_once = max(row_tokens, batch.shared, batch.rows * batch.scored)
+    working_bytes = tokens_at_once * (4 * shape.hidden + 3 * shape.inner) * width + row_tokens * batch.prompt
+    logits = batch.rows * (1 + 2 * batch.scored) * shape.vocabulary * width
+    working_bytes = max(0, working_bytes - logits)  # no logits exist yet while prompts are read
     return Memory(
         weights=shape.parameters * width,
-        activations=int((kept + block) * SLACK),
+        activations=int((cache_bytes + working_bytes) * SLACK),
         logits=int(logits * SLACK),
         overhead=process_overhead(device, tokenizer_bytes),
     )
@@ -86,22 +86,22 @@ def answering_steps(
     A comparison that does not fit on the GPU runs on the CPU (models.loading.device_with_room). available: free bytes on
     `device`; margin: the factor on the estimated peak that must be free.
     """
-    shape, (batch, turn) = planner.shape, largest_batch(spec, planner, validation)
-    wide = spec.evaluation.precision == "float32" or round(shape.stored_bytes / shape.parameters) == 4
+    shape, (batch, example_tokens) = planner.shape, largest_batch(spec, planner, validation)
+    full_width = spec.evaluation.precision == "float32" or round(shape.stored_bytes / shape.parameters) == 4
     too_large = device != "cpu" and shape.parameters * 4 > GPU_SHARE * available
-    where, free = ("cpu", available_memory("cpu")) if too_large else (device, available)
+    comparison_device, comparison_bytes = ("cpu", available_memory("cpu")) if too_large else (device, available)
     counter = TokenCounter(planner.folder)
-    shown, retrieved = turn * max(spec.baseline.shots), turn * spec.baseline.retrieved
+    shot_tokens, retrieved_tokens = example_tokens * max(spec.baseline.shots), example_tokens * spec.baseline.retrieved
     context = planner.config.get("max_position_embeddings") or 1 << 30
     # fewer examples are shown if they do not all fit
-    prompt = max(batch.prompt, min(batch.prompt + max(shown, retrieved), context - batch.new))
+    prompt = max(batch.prompt, min(batch.prompt + max(shot_tokens, retrieved_tokens), context - batch.new))
     # examples shared by all rows are read once
-    shared = min(batch.shared + (shown if shown >= retrieved else 0), prompt)
+    shared = min(batch.shared + (shot_tokens if shot_tokens >= retrieved_tokens else 0), prompt)
     scored = sum(n + 1 for n in counter.count_texts(spec.labels)) if spec.labels else 0
 
-    def step(name: str, place: str, room: int, asked: Asked, width: int) -> StepMemory:
+    def step(name: str, place: str, room: int, full_batch: PromptBatch, width: int) -> StepMemory:
         def needed(rows: int) -> int:
-            batch, tokenizer = replace(asked, rows=min(rows, asked.rows)), planner.tokenizer_bytes
+            batch, tokenizer = replace(full_batch, rows=min(rows, full_batch.rows)), planner.tokenizer_bytes
             return answering_memory(shape, batch, width=width, device=place, tokenizer_bytes=tokenizer).needed
 
         rows = spec.baseline.batch_size
@@ -114,29 +114,29 @@ def answering_steps(
             fix = "use a smaller base_model, or a machine with more memory"
         return StepMemory(name, place, round(needed(rows) / 2**20), round(room / 2**20), fits, fix)
 
-    width = 4 if wide else compute_width("auto", device)
+    width = 4 if full_width else compute_width("auto", device)
     return [
-        step("merged_model", where, free, batch, 4),
+        step("merged_model", comparison_device, comparison_bytes, batch, 4),
         step("test_predictions", device, available, replace(batch, prompt=prompt, shared=shared, scored=scored), width),
     ]
 
 
-def largest_batch(spec: TaskSpec, planner: Planner, validation: Sequence[Example]) -> tuple[Asked, int]:
+def largest_batch(spec: TaskSpec, planner: Planner, validation: Sequence[Example]) -> tuple[PromptBatch, int]:
     """Return (a batch of the longest validation prompts with their answers scored, mean tokens of an example in a prompt).
 
     Rows that cannot be encoded are skipped; training reports them."""
     counter = TokenCounter(planner.folder)
     prompts: list[list[int]] = []
-    wholes: list[int] = []
+    lengths: list[int] = []
     for e in validation:
         with contextlib.suppress(FindingsError, TemplateError, ValueError, TypeError):
             prompts.append(encode_prompt(counter, e.prompt_messages, e.tools))
-            wholes.append(max(len(prompts[-1]), counter.count(e.messages, tools=e.tools)))
-    if not wholes:
-        return Asked(1, 1, 0, spec.answer_length, 0), 0
-    answer = max(whole - len(prompt) for whole, prompt in zip(wholes, prompts, strict=False))
+            lengths.append(max(len(prompts[-1]), counter.count(e.messages, tools=e.tools)))
+    if not lengths:
+        return PromptBatch(1, 1, 0, spec.answer_length, 0), 0
+    answer = max(length - len(prompt) for length, prompt in zip(lengths, prompts, strict=False))
     longest = sorted(prompts, key=len)[-spec.baseline.batch_size :]
-    first, last = min(longest), max(longest)  # the common prefix of the lexically first and last is common to all
-    shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first) - 1)
-    example = max(0, round(sum(wholes) / len(wholes)) - shared)
-    return Asked(len(longest), len(longest[-1]), shared, spec.answer_length, answer), example
+    low, high = min(longest), max(longest)  # the common prefix of the lexically first and last is common to all
+    shared = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low) - 1)
+    example = max(0, round(sum(lengths) / len(lengths)) - shared)
+    return PromptBatch(len(longest), len(longest[-1]), shared, spec.answer_length, answer), example

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.training.prefix_tree import Row, buckets, prefix_tree, segments
 
-_DRAWN = 400
+_MAX_BATCHES = 400
 """Maximum number of batches drawn to find the largest one."""
 
 
@@ -44,18 +44,18 @@ def batch_of(rows: Sequence[Row], settings: Mapping[str, Any], packed: bool) -> 
     learned = sum(sum(row["loss"][1:]) for row in rows)
     if packed:
         lengths, parents = segments(*prefix_tree(sorted(rows, key=lambda r: -len(r["ids"]))), leading)
-        taken = buckets(lengths, parents, virtual)
+        groups = buckets(lengths, parents, virtual)
         return Batch(
             rows=len(rows),
             tokens=sum(lengths),
-            queries=sum(len(members) * longest_one for members, _, longest_one in taken),
-            keys=sum(len(members) * (context + longest_one) for members, context, longest_one in taken),
-            scores=sum(len(members) * longest_one * (context + longest_one) for members, context, longest_one in taken),
+            queries=sum(len(members) * longest for members, _, longest in groups),
+            keys=sum(len(members) * (context + longest) for members, context, longest in groups),
+            scores=sum(len(members) * longest * (context + longest) for members, context, longest in groups),
             learned=learned,
             logits=learned,
         )
     width = max(len(row["ids"]) for row in rows)
-    first = min(row["loss"].index(True) for row in rows if True in row["loss"])
+    first_loss = min(row["loss"].index(True) for row in rows if True in row["loss"])
     tokens, ahead = len(rows) * (leading + width), leading + virtual
     return Batch(
         rows=len(rows),
@@ -64,15 +64,15 @@ def batch_of(rows: Sequence[Row], settings: Mapping[str, Any], packed: bool) -> 
         keys=len(rows) * (ahead + width),
         mask=len(rows) * (leading + width) * (ahead + width),
         learned=learned,
-        logits=len(rows) * (width - first + 1),
+        logits=len(rows) * (width - first_loss + 1),
     )
 
 
 def drawn_batches(rows: Sequence[Row], size: int, epochs: float, seed: int) -> Iterator[Sequence[Row]]:
     """Return at most 400 random batches of `size` rows. The trainer's order differs, but is random too."""
-    draw = random.Random(seed)  # noqa: S311 - an order, no secret
-    orders = (draw.sample(rows, len(rows)) for _ in range(math.ceil(epochs)))
-    return islice((order[i : i + size] for order in orders for i in range(0, len(order), size)), _DRAWN)
+    generator = random.Random(seed)  # noqa: S311 - an order, no secret
+    orders = (generator.sample(rows, len(rows)) for _ in range(math.ceil(epochs)))
+    return islice((order[i : i + size] for order in orders for i in range(0, len(order), size)), _MAX_BATCHES)
 
 
 class Steps(NamedTuple):

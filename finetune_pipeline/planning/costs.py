@@ -67,10 +67,10 @@ def task_costs(
     # nothing is cheaper than an API that costs nothing, such as one's own
     paid = [price for price in prices.apis if call_price(price, traffic.tuned)]
     offered = [price for price in paid if price.until is None or price.until >= today]
-    even = [
-        of
+    break_evens = [
+        row
         for machine in prices.machines
-        for of in sorted((break_even(machine, price, traffic) for price in offered), key=lambda of: of.calls[1])
+        for row in sorted((break_even(machine, price, traffic) for price in offered), key=lambda row: row.calls[1])
     ]
     return Costs(
         task=spec.name,
@@ -80,7 +80,7 @@ def task_costs(
         training=training_costs(spec, prices, epoch_tokens, parameters, today),
         apis=sorted(apis, key=lambda cost: cost.per_call),
         machines=machines,
-        break_even=even,
+        break_even=break_evens,
         rule_of_thumb=rule_of_thumb(prices),
         warnings=_warnings(spec, prices, traffic, today),
     )
@@ -90,11 +90,11 @@ def method_settings(spec: TaskSpec, method: str) -> dict[str, Any]:
     """Return the task's settings with another method: values set in task.yaml stay, the method's defaults change."""
     if method == spec.training.method:
         return spec.training.model_dump()
-    own = {"method", *COMMON} - {"batch_size", "micro_batch_size"}
+    method_keys = {"method", *COMMON} - {"batch_size", "micro_batch_size"}
     if not METHODS[method].checkpointing:
-        own.add("gradient_checkpointing")
-    kept = {k: v for k, v in spec.training.model_dump(exclude_unset=True).items() if k not in own}
-    return TrainingSpec.model_validate({**kept, "method": method}).model_dump()
+        method_keys.add("gradient_checkpointing")
+    settings = {k: v for k, v in spec.training.model_dump(exclude_unset=True).items() if k not in method_keys}
+    return TrainingSpec.model_validate({**settings, "method": method}).model_dump()
 
 
 def training_costs(
@@ -106,20 +106,20 @@ def training_costs(
     methods: Iterable[str] = METHODS,
 ) -> list[TrainingCost]:
     """Return the cost of a training for every line of the list, cheapest first; services use their own method."""
-    made: list[TrainingCost] = []
+    costs: list[TrainingCost] = []
     for price in prices.training:
         if price.unit == "hour" or price.price == 0:
-            together: dict[tuple[float, int], list[str]] = {}
+            methods_by_work: dict[tuple[float, int], list[str]] = {}
             for name in methods:
                 method = METHODS[name]
                 epochs = sum(phase["epochs"] for phase in method.phases(method_settings(spec, name)))
                 operations = FULL_OPERATIONS if method.holds == "float32" else LOW_RANK_OPERATIONS
-                together.setdefault((epochs, operations), []).append(name)
+                methods_by_work.setdefault((epochs, operations), []).append(name)
         else:
-            together = {(epochs_of(spec.training), LOW_RANK_OPERATIONS): ["the service's own"]}
-        for (epochs, operations), names in together.items():
+            methods_by_work = {(epochs_of(spec.training), LOW_RANK_OPERATIONS): ["the service's own"]}
+        for (epochs, operations), names in methods_by_work.items():
             (low, high), hours = price.of_training(epoch_tokens * epochs * operations / LOW_RANK_OPERATIONS, parameters)
-            made.append(
+            costs.append(
                 TrainingCost(
                     where=price.name,
                     methods=", ".join(names),
@@ -132,14 +132,14 @@ def training_costs(
                     note=price.note,
                 )
             )
-    return sorted(made, key=lambda cost: (cost.high, cost.where))
+    return sorted(costs, key=lambda cost: (cost.high, cost.where))
 
 
 def _warnings(spec: TaskSpec, prices: PriceList, traffic: Traffic, today: datetime.date) -> list[str]:
     """Return warnings about prices that are missing or old."""
     warnings = [f"{p.name}: {w}" for p in [*prices.training, *prices.apis] for w in p.warnings(today)]
-    known = {price.engine.lower() for price in prices.training} | {"local"}
-    if spec.training.trainer not in known:
+    priced_trainers = {price.engine.lower() for price in prices.training} | {"local"}
+    if spec.training.trainer not in priced_trainers:
         warnings.append(f"{prices.path.name} has no price for the trainer {spec.training.trainer}")
     if not prices.machines:
         warnings.append(f"{prices.path.name} has no machine with answered_per_second, so self-hosting has no price")

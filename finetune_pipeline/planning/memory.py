@@ -1,4 +1,4 @@
-"""Estimates the memory of a training by formula, in bytes; the functions below name the source of every term."""
+"""Estimates the memory of a training in bytes, by formulas whose sources the functions name."""
 
 import os
 import subprocess
@@ -60,10 +60,10 @@ class Memory:
 
 def checkpoints(shape: ModelShape, settings: Mapping[str, Any]) -> bool:
     """Whether gradient checkpointing will be used."""
-    wanted = settings["gradient_checkpointing"]
+    setting = settings["gradient_checkpointing"]
     if not METHODS[settings["method"]].checkpointing:
         return False
-    return shape.parameters > CHECKPOINT_ABOVE if wanted == "auto" else bool(wanted)
+    return shape.parameters > CHECKPOINT_ABOVE if setting == "auto" else bool(setting)
 
 
 def weight_bytes(shape: ModelShape, method: Method, width: int) -> int:
@@ -74,7 +74,7 @@ def weight_bytes(shape: ModelShape, method: Method, width: int) -> int:
 
 
 def layer_bytes(shape: ModelShape, settings: Mapping[str, Any], batch: Batch, width: int) -> int:
-    """Return the bytes one block saves of a batch for its backward pass, with the modules of training.fused and .attention.
+    """Return the bytes that a block saves for its backward pass, with the modules of training.fused and .attention.
 
     Follows Korthikanti et al. 2022, section 4.1, adapted to these modules: the norms' inputs, every trained layer's input (and
     its dropout mask), the gated MLP's three products, and attention's queries, keys, values and weights.
@@ -82,14 +82,14 @@ def layer_bytes(shape: ModelShape, settings: Mapping[str, Any], batch: Batch, wi
     method, t = METHODS[settings["method"]], batch.tokens
     heads, keys = shape.heads * shape.head_dim, shape.key_heads * shape.head_dim
     # norms: the fused norm saves its result; others save the input and (if trained) the normed input, in float32
-    each = 8 if method.holds == "float32" else 4 if shape.own_norms else width
-    kept = t * (shape.norms * each * shape.hidden + bool(shape.head_norms) * each * (heads + keys))
-    kept += method.kept_bytes(settings, shape, t, width) + 3 * t * shape.inner * width
+    norm_width = 8 if method.holds == "float32" else 4 if shape.own_norms else width
+    saved = t * (shape.norms * norm_width * shape.hidden + bool(shape.head_norms) * norm_width * (heads + keys))
+    saved += method.kept_bytes(settings, shape, t, width) + 3 * t * shape.inner * width
     if batch.scores or not batch.mask:
-        return kept + width * (batch.queries * heads + 2 * batch.keys * keys + batch.scores * shape.heads)
+        return saved + width * (batch.queries * heads + 2 * batch.keys * keys + batch.scores * shape.heads)
     # torch's attention saves queries, keys and values for every head, its result, and a mask in the compute dtype
-    kept += width * (heads * (batch.queries + 2 * batch.keys) + batch.mask) + 4 * batch.queries * shape.heads
-    return kept + (0 if method.keeps_attention(settings, shape) else width * t * heads)
+    saved += width * (heads * (batch.queries + 2 * batch.keys) + batch.mask) + 4 * batch.queries * shape.heads
+    return saved + (0 if method.keeps_attention(settings, shape) else width * t * heads)
 
 
 def activation_bytes(shape: ModelShape, settings: Mapping[str, Any], batch: Batch, width: int) -> int:
@@ -109,8 +109,8 @@ def working_bytes(shape: ModelShape, settings: Mapping[str, Any], batch: Batch, 
     """Return the temporary bytes of a block's backward pass: gradients of its widest tensors, and a weight dequantized from
     four bits (two on the CPU)."""
     four_bit = METHODS[settings["method"]].holds == "four_bit"
-    read = shape.inner * shape.hidden * width * (2 if device == "cpu" else 1) if four_bit else 0
-    return 4 * batch.tokens * shape.inner * width + read
+    dequantized = shape.inner * shape.hidden * width * (2 if device == "cpu" else 1) if four_bit else 0
+    return 4 * batch.tokens * shape.inner * width + dequantized
 
 
 def logit_bytes(
@@ -150,32 +150,32 @@ def training_memory(
     splits, which are kept in memory. On a GPU only device memory counts.
     """
     method, cpu = METHODS[settings["method"]], device == "cpu"
-    trainable, whole = method.trainable(settings, shape), method.holds == "float32"
+    trainable, full_fine_tuning = method.trainable(settings, shape), method.holds == "float32"
     weights = weight_bytes(shape, method, width)
     # weights in the file's dtype are mapped pages of it: all of them, or those not stored in four bits
     stored = shape.stored_bytes / shape.parameters
     four_bit = method.holds == "four_bit"
-    taken_over = (2 if four_bit else 4 if whole else width) == round(stored)
-    mapped = int(stored * shape.linear) if cpu and four_bit and taken_over else 0
-    moving = activation_bytes(shape, settings, batch, width) + working_bytes(shape, settings, batch, width, device)
-    moving, logits = int(moving * SLACK), int(logit_bytes(shape, settings, batch, width) * SLACK)
+    memory_mapped = (2 if four_bit else 4 if full_fine_tuning else width) == round(stored)
+    mapped = int(stored * shape.linear) if cpu and four_bit and memory_mapped else 0
+    working = activation_bytes(shape, settings, batch, width) + working_bytes(shape, settings, batch, width, device)
+    working, logits = int(working * SLACK), int(logit_bytes(shape, settings, batch, width) * SLACK)
     gradients = 4 * trainable
-    if whole and cpu:
+    if full_fine_tuning and cpu:
         gradients *= 2  # the best checkpoint is loaded while everything else is still in memory
-    elif whole and settings["micro_batch_size"] == settings["batch_size"]:
+    elif full_fine_tuning and settings["micro_batch_size"] == settings["batch_size"]:
         # a block's activations and 16-bit weights are freed before its gradients exist
-        gradients = max(0, gradients - moving - logits)
+        gradients = max(0, gradients - working - logits)
     memory = Memory(
         weights=weights,
-        trained=0 if whole else 4 * trainable,
+        trained=0 if full_fine_tuning else 4 * trainable,
         gradients=gradients,
         optimiser=8 * trainable,
-        activations=moving,
+        activations=working,
         logits=logits,
         overhead=process_overhead(device, tokenizer_bytes, tokens),
         resident=mapped,
     )
-    loading = weights + memory.overhead + (0 if taken_over else shape.stored_bytes)
+    loading = weights + memory.overhead + (0 if memory_mapped else shape.stored_bytes)
     if cpu and loading > memory.total:  # with a large base and few trained weights, loading is the peak
         return replace(memory, resident=memory.resident + loading - memory.total)
     return memory
@@ -196,12 +196,12 @@ _GROUP = Path("/sys/fs/cgroup")
 
 def available_memory(device: str, group: Path = _GROUP) -> int:
     """Return the free bytes: FINETUNE_MEMORY_GIB if set, else those of the fullest GPU, or of the machine within the
-    container's limit. Raises OutsideError if the variable is no number, or a GPU's memory cannot be read."""
+    container's limit. Raises OutsideError if the variable is not a number, or a GPU's memory cannot be read."""
     if gib := os.environ.get(VARIABLE, "").strip():
         return bytes_of(gib, VARIABLE)
     if device != "cpu":
         return min(gpu_memory())
-    return min(int(psutil.virtual_memory().available), _left_in(group))
+    return min(int(psutil.virtual_memory().available), _free_within(group))
 
 
 def bytes_of(gib: str, name: str) -> int:
@@ -215,7 +215,7 @@ def bytes_of(gib: str, name: str) -> int:
     return free
 
 
-def _left_in(group: Path) -> int:
+def _free_within(group: Path) -> int:
     """Return the free bytes within a control group's limit (cgroup v2); cached files count as free, since they are evictable."""
     try:
         limit, used = (int((group / f"memory.{name}").read_text("utf-8")) for name in ("max", "current"))
@@ -225,25 +225,25 @@ def _left_in(group: Path) -> int:
     return max(0, limit - used + int(stat.get("inactive_file", 0)))
 
 
-def gpu_memory(which: Literal["free", "total"] = "free") -> list[int]:
+def gpu_memory(kind: Literal["free", "total"] = "free") -> list[int]:
     """Return the bytes of each GPU visible to this process (CUDA_VISIBLE_DEVICES), from nvidia-smi; loads no GPU library.
-    Raises OutsideError if nvidia-smi is missing, fails, or shows no GPU, since a plan must not guess."""
-    command = ["nvidia-smi", f"--query-gpu=index,uuid,memory.{which}", "--format=csv,noheader,nounits"]
+    Raises OutsideError if nvidia-smi is missing, fails or shows no GPU: a plan must not guess."""
+    command = ["nvidia-smi", f"--query-gpu=index,uuid,memory.{kind}", "--format=csv,noheader,nounits"]
     fix = f"fix: set {VARIABLE}, or FINETUNE_DEVICES=cpu"
     try:
         output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
     except (OSError, subprocess.SubprocessError) as error:
-        why = f"the GPUs' memory cannot be read: nvidia-smi failed ({error})"
-        raise OutsideError(f"{why}\n{fix}, or install it") from error
+        problem = f"the GPUs' memory cannot be read: nvidia-smi failed ({error})"
+        raise OutsideError(f"{problem}\n{fix}, or install it") from error
     rows = [[part.strip() for part in line.split(",")] for line in output.splitlines()]
     gpus = {(row[0], row[1]): int(row[2]) * MIB for row in rows if len(row) == 3 and row[2].isdecimal()}
-    shown = shown_gpus(os.environ)
+    visible = shown_gpus(os.environ)
     # a UUID may be abbreviated; a MIG device is in none of these rows
-    asked = [[n for (i, uuid), n in gpus.items() if name == i or uuid.startswith(name)] for name in shown or ()]
-    if shown is None:
-        asked = [[n] for n in gpus.values()]
-    if not asked or not all(asked):
-        of = "" if shown is None else f" of CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']!r}"
-        why = f"the memory of the GPUs{of} cannot be read: nvidia-smi shows {output.strip()[:200]!r}"
-        raise OutsideError(f"{why}\n{fix}")
-    return [free[0] for free in asked]
+    matches = [[n for (i, uuid), n in gpus.items() if name == i or uuid.startswith(name)] for name in visible or ()]
+    if visible is None:
+        matches = [[n] for n in gpus.values()]
+    if not matches or not all(matches):
+        scope = "" if visible is None else f" of CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']!r}"
+        problem = f"the memory of the GPUs{scope} cannot be read: nvidia-smi shows {output.strip()[:200]!r}"
+        raise OutsideError(f"{problem}\n{fix}")
+    return [free[0] for free in matches]

@@ -25,8 +25,8 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)([mb])\b", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Needs:
-    """The clean rows (least: the minimum in the spec), estimated tokens of all epochs, time and money that a training needs.
-    seconds: from earlier trainings on this machine, if any; power: of planning.power.power_bounds."""
+    """The rows, tokens, time and money that a training needs. rows: clean rows; least: the spec's minimum; tokens: estimate for
+    all epochs; seconds: from earlier trainings on this machine, if any; power: of planning.power.power_bounds."""
 
     rows: int
     least: int
@@ -42,8 +42,8 @@ class Needs:
         if self.rows < self.least:
             rows += f"; {self.least - self.rows:,} more are needed to start (data.min_examples)"
         time = "not measured on this machine yet"
-        if of := self.seconds:
-            time = f"{duration(of.low)} to {duration(of.high)} here, according to {of.source}"
+        if estimate := self.seconds:
+            time = f"{duration(estimate.low)} to {duration(estimate.high)} here, according to {estimate.source}"
         paid: dict[str, TrainingCost] = {}
         for cost in self.costs:
             if cost.high > 0:
@@ -64,25 +64,25 @@ def parameters_by_name(base_model: str) -> float:
 
 def training_needs(spec: TaskSpec, rows: Sequence[Example], home: Path) -> Needs:
     """Estimate what training would need. rows: all clean rows; home: folder with speeds measured here, and prices."""
-    test = round(len(rows) * spec.split.test)
-    train = len(rows) - test - round(len(rows) * spec.split.validation)
-    learned = training_examples(rows, spec.training.model_dump())
-    characters = sum(len(m["content"]) for e in learned for m in e.messages)
-    of_epoch = characters / CHARACTERS_A_TOKEN * train / max(1, len(rows))
+    test_rows = round(len(rows) * spec.split.test)
+    train_rows = len(rows) - test_rows - round(len(rows) * spec.split.validation)
+    epoch_examples = training_examples(rows, spec.training.model_dump())
+    characters = sum(len(m["content"]) for e in epoch_examples for m in e.messages)
+    epoch_tokens = characters / CHARACTERS_A_TOKEN * train_rows / max(1, len(rows))
     phases = METHODS[spec.training.method].phases(spec.training.model_dump())
     parameters = parameters_by_name(spec.base_model)
-    of_phases = [(str(p["method"]), of_epoch * p["epochs"]) for p in phases]
+    phase_tokens = [(str(p["method"]), epoch_tokens * p["epochs"]) for p in phases]
     rates, seconds = read_rates(home), None
     for precision in ("float32", "bfloat16"):
-        seconds = seconds or estimate_seconds(of_phases, rates, spec.base_model, precision)
+        seconds = seconds or estimate_seconds(phase_tokens, rates, spec.base_model, precision)
     prices, today = load_prices(home=home), datetime.datetime.now(datetime.UTC).date()
     return Needs(
         rows=len(rows),
         least=spec.data.min_examples,
-        train_rows=train,
-        tokens=round(of_epoch * epochs_of(spec.training)),
+        train_rows=train_rows,
+        tokens=round(epoch_tokens * epochs_of(spec.training)),
         method=spec.training.method,
         seconds=seconds,
-        costs=training_costs(spec, prices, round(of_epoch), parameters, today),
-        power=power_bounds(spec, test),
+        costs=training_costs(spec, prices, round(epoch_tokens), parameters, today),
+        power=power_bounds(spec, test_rows),
     )

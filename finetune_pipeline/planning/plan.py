@@ -24,13 +24,13 @@ from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
 
 MARGIN = 1.1
-"""A plan fits if its estimated peak plus 10% is free: the formula is accurate to within 15%, mostly 5%."""
+"""A plan fits if its estimated peak plus 10% is free; the estimate's error is at most 15%, mostly below 5%."""
 
 
 @dataclass(frozen=True)
 class NearestPlan:
-    """The cheapest change of settings with which the training fits, if any does; also as lines of task.yaml (`yaml`), with the
-    cost of each (`reasons`)."""
+    """The cheapest change of settings that makes the training fit, if there is one. yaml: the same as lines of task.yaml;
+    reasons: the cost of each change."""
 
     fits: bool
     yaml: str
@@ -106,8 +106,8 @@ def training_plan(
     task_folder: Path | None = None,
     available: int | None = None,
 ) -> TrainingPlan:
-    """Plan a training on `train` with the base model in the folder `base`; plan.json goes into `out`.
-    home: folder with throughput.json, and with prices.yaml unless `task_folder` has one. available: default: the bytes free now."""
+    """Plan a training on `train` with the base model in the folder `base`; write plan.json into `out`.
+    home: folder of throughput.json, and of prices.yaml unless `task_folder` has one. available: bytes; None: those free now."""
     settings = spec.training.model_dump()
     device = read_settings().devices[0]
     planner = Planner(base, train, validation, device)
@@ -116,8 +116,8 @@ def training_plan(
     memory, phases = planner.memory(settings), planner.phases(settings)
     rows = planner.rows("train", settings)
     tokens = token_statistics(TokenCounter(planner.folder), planner.epoch_examples(settings))
-    trains = memory.needed * MARGIN <= available
-    others = answering_steps(spec, planner, validation, device, available, MARGIN)
+    training_fits = memory.needed * MARGIN <= available
+    other_steps = answering_steps(spec, planner, validation, device, available, MARGIN)
     prices, today = load_prices(home=home, task_folder=task_folder), datetime.datetime.now(datetime.UTC).date()
     plan = TrainingPlan(
         method=settings["method"],
@@ -139,9 +139,9 @@ def training_plan(
         parameters=planner.shape.parameters,
         memory_mib=memory.in_mib(),
         available_mib=round(available / 2**20),
-        fits=trains and all(step.fits for step in others),
-        nearest=None if trains else nearest_plan(planner, settings, available),
-        others=others,
+        fits=training_fits and all(step.fits for step in other_steps),
+        nearest=None if training_fits else nearest_plan(planner, settings, available),
+        others=other_steps,
         seconds=_seconds(planner, settings, rates, spec.base_model),
         prices=training_costs(spec, prices, tokens["total"], planner.shape.parameters, today, [settings["method"]]),
         serving=prices.served(),
@@ -185,15 +185,15 @@ def method_row(planner: Planner, spec: TaskSpec, method: str, rates: Rates, avai
 
 
 def _sentence(plan: TrainingPlan) -> str:
-    near, needed = plan.nearest, plan.memory_mib["needed"] / 1024
+    nearest, needed = plan.nearest, plan.memory_mib["needed"] / 1024
     sentence = f"{plan.steps} steps over {plan.rows} rows of {plan.tokens['mean']} tokens; about {needed:.1f} GiB at the peak, "
     sentence += f"{plan.available_mib / 1024:.1f} GiB free"
     if plan.seconds:
         sentence += f"; {duration(plan.seconds.low)} to {duration(plan.seconds.high)}"
-    if near and near.memory_mib is None:
+    if nearest and nearest.memory_mib is None:
         sentence += ": it does not fit, and no setting of task.yaml makes it fit. Use a smaller base_model"
-    elif near and near.memory_mib:
-        change = ", ".join(f"training.{k}: {v}" for k, v in near.change.items())
-        change += f" ({near.memory_mib['needed'] / 1024:.1f} GiB)"
+    elif nearest and nearest.memory_mib:
+        change = ", ".join(f"training.{k}: {v}" for k, v in nearest.change.items())
+        change += f" ({nearest.memory_mib['needed'] / 1024:.1f} GiB)"
         sentence += f": it does not fit. The nearest plan that does: {change}"
     return ". ".join([sentence, *(step.sentence for step in plan.others if not step.fits)]) + "."

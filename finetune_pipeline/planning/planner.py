@@ -16,7 +16,7 @@ from finetune_pipeline.planning.shape import ModelShape, model_shape
 from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.training.prefix_tree import Row
-from finetune_pipeline.training.processes import rows_validated
+from finetune_pipeline.training.processes import validation_rows_per_pass
 from finetune_pipeline.training.rows import encode_split, longest_allowed, training_examples
 
 _FORWARD_ONLY = 1 / 3
@@ -101,7 +101,7 @@ class Planner:
         """Return the batches of a split. Training batches are drawn at random (from `seed`); validation batches are exact."""
         rows = [r for r in self.rows(split, settings).rows if True in r["loss"]]
         micro = settings["micro_batch_size"]
-        size = micro if split == "train" else rows_validated(micro)
+        size = micro if split == "train" else validation_rows_per_pass(micro)
         virtual, packed = METHODS[settings["method"]].virtual_tokens(settings), self.packed(settings)
         key = (split, size, virtual, packed, len(rows), settings["max_tokens"])
         if key not in self._batches:

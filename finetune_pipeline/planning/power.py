@@ -1,7 +1,7 @@
 """Statistical power: computes whether the test set is large enough to show the wanted gain.
 
-A paired test uses rows on which exactly one of two models is correct. Their number is unknown before the second model exists.
-Models with unrelated mistakes disagree most, so the plan assumes unrelated mistakes, to be on the safe side.
+A paired test uses the rows on which exactly one of two models is correct. Their number is unknown before the second model
+exists. The plan assumes unrelated mistakes, the conservative case, since such models disagree most.
 """
 
 import math
@@ -49,25 +49,25 @@ def power_plan(spec: TaskSpec, test_rows: int, rival: Rival, sources: Sequence[s
     """
     gates = spec.gates
     alpha, extra = 1 - gates.confidence, gates.wanted_gain - gates.min_gain
-    metric, means = METRICS[spec.metric], _mean_of_rows(spec)
+    metric, mean_metric = METRICS[spec.metric], _mean_of_rows(spec)
     needed: int | None
-    values = (means or RIGHT).row_scores(rival.rows, spec.output)
+    values = (mean_metric or RIGHT).row_scores(rival.rows, spec.output)
     before = sum(values) / len(values)
-    reached = (means or RIGHT).rank(before)
+    reached = (mean_metric or RIGHT).rank(before)
     effect = design_effect(values, sources) if sources is not None else 1.0
-    if means:
+    if mean_metric:
         deviation = _deviation(values, min(1.0, reached + gates.wanted_gain))
-        left = 1 - reached + 1e-9
+        headroom = 1 - reached + 1e-9
         needed = math.ceil(effect * rows_needed_for_mean(extra, deviation, gates.power, alpha))
-        needed = needed if gates.wanted_gain <= left else None
-        reach = detectable_mean(int(test_rows / effect), deviation, gates.power, alpha)
-        detectable = None if reach is None or gates.min_gain + reach > left else gates.min_gain + reach
-        share, now = None, None
+        needed = needed if gates.wanted_gain <= headroom else None
+        gain = detectable_mean(int(test_rows / effect), deviation, gates.power, alpha)
+        detectable = None if gain is None or gates.min_gain + gain > headroom else gates.min_gain + gain
+        share, power_now = None, None
     else:
         needed = _needed(gates, before, gates.wanted_gain, effect)
         share = expected_disagreement(before, gates.wanted_gain)
-        worth = int(test_rows / effect)
-        now = paired_power(worth, min(extra, share), share, alpha) if worth and needed is not None else None
+        rows = int(test_rows / effect)
+        power_now = paired_power(rows, min(extra, share), share, alpha) if rows and needed is not None else None
         detectable = _detectable(gates, before, effect, test_rows)
     plan = {
         "test_rows": test_rows,
@@ -82,15 +82,15 @@ def power_plan(spec: TaskSpec, test_rows: int, rival: Rival, sources: Sequence[s
         "rows_needed": needed,
         "examples_needed": None if needed is None else math.ceil(needed / spec.split.test),
         "detectable_gain": detectable,
-        "power_now": now,
+        "power_now": power_now,
         "enough": needed is None or test_rows >= needed,
     }
     return {**plan, "sentence": _sentence(plan)}
 
 
 def power_bounds(spec: TaskSpec, test_rows: int) -> dict[str, Any]:
-    """Return bounds on the needed test rows before any prompt was tried: the fewest and most rows that the wanted gain can
-    take, over all possible scores of the best prompt (or all possible deviations of a mean over rows).
+    """Return bounds on the test rows that the wanted gain needs, before any prompt is tried: the fewest and most over all
+    possible scores of the best prompt (or all possible deviations of a mean over rows).
 
     Returns test_rows, wanted_gain, power, fewest, most, sentence. Rows are assumed to be independent.
     """
@@ -132,8 +132,8 @@ def _mean_of_rows(spec: TaskSpec) -> RowMetric | None:
 
 
 def _deviation(values: Sequence[float], after: float) -> float:
-    """Return the standard deviation of the difference between a rival's scores and unrelated scores with equal spread. If the
-    rival's scores are all equal, which says nothing about others, the largest spread for mean `after` (0 or 1) is used."""
+    """Return the standard deviation of the difference between a rival's scores and unrelated scores with equal spread. If all
+    scores of the rival are equal, this assumes the largest possible spread for mean `after` (scores of 0 or 1)."""
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     return math.sqrt(2) * spread if spread > 1e-9 else math.sqrt(after * (1 - after))
 
@@ -149,14 +149,14 @@ def _needed(gates: GatesSpec, before: float, gain: float, effect: float) -> int 
 def _detectable(gates: GatesSpec, before: float, effect: float, test_rows: int) -> float | None:
     """Return the smallest gain, to a tenth of a point, that these rows show with gates.power."""
 
-    def shown(gain: float) -> bool:
+    def is_detectable(gain: float) -> bool:
         needed = _needed(gates, before, gain, effect)
         return needed is not None and needed <= test_rows
 
-    most = math.floor((1 - before - gates.min_gain) / LEAST_GAIN + 1e-9)
-    gains = [gates.min_gain + step * LEAST_GAIN for step in range(1, most + 1)]
-    first = bisect_left(gains, True, key=shown)  # smaller gains need more rows
-    return gains[first] if first < len(gains) else None
+    steps = math.floor((1 - before - gates.min_gain) / LEAST_GAIN + 1e-9)
+    gains = [gates.min_gain + step * LEAST_GAIN for step in range(1, steps + 1)]
+    index = bisect_left(gains, True, key=is_detectable)  # smaller gains need more rows
+    return gains[index] if index < len(gains) else None
 
 
 def _sentence(plan: Mapping[str, Any]) -> str:

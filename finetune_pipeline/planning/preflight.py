@@ -1,7 +1,7 @@
-"""Preflight checks: find problems of the spec, base model or chat template that prevent training, before anything is loaded.
+"""Preflight checks: finds problems of the spec, base model or chat template that prevent training, before loading anything.
 
-Run by ``finetune check`` and ``finetune run``, by the graph when a run begins, and again by ``training_plan``, which has
-the base model's folder. Imports neither torch nor a model library.
+``finetune check`` and ``finetune run`` run them, the graph at the start of a run, and again ``training_plan``, which has the
+base model's folder. Imports neither torch nor a model library.
 """
 
 from collections.abc import Mapping
@@ -65,18 +65,18 @@ _BUNDLED_LAYERS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj
 def preflight(spec: TaskSpec, folder: Path, base: Path | None = None) -> list[Finding]:
     """Return all findings, errors and warnings, each with a fix.
 
-    folder: the task's. base: the artifact of the ``base_model`` step. If it is not made yet, a local base is checked in place,
-    and a bundled one by its known facts. A hub model can only be checked after its download.
+    folder: the task's. base: the artifact of the ``base_model`` step. Without it, a local base is checked in place, and a
+    bundled one by its known facts; a hub model can only be checked after its download.
     """
     if base is not None:
-        there = model_folder(base)
-        warned = [Finding(**warning) for warning in model_record(base).get("warnings", [])]
-        return [*refusals(spec, read_config(there), there), *warned]
+        model_path = model_folder(base)
+        warnings = [Finding(**warning) for warning in model_record(base).get("warnings", [])]
+        return [*refusals(spec, read_config(model_path), model_path), *warnings]
     try:
-        config, where = _base(spec)
+        config, local_folder = _base(spec)
     except FindingsError as error:
         return [*refusals(spec, None), *error.findings]
-    return [*refusals(spec, config, where), *_template_problems(spec, folder, where)]
+    return [*refusals(spec, config, local_folder), *_template_problems(spec, folder, local_folder)]
 
 
 def _template_problems(spec: TaskSpec, folder: Path, base: Path | None) -> list[Finding]:
@@ -123,14 +123,14 @@ def _template(spec: TaskSpec, template: str | None, base: Path | None) -> list[F
         name = spec.base_model
         if template is None:
             return [no_template(name, bundled.templates)]
-        known = {mark for choice in bundled.templates for mark in missing_marks(NAMED[choice], ())}
-        missing = missing_marks(template, known)
+        template_tokens = {mark for choice in bundled.templates for mark in missing_marks(NAMED[choice], ())}
+        missing = missing_marks(template, template_tokens)
         return [missing_tokens(name, missing, bundled.templates)] if missing else []
     tokenizer = load_tokenizer_file(base)
     if tokenizer is None:
-        # with a template from task.yaml, base_model saves the tokenizer anew, and other files suffice
-        others = [file for pattern in _TOKENIZERS for file in base.glob(pattern)] if template else []
-        return [] if others else [no_tokenizer(spec.base_model)]
+        # with a template from task.yaml, base_model writes tokenizer.json itself from these files
+        convertible = [file for pattern in _TOKENIZERS for file in base.glob(pattern)] if template else []
+        return [] if convertible else [no_tokenizer(spec.base_model)]
     findings = template_findings(base, template, spec.base_model, tokenizer.get_vocab())
     text = template or own_template(base)
     if text and not errors(findings):
@@ -138,7 +138,7 @@ def _template(spec: TaskSpec, template: str | None, base: Path | None) -> list[F
         try:
             end_of_turn_token(counter)
         except FindingsError as error:
-            # a template that refuses these turns expects others: the rows will show whether it supports them
+            # a template may refuse these turns but support the rows; training checks the rows
             findings += [f for f in error.findings if f.rule == "model.template_without_end"]
     return findings
 
@@ -154,8 +154,8 @@ def refusals(spec: TaskSpec, base_config: Mapping[str, Any] | None, base: Path |
     findings += _hardware(spec)
     if base_config is not None:
         text = base_config.get("text_config") or base_config
-        if wrong := _layout(text, base is not None):
-            return findings + wrong
+        if layout_findings := _layout(text, base is not None):
+            return findings + layout_findings
         findings += _quantized(spec, quantization(base_config, base))
         findings += _lengths(spec, text)
         findings += METHODS[spec.training.method].check_base(spec.training, text, lambda: linear_layers(base))
@@ -174,9 +174,9 @@ def _hardware(spec: TaskSpec) -> list[Finding]:
     return [_finding("precision", "training.precision", message, fix, "warning")]
 
 
-def _layout(config: Mapping[str, Any], whole: bool) -> list[Finding]:
-    """Check that the model's family is supported. whole: config.json is read, not just its known parts."""
-    unknown = [key for key in _SIZES if not isinstance(config.get(key), int)] if whole else []
+def _layout(config: Mapping[str, Any], complete: bool) -> list[Finding]:
+    """Check that the model's family is supported. complete: `config` is the whole config.json, not just known parts."""
+    unknown = [key for key in _SIZES if not isinstance(config.get(key), int)] if complete else []
     unknown += [key for key in _OTHER_SIZES if not isinstance(config.get(key), int | None)]
     if "n_embd" in config:
         message = "the base model stores transposed weights, as GPT-2 does, which are not supported"
@@ -200,9 +200,9 @@ def _lengths(spec: TaskSpec, config: Mapping[str, Any]) -> list[Finding]:
     if not limit or t.max_tokens + virtual <= limit:
         return []
     room = max(limit - virtual, 0)
-    also = f" and {virtual} virtual tokens" if virtual else ""
-    wanted = f"training.max_tokens = {t.max_tokens}{also}: examples over {room} tokens count as too long"
-    message = f"the base model's context of {limit} tokens is too short for {wanted}"
+    virtual_text = f" and {virtual} virtual tokens" if virtual else ""
+    demand = f"training.max_tokens = {t.max_tokens}{virtual_text}: examples over {room} tokens count as too long"
+    message = f"the base model's context of {limit} tokens is too short for {demand}"
     fix = f"set training.max_tokens: {room}" + (f", or lower training.{method.section}.tokens" if virtual else "")
     severity = "warning" if room >= _LEAST_ROOM else "error"
     return [_finding("context_length", "training.max_tokens", message, fix, severity)]
@@ -217,7 +217,7 @@ def linear_layers(base: Path | None) -> set[str]:
 def _tokenizer(path: Path, _changed: int) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library has no class of its own for it
+    except Exception as error:  # the library raises no specific class
         raise DamagedFile(f"{path} is damaged, or no tokenizer ({error})\nfix: fetch it again") from error
     tokenizer.no_truncation()
     return tokenizer
@@ -241,7 +241,8 @@ def _system_prompt(spec: TaskSpec, base: Path | None) -> list[Finding]:
     if needed < limit:
         return []
     unit = "tokens" if tokenizer is not None else "words"
-    other = "the longest label" if spec.labels else "an answer"
-    message = f"the system prompt ({prompt} {unit}) and {other} ({answer}) fill training.max_tokens = {limit}: no example can fit"
+    answer_name = "the longest label" if spec.labels else "an answer"
+    message = f"the system prompt ({prompt} {unit}) and {answer_name} ({answer}) fill training.max_tokens = {limit}: "
+    message += "no example can fit"
     fix = f"set training.max_tokens: {2 * needed} or more, or shorten the system prompt"
     return [_finding("system_prompt", "training.max_tokens", message, fix)]

@@ -80,8 +80,8 @@ class Price(Line):
         speeds = (self.answered_low, self.answered_per_second, self.answered_high)
         if self.unit != "hour" and any(speeds):
             raise ValueError("answered_per_second is allowed only with unit: hour")
-        given = [speed for speed in speeds if speed]
-        if given and (self.answered_per_second is None or given != sorted(given)):
+        known_speeds = [speed for speed in speeds if speed]
+        if known_speeds and (self.answered_per_second is None or known_speeds != sorted(known_speeds)):
             raise ValueError("answered_low <= answered_per_second <= answered_high must hold")
         return self
 
@@ -91,8 +91,8 @@ class Price(Line):
         return self.price if self.low is None else self.low, self.price if self.high is None else self.high
 
     def of_training(self, tokens: float, parameters: float | None) -> tuple[Range, Range | None]:
-        """Return (dollars, hours of a rented machine) of a training on so many tokens, epochs included. A machine's assumed speed
-        is scaled to the model's `parameters` if the list names the size it applies to."""
+        """Return (dollars, hours of a rented machine) of a training. tokens: of all epochs. The assumed speed is scaled to the
+        model's `parameters` if the price list names the model size of that speed."""
         low, high = self.between
         if not self.tokens_per_second:
             return (low * tokens / 1e6, high * tokens / 1e6), None
@@ -141,8 +141,8 @@ class PriceList:
 def load_prices(*, home: Path | None = None, task_folder: Path | None = None) -> PriceList:
     """Read a price list: task_folder/prices.yaml, else home/prices.yaml, else the shipped one. Raises FindingsError with
     every problem, its entry and field."""
-    own = [folder / SHIPPED.name for folder in (task_folder, home) if folder is not None]
-    path = next((p for p in own if p.is_file()), SHIPPED)
+    candidates = [folder / SHIPPED.name for folder in (task_folder, home) if folder is not None]
+    path = next((p for p in candidates if p.is_file()), SHIPPED)
     try:
         rows = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: 2026-13-01 is no date
@@ -156,7 +156,7 @@ def load_prices(*, home: Path | None = None, task_folder: Path | None = None) ->
 
 
 def _problem(path: Path, message: str, *place: int | str) -> Finding:
-    """place: index of the line, its unit, and the field, as pydantic gives them."""
+    """Return the finding for an invalid line. place: its index, its unit, and the field, as pydantic gives them."""
     number = f": price {int(place[0]) + 1}" if place else ""
     field = ", " + ".".join(map(str, place[2:])) if place[2:] else ""
     fix = "see the comments at the top of the shipped list"

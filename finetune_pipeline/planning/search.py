@@ -18,29 +18,29 @@ WHY = {
 
 
 def ladder(settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield settings that need less and less memory, the cheapest change first; each with every smaller micro-batch."""
+    """Yield settings in decreasing order of memory, the cheapest change first; each with every smaller micro-batch."""
     for rung in _rungs(dict(settings)):
         batch = rung["batch_size"]
         micro = [n for n in range(rung["micro_batch_size"], 0, -1) if batch % n == 0]
         yield from ({**rung, "micro_batch_size": n} for n in micro)
 
 
-def _rungs(now: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield now
-    if METHODS[now["method"]].checkpointing and now["gradient_checkpointing"] is not True:
-        now = {**now, "gradient_checkpointing": True}
-        yield now
-    if len(METHODS[now["method"]].phases(now)) > 1:
-        now = {**now, "unquantized_epochs": 0.0}
-        yield now
-    while smaller := METHODS[now["method"]].smaller:
-        now = {**METHODS[smaller].adopt(now), "gradient_checkpointing": METHODS[smaller].checkpointing}
-        yield now
-    while now["max_tokens"] > _SHORTEST:
-        now = {**now, "max_tokens": max(_SHORTEST, now["max_tokens"] // 2)}
-        if now["over_length"] == "fail":
-            now["over_length"] = "truncate_prompt"
-        yield now
+def _rungs(settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield settings
+    if METHODS[settings["method"]].checkpointing and settings["gradient_checkpointing"] is not True:
+        settings = {**settings, "gradient_checkpointing": True}
+        yield settings
+    if len(METHODS[settings["method"]].phases(settings)) > 1:
+        settings = {**settings, "unquantized_epochs": 0.0}
+        yield settings
+    while smaller := METHODS[settings["method"]].smaller:
+        settings = {**METHODS[smaller].adopt(settings), "gradient_checkpointing": METHODS[smaller].checkpointing}
+        yield settings
+    while settings["max_tokens"] > _SHORTEST:
+        settings = {**settings, "max_tokens": max(_SHORTEST, settings["max_tokens"] // 2)}
+        if settings["over_length"] == "fail":
+            settings["over_length"] = "truncate_prompt"
+        yield settings
 
 
 def changes(settings: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Computes serving costs from the price list, and the volume from which a self-hosted model is cheaper.
 
-The monthly cost of an API is tokens times price. An always-on machine costs its rent regardless of traffic. So it pays off
+The monthly cost of an API is tokens times price. An always-on machine costs its rent regardless of traffic. It is cheaper
 from rent / (API price per call) calls per month on, if it can handle that many.
 """
 
@@ -138,8 +138,8 @@ def capacity(machine: Price, call: Call) -> tuple[float, float]:
     assert machine.answered_per_second is not None
     low = machine.answered_low or machine.answered_per_second
     high = machine.answered_high or machine.answered_per_second
-    slow, fast = (HOURS * 3600 / seconds_of(machine, call, speed) for speed in (low, high))
-    return slow, fast
+    fewest, most = (HOURS * 3600 / seconds_of(machine, call, speed) for speed in (low, high))
+    return fewest, most
 
 
 def machine_cost(machine: Price, traffic: Traffic, today: datetime.date) -> MachineCost:
@@ -184,7 +184,7 @@ def in_use(utilisation: float) -> str:
 def request_prices(prices: PriceList, tuned: Call, prompted: Call, asked: str = "") -> list[RequestPrice]:
     """Return the price of 1,000 requests for every offer, with the fine-tuned model or another one with the best prompt.
     asked: the API model that was evaluated."""
-    made = [
+    offers = [
         RequestPrice(
             where=price.name,
             how="fine-tuned" if price.tuned else "with the best prompt",
@@ -198,8 +198,8 @@ def request_prices(prices: PriceList, tuned: Call, prompted: Call, asked: str = 
         full = 1000 * machine.price * HOURS / capacity(machine, tuned)[1]
         for share in UTILISATIONS:
             how, date = f"fine-tuned, always on, {share:.0%} in use", machine.date.isoformat()
-            made.append(RequestPrice(where=machine.engine, how=how, dollars=full / share, date=date, evaluated=False))
-    return sorted(made, key=lambda of: of.dollars)
+            offers.append(RequestPrice(where=machine.engine, how=how, dollars=full / share, date=date, evaluated=False))
+    return sorted(offers, key=lambda offer: offer.dollars)
 
 
 THUMB_MILLIONS, THUMB_DOLLARS = (5.0, 10.0), (1.0, 3.0)

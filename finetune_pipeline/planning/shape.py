@@ -123,14 +123,14 @@ def _by_role(tensors: Mapping[str, StoredTensor], tied: bool) -> tuple[tuple[Lin
     blocks = expert_blocks(tensors)
     for name, tensor in tensors.items():
         module, _, part = name.rpartition(".")
-        last = module.rpartition(".")[2]
+        leaf = module.rpartition(".")[2]
         size = math.prod(tensor.shape)
-        if part == "weight" and last in _EMBEDDINGS:
+        if part == "weight" and leaf in _EMBEDDINGS:
             embedding += size
-        elif part == "weight" and last in _HEADS:
+        elif part == "weight" and leaf in _HEADS:
             head += 0 if tied else size  # some files contain the tied matrix twice
         elif (
-            part == "weight" and "embed" not in last and len(tensor.shape) == 2 and blocks.isdisjoint(module.split("."))
+            part == "weight" and "embed" not in leaf and len(tensor.shape) == 2 and blocks.isdisjoint(module.split("."))
         ):
             linears.append(Linear(module, tensor.shape[1], tensor.shape[0]))
         else:

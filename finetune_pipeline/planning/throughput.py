@@ -41,7 +41,7 @@ def kind_of_training(model: str, method: str, precision: str) -> str:
 
 
 def read_rates(home: Path) -> Rates:
-    """Read the rates stored in a folder; an unreadable file counts as empty, and a rate that is no speed as not measured."""
+    """Read the rates stored in a folder, without invalid ones; an unreadable file counts as empty."""
     try:
         stored = read_json(home / FILE, Rates)
     except (FileNotFoundError, ValueError):
@@ -52,8 +52,8 @@ def read_rates(home: Path) -> Rates:
 def record_training(
     home: Path, model: str, plan: Mapping[str, Any], facts: Mapping[str, Any], measured: Mapping[str, Any]
 ) -> None:
-    """Store the rate of each phase of a finished training, except of one that ran mostly before a restart; measured: its
-    measured.json."""
+    """Store the rate of each phase of a finished training, except phases that ran mostly before a restart; measured: the
+    training's measured.json."""
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     phases, rates = list(measured.get("phases") or [measured]), read_rates(home)
     for phase, run in zip(plan.get("phases", []), phases, strict=False):

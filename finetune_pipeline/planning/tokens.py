@@ -58,10 +58,10 @@ class TokenCounter:
     def apply_chat_template(
         self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool = False, tools: Any = None, **_: Any
     ) -> str:
-        """Render a conversation, with the interface of transformers, so that :mod:`finetune_pipeline.models.chat` can use this
-        object to encode training rows."""
-        given = {"messages": list(messages), "tools": tools, "add_generation_prompt": add_generation_prompt}
-        return str(self.template.render(**given, **self.special))
+        """Render a conversation, with the interface of transformers: :mod:`finetune_pipeline.models.chat` uses it to encode
+        training rows."""
+        variables = {"messages": list(messages), "tools": tools, "add_generation_prompt": add_generation_prompt}
+        return str(self.template.render(**variables, **self.special))
 
     def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
         """Tokenize a text, with the interface of transformers."""
@@ -90,7 +90,7 @@ def epochs_of(training: TrainingSettings) -> float:
 def counted_by(tokenizer: Path, spec: TaskSpec) -> Callable[[Sequence[Example], int], dict[str, Any]]:
     """Return :func:`token_counts` bound to the tokenizer in a folder."""
     counter = TokenCounter(tokenizer)
-    return lambda train, of: token_counts(train, counter, spec, of)
+    return lambda train, total_rows: token_counts(train, counter, spec, total_rows)
 
 
 def token_counts(
@@ -104,36 +104,37 @@ def token_counts(
     """
     limit, epochs = spec.training.max_tokens, epochs_of(spec.training)
     rows, of = chosen(train), of or len(train)
-    whole, refused = _count(rows, counter)
-    counted = whole[whole >= 0]
-    if not len(counted):
+    counts, refused = _count(rows, counter)
+    valid_counts = counts[counts >= 0]
+    if not len(valid_counts):
         message = "no training rows" if not refused else "the chat template refuses every row"
         return part(not refused, message, findings=_refusals(refused), applies=False)
     scale = of / len(rows)
-    total = float(counted.sum()) * scale
+    total = float(valid_counts.sum()) * scale
     copies = training_examples(rows, spec.training.model_dump())[len(rows) :]
-    learned = total + float(_count(copies, counter)[0].clip(0).sum()) * scale
-    over = [e for e, n in zip(rows, whole.tolist(), strict=True) if n > limit]
-    findings = _refusals(refused) + _over_length(over, len(rows), spec)
-    about = "about " if len(rows) < of else ""
-    message = f"{about}{round(total):,} tokens in {of:,} training rows, {about}{round(learned * epochs):,} in {epochs:g} epochs"
+    epoch_total = total + float(_count(copies, counter)[0].clip(0).sum()) * scale
+    too_long = [e for e, n in zip(rows, counts.tolist(), strict=True) if n > limit]
+    findings = _refusals(refused) + _over_length(too_long, len(rows), spec)
+    approximately = "about " if len(rows) < of else ""
+    trained = f"{approximately}{round(epoch_total * epochs):,} in {epochs:g} epochs"
+    message = f"{approximately}{round(total):,} tokens in {of:,} training rows, {trained}"
     message += " with perturbed copies" if copies else ""
-    if over:
-        message += f"; {len(over):,} of {len(rows):,} rows are longer than training.max_tokens ({limit:,})"
+    if too_long:
+        message += f"; {len(too_long):,} of {len(rows):,} rows are longer than training.max_tokens ({limit:,})"
     return part(
-        not refused and (not over or spec.training.over_length == "drop"),
+        not refused and (not too_long or spec.training.over_length == "drop"),
         message,
         findings=findings,
         applies=True,
         rows=of,
         total=round(total),
         epochs=epochs,
-        training_tokens=round(learned * epochs),
-        whole=_spread(counted),
-        histogram=_histogram(counted),
+        training_tokens=round(epoch_total * epochs),
+        whole=_spread(valid_counts),
+        histogram=_histogram(valid_counts),
         max_tokens=limit,
-        over=len(over),
-        over_rows=named(over),
+        over=len(too_long),
+        over_rows=named(too_long),
         refused=len(refused),
         **(sampled(len(rows), of) if len(rows) < of else {}),
     )
@@ -143,20 +144,20 @@ def _count(rows: Sequence[Example], counter: TokenCounter) -> tuple[np.ndarray, 
     """Return (tokens of each rendered row, -1 if refused; refused rows with reasons)."""
     from jinja2 import TemplateError
 
-    whole = np.full(len(rows), -1, np.int64)
+    counts = np.full(len(rows), -1, np.int64)
     refused: list[tuple[Example, str]] = []
     for start in range(0, len(rows), _BATCH):
-        written: dict[int, Conversation] = {}
+        conversations: dict[int, Conversation] = {}
         for i, e in enumerate(rows[start : start + _BATCH], start):
             try:
-                written[i] = counter.write(e.messages, tools=e.tools)
+                conversations[i] = counter.write(e.messages, tools=e.tools)
             except (ValueError, TypeError, TemplateError) as error:
                 refused.append((e, str(error)))
-        whole[list(written)] = counter.count_texts([row.text for row in written.values()])
-        for i, row in written.items():
+        counts[list(conversations)] = counter.count_texts([row.text for row in conversations.values()])
+        for i, row in conversations.items():
             if row.marked is not None:
-                whole[i] = len(token_ids(counter, row))
-    return whole, refused
+                counts[i] = len(token_ids(counter, row))
+    return counts, refused
 
 
 def _refusals(refused: Sequence[tuple[Example, str]]) -> list[Finding]:
@@ -167,15 +168,15 @@ def _refusals(refused: Sequence[tuple[Example, str]]) -> list[Finding]:
     ]
 
 
-def _over_length(over: Sequence[Example], rows: int, spec: TaskSpec) -> list[Finding]:
-    if not over:
+def _over_length(too_long: Sequence[Example], rows: int, spec: TaskSpec) -> list[Finding]:
+    if not too_long:
         return []
     limit, drop = spec.training.max_tokens, spec.training.over_length == "drop"
-    message = f"{len(over):,} of {rows:,} rows have more than training.max_tokens = {limit:,} tokens" + (
+    message = f"{len(too_long):,} of {rows:,} rows have more than training.max_tokens = {limit:,} tokens" + (
         " and will be left out" if drop else ": training will refuse them"
     )
     fix = "raise training.max_tokens, shorten the rows, or set training.over_length: drop"
-    return [Finding("quality.over_length", "note" if drop else "warning", over[0].place, message, fix)]
+    return [Finding("quality.over_length", "note" if drop else "warning", too_long[0].place, message, fix)]
 
 
 def _spread(counts: np.ndarray) -> dict[str, float]:
@@ -187,10 +188,10 @@ def _spread(counts: np.ndarray) -> dict[str, float]:
 
 
 def _histogram(counts: np.ndarray) -> list[dict[str, int]]:
-    """Return up to 24 bins; the last holds everything above the 99.5th percentile, so that outliers hide nothing."""
-    rim = np.percentile(counts, 99.5, method="higher")
-    edges = np.unique(np.linspace(counts.min(), rim + 1, _BINS + 1).astype(int))
-    in_bins, _ = np.histogram(np.minimum(counts, rim), edges)
+    """Return up to 24 bins. The last one contains everything above the 99.5th percentile: outliers must not widen all bins."""
+    top = np.percentile(counts, 99.5, method="higher")
+    edges = np.unique(np.linspace(counts.min(), top + 1, _BINS + 1).astype(int))
+    in_bins, _ = np.histogram(np.minimum(counts, top), edges)
     ends = [*(edges[1:-1] - 1), counts.max()]
     return [
         {"from": int(first), "to": int(last), "count": int(count)}

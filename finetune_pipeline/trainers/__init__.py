@@ -1,5 +1,5 @@
-"""Where training runs. Every module of this package that registers a :class:`~.base.Trainer` adds one to task.yaml, and so
-does every installed package with an entry point of the group ``finetune_pipeline.trainers``."""
+"""Trainers: the places where training runs. Every module of this package that registers a :class:`~.base.Trainer` adds one to
+task.yaml, and so does every installed package with an entry point of the group ``finetune_pipeline.trainers``."""
 
 from importlib import import_module
 from importlib.metadata import entry_points

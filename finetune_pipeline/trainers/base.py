@@ -1,6 +1,6 @@
 """Base class and registry of trainers, and how a trainer runs.
 
-A trainer is one module with one registered class, of this package or of another; ``training.trainer`` names it.
+A trainer is a module with one registered class, in this package or another one; ``training.trainer`` selects it by name.
 """
 
 import contextlib
@@ -26,14 +26,14 @@ from finetune_pipeline.spec.model import TaskSpec
 
 @dataclass(frozen=True)
 class TrainingOrder:
-    """A training job as given to a trainer.
+    """The description of a training, as a trainer gets it.
 
     Attributes:
         base: Artifact or folder of the base model.
         out: Output folder: adapter/, history.jsonl, measured.json; work: folder that survives a kill.
         launch: Runs a job of worker.jobs in a child process on this machine, and returns its facts.
-        home: Folder of everything the pipeline makes.
-        tick: Called after every poll: sends work/history.jsonl to whoever follows the training.
+        home: FINETUNE_HOME, the folder of all artifacts.
+        tick: Called after every poll; sends work/history.jsonl to those who follow the training.
     """
 
     spec: TaskSpec
@@ -49,12 +49,12 @@ class TrainingOrder:
 
 
 class Trainer(ABC):
-    """A place where training runs. Every training has its own instance, which may hold state.
+    """A place where training runs. Every training has its own instance, which may have state.
 
     Attributes:
-        name: As ``training.trainer`` calls it; where: it trains, for the reference page.
+        name: The value of ``training.trainer``; where: the place of training, for the reference page.
         methods: Supported training methods; None: all.
-        returns: What training returns: weights to merge and serve here, or a model hosted at an endpoint.
+        returns: The result of training: weights to merge and serve here, or a model hosted at an endpoint.
         on_this_machine: Whether it uses this machine's memory.
         options: Schema of ``training.trainer_options``; None: no options. Trainers of this package have sections instead.
     """
@@ -68,16 +68,16 @@ class Trainer(ABC):
     poll_seconds: float = 10.0
 
     def preflight(self, spec: TaskSpec) -> list[Finding]:
-        """Findings that rule out training here: a missing key, an unsupported base model."""
+        """Return findings against training here: a missing key, an unsupported base model."""
         return []
 
     def returned(self, spec: TaskSpec) -> Literal["weights", "endpoint"]:
-        """What training returns for this task, if it depends on settings."""
+        """Return the kind of result for this task, which may depend on settings."""
         return self.returns
 
     @contextlib.contextmanager
     def serving(self, spec: TaskSpec, hosted: HostedModel, home: Path) -> Iterator[HostedModel]:
-        """Context in which a finished model answers; starts and stops its endpoint if necessary."""
+        """Context in which a finished model is served; starts and stops its endpoint if necessary."""
         yield hosted
 
     @abstractmethod
@@ -86,7 +86,7 @@ class Trainer(ABC):
 
     @abstractmethod
     def poll(self, training: str) -> Literal["running", "ended"]:
-        """The state of the training."""
+        """Return the state of the training."""
 
     @abstractmethod
     def cancel(self, training: str) -> str | None:
@@ -94,7 +94,7 @@ class Trainer(ABC):
 
     @abstractmethod
     def collect(self, training: str, order: TrainingOrder) -> dict[str, Any]:
-        """Bring the result into ``order.out``. Returns the facts of worker.jobs.train_job. Raises JobError if it failed."""
+        """Write the result into ``order.out``. Returns the facts of worker.jobs.train_job. Raises JobError if training failed."""
 
 
 TRAINERS: dict[str, Trainer] = {}
@@ -108,8 +108,8 @@ def register(cls: T) -> T:
 
 @contextlib.contextmanager
 def on_interrupt(cancel: Callable[[BaseException], None]) -> Iterator[None]:
-    """Call `cancel` if an interrupt ends the block (Ctrl-C, a cancelled run). Not on failures: the job continues,
-    and the next run picks it up."""
+    """Call `cancel` if an interrupt ends the block (Ctrl-C, a cancelled run), but not on failures: the job then continues, and
+    the next run adopts it."""
     try:
         yield
     except BaseException as interrupt:
@@ -119,8 +119,8 @@ def on_interrupt(cancel: Callable[[BaseException], None]) -> Iterator[None]:
 
 
 def train(order: TrainingOrder) -> dict[str, Any]:
-    """Train with the spec's trainer, wait for the end, and return the facts. An interrupt cancels the training, and its notes state
-    the cost."""
+    """Train with the spec's trainer, wait for the end, and return the facts. An interrupt cancels the training; a note on the
+    interrupt states the cost."""
     trainer = type(TRAINERS[order.spec.training.trainer])()
     training = trainer.submit(order)
 
@@ -138,7 +138,7 @@ def train(order: TrainingOrder) -> dict[str, Any]:
 
 
 def preflight(spec: TaskSpec, folder: Path, base: Path | None = None) -> list[Finding]:
-    """Findings against training a task: spec and base model (planning.preflight), and trainer."""
+    """Return findings against training a task: on spec and base model (planning.preflight), and trainer."""
     return [*task_preflight(spec, folder, base), *_trainer_findings(spec)]
 
 
@@ -157,13 +157,13 @@ def _trainer_findings(spec: TaskSpec) -> list[Finding]:
 
 
 def _option_findings(trainer: Trainer, spec: TaskSpec) -> list[Finding]:
-    given = spec.training.trainer_options
+    options = spec.training.trainer_options
     place = "task.yaml: training.trainer_options"
     if trainer.options is None:
-        message = f"the trainer {trainer.name} takes no options ({', '.join(map(str, given))})"
-        return [Finding("training.trainer_options", "error", place, message, "remove them")] if given else []
+        message = f"the trainer {trainer.name} takes no options ({', '.join(map(str, options))})"
+        return [Finding("training.trainer_options", "error", place, message, "remove them")] if options else []
     try:
-        trainer.options.model_validate(given)
+        trainer.options.model_validate(options)
     except ValidationError as error:
         fix = f"the trainer {trainer.name} takes {', '.join(trainer.options.model_fields)}"
         return [

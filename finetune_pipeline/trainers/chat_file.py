@@ -1,6 +1,6 @@
-"""The chat file that training services take: written from examples and checked against a service's rules.
+"""Writes examples as a chat file for training services, and checks it against a service's rules.
 
-The services say of a bad file only after it was uploaded, and some only after a job was bought.
+Services report a bad file only after its upload, and some only after the purchase of a job.
 """
 
 import json
@@ -13,14 +13,14 @@ from finetune_pipeline.data.examples import Example
 from finetune_pipeline.findings import Finding
 
 _BYTES_PER_TOKEN = 3
-"""Less than in most texts (English has about four), so that estimates are on the high side."""
+"""Fewer than in most texts (English has about four): estimates of tokens must not be too low."""
 _MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "weight")
 
 
 @dataclass(frozen=True)
 class FileRules:
-    """A service's requirements for a file. most_tokens: of a row; the service silently truncates longer ones. None: unknown.
-    tools: whether rows may call tools."""
+    """A service's requirements for a file. most_tokens: limit per row, beyond which the service silently truncates; None:
+    unknown. tools: whether rows may call tools."""
 
     service: str
     least_rows: int
@@ -31,7 +31,7 @@ class FileRules:
 
 @dataclass(frozen=True)
 class ChatFile:
-    """A written file. tokens: estimated tokens of all rows, on the high side."""
+    """A written file. tokens: conservative estimate for all rows."""
 
     path: Path
     rows: int
@@ -39,13 +39,13 @@ class ChatFile:
 
 
 def write_chat_file(path: Path, examples: Sequence[Example]) -> ChatFile:
-    """Write one JSON object a line, {"messages": […], "tools": […]}, without ids, labels and sources."""
+    """Write one JSON object per line, {"messages": […], "tools": […]}, without ids, labels and sources."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tokens = 0
-    with path.open("w", encoding="utf-8") as out:
+    with path.open("w", encoding="utf-8") as file:
         for example in examples:
             tokens += _row_tokens(example)
-            out.write(json.dumps(_row(example), ensure_ascii=False) + "\n")
+            file.write(json.dumps(_row(example), ensure_ascii=False) + "\n")
     return ChatFile(path, len(examples), tokens)
 
 
@@ -60,7 +60,7 @@ def _row_tokens(example: Example) -> int:
 
 
 def file_findings(split: str, file: ChatFile, examples: Sequence[Example], rules: FileRules) -> list[Finding]:
-    """Findings for everything in a file that the service would refuse or silently change, with line and source.
+    """Return a finding for everything in a file that the service would refuse or silently change, with line and source.
     examples: the rows of `file`, line by line."""
     findings = []
     least_rows = rules.least_rows if split == "train" else 1
@@ -82,7 +82,7 @@ def _finding(rule: str, place: str, message: str, fix: str) -> Finding:
 
 
 def _row_problems(example: Example, rules: FileRules) -> Iterator[tuple[str, str]]:
-    """Parts of a row this service does not support; `validated_examples` has checked turn order, weights and answers."""
+    """Yield (problem, fix) for unsupported parts of a row; validated_examples has checked turn order, weights and answers."""
     calls = example.tools or any(m["role"] == "tool" or m.get("tool_calls") for m in example.messages)
     if calls and not rules.tools:
         yield f"{rules.service} does not train this model on tool calls", "remove the row, or choose another model"

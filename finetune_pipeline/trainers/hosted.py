@@ -1,7 +1,7 @@
-"""Shared by hosted trainers: preflight before any upload, find or buy the job, follow it, download the result.
+"""Base class of hosted trainers: runs the preflight before any upload, finds or buys the job, follows it, downloads the result.
 
-A service is reached through :class:`~finetune_pipeline.trainers.service.Service`; the ledger sees to it that an order is
-bought once.
+:class:`~finetune_pipeline.trainers.service.Service` sends the requests to a service; the ledger ensures that an order is
+bought only once.
 """
 
 import functools
@@ -29,9 +29,9 @@ from finetune_pipeline.trainers.ledger import Entry, Ledger, Order
 from finetune_pipeline.trainers.service import Files, Job, Refused, Service, Unclear
 from finetune_pipeline.training.rows import training_examples
 
-_MOST_LOOKS = 10
+_MAX_ATTEMPTS = 10
 """Attempts of a free request until it gets a clear answer."""
-_LONGEST_PAUSE = 60.0
+_MAX_PAUSE = 60.0
 Answer = TypeVar("Answer")
 
 
@@ -54,7 +54,7 @@ class HostedTrainer(Trainer):
 
     @abstractmethod
     def problems(self, spec: TaskSpec) -> list[Finding]:
-        """Findings about this trainer's own settings, without any request."""
+        """Return findings about this trainer's own settings, without any request."""
 
     @abstractmethod
     def connect(self, spec: TaskSpec) -> Service:
@@ -72,14 +72,14 @@ class HostedTrainer(Trainer):
             return [*findings, self.finding("unreachable", "base_url", *_parts(unclear), "warning")]
 
     def finding(self, rule: str, key: str, message: str, fix: str, severity: Severity = "error") -> Finding:
-        """A finding about a key of this trainer's section, or about one with dots."""
+        """Return a finding about a key of this trainer's section, or about a full key with dots."""
         place = key if "." in key or key == "base_model" else f"training.{self.name}.{key}"
         return Finding(f"hosted.{rule}", severity, f"task.yaml: {place}", message, fix)
 
     def submit(self, order: TrainingOrder) -> str:
         spec, section = order.spec, self.section(order.spec)
-        if wrong := errors([*common_problems(self, spec), *self.problems(spec)]):
-            raise FindingsError(wrong)
+        if blocking := errors([*common_problems(self, spec), *self.problems(spec)]):
+            raise FindingsError(blocking)
         self.service, self.order, self.poll_seconds = self.connect(spec), order, section.poll_seconds
         self.ledger, self.began = Ledger(order.home / "jobs"), time.monotonic()
         train = training_examples(read_examples(order.train), spec.training.model_dump())
@@ -101,28 +101,28 @@ class HostedTrainer(Trainer):
         return job.id
 
     def poll(self, training: str) -> Literal["running", "ended"]:
-        job = self._look(lambda: self.service.job(training))
+        job = self._retry(lambda: self.service.job(training))
         try:
             self._follow(training)
-        except (Unclear, Refused) as failure:  # the job matters, what it says can be had later
+        except (Unclear, Refused) as failure:  # the next poll can still read the log
             say(f"adapter: {failure}")
         return "running" if job.state == "running" else "ended"
 
     def cancel(self, training: str) -> str:
         try:
             self.service.cancel(training)
-            done = f"the job {training} at {self.service.place} was cancelled"
+            outcome = f"the job {training} at {self.service.place} was cancelled"
         except (Unclear, Refused) as failure:
-            done = f"the job {training} at {self.service.place} may still run, cancel it there: {failure}"
+            outcome = f"the job {training} at {self.service.place} may still run, cancel it there: {failure}"
         try:
             job = self.service.job(training)
             self.ledger.note_state(self.bought, job)
-            return f"{done}; {self._cost(job)}"
+            return f"{outcome}; {self._cost(job)}"
         except (Unclear, Refused):
-            return f"{done}; its cost so far is unknown"
+            return f"{outcome}; its cost so far is unknown"
 
     def _cancel_asked(self, interrupt: BaseException) -> None:
-        """Cancel a job that was just requested, before its id is known."""
+        """Cancel a requested job whose id is not known yet."""
         attempt = self.ledger.entry(self.bought).attempt
         if attempt.asked_at is None:
             return
@@ -131,74 +131,74 @@ class HostedTrainer(Trainer):
                 if job.state == "running":
                     interrupt.add_note(self.cancel(job.id))
         except (Unclear, Refused) as failure:
-            what = f"a job of the name {attempt.name} may run at {self.service.place}"
-            interrupt.add_note(f"{what}, cancel it there: {failure}")
+            problem = f"a job of the name {attempt.name} may run at {self.service.place}"
+            interrupt.add_note(f"{problem}, cancel it there: {failure}")
 
     def collect(self, training: str, order: TrainingOrder) -> dict[str, Any]:
-        job = self._look(lambda: self.service.job(training))
+        job = self._retry(lambda: self.service.job(training))
         self.ledger.note_state(self.bought, job)
         if job.state != "succeeded":
-            what = f"the job {job.id} at {self.service.place} {job.state}: {self.service.plain(job.reason or job.word)}"
+            text = f"the job {job.id} at {self.service.place} {job.state}: {self.service.plain(job.reason or job.word)}"
             fix = "fix what the service reports; running again buys a new job"
-            raise JobError(f"{what}; {self._cost(job)}\nfix: {fix}")
-        self._look(lambda: self._follow(training))
-        return self._look(lambda: write_result(self, job))
+            raise JobError(f"{text}; {self._cost(job)}\nfix: {fix}")
+        self._retry(lambda: self._follow(training))
+        return self._retry(lambda: write_result(self, job))
 
     def usual_model(self, spec: TaskSpec) -> str | None:
-        """Default name of the base model: most services know Hub ids."""
+        """Return the default name of the base model: most services know Hub ids."""
         return spec.base_model if model_kind(spec.base_model, spec.base_revision) == "hub" else None
 
     def _prepare(self, entry: Entry, rows: dict[str, list[Example]]) -> Files:
-        """Refuse the order, or upload its files. All checks without an upload come first."""
+        """Upload the order's files, or refuse the order. Checks that need no upload come first."""
         spec, service = self.order.spec, self.service
         rules, findings = service.file_rules(), service.findings()
         for split, file in self.files.items():
             findings += file_findings(split, file, rows[split], rules)
         estimate = listed_price(service, self.files["train"].tokens, self.order.home, self.order.task_folder)
-        if not (self.estimates and estimate.dollars is None):  # else the service says it, once it has the files
+        if not (self.estimates and estimate.dollars is None):  # else the service gives one after the upload
             findings += budget_findings(spec.training.budget_usd, estimate, self.order.home)
-        if wrong := errors(findings):
-            raise FindingsError(wrong)
-        files = Files(**{split: self._uploaded(entry, split, file) for split, file in self.files.items()})
-        if own := self._look(lambda: service.estimate(files)):
-            estimate = own
-            if wrong := budget_findings(spec.training.budget_usd, estimate, self.order.home):
-                raise FindingsError(wrong)
+        if blocking := errors(findings):
+            raise FindingsError(blocking)
+        files = Files(**{split: self._upload(entry, split, file) for split, file in self.files.items()})
+        if service_estimate := self._retry(lambda: service.estimate(files)):
+            estimate = service_estimate
+            if blocking := budget_findings(spec.training.budget_usd, estimate, self.order.home):
+                raise FindingsError(blocking)
         entry.estimate_usd = estimate.dollars
         tell("adapter", f"asks {service.place} for a job: {estimate.source}")
         return files
 
-    def _uploaded(self, entry: Entry, split: str, file: ChatFile) -> str:
+    def _upload(self, entry: Entry, split: str, file: ChatFile) -> str:
         digest = self.digests[split]
         if digest not in entry.files:
             tell("adapter", f"uploads {file.rows} rows of {split} to {self.service.place}")
-            entry.files[digest] = self._look(lambda: self.service.upload(file.path))
+            entry.files[digest] = self._retry(lambda: self.service.upload(file.path))
             self.ledger.write(entry)
         return entry.files[digest]
 
     def _follow(self, training: str) -> None:
-        """Report news about a job, and append its losses to work/history.jsonl."""
+        """Report new messages of a job, and append its losses to work/history.jsonl."""
         log = self.service.log(training)
         for event, message in log.events.items():
             if event not in self._reported:
                 self._reported.add(event)
                 tell("adapter", self.service.plain(message))
         rows = [json.dumps(row) for row in log.losses if all(map(math.isfinite, row.values()))]
-        fresh = [row for row in rows if row not in self._reported]
-        for row in fresh:
+        new_rows = [row for row in rows if row not in self._reported]
+        for row in new_rows:
             numbers = json.loads(row)
             tell("adapter", "validation" if "eval_loss" in numbers else "", **numbers)
-        if fresh:
-            self._reported |= set(fresh)
+        if new_rows:
+            self._reported |= set(new_rows)
             (self.order.work / "history.jsonl").write_text("".join(f"{row}\n" for row in rows), "utf-8")
 
-    def _look(self, question: Callable[[], Answer]) -> Answer:
+    def _retry(self, question: Callable[[], Answer]) -> Answer:
         """Retry a free request for a while until its answer is clear."""
-        for number in range(_MOST_LOOKS - 1):
+        for number in range(_MAX_ATTEMPTS - 1):
             try:
                 return question()
             except Unclear:
-                time.sleep(min(self.poll_seconds, 2.0**number, _LONGEST_PAUSE))
+                time.sleep(min(self.poll_seconds, 2.0**number, _MAX_PAUSE))
         return question()
 
     def _cost(self, job: Job) -> str:

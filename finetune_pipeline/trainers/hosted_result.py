@@ -1,4 +1,4 @@
-"""The result of a hosted training in the form of a local one: an adapter, or the name of the hosted model."""
+"""Writes the result of a hosted training in the form of a local one: an adapter, or the name of the hosted model."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _NOT_TOKENIZER = ("config.json", "generation_config.json", "model.safetensors.in
 def write_result(trainer: HostedTrainer, job: Job) -> dict[str, Any]:
     """Write history.jsonl, measured.json, result.json and the adapter, or endpoint.json, into order.out. Returns the facts.
 
-    Facts that only a training on this machine has (weights in memory, the audit of tokens) are missing; ``service`` says who
-    trained. Services do not give the loss before training: first_eval_loss is None. Raises JobError if the training diverged, or
-    what came back is no adapter.
+    Facts that only a local training has (weights in memory, the audit of tokens) are missing; ``service`` names the service.
+    Services do not report the loss before training: first_eval_loss is None. Raises JobError if the training diverged, or if
+    the download is not an adapter.
     """
     service, order = trainer.service, trainer.order
     rows = service.log(job.id).losses
-    if lost := [row["step"] for row in rows if not all(map(math.isfinite, row.values()))]:
+    if diverged := [row["step"] for row in rows if not all(map(math.isfinite, row.values()))]:
         raise JobError(
-            f"the loss was not finite at step {lost[0]} of the job {job.id} at {service.place}\n"
+            f"the loss was not finite at step {diverged[0]} of the job {job.id} at {service.place}\n"
             "fix: lower the learning rate, or look at the rows; with other settings or rows it is another job, to be paid"
         )
     order.out.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ def _bring_adapter(trainer: HostedTrainer, job: Job) -> tuple[int | None, dict[s
 
 
 def _adapter_facts(folder: Path, place: str) -> dict[str, Any]:
-    """Facts of a downloaded adapter, treated as untrusted: only JSON and a safetensors header are read."""
+    """Return facts about a downloaded, untrusted adapter; reads only JSON and a safetensors header."""
     try:
         config = read_json(folder / CONFIG)
         kind = config["peft_type"]
@@ -111,7 +111,7 @@ def _adapter_facts(folder: Path, place: str) -> dict[str, Any]:
             "fix: check the job's files at the service; running again downloads them again and buys nothing"
         ) from None
     if kind != "LORA" or not entries:
-        what = f"an adapter of the type {kind!r} with {len(entries)} tensors, and not LoRA"
-        raise JobError(f"what {place} gave is {what}")
+        content = f"an adapter of the type {kind!r} with {len(entries)} tensors, and not LoRA"
+        raise JobError(f"the download from {place} is {content}")
     size = (folder / WEIGHTS).stat().st_size
     return {"kind": "lora", "bytes": size, "tensors": sorted(entries), "parameters": parameters}

@@ -1,4 +1,4 @@
-"""Shared by hosted trainers: settings from the spec, their preflight, and the cost limit of a job."""
+"""Checks that hosted trainers share: settings of the spec, and the estimated cost of a job against the budget."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BUDGET = "task.yaml: training.budget_usd"
 
 
 def common_problems(trainer: HostedTrainer, spec: TaskSpec) -> list[Finding]:
-    """Findings about the settings that hosted trainers share, without any request."""
+    """Return findings about the settings that hosted trainers share, without any request."""
     section, key = trainer.section(spec), trainer.key_name(spec)
     findings = []
     if trainer.extra and importlib.util.find_spec(trainer.extra) is None:
@@ -60,40 +60,40 @@ def common_problems(trainer: HostedTrainer, spec: TaskSpec) -> list[Finding]:
 
 
 def low_rank_problems(trainer: HostedTrainer, spec: TaskSpec, chooses_layers: bool) -> list[Finding]:
-    """Findings about settings of ``training.lora`` that a service does not support. chooses_layers:
-    whether the service lets users choose the adapted layers."""
+    """Return findings about settings of ``training.lora`` that a service does not support. chooses_layers: whether the service
+    lets users choose the adapted layers."""
     lora = low_rank(spec.training)
-    other = {"dora": lora.dora, "rslora": lora.rslora}
-    other["target_modules"] = not chooses_layers and not isinstance(lora.target_modules, str)
+    options = {"dora": lora.dora, "rslora": lora.rslora}
+    options["target_modules"] = not chooses_layers and not isinstance(lora.target_modules, str)
     message, fix = "the service trains only plain LoRA", "remove it, or set training.trainer: local"
-    return [trainer.finding("low_rank", f"training.lora.{key}", message, fix) for key, used in other.items() if used]
+    return [trainer.finding("low_rank", f"training.lora.{key}", message, fix) for key, used in options.items() if used]
 
 
 def low_rank(training: TrainingSettings) -> LoraSpec:
-    """The section of the low-rank methods."""
+    """Return the section of the low-rank methods."""
     section: LoraSpec = getattr(training, LowRank.section)
     return section
 
 
 def listed_price(service: Service, tokens: int, home: Path, task_folder: Path | None) -> Estimate:
-    """Cost of a job by the nearest prices.yaml; unknown if it has no current price for the model. tokens: of one epoch."""
+    """Estimate the cost of a job from the nearest prices.yaml; unknown without a current price. tokens: of one epoch."""
     today, engine = datetime.datetime.now(datetime.UTC).date(), service.label
-    why = f"prices.yaml has no price of {engine} for {service.model}"
+    reason = f"prices.yaml has no price of {engine} for {service.model}"
     for price in load_prices(home=home, task_folder=task_folder).training:
-        named = re.fullmatch(rf"{re.escape(price.model)}(-\d{{4}}-\d\d-\d\d)?", service.model)
-        if price.engine != engine or price.unit != "million_tokens" or not named:
+        matches = re.fullmatch(rf"{re.escape(price.model)}(-\d{{4}}-\d\d-\d\d)?", service.model)
+        if price.engine != engine or price.unit != "million_tokens" or not matches:
             continue
         if price.until is not None and price.until < today:
-            why = f"the price of {engine} for {service.model} in prices.yaml was valid until {price.until}"
+            reason = f"the price of {engine} for {service.model} in prices.yaml was valid until {price.until}"
             continue
         dollars = price.between[1] * tokens * service.epochs / 1e6
         rate = f"{service.epochs} epochs × ${price.between[1]:g} a million = ${dollars:,.4g}"
         return Estimate(dollars, f"about {tokens:,} tokens × {rate} (prices.yaml, {price.date})")
-    return Estimate(None, why)
+    return Estimate(None, reason)
 
 
 def budget_findings(budget: float | None, estimate: Estimate, home: Path) -> list[Finding]:
-    """Findings if a job's estimated cost exceeds the budget or is unknown."""
+    """Return a finding if a job's estimated cost exceeds the budget or is unknown."""
     if budget is None:
         return []
     if estimate.dollars is None:

@@ -1,8 +1,8 @@
 """The ledger of hosted jobs: no job is bought twice, even if a process dies or a service does not answer.
 
-Every order has a key, a hash of data set, model and hyperparameters, and one file ``<trainer>-<key>.json``. Before the
-request that costs money is sent, the file says so durably, and the job's name, ``<key>-<attempt>``, travels with it. On any
-doubt (no clear answer, or a process that died in between) the service is asked for that name, and its job is adopted.
+Every order has a key, a hash of data set, model and hyperparameters, and a file ``<trainer>-<key>.json``. The file records a
+request that costs money durably before it is sent, and the request contains the job's name, ``<key>-<attempt>``. If its result
+is uncertain (no clear answer, or the process died), the service is asked for that name, and its job is adopted.
 """
 
 import time
@@ -19,13 +19,13 @@ from finetune_pipeline.reporting import say
 from finetune_pipeline.trainers.service import Files, Job, JobState, Refused, Service, Unclear
 
 MOST_REQUESTS = 3
-"""Requests per run for a job that the service then does not have."""
+"""Maximum number of requests per run for a job that the service does not have afterwards."""
 _ASK_EVERY = 2.0
 """Longest pause in seconds between two queries for an uncertain job."""
 
 
 class Order(BaseModel):
-    """The content of an order, which identifies its job. train, validation: digests of the uploaded files."""
+    """An order, which identifies its job by its content. train, validation: digests of the uploaded files."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     trainer: str
@@ -41,9 +41,9 @@ class Order(BaseModel):
 
 
 class Attempt(BaseModel):
-    """One job of an order, by its name at the service. Another is made only after it has failed or was cancelled.
+    """A job of an order, by its name at the service. The next attempt begins only after it failed or was cancelled.
 
-    asked_at: when the request that costs money was last sent (seconds since 1970); None: never. state: the last known one;
+    asked_at: time of the last request that costs money (seconds since 1970); None: never sent. state: the last known one;
     ``refused``: the service rejected the order.
     """
 
@@ -82,7 +82,7 @@ class Ledger:
         self.folder = folder
 
     def entry(self, order: Order) -> Entry:
-        """The entry of an order; a new one if it is unknown."""
+        """Return the entry of an order; a new one if there is none."""
         path = self._path(order)
         if not path.exists():
             return Entry(order=order)
@@ -106,11 +106,11 @@ class Ledger:
                     self.write(entry)
 
     def job_of(self, order: Order, service: Service, prepare: Callable[[Entry], Files], settle: float) -> Job:
-        """The job of an order: adopted if it exists, else bought.
+        """Return the job of an order: adopt it if it exists, else buy it.
 
-        prepare: refuses the order, or uploads its files; called only where no job exists. It may write the entry. settle: seconds
+        prepare: refuses the order, or uploads its files; called only if no job exists. It may write the entry. settle: seconds
         after a request within which a job may still appear in the service's list.
-        Raises Refused if the service rejected the order, OutsideError if it is unknown whether the job exists: the next run asks.
+        Raises Refused if the service rejected the order, OutsideError if the job may exist: the next run asks again.
         """
         with self._lock(order):
             entry = self.entry(order)
@@ -130,7 +130,7 @@ class Ledger:
             job = self._await_job(service, attempt, settle)
         else:  # the ledger may be new, and the job not
             job = _first_of(service.jobs_named(attempt.name), service)
-        return self._noted(entry, job) if job is not None else None
+        return self._recorded(entry, job) if job is not None else None
 
     def _bought_job(self, entry: Entry, job: str, service: Service) -> Job:
         try:
@@ -145,7 +145,7 @@ class Ledger:
                 refusal.status,
             ) from None
 
-    def _noted(self, entry: Entry, job: Job) -> Job:
+    def _recorded(self, entry: Entry, job: Job) -> Job:
         if (entry.attempt.job, entry.attempt.state) != (job.id, job.state):
             entry.attempt.job, entry.attempt.state = job.id, job.state
             self.write(entry)
@@ -154,36 +154,36 @@ class Ledger:
     def _buy(self, entry: Entry, service: Service, files: Files, settle: float) -> Job:
         for _ in range(MOST_REQUESTS):
             entry.attempt.asked_at, entry.attempt.state = time.time(), "unknown"
-            self.write(entry)  # before the request: should this process die, the next one knows that a job may exist
+            self.write(entry)  # before the request: if this process dies, the next one knows that a job may exist
             try:
-                return self._noted(entry, service.buy(entry.attempt.name, files))
+                return self._recorded(entry, service.buy(entry.attempt.name, files))
             except Refused:
-                entry.attempt.state, entry.files = "refused", {}  # an uploaded file may be what was wrong
+                entry.attempt.state, entry.files = "refused", {}  # an uploaded file may be the cause
                 self.write(entry)
                 raise
             except Unclear as doubt:
                 say(f"adapter: {doubt}")
-                last = str(doubt).partition("\nfix: ")[0]
+                last_answer = str(doubt).partition("\nfix: ")[0]
                 job = self._await_job(service, entry.attempt, settle)
             if job is not None:
-                return self._noted(entry, job)
+                return self._recorded(entry, job)
         raise OutsideError(
             f"{service.place} was asked for a job {MOST_REQUESTS} times and has none of the name {entry.attempt.name}; the "
-            f"last time, {last}\nfix: check that the service works and the account may buy, and run again"
+            f"last time, {last_answer}\nfix: check that the service works and the account may buy, and run again"
         )
 
     def _await_job(self, service: Service, attempt: Attempt, settle: float) -> Job | None:
-        """Wait for the job of an uncertain request; None once it can no longer appear. Raises Unclear if that stays unknown."""
+        """Wait for the job of an uncertain request; None if it can no longer appear. Raises Unclear if this stays unknown."""
         deadline = time.monotonic() + max(0.0, min(settle, (attempt.asked_at or 0.0) + settle - time.time()))
         pause = 0.05
         while True:
-            late = time.monotonic() >= deadline
+            is_late = time.monotonic() >= deadline
             try:
                 job = _first_of(service.jobs_named(attempt.name), service)
-                if job is not None or late:
+                if job is not None or is_late:
                     return job
             except Unclear:
-                if late:
+                if is_late:
                     raise
             time.sleep(max(0.0, min(pause, deadline - time.monotonic())))
             pause = min(2 * pause, _ASK_EVERY)
@@ -196,9 +196,9 @@ class Ledger:
 
 
 def _first_of(jobs: list[Job], service: Service) -> Job | None:
-    """The job to resume: the first that has not failed. Duplicates are reported, because they cost money."""
+    """Return the job to resume: the first that has not failed. Reports duplicates, because they cost money."""
     usable = [job for job in jobs if job.state in ("running", "succeeded")]
     for job in usable[1:]:
-        second = f"a second job for the same order, {job.id}, which is {job.word}"
-        say(f"adapter: {service.place} has {second}; cancel it there")
+        duplicate = f"a second job for the same order, {job.id}, which is {job.word}"
+        say(f"adapter: {service.place} has {duplicate}; cancel it there")
     return next(iter(usable or jobs), None)

@@ -16,39 +16,39 @@ _BASES = {"four_bit": "4-bit", "compute": "unquantized", "float32": "unquantized
 
 @register
 class LocalTrainer(Trainer):
-    """Runs the training while it is submitted: the worker supervises its child and stops it when the step is cancelled."""
+    """Runs the whole training in `submit`; the worker supervises its child process and stops it when the step is cancelled."""
 
     name = "local"
     where = "this machine, on the devices of FINETUNE_DEVICES"
     on_this_machine = True
 
     def submit(self, order: TrainingOrder) -> str:
-        train_here(order)
+        train_locally(order)
         return str(order.out)
 
     def poll(self, training: str) -> Literal["running", "ended"]:
         return "ended"
 
     def cancel(self, training: str) -> None:
-        """Nothing to do: the child has ended."""
+        """Do nothing: the child process has ended."""
 
     def collect(self, training: str, order: TrainingOrder) -> dict[str, Any]:
         return dict(read_json(order.out / "result.json"))
 
 
-def train_here(order: TrainingOrder) -> None:
-    """Run each phase of the method, and leave result.json, measured.json and history.jsonl of all of them in order.out.
+def train_locally(order: TrainingOrder) -> None:
+    """Run each phase of the method, and write result.json, measured.json and history.jsonl of all phases into order.out.
 
-    A later phase continues from the best checkpoint of the previous one, with consecutive step numbers. Killed between or
-    within phases, a rerun with the same `work` resumes.
+    A later phase continues from the best checkpoint of the previous one, with consecutive step numbers. After a kill, a rerun
+    with the same `work` resumes.
     """
     files: dict[str, Any] = {"base": order.base, "train": order.train, "validation": order.validation}
     settings = decisive_settings(order.spec.training)
-    *earlier, last = METHODS[settings["method"]].phases(settings)
+    *earlier_phases, last_phase = METHODS[settings["method"]].phases(settings)
     outs: list[Path] = []
     facts: list[dict[str, Any]] = []
-    for number, phase in enumerate([*earlier, last], 1):
-        final = number > len(earlier)
+    for number, phase in enumerate([*earlier_phases, last_phase], 1):
+        final = number > len(earlier_phases)
         out = order.out if final else order.work / f"phase_{number}"
         if not final and (out / "result.json").exists():  # written last: this phase is done
             facts.append(read_json(out / "result.json"))
@@ -56,10 +56,10 @@ def train_here(order: TrainingOrder) -> None:
             work = order.work if final else order.work / f"phase_{number}_work"
             start = outs[-1] / "adapter" if outs else None
             job = train_job(**files, settings=phase, out=out, work=work, start_from=start)
-            before = {"steps_before": sum(f["steps"] for f in facts)} if facts else {}
-            facts.append(order.launch({**job, **before}))
+            previous = {"steps_before": sum(f["steps"] for f in facts)} if facts else {}
+            facts.append(order.launch({**job, **previous}))
         outs.append(out)
-    if earlier:
+    if earlier_phases:
         joined = joined_facts(settings["method"], facts, [_BASES[METHODS[f["method"]].holds] for f in facts])
         history.write(order.out / "history.jsonl", joined["history"])
         write_json(order.out / "measured.json", _joined_measured([read_json(out / "measured.json") for out in outs]))
@@ -68,39 +68,39 @@ def train_here(order: TrainingOrder) -> None:
 
 
 def joined_facts(method: str, phases: Sequence[dict[str, Any]], bases: Sequence[str]) -> dict[str, Any]:
-    """The facts of one training in several phases: the last one's, with steps and history of all.
+    """Return the facts of a training in several phases: the last phase's, with steps and history of all.
 
-    ``phases`` holds each one's own; ``quantization_gap`` is the validation loss on the last phase's base minus that on the
-    base before, for the same adapter.
+    ``phases`` contains facts of each phase; ``quantization_gap`` is the validation loss on the last phase's base minus that on
+    the previous base, for the same adapter.
     """
     first, last = phases[0], phases[-1]
-    before = sum(f["steps"] for f in phases[:-1])
+    steps_before = sum(f["steps"] for f in phases[:-1])
     rows: list[dict[str, Any]] = []
-    done = 0
+    total_steps = 0
     for facts in phases:
-        # a later phase's step 0 is the adapter on another base: a jump in the curve, and meant to be seen
-        rows += [{**row, "step": row["step"] + done} for row in facts["history"]]
-        done += facts["steps"]
-    kept = ("steps", "epochs", "best_eval_loss", "first_eval_loss", "last_train_loss", "stopped_early", "precision")
+        # a later phase's step 0 is the adapter on another base: the curve deliberately shows the jump
+        rows += [{**row, "step": row["step"] + total_steps} for row in facts["history"]]
+        total_steps += facts["steps"]
+    keys = ("steps", "epochs", "best_eval_loss", "first_eval_loss", "last_train_loss", "stopped_early", "precision")
     return {
         **last,
         "method": method,
         "weights": first["weights"],
         "history": rows,
-        "phases": [{"base": base, **{k: f.get(k) for k in kept}} for base, f in zip(bases, phases, strict=True)],
-        "steps": done,
-        "best_step": before + last["best_step"],
-        "overfitting": {**last["overfitting"], "best_step": before + last["overfitting"]["best_step"]},
+        "phases": [{"base": base, **{k: f.get(k) for k in keys}} for base, f in zip(bases, phases, strict=True)],
+        "steps": total_steps,
+        "best_step": steps_before + last["best_step"],
+        "overfitting": {**last["overfitting"], "best_step": steps_before + last["overfitting"]["best_step"]},
         "first_eval_loss": first["first_eval_loss"],
         "quantization_gap": last["first_eval_loss"] - phases[-2]["best_eval_loss"],
     }
 
 
 def _joined_measured(phases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    summed = ("seconds", "cpu_seconds", "train_seconds", "steps_run")
+    summed_keys = ("seconds", "cpu_seconds", "train_seconds", "steps_run")
     return {
         **phases[-1],
-        **{key: round(sum(phase.get(key, 0) for phase in phases), 2) for key in summed},
+        **{key: round(sum(phase.get(key, 0) for phase in phases), 2) for key in summed_keys},
         "peak_memory_mib": max(phase["peak_memory_mib"] for phase in phases),
         "phases": list(phases),
     }

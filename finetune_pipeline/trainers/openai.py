@@ -20,12 +20,10 @@ _LEAST_FACTOR = 0.01
 
 @register
 class OpenAiTrainer(HostedTrainer):
-    """Uploads two files, requests a job, and waits. Nebius returns an adapter, the others a model name."""
+    """Uploads two files, requests a job, and waits. Nebius returns an adapter, the other services a model name."""
 
     name = "openai"
-    where = (
-        "OpenAI, Azure, or a server of the same protocol; Nebius, which gives weights back (`training.openai.profile`)"
-    )
+    where = "OpenAI, Azure, or a server of the same protocol; Nebius, which returns weights (`training.openai.profile`)"
     returns = "endpoint"
     usual_key = "OPENAI_API_KEY"
 
@@ -53,19 +51,19 @@ class OpenAiTrainer(HostedTrainer):
         base = re.sub(r"-\d{4}-\d\d-\d\d$", "", section.model or "")
         if section.model and profile.tunable is not None and base not in profile.tunable:
             message = f"{section.model!r} cannot be fine-tuned at {profile.label}"
-            fix = f"choose from {', '.join(profile.tunable)} (with a date behind), or {INSTEAD}"
+            fix = f"choose from {', '.join(profile.tunable)} (optionally followed by a date), or {INSTEAD}"
             findings.append(self.finding("not_tunable", "model", message, fix))
         if section.deployment and not profile.deploys:
             message = f"models of {profile.label} answer without a deployment"
             findings.append(self.finding("deployment", "deployment", message, "remove it"))
-        for key, value, most in (
+        for key, value, maximum in (
             ("batch_size", spec.training.batch_size, 256),
             ("epochs", whole_epochs(spec), 50),
             ("seed", spec.training.seed, 2**31 - 1),
         ):
-            if value > most:
-                message = f"{value} is above {most}, the protocol's maximum"
-                findings.append(self.finding("limit", f"training.{key}", message, f"write {most} or less"))
+            if value > maximum:
+                message = f"{value} is above {maximum}, the protocol's maximum"
+                findings.append(self.finding("limit", f"training.{key}", message, f"write {maximum} or less"))
         if section.base_url is None:
             findings += end_findings(self, profile, profile.models_end, datetime.datetime.now(datetime.UTC).date())
         if profile.top_level:

@@ -1,7 +1,7 @@
-"""A service of OpenAI's fine-tuning protocol, through OpenAI's SDK, and how the services' dialects differ.
+"""Services of OpenAI's fine-tuning protocol, through OpenAI's SDK, and the differences between their dialects.
 
-They differ in what they mean by the same words, above all by the learning rate: ``learning_rate_multiplier`` is a factor at
-OpenAI and an absolute rate at Nebius, so that one value for both would be wrong by orders of magnitude.
+The same fields have different meanings, above all the learning rate: ``learning_rate_multiplier`` is a factor at OpenAI and an
+absolute rate at Nebius. One value for both would be wrong by orders of magnitude.
 """
 
 import contextlib
@@ -34,11 +34,11 @@ class Profile:
         label: The service's name, in messages and in the price list.
         base_url: Its URL; None: the spec must give one.
         key: Usual environment variable with the API key.
-        rate: How it reads ``learning_rate_multiplier``; None: the spec must say so.
-        top_level: Hyperparameters, including LoRA's, go into the request itself, else into its method.
-        tunable: Base models that can be tuned, without the date in their names; None: not known here.
+        rate: The meaning of ``learning_rate_multiplier``; None: the spec must set it.
+        top_level: Whether hyperparameters, including LoRA's, are fields of the request, not of its method.
+        tunable: Base models that can be tuned, without the date in their names; None: unknown.
         deploys: Whether a tuned model must be deployed before it answers.
-        no_jobs_from, models_end: First day without new jobs, and the last of tuned models, where announced.
+        no_jobs_from, models_end: First day without new jobs, and last day of tuned models, if announced.
     """
 
     label: str
@@ -79,23 +79,23 @@ PROFILES = {
 def end_findings(
     trainer: HostedTrainer, profile: Profile, models_end: datetime.date | None, today: datetime.date
 ) -> list[Finding]:
-    """Findings about an announced end of a service or model: an error after it, a warning in the months before."""
+    """Return a finding about an announced end of a service or model: an error after it, a warning in the months before."""
     if profile.no_jobs_from is not None and today >= profile.no_jobs_from:
         message = f"{profile.label} has accepted no new fine-tuning jobs since {profile.no_jobs_from}"
         return [trainer.finding("ended", "profile", message, INSTEAD)]
     if models_end is None or models_end - today > _SOON:
         return []
     if today >= models_end:
-        message = f"{profile.label} shut this model down on {models_end}, and what is tuned from it"
+        message = f"{profile.label} shut down this model and models tuned from it on {models_end}"
         return [trainer.finding("ended", "model", message, INSTEAD)]
     message = (
-        f"{profile.label} shuts this model down on {models_end}, and what is tuned from it: a job pays for few weeks"
+        f"{profile.label} shuts down this model and models tuned from it on {models_end}: the result lasts only weeks"
     )
     return [trainer.finding("ends_soon", "model", message, INSTEAD, "warning")]
 
 
 class OpenAiService(Service):
-    """A service of the protocol. The SDK repeats no request: a repeated order is a second job."""
+    """A service of the protocol. The SDK must not repeat requests: a repeated order is a second job."""
 
     def __init__(self, trainer: HostedTrainer, spec: TaskSpec, profile: Profile) -> None:
         super().__init__(trainer, spec, profile.label, spec.training.openai.base_url or str(profile.base_url))
@@ -126,7 +126,7 @@ class OpenAiService(Service):
         except Refused as refusal:
             if refusal.status != 404:
                 raise
-            with contextlib.suppress(Refused), self.request("list its models"):  # some servers have the list alone
+            with contextlib.suppress(Refused), self.request("list its models"):  # some servers only have the list
                 model = next((m for m in self.client.models.list() if m.id == self.model), None)
         if model is None:
             message = f"{self.place} does not offer {self.model!r}"
@@ -164,8 +164,8 @@ class OpenAiService(Service):
         with self.request("list its jobs"):
             listed = list(self.client.fine_tuning.jobs.list(limit=100, metadata={_NAME: name}))
             # servers may ignore the filter, or keep only the suffix
-            own = [j for j in listed if (j.metadata or {}).get(_NAME) == name or getattr(j, "suffix", None) == name]
-            return [_job(job) for job in sorted(own, key=lambda job: job.created_at)]
+            jobs = [j for j in listed if (j.metadata or {}).get(_NAME) == name or getattr(j, "suffix", None) == name]
+            return [_job(job) for job in sorted(jobs, key=lambda job: job.created_at)]
 
     def job(self, job: str) -> Job:
         with self.request(f"tell the state of {job}"):
@@ -190,7 +190,7 @@ class OpenAiService(Service):
             return JobLog(events, [{"step": step, name: loss} for (step, name), loss in by_step])
 
     def _checkpoints(self, job: str) -> list[Any]:
-        """The checkpoints of a job; none if the server does not list them."""
+        """Return the checkpoints of a job; none if the server does not list them."""
         from openai import NotFoundError
 
         with contextlib.suppress(NotFoundError):
@@ -205,7 +205,7 @@ class OpenAiService(Service):
             best = min(checkpoints, key=_rank)
             for file in list(getattr(best, "result_files", None) or []):
                 name = Path(str(self.client.files.retrieve(file).filename)).name
-                if name in (CONFIG, WEIGHTS):  # whatever else is there is not wanted here
+                if name in (CONFIG, WEIGHTS):  # ignore any other files
                     with self.client.files.with_streaming_response.content(file) as answer:
                         answer.stream_to_file(folder / name)
             return int(best.step_number)
@@ -230,16 +230,16 @@ def _job(job: Any) -> Job:
 
 
 def _end_of(model: Any) -> datetime.date | None:
-    """The shutdown date of a model: OpenAI's shutdown_date, or Azure's deprecation of fine-tuning (seconds since 1970)."""
-    if isinstance(day := getattr(model, "shutdown_date", None), str):
-        return datetime.date.fromisoformat(day[:10])
+    """Return the shutdown date of a model: OpenAI's shutdown_date, or Azure's deprecation of fine-tuning (a timestamp)."""
+    if isinstance(date := getattr(model, "shutdown_date", None), str):
+        return datetime.date.fromisoformat(date[:10])
     deprecation = getattr(model, "deprecation", None)
     moment = deprecation.get("fine_tune") if isinstance(deprecation, dict) else None
     return datetime.datetime.fromtimestamp(moment, datetime.UTC).date() if isinstance(moment, int) else None
 
 
 def _add(losses: dict[tuple[int, str], float], step: int, values: dict[str, Any]) -> None:
-    """Record the losses of a step; of validation the whole split's, if there is one."""
+    """Record the losses of a step, preferring the validation loss of the full split."""
     for name, keys in {"loss": ("train_loss",), "eval_loss": ("full_valid_loss", "valid_loss")}.items():
         value = next((values[key] for key in keys if isinstance(values.get(key), int | float)), None)
         if value is not None:
@@ -247,7 +247,7 @@ def _add(losses: dict[tuple[int, str], float], step: int, values: dict[str, Any]
 
 
 def _rank(checkpoint: Any) -> tuple[float, int]:
-    """Lowest validation loss first; without one, the last step first."""
+    """Sort key: lowest validation loss first; without losses, the last step first."""
     loss = checkpoint.metrics.full_valid_loss
     loss = checkpoint.metrics.valid_loss if loss is None else loss
     return (float("inf") if loss is None else float(loss), -int(checkpoint.step_number))

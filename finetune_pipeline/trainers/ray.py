@@ -1,4 +1,4 @@
-"""Trains on a Ray cluster: one Ray job per training, named by its rows, base model and settings."""
+"""Trains on a Ray cluster: one Ray job per training, whose name is derived from its rows, base model and settings."""
 
 import importlib.util
 from typing import Any, Literal
@@ -23,7 +23,7 @@ _PLACE = "task.yaml: training.ray"
 
 @register
 class RayTrainer(Trainer):
-    """Submits jobs to the cluster; inputs and results go through the storage."""
+    """Submits jobs to the cluster, and transfers inputs and results through the storage."""
 
     name = "ray"
     where = "the Ray cluster of `training.ray`"
@@ -59,7 +59,7 @@ class RayTrainer(Trainer):
 
 
 def job_name(order: TrainingOrder) -> str:
-    """The name of a training job: the task's name, and a digest of rows, base model and settings."""
+    """Return the name of a training job: the task's name, and a digest of rows, base model and settings."""
     settings = {k: v for k, v in decisive_settings(order.spec.training).items() if k != "trainer"}
     rows = {"train": digest_file(order.train), "validation": digest_file(order.validation)}
     key = digest_json({"settings": settings, **rows, "base": record_digest(order.base)})
@@ -67,7 +67,7 @@ def job_name(order: TrainingOrder) -> str:
 
 
 def cluster_findings(section: RaySection) -> list[Finding]:
-    """Findings about the cluster and the storage of `training.ray`."""
+    """Return findings about the cluster and the storage of `training.ray`."""
     findings = [*_address_findings(section), *_storage_findings(section)]
     if importlib.util.find_spec("ray") is None:
         message, fix = "the package ray is not installed", "pip install 'finetune-pipeline[ray]'"
@@ -138,7 +138,7 @@ def _storage_findings(section: RaySection) -> list[Finding]:
 
 
 def _bring_inputs(order: TrainingOrder, place: Storage) -> None:
-    """Upload rows, base model and settings to the storage, unless the base model is already there."""
+    """Upload rows and settings to the storage, and the base model if it is not there yet."""
     storage, model = Storage(storage_of(order.spec.training.ray)), model_folder(order.base)
     folder = f"bases/{record_digest(order.base)[:16]}"
     if not storage.has_folder(folder):

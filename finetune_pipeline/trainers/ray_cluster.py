@@ -1,4 +1,4 @@
-"""Ray clusters: how to reach one, and a small local one for trials."""
+"""Connects to Ray clusters, and starts a small local one for trials."""
 
 from __future__ import annotations
 
@@ -49,29 +49,29 @@ class _Record(TypedDict):
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster's dashboard. token_file: holds its token; None: taken from the environment (RAY_AUTH_TOKEN)."""
+    """A cluster's dashboard. token_file: contains its token; None: Ray uses the environment (RAY_AUTH_TOKEN)."""
 
     address: str
     token_file: Path | None = None
 
     def client(self) -> JobSubmissionClient:
-        """A client of its job server. Raises ConnectionError if it does not answer."""
+        """Return a client of its job server. Raises ConnectionError if it does not answer."""
         from ray.job_submission import JobSubmissionClient
 
         headers = {"Authorization": f"Bearer {self.token_file.read_text().strip()}"} if self.token_file else None
         if not answers(self.address):
-            raise ConnectionError(f"nobody answers at {self.address}")
+            raise ConnectionError(f"nothing answers at {self.address}")
         return JobSubmissionClient(self.address, headers=headers)
 
 
 def is_platform(address: str) -> bool:
-    """Whether Ray leaves an address to a platform's own package, as with anyscale://PROJECT/CLUSTER: it is the scheme's."""
+    """Whether Ray passes an address to a platform's own package, named like its scheme (anyscale://PROJECT/CLUSTER)."""
     scheme = urlsplit(address).scheme
     return "://" in address and scheme.isidentifier() and scheme not in ("http", "https", "ray")
 
 
 def finds_clusters(package: str) -> bool:
-    """Whether a platform's package is here, with the function by which Ray asks it for a cluster."""
+    """Whether a platform's package is installed, with the function that Ray calls for a cluster."""
     try:
         return hasattr(importlib.import_module(package), "get_job_submission_client_cluster_info")
     except ImportError:
@@ -80,7 +80,7 @@ def finds_clusters(package: str) -> bool:
 
 def answers(address: str, seconds: float = 5.0) -> bool:
     """Whether an address accepts connections; Ray's own client would wait for minutes.
-    What a platform's own package finds is taken to answer: only that package knows where."""
+    True for addresses of platforms, since only the platform's package can reach them."""
     if is_platform(address):
         return True
     parts = urlsplit(address)
@@ -93,7 +93,7 @@ def answers(address: str, seconds: float = 5.0) -> bool:
 
 
 def started_cluster(home: Path) -> Cluster | None:
-    """The running cluster that :func:`start_cluster` has started."""
+    """Return the running cluster that :func:`start_cluster` started."""
     try:
         address = read_json(_record(home), _Record)["address"]
     except (FileNotFoundError, ValueError):
@@ -102,8 +102,8 @@ def started_cluster(home: Path) -> Cluster | None:
 
 
 def start_cluster(home: Path, cpus: int | None = None) -> Cluster:
-    """Start a head node on free ports of 127.0.0.1, or find the one that runs. It wants a token, which only this user reads,
-    since whoever may submit a job may run any program. Raises OutsideError where Ray is missing, or does not start."""
+    """Start a head node on free ports of 127.0.0.1, or find the running one. It requires a token that only this user can read,
+    since anyone who submits a job can run any program. Raises OutsideError if Ray is missing, or does not start."""
     if not _RAY.exists():
         raise OutsideError("the package ray is not installed; fix: pip install 'finetune-pipeline[ray]'")
     with hold(_record(home).with_name(".lock")):
@@ -112,18 +112,18 @@ def start_cluster(home: Path, cpus: int | None = None) -> Cluster:
         for _ in range(_STARTS):
             stop_cluster(home)
             cluster = _start(home, cpus)
-            fault = _fault_until_ready(cluster)
-            if not fault:
+            problem = _fault_until_ready(cluster)
+            if not problem:
                 return cluster
         stop_cluster(home)
-    raise OutsideError(f"Ray does not start here: {fault}\nfix: free memory, or wait until this machine is less busy")
+    raise OutsideError(f"Ray does not start here: {problem}\nfix: free memory, or wait until this machine is less busy")
 
 
 def _start(home: Path, cpus: int | None) -> Cluster:
     """Start the processes of a cluster, and record how to reach and stop them."""
     _record(home).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     replace_text(_token(home), secrets.token_hex(32))
-    # sockets lie there, whose paths must be short
+    # it contains sockets, whose paths must be short
     marker, folder = uuid.uuid4().hex, tempfile.mkdtemp(prefix="ray-")
     ports = _free_ports(len(_PORTS))
     address = f"http://127.0.0.1:{ports[_PORTS.index('dashboard-port')]}"
@@ -134,8 +134,8 @@ def _start(home: Path, cpus: int | None) -> Cluster:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(_token(home)),
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's way to say: everything on the loopback address
-        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody takes this machine away
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # makes Ray use the loopback address only
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # this machine is not preempted
         "PATH": f"{_RAY.parent}{os.pathsep}{os.environ.get('PATH', '')}",  # jobs call python
     }
     command = [str(_RAY), "start", "--head", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
@@ -149,20 +149,20 @@ def _start(home: Path, cpus: int | None) -> Cluster:
 
 
 def _fault_until_ready(cluster: Cluster) -> str:
-    """Wait until a cluster accepts jobs. Returns why it does not; on a busy machine its node may fail while starting."""
-    limit, fault = time.monotonic() + _READY_SECONDS, ""
+    """Wait until a cluster accepts jobs. Returns the problem if it does not: on a busy machine, its node may fail to start."""
+    limit, problem = time.monotonic() + _READY_SECONDS, ""
     while time.monotonic() < limit:
         try:
             cluster.client().submit_job(entrypoint="true")
             return ""
         except (RuntimeError, OSError) as error:
-            fault = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            problem = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             time.sleep(0.5)
-    return fault
+    return problem
 
 
 def stop_cluster(home: Path) -> bool:
-    """Stop every process of the cluster started here. Returns whether there was one."""
+    """Stop every process of the cluster that :func:`start_cluster` started. Returns whether there was one."""
     try:
         record = read_json(_record(home), _Record)
     except (FileNotFoundError, ValueError):
@@ -183,9 +183,9 @@ def _token(home: Path) -> Path:
 
 
 def _free_ports(number: int) -> list[int]:
-    """Different ports that are free now."""
+    """Return distinct ports that are free now."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        for free_socket in sockets:
+            free_socket.bind(("127.0.0.1", 0))
+        return [free_socket.getsockname()[1] for free_socket in sockets]

@@ -1,7 +1,7 @@
-"""The data stage on a Ray cluster: the same functions, with Ray Data mapping them over blocks of rows.
+"""Runs the data stage on a Ray cluster: the same functions, which Ray Data maps over blocks of rows.
 
-A step becomes one Ray job. Its driver is the step as it runs here, except that blocks are validated, scrubbed and sketched
-by the cluster's workers. What is compared as a whole (the sketches: about 200 bytes a row) stays in the driver.
+A step becomes one Ray job. Its driver runs the same step as locally, but the cluster's workers validate, scrub and sketch the
+blocks. Only the comparison of all sketches (about 200 bytes per row) runs in the driver.
 """
 
 import contextlib
@@ -32,14 +32,14 @@ _FACTS = "facts.json"
 
 
 def validate_on_ray(raw: Path, spec: TaskSpec, out: Path, work: Path, version: str) -> dict[str, Any]:
-    """:func:`validate` of a raw artifact's folder on the cluster of `training.ray`; version: says what rows these are."""
+    """Run :func:`validate` on a raw artifact's folder on the cluster of `training.ray`; version: identifies the rows."""
     return _run("validate", {FILES: raw / FILES}, spec, out, work, version)
 
 
 def clean_on_ray(
     validated: Path, spec: TaskSpec, out: Path, work: Path, version: str, *, raw: Path, key: bytes
 ) -> dict[str, Any]:
-    """:func:`clean` on the cluster of `training.ray`; arguments as of :func:`validate_on_ray`, and of clean."""
+    """Run :func:`clean` on the cluster of `training.ray`; arguments as for :func:`validate_on_ray` and clean."""
     inputs = {EXAMPLES: examples_file(validated)}
     if (raw / BENCHMARKS).is_dir():
         inputs[BENCHMARKS] = raw / BENCHMARKS
@@ -56,8 +56,8 @@ def _run(
     key: bytes = b"",
 ) -> dict[str, Any]:
     section = spec.training.ray
-    if wrong := errors(cluster_findings(section)):
-        raise FindingsError(wrong)
+    if blocking := errors(cluster_findings(section)):
+        raise FindingsError(blocking)
     settings = spec.model_dump(mode="json", exclude={"training": True})
     name = f"{spec.name}-{action}-{digest_json([version, settings])[:16]}"
 
@@ -77,7 +77,7 @@ def _run(
     return facts
 
 
-# --- on the cluster
+# --- runs on the cluster
 
 
 def make(place: Storage, request: Mapping[str, Any]) -> None:
@@ -87,43 +87,43 @@ def make(place: Storage, request: Mapping[str, Any]) -> None:
     ray.init()
     spec = TaskSpec.model_validate(request["spec"])
     with tempfile.TemporaryDirectory(prefix="finetune-") as scratch:
-        root, out = Path(scratch), Path(scratch) / "out"
+        root, result_folder = Path(scratch), Path(scratch) / "out"
         for name in request["inputs"]:
             place.get(name, root / name)
         benchmarks = root / BENCHMARKS if BENCHMARKS in request["inputs"] else None
         bring = partial(_bring_benchmarks, place, benchmarks) if benchmarks else None
         with spread_by(partial(_map_blocks, bring)):
             if request["action"] == "validate":
-                facts = validate(root, spec, out)
+                facts = validate(root, spec, result_folder)
             else:
-                facts = clean(root, spec, out, raw=root, key=bytes.fromhex(request["key"]))
-        write_json(out / _FACTS, facts)
-        place.put_folder(out, "result")
+                facts = clean(root, spec, result_folder, raw=root, key=bytes.fromhex(request["key"]))
+        write_json(result_folder / _FACTS, facts)
+        place.put_folder(result_folder, "result")
 
 
 def _map_blocks(
     bring: Callable[[], None] | None, function: Callable[[Item], Result], items: Iterable[Item], size: int
 ) -> Iterator[Result]:
-    """function(item) for every item, in order, by Ray Data. Some blocks for each CPU are under way at once, so that the
-    driver's memory stays bounded."""
+    """Yield function(item) for every item, in order, computed by Ray Data. Processes a few blocks per CPU at a time, which
+    bounds the driver's memory."""
     import ray.data
     from ray import cloudpickle
 
-    def work(batch: dict[str, Any]) -> dict[str, Any]:
+    def map_block(batch: dict[str, Any]) -> dict[str, Any]:
         if bring:
             bring()
         return {"number": batch["number"], "result": [cloudpickle.dumps(function(cloudpickle.loads(batch["item"][0])))]}
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    rest = iter(items)
-    at_once = _BLOCKS_A_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    while blocks := [cloudpickle.dumps(item) for item in islice(rest, at_once)]:
+    remaining = iter(items)
+    blocks_at_once = _BLOCKS_A_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    while blocks := [cloudpickle.dumps(item) for item in islice(remaining, blocks_at_once)]:
         rows = [{"number": number, "item": block} for number, block in enumerate(blocks)]
-        done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-            work, batch_size=1, batch_format="numpy", zero_copy_batch=True
+        mapped = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            map_block, batch_size=1, batch_format="numpy", zero_copy_batch=True
         )
-        for row in sorted(done.iter_rows(), key=lambda row: int(row["number"])):
+        for row in sorted(mapped.iter_rows(), key=lambda row: int(row["number"])):
             yield cloudpickle.loads(row["result"])
 
 

@@ -4,11 +4,11 @@ Folder of a job in the storage::
 
     job.json                        the request: {action, spec, base {folder, record}}
     train.jsonl, validation.jsonl   the rows
-    history.jsonl, said.json        losses so far; {worker, lines}: what the workers at work have said to people
+    history.jsonl, said.json        losses so far; {worker, lines}: log messages of the current workers
     checkpoints/PHASE/              Ray Train's checkpoints: the newest and the best one
-    trained/…                       what a finished phase left
-    result/                         what the training left; the job is done
-    error.json                      {code, kind, message} of what ended it
+    trained/…                       results of finished phases
+    result/                         result of the training, once the job has succeeded
+    error.json                      {code, kind, message} of the error that ended it
 """
 
 import contextlib
@@ -30,16 +30,16 @@ from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.trainers import RaySection
 from finetune_pipeline.trainers import ray_data
 from finetune_pipeline.trainers.base import TrainingOrder
-from finetune_pipeline.trainers.local import train_here
+from finetune_pipeline.trainers.local import train_locally
 from finetune_pipeline.trainers.storage import Storage
 from finetune_pipeline.worker.process import EXIT_CONFIG, NO_RETRY
 
 _PATHS = ("train", "validation", "out", "work", "start_from")
-"""Keys of a training job that hold paths."""
+"""Keys of a training job whose values are paths."""
 
 
 def main() -> None:
-    """Driver of a job: train, and upload the result or the error to the storage."""
+    """Run as the driver of a job: train, and upload the result or the error to the storage."""
     storage, name = sys.argv[1:]
     place = Storage(storage).below(name)
     try:
@@ -48,47 +48,47 @@ def main() -> None:
             train(storage, place, request)
         else:
             ray_data.make(place, request)
-    except Exception as error:  # noqa: BLE001 - whatever ended it goes into error.json
-        place.write_json("error.json", ended := place.read_json("error.json") or _lost(error))
+    except Exception as error:  # noqa: BLE001 - error.json reports any error
+        place.write_json("error.json", ended := place.read_json("error.json") or _driver_error(error))
         sys.exit(f"{ended['message']}\n")
 
 
-def _lost(error: Exception) -> dict[str, Any]:
-    """Write error.json if no worker could."""
+def _driver_error(error: Exception) -> dict[str, Any]:
+    """Return the content of error.json if no worker has written it."""
     if isinstance(error, FindingsError | JobError):
         return {"code": EXIT_CONFIG, "kind": "job", "message": str(error)}
-    words = next((line for line in reversed(str(error).splitlines()) if line.strip()), "")
-    return {"code": 1, "kind": "error", "message": f"{type(error).__name__}: {words.strip()}"}
+    last_line = next((line for line in reversed(str(error).splitlines()) if line.strip()), "")
+    return {"code": 1, "kind": "error", "message": f"{type(error).__name__}: {last_line.strip()}"}
 
 
 def train(storage: str, place: Storage, request: Mapping[str, Any]) -> None:
-    """Train each phase as on one machine, each in a TorchTrainer, and leave the result of all of them."""
+    """Train each phase in a TorchTrainer, as on one machine, and upload the result of all phases."""
     spec = TaskSpec.model_validate(request["spec"])
     with tempfile.TemporaryDirectory(prefix="finetune-") as scratch:
         root = Path(scratch)
         base, rows, validation = (root / name for name in ("base", "train.jsonl", "validation.jsonl"))
 
         def launch(job: Mapping[str, Any]) -> dict[str, Any]:
-            out = Path(job["out"])
-            phase = out.relative_to(root).as_posix()
+            out_folder = Path(job["out"])
+            phase = out_folder.relative_to(root).as_posix()
             if not place.has_folder(f"trained/{phase}"):
                 _fit({**_relative(job, root), "base": request["base"]}, phase, storage, place, spec.training.ray)
-            place.get(f"trained/{phase}", out)
-            return dict(read_json(out / "result.json"))
+            place.get(f"trained/{phase}", out_folder)
+            return dict(read_json(out_folder / "result.json"))
 
         order = TrainingOrder(spec, base, rows, validation, root / "out", root / "work", launch)
-        train_here(order)
+        train_locally(order)
         place.put_folder(order.out, "result")
 
 
 def _relative(job: Mapping[str, Any], root: Path) -> dict[str, Any]:
-    """The job with its paths as seen from the scratch folder, which every worker has elsewhere."""
+    """Return the job with paths relative to the scratch folder, which has a different path on every worker."""
     return {**job, **{name: Path(job[name]).relative_to(root).as_posix() for name in _PATHS if job[name]}}
 
 
 def _fit(job: Mapping[str, Any], phase: str, storage: str, place: Storage, section: RaySection) -> None:
-    """Have workers train one phase, and others in their place where some are lost, from the last checkpoint on: Ray Train
-    finds it under the run's name. Its own retries (FailureConfig) would also repeat what was refused."""
+    """Train one phase with several workers. If workers fail, new ones resume from the last checkpoint, which Ray Train finds by
+    the run's name. Ray's own retries (FailureConfig) would also repeat refused jobs."""
     from pyarrow.fs import FSSpecHandler, PyFileSystem
     from ray.train import CheckpointConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
@@ -114,50 +114,50 @@ def _fit(job: Mapping[str, Any], phase: str, storage: str, place: Storage, secti
             trainer.fit()
             return
         except TrainingFailedError as error:
-            ended = place.read_json("error.json") or _lost(error)
+            ended = place.read_json("error.json") or _driver_error(error)
             if ended["code"] in NO_RETRY or failures == section.max_failures:
                 raise
             say(f"{job['stage']}: the workers failed and are restarted: {ended['message']}")
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """One of the workers: download the inputs, train with the others, and upload the result."""
+    """Run as one of the workers: download the inputs, train with the other workers, and upload the result."""
     import ray.train
     import torch.distributed
 
     from finetune_pipeline.worker import entry
 
     context, place = ray.train.get_context(), Storage(config["place"])
-    first, first_here = context.get_world_rank() == 0, context.get_local_rank() == 0
-    scratch = _agree(lambda: f"finetune-{uuid.uuid4().hex}")
+    is_first, is_first_on_node = context.get_world_rank() == 0, context.get_local_rank() == 0
+    scratch = _broadcast(lambda: f"finetune-{uuid.uuid4().hex}")
     root = Path(tempfile.gettempdir()) / scratch
-    if first:
-        listen(_teller(place, scratch, root / config["job"]["work"] / "history.jsonl"))
+    if is_first:
+        listen(_listener(place, scratch, root / config["job"]["work"] / "history.jsonl"))
     else:
         mute()
     job = {**config["job"], "base": str(root / "base")}
     job |= {name: str(root / job[name]) for name in _PATHS if job[name]}
     try:
-        if first_here:
+        if is_first_on_node:
             _bring_inputs(config, place, root)
         torch.distributed.barrier()
-        os.environ["FINETUNE_STRATEGY"] = _agree(lambda: _strategy(job, context.get_world_size()))
-        entry.do_job(job, lambda: _report(Path(job["work"]), root / "reported", first_here))
-        if first:
+        os.environ["FINETUNE_STRATEGY"] = _broadcast(lambda: _strategy(job, context.get_world_size()))
+        entry.do_job(job, lambda: _report(Path(job["work"]), root / "reported", is_first_on_node))
+        if is_first:
             place.put_folder(Path(job["out"]), f"trained/{config['phase']}")
-        torch.distributed.barrier()  # nobody reads here any more
+        torch.distributed.barrier()  # all workers have finished reading
     except Exception as error:
-        code, kind, message = entry.judge(error, job)
+        code, kind, message = entry.classify_error(error, job)
         if code in NO_RETRY or place.read_json("error.json") is None:
-            place.write_json("error.json", {"code": code, "kind": kind, "message": message + _missing(error)})
+            place.write_json("error.json", {"code": code, "kind": kind, "message": message + _install_fix(error)})
         raise
     finally:
-        if first_here:
+        if is_first_on_node:
             shutil.rmtree(root, ignore_errors=True)
 
 
-def _agree(choose: Callable[[], Any]) -> Any:
-    """What the first worker chooses, in all of them."""
+def _broadcast(choose: Callable[[], Any]) -> Any:
+    """Return the first worker's choice in all workers."""
     import torch.distributed
 
     chosen = [choose() if torch.distributed.get_rank() == 0 else None]
@@ -165,9 +165,9 @@ def _agree(choose: Callable[[], Any]) -> Any:
     return chosen[0]
 
 
-def _teller(place: Storage, worker: str, history: Path) -> Callable[[str], None]:
-    """A listener that brings every line, and the history so far, to the storage, for those who follow the job. Where the
-    storage is out of reach the training goes on, and the next line brings those before it."""
+def _listener(place: Storage, worker: str, history: Path) -> Callable[[str], None]:
+    """Return a listener that uploads every log line, and the history so far, for those who follow the job. If the storage is
+    unreachable, training continues, and the next line's upload includes all earlier lines."""
     lines: list[str] = []
 
     def keep(line: str) -> None:
@@ -185,20 +185,20 @@ def _strategy(job: Mapping[str, Any], workers: int) -> str:
 
     if workers == 1:
         return "ddp"
-    chosen, why = choose(job, workers)
-    say(f"{job['stage']}: {workers} workers, {chosen}: {why}")
+    chosen, reason = choose(job, workers)
+    say(f"{job['stage']}: {workers} workers, {chosen}: {reason}")
     return chosen
 
 
-def _missing(error: BaseException) -> str:
-    """The fix for a library that workers lack."""
+def _install_fix(error: BaseException) -> str:
+    """Return the fix for a library that workers lack, or an empty string."""
     fix = "install the dependencies of finetune-pipeline in the cluster's image, or let Ray install them: "
     fix += "training.ray.runtime_env: {pip: [finetune-pipeline]}"
     return f"\nfix: {fix}" if isinstance(error, ModuleNotFoundError) else ""
 
 
 def _bring_inputs(config: Mapping[str, Any], place: Storage, root: Path) -> None:
-    """Rows, base model, the adapter to go on from, and the last checkpoint, into a new folder."""
+    """Download rows, base model, the adapter to start from, and the last checkpoint into a new folder."""
     import ray.train
 
     job = config["job"]
@@ -215,13 +215,13 @@ def _bring_inputs(config: Mapping[str, Any], place: Storage, root: Path) -> None
         checkpoint.to_directory(str(root / job["work"]))
 
 
-def _report(work: Path, folder: Path, first_here: bool) -> None:
-    """Hand Ray Train a checkpoint: of each node, its files of the newest one and of the best one. Each report waits for
-    Ray's controller, so nothing but checkpoints is reported."""
+def _report(work: Path, folder: Path, is_first_on_node: bool) -> None:
+    """Report a checkpoint to Ray Train: the node's files of the newest and the best one. Reports only checkpoints, since every
+    report waits for Ray's controller."""
     import ray.train
 
     checkpoint = None
-    if first_here:
+    if is_first_on_node:
         shutil.rmtree(folder, ignore_errors=True)
         saved = sorted((work / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name.partition("-")[2]))
         mark = saved[-1] / "complete.json"

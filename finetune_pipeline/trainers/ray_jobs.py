@@ -1,10 +1,10 @@
-"""Ray jobs: submitted once, found again by name after any interruption.
+"""Submits Ray jobs once, and finds them by name after any interruption.
 
-Before a job is submitted, the cluster is asked for it: one that runs is adopted, one that failed is followed by a new
-attempt, and a result that is there already is collected.
+Before it submits a job, it asks the cluster for it: it adopts a running job, starts a new attempt after a failed one, and
+collects an existing result.
 
-dagster-ray's PipesRayJobClient submits such jobs too, but it needs a Dagster context, which a trainer has none of, and it
-neither looks for a job before it submits one nor gets one back that it has lost.
+dagster-ray's PipesRayJobClient also submits such jobs, but needs a Dagster context, which trainers do not have. It neither
+looks for an existing job nor reconnects to a lost one.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 ENTRYPOINT = "python -c 'from finetune_pipeline.trainers.ray_job import main; main()'"
-"""Followed by the address of the storage, and the job's folder in it."""
+"""Its arguments are the address of the storage, and the job's folder in it."""
 POLL_SECONDS = 2.0
-_OUT_OF_REACH_SECONDS = 600.0
-"""How long a cluster may be unreachable before we stop following a job; it continues, and the next attempt adopts it."""
+_UNREACHABLE_SECONDS = 600.0
+"""How long a cluster may be unreachable before following a job fails; the job continues, and the next run adopts it."""
 _AGENT_SECONDS = 120.0
-"""How long a cluster that has just started may take until it accepts jobs."""
+"""Time limit for a newly started cluster to accept jobs."""
 _STOP_SECONDS = 60.0
 
 
 def cluster_of(section: RaySection) -> Cluster | None:
-    """The cluster that task.yaml names, or else the one that was started here."""
+    """Return the cluster that task.yaml names, else the one that `finetune cluster up` started here."""
     return Cluster(section.address) if section.address else started_cluster(read_settings().home)
 
 
@@ -55,13 +55,13 @@ def storage_of(section: RaySection) -> str:
 
 
 def runtime_env(added: dict[str, Any]) -> dict[str, Any]:
-    """Ray's runtime environment of a job: this package, for the driver and its workers, and what task.yaml adds."""
+    """Return Ray's runtime environment of a job: this package, for driver and workers, and the additions of task.yaml."""
     variables = {
         **DEFAULTS,
         "HF_HUB_OFFLINE": "1",
         "FINETUNE_PARALLEL": read_settings().parallel,
         **added.get("env_vars", {}),
-        **ENVIRONMENT,  # must stand before torch is imported, and Ray imports it before we can set them
+        **ENVIRONMENT,  # Ray imports torch before our code could set them
     }
     modules = [str(Path(finetune_pipeline.__file__).parent), *added.get("py_modules", [])]
     excludes = ["__pycache__", *added.get("excludes", [])]
@@ -70,10 +70,11 @@ def runtime_env(added: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class RayJob:
-    """A job, and how far this process has followed its log.
+    """A job, and this process's position in its log.
 
-    name: derived from everything its result depends on; also its folder in the storage. stage: the step, in progress messages.
-    work: local folder that survives a kill. submission: its id on the cluster; None: only the result remains to be collected.
+    name: derived from everything that affects the result; also its folder in the storage. stage: the step, for progress
+    messages. work: local folder that survives a kill. submission: its id on the cluster; None: only the result is left to
+    collect.
     """
 
     name: str
@@ -83,25 +84,25 @@ class RayJob:
     submission: str | None = None
     worker: str = ""
     lines: int = 0
-    out_of_reach: float | None = None
+    unreachable_since: float | None = None
 
     @property
     def place(self) -> Storage:
-        """The job's folder in the storage."""
+        """Return the job's folder in the storage."""
         return Storage(storage_of(self.section)).below(self.name)
 
     @property
     def cluster(self) -> Cluster:
-        """The cluster it runs on. Raises OutsideError if there is none."""
+        """Return the cluster of the job. Raises OutsideError if there is none."""
         if cluster := cluster_of(self.section):
             return cluster
         raise OutsideError("there is no Ray cluster; fix: `finetune cluster up`, or set training.ray.address")
 
     def begin(self, bring_inputs: Callable[[Storage], None]) -> None:
-        """Find the job, or submit a new attempt. bring_inputs: brings the inputs, and job.json, to the job's folder."""
+        """Find the job, or submit a new attempt. bring_inputs: uploads the inputs, and job.json, to the job's folder."""
         place = self.place
         if self._collected.exists() or place.has_folder("result"):
-            say(f"{self.stage}: the Ray job has ended already; its result is collected")
+            say(f"{self.stage}: the Ray job has already ended; collecting its result")
             return
         with _connected(self.cluster) as client:
             attempts = _attempts(client, self.name)
@@ -126,12 +127,12 @@ class RayJob:
             with _connected(self.cluster) as client:
                 info = _info(client, self.submission)
         except OutsideError as error:
-            self.out_of_reach = self.out_of_reach or time.monotonic()
-            if time.monotonic() - self.out_of_reach > _OUT_OF_REACH_SECONDS:
+            self.unreachable_since = self.unreachable_since or time.monotonic()
+            if time.monotonic() - self.unreachable_since > _UNREACHABLE_SECONDS:
                 raise
             say(f"{self.stage}: {error}; waiting for it")
             return False
-        self.out_of_reach = None
+        self.unreachable_since = None
         return info is None or bool(info.status.is_terminal())
 
     def stop(self) -> None:
@@ -152,8 +153,8 @@ class RayJob:
             say(f"{self.stage}: the Ray job {self.submission} could not be stopped: {error}")
 
     def collect(self, out: Path) -> None:
-        """Download the result into `out`, and empty the job's folder in the storage. Raises JobError where the job was refused, and
-        would be again, and OutsideError where it failed."""
+        """Download the result into `out`, and empty the job's folder in the storage. Raises JobError if the job was refused, and
+        would be again, and OutsideError if it failed."""
         folder, place = self.work / "collected", self.place
         if not self._collected.exists():
             if not place.has_folder("result"):
@@ -161,11 +162,11 @@ class RayJob:
             shutil.rmtree(folder, ignore_errors=True)
             place.get("result", folder)
             write_json(self._collected, {"job": self.submission})
-        place.delete()  # rows of people must not be left where nobody looks
+        place.delete()  # do not leave personal data in the storage
         shutil.copytree(folder, out, dirs_exist_ok=True)
 
     def run(self, bring_inputs: Callable[[Storage], None], out: Path) -> None:
-        """Begin, wait for the end, and collect. An interrupt stops the job; after a fault here it goes on, and the next try
+        """Begin, wait for the end, and collect. An interrupt stops the job; after a local failure it continues, and the next run
         adopts it."""
         self.begin(bring_inputs)
         with on_interrupt(lambda _: self.stop()):
@@ -175,11 +176,11 @@ class RayJob:
 
     @property
     def _collected(self) -> Path:
-        """Written when the result is in the work folder: the storage may be emptied then."""
+        """Path of the file that marks a complete result in the work folder; the storage may then be emptied."""
         return self.work / "collected.json"
 
     def _submit(self, client: JobSubmissionClient) -> None:
-        """Submit, exactly once: whatever the answer is, the job counts as submitted if the cluster then knows it."""
+        """Submit exactly once: after an error, the job counts as submitted if the cluster knows it."""
         import requests
 
         assert self.submission is not None
@@ -200,29 +201,29 @@ class RayJob:
                 time.sleep(1.0)
 
     def _new_lines(self) -> list[str]:
-        """What the workers have said since the last look, those that took over from the start; their history is brought
-        along into the work folder, as if the work were done here."""
+        """Return the workers' new log lines since the last call (of replacement workers, all lines). Also downloads their
+        history into the work folder, as in a local training."""
         place = self.place
         try:
             log = place.read_json("said.json") or {"worker": "", "lines": []}
             if log["lines"] and (log["worker"], len(log["lines"])) != (self.worker, self.lines):
-                with contextlib.suppress(OutsideError):  # there is none before the first step
+                with contextlib.suppress(OutsideError):  # there is no history before the first step
                     place.get("history.jsonl", self.work / "history.jsonl")
-        except (OSError, OutsideError):  # the storage is out of reach for a moment
+        except (OSError, OutsideError):  # the storage is temporarily unreachable
             return []
         if log["worker"] != self.worker:
             self.worker, self.lines = log["worker"], 0
-        new: list[str] = log["lines"][self.lines :]
-        self.lines += len(new)
-        return new
+        new_lines: list[str] = log["lines"][self.lines :]
+        self.lines += len(new_lines)
+        return new_lines
 
     def _failure(self) -> Exception:
-        """The error for a job that ended without a result."""
+        """Return the error for a job that ended without a result."""
         error = self.place.read_json("error.json")
         logs = f"look: ray job logs {self.submission}"
         if error is None:
             return OutsideError(
-                f"the Ray job {self.submission} ended without a result and without saying why; it may have been stopped, or "
+                f"the Ray job {self.submission} ended without a result and without an error; it may have been stopped, or "
                 f"the cluster is short of memory\n{logs}\nfix: run again; it resumes from the last checkpoint"
             )
         message = f"the Ray job {self.submission} failed: {error['message']}"
@@ -233,7 +234,7 @@ class RayJob:
 
 @contextlib.contextmanager
 def _connected(cluster: Cluster) -> Iterator[JobSubmissionClient]:
-    """A client of the cluster's job server; its failures become OutsideError."""
+    """Yield a client of the cluster's job server; its failures become OutsideError."""
     import requests
     from ray.exceptions import AuthenticationError
 
@@ -253,17 +254,17 @@ def _connected(cluster: Cluster) -> Iterator[JobSubmissionClient]:
 
 
 def _attempts(client: JobSubmissionClient, name: str) -> dict[int, bool]:
-    """The attempts at a job that the cluster knows of, and whether each is still going."""
+    """Return the attempts of a job on the cluster, and whether each is running."""
     attempts = {}
     for job in client.list_jobs():
-        before, _, number = (job.submission_id or "").rpartition("-")
-        if before == name and number.isdigit():
+        prefix, _, number = (job.submission_id or "").rpartition("-")
+        if prefix == name and number.isdigit():
             attempts[int(number)] = not job.status.is_terminal()
     return dict(sorted(attempts.items()))
 
 
 def _info(client: JobSubmissionClient, submission: str) -> Any:
-    """The cluster's information about a job; None if it is unknown."""
+    """Return the cluster's information about a job; None for an unknown job."""
     try:
         return client.get_job_info(submission)
     except RuntimeError as error:
@@ -273,8 +274,7 @@ def _info(client: JobSubmissionClient, submission: str) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """The line of an error of Ray's that says most: the last one, which a traceback ends with, or what comes before a web
-    page."""
+    """Return the most informative line of an error of Ray's: the last line of a traceback, or the text before an HTML page."""
     text = re.split(r"<(?:!doctype|html)", str(error), maxsplit=1, flags=re.IGNORECASE)[0]
     lines = [line for line in text.splitlines() if line.strip(" .")]
     return lines[-1].strip(" :") if lines else type(error).__name__

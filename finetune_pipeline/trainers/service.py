@@ -1,8 +1,7 @@
 """Interface to a training service: jobs with normalised states, and the meaning of failures.
 
-A request either succeeds, is refused (:class:`Refused`), or leaves a doubt (:class:`Unclear`): a timeout, a broken
-connection, an overloaded server or a reply that is not of the protocol. After an unclear request for a job the job may
-exist, and may cost money.
+A request succeeds, is refused (:class:`Refused`), or has an unclear result (:class:`Unclear`): a timeout, a broken connection,
+an overloaded server, or a reply outside the protocol. After an unclear request for a job, the job may exist and cost money.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 JobState = Literal["running", "succeeded", "failed", "cancelled"]
 """The normalised state of a job. Unknown states count as running: treating one as ended would buy another job."""
 _BUSY = (408, 409, 425, 429)
-"""Status codes that do not refer to the request itself."""
+"""Status codes that say nothing about the request itself."""
 _KEY_FIX = {401: "check the key in {key}", 403: "check the permissions of the key in {key}", 402: "look at the account"}
 
 
@@ -49,7 +48,7 @@ class Refused(JobError):
 @dataclass(frozen=True)
 class Job:
     """A training at a service. word: the service's own name of the state. model: the tuned one; empty until it exists. reason:
-    why it failed. tokens, dollars: billed so far, if the service says so."""
+    why it failed. tokens, dollars: billed so far, if the service reports them."""
 
     id: str
     state: JobState
@@ -100,7 +99,7 @@ class Service(ABC):
         self.request_seconds = section.request_seconds
 
     def client_options(self, sdk: Any) -> dict[str, Any]:
-        """How the client of an SDK (a module) asks: nothing is repeated by itself, and the key follows no redirect."""
+        """Return options for the client of an SDK (a module): no retries, and no redirects, which could leak the key."""
         http = sdk.DefaultHttpxClient(
             follow_redirects=False, trust_env=not is_local(self.url), timeout=self.request_seconds
         )
@@ -109,22 +108,22 @@ class Service(ABC):
     @property
     @abstractmethod
     def hyperparameters(self) -> dict[str, Any]:
-        """What the job is asked for with; the same settings mean the same job."""
+        """The hyperparameters of the requested job; equal ones identify the same job."""
 
     @abstractmethod
     def findings(self) -> list[Finding]:
-        """Ask the service for problems: model, shutdown date, limits. Nothing is uploaded or bought."""
+        """Ask the service for problems: model, shutdown date, limits. Uploads and buys nothing."""
 
     @abstractmethod
     def file_rules(self) -> FileRules:
-        """Its requirements for files."""
+        """Return the service's requirements for files."""
 
     @abstractmethod
     def upload(self, path: Path) -> str:
         """Upload a file of training rows. Returns its id."""
 
     def estimate(self, files: Files) -> Estimate | None:
-        """The service's own estimate; None if it has none."""
+        """Return the service's own estimate; None if it has none."""
         return None
 
     @abstractmethod
@@ -133,11 +132,11 @@ class Service(ABC):
 
     @abstractmethod
     def jobs_named(self, name: str) -> list[Job]:
-        """Jobs that carry this name, oldest first."""
+        """Return the jobs with this name, oldest first."""
 
     @abstractmethod
     def job(self, job: str) -> Job:
-        """A job as it is now."""
+        """Return a job in its current state."""
 
     @abstractmethod
     def cancel(self, job: str) -> None:
@@ -145,15 +144,15 @@ class Service(ABC):
 
     @abstractmethod
     def log(self, job: str) -> JobLog:
-        """The log of a job so far."""
+        """Return the log of a job so far."""
 
     @abstractmethod
     def download(self, job: str, folder: Path) -> int | None:
-        """Write adapter_config.json and adapter_model.safetensors into `folder`. Returns the step they are of."""
+        """Write adapter_config.json and adapter_model.safetensors into `folder`. Returns their training step."""
 
     @abstractmethod
     def endpoint(self, job: Job) -> tuple[str, str]:
-        """Where the trained model answers, and under which name, if it stays at the service."""
+        """Return (base URL, name) of a trained model that stays at the service."""
 
     @contextlib.contextmanager
     def request(self, action: str) -> Iterator[None]:
@@ -162,11 +161,11 @@ class Service(ABC):
             yield
         except (JobError, OutsideError, OSError):
             raise
-        except Exception as error:  # noqa: BLE001 - SDKs raise many kinds, and a strange reply any kind
-            raise self._failure(action, error) from None  # the chain would hold headers, and with them the key
+        except Exception as error:  # noqa: BLE001 - SDKs raise many kinds, and on malformed replies any kind
+            raise self._failure(action, error) from None  # a chained error would contain headers, and so the key
 
     def plain(self, text: str) -> str:
-        """A service's message as one short line, without control characters and without the key."""
+        """Return a service's message as one short line, without control characters and the key."""
         key = os.environ.get(self.key_name, "")
         line = "".join(c if c.isprintable() else " " for c in text)
         return " ".join((line.replace(key, "[key]") if key else line).split())[:300]
@@ -177,25 +176,25 @@ class Service(ABC):
         if isinstance(status, int) and 400 <= status < 500 and status not in _BUSY:
             fix = _KEY_FIX.get(status, "fix what the reply reports, and run again").format(key=self.key_name)
             return Refused(f"{self.place} does not {action} ({status}): {text}\nfix: {fix}", status)
-        if type(error) is ValueError:  # an SDK's own check of its arguments; whatever was parsed raises a subclass
+        if type(error) is ValueError:  # an SDK's own check of its arguments; parsing raises subclasses
             return Refused(f"{self.place} is not asked to {action}: {text}\nfix: fix what is reported, and run again")
-        what = f"answered {status}" if isinstance(status, int) else f"gave no clear answer ({type(error).__name__})"
+        outcome = f"answered {status}" if isinstance(status, int) else f"gave no clear answer ({type(error).__name__})"
         return Unclear(
-            f"{self.place} {what} when asked to {action}: {text}\n"
+            f"{self.place} {outcome} when asked to {action}: {text}\n"
             "fix: run again once the service works; a requested job is found by its key and never bought twice"
         )
 
 
 def whole_epochs(spec: TaskSpec) -> int:
-    """Passes over the training rows, those of a second phase included, as services have one phase; rounded up."""
+    """Return the passes over the training rows, of all phases together, since services have only one; rounded up."""
     return math.ceil(epochs_of(spec.training))
 
 
 def _body_message(error: Exception) -> str:
-    """The message within an error's body, as both SDKs keep it."""
+    """Return the message in an error's body, which both SDKs have."""
     body = getattr(error, "body", None)
     if isinstance(body, Mapping):
-        inner = body.get("error", body)
-        if isinstance(inner, Mapping) and isinstance(inner.get("message"), str):
-            return str(inner["message"])
+        content = body.get("error", body)
+        if isinstance(content, Mapping) and isinstance(content.get("message"), str):
+            return str(content["message"])
     return ""

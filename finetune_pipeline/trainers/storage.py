@@ -1,6 +1,6 @@
-"""Storage that this machine and a cluster share: a folder, or an object store behind an fsspec URL.
+"""Storage that this machine and a cluster share: a folder, or an object store with an fsspec URL.
 
-Credentials come from the environment of whoever opens it; nothing of them is part of the address.
+Credentials come from the environment of the process that opens it, and are never part of the address.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from finetune_pipeline.findings import Finding
 if TYPE_CHECKING:
     import fsspec
 
-_WHOLE = ".complete"
-"""Suffix of the marker file that is written after everything in a folder."""
+_COMPLETE = ".complete"
+"""Suffix of the marker file of a complete folder, written last."""
 
 
 def storage_findings(key: str, address: str) -> list[Finding]:
-    """What speaks against an address of a storage, found without opening it. key: where task.yaml has it."""
+    """Return findings about a storage's address, without opening the storage. key: its key in task.yaml."""
     from fsspec import get_filesystem_class
 
     scheme, is_url, _ = address.partition("://")
@@ -49,11 +49,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _reaching(method: Callable[Concatenate[Storage, P], R]) -> Callable[Concatenate[Storage, P], R]:
-    """Turn what the libraries of object stores raise, where one is out of reach or refuses, into OutsideError."""
+def _translate_errors(method: Callable[Concatenate[Storage, P], R]) -> Callable[Concatenate[Storage, P], R]:
+    """Turn exceptions of object stores' libraries (unreachable, access denied) into OutsideError."""
 
     @functools.wraps(method)
-    def reached(storage: Storage, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapper(storage: Storage, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return method(storage, *args, **kwargs)
         except Exception as error:
@@ -61,18 +61,18 @@ def _reaching(method: Callable[Concatenate[Storage, P], R]) -> Callable[Concaten
                 raise
             raise OutsideError(
                 f"the storage {storage.address} cannot be used: {type(error).__name__}: {error!s:.300}\n"
-                "fix: see that it can be reached, and that the credentials in the environment are right"
+                "fix: check that it is reachable, and that the credentials in the environment are correct"
             ) from error
 
-    return reached
+    return wrapper
 
 
 class Storage:
-    """Files and folders below an address. A folder exists once it is complete. Methods raise OutsideError where an object
-    store does not do what is asked."""
+    """Files and folders at an address. A folder exists only when it is complete. Methods raise OutsideError if an object store
+    fails."""
 
     def __init__(self, address: str) -> None:
-        """Open a storage; nothing is made there yet. Raises OutsideError where the library for this kind of address is missing."""
+        """Open a storage without writing to it. Raises OutsideError if the library for this kind of address is missing."""
         import fsspec
         from fsspec.core import url_to_fs
 
@@ -88,30 +88,30 @@ class Storage:
         self.root = root.rstrip("/")
 
     def below(self, name: str) -> Storage:
-        """The storage of a folder in this one."""
+        """Return the storage of a folder in this one."""
         return Storage(f"{self.address}/{name}")
 
     def path(self, name: str) -> str:
-        """A file's path in the file system."""
+        """Return a file's path in the file system."""
         return f"{self.root}/{name}"
 
-    @_reaching
+    @_translate_errors
     def put(self, file: Path, name: str) -> None:
-        self._make_room(name)
+        self._make_parent(name)
         self.fs.put_file(str(file), self.path(name))
 
     def put_folder(self, folder: Path, name: str, files: Iterable[Path] | None = None) -> None:
         """Upload a folder. files: only these; None: all."""
         for file in sorted(p for p in folder.rglob("*") if p.is_file()) if files is None else files:
             self.put(file, f"{name}/{file.relative_to(folder).as_posix()}")
-        self.write_json(name + _WHOLE, {})
+        self.write_json(name + _COMPLETE, {})
 
-    @_reaching
+    @_translate_errors
     def has_folder(self, name: str) -> bool:
         """Whether a folder is complete."""
-        return bool(self.fs.exists(self.path(name + _WHOLE)))
+        return bool(self.fs.exists(self.path(name + _COMPLETE)))
 
-    @_reaching
+    @_translate_errors
     def get(self, name: str, target: Path) -> None:
         """Download a file or a folder. Raises OutsideError if it does not exist."""
         path = self.path(name)
@@ -126,27 +126,27 @@ class Storage:
             local.parent.mkdir(parents=True, exist_ok=True)
             self.fs.get_file(file, str(local))
 
-    @_reaching
+    @_translate_errors
     def write_json(self, name: str, value: Any) -> None:
-        self._make_room(name)
+        self._make_parent(name)
         self.fs.pipe_file(self.path(name), json.dumps(value, ensure_ascii=False).encode())
 
-    @_reaching
+    @_translate_errors
     def read_json(self, name: str) -> Any:
-        """The value of a JSON file; None if it is missing or incomplete."""
+        """Return the value of a JSON file; None if it is missing or incomplete."""
         try:
             return json.loads(self.fs.cat_file(self.path(name)))
         except (FileNotFoundError, ValueError):
             return None
 
-    @_reaching
+    @_translate_errors
     def delete(self, name: str = "") -> None:
-        """Delete a file or a folder, or (without a name) all that is here."""
+        """Delete a file or a folder; without a name, everything."""
         path = self.path(name) if name else self.root
         if self.fs.exists(path):
             self.fs.rm(path, recursive=True)
 
-    def _make_room(self, name: str) -> None:
+    def _make_parent(self, name: str) -> None:
         """Create the parent folder; object stores have none."""
         if not self.address.partition("://")[1] or self.address.startswith("file://"):
             self.fs.makedirs(self.fs._parent(self.path(name)), exist_ok=True)

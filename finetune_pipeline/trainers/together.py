@@ -1,8 +1,8 @@
-"""Trains at Together: LoRA on open weights, whose adapter comes home, or stays behind a dedicated endpoint.
+"""Trains at Together: LoRA on open weights. The adapter is downloaded, or served at a dedicated endpoint.
 
-An endpoint is paid by the minute. It is stopped when the block that asks it is left, by Together itself after a time without
-requests, and by :func:`stop_forgotten`, which finds those whose process was killed: each is written down before it is made,
-in a file that its process holds locked.
+An endpoint costs money by the minute. It stops at the end of the block that uses it, at Together after a time without requests,
+and through :func:`stop_orphaned_endpoints` if its process was killed: before an endpoint is created, its name is recorded in
+a file that its process keeps locked.
 """
 
 import contextlib
@@ -67,7 +67,7 @@ class TogetherTrainer(HostedTrainer):
     def submit(self, order: TrainingOrder) -> str:
         job = super().submit(order)
         if self.returned(order.spec) == "endpoint":
-            stop_forgotten(self.connect(order.spec), order.home)
+            stop_orphaned_endpoints(self.connect(order.spec), order.home)
         return job
 
     @contextlib.contextmanager
@@ -80,15 +80,15 @@ class TogetherTrainer(HostedTrainer):
 def running_endpoint(
     service: TogetherService, section: TogetherSection, hosted: HostedModel, home: Path
 ) -> Iterator[HostedModel]:
-    """Start the endpoint of a trained model, wait until it answers, and stop it in any case. Raises JobError where it cannot be
-    started. home: where its running is recorded."""
+    """Start the endpoint of a trained model, wait until it answers, and stop it in any case. Raises JobError if it cannot be
+    started. home: folder of the record of running endpoints."""
     project, _, name = hosted.model.rpartition("/")
     folder = home / "jobs" / "endpoints"
     folder.mkdir(parents=True, exist_ok=True)
-    stop_forgotten(service, home)
+    stop_orphaned_endpoints(service, home)
     record = folder / name
-    with _held(record):
-        sync_folder(folder)  # known before it costs anything
+    with _locked(record):
+        sync_folder(folder)  # recorded before it costs anything
         try:
             yield hosted.model_copy(update={"model": _start(service, section, project, name)})
         finally:
@@ -97,8 +97,8 @@ def running_endpoint(
 
 
 @contextlib.contextmanager
-def _held(record: Path) -> Iterator[None]:
-    """Hold the lock of a record that exists: whoever held it before has removed the file that we waited for."""
+def _locked(record: Path) -> Iterator[None]:
+    """Hold the lock of a record. Retries if the previous holder has deleted the file in the meantime."""
     while True:
         with record.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -107,13 +107,13 @@ def _held(record: Path) -> Iterator[None]:
                 return
 
 
-def stop_forgotten(service: TogetherService, home: Path) -> list[str]:
+def stop_orphaned_endpoints(service: TogetherService, home: Path) -> list[str]:
     """Stop endpoints whose process no longer runs. Returns their names."""
     stopped = []
     for record in sorted((home / "jobs" / "endpoints").glob("*")):
         with hold_if_free(record) as free:
             if not free:
-                continue  # somebody asks it now
+                continue  # another process uses it
             _stop(service, record.name)
             record.unlink(missing_ok=True)
             stopped.append(record.name)
@@ -122,11 +122,11 @@ def stop_forgotten(service: TogetherService, home: Path) -> list[str]:
 
 
 def _start(service: TogetherService, section: TogetherSection, project: str, name: str) -> str:
-    """Create endpoint and deployment, wait, and route requests to it. Returns the name to ask for."""
+    """Create endpoint and deployment, wait, and route requests to it. Returns the model name for requests."""
     endpoints, job = service.client.endpoints, name.removeprefix(ENDPOINT_PREFIX)
     with service.request(f"tell what {job} made"):
-        made: Any = service.client.fine_tuning.retrieve(job)
-        model = made.adapter_object_id
+        training: Any = service.client.fine_tuning.retrieve(job)
+        model = training.adapter_object_id
         if not model:
             raise JobError(f"{service.place} has no weights of {job} to deploy\nfix: check the job there")
     with service.request("create an endpoint"):
@@ -143,8 +143,8 @@ def _start(service: TogetherService, section: TogetherSection, project: str, nam
     deadline = time.monotonic() + _START_SECONDS
     while (state := _state(service, endpoint.id, deployment.id)) != _READY:
         if state in _BROKEN or time.monotonic() > deadline:
-            what = f"the deployment of {name} at {service.place} is not becoming ready: {state}"
-            raise JobError(f"{what}\nfix: check it there")
+            problem = f"the deployment of {name} at {service.place} is not becoming ready: {state}"
+            raise JobError(f"{problem}\nfix: check it there")
         time.sleep(section.poll_seconds)
     with service.request("route requests to the deployment"):
         routed = endpoints.update(endpoint.id, traffic_split=[{"deployment_id": deployment.id, "weight": 1.0}])
@@ -160,7 +160,7 @@ def _state(service: TogetherService, endpoint: str, deployment: str) -> str:
 
 
 def _stop(service: TogetherService, name: str) -> None:
-    """Stop every deployment of the endpoint and delete it. Retries for a while, then says what to do by hand."""
+    """Stop every deployment of the endpoint and delete it. After several retries, raises OutsideError with what to do by hand."""
     for attempt in range(5):
         try:
             with service.request(f"stop the endpoint {name}"):
@@ -177,6 +177,6 @@ def _stop(service: TogetherService, name: str) -> None:
                     service.client.endpoints.delete(endpoint.id)
             return
         except (Unclear, Refused) as failure:
-            last = failure
+            error = failure
             time.sleep(_PAUSE * 2**attempt)
-    raise OutsideError(f"the endpoint {name} at {service.place} may still run and cost money: stop it there\n{last}")
+    raise OutsideError(f"the endpoint {name} at {service.place} may still run and cost money: stop it there\n{error}")

@@ -34,7 +34,7 @@ _ZSTANDARD = b"\x28\xb5\x2f\xfd"
 
 
 class TogetherService(Service):
-    """Together, for one task. The SDK repeats no request: a repeated order is a second job."""
+    """Together, for one task. The SDK must not repeat requests: a repeated order is a second job."""
 
     def __init__(self, trainer: HostedTrainer, spec: TaskSpec) -> None:
         section = spec.training.together
@@ -70,7 +70,7 @@ class TogetherService(Service):
 
     @cached_property
     def limits(self) -> Any:
-        """What the service allows for the model; asked once. Raises Refused where it does not tune the model."""
+        """The service's limits for the model, requested once. Raises Refused if the service does not tune the model."""
         with self.request(f"say what it allows for {self.model!r}"):
             limits = self.client.fine_tuning.model_limits(model_name=self.model)
             if not isinstance(limits.max_seq_length_sft, int) or not isinstance(limits.lora_training.max_rank, int):
@@ -87,27 +87,27 @@ class TogetherService(Service):
             fix = "choose a model from its list of fine-tuning models, or set training.trainer: local"
             return [self.trainer.finding("not_tunable", "model", message, fix)]
         with self.request(f"say what it allows for {self.model!r}"):
-            training, allowed, rate = self.training, limits.lora_training, self.training.learning_rate
+            training, lora_limits, rate = self.training, limits.lora_training, self.training.learning_rate
             evals = training.evals_per_epoch * self.epochs
             bounds = [
-                ("rank", "lora.r", low_rank(training).r, 1, allowed.max_rank),
-                ("limit", "batch_size", training.batch_size, allowed.min_batch_size, allowed.max_batch_size),
+                ("rank", "lora.r", low_rank(training).r, 1, lora_limits.max_rank),
+                ("limit", "batch_size", training.batch_size, lora_limits.min_batch_size, lora_limits.max_batch_size),
                 ("limit", "epochs", self.epochs, 1, limits.max_num_epochs),
                 ("learning_rate", "learning_rate", rate, limits.min_learning_rate, limits.max_learning_rate),
                 ("limit", "evals_per_epoch", evals, 0, limits.max_num_evals),
             ]
         findings = []
-        for rule, key, value, least, most in bounds:
-            if not least <= value <= most:
-                message = f"{value:g} is outside what {self.place} allows for {self.model}: {least:g} to {most:g}"
-                fix = f"write {most if value > most else least:g} or {'less' if value > most else 'more'}"
+        for rule, key, value, minimum, maximum in bounds:
+            if not minimum <= value <= maximum:
+                message = f"{value:g} is outside what {self.place} allows for {self.model}: {minimum:g} to {maximum:g}"
+                fix = f"write {maximum if value > maximum else minimum:g} or {'less' if value > maximum else 'more'}"
                 findings.append(self.trainer.finding(rule, f"training.{key}", message, fix))
         return findings
 
     def file_rules(self) -> FileRules:
         try:
             limits = self.limits
-        except Refused:  # a finding says so
+        except Refused:  # findings() reports it
             return FileRules(self.label, 1, 50 << 30)
         return FileRules(self.label, 1, 50 << 30, most_tokens=limits.max_seq_length_sft, tools=limits.supports_tools)
 
@@ -163,10 +163,10 @@ class TogetherService(Service):
 
     def jobs_named(self, name: str) -> list[Job]:
         with self.request("list its jobs"):
-            exactly = re.compile(rf"{re.escape(name)}(?!\d)")
+            pattern = re.compile(rf"{re.escape(name)}(?!\d)")
             listed = self.client.fine_tuning.list().data
-            own = [j for j in listed if j.suffix == name or exactly.search(j.x_model_output_name or "")]
-            return [self._job(job) for job in sorted(own, key=lambda job: str(job.created_at))]
+            matching = [j for j in listed if j.suffix == name or pattern.search(j.x_model_output_name or "")]
+            return [self._job(job) for job in sorted(matching, key=lambda job: str(job.created_at))]
 
     def job(self, job: str) -> Job:
         with self.request(f"tell the state of {job}"):
@@ -205,7 +205,7 @@ class TogetherService(Service):
             _unpack(archive, folder)
         except (tarfile.TarError, EOFError, OSError) as error:
             raise JobError(
-                f"what {self.place} gave for the adapter of {job} is not an archive: {error}\n"
+                f"the download from {self.place} for the adapter of {job} is not an archive: {error}\n"
                 "fix: run again: it is downloaded again, and nothing is bought"
             ) from None
         finally:
@@ -230,9 +230,9 @@ class TogetherService(Service):
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Take the adapter's two files out of a tar archive (plain, gzip or zstd), wherever in it they are, and nothing else."""
-    with archive.open("rb") as begin:
-        zstandard = begin.read(4) == _ZSTANDARD
+    """Extract only the adapter's two files, from any folder of a tar archive (plain, gzip or zstd)."""
+    with archive.open("rb") as start:
+        zstandard = start.read(4) == _ZSTANDARD
     if zstandard:
         import pyarrow
 
@@ -244,5 +244,5 @@ def _unpack(archive: Path, folder: Path) -> None:
             name = Path(member.name).name
             content = members.extractfile(member) if member.isfile() and name in (CONFIG, WEIGHTS) else None
             if content is not None:
-                with (folder / name).open("wb") as out:
-                    shutil.copyfileobj(content, out)
+                with (folder / name).open("wb") as file:
+                    shutil.copyfileobj(content, file)

@@ -1,9 +1,9 @@
 """Attention over a packed batch: rows as a tree of segments, each token seeing its segment's ancestors and itself.
 
-A dense mask over the packed sequence would cost the square of its length, most of it masked out. Here segments behind
-equally long contexts and of similar length are taken in buckets, as one batched matrix product a bucket. Reordering into
-buckets and back is one gather each, by indices made once a batch and used by every layer; the backward pass is written
-out, since it needs nothing but the attention weights again.
+A dense mask over the packed sequence would cost the square of its length, and most of it would be masked out. Instead,
+segments of similar length with equally long contexts form a bucket, which takes one batched matrix product. One gather
+reorders tokens into buckets, and one reverses it; every layer uses the same indices, computed once per batch. The backward
+pass is written by hand, since it needs only the attention weights.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,13 +21,13 @@ from finetune_pipeline.training.prefix_tree import buckets as buckets_of
 
 NAME = "shared_prefix"
 _CHANGES_SCORES = ("softcap", "s_aux", "position_bias", "head_mask")
-"""Arguments with which some architectures modify attention scores; they are not supported here and must be refused."""
+"""Unsupported arguments, with which some architectures modify attention scores."""
 
 
 @dataclass(frozen=True)
 class _Bucket:
-    """Segments of similar length: `rows` padded to `length`, behind `context` keys; spans in the gathered tensors.
-    shared [context] or [rows, context]: which of the layout's shared keys the context is (one for all rows, or each)."""
+    """Segments of similar length: `rows` padded to `length`, after `context` keys; queries, keys: spans in gathered tensors.
+    shared [context] or [rows, context]: the context's indices in the layout's shared keys (of all rows, or per row)."""
 
     rows: int
     length: int
@@ -42,10 +42,9 @@ class _Bucket:
 class _Plan:
     """Gather indices for one number of heads. Queries are flattened as [T * heads, d], keys as [K * key heads, d].
 
-    to_queries: [key head, row, head in group, position] of every bucket in turn; padding repeats a row's last token and
-    is listed in `padding`. to_keys: [key head, row, context and position]. from_queries, from_keys: the way back (for
-    keys: to a token's place as its own row's key, not as part of a context). shared: number of leading keys that lie in
-    contexts.
+    to_queries: [key head, row, head in group, position] of every bucket in turn; padding repeats a row's last token, and
+    `padding` lists it. to_keys: [key head, row, context and position]. from_queries, from_keys: the inverse (for keys: to
+    a token's place as a key of its own row, not of a context). shared: number of leading keys that contexts contain.
     """
 
     buckets: list[_Bucket]
@@ -58,7 +57,7 @@ class _Plan:
 
 
 class PlanKey(NamedTuple):
-    """What a plan depends on besides the layout. cached: virtual keys. window: of sliding attention; None: full attention."""
+    """The inputs of a plan besides the layout. cached: virtual keys. window: of sliding attention; None: full attention."""
 
     heads: int
     key_heads: int
@@ -69,10 +68,10 @@ class PlanKey(NamedTuple):
 
 
 def plan_of(layout: Layout, key: PlanKey) -> _Plan:
-    """The gather plan of a layout; made once and kept with it."""
-    if key not in layout.kept:
-        layout.kept[key] = _make_plan(layout, key)
-    plan: _Plan = layout.kept[key]
+    """Return the gather plan of a layout, cached in it."""
+    if key not in layout.cache:
+        layout.cache[key] = _make_plan(layout, key)
+    plan: _Plan = layout.cache[key]
     return plan
 
 
@@ -80,7 +79,7 @@ def _make_plan(layout: Layout, key: PlanKey) -> _Plan:
     heads, key_heads, cached, window, device, dtype = key
     group = heads // key_heads
     starts = layout.starts()
-    n_queries = n_keys = 0
+    queries_so_far = keys_so_far = 0
     inner = set(layout.parents)
     shared = cached + sum(n for i, n in enumerate(layout.lengths) if i in inner)
     buckets, to_q, from_q, padding, to_k, from_k = [], [], [], [], [], []
@@ -89,43 +88,43 @@ def _make_plan(layout: Layout, key: PlanKey) -> _Plan:
         sizes = torch.tensor([layout.lengths[i] for i in members])[:, None]
         begin = torch.tensor([starts[i] for i in members])[:, None]
         column = torch.arange(length)[None, :]
-        real = column < sizes
+        is_token = column < sizes
         token = begin + torch.minimum(column, sizes - 1)  # [rows, length]
-        before = torch.stack([_context(layout, starts, i, cached) for i in members])  # [rows, context]
+        contexts = torch.stack([_context(layout, starts, i, cached) for i in members])  # [rows, context]
         head = torch.arange(heads).view(key_heads, 1, group, 1)
         queries = token[None, :, None, :] * heads + head  # [key_heads, rows, group, length]
-        place = n_queries + torch.arange(queries.numel()).view(queries.shape)
-        shown = real[None, :, None, :].expand(queries.shape)
-        padding.append(place[~shown])
-        from_q.append(torch.stack([queries[shown], place[shown]]))
-        seen = torch.cat([before, token + cached], 1)
-        kept = torch.arange(key_heads).view(-1, 1, 1)
-        keys = seen[None] * key_heads + kept  # [key_heads, rows, context + length]
-        place = n_keys + torch.arange(keys.numel()).view(keys.shape)
-        own = torch.cat([torch.zeros(rows, context, dtype=torch.bool), real], 1).expand(keys.shape)
-        from_k.append(torch.stack([keys[own] - cached * key_heads, place[own]]))
-        one_for_all = bool((before == before[:1]).all())
+        place = queries_so_far + torch.arange(queries.numel()).view(queries.shape)
+        real_queries = is_token[None, :, None, :].expand(queries.shape)
+        padding.append(place[~real_queries])
+        from_q.append(torch.stack([queries[real_queries], place[real_queries]]))
+        key_tokens = torch.cat([contexts, token + cached], 1)
+        key_head = torch.arange(key_heads).view(-1, 1, 1)
+        keys = key_tokens[None] * key_heads + key_head  # [key_heads, rows, context + length]
+        place = keys_so_far + torch.arange(keys.numel()).view(keys.shape)
+        real_keys = torch.cat([torch.zeros(rows, context, dtype=torch.bool), is_token], 1).expand(keys.shape)
+        from_k.append(torch.stack([keys[real_keys] - cached * key_heads, place[real_keys]]))
+        shared_by_all = bool((contexts == contexts[:1]).all())
         buckets.append(
             _Bucket(
                 rows,
                 length,
                 context,
-                slice(n_queries, n_queries + queries.numel()),
-                slice(n_keys, n_keys + keys.numel()),
+                slice(queries_so_far, queries_so_far + queries.numel()),
+                slice(keys_so_far, keys_so_far + keys.numel()),
                 _mask(length, context, window, dtype).to(device),
-                (before[0] if one_for_all else before).to(device),
+                (contexts[0] if shared_by_all else contexts).to(device),
             )
         )
         to_q.append(queries.flatten())
         to_k.append(keys.flatten())
-        n_queries += queries.numel()
-        n_keys += keys.numel()
+        queries_so_far += queries.numel()
+        keys_so_far += keys.numel()
 
     def inverse(pairs: list[torch.Tensor]) -> torch.Tensor:
         joined = torch.cat(pairs, 1)
-        back = torch.empty(joined.shape[1], dtype=torch.long)
-        back[joined[0]] = joined[1]
-        return back.to(device)
+        places = torch.empty(joined.shape[1], dtype=torch.long)
+        places[joined[0]] = joined[1]
+        return places.to(device)
 
     return _Plan(
         buckets,
@@ -139,7 +138,7 @@ def _make_plan(layout: Layout, key: PlanKey) -> _Plan:
 
 
 def _context(layout: Layout, starts: Sequence[int], segment: int, cached: int) -> torch.Tensor:
-    """Indices of the keys before a segment: the virtual ones, then its ancestors' tokens."""
+    """Return the indices of the keys before a segment: the virtual ones, then its ancestors' tokens."""
     spans = [torch.arange(cached)]
     spans += [
         cached + torch.arange(starts[a], starts[a] + layout.lengths[a]) for a in ancestors(layout.parents, segment)
@@ -148,11 +147,11 @@ def _context(layout: Layout, starts: Sequence[int], segment: int, cached: int) -
 
 
 def _mask(length: int, context: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
-    """[length, context + length]: 0 where a query sees a key (not later, and less than `window` before it), else -inf."""
-    behind = (context + torch.arange(length))[:, None] - torch.arange(context + length)[None, :]
-    hidden = behind < 0
+    """Return the mask [length, context + length]: 0 where a query sees a key (itself or less than `window` before), else -inf."""
+    distance = (context + torch.arange(length))[:, None] - torch.arange(context + length)[None, :]
+    hidden = distance < 0
     if window is not None:
-        hidden |= behind >= window
+        hidden |= distance >= window
     return torch.zeros(length, context + length, dtype=dtype).masked_fill_(hidden, float("-inf"))
 
 
@@ -193,7 +192,7 @@ class _PackedAttention(torch.autograd.Function):
         plan, kv, dim = ctx.plan, ctx.kv, q.shape[-1]
         grad = grads[0].reshape(-1, dim).index_select(0, plan.to_queries).index_fill_(0, plan.padding, 0)
         d_q, d_k, d_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        # A context collects from every row behind it: in float32, so that bfloat16 does not lose what comes late.
+        # A context sums the gradients of all rows that use it: in float32, since bfloat16 would lose the last summands.
         shared = torch.zeros(2, plan.shared, kv, dim, dtype=torch.float32, device=q.device)
         for b, weights in zip(plan.buckets, saved, strict=True):
             n = kv * b.rows
@@ -206,30 +205,30 @@ class _PackedAttention(torch.autograd.Function):
             torch.bmm(weights.transpose(1, 2), g, out=d_v[b.keys].view(n, -1, dim))
             if b.context:
                 for total, part in zip(shared, (d_k, d_v), strict=True):
-                    _collect(total, part[b.keys].view(kv, b.rows, -1, dim)[:, :, : b.context], b.shared)
-        back_q = d_q.mul_(ctx.scaling).index_select(0, plan.from_queries).view(grads[0].shape)
-        back_k, back_v = (_keys_back(t, plan, ctx.cached, kv) for t in (d_k, d_v))
-        for back, total in zip((back_k, back_v), shared, strict=True):
-            back[: plan.shared] += total.to(back.dtype)
-        return back_q, back_k, back_v, None, None, None
+                    _add_context_gradients(total, part[b.keys].view(kv, b.rows, -1, dim)[:, :, : b.context], b.shared)
+        query_grad = d_q.mul_(ctx.scaling).index_select(0, plan.from_queries).view(grads[0].shape)
+        key_grad, value_grad = (_token_gradients(t, plan, ctx.cached, kv) for t in (d_k, d_v))
+        for token_grad, total in zip((key_grad, value_grad), shared, strict=True):
+            token_grad[: plan.shared] += total.to(token_grad.dtype)
+        return query_grad, key_grad, value_grad, None, None, None
 
 
 _packed_attention: Callable[..., torch.Tensor] = _PackedAttention.apply
 
 
-def _collect(total: torch.Tensor, part: torch.Tensor, shared: torch.Tensor) -> None:
-    """Add part [key heads, rows, context, d] to the shared keys [shared, key heads, d] that the rows' contexts are."""
+def _add_context_gradients(total: torch.Tensor, part: torch.Tensor, shared: torch.Tensor) -> None:
+    """Add context gradients, part [key heads, rows, context, d], to those of shared keys, total [shared, key heads, d]."""
     if shared.dim() == 1:
         total.index_add_(0, shared, part.sum(1, dtype=torch.float32).transpose(0, 1))
     else:
         total.index_add_(0, shared.flatten(), part.float().flatten(1, 2).transpose(0, 1))
 
 
-def _keys_back(gathered: torch.Tensor, plan: _Plan, cached: int, kv: int) -> torch.Tensor:
-    own = gathered.index_select(0, plan.from_keys).view(-1, kv, gathered.shape[-1])
+def _token_gradients(gathered: torch.Tensor, plan: _Plan, cached: int, kv: int) -> torch.Tensor:
+    gradients = gathered.index_select(0, plan.from_keys).view(-1, kv, gathered.shape[-1])
     if not cached:
-        return own
-    return torch.cat([own.new_zeros(cached, *own.shape[1:]), own])
+        return gradients
+    return torch.cat([gradients.new_zeros(cached, *gradients.shape[1:]), gradients])
 
 
 def attend(
@@ -258,15 +257,15 @@ def attend(
     q, k, v = (t[0].transpose(0, 1).to(value.dtype) for t in (query, key, value))  # autocast leaves them mixed
     with torch.autocast(query.device.type, enabled=False):
         if shared_prefix.kernel == FLEX:
-            out = flex_attend(q, k, v, shared_prefix, scale, window)
+            output = flex_attend(q, k, v, shared_prefix, scale, window)
         else:
-            out = _packed_attention(q, k, v, shared_prefix, scale, window)
-    return out.unsqueeze(0), None
+            output = _packed_attention(q, k, v, shared_prefix, scale, window)
+    return output.unsqueeze(0), None
 
 
 def choose_kernel(config: Any, virtual: int, dtype: torch.dtype, device: torch.device) -> Trial:
-    """Which kernel computes packed batches: on CUDA the one that a trial prefers, elsewhere the one here. config: of the text
-    model; virtual: trained keys before all tokens."""
+    """Choose the kernel of packed batches: on CUDA by a trial, elsewhere the one of this module. config: of the text model;
+    virtual: trained keys before all tokens."""
     if device.type != "cuda":
         return Trial(BUCKETS, "FlexAttention has no backward pass outside CUDA")
     heads = config.num_attention_heads
@@ -281,6 +280,6 @@ def choose_kernel(config: Any, virtual: int, dtype: torch.dtype, device: torch.d
 
 
 def register() -> None:
-    """Make the function known to transformers under :data:`NAME`."""
+    """Register the attention function with transformers under :data:`NAME`."""
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -1,6 +1,6 @@
-"""Checkpoints that survive a kill: which are complete, which belong to this job, and where to resume.
+"""Finds the checkpoint to resume from after a kill: complete, undamaged, and of the same job.
 
-A checkpoint counts only once ``complete.json`` stands in it, written last, with the digest of the job and of every file.
+A checkpoint counts only if it contains ``complete.json``, written last, with the digests of the job and of every file.
 """
 
 import shutil
@@ -15,8 +15,8 @@ MARK = "complete.json"
 
 @dataclass
 class Resume:
-    """Where to resume (`folder` None: from the start), and what was skipped: {name, reason}.
-    finished: nothing is left to train after it (last step, or stopped early). best: the best checkpoint's folder."""
+    """The checkpoint to resume from (`folder` None: from the start), and skipped ones {name, reason}.
+    finished: the training ended with it (last step, or stopped early). best: the best checkpoint's folder."""
 
     folder: Path | None = None
     step: int = 0
@@ -33,13 +33,13 @@ class _Mark(TypedDict):
 
 
 def mark_complete(folder: Path, job_digest: str, best: str | None, finished: bool = False) -> None:
-    """Mark a checkpoint as complete. `best`: name of the best checkpoint so far, which must exist, too."""
+    """Mark a checkpoint as complete. `best`: name of the best checkpoint so far, which must also exist."""
     files = {p.name: digest_file(p) for p in sorted(folder.iterdir()) if p.is_file() and p.name != MARK}
     write_json(folder / MARK, {"job": job_digest, "best": best, "finished": finished, "files": files})
 
 
 def _fault(folder: Path, job_digest: str) -> str | None:
-    """The fault of a checkpoint, or None."""
+    """Return the fault of a checkpoint, or None."""
     try:
         mark = read_json(folder / MARK, _Mark)
         job, files = mark["job"], mark["files"]
@@ -58,19 +58,19 @@ def _fault(folder: Path, job_digest: str) -> str | None:
 
 
 def find_resumable(root: Path, job_digest: str) -> Resume:
-    """The last complete checkpoint of this job below `root`; unusable ones are named and deleted.
-    A checkpoint whose best predecessor is unusable is skipped, too: in the end, the best one must be loaded."""
+    """Return the last complete checkpoint of this job in `root`; delete unusable ones, and name them.
+    Also skips a checkpoint whose best predecessor is unusable, since training ends by loading the best one."""
     resume = Resume()
-    named = {p.name.removeprefix("checkpoint-"): p for p in root.glob("checkpoint-*")}
-    folders = {int(step): folder for step, folder in named.items() if step.isdigit()}
+    folders_by_step = {p.name.removeprefix("checkpoint-"): p for p in root.glob("checkpoint-*")}
+    folders = {int(step): folder for step, folder in folders_by_step.items() if step.isdigit()}
     faults = {step: _fault(folder, job_digest) for step, folder in folders.items()}
-    good = {folders[step].name for step, fault in faults.items() if fault is None}
+    usable = {folders[step].name for step, fault in faults.items() if fault is None}
     for step in sorted(folders, reverse=True):
         fault, folder = faults[step], folders[step]
         if fault is None:
             mark = read_json(folder / MARK)
             best = mark["best"]
-            if best is None or best in good:
+            if best is None or best in usable:
                 if resume.folder is None:
                     resume.folder, resume.step, resume.finished = folder, step, bool(mark["finished"])
                     resume.best = root / best if best else None

@@ -1,8 +1,8 @@
 """Packed attention with FlexAttention, for CUDA: one kernel that stores no attention weights.
 
 The tree of segments becomes a block mask by an Euler tour: segment a is an ancestor of b, or b itself, if and only if
-enter[a] <= enter[b] < leave[a]. It is used only where a trial on the device gives the same outputs and gradients as
-:mod:`.attention`, and gives them sooner.
+enter[a] <= enter[b] < leave[a]. Training uses this kernel only if, in a trial on the device, it gives the same outputs and
+gradients as :mod:`.attention` in less time.
 """
 
 import time
@@ -16,13 +16,13 @@ import torch
 from finetune_pipeline.training.prefix_tree import Layout, ancestors
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-_EVERYTHING = 2**31 - 1
+_INFINITY = 2**31 - 1
 _REPEATS = 5
 
 
 @dataclass(frozen=True)
 class Trial:
-    """The result of a trial. seconds: of forward and backward by kernel. difference: the greatest relative one between them."""
+    """The result of a trial. seconds: of forward and backward, by kernel. difference: the largest relative one between kernels."""
 
     kernel: str
     why: str
@@ -31,8 +31,8 @@ class Trial:
 
 
 def _tour(parents: list[int]) -> tuple[list[int], list[int]]:
-    """(enter, leave) of every segment on a walk through the tree; the descendants of a segment are entered in between."""
-    sizes = [1] * len(parents)  # of the subtrees; a parent stands before its children
+    """Return (enter, leave) of every segment on an Euler tour; its descendants are entered in between."""
+    sizes = [1] * len(parents)  # of the subtrees; a parent comes before its children
     for child in reversed(range(len(parents))):
         if parents[child] >= 0:
             sizes[parents[child]] += sizes[child]
@@ -45,37 +45,41 @@ def _tour(parents: list[int]) -> tuple[list[int], list[int]]:
 
 
 def block_mask(layout: Layout, cached: int, window: int | None, device: torch.device) -> Any:
-    """The layout as a block mask [T, cached + T]; kept with the layout. cached: keys before all tokens, seen by all. window: of
-    sliding attention: a query sees keys less than so many places before it on its path; None: all."""
+    """Return the layout's block mask [T, cached + T], cached in the layout. cached: number of keys before all tokens, which
+    all queries see. window: of sliding attention, counted along a query's path; None: full attention."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     key = ("flex", cached, window, device)
-    if key not in layout.kept:
+    if key not in layout.cache:
         enter, leave = _tour(layout.parents)
         lengths = torch.tensor(layout.lengths)
-        before = [
+        context_lengths = [
             cached + sum(layout.lengths[a] for a in ancestors(layout.parents, i)) for i in range(len(layout.lengths))
         ]
         starts = torch.tensor(layout.starts())
 
-        def of_tokens(values: list[int]) -> torch.Tensor:
+        def per_token(values: list[int]) -> torch.Tensor:
             return torch.tensor(values).repeat_interleave(lengths)
 
         total = int(lengths.sum())
-        place = of_tokens(before) + torch.arange(total) - starts.repeat_interleave(lengths)
-        own = of_tokens(enter)
-        first = torch.cat([torch.full((cached,), -1), own]).to(device)
-        last = torch.cat([torch.full((cached,), _EVERYTHING), of_tokens(leave)]).to(device)
-        at = torch.cat([torch.arange(cached), place]).to(device)
-        own, place = own.to(device), place.to(device)
+        query_positions = per_token(context_lengths) + torch.arange(total) - starts.repeat_interleave(lengths)
+        segment_entries = per_token(enter)
+        first_entry = torch.cat([torch.full((cached,), -1), segment_entries]).to(device)
+        last_entry = torch.cat([torch.full((cached,), _INFINITY), per_token(leave)]).to(device)
+        key_positions = torch.cat([torch.arange(cached), query_positions]).to(device)
+        segment_entries, query_positions = segment_entries.to(device), query_positions.to(device)
 
         def sees(b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-            on_path = (first[k] <= own[q]) & (own[q] < last[k]) & (at[k] <= place[q])
-            return on_path if window is None else on_path & (place[q] - at[k] < window)
+            on_path = (
+                (first_entry[k] <= segment_entries[q])
+                & (segment_entries[q] < last_entry[k])
+                & (key_positions[k] <= query_positions[q])
+            )
+            return on_path if window is None else on_path & (query_positions[q] - key_positions[k] < window)
 
         compiled = {"_compile": True} if device.type == "cuda" else {}
-        layout.kept[key] = create_block_mask(sees, None, None, total, cached + total, device=device.type, **compiled)
-    return layout.kept[key]
+        layout.cache[key] = create_block_mask(sees, None, None, total, cached + total, device=device.type, **compiled)
+    return layout.cache[key]
 
 
 @cache
@@ -94,11 +98,13 @@ def flex_attend(
     window: int | None,
     compiled: bool = True,
 ) -> torch.Tensor:
-    """query [T, H, d], key and value [cached + T, K, d] with H a multiple of K; result [T, H, d]."""
+    """Return the attention [T, H, d] for query [T, H, d], key and value [cached + T, K, d]; H is a multiple of K."""
     mask = block_mask(layout, key.shape[0] - query.shape[0], window, query.device)
     q, k, v = (t.transpose(0, 1).unsqueeze(0) for t in (query, key, value))
-    out: torch.Tensor = _kernel(compiled)(q, k, v, block_mask=mask, scale=scaling, enable_gqa=q.shape[1] != k.shape[1])
-    return out[0].transpose(0, 1)
+    output: torch.Tensor = _kernel(compiled)(
+        q, k, v, block_mask=mask, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+    )
+    return output[0].transpose(0, 1)
 
 
 def try_kernels(
@@ -111,29 +117,29 @@ def try_kernels(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Trial:
-    """Compare two kernels on random numbers, forward and backward; the first is the one to fall back to.
-    tokens, cached: of the layout the kernels were made for."""
-    (usual, reference), (name, other) = kernels.items()
-    draw = torch.Generator(device="cpu").manual_seed(0)
+    """Compare two kernels on random numbers, forward and backward; the first is the fallback.
+    tokens, cached: of the kernels' layout."""
+    (fallback, reference), (name, candidate) = kernels.items()
+    generator = torch.Generator(device="cpu").manual_seed(0)
     sizes = ((tokens, heads, dim), (cached + tokens, key_heads, dim), (cached + tokens, key_heads, dim))
-    inputs = [torch.randn(size, generator=draw).to(device, dtype) for size in sizes]
-    weight = torch.randn(sizes[0], generator=draw).to(device, dtype)
+    inputs = [torch.randn(size, generator=generator).to(device, dtype) for size in sizes]
+    weight = torch.randn(sizes[0], generator=generator).to(device, dtype)
 
     def run(attend: Attend) -> list[torch.Tensor]:
-        given = [t.clone().requires_grad_() for t in inputs]
-        out = attend(*given)
-        (out * weight).sum().backward()
-        return [out.detach(), *(t.grad for t in given if t.grad is not None)]
+        arguments = [t.clone().requires_grad_() for t in inputs]
+        output = attend(*arguments)
+        (output * weight).sum().backward()
+        return [output.detach(), *(t.grad for t in arguments if t.grad is not None)]
 
     try:
-        expected, got = run(reference), run(other)
+        expected, actual = run(reference), run(candidate)
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
-        return Trial(usual, f"{name} cannot be used here: {type(error).__name__}: {str(error).splitlines()[0]}")
-    pairs = zip(expected, got, strict=True)
-    apart = max(((a - b).float().norm() / a.float().norm().clamp(min=1e-6)).item() for a, b in pairs)
-    if not apart <= (1e-3 if dtype == torch.float32 else 0.03):
-        why = f"{name} gave other outputs or gradients (relative difference {apart:.2g})"
-        return Trial(usual, why, difference=apart)
+        return Trial(fallback, f"{name} cannot be used here: {type(error).__name__}: {str(error).splitlines()[0]}")
+    pairs = zip(expected, actual, strict=True)
+    difference = max(((a - b).float().norm() / a.float().norm().clamp(min=1e-6)).item() for a, b in pairs)
+    if not difference <= (1e-3 if dtype == torch.float32 else 0.03):
+        reason = f"{name} gave other outputs or gradients (relative difference {difference:.2g})"
+        return Trial(fallback, reason, difference=difference)
     seconds = {}
     for title, attend in kernels.items():
         _wait(device)
@@ -143,7 +149,7 @@ def try_kernels(
         _wait(device)
         seconds[title] = (time.perf_counter() - began) / _REPEATS
     faster = min(seconds, key=lambda title: seconds[title])
-    return Trial(faster, f"{faster} was the faster of two that agree on this device", seconds, apart)
+    return Trial(faster, f"{faster} was the faster of two that agree on this device", seconds, difference)
 
 
 def _wait(device: torch.device) -> None:

@@ -1,9 +1,8 @@
 """Fused LoRA and RMSNorm: the arithmetic of PEFT's and transformers' modules in fewer passes over memory.
 
-Nothing is stored differently: weights stay in bitsandbytes' 4-bit storage and in PEFT's adapters, and only the modules'
-``forward`` is replaced, where the module is of a kind understood here. What that buys (2 cores, 135M parameters): PEFT
-casts and adds through six full-size intermediates a layer; torch draws dropout one value at a time; the model's RMSNorm
-multiplies tensors of two dtypes, which leaves the vectorised path.
+Weights stay in bitsandbytes' 4-bit storage and in PEFT's adapters; only the ``forward`` of supported modules is replaced.
+The gain (2 cores, 135M parameters): PEFT casts and adds through six full-size intermediates per layer, torch draws dropout
+one value at a time, and the model's RMSNorm multiplies tensors of two dtypes, which has no vectorised path.
 """
 
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from peft.tuners.lora import Linear as LoraLinear
 
 
 class _LoraProduct(torch.autograd.Function):
-    """y = x W' + (dropout(x) A') B' * scaling, with W from `layer` (dequantized when it is 4-bit, again for backward)."""
+    """y = x W' + (dropout(x) A') B' * scaling, with W from `layer` (if in 4 bits, dequantized in both passes)."""
 
     @staticmethod
     def forward(
@@ -56,13 +55,13 @@ class _LoraProduct(torch.autograd.Function):
 
 
 def _masked(x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    """x where `keep` is 1, zero where it is 0: multiplied as integers of x's width, which is ten times as fast as a
-    choice between numbers."""
+    """Return x where `keep` is 1, and zero where it is 0, by multiplying integers of x's width: ten times as fast as
+    torch.where."""
     return (x.view(keep.dtype) * keep).view(x.dtype)
 
 
 def _weight(layer: Any, dtype: torch.dtype) -> torch.Tensor:
-    """The layer's weight [out, in] in `dtype`."""
+    """Return the layer's weight [out, in] in `dtype`."""
     state = getattr(layer.weight, "quant_state", None)
     if state is None:
         weight: torch.Tensor = layer.weight.to(dtype)
@@ -73,10 +72,10 @@ def _weight(layer: Any, dtype: torch.dtype) -> torch.Tensor:
 
 
 class _Dropout:
-    """Keep-masks (1 keep, 0 drop), drawn 8 bits a value from torch's generator, so that checkpoints restore them.
+    """Draws keep-masks (1 keep, 0 drop), 8 bits per value, from torch's generator, whose state checkpoints restore.
 
-    The drop probability is rounded to 1/256, or to 1/65536 where that would change it by more than 5%; `kept_share` is
-    exact for what is drawn. Layers that read the same input in one pass (query, key and value) share its mask.
+    The drop probability is rounded to 1/256, or to 1/65536 if that would change it by more than 5%; `kept_share` is the
+    exact share after rounding. Layers with the same input in one pass (query, key and value) share its mask.
     """
 
     def __init__(self, probability: float) -> None:
@@ -142,22 +141,22 @@ _rms_norm: Callable[..., torch.Tensor] = _RmsNorm.apply
 
 
 def _fuse_norm(module: Any) -> bool:
-    """Replace an RMSNorm's forward, if a trial on random numbers shows that it computes what is computed here."""
+    """Replace an RMSNorm's forward, if both give the same results in a trial."""
     weight = getattr(module, "weight", None)
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if weight is None or not isinstance(eps, float) or weight.dim() != 1 or weight.requires_grad:
         return False
     trial = torch.linspace(-3, 3, 4 * weight.numel(), device=weight.device).view(4, -1)
     with torch.no_grad():
-        same = torch.allclose(module(trial).float(), _rms_norm(trial, weight, eps).float(), rtol=1e-5, atol=1e-5)
-    if same:
+        equal = torch.allclose(module(trial).float(), _rms_norm(trial, weight, eps).float(), rtol=1e-5, atol=1e-5)
+    if equal:
         module.forward = lambda x: _rms_norm(x, weight, eps)
-    return same
+    return equal
 
 
 def fuse(model: Any) -> dict[str, int]:
-    """Replace the forwards of a PEFT model's plain LoRA layers and frozen RMSNorms. Facts: how many of each.
-    Left alone: LoRA variants, layers with several adapters, norms of another formula."""
+    """Replace the forwards of a PEFT model's plain LoRA layers and frozen RMSNorms. Returns how many of each.
+    Does not change LoRA variants, layers with several adapters, and norms of another formula."""
     kinds: tuple[type, ...] = (LoraLinear,)
     try:
         from peft.tuners.lora.bnb import Linear4bit
@@ -180,7 +179,7 @@ def fuse(model: Any) -> dict[str, int]:
 
 
 class _TokenLoss(torch.autograd.Function):
-    """Cross-entropy of each token, without the full-size log-probabilities that torch's own keeps and rewrites."""
+    """Cross-entropy of each token, without the full-size log-probabilities that torch's implementation stores."""
 
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -198,6 +197,6 @@ class _TokenLoss(torch.autograd.Function):
 
 
 def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each token in nats, [n] from logits [n, vocabulary] and targets [n], computed in float32."""
+    """Return the cross-entropy of each token in nats, [n], from logits [n, vocabulary] and targets [n], computed in float32."""
     losses: torch.Tensor = _TokenLoss.apply(logits, targets)  # type: ignore[no-untyped-call]
     return losses

@@ -19,47 +19,47 @@ def write(path: Path, entries: Iterable[Entry]) -> None:
 
 def append(path: Path, entry: Entry) -> None:
     """Add one line {step, epoch, loss or eval_loss, learning_rate, seconds}."""
-    with path.open("a", encoding="utf-8") as out:
-        out.write(_lines([entry]))
+    with path.open("a", encoding="utf-8") as file:
+        file.write(_lines([entry]))
 
 
 def read(path: Path) -> list[Entry]:
-    """All complete lines in order; a partial last line (after a kill) is dropped."""
+    """Return all complete lines in order, without a partial last line (after a kill)."""
     lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def cut_back(path: Path, step: int) -> list[Entry]:
+def truncate(path: Path, step: int) -> list[Entry]:
     """Truncate the history to entries up to `step`, where a run resumes. Returns them."""
-    kept = [e for e in read(path) if e["step"] <= step]
+    entries = [e for e in read(path) if e["step"] <= step]
     temporary = path.with_suffix(".tmp")
-    write(temporary, kept)
+    write(temporary, entries)
     os.replace(temporary, path)
-    return kept
+    return entries
 
 
 def without_times(entries: list[Entry]) -> list[Entry]:
-    """The same entries without `seconds`, which differ from run to run."""
+    """Return the entries without `seconds`, which differ from run to run."""
     return [{k: v for k, v in e.items() if k != "seconds"} for e in entries]
 
 
 MUCH_RISE = 0.10
-"""Rise of the validation loss over its best value, as a share of it, from which a model is called overfitted."""
+"""Relative rise of the validation loss over its best value, from which a model is called overfitted."""
 
 
 def overfitting(entries: list[Entry]) -> dict[str, Any]:
-    """Whether validation went up while training went down.
+    """Report whether the validation loss rose while the training loss fell.
 
-    rise: last validation loss over the best one, as a share of it. train_fell: mean training loss of the steps up to the
-    best validation, minus the mean of those after it, both over as many steps as lie after it (None: none do); where the
-    best is that before training, of the first half of the steps minus the second. verdict:
-    ``overfitted`` (rise of a tenth or more while training fell), ``turning`` (any rise while it fell), ``unstable`` (a
-    rise while training did not fall: a learning rate too high, rather), ``none``.
+    rise: relative rise of the last validation loss over the best one. train_fell: mean training loss before the best
+    validation, minus the mean after it, over equally many steps (None: there are none after it). If validation was best
+    before training, the two halves of the steps are compared. verdict: ``overfitted`` (rise of a tenth or more while the
+    training loss fell), ``turning`` (a smaller rise while it fell), ``unstable`` (a rise while it did not fall: probably
+    too high a learning rate), ``none``.
     """
     evaluated = [e for e in entries if "eval_loss" in e]
     best = min(evaluated, key=lambda e: e["eval_loss"])
-    last = evaluated[-1]
-    rise = last["eval_loss"] / best["eval_loss"] - 1 if best["eval_loss"] else 0.0
+    latest = evaluated[-1]
+    rise = latest["eval_loss"] / best["eval_loss"] - 1 if best["eval_loss"] else 0.0
     after = [e["loss"] for e in entries if "loss" in e and e["step"] > best["step"]]
     before = [e["loss"] for e in entries if "loss" in e and e["step"] <= best["step"]][-len(after) :] if after else []
     if not before and len(after) > 1:  # never better than before training
@@ -71,7 +71,7 @@ def overfitting(entries: list[Entry]) -> dict[str, Any]:
     return {
         "best_step": best["step"],
         "best_eval": best["eval_loss"],
-        "last_eval": last["eval_loss"],
+        "last_eval": latest["eval_loss"],
         "rise": rise,
         "train_fell": fell,
         "verdict": verdict,

@@ -1,7 +1,6 @@
 """The prefix tree of a batch: a prefix that several rows share becomes one segment.
 
-One system prompt gives a root with a leaf a row; several system prompts in one data set give a root each; few-shot
-examples or documents that only some rows share nest below them.
+Each system prompt is a root, and each row a leaf; few-shot examples or documents that only some rows share are in between.
 """
 
 import itertools
@@ -11,17 +10,16 @@ from typing import Any
 
 Row = dict[str, Any]
 BUCKETS, FLEX = "buckets", "flex"
-"""What computes the attention over a tree of segments: :mod:`.attention` or :mod:`.flex`."""
+"""Kernels for attention over a tree of segments: :mod:`.attention` or :mod:`.flex`."""
 _LARGEST_BUCKET = 8
-_FILLED = 0.7
-_WORTH = 16
-"""Tokens a beginning must be longer than what is shared already, for some of the rows to share it as well: every further
-segment costs a step of its own in the attention."""
+_MIN_FILL = 0.7
+_MIN_SEGMENT_TOKENS = 16
+"""Minimum length in tokens of a shared segment below a root: each further segment costs a step in the attention."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Tokens start..end of row number `row`, behind the segment number `parent` (-1: nothing)."""
+    """Tokens start..end of row number `row`, after segment number `parent` (-1: none)."""
 
     row: int
     start: int
@@ -30,9 +28,9 @@ class Segment:
 
 
 def sharable(row: Row) -> int:
-    """Leading tokens of a row that may be shared: those before its first loss, at least one being left to itself."""
-    first = next((i for i, learned in enumerate(row["loss"]) if learned), len(row["ids"]))
-    return int(min(first, len(row["ids"]) - 1))
+    """Return how many leading tokens of a row may be shared: those before its first loss, and at most all but one."""
+    first_loss = next((i for i, learned in enumerate(row["loss"]) if learned), len(row["ids"]))
+    return int(min(first_loss, len(row["ids"]) - 1))
 
 
 def _common(a: Sequence[int], b: Sequence[int], limit: int) -> int:
@@ -40,13 +38,13 @@ def _common(a: Sequence[int], b: Sequence[int], limit: int) -> int:
 
 
 def common_prefix(rows: Sequence[Row]) -> int:
-    """Number of leading tokens all rows share, kept free of loss and shorter than every row."""
+    """Return the number of leading tokens without loss that all rows share, less than the length of every row."""
     ids = [row["ids"] for row in rows]
-    return _common(min(ids), max(ids), min(map(sharable, rows)))  # in lexical order, what these two share all share
+    return _common(min(ids), max(ids), min(map(sharable, rows)))  # the lexically first and last share what all share
 
 
 def prefix_tree(rows: Sequence[Row]) -> tuple[list[Segment], list[Segment]]:
-    """(shared segments, each after its parent; one last segment a row, in the order of `rows`)."""
+    """Return (shared segments, each after its parent; the last segment of each row, in the order of `rows`)."""
     limits = [sharable(row) for row in rows]
     inner: list[Segment] = []
     leaves: dict[int, Segment] = {}
@@ -56,16 +54,19 @@ def prefix_tree(rows: Sequence[Row]) -> tuple[list[Segment], list[Segment]]:
             row = members[0]
             leaves[row] = Segment(row, depth, len(rows[row]["ids"]), parent)
             return
-        first, last = rows[members[0]]["ids"], rows[members[-1]]["ids"]  # sorted: what these two share all share
-        length = _common(first, last, min(limits[m] for m in members))
-        if length - depth >= (1 if depth == 0 else _WORTH):
+        # members are sorted: the first and the last share what all share
+        first_ids, last_ids = rows[members[0]]["ids"], rows[members[-1]]["ids"]
+        length = _common(first_ids, last_ids, min(limits[m] for m in members))
+        if length - depth >= (1 if depth == 0 else _MIN_SEGMENT_TOKENS):
             inner.append(Segment(members[0], depth, length, parent))
             parent, depth = len(inner) - 1, length
-        for group in groups_of(members, depth + _WORTH):  # more than one: something parts them before that length
+        for group in groups_of(
+            members, depth + _MIN_SEGMENT_TOKENS
+        ):  # more than one group: the members differ before that length
             grow(group, depth, parent)
 
     def groups_of(members: list[int], length: int) -> list[list[int]]:
-        """Neighbours with at least `length` tokens in common stay together."""
+        """Group neighbours with at least `length` tokens in common."""
         groups = [[members[0]]]
         for a, b in itertools.pairwise(members):
             limit = min(limits[a], limits[b])
@@ -80,30 +81,30 @@ def prefix_tree(rows: Sequence[Row]) -> tuple[list[Segment], list[Segment]]:
 
 
 def segments(inner: Sequence[Segment], leaves: Sequence[Segment], leading: int) -> tuple[list[int], list[int]]:
-    """(lengths, parents) of the tree's segments as they lie in a packed sequence, `leading` virtual tokens before all."""
-    first = 1 if leading else 0
+    """Return (lengths, parents) of the tree's segments in a packed sequence, after `leading` virtual tokens."""
+    offset = 1 if leading else 0
     tree = [*inner, *leaves]
     lengths = [s.end - s.start for s in tree]
-    parents = [s.parent + first if s.parent >= 0 else first - 1 for s in tree]
-    return [*[leading] * first, *lengths], [*[-1] * first, *parents]
+    parents = [s.parent + offset if s.parent >= 0 else offset - 1 for s in tree]
+    return [*[leading] * offset, *lengths], [*[-1] * offset, *parents]
 
 
 def ancestors(parents: Sequence[int], segment: int) -> list[int]:
-    """The segments before this one, from the first on."""
-    line = []
+    """Return the segments before this one, from the root on."""
+    path = []
     while (segment := parents[segment]) >= 0:
-        line.append(segment)
-    return line[::-1]
+        path.append(segment)
+    return path[::-1]
 
 
 @dataclass
 class Layout:
-    """How rows lie in a packed sequence: segments of `lengths` tokens, one after the other, and who follows whom.
+    """The layout of rows in a packed sequence: consecutive segments of `lengths` tokens, as a tree.
 
-    parents[i]: the segment that segment i goes on from, -1 for none. A parent stands before all segments that have no
-    children. virtual: keys and values that stand before all of them without tokens of their own (a trained prefix).
-    kernel: what computes it, BUCKETS or FLEX. kept: plans and masks, made once a batch and used by every layer.
-    windows: filled by the attention function with each layer's sliding window (None: it sees everything).
+    parents[i]: the segment that segment i continues, -1 for none. A parent comes before all segments without children.
+    virtual: number of keys and values before all segments, without tokens (a trained prefix). kernel: BUCKETS or FLEX.
+    cache: plans and masks, computed once per batch and used by every layer. windows: filled by the attention function
+    with each layer's sliding window (None: full attention).
     """
 
     lengths: list[int]
@@ -111,30 +112,30 @@ class Layout:
     virtual: int = 0
     kernel: str = BUCKETS
     windows: list[int | None] = field(default_factory=list, repr=False)
-    kept: dict[Any, Any] = field(default_factory=dict, repr=False)
+    cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         inner = len(set(self.parents) - {-1})
         if any(parent >= inner or parent >= i for i, parent in enumerate(self.parents)):
-            raise ValueError("a segment with children must stand before those without, and before its own children")
+            raise ValueError("a segment with children must come before those without, and before its own children")
 
     def starts(self) -> list[int]:
-        """The start of each segment in the packed sequence."""
+        """Return the start of each segment in the packed sequence."""
         return list(itertools.accumulate(self.lengths[:-1], initial=0))
 
 
 def buckets(lengths: Sequence[int], parents: Sequence[int], cached: int) -> list[tuple[list[int], int, int]]:
-    """Segments that attention takes together, as (segments, length of their context, longest of them): behind equally long
-    contexts, `cached` virtual keys included, and of similar length, longest first."""
-    behind = [cached + sum(lengths[a] for a in ancestors(parents, i)) for i in range(len(lengths))]
-    order = sorted(range(len(lengths)), key=lambda i: (behind[i], -lengths[i], i))
+    """Return groups of segments that attention computes together, as (segments, length of their context, longest segment).
+    A group's segments have equally long contexts, including `cached` virtual keys, and similar lengths, longest first."""
+    context_lengths = [cached + sum(lengths[a] for a in ancestors(parents, i)) for i in range(len(lengths))]
+    order = sorted(range(len(lengths)), key=lambda i: (context_lengths[i], -lengths[i], i))
     groups: list[tuple[list[int], int, int]] = []
     for i in order:
         if groups:
             members, context, longest = groups[-1]
-            fits = context == behind[i] and lengths[i] >= _FILLED * longest
+            fits = context == context_lengths[i] and lengths[i] >= _MIN_FILL * longest
             if fits and len(members) < _LARGEST_BUCKET:
                 members.append(i)
                 continue
-        groups.append(([i], behind[i], lengths[i]))
+        groups.append(([i], context_lengths[i], lengths[i]))
     return groups

@@ -17,16 +17,16 @@ from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.training.audit import problems, supervision_audit
 
-_LISTED = 20
+_MAX_IDS = 20
 
 
 @dataclass
 class Prepared:
     """A split as training rows; valid only if `findings` is empty.
 
-    used: the examples of the rows, after truncation. over: number of those too long. dropped: ids of those left out for their
-    length, left_out: their rows. copies_too_long: ids of perturbed copies left out for their length, whatever training.over_length
-    says. refused: findings of examples that cannot be encoded.
+    used: the examples of the rows, after truncation. over: number of examples that are too long. dropped: ids of examples left
+    out for their length; left_out: their rows. copies_too_long: ids of perturbed copies left out for their length, regardless
+    of training.over_length. refused: findings of examples that cannot be encoded.
     """
 
     rows: list[Encoded] = field(default_factory=list)
@@ -41,90 +41,90 @@ class Prepared:
     findings: list[Finding] = field(default_factory=list)
 
     def plain_rows(self) -> list[dict[str, Any]]:
-        """The rows as collators expect them: {id, ids, loss}. Further rows of one example have their number in their id."""
-        seen: Counter[str] = Counter()
-        plain = []
+        """Return the rows as collators expect them: {id, ids, loss}. The ids of an example's further rows contain a number."""
+        counts: Counter[str] = Counter()
+        training_rows = []
         for row in self.rows:
-            seen[row.id] += 1
-            name = row.id if seen[row.id] == 1 else f"{row.id} (row {seen[row.id]})"
-            plain.append({"id": name, "ids": row.ids, "loss": row.loss})
-        return plain
+            counts[row.id] += 1
+            name = row.id if counts[row.id] == 1 else f"{row.id} (row {counts[row.id]})"
+            training_rows.append({"id": name, "ids": row.ids, "loss": row.loss})
+        return training_rows
 
     def length_facts(self) -> dict[str, Any]:
-        """How many examples were dropped and cut for their length, and the ids of the first 20 of each."""
+        """Return how many examples were dropped and cut for their length, and the ids of the first 20 of each."""
         return {
             "over_length": len(self.dropped),
-            "ids": self.dropped[:_LISTED],
+            "ids": self.dropped[:_MAX_IDS],
             "cut": len(self.cuts),
-            "cut_ids": sorted(self.cuts)[:_LISTED],
+            "cut_ids": sorted(self.cuts)[:_MAX_IDS],
             "tokens_cut": sum(c.tokens for cuts in self.cuts.values() for c in cuts),
         }
 
 
 def longest_allowed(settings: Mapping[str, Any], config: Mapping[str, Any]) -> int:
-    """training.max_tokens, or less where the base model's context (of its config.json) and a soft prompt leave less."""
-    most = int(settings["max_tokens"])
+    """Return training.max_tokens, or less if the base model's context (of its config.json) minus a soft prompt is shorter."""
+    max_tokens = int(settings["max_tokens"])
     context = (config.get("text_config") or config).get("max_position_embeddings")
     if not context:
-        return most
-    return int(min(most, context - sum(METHODS[settings["method"]].virtual_tokens(settings))))
+        return max_tokens
+    return int(min(max_tokens, context - sum(METHODS[settings["method"]].virtual_tokens(settings))))
 
 
 def encode_split(tokenizer: Any, examples: Sequence[Example], max_tokens: int, over_length: str) -> Prepared:
     """Encode a split; over_length: ``fail`` (longer rows stay), ``drop`` or ``truncate_prompt``, see :func:`cut_prompt`."""
-    done = Prepared()
+    prepared = Prepared()
     for example in examples:
         try:
             rows = encode_example(tokenizer, example.messages, example.id, example.tools)
             if longest(rows) > max_tokens:
                 if kind_of(example.id):
-                    done.copies_too_long.append(example.id)
+                    prepared.copies_too_long.append(example.id)
                     continue
-                done.over += 1
+                prepared.over += 1
                 if over_length == "truncate_prompt":
                     example, rows, cuts = cut_prompt(tokenizer, example, max_tokens)
                     if cuts:
-                        done.cuts[example.id] = cuts
+                        prepared.cuts[example.id] = cuts
         except FindingsError as error:
-            done.refused += error.findings
+            prepared.refused += error.findings
             continue
         if longest(rows) > max_tokens and over_length == "drop":
-            done.dropped.append(example.id)
-            done.left_out += rows
+            prepared.dropped.append(example.id)
+            prepared.left_out += rows
             continue
-        done.used.append(example)
-        done.rows += rows
-    return done
+        prepared.used.append(example)
+        prepared.rows += rows
+    return prepared
 
 
 def prepare_split(
     tokenizer: Any, examples: Sequence[Example], max_tokens: int, over_length: str, place: str
 ) -> Prepared:
-    """Encode a split and audit it; rows that are longer still are findings."""
-    done = encode_split(tokenizer, examples, max_tokens, over_length)
-    unusual: dict[str, Any] = {"refused": done.refused, "cuts": done.cuts, "dropped": done.left_out}
-    done.audit = supervision_audit(done.rows, tokenizer, max_tokens, done.used, **unusual)
-    done.findings = problems(done.audit, place)
-    done.audit["problems"] = [f.to_dict() for f in done.findings]
-    return done
+    """Encode a split and audit it; rows that are still too long become findings."""
+    prepared = encode_split(tokenizer, examples, max_tokens, over_length)
+    exceptions: dict[str, Any] = {"refused": prepared.refused, "cuts": prepared.cuts, "dropped": prepared.left_out}
+    prepared.audit = supervision_audit(prepared.rows, tokenizer, max_tokens, prepared.used, **exceptions)
+    prepared.findings = problems(prepared.audit, place)
+    prepared.audit["problems"] = [f.to_dict() for f in prepared.findings]
+    return prepared
 
 
 AuditHtml = Callable[[Mapping[str, Any], Mapping[str, Any]], str]
 """Renders the audits by split and the settings as a page."""
 
 
-def tell_audit(job: dict[str, Any], splits: dict[str, Prepared], html: AuditHtml | None, first: bool) -> None:
-    """Write audit.json and audit.html. Raises FindingsError with everything that was found in either split."""
+def write_audit(job: dict[str, Any], splits: dict[str, Prepared], html: AuditHtml | None, is_main: bool) -> None:
+    """Write audit.json and audit.html. Raises FindingsError with all findings of both splits."""
     audits = {name: split.audit for name, split in splits.items()}
-    # both, because what an unsuccessful job leaves in `out` may be swept away
-    for folder in (Path(job["out"]), Path(job["work"])) if first else ():
+    # in both folders: `out` of a failed job may be deleted
+    for folder in (Path(job["out"]), Path(job["work"])) if is_main else ():
         write_json(folder / "audit.json", audits)
         if html is not None:
             (folder / "audit.html").write_text(html(audits, job["settings"]), "utf-8")
     for name, split in splits.items():
-        for what, number in (("left out", len(split.dropped)), ("cut at their user text", len(split.cuts))):
+        for outcome, number in (("left out", len(split.dropped)), ("truncated in the user text", len(split.cuts))):
             if number:
-                say(f"{job['stage']}: {name}: {number} examples over training.max_tokens are {what}")
+                say(f"{job['stage']}: {name}: {number} examples over training.max_tokens are {outcome}")
     findings = [finding for split in splits.values() for finding in split.findings]
     if findings:
         if html is not None:
@@ -133,19 +133,19 @@ def tell_audit(job: dict[str, Any], splits: dict[str, Prepared], html: AuditHtml
 
 
 def audit_facts(prepared: Mapping[str, Prepared]) -> dict[str, Any]:
-    """The audit's counts over both splits, and each split's own under ``splits``; the rows shown are in audit.json."""
+    """Return the audit's counts over both splits, and each split's audit under ``splits``, without the rows in audit.json."""
     splits = {name: {k: v for k, v in split.audit.items() if k != "shown"} for name, split in prepared.items()}
     counts = [k for k, v in splits["train"].items() if isinstance(v, int) and k != "max_tokens"]
     totals = {k: sum(facts[k] for facts in splits.values()) for k in counts}
     return {**totals, "splits": splits}
 
 
-_ROUNDS = 50
+_MAX_ROUNDS = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What was cut from the start of one user turn: the message's index, the text, and its tokens."""
+    """A text cut from the start of a user turn: the message's index, the text, and its tokens."""
 
     turn: int
     text: str
@@ -153,22 +153,21 @@ class Cut:
 
 
 def longest(rows: Sequence[Encoded]) -> int:
-    """Tokens of the longest row."""
+    """Return the tokens of the longest row."""
     return max((len(r.ids) for r in rows), default=0)
 
 
 def cut_prompt(tokenizer: Any, example: Example, max_tokens: int) -> tuple[Example, list[Encoded], list[Cut]]:
-    """(the example with shorter user texts, its rows, what was cut). Not all of a user text is ever cut.
+    """Return (the example with shorter user texts, its rows, the cuts). Some of every user text remains.
 
-    The rows may still be longer than max_tokens: system prompt and answers alone can be. Raises FindingsError as
-    encode_example does.
+    The rows may still be too long, if system prompt and answers alone are. Raises FindingsError like encode_example.
     """
     rows = encode_example(tokenizer, example.messages, example.id, example.tools)
-    lost: dict[int, list[int]] = {}
+    cut_ids: dict[int, list[int]] = {}
     exhausted: set[int] = set()
-    for _ in range(_ROUNDS):
-        over = longest(rows) - max_tokens
-        if over <= 0:
+    for _ in range(_MAX_ROUNDS):
+        excess = longest(rows) - max_tokens
+        if excess <= 0:
             break
         sizes = {
             i: len(to_ids(tokenizer, m["content"]))
@@ -179,57 +178,57 @@ def cut_prompt(tokenizer: Any, example: Example, max_tokens: int) -> tuple[Examp
             break
         turn = max(sizes, key=lambda i: (sizes[i], -i))
         ids = to_ids(tokenizer, example.messages[turn]["content"])
-        drop, kept = _without_start(tokenizer, ids, min(over, len(ids) - 1))
-        if not drop or len(kept) >= len(example.messages[turn]["content"]):
+        drop, text = _without_start(tokenizer, ids, min(excess, len(ids) - 1))
+        if not drop or len(text) >= len(example.messages[turn]["content"]):
             exhausted.add(turn)
             continue
-        lost.setdefault(turn, []).extend(ids[:drop])
+        cut_ids.setdefault(turn, []).extend(ids[:drop])
         messages = [dict(m) for m in example.messages]
-        messages[turn]["content"] = kept
+        messages[turn]["content"] = text
         example = replace(example, messages=messages)
         rows = encode_example(tokenizer, example.messages, example.id, example.tools)
-    cuts = [Cut(turn, tokenizer.decode(ids), len(ids)) for turn, ids in sorted(lost.items())]
+    cuts = [Cut(turn, tokenizer.decode(ids), len(ids)) for turn, ids in sorted(cut_ids.items())]
     return example, rows, cuts
 
 
 def _without_start(tokenizer: Any, ids: Sequence[int], drop: int) -> tuple[int, str]:
-    """(how many tokens were really dropped, the text that is left, in which something is still to be read)."""
+    """Return (number of tokens dropped, the remaining text), dropping fewer tokens if no visible text would remain."""
     while drop > 0:
-        kept = tokenizer.decode(ids[drop:], clean_up_tokenization_spaces=False).lstrip("\ufffd")
-        if kept.strip():
-            return drop, str(kept)
+        text = tokenizer.decode(ids[drop:], clean_up_tokenization_spaces=False).lstrip("\ufffd")
+        if text.strip():
+            return drop, str(text)
         drop -= 1
     return 0, ""
 
 
 def training_examples(examples: Sequence[Example], settings: Mapping[str, Any]) -> list[Example]:
-    """The examples that one epoch passes over: the training split, and with training.augment its perturbed copies behind it.
+    """Return the examples of one epoch: the training split, and with training.augment its perturbed copies after it.
 
-    A row has a copy for every kind of perturbation that can block a candidate and changes the row. Answers are the row's; a
-    copy's id is the row's with the perturbation's name behind it. Validation and test rows must never come here.
+    A row has a copy for every kind of perturbation that can block a candidate and changes the row. A copy has the row's
+    answer, and the row's id followed by the perturbation's name. Never pass validation or test rows.
     """
     if not settings["augment"]:
         return list(examples)
     seed, labels = settings["seed"], sorted({e.label for e in examples if e.label})
     copies = {kind: {e.id: e for e in perturbed(examples, kind, seed, labels, "training")} for kind in BLOCKING}
-    added = [
+    added_copies = [
         replace(copies[kind][example.id], id=set_name(example.id, kind))
         for example in examples
         for kind in BLOCKING
         if example.id in copies[kind]
     ]
-    return [*examples, *added]
+    return [*examples, *added_copies]
 
 
 def task_text(examples: Sequence[Example]) -> str:
-    """A description of the task from its training rows: the most common system prompt, then the sorted labels. May be empty."""
+    """Describe the task from its training rows: the most common system prompt, then the sorted labels. May be empty."""
     prompts = Counter(m["content"] for e in examples for m in e.messages if m["role"] == "system")
     labels = {e.label for e in examples if e.label is not None}
     return "\n".join([*sorted(prompts, key=lambda p: (-prompts[p], p))[:1], *sorted(labels)])
 
 
 def augmented_facts(row_ids: Iterable[str], too_long: Sequence[str]) -> dict[str, Any]:
-    """Facts about augmentation; too_long: ids of copies dropped because they are too long."""
+    """Return facts about augmentation; too_long: ids of copies dropped because they are too long."""
     kinds = Counter(map(kind_of, set(row_ids)))
     counts = {kind: kinds[kind] for kind in BLOCKING if kinds[kind]}
     return {"rows": sum(counts.values()), "kinds": counts, "too_long": len(too_long)}

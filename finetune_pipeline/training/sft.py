@@ -28,7 +28,13 @@ from finetune_pipeline.training.flex import Trial
 from finetune_pipeline.training.fused import fuse
 from finetune_pipeline.training.model import Built, build, round_to_base, save_trained
 from finetune_pipeline.training.prefix_tree import common_prefix
-from finetune_pipeline.training.processes import is_first, is_worker, rows_per_process, rows_validated, strategy
+from finetune_pipeline.training.processes import (
+    is_first,
+    is_worker,
+    rows_per_process,
+    strategy,
+    validation_rows_per_pass,
+)
 from finetune_pipeline.training.rows import (
     AuditHtml,
     Prepared,
@@ -37,16 +43,16 @@ from finetune_pipeline.training.rows import (
     longest_allowed,
     prepare_split,
     task_text,
-    tell_audit,
     training_examples,
+    write_audit,
 )
 from finetune_pipeline.training.shared_prefix import PaddedCollator, packed_collator, supports_shared_prefix
 from finetune_pipeline.training.trainer import ProgressCallback, TokenTrainer, load_finished
 
 
 def job_digest(job: dict[str, Any], processes: int = 1) -> str:
-    """Digest that a checkpoint must match to be resumed: settings, data, base model and first adapter, not paths; and how
-    many processes train, since each keeps its own random state."""
+    """Return the digest that a checkpoint must match to be resumed: of settings, data, base model and first adapter, without
+    paths; and of the number of processes, since each has its own random state."""
     start = job.get("start_from")
     content = {
         "settings": job["settings"],
@@ -58,11 +64,11 @@ def job_digest(job: dict[str, Any], processes: int = 1) -> str:
 
 
 def _kernel(model: Any, work: Path, dtype: torch.dtype, device: torch.device) -> Trial:
-    """The kernel of packed attention, as it was chosen when this training began: one that goes on keeps it, to the bit."""
+    """Return the kernel of packed attention. A resumed training keeps its first choice, for bitwise equal results."""
     path = work / "kernel.json"
     if not path.exists():
-        virtual = getattr(model, "virtual_tokens", (0, 0))[1]
-        write_json(path, asdict(choose_kernel(model.config.get_text_config(), virtual, dtype, device)))
+        virtual_tokens = getattr(model, "virtual_tokens", (0, 0))[1]
+        write_json(path, asdict(choose_kernel(model.config.get_text_config(), virtual_tokens, dtype, device)))
     return Trial(**read_json(path, Trial))
 
 
@@ -72,10 +78,10 @@ def train(
     """Run a job of :func:`finetune_pipeline.worker.jobs.train_job`. Returns (facts, measured).
 
     All processes of a launcher call this; the first one writes and reports for all.
-    facts depend on the job alone (and on how many processes share it); measured holds what differs from run to run.
-    With `audit_html` the audit is written as a page too, also where it stops the training. `on_saved` is called in every
-    process after a checkpoint counts.
-    Raises FindingsError when the audit finds anything, faults.Diverged when the loss is no longer finite.
+    facts depend only on the job (and on how many processes share it); measured contains what differs from run to run.
+    audit_html: also write the audit as a page, even if it stops the training. on_saved: called in every process after a
+    checkpoint is complete.
+    Raises FindingsError for findings of the audit, faults.Diverged when the loss is no longer finite.
     """
     settings, out, work, base = job["settings"], Path(job["out"]), Path(job["work"]), Path(job["base"])
     for folder in (out, work):
@@ -86,12 +92,12 @@ def train(
     tokenizer = load_tokenizer(base)
     examples = {split: read_examples(Path(job[split])) for split in ("train", "validation")}
     limit = longest_allowed(settings, read_json(model_folder(base) / "config.json"))
-    learned = {**examples, "train": training_examples(examples["train"], settings)}
+    epoch_examples = {**examples, "train": training_examples(examples["train"], settings)}
     splits = {
         split: prepare_split(tokenizer, rows, limit, settings["over_length"], f"{split} split")
-        for split, rows in learned.items()
+        for split, rows in epoch_examples.items()
     }
-    tell_audit(job, splits, audit_html, state.is_main_process)
+    write_audit(job, splits, audit_html, state.is_main_process)
 
     digest = job_digest(job, processes)
     resume = checkpoints.find_resumable(work / "checkpoints", digest) if state.is_main_process else checkpoints.Resume()
@@ -99,29 +105,29 @@ def train(
     for skipped in resume.skipped:
         say(f"{job['stage']}: {skipped['name']} is not used: {skipped['reason']}")
     if resume.folder is not None:
-        say(f"{job['stage']}: going on from {resume.folder.name}")
+        say(f"{job['stage']}: resuming from {resume.folder.name}")
 
     set_seed(settings["seed"])
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing here reads memory before writing it
     compute = resolve_precision(settings["precision"], device)
     start = Path(job["start_from"]) if job.get("start_from") else None
-    at_first = torch.device("cpu") if sharded else device  # no device has to hold all of what is to be sharded
-    built = build(base, settings, compute, at_first, tokenizer, task_text(examples["train"]), start)
-    packed, why = False, "training.shared_prefix is off"
+    load_device = torch.device("cpu") if sharded else device  # a sharded model need not fit on one device
+    built = build(base, settings, compute, load_device, tokenizer, task_text(examples["train"]), start)
+    packed, reason = False, "training.shared_prefix is off"
     if settings["shared_prefix"]:
-        packed, why = supports_shared_prefix(built.model)
+        packed, reason = supports_shared_prefix(built.model)
     fused = fuse(built.model)
-    chooses = packed and state.is_main_process
-    (trial,) = broadcast_object_list([_kernel(built.model, work, compute, device) if chooses else None])
+    picks_kernel = packed and state.is_main_process
+    (trial,) = broadcast_object_list([_kernel(built.model, work, compute, device) if picks_kernel else None])
     collator: Any = packed_collator(built.model, trial.kernel) if packed else PaddedCollator(tokenizer.pad_token_id)
-    batches = "shared prefix" if packed else f"padded batches: {why}"
-    held = f"weights at {built.weights['ratio']:.0%} of bfloat16"
-    say(f"{job['stage']}: {settings['method']} in {_name(compute)}, {held}; {batches}")
+    batches = "shared prefix" if packed else f"padded batches: {reason}"
+    weight_share = f"weights at {built.weights['ratio']:.0%} of bfloat16"
+    say(f"{job['stage']}: {settings['method']} in {_name(compute)}, {weight_share}; {batches}")
 
     trainer, callback = _trainer(job, built, tokenizer, collator, splits, digest, processes, resume.folder is None)
     callback.on_saved = on_saved
-    began, used = time.monotonic(), time.process_time()
+    began, cpu_began = time.monotonic(), time.process_time()
     if resume.folder is None:
         if state.is_main_process:
             (work / "history.jsonl").unlink(missing_ok=True)
@@ -132,9 +138,9 @@ def train(
         load_finished(trainer, resume.folder, resume.best)
     else:
         if state.is_main_process:
-            history.cut_back(work / "history.jsonl", resume.step)
+            history.truncate(work / "history.jsonl", resume.step)
         trainer.train(resume_from_checkpoint=str(resume.folder))
-    seconds, cpu_seconds = time.monotonic() - began, time.process_time() - used
+    seconds, cpu_seconds = time.monotonic() - began, time.process_time() - cpu_began
 
     assert trainer.model is not None
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
@@ -166,7 +172,7 @@ def train(
         "gradient_checkpointing": {"used": built.checkpointing, "why": built.checkpointing_why},
         "shared_prefix": {
             "used": packed,
-            "why": why,
+            "why": reason,
             "prefix_tokens": common_prefix(splits["train"].plain_rows()) if packed else 0,
             **({"kernel": trial.kernel, "kernel_why": trial.why} if packed else {}),
         },
@@ -203,7 +209,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _backend() -> str | None:
-    """Communication backend of CPU processes; None: Accelerate's choice, or a single process."""
+    """Return the communication backend of CPU processes; None: Accelerate's choice, or a single process."""
     return "gloo" if is_worker() and not torch.cuda.is_available() else None
 
 
@@ -215,14 +221,14 @@ def _trainer(
     splits: dict[str, Prepared],
     digest: str,
     processes: int,
-    begins: bool,
+    from_start: bool,
 ) -> tuple[TokenTrainer, ProgressCallback]:
     settings, work = job["settings"], Path(job["work"])
     micro = rows_per_process(settings["batch_size"], settings["micro_batch_size"], processes)
     per_epoch = math.ceil(len(splits["train"].rows) / settings["batch_size"])
-    every = max(1, round(per_epoch / settings["evals_per_epoch"]))
+    eval_steps = max(1, round(per_epoch / settings["evals_per_epoch"]))
     sharding: dict[str, Any] = {}
-    if strategy() == "fsdp2":  # checkpoints hold whole weights all the same
+    if strategy() == "fsdp2":  # checkpoints still contain complete weights
         sharding = {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT"}}
     args = SFTConfig(
         output_dir=str(work / "checkpoints"),
@@ -230,7 +236,7 @@ def _trainer(
         seed=settings["seed"],
         data_seed=settings["seed"],
         per_device_train_batch_size=micro,
-        per_device_eval_batch_size=rows_validated(micro),
+        per_device_eval_batch_size=validation_rows_per_pass(micro),
         gradient_accumulation_steps=settings["batch_size"] // (micro * processes),
         learning_rate=settings["learning_rate"],
         lr_scheduler_type=settings["scheduler"],
@@ -238,11 +244,11 @@ def _trainer(
         weight_decay=settings["weight_decay"],
         optim="adamw_torch_fused",
         max_grad_norm=1.0,
-        eval_on_start=begins,  # step 0: what the base model starts from
+        eval_on_start=from_start,  # step 0: the loss before training
         eval_strategy="steps",
-        eval_steps=every,
+        eval_steps=eval_steps,
         save_strategy="steps",
-        save_steps=every,
+        save_steps=eval_steps,
         save_total_limit=3,
         load_best_model_at_end=True,
         metric_for_best_model="eval_loss",
@@ -263,13 +269,13 @@ def _trainer(
         remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
-        router_aux_loss_coef=0.0,  # the loss is that of the learned tokens alone
+        router_aux_loss_coef=0.0,  # the loss is only that of the learned tokens
         dataloader_pin_memory=False,
     )
     callback = ProgressCallback(job["stage"], work / "history.jsonl" if is_first() else None)
-    exact: dict[str, torch.Tensor] = {}
+    exact_weights: dict[str, torch.Tensor] = {}
     if built.weights["quantized_modules"]:
-        exact = {name: p.detach().clone() for name, p in built.model.named_parameters() if p.requires_grad}
+        exact_weights = {name: p.detach().clone() for name, p in built.model.named_parameters() if p.requires_grad}
     trainer = TokenTrainer(
         model=built.model,
         args=args,
@@ -283,6 +289,6 @@ def _trainer(
     )
     trainer.remove_callback(PrinterCallback)
     for name, parameter in built.model.named_parameters():
-        if name in exact:  # TRL rounds the adapters of 4-bit models to bfloat16; small updates would be lost in it
-            parameter.data = exact[name]
+        if name in exact_weights:  # TRL rounds the adapters of 4-bit models to bfloat16, which would lose small updates
+            parameter.data = exact_weights[name]
     return trainer, callback

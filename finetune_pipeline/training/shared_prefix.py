@@ -1,8 +1,8 @@
 """Batches for training: rows packed behind shared prefixes, or padded; both with the same loss.
 
 In causal attention the hidden states of a prefix do not depend on what follows it. One packed sequence [prefix][suffix 1]
-[suffix 2]…, with position ids that go on from the prefix in every suffix, gives the loss and the gradients of the padded
-batch, and computes the prefix once. Logits are made only where a token is to be learned.
+[suffix 2]…, with position ids that continue from the prefix in every suffix, gives the loss and gradients of the padded
+batch, and computes the prefix once. Logits are computed only for tokens with loss.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ from finetune_pipeline.training.prefix_tree import BUCKETS, Layout, Row, prefix_
 
 @dataclass
 class PackedCollator:
-    """Packs rows {id, ids, loss} into one sequence. `saved_tokens` counts those that padding would have computed anew.
+    """Packs rows {id, ids, loss} into one sequence. `saved_tokens` counts tokens that packing avoids computing again.
 
-    leading: virtual tokens of prompt tuning, which stand in the sequence before all rows; virtual: those of prefix
-    tuning, which stand before it as keys and values only.
+    leading: virtual tokens of prompt tuning, in the sequence before all rows; virtual: those of prefix tuning, before the
+    sequence as keys and values only.
     """
 
     leading: int = 0
@@ -29,38 +29,38 @@ class PackedCollator:
     saved_tokens: int = 0
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """input_ids [1, T] and position_ids [1, leading + T]; logit_positions [n] and labels [n]: where logits are
-        needed, and for which token (several may ask the same position); shared_prefix: the layout; row_ids and learned: the
-        rows in the order of `labels`, and how many of those each has."""
+        """Return a batch: input_ids [1, T] and position_ids [1, leading + T]; logit_positions [n] and labels [n]: where logits
+        are needed, and for which token (a position may occur several times); shared_prefix: the layout; row_ids and learned:
+        the rows in the order of `labels`, and how many labels each has."""
         rows = sorted(rows, key=lambda r: -len(r["ids"]))
         inner, leaves = prefix_tree(rows)
-        first = 1 if self.leading else 0  # number of the first segment with tokens
+        first_number = 1 if self.leading else 0  # number of the first segment with tokens
         layout = Layout(*segments(inner, leaves, self.leading), self.virtual, self.kernel)
         starts = layout.starts()
-        ahead = self.leading + self.virtual
+        offset = self.leading + self.virtual
         ids: list[int] = []
-        places = list(range(self.virtual, ahead))
+        positions = list(range(self.virtual, offset))
         for s in [*inner, *leaves]:
             ids += rows[s.row]["ids"][s.start : s.end]
-            places += range(ahead + s.start, ahead + s.end)
-        asked: list[int] = []
+            positions += range(offset + s.start, offset + s.end)
+        logit_positions: list[int] = []
         labels: list[int] = []
         learned_by_row: list[int] = []
-        for number, s in enumerate(leaves, first + len(inner)):
+        for number, s in enumerate(leaves, first_number + len(inner)):
             row = rows[s.row]
             parent = layout.parents[number]
-            for q, learned in enumerate(row["loss"]):
-                if learned and q:
-                    before = q - 1 - s.start  # the token that predicts it: in the row's own segment, or the last before
-                    last = starts[parent] + layout.lengths[parent] - 1
-                    asked.append(starts[number] + before if before >= 0 else last)
-                    labels.append(row["ids"][q])
+            for position, learned in enumerate(row["loss"]):
+                if learned and position:
+                    index = position - 1 - s.start  # its predicting token: in this segment, or the parent's last
+                    parent_end = starts[parent] + layout.lengths[parent] - 1
+                    logit_positions.append(starts[number] + index if index >= 0 else parent_end)
+                    labels.append(row["ids"][position])
             learned_by_row.append(len(labels) - sum(learned_by_row))
-        self.saved_tokens += sum(self.leading + len(r["ids"]) for r in rows) - len(places)
+        self.saved_tokens += sum(self.leading + len(r["ids"]) for r in rows) - len(positions)
         return {
             "input_ids": torch.tensor([ids]),
-            "position_ids": torch.tensor([places]),
-            "logit_positions": torch.tensor(asked),
+            "position_ids": torch.tensor([positions]),
+            "logit_positions": torch.tensor(logit_positions),
             "labels": torch.tensor(labels),
             "shared_prefix": layout,
             "row_ids": [rows[s.row]["id"] for s in leaves],
@@ -69,7 +69,7 @@ class PackedCollator:
 
 
 def packed_collator(model: Any, kernel: str = BUCKETS) -> PackedCollator:
-    """A collator for `model`, which may have virtual tokens (spec.methods.soft_prompt). kernel: of attention.choose_kernel."""
+    """Return a collator for `model`, which may have virtual tokens (spec.methods.soft_prompt). kernel: of choose_kernel."""
     leading, virtual = getattr(model, "virtual_tokens", (0, 0))
     return PackedCollator(leading, virtual, kernel)
 
@@ -81,40 +81,40 @@ class PaddedCollator:
     pad: int
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """input_ids and attention_mask [n, T]; labels [m]: the tokens to learn, row by row; logits_to_keep: at how many of
-        the last positions logits are made; logit_positions [m]: which of those predict the labels, rows one behind the
-        other; row_ids and learned: as of :class:`PackedCollator`."""
+        """Return a batch: input_ids and attention_mask [n, T]; labels [m]: tokens with loss, row by row; logits_to_keep: for
+        how many of the last positions logits are computed; logit_positions [m]: indices of the labels' logits among them,
+        flattened over rows; row_ids and learned: as of :class:`PackedCollator`."""
         length = max(len(r["ids"]) for r in rows)
         ids = torch.full((len(rows), length), self.pad)
-        seen = torch.zeros(len(rows), length, dtype=torch.long)
-        learn = torch.zeros(len(rows), length, dtype=torch.bool)
+        attention_mask = torch.zeros(len(rows), length, dtype=torch.long)
+        has_loss = torch.zeros(len(rows), length, dtype=torch.bool)
         for i, row in enumerate(rows):
             n = len(row["ids"])
             ids[i, :n] = torch.tensor(row["ids"])
-            seen[i, :n] = 1
-            learn[i, :n] = torch.tensor(row["loss"])
-        learn[:, 0] = False
-        first = int(learn.any(0).nonzero()[0]) - 1  # here, where nobody waits for a device
+            attention_mask[i, :n] = 1
+            has_loss[i, :n] = torch.tensor(row["loss"])
+        has_loss[:, 0] = False
+        first_position = int(has_loss.any(0).nonzero()[0]) - 1  # here, on the CPU, where no device must be waited for
         return {
             "input_ids": ids,
-            "attention_mask": seen,
-            "labels": ids[learn],
-            "logits_to_keep": length - first,
-            "logit_positions": learn.roll(-1, 1)[:, first:].flatten().nonzero().squeeze(1),
+            "attention_mask": attention_mask,
+            "labels": ids[has_loss],
+            "logits_to_keep": length - first_position,
+            "logit_positions": has_loss.roll(-1, 1)[:, first_position:].flatten().nonzero().squeeze(1),
             "row_ids": [r["id"] for r in rows],
-            "learned": learn.sum(1).tolist(),
+            "learned": has_loss.sum(1).tolist(),
         }
 
 
 def logits_to_learn(model: Any, batch: dict[str, Any]) -> torch.Tensor:
-    """Logits [n, vocabulary] that predict ``batch["labels"]``, for a batch of either collator."""
+    """Return the logits [n, vocabulary] that predict ``batch["labels"]``, for a batch of either collator."""
     if "shared_prefix" in batch:
-        # A 4-D mask is handed through unchanged; it keeps transformers from building one of T x T that nobody reads.
-        unread = torch.zeros(1, 1, 1, 1, device=batch["input_ids"].device)
+        # transformers passes on a 4-D mask unchanged, instead of building a T x T one that nothing reads
+        unused_mask = torch.zeros(1, 1, 1, 1, device=batch["input_ids"].device)
         logits: torch.Tensor = model(
             input_ids=batch["input_ids"],
             position_ids=batch["position_ids"],
-            attention_mask=unread,
+            attention_mask=unused_mask,
             shared_prefix=batch["shared_prefix"],
             logits_to_keep=batch["logit_positions"],
             use_cache=False,
@@ -130,28 +130,28 @@ def logits_to_learn(model: Any, batch: dict[str, Any]) -> torch.Tensor:
 
 
 def _windows(config: Any) -> list[int | None] | str:
-    """Each layer's sliding window (None: it sees everything), or why packed attention cannot be used."""
+    """Return each layer's sliding window (None: full attention), or why packed attention cannot be used."""
     layers = config.num_hidden_layers
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     kinds = getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"] * layers
-    other = sorted(set(kinds) - {"full_attention", "sliding_attention"})
-    if other:
-        return f"{config.model_type} has layers without full or sliding attention ({', '.join(other)})"
+    unsupported = sorted(set(kinds) - {"full_attention", "sliding_attention"})
+    if unsupported:
+        return f"{config.model_type} has layers without full or sliding attention ({', '.join(unsupported)})"
     return [window if kind == "sliding_attention" else None for kind in kinds]
 
 
 def supports_shared_prefix(model: Any) -> tuple[bool, str]:
-    """(whether packing gives this model's own logits, why or why not).
+    """Return (whether packing gives this model's own logits, the reason).
 
-    Wants full or sliding attention in every layer through transformers' attention interface, and then makes a trial: two
-    short rows packed against the same rows padded. On success the model's attention function is the packed one.
+    Requires full or sliding attention in every layer through transformers' attention interface, and then tries two short rows,
+    packed and padded. On success the model's attention function is the packed one.
     """
     config = model.config.get_text_config()
     windows = _windows(config)
     if isinstance(windows, str):
         return False, windows
     if not getattr(model, "_supports_attention_backend", True) or bool(getattr(config, "attention_dropout", None)):
-        return False, f"{config.model_type} takes no attention function, or drops attention weights"
+        return False, f"{config.model_type} supports no attention function, or drops attention weights"
     previous = config._attn_implementation
     if previous not in ("sdpa", "eager", attention.NAME):
         return False, f"attention is computed by {previous}"
@@ -160,19 +160,19 @@ def supports_shared_prefix(model: Any) -> tuple[bool, str]:
     try:
         problem = _problem_in_trial(model, config, windows)
     except (TypeError, RuntimeError, KeyError, ValueError) as error:
-        problem = f"{config.model_type} does not take packed batches: {type(error).__name__}: {error}"
+        problem = f"{config.model_type} does not support packed batches: {type(error).__name__}: {error}"
     finally:
         model.train(was_training)
     if problem:
         config._attn_implementation = previous
         return False, problem
-    sees = "full attention" if not any(windows) else "full or sliding attention"
-    return True, f"every layer has {sees}; a trial batch gave the same logits packed and padded"
+    coverage = "full attention" if not any(windows) else "full or sliding attention"
+    return True, f"every layer has {coverage}; a trial batch gave the same logits packed and padded"
 
 
 @torch.no_grad()
 def _problem_in_trial(model: Any, config: Any, windows: list[int | None]) -> str:
-    """Why a trial batch speaks against packing; empty: it does not. The model's attention is the packed one afterwards."""
+    """Return the problem that a trial batch shows with packing, or an empty string. Leaves the packed attention switched on."""
     rows = _trial_rows(config.vocab_size)
     attention.register()
     padded = logits_to_learn(model, _to(PaddedCollator(0)(rows), model.device)).float()
@@ -180,18 +180,18 @@ def _problem_in_trial(model: Any, config: Any, windows: list[int | None]) -> str
     batch = _to(packed_collator(model)(rows), model.device)
     packed = logits_to_learn(model, batch).float()
     if batch["shared_prefix"].windows != windows:
-        return f"{config.model_type} does not tell its attention function how far each layer sees"
-    apart = ((packed - padded).norm() / padded.norm().clamp(min=1e-6)).item()
-    if not apart <= (1e-3 if next(model.parameters()).dtype == torch.float32 else 0.1):
-        return f"a trial batch gave other logits packed than padded (relative difference {apart:.2g})"
+        return f"{config.model_type} does not pass each layer's sliding window to its attention function"
+    difference = ((packed - padded).norm() / padded.norm().clamp(min=1e-6)).item()
+    if not difference <= (1e-3 if next(model.parameters()).dtype == torch.float32 else 0.1):
+        return f"a trial batch gave other logits packed than padded (relative difference {difference:.2g})"
     return ""
 
 
 def _trial_rows(vocabulary: int) -> list[Row]:
-    start = [(7 * i + 3) % vocabulary for i in range(9)]
+    prefix = [(7 * i + 3) % vocabulary for i in range(9)]
     tails = [[(5 * i + 11) % vocabulary for i in range(6)], [(3 * i + 2) % vocabulary for i in range(4)]]
     return [
-        {"id": str(n), "ids": start + tail, "loss": [False] * 9 + [True] * len(tail)} for n, tail in enumerate(tails)
+        {"id": str(n), "ids": prefix + tail, "loss": [False] * 9 + [True] * len(tail)} for n, tail in enumerate(tails)
     ]
 
 

@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer with the token-weighted loss over packed or padded batches, and checkpoints that can be trusted."""
+"""TRL's SFTTrainer with a token-weighted loss over packed or padded batches, and verified checkpoints."""
 
 import contextlib
 import functools
@@ -27,8 +27,8 @@ _LINES = 20
 
 @dataclass
 class Meter:
-    """Adds up what training steps compute and how long they take, validation and saving left out. tokens: those that went
-    through the layers, after packing; learned: those with loss."""
+    """Adds up the tokens and time of training steps, without validation and saving. tokens: computed ones, after packing;
+    learned: tokens with loss."""
 
     tokens: int = 0
     learned: int = 0
@@ -38,7 +38,7 @@ class Meter:
     _began: tuple[float, float] | None = None
 
     def add(self, batch: dict[str, Any]) -> None:
-        """A forward and backward pass on `batch` begins; the first of an optimiser step starts the clocks."""
+        """Count a forward and backward pass on `batch` that begins now; the first of an optimiser step starts the clocks."""
         self.tokens += batch["position_ids" if "position_ids" in batch else "input_ids"].numel()
         self.learned += batch["labels"].numel()
         self._began = self._began or (time.perf_counter(), time.process_time())
@@ -50,7 +50,7 @@ class Meter:
             self._began = None
 
     def facts(self) -> dict[str, Any]:
-        """The sums, and tokens a second."""
+        """Return the sums, and tokens per second."""
         return {
             "tokens": self.tokens,
             "learned": self.learned,
@@ -61,16 +61,16 @@ class Meter:
 
 
 class TokenTrainer(SFTTrainer):
-    """Loss: sum of the learned tokens' cross-entropies (float32) over their number in the whole optimiser step.
-    That weighs every token alike, whatever batch and whatever process it came in; validation is weighed the same way."""
+    """Trainer whose loss is the sum of the learned tokens' cross-entropies (float32), divided by their number in the optimiser
+    step. All tokens have equal weight, regardless of their batch and process; the same holds for validation."""
 
     def __init__(self, *args: Any, job_digest: str, autocast: torch.dtype | None = None, **kwargs: Any) -> None:
-        """autocast: the dtype in which a float32 model's products are computed, in training and validation alike."""
+        """autocast: the dtype of a float32 model's matrix products, in training and validation."""
         self.job_digest, self.autocast = job_digest, autocast
         super().__init__(*args, **kwargs)
-        self.model_accepts_loss_kwargs = True  # compute_loss divides by the number of tokens of the step itself
+        self.model_accepts_loss_kwargs = True  # compute_loss itself divides by the step's number of tokens
         self.meter = Meter()
-        self._totals: list[tuple[torch.Tensor, list[str]]] = []  # of this step's passes: loss, and the rows' ids
+        self._totals: list[tuple[torch.Tensor, list[str]]] = []  # per pass of this step: loss, and ids of the rows
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], torch.Tensor | int | None]:
         batches, _ = super().get_batch_samples(*args, **kwargs)
@@ -87,15 +87,15 @@ class TokenTrainer(SFTTrainer):
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def _end_step(self) -> None:
-        """Read the losses of an optimiser step, the one moment at which the device is waited for. Raises Diverged, before
+        """Read the losses of an optimiser step, the only time that training waits for the device. Raises Diverged before
         anything is logged or saved."""
         if not self._totals:
             return
         totals, self._totals = self._totals, []
         finite = torch.stack([total for total, _ in totals]).isfinite().tolist()
         self.meter.end_step()
-        if lost := [row for fine, (_, rows) in zip(finite, totals, strict=True) if not fine for row in rows]:
-            raise Diverged(self.state.global_step, lost)
+        if ids := [row for ok, (_, rows) in zip(finite, totals, strict=True) if not ok for row in rows]:
+            raise Diverged(self.state.global_step, ids)
 
     def compute_loss(
         self,
@@ -108,17 +108,17 @@ class TokenTrainer(SFTTrainer):
         total = losses.sum()
         self._totals.append((total.detach(), list(inputs["row_ids"])))
         loss = total / (num_items_in_batch if num_items_in_batch is not None else losses.numel())
-        loss = loss * self.accelerator.num_processes  # gradients are averaged over the processes, and are to be summed
+        loss = loss * self.accelerator.num_processes  # gradients are averaged over the processes, but must be summed
         return (loss, {}) if return_outputs else loss
 
     def _losses(self, model: Any, batch: dict[str, Any]) -> torch.Tensor:
-        low = torch.autocast(self.args.device.type, dtype=self.autocast) if self.autocast else contextlib.nullcontext()
-        with low:
+        cast = torch.autocast(self.args.device.type, dtype=self.autocast) if self.autocast else contextlib.nullcontext()
+        with cast:
             logits = logits_to_learn(model, batch)
         return token_losses(logits, batch["labels"])
 
     def validation_loss(self) -> float:
-        """Mean cross-entropy of all learned tokens of the validation rows, in nats."""
+        """Return the mean cross-entropy of all learned tokens of the validation rows, in nats."""
         assert self.model is not None
         self.model.eval()
         by_row: dict[str, tuple[float, int]] = {}
@@ -130,28 +130,28 @@ class TokenTrainer(SFTTrainer):
                     raise Diverged(self.state.global_step, list(batch["row_ids"]))
                 by_row |= zip(batch["row_ids"], zip(sums, batch["learned"], strict=True), strict=True)
         if self.accelerator.num_processes > 1:
-            # Accelerate gives a row to two processes where that makes their batches equally many
+            # Accelerate repeats rows to give all processes equally many batches
             by_row = {row: entry for part in gather_object([by_row]) for row, entry in part.items()}
         return math.fsum(total for total, _ in by_row.values()) / sum(tokens for _, tokens in by_row.values())
 
     def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
-        """The validation loss as a logged metric, told to the callbacks."""
+        """Compute and log the validation loss, and call the callbacks."""
         metrics = {"eval_loss": self.validation_loss()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def _save(self, *args: Any, **kwargs: Any) -> None:
-        """Save a whole model under the names that it has in memory. Its files may have others, and what is loaded from a
-        checkpoint under an unknown name is ignored."""
+        """Save a full model under its tensor names in memory. The base's files may have other names, which loading a checkpoint
+        would ignore."""
         model: Any = self.model
-        whole = isinstance(model, PreTrainedModel)
-        if whole:
+        is_full_model = isinstance(model, PreTrainedModel)
+        if is_full_model:
             model.save_pretrained = functools.partial(model.save_pretrained, save_original_format=False)
         try:
             super()._save(*args, **kwargs)
         finally:
-            if whole:
+            if is_full_model:
                 del model.save_pretrained
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -165,15 +165,15 @@ class TokenTrainer(SFTTrainer):
         if self.accelerator.is_main_process:
             finished = self.control.should_training_stop or self.state.global_step >= self.state.max_steps
             checkpoints.mark_complete(folder, self.job_digest, best, finished)
-        self.accelerator.wait_for_everyone()  # nobody trains on before the checkpoint counts
+        self.accelerator.wait_for_everyone()  # no process continues before the checkpoint is complete
 
 
-def load_finished(trainer: TokenTrainer, last: Path, best: Path) -> None:
-    """Put the trainer where :meth:`train` would have left it: state of the `last` checkpoint, weights of the `best`."""
+def load_finished(trainer: TokenTrainer, latest: Path, best: Path) -> None:
+    """Restore the trainer as after its training: state of the `latest` checkpoint, weights of the `best`."""
     from peft import PeftModel, set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    trainer.state = TrainerState.load_from_json(str(last / "trainer_state.json"))
+    trainer.state = TrainerState.load_from_json(str(latest / "trainer_state.json"))
     if isinstance(trainer.model, PeftModel):
         set_peft_model_state_dict(trainer.model, load_file(best / "adapter_model.safetensors"))
     else:
@@ -181,10 +181,10 @@ def load_finished(trainer: TokenTrainer, last: Path, best: Path) -> None:
 
 
 class ProgressCallback(TrainerCallback):
-    """Writes the history, tells progress, and has the last step evaluated and saved whatever its number."""
+    """Writes the history, reports progress, and makes the trainer evaluate and save the last step."""
 
     def __init__(self, stage: str, history_file: Path | None) -> None:
-        """history_file: None in a process that does not tell."""
+        """history_file: None in a process that does not report."""
         self.stage, self.history_file = stage, history_file
         self.started = self.trained_from = time.monotonic()
         self.first_step = 0
@@ -193,7 +193,7 @@ class ProgressCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.started = self.trained_from = time.monotonic()
         self.first_step = state.global_step
-        if state.best_model_checkpoint:  # taken up on another machine, it lies elsewhere
+        if state.best_model_checkpoint:  # resumed on another machine, it has another path
             state.best_model_checkpoint = str(Path(args.output_dir) / Path(state.best_model_checkpoint).name)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -209,20 +209,21 @@ class ProgressCallback(TrainerCallback):
         if self.history_file is None or ("loss" not in metrics and "eval_loss" not in metrics):
             return
         seconds = round(time.monotonic() - self.started, 3)
-        progressed = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4), **metrics, "seconds": seconds}
-        history.append(self.history_file, progressed)
-        of = state.max_steps or 0
-        done = state.global_step - self.first_step
-        if done <= 0:
-            self.trained_from = time.monotonic()  # the pass over the validation rows before training is no step
-        left = (time.monotonic() - self.trained_from) / done * (of - state.global_step) if done > 0 else None
-        numbers = {"step": state.global_step, "of": of, **metrics}
-        if left is not None:
-            numbers["seconds_left"] = round(left, 1)
+        entry = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4), **metrics, "seconds": seconds}
+        history.append(self.history_file, entry)
+        total_steps = state.max_steps or 0
+        steps_done = state.global_step - self.first_step
+        if steps_done <= 0:
+            self.trained_from = time.monotonic()  # the validation before training is not a step
+        elapsed = time.monotonic() - self.trained_from
+        seconds_left = elapsed / steps_done * (total_steps - state.global_step) if steps_done > 0 else None
+        numbers = {"step": state.global_step, "of": total_steps, **metrics}
+        if seconds_left is not None:
+            numbers["seconds_left"] = round(seconds_left, 1)
         progress.tell(self.stage, "validation" if "eval_loss" in metrics else "", **numbers)
         if "eval_loss" in metrics:
-            when = f"step {state.global_step} of {of}" if state.global_step else "before training"
-            say(f"{self.stage}: {when}, validation loss {metrics['eval_loss']:.4f}")
-        elif state.global_step % max(1, -(-of // _LINES)) == 0:
-            rest = f", about {left:.0f} s left" if left is not None else ""
-            say(f"{self.stage}: step {state.global_step} of {of}, loss {metrics['loss']:.4f}{rest}")
+            moment = f"step {state.global_step} of {total_steps}" if state.global_step else "before training"
+            say(f"{self.stage}: {moment}, validation loss {metrics['eval_loss']:.4f}")
+        elif state.global_step % max(1, -(-total_steps // _LINES)) == 0:
+            remaining_time = f", about {seconds_left:.0f} s left" if seconds_left is not None else ""
+            say(f"{self.stage}: step {state.global_step} of {total_steps}, loss {metrics['loss']:.4f}{remaining_time}")

@@ -1,7 +1,7 @@
-"""Describes a machine, what runs where on it, and tests the kernels that training and merging use.
+"""Describes a machine and what runs where on it, and tests the kernels that training and merging use.
 
-Each device is looked at in a process of its own (``python -m finetune_pipeline.worker.doctor OUT.json``, which sees that
-device alone): a kernel that crashes or hangs is reported like one that computes wrongly.
+A separate process examines each device (``python -m finetune_pipeline.worker.doctor DEVICE OUT.json``) and sees only that
+device: crashing and hanging kernels are reported like wrong ones.
 """
 
 import importlib.metadata
@@ -24,7 +24,7 @@ from finetune_pipeline.models.hardware import cpu_has_bfloat16, cpu_model, has_n
 from finetune_pipeline.worker.kernels import Kernel, check_kernels
 
 CHILD_SECONDS = 120.0
-"""Time limit of the child: imports, and all kernels of a device."""
+"""Time limit of the child process: for imports and all kernels of a device."""
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "dagster", "mlflow", "scikit-learn")
 LITTLE_DISK, LITTLE_MEMORY = 10 << 30, 8 << 30
 """Bytes below which the doctor warns."""
@@ -50,7 +50,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Machine:
-    """The doctor's result. runs: what runs where; slow: bottlenecks, and what to do."""
+    """The doctor's result. runs: what runs where; slow: bottlenecks and their fixes."""
 
     system: str
     cores: int
@@ -68,26 +68,26 @@ class Machine:
         return all(device.right for device in self.devices)
 
 
-def look(places: Sequence[str], home: Path, environment: Callable[[str], Mapping[str, str]]) -> Machine:
-    """Examine this machine. places: the devices jobs are given, as of FINETUNE_DEVICES. home: whose disk counts. environment:
-    of a child that is to see one device alone."""
-    single = dict.fromkeys(part for place in places for part in place.split("+"))
-    devices = [_in_child(place, environment) for place in single]
+def examine_machine(places: Sequence[str], home: Path, environment: Callable[[str], Mapping[str, str]]) -> Machine:
+    """Examine this machine. places: devices for jobs, as in FINETUNE_DEVICES. home: folder whose disk is checked. environment:
+    returns the environment of a child process that sees only the given device."""
+    single_devices = dict.fromkeys(part for place in places for part in place.split("+"))
+    devices = [_in_child(place, environment) for place in single_devices]
     memory = psutil.virtual_memory()
-    there = next(folder for folder in (home, *home.parents) if folder.exists())
+    existing_folder = next(folder for folder in (home, *home.parents) if folder.exists())
     machine = Machine(
         system=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         memory_bytes=memory.total,
         available_bytes=memory.available,
-        disk_free_bytes=shutil.disk_usage(there).free,
+        disk_free_bytes=shutil.disk_usage(existing_folder).free,
         home=str(home),
         versions={name: _version(name) for name in PACKAGES},
         devices=devices,
         runs=[_runs(device) for device in devices] + ["data checks, simple models and reports run on the CPU"],
         slow=[],
     )
-    machine.slow.extend(_slow(machine))
+    machine.slow.extend(_bottlenecks(machine))
     return machine
 
 
@@ -101,11 +101,11 @@ def _version(package: str) -> str:
 def _runs(device: Device) -> str:
     if device.problem:
         return f"{device.place}: unusable until this is solved: {device.problem}"
-    held = f"a 4-bit base (qlora) is held by {device.four_bit}" if device.four_bit else "no 4-bit base (qlora)"
-    return f"{device.place}: training and answering in {device.precision}; {held}"
+    storage = f"4-bit bases (qlora) with {device.four_bit}" if device.four_bit else "no 4-bit bases (qlora)"
+    return f"{device.place}: training and answering in {device.precision}; {storage}"
 
 
-def _slow(machine: Machine) -> list[str]:
+def _bottlenecks(machine: Machine) -> list[str]:
     remarks, on_gpu = [], any(d.place != "cpu" for d in machine.devices)
     if not on_gpu:
         remarks.append(
@@ -116,13 +116,13 @@ def _slow(machine: Machine) -> list[str]:
             remarks.append("this CPU does not multiply bfloat16: float32 takes twice the memory and more time")
     if not on_gpu and has_nvidia():
         remarks.append(
-            "there is an NVIDIA GPU that no job is given: install a CUDA build of torch, and unset FINETUNE_DEVICES"
+            "no job uses this machine's NVIDIA GPU: install a CUDA build of torch, and unset FINETUNE_DEVICES"
         )
     if machine.available_bytes < LITTLE_MEMORY:
         remarks.append(f"{_gib(machine.available_bytes)} of memory are free: `finetune plan TASK` says what fits")
     if machine.disk_free_bytes < LITTLE_DISK:
-        free = f"{_gib(machine.disk_free_bytes)} are free on the disk of {machine.home}"
-        remarks.append(f"{free}: each merged model is kept there")
+        shortage = f"{_gib(machine.disk_free_bytes)} are free on the disk of {machine.home}"
+        remarks.append(f"{shortage}: each merged model is kept there")
     return remarks
 
 
@@ -142,28 +142,28 @@ def machine_lines(machine: Machine) -> list[str]:
         lines.append(f"{device.place}: {device.name}, {_gib(device.memory_bytes)}, {native}")
         lines += [f"  problem: {device.problem}"] * bool(device.problem)
         for kernel in device.kernels:
-            far = "" if kernel.difference is None else f"largest difference {kernel.difference:.1e} of {kernel.limit:g}"
-            answer = f"{'right' if kernel.right else 'WRONG'}  {kernel.name}: {kernel.problem or far}"
-            lines.append(f"  {answer} ({kernel.seconds:.2f} s)")
+            gap = "" if kernel.difference is None else f"largest difference {kernel.difference:.1e} of {kernel.limit:g}"
+            result = f"{'right' if kernel.right else 'WRONG'}  {kernel.name}: {kernel.problem or gap}"
+            lines.append(f"  {result} ({kernel.seconds:.2f} s)")
     return [*lines, *(f"runs: {line}" for line in machine.runs), *(f"slow: {line}" for line in machine.slow)]
 
 
 def _in_child(place: str, environment: Callable[[str], Mapping[str, str]]) -> Device:
-    """The child's result for its one device, or why there is none."""
+    """Examine a device in a child process; if that fails, return an unusable device with the problem."""
     with tempfile.TemporaryDirectory(prefix="finetune-doctor-") as folder:
-        out = Path(folder) / "device.json"
-        command = [sys.executable, "-P", "-m", __spec__.name, place, str(out)]
+        result_file = Path(folder) / "device.json"
+        command = [sys.executable, "-P", "-m", __spec__.name, place, str(result_file)]
         try:
-            seen = dict(environment(place))
-            done = subprocess.run(command, env=seen, timeout=CHILD_SECONDS, capture_output=True, text=True, check=False)
+            env = dict(environment(place))
+            child = subprocess.run(command, env=env, timeout=CHILD_SECONDS, capture_output=True, text=True, check=False)
         except OutsideError as error:  # CUDA_VISIBLE_DEVICES hides it
             return _unusable(place, str(error))
         except subprocess.TimeoutExpired:
             return _unusable(place, f"its kernels did not end within {CHILD_SECONDS:g} s")
-        if done.returncode or not out.is_file():
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            return _unusable(place, f"looking at it ended with code {done.returncode}: {last[:300]}")
-        return msgspec.json.decode(out.read_bytes(), type=Device)
+        if child.returncode or not result_file.is_file():
+            last_line = (child.stderr.strip().splitlines() or ["no message"])[-1]
+            return _unusable(place, f"examining it ended with code {child.returncode}: {last_line[:300]}")
+        return msgspec.json.decode(result_file.read_bytes(), type=Device)
 
 
 def _unusable(place: str, problem: str) -> Device:
@@ -171,7 +171,7 @@ def _unusable(place: str, problem: str) -> Device:
 
 
 def examine(place: str) -> Device:
-    """Examine the one visible device, and test the kernels on it."""
+    """Examine the only visible device, and test the kernels on it."""
     import torch
 
     from finetune_pipeline.models.loading import native_bfloat16, pick_device, resolve_precision
@@ -194,7 +194,7 @@ def examine(place: str) -> Device:
 
 
 def _four_bit(kind: str) -> str:
-    """What computes with 4-bit weights: bitsandbytes' compiled library, or its slower fallback in PyTorch."""
+    """Return the library for 4-bit weights: bitsandbytes' compiled one, or its slower PyTorch fallback; empty if none."""
     try:
         import bitsandbytes
         from bitsandbytes.cextension import lib

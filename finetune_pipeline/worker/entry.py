@@ -1,8 +1,8 @@
-"""Process entry: ``python -m finetune_pipeline.worker.entry JOB.json`` does one job of :mod:`.jobs` and ends.
+"""Process entry: ``python -m finetune_pipeline.worker.entry JOB.json`` runs one job of :mod:`.jobs`.
 
 Writes out/result.json (facts), out/measured.json, or out/error.json {kind, message, findings}; exit codes in
-:mod:`finetune_pipeline.worker.process`. Works alike from a plain shell and under Dagster Pipes. With
-FINETUNE_PROCESSES above 1 :mod:`.launch` starts this module again in several processes that train together.
+:mod:`finetune_pipeline.worker.process`. Works the same from a shell and under Dagster Pipes. With FINETUNE_PROCESSES
+above 1, :mod:`.launch` starts this module again in several processes that train together.
 """
 
 import signal
@@ -26,21 +26,21 @@ from finetune_pipeline.faults import JobError, outside_words
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.planning.search import nearest_smaller
 from finetune_pipeline.reporting import listen, mute, say
-from finetune_pipeline.training.processes import is_first, is_worker, processes_wanted
+from finetune_pipeline.training.processes import is_first, is_worker, process_count
 from finetune_pipeline.worker import launch, process
 from finetune_pipeline.worker.jobs import ACTIONS
 from finetune_pipeline.worker.process import EXIT_CONFIG, EXIT_OOM, EXIT_PREEMPTED
 
 _OOM_SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory")
 ENVIRONMENT = {
-    "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait must not spin: other processes share the cores
+    "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads must not spin: other processes share the cores
     "TOKENIZERS_PARALLELISM": "false",
 }
 DEFAULTS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic products on CUDA
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "TQDM_DISABLE": "1",  # bars belong on a terminal; here they would fill a log
+    "TQDM_DISABLE": "1",  # progress bars would fill the log
 }
 
 
@@ -51,18 +51,18 @@ def prepare_environment(job: dict[str, Any]) -> None:
     process.spin_if_alone()
     from finetune_pipeline.models.identity import model_kind
 
-    wanted = {**{name: os.environ.get(name, value) for name, value in DEFAULTS.items()}, **ENVIRONMENT}
+    variables = {**{name: os.environ.get(name, value) for name, value in DEFAULTS.items()}, **ENVIRONMENT}
     if job["action"] != "base_model" or model_kind(job["base_model"], job.get("revision")) != "hub":
-        wanted["HF_HUB_OFFLINE"] = "1"
-    late = [name for name, value in wanted.items() if os.environ.get(name) != value]
-    if "torch" in sys.modules and late:
-        raise RuntimeError(f"torch was imported before {', '.join(late)} was set")
-    os.environ.update(wanted)
+        variables["HF_HUB_OFFLINE"] = "1"
+    late_names = [name for name, value in variables.items() if os.environ.get(name) != value]
+    if "torch" in sys.modules and late_names:
+        raise RuntimeError(f"torch was imported before {', '.join(late_names)} was set")
+    os.environ.update(variables)
 
 
 def do_job(job: dict[str, Any], on_saved: Callable[[], None] | None = None) -> None:
-    """Do the job in this process, and write its result.json and measured.json.
-    on_saved: called whenever a training has saved a checkpoint."""
+    """Run the job in this process, and write its result.json and measured.json.
+    on_saved: called after a training has saved a checkpoint."""
     began = time.monotonic()
     prepare_environment(job)
     facts, measured = run(job, on_saved)
@@ -72,14 +72,14 @@ def do_job(job: dict[str, Any], on_saved: Callable[[], None] | None = None) -> N
 
 
 def run(job: dict[str, Any], on_saved: Callable[[], None] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Do the job. Returns (facts, measured)."""
-    _quieten()
-    out = Path(job["out"])
+    """Run the job. Returns (facts, measured)."""
+    _silence_libraries()
+    out_folder = Path(job["out"])
     match job["action"]:
         case "base_model":
             from finetune_pipeline.models.base import prepare_base
 
-            return prepare_base(job["base_model"], job.get("revision"), out, job.get("chat_template")), {}
+            return prepare_base(job["base_model"], job.get("revision"), out_folder, job.get("chat_template")), {}
         case "train":
             from finetune_pipeline.report.training_pages import audit_html
             from finetune_pipeline.training.sft import train
@@ -108,8 +108,8 @@ def run(job: dict[str, Any], on_saved: Callable[[], None] | None = None) -> tupl
     raise JobError(f"unknown action {job['action']!r}; actions: {', '.join(ACTIONS)}")
 
 
-def _quieten() -> None:
-    """Silence libraries: progress bars, and a kernel that bitsandbytes looks for on the hub."""
+def _silence_libraries() -> None:
+    """Silence progress bars and warnings of libraries, such as bitsandbytes' search for a kernel on the hub."""
     import logging
     import warnings
 
@@ -124,8 +124,8 @@ def _quieten() -> None:
 
 @contextlib.contextmanager
 def _pipes(job: dict[str, Any]) -> Iterator[None]:
-    """Messages go to Dagster too when it started this process; of several that train together, the first one's."""
-    if not os.environ.get("DAGSTER_PIPES_CONTEXT") or not is_first() or _to_be_launched(job):
+    """Send messages also to Dagster if it started this process; of several processes, only the first sends them."""
+    if not os.environ.get("DAGSTER_PIPES_CONTEXT") or not is_first() or _needs_launch(job):
         yield
         return
     from dagster_pipes import open_dagster_pipes
@@ -152,7 +152,7 @@ def _measured(began: float) -> dict[str, Any]:
 
 
 def _peak_memory_kib() -> int:
-    """The largest resident size of this process. On Linux ru_maxrss is at least that of the process which started it."""
+    """Return the peak resident size of this process. (On Linux, ru_maxrss is never below that of the parent process.)"""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -160,8 +160,8 @@ def _peak_memory_kib() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def judge(error: BaseException, job: dict[str, Any]) -> tuple[int, str, str]:
-    """(exit code, kind, message for people) of what ended the job; a fault of the program also prints its traceback."""
+def classify_error(error: BaseException, job: dict[str, Any]) -> tuple[int, str, str]:
+    """Return (exit code, kind, message for people) for the error that ended the job. Prints the traceback of a bug."""
     if isinstance(error, process.Stop):
         return EXIT_PREEMPTED, "stopped", f"stopped by {error}; the next attempt resumes from the work folder"
     if isinstance(error, FindingsError):
@@ -177,13 +177,13 @@ def judge(error: BaseException, job: dict[str, Any]) -> tuple[int, str, str]:
     return 1, "error", f"{type(error).__name__}: {error}"
 
 
-def _to_be_launched(job: dict[str, Any]) -> bool:
-    return processes_wanted() > 1 and not is_worker() and job.get("action") == "train"
+def _needs_launch(job: dict[str, Any]) -> bool:
+    return process_count() > 1 and not is_worker() and job.get("action") == "train"
 
 
-def _end(error: BaseException, job: dict[str, Any], out: Path) -> int:
-    """Write error.json about what ended the job. Returns the exit code."""
-    code, kind, message = judge(error, job)
+def _report_failure(error: BaseException, job: dict[str, Any], out: Path) -> int:
+    """Write error.json for the error that ended the job. Returns the exit code."""
+    code, kind, message = classify_error(error, job)
     findings = [f.to_dict() for f in error.findings] if isinstance(error, FindingsError) else []
     if is_first():  # first: on a full disk nothing can be written
         say(f"{job.get('stage', job.get('action'))}: {message}")
@@ -194,10 +194,10 @@ def _end(error: BaseException, job: dict[str, Any], out: Path) -> int:
 
 
 def _launch(job: dict[str, Any], path: Path, out: Path) -> int:
-    """Have several processes do the job. Returns the exit code; negative: the signal that ended one of them."""
-    processes = processes_wanted()
-    chosen, why = launch.choose(job, processes)
-    say(f"{job['stage']}: {processes} processes, {chosen}: {why}")
+    """Run the job in several processes. Returns the exit code; negative: the signal that ended one of them."""
+    processes = process_count()
+    chosen, reason = launch.choose(job, processes)
+    say(f"{job['stage']}: {processes} processes, {chosen}: {reason}")
     code = launch.launch(path, out, processes, chosen)
     if code != 0:
         say(f"{job['stage']}: {read_json(out / 'error.json')['message']}")
@@ -205,7 +205,7 @@ def _launch(job: dict[str, Any], path: Path, out: Path) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the job file named by the only argument. Returns the exit code; negative: a signal that ended part of it."""
+    """Run the job file named by the only argument. Returns the exit code; negative: the signal that ended one process."""
     process.die_with_parent()
     process.stop_on_signals()
     if len(arguments) != 1:
@@ -227,16 +227,16 @@ def main(arguments: list[str]) -> int:
             (out / name).unlink(missing_ok=True)
     with _pipes(job):
         try:
-            if _to_be_launched(job):
+            if _needs_launch(job):
                 return _launch(job, Path(arguments[0]), out)
             do_job(job)
-        except BaseException as error:  # noqa: BLE001 - whatever ends the job is told, then the process ends with it
-            return _end(error, job, out)
+        except BaseException as error:  # noqa: BLE001 - whatever ends the job is reported, then the process ends
+            return _report_failure(error, job, out)
     return 0
 
 
 def end_with_job(arguments: list[str]) -> NoReturn:
-    """Run :func:`main` and end this process with its code, or by the signal that ended a part of it."""
+    """Run :func:`main` and end this process with its code, or by the signal that ended one of its processes."""
     code = 1
     try:
         code = main(arguments)
@@ -250,7 +250,7 @@ def end_with_job(arguments: list[str]) -> NoReturn:
         process.sweep_group()
         if code < 0:
             process.end_by(-code)
-        os._exit(code)  # no interpreter shutdown: threads of the libraries must not hold up the exit
+        os._exit(code)  # no interpreter shutdown: threads of libraries must not delay the exit
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 """Jobs for the child process (``python -m finetune_pipeline.worker.entry JOB.json``), as plain JSON dictionaries.
 
-No torch here: assets and the command line build jobs with these functions. Common to all of them:
+Imports no torch: assets and the command line build jobs with these functions. Common arguments:
 
-stage   name under which progress is told (the asset's name)
-out     folder for the results; ``result.json`` (the facts; the same for the same inputs, whatever the machine's mood),
-        ``measured.json`` (seconds, peak_memory_mib, threads), and ``error.json`` {kind, message, findings} on failure
-work    folder that outlives a kill, or None where the action has nothing to take up again
+stage   name for progress messages (the asset's name)
+out     folder for the results: ``result.json`` (the facts; equal for equal inputs), ``measured.json`` (seconds,
+        peak_memory_mib, threads), and on failure ``error.json`` {kind, message, findings}
+work    folder that survives a kill, for actions that can resume
 
-A *model folder* is either an artifact of the ``base_model`` or ``merge`` action (it holds ``model.json``), or any folder
-in the transformers format. Paths become absolute strings.
+A *model folder* is an artifact of the ``base_model`` or ``merge`` action (it contains ``model.json``), or any folder in the
+transformers format. Paths become absolute strings.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,34 +21,34 @@ Job = dict[str, Any]
 ACTIONS = ("base_model", "baseline", "train", "merge", "predict", "latency", "ability")
 
 
-def _plain(value: Any) -> Any:
-    """A value as JSON holds it; paths become absolute."""
+def _as_json(value: Any) -> Any:
+    """Convert a value to JSON's types; paths become absolute."""
     if isinstance(value, Path):
         return str(value.absolute())
     if isinstance(value, Mapping):
-        return {key: _plain(part) for key, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
+        return {key: _as_json(part) for key, part in value.items()}
+    return [_as_json(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _job(action: str, arguments: Mapping[str, Any]) -> Job:
-    """The job that a function below describes: its arguments, under their names."""
-    return {"action": action, **{name: _plain(value) for name, value in arguments.items()}}
+    """Return a job with the arguments of one of the functions below, under their names."""
+    return {"action": action, **{name: _as_json(value) for name, value in arguments.items()}}
 
 
 def base_job(
     *, base_model: str, revision: str | None, out: Path, chat_template: str | None = None, stage: str = "base_model"
 ) -> Job:
-    """Bring the base model: a bundled one, a local folder, or a hub id, see :func:`finetune_pipeline.models.base.prepare_base`.
-    `chat_template`: text of a template that takes the place of the model's own."""
+    """Prepare the base model: a bundled one, a local folder, or a hub id; see :func:`finetune_pipeline.models.base.prepare_base`.
+    chat_template: text of a template that replaces the model's own."""
     return _job("base_model", locals())
 
 
 def kept_answers(*, folder: Path, key_file: Path, scope: str, limit_mib: int) -> dict[str, Any] | None:
-    """Where a job that asks a model keeps answers (:mod:`finetune_pipeline.evaluation.answer_cache`); None: nowhere.
-    key_file: the store's key. scope: only jobs with the same one find the answers."""
+    """Return the settings of a job's answer cache (:mod:`finetune_pipeline.evaluation.answer_cache`); None without a cache.
+    key_file: the store's key. scope: jobs share answers only within the same scope."""
     if not limit_mib:
         return None
-    return dict(_plain(locals()))
+    return dict(_as_json(locals()))
 
 
 def baseline_job(
@@ -75,12 +75,12 @@ def baseline_job(
     precision: str = "serving",
     stage: str = "few_shot_baseline",
 ) -> Job:
-    """Prompt the base model in every way of :func:`finetune_pipeline.evaluation.prompts.prompts_to_try`, on `examples`
-    (the validation split).
+    """Try every prompt of :func:`finetune_pipeline.evaluation.prompts.prompts_to_try` with the base model, on `examples` (the
+    validation split).
 
-    `train`: where shots and nearest examples are drawn from. `documents`: folder with the task's documents, of which
-    `shown_documents` passages are shown. `prompts`: other system prompts, tried in place of `system_prompt`. `limit`: only the
-    first rows in order of id. restricted: as of :func:`prompt_set`, for every prompt. answers: of :func:`kept_answers`.
+    train: source of shots and nearest examples. documents: folder of the task's documents; a prompt contains
+    `shown_documents` of their passages. prompts: other system prompts to try instead of `system_prompt`. limit: use only the
+    first rows in order of id. restricted: as in :func:`prompt_set`, for every prompt. answers: of :func:`kept_answers`.
     Writes out/predictions.parquet, one model name per prompt (``zero_shot``, ``8_shot``, ``3_nearest``,
     ``prompt_2_8_shot``), and out/prompts.json {name: prompt}; give the best one to :func:`prompt_set` for the test.
     """
@@ -98,13 +98,13 @@ def train_job(
     start_from: Path | None = None,
     stage: str = "adapter",
 ) -> Job:
-    """Train by ``settings["method"]``, from scratch or (low-rank adapters) on from the adapter folder `start_from`.
+    """Train with ``settings["method"]``, from scratch or (low-rank adapters) from the adapter in the folder `start_from`.
 
-    `settings` is ``spec.training.model_dump()``; `train` and `validation` are examples files.
+    settings: ``spec.training.model_dump()``; train, validation: examples files.
 
     Writes out/adapter (see training.model.save_trained), out/history.jsonl (one line per logged step), out/audit.json and
-    out/audit.html. While running, work/history.jsonl grows (with `seconds` since the start), work/checkpoints holds what a
-    rerun takes up, and work/audit.html is there even when the audit stops the job.
+    out/audit.html. While it runs, it appends to work/history.jsonl (with `seconds` since the start) and writes the checkpoints
+    for a rerun into work/checkpoints. It also writes work/audit.html if the audit stops the job.
     """
     return _job("train", locals())
 
@@ -122,11 +122,11 @@ def merge_job(
     precision: str = "serving",
     stage: str = "merged_model",
 ) -> Job:
-    """Make `adapter` (what training left, of any kind) the model that is served, and compare the two.
+    """Build the model to serve from `adapter` (the result of training, of any kind), and compare the two.
 
-    Low-rank: merged into the unquantized base; full: taken over; prompt: a plain model with added tokens. These write
-    out/model (safetensors, config, tokenizer) and out/model.json. A prefix is copied to out/adapter. The comparison runs on
-    the first `parity_rows` of `examples` in order of id. Facts: see models.merging.merge_and_compare.
+    Low-rank: merged into the unquantized base; full: used as it is; prompt: a plain model with added tokens. These write
+    out/model (safetensors, config, tokenizer) and out/model.json. A prefix is copied to out/adapter. The comparison uses the
+    first `parity_rows` of `examples` in order of id. Facts: see models.merging.merge_and_compare.
     """
     return _job("merge", locals())
 
@@ -141,31 +141,30 @@ def prompt_set(
     hosted: Mapping[str, Any] | None = None,
     restricted: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """One model prompted in one way: `name` is the predictions' model column ("base", "candidate", "champion").
+    """Return a model with one prompt. name: the predictions' model column ("base", "candidate", "champion").
 
-    `adapter`: a prefix in front of `model`. `prompt`: one of prompts.json, None for the task's own without examples; one
-    that retrieves wants `train` in :func:`predict_job`. `served`: its name at the job's endpoint, where it has one.
-    `hosted`: the fields of models.hosted.HostedModel where its trainer serves it; `model` then lends its tokenizer.
-    `restricted`: a JSON schema. The predictions then also hold the model's answers decoded under it, with the model name
-    of evaluation.predictions.restricted_name: a finished answer that complies is taken as it is, every other is made anew.
-    Where the schema or an endpoint does not allow it, there are no such rows.
+    adapter: a prefix before `model`. prompt: one of prompts.json; None: the task's own without examples. A prompt that retrieves
+    examples needs `train` in :func:`predict_job`. served: the model's name at the job's endpoint, if there is one. hosted: the
+    fields of models.hosted.HostedModel if its trainer serves it; `model` then only provides its tokenizer. restricted: a JSON
+    schema. The predictions then also contain the answers decoded under it, with the model name of
+    evaluation.predictions.restricted_name: finished answers that comply are kept, all others are generated again. If the
+    schema or an endpoint does not support this, there are no such rows.
     """
-    given = {key: _plain(value) for key, value in locals().items() if value is not None}
-    return {"prompt": {}, **given}
+    fields = {key: _as_json(value) for key, value in locals().items() if value is not None}
+    return {"prompt": {}, **fields}
 
 
 def perturbed_set(prompted: Mapping[str, Any], kind: str, rows: int, seed: int) -> dict[str, Any]:
-    """The same model and prompt, asked `rows` of the job's examples that the perturbation can change, as one of
-    :mod:`finetune_pipeline.data.perturbations` writes them. No label's likelihood is scored."""
+    """Return the same model and prompt for `rows` of the job's examples that a perturbation (`kind`, of
+    :mod:`finetune_pipeline.data.perturbations`) changes, with this perturbation. Scores no likelihoods of labels."""
     perturbed = {"kind": kind, "rows": rows, "seed": seed}
     return {**prompted, "name": set_name(prompted["name"], kind), "perturbed": perturbed, "likelihoods": False}
 
 
 def other_rows_set(prompted: Mapping[str, Any], name: str, examples: Path) -> dict[str, Any]:
-    """The same model and prompt, asked the rows of another file; its name gets `name` behind it. No label's likelihood is
-    scored."""
-    asked = {key: value for key, value in prompted.items() if key != "restricted"}
-    return {**asked, "name": set_name(prompted["name"], name), "examples": _plain(examples), "likelihoods": False}
+    """Return the same model and prompt for the rows of another file, named with `name` appended; without label likelihoods."""
+    fields = {key: value for key, value in prompted.items() if key != "restricted"}
+    return {**fields, "name": set_name(prompted["name"], name), "examples": _as_json(examples), "likelihoods": False}
 
 
 def predict_job(
@@ -187,10 +186,10 @@ def predict_job(
 ) -> Job:
     """Answer every example with every set of :func:`prompt_set`, greedily.
 
-    endpoint: None answers with transformers; otherwise the fields of spec.evaluation.ServedModelsSpec: then no label is scored.
-    `train`: where prompts that retrieve find their examples, and what the simple models are fitted on; `passages`: those of
-    the documents. `simple` {output, seed}: let evaluation.simple_models answer, too, as models `simple_NAME`. `labels`: empty
-    for free text; otherwise each label's log-likelihood (end-of-turn token included) is scored too.
+    endpoint: None: answer with transformers; otherwise the fields of spec.evaluation.ServedModelsSpec, and no label is scored.
+    train: examples for prompts that retrieve, and training rows of the simple models; passages: of the documents. simple
+    {output, seed}: also answer with evaluation.simple_models, as models `simple_NAME`. labels: empty for free text; otherwise
+    each label's log-likelihood (including the end-of-turn token) is scored too.
     Writes out/predictions.parquet (one row per example and set, sets in the given order, examples in file order); an
     example that cannot be answered gets a row with status ``error``.
     """
@@ -214,7 +213,7 @@ def latency_job(
     out: Path,
     stage: str = "ladder",
 ) -> Job:
-    """Time single calls of a model under each of the `prompts` (prompts.json), one row after the other, none from a cache."""
+    """Time single calls of a model with each of the `prompts` (prompts.json), one row after the other, without a cache."""
     return _job("latency", locals())
 
 
@@ -232,9 +231,9 @@ def ability_job(
     stage: str = "general_ability",
     harness: Mapping[str, Any] | None = None,
 ) -> Job:
-    """Score a model (with a prefix `adapter` in front of it, or None) on items of general ability.
+    """Score a model (after a prefix `adapter`, unless None) on items of general ability.
 
-    files: JSON Lines of benchmarks, at most `limit` rows of each; suite: with the items that ship.
+    files: JSON Lines of benchmarks, at most `limit` rows of each; suite: also use the shipped items.
     harness: tasks of lm-evaluation-harness {folder (of the task), tasks (globs in it), limit, chat}; None: none.
     Writes out/ability.jsonl (evaluation.ability.scoring.score_items).
     """

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     import torch
 
 KERNEL_SECONDS = 10.0
-"""What a check of a kernel may take; it works on small tensors and takes a fraction of a second."""
+"""Time limit of a kernel's check, which takes a fraction of a second on small tensors."""
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel's check. difference: the largest from the reference, relative to the reference's largest value."""
+    """The result of a kernel's check. difference: the largest one, relative to the reference's largest value."""
 
     name: str
     right: bool
@@ -31,10 +31,10 @@ class Kernel:
 
 
 def check_kernels(device: torch.device, precision: torch.dtype) -> list[Kernel]:
-    """Check the kernels on a device, in the precision that it trains in; the merge computes on the CPU anyway."""
+    """Check the kernels on a device in its training precision; the merge always computes on the CPU."""
     import torch
 
-    for library in ("bitsandbytes", "peft"):  # not a kernel's time; what cannot be imported is told by its kernel
+    for library in ("bitsandbytes", "peft"):  # import time is not kernel time; the kernel's check reports failures
         with contextlib.suppress(Exception):
             importlib.import_module(library)
     return [
@@ -45,22 +45,22 @@ def check_kernels(device: torch.device, precision: torch.dtype) -> list[Kernel]:
 
 
 def checked(name: str, limit: float, compute: Callable[[], tuple[torch.Tensor, torch.Tensor]]) -> Kernel:
-    """Compute something by a kernel and by its definition. One that fails, or takes too long, is not right."""
+    """Compare the results of a kernel and of its definition. A kernel that fails, or takes too long, is not right."""
     began, difference, problem = time.monotonic(), None, ""
     try:
-        ours, reference = (t.detach().double().cpu() for t in compute())
-        difference = float((ours - reference).abs().max() / reference.abs().max())
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is the kernel's answer
+        actual, reference = (t.detach().double().cpu() for t in compute())
+        difference = float((actual - reference).abs().max() / reference.abs().max())
+    except Exception as error:  # noqa: BLE001 - any error is the kernel's fault
         problem = f"{type(error).__name__}: {error}"[:300]
     seconds = time.monotonic() - began
     if not problem and seconds > KERNEL_SECONDS:
         problem = f"it took longer than {KERNEL_SECONDS:g} s"
-    right = not problem and difference is not None and difference <= limit  # not a number is not right
-    return Kernel(name, right, difference, limit, round(seconds, 3), problem)
+    is_right = not problem and difference is not None and difference <= limit  # NaN is not right
+    return Kernel(name, is_right, difference, limit, round(seconds, 3), problem)
 
 
 def _nf4(device: torch.device, precision: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """A layer in 4 bits as training has it, and the product with each weight's nearest level times its block's largest."""
+    """Return the output of a 4-bit layer as in training, and the product with nearest levels times block maxima."""
     import bitsandbytes as bnb
     import torch
 
@@ -82,7 +82,7 @@ def _nf4(device: torch.device, precision: torch.dtype) -> tuple[torch.Tensor, to
 
 
 def _packed(device: torch.device, precision: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two rows behind one prefix in one sequence, and each row whole by torch's own attention in float32."""
+    """Return packed attention over two rows with one prefix, and torch's own attention over each full row in float32."""
     import torch
 
     from finetune_pipeline.training import attention
@@ -93,21 +93,23 @@ def _packed(device: torch.device, precision: torch.dtype) -> tuple[torch.Tensor,
     total = prefix + sum(tails)
     q, k, v = (torch.randn(1, heads, total, size, generator=draw).to(precision) for _ in range(3))
     layout = Layout([prefix, *tails], [-1, 0, 0])
-    on = [tensor.to(device) for tensor in (q, k, v)]
-    packed, _ = attention.attend(torch.nn.Module(), on[0], on[1], on[2], None, shared_prefix=layout)
+    device_tensors = [tensor.to(device) for tensor in (q, k, v)]
+    packed, _ = attention.attend(
+        torch.nn.Module(), device_tensors[0], device_tensors[1], device_tensors[2], None, shared_prefix=layout
+    )
     parts: list[torch.Tensor] = []
-    at = prefix
+    start = prefix
     for tail in tails:
-        own = torch.tensor([*range(prefix), *range(at, at + tail)])
-        rows, keys, values = (t[0][:, own].float() for t in (q, k, v))
+        positions = torch.tensor([*range(prefix), *range(start, start + tail)])
+        rows, keys, values = (t[0][:, positions].float() for t in (q, k, v))
         row = torch.nn.functional.scaled_dot_product_attention(rows, keys, values, is_causal=True)
         parts += [row.transpose(0, 1)[prefix:]] if parts else [row.transpose(0, 1)]
-        at += tail
+        start += tail
     return packed[0], torch.cat(parts)
 
 
 def _merge() -> tuple[torch.Tensor, torch.Tensor]:
-    """The weights that the merge writes for an adapter saved by PEFT, and W + B A alpha / r in float64."""
+    """Return the weights that the merge writes for an adapter saved by PEFT, and W + B A alpha / r in float64."""
     import torch
     from peft import LoraConfig, get_peft_model
     from safetensors.torch import load_file

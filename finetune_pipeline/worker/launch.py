@@ -1,7 +1,7 @@
-"""One training in several processes: which strategy, torch's elastic launcher, and one exit code for all of them.
+"""Runs one training in several processes: chooses a strategy, starts torch's elastic launcher, and returns one exit code.
 
-The launcher is the one ``torchrun`` and ``accelerate launch`` run; each process then trains through TRL and Accelerate.
-The processes die with this one, and all of them with any of them.
+``torchrun`` and ``accelerate launch`` run the same launcher; each process then trains through TRL and Accelerate. All
+processes end if this process or one of them ends.
 """
 
 import contextlib
@@ -29,35 +29,35 @@ from finetune_pipeline.training.processes import STRATEGY, is_first
 from finetune_pipeline.worker.process import EXIT_PREEMPTED, NO_RETRY, PARENT_VARIABLE, describe
 
 STOP_SECONDS = 10
-"""How long processes may take to end after one of them failed or a signal came, before they are killed."""
+"""Seconds for the processes to end after a failure or a signal, before they are killed."""
 ROOM = 0.8
 """Share of a device's memory available to training; the rest is for fragmentation and the driver."""
 
 
 def choose(job: Mapping[str, Any], processes: int) -> tuple[str, str]:
-    """(``ddp`` or ``fsdp2``, why) for a train job.
+    """Choose ``ddp`` or ``fsdp2`` for a train job. Returns (strategy, reason).
 
-    ``ddp`` (distributed data parallel): every device holds the whole model and takes its part of each batch. ``fsdp2``
+    ``ddp`` (distributed data parallel): every device has a copy of the model and takes its part of each batch. ``fsdp2``
     (fully sharded data parallel): weights, gradients and optimiser states are split over the devices and fetched layer by
-    layer (Zhao et al. 2023, arXiv:2304.11277). Raises FindingsError where the job cannot be shared by so many processes.
+    layer (Zhao et al. 2023, arXiv:2304.11277). Raises FindingsError if this number of processes cannot share the job.
     """
-    cards, wanted = _cards(), read_settings().parallel
-    device = min(cards, default=psutil.virtual_memory().total // processes)
-    needed = job.get("memory_bytes") or _least_bytes(job, bool(cards))
+    gpu_bytes, setting = _gpu_bytes(), read_settings().parallel
+    device = min(gpu_bytes, default=psutil.virtual_memory().total // processes)
+    needed = job.get("memory_bytes") or _minimum_bytes(job, bool(gpu_bytes))
     size = f"{needed / 2**30:.1f} GiB of {device / 2**30:.1f} GiB a device"
-    if wanted != "auto":
-        chosen, why = wanted, f"as FINETUNE_PARALLEL={wanted} says"
-    elif needed <= ROOM * device or not cards:
-        chosen, why = "ddp", f"it fits on one device ({size})" if cards else "the CPU shares whole models only"
+    if setting != "auto":
+        chosen, reason = setting, f"as set in FINETUNE_PARALLEL={setting}"
+    elif needed <= ROOM * device or not gpu_bytes:
+        chosen, reason = "ddp", f"it fits on one device ({size})" if gpu_bytes else "the CPU shares whole models only"
     else:
-        chosen, why = "fsdp2", f"it does not fit on one device ({size})"
-    if findings := refusals(job["settings"], processes, chosen, bool(cards)):
+        chosen, reason = "fsdp2", f"it does not fit on one device ({size})"
+    if findings := refusals(job["settings"], processes, chosen, bool(gpu_bytes)):
         raise FindingsError(findings)
-    return chosen, why
+    return chosen, reason
 
 
 def refusals(settings: Mapping[str, Any], processes: int, chosen: str, on_gpus: bool) -> list[Finding]:
-    """Findings against training with this many processes, these settings and the strategy `chosen`."""
+    """Return findings against training with this many processes, these settings and the strategy `chosen`."""
     findings = []
     if (batch := settings["batch_size"]) % processes:
         near = batch // processes * processes or processes
@@ -67,37 +67,35 @@ def refusals(settings: Mapping[str, Any], processes: int, chosen: str, on_gpus: 
         )
         findings.append(Finding("training.batch_over_devices", "error", "task.yaml: training.batch_size", message, fix))
     if chosen == "fsdp2" and METHODS[settings["method"]].holds == "four_bit":
-        message = (
-            "4-bit weights are not split over devices: the constants they are read back with belong to whole tensors"
-        )
+        message = "4-bit weights cannot be split over devices: their quantization constants belong to complete tensors"
         fix = "set FINETUNE_PARALLEL=ddp if the base fits on each device in four bits, or set training.method: lora, "
         fix += "which is sharded in 16 bits"
         findings.append(Finding("training.four_bit_sharded", "error", "task.yaml: training.method", message, fix))
     if chosen == "fsdp2" and not on_gpus:
-        message = "a model is split over GPUs only"
+        message = "a model can be split over GPUs only"
         fix = "set FINETUNE_PARALLEL=ddp, or name GPUs in FINETUNE_DEVICES"
         findings.append(Finding("training.cpu_sharded", "error", "FINETUNE_PARALLEL", message, fix))
     return findings
 
 
-def _least_bytes(job: Mapping[str, Any], on_gpus: bool) -> int:
-    """Minimum bytes of weights, gradients and optimiser states, without activations."""
+def _minimum_bytes(job: Mapping[str, Any], on_gpus: bool) -> int:
+    """Return the minimum bytes of weights, gradients and optimiser states, without activations."""
     settings, shape = job["settings"], model_shape(model_folder(Path(job["base"])))
     method, width = METHODS[settings["method"]], compute_width(settings["precision"], "cuda" if on_gpus else "cpu")
     return weight_bytes(shape, method, width) + 12 * method.trainable(settings, shape)
 
 
-def _cards() -> list[int]:
-    """Bytes of memory of each visible NVIDIA device."""
+def _gpu_bytes() -> list[int]:
+    """Return the memory of each visible NVIDIA device in bytes."""
     with contextlib.suppress(OutsideError):
         return gpu_memory("total") if os.environ.get("CUDA_VISIBLE_DEVICES") else []
     return []
 
 
 def launch(job_file: Path, out: Path, processes: int, chosen: str) -> int:
-    """Run the job file in `processes` processes. Returns 0, or the exit code of the cause (negative: the signal that killed one
-    of them); out/error.json then says what happened."""
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # error.json says it
+    """Run the job file in `processes` processes. Returns 0, or the exit code of the first failure (negative: the signal that
+    killed a process); out/error.json then describes it."""
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # error.json reports failures
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -112,7 +110,7 @@ def launch(job_file: Path, out: Path, processes: int, chosen: str) -> int:
         rdzv_backend="c10d",
         rdzv_endpoint="127.0.0.1:0",
         local_addr="127.0.0.1",
-        max_restarts=0,  # starting again is the business of whoever started us
+        max_restarts=0,  # whoever started this process decides about restarts
         shutdown_timeout=STOP_SECONDS,
     )
     codes: dict[int, int] = {}
@@ -123,17 +121,19 @@ def launch(job_file: Path, out: Path, processes: int, chosen: str) -> int:
     except SignalException as stop:
         stopped = signal.Signals(stop.sigval).name
     except ChildFailedError as failed:
-        first = min(f.timestamp for f in failed.failures.values())
-        # the launcher itself kills what does not end in time, so only ends close to the first one are causes
-        codes = {rank: f.exitcode for rank, f in failed.failures.items() if f.timestamp - first < STOP_SECONDS / 2}
+        first_failure = min(f.timestamp for f in failed.failures.values())
+        # the launcher kills processes that do not end in time: only failures close to the first one are causes
+        codes = {
+            rank: f.exitcode for rank, f in failed.failures.items() if f.timestamp - first_failure < STOP_SECONDS / 2
+        }
     for name in ("result.json", "measured.json"):
         (out / name).unlink(missing_ok=True)
     return _outcome(out, codes, stopped)
 
 
 def _outcome(out: Path, codes: Mapping[int, int], stopped: str | None) -> int:
-    """The exit code of the cause: a refusal or lack of memory, a stop, a kill, or an error, in this order.
-    A process that loses its peer fails too; what it says of that does not hide a kill."""
+    """Return the exit code of the cause: a refusal or lack of memory, a stop, a kill, or an error, in this order.
+    Processes that lose a peer fail too; their errors must not hide a kill."""
     error = read_json(out / "error.json") if (out / "error.json").is_file() else None
     if error and error["code"] in NO_RETRY:
         return int(error["code"])
@@ -143,7 +143,7 @@ def _outcome(out: Path, codes: Mapping[int, int], stopped: str | None) -> int:
         return EXIT_PREEMPTED
     for rank, code in sorted(codes.items()):
         if code < 0 and code != -signal.SIGTERM:
-            message = f"process {rank} of those training together was {describe(code)}; the others were ended"
+            message = f"training process {rank} was {describe(code)}; the other processes were stopped"
             write_error(out, code, "killed", message)
             return code
     if error is None:
@@ -157,9 +157,9 @@ def write_error(out: Path, code: int, kind: str, message: str, findings: list[di
 
 
 def write_worker_error(out: Path, code: int, kind: str, message: str, findings: list[dict[str, Any]]) -> None:
-    """Write out/error.json for one of several processes, unless another has said more: a refusal or lack of memory
-    outweighs everything, and the first error what it causes in the others."""
+    """Write out/error.json for one of several processes. A refusal or lack of memory replaces any other error; otherwise the
+    first error stays, since it causes the others."""
     path = out / "error.json"
     if code in NO_RETRY or not path.is_file():
-        where = f"(process {os.environ['RANK']}) " if kind in ("memory", "error") and not is_first() else ""
-        write_error(out, code, kind, where + message, findings)
+        prefix = f"(process {os.environ['RANK']}) " if kind in ("memory", "error") and not is_first() else ""
+        write_error(out, code, kind, prefix + message, findings)

@@ -1,4 +1,4 @@
-"""Conduct of a child process: it dies with its parent, stops on a signal, and leaves no process behind."""
+"""Setup of a child process: it ends with its parent, stops on a signal, and leaves no processes behind."""
 
 import contextlib
 import ctypes
@@ -16,7 +16,7 @@ PARENT_VARIABLE = "FINETUNE_PARENT_PID"
 _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _SPINS, _MOST_SPINS = "GOMP_SPINCOUNT", "3500"
-"""Measured in benchmarks/results/2026-11-29-order-intake.txt: fewer gain less, more gain no more."""
+"""Measured in benchmarks/results/2026-11-29-order-intake.txt: fewer spins gain less, and more gain nothing."""
 _BUSY_CORES, _MEASURED_S = 0.5, 0.2
 _LOOK_EVERY_S = 1.0
 _GRACE_S = 5.0
@@ -25,31 +25,31 @@ _GRACE_S = 5.0
 def keep_freed_memory(mapped_from: int = 1 << 30, given_back_from: int = 1 << 30) -> None:
     """Make glibc's allocator keep and reuse memory that torch frees; elsewhere a no-op.
 
-    By its own limits (32 and 64 MiB at most) large tensors are mapped anew each time, and the kernel clears every page:
-    a tenth of a training step's processor time on a CPU. What is kept at once is not more than without.
-    mapped_from: blocks of so many bytes are mapped separately; given_back_from: more free bytes go back to the system.
+    With the default limits (32 and 64 MiB at most) it maps large tensors again each time, and the kernel clears every page:
+    a tenth of a training step's processor time on a CPU. Peak memory does not grow.
+    mapped_from: minimum bytes of separately mapped blocks; given_back_from: free bytes above which the system gets memory back.
     """
     if sys.platform.startswith("linux") and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        for most in (32 << 20, mapped_from):  # an older glibc takes no more than the first
-            libc.mallopt(_M_MMAP_THRESHOLD, most)
+        for threshold in (32 << 20, mapped_from):  # an older glibc accepts only the first
+            libc.mallopt(_M_MMAP_THRESHOLD, threshold)
         libc.mallopt(_M_TRIM_THRESHOLD, given_back_from)
 
 
 def collect_garbage_rarely() -> None:
     """Search for unreachable cycles 300 times less often than Python's default.
 
-    Importing torch, transformers and PEFT creates millions of objects that stay; searching them takes a fifth of the import's
-    processor time, in every process.
+    Importing torch, transformers and PEFT creates millions of permanent objects; searching them takes a fifth of the import's
+    processor time in every process.
     """
     gc.set_threshold(200_000, 50, 10)
 
 
 def spin_if_alone() -> None:
-    """Let torch's threads wait some microseconds for work before they sleep, if no other process computes now (libgomp).
+    """Let torch's threads spin for some microseconds before they sleep, if no other process is computing (libgomp).
     Call it before torch is imported.
 
-    A training step on a CPU consists of thousands of short operations, and waking a thread for each takes a fifth of its time.
-    Beside another process threads that wait would take the cores it needs, so there they sleep at once.
+    A training step on a CPU consists of thousands of short operations, and waking threads for each takes a fifth of its time.
+    If another process is computing, threads sleep at once, since spinning would take its cores.
     """
     if "torch" not in sys.modules and _SPINS not in os.environ and cores_in_use() < _BUSY_CORES:
         os.environ[_SPINS] = _MOST_SPINS
@@ -61,7 +61,7 @@ def cores_in_use() -> float:
 
 
 class Stop(BaseException):
-    """Raised in the main thread by SIGINT or SIGTERM. Not an Exception, so that nothing handles it as an error."""
+    """Raised in the main thread by SIGINT or SIGTERM. Not an Exception: code that handles errors must not catch it."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -69,64 +69,64 @@ class Stop(BaseException):
 
 
 def die_with_parent() -> None:
-    """Linux: be sent SIGTERM when the process named by FINETUNE_PARENT_PID dies, even by SIGKILL. Else a no-op."""
-    wanted = os.environ.get(PARENT_VARIABLE)
-    if not wanted or not sys.platform.startswith("linux"):
+    """On Linux, request SIGTERM for when the parent process (FINETUNE_PARENT_PID) dies, even by SIGKILL; elsewhere a no-op."""
+    parent_id = os.environ.get(PARENT_VARIABLE)
+    if not parent_id or not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != int(wanted):  # it died before the call above
+    if os.getppid() != int(parent_id):  # the parent died before the call above
         os._exit(EXIT_PREEMPTED)
 
 
 def watch_parent() -> None:
-    """End this process soon after its parent is gone, even while its main thread waits in an exchange with others.
-    Signal handlers run only when the main thread comes back to Python; waiting for a process that died, it may not."""
+    """End this process soon after its parent, even if its main thread is waiting for other processes. Signal handlers run only
+    when the main thread returns to Python, which it may not do if the other process is dead."""
     parent = os.getppid()
 
-    def look() -> None:
+    def watch() -> None:
         while os.getppid() == parent:
             time.sleep(_LOOK_EVERY_S)
         time.sleep(_GRACE_S)
         sweep_group()
         os._exit(EXIT_PREEMPTED)
 
-    threading.Thread(target=look, daemon=True, name="watch-parent").start()
+    threading.Thread(target=watch, daemon=True, name="watch-parent").start()
 
 
 def stop_on_signals() -> None:
-    """Turn the first SIGINT or SIGTERM into :class:`Stop`; later ones are ignored, so that stopping can finish."""
+    """Raise :class:`Stop` on the first SIGINT or SIGTERM, and ignore later ones while stopping."""
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_IGN)
+        for signal_number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signal_number, signal.SIG_IGN)
         raise Stop(number)
 
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, stop)
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, stop)
 
 
 def sweep_group() -> None:
-    """Kill what this process started and left in its own process group; only when it leads one for a parent."""
+    """Kill the remaining processes in this process's group, if it leads a group for a parent."""
     if not os.environ.get(PARENT_VARIABLE) or os.getpgrp() != os.getpid():
         return
     for pid in set(psutil.pids()) - {os.getpid()}:
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # gone meanwhile, or not ours
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # ended meanwhile, or another user's
             if os.getpgid(pid) == os.getpgrp():
                 os.kill(pid, signal.SIGKILL)
 
 
 def end_by(number: int) -> None:
-    """End by the same signal as another process, so that our parent sees what happened."""
+    """End by the same signal as another process, to show it to the parent."""
     if number != signal.SIGKILL:
         signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
 
 
 EXIT_CONFIG = 64
-"""The job, its data or its configuration is wrong: the same job can only fail again."""
+"""The job, its data or its configuration is wrong: the same job would fail again."""
 
 EXIT_OOM = 75
-"""Out of memory: the same job needs the same memory again."""
+"""Out of memory: the same job would need the same memory."""
 
 EXIT_PREEMPTED = 85
 """Stopped by a signal; the checkpoint is kept, and the next attempt resumes from it."""
@@ -135,15 +135,15 @@ NO_RETRY = frozenset({EXIT_CONFIG, EXIT_OOM})
 
 
 def describe(code: int) -> str:
-    """An exit code in words, for a log line or an error. Negative codes are signals, as subprocess returns them."""
-    named = {
+    """Describe an exit code for a log line or an error. Negative codes are signals, as subprocess returns them."""
+    descriptions = {
         0: "ended well",
         EXIT_CONFIG: "refused the job: its configuration or data is wrong",
         EXIT_OOM: "ran out of memory",
         EXIT_PREEMPTED: "stopped by a signal, checkpoint kept",
     }
-    if code in named:
-        return f"{named[code]} (exit code {code})"
+    if code in descriptions:
+        return f"{descriptions[code]} (exit code {code})"
     if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         hint = ", most often the kernel's out-of-memory killer" if name == "SIGKILL" else ""

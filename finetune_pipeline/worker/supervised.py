@@ -1,7 +1,7 @@
 """A supervised child process: own session, heartbeat, time limit, and no leftover processes.
 
-Start it from a thread that outlives the child: the child asks the kernel to be told when its parent dies
-(``PR_SET_PDEATHSIG``), and on Linux that means the thread which started it.
+Start it from a thread that lives longer than the child: the child requests a signal for its parent's death
+(``PR_SET_PDEATHSIG``), which on Linux means the death of the starting thread.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ MARKER = "FINETUNE_SUPERVISED"
 
 
 class Stopped(RuntimeError):
-    """The child was stopped by its supervisor: `should_stop` gave a reason."""
+    """The supervisor stopped the child: `should_stop` gave a reason."""
 
 
 def run_supervised(
@@ -34,13 +34,13 @@ def run_supervised(
     on_tick: Callable[[], None] = lambda: None,
     log: Callable[[str], None] = lambda message: None,
 ) -> int:
-    """Run `command` to its end and return its exit code (negative: ended by that signal).
+    """Run `command` and return its exit code (negative: the signal that ended it).
 
-    env: the child's whole environment (FINETUNE_PARENT_PID and a marker are added). pass_fds: file descriptors the child
-    inherits. grace: seconds after SIGINT and after SIGTERM before SIGKILL. should_stop: asked about once a second; a sentence
-    means: stop the child and raise Stopped with it. on_tick: called about once a second, and once after the end.
-    Raises Stopped; and whatever `should_stop`, `on_tick` or an interrupt raises, after the child and all its descendants are
-    gone. Descendants that outlive a child are killed too.
+    env: the child's complete environment (FINETUNE_PARENT_PID and a marker are added). pass_fds: file descriptors the child
+    inherits. grace: seconds after SIGINT and after SIGTERM before SIGKILL. should_stop: called about once a second; if it
+    returns a sentence, the child is stopped and Stopped raised with it. on_tick: called about once a second, and once after
+    the end. Raises Stopped, and exceptions of `should_stop`, `on_tick` and interrupts, after ending the child and all its
+    descendants. Also kills descendants that are left after the child has ended.
     """
     marker = uuid.uuid4().hex
     environment = {**env, PARENT_VARIABLE: str(os.getpid()), MARKER: marker}
@@ -59,23 +59,23 @@ def run_supervised(
         _end(child.pid, marker, child.poll, grace, log)
         child.wait()
         raise
-    _kill(child.pid, marker, child.poll, lambda _: log("the process left others running; ending them"))
+    _kill(child.pid, marker, child.poll, lambda _: log("the process left other processes running; ending them"))
     on_tick()
     return code
 
 
 def end_marked(marker: str) -> None:
-    """End every process that inherited a value of the variable :data:`MARKER`: SIGTERM, and SIGKILL 5 seconds later."""
+    """End every process that inherited this value of the variable :data:`MARKER`: SIGTERM, and SIGKILL 5 seconds later."""
     _end(-1, marker, lambda: None, (0.0, 5.0), lambda message: None)
 
 
 def _living(group: int, marker: str) -> list[psutil.Process]:
-    """Processes of the child's group, and descendants that left it (compiler pools do): those inherit the marker."""
+    """Return the processes of the child's group, and descendants outside it (compiler pools), which inherit the marker."""
     processes = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):  # ended meanwhile, or another user's
-            ours = os.getpgid(process.pid) == group or process.environ().get(MARKER) == marker
-            if ours and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+            is_descendant = os.getpgid(process.pid) == group or process.environ().get(MARKER) == marker
+            if is_descendant and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
                 processes.append(process)
     return processes
 
@@ -83,8 +83,8 @@ def _living(group: int, marker: str) -> list[psutil.Process]:
 def _end(
     group: int, marker: str, reap: Callable[[], object], grace: tuple[float, float], log: Callable[[str], None]
 ) -> None:
-    """SIGINT, then SIGTERM, then SIGKILL to every living process, waiting `grace` seconds after the first two.
-    `reap` collects the direct child. An exception while waiting (a second Ctrl-C) means: kill now."""
+    """Send SIGINT, then SIGTERM, then SIGKILL to every living process, waiting `grace` seconds after the first two.
+    `reap` collects the direct child. An exception while waiting (a second Ctrl-C) kills at once."""
     try:
         for number, seconds in zip((signal.SIGINT, signal.SIGTERM), grace, strict=True):
             processes = _living(group, marker)
@@ -101,7 +101,7 @@ def _end(
 
 
 def _kill(group: int, marker: str, reap: Callable[[], object], log: Callable[[str], None]) -> None:
-    """SIGKILL until nothing is left (new processes may appear while we look)."""
+    """Send SIGKILL until no process is left; new ones may appear meanwhile."""
     killed: set[psutil.Process] = set()
     limit = time.monotonic() + 30
     while processes := _living(group, marker):
@@ -111,7 +111,7 @@ def _kill(group: int, marker: str, reap: Callable[[], object], log: Callable[[st
         killed.update(processes)
         reap()
         if time.monotonic() > limit:
-            fix = "look at `ps -o pid,stat,wchan` and free what they wait for"
+            fix = "see `ps -o pid,stat,wchan` for what they wait for"
             raise RuntimeError(
                 f"processes {[p.pid for p in processes]} survive SIGKILL (waiting in the kernel?): {fix}"
             )

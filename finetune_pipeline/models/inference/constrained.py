@@ -96,15 +96,15 @@ def _vocabulary(tokenizer: Any) -> Any:
 
 def _matcher(schema: Mapping[str, Any], vocabulary: Any) -> tuple[Any, str]:
     """Return (the matcher of a schema, its rules as text). Raises UnsupportedSchema."""
-    why = ""
-    for left_out in ({"uniqueItems"}, {"uniqueItems", "format"}):
-        text = json.dumps(_without(schema, left_out))
+    reason = ""
+    for ignored_keywords in ({"uniqueItems"}, {"uniqueItems", "format"}):
+        text = json.dumps(_without(schema, ignored_keywords))
         rules = llguidance.LLMatcher.grammar_from_json_schema(text, overrides=_SPACING)
         refused, problems = llguidance.LLMatcher.validate_grammar_with_warnings(rules, vocabulary)
         if not refused:
             return llguidance.LLMatcher(vocabulary, rules, log_level=0), rules
-        why = why or " ".join(problems)
-    raise UnsupportedSchema(f"decoding cannot be constrained to output.json_schema: {why}")
+        reason = reason or " ".join(problems)
+    raise UnsupportedSchema(f"decoding cannot be constrained to output.json_schema: {reason}")
 
 
 def _without(schema: Any, words: Collection[str], names: bool = False) -> Any:

@@ -45,7 +45,7 @@ def generate_and_score(
     """Return one :class:`Answer` per prompt (token ids with the generation prompt), in the given order.
 
     labels: per prompt, the token ids of every label after it, end-of-turn token included; None for free text. A batch
-    that raises is tried again row by row, so that one bad row affects no other; rows that still fail get status error.
+    that raises is tried again row by row: one bad row affects no other. Rows that still fail get status error.
     known: answers by position that need not be computed. If they are whole batches, as after a kill, the others are
     computed in their original batches, with bitwise equal results. keep: called with the answers of each batch.
     restriction: every answer that does not comply gets a second one, `Answer.restricted`; None for free answers only.
@@ -58,28 +58,29 @@ def generate_and_score(
     order = []
     for i, prompt in enumerate(prompts):
         if not prompt or (limit and len(prompt) + max_new_tokens > limit):
-            long = f"the prompt has {len(prompt)} tokens; with {max_new_tokens} new tokens that is more than the model's {limit}"
-            answers[i].status, answers[i].error = "error", long if prompt else "the prompt is empty"
+            total = f"with {max_new_tokens} new tokens that is more than the model's {limit}"
+            too_long = f"the prompt has {len(prompt)} tokens; {total}"
+            answers[i].status, answers[i].error = "error", too_long if prompt else "the prompt is empty"
         else:
             order.append(i)
 
-    def work(reader: Reader, rows: list[int]) -> None:
+    def answer_rows(reader: Reader, rows: list[int]) -> None:
         batch = reader.read([prompts[i] for i in rows])
         texts = reader.greedy(batch, max_new_tokens, ends)
-        wanted = [labels[i] if labels is not None else [] for i in rows]
-        scores = _scores(reader.continuations(batch, wanted), wanted)
+        row_labels = [labels[i] if labels is not None else [] for i in rows]
+        scores = _scores(reader.continuations(batch, row_labels), row_labels)
         for i, ids, score in zip(rows, texts, scores, strict=True):
             _fill(answers[i], tokenizer, ids, score, ends)
         if restriction is None:
             return
-        again = [place for place, i in enumerate(rows) if not restriction.complies(answers[i])]
-        texts = reader.greedy(batch.rows(again), max_new_tokens, ends, restriction.grammar) if again else []
-        for i, ids in zip((rows[place] for place in again), texts, strict=True):
+        wrong = [place for place, i in enumerate(rows) if not restriction.complies(answers[i])]
+        texts = reader.greedy(batch.rows(wrong), max_new_tokens, ends, restriction.grammar) if wrong else []
+        for i, ids in zip((rows[place] for place in wrong), texts, strict=True):
             restricted = answers[i].restricted = Answer(prompt_tokens=len(prompts[i]))
             _fill(restricted, tokenizer, ids, [], ends)
 
     batch_size = rows_at_once(model, batch_size, max(map(len, prompts), default=0) + max_new_tokens)
-    done = len(answered)
+    completed = len(answered)
     for family in families([prompts[i] for i in order]):
         places = sorted((order[i] for i in family), key=lambda i: (-len(prompts[i]), i))
         batches = _batches(places, batch_size, answered)
@@ -88,32 +89,32 @@ def generate_and_score(
         reader = Reader(model, prompts[places[0]][: common_prefix([prompts[i] for i in places])])
         for rows in batches:
             try:
-                work(reader, rows)
-            except Exception as error:  # noqa: BLE001 - the rows are tried one by one; what fails is told in its row
-                why = f"{type(error).__name__}: {error}"
-                say(f"{stage}: a batch of {len(rows)} failed ({why}); trying its rows one by one")
+                answer_rows(reader, rows)
+            except Exception as error:  # noqa: BLE001 - the rows are tried one by one; each row reports its own failure
+                problem = f"{type(error).__name__}: {error}"
+                say(f"{stage}: a batch of {len(rows)} failed ({problem}); trying its rows one by one")
                 for i in rows:
                     try:
-                        work(reader, [i])
+                        answer_rows(reader, [i])
                     except Exception as reason:  # noqa: BLE001
-                        why = f"{type(reason).__name__}: {reason}"
-                        answers[i] = Answer(status="error", error=why, prompt_tokens=len(prompts[i]))
-            done += len(rows)
+                        problem = f"{type(reason).__name__}: {reason}"
+                        answers[i] = Answer(status="error", error=problem, prompt_tokens=len(prompts[i]))
+            completed += len(rows)
             if len(order) > 1:
-                progress.tell(stage, name, step=done, of=len(order))
+                progress.tell(stage, name, step=completed, of=len(order))
             if keep is not None:
                 keep({i: answers[i] for i in rows})
     return answers
 
 
-def _batches(order: Sequence[int], size: int, known: Container[int]) -> list[list[int]]:
-    """Return the batches of rows to compute: the original batches if none is partly known, else batches of the missing rows."""
-    full = [list(order[at : at + size]) for at in range(0, len(order), size)]
-    missing = [[i for i in rows if i not in known] for rows in full]
-    if all(not some or len(some) == len(rows) for some, rows in zip(missing, full, strict=True)):
+def _batches(order: Sequence[int], size: int, computed: Container[int]) -> list[list[int]]:
+    """Return the batches of rows to compute: the original ones if none is partly computed, else batches of the missing rows."""
+    full = [list(order[start : start + size]) for start in range(0, len(order), size)]
+    missing = [[i for i in rows if i not in computed] for rows in full]
+    if all(len(absent) in (0, len(rows)) for absent, rows in zip(missing, full, strict=True)):
         return [rows for rows in missing if rows]
-    rest = [i for rows in missing for i in rows]
-    return [rest[at : at + size] for at in range(0, len(rest), size)]
+    remaining = [i for rows in missing for i in rows]
+    return [remaining[start : start + size] for start in range(0, len(remaining), size)]
 
 
 def _scores(logits: list[list[torch.Tensor]], texts: Sequence[Sequence[Ids]]) -> list[list[float]]:

@@ -1,8 +1,8 @@
-"""Attention of many rows to one common prefix, whose keys and values are neither copied for each row nor read for each row.
+"""Attention of many rows to one common prefix, without copying or reading its keys and values for each row.
 
 Attention over [prefix, own tokens] is attention over each of the two, weighted by their log-sum-exps (Juravsky et al. 2024,
-"Hydragen"). All rows' queries of the prefix together are one product, and the batch's cache holds the rows' own tokens only.
-What that and reading rows of similar length together gain: benchmarks/results/2026-11-29-evaluation-speed.txt.
+"Hydragen"). One product takes the queries of all rows to the prefix, and the batch's cache holds the rows' own tokens only.
+Measured gain: benchmarks/results/2026-11-29-evaluation-speed.txt.
 """
 
 from typing import Any
@@ -19,8 +19,8 @@ _UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias", "head_mas
 
 
 def switch_on(model: Any) -> bool:
-    """Make the attention function the one here, which takes `common_prefix` (a cache of one row); without it, it computes what
-    ``sdpa`` does. Returns False, and changes nothing, where the device or the model cannot use it."""
+    """Set the model's attention function to :func:`_attend`, which takes `common_prefix` (a cache of one row) and otherwise
+    computes what ``sdpa`` does. Returns False, and changes nothing, if the device or the model cannot use it."""
     config = model.config.get_text_config()
     if config._attn_implementation not in ("sdpa", NAME):
         return False
@@ -69,27 +69,27 @@ def behind_prefix(
         query: [rows, heads, tokens, width].
         prefix_keys, prefix_values: [1, key heads, prefix tokens, width]; every query sees all of them.
         keys, values: [rows, key heads, own tokens, width].
-        mask: [rows, 1, tokens, own tokens], True (or 0) where a query sees a key. None: one query, which sees all of them, or as
-            many queries as keys, each seeing those up to its own.
+        mask: [rows, 1, tokens, own tokens], True (or 0) where a query sees a key. None: a single query sees all keys, and of as
+            many queries as keys, each sees the keys up to its own.
     """
     rows, heads, tokens, width = query.shape
-    shared = keys.shape[1]
-    of_head = heads // shared * tokens  # queries of one head of keys
-    grouped = query.reshape(rows, shared, of_head, width)
+    key_heads = keys.shape[1]
+    queries_per_head = heads // key_heads * tokens  # queries of one head of keys
+    grouped = query.reshape(rows, key_heads, queries_per_head, width)
     flash = getattr(torch.ops.aten, _KERNEL)
-    together = grouped.transpose(0, 1).reshape(1, shared, rows * of_head, width)
-    first, weight = flash(together, prefix_keys, prefix_values, 0.0, False, scale=scaling)
-    first = first.reshape(shared, rows, of_head, width).transpose(0, 1)
-    weight = weight.reshape(shared, rows, of_head).transpose(0, 1)
-    bias = _bias(query, keys, mask, heads // shared)
-    own, own_weight = flash(grouped, keys, values, 0.0, False, attn_mask=bias, scale=scaling)
-    share = torch.sigmoid(own_weight - weight).unsqueeze(-1)
-    return torch.lerp(first.float(), own.float(), share).to(query.dtype).reshape(query.shape)
+    all_queries = grouped.transpose(0, 1).reshape(1, key_heads, rows * queries_per_head, width)
+    prefix_output, prefix_weight = flash(all_queries, prefix_keys, prefix_values, 0.0, False, scale=scaling)
+    prefix_output = prefix_output.reshape(key_heads, rows, queries_per_head, width).transpose(0, 1)
+    prefix_weight = prefix_weight.reshape(key_heads, rows, queries_per_head).transpose(0, 1)
+    bias = _bias(query, keys, mask, heads // key_heads)
+    own_output, own_weight = flash(grouped, keys, values, 0.0, False, attn_mask=bias, scale=scaling)
+    share = torch.sigmoid(own_weight - prefix_weight).unsqueeze(-1)
+    return torch.lerp(prefix_output.float(), own_output.float(), share).to(query.dtype).reshape(query.shape)
 
 
 def _bias(query: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor | None, group: int) -> torch.Tensor | None:
-    """Return what is added to the scores, [rows, 1, group * tokens, own tokens]: the lowest number in place of -inf, with which a
-    token of padding, that sees no key of its own row, would become not a number."""
+    """Return the bias of the scores, [rows, 1, group * tokens, own tokens]. It has the lowest number in place of -inf: a padding
+    token sees no key of its own row, so -inf would give NaN."""
     tokens = query.shape[2]
     if mask is None:
         if tokens == 1:

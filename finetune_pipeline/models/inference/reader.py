@@ -11,68 +11,68 @@ import torch.nn.functional as F
 from transformers import DynamicCache
 
 from finetune_pipeline.models.inference.constrained import Grammar
-from finetune_pipeline.models.inference.shared_reading import Ids, Tree, branch, grows_plainly, with_room
+from finetune_pipeline.models.inference.shared_reading import Ids, Tree, branch, has_plain_layers, with_room
 from finetune_pipeline.models.inference.trial import APART, PLAIN, way_of_reading
 
-_READ_AT_ONCE = 2048
-"""Tokens that a CPU reads in one pass: a layer's results then stay in its caches, and in memory that the allocator keeps.
+_PASS_TOKENS = 2048
+"""Tokens that a CPU reads in one pass: a layer's results then stay in its caches, and the allocator reuses their memory.
 Up to 1.7 times as many tokens per second as a pass of 16,384 (two cores, 135M parameters)."""
 
-_SIMILAR = 0.7
-"""Rows at least this long, compared with the longest, are padded and read with it."""
-_WORTH_A_PASS = 256
-"""Tokens with which a pass is worth its overhead, so that shorter rows need not join it."""
+_MIN_LENGTH_SHARE = 0.7
+"""Minimum length of a row, as a share of the longest row's, to be padded and read with it."""
+_MIN_PASS_TOKENS = 256
+"""Tokens that make a pass worth its overhead: shorter rows then start a new pass."""
 
 
 @dataclass
 class Prefilled:
-    """A prefilled batch of prompts. seen [rows, length]: which cached positions are real; logits [rows, vocabulary]: of the
-    next token; before: tokens of the common prefix, if the cache does not hold it."""
+    """A prefilled batch of prompts. mask [rows, length]: 1 for tokens, 0 for padding; logits [rows, vocabulary]: of the next
+    token; uncached_prefix: tokens of the common prefix if the cache does not hold it, else 0."""
 
     cache: DynamicCache
-    seen: torch.Tensor
+    mask: torch.Tensor
     logits: torch.Tensor
-    before: int
+    uncached_prefix: int
 
     def rows(self, chosen: Sequence[int]) -> Prefilled:
         """Return some rows as a batch of their own."""
         if list(chosen) == list(range(len(self.logits))):
             return self
-        keep = torch.tensor(chosen, device=self.seen.device)
+        keep = torch.tensor(chosen, device=self.mask.device)
         cache = branch(self.cache)
         cache.reorder_cache(keep)  # type: ignore[arg-type]  # any tensor of integers; batch_select_indices knows no states
-        return Prefilled(cache, self.seen[keep], self.logits[keep], self.before)
+        return Prefilled(cache, self.mask[keep], self.logits[keep], self.uncached_prefix)
 
 
 def _joined(parts: Sequence[Prefilled]) -> Prefilled:
     """Join separately read batches into one, left-padded to the longest."""
-    seen = [part.seen for part in parts]
-    longest = max(each.shape[1] for each in seen)
+    masks = [part.mask for part in parts]
+    longest = max(mask.shape[1] for mask in masks)
     cache = branch(parts[0].cache)
-    for own, *layers in zip(cache.layers, *(part.cache.layers for part in parts), strict=True):
+    for joined_layer, *layers in zip(cache.layers, *(part.cache.layers for part in parts), strict=True):
         for name in ("keys", "values"):
             states = [getattr(layer, name) for layer in layers]
-            setattr(own, name, torch.cat([F.pad(t, (0, 0, longest - t.shape[2], 0)) for t in states]))
+            setattr(joined_layer, name, torch.cat([F.pad(t, (0, 0, longest - t.shape[2], 0)) for t in states]))
     return Prefilled(
         cache,
-        torch.cat([F.pad(each, (longest - each.shape[1], 0)) for each in seen]),
+        torch.cat([F.pad(mask, (longest - mask.shape[1], 0)) for mask in masks]),
         torch.cat([part.logits for part in parts]),
-        parts[0].before,
+        parts[0].uncached_prefix,
     )
 
 
 class Reader:
     """A model that has read the prompts' common prefix. `prefix` empty: there is none. way: of :mod:`.trial`.
 
-    A model with sliding windows is read PLAIN: it counts the padding between the prefix and a row's own tokens, so that its
-    windows would be too short. So is one with states (of linear attention), in which no token can be hidden.
+    Models with sliding windows are read PLAIN: they count the padding between the prefix and a row's own tokens, and the
+    windows would be too short. So are models with states (of linear attention), which cannot hide a token.
     """
 
     def __init__(self, model: Any, prefix: Ids, way: str | None = None) -> None:
         self.model = model
         self.cache = DynamicCache(config=model.config)
-        wanted = way or way_of_reading(model, Reader)
-        self.way = wanted if grows_plainly(self.cache) else PLAIN
+        requested = way or way_of_reading(model, Reader)
+        self.way = requested if has_plain_layers(self.cache) else PLAIN
         self.prefix = 0 if self.way == PLAIN else len(prefix)
         if self.prefix:
             ids = torch.tensor([prefix], device=model.device)
@@ -83,7 +83,7 @@ class Reader:
         tails = [p[self.prefix :] for p in prompts]
         apart = len(tails) > 1 and self.prefix > 0 and self.way == APART
         # only plain caches can be joined
-        passes = self._passes([len(t) for t in tails]) if grows_plainly(self.cache) else [list(range(len(tails)))]
+        passes = self._passes([len(t) for t in tails]) if has_plain_layers(self.cache) else [list(range(len(tails)))]
         parts = [self._read([tails[i] for i in rows], apart) for rows in passes]
         batch = parts[0] if len(parts) == 1 else _joined(parts)
         order = [i for rows in passes for i in rows]
@@ -91,28 +91,34 @@ class Reader:
 
     def _read(self, tails: Sequence[Ids], apart: bool) -> Prefilled:
         longest = max(len(t) for t in tails)
-        before, cached = (self.prefix, 0) if apart else (0, self.prefix)
+        uncached_prefix, cached = (self.prefix, 0) if apart else (0, self.prefix)
         ids = torch.zeros(len(tails), longest, dtype=torch.long)
-        seen = torch.ones(len(tails), cached + longest, dtype=torch.long)
+        mask = torch.ones(len(tails), cached + longest, dtype=torch.long)
         for i, tail in enumerate(tails):
             ids[i, longest - len(tail) :] = torch.tensor(tail)
-            seen[i, cached : cached + longest - len(tail)] = 0
+            mask[i, cached : cached + longest - len(tail)] = 0
         cache = DynamicCache(config=self.model.config) if apart else branch(self.cache)
         if cached:
             cache.batch_repeat_interleave(len(tails))
-        seen = seen.to(self.model.device)
-        places = before + (seen.cumsum(1) - 1).clamp(min=0)[:, cached:]
-        logits = self._call(ids.to(self.model.device), seen, places, cache, before, logits_to_keep=1)[:, -1]
-        return Prefilled(cache, seen, logits, before)
+        mask = mask.to(self.model.device)
+        positions = uncached_prefix + (mask.cumsum(1) - 1).clamp(min=0)[:, cached:]
+        logits = self._call(ids.to(self.model.device), mask, positions, cache, uncached_prefix, logits_to_keep=1)[:, -1]
+        return Prefilled(cache, mask, logits, uncached_prefix)
 
     def _call(
-        self, ids: torch.Tensor, mask: torch.Tensor, places: torch.Tensor, cache: DynamicCache, before: int, **more: Any
+        self,
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        positions: torch.Tensor,
+        cache: DynamicCache,
+        uncached_prefix: int,
+        **options: Any,
     ) -> torch.Tensor:
-        """Return the logits of `ids` behind a batch's cache; before: of :class:`Prefilled`."""
-        if before:
-            more["common_prefix"] = self.cache
-        more |= {"attention_mask": mask, "position_ids": places, "cache": cache, "use_cache": True}
-        logits: torch.Tensor = self.model(input_ids=ids, **more).logits
+        """Return the logits of `ids` behind a batch's cache; uncached_prefix: of :class:`Prefilled`."""
+        if uncached_prefix:
+            options["common_prefix"] = self.cache
+        options |= {"attention_mask": mask, "position_ids": positions, "cache": cache, "use_cache": True}
+        logits: torch.Tensor = self.model(input_ids=ids, **options).logits
         return logits
 
     def continuations(self, batch: Prefilled, texts: Sequence[Sequence[Ids]]) -> list[list[torch.Tensor]]:
@@ -120,73 +126,73 @@ class Reader:
         texts[row] lists that row's continuations; each attends to the row's prompt and itself. The batch is not changed."""
         if self.way == PLAIN:
             return self._one_by_one(batch, texts)
-        same = {id(row): Tree.of(row) for row in texts}  # most rows share one list of labels
-        trees = [same[id(row)] for row in texts]
-        found: list[list[torch.Tensor]] = [[] for _ in trees]
+        trees_by_texts = {id(row): Tree.of(row) for row in texts}  # most rows share one list of labels
+        trees = [trees_by_texts[id(row)] for row in texts]
+        results: list[list[torch.Tensor]] = [[] for _ in trees]
         for rows in self._passes([len(tree.tokens) for tree in trees]):
             for i, logits in zip(rows, self._continue(batch.rows(rows), [trees[i] for i in rows]), strict=True):
-                found[i] = logits
-        return found
+                results[i] = logits
+        return results
 
     def _passes(self, tokens: Sequence[int]) -> list[list[int]]:
-        """Return which rows to read together, given each one's tokens: on a CPU rows of similar length, which need little
+        """Return which rows to read together, given each row's tokens: on a CPU rows of similar length, to need little
         padding."""
         if self.model.device.type != "cpu":
             return [list(range(len(tokens)))]
         passes: list[list[int]] = []
         longest = room = 0
         for row in sorted(range(len(tokens)), key=lambda i: -tokens[i]):
-            if room < longest or (tokens[row] < longest * _SIMILAR and room < _READ_AT_ONCE - _WORTH_A_PASS):
+            if room < longest or (tokens[row] < longest * _MIN_LENGTH_SHARE and room < _PASS_TOKENS - _MIN_PASS_TOKENS):
                 room = 0
             if room == 0:
-                longest, room = tokens[row], _READ_AT_ONCE
+                longest, room = tokens[row], _PASS_TOKENS
                 passes.append([])
             passes[-1].append(row)
             room -= longest
         return passes
 
     def _continue(self, batch: Prefilled, trees: Sequence[Tree]) -> list[list[torch.Tensor]]:
-        first = [[batch.logits[i : i + 1] for _ in tree.paths] for i, tree in enumerate(trees)]
+        first_logits = [[batch.logits[i : i + 1] for _ in tree.paths] for i, tree in enumerate(trees)]
         width = max(len(tree.tokens) for tree in trees)
         if width == 0:
-            return first
-        rows, past = batch.seen.shape
+            return first_logits
+        rows, past = batch.mask.shape
         ids = torch.zeros(rows, width, dtype=torch.long)
         depth = torch.zeros(rows, width, dtype=torch.long)
-        own = torch.zeros(rows, width, width, dtype=torch.bool)
+        tree_masks = torch.zeros(rows, width, width, dtype=torch.bool)
         for i, tree in enumerate(trees):
             n = len(tree.tokens)
             ids[i, :n], depth[i, :n] = torch.tensor(tree.tokens), torch.tensor(tree.depth)
-            own[i, :n, :n] = tree.sees
+            tree_masks[i, :n, :n] = tree.sees
         device = self.model.device
-        allowed = torch.cat([batch.seen[:, None, :].bool().expand(rows, width, past), own.to(device)], 2)
+        allowed = torch.cat([batch.mask[:, None, :].bool().expand(rows, width, past), tree_masks.to(device)], 2)
         mask = torch.zeros(rows, 1, width, past + width, dtype=batch.logits.dtype, device=device)
         mask.masked_fill_(~allowed[:, None], torch.finfo(mask.dtype).min)
-        places = batch.before + batch.seen.sum(1, keepdim=True) + depth.to(device)
-        logits = self._call(ids.to(device), mask, places, branch(batch.cache), batch.before)
+        positions = batch.uncached_prefix + batch.mask.sum(1, keepdim=True) + depth.to(device)
+        logits = self._call(ids.to(device), mask, positions, branch(batch.cache), batch.uncached_prefix)
         return [
             [torch.cat([head, logits[i, path]]) for head, path in zip(heads, trees[i].paths, strict=True)]
-            for i, heads in enumerate(first)
+            for i, heads in enumerate(first_logits)
         ]
 
     def _one_by_one(self, batch: Prefilled, texts: Sequence[Sequence[Ids]]) -> list[list[torch.Tensor]]:
         """:meth:`continuations` read PLAIN: one pass for each of a row's texts."""
-        found: list[list[torch.Tensor]] = [[] for _ in texts]
+        results: list[list[torch.Tensor]] = [[] for _ in texts]
         for number in range(max(map(len, texts))):
             rows = [i for i, row in enumerate(texts) if number < len(row)]
             part = batch.rows(rows)
-            own = [texts[i][number][:-1] for i in rows]
-            width = max(map(len, own))
+            inputs = [texts[i][number][:-1] for i in rows]
+            width = max(map(len, inputs))
             logits = part.logits[:, None]
             if width:
-                ids = torch.tensor([[*text, *[0] * (width - len(text))] for text in own], device=self.model.device)
-                seen = torch.cat([part.seen, part.seen.new_ones(len(rows), width)], 1)
-                places = part.seen.sum(1, keepdim=True) + torch.arange(width, device=self.model.device)
-                following = self._call(ids, seen, places, branch(part.cache), 0)
+                ids = torch.tensor([[*text, *[0] * (width - len(text))] for text in inputs], device=self.model.device)
+                mask = torch.cat([part.mask, part.mask.new_ones(len(rows), width)], 1)
+                positions = part.mask.sum(1, keepdim=True) + torch.arange(width, device=self.model.device)
+                following = self._call(ids, mask, positions, branch(part.cache), 0)
                 logits = torch.cat([logits, following], 1)
-            for i, text, each in zip(rows, own, logits, strict=True):
-                found[i].append(each[: len(text) + 1])
-        return found
+            for i, text, row_logits in zip(rows, inputs, logits, strict=True):
+                results[i].append(row_logits[: len(text) + 1])
+        return results
 
     def greedy(
         self, batch: Prefilled, max_new_tokens: int, ends: set[int], grammar: Grammar | None = None
@@ -194,25 +200,27 @@ class Reader:
         """Decode greedily among the tokens that `grammar` allows, until an end token (kept) or max_new_tokens."""
         answers: list[Ids] = [[] for _ in range(len(batch.logits))]
         active = list(range(len(answers)))
-        cache, seen, logits = with_room(batch.cache, max_new_tokens - 1), batch.seen, batch.logits
+        cache, mask, logits = with_room(batch.cache, max_new_tokens - 1), batch.mask, batch.logits
         constrained = [grammar.begin() for _ in answers] if grammar else None
         for step in range(max_new_tokens):
             if constrained:
                 scores = logits.float().cpu().numpy()
-                allowed = [constrained[row].choose(own, ends) for row, own in zip(active, scores, strict=True)]
+                allowed = [
+                    constrained[row].choose(row_scores, ends) for row, row_scores in zip(active, scores, strict=True)
+                ]
                 token = torch.tensor(allowed, device=logits.device)
             else:
                 token = logits.argmax(-1)
             for row, chosen in zip(active, token.tolist(), strict=True):
                 answers[row].append(chosen)
-            left = [i for i, row in enumerate(active) if answers[row][-1] not in ends]
-            if not left or step + 1 == max_new_tokens:
+            unfinished = [i for i, row in enumerate(active) if answers[row][-1] not in ends]
+            if not unfinished or step + 1 == max_new_tokens:
                 break
-            if len(left) < len(active):
-                keep = torch.tensor(left, device=seen.device)
+            if len(unfinished) < len(active):
+                keep = torch.tensor(unfinished, device=mask.device)
                 cache.reorder_cache(keep)  # type: ignore[arg-type]
-                seen, token, active = seen[keep], token[keep], [active[i] for i in left]
-            places = batch.before + seen.sum(1, keepdim=True)
-            seen = torch.cat([seen, seen.new_ones(len(active), 1)], 1)
-            logits = self._call(token[:, None], seen, places, cache, batch.before, logits_to_keep=1)[:, -1]
+                mask, token, active = mask[keep], token[keep], [active[i] for i in unfinished]
+            positions = batch.uncached_prefix + mask.sum(1, keepdim=True)
+            mask = torch.cat([mask, mask.new_ones(len(active), 1)], 1)
+            logits = self._call(token[:, None], mask, positions, cache, batch.uncached_prefix, logits_to_keep=1)[:, -1]
         return answers

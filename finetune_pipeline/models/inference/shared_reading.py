@@ -17,9 +17,9 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 Ids = list[int]
-_WORTH = 0.9
-"""Prompts leave a family if at most this share of tokens then has to be read: smaller batches are less efficient."""
-_DEPTH = 8
+_MAX_COST_SHARE = 0.9
+"""Prompts leave a family if the tokens to read fall to at most this share: smaller batches are less efficient."""
+_MAX_DEPTH = 8
 """Maximum depth of nested prefixes."""
 
 
@@ -35,32 +35,32 @@ def common_prefix(prompts: Sequence[Ids]) -> int:
 def families(prompts: Sequence[Ids]) -> list[list[int]]:
     """Group the indices of prompts by shared prefix, ascending within each family; the largest family first.
 
-    Prompts must not be empty. A family costs its prefix once, plus the rest of each prompt. Where prompts first differ, those
-    that continue alike leave the family if that costs clearly less, their prefix included.
+    Prompts must not be empty. A family costs its prefix once, plus the rest of each prompt. Prompts with the same next token
+    after the prefix form a family of their own if that costs clearly less, their own prefix included.
     """
     order = sorted(range(len(prompts)), key=lambda i: (prompts[i], i))
-    groups = _parted(prompts, order, _DEPTH)[1] if order else []
+    groups = _split_families(prompts, order, _MAX_DEPTH)[1] if order else []
     return sorted(map(sorted, groups), key=lambda rows: (-len(rows), rows[0]))
 
 
-def _parted(prompts: Sequence[Ids], places: list[int], depth: int) -> tuple[int, list[list[int]]]:
+def _split_families(prompts: Sequence[Ids], places: list[int], depth: int) -> tuple[int, list[list[int]]]:
     """Return (tokens to read, families) of the prompts at `places`, which are in lexical order."""
     ends = (places[0], places[-1], min(places, key=lambda i: len(prompts[i])))
     shared = common_prefix([prompts[i] for i in ends])
-    left: list[int] = []
+    remaining: list[int] = []
     cost = 0
     groups: list[list[int]] = []
     for _, group in groupby(places, key=lambda i: prompts[i][: shared + 1]):
-        together = list(group)
-        inside = sum(len(prompts[i]) - shared for i in together)
-        if depth and 1 < len(together) < len(places):
-            alone, parts = _parted(prompts, together, depth - 1)
-            if alone <= _WORTH * inside:
-                cost, groups = cost + alone, groups + parts
+        family = list(group)
+        joint_cost = sum(len(prompts[i]) - shared for i in family)
+        if depth and 1 < len(family) < len(places):
+            separate_cost, subgroups = _split_families(prompts, family, depth - 1)
+            if separate_cost <= _MAX_COST_SHARE * joint_cost:
+                cost, groups = cost + separate_cost, groups + subgroups
                 continue
-        left += together
-        cost += inside
-    return (cost + shared, [*groups, left]) if left else (cost, groups)
+        remaining += family
+        cost += joint_cost
+    return (cost + shared, [*groups, remaining]) if remaining else (cost, groups)
 
 
 @dataclass
@@ -75,7 +75,7 @@ class Tree:
 
     @classmethod
     def of(cls, texts: Sequence[Sequence[int]]) -> Tree:
-        places: dict[tuple[int, int], int] = {}  # by (parent position, token)
+        positions: dict[tuple[int, int], int] = {}  # by (parent position, token)
         tokens: list[int] = []
         depth: list[int] = []
         paths: list[list[int]] = []
@@ -83,42 +83,42 @@ class Tree:
             path: list[int] = []
             for token in text[:-1]:
                 before = path[-1] if path else -1
-                if (before, token) not in places:
-                    places[before, token] = len(tokens)
+                if (before, token) not in positions:
+                    positions[before, token] = len(tokens)
                     tokens.append(token)
                     depth.append(len(path))
-                path.append(places[before, token])
+                path.append(positions[before, token])
             paths.append(path)
         sees = torch.zeros(len(tokens), len(tokens), dtype=torch.bool)
         for path in paths:
-            at = torch.tensor(path, dtype=torch.long)
-            sees[at[:, None], at] = torch.ones(len(path), len(path), dtype=torch.bool).tril()
+            path_positions = torch.tensor(path, dtype=torch.long)
+            sees[path_positions[:, None], path_positions] = torch.ones(len(path), len(path), dtype=torch.bool).tril()
         return cls(tokens, depth, sees, paths)
 
 
-def grows_plainly(cache: DynamicCache) -> bool:
+def has_plain_layers(cache: DynamicCache) -> bool:
     """Whether every layer stores all keys and values in order, so that batches can be joined and copied."""
     return all(type(layer) is DynamicLayer for layer in cache.layers)
 
 
 def branch(cache: DynamicCache) -> DynamicCache:
-    """Return a cache that grows independently. Only states are copied, which change in place: keys and values are replaced
+    """Return a cache that grows independently. Copies states only, since they change in place; keys and values are replaced
     when they grow."""
-    own = copy.copy(cache)
-    own.layers = [
+    branched = copy.copy(cache)
+    branched.layers = [
         copy.deepcopy(layer) if isinstance(layer, LinearAttentionCacheLayerMixin) else copy.copy(layer)
         for layer in cache.layers
     ]
-    return own
+    return branched
 
 
 def with_room(cache: DynamicCache, room: int) -> DynamicCache:
     """Copy a cache with room for `room` more tokens; the default cache of transformers copies everything for each new token.
     Caches with other layer types (sliding windows, states) are only branched."""
-    own = branch(cache)
-    if room and grows_plainly(cache) and cache.get_seq_length():
-        own.layers = [_RoomyLayer(layer, room) for layer in cache.layers]
-    return own
+    branched = branch(cache)
+    if room and has_plain_layers(cache) and cache.get_seq_length():
+        branched.layers = [_RoomyLayer(layer, room) for layer in cache.layers]
+    return branched
 
 
 class _RoomyLayer(DynamicLayer):
@@ -127,11 +127,11 @@ class _RoomyLayer(DynamicLayer):
     def __init__(self, layer: Any, room: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.lazy_initialization(layer.keys, layer.values)
-        self._whole = (_enlarged(layer.keys, room), _enlarged(layer.values, room))
-        self._show(layer.get_seq_length())
+        self._buffers = (_enlarged(layer.keys, room), _enlarged(layer.values, room))
+        self._set_length(layer.get_seq_length())
 
-    def _show(self, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-        keys, values = (whole[:, :, :tokens] for whole in self._whole)
+    def _set_length(self, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        keys, values = (buffer[:, :, :tokens] for buffer in self._buffers)
         self.keys, self.values = keys, values
         return keys, values
 
@@ -141,19 +141,19 @@ class _RoomyLayer(DynamicLayer):
         """Append keys and values. Raises RuntimeError if there is no room left."""
         start = self.get_seq_length()
         end = start + key_states.shape[2]
-        for whole, states in zip(self._whole, (key_states, value_states), strict=True):
-            whole[:, :, start:end] = states
-        return self._show(end)
+        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, start:end] = states
+        return self._set_length(end)
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Keep some rows of the batch."""
         tokens = self.get_seq_length()
-        self._whole = (self._whole[0][beam_idx], self._whole[1][beam_idx])
-        self._show(tokens)
+        self._buffers = (self._buffers[0][beam_idx], self._buffers[1][beam_idx])
+        self._set_length(tokens)
 
 
 def _enlarged(states: torch.Tensor, room: int) -> torch.Tensor:
     rows, heads, tokens, width = states.shape
-    whole = states.new_empty(rows, heads, tokens + room, width)
-    whole[:, :, :tokens] = states
-    return whole
+    buffer = states.new_empty(rows, heads, tokens + room, width)
+    buffer[:, :, :tokens] = states
+    return buffer

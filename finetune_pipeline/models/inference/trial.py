@@ -1,7 +1,7 @@
 """Finds the fastest way of reading prompts that gives a model's own logits, by a trial on a few tokens.
 
-An architecture may ignore or refuse what a fast way passes to it (positions, masks, an attention function), and then gives
-other answers, often without an error. Asking it is safer than a list of names.
+An architecture may ignore or refuse the positions, masks or attention function that a fast way passes to it. It then gives
+other answers, often without an error. A trial is safer than a list of names.
 """
 
 from collections.abc import Callable
@@ -19,49 +19,49 @@ is read in a pass of its own."""
 _PREFIX = [9, 10, 11, 12, 13]
 _PROMPTS = [[*_PREFIX, *range(3, 15)], [*_PREFIX, 6]]
 _TEXTS = [[*range(n, 19), 3] for n in (6, 11)]
-"""Numbers of tokens, see _words; long enough to tell wrong distances from the rounding of bfloat16."""
+"""Numbers of tokens, see _mid_vocabulary_tokens; long enough to tell wrong distances from the rounding of bfloat16."""
 _LONGEST = max(map(len, _PROMPTS)) + max(map(len, _TEXTS))
-_TRIED = "_way_of_reading"
-_RAISED = (TypeError, ValueError, RuntimeError, LookupError, AttributeError)
-"""What models raise for arguments they do not take."""
+_CACHE_ATTRIBUTE = "_way_of_reading"
+_MODEL_ERRORS = (TypeError, ValueError, RuntimeError, LookupError, AttributeError)
+"""Errors that models raise for arguments they do not support."""
 
 
 def way_of_reading(model: Any, reader: Callable[[Any, list[int], str], Any]) -> str:
-    """Return the way in which `model` is to be read; its attention function is then the one of that way.
+    """Return the way to read `model`, and set the attention function of that way.
 
     reader: makes a Reader of a model for a prefix and a way. Raises JobError if even PLAIN gives other logits than reading one
     row at a time.
     """
-    if not hasattr(model, _TRIED):
-        setattr(model, _TRIED, _first_that_works(model, reader))
-    return str(getattr(model, _TRIED))
+    if not hasattr(model, _CACHE_ATTRIBUTE):
+        setattr(model, _CACHE_ATTRIBUTE, _first_correct_way(model, reader))
+    return str(getattr(model, _CACHE_ATTRIBUTE))
 
 
-def rows_at_once(model: Any, wanted: int, longest: int) -> int:
+def rows_at_once(model: Any, batch_size: int, longest: int) -> int:
     """Return how many rows of up to `longest` tokens the model may read together; see PrefixedModel.rows_at_once."""
-    return int(model.rows_at_once(wanted, longest)) if hasattr(model, "rows_at_once") else wanted
+    return int(model.rows_at_once(batch_size, longest)) if hasattr(model, "rows_at_once") else batch_size
 
 
 @torch.no_grad()
-def _first_that_works(model: Any, reader: Callable[[Any, list[int], str], Any]) -> str:
+def _first_correct_way(model: Any, reader: Callable[[Any, list[int], str], Any]) -> str:
     config, size = model.config.get_text_config(), rows_at_once(model, len(_PROMPTS), _LONGEST)
     before, problem = config._attn_implementation, ""
-    prefix, *rest = (_words(numbers, config.vocab_size) for numbers in (_PREFIX, *_PROMPTS, *_TEXTS))
-    prompts, texts = rest[: len(_PROMPTS)], rest[len(_PROMPTS) :]
-    separate = [alone(model, prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
+    prefix, *encoded = (_mid_vocabulary_tokens(numbers, config.vocab_size) for numbers in (_PREFIX, *_PROMPTS, *_TEXTS))
+    prompts, texts = encoded[: len(_PROMPTS)], encoded[len(_PROMPTS) :]
+    expected = [logits_alone(model, prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
     for way in (APART, TREES, PLAIN):
         if way == APART and not prefix_attention.switch_on(model):
             continue
         try:
-            tried = reader(model, prefix, way)
+            trial_reader = reader(model, prefix, way)
             rows = []
-            for at in range(0, len(prompts), size):
-                batch = tried.read(prompts[at : at + size])
-                rows += tried.continuations(batch, [texts] * len(batch.logits))
-            problem = _difference([row[i] for i, row in enumerate(rows)], separate, way)
-            if tried.way != way:
+            for start in range(0, len(prompts), size):
+                batch = trial_reader.read(prompts[start : start + size])
+                rows += trial_reader.continuations(batch, [texts] * len(batch.logits))
+            problem = _difference([row[i] for i, row in enumerate(rows)], expected, way)
+            if trial_reader.way != way:
                 problem = "its cache does not allow it"
-        except _RAISED as error:
+        except _MODEL_ERRORS as error:
             problem = f"{type(error).__name__}: {error}"
         if not problem:
             return way
@@ -72,27 +72,27 @@ def _first_that_works(model: Any, reader: Callable[[Any, list[int], str], Any]) 
     )
 
 
-def _words(numbers: list[int], vocabulary: int) -> list[int]:
-    """Return the tokens with these numbers, from the middle of the vocabulary: behind control tokens, which stand at its ends,
-    a trained model is so unsure that rounding alone changes its logits by a third."""
+def _mid_vocabulary_tokens(numbers: list[int], vocabulary: int) -> list[int]:
+    """Return the tokens with these numbers, from the middle of the vocabulary. Control tokens are at its ends: after them a
+    trained model is so unsure that rounding alone changes its logits by a third."""
     return [vocabulary // 4 + number * max(1, vocabulary // 64) for number in numbers]
 
 
-def alone(model: Any, prompt: list[int], text: list[int], **more: Any) -> torch.Tensor:
+def logits_alone(model: Any, prompt: list[int], text: list[int], **options: Any) -> torch.Tensor:
     """Return the logits [tokens, vocabulary] that predict each token of a text after the prompt, read as one row."""
     ids = torch.tensor([[*prompt, *text[:-1]]], device=model.device)
-    logits: torch.Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), **more).logits[0, -len(text) :]
+    logits: torch.Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), **options).logits[0, -len(text) :]
     return logits
 
 
-def _difference(found: list[torch.Tensor], separate: list[torch.Tensor], way: str) -> str:
-    """Return how far the logits of a trial are from those of each row alone; empty if that is rounding.
-    Logits of a damaged model, which are not finite, are not compared: whoever reads them says so."""
-    left, right = torch.cat(found).float(), torch.cat(separate).float()
-    if not right.isfinite().all():
+def _difference(trial_logits: list[torch.Tensor], expected: list[torch.Tensor], way: str) -> str:
+    """Describe how far the logits of a trial are from those of each row alone; empty if they differ by rounding only.
+    Does not compare logits that are not finite (of a damaged model): the code that uses them reports these."""
+    actual, reference = torch.cat(trial_logits).float(), torch.cat(expected).float()
+    if not reference.isfinite().all():
         return ""
-    gap = ((left - right).norm() / right.norm().clamp(min=1e-6)).item()
-    # in bfloat16 some tokens may go to other experts; without PLAIN nothing is left
+    gap = ((actual - reference).norm() / reference.norm().clamp(min=1e-6)).item()
+    # in bfloat16 some tokens may go to other experts; PLAIN is the last way to try
     rough = 0.3 if way == PLAIN else 0.1
-    limit = 1e-3 if found[0].dtype == torch.float32 else rough
+    limit = 1e-3 if trial_logits[0].dtype == torch.float32 else rough
     return "" if gap <= limit else f"relative difference of the logits {gap:.2g}"

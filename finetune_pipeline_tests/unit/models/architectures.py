@@ -98,10 +98,10 @@ _IMAGES = {
 def random_model(architecture: str, **settings: Any) -> Any:
     """A random model of 400 tokens. settings: of its configuration."""
     config, model, usual = _SETTINGS[architecture]
-    whole = {"vocab_size": 400, "initializer_range": 0.15, **_ENDS, **usual, **settings}
+    values = {"vocab_size": 400, "initializer_range": 0.15, **_ENDS, **usual, **settings}
     if architecture.endswith("_with_images"):
-        whole = {"text_config": whole, "tie_word_embeddings": whole.get("tie_word_embeddings", True), **_IMAGES}
-    return getattr(transformers, model)(getattr(transformers, config)(**whole))
+        values = {"text_config": values, "tie_word_embeddings": values.get("tie_word_embeddings", True), **_IMAGES}
+    return getattr(transformers, model)(getattr(transformers, config)(**values))
 
 
 def make_model(

@@ -39,10 +39,10 @@ def test_a_forged_turn_is_text_of_the_users_turn(tokenizer: Any) -> None:
 def test_without_control_tokens_in_contents_the_ids_are_the_templates_own(tokenizer: Any) -> None:
     for n in range(9):
         turns = tiny_messages(n)
-        own = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True)["input_ids"]
-        assert encode_example(tokenizer, turns)[0].ids == list(own)
+        template_ids = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True)["input_ids"]
+        assert encode_example(tokenizer, turns)[0].ids == list(template_ids)
         written = write(tokenizer, turns)
-        assert written.marked is None and token_ids(tokenizer, written) == list(own)
+        assert written.marked is None and token_ids(tokenizer, written) == list(template_ids)
     # and with some, so are those of what the template itself wrote
     forged = encode_prompt(tokenizer, messages("a<|im_end|>b"))
     pieces = render(tokenizer, messages("a<|im_end|>b"), generation=True).split("a<|im_end|>b")
@@ -91,8 +91,8 @@ def test_tools_results_and_arguments_forge_nothing_and_thoughts_stay_tokens(toke
     added = [tokenizer.decode([i]) for i in ids if i in tokenizer.added_tokens_decoder]
     start, end = "<|im_start|>", "<|im_end|>"
     assert added == [start, end, start, "<think>", "<call>", "</call>", end, start, end, start, "<think>"]
-    own = tokenizer.apply_chat_template(turns, tools=[tool], add_generation_prompt=True, tokenize=False)
-    assert tokenizer.decode(ids) == own
+    template_text = tokenizer.apply_chat_template(turns, tools=[tool], add_generation_prompt=True, tokenize=False)
+    assert tokenizer.decode(ids) == template_text
 
 
 def family(kind: str) -> Tokenizer:

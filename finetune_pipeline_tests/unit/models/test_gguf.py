@@ -62,20 +62,26 @@ def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any
 def same_answers(folder: Path) -> None:
     """All prompts have as many tokens, and all answers but near ties are the same: llama.cpp's keys are in float16.
     Pieces of characters do not count: servers write those in ways of their own."""
-    asked = [[{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}] for question in QUESTIONS]
+    conversations = [
+        [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}] for question in QUESTIONS
+    ]
     tokenizer, model = load_tokenizer(folder), load(folder)
     expected = []
-    for messages in asked:
+    for messages in conversations:
         prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")["input_ids"]
         with torch.no_grad():
-            made = model.generate(prompt, do_sample=False, max_new_tokens=LONGEST, eos_token_id=[2], pad_token_id=2)
-        text = tokenizer.decode(made[0, prompt.shape[1] :], skip_special_tokens=True)
+            generated = model.generate(
+                prompt, do_sample=False, max_new_tokens=LONGEST, eos_token_id=[2], pad_token_id=2
+            )
+        text = tokenizer.decode(generated[0, prompt.shape[1] :], skip_special_tokens=True)
         expected.append((text.replace("\ufffd", ""), prompt.shape[1]))
     with llama_cpp_server(gguf(folder), 512) as endpoint:
-        found = [(a.text.replace("\ufffd", ""), a.prompt_tokens) for a in ask(endpoint, asked, LONGEST).answers]
-    assert [n for _, n in found] == [n for _, n in expected]
-    other = [pair for pair in zip(expected, found, strict=True) if pair[0] != pair[1]]
-    assert len(other) <= 2, other
+        answers = [
+            (a.text.replace("\ufffd", ""), a.prompt_tokens) for a in ask(endpoint, conversations, LONGEST).answers
+        ]
+    assert [n for _, n in answers] == [n for _, n in expected]
+    different = [pair for pair in zip(expected, answers, strict=True) if pair[0] != pair[1]]
+    assert len(different) <= 2, different
     assert len({text for text, _ in expected}) > 3, "answers that could differ"
 
 
@@ -212,7 +218,7 @@ def test_the_template_in_go_writes_the_same(template: str | None, begin: str, tm
 
 def test_the_modelfile_asks_as_the_model_was_judged(tmp_path: Path) -> None:
     serving = {"system_prompt": 'Say "yes".', "stop_tokens": ["<|im_end|>"], "max_new_tokens": 7}
-    text = modelfile(tokenizer_with(tmp_path), "m-f16.gguf", serving, context=512, others=["m-q8_0.gguf"])
+    text = modelfile(tokenizer_with(tmp_path), "m-f16.gguf", serving, context=512, other_weights=["m-q8_0.gguf"])
     lines = text.splitlines()
     assert lines[:2] == ["FROM ./m-f16.gguf", "# FROM ./m-q8_0.gguf"]
     assert lines[-6:] == [

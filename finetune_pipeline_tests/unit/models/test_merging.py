@@ -15,7 +15,7 @@ from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import adapter_kind, read_adapter
 from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.merging import merge
-from finetune_pipeline.models.parity import parity, weights_off
+from finetune_pipeline.models.parity import differing_weights, parity
 from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.training.model import build, save_trained
 from finetune_pipeline_tests.tiny_model import make_tiny_model, write_tiny_examples
@@ -87,8 +87,8 @@ def test_what_training_saves_is_merged_and_a_damaged_merge_is_seen(
     assert facts["right"] and facts["weights_compared"] == len(before)
     name = next(n for n in reversed(written) if not torch.equal(written[n], before[n]))
     save_file({**written, name: before[name]}, tmp_path / "out/model/model.safetensors", metadata={"format": "pt"})
-    right = with_adapter(base, tmp_path / "adapter").merge_and_unload()
-    assert weights_off(right, tmp_path / "out") == (len(before), [name])
+    reference = with_adapter(base, tmp_path / "adapter").merge_and_unload()
+    assert differing_weights(reference, tmp_path / "out") == (len(before), [name])
 
 
 def test_float32_keeps_all_of_the_change(tmp_path: Path) -> None:
@@ -97,19 +97,19 @@ def test_float32_keeps_all_of_the_change(tmp_path: Path) -> None:
     assert merge(base, adapter, tmp_path / "rounded")["dtype"] == "bfloat16"
     assert merge(base, adapter, tmp_path / "whole", float32=True)["dtype"] == "bfloat16+float32"
     expected = logits(with_adapter(base, adapter))
-    rounded, whole = (logits(load(tmp_path / n / "model")) for n in ("rounded", "whole"))
-    assert (whole - expected).abs().max() < 1e-4 < (rounded - expected).abs().max()
+    rounded, exact = (logits(load(tmp_path / n / "model")) for n in ("rounded", "whole"))
+    assert (exact - expected).abs().max() < 1e-4 < (rounded - expected).abs().max()
     assert load(tmp_path / "whole/model", "auto").dtype == FLOAT32
 
 
 def test_weights_in_several_files_are_merged_file_by_file_as_their_index_says(tmp_path: Path) -> None:
-    one = make_model(tmp_path / "one", "llama")
-    many = shutil.copytree(one, tmp_path / "many")
-    (many / "model.safetensors").unlink()
-    load(one).save_pretrained(many, max_shard_size="100KB")
-    save_file({"model.norm.weight": torch.full((64,), 9.0)}, many / "consolidated.safetensors")
-    adapter = make_adapter(one, tmp_path / "adapter", size=0.15)
-    for name, base in (("one_out", one), ("many_out", many)):
+    single_file = make_model(tmp_path / "one", "llama")
+    several_files = shutil.copytree(single_file, tmp_path / "many")
+    (several_files / "model.safetensors").unlink()
+    load(single_file).save_pretrained(several_files, max_shard_size="100KB")
+    save_file({"model.norm.weight": torch.full((64,), 9.0)}, several_files / "consolidated.safetensors")
+    adapter = make_adapter(single_file, tmp_path / "adapter", size=0.15)
+    for name, base in (("one_out", single_file), ("many_out", several_files)):
         facts = merge(base, adapter, tmp_path / name)
     written = sorted((tmp_path / "many_out/model").glob("*.safetensors"))
     assert len(written) > 3
@@ -119,9 +119,9 @@ def test_weights_in_several_files_are_merged_file_by_file_as_their_index_says(tm
     assert facts["files"]["model.safetensors.index.json"]
     assert torch.equal(logits(load(tmp_path / "one_out/model")), logits(load(tmp_path / "many_out/model")))
     index["weight_map"]["model.norm.weight"] = "consolidated.safetensors"
-    (many / "model.safetensors.index.json").write_text(json.dumps(index))
+    (several_files / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(JobError, match=r"model\.norm\.weight is in consolidated\.safetensors and in"):
-        merge(many, adapter, tmp_path / "out")
+        merge(several_files, adapter, tmp_path / "out")
 
 
 def test_a_whole_model_is_taken_over_as_it_is(base: Path, tmp_path: Path) -> None:

@@ -43,8 +43,8 @@ def test_the_plain_model_gives_the_same_logits_and_answers(architecture: str, ti
     assert facts["soft_ids"] == list(range(400, 400 + TOKENS)) and facts["untied"] is tied
     peft, plain = with_adapter(base, adapter), AutoModelForCausalLM.from_pretrained(tmp_path / "out/model").eval()
     for number in range(3):
-        asked = tiny_messages(number, answer=False)
-        before, after = (encode_prompt(load_tokenizer(folder), asked) for folder in (base, tmp_path / "out/model"))
+        prompt = tiny_messages(number, answer=False)
+        before, after = (encode_prompt(load_tokenizer(folder), prompt) for folder in (base, tmp_path / "out/model"))
         assert after == [*facts["soft_ids"], *before]
         expected = logits(peft, torch.tensor([before]))
         torch.testing.assert_close(logits(plain, torch.tensor([after]))[..., :400], expected, rtol=1e-4, atol=1e-4)
@@ -62,9 +62,9 @@ def test_the_new_tokens_are_never_chosen_whatever_was_read(tmp_path: Path) -> No
     plain_model(base, soft(base, tmp_path / "adapter", size=20.0), tmp_path / "out")
     model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "out/model").eval()
     read = torch.randint(0, 405, (64, 30), generator=torch.Generator().manual_seed(0))
-    found = logits(model, read).flatten(0, 1)
-    assert (found[:, 400:].max(1).values < found[:, :400].max(1).values).all()
-    assert all((torch.softmax(found / heat, -1)[:, 400:].sum(-1) <= TOKENS / 405).all() for heat in (0.3, 1.0, 5.0))
+    scores = logits(model, read).flatten(0, 1)
+    assert (scores[:, 400:].max(1).values < scores[:, :400].max(1).values).all()
+    assert all((torch.softmax(scores / heat, -1)[:, 400:].sum(-1) <= TOKENS / 405).all() for heat in (0.3, 1.0, 5.0))
     # without that care, the trained vectors as rows of a tied head would be chosen
     with torch.no_grad():
         model.lm_head.weight[400:] = model.get_input_embeddings().weight[400:]

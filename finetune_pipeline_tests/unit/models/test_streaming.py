@@ -26,18 +26,18 @@ def test_rows_and_whole_tensors_are_read_and_written_as_the_library_does(tmp_pat
     tensors |= {"steps": torch.tensor(7), "größe": torch.arange(9, dtype=torch.uint8)}
     names = {kind: name for name, kind in TORCH_TYPES.items()}
     shapes = {n: Shape.of(names[t.dtype], tuple(t.shape)) for n, t in tensors.items()}
-    path, own = tmp_path / "x.safetensors", tmp_path / "own.safetensors"
+    path, copy = tmp_path / "x.safetensors", tmp_path / "own.safetensors"
     save_file(tensors, path, metadata={"format": "pt"})
     parts = {name: tensor.split(3) if tensor.dim() else (tensor,) for name, tensor in tensors.items()}
-    assert write_tensors(own, shapes, parts.__getitem__, {"format": "pt"}) == digest_file(own) == digest_file(path)
+    assert write_tensors(copy, shapes, parts.__getitem__, {"format": "pt"}) == digest_file(copy) == digest_file(path)
     file = TensorFile(path)
     for name, tensor in tensors.items():
         assert torch.equal(file.tensor(name), tensor) and file.tensor(name).dtype == tensor.dtype
         assert b"".join(file.pieces(name)) == bytes(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
     assert torch.equal(file.rows("z.weight", 100, 103), tensors["z.weight"][100:103])
-    whole = path.read_bytes()
+    content = path.read_bytes()
     for cut in (4, -1):
-        path.write_bytes(whole[:cut])
+        path.write_bytes(content[:cut])
         with pytest.raises(DamagedFile, match=r"x\.safetensors .* is truncated"):
             TensorFile(path)
 
@@ -67,8 +67,8 @@ def test_merging_takes_the_memory_of_some_rows_not_of_the_model(tmp_path: Path) 
     (adapter / "adapter_config.json").write_text(json.dumps(config))
     command = [sys.executable, "-c", _MERGE, str(base), str(adapter), str(tmp_path / "out")]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-    peak, merged = json.loads(done.stdout)
+    completed = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    peak, merged = json.loads(completed.stdout)
     assert merged == layers
     assert (base / "model.safetensors").stat().st_size > 220 << 20
     assert peak < 3 * mib + 300

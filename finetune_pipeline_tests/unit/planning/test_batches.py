@@ -31,11 +31,11 @@ def with_turns(examples: list[Example]) -> list[Example]:
 
 
 def test_rows_are_encoded_as_training_does(base: Path, with_turns: list[Example]) -> None:
-    for over, most in (("fail", 1024), ("drop", 55), ("truncate_prompt", 52)):
-        encoded = Planner(base, with_turns, []).rows("train", settings(max_tokens=most, over_length=over))
-        real = prepare_split(load_tokenizer(base), with_turns, most, over, "train split")
+    for over_length, max_tokens in (("fail", 1024), ("drop", 55), ("truncate_prompt", 52)):
+        encoded = Planner(base, with_turns, []).rows("train", settings(max_tokens=max_tokens, over_length=over_length))
+        real = prepare_split(load_tokenizer(base), with_turns, max_tokens, over_length, "train split")
         assert [(r["id"], r["ids"], r["loss"]) for r in encoded.rows] == [(r.id, r.ids, r.loss) for r in real.rows]
-        assert encoded.over >= len(real.dropped) + len(real.cuts) and (encoded.over > 0) == (over != "fail")
+        assert encoded.over >= len(real.dropped) + len(real.cuts) and (encoded.over > 0) == (over_length != "fail")
 
 
 @pytest.mark.parametrize(
@@ -53,12 +53,12 @@ def test_steps_and_evaluations_are_the_trainers(tmp_path: Path, rows: int, chang
 
 def test_a_planner_adds_up_both_phases_and_encodes_rows_once(base: Path, examples: list[Example]) -> None:
     planner = Planner(base, examples, examples[:3])
-    both, single = settings(epochs=1, unquantized_epochs=2), settings(epochs=1, unquantized_epochs=0)
-    first, second = planner.phases(both)
+    two_phases, one_phase = settings(epochs=1, unquantized_epochs=2), settings(epochs=1, unquantized_epochs=0)
+    first, second = planner.phases(two_phases)
     assert (first.method, second.method) == ("qlora", "lora")
     assert second.steps == 2 * first.steps and 1.9 < second.tokens / first.tokens < 2.1
-    assert len(planner.phases(single)) == 1 and planner.memory(both).total >= planner.memory(single).total
-    assert 0 < planner.computed_share(both) < 1 <= planner.computed_share(settings(shared_prefix=False))
+    assert len(planner.phases(one_phase)) == 1 and planner.memory(two_phases).total >= planner.memory(one_phase).total
+    assert 0 < planner.computed_share(two_phases) < 1 <= planner.computed_share(settings(shared_prefix=False))
     rows = planner.rows("train", settings(method="lora", max_tokens=64))
     assert planner.rows("train", settings(method="prompt", max_tokens=64)) is rows
     context = planner.config["max_position_embeddings"]

@@ -72,24 +72,24 @@ def test_a_machine_costs_its_rent_and_at_the_break_even_both_bills_are_equal(pri
 
 
 def test_training_by_trainer_and_method(prices: PriceList) -> None:
-    by = {(of.where, of.methods): of for of in made(prices, unquantized_epochs=0).training}
-    shop = by["Shop, tuning", "the service's own"]
+    costs = {(cost.where, cost.methods): cost for cost in made(prices, unquantized_epochs=0).training}
+    shop = costs["Shop, tuning", "the service's own"]
     assert shop.low == shop.high == 6.0 and shop.tokens == 2_000_000
-    low_rank = next(of for (where, names), of in by.items() if where == "box, 8B" and "lora" in names)
-    full = by["box, 8B", "full"]
+    low_rank = next(cost for (place, names), cost in costs.items() if place == "box, 8B" and "lora" in names)
+    full = costs["box, 8B", "full"]
     assert full.hours[0] == pytest.approx(1.5 * low_rank.hours[0], rel=0.01), "every weight is trained"
     assert low_rank.hours[0] < 2e6 / 1000 / 3600 < low_rank.hours[1]
 
 
 def test_old_missing_and_ended_prices_are_named(prices: PriceList) -> None:
-    said = made(prices, None, trainer="ray").warnings
+    warnings = made(prices, None, trainer="ray").warnings
     for line in (
         "Shop, tuning: 330 days old: confirm it",
         "Shop, gone: no longer offered since 2026-11-26",
         "prices.yaml has no price for the trainer ray",
     ):
-        assert line in said
-    assert any("--calls-per-month" in line for line in said)
+        assert line in warnings
+    assert any("--calls-per-month" in line for line in warnings)
     assert not any("trainer shop" in line for line in made(prices, trainer="shop").warnings)
     assert rule_of_thumb(prices) == ["rented A10G is not in prices.yaml, so the rule of thumb cannot be checked."]
     shipped = " ".join(rule_of_thumb(load_prices()))

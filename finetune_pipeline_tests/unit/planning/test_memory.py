@@ -38,8 +38,8 @@ Models = dict[tuple[str, bool], Path]
 def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     """By architecture, and by whether the head is tied to the embeddings."""
     place = tmp_path_factory.mktemp("models")
-    both = itertools.product(ARCHITECTURES, (True, False))
-    return {(name, tied): make_model(place / f"{name}_{tied}", name, tied=tied) for name, tied in both}
+    variants = itertools.product(ARCHITECTURES, (True, False))
+    return {(name, tied): make_model(place / f"{name}_{tied}", name, tied=tied) for name, tied in variants}
 
 
 def settings_of(method: str, **more: Any) -> dict[str, Any]:
@@ -76,21 +76,21 @@ def test_what_adapters_train_is_known_before(tmp_path: Path, name: str, tied: bo
 
 
 def test_adapters_on_some_layers_are_counted(models: Models) -> None:
-    folder, some = models["gemma3", True], {"r": 4, "target_modules": ["q_proj", "self_attn.v_proj", "down_proj"]}
-    settings = settings_of("lora", lora=some, precision="float32")
+    folder, lora = models["gemma3", True], {"r": 4, "target_modules": ["q_proj", "self_attn.v_proj", "down_proj"]}
+    settings = settings_of("lora", lora=lora, precision="float32")
     built = build(folder, settings, torch.float32, CPU, load_tokenizer(folder), "")
     assert METHODS["lora"].trainable(settings, model_shape(folder)) == trained(built.model)
 
 
 def saved_tensors(model: Any, batch: dict[str, Any], autocast: torch.dtype | None) -> int:
     """Bytes of the storages that are kept for the backward pass and are no parameters', up to the loss."""
-    held = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
-    kept: dict[int, int] = {}
+    model_storages = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
+    sizes: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in held:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in model_storages:
+            sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     alive = []
@@ -98,7 +98,7 @@ def saved_tensors(model: Any, batch: dict[str, Any], autocast: torch.dtype | Non
         with torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
             logits = logits_to_learn(model, batch)
         alive.append(token_losses(logits, batch["labels"]).sum())
-    return sum(kept.values())
+    return sum(sizes.values())
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -116,12 +116,12 @@ def test_activations_are_what_is_kept(models: Models, examples: list[Example], n
         built.model.train()
         rows = prepare_split(tokenizer, examples, 1024, "fail", "rows").plain_rows()
         collator: Any = packed_collator(built.model) if packed else PaddedCollator(0)
-        kept, width = saved_tensors(built.model, collator(rows), built.autocast), compute.itemsize
+        saved_bytes, width = saved_tensors(built.model, collator(rows), built.autocast), compute.itemsize
         batch = batch_of(rows, settings, packed)
         predicted = activation_bytes(shape, settings, batch, width) + batch.learned * shape.vocabulary * width
         if method == "qlora" and width == 4:
             predicted += 4 * shape.vocabulary * shape.hidden
-        assert predicted == pytest.approx(kept, rel=0.07), (precision, packed, predicted / kept)
+        assert predicted == pytest.approx(saved_bytes, rel=0.07), (precision, packed, predicted / saved_bytes)
         # quantization constants weigh more where layers are tiny
         close = pytest.approx(built.weights["bytes_loaded"], rel=0.35 if method == "qlora" else 0.001)
         assert weight_bytes(shape, METHODS[method], width) == close
@@ -152,9 +152,9 @@ def test_free_memory_of_the_gpus_one_may_see(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     answers("echo '0, GPU-5ad1, 81000'; echo '1, GPU-77f0, 40000'; echo '2, GPU-9c, [N/A]'")
-    shown = {"1": [40000], "GPU-77f0": [40000], " GPU-77 , GPU-5ad1": [40000, 81000], "1,-1,0": [40000]}
+    expected = {"1": [40000], "GPU-77f0": [40000], " GPU-77 , GPU-5ad1": [40000, 81000], "1,-1,0": [40000]}
     assert gpu_memory() == [81000 * 2**20, 40000 * 2**20]
-    for value, mib in shown.items():
+    for value, mib in expected.items():
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
         assert gpu_memory() == [n * 2**20 for n in mib], value
     for value in ("", "-1", "NoDevFiles", "2", "0,3", "MIG-5ad1", "GPU-0"):

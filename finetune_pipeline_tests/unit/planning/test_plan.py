@@ -37,9 +37,9 @@ def spec(max_tokens: int = 1024) -> TaskSpec:
 def test_counts_equal_the_tokenizer_of_the_model_library(base: Path, examples: list[Example]) -> None:
     tokenizer, counter = AutoTokenizer.from_pretrained(base), TokenCounter(base)
     for e in examples:
-        whole = tokenizer.apply_chat_template(e.messages, return_dict=True)["input_ids"]
+        ids = tokenizer.apply_chat_template(e.messages, return_dict=True)["input_ids"]
         prompt = tokenizer.apply_chat_template(e.prompt_messages, add_generation_prompt=True, return_dict=True)
-        assert counter.count(e.messages) == len(whole)
+        assert counter.count(e.messages) == len(ids)
         assert counter.count(e.prompt_messages, generation_prompt=True) == len(prompt["input_ids"])
 
 
@@ -67,10 +67,10 @@ def test_a_plan_that_does_not_fit_names_the_nearest_that_does(base: Path, exampl
     assert plan.nearest.yaml == "training:\n  micro_batch_size: 4" and "same result" in plan.nearest.reasons[0]
     assert "does not fit" in plan.sentence and next(iter(change)) in plan.sentence
     training = TrainingSpec.model_validate({**spec().training.model_dump(), **change})
-    again = training_plan(
+    second_plan = training_plan(
         spec().model_copy(update={"training": training}), base, examples, examples[:4], available=int(enough) - 1000
     )
-    assert again.fits, "the plan it names fits by its own formula"
+    assert second_plan.fits, "the plan it names fits by its own formula"
     hopeless = training_plan(spec(), base, examples, examples[:4], available=2**20)
     assert hopeless.nearest and not hopeless.nearest.fits and "smaller base_model" in hopeless.sentence
 
@@ -83,20 +83,22 @@ def test_an_evaluation_that_does_not_fit_is_told_before_anything_starts(base: Pa
     enough = int((max(step.needed_mib for step in roomy.others) - 10) * 2**20 * MARGIN)
     plan = training_plan(task, base, examples, examples, available=enough)
     assert plan.nearest is None and not plan.fits, "training fits, and the evaluation does not"
-    short = [step for step in plan.others if not step.fits]
-    assert short and all(f"{step.step} needs about" in plan.sentence and step.fix in plan.sentence for step in short)
-    rows = min(int(n) for step in short for n in re.findall(r"set baseline.batch_size: (\d+) \(now 64\)", step.fix))
+    failing = [step for step in plan.others if not step.fits]
+    assert failing and all(
+        f"{step.step} needs about" in plan.sentence and step.fix in plan.sentence for step in failing
+    )
+    rows = min(int(n) for step in failing for n in re.findall(r"set baseline.batch_size: (\d+) \(now 64\)", step.fix))
     smaller = task.model_copy(update={"baseline": task.baseline.model_copy(update={"batch_size": rows})})
-    again = training_plan(smaller, base, examples, examples, available=enough)
-    assert again.fits and "needs about" not in again.sentence, again.sentence
+    second_plan = training_plan(smaller, base, examples, examples, available=enough)
+    assert second_plan.fits and "needs about" not in second_plan.sentence, second_plan.sentence
 
 
 def test_a_comparison_in_float32_goes_to_the_cpu_where_a_gpu_has_no_room(base: Path, examples: list[Example]) -> None:
     planner = Planner(base, examples, examples)
     weights = 4 * planner.shape.parameters
-    for available, where in ((weights, "cpu"), (2 * weights, "cuda:0")):
+    for available, place in ((weights, "cpu"), (2 * weights, "cuda:0")):
         compared, _ = answering_steps(spec(), planner, examples, "cuda:0", available, MARGIN)
-        assert (compared.step, compared.device) == ("merged_model", where)
+        assert (compared.step, compared.device) == ("merged_model", place)
 
 
 def test_prices_of_the_task_come_before_those_of_the_home_and_the_shipped_ones(base, examples, tmp_path) -> None:
@@ -116,10 +118,10 @@ def test_prices_of_the_task_come_before_those_of_the_home_and_the_shipped_ones(b
 
 def test_only_trainings_of_the_same_kind_on_the_same_machine_count() -> None:
     kinds = {("n", "qlora", "float32"), ("m", "lora", "float32"), ("m", "qlora", "bfloat16")}
-    others = {kind_of_training(*kind): [1.0, "2026-10-01"] for kind in kinds}
-    others["elsewhere" + QLORA] = [1.0, "2026-10-01"]
-    assert estimate_seconds([("qlora", 2000)], others, "m", "float32") is None
-    rates = {**others, QLORA: [200.0, "2026-11-01"]}
+    other_rates = {kind_of_training(*kind): [1.0, "2026-10-01"] for kind in kinds}
+    other_rates["elsewhere" + QLORA] = [1.0, "2026-10-01"]
+    assert estimate_seconds([("qlora", 2000)], other_rates, "m", "float32") is None
+    rates = {**other_rates, QLORA: [200.0, "2026-11-01"]}
     seconds = estimate_seconds([("qlora", 2000)], rates, "m", "float32")
     assert seconds and (seconds.low, seconds.expected, seconds.high) == (8.0, 10.0, 13.0)
     assert seconds.source == "the last training of this kind here, on 2026-11-01"
@@ -135,8 +137,8 @@ def test_a_training_leaves_the_rates_of_its_phases(tmp_path: Path) -> None:
     plan = {"phases": [{"method": "qlora", "steps": 10, "tokens": 1e5}, {"method": "lora", "steps": 20, "tokens": 3e5}]}
     measured = {"phases": [{"steps_run": 10, "train_seconds": 100.0}, {"steps_run": 10, "train_seconds": 100.0}, {}]}
     record_training(tmp_path, "m", plan, {"precision": "float32"}, measured)
-    made = {kind: speed for kind, (speed, _) in read_rates(tmp_path).items()}
-    assert made == {QLORA: 1000, kind_of_training("m", "lora", "float32"): 1500}
+    speeds = {kind: speed for kind, (speed, _) in read_rates(tmp_path).items()}
+    assert speeds == {QLORA: 1000, kind_of_training("m", "lora", "float32"): 1500}
     resumed = {"steps_run": 1, "train_seconds": 1.0}  # nine of ten steps ran before: says nothing
     record_training(tmp_path, "m", plan, {"precision": "float32"}, resumed)
-    assert {kind: speed for kind, (speed, _) in read_rates(tmp_path).items()} == made
+    assert {kind: speed for kind, (speed, _) in read_rates(tmp_path).items()} == speeds

@@ -43,8 +43,8 @@ def test_the_plan_of_a_label_task() -> None:
 
 
 def test_the_plan_of_a_text_task_goes_by_the_spread_of_its_scores() -> None:
-    whole = [f"the parcel {i} comes today" for i in range(60)]
-    pairs = [(text, "the parcel" if i % 2 else text) for i, text in enumerate(whole)]
+    answers = [f"the parcel {i} comes today" for i in range(60)]
+    pairs = [(text, "the parcel" if i % 2 else text) for i, text in enumerate(answers)]
     result = _plan(text_spec(), 100, rows(pairs))
     values = [1.0 if i % 2 == 0 else 4 / 7 for i in range(60)]
     deviation = np.sqrt(2) * np.std(values, ddof=1)
@@ -68,12 +68,12 @@ def test_what_the_scores_of_a_rival_cannot_tell_is_not_told() -> None:
 def test_a_useful_model_is_found_as_often_as_planned() -> None:
     """Models whose mistakes are unrelated, test sets as large as planned, the decision the gate makes."""
     random, before, gain = np.random.default_rng(4), 0.7, 0.12
-    of = spec(gates={"wanted_gain": gain})
-    n = _plan(of, 100, _share(before))["rows_needed"]
+    task = spec(gates={"wanted_gain": gain})
+    n = _plan(task, 100, _share(before))["rows_needed"]
     passes = 0
     for _ in range(300):
         base, candidate = _prompt(random.random(n) < before), _prompt(random.random(n) < before + gain, "candidate")
-        passes += decide_gain({"base": base}, candidate, of.output, ["accuracy"], level=0.05, margin=0.0).shown
+        passes += decide_gain({"base": base}, candidate, task.output, ["accuracy"], level=0.05, margin=0.0).shown
     assert passes / 300 == pytest.approx(0.8, abs=0.07)
 
 

@@ -47,7 +47,7 @@ def changed(name: str, **values: Any) -> tuple[str, str]:
     [
         *[((name, "[1, 2]"), f"{name} of 'model' has unusable content: Expected `object`, got `array`")
           for name in (CONFIG, TOKENIZER, GENERATION)],
-        *[((name, '{"a": '), f"{name} of 'model' is no JSON") for name in (CONFIG, TOKENIZER, GENERATION)],
+        *[((name, '{"a": '), f"{name} of 'model' is not JSON") for name in (CONFIG, TOKENIZER, GENERATION)],
         (changed(CONFIG, model_type="llama", text_config="small"), "got `str` - at `$.text_config`"),
         (changed(CONFIG, model_type="llama", text_config={"num_attention_heads": 0}), "`$.text_config.num_attention"),
         (changed(CONFIG, model_type="llama", layer_types=[["a"]]), "`$.layer_types[0]`"),
@@ -56,7 +56,7 @@ def changed(name: str, **values: Any) -> tuple[str, str]:
         (changed(TOKENIZER, eos_token=[2]), "`$.eos_token`"),
         (changed(TOKENIZER, chat_template=[{"name": "default"}]), "`$.chat_template[0]`"),
         (changed(GENERATION, eos_token_id=["</s>"]), "`$.eos_token_id[0]`"),
-        (("chat_template.jinja", b"\xff{{ messages }}"), "chat_template.jinja of 'model' is no text in UTF-8"),
+        (("chat_template.jinja", b"\xff{{ messages }}"), "chat_template.jinja of 'model' is not UTF-8 text"),
     ],
 )  # fmt: skip
 def test_a_file_of_the_model_that_cannot_be_used_is_named(
@@ -87,9 +87,9 @@ def test_methods_that_an_architecture_does_not_allow(
     tmp_path: Path, architecture: str, method: str, rule: str | None
 ) -> None:
     model = make_model(tmp_path / "model", architecture)
-    given = found(model, tmp_path, training={"method": method, "max_tokens": 256})
-    assert [f.rule for f in given if f.severity == "error"] == ([rule] if rule else [])
-    assert all(f.fix for f in given)
+    findings = found(model, tmp_path, training={"method": method, "max_tokens": 256})
+    assert [f.rule for f in findings if f.severity == "error"] == ([rule] if rule else [])
+    assert all(f.fix for f in findings)
 
 
 def test_a_model_without_a_tokenizer_is_refused(model: Path, tmp_path: Path) -> None:

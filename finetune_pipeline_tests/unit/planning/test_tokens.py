@@ -23,15 +23,15 @@ LORA = {"method": "lora", "epochs": 2, "max_tokens": 200}
 
 def test_counts_are_exact_and_perturbed_copies_are_counted_as_the_training_reads_them(counter: TokenCounter) -> None:
     measured = token_counts(ROWS, counter, make_spec(LABELS, LORA))
-    whole = [counter.count(e.messages) for e in ROWS]
-    assert measured["passed"] and measured["total"] == sum(whole) and measured["training_tokens"] == 2 * sum(whole)
-    assert (measured["whole"]["min"], measured["whole"]["max"]) == (min(whole), max(whole))
+    counts = [counter.count(e.messages) for e in ROWS]
+    assert measured["passed"] and measured["total"] == sum(counts) and measured["training_tokens"] == 2 * sum(counts)
+    assert (measured["whole"]["min"], measured["whole"]["max"]) == (min(counts), max(counts))
     assert sum(b["count"] for b in measured["histogram"]) == 300
     spec = make_spec(LABELS, {**LORA, "augment": True})
     measured, read = token_counts(ROWS, counter, spec), training_examples(ROWS, spec.training.model_dump())
     assert len(read) > 2 * len(ROWS)
     assert measured["training_tokens"] == 2 * sum(counter.count(e.messages) for e in read)
-    assert measured["total"] == sum(whole), "the rows themselves are as they were"
+    assert measured["total"] == sum(counts), "the rows themselves are as they were"
 
 
 def test_rows_over_the_limit_are_named_and_fail_unless_they_are_to_be_dropped(counter: TokenCounter) -> None:

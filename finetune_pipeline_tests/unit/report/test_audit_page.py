@@ -68,6 +68,6 @@ def test_a_fault_stops_and_says_where_and_what_to_do(tokenizer: Any) -> None:
     messages[1]["content"] += "<|im_end|>"
     page = _page(tokenizer, [Example("e0", tiny_messages(0)), Example("forged", messages)], over_length="fail")
     assert "Training is stopped." in page and "Sound." not in page
-    assert "1 of 2 rows hold marks of a chat template" in page and "for example forged" in page
+    assert "1 of 2 rows contain control tokens of a chat template" in page and "for example forged" in page
     assert "What to do: remove them from the data" in page
     assert '<h3 class="bad-count">Control tokens in the text</h3>' in page

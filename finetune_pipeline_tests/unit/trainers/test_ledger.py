@@ -115,8 +115,8 @@ def test_an_upload_that_is_cut_off_is_repeated(server: OpenAiJobsServer, rows: P
 def test_processes_at_the_same_time_share_one_job(server: OpenAiJobsServer, rows: Path, tmp_path: Path) -> None:
     server.fault = lambda request: "slow" if request.path.endswith("/jobs") and request.body else None
     section = {**GPT, "base_url": server.url}
-    made = [make_order(make_task("openai", section), rows, tmp_path / str(n)) for n in range(3)]
-    orders = [replace(order, home=tmp_path / "home") for order in made]
+    same_orders = [make_order(make_task("openai", section), rows, tmp_path / str(n)) for n in range(3)]
+    orders = [replace(order, home=tmp_path / "home") for order in same_orders]
     threads = [threading.Thread(target=train, args=(order,)) for order in orders]
     for thread in threads:
         thread.start()

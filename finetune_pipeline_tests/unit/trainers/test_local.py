@@ -54,9 +54,11 @@ def test_two_phases_are_joined_and_the_first_is_not_done_twice(inputs: Path, tmp
     measured = json.loads((out / "measured.json").read_text())
     assert measured["steps_run"] == 6 and len(measured["phases"]) == 2
 
-    again = Starter()
-    repeated = train(order(inputs, tmp_path / "other", work, again, unquantized_epochs=1))
-    assert [job["settings"]["method"] for job in again.jobs] == ["lora"], "the finished first phase is taken as it is"
+    second_starter = Starter()
+    repeated = train(order(inputs, tmp_path / "other", work, second_starter, unquantized_epochs=1))
+    assert [job["settings"]["method"] for job in second_starter.jobs] == ["lora"], (
+        "the finished first phase is taken as it is"
+    )
     name = "adapter/adapter_model.safetensors"
     assert (tmp_path / "other" / name).read_bytes() == (out / name).read_bytes()
     assert repeated == facts
@@ -66,13 +68,13 @@ def test_without_a_second_phase_there_is_one_training_which_takes_the_planned_me
     inputs: Path, tmp_path: Path
 ) -> None:
     launch = Starter(cold=True)
-    made = order(inputs, tmp_path / "out", tmp_path / "work", launch, unquantized_epochs=0)
-    facts = train(made)
+    single_phase = order(inputs, tmp_path / "out", tmp_path / "work", launch, unquantized_epochs=0)
+    facts = train(single_phase)
     assert len(launch.jobs) == 1 and launch.jobs[0]["start_from"] is None
     assert facts["steps"] == 3 and "phases" not in facts
     rows = (read_examples(inputs / f"{split}.jsonl") for split in ("train", "validation"))
     measured = json.loads((tmp_path / "out/measured.json").read_text())
-    planned = training_plan(made.spec, inputs / "base", *rows).memory_mib
+    planned = training_plan(single_phase.spec, inputs / "base", *rows).memory_mib
     assert planned["total"] == pytest.approx(measured["peak_memory_mib"], rel=0.2)
 
 

@@ -58,8 +58,12 @@ def test_the_adapter_of_the_best_checkpoint_comes_back_and_merges(
     spec = make_task("openai", {"profile": "nebius", "base_url": nebius.url}, learning_rate=3e-4)
     facts = train(make_order(spec, rows, tmp_path))
     (request,) = nebius.asked("POST", "/jobs")
-    asked = request.json()["hyperparameters"]
-    assert (asked["learning_rate_multiplier"], asked["lora_r"], asked["n_epochs"]) == (3e-4, 4, 2)
+    hyperparameters = request.json()["hyperparameters"]
+    assert (hyperparameters["learning_rate_multiplier"], hyperparameters["lora_r"], hyperparameters["n_epochs"]) == (
+        3e-4,
+        4,
+        2,
+    )
     assert (facts["returns"], facts["kept_step"], facts["best_eval_loss"]) == ("weights", 2, 1.1)
     out = tmp_path / "out"
     assert not (out / "endpoint.json").exists() and (out / "adapter/tokenizer.json").exists()
@@ -147,7 +151,7 @@ def test_an_interrupt_cancels_the_job_and_says_the_cost(
 ) -> None:
     with pytest.raises(KeyboardInterrupt) as stopped, monkeypatch.context() as patch:
         if when == "asked for":
-            patch.setattr("finetune_pipeline.trainers.ledger.Ledger._noted", interrupt)
+            patch.setattr("finetune_pipeline.trainers.ledger.Ledger._recorded", interrupt)
         train(replace(order, tick=interrupt))
     assert server.jobs["ftjob-1"]["status"] == "cancelled"
     words = "120 tokens were billed so far" if when == "followed" else "was cancelled"

@@ -107,15 +107,15 @@ def first_checkpoint(storage: Path, process: subprocess.Popen[str]) -> None:
 
 def training_workers(home: Path) -> list[psutil.Process]:
     marker = json.loads((home / "ray/cluster.json").read_text())["marker"]
-    found = []
+    workers = []
     for process in psutil.process_iter():
         try:
             title = " ".join(process.cmdline())
             if "RayTrainWorker" in title and process.environ().get("FINETUNE_SUPERVISED") == marker:
-                found.append(process)
+                workers.append(process)
         except psutil.Error:
             continue
-    return found
+    return workers
 
 
 def losses(facts: Mapping[str, Any]) -> list[float]:
@@ -130,13 +130,13 @@ def test_one_worker_trains_what_this_machine_trains_through_an_object_store(
     facts, expected = train(order), trained_here(inputs, tmp_path / "here")
     assert losses(facts) == losses(expected) and facts["best_eval_loss"] < facts["first_eval_loss"]
     assert (order.out / ADAPTER).read_bytes() == (tmp_path / "here/out" / ADAPTER).read_bytes()
-    left = {p.name for p in order.out.rglob("*") if p.is_file()}
-    assert left == {p.name for p in (tmp_path / "here/out").rglob("*") if p.is_file()}
+    output_files = {p.name for p in order.out.rglob("*") if p.is_file()}
+    assert output_files == {p.name for p in (tmp_path / "here/out").rglob("*") if p.is_file()}
 
     # rows do not stay behind, the base model does
     storage = Storage(f"s3://{BUCKET}")
-    kept = [str(path) for path in storage.fs.find(storage.root)]
-    assert kept and all(path.startswith(f"{BUCKET}/jobs/bases/") for path in kept), kept
+    stored_paths = [str(path) for path in storage.fs.find(storage.root)]
+    assert stored_paths and all(path.startswith(f"{BUCKET}/jobs/bases/") for path in stored_paths), stored_paths
 
     (submission,) = attempts(home, order)
     info = cluster(home).client().get_job_info(submission)
@@ -148,8 +148,8 @@ def test_one_worker_trains_what_this_machine_trains_through_an_object_store(
                 assert SECRET.encode() not in path.read_bytes(), path
 
     # the result was taken into the work folder: an attempt that died before its artifact was there needs no job
-    again = train(order_of(inputs, tmp_path / "ray", ray={"storage": f"s3://{BUCKET}/jobs"}))
-    assert again == facts and list(attempts(home, order)) == [submission]
+    second_facts = train(order_of(inputs, tmp_path / "ray", ray={"storage": f"s3://{BUCKET}/jobs"}))
+    assert second_facts == facts and list(attempts(home, order)) == [submission]
 
 
 @pytest.mark.ray

@@ -47,16 +47,16 @@ def test_an_address_that_will_not_do_is_told_before_anything_is_sent(
     address: str | None, rule: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
-    found = rules(address, tmp_path)
-    assert message in found[rule] and "secret" not in str(found)
+    found_rules = rules(address, tmp_path)
+    assert message in found_rules[rule] and "secret" not in str(found_rules)
 
 
 def test_a_cluster_that_answers_is_well_and_what_it_would_refuse_is_told(tmp_path: Path) -> None:
     with RayJobsServer() as server:
         assert not rules(server.address, tmp_path, runtime_env={"pip": ["numpy"], "env_vars": {"A": "1"}})
-        found = rules(server.address, "nosuch://[x", runtime_env={"env_vars": ["A=1"]})
-    assert set(found) == {"training.storage", "training.ray_environment"}
-    assert "must be of type Dict[str, str]" in found["training.ray_environment"]
+        found_rules = rules(server.address, "nosuch://[x", runtime_env={"env_vars": ["A=1"]})
+    assert set(found_rules) == {"training.storage", "training.ray_environment"}
+    assert "must be of type Dict[str, str]" in found_rules["training.ray_environment"]
 
 
 def test_a_platforms_package_finds_its_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

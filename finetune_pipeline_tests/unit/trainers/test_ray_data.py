@@ -37,7 +37,7 @@ def test_the_same_rows_are_kept_in_the_same_clusters(tmp_path: Path, monkeypatch
     question = next(turn["content"] for turn in first if turn["role"] == "user")
     (tmp_path / "bench/asked.jsonl").write_text(json.dumps({"question": question}) + "\n")
     key = ArtifactStore(tmp_path / "local").root / "scrubbing.key"
-    made: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
     start_cluster(tmp_path, cpus=2)
     try:
         for place in ("local", "ray"):
@@ -47,18 +47,18 @@ def test_the_same_rows_are_kept_in_the_same_clusters(tmp_path: Path, monkeypatch
                 (store.root / "scrubbing.key").write_bytes(key.read_bytes())
                 (store.root / "scrubbing.key").chmod(0o600)
             world = collect_run_inputs(task, None, store)
-            made[place] = {name: PIPELINE.run(name, task, world, store) for name in STAGES}
+            results[place] = {name: PIPELINE.run(name, task, world, store) for name in STAGES}
     finally:
         stop_cluster(tmp_path)
     for name in STAGES[1:]:
-        here, there = made["local"][name], made["ray"][name]
-        assert there.version == here.version and there.facts == here.facts, name
-        files = {p.relative_to(here.folder): p for p in here.folder.rglob("*") if p.is_file()}
-        assert {p.relative_to(there.folder) for p in there.folder.rglob("*") if p.is_file()} == set(files), name
+        local, remote = results["local"][name], results["ray"][name]
+        assert remote.version == local.version and remote.facts == local.facts, name
+        files = {p.relative_to(local.folder): p for p in local.folder.rglob("*") if p.is_file()}
+        assert {p.relative_to(remote.folder) for p in remote.folder.rglob("*") if p.is_file()} == set(files), name
         if name != "splits":  # the sealed test has a nonce
             for file, path in files.items():
                 if file.name != "artifact.json":
-                    assert (there.folder / file).read_bytes() == path.read_bytes(), (name, file)
-    facts = made["ray"]["clean_examples"].facts
+                    assert (remote.folder / file).read_bytes() == path.read_bytes(), (name, file)
+    facts = results["ray"]["clean_examples"].facts
     assert facts["near_duplicates"] > 50 and facts["exact_duplicates"] > 50 and facts["benchmark_rows"] > 0
     assert not list((tmp_path / "ray/storage").glob("bench-*")), "rows do not stay behind"

@@ -10,7 +10,7 @@ import pytest
 
 from finetune_pipeline.faults import JobError, OutsideError
 from finetune_pipeline.trainers.ray import RayTrainer, job_name
-from finetune_pipeline.trainers.ray_job import _teller
+from finetune_pipeline.trainers.ray_job import _listener
 from finetune_pipeline.trainers.storage import Storage
 from finetune_pipeline_tests.ray_jobs_server import FAULTS, RayJobsServer
 from finetune_pipeline_tests.service_server import Reply, Request
@@ -127,7 +127,7 @@ def test_a_worker_goes_on_while_the_storage_is_away_and_says_all_later(tmp_path:
     folder = tmp_path / "this::place"  # a folder, and no chain of file systems
     place = Storage(str(folder))
     folder.touch()  # no folder can be there
-    keep = _teller(place, "worker 1", tmp_path / "history.jsonl")
+    keep = _listener(place, "worker 1", tmp_path / "history.jsonl")
     keep("step 1")
     folder.unlink()
     keep("step 2")

@@ -34,7 +34,7 @@ TRAINER = '''
 """A trainer that has this machine train, and pretends to wait for it."""
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.trainers.base import Trainer, register
-from finetune_pipeline.trainers.local import train_here
+from finetune_pipeline.trainers.local import train_locally
 
 
 @register
@@ -45,7 +45,7 @@ class Patient(Trainer):
     asked = 0
 
     def submit(self, order):
-        train_here(order)
+        train_locally(order)
         return "training 1"
 
     def poll(self, training):
@@ -88,14 +88,14 @@ def trip(inputs: str, code: str) -> None:
 
     assert Path(finetune_pipeline.__file__).is_relative_to(code)
     place = Path(inputs)
-    spec, other = parse_spec(TASK), parse_spec(TASK.replace("method: attention", "method: full"))
+    spec, other_spec = parse_spec(TASK), parse_spec(TASK.replace("method: attention", "method: full"))
     rows = [place / f"{split}.jsonl" for split in ("train", "validation")]
     plan = training_plan(spec, place / "base", *map(read_examples, rows))
     facts = train(TrainingOrder(spec, place / "base", *rows, place / "out", place / "work", do))
     result = {
         "rate": spec.training.learning_rate,
         "findings": [f.rule for f in preflight(spec, Path("demo"))],
-        "refused": [f.fix for f in preflight(other, Path("demo")) if f.rule == "training.trainer"],
+        "refused": [f.fix for f in preflight(other_spec, Path("demo")) if f.rule == "training.trainer"],
         "planned": [plan.trainable_parameters, plan.memory_mib["needed"], [row.method for row in plan.methods]],
         "trained": [facts["trainable_parameters"], facts["asked"], facts["id"], facts["trained"]["kind"]],
         "loss": [facts["first_eval_loss"], facts["best_eval_loss"]],
@@ -115,9 +115,9 @@ def test_a_method_and_a_trainer_are_one_file_each(tmp_path: Path) -> None:
     inputs = make_inputs(tmp_path / "inputs", 24)
     command = [*warm_workers.CALL, f"{__name__}:trip", json.dumps([str(inputs), str(code)])]
     env = {**os.environ, **warm_workers.start()}
-    done = subprocess.run(command, env=env, text=True, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    result = json.loads(done.stdout.splitlines()[-1])
+    completed = subprocess.run(command, env=env, text=True, capture_output=True, check=False)
+    assert completed.returncode == 0, completed.stderr[-3000:]
+    result = json.loads(completed.stdout.splitlines()[-1])
     assert (
         result["rate"] == 0.02 and result["findings"] == [] and result["refused"] == ["set training.method: attention"]
     )

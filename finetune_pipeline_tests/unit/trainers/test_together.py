@@ -111,11 +111,11 @@ def test_one_spec_trains_at_each_service_by_its_trainer_alone(
     monkeypatch.setenv("NEBIUS_API_KEY", KEY)
     nebius = OpenAiJobsServer(nebius=True)
     nebius.adapter = tiny_adapter()
-    both = {"openai": {**QUICK, "profile": "nebius", "base_url": nebius.url}}
+    sections = {"openai": {**QUICK, "profile": "nebius", "base_url": nebius.url}}
     facts = {}
     with serving(nebius):
         for trainer in ("together", "openai"):
-            spec = make_task("together", {"base_url": server.address}, **both)
+            spec = make_task("together", {"base_url": server.address}, **sections)
             spec = spec.model_copy(update={"training": spec.training.model_copy(update={"trainer": trainer})})
             facts[trainer] = train(make_order(spec, rows, tmp_path / trainer))
     assert facts["together"]["trained"] == facts["openai"]["trained"]
@@ -178,9 +178,9 @@ def test_an_endpoint_runs_while_it_is_asked_and_is_stopped_whatever_happens(
     hosted = read_hosted(tmp_path / "out")
     assert hosted and hosted.base_url == f"{server.address}/v1"
     with pytest.raises(ZeroDivisionError), TRAINERS["together"].serving(spec, hosted, order.home) as running:
-        (of,) = server.endpoints.values()
-        assert running.model == of["name"] == f"acme/finetune-{facts['job']}"
-        assert of["split"] == [{"deploymentId": "dp_1", "weight": 1.0}]
+        (endpoint,) = server.endpoints.values()
+        assert running.model == endpoint["name"] == f"acme/finetune-{facts['job']}"
+        assert endpoint["split"] == [{"deploymentId": "dp_1", "weight": 1.0}]
         faults = ["refuse"]
         server.fault = lambda request: faults.pop() if faults and request.method == "DELETE" else None
         raise ZeroDivisionError
@@ -193,11 +193,11 @@ def test_who_waited_for_an_endpoint_is_on_record_too(server: TogetherServer, row
     train(order)
     hosted = read_hosted(order.out)
     assert hosted
-    known: list[int] = []
+    recorded: list[int] = []
 
     def second() -> None:
         with TRAINERS["together"].serving(spec, hosted, order.home):
-            known.append(len(list((order.home / "jobs/endpoints").iterdir())))
+            recorded.append(len(list((order.home / "jobs/endpoints").iterdir())))
 
     waiting = threading.Thread(target=second)
     with TRAINERS["together"].serving(spec, hosted, order.home):
@@ -205,7 +205,7 @@ def test_who_waited_for_an_endpoint_is_on_record_too(server: TogetherServer, row
         pending = re.compile(rf"-> FLOCK .* {os.getpid()} ")  # a thread of this process waits for a lock
         wait_until(lambda: pending.search(Path("/proc/locks").read_text()))
     waiting.join()
-    assert known == [1] and not server.endpoints
+    assert recorded == [1] and not server.endpoints
 
 
 def die_while_serving(spec: TaskSpec, out: Path, home: Path) -> None:

@@ -56,8 +56,8 @@ def start(job: Mapping[str, Any], folder: Path, *, cold: bool = False, **environ
     path = folder / "job.json"
     path.write_text(json.dumps(job))
     warm = {} if cold else warm_workers.start()
-    own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    env = {**os.environ, **own, **warm, **environment}
+    variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    env = {**os.environ, **variables, **warm, **environment}
     command = [sys.executable, "-m", env.get("FINETUNE_WORKER_MODULE", WORKER_MODULE), str(path)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, env=env, text=True, stdout=pipe, stderr=pipe, start_new_session=True)

@@ -62,14 +62,14 @@ def rows(number: int = 6, prefix: int = 10, seed: int = 0) -> list[dict[str, Any
     """Rows with `prefix` common tokens, prompts of different lengths, and an answer that is to be learned."""
     draw = random.Random(seed)
     common = [draw.randrange(3, 390) for _ in range(prefix)]
-    made = []
+    examples = []
     for i in range(number):
         prompt = [draw.randrange(3, 390) for _ in range(draw.randint(1, 25))]
         answer = [draw.randrange(3, 390) for _ in range(draw.randint(1, 4))] + [2]
         ids = [*common, 390 + i % 10, *prompt, *answer, 5]
         loss = [False] * (len(ids) - len(answer) - 1) + [True] * len(answer) + [False]
-        made.append({"id": f"row{i}", "ids": ids, "loss": loss})
-    return made
+        examples.append({"id": f"row{i}", "ids": ids, "loss": loss})
+    return examples
 
 
 def _named(made: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -78,35 +78,35 @@ def _named(made: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def several_prompts() -> list[dict[str, Any]]:
     """Rows of three tasks in one batch: prompts of 20, 20 and 33 tokens, and a row that shares nothing."""
-    made = [*rows(3, 20, seed=1), *rows(4, 33, seed=2), *rows(3, 20, seed=3), *rows(1, 4, seed=4)]
-    return _named(random.Random(0).sample(made, len(made)))
+    examples = [*rows(3, 20, seed=1), *rows(4, 33, seed=2), *rows(3, 20, seed=3), *rows(1, 4, seed=4)]
+    return _named(random.Random(0).sample(examples, len(examples)))
 
 
 def nested() -> list[dict[str, Any]]:
     """One system prompt of 20 tokens; behind it two documents of 18 and 30 tokens with three questions each, and a row."""
     common = rows(1, 20, seed=1)[0]["ids"][:20]
     documents = [[390 + n, *rows(1, length, seed=n)[0]["ids"][:length]] for n, length in ((1, 17), (2, 29))]
-    made = []
+    examples = []
     for i, row in enumerate(rows(7, 0, seed=7)):
         before = [*common, *(documents[i % 2] if i < 6 else [])]
-        made.append({"ids": [*before, *row["ids"]], "loss": [*[False] * len(before), *row["loss"]]})
-    return _named(made)
+        examples.append({"ids": [*before, *row["ids"]], "loss": [*[False] * len(before), *row["loss"]]})
+    return _named(examples)
 
 
 def dialogues() -> list[dict[str, Any]]:
     """Rows of three turns with loss on each answer, behind a common prompt; some learn later answers only."""
     draw = random.Random(11)
     common = [draw.randrange(3, 390) for _ in range(12)]
-    made = []
+    examples = []
     for i in range(5):
         ids, loss = list(common), [False] * len(common)
         for turn in range(3):
-            asked = [draw.randrange(3, 390) for _ in range(draw.randint(2, 9))]
-            said = [draw.randrange(3, 390) for _ in range(draw.randint(1, 4))] + [2]
-            ids += [390 + i, *asked, *said]
-            loss += [False] * (len(asked) + 1) + [i != 2 or turn == 2] * len(said)
-        made.append({"ids": ids, "loss": loss})
-    return _named(made)
+            question = [draw.randrange(3, 390) for _ in range(draw.randint(2, 9))]
+            answer = [draw.randrange(3, 390) for _ in range(draw.randint(1, 4))] + [2]
+            ids += [390 + i, *question, *answer]
+            loss += [False] * (len(question) + 1) + [i != 2 or turn == 2] * len(answer)
+        examples.append({"ids": ids, "loss": loss})
+    return _named(examples)
 
 
 def loss_and_gradients(model: Any, batch: dict[str, Any]) -> tuple[float, torch.Tensor]:

@@ -42,8 +42,8 @@ def test_every_row_is_learned_as_it_is_and_perturbed_in_every_way(rows: list[Exa
     for copy in learned[ROWS:]:
         row = by_id[copy.id.rpartition(":")[0]]
         assert copy.user_text != row.user_text
-        kept = [(e.answer, e.label, e.messages[0], e.source) for e in (copy, row)]
-        assert kept[0] == kept[1]
+        unchanged = [(e.answer, e.label, e.messages[0], e.source) for e in (copy, row)]
+        assert unchanged[0] == unchanged[1]
 
 
 def test_a_perturbation_that_cannot_change_the_row_gives_no_copy() -> None:
@@ -73,9 +73,9 @@ def test_training_learns_the_copies_and_validation_stays_as_it_is(inputs: Path, 
 
     audit = json.loads((tmp_path / "augmented/out/audit.json").read_text())
     assert audit["train"]["examples"] == ROWS + copies and not facts["augmented"]["too_long"]
-    shown = {kind_of(row["id"]): row["why"] for row in audit["train"]["shown"] if kind_of(row["id"])}
-    assert "a perturbed copy (typing errors)" in shown["typos"] and "greeting and thanks" in shown["courtesy"]
-    assert "another case" in shown["case"]
+    reasons = {kind_of(row["id"]): row["why"] for row in audit["train"]["shown"] if kind_of(row["id"])}
+    assert "a perturbed copy (typing errors)" in reasons["typos"] and "greeting and thanks" in reasons["courtesy"]
+    assert "another case" in reasons["case"]
     assert not [row for row in audit["validation"]["shown"] if kind_of(row["id"])]
     page = (tmp_path / "augmented/out/audit.html").read_text().lower()
     assert "a perturbed copy (typing errors)" in page and "with every perturbation that can block" in page

@@ -14,7 +14,7 @@ def test_a_line_torn_by_a_kill_is_left_out_and_cut_away_and_a_damaged_one_inside
     with path.open("a") as out:
         out.write('{"step": 4, "lo')
     assert len(history.read(path)) == 4
-    assert [e["step"] for e in history.cut_back(path, 2)] == [0, 1, 2]
+    assert [e["step"] for e in history.truncate(path, 2)] == [0, 1, 2]
     history.append(path, {"step": 3})
     assert [e["step"] for e in history.read(path)] == [0, 1, 2, 3]
     path.write_text('{"step": 0}\n{"ste\n{"step": 2}\n')

@@ -61,8 +61,8 @@ def test_dropout_rate_and_scale(probability: float, dtype: torch.dtype) -> None:
     torch.manual_seed(3)
     dropout = _Dropout(probability)
     x = torch.ones(1000, 999, dtype=dtype)  # a size that is no multiple of a draw
-    kept = _masked(x, dropout.mask(x)).float().mean().item()
-    assert kept == pytest.approx(dropout.kept_share, abs=0.002)
+    mean = _masked(x, dropout.mask(x)).float().mean().item()
+    assert mean == pytest.approx(dropout.kept_share, abs=0.002)
     assert 1 - dropout.kept_share == pytest.approx(probability, rel=0.05)
     assert dropout.mask(x) is dropout.mask(x) and not torch.equal(dropout.mask(x.clone()), dropout.mask(x))
 
@@ -113,21 +113,21 @@ def buckets(layout: Layout, window: int | None = None) -> Callable[..., torch.Te
 def test_outputs_and_gradients_are_those_of_the_buckets(cached: int, window: int | None) -> None:
     """The operator behind FlexAttention has a backward pass on every device; only its compiled kernels have not."""
     for layout in map(tree, range(4)):
-        given = numbers(layout, cached)
-        expected = buckets(layout, window)(*given)
-        got = flex_attend(*given, layout, DIM**-0.5, window, compiled=False)
+        tensors = numbers(layout, cached)
+        expected = buckets(layout, window)(*tensors)
+        got = flex_attend(*tensors, layout, DIM**-0.5, window, compiled=False)
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
-    mask = block_mask(layout, cached, window, given[0].device).as_tuple()
+    mask = block_mask(layout, cached, window, tensors[0].device).as_tuple()
     options = {"OUTPUT_LOGSUMEXP": True, "OUTPUT_MAX": False}
 
-    def operator(*given: torch.Tensor) -> torch.Tensor:
-        q, k, v = (t.transpose(0, 1).unsqueeze(0) for t in given)
+    def operator(*tensors: torch.Tensor) -> torch.Tensor:
+        q, k, v = (t.transpose(0, 1).unsqueeze(0) for t in tensors)
         return flex_attention(q, k, v, _identity, mask, DIM**-0.5, options, (), ())[0][0].transpose(0, 1)
 
-    weight = torch.randn(given[0].shape)
+    weight = torch.randn(tensors[0].shape)
 
     def gradients(attend: Callable[..., torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        inputs = [t.clone().requires_grad_() for t in given]
+        inputs = [t.clone().requires_grad_() for t in tensors]
         return torch.autograd.grad((attend(*inputs) * weight).sum(), inputs)
 
     torch.testing.assert_close(gradients(operator), gradients(buckets(layout, window)), rtol=1e-4, atol=1e-5)
@@ -144,5 +144,5 @@ def test_the_trial_refuses_a_wrong_kernel_and_one_that_does_not_run() -> None:
     ):
         trial = try_kernels({BUCKETS: usual, name: kernel}, *sizes)
         assert trial.kernel == BUCKETS and why in trial.why, trial
-    same = try_kernels({BUCKETS: usual, "same": usual}, *sizes)
-    assert same.difference == 0.0 and set(same.seconds) == {BUCKETS, "same"}
+    equal_kernels = try_kernels({BUCKETS: usual, "same": usual}, *sizes)
+    assert equal_kernels.difference == 0.0 and set(equal_kernels.seconds) == {BUCKETS, "same"}

@@ -125,7 +125,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(inputs: Path, tmp_pat
         train(_job(inputs, tmp_path / str(used), "lora", epochs=1, gradient_checkpointing=used, dropout=0.0))[0]
         for used in (False, True)
     )
-    assert facts["gradient_checkpointing"] == {"used": True, "why": "as training.gradient_checkpointing says"}
+    assert facts["gradient_checkpointing"] == {"used": True, "why": "as set in training.gradient_checkpointing"}
     assert facts["best_eval_loss"] == pytest.approx(exact["best_eval_loss"], rel=1e-5)
 
 
@@ -133,18 +133,18 @@ def test_a_whole_model_goes_on_from_a_checkpoint_though_its_files_have_other_nam
     inputs: Path, tmp_path: Path
 ) -> None:
     """Its experts are joined in memory only; what training takes from a checkpoint is the best model, too."""
-    own = shutil.copytree(inputs, tmp_path / "inputs", ignore=shutil.ignore_patterns("base"))
-    base = make_model(own / "base", "qwen3_moe")
+    copied_inputs = shutil.copytree(inputs, tmp_path / "inputs", ignore=shutil.ignore_patterns("base"))
+    base = make_model(copied_inputs / "base", "qwen3_moe")
     undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
-    facts, _ = train(_job(own, undisturbed, "full"))
+    facts, _ = train(_job(copied_inputs, undisturbed, "full"))
     shutil.copytree(undisturbed / "work", stopped / "work")
     shutil.rmtree(stopped / "work" / "checkpoints" / f"checkpoint-{facts['steps']}")
-    _, measured = train(_job(own, stopped, "full"))
+    _, measured = train(_job(copied_inputs, stopped, "full"))
     assert measured["resumed_from"] is not None
     expected, weights = _weights(undisturbed), _weights(stopped)
     assert expected.keys() == load_file(base / "model.safetensors").keys()
     assert [name for name in expected if not torch.equal(weights[name], expected[name])] == []
-    assert _loss(undisturbed / "out" / "adapter", own) == pytest.approx(facts["best_eval_loss"], rel=1e-4)
+    assert _loss(undisturbed / "out" / "adapter", copied_inputs) == pytest.approx(facts["best_eval_loss"], rel=1e-4)
 
 
 @pytest.mark.parametrize(

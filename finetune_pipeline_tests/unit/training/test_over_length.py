@@ -12,36 +12,36 @@ from finetune_pipeline_tests.tiny_model import SYSTEM, tiny_messages
 
 
 def _long(name: str = "long", answer: str = "billing") -> Example:
-    said = [SYSTEM, "first words of old news. " * 20 + "my invoice is wrong", answer]
+    texts = [SYSTEM, "first words of old news. " * 20 + "my invoice is wrong", answer]
     roles = ("system", "user", "assistant")
-    return Example(name, [{"role": role, "content": text} for role, text in zip(roles, said, strict=True)])
+    return Example(name, [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)])
 
 
 @pytest.mark.parametrize("limit", [60, 120])
 def test_the_start_of_the_user_text_goes_and_nothing_else(tokenizer: Any, limit: int) -> None:
     example = _long()
-    whole = longest(encode_example(tokenizer, example.messages, "x"))
-    assert whole > 200
-    short, rows, cuts = cut_prompt(tokenizer, example, limit)
+    full_length = longest(encode_example(tokenizer, example.messages, "x"))
+    assert full_length > 200
+    shortened, rows, cuts = cut_prompt(tokenizer, example, limit)
     assert limit - 3 <= longest(rows) <= limit
-    assert short.messages[0] == example.messages[0] and short.messages[2] == example.messages[2]
-    kept = short.messages[1]["content"]
-    assert kept.endswith("my invoice is wrong") and example.messages[1]["content"].endswith(kept)
+    assert shortened.messages[0] == example.messages[0] and shortened.messages[2] == example.messages[2]
+    remaining_text = shortened.messages[1]["content"]
+    assert remaining_text.endswith("my invoice is wrong") and example.messages[1]["content"].endswith(remaining_text)
     (cut,) = cuts
-    assert cut.turn == 1 and cut.text + kept == example.messages[1]["content"]
-    assert cut.tokens == pytest.approx(whole - longest(rows), abs=2)
-    assert tokenizer.decode(rows[0].ids) == render(tokenizer, short.messages)  # what serving makes of it
+    assert cut.turn == 1 and cut.text + remaining_text == example.messages[1]["content"]
+    assert cut.tokens == pytest.approx(full_length - longest(rows), abs=2)
+    assert tokenizer.decode(rows[0].ids) == render(tokenizer, shortened.messages)  # what serving makes of it
     assert example.messages[1]["content"].startswith("first")  # the example itself is as it was
 
 
 def test_the_longest_user_text_is_cut_first_and_others_when_it_is_used_up(tokenizer: Any) -> None:
-    said = ["a b c d e f g h", "one", "so it goes on and on " * 9, "two"]
+    texts = ["a b c d e f g h", "one", "so it goes on and on " * 9, "two"]
     roles = ("user", "assistant") * 2
-    example = Example("d", [{"role": role, "content": text} for role, text in zip(roles, said, strict=True)])
-    whole = longest(encode_example(tokenizer, example.messages, "d"))
-    short, rows, cuts = cut_prompt(tokenizer, example, whole - 10)
-    assert [c.turn for c in cuts] == [2] and longest(rows) <= whole - 10
-    assert short.messages[0]["content"] == "a b c d e f g h"
+    example = Example("d", [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)])
+    full_length = longest(encode_example(tokenizer, example.messages, "d"))
+    shortened, rows, cuts = cut_prompt(tokenizer, example, full_length - 10)
+    assert [c.turn for c in cuts] == [2] and longest(rows) <= full_length - 10
+    assert shortened.messages[0]["content"] == "a b c d e f g h"
     least = longest(encode_example(tokenizer, [{**m, "content": m["content"][-1:]} for m in example.messages], "d"))
     _, rows, cuts = cut_prompt(tokenizer, example, least + 9)
     assert [c.turn for c in cuts] == [0, 2] and longest(rows) <= least + 9
@@ -49,10 +49,10 @@ def test_the_longest_user_text_is_cut_first_and_others_when_it_is_used_up(tokeni
 
 def test_an_answer_alone_too_long_is_never_cut(tokenizer: Any) -> None:
     example = _long(answer="billing " * 60)
-    short, rows, _ = cut_prompt(tokenizer, example, 60)
-    assert longest(rows) > 60 and short.messages[2]["content"] == "billing " * 60
-    done = prepare_split(tokenizer, [example], 60, "truncate_prompt", "train split")
-    assert [f.rule for f in done.findings] == ["audit.rows_over_length"]
+    shortened, rows, _ = cut_prompt(tokenizer, example, 60)
+    assert longest(rows) > 60 and shortened.messages[2]["content"] == "billing " * 60
+    prepared = prepare_split(tokenizer, [example], 60, "truncate_prompt", "train split")
+    assert [f.rule for f in prepared.findings] == ["audit.rows_over_length"]
 
 
 def test_each_policy_counts_and_lists_what_it_does(tokenizer: Any) -> None:
@@ -74,9 +74,9 @@ def test_each_policy_counts_and_lists_what_it_does(tokenizer: Any) -> None:
     facts = cut.length_facts()
     assert (facts["over_length"], facts["cut"], facts["cut_ids"]) == (0, 2, ["long1", "long2"])
     assert facts["tokens_cut"] == cut.audit["tokens_cut"] > 200
-    shown = next(r for r in cut.audit["shown"] if r["id"] == "long1")
-    lost = [text for text, kind, _ in shown["pieces"] if kind == "lost"]
-    assert lost[0].startswith("first words of old news.") and shown["tokens_lost"] > 100
+    shown_row = next(r for r in cut.audit["shown"] if r["id"] == "long1")
+    lost = [text for text, kind, _ in shown_row["pieces"] if kind == "lost"]
+    assert lost[0].startswith("first words of old news.") and shown_row["tokens_lost"] > 100
 
 
 def test_the_bases_context_and_a_soft_prompt_bound_the_length_too() -> None:

@@ -57,20 +57,20 @@ def shortened(tokenizer: Any, row: Encoded, messages: Sequence[Any]) -> Encoded:
 
 def other_template(tokenizer: Any, row: Encoded, messages: Sequence[Any]) -> Encoded:
     serving = tokenizer.chat_template
-    other = TEMPLATE.replace("message['role'] + '\n'", "message['role'] + ':\n'")
-    tokenizer.chat_template = other.replace("<|im_start|>assistant\n", "<|im_start|>assistant:\n")
-    (made,) = encode_example(tokenizer, messages, row.id)
+    changed_template = TEMPLATE.replace("message['role'] + '\n'", "message['role'] + ':\n'")
+    tokenizer.chat_template = changed_template.replace("<|im_start|>assistant\n", "<|im_start|>assistant:\n")
+    (encoded,) = encode_example(tokenizer, messages, row.id)
     tokenizer.chat_template = serving
-    assert made.ids != row.ids
-    return made
+    assert encoded.ids != row.ids
+    return encoded
 
 
 def check(audit: dict[str, Any]) -> tuple[bool, str]:
     """What the check on the asset `adapter` says of a training with this audit."""
-    (found,) = [c for _, c in CHECKS if c.name == "supervision"]
+    (supervision,) = [c for _, c in CHECKS if c.name == "supervision"]
     spec = TaskSpec.model_validate({"name": "t", "description": "d", "system_prompt": "s", "output": {"kind": "text"}})
-    answer = found.ask(Artifact("t", "adapter", "v", Path(), {"audit": audit}, {}), spec)
-    assert found.blocks(spec)
+    answer = supervision.ask(Artifact("t", "adapter", "v", Path(), {"audit": audit}, {}), spec)
+    assert supervision.blocks(spec)
     return answer.passed, answer.message
 
 
@@ -93,8 +93,8 @@ def test_a_planted_fault_stops_the_training_and_its_check_says_no(
     victim = read_examples(inputs / "train.jsonl")[1].id
 
     def faulty(tokenizer: Any, messages: Any, example_id: str = "", tools: Any = None) -> list[Encoded]:
-        made = encode_example(tokenizer, messages, example_id, tools)
-        return [plant(tokenizer, row, messages) if example_id == victim else row for row in made]
+        encoded = encode_example(tokenizer, messages, example_id, tools)
+        return [plant(tokenizer, row, messages) if example_id == victim else row for row in encoded]
 
     monkeypatch.setattr(rows, "encode_example", faulty)
     with pytest.raises(FindingsError) as error:
@@ -112,9 +112,9 @@ def test_a_planted_fault_stops_the_training_and_its_check_says_no(
 
 def test_a_sound_training_passes_and_what_has_weight_zero_is_not_learned(inputs: Path, tmp_path: Path) -> None:
     def talk(i: int) -> Example:
-        said = [f"first {i}", f"bug_report number {i}", "and now?", "billing"]
+        texts = [f"first {i}", f"bug_report number {i}", "and now?", "billing"]
         roles = ("user", "assistant", "user", "assistant")
-        messages: list[dict[str, Any]] = [{"role": r, "content": c} for r, c in zip(roles, said, strict=True)]
+        messages: list[dict[str, Any]] = [{"role": r, "content": c} for r, c in zip(roles, texts, strict=True)]
         messages[1]["weight"] = 0
         return Example(f"talk-{i}", messages, source={"file": "a.jsonl", "line": i + 1})
 
@@ -126,9 +126,9 @@ def test_a_sound_training_passes_and_what_has_weight_zero_is_not_learned(inputs:
     assert all(facts["audit"]["splits"][split][name] == 0 for split in ("train", "validation") for name in COUNTS)
     assert facts["audit"]["rows"] == 28 and facts["audit"]["splits"]["train"]["rows"] == 16
     assert check(facts["audit"])[0]
-    shown = read_json(tmp_path / "work" / "audit.json")["train"]["shown"][0]["pieces"]
-    assert "".join(text for text, kind, _ in shown if kind == "loss") == "billing<|im_end|>"
-    assert "number" in "".join(text for text, kind, _ in shown if kind == "context")
+    pieces = read_json(tmp_path / "work" / "audit.json")["train"]["shown"][0]["pieces"]
+    assert "".join(text for text, kind, _ in pieces if kind == "loss") == "billing<|im_end|>"
+    assert "number" in "".join(text for text, kind, _ in pieces if kind == "context")
 
 
 def test_residue_of_templates_in_the_text_is_found(inputs: Path) -> None:

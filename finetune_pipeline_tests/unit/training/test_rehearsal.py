@@ -37,10 +37,12 @@ CASES: dict[str, dict[str, Any]] = {
 def results() -> dict[str, dict[str, Any]]:
     """All cases, in one process of its own: in this one the device would be taken for an accelerator."""
     command = [sys.executable, "-W", "ignore", "-m", "finetune_pipeline_tests.rehearsals"]
-    done = subprocess.run([*command, json.dumps(list(CASES.values()))], capture_output=True, text=True, check=False)
+    completed = subprocess.run(
+        [*command, json.dumps(list(CASES.values()))], capture_output=True, text=True, check=False
+    )
     prefix = "RESULT "
-    lines = [json.loads(n.removeprefix(prefix)) for n in done.stdout.splitlines() if n.startswith(prefix)]
-    assert len(lines) == len(CASES), done.stderr[-3000:]
+    lines = [json.loads(n.removeprefix(prefix)) for n in completed.stdout.splitlines() if n.startswith(prefix)]
+    assert len(lines) == len(CASES), completed.stderr[-3000:]
     return dict(zip(CASES, lines, strict=True))
 
 

@@ -72,8 +72,8 @@ def test_an_unusable_one_is_named_removed_and_the_one_before_taken(
     before, bad = checkpoint(tmp_path, 3, 3), checkpoint(tmp_path, 6, 6)
     after = checkpoint(tmp_path, 9, 6)  # it is no use without the best one before it
     spoil(bad)
-    found = find_resumable(tmp_path, "job")
-    assert (found.folder, found.step, found.best, found.finished) == (before, 3, before, False)
-    assert [s["name"] for s in found.skipped] == ["checkpoint-9", "checkpoint-6"]
-    assert "checkpoint-6" in found.skipped[0]["reason"] and reason in found.skipped[1]["reason"]
+    resume = find_resumable(tmp_path, "job")
+    assert (resume.folder, resume.step, resume.best, resume.finished) == (before, 3, before, False)
+    assert [s["name"] for s in resume.skipped] == ["checkpoint-9", "checkpoint-6"]
+    assert "checkpoint-6" in resume.skipped[0]["reason"] and reason in resume.skipped[1]["reason"]
     assert not bad.exists() and not after.exists() and before.exists()

@@ -49,12 +49,12 @@ def work(inputs: str, place: str, settings: dict[str, Any], kill_at: int | None,
         write_json(Path(job["out"]) / "result.json", facts)
         return facts
 
-    folder, made = Path(inputs), Path(place)
+    folder, results = Path(inputs), Path(place)
     order = TrainingOrder(
         task(settings), base=folder / "base", train=folder / "train.jsonl", validation=folder / "validation.jsonl",
-        out=made / "out", work=made / "work", launch=launch,
+        out=results / "out", work=results / "work", launch=launch,
     )  # fmt: skip
-    (made / "facts.json").write_text(json.dumps(train_as_ordered(order)))
+    (results / "facts.json").write_text(json.dumps(train_as_ordered(order)))
 
 
 def trained(

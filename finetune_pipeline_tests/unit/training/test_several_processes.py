@@ -74,13 +74,13 @@ def test_two_processes_train_what_one_trains(inputs: Path, tmp_path: Path, metho
 
 def _ranks(place: Path) -> dict[int, psutil.Process]:
     """The training processes."""
-    found = {}
+    ranks = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             rank = process.environ().get("RANK")
             if rank is not None and str(place / "job.json") in process.cmdline():
-                found[int(rank)] = process
-    return found
+                ranks[int(rank)] = process
+    return ranks
 
 
 def test_the_death_of_one_process_ends_all_and_the_next_try_ends_as_if_nothing_had_been(
@@ -145,7 +145,7 @@ def test_what_fits_on_one_device_is_not_split_and_what_cannot_be_shared_is_refus
     rules = [f.rule for f in error.value.findings]
     assert rules == ["training.batch_over_devices", "training.four_bit_sharded", "training.cpu_sharded"]
     monkeypatch.setenv("FINETUNE_PARALLEL", "auto")
-    monkeypatch.setattr("finetune_pipeline.worker.launch._cards", lambda: [80 * 2**30] * 2)
+    monkeypatch.setattr("finetune_pipeline.worker.launch._gpu_bytes", lambda: [80 * 2**30] * 2)
     assert (chosen(60), chosen(70, method="lora")) == ("ddp", "fsdp2")
     monkeypatch.setenv("FINETUNE_PARALLEL", "ddp")
     assert chosen(70) == "ddp"

@@ -127,7 +127,7 @@ def test_a_model_that_does_not_tell_its_windows_is_not_packed(monkeypatch: pytes
     for layer in model.get_base_model().model.layers:
         monkeypatch.setattr(layer.self_attn, "sliding_window", None)
     good, why = supports_shared_prefix(model)
-    assert not good and "how far each layer sees" in why
+    assert not good and "each layer's sliding window" in why
     assert model.config._attn_implementation == "sdpa"
 
 
@@ -135,12 +135,12 @@ def test_an_attention_that_lets_rows_see_each_other_fails_the_trial(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = adapted(tiny)
-    right = attention.attend
+    original = attention.attend
 
-    def leaky(module: Any, query: Any, *given: Any, shared_prefix: Any = None, **more: Any) -> Any:
+    def leaky(module: Any, query: Any, *arguments: Any, shared_prefix: Any = None, **more: Any) -> Any:
         if shared_prefix is not None:  # every row takes the whole packed sequence for its own
             shared_prefix = Layout([query.shape[2]], [-1], windows=shared_prefix.windows)
-        return right(module, query, *given, shared_prefix=shared_prefix, **more)
+        return original(module, query, *arguments, shared_prefix=shared_prefix, **more)
 
     monkeypatch.setattr(attention, "attend", leaky)
     try:

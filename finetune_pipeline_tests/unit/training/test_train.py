@@ -57,13 +57,13 @@ def test_it_learns_and_tells(trained: Trained) -> None:
 
 def test_micro_batches_weigh_every_token_of_the_step_alike(inputs: Path, tmp_path: Path) -> None:
     """Rows have answers of different lengths, so means of means would differ from the mean."""
-    whole, parts = (
+    full_batches, parts = (
         train(job(inputs, tmp_path / str(micro), method="lora", dropout=0.0, epochs=1, micro_batch_size=micro))[0]
         for micro in (8, 2)
     )
-    for one, other in zip(whole["history"], parts["history"], strict=True):
-        key = "loss" if "loss" in one else "eval_loss"
-        assert one[key] == pytest.approx(other[key], rel=1e-4)
+    for expected, actual in zip(full_batches["history"], parts["history"], strict=True):
+        key = "loss" if "loss" in expected else "eval_loss"
+        assert expected[key] == pytest.approx(actual[key], rel=1e-4)
     torch.testing.assert_close(_adapter(tmp_path / "8"), _adapter(tmp_path / "2"), rtol=0.02, atol=2e-4)
 
 
@@ -72,9 +72,9 @@ def test_the_best_checkpoint_is_kept_and_training_stops_early(inputs: Path, tmp_
     evaluations = {e["step"]: e["eval_loss"] for e in facts["history"] if "eval_loss" in e}
     assert facts["stopped_early"] and facts["steps"] < facts["steps_planned"]
     assert facts["best_step"] < facts["steps"] and evaluations[facts["best_step"]] == facts["best_eval_loss"]
-    kept = load_file(tmp_path / f"work/checkpoints/checkpoint-{facts['best_step']}/adapter_model.safetensors")
+    best_tensors = load_file(tmp_path / f"work/checkpoints/checkpoint-{facts['best_step']}/adapter_model.safetensors")
     saved = _adapter(tmp_path)
-    assert all(torch.equal(saved[name], kept[name]) for name in kept)
+    assert all(torch.equal(saved[name], best_tensors[name]) for name in best_tensors)
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_examples_of_the_step(inputs: Path, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_training_goes_on_from_an_adapter(inputs: Path, trained: Trained, tmp_pa
     assert facts["first_eval_loss"] == pytest.approx(trained[1]["best_eval_loss"], rel=1e-5)
     assert facts["best_eval_loss"] < facts["first_eval_loss"]
     result["settings"]["lora"]["r"] = 8
-    with pytest.raises(JobError, match="other tensors"):
+    with pytest.raises(JobError, match="different tensors"):
         train({**result, "out": str(tmp_path / "r8"), "work": str(tmp_path / "r8work")})
 
 
@@ -113,8 +113,8 @@ def test_every_turn_counts_in_the_validation_loss_where_each_is_a_row_of_its_own
     base = tmp_path / "inputs" / "base"
     content = "(message['content'] if loop.last else message['content'].split('</think>')[-1])"
     (base / "chat_template.jinja").write_text(TEMPLATE.replace("message['content']", content))
-    said = ["which one?", "<think>money</think>billing", "and now?", "<think>a long error</think>bug_report how_to"]
-    messages = [{"role": r, "content": c} for r, c in zip(("user", "assistant") * 2, said, strict=True)]
+    texts = ["which one?", "<think>money</think>billing", "and now?", "<think>a long error</think>bug_report how_to"]
+    messages = [{"role": r, "content": c} for r, c in zip(("user", "assistant") * 2, texts, strict=True)]
     write_examples(tmp_path / "inputs" / "validation.jsonl", [Example("talk", messages)])
     rows = encode_example(load_tokenizer(base), messages, "talk")
     assert len(rows) == 2

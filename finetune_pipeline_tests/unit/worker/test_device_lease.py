@@ -55,13 +55,13 @@ def test_two_leases_get_two_devices_and_a_third_waits(tmp_path: Path) -> None:
     devices = ("cuda:0", "cuda:1")
     with taken(tmp_path, *devices) as (first, _), taken(tmp_path, *devices, holder="the second") as (second, _):
         assert (first, second) == devices
-        said: list[str] = []
-        refused(tmp_path, "cuda:0 cuda:1", r"cuda:1: the second, started by process", log=said.append)
-        assert len(said) == 1
-        assert "waiting for a free device (cuda:0: a training, started by process" in said[0]
-        assert f"cuda:1: the second, started by process {os.getpid()}, for 0 s" in said[0]
-    with taken(tmp_path, *devices) as (again, _):
-        assert again == "cuda:0"
+        messages: list[str] = []
+        refused(tmp_path, "cuda:0 cuda:1", r"cuda:1: the second, started by process", log=messages.append)
+        assert len(messages) == 1
+        assert "waiting for a free device (cuda:0: a training, started by process" in messages[0]
+        assert f"cuda:1: the second, started by process {os.getpid()}, for 0 s" in messages[0]
+    with taken(tmp_path, *devices) as (third, _):
+        assert third == "cuda:0"
 
 
 def test_the_child_keeps_the_lease_of_a_killed_parent(tmp_path: Path) -> None:
@@ -76,8 +76,8 @@ def test_the_child_keeps_the_lease_of_a_killed_parent(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_holds_back_no_later_try_of_the_same_process(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=False)
-    assert done.stdout == "cpu\n", done.stderr
+    completed = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert completed.stdout == "cpu\n", completed.stderr
 
 
 def test_several_devices_are_taken_together_or_not_at_all(tmp_path: Path) -> None:
@@ -97,10 +97,10 @@ def test_homes_share_gpus_and_not_the_cpu(tmp_path: Path, monkeypatch: pytest.Mo
     def of(home: str) -> Callable[[str], Path]:
         return lambda device: lock_folder(device, tmp_path / home)
 
-    both = ["cpu", "cuda:0"]
-    with lease(both, of("one")) as (first, _), lease(both, of("two")) as (second, _):
+    devices = ["cpu", "cuda:0"]
+    with lease(devices, of("one")) as (first, _), lease(devices, of("two")) as (second, _):
         assert first == second == "cpu", "another home's training must not be waited for"
-        with lease(both, of("one")) as (third, _):
+        with lease(devices, of("one")) as (third, _):
             assert third == "cuda:0", "within one home heavy steps take turns"
             with pytest.raises(TimeoutError, match="cuda:0"), lease(["cuda:0"], of("two"), timeout_s=0.2, poll_s=0.05):
                 pass

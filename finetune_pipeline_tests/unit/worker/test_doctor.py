@@ -21,8 +21,8 @@ from finetune_pipeline.worker.kernels import checked
 
 def wrong_attention(*inputs: Any, **more: Any) -> Any:
     """Rows see each other, as if the packed sequence were one row."""
-    whole = Layout([inputs[1].shape[2]], [-1])
-    return right_attention(*inputs, **{**more, "shared_prefix": whole})
+    unsegmented = Layout([inputs[1].shape[2]], [-1])
+    return right_attention(*inputs, **{**more, "shared_prefix": unsegmented})
 
 
 def wrong_adapter(folder: Path) -> Any:
@@ -69,10 +69,10 @@ def test_the_command_looks_at_each_device_in_a_child_and_says_which_is_unusable(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("FINETUNE_DEVICES", "cpu,cuda:99")
-    made = CliRunner().invoke(doctor, ["--json"], standalone_mode=False)
-    machine = json.loads(made.stdout)
+    result = CliRunner().invoke(doctor, ["--json"], standalone_mode=False)
+    machine = json.loads(result.stdout)
     cpu, gpu = machine["devices"]
-    assert made.return_value == 2 and not machine["right"]
+    assert result.return_value == 2 and not machine["right"]
     assert [k["right"] for k in cpu["kernels"]] == [True, True, True] and not cpu["problem"]
     assert gpu["problem"].startswith("torch sees no such GPU") and "cuda:99: unusable" in machine["runs"][1]
     assert machine["versions"]["torch"] == torch.__version__ and machine["disk_free_bytes"] > 0

@@ -58,9 +58,9 @@ def test_on_a_full_disk_the_reason_is_told_all_the_same(tiny: Path, tmp_path: Pa
     job = base_job(base_model=str(tiny), revision=None, out=tmp_path / "out")
     (tmp_path / "job.json").write_text(json.dumps(job))
     command = ["prlimit", "--fsize=20", sys.executable, "-m", entry.__name__, str(tmp_path / "job.json")]
-    done = subprocess.run(command, env=ENVIRONMENT, text=True, capture_output=True, check=False)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "base_model: " in done.stderr and "limit of a file's size" in done.stderr
+    completed = subprocess.run(command, env=ENVIRONMENT, text=True, capture_output=True, check=False)
+    assert completed.returncode == 1 and "Traceback" not in completed.stderr
+    assert "base_model: " in completed.stderr and "limit of a file's size" in completed.stderr
 
 
 ON = {"micro_batch_size": 1, "gradient_checkpointing": True}
@@ -81,14 +81,14 @@ ON = {"micro_batch_size": 1, "gradient_checkpointing": True}
 )
 def test_out_of_memory_names_the_nearest_smaller_setting(changes: dict[str, object], fix: str) -> None:
     settings = TrainingSpec.model_validate({"method": changes.get("method", "qlora")}).model_dump() | changes
-    assert fix in entry.judge(MemoryError(), {"action": "train", "settings": settings})[2]
+    assert fix in entry.classify_error(MemoryError(), {"action": "train", "settings": settings})[2]
 
 
 def test_out_of_memory_of_other_jobs() -> None:
-    predict = entry.judge(MemoryError(), {"action": "predict", "batch_size": 16})[2]
+    predict = entry.classify_error(MemoryError(), {"action": "predict", "batch_size": 16})[2]
     assert "baseline.batch_size: 8 (now 16)" in predict and predict.startswith("out of memory")
     for job in ({"action": "predict", "batch_size": 1}, {"action": "base_model"}):
-        assert "smaller base_model" in entry.judge(MemoryError(), job)[2]
+        assert "smaller base_model" in entry.classify_error(MemoryError(), job)[2]
 
 
 def ask_for_too_much(job: str) -> None:
@@ -102,16 +102,16 @@ def ask_for_too_much(job: str) -> None:
 
 
 def test_memory_that_really_runs_out_is_one_clear_message(tmp_path: Path) -> None:
-    asked = TrainingSpec(method="full", batch_size=8, precision="float32").model_dump()
-    job = train_job(make_inputs(tmp_path / "inputs", rows=8), tmp_path, asked)
+    settings = TrainingSpec(method="full", batch_size=8, precision="float32").model_dump()
+    job = train_job(make_inputs(tmp_path / "inputs", rows=8), tmp_path, settings)
     (tmp_path / "job.json").write_text(json.dumps(job))
     command = [*warm_workers.CALL, f"{__name__}:{ask_for_too_much.__name__}", json.dumps([str(tmp_path / "job.json")])]
     env = {**ENVIRONMENT, **warm_workers.start()}
-    done = subprocess.run(command, env=env, text=True, capture_output=True, check=False)
-    assert done.returncode == 75, done.stderr
+    completed = subprocess.run(command, env=env, text=True, capture_output=True, check=False)
+    assert completed.returncode == 75, completed.stderr
     error = json.loads((tmp_path / "out" / "error.json").read_text())
     assert error["kind"] == "memory" and "fix: set training.micro_batch_size: 4 (now 8)" in error["message"]
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in completed.stderr
 
 
 _CHILD = """
@@ -167,8 +167,8 @@ def test_the_environment_is_set_before_torch(tiny: Path, tmp_path: Path) -> None
     names = ("OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM", "HF_HUB_OFFLINE")
     command = [sys.executable, "-c", code, json.dumps(jobs), *names]
     env = {name: value for name, value in ENVIRONMENT.items() if name not in names}
-    done = subprocess.run(command, env=env, text=True, capture_output=True, check=True)
-    assert done.stdout.splitlines() == ["PASSIVE false None", "PASSIVE false 1"]
+    completed = subprocess.run(command, env=env, text=True, capture_output=True, check=True)
+    assert completed.stdout.splitlines() == ["PASSIVE false None", "PASSIVE false 1"]
 
 
 _SPINS = (

@@ -109,9 +109,9 @@ def test_a_random_model_answers_in_form(loaded: tuple[Any, Any, list[list[int]]]
     free = generate_and_score(model, tokenizer, prompts[:3], None, 60, 3)
     assert not any(is_valid(vars(answer), output) for answer in free)
     restriction = Restriction(Grammar(SCHEMAS[name], tokenizer), lambda answer: is_valid(vars(answer), output))
-    both = generate_and_score(model, tokenizer, prompts, None, 60, 3, restriction=restriction)
-    assert [replace(answer, restricted=None) for answer in both[:3]] == free
-    together = [answer.restricted for answer in both if answer.restricted]
+    answers = generate_and_score(model, tokenizer, prompts, None, 60, 3, restriction=restriction)
+    assert [replace(answer, restricted=None) for answer in answers[:3]] == free
+    together = [answer.restricted for answer in answers if answer.restricted]
     assert [a.status for a in together] == ["ok"] * len(prompts), [a.text for a in together]
     assert all(is_valid(vars(answer), output) for answer in together), [a.text for a in together]
     for prompt, answer in zip(prompts[:2], together, strict=False):
@@ -179,8 +179,8 @@ def test_valid_free_answers_stay_and_only_the_others_are_asked_again(folder: Pat
     assert facts["statuses"] == facts["restricted"]["statuses"] == {"ok": 6, "truncated": 0, "empty": 0, "error": 0}
     assert facts["restricted"] | {"statuses": 0} == {"asked": 3, "available": True, "why": "", "statuses": 0}
     assert measured["answers"] == {"known": 0, "asked": 6}
-    again = run(folder, tmp_path, "learned", TICKET)
-    assert again[1]["answers"] == {"known": 6, "asked": 0} and again[2] == rows
+    second_run = run(folder, tmp_path, "learned", TICKET)
+    assert second_run[1]["answers"] == {"known": 6, "asked": 0} and second_run[2] == rows
 
 
 def test_an_answer_under_another_schema_or_order_of_keys_is_another_answer(folder: Path, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_same_text_status_and_scores_as_the_plain_way(loaded: tuple[Any, Any], m
     assert way_of_reading(model, Reader) == APART, "the fast way, which is compared here"
     plain = [_plainly(model, tokenizer, prompt, ids) for prompt, ids in zip(prompts, labels, strict=True)]
     for batch_size, read_at_once in ((1, 2048), (4, 2048), (4, 1), (4, 25)):
-        monkeypatch.setattr(reader, "_READ_AT_ONCE", read_at_once)
+        monkeypatch.setattr(reader, "_PASS_TOKENS", read_at_once)
         answers = generate_and_score(model, tokenizer, prompts, labels, LONGEST, batch_size)
         for answer, prompt, (text, status, scores) in zip(answers, prompts, plain, strict=True):
             assert (answer.text, answer.status) == (text, status), (batch_size, read_at_once)
@@ -128,17 +128,17 @@ def test_attention_behind_a_prefix_is_attention_over_both(dtype: torch.dtype, to
     keys, values = torch.randn(2, 3, 2, own, 16, dtype=dtype)
     mask = torch.ones(3, 1, tokens, own, dtype=torch.bool).tril(own - tokens)
     mask[0, :, :, :2] = False  # padding on the left; with as many queries as keys, the first of them see no own key
-    both = [
-        torch.cat([part.expand(3, -1, -1, -1), rest], 2).float().repeat_interleave(2, 1)
-        for part, rest in zip(prefix, (keys, values), strict=True)
+    full_states = [
+        torch.cat([part.expand(3, -1, -1, -1), own_states], 2).float().repeat_interleave(2, 1)
+        for part, own_states in zip(prefix, (keys, values), strict=True)
     ]
-    seen = torch.cat([torch.ones(3, 1, tokens, 5, dtype=torch.bool), mask], 3)
-    expected = scaled_dot_product_attention(query.float(), *both, attn_mask=seen)
+    full_mask = torch.cat([torch.ones(3, 1, tokens, 5, dtype=torch.bool), mask], 3)
+    expected = scaled_dot_product_attention(query.float(), *full_states, attn_mask=full_mask)
     added = torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
     for form in (mask, added):
-        found = behind_prefix(query, *prefix, keys, values, form)
-        assert found.dtype == dtype
-        assert torch.allclose(found.float(), expected, atol=1e-5 if dtype == torch.float32 else 0.02)
+        output = behind_prefix(query, *prefix, keys, values, form)
+        assert output.dtype == dtype
+        assert torch.allclose(output.float(), expected, atol=1e-5 if dtype == torch.float32 else 0.02)
 
 
 def test_rows_that_end_early_leave_the_others_alone(loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,15 +169,15 @@ def test_families_give_the_same_answers(loaded: tuple[Any, Any], monkeypatch: py
     """Two system prompts, and a row with none: each is read behind its own beginning, and nobody's answer changes."""
     model, tokenizer = loaded
     ours, labels = _prompts(tokenizer, 6)
-    other = [[*range(30, 60), *prompt[-9:]] for prompt in ours[:4]]
-    prompts = [ours[0], [11, 12, 13], *other, *ours[1:]]
+    other_family = [[*range(30, 60), *prompt[-9:]] for prompt in ours[:4]]
+    prompts = [ours[0], [11, 12, 13], *other_family, *ours[1:]]
     offered = [labels[0]] * len(prompts)
     read: list[int] = []
     monkeypatch.setattr(generation, "Reader", lambda model, prefix: read.append(len(prefix)) or Reader(model, prefix))
-    kept: dict[int, Any] = {}
-    answers = generate_and_score(model, tokenizer, prompts, offered, LONGEST, 4, keep=kept.update)
+    answers_by_row: dict[int, Any] = {}
+    answers = generate_and_score(model, tokenizer, prompts, offered, LONGEST, 4, keep=answers_by_row.update)
     assert len(read) == 3 and min(read[:2]) > 5, "each family has its own beginning"
-    assert sorted(kept) == list(range(len(prompts)))
+    assert sorted(answers_by_row) == list(range(len(prompts)))
     for answer, prompt, ids in zip(answers, prompts, offered, strict=True):
         text, _, scores = _plainly(model, tokenizer, prompt, ids)
         assert answer.text == text and answer.label_scores == pytest.approx(scores, abs=1e-4)
@@ -185,9 +185,9 @@ def test_families_give_the_same_answers(loaded: tuple[Any, Any], monkeypatch: py
 
 def test_only_the_token_that_ends_an_answer_is_left_out_of_its_text(loaded: tuple[Any, Any]) -> None:
     _, tokenizer = loaded
-    other, end = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
+    other_end, end = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
     answer = Answer()
-    generation._fill(answer, tokenizer, [*tokenizer.encode("see "), other, end], [], {end})
+    generation._fill(answer, tokenizer, [*tokenizer.encode("see "), other_end, end], [], {end})
     assert (answer.text, answer.status) == ("see <|endoftext|>", "ok")
 
 
@@ -199,23 +199,27 @@ def test_prompts_are_put_behind_beginnings_that_are_worth_it() -> None:
     odd.insert(4, [1, 7, 9, 9])
     assert families(odd) == [[i for i in range(21) if i != 4], [4]]
     long = [[*SYSTEM, *OTHER, i, 1] for i in range(5)]
-    short = [[*SYSTEM, 50 + i, 2] for i in range(6)]
-    other = [[*OTHER, i, 3] for i in range(4)]
-    assert families([*long, *short, *other]) == [list(range(5, 11)), list(range(5)), list(range(11, 15))]
+    short_prompts = [[*SYSTEM, 50 + i, 2] for i in range(6)]
+    other_prompts = [[*OTHER, i, 3] for i in range(4)]
+    assert families([*long, *short_prompts, *other_prompts]) == [
+        list(range(5, 11)),
+        list(range(5)),
+        list(range(11, 15)),
+    ]
     # retrieved examples differ from row to row: there is nothing to share but the beginning
     assert families([[*SYSTEM, 1000 + i, *range(i, i + 80)] for i in range(12)]) == [list(range(12))]
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), max_size=30))
 def test_every_prompt_is_in_one_family_and_nothing_costs_more(prompts: list[list[int]]) -> None:
-    def cost(found: list[list[int]]) -> int:
-        shared = [common_prefix([prompts[i] for i in rows]) for rows in found]
-        return sum(n + sum(len(prompts[i]) - n for i in rows) for n, rows in zip(shared, found, strict=True))
+    def cost(groups: list[list[int]]) -> int:
+        shared = [common_prefix([prompts[i] for i in rows]) for rows in groups]
+        return sum(n + sum(len(prompts[i]) - n for i in rows) for n, rows in zip(shared, groups, strict=True))
 
-    found = families(prompts)
-    assert sorted(i for rows in found for i in rows) == list(range(len(prompts)))
-    assert all(rows == sorted(rows) for rows in found)
-    assert cost(found) <= cost([list(range(len(prompts)))] if prompts else [])
+    groups = families(prompts)
+    assert sorted(i for rows in groups for i in rows) == list(range(len(prompts)))
+    assert all(rows == sorted(rows) for rows in groups)
+    assert cost(groups) <= cost([list(range(len(prompts)))] if prompts else [])
 
 
 ALIKE = [[20, 21, 2], [20, 21, 23, 2], [20, 2], [22, 21, 2], [20, 21, 2], [22], []]
