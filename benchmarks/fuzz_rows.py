@@ -29,7 +29,7 @@ from finetune_pipeline.data.readers.any_file import read_records
 from finetune_pipeline.data.validate.validation import in_blocks, validate_block
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.production.ingest import read_logs
-from finetune_pipeline.production.log_rows import take_line
+from finetune_pipeline.production.log_rows import parse_line
 from finetune_pipeline.serving.requests import BadRequest, parse_feedback
 from finetune_pipeline.spec import Task, load_task
 
@@ -153,7 +153,7 @@ def through_feedback(task: Task, lines: list[bytes], tally: Tally) -> None:
             tally.rules[str(error)[:40]] += 1
             continue
         logged = json.dumps({"id": name, "timestamp": _LOG["timestamp"], "feedback": feedback}, ensure_ascii=False)
-        row = take_line(logged.encode(), False, {"file": "a", "line": number}, task.spec, b"k")
+        row = parse_line(logged.encode(), False, {"file": "a", "line": number}, task.spec, b"k")
         assert row["kind"] == "feedback", f"accepted, and quarantined afterwards: {row}"
         tally.kept += 1
         tally.sound_kept += name.startswith("sound-")

@@ -29,7 +29,7 @@ import yaml
 
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.production import intake as module
-from finetune_pipeline.production.intake import log_store, take_in
+from finetune_pipeline.production.intake import ingest_new_lines, log_store
 from finetune_pipeline.spec import load_task
 
 ROTATIONS = ("rename", "copytruncate", "rename_gzip", "dated", "copytruncate_gzip")
@@ -108,7 +108,7 @@ def intake(folder: Path, home: Path) -> None:
     module._BATCH_BYTES = 4096
     task, store = load_task(folder), ArtifactStore(home)
     while True:
-        take_in(task, store)
+        ingest_new_lines(task, store)
 
 
 def play(root: Path, kills: int, seed: int, pause: float = 0.002, longest: float = 0.12) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def play(root: Path, kills: int, seed: int, pause: float = 0.002, longest: float
     stop.touch()
     writer.join()
     task, store = load_task(folder), ArtifactStore(home)
-    take_in(task, store)
+    ingest_new_lines(task, store)
     written = json.loads(told.read_text())
     rows = list(log_store(task, store).rows())
     counts = Counter(row.get("id", "bad") for row in rows)

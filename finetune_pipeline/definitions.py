@@ -1,4 +1,4 @@
-"""What Dagster loads: one set of assets, checks, jobs, schedules and sensors per task found under the data root."""
+"""Builds Dagster's definitions: one set of assets, checks, jobs, schedules and sensors per task below the data root."""
 
 from pathlib import Path
 
@@ -22,23 +22,23 @@ from finetune_pipeline.tracking.tracking import Tracking
 
 
 def build_definitions(data_root: Path) -> dg.Definitions:
-    """Definitions for every task folder below `data_root`. A task with a bad spec is shown as broken, others load."""
+    """Build the definitions of every task folder below `data_root`. A task with an invalid spec is shown as broken."""
     return dg.Definitions.merge(
         _shared(), *(_task_or_why_not(name, folder) for name, folder in find_tasks(data_root).items())
     )
 
 
 def definitions_of(task: Task) -> dg.Definitions:
-    """Definitions for one task. Raises FindingsError where Dagster refuses a value of its spec."""
+    """Build the definitions of one task. Raises FindingsError if Dagster refuses a value of its spec."""
     return dg.Definitions.merge(_shared(), _of_task(task))
 
 
 def _shared() -> dg.Definitions:
-    sleep_while_waiting()  # every process that runs steps comes by here
+    sleep_while_waiting()  # every process that runs steps calls this function
     return dg.Definitions(
         sensors=mlflow_closers(),
         resources={"store": Store(), "tracking": Tracking(), "compute": Compute(module=read_settings().worker_module)},
-        # the light steps share two processes; models run in children of their own, whichever executor is used
+        # light steps share two processes; with every executor, models run in separate child processes
         executor=dg.multi_or_in_process_executor.configured(
             {
                 "multiprocess": {

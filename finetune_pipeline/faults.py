@@ -12,11 +12,11 @@ from finetune_pipeline.findings import FindingsError
 
 
 class JobError(ValueError):
-    """The job cannot be done as given. The message says what, where, and what to do."""
+    """Raised if a job cannot be done as specified. The message says what is wrong, where, and what to do."""
 
 
 class Diverged(JobError):
-    """The loss is no longer a finite number."""
+    """Raised if the loss is no longer a finite number."""
 
     def __init__(self, step: int, example_ids: list[str]) -> None:
         self.example_ids = example_ids
@@ -28,10 +28,10 @@ class Diverged(JobError):
 
 
 class OutsideError(RuntimeError):
-    """Something outside cannot be used. The message says what, where, and what to do."""
+    """Raised if something outside the program cannot be used. The message says what, where, and what to do."""
 
 
-_SPACE = "make space, or move FINETUNE_HOME to a larger disk, and run it again; what was made is kept"
+_SPACE = "make space, or move FINETUNE_HOME to a larger disk, and run it again; finished steps are kept"
 _FULL = ("the disk is full: {place} could not be written", _SPACE)
 _RIGHTS = "see who owns it and its permissions, and run it again"
 _SYSTEM = {
@@ -54,14 +54,14 @@ _SYSTEM = {
     errno.ENOTDIR: ("{place} leads through a file where a folder is needed", "move the file away"),
 }
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
-"""What the system says where something may be read, but not written."""
+"""Error numbers of writing to a place that is read-only."""
 _NO_PLACE = ("the folder {place} is not there, and could not be made", "set FINETUNE_HOME to one on a disk")
 _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOCKED = ("the database in {place} is locked by another process", "let it end, and run it again")
 _DISK = ("the database in {place} cannot be read or written: the disk reports an error", "look at the disk")
 _DAMAGED = ("the database {place} is damaged", "put back a copy, or move it away")
 _LITTLE = 1 << 20
-"""Free bytes that no database can work with."""
+"""Free bytes below which no database works."""
 SQLITE = {
     "database or disk is full": _FULL,
     "database is locked": _LOCKED,
@@ -76,15 +76,15 @@ SQLITE = {
         "see that its folder is there, can be written and has free space",
     ),
 }
-"""What SQLite reports for outside faults."""
+"""SQLite's messages for outside faults, with the problem and the fix to report."""
 
 
 def outside_words(error: BaseException, place: object) -> str | None:
-    """What is wrong outside, and what to do; None: the fault is the program's own, and its traceback is wanted.
+    """Return what is wrong outside the program, and what to do; None for a bug, which should show its traceback.
 
     Args:
-        error: The error; its causes are examined, too.
-        place: Named if the error has no file name: the pipeline's home folder.
+        error: The error; its causes are examined too.
+        place: The pipeline's home folder, named if the error has no file name.
     """
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("finetune_pipeline"):
         return f"the Python package {error.name} is not installed\nfix: install it beside finetune_pipeline"
@@ -92,43 +92,43 @@ def outside_words(error: BaseException, place: object) -> str | None:
         if isinstance(link, OutsideError):
             return str(link)
         if isinstance(link, FindingsError | JobError):
-            return None  # it has said already what a fault behind it means
+            return None  # it already explains the fault that caused it
         if isinstance(link, OSError):
-            named = link.errno in (*_WRITING, errno.EMFILE, errno.ENFILE)
-            file = link.filename2 or link.filename  # of a copy, the second is what is written
+            needs_place = link.errno in (*_WRITING, errno.EMFILE, errno.ENFILE)
+            file = link.filename2 or link.filename  # when copying, the second file is the written one
             if link.errno == errno.ENOENT and str(file) == str(place):
                 return _sentence(_NO_PLACE, place)
-            if link.errno in _SYSTEM and (file or named):
+            if link.errno in _SYSTEM and (file or needs_place):
                 return _sentence(_SYSTEM[link.errno], file or place)
-        if type(link).__name__.startswith("UnsupportedModel"):  # of MLflow: no store has this address
+        if type(link).__name__.startswith("UnsupportedModel"):  # MLflow: there is no store for this address
             return f"{link}\nfix: correct MLFLOW_TRACKING_URI, or unset it to use the local database"
-        for number in _WRITING:  # as libraries that are not written in Python say it
+        for number in _WRITING:  # reported so by libraries that are not written in Python
             if os.strerror(number) in str(link):
                 return _sentence(_SYSTEM[number], place)
-        of_database = "OperationalError" in type(link).__name__ or "DatabaseError" in type(link).__name__
-        if of_database and (sentence := sqlite_words(str(link), place)):  # of sqlite3, or SQLAlchemy
+        is_database_error = "OperationalError" in type(link).__name__ or "DatabaseError" in type(link).__name__
+        if is_database_error and (sentence := sqlite_words(str(link), place)):  # of sqlite3, or SQLAlchemy
             return sentence
     return None
 
 
 def sqlite_words(message: str, place: object) -> str | None:
-    """What is wrong with a database below a folder, and what to do, from SQLite's message; None: it says nothing of that."""
+    """Return what is wrong with a database below a folder, and what to do, from SQLite's message; None if that is unknown."""
     words = next((words for sign, words in SQLITE.items() if sign in message), None)
     if words is None:
         return None
-    if words is _DISK:  # what a full disk is called, too
+    if words is _DISK:  # SQLite also reports a full disk like this
         with contextlib.suppress(OSError):
             words = words if shutil.disk_usage(str(place)).free >= _LITTLE else _FULL
-    if words is _DAMAGED:  # no error of SQLite names its file
+    if words is _DAMAGED:  # SQLite's errors do not name the file
         damaged = (str(path) for path in sorted(Path(str(place)).rglob("*.db")) if not _is_whole(path))
         place = ", ".join(damaged) or f"in {place}"
     return _sentence(words, place)
 
 
 def look_into(folder: str | os.PathLike[str]) -> None:
-    """Raise PermissionError if a folder, or one below it, may not be read: globs take it for an empty one.
+    """Raise PermissionError if a folder, or one below it, cannot be read: globs would treat it as empty.
 
-    Hidden ones, and the lost+found of a disk, hold nothing of ours.
+    Hidden folders and a disk's lost+found are skipped, since they contain no user files.
     """
 
     def refuse(error: OSError) -> None:
@@ -143,7 +143,7 @@ def _is_whole(path: Path) -> bool:
     try:
         with contextlib.closing(sqlite3.connect(path)) as database:
             return bool(database.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
-    except sqlite3.OperationalError:  # locked, or not to be opened: nobody can tell
+    except sqlite3.OperationalError:  # locked or not openable: unknown
         return True
     except sqlite3.DatabaseError:
         return False
@@ -154,9 +154,9 @@ def _sentence(words: tuple[str, str], place: object) -> str:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, and the ones it was raised from."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
+    """Yield the error and its causes."""
+    seen_ids: set[int] = set()
+    while error is not None and id(error) not in seen_ids:
+        seen_ids.add(id(error))
         yield error
         error = error.__cause__ or error.__context__

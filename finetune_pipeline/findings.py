@@ -1,4 +1,4 @@
-"""A finding: one problem, worded so that a person can act on it. Used by every stage."""
+"""Findings: problems worded so that a person can act on them. Used by every stage."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -10,11 +10,11 @@ _LONGEST = 2_000
 
 
 def shortened(text: str) -> str:
-    """The text as a message may show it: of one with more than 2,000 characters, the middle is left out."""
-    left = len(text) - _LONGEST
-    if left <= 0:
+    """Return the text for a message, without the middle if it has more than 2,000 characters."""
+    omitted = len(text) - _LONGEST
+    if omitted <= 0:
         return text
-    return f"{text[: _LONGEST // 2]} … ({left:,} characters left out) … {text[-_LONGEST // 2 :]}"
+    return f"{text[: _LONGEST // 2]} … ({omitted:,} characters left out) … {text[-_LONGEST // 2 :]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Finding:
     fix: str
 
     def __post_init__(self) -> None:
-        for name in ("place", "message", "fix"):  # they may quote what strangers wrote
+        for name in ("place", "message", "fix"):  # they may quote untrusted texts
             object.__setattr__(self, name, shortened(getattr(self, name)))
 
     def __str__(self) -> str:
@@ -51,20 +51,20 @@ class FindingsError(ValueError):
 
 
 def errors(findings: Iterable[Finding]) -> list[Finding]:
-    """Those that must stop the work."""
+    """Return the findings that must stop the work."""
     return [f for f in findings if f.severity == "error"]
 
 
 def count_by_rule(findings: Iterable[Finding]) -> dict[str, int]:
-    """Number of findings per rule, most frequent first, ties by name."""
+    """Return the number of findings per rule, most frequent first, ties by name."""
     return most_first(Counter(f.rule for f in findings))
 
 
 def most_first(counts: Mapping[str, int]) -> dict[str, int]:
-    """The counts, most frequent first, ties by name."""
+    """Sort counts, most frequent first, ties by name."""
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def as_rows(findings: Iterable[Finding]) -> list[dict[str, Any]]:
-    """Plain dictionaries, for JSON output."""
+    """Convert findings to dictionaries for JSON output."""
     return [f.to_dict() for f in findings]

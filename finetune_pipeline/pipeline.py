@@ -1,7 +1,7 @@
 """The pipeline: every step, top to bottom.
 
-From this table follow the versions of artifacts, Dagster's assets with their dependencies and checks, the jobs, the MLflow
-runs, the progress on the command line and the reference page. To add a step, write its function and its row.
+The versions of artifacts, Dagster's assets with their dependencies and checks, the jobs, the MLflow runs, the progress on the
+command line and the reference page are derived from this table. To add a step, write its function and its row.
 """
 
 from pathlib import Path
@@ -38,10 +38,10 @@ from finetune_pipeline.steps.rungs import ladder_settings
 LOGS, DATA, BASELINE, TRAINING = "logs", "data", "baseline", "training"
 EVALUATION, RELEASE, PRODUCTION = "evaluation", "release", "production"
 GROUPS = (LOGS, DATA, BASELINE, TRAINING, EVALUATION, RELEASE, PRODUCTION)
-"""Left to right: no step needs one of a group further right."""
+"""In order: no step needs a step of a later group."""
 DATA_STEPS = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits")
 PROMPTED = ("train_split", "validation_split", "base_model", "few_shot_baseline", "prompt_search")
-"""What the rungs of the ladder are measured with."""
+"""Steps that provide the inputs of the ladder's rungs."""
 TESTED = {
     "test_accuracy": "models.candidate.accuracy",
     "test_accuracy_base": "models.base.accuracy",
@@ -51,7 +51,7 @@ TESTED = {
     "gain_high": "comparison.interval[1]",
     "test_rows": "comparison.n",
 }
-"""MLflow's metrics of an evaluation that the parent run shows, too."""
+"""MLflow's metrics of an evaluation that the parent run also shows."""
 
 STEPS = [
     Step(
@@ -183,7 +183,7 @@ STEPS = [
         metrics={"accuracy_linear": "simple.linear.accuracy"},
         datasets=("validation",),
     ),
-    # apart from the baseline: another gate or wanted gain is judged anew, and no model answers again
+    # separate from the baseline, so that a changed gate or wanted gain is judged again without new answers
     Step(
         "advice",
         BASELINE,
@@ -489,8 +489,8 @@ CHECKS = [(step.name, check) for step in STEPS for check in step.checks]
 """(step, check) of every check."""
 
 
-def made_base(task: Task, store: ArtifactStore) -> Path | None:
-    """The folder of the task's base model where it is made already; looks at nothing else outside the graph."""
+def base_model_folder(task: Task, store: ArtifactStore) -> Path | None:
+    """Return the folder of the task's base model if it is already made. Reads no other input from outside the graph."""
     step = PIPELINE.steps["base_model"]
     if not store.all_versions(SHARED, step.name):
         return None  # nothing to compare digests of weights with

@@ -1,7 +1,7 @@
-"""Progress of a run, and when to report a long wait. Any process of the run appends JSON lines to the file that
-FINETUNE_PROGRESS names.
+"""Reports the progress of a run, and schedules reminders of a long wait. All processes of a run append JSON lines to the file
+named by FINETUNE_PROGRESS.
 
-Appends of a short line with O_APPEND are not torn between processes, so many may write to one file.
+With O_APPEND, short lines of different processes do not mix.
 """
 
 import json
@@ -40,9 +40,9 @@ class Reminders:
 
 
 def spell(seconds: float) -> str:
-    """A duration in words: 12 s, 5 min, 3 h 20 min."""
-    whole = max(0, int(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    hours, minutes = divmod(whole // 60, 60)
+    """Write a duration in words: 12 s, 5 min, 3 h 20 min."""
+    total = max(0, int(seconds))
+    if total < 60:
+        return f"{total} s"
+    hours, minutes = divmod(total // 60, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"

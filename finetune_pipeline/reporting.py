@@ -1,4 +1,4 @@
-"""Progress messages of a child process: to standard error, and to Dagster when started under Pipes."""
+"""Reports progress messages of a child process: to standard error, and to Dagster if Pipes started it."""
 
 import os
 import sys
@@ -11,19 +11,19 @@ _muted: list[bool] = []
 
 
 def listen(listener: Callable[[str], None]) -> None:
-    """Also pass every later message to `listener`."""
+    """Pass every later message to `listener` too."""
     _listeners.append(listener)
 
 
 def mute() -> None:
-    """Stop reporting: of several processes that train together only the first one reports."""
+    """Stop reporting, since only the first of several processes that train together reports."""
     _muted.append(True)
 
 
 def say(message: str) -> None:
     """Print one line. Meant for a few dozen lines per run; finer progress goes through `finetune_pipeline.progress`.
 
-    If a terminal follows the progress file already, the line is not repeated there.
+    If a terminal already follows the progress file, the line is not repeated there.
     """
     if _muted:
         return

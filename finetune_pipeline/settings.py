@@ -1,7 +1,7 @@
-"""Paths of this machine, from the environment and the working folder, always absolute.
+"""Reads the settings of this machine from the environment and the working folder. Paths are always absolute.
 
-Commands hand what they read to the processes they start (web server, daemon, step, training child), so that all agree on
-the same folders.
+Commands pass the settings to the processes they start (web server, daemon, step, training child), so that all use the
+same folders.
 """
 
 import importlib.metadata
@@ -18,12 +18,12 @@ from finetune_pipeline.faults import OutsideError
 ANSWERS_MIB = 512
 WORKER_MODULE = "finetune_pipeline.worker.entry"
 PROJECT_HOME = ".finetune"
-"""Name of the home in a project."""
+"""Name of the home folder in a project."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """project: see project_root; home: everything the pipeline makes; data_root: one folder a task."""
+    """The settings. project: see project_root; home: everything the pipeline makes; data_root: one folder per task."""
 
     project: Path
     home: Path
@@ -36,21 +36,21 @@ class Settings:
 
     @property
     def artifacts(self) -> Path:
-        """Root of the artifact store."""
+        """Return the root of the artifact store."""
         return self.home / "artifacts"
 
 
 def project_root(start: Path | None = None) -> Path:
-    """The folder of the project that `start` (default: the working folder) lies in.
+    """Return the folder of the project that contains `start` (default: the working folder).
 
-    `start` itself if it has `data/`; else the nearest folder, itself or above, that has `.finetune/`, or tasks in `data/`;
-    else `start`. Any `data/` will not do above: `/data` and `~/data` of other programs are common.
+    This is `start` if it has `data/`; else the nearest folder, itself or above, that has `.finetune/`, or tasks in `data/`;
+    else `start`. Above `start`, `data/` alone is not enough: `/data` and `~/data` of other programs are common.
     """
     try:
         start = start or Path.cwd()
     except FileNotFoundError:
         raise OutsideError("the working folder was deleted; change to another one") from None
-    if os.path.isdir(start / "data"):  # unlike Path.is_dir, it takes what may not be looked into for no folder
+    if os.path.isdir(start / "data"):  # unlike Path.is_dir, returns False where access is denied
         return start
     for folder in (start, *start.parents):
         if os.path.isdir(folder / PROJECT_HOME) or next(folder.glob("data/*/task.yaml"), None):
@@ -59,15 +59,14 @@ def project_root(start: Path | None = None) -> Path:
 
 
 def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
-    """Settings from the environment (default: the process's own). An empty variable counts as unset.
+    """Read the settings from the environment (default: the process's own). An empty variable counts as unset.
 
     FINETUNE_HOME (default: .finetune in the project), FINETUNE_DATA (data in the project), MLFLOW_TRACKING_URI (SQLite below
-    home; a relative SQLite path is one below the project),
-    FINETUNE_DEVICES (comma-separated ``cpu`` or ``cuda:N``, one job each; ``cuda:0+cuda:1``: devices a training shares;
-    default: the GPUs that are visible, else the CPU), FINETUNE_PARALLEL (how they share it: ``auto``, ``ddp`` or
-    ``fsdp2``), FINETUNE_WORKER_MODULE (module that runs a job file in a child process; the tests name one that starts
-    workers from a warm process).
-    Raises OutsideError naming every device that is not of that form, and for a home or a tracking address MLflow cannot use.
+    home; a relative SQLite path is relative to the project), FINETUNE_DEVICES (comma-separated ``cpu`` or ``cuda:N``, one
+    job each; ``cuda:0+cuda:1``: devices that one training shares; default: the visible GPUs, else the CPU),
+    FINETUNE_PARALLEL (how they share it: ``auto``, ``ddp`` or ``fsdp2``), FINETUNE_WORKER_MODULE (module that runs a job file
+    in a child process; tests use one that starts workers from a warm process).
+    Raises OutsideError for invalid devices, and for a home or a tracking address that MLflow cannot use.
     """
     env = os.environ if environment is None else environment
 
@@ -104,7 +103,7 @@ def _tracking_uri(uri: str, project: Path, home: Path) -> str:
         return f"sqlite:///{home}/mlflow/mlflow.db"
     if uri.startswith("databricks"):  # the one address without ://
         return uri
-    scheme, separator, rest = uri.partition("://")
+    scheme, separator, address = uri.partition("://")
     if not separator or scheme == "file":
         raise OutsideError(
             f"MLFLOW_TRACKING_URI={uri!r}: MLflow stores runs in a database or behind a server; write "
@@ -112,17 +111,17 @@ def _tracking_uri(uri: str, project: Path, home: Path) -> str:
         )
     if scheme != "sqlite":
         return uri
-    path, mark, options = rest.removeprefix("/").partition("?")
+    path, mark, options = address.removeprefix("/").partition("?")
     return f"sqlite:///{project / path}{mark}{options}"
 
 
 def _devices(value: str) -> tuple[str, ...]:
-    """Places for a job: ``cpu``, ``cuda:N``, or several joined by ``+``, which one training takes together."""
+    """Parse the places for jobs: ``cpu``, ``cuda:N``, or several joined by ``+``, which one training shares."""
     places = [place.replace(" ", "") for place in value.split(",") if place.strip()]
-    wrong = [n for place in places for n in place.split("+") if not re.fullmatch(r"cpu|cuda:[0-9]+", n)]
-    if wrong:
+    invalid = [n for place in places for n in place.split("+") if not re.fullmatch(r"cpu|cuda:[0-9]+", n)]
+    if invalid:
         raise OutsideError(
-            f"FINETUNE_DEVICES: {', '.join(map(repr, wrong))} is no device; write cpu, cuda:0, cuda:0,cuda:1 (one job a "
+            f"FINETUNE_DEVICES: {', '.join(map(repr, invalid))} is no device; write cpu, cuda:0, cuda:0,cuda:1 (one job a "
             "device), or cuda:0+cuda:1 (one training on both)"
         )
     for place in places:
@@ -137,25 +136,25 @@ def _devices(value: str) -> tuple[str, ...]:
 
 
 def visible_gpus(environment: Mapping[str, str], dev: Path, torch_build: str) -> tuple[str, ...]:
-    """The NVIDIA GPUs that jobs can use, as ``cuda:N``; found without a library, since settings are read often.
+    """Return the NVIDIA GPUs that jobs can use, as ``cuda:N``; found without a library, since settings are read often.
 
     Args:
-        environment: Where CUDA_VISIBLE_DEVICES, if set, says which of them there are.
+        environment: CUDA_VISIBLE_DEVICES, if set, restricts the GPUs.
         dev: The folder of device files.
-        torch_build: Version of torch; a build for the CPU alone can use none.
+        torch_build: Version of torch; a CPU build can use no GPU.
     """
-    there = sum(re.fullmatch(r"nvidia\d+", path.name) is not None for path in dev.glob("nvidia*"))
-    if not there or not torch_build or torch_build.endswith("+cpu"):
+    installed = sum(re.fullmatch(r"nvidia\d+", path.name) is not None for path in dev.glob("nvidia*"))
+    if not installed or not torch_build or torch_build.endswith("+cpu"):
         return ()
-    shown = shown_gpus(environment)
-    count = there if shown is None else len(shown)
+    visible = shown_gpus(environment)
+    count = installed if visible is None else len(visible)
     return tuple(f"cuda:{n}" for n in range(count))
 
 
 def shown_gpus(environment: Mapping[str, str]) -> list[str] | None:
-    """The GPUs in CUDA_VISIBLE_DEVICES: indices, ``GPU-…`` or ``MIG-…``, up to the first that is none, as CUDA reads it.
+    """Return the GPUs in CUDA_VISIBLE_DEVICES: indices, ``GPU-…`` or ``MIG-…``, up to the first invalid name, as CUDA does.
 
-    None: it is unset, and all are shown.
+    None: it is unset, and all GPUs are visible.
     """
     value = environment.get("CUDA_VISIBLE_DEVICES")
     names = (value or "").split(",")

@@ -3,5 +3,5 @@
 import sys
 
 _hook = sys.excepthook
-# for a Ctrl-C while the modules of a command are being imported; later ones are answered in main.py
-sys.excepthook = lambda kind, *rest: sys.stderr.write("stopped\n") if kind is KeyboardInterrupt else _hook(kind, *rest)
+# for a Ctrl-C while the modules of a command are imported; main.py handles later ones
+sys.excepthook = lambda kind, *args: sys.stderr.write("stopped\n") if kind is KeyboardInterrupt else _hook(kind, *args)

@@ -4,7 +4,7 @@ import click
 
 from finetune_pipeline.baseline.advice import DECISIONS
 from finetune_pipeline.cli.output import DONE, REFUSED, apply_environment, as_json, get_task, tell
-from finetune_pipeline.cli.run import made_by
+from finetune_pipeline.cli.run import make_artifact
 
 
 @click.command()
@@ -19,9 +19,9 @@ def advise(task: str, as_json: bool) -> int:
     loaded = get_task(task)
     apply_environment()
     advice = None
-    _, stopped, failed = made_by(loaded, "data", "data_quality", quiet=as_json)
+    _, stopped, failed = make_artifact(loaded, "data", "data_quality", quiet=as_json)
     if not stopped and not failed:
-        advice, refused, failed = made_by(loaded, "baseline", "advice", quiet=as_json)
+        advice, refused, failed = make_artifact(loaded, "baseline", "advice", quiet=as_json)
         failed += refused if advice is None else []
     if failed:
         raise click.ClickException("\n".join([*failed, *stopped]))

@@ -21,15 +21,15 @@ from finetune_pipeline.report.stored import read_evaluation, read_shown_rows
 def ask_data(task: str, folder: Path | None, as_json: bool) -> int:
     """Write a data request from the failures of the last evaluation of TASK: JSON Lines for programs, Markdown for people.
 
-    In a home that may only be read, it is only printed unless --to names a folder.
+    If the home is read-only, the request is only printed, unless --to names a folder.
     """
     loaded = get_task(task)
     project = Project(loaded)
     artifact = project.latest("evaluation_report")
     if artifact is None:
         raise click.ClickException(NOT_EVALUATED.format(task=loaded.name))
-    atlas, shown = read_evaluation(project.store.check(artifact))[0].atlas, read_shown_rows(artifact)
-    rows = request_rows(atlas, shown, loaded.name, artifact.version)
+    atlas, shown_rows = read_evaluation(project.store.check(artifact))[0].atlas, read_shown_rows(artifact)
+    rows = request_rows(atlas, shown_rows, loaded.name, artifact.version)
     files = {"jsonl": "", "markdown": ""}
     places = "no file is written, the home may only be read: --to FOLDER writes it elsewhere"
     with unless_read_only():
@@ -38,15 +38,15 @@ def ask_data(task: str, folder: Path | None, as_json: bool) -> int:
         with writing(lines):
             write_rows(lines, rows)
         with writing(page):
-            page.write_text(page_markdown(request_page(atlas, shown, loaded.name)), "utf-8")
+            page.write_text(page_markdown(request_page(atlas, shown_rows, loaded.name)), "utf-8")
         files = {"jsonl": str(lines), "markdown": str(page)}
         places = f"for people    {page}\nfor programs  {lines}"
     facts = {"task": loaded.name, "version": artifact.version, **files, "rows": rows}
-    wrong, wanted = f"{atlas.wrong} of {atlas.n} test rows wrong", sum(row["collect"] for row in rows)
+    wrong_text, requested_rows = f"{atlas.wrong} of {atlas.n} test rows wrong", sum(row["collect"] for row in rows)
     groups = []
     for row in rows[:12]:
         like = f" like {', '.join(row['like'])}" if row["like"] else ""
         groups.append(f"  {row['collect'] or '–':>4}  {row['failed']} × {row['kind']} {row['detail']}{like}".rstrip())
-    headline = f"{loaded.name}: {wrong}, in {len(rows)} groups; {wanted} new rows asked for"
+    headline = f"{loaded.name}: {wrong_text}, in {len(rows)} groups; {requested_rows} new rows asked for"
     tell(as_json, facts, headline, *groups, places)
     return DONE

@@ -20,32 +20,32 @@ def automate(task: str, on: bool, off: bool, status: bool, as_json: bool) -> int
     """Control the sensors and schedule of TASK: new logs, drift, champion, retraining. They work while `finetune ui` runs."""
     if on + off + status > 1:
         raise click.UsageError("give only one of --on, --off and --status")
-    wanted = "on" if on else "off" if off else "status"
+    action = "on" if on else "off" if off else "status"
     name = get_task(task).name
     apply_environment()
     with dg.DagsterInstance.get() as instance:
-        rows = switch(instance, WORKSPACE, name, wanted)
+        rows = switch(instance, WORKSPACE, name, action)
     lines = [
         f"{row['name']:40} {'on' if row['on'] else 'off':4} {row['when'] or '':17} {row['reason'] or ''}".rstrip()
         for row in rows
     ]
-    lines += ["They work while `finetune ui` (or your own Dagster daemon) runs."] * (wanted == "on")
+    lines += ["They work while `finetune ui` (or your own Dagster daemon) runs."] * (action == "on")
     tell(as_json, {"task": name, "automation": rows}, *lines)
     return DONE
 
 
-def switch(instance: dg.DagsterInstance, workspace: Path, task: str, wanted: str) -> list[dict[str, Any]]:
-    """Switch on or off, or only report (`status`): {name, on, when, reason} of each, from its last tick.
+def switch(instance: dg.DagsterInstance, workspace: Path, task: str, action: str) -> list[dict[str, Any]]:
+    """Switch sensors and schedule on or off, or only report them (`status`). Returns {name, on, when, reason} from each last tick.
 
     Raises ClickException if the workspace cannot be loaded or does not contain this task.
     """
-    with instigators(instance, workspace) as known:
-        own = [instigator for instigator in known if instigator.name.startswith(f"{task}__")]
-        if not own:
+    with instigators(instance, workspace) as all_instigators:
+        task_instigators = [instigator for instigator in all_instigators if instigator.name.startswith(f"{task}__")]
+        if not task_instigators:
             raise click.ClickException(
                 f"Dagster has nothing that runs {task} by itself: `finetune check {task}` says why"
             )
-        if wanted != "status":
-            for instigator in own:
-                instigator.switch(wanted == "on")
-        return [instigator.state() for instigator in own]
+        if action != "status":
+            for instigator in task_instigators:
+                instigator.switch(action == "on")
+        return [instigator.state() for instigator in task_instigators]

@@ -20,7 +20,7 @@ from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.findings import Finding, FindingsError, as_rows, errors
 from finetune_pipeline.models.chat_templates import own_template, template_origin
 from finetune_pipeline.models.identity import local_base, model_folder
-from finetune_pipeline.pipeline import DATA_STEPS, PIPELINE, made_base
+from finetune_pipeline.pipeline import DATA_STEPS, PIPELINE, base_model_folder
 from finetune_pipeline.planning.power import power_bounds
 from finetune_pipeline.report.data_quality import write_quality
 from finetune_pipeline.settings import read_settings
@@ -39,13 +39,13 @@ Rows = list[dict[str, Any]]
 
 
 @dataclass
-class Checked:
+class TaskCheck:
     """The result of checking one task.
 
     Attributes:
         problems: Findings about the spec and about unreadable files.
         task: None if the spec or all rows are unusable; the other fields are then empty.
-        made: Artifacts of the data steps.
+        artifacts: Artifacts of the data steps.
         simple: Score of the simplest model; None if there are too few rows.
         answers: (ok, look or stops; name; message) of each check.
     """
@@ -54,7 +54,7 @@ class Checked:
     problems: list[Finding]
     code: int
     task: Task | None = None
-    made: Mapping[str, Artifact] = field(default_factory=dict)
+    artifacts: Mapping[str, Artifact] = field(default_factory=dict)
     quality: Artifact | None = None
     signal: Learnable | None = None
     simple: SimpleScore | None = None
@@ -71,7 +71,7 @@ class Checked:
 
     def rows(self) -> list[Example]:
         """The rows left to split."""
-        return read_examples(self.made["reviewed_examples"].folder)
+        return read_examples(self.artifacts["reviewed_examples"].folder)
 
 
 @click.command()
@@ -82,100 +82,100 @@ def check(task: str, as_json: bool) -> int:
 
     Exit code 2 when the pipeline would stop at these data (too many bad rows, too few good ones, rows to be reviewed).
     """
-    settings, folder, kept = read_settings(), task_folder(task), False
+    settings, folder, is_kept = read_settings(), task_folder(task), False
     with unless_read_only():
         checked = check_task(folder, ArtifactStore(settings.artifacts), settings.home / "checks")
-        kept = True
-    if not kept:
+        is_kept = True
+    if not is_kept:
         with tempfile.TemporaryDirectory(prefix="finetune-check-") as place:
             checked = check_task(folder, ArtifactStore(Path(place) / "artifacts"), Path(place) / "checks")
     if as_json:
-        emit(facts_of(checked, kept))
+        emit(facts_of(checked, is_kept))
     else:
-        show_check(checked, kept=kept)
+        show_check(checked, is_kept=is_kept)
     return checked.code
 
 
-def check_task(folder: Path, store: ArtifactStore, reports: Path) -> Checked:
-    """Check the task in a folder; its report is written below `reports`, by one check at a time."""
+def check_task(folder: Path, store: ArtifactStore, reports: Path) -> TaskCheck:
+    """Check the task in a folder, and write its report below `reports`. Only one check runs at a time."""
     with store.lock(folder.name, "check"):
         return _check_task(folder, store, reports)
 
 
-def _check_task(folder: Path, store: ArtifactStore, reports: Path) -> Checked:
+def _check_task(folder: Path, store: ArtifactStore, reports: Path) -> TaskCheck:
     loaded, problems = _read(folder, store)
     if loaded is None:
-        return Checked(folder.name, problems, ERROR)
+        return TaskCheck(folder.name, problems, ERROR)
     if loaded.spec.baseline.documents:
         problems += document_findings(loaded.folder / FOLDER)
     try:
-        made = PIPELINE.run_to("reviewed_examples", loaded, collect_run_inputs(loaded, None, store), store)
+        artifacts = PIPELINE.run_to("reviewed_examples", loaded, collect_run_inputs(loaded, None, store), store)
     except FindingsError as error:
-        return Checked(loaded.name, [*problems, *error.findings], ERROR)
-    validated = made["validated_examples"].facts
+        return TaskCheck(loaded.name, [*problems, *error.findings], ERROR)
+    validated = artifacts["validated_examples"].facts
     unread = [Finding(**{k: v for k, v in f.items() if k != "about"}) for f in validated["unread"]]
     if not validated["rows_in"]:
-        nothing = Finding("data.no_rows", "error", loaded.name, "no row was read", "see the findings for its files")
-        return Checked(loaded.name, [*problems, *unread, nothing], REFUSED)
+        no_rows = Finding("data.no_rows", "error", loaded.name, "no row was read", "see the findings for its files")
+        return TaskCheck(loaded.name, [*problems, *unread, no_rows], REFUSED)
     out = reports / loaded.name
-    out.mkdir(mode=0o700, parents=True, exist_ok=True)  # findings quote rows as they came
-    checked = Checked(loaded.name, problems, DONE, loaded, made, unread=unread, folder=out)
-    checked.quality = _quality(loaded, made, store, out)
+    out.mkdir(mode=0o700, parents=True, exist_ok=True)  # findings quote raw rows
+    checked = TaskCheck(loaded.name, problems, DONE, loaded, artifacts, unread=unread, folder=out)
+    checked.quality = _quality(loaded, artifacts, store, out)
     rows = checked.rows()
     checked.simple = simple_score(loaded.spec, rows, read_json(out / "quality.json")["noise"])
     checked.signal = learnable_by_score(loaded.spec, checked.simple) or learnable(loaded.spec, rows) if rows else None
     signal = {"learnable": asdict(checked.signal)} if checked.signal else {}
     advice = Artifact(loaded.name, "advice", "", out, signal, {}) if signal else None
-    # where no row is valid, what follows has nothing to say
-    asked = [*made.values(), checked.quality] if validated["kept"] else [made[step] for step in STEPS[:2]]
-    checked.answers = _answers(loaded, asked, advice)
-    folders = [*(made[step].folder for step in STEPS[1:]), out] if validated["kept"] else [asked[-1].folder]
+    # without valid rows, the later steps have nothing to check
+    to_check = [*artifacts.values(), checked.quality] if validated["kept"] else [artifacts[step] for step in STEPS[:2]]
+    checked.answers = _answers(loaded, to_check, advice)
+    folders = [*(artifacts[step].folder for step in STEPS[1:]), out] if validated["kept"] else [to_check[-1].folder]
     checked.rules = _by_rule(folders, out / "findings.jsonl")
     checked.power = power_bounds(loaded.spec, round(len(rows) * loaded.spec.split.test))
     checked.code = ERROR if errors(problems) else REFUSED if checked.stops else DONE
     return checked
 
 
-def facts_of(checked: Checked, kept: bool = True) -> dict[str, Any]:
-    """The check as plain JSON. kept: the artifacts are kept, so it names their places."""
+def facts_of(checked: TaskCheck, is_kept: bool = True) -> dict[str, Any]:
+    """The check as plain JSON. is_kept: the artifacts are kept, so it names their places."""
     facts = {"task": checked.name, "usable": not checked.code, "spec_findings": as_rows(checked.problems)}
     if checked.task is None or checked.quality is None:
         return facts
     return facts | {
         "stops": checked.stops,
         "chat_template": template_origin(checked.task.spec.chat_template, checked.task.folder),
-        **{step.removesuffix("_examples"): checked.made[step].facts for step in STEPS},
+        **{step.removesuffix("_examples"): checked.artifacts[step].facts for step in STEPS},
         "quality": checked.quality.facts,
         "simple": asdict(checked.simple) if checked.simple else None,
         "learnable": asdict(checked.signal) if checked.signal else None,
         "power": checked.power,
         "rules": {rule: {"count": len(hits), "examples": hits[:EXAMPLES]} for rule, hits in checked.rules.items()},
-        **({"folder": str(checked.folder), "full_list": str(checked.folder / "findings.jsonl")} if kept else {}),
+        **({"folder": str(checked.folder), "full_list": str(checked.folder / "findings.jsonl")} if is_kept else {}),
     }
 
 
-def show_check(checked: Checked, brief: bool = False, kept: bool = True) -> None:
-    """Print the check. brief: only problems; kept: the artifacts are kept, so print where they are."""
+def show_check(checked: TaskCheck, brief: bool = False, is_kept: bool = True) -> None:
+    """Print the check. brief: only problems; is_kept: the artifacts are kept, so print where they are."""
     say(*map(str, [*checked.unread, *checked.problems]))
     if checked.task is None:
         return
-    made = checked.made
+    artifacts = checked.artifacts
     if not brief:
         say(f"chat template: {template_origin(checked.task.spec.chat_template, checked.task.folder)}")
-    _show_rows(made)
+    _show_rows(artifacts)
     say("")
     for mark, name, message in checked.answers:
         if not brief or mark != OK:
             say(f"{mark:5} {name:24} {message}")
     _show_rules({rule: hits for rule, hits in checked.rules.items() if rule not in {f.rule for f in checked.unread}})
-    if made["validated_examples"].facts["kept"]:
+    if artifacts["validated_examples"].facts["kept"]:
         say(f"\n{checked.simple.sentence if checked.simple else 'There are too few rows to fit a simple model.'}")
         say(checked.power["sentence"])
-    if kept:
+    if is_kept:
         say(f"\nall findings, and the report as a page: {checked.folder}")
-    for step in ("validated_examples", "clean_examples") if kept else ():
-        if made[step].facts["quarantined"]:
-            say(f"rows in quarantine: {made[step].path('quarantine.jsonl')}")
+    for step in ("validated_examples", "clean_examples") if is_kept else ():
+        if artifacts[step].facts["quarantined"]:
+            say(f"rows in quarantine: {artifacts[step].path('quarantine.jsonl')}")
     for stop in checked.stops:
         say(f"the pipeline would stop: {stop}")
     if checked.signal and any(stop.startswith("learnable") for stop in checked.stops):
@@ -183,12 +183,12 @@ def show_check(checked: Checked, brief: bool = False, kept: bool = True) -> None
 
 
 def _read(folder: Path, store: ArtifactStore) -> tuple[Task | None, list[Finding]]:
-    """(the task, or None if its spec or training is invalid; all findings)."""
+    """Return (the task, or None if its spec or training is invalid; all findings)."""
     spec, findings = read_spec(folder)
     if spec is None:
         return None, findings
     task = Task(spec=spec, folder=folder.resolve())
-    findings += [f for f in preflight(spec, task.folder, made_base(task, store)) if f not in findings]
+    findings += [f for f in preflight(spec, task.folder, base_model_folder(task, store)) if f not in findings]
     try:
         ability_digest(task)
     except FindingsError as error:
@@ -196,30 +196,30 @@ def _read(folder: Path, store: ArtifactStore) -> tuple[Task | None, list[Finding
     return (None if errors(findings) else task), findings
 
 
-def _quality(task: Task, made: Mapping[str, Artifact], store: ArtifactStore, folder: Path) -> Artifact:
-    """The data_quality artifact without the parts that need splits; with tokens if the base model is on this machine."""
-    base = made_base(task, store)
+def _quality(task: Task, artifacts: Mapping[str, Artifact], store: ArtifactStore, folder: Path) -> Artifact:
+    """Make the data_quality artifact without the parts that need splits; with tokens if the base model is on this machine."""
+    base = base_model_folder(task, store)
     local = local_base(task.spec.base_model)
     tokenizer = model_folder(base) if base else local if own_template(local) else None
     facts = write_quality(
         task.spec,
-        reviewed=made["reviewed_examples"].folder,
-        clean=made["clean_examples"].folder,
+        reviewed=artifacts["reviewed_examples"].folder,
+        clean=artifacts["clean_examples"].folder,
         splits=None,
         tokenizer=tokenizer if tokenizer and (tokenizer / "tokenizer.json").is_file() else None,
-        stages={step: made[step].facts for step in STEPS},
+        stages={step: artifacts[step].facts for step in STEPS},
         out=folder,
     )
     return Artifact(task.name, "data_quality", "", folder, facts, {})
 
 
 def _answers(task: Task, artifacts: list[Artifact], advice: Artifact | None) -> list[tuple[str, str, str]]:
-    """(ok, look or stops; name; message) of the steps' own checks, asked of these data."""
-    asked = [(artifact, check) for artifact in artifacts for check in PIPELINE.steps[artifact.step].checks]
+    """Run the steps' own checks on these artifacts. Returns (ok, look or stops; name; message) of each."""
+    to_ask = [(artifact, check) for artifact in artifacts for check in PIPELINE.steps[artifact.step].checks]
     if advice:
-        asked.append((advice, training_checks.learnable))
+        to_ask.append((advice, training_checks.learnable))
     answers = []
-    for artifact, check in asked:
+    for artifact, check in to_ask:
         answer = check.ask(artifact, task.spec)
         mark = OK if answer.passed else STOPS if check.holds_back(artifact, task.spec) else LOOK
         answers.append((mark, check.name, answer.message))
@@ -227,7 +227,7 @@ def _answers(task: Task, artifacts: list[Artifact], advice: Artifact | None) -> 
 
 
 def _by_rule(folders: list[Path], full_list: Path) -> dict[str, Rows]:
-    """The findings of these folders by rule, most frequent first; also written to one file."""
+    """Group the findings of these folders by rule, most frequent first, and write all of them to one file."""
     files = [folder / "findings.jsonl" for folder in folders]
     grouped: dict[str, Rows] = {}
     for finding in (row for file in files for row in read_rows(file)):
@@ -236,8 +236,8 @@ def _by_rule(folders: list[Path], full_list: Path) -> dict[str, Rows]:
     return dict(sorted(grouped.items(), key=lambda item: (-len(item[1]), item[0])))
 
 
-def _show_rows(made: Mapping[str, Artifact]) -> None:
-    raw, validated, clean = (made[step].facts for step in STEPS[:3])
+def _show_rows(artifacts: Mapping[str, Artifact]) -> None:
+    raw, validated, clean = (artifacts[step].facts for step in STEPS[:3])
     files = [file for file in raw["files"] if file["bytes"]]
     for file in files:
         say(f"{file['file']}: {file['container']} ({file['reason']})")
@@ -265,11 +265,11 @@ def _show_rules(rules: Mapping[str, Rows]) -> None:
         say(f"{rule:{width}} {len(findings):>7}  {findings[0]['severity']}")
     for rule, findings in rules.items():
         say(f"\n{rule}: {len(findings)}")
-        equal: dict[tuple[str, str], list[str]] = {}
+        places_by_message: dict[tuple[str, str], list[str]] = {}
         for finding in findings:
-            equal.setdefault((finding["message"], finding["fix"]), []).append(finding["place"])
-        for (message, fix), places in list(equal.items())[:EXAMPLES]:
+            places_by_message.setdefault((finding["message"], finding["fix"]), []).append(finding["place"])
+        for (message, fix), places in list(places_by_message.items())[:EXAMPLES]:
             more = f" and {len(places) - EXAMPLES:,} more" if len(places) > EXAMPLES else ""
             say(f"  {'; '.join(places[:EXAMPLES])}{more}: {message}\n    fix: {fix}")
-        if left := sum(map(len, list(equal.values())[EXAMPLES:])):
-            say(f"  and {left:,} more")
+        if remaining := sum(map(len, list(places_by_message.values())[EXAMPLES:])):
+            say(f"  and {remaining:,} more")

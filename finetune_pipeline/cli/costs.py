@@ -38,7 +38,7 @@ def costs(task: str, calls_per_month: int | None, as_json: bool) -> int:
     """Show the costs of TASK: training by trainer and method, serving by an API or an own machine, and the break-even.
 
     Prices come from prices.yaml in the task's folder, in FINETUNE_HOME, or the shipped list. Old and missing ones are named.
-    The page with the curves is written to FINETUNE_HOME/costs, unless that may only be read.
+    The page with the curves is written to FINETUNE_HOME/costs, unless that is read-only.
     """
     loaded, settings = get_task(task), read_settings()
     store = ArtifactStore(settings.artifacts)
@@ -69,7 +69,7 @@ def costs(task: str, calls_per_month: int | None, as_json: bool) -> int:
 
 
 def _traffic(task: Task, store: ArtifactStore, run_inputs: RunInputs, counter: TokenCounter, inputs: Inputs) -> Traffic:
-    """Mean tokens of calls, counted over rows of the validation split with the tokenizer of the base model.
+    """Count the mean tokens of calls over rows of the validation split, with the tokenizer of the base model.
 
     The prompt of an API model is the baseline's best one if known, else the one with the most examples.
     """
@@ -88,16 +88,16 @@ def _traffic(task: Task, store: ArtifactStore, run_inputs: RunInputs, counter: T
     chosen = best if best in prompts else max(prompts, key=lambda name: prompts[name].shots)
     rows, retriever = inputs.validation[:COUNTED_ROWS], Retriever(inputs.train) if prompts[chosen].retrieved else None
     choices = conversations(rows, asdict(prompts[chosen]), retriever)
-    asked = [counter.count(e.prompt_messages, True, e.tools) for e in rows]
-    whole = [counter.count(e.messages, tools=e.tools) for e in rows]
-    shown = [counter.count(some[0], True, e.tools) for e, some in zip(rows, choices, strict=True)]
-    answer = fmean(max(w - a, 1) for w, a in zip(whole, asked, strict=True))
-    most = "the prompt with the most examples: no baseline is made yet"
-    of_best = "the best prompt on validation" if chosen == best else most
+    prompt_tokens = [counter.count(e.prompt_messages, True, e.tools) for e in rows]
+    total_tokens = [counter.count(e.messages, tools=e.tools) for e in rows]
+    tuned_prompt = [counter.count(candidates[0], True, e.tools) for e, candidates in zip(rows, choices, strict=True)]
+    answer = fmean(max(total - prompt, 1) for total, prompt in zip(total_tokens, prompt_tokens, strict=True))
+    no_baseline = "the prompt with the most examples: no baseline is made yet"
+    prompt_source = "the best prompt on validation" if chosen == best else no_baseline
     return Traffic(
-        tuned=Call(fmean(asked), answer),
-        prompted=Call(fmean(shown), answer),
+        tuned=Call(fmean(prompt_tokens), answer),
+        prompted=Call(fmean(tuned_prompt), answer),
         prompt=chosen,
         calls=None,
-        source=f"{of_best}; counted by the base model's tokenizer over {len(rows)} rows",
+        source=f"{prompt_source}; counted by the base model's tokenizer over {len(rows)} rows",
     )

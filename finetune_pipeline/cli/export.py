@@ -41,7 +41,7 @@ SIMPLE_BYTES = 1 << 28
     type=click.Choice(TARGETS),
     default="transformers",
     show_default=True,
-    help="What is to serve it. ollama: GGUF files and a Modelfile, asked through llama.cpp before they are yours.",
+    help="Server that will load it. ollama: GGUF files and a Modelfile, tested through llama.cpp first.",
 )
 @click.option("--simple", is_flag=True, help="The best model without a language model, as scikit-learn pipelines.")
 @click.option("--alias", type=click.Choice(ALIASES), help="Alias of the model. Unset: champion, else candidate.")
@@ -95,9 +95,9 @@ def _export_gguf(
     """Write GGUF files that answer validation rows like the evaluated model. Raises Unproven, EndpointError."""
     rows, parity = judged_rows(task, store, source, ROWS), source.merged.facts["parity"]
     folder = model_folder(source.merged.folder)
-    longest = max(row.answer.prompt_tokens for row in rows) + source.serving["max_new_tokens"]
-    most = read_json(folder / "config.json").get("max_position_embeddings", CONTEXT)
-    context = min(max(CONTEXT, longest), most)
+    longest_call = max(row.answer.prompt_tokens for row in rows) + source.serving["max_new_tokens"]
+    longest_context = read_json(folder / "config.json").get("max_position_embeddings", CONTEXT)
+    context = min(max(CONTEXT, longest_call), longest_context)
 
     def prove_files(f16: Path, q8: Path) -> dict[str, Any]:
         proof = prove(
@@ -141,10 +141,10 @@ def _export_simple(task: Task, to: Path, as_json: bool) -> int:
 
 def _lines(source: Source, manifest: dict[str, Any], to: Path) -> Iterator[str]:
     size = sum(f["bytes"] for f in manifest["files"].values()) / 1e6
-    what = "adapter" if manifest["what"] == "adapter" else f"model in {manifest['dtype']}"
-    what = "GGUF in float16 and in 8 bits" if manifest["target"] == "ollama" else what
+    model_kind = "adapter" if manifest["what"] == "adapter" else f"model in {manifest['dtype']}"
+    model_kind = "GGUF in float16 and in 8 bits" if manifest["target"] == "ollama" else model_kind
     version = f", version {manifest['model_version']}" if manifest["model_version"] else ""
-    yield f"{source.task}{version}: {what}, {len(manifest['files'])} files of {size:.1f} MB, in {to.absolute()}"
+    yield f"{source.task}{version}: {model_kind}, {len(manifest['files'])} files of {size:.1f} MB, in {to.absolute()}"
     evaluation = manifest["evaluation"]
     if evaluation is None:
         yield "  not yet evaluated on the sealed test"
@@ -155,6 +155,6 @@ def _lines(source: Source, manifest: dict[str, Any], to: Path) -> Iterator[str]:
     if manifest["what"] == "adapter":
         yield f"  base model: {manifest['base_model']['id']}, in {model_folder(source.base.folder)}"
     if gguf := manifest.get("gguf"):
-        same = f"{gguf['f16']['same']} of {gguf['f16']['rows']} answers are the judged ones"
-        yield f"  through llama.cpp {same}; {gguf['q8_0']['sentence']}"
+        agreement = f"{gguf['f16']['same']} of {gguf['f16']['rows']} answers are the judged ones"
+        yield f"  through llama.cpp {agreement}; {gguf['q8_0']['sentence']}"
     yield "  how to serve and use it: README.md; for programs: export.json"

@@ -18,7 +18,7 @@ from finetune_pipeline.tracking.tracking import Tracking
 @click.option("--id", "ids", multiple=True, help="Id of a log row. May be given several times.")
 @as_json
 def forget(task: str, users: tuple[str, ...], ids: tuple[str, ...], as_json: bool) -> int:
-    """Remove the rows of a user, or rows by id, from the task's logs, from all data made of them, and from future training.
+    """Remove the rows of a user, or rows by id, from the task's logs, from all data made from them, and from future training.
 
     Rows are found by user and id, their artifacts by lineage; texts are not searched. Models trained on them are listed
     and can no longer become champion; the next `finetune run TASK` trains one without them. Later rows of a forgotten user
@@ -29,34 +29,35 @@ def forget(task: str, users: tuple[str, ...], ids: tuple[str, ...], as_json: boo
         raise click.UsageError("give --user or --id, and not an empty one")
     store, tracking = Store().artifacts(), Tracking()
     tracking.prepare()
-    done = remove(loaded, store, users, ids)
-    blocked = registry.block_forgotten(tracking, loaded.name, done.splits)
+    removed = remove(loaded, store, users, ids)
+    blocked = registry.block_forgotten(tracking, loaded.name, removed.splits)
     serving = registry.champion(tracking, loaded.name)
-    models = trained_models(store, loaded.name, done.splits)
+    models = trained_models(store, loaded.name, removed.splits)
     lines = [
-        f"deleted: {', '.join(done.artifacts) or 'no artifact'}\n\nsearched",
-        *(f"  {of.store}: {of.found} found and removed, {of.left} left" for of in done.searched),
+        f"deleted: {', '.join(removed.artifacts) or 'no artifact'}\n\nsearched",
+        *(f"  {search.store}: {search.found} found and removed, {search.left} left" for search in removed.searched),
         *(
             f"  reviews/{place} still holds a decision about one of these rows: remove the line"
-            for place in done.decisions
+            for place in removed.decisions
         ),
         "\nout of reach",
-        *(f"  {place}" for place in done.out_of_reach),
+        *(f"  {place}" for place in removed.out_of_reach),
         "",
     ]
-    for adapter in done.adapters:
+    for adapter in removed.adapters:
         version = next((m["model_version"] for m in models if m["adapter"] == adapter), None)
         lines.append(f"trained on them: adapter {adapter}" + (f", registered as version {version}" if version else ""))
-    numbers = ", ".join(f"version {v}" for v in blocked) or "none registered"
-    trained = f"blocked from promotion: {numbers}" if done.adapters or blocked else "no model was trained on them"
-    facts = {"task": loaded.name, **asdict(done), "blocked": blocked, "champion": serving, "models": models}
+    blocked_versions = ", ".join(f"version {v}" for v in blocked) or "none registered"
+    was_trained = removed.adapters or blocked
+    trained = f"blocked from promotion: {blocked_versions}" if was_trained else "no model was trained on them"
+    facts = {"task": loaded.name, **asdict(removed), "blocked": blocked, "champion": serving, "models": models}
     tell(as_json, facts, *lines, trained)
     if serving in blocked:
         problem(
-            f"version {serving} of them is champion and serves still: `finetune run {loaded.name}` trains one without"
+            f"version {serving}, trained on them, is still champion: `finetune run {loaded.name}` trains one without them"
         )
-    meanwhile = store.building(loaded.name)  # begun while the rows were still there
-    if meanwhile or any(of.left for of in done.searched):
+    meanwhile = store.building(loaded.name)  # started before the rows were removed
+    if meanwhile or any(search.left for search in removed.searched):
         problem(
             f"such rows may be left: a run of {loaded.name} writes at the same time",
             "fix: wait for it or cancel it, and run this again",

@@ -26,7 +26,7 @@ _LABELS_SHOWN = 12
 
 
 def _path(text: str) -> Path:
-    """A path given by the user; an empty one, as an unset variable of a shell makes it, would be the working folder."""
+    """Return the user's path. Refuses an empty one: an unset shell variable would mean the working folder."""
     if not text:
         raise click.BadParameter("an empty name is no file; write . for the working folder")
     return Path(text)
@@ -54,8 +54,9 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def init(files: Sequence[Path], name: str | None, yes: bool, as_json: bool, **options: str | None) -> int:
     """Make a task from raw FILES: copy them, draft task.yaml, check every row, and score the simplest model.
 
-    Files may be JSON Lines, JSON, CSV, TSV, Parquet or xlsx with any columns; a folder stands for its files, hidden folders
-    aside. Nothing is overwritten. Asks at most three questions, and none with --yes or without a terminal.
+    Files may be JSON Lines, JSON, CSV, TSV, Parquet or xlsx with any columns. Of a folder, all
+    files outside hidden folders are read. Nothing is overwritten. Asks at most three questions, and none with --yes or without
+    a terminal.
 
     Exit code 2: the task was made, but the pipeline would stop at its data.
     """
@@ -66,67 +67,67 @@ def init(files: Sequence[Path], name: str | None, yes: bool, as_json: bool, **op
 
     settings = read_settings()
     asking = not yes and not as_json and sys.stdin.isatty()
-    given = given_files(files)
-    name = name or _in_place(given, settings.data_root) or task_name([file.path for file in given])
+    sources = given_files(files)
+    name = name or _task_of_raw_folder(sources, settings.data_root) or task_name([file.path for file in sources])
     if asking:
         name = click.prompt("name of the task", default=name)
     folder = settings.data_root / name
-    if problems := name_problems(name, folder, given):
+    if problems := name_problems(name, folder, sources):
         raise FindingsError(problems)
-    made, given, findings = drafted(given, options, asking)
+    draft, sources, findings = draft_task(sources, options, asking)
     store = ArtifactStore(settings.artifacts)
     with store.lock(name, "init"):
-        if problems := name_problems(name, folder, given):  # made by another command meanwhile
+        if problems := name_problems(name, folder, sources):  # another command made it meanwhile
             raise FindingsError(problems)
-        placed = write_task(made, given, folder, store)
+        placed = write_task(draft, sources, folder, store)
     from finetune_pipeline.cli.check import check_task, facts_of, show_check
     from finetune_pipeline.spec.rules import STUB
 
     try:
         checked = check_task(folder, store, settings.home / "checks")
-    except (KeyboardInterrupt, OSError) as stop:  # the same command would refuse to make the task again
-        words = "stopped" if isinstance(stop, KeyboardInterrupt) else failure(stop)
-        if words is None:
+    except (KeyboardInterrupt, OSError) as stop:  # the same command would now refuse to make the task
+        reason = "stopped" if isinstance(stop, KeyboardInterrupt) else failure(stop)
+        if reason is None:
             raise
-        made_already = f"{words}; the task is made in {folder}, and `finetune check {name}` goes on from there"
-        raise click.ClickException(made_already) from stop
+        advice = f"{reason}; the task is made in {folder}, and `finetune check {name}` goes on from there"
+        raise click.ClickException(advice) from stop
     if as_json:
-        emit({**facts_of(checked), "folder": str(folder), "copied": placed, "draft": draft_facts(made, findings)})
+        emit({**facts_of(checked), "folder": str(folder), "copied": placed, "draft": draft_facts(draft, findings)})
         return checked.code
     copied = ", ".join(placed) or "nothing: the files are there"
-    say(*draft_lines(made), f"{folder}: copied {copied}; task.yaml drafted", "")
+    say(*draft_lines(draft), f"{folder}: copied {copied}; task.yaml drafted", "")
     show_check(checked, brief=True)
-    if stubs := made.system_prompt.count(STUB):
+    if stubs := draft.system_prompt.count(STUB):
         say(f"next: write in {folder / 'task.yaml'} what each entry means, wherever it has `{STUB}` ({stubs} ×)")
     say(f"{'then' if stubs else 'next'}: finetune {'check' if checked.code else 'run'} {name}")
     return checked.code
 
 
-def drafted(
-    given: list[GivenFile], options: dict[str, str | None], asking: bool
+def draft_task(
+    sources: list[GivenFile], options: dict[str, str | None], asking: bool
 ) -> tuple[Draft, list[GivenFile], list[Finding]]:
-    """(the draft, the files with names that `raw/*` matches, findings). Raises FindingsError if no task can be made."""
+    """Return (the draft, the files with names that `raw/*` matches, findings). Raises FindingsError if no task can be made."""
     from finetune_pipeline.data.draft.draft import draft
     from finetune_pipeline.data.draft.files import with_suffix
 
-    made, findings = draft([(file.name, file.path) for file in given], **options)
-    if made is not None and asking and not made.choice.chat:
-        chosen = {
-            "text": _asked("column of the text", made.choice.texts),
-            "answer": _asked("column of the answer", made.choice.answers),
+    result, findings = draft([(file.name, file.path) for file in sources], **options)
+    if result is not None and asking and not result.choice.chat:
+        columns = {
+            "text": _ask_column("column of the text", result.choice.texts),
+            "answer": _ask_column("column of the answer", result.choice.answers),
         }
-        if list(chosen.values()) != [made.choice.texts[0], made.choice.answers[0]]:
-            made, findings = draft([(file.name, file.path) for file in given], **{**options, **chosen})
-    if made is None:
+        if list(columns.values()) != [result.choice.texts[0], result.choice.answers[0]]:
+            result, findings = draft([(file.name, file.path) for file in sources], **{**options, **columns})
+    if result is None:
         raise FindingsError(findings)
-    kept = [with_suffix(file, made.reading.containers[file.name]) for file in given]
-    made.converted = {
-        kept[i].name: made.converted[file.name] for i, file in enumerate(given) if file.name in made.converted
+    renamed = [with_suffix(file, result.reading.containers[file.name]) for file in sources]
+    result.converted = {
+        renamed[i].name: result.converted[file.name] for i, file in enumerate(sources) if file.name in result.converted
     }
-    return made, kept, findings
+    return result, renamed, findings
 
 
-def write_task(made: Draft, given: Sequence[GivenFile], folder: Path, store: ArtifactStore) -> list[str]:
+def write_task(draft: Draft, sources: Sequence[GivenFile], folder: Path, store: ArtifactStore) -> list[str]:
     """Write a drafted task into its folder: raw files, schema.json, and task.yaml with data.min_per_label proposed.
 
     Returns:
@@ -137,105 +138,105 @@ def write_task(made: Draft, given: Sequence[GivenFile], folder: Path, store: Art
 
     placed: list[str] = []
     try:
-        place_files(given, folder, made.converted, placed)
-        if made.schema is not None:
-            write_json(folder / "schema.json", made.schema)
-        listed = _some([Path(file.name).name for file in given])
-        task = Task(spec=parse_spec(task_yaml(folder.name, made, listed)), folder=folder.resolve())
-        # last, and once: where it is, `init` refuses to begin again
-        replace_text(folder / "task.yaml", task_yaml(folder.name, made, listed, least_per_label(task, store)))
-    except BaseException:  # rows written under another name would be files that nobody named, when `init` begins again
-        for name in {*placed} - {file.name for file in given}:
+        place_files(sources, folder, draft.converted, placed)
+        if draft.schema is not None:
+            write_json(folder / "schema.json", draft.schema)
+        file_list = _first_names([Path(file.name).name for file in sources])
+        task = Task(spec=parse_spec(task_yaml(folder.name, draft, file_list)), folder=folder.resolve())
+        # written last and only once: `init` refuses to start where this file exists
+        replace_text(folder / "task.yaml", task_yaml(folder.name, draft, file_list, least_per_label(task, store)))
+    except BaseException:  # a later `init` would refuse converted files, since nobody named them
+        for name in {*placed} - {file.name for file in sources}:
             (folder / name).unlink(missing_ok=True)
         raise
     return placed
 
 
 def say_reading(files: Sequence[Path]) -> None:
-    """The first line of a command, before anything slow is imported."""
-    say(f"reading {_some(files)}")
+    """Print the first line of a command, before its slow imports."""
+    say(f"reading {_first_names(files)}")
 
 
-def _some(names: Sequence[Path | str]) -> str:
+def _first_names(names: Sequence[Path | str]) -> str:
     return ", ".join(map(str, names[:3])) + (", …" if len(names) > 3 else "")
 
 
-def _asked(question: str, columns: Sequence[str]) -> str:
+def _ask_column(question: str, columns: Sequence[str]) -> str:
     """Ask for the column if there are several candidates."""
     if len(columns) < 2:
         return columns[0]
-    shown = f"{question} ({', '.join(columns[:8])})"
-    return str(click.prompt(shown, default=columns[0], type=click.Choice(list(columns)), show_choices=False))
+    prompt = f"{question} ({', '.join(columns[:8])})"
+    return str(click.prompt(prompt, default=columns[0], type=click.Choice(list(columns)), show_choices=False))
 
 
-def _in_place(given: Sequence[GivenFile], data_root: Path) -> str | None:
-    """The task whose raw folder contains all the files."""
-    folders = {file.path.resolve().parent for file in given}
+def _task_of_raw_folder(sources: Sequence[GivenFile], data_root: Path) -> str | None:
+    """Return the task whose raw folder contains all the files, or None."""
+    folders = {file.path.resolve().parent for file in sources}
     folder = folders.pop() if len(folders) == 1 else Path()
     return folder.parent.name if folder.name == "raw" and folder.parent.parent == data_root.resolve() else None
 
 
 def least_per_label(task: Task, store: ArtifactStore) -> int | None:
-    """The proposal for data.min_per_label: the rows of the rarest label after cleaning, unless too few to learn
-    from; None if the default fits, or there are no labels."""
+    """Propose data.min_per_label: the rows of the rarest label after cleaning that has enough of them to learn from. None
+    if the default fits, or there are no labels."""
     from finetune_pipeline.pipeline import PIPELINE
     from finetune_pipeline.steps.run_inputs import collect_run_inputs
 
     if not task.spec.labels:
         return None
     try:
-        made = PIPELINE.run_to("clean_examples", task, collect_run_inputs(task, None, store), store)
+        artifacts = PIPELINE.run_to("clean_examples", task, collect_run_inputs(task, None, store), store)
     except FindingsError:
         return None  # the check says why
-    counts = made["clean_examples"].facts["labels"]
+    counts = artifacts["clean_examples"].facts["labels"]
     least = min((n for n in counts.values() if n >= LEAST_PER_LABEL), default=LEAST_PER_LABEL)
     return least if least < task.spec.data.min_per_label else None
 
 
-def draft_facts(made: Draft, findings: Sequence[Finding]) -> dict[str, Any]:
+def draft_facts(draft: Draft, findings: Sequence[Finding]) -> dict[str, Any]:
     """The draft as plain JSON."""
 
     return {
         "files": [
-            {"file": f, "container": c, "rows": made.reading.counts[f]} for f, c in made.reading.containers.items()
+            {"file": f, "container": c, "rows": draft.reading.counts[f]} for f, c in draft.reading.containers.items()
         ],
-        "kind": made.answers.kind,
-        "labels": made.answers.counts,
-        "other_spellings": made.answers.other_spellings,
-        "columns": {"text": made.choice.texts, "answer": made.choice.answers, "unused": made.choice.unused},
-        "data": made.data,
-        "notes": made.notes,
+        "kind": draft.answers.kind,
+        "labels": draft.answers.counts,
+        "other_spellings": draft.answers.other_spellings,
+        "columns": {"text": draft.choice.texts, "answer": draft.choice.answers, "unused": draft.choice.unused},
+        "data": draft.data,
+        "notes": draft.notes,
         "findings": as_rows(findings),
     }
 
 
-def draft_lines(made: Draft) -> list[str]:
+def draft_lines(draft: Draft) -> list[str]:
     """The draft as text."""
     from finetune_pipeline.data.quoting import quoted
 
-    choice, answers = made.choice, made.answers
+    choice, answers = draft.choice, draft.answers
     lines = [
-        f"{file.removeprefix('raw/')}: {container.replace('_', ' ')}, {made.reading.counts[file]:,} rows"
-        for file, container in made.reading.containers.items()
+        f"{file.removeprefix('raw/')}: {container.replace('_', ' ')}, {draft.reading.counts[file]:,} rows"
+        for file, container in draft.reading.containers.items()
     ]
-    lines += [note.replace("raw/", "") for note in made.notes]
+    lines += [note.replace("raw/", "") for note in draft.notes]
     if choice.chat:
         roles = ", ".join(f"{name} is the {role}" for name, role in choice.chat.roles.items() if name != role)
         lines.append(f"conversations{f': {roles}' if roles else ''}")
     else:
-        others = f"; other candidates: {', '.join(choice.answers[1:6])} (--answer)" if choice.answers[1:] else ""
-        lines.append(f"text: {choice.text}; answer: {choice.answer}{others}")
+        candidates = f"; other candidates: {', '.join(choice.answers[1:6])} (--answer)" if choice.answers[1:] else ""
+        lines.append(f"text: {choice.text}; answer: {choice.answer}{candidates}")
     if choice.unused:
         lines.append(f"not used: {', '.join(choice.unused[:12])}{', …' if len(choice.unused) > 12 else ''}")
     if answers.kind == "labels":
-        some = [f"{quoted(label)} × {n:,}" for label, n in list(answers.counts.items())[:_LABELS_SHOWN]]
-        more = len(answers.counts) - len(some)
-        lines.append(f"{len(answers.labels)} labels: {', '.join(some)}{f' … and {more} more' if more > 0 else ''}")
-        for other, (label, n) in answers.other_spellings.items():
-            lines.append(f"{quoted(other)} × {n} is written {quoted(label)} elsewhere: write both the same way")
+        labels = [f"{quoted(label)} × {n:,}" for label, n in list(answers.counts.items())[:_LABELS_SHOWN]]
+        more = len(answers.counts) - len(labels)
+        lines.append(f"{len(answers.labels)} labels: {', '.join(labels)}{f' … and {more} more' if more > 0 else ''}")
+        for spelling, (label, n) in answers.other_spellings.items():
+            lines.append(f"{quoted(spelling)} × {n} is written {quoted(label)} elsewhere: write both the same way")
         if rare := {label: n for label, n in answers.counts.items() if n < LEAST_PER_LABEL}:
-            named = ", ".join(f"{quoted(label)} × {n}" for label, n in list(rare.items())[:_LABELS_SHOWN])
-            lines.append(f"too rare to learn; merge or remove them in the file: {named}")
+            rare_labels = ", ".join(f"{quoted(label)} × {n}" for label, n in list(rare.items())[:_LABELS_SHOWN])
+            lines.append(f"too rare to learn; merge or remove them in the file: {rare_labels}")
     else:
         kinds = {"json": "JSON", "text": "free text"}
         lines.append(f"{answers.rows:,} answers in {kinds[answers.kind]}, {len(answers.values):,} different")

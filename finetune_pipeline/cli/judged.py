@@ -19,7 +19,7 @@ from finetune_pipeline.models.manifest import Source
 from finetune_pipeline.orchestration.resources import Compute
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.steps.earlier_runs import kept_in
+from finetune_pipeline.steps.earlier_runs import answer_cache_for
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline.worker.jobs import predict_job, prompt_set
@@ -28,7 +28,7 @@ ALIASES = ("candidate", "champion", "previous_champion")
 
 
 def find_source(task: Task, store: ArtifactStore, alias: str | None, purpose: str) -> Source:
-    """The artifacts of the requested model. purpose: `exported`, …, which a model that its trainer hosts cannot be.
+    """Find the artifacts of the requested model. purpose: such as `exported`, for the error about a model hosted by its trainer.
 
     Raises ClickException with the reason if there is no such model."""
     name, tracking = task.name, Tracking()
@@ -53,23 +53,23 @@ def find_source(task: Task, store: ArtifactStore, alias: str | None, purpose: st
         raise click.ClickException(
             f"{name} has no {alias}: run `finetune run {name}`, or leave --alias out for the model that is registered"
         )
-    elif made := store.all_versions(name, "merged_model"):
-        merged = made[-1]
+    elif merged_models := store.all_versions(name, "merged_model"):
+        merged = merged_models[-1]
         problem(f"no model of {name} is registered; using the one trained last ({merged.version})")
     else:
         raise click.ClickException(f"{name} has no trained model yet: run `finetune run {name}`")
     adapter = store.find(name, "adapter", merged.inputs["adapter"])
     base = store.find(SHARED, "base_model", merged.inputs["base_model"])
     if adapter is None or base is None:
-        lost = "adapter" if adapter is None else "base_model"
+        lost_step = "adapter" if adapter is None else "base_model"
         raise click.ClickException(
-            f"the {lost} {merged.inputs[lost]} of this model is gone from the artifact store: run `finetune run {name}`"
+            f"the {lost_step} {merged.inputs[lost_step]} of this model is gone from the artifact store: run `finetune run {name}`"
         )
     for artifact in (merged, adapter, base):
         store.check(artifact)
     if hosted := read_hosted(merged.folder):
         raise click.ClickException(hosted.cannot(purpose))
-    released, report = (_made_from(merged, store, step) for step in ("model_version", "evaluation_report"))
+    released, report = (_newest_from(merged, store, step) for step in ("model_version", "evaluation_report"))
     if report is not None:
         store.check(report)
     if number is None and released is not None:
@@ -77,14 +77,14 @@ def find_source(task: Task, store: ArtifactStore, alias: str | None, purpose: st
     return Source(name, task.spec.description, task.spec.card.model_dump(), merged, adapter, base, report, number)
 
 
-def _made_from(merged: Artifact, store: ArtifactStore, step: str) -> Artifact | None:
-    """The newest artifact of a step that was made from this merged model."""
-    made = reversed(store.all_versions(merged.task, step))
-    return next((artifact for artifact in made if artifact.inputs.get("merged_model") == merged.version), None)
+def _newest_from(merged: Artifact, store: ArtifactStore, step: str) -> Artifact | None:
+    """Return the newest artifact of a step that was made from this merged model."""
+    newest_first = reversed(store.all_versions(merged.task, step))
+    return next((artifact for artifact in newest_first if artifact.inputs.get("merged_model") == merged.version), None)
 
 
 def judged_rows(task: Task, store: ArtifactStore, source: Source, most: int) -> list[JudgedRow]:
-    """Validation rows of the model's run with its answers, from the cache or computed now as in the evaluation.
+    """Return validation rows of the model's run with its answers, cached or computed now as in the evaluation.
 
     Raises ClickException if there are no such rows.
     """
@@ -115,7 +115,7 @@ def _answers(task: Task, store: ArtifactStore, source: Source, examples: Sequenc
             labels=[],
             max_new_tokens=source.serving["max_new_tokens"],
             batch_size=task.spec.baseline.batch_size,
-            answers=kept_in(store, None),
+            answers=answer_cache_for(store, None),
             precision=source.serving.get("precision", "float32"),
             out=out,
             stage="verify",

@@ -4,7 +4,7 @@ import click
 
 from finetune_pipeline.baseline.ladder import Ladder
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, apply_environment, as_json, get_task, problem, tell
-from finetune_pipeline.cli.run import made_by
+from finetune_pipeline.cli.run import make_artifact
 from finetune_pipeline.orchestration.assets import LADDER, TUNED_LADDER, TUNED_RUNGS
 from finetune_pipeline.report.ladder_page import ladder_lines
 
@@ -22,12 +22,12 @@ def ladder(task: str, tuned: bool, as_json: bool) -> int:
     loaded = get_task(task)
     apply_environment()
     step, job = (TUNED_RUNGS, TUNED_LADDER) if tuned else ("ladder", LADDER)
-    made, stopped, failed = made_by(loaded, job, step, quiet=as_json)
-    if made is None:
+    artifact, stopped, failed = make_artifact(loaded, job, step, quiet=as_json)
+    if artifact is None:
         problem(*failed, *stopped)
         return ERROR if failed else REFUSED
-    answer = Ladder.model_validate(made.facts)
-    page = str(made.path("ladder.html"))
-    facts = {"task": loaded.name, **answer.model_dump(), "page": page}
-    tell(as_json, facts, *ladder_lines(loaded.name, answer), "", f"page: {page}")
-    return DONE if answer.decision == "fine_tune" else REFUSED
+    result = Ladder.model_validate(artifact.facts)
+    page = str(artifact.path("ladder.html"))
+    facts = {"task": loaded.name, **result.model_dump(), "page": page}
+    tell(as_json, facts, *ladder_lines(loaded.name, result), "", f"page: {page}")
+    return DONE if result.decision == "fine_tune" else REFUSED

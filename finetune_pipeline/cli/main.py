@@ -39,8 +39,8 @@ class _Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS and (near := difflib.get_close_matches(args[0], COMMANDS, 1, 0.5)):
-            ctx.fail(f"No such command {args[0]!r}. Did you mean {near[0]!r}?")
+        if args and args[0] not in COMMANDS and (suggestions := difflib.get_close_matches(args[0], COMMANDS, 1, 0.5)):
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {suggestions[0]!r}?")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -78,13 +78,13 @@ def main() -> None:
         try:
             code = cli.main(prog_name="finetune", standalone_mode=False)
             answer.code = code if isinstance(code, int) else DONE
-        except SystemExit:  # of click: what reads our output wants no more of it
+        except SystemExit:  # click: the reader of our output closed the pipe
             pass
         except BaseException as error:
-            words = failure(error)
-            if words is None:
+            message = failure(error)
+            if message is None:
                 raise
-            problem(words)
+            problem(message)
     sys.exit(answer.code)
 
 

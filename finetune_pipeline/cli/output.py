@@ -26,7 +26,7 @@ DONE, ERROR, REFUSED = 0, 1, 2
 NOTICE_SECONDS, AGAIN_SECONDS = 0.5, 8.0
 """After this silence a command says on a terminal that it is working, then again at this interval."""
 
-NO_TASK = "`finetune init FILE…` makes a task of raw files, and `finetune schema` says what goes into its task.yaml"
+NO_TASK = "`finetune init FILE…` makes a task from raw files, and `finetune schema` lists the keys of its task.yaml"
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 
 
@@ -45,8 +45,8 @@ _answers: list[JsonAnswer] = []
 
 
 def usable_streams() -> None:
-    """Lead standard streams that are closed to nowhere: the next file opened would take their place. What the encoding of
-    the others has no sign for is escaped."""
+    """Open closed standard streams on the null device, since the next opened file would take their place. Escape characters
+    that the encoding of standard output does not have."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             os.dup2(os.open(os.devnull, os.O_RDWR), number)
@@ -89,7 +89,7 @@ def tell(as_json: bool, facts: Any, *lines: str) -> None:
 
 @contextlib.contextmanager
 def _standard_output() -> Iterator[None]:
-    """Name standard output in its faults, which carry no file name. A closed pipe is none: its reader has enough."""
+    """Name standard output in its errors, which carry no file name. A closed pipe is no error: its reader has read enough."""
     try:
         yield
     except BrokenPipeError:
@@ -101,12 +101,12 @@ def _standard_output() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def json_only(wanted: bool) -> Iterator[JsonAnswer]:
+def json_only(enabled: bool) -> Iterator[JsonAnswer]:
     """Reserve standard output for one JSON document: other output goes to standard error.
 
     If a command ends without a document, one is printed with the lines of :func:`problem` as `error`.
     """
-    if not wanted:
+    if not enabled:
         yield JsonAnswer(sys.stdout)
         return
     sys.stdout.flush()
@@ -122,7 +122,7 @@ def json_only(wanted: bool) -> Iterator[JsonAnswer]:
         raise
     finally:
         os.dup2(out.fileno(), 1)
-        with contextlib.suppress(OSError, OutsideError), out:  # where nobody reads, standard error has said it
+        with contextlib.suppress(OSError, OutsideError), out:  # without a reader: standard error has the message
             if not answer.emitted:
                 emit({"error": "\n".join(answer.problems) or None, "exit_code": answer.code})
         _answers.remove(answer)
@@ -130,7 +130,7 @@ def json_only(wanted: bool) -> Iterator[JsonAnswer]:
 
 @contextlib.contextmanager
 def noticed() -> Iterator[None]:
-    """Say on a terminal that the command is working, until it prints its first line."""
+    """Print on a terminal that the command is working, until it prints its first line."""
     if sys.stderr.isatty():
         command, began = " ".join(["finetune", *sys.argv[1:2]]), time.monotonic()
 
@@ -148,7 +148,7 @@ def noticed() -> Iterator[None]:
 def task_folder(name: str) -> Path:
     """The folder of a task, given by name or by path.
 
-    Raises ClickException naming the tasks there are.
+    Raises ClickException that lists the existing tasks.
     """
     if name and (Path(name) / "task.yaml").is_file():
         return Path(name).resolve()
@@ -158,12 +158,12 @@ def task_folder(name: str) -> Path:
     root = settings.data_root
     if settings.project != Path.cwd() and settings.home.is_relative_to(settings.project):
         click.echo(f"project: {settings.project}", err=True)
-    known = find_tasks(root)
-    if name in known:
-        return known[name]
+    tasks = find_tasks(root)
+    if name in tasks:
+        return tasks[name]
     look_into(root / name if name and Path(name).name == name else root)
     raise click.ClickException(
-        f"there is no task {name!r} in {root} (tasks: {', '.join(known) or 'none'})\nfix: correct the name; {NO_TASK}"
+        f"there is no task {name!r} in {root} (tasks: {', '.join(tasks) or 'none'})\nfix: correct the name; {NO_TASK}"
     )
 
 
@@ -180,8 +180,8 @@ def get_task(name: str) -> Task:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Write a file of its own in this block. A full disk, which the system reports without a name, names it and leaves no
-    part of it."""
+    """Make the folder of a file that the block writes. If the disk is full, remove the partial file and name it in the
+    error, which the system reports without a name."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
@@ -194,7 +194,7 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def unless_read_only() -> Iterator[None]:
-    """Leave the block where it would write into a home that may only be read."""
+    """End the block without an error where it would write into a read-only home."""
     try:
         yield
     except OSError as error:
@@ -204,15 +204,15 @@ def unless_read_only() -> Iterator[None]:
 
 def failure(error: BaseException) -> str | None:
     """The message for an error: wrong input, an outside fault, or Ctrl-C. None: a bug that should show its traceback."""
-    # Dagster's own interrupt, which need not be imported to be known
+    # by name, since importing Dagster takes seconds
     interrupts = ("Abort", "KeyboardInterrupt", "DagsterExecutionInterruptedError")
     if type(error).__name__ in interrupts:
-        return "stopped; what was made is kept, and the same command goes on from there"
+        return "stopped; finished steps are kept, and the same command goes on from there"
     if isinstance(error, click.ClickException):
         usage = error.ctx.get_usage() if isinstance(error, click.UsageError) and error.ctx else ""
         return f"{error.format_message()}\n{usage}".rstrip()
     if isinstance(error, FindingsError | OutsideError):
-        return str(error)  # of a wrong setting, too: they cannot be read for the place
+        return str(error)  # not read_settings() as below: the error may be about a setting
     return outside_words(error, read_settings().home) if isinstance(error, Exception) else None
 
 

@@ -59,7 +59,7 @@ def plan(task: str, memory: str | None, as_json: bool) -> int:
         emit({"task": loaded.name, "fits": None, "findings": as_rows(findings)})
         return ERROR
     inputs = rows_to_plan(loaded, store, run_inputs)
-    planned = training_plan(
+    training = training_plan(
         loaded.spec,
         base,
         inputs.train,
@@ -68,8 +68,8 @@ def plan(task: str, memory: str | None, as_json: bool) -> int:
         task_folder=loaded.folder,
         available=bytes_of(memory, "--memory") if memory else None,
     )
-    facts = asdict(planned) | {"task": loaded.name, "source": inputs.source, "findings": as_rows(findings)}
-    # by the measured baseline where there is one
+    facts = asdict(training) | {"task": loaded.name, "source": inputs.source, "findings": as_rows(findings)}
+    # from the measured baseline if there is one
     advice = PIPELINE.find("advice", loaded, run_inputs, store)
     facts["power"] = dict(advice.facts["power"]) if advice else power_bounds(loaded.spec, inputs.test_rows)
     if as_json:
@@ -80,7 +80,7 @@ def plan(task: str, memory: str | None, as_json: bool) -> int:
 
 
 def _launch(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Run a job under locks of its own, so that a plan never waits for a training."""
+    """Run a job under separate locks, so that a plan never waits for a training."""
     from finetune_pipeline.orchestration.resources import Compute
 
     with tempfile.TemporaryDirectory(prefix="finetune-plan-") as locks:
@@ -106,12 +106,13 @@ def rows_to_plan(task: Task, store: ArtifactStore, run_inputs: RunInputs) -> Inp
     if splits is not None:
         train, validation = (read_examples(examples_of(splits.folder, s)) for s in ("train", "validation"))
         return Inputs(train, validation, int(splits.facts["counts"]["test"]), f"splits {splits.version}")
-    made = PIPELINE.run_to("reviewed_examples", task, run_inputs, store)
-    rows = read_examples(made["reviewed_examples"].folder)
+    steps = PIPELINE.run_to("reviewed_examples", task, run_inputs, store)
+    rows = read_examples(steps["reviewed_examples"].folder)
     random.Random(task.spec.split.seed).shuffle(rows)  # noqa: S311 - a shuffle, no secret
-    held, tested = (round(len(rows) * share) for share in (task.spec.split.validation, task.spec.split.test))
-    kept = len(rows) - held - tested
-    return Inputs(rows[:kept], rows[kept : kept + held], tested, "raw data, with as many rows as the splits will have")
+    n_validation, n_test = (round(len(rows) * share) for share in (task.spec.split.validation, task.spec.split.test))
+    n_train = len(rows) - n_validation - n_test
+    source = "raw data, with as many rows as the splits will have"
+    return Inputs(rows[:n_train], rows[n_train : n_train + n_validation], n_test, source)
 
 
 def _show(facts: dict[str, Any]) -> None:
@@ -162,12 +163,12 @@ def _show(facts: dict[str, Any]) -> None:
     for step in facts["others"]:
         if not step["fits"]:
             say(f"  {step['step']}: {step['fix']}")
-    near = facts["nearest"]
-    if near is None:
+    nearest = facts["nearest"]
+    if nearest is None:
         return
-    if not near["fits"]:
+    if not nearest["fits"]:
         say("no setting of task.yaml makes it fit: use a smaller base_model or more memory")
         return
-    say(f"\nthe nearest plan that fits ({near['memory_mib']['needed']:,} MiB), for task.yaml:\n{near['yaml']}")
-    for reason in near["reasons"]:
+    say(f"\nthe nearest plan that fits ({nearest['memory_mib']['needed']:,} MiB), for task.yaml:\n{nearest['yaml']}")
+    for reason in nearest["reasons"]:
         say(f"  {reason}")

@@ -33,25 +33,25 @@ class Project:
         self.serving = registry.champion(self.tracking, task.name)
 
     @cached_property
-    def made(self) -> dict[str, Artifact | None]:
+    def artifacts(self) -> dict[str, Artifact | None]:
         """The artifact of every step, or None if it is not made yet."""
         return PIPELINE.artifacts(self.task, self.run_inputs, self.store)
 
     def latest(self, step: str) -> Artifact | None:
         """A step's current artifact, or the newest one if data or spec have changed."""
-        return self.made[step] or next(reversed(self.store.all_versions(self.task.name, step)), None)
+        return self.artifacts[step] or next(reversed(self.store.all_versions(self.task.name, step)), None)
 
 
 def unfinished(project: Project, instance: dg.DagsterInstance) -> list[str]:
     """Assets that are missing, or unknown to Dagster's event log in their current version."""
-    missing, made = [], project.made
+    missing, artifacts = [], project.artifacts
     for asset in (step.name for step in PIPELINE.steps.values() if not step.asked_for):
         event = instance.get_latest_materialization_event(dg.AssetKey([project.task.name, asset]))
         tags = event.asset_materialization.tags if event and event.asset_materialization else None
-        known = (tags or {}).get("dagster/data_version") == project.versions[asset]
-        if made[asset] is None or not known:
+        is_recorded = (tags or {}).get("dagster/data_version") == project.versions[asset]
+        if artifacts[asset] is None or not is_recorded:
             missing.append(asset)
-    registered = made["model_version"]
+    registered = artifacts["model_version"]
     if registered is not None and "model_version" not in missing and not is_registered(project.tracking, registered):
         missing.append("model_version")
     return missing
@@ -64,23 +64,28 @@ def gate_line(gate: GateResult) -> str:
 
 
 def _data_lines(project: Project) -> list[str]:
-    facts = {name: artifact.facts for name, artifact in project.made.items() if artifact}
+    facts = {name: artifact.facts for name, artifact in project.artifacts.items() if artifact}
     lines = ["rows"]
-    v, c, r, s = (facts.get(n) for n in ("validated_examples", "clean_examples", "reviewed_examples", "splits"))
-    if v:
-        lines.append(f"  validated  {v['rows_in']:>6} in = {v['kept']} kept + {v['quarantined']} in quarantine")
-    if c:
+    valid, clean, review, splits = (
+        facts.get(step) for step in ("validated_examples", "clean_examples", "reviewed_examples", "splits")
+    )
+    if valid:
         lines.append(
-            f"  clean      {c['rows_in']:>6} in = {c['kept']} kept + {c['exact_duplicates']} exact and "
-            f"{c['near_duplicates']} near duplicates + {c['quarantined']} in contradictions"
+            f"  validated  {valid['rows_in']:>6} in = {valid['kept']} kept + {valid['quarantined']} in quarantine"
         )
-    if r:
-        lines.append(f"  reviewed   {r['rows_in']:>6} in = {r['kept']} kept + {r['dropped']} dropped")
-    if s:
-        n = s["counts"]
+    if clean:
         lines.append(
-            f"  splits     {s['rows_in']:>6} in = {n['train']} train + {n['validation']} validation + "
-            f"{n['test']} sealed test" + (f" + {s['quarantined']} in quarantine" if s["quarantined"] else "")
+            f"  clean      {clean['rows_in']:>6} in = {clean['kept']} kept + {clean['exact_duplicates']} exact and "
+            f"{clean['near_duplicates']} near duplicates + {clean['quarantined']} in contradictions"
+        )
+    if review:
+        lines.append(f"  reviewed   {review['rows_in']:>6} in = {review['kept']} kept + {review['dropped']} dropped")
+    if splits:
+        counts = splits["counts"]
+        lines.append(
+            f"  splits     {splits['rows_in']:>6} in = {counts['train']} train + {counts['validation']} validation + "
+            f"{counts['test']} sealed test"
+            + (f" + {splits['quarantined']} in quarantine" if splits["quarantined"] else "")
         )
     return lines
 
@@ -88,7 +93,7 @@ def _data_lines(project: Project) -> list[str]:
 def verdict_lines(project: Project) -> list[str]:
     """The verdict: row counts, scores of all models, gates, and paths."""
     lines = _data_lines(project)
-    report = project.made["evaluation_report"]
+    report = project.artifacts["evaluation_report"]
     if report is None:
         return [*lines, "", f"not evaluated yet: run `finetune run {project.task.name}`"]
     metric = metric_title(project.task.spec.metric)

@@ -12,9 +12,9 @@ from finetune_pipeline.report.stored import read_evaluation
 
 def audit_page(project: Project) -> Path | None:
     """The newest supervision audit for the current data and spec: of the adapter, or of a training it stopped."""
-    made = project.made["adapter"]
-    if made is not None:
-        return made.folder / AUDIT_PAGE if (made.folder / AUDIT_PAGE).is_file() else None
+    adapter = project.artifacts["adapter"]
+    if adapter is not None:
+        return adapter.folder / AUDIT_PAGE if (adapter.folder / AUDIT_PAGE).is_file() else None
     work = project.store.root / project.task.name / ".work" / "adapter" / project.versions["adapter"]
     return max(work.rglob(AUDIT_PAGE), key=lambda p: p.stat().st_mtime_ns, default=None)
 
@@ -29,9 +29,9 @@ def report(task: str, markdown: bool, as_json: bool) -> int:
     project = Project(loaded)
     artifact = project.latest("evaluation_report")
     page = audit_page(project)
-    taught = [f"what it was taught, token by token: {page}"] if page else []
+    audit_line = [f"what it was taught, token by token: {page}"] if page else []
     if artifact is None:
-        raise click.ClickException("\n".join([NOT_EVALUATED.format(task=loaded.name), *taught]))
+        raise click.ClickException("\n".join([NOT_EVALUATED.format(task=loaded.name), *audit_line]))
     if artifact.version != project.versions["evaluation_report"]:
         problem("data or spec changed since: this is the report of an earlier version")
     evaluation, gates = read_evaluation(project.store.check(artifact))
@@ -47,6 +47,6 @@ def report(task: str, markdown: bool, as_json: bool) -> int:
         "markdown": str(artifact.path("report.md")),
         "evaluation": evaluation.to_json(),
     }
-    lines = [facts["verdict"], *map(gate_line, gates), f"page: {facts['html']}", *taught]
+    lines = [facts["verdict"], *map(gate_line, gates), f"page: {facts['html']}", *audit_line]
     tell(as_json, facts, *([artifact.path("report.md").read_text("utf-8")] if markdown else lines))
     return DONE if passed else REFUSED

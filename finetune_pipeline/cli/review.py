@@ -62,7 +62,7 @@ def review(
         queue = _queue(loaded, what, items, rater, taking=take is not None)
         result: dict[str, object] = {"task": loaded.name, "what": what, "sheet": queue.sheet, "items": len(queue.items)}
         if take is not None:
-            return _take(queue, take, result, as_json)
+            return _import_sheet(queue, take, result, as_json)
         if page is not None:
             with writing(page):
                 page.write_text(queue.page(rater), "utf-8")
@@ -81,8 +81,8 @@ def review(
 
 
 def _queue(task: Task, what: str, items: int, rater: str, taking: bool) -> ReviewQueue:
-    """The queue to review. Raises ClickException with the reason if it is empty. taking: a filled-in sheet is imported,
-    whose rows may be decided already."""
+    """The queue to review. Raises ClickException with the reason if it is empty. taking: whether a filled-in sheet is
+    imported, whose rows may be decided already."""
     artifacts = Store().artifacts()
     if what == "flagged":
         logs = read_logs(task, artifacts)
@@ -100,19 +100,19 @@ def _queue(task: Task, what: str, items: int, rater: str, taking: bool) -> Revie
             raise click.ClickException("no synthetic row is waiting for a decision")
         return synthetic_queue(task, rows, chain.from_iterable(earlier))
     name, sheet = output_sheet(artifacts.check(versions[-1]), task, items, secret_of(artifacts))
-    done = [r.to_dict() for r in read_ratings(task.folder / "reviews")[0] if r.sheet == name and r.rater == rater]
-    return outputs_queue(task, name, sheet, done)
+    ratings = [r.to_dict() for r in read_ratings(task.folder / "reviews")[0] if r.sheet == name and r.rater == rater]
+    return outputs_queue(task, name, sheet, ratings)
 
 
-def _take(queue: ReviewQueue, file: Path, result: dict[str, object], as_json: bool) -> int:
+def _import_sheet(queue: ReviewQueue, file: Path, result: dict[str, object], as_json: bool) -> int:
     sheet = read_table(queue, file)
     stored = store(queue, sheet.rows)
     if not as_json:
         problem(*(f"  {line}" for line in sheet.problems))
-    again = f", {stored.known} were there already" if stored.known else ""
+    known_text = f", {stored.known} were there already" if stored.known else ""
     places = f", in {', '.join(stored.files)}" if stored.files else ""
     facts = {"taken": stored.added, "known": stored.known, "files": stored.files, "wrong": sheet.problems}
-    tell(as_json, {**result, **facts}, f"{stored.added} decisions taken in{again}{places}")
+    tell(as_json, {**result, **facts}, f"{stored.added} decisions taken in{known_text}{places}")
     return ERROR if sheet.problems or not stored.added + stored.known else DONE
 
 

@@ -19,15 +19,15 @@ def rollback(task: str, reason: str, as_json: bool) -> int:
     """
     name, tracking = get_task(task).name, Tracking()
     try:
-        now = registry.rollback(tracking, name, reason)
+        champion = registry.rollback(tracking, name, reason)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
-    before = registry.aliases(tracking, name).get(registry.PREVIOUS)
+    previous = registry.aliases(tracking, name).get(registry.PREVIOUS)
     tell(
         as_json,
-        {"task": name, "champion": now, "previous_champion": before, "reason": reason or None},
-        f"{name}: version {now} is champion again; version {before} is retired, and no run promotes it again.",
-        "`finetune serve` changes over by itself, a server that loads the alias at its next start; one that was given",
-        f"a folder needs\n  finetune export {name} --to DIR --alias champion",
+        {"task": name, "champion": champion, "previous_champion": previous, "reason": reason or None},
+        f"{name}: version {champion} is champion again; version {previous} is retired, and no run promotes it again.",
+        "`finetune serve` switches by itself, and a server that loads the alias switches at its next start. A server of an",
+        f"exported folder needs\n  finetune export {name} --to DIR --alias champion",
     )
     return DONE

@@ -16,7 +16,7 @@ from typing import Any
 import click
 import dagster as dg
 
-# The watcher asks Dagster's database while this thread loads MLflow, which loads this. Half loaded, it fails the question.
+# MLflow imports this while the watcher queries Dagster's database, and a half-imported module fails the query.
 import sqlalchemy.orm  # noqa: F401
 
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, apply_environment, as_json, get_task, problem, say, tell
@@ -33,7 +33,7 @@ from finetune_pipeline.orchestration.abandoned import abandoned_slots_freed, clo
 from finetune_pipeline.orchestration.assets import STAGES, stage_assets
 from finetune_pipeline.orchestration.dagster_internals import mirror_apart, shown_on_the_timeline
 from finetune_pipeline.orchestration.resources import Store
-from finetune_pipeline.pipeline import STEPS, made_base
+from finetune_pipeline.pipeline import STEPS, base_model_folder
 from finetune_pipeline.progress import VARIABLE, spell
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task
@@ -49,13 +49,13 @@ from finetune_pipeline.trainers import preflight
 def run(task: str, stage: str | None, as_json: bool) -> int:
     """Run the graph for TASK; finished steps are skipped. Exit code 2: a gate said no.
 
-    Stopping it with Ctrl-C keeps the last checkpoint; running it again goes on from there.
+    Ctrl-C keeps the last checkpoint; running it again continues from there.
     """
     loaded = get_task(task)
     apply_environment()
     started = time.monotonic()
     if stage in (None, "training"):
-        _refuse(loaded, quiet=as_json)
+        _require_trainable(loaded, quiet=as_json)
     project = Project(loaded)
     with dg.DagsterInstance.get() as instance:
         if stage is None and not unfinished(project, instance):
@@ -74,11 +74,11 @@ def run(task: str, stage: str | None, as_json: bool) -> int:
     return _finish(Project(loaded), as_json, headline, result.run_id)
 
 
-def _refuse(task: Task, *, quiet: bool) -> None:
+def _require_trainable(task: Task, *, quiet: bool) -> None:
     """Raise ClickException with every problem that rules out training; print warnings."""
-    findings = preflight(task.spec, task.folder, made_base(task, Store().artifacts()))
-    if wrong := errors(findings):
-        raise click.ClickException(f"{task.name} cannot be trained like this:\n" + "\n".join(map(str, wrong)))
+    findings = preflight(task.spec, task.folder, base_model_folder(task, Store().artifacts()))
+    if blocking := errors(findings):
+        raise click.ClickException(f"{task.name} cannot be trained like this:\n" + "\n".join(map(str, blocking)))
     for finding in findings:
         if finding.severity == "warning" and not quiet:
             problem(str(finding))
@@ -91,19 +91,19 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
     from finetune_pipeline.definitions import definitions_of
 
     folder = read_settings().home / "progress"
-    for killed in close_abandoned_runs(instance, task.name, project.tracking.finish):
-        for old in folder.glob(f"*-{killed}.jsonl"):
-            old.unlink(missing_ok=True)
-    names = [step.name for step in STEPS if not step.asked_for] if stage == "all" else stage_assets(stage)
-    left = time_left(project, names)
+    for abandoned_run in close_abandoned_runs(instance, task.name, project.tracking.finish):
+        for progress_file in folder.glob(f"*-{abandoned_run}.jsonl"):
+            progress_file.unlink(missing_ok=True)
+    step_names = [step.name for step in STEPS if not step.asked_for] if stage == "all" else stage_assets(stage)
+    estimate = time_left(project, step_names)
     if not quiet:
-        say(f"{task.name}: {left.words(time.time())}, by {left.source}")
+        say(f"{task.name}: {estimate.words(time.time())}, by {estimate.source}")
     run_id, status = str(uuid.uuid4()), "CANCELED"
     # a process in another container, or before a restart, may have the same number
     path = folder / f"{task.name}-{os.getpid()}-{run_id}.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
     os.environ[VARIABLE] = str(path)
-    watcher = Watcher(path, len(names), say, lambda: pool_wait(instance, run_id), left)
+    watcher = Watcher(path, len(step_names), say, lambda: pool_wait(instance, run_id), estimate)
     progress: contextlib.AbstractContextManager[None] = contextlib.nullcontext() if quiet else watcher
     try:
         with (
@@ -124,7 +124,7 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
                     "finetune/trigger": "command line",
                     "finetune/pid": str(os.getpid()),
                     "finetune/process_started": f"{process_start(os.getpid()):.2f}",
-                    "dagster/max_retries": "0",  # of a killed command: whoever gave it gives it again
+                    "dagster/max_retries": "0",  # whoever started a killed command starts it again
                 },
                 run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             )
@@ -136,61 +136,61 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
         path.unlink(missing_ok=True)
         try:
             project.tracking.finish(run_id, status)
-        except TrackingError as error:  # what the steps have to say of their own failures must not be lost by it
+        except TrackingError as error:  # it must not hide the failures of the steps
             problem(f"the run could not be closed in MLflow: {error}")
     return result
 
 
-def time_left(project: Project, names: Iterable[str]) -> TimeLeft:
-    """The estimated time of a run of these steps, without those already made."""
-    spec, made = project.task.spec, project.made
+def time_left(project: Project, step_names: Iterable[str]) -> TimeLeft:
+    """Estimate the time of a run of these steps, without those already made."""
+    spec, artifacts = project.task.spec, project.artifacts
     splits = project.latest("splits")
     raw_bytes = sum(path.stat().st_size for _, path in raw_paths(project.task))
     work = work_of_steps(spec, raw_bytes, splits.facts["counts"] if splits else None)
     phases = METHODS[spec.training.method].phases(spec.training.model_dump())
-    to_make = [name for name in names if made[name] is None]
-    return TimeLeft(project.task.name, to_make, work, read_settings().home, len(phases) == 1)
+    missing_steps = [name for name in step_names if artifacts[name] is None]
+    return TimeLeft(project.task.name, missing_steps, work, read_settings().home, len(phases) == 1)
 
 
 @contextlib.contextmanager
 def _cancelled_by_signals(instance: dg.DagsterInstance, run_id: str) -> Iterator[threading.Event]:
-    """While the block runs, SIGINT and SIGTERM also cancel the run in Dagster, so that no further step begins.
+    """Cancel the run in Dagster on SIGINT or SIGTERM while the block runs, so that no further step begins.
 
-    Dagster's own handler raises an exception in the running step, which may report it as its own failure, or code below it
-    may swallow it, and the other steps would continue. Yields an event that is set once a signal came.
+    Dagster's own handler raises an exception in the running step. The step may report it as its own failure, or code below
+    it may swallow it, and the other steps would continue. Yields an event that is set when a signal arrives.
     """
     interrupted = threading.Event()
     reader, writer = socket.socketpair()
     writer.setblocking(False)
 
     def watch() -> None:
-        while number := reader.recv(1):
-            if number[0] in (signal.SIGINT, signal.SIGTERM):
+        while signal_numbers := reader.recv(1):
+            if signal_numbers[0] in (signal.SIGINT, signal.SIGTERM):
                 interrupted.set()
                 if (run := instance.get_run_by_id(run_id)) is not None and not run.is_finished:
                     instance.report_run_canceling(run)
                 return
 
-    # a connection that is just being closed when the interrupt comes would be told with a traceback
+    # SQLAlchemy logs a traceback if the interrupt arrives while it closes a connection
     logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
-    # and so would one that comes in a destructor, where Python cannot raise it
-    lost, interrupts = sys.unraisablehook, (KeyboardInterrupt, dg.DagsterExecutionInterruptedError)
-    sys.unraisablehook = lambda args: None if issubclass(args.exc_type, interrupts) else lost(args)
+    # Python prints one if it arrives in a destructor, where it cannot be raised
+    previous_hook, interrupts = sys.unraisablehook, (KeyboardInterrupt, dg.DagsterExecutionInterruptedError)
+    sys.unraisablehook = lambda args: None if issubclass(args.exc_type, interrupts) else previous_hook(args)
     thread = threading.Thread(target=watch, daemon=True)
-    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    previous_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     thread.start()
     try:
         yield interrupted
     finally:
-        sys.unraisablehook = lost
-        signal.set_wakeup_fd(before)
+        sys.unraisablehook = previous_hook
+        signal.set_wakeup_fd(previous_fd)
         writer.close()
         thread.join()
         reader.close()
 
 
 def _finish(project: Project, as_json: bool, headline: str, run_id: str | None) -> int:
-    report = project.made["evaluation_report"]
+    report = project.artifacts["evaluation_report"]
     passed = bool(report and report.facts["passed"])
     facts = {
         "task": project.task.name,
@@ -199,19 +199,19 @@ def _finish(project: Project, as_json: bool, headline: str, run_id: str | None) 
         "passed": passed,
         "decision": report.facts["decision"] if report else None,
         "verdict": report.facts["verdict"] if report else None,
-        "steps": {name: {"version": a.version, "folder": str(a.folder)} for name, a in project.made.items() if a},
+        "steps": {name: {"version": a.version, "folder": str(a.folder)} for name, a in project.artifacts.items() if a},
     }
     tell(as_json, facts, headline, "", *verdict_lines(project))
     return DONE if passed else REFUSED
 
 
 def _failed(result: Any, task: Task, as_json: bool) -> int:
-    """Blocking checks that said no (exit code 2), or steps that failed (exit code 1), each with its message."""
+    """Print the blocking checks that said no (exit code 2) and the steps that failed (exit code 1), with their messages."""
     refused, real = refusals_and_failures(result)
     problem(
         *(f"stopped by the check {check} of {asset}: {message}" for asset, check, message in refused),
         *(f"{_asset(step)} failed: {text}" for step, text in real),
-        f"run {result.run_id} of {task.name} did not finish; what was made is kept, and "
+        f"run {result.run_id} of {task.name} did not finish; finished steps are kept, and "
         f"`finetune run {task.name}` goes on from there",
     )
     facts = {
@@ -222,16 +222,16 @@ def _failed(result: Any, task: Task, as_json: bool) -> int:
     return ERROR if real or not refused else REFUSED
 
 
-def made_by(task: Task, job: str, step: str, *, quiet: bool) -> tuple[Artifact | None, list[str], list[str]]:
-    """The artifact of a step, made now by this job if it is not up to date; with the messages of blocking checks that
+def make_artifact(task: Task, job: str, step: str, *, quiet: bool) -> tuple[Artifact | None, list[str], list[str]]:
+    """Return a step's artifact, after running this job if it is not up to date; also the messages of blocking checks that
     stopped the job, and of failed steps."""
     project = Project(task)
-    if made := project.made[step]:
-        return made, [], []
+    if artifact := project.artifacts[step]:
+        return artifact, [], []
     with dg.DagsterInstance.get() as instance:
         refused, failed = refusals_and_failures(execute(task, job, instance, project, quiet=quiet))
     failures = [f"{_asset(step)} failed: {text}" for step, text in failed]
-    return Project(task).made[step], [message for _, _, message in refused], failures
+    return Project(task).artifacts[step], [message for _, _, message in refused], failures
 
 
 def _asset(step: str) -> str:
@@ -240,7 +240,7 @@ def _asset(step: str) -> str:
 
 
 def refusals_and_failures(result: Any) -> tuple[list[tuple[str, str, str]], list[tuple[str, str]]]:
-    """Blocking checks that said no (asset, check, message), and steps that failed for another reason (step, message)."""
+    """Return blocking checks that said no (asset, check, message), and steps that failed otherwise (step, message)."""
     refused = [
         (e.asset_key.path[-1], e.check_name, str(e.description))
         for e in result.get_asset_check_evaluations()
@@ -251,7 +251,7 @@ def refusals_and_failures(result: Any) -> tuple[list[tuple[str, str, str]], list
 
 
 def _cause(data: Any) -> str:
-    """The innermost message of a step failure, without the traceback."""
+    """Return the innermost message of a step failure, without the traceback."""
     failure = data.user_failure_data
     if failure is not None and failure.description:
         return str(failure.description)
@@ -263,7 +263,7 @@ def _cause(data: Any) -> str:
 
 
 def pool_wait(instance: dg.DagsterInstance, run_id: str) -> str | None:
-    """A sentence about the pool that `run_id` waits for and the runs that hold its slots; None if it does not wait."""
+    """Describe the pool that `run_id` waits for and the runs that hold its slots; None if it does not wait."""
     storage = instance.event_log_storage
     if not storage.supports_global_concurrency_limits:
         return None

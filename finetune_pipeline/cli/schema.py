@@ -23,15 +23,15 @@ def schema(evaluation: bool, as_json: bool) -> int:
         emit(spec_schema)
         return DONE
 
-    def section(of: dict[str, Any], indent: str = "") -> None:
-        for name, field in of["properties"].items():
+    def section(node: dict[str, Any], indent: str = "") -> None:
+        for name, field in node["properties"].items():
             if reference := field.get("$ref", "").rpartition("/")[2]:
                 say(f"{indent}{name}:")
                 section(spec_schema["$defs"][reference], indent + "  ")
                 continue
-            ways = [field] if "type" in field else field.get("anyOf", field.get("oneOf", []))
-            kinds = field.get("enum") or [str(o.get("type", o.get("$ref", "").rpartition("/")[2])) for o in ways]
-            required = name in of.get("required", [])
+            types = [field] if "type" in field else field.get("anyOf", field.get("oneOf", []))
+            kinds = field.get("enum") or [str(o.get("type", o.get("$ref", "").rpartition("/")[2])) for o in types]
+            required = name in node.get("required", [])
             default = "required" if required else f"default {field['default']!r}" if "default" in field else ""
             say(f"{indent}{name}: {' | '.join(kinds)}  ({default}) {field.get('description', '')}".rstrip())
 

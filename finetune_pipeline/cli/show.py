@@ -17,8 +17,8 @@ from finetune_pipeline.spec import check_task, find_tasks
 @click.argument("task", required=False)
 @as_json
 def show(task: str | None, as_json: bool) -> int:
-    """Print the resolved spec of TASK, and the version and state of every step. Without TASK: every task, and what is wrong
-    with those that are broken."""
+    """Print the resolved spec of TASK, and the version and state of every step. Without TASK: every task, and the errors of
+    broken ones."""
     if task is None:
         return _tasks(as_json)
     loaded = get_task(task)
@@ -29,7 +29,7 @@ def show(task: str | None, as_json: bool) -> int:
             "made": artifact is not None,
             "folder": str(artifact.folder) if artifact else None,
         }
-        for name, artifact in project.made.items()
+        for name, artifact in project.artifacts.items()
     }
     spec = loaded.spec.model_dump(mode="json")
     template = template_origin(loaded.spec.chat_template, loaded.folder)
@@ -48,13 +48,13 @@ def show(task: str | None, as_json: bool) -> int:
 def _tasks(as_json: bool) -> int:
     root = read_settings().data_root
     if root.is_dir():
-        os.listdir(root)  # which says so if it may not be read, and a glob does not
+        os.listdir(root)  # raises an error if it may not be read, unlike a glob
     tasks = {name: errors(check_task(folder)[1]) for name, folder in find_tasks(root).items()}
     lines = [] if tasks else [f"there is no task in {root}; {NO_TASK}"]
-    for name, wrong in tasks.items():
-        lines += [f"{'BROKEN' if wrong else 'ok':6}  {name}", *(f"        {finding}" for finding in wrong[:3])]
-        if len(wrong) > 3:
-            lines.append(f"        … and {len(wrong) - 3} more: finetune check {name}")
-    facts = {name: {"broken": bool(wrong), "problems": as_rows(wrong)} for name, wrong in tasks.items()}
+    for name, faults in tasks.items():
+        lines += [f"{'BROKEN' if faults else 'ok':6}  {name}", *(f"        {finding}" for finding in faults[:3])]
+        if len(faults) > 3:
+            lines.append(f"        … and {len(faults) - 3} more: finetune check {name}")
+    facts = {name: {"broken": bool(faults), "problems": as_rows(faults)} for name, faults in tasks.items()}
     tell(as_json, {"tasks": facts}, *lines)
     return DONE

@@ -1,7 +1,7 @@
 """Estimates the time left of a run from earlier step times, scaled by the amount of work and the speed of this run.
 
-Every step that is made adds its seconds to step_seconds.json in the home; where a step was never made there, the file beside
-this one counts, written by `finetune run order_intake` and `finetune ladder order_intake` on two cores.
+Every finished step adds its seconds to step_seconds.json in the home. For steps that never ran there, the file beside this one
+is used, which `finetune run order_intake` and `finetune ladder order_intake` wrote on two cores.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from finetune_pipeline.spec.model import TaskSpec
 FILE = "step_seconds.json"
 SHIPPED = Path(__file__).with_name(FILE)
 _ROW_BYTES = 600
-"""Assumed size of a raw row before anything was read."""
+"""Assumed size of a raw row before the files are read."""
 _WRITTEN = 4
 """Cost of an answer token, in prompt tokens."""
 _LEAST_SHARE = 0.1
@@ -28,43 +28,43 @@ _LEAST_SHARE = 0.1
 _DAMPING_S = 30.0
 """Damping: a run counts as fast as earlier ones until its steps have taken about this long."""
 
-Took = Mapping[str, Mapping[str, tuple[float, float]]]
-"""By step and task: seconds and the work they were for; the newest task last."""
+StepTimes = Mapping[str, Mapping[str, tuple[float, float]]]
+"""By step and task: (seconds, amount of work); the newest task last."""
 
 
 def work_of_steps(spec: TaskSpec, raw_bytes: int, rows: Mapping[str, int] | None) -> dict[str, float]:
-    """The amount of work of each step, in its own unit. Steps not listed take about the same time for any task.
+    """Return the amount of work of each step, in its own unit. Steps not listed take about the same time for any task.
 
     Args:
-        rows: Rows per split; None before there are splits.
+        rows: Rows per split; None if there are no splits yet.
     """
     if rows is None:
-        whole = raw_bytes / _ROW_BYTES
-        test, validation = whole * spec.split.test, whole * spec.split.validation
-        rows = {"train": round(whole - test - validation), "validation": round(validation), "test": round(test)}
-    text = raw_bytes / max(1, sum(rows.values())) / 4
-    asked = text + _WRITTEN * spec.answer_length
-    size = parameters_by_name(spec.base_model) or 1e9
+        total_rows = raw_bytes / _ROW_BYTES
+        test, validation = total_rows * spec.split.test, total_rows * spec.split.validation
+        rows = {"train": round(total_rows - test - validation), "validation": round(validation), "test": round(test)}
+    text_tokens = raw_bytes / max(1, sum(rows.values())) / 4
+    call_cost = text_tokens + _WRITTEN * spec.answer_length
+    parameters = parameters_by_name(spec.base_model) or 1e9
     prompts = len(spec.baseline.shots) * (1 + len(spec.baseline.prompts)) + bool(spec.baseline.retrieved)
     epochs = sum(p["epochs"] for p in METHODS[spec.training.method].phases(spec.training.model_dump()))
-    trained = size * text * rows["train"] * epochs * (1 + len(BLOCKING) if spec.training.augment else 1)
-    read = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits", "data_quality")
+    training = parameters * text_tokens * rows["train"] * epochs * (1 + len(BLOCKING) if spec.training.augment else 1)
+    data_steps = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits", "data_quality")
     return {
-        **dict.fromkeys(read, float(raw_bytes)),
-        **dict.fromkeys(("base_model", "base_ability", "general_ability", "merged_model"), size),
-        "few_shot_baseline": size * asked * prompts * min(spec.baseline.rows, rows["validation"]),
-        "prompt_search": size * asked * spec.ladder.calls,
-        "pilot": trained * sum(spec.ladder.pilot),
-        "adapter": trained,
-        "test_predictions": size * asked * rows["test"],
+        **dict.fromkeys(data_steps, float(raw_bytes)),
+        **dict.fromkeys(("base_model", "base_ability", "general_ability", "merged_model"), parameters),
+        "few_shot_baseline": parameters * call_cost * prompts * min(spec.baseline.rows, rows["validation"]),
+        "prompt_search": parameters * call_cost * spec.ladder.calls,
+        "pilot": training * sum(spec.ladder.pilot),
+        "adapter": training,
+        "test_predictions": parameters * call_cost * rows["test"],
     }
 
 
-def read_took(path: Path) -> dict[str, dict[str, tuple[float, float]]]:
-    """Earlier step times with their amount of work; an unreadable file counts as empty."""
+def read_step_times(path: Path) -> dict[str, dict[str, tuple[float, float]]]:
+    """Read earlier step times with their amount of work; an unreadable file counts as empty."""
     with contextlib.suppress(OSError, ValueError):
-        took = read_json(path, dict[str, dict[str, tuple[float, float]]])
-        return {step: {task: (s, w) for task, (s, w) in of.items() if w > 0} for step, of in took.items()}
+        stored = read_json(path, dict[str, dict[str, tuple[float, float]]])
+        return {step: {task: (s, w) for task, (s, w) in by_task.items() if w > 0} for step, by_task in stored.items()}
     return {}
 
 
@@ -72,7 +72,7 @@ def read_took(path: Path) -> dict[str, dict[str, tuple[float, float]]]:
 class _Running:
     step: str
     began: float
-    left: float | None = None
+    seconds_left: float | None = None
     reported: float = 0.0
     waited: bool = False
 
@@ -82,28 +82,28 @@ class TimeLeft:
 
     Args:
         steps: The steps that the run makes.
-        work: Of :func:`work_of_steps`.
+        work: The result of :func:`work_of_steps`.
         one_phase: Whether the training has one phase, so that the time left it reports is complete.
     """
 
     def __init__(self, task: str, steps: list[str], work: Mapping[str, float], home: Path, one_phase: bool) -> None:
         self.task, self.work, self.one_phase, self._path = task, work, one_phase, home / FILE
         self._pending = list(steps)
-        own, shipped = read_took(self._path), read_took(SHIPPED)
-        self._before = {step: self._seconds(step, own.get(step) or shipped.get(step, {})) for step in steps}
+        local, shipped = read_step_times(self._path), read_step_times(SHIPPED)
+        self._earlier = {step: self._seconds(step, local.get(step) or shipped.get(step, {})) for step in steps}
         self.source = (
             f"earlier runs of {task} here"
-            if all(task in own.get(step, {}) for step in steps)
+            if all(task in local.get(step, {}) for step in steps)
             else "earlier runs, of other tasks or on other machines"
         )
         self._running: _Running | None = None
         self._took, self._expected = _DAMPING_S, _DAMPING_S
 
-    def _seconds(self, step: str, took: Mapping[str, tuple[float, float]]) -> float:
-        if not took:
+    def _seconds(self, step: str, step_times: Mapping[str, tuple[float, float]]) -> float:
+        if not step_times:
             return 0.0
-        seconds, work = took[self.task] if self.task in took else list(took.values())[-1]
-        return seconds * max(_LEAST_SHARE, self.work.get(step, 1.0) / work)
+        seconds, earlier_work = step_times[self.task] if self.task in step_times else list(step_times.values())[-1]
+        return seconds * max(_LEAST_SHARE, self.work.get(step, 1.0) / earlier_work)
 
     def note(
         self,
@@ -115,7 +115,7 @@ class TimeLeft:
         seconds_left: float | None = None,
         **_: Any,
     ) -> None:
-        """Take in a line of progress (:func:`finetune_pipeline.progress.tell`). The time of a step is kept for later runs."""
+        """Read a progress line (:func:`finetune_pipeline.progress.tell`). The times of finished steps are kept for later runs."""
         running = self._running if self._running and self._running.step == stage else None
         if message == "begins":
             self._running = _Running(stage, time)
@@ -127,37 +127,37 @@ class TimeLeft:
         elif waiting:
             self.wait()
         elif running and seconds_left is not None:
-            running.left, running.reported = seconds_left, time
+            running.seconds_left, running.reported = seconds_left, time
 
     def wait(self) -> None:
-        """The running step waits for something, so its time does not count."""
+        """Note that the running step waits for something, so that its time does not count."""
         if self._running:
             self._running.waited = True
 
     def _learn(self, step: str, seconds: float) -> None:
-        if before := self._before.get(step, 0.0):
+        if before := self._earlier.get(step, 0.0):
             self._took, self._expected = self._took + seconds, self._expected + before
-        kept = read_took(self._path)
-        kept[step] = {t: v for t, v in kept.get(step, {}).items() if t != self.task}
-        kept[step][self.task] = (round(seconds, 2), self.work.get(step, 1.0))
-        with contextlib.suppress(OSError):  # a full disk: what the run cannot do without will say so
-            write_json(self._path, kept)
+        step_times = read_step_times(self._path)
+        step_times[step] = {t: v for t, v in step_times.get(step, {}).items() if t != self.task}
+        step_times[step][self.task] = (round(seconds, 2), self.work.get(step, 1.0))
+        with contextlib.suppress(OSError):  # a full disk: the steps that need it will report it
+            write_json(self._path, step_times)
 
     def left(self, now: float) -> float:
-        """Estimated seconds left of the run."""
-        running, took, expected = self._running, self._took, self._expected
-        rest = sum(self._before[step] for step in self._pending if not running or step != running.step)
+        """Estimate the seconds left of the run."""
+        running, measured, expected = self._running, self._took, self._expected
+        pending_seconds = sum(self._earlier[step] for step in self._pending if not running or step != running.step)
         if running is None:
-            return rest * took / expected
-        begun = now - running.began
-        reported = None if running.left is None else max(0.0, running.left - (now - running.reported))
-        before = self._before.get(running.step, 0.0)
+            return pending_seconds * measured / expected
+        elapsed = now - running.began
+        reported = None if running.seconds_left is None else max(0.0, running.seconds_left - (now - running.reported))
+        before = self._earlier.get(running.step, 0.0)
         if reported is not None and self.one_phase:
-            speed = (took + begun + reported) / (expected + before)
-            return reported + rest * speed
-        speed = took / expected
-        own = max(before * speed - begun, 0.1 * begun, reported or 0.0)
-        return own + rest * speed
+            speed = (measured + elapsed + reported) / (expected + before)
+            return reported + pending_seconds * speed
+        speed = measured / expected
+        step_seconds = max(before * speed - elapsed, 0.1 * elapsed, reported or 0.0)
+        return step_seconds + pending_seconds * speed
 
     def words(self, now: float) -> str:
         """``about 12 min left for the whole run``."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finetune_pipeline.cli.init import draft_facts, draft_lines, drafted, reading_options, say_reading, write_task
+from finetune_pipeline.cli.init import draft_facts, draft_lines, draft_task, reading_options, say_reading, write_task
 from finetune_pipeline.cli.output import as_json, emit, say
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.settings import read_settings
@@ -26,9 +26,9 @@ NAME = "trial"
 @reading_options
 @as_json
 def try_(files: Sequence[Path], as_json: bool, **options: str | None) -> int:
-    """Say in a minute what FILES are worth: their faults, copies, a linear model's score, and what fine-tuning would need.
+    """Check FILES in a minute: their faults and duplicates, a linear model's score, and what fine-tuning would need.
 
-    Works in a temporary folder and leaves nothing behind; no model is loaded. `finetune init` makes a task of the files.
+    Works in a temporary folder and leaves nothing behind; no model is loaded. `finetune init` makes a task from the files.
 
     Exit code 2: the pipeline would stop at these data.
     """
@@ -36,28 +36,28 @@ def try_(files: Sequence[Path], as_json: bool, **options: str | None) -> int:
         say_reading(files)
     from finetune_pipeline.data.draft.files import given_files
 
-    made, given, findings = drafted(given_files(files), options, asking=False)
+    draft, sources, findings = draft_task(given_files(files), options, asking=False)
     if not as_json:
-        say(*draft_lines(made), "")
+        say(*draft_lines(draft), "")
     from finetune_pipeline.cli.check import check_task, facts_of, show_check
     from finetune_pipeline.data.dedup.cleaning import Copies, copies_in
     from finetune_pipeline.planning.needs import training_needs
 
     with tempfile.TemporaryDirectory(prefix="finetune-try-") as place:
         folder, store = Path(place) / NAME, ArtifactStore(Path(place) / "artifacts")
-        write_task(made, given, folder, store)
+        write_task(draft, sources, folder, store)
         checked = check_task(folder, store, Path(place) / "checks")
         copies: Copies | None = None
         needs: Needs | None = None
         if checked.task:
-            copies = copies_in(checked.made["clean_examples"].folder)
+            copies = copies_in(checked.artifacts["clean_examples"].folder)
             needs = training_needs(checked.task.spec, checked.rows(), read_settings().home)
         if as_json:
-            shown = {"copies": asdict(copies) if copies else None, "needs": asdict(needs) if needs else None}
-            emit({**facts_of(checked, kept=False), "draft": draft_facts(made, findings), **shown})
+            extra_facts = {"copies": asdict(copies) if copies else None, "needs": asdict(needs) if needs else None}
+            emit({**facts_of(checked, is_kept=False), "draft": draft_facts(draft, findings), **extra_facts})
             return checked.code
-        show_check(checked, brief=True, kept=False)
+        show_check(checked, brief=True, is_kept=False)
         say("", *(copies.lines() if copies else []), *(needs.lines() if needs else []))
-    some = shlex.join(map(str, files[:3])) + (" …" if len(files) > 3 else "")
-    say(f"nothing was kept; `finetune init {some}` makes a task")
+    file_names = shlex.join(map(str, files[:3])) + (" …" if len(files) > 3 else "")
+    say(f"nothing was kept; `finetune init {file_names}` makes a task")
     return checked.code

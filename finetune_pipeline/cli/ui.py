@@ -29,20 +29,20 @@ def ui(dagster_port: int, mlflow_port: int, seconds: int) -> int:
     apply_environment()
     python = [sys.executable, "-m"]
     workspace = ["-w", str(WORKSPACE)]
-    guarded = "finetune_pipeline.orchestration.web_server"
-    dagster = [*python, guarded, "dev", "-h", HOST, "-p", str(dagster_port), *workspace]
+    web_server = "finetune_pipeline.orchestration.web_server"
+    dagster = [*python, web_server, "dev", "-h", HOST, "-p", str(dagster_port), *workspace]
     servers = {"dagster": (dagster_port, settings.project, dagster)}
     if not tracking.uri().startswith("http"):
         store = ["--backend-store-uri", tracking.uri(), "--default-artifact-root", str(tracking.place() / "artifacts")]
         mlflow = ["mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1"]
-        # MLflow's uvicorn imports what lies in its working folder
+        # MLflow's uvicorn imports modules from its working folder
         servers["mlflow"] = (mlflow_port, tracking.place(), [*python, *mlflow, *store])
-    busy = [words for name, (port, *_) in servers.items() if (words := port_problem(port, f"--{name}-port"))]
-    if busy:
-        raise click.ClickException("\n".join(busy))
+    port_problems = [words for name, (port, *_) in servers.items() if (words := port_problem(port, f"--{name}-port"))]
+    if port_problems:
+        raise click.ClickException("\n".join(port_problems))
     tracking.prepare()
-    for number in _STOPPING:  # a shell's background jobs ignore SIGINT
-        signal.signal(number, signal.default_int_handler)
+    for signal_number in _STOPPING:  # a shell's background jobs ignore SIGINT
+        signal.signal(signal_number, signal.default_int_handler)
     processes: dict[str, subprocess.Popen[bytes]] = {}
     end = time.monotonic() + seconds if seconds else None
     code = DONE
@@ -63,17 +63,17 @@ def ui(dagster_port: int, mlflow_port: int, seconds: int) -> int:
         with contextlib.suppress(OSError):  # the terminal may be gone
             say("stopping")
     finally:
-        for number in _STOPPING:  # a second one would leave servers behind
-            signal.signal(number, signal.SIG_IGN)
+        for signal_number in _STOPPING:  # a second one would leave servers running
+            signal.signal(signal_number, signal.SIG_IGN)
         for process in processes.values():
             _signal_group(process, signal.SIGTERM)
         for process in processes.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=20)
-            _signal_group(process, signal.SIGKILL)  # what it left behind, too
+            _signal_group(process, signal.SIGKILL)  # its children, too
     return code
 
 
-def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+def _signal_group(process: subprocess.Popen[bytes], signal_number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
+        os.killpg(process.pid, signal_number)

@@ -38,8 +38,8 @@ def verify(
     source = find_source(loaded, store, alias, "compared with another server")
     try:
         address = url if urlsplit(url).path.strip("/") else f"{url.rstrip('/')}/v1"
-        name = name or _name_there(Endpoint(address, loaded.name, key_variable), loaded, source)
-        # `finetune serve` would take the validation rows for production's
+        name = name or _default_name(Endpoint(address, loaded.name, key_variable), loaded, source)
+        # `finetune serve` would log the validation rows as production rows
         unlogged = {"store": False} if name.split(":")[0] == loaded.name else {}
         endpoint = Endpoint(address, name, key_variable, body=unlogged)
         same = source.merged.facts["parity"]["same_greedy_share"]
@@ -65,7 +65,7 @@ def verify(
     return DONE if result.passed else REFUSED
 
 
-def _name_there(endpoint: Endpoint, task: Task, source: Source) -> str:
+def _default_name(endpoint: Endpoint, task: Task, source: Source) -> str:
     """The default model name. Raises ValueError listing the served models."""
     listed = models_of(endpoint)
     for name in (f"{task.name}:{source.model_version}", task.name, *(listed if len(listed) == 1 else [])):

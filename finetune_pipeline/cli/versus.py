@@ -6,7 +6,7 @@ from dataclasses import asdict
 import click
 
 from finetune_pipeline.cli.output import DONE, apply_environment, as_json, get_task, tell
-from finetune_pipeline.cli.run import made_by
+from finetune_pipeline.cli.run import make_artifact
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.planning.prices import load_prices
 from finetune_pipeline.report.stored import read_evaluation
@@ -30,15 +30,15 @@ def versus(task: str, calls_per_month: int | None, as_json: bool) -> int:
         raise click.ClickException(
             f"{loaded.name} names no API model\nfix: set baseline.endpoint {{url, model, key_variable}}; see docs/planning.md"
         )
-    report, stopped, failed = made_by(loaded, "all", "evaluation_report", quiet=as_json)
+    report, stopped, failed = make_artifact(loaded, "all", "evaluation_report", quiet=as_json)
     if report is None:
         raise click.ClickException("\n".join([*stopped, *failed]))
     evaluation = read_evaluation(Store().artifacts().check(report))[0]
     prices = load_prices(home=settings.home, task_folder=loaded.folder)
     calls = calls_per_month or loaded.spec.advise.calls_per_month
-    compared = put_side_by_side(loaded.spec, evaluation, prices, calls, datetime.datetime.now(datetime.UTC).date())
-    if isinstance(compared, str):
-        raise click.ClickException(compared)
+    comparison = put_side_by_side(loaded.spec, evaluation, prices, calls, datetime.datetime.now(datetime.UTC).date())
+    if isinstance(comparison, str):
+        raise click.ClickException(comparison)
     page = str(report.path("report.html"))
-    tell(as_json, {**asdict(compared), "report": page}, *versus_lines(compared), f"page: {page}")
+    tell(as_json, {**asdict(comparison), "report": page}, *versus_lines(comparison), f"page: {page}")
     return DONE

@@ -27,8 +27,8 @@ def describe(row: dict[str, Any]) -> str:
         parts.append(f"{row['step']} of {row['of']}")
     losses = {"loss": row.get("loss"), "eval loss": row.get("eval_loss")}
     parts += [f"{name} {loss:.3f}" for name, loss in losses.items() if loss is not None]
-    if left := int(row.get("seconds_left") or 0):
-        parts.append(f"{left // 60}:{left % 60:02d} left of this step")
+    if seconds_left := int(row.get("seconds_left") or 0):
+        parts.append(f"{seconds_left // 60}:{seconds_left % 60:02d} left of this step")
     message = row.get("message") or ""
     return ", ".join([message, *parts] if message else parts)
 
@@ -50,13 +50,13 @@ class Watcher:
     ) -> None:
         self.path, self.total, self.say, self.waits_for, self.left = path, total, say, waits_for, left
         self._reminders: Reminders | None = None
-        self._asked = time.monotonic()
+        self._last_question = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
-        self._begun: dict[str, float] = {}
+        self._started: dict[str, float] = {}
         self._running: str | None = None
         self._problem = ""
-        self._last = self._spoke = self._left_told = time.monotonic()
+        self._last_progress = self._last_line = self._last_estimate = time.monotonic()
 
     def __enter__(self) -> None:
         self._thread.start()
@@ -67,7 +67,7 @@ class Watcher:
 
     def _follow(self) -> None:
         position, stopping = 0, False
-        with contextlib.suppress(OSError):  # nobody reads on, or a full disk: that ends the lines, not the run
+        with contextlib.suppress(OSError):  # a closed pipe or a full disk ends the lines, not the run
             while True:
                 if self.path.exists():
                     with self.path.open("rb") as handle:
@@ -75,32 +75,32 @@ class Watcher:
                         for line in takewhile(lambda line: line.endswith(b"\n"), handle):
                             position += len(line)
                             self._show(json.loads(line))
-                            self._reminders, self._asked = None, time.monotonic()
+                            self._reminders, self._last_question = None, time.monotonic()
                 if stopping:
                     return
-                self._tell_wait()
+                self._report_wait()
                 stopping = self._stop.wait(0.3)
 
-    def _tell_wait(self) -> None:
+    def _report_wait(self) -> None:
         """Print what the run is waiting for, at growing intervals."""
-        if time.monotonic() - self._asked < QUIET_SECONDS:
+        if time.monotonic() - self._last_question < QUIET_SECONDS:
             return
-        self._asked, words = time.monotonic(), None
+        self._last_question, words = time.monotonic(), None
         try:
             words = self.waits_for()
-        except Exception as error:  # noqa: BLE001 - a failed question must not end the lines of progress
-            problem = f"        what the run waits for is not known ({type(error).__name__}: {error})"
+        except Exception as error:  # noqa: BLE001 - a failed query must not end the progress lines
+            problem = f"        what the run waits for is unknown ({type(error).__name__}: {error})"
             if problem != self._problem:
                 self._problem = problem
                 self.say(problem)
         if words is None:
             self._reminders = None
-            if time.monotonic() - self._spoke >= SILENT_SECONDS:
-                self._spoke = time.monotonic()
-                words = "between two steps" if self._begun else "getting ready"
+            if time.monotonic() - self._last_line >= SILENT_SECONDS:
+                self._last_line = time.monotonic()
+                words = "between two steps" if self._started else "getting ready"
                 if self._running:
-                    words = f"{self._running}: working, {time.time() - self._begun[self._running]:.0f} s"
-                self.say(f"        {words}{self._whole(time.time())}")
+                    words = f"{self._running}: working, {time.time() - self._started[self._running]:.0f} s"
+                self.say(f"        {words}{self._estimate(time.time())}")
             return
         if self.left:
             self.left.wait()
@@ -108,31 +108,32 @@ class Watcher:
         if self._reminders.due():
             self.say(f"        {words}")
 
-    def _whole(self, now: float) -> str:
+    def _estimate(self, now: float) -> str:
         """The time left for the whole run, unless just printed."""
-        if self.left is None or time.monotonic() - self._left_told < LEFT_SECONDS:
+        if self.left is None or time.monotonic() - self._last_estimate < LEFT_SECONDS:
             return ""
-        self._left_told = time.monotonic()
+        self._last_estimate = time.monotonic()
         return f"; {self.left.words(now)}"
 
     def _show(self, row: dict[str, Any]) -> None:
         stage, message, now = row["stage"], row.get("message", ""), time.monotonic()
         if self.left:
             self.left.note(**row)
-        if message in ("begins", "unchanged") and stage not in self._begun:
-            self._begun[stage] = row["time"]
+        if message in ("begins", "unchanged") and stage not in self._started:
+            self._started[stage] = row["time"]
             self._running = stage if message == "begins" else None
-            place = f"[{len(self._begun):>2}/{self.total}]"
-            self.say(f"{place} {stage}" + (" (made already)" if message == "unchanged" else self._whole(row["time"])))
-            self._last = self._spoke = now
+            place = f"[{len(self._started):>2}/{self.total}]"
+            suffix = " (made already)" if message == "unchanged" else self._estimate(row["time"])
+            self.say(f"{place} {stage}{suffix}")
+            self._last_progress = self._last_line = now
         elif message == "done":
             self._running = None
-            took = row["time"] - self._begun.get(stage, row["time"])
+            took = row["time"] - self._started.get(stage, row["time"])
             if row.get("sentence") or took >= 2:
                 self.say(f"        {row.get('sentence') or 'done'} ({took:.0f} s)")
-                self._spoke = now
+                self._last_line = now
         elif message not in ("begins", "unchanged") and (
-            now - self._last >= QUIET_SECONDS or row.get("eval_loss") is not None or row.get("step") is None
+            now - self._last_progress >= QUIET_SECONDS or row.get("eval_loss") is not None or row.get("step") is None
         ):
-            self.say(f"        {describe(row)}{self._whole(row['time'])}")
-            self._last = self._spoke = now
+            self.say(f"        {describe(row)}{self._estimate(row['time'])}")
+            self._last_progress = self._last_line = now

@@ -53,7 +53,7 @@ class Check:
             return CheckResult(False, f"could not be judged: {type(error).__name__}: {error}")
 
     def holds_back(self, artifact: Artifact, spec: TaskSpec) -> CheckResult | None:
-        """The result if it blocks the steps downstream, else None."""
+        """Return the result if it blocks the steps downstream, else None."""
         if self.live or not self.blocks(spec):
             return None
         answer = self.ask(artifact, spec)
@@ -70,7 +70,7 @@ def check(
 ) -> Callable[[Callable[[Artifact, TaskSpec], CheckResult]], Check]:
     """Decorator that turns a function into a check of the same name."""
 
-    def of(judge: Callable[[Artifact, TaskSpec], CheckResult]) -> Check:
+    def decorate(judge: Callable[[Artifact, TaskSpec], CheckResult]) -> Check:
         return Check(name or judge.__name__, description, judge, blocking, advisory, live)
 
-    return of
+    return decorate

@@ -1,4 +1,4 @@
-"""Files that outlive kills: JSON of a known form, durable writes by one rename, digests, and locks between processes."""
+"""Reads and writes files safely: typed JSON, durable writes by one rename, digests, and locks between processes."""
 
 import contextlib
 import fcntl
@@ -17,24 +17,24 @@ from finetune_pipeline.faults import READ_ONLY, OutsideError
 
 
 def digest_json(value: Any) -> str:
-    """Hex SHA-256 of a value's canonical JSON (sorted keys, no whitespace)."""
+    """Return the hex SHA-256 of a value's canonical JSON (sorted keys, no whitespace)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def digest_file(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes, read in blocks."""
+    """Return the hex SHA-256 of a file's bytes, read in blocks."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 class SeenFiles:
-    """Digests of large files that people keep, remembered by what the file system says of them.
+    """A cache of the digests of large files, keyed by their path and file status.
 
-    A file of a MiB or more is not read again while its path, size, inode and times of change are those it had when it
-    was digested. What changes a file's bytes changes its ctime, which no program can set; a digest is remembered only
-    if the ctime was two seconds old by then, so that a later change within the clock's grain shows (git treats its
-    index in the same way). `path`: the file that remembers; None: nothing is remembered.
+    A file of a MiB or more is not read again while its path, size, inode, mtime and ctime are unchanged. Any change of the
+    bytes changes the ctime, which programs cannot set. A digest is cached only if the ctime was at least two seconds old, so
+    that a later change within the clock's resolution is noticed (git treats its index in the same way). path: the cache's
+    file; None: nothing is cached.
     """
 
     _LEAST_BYTES = 1 << 20
@@ -48,21 +48,21 @@ class SeenFiles:
                 self._known = read_json(path, dict[str, list[int | str]])
 
     def digest(self, path: Path) -> str:
-        """Hex SHA-256 of a file."""
+        """Return the hex SHA-256 of a file."""
         before = self._marks(path)
         name = str(path.absolute())
-        known = self._known.get(name)
-        if known is not None and known[:-1] == before:
-            return str(known[-1])
+        remembered = self._known.get(name)
+        if remembered is not None and remembered[:-1] == before:
+            return str(remembered[-1])
         now = time.time_ns()
         digest = digest_file(path)
-        quiet = 0 <= before[3] < now - self._GRAIN and before[2] < now - self._GRAIN
-        if self._path is not None and before[0] >= self._LEAST_BYTES and quiet and self._marks(path) == before:
+        unchanged = 0 <= before[3] < now - self._GRAIN and before[2] < now - self._GRAIN
+        if self._path is not None and before[0] >= self._LEAST_BYTES and unchanged and self._marks(path) == before:
             self._known[name] = [*before, digest]
             try:
                 write_json(self._path, self._known)
             except OSError as error:
-                if error.errno not in READ_ONLY:  # else it is read again next time
+                if error.errno not in READ_ONLY:  # a read-only home: the next call reads the file again
                     raise
         return digest
 
@@ -75,8 +75,8 @@ class SeenFiles:
 def write_json(path: Path, value: Any, durable: bool = True) -> None:
     """Write JSON so that readers see the old file or the new one, never a part; durable when it returns.
 
-    durable False: for files of a folder that is yet to be published. Bringing each to the disk by itself would wait for
-    whatever else was written lately, tens of times in a stage; should the machine fail, the folder is made anew anyway.
+    durable False: for files of a folder that is not published yet. Syncing each of them would wait for all other recent
+    writes, tens of times in a stage, and after a power failure the folder is made again anyway.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", durable)
@@ -87,7 +87,7 @@ def replace_text(path: Path, text: str, durable: bool = True) -> None:
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
     except OSError as error:
-        error.filename = str(path.parent)  # rather than a name that nobody gave
+        error.filename = str(path.parent)  # not the temporary name, which users do not know
         raise
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as out:
@@ -102,11 +102,11 @@ def replace_text(path: Path, text: str, durable: bool = True) -> None:
 
 
 class DamagedFile(OutsideError, ValueError):
-    """A file is not what was written."""
+    """Raised if a file's content is not what was written."""
 
 
 def read_json(path: Path, form: Any = Any) -> Any:
-    """The value in a JSON file (UTF-8). form: the type it must have, as msgspec reads it. Raises DamagedFile."""
+    """Return the value in a JSON file (UTF-8). form: the type it must have, as msgspec reads it. Raises DamagedFile."""
     try:
         value = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -116,7 +116,7 @@ def read_json(path: Path, form: Any = Any) -> Any:
 
 
 def check_form(value: Any, form: Any, place: object) -> None:
-    """Raise DamagedFile, naming the place, if a value read from JSON has another type than `form`."""
+    """Raise DamagedFile, which names the place, if a value read from JSON does not have the type `form`."""
     try:
         msgspec.convert(value, form)
     except msgspec.ValidationError as error:
@@ -125,9 +125,9 @@ def check_form(value: Any, form: Any, place: object) -> None:
 
 @contextlib.contextmanager
 def hold(path: Path) -> Iterator[None]:
-    """Hold a lock of all processes on this machine; waits. Freed by the kernel if the holder dies.
+    """Wait for a lock shared by all processes on this machine, and hold it. The kernel frees it if the holder dies.
 
-    A lock that exists and may only be read is held, too, so that a home that may only be read can be.
+    An existing lock file that is read-only can be held too, so that a read-only home can be used.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,7 +143,7 @@ def hold(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def hold_if_free(path: Path) -> Iterator[bool]:
-    """As :func:`hold`, but without waiting: yields False if another holds it."""
+    """Hold the lock like :func:`hold`, but without waiting: yields False if another process holds it."""
     with path.open("a") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

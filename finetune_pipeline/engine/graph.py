@@ -14,8 +14,7 @@ from finetune_pipeline.spec.model import Task
 
 
 class MissingInput(RuntimeError):
-    """A step was requested before the steps it needs, while one of these has unanswered rows, or while a blocking
-    check of one of them fails."""
+    """Raised if a step that this one needs has not been made, has unanswered rows, or fails a blocking check."""
 
 
 class Graph:
@@ -26,11 +25,11 @@ class Graph:
         for step in steps:
             unknown = [name for name in (*step.inputs, *step.follows) if name not in self.steps]
             if unknown or step.name in self.steps:
-                raise ValueError(f"step {step.name}: needs {unknown} that do not come before it, or is there twice")
+                raise ValueError(f"step {step.name}: needs {unknown}, which do not come before it, or is defined twice")
             self.steps[step.name] = step
 
     def versions(self, task: Task, run_inputs: RunInputs, store: ArtifactStore) -> dict[str, str]:
-        """The version of every step for this task and these inputs. Runs nothing."""
+        """Return the version of every step for this task and these inputs. Runs nothing."""
         versions: dict[str, str] = {}
         for step in self.steps.values():
             if step.view_of:
@@ -43,14 +42,14 @@ class Graph:
         return versions
 
     def artifacts(self, task: Task, run_inputs: RunInputs, store: ArtifactStore) -> dict[str, Artifact | None]:
-        """The artifact of every step, or None if not made yet."""
+        """Return the artifact of every step, or None if not made yet."""
         return {
             name: self._at(name, task, version, store)
             for name, version in self.versions(task, run_inputs, store).items()
         }
 
     def find(self, name: str, task: Task, run_inputs: RunInputs, store: ArtifactStore) -> Artifact | None:
-        """One step's artifact, or None if not made yet."""
+        """Return one step's artifact, or None if not made yet."""
         return self._at(name, task, self.versions(task, run_inputs, store)[name], store)
 
     def _at(self, name: str, task: Task, version: str, store: ArtifactStore) -> Artifact | None:
@@ -65,24 +64,24 @@ class Graph:
         store: ArtifactStore,
         launch: Tool = no_tool,
         release: Tool = no_tool,
-        stands: Callable[[Artifact], bool] = lambda artifact: True,
+        is_valid: Callable[[Artifact], bool] = lambda artifact: True,
         follow: Callable[[Path], None] = lambda folder: None,
     ) -> Artifact:
-        """Make one step, or return its artifact if it exists. stands: whether its effects outside the store still exist.
+        """Make one step, or return its artifact if it exists. is_valid: whether its effects outside the store still exist.
 
         Raises:
-            ChangedArtifact: An artifact that the step reads is not what was written.
-            MissingInput: Steps have to come first, or again, or a blocking check of one that this step comes after fails.
+            ChangedArtifact: An artifact that the step reads has changed since it was made.
+            MissingInput: An input is missing or incomplete, or fails a blocking check.
         """
         step = self.steps[name]
         if step.make is None:
-            return self.run(step.inputs[0], task, run_inputs, store, launch, release, stands, follow)
+            return self.run(step.inputs[0], task, run_inputs, store, launch, release, is_valid, follow)
         make = step.make
         versions = self.versions(task, run_inputs, store)
         inputs = self._inputs(step, task, versions, store)
 
         def fill(builder: Builder) -> None:
-            self._refuse_held_back(step, task, dict(inputs.items()))
+            self._require_passed_checks(step, task, dict(inputs.items()))
             builder.facts.update(make(StepContext(task, run_inputs, inputs, builder, store, launch, release, follow)))
             builder.opened = sorted(inputs.opened)
 
@@ -93,49 +92,48 @@ class Graph:
             inputs={need: versions[need] for need in step.needs},
             settings=step.settings(task.spec, run_inputs),
             make=fill,
-            stands=lambda artifact: step.whole(artifact) and stands(artifact),
+            is_valid=lambda artifact: step.is_complete(artifact) and is_valid(artifact),
         )
 
     def run_to(self, name: str, task: Task, run_inputs: RunInputs, store: ArtifactStore) -> dict[str, Artifact]:
         """Make a step that needs no tool, and everything it needs, without Dagster. Returns the artifacts by step.
 
-        Blocking checks are asked only where a step comes after another; whoever asks for a step this way looks at the
-        others.
+        Only the blocking checks of steps in `after` run; the caller runs the others.
         """
-        wanted = {name}
+        needed = {name}
         for step in reversed(list(self.steps.values())):
-            if step.name in wanted:
-                wanted |= set(step.inputs)
-        return {step: self.run(step, task, run_inputs, store) for step in self.steps if step in wanted}
+            if step.name in needed:
+                needed |= set(step.inputs)
+        return {step: self.run(step, task, run_inputs, store) for step in self.steps if step in needed}
 
     def _inputs(self, step: Step, task: Task, versions: dict[str, str], store: ArtifactStore) -> Inputs:
-        found = {need: self._at(need, task, versions[need], store) for need in step.inputs}
-        present = {need: artifact for need, artifact in found.items() if artifact is not None}
-        if missing := [need for need in found if need not in present]:
+        artifacts = {need: self._at(need, task, versions[need], store) for need in step.inputs}
+        existing = {need: artifact for need, artifact in artifacts.items() if artifact is not None}
+        if missing := [need for need in artifacts if need not in existing]:
             raise MissingInput(
-                f"{task.name}/{step.name} needs {', '.join(missing)} of the present data and spec, which "
+                f"{task.name}/{step.name} needs {', '.join(missing)} of the current data and spec, which "
                 f"have not been made. Run `finetune run {task.name}`, or materialize them first."
             )
-        counts = {need: sum(self.steps[need].failed(artifact.facts).values()) for need, artifact in present.items()}
-        if broken := [need for need, n in counts.items() if n]:
-            failed = ", ".join(f"{counts[need]} rows failed in {need}" for need in broken)
+        counts = {need: sum(self.steps[need].failed(artifact.facts).values()) for need, artifact in existing.items()}
+        if incomplete := [need for need, n in counts.items() if n]:
+            failed = ", ".join(f"{counts[need]} rows failed in {need}" for need in incomplete)
             raise MissingInput(
                 f"{task.name}/{step.name} is not made: {failed}. Run `finetune run {task.name}`, or materialize "
-                f"{', '.join(broken)} again; only rows without an answer are asked."
+                f"{', '.join(incomplete)} again; only rows without an answer are asked."
             )
-        return Inputs(present, store.check)
+        return Inputs(existing, store.check)
 
-    def _refuse_held_back(self, step: Step, task: Task, inputs: Mapping[str, Artifact]) -> None:
+    def _require_passed_checks(self, step: Step, task: Task, inputs: Mapping[str, Artifact]) -> None:
         """Raise MissingInput if a blocking check of an upstream step fails."""
-        for before in step.after:
-            for check in self.steps[before].checks:
-                if result := check.holds_back(inputs[before], task.spec):
-                    why = f"the check {check.name} of {before} failed: {result.message}"
+        for upstream in step.after:
+            for check in self.steps[upstream].checks:
+                if result := check.holds_back(inputs[upstream], task.spec):
+                    why = f"the check {check.name} of {upstream} failed: {result.message}"
                     raise MissingInput(f"{task.name}/{step.name} is not made: {why}")
 
 
 def pinned_inputs(store: ArtifactStore, task: Task, run_id: str, look: Callable[[], RunInputs]) -> RunInputs:
-    """The inputs of a run, collected once by the first of its processes and stored for the others."""
+    """Return the inputs of a run, which its first process collects and stores for the others."""
     path = store.state_folder(task.name) / "run_inputs" / f"{run_id}.json"
     with store.lock(task.name, "run_inputs"):
         if path.exists():

@@ -20,7 +20,7 @@ Tool = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 def no_tool(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The default tool: raises, because the step has none."""
+    """Raise, because the step has no tool: the default tool."""
     raise RuntimeError(f"this step needs a tool it was not given, for {sorted(request)}")
 
 
@@ -34,12 +34,12 @@ class RunInputs:
         base: Identity of the base model.
         champion: The model a candidate is compared with, {"adapter": version, "merged": version, "model_version":
             number}; None if no model is in service.
-        never_break: Ids of the examples a candidate must have right.
-        ability: Of the files for general ability.
-        trained_on: Version of the splits that production is compared with: the champion's, or the present ones.
-        judging: Of the production rows kept to judge.
-        ladder: Version of the newest ladder that was climbed for the task.
-        split_ledger: Name of the ledger that holds every row in its split.
+        never_break: Ids of the examples that a candidate must answer correctly.
+        ability: Digest of the files for general ability.
+        trained_on: Version of the splits that production is compared with: the champion's, or the current ones.
+        judging: Digest of the production rows reserved for evaluation.
+        ladder: Version of the task's newest ladder.
+        split_ledger: Name of the ledger that keeps every row in its split.
     """
 
     raw: str
@@ -59,9 +59,9 @@ class RunInputs:
 
 
 class Inputs(dict[str, Artifact]):
-    """A step's input artifacts by name. `opened` holds the names that were read; listing all of them reads none.
+    """A step's input artifacts by name. opened: the names that were read; listing the names reads none.
 
-    check: asked when an artifact is first opened (ArtifactStore.check).
+    check: called when an artifact is first opened (ArtifactStore.check).
     """
 
     def __init__(self, artifacts: Mapping[str, Artifact], check: Callable[[Artifact], object]) -> None:
@@ -82,10 +82,10 @@ class StepContext:
 
     Attributes:
         inputs: Artifacts of the steps it needs.
-        builder: Its output: `out` becomes the artifact, `builder.work` survives a kill.
+        builder: The step's output: `out` becomes the artifact, `builder.work` survives a kill.
         launch: Runs a job of :mod:`finetune_pipeline.worker.jobs` in a child process and returns its facts.
         release: Registers a model and moves aliases (:func:`finetune_pipeline.orchestration.release.release`).
-        follow: Sends the history.jsonl in a folder to whoever follows the run.
+        follow: Sends the history.jsonl in a folder to MLflow.
     """
 
     task: Task
@@ -105,11 +105,11 @@ class StepContext:
     def out(self) -> Path:
         return self.builder.folder
 
-    def refuse_changed(self, what: str, present: object, pinned: object) -> None:
-        """Raise JobError where what a step has read is not what it was when the run began: another try would end like it."""
-        if present != pinned:
+    def refuse_changed(self, subject: str, current: object, pinned: object) -> None:
+        """Raise JobError if a step's input has changed since the run began, since a retry would fail in the same way."""
+        if current != pinned:
             raise JobError(
-                f"{what} of {self.task.name} changed since this run began\nfix: run it again, with what is there now"
+                f"{subject} of {self.task.name} changed since this run began\nfix: run it again, with the current ones"
             )
 
 
@@ -121,23 +121,24 @@ class Step:
         name: Also the name of the asset and the artifact.
         group: Stage, and asset group in Dagster.
         make: Fills `context.out` and returns the facts. None for a view.
-        needs: Steps whose versions decide this step's version.
-        after: Steps also read that do not change the version: what matters is in `settings`. The step is not made
+        needs: Steps whose versions determine this step's version.
+        after: Steps that are read too but do not change the version: `settings` contains what matters. The step is not made
             while a blocking check of one of them fails.
-        follows: Steps whose earlier version is read through the store: what matters is in `settings`. In a run that makes
-            both, they come first.
-        settings: The part of the spec and of the run's inputs that the result depends on, by name: MLflow's parameters.
+        follows: Steps of which an earlier version is read through the store: `settings` contains what matters. In a run that
+            makes both, they come first.
+        settings: The parts of the spec and of the run's inputs that the result depends on, by name: MLflow's parameters.
         code_version: Increased by hand when the result changes for equal inputs.
-        shows: Files of the artifact that are logged in MLflow: figures, settings and verdicts. Whatever holds texts of rows
-            stays in the artifact store alone, so that forgetting a person needs no search of other databases.
-        heavy: Runs a model in a child process: takes the one slot of the GPU pool, and is tried again after a crash.
-        asked_for: Not part of a whole run or of its stage; only made by a job that names it.
-        failed: Counts the rows that failed, by name, from the facts. Where there are any, nothing is made from the
-            artifact, and it is made anew when the step runs again.
-        view_of: The step of whose artifact this one shows a `split`. A view has that step's version and makes nothing.
+        shows: Files of the artifact that are logged in MLflow: figures, settings and verdicts. Files with texts of rows stay
+            in the artifact store, so that forgetting a person needs no search of other databases.
+        heavy: Whether it runs a model in a child process: it takes the only slot of the GPU pool, and is retried after a crash.
+        asked_for: Not part of a full run or of its stage; made only by a job that names it.
+        failed: Counts the failed rows from the facts, by name. If there are any, no step uses the artifact, and it is made
+            again when the step runs again.
+        view_of: The step whose artifact contains the `split` that this one shows. A view has that step's version and makes
+            nothing.
         datasets: Splits that are logged in MLflow as inputs of this step.
-        metrics: MLflow's metrics from nested facts, as name and JMESPath; numbers that are facts themselves come besides.
-        tells: Metrics that the parent run in MLflow shows, too, with the step's settings, data sets and verdict.
+        metrics: MLflow's metrics from nested facts, as name and JMESPath; top-level numbers are logged anyway.
+        tells: Metrics that MLflow's parent run also shows, with the step's settings, data sets and verdict.
     """
 
     name: str
@@ -167,6 +168,6 @@ class Step:
         """All steps that this one reads."""
         return (self.view_of,) if self.view_of else (*self.needs, *self.after)
 
-    def whole(self, artifact: Artifact) -> bool:
+    def is_complete(self, artifact: Artifact) -> bool:
         """Whether no row of an artifact of this step failed."""
         return not any(self.failed(artifact.facts).values())

@@ -1,9 +1,9 @@
 """Content-addressed artifact store: the same inputs give the same version, which appears complete or not at all.
 
-Folders and files are readable for their owner alone: some hold rows as people gave them. Layout below the store's root::
+Only their owner can read folders and files, since some contain raw rows. Layout below the store's root::
 
-    <task>/<step>/<version>/            complete artifacts: files and artifact.json, put there by one rename
-    <task>/.work/<step>/<version>/      unfinished work that may be taken up again (checkpoints)
+    <task>/<step>/<version>/            complete artifacts: files and artifact.json, published by one rename
+    <task>/.work/<step>/<version>/      unfinished work that can be resumed (checkpoints)
     <task>/.locks/<step>-<version>      one builder at a time; released by the kernel when its process dies
 """
 
@@ -31,15 +31,15 @@ from finetune_pipeline.engine.files import (
 from finetune_pipeline.findings import Finding, FindingsError
 
 MANIFEST = "artifact.json"
-_MAKING = ".making-"
+_TEMPORARY = ".making-"
 SHOW_ROWS = ("audit.json", "audit.html")
-"""Files of a model's artifact that quote rows. The manifest does not name them: when a person is forgotten they go, and the
-artifact is as whole as before."""
+"""Files of a model's artifact that quote rows. The manifest does not list them, so that they can be deleted when a person is
+forgotten and the artifact stays complete."""
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A complete artifact. `facts` are the step's own counts and scores (plain JSON); `reused`: found, not built."""
+    """A complete artifact. facts: the step's own counts and scores (plain JSON); reused: found, not built."""
 
     task: str
     step: str
@@ -50,10 +50,10 @@ class Artifact:
     reused: bool = False
 
     def path(self, name: str) -> Path:
-        """A file of this artifact. Raises FileNotFoundError naming the artifact."""
+        """Return the path of a file of this artifact. Raises FileNotFoundError that names the artifact."""
         file = self.folder / name
         if not file.exists():
-            raise FileNotFoundError(f"artifact {self.task}/{self.step}/{self.version} holds no {name!r}")
+            raise FileNotFoundError(f"artifact {self.task}/{self.step}/{self.version} has no {name!r}")
         return file
 
 
@@ -69,7 +69,7 @@ class _Manifest(TypedDict):
 
 
 class ChangedArtifact(FindingsError):
-    """Files of an artifact are not what was written when it was made."""
+    """Raised if files of an artifact have changed since it was made."""
 
 
 @dataclass
@@ -80,7 +80,7 @@ class Builder:
         folder: Becomes the artifact, with the attributes below in its manifest.
         work: Folder that survives a kill.
         opened: Names of the input steps that were read.
-        outside: SHA-256 of files the artifact refers to where they are, by path from its folder.
+        outside: SHA-256 of files that the artifact refers to without copying them, by path from its folder.
     """
 
     folder: Path
@@ -97,11 +97,11 @@ class ArtifactStore:
         self.root = root.resolve()
 
     def version(self, step: str, code_version: str, inputs: Mapping[str, str], settings: Any) -> str:
-        """16 hex digits from the step's name, its code version, its inputs' versions and the settings it depends on."""
+        """Return 16 hex digits from the step's name, its code version, its inputs' versions and the settings it depends on."""
         return digest_json({"step": step, "code": code_version, "inputs": dict(inputs), "settings": settings})[:16]
 
     def find(self, task: str, step: str, version: str) -> Artifact | None:
-        """The complete artifact of this version, or None; also None if it refers to missing files.
+        """Return the complete artifact of this version, or None; also None if it refers to missing files.
 
         Raises:
             ChangedArtifact: Its manifest is damaged.
@@ -119,41 +119,42 @@ class ArtifactStore:
         return Artifact(task, step, version, folder, record["facts"], record["inputs"], reused=True)
 
     def check(self, artifact: Artifact) -> Artifact:
-        """The artifact itself, its files being what was written. A file's bytes are read once for each of its states.
+        """Return the artifact after checking its files against the manifest. Unchanged large files are not read again.
 
         Raises:
-            ChangedArtifact: Files are missing or changed.
+            ChangedArtifact: Files are missing or have changed.
         """
-        record, seen = read_json(artifact.folder / MANIFEST, _Manifest), self.seen_files(artifact.task, "checked_files")
-        wanted = {artifact.folder / name: entry["sha256"] for name, entry in record["files"].items()}
-        wanted |= {(artifact.folder / path).resolve(): digest for path, digest in record.get("outside", {}).items()}
-        wrong = [
+        record = read_json(artifact.folder / MANIFEST, _Manifest)
+        cache = self.seen_files(artifact.task, "checked_files")
+        expected = {artifact.folder / name: entry["sha256"] for name, entry in record["files"].items()}
+        expected |= {(artifact.folder / path).resolve(): digest for path, digest in record.get("outside", {}).items()}
+        problems = [
             f"{path.relative_to(artifact.folder) if path.is_relative_to(artifact.folder) else path} "
             f"{'has changed' if path.is_file() else 'is gone'}"
-            for path, digest in wanted.items()
-            if not path.is_file() or seen.digest(path) != digest
+            for path, digest in expected.items()
+            if not path.is_file() or cache.digest(path) != digest
         ]
-        if wrong:
-            raise _changed(artifact.folder, ", ".join(wrong))
+        if problems:
+            raise _changed(artifact.folder, ", ".join(problems))
         return artifact
 
     def all_versions(self, task: str, step: str) -> list[Artifact]:
-        """Every complete artifact of a step, oldest first."""
+        """Return every complete artifact of a step, oldest first."""
         manifests = sorted((self.root / task / step).glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime_ns)
         return [artifact for path in manifests if (artifact := self.find(task, step, path.parent.name))]
 
     def state_folder(self, task: str) -> Path:
-        """Folder of the task's ledgers (split assignments, openings of the sealed test)."""
+        """Return the folder of the task's ledgers (split assignments, openings of the sealed test)."""
         folder = self.root / task / "state"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def seen_files(self, task: str, name: str = "seen_files") -> SeenFiles:
-        """The remembered digests of the files the task's people keep, or of others under another name."""
+        """Return the digest cache of the task's own files, or another cache by name."""
         return SeenFiles(self.root / task / "state" / f"{name}.json")
 
     def lock(self, task: str, name: str) -> contextlib.AbstractContextManager[None]:
-        """The named lock of a task, see :func:`hold`."""
+        """Return the named lock of a task, see :func:`hold`."""
         return hold(self.root / task / ".locks" / name)
 
     def build(
@@ -165,34 +166,34 @@ class ArtifactStore:
         inputs: Mapping[str, str],
         settings: Any,
         make: Callable[[Builder], None],
-        stands: Callable[[Artifact], bool] = lambda artifact: True,
+        is_valid: Callable[[Artifact], bool] = lambda artifact: True,
     ) -> Artifact:
-        """Return the artifact of these inputs, making it first if it does not exist, or is none that `stands`.
+        """Return the artifact of these inputs. It is made first if it does not exist or `is_valid` returns False for it.
 
-        `make` fills ``builder.folder`` and ``builder.facts``; when it returns, the manifest is made durable and the folder
-        renamed into place in one step: whoever is killed leaves nothing half made. (What a machine that loses its power had
-        not yet written is missing from such a folder; the manifest's digests tell.) When it raises, the folder is removed
-        and ``builder.work`` is kept for the next try.
+        `make` fills ``builder.folder`` and ``builder.facts``. When it returns, the manifest is made durable and one rename
+        publishes the folder, so a kill leaves no partial artifact. (After a power failure a file may lack bytes that had not
+        reached the disk; the manifest's digests reveal it.) When `make` raises, the folder is removed and ``builder.work`` is
+        kept for the next attempt.
         """
         version = self.version(step, code_version, inputs, settings)
         with self.lock(task, f"{step}-{version}"):
             existing = self.find(task, step, version)
-            if existing is not None and stands(existing):
+            if existing is not None and is_valid(existing):
                 return existing
             final = self.root / task / step / version
             work = self.root / task / ".work" / step / version
             work.mkdir(mode=0o700, parents=True, exist_ok=True)
             final.parent.mkdir(parents=True, exist_ok=True)
-            self._clear_left(task, step)
-            making = final.parent / f"{_MAKING}{version}"
-            shutil.rmtree(making, ignore_errors=True)
-            making.mkdir(mode=0o700)
-            builder = Builder(making, work)
+            self._remove_leftovers(task, step)
+            temporary = final.parent / f"{_TEMPORARY}{version}"
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(mode=0o700)
+            builder = Builder(temporary, work)
             try:
                 make(builder)
-                files = _digests(making)
+                files = _digests(temporary)
                 write_json(
-                    making / MANIFEST,
+                    temporary / MANIFEST,
                     {
                         "task": task,
                         "step": step,
@@ -206,21 +207,21 @@ class ArtifactStore:
                         "files": files,
                     },
                 )
-                sync_folder(making)
-                (final / MANIFEST).unlink(missing_ok=True)  # a folder without one is none, however little is left of it
+                sync_folder(temporary)
+                (final / MANIFEST).unlink(missing_ok=True)  # without it a partly deleted folder is no artifact
                 shutil.rmtree(final, ignore_errors=True)
-                os.rename(making, final)
+                os.rename(temporary, final)
                 sync_folder(final.parent)
             except BaseException:
-                shutil.rmtree(making, ignore_errors=True)
+                shutil.rmtree(temporary, ignore_errors=True)
                 raise
             shutil.rmtree(work, ignore_errors=True)
-            made = self.find(task, step, version)
-            assert made is not None
-            return replace(made, reused=False)
+            built = self.find(task, step, version)
+            assert built is not None
+            return replace(built, reused=False)
 
     def building(self, task: str) -> list[str]:
-        """What processes make of the task at this moment, as STEP-VERSION."""
+        """Return the artifacts of the task that processes are making now, as STEP-VERSION."""
         busy = []
         for path in sorted((self.root / task / ".locks").glob(f"*-{'[0-9a-f]' * 16}")):
             with hold_if_free(path) as free:
@@ -228,29 +229,29 @@ class ArtifactStore:
                     busy.append(path.name)
         return busy
 
-    def _clear_left(self, task: str, step: str) -> None:
+    def _remove_leftovers(self, task: str, step: str) -> None:
         """Remove partial results of killed builders of this step's other versions.
 
-        Whoever makes a version holds its lock all the while, so a lock that is free says that its builder is dead.
+        A builder holds its version's lock until it ends, so a free lock means that the builder is dead.
         """
-        for left in (self.root / task / step).glob(f"{_MAKING}*"):
-            lock = self.root / task / ".locks" / f"{step}-{left.name.removeprefix(_MAKING)}"
+        for leftover in (self.root / task / step).glob(f"{_TEMPORARY}*"):
+            lock = self.root / task / ".locks" / f"{step}-{leftover.name.removeprefix(_TEMPORARY)}"
             with hold_if_free(lock) as free:
                 if free:
-                    shutil.rmtree(left, ignore_errors=True)
+                    shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _changed(folder: Path, what: str) -> ChangedArtifact:
-    message = f"the artifact is not what was written when it was made: {what}"
-    fix = f"remove {folder} and run the task again, which makes it anew"
+def _changed(folder: Path, detail: str) -> ChangedArtifact:
+    message = f"the artifact is not what was written when it was made: {detail}"
+    fix = f"remove {folder} and run the task again, which makes it again"
     return ChangedArtifact([Finding("artifact.changed", "error", "/".join(folder.parts[-3:]), message, fix)])
 
 
 def _digests(folder: Path) -> dict[str, dict[str, Any]]:
-    """Digest and size of the files of a folder, which become their owner's alone."""
+    """Return digest and size of each file of a folder, and make the files readable only by their owner."""
     paths = sorted(p for p in folder.rglob("*") if p.is_file())
     for path in paths:
-        if not path.is_symlink() and path.stat().st_nlink == 1:  # else they are somebody else's, too
+        if not path.is_symlink() and path.stat().st_nlink == 1:  # else the file also belongs elsewhere
             path.chmod(0o600)
     paths = [path for path in paths if path.relative_to(folder).as_posix() not in SHOW_ROWS]
     with ThreadPoolExecutor(2) as threads:  # hashing holds no interpreter lock

@@ -69,8 +69,8 @@ def abandoned_slots_freed(instance: dg.DagsterInstance) -> Iterator[None]:
 def is_abandoned(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     """Whether a run's process on this machine is known to be gone."""
     try:
-        known = _process_of(instance, run)
-        return known is not None and abs(process_start(known[0]) - known[1]) >= 1
+        process = _process_of(instance, run)
+        return process is not None and abs(process_start(process[0]) - process[1]) >= 1
     except psutil.NoSuchProcess:
         return True
 
@@ -78,35 +78,35 @@ def is_abandoned(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
 def _process_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[int, float] | None:
     """Return the process that executes a run, and its start in seconds since boot; None if it is unknown or elsewhere.
 
-    A command line says both in the run's tags. Of a run that Dagster started, the log has the process only; the first look
-    adds the start, since another process may get the number after a restart of the machine or container. A process that
-    did not begin soon after :func:`launch_tags` is another one.
+    A command line records both in the run's tags. For a run that Dagster started, the log contains only the process number;
+    the first call adds the start, since another process may get the number after a restart of the machine or container. A
+    process that did not begin soon after :func:`launch_tags` is a different one.
 
     Raises:
-        psutil.NoSuchProcess: It has ended before the first look.
+        psutil.NoSuchProcess: It ended before the first call.
     """
     if _by_command_line(run):
         return int(run.tags[_PID]), float(run.tags[_STARTED])
     if "socket" not in run.tags.get(_SERVER, "socket"):
         return None
-    first = None
+    engine_start = None
     for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
         event = entry.get_dagster_event()
-        if said := _BEGAN.fullmatch(event.message or ""):
-            return int(said[1]), float(said[2])
-        if first is None and "pid" in event.engine_event_data.metadata:
-            first = int(str(event.engine_event_data.metadata["pid"].value)), entry.timestamp
-    if first is None:
+        if match := _BEGAN.fullmatch(event.message or ""):
+            return int(match[1]), float(match[2])
+        if engine_start is None and "pid" in event.engine_event_data.metadata:
+            engine_start = int(str(event.engine_event_data.metadata["pid"].value)), entry.timestamp
+    if engine_start is None:
         return None
-    pid, logged_at = first
-    began = process_start(pid)
-    launched = run.tags.get(_LAUNCHED)  # else it has another launcher, and the clock must do
-    earliest = float(launched) - 1 if launched else 0.0  # the machine's start is known to a second
+    pid, logged_at = engine_start
+    started = process_start(pid)
+    launched = run.tags.get(_LAUNCHED)  # else another launcher started it: compare by the clock
+    earliest = float(launched) - 1 if launched else 0.0  # the boot time is accurate to a second
     latest = _LAUNCH_SECONDS + (earliest if launched else logged_at - psutil.boot_time())
-    if not earliest <= began <= latest:
+    if not earliest <= started <= latest:
         raise psutil.NoSuchProcess(pid)
-    instance.report_engine_event(f"Process {pid} began {began:.2f} s after the machine", run)
-    return pid, began
+    instance.report_engine_event(f"Process {pid} began {started:.2f} s after the machine", run)
+    return pid, started
 
 
 def launch_tags() -> dict[str, str]:
@@ -122,7 +122,7 @@ def process_start(pid: int) -> float:
     """Return a process's start in seconds since boot, since the clock may be changed while it runs.
 
     Raises:
-        psutil.NoSuchProcess: It has ended; a zombie has, too: where nobody waits for it, as in containers, it stays one.
+        psutil.NoSuchProcess: It has ended. A zombie counts as ended, since in containers it may stay one forever.
     """
     process = psutil.Process(pid)
     if process.status() == psutil.STATUS_ZOMBIE:

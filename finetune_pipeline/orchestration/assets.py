@@ -15,7 +15,7 @@ from finetune_pipeline.orchestration.resources import Compute, Store
 from finetune_pipeline.pipeline import BASELINE, DATA, GROUPS, LOGS, PRODUCTION, STEPS, TRAINING
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.model import Task, TaskSpec
-from finetune_pipeline.steps.evaluation_checks import champion_serves_well, of_alarm
+from finetune_pipeline.steps.evaluation_checks import alarm_result, champion_serves_well
 from finetune_pipeline.tracking.tracking import Tracking
 
 GPU_POOL = "gpu"
@@ -62,10 +62,10 @@ def asset_of(step: Step, task: Task) -> dg.AssetsDefinition:
         except dg.Failure:
             raise
         except Exception as error:
-            words = outside_words(error, read_settings().home)
-            if words is None:
+            message = outside_words(error, read_settings().home)
+            if message is None:
                 raise
-            raise dg.Failure(words) from error
+            raise dg.Failure(message) from error
         return dg.MaterializeResult(
             asset_key=key,
             metadata=metadata,
@@ -95,7 +95,7 @@ def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
     @dg.asset_check(asset=key_of(task, step), name=check.name, description=check.description, blocking=False)
     def live(store: Store, tracking: Tracking) -> dg.AssetCheckResult:
         _, alarm = champion_quality(task, store.artifacts(), tracking)
-        return check_result(check, of_alarm(alarm), task.spec)
+        return check_result(check, alarm_result(alarm), task.spec)
 
     return [live]
 
@@ -105,8 +105,8 @@ def broken_task(name: str, findings: list[Finding]) -> dg.AssetsDefinition:
     text = "\n\n".join(str(f) for f in findings[:SHOWN])
     if len(findings) > SHOWN:
         text += f"\n\n… and {len(findings) - SHOWN} more"
-    plain = re.sub(r"[^A-Za-z0-9_]", "_", name)
-    key = name if plain == name else f"{plain}_{digest_json(name)[:8]}"  # Dagster allows no other characters
+    safe_name = re.sub(r"[^A-Za-z0-9_]", "_", name)
+    key = name if safe_name == name else f"{safe_name}_{digest_json(name)[:8]}"  # Dagster allows no other characters
 
     @dg.asset(
         key=dg.AssetKey([key, "broken_task_spec"]),
@@ -130,12 +130,12 @@ def stage_assets(stage: str) -> list[str]:
     """Return the names of the assets that a stage's job makes: those of its group, and the logs if its steps read them. For
     `data` also the data quality report and the base model, whose tokens it counts."""
     if stage in (LADDER, TUNED_LADDER):
-        groups, last = ((TRAINING,), [TUNED_RUNGS]) if stage == TUNED_LADDER else ((), [])
-        return [*(step.name for step in STEPS if step.group in (LOGS, DATA, BASELINE, *groups)), *last]
+        groups, extra = ((TRAINING,), [TUNED_RUNGS]) if stage == TUNED_LADDER else ((), [])
+        return [*(step.name for step in STEPS if step.group in (LOGS, DATA, BASELINE, *groups)), *extra]
     names = [step.name for step in STEPS if step.group == stage and not step.asked_for]
     logs = [step.name for step in STEPS if step.group == LOGS]
-    read = {name for step in STEPS if step.name in names for name in step.inputs}
-    names = [*(name for name in logs if name in read), *names]
+    read_steps = {name for step in STEPS if step.name in names for name in step.inputs}
+    names = [*(name for name in logs if name in read_steps), *names]
     return [*names, "base_model", "data_quality"] if stage == DATA else names
 
 

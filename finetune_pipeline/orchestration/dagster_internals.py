@@ -48,16 +48,16 @@ def dagster_folder() -> Path:
 def dagster_home() -> Path:
     """Prepare and return DAGSTER_HOME of all commands: the folder below home with Dagster's files and instance settings.
 
-    The settings are this package's. A project may have its own: a dagster.yaml at its root that names this package's storages.
+    The settings come from this package, unless the project has a dagster.yaml at its root that names this package's storages.
     """
     packaged = Path(__file__).with_name("dagster.yaml").read_text("utf-8")
-    own = read_settings().project / "dagster.yaml"
-    text = own.read_text("utf-8") if own.is_file() else ""
-    present = dagster_folder() / "dagster.yaml"
-    wanted = text if "finetune_pipeline" in text else packaged
-    if not present.is_file() or present.read_bytes() != wanted.encode():
-        replace_text(present, wanted)
-    return present.parent
+    project_file = read_settings().project / "dagster.yaml"
+    text = project_file.read_text("utf-8") if project_file.is_file() else ""
+    target = dagster_folder() / "dagster.yaml"
+    settings = text if "finetune_pipeline" in text else packaged
+    if not target.is_file() or target.read_bytes() != settings.encode():
+        replace_text(target, settings)
+    return target.parent
 
 
 class _BelowHome:
@@ -115,10 +115,10 @@ class HomeComputeLogs(_BelowHome, LocalComputeLogManager):
 
 
 class WatchingLauncher(_BelowHome, dg.DefaultRunLauncher):
-    """Starts runs as Dagster does by default, and lets run monitoring notice those whose process is gone.
+    """Starts runs as Dagster does by default, and lets run monitoring notice runs whose process is gone.
 
-    Dagster's own leaves that to the code server. When both die, as when the machine loses its power, the run stays started
-    for ever, and keeps its slot of the pool.
+    Dagster's default launcher leaves that to the code server. If both die, as after a power failure, the run stays started
+    forever and keeps its slot of the pool.
     """
 
     @classmethod
@@ -152,8 +152,8 @@ def _interval(self: Any) -> float:
     if not self.has_pending_claims():
         return 0.0
     now = time.time()
-    left = [max(0.0, at - now) for at in getattr(self, "_pending_timeouts", {}).values()]
-    return float(min([LONGEST_SLEEP, *left]))
+    waits = [max(0.0, at - now) for at in getattr(self, "_pending_timeouts", {}).values()]
+    return float(min([LONGEST_SLEEP, *waits]))
 
 
 def mirror_apart() -> None:
@@ -161,8 +161,8 @@ def mirror_apart() -> None:
     end with this process anyway."""
     from dagster._core.execution import compute_logs
 
-    apart = SimpleNamespace(Popen=partial(subprocess.Popen, start_new_session=True))
-    compute_logs.subprocess = apart  # type: ignore[assignment]
+    own_session = SimpleNamespace(Popen=partial(subprocess.Popen, start_new_session=True))
+    compute_logs.subprocess = own_session  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -210,10 +210,10 @@ def dev_with(web_server: str) -> None:
 
     start = dev.open_ipc_subprocess
 
-    def start_other(parts: Sequence[str], **more: Any) -> Any:
-        return start([web_server if part == "dagster_webserver" else part for part in parts], **more)
+    def start_guarded(parts: Sequence[str], **kwargs: Any) -> Any:
+        return start([web_server if part == "dagster_webserver" else part for part in parts], **kwargs)
 
-    dev.open_ipc_subprocess = start_other
+    dev.open_ipc_subprocess = start_guarded
     main()
 
 
@@ -226,8 +226,8 @@ def shown_on_the_timeline(instance: dg.DagsterInstance) -> dg.DagsterInstance:
     (location,) = WorkspaceFileTarget([str(WORKSPACE)]).create_origins()
     repository, create = RemoteRepositoryOrigin(location, "__repository__"), instance.create_run_for_job
 
-    def create_run_for_job(job_def: dg.JobDefinition, *rest: Any, **more: Any) -> dg.DagsterRun:
-        return create(job_def, *rest, **{**more, "remote_job_origin": RemoteJobOrigin(repository, job_def.name)})
+    def create_run_for_job(job_def: dg.JobDefinition, *args: Any, **kwargs: Any) -> dg.DagsterRun:
+        return create(job_def, *args, **{**kwargs, "remote_job_origin": RemoteJobOrigin(repository, job_def.name)})
 
     instance.create_run_for_job = create_run_for_job  # type: ignore[method-assign]
     return instance

@@ -19,7 +19,7 @@ from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import FindingsError, errors
 from finetune_pipeline.orchestration.release import is_registered, present_inputs, release
 from finetune_pipeline.orchestration.resources import Compute, Store, is_stopping
-from finetune_pipeline.pipeline import PIPELINE, made_base
+from finetune_pipeline.pipeline import PIPELINE, base_model_folder
 from finetune_pipeline.progress import Reminders, tell
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.tracking.mlflow_store import TrackingError
@@ -37,7 +37,7 @@ def _inputs_of(context: dg.AssetExecutionContext, task: Task, store: Store, trac
 
     def look() -> RunInputs:
         if dg.AssetKey([task.name, "adapter"]) in _selected(context):
-            findings = errors(preflight(task.spec, task.folder, made_base(task, store.artifacts())))
+            findings = errors(preflight(task.spec, task.folder, base_model_folder(task, store.artifacts())))
             if findings:
                 problems = "\n".join(map(str, findings))
                 raise dg.Failure(f"{task.name} cannot be trained with this spec:\n{problems}", allow_retries=False)
@@ -61,10 +61,10 @@ def materialize(
     version = PIPELINE.versions(task, run_inputs, artifacts)[name]
     existing = PIPELINE.find(name, task, run_inputs, artifacts)
 
-    def stands(artifact: Artifact) -> bool:
+    def is_valid(artifact: Artifact) -> bool:
         return name != "model_version" or is_registered(tracking, artifact)
 
-    reused = existing is not None and step.whole(existing) and stands(existing)
+    reused = existing is not None and step.is_complete(existing) and is_valid(existing)
     tell(name, "unchanged" if reused and not step.view_of else "begins")
     with tracking.step(context, task.name, name, version, reused=reused) as run:
         follow = history_follower(run, context.log.warning)
@@ -82,7 +82,7 @@ def materialize(
                 artifacts,
                 launch,
                 lambda request: release(tracking, request, run.run_id),
-                stands,
+                is_valid,
                 lambda folder: follow({"work": str(folder)}),
             )
         except (FindingsError, JobError) as error:
@@ -183,8 +183,8 @@ def _send_history(run: StepRun, job: Mapping[str, Any]) -> None:
 
 
 def history_follower(run: StepRun, warn: Callable[[str], object]) -> Callable[[Mapping[str, Any]], None]:
-    """Return a function that logs the loss curves of a job so far. No training ends because MLflow is away for a while: each
-    call sends what those before it could not, and `warn` gets the reason now and then."""
+    """Return a function that logs the loss curves of a job so far. Training continues while MLflow is unreachable: each call
+    also sends what earlier calls could not, and `warn` gets the reason at growing intervals."""
     reminders = Reminders()
 
     def follow(job: Mapping[str, Any]) -> None:
@@ -217,17 +217,17 @@ def as_metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
 
     ``plan_markdown`` becomes rendered text, rows and groups of plain values a table, other containers JSON.
     """
-    shown: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     for name, value in facts.items():
         if name.endswith("_markdown"):
-            shown[name.removesuffix("_markdown")] = dg.MetadataValue.md(str(value))
+            metadata[name.removesuffix("_markdown")] = dg.MetadataValue.md(str(value))
         elif isinstance(value, str) and value.startswith(("http://", "https://")):
-            shown[name] = dg.MetadataValue.url(value)
+            metadata[name] = dg.MetadataValue.url(value)
         elif isinstance(value, str | int | float | Path):  # Dagster knows their types
-            shown[name] = str(value) if isinstance(value, float) and not math.isfinite(value) else _rounded(value)
+            metadata[name] = str(value) if isinstance(value, float) and not math.isfinite(value) else _rounded(value)
         elif value is not None:
-            shown[name] = _table(value) or dg.MetadataValue.json(_rounded(value))
-    return shown
+            metadata[name] = _table(value) or dg.MetadataValue.json(_rounded(value))
+    return metadata
 
 
 def _rounded(value: Any) -> Any:
@@ -235,15 +235,15 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, float) and math.isfinite(value):
         return float(f"{value:.4g}") if abs(value) < 1000 else float(round(value))
     if isinstance(value, Mapping):
-        return {key: _rounded(of) for key, of in value.items()}
-    return [_rounded(of) for of in value] if isinstance(value, list | tuple) else value
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _table(value: Any) -> dg.MetadataValue | None:
     """Convert rows of plain values, or such rows by name, to a table; None for anything else."""
     rows = value
     if isinstance(value, Mapping):
-        rows = [{"key": name, **(of if isinstance(of, Mapping) else {"value": of})} for name, of in value.items()]
+        rows = [{"key": name, **(v if isinstance(v, Mapping) else {"value": v})} for name, v in value.items()]
     if not isinstance(rows, list | tuple) or not rows or not all(isinstance(row, Mapping) for row in rows):
         return None
     columns = list(dict.fromkeys(str(key) for row in rows for key in row))

@@ -15,12 +15,12 @@ from finetune_pipeline.production.status import Alarm, champion_alarm
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
 from finetune_pipeline.tracking import registration, registry
-from finetune_pipeline.tracking.trace_logs import take_traces
+from finetune_pipeline.tracking.trace_logs import ingest_traces
 from finetune_pipeline.tracking.tracking import Tracking
 
-_COMPARED = ("adapter_version", "merged_version", "dataset_version", "compared_with")
+_COMPARISON_TAGS = ("adapter_version", "merged_version", "dataset_version", "compared_with")
 """Tags of the champion that a comparison with it needs."""
-_OF_REQUEST = ("verdict", "method", "kind", *_COMPARED[:3], "evaluation_version")
+_REQUEST_TAGS = ("verdict", "method", "kind", *_COMPARISON_TAGS[:3], "evaluation_version")
 """Parts of a request for a release that become tags as they are."""
 
 
@@ -32,18 +32,18 @@ def present_inputs(task: Task, store: Store, tracking: Tracking) -> RunInputs:
     """
     serving = registry.champion(tracking, task.name)
     artifacts = store.artifacts()
-    take_traces(task, artifacts, tracking)
+    ingest_traces(task, artifacts, tracking)
     run_inputs = collect_run_inputs(task, None, artifacts)
     versions = PIPELINE.versions(task, run_inputs, artifacts)
     if serving is None:
         return replace(run_inputs, trained_on=versions["splits"])
-    tags = registry.tags_of_release(tracking, task.name, serving, *_COMPARED)
-    compared = {"adapter": tags["adapter_version"], "merged": tags["merged_version"], "model_version": serving}
+    tags = registry.tags_of_release(tracking, task.name, serving, *_COMPARISON_TAGS)
+    comparison = {"adapter": tags["adapter_version"], "merged": tags["merged_version"], "model_version": serving}
     if tags["merged_version"] == versions["merged_model"]:
-        compared = registry.decode_tag(task.name, "compared_with", tags["compared_with"], dict[str, Any] | None)
-    kept = artifacts.find(task.name, "splits", tags["dataset_version"]) is not None
-    trained_on = tags["dataset_version"] if kept else versions["splits"]  # removed by `finetune forget`
-    return replace(collect_run_inputs(task, compared, artifacts), trained_on=trained_on)
+        comparison = registry.decode_tag(task.name, "compared_with", tags["compared_with"], dict[str, Any] | None)
+    splits_exist = artifacts.find(task.name, "splits", tags["dataset_version"]) is not None
+    trained_on = tags["dataset_version"] if splits_exist else versions["splits"]  # removed by `finetune forget`
+    return replace(collect_run_inputs(task, comparison, artifacts), trained_on=trained_on)
 
 
 def nothing_new(task: Task, store: Store, tracking: Tracking) -> str | None:
@@ -53,10 +53,10 @@ def nothing_new(task: Task, store: Store, tracking: Tracking) -> str | None:
     """
     run_inputs = present_inputs(task, store, tracking)
     artifacts = store.artifacts()
-    made = PIPELINE.find("model_version", task, run_inputs, artifacts)
-    if made is None or not is_registered(tracking, made):
+    registered = PIPELINE.find("model_version", task, run_inputs, artifacts)
+    if registered is None or not is_registered(tracking, registered):
         return None
-    version = made.facts["model_version"]
+    version = registered.facts["model_version"]
     serving = registry.champion(tracking, task.name)
     if serving == version:
         return f"nothing changed since the data of the champion (version {version})"
@@ -64,10 +64,10 @@ def nothing_new(task: Task, store: Store, tracking: Tracking) -> str | None:
     return f"nothing changed since the last candidate (version {version}), which was not promoted; {champion}"
 
 
-def is_registered(tracking: Tracking, made: Artifact) -> bool:
+def is_registered(tracking: Tracking, model_version: Artifact) -> bool:
     """Whether the registry contains the version of this ``model_version`` artifact: the database may have been lost or
     replaced."""
-    record = read_json(made.path("model_version.json"))
+    record = read_json(model_version.path("model_version.json"))
     try:
         tags = registry.version_tags(tracking, str(record["name"]), int(record["model_version"]))
     except ValueError:
@@ -88,7 +88,7 @@ def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict
         run_id=run_id,
         tags={
             "gates": "passed" if request["gates_passed"] else "failed",
-            **{name: request[name] for name in _OF_REQUEST},
+            **{name: request[name] for name in _REQUEST_TAGS},
             **{f"endpoint.{key}": value for key, value in (request["endpoint"] or {}).items() if value is not None},
             "compared_with": json.dumps(request["compared_with"]),
             **({registry.FORGOTTEN: registry.FORGOTTEN_REASON} if request["forgotten"] else {}),
@@ -116,10 +116,10 @@ def champion_quality(task: Task, store: ArtifactStore, tracking: Tracking) -> tu
     After a rollback nothing is compared, since the previous version is the one taken out of service.
     """
     aliases = registry.aliases(tracking, task.name)
-    serving, before = aliases.get(registry.CHAMPION), aliases.get(registry.PREVIOUS)
+    serving, previous = aliases.get(registry.CHAMPION), aliases.get(registry.PREVIOUS)
     if serving is None:
         return None, Alarm(False, "there is no champion yet", {})
-    if before is not None and registry.ROLLED_BACK in registry.version_tags(tracking, task.name, before):
-        return serving, Alarm(False, f"version {serving} serves again after a rollback from version {before}", {})
+    if previous is not None and registry.ROLLED_BACK in registry.version_tags(tracking, task.name, previous):
+        return serving, Alarm(False, f"version {serving} serves again after a rollback from version {previous}", {})
     rows = read_logs(task, store).rows
-    return serving, champion_alarm(rows, serving, before, task.spec.drift.false_alarms)
+    return serving, champion_alarm(rows, serving, previous, task.spec.drift.false_alarms)

@@ -64,12 +64,12 @@ class Compute(dg.ConfigurableResource[Any]):
         log = op.log.info if op is not None else partial(print, file=sys.stderr, flush=True)
         should_stop = _watch(op, self.watch_run_s)
 
-        def waits(message: str) -> None:
+        def report_wait(message: str) -> None:
             log(message)
             tell(stage, message, waiting=True)
 
         devices = places(self.devices or list(read_settings().devices), job)
-        leased = lease(devices, self._locks, holder=_named(op, stage), should_stop=should_stop, log=waits)
+        leased = lease(devices, self._locks, holder=_named(op, stage), should_stop=should_stop, log=report_wait)
         try:
             with _job_file(job) as path, _pipes(op) as pipes_env, leased as (device, handles):
                 code = run_supervised(
@@ -85,7 +85,7 @@ class Compute(dg.ConfigurableResource[Any]):
             raise _failure(op, f"{stage} was stopped: {stop}") from stop
         except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError) as interrupt:
             if op is not None and (is_stopping(op) or op.op_def.retry_policy is not None):
-                # re-raised, an interrupt would be answered with a new attempt by the retry policy
+                # re-raising the interrupt would make the retry policy start a new attempt
                 reason = "the run was cancelled" if is_stopping(op) else "the step was interrupted by a signal"
                 raise _failure(op, f"{stage} was stopped: {reason}") from interrupt
             raise
@@ -139,15 +139,15 @@ def _visible(device: str) -> str:
         return ",".join(filter(None, map(_visible, device.split("+"))))
     if device == "cpu":
         return ""
-    index, seen = int(device.removeprefix("cuda:")), shown_gpus(os.environ)
-    if seen is None:
+    index, gpus = int(device.removeprefix("cuda:")), shown_gpus(os.environ)
+    if gpus is None:
         return str(index)
-    if index >= len(seen):
+    if index >= len(gpus):
         raise OutsideError(
-            f"device {device}: CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']!r} shows only {len(seen)}; "
+            f"device {device}: CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']!r} shows only {len(gpus)}; "
             "correct FINETUNE_DEVICES or CUDA_VISIBLE_DEVICES"
         )
-    return seen[index]
+    return gpus[index]
 
 
 @contextlib.contextmanager
@@ -239,8 +239,8 @@ def exit_failure(context: Any, stage: str, code: int, device: str, job: Mapping[
     kind = message = ""
     if (out / "error.json").is_file():
         try:
-            left = read_json(out / "error.json")
-            kind, message = str(left["kind"]), str(left["message"]).strip()
+            error_file = read_json(out / "error.json")
+            kind, message = str(error_file["kind"]), str(error_file["message"]).strip()
         except (ValueError, KeyError, TypeError) as error:
             message = f"(its error.json cannot be read: {error!r})"
     lines = [f"{stage} on {device} {describe(code)}"]

@@ -15,9 +15,9 @@ from finetune_pipeline.production.ingest import row_times
 from finetune_pipeline.production.status import Alarm, production_status
 from finetune_pipeline.production.used_rows import waiting_rows
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.steps.evaluation_checks import of_alarm
+from finetune_pipeline.steps.evaluation_checks import alarm_result
 from finetune_pipeline.tracking import registry
-from finetune_pipeline.tracking.trace_logs import take_traces
+from finetune_pipeline.tracking.trace_logs import ingest_traces
 from finetune_pipeline.tracking.tracking import Tracking
 
 
@@ -38,7 +38,7 @@ def new_logs_sensor(task: Task) -> dg.SensorDefinition:
         if running := run_in_progress(context.instance, task):
             return dg.SkipReason(running)
         try:
-            take_traces(task, store.artifacts(), Tracking())
+            ingest_traces(task, store.artifacts(), Tracking())
         except FindingsError as error:
             return dg.SkipReason(f"{task.name} cannot be trained: {error}")
         waits = waiting_rows(task, store.artifacts())
@@ -69,23 +69,24 @@ def drift_sensor(task: Task, jobs: "Sequence[dg.UnresolvedAssetJobDefinition]") 
             return dg.SkipReason(running)
         artifacts = store.artifacts()
         serving = registry.champion(tracking, task.name)
-        state = production_status(task, artifacts, row_times(task, artifacts), serving)
-        sentence = state.sentence
-        if state.retrain and task.spec.drift.action == "start":
-            done = full_run_since(context.instance, task, state.made)
-            if done is None:
-                asked = request_full_run(context.instance, task, state.report, "drift", sentence, f"{task.name}__all")
-                if isinstance(asked, dg.RunRequest) or not state.look:
-                    return asked
+        status = production_status(task, artifacts, row_times(task, artifacts), serving)
+        sentence = status.sentence
+        if status.retrain and task.spec.drift.action == "start":
+            newest_run = full_run_since(context.instance, task, status.reported_at)
+            if newest_run is None:
+                job = f"{task.name}__all"
+                request = request_full_run(context.instance, task, status.report, "drift", sentence, job)
+                if isinstance(request, dg.RunRequest) or not status.look:
+                    return request
             else:
-                sentence = f"{sentence} Run {done.run_id[:8]} has started since."
-        if state.look:
+                sentence = f"{sentence} Run {newest_run.run_id[:8]} has started since."
+        if status.look:
             return dg.RunRequest(
-                run_key=f"look-{state.look_key}",
+                run_key=f"look-{status.look_key}",
                 job_name=f"{task.name}__production",
-                tags={"finetune/trigger": "drift", "finetune/why": state.look},
+                tags={"finetune/trigger": "drift", "finetune/why": status.look},
             )
-        if state.drifted and task.spec.drift.action == "propose":
+        if status.drifted and task.spec.drift.action == "propose":
             return dg.SkipReason(f"{sentence} Proposed: `finetune run {task.name}`.")
         return dg.SkipReason(sentence)
 
@@ -112,7 +113,7 @@ def mlflow_closers() -> list[dg.SensorDefinition]:
     return [closer(status) for status in ended]
 
 
-_LOOKED_AT = 20
+_MAX_RUNS = 20
 
 
 def run_in_progress(instance: dg.DagsterInstance, task: Task) -> str | None:
@@ -137,8 +138,8 @@ def full_run_since(instance: dg.DagsterInstance, task: Task, moment: float) -> d
 
 
 def _full_runs(instance: dg.DagsterInstance, task: Task, after: datetime | None = None) -> Sequence[dg.DagsterRun]:
-    whole = dg.RunsFilter(tags={"finetune/task": task.name, "finetune/stage": "all"}, created_after=after)
-    return instance.get_runs(whole, limit=_LOOKED_AT)
+    full_runs = dg.RunsFilter(tags={"finetune/task": task.name, "finetune/stage": "all"}, created_after=after)
+    return instance.get_runs(full_runs, limit=_MAX_RUNS)
 
 
 def request_full_run(
@@ -150,18 +151,18 @@ def request_full_run(
     """
     if running := run_in_progress(instance, task):
         return dg.SkipReason(running)
-    failed, most = failed_runs(instance, task), task.spec.retraining.attempts
-    if len(failed) >= most:
+    failed, attempts = failed_runs(instance, task), task.spec.retraining.attempts
+    if len(failed) >= attempts:
         return dg.SkipReason(
             f"{why}; but the last {len(failed)} runs failed (the newest is {failed[0].run_id[:8]}): a person must act. "
             f"Fix the cause and start `finetune run {task.name}` manually; after a successful run this continues automatically"
         )
-    again = f", attempt {len(failed) + 1} of {most} after {len(failed)} failed" if failed else ""
+    attempt_text = f", attempt {len(failed) + 1} of {attempts} after {len(failed)} failed" if failed else ""
     last = failed[0].run_id[:8] if failed else "first"
     return dg.RunRequest(
         run_key=f"{trigger}-{key}-{last}",
         job_name=job_name,
-        tags={"finetune/trigger": trigger, "finetune/why": f"{why}{again}"},
+        tags={"finetune/trigger": trigger, "finetune/why": f"{why}{attempt_text}"},
     )
 
 
@@ -198,14 +199,15 @@ def champion_sensor(task: Task) -> dg.SensorDefinition:
     when another version serves.
     """
 
-    acts = "rolls back automatically" if task.spec.retraining.rollback else "reports, and leaves the rollback to people"
+    automatic = task.spec.retraining.rollback
+    effect = "rolls back automatically" if automatic else "reports, and leaves the rollback to people"
 
     @dg.sensor(
         name=f"{task.name}__champion",
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.STOPPED,
         description=f"Compares people's feedback on the answers of {task.name}'s champion with that on the previous "
-        f"champion; {acts}.",
+        f"champion; {effect}.",
     )
     def champion(
         context: dg.SensorEvaluationContext, store: Store, tracking: Tracking
@@ -215,19 +217,19 @@ def champion_sensor(task: Task) -> dg.SensorDefinition:
             if not context.cursor:
                 return dg.SkipReason(alarm.sentence)
             return dg.SensorResult(skip_reason=alarm.sentence, asset_events=[_evaluation(task, alarm)], cursor="")
-        done = f"roll back with `finetune rollback {task.name}`"
+        action = f"roll back with `finetune rollback {task.name}`"
         if task.spec.retraining.rollback:
             try:
-                now = registry.rollback(tracking, task.name, f"champion alarm: {alarm.sentence}")
-                done = f"rolled back to version {now}"
+                version = registry.rollback(tracking, task.name, f"champion alarm: {alarm.sentence}")
+                action = f"rolled back to version {version}"
             except ValueError as error:  # the previous version may have been blocked since
-                done = f"it is not rolled back: {error}"
-        message = f"{alarm.sentence}; {done}"
+                action = f"it is not rolled back: {error}"
+        message = f"{alarm.sentence}; {action}"
         context.log.error(message)
         if context.cursor == str(serving):  # already shown in the asset's history
             return dg.SkipReason(f"ALARM: {message}")
-        seen = dg.AssetObservation(key_of(task, LIVE[0]), description=f"champion alarm: {message}")
-        events = (seen, _evaluation(task, Alarm(True, message, alarm.figures)))
+        observation = dg.AssetObservation(key_of(task, LIVE[0]), description=f"champion alarm: {message}")
+        events = (observation, _evaluation(task, Alarm(True, message, alarm.figures)))
         return dg.SensorResult(skip_reason=f"ALARM: {message}", asset_events=events, cursor=str(serving))
 
     return champion
@@ -236,7 +238,7 @@ def champion_sensor(task: Task) -> dg.SensorDefinition:
 def _evaluation(task: Task, alarm: Alarm) -> dg.AssetCheckEvaluation:
     """Return the result of the check of the served model, outside any run."""
     step, check = LIVE
-    result = check_result(check, of_alarm(alarm), task.spec)
+    result = check_result(check, alarm_result(alarm), task.spec)
     return dg.AssetCheckEvaluation(
         asset_key=key_of(task, step),
         check_name=check.name,

@@ -24,8 +24,8 @@ FLOOR = 5
 """Number of rows that any source may always contribute."""
 ACCEPTED_NEEDED = 50
 """Minimum accepted answers for testing phrases."""
-_ACCEPTED_MOST = 2000
-_ORDERS = [
+_MAX_ACCEPTED = 2000
+_INJECTIONS = [
     re.compile(pattern, re.I | re.M)
     for pattern in (
         r"\b(?:ignore|disregard|forget|override|bypass)\s+(?:\w+\s+){0,3}(?:previous|prior|above|earlier|preceding|all)"
@@ -58,20 +58,20 @@ class Held:
 def hold_back(spec: TaskSpec, corrected: Rows, accepted: Rows) -> list[Held]:
     """Return the corrected rows to hold from training, one entry per row with the first matching rule.
     accepted: rows without objections, against which phrases are tested."""
-    held = {row["id"]: reason for row in corrected if (reason := _orders(row))}
+    held_rows = {row["id"]: reason for row in corrected if (reason := _find_injection(row))}
     for rule in (
         partial(_triggers, accepted=accepted, spec=spec),
         partial(_families, spec=spec),
         partial(_users, spec=spec),
     ):
-        held |= rule([row for row in corrected if row["id"] not in held])
-    return [held[row["id"]] for row in corrected if row["id"] in held]
+        held_rows |= rule([row for row in corrected if row["id"] not in held_rows])
+    return [held_rows[row["id"]] for row in corrected if row["id"] in held_rows]
 
 
-def _orders(row: Mapping[str, Any]) -> Held | None:
+def _find_injection(row: Mapping[str, Any]) -> Held | None:
     """Detect prompt injection: a text that gives instructions to a model."""
     for text in (row["input"], row["correction"]):
-        for pattern in _ORDERS:
+        for pattern in _INJECTIONS:
             if hit := pattern.search(text):
                 return Held(row["id"], "poison_instruction", f"the text gives instructions to a model: {hit[0]!r:.80}")
     return None
@@ -79,26 +79,26 @@ def _orders(row: Mapping[str, Any]) -> Held | None:
 
 def cap(counts: Sequence[int], share: float) -> int:
     """Return the maximum rows per source, so that no source exceeds `share` of the remaining rows; at least FLOOR."""
-    for most in range(max(counts, default=0), FLOOR, -1):
-        if most <= share * sum(min(n, most) for n in counts):
-            return most
+    for limit in range(max(counts, default=0), FLOOR, -1):
+        if limit <= share * sum(min(n, limit) for n in counts):
+            return limit
     return FLOOR
 
 
-def _over(rows: Rows, sources: Sequence[Any], share: float, rule: str, reason: str) -> dict[str, Held]:
+def _beyond_share(rows: Rows, sources: Sequence[Any], share: float, rule: str, reason: str) -> dict[str, Held]:
     """Return the rows beyond their source's share, chosen by id. reason: a format string with {many}, {all} and {most}."""
     groups: defaultdict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for row, source in zip(rows, sources, strict=True):
         groups[source].append(row)
-    most = cap([len(g) for g in groups.values()], share)
+    limit = cap([len(g) for g in groups.values()], share)
     return {
-        row["id"]: Held(row["id"], rule, reason.format(many=len(group), all=len(rows), most=most))
+        row["id"]: Held(row["id"], rule, reason.format(many=len(group), all=len(rows), most=limit))
         for group in groups.values()
-        for row in sorted(group, key=lambda r: _mixed(r["id"]))[most:]
+        for row in sorted(group, key=lambda r: _hash_order(r["id"]))[limit:]
     }
 
 
-def _mixed(name: str) -> bytes:
+def _hash_order(name: str) -> bytes:
     """Return a sort key that is independent of the time of writing."""
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
 
@@ -106,7 +106,7 @@ def _mixed(name: str) -> bytes:
 def _users(rows: Rows, spec: TaskSpec) -> dict[str, Held]:
     sources = [row["user"] or ("row", row["id"]) for row in rows]
     reason = "one user wrote {many} of {all} corrected rows; only {most} are used (logs.max_user_share)"
-    return _over(rows, sources, spec.logs.max_user_share, "poison_user_share", reason)
+    return _beyond_share(rows, sources, spec.logs.max_user_share, "poison_user_share", reason)
 
 
 def _families(rows: Rows, spec: TaskSpec) -> dict[str, Held]:
@@ -114,20 +114,20 @@ def _families(rows: Rows, spec: TaskSpec) -> dict[str, Held]:
         return {}
     families = near_duplicate_clusters([row["input"] for row in rows], spec.data.near_duplicate_threshold).tolist()
     reason = "{many} of {all} corrected rows are near-duplicates; only {most} are used (logs.max_family_share)"
-    return _over(rows, families, spec.logs.max_family_share, "poison_family_share", reason)
+    return _beyond_share(rows, families, spec.logs.max_family_share, "poison_family_share", reason)
 
 
 def _triggers(rows: Rows, accepted: Rows, spec: TaskSpec) -> dict[str, Held]:
     """Find rows with a phrase that predicts one label, although accepted answers contradict it for the rest of these texts."""
-    known = sorted(accepted, key=lambda r: _mixed(r["id"]))[:_ACCEPTED_MOST]
-    if len(known) < ACCEPTED_NEEDED or not spec.labels:
+    accepted_sample = sorted(accepted, key=lambda r: _hash_order(r["id"]))[:_MAX_ACCEPTED]
+    if len(accepted_sample) < ACCEPTED_NEEDED or not spec.labels:
         return {}
-    trusted = [r["input"] for r in known], [r["output"].strip() for r in known]
-    held: dict[str, Held] = {}
+    trusted = [r["input"] for r in accepted_sample], [r["output"].strip() for r in accepted_sample]
+    held_rows: dict[str, Held] = {}
     for trigger in find_triggers([r["input"] for r in rows], [r["correction"] for r in rows], trusted):
         for i in trigger.rows:
-            held.setdefault(rows[i]["id"], Held(rows[i]["id"], "poison_trigger", f"the {trigger}"))
-    return held
+            held_rows.setdefault(rows[i]["id"], Held(rows[i]["id"], "poison_trigger", f"the {trigger}"))
+    return held_rows
 
 
 FLAGGED, LOW, SAMPLED, HELD = "flagged", "low score", "sampled", "held back"
@@ -168,7 +168,7 @@ def choose(spec: TaskSpec, rows: Sequence[dict[str, Any]]) -> Chosen:
     ones, the share logs.judging_share is for evaluation and never trained on, so that no version has seen these rows.
     """
     corrected = [r for r in rows if r["correction"] and r["input"].strip()]
-    failed = {r["id"]: sign for r in rows if not r["correction"] and (sign := _failure(r, spec))}
+    failed = {r["id"]: reason for r in rows if not r["correction"] and (reason := _failure(r, spec))}
     accepted = [
         r
         for r in rows
@@ -178,24 +178,25 @@ def choose(spec: TaskSpec, rows: Sequence[dict[str, Any]]) -> Chosen:
         and (not spec.labels or r["output"].strip() in spec.labels)
     ]
     held = hold_back(spec, [r for r in corrected if not r["reviewed"]], [r for r in accepted if r["input"].strip()])
-    why = {h.id: h for h in held}
+    held_by_id = {h.id: h for h in held}
     chosen = Chosen(held=held)
-    for place, row in enumerate(corrected):
-        if row["id"] in why:
+    for index, row in enumerate(corrected):
+        if row["id"] in held_by_id:
             continue
         # the question decides, so that equal ones are treated alike
-        if place >= spec.logs.judging_after and _draws(bytes.fromhex(text_key(row["input"])), spec.logs.judging_share):
+        digest = bytes.fromhex(text_key(row["input"]))
+        if index >= spec.logs.judging_after and _in_sample(digest, spec.logs.judging_share):
             chosen.judging.append(row)
         else:
             chosen.examples.append(example_of(row, spec))
     for row in rows:
         if not row["input"].strip() or row["left_out"]:
             continue
-        if row["id"] in why:
-            chosen.queue.append((row, f"{HELD}: {why[row['id']].reason}"))
+        if row["id"] in held_by_id:
+            chosen.queue.append((row, f"{HELD}: {held_by_id[row['id']].reason}"))
         elif row["id"] in failed:
             chosen.queue.append((row, failed[row["id"]]))
-        elif not row["correction"] and _draws(_mixed(f"sample:{row['id']}"), spec.logs.sample_share):
+        elif not row["correction"] and _in_sample(_hash_order(f"sample:{row['id']}"), spec.logs.sample_share):
             chosen.queue.append((row, SAMPLED))
     return chosen
 
@@ -209,7 +210,7 @@ def _failure(row: dict[str, Any], spec: TaskSpec) -> str | None:
     return None
 
 
-def _draws(digest: bytes, share: float) -> bool:
+def _in_sample(digest: bytes, share: float) -> bool:
     """Whether a hash belongs to this share of all."""
     return int.from_bytes(digest[:8], "big") < share * 2**64
 

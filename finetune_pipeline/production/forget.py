@@ -20,12 +20,12 @@ from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.store import SHOW_ROWS, Artifact, ArtifactStore
 from finetune_pipeline.evaluation.answer_cache import FILE as ANSWERS
 from finetune_pipeline.evaluation.answer_cache import FOLDER as ANSWERS_FOLDER
-from finetune_pipeline.production.intake import LOCK, log_store, take_in
-from finetune_pipeline.production.log_erasure import StillWritten, Wanted, count_lines, erase, writer_of
+from finetune_pipeline.production.intake import LOCK, ingest_new_lines, log_store
+from finetune_pipeline.production.log_erasure import RowTest, StillWritten, count_lines, erase, writer_of
 from finetune_pipeline.production.log_files import LogFile, log_files
 from finetune_pipeline.production.log_rows import hash_user, user_key
 from finetune_pipeline.production.log_store import ForgottenList
-from finetune_pipeline.production.used_rows import logged_as, production_examples
+from finetune_pipeline.production.used_rows import log_row_ids, production_examples
 from finetune_pipeline.spec.model import Task
 
 MODELS = ("base_model", "adapter", "merged_model", "model_version", "base_ability", "general_ability")
@@ -34,8 +34,8 @@ _TRASH = ".forgotten"
 """Folder of a task into which whole artifacts are moved before they are deleted."""
 _DAMAGED = (OSError, ValueError)
 """Errors from reading a damaged artifact. It may contain a person's rows, so it is deleted."""
-_BESIDE = ("requests", "judge")
-"""Folders of a task's state with files made from an evaluation, whose names contain its version."""
+_STATE_FOLDERS = ("requests", "judge")
+"""Folders of a task's state with files made from an evaluation; their names contain its version."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class Forgotten:
         splits: Versions of splits with such rows that a model may have been trained on, now or earlier.
         adapters: Versions trained on these splits.
         searched: Every store, as proof.
-        decisions: Lines of people's decision files about examples made from these rows, as FILE:LINE. They are kept, since
-            people wrote them.
+        decisions: Lines of decision files about examples made from these rows, as FILE:LINE. They are kept, since people
+            wrote them.
         out_of_reach: Places beyond our reach where such rows may remain, as text.
     """
 
@@ -73,47 +73,48 @@ class Forgotten:
 
 
 def forget(task: Task, store: ArtifactStore, users: Iterable[str] = (), ids: Iterable[str] = ()) -> Forgotten:
-    """Remove all rows of these users, and the rows with these ids. It may be killed and repeated: what is needed to find the
-    rows again (the list, lineage) is written first, and the log store, which identifies them, is changed last.
+    """Remove all rows of these users, and the rows with these ids. It may be killed and repeated: the forget list and the
+    lineage, which find the rows again, are written first, and the log store, which identifies them, is changed last.
 
     Raises StillWritten if a log file with such rows, or an artifact of the task, is still being written; only the list has
     changed then.
     """
-    take_in(task, store)
-    key, kept, done = user_key(store), log_store(task, store), Forgotten()
+    ingest_new_lines(task, store)
+    key, log_rows, result = user_key(store), log_store(task, store), Forgotten()
     with store.lock(task.name, LOCK):
-        listed = ForgottenList(kept.folder, key)
-        listed.add([hash_user(user, key) for user in users], ids)
-        rows = list(kept.rows())
+        forgotten = ForgottenList(log_rows.folder, key)
+        forgotten.add([hash_user(user, key) for user in users], ids)
+        rows = list(log_rows.rows())
         artifacts = _artifacts(task, store)
-        listed.add(ids=_ids_of_users(rows, artifacts, listed))
-        touched = {row["id"] for row in rows if "id" in row and listed.holds(row)}
-        wanted, files = _wanted(listed, key), log_files(task)
+        forgotten.add(ids=_answer_ids(rows, artifacts, forgotten))
+        row_ids = {row["id"] for row in rows if "id" in row and forgotten.holds(row)}
+        matches, files = _row_test(forgotten, key), log_files(task)
         here = [file for file in files if file.local is not None]
-        held = {file: count for file in here if (count := count_lines(file, wanted))}
-        _refuse_writers(task, store, held)
+        sources = {file: count for file in here if (count := count_lines(file, matches))}
+        _refuse_writers(task, store, sources)
 
-        listed.add(tainted=_tainted_splits(artifacts, listed, touched))
-        done.decisions = _decisions(task, artifacts, listed, touched)
-        bad = _made_of(artifacts, listed, touched)
-        done.lines = sum(erase(file, wanted, kept) for file in held)
-        done.artifacts = _remove(task, store, artifacts, bad, listed)
+        forgotten.add(tainted=_tainted_splits(artifacts, forgotten, row_ids))
+        result.decisions = _decisions(task, artifacts, forgotten, row_ids)
+        affected = _derived_from(artifacts, forgotten, row_ids)
+        result.lines = sum(erase(file, matches, log_rows) for file in sources)
+        result.artifacts = _remove(task, store, artifacts, affected, forgotten)
         # traces, and feedback to them
-        kept.drop_names(lambda name: listed.holds_id(name.removesuffix("/feedback")))
-        done.rows = kept.rewrite(lambda row: None if listed.holds(row) else row)
-        done.splits = sorted(listed.tainted)
+        log_rows.drop_names(lambda name: forgotten.holds_id(name.removesuffix("/feedback")))
+        result.rows = log_rows.rewrite(lambda row: None if forgotten.holds(row) else row)
+        result.splits = sorted(forgotten.tainted)
 
-        after, rest = _artifacts(task, store), list(kept.rows())
-        lines_left = sum(count_lines(file, wanted) for file in held)
-        removed = [a for a in artifacts if a.version in bad and a.step not in MODELS]
-        done.searched = [
-            Searched(f"lines of {len(here)} log files on this machine", sum(held.values()), lines_left),
-            Searched(f"{len(rows)} ingested rows", done.rows, sum(map(listed.holds, rest))),
-            Searched(f"{len(artifacts)} artifacts", len(removed), len(_made_of(after, listed, touched) & _data(after))),
+        after, remaining = _artifacts(task, store), list(log_rows.rows())
+        lines_left = sum(count_lines(file, matches) for file in sources)
+        artifacts_left = len(_derived_from(after, forgotten, row_ids) & _data(after))
+        removed = [a for a in artifacts if a.version in affected and a.step not in MODELS]
+        result.searched = [
+            Searched(f"lines of {len(here)} log files on this machine", sum(sources.values()), lines_left),
+            Searched(f"{len(rows)} ingested rows", result.rows, sum(map(forgotten.holds, remaining))),
+            Searched(f"{len(artifacts)} artifacts", len(removed), artifacts_left),
         ]
-    done.adapters = [a.version for a in after if a.step == "adapter" and a.inputs["train_split"] in listed.tainted]
-    done.out_of_reach = _out_of_reach(task, store, files)
-    return done
+    result.adapters = [a.version for a in after if a.step == "adapter" and a.inputs["train_split"] in forgotten.tainted]
+    result.out_of_reach = _out_of_reach(task, store, files)
+    return result
 
 
 def tainted_splits(task: str, store: ArtifactStore) -> set[str]:
@@ -130,112 +131,113 @@ def _data(artifacts: Iterable[Artifact]) -> set[str]:
     return {a.version for a in artifacts if a.step not in MODELS}
 
 
-def _ids_of_users(rows: list[dict[str, Any]], artifacts: list[Artifact], listed: ForgottenList) -> set[str]:
+def _answer_ids(rows: list[dict[str, Any]], artifacts: list[Artifact], forgotten: ForgottenList) -> set[str]:
     """Return the ids of the users' answers, including those that logs.keep_days has removed. Ids also used by another user's
     answer are excluded."""
     users = defaultdict(set)
-    shown = []
+    logged_rows = []
     for artifact in artifacts:
         if artifact.step == "production_logs":
             with contextlib.suppress(*_DAMAGED):
-                shown += read_rows(artifact.path("rows.jsonl"))
-    for row in [*(r for r in rows if r["kind"] == "row"), *shown]:
+                logged_rows += read_rows(artifact.path("rows.jsonl"))
+    for row in [*(r for r in rows if r["kind"] == "row"), *logged_rows]:
         if row["user"] is not None:
             users[row["id"]].add(row["user"])
-    return {name for name, of in users.items() if of <= listed.users}
+    return {name for name, row_users in users.items() if row_users <= forgotten.users}
 
 
-def _wanted(listed: ForgottenList, key: bytes) -> Wanted:
+def _row_test(forgotten: ForgottenList, key: bytes) -> RowTest:
     """Return a test whether a decoded log line is to be removed."""
 
-    def wanted(row: Any) -> bool:
+    def matches(row: Any) -> bool:
         if not isinstance(row, dict):
             return False
         user, name = row.get("user"), row.get("id")
-        of_user = isinstance(user, str | int | float) and hash_user(user, key) in listed.users
-        return of_user or (isinstance(name, str) and listed.holds_id(name))
+        is_user = isinstance(user, str | int | float) and hash_user(user, key) in forgotten.users
+        return is_user or (isinstance(name, str) and forgotten.holds_id(name))
 
-    return wanted
+    return matches
 
 
-def _refuse_writers(task: Task, store: ArtifactStore, held: Iterable[LogFile]) -> None:
+def _refuse_writers(task: Task, store: ArtifactStore, files: Iterable[LogFile]) -> None:
     """Raise StillWritten if a process is writing to files or artifacts that are about to change."""
-    written = [f"{file.path}: {writer}" for file in held if (writer := writer_of(file))]
-    if written:
+    open_files = [f"{file.path}: {writer}" for file in files if (writer := writer_of(file))]
+    if open_files:
         raise StillWritten(
             "log files with such rows are still being written:\n  "
-            + "\n  ".join(written)
+            + "\n  ".join(open_files)
             + "\nfix: rotate them (rename, and let the writer open a new file) or stop the writer, and run this again; the "
             "rows are no longer ingested"
         )
-    if busy := store.building(task.name):
+    if steps := store.building(task.name):
         raise StillWritten(
-            f"a run of {task.name} is making {', '.join(busy)}\nfix: wait for it or cancel it, and run this again; the rows "
+            f"a run of {task.name} is making {', '.join(steps)}\nfix: wait for it or cancel it, and run this again; the rows "
             "are no longer ingested"
         )
 
 
-def _is_theirs(names: Iterable[str], listed: ForgottenList, touched: set[str]) -> bool:
-    return any(name in touched or listed.holds_id(name) for name in names)
+def _is_theirs(names: Iterable[str], forgotten: ForgottenList, row_ids: set[str]) -> bool:
+    return any(name in row_ids or forgotten.holds_id(name) for name in names)
 
 
-def _tainted_splits(artifacts: list[Artifact], listed: ForgottenList, touched: set[str]) -> list[str]:
+def _tainted_splits(artifacts: list[Artifact], forgotten: ForgottenList, row_ids: set[str]) -> list[str]:
     """Return the versions of splits that are damaged or have such rows among their training and validation rows."""
 
     def is_tainted(splits: Artifact) -> bool:
         try:
             parts = (stream_examples(examples_of(splits.folder, name)) for name in ("train", "validation"))
-            return any(_is_theirs(logged_as(part), listed, touched) for part in parts)
+            return any(_is_theirs(log_row_ids(part), forgotten, row_ids) for part in parts)
         except _DAMAGED:
             return True
 
     return [a.version for a in artifacts if a.step == "splits" and is_tainted(a)]
 
 
-def _examples_of(raw: Artifact, listed: ForgottenList, touched: set[str]) -> set[str]:
+def _examples_of(raw: Artifact, forgotten: ForgottenList, row_ids: set[str]) -> set[str]:
     """Return the ids of examples made from such rows."""
-    return {e.id for e in production_examples(raw) if _is_theirs(logged_as([e]), listed, touched)}
+    return {e.id for e in production_examples(raw) if _is_theirs(log_row_ids([e]), forgotten, row_ids)}
 
 
-def _decisions(task: Task, artifacts: list[Artifact], listed: ForgottenList, touched: set[str]) -> list[str]:
+def _decisions(task: Task, artifacts: list[Artifact], forgotten: ForgottenList, row_ids: set[str]) -> list[str]:
     """Return the places of people's decisions about examples made from such rows."""
     examples: set[str] = set()
     for artifact in artifacts:
         if artifact.step == "raw_examples":
             with contextlib.suppress(*_DAMAGED):
-                examples |= _examples_of(artifact, listed, touched)
+                examples |= _examples_of(artifact, forgotten, row_ids)
     return [d.place for d in read_decisions(task.folder / "reviews", task.spec)[0] if d.id in examples]
 
 
-def _made_of(artifacts: list[Artifact], listed: ForgottenList, touched: set[str]) -> set[str]:
+def _derived_from(artifacts: list[Artifact], forgotten: ForgottenList, row_ids: set[str]) -> set[str]:
     """Return the versions of artifacts that contain such a row, or were made from one that does."""
-    bad = {a.version for a in artifacts if _holds(a, listed, touched)}
+    tainted = {a.version for a in artifacts if _contains_row(a, forgotten, row_ids)}
     while more := {
         a.version
         for a in artifacts
-        if a.version not in bad and {*a.inputs.values(), str(a.facts.get("trained_on"))} & (bad | listed.tainted)
+        if a.version not in tainted
+        and {*a.inputs.values(), str(a.facts.get("trained_on"))} & (tainted | forgotten.tainted)
     }:
-        bad |= more
-    return bad
+        tainted |= more
+    return tainted
 
 
-def _holds(artifact: Artifact, listed: ForgottenList, touched: set[str]) -> bool:
+def _contains_row(artifact: Artifact, forgotten: ForgottenList, row_ids: set[str]) -> bool:
     """Whether an artifact made directly from the logs contains such a row, or is too damaged to tell; others are found by their
     inputs."""
     try:
         if artifact.step == "production_logs":
             rows = [*read_rows(artifact.path("rows.jsonl")), *read_rows(artifact.path("quarantine.jsonl"))]
-            return any(listed.holds(row) or row.get("id") in touched for row in rows)
+            return any(forgotten.holds(row) or row.get("id") in row_ids for row in rows)
         if artifact.step == "test_predictions":
             path = artifact.folder / "production.json"
-            return path.exists() and _is_theirs(read_json(path)["ids"], listed, touched)
-        return artifact.step == "raw_examples" and bool(_examples_of(artifact, listed, touched))
+            return path.exists() and _is_theirs(read_json(path)["ids"], forgotten, row_ids)
+        return artifact.step == "raw_examples" and bool(_examples_of(artifact, forgotten, row_ids))
     except _DAMAGED:
         return True
 
 
 def _remove(
-    task: Task, store: ArtifactStore, artifacts: list[Artifact], bad: set[str], listed: ForgottenList
+    task: Task, store: ArtifactStore, artifacts: list[Artifact], affected: set[str], forgotten: ForgottenList
 ) -> list[str]:
     """Delete the artifacts made from such rows; of models only the pages that quote rows. Each folder is first moved away by
     one rename, so that a kill leaves no partial artifact; leftovers in the trash are deleted first."""
@@ -245,18 +247,18 @@ def _remove(
     trash.mkdir(mode=0o700)
     for artifact in artifacts:
         name = f"{artifact.step}/{artifact.version}"
-        if artifact.version in bad and artifact.step not in MODELS:
+        if artifact.version in affected and artifact.step not in MODELS:
             removed.append(name)
             os.rename(artifact.folder, trash / name.replace("/", "-"))
-        elif artifact.version in bad:
+        elif artifact.version in affected:
             pages = [page for file in SHOW_ROWS if (page := artifact.folder / file).exists()]
             removed += [f"{name}/{page.name}" for page in pages]
             for page in pages:
                 page.unlink()
-    if bad or listed.tainted:
-        there = _data(artifacts) - bad
-        for path in (p for folder in _BESIDE for p in sorted((root / "state" / folder).glob("*"))):
-            if path.stem.rpartition("-")[2] not in there:
+    if affected or forgotten.tainted:
+        kept_versions = _data(artifacts) - affected
+        for path in (p for folder in _STATE_FOLDERS for p in sorted((root / "state" / folder).glob("*"))):
+            if path.stem.rpartition("-")[2] not in kept_versions:
                 removed.append(str(path.relative_to(root)))
                 path.unlink()
         for folder in (root / ".work", store.root.parent / "checks" / task.name):
@@ -270,13 +272,13 @@ def _remove(
 def _out_of_reach(task: Task, store: ArtifactStore, files: Iterable[LogFile]) -> list[str]:
     """Describe places beyond our reach where such rows may remain."""
     spec, traces = task.spec, task.spec.logs.mlflow_experiment
-    asked = (spec.baseline.endpoint, spec.evaluation.endpoint, spec.evaluation.judge)
+    services = (spec.baseline.endpoint, spec.evaluation.endpoint, spec.evaluation.judge)
     hosts = {spec.training.trainer} - {"local"}
     return [
         *(f"{file.shown}: not on this machine; remove the rows there" for file in files if file.local is None),
         *([f"MLflow traces of the experiment {traces!r}: delete them there"] if traces else []),
         *(f"the trainer {host!r}: files and models it keeps" for host in hosts),
-        *(f"{service.url}: prompts that the service keeps" for service in asked if service),
+        *(f"{service.url}: prompts that the service keeps" for service in services if service),
         f"{task.folder / 'raw'}: rows copied there by hand have no user and no log id",
         f"{store.root.parent / 'dagster'}: messages and outputs of failed steps may quote rows",
         "folders that `finetune export` wrote, and systems that loaded a model from them",
@@ -287,10 +289,10 @@ def _out_of_reach(task: Task, store: ArtifactStore, files: Iterable[LogFile]) ->
 
 def trained_models(store: ArtifactStore, task: str, splits: Iterable[str]) -> list[dict[str, Any]]:
     """Return the released models trained on these splits: {model_version, adapter}."""
-    wanted = set(splits)
+    versions = set(splits)
     records = [read_json(a.path("model_version.json")) for a in store.all_versions(task, "model_version")]
     return [
         {"model_version": record["model_version"], "adapter": record["adapter_version"]}
         for record in records
-        if record["dataset_version"] in wanted
+        if record["dataset_version"] in versions
     ]

@@ -15,7 +15,7 @@ from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.production_rows import moment
 from finetune_pipeline.findings import Finding, most_first
 from finetune_pipeline.production.choosing import Chosen, choose, settings
-from finetune_pipeline.production.intake import LOCK, log_store, take_in
+from finetune_pipeline.production.intake import LOCK, ingest_new_lines, log_store
 from finetune_pipeline.production.log_files import OWN_FOLDER
 from finetune_pipeline.production.log_rows import RAW_SHOWN
 from finetune_pipeline.spec.model import Task, TaskSpec
@@ -23,22 +23,22 @@ from finetune_pipeline.spec.model import Task, TaskSpec
 T = TypeVar("T")
 
 
-class Remembered(dict[str, tuple[str, T]]):
+class LatestResult(dict[str, tuple[str, T]]):
     """An in-process cache of the latest result by name."""
 
     def latest(self, name: str, key: str, make: Callable[[], T]) -> T:
         """Return the cached result for the name if its key matches, else the result of `make`, which replaces it."""
-        kept = self.get(name)
-        if kept is None or kept[0] != key:
-            self[name] = kept = (key, make())
-        return kept[1]
+        cached = self.get(name)
+        if cached is None or cached[0] != key:
+            self[name] = cached = (key, make())
+        return cached[1]
 
 
 _REVIEWED = f"{OWN_FOLDER}/reviewed-"
 """Files of the task's own folder that `finetune review` writes."""
 _FEEDBACK = ("flag", "score", "correction")
-_CHOSEN: Remembered[Chosen] = Remembered()
-_TIMES: Remembered[list[float]] = Remembered()
+_CHOSEN: LatestResult[Chosen] = LatestResult()
+_TIMES: LatestResult[list[float]] = LatestResult()
 
 
 @dataclass
@@ -64,36 +64,36 @@ class Logs:
     @property
     def by_rule(self) -> dict[str, int]:
         """Return the number of findings per rule, most frequent first."""
-        return most_first(Counter(f["rule"] for bad in self.quarantine for f in bad["findings"]))
+        return most_first(Counter(f["rule"] for entry in self.quarantine for f in entry["findings"]))
 
 
-def merged(taken: Iterable[dict[str, Any]]) -> Logs:
+def merged(stored_rows: Iterable[dict[str, Any]]) -> Logs:
     """Merge the rows of a log store into one per answer. If several lines have feedback to one answer (flag, score,
     correction), the latest value is used. If the latest review excludes the row, none is."""
     logs = Logs()
     by_id: dict[str, list[dict[str, Any]]] = {}
-    for row in taken:
+    for row in stored_rows:
         logs.lines += 1
         if row["kind"] == "bad":
             source = row["source"]
-            bad = {"file": source["file"], "line": source["line"], "raw": row["raw"], "findings": row["findings"]}
-            logs.quarantine.append({**bad, "user": row["user"]})
+            entry = {"file": source["file"], "line": source["line"], "raw": row["raw"], "findings": row["findings"]}
+            logs.quarantine.append({**entry, "user": row["user"]})
         else:
             by_id.setdefault(row["id"], []).append(row)
     for lines in by_id.values():
-        lines.sort(key=_says_later)
+        lines.sort(key=_feedback_order)
         answers = [line for line in lines if line["kind"] == "row"]
-        later = len(lines) - len(answers)
-        logs.feedback += later
+        feedback_lines = len(lines) - len(answers)
+        logs.feedback += feedback_lines
         if not answers:
-            logs.unmatched += later
+            logs.unmatched += feedback_lines
             continue
         reused = [a for a in answers if a["input"] != answers[0]["input"] and not _is_review(a)]
-        logs.quarantine += map(_reused, reused)
-        others = set(map(id, reused))
+        logs.quarantine += map(_reused_id, reused)
+        excluded = set(map(id, reused))
         logs.duplicates += len(answers) - len(reused) - 1
         row = {k: v for k, v in answers[0].items() if k != "kind"}
-        for line in (each for each in lines if id(each) not in others):
+        for line in (candidate for candidate in lines if id(candidate) not in excluded):
             row.update({k: line[k] for k in _FEEDBACK if line[k] is not None})
         reviews = [line for line in lines if _is_review(line)]
         row["reviewed"] = bool(reviews)
@@ -101,22 +101,22 @@ def merged(taken: Iterable[dict[str, Any]]) -> Logs:
         if row["left_out"]:
             row.update(dict.fromkeys(_FEEDBACK))
         logs.rows.append(row)
-    logs.rows.sort(key=_order)
-    logs.quarantine.sort(key=lambda bad: (bad["file"], bad["line"]))
+    logs.rows.sort(key=_sort_key)
+    logs.quarantine.sort(key=lambda entry: (entry["file"], entry["line"]))
     return logs
 
 
-def _reused(row: dict[str, Any]) -> dict[str, Any]:
+def _reused_id(row: dict[str, Any]) -> dict[str, Any]:
     """Return the quarantine entry of an answer whose id is used by another question: feedback would be ambiguous."""
     source = row["source"]
     message = f"another question also has the id {row['id']!r:.60}"
     fix = "log a unique id with every answer; the id of a conversation is not enough"
-    found = Finding("log.id_reused", "error", f"{source['file']}:{source['line']}", message, fix)
+    finding = Finding("log.id_reused", "error", f"{source['file']}:{source['line']}", message, fix)
     raw = msgspec.json.encode({k: row[k] for k in ("id", "input", "output")}).decode()[:RAW_SHOWN]
-    return {**source, "raw": raw, "findings": [found.to_dict()], "user": row["user"]}
+    return {**source, "raw": raw, "findings": [finding.to_dict()], "user": row["user"]}
 
 
-def _order(row: dict[str, Any]) -> tuple[str, str, str]:
+def _sort_key(row: dict[str, Any]) -> tuple[str, str, str]:
     """Return the sort key: time, then content, so that the order of reading does not matter."""
     return row["timestamp"], row["id"], digest_json({k: v for k, v in row.items() if k != "source"})
 
@@ -125,26 +125,26 @@ def _is_review(line: dict[str, Any]) -> bool:
     return str(line["source"]["file"]).startswith(_REVIEWED)
 
 
-def _says_later(line: dict[str, Any]) -> tuple[Any, ...]:
+def _feedback_order(line: dict[str, Any]) -> tuple[Any, ...]:
     """Return the sort key of feedback to one answer. Reviews have the time of the answer, so they come last, sorted by the
     time of the decision, those without one first. At equal times, the place in the file decides."""
-    said = (1, line.get("decided") or "") if _is_review(line) else (0, line["timestamp"])
-    return (*said, line["source"]["file"], line["source"]["line"], *_order(line))
+    decision = (1, line.get("decided") or "") if _is_review(line) else (0, line["timestamp"])
+    return (*decision, line["source"]["file"], line["source"]["line"], *_sort_key(line))
 
 
 def read_logs(task: Task, store: ArtifactStore) -> Logs:
     """Read new log lines into the store, and return all rows."""
-    take_in(task, store)
-    kept = log_store(task, store)
+    ingest_new_lines(task, store)
+    rows_store = log_store(task, store)
     with store.lock(task.name, LOCK):
-        logs = merged(kept.rows())
-        logs.digest = kept.digest()
+        logs = merged(rows_store.rows())
+        logs.digest = rows_store.digest()
     return logs
 
 
 def row_times(task: Task, store: ArtifactStore) -> list[float]:
     """Read new log lines into the store, and return the sorted times of all rows. Without new lines, no row is read."""
-    take_in(task, store)
+    ingest_new_lines(task, store)
     return _TIMES.latest(
         task.name,
         log_store(task, store).digest(),
@@ -172,12 +172,12 @@ def corrections_digest(spec: TaskSpec, logs: Logs) -> str:
 def ingest(spec: TaskSpec, logs: Logs, out: Path) -> dict[str, Any]:
     """Write rows.jsonl, examples.jsonl (corrections), judging.jsonl (corrections that judge models), quarantine.jsonl,
     and held.jsonl (held corrections). Returns facts; lines = rows + duplicates + feedback + quarantined."""
-    sorted_out = chosen(spec, logs)
+    chosen_rows = chosen(spec, logs)
     write_rows(out / "rows.jsonl", logs.rows)
     write_rows(out / "quarantine.jsonl", logs.quarantine)
-    write_rows(out / "held.jsonl", (asdict(held) for held in sorted_out.held))
-    write_rows(out / "judging.jsonl", sorted_out.judging)
-    write_examples(out / "examples.jsonl", sorted_out.examples)
+    write_rows(out / "held.jsonl", (asdict(held_row) for held_row in chosen_rows.held))
+    write_rows(out / "judging.jsonl", chosen_rows.judging)
+    write_examples(out / "examples.jsonl", chosen_rows.examples)
     return {
         "lines": logs.lines,
         "rows": len(logs.rows),
@@ -186,11 +186,11 @@ def ingest(spec: TaskSpec, logs: Logs, out: Path) -> dict[str, Any]:
         "unmatched": logs.unmatched,
         "quarantined": len(logs.quarantine),
         "by_rule": logs.by_rule,
-        "corrections": len(sorted_out.examples),
-        "judging": len(sorted_out.judging),
-        "held": len(sorted_out.held),
-        "held_by_rule": dict(sorted(Counter(held.rule for held in sorted_out.held).items())),
-        "queue": sorted_out.queued(),
+        "corrections": len(chosen_rows.examples),
+        "judging": len(chosen_rows.judging),
+        "held": len(chosen_rows.held),
+        "held_by_rule": dict(sorted(Counter(held_row.rule for held_row in chosen_rows.held).items())),
+        "queue": chosen_rows.queued(),
         "left_out": sum(bool(r["left_out"]) for r in logs.rows),
         "flagged": sum(bool(r["flag"]) for r in logs.rows),
     }

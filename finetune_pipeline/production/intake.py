@@ -1,6 +1,6 @@
 """Reads growing, rotating log files into the log store, each complete line exactly once.
 
-A file is recognised by its first line, so that it may be renamed, copied and truncated, or gzipped. The ledger stores the
+A file is recognised by its first line, so it may be renamed, copied and truncated, or gzipped. The ledger stores the
 byte offset up to which it was read; the hash of the bytes before it distinguishes files with equal beginnings.
 """
 
@@ -31,7 +31,7 @@ from finetune_pipeline.production.log_files import (
     opened,
     rows_in,
 )
-from finetune_pipeline.production.log_rows import damaged_file, take_line, user_key
+from finetune_pipeline.production.log_rows import damaged_file, parse_line, user_key
 from finetune_pipeline.production.log_store import ForgottenList, LogStore
 from finetune_pipeline.spec.model import Task
 
@@ -40,7 +40,7 @@ _BATCH_BYTES = 32 << 20
 _SETTLED = 2.0
 """Seconds a file must be unchanged before its mark is trusted: file system timestamps are coarse."""
 _BROKEN_FOR = 3600.0
-"""Seconds after which an unchanged gzip file that breaks off is damaged, and no longer being written."""
+"""Seconds after which an unchanged gzip file that breaks off counts as damaged, not as still being written."""
 
 
 class _Batch:
@@ -60,56 +60,56 @@ def log_store(task: Task, store: ArtifactStore) -> LogStore:
     return LogStore(store.state_folder(task.name) / "logs")
 
 
-def take_in(task: Task, store: ArtifactStore, now: float | None = None) -> None:
+def ingest_new_lines(task: Task, store: ArtifactStore, now: float | None = None) -> None:
     """Read every complete line that was not read yet. It may be killed, repeated, and called from several processes. `now`:
     seconds since 1970, for logs.keep_days."""
     now = time.time() if now is None else now
     with store.lock(task.name, LOCK):
         batch, files = _Batch(task, store), log_files(task)
         batch.store.sweep()
-        seen = batch.ledger["seen"]
-        batch.ledger["seen"] = {f.key: seen[f.key] for f in files if f.key in seen}
-        changed = batch.ledger["seen"] != seen
+        previous = batch.ledger["seen"]
+        batch.ledger["seen"] = {f.key: previous[f.key] for f in files if f.key in previous}
+        changed = batch.ledger["seen"] != previous
         for file in files:
-            if seen.get(file.key, ("", ""))[0] != file.mark:
-                changed |= _take_file(file, batch, now)
+            if previous.get(file.key, ("", ""))[0] != file.mark:
+                changed |= _ingest_file(file, batch, now)
         if changed or batch.rows:
             batch.commit()
         _expire(task, batch.store, files, now)
 
 
-def take_records(
+def ingest_records(
     task: Task, store: ArtifactStore, source: str, records: Iterable[tuple[str, float, dict[str, Any]]], since: float
 ) -> int:
     """Ingest rows that do not come from files: (name, time in seconds since 1970, the object of a log line). Returns their
     number.
 
     A name is ingested once, and again when its content has changed. since: the records are complete from this time on; older
-    names are forgotten. As safe as :func:`take_in`.
+    names are forgotten. As safe as :func:`ingest_new_lines`.
     """
     with store.lock(task.name, LOCK):
         batch = _Batch(task, store)
-        others, known = batch.ledger["others"], batch.ledger["others"].get(source, {})
-        others[source] = {name: entry for name, entry in known.items() if entry[0] >= since}
+        names_by_source, known_names = batch.ledger["others"], batch.ledger["others"].get(source, {})
+        names_by_source[source] = {name: entry for name, entry in known_names.items() if entry[0] >= since}
         for number, (name, moment, record) in enumerate(records, 1):
             try:
                 line = msgspec.json.encode(record, order="sorted")
             except UnicodeEncodeError:  # an unpaired surrogate: quarantined
                 line = json.dumps(record, sort_keys=True).encode()
             digest = hashlib.blake2b(line, key=batch.key, digest_size=8).hexdigest()
-            if known.get(name, (0.0, ""))[1] == digest:
+            if known_names.get(name, (0.0, ""))[1] == digest:
                 continue
-            row = take_line(line, False, {"file": source, "line": number}, task.spec, batch.key)
+            row = parse_line(line, False, {"file": source, "line": number}, task.spec, batch.key)
             if batch.forgotten.holds(row):
                 continue  # its name is not recorded either
-            others[source][name] = (moment, digest)
+            names_by_source[source][name] = (moment, digest)
             batch.rows.append(row)
-        taken = len(batch.rows)
+        count = len(batch.rows)
         batch.commit()
-    return taken
+    return count
 
 
-def _take_file(file: LogFile, batch: _Batch, now: float) -> bool:
+def _ingest_file(file: LogFile, batch: _Batch, now: float) -> bool:
     """Continue reading one file. Returns whether the ledger changed."""
     name = ""
     try:
@@ -117,17 +117,17 @@ def _take_file(file: LogFile, batch: _Batch, now: float) -> bool:
             name = stream_of(handle, batch.ledger["streams"]) or ""
             if not name:
                 return False
-            whole, lines = _read_on(file, handle, name, batch)
+            is_complete, lines = _read_on(file, handle, name, batch)
     except FileNotFoundError:
-        return False  # rotated away meanwhile: read under its new name next time
+        return False  # rotated meanwhile: the next call reads it under its new name
     except BROKEN_OFF as error:
-        patience = _SETTLED if isinstance(error, OtherPacker) else _BROKEN_FOR
-        if file.modified is None or file.modified > now - patience:
+        grace = _SETTLED if isinstance(error, OtherPacker) else _BROKEN_FOR
+        if file.modified is None or file.modified > now - grace:
             return True
         read = batch.ledger["streams"].get(name, NOTHING_READ)["lines"]
         batch.rows.append(damaged_file(file.shown, read, error))
-        whole, lines = True, 1
-    if whole and (file.modified is None or file.modified < now - _SETTLED):
+        is_complete, lines = True, 1
+    if is_complete and (file.modified is None or file.modified < now - _SETTLED):
         batch.ledger["seen"][file.key] = (file.mark, name)
         return True
     return lines > 0
@@ -140,18 +140,18 @@ def stream_of(handle: IO[bytes], streams: Mapping[str, Stream]) -> str | None:
     first = first_line(handle)
     if first is None:
         return None
-    number, alike = 0, []
+    number, matches = 0, []
     while (name := f"{first}-{number}") in streams:
-        if (until := _agrees(handle, streams[name])) is not None:
-            alike.append((until, -streams[name]["offset"], name))
+        if (end := _agrees(handle, streams[name])) is not None:
+            matches.append((end, -streams[name]["offset"], name))
         number += 1
-    return max(alike)[-1] if alike else name
+    return max(matches)[-1] if matches else name
 
 
-def _agrees(handle: IO[bytes], known: Stream) -> int | None:
+def _agrees(handle: IO[bytes], stream: Stream) -> int | None:
     """Return the last offset up to which a file has the bytes that were read under a name; None if they differ. A file that
     is too short to tell is an unfinished copy."""
-    for offset, tail in sorted(known["tails"], reverse=True):
+    for offset, tail in sorted(stream["tails"], reverse=True):
         try:
             return int(offset) if hash_tail(bytes_before(handle, offset)) == tail else None
         except LookupError:
@@ -162,9 +162,9 @@ def _agrees(handle: IO[bytes], known: Stream) -> int | None:
 def _read_on(file: LogFile, handle: IO[bytes], name: str, batch: _Batch) -> tuple[bool, int]:
     """Return (whether the file was read to its end and ends with a line end, number of lines read). Raises one of
     BROKEN_OFF after the complete lines of a damaged gzip file."""
-    known = batch.ledger["streams"].get(name, NOTHING_READ)
+    stream = batch.ledger["streams"].get(name, NOTHING_READ)
     try:
-        reader = LineReader(handle, known)
+        reader = LineReader(handle, stream)
     except LookupError:
         return True, 0  # an unfinished copy of a file that was read further
     broken_off: Exception | None = None
@@ -174,7 +174,7 @@ def _read_on(file: LogFile, handle: IO[bytes], name: str, batch: _Batch) -> tupl
             for line, cut in reader:
                 for text in rows_in(line):
                     source = {"file": file.shown, "line": reader.lines}
-                    row = take_line(text, cut, source, batch.spec, batch.key)
+                    row = parse_line(text, cut, source, batch.spec, batch.key)
                     if batch.forgotten.holds(row):
                         removed += 1
                     else:
@@ -187,7 +187,7 @@ def _read_on(file: LogFile, handle: IO[bytes], name: str, batch: _Batch) -> tupl
             if not isinstance(handle, GzipFile):
                 if first_line(handle) != name.rpartition("-")[0]:
                     return False, 0  # truncated while it was read: the bytes may belong to another file
-                reader.stay()
+                reader.restore_offset()
             batch.ledger["streams"][name] = reader.entry()
             batch.rows += rows
             batch.ledger["removed"] += removed
@@ -196,22 +196,22 @@ def _read_on(file: LogFile, handle: IO[bytes], name: str, batch: _Batch) -> tupl
         if reader.offset < start + _BATCH_BYTES:
             break
         batch.commit()
-    return not reader.half, reader.lines - known["lines"]
+    return not reader.is_incomplete, reader.lines - stream["lines"]
 
 
-def _expire(task: Task, kept: LogStore, files: list[LogFile], now: float) -> None:
+def _expire(task: Task, store: LogStore, files: list[LogFile], now: float) -> None:
     """Remove rows older than logs.keep_days, and files of the task's own folder that contain nothing newer."""
     if task.spec.logs.keep_days is None:
         return
     limit = now - 86_400 * task.spec.logs.keep_days
 
     def young(row: dict[str, Any]) -> dict[str, Any] | None:
-        timestamp = row.get("timestamp")
-        return row if timestamp is None or datetime.fromisoformat(timestamp).timestamp() >= limit else None
+        logged_at = row.get("timestamp")
+        return row if logged_at is None or datetime.fromisoformat(logged_at).timestamp() >= limit else None
 
-    kept.rewrite(young)
-    read = kept.ledger()["seen"]
+    store.rewrite(young)
+    finished = store.ledger()["seen"]
     for file in files:
-        own = file.local is not None and file.shown.startswith(f"{OWN_FOLDER}/")
-        if own and file.modified is not None and file.modified < limit and file.key in read:
+        is_own = file.local is not None and file.shown.startswith(f"{OWN_FOLDER}/")
+        if is_own and file.modified is not None and file.modified < limit and file.key in finished:
             Path(file.path).unlink(missing_ok=True)

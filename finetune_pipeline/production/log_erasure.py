@@ -1,6 +1,6 @@
 """Removes lines from log files: each file is rewritten without them, and the new file replaces the old one.
 
-A process that appends to the old file would continue to write to a deleted file. So a file that is still being written is
+A process that appends to the old file would go on writing to a deleted file, so a file that is still being written is
 refused. `finetune serve` reopens its log for every row under a lock, which is also taken here.
 """
 
@@ -36,18 +36,18 @@ from finetune_pipeline.production.log_store import LogStore
 QUIET_S = 10.0
 """Seconds without a change after which a file that no visible process has open counts as finished."""
 
-Wanted = Callable[[Any], bool]
+RowTest = Callable[[Any], bool]
 
 
 class StillWritten(OutsideError):
-    """Raised if log files with such lines are still being written."""
+    """Raised if log files with matching lines are still being written."""
 
 
-def count_lines(file: LogFile, wanted: Wanted) -> int:
-    """Count the wanted lines of a file. Raises OutsideError if it cannot be unpacked to its end."""
+def count_lines(file: LogFile, matches: RowTest) -> int:
+    """Count the matching lines of a file. Raises OutsideError if it cannot be unpacked to its end."""
     try:
         with opened(file) as handle:
-            return sum(_is_wanted(line, wanted) for line, _ in LineReader(handle))
+            return sum(_matches_line(line, matches) for line, _ in LineReader(handle))
     except BROKEN_OFF as error:
         raise OutsideError(
             f"{file.path} is damaged or still being written, or not packed by gzip ({error}): nobody can tell whose rows it "
@@ -69,11 +69,11 @@ def writer_of(file: LogFile) -> str | None:
     return f"it changed {max(age, 0.0):.0f} s ago" if age < QUIET_S else None
 
 
-def erase(file: LogFile, wanted: Wanted, kept: LogStore) -> int:
-    """Rewrite a file on this machine without the wanted lines, and return their number. It may be repeated. Lines that were
-    read are not read again: the ledger records the new content before it is put in place.
+def erase(file: LogFile, matches: RowTest, log_store: LogStore) -> int:
+    """Rewrite a file on this machine without the matching lines, and return their number. It may be repeated. Ingested lines
+    are not read again: the ledger records the new content before it is put in place.
 
-    kept: the task's log store; the caller holds its lock. Raises StillWritten if the file changed while it was
+    log_store: the task's log store; the caller holds its lock. Raises StillWritten if the file changed while it was
     rewritten.
     """
     path = Path(file.path)
@@ -81,33 +81,33 @@ def erase(file: LogFile, wanted: Wanted, kept: LogStore) -> int:
     with hold(lock) if lock.exists() else contextlib.nullcontext():
         before = path.stat()
         with opened(file) as handle:
-            ledger = kept.ledger()
+            ledger = log_store.ledger()
             name = stream_of(handle, ledger["streams"])
             handle.seek(0)
             data = handle.read()
             zipped = isinstance(handle, gzip.GzipFile)
         read_to = ledger["streams"].get(name or "", NOTHING_READ)["offset"]
-        read, rest, removed = _without(data, read_to, wanted)
+        read_part, unread_part, removed = _remove_lines(data, read_to, matches)
         if not removed:
             return 0
-        if read:
-            reader = LineReader(io.BytesIO(read))
+        if read_part:
+            reader = LineReader(io.BytesIO(read_part))
             lines = [line for line, _ in reader]
-            first = hash_line(lines[0])
-            number = sum(known.startswith(f"{first}-") for known in ledger["streams"])
-            ledger["streams"][f"{first}-{number}"] = reader.entry()
-            kept.append([], ledger)
+            first_hash = hash_line(lines[0])
+            number = sum(stream.startswith(f"{first_hash}-") for stream in ledger["streams"])
+            ledger["streams"][f"{first_hash}-{number}"] = reader.entry()
+            log_store.append([], ledger)
         temporary = path.with_name(f".{path.name}.tmp")
-        content = read + rest
+        content = read_part + unread_part
         temporary.unlink(missing_ok=True)
-        # readable by the owner only from the start: it contains other people's texts as logged
+        # readable only by the owner from the start, since it contains other people's texts
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
             out.write(gzip.compress(content) if zipped else content)
             out.flush()
             os.fsync(out.fileno())
             os.fchmod(out.fileno(), before.st_mode & 0o777)
-        now = path.stat()
-        if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+        after = path.stat()
+        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
             temporary.unlink()
             raise StillWritten(f"{path} changed while rows were removed from it; stop or rotate it and run this again")
         os.replace(temporary, path)
@@ -115,26 +115,26 @@ def erase(file: LogFile, wanted: Wanted, kept: LogStore) -> int:
     return removed
 
 
-def _is_wanted(line: bytes, wanted: Wanted) -> bool:
+def _matches_line(line: bytes, matches: RowTest) -> bool:
     decoded: list[Any] = []
     for row in rows_in(line):
         try:
             decoded.append(msgspec.json.decode(row))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             decoded += [{"user": user} for user in users_named(row)]
-    return any(map(wanted, decoded))
+    return any(map(matches, decoded))
 
 
-def _without(data: bytes, read_to: int, wanted: Wanted) -> tuple[bytes, bytes, int]:
+def _remove_lines(data: bytes, read_to: int, matches: RowTest) -> tuple[bytes, bytes, int]:
     """Return (the remaining bytes before `read_to`, the remaining bytes after it, the number of removed lines)."""
-    read: list[bytes] = []
-    rest: list[bytes] = []
+    read_lines: list[bytes] = []
+    unread_lines: list[bytes] = []
     start = removed = 0
     reader = LineReader(io.BytesIO(data))
     for line, _ in reader:
-        if _is_wanted(line, wanted):
+        if _matches_line(line, matches):
             removed += 1
         else:
-            (read if start < read_to else rest).append(data[start : reader.offset])
+            (read_lines if start < read_to else unread_lines).append(data[start : reader.offset])
         start = reader.offset
-    return b"".join(read), b"".join(rest) + data[start:], removed
+    return b"".join(read_lines), b"".join(unread_lines) + data[start:], removed

@@ -30,7 +30,7 @@ _OTHER_PACKERS = {b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\0": "xz", b"BZh": "bzi
 
 
 class OtherPacker(ValueError):
-    """Raised for a file that another program than gzip has packed."""
+    """Raised for a file that a program other than gzip has packed."""
 
 
 BROKEN_OFF = (EOFError, gzip.BadGzipFile, zlib.error, OtherPacker)
@@ -39,7 +39,7 @@ _NAMED = re.compile(r"\.(jsonl|jsonlines|ndjson)\b")
 _ROTATED = re.compile(rf"({_NAMED.pattern})(?:[-.][0-9][0-9T:.\-]*)?(?:\.gz)?$")
 TAIL = 1024
 _HOLE = re.compile(rb"\0{4,}")
-"""Zero bytes where a machine lost power, in front of the next line. Fewer stand between the characters of UTF-16 and UTF-32."""
+"""Zero bytes that a power failure left before the next line. UTF-16 and UTF-32 have fewer of them between characters."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def log_files(task: Task) -> list[LogFile]:
     places = {str(own): OWN_FOLDER, configured if "://" in configured else str(task.folder / configured): configured}
     files = []
     for place, shown in places.items():
-        # of a path, fsspec would take :: for a chain of file systems
+        # fsspec would read :: in a path as a chain of file systems
         fs, root = url_to_fs(place) if "://" in place else (fsspec.filesystem("file"), place)
         fs.invalidate_cache()
         if not fs.isdir(root):
@@ -80,16 +80,16 @@ def log_files(task: Task) -> list[LogFile]:
         if "://" not in place:
             look_into(root)
         for path in sorted(fs.find(root)):
-            within = path[len(root) :].lstrip("/")
+            relative = path[len(root) :].lstrip("/")
             name = PurePosixPath(path).name
-            if not _NAMED.search(name) or "/." in f"/{within}" or name.endswith((".tmp", ".part")):
+            if not _NAMED.search(name) or "/." in f"/{relative}" or name.endswith((".tmp", ".part")):
                 continue
-            with contextlib.suppress(FileNotFoundError):  # rotated since: found under its new name next time
+            with contextlib.suppress(FileNotFoundError):  # rotated since: the next call finds it under its new name
                 info = fs.info(path)
                 if info["type"] == "file":
                     mark = hashlib.sha256(repr(sorted(info.items(), key=str)).encode()).hexdigest()[:16]
-                    base = f"{shown.rstrip('/')}/" + _ROTATED.sub(r"\1", _as_text(within, "replace"))
-                    files.append(LogFile(fs, path, base, _modified(info), mark))
+                    shown_name = f"{shown.rstrip('/')}/" + _ROTATED.sub(r"\1", _as_text(relative, "replace"))
+                    files.append(LogFile(fs, path, shown_name, _modified(info), mark))
     return files
 
 
@@ -109,7 +109,7 @@ def opened(file: LogFile) -> Iterator[IO[bytes]]:
     """Open a file's bytes, decompressed if gzipped. Raises FileNotFoundError if it was rotated away, and OtherPacker."""
     with file.fs.open(file.path, "rb") as raw:
         head = raw.read(6)
-        if packer := next((name for sign, name in _OTHER_PACKERS.items() if head.startswith(sign)), None):
+        if packer := next((name for magic, name in _OTHER_PACKERS.items() if head.startswith(magic)), None):
             raise OtherPacker(f"it is packed by {packer}, and only gzip is unpacked")
         raw.seek(0)
         handle: Any = gzip.GzipFile(fileobj=raw) if head.startswith(_GZIP) else raw
@@ -121,22 +121,22 @@ def read_line(handle: IO[bytes]) -> tuple[bytes, int, bytes, bool] | None:
     follows. A complete JSON object or list is also a line at the end of a file without a line end. Lines longer than 8 MiB
     are truncated. A byte order mark is skipped, and zero bytes too: a writer that keeps its offset in a truncated file
     leaves a hole of them."""
-    kept, raw, taken = b"", b"", 0
-    while piece := handle.readline(MAX_LINE_BYTES + 1):
-        taken += len(piece)
-        raw = (raw + piece)[-TAIL:] if len(piece) < TAIL else piece[-TAIL:]
-        ended = piece.endswith(b"\n")
-        if not kept:
-            piece = piece.lstrip(b"\0").removeprefix(BOM)
-        kept += piece[: MAX_LINE_BYTES + 1 - len(kept)]
+    line, tail, bytes_read = b"", b"", 0
+    while chunk := handle.readline(MAX_LINE_BYTES + 1):
+        bytes_read += len(chunk)
+        tail = (tail + chunk)[-TAIL:] if len(chunk) < TAIL else chunk[-TAIL:]
+        ended = chunk.endswith(b"\n")
+        if not line:
+            chunk = chunk.lstrip(b"\0").removeprefix(BOM)
+        line += chunk[: MAX_LINE_BYTES + 1 - len(line)]
         if ended:
-            cut = len(kept) > MAX_LINE_BYTES
-            return (kept[:MAX_LINE_BYTES] if cut else kept.rstrip(b"\r\n")), taken, raw, cut
-    return (kept.rstrip(b"\r\n"), taken, raw, False) if _is_whole(kept) else None
+            truncated = len(line) > MAX_LINE_BYTES
+            return (line[:MAX_LINE_BYTES] if truncated else line.rstrip(b"\r\n")), bytes_read, tail, truncated
+    return (line.rstrip(b"\r\n"), bytes_read, tail, False) if _is_whole(line) else None
 
 
 def rows_in(line: bytes) -> list[bytes]:
-    """Return the rows of a line: one, or those in front of and behind a hole of zero bytes."""
+    """Return the rows of a line: one, or those before and after a hole of zero bytes."""
     return [row for row in _HOLE.split(line) if not is_blank(row)]
 
 
@@ -172,27 +172,27 @@ NOTHING_READ: Stream = {"offset": 0, "lines": 0, "tails": []}
 
 
 class LineReader:
-    """Iterates over the complete lines of a file from the offset in its ledger entry. half: the file ends in an incomplete
-    line. Raises LookupError if the file is shorter than the offset."""
+    """Iterates over the complete lines of a file from the offset in its ledger entry. is_incomplete: the file ends in the
+    middle of a line. Raises LookupError if the file is shorter than the offset."""
 
-    def __init__(self, handle: IO[bytes], known: Stream = NOTHING_READ) -> None:
-        self._handle, self.offset, self.lines = handle, known["offset"], known["lines"]
-        self._tails = [tail for tail in known["tails"] if tail[0] != self.offset]
+    def __init__(self, handle: IO[bytes], stream: Stream = NOTHING_READ) -> None:
+        self._handle, self.offset, self.lines = handle, stream["offset"], stream["lines"]
+        self._tails = [tail for tail in stream["tails"] if tail[0] != self.offset]
         self._tail = bytes_before(handle, self.offset)
-        self.half = False
+        self.is_incomplete = False
 
     def __iter__(self) -> Iterator[tuple[bytes, bool]]:
         """Yield (line without its end, truncated); `offset` and `lines` are those after the line."""
         while (read := read_line(self._handle)) is not None:
-            line, taken, raw, cut = read
-            self.offset += taken
-            # otherwise the rest is the end of a line that was read without it
+            line, bytes_read, tail, truncated = read
+            self.offset += bytes_read
+            # otherwise these bytes are the line end of a line that was read without it
             self.lines += self._tail[-1:] in (b"", b"\n")
-            self._tail = (self._tail + raw)[-TAIL:]
+            self._tail = (self._tail + tail)[-TAIL:]
             if self.lines & (self.lines - 1) == 0:
                 self._tails.append((self.offset, hash_tail(self._tail)))
-            yield line, cut
-        self.half = self._handle.tell() != self.offset
+            yield line, truncated
+        self.is_incomplete = self._handle.tell() != self.offset
 
     def entry(self) -> Stream:
         """Return the file's ledger entry: offset, lines, and the hash of the tail here and at every line whose number is a power
@@ -200,7 +200,7 @@ class LineReader:
         tails = [tail for tail in self._tails if tail[0] != self.offset]
         return {"offset": self.offset, "lines": self.lines, "tails": [*tails, (self.offset, hash_tail(self._tail))]}
 
-    def stay(self) -> None:
+    def restore_offset(self) -> None:
         """Seek back to the offset after other use of the handle."""
         self._handle.seek(self.offset)
 

@@ -29,7 +29,7 @@ USER_KEY = "FINETUNE_USER_KEY"
 _KEY_FILE = "users.key"
 RAW_SHOWN = 2000
 _USER_FIELD = re.compile(rb'(\\*"user\\*"\s*:\s*)(\\+"[^"]*"|"(?:[^"\\]|\\.)*"?|[^,}\s]+)')
-"""The user in a line as written, also where a log shipper wrapped the line as a text of its own."""
+"""The user in a line as written, also where a log shipper wrapped the line in a string."""
 
 _YEARS = range(1970, 2200)
 """Accepted years. At the ends of the calendar, times cannot be converted to another zone or have a window around them."""
@@ -54,7 +54,7 @@ def hash_user(user: object, key: bytes) -> str:
     return hashlib.blake2b(str(user).encode("utf-8", "surrogatepass"), key=key, digest_size=16).hexdigest()
 
 
-def take_line(line: bytes, cut: bool, source: dict[str, Any], spec: TaskSpec, key: bytes) -> dict[str, Any]:
+def parse_line(line: bytes, cut: bool, source: dict[str, Any], spec: TaskSpec, key: bytes) -> dict[str, Any]:
     """Parse a line into the record to store: {"kind": row, feedback or bad, …}. source: {file, line}.
 
     row: id, timestamp, model_version, input, turns (of a conversation, else None), output, flag, score, correction, user;
@@ -73,39 +73,39 @@ def take_line(line: bytes, cut: bool, source: dict[str, Any], spec: TaskSpec, ke
             problems = problems_of(row, place, spec)
     user = row.get("user") if isinstance(row, dict) else None
     user = next(iter(users_named(line)), None) if problems and user is None else user
-    hashed = hash_user(user, key) if _names_user(user) else None
+    user_hash = hash_user(user, key) if _names_user(user) else None
     if problems:
-        shown = _USER_FIELD.sub(rb'\1"[USER]"', line[: 2 * RAW_SHOWN]).decode("utf-8", "replace")
+        raw = _USER_FIELD.sub(rb'\1"[USER]"', line[: 2 * RAW_SHOWN]).decode("utf-8", "replace")
         return {
             "kind": "bad",
-            "raw": scrub_text(shown, finder_of(spec.data, names=False))[:RAW_SHOWN],
+            "raw": scrub_text(raw, finder_of(spec.data, names=False))[:RAW_SHOWN],
             "findings": [p.to_dict() for p in problems],
-            "user": hashed,
+            "user": user_hash,
             "source": source,
         }
-    return {**_stored(row, spec), "user": hashed, "source": source}
+    return {**_clean_record(row, spec), "user": user_hash, "source": source}
 
 
 def damaged_file(file: str, read: int, error: Exception) -> dict[str, Any]:
-    """Return the record that says of a damaged or packed file that what follows its first `read` lines is lost."""
-    found = _bad(
+    """Return the quarantine record of a damaged or packed file: everything after its first `read` lines is lost."""
+    finding = _bad(
         f"{file}:{read + 1}",
         "damaged_file",
         f"the file cannot be read behind line {read}: {error}",
         "put a whole copy in its place, plain or gzipped: it is read on from there",
     )
     source = {"file": file, "line": read + 1}
-    return {"kind": "bad", "raw": "", "findings": [found.to_dict()], "user": None, "source": source}
+    return {"kind": "bad", "raw": "", "findings": [finding.to_dict()], "user": None, "source": source}
 
 
 def users_named(line: bytes) -> list[Any]:
-    """Return the values after the key `user` in a line that is no row, so that it can be forgotten."""
-    found = []
+    """Return the values after the key `user` in an invalid line, so that the line can be forgotten."""
+    users = []
     for match in _USER_FIELD.finditer(line):
         with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             value = match[2]
-            found.append(msgspec.json.decode(value.replace(b"\\", b"") if value[:1] == b"\\" else value))
-    return found
+            users.append(msgspec.json.decode(value.replace(b"\\", b"") if value[:1] == b"\\" else value))
+    return users
 
 
 def _bad(place: str, rule: str, message: str, fix: str) -> Finding:
@@ -160,16 +160,16 @@ def _question_problem(row: dict[str, Any]) -> str | None:
     """Return the problem of a line's question, or None."""
     messages = row.get("messages")
     if not messages:
-        asked = isinstance(row.get("input"), str) and row["input"].strip()
-        return None if asked else "neither 'messages' nor 'input' contains a question"
-    if not _sound_messages(messages):
+        has_input = isinstance(row.get("input"), str) and row["input"].strip()
+        return None if has_input else "neither 'messages' nor 'input' contains a question"
+    if not _has_valid_messages(messages):
         return f"'messages' contain more than texts of the roles {', '.join(ROLES)}, such as a tool call or a picture"
     if not any(m["role"] == "user" and m["content"].strip() for m in messages):
         return "'messages' have no text of the role 'user'"
     return "'messages' end with the assistant's turn" if messages[-1]["role"] == "assistant" else None
 
 
-def _sound_messages(messages: Any) -> TypeGuard[list[dict[str, Any]]]:
+def _has_valid_messages(messages: Any) -> TypeGuard[list[dict[str, Any]]]:
     turns = messages if isinstance(messages, list) else []
     return bool(turns) and all(
         isinstance(m, dict) and m.get("role") in ROLES and isinstance(m.get("content"), str) and not m.get("tool_calls")
@@ -192,8 +192,8 @@ def feedback_problems(feedback: Any, place: str, spec: TaskSpec) -> list[Finding
     if not isinstance(feedback.get("flag"), str | int | float | None):
         findings.append(_bad(place, "wrong_type", "the flag is neither text nor true or false", "write what is wrong"))
     correction = _corrected_answer(feedback)
-    said = [v.strip() if isinstance(v, str) else v for k in ("label", "correction") if (v := feedback.get(k))]
-    if said[1:] and said[0] != said[1]:
+    answers = [v.strip() if isinstance(v, str) else v for k in ("label", "correction") if (v := feedback.get(k))]
+    if answers[1:] and answers[0] != answers[1]:
         message = "'label' and 'correction' are two different right answers"
         findings.append(_bad(place, "two_answers", message, "write the right answer in one of them"))
     elif correction is not None and not isinstance(correction, str):
@@ -215,12 +215,12 @@ def _is_finite(score: Any) -> bool:
 
 
 def _corrected_answer(feedback: dict[str, Any]) -> Any:
-    """Return the corrected answer; an empty one only where there is no other."""
-    said = [feedback[key] for key in ("label", "correction") if feedback.get(key) is not None]
-    return max(said, key=bool, default=None)
+    """Return the corrected answer; an empty one only if there is no other."""
+    answers = [feedback[key] for key in ("label", "correction") if feedback.get(key) is not None]
+    return max(answers, key=bool, default=None)
 
 
-def _decided(time: Any) -> dict[str, str]:
+def _decision_time(time: Any) -> dict[str, str]:
     """Return the time of a reviewer's decision; empty without a valid time."""
     try:
         return {"decided": _read_time(time).isoformat()}
@@ -228,11 +228,11 @@ def _decided(time: Any) -> dict[str, str]:
         return {}
 
 
-def _stored(row: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
+def _clean_record(row: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
     """Scrub a valid line: a value gets the same placeholder in question, answer and correction."""
     feedback = row.get("feedback") or {}
     correction, score = _corrected_answer(feedback), feedback.get("score")
-    messages = row["messages"] if _sound_messages(row.get("messages")) else []
+    messages = row["messages"] if _has_valid_messages(row.get("messages")) else []
     turns = [{"role": m["role"], "content": m["content"]} for m in messages if m["role"] not in SYSTEM_ROLES]
     texts = [
         *(t["content"] for t in turns),
@@ -254,17 +254,17 @@ def _stored(row: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
         "score": float(score) if score is not None else None,
         "correction": clean(correction.strip()) or None if correction else None,
         **({"left_out": True} if feedback.get("left_out") is True else {}),
-        **_decided(feedback.get("decided")),
+        **_decision_time(feedback.get("decided")),
     }
     if is_feedback(row):
         return {"kind": "feedback", **common}
     turns = [{**t, "content": clean(t["content"])} for t in turns]
-    asked = "\n".join(t["content"] for t in turns if t["role"] == "user") if turns else clean(str(row["input"]))
+    question = "\n".join(t["content"] for t in turns if t["role"] == "user") if turns else clean(str(row["input"]))
     return {
         "kind": "row",
         **common,
         "model_version": row["model_version"],
-        "input": asked,
+        "input": question,
         "turns": turns if len(turns) > 1 else None,
         "output": clean(row["output"]),
     }

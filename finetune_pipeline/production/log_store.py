@@ -70,19 +70,19 @@ class LogStore:
         deleted when this returns; if it is killed, a second call (or :meth:`sweep`) completes it."""
         ledger, removed = self.ledger(), 0
         highest = max([0, *(int(s["name"]) for s in ledger["segments"])])
-        kept: list[Segment] = []
+        segments: list[Segment] = []
         for segment in ledger["segments"]:
             before = self._read(segment)
-            after = [new for row in before if (new := change(row)) is not None]
+            after = [changed for row in before if (changed := change(row)) is not None]
             if after == before:
-                kept.append(segment)
+                segments.append(segment)
                 continue
             removed += len(before) - len(after)
             highest += 1
             if after:
-                kept.append(self._write(f"{highest:08d}", after))
-        if kept != ledger["segments"]:
-            write_json(self._ledger, {**ledger, "segments": kept, "removed": ledger["removed"] + removed})
+                segments.append(self._write(f"{highest:08d}", after))
+        if segments != ledger["segments"]:
+            write_json(self._ledger, {**ledger, "segments": segments, "removed": ledger["removed"] + removed})
         self.sweep()
         return removed
 
@@ -95,10 +95,10 @@ class LogStore:
 
     def sweep(self) -> None:
         """Remove segments that the ledger does not name."""
-        named = {f"{s['name']}.jsonl" for s in self.ledger()["segments"]}
+        segment_files = {f"{s['name']}.jsonl" for s in self.ledger()["segments"]}
         if self._segments.is_dir():
             for path in self._segments.iterdir():
-                if path.name not in named:
+                if path.name not in segment_files:
                     path.unlink(missing_ok=True)
 
     def digest(self) -> str:
@@ -121,10 +121,10 @@ class LogStore:
         path = self._path(segment["name"])
         rows = read_rows(path) if path.exists() else []
         if len(rows) != segment["lines"] or _sum(rows) != segment["sum"]:
-            why = f"{path} is damaged: {len(rows)} of the {segment['lines']} ingested rows are left"
+            message = f"{path} is damaged: {len(rows)} of the {segment['lines']} ingested rows are left"
             if len(rows) == segment["lines"]:
-                why = f"{path} is damaged: its rows are not those ingested"
-            raise DamagedFile(f"{why}\nfix: put back a copy of it")
+                message = f"{path} is damaged: its rows are not those ingested"
+            raise DamagedFile(f"{message}\nfix: put back a copy of it")
         return rows
 
     def _path(self, name: str) -> Path:

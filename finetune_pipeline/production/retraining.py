@@ -62,19 +62,19 @@ def measure_curve(
     if len(train) < 80 or len(validation) < 20 or len({label for _, label in train}) < 2:
         return None
     sizes = [int(part * len(train)) for part in PARTS]
-    wrong = np.zeros((len(sizes), len(validation)))
+    mistakes = np.zeros((len(sizes), len(validation)))
     for turn in range(_ROUNDS):
         order = [train[i] for i in np.random.default_rng([seed, turn]).permutation(len(train))]
         for i, size in enumerate(sizes):
             texts, labels = zip(*order[:size], strict=True)
             model = linear_pipeline(texts, labels, seed, strength=_STRENGTH)
             predicted = model.predict([text for text, _ in validation])
-            wrong[i] += [answer != gold for answer, (_, gold) in zip(predicted, validation, strict=True)]
-    wrong /= _ROUNDS
+            mistakes[i] += [answer != gold for answer, (_, gold) in zip(predicted, validation, strict=True)]
+    mistakes /= _ROUNDS
     rng = np.random.default_rng(seed)
     picks = rng.integers(0, len(validation), (_DRAWS, len(validation)))
-    shares = wrong[:, picks].mean(axis=2).T
-    points = [(size, round(float(share), 4)) for size, share in zip(sizes, wrong.mean(axis=1), strict=True)]
+    shares = mistakes[:, picks].mean(axis=2).T
+    points = [(size, round(float(share), 4)) for size, share in zip(sizes, mistakes.mean(axis=1), strict=True)]
     return Curve(len(train), points, fit(np.array(sizes, dtype=float), shares))
 
 
@@ -85,8 +85,8 @@ def fit(rows: np.ndarray, wrong: np.ndarray) -> np.ndarray:
     mean = wrong.mean(axis=1)
     for b in _EXPONENTS:
         x = rows**-b
-        spread = x - x.mean()
-        a = (wrong @ spread) / (spread @ spread)
+        deviation = x - x.mean()
+        a = (wrong @ deviation) / (deviation @ deviation)
         c = mean - a * x.mean()
         through_zero = c < 0
         a = np.where(through_zero, (wrong @ x) / (x @ x), a)
@@ -122,7 +122,7 @@ def decide_retraining(spec: TaskSpec, drift: Mapping[str, Any], evidence: Eviden
         f"{usable} new rows with a known answer since the champion's data were collected",
         str(drift["sentence"]),
     ]
-    gain = wait = None
+    gain = missing_rows = None
     if evidence.curve is not None and evidence.wrong_now is not None:
         low, middle, high = gain = evidence.curve.gain(usable, evidence.wrong_now)
         reasons.append(
@@ -133,21 +133,21 @@ def decide_retraining(spec: TaskSpec, drift: Mapping[str, Any], evidence: Eviden
     if drifted and usable >= spec.retraining.rows_after_drift:
         retrain, sentence = True, f"Train again: {usable} new rows, and drift in {', '.join(drifted)}."
     elif drifted:
-        retrain, wait = False, spec.retraining.rows_after_drift - usable
+        retrain, missing_rows = False, spec.retraining.rows_after_drift - usable
         sentence = (
             f"Production drifted in {', '.join(drifted)}, but {usable} new rows with a known answer are too few to learn it: "
-            f"wait for {wait} more, or label some (finetune review {spec.name})."
+            f"wait for {missing_rows} more, or label some (finetune review {spec.name})."
         )
     elif gain is not None:
-        retrain, wait, sentence = _by_curve(spec, evidence, gain)
+        retrain, missing_rows, sentence = _by_curve(spec, evidence, gain)
     else:
         needed = spec.logs.min_new_rows
-        retrain, wait = usable >= needed, max(0, needed - usable) or None
-        sentence = f"Train again: {usable} new rows." if retrain else f"Wait for {wait} more corrected rows."
+        retrain, missing_rows = usable >= needed, max(0, needed - usable) or None
+        sentence = f"Train again: {usable} new rows." if retrain else f"Wait for {missing_rows} more corrected rows."
     facts = {
         "retrain": retrain,
         "usable_rows": usable,
-        "wait_for_rows": wait,
+        "wait_for_rows": missing_rows,
         "gain": None if gain is None else [round(g, 5) for g in gain],
         "curve": evidence.curve.points if evidence.curve is not None else None,
         "reasons": reasons,
@@ -164,17 +164,17 @@ def _points(share: float) -> str:
 def _by_curve(spec: TaskSpec, evidence: Evidence, gain: tuple[float, float, float]) -> tuple[bool, int | None, str]:
     assert evidence.curve is not None
     assert evidence.wrong_now is not None
-    asked = spec.retraining.min_gain
+    min_gain = spec.retraining.min_gain
     expected = f"{evidence.usable} new rows are expected to add {_points(gain[1])} points"
-    if gain[1] >= asked and evidence.usable:
+    if gain[1] >= min_gain and evidence.usable:
         return True, None, f"Train again: {expected} ({_points(gain[0])} to {_points(gain[2])})."
-    needed = evidence.curve.rows_for(asked, evidence.wrong_now)
+    needed = evidence.curve.rows_for(min_gain, evidence.wrong_now)
     if needed is None:
-        never = f"no number of such rows is expected to reach the required {_points(asked)} points"
+        never = f"no number of such rows is expected to reach the required {_points(min_gain)} points"
         return (
             False,
             None,
             f"Do not train again: {expected}, and {never}. Other rows, a larger base or another method may help.",
         )
     wait = max(1, needed - evidence.usable)
-    return False, wait, f"Wait for {wait} more rows: {expected}, but {_points(asked)} points are required."
+    return False, wait, f"Wait for {wait} more rows: {expected}, but {_points(min_gain)} points are required."

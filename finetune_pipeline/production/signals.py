@@ -65,7 +65,7 @@ class Reference:
 
     @cached_property
     def languages(self) -> list[str]:
-        return [spoken(text) for text in self.texts]
+        return [language_of(text) for text in self.texts]
 
     @cached_property
     def rows_with_bucket(self) -> np.ndarray:
@@ -110,7 +110,7 @@ class Signal:
     measure: Callable[[TaskSpec, Reference, Window], Measured]
 
 
-def spoken(text: str) -> str:
+def language_of(text: str) -> str:
     """Return the language of a text if its words show it, else its script, else `none`."""
     return language(text) or (script(text) or "none").lower()
 
@@ -123,8 +123,8 @@ def _vocabulary(spec: TaskSpec, reference: Reference, window: Window) -> Measure
     if min(len(window.texts), len(reference.texts)) < FEWEST:
         return NOT_JUDGED
     # words are weighted by both sides: weighted by the reference alone, even a similar window would seem to have rarer words
-    both = reference.rows_with_bucket + rows_with(window.words)
-    weights = rarity(both, len(reference.words) + len(window.words))
+    total_counts = reference.rows_with_bucket + rows_with(window.words)
+    weights = rarity(total_counts, len(reference.words) + len(window.words))
     before, now = (word_vectors(side, weights) for side in (reference.compared, window.words))
     distance, p = permutation_p(before, now, window.smallest)
     return Measured(moved_share(before, now), p, {"distance": round(distance, 6)})
@@ -152,25 +152,25 @@ def categories(before: Sequence[str], now: Sequence[str]) -> Measured:
     This is exact for rare categories too, unlike the chi-square test at the small levels used here."""
     if min(len(before), len(now)) < FEWEST:
         return NOT_JUDGED
-    a, b = Counter(before), Counter(now)
-    names = sorted(a.keys() | b.keys())
+    counts_before, counts_now = Counter(before), Counter(now)
+    names = sorted(counts_before.keys() | counts_now.keys())
     if len(names) < 2:
         return Measured(0.0, 1.0)
-    x, y = np.array([a[n] for n in names]), np.array([b[n] for n in names])
-    both, drawn, whole = x + y, len(now), len(before) + len(now)
+    n_before, n_now = np.array([counts_before[n] for n in names]), np.array([counts_now[n] for n in names])
+    sums, drawn, total = n_before + n_now, len(now), len(before) + len(now)
     tails = np.minimum(
-        scipy.stats.hypergeom.cdf(y, whole, both, drawn), scipy.stats.hypergeom.sf(y - 1, whole, both, drawn)
+        scipy.stats.hypergeom.cdf(n_now, total, sums, drawn), scipy.stats.hypergeom.sf(n_now - 1, total, sums, drawn)
     )
-    changes = np.abs(y / len(now) - x / len(before))
+    changes = np.abs(n_now / len(now) - n_before / len(before))
     return Measured(float(changes.max()), float(min(1.0, 2 * tails.min() * len(names))))
 
 
-def more_often(before: int, of_before: int, now: int, of_now: int) -> Measured:
+def more_often(before: int, n_before: int, now: int, n_now: int) -> Measured:
     """Test whether something happens more often now: one-sided Fisher's exact test; size: the increase of its share."""
-    if min(of_before, of_now) < FEWEST:
+    if min(n_before, n_now) < FEWEST:
         return NOT_JUDGED
-    p = float(scipy.stats.hypergeom.sf(now - 1, of_before + of_now, before + now, of_now))
-    shares = {"before": _share(before, of_before), "now": _share(now, of_now)}
+    p = float(scipy.stats.hypergeom.sf(now - 1, n_before + n_now, before + now, n_now))
+    shares = {"before": _share(before, n_before), "now": _share(now, n_now)}
     return Measured(max(0.0, shares["now"] - shares["before"]), min(1.0, p), shares)
 
 
@@ -220,7 +220,7 @@ _SIGNALS = [
         "languages",
         INPUT,
         "largest change of one language's share",
-        lambda spec, reference, window: categories(reference.languages, [spoken(text) for text in window.texts]),
+        lambda spec, reference, window: categories(reference.languages, [language_of(text) for text in window.texts]),
     ),
     Signal(
         "label_mix",
@@ -249,7 +249,7 @@ _SIGNALS = [
 
 def signals_of(spec: TaskSpec) -> list[Signal]:
     """Return the signals that apply to a task: label mix for labels, refusals and length for free-form answers."""
-    out = {"refusals", "output_length"} if spec.labels else {"label_mix"}
+    excluded = {"refusals", "output_length"} if spec.labels else {"label_mix"}
     if not spec.labels and not has_form(spec.output):
-        out.add("format_failures")
-    return [s for s in _SIGNALS if s.name not in out]
+        excluded.add("format_failures")
+    return [s for s in _SIGNALS if s.name not in excluded]

@@ -9,7 +9,7 @@ from typing import Any
 from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore
 from finetune_pipeline.production.drift import moment, version_of
 from finetune_pipeline.production.signals import more_often
-from finetune_pipeline.production.used_rows import reports_of, rows_behind, rows_of_data
+from finetune_pipeline.production.used_rows import production_ids, reports_of, rows_of_data
 from finetune_pipeline.spec.model import Task
 
 
@@ -22,7 +22,7 @@ class ProductionStatus:
         sentence: Description of the status.
         look_key: Changes when there is something new to check.
         drifted, retrain: What the newest report on the current champion found, and whether a run is due for it.
-        report, made: That report's version, and its time (seconds since 1970).
+        report, reported_at: That report's version, and its time (seconds since 1970).
     """
 
     look: str | None
@@ -31,7 +31,7 @@ class ProductionStatus:
     drifted: bool = False
     retrain: bool = False
     report: str = ""
-    made: float = 0.0
+    reported_at: float = 0.0
 
 
 def production_status(
@@ -49,28 +49,28 @@ def production_status(
         return ProductionStatus(None, f"there is no candidate yet: start `finetune run {name}`")
     if champion is None:
         return ProductionStatus(None, "there is no champion yet to compare production with")
-    data = _data_of(store, versions, champion)
-    last = _newest(store, name, data)
+    data = _splits_of(store, versions, champion)
+    latest = _newest(store, name, data)
     key = f"{champion}-{rows}-{times[-1] if times else 0:.0f}"
-    if last is None:
+    if latest is None:
         if rows < size:
             return ProductionStatus(None, f"{rows} production rows, a window has {size}")
         return ProductionStatus(
             f"production was not yet compared with the data of version {champion}: checking it", "", key
         )
-    report, decision = last
+    report, decision = latest
     # an equal number of rows may be different rows, since old ones are removed (logs.keep_days)
-    until = moment({"timestamp": newest}) if (newest := report.facts.get("newest")) else math.inf
-    new = max(rows - int(report.facts["rows"]), rows - bisect_right(times, until))
+    newest_time = moment({"timestamp": newest}) if (newest := report.facts.get("newest")) else math.inf
+    new = max(rows - int(report.facts["rows"]), rows - bisect_right(times, newest_time))
     look = f"{new} new rows: checking production" if new >= size else None
     sentence, retrain = f"{report.facts['sentence']} {decision.facts['sentence']}", bool(decision.facts["retrain"])
     drifted = bool(report.facts["drifted"])
     if drifted and retrain and (refused := _refused_already(task, store, versions, champion, report, decision)):
         sentence, retrain = f"{report.facts['sentence']} {refused}", False
-    return ProductionStatus(look, sentence, key, drifted, drifted and retrain, report.version, _made(report))
+    return ProductionStatus(look, sentence, key, drifted, drifted and retrain, report.version, _mtime(report))
 
 
-def _data_of(store: ArtifactStore, versions: Sequence[Artifact], champion: int) -> str | None:
+def _splits_of(store: ArtifactStore, versions: Sequence[Artifact], champion: int) -> str | None:
     """Return the version of the splits a champion was trained on; None if they were deleted (`finetune forget`)."""
     for report in reports_of(store, [v for v in versions if v.facts["model_version"] == champion]):
         if store.find(report.task, "splits", report.inputs["splits"]):
@@ -78,11 +78,11 @@ def _data_of(store: ArtifactStore, versions: Sequence[Artifact], champion: int) 
     return None
 
 
-def _newest(store: ArtifactStore, task: str, data: str | None) -> tuple[Artifact, Artifact] | None:
+def _newest(store: ArtifactStore, task: str, splits: str | None) -> tuple[Artifact, Artifact] | None:
     """Return the newest drift report on this data (None: on any), with the decision made from it."""
     decisions = {d.inputs["drift_report"]: d for d in store.all_versions(task, "retraining_decision")}
     for report in reversed(store.all_versions(task, "drift_report")):
-        if report.version in decisions and data in (None, report.facts.get("trained_on")):
+        if report.version in decisions and splits in (None, report.facts.get("trained_on")):
             return report, decisions[report.version]
     return None
 
@@ -92,22 +92,22 @@ def _refused_already(
 ) -> str | None:
     """Return a sentence if candidates were made from this drift's rows, none was promoted, and few rows came in since."""
     since = moment({"timestamp": report.facts["since"]})
-    tried = [v for v in versions if not v.facts["promoted"] and v.facts["champion"] == champion and _made(v) > since]
-    if not tried:
+    refused = [v for v in versions if not v.facts["promoted"] and v.facts["champion"] == champion and _mtime(v) > since]
+    if not refused:
         return None
-    had = {i for report in reports_of(store, tried) for i in rows_behind(store, report)}
-    if data := _data_of(store, versions, champion):
-        had -= rows_of_data(store, task.name, data)
-    missing = len(had) + max(task.spec.retraining.rows_after_drift, len(had)) - int(decision.facts["usable_rows"])
+    used = {i for report in reports_of(store, refused) for i in production_ids(store, report)}
+    if splits := _splits_of(store, versions, champion):
+        used -= rows_of_data(store, task.name, splits)
+    missing = len(used) + max(task.spec.retraining.rows_after_drift, len(used)) - int(decision.facts["usable_rows"])
     if missing <= 0:
         return None
     return (
-        f"Version {tried[-1].facts['model_version']} was made from {len(had)} of the new rows and not promoted: a run starts "
+        f"Version {refused[-1].facts['model_version']} was made from {len(used)} of the new rows and not promoted: a run starts "
         f"when {missing} more with a known answer have come in."
     )
 
 
-def _made(artifact: Artifact) -> float:
+def _mtime(artifact: Artifact) -> float:
     return (artifact.folder / MANIFEST).stat().st_mtime
 
 

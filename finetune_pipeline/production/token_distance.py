@@ -8,12 +8,13 @@ import scipy
 
 BUCKETS = 1 << 18
 """Number of columns that words are hashed into: no vocabulary is needed, and new words count from the start."""
-_ENOUGH = 10
+_STOP_AFTER = 10
 """Number of permutations at least as far apart as observed after which sampling stops (Besag and Clifford)."""
-_AT_ONCE = 256
+_BATCH_DRAWS = 256
 
 
 def words(text: str) -> list[str]:
+    """Return the words of a text, without case."""
     return re.findall(r"\w+", text.casefold())
 
 
@@ -58,22 +59,22 @@ def permutation_p(
     """
     n, m = reference.shape[0], window.shape[0]
     pooled = scipy.sparse.vstack([reference, window]).tocsr()
-    alike = (pooled @ pooled.T).toarray().astype(np.float32)
+    kernel = (pooled @ pooled.T).toarray().astype(np.float32)
     signs = np.full(n + m, -1.0 / n, dtype=np.float32)
     signs[n:] = 1.0 / m
-    seen = float(signs @ alike @ signs)
-    most = int(np.ceil(1.5 / smallest))
+    observed = float(signs @ kernel @ signs)
+    max_draws = int(np.ceil(1.5 / smallest))
     rng = np.random.default_rng(seed)
     tried = exceeding = 0
-    while tried < most:
-        drawn = rng.permuted(np.tile(signs, (min(_AT_ONCE, most - tried), 1)), axis=1)
-        farther = np.einsum("ij,ij->i", drawn @ alike, drawn) >= seen * (1 - 1e-6)
+    while tried < max_draws:
+        drawn = rng.permuted(np.tile(signs, (min(_BATCH_DRAWS, max_draws - tried), 1)), axis=1)
+        farther = np.einsum("ij,ij->i", drawn @ kernel, drawn) >= observed * (1 - 1e-6)
         hits = np.flatnonzero(farther)
-        if exceeding + len(hits) >= _ENOUGH:
-            return seen, _ENOUGH / (tried + int(hits[_ENOUGH - exceeding - 1]) + 1)
+        if exceeding + len(hits) >= _STOP_AFTER:
+            return observed, _STOP_AFTER / (tried + int(hits[_STOP_AFTER - exceeding - 1]) + 1)
         exceeding += len(hits)
         tried += len(drawn)
-    return seen, (exceeding + 1) / (tried + 1)
+    return observed, (exceeding + 1) / (tried + 1)
 
 
 def moved_share(reference: scipy.sparse.csr_matrix, window: scipy.sparse.csr_matrix) -> float:
@@ -86,8 +87,8 @@ def moved_share(reference: scipy.sparse.csr_matrix, window: scipy.sparse.csr_mat
         shares: np.ndarray = total / max(total.sum(), 1e-12)
         return shares
 
-    used = np.unique(np.concatenate([reference.indices, window.indices]))
-    a, b = reference[:, used], window[:, used]
+    columns = np.unique(np.concatenate([reference.indices, window.indices]))
+    a, b = reference[:, columns], window[:, columns]
     rng, m = np.random.default_rng(0), min(window.shape[0], reference.shape[0] // 2)
     if m == 0:
         return 0.0

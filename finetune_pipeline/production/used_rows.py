@@ -11,16 +11,16 @@ from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.production.choosing import example_of, settings
 from finetune_pipeline.production.drift import DAY, moment
-from finetune_pipeline.production.ingest import Logs, Remembered, chosen, corrections, read_logs
-from finetune_pipeline.production.intake import log_store, take_in
+from finetune_pipeline.production.ingest import LatestResult, Logs, chosen, corrections, read_logs
+from finetune_pipeline.production.intake import ingest_new_lines, log_store
 from finetune_pipeline.production.log_files import log_files
 from finetune_pipeline.spec.model import Task, TaskSpec
 
 
 def reports_of(store: ArtifactStore, versions: Iterable[Artifact]) -> list[Artifact]:
-    """Return the evaluation reports of registered candidates, those that are still there."""
-    found = (store.find(v.task, "evaluation_report", v.inputs["evaluation_report"]) for v in versions)
-    return [report for report in found if report is not None]
+    """Return the evaluation reports of registered candidates that still exist."""
+    reports = (store.find(v.task, "evaluation_report", v.inputs["evaluation_report"]) for v in versions)
+    return [report for report in reports if report is not None]
 
 
 def production_examples(raw: Artifact) -> list[Example]:
@@ -29,7 +29,7 @@ def production_examples(raw: Artifact) -> list[Example]:
     return read_examples(path) if path.exists() else []
 
 
-def rows_behind(store: ArtifactStore, report: Artifact) -> set[str]:
+def production_ids(store: ArtifactStore, report: Artifact) -> set[str]:
     """Return the ids of the production examples in a candidate's data."""
     raw = store.find(report.task, "raw_examples", report.inputs["raw_examples"])
     return {e.id for e in production_examples(raw)} if raw else set()
@@ -38,16 +38,16 @@ def rows_behind(store: ArtifactStore, report: Artifact) -> set[str]:
 def used_rows(store: ArtifactStore, task: str) -> set[str]:
     """Return the ids of production examples used by any registered candidate, promoted or not."""
     reports = reports_of(store, store.all_versions(task, "model_version"))
-    return {i for report in reports for i in rows_behind(store, report)}
+    return {i for report in reports for i in production_ids(store, report)}
 
 
 def rows_of_data(store: ArtifactStore, task: str, splits: str) -> set[str]:
     """Return the ids of production examples in the data of these splits."""
     reports = reports_of(store, store.all_versions(task, "model_version"))
-    return {i for report in reports if report.inputs["splits"] == splits for i in rows_behind(store, report)}
+    return {i for report in reports if report.inputs["splits"] == splits for i in production_ids(store, report)}
 
 
-def logged_as(examples: Iterable[Example]) -> set[str]:
+def log_row_ids(examples: Iterable[Example]) -> set[str]:
     """Return the ids of the log rows that examples come from."""
     return {tag.removeprefix("log:") for e in examples for tag in e.tags if tag.startswith("log:")}
 
@@ -90,7 +90,7 @@ class _Fresh:
     oldest: float | None
 
 
-_FRESH: Remembered[_Fresh] = Remembered()
+_FRESH: LatestResult[_Fresh] = LatestResult()
 
 
 def waiting_rows(task: Task, store: ArtifactStore, now: float | None = None) -> Waiting:
@@ -100,7 +100,7 @@ def waiting_rows(task: Task, store: ArtifactStore, now: float | None = None) -> 
     Ready: there are `logs.min_new_rows` of them, or the oldest was logged `retraining.longest_wait_days` ago; and the files
     have been unchanged for `logs.settle_seconds`.
     """
-    take_in(task, store)
+    ingest_new_lines(task, store)
     key = [
         log_store(task, store).digest(),
         settings(task.spec),
@@ -114,9 +114,9 @@ def waiting_rows(task: Task, store: ArtifactStore, now: float | None = None) -> 
     sentence = f"{fresh.rows} of {needed} corrected new rows in {task.spec.logs.path}/"
     if fresh.rows and fresh.rows < needed and days < longest:
         sentence += f"; the oldest has waited {days:.1f} of at most {longest:g} days"
-    elif fresh.rows and (quiet := now - max((f.modified or 0.0 for f in log_files(task)), default=0.0)) < settle:
+    elif fresh.rows and (unchanged := now - max((f.modified or 0.0 for f in log_files(task)), default=0.0)) < settle:
         sentence = (
-            f"{fresh.rows} new rows, but the files changed {quiet:.0f} s ago and must be unchanged for {settle} s"
+            f"{fresh.rows} new rows, but the files changed {unchanged:.0f} s ago and must be unchanged for {settle} s"
         )
     elif fresh.rows >= needed:
         ready, sentence = True, f"{fresh.rows} corrected new rows, {needed} required"
@@ -130,5 +130,5 @@ def _fresh(task: Task, store: ArtifactStore) -> _Fresh:
     used = used_rows(store, task.name)
     fresh = [e for e in corrections(task.spec, logs) if e.id not in used]
     logged = {row["id"]: moment(row) for row in logs.rows}
-    oldest = min((logged[name] for name in logged_as(fresh)), default=None)
+    oldest = min((logged[name] for name in log_row_ids(fresh)), default=None)
     return _Fresh(len(fresh), digest_json(sorted(e.id for e in fresh))[:16], oldest)

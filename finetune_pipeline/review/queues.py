@@ -77,13 +77,13 @@ def _item(name: Any, *blocks: tuple[str, str]) -> dict[str, Any]:
 
 
 def outputs_queue(task: Task, sheet: str, items: Sequence[SheetItem], done: Sequence[Row] = ()) -> ReviewQueue:
-    known = {item.id for item in items}
+    known_ids = {item.id for item in items}
 
     def take(row: Any) -> Parsed:
         rating, problems = parse_rating(row)
         if rating and rating.sheet != sheet:
             problems = [f"it belongs to the sheet {rating.sheet}, not to {sheet}"]
-        elif rating and rating.id not in known:
+        elif rating and rating.id not in known_ids:
             problems = [f"the sheet has no item {rating.id!r}"]
         return (rating.to_dict() if rating and not problems else None), problems
 
@@ -132,7 +132,7 @@ def _decision(row: Any, task: Task, known: Mapping[str, Any]) -> Parsed:
 def synthetic_queue(task: Task, rows: Sequence[Row], earlier: Iterable[Row] = ()) -> ReviewQueue:
     """Return the queue of synthetic rows that wait for a decision; rows: the lines of the data report's to_review.jsonl;
     earlier: those of earlier reports, for which decisions may still be returned."""
-    known = {str(row["id"]): row for row in (*earlier, *rows)}
+    known_rows = {str(row["id"]): row for row in (*earlier, *rows)}
     return ReviewQueue(
         f"Synthetic rows: {task.name}",
         "A model wrote these examples. Keep what is correct and realistic, drop what is not, or give the correct answer.",
@@ -143,7 +143,7 @@ def synthetic_queue(task: Task, rows: Sequence[Row], earlier: Iterable[Row] = ()
             _item(r["id"], (f"Input (written by {r.get('generator', 'unknown')})", r["text"]), ("Answer", r["answer"]))
             for r in rows
         ],
-        lambda row: _decision(row, task, known),
+        lambda row: _decision(row, task, known_rows),
         lambda rater: task.folder / "reviews" / f"synthetic-{safe_name(rater)}.jsonl",
         [
             {k: str(row.get(k) or "") for k in ("id", "text", "answer", "decision", "label", "reviewer", "comment")}
@@ -159,22 +159,22 @@ def flagged_queue(task: Task, rows: Sequence[Row], logged: Iterable[Row] = ()) -
 
     logged: all production rows, since a sheet may be returned, again or by a second reviewer, when its rows no longer wait.
     """
-    known = {str(row["id"]): row for row in (*logged, *rows)}
+    known_rows = {str(row["id"]): row for row in (*logged, *rows)}
 
     def take(row: Any) -> Parsed:
-        decision, problems = _decision(row, task, known)
+        decision, problems = _decision(row, task, known_rows)
         if decision is None:
             return None, problems
-        row = known[decision["id"]]
-        right = decision["label"] if decision["decision"] == "relabel" else row["output"].strip()
-        feedback: dict[str, Any] = {"correction": right}
+        row = known_rows[decision["id"]]
+        correct_answer = decision["label"] if decision["decision"] == "relabel" else row["output"].strip()
+        feedback: dict[str, Any] = {"correction": correct_answer}
         if decision["decision"] == "drop":
             feedback = {"left_out": True}
-        elif task.spec.labels and right not in task.spec.labels:
-            return None, [f"the logged answer {right!r} is not a label of this task: give another answer"]
-        read, _ = read_decision(decision, task.spec, "")
-        if read and decision.get("time"):
-            feedback["decided"] = read.time.isoformat()
+        elif task.spec.labels and correct_answer not in task.spec.labels:
+            return None, [f"the logged answer {correct_answer!r} is not a label of this task: give another answer"]
+        parsed, _ = read_decision(decision, task.spec, "")
+        if parsed and decision.get("time"):
+            feedback["decided"] = parsed.time.isoformat()
         logged_line = {key: row[key] for key in ("id", "timestamp", "model_version", "input", "output")}
         return logged_line | {"feedback": feedback, "metadata": {"reviewer": decision["reviewer"]}}, []
 

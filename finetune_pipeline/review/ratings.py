@@ -63,26 +63,26 @@ def parse_rating(row: Any) -> tuple[Rating | None, list[str]]:
     if not isinstance(row, Mapping):
         return None, ["it is not an object"]
     keys = ("sheet", "id", "choice", "rater", "comment", "time")
-    given = {key: "" if row.get(key) is None else row[key] for key in keys}
-    wrong = [f"`{key}` must be text, found {value!r}" for key, value in given.items() if not isinstance(value, str)]
-    if wrong:
-        return None, wrong
-    fields = {key: value.strip() for key, value in given.items()}
+    values = {key: "" if row.get(key) is None else row[key] for key in keys}
+    problems = [f"`{key}` must be text, found {value!r}" for key, value in values.items() if not isinstance(value, str)]
+    if problems:
+        return None, problems
+    fields = {key: value.strip() for key, value in values.items()}
     if not fields["choice"]:
         return None, []
     choice = {"a": "A", "b": "B"}.get(fields["choice"].lower(), fields["choice"].lower())
     if choice not in CHOICES:
-        wrong.append(f"`choice` is {fields['choice']!r}, not one of {', '.join(CHOICES)}")
+        problems.append(f"`choice` is {fields['choice']!r}, not one of {', '.join(CHOICES)}")
     if read_sheet_name(fields["sheet"]) is None:
-        wrong.append(f"`sheet` is {fields['sheet']!r}, which is not the name of a sheet")
-    wrong += [f"`{key}` is missing" for key in ("id", "rater") if not fields[key]]
-    wrong += [f"`{key}` has more than {LONGEST} characters" for key, text in fields.items() if len(text) > LONGEST]
+        problems.append(f"`sheet` is {fields['sheet']!r}, which is not the name of a sheet")
+    problems += [f"`{key}` is missing" for key in ("id", "rater") if not fields[key]]
+    problems += [f"`{key}` has more than {LONGEST} characters" for key, text in fields.items() if len(text) > LONGEST]
     if fields["time"]:
         try:
             datetime.fromisoformat(fields["time"])
         except ValueError:
-            wrong.append(f"`time` is {fields['time']!r}, not an RFC 3339 time")
-    return (None, wrong) if wrong else (Rating(**{**fields, "choice": choice}), [])
+            problems.append(f"`time` is {fields['time']!r}, not an RFC 3339 time")
+    return (None, problems) if problems else (Rating(**{**fields, "choice": choice}), [])
 
 
 def read_ratings(reviews: Path) -> tuple[list[Rating], list[Finding]]:
@@ -151,8 +151,8 @@ Accepted = dict[str, bool]
 
 def acceptable(rating: Rating, secret: bytes) -> Accepted:
     sides = {"A": rating.choice in ("A", "both"), "B": rating.choice in ("B", "both")}
-    own = "A" if candidate_is_a(secret, rating.sheet, rating.id) else "B"
-    return {"candidate": sides[own], "base": sides["B" if own == "A" else "A"]}
+    candidate_side = "A" if candidate_is_a(secret, rating.sheet, rating.id) else "B"
+    return {"candidate": sides[candidate_side], "base": sides["B" if candidate_side == "A" else "A"]}
 
 
 def summarise(
@@ -174,7 +174,7 @@ def summarise(
     comment, rater}], items {example id: {candidate, base}}.
     """
     votes: dict[str, list[tuple[Rating, Accepted]]] = defaultdict(list)
-    how: dict[str, str] = {}
+    draw_kind: dict[str, str] = {}
     unknown = 0
     for rating in ratings:
         on_sheet = drawn.get(rating.sheet, {}).get(rating.id)
@@ -182,24 +182,24 @@ def summarise(
             unknown += 1
             continue
         # an example that a later, larger sheet drew at random was not selected as a likely failure there
-        how[rating.id] = RANDOM if RANDOM in (on_sheet, how.get(rating.id)) else SELECTED
+        draw_kind[rating.id] = RANDOM if RANDOM in (on_sheet, draw_kind.get(rating.id)) else SELECTED
         votes[rating.id].append((rating, acceptable(rating, secret)))
     items = {
-        example: {name: sum(v[name] for _, v in rated) * 2 > len(rated) for name in ("candidate", "base")}
-        for example, rated in votes.items()
+        example: {name: sum(v[name] for _, v in pairs) * 2 > len(pairs) for name in ("candidate", "base")}
+        for example, pairs in votes.items()
     }
     return {
         "rated": len(items),
         "unknown": unknown,
-        "raters": dict(sorted(Counter(r.rater for rated in votes.values() for r, _ in rated).items())),
+        "raters": dict(sorted(Counter(r.rater for pairs in votes.values() for r, _ in pairs).items())),
         "confidence": confidence,
-        RANDOM: _half({i: items[i] for i in items if how[i] == RANDOM}, confidence, sources, rate=True),
-        SELECTED: _half({i: items[i] for i in items if how[i] == SELECTED}, confidence, sources, rate=False),
+        RANDOM: _half({i: items[i] for i in items if draw_kind[i] == RANDOM}, confidence, sources, rate=True),
+        SELECTED: _half({i: items[i] for i in items if draw_kind[i] == SELECTED}, confidence, sources, rate=False),
         "agreement": _agreement(votes),
         "comments": [
             {"id": example, "rater": r.rater, "comment": r.comment, **v}
-            for example, rated in sorted(votes.items())
-            for r, v in rated
+            for example, pairs in sorted(votes.items())
+            for r, v in pairs
             if r.comment
         ][:SHOWN],
         "items": items,
@@ -216,9 +216,9 @@ def _half(items: Mapping[str, Accepted], confidence: float, sources: SourceOf, *
     if rate:
         units = [i if sources is None else sources[i] for i in items]
         base, candidate = ([float(i[name]) for i in items.values()] for name in ("base", "candidate"))
-        for name, taken in (("candidate", candidate), ("base", base)):
-            interval = clustered_share(taken, units, confidence)[0]
-            counts[name] = {"acceptable": int(sum(taken)), "share": sum(taken) / n, "interval": list(interval)}
+        for name, accepted in (("candidate", candidate), ("base", base)):
+            interval = clustered_share(accepted, units, confidence)[0]
+            counts[name] = {"acceptable": int(sum(accepted)), "share": sum(accepted) / n, "interval": list(interval)}
         counts |= {
             "gain": (won - lost) / n,
             "interval": list(clustered_tango_interval(base, candidate, units, confidence)),
@@ -229,11 +229,11 @@ def _half(items: Mapping[str, Accepted], confidence: float, sources: SourceOf, *
 
 def _agreement(votes: Mapping[str, Sequence[tuple[Rating, Accepted]]]) -> dict[str, Any] | None:
     """Return the agreement on all answers rated by two people, and Cohen's kappa (over pairs of raters, sorted by name)."""
-    shared = [sorted(of, key=lambda vote: vote[0].rater) for of in votes.values() if len(of) > 1]
+    shared = [sorted(v, key=lambda vote: vote[0].rater) for v in votes.values() if len(v) > 1]
     pairs = [
-        (left[name], right[name])
+        (first[name], second[name])
         for ordered in shared
-        for (_, left), (_, right) in combinations(ordered, 2)
+        for (_, first), (_, second) in combinations(ordered, 2)
         for name in ("candidate", "base")
     ]
     if not pairs:

@@ -43,7 +43,7 @@ def read_sheet_name(name: str) -> tuple[str, int] | None:
 
 
 def draw(
-    base: Sequence[Row], candidate: Sequence[Row], right: Mapping[str, bool], items: int, secret: bytes
+    base: Sequence[Row], candidate: Sequence[Row], is_right: Mapping[str, bool], items: int, secret: bytes
 ) -> dict[str, str]:
     """Choose the examples to show: {example id: `random` or `selected`}, in display order.
 
@@ -53,14 +53,14 @@ def draw(
     """
     base_texts = {row["example_id"]: row["text"].strip() for row in base}
     candidate_texts = {row["example_id"]: row["text"].strip() for row in candidate}
-    everyone = sorted(candidate_texts, key=lambda i: keyed(secret, "draw", i))
-    n = min(items, len(everyone))
-    chosen = dict.fromkeys(everyone[: (n + 1) // 2], RANDOM)
-    rest = sorted(
-        (i for i in everyone if i not in chosen),
-        key=lambda i: (right.get(i, False) and candidate_texts[i] == base_texts[i], keyed(secret, "pick", i)),
+    example_ids = sorted(candidate_texts, key=lambda i: keyed(secret, "draw", i))
+    n = min(items, len(example_ids))
+    chosen = dict.fromkeys(example_ids[: (n + 1) // 2], RANDOM)
+    candidates = sorted(
+        (i for i in example_ids if i not in chosen),
+        key=lambda i: (is_right.get(i, False) and candidate_texts[i] == base_texts[i], keyed(secret, "pick", i)),
     )
-    chosen |= dict.fromkeys(rest[: n - len(chosen)], SELECTED)
+    chosen |= dict.fromkeys(candidates[: n - len(chosen)], SELECTED)
     return {i: chosen[i] for i in sorted(chosen, key=lambda i: keyed(secret, "order", i))}
 
 

@@ -61,8 +61,8 @@ def read_table(queue: ReviewQueue, path: Path) -> FilledSheet:
     if path.suffix not in (".csv", ".jsonl"):
         raise ValueError(f"{path.name}: a sheet must be .csv or .jsonl")
     sheet = FilledSheet()
-    for number, read, wrong in table_rows(path, queue.needed):
-        line = {k: _unescaped(v) for k, v in read.items()} if path.suffix == ".csv" else read
+    for number, cells, wrong in table_rows(path, queue.needed):
+        line = {k: _unescaped(v) for k, v in cells.items()} if path.suffix == ".csv" else cells
         row, problems = (None, [wrong]) if wrong else queue.take(line)
         sheet.problems.extend(f"{path.name}, line {number}: {problem}" for problem in problems)
         if row is not None:

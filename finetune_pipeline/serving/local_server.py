@@ -44,9 +44,9 @@ class HostGuard:
         self._app, self._refuse = app, refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        wrong = None if scope["type"] == "lifespan" else _foreign(scope)
-        answer = self._refuse(403, wrong) if wrong else self._app
-        await answer(scope, receive, send)
+        refusal = None if scope["type"] == "lifespan" else _foreign(scope)
+        app = self._refuse(403, refusal) if refusal else self._app
+        await app(scope, receive, send)
 
 
 def _foreign(scope: Scope) -> str | None:

@@ -21,7 +21,7 @@ _TYPES: dict[str, tuple[Any, str]] = {
     "user": (str, "text"),
 }
 _DEFAULTS: dict[str, Any] = {"response_format": {"type": "text"}, "modalities": ["text"]}
-"""Values that ask for what is done anyway."""
+"""Values that request the default behaviour."""
 
 
 class BadRequest(ValueError):
@@ -52,25 +52,25 @@ class Chat:
     usage: bool = False
 
 
-def parse_chat(body: Any, system_prompt: str, known: list[str]) -> Chat:
-    """Parse a chat completion request. system_prompt: the one the model was trained with; known: names of the model.
+def parse_chat(body: Any, system_prompt: str, model_names: list[str]) -> Chat:
+    """Parse a chat completion request. system_prompt: the one the model was trained with; model_names: accepted names.
 
     Sampling settings (temperature, top_p, seed, …) are accepted but ignored: answers are greedy, as in the evaluation.
-    Raises BadRequest for every other setting: the answer would have to ignore what it asks for.
+    Raises BadRequest for every other setting, since the answer would ignore it.
     """
     if not isinstance(body, Mapping):
         raise BadRequest("the body is not a JSON object")
     model = body.get("model")
-    if model is not None and model not in known:
-        raise BadRequest(f"there is no model {model!r:.80}; use {known[0]!r}", "model", 404, "model_not_found")
-    asked = {name for name, value in body.items() if value and value != _DEFAULTS.get(name)}
-    if foreign := sorted(asked - _USED - _IGNORED):
+    if model is not None and model not in model_names:
+        raise BadRequest(f"there is no model {model!r:.80}; use {model_names[0]!r}", "model", 404, "model_not_found")
+    requested_keys = {name for name, value in body.items() if value and value != _DEFAULTS.get(name)}
+    if foreign := sorted(requested_keys - _USED - _IGNORED):
         raise BadRequest(f"not supported by this server: {', '.join(map(repr, foreign))}", foreign[0])
     if body.get("n") not in (None, 1):
         raise BadRequest("answers are greedy, so there is only one: omit 'n'", "n")
-    for name, (kind, words) in _TYPES.items():
+    for name, (kind, type_name) in _TYPES.items():
         if not isinstance(body.get(name), kind | None):
-            raise BadRequest(f"{name!r} must be {words}", name)
+            raise BadRequest(f"{name!r} must be {type_name}", name)
     limit = body.get("max_completion_tokens")  # clients send null for omitted values
     limit = body.get("max_tokens") if limit is None else limit
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):

@@ -25,7 +25,7 @@ from finetune_pipeline.spec.model import Task
 
 WAITING = 64
 """Maximum number of requests that wait for the model; more are refused with status 503."""
-_LOOK_SECONDS = 2.0
+_POLL_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class TooLong(ValueError):
 
 
 class LoadedModel:
-    """A champion in memory. Whoever wants an answer must hold `turn`: one is generated at a time."""
+    """A champion in memory. Callers of `answer` must hold `turn`: one answer is generated at a time."""
 
     def __init__(self, champion: Champion) -> None:
         from transformers.utils.logging import disable_progress_bar
@@ -77,19 +77,19 @@ class LoadedModel:
         from finetune_pipeline.models.inference.generation import generate_and_score
 
         turns = [{"role": "system", "content": self.champion.system_prompt}, *(dict(m) for m in messages)]
-        most = min(max_new_tokens or self.champion.max_new_tokens, self.champion.max_new_tokens)
+        limit = min(max_new_tokens or self.champion.max_new_tokens, self.champion.max_new_tokens)
         prompt = encode_prompt(self._tokenizer, turns)
         context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
-        if context and len(prompt) + most > context:
+        if context and len(prompt) + limit > context:
             raise TooLong(
-                f"the prompt has {len(prompt)} tokens and the answer up to {most}: more than the model's {context}"
+                f"the prompt has {len(prompt)} tokens and the answer up to {limit}: more than the model's {context}"
             )
-        (made,) = generate_and_score(
-            self._model, self._tokenizer, [prompt], None, most, 1, stage="serve", name=self.champion.name
+        (reply,) = generate_and_score(
+            self._model, self._tokenizer, [prompt], None, limit, 1, stage="serve", name=self.champion.name
         )
-        if made.status == "error":
-            raise RuntimeError(made.error)
-        return made
+        if reply.status == "error":
+            raise RuntimeError(reply.error)
+        return reply
 
 
 class Service:
@@ -145,15 +145,15 @@ class Service:
             raise BadRequest(f"the model failed: {error}", status=500) from error
         finally:
             self._places.release()
-        made, text = f"chatcmpl-{uuid.uuid4().hex}", reply.text.strip()
+        answer_id, text = f"chatcmpl-{uuid.uuid4().hex}", reply.text.strip()
         if chat.store:
-            self._log({"id": made, "messages": chat.messages, "output": text, "model_version": name}, chat.user)
+            self._log({"id": answer_id, "messages": chat.messages, "output": text, "model_version": name}, chat.user)
             with self._lock:
-                self._ids.add(made)
+                self._ids.add(answer_id)
         message = {"role": "assistant", "content": text}
         finish = "length" if reply.status == "truncated" else "stop"
         return chat, {
-            "id": made,
+            "id": answer_id,
             "object": "chat.completion",
             "created": int(time.time()),
             "model": name,
@@ -169,8 +169,8 @@ class Service:
         """Log feedback to an answer of this server. Raises BadRequest, with status 404 for an unknown id."""
         name, feedback, user = parse_feedback(body, self.task.spec)
         with self._lock:
-            known = name in self._ids
-        if not known:
+            is_known = name in self._ids
+        if not is_known:
             raise BadRequest(f"no answer has the id {name!r:.80}", "id", 404, "not_found")
         self._log({"id": name, "feedback": feedback}, user)
         return {"id": name, "stored": feedback}
@@ -193,7 +193,7 @@ class Service:
             champion = self._find()
             if changed := champion.version != self.loaded.champion.version:
                 self.loaded = LoadedModel(champion)
-        except Exception as error:  # noqa: BLE001 - the registry may be away; answering goes on
+        except Exception as error:  # noqa: BLE001 - the registry may be unreachable; answering continues
             problem = f"{type(error).__name__}: {error}"
             if self.problems.get("champion") != problem:
                 self._tell(f"the champion cannot be looked up or loaded: {problem}")
@@ -208,7 +208,7 @@ class Service:
         """Check periodically for a new champion, until :meth:`close`."""
 
         def look() -> None:
-            while not self._stop.wait(_LOOK_SECONDS):
+            while not self._stop.wait(_POLL_SECONDS):
                 self.renew()
 
         Thread(target=look, daemon=True, name="champion").start()

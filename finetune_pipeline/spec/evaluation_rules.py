@@ -24,11 +24,11 @@ TEST_ROWS = "the rows of the test"
 def check_metric(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     """Check that the metrics fit the kind of output; skipped if no metrics are registered."""
     allowed = sorted(name for name, kinds in METRICS.items() if spec.output.kind in kinds)
-    named = [("gates.metric", spec.gates.metric), *(("gates.more_metrics", name) for name in spec.gates.more_metrics)]
-    for key, name in named:
+    names = [("gates.metric", spec.gates.metric), *(("gates.more_metrics", name) for name in spec.gates.more_metrics)]
+    for key, name in names:
         if METRICS and name not in (None, *allowed):
-            fits = f"{name} does not fit output of kind {spec.output.kind}"
-            message = fits if name in METRICS else f"unknown metric {name!r}"
+            mismatch = f"{name} does not fit output of kind {spec.output.kind}"
+            message = mismatch if name in METRICS else f"unknown metric {name!r}"
             yield problem("metric", key, message, f"use one of {', '.join(allowed)}")
 
 
@@ -70,7 +70,7 @@ def check_json_schema(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     output, key = spec.output, "output.json_schema"
     if not isinstance(output, JsonOutput) or not isinstance(output.json_schema, dict):
         return
-    from jsonschema import Draft202012Validator  # takes a tenth of a second, which other tasks save
+    from jsonschema import Draft202012Validator  # takes a tenth of a second, so only tasks with a schema import it
     from jsonschema.exceptions import SchemaError
     from referencing.exceptions import Unresolvable
 

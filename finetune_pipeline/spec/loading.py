@@ -57,15 +57,15 @@ def _refused(problem: str, at: Any) -> yaml.MarkedYAMLError:
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: dict[Any, Any] = {}
+    values: dict[Any, Any] = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str):
             raise _refused(f"key {key!r:.40} is not text", key_node)
-        if key in seen:
+        if key in values:
             raise _refused(f"key {key!r:.40} appears twice", key_node)
-        seen[key] = loader.construct_object(value_node, deep=True)
-    return seen
+        values[key] = loader.construct_object(value_node, deep=True)
+    return values
 
 
 _OUTPUTS: dict[Any, type[BaseModel]] = {"labels": LabelsOutput, "text": TextOutput, "json": JsonOutput}
@@ -89,31 +89,31 @@ def _section_at(path: tuple[Any, ...]) -> type[BaseModel] | None:
 def _explain(problem: Any) -> Finding:
     path = tuple(problem["loc"])
     # pydantic puts the kind of output between `output` and its key; users did not write it
-    shown = ".".join(str(p) for i, p in enumerate(path) if not (i == 1 and path[0] == "output" and len(path) > 2))
+    place = ".".join(str(p) for i, p in enumerate(path) if not (i == 1 and path[0] == "output" and len(path) > 2))
     if problem["type"] == "extra_forbidden":
         section = _section_at(path[:-1])
         valid = list(section.model_fields) if section else []
-        near = difflib.get_close_matches(str(path[-1]), valid, 1, 0.5)
-        fix = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}"
-        return rules.problem("unknown_key", shown, f"unknown key {path[-1]!r}", fix)
+        suggestions = difflib.get_close_matches(str(path[-1]), valid, 1, 0.5)
+        fix = f"did you mean {suggestions[0]!r}?" if suggestions else f"valid keys: {', '.join(valid)}"
+        return rules.problem("unknown_key", place, f"unknown key {path[-1]!r}", fix)
     if problem["type"] == "missing":
-        return rules.problem("missing_key", shown, "this key is required", f"add `{path[-1]}:`")
+        return rules.problem("missing_key", place, "this key is required", f"add `{path[-1]}:`")
     value = problem["input"]
     if problem["type"].startswith("union_tag"):  # the kind of output
-        shown, value = f"{shown}.kind", value.get("kind") if isinstance(value, dict) else value
+        place, value = f"{place}.kind", value.get("kind") if isinstance(value, dict) else value
     message = f"{problem['msg']} (found {value!r:.80})"
     fix = "see `finetune schema`"
     context = problem.get("ctx", {})
     allowed = re.findall(r"'([^']*)'", str(context.get("expected") or context.get("expected_tags") or ""))
     if problem["type"] == "union_tag_not_found":
         fix = f"add `kind:` with one of {', '.join(_OUTPUTS)}"
-    elif near := difflib.get_close_matches(str(value), allowed, 1, 0.5):
-        fix = f"did you mean {near[0]!r}?"
+    elif suggestions := difflib.get_close_matches(str(value), allowed, 1, 0.5):
+        fix = f"did you mean {suggestions[0]!r}?"
     elif problem["type"] == "string_type" and isinstance(value, bool):
         fix = f'YAML reads yes, no, on and off as true and false: write "{"yes" if value else "no"}" in double quotes'
     elif problem["type"] == "string_type" and isinstance(value, int | float):
         fix = f'write "{value}" in double quotes, so that YAML reads it as text'
-    return rules.problem("bad_value", shown, message, fix)
+    return rules.problem("bad_value", place, message, fix)
 
 
 def parse_spec(text: str) -> TaskSpec:
@@ -122,9 +122,9 @@ def parse_spec(text: str) -> TaskSpec:
     try:
         loaded = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
-        mark, what = getattr(error, "problem_mark", None), getattr(error, "problem", error)
+        mark, reason = getattr(error, "problem_mark", None), getattr(error, "problem", error)
         place = f"task.yaml:{mark.line + 1}:{mark.column + 1}" if mark else "task.yaml"
-        raise FindingsError([Finding("spec.yaml", "error", place, str(what), "correct the YAML")]) from error
+        raise FindingsError([Finding("spec.yaml", "error", place, str(reason), "correct the YAML")]) from error
     if not isinstance(loaded, dict):
         finding = Finding("spec.yaml", "error", "task.yaml", "the file is not a mapping", "start with `name:`")
         raise FindingsError([finding])
@@ -183,17 +183,17 @@ def with_schema(spec: TaskSpec, folder: Path) -> tuple[TaskSpec, list[Finding]]:
     output = spec.output
     if not isinstance(output, JsonOutput) or not isinstance(output.json_schema, str):
         return spec, []
-    named, wrong = output.json_schema, partial(rules.problem, "json_schema", "output.json_schema")
-    if is_outside(named, folder):
-        return spec, [wrong(f"{named!r} points outside the task folder", "copy the file into the task folder")]
+    file_name, finding = output.json_schema, partial(rules.problem, "json_schema", "output.json_schema")
+    if is_outside(file_name, folder):
+        return spec, [finding(f"{file_name!r} points outside the task folder", "copy the file into the task folder")]
     try:
-        schema = msgspec.json.decode((folder / named).read_bytes())
+        schema = msgspec.json.decode((folder / file_name).read_bytes())
     except OSError as error:
-        return spec, [wrong(f"{named!r} cannot be read: {error.strerror}", "put the file into the task folder")]
+        return spec, [finding(f"{file_name!r} cannot be read: {error.strerror}", "put the file into the task folder")]
     except (ValueError, RecursionError) as error:
-        return spec, [wrong(f"{named!r} is not JSON: {error}", "correct the file")]
+        return spec, [finding(f"{file_name!r} is not JSON: {error}", "correct the file")]
     if not isinstance(schema, dict):
-        return spec, [wrong(f"{named!r} is not a JSON object", 'write a schema such as {"type": "object", …}')]
+        return spec, [finding(f"{file_name!r} is not a JSON object", 'write a schema such as {"type": "object", …}')]
     return spec.model_copy(update={"output": output.model_copy(update={"json_schema": schema})}), []
 
 

@@ -57,17 +57,17 @@ def check_all(spec: TaskSpec, folder: Path) -> list[Finding]:
 @rule
 def check_split_shares(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     """Check that at least half of the rows are left for training."""
-    rest = 1 - spec.split.validation - spec.split.test
-    if rest < 0.5:
-        message = f"validation + test leave {rest:.2f} for training, under 0.50"
+    train_share = 1 - spec.split.validation - spec.split.test
+    if train_share < 0.5:
+        message = f"validation + test leave {train_share:.2f} for training, under 0.50"
         yield problem("split_shares", "split", message, "lower split.validation or split.test")
 
 
 @rule
 def check_labels_unique(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     """Check that labels differ in more than case and whitespace, so that answers are unambiguous."""
-    seen = Counter(" ".join(label.split()).casefold() for label in spec.labels)
-    for name, n in seen.items():
+    counts = Counter(" ".join(label.split()).casefold() for label in spec.labels)
+    for name, n in counts.items():
         if n > 1:
             message = f"{n} labels equal {name!r} when case and whitespace are ignored"
             yield problem("labels_unique", "output.labels", message, "rename or remove one of them")
@@ -98,7 +98,7 @@ def check_raw_inside_folder(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     """Check that paths and globs stay in the task folder, since task folders are shared."""
     globs = {"data.raw": spec.data.raw, "data.benchmarks": spec.data.benchmarks, "ability.files": spec.ability.files}
     globs |= {"ability.harness.tasks": spec.ability.harness.tasks, "logs.path": [spec.logs.path]}
-    for key, glob in ((key, glob) for key, some in globs.items() for glob in some):
+    for key, glob in ((key, glob) for key, patterns in globs.items() for glob in patterns):
         # logs may be on another disk
         if is_outside(glob, None if key == "logs.path" else folder):
             message = f"{glob!r} points outside the task folder"
@@ -121,8 +121,8 @@ def check_name_is_folder(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     """Check that the name, which is the asset key prefix, equals the folder's name."""
     if folder.name != spec.name:
         message = f"name {spec.name!r} differs from the folder's name {folder.name!r}"
-        other = f", or set name: {folder.name}" if re.match(NAME, folder.name) else ""
-        fix = f"rename the folder to {spec.name}{other}"
+        alternative = f", or set name: {folder.name}" if re.match(NAME, folder.name) else ""
+        fix = f"rename the folder to {spec.name}{alternative}"
         yield problem("name_is_folder", "name", message, fix)
 
 
@@ -136,9 +136,9 @@ def check_chat_template(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
         message, fix = f"{template!r} points outside the task folder", "copy the file into the task folder"
     elif not (folder / template).is_file():
         message = f"{template!r} is neither a known template nor a file in the task folder"
-        near = difflib.get_close_matches(template.lower(), CHAT_TEMPLATES, 1, 0.6)
+        suggestions = difflib.get_close_matches(template.lower(), CHAT_TEMPLATES, 1, 0.6)
         choice = f"write one of {', '.join(CHAT_TEMPLATES)}, or the path of a Jinja file in the folder"
-        fix = f"did you mean {near[0]!r}?" if near else choice
+        fix = f"did you mean {suggestions[0]!r}?" if suggestions else choice
     else:
         return
     yield problem("chat_template", "chat_template", message, fix)

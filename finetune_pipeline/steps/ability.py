@@ -26,30 +26,30 @@ def asked_items(task: Task) -> list[Item]:
 def ability_digest(task: Task) -> str:
     """Return the digest of everything models are asked besides the task. Raises FindingsError for invalid files."""
     harness = task.spec.ability.harness
-    read: list[Any] = []
+    parts: list[Any] = []
     findings: list[Finding] = []
-    for part in (lambda: asked_items(task), lambda: read_tasks(task.folder, harness.tasks)):
+    for read_part in (lambda: asked_items(task), lambda: read_tasks(task.folder, harness.tasks)):
         try:
-            read.append(part())
+            parts.append(read_part())
         except FindingsError as error:
             findings += error.findings
     if findings:
         raise FindingsError(findings)
-    return asked_digest(read[0], read[1], harness.limit, harness.chat)
+    return asked_digest(parts[0], parts[1], harness.limit, harness.chat)
 
 
 def _score(context: StepContext, model: Path, adapter: Path | None, stage: str, out: Path) -> dict[str, Any]:
-    spec, asked = context.spec, context.spec.ability
-    if not asked_items(context.task) and not asked.harness.tasks:
+    spec, ability = context.spec, context.spec.ability
+    if not asked_items(context.task) and not ability.harness.tasks:
         return {"items": 0, "sentence": "nothing to ask: ability.suite is false, and there are no files or tasks"}
-    tasks = {"folder": str(context.task.folder), **asked.harness.model_dump()} if asked.harness.tasks else None
+    tasks = {"folder": str(context.task.folder), **ability.harness.model_dump()} if ability.harness.tasks else None
     facts = context.launch(
         ability_job(
             model=model,
             adapter=adapter,
             files=ability_files(context.task),
-            limit=asked.rows_per_file,
-            suite=asked.suite,
+            limit=ability.rows_per_file,
+            suite=ability.suite,
             batch_size=spec.baseline.batch_size,
             out=out,
             answers=answers_of(context),
@@ -70,8 +70,8 @@ def make_base_ability(context: StepContext) -> dict[str, Any]:
 def make_general_ability(context: StepContext) -> dict[str, Any]:
     """Compute the candidate's answers and its loss against the base and the champion (evaluation.ability.drop.ability_drop)."""
     if hosted := read_hosted(context.inputs["merged_model"].folder):
-        why = f"{hosted.place} returns no likelihoods, which scoring general ability needs."
-        return {"items": 0, "not_asked": why, "sentence": why}
+        reason = f"{hosted.place} returns no likelihoods, which scoring general ability needs."
+        return {"items": 0, "not_asked": reason, "sentence": reason}
     model = served(context.inputs["merged_model"], context.inputs["base_model"])
     facts = _score(context, model.model, model.adapter, "general_ability", context.out)
     if not facts["items"]:
@@ -94,5 +94,5 @@ def _against_champion(context: StepContext, candidate: Sequence[Row], confidence
     model, out = served(champion, base), context.out / "champion"
     _score(context, model.model, model.adapter, "general_ability", out)
     drop = ability_drop(read_rows(out), candidate, confidence)
-    kept = ("n", "before", "after", "drop", "interval", "lost", "gained", "mcnemar_p", "categories")
-    return {name: drop[name] for name in kept}
+    keys = ("n", "before", "after", "drop", "interval", "lost", "gained", "mcnemar_p", "categories")
+    return {name: drop[name] for name in keys}

@@ -68,19 +68,19 @@ def while_served(context: StepContext, sets: list[dict[str, Any]], services: Exi
     """Return the sets, with hosted models at endpoints that their trainers keep running until `services` is closed."""
     running: dict[HostedModel, HostedModel] = {}
 
-    def served(asked: dict[str, Any]) -> dict[str, Any]:
-        if "hosted" not in asked:
-            return asked
-        hosted = HostedModel.model_validate(asked["hosted"])
+    def served(model_set: dict[str, Any]) -> dict[str, Any]:
+        if "hosted" not in model_set:
+            return model_set
+        hosted = HostedModel.model_validate(model_set["hosted"])
         if hosted not in running:
             trainer = TRAINERS.get(hosted.trainer)
             served_at = trainer and trainer.serving(context.spec, hosted, context.store.root.parent)
             running[hosted] = services.enter_context(served_at) if served_at else hosted
         section = getattr(context.spec.training, hosted.trainer, None)
         concurrency = {"concurrency": section.concurrency} if isinstance(section, HostedSection) else {}
-        return {**asked, **concurrency, "hosted": running[hosted].model_dump()}
+        return {**model_set, **concurrency, "hosted": running[hosted].model_dump()}
 
-    return [served(asked) for asked in sets]
+    return [served(model_set) for model_set in sets]
 
 
 def add_api_answers(context: StepContext, examples: Path) -> dict[str, Any] | None:
@@ -92,11 +92,11 @@ def add_api_answers(context: StepContext, examples: Path) -> dict[str, Any] | No
     name = best_api_prompt(baseline.facts["prompts"])
     if name is None:
         return None
-    asked = {"base" if name == baseline.facts["best"] else API_MODEL: read_json(baseline.path("prompts.json"))[name]}
+    prompts = {"base" if name == baseline.facts["best"] else API_MODEL: read_json(baseline.path("prompts.json"))[name]}
     path = context.out / "predictions.parquet"
     rows = read_predictions(path)
     gold = {row["example_id"]: row["gold"] for row in rows}
     test, train = read_examples(examples), read_examples(split_file(context, "train"))
-    answers, usage = ask_api(context, asked, test, train, gold, test=True, most_failed=0.0, stage="test_predictions")
+    answers, usage = ask_api(context, prompts, test, train, gold, test=True, most_failed=0.0, stage="test_predictions")
     write_predictions(path, [*answers, *rows])
     return {"prompt": name, **usage}

@@ -118,11 +118,11 @@ def _with_endpoint(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Return the rows, with those of the API model on the same examples, and its usage. Rewrites both files."""
     prompts = read_json(context.out / "prompts.json")
-    asked = {API + name: {**prompt, "api": True} for name, prompt in prompts.items()}
+    api_prompts = {API + name: {**prompt, "api": True} for name, prompt in prompts.items()}
     gold = {row["example_id"]: row["gold"] for row in rows}
     examples = [e for e in validation if e.id in gold]
-    answers, usage = ask_api(context, asked, examples, train, gold, stage="few_shot_baseline")
-    write_json(context.out / "prompts.json", prompts | asked)
+    answers, usage = ask_api(context, api_prompts, examples, train, gold, stage="few_shot_baseline")
+    write_json(context.out / "prompts.json", prompts | api_prompts)
     write_predictions(context.out / "predictions.parquet", [*rows, *answers])
     return [*rows, *answers], usage
 
@@ -161,8 +161,8 @@ def asking_job(context: StepContext, sets: Sequence[Row], examples: Path, out: P
 
 def passages_file(context: StepContext) -> Path:
     """Return the file of the documents' passages, which the baseline writes."""
-    made = context.inputs["few_shot_baseline"].folder if "few_shot_baseline" in list(context.inputs) else context.out
-    return made / PASSAGES
+    folder = context.inputs["few_shot_baseline"].folder if "few_shot_baseline" in list(context.inputs) else context.out
+    return folder / PASSAGES
 
 
 def make_advice(context: StepContext) -> dict[str, Any]:
@@ -203,18 +203,18 @@ def best_simple_model(task: Task, store: ArtifactStore) -> tuple[SimpleModel, Si
         return "answers with tool calls need a chat template, which a simple model does not have"
     reports = store.all_versions(task.name, "evaluation_report")
     report = next((r for r in reversed(reports) if r.inputs.get("few_shot_baseline") == baseline.version), None)
-    tested = read_json(store.check(report).path("evaluation.json"))["scores"] if report else {}
+    tests = read_json(store.check(report).path("evaluation.json"))["scores"] if report else {}
     scores = {
-        name: {"validation": score, **({"the sealed test": tested[SIMPLE + name]} if SIMPLE + name in tested else {})}
+        name: {"validation": score, **({"the sealed test": tests[SIMPLE + name]} if SIMPLE + name in tests else {})}
         for name, score in baseline.facts["simple"].items()
     }
     name = max(scores, key=lambda name: rank_of(list(scores[name].values())[-1]))
     texts, answers = [e.user_text for e in train], [e.answer for e in train]
     model = SIMPLE_MODELS[name]().fit(texts, answers, spec.output, spec.split.seed)
     keys = ("n", "accuracy", "interval", "primary")
-    shown = {where: {key: score[key] for key in keys} for where, score in scores[name].items()}
-    compared = str(report.facts["verdict"]) if report else ""
-    return model, SimpleSource(task.name, spec.description, splits.version, len(train), shown, compared)
+    shown_scores = {split: {key: score[key] for key in keys} for split, score in scores[name].items()}
+    verdict = str(report.facts["verdict"]) if report else ""
+    return model, SimpleSource(task.name, spec.description, splits.version, len(train), shown_scores, verdict)
 
 
 def baseline_settings(spec: TaskSpec) -> dict[str, Any]:

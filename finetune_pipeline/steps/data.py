@@ -39,12 +39,12 @@ def split_file(context: StepContext, split: str) -> Path:
 
 def ability_files(task: Task) -> list[Path]:
     """Return the benchmark files of a task, sorted. Raises FindingsError for every glob without a match."""
-    named = {of: [path for path in task.folder.glob(of) if path.is_file()] for of in task.spec.ability.files}
-    if missing := [pattern for pattern, files in named.items() if not files]:
+    matches = {g: [path for path in task.folder.glob(g) if path.is_file()] for g in task.spec.ability.files}
+    if unmatched := [pattern for pattern, files in matches.items() if not files]:
         place, fix = "task.yaml: ability.files", "correct or remove the pattern"
-        faults = [Finding("ability.files", "error", place, f"{of!r} matches no file", fix) for of in missing]
-        raise FindingsError(faults)
-    return sorted({path for files in named.values() for path in files})
+        findings = [Finding("ability.files", "error", place, f"{g!r} matches no file", fix) for g in unmatched]
+        raise FindingsError(findings)
+    return sorted({path for files in matches.values() for path in files})
 
 
 def asked_files(task: Task) -> list[tuple[str, Path]]:
@@ -55,9 +55,9 @@ def asked_files(task: Task) -> list[tuple[str, Path]]:
     folder = task.folder.resolve()
     # links keep their names, whose suffix determines the format
     files = [path.parent.resolve() / path.name for path in files]
-    named = {f"ability/{os.path.relpath(path, folder).replace('..', '_')}": path for path in files}
+    files_by_name = {f"ability/{os.path.relpath(path, folder).replace('..', '_')}": path for path in files}
     shipped = {"ability/suite.jsonl": SUITE} if task.spec.ability.suite else {}
-    return [(name, path) for name, path in sorted({**named, **shipped}.items()) if is_benchmark(path)]
+    return [(name, path) for name, path in sorted({**files_by_name, **shipped}.items()) if is_benchmark(path)]
 
 
 def make_raw(context: StepContext) -> dict[str, Any]:

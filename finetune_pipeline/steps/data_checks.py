@@ -60,8 +60,8 @@ def files_read(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     listed += f" | and {len(stopping) - SHOWN} more" if len(stopping) > SHOWN else ""
     if accepted and not stopping:
         listed = f"accepted by data.allow_truncated: {listed}"
-    good = "every file was read to its end" if rows > 0 else "there are no rows"
-    return CheckResult(rows > 0 and not stopping, listed or good)
+    fallback = "every file was read to its end" if rows > 0 else "there are no rows"
+    return CheckResult(rows > 0 and not stopping, listed or fallback)
 
 
 @check("The share of bad rows is within data.max_quarantine_share, in all and for every label.")
@@ -84,18 +84,18 @@ def system_prompt_present(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     """Check that every line begins with the declared system turn. The bytes are compared: quotes inside texts are escaped, so
     texts cannot contain the searched bytes."""
     turn = msgspec.json.encode({"role": "system", "content": spec.system_prompt})
-    rows, without = 0, []
+    rows, lacking = 0, []
     file = examples_file(artifact.folder)
     for data in read_blocks_of_lines(file):
         lines = data.count(b"\n")
         rows += lines
         if data.count(b'"messages":[' + turn) != lines:
-            wanted = {"role": "system", "content": spec.system_prompt}
-            without += [e.id for e in decode_examples(data, str(file)) if e.messages[0] != wanted]
+            expected = {"role": "system", "content": spec.system_prompt}
+            lacking += [e.id for e in decode_examples(data, str(file)) if e.messages[0] != expected]
     return CheckResult(
-        not without and rows == artifact.facts["kept"],
-        f"{len(without)} of {rows} examples lack the declared system prompt" if rows else "there are no examples",
-        {"examples": without[:5]},
+        not lacking and rows == artifact.facts["kept"],
+        f"{len(lacking)} of {rows} examples lack the declared system prompt" if rows else "there are no examples",
+        {"examples": lacking[:5]},
     )
 
 
@@ -104,24 +104,24 @@ def no_personal_data(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     """Search again, in all rows or in a sample of a large set, chosen by id."""
     total = artifact.facts["kept"]
     every = -(-total // PERSONAL_DATA_SAMPLE)
-    looked, left = 0, []
+    searched, remaining = 0, []
     find = finder_of(spec.data, names=False)
     for example in stream_examples(artifact.folder):
         if every > 1 and int(example.id, 16) % every:
             continue
-        looked += 1
-        left += [(example.id, kind) for kind in spans_left(example, spec.labels, find)]
-    kinds = ", ".join(sorted({kind for _, kind in left}))
-    where = "" if every <= 1 else f" in a sample of {looked} of {total} rows"
-    message = f"{len(left)} left in the examples{where}: {kinds}" if left else f"none found{where}"
-    figures = {"examples": [i for i, _ in left[:5]], "rows_looked_at": looked}
-    return CheckResult(not left and (looked > 0 or total == 0), message, figures)
+        searched += 1
+        remaining += [(example.id, kind) for kind in spans_left(example, spec.labels, find)]
+    kinds = ", ".join(sorted({kind for _, kind in remaining}))
+    where = "" if every <= 1 else f" in a sample of {searched} of {total} rows"
+    message = f"{len(remaining)} left in the examples{where}: {kinds}" if remaining else f"none found{where}"
+    figures = {"examples": [i for i, _ in remaining[:5]], "rows_looked_at": searched}
+    return CheckResult(not remaining and (searched > 0 or total == 0), message, figures)
 
 
 @check("At least data.min_examples examples.")
 def enough_examples(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    kept, needed = artifact.facts["kept"], spec.data.min_examples
-    return CheckResult(kept >= needed, f"{kept} examples, at least {needed} required", {"kept": kept, "needed": needed})
+    n, needed = artifact.facts["kept"], spec.data.min_examples
+    return CheckResult(n >= needed, f"{n} examples, at least {needed} required", {"kept": n, "needed": needed})
 
 
 @check("At least data.min_per_label examples of each label.")
@@ -129,16 +129,16 @@ def enough_per_label(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     if not spec.labels:
         return CheckResult(True, "no labels in this task")
     counts, least = {label: artifact.facts["labels"][label] for label in spec.labels}, spec.data.min_per_label
-    few = ", ".join(f"{label}: {n}" for label, n in counts.items() if n < least)
-    message = f"fewer than {least} examples: {few}" if few else f"every label has {least} or more"
-    return CheckResult(not few, message, {"counts": counts})
+    rare = ", ".join(f"{label}: {n}" for label, n in counts.items() if n < least)
+    message = f"fewer than {least} examples: {rare}" if rare else f"every label has {least} or more"
+    return CheckResult(not rare, message, {"counts": counts})
 
 
 @check("Every review decision refers to an existing example.", blocking=False, advisory=True)
 def reviews_applied(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     by_rule, decisions = artifact.facts["by_rule"], artifact.facts["decisions"]
-    bad = sum(by_rule.values())
-    return CheckResult(bad == 0, f"{decisions} decisions, {bad} of them could not be applied", dict(by_rule))
+    failed = sum(by_rule.values())
+    return CheckResult(failed == 0, f"{decisions} decisions, {failed} of them could not be applied", dict(by_rule))
 
 
 @check(
@@ -150,9 +150,9 @@ def no_leakage(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     leaks = report["exact"] + report["near"] + report["group"]
     canaries, edited = report["canaries"], report["edited"]
     tested = {kind: edit for kind, edit in edited.items() if edit["tested"]}
-    blind = bool(tested) and not any(edit["found"] for edit in tested.values())
-    few = [kind for kind, edit in tested.items() if edit["interval"][1] < LEAST_RECALL]
-    proven = 0 < canaries["planted"] == canaries["found"] and not canaries["missed"] and not blind
+    is_blind = bool(tested) and not any(edit["found"] for edit in tested.values())
+    low_recall = [kind for kind, edit in tested.items() if edit["interval"][1] < LEAST_RECALL]
+    proven = 0 < canaries["planted"] == canaries["found"] and not canaries["missed"] and not is_blind
     message = (
         f"{report['exact']} exact, {report['near']} near and {report['group']} group leaks between splits; "
         f"{canaries['found']} of {canaries['planted']} planted leaks found; edited copies found (95% intervals): "
@@ -164,7 +164,7 @@ def no_leakage(artifact: Artifact, spec: TaskSpec) -> CheckResult:
         why = "too long a chain, or fixed by the ledger"
         message += f"; {report['alike']} similar pairs are in different splits ({why})"
     sound = leaks == 0 and proven and not report["changed"]
-    return CheckResult(sound and not few, message, report, warns=sound)
+    return CheckResult(sound and not low_recall, message, report, warns=sound)
 
 
 def _recall(edit: Mapping[str, Any]) -> str:
@@ -177,10 +177,10 @@ def _recall(edit: Mapping[str, Any]) -> str:
 @check("Shares are within split.tolerance.", blocking=False, advisory=True)
 def split_sizes(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     shares = artifact.facts["shares"]
-    wanted = {"validation": spec.split.validation, "test": spec.split.test}
-    good = all(abs(shares[k] - w) <= spec.split.tolerance for k, w in wanted.items())
-    listed = ", ".join(f"{k} {shares[k]:.3f} (wanted {w})" for k, w in wanted.items())
-    return CheckResult(good, listed, {"shares": shares})
+    expected = {"validation": spec.split.validation, "test": spec.split.test}
+    within = all(abs(shares[k] - w) <= spec.split.tolerance for k, w in expected.items())
+    listed = ", ".join(f"{k} {shares[k]:.3f} (wanted {w})" for k, w in expected.items())
+    return CheckResult(within, listed, {"shares": shares})
 
 
 @check(
@@ -188,8 +188,8 @@ def split_sizes(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f"that the ledger assigns to another split. Above {TOO_MANY_LEFT:.0%} it blocks."
 )
 def few_rows_left(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    left, counts = artifact.facts["left"], artifact.facts["counts"]
-    rows = left["train"] + left["validation"]
+    lost, counts = artifact.facts["left"], artifact.facts["counts"]
+    rows = lost["train"] + lost["validation"]
     share = rows / max(1, rows + counts["train"] + counts["validation"])
     message = f"{rows} rows left training or validation ({share:.1%})"
     if artifact.facts["ledger"] != LEDGER:
@@ -199,7 +199,7 @@ def few_rows_left(artifact: Artifact, spec: TaskSpec) -> CheckResult:
         )
     if share > MOST_LEFT:
         message += f": a changed setting makes them similar to rows of another split. Revert the setting, or {RESTART}"
-    return CheckResult(share <= MOST_LEFT, message, {"left": left, "share": share}, warns=share <= TOO_MANY_LEFT)
+    return CheckResult(share <= MOST_LEFT, message, {"left": lost, "share": share}, warns=share <= TOO_MANY_LEFT)
 
 
 @check("Rows in = train + validation + test + quarantined.", name="rows_accounted_for")
@@ -209,12 +209,12 @@ def splits_accounted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     return _accounted(f["rows_in"] + f["restored"], **placed, quarantined=f["quarantined"])
 
 
-def _quality(name: str, part: str, description: str, **how: bool) -> Check:
+def _quality(name: str, part: str, description: str, **options: bool) -> Check:
     def judge(artifact: Artifact, spec: TaskSpec) -> CheckResult:
         result = artifact.facts["parts"][part]
         return CheckResult(result["passed"] is True, result["message"])
 
-    return Check(name, description, judge, **how)
+    return Check(name, description, judge, **options)
 
 
 @check(
@@ -233,9 +233,9 @@ def labels_believable(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 def logs_accounted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f = artifact.facts
     parts = {"kept": f["rows"], **{name: f[name] for name in ("quarantined", "duplicates", "feedback")}}
-    counted = _accounted(f["lines"], **parts)
-    lost = f"; {f['unmatched']} lines of feedback are for answers not logged yet" if f.get("unmatched") else ""
-    return replace(counted, message=counted.message + lost)
+    result = _accounted(f["lines"], **parts)
+    unmatched = f"; {f['unmatched']} lines of feedback are for answers not logged yet" if f.get("unmatched") else ""
+    return replace(result, message=result.message + unmatched)
 
 
 @check("No corrected row looks poisoned (held.jsonl gives the reasons).", blocking=False, advisory=True)

@@ -19,10 +19,10 @@ def api_answers(context: StepContext, *, test: bool = False) -> AnswerCache | No
 
 def answers_of(context: StepContext, *, test: bool = False) -> dict[str, Any] | None:
     """Return the cache for a job of this step. test: the job answers the sealed test, so its answers are for that step only."""
-    return kept_in(context.store, context.task.name if test else None)
+    return answer_cache_for(context.store, context.task.name if test else None)
 
 
-def kept_in(store: ArtifactStore, test_of: str | None) -> dict[str, Any] | None:
+def answer_cache_for(store: ArtifactStore, test_of: str | None) -> dict[str, Any] | None:
     """Return the cache for a job: of answers to the sealed test of this task, or (None) of all other answers."""
     return kept_answers(
         folder=store.root / FOLDER,

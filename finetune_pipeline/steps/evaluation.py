@@ -54,15 +54,15 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
     best, sets = best_prompt(context), []
     if not best.get("api"):
         sets.append(base_set(spec, "base", base, best))
-    if shown := other_prompt(context):
-        sets.append(base_set(spec, OTHER_PROMPT, base, shown))
+    if second_prompt := other_prompt(context):
+        sets.append(base_set(spec, OTHER_PROMPT, base, second_prompt))
     sets.append(trained_set(spec, "candidate", candidate, base))
     kinds = {"candidate": candidate.facts["kind"]}
     if context.run_inputs.champion:
-        champion, its_base = champion_of(context)
-        sets.append(trained_set(spec, "champion", champion, its_base))
+        champion, champion_base = champion_of(context)
+        sets.append(trained_set(spec, "champion", champion, champion_base))
         kinds["champion"] = champion.facts["kind"]
-    sets = [shown for answering in sets for shown in (answering, *perturbed_sets(spec, answering))]
+    sets = [second_prompt for answering in sets for second_prompt in (answering, *perturbed_sets(spec, answering))]
     opened = open_sealed(
         examples_of(sealed.folder, "test"),
         context.store.state_folder(context.task.name),
@@ -94,12 +94,12 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
 def _recent(context: StepContext, test: Path, sets: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the sets of all models for recent production rows, and write production.json on these rows."""
     learned = learned_by(context.store, context.task.name, context.run_inputs.champion)
-    kept = read_rows(context.inputs["production_logs"].path("judging.jsonl"))
-    rows = judging_rows(context.spec, kept, learned)
+    logged_rows = read_rows(context.inputs["production_logs"].path("judging.jsonl"))
+    rows = judging_rows(context.spec, logged_rows, learned)
     if not rows:
         return []
-    known = [*(split_file(context, name) for name in ("train", "validation")), test]
-    chosen = unknown_rows(context.spec, rows, known)
+    known_files = [*(split_file(context, name) for name in ("train", "validation")), test]
+    chosen = unknown_rows(context.spec, rows, known_files)
     examples, path = as_examples(context.spec, chosen), context.builder.work / RECENT
     facts = {"rows": chosen.facts().model_dump(), "sources": sources_of(chosen, examples)}
     write_json(context.out / RECENT_FACTS, {**facts, "ids": [row["id"] for row in chosen.rows]})
@@ -115,22 +115,22 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
     recent = predictions.folder / RECENT_FACTS
     state, candidate = context.store.state_folder(context.task.name), context.inputs["merged_model"].version
     rows = read_predictions(predictions.path("predictions.parquet"))
-    looks = openings(state, context.inputs["splits"].version)
-    before = dict.fromkeys(str(entry["candidate"]) for entry in looks)
+    openings_so_far = openings(state, context.inputs["splits"].version)
+    candidates = dict.fromkeys(str(entry["candidate"]) for entry in openings_so_far)
     record(state, candidate, outcomes_of(of_model(rows, "candidate"), context.spec.output))
-    asked, output = read_test_rows(predictions.folder), context.spec.output
+    test_rows, output = read_test_rows(predictions.folder), context.spec.output
     train = read_examples(examples_of(context.inputs["splits"].folder, "train"))
     training = [TrainingRow(e.id, e.user_text, e.answer) for e in train]
     evaluation = evaluate_task(
         context.spec,
         rows,
         _step_facts(context, rows),
-        atlas=failure_atlas(of_model(rows, "candidate"), output, asked.texts, Neighbours(training)),
-        openings=looks,
-        sources=asked.sources,
-        files=asked.files,
+        atlas=failure_atlas(of_model(rows, "candidate"), output, test_rows.texts, Neighbours(training)),
+        openings=openings_so_far,
+        sources=test_rows.sources,
+        files=test_rows.files,
         never_break=context.run_inputs.never_break,
-        earlier=recorded(state, list(before)[: look_number(looks, candidate) - 1]),
+        earlier=recorded(state, list(candidates)[: look_number(openings_so_far, candidate) - 1]),
         production_rows=read_json(recent) if recent.exists() else None,
         versions={
             **{name: artifact.version for name, artifact in context.inputs.items()},
@@ -140,9 +140,9 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
     gates = decide(context.spec, evaluation)
     decision = verdict(gates)
     answer = " ".join([*verdict_sentences(evaluation, gates), *caveats(evaluation)])
-    shown = shown_rows(evaluation, rows, output, asked.texts, training)
-    stored, page = evaluation.to_json(), evaluation_page(evaluation, gates, shown, _climbed(context))
-    (context.out / SHOWN_ROWS).write_text(shown.model_dump_json(), "utf-8")
+    sample = shown_rows(evaluation, rows, output, test_rows.texts, training)
+    stored, page = evaluation.to_json(), evaluation_page(evaluation, gates, sample, _current_ladder(context))
+    (context.out / SHOWN_ROWS).write_text(sample.model_dump_json(), "utf-8")
     write_json(context.out / "evaluation.json", stored)
     write_json(context.out / "gates.json", [g.to_dict() for g in gates])
     write_json(context.out / "report.json", evaluation_json(evaluation, gates))
@@ -162,12 +162,12 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
     }
 
 
-def _climbed(context: StepContext) -> Ladder | None:
+def _current_ladder(context: StepContext) -> Ladder | None:
     version, baseline = context.run_inputs.ladder, context.inputs["few_shot_baseline"].version
-    made = context.store.find(context.task.name, "ladder", version) if version else None
-    if made is None or made.inputs["few_shot_baseline"] != baseline:
+    ladder = context.store.find(context.task.name, "ladder", version) if version else None
+    if ladder is None or ladder.inputs["few_shot_baseline"] != baseline:
         return None
-    return Ladder.model_validate(made.facts)
+    return Ladder.model_validate(ladder.facts)
 
 
 def _step_facts(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> StepFacts:
@@ -196,14 +196,14 @@ def _cost(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> dict[str, 
     plan, endpoint = context.inputs["training_plan"].facts, context.spec.baseline.endpoint
     steps = ("few_shot_baseline", "adapter", "merged_model", "general_ability", "test_predictions")
     measured = {name: context.inputs[name].folder / "measured.json" for name in steps}
-    made = costs(rows, {name: read_json(file) for name, file in measured.items() if file.exists()}, plan)
-    asked = API_MODEL if API_MODEL in made["tokens"] else "base"
-    tuned, prompted = (Call(**made["tokens"][name]) for name in ("candidate", asked))
+    run_costs = costs(rows, {name: read_json(file) for name, file in measured.items() if file.exists()}, plan)
+    prompted_name = API_MODEL if API_MODEL in run_costs["tokens"] else "base"
+    tuned, prompted = (Call(**run_costs["tokens"][name]) for name in ("candidate", prompted_name))
     prices = request_prices(PriceList.of_served(plan["serving"]), tuned, prompted, endpoint.model if endpoint else "")
-    return {**made, "requests": prices}
+    return {**run_costs, "requests": prices}
 
 
 def _supervision(adapter: Artifact) -> dict[str, Any]:
     """Return the audit's counters per split. Its rows are on the page beside the adapter."""
     audits = read_json(adapter.path("audit.json")) if (adapter.folder / "audit.json").exists() else {}
-    return {split: {key: of for key, of in audit.items() if key != "shown"} for split, audit in audits.items()}
+    return {split: {key: count for key, count in audit.items() if key != "shown"} for split, audit in audits.items()}

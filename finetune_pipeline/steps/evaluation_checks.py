@@ -17,8 +17,8 @@ from finetune_pipeline.spec.model import TaskSpec
 def all_predicted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     errors = failed_test_rows(artifact.facts)
     rows = {name: artifact.facts["sets"][name]["rows"] for name in errors}
-    good = len(set(rows.values())) == 1 and all(n > 0 for n in rows.values()) and not any(errors.values())
-    return CheckResult(good, ", ".join(f"{name}: {n} rows, {errors[name]} failed" for name, n in rows.items()))
+    complete = len(set(rows.values())) == 1 and all(n > 0 for n in rows.values()) and not any(errors.values())
+    return CheckResult(complete, ", ".join(f"{name}: {n} rows, {errors[name]} failed" for name, n in rows.items()))
 
 
 def _gate(name: str) -> Callable[[Artifact, TaskSpec], CheckResult]:
@@ -52,9 +52,9 @@ def ability_kept(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 @check("Every submitted rating was read and belongs to this sheet.", blocking=False, advisory=True)
 def ratings_read(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f = artifact.facts
-    bad, unknown = sum(f["by_rule"].values()), f["unknown"]
+    faulty, unknown = sum(f["by_rule"].values()), f["unknown"]
     judged = f"{f['rated']} answers rated by {len(f['raters'])} people"
-    return CheckResult(not bad and not unknown, f"{judged}; {bad} lines unreadable, {unknown} of unknown items")
+    return CheckResult(not faulty and not unknown, f"{judged}; {faulty} lines unreadable, {unknown} of unknown items")
 
 
 @check(
@@ -74,10 +74,10 @@ def judge_believed(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 @check("`champion` never points to a version that failed a gate.", blocking=False)
 def aliases_consistent(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f = artifact.facts
-    good = f["candidate"] == f["model_version"] and (not f["promoted"] or f["gates_passed"])
+    consistent = f["candidate"] == f["model_version"] and (not f["promoted"] or f["gates_passed"])
     champion = f"champion is version {f['champion']}" if f["champion"] else "there is no champion"
     moved = "promoted" if f["promoted"] else "not promoted"
-    return CheckResult(good, f"version {f['model_version']} {moved}; {champion}")
+    return CheckResult(consistent, f"version {f['model_version']} {moved}; {champion}")
 
 
 @check("The model was trained on no forgotten row (finetune forget).")
@@ -103,8 +103,8 @@ GATE_CHECKS = tuple(Check(gate.name, gate.needs, _gate(gate.name), blocking=Fals
     live=True,
 )
 def champion_serves_well(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    return of_alarm(Alarm(**artifact.facts))
+    return alarm_result(Alarm(**artifact.facts))
 
 
-def of_alarm(alarm: Alarm) -> CheckResult:
+def alarm_result(alarm: Alarm) -> CheckResult:
     return CheckResult(alarm.raised is False, alarm.sentence, alarm.figures)

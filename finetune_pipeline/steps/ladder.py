@@ -35,9 +35,9 @@ from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.steps.rungs import (
     PREDICTIONS,
     PROMPTS,
+    answered_rungs,
     answers_job,
     call_of,
-    climbed,
     row_sources,
     validation_rows,
 )
@@ -57,57 +57,58 @@ TUNED = {
 def make_ladder(context: StepContext) -> dict[str, Any]:
     """Combine all rungs: scores, costs, latencies, the answer and what would change it."""
     spec, inputs = context.spec, context.inputs
-    answered, pilot = climbed(context), inputs["pilot"]
+    answered, pilot = answered_rungs(context), inputs["pilot"]
     # the asset `advice` also says this, and a negative result stops later assets in Dagster; the ladder continues
     baseline, search = inputs["few_shot_baseline"], inputs["prompt_search"]
     rows = read_by_model(baseline.path(PREDICTIONS))
     train_rows, sources = read_examples(split_file(context, "train")), row_sources(context)
     signal = learnable(spec, train_rows, prompted=prompted_evidence(spec, baseline.facts["best"], rows, sources))
     skipped = {"prompt_search": search.facts["skipped"], "pilot": pilot.facts["skipped"]}
-    made = ladder(
+    result = ladder(
         spec,
         answered,
         rung_terms(context, answered, inputs["base_model"].folder, timed_prompts(context)),
         learnable=signal.status != "not_shown",
         points=[Point.model_validate(point) for point in pilot.facts["points"]],
-        pilot_rows={float(share): of for share, of in read_by_model(pilot.path(PREDICTIONS)).items()},
-        skipped={name: why for name, why in skipped.items() if why},
+        pilot_rows={float(share): rung_rows for share, rung_rows in read_by_model(pilot.path(PREDICTIONS)).items()},
+        skipped={name: reason for name, reason in skipped.items() if reason},
         train_rows=len(train_rows),
         sources=sources,
     )
-    return _written(context, made)
+    return _write_ladder(context, result)
 
 
-def _written(context: StepContext, made: Ladder) -> dict[str, Any]:
-    page = ladder_page(context.task.name, context.spec.description, made)
+def _write_ladder(context: StepContext, result: Ladder) -> dict[str, Any]:
+    page = ladder_page(context.task.name, context.spec.description, result)
     (context.out / "ladder.html").write_text(page_html(page), "utf-8")
     (context.out / "ladder.md").write_text(page_markdown(page), "utf-8")
-    return made.model_dump()
+    return result.model_dump()
 
 
 def make_tuned_rungs(context: StepContext) -> dict[str, Any]:
     """Evaluate the last rung on the same rows: the tuned model, also with the nearest examples, and with the searched prompt."""
     spec, inputs = context.spec, context.inputs
     before = Ladder.model_validate(inputs["ladder"].facts)
-    plain = trained_set(spec, "tuned", inputs["merged_model"], inputs["base_model"])
-    shown = {f"tuned_{rung}": of for rung, of in timed_prompts(context).items() if rung != "prompt"}
-    asked: dict[str, Mapping[str, Any]] = {"tuned": {}, **shown}
+    tuned_set = trained_set(spec, "tuned", inputs["merged_model"], inputs["base_model"])
+    tuned_prompts = {f"tuned_{rung}": p for rung, p in timed_prompts(context).items() if rung != "prompt"}
+    prompts: dict[str, Mapping[str, Any]] = {"tuned": {}, **tuned_prompts}
     out = context.builder.work / "answers"
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as services:
-        sets = while_served(context, [{**plain, "name": name, "prompt": of} for name, of in asked.items()], services)
+        prompted = [{**tuned_set, "name": name, "prompt": prompt} for name, prompt in prompts.items()]
+        sets = while_served(context, prompted, services)
         facts = context.launch(answers_job(context, sets, split_file(context, "validation"), out, "tuned_rungs"))
     rows = read_by_model(out / PREDICTIONS)
-    tokens = {name: call_of(of) for name, of in facts["sets"].items()}
-    tuned = [Answered(name, "tuned", TUNED[name], rows[name], tokens[name]) for name in asked]
-    answered = [*climbed(context), *tuned]
-    loaded = None if "hosted" in plain else served(inputs["merged_model"], inputs["base_model"])
-    terms = rung_terms(context, answered, loaded.model if loaded and not loaded.adapter else None, asked)
-    known = {of.name: (of.p50, of.p95) for of in before.rungs if of.p50 is not None and of.p95 is not None}
-    made = ladder(
+    tokens = {name: call_of(p) for name, p in facts["sets"].items()}
+    tuned = [Answered(name, "tuned", TUNED[name], rows[name], tokens[name]) for name in prompts]
+    answered = [*answered_rungs(context), *tuned]
+    loaded = None if "hosted" in tuned_set else served(inputs["merged_model"], inputs["base_model"])
+    terms = rung_terms(context, answered, loaded.model if loaded and not loaded.adapter else None, prompts)
+    latencies = {p.name: (p.p50, p.p95) for p in before.rungs if p.p50 is not None and p.p95 is not None}
+    result = ladder(
         spec,
         answered,
-        replace(terms, latency={**known, **terms.latency}),
+        replace(terms, latency={**latencies, **terms.latency}),
         learnable=before.decision != "no_signal",
         points=before.points,
         expected=before.expected,
@@ -115,7 +116,7 @@ def make_tuned_rungs(context: StepContext) -> dict[str, Any]:
         train_rows=len(read_examples(split_file(context, "train"))),
         sources=row_sources(context),
     )
-    return _written(context, made)
+    return _write_ladder(context, result)
 
 
 def rung_terms(context: StepContext, answered: Sequence[Answered], model: Path | None, prompts: Prompts) -> Terms:
@@ -123,13 +124,13 @@ def rung_terms(context: StepContext, answered: Sequence[Answered], model: Path |
     spec, train_rows = context.spec, read_examples(split_file(context, "train"))
     prices = load_prices(home=context.store.root.parent, task_folder=context.task.folder)
     details = context.inputs["few_shot_baseline"].facts["prompt_details"]
-    plain = details.get("zero_shot") or next(iter(details.values()))
-    tuned = Call(plain["mean_prompt_tokens"], max(1.0, plain["mean_new_tokens"]))
+    zero_shot = details.get("zero_shot") or next(iter(details.values()))
+    tuned = Call(zero_shot["mean_prompt_tokens"], max(1.0, zero_shot["mean_new_tokens"]))
     parameters = float(model_shape(model_folder(context.inputs["base_model"].folder)).parameters)
     today, tokens = datetime.datetime.now(datetime.UTC).date(), round(len(train_rows) * tuned.tokens)
     costs = training_costs(spec, prices, tokens, parameters, today, [spec.training.method])
     return Terms(
-        dollars={of.name: _dollars(spec, prices, of) for of in answered},
+        dollars={rung.name: _dollars(spec, prices, rung) for rung in answered},
         latency={**_simple_latencies(context, answered, train_rows), **_model_latencies(context, model, prompts)},
         training=min((cost.high for cost in costs if cost.high > 0), default=None),
         tuned=tuned,
@@ -140,14 +141,14 @@ def rung_terms(context: StepContext, answered: Sequence[Answered], model: Path |
 def timed_prompts(context: StepContext) -> Prompts:
     """Return the base model's prompts by rung: the best fixed one, the retrieving one, and the searched one."""
     baseline, search = context.inputs["few_shot_baseline"], context.inputs["prompt_search"]
-    prompts = {name: of for name, of in read_json(baseline.path(PROMPTS)).items() if not name.startswith(API)}
-    asked = {"prompt": prompts[best_fixed(baseline.facts)]}
-    for rung, end in (("retrieve", NEAREST), ("documents", DOCUMENTS)):
-        if prompt := next((of for name, of in prompts.items() if name.endswith(end)), None):
-            asked[rung] = prompt
+    prompts = {name: p for name, p in read_json(baseline.path(PROMPTS)).items() if not name.startswith(API)}
+    rung_prompts = {"prompt": prompts[best_fixed(baseline.facts)]}
+    for rung, suffix in (("retrieve", NEAREST), ("documents", DOCUMENTS)):
+        if prompt := next((p for name, p in prompts.items() if name.endswith(suffix)), None):
+            rung_prompts[rung] = prompt
     if search.facts["best"]:
-        asked[OPTIMISED] = read_json(search.path(PROMPTS))[search.facts["best"]]
-    return asked
+        rung_prompts[OPTIMISED] = read_json(search.path(PROMPTS))[search.facts["best"]]
+    return rung_prompts
 
 
 def _dollars(spec: TaskSpec, prices: PriceList, answered: Answered) -> float | None:
@@ -155,8 +156,8 @@ def _dollars(spec: TaskSpec, prices: PriceList, answered: Answered) -> float | N
         return 0.0  # a linear model answers a thousand calls within a CPU second
     if answered.kind != "api":
         return _own_dollars(spec, prices, answered.call)
-    asked = spec.baseline.endpoint.model if spec.baseline.endpoint else None
-    price = next((p for p in prices.apis if p.model == asked and not p.tuned), None)
+    model_name = spec.baseline.endpoint.model if spec.baseline.endpoint else None
+    price = next((p for p in prices.apis if p.model == model_name and not p.tuned), None)
     return 1000 * call_price(price, answered.call) if price else None
 
 
@@ -165,11 +166,11 @@ def _own_dollars(spec: TaskSpec, prices: PriceList, call: Call) -> float | None:
     if spec.advise.dollars_per_million_tokens is not None:
         return call.tokens * spec.advise.dollars_per_million_tokens / 1000
     seconds = [
-        (of.price, seconds_of(of, call, of.answered_high or of.answered_per_second))
-        for of in prices.machines
-        if of.answered_per_second
+        (machine.price, seconds_of(machine, call, machine.answered_high or machine.answered_per_second))
+        for machine in prices.machines
+        if machine.answered_per_second
     ]
-    return min((1000 * price * taken / 3600 for price, taken in seconds), default=None)
+    return min((1000 * price * duration / 3600 for price, duration in seconds), default=None)
 
 
 def _model_latencies(context: StepContext, model: Path | None, prompts: Prompts) -> Latencies:
@@ -193,18 +194,18 @@ def _model_latencies(context: StepContext, model: Path | None, prompts: Prompts)
         )
     )
     measured = read_json(folder / "measured.json")["latency"]
-    latencies = {rung: (float(of["p50"]), float(of["p95"])) for rung, of in measured.items()}
-    return latencies | {f"{rung}_restricted": taken for rung, taken in latencies.items()}
+    latencies = {rung: (float(timing["p50"]), float(timing["p95"])) for rung, timing in measured.items()}
+    return latencies | {f"{rung}_restricted": latency for rung, latency in latencies.items()}
 
 
 def _simple_latencies(context: StepContext, answered: Sequence[Answered], train_rows: Sequence[Example]) -> Latencies:
     """Measure the same for the simple models, in this process."""
     texts = [e.user_text for e in validation_rows(context)[: LATENCY_CALLS + 1]]
-    asked, answers = [e.user_text for e in train_rows], [e.answer for e in train_rows]
+    train_texts, answers = [e.user_text for e in train_rows], [e.answer for e in train_rows]
     latencies = {}
-    for of in answered:
-        if of.kind == "simple":
-            model = SIMPLE_MODELS[of.name]().fit(asked, answers, context.spec.output, context.spec.split.seed)
-            taken = sorted(round(1000 * timeit(partial(model.predict, [text]), number=1), 2) for text in texts)
-            latencies[of.name] = (taken[len(taken) // 2], taken[-1])
+    for rung in answered:
+        if rung.kind == "simple":
+            model = SIMPLE_MODELS[rung.name]().fit(train_texts, answers, context.spec.output, context.spec.split.seed)
+            milliseconds = sorted(round(1000 * timeit(partial(model.predict, [text]), number=1), 2) for text in texts)
+            latencies[rung.name] = (milliseconds[len(milliseconds) // 2], milliseconds[-1])
     return latencies

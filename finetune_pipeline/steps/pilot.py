@@ -18,7 +18,7 @@ from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.steps.baseline import answering_settings
 from finetune_pipeline.steps.data import split_file
-from finetune_pipeline.steps.rungs import PREDICTIONS, answers_job, climbed, good_enough, row_sources
+from finetune_pipeline.steps.rungs import PREDICTIONS, answered_rungs, answers_job, good_enough, row_sources
 from finetune_pipeline.trainers import TRAINERS, TrainingOrder, train
 from finetune_pipeline.worker.jobs import merge_job, prompt_set
 
@@ -30,14 +30,14 @@ PARITY_ROWS = 4
 def make_pilot(context: StepContext) -> dict[str, Any]:
     """Train on growing shares of the rows and answer validation rows, until the curve is conclusive."""
     spec, base = context.spec, context.inputs["base_model"].folder
-    answered, sources = climbed(context), row_sources(context)
-    why = good_enough(spec, answered, sources)
+    answered, sources = answered_rungs(context), row_sources(context)
+    skipped = good_enough(spec, answered, sources)
     if not TRAINERS[spec.training.trainer].on_this_machine:
-        why = f"the trainer {spec.training.trainer} charges for every share, and pilots train only on this machine"
-    rows, points, stopped = read_examples(split_file(context, "train")), [], ""
+        skipped = f"the trainer {spec.training.trainer} charges for every share, and pilots train only on this machine"
+    rows, points, stop_reason = read_examples(split_file(context, "train")), [], ""
     rival = score_rungs(spec, answered, Terms({}, {}), sources).rival_rows
     by_share: dict[float, Rows] = {}
-    for share in () if why else sorted(spec.ladder.pilot):
+    for share in () if skipped else sorted(spec.ladder.pilot):
         count = max(1, round(share * len(rows)))
         work = context.builder.work / f"{count}_rows"
         work.mkdir(parents=True, exist_ok=True)
@@ -46,11 +46,11 @@ def make_pilot(context: StepContext) -> dict[str, Any]:
         by_share[share] = read_by_model(work / "answers" / PREDICTIONS)["trained"]
         points.append(_point(spec, share, count, by_share[share], read_json(work / "training.json"), sources))
         say(f"pilot: {count:,} rows: {points[-1].value:.3f} {spec.metric} on validation")
-        if stopped := _enough(spec, answered, rival, by_share, sources):
+        if stop_reason := _enough(spec, answered, rival, by_share, sources):
             break
-    answers = [{**row, "model": str(share)} for share, of in by_share.items() for row in of]
+    answers = [{**row, "model": str(share)} for share, share_rows in by_share.items() for row in share_rows]
     write_predictions(context.out / PREDICTIONS, answers)
-    return {"skipped": why, "stopped": stopped, "points": [point.model_dump() for point in points]}
+    return {"skipped": skipped, "stopped": stop_reason, "points": [point.model_dump() for point in points]}
 
 
 def _train_and_ask(context: StepContext, base: Path, rows: Sequence[Example], work: Path) -> None:
@@ -93,8 +93,8 @@ def _train_and_ask(context: StepContext, base: Path, rows: Sequence[Example], wo
     prefix = merged / "adapter" if (merged / "adapter").exists() else None
     shutil.rmtree(answers, ignore_errors=True)
     answers.mkdir()
-    asked = prompt_set(name="trained", model=base if prefix else merged, adapter=prefix)
-    context.launch(answers_job(context, [asked], split_file(context, "validation"), answers, "pilot"))
+    model_set = prompt_set(name="trained", model=base if prefix else merged, adapter=prefix)
+    context.launch(answers_job(context, [model_set], split_file(context, "validation"), answers, "pilot"))
     for folder in (trained, merged, work / "checkpoints"):  # a model may need as much disk space as the base
         shutil.rmtree(folder, ignore_errors=True)
 

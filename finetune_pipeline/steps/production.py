@@ -9,12 +9,12 @@ from finetune_pipeline.engine.graph import MissingInput
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of
-from finetune_pipeline.production.drift import as_learned, drift_report, moment
+from finetune_pipeline.production.drift import drift_report, moment, reference_at_training
 from finetune_pipeline.production.ingest import ingest, merged
 from finetune_pipeline.production.intake import log_store
 from finetune_pipeline.production.retraining import Evidence, decide_retraining, measure_curve
 from finetune_pipeline.production.signals import Reference
-from finetune_pipeline.production.used_rows import logged_as, rows_of_data
+from finetune_pipeline.production.used_rows import log_row_ids, rows_of_data
 from finetune_pipeline.report.drift_page import drift_page
 from finetune_pipeline.report.page import page_html
 
@@ -41,17 +41,17 @@ def make_drift_report(context: StepContext) -> dict[str, Any]:
     rows = read_rows(context.inputs["production_logs"].path("rows.jsonl"))
     predictions = _champions_predictions(context)
     answers = [e.answer for e in train] if predictions is None else [r["text"].strip() for r in predictions]
-    whose = "the champion's training rows" if context.run_inputs.champion else "the training rows"
-    reference_text = f"{whose} and {'their answers' if predictions is None else 'its answers on the test set'}"
+    row_text = "the champion's training rows" if context.run_inputs.champion else "the training rows"
+    reference_text = f"{row_text} and {'their answers' if predictions is None else 'its answers on the test set'}"
     reference = Reference([e.user_text for e in train], answers)
-    after = _taken_at(train, rows) if context.run_inputs.champion else None  # without a champion every row is new
-    learned, others = None, _other_versions(context)
-    if after is not None:
+    since = _taken_at(train, rows) if context.run_inputs.champion else None  # without a champion every row is new
+    learned, other_versions = None, _other_versions(context)
+    if since is not None:
         used = rows_of_data(context.store, context.task.name, context.run_inputs.trained_on)
         examples = read_examples(context.inputs["production_logs"].path("examples.jsonl"))
-        ids = logged_as(e for e in examples if e.id in used)
-        learned = as_learned(context.spec, rows, after, ids, context.spec.retraining.rows_after_drift)
-    facts = drift_report(context.spec, reference, rows, context.out, after, reference_text, learned, others)
+        ids = log_row_ids(e for e in examples if e.id in used)
+        learned = reference_at_training(context.spec, rows, since, ids, context.spec.retraining.rows_after_drift)
+    facts = drift_report(context.spec, reference, rows, context.out, since, reference_text, learned, other_versions)
     facts["trained_on"] = context.run_inputs.trained_on
     page = drift_page(context.task.name, context.spec.drift.false_alarms, facts)
     (context.out / "drift.html").write_text(page_html(page), "utf-8")
@@ -60,26 +60,26 @@ def make_drift_report(context: StepContext) -> dict[str, Any]:
 
 def _other_versions(context: StepContext) -> set[str]:
     store, task = context.store, context.task.name
-    of_this_data: set[str] = set()
-    others: set[str] = set()
+    same_data: set[str] = set()
+    other_versions: set[str] = set()
     for version in store.all_versions(task, "model_version"):
         report = store.find(task, "evaluation_report", version.inputs["evaluation_report"])
-        its = report and report.inputs["splits"] == context.run_inputs.trained_on and version.facts["promoted"]
-        (of_this_data if its else others).add(str(version.facts["model_version"]))
-    return others - of_this_data if of_this_data else set()
+        is_same_data = report and report.inputs["splits"] == context.run_inputs.trained_on and version.facts["promoted"]
+        (same_data if is_same_data else other_versions).add(str(version.facts["model_version"]))
+    return other_versions - same_data if same_data else set()
 
 
 def _taken_at(train: Sequence[Example], rows: Iterable[Mapping[str, Any]]) -> float | None:
     """Return the time of the newest production row among the training rows; None if there is none."""
-    used = logged_as(e for e in train if e.origin == "production")
+    used = log_row_ids(e for e in train if e.origin == "production")
     return max((moment(r) for r in rows if r["id"] in used), default=None)
 
 
 def _champions_predictions(context: StepContext) -> list[dict[str, Any]] | None:
     """Return the champion's answers on its own test; None without a champion or its predictions."""
-    wanted = ((context.run_inputs.champion or {}).get("merged"), context.run_inputs.trained_on)
+    versions = ((context.run_inputs.champion or {}).get("merged"), context.run_inputs.trained_on)
     for artifact in context.store.all_versions(context.task.name, "test_predictions"):
-        if (artifact.inputs["merged_model"], artifact.inputs["test_split"]) == wanted:
+        if (artifact.inputs["merged_model"], artifact.inputs["test_split"]) == versions:
             return of_model(read_predictions(artifact.path("predictions.parquet")), "candidate")
     return None
 
@@ -100,10 +100,10 @@ def _evidence(context: StepContext) -> Evidence:
     predictions = _champions_predictions(context)
     if not context.spec.labels or predictions is None:
         return Evidence(usable)
-    right = outcomes_of(predictions, context.spec.output)
+    outcomes = outcomes_of(predictions, context.spec.output)
     train, validation = (
         [(e.user_text, e.answer) for e in read_examples(examples_of(splits.folder, name))]
         for name in ("train", "validation")
     )
-    wrong = 1 - sum(right.values()) / max(len(right), 1)
-    return Evidence(usable, wrong, measure_curve(train, validation, context.spec.split.seed))
+    wrong_share = 1 - sum(outcomes.values()) / max(len(outcomes), 1)
+    return Evidence(usable, wrong_share, measure_curve(train, validation, context.spec.split.seed))

@@ -23,9 +23,9 @@ from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.steps.rungs import (
     PREDICTIONS,
     PROMPTS,
+    answered_rungs,
     answers_job,
     call_of,
-    climbed,
     good_enough,
     ladder_settings,
     row_sources,
@@ -46,31 +46,31 @@ def make_prompt_search(context: StepContext) -> dict[str, Any]:
     if why := _no_search(context, len(rows), folds):
         write_predictions(context.out / PREDICTIONS, [])
         return {"skipped": why, "calls": 0, "searches": [], "best": None}
-    own, sources = _Own(context), row_sources(context)
+    fixed, sources = _FixedPrompts(context), row_sources(context)
     prompts = candidates(spec, train_rows, _written_instructions(context, train_rows))
     budget = (spec.ladder.calls - len(rows)) // 2
-    ends = time.monotonic() + 60 * spec.ladder.minutes if spec.ladder.minutes else math.inf
+    deadline = time.monotonic() + 60 * spec.ladder.minutes if spec.ladder.minutes else math.inf
     searches: list[Search] = []
     answers: list[dict[str, Any]] = []
     tokens: list[Call] = []
     written: dict[str, Any] = {}
-    for fold, held in folds.items():
-        ask, seen = _Asker(context, context.builder.work / f"fold_{fold}"), folds[1 - fold]
-        search, searched_rows = halving(spec, prompts, seen, budget, ask, lambda: time.monotonic() > ends)
-        best = own.best(seen)
-        if likely_better(spec, own.answers(best, seen), searched_rows, sources):
-            made = ask({search.winner: prompts[search.winner]}, held, "the held rows")[search.winner]
+    for fold, held_rows in folds.items():
+        ask, search_rows = _PromptRunner(context, context.builder.work / f"fold_{fold}"), folds[1 - fold]
+        search, searched_rows = halving(spec, prompts, search_rows, budget, ask, lambda: time.monotonic() > deadline)
+        best = fixed.best(search_rows)
+        if likely_better(spec, fixed.answers(best, search_rows), searched_rows, sources):
+            rows_answered = ask({search.winner: prompts[search.winner]}, held_rows, "the held rows")[search.winner]
             tokens.append(ask.tokens[search.winner])
             written[search.winner] = asdict(prompts[search.winner])
-            search = replace(search, calls=search.calls + len(held))
+            search = replace(search, calls=search.calls + len(held_rows))
         else:
-            made = own.answers(best, held)
-            tokens.append(own.tokens[best])
-            written[best] = own.prompts[best]
+            rows_answered = fixed.answers(best, held_rows)
+            tokens.append(fixed.tokens[best])
+            written[best] = fixed.prompts[best]
             why = f"{search.winner} is not likely better than {best} of task.yaml"
             search = replace(search, winner=best, stopped=f"{search.stopped}; {why}" if search.stopped else why)
         searches.append(search)
-        answers += [{**row, "model": OPTIMISED} for row in made]
+        answers += [{**row, "model": OPTIMISED} for row in rows_answered]
         say(f"prompt_search: fold {fold + 1} of 2: {search.winner} won after {search.calls} calls")
     write_predictions(context.out / PREDICTIONS, in_order(answers))
     write_json(context.out / PROMPTS, written)
@@ -79,11 +79,11 @@ def make_prompt_search(context: StepContext) -> dict[str, Any]:
         "calls": sum(search.calls for search in searches),
         "searches": [asdict(search) for search in searches],
         "best": searches[0].winner,
-        "tokens": {key: sum(getattr(of, key) for of in tokens) / len(tokens) for key in ("prompt", "answer")},
+        "tokens": {key: sum(getattr(call, key) for call in tokens) / len(tokens) for key in ("prompt", "answer")},
     }
 
 
-class _Own:
+class _FixedPrompts:
     """The prompts of task.yaml, which the baseline has run: rows, tokens and prompts by name."""
 
     def __init__(self, context: StepContext) -> None:
@@ -112,10 +112,10 @@ def _no_search(context: StepContext, rows: int, folds: Mapping[int, Sequence[Exa
         return f"{rows} validation rows are too few to choose on one half and score on the other"
     if spec.ladder.calls < 2 * rows:
         return f"ladder.calls is {spec.ladder.calls}: the winner alone answers {rows} rows, and the search needs as many again"
-    return good_enough(spec, climbed(context, searched=False), row_sources(context))
+    return good_enough(spec, answered_rungs(context, searched=False), row_sources(context))
 
 
-class _Asker:
+class _PromptRunner:
     """Runs prompts in child processes; answers from before a kill are reused. tokens: by prompt, of its last call."""
 
     def __init__(self, context: StepContext, folder: Path) -> None:
@@ -124,18 +124,18 @@ class _Asker:
 
     def __call__(self, prompts: Mapping[str, Prompt], rows: Sequence[Example], title: str) -> Rows:
         self.number += 1
-        out, asked = self.folder / str(self.number), self.folder / f"{self.number}.jsonl"
+        out, file = self.folder / str(self.number), self.folder / f"{self.number}.jsonl"
         if (out / "result.json").exists():
             facts = read_json(out / "result.json")
         else:
             shutil.rmtree(out, ignore_errors=True)
             out.mkdir(parents=True)
-            write_examples(asked, rows)
+            write_examples(file, rows)
             say(f"prompt_search: {title}: {len(prompts)} prompts on {len(rows)} more rows each")
             model = self.context.inputs["base_model"].folder
             sets = [prompt_set(name=name, model=model, prompt=asdict(p)) for name, p in prompts.items()]
-            facts = self.context.launch(answers_job(self.context, sets, asked, out, "prompt_search"))
-        self.tokens |= {name: call_of(of) for name, of in facts["sets"].items()}
+            facts = self.context.launch(answers_job(self.context, sets, file, out, "prompt_search"))
+        self.tokens |= {name: call_of(details) for name, details in facts["sets"].items()}
         return read_by_model(out / PREDICTIONS)
 
 
@@ -144,16 +144,17 @@ def _written_instructions(context: StepContext, train_rows: Sequence[Example]) -
     spec = context.spec
     if spec.baseline.endpoint is None:
         return []
-    shown = "\n\n".join(f"Message: {e.user_text}\nAnswer: {e.answer}" for e in chosen(train_rows, 8, "instructions"))
-    wish = (
+    samples = "\n\n".join(f"Message: {e.user_text}\nAnswer: {e.answer}" for e in chosen(train_rows, 8, "instructions"))
+    request_text = (
         f"Write {WRITTEN} different system prompts for a small language model. The task: {spec.description}\n\nThe present "
-        f"system prompt:\n{spec.system_prompt}\n\nExamples:\n{shown}\n\nReply with a JSON list of {WRITTEN} texts and nothing else."
+        f"system prompt:\n{spec.system_prompt}\n\nExamples:\n{samples}\n\n"
+        f"Reply with a JSON list of {WRITTEN} texts and nothing else."
     )
-    messages = [{"role": "user", "content": wish}, {"role": "assistant", "content": "[]"}]
+    messages = [{"role": "user", "content": request_text}, {"role": "assistant", "content": "[]"}]
     request = Example("instructions", messages)
-    wider = spec.model_copy(update={"baseline": spec.baseline.model_copy(update={"max_new_tokens": 2000})})
+    wider_spec = spec.model_copy(update={"baseline": spec.baseline.model_copy(update={"max_new_tokens": 2000})})
     rows, _ = ask_api(
-        replace(context, task=context.task.model_copy(update={"spec": wider})),
+        replace(context, task=context.task.model_copy(update={"spec": wider_spec})),
         {f"{API}instructions": asdict(Prompt(api=True))},
         [request],
         train_rows,

@@ -51,8 +51,8 @@ def _card(context: StepContext) -> str:
     names = ("merged_model", "adapter", "base_model", "evaluation_report")
     spec, (merged, adapter, base, report) = context.spec, (context.inputs[name] for name in names)
     source = Source(spec.name, spec.description, spec.card.model_dump(), merged, adapter, base, report)
-    asked = merged if KINDS[merged.facts["kind"]].stored_whole else base
-    return card_of(source.report, describe(source, model_folder(asked.folder), REGISTERED))
+    weights = merged if KINDS[merged.facts["kind"]].stored_whole else base
+    return card_of(source.report, describe(source, model_folder(weights.folder), REGISTERED))
 
 
 def make_model_version(context: StepContext) -> dict[str, Any]:

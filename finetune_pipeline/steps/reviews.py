@@ -48,13 +48,13 @@ def make_human_review(context: StepContext) -> dict[str, Any]:
     ratings, findings = read_ratings(reviews)
     predictions, secret = context.inputs["test_predictions"], secret_of(context.store)
     sheets = {r.sheet: name for r in ratings if (name := read_sheet_name(r.sheet)) and name[0] == predictions.version}
-    own = [r for r in ratings if r.sheet in sheets]
+    current_ratings = [r for r in ratings if r.sheet in sheets]
     drawn = {sheet: drawn_items(predictions, context.task, sheets[sheet][1], secret) for sheet in sorted(sheets)}
     sources = read_test_rows(predictions.folder).sources
-    facts = summarise(own, drawn, secret, context.spec.gates.confidence, sources)
+    facts = summarise(current_ratings, drawn, secret, context.spec.gates.confidence, sources)
     write_rows(context.out / "findings.jsonl", as_rows(findings))
     context.refuse_changed("ratings", ratings_digest(reviews), context.run_inputs.ratings)
-    return {**facts, "of_earlier_candidates": len(ratings) - len(own), "by_rule": count_by_rule(findings)}
+    return {**facts, "of_earlier_candidates": len(ratings) - len(current_ratings), "by_rule": count_by_rule(findings)}
 
 
 def make_judge_review(context: StepContext) -> dict[str, Any]:
@@ -69,10 +69,10 @@ def make_judge_review(context: StepContext) -> dict[str, Any]:
     judge = similarity = None
     if settings.judge is not None:
         try:
-            asked = settings.judge
-            endpoint, answers = Endpoint.of(asked, asked.model), api_answers(context, test=True)
-            model = Judge(endpoint, cache=answers, max_tokens=asked.max_tokens)
-            judge = judged_pairs(model, pairs, people, asked, context.spec.gates.confidence, test.sources)
+            judge_settings = settings.judge
+            endpoint, answers = Endpoint.of(judge_settings, judge_settings.model), api_answers(context, test=True)
+            model = Judge(endpoint, cache=answers, max_tokens=judge_settings.max_tokens)
+            judge = judged_pairs(model, pairs, people, judge_settings, context.spec.gates.confidence, test.sources)
         except (EndpointError, ValueError) as error:
             fix = "check the endpoint and its key, and run again (received replies are cached); or remove evaluation.judge"
             raise _problem("judge", error, fix) from error

@@ -29,11 +29,11 @@ def row_sources(context: StepContext) -> dict[str, str]:
     return {e.id: e.made_from for e in read_examples(split_file(context, "validation"))}
 
 
-def climbed(context: StepContext, *, searched: bool = True) -> list[Answered]:
+def answered_rungs(context: StepContext, *, searched: bool = True) -> list[Answered]:
     """Return the rungs below training with their answers."""
     baseline = context.inputs["few_shot_baseline"]
     rows = read_by_model(baseline.path(PREDICTIONS))
-    tokens = {name: call_of(of) for name, of in baseline.facts["prompt_details"].items()}
+    tokens = {name: call_of(details) for name, details in baseline.facts["prompt_details"].items()}
     optimised: list[dict[str, Any]] = []
     if searched and (prompt_search := context.inputs["prompt_search"]).facts["best"]:
         optimised = read_predictions(prompt_search.path(PREDICTIONS))
@@ -41,26 +41,26 @@ def climbed(context: StepContext, *, searched: bool = True) -> list[Answered]:
     return climb(context.spec, rows, tokens, optimised, row_sources(context))
 
 
-def call_of(asked: Row) -> Call:
-    return Call(asked["mean_prompt_tokens"], asked["mean_new_tokens"])
+def call_of(tokens: Row) -> Call:
+    return Call(tokens["mean_prompt_tokens"], tokens["mean_new_tokens"])
 
 
 def good_enough(spec: TaskSpec, answered: Sequence[Answered], sources: SourceOf = None) -> str:
     """Return why no further rung is needed: one significantly exceeds baseline.ceiling, and no limit of cost or latency can
     exclude it. Otherwise empty."""
     metric = METRICS[spec.metric]
-    for of in () if spec.advise.limited else answered:
-        clusters = shared_sources(of.rows, sources)
-        interval = metric.interval(of.rows, spec.output, spec.gates.confidence, clusters)
+    for rung in () if spec.advise.limited else answered:
+        clusters = shared_sources(rung.rows, sources)
+        interval = metric.interval(rung.rows, spec.output, spec.gates.confidence, clusters)
         if surely_enough(spec, interval):
-            return f"{of.title} significantly exceeds baseline.ceiling"
+            return f"{rung.title} significantly exceeds baseline.ceiling"
     return ""
 
 
 def answers_job(context: StepContext, sets: Sequence[Row], examples: Path, out: Path, stage: str) -> dict[str, Any]:
     """Return a job in which these sets answer the validation rows of a file, as in the baseline."""
-    kept, limit = answers_of(context), context.spec.baseline.rows
-    return asking_job(context, sets, examples, out, answers=kept, limit=limit, stage=stage)
+    cache, limit = answers_of(context), context.spec.baseline.rows
+    return asking_job(context, sets, examples, out, answers=cache, limit=limit, stage=stage)
 
 
 def ladder_settings(spec: TaskSpec) -> dict[str, Any]:

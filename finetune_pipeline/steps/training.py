@@ -18,8 +18,8 @@ from finetune_pipeline.worker.jobs import merge_job
 
 
 def make_training_plan(context: StepContext) -> dict[str, Any]:
-    if wrong := errors(preflight(context.spec, context.task.folder, context.inputs["base_model"].folder)):
-        raise FindingsError(wrong)
+    if blocking := errors(preflight(context.spec, context.task.folder, context.inputs["base_model"].folder)):
+        raise FindingsError(blocking)
     plan = training_plan(
         context.spec,
         context.inputs["base_model"].folder,
@@ -35,7 +35,7 @@ def make_training_plan(context: StepContext) -> dict[str, Any]:
 
 def make_adapter(context: StepContext) -> dict[str, Any]:
     plan = context.inputs["training_plan"].facts
-    planned = plan["memory_mib"]["needed"] * 2**20  # used to choose how to share it among several devices
+    memory_bytes = plan["memory_mib"]["needed"] * 2**20  # used to choose how to share it among several devices
     order = TrainingOrder(
         context.spec,
         base=context.inputs["base_model"].folder,
@@ -43,7 +43,7 @@ def make_adapter(context: StepContext) -> dict[str, Any]:
         validation=split_file(context, "validation"),
         out=context.out,
         work=context.builder.work,
-        launch=lambda job: context.launch({**job, "memory_bytes": planned}),
+        launch=lambda job: context.launch({**job, "memory_bytes": memory_bytes}),
         home=context.store.root.parent,
         task_folder=context.task.folder,
         tick=lambda: context.follow(context.builder.work),
@@ -61,8 +61,8 @@ def make_merged_model(context: StepContext) -> dict[str, Any]:
     """Merge the adapter and compare the result with the trained model; a hosted model is passed on unchanged."""
     adapter, spec = context.inputs["adapter"], context.spec
     if hosted := read_hosted(adapter.folder):
-        asked = {"system_prompt": spec.system_prompt, "labels": spec.labels, "max_new_tokens": spec.answer_length}
-        return pass_on(hosted, adapter.folder, context.out, asked)
+        settings = {"system_prompt": spec.system_prompt, "labels": spec.labels, "max_new_tokens": spec.answer_length}
+        return pass_on(hosted, adapter.folder, context.out, settings)
     return context.launch(
         merge_job(
             base=context.inputs["base_model"].folder,

@@ -86,16 +86,16 @@ def plan_fits(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f, trainer = artifact.facts, TRAINERS[spec.training.trainer]
     if not trainer.on_this_machine:
         return CheckResult(True, f"the trainer {trainer.name} does not use this machine's memory")
-    shown = {k: f.get(k) for k in ("memory_mib", "available_mib", "nearest", "others")}
-    return CheckResult(f["fits"], f["sentence"], shown)
+    figures = {k: f.get(k) for k in ("memory_mib", "available_mib", "nearest", "others")}
+    return CheckResult(f["fits"], f["sentence"], figures)
 
 
 @check("No example is longer than training.max_tokens.", name="nothing_truncated")
 def no_truncation(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     over, limit = artifact.facts["over_length"], spec.training.max_tokens
     if spec.training.over_length != "fail":
-        done = {"drop": "dropped", "truncate_prompt": "truncated in their user text"}[spec.training.over_length]
-        return CheckResult(True, f"{over} examples over {limit} tokens will be {done} (training.over_length)")
+        action = {"drop": "dropped", "truncate_prompt": "truncated in their user text"}[spec.training.over_length]
+        return CheckResult(True, f"{over} examples over {limit} tokens will be {action} (training.over_length)")
     return CheckResult(over == 0, f"{over} examples are longer than training.max_tokens = {limit}")
 
 
@@ -105,9 +105,9 @@ def supervision(artifact: Artifact, spec: TaskSpec) -> CheckResult:
         rows = f"{sum(artifact.facts['rows'].values())} rows follow the rules of its files"
         return CheckResult(True, f"trained by {place}: {rows}; its loss is not visible here")
     audit = artifact.facts["audit"]
-    bad, figures = {k: audit[k] for k in COUNTS if audit[k] != 0}, {k: audit[k] for k in ("rows", *COUNTS)}
-    good = f"{audit['rows']} rows: all have loss on the answer and its end"
-    return CheckResult(not bad and audit["rows"] > 0, f"wrong supervision: {bad}" if bad else good, figures)
+    wrong, figures = {k: audit[k] for k in COUNTS if audit[k] != 0}, {k: audit[k] for k in ("rows", *COUNTS)}
+    summary = f"{audit['rows']} rows: all have loss on the answer and its end"
+    return CheckResult(not wrong and audit["rows"] > 0, f"wrong supervision: {wrong}" if wrong else summary, figures)
 
 
 @check("All losses are finite.")
@@ -117,8 +117,8 @@ def loss_finite(artifact: Artifact, spec: TaskSpec) -> CheckResult:
         reported = [value for row in f["history"] for name, value in row.items() if name in ("loss", "eval_loss")]
         if not reported:
             return CheckResult(False, f"{place} reported no loss", warns=True)
-        last = f"{place}: {len(reported)} losses, the last {reported[-1]:.3f}"
-        return CheckResult(all(map(math.isfinite, reported)), last)
+        summary = f"{place}: {len(reported)} losses, the last {reported[-1]:.3f}"
+        return CheckResult(all(map(math.isfinite, reported)), summary)
     losses = [f["best_eval_loss"], f["first_eval_loss"], f["last_train_loss"]]
     return CheckResult(all(math.isfinite(x) for x in losses), f"validation loss {losses[1]:.3f} → {losses[0]:.3f}")
 
@@ -143,8 +143,8 @@ def not_overfitted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
         return CheckResult(False, "no validation loss was recorded")
     last, best = evals[-1]["eval_loss"], artifact.facts["best_eval_loss"]
     rise, step = last / best - 1 if best else math.inf, artifact.facts["best_step"]
-    kept = f"the best checkpoint (step {step}) is kept"
-    message = f"the last validation loss is {rise:+.1%} from the best; {kept}"
+    kept_text = f"the best checkpoint (step {step}) is kept"
+    message = f"the last validation loss is {rise:+.1%} from the best; {kept_text}"
     return CheckResult(rise < MUCH_RISE, message, {"rise": rise})
 
 
@@ -153,9 +153,9 @@ def only_adapter_tensors(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     names, kind = artifact.facts["adapter_tensors"], METHODS[spec.training.method].kind
     if artifact.facts.get("returns") == "endpoint":
         return CheckResult(True, f"no weights were returned: the model stays at {artifact.facts['service']}")
-    other = [name for name in names if not re.search(kind.tensors, name)]
-    wrong = f"{len(other)} tensors do not belong to method {spec.training.method}: {', '.join(other[:3])}"
-    return CheckResult(bool(names) and not other, wrong if other else f"{len(names)} {kind.contents}")
+    foreign = [name for name in names if not re.search(kind.tensors, name)]
+    problem = f"{len(foreign)} tensors do not belong to method {spec.training.method}: {', '.join(foreign[:3])}"
+    return CheckResult(bool(names) and not foreign, problem if foreign else f"{len(names)} {kind.contents}")
 
 
 @check("QLoRA: the base model is actually stored in 4 bits.", name="four_bit_weights")
@@ -165,12 +165,12 @@ def four_bit(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     if place := artifact.facts.get("service"):
         return CheckResult(True, f"trained by {place}, which chooses how the base is stored in memory")
     w = artifact.facts["weights"]
-    quantized, other = w["by_kind"]["quantized"], w["by_kind"]["other"]
-    parameters = w["parameters"] - other / 2  # unquantized weights take two bytes per parameter
+    quantized, other_bytes = w["by_kind"]["quantized"], w["by_kind"]["other"]
+    parameters = w["parameters"] - other_bytes / 2  # unquantized weights take two bytes per parameter
     share = quantized / (2 * parameters) if parameters > 0 else 1.0
-    good = w["quantized_modules"] > 0 and 0 < share < FOUR_BIT_LIMIT
+    is_four_bit = w["quantized_modules"] > 0 and 0 < share < FOUR_BIT_LIMIT
     layers = f"{w['quantized_modules']} linear layers in four bits take {share:.1%} of their 16-bit size"
-    return CheckResult(good, f"{layers}, the whole base {w['ratio']:.1%} of its own", {"share": share, **w})
+    return CheckResult(is_four_bit, f"{layers}, the whole base {w['ratio']:.1%} of its own", {"share": share, **w})
 
 
 @check("The served model equals the trained one.")

@@ -28,7 +28,7 @@ def sqlite_file(uri: str) -> Path | None:
     if not uri.startswith("sqlite:"):
         return None
     name, _, options = uri.partition("///")[2].partition("?")
-    if "/" in options or re.search("%[0-9A-Fa-f]{2}", name):  # of MLflow, one part decodes %XX and another does not
+    if "/" in options or re.search("%[0-9A-Fa-f]{2}", name):  # some parts of MLflow decode %XX, others do not
         raise TrackingError(
             f"MLflow database {uri!r}: the name of its folder cannot have ? or %XX in it\n"
             "fix: rename the folder, set FINETUNE_HOME to another one, or correct MLFLOW_TRACKING_URI"
@@ -58,27 +58,27 @@ def migrate(uri: str) -> None:
         from alembic.script import ScriptDirectory
         from mlflow.store.db import utils
 
-        wanted, present = str(utils._get_latest_schema_revision()), _revision(file)
-        if present == wanted:
+        latest, current = str(utils._get_latest_schema_revision()), _revision(file)
+        if current == latest:
             return
-        known = {each.revision for each in ScriptDirectory.from_config(utils._get_alembic_config("")).walk_revisions()}
-        if present not in {None, *known}:
+        revisions = {r.revision for r in ScriptDirectory.from_config(utils._get_alembic_config("")).walk_revisions()}
+        if current not in {None, *revisions}:
             raise TrackingError(
                 f"{file} is not a database of MLflow, or of a newer MLflow than the installed one\n"
                 "fix: correct MLFLOW_TRACKING_URI, or update MLflow"
             )
-        making = file.with_name(f".making-{file.name}")
-        making.unlink(missing_ok=True)
-        if present is not None:
-            _copy_database(file, file.with_name(f"{file.name}.before-{wanted}"))
-            _copy_database(file, making)
-        upgrade: Any = utils._initialize_tables if present is None else utils._upgrade_db
-        engine = utils.create_sqlalchemy_engine_with_retry(f"sqlite:///{making}")
+        temporary = file.with_name(f".making-{file.name}")
+        temporary.unlink(missing_ok=True)
+        if current is not None:
+            _copy_database(file, file.with_name(f"{file.name}.before-{latest}"))
+            _copy_database(file, temporary)
+        upgrade: Any = utils._initialize_tables if current is None else utils._upgrade_db
+        engine = utils.create_sqlalchemy_engine_with_retry(f"sqlite:///{temporary}")
         try:
             upgrade(engine)
         finally:
             engine.dispose()
-        os.replace(making, file)
+        os.replace(temporary, file)
 
 
 def _revision(file: Path) -> str | None:
@@ -127,12 +127,12 @@ def follow_home(database: Path, experiment: str, home: Path) -> None:
     place, artifacts = database.parent, database.parent / "artifacts"
     with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection:
         row = connection.execute("SELECT artifact_location FROM experiments WHERE name = ?", (experiment,)).fetchone()
-        old = Path(unquote(urlsplit(row[0]).path)) if row and row[0].startswith(("file:", "/")) else None
-        if old is None or old == artifacts or old.parts[-2:] != (place.name, "artifacts"):
+        old_artifacts = Path(unquote(urlsplit(row[0]).path)) if row and row[0].startswith(("file:", "/")) else None
+        if old_artifacts is None or old_artifacts == artifacts or old_artifacts.parts[-2:] != (place.name, "artifacts"):
             return
-        if old.exists() and (not artifacts.exists() or artifacts.samefile(old)):
+        if old_artifacts.exists() and (not artifacts.exists() or artifacts.samefile(old_artifacts)):
             return  # only the database was copied, or it is the same folder under another name
-        before, after = (old.parent.parent, home) if place.parent == home else (old.parent, place)
+        before, after = (old_artifacts.parent.parent, home) if place.parent == home else (old_artifacts.parent, place)
         if before.name == after.name == PROJECT_HOME and not before.parent.exists():
             before, after = before.parent, after.parent  # such as a base model in the project
         log.warning("%s was moved to %s: MLflow's records follow it", before, after)
@@ -154,9 +154,9 @@ def follow_home(database: Path, experiment: str, home: Path) -> None:
 
 
 def _moved(text: str, before: Path, after: Path) -> str:
-    """Replace the old place at the start of paths and file addresses; it may also be the middle of a path to elsewhere.
+    """Replace the old place at the start of paths and file addresses, but not in the middle of other paths.
 
-    What an earlier attempt, which was killed, has replaced stays, even if the old place is the start of the new one.
+    Paths that an earlier, killed attempt has replaced stay as they are, even if the new place begins with the old one.
     """
     for begin, old, new in (
         (r"(?<=file://)", quote(str(before)), quote(str(after))),

@@ -66,7 +66,7 @@ _FIX_FILE = "correct MLFLOW_TRACKING_URI or FINETUNE_HOME"
 
 
 class TrackingError(OutsideError):
-    """MLflow cannot be used; the message has its address and a fix. It is never ignored, since every run must be recorded."""
+    """Raised if MLflow cannot be used, with its address and a fix. It is never ignored, since every run must be recorded."""
 
 
 def set_environment() -> None:
@@ -135,14 +135,14 @@ def _signals_wait() -> Iterator[None]:
         return
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     handlers = {number: handler for number, handler in handlers.items() if handler is not None}  # None: not Python's
-    came: list[int] = []
+    received: list[int] = []
 
     def restore() -> None:
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
     def wait(number: int, _frame: FrameType | None) -> None:
-        came.append(number)
+        received.append(number)
         restore()
 
     for number in handlers:
@@ -151,8 +151,8 @@ def _signals_wait() -> Iterator[None]:
         yield
     finally:
         restore()
-        if came:
-            signal.raise_signal(came[0])
+        if received:
+            signal.raise_signal(received[0])
 
 
 def fix_file(error: Exception) -> str:
@@ -176,7 +176,7 @@ def without_credentials(uri: str) -> str:
 
 @contextlib.contextmanager
 def unless(code: str) -> Iterator[None]:
-    """Leave the block where MLflow refuses with this error code."""
+    """Suppress MLflow's error with this code, which ends the block."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -222,7 +222,7 @@ def redact(text: str) -> str:
     A variable is secret if its name ends in KEY, TOKEN, SECRET, PASSWORD or CREDENTIALS and its value has 8 characters
     or more (shorter ones would match ordinary words).
     """
-    text = text.encode("utf-8", "backslashreplace").decode()  # a file name may hold bytes that are no text
+    text = text.encode("utf-8", "backslashreplace").decode()  # a file name may contain bytes that are not text
     secrets = {v: n for n, v in os.environ.items() if _SECRET_VARIABLE.search(n) and len(v) >= _SHORTEST}
     for value in sorted(secrets, key=len, reverse=True):
         text = text.replace(value, f"[{secrets[value]} redacted]")

@@ -45,8 +45,8 @@ def register(tracking: Tracking, request: Mapping[str, Any], *, run_id: str, tag
     with open_registry(tracking) as client:
         settle(client, name)
         adapter_version = request["adapter_version"]
-        wanted = f"name = '{name}' and tags.`{ADAPTER_VERSION}` = '{adapter_version}'"
-        version = min((int(v.version) for v in client.search_model_versions(wanted)), default=None)
+        condition = f"name = '{name}' and tags.`{ADAPTER_VERSION}` = '{adapter_version}'"
+        version = min((int(v.version) for v in client.search_model_versions(condition)), default=None)
         if version is None:
             hosted = read_hosted(merged)
             endpoint = {"base_model": hosted.base_model, "endpoint": hosted.model_dump()} if hosted else None
@@ -59,10 +59,10 @@ def register(tracking: Tracking, request: Mapping[str, Any], *, run_id: str, tag
                     **(endpoint or _weights(kind, merged, request)),
                 },
                 run_id=run_id,
-                tags={**_texts(tags), ADAPTER_VERSION: adapter_version},
+                tags={**_redacted_tags(tags), ADAPTER_VERSION: adapter_version},
             )
         else:
-            for key, value in _texts(tags).items():
+            for key, value in _redacted_tags(tags).items():
                 client.set_model_version_tag(name, str(version), key, value)
         client.set_registered_model_alias(name, CANDIDATE, str(version))
         return version
@@ -70,9 +70,9 @@ def register(tracking: Tracking, request: Mapping[str, Any], *, run_id: str, tag
 
 def _weights(kind: str, merged: Path, request: Mapping[str, Any]) -> dict[str, Any]:
     """Return the folder to serve, with digests of its files, for a model with local weights."""
-    whole, identity = KINDS[kind].stored_whole, request["base_identity"]
-    folder = model_folder(merged if whole else Path(request["base"]))
-    files = {p.name: digest_file(p) for p in sorted(folder.iterdir()) if _decides(p, whole)}
+    stored_whole, identity = KINDS[kind].stored_whole, request["base_identity"]
+    folder = model_folder(merged if stored_whole else Path(request["base"]))
+    files = {p.name: digest_file(p) for p in sorted(folder.iterdir()) if _affects_answers(p, stored_whole)}
     if not any(name.endswith(".safetensors") for name in files):
         raise ValueError(f"{folder} contains no safetensors file: the served model would have no weights")
     return {
@@ -158,26 +158,26 @@ def _create(
             )
         client.log_model_artifacts(logged.model_id, str(saved))
     client.finalize_logged_model(logged.model_id, "READY")
-    for each in filter(None, (run_id, run.data.tags.get("mlflow.parentRunId"))):
-        client.log_outputs(each, [LoggedModelOutput(logged.model_id, step=0)])
+    for tracked_run in filter(None, (run_id, run.data.tags.get("mlflow.parentRunId"))):
+        client.log_outputs(tracked_run, [LoggedModelOutput(logged.model_id, step=0)])
     # the path itself as source, since MLflow resolves "models:/…" sources with its global tracking address
-    made = client.create_model_version(
+    model_version = client.create_model_version(
         name,
         source=logged.artifact_location,
         run_id=run_id,
         model_id=logged.model_id,
         tags={**tags, LOGGED_MODEL: logged.model_id},
     )
-    return int(made.version)
+    return int(model_version.version)
 
 
-def _decides(path: Path, whole: bool) -> bool:
+def _affects_answers(path: Path, is_full: bool) -> bool:
     """Whether a served model's answers depend on this file. An export rewrites the two configurations, so a model served from
     an export has different ones."""
     if not path.is_file():
         return False
-    return path.suffix == ".safetensors" or (whole and path.name not in ("config.json", "generation_config.json"))
+    return path.suffix == ".safetensors" or (is_full and path.name not in ("config.json", "generation_config.json"))
 
 
-def _texts(tags: Mapping[str, Any]) -> dict[str, str]:
+def _redacted_tags(tags: Mapping[str, Any]) -> dict[str, str]:
     return {key: redact_field(key, value) for key, value in tags.items()}

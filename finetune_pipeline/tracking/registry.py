@@ -115,7 +115,7 @@ def promote(tracking: Tracking, name: str, version: int) -> int | None:
     killed, either nothing has changed, or the new champion serves and the next command completes the move.
     """
     with open_registry(tracking) as client:
-        known, _ = settle(client, name)
+        current_aliases, _ = settle(client, name)
         tags = find_version(client, name, version).tags
         gates = tags.get(GATES)
         if gates != PASSED:
@@ -124,9 +124,9 @@ def promote(tracking: Tracking, name: str, version: int) -> int | None:
                 f"{gates or 'not recorded'!r}, not {PASSED!r}. "
                 "Its evaluation report says which gate refused it and why"
             )
-        old = known.get(CHAMPION)
+        old = current_aliases.get(CHAMPION)
         if old == version:
-            return known.get(PREVIOUS)
+            return current_aliases.get(PREVIOUS)
         _refuse_forgotten(name, version, tags)
         if ROLLED_BACK in tags:
             raise ValueError(
@@ -145,26 +145,26 @@ def rollback(tracking: Tracking, name: str, reason: str = "") -> int:
     there is no previous champion, or if it was trained on forgotten rows. If it is killed, call it again: it swaps once.
     """
     with open_registry(tracking) as client:
-        known, rolled_back = settle(client, name)
+        current_aliases, rolled_back = settle(client, name)
         if rolled_back:
-            return known[CHAMPION]
-        previous, old = known.get(PREVIOUS), known.get(CHAMPION)
+            return current_aliases[CHAMPION]
+        previous, old = current_aliases.get(PREVIOUS), current_aliases.get(CHAMPION)
         if previous is None or previous == old:
             raise ValueError(
                 f"{name} has no champion before {f'version {old}' if old else 'the first'}: "
                 "there is nothing to roll back to"
             )
         _refuse_forgotten(name, previous, find_version(client, name, previous).tags)
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        timestamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         why = shortened(redact(" ".join(reason.split()))) or "no reason given"
         if old is not None:
-            client.set_model_version_tag(name, str(old), ROLLED_BACK, f"{now}: {why}")
-        _move(client, name, Move(old, previous, now, why))
+            client.set_model_version_tag(name, str(old), ROLLED_BACK, f"{timestamp}: {why}")
+        _move(client, name, Move(old, previous, timestamp, why))
         return previous
 
 
 def _move(client: MlflowClient, name: str, move: Move) -> None:
-    """Move `champion`. Nothing counts as changed before its alias is; the rest is done by settle, here or after a kill."""
+    """Move `champion`. The move takes effect when the alias is set; settle does the rest, here or after a kill."""
     client.set_registered_model_tag(name, MOVE, msgspec.json.encode(move).decode())
     client.set_registered_model_alias(name, CHAMPION, str(move.to))
     settle(client, name)
@@ -175,18 +175,18 @@ def settle(client: MlflowClient, name: str) -> tuple[dict[str, int], bool]:
     model = _registered(client, name)
     if model is None:
         return {}, False
-    known, tag, rolled_back = _versions(model), model.tags.get(MOVE), False
+    current_aliases, tag, rolled_back = _versions(model), model.tags.get(MOVE), False
     move = decode_tag(name, MOVE, tag, Move) if tag else None
-    if move and known.get(CHAMPION) == move.to:
+    if move and current_aliases.get(CHAMPION) == move.to:
         if rolled_back := bool(move.rolled_back):
-            story = f"version {move.old or 'none'} → {move.to}: {move.why}"
-            client.set_registered_model_tag(name, f"rollback.{move.rolled_back}", story)
+            summary = f"version {move.old or 'none'} → {move.to}: {move.why}"
+            client.set_registered_model_tag(name, f"rollback.{move.rolled_back}", summary)
         if move.old is not None:
             client.set_registered_model_alias(name, PREVIOUS, str(move.old))
-        elif known.get(PREVIOUS) == move.to:
+        elif current_aliases.get(PREVIOUS) == move.to:
             client.delete_registered_model_alias(name, PREVIOUS)
-    serving = known.get(CHAMPION)
-    # what serves was not taken out of service: a rollback was killed before its move, or a second one returned to it
+    serving = current_aliases.get(CHAMPION)
+    # the serving version must not have the tag: a rollback was killed before its move, or a second one returned to it
     if serving is not None and ROLLED_BACK in find_version(client, name, serving).tags:
         client.delete_model_version_tag(name, str(serving), ROLLED_BACK)
     if move:
@@ -257,14 +257,14 @@ def present_champion(task: Task, store: ArtifactStore, tracking: Tracking) -> Ch
     base = store.find(SHARED, "base_model", merged.inputs["base_model"]) if merged else None
     released = [a for a in store.all_versions(task.name, "model_version") if int(a.facts["model_version"]) == version]
     if merged is None or base is None or not released:
-        gone = "model" if merged is None else "base model" if base is None else "release record"
+        missing = "model" if merged is None else "base model" if base is None else "release record"
         raise LookupError(
-            f"the {gone} of {task.name} version {version} is missing from {store.root}; restore it, or run "
+            f"the {missing} of {task.name} version {version} is missing from {store.root}; restore it, or run "
             f"`finetune run {task.name}`"
         )
     if hosted := read_hosted(store.check(merged).folder):
         raise LookupError(f"version {version} of {task.name}: {hosted.cannot('served from here')}")
     record = read_json(store.check(released[-1]).path("model_version.json"))
-    model, prompt, longest = served(merged, store.check(base)), record["system_prompt"], int(record["max_new_tokens"])
+    model, prompt, limit = (served(merged, store.check(base)), record["system_prompt"], int(record["max_new_tokens"]))
     precision = record.get("precision", "float32")
-    return Champion(task.name, version, model.model, model.adapter, prompt, longest, precision)
+    return Champion(task.name, version, model.model, model.adapter, prompt, limit, precision)

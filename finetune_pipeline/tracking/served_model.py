@@ -42,8 +42,8 @@ class TrainedModel(PythonModel):
         self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         self.control_tokens = _module(Path(context.artifacts["control_tokens"]))
         ends = self.model.generation_config.eos_token_id
-        listed = ends if isinstance(ends, list) else [ends]
-        self.ends = {int(t) for t in [*listed, self.tokenizer.eos_token_id] if t is not None}
+        end_tokens = ends if isinstance(ends, list) else [ends]
+        self.ends = {int(t) for t in [*end_tokens, self.tokenizer.eos_token_id] if t is not None}
         self.prefix: list[Any] = []
         if self.description["kind"] == "lora":
             from peft import PeftModel
@@ -82,17 +82,17 @@ class TrainedModel(PythonModel):
         cache = DynamicCache(config=self.model.config)
         for layer, (keys, values) in enumerate(self.prefix):
             cache.update(keys.to(self.model.dtype), values.to(self.model.dtype), layer)
-        read, made = torch.tensor([self.control_tokens.token_ids(self.tokenizer, conversation)]), list[int]()
+        input_ids, new_tokens = torch.tensor([self.control_tokens.token_ids(self.tokenizer, conversation)]), list[int]()
         # not generate(): the base's generation config may have penalties that the evaluation did not use
         with torch.inference_mode():
-            while len(made) < int(self.description["max_new_tokens"]):
-                logits = self.model(input_ids=read, cache=cache, use_cache=True, logits_to_keep=1).logits
+            while len(new_tokens) < int(self.description["max_new_tokens"]):
+                logits = self.model(input_ids=input_ids, cache=cache, use_cache=True, logits_to_keep=1).logits
                 chosen = int(logits[0, -1].argmax())
                 if chosen in self.ends:
                     break
-                made.append(chosen)
-                read = torch.tensor([[chosen]])
-        return str(self.tokenizer.decode(made)).strip()
+                new_tokens.append(chosen)
+                input_ids = torch.tensor([[chosen]])
+        return str(self.tokenizer.decode(new_tokens)).strip()
 
 
 def _module(path: Path) -> Any:
@@ -118,25 +118,25 @@ def _keys_and_values(adapter: Path) -> list[Any]:
 
 def _folder(description: dict[str, Any]) -> Path:
     """Return the folder of the weights after checking its files against the recorded digests."""
-    whole = description["kind"] in WHOLE
-    variable = "FINETUNE_MODEL" if whole else "FINETUNE_BASE_MODEL"
-    what = f"exactly this model ({description['adapter_version']})" if whole else str(description["base_model"])
-    folder, wanted = Path(os.environ.get(variable) or description["folder"]), dict(description["files"])
-    missing = [name for name in wanted if not (folder / name).is_file()]
+    is_whole = description["kind"] in WHOLE
+    variable = "FINETUNE_MODEL" if is_whole else "FINETUNE_BASE_MODEL"
+    needed = f"exactly this model ({description['adapter_version']})" if is_whole else str(description["base_model"])
+    folder, digests = Path(os.environ.get(variable) or description["folder"]), dict(description["files"])
+    missing = [name for name in digests if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(
-            f"the {'' if whole else 'base '}model is not in {folder} (missing: {', '.join(missing)}); set {variable} to a "
-            f"folder that contains {what}"
+            f"the {'' if is_whole else 'base '}model is not in {folder} (missing: {', '.join(missing)}); set {variable} to a "
+            f"folder that contains {needed}"
         )
-    other = []
-    for name, digest in wanted.items():
+    changed = []
+    for name, digest in digests.items():
         with (folder / name).open("rb") as handle:
-            other += [name] * (hashlib.file_digest(handle, "sha256").hexdigest() != digest)
-    if other:
-        was = "that were registered" if whole else "the adapter was trained on"
+            changed += [name] * (hashlib.file_digest(handle, "sha256").hexdigest() != digest)
+    if changed:
+        origin = "that were registered" if is_whole else "the adapter was trained on"
         raise ValueError(
-            f"{folder} contains different files than those {was} ({', '.join(other)}); set {variable} to a folder that contains "
-            f"{what} unchanged"
+            f"{folder} contains different files than those {origin} ({', '.join(changed)}); set {variable} to a folder that "
+            f"contains {needed} unchanged"
         )
     return folder
 

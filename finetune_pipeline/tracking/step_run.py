@@ -39,14 +39,14 @@ class StepRun:
 
         values = {name: _shorten(redact_field(name, value), _PARAM_LENGTH) for name, value in _flat(params)}
         with reaching(self.uri):
-            known = self.client.get_run(self.run_id).data.params
-            changed = [f"{n} (was {known[n]!r:.80}, now {v!r:.80})" for n, v in values.items() if known.get(n, v) != v]
+            old = self.client.get_run(self.run_id).data.params
+            changed = [f"{n} (was {old[n]!r:.80}, now {v!r:.80})" for n, v in values.items() if old.get(n, v) != v]
             if changed:
                 raise ValueError(
                     f"parameters of MLflow run {self.run_id} cannot change: {'; '.join(changed)}. "
                     "Parameters must depend only on the artifact's version; log measurements as metrics"
                 )
-            self.client.log_batch(self.run_id, params=[Param(n, v) for n, v in values.items() if n not in known])
+            self.client.log_batch(self.run_id, params=[Param(n, v) for n, v in values.items() if n not in old])
 
     def log_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Log finite numbers; nested mappings get dotted names, None values are skipped.
@@ -68,10 +68,10 @@ class StepRun:
         """
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        short = digest[:32]
+        short_digest = digest[:32]
         entry = Dataset(
             name=name,
-            digest=short,
+            digest=short_digest,
             source_type="local",
             source=json.dumps({"uri": redact(source)}, ensure_ascii=False),
             schema=None,
@@ -79,8 +79,8 @@ class StepRun:
         )
         with reaching(self.uri):
             inputs = self.client.get_run(self.run_id).inputs
-            known = inputs.dataset_inputs if inputs else []
-            if any(d.dataset.name == name and d.dataset.digest == short for d in known):
+            stored_inputs = inputs.dataset_inputs if inputs else []
+            if any(d.dataset.name == name and d.dataset.digest == short_digest for d in stored_inputs):
                 return
             self.client.log_inputs(
                 self.run_id, datasets=[DatasetInput(entry, tags=[InputTag("mlflow.data.context", context)])]
@@ -102,9 +102,9 @@ class StepRun:
     def _send(self, values: Sequence[tuple[str, Any, int]]) -> None:
         from mlflow.entities import Metric
 
-        wrong = [f"{name}={value!r:.40}" for name, value, _ in values if not _is_finite(value)]
-        if wrong:
-            raise ValueError(f"metrics must be finite numbers: {', '.join(wrong)}")
+        invalid = [f"{name}={value!r:.40}" for name, value, _ in values if not _is_finite(value)]
+        if invalid:
+            raise ValueError(f"metrics must be finite numbers: {', '.join(invalid)}")
         now = int(time.time() * 1000)
         with reaching(self.uri):
             rows = dict.fromkeys((name, float(value), step) for name, value, step in values)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.findings import Finding, FindingsError
-from finetune_pipeline.production.intake import take_records
+from finetune_pipeline.production.intake import ingest_records
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.tracking.mlflow_store import reaching
 from finetune_pipeline.tracking.tracking import Tracking
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 WINDOW_DAYS = 30
 """Days after an answer during which its assessments are read."""
 _PAGE = 200
-_ASKED = ("input", "question", "prompt", "query", "text", "message")
-_ANSWERED = ("output", "answer", "response", "content", "text", "label", "result")
+_INPUTS = ("input", "question", "prompt", "query", "text", "message")
+_OUTPUTS = ("output", "answer", "response", "content", "text", "label", "result")
 _TRUTHS = ("correction", "label", "expected_response", "expected_output", "expected_answer")
 
 
-def take_traces(task: Task, store: ArtifactStore, tracking: Tracking) -> int:
+def ingest_traces(task: Task, store: ArtifactStore, tracking: Tracking) -> int:
     """Ingest the traces of the experiment ``logs.mlflow_experiment``. Returns the number of rows; 0 without an experiment.
 
     A trace is ingested once it has ended; assessments within 30 days become feedback.
@@ -48,18 +48,18 @@ def take_traces(task: Task, store: ArtifactStore, tracking: Tracking) -> int:
                 [Finding("log.no_experiment", "error", "task.yaml: logs.mlflow_experiment", message, fix)]
             )
         traces = get_results_from_paginated_fn(
-            lambda most, token: client.search_traces(
+            lambda limit, token: client.search_traces(
                 locations=[experiment.experiment_id],
                 filter_string=f"timestamp_ms >= {int(since * 1000)}",
                 order_by=["timestamp_ms ASC"],
-                max_results=most,
+                max_results=limit,
                 page_token=token,
             ),
             _PAGE,
         )
         ended = (trace for trace in traces if str(trace.info.state.value) != "IN_PROGRESS")
         records = (record for trace in ended for record in _records(trace))
-        return take_records(task, store, f"mlflow:{name}", records, since)
+        return ingest_records(task, store, f"mlflow:{name}", records, since)
 
 
 def _records(trace: Trace) -> Iterator[tuple[str, float, dict[str, Any]]]:
@@ -96,7 +96,7 @@ def _question(inputs: Any) -> dict[str, Any]:
     if isinstance(inputs.get("messages"), list):
         return {"messages": inputs["messages"]}
     texts = [v for v in inputs.values() if isinstance(v, str)]
-    text = next((inputs[k] for k in _ASKED if isinstance(inputs.get(k), str)), texts[0] if len(texts) == 1 else None)
+    text = next((inputs[k] for k in _INPUTS if isinstance(inputs.get(k), str)), texts[0] if len(texts) == 1 else None)
     return {} if text is None else {"input": text}
 
 
@@ -111,7 +111,7 @@ def _answer(outputs: Any) -> str | None:
         message = choices[0].get("message")
         content = message.get("content") if isinstance(message, Mapping) else None
         return content if isinstance(content, str) else None
-    text = next((outputs[k] for k in _ANSWERED if isinstance(outputs.get(k), str)), None)
+    text = next((outputs[k] for k in _OUTPUTS if isinstance(outputs.get(k), str)), None)
     return text if text is not None else json.dumps(outputs, ensure_ascii=False, sort_keys=True)
 
 

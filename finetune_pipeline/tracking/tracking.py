@@ -33,7 +33,7 @@ _STATUS = {"SUCCESS": "FINISHED", "FAILURE": "FAILED", "CANCELED": "KILLED"}
 """Maps Dagster's statuses to MLflow's."""
 VIEW = "workflowType=machine_learning"
 """Makes MLflow's pages show runs, models and metrics instead of agents and prompts."""
-_OF_A_PROCESS = ("finetune/pid", "finetune/process_started")
+_PROCESS_TAGS = ("finetune/pid", "finetune/process_started")
 _SHOWN_RUN_TAGS = ("finetune/", "dagster/schedule_name", "dagster/sensor_name", "dagster/backfill")
 _PREPARED: set[tuple[str, str]] = set()
 
@@ -71,8 +71,8 @@ class Tracking(dg.ConfigurableResource[Any]):
         uri = self.uri()
         file = sqlite_file(uri)
         # if the file was deleted, opening it creates an empty one
-        made = file is None or (file.exists() and file.stat().st_size > 0)
-        if (uri, self.experiment) in _PREPARED and made:
+        is_complete = file is None or (file.exists() and file.stat().st_size > 0)
+        if (uri, self.experiment) in _PREPARED and is_complete:
             return
         with locked(self.place(), "prepare"):
             migrate(uri)
@@ -131,15 +131,15 @@ class Tracking(dg.ConfigurableResource[Any]):
         status: Dagster's SUCCESS, FAILURE or CANCELED. Open nested runs become FAILED even in a finished run, since
         their process never reported success. Repeating it with the same status does nothing.
         """
-        wanted = _STATUS[status]
+        closed = _STATUS[status]
         client = self.client()
         with reaching(self.uri()), locked(self.place(), "runs"):
             number = experiment_id(client, self.experiment, None)
-            left = [run for run in _runs_of(client, number, dagster_run_id) if run.info.status == "RUNNING"]
-            for run in left:
+            open_runs = [run for run in _runs_of(client, number, dagster_run_id) if run.info.status == "RUNNING"]
+            for run in open_runs:
                 is_parent = run.data.tags.get(KIND) == "run"
-                client.set_terminated(run.info.run_id, wanted if is_parent or wanted != "FINISHED" else "FAILED")
-        return len(left)
+                client.set_terminated(run.info.run_id, closed if is_parent or closed != "FINISHED" else "FAILED")
+        return len(open_runs)
 
     def _parent(self, client: MlflowClient, number: str, run: dg.DagsterRun) -> str:
         parents = _runs_of(client, number, run.run_id, {KIND: "run"})
@@ -153,10 +153,10 @@ class Tracking(dg.ConfigurableResource[Any]):
             tags["mlflow.source.git.commit"] = commit
         if run.root_run_id:
             tags["dagster.root_run_id"] = run.root_run_id
-        shown = {k: v for k, v in run.tags.items() if k.startswith(_SHOWN_RUN_TAGS) and k not in _OF_A_PROCESS}
-        tags |= {f"dagster.tag.{k}": redact(v) for k, v in shown.items()}
-        made = client.create_run(number, run_name=f"{run.job_name}-{run.run_id[:8]}", tags=tags)
-        return str(made.info.run_id)
+        shown_tags = {k: v for k, v in run.tags.items() if k.startswith(_SHOWN_RUN_TAGS) and k not in _PROCESS_TAGS}
+        tags |= {f"dagster.tag.{k}": redact(v) for k, v in shown_tags.items()}
+        run_record = client.create_run(number, run_name=f"{run.job_name}-{run.run_id[:8]}", tags=tags)
+        return str(run_record.info.run_id)
 
     def _close_failed(self, client: MlflowClient, run_id: str, error: BaseException) -> None:
         interrupts = (KeyboardInterrupt, dg.DagsterExecutionInterruptedError)
@@ -165,15 +165,15 @@ class Tracking(dg.ConfigurableResource[Any]):
             with reaching(self.uri()):
                 client.set_tag(run_id, ERROR, redact(f"{type(error).__name__}: {error}")[:4000])
                 client.set_terminated(run_id, "KILLED" if cancelled else "FAILED")
-        except Exception as second:  # noqa: BLE001 - the first error is the one to show; this one must not be lost either
-            error.add_note(f"its MLflow run {run_id} could not be closed: {second}")
+        except Exception as close_error:  # noqa: BLE001 - the first error is the one to show; this one must not be lost either
+            error.add_note(f"its MLflow run {run_id} could not be closed: {close_error}")
 
 
 def _commit(project: Path) -> str | None:
     """Return the commit of the project's folder; None without Git or a Git repository."""
     try:
-        asked = ["git", "-C", str(project), "rev-parse", "HEAD"]
-        return subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        command = ["git", "-C", str(project), "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -195,9 +195,9 @@ def _runs_of(
     """Return all runs of a Dagster run with these tags, oldest first. MLflow takes milliseconds to read each of them."""
     from mlflow.utils import get_results_from_paginated_fn
 
-    wanted = " AND ".join(f"tags.`{name}` = '{value}'" for name, value in {RUN: dagster_run_id, **(tags or {})}.items())
+    query = " AND ".join(f"tags.`{name}` = '{value}'" for name, value in {RUN: dagster_run_id, **(tags or {})}.items())
     order = ["attributes.start_time ASC", "attributes.run_id ASC"]
     runs: list[Run] = get_results_from_paginated_fn(
-        lambda most, token: client.search_runs([number], wanted, 1, most, order, token), 1000
+        lambda limit, token: client.search_runs([number], query, 1, limit, order, token), 1000
     )
     return runs

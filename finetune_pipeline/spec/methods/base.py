@@ -233,8 +233,8 @@ def _described(key: str, meaning: str) -> str:
     methods: dict[Any, list[str]] = {}
     for method in METHODS.values():
         methods.setdefault(method.default(key).value, []).append(method.name)
-    names = {_number(value): f" ({', '.join(those)})" if len(methods) > 1 else "" for value, those in methods.items()}
-    return f"{meaning} Unset: {', '.join(value + those for value, those in names.items())}.".strip()
+    names = {_number(value): f" ({', '.join(group)})" if len(methods) > 1 else "" for value, group in methods.items()}
+    return f"{meaning} Unset: {', '.join(value + group for value, group in names.items())}.".strip()
 
 
 def _number(value: Any) -> str:

@@ -46,26 +46,26 @@ class LowRank(Method):
     def check(self, training: Any) -> list[Finding]:
         """Check the targets. The output head is excluded: many bases tie it to the embedding, and it is computed only for loss."""
         lora, key = getattr(training, self.section), f"training.{self.section}"
-        wrong = {}
+        problems = {}
         if lora.target_modules == []:
-            wrong["the list is empty: no layer would be trained"] = (
+            problems["the list is empty: no layer would be trained"] = (
                 "write all-linear, or name layers such as q_proj and v_proj"
             )
         for name in lora.target_modules if isinstance(lora.target_modules, list) else ():
             if name.rpartition(".")[2] in NOT_ADAPTED:
                 message = f"{name!r} is the embedding or the output head, which adapters here do not change"
-                wrong[message] = f"remove {name}; method: full trains everything"
+                problems[message] = f"remove {name}; method: full trains everything"
         place = f"task.yaml: {key}.target_modules"
-        return [Finding("spec.target_modules", "error", place, message, fix) for message, fix in wrong.items()]
+        return [Finding("spec.target_modules", "error", place, message, fix) for message, fix in problems.items()]
 
     def check_base(self, training: Any, config: Settings, layers: Callable[[], set[str]]) -> list[Finding]:
         """Check that every named layer exists; PEFT matches all modules whose names end with it."""
-        wanted = getattr(training, self.section).target_modules
-        if isinstance(wanted, str):
+        targets = getattr(training, self.section).target_modules
+        if isinstance(targets, str):
             return []
         names = layers()
-        known = {*names, *NOT_ADAPTED}  # `check` reports the latter
-        missing = [name for name in wanted if name.rpartition(".")[2] not in known and not re.search(r"[*\\]", name)]
+        valid = {*names, *NOT_ADAPTED}  # `check` reports the latter
+        missing = [name for name in targets if name.rpartition(".")[2] not in valid and not re.search(r"[*\\]", name)]
         if not missing:
             return []
         message = f"the base model ({config.get('model_type')}) has no linear layers named {', '.join(missing)}"
@@ -88,9 +88,9 @@ class LowRank(Method):
             return sum(tokens * (5 * layer.fan_in + 12 * layer.fan_out) // shape.layers for layer in layers)
         widths = {"qkv": shape.hidden, "o": shape.heads * shape.head_dim, "up": shape.hidden, "down": shape.inner}
         copies = 2 if lora["dropout"] else 1
-        read = sum(tokens * widths[name] * width * copies for name in self._inputs(settings, shape))
+        input_bytes = sum(tokens * widths[name] * width * copies for name in self._inputs(settings, shape))
         products = sum(lora["r"] * width * (tokens + layer.fan_in + layer.fan_out) for layer in layers)
-        return int(read + products // shape.layers)
+        return int(input_bytes + products // shape.layers)
 
     def keeps_attention(self, settings: Settings, shape: Shape) -> bool:
         return "o" in self._inputs(settings, shape)
@@ -128,7 +128,7 @@ class LowRank(Method):
 
 
 def expert_blocks(names: Iterable[str]) -> set[str]:
-    """Return the names of the modules that hold experts, of a model with weights of these names; adapters stand beside them."""
+    """Return the names of the modules with experts in a model with these weight names; adapters are added beside them."""
     return {name.split(".experts.")[0].rpartition(".")[2] for name in names if ".experts." in name}
 
 

@@ -11,7 +11,7 @@ from finetune_pipeline.spec.methods.base import COMPARISON, Added, Default, Kind
 from finetune_pipeline.spec.methods.soft_prompt import SoftPrompt, repeated
 from finetune_pipeline.spec.outputs import Section
 
-_OTHER = "use another method: lora, prompt or full"
+_OTHER_METHODS = "use another method: lora, prompt or full"
 
 
 class PrefixSpec(Section):
@@ -51,12 +51,10 @@ class Prefix(SoftPrompt):
     }
 
     def check_base(self, training: Any, config: Settings, layers: Callable[[], set[str]]) -> list[Finding]:
-        other = sorted({*(config.get("layer_types") or [])} - {"full_attention", "sliding_attention"})
-        if other:
-            message = (
-                f"some layers have neither full nor sliding attention ({', '.join(other)}), which prefix tuning needs"
-            )
-            return [Finding("training.prefix_layers", "error", "task.yaml: training.method", message, _OTHER)]
+        unsupported = sorted({*(config.get("layer_types") or [])} - {"full_attention", "sliding_attention"})
+        if unsupported:
+            message = f"some layers have neither full nor sliding attention ({', '.join(unsupported)}), which prefix tuning needs"
+            return [Finding("training.prefix_layers", "error", "task.yaml: training.method", message, _OTHER_METHODS)]
         window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
         tokens = training.prefix.tokens
         if not window or tokens < window:
@@ -86,7 +84,7 @@ class Prefix(SoftPrompt):
         if any(states.shape != shape for layer in first for states in layer):
             raise JobError(
                 f"the keys and values of {model.config.model_type} do not have the number of heads and the width that its "
-                f"config.json gives, which prefix tuning needs\nfix: {_OTHER}"
+                f"config.json gives, which prefix tuning needs\nfix: {_OTHER_METHODS}"
             )
         if text:
             initialize_kv_prefix_from_past_key_values(peft, past_key_values=first)
@@ -103,7 +101,7 @@ def _keys_and_values(base: Any, ids: Sequence[int]) -> list[tuple[Any, Any]]:
     if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers):
         raise JobError(
             f"{base.config.model_type} has layers that keep other states than keys and values, which prefix tuning trains\n"
-            f"fix: {_OTHER}"
+            f"fix: {_OTHER_METHODS}"
         )
     training = base.training
     base.eval()

@@ -9,7 +9,7 @@ from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.methods.base import Added, Method, Settings
 
 _ALL_SLIDING = ("mistral", "mixtral", "phi3", "starcoder2")
-"""Architectures whose layers are all alike: a sliding window in config.json is that of every layer."""
+"""Architectures whose layers are all alike: a sliding window in config.json applies to every layer."""
 
 
 class SoftPrompt(Method):

@@ -49,8 +49,8 @@ def make_store(root: Path, base: Path, adapter: Path, method: str = "lora") -> A
     settings = {"method": method, "epochs": 1.0, "lora": {"r": 4}}
     inputs = {"base_model": based.version, "train_split": "0123456789abcdef"}
     trained = build(TASK, "adapter", inputs, lambda b: shutil.copytree(adapter, b.folder / "adapter"), settings)
-    held = build(TASK, "splits", {}, split)
-    inputs = {"adapter": trained.version, "base_model": based.version, "validation_split": held.version}
+    split_artifact = build(TASK, "splits", {}, split)
+    inputs = {"adapter": trained.version, "base_model": based.version, "validation_split": split_artifact.version}
     build(TASK, "merged_model", inputs, merge)
     return store
 

@@ -46,10 +46,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_check_names_each_rule_with_its_place_and_fix(folder: Path, finetune: Any) -> None:
-    done = finetune("check", "demo")
-    assert done.returncode == 2, "a quarter of the rows is bad, a fifth is allowed"
-    assert "4 rows in 1 files = 3 valid + 1 in quarantine" in done.stdout
-    assert "raw/a.jsonl:4" in done.stdout and "data.unknown_label: 1" in done.stdout
+    result = finetune("check", "demo")
+    assert result.returncode == 2, "a quarter of the rows is bad, a fifth is allowed"
+    assert "4 rows in 1 files = 3 valid + 1 in quarantine" in result.stdout
+    assert "raw/a.jsonl:4" in result.stdout and "data.unknown_label: 1" in result.stdout
     printed = finetune("check", "demo", "--json").json
     assert printed["usable"] is False and printed["validated"]["by_rule"] == {"data.unknown_label": 1}
     assert Path(printed["full_list"]).read_text().count("data.unknown_label") == 1
@@ -60,9 +60,9 @@ def test_check_of_good_data_ends_with_zero(folder: Path, finetune: Any) -> None:
     assert finetune("check", "demo").returncode == 0
     (folder / "documents").mkdir()
     (folder / "documents" / "terms.txt").write_bytes("Größe".encode("cp1252"))
-    done = finetune("check", "demo")
-    assert done.returncode == 1 and "documents/terms.txt: byte 2 is not UTF-8" in done.stdout
-    assert "3 rows in 1 files = 3 valid" in done.stdout, "the rows are looked at all the same"
+    result = finetune("check", "demo")
+    assert result.returncode == 1 and "documents/terms.txt: byte 2 is not UTF-8" in result.stdout
+    assert "3 rows in 1 files = 3 valid" in result.stdout, "the rows are looked at all the same"
 
 
 def test_two_checks_at_once_count_the_same(folder: Path, tmp_path: Path) -> None:
@@ -75,8 +75,8 @@ def test_two_checks_at_once_count_the_same(folder: Path, tmp_path: Path) -> None
         return {rule: len(hits) for rule, hits in checked.rules.items()}
 
     with ThreadPoolExecutor(4) as threads:
-        asked = list(threads.map(counts, range(8)))
-    assert asked == [counts(8)] * 8 and asked[0]["data.unknown_label"] == 30
+        results = list(threads.map(counts, range(8)))
+    assert results == [counts(8)] * 8 and results[0]["data.unknown_label"] == 30
 
 
 def test_check_says_first_what_could_not_be_read(folder: Path, finetune: Any) -> None:
@@ -95,8 +95,10 @@ def test_check_says_first_what_could_not_be_read(folder: Path, finetune: Any) ->
 
 def test_where_there_is_no_such_task_nothing_is_made(folder: Path, tmp_path: Path, finetune: Any) -> None:
     for command in ("run", "advise", "ladder", "versus", "automate"):
-        done = finetune(command, "nope")
-        assert done.returncode == 1 and "there is no task 'nope'" in done.stderr and "`finetune init" in done.stderr
+        result = finetune(command, "nope")
+        assert (
+            result.returncode == 1 and "there is no task 'nope'" in result.stderr and "`finetune init" in result.stderr
+        )
     assert "is not in the range 1<=x<=65535" in finetune("ui", "--dagster-port", "99999").stderr
     assert not (tmp_path / "home").exists() and "Did you mean 'check'?" in finetune("chekc", "demo").stderr
 
@@ -104,10 +106,10 @@ def test_where_there_is_no_such_task_nothing_is_made(folder: Path, tmp_path: Pat
 def test_a_broken_spec_is_an_error_with_every_finding(folder: Path, finetune: Any) -> None:
     (folder / "task.yaml").write_text(yaml.safe_dump({**SPEC, "trainning": {}, "basemodel": "x"}))
     for command in ("check", "run", "show", "report"):
-        done = finetune(command, "demo")
-        said = done.stdout if command == "check" else done.stderr
-        assert done.returncode == 1 and "Traceback" not in done.stderr
-        assert "did you mean 'training'?" in said and "did you mean 'base_model'?" in said
+        result = finetune(command, "demo")
+        output = result.stdout if command == "check" else result.stderr
+        assert result.returncode == 1 and "Traceback" not in result.stderr
+        assert "did you mean 'training'?" in output and "did you mean 'base_model'?" in output
 
 
 def test_schema_is_a_json_schema_and_a_table(finetune: Any) -> None:
@@ -120,16 +122,16 @@ def test_show_names_the_broken_tasks_beside_the_others(tmp_path: Path, finetune:
     shutil.copytree(SHIPPED / "ticket_triage", tmp_path / "data" / "ticket_triage")
     (tmp_path / "data" / "dated").mkdir()
     (tmp_path / "data" / "dated" / "task.yaml").write_text("name: dated\nowner: 2026-02-30\n")
-    done = finetune("show")
-    assert done.returncode == 0 and "ok      ticket_triage" in done.stdout and "BROKEN  dated" in done.stdout
-    assert "task.yaml:2:8: '2026-02-30' cannot be read" in done.stdout
+    result = finetune("show")
+    assert result.returncode == 0 and "ok      ticket_triage" in result.stdout and "BROKEN  dated" in result.stdout
+    assert "task.yaml:2:8: '2026-02-30' cannot be read" in result.stdout
 
 
 def test_show_prints_every_default_and_the_state_of_every_step(finetune: Any) -> None:
-    done = finetune("show", "ticket_triage", "--json", data=SHIPPED)
-    assert done.returncode == 0, done.stderr
-    assert done.json["spec"]["training"]["lora"]["r"] == 16 and done.json["champion"] is None
-    assert {s["made"] for s in done.json["steps"].values()} == {False}
+    result = finetune("show", "ticket_triage", "--json", data=SHIPPED)
+    assert result.returncode == 0, result.stderr
+    assert result.json["spec"]["training"]["lora"]["r"] == 16 and result.json["champion"] is None
+    assert {s["made"] for s in result.json["steps"].values()} == {False}
     text = finetune("show", "ticket_triage", data=SHIPPED).stdout
     assert "over_length: fail" in text and "missing  " in text
 
@@ -137,35 +139,37 @@ def test_show_prints_every_default_and_the_state_of_every_step(finetune: Any) ->
 def test_check_refuses_a_harness_task_whose_rows_would_be_fetched(folder: Path, finetune: Any) -> None:
     write_task(folder / "bench", CHOICES | {"dataset_path": "allenai/ai2_arc"})
     (folder / "task.yaml").write_text(yaml.safe_dump(SPEC | {"ability": {"harness": {"tasks": ["bench"]}}}))
-    done = finetune("check", "demo")
-    assert done.returncode == 1
-    assert "bench/pick.yaml: dataset_path is 'allenai/ai2_arc': its rows would be fetched" in done.stdout + done.stderr
+    result = finetune("check", "demo")
+    assert result.returncode == 1
+    assert (
+        "bench/pick.yaml: dataset_path is 'allenai/ai2_arc': its rows would be fetched" in result.stdout + result.stderr
+    )
     write_task(folder / "bench", CHOICES)
-    done = finetune("check", "demo")
-    assert done.returncode == 2 and "fetched" not in done.stdout, "the rows are told, the task is fine"
+    result = finetune("check", "demo")
+    assert result.returncode == 2 and "fetched" not in result.stdout, "the rows are told, the task is fine"
 
 
 def test_a_review_on_a_broken_disk_says_what_to_do(folder: Path, tmp_path: Path, finetune: Any) -> None:
     lock = tmp_path / "home" / "artifacts" / folder.name / ".locks" / "logs"
     lock.parent.mkdir(parents=True)
     lock.symlink_to(lock)
-    done = finetune("review", folder.name, "--what", "flagged", "--page", tmp_path / "page.html")
-    assert done.returncode == 1 and "Errno" not in done.stderr
-    assert "symbolic links lead in a circle\nfix: remove or correct the link" in done.stderr
+    result = finetune("review", folder.name, "--what", "flagged", "--page", tmp_path / "page.html")
+    assert result.returncode == 1 and "Errno" not in result.stderr
+    assert "symbolic links lead in a circle\nfix: remove or correct the link" in result.stderr
 
 
 def test_a_sheet_that_may_be_filled_in_is_not_written_over(folder: Path, tmp_path: Path, finetune: Any) -> None:
     sheet = tmp_path / "sheet.csv"
     sheet.write_text("id,choice\n1,A\n")
-    done = finetune("review", folder.name, "--what", "flagged", "--table", sheet)
-    assert done.returncode == 1 and f"import it with --take {sheet}" in done.stderr
+    result = finetune("review", folder.name, "--what", "flagged", "--table", sheet)
+    assert result.returncode == 1 and f"import it with --take {sheet}" in result.stderr
     assert sheet.read_text() == "id,choice\n1,A\n"
 
 
 @pytest.mark.parametrize("whom", [[], ["--user", ""], ["--user", "ann", "--id", " "]])
 def test_nobody_is_not_forgotten_with_success(folder: Path, finetune: Any, whom: list[str]) -> None:
-    done = finetune("forget", folder.name, *whom)
-    assert done.returncode == 1 and "give --user or --id" in done.stderr
+    result = finetune("forget", folder.name, *whom)
+    assert result.returncode == 1 and "give --user or --id" in result.stderr
 
 
 def test_who_may_only_read_a_home_is_told_what_is_in_it(folder: Path, tmp_path: Path, finetune: Any) -> None:
@@ -175,15 +179,15 @@ def test_who_may_only_read_a_home_is_told_what_is_in_it(folder: Path, tmp_path: 
 
     evaluated(tmp_path)
     with only_read(tmp_path / "home"):
-        shown = json.loads(as_reader(tmp_path, "show", "demo", "--json").stdout)
+        facts = json.loads(as_reader(tmp_path, "show", "demo", "--json").stdout)
         checked = json.loads(as_reader(tmp_path, "check", "demo", "--json").stdout)
         ran = as_reader(tmp_path, "run", "demo", "--stage", "data")
-        asked = as_reader(tmp_path, "ask-data", "demo")
+        request = as_reader(tmp_path, "ask-data", "demo")
         elsewhere = as_reader(tmp_path, "ask-data", "demo", "--to", str(tmp_path / "requests"), "--json")
-    assert shown["steps"]["clean_examples"]["made"] and checked["usable"] and checked["validated"]["kept"] == 3
+    assert facts["steps"]["clean_examples"]["made"] and checked["usable"] and checked["validated"]["kept"] == 3
     assert "folder" not in checked, "what was made for it is not kept"
     assert ran.returncode == 1 and "may not be " in ran.stderr and "Traceback" not in ran.stderr
-    assert asked.returncode == 0 and "no file is written" in asked.stdout and not asked.stderr
+    assert request.returncode == 0 and "no file is written" in request.stdout and not request.stderr
     written = json.loads(elsewhere.stdout)
     assert len(Path(written["jsonl"]).read_text().splitlines()) == len(written["rows"]) > 1
 
@@ -193,11 +197,11 @@ def test_a_folder_that_may_not_be_read_is_not_taken_for_an_empty_one(folder: Pat
     (folder / place).mkdir(parents=True, exist_ok=True)
     (folder / place).chmod(0)
     try:
-        done = as_reader(tmp_path, "check", "demo")
+        result = as_reader(tmp_path, "check", "demo")
     finally:
         (folder / place).chmod(0o700)
-    assert done.returncode == 1
-    assert done.stderr.startswith(
+    assert result.returncode == 1
+    assert result.stderr.startswith(
         f"{folder / place} may not be read or written by this user\nfix: ".replace("/ may", " may")
     )
 
@@ -206,11 +210,14 @@ def test_a_folder_that_may_not_be_read_is_not_taken_for_an_empty_one(folder: Pat
 def test_an_evaluation_of_another_release_is_named(
     folder: Path, tmp_path: Path, finetune: Any, older: dict[str, str]
 ) -> None:
-    made = evaluated(tmp_path, older)
+    artifact = evaluated(tmp_path, older)
     for command in ("report", "ask-data"):
-        done = finetune(command, "demo")
-        assert done.returncode == 1 and "Traceback" not in done.stderr
-        assert f"{made} was written by another release" in done.stderr and "fix: `finetune run demo`" in done.stderr
+        result = finetune(command, "demo")
+        assert result.returncode == 1 and "Traceback" not in result.stderr
+        assert (
+            f"{artifact} was written by another release" in result.stderr
+            and "fix: `finetune run demo`" in result.stderr
+        )
 
 
 def evaluated(root: Path, files: dict[str, str] | None = None) -> Path:
@@ -218,17 +225,17 @@ def evaluated(root: Path, files: dict[str, str] | None = None) -> Path:
 
     def evaluate(builder: Builder) -> None:
         result, rows = evaluation_and_rows()
-        wanted = {
+        required = {
             "evaluation.json": json.dumps(result.to_json()),
             "gates.json": "[]",
             "rows.json": rows.model_dump_json(),
         }
-        for name, text in {**wanted, **(files or {})}.items():
+        for name, text in {**required, **(files or {})}.items():
             (builder.folder / name).write_text(text)
 
     store = ArtifactStore(root / "home" / "artifacts")
-    made = store.build("demo", "evaluation_report", code_version="1", inputs={}, settings=None, make=evaluate)
-    return made.folder
+    artifact = store.build("demo", "evaluation_report", code_version="1", inputs={}, settings=None, make=evaluate)
+    return artifact.folder
 
 
 @contextlib.contextmanager
@@ -262,11 +269,11 @@ def test_a_run_that_writes_while_a_person_is_forgotten_is_told(
     with contextlib.ExitStack() as stack:
 
         def forget_while_a_step_begins(task: Any, store: Any, *whom: Any) -> Any:
-            done = remove(task, store, *whom)
+            removed = remove(task, store, *whom)
             stack.enter_context(store.lock(task.name, f"data_quality-{'0' * 16}"))
-            return done
+            return removed
 
         monkeypatch.setattr("finetune_pipeline.cli.forget.remove", forget_while_a_step_begins)
-        done = finetune("forget", "demo", "--user", "ann")
-    assert done.returncode == 1 and "a run of demo writes at the same time\nfix: wait for it" in done.stderr
-    assert "searched" in done.stdout
+        result = finetune("forget", "demo", "--user", "ann")
+    assert result.returncode == 1 and "a run of demo writes at the same time\nfix: wait for it" in result.stderr
+    assert "searched" in result.stdout

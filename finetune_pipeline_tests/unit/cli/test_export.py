@@ -70,15 +70,15 @@ def store(project: Path) -> ArtifactStore:
 
 def answers(model: Any, tokenizer: Any, result: dict[str, Any], **more: Any) -> list[str]:
     """What a user gets who follows export.json; generation settings are the folder's own."""
-    found = []
+    texts = []
     for question in QUESTIONS:
         system = {"role": "system", "content": result["prompt"]["system_prompt"]}
         messages = [system, {"role": "user", "content": question}]
         kind = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}
         prompt = tokenizer.apply_chat_template(messages, **kind)
-        made = model.generate(**prompt, **more)[0, prompt["input_ids"].shape[1] :]
-        found.append(tokenizer.decode(made, skip_special_tokens=True))
-    return found
+        new_tokens = model.generate(**prompt, **more)[0, prompt["input_ids"].shape[1] :]
+        texts.append(tokenizer.decode(new_tokens, skip_special_tokens=True))
+    return texts
 
 
 def test_the_folder_answers_as_the_trained_model_and_says_all(run: Run, project: Path, tmp_path: Path) -> None:
@@ -90,10 +90,10 @@ def test_the_folder_answers_as_the_trained_model_and_says_all(run: Run, project:
     model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
     got = answers(model, AutoTokenizer.from_pretrained(tmp_path / "out"), record)
     base: Any = AutoModelForCausalLM.from_pretrained(project / "base", dtype=torch.float32)
-    right: Any = PeftModel.from_pretrained(base, project / "adapter").eval()
-    right.generation_config.temperature = right.generation_config.top_k = None
+    peft_model: Any = PeftModel.from_pretrained(base, project / "adapter").eval()
+    peft_model.generation_config.temperature = peft_model.generation_config.top_k = None
     expected = answers(
-        right, AutoTokenizer.from_pretrained(project / "base"), record, do_sample=False, max_new_tokens=6
+        peft_model, AutoTokenizer.from_pretrained(project / "base"), record, do_sample=False, max_new_tokens=6
     )
     assert got == expected and any(expected)
     config = model.generation_config
@@ -144,12 +144,12 @@ def test_the_adapter_alone(run: Run, trained: Path, project: Path, tmp_path: Pat
     assert config["base_model_name_or_path"] == "base"
     assert "vllm serve BASE --enable-lora --max-lora-rank 4" in (tmp_path / "out/README.md").read_text()
     model: Any = AutoModelForCausalLM.from_pretrained(project / "base", dtype=torch.float32)
-    own = PeftModel.from_pretrained(model, tmp_path / "out").eval()
+    with_adapter = PeftModel.from_pretrained(model, tmp_path / "out").eval()
     path = store(project).all_versions(TASK, "merged_model")[-1].path("model")
     merged: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     ids = torch.arange(3, 40)[None]
     with torch.no_grad():
-        torch.testing.assert_close(own(input_ids=ids).logits, merged(input_ids=ids).logits, rtol=0.1, atol=0.1)
+        torch.testing.assert_close(with_adapter(input_ids=ids).logits, merged(input_ids=ids).logits, rtol=0.1, atol=0.1)
     names = {p.name for p in (tmp_path / "out").iterdir()}
     assert {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "LICENSE"} <= names
     assert "config.json" not in names and "model.safetensors" not in names
@@ -174,8 +174,8 @@ def test_never_half_a_folder(run: Run, project: Path, tmp_path: Path, monkeypatc
     with monkeypatch.context() as changed:
         changed.setattr(command, "card_of", stop)
         assert isinstance(run("--to", tmp_path / "out").exception, Abort)
-    left = {p.name for p in tmp_path.iterdir()}
-    assert left == {alive.name, "project"}, "its own folder is gone, and that of a dead export; a live one's stays"
+    names = {p.name for p in tmp_path.iterdir()}
+    assert names == {alive.name, "project"}, "its own folder is gone, and that of a dead export; a live one's stays"
     assert run("--to", tmp_path / "out").return_value == 0
     first = {p.name: digest_file(p) for p in (tmp_path / "out").iterdir()}
     assert run("--to", tmp_path / "again").return_value == 0
@@ -215,8 +215,8 @@ def test_for_ollama_the_files_are_asked_through_llama_cpp(decided: Run, tmp_path
 def test_what_answers_differently_through_llama_cpp_is_not_exported(
     decided: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = copy_skilled_model(tmp_path / "other", right=False)
-    monkeypatch.setattr(exported, "write_gguf", lambda folder, *to, **more: write_gguf(other, *to, **more))
+    wrong_model = copy_skilled_model(tmp_path / "other", right=False)
+    monkeypatch.setattr(exported, "write_gguf", lambda folder, *to, **more: write_gguf(wrong_model, *to, **more))
     result = decided("--to", tmp_path / "out", "--for", "ollama", "--json")
     assert result.return_value == 2 and "does not answer like the evaluated model" in result.output
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
@@ -226,14 +226,14 @@ def test_what_is_registered_is_exported_however_new_another_folder_is(run: Run, 
     from finetune_pipeline.tracking import registration, registry
     from finetune_pipeline.tracking.tracking import Tracking
 
-    made = store(project)
-    old = made.all_versions(TASK, "merged_model")[-1]
+    artifacts = store(project)
+    old = artifacts.all_versions(TASK, "merged_model")[-1]
     copy_database(project / "home/mlflow")
     tracking = Tracking()
     tracking.prepare()
     client = tracking.client()
     run_id = client.create_run(client.create_experiment("demo")).info.run_id
-    adapter = made.all_versions(TASK, "adapter")[-1]
+    adapter = artifacts.all_versions(TASK, "adapter")[-1]
     request = {
         "name": TASK, "kind": "lora", "adapter": adapter.path("adapter"), "merged": old.folder, "base": project / "base",
         "base_identity": {}, "adapter_version": adapter.version, "system_prompt": SYSTEM, "max_new_tokens": 6,
@@ -257,14 +257,14 @@ def test_what_is_registered_is_exported_however_new_another_folder_is(run: Run, 
 
 
 def test_a_changed_report_is_refused_and_named(run: Run, project: Path, tmp_path: Path) -> None:
-    made = store(project)
-    inputs = {"merged_model": made.all_versions(TASK, "merged_model")[-1].version}
+    artifacts = store(project)
+    inputs = {"merged_model": artifacts.all_versions(TASK, "merged_model")[-1].version}
 
     def make(builder: Builder) -> None:
         for name in ("evaluation.json", "gates.json"):
             (builder.folder / name).write_text("{}")
 
-    report = made.build(TASK, "evaluation_report", code_version="1", inputs=inputs, settings=None, make=make)
+    report = artifacts.build(TASK, "evaluation_report", code_version="1", inputs=inputs, settings=None, make=make)
     report.path("evaluation.json").write_text("[]")
     error = run("--to", tmp_path / "out").exception
     assert isinstance(error, ChangedArtifact) and "evaluation.json has changed" in str(error)

@@ -62,8 +62,10 @@ def make_store(root: Path, kind: str, best: str, evaluated: dict[str, float] | N
         gold = [make(i)[1] for i in range(20)]
         rows = {"zero_shot": [row(i, g, "", label_scores=[]) for i, g in enumerate(gold)]}
         for name in SIMPLE_MODELS:
-            right = 18 if name == best else 5
-            rows[f"simple_{name}"] = [row(i, g, g if i < right else "no", label_scores=[]) for i, g in enumerate(gold)]
+            n_right = 18 if name == best else 5
+            rows[f"simple_{name}"] = [
+                row(i, g, g if i < n_right else "no", label_scores=[]) for i, g in enumerate(gold)
+            ]
         builder.facts.update(score_baselines(task, rows))
 
     def report(builder: Builder) -> None:
@@ -90,11 +92,11 @@ def test_the_folder_answers_as_the_rival_that_was_compared(
     import skops.io  # takes seconds
 
     make_store(tmp_path, kind, best=name)
-    done = finetune("export", "demo", "--simple", "--to", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
+    result = finetune("export", "demo", "--simple", "--to", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
     out, spec = tmp_path / "out", load_task(tmp_path / "data" / "demo").spec
     manifest = json.loads((out / "simple_model.json").read_text())
-    assert manifest["model"] == name and SIMPLE_MODELS[name].title in done.stdout
+    assert manifest["model"] == name and SIMPLE_MODELS[name].title in result.stdout
     (splits,) = (tmp_path / "home/artifacts/demo/splits").glob("*/artifact.json")
     train = read_examples(examples_of(splits.parent, "train"))
     model = SIMPLE_MODELS[name]().fit([e.user_text for e in train], [e.answer for e in train], spec.output)
@@ -123,6 +125,6 @@ def test_rows_that_were_changed_since_teach_no_model(tmp_path: Path, finetune: A
     (rows,) = (tmp_path / "home/artifacts/demo/splits").glob("*/train/*.jsonl")
     for content in (rows.read_bytes()[:50], rows.read_bytes().replace(b"crash", b"smash")):
         rows.write_bytes(content)
-        done = finetune("export", "demo", "--simple", "--to", tmp_path / "out")
-        assert (done.returncode, (tmp_path / "out").exists()) == (1, False)
-        assert "train/examples.jsonl has changed" in done.stderr and "fix: remove" in done.stderr
+        result = finetune("export", "demo", "--simple", "--to", tmp_path / "out")
+        assert (result.returncode, (tmp_path / "out").exists()) == (1, False)
+        assert "train/examples.jsonl has changed" in result.stderr and "fix: remove" in result.stderr

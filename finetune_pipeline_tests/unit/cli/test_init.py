@@ -20,16 +20,16 @@ from finetune_pipeline_tests.unit.data.test_draft import CHATS, lines, of, pairs
 def test_one_command_leads_from_a_file_to_a_green_check(tmp_path: Path, finetune: Any) -> None:
     rows = [[text, label] for text, label in pairs(700)]
     file = of(tmp_path, "Support Mails\n.csv", table([["Nachricht", "Kategorie"], *rows], ";").encode("cp1252"))[1]
-    done = finetune("init", file)
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = finetune("init", file)
+    assert result.returncode == 0, result.stdout + result.stderr
     folder = tmp_path / "data" / "support_mails"
     spec = yaml.safe_load((folder / "task.yaml").read_text())
     assert spec["data"]["fields"] == {"text": "Nachricht", "label": "Kategorie"}
     assert spec["output"]["labels"] == ["billing", "account", "delivery"]
     assert "billing: # describe" in spec["system_prompt"]
     assert (folder / "raw" / "Support Mails_.csv").read_bytes() == file.read_bytes()
-    assert "3 labels: 'billing' × 234" in done.stdout and "copied raw/Support Mails_.csv" in done.stdout
-    assert "TF-IDF and logistic regression: accuracy" in done.stdout and "always answering" in done.stdout
+    assert "3 labels: 'billing' × 234" in result.stdout and "copied raw/Support Mails_.csv" in result.stdout
+    assert "TF-IDF and logistic regression: accuracy" in result.stdout and "always answering" in result.stdout
     described = finetune("check", "support_mails")
     assert described.returncode == 0 and "still contains `# describe`" in described.stdout
     again = finetune("init", file, "--json")
@@ -40,9 +40,9 @@ def test_one_command_leads_from_a_file_to_a_green_check(tmp_path: Path, finetune
 def test_a_least_per_label_is_proposed_and_rarer_labels_are_named(tmp_path: Path, finetune: Any) -> None:
     few = [["one more about a rare thing", "rare"], ["something else entirely", "odd"]]
     rows = [["text", "label"], *map(list, pairs(150)), *few]
-    done = finetune("init", of(tmp_path, "mine.csv", table(rows))[1], "--json")
-    printed = done.json
-    assert done.returncode == 2 and printed["draft"]["kind"] == "labels"
+    result = finetune("init", of(tmp_path, "mine.csv", table(rows))[1], "--json")
+    printed = result.json
+    assert result.returncode == 2 and printed["draft"]["kind"] == "labels"
     assert any(stop.startswith("enough_per_label") and "rare: 1" in stop for stop in printed["stops"])
     least = yaml.safe_load((tmp_path / "data" / "mine" / "task.yaml").read_text())["data"]["min_per_label"]
     assert least == min(n for n in printed["clean"]["labels"].values() if n >= 10)
@@ -50,8 +50,8 @@ def test_a_least_per_label_is_proposed_and_rarer_labels_are_named(tmp_path: Path
 
 def test_answers_in_json_get_a_schema_and_no_least_per_label(tmp_path: Path, finetune: Any) -> None:
     rows = [{"text": text, "answer": {"kind": label, "words": len(text.split())}} for text, label in pairs(60)]
-    done = finetune("init", of(tmp_path, "mine.jsonl", lines(rows))[1], "--json")
-    assert done.returncode == 2 and done.json["draft"]["kind"] == "json", done.stderr
+    result = finetune("init", of(tmp_path, "mine.jsonl", lines(rows))[1], "--json")
+    assert result.returncode == 2 and result.json["draft"]["kind"] == "json", result.stderr
     folder = tmp_path / "data" / "mine"
     assert json.loads((folder / "schema.json").read_text())["required"] == ["kind", "words"]
     assert "min_per_label" not in yaml.safe_load((folder / "task.yaml").read_text())["data"]
@@ -68,8 +68,8 @@ def test_a_task_is_made_whole_however_often_it_is_begun(
     with monkeypatch.context() as patch:
         patch.setattr("finetune_pipeline.steps.run_inputs.collect_run_inputs", mock.Mock(side_effect=KeyboardInterrupt))
         assert finetune("init", place).returncode == 1
-    done = finetune("init", place)
-    assert done.returncode == 2 and "copied nothing" in done.stdout, done.stderr
+    result = finetune("init", place)
+    assert result.returncode == 2 and "copied nothing" in result.stdout, result.stderr
     assert [p.name for p in (tmp_path / "data" / "a" / "raw").iterdir()] == ["a.csv"]
     assert yaml.safe_load((tmp_path / "data" / "a" / "task.yaml").read_text())["data"]["min_per_label"] == 20
 
@@ -82,16 +82,16 @@ def test_init_can_be_stopped_anywhere(tmp_path: Path, finetune: Any, monkeypatch
     folder = tmp_path / "data" / "chat"
     with monkeypatch.context() as patch:
         patch.setattr("finetune_pipeline.cli.init.least_per_label", mock.Mock(side_effect=KeyboardInterrupt))
-        done = finetune("init", file)
-    assert done.returncode == 1 and "the same command goes on" in done.stderr and not [*(folder / "raw").iterdir()]
+        result = finetune("init", file)
+    assert result.returncode == 1 and "the same command goes on" in result.stderr and not [*(folder / "raw").iterdir()]
     full = OSError(errno.ENOSPC, "full", "findings.jsonl")
     for fault, words in (full, "the disk is full: findings.jsonl"), (KeyboardInterrupt, "stopped; "):
         shutil.rmtree(folder)
         with monkeypatch.context() as patch:
             patch.setattr("finetune_pipeline.cli.check.check_task", mock.Mock(side_effect=fault))
-            done = finetune("init", file)
-        assert done.returncode == 1 and done.stderr.startswith(words), done.stderr
-        assert "`finetune check chat` goes on from there" in done.stderr
+            result = finetune("init", file)
+        assert result.returncode == 1 and result.stderr.startswith(words), result.stderr
+        assert "`finetune check chat` goes on from there" in result.stderr
     assert (folder / "task.yaml").exists() and [p.name for p in (folder / "raw").iterdir()] == ["chat.jsonl"]
     again = finetune("init", file)
     assert again.returncode == 1 and "go on with `finetune check chat`" in again.stderr
@@ -102,8 +102,8 @@ def test_files_that_lie_in_the_task_already_stay_there(tmp_path: Path, finetune:
     raw = tmp_path / "data" / "own" / "raw"
     raw.mkdir(parents=True)
     of(raw, "a.jsonl", lines([{"text": t, "label": y} for t, y in pairs(60)]))
-    done = finetune("init", raw / "a.jsonl")
-    assert done.returncode == 2 and "the files are there" in done.stdout
+    result = finetune("init", raw / "a.jsonl")
+    assert result.returncode == 2 and "the files are there" in result.stdout
     assert [p.name for p in raw.iterdir()] == ["a.jsonl"] and (raw.parent / "task.yaml").exists()
 
 
@@ -122,10 +122,14 @@ def test_try_says_what_files_are_worth_and_leaves_nothing_behind(tmp_path: Path)
         "TMPDIR": f"{tmp_path}/tmp",
     }  # fmt: skip
     command = [sys.executable, "-c", code, *map(str, files)]
-    done = subprocess.run(command, env=env, text=True, capture_output=True, check=False, stdin=subprocess.DEVNULL)
-    assert done.stdout.splitlines()[-1] == "False 2", done.stdout + done.stderr
-    assert "59 texts are in both test.csv and train.csv" in done.stdout
-    assert "accuracy" in done.stdout and "fine-tuning needs: " in done.stdout and "200 more are needed" in done.stdout
+    result = subprocess.run(command, env=env, text=True, capture_output=True, check=False, stdin=subprocess.DEVNULL)
+    assert result.stdout.splitlines()[-1] == "False 2", result.stdout + result.stderr
+    assert "59 texts are in both test.csv and train.csv" in result.stdout
+    assert (
+        "accuracy" in result.stdout
+        and "fine-tuning needs: " in result.stdout
+        and "200 more are needed" in result.stdout
+    )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["test.csv", "tmp", "train.csv"]
     assert not list((tmp_path / "tmp").iterdir())
 
@@ -133,12 +137,14 @@ def test_try_says_what_files_are_worth_and_leaves_nothing_behind(tmp_path: Path)
 @pytest.mark.parametrize("command", ["init", "try"])
 def test_what_holds_no_task_is_one_json_document_with_every_reason(tmp_path: Path, finetune: Any, command: str) -> None:
     file = of(tmp_path, "numbers.csv", table([["id", "amount"], *([str(i), str(i * 7.5)] for i in range(60))]))[1]
-    done = finetune(command, file, "--json")
-    assert done.returncode == 1 == done.json["exit_code"] and "amount (60 values" in done.json["error"]
+    result = finetune(command, file, "--json")
+    assert result.returncode == 1 == result.json["exit_code"] and "amount (60 values" in result.json["error"]
     assert not (tmp_path / "data").exists()
-    done = finetune(command, tmp_path / "numbrs.csv", tmp_path / "other.csv")
+    result = finetune(command, tmp_path / "numbrs.csv", tmp_path / "other.csv")
     assert (
-        done.returncode == 1 and "did you mean" in done.stderr and "other.csv: the file does not exist" in done.stderr
+        result.returncode == 1
+        and "did you mean" in result.stderr
+        and "other.csv: the file does not exist" in result.stderr
     )
 
 
@@ -154,15 +160,15 @@ def test_a_task_that_another_command_makes_meanwhile_is_not_overwritten(
     tmp_path: Path, finetune: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "notes.csv").write_text("text,label\n" + "".join(f"note {i},{'ab'[i % 2]}\n" for i in range(40)))
-    drafted, begun = init_command.drafted, list[Any]()
+    draft_task, begun = init_command.draft_task, list[Any]()
 
     def drafted_by_two(*arguments: Any, **options: Any) -> Any:
         if not begun:
             begun.append(None)
             begun[0] = finetune("init", tmp_path / "notes.csv", "--yes")
-        return drafted(*arguments, **options)
+        return draft_task(*arguments, **options)
 
-    monkeypatch.setattr(init_command, "drafted", drafted_by_two)
+    monkeypatch.setattr(init_command, "draft_task", drafted_by_two)
     later = finetune("init", tmp_path / "notes.csv", "--yes")
     assert begun[0].returncode in (0, 2) and later.returncode == 1
     assert "there is a task 'notes' already" in later.stderr

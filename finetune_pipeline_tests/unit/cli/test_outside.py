@@ -95,9 +95,9 @@ def links_in_a_circle(tmp_path: Path) -> None:
 
 def locked_database(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
-    with sqlite3.connect(path) as holder, sqlite3.connect(path, timeout=0) as other:
+    with sqlite3.connect(path) as holder, sqlite3.connect(path, timeout=0) as second:
         holder.execute("BEGIN EXCLUSIVE")
-        other.execute("CREATE TABLE events (told TEXT)")
+        second.execute("CREATE TABLE events (told TEXT)")
 
 
 def deleted_database(tmp_path: Path) -> None:
@@ -178,9 +178,9 @@ def test_a_fault_of_the_program_keeps_its_traceback_and_is_json_where_json_was_a
         (["run", ""], "there is no task ''"), (["init", ""], "write . for the working folder")],
 )  # fmt: skip
 def test_json_is_json_whatever_happens(finetune: Any, arguments: list[str], message: str) -> None:
-    done = finetune(*arguments, "--json", data=ROOT / "data")
-    assert message in done.json["error"] and (done.returncode, done.json["exit_code"]) == (1, 1)
-    assert message in done.stderr and "Traceback" not in done.stderr
+    result = finetune(*arguments, "--json", data=ROOT / "data")
+    assert message in result.json["error"] and (result.returncode, result.json["exit_code"]) == (1, 1)
+    assert message in result.stderr and "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -195,9 +195,9 @@ def test_closed_streams_and_a_terminal_without_a_sign_for_it_change_nothing(
 ) -> None:
     env = {**os.environ, "PYTHONIOENCODING": "latin-1", "FINETUNE_HOME": str(tmp_path)}
     shell = ["sh", "-c", f"{sys.executable} -m finetune_pipeline.cli.main {command}"]
-    done = subprocess.run(shell, env=env, text=True, capture_output=True, check=False)
-    assert (stdout in done.stdout) and (stderr in done.stderr if stderr else not done.stderr)
-    assert "Traceback" not in done.stderr
+    result = subprocess.run(shell, env=env, text=True, capture_output=True, check=False)
+    assert (stdout in result.stdout) and (stderr in result.stderr if stderr else not result.stderr)
+    assert "Traceback" not in result.stderr
 
 
 def test_what_a_command_imports_is_what_it_needs(tmp_path: Path) -> None:
@@ -228,9 +228,9 @@ for command in ("check", "run"):
 assert "sqlalchemy.orm" in sys.modules
 """
     env, command = {**os.environ, "FINETUNE_HOME": str(tmp_path)}, [sys.executable, "-c", code, str(tmp_path / "data")]
-    done = subprocess.run(command, env=env, cwd=ROOT, text=True, capture_output=True, check=False)
-    assert done.returncode == 0 and "ticket_triage" in done.stdout, done.stderr
-    assert all("[spec.gradient_checkpointing]" in said for said in (done.stdout, done.stderr))
+    result = subprocess.run(command, env=env, cwd=ROOT, text=True, capture_output=True, check=False)
+    assert result.returncode == 0 and "ticket_triage" in result.stdout, result.stderr
+    assert all("[spec.gradient_checkpointing]" in stream for stream in (result.stdout, result.stderr))
     assert not (tmp_path / "mlflow" / "mlflow.db").exists(), "who only looks makes no database"
     assert not (tmp_path / "artifacts" / "shared").exists(), "nothing is made to refuse"
 
@@ -269,14 +269,14 @@ def test_ctrl_c_in_a_run_stops_it_with_one_sentence(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     out, errors = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert errors.strip() == "stopped; what was made is kept, and the same command goes on from there"
+    assert errors.strip() == "stopped; finished steps are kept, and the same command goes on from there"
     assert "splits" not in out, "no further step begins"
 
 
 def test_ctrl_c_before_a_command_is_loaded_is_one_word() -> None:
     code = "import sys, finetune_pipeline.cli; raise KeyboardInterrupt"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, check=False)
-    assert done.stderr == "stopped\n" and done.returncode
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, check=False)
+    assert result.stderr == "stopped\n" and result.returncode
 
 
 def test_a_failed_step_names_its_error_once() -> None:

@@ -24,9 +24,9 @@ def asked(project: Project, finetune: Any) -> Any:
 
 
 def test_a_plan_from_raw_data_alone(asked: Any) -> None:
-    done = asked("plan", "colours", "--json")
-    assert done.returncode == 0, done.stderr[-2000:]
-    facts = done.json
+    result = asked("plan", "colours", "--json")
+    assert result.returncode == 0, result.stderr[-2000:]
+    facts = result.json
     assert facts["source"].startswith("raw data")
     assert facts["train_examples"] == 84 and facts["validation_examples"] == 12, "0.7 and 0.1 of 120"
     assert facts["steps"] == 22 and facts["steps_per_epoch"] == 11
@@ -35,38 +35,38 @@ def test_a_plan_from_raw_data_alone(asked: Any) -> None:
     assert [row["method"] for row in facts["methods"]] == ["qlora", "lora", "full", "prefix", "prompt"]
     assert facts["prices"] and all(p["low"] <= p["high"] for p in facts["prices"])
     enough = facts["memory_mib"]["needed"] * 1.1 / 1024
-    done = asked("plan", "colours", "--memory", str(enough - 0.001))
-    assert done.returncode == 2, done.stdout
-    assert "does not fit" in done.stdout and "for task.yaml:\ntraining:" in done.stdout, "the nearest that does"
-    assert "time      not measured on this machine yet" in done.stdout
+    result = asked("plan", "colours", "--memory", str(enough - 0.001))
+    assert result.returncode == 2, result.stdout
+    assert "does not fit" in result.stdout and "for task.yaml:\ntraining:" in result.stdout, "the nearest that does"
+    assert "time      not measured on this machine yet" in result.stdout
     hopeless = asked("plan", "colours", "--memory", "0.1")
     assert hopeless.returncode == 2 and "use a smaller base_model" in hopeless.stdout
 
 
 def test_refusals_come_first(project: Project, asked: Any, tmp_path: Path) -> None:
-    done = asked("plan", "colours", "--memory", "nan")
-    assert done.returncode == 1 and done.stderr == "--memory='nan' is not a number of GiB\n"
+    result = asked("plan", "colours", "--memory", "nan")
+    assert result.returncode == 1 and result.stderr == "--memory='nan' is not a number of GiB\n"
     spec = {**project.spec, "training": {"method": "prefix", "gradient_checkpointing": True}}
     (tmp_path / "task.yaml").write_text(yaml.safe_dump(spec))
-    done = asked("plan", tmp_path)
-    assert done.returncode == 1 and "gradient_checkpointing" in done.stderr and "fix:" in done.stderr
-    done = asked("versus", "colours")
-    assert done.returncode == 1 and "fix: set baseline.endpoint" in done.stderr
+    result = asked("plan", tmp_path)
+    assert result.returncode == 1 and "gradient_checkpointing" in result.stderr and "fix:" in result.stderr
+    result = asked("versus", "colours")
+    assert result.returncode == 1 and "fix: set baseline.endpoint" in result.stderr
 
 
 def test_costs_from_raw_data_alone(project: Project, asked: Any) -> None:
-    done = asked("costs", "colours", "--calls-per-month", "1000", "--json")
-    assert done.returncode == 0, done.stderr[-2000:]
-    traffic = done.json["traffic"]
+    result = asked("costs", "colours", "--calls-per-month", "1000", "--json")
+    assert result.returncode == 0, result.stderr[-2000:]
+    traffic = result.json["traffic"]
     assert traffic["prompt"] == "2_shot" and "no baseline is made yet" in traffic["source"] and traffic["calls"] == 1000
     assert traffic["prompted"]["prompt"] > 1.5 * traffic["tuned"]["prompt"], "two examples stand before the question"
-    a10g = next(machine for machine in done.json["machines"] if machine["name"].startswith("rented A10G"))
+    a10g = next(machine for machine in result.json["machines"] if machine["name"].startswith("rented A10G"))
     assert a10g["month"] == [365.0, 730.0, 1095.0]
-    page = Path(done.json["page"]).read_text("utf-8")
+    page = Path(result.json["page"]).read_text("utf-8")
     assert page.count("<svg") >= 1 and "Rule of thumb" in page and "973 million tokens" in page
     with only_read(project.home):
         read = as_reader(project.root, "costs", "colours", "--calls-per-month", "1000", "--json")
-    assert json.loads(read.stdout) == {**done.json, "page": ""} and not read.stderr
+    assert json.loads(read.stdout) == {**result.json, "page": ""} and not read.stderr
 
 
 def test_plan_and_costs_count_the_same_tokens(project: Project, asked: Any, tmp_path: Path) -> None:
@@ -77,9 +77,9 @@ def test_plan_and_costs_count_the_same_tokens(project: Project, asked: Any, tmp_
     plan, costs = asked("plan", task, "--json").json, asked("costs", task, "--json").json
     (tokens,) = {cost["tokens"] for cost in costs["training"] if "lora" in cost["methods"].split(", ")}
     assert tokens == 3 * plan["tokens"]["total"] and plan["rows"] > plan["train_examples"] == 84
-    own = "- {engine: shelf, model: any, unit: million_tokens, price: 2, date: 2020-01-01, note: n}\n"
-    (task / "prices.yaml").write_text(own)
-    done = asked("costs", task)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "shelf, any" in done.stdout and "confirm it" in done.stdout
-    assert "rented A10G is not in prices.yaml" in done.stdout and "set advise.calls_per_month" in done.stdout
+    price_list = "- {engine: shelf, model: any, unit: million_tokens, price: 2, date: 2020-01-01, note: n}\n"
+    (task / "prices.yaml").write_text(price_list)
+    result = asked("costs", task)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "shelf, any" in result.stdout and "confirm it" in result.stdout
+    assert "rented A10G is not in prices.yaml" in result.stdout and "set advise.calls_per_month" in result.stdout

@@ -76,17 +76,21 @@ CASES: list[tuple[str, dict[str, Any], str, str]] = [
 @pytest.mark.parametrize(("what", "change", "rule", "fix"), CASES, ids=[case[0] for case in CASES])
 def test_check_refuses_it(make: Any, finetune: Any, what: str, change: dict[str, Any], rule: str, fix: str) -> None:
     make(**change)
-    done = finetune("check", "demo", "--json")
-    wrong = [f for f in done.json["spec_findings"] if f["severity"] == "error"]
-    assert done.returncode == 1 and done.json["usable"] is False and len(wrong) == 1, wrong
+    result = finetune("check", "demo", "--json")
+    wrong = [f for f in result.json["spec_findings"] if f["severity"] == "error"]
+    assert result.returncode == 1 and result.json["usable"] is False and len(wrong) == 1, wrong
     assert wrong[0]["rule"].startswith(rule) and fix in wrong[0]["fix"] and wrong[0]["fix"]
 
 
 def test_a_damaged_tokenizer_is_named(make: Any, finetune: Any, tmp_path: Path) -> None:
     make()
     (tmp_path / "base" / "tokenizer.json").write_text("{}")
-    done = finetune("check", "demo")
-    assert done.returncode == 1 and "base/tokenizer.json is damaged" in done.stderr and "fix: fetch it" in done.stderr
+    result = finetune("check", "demo")
+    assert (
+        result.returncode == 1
+        and "base/tokenizer.json is damaged" in result.stderr
+        and "fix: fetch it" in result.stderr
+    )
 
 
 def test_everything_is_told_at_once(make: Any, finetune: Any) -> None:
@@ -114,12 +118,12 @@ SOUND: list[dict[str, Any]] = [
 @pytest.mark.parametrize("change", SOUND)
 def test_what_can_work_passes(make: Any, finetune: Any, change: dict[str, Any]) -> None:
     make(**change)
-    code, answer = (done := finetune("check", "demo", "--json")).returncode, done.json
+    code, answer = (result := finetune("check", "demo", "--json")).returncode, result.json
     assert [f for f in answer["spec_findings"] if f["severity"] == "error"] == []
     assert code == 0 and answer["quality"]["parts"]["tokens"]["passed"]
     assert answer["chat_template"].split()[0] == change.get("spec", {}).get("chat_template", "the")
-    given = [f["rule"] for f in answer["spec_findings"]]
-    assert ("model.template_from_task" in given) == ("chat_template" in change.get("spec", {}))
+    rules = [f["rule"] for f in answer["spec_findings"]]
+    assert ("model.template_from_task" in rules) == ("chat_template" in change.get("spec", {}))
 
 
 def _dagster_run(data: Path, job: str, home: Path) -> Any:
@@ -127,8 +131,8 @@ def _dagster_run(data: Path, job: str, home: Path) -> Any:
 
     copy_database(home / "mlflow")
     with dg.DagsterInstance.ephemeral() as instance:
-        found = build_definitions(data).resolve_job_def(f"demo__{job}")
-        return found.execute_in_process(instance=instance, raise_on_error=False)
+        job_def = build_definitions(data).resolve_job_def(f"demo__{job}")
+        return job_def.execute_in_process(instance=instance, raise_on_error=False)
 
 
 def test_a_run_that_dagster_starts_is_refused_by_its_first_step(make: Any, tmp_path: Path) -> None:
@@ -144,5 +148,5 @@ def test_a_run_that_dagster_starts_is_refused_by_its_first_step(make: Any, tmp_p
 def test_a_run_of_the_data_stage_alone_is_not(make: Any, tmp_path: Path) -> None:
     data = make(template=None)
     result = _dagster_run(data, "data", tmp_path / "home")
-    made = {p.parents[1].name for p in (tmp_path / "home" / "artifacts").glob("demo/*/*/artifact.json")}
-    assert "raw_examples" in made and "validated_examples" in made, result.all_node_events
+    steps = {p.parents[1].name for p in (tmp_path / "home" / "artifacts").glob("demo/*/*/artifact.json")}
+    assert "raw_examples" in steps and "validated_examples" in steps, result.all_node_events

@@ -57,9 +57,9 @@ def test_one_command_moves_the_champion_back_and_a_repeated_release_does_not_und
     second = released(tracking, tmp_path, 2)
     assert second["promoted"] and second["rolled_back"] is None
 
-    done = CliRunner().invoke(rollback, ["tickets", "--reason", "refunds went wrong"], standalone_mode=False)
-    assert done.return_value == 0, done.output
-    assert "version 1 is champion again; version 2 is retired" in done.output
+    result = CliRunner().invoke(rollback, ["tickets", "--reason", "refunds went wrong"], standalone_mode=False)
+    assert result.return_value == 0, result.output
+    assert "version 1 is champion again; version 2 is retired" in result.output
     assert registry.aliases(tracking, "tickets") == {"candidate": 2, "champion": 1, "previous_champion": 2}
     assert registry.version_tags(tracking, "tickets", 2)["rolled_back"].endswith(": refunds went wrong")
 

@@ -24,8 +24,8 @@ def spec() -> TaskSpec:
 
 def before(home: Path, **seconds: float) -> Path:
     """A home where each step took so long for the same work."""
-    kept = {step: {"orders": [s, WORK[step]]} for step, s in seconds.items()}
-    (home / time_left.FILE).write_text(json.dumps(kept))
+    step_times = {step: {"orders": [s, WORK[step]]} for step, s in seconds.items()}
+    (home / time_left.FILE).write_text(json.dumps(step_times))
     return home
 
 
@@ -33,11 +33,11 @@ def test_more_work_takes_longer_and_waiting_is_not_remembered(tmp_path: Path) ->
     home = before(tmp_path, splits=60, adapter=600, test_predictions=120)
     more = TimeLeft("tickets", STEPS, {**WORK, "adapter": 400.0}, home, True)
     assert more.left(0) == 60 + 1200 + 120 and "other tasks" in more.source
-    left = TimeLeft("orders", STEPS, WORK, home, True)
-    left.note("splits", 0, "begins")
-    left.wait()
-    left.note("splits", 5000, "done")
-    assert left.left(5000) == 720 and TimeLeft("orders", ["splits"], WORK, tmp_path, True).left(0) == 60
+    estimate = TimeLeft("orders", STEPS, WORK, home, True)
+    estimate.note("splits", 0, "begins")
+    estimate.wait()
+    estimate.note("splits", 5000, "done")
+    assert estimate.left(5000) == 720 and TimeLeft("orders", ["splits"], WORK, tmp_path, True).left(0) == 60
 
 
 def test_a_step_that_had_nothing_to_do_says_nothing_of_the_next_run(tmp_path: Path) -> None:
@@ -48,21 +48,21 @@ def test_a_step_that_had_nothing_to_do_says_nothing_of_the_next_run(tmp_path: Pa
 
 
 def test_it_follows_the_speed_of_the_run_and_what_the_training_says(tmp_path: Path) -> None:
-    left = TimeLeft("orders", STEPS, WORK, before(tmp_path, splits=60, adapter=600, test_predictions=120), True)
-    left.note("splits", 0, "begins")
-    assert left.left(20) == 760, "the clock runs"
-    left.note("splits", 120, "done")
+    estimate = TimeLeft("orders", STEPS, WORK, before(tmp_path, splits=60, adapter=600, test_predictions=120), True)
+    estimate.note("splits", 0, "begins")
+    assert estimate.left(20) == 760, "the clock runs"
+    estimate.note("splits", 120, "done")
     slower = (120 + 30) / (60 + 30)
-    assert left.left(120) == pytest.approx(720 * slower)
-    left.note("adapter", 120, "begins")
-    assert left.left(120 + 9000) == pytest.approx(900 + 120 * slower), "longer than ever: a tenth of it more"
-    left.note("adapter", 220, seconds_left=400)
+    assert estimate.left(120) == pytest.approx(720 * slower)
+    estimate.note("adapter", 120, "begins")
+    assert estimate.left(120 + 9000) == pytest.approx(900 + 120 * slower), "longer than ever: a tenth of it more"
+    estimate.note("adapter", 220, seconds_left=400)
     speed = (120 + 30 + 100 + 400) / (60 + 30 + 600)
-    assert left.left(220) == pytest.approx(400 + 120 * speed)
-    left.note("adapter", 600, "done")
-    left.note("test_predictions", 600, "begins")
-    left.note("test_predictions", 700, "done")
-    assert left.left(700) == 0 and left.words(700) == "less than a minute left for the whole run"
+    assert estimate.left(220) == pytest.approx(400 + 120 * speed)
+    estimate.note("adapter", 600, "done")
+    estimate.note("test_predictions", 600, "begins")
+    estimate.note("test_predictions", 700, "done")
+    assert estimate.left(700) == 0 and estimate.words(700) == "less than a minute left for the whole run"
     again = TimeLeft("orders", STEPS, WORK, tmp_path, True)
     assert again.left(0) == 120 + 480 + 100, "this run is remembered"
 
@@ -70,7 +70,7 @@ def test_it_follows_the_speed_of_the_run_and_what_the_training_says(tmp_path: Pa
 def test_the_first_run_of_all_is_estimated_by_what_is_shipped(tmp_path: Path, spec: TaskSpec) -> None:
     (tmp_path / time_left.FILE).write_text("{")
     counts = {"train": 907, "validation": 118, "test": 179}
-    steps = [step for step in time_left.read_took(time_left.SHIPPED) if not PIPELINE.steps[step].asked_for]
+    steps = [step for step in time_left.read_step_times(time_left.SHIPPED) if not PIPELINE.steps[step].asked_for]
     assert {"few_shot_baseline", "adapter", "test_predictions"} <= set(steps)
 
     def minutes(size: int, **changed: object) -> float:
@@ -79,7 +79,7 @@ def test_the_first_run_of_all_is_estimated_by_what_is_shipped(tmp_path: Path, sp
         return TimeLeft("order_intake", steps, work, tmp_path, True).left(0) / 60
 
     assert 4 < minutes(672_233) < 60
-    trained = time_left.read_took(time_left.SHIPPED)["adapter"]["order_intake"][0] / 60
+    trained = time_left.read_step_times(time_left.SHIPPED)["adapter"]["order_intake"][0] / 60
     assert minutes(672_233, epochs=2 * spec.training.epochs) - minutes(672_233) == pytest.approx(trained, rel=0.05)
     assert minutes(67_223_300) > 30 * minutes(672_233), "a hundred times the rows"
 
@@ -88,13 +88,13 @@ def test_the_terminal_says_it_with_the_lines_of_the_run(tmp_path: Path, monkeypa
     monkeypatch.setenv(VARIABLE, str(path := tmp_path / "progress.jsonl"))
     monkeypatch.setattr(watch, "LEFT_SECONDS", 0.0)
     monkeypatch.setattr(watch, "QUIET_SECONDS", 0.0)
-    home, said = before(tmp_path, splits=60, adapter=600, test_predictions=120), []
+    home, lines = before(tmp_path, splits=60, adapter=600, test_predictions=120), []
     rows = [(0, "splits", "unchanged", {}), (0, "splits", "done", {"reused": True}), (1, "adapter", "begins", {}),
             (100, "adapter", "", {"step": 1, "of": 5, "seconds_left": 400})]  # fmt: skip
     path.write_text("".join(json.dumps({"time": t, "stage": s, "message": m, **n}) + "\n" for t, s, m, n in rows))
-    with Watcher(path, 3, said.append, left=TimeLeft("orders", STEPS, WORK, home, True)):
+    with Watcher(path, 3, lines.append, left=TimeLeft("orders", STEPS, WORK, home, True)):
         pass
-    assert said == [
+    assert lines == [
         "[ 1/3] splits (made already)",
         "[ 2/3] adapter; about 12 min left for the whole run",
         "        1 of 5, 6:40 left of this step; about 8 min left for the whole run",

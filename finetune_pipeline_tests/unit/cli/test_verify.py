@@ -47,9 +47,9 @@ def skilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def judged(skilled: Path) -> list[JudgedRow]:
-    rng, asked = random.Random(11), loaded(skilled / "right")
+    rng, model = random.Random(11), loaded(skilled / "right")
     turns = [exchange(SYSTEM, question(rng, LABELS[i % 2]), "")[0] for i in range(ROWS)]
-    answers = asked.answers([encode_prompt(asked.tokenizer, t) for t in turns], None, LONGEST, 8)
+    answers = model.answers([encode_prompt(model.tokenizer, t) for t in turns], None, LONGEST, 8)
     assert {a.text for a in answers} == set(LABELS) and all(a.status == "ok" for a in answers)
     return [JudgedRow(t, a) for t, a in zip(turns, answers, strict=True)]
 
@@ -178,12 +178,12 @@ def test_the_command_takes_the_model_and_rows_of_the_store(tmp_path: Path, monke
     for folder in (model_folder(merged.folder), base):
         with openai_server(Mind(folder)) as server:
             server.models = lambda: [TASK, "another"]
-            made = CliRunner().invoke(command, [TASK, "--endpoint", server.url, "--json"], standalone_mode=False)
+            result = CliRunner().invoke(command, [TASK, "--endpoint", server.url, "--json"], standalone_mode=False)
             assert {(request["model"], request["store"]) for request in server.requests} == {(TASK, False)}
-            results.append((made.return_value, json.loads(made.stdout)))
+            results.append((result.return_value, json.loads(result.stdout)))
     (code, right), (other, wrong) = results
     assert (code, right["passed"], right["rows"], right["same"]) == (0, True, 30, 30)
     assert right["merged_model"] == merged.version
     assert (other, wrong["passed"]) == (2, False) and wrong["cause"].startswith("another model")
-    made = CliRunner().invoke(command, [TASK, "--endpoint", "http://127.0.0.1:9/v1"], standalone_mode=False)
-    assert isinstance(made.exception, ClickException) and "does not list its models" in str(made.exception)
+    result = CliRunner().invoke(command, [TASK, "--endpoint", "http://127.0.0.1:9/v1"], standalone_mode=False)
+    assert isinstance(result.exception, ClickException) and "does not list its models" in str(result.exception)

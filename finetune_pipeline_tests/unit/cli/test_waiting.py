@@ -69,13 +69,15 @@ def begun(
 def test_a_run_whose_process_is_gone_is_closed_even_where_another_has_its_number(tmp_path: Path) -> None:
     now = psutil.Process().create_time() - psutil.boot_time()
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
-        gone, other = begun(instance, "tickets", now - 3600), begun(instance, "orders", now - 3600)
+        gone, other_run = begun(instance, "tickets", now - 3600), begun(instance, "orders", now - 3600)
         begun(instance, "tickets", now)
         ended: list[tuple[str, str]] = []
         closed = close_abandoned_runs(instance, "tickets", lambda run, status: ended.append((run, status)) or 1)
         assert closed == [gone] and ended == [(gone, "FAILURE")]
-        left = instance.get_run_by_id(other)
-        assert left and left.status == dg.DagsterRunStatus.STARTED, "its own task closes it, in MLflow, too"
+        remaining_run = instance.get_run_by_id(other_run)
+        assert remaining_run and remaining_run.status == dg.DagsterRunStatus.STARTED, (
+            "its own task closes it, in MLflow, too"
+        )
 
 
 def test_a_command_that_was_killed_before_its_run_started_holds_back_no_sensor(
@@ -94,8 +96,8 @@ def set_clock(folder: Path, seconds: int, monkeypatch: pytest.MonkeyPatch) -> No
     for entry in Path("/proc").iterdir():
         if entry.name not in ("stat", "self"):
             (folder / entry.name).symlink_to(entry)
-    said = re.sub(r"btime (\d+)", lambda m: f"btime {int(m[1]) + seconds}", Path("/proc/stat").read_text())
-    (folder / "stat").write_text(said)
+    stat_text = re.sub(r"btime (\d+)", lambda m: f"btime {int(m[1]) + seconds}", Path("/proc/stat").read_text())
+    (folder / "stat").write_text(stat_text)
     monkeypatch.setattr(psutil, "PROCFS_PATH", str(folder))
 
 
@@ -120,10 +122,10 @@ def test_a_clock_set_forward_before_the_first_look_ends_no_run(tmp_path: Path, m
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         tags = launch_tags()
         with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-            own, other = launched(instance, tags, process.pid), launched(instance, tags, os.getppid())
+            own_run, parent_run = launched(instance, tags, process.pid), launched(instance, tags, os.getppid())
             set_clock(tmp_path / "proc", 3600, monkeypatch)
-            assert not is_abandoned(instance, own)
-            assert is_abandoned(instance, other), "it began long before the run was launched"
+            assert not is_abandoned(instance, own_run)
+            assert is_abandoned(instance, parent_run), "it began long before the run was launched"
             process.communicate(b"\n")
 
 
@@ -145,18 +147,18 @@ def test_a_killed_run_of_any_task_holds_no_slot_and_a_running_one_keeps_its_own(
 
 
 def test_a_held_device_is_told_with_its_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, said = tmp_path / "progress.jsonl", []
+    path, lines = tmp_path / "progress.jsonl", []
     monkeypatch.setenv(VARIABLE, str(path))
     compute = Compute(devices=["cpu"], lock_folder=str(tmp_path / "locks"))
     monkeypatch.setattr("finetune_pipeline.orchestration.resources._watch", lambda op, every: lambda: "enough waited")
     with (
         lease(["cpu"], lambda _: tmp_path / "locks", holder="adapter of tickets (run 12345678)"),
-        Watcher(path, 1, said.append),
+        Watcher(path, 1, lines.append),
     ):
         tell("adapter", "begins")
         with pytest.raises((Stopped, RuntimeError), match="enough waited"):
             compute.launch(None, {"stage": "adapter", "out": str(tmp_path / "out"), "action": "train"})
-    assert said == [
+    assert lines == [
         "[ 1/1] adapter",
         "        waiting for a free device (cpu: adapter of tickets (run 12345678), started by process "
         f"{os.getpid()}, for 0 s)",

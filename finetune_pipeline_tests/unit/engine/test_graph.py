@@ -62,8 +62,8 @@ def test_a_change_in_the_world_reaches_everything_downstream_and_nothing_else(ta
     assert g.versions(task, replace(WORLD, logs="other"), store) == before
     for section, anew in (("split", {"b", "c"}), ("baseline", {"gate"})):  # what comes `after` decides nothing
         seeded = getattr(task.spec, section).model_copy(update={"seed": 9})
-        other = Task(spec=task.spec.model_copy(update={section: seeded}), folder=task.folder)
-        assert {k for k, v in g.versions(other, WORLD, store).items() if v != before[k]} == anew
+        other_task = Task(spec=task.spec.model_copy(update={section: seeded}), folder=task.folder)
+        assert {k for k, v in g.versions(other_task, WORLD, store).items() if v != before[k]} == anew
 
 
 def test_steps_run_once_and_ask_for_what_comes_before(task: Task, store: ArtifactStore) -> None:
@@ -81,8 +81,8 @@ def test_steps_run_once_and_ask_for_what_comes_before(task: Task, store: Artifac
 
 def test_the_world_of_a_run_is_looked_at_once(task: Task, store: ArtifactStore) -> None:
     looks = iter([WORLD, replace(WORLD, raw="later")])
-    seen = [pinned_inputs(store, task, run, lambda: next(looks)).raw for run in ("run1", "run1", "run2")]
-    assert seen == [WORLD.raw, WORLD.raw, "later"]
+    digests = [pinned_inputs(store, task, run, lambda: next(looks)).raw for run in ("run1", "run1", "run2")]
+    assert digests == [WORLD.raw, WORLD.raw, "later"]
 
 
 def test_rows_that_failed_stop_what_follows_and_are_asked_again(task: Task, store: ArtifactStore) -> None:
@@ -137,13 +137,16 @@ def test_a_view_is_the_artifact_it_shows_and_what_a_step_opened_is_on_record(tas
     def read(context: StepContext) -> dict[str, Any]:
         return {"from": context.inputs["half"].folder.name}
 
-    whole, half = step("whole", settings=lambda s, w: w.raw), Step("half", "data", "d", view_of="whole", split="train")
-    g = Graph([whole, half, step("other"), step("reader", read, needs=("half", "other"))])
-    made = g.run_to("reader", task, WORLD, store)
+    whole_step, half_step = (
+        step("whole", settings=lambda s, w: w.raw),
+        Step("half", "data", "d", view_of="whole", split="train"),
+    )
+    g = Graph([whole_step, half_step, step("other"), step("reader", read, needs=("half", "other"))])
+    artifacts = g.run_to("reader", task, WORLD, store)
     versions = g.versions(task, WORLD, store)
-    assert versions["half"] == versions["whole"] == made["half"].version == made["reader"].facts["from"]
+    assert versions["half"] == versions["whole"] == artifacts["half"].version == artifacts["reader"].facts["from"]
     assert g.find("half", task, WORLD, store).step == "whole"
-    assert read_json(made["reader"].folder / "artifact.json")["opened"] == ["half"]
+    assert read_json(artifacts["reader"].folder / "artifact.json")["opened"] == ["half"]
 
 
 def test_a_step_reads_no_damaged_input_and_finds_gone_what_it_made_elsewhere(task: Task, store: ArtifactStore) -> None:
@@ -162,5 +165,5 @@ def test_a_step_reads_no_damaged_input_and_finds_gone_what_it_made_elsewhere(tas
     made.path("x").write_text("a")
     assert g.run("reader", task, WORLD, store).facts == {"text": "a"}
     assert g.run("reader", task, WORLD, store).reused
-    assert not g.run("reader", task, WORLD, store, stands=lambda artifact: False).reused
+    assert not g.run("reader", task, WORLD, store, is_valid=lambda artifact: False).reused
     assert log == ["a", "reader", "reader", "reader"]

@@ -36,16 +36,16 @@ def test_the_second_time_nothing_is_made_and_the_version_follows_from_inputs_set
 
     second = build(store, never)
     assert second.reused and second.version == first.version and second.path("a.txt").read_text() == "hello"
-    with pytest.raises(FileNotFoundError, match=r"task/step/.* holds no 'b.txt'"):
+    with pytest.raises(FileNotFoundError, match=r"task/step/.* has no 'b.txt'"):
         second.path("b.txt")
-    others = (
+    changes = (
         {"settings": {"a": 1}},
         {"settings": {"a": 2}},
         {"inputs": {"x": "1"}},
         {"inputs": {"y": "1"}},
         {"code": "2"},
     )
-    assert len({first.version, *(build(store, **other).version for other in others)}) == 6
+    assert len({first.version, *(build(store, **change).version for change in changes)}) == 6
     assert len(store.all_versions("task", "step")) == 6
     assert digest_json({"a": 1, "b": 2}) == digest_json({"b": 2, "a": 1})
 
@@ -89,8 +89,8 @@ def test_killed_while_making_nothing_is_visible_and_the_lock_is_free(tmp_path: P
     child.join()
     store = ArtifactStore(tmp_path / "store")
     assert store.all_versions("task", "step") == []
-    made = build(store)
-    assert sorted(p.name for p in made.folder.iterdir()) == ["a.txt", "artifact.json"]
+    artifact = build(store)
+    assert sorted(p.name for p in artifact.folder.iterdir()) == ["a.txt", "artifact.json"]
 
 
 @pytest.fixture
@@ -112,13 +112,13 @@ def test_a_large_file_left_alone_is_digested_once(tmp_path: Path, read: list[str
     first = [SeenFiles(memory).digest(path) for path in (large, small)]
     assert [SeenFiles(memory).digest(path) for path in (large, small)] == first == [real(large), real(small)]
     assert read == ["large", "small", "small"]
-    kept = large.stat()
+    status = large.stat()
     large.write_bytes(b"y" * (1 << 20))  # as long as before, and made to look as old: only the ctime tells
-    os.utime(large, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+    os.utime(large, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert SeenFiles(memory).digest(large) == real(large) != first[0]
-    other = tmp_path / "other"
-    other.write_bytes(b"z" * (1 << 20))
-    os.replace(other, large)
+    other_file = tmp_path / "other"
+    other_file.write_bytes(b"z" * (1 << 20))
+    os.replace(other_file, large)
     assert SeenFiles(memory).digest(large) == real(large)
     for damaged in ("no JSON", "[1]", '"x"', f'{{"{large}": 1}}', f'{{"{large}": null}}'):
         memory.write_text(damaged)
@@ -134,19 +134,21 @@ def test_a_changed_or_missing_file_is_named_and_a_right_one_is_read_once(tmp_pat
         (builder.folder / "rows").write_bytes(b"r" * (1 << 20))
         builder.outside[str(outside)] = digest_file(outside)
 
-    made = build(store, make)
+    artifact = build(store, make)
     read.clear()
-    assert store.check(made) is store.check(made) is made and read == ["rows", "weights"]
-    made.path("audit.html").unlink()
-    assert store.check(made), "a page that quotes rows is not missed when a person is forgotten"
-    flipped = bytearray(made.path("rows").read_bytes())
+    assert store.check(artifact) is store.check(artifact) is artifact and read == ["rows", "weights"]
+    artifact.path("audit.html").unlink()
+    assert store.check(artifact), "a page that quotes rows is not missed when a person is forgotten"
+    flipped = bytearray(artifact.path("rows").read_bytes())
     flipped[77] ^= 1
-    made.path("rows").write_bytes(flipped)
+    artifact.path("rows").write_bytes(flipped)
     outside.unlink()
-    with pytest.raises(ChangedArtifact, match=rf"task/step/{made.version}") as error:
-        store.check(made)
-    assert f"rows has changed, {outside} is gone" in str(error.value) and f"remove {made.folder}" in str(error.value)
-    assert store.find("task", "step", made.version) is None, "what it was made of has to be found again first"
+    with pytest.raises(ChangedArtifact, match=rf"task/step/{artifact.version}") as error:
+        store.check(artifact)
+    assert f"rows has changed, {outside} is gone" in str(error.value) and f"remove {artifact.folder}" in str(
+        error.value
+    )
+    assert store.find("task", "step", artifact.version) is None, "what it was made of has to be found again first"
 
 
 @pytest.mark.parametrize(
@@ -154,11 +156,11 @@ def test_a_changed_or_missing_file_is_named_and_a_right_one_is_read_once(tmp_pat
 )
 def test_a_damaged_manifest_is_named_with_its_folder(tmp_path: Path, left: bytes) -> None:
     store = ArtifactStore(tmp_path)
-    made = build(store)
-    manifest = made.path(MANIFEST)
+    artifact = build(store)
+    manifest = artifact.path(MANIFEST)
     manifest.write_bytes(left)
-    with pytest.raises(ChangedArtifact, match=rf"task/step/{made.version}.*{MANIFEST}") as error:
+    with pytest.raises(ChangedArtifact, match=rf"task/step/{artifact.version}.*{MANIFEST}") as error:
         build(store)
-    assert f"remove {made.folder}" in str(error.value)
+    assert f"remove {artifact.folder}" in str(error.value)
     with pytest.raises(OutsideError, match="is damaged"):
-        store.check(made)
+        store.check(artifact)

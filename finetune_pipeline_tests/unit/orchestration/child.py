@@ -26,8 +26,8 @@ def main() -> int:
         attempts.write("x")
     (out.parent / "parent").write_text(str(os.getppid()))
     if behave.get("grandchild"):
-        other = subprocess.Popen([sys.executable, "-c", STUBBORN])
-        (out.parent / "grandchild").write_text(str(other.pid))
+        grandchild = subprocess.Popen([sys.executable, "-c", STUBBORN])
+        (out.parent / "grandchild").write_text(str(grandchild.pid))
     if behave.get("ignore_signals"):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -46,8 +46,8 @@ def main() -> int:
     if "error" in behave:
         (out / "error.json").write_text(json.dumps({"kind": "FindingsError", "message": behave["error"]}))
     if behave.get("result", True) and not behave.get("exit", 0):
-        seen = {name: os.environ.get(name) for name in behave.get("show", [])}
-        (out / "result.json").write_text(json.dumps({"seen": seen, "argv": sys.argv[1]}))
+        variables = {name: os.environ.get(name) for name in behave.get("show", [])}
+        (out / "result.json").write_text(json.dumps({"seen": variables, "argv": sys.argv[1]}))
     return int(behave.get("exit", 0))
 
 

@@ -16,20 +16,24 @@ from finetune_pipeline_tests.unit.evaluation.rows import spec
 
 def _write(folder: Path, **more: object) -> None:
     folder.mkdir()
-    of = spec(**more).model_dump(mode="json", exclude_unset=True)
-    (folder / "task.yaml").write_text(yaml.safe_dump(of))
+    values = spec(**more).model_dump(mode="json", exclude_unset=True)
+    (folder / "task.yaml").write_text(yaml.safe_dump(values))
 
 
 def test_each_task_has_its_own_groups_without_a_cycle_and_assets_carry_their_code_version() -> None:
     assets = [a for name in ("triage", "orders") for a in task_assets(Task(spec=spec(name=name), folder=Path(name)))]
-    specs = {of.key: of for asset in assets for of in asset.specs}
-    assert {of.group_name for of in specs.values()} == {f"{t}__{g}" for t in ("triage", "orders") for g in GROUPS}
+    specs = {asset_spec.key: asset_spec for asset in assets for asset_spec in asset.specs}
+    assert {asset_spec.group_name for asset_spec in specs.values()} == {
+        f"{t}__{g}" for t in ("triage", "orders") for g in GROUPS
+    }
     order = {f"{task}__{group}": i for task in ("triage", "orders") for i, group in enumerate(GROUPS)}
-    for of in specs.values():
-        assert of.group_name is not None and of.group_name.startswith(f"{of.key.path[0]}__")
-        assert all(order[specs[d.asset_key].group_name or ""] <= order[of.group_name] for d in of.deps), of.key
+    for asset_spec in specs.values():
+        assert asset_spec.group_name is not None and asset_spec.group_name.startswith(f"{asset_spec.key.path[0]}__")
+        assert all(
+            order[specs[d.asset_key].group_name or ""] <= order[asset_spec.group_name] for d in asset_spec.deps
+        ), asset_spec.key
     versions = {step.name: step.code_version for step in STEPS}
-    assert {key.path[-1]: of.code_version for key, of in specs.items()} == versions
+    assert {key.path[-1]: asset_spec.code_version for key, asset_spec in specs.items()} == versions
 
 
 def test_dagster_loads_all_of_a_task_and_a_whole_run_leaves_out_what_is_made_on_request(tmp_path: Path) -> None:

@@ -108,8 +108,8 @@ def test_an_interrupt_without_a_cancel_is_not_answered_with_a_retry(start: Any, 
     assert run.record(instance).status == dg.DagsterRunStatus.FAILURE and run.attempts() == 1
     (captured,) = [e.logs_captured_data for e in run.events(instance) if e.event_type_value == "LOGS_CAPTURED"]
     place = [run.record(instance).run_id, "compute_logs", captured.file_key]
-    shown = instance.compute_log_manager.get_log_data(place)
-    assert b"told to stdout" in shown.stdout and b"told to stderr" in shown.stderr, (
+    log_data = instance.compute_log_manager.get_log_data(place)
+    assert b"told to stdout" in log_data.stdout and b"told to stderr" in log_data.stderr, (
         "the training's own, with the step's"
     )
 

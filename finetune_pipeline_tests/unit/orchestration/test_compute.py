@@ -31,12 +31,12 @@ def attempts(folder: Path) -> int:
     return len((folder / "attempts").read_text())
 
 
-def materialize(instance: dg.DagsterInstance, folder: Path, made: Compute, work: dict[str, Any]) -> Any:
+def materialize(instance: dg.DagsterInstance, folder: Path, compute_resource: Compute, work: dict[str, Any]) -> Any:
     @dg.asset(retry_policy=dg.RetryPolicy(max_retries=2))
     def adapter(context: dg.AssetExecutionContext, compute: Compute) -> dg.MaterializeResult[Any]:
         return dg.MaterializeResult(metadata={"facts": compute.launch(context, work)})
 
-    return dg.materialize([adapter], instance=instance, resources={"compute": made}, raise_on_error=False)
+    return dg.materialize([adapter], instance=instance, resources={"compute": compute_resource}, raise_on_error=False)
 
 
 def failure_of(result: Any) -> str:
@@ -67,11 +67,11 @@ def test_environment_of_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "/mine")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     env = child_environment("cuda:1", {"EXTRA": "1"})
-    said = {"FINETUNE_PROGRESS": "/some/file", "TOKENIZERS_PARALLELISM": "false", "EXTRA": "1"}
-    assert env.items() >= (said | {"CUDA_VISIBLE_DEVICES": "1"}).items()
-    package_parent, own = env["PYTHONPATH"].split(":")
+    extra = {"FINETUNE_PROGRESS": "/some/file", "TOKENIZERS_PARALLELISM": "false", "EXTRA": "1"}
+    assert env.items() >= (extra | {"CUDA_VISIBLE_DEVICES": "1"}).items()
+    package_parent, user_path = env["PYTHONPATH"].split(":")
     assert (Path(package_parent) / "finetune_pipeline" / "settings.py").is_file()
-    assert own == "/mine"
+    assert user_path == "/mine"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     assert child_environment("cuda:1", {})["CUDA_VISIBLE_DEVICES"] == "7"
     with pytest.raises(OutsideError, match="shows only 2"):
@@ -134,7 +134,7 @@ def test_only_a_training_takes_several_devices(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     env = child_environment("cuda:1+cuda:0", {})
     assert (env["CUDA_VISIBLE_DEVICES"], env["FINETUNE_PROCESSES"]) == ("7,4", "2")
-    made = compute(tmp_path, devices=("cpu+cpu",))
-    facts = made.launch(None, {**job(tmp_path, show=["FINETUNE_PROCESSES"]), "action": "train"})
+    resource = compute(tmp_path, devices=("cpu+cpu",))
+    facts = resource.launch(None, {**job(tmp_path, show=["FINETUNE_PROCESSES"]), "action": "train"})
     assert facts["seen"] == {"FINETUNE_PROCESSES": "2"}
-    assert made.launch(None, job(tmp_path, show=["FINETUNE_PROCESSES"]))["seen"] == {"FINETUNE_PROCESSES": "1"}
+    assert resource.launch(None, job(tmp_path, show=["FINETUNE_PROCESSES"]))["seen"] == {"FINETUNE_PROCESSES": "1"}

@@ -42,12 +42,12 @@ def test_a_project_has_the_packages_instance_or_its_own(tmp_path: Path, monkeypa
     packaged = (ROOT / "dagster.yaml").read_text()
     assert dagster_home() == tmp_path / ".finetune/dagster"
     assert (dagster_home() / "dagster.yaml").read_text() == packaged
-    for own, used in {
+    for project_text, used in {
         packaged.replace("default_limit: 1", "default_limit: 2"): True,
         "run_queue: {max_concurrent_runs: 9}\n": False,  # of another Dagster project in this folder
     }.items():
-        (tmp_path / "dagster.yaml").write_text(own)
-        assert (dagster_home() / "dagster.yaml").read_text() == (own if used else packaged)
+        (tmp_path / "dagster.yaml").write_text(project_text)
+        assert (dagster_home() / "dagster.yaml").read_text() == (project_text if used else packaged)
 
 
 def test_the_instance_is_set_up_as_documented_with_its_history_below_home(home: Path) -> None:
@@ -71,7 +71,7 @@ def test_the_instance_is_set_up_as_documented_with_its_history_below_home(home: 
 def test_several_may_open_a_new_history_at_once(home: Path) -> None:
     with ThreadPoolExecutor(8) as threads:
         opened = [threads.submit(HomeStorage.from_config_value, None, {}) for _ in range(8)]
-    assert all(each.result().run_storage.get_runs_count() == 0 for each in opened)
+    assert all(future.result().run_storage.get_runs_count() == 0 for future in opened)
 
 
 def test_a_file_of_the_history_has_one_engine_and_waits_for_those_who_write(home: Path) -> None:
@@ -91,8 +91,8 @@ def test_a_file_of_the_history_has_one_engine_and_waits_for_those_who_write(home
 def test_a_run_that_waits_for_a_slot_may_sleep_until_it_looks_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name, of = "interval_to_next_pending_claim_check", InstanceConcurrencyContext
-    monkeypatch.setattr(of, name, getattr(of, name))  # put back afterwards
+    name, owner = "interval_to_next_pending_claim_check", InstanceConcurrencyContext
+    monkeypatch.setattr(owner, name, getattr(owner, name))  # put back afterwards
     sleep_while_waiting()
     concurrency = {"pools": {"default_limit": 1, "granularity": "op"}}
     with dg.instance_for_test(temp_dir=str(tmp_path), overrides={"concurrency": concurrency}) as instance:

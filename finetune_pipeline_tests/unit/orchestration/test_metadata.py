@@ -27,19 +27,21 @@ def test_rows_of_plain_values_and_groups_of_numbers_are_tables() -> None:
         {"name": "judge", "passed": False, "measured": None, "why": "no judge"},
     ]
     groups = {"counts": {"train": 700, "test": 171}, "labels": {"train": {"a": 1}, "test": {"b": 2}}}
-    shown = as_metadata({"gates": gates, **groups})
-    assert rows_of(shown["gates"]) == [
+    metadata = as_metadata({"gates": gates, **groups})
+    assert rows_of(metadata["gates"]) == [
         {"name": "beats_baseline", "passed": True, "measured": 0.1235, "interval": "0.01 to 0.2", "why": ""},
         {"name": "judge", "passed": False, "measured": "", "interval": "", "why": "no judge"},
     ]
-    assert rows_of(shown["counts"]) == [{"key": "train", "value": 700}, {"key": "test", "value": 171}]
-    assert rows_of(shown["labels"]) == [{"key": "train", "a": 1, "b": ""}, {"key": "test", "a": "", "b": 2}]
+    assert rows_of(metadata["counts"]) == [{"key": "train", "value": 700}, {"key": "test", "value": 171}]
+    assert rows_of(metadata["labels"]) == [{"key": "train", "a": 1, "b": ""}, {"key": "test", "a": "", "b": 2}]
 
 
 def test_other_containers_are_json_and_numbers_have_four_figures() -> None:
-    shown = as_metadata({"deep": {"a": {"b": {"c": 0.123456}}}, "share": 1 / 3, "seconds": 12345.678, "no": math.nan})
-    assert shown["deep"].value == {"a": {"b": {"c": 0.1235}}}
-    assert (shown["share"], shown["seconds"], shown["no"]) == (0.3333, 12346.0, "nan")
+    metadata = as_metadata(
+        {"deep": {"a": {"b": {"c": 0.123456}}}, "share": 1 / 3, "seconds": 12345.678, "no": math.nan}
+    )
+    assert metadata["deep"].value == {"a": {"b": {"c": 0.1235}}}
+    assert (metadata["share"], metadata["seconds"], metadata["no"]) == (0.3333, 12346.0, "nan")
     assert isinstance(as_metadata({"none": []})["none"], dg.JsonMetadataValue)
 
 
@@ -49,16 +51,16 @@ def test_a_training_goes_on_while_mlflow_is_away_and_its_losses_are_logged_later
     from mlflow import MlflowClient
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    uri, said, path = copy_database(tmp_path / "mlflow"), list[str](), tmp_path / "history.jsonl"
+    uri, warnings, path = copy_database(tmp_path / "mlflow"), list[str](), tmp_path / "history.jsonl"
     here, away = MlflowClient(uri), MlflowClient("http://127.0.0.1:9")
     run = StepRun(here, uri, here.create_run("0").info.run_id, "")
-    follow = history_follower(run, said.append)
+    follow = history_follower(run, warnings.append)
     for step, client in enumerate([here, away, away, here], 1):
         run.client = client
         with path.open("a") as history:
             history.write(json.dumps({"step": step, "loss": 1 / step}) + "\n")
         follow({"work": str(tmp_path)})
-    assert len(said) == 1 and "127.0.0.1" in said[0] and "cannot be reached" in said[0]
+    assert len(warnings) == 1 and "127.0.0.1" in warnings[0] and "cannot be reached" in warnings[0]
     assert [m.step for m in here.get_metric_history(run.run_id, "loss")] == [1, 2, 3, 4]
 
 

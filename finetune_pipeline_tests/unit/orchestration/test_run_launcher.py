@@ -42,16 +42,16 @@ class Launched:
     def worker(self) -> psutil.Process:
         """The process that runs the run; Dagster tells its number in the run's log."""
         (number,) = {
-            int(found.group(1))
+            int(match.group(1))
             for entry in self.instance.all_logs(self.run.run_id)
-            if (found := re.search(r"Started process for run \(pid: (\d+)\)", entry.message))
+            if (match := re.search(r"Started process for run \(pid: (\d+)\)", entry.message))
         }
         return psutil.Process(number)
 
     def status(self) -> dg.DagsterRunStatus:
-        found = self.instance.get_run_by_id(self.run.run_id)
-        assert found is not None
-        return found.status
+        run = self.instance.get_run_by_id(self.run.run_id)
+        assert run is not None
+        return run.status
 
     def monitor(self) -> None:
         """What the daemon does every ten seconds."""

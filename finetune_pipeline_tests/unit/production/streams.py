@@ -62,12 +62,12 @@ def served(
     flag half of the wrong ones."""
     rows = []
     for i, label in enumerate(labels(rng, n, shares)):
-        good = rng.random() < right
-        answer = label if good else rng.choice([x for x in LABELS if x != label])
+        is_right = rng.random() < right
+        answer = label if is_right else rng.choice([x for x in LABELS if x != label])
         rows.append({
             "id": f"row-{start + i}", "timestamp": (START + timedelta(days=(start + i) / per_day)).isoformat(),
             "model_version": "1", "input": text(rng, label, new_words, longer), "output": answer,
-            "flag": "wrong" if not good and rng.random() < 0.5 else None, "score": None,
+            "flag": "wrong" if not is_right and rng.random() < 0.5 else None, "score": None,
             "correction": label if rng.random() < corrected else None, "user": None,
         })  # fmt: skip
     return rows

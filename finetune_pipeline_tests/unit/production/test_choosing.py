@@ -20,9 +20,9 @@ def spec(**logs: Any) -> TaskSpec:
 
 
 def row(n: int, text: str, output: str = "red", **more: Any) -> dict[str, Any]:
-    made = {"id": f"r{n}", "input": text, "output": output, "source": {"file": "f", "line": n}, "user": f"u{n}"}
+    fields = {"id": f"r{n}", "input": text, "output": output, "source": {"file": "f", "line": n}, "user": f"u{n}"}
     result = dict.fromkeys(("flag", "score", "correction", "turns"))
-    return {**made, **result, "reviewed": False, "left_out": False, **more}
+    return {**fields, **result, "reviewed": False, "left_out": False, **more}
 
 
 def text(rng: random.Random, label: str, *more: str) -> str:
@@ -44,10 +44,10 @@ def traffic(seed: int = 0, accepted: int = 200, corrected: int = 60) -> list[dic
 
 
 def rules(chosen: Any) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
-    for held in chosen.held:
-        found.setdefault(held.rule, set()).add(held.id)
-    return found
+    ids_by_rule: dict[str, set[str]] = {}
+    for held_row in chosen.held:
+        ids_by_rule.setdefault(held_row.rule, set()).add(held_row.id)
+    return ids_by_rule
 
 
 def test_corrections_train_and_failures_wait_for_people() -> None:
@@ -81,9 +81,9 @@ def test_one_user_cannot_give_more_than_a_share() -> None:
     rows += [row(900 + i, text(rng, "red"), "blue", correction="red", user="mallory") for i in range(40)]
     chosen = choose(spec(), rows)
     assert set(rules(chosen)) == {"poison_user_share"}
-    kept = [e for e in chosen.examples if int(e.tags[0][5:]) >= 900]
-    assert len(kept) <= 0.1 * len(chosen.examples) and len(kept) >= 5
-    assert len(chosen.held) + len(kept) == 40, "and nobody else loses a row"
+    examples = [e for e in chosen.examples if int(e.tags[0][5:]) >= 900]
+    assert len(examples) <= 0.1 * len(chosen.examples) and len(examples) >= 5
+    assert len(chosen.held) + len(examples) == 40, "and nobody else loses a row"
     assert "one user wrote 40 of 100" in chosen.held[0].reason
     waiting = {r["id"] for r, why in chosen.queue if why.startswith("held back: one user")}
     assert waiting == {h.id for h in chosen.held}
@@ -94,10 +94,10 @@ def test_one_family_of_near_duplicates_cannot_either() -> None:
     base = "please deliver the large wooden garden table to the old harbor office behind the railway station today"
     rows += [row(900 + i, f"{base} number {i}", "blue", correction="red") for i in range(30)]
     chosen = choose(spec(), rows)
-    held = rules(chosen)
-    assert set(held) == {"poison_family_share"}
-    assert 20 <= len(held["poison_family_share"]) <= 25
-    assert all(int(name[1:]) >= 900 for name in held["poison_family_share"])
+    held_by_rule = rules(chosen)
+    assert set(held_by_rule) == {"poison_family_share"}
+    assert 20 <= len(held_by_rule["poison_family_share"]) <= 25
+    assert all(int(name[1:]) >= 900 for name in held_by_rule["poison_family_share"])
 
 
 def test_texts_that_give_orders_to_a_model() -> None:

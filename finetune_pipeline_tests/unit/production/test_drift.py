@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from finetune_pipeline.production.drift import as_learned, drift_report, level_of, moment
+from finetune_pipeline.production.drift import drift_report, level_of, moment, reference_at_training
 from finetune_pipeline.production.signals import Reference, Window, signals_of
 from finetune_pipeline.production.token_distance import permutation_p, rarity, rows_with, word_vectors
 from finetune_pipeline.report.drift_page import drift_page
@@ -93,11 +93,11 @@ def test_a_drift_that_was_learned_is_known_and_a_further_one_is_news(spec, repor
     rows = served(rng, 600, **moved)
     until = moment(rows[299])
     used = {r["id"] for r in rows[:300:10]}
-    learned = as_learned(spec, rows, until, used, 20)
+    learned = reference_at_training(spec, rows, until, used, 20)
     assert learned is not None and learned.texts[0] == rows[299]["input"], "the newest come first"
     assert len(learned.texts) == 200, "a window, and on until twenty rows in the data are among them"
-    assert as_learned(spec, rows, until, used, 31) is None, "too few were learned"
-    assert as_learned(spec, rows[201:], until, used, 1) is None, "no whole window"
+    assert reference_at_training(spec, rows, until, used, 31) is None, "too few were learned"
+    assert reference_at_training(spec, rows[201:], until, used, 1) is None, "no whole window"
     untaught = report(rows, after=until)
     assert {"vocabulary", "unseen_words", "label_mix"} <= set(untaught["drifted"])
     facts = report(rows, after=until, learned=learned)
@@ -116,7 +116,7 @@ def test_what_other_versions_answered_is_not_the_champions_drift(report: Callabl
     ]
     rows += served(rng, 200, 400)
     assert {"flags", "wrong_answers"} <= set(report(rows)["drifted"])
-    facts = report(rows, others={"2"})
+    facts = report(rows, other_versions={"2"})
     assert (facts["drifted"], facts["by_others"], facts["windows"]) == ([], 100, 6)
     assert facts["history"][3]["signals"]["flags"]["p"] is None, "no answer of the champion in it"
     assert facts["history"][3]["signals"]["vocabulary"]["p"] > 0.01
@@ -138,24 +138,24 @@ def test_new_order_numbers_are_no_drift_of_the_vocabulary(spec: TaskSpec) -> Non
         words = ("parcel", "refund", "login", "late", "broken")
         return [f"where is my {rng.choice(words)} {rng.choice(words)} {rng.random()}" for _ in range(n)]
 
-    found = []
+    alarms = []
     for _ in range(40):
         reference = Reference(asked(200), ["bug"] * 200)
         rows = [{"input": text, "output": "bug"} for text in asked(200)]
-        found.append(vocabulary.measure(spec, reference, Window(rows, [], 0.01)).p)
-    assert stats.kstest(found, "uniform").pvalue > 0.01
+        alarms.append(vocabulary.measure(spec, reference, Window(rows, [], 0.01)).p)
+    assert stats.kstest(alarms, "uniform").pvalue > 0.01
 
 
 def test_permutation_p_is_uniform_without_a_difference_and_small_with_one() -> None:
     rng = random.Random(0)
-    found = []
+    p_values = []
     for seed in range(40):
         words = [text(rng, x).split() for x in labels(rng, 140)]
         vectors = word_vectors(words, rarity(rows_with(words), len(words)))
-        found.append(permutation_p(vectors[:90], vectors[90:], 0.001, seed)[1])
-    assert stats.kstest(found, "uniform").pvalue > 0.01
-    other = [text(rng, x, new_words=0.6).split() for x in labels(rng, 50)]
-    distance, p = permutation_p(vectors[:90], word_vectors(other, rarity(rows_with(words), len(words))), 0.001)
+        p_values.append(permutation_p(vectors[:90], vectors[90:], 0.001, seed)[1])
+    assert stats.kstest(p_values, "uniform").pvalue > 0.01
+    different = [text(rng, x, new_words=0.6).split() for x in labels(rng, 50)]
+    distance, p = permutation_p(vectors[:90], word_vectors(different, rarity(rows_with(words), len(words))), 0.001)
     assert p == pytest.approx(1 / 1501)
-    difference = vectors[:90].mean(axis=0) - word_vectors(other, rarity(rows_with(words), len(words))).mean(axis=0)
+    difference = vectors[:90].mean(axis=0) - word_vectors(different, rarity(rows_with(words), len(words))).mean(axis=0)
     assert distance == pytest.approx(float(np.square(difference).sum()), rel=1e-4)

@@ -16,7 +16,7 @@ from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore, Builder
 from finetune_pipeline.production import forget as module
 from finetune_pipeline.production.forget import forget
-from finetune_pipeline.production.intake import log_store, take_in
+from finetune_pipeline.production.intake import ingest_new_lines, log_store
 from finetune_pipeline.production.log_erasure import StillWritten
 from finetune_pipeline.serving.service import LogWriter
 from finetune_pipeline.spec import Task, TaskSpec
@@ -39,21 +39,21 @@ def taken(task: Task, store: ArtifactStore, **logs: bytes) -> Path:
     """Let these be the logs, by name, and let them have been taken in a minute ago. Returns their folder."""
     for name, lines in logs.items():
         (task.folder / "logs" / f"{name}.jsonl").write_bytes(lines)
-    take_in(task, store)
+    ingest_new_lines(task, store)
     return settle(task)
 
 
 def ids(task: Task, store: ArtifactStore) -> list[str]:
-    take_in(task, store)
+    ingest_new_lines(task, store)
     return sorted(row["id"] for row in log_store(task, store).rows())
 
 
 def everything(*folders: Path) -> bytes:
-    found = b""
+    content = b""
     for path in sorted(p for folder in folders for p in folder.rglob("*") if p.is_file()):
         data = path.read_bytes()
-        found += gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-    return found
+        content += gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+    return content
 
 
 def test_rows_of_a_user_go_and_the_files_go_on(task: Task, store: ArtifactStore) -> None:
@@ -67,11 +67,11 @@ def test_rows_of_a_user_go_and_the_files_go_on(task: Task, store: ArtifactStore)
         c=line(6, "bob") + b'{"user": "ann", "input": "a broken row"}\n',
         late=json.dumps(late).encode() + b"\n",
     )
-    done = forget(task, store, users=["ann"])
-    assert (done.lines, done.rows) == (5, 5)
+    result = forget(task, store, users=["ann"])
+    assert (result.lines, result.rows) == (5, 5)
     assert ids(task, store) == ["row-0002", "row-0004", "row-0006"]
-    left = everything(logs, store.root)
-    assert b"ann" not in left and b"row-0001" not in left
+    content = everything(logs, store.root)
+    assert b"ann" not in content and b"row-0001" not in content
     assert (logs / "a.jsonl").read_bytes() == line(2, "bob")
     with (logs / "a.jsonl").open("ab") as live:
         live.write(line(7, "bob") + line(8, "ann"))
@@ -83,8 +83,8 @@ def test_rows_of_a_user_go_and_the_files_go_on(task: Task, store: ArtifactStore)
 
 
 def test_rows_that_come_after_those_of_a_user_were_cut_off_the_end(task: Task, store: ArtifactStore) -> None:
-    kept = b"".join(line(n, "bob") for n in range(5))
-    log = taken(task, store, a=kept + b"".join(line(n, "ann") for n in range(5, 9))) / "a.jsonl"
+    remaining = b"".join(line(n, "bob") for n in range(5))
+    log = taken(task, store, a=remaining + b"".join(line(n, "ann") for n in range(5, 9))) / "a.jsonl"
     forget(task, store, users=["ann"])
     with log.open("ab") as live:
         live.write(line(9, "bob"))
@@ -201,28 +201,28 @@ def test_rows_are_known_by_user_and_id_and_never_by_what_they_spell(task: Task, 
     write_rows(task.folder / "reviews" / "a.jsonl", [{**decision, "id": "example-a"}, decision])
     adapter, pages = theirs["adapter"], theirs["adapter"].folder / "audit.json"
     paths = [*adapter.folder.iterdir(), *(p for a in others.values() for p in a.folder.rglob("*"))]
-    kept = {path: path.read_bytes() for path in paths if path.is_file() and path != pages}
-    done = forget(task, store, users=["a"])
-    assert {path: path.read_bytes() for path in kept} == kept
+    contents = {path: path.read_bytes() for path in paths if path.is_file() and path != pages}
+    result = forget(task, store, users=["a"])
+    assert {path: path.read_bytes() for path in contents} == contents
     gone = [f"{step}/{of.version}" for step, of in theirs.items() if step != "adapter"]
     request = f"state/requests/demo-{theirs['evaluation_report'].version}.jsonl"
-    assert sorted(done.artifacts) == sorted([*gone, f"adapter/{adapter.version}/audit.json", request])
-    assert (done.adapters, done.splits) == ([adapter.version], [theirs["splits"].version])
-    whole = set(read_json(adapter.folder / MANIFEST)["files"])
-    assert whole == {"weights.bin", "prompt.json"}, "whole as before"
-    assert ids(task, store) == ["a"] and done.decisions == ["a.jsonl:2"]
-    assert [(s.found, s.left) for s in done.searched] == [(2, 0), (2, 0), (4, 0)]
-    assert any("backups" in place for place in done.out_of_reach)
+    assert sorted(result.artifacts) == sorted([*gone, f"adapter/{adapter.version}/audit.json", request])
+    assert (result.adapters, result.splits) == ([adapter.version], [theirs["splits"].version])
+    manifest_files = set(read_json(adapter.folder / MANIFEST)["files"])
+    assert manifest_files == {"weights.bin", "prompt.json"}, "whole as before"
+    assert ids(task, store) == ["a"] and result.decisions == ["a.jsonl:2"]
+    assert [(s.found, s.left) for s in result.searched] == [(2, 0), (2, 0), (4, 0)]
+    assert any("backups" in place for place in result.out_of_reach)
     again = forget(task, store, users=["a"])
-    assert (again.artifacts, again.adapters) == ([], done.adapters)
+    assert (again.artifacts, again.adapters) == ([], result.adapters)
 
 
 def test_services_that_were_given_rows_are_named(task: Task, store: ArtifactStore) -> None:
     endpoint = {"url": "https://api.example/v1", "model": "m", "key_variable": "KEY"}
     more = {"training": {"trainer": "together"}, "baseline": {"endpoint": endpoint}}
     spec = TaskSpec.model_validate({**task.spec.model_dump(exclude_unset=True), **more})
-    said = [forget(of, store, users=["ann"]).out_of_reach for of in (task, Task(spec=spec, folder=task.folder))]
-    assert [line.split(":")[0] for line in said[1] if line not in said[0]] == ["the trainer 'together'", "https"]
+    places = [forget(of, store, users=["ann"]).out_of_reach for of in (task, Task(spec=spec, folder=task.folder))]
+    assert [line.split(":")[0] for line in places[1] if line not in places[0]] == ["the trainer 'together'", "https"]
 
 
 def test_what_a_person_said_of_anothers_row_goes_and_the_row_stays(task: Task, store: ArtifactStore) -> None:
@@ -230,12 +230,12 @@ def test_what_a_person_said_of_anothers_row_goes_and_the_row_stays(task: Task, s
     bobs = line(1, "bob") + json.dumps(later).encode() + b"\n" + line(2, "bob")
     taken(task, store, a=bobs + line(2, "ann", output="b"))
     first, second = made_of(task, store, ["row-0001"]), made_of(task, store, ["row-0003"])
-    done = forget(task, store, users=["ann"])
-    assert (done.lines, done.rows, done.adapters) == (2, 2, [first["adapter"].version])
+    result = forget(task, store, users=["ann"])
+    assert (result.lines, result.rows, result.adapters) == (2, 2, [first["adapter"].version])
     assert ids(task, store) == ["row-0001", "row-0002"], "bob's, though ann used the second id, too"
     assert store.find(task.name, "splits", second["splits"].version)
     remade = made_of(task, store, ["row-0001", "row-0002"])
-    assert remade["splits"].version not in done.splits
+    assert remade["splits"].version not in result.splits
     assert forget(task, store, users=["ann"]).artifacts == [], "what was made without her is not hers"
 
 
@@ -249,8 +249,8 @@ def test_what_was_made_of_expired_rows_goes_and_so_do_damaged_artifacts(task: Ta
     (bobs["splits"].folder / SPLIT_FILES["train"]).unlink()
     for step, name in (("production_logs", "rows.jsonl"), ("raw_examples", "files/production.jsonl")):
         (bobs[step].folder / name).write_bytes(b"{cut")
-    done = forget(task, store, users=["ann"])
-    assert bobs["adapter"].version in done.adapters, "nobody can say what it was trained on"
+    result = forget(task, store, users=["ann"])
+    assert bobs["adapter"].version in result.adapters, "nobody can say what it was trained on"
     assert all(store.find(task.name, step, bobs[step].version) is None for step in bobs if step != "adapter")
 
 
@@ -289,6 +289,6 @@ def test_answers_to_a_persons_row_that_judged_models_go_too(task: Task, store: A
             lambda f, name=name: write_json(f / "production.json", {"ids": [name]}),
         )
         runs.append([answers, made(task, store, "evaluation_report", {"test_predictions": answers.version})])
-    done = forget(task, store, users=["ann"])
-    assert sorted(done.artifacts) == sorted(f"{of.step}/{of.version}" for of in runs[0])
+    result = forget(task, store, users=["ann"])
+    assert sorted(result.artifacts) == sorted(f"{of.step}/{of.version}" for of in runs[0])
     assert all(store.find(task.name, of.step, of.version) for of in runs[1])

@@ -21,8 +21,8 @@ def task(tmp_path: Path) -> Task:
 
 
 def row(n: int, **more: object) -> dict:
-    said = {"timestamp": "2026-05-01T10:00:00Z", "input": f"ticket {n}", "output": "a", "model_version": "1"}
-    return {"id": f"r{n}", **said, **more}
+    fields = {"timestamp": "2026-05-01T10:00:00Z", "input": f"ticket {n}", "output": "a", "model_version": "1"}
+    return {"id": f"r{n}", **fields, **more}
 
 
 def without(name: str) -> dict:
@@ -107,10 +107,10 @@ def test_each_fault_is_quarantined_by_its_rule_and_good_rows_go_on(task, store, 
     write(task, [row(7), *(line for _, line in FAULTS), row(8)])
     facts = take(task, store, tmp_path / "out")
     assert (facts["lines"], facts["rows"], facts["quarantined"]) == (len(FAULTS) + 2, 2, len(FAULTS))
-    bad = [
+    bad_lines = [
         (r["file"], r["line"], [f["rule"] for f in r["findings"]]) for r in read_rows(tmp_path / "out/quarantine.jsonl")
     ]
-    assert bad == [("logs/a.jsonl", n, [f"log.{rule}"]) for n, (rule, _) in enumerate(FAULTS, 2)]
+    assert bad_lines == [("logs/a.jsonl", n, [f"log.{rule}"]) for n, (rule, _) in enumerate(FAULTS, 2)]
 
 
 def test_corrections_become_examples_and_late_feedback_counts(task: Task, store: ArtifactStore, tmp_path: Path) -> None:
@@ -124,8 +124,8 @@ def test_corrections_become_examples_and_late_feedback_counts(task: Task, store:
 
 
 def test_a_developer_turn_is_a_system_turn_and_an_empty_label_hides_no_correction(task, store, tmp_path) -> None:
-    asked = [{"role": "developer", "content": "Answer shortly."}, USER]
-    write(task, [row(1, messages=asked, feedback={"label": "", "correction": "b"})])
+    turns = [{"role": "developer", "content": "Answer shortly."}, USER]
+    write(task, [row(1, messages=turns, feedback={"label": "", "correction": "b"})])
     take(task, store, tmp_path / "out")
     (example,) = read_examples(tmp_path / "out" / "examples.jsonl")
     assert [(m["role"], m["content"]) for m in example.messages] == [

@@ -31,19 +31,19 @@ def line(n: int, **more: object) -> str:
 
 def ids(task: Task, store: ArtifactStore) -> list[str]:
     """What one more intake brings the store to, in the order in which it came."""
-    intake.take_in(task, store)
+    intake.ingest_new_lines(task, store)
     return [row["id"] for row in intake.log_store(task, store).rows()]
 
 
 def _rows(task: Task, store: ArtifactStore) -> list[dict]:
-    intake.take_in(task, store)
+    intake.ingest_new_lines(task, store)
     return list(intake.log_store(task, store).rows())
 
 
 def test_ten_kills_over_every_rotation_lose_and_double_nothing(tmp_path: Path) -> None:
-    found = play(tmp_path, kills=10, seed=1, longest=0.06)
-    assert found["rows_in"] > 300 and len(found["rotations"]) == 5
-    assert (found["rows_out"], found["lost"], found["twice"]) == (found["rows_in"], 0, 0)
+    rows = play(tmp_path, kills=10, seed=1, longest=0.06)
+    assert rows["rows_in"] > 300 and len(rows["rotations"]) == 5
+    assert (rows["rows_out"], rows["lost"], rows["twice"]) == (rows["rows_in"], 0, 0)
 
 
 @pytest.mark.parametrize(("of", "step", "kept"), [(log_store, "write_json", ["r1"]), (intake, "_expire", ["r1", "r2"])])
@@ -58,7 +58,7 @@ def test_a_death_before_or_after_the_ledger_is_written(task, store, monkeypatch,
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(of, step, dies)
-        intake.take_in(task, store)
+        intake.ingest_new_lines(task, store)
     assert [row["id"] for row in intake.log_store(task, store).rows()] == kept
     assert ids(task, store) == ["r1", "r2"]
     segments = store.state_folder("demo") / "logs" / "segments"
@@ -90,7 +90,7 @@ def test_a_ledger_or_forget_list_of_another_form_is_told_and_left_alone(
         value = {**kept.ledger(), **value} if "segments" in value else value
     path.write_text(json.dumps(value))
     with pytest.raises(DamagedFile, match=rf"{path} is damaged: .*\nfix: put back a copy"):
-        intake.take_in(task, store)
+        intake.ingest_new_lines(task, store)
     assert json.loads(path.read_text()) == value
 
 
@@ -108,21 +108,21 @@ def test_rename_copytruncate_and_gzip_are_recognised(task: Task, store: Artifact
     os.truncate(logs / "a.jsonl", 0)
     with (logs / "a.jsonl").open("a") as again:
         again.write(line(5))
-    whole = gzip.compress((logs / "a.jsonl.1").read_bytes() + line(6).encode())
-    (logs / "a.jsonl.1.gz").write_bytes(whole[: len(whole) // 2])
-    intake.take_in(task, store)
-    (logs / "a.jsonl.1.gz").write_bytes(whole)
+    zipped = gzip.compress((logs / "a.jsonl.1").read_bytes() + line(6).encode())
+    (logs / "a.jsonl.1.gz").write_bytes(zipped[: len(zipped) // 2])
+    intake.ingest_new_lines(task, store)
+    (logs / "a.jsonl.1.gz").write_bytes(zipped)
     (logs / "a.jsonl.1").unlink()
     assert sorted(ids(task, store)) == [f"r{i}" for i in range(1, 7)]
 
 
 def test_logs_are_known_by_their_names(task: Task, store: ArtifactStore) -> None:
-    taken = ("a.ndjson", "app.jsonl.1", "b.jsonlines.gz", "c.ndjson-20260501")
-    for n, name in enumerate((*taken, "notes.log", "x.jsonless", "d.ndjson.part")):
+    names = ("a.ndjson", "app.jsonl.1", "b.jsonlines.gz", "c.ndjson-20260501")
+    for n, name in enumerate((*names, "notes.log", "x.jsonless", "d.ndjson.part")):
         (task.folder / "logs" / name).write_bytes(line(n).encode())
     assert sorted(ids(task, store)) == ["r0", "r1", "r2", "r3"]
-    shown = {row["source"]["file"] for row in intake.log_store(task, store).rows()}
-    assert shown == {"logs/a.ndjson", "logs/app.jsonl", "logs/b.jsonlines", "logs/c.ndjson"}
+    files = {row["source"]["file"] for row in intake.log_store(task, store).rows()}
+    assert files == {"logs/a.ndjson", "logs/app.jsonl", "logs/b.jsonlines", "logs/c.ndjson"}
 
 
 def test_files_that_begin_alike_are_told_apart(task: Task, store: ArtifactStore) -> None:
@@ -137,7 +137,7 @@ def test_files_that_begin_alike_are_told_apart(task: Task, store: ArtifactStore)
 
 def test_a_line_that_is_too_long_is_told_and_the_next_one_counts(task: Task, store: ArtifactStore) -> None:
     (task.folder / "logs" / "a.jsonl").write_text(line(1) + "x" * (9 << 20) + "\n" + line(2))
-    intake.take_in(task, store)
+    intake.ingest_new_lines(task, store)
     rows = list(intake.log_store(task, store).rows())
     assert [row.get("id") or row["findings"][0]["rule"] for row in rows] == ["r1", "log.too_long", "r2"]
     assert [row["source"]["line"] for row in rows] == [1, 2, 3]
@@ -170,27 +170,31 @@ def test_zero_bytes_after_a_power_cut_cost_the_half_line_only(task: Task, store:
     path.write_text(line(1) + line(2)[:30] + "\0" * 500 + line(3) + line(4)[:-1] + "\0" * 7 + "\n" + line(5))
     assert [row.get("id") or row["raw"] for row in _rows(task, store)] == ["r1", line(2)[:30], "r3", "r4", "r5"]
     path.write_bytes(line(6).encode("utf-16"))
-    (bad,) = _rows(task, store)[5:]
-    assert bad["kind"] == "bad", "UTF-16 has zero bytes in its letters: it is one bad line, not one for each letter"
+    (bad_row,) = _rows(task, store)[5:]
+    assert bad_row["kind"] == "bad", "UTF-16 has zero bytes in its letters: it is one bad line, not one for each letter"
 
 
 def test_a_gzip_file_that_stays_broken_is_told_once_and_a_whole_copy_read_on(task: Task, store: ArtifactStore) -> None:
     path = task.folder / "logs" / "a.jsonl.1.gz"
-    whole = gzip.compress("".join(line(n, output=f"{n * n}") for n in range(3000)).encode())
-    path.write_bytes(whole[: len(whole) // 2])
+    complete = gzip.compress("".join(line(n, output=f"{n * n}") for n in range(3000)).encode())
+    path.write_bytes(complete[: len(complete) // 2])
     began = path.stat().st_mtime
-    intake.take_in(task, store, now=began + 60)
+    intake.ingest_new_lines(task, store, now=began + 60)
     read = len(_rows(task, store))
     assert 100 < read < 2900 and {row["kind"] for row in _rows(task, store)} == {"row"}, "it may be written still"
     for hours in (2, 3):
-        intake.take_in(task, store, now=began + hours * 3600)
-    *_, bad = intake.log_store(task, store).rows()
-    assert bad["source"] == {"file": "logs/a.jsonl", "line": read + 1}
-    (found,) = bad["findings"]
-    assert found["rule"] == "log.damaged_file" and "ended before" in found["message"] and "whole copy" in found["fix"]
+        intake.ingest_new_lines(task, store, now=began + hours * 3600)
+    *_, bad_row = intake.log_store(task, store).rows()
+    assert bad_row["source"] == {"file": "logs/a.jsonl", "line": read + 1}
+    (finding,) = bad_row["findings"]
+    assert (
+        finding["rule"] == "log.damaged_file"
+        and "ended before" in finding["message"]
+        and "whole copy" in finding["fix"]
+    )
     with pytest.raises(OutsideError, match=r"a\.jsonl\.1\.gz is damaged .* whose rows"):
         forget(task, store, users=["ann"])
-    path.write_bytes(whole)
+    path.write_bytes(complete)
     assert sorted(r["id"] for r in _rows(task, store) if r["kind"] == "row") == sorted(f"r{n}" for n in range(3000))
     assert len(_rows(task, store)) == 3001
 
@@ -206,11 +210,12 @@ def test_a_log_that_is_packed_otherwise_is_told_once_and_read_when_unpacked(
     path.write_bytes(pack(text))
     (task.folder / "logs" / "b.jsonl").write_text(line(3))
     for minutes in (1, 2):
-        intake.take_in(task, store, now=path.stat().st_mtime + 60 * minutes)
-    told, good = _rows(task, store)
-    assert good["id"] == "r3"
+        intake.ingest_new_lines(task, store, now=path.stat().st_mtime + 60 * minutes)
+    bad_row, good_row = _rows(task, store)
+    assert good_row["id"] == "r3"
     assert (
-        told["findings"][0]["place"] == f"logs/a.jsonl.1.{name}:1" and "is packed by" in told["findings"][0]["message"]
+        bad_row["findings"][0]["place"] == f"logs/a.jsonl.1.{name}:1"
+        and "is packed by" in bad_row["findings"][0]["message"]
     )
     with pytest.raises(OutsideError, match=rf"a\.jsonl\.1\.{name} is .* whose rows"):
         forget(task, store, users=["ann"])
@@ -240,13 +245,13 @@ def test_rows_and_files_past_their_days_are_gone(tmp_path: Path, store: Artifact
     day, start = 86_400.0, 1_777_593_600.0  # 1 May 2026
     os.utime(old, (start, start))
     os.utime(new, (start + 19 * day,) * 2)
-    intake.take_in(task, store, now=start + 29 * day)
-    kept = intake.log_store(task, store)
-    assert len(list(kept.rows())) == 3
-    before = kept.digest()
-    intake.take_in(task, store, now=start + 31 * day)
-    assert [row["id"] for row in kept.rows()] == ["r3"]
-    assert kept.ledger()["removed"] == 2 and not old.exists() and new.exists()
-    assert b"r1" not in b"".join(p.read_bytes() for p in kept.folder.rglob("*.jsonl"))
+    intake.ingest_new_lines(task, store, now=start + 29 * day)
+    rows_store = intake.log_store(task, store)
+    assert len(list(rows_store.rows())) == 3
+    before = rows_store.digest()
+    intake.ingest_new_lines(task, store, now=start + 31 * day)
+    assert [row["id"] for row in rows_store.rows()] == ["r3"]
+    assert rows_store.ledger()["removed"] == 2 and not old.exists() and new.exists()
+    assert b"r1" not in b"".join(p.read_bytes() for p in rows_store.folder.rglob("*.jsonl"))
     with pytest.raises(LookupError, match="removed"):
-        list(kept.rows(before))
+        list(rows_store.rows(before))

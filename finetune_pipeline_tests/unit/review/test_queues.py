@@ -60,11 +60,11 @@ def test_texts_of_strangers_stay_data(task: Task) -> None:
 
 def test_ratings_of_this_sheet_only(task: Task) -> None:
     queue = outputs_queue(task, SHEET, ITEMS)
-    good = {"sheet": SHEET, "id": "e1", "choice": "both", "rater": "Ada"}
-    assert queue.take(good) == (good, [])
-    assert "belongs to the sheet" in queue.take({**good, "sheet": sheet_name(VERSION, 9)})[1][0]
-    assert "no item 'e9'" in queue.take({**good, "id": "e9"})[1][0]
-    assert queue.take({**good, "choice": ""}) == (None, [])
+    rating = {"sheet": SHEET, "id": "e1", "choice": "both", "rater": "Ada"}
+    assert queue.take(rating) == (rating, [])
+    assert "belongs to the sheet" in queue.take({**rating, "sheet": sheet_name(VERSION, 9)})[1][0]
+    assert "no item 'e9'" in queue.take({**rating, "id": "e9"})[1][0]
+    assert queue.take({**rating, "choice": ""}) == (None, [])
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
@@ -104,8 +104,8 @@ def test_a_spreadsheet_of_another_country_comes_back(task: Task, tmp_path: Path,
         rows = list(csv.reader(handle))
     with file.open("w", encoding="utf-8-sig", newline="") as handle:
         csv.writer(handle, delimiter=between).writerows([[*row, "more"] for row in rows])
-    (taken,) = read_table(queue, file).rows["Ada"]
-    assert (taken["id"], taken["comment"]) == ("e0", "well, yes")
+    (decision,) = read_table(queue, file).rows["Ada"]
+    assert (decision["id"], decision["comment"]) == ("e0", "well, yes")
 
 
 def test_a_line_that_is_not_ended_costs_no_other(task: Task, tmp_path: Path) -> None:
@@ -141,8 +141,8 @@ def test_decisions_about_synthetic_rows_are_what_the_data_stage_reads(task: Task
     queue = synthetic_queue(task, rows)
     before = reviews_digest(task.folder / "reviews")
     take(queue, "Ada Byron", {"id": "a" * 16, "decision": "relabel", "label": "no", "reviewer": "Ada Byron"})
-    decisions, found, lines = read_decisions(task.folder / "reviews", task.spec)
-    assert not found and lines == 1
+    decisions, findings, lines = read_decisions(task.folder / "reviews", task.spec)
+    assert not findings and lines == 1
     assert (decisions[0].decision, decisions[0].label, decisions[0].reviewer) == ("relabel", "no", "Ada Byron")
     assert reviews_digest(task.folder / "reviews") != before
     for bad, entry in (
@@ -157,11 +157,11 @@ def test_decisions_about_synthetic_rows_are_what_the_data_stage_reads(task: Task
 def test_a_row_that_is_left_out_is_not_asked_again_nor_used(task: Task) -> None:
     logs = task.folder / "logs"
     logs.mkdir()
-    asked = {"timestamp": "2026-01-01T00:00:00Z", "model_version": "3", "input": "is it on?", "output": "yes"}
+    logged = {"timestamp": "2026-01-01T00:00:00Z", "model_version": "3", "input": "is it on?", "output": "yes"}
     lines = [
-        {**asked, "id": "log-1", "feedback": {"flag": "wrong", "label": "no", "score": 0.0}},
-        {**asked, "id": "log-2", "input": "is it off?", "feedback": {"flag": "wrong"}},
-        {**asked, "id": "log-3", "input": "is it odd?", "feedback": {"flag": "wrong", "left_out": True}},
+        {**logged, "id": "log-1", "feedback": {"flag": "wrong", "label": "no", "score": 0.0}},
+        {**logged, "id": "log-2", "input": "is it off?", "feedback": {"flag": "wrong"}},
+        {**logged, "id": "log-3", "input": "is it odd?", "feedback": {"flag": "wrong", "left_out": True}},
     ]
     (logs / "day.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     store = ArtifactStore(task.folder / "store")
@@ -174,9 +174,9 @@ def test_a_row_that_is_left_out_is_not_asked_again_nor_used(task: Task) -> None:
     after = read_logs(task, store)
     assert not after.quarantine
     assert [(r["flag"], r["score"], r["correction"]) for r in after.rows[:2]] == [(None, None, None)] * 2
-    made = chosen(task.spec, after)
-    assert made.examples == []
-    assert [row["id"] for row, _ in made.queue] == ["log-3"], "what production says of itself leaves nothing out"
+    chosen_rows = chosen(task.spec, after)
+    assert chosen_rows.examples == []
+    assert [row["id"] for row, _ in chosen_rows.queue] == ["log-3"], "what production says of itself leaves nothing out"
     take(queue, "Ada", {"id": "log-1", "decision": "relabel", "label": "no", "reviewer": "Ada"})
     (example,) = corrections(task.spec, read_logs(task, store))
     assert (example.label, example.user_text) == ("no", "is it on?"), "the last decision counts"

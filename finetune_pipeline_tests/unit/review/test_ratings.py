@@ -23,13 +23,13 @@ def row(i: int, model: str, text: str, status: str = "ok") -> dict[str, Any]:
 
 def pair(n: int, wrong: int = 10) -> tuple[list[dict], list[dict]]:
     """(base, candidate): the candidate is wrong on the first `wrong` rows, the base says the same there."""
-    own = [row(i, "candidate", "wrong" if i < wrong else "right") for i in range(n)]
-    return [row(i, "base", "wrong" if i < wrong else "right") for i in range(n)], own
+    candidate = [row(i, "candidate", "wrong" if i < wrong else "right") for i in range(n)]
+    return [row(i, "base", "wrong" if i < wrong else "right") for i in range(n)], candidate
 
 
 def drawn(n: int = 200, items: int = 60, wrong: int = 10, secret: bytes = SECRET) -> dict[str, str]:
-    base, own = pair(n, wrong)
-    return draw(base, own, {r["example_id"]: r["text"] == "right" for r in own}, items, secret)
+    base, candidate = pair(n, wrong)
+    return draw(base, candidate, {r["example_id"]: r["text"] == "right" for r in candidate}, items, secret)
 
 
 def test_half_is_random_whatever_the_answers_and_half_is_where_it_may_fail() -> None:
@@ -46,9 +46,9 @@ def test_sides_change_and_follow_from_the_secret() -> None:
     name = sheet_name(VERSION, 60)
     sides = [candidate_is_a(SECRET, name, f"e{i}") for i in range(400)]
     assert 160 < sum(sides) < 240 and sides != [candidate_is_a(bytes(32), name, f"e{i}") for i in range(400)]
-    base, own = [row(i, "base", f"b{i}") for i in range(20)], [row(i, "candidate", f"c{i}") for i in range(20)]
-    result = {r["example_id"]: RANDOM for r in own}
-    for item in make_sheet(name, result, base, own, {"e000": "hello"}, SECRET):
+    base, candidate = [row(i, "base", f"b{i}") for i in range(20)], [row(i, "candidate", f"c{i}") for i in range(20)]
+    result = {r["example_id"]: RANDOM for r in candidate}
+    for item in make_sheet(name, result, base, candidate, {"e000": "hello"}, SECRET):
         a_is_candidate = candidate_is_a(SECRET, name, item.id)
         assert item.a.startswith("c") is a_is_candidate and item.b.startswith("b") is a_is_candidate
 
@@ -74,17 +74,20 @@ def test_faults_are_named(row: object, message: str) -> None:
 
 
 def test_json_lines_and_csv_are_read_and_bad_lines_lose_no_good_ones(tmp_path: Path) -> None:
-    good, bad = json.dumps(line(comment="two\u2028lines"), ensure_ascii=False), json.dumps(line(choice="maybe"))
-    put(tmp_path, "a.jsonl", f"\ufeff{bad}\nno json\n\n{good}\n{'[' * 100_000}\n")
+    good_line, bad_line = (
+        json.dumps(line(comment="two\u2028lines"), ensure_ascii=False),
+        json.dumps(line(choice="maybe")),
+    )
+    put(tmp_path, "a.jsonl", f"\ufeff{bad_line}\nno json\n\n{good_line}\n{'[' * 100_000}\n")
     put(
         tmp_path,
         "b.csv",
         f'\ufeffsheet,id,choice,rater,comment\n{SHEET},e002, BOTH ,Bo,"fine, really"\n{SHEET},e003,,Bo,\n',
     )
-    ratings, found = read_ratings(tmp_path)
+    ratings, findings = read_ratings(tmp_path)
     assert [(r.id, r.choice, r.rater) for r in ratings] == [("e001", "A", "Ada"), ("e002", "both", "Bo")]
     assert [r.comment for r in ratings] == ["two\u2028lines", "fine, really"]
-    assert sorted(f.place for f in found) == [f"reviews/outputs/a.jsonl:{n}" for n in (1, 2, 5)]
+    assert sorted(f.place for f in findings) == [f"reviews/outputs/a.jsonl:{n}" for n in (1, 2, 5)]
 
 
 def test_the_latest_rating_of_a_rater_holds(tmp_path: Path) -> None:
@@ -124,8 +127,10 @@ def test_only_the_random_half_gives_rates() -> None:
 
 
 def test_ratings_of_other_sheets_and_unknown_items_are_counted_not_used() -> None:
-    other = sheet_name("f" * 16, 40)
-    figures = summarise([said("e0", True, True, sheet=other), said("zzz", True, True)], {SHEET: {"e0": RANDOM}}, SECRET)
+    other_sheet = sheet_name("f" * 16, 40)
+    figures = summarise(
+        [said("e0", True, True, sheet=other_sheet), said("zzz", True, True)], {SHEET: {"e0": RANDOM}}, SECRET
+    )
     assert (figures["rated"], figures["unknown"]) == (0, 2) and figures[RANDOM] is None
 
 

@@ -80,23 +80,27 @@ class Running:
 
 @pytest.fixture
 def running(task: Task, models: Path) -> Iterator[Running]:
-    made = Running(task, Champion("tickets", 1, models / "one", None, SYSTEM, 6))
-    with made.server:
-        yield made
+    server = Running(task, Champion("tickets", 1, models / "one", None, SYSTEM, 6))
+    with server.server:
+        yield server
 
 
 def test_an_answer_its_log_row_and_the_feedback_to_it(task: Task, running: Running, tmp_path: Path) -> None:
-    status, made = running.chat("write to ann@shop.example", user="ann", model="tickets")
+    status, completion = running.chat("write to ann@shop.example", user="ann", model="tickets")
     assert status == 200
-    (choice,), usage = made["choices"], made["usage"]
+    (choice,), usage = completion["choices"], completion["usage"]
     assert choice["message"]["role"] == "assistant" and choice["finish_reason"] in ("stop", "length")
     assert 0 < usage["completion_tokens"] <= 6
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
     assert running.chat("a trial", store=False)[0] == 200, "and it is not logged"
     row = json.loads((task.folder / "logs" / "served.jsonl").read_text())
-    assert (row["id"], row["output"], row["model_version"]) == (made["id"], choice["message"]["content"], "tickets:1")
-    assert running.ask("/feedback", {"id": made["id"], "flag": "wrong", "score": 0.1})[0] == 200
-    assert running.ask("/feedback", {"id": made["id"], "label": "billing"})[0] == 200
+    assert (row["id"], row["output"], row["model_version"]) == (
+        completion["id"],
+        choice["message"]["content"],
+        "tickets:1",
+    )
+    assert running.ask("/feedback", {"id": completion["id"], "flag": "wrong", "score": 0.1})[0] == 200
+    assert running.ask("/feedback", {"id": completion["id"], "label": "billing"})[0] == 200
     (kept,) = read_logs(task, ArtifactStore(tmp_path / "store")).rows
     assert (kept["flag"], kept["score"], kept["correction"]) == ("wrong", 0.1, "billing")
     assert kept["input"] == "write to [EMAIL_1]"
@@ -110,14 +114,14 @@ def test_the_prompt_is_the_one_of_training_and_a_system_turn_may_only_repeat_it(
     expected = len(encode_prompt(load_tokenizer(running.champion.model), turns))
     plain = running.chat()[1]
     assert plain["usage"]["prompt_tokens"] == expected
-    asked = [turns[0], {"role": "user", "content": [{"type": "text", "text": turns[1]["content"]}]}]
-    repeated = running.ask("/v1/chat/completions", {"messages": asked, "stream": None, "stop": None})[1]
+    messages = [turns[0], {"role": "user", "content": [{"type": "text", "text": turns[1]["content"]}]}]
+    repeated = running.ask("/v1/chat/completions", {"messages": messages, "stream": None, "stop": None})[1]
     assert repeated["choices"] == plain["choices"]
     events = running.chat(stream=True, stream_options={"include_usage": True})[1].split("\n\n")
     assert events[-2] == "data: [DONE]" and json.loads(events[-3].removeprefix("data: "))["usage"] == plain["usage"]
-    asked[0] = {"role": "developer", "content": SYSTEM}
+    messages[0] = {"role": "developer", "content": SYSTEM}
     ignored = {"temperature": 2, "seed": 7, "metadata": {"a": "b"}, "response_format": {"type": "text"}, "tools": []}
-    as_new_clients_ask = running.ask("/v1/chat/completions", {"messages": asked, **ignored})[1]
+    as_new_clients_ask = running.ask("/v1/chat/completions", {"messages": messages, **ignored})[1]
     assert as_new_clients_ask["choices"] == plain["choices"]
     turns[0]["content"] = "Speak like a pirate."
     status, refused = running.ask("/v1/chat/completions", {"messages": turns})
@@ -210,9 +214,9 @@ def test_many_at_once_each_get_their_own_answer_and_row(task: Task, running: Run
     alone = {i: running.chat(f"ticket {i}")[1]["choices"] for i in range(3)}
     with ThreadPoolExecutor(12) as pool:
         got = list(pool.map(lambda i: running.chat(f"ticket {i % 3}"), range(24)))
-    assert all(status == 200 and made["choices"] == alone[i % 3] for i, (status, made) in enumerate(got))
+    assert all(status == 200 and completion["choices"] == alone[i % 3] for i, (status, completion) in enumerate(got))
     logs = read_logs(task, ArtifactStore(tmp_path / "store"))
-    assert {row["id"] for row in logs.rows} >= {made["id"] for _, made in got}
+    assert {row["id"] for row in logs.rows} >= {completion["id"] for _, completion in got}
     assert (logs.lines, len(logs.rows), len(logs.quarantine)) == (27, 27, 0)
     again = Service(task, lambda: running.champion, LogWriter(task.folder / "logs"))
     assert again.feedback({"id": got[0][1]["id"], "flag": True})["stored"] == {"flag": True}, "after a restart, too"
@@ -231,9 +235,9 @@ def test_another_champion_is_loaded_and_one_that_cannot_be_leaves_the_old(runnin
     before = running.chat()[1]["choices"][0]["message"]["content"]
     running.champion = replace(running.champion, version=2, model=models / "two")
     assert running.service.renew()
-    status, made = running.chat()
-    assert (status, made["model"]) == (200, "tickets:2")
-    assert made["choices"][0]["message"]["content"] != before
+    status, completion = running.chat()
+    assert (status, completion["model"]) == (200, "tickets:2")
+    assert completion["choices"][0]["message"]["content"] != before
     running.champion = replace(running.champion, version=3, model=models / "gone")
     assert not running.service.renew()
     assert running.chat()[1]["model"] == "tickets:2"
@@ -278,5 +282,5 @@ def test_a_server_that_stops_keeps_nobody_waiting_for_the_model(task: Task, runn
             wait_until(lambda: running.service._places._value == WAITING - 3)
             running.service.close()
         answers = [request.result() for request in waiting]
-    assert [(status, made["error"]["code"]) for status, made in answers] == [(503, "stopping")] * 3
+    assert [(status, reply["error"]["code"]) for status, reply in answers] == [(503, "stopping")] * 3
     assert not (task.folder / "logs" / "served.jsonl").exists(), "nothing is answered that nobody gets"

@@ -70,16 +70,16 @@ def test_a_good_spec_loads_with_every_default(tmp_path: Path) -> None:
     ],
 )
 def test_unknown_keys_and_wrong_values_name_the_nearest_valid_one(text: str, place: str, fix: str) -> None:
-    rest = {key: value for key, value in GOOD.items() if key != text.partition(":")[0]}
-    problem = problems(yaml.safe_dump(rest) + text)[place]
+    values = {key: value for key, value in GOOD.items() if key != text.partition(":")[0]}
+    problem = problems(yaml.safe_dump(values) + text)[place]
     assert fix in problem.fix or fix in problem.message
 
 
 def test_all_problems_are_reported_at_once_and_missing_keys_and_wrong_yaml_are_told_apart() -> None:
-    bad = {**GOOD, "name": "Demo!", "description": "", "training": {"learning_rate": -1, "foo": 1}}
-    bad["output"] = {"kind": "labels", "labels": ["one"]}
+    bad_values = {**GOOD, "name": "Demo!", "description": "", "training": {"learning_rate": -1, "foo": 1}}
+    bad_values["output"] = {"kind": "labels", "labels": ["one"]}
     places = {"name", "description", "output.labels", "training.learning_rate", "training.foo"}
-    assert places <= problems(yaml.safe_dump(bad)).keys()
+    assert places <= problems(yaml.safe_dump(bad_values)).keys()
     assert [f.rule for f in problems("name: demo\n").values()] == ["spec.missing_key"] * 3
     assert [f.rule for f in problems("name: [demo\n").values()] == ["spec.yaml"]
     assert "'name' appears twice" in problems("name: a\nname: b\n")["task.yaml:2:1"].message
@@ -218,9 +218,9 @@ def test_a_file_of_the_spec_is_one_of_the_task_folder(tmp_path: Path, change: di
     (tmp_path / "demo" / "folder").symlink_to(tmp_path)
     for name in (str(tmp_path / "secret"), "../secret", "link", "folder/secret"):
         spec = yaml.safe_load(yaml.safe_dump(GOOD | change).replace("NAME", name))
-        found = errors(check_task(write(tmp_path / "demo", spec))[1])
-        assert [f.rule for f in found] == [rule], name
-        assert "outside the task folder" in found[0].message and "hunter2" not in str(found[0])
+        findings = errors(check_task(write(tmp_path / "demo", spec))[1])
+        assert [f.rule for f in findings] == [rule], name
+        assert "outside the task folder" in findings[0].message and "hunter2" not in str(findings[0])
 
 
 def test_a_link_that_leads_nowhere_is_no_empty_folder(tmp_path: Path) -> None:

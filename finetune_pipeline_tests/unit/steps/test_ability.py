@@ -26,8 +26,8 @@ class Stage:
         folder = root / "task"
         for config in (CHOICES, ENDING):
             write_task(folder / "bench", config)
-        asked = spec(ability={"suite": False, "harness": {"tasks": ["bench"], "limit": 20}})
-        self.task = Task(spec=asked, folder=folder)
+        stage_spec = spec(ability={"suite": False, "harness": {"tasks": ["bench"], "limit": 20}})
+        self.task = Task(spec=stage_spec, folder=folder)
         self.base = self._model("shared", "base_model", "b1", seed=0)
         self._model("triage", "merged_model", "champion", seed=1)
         self.candidate = self._model("triage", "merged_model", "candidate", seed=2)
@@ -60,11 +60,11 @@ def test_base_champion_and_candidate_are_compared_pair_by_pair(tmp_path: Path) -
     rows = {name: read_rows(tmp_path / place) for name, place in (("base", "before"), ("own", "after"))}
     rows["champion"] = read_rows(tmp_path / "after" / "champion")
     for category in ("harness: pick", "harness: ending"):
-        right = {n: sum(r["right"] for r in of if r["category"] == category) for n, of in rows.items()}
+        n_right = {n: sum(r["right"] for r in of if r["category"] == category) for n, of in rows.items()}
         n = general["categories"][category]["n"]
-        assert general["categories"][category]["drop"] == pytest.approx((right["base"] - right["own"]) / n)
+        assert general["categories"][category]["drop"] == pytest.approx((n_right["base"] - n_right["own"]) / n)
         against = general["champion"]["categories"][category]
-        assert against["drop"] == pytest.approx((right["champion"] - right["own"]) / n)
+        assert against["drop"] == pytest.approx((n_right["champion"] - n_right["own"]) / n)
         assert against["interval"][0] <= against["drop"] <= against["interval"][1]
     assert rows["base"] != rows["champion"] != rows["own"]
     assert "The current champion has" in " ".join(ability_sentences(Ability.model_validate(general)))

@@ -20,15 +20,15 @@ def cleaned(folder: Path, rows: list[dict[str, str]], **sections: object) -> tup
     """(facts of the clean examples, which file each row left out repeats)."""
     (folder / "task/raw").mkdir(parents=True)
     (folder / "task/raw/a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    own = {"query": f"Which own? {unlike(7)}", "choices": ["a", "b"], "gold": 0}
-    (folder / "task/blob").write_text(json.dumps(own) + "\n")
+    own_item = {"query": f"Which own? {unlike(7)}", "choices": ["a", "b"], "gold": 0}
+    (folder / "task/blob").write_text(json.dumps(own_item) + "\n")
     (folder / "task/own.jsonl").symlink_to(folder / "task/blob")
     (folder / "task/task.yaml").write_text(yaml.safe_dump({**SPEC, **sections}))
     task, store = load_task(folder / "task"), ArtifactStore(folder / "store")
-    made = PIPELINE.run_to("clean_examples", task, collect_run_inputs(task, None, store), store)["clean_examples"]
-    findings = [f for row in read_lines(made.folder / "quarantine.jsonl") for f in row["findings"]]
+    artifact = PIPELINE.run_to("clean_examples", task, collect_run_inputs(task, None, store), store)["clean_examples"]
+    findings = [f for row in read_lines(artifact.folder / "quarantine.jsonl") for f in row["findings"]]
     repeated = [f["message"] for f in findings if f["rule"] == "data.benchmark_contamination"]
-    return dict(made.facts), [message.split("benchmark ")[1].split(" (line")[0] for message in repeated]
+    return dict(artifact.facts), [message.split("benchmark ")[1].split(" (line")[0] for message in repeated]
 
 
 def test_training_on_the_shipped_suite_is_found(tmp_path: Path) -> None:
@@ -43,8 +43,8 @@ def test_training_on_the_shipped_suite_is_found(tmp_path: Path) -> None:
 
 def test_only_rows_of_what_is_asked_are_found(tmp_path: Path) -> None:
     """The file is a link to one without a suffix, as downloaded data sets lie in caches."""
-    asked = [{"question": f"Which other? {unlike(i)}", "choices": ["a", "b"], "right": 0} for i in range(6)]
-    write_task(tmp_path / "task/harness", CHOICES, asked)
+    items = [{"question": f"Which other? {unlike(i)}", "choices": ["a", "b"], "right": 0} for i in range(6)]
+    write_task(tmp_path / "task/harness", CHOICES, items)
     rows = [{"prompt": f"Which own? {unlike(7)}", "completion": "a"}, {"prompt": suite()[0].prompt, "completion": "5"},
             {"prompt": f"Which other? {unlike(5)}", "completion": "a"}]  # fmt: skip
     ability = {"suite": False, "files": ["own.jsonl"], "harness": {"tasks": ["harness/*.yaml"]}}

@@ -62,8 +62,8 @@ def test_tasks_with_different_templates_do_not_meet(base: Path, tmp_path: Path, 
     assert load_tokenizer(marked.folder).chat_template == NAMED["chatml"]
     again = _bring(_task(tmp_path, "third", base, "none"), store)
     assert again.folder == plain.folder and again.reused
-    own = _task(tmp_path, "fourth", base, None)
-    (own.folder / "mine.jinja").write_text(NAMED["none"])
+    own_template = _task(tmp_path, "fourth", base, None)
+    (own_template.folder / "mine.jinja").write_text(NAMED["none"])
     named = _bring(_task(tmp_path, "fourth", base, "mine.jinja"), store)
     assert named.folder == plain.folder, "the same text is the same template, whatever it is called"
 
@@ -96,17 +96,17 @@ def test_a_base_in_the_project_moves_with_it_and_one_that_is_gone_is_brought_aga
         (old / "models" / "tiny" / "chat_template.jinja").write_text(NAMED["chatml"])
     task = _task(old / "data", "demo", Path("models/tiny"), template)
     monkeypatch.chdir(old)
-    made = _bring(task, ArtifactStore(old / ".finetune" / "artifacts"))
+    artifact = _bring(task, ArtifactStore(old / ".finetune" / "artifacts"))
 
     new.parent.mkdir()
     old.rename(new)
     monkeypatch.chdir(new / "models")
     store = ArtifactStore(new / ".finetune" / "artifacts")
     moved = _bring(load_task(new / "data" / "demo"), store)
-    assert moved.reused and moved.version == made.version and store.check(moved)
+    assert moved.reused and moved.version == artifact.version and store.check(moved)
     assert (model_folder(moved.folder) / "model.safetensors").resolve() == new / "models" / "tiny" / "model.safetensors"
 
     monkeypatch.chdir(new)
     (new / "models").rename(tmp_path / "elsewhere")
     again = _bring(_task(new / "data", "demo", tmp_path / "elsewhere" / "tiny", template), store)
-    assert not again.reused and again.version == made.version and store.check(again)
+    assert not again.reused and again.version == artifact.version and store.check(again)

@@ -59,9 +59,11 @@ def change(spec: dict[str, Any], key: str, value: Any) -> None:
 def run(folder: Path, store: ArtifactStore) -> tuple[Mapping[str, Any], list[CheckResult]]:
     """(facts of the splits, answers of the checks that stop the run) of the data stage."""
     task = load_task(folder)
-    made = PIPELINE.run_to("splits", task, collect_run_inputs(task, None, store), store)
-    asked = [(check.ask(made[step], task.spec), check.blocks(task.spec)) for step, check in CHECKS if step in made]
-    return made["splits"].facts, [a for a, blocks in asked if blocks and not a.passed and not a.warns]
+    artifacts = PIPELINE.run_to("splits", task, collect_run_inputs(task, None, store), store)
+    results = [
+        (check.ask(artifacts[step], task.spec), check.blocks(task.spec)) for step, check in CHECKS if step in artifacts
+    ]
+    return artifacts["splits"].facts, [a for a, blocks in results if blocks and not a.passed and not a.warns]
 
 
 @pytest.fixture(scope="module")

@@ -182,18 +182,18 @@ def test_every_check_has_a_planted_fault_here() -> None:
 def test_clean_facts_pass_and_each_planted_fault_is_caught(key: Any, spec: TaskSpec, tmp_path: Path) -> None:
     clean, faults = FACTS[key]
     check = find(*key)
-    good = check.ask(artifact(copy.deepcopy(clean), tmp_path), spec)
-    assert good.passed, good.message
+    clean_result = check.ask(artifact(copy.deepcopy(clean), tmp_path), spec)
+    assert clean_result.passed, clean_result.message
     for fault in faults:
-        bad = check.ask(artifact({**clean, **fault}, tmp_path), spec)
-        assert not bad.passed, f"{fault} went through: {bad.message}"
+        faulty_result = check.ask(artifact({**clean, **fault}, tmp_path), spec)
+        assert not faulty_result.passed, f"{fault} went through: {faulty_result.message}"
     assert not check.ask(artifact({}, tmp_path), spec).passed, "without facts a check must say no"
 
 
 def test_feedback_to_answers_that_never_came_is_told(spec: TaskSpec, tmp_path: Path) -> None:
     facts = {**FACTS["production_logs", "logs_accounted_for"][0], "unmatched": 1}
-    said = find("production_logs", "logs_accounted_for").ask(artifact(facts, tmp_path), spec)
-    assert said.passed and "1 lines of feedback are for answers not logged yet" in said.message
+    result = find("production_logs", "logs_accounted_for").ask(artifact(facts, tmp_path), spec)
+    assert result.passed and "1 lines of feedback are for answers not logged yet" in result.message
 
 
 @pytest.mark.parametrize("check", gates(), ids=lambda c: c.name)
@@ -213,15 +213,17 @@ def test_gates_are_asked_by_name_and_missing_ones_say_no(check: Check, spec: Tas
 
 
 def example(text: str, answer: str = "yes", system: str = "yes no") -> Example:
-    said = {"system": system, "user": text, "assistant": answer}
-    return Example(id=text, label=answer, messages=[{"role": role, "content": words} for role, words in said.items()])
+    contents = {"system": system, "user": text, "assistant": answer}
+    return Example(
+        id=text, label=answer, messages=[{"role": role, "content": words} for role, words in contents.items()]
+    )
 
 
 def test_no_personal_data(spec: TaskSpec, tmp_path: Path) -> None:
     check = find("clean_examples", "no_personal_data")
     for text, clean in (("order 48210 since 2026-03-04, at [EMAIL_1]", True), ("reach me at ann@shop.example", False)):
-        made = write_validated(tmp_path / str(clean), [replace(example(text), id=f"{1:016x}")])
-        assert check.ask(artifact({"kept": 1}, made), spec).passed is clean
+        folder = write_validated(tmp_path / str(clean), [replace(example(text), id=f"{1:016x}")])
+        assert check.ask(artifact({"kept": 1}, folder), spec).passed is clean
     assert check.blocks(spec) and not check.blocks(parse_spec(yaml.safe_dump({**SPEC, "data": {"scrub": "warn"}})))
 
 
@@ -269,8 +271,8 @@ def test_no_leakage(spec: TaskSpec, tmp_path: Path) -> None:
         replace(example(" ".join(random.Random(i).choices(words, k=12)), "yes"), id=f"{i:016x}", source={"line": i})
         for i in range(60)
     ]
-    made = write_clean(tmp_path / "clean", rows, spec)
-    split(made, made, spec, tmp_path / "ledger", tmp_path / "out")
+    cleaned = write_clean(tmp_path / "clean", rows, spec)
+    split(cleaned, cleaned, spec, tmp_path / "ledger", tmp_path / "out")
     check = find("splits", "no_leakage")
     assert check.ask(artifact({}, tmp_path / "out"), spec).passed
     certificate = read_json(tmp_path / "out/leakage.json")

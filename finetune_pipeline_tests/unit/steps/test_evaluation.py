@@ -88,23 +88,23 @@ class Stage:
         made = []
         for model_set in job["sets"]:
             model, _, kind = model_set["name"].partition(":")
-            right = int(Path(model_set["model"]).name.partition("-")[0]) if model == "candidate" else 0
+            n_right = int(Path(model_set["model"]).name.partition("-")[0]) if model == "candidate" else 0
             every = read_examples(Path(model_set["examples"])) if kind == SET else examples
             asked = every if kind in ("", SET) else drawn(every, model_set["perturbed"]["rows"], 0)
             more = {"label_scores": []} if kind == SET else {}
             for i, e in ((i, e) for i, e in enumerate(every) if e in asked):
-                by_chance, best = i % (2 if kind == SET else 3) == 0, kind == SET or i < right
-                good = by_chance if model == "base" else best and kind != self.brittle
-                said = e.answer if good else LABELS[(LABELS.index(e.answer) + 1) % 3]
-                made.append(row(0, e.answer, said, model_set["name"], example_id=e.id, **more))
+                by_chance, best = i % (2 if kind == SET else 3) == 0, kind == SET or i < n_right
+                is_right = by_chance if model == "base" else best and kind != self.brittle
+                answer = e.answer if is_right else LABELS[(LABELS.index(e.answer) + 1) % 3]
+                made.append(row(0, e.answer, answer, model_set["name"], example_id=e.id, **more))
         constant = [row(0, e.answer, LABELS[0], "simple_commonest", example_id=e.id, label_scores=[]) for e in examples]
         write_predictions(Path(job["out"]) / "predictions.parquet", [*made, *constant])
         return {"rows": len(examples), "sets": {}}
 
     def judge(self, candidate: str, never_break: list[str] | None = None) -> dict[str, Any]:
-        made = self.work(candidate, self.root / "predicted" / candidate)
-        facts = make_test_predictions(made)
-        predictions = Artifact("triage", "test_predictions", candidate, made.out, facts, {})
+        artifact = self.work(candidate, self.root / "predicted" / candidate)
+        facts = make_test_predictions(artifact)
+        predictions = Artifact("triage", "test_predictions", candidate, artifact.out, facts, {})
         return make_evaluation_report(
             self.work(candidate, self.root / "report" / candidate, never_break, test_predictions=predictions)
         )

@@ -48,9 +48,9 @@ class Stage:
             "raw_examples", {}, lambda out: write_examples(out / "files/production.jsonl", self.examples[:USED])
         )
         self.splits = self.made("splits", {}, lambda out: self.write_splits(out, train))
-        said = [row(i, x, x if i % 5 else LABELS[0], "candidate") for i, x in enumerate(labels(rng, 200))]
+        answers = [row(i, x, x if i % 5 else LABELS[0], "candidate") for i, x in enumerate(labels(rng, 200))]
         behind = {"test_split": self.splits.version, "merged_model": "m1"}
-        self.made("test_predictions", behind, lambda out: write_predictions(out / "predictions.parquet", said))
+        self.made("test_predictions", behind, lambda out: write_predictions(out / "predictions.parquet", answers))
         report = {"splits": self.splits.version, "raw_examples": self.raw.version}
         self.report = self.made("evaluation_report", report, lambda out: None)
         version = {"model_version": 1, "promoted": True}
@@ -109,7 +109,7 @@ def test_without_the_champions_data_nothing_is_judged(stage: Stage) -> None:
 
 
 def test_rows_are_used_once_a_candidate_was_made_from_them(stage: Stage) -> None:
-    wanted = {e.id for e in stage.examples[:USED]}
-    assert used_rows(stage.store, "demo") == wanted
-    assert rows_of_data(stage.store, "demo", stage.splits.version) == wanted
+    expected = {e.id for e in stage.examples[:USED]}
+    assert used_rows(stage.store, "demo") == expected
+    assert rows_of_data(stage.store, "demo", stage.splits.version) == expected
     assert rows_of_data(stage.store, "demo", "other") == set()

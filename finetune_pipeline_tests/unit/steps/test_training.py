@@ -34,10 +34,10 @@ def test_the_plan_refuses_what_the_bases_own_files_rule_out(tmp_path: Path) -> N
 def test_a_training_knows_its_plan_and_the_next_plan_knows_its_speed(tmp_path: Path) -> None:
     spec = TaskSpec.model_validate({**SPEC, "training": {"method": "lora", "precision": "float32"}})
     plan = {"memory_mib": {"needed": 700}, "phases": [{"method": "lora", "steps": 4, "tokens": 8000}]}
-    seen: list[dict[str, Any]] = []
+    jobs: list[dict[str, Any]] = []
 
     def launch(job: dict[str, Any]) -> dict[str, Any]:
-        seen.append(job)
+        jobs.append(job)
         write_json(tmp_path / "measured.json", {"steps_run": 4, "train_seconds": 2.0})
         return {"precision": "float32"}
 
@@ -45,9 +45,9 @@ def test_a_training_knows_its_plan_and_the_next_plan_knows_its_speed(tmp_path: P
         (tmp_path / "splits" / split).mkdir(parents=True)
         write_tiny_examples(tmp_path / "splits" / split / "examples.jsonl", range(12))
     splits, base = SimpleNamespace(folder=tmp_path / "splits"), SimpleNamespace(folder=tmp_path / "base")
-    known = {"train_split": splits, "validation_split": splits, "base_model": base}
-    known["training_plan"] = SimpleNamespace(facts=plan)
-    work = context(tmp_path, known, spec=spec, builder=SimpleNamespace(work=tmp_path / "work"), launch=launch)
-    assert make_adapter(work) == {"precision": "float32"} and [job["memory_bytes"] for job in seen] == [700 * 2**20]
+    inputs = {"train_split": splits, "validation_split": splits, "base_model": base}
+    inputs["training_plan"] = SimpleNamespace(facts=plan)
+    work = context(tmp_path, inputs, spec=spec, builder=SimpleNamespace(work=tmp_path / "work"), launch=launch)
+    assert make_adapter(work) == {"precision": "float32"} and [job["memory_bytes"] for job in jobs] == [700 * 2**20]
     (rate,) = read_rates(tmp_path / "home").items()
     assert rate[0] == kind_of_training(spec.base_model, "lora", "float32") and rate[1][0] == 4000

@@ -103,8 +103,8 @@ def test_an_old_database_is_migrated_and_kept(tmp_path: Path) -> None:
     (tmp_path / ".making-mlflow.db").write_bytes(b"left by a killed migration")
     migrate(f"sqlite:///{path}")
     assert revision(path) != before
-    (kept,) = tmp_path.glob("mlflow.db.before-*")
-    assert revision(kept) == before and not (tmp_path / ".making-mlflow.db").exists()
+    (backup,) = tmp_path.glob("mlflow.db.before-*")
+    assert revision(backup) == before and not (tmp_path / ".making-mlflow.db").exists()
     names = {e.name for e in Tracking(tracking_uri=f"sqlite:///{path}").client().search_experiments()}
     assert {"kept", "finetune"} <= names
 

@@ -122,10 +122,10 @@ def changeable(three: Path, tmp_path: Path) -> Tracking:
 
 def test_the_registered_model_answers_as_the_adapter_does(registered: Tracking, models: Path, load: Any) -> None:
     model = load(registered, "models:/tickets@candidate")
-    said = model.predict(texts(TEXT, "please add dark mode"))
+    answers = model.predict(texts(TEXT, "please add dark mode"))
     expected = [answer(models / "base", models / "adapter", PROMPT, t, 8) for t in (TEXT, "please add dark mode")]
-    assert said == expected
-    assert said[0] != answer(models / "base", None, PROMPT, TEXT, 8)  # the adapter matters
+    assert answers == expected
+    assert answers[0] != answer(models / "base", None, PROMPT, TEXT, 8)  # the adapter matters
 
 
 @pytest.mark.parametrize("precision", ["serving", "float32"])
@@ -266,8 +266,8 @@ def test_odd_characters_in_the_names_of_folders_change_nothing(
     monkeypatch.setattr(tempfile, "tempdir", str(odd))
     home = Tracking(tracking_uri=copy_database(tmp_path / "100% #1 é"))
     assert register(home, odd / "models") == 1 and registry.promote(home, "tickets", 1) is None
-    said = load(home, "models:/tickets@champion").predict(texts(TEXT))
-    assert said == [answer(models / "base", models / "adapter", PROMPT, TEXT, 8)]
+    answers = load(home, "models:/tickets@champion").predict(texts(TEXT))
+    assert answers == [answer(models / "base", models / "adapter", PROMPT, TEXT, 8)]
     assert {path.name for path in tmp_path.iterdir()} == {odd.name, "100% #1 é"}, "nothing lies beside them"
 
 
@@ -333,11 +333,13 @@ def test_a_moved_home_leaves_nothing_that_leads_to_the_old_place(
     moved.prepare()
     with sqlite3.connect(home / "mlflow/mlflow.db") as database:
         dump = "\n".join(database.iterdump())
-    held = [p for p in (home / "mlflow/artifacts").rglob("*") if p.is_file() and str(old).encode() in p.read_bytes()]
-    assert "old place" not in dump and "old%20place" not in dump and not held
+    leftovers = [
+        p for p in (home / "mlflow/artifacts").rglob("*") if p.is_file() and str(old).encode() in p.read_bytes()
+    ]
+    assert "old place" not in dump and "old%20place" not in dump and not leftovers
     assert registry.version_tags(moved, "tickets", 1)["note"] == str(home / "artifacts/demo")
-    said = load(moved, "models:/tickets@candidate").predict(texts(TEXT))
-    assert said == [answer(new / "models/base", new / "models/adapter", PROMPT, TEXT, 8)]
+    answers = load(moved, "models:/tickets@candidate").predict(texts(TEXT))
+    assert answers == [answer(new / "models/base", new / "models/adapter", PROMPT, TEXT, 8)]
     assert register(moved, new / "models", "bbbb") == 2 and not old.exists()
 
 
@@ -405,12 +407,12 @@ def test_a_lost_registry_is_noticed(tracking: Tracking, models: Path, tmp_path: 
         write_json(builder.folder / "model_version.json", record)
 
     store = ArtifactStore(tmp_path / "store")
-    made = store.build("tickets", "model_version", code_version="1", inputs={}, settings=None, make=make)
-    assert is_registered(tracking, made)
-    other = Tracking(tracking_uri=copy_database(tmp_path / "other"))
-    assert not is_registered(other, made)
-    register(other, models, merged_version="m2")
-    assert not is_registered(other, made), "version 1 of another database is another model"
+    artifact = store.build("tickets", "model_version", code_version="1", inputs={}, settings=None, make=make)
+    assert is_registered(tracking, artifact)
+    empty_registry = Tracking(tracking_uri=copy_database(tmp_path / "other"))
+    assert not is_registered(empty_registry, artifact)
+    register(empty_registry, models, merged_version="m2")
+    assert not is_registered(empty_registry, artifact), "version 1 of another database is another model"
 
 
 WRITES = ("set_registered_model_alias", "set_registered_model_tag", "set_model_version_tag",
@@ -488,8 +490,8 @@ def test_a_rollback_killed_at_any_write_swaps_once_when_it_is_repeated(serving: 
     for writes, killed in at_each_write(serving, tmp_path / "promoted", roll_back):
         old = registry.champion(killed, "tickets")
         assert registry.promote(killed, "tickets", 3) == old, writes
-        made = after if old == 1 else before
-        assert state(killed) == {**made, "champion": 3, "previous_champion": old}, writes
+        expected = after if old == 1 else before
+        assert state(killed) == {**expected, "champion": 3, "previous_champion": old}, writes
     roll_back(serving)
     for writes, killed in at_each_write(serving, tmp_path / "back", roll_back):
         assert roll_back(killed) == 2, writes

@@ -14,7 +14,7 @@ from finetune_pipeline.production import intake
 from finetune_pipeline.production.forget import forget
 from finetune_pipeline.production.ingest import read_logs
 from finetune_pipeline.spec import Task, load_task
-from finetune_pipeline.tracking.trace_logs import take_traces
+from finetune_pipeline.tracking.trace_logs import ingest_traces
 from finetune_pipeline.tracking.tracking import Tracking
 
 
@@ -52,27 +52,27 @@ def test_traces_are_rows_once_and_assessments_are_feedback(task: Task, tracking:
     store = ArtifactStore(tmp_path / "home" / "artifacts")
     tracking.prepare()
     with pytest.raises(FindingsError, match="no experiment 'served'"):
-        take_traces(task, store, tracking)
+        ingest_traces(task, store, tracking)
     person = AssessmentSource(source_type="HUMAN", source_id="ann")
     chat = {"messages": [{"role": "user", "content": "write to ann@shop.example"}]}
     first = traced(tracking, chat, {"choices": [{"message": {"role": "assistant", "content": "a"}}]}, user="ann")
     second = traced(tracking, {"question": "is it on?"}, "b")
     traced(tracking, {"question": "fails"}, None, state="ERROR")
-    assert take_traces(task, store, tracking) == 3
+    assert ingest_traces(task, store, tracking) == 3
     logs = read_logs(task, store)
     rows = {row["id"]: row for row in logs.rows}
     assert set(rows) == {first, second}
-    kept = {"input": "write to [EMAIL_1]", "output": "a", "model_version": "7"}
-    assert kept.items() <= rows[first].items() and rows[first]["user"] not in (None, "ann")
+    expected = {"input": "write to [EMAIL_1]", "output": "a", "model_version": "7"}
+    assert expected.items() <= rows[first].items() and rows[first]["user"] not in (None, "ann")
     assert (rows[second]["input"], rows[second]["output"]) == ("is it on?", "b")
-    (bad,) = logs.quarantine
-    assert "'output' is missing" in json.dumps(bad["findings"])
-    assert take_traces(task, store, tracking) == 0, "each once"
+    (quarantined,) = logs.quarantine
+    assert "'output' is missing" in json.dumps(quarantined["findings"])
+    assert ingest_traces(task, store, tracking) == 0, "each once"
 
     mlflow.log_feedback(trace_id=first, name="helpful", value=False, rationale="wrong label", source=person)
     mlflow.log_expectation(trace_id=first, name="expected_response", value="b", source=person)
     mlflow.log_feedback(trace_id=second, name="quality", value=0.25, source=person)
-    assert take_traces(task, store, tracking) == 2 and take_traces(task, store, tracking) == 0
+    assert ingest_traces(task, store, tracking) == 2 and ingest_traces(task, store, tracking) == 0
     logs = read_logs(task, store)
     rows = {row["id"]: row for row in logs.rows}
     assert (rows[first]["flag"], rows[first]["correction"]) == ("wrong label", "b")
@@ -81,9 +81,9 @@ def test_traces_are_rows_once_and_assessments_are_feedback(task: Task, tracking:
     written = b"".join(p.read_bytes() for p in store.root.rglob("*.json*"))
     assert b"shop.example" not in written and b'"ann"' not in written
 
-    done = forget(task, store, users=["ann"])
-    assert any("MLflow traces of the experiment 'served'" in place for place in done.out_of_reach)
-    assert take_traces(task, store, tracking) == 0
+    removed = forget(task, store, users=["ann"])
+    assert any("MLflow traces of the experiment 'served'" in place for place in removed.out_of_reach)
+    assert ingest_traces(task, store, tracking) == 0
     assert not [p for p in store.root.rglob("*") if p.is_file() and first.encode() in p.read_bytes()]
     assert {row["id"] for row in read_logs(task, store).rows} == {second}
 
@@ -98,10 +98,10 @@ def test_what_a_trace_may_not_say_is_quarantined_and_stops_no_other(
     traced(tracking, {"question": "is it on?"}, {"choices": [{"message": {"content": parts}}]})
     scored = traced(tracking, {"question": "is it off?"}, "b")
     mlflow.log_feedback(trace_id=scored, name="score", value=10**400)
-    assert take_traces(task, store, tracking) == 3
+    assert ingest_traces(task, store, tracking) == 3
     logs = read_logs(task, store)
     assert [(row["id"], row["score"]) for row in logs.rows] == [(scored, None)]
-    reasons = json.dumps([bad["findings"] for bad in logs.quarantine])
+    reasons = json.dumps([entry["findings"] for entry in logs.quarantine])
     assert "'output' is missing" in reasons and "the score is not a finite number" in reasons
 
 
@@ -117,6 +117,6 @@ def test_a_death_before_the_ledger_takes_nothing_twice(
     with monkeypatch.context() as patch:
         patch.setattr("finetune_pipeline.production.log_store.write_json", dies)
         with pytest.raises(KeyboardInterrupt):
-            take_traces(task, store, tracking)
-    assert take_traces(task, store, tracking) == 1
+            ingest_traces(task, store, tracking)
+    assert ingest_traces(task, store, tracking) == 1
     assert [row["id"] for row in intake.log_store(task, store).rows()] == [name]

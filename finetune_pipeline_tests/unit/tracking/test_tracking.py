@@ -140,8 +140,8 @@ def test_a_failed_step_is_failed_and_says_why(tracking: Tracking, monkeypatch: p
 
     run = runs_of(tracking, run_asset(tracking, body))["tickets/adapter"]
     assert run.info.status == "FAILED"
-    said = "Failure: no more memory for caf\\udce9.csv, token [SERVICE_TOKEN redacted]"
-    assert run.data.tags["finetune.error"] == said
+    message = "Failure: no more memory for caf\\udce9.csv, token [SERVICE_TOKEN redacted]"
+    assert run.data.tags["finetune.error"] == message
 
 
 def test_an_interrupt_while_mlflow_writes_leaves_its_database_unlocked(tracking: Tracking) -> None:
