@@ -26,14 +26,14 @@ def independent_split(splitting: ModuleType) -> None:
     """Every row is thrown on its own, whatever cluster or group it belongs to."""
     place = splitting.place
 
-    def thrown(rows: Any, before: Any, spec: Any) -> Any:
-        placed, units = place(rows, before, spec)
-        rng, told = random.Random(0), (1 - spec.split.validation - spec.split.test, spec.split.validation)
+    def thrown(rows: Any, before: Any, spec: Any, *others: Any) -> Any:
+        placed, *results = place(rows, before, spec, *others)
+        rng, shares = random.Random(0), (1 - spec.split.validation - spec.split.test, spec.split.validation)
         for i in range(len(placed)):
             if placed["split"][i] >= 0:
                 at = rng.random()
-                placed["split"][i] = 0 if at < told[0] else 1 if at < sum(told) else 2
-        return placed, units
+                placed["split"][i] = 0 if at < shares[0] else 1 if at < sum(shares) else 2
+        return placed, *results
 
     splitting.place = thrown
 
