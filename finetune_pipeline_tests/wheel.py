@@ -27,7 +27,7 @@ def install(folder: Path) -> Path:
         ROOT / "finetune_pipeline", source / "finetune_pipeline", ignore=shutil.ignore_patterns("__pycache__")
     )
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
-    quiet: dict[str, Any] = {"check": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    quiet: dict[str, Any] = {"check": True, "env": ENVIRONMENT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     build = ["wheel", "--no-deps", "--no-index", "--no-build-isolation", "-w", str(wheels), str(source)]
     subprocess.run([*pip, *build], **quiet)
     venv.create(environment, with_pip=False, symlinks=True)
