@@ -93,8 +93,8 @@ def schema_problems(value: Any, schema: Mapping[str, Any]) -> list[str]:
 
 
 def canonical(value: Any, unordered: Collection[str] = (), path: str = "") -> str:
-    """Return the canonical text of a value. It does not depend on the order of keys, or of lists at paths in `unordered`. 1
-    and 1.0 are equal; true is not a number."""
+    """Return the canonical text of a value. It does not depend on the order of keys, or of lists at paths in `unordered`.
+    1 and 1.0 are equal; true is not a number."""
     if isinstance(value, dict):
         inner = ((k, canonical(v, unordered, f"{path}.{k}" if path else k)) for k, v in sorted(value.items()))
         return "{" + ",".join(f"{json.dumps(key)}:{text}" for key, text in inner) + "}"

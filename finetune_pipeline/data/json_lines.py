@@ -182,8 +182,9 @@ def _decode_leniently(text: str, place: str) -> tuple[Any, list[Finding], bool]:
         return int(digits) if len(digits) < 300 else constant(digits)
 
     try:
-        numeric: dict[str, Any] = {"parse_constant": constant, "parse_float": decimal, "parse_int": integer}
-        value = json.loads(text, object_pairs_hook=pairs, **numeric)
+        value = json.loads(
+            text, object_pairs_hook=pairs, parse_constant=constant, parse_float=decimal, parse_int=integer
+        )
     except json.JSONDecodeError as error:
         return None, [_explain(text, error, place)], False
     except RecursionError:

@@ -3,7 +3,7 @@ without decoding their texts again."""
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from itertools import compress
@@ -175,8 +175,9 @@ def prepare_rows(source: Path, settings: Preparation, out: Path) -> PreparedRows
                 getattr(prepared, name).extend(getattr(block, name))
             rows = sum(map(len, columns["rows"]))
             tell("clean_examples", f"{rows} rows scrubbed and sketched", rows=rows)
-    joined: dict[str, Any] = {name: np.concatenate(parts) for name, parts in columns.items()}
-    return replace(prepared, **joined)
+    for name, parts in columns.items():
+        setattr(prepared, name, np.concatenate(parts))
+    return prepared
 
 
 def prepare_block(data: bytes, settings: Preparation) -> PreparedRows:

@@ -32,7 +32,7 @@ _CHOICE = re.compile(r"[a-e]|(option|opt|choice|op|ending|sol)_?([a-e]|[0-5])")
 _LETTERS = "ABCDEFGHIJ"
 _VERDICTS = ("winner", "preference", "preferred", "choice", "chosen", "better", "best", "label")
 _SIDES = (("a", "b"), ("A", "B"), ("1", "2"), ("0", "1"))
-"""Ends of the names of two answers to compare; what says that the second is better ends alike, in lower case."""
+"""Ends of the names of two answers to compare. A verdict for the second one has the same end, in lower case."""
 
 
 def texts_of(columns: Mapping[str, Column]) -> list[Column]:

@@ -133,7 +133,7 @@ def _with_fields(files: Files, reading: Reading, choice: Choice) -> Draft:
     name, flag = choice.flag or ("", "")
     elements = exploded(reading.rows, name) if flag else []
     if flagged := sum(bool(row.value.get(flag)) for row in elements):
-        note = f"{flagged:,} of {len(elements):,} elements of {name} have {flag}"
+        note = f"{flagged:,} of {len(elements):,} elements of {name} are marked {flag}"
         task.notes.append(f"{note}: data.fields.each leaves them out")
     if "max_by(" in str(choice.fields):
         task.notes.append("of several answers to a question, the one with the highest score is learnt")
@@ -259,18 +259,17 @@ def _output(answers: Answers) -> tuple[dict[str, Any], dict[str, Any] | None]:
 
 
 def _prompt(task: Draft) -> str:
-    answers = task.answers
+    answers, schema = task.answers, task.schema or {}
     if answers.kind == "labels":
         lines = [f"{label}: {STUB}" for label in answers.labels]
         return "\n".join(["Classify the text. Answer with exactly one of these labels and nothing else.", *lines])
-    if answers.kind == "json" and "items" in (task.schema or {}):
-        labels = (task.schema or {})["items"].get("enum", ())
+    if answers.kind == "json" and "items" in schema:
+        labels = schema["items"].get("enum", ())
         listed = "all of these that fit" if labels else f"{STUB}: what it lists"
         first = f"Read the text. Answer with a JSON list and nothing else, {listed}."
         return "\n".join([first, *(f"{label}: {STUB}" for label in labels)])
     if answers.kind == "json":
-        properties = (task.schema or {}).get("properties", {})
-        lines = [f"{key}: {STUB} ({_types(part)})" for key, part in properties.items()]
+        lines = [f"{key}: {STUB} ({_types(part)})" for key, part in schema.get("properties", {}).items()]
         return "\n".join(["Read the text. Answer with one line of JSON and nothing else, with these keys:", *lines])
     addressee = "the user" if task.choice.chat else "the request"
     return f"Answer {addressee}. {STUB}: whom you speak for, what a good answer holds, how long it is."

@@ -252,7 +252,7 @@ def _is_number(text: str) -> bool:
 def _choose_sheet(path: Path, name: str, reading: Reading) -> None:
     """Choose the sheet with the most rows of two or more cells, and the sheets with the same header. Detects the header too."""
     all_sheets = sheet_names(path)
-    visible = [name for name, is_visible in all_sheets.items() if is_visible]
+    visible = [s for s, is_visible in all_sheets.items() if is_visible]
     sheets = sheets_of(reading.data.get("sheet")) or visible or [*all_sheets]
     rows_of = {sheet: _first_rows(path, name, {**reading.data, "sheet": sheet})[0] for sheet in sheets}
     sheet = max(rows_of, key=lambda s: sum(len([c for c in row if c]) > 1 for row in rows_of[s]), default=None)

@@ -102,9 +102,9 @@ def pair_expression(turns: Sequence[Mapping[str, Any]], name: str) -> str | None
     keys = [key for key in turns[0] if all(isinstance(turn.get(key), str) for turn in turns)]
     known_pairs: list[tuple[tuple[str, ...], tuple[str, ...]]] = [(names.USERS, names.ASSISTANTS)]
     known_pairs += [(("input", "question", "query"), names.WRITTEN)] if names.rank(name, _DIALOGUES) is not None else []
+    by_name = {names.plain_name(key): key for key in reversed(keys)}
     for known_pair in known_pairs:
-        by_name = {names.plain_name(key): key for key in reversed(keys)}
-        user_key, reply_key = (next((by_name[name] for name in side if name in by_name), None) for side in known_pair)
+        user_key, reply_key = (next((by_name[n] for n in side if n in by_name), None) for side in known_pair)
         if user_key is None or reply_key is None or reply_key == "system":
             continue
         system = "{role: 'system', content: system}, " * any("system" in turn for turn in turns)

@@ -180,25 +180,25 @@ def _judge(proposal: _Proposal, search: _Search) -> tuple[list[int], float]:
     columns = np.flatnonzero([own_words.isdisjoint(words) for words in search.words])
     is_other = np.ones(len(search.labels), bool)
     is_other[proposal.rows] = False
-    others_rows = np.flatnonzero(is_other & (place[search.labels] >= 0))
-    training = np.flatnonzero(place[search.judge_labels] >= 0) if search.trusted else others_rows
+    other_rows = np.flatnonzero(is_other & (place[search.labels] >= 0))
+    training = np.flatnonzero(place[search.judge_labels] >= 0) if search.trusted else other_rows
     shuffled = np.random.default_rng(0).permutation
-    training, others_rows = shuffled(training)[:_MOST_ROWS], shuffled(others_rows)[:_MOST_ROWS]
+    training, other_rows = shuffled(training)[:_MOST_ROWS], shuffled(other_rows)[:_MOST_ROWS]
     targets, n, k = place[search.judge_labels[training]], len(training), len(proposal.rows)
     judged = [search.judge_rows[training], search.by_row[proposal.rows]]
-    matrix = vstack([*judged, search.by_row[others_rows]] if search.trusted else judged).tocsr()[:, columns]
+    matrix = vstack([*judged, search.by_row[other_rows]] if search.trusted else judged).tocsr()[:, columns]
     matrix = TfidfTransformer(sublinear_tf=True).fit_transform(matrix)
     by_others = np.zeros((n, len(classes)))
     for fold in range(_FOLDS):
         in_fold = np.arange(n) % _FOLDS == fold
         by_others[in_fold] = predicted(matrix[:n][~in_fold], targets[~in_fold], matrix[:n][in_fold], len(classes))
     of_own = [by_others[targets == j, j] for j in range(len(classes))]
-    sure = np.array([np.quantile(own_words, _UNSURE) if len(own_words) else 2.0 for own_words in of_own])
+    sure = np.array([np.quantile(values, _UNSURE) if len(values) else 2.0 for values in of_own])
     probabilities = predicted(matrix[:n], targets, matrix[n:], len(classes))
     reads_like = _surely(probabilities[:k], sure)
     of_others, others_given = by_others, targets
     if search.trusted:
-        of_others, others_given = probabilities[k:], place[search.labels[others_rows]]
+        of_others, others_given = probabilities[k:], place[search.labels[other_rows]]
     others_like = _surely(of_others, sure)
     against = (others_like >= 0) & (others_like != others_given)
     return classes[reads_like[reads_like > 0]].tolist(), (int(against.sum()) + 1) / (len(against) + 2)

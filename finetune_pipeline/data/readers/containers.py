@@ -213,9 +213,9 @@ def _text_lines(body: bytes, complete: bool) -> list[Line]:
     return lines[:_TABLE_LINES] if complete or len(lines) > _TABLE_LINES else lines[:-1] or lines
 
 
-def _json_kind(body: bytes, is_all: bool, spec: TaskSpec) -> tuple[str, str]:
+def _json_kind(body: bytes, complete: bool, spec: TaskSpec) -> tuple[str, str]:
     """Tell JSON Lines from a document for a text that begins with a bracket. Returns (kind, reason)."""
-    ended = body.split(b"\n") if is_all else body.split(b"\n")[:-1]
+    ended = body.split(b"\n") if complete else body.split(b"\n")[:-1]
     lines = [line.strip(BLANKS) for line in ended[: 4 * _LINES] if line.strip(BLANKS)][:_LINES]
     if len(lines) < 2:  # the whole text, or the part looked at, is one line
         line = (lines or [body.lstrip(BLANKS)])[0]

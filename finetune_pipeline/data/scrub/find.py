@@ -24,7 +24,7 @@ _LONG_WORD = re.compile(r"[A-Za-z0-9_-]{16}")
 _DIGIT = re.compile("[0-9]")
 _NEAR_RUN = re.compile(r"[0-9][0-9 ./()-]{4,}[0-9]")  # a fast pre-check; _RUN is exact
 _RUN = re.compile(r"[0-9](?:[ ./()-]{0,3}[0-9]){5,}")
-# Dates, ranges of years, seconds since 1970, lists of small numbers
+# Dates, ranges of years, seconds since 1970, small numbers with - or / between them
 _PLAIN_RUN = re.compile(
     r"(?:(?:19|20)[0-9]{2}[-/.][01]?[0-9][-/.][0-3]?[0-9]|[0-3]?[0-9][-/.][0-3]?[0-9][-/.](?:19|20)?[0-9]{2})"
     r"(?: -?[0-2]?[0-9](?:\.[0-5][0-9])?)?"

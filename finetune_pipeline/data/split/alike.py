@@ -34,8 +34,8 @@ from finetune_pipeline.data.workers import available_cores, in_order
 LEAST = 0.3
 """A row and its nearest text share a split from this similarity on. One in twenty copies with three typos is below 0.4."""
 NOT_HUMAN = 0.55
-"""A human row and another row share a split from this similarity on. At LEAST, every fifth row from production would be lost,
-because its nearest neighbour happens to be in the test."""
+"""A human row and another row share a split from this similarity on. With the lower LEAST, every fifth row from production would
+be lost, because its nearest neighbour happens to be in the test."""
 _FEATURES, _RAREST = 96, 32
 _MANY = 50_000
 """With more texts than this, features have 22 bits instead of 20."""

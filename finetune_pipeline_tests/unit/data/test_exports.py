@@ -39,11 +39,11 @@ def result(control: str, key: str, *values: Any) -> list[dict[str, Any]]:
 
 def labelled(text: str, *annotations: tuple[list[dict[str, Any]], bool]) -> dict[str, Any]:
     """A task of Label Studio; of each annotation: its results, and whether it was skipped."""
-    draft = [
+    rows = [
         {"id": i, "completed_by": i % 2, "was_cancelled": skipped, "lead_time": len(text) / 3, "result": results}
         for i, (results, skipped) in enumerate(annotations, len(text))
     ]
-    return {"id": len(text), "data": {"text": text}, "annotations": draft, "total_annotations": len(draft)}
+    return {"id": len(text), "data": {"text": text}, "annotations": rows, "total_annotations": len(rows)}
 
 
 def test_skipped_annotations_of_label_studio_are_no_answers(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_skipped_annotations_of_label_studio_are_no_answers(tmp_path: Path) -> N
     draft, pairs = read(tmp_path, json.dumps(rows))
     assert pairs == {pair for i, pair in enumerate(PAIRS) if i % 4 < 3}
     assert draft.data["fields"]["each"] == "annotations[?!was_cancelled]"
-    assert "120 of 360 elements of annotations have was_cancelled" in " ".join(draft.notes)
+    assert "120 of 360 elements of annotations are marked was_cancelled" in " ".join(draft.notes)
 
 
 def test_each_control_of_label_studio_is_a_column(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_each_question_of_squad_is_a_row(tmp_path: Path) -> None:
         expected.add((f"What is {text[::-1]}?\n\nAbout {text}", text[:9].strip()))
     draft, pairs = read(tmp_path, json.dumps({"version": "v2.0", "data": articles}))
     assert pairs == expected and draft.data["fields"]["rows"] == "data[].paragraphs[]"
-    assert draft.notes[-1] == "80 of 320 elements of qas have is_impossible: data.fields.each leaves them out"
+    assert draft.notes[-1] == "80 of 320 elements of qas are marked is_impossible: data.fields.each leaves them out"
     assert read(tmp_path, json.dumps(articles))[1] == expected
     for article in articles:
         (paragraph,) = article["paragraphs"]

@@ -152,8 +152,7 @@ def test_what_is_written_about_a_text_is_not_the_text(tmp_path: Path) -> None:
     rows = [{"id": f"{i}", "dialogue": talk, "summary": short, "topic": y} for i, (talk, short, y) in enumerate(talks)]
     assert pairs_in(tmp_path, lines(rows)) == {talk[:2] for talk in talks}
     alpaca = [
-        {"instruction": q, "input": "", "output": a, "text": f"A task.\n### Do:\n{q}\n### Pairs:\n{a}"}
-        for q, a in ASKED
+        {"instruction": q, "input": "", "output": a, "text": f"A task.\n### Do:\n{q}\n### Said:\n{a}"} for q, a in ASKED
     ]
     assert pairs_in(tmp_path, lines(alpaca)) == set(ASKED)
     mail = [{"name": t.split()[0], "city": t.split()[1], "body": t, "queue": y} for t, y in PAIRS]
