@@ -109,10 +109,10 @@ class Resolution:
     def _contradiction(self, i: int, other_rows: Sequence[int]) -> Finding:
         """Describe the contradiction with the most similar row that has a different answer."""
         example = self._members[i]
-        likeness = {k: similarity(self._prompts[i], self._prompts[k]) for k in other_rows}
-        k = min(other_rows, key=lambda k: (-likeness[k], self._members[k].place))
+        similarities = {k: similarity(self._prompts[i], self._prompts[k]) for k in other_rows}
+        k = min(other_rows, key=lambda k: (-similarities[k], self._members[k].place))
         partner, same = self._members[k], self._forms[i] == self._forms[k]
-        alike = "the same text" if same else f"nearly the same text (similarity {likeness[k]:.2f})"
+        alike = "the same text" if same else f"nearly the same text (similarity {similarities[k]:.2f})"
         answers = f"answered {quoted(example.answer)} here, but {alike} is answered {quoted(partner.answer)}"
         fix = "decide which answer is right and remove or correct the other row"
         fix += "" if self._spec.labels else "; if both are right, set data.contradictions: warn"

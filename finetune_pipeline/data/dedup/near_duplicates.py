@@ -129,12 +129,12 @@ def similarities(pairs: np.ndarray, forms_of: Callable[[np.ndarray], Sequence[st
     the loose forms of rows (int64)."""
     from finetune_pipeline.data.dedup import kernels
 
-    likeness = np.empty(len(pairs), np.float64)
+    similarity = np.empty(len(pairs), np.float64)
     for start in range(0, len(pairs), _PAIRS_AT_ONCE):
         part = slice(start, start + _PAIRS_AT_ONCE)
         rows, places = np.unique(pairs[part], return_inverse=True)
-        kernels.jaccard_pairs(*code_points(forms_of(rows)), places.reshape(-1, 2), likeness[part])
-    return likeness
+        kernels.jaccard_pairs(*code_points(forms_of(rows)), places.reshape(-1, 2), similarity[part])
+    return similarity
 
 
 def verified_pairs(
@@ -142,9 +142,9 @@ def verified_pairs(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (pairs (int64, [m, 2], first < second, sorted), their similarity (float64, [m])) at or above the threshold."""
     pairs = candidate_pairs(sketches, threshold)
-    likeness = similarities(pairs, forms_of)
-    alike = likeness >= threshold - NEAR_ENOUGH
-    return pairs[alike], likeness[alike]
+    similarity = similarities(pairs, forms_of)
+    alike = similarity >= threshold - NEAR_ENOUGH
+    return pairs[alike], similarity[alike]
 
 
 def near_duplicate_clusters(texts: Sequence[str], threshold: float) -> np.ndarray:

@@ -113,7 +113,7 @@ def _shapes(text: str, regions: Sequence[str]) -> _Hits:
     """Find the kinds with a fixed format, in the order of KINDS unless cost matters."""
     latin = latin_bytes(text)
     if latin is None or b"\xa0" in latin:  # the only one of _ODD in Latin-1
-        text = _ODD.sub(_likeness, text)
+        text = _ODD.sub(_ascii_form, text)
     low, hits = _lower_form(text), _Hits(text)
     shape = text.encode("utf-8", "surrogatepass").translate(_SHAPE)
     if (b"0" in shape or "hf_" in text) and _LONG_WORD.search(text):
@@ -200,7 +200,7 @@ def _lower_form(text: str) -> str:
     return "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
 
 
-def _likeness(hit: re.Match[str]) -> str:
+def _ascii_form(hit: re.Match[str]) -> str:
     char = hit[0]
     if char in _BLANKS:
         return " "

@@ -45,12 +45,12 @@ class _Rows:
         pairs = candidate_pairs(self.sketches, threshold)
         first, second = pairs[:, 0], pairs[:, 1]
         pairs = pairs[(self.split[first] != self.split[second]) & (self.prompt[first] != self.prompt[second])]
-        likeness = similarities(pairs, self.forms_of)
-        alike = np.flatnonzero(likeness >= threshold - NEAR_ENOUGH)
+        similarity = similarities(pairs, self.forms_of)
+        alike = np.flatnonzero(similarity >= threshold - NEAR_ENOUGH)
         return {
             "exact": [(i, j, 1.0) for i, j in _shared(self.prompt, self.split)],
             "group": [(i, j, 1.0) for i, j in _shared(self.group, self.split, zero=False)],
-            "near": [(int(pairs[k, 0]), int(pairs[k, 1]), float(likeness[k])) for k in alike],
+            "near": [(int(pairs[k, 0]), int(pairs[k, 1]), float(similarity[k])) for k in alike],
         }
 
 
@@ -94,9 +94,9 @@ def certify(search: Search, leaks: Mapping[str, Sequence[Leak]]) -> dict[str, An
     ids, split = search.table.rows["id"], search.split
     guarded = np.flatnonzero(split > _TRAIN)
     for kind in PAIR_KINDS:
-        for i, j, likeness in leaks[kind][: _PAIRS_SHOWN - len(listed)]:
+        for i, j, similarity in leaks[kind][: _PAIRS_SHOWN - len(listed)]:
             splits = "-".join(SPLITS[code] for code in sorted((split[i], split[j])))
-            pair = {"id": f"{ids[i]:016x}", "other_id": f"{ids[j]:016x}", "similarity": round(likeness, 4)}
+            pair = {"id": f"{ids[i]:016x}", "other_id": f"{ids[j]:016x}", "similarity": round(similarity, 4)}
             listed.append({"splits": splits, "kind": kind, **pair})
     return {
         **{kind: len(leaks[kind]) for kind in PAIR_KINDS},
