@@ -15,7 +15,7 @@ from finetune_pipeline.data.documents import (
     write_passages,
 )
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.raw_files import collect_raw, raw_digest, raw_paths
+from finetune_pipeline.data.raw_files import benchmark_paths, collect_raw, raw_digest, raw_paths
 from finetune_pipeline.evaluation.prompts import Prompt, Retriever, conversations
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.spec import Task
@@ -71,6 +71,23 @@ def test_a_glob_without_suffix_takes_what_can_be_read(tmp_path: Path) -> None:
         lay(tmp_path, name, "x")
     assert [name for name, _ in raw_paths(task(tmp_path, "raw/*"))] == known
     assert [name for name, _ in raw_paths(task(tmp_path, "raw/*.txt"))] == ["raw/notes.txt"]
+
+
+def test_globs_of_benchmarks_that_match_nothing_are_named_and_so_is_a_reserved_name(tmp_path: Path) -> None:
+    lay(tmp_path, "bench/b.jsonl", "{}")
+
+    def matches(*globs: str) -> list[str]:
+        return [name for name, _ in benchmark_paths(Task(spec=make_spec(benchmarks=list(globs)), folder=tmp_path))]
+
+    assert matches("bench/*", "*/b.jsonl") == ["bench/b.jsonl"] and matches() == []
+    with pytest.raises(FindingsError) as error:
+        matches("bench/*", "none/*", "bench/c*")
+    assert {f.rule for f in error.value.findings} == {"data.no_benchmark_files"}
+    assert [f.message.rpartition(" ")[2] for f in error.value.findings] == ["'none/*'", "'bench/c*'"]
+    lay(tmp_path, "production.jsonl", "{}")
+    with pytest.raises(FindingsError) as error:
+        raw_paths(task(tmp_path, "*.jsonl"))
+    assert [(f.rule, f.place) for f in error.value.findings] == [("data.reserved_name", "production.jsonl")]
 
 
 def test_links_may_not_leave_the_folder(tmp_path: Path) -> None:
