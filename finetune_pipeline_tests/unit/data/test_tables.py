@@ -74,6 +74,14 @@ def test_a_sum_below_a_table_is_no_row(tmp_path: Path) -> None:
         assert result.by_line == [("total_row", 4), ("total_row", 5)] and result.kept == 2
 
 
+def test_titles_above_a_table_are_no_rows_and_are_told(tmp_path: Path) -> None:
+    rows = [["Tickets of 2026", ""], ["all teams", ""], ["text", "label"], *ROWS]
+    for name, data in (("a.csv", table(rows).encode()), ("a.xlsx", workbook({"A": rows}))):
+        result = validate_bytes(tmp_path, data, SPEC, name)
+        assert result.by_line == [("title_rows", 0)] and result.kept == len(ROWS)
+        assert result.findings[0]["message"].startswith("2 rows with few filled cells")
+
+
 def test_a_header_once_more_is_no_row_and_blanks_may_stand_before_a_quote(tmp_path: Path) -> None:
     data = b'text, label\n"It broke, \n twice", "bug_report"\ntext, label\nit says, "bug" here\n'
     result = validate_bytes(tmp_path, data, make_spec(TEXT_OUTPUT), "a.csv")
