@@ -94,10 +94,11 @@ def decisions_of(
     sources: SourceOf,
 ) -> Decisions:
     """Decide whether the gains over the base model with its best prompt, the simple models and the champion are significant."""
+    after = in_order(rows["candidate"])
+    clusters = shared_sources(after, sources)
 
     def decision(rivals: Mapping[str, Sequence[Row]], metrics: Sequence[str], margin: float) -> Decision:
-        after, ordered = in_order(rows["candidate"]), {name: in_order(answers) for name, answers in rivals.items()}
-        clusters = shared_sources(after, sources)
+        ordered = {name: in_order(answers) for name, answers in rivals.items()}
         return decide_gain(ordered, after, spec.output, metrics, level=level, margin=margin, clusters=clusters)
 
     gates, champion = spec.gates, rows.get("champion")

@@ -68,8 +68,16 @@ class EndpointAnswerer:
         """One answer per conversation, in order, without label likelihoods. Raises JobError if nothing can be answered."""
         began = time.monotonic()
         try:
-            limits: dict[str, Any] = {"cache": self.cache, "max_tokens": self._max_tokens}
-            result = ask(self.endpoint, prompts, max_new_tokens, tools=tools, stage=stage, name=name, **limits)
+            result = ask(
+                self.endpoint,
+                prompts,
+                max_new_tokens,
+                tools=tools,
+                max_tokens=self._max_tokens,
+                cache=self.cache,
+                stage=stage,
+                name=name,
+            )
         except EndpointError as error:
             raise JobError(f"{self._subject}: {error}") from error
         if result.known:

@@ -202,25 +202,25 @@ def _model_table(
     baseline: Mapping[str, Any],
 ) -> dict[str, ModelRow]:
     """The rows of the side-by-side table, in order: validation first, then the sealed test."""
-    best = baseline.get("best")
+    best, suffix = baseline.get("best"), MODE_TITLES["restricted"]
     table = {}
     for name, model_scores in (baseline.get("prompts") or {}).items():
         title, mark = f"Base, {prompt_name(name)}", " (best prompt)" if name == best else ""
         table[f"validation_{name}"] = ModelRow.of(title + mark, "validation", model_scores)
         if model_scores.get("restricted"):
-            title += MODE_TITLES["restricted"]
+            title += suffix
             table[f"validation_{restricted_name(name)}"] = ModelRow.of(title, "validation", model_scores["restricted"])
     for name, model_scores in (baseline.get("simple") or {}).items():
         table[f"validation_{SIMPLE}{name}"] = ModelRow.of(SIMPLE_MODELS[name].title, "validation", model_scores)
-    tuned, in_form = f"Fine-tuned ({training_title})", MODE_TITLES["restricted"]
+    tuned = f"Fine-tuned ({training_title})"
     form_prompt = f", {prompt_name(baseline['best_restricted'])}" if baseline.get("best_restricted") else ""
     rows: list[tuple[str, str, Scores | None]] = [
         ("base", f"Base, {prompt_name(best)}", scores["base"]),
-        ("base_restricted", f"Base{form_prompt}{in_form}", restricted["base"]),
+        ("base_restricted", f"Base{form_prompt}{suffix}", restricted["base"]),
         (API_MODEL, prompt_name(best_api_prompt(baseline.get("prompts") or {})), scores.get(API_MODEL)),
         *((f"{SIMPLE}{name}", model.title, scores.get(SIMPLE + name)) for name, model in SIMPLE_MODELS.items()),
         ("candidate", tuned, scores["candidate"]),
-        ("candidate_restricted", f"{tuned}{in_form}", restricted["candidate"]),
+        ("candidate_restricted", f"{tuned}{suffix}", restricted["candidate"]),
         ("champion", "Champion in service", scores.get("champion")),
     ]
     return table | {name: ModelRow.of(title, "test", of_test.model_dump()) for name, title, of_test in rows if of_test}

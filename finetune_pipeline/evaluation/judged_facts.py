@@ -1,6 +1,6 @@
 """Typed facts of evaluations besides the task's own test: general ability, human review, judge model, similarity."""
 
-from finetune_pipeline.evaluation.result_parts import Count, Facts, Flag, Interval, Number, Rate
+from finetune_pipeline.evaluation.result_parts import Count, Facts, Flag, Interval, Number
 
 
 class Accuracy(Facts):
@@ -72,6 +72,13 @@ class Ability(AbilityLoss):
     not_asked: str = ""
 
 
+class Accepted(Facts):
+    """Share of a model's answers that people accept."""
+
+    share: Number = None
+    interval: Interval = None
+
+
 class Ratings(Facts):
     """Answers judged by people; `candidate`, `base` and `gain` only for rows drawn at random."""
 
@@ -80,8 +87,8 @@ class Ratings(Facts):
     only_base: Count = None
     both: Count = None
     neither: Count = None
-    candidate: Rate = Rate()
-    base: Rate = Rate()
+    candidate: Accepted = Accepted()
+    base: Accepted = Accepted()
     gain: Number = None
     interval: Interval = None
     p: Number = None

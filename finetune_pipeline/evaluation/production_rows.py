@@ -147,7 +147,7 @@ SET = "production"
 """Suffix of a model's name in the predictions table for its answers to these rows."""
 
 
-def recent_rows(spec: TaskSpec, predictions: Sequence[Row], chosen: Row | None) -> Production | None:
+def recent_rows(spec: TaskSpec, predictions: Sequence[Row], chosen: Mapping[str, Any] | None) -> Production | None:
     """Compare the candidate with champion and base on the same production rows, if there are at least MIN_ROWS.
 
     chosen: `rows` (ProductionRows.facts) and `sources` (:func:`sources_of`); None if there are no rows to judge by.

@@ -163,7 +163,8 @@ def build_shots(train: Sequence[Example], k: int, labels: Sequence[str], seed: i
     available_rows = sum(map(len, ids_by_label.values()))
     if available_rows < k:
         raise ValueError(f"{k} shots asked for, but only {available_rows} training examples carry one of the labels")
-    rounds = zip_longest(*(ids_by_label[label] for label in sorted(ids_by_label, key=lambda k: hash_of(f"label:{k}"))))
+    order = sorted(ids_by_label, key=lambda label: hash_of(f"label:{label}"))
+    rounds = zip_longest(*(ids_by_label[label] for label in order))
     return [example_id for round_ids in rounds for example_id in round_ids if example_id is not None][:k]
 
 

@@ -178,7 +178,7 @@ def _prompt(rows: Sequence[JudgedRow], served: Answers, system_ignored: bool) ->
     counts = [(judged, reported) for judged, reported in counts if reported]
     if not counts:
         cause = "the server reports no usage.prompt_tokens, so template and system prompt cannot be compared"
-        return Question("prompt", False, f"T{cause[1:]}."), cause
+        return Question("prompt", False, f"{cause.capitalize()}."), cause
     mismatches = [(judged, reported) for judged, reported in counts if judged != reported]
     if not mismatches:
         return Question("prompt", True, f"{len(counts)} prompts have the tokens they were judged with."), ""

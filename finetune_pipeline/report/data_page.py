@@ -148,15 +148,9 @@ def _synthetic(report: Report) -> Blocks:
     limit = part["allowed"]
     allowed = f"accepted with at most {limit} rejected rows" if limit >= 0 else "too small to accept anything"
     yield f"The sample of {part['sample']:,} is {allowed}."
-    keys = {
-        "generator": "Generator",
-        "rows": "Rows",
-        "sample": "To review",
-        "decided": "Reviewed",
-        "rejected": "Rejected",
-    }
-    columns = [(title, number if key != "generator" else text) for key, title in keys.items()]
-    yield Table(columns, [[g[key] for key in keys] for g in part["generators"]])
+    keys = {"rows": "Rows", "sample": "To review", "decided": "Reviewed", "rejected": "Rejected"}
+    columns = [("Generator", text), *((title, number) for title in keys.values())]
+    yield Table(columns, [[g["generator"], *(g[key] for key in keys)] for g in part["generators"]])
     yield _places("Waiting for a decision", part["sample"] - part["decided"], part["waiting"])
     yield _places("Rejected", part["rejected"], part["rejected_rows"])
 

@@ -162,8 +162,8 @@ def gates_section(gates: Sequence[GateResult]) -> Blocks:
 
 def next_steps(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> list[str]:
     """Return the next steps, the most urgent first, each with its reason."""
-    step_functions = (_training_steps, _data_steps, _evidence_steps)
-    return _gate_steps(evaluation, gates) + [step for steps in step_functions for step in steps(evaluation)]
+    steps = _gate_steps(evaluation, gates) + _training_steps(evaluation)
+    return steps + _data_steps(evaluation) + _evidence_steps(evaluation)
 
 
 def _gate_steps(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> list[str]:

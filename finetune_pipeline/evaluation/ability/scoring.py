@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scipy.special import softmax
+import scipy
 
 from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.evaluation.ability.harness_tasks import (
@@ -102,7 +102,7 @@ def _row(item: Item, answer: Answer) -> dict[str, Any]:
         return row | {"bits_per_byte": -answer.label_scores[0] / math.log(2) / len(item.text.encode())}
     scores, best = answer.label_scores, max(answer.label_scores)
     is_right = scores.index(best) == item.right and scores.count(best) == 1  # a tie is not right
-    return row | {"right": is_right, "probability": float(softmax(scores)[item.right])}
+    return row | {"right": is_right, "probability": float(scipy.special.softmax(scores)[item.right])}
 
 
 _SEED = 1234
@@ -206,7 +206,8 @@ def _probability(task: HarnessTask, harness_task: Any, sample: Mapping[str, Any]
         right_index = choices.index(right_index) if right_index in choices else None
     if not isinstance(right_index, int) or not 0 <= right_index < len(choices):
         return None
-    return float(softmax([score for score, _ in sample["filtered_resps"][: len(choices)]])[right_index])
+    scores = [score for score, _ in sample["filtered_resps"][: len(choices)]]
+    return float(scipy.special.softmax(scores)[right_index])
 
 
 def _figures(results: Mapping[str, Any]) -> dict[str, float]:

@@ -89,10 +89,11 @@ def clusters(failed: Collection[str], texts: Mapping[str, str]) -> list[Cluster]
         if not terms:
             break
         seed = [i for i in remaining if terms[0] in terms_by_id[i]]
-        related = set(related_terms := _distinctive_terms(seed, terms_by_id, term_counts)[:12] or terms[:1])
-        members = [i for i in remaining if i in seed or len(related & terms_by_id[i]) >= _MIN_SHARED_TERMS]
-        groups.append(Cluster(tuple(members), _names([terms[0], *related_terms]), term_counts[terms[0]], len(seed)))
-        remaining = [i for i in remaining if i not in set(members)]
+        related = _distinctive_terms(seed, terms_by_id, term_counts)[:12] or terms[:1]
+        members = set(seed) | {i for i in remaining if len(terms_by_id[i].intersection(related)) >= _MIN_SHARED_TERMS}
+        ids = tuple(sorted(members))
+        groups.append(Cluster(ids, _names([terms[0], *related]), term_counts[terms[0]], len(seed)))
+        remaining = [i for i in remaining if i not in members]
     groups.sort(key=lambda c: (-len(c.ids), c.ids))
     ungrouped = (*remaining, *sorted(i for i in failed if i not in terms_by_id))
     return [*groups, Cluster(ungrouped, ())] if ungrouped else groups

@@ -37,11 +37,11 @@ def paired_gain(evaluation: EvaluationResult, side: Side, threshold: float, riva
         same_pair = f"simple_{worst.rival}" if side == "simple" else side
         comparison = evaluation.comparisons.get("base_restricted" if worst.rival == "restricted" else same_pair)
         visible = comparison.smallest_detectable_gain if comparison else None
-        shows = (
-            f"shows gains of {points(visible, sign=False)} points or more four times in five, to the first candidate"
-        )
-        nothing = " At this number of rows and disagreements no gain at all would be visible."
-        message += f" With the disagreement found, this test set {shows}." if visible is not None else nothing
+        if visible is None:
+            message += " At this number of rows and disagreements no gain at all would be visible."
+        else:
+            least = f"{points(visible, sign=False)} points or more four times in five, to the first candidate"
+            message += f" With the disagreement found, this test set shows gains of {least}."
     return Outcome(passed, low, threshold, message)
 
 

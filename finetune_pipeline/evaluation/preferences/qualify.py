@@ -169,14 +169,14 @@ def _reasons(q: Qualification, settings: JudgeSpec) -> list[str]:
             f"it judges only {percent(q.consistent)} of the pairs alike in both orders; {percent(settings.min_consistent)} are "
             "asked for"
         )
-    place, length, padding = ((t["wins"], t["losses"], t["p"] < SIGNIFICANCE) for t in (q.place, q.length, q.padding))
-    if place[2]:
-        where = "first" if place[0] > place[1] else "second"
-        reasons.append(f"it prefers whatever comes {where}: {place[0]} against {place[1]} contradictions")
-    if length[2] and length[0] > length[1]:
-        reasons.append(f"where it is wrong it prefers the longer answer: {length[0]} against {length[1]}")
-    if padding[2] and padding[0] > padding[1]:
-        reasons.append(f"it prefers the same answer with empty words added, {padding[0]} of {PROBES} times")
+    place, length, padding = q.place, q.length, q.padding
+    if place["p"] < SIGNIFICANCE:
+        where = "first" if place["wins"] > place["losses"] else "second"
+        reasons.append(f"it prefers whatever comes {where}: {place['wins']} against {place['losses']} contradictions")
+    if length["p"] < SIGNIFICANCE and length["wins"] > length["losses"]:
+        reasons.append(f"where it is wrong it prefers the longer answer: {length['wins']} against {length['losses']}")
+    if padding["p"] < SIGNIFICANCE and padding["wins"] > padding["losses"]:
+        reasons.append(f"it prefers the same answer with empty words added, {padding['wins']} of {PROBES} times")
     return reasons
 
 

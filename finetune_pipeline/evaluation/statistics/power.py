@@ -31,10 +31,10 @@ def smallest_detectable_gain(n: int, discordant_share: float, alpha: float = 0.0
     """
     if n <= 0 or discordant_share <= 0:
         return None
-    largest = min(discordant_share, 1.0)
-    if _needed(largest, discordant_share, 0.8, alpha) > n:
+    largest, power = min(discordant_share, 1.0), 0.8
+    if _needed(largest, discordant_share, power, alpha) > n:
         return None
-    return crossing(lambda gain: _needed(gain, discordant_share, 0.8, alpha) - n, 1e-9, largest)
+    return crossing(lambda gain: _needed(gain, discordant_share, power, alpha) - n, 1e-9, largest)
 
 
 def rows_needed_for_gain(gain: float, discordant_share: float, power: float = 0.8, alpha: float = 0.05) -> int:

@@ -142,7 +142,7 @@ def _constant_interval(estimate: float, confidence: float, units: float) -> Inte
     return alike * estimate - (1 - alike), alike * estimate + (1 - alike)
 
 
-def cohens_kappa(a: Units, b: Units) -> float | None:
+def cohens_kappa(a: Sequence[Hashable], b: Sequence[Hashable]) -> float | None:
     """Agreement of two raters beyond chance (Cohen 1960): 1 is perfect, 0 what chance would give.
 
     None if both raters always give the same single answer. Raises ValueError without ratings, or if their numbers differ.
@@ -151,7 +151,7 @@ def cohens_kappa(a: Units, b: Units) -> float | None:
     return None if np.isnan(value) else value
 
 
-def kappa_interval(a: Units, b: Units, clusters: Units | None = None) -> Interval | None:
+def kappa_interval(a: Sequence[Hashable], b: Sequence[Hashable], clusters: Units | None = None) -> Interval | None:
     """Bootstrap interval (95%) of :func:`cohens_kappa` over items, or over sources (`clusters`). None if kappa is None or rarely
     defined, or for one source. Leaves out resamples in which kappa is undefined."""
     kappa, tables = cohens_kappa(a, b), _tables(a, b, clusters)
@@ -164,7 +164,7 @@ def kappa_interval(a: Units, b: Units, clusters: Units | None = None) -> Interva
     return draws_interval(values, kappa, 0.95, units) if len(values) >= RESAMPLES / 2 else None
 
 
-def _tables(a: Units, b: Units, clusters: Units | None = None) -> np.ndarray:
+def _tables(a: Sequence[Hashable], b: Sequence[Hashable], clusters: Units | None = None) -> np.ndarray:
     """Counts of every pair of ratings, one table per source (or item)."""
     if len(a) != len(b) or not len(a):
         raise ValueError(f"need as many ratings by either rater, at least one: {len(a)}, {len(b)}")

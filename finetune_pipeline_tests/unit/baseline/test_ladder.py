@@ -265,13 +265,9 @@ def test_no_gain_is_promised_beyond_all_right() -> None:
     extrapolation = extrapolate(spec(), curve({0.125: 0.7, 0.25: 0.85, 0.5: 0.96}), rival)
     room = 1 - (METRICS["accuracy"].value(rival, spec().output) or 0)
     assert extrapolation is not None and extrapolation.interval[1] == 1.0
-    assert (
-        extrapolation.gain_interval[0] < 0.02
-        and extrapolation.gain_interval[0] <= extrapolation.gain <= extrapolation.gain_interval[1]
-    )
-    assert extrapolation.gain_interval[1] <= room + 0.03, (
-        "the rows the rival was measured on are all that is uncertain there"
-    )
+    low, high = extrapolation.gain_interval
+    assert low < 0.02 and low <= extrapolation.gain <= high
+    assert high <= room + 0.03, "the rows the rival was measured on are all that is uncertain there"
 
 
 def test_rows_for_a_gain_grow_with_it_and_end_where_the_curve_is_flat() -> None:

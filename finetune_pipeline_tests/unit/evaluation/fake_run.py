@@ -148,5 +148,5 @@ def json_evaluation(**changes: Any) -> EvaluationResult:
 
 
 def champion_rows(right_count: int) -> list[dict[str, Any]]:
-    """200 rows of a champion that has the first `right` right."""
+    """200 rows of a champion that has the first `right_count` right."""
     return [row(i, LABELS[i % 3], LABELS[(i + (0 if i < right_count else 1)) % 3], "champion") for i in range(200)]

@@ -96,11 +96,8 @@ def test_a_raise_inside_the_model_is_one_failed_row(models, tmp_path, monkeypatc
     monkeypatch.setattr(generation.Reader, "read", fails)
     _, _, rows = run(models, tmp_path / "failed")
     assert 0 < len(longest_rows) < 7 and [i for i, r in enumerate(rows) if r["status"] == "error"] == longest_rows
-    assert (
-        "planted" in rows[longest_rows[0]]["error"]
-        and rows[longest_rows[0]]["label_scores"] == []
-        and not stopped(rows).passed
-    )
+    first = rows[longest_rows[0]]
+    assert "planted" in first["error"] and first["label_scores"] == [] and not stopped(rows).passed
     assert all(row["text"] == undisturbed[i]["text"] for i, row in enumerate(rows) if i not in longest_rows)
     assert "one by one" in capsys.readouterr().err
     monkeypatch.setattr(generation.Reader, "read", read)

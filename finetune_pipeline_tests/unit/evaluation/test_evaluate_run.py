@@ -103,10 +103,10 @@ def test_wrong_answers_are_grouped_and_all_are_counted():
     base, candidate = paired(10, 0, 0, 4)
     candidate[-1] = row(13, candidate[-1]["gold"], "no idea", "candidate")
     candidate[-2] = row(12, candidate[-2]["gold"], "bug", "candidate", status="truncated")
-    outcome, texts = evaluation_and_rows(predictions=[*base, *candidate])
+    outcome, shown_rows = evaluation_and_rows(predictions=[*base, *candidate])
     groups = outcome.wrong_answers
     assert sum(g.count for g in groups) == 4
-    answers = {(g.gold, g.predicted): [texts.tested[i].candidate for i in g.examples] for g in groups}
+    answers = {(g.gold, g.predicted): [shown_rows.tested[i].candidate for i in g.examples] for g in groups}
     assert answers["billing", "invalid"] == ["no idea"]
     assert answers["bug", "invalid"] == ["bug (cut at the token limit)"]
 

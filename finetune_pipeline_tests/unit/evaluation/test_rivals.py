@@ -15,7 +15,7 @@ from finetune_pipeline_tests.unit.evaluation.rows import LABELS, json_spec, row,
 
 
 def answers(right_count: int, n: int = 40) -> list[dict[str, Any]]:
-    """Rows of which the first `right` are right."""
+    """Rows of which the first `right_count` are right."""
     gold = [LABELS[i % 3] for i in range(n)]
     return [row(i, g, g if i < right_count else LABELS[(i + 1) % 3], label_scores=[]) for i, g in enumerate(gold)]
 

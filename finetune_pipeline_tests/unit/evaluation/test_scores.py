@@ -143,6 +143,8 @@ def test_rates_of_text_and_the_metric_that_decides() -> None:
     scores = score(predictions, TextOutput(extract=r"#### (\d+)"))
     assert (scores["refusal"]["k"], scores["repetition"]["k"], scores["extracted"]["k"]) == (1, 1, 1)
     assert scores["primary"] == {"name": "exact", "value": 0.25, "interval": scores["interval"]}
+    ratios = score([row(1, "abcd", "ab"), row(2, "", " ab ")], TextOutput())
+    assert ratios["length_ratio"] == (0.5 + 2.0) / 2, "of stripped texts; an empty reference counts as one character"
     by_facts = score(predictions, TextOutput(), metric="facts")["primary"]
     assert by_facts["name"] == "facts" and by_facts["interval"][0] <= by_facts["value"] <= by_facts["interval"][1]
     failed = score(predictions[3:] * 2, TextOutput())

@@ -61,10 +61,12 @@ def test_the_rows_are_one_table_by_what_became_of_them() -> None:
     outcomes = Counter(row[0] for row in table.rows)
     assert outcomes == {"must not break": 1, "regression": 4, "wrong": 35, "fixed": 10}
     assert table.cells[0][:2] == ["must not break", "<b>pay & go</b>"] and table.cells[0][-1] == "e0100"
-    assert "wrong on 40 rows of 200 (20.0%)" in words(
-        rows_section
-    ) and "Not shown: 50 fixed rows. All answers" in words(rows_section)
-    assert "and not in the sealed test: nowhere." in words(rows_section)
+    for sentence in (
+        "wrong on 40 rows of 200 (20.0%)",
+        "Not shown: 50 fixed rows. All answers",
+        "sealed test: nowhere.",
+    ):
+        assert sentence in words(rows_section)
     page = evaluation_page(result, [], rows)
     assert "&lt;b&gt;pay &amp; go&lt;/b&gt;" in page_html(page) and "pay" not in page_markdown(page)
     assert not tables(section("rows", evaluation(never_break=["e0000"])))
@@ -145,8 +147,7 @@ def test_perturbed_rows_stand_beside_plain_ones_with_the_verdict() -> None:
     (table,) = tables(robustness_section)
     assert table.cells[0][:4] == ["Typing errors", "60", "100%", "80.0%"] and table.cells[0][4].startswith("-20.0 (")
     assert [cells[-1] for cells in table.cells] == ["yes", "yes", "yes", "no, informs"]
-    assert "60 test rows per perturbation at most" in words(robustness_section) and measured.verdict.sentence in words(
-        robustness_section
-    )
-    assert "Typing errors cost more than 10.0 points (robustness.max_drop), surely a loss" in words(robustness_section)
+    loss = "Typing errors cost more than 10.0 points (robustness.max_drop), surely a loss"
+    for sentence in ("60 test rows per perturbation at most", measured.verdict.sentence, loss):
+        assert sentence in words(robustness_section)
     assert not section("robustness", changed(usual(), {"robustness": None})).blocks

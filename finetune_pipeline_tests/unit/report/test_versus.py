@@ -33,9 +33,9 @@ def compared(model: str = "gpt-6.1-terra", calls: int | None = None, **changes: 
         cost=COST | {"tokens": COST["tokens"] | {"api": {"prompt": 900.0, "answer": 2.0}}},
         **changes,
     )
-    result_ = versus(task, result, load_prices(), calls, TODAY)
-    assert isinstance(result_, Versus)
-    return result_
+    comparison = versus(task, result, load_prices(), calls, TODAY)
+    assert isinstance(comparison, Versus)
+    return comparison
 
 
 def test_both_answered_the_same_sealed_rows() -> None:
