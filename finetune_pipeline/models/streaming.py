@@ -84,7 +84,7 @@ class TensorFile:
         self.path = path
         self.entries: dict[str, Entry] = {}
         header, data = tensor_header(path)
-        self.metadata: dict[str, str] = header.pop("__metadata__", {})
+        self.metadata: dict[str, str] = header.pop("__metadata__", None) or {}
         for name, entry in header.items():
             start, end = entry["data_offsets"]
             self.entries[name] = Entry(entry["dtype"], tuple(entry["shape"]), end - start, data + start)
