@@ -7,8 +7,6 @@ few rows of ticket_triage by the job the graph runs; measured is the process's l
 rows are made of three tickets each. Exits with 1 if a formula is off by more than 15%.
 """
 
-from __future__ import annotations
-
 import argparse
 import datetime
 import os
