@@ -9,8 +9,6 @@ or "no" and training does not surely win; "not sure" is counted apart. A set tha
 was stopped goes on. Ends with code 1 where a sure "fine-tune" lost to something simpler.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

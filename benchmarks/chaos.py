@@ -10,8 +10,6 @@ every row of the production log must be in production_logs once, and nothing hal
 needs the right to mount.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import datetime

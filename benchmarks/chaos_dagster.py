@@ -1,7 +1,5 @@
 """A run from the UI of a real `dagster dev` whose daemon and code server are killed: a part of `benchmarks/chaos.py`."""
 
-from __future__ import annotations
-
 import random
 import time
 

@@ -4,8 +4,6 @@ A run is a process of its own with a session of its own, forked from one that ha
 the imports of some hundred runs, and nothing else. The children that work with torch start as always.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import hashlib

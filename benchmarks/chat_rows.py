@@ -6,8 +6,6 @@ in one of the ways of FAULTS. The words are made of syllables, so that rows have
     python benchmarks/chat_rows.py rows.jsonl --rows 1000000
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Callable

@@ -7,8 +7,6 @@ one. Each is run three times on a terminal of its own, the fastest counts. `firs
 starting"; `own`: a line of the command itself. Exit code 1: a first line after 1 s, or help after 0.4 s.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import pty

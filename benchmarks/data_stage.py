@@ -7,8 +7,6 @@ are of a fresh process: seconds of wall clock and of CPU (all processes of the s
 resident memory of the stage's processes, sampled ten times a second. The kernels are compiled before.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -5,8 +5,6 @@ window 11. False alarm: any alarm of any signal in a stream without a change (or
 to the first alarm of a signal that can see it.
 """
 
-from __future__ import annotations
-
 import random
 import statistics
 import sys

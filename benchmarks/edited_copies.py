@@ -9,8 +9,6 @@ another split than their original, without and with the links that keep alike ro
 still there; seconds of CPU of the data stage, splits' shares, links cut, and the largest unit.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import json

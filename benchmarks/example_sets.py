@@ -4,8 +4,6 @@ The shipped tasks (``data/``) and public sets from a folder that holds one folde
 are made from others by giving their rows another answer: hard but right labels, coarser ones, and one field of an extraction.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import re

@@ -14,8 +14,6 @@ The model is the bundled base, or a trained one (--model FOLDER: a merged_model 
 likely label, as `predict.only_labels` does.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

@@ -10,8 +10,6 @@ DIR/reports. `--set training.epochs=4` changes a task.yaml; `--shuffle` deals th
 nothing to learn. Printed for each task: time, exit code, the verdict, every model's score, and every gate's answer.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -8,8 +8,6 @@ tokens or like what the scrubber looks for), keys are dropped, doubled or added,
 Sound rows lie between them, and all of these must be kept.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import random

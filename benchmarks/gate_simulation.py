@@ -10,8 +10,6 @@ The named baseline beside every figure is the usual practice: an ordinary 95% in
 z test of two accuracies.
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
 import math

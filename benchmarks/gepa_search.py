@@ -5,8 +5,6 @@ One that scores better on these rows is scored on the validation rows, and the b
 task's own prompt. Its calls are rows answered by the task's model; reflections are not counted.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import replace

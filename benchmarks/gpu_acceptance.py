@@ -13,8 +13,6 @@ precision of the training, timed on the same card. Exit code 1: a kernel is wron
 15%.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import random

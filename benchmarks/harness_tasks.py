@@ -9,8 +9,6 @@ one), and by lm_eval's own HFLM. Then the model is trained for a dozen steps on 
 what it was. CPU seconds, since the machine may be shared.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

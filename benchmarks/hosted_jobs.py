@@ -8,8 +8,6 @@ three of them while it handles their requests, most often the one that buys, and
 waits any more. The control does the same to a program without a ledger: the SDK with its own retries, run until it works.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import datetime

@@ -11,8 +11,6 @@ right and hard: there the estimate should be too high, and not block. A second t
 six of each size, since with few rows a model is wrong where it is surest, too.
 """
 
-from __future__ import annotations
-
 import argparse
 import random
 import warnings

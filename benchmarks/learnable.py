@@ -8,8 +8,6 @@ among the rows; --sets says how many of each kind. At most 5% of these sets may 
 the shipped tasks as they are, whole and as small samples, beside the same rows with their answers shuffled.
 """
 
-from __future__ import annotations
-
 import argparse
 import random
 import time

@@ -7,8 +7,6 @@ lets a candidate through by luck alone; 95% intervals promise that in at most 2.
 the same interval over rows, as if each were its own source.
 """
 
-from __future__ import annotations
-
 import argparse
 import time
 from collections.abc import Callable, Iterator

@@ -8,8 +8,6 @@ SIGKILL after a random time. At the end one undisturbed intake runs. Every row t
 exactly once, by id and content.
 """
 
-from __future__ import annotations
-
 import argparse
 import gzip
 import json

@@ -12,8 +12,6 @@ and its peak, by buckets and as FlexAttention, with a quarter of the tokens as a
 table of hardware in LLaMA-Factory's README.
 """
 
-from __future__ import annotations
-
 import datetime
 import platform
 import sys

@@ -9,8 +9,6 @@ Runs that were stopped go on where they were: everything is kept in DIR until it
 wall clock, which on a busy machine says little.
 """
 
-from __future__ import annotations
-
 import argparse
 import datetime
 import os

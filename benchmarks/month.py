@@ -8,8 +8,6 @@ the times in the logs are real. The timeline is read from Dagster's history, MLf
 FOLDER must be empty. What did not happen is told, and the exit code is 1.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """What month.py claims, each held against what is in the stores."""
 
-from __future__ import annotations
-
 from month_story import Story, right, served_by
 from month_world import A_DAY, DAYS, SHIFT
 

@@ -1,7 +1,5 @@
 """What month.py left in the stores: log rows, drift reports, Dagster's runs and checks, MLflow's versions."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any

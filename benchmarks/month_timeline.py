@@ -1,7 +1,5 @@
 """The month as a printed timeline, with what was claimed and whether it happened."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The little world of month.py: what people ask, what is right, and how the questions change on day 12."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from pathlib import Path

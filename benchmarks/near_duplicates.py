@@ -10,8 +10,6 @@ and rensa get 21 bands of 6 (126 permutations), and their candidates are verifie
 a process of their own; how long that takes, once for an installation, is the last line.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import resource

@@ -7,8 +7,6 @@ candidate answers some rows as the strongest of them, and the others as often ri
 `decide_gain` and both gates on gains judge it, at the level its look at the test has left.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Mapping

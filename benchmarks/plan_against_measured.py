@@ -7,14 +7,13 @@ few rows of ticket_triage by the job the graph runs; measured is the process's l
 rows are made of three tickets each. Exits with 1 if a formula is off by more than 15%.
 """
 
-from __future__ import annotations
-
 import argparse
 import datetime
 import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +105,7 @@ def main() -> int:
             planned = memory.total / 2**20
             off = planned / measured - 1
             worst = max(worst, abs(off))
-            parts = ", ".join(f"{k} {v}" for k, v in memory.in_mib().items() if v)
+            parts = ", ".join(f"{k} {v / 2**20:.0f}" for k, v in asdict(memory).items() if v)
             print(f"{name:38} {planned:>9.0f} {measured:>9.0f} {off:>+7.1%}   {tokens}: {parts}", flush=True)
     print(f"furthest off: {worst:.1%}, allowed {LIMIT:.0%}")
     return 0 if worst <= LIMIT else 1

@@ -9,8 +9,6 @@ runs, each with rows, split and training of a seed of its own: each must be prom
 against it. Exit code 1 if a fault passed, was named by another check than its own alone, or a clean run was stopped.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import random

@@ -3,8 +3,6 @@
 A process plants what the variable PLANTED_FAULT names. Nothing is imported before its time, and nothing else changes.
 """
 
-from __future__ import annotations
-
 import importlib.abc
 import importlib.machinery
 import os

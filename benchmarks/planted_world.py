@@ -5,8 +5,6 @@ and knows 120 facts that have nothing to do with the task. So there is a baselin
 forget; and the task, the order of two words, is one that no simple model can do.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -8,8 +8,6 @@ line is compared with the first. What matters to a verdict is how many rows chan
 counted, too. Gates judge base and candidate in one layout and one precision, and the same layout gives the same answers.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import time

@@ -15,8 +15,6 @@ gepa_search.py). It needs the package `gepa`, which this project does not depend
 model as litellm spells it; without it, the bundled model reflects.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

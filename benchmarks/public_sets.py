@@ -7,8 +7,6 @@ llms-from-scratch-instr, self-instruct-human, sgd, snips. Printed for each: the 
 found, duplicates, contradictions, splits and leaks. Ends with code 1 if a row count is not the true one.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import json

@@ -7,8 +7,6 @@ Rows are made by benchmarks/chat_rows.py (seed fixed, planted duplicates and bro
 with 1 if any file of validated_examples or clean_examples differs.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

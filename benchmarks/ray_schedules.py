@@ -5,8 +5,6 @@
 The tests run a dozen (unit/trainers/test_ray_schedules.py); a broken promise is an AssertionError with its seed.
 """
 
-from __future__ import annotations
-
 import argparse
 import tempfile
 from collections import Counter

@@ -8,8 +8,6 @@ the command took (of it and its children) are what it needs of an idle one, and 
 longer than `--limit`, or is not refused.
 """
 
-from __future__ import annotations
-
 import argparse
 import datetime
 import os

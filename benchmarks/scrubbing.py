@@ -8,8 +8,6 @@ Time: CPU microseconds a row, best of three passes. ``--show``: what was missed 
 any text; the hits in them are printed, for people to judge.
 """
 
-from __future__ import annotations
-
 import argparse
 import time
 from collections import Counter

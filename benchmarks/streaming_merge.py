@@ -11,8 +11,6 @@ Two checkpoints of random bfloat16 weights are written on the spot into a tempor
 Every figure is of a fresh process: peak of its resident memory (VmHWM), seconds of wall clock and of CPU.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -12,8 +12,6 @@ template     twenty rows share a text of 30 to 60 words but for two of them     
 shuffled     words in another order                                             0.3 to 0.5
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass

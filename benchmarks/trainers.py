@@ -6,8 +6,6 @@ The services are the protocol servers of the tests, asked by the real SDKs; they
 trained, so every trainer should reach the same score. Ray is a real cluster on this machine.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import os

@@ -8,8 +8,6 @@ first lines add one lever after another, from plain padded float32 to what the t
 lever away from that, or add one that is not in it.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import tempfile

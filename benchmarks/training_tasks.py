@@ -1,7 +1,5 @@
 """Splits and base model for the training benchmarks, made by the pipeline's own data stage."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -14,8 +14,6 @@ is that alone, with our validation passes in it (the baselines make none), and i
 are judged by the same code: mean cross-entropy of the assistant's tokens of the validation rows, in float32.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

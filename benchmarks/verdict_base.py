@@ -5,8 +5,6 @@ right. The habits here are further ways to answer the tasks of colours. So one m
 once.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The worlds of verdicts.py: what is in each, and the one verdict that is right."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from benchmarks.planted_world import broken_form_world, forgetting_world, swapped_training_world

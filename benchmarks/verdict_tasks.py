@@ -6,8 +6,6 @@ simpler than a language model does it. Further system prompts, under which the b
 colours one for which its base is already good, or out of form, and so on.
 """
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Callable, Sequence

@@ -5,8 +5,6 @@ can be right. All worlds share one base model (verdict_base.py); which skill or 
 says. The worlds themselves are in verdict_list.py and worlds_to_stop.py.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from dataclasses import dataclass

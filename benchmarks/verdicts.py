@@ -9,8 +9,6 @@ draws so many candidates in each of some worlds, all exactly as good as their st
 (null_simulation.py); nothing is trained.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import textwrap

@@ -1,7 +1,5 @@
 """Worlds in which no model should be trained or judged: a blocking check ends the graph before the sealed test is opened."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from benchmarks.planted_world import independent_split_world, swapped_file_world

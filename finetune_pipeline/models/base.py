@@ -213,11 +213,10 @@ def _download(base_model: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    file_patterns = [f"*{suffix}" for suffix in (".safetensors", *TEXTS)]
+    needed = [f"*{suffix}" for suffix in (".safetensors", *TEXTS)]
+    copies = "consolidated*"  # the weights again, in the layout of Mistral's own code
     try:
-        # consolidated*: a second copy of the weights, in the layout of Mistral's own code
-        patterns: dict[str, Any] = {"allow_patterns": file_patterns, "ignore_patterns": "consolidated*"}
-        return Path(snapshot_download(base_model, revision=revision, **patterns))
+        return Path(snapshot_download(base_model, revision=revision, allow_patterns=needed, ignore_patterns=copies))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         if outside_words(error, "the hub's cache"):
             raise  # the disk is full, for example

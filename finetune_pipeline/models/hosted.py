@@ -17,7 +17,7 @@ ENDPOINT_FILE = "endpoint.json"
 
 class HostedModel(BaseModel):
     """A model at an OpenAI-style endpoint (base_url: without /chat/completions), as a trainer writes it to endpoint.json.
-    api_key_env: variable that holds the key, which is never stored. base_model: its name at the service."""
+    api_key_env: variable that holds the key, which is never stored. base_model: the base's name at the service."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     base_url: str

@@ -193,8 +193,8 @@ def _indexed(folder: Path) -> list[Path]:
     return [folder / n for n in names]
 
 
-def tensor_header(file: Path) -> tuple[dict[str, Any], int]:
-    """Read only the header of a safetensors file: ({tensor: dtype, shape, data_offsets; __metadata__}, offset of the data).
+def tensor_header(file: Path) -> tuple[dict[str, Any], dict[str, str], int]:
+    """Read only the header of a safetensors file: ({tensor: dtype, shape, data_offsets}, metadata, offset of the data).
     Raises DamagedFile if the file is missing, truncated, damaged or not a safetensors file."""
     from safetensors import SafetensorError, safe_open
 
@@ -210,7 +210,8 @@ def tensor_header(file: Path) -> tuple[dict[str, Any], int]:
             message = f"{file} ({size}) is truncated, damaged or not a safetensors file: {error}"
             raise DamagedFile(f"{message}\nfix: fetch it again") from error
         length = int.from_bytes(start, "little")
-        return json.loads(handle.read(length)), 8 + length
+        header = json.loads(handle.read(length))
+        return header, header.pop("__metadata__", None) or {}, 8 + length
 
 
 class StoredTensor(NamedTuple):
@@ -225,9 +226,7 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     """Return every tensor in a folder's weight files, by name. Reads headers only."""
     tensors = {}
     for file in weight_files(folder):
-        header, _ = tensor_header(file)
-        header.pop("__metadata__", None)
-        for name, entry in header.items():
+        for name, entry in tensor_header(file)[0].items():
             start, end = entry["data_offsets"]
             tensors[name] = StoredTensor(entry["dtype"], tuple(entry["shape"]), end - start)
     return tensors

@@ -116,12 +116,12 @@ def compare(
     examples: Sequence[Example],
     compared: int,
     wrong_weights: list[str],
-    fine: bool,
+    correct: bool,
 ) -> dict[str, Any]:
     """Return the facts of :func:`parity` that both kinds of comparison share.
 
     trained, stored: logits [positions, vocabulary] of both models along the reference answers. same_answers: per row. compared,
-    wrong_weights: of :func:`differing_weights`. fine: whether the model is correct, regardless of rounding.
+    wrong_weights: of :func:`differing_weights`. correct: whether the model is correct, regardless of rounding.
     """
     kl = divergence(trained, stored)
     mean = kl.mean().item()
@@ -136,8 +136,8 @@ def compare(
         "different": [e.id for e, equal in zip(examples, same_answers, strict=True) if not equal],
         "weights_compared": compared,
         "weights_off": wrong_weights,
-        "right": fine,
-        "passed": fine and mean <= MEAN_KL_LIMIT,
+        "right": correct,
+        "passed": correct and mean <= MEAN_KL_LIMIT,
     }
 
 

@@ -195,7 +195,7 @@ def soft_parity(
     trained, same_answers = _under_peft(peft, rows, answers, soft, len(stored))
     chosen = sum(bool(set(a.new_ids) & set(soft)) for a in answers)
     facts = compare(
-        trained, stored, same_answers, examples, compared, wrong_weights, fine=not wrong_weights and not chosen
+        trained, stored, same_answers, examples, compared, wrong_weights, correct=not wrong_weights and not chosen
     )
     return {**facts, "merge_kl": None, "merge_kl_limit": None, "new_tokens_chosen": chosen}
 

@@ -83,8 +83,7 @@ class TensorFile:
             raise JobError("weights are read and written on little-endian machines only\nfix: use another machine")
         self.path = path
         self.entries: dict[str, Entry] = {}
-        header, data = tensor_header(path)
-        self.metadata: dict[str, str] = header.pop("__metadata__", {})
+        header, self.metadata, data = tensor_header(path)
         for name, entry in header.items():
             start, end = entry["data_offsets"]
             self.entries[name] = Entry(entry["dtype"], tuple(entry["shape"]), end - start, data + start)

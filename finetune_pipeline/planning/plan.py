@@ -61,7 +61,7 @@ class TrainingPlan:
         tokens: Statistics of the training split; with training.augment including its perturbed copies.
         computed_share: Share of these tokens that packing leaves to compute.
         over_length: Examples longer than `limit` tokens; refused_rows: those that cannot be encoded.
-        memory_mib: Of planning.memory.Memory.in_mib; others: of the other steps that run inference; fits: all of them.
+        memory_mib: Peak of the training (Memory.in_mib); others: that of the steps that run inference; fits: whether all fit.
         seconds: Time from earlier trainings of this kind on this machine; None if there are none.
         serving: The price list's lines for serving (prices.PriceList.served).
     """

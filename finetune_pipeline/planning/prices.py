@@ -152,7 +152,11 @@ def load_prices(*, home: Path | None = None, task_folder: Path | None = None) ->
     try:
         return PriceList.of_served(rows, path)
     except ValidationError as error:
-        raise FindingsError(_problem(path, problem["msg"], *problem["loc"]) for problem in error.errors()) from error
+        problems = [
+            ("Field required", (*p["loc"], "", "unit")) if p["type"] == "union_tag_not_found" else (p["msg"], p["loc"])
+            for p in error.errors()
+        ]
+        raise FindingsError(_problem(path, message, *place) for message, place in problems) from error
 
 
 def _problem(path: Path, message: str, *place: int | str) -> Finding:

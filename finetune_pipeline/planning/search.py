@@ -58,6 +58,7 @@ def nearest_smaller(job: Mapping[str, Any]) -> str:
     if job.get("action") == "train":
         settings = job["settings"]
         if change := next(filter(None, (changes(settings, smaller) for smaller in ladder(settings))), None):
+            # lower case, as YAML writes true and false
             keys = (f"training.{key}: {value} (now {settings[key]})".lower() for key, value in change.items())
             return f"set {', '.join(keys)}; {'; '.join(WHY[key] for key in change if key in WHY)}"
     elif (batch := job.get("batch_size") or 1) > 1:

@@ -102,8 +102,7 @@ def _adapter_facts(folder: Path, place: str) -> dict[str, Any]:
     try:
         config = read_json(folder / CONFIG)
         kind = config["peft_type"]
-        entries, _ = tensor_header(folder / WEIGHTS)
-        entries.pop("__metadata__", None)
+        entries, *_ = tensor_header(folder / WEIGHTS)
         parameters = sum(math.prod(map(int, entry["shape"])) for entry in entries.values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise JobError(

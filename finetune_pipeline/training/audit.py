@@ -107,7 +107,7 @@ def faults(tokenizer: Any, example: Example, rows: Sequence[Encoded]) -> list[se
 
 
 def _end_of_answer(ids: Sequence[int], start: int, ends: set[int], loss: Sequence[bool]) -> int:
-    """Return the end of the answer that begins at `start`: after its end token; without one, after its last token with loss."""
+    """Return the end of the answer that begins at `start`: after its end token; without one, before a token without loss."""
     end = next((i + 1 for i in range(start, len(ids)) if ids[i] in ends), None)
     if end is not None:
         return end

@@ -60,9 +60,8 @@ def prefix_tree(rows: Sequence[Row]) -> tuple[list[Segment], list[Segment]]:
         if length - depth >= (1 if depth == 0 else _MIN_SEGMENT_TOKENS):
             inner.append(Segment(members[0], depth, length, parent))
             parent, depth = len(inner) - 1, length
-        for group in groups_of(
-            members, depth + _MIN_SEGMENT_TOKENS
-        ):  # more than one group: the members differ before that length
+        # more than one group: no prefix of that length is common to all members
+        for group in groups_of(members, depth + _MIN_SEGMENT_TOKENS):
             grow(group, depth, parent)
 
     def groups_of(members: list[int], length: int) -> list[list[int]]:

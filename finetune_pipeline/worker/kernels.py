@@ -93,9 +93,8 @@ def _packed(device: torch.device, precision: torch.dtype) -> tuple[torch.Tensor,
     total = prefix + sum(tails)
     q, k, v = (torch.randn(1, heads, total, size, generator=draw).to(precision) for _ in range(3))
     layout = Layout([prefix, *tails], [-1, 0, 0])
-    device_tensors = [tensor.to(device) for tensor in (q, k, v)]
     packed, _ = attention.attend(
-        torch.nn.Module(), device_tensors[0], device_tensors[1], device_tensors[2], None, shared_prefix=layout
+        torch.nn.Module(), q.to(device), k.to(device), v.to(device), None, shared_prefix=layout
     )
     parts: list[torch.Tensor] = []
     start = prefix

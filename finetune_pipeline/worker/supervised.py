@@ -111,7 +111,7 @@ def _kill(group: int, marker: str, reap: Callable[[], object], log: Callable[[st
         killed.update(processes)
         reap()
         if time.monotonic() > limit:
-            fix = "see `ps -o pid,stat,wchan` for what they wait for"
+            fix = "see `ps -o pid,stat,wchan` for what they wait for, and free it"
             raise RuntimeError(
                 f"processes {[p.pid for p in processes]} survive SIGKILL (waiting in the kernel?): {fix}"
             )

@@ -69,6 +69,9 @@ def test_a_bad_price_list_is_explained(tmp_path: Path) -> None:
         (row % "unit: hour, price: 1", "tokens_per_second"),
         (row % "unit: million_tokens, price: -1", "price 1, price"),
         (row % "unit: million_tokens, price: 1, cost: 1", "price 1, cost"),
+        (row % "unit: million_served, input: -1, output: 1", "price 1, input"),
+        (row % "price: 1", "price 1, unit: Field required"),
+        (row % "unit: hours", "price 1: .*'hours'.*'hour', 'million_served'"),
         ("- [", "prices.yaml"),
     ):
         (tmp_path / "prices.yaml").write_text(text)
