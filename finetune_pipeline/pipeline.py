@@ -32,6 +32,7 @@ from finetune_pipeline.steps import (
 from finetune_pipeline.steps import data_checks as data_check
 from finetune_pipeline.steps import evaluation_checks as evaluation_check
 from finetune_pipeline.steps import training_checks as training_check
+from finetune_pipeline.steps.data import DATA_STEPS
 from finetune_pipeline.steps.run_inputs import base_of
 from finetune_pipeline.steps.rungs import ladder_settings
 
@@ -39,7 +40,6 @@ LOGS, DATA, BASELINE, TRAINING = "logs", "data", "baseline", "training"
 EVALUATION, RELEASE, PRODUCTION = "evaluation", "release", "production"
 GROUPS = (LOGS, DATA, BASELINE, TRAINING, EVALUATION, RELEASE, PRODUCTION)
 """In order: no step needs a step of a later group."""
-DATA_STEPS = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits")
 PROMPTED = ("train_split", "validation_split", "base_model", "few_shot_baseline", "prompt_search")
 """Steps that provide the inputs of the ladder's rungs."""
 TESTED = {

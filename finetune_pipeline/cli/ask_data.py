@@ -1,5 +1,6 @@
 """``finetune ask-data TASK``: which rows to collect next, from the failures of the last evaluation."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -32,7 +33,7 @@ def ask_data(task: str, folder: Path | None, as_json: bool) -> int:
     rows = request_rows(atlas, shown_rows, loaded.name, artifact.version)
     files = {"jsonl": "", "markdown": ""}
     places = "no file is written, the home may only be read: --to FOLDER writes it elsewhere"
-    with unless_read_only():
+    with nullcontext() if folder else unless_read_only():
         out = folder or project.store.state_folder(loaded.name) / "requests"
         lines, page = out / f"{loaded.name}-{artifact.version}.jsonl", out / f"{loaded.name}-{artifact.version}.md"
         with writing(lines):

@@ -20,13 +20,14 @@ from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.findings import Finding, FindingsError, as_rows, errors
 from finetune_pipeline.models.chat_templates import own_template, template_origin
 from finetune_pipeline.models.identity import local_base, model_folder
-from finetune_pipeline.pipeline import DATA_STEPS, PIPELINE, base_model_folder
+from finetune_pipeline.pipeline import PIPELINE, base_model_folder
 from finetune_pipeline.planning.power import power_bounds
 from finetune_pipeline.report.data_quality import write_quality
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task, read_spec
 from finetune_pipeline.steps import training_checks
 from finetune_pipeline.steps.ability import ability_digest
+from finetune_pipeline.steps.data import DATA_STEPS
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
 from finetune_pipeline.trainers import preflight
 

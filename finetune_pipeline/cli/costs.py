@@ -90,13 +90,13 @@ def _traffic(task: Task, store: ArtifactStore, run_inputs: RunInputs, counter: T
     choices = conversations(rows, asdict(prompts[chosen]), retriever)
     prompt_tokens = [counter.count(e.prompt_messages, True, e.tools) for e in rows]
     total_tokens = [counter.count(e.messages, tools=e.tools) for e in rows]
-    tuned_prompt = [counter.count(candidates[0], True, e.tools) for e, candidates in zip(rows, choices, strict=True)]
+    prompted_tokens = [counter.count(candidates[0], True, e.tools) for e, candidates in zip(rows, choices, strict=True)]
     answer = fmean(max(total - prompt, 1) for total, prompt in zip(total_tokens, prompt_tokens, strict=True))
     no_baseline = "the prompt with the most examples: no baseline is made yet"
     prompt_source = "the best prompt on validation" if chosen == best else no_baseline
     return Traffic(
         tuned=Call(fmean(prompt_tokens), answer),
-        prompted=Call(fmean(tuned_prompt), answer),
+        prompted=Call(fmean(prompted_tokens), answer),
         prompt=chosen,
         calls=None,
         source=f"{prompt_source}; counted by the base model's tokenizer over {len(rows)} rows",

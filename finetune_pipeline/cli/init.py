@@ -54,9 +54,8 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def init(files: Sequence[Path], name: str | None, yes: bool, as_json: bool, **options: str | None) -> int:
     """Make a task from raw FILES: copy them, draft task.yaml, check every row, and score the simplest model.
 
-    Files may be JSON Lines, JSON, CSV, TSV, Parquet or xlsx with any columns. Of a folder, all
-    files outside hidden folders are read. Nothing is overwritten. Asks at most three questions, and none with --yes or without
-    a terminal.
+    Files may be JSON Lines, JSON, CSV, TSV, Parquet or xlsx with any columns. Of a folder, all files outside hidden folders
+    are read. Nothing is overwritten. Asks at most three questions, and none with --yes or without a terminal.
 
     Exit code 2: the task was made, but the pipeline would stop at its data.
     """

@@ -16,6 +16,7 @@ from finetune_pipeline.planning.needs import parameters_by_name
 from finetune_pipeline.progress import spell
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.steps.data import DATA_STEPS
 
 FILE = "step_seconds.json"
 SHIPPED = Path(__file__).with_name(FILE)
@@ -48,9 +49,8 @@ def work_of_steps(spec: TaskSpec, raw_bytes: int, rows: Mapping[str, int] | None
     prompts = len(spec.baseline.shots) * (1 + len(spec.baseline.prompts)) + bool(spec.baseline.retrieved)
     epochs = sum(p["epochs"] for p in METHODS[spec.training.method].phases(spec.training.model_dump()))
     training = parameters * text_tokens * rows["train"] * epochs * (1 + len(BLOCKING) if spec.training.augment else 1)
-    data_steps = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits", "data_quality")
     return {
-        **dict.fromkeys(data_steps, float(raw_bytes)),
+        **dict.fromkeys((*DATA_STEPS, "data_quality"), float(raw_bytes)),
         **dict.fromkeys(("base_model", "base_ability", "general_ability", "merged_model"), parameters),
         "few_shot_baseline": parameters * call_cost * prompts * min(spec.baseline.rows, rows["validation"]),
         "prompt_search": parameters * call_cost * spec.ladder.calls,

@@ -59,7 +59,8 @@ class RunInputs:
 
 
 class Inputs(dict[str, Artifact]):
-    """A step's input artifacts by name. opened: the names that were read; listing the names reads none.
+    """A step's input artifacts by name. opened: the names that were read, by ``inputs[name]``; listing names or items reads
+    and checks none.
 
     check: called when an artifact is first opened (ArtifactStore.check).
     """

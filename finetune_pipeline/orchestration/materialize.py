@@ -215,7 +215,7 @@ def _log_datasets(run: StepRun, step: Step, task: Task, run_inputs: RunInputs, s
 def as_metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Convert every fact for Dagster's metadata, with numbers rounded to four significant figures.
 
-    ``plan_markdown`` becomes rendered text, rows and groups of plain values a table, other containers JSON.
+    A name with ``_markdown`` at its end becomes rendered text, rows and groups of plain values a table, other containers JSON.
     """
     metadata: dict[str, Any] = {}
     for name, value in facts.items():

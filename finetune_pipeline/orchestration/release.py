@@ -18,9 +18,10 @@ from finetune_pipeline.tracking import registration, registry
 from finetune_pipeline.tracking.trace_logs import ingest_traces
 from finetune_pipeline.tracking.tracking import Tracking
 
-_COMPARISON_TAGS = ("adapter_version", "merged_version", "dataset_version", "compared_with")
+_VERSIONS = ("adapter_version", "merged_version", "dataset_version")
+_COMPARISON_TAGS = (*_VERSIONS, "compared_with")
 """Tags of the champion that a comparison with it needs."""
-_REQUEST_TAGS = ("verdict", "method", "kind", *_COMPARISON_TAGS[:3], "evaluation_version")
+_REQUEST_TAGS = ("verdict", "method", "kind", *_VERSIONS, "evaluation_version")
 """Parts of a request for a release that become tags as they are."""
 
 
@@ -78,8 +79,8 @@ def is_registered(tracking: Tracking, model_version: Artifact) -> bool:
 def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict[str, Any]:
     """Register a candidate (see steps.release.release_request) and promote it if every gate passed.
 
-    Repeating it has the same result. rolled_back: when and why a rollback took this version out of service, so that it is
-    not promoted; else None.
+    Returns {model_version, candidate, champion, previous_champion, promoted, rolled_back}. Repeating it has the same result.
+    rolled_back: when and why a rollback took this version out of service, so that it is not promoted; else None.
     """
     name = str(request["name"])
     version = registration.register(
@@ -88,7 +89,7 @@ def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict
         run_id=run_id,
         tags={
             "gates": "passed" if request["gates_passed"] else "failed",
-            **{name: request[name] for name in _REQUEST_TAGS},
+            **{tag: request[tag] for tag in _REQUEST_TAGS},
             **{f"endpoint.{key}": value for key, value in (request["endpoint"] or {}).items() if value is not None},
             "compared_with": json.dumps(request["compared_with"]),
             **({registry.FORGOTTEN: registry.FORGOTTEN_REASON} if request["forgotten"] else {}),

@@ -47,7 +47,7 @@ def draw(
 ) -> dict[str, str]:
     """Choose the examples to show: {example id: `random` or `selected`}, in display order.
 
-    base, candidate: prediction rows of the same examples. right: whether the candidate is right, by the metric. Half of
+    base, candidate: prediction rows of the same examples. is_right: whether the candidate is right, by the metric. Half of
     `items` is drawn at random. The other half is drawn from the rest, first examples on which the candidate is wrong or the
     two models differ. The secret and the ids determine the draw, so it is reproducible; the two halves are mixed.
     """

@@ -109,6 +109,7 @@ def is_outside(path: str, folder: Path | None) -> bool:
 def is_glob(pattern: str) -> bool:
     """Whether pathlib supports the pattern: it has a name, and `**` is alone between slashes."""
     try:
-        return next(Path(os.devnull).glob(pattern), None) is None
+        next(Path(os.devnull).glob(pattern), None)
     except (ValueError, IndexError):
         return False
+    return True

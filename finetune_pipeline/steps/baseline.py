@@ -55,9 +55,10 @@ def make_base_model(context: StepContext) -> dict[str, Any]:
     facts, record = context.launch(job), model_record(context.out)
     for name, digest in record.get("files", {}).items():
         path = Path(record["path"], name)
-        linked = (context.out / path).is_symlink()
-        if record["path"] != "model" or linked:
-            path = path.parent / (context.out / path).readlink() if linked else path
+        is_link = record["path"] == "model" and (context.out / path).is_symlink()
+        if is_link:  # of this artifact; the user's own links, as in caches, are followed at every check
+            path = path.parent / (context.out / path).readlink()
+        if is_link or record["path"] != "model":
             context.builder.outside[os.path.normpath(path)] = digest
     return facts
 
@@ -161,7 +162,7 @@ def asking_job(context: StepContext, sets: Sequence[Row], examples: Path, out: P
 
 def passages_file(context: StepContext) -> Path:
     """Return the file of the documents' passages, which the baseline writes."""
-    folder = context.inputs["few_shot_baseline"].folder if "few_shot_baseline" in list(context.inputs) else context.out
+    folder = context.inputs["few_shot_baseline"].folder if "few_shot_baseline" in context.inputs else context.out
     return folder / PASSAGES
 
 

@@ -62,7 +62,7 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
         champion, champion_base = champion_of(context)
         sets.append(trained_set(spec, "champion", champion, champion_base))
         kinds["champion"] = champion.facts["kind"]
-    sets = [second_prompt for answering in sets for second_prompt in (answering, *perturbed_sets(spec, answering))]
+    sets = [model_set for answering in sets for model_set in (answering, *perturbed_sets(spec, answering))]
     opened = open_sealed(
         examples_of(sealed.folder, "test"),
         context.store.state_folder(context.task.name),

@@ -99,12 +99,12 @@ def make_tuned_rungs(context: StepContext) -> dict[str, Any]:
         sets = while_served(context, prompted, services)
         facts = context.launch(answers_job(context, sets, split_file(context, "validation"), out, "tuned_rungs"))
     rows = read_by_model(out / PREDICTIONS)
-    tokens = {name: call_of(p) for name, p in facts["sets"].items()}
+    tokens = {name: call_of(details) for name, details in facts["sets"].items()}
     tuned = [Answered(name, "tuned", TUNED[name], rows[name], tokens[name]) for name in prompts]
     answered = [*answered_rungs(context), *tuned]
     loaded = None if "hosted" in tuned_set else served(inputs["merged_model"], inputs["base_model"])
     terms = rung_terms(context, answered, loaded.model if loaded and not loaded.adapter else None, prompts)
-    latencies = {p.name: (p.p50, p.p95) for p in before.rungs if p.p50 is not None and p.p95 is not None}
+    latencies = {r.name: (r.p50, r.p95) for r in before.rungs if r.p50 is not None and r.p95 is not None}
     result = ladder(
         spec,
         answered,

@@ -59,6 +59,7 @@ def make_drift_report(context: StepContext) -> dict[str, Any]:
 
 
 def _other_versions(context: StepContext) -> set[str]:
+    """Return the numbers of versions other than the champion's; empty if none was promoted with its data."""
     store, task = context.store, context.task.name
     same_data: set[str] = set()
     other_versions: set[str] = set()

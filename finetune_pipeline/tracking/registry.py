@@ -265,6 +265,6 @@ def present_champion(task: Task, store: ArtifactStore, tracking: Tracking) -> Ch
     if hosted := read_hosted(store.check(merged).folder):
         raise LookupError(f"version {version} of {task.name}: {hosted.cannot('served from here')}")
     record = read_json(store.check(released[-1]).path("model_version.json"))
-    model, prompt, limit = (served(merged, store.check(base)), record["system_prompt"], int(record["max_new_tokens"]))
-    precision = record.get("precision", "float32")
+    prompt, limit = record["system_prompt"], int(record["max_new_tokens"])
+    model, precision = served(merged, store.check(base)), record.get("precision", "float32")
     return Champion(task.name, version, model.model, model.adapter, prompt, limit, precision)

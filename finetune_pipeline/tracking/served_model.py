@@ -131,7 +131,8 @@ def _folder(description: dict[str, Any]) -> Path:
     changed = []
     for name, digest in digests.items():
         with (folder / name).open("rb") as handle:
-            changed += [name] * (hashlib.file_digest(handle, "sha256").hexdigest() != digest)
+            if hashlib.file_digest(handle, "sha256").hexdigest() != digest:
+                changed.append(name)
     if changed:
         origin = "that were registered" if is_whole else "the adapter was trained on"
         raise ValueError(

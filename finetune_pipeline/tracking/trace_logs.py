@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from finetune_pipeline.engine.store import ArtifactStore
@@ -16,6 +17,7 @@ from finetune_pipeline.tracking.mlflow_store import reaching
 from finetune_pipeline.tracking.tracking import Tracking
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities import Trace
 
 WINDOW_DAYS = 30
@@ -37,8 +39,6 @@ def ingest_traces(task: Task, store: ArtifactStore, tracking: Tracking) -> int:
         return 0
     since = time.time() - 86_400 * WINDOW_DAYS
     client = tracking.client()
-    from mlflow.utils import get_results_from_paginated_fn
-
     with reaching(tracking.uri()):
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
@@ -47,19 +47,24 @@ def ingest_traces(task: Task, store: ArtifactStore, tracking: Tracking) -> int:
             raise FindingsError(
                 [Finding("log.no_experiment", "error", "task.yaml: logs.mlflow_experiment", message, fix)]
             )
-        traces = get_results_from_paginated_fn(
-            lambda limit, token: client.search_traces(
-                locations=[experiment.experiment_id],
-                filter_string=f"timestamp_ms >= {int(since * 1000)}",
-                order_by=["timestamp_ms ASC"],
-                max_results=limit,
-                page_token=token,
-            ),
-            _PAGE,
-        )
+        traces = _traces(client, experiment.experiment_id, since)
         ended = (trace for trace in traces if str(trace.info.state.value) != "IN_PROGRESS")
         records = (record for trace in ended for record in _records(trace))
         return ingest_records(task, store, f"mlflow:{name}", records, since)
+
+
+def _traces(client: MlflowClient, experiment_id: str, since: float) -> Iterator[Trace]:
+    """Yield the traces since this time, oldest first, page by page: a trace with its spans may be large."""
+    search = partial(
+        client.search_traces,
+        locations=[experiment_id],
+        filter_string=f"timestamp_ms >= {int(since * 1000)}",
+        order_by=["timestamp_ms ASC"],
+        max_results=_PAGE,
+    )
+    yield from (page := search())
+    while page.token:
+        yield from (page := search(page_token=page.token))
 
 
 def _records(trace: Trace) -> Iterator[tuple[str, float, dict[str, Any]]]:

@@ -131,14 +131,16 @@ class Tracking(dg.ConfigurableResource[Any]):
         status: Dagster's SUCCESS, FAILURE or CANCELED. Open nested runs become FAILED even in a finished run, since
         their process never reported success. Repeating it with the same status does nothing.
         """
-        closed = _STATUS[status]
+        mlflow_status = _STATUS[status]
         client = self.client()
         with reaching(self.uri()), locked(self.place(), "runs"):
             number = experiment_id(client, self.experiment, None)
             open_runs = [run for run in _runs_of(client, number, dagster_run_id) if run.info.status == "RUNNING"]
             for run in open_runs:
                 is_parent = run.data.tags.get(KIND) == "run"
-                client.set_terminated(run.info.run_id, closed if is_parent or closed != "FINISHED" else "FAILED")
+                client.set_terminated(
+                    run.info.run_id, mlflow_status if is_parent or mlflow_status != "FINISHED" else "FAILED"
+                )
         return len(open_runs)
 
     def _parent(self, client: MlflowClient, number: str, run: dg.DagsterRun) -> str:
@@ -198,6 +200,7 @@ def _runs_of(
     query = " AND ".join(f"tags.`{name}` = '{value}'" for name, value in {RUN: dagster_run_id, **(tags or {})}.items())
     order = ["attributes.start_time ASC", "attributes.run_id ASC"]
     runs: list[Run] = get_results_from_paginated_fn(
-        lambda limit, token: client.search_runs([number], query, 1, limit, order, token), 1000
+        lambda limit, token: client.search_runs([number], query, max_results=limit, order_by=order, page_token=token),
+        1000,
     )
     return runs

@@ -138,12 +138,12 @@ def test_new_order_numbers_are_no_drift_of_the_vocabulary(spec: TaskSpec) -> Non
         words = ("parcel", "refund", "login", "late", "broken")
         return [f"where is my {rng.choice(words)} {rng.choice(words)} {rng.random()}" for _ in range(n)]
 
-    alarms = []
+    p_values = []
     for _ in range(40):
         reference = Reference(asked(200), ["bug"] * 200)
         rows = [{"input": text, "output": "bug"} for text in asked(200)]
-        alarms.append(vocabulary.measure(spec, reference, Window(rows, [], 0.01)).p)
-    assert stats.kstest(alarms, "uniform").pvalue > 0.01
+        p_values.append(vocabulary.measure(spec, reference, Window(rows, [], 0.01)).p)
+    assert stats.kstest(p_values, "uniform").pvalue > 0.01
 
 
 def test_permutation_p_is_uniform_without_a_difference_and_small_with_one() -> None:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from finetune_pipeline.engine.step import RunInputs
-from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.engine.store import ArtifactStore, ChangedArtifact
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.base import prepare_base
 from finetune_pipeline.models.chat import load_tokenizer
@@ -110,3 +110,21 @@ def test_a_base_in_the_project_moves_with_it_and_one_that_is_gone_is_brought_aga
     (new / "models").rename(tmp_path / "elsewhere")
     again = _bring(_task(new / "data", "demo", tmp_path / "elsewhere" / "tiny", template), store)
     assert not again.reused and again.version == artifact.version and store.check(again)
+
+
+def test_a_link_of_the_base_that_leads_to_other_weights_is_noticed(
+    base: Path, tmp_path: Path, store: ArtifactStore
+) -> None:
+    """As in the cache of a hub, whose folders hold links to the weights of a revision."""
+    cached = shutil.copytree(base, tmp_path / "snapshot")
+    (cached / "chat_template.jinja").write_text(NAMED["chatml"])
+    weights, old, new = cached / "model.safetensors", tmp_path / "blob_1", tmp_path / "blob_2"
+    new.write_bytes(weights.read_bytes()[::-1])
+    weights.rename(old)
+    weights.symlink_to(old)
+    artifact = _bring(_task(tmp_path, "demo", cached, None), store)
+    assert store.check(artifact)
+    weights.unlink()
+    weights.symlink_to(new)
+    with pytest.raises(ChangedArtifact, match="blob_2 has changed"):
+        store.check(artifact)

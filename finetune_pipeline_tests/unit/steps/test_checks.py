@@ -249,6 +249,22 @@ def test_each_method_saves_its_own_tensors(method: str, right: list[str], wrong:
     assert not answer.passed and f"1 tensors do not belong to method {method}" in answer.message
 
 
+@pytest.mark.parametrize(
+    ("name", "losses", "passed", "warns"),
+    [("loss_finite", [2.0, 1.0], True, False), ("loss_finite", [2.0, float("nan")], False, False),
+        ("loss_finite", [], False, True),
+        ("learned", [2.0, 1.0], True, True), ("learned", [1.0, 2.0], False, True), ("learned", [1.0], False, True)],
+)  # fmt: skip
+def test_a_service_is_judged_by_the_losses_it_reports(
+    name: str, losses: list[float], passed: bool, warns: bool, spec: TaskSpec, tmp_path: Path
+) -> None:
+    """A service that reports too little warns; a loss that is no number blocks."""
+    history = [{"eval_loss": loss} for loss in losses]
+    facts = {"service": "a service", "first_eval_loss": None, "best_eval_loss": None, "history": history}
+    answer = find("adapter", name).ask(artifact(facts, tmp_path), spec)
+    assert (answer.passed, answer.warns) == (passed, warns)
+
+
 def test_what_was_not_merged_is_not_compared(spec: TaskSpec, tmp_path: Path) -> None:
     parity = {"kind": "endpoint", "parity": {"kind": "endpoint", "rows": 0, "passed": True}}
     assert find("merged_model", "merge_parity").ask(artifact(parity, tmp_path), spec).passed

@@ -102,9 +102,9 @@ class Stage:
         return {"rows": len(examples), "sets": {}}
 
     def judge(self, candidate: str, never_break: list[str] | None = None) -> dict[str, Any]:
-        artifact = self.work(candidate, self.root / "predicted" / candidate)
-        facts = make_test_predictions(artifact)
-        predictions = Artifact("triage", "test_predictions", candidate, artifact.out, facts, {})
+        context = self.work(candidate, self.root / "predicted" / candidate)
+        facts = make_test_predictions(context)
+        predictions = Artifact("triage", "test_predictions", candidate, context.out, facts, {})
         return make_evaluation_report(
             self.work(candidate, self.root / "report" / candidate, never_break, test_predictions=predictions)
         )

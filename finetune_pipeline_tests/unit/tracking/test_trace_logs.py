@@ -14,6 +14,7 @@ from finetune_pipeline.production import intake
 from finetune_pipeline.production.forget import forget
 from finetune_pipeline.production.ingest import read_logs
 from finetune_pipeline.spec import Task, load_task
+from finetune_pipeline.tracking import trace_logs
 from finetune_pipeline.tracking.trace_logs import ingest_traces
 from finetune_pipeline.tracking.tracking import Tracking
 
@@ -45,12 +46,15 @@ def traced(tracking: Tracking, inputs: Any, outputs: Any, user: str | None = Non
     return str(span.trace_id)
 
 
-def test_traces_are_rows_once_and_assessments_are_feedback(task: Task, tracking: Tracking, tmp_path: Path) -> None:
+def test_traces_are_rows_once_and_assessments_are_feedback(
+    task: Task, tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import mlflow
     from mlflow.entities import AssessmentSource
 
     store = ArtifactStore(tmp_path / "home" / "artifacts")
     tracking.prepare()
+    monkeypatch.setattr(trace_logs, "_PAGE", 2)  # more traces than one page holds
     with pytest.raises(FindingsError, match="no experiment 'served'"):
         ingest_traces(task, store, tracking)
     person = AssessmentSource(source_type="HUMAN", source_id="ann")
