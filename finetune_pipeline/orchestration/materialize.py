@@ -215,7 +215,8 @@ def _log_datasets(run: StepRun, step: Step, task: Task, run_inputs: RunInputs, s
 def as_metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Convert every fact for Dagster's metadata, with numbers rounded to four significant figures.
 
-    A name with ``_markdown`` at its end becomes rendered text, rows and groups of plain values a table, other containers JSON.
+    A name with ``_markdown`` at its end becomes rendered text, rows and groups of plain values a table, other containers JSON. Left out
+    is what holds empty groups only, such as the labels of the splits of a task without labels.
     """
     metadata: dict[str, Any] = {}
     for name, value in facts.items():
@@ -225,9 +226,13 @@ def as_metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
             metadata[name] = dg.MetadataValue.url(value)
         elif isinstance(value, str | int | float | Path):  # Dagster knows their types
             metadata[name] = str(value) if isinstance(value, float) and not math.isfinite(value) else _rounded(value)
-        elif value is not None:
+        elif value is not None and not _only_empty_groups(value):
             metadata[name] = _table(value) or dg.MetadataValue.json(_rounded(value))
     return metadata
+
+
+def _only_empty_groups(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(group == {} for group in value.values())
 
 
 def _rounded(value: Any) -> Any:

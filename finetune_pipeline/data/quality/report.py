@@ -54,7 +54,7 @@ def data_quality(
 
     lowest = nsmallest(SAMPLE, ordered())
     sample, rows = [e for _, _, e in sorted(lowest, key=itemgetter(1))], labels.total()
-    tokens = part(True, "not computed: no tokenizer is available yet", applies=False, prices=[])
+    tokens = part(True, "not asked: no tokenizer is available yet", applies=False, prices=[])
     if count_tokens:
         tokens = count_tokens([e for e in sample if is_train(e)], train_rows)
     parts: dict[str, Any] = {
@@ -76,7 +76,7 @@ def data_quality(
 def class_balance(counts: Mapping[str | None, int], spec: TaskSpec) -> dict[str, Any]:
     """Count the rows per label, name absent labels, and compare the largest to the smallest label (data.max_imbalance)."""
     if not spec.labels:
-        return part(True, "not computed: the answers are not labels", applies=False, labels={})
+        return part(True, "not asked: the answers are not labels", applies=False, labels={})
     labels = {label: counts.get(label, 0) for label in spec.labels}
     absent = [label for label, n in labels.items() if not n]
     present = sorted((n, label) for label, n in labels.items() if n or len(absent) == len(labels))

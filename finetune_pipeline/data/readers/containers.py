@@ -227,10 +227,10 @@ def _json_kind(body: bytes, complete: bool, spec: TaskSpec) -> tuple[str, str]:
         if spec.data.fields.rows or (pair and pair[2] == "[" and not is_row_key(pair[1], spec)):
             return "json", "JSON object on one line"
         return "json_lines", "JSON Lines: one line"
-    complete = sum(_is_value(line) for line in lines)
-    why = f"JSON Lines: {complete} of the first {len(lines)} lines are JSON values"
+    values = sum(_is_value(line) for line in lines)
+    why = f"JSON Lines: {values} of the first {len(lines)} lines are JSON values"
     first, second = lines[0], lines[1]
-    if 2 * complete >= len(lines) and (_is_value(first) or (2 * complete > len(lines) and first != b"[")):
+    if 2 * values >= len(lines) and (_is_value(first) or (2 * values > len(lines) and first != b"[")):
         return "json_lines", why
     goes_on = first[-1:] in (b"[", b"{", b",", b":") or second[:1] in (b",", b"]", b"}", b":")
     row_after_row = first[:1] == b"{" and first[-1:] in (b"{", b",") and second[:1] == b"{"

@@ -27,7 +27,8 @@ def test_rows_of_plain_values_and_groups_of_numbers_are_tables() -> None:
         {"name": "judge", "passed": False, "measured": None, "why": "no judge"},
     ]
     groups = {"counts": {"train": 700, "test": 171}, "labels": {"train": {"a": 1}, "test": {"b": 2}}}
-    metadata = as_metadata({"gates": gates, **groups})
+    metadata = as_metadata({"gates": gates, **groups, "no_labels": {"train": {}, "test": {}}})
+    assert "no_labels" not in metadata, "a table without columns says nothing"
     assert rows_of(metadata["gates"]) == [
         {"name": "beats_baseline", "passed": True, "measured": 0.1235, "interval": "0.01 to 0.2", "why": ""},
         {"name": "judge", "passed": False, "measured": "", "interval": "", "why": "no judge"},
