@@ -1,7 +1,9 @@
 """The pipeline: every step, top to bottom.
 
 The versions of artifacts, Dagster's assets with their dependencies and checks, the jobs, the MLflow runs, the progress on the
-command line and the reference page are derived from this table. To add a step, write its function and its row.
+command line and the reference page are derived from this table. To add a step, write its function and its row;
+:class:`~.engine.step.Step` documents the fields.
+In `settings`, `spec` is task.yaml, and `run` holds the inputs from outside the graph (:class:`~.engine.step.RunInputs`).
 """
 
 from pathlib import Path
@@ -39,9 +41,9 @@ from finetune_pipeline.steps.rungs import ladder_settings
 LOGS, DATA, BASELINE, TRAINING = "logs", "data", "baseline", "training"
 EVALUATION, RELEASE, PRODUCTION = "evaluation", "release", "production"
 GROUPS = (LOGS, DATA, BASELINE, TRAINING, EVALUATION, RELEASE, PRODUCTION)
-"""In order: no step needs a step of a later group."""
+"""Groups of steps, in order: no step needs a step of a later group."""
 PROMPTED = ("train_split", "validation_split", "base_model", "few_shot_baseline", "prompt_search")
-"""Steps that provide the inputs of the ladder's rungs."""
+"""What every rung of the ladder reads: rows, base model and prompts."""
 TESTED = {
     "test_accuracy": "models.candidate.accuracy",
     "test_accuracy_base": "models.base.accuracy",
@@ -51,7 +53,7 @@ TESTED = {
     "gain_high": "comparison.interval[1]",
     "test_rows": "comparison.n",
 }
-"""MLflow's metrics of an evaluation that the parent run also shows."""
+"""Figures of an evaluation that the MLflow run of the whole graph shows: MLflow's name, and the place in the step's facts."""
 
 STEPS = [
     Step(
@@ -59,7 +61,7 @@ STEPS = [
         LOGS,
         "Complete log lines, scrubbed, with hashed users. Corrections become examples.",
         production.make_production_logs,
-        settings=lambda spec, outside: {"logs": outside.logs, **log_settings(spec)},
+        settings=lambda spec, run: {"logs": run.logs, **log_settings(spec)},
         code_version="7",
         checks=(data_check.nothing_held_back, data_check.logs_accounted),
         kinds=("jsonl",),
@@ -70,9 +72,9 @@ STEPS = [
         "Snapshot of the raw files and the corrected production rows, with digests.",
         data.make_raw,
         after=("production_logs",),
-        settings=lambda spec, outside: {
-            "files": outside.raw,
-            "corrections": outside.corrections,
+        settings=lambda spec, run: {
+            "files": run.raw,
+            "corrections": run.corrections,
             **spec.data.model_dump(include={"raw", "benchmarks", "fields", "csv", "sheet", "max_unpacked_gib"}),
         },
         code_version="6",
@@ -84,7 +86,7 @@ STEPS = [
         "Canonical examples as JSON Lines. Bad rows go to quarantine with file, line, rule and fix.",
         data.make_validated,
         needs=("raw_examples",),
-        settings=lambda spec, outside: validation_settings(spec),
+        settings=lambda spec, run: validation_settings(spec),
         code_version="13",
         checks=(
             data_check.files_read,
@@ -100,7 +102,7 @@ STEPS = [
         "Examples without personal data, secrets, duplicates and contradictions.",
         data.make_clean,
         needs=("validated_examples", "raw_examples"),
-        settings=lambda spec, outside: {
+        settings=lambda spec, run: {
             "kind": spec.output.kind,
             **spec.data.model_dump(
                 include={"near_duplicate_threshold", "scrub", "scrub_names", "scrub_region", "contradictions"}
@@ -116,7 +118,7 @@ STEPS = [
         "Applies the reviewers' decisions in `reviews/`.",
         data.make_reviewed,
         needs=("clean_examples",),
-        settings=lambda spec, outside: {"reviews": outside.reviews},
+        settings=lambda spec, run: {"reviews": run.reviews},
         code_version="3",
         checks=(data_check.enough_examples, data_check.enough_per_label, data_check.reviews_applied),
         kinds=("jsonl",),
@@ -127,9 +129,9 @@ STEPS = [
         "Train, validation and sealed test split by duplicate cluster, stratified by label. Rows never change their split.",
         data.make_splits,
         needs=("reviewed_examples", "clean_examples"),
-        settings=lambda spec, outside: {
+        settings=lambda spec, run: {
             **spec.split.model_dump(exclude={"restart"}),
-            "ledger": outside.split_ledger,
+            "ledger": run.split_ledger,
             **spec.data.model_dump(include={"near_duplicate_threshold"}),
         },
         code_version="10",
@@ -150,7 +152,7 @@ STEPS = [
         BASELINE,
         "The untrained model: safetensors, tokenizer, chat template and digests.",
         baseline.make_base_model,
-        settings=lambda spec, outside: outside.base,
+        settings=lambda spec, run: run.base,
         checks=(training_check.safe_weights,),
         kinds=("huggingface", "safetensors"),
         heavy=True,
@@ -162,7 +164,7 @@ STEPS = [
         "Report on the whole data set: class balance, label noise, synthetic rows, tokens and cost.",
         data.make_data_quality,
         needs=(*DATA_STEPS, "base_model"),
-        settings=lambda spec, outside: data.quality_settings(spec),
+        settings=lambda spec, run: data.quality_settings(spec),
         code_version="6",
         checks=data_check.QUALITY_CHECKS,
         kinds=("html", "python"),
@@ -174,7 +176,7 @@ STEPS = [
         baseline.make_few_shot_baseline,
         needs=("train_split", "validation_split", "base_model"),
         after=("data_quality",),
-        settings=lambda spec, outside: {**baseline.baseline_settings(spec), "passages": outside.documents},
+        settings=lambda spec, run: {**baseline.baseline_settings(spec), "passages": run.documents},
         code_version="13",
         checks=(training_check.baseline_answered,),
         kinds=("huggingface", "parquet"),
@@ -190,7 +192,7 @@ STEPS = [
         "Whether fine-tuning is worth it, and whether the test can show the gain. Stops if something simpler is good enough.",
         baseline.make_advice,
         needs=("train_split", "validation_split", "few_shot_baseline"),
-        settings=lambda spec, outside: baseline.advice_settings(spec),
+        settings=lambda spec, run: baseline.advice_settings(spec),
         code_version="7",
         checks=(
             training_check.learnable,
@@ -206,7 +208,7 @@ STEPS = [
         "A better prompt for the base model, searched under a budget of calls; made by `finetune ladder` alone.",
         prompt_search.make_prompt_search,
         needs=("train_split", "validation_split", "base_model", "few_shot_baseline"),
-        settings=lambda spec, outside: prompt_search.search_settings(spec),
+        settings=lambda spec, run: prompt_search.search_settings(spec),
         code_version="5",
         kinds=("huggingface", "parquet"),
         heavy=True,
@@ -218,7 +220,7 @@ STEPS = [
         "Trainings on growing shares of the rows, and what all rows should reach; made by `finetune ladder` alone.",
         pilot.make_pilot,
         needs=PROMPTED,
-        settings=lambda spec, outside: {
+        settings=lambda spec, run: {
             "pilot": spec.ladder.pilot,
             "trainer": spec.training.trainer,
             **ladder_settings(spec),
@@ -236,7 +238,7 @@ STEPS = [
         "No language model, prompt, retrieve, pilot: quality, cost and latency of each rung, the answer, and what would change it.",
         ladder.make_ladder,
         needs=(*PROMPTED, "pilot"),
-        settings=lambda spec, outside: {
+        settings=lambda spec, run: {
             **baseline.advice_settings(spec),
             "seed": spec.split.seed,
             "description": spec.description,
@@ -253,7 +255,7 @@ STEPS = [
         "Token counts, steps, memory, time and cost; whether training fits, and the nearest plan that does.",
         training.make_training_plan,
         needs=("train_split", "validation_split", "base_model"),
-        settings=lambda spec, outside: {**decisive_settings(spec.training), "asked": asking_settings(spec)},
+        settings=lambda spec, run: {**decisive_settings(spec.training), "asked": asking_settings(spec)},
         code_version="9",
         checks=(training_check.plan_fits, training_check.no_truncation),
         shows=("plan.json",),
@@ -266,7 +268,7 @@ STEPS = [
         training.make_adapter,
         needs=("train_split", "validation_split", "base_model"),
         after=("advice", "training_plan"),
-        settings=lambda spec, outside: decisive_settings(spec.training),
+        settings=lambda spec, run: decisive_settings(spec.training),
         code_version="5",
         checks=(
             training_check.supervision,
@@ -289,7 +291,7 @@ STEPS = [
         "(prompt), or base and adapter (prefix).",
         training.make_merged_model,
         needs=("adapter", "base_model", "validation_split"),
-        settings=lambda spec, outside: {"labels": spec.labels, **baseline.answering_settings(spec)},
+        settings=lambda spec, run: {"labels": spec.labels, **baseline.answering_settings(spec)},
         code_version="6",
         checks=(training_check.merge_parity,),
         kinds=("safetensors", "huggingface"),
@@ -301,7 +303,7 @@ STEPS = [
         "The tuned model on the ladder's rows: plain, with the nearest examples, and under the prompt that was found.",
         ladder.make_tuned_rungs,
         needs=("ladder", "merged_model", *PROMPTED),
-        settings=lambda spec, outside: baseline.advice_settings(spec),
+        settings=lambda spec, run: baseline.advice_settings(spec),
         code_version="5",
         kinds=("huggingface", "html"),
         heavy=True,
@@ -313,8 +315,8 @@ STEPS = [
         "General ability of the base model: multiple-choice items and plain text, scored by likelihood.",
         ability.make_base_ability,
         needs=("base_model",),
-        settings=lambda spec, outside: {
-            "asked": outside.ability,
+        settings=lambda spec, run: {
+            "asked": run.ability,
             "batch_size": spec.baseline.batch_size,
             "precision": spec.evaluation.precision,
         },
@@ -330,12 +332,12 @@ STEPS = [
         "The same items asked of the candidate: the loss of ability with its interval.",
         ability.make_general_ability,
         needs=("base_ability", "base_model", "merged_model"),
-        settings=lambda spec, outside: {
-            "asked": outside.ability,
+        settings=lambda spec, run: {
+            "asked": run.ability,
             "batch_size": spec.baseline.batch_size,
             "precision": spec.evaluation.precision,
             "confidence": spec.gates.confidence,
-            "champion": outside.champion["merged"] if outside.champion else None,
+            "champion": run.champion["merged"] if run.champion else None,
         },
         code_version="7",
         checks=(evaluation_check.ability_kept,),
@@ -349,13 +351,13 @@ STEPS = [
         evaluation.make_test_predictions,
         needs=("test_split", "train_split", "base_model", "merged_model", "few_shot_baseline"),
         after=("validation_split", "production_logs"),
-        settings=lambda spec, outside: {
+        settings=lambda spec, run: {
             **baseline.output_settings(spec),
             **baseline.answering_settings(spec),
-            "champion": outside.champion["merged"] if outside.champion else None,
+            "champion": run.champion["merged"] if run.champion else None,
             "served": spec.evaluation.settings(),
             "perturbed": spec.robustness.asked(),
-            "judging": [outside.judging, spec.data.near_duplicate_threshold] if outside.judging else None,
+            "judging": [run.judging, spec.data.near_duplicate_threshold] if run.judging else None,
             "api_model": spec.baseline.endpoint is not None,
         },
         code_version="10",
@@ -371,8 +373,8 @@ STEPS = [
         "Blind ratings by people from `finetune review`, if there are any.",
         reviews.make_human_review,
         needs=("test_predictions",),
-        settings=lambda spec, outside: {
-            "ratings": outside.ratings,
+        settings=lambda spec, run: {
+            "ratings": run.ratings,
             "confidence": spec.gates.confidence,
             "output": spec.output.model_dump(mode="json"),
         },
@@ -386,7 +388,7 @@ STEPS = [
         "Base and candidate compared by a judge model that agrees with people, and by embeddings; off by default.",
         reviews.make_judge_review,
         needs=("test_predictions", "human_review"),
-        settings=lambda spec, outside: {
+        settings=lambda spec, run: {
             "judge": spec.evaluation.judge.settings() if spec.evaluation.judge else None,
             "similarity": spec.evaluation.similarity,
             "confidence": spec.gates.confidence,
@@ -413,14 +415,14 @@ STEPS = [
         ),
         after=("data_quality", "training_plan"),
         follows=("ladder",),
-        settings=lambda spec, outside: {
-            "ladder": outside.ladder,
+        settings=lambda spec, run: {
+            "ladder": run.ladder,
             "gates": spec.gates.model_dump(),
             "robustness": spec.robustness.model_dump(),
             "output": spec.output.model_dump(),
             "ceiling": spec.baseline.ceiling,
             "description": spec.description,
-            "never_break": outside.never_break,
+            "never_break": run.never_break,
         },
         code_version="18",
         checks=evaluation_check.GATE_CHECKS,
@@ -436,7 +438,7 @@ STEPS = [
         release.make_model_version,
         needs=("evaluation_report", "adapter", "merged_model"),
         after=("base_model",),
-        settings=lambda spec, outside: {"card": spec.card.model_dump(), "description": spec.description},
+        settings=lambda spec, run: {"card": spec.card.model_dump(), "description": spec.description},
         code_version="5",
         checks=(
             evaluation_check.nothing_forgotten,
@@ -453,12 +455,12 @@ STEPS = [
         production.make_drift_report,
         needs=("production_logs",),
         follows=("train_split",),
-        settings=lambda spec, outside: {
+        settings=lambda spec, run: {
             "output": spec.output.model_dump(),
             "drift": spec.drift.model_dump(exclude={"action"}),
             "rows_after_drift": spec.retraining.rows_after_drift,
-            "trained_on": outside.trained_on,
-            "champion": outside.champion,
+            "trained_on": run.trained_on,
+            "champion": run.champion,
         },
         code_version="9",
         checks=(evaluation_check.drift,),
@@ -471,12 +473,12 @@ STEPS = [
         production.make_retraining_decision,
         needs=("drift_report", "production_logs"),
         follows=("model_version",),
-        settings=lambda spec, outside: {
+        settings=lambda spec, run: {
             "min_new_rows": spec.logs.min_new_rows,
             **spec.retraining.model_dump(include={"min_gain", "rows_after_drift"}),
             "seed": spec.split.seed,
-            "trained_on": outside.trained_on,
-            "champion": outside.champion,
+            "trained_on": run.trained_on,
+            "champion": run.champion,
         },
         code_version="3",
         shows=("decision.json",),
@@ -486,14 +488,14 @@ STEPS = [
 
 PIPELINE = Graph(STEPS)
 CHECKS = [(step.name, check) for step in STEPS for check in step.checks]
-"""(step, check) of every check."""
+"""Every check, after the name of its step."""
 
 
 def base_model_folder(task: Task, store: ArtifactStore) -> Path | None:
     """Return the folder of the task's base model if it is already made. Reads no other input from outside the graph."""
     step = PIPELINE.steps["base_model"]
     if not store.all_versions(SHARED, step.name):
-        return None  # nothing to compare digests of weights with
+        return None  # no base model was ever made: spare the digest of the weights
     try:
         identity = base_of(task)
     except (FindingsError, OSError, ValueError):

@@ -149,7 +149,7 @@ class Step:
     needs: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     follows: tuple[str, ...] = ()
-    settings: Callable[[TaskSpec, RunInputs], Mapping[str, Any]] = lambda spec, outside: {}
+    settings: Callable[[TaskSpec, RunInputs], Mapping[str, Any]] = lambda spec, run: {}
     code_version: str = "1"
     checks: tuple[Check, ...] = ()
     shows: tuple[str, ...] = ()
