@@ -1,4 +1,7 @@
-"""Selects the models for the sealed test, and where each runs: here, at your endpoint, at the trainer, or behind an API."""
+"""Selects the models for the sealed test, and where each runs: here, at your endpoint, at the trainer, or behind an API.
+
+A set (worker.jobs.prompt_set) is a model with one prompt, under the name that its answers have in predictions.parquet.
+"""
 
 from collections.abc import Mapping
 from contextlib import ExitStack

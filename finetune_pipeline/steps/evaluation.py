@@ -44,25 +44,29 @@ from finetune_pipeline.worker.jobs import other_rows_set
 
 PLOTS = "plots"
 RECENT, RECENT_FACTS = "recent_rows.jsonl", "production.json"
+"""Recent production rows that the models answer (a temporary file), and facts about them (kept)."""
 
 
 def make_test_predictions(context: StepContext) -> dict[str, Any]:
-    """Let base (best prompt), candidate, champion and simple models answer the same sealed rows, in the same order."""
+    """Let base (best prompt), candidate, champion and simple models answer the same sealed rows, in the same order.
+
+    A model set is one of these models with its prompt (worker.jobs.prompt_set); perturbed and production rows get further sets.
+    """
     spec = context.spec
     candidate, base = context.inputs["merged_model"], context.inputs["base_model"]
     sealed = context.inputs["test_split"]
-    best, sets = best_prompt(context), []
+    best, model_sets = best_prompt(context), []
     if not best.get("api"):
-        sets.append(base_set(spec, "base", base, best))
+        model_sets.append(base_set(spec, "base", base, best))
     if second_prompt := other_prompt(context):
-        sets.append(base_set(spec, OTHER_PROMPT, base, second_prompt))
-    sets.append(trained_set(spec, "candidate", candidate, base))
+        model_sets.append(base_set(spec, OTHER_PROMPT, base, second_prompt))
+    model_sets.append(trained_set(spec, "candidate", candidate, base))
     kinds = {"candidate": candidate.facts["kind"]}
     if context.run_inputs.champion:
         champion, champion_base = champion_of(context)
-        sets.append(trained_set(spec, "champion", champion, champion_base))
+        model_sets.append(trained_set(spec, "champion", champion, champion_base))
         kinds["champion"] = champion.facts["kind"]
-    sets = [model_set for answering in sets for model_set in (answering, *perturbed_sets(spec, answering))]
+    model_sets = [each for model_set in model_sets for each in (model_set, *perturbed_sets(spec, model_set))]
     opened = open_sealed(
         examples_of(sealed.folder, "test"),
         context.store.state_folder(context.task.name),
@@ -72,33 +76,33 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
         candidate=candidate.version,
         reason="evaluation of a candidate",
     )
-    with opened as examples, ExitStack() as services:
-        sets += _recent(context, examples, sets)
+    with opened as test_file, ExitStack() as services:
+        model_sets += _recent(context, test_file, model_sets)
         facts = context.launch(
             asking_job(
                 context,
-                while_served(context, sets, services),
-                examples,
+                while_served(context, model_sets, services),
+                test_file,
                 context.out,
                 answers=answers_of(context, test=True),
                 endpoint=endpoint_of(spec),
                 simple=simple_settings(spec),
             )
         )
-        api = add_api_answers(context, examples)
-        write_test_rows(examples, context.out)
+        api = add_api_answers(context, test_file)
+        write_test_rows(test_file, context.out)
     (context.builder.work / RECENT).unlink(missing_ok=True)
     return {**facts, "kinds": kinds, "champion": dict(context.run_inputs.champion or {}), "api": api}
 
 
-def _recent(context: StepContext, test: Path, sets: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the sets of all models for recent production rows, and write production.json on these rows."""
-    learned = learned_by(context.store, context.task.name, context.run_inputs.champion)
+def _recent(context: StepContext, test_file: Path, model_sets: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the model sets for recent production rows, and write production.json on these rows."""
+    champion_trained_on = learned_by(context.store, context.task.name, context.run_inputs.champion)
     logged_rows = read_rows(context.inputs["production_logs"].path("judging.jsonl"))
-    rows = judging_rows(context.spec, logged_rows, learned)
+    rows = judging_rows(context.spec, logged_rows, champion_trained_on)
     if not rows:
         return []
-    known_files = [*(split_file(context, name) for name in ("train", "validation")), test]
+    known_files = [*(split_file(context, name) for name in ("train", "validation")), test_file]
     chosen = unknown_rows(context.spec, rows, known_files)
     examples, path = as_examples(context.spec, chosen), context.builder.work / RECENT
     facts = {"rows": chosen.facts().model_dump(), "sources": sources_of(chosen, examples)}
@@ -106,17 +110,22 @@ def _recent(context: StepContext, test: Path, sets: list[dict[str, Any]]) -> lis
     if not examples:
         return []
     write_examples(path, examples)
-    return [other_rows_set(answering, SET, path) for answering in sets if answering["name"] in MODELS]
+    return [other_rows_set(model_set, SET, path) for model_set in model_sets if model_set["name"] in MODELS]
 
 
 def make_evaluation_report(context: StepContext) -> dict[str, Any]:
-    """Compute scores, comparisons, gates and pages as a pure function of the predictions and earlier steps' facts."""
+    """Compute scores, comparisons, gates and pages from the predictions and earlier steps' facts, without a model.
+
+    Also record in the task's state which test rows the candidate has right, for the reports of later candidates.
+    """
     predictions = context.inputs["test_predictions"]
-    recent = predictions.folder / RECENT_FACTS
+    production_facts = predictions.folder / RECENT_FACTS
     state, candidate = context.store.state_folder(context.task.name), context.inputs["merged_model"].version
     rows = read_predictions(predictions.path("predictions.parquet"))
     openings_so_far = openings(state, context.inputs["splits"].version)
-    candidates = dict.fromkeys(str(entry["candidate"]) for entry in openings_so_far)
+    candidates = list(
+        dict.fromkeys(str(entry["candidate"]) for entry in openings_so_far)
+    )  # in the order of their first opening
     record(state, candidate, outcomes_of(of_model(rows, "candidate"), context.spec.output))
     test_rows, output = read_test_rows(predictions.folder), context.spec.output
     train = read_examples(examples_of(context.inputs["splits"].folder, "train"))
@@ -130,8 +139,8 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
         sources=test_rows.sources,
         files=test_rows.files,
         never_break=context.run_inputs.never_break,
-        earlier=recorded(state, list(candidates)[: look_number(openings_so_far, candidate) - 1]),
-        production_rows=read_json(recent) if recent.exists() else None,
+        earlier=recorded(state, candidates[: look_number(openings_so_far, candidate) - 1]),
+        production_rows=read_json(production_facts) if production_facts.exists() else None,
         versions={
             **{name: artifact.version for name, artifact in context.inputs.items()},
             "champion": str(context.run_inputs.champion["model_version"]) if context.run_inputs.champion else None,
@@ -139,10 +148,10 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
     )
     gates = decide(context.spec, evaluation)
     decision = verdict(gates)
-    answer = " ".join([*verdict_sentences(evaluation, gates), *caveats(evaluation)])
-    sample = shown_rows(evaluation, rows, output, test_rows.texts, training)
-    stored, page = evaluation.to_json(), evaluation_page(evaluation, gates, sample, _current_ladder(context))
-    (context.out / SHOWN_ROWS).write_text(sample.model_dump_json(), "utf-8")
+    verdict_text = " ".join([*verdict_sentences(evaluation, gates), *caveats(evaluation)])
+    shown = shown_rows(evaluation, rows, output, test_rows.texts, training)
+    stored, page = evaluation.to_json(), evaluation_page(evaluation, gates, shown, _current_ladder(context))
+    (context.out / SHOWN_ROWS).write_text(shown.model_dump_json(), "utf-8")
     write_json(context.out / "evaluation.json", stored)
     write_json(context.out / "gates.json", [g.to_dict() for g in gates])
     write_json(context.out / "report.json", evaluation_json(evaluation, gates))
@@ -154,7 +163,7 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
     return {
         "decision": decision,
         "passed": decision == "promote",
-        "verdict": answer,
+        "verdict": verdict_text,
         "gates": [g.to_dict() for g in gates],
         **{key: stored[key] for key in ("models", "comparison", "history", "robustness", "production")},
         "seal": {k: v for k, v in stored["seal"].items() if k != "openings"},
@@ -204,6 +213,6 @@ def _cost(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> dict[str, 
 
 
 def _supervision(adapter: Artifact) -> dict[str, Any]:
-    """Return the audit's counters per split. Its rows are on the page beside the adapter."""
+    """Return the audit's counters per split, without its rows, which audit.html of the adapter shows."""
     audits = read_json(adapter.path("audit.json")) if (adapter.folder / "audit.json").exists() else {}
     return {split: {key: count for key, count in audit.items() if key != "shown"} for split, audit in audits.items()}
