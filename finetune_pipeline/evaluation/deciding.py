@@ -20,22 +20,24 @@ Row = Mapping[str, Any]
 MIN_ROWS = 20
 """Minimum test rows of a part: with fewer, an interval spans half the scale."""
 OTHER_ROWS = "the other rows"
+"""Title of the test rows that no glob of gates.parts names."""
 
 
 def level_of(look: int, confidence: float) -> Level:
-    """Return the level of the look-th candidate on one test set.
+    """Return the level at which a candidate is judged, which is stricter for every further candidate on the same test.
 
-    `confidence` is that of the two-sided interval whose lower bound decides. `alpha` bounds the chance of ever promoting a
-    useless candidate, however many follow.
+    look: the number of this candidate among all that the test has judged, from 1. `confidence` of the result is that of the
+    two-sided interval whose lower bound decides. Its `alpha` bounds the chance of ever promoting a useless candidate, however
+    many follow; `spent` is the part of it used so far.
     """
     alpha = 1 - confidence
     level = level_left(look, alpha)
     return Level(look=look, level=level, confidence=1 - level, alpha=alpha, spent=looks_spent(look, alpha))
 
 
-def margin_of(requirement: str, margin: float) -> float:
-    """The bound a gain must exceed: 0 for ``better``, minus the margin for ``not_worse``."""
-    return -margin if requirement == "not_worse" else 0.0
+def margin_of(requirement: str, allowed_loss: float) -> float:
+    """The bound that a gain must exceed: 0 for ``better``, minus the allowed loss for ``not_worse``."""
+    return -allowed_loss if requirement == "not_worse" else 0.0
 
 
 def decide_gain(
@@ -50,8 +52,8 @@ def decide_gain(
 ) -> Decision:
     """Decide whether the gain of `candidate` over every rival significantly exceeds `margin`, in every metric.
 
-    Holm's procedure by intervals over all pairs of a rival and a metric: of m open pairs, those are shown whose interval at
-    level / m lies above the margin. This repeats with the remaining pairs until none is left or none is shown.
+    Holm's procedure by intervals over all pairs of a rival and a metric: of m undecided pairs, those are shown whose interval
+    at level / m lies above the margin. This repeats with the others until none is left, or a round shows none.
 
     Args:
         rivals: Rows of each rival by name, in the order of the candidate's rows.
@@ -60,28 +62,28 @@ def decide_gain(
         clusters: The source of every row, if rows share one.
 
     Returns:
-        The decision, with the last interval computed for each pair. A metric without an interval is not shown, and without a
-        rival nothing is shown.
+        The decision; each pair has the interval of the round that showed it, or of the last round. A metric without an interval
+        is not shown, and without a rival nothing is shown.
     """
-    measured: dict[tuple[str, str], RivalGain] = {}
-    open_pairs = [(rival, metric) for rival in rivals for metric in metrics]
-    while open_pairs:
-        confidence = 1 - level / len(open_pairs)
-        for rival, metric in open_pairs:
-            result = METRICS[metric].gain(rivals[rival], candidate, output, confidence, clusters)
-            measured[rival, metric] = RivalGain(
+    gains_by_pair: dict[tuple[str, str], RivalGain] = {}
+    undecided = [(rival, metric) for rival in rivals for metric in metrics]
+    while undecided:
+        confidence = 1 - level / len(undecided)
+        for rival, metric in undecided:
+            measured_gain = METRICS[metric].gain(rivals[rival], candidate, output, confidence, clusters)
+            gains_by_pair[rival, metric] = RivalGain(
                 rival=rival,
                 metric=metric,
-                gain=result.gain,
-                interval=result.interval,
+                gain=measured_gain.gain,
+                interval=measured_gain.interval,
                 confidence=confidence,
-                shown=result.surely_above(margin),
+                shown=measured_gain.surely_above(margin),
             )
-        unproven = [pair for pair in open_pairs if not measured[pair].shown]
-        if len(unproven) == len(open_pairs):
+        not_shown = [pair for pair in undecided if not gains_by_pair[pair].shown]
+        if len(not_shown) == len(undecided):
             break
-        open_pairs = unproven
-    gains = [measured[rival, metric] for rival in rivals for metric in metrics]
+        undecided = not_shown
+    gains = [gains_by_pair[rival, metric] for rival in rivals for metric in metrics]
     return Decision(level=level, margin=margin, shown=bool(gains) and all(g.shown for g in gains), gains=gains)
 
 
@@ -94,12 +96,12 @@ def decisions_of(
     sources: SourceOf,
 ) -> Decisions:
     """Decide whether the gains over the base model with its best prompt, the simple models and the champion are significant."""
-    after = in_order(rows["candidate"])
-    clusters = shared_sources(after, sources)
+    candidate_rows = in_order(rows["candidate"])
+    clusters = shared_sources(candidate_rows, sources)
 
     def decision(rivals: Mapping[str, Sequence[Row]], metrics: Sequence[str], margin: float) -> Decision:
         ordered = {name: in_order(answers) for name, answers in rivals.items()}
-        return decide_gain(ordered, after, spec.output, metrics, level=level, margin=margin, clusters=clusters)
+        return decide_gain(ordered, candidate_rows, spec.output, metrics, level=level, margin=margin, clusters=clusters)
 
     gates, champion = spec.gates, rows.get("champion")
     metrics = list(dict.fromkeys([spec.metric, *gates.more_metrics]))
@@ -132,19 +134,29 @@ def parts_of_test(
     other_ids = files.keys() - set().union(*(ids for _, ids in groups))
     parts = []
     for pattern, ids in [*groups, (None, other_ids)]:
-        after = in_order(row for row in candidate if row["example_id"] in ids)
+        candidate_rows = in_order(row for row in candidate if row["example_id"] in ids)
         rivals = {str(mode): in_order(r for r in rows if r["example_id"] in ids) for mode, rows in base.answers.items()}
-        clusters, decision = shared_sources(after, sources), None
-        if pattern is not None and len(after) >= MIN_ROWS:
+        clusters, decision = shared_sources(candidate_rows, sources), None
+        if pattern is not None and len(candidate_rows) >= MIN_ROWS:
             metrics, margin = [spec.metric], spec.gates.min_gain
-            decision = decide_gain(rivals, after, spec.output, metrics, level=level, margin=margin, clusters=clusters)
+            decision = decide_gain(
+                rivals, candidate_rows, spec.output, metrics, level=level, margin=margin, clusters=clusters
+            )
         models, compared = {}, None
-        if after:
-            before, name, scoring = rivals[base.mode], pattern or OTHER_ROWS, (spec.gates.confidence, spec.metric)
-            compared = compare(before, after, spec.output, *scoring, sources)
+        if candidate_rows:
+            base_rows, part_name = rivals[base.mode], pattern or OTHER_ROWS
+            confidence, metric = spec.gates.confidence, spec.metric
+            compared = compare(base_rows, candidate_rows, spec.output, confidence, metric, sources)
             models = {
-                model: ModelRow.of(f"{title}, {name}", "test", score(rows, spec.output, *scoring, clusters))
-                for model, title, rows in (("base", "Base at its best", before), ("candidate", "Fine-tuned", after))
+                model: ModelRow.of(
+                    f"{title}, {part_name}", "test", score(rows, spec.output, confidence, metric, clusters)
+                )
+                for model, title, rows in (
+                    ("base", "Base at its best", base_rows),
+                    ("candidate", "Fine-tuned", candidate_rows),
+                )
             }
-        parts.append(PartOfTest(files=pattern, n=len(after), models=models, comparison=compared, decision=decision))
+        parts.append(
+            PartOfTest(files=pattern, n=len(candidate_rows), models=models, comparison=compared, decision=decision)
+        )
     return parts
