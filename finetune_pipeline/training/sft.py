@@ -1,4 +1,5 @@
-"""Supervised fine-tuning: audits the rows, loads the base, trains with the chosen method, keeps the best checkpoint."""
+"""Supervised fine-tuning: audits the rows, loads the base, trains with the chosen method until the validation loss stops
+falling (training.patience), and keeps the best checkpoint."""
 
 import math
 import time
@@ -51,8 +52,8 @@ from finetune_pipeline.training.trainer import ProgressCallback, TokenTrainer, l
 
 
 def job_digest(job: dict[str, Any], processes: int = 1) -> str:
-    """Return the digest that a checkpoint must match to be resumed: of settings, data, base model and first adapter, without
-    paths; and of the number of processes, since each has its own random state."""
+    """Return the digest that a checkpoint must match to be resumed: of settings, data, base model and the adapter that training
+    starts from, without paths; and of the number of processes, since each has its own random state."""
     start = job.get("start_from")
     content = {
         "settings": job["settings"],
@@ -64,7 +65,8 @@ def job_digest(job: dict[str, Any], processes: int = 1) -> str:
 
 
 def _kernel(model: Any, work: Path, dtype: torch.dtype, device: torch.device) -> Trial:
-    """Return the kernel of packed attention. A resumed training keeps its first choice, for bitwise equal results."""
+    """Return the kernel of packed attention, which a trial on CUDA chooses. A resumed training keeps the choice in `work`, for
+    bitwise equal results."""
     path = work / "kernel.json"
     if not path.exists():
         virtual_tokens = getattr(model, "virtual_tokens", (0, 0))[1]
@@ -77,7 +79,7 @@ def train(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run a job of :func:`finetune_pipeline.worker.jobs.train_job`. Returns (facts, measured).
 
-    All processes of a launcher call this; the first one writes and reports for all.
+    All processes of a launcher call this; the first one writes and reports for all, and the others return empty dictionaries.
     facts depend only on the job (and on how many processes share it); measured contains what differs from run to run.
     audit_html: also write the audit as a page, even if it stops the training. on_saved: called in every process after a
     checkpoint is complete.
@@ -91,10 +93,10 @@ def train(
     processes, sharded = state.num_processes, strategy() == "fsdp2"
     tokenizer = load_tokenizer(base)
     examples = {split: read_examples(Path(job[split])) for split in ("train", "validation")}
-    limit = longest_allowed(settings, read_json(model_folder(base) / "config.json"))
+    token_limit = longest_allowed(settings, read_json(model_folder(base) / "config.json"))
     epoch_examples = {**examples, "train": training_examples(examples["train"], settings)}
     splits = {
-        split: prepare_split(tokenizer, rows, limit, settings["over_length"], f"{split} split")
+        split: prepare_split(tokenizer, rows, token_limit, settings["over_length"], f"{split} split")
         for split, rows in epoch_examples.items()
     }
     write_audit(job, splits, audit_html, state.is_main_process)
@@ -110,20 +112,20 @@ def train(
     set_seed(settings["seed"])
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing here reads memory before writing it
-    compute = resolve_precision(settings["precision"], device)
+    compute_dtype = resolve_precision(settings["precision"], device)
     start = Path(job["start_from"]) if job.get("start_from") else None
     load_device = torch.device("cpu") if sharded else device  # a sharded model need not fit on one device
-    built = build(base, settings, compute, load_device, tokenizer, task_text(examples["train"]), start)
-    packed, reason = False, "training.shared_prefix is off"
+    built = build(base, settings, compute_dtype, load_device, tokenizer, task_text(examples["train"]), start)
+    packed, packing_reason = False, "training.shared_prefix is off"
     if settings["shared_prefix"]:
-        packed, reason = supports_shared_prefix(built.model)
+        packed, packing_reason = supports_shared_prefix(built.model)
     fused = fuse(built.model)
     picks_kernel = packed and state.is_main_process
-    (trial,) = broadcast_object_list([_kernel(built.model, work, compute, device) if picks_kernel else None])
+    (trial,) = broadcast_object_list([_kernel(built.model, work, compute_dtype, device) if picks_kernel else None])
     collator: Any = packed_collator(built.model, trial.kernel) if packed else PaddedCollator(tokenizer.pad_token_id)
-    batches = "shared prefix" if packed else f"padded batches: {reason}"
+    batch_form = "shared prefix" if packed else f"padded batches: {packing_reason}"
     weight_share = f"weights at {built.weights['ratio']:.0%} of bfloat16"
-    say(f"{job['stage']}: {settings['method']} in {_name(compute)}, {weight_share}; {batches}")
+    say(f"{job['stage']}: {settings['method']} in {_name(compute_dtype)}, {weight_share}; {batch_form}")
 
     trainer, callback = _trainer(job, built, tokenizer, collator, splits, digest, processes, resume.folder is None)
     callback.on_saved = on_saved
@@ -145,7 +147,7 @@ def train(
     assert trainer.model is not None
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     rounding = None
-    if METHODS[settings["method"]].holds == "float32":  # the weights are stored in the base's dtype
+    if METHODS[settings["method"]].holds == "float32":  # method full: float32 in training, stored in the base's dtype
         rounding = {"dtype": _name(round_to_base(trainer.model, base)), "eval_loss": trainer.validation_loss()}
     gathered = trainer.accelerator.get_state_dict(trainer.model) if sharded else None
     if not state.is_main_process:
@@ -158,7 +160,7 @@ def train(
     progress = trainer.state
     facts = {
         "method": settings["method"],
-        "precision": _name(compute),
+        "precision": _name(compute_dtype),
         "device": device.type,
         "processes": processes,
         "strategy": strategy(),
@@ -172,7 +174,7 @@ def train(
         "gradient_checkpointing": {"used": built.checkpointing, "why": built.checkpointing_why},
         "shared_prefix": {
             "used": packed,
-            "why": reason,
+            "why": packing_reason,
             "prefix_tokens": common_prefix(splits["train"].plain_rows()) if packed else 0,
             **({"kernel": trial.kernel, "kernel_why": trial.why} if packed else {}),
         },
@@ -223,10 +225,11 @@ def _trainer(
     processes: int,
     from_start: bool,
 ) -> tuple[TokenTrainer, ProgressCallback]:
+    """Return the trainer with its early stopping, and the callback that reports its progress. from_start: not resumed."""
     settings, work = job["settings"], Path(job["work"])
-    micro = rows_per_process(settings["batch_size"], settings["micro_batch_size"], processes)
-    per_epoch = math.ceil(len(splits["train"].rows) / settings["batch_size"])
-    eval_steps = max(1, round(per_epoch / settings["evals_per_epoch"]))
+    micro_batch = rows_per_process(settings["batch_size"], settings["micro_batch_size"], processes)
+    steps_per_epoch = math.ceil(len(splits["train"].rows) / settings["batch_size"])
+    eval_steps = max(1, round(steps_per_epoch / settings["evals_per_epoch"]))
     sharding: dict[str, Any] = {}
     if strategy() == "fsdp2":  # checkpoints still contain complete weights
         sharding = {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT"}}
@@ -235,12 +238,12 @@ def _trainer(
         num_train_epochs=settings["epochs"],
         seed=settings["seed"],
         data_seed=settings["seed"],
-        per_device_train_batch_size=micro,
-        per_device_eval_batch_size=validation_rows_per_pass(micro),
-        gradient_accumulation_steps=settings["batch_size"] // (micro * processes),
+        per_device_train_batch_size=micro_batch,
+        per_device_eval_batch_size=validation_rows_per_pass(micro_batch),
+        gradient_accumulation_steps=settings["batch_size"] // (micro_batch * processes),
         learning_rate=settings["learning_rate"],
         lr_scheduler_type=settings["scheduler"],
-        warmup_steps=settings["warmup_share"],
+        warmup_steps=settings["warmup_share"],  # below 1: a share of all steps
         weight_decay=settings["weight_decay"],
         optim="adamw_torch_fused",
         max_grad_norm=1.0,
@@ -263,7 +266,7 @@ def _trainer(
         ddp_find_unused_parameters=False,
         ddp_broadcast_buffers=False,
         **sharding,
-        bf16=False,
+        bf16=False,  # TokenTrainer has its own autocast
         fp16=False,
         gradient_checkpointing=built.checkpointing,
         remove_unused_columns=False,
