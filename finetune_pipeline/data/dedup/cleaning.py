@@ -31,36 +31,38 @@ from finetune_pipeline.spec import TaskSpec
 def cluster_rows(
     table: RowTable, prepared: row_table.PreparedRows, boilerplate: Boilerplate, spec: TaskSpec
 ) -> dict[str, int]:
-    """Cluster rows with similar prompts or with the same words, and name each cluster after its smallest id.
-    Returns the number of clusters, prompts and similar_pairs."""
-    keys, first, prompt = np.unique(table.rows["prompt"], return_index=True, return_inverse=True)
+    """Cluster rows with similar prompts or with the same words, and write the smallest id of each cluster into the table.
 
-    def forms_of(which: np.ndarray) -> list[str]:
-        return loose_forms([e.user_text for e in table.fetch(first[which])], boilerplate)
+    Each distinct prompt is compared once. Returns how many `clusters`, `prompts` (distinct) and `similar_pairs` there are."""
+    hashes, first_row, prompt_of_row = np.unique(table.rows["prompt"], return_index=True, return_inverse=True)
 
-    pairs, _ = verified_pairs(prepared.sketches[first], spec.data.near_duplicate_threshold, forms_of)
-    _, same_words, number = np.unique(prepared.word_keys[first], return_index=True, return_inverse=True)
-    edges = np.concatenate([pairs, np.stack([same_words[number], np.arange(len(keys))], 1)])
-    cluster = components(len(keys), edges)[prompt]
-    smallest = np.full(int(cluster.max(initial=-1)) + 1, np.iinfo(np.uint64).max, np.uint64)
-    np.minimum.at(smallest, cluster, table.rows["id"])
-    table.rows["cluster"] = smallest[cluster]
-    return {"clusters": len(smallest), "prompts": len(keys), "similar_pairs": len(pairs)}
+    def forms_of(prompts: np.ndarray) -> list[str]:
+        return loose_forms([e.user_text for e in table.fetch(first_row[prompts])], boilerplate)
+
+    pairs, _ = verified_pairs(prepared.sketches[first_row], spec.data.near_duplicate_threshold, forms_of)
+    _, first_prompt, words_of_prompt = np.unique(prepared.word_keys[first_row], return_index=True, return_inverse=True)
+    same_words = np.stack([first_prompt[words_of_prompt], np.arange(len(hashes))], 1)
+    cluster_of_row = components(len(hashes), np.concatenate([pairs, same_words]))[prompt_of_row]
+    smallest_id = np.full(int(cluster_of_row.max(initial=-1)) + 1, np.iinfo(np.uint64).max, np.uint64)
+    np.minimum.at(smallest_id, cluster_of_row, table.rows["id"])
+    table.rows["cluster"] = smallest_id[cluster_of_row]
+    return {"clusters": len(smallest_id), "prompts": len(hashes), "similar_pairs": len(pairs)}
 
 
 def _clusters_of_several(clusters: np.ndarray, rows: np.ndarray) -> Iterator[list[np.ndarray]]:
-    """Yield the members of clusters with two or more of these rows (int64), in batches of clusters."""
-    _, number, sizes = np.unique(clusters[rows], return_inverse=True, return_counts=True)
-    several = rows[sizes[number] > 1]
-    order = several[np.argsort(clusters[several], kind="stable")]
-    groups = np.split(order, np.flatnonzero(np.diff(clusters[order])) + 1) if len(order) else []
+    """Yield the clusters with two or more of these rows, each as the numbers of its rows (int64), in batches of clusters."""
+    _, cluster_of_row, sizes = np.unique(clusters[rows], return_inverse=True, return_counts=True)
+    several = rows[sizes[cluster_of_row] > 1]
+    by_cluster = several[np.argsort(clusters[several], kind="stable")]
+    groups = np.split(by_cluster, np.flatnonzero(np.diff(clusters[by_cluster])) + 1) if len(by_cluster) else []
     yield from (groups[start : start + _AT_ONCE] for start in range(0, len(groups), _AT_ONCE))
 
 
 BOILERPLATE, SKETCHES = "boilerplate.json", "sketches.npy"
 _AT_ONCE = 5_000
+"""Clusters whose rows are in memory at once."""
 _KNOWN_FROM = 3
-"""A word in this many prompts is no typing error."""
+"""A word in this many distinct prompts is no typing error."""
 
 
 def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None, key: bytes = b"") -> dict[str, Any]:
@@ -83,15 +85,15 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     table = RowTable(prepared.rows, out / ALL_ROWS)
     tell("clean_examples", f"{len(table.rows)} rows scrubbed; looking for duplicates", rows=len(table.rows))
     clusters = cluster_rows(table, prepared, boilerplate, spec)
-    repeats, contradictions = _resolve(table, spec)
+    duplicates, contradictions = _resolve(table, spec)
     findings = [*prepared.findings, *(finding for _, finding in contradictions)]
-    find = finder_of(spec.data)
-    contradicting = [row_table.quarantine_row(e, f, find) for e, f in contradictions if f.severity == "error"]
+    finder = finder_of(spec.data)
+    contradicting = [row_table.quarantine_row(e, f, finder) for e, f in contradictions if f.severity == "error"]
     row_table.write_kept(table, out / EXAMPLES)
     np.save(out / TABLE, table.rows)
     np.save(out / SKETCHES, prepared.sketches)
     boilerplate.save(out / BOILERPLATE)
-    write_rows(out / "duplicates.jsonl", repeats)
+    write_rows(out / "duplicates.jsonl", duplicates)
     write_rows(out / "quarantine.jsonl", [*prepared.quarantine, *contradicting])
     write_rows(out / "findings.jsonl", as_rows(findings))
     write_rows(out / "scrubbed.jsonl", prepared.scrubbed)
@@ -102,7 +104,9 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
 def _sample_of_prompts(source: Path) -> Iterator[str]:
     """Yield user texts to search for boilerplate: all, or in a large set those whose id (a hash) starts with enough zeros."""
     rows = sum(block.count(b"\n") for block in read_blocks_of_lines(source))
-    zeros = 0
+    zeros = (
+        0  # every line begins with its id, a random-looking hexadecimal number: each zero asked for leaves a sixteenth
+    )
     while rows / 16**zeros > SAMPLE:
         zeros += 1
     beginning = b'{"id":"' + b"0" * zeros
@@ -113,7 +117,7 @@ def _sample_of_prompts(source: Path) -> Iterator[str]:
 
 
 def _word_counts(rows: Path) -> Counter[str]:
-    """Count the distinct prompts with each word."""
+    """Count the distinct prompts with each word, in a large set those of a sample (see :func:`_sample_of_prompts`)."""
     prompts = {exact_form(text) for text in _sample_of_prompts(rows)}
     return Counter(word for text in prompts for word in words_of(text))
 
@@ -121,10 +125,10 @@ def _word_counts(rows: Path) -> Counter[str]:
 def _resolve(table: RowTable, spec: TaskSpec) -> tuple[list[dict[str, Any]], list[tuple[Example, Finding]]]:
     """Resolve every cluster and write the states into the table. Returns (lines of duplicates.jsonl, contradicting rows with
     their findings), in the order of rows."""
-    repeats: dict[int, dict[str, Any]] = {}
+    duplicates: dict[int, dict[str, Any]] = {}
     contradictions: dict[int, tuple[Example, Finding]] = {}
     resolved = 0
-    counts = cache(partial(_word_counts, table.path))  # few sets need them
+    counts = cache(partial(_word_counts, table.path))  # counted when a cluster first needs them, which few sets do
     for batch in _clusters_of_several(table.rows["cluster"], np.flatnonzero(table.rows["state"] == KEPT)):
         examples = iter(table.fetch(np.concatenate(batch)))
         for members in batch:
@@ -132,14 +136,14 @@ def _resolve(table: RowTable, spec: TaskSpec) -> tuple[list[dict[str, Any]], lis
             resolution = Resolution(rows, spec, lambda word: counts()[word] >= _KNOWN_FROM)
             table.rows["state"][members] = resolution.states
             contradictions |= {int(members[i]): (rows[i], finding) for i, finding in resolution.contradictions}
-            for i, (place, similarity) in resolution.repeats.items():
-                row, original = rows[i], rows[place]
+            for i, (kept, similarity) in resolution.repeats.items():
+                row, original = rows[i], rows[kept]
                 ids = {"id": row.id, "source": row.source, "kept_id": original.id, "kept_source": original.source}
                 kind = "exact" if resolution.states[i] == EXACT else "near"
-                repeats[int(members[i])] = {**ids, "kind": kind, "similarity": round(similarity, 4)}
+                duplicates[int(members[i])] = {**ids, "kind": kind, "similarity": round(similarity, 4)}
         resolved += len(batch)
         tell("clean_examples", f"{resolved} clusters of similar rows resolved", step=resolved)
-    return [repeats[row] for row in sorted(repeats)], [contradictions[row] for row in sorted(contradictions)]
+    return [duplicates[row] for row in sorted(duplicates)], [contradictions[row] for row in sorted(contradictions)]
 
 
 def _counts(
@@ -198,5 +202,6 @@ def copies_in(clean: Path) -> Copies:
     for prompt, example in zip(rows["prompt"].tolist(), stream_examples(clean / ALL_ROWS), strict=True):
         files[prompt].add(str(example.source.get("file")).removeprefix("raw/"))
     across = Counter(pair for names in files.values() for pair in combinations(sorted(names), 2))
+    # a test row has no copy in training only if all its copies fell into the test, too
     leaked = float((1 - _RANDOM_TEST**other_rows).mean()) if len(rows) else 0.0
     return Copies(len(rows), int((other_rows > 0).sum()), leaked, [(*pair, n) for pair, n in across.most_common()])
