@@ -23,7 +23,7 @@ SHOWN = 20
 """Maximum problems shown of a broken task; a malicious file has thousands."""
 RETRY = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 LIVE = "model_version", champion_serves_well
-"""The check of the model in service, and the asset that shows it."""
+"""The asset that shows the check of the model in service, and this check."""
 
 
 def key_of(task: Task, step: str) -> dg.AssetKey:
@@ -60,7 +60,7 @@ def asset_of(step: Step, task: Task) -> dg.AssetsDefinition:
         try:
             artifact, metadata = materialize(context, task, step, store, tracking, compute)
         except dg.Failure:
-            raise
+            raise  # its message is a sentence already
         except Exception as error:
             message = outside_words(error, read_settings().home)
             if message is None:
@@ -88,8 +88,11 @@ def check_result(check: Check, result: CheckResult, spec: TaskSpec) -> dg.AssetC
 
 
 def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
-    """Return the checks that are separate steps: whether the champion serves well, evaluated in every full run and production
-    check, and by the sensor `<task>__champion` as soon as it changes."""
+    """Return the checks that are not evaluated where their asset is made: only whether the champion serves well.
+
+    It is evaluated in every full run and in the stage `production`; the sensor `<task>__champion` evaluates it, too, when the
+    answer changes.
+    """
     step, check = LIVE
 
     @dg.asset_check(asset=key_of(task, step), name=check.name, description=check.description, blocking=False)
@@ -102,9 +105,9 @@ def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
 
 def broken_task(name: str, findings: list[Finding]) -> dg.AssetsDefinition:
     """Return a placeholder in the UI for a task with an invalid spec, with the reason; other tasks are not affected."""
-    text = "\n\n".join(str(f) for f in findings[:SHOWN])
+    problems = "\n\n".join(str(f) for f in findings[:SHOWN])
     if len(findings) > SHOWN:
-        text += f"\n\n… and {len(findings) - SHOWN} more"
+        problems += f"\n\n… and {len(findings) - SHOWN} more"
     safe_name = re.sub(r"[^A-Za-z0-9_]", "_", name)
     key = name if safe_name == name else f"{safe_name}_{digest_json(name)[:8]}"  # Dagster allows no other characters
 
@@ -112,23 +115,28 @@ def broken_task(name: str, findings: list[Finding]) -> dg.AssetsDefinition:
         key=dg.AssetKey([key, "broken_task_spec"]),
         group_name="broken",
         kinds={"yaml"},
-        description=f"`{name}/task.yaml` cannot be used:\n\n{text}",
+        description=f"`{name}/task.yaml` cannot be used:\n\n{problems}",
     )
     def broken() -> None:
-        raise dg.Failure(f"{name}/task.yaml cannot be used:\n{text}", allow_retries=False)
+        raise dg.Failure(f"{name}/task.yaml cannot be used:\n{problems}", allow_retries=False)
 
     return broken
 
 
 STAGES = tuple(group for group in GROUPS if group != LOGS)
+"""Groups of steps that have a job of their own; the logs are read by the jobs that need them."""
 TUNED_RUNGS = "tuned_rungs"
 LADDER, TUNED_LADDER = "climb_ladder", "climb_tuned_ladder"
 """The jobs that make the ladder's steps and their inputs: without and with the tuned model."""
 
 
 def stage_assets(stage: str) -> list[str]:
-    """Return the names of the assets that a stage's job makes: those of its group, and the logs if its steps read them. For
-    `data` also the data quality report and the base model, whose tokens it counts."""
+    """Return the names of the assets that a job makes. stage: one of STAGES, LADDER or TUNED_LADDER.
+
+    A stage's job makes the steps of its group, and the logs if these read them; for `data` also the data quality report, and
+    the base model with whose tokenizer that counts. The ladder's jobs make every step up to the baseline, with the tuned model
+    up to training and `tuned_rungs`: also those that no other job makes (Step.asked_for).
+    """
     if stage in (LADDER, TUNED_LADDER):
         groups, extra = ((TRAINING,), [TUNED_RUNGS]) if stage == TUNED_LADDER else ((), [])
         return [*(step.name for step in STEPS if step.group in (LOGS, DATA, BASELINE, *groups)), *extra]
@@ -140,7 +148,7 @@ def stage_assets(stage: str) -> list[str]:
 
 
 def _selection(task: Task, stage: str) -> dg.AssetSelection:
-    """Return the assets with their checks; the production stage also checks how the champion serves."""
+    """Return what the job of a stage selects: its assets with their checks; for production also the check of the champion."""
     assets = dg.AssetSelection.assets(*(key_of(task, name) for name in stage_assets(stage)))
     if stage != PRODUCTION:
         return assets
@@ -148,7 +156,8 @@ def _selection(task: Task, stage: str) -> dg.AssetSelection:
 
 
 def task_jobs(task: Task) -> "list[dg.UnresolvedAssetJobDefinition]":
-    """Return the jobs ``<task>__all`` and one ``<task>__<stage>`` per stage. Check results are part of their assets' steps."""
+    """Return the jobs ``<task>__all`` and one ``<task>__<stage>`` per stage. Checks belong to the steps of their
+    assets, except that of the champion."""
     asked_for = [key_of(task, step.name) for step in STEPS if step.asked_for]
     whole_task = dg.AssetSelection.key_prefixes(task.name) - dg.AssetSelection.assets(*asked_for)
     jobs = {
