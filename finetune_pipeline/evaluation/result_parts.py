@@ -143,7 +143,10 @@ class Calibration(Part):
 
 
 class Scores(Facts):
-    """Scores of one model on one set of rows (see scores.score). The kind of output determines which are set."""
+    """Scores of one model on one set of rows (see scores.score). The kind of output determines which are set.
+
+    Further keys hold the other metrics, `corpus` and `length_ratio`, with their intervals; read numbers by :meth:`metric`.
+    """
 
     primary: Primary
     n: Count = None

@@ -5,10 +5,12 @@ A format is one module of this package with one class::
     @register
     class QuestionAnswer(RawFormat):
         name, order = "question_answer", 35
-        row_keys = ("q", "a")
+        documented = "`q`, `a`"
+        row_keys = ("q",)
         needs = (("q",), ("a",))
 
-        def read(self, row, spec, turns): return read_single_texts(row, "q", "a", spec, turns)
+        def read(self, row: dict[str, Any], spec: TaskSpec, turns: Turns) -> set[str]:
+            return read_single_texts(row, "q", "a", spec, turns)
 """
 
 import difflib
@@ -93,8 +95,8 @@ class RawFormat(ABC):
         name: Its name in `data.format`.
         order: Formats are tried in ascending order; the first that recognises a row reads it.
         documented: Keys and their variants, for the table in docs/reference.md.
-        row_keys: Keys that identify a row, in a JSON document or a table's header. A misspelt
-            key is compared with the first, and with `fields`.
+        row_keys: Keys of which any one marks an object of a JSON document as a row, and the first line of a table as its header;
+            leave out keys that other data have, too. A misspelt key is compared with the first, and with `fields`.
         needs: Rows in this format have a key of each of these groups.
         fields: Names in `data.fields` that together map to this format; empty if it cannot be mapped.
     """

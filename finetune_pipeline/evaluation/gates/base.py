@@ -8,11 +8,15 @@ A gate is one module of this package with one function::
         default="20",
         holds_back="champion",
         what_to_do="Add shorter answers to the training rows.",
+        reads=lambda evaluation: evaluation.cost.tokens["candidate"].answer,
     )
-    def short_answers(spec, evaluation):
-        tokens = evaluation.scores["candidate"].metric("tokens")
-        ...
-        return Outcome(tokens <= 20, tokens, 20.0, f"{tokens} tokens a row; at most 20 are allowed.")
+    def short_answers(spec: TaskSpec, tokens: float | None) -> Outcome:
+        if tokens is None:
+            return Outcome(False, None, 20.0, "The tokens of the answers were not counted.")
+        return Outcome(tokens <= 20, tokens, 20.0, f"{tokens:g} tokens an answer; at most 20 are allowed.")
+
+A threshold that task.yaml may set is a field of :class:`~finetune_pipeline.spec.evaluation.GatesSpec`. A gate that does not apply
+returns the status `not_asked`, which passes.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ ROUGE = ("rouge1", "rouge2", "rougeLsum")
 
 
 class Overlap(RowMetric):
-    """The mean overlap of texts with their references, each between 0 and 1."""
+    """The mean overlap of texts with their references, each between 0 and 1. Other overlaps than ROUGE override :meth:`overlap`."""
 
     kinds = ("text",)
 
