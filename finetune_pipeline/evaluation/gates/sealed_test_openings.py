@@ -11,7 +11,6 @@ from finetune_pipeline.spec.model import TaskSpec
     reads=lambda evaluation: evaluation.seal,
     needs="the opening of the sealed test is on record; the number of openings is shown",
     default="1 or more",
-    holds_back="champion",
     what_to_do="Materialize test_predictions, which records the opening. After many candidates on one "
     "test set, collect a new one.",
 )

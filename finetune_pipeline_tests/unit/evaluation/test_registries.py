@@ -27,7 +27,6 @@ from finetune_pipeline.evaluation.gates import Outcome, gate
     order=55,
     needs="at most three tokens an answer",
     default="3",
-    holds_back="champion",
     what_to_do="Add shorter answers to the training rows.",
     reads=lambda evaluation: evaluation.cost.tokens["candidate"].answer,
 )
