@@ -21,7 +21,7 @@ from finetune_pipeline.evaluation.result import (
     Task,
     WrongAnswers,
 )
-from finetune_pipeline.evaluation.result_parts import ModelRow, Scores, plain_json
+from finetune_pipeline.evaluation.result_parts import ModelRow, Scores
 from finetune_pipeline.evaluation.rivals import (
     API_MODEL,
     MODE_TITLES,
@@ -136,8 +136,8 @@ def evaluate_task(
         history=regressions(earlier or {}, candidate_outcomes),
         robustness=robustness(spec, predictions, sources),
         production=recent_rows(spec, predictions, production_rows),
-        versions=plain_json(versions),
-        gates=plain_json(spec.gates.model_dump(mode="json") | {"ceiling": spec.baseline.ceiling}),
+        versions=dict(versions),
+        gates=spec.gates.model_dump(mode="json") | {"ceiling": spec.baseline.ceiling},
     )
 
 
