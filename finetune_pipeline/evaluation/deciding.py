@@ -140,10 +140,10 @@ def parts_of_test(
             decision = decide_gain(rivals, after, spec.output, metrics, level=level, margin=margin, clusters=clusters)
         models, compared = {}, None
         if after:
-            before, name, scoring = rivals[base.mode], pattern or OTHER_ROWS, (spec.gates.confidence, spec.metric)
-            compared = compare(before, after, spec.output, *scoring, sources)
+            before, name = rivals[base.mode], pattern or OTHER_ROWS
+            compared = compare(before, after, spec.output, spec.gates.confidence, spec.metric, sources)
             models = {
-                model: ModelRow.of(f"{title}, {name}", "test", score(rows, spec.output, *scoring, clusters))
+                model: ModelRow.of(f"{title}, {name}", "test", score(rows, spec, sources).model_dump())
                 for model, title, rows in (("base", "Base at its best", before), ("candidate", "Fine-tuned", after))
             }
         parts.append(PartOfTest(files=pattern, n=len(after), models=models, comparison=compared, decision=decision))

@@ -83,12 +83,12 @@ def evaluate_task(
     base_best, simple = base_at_its_best(rows, spec.output), simple_rows(rows)
     scored_rows = {name: answers for name, answers in rows.items() if name in (*MODELS, API_MODEL)}
     scored_rows |= {f"{SIMPLE}{name}": answers for name, answers in simple.items()}
-    scores = {name: _scores(spec, answers, sources) for name, answers in scored_rows.items()}
+    scores = {name: score(answers, spec, sources) for name, answers in scored_rows.items()}
     in_form = {
         "base": base_best.answers.get("restricted"),
         "candidate": restricted_rows(rows, "candidate", spec.output),
     }
-    restricted = {name: _scores(spec, answers, sources) if answers else None for name, answers in in_form.items()}
+    restricted = {name: score(answers, spec, sources) if answers else None for name, answers in in_form.items()}
     comparisons = _comparisons(spec, rows, base_best, simple, sources)
     main = comparisons["baseline"]
     assert main is not None
@@ -139,11 +139,6 @@ def evaluate_task(
         versions=dict(versions),
         gates=spec.gates.model_dump(mode="json") | {"ceiling": spec.baseline.ceiling},
     )
-
-
-def _scores(spec: TaskSpec, rows: Sequence[Row], sources: SourceOf) -> Scores:
-    clusters = shared_sources(rows, sources)
-    return Scores.model_validate(score(rows, spec.output, spec.gates.confidence, spec.metric, clusters))
 
 
 def _rows_by_model(predictions: Sequence[Row], versions: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
