@@ -13,13 +13,12 @@ from finetune_pipeline.evaluation.step_facts import Training
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
     TRAINING,
     arguments,
-    champion_rows,
     evaluation,
     evaluation_and_rows,
     json_evaluation,
     text_evaluation,
 )
-from finetune_pipeline_tests.unit.evaluation.rows import paired, row
+from finetune_pipeline_tests.unit.evaluation.rows import answers, paired, row
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +61,7 @@ def test_the_champion_is_compared_and_holm_adjusts_for_every_comparison_made(out
     assert set(comparisons) == {"baseline", "base_restricted", "simple_commonest", "simple_nearest", "simple_linear"}
     smallest = min(comparisons.values(), key=lambda c: c.mcnemar_p)
     assert smallest.mcnemar_p_holm == pytest.approx(5 * smallest.mcnemar_p)
-    predictions = [*arguments()["predictions"], *champion_rows(150)]
+    predictions = [*arguments()["predictions"], *answers(150, model="champion")]
     beside = evaluation(predictions=predictions, versions={"champion": "3"})
     assert beside.scores["champion"].correct == 150 and beside.models["champion"].accuracy == 0.75
     assert beside.comparisons["champion"].gain == pytest.approx(10 / 200)

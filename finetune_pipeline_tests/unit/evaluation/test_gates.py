@@ -13,12 +13,11 @@ from finetune_pipeline_tests.unit.evaluation.fake_run import (
     PARITY,
     VERSIONS,
     arguments,
-    champion_rows,
     changed,
     evaluation,
     text_evaluation,
 )
-from finetune_pipeline_tests.unit.evaluation.rows import LABELS, paired, rows, spec, text_spec
+from finetune_pipeline_tests.unit.evaluation.rows import LABELS, answers, paired, rows, spec, text_spec
 
 NOT_ASKED = "beats_baseline_on_parts beats_champion few_regressions never_break judge human_review recent_production"
 
@@ -30,7 +29,7 @@ def good():
 
 @pytest.fixture(scope="module")
 def championed():
-    predictions = [*arguments()["predictions"], *champion_rows(90)]
+    predictions = [*arguments()["predictions"], *answers(90, model="champion")]
     return evaluation(predictions=predictions, versions=VERSIONS | {"champion": "3"})
 
 
@@ -195,7 +194,7 @@ def test_invalid_answers_are_refused(good):
 
 @pytest.mark.parametrize("model", ["base", "candidate", "champion"])
 def test_a_failed_generation_of_any_model_is_refused(model):
-    predictions = [*arguments()["predictions"], *champion_rows(100)]
+    predictions = [*arguments()["predictions"], *answers(100, model="champion")]
     next(r for r in predictions if r["model"] == model).update(status="error", error="out of memory", text="")
     gate = _gate("no_failed_generation", evaluation(predictions=predictions, versions=VERSIONS | {"champion": "3"}))
     assert gate.passed is False and f"{model} 1" in gate.message

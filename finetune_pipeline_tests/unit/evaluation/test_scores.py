@@ -22,6 +22,7 @@ from sklearn.metrics import (
     recall_score,
 )
 
+from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.scores import calibration, score
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, TextOutput
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, OUTPUT, row, rows, spec
@@ -69,9 +70,13 @@ def test_every_interval_counts_sources_where_rows_share_them(output, metric, sai
     gold, wrong, correct = said
     predictions = [row(i, gold, correct if i // 5 % 2 else wrong) for i in range(100)]
     fives = {r["example_id"]: str(i // 5) for i, r in enumerate(predictions)}
-    naive, counted = (scores_of(predictions, output, sources, metric=metric) for sources in (None, fives))
-    width, alone = (x["primary"]["interval"][1] - x["primary"]["interval"][0] for x in (counted, naive))
-    assert width > 1.6 * alone and counted["primary"]["value"] == naive["primary"]["value"]
+    naive, counted = (scores_of(predictions, output, sources, metric=metric)["primary"] for sources in (None, fives))
+    assert counted["value"] == naive["value"]
+    failed = [r | {"status": "empty", "text": ""} for r in predictions]
+    gains = [METRICS[metric].gain(failed, predictions, output, 0.95, c) for c in (None, list(fives.values()))]
+    assert gains[0].gain == gains[1].gain
+    for alone, shared in ((naive["interval"], counted["interval"]), (gains[0].interval, gains[1].interval)):
+        assert shared[1] - shared[0] > 1.6 * (alone[1] - alone[0])
 
 
 def test_labels_without_rows_do_not_drag_macro_f1_and_nothing_is_measured_on_no_rows() -> None:
