@@ -3,9 +3,9 @@ of it by raw file (gates.parts)."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from fnmatch import fnmatch
-from typing import Any
 
 from finetune_pipeline.evaluation.compare import SourceOf, compare, shared_sources
+from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import in_order
 from finetune_pipeline.evaluation.result import Decision, Decisions, Level, PartOfTest, RivalGain
@@ -16,7 +16,6 @@ from finetune_pipeline.evaluation.statistics.multiple_testing import level_left,
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import AnyOutput
 
-Row = Mapping[str, Any]
 MIN_ROWS = 20
 """Minimum test rows of a part: with fewer, an interval spans half the scale."""
 OTHER_ROWS = "the other rows"

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_pipeline.evaluation.compare import SourceOf, compare, count_sources, shared_sources
-from finetune_pipeline.evaluation.correctness import INVALID, answer_of
+from finetune_pipeline.evaluation.correctness import INVALID, Row, answer_of
 from finetune_pipeline.evaluation.deciding import decisions_of, parts_of_test
 from finetune_pipeline.evaluation.predictions import SIMPLE, by_model, in_order, restricted_name
 from finetune_pipeline.evaluation.production_rows import recent_rows
@@ -41,7 +41,6 @@ from finetune_pipeline.evaluation.step_facts import StepFacts
 from finetune_pipeline.evaluation.wording import prompt_name
 from finetune_pipeline.spec.model import TaskSpec
 
-Row = Mapping[str, Any]
 MODELS = ("base", "candidate", "champion")
 SHOWN_REGRESSIONS, SHOWN_FIXES, SHOWN_WRONG = 30, 10, 2
 

@@ -18,13 +18,13 @@ from finetune_pipeline.data.dedup.text_similarity import exact_form, near_any
 from finetune_pipeline.data.examples import Example, example_id, stream_examples
 from finetune_pipeline.data.perturbations import set_name
 from finetune_pipeline.evaluation.compare import compare
+from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.predictions import of_model
 from finetune_pipeline.evaluation.result import Production
 from finetune_pipeline.evaluation.result_parts import ChosenRows
 from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.spec.model import TaskSpec
 
-Row = Mapping[str, Any]
 MAX_ROWS, PER_USER, MIN_ROWS = 200, 5, 20
 """Maximum rows, maximum rows per user, and minimum rows for a result."""
 

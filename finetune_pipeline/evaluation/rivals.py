@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from finetune_pipeline.evaluation.compare import SourceOf
-from finetune_pipeline.evaluation.correctness import lenient_rows, likelihood_rows
+from finetune_pipeline.evaluation.correctness import Row, lenient_rows, likelihood_rows
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import API, SIMPLE, in_order, prompts_of, restricted_name
 from finetune_pipeline.evaluation.result_parts import Scores
@@ -15,7 +15,6 @@ from finetune_pipeline.evaluation.wording import inside, prompt_name
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, TextOutput
 
-Row = Mapping[str, Any]
 Mode = Literal["free", "restricted", "lenient"]
 IN_FORM = 0.8
 """Below this share of answers in the declared form, a model's free answers are no fair rival."""

@@ -12,6 +12,7 @@ from finetune_pipeline.data.answer_rules import final_answer, form_problems
 from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
 from finetune_pipeline.evaluation.correctness import (
     INVALID,
+    Row,
     complies,
     is_right,
     is_valid,
@@ -71,9 +72,6 @@ def calibration(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> dic
         "log_loss": float(-np.log(np.maximum(probabilities[np.arange(n), gold], math.exp(-50))).mean()),
         "reliability": reliability,
     }
-
-
-Row = Mapping[str, Any]
 
 
 def score(rows: Sequence[Row], spec: TaskSpec, sources: SourceOf = None) -> Scores:

@@ -12,7 +12,6 @@ from typing import Any
 
 import scipy
 
-from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.evaluation.ability.harness_tasks import (
     CATEGORY,
     SOURCE,
@@ -46,7 +45,6 @@ def ability(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     out.mkdir(parents=True, exist_ok=True)
     (out / ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     facts |= {"items": len(rows), "unscored": sum(bool(r["error"]) for r in rows)}
-    write_json(out / "ability.json", facts)
     return facts, {"answers": close_cache(cache)}
 
 
