@@ -21,8 +21,8 @@ from finetune_pipeline.evaluation.correctness import (
     scored_text,
 )
 from finetune_pipeline.evaluation.failures.kinds import REPEATED, is_refusal, repetition
-from finetune_pipeline.evaluation.metrics import METRICS, metrics_of
-from finetune_pipeline.evaluation.metrics.base import Clusters
+from finetune_pipeline.evaluation.metrics import METRICS
+from finetune_pipeline.evaluation.metrics.base import Clusters, metrics_of
 from finetune_pipeline.evaluation.metrics.macro_f1 import class_scores, confusion
 from finetune_pipeline.evaluation.metrics.micro_f1 import f1_of
 from finetune_pipeline.evaluation.metrics.overlap import corpus_scores
