@@ -80,9 +80,8 @@ def evaluate_task(
     rows = _rows_by_model(predictions, versions)
     labels, confidence = spec.labels, spec.gates.confidence
     base_best, simple = base_at_its_best(rows, spec.output), simple_rows(rows)
-    scored_rows = {name: answers for name, answers in rows.items() if name in (*MODELS, API_MODEL)}
-    scored_rows |= {f"{SIMPLE}{name}": answers for name, answers in simple.items()}
-    scores = {name: score(answers, spec, sources) for name, answers in scored_rows.items()}
+    scored_models = (*MODELS, API_MODEL, *(SIMPLE + name for name in simple))
+    scores = {name: score(rows[name], spec, sources) for name in scored_models if name in rows}
     in_form = {
         "base": base_best.answers.get("restricted"),
         "candidate": restricted_rows(rows, "candidate", spec.output),

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from finetune_pipeline.data.perturbations import KINDS, set_name
@@ -112,6 +113,10 @@ def evaluation_and_rows(
 def evaluation(**changes: Any) -> EvaluationResult:
     """The evaluation of :func:`arguments`."""
     return evaluation_and_rows(**changes)[0]
+
+
+usual = cache(evaluation)
+"""The evaluation as it is, made once."""
 
 
 def changed(result: EvaluationResult, places: Mapping[str, Any]) -> EvaluationResult:
