@@ -27,7 +27,7 @@ from finetune_pipeline.evaluation.metrics.macro_f1 import class_scores, confusio
 from finetune_pipeline.evaluation.metrics.micro_f1 import f1_of
 from finetune_pipeline.evaluation.metrics.overlap import corpus_scores
 from finetune_pipeline.evaluation.predictions import count_statuses
-from finetune_pipeline.evaluation.result_parts import Scores
+from finetune_pipeline.evaluation.result_parts import Scores, finite
 from finetune_pipeline.evaluation.statistics.proportions import clustered_share
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, TextOutput
@@ -82,10 +82,10 @@ def score(rows: Sequence[Row], spec: TaskSpec, sources: SourceOf = None) -> Scor
     correct = rate([is_right(row, output) for row in rows], confidence, clusters)
     scores: dict[str, Any] = {"correct": correct.pop("k"), "accuracy": correct.pop("share"), **correct}
     for scorer in metrics_of(output):
-        scores[scorer.name] = scorer.value(rows, output)
+        scores[scorer.name] = finite(scorer.value(rows, output))  # metrics of users may return numpy's numbers
         if not scorer.right_or_wrong and (scorer.interval_always or scorer is primary):
             interval = scorer.interval(rows, output, confidence, clusters)
-            scores[f"{scorer.name}_interval"] = list(interval) if interval else None
+            scores[f"{scorer.name}_interval"] = list(map(float, interval)) if interval else None
     if isinstance(output, LabelsOutput):
         scores |= label_details(rows, output)
     elif isinstance(output, JsonOutput):
