@@ -221,10 +221,11 @@ def cost_section(evaluation: EvaluationResult) -> Blocks:
 def seal_section(evaluation: EvaluationResult) -> Blocks:
     seal = evaluation.seal
     yield opening_sentences(seal) or "No opening of the sealed test is on record."
-    if seal.level.alpha is not None:
+    look, alpha = seal.level.look, seal.level.alpha
+    if look is not None and alpha is not None:
         yield (
-            f"The chance that any candidate is promoted without being better stays below {percent(seal.level.alpha)} however many "
-            "follow, as long as nobody trains on what this report shows of the test."
+            f"This is candidate {look} on this test. The chance that any is promoted without being better stays below "
+            f"{percent(alpha)} however many follow, as long as nobody trains on what this report shows of the test."
         )
     names = sorted({key for entry in seal.openings for key in entry}, key=lambda k: (k != "time", k))
     rows = [[entry.get(name) for name in names] for entry in seal.openings]
