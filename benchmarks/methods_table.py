@@ -143,8 +143,8 @@ def test_score(
         with opened as examples:
             sets = [prompt_set(name="candidate", model=loaded.model, adapter=loaded.adapter)]
             launch(predict_job(sets=sets, examples=examples, out=work / "test", **settings))
-    results = score(read_predictions(answers), task.spec.output)
-    return {k: results[k] for k in ("n", "accuracy", "interval", "macro_f1")}
+    results = score(read_predictions(answers), task.spec)
+    return results.model_dump(include={"n", "accuracy", "interval", "macro_f1"})
 
 
 def table(rows: list[dict[str, Any]]) -> str:

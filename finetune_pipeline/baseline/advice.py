@@ -35,7 +35,7 @@ from finetune_pipeline.baseline.advice_sentences import (
 from finetune_pipeline.baseline.learnable import Learnable
 from finetune_pipeline.baseline.worth import CLOSES_MOST, good_enough
 from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
-from finetune_pipeline.evaluation.correctness import is_right
+from finetune_pipeline.evaluation.correctness import Row, is_right
 from finetune_pipeline.evaluation.failures.kinds import KINDS, failure_of
 from finetune_pipeline.evaluation.metrics import METRICS, is_right_or_wrong, metric_title
 from finetune_pipeline.evaluation.predictions import API, SIMPLE
@@ -45,7 +45,6 @@ from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.wording import counted, is_interval, is_number, percent, points, points_range
 from finetune_pipeline.spec.model import TaskSpec
 
-Row = Mapping[str, Any]
 Rows = Mapping[str, Sequence[Row]]
 DECISIONS = {
     "no_signal": "No: the inputs do not predict the answers.",

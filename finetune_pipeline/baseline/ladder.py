@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from finetune_pipeline.baseline.advice import DECISIONS as ADVICE
 from finetune_pipeline.baseline.pilot import Extrapolation, Point
 from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
+from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import API, in_order, prompts_of
 from finetune_pipeline.evaluation.prompts import DOCUMENTS, EMBEDDED, NEAREST, fixed_prompts
@@ -20,7 +21,6 @@ from finetune_pipeline.evaluation.wording import dollars
 from finetune_pipeline.planning.serving_costs import Call
 from finetune_pipeline.spec.model import TaskSpec
 
-Row = Mapping[str, Any]
 Rows = Mapping[str, Sequence[Row]]
 Kind = Literal["simple", "prompt", "optimised", "retrieve", "documents", "api", "tuned"]
 OPTIMISED = "optimised"

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from finetune_pipeline.baseline.ladder import (
     DECISIONS,
@@ -17,12 +16,11 @@ from finetune_pipeline.baseline.ladder import (
 )
 from finetune_pipeline.baseline.pilot import Extrapolation, Point, extrapolate, rows_for
 from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
-from finetune_pipeline.evaluation.correctness import is_right
+from finetune_pipeline.evaluation.correctness import Row, is_right
 from finetune_pipeline.evaluation.metrics import METRICS, Gain, metric_title
 from finetune_pipeline.evaluation.wording import counted, dollars, inside, percent, points, points_range
 from finetune_pipeline.spec.model import TaskSpec
 
-Row = Mapping[str, Any]
 MOSTLY_WRONG = 0.5
 """If nothing here reaches this share of correct answers and training adds little, the answer is a larger model."""
 

@@ -8,18 +8,17 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from finetune_pipeline.data.answer_rules import schema_of
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
+from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.prompts import Prompt, build_shots, shots_as_turns
 from finetune_pipeline.evaluation.rivals import restricted_rows, same_rows
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput
 
-Row = Mapping[str, Any]
 Ask = Callable[[Mapping[str, Prompt], Sequence[Example], str], Mapping[str, Sequence[Row]]]
 """Answers the same rows with every prompt; the text names the round. Returns prediction rows by prompt."""
 DRAWS = 3

@@ -6,7 +6,7 @@ from typing import Any
 from finetune_pipeline.baseline.advice_sentences import measured_accuracy
 from finetune_pipeline.evaluation.prompts import DOCUMENTS, EMBEDDED, NEAREST
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
-from finetune_pipeline.evaluation.wording import is_interval, is_number, percent, prompt_name
+from finetune_pipeline.evaluation.wording import percent, prompt_name
 from finetune_pipeline.spec.model import TaskSpec
 
 CLOSES_MOST = 0.5
@@ -17,37 +17,30 @@ def worth_training(spec: TaskSpec, baseline: Mapping[str, Any]) -> dict[str, Any
     """Judge the facts of :func:`finetune_pipeline.evaluation.rivals.score_baselines`.
 
     Training is not worth it if anything simpler is (by the lower bound of its interval) at or above
-    baseline.ceiling: a prompt, its restricted answers, or a simple model. Missing or non-numeric facts fail.
+    baseline.ceiling: a prompt, its restricted answers, or a simple model.
 
     Returns:
         {passed, reason (a sentence for people), best, accuracy, interval, ceiling, enough: name of the alternative that is
         good enough, or null, restricted: {prompt, accuracy, closes_share, enough_first} or null}.
     """
-    ceiling = spec.baseline.ceiling
-    best = baseline.get("best")
-    scores = (baseline.get("prompts") or {}).get(best) or {}
-    accuracy, interval = scores.get("accuracy"), scores.get("interval")
+    ceiling, best = spec.baseline.ceiling, baseline["best"]
+    scores = baseline["prompts"][best]
     result: dict[str, Any] = {
         "passed": False,
         "ceiling": ceiling,
         "restricted": None,
         "best": best,
-        "accuracy": accuracy,
-        "interval": interval,
+        "accuracy": scores["accuracy"],
+        "interval": scores["interval"],
         "enough": None,
     }
-    if not is_number(accuracy) or not is_interval(interval):
-        return result | {
-            "reason": "The prompted baseline has no usable score, so it is unknown whether training "
-            "pays. Materialize few_shot_baseline again and read its metadata."
-        }
     for _, name, sentence in good_enough(baseline, ceiling):
         return result | {"enough": name, "reason": sentence}
     reason = (
         f"Training may pay: the best prompt, {prompt_name(best)}, is {measured_accuracy(scores)}; the ceiling above which it "
         f"would not is {percent(ceiling)}."
     )
-    restricted = _restricted(baseline, accuracy, ceiling)
+    restricted = _restricted(baseline, scores["accuracy"], ceiling)
     if restricted and restricted["enough_first"]:
         reason += (
             f" But try restricting the answers first: the same base model, its answers restricted to the allowed forms, is "
@@ -85,16 +78,20 @@ def good_enough(baseline: Mapping[str, Any], least: float) -> list[tuple[str, st
 
 
 def _surely(scores: Mapping[str, Any] | None, least: float) -> bool:
-    return scores is not None and is_interval(scores["interval"]) and scores["interval"][0] >= least
+    return scores is not None and bool(scores["interval"][0] >= least)
 
 
 def _restricted(baseline: Mapping[str, Any], accuracy: float, ceiling: float) -> dict[str, Any] | None:
     """The best restricted answers, and the share of the gap to the ceiling they close."""
-    by_prompt = {name: (scores.get("restricted") or {}).get("accuracy") for name, scores in baseline["prompts"].items()}
-    usable = {name: value for name, value in by_prompt.items() if is_number(value)}
-    if not usable:
+    by_prompt = {name: r["accuracy"] for name, scores in baseline["prompts"].items() if (r := scores.get("restricted"))}
+    if not by_prompt:
         return None
-    prompt = max(usable, key=lambda name: usable[name])
+    prompt = max(by_prompt, key=lambda name: by_prompt[name])
     gap = ceiling - accuracy
-    closes = min(1.0, max(0.0, usable[prompt] - accuracy) / gap) if gap > 0 else 0.0
-    return {"prompt": prompt, "accuracy": usable[prompt], "closes_share": closes, "enough_first": closes >= CLOSES_MOST}
+    closes = min(1.0, max(0.0, by_prompt[prompt] - accuracy) / gap) if gap > 0 else 0.0
+    return {
+        "prompt": prompt,
+        "accuracy": by_prompt[prompt],
+        "closes_share": closes,
+        "enough_first": closes >= CLOSES_MOST,
+    }

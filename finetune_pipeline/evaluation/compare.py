@@ -2,9 +2,8 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from finetune_pipeline.evaluation.correctness import is_right
+from finetune_pipeline.evaluation.correctness import Row, is_right
 from finetune_pipeline.evaluation.metrics import METRICS, RowMetric
 from finetune_pipeline.evaluation.result import Comparison
 from finetune_pipeline.evaluation.result_parts import Sources
@@ -17,7 +16,6 @@ from finetune_pipeline.evaluation.statistics.proportions import (
 )
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, default_metric
 
-Row = Mapping[str, Any]
 SourceOf = Mapping[str, str] | None
 """The source of each example (Example.made_from), by id; None: every row is its own source."""
 

@@ -23,6 +23,8 @@ from finetune_pipeline.data.answer_rules import (
 )
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput
 
+Row = Mapping[str, Any]
+"""A row of predictions.PREDICTION_SCHEMA."""
 INVALID = "invalid"
 """Name of the extra confusion matrix column for answers outside the label set. Never a label (see spec rules)."""
 
@@ -84,7 +86,6 @@ def _words(text: str) -> str:
     return re.sub(r"[\W_]+", " ", text.casefold()).strip()
 
 
-Row = Mapping[str, Any]
 _NUMBER = re.compile(r"[-+]?([$€£]?)\s?[-+]?(?:\d{1,3}(?:,\d{2,3})*,\d{3}|\d+)(?:\.\d+)?%?")
 """Commas separate thousands (in India also hundred thousands). 1,2 is no number: it may be two, or use a decimal comma."""
 

@@ -3,9 +3,9 @@ of it by raw file (gates.parts)."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from fnmatch import fnmatch
-from typing import Any
 
 from finetune_pipeline.evaluation.compare import SourceOf, compare, shared_sources
+from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import in_order
 from finetune_pipeline.evaluation.result import Decision, Decisions, Level, PartOfTest, RivalGain
@@ -16,7 +16,6 @@ from finetune_pipeline.evaluation.statistics.multiple_testing import level_left,
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import AnyOutput
 
-Row = Mapping[str, Any]
 MIN_ROWS = 20
 """Minimum test rows of a part: with fewer, an interval spans half the scale."""
 OTHER_ROWS = "the other rows"
@@ -145,12 +144,9 @@ def parts_of_test(
         models, compared = {}, None
         if candidate_rows:
             base_rows, part_name = rivals[base.mode], pattern or OTHER_ROWS
-            confidence, metric = spec.gates.confidence, spec.metric
-            compared = compare(base_rows, candidate_rows, spec.output, confidence, metric, sources)
+            compared = compare(base_rows, candidate_rows, spec.output, spec.gates.confidence, spec.metric, sources)
             models = {
-                model: ModelRow.of(
-                    f"{title}, {part_name}", "test", score(rows, spec.output, confidence, metric, clusters)
-                )
+                model: ModelRow.of(f"{title}, {part_name}", "test", score(rows, spec, sources).model_dump())
                 for model, title, rows in (
                     ("base", "Base at its best", base_rows),
                     ("candidate", "Fine-tuned", candidate_rows),

@@ -87,37 +87,35 @@ class EndpointAnswerer:
         return result.answers
 
 
-class ServedAnswerer(EndpointAnswerer):
+def served_answerer(
+    spec: ServedModelsSpec, served: str, folder: Path, cache: AnswerCache | None, spent: int
+) -> EndpointAnswerer:
     """One of our models, served under a name. spent: tokens that other models of the same run have used.
 
     Raises:
         JobError: The endpoint is unreachable or does not list the name.
     """
-
-    def __init__(
-        self, spec: ServedModelsSpec, served: str, folder: Path, cache: AnswerCache | None, spent: int
-    ) -> None:
-        remaining_tokens = None if spec.max_tokens is None else max(spec.max_tokens - spent, 0)
-        super().__init__(spec, served, folder, cache, "evaluation.endpoint", remaining_tokens)
-        try:
-            listed = models_of(self.endpoint)
-        except EndpointError as error:
-            fix = "correct the address or the key, or start the server"
-            raise JobError(f"evaluation.endpoint: {error}\nfix: {fix}") from error
-        if served not in listed:
-            raise JobError(
-                f"evaluation.endpoint: {self.endpoint.name} is not among the models it lists: {', '.join(listed[:20])}\n"
-                f"fix: serve {folder} under the name {served}"
-            )
+    remaining_tokens = None if spec.max_tokens is None else max(spec.max_tokens - spent, 0)
+    answerer = EndpointAnswerer(spec, served, folder, cache, "evaluation.endpoint", remaining_tokens)
+    try:
+        listed = models_of(answerer.endpoint)
+    except EndpointError as error:
+        fix = "correct the address or the key, or start the server"
+        raise JobError(f"evaluation.endpoint: {error}\nfix: {fix}") from error
+    if served not in listed:
+        raise JobError(
+            f"evaluation.endpoint: {answerer.endpoint.name} is not among the models it lists: {', '.join(listed[:20])}\n"
+            f"fix: serve {folder} under the name {served}"
+        )
+    return answerer
 
 
-class HostedAnswerer(EndpointAnswerer):
-    """A model hosted by its training service under a unique name."""
-
-    def __init__(self, hosted: HostedModel, folder: Path, cache: AnswerCache | None, concurrency: int | None) -> None:
-        overrides = {} if concurrency is None else {"concurrency": concurrency}
-        endpoint = hosted.endpoint.model_copy(update=overrides)
-        super().__init__(endpoint, hosted.model, folder, cache, f"the model trained by {hosted.trainer}")
+def hosted_answerer(
+    hosted: HostedModel, folder: Path, cache: AnswerCache | None, concurrency: int | None
+) -> EndpointAnswerer:
+    """A model hosted by its training service under a unique name. concurrency: None keeps the service's."""
+    spec = hosted.endpoint if concurrency is None else hosted.endpoint.model_copy(update={"concurrency": concurrency})
+    return EndpointAnswerer(spec, hosted.model, folder, cache, f"the model trained by {hosted.trainer}")
 
 
 MAX_FAILED = 0.05

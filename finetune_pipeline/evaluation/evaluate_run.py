@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_pipeline.evaluation.compare import SourceOf, compare, count_sources, shared_sources
-from finetune_pipeline.evaluation.correctness import INVALID, answer_of
+from finetune_pipeline.evaluation.correctness import INVALID, Row, answer_of
 from finetune_pipeline.evaluation.deciding import decisions_of, parts_of_test
 from finetune_pipeline.evaluation.predictions import SIMPLE, by_model, in_order, restricted_name
 from finetune_pipeline.evaluation.production_rows import recent_rows
@@ -21,7 +21,7 @@ from finetune_pipeline.evaluation.result import (
     Task,
     WrongAnswers,
 )
-from finetune_pipeline.evaluation.result_parts import ModelRow, Scores, plain_json
+from finetune_pipeline.evaluation.result_parts import ModelRow, Scores
 from finetune_pipeline.evaluation.rivals import (
     API_MODEL,
     MODE_TITLES,
@@ -41,7 +41,6 @@ from finetune_pipeline.evaluation.step_facts import StepFacts
 from finetune_pipeline.evaluation.wording import prompt_name
 from finetune_pipeline.spec.model import TaskSpec
 
-Row = Mapping[str, Any]
 MODELS = ("base", "candidate", "champion")
 SHOWN_REGRESSIONS, SHOWN_FIXES, SHOWN_WRONG = 30, 10, 2
 
@@ -81,14 +80,13 @@ def evaluate_task(
     rows = _rows_by_model(predictions, versions)
     labels, confidence = spec.labels, spec.gates.confidence
     base_best, simple = base_at_its_best(rows, spec.output), simple_rows(rows)
-    scored_rows = {name: answers for name, answers in rows.items() if name in (*MODELS, API_MODEL)}
-    scored_rows |= {f"{SIMPLE}{name}": answers for name, answers in simple.items()}
-    scores = {name: _scores(spec, answers, sources) for name, answers in scored_rows.items()}
+    scored_models = (*MODELS, API_MODEL, *(SIMPLE + name for name in simple))
+    scores = {name: score(rows[name], spec, sources) for name in scored_models if name in rows}
     in_form = {
         "base": base_best.answers.get("restricted"),
         "candidate": restricted_rows(rows, "candidate", spec.output),
     }
-    restricted = {name: _scores(spec, answers, sources) if answers else None for name, answers in in_form.items()}
+    restricted = {name: score(answers, spec, sources) if answers else None for name, answers in in_form.items()}
     comparisons = _comparisons(spec, rows, base_best, simple, sources)
     main = comparisons["baseline"]
     assert main is not None
@@ -136,14 +134,9 @@ def evaluate_task(
         history=regressions(earlier or {}, candidate_outcomes),
         robustness=robustness(spec, predictions, sources),
         production=recent_rows(spec, predictions, production_rows),
-        versions=plain_json(versions),
-        gates=plain_json(spec.gates.model_dump(mode="json") | {"ceiling": spec.baseline.ceiling}),
+        versions=dict(versions),
+        gates=spec.gates.model_dump(mode="json") | {"ceiling": spec.baseline.ceiling},
     )
-
-
-def _scores(spec: TaskSpec, rows: Sequence[Row], sources: SourceOf) -> Scores:
-    clusters = shared_sources(rows, sources)
-    return Scores.model_validate(score(rows, spec.output, spec.gates.confidence, spec.metric, clusters))
 
 
 def _rows_by_model(predictions: Sequence[Row], versions: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:

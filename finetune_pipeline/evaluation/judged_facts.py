@@ -1,6 +1,6 @@
 """Typed facts of evaluations besides the task's own test: general ability, human review, judge model, similarity."""
 
-from finetune_pipeline.evaluation.result_parts import Count, Facts, Flag, Interval, Number
+from finetune_pipeline.evaluation.result_parts import Count, Facts, Flag, Interval, Number, Rate
 
 
 class Accuracy(Facts):
@@ -72,23 +72,16 @@ class Ability(AbilityLoss):
     not_asked: str = ""
 
 
-class Accepted(Facts):
-    """Share of a model's answers that people accept."""
-
-    share: Number = None
-    interval: Interval = None
-
-
 class Ratings(Facts):
-    """Answers judged by people; `candidate`, `base` and `gain` only for rows drawn at random."""
+    """Answers judged by people; accepted shares (`candidate`, `base`) and `gain` only for rows drawn at random."""
 
     n: Count = None
     only_candidate: Count = None
     only_base: Count = None
     both: Count = None
     neither: Count = None
-    candidate: Accepted = Accepted()
-    base: Accepted = Accepted()
+    candidate: Rate = Rate()
+    base: Rate = Rate()
     gain: Number = None
     interval: Interval = None
     p: Number = None
@@ -138,12 +131,23 @@ class Preferred(Facts):
 
 
 class JudgeFindings(Facts):
-    """A judge model: whether it is trusted, why not, and what it prefers (preferences.qualify.judged_pairs)."""
+    """A judge model: whether it is trusted, and what it prefers (preferences.qualify.judged_pairs).
+
+    Attributes:
+        refused: Reasons not to trust it.
+        rated: Pairs rated by people that it could judge; failed: pairs that it could not.
+        kappa: Agreement with people, beyond chance, with its interval; agreement: share of pairs.
+        consistent: Share judged the same in both orders.
+        place: Sign test of position bias; length: of errors towards the longer answer; padding: of a preference for answers
+            with empty words added.
+        verdict: Sign test of the candidate against the base model on the whole test; None if it is not trusted.
+    """
 
     name: str = "the judge"
     believed: Flag = None
     refused: list[str] = []
     rated: int = 0
+    failed: int = 0
     kappa: Number = None
     interval: Interval = None
     agreement: Number = None

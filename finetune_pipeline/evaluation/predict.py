@@ -1,12 +1,15 @@
-"""Predictions of models on an examples file: the ``baseline`` and ``predict`` actions of the child process."""
+"""Predictions of models on an examples file: the ``baseline``, ``predict`` and ``latency`` actions of the child process."""
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import TypeAdapter
 
+from finetune_pipeline import progress
 from finetune_pipeline.data.documents import PASSAGES, left_out, read_documents, read_passages, write_passages
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.perturbations import drawn, perturbed
@@ -14,7 +17,7 @@ from finetune_pipeline.engine.files import SeenFiles, write_json
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.answering import Answerer, close_cache, open_cache
 from finetune_pipeline.evaluation.correctness import is_valid
-from finetune_pipeline.evaluation.endpoint_answers import EndpointAnswerer, HostedAnswerer, ServedAnswerer
+from finetune_pipeline.evaluation.endpoint_answers import EndpointAnswerer, hosted_answerer, served_answerer
 from finetune_pipeline.evaluation.predictions import (
     SIMPLE,
     answer_facts,
@@ -154,11 +157,11 @@ def _make_answerer(
     """The answerer of one set: a hosting service, the job's endpoint, or the local model."""
     folder, prefix = Path(model_set["model"]), Path(model_set["adapter"]) if model_set.get("adapter") else None
     if hosted := model_set.get("hosted"):
-        return HostedAnswerer(HostedModel.model_validate(hosted), folder, cache, model_set.get("concurrency"))
+        return hosted_answerer(HostedModel.model_validate(hosted), folder, cache, model_set.get("concurrency"))
     if not job.get("endpoint"):
         return Answerer(folder, prefix, cache, files, job["precision"])
     used_tokens = sum(s["prompt_tokens"] + s["new_tokens"] for s in spent.values())
-    return ServedAnswerer(ServedModelsSpec(**job["endpoint"]), model_set["served"], folder, cache, used_tokens)
+    return served_answerer(ServedModelsSpec(**job["endpoint"]), model_set["served"], folder, cache, used_tokens)
 
 
 def baseline(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -193,8 +196,31 @@ def baseline(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     facts, measured = predict({**job, "sets": sets, "passages": str(Path(job["out"]) / PASSAGES)})
     reported_fields = ("shots", "retrieved", "embeddings", "documents", "ids", "system")
     by_prompt = {name: {k: v[k] for k in reported_fields} | facts["sets"][name] for name, v in prompt_fields.items()}
-    document_facts = {"passages": len(passages), "documents_left_out": unread_files}
-    return {"rows": facts["rows"], "prompts": by_prompt, **document_facts}, measured
+    facts = {"rows": facts["rows"], "prompts": by_prompt, "passages": len(passages), "documents_left_out": unread_files}
+    return facts, measured
+
+
+def latency(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Run a job of :func:`finetune_pipeline.worker.jobs.latency_job`: time single calls. Returns (facts, measured).
+
+    Leaves out each prompt's first call, which warms up kernels and memory. Does not use the answer cache.
+    """
+    examples = sorted(read_examples(Path(job["examples"])), key=lambda e: e.id)[: job["calls"] + 1]
+    answerer = Answerer(Path(job["model"]), precision=job["precision"])
+    retriever = retriever_of(job, job["prompts"].values())
+    milliseconds: dict[str, dict[str, float]] = {}
+    for name, prompt in job["prompts"].items():
+        times = []
+        for example, choices in zip(examples, conversations(examples, prompt, retriever), strict=True):
+            began = time.perf_counter()
+            ids = encode_prompt(answerer.tokenizer, choices[0], example.tools)
+            answerer.answers([ids], None, job["max_new_tokens"], 1)
+            times.append(1000 * (time.perf_counter() - began))
+            progress.tell(job["stage"], f"{name}, one call at a time", step=len(times), of=len(examples))
+        p50, p95 = np.quantile(times[1:] or times, (0.5, 0.95))
+        milliseconds[name] = {"p50": round(float(p50), 1), "p95": round(float(p95), 1)}
+        say(f"{job['stage']}: {name}: one call alone takes {p50:,.0f} ms (95%: {p95:,.0f} ms)")
+    return {"calls": len(examples) - 1}, {"latency": milliseconds}
 
 
 def _examples(job: dict[str, Any]) -> list[Example]:
@@ -221,8 +247,7 @@ def _answer(
     prefix_length = shortened = 0
     if isinstance(answerer, EndpointAnswerer):
         say(f"{job['stage']}: {name}: {len(choices)} prompts for {answerer.endpoint.name}")
-        first_choices = [row_choices[0] for row_choices in choices]
-        answers = answerer.answers(first_choices, tools, job["max_new_tokens"], job["stage"], name)
+        answers = answerer.answers([first for first, *_ in choices], tools, job["max_new_tokens"], job["stage"], name)
     else:
         token_limit = answerer.context_length - job["max_new_tokens"] if answerer.context_length else None
         fitted = [_fit_prompt(answerer.tokenizer, *pair, token_limit) for pair in zip(choices, tools, strict=True)]
@@ -231,8 +256,8 @@ def _answer(
         labels = encode_labels(answerer.tokenizer, messages, job["labels"], tools) if job["labels"] else None
         prefix_length, mean_length = common_prefix(prompts), sum(map(len, prompts)) / len(prompts)
         say(f"{job['stage']}: {name}: {len(prompts)} prompts of {mean_length:.0f} tokens on average")
-        longest, stage = job["max_new_tokens"], job["stage"]
-        answers = answerer.answers(prompts, labels, longest, job["batch_size"], stage, name, restriction)
+        longest = job["max_new_tokens"]
+        answers = answerer.answers(prompts, labels, longest, job["batch_size"], job["stage"], name, restriction)
     return answers, {**answer_facts(answers), "shared_prefix_tokens": prefix_length, "rows_shown_fewer": shortened}
 
 

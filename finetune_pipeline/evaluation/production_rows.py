@@ -17,14 +17,14 @@ from finetune_pipeline.data.answer_rules import form_problems
 from finetune_pipeline.data.dedup.text_similarity import exact_form, near_any
 from finetune_pipeline.data.examples import Example, example_id, stream_examples
 from finetune_pipeline.data.perturbations import set_name
-from finetune_pipeline.evaluation.compare import compare, shared_sources
+from finetune_pipeline.evaluation.compare import compare
+from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.predictions import of_model
 from finetune_pipeline.evaluation.result import Production
 from finetune_pipeline.evaluation.result_parts import ChosenRows
 from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.spec.model import TaskSpec
 
-Row = Mapping[str, Any]
 MAX_ROWS, PER_USER, MIN_ROWS = 200, 5, 20
 """Maximum rows, maximum rows per user, and minimum rows for a result."""
 
@@ -167,9 +167,5 @@ def recent_rows(spec: TaskSpec, predictions: Sequence[Row], chosen: Mapping[str,
             for name, answers in rivals.items()
         },
         metric=spec.metric,
-        scores={
-            name: score(answers, spec.output, level, spec.metric, shared_sources(answers, chosen["sources"]))["primary"]
-            for name, answers in rows.items()
-            if answers
-        },
+        scores={name: score(answers, spec, chosen["sources"]).primary for name, answers in rows.items() if answers},
     )

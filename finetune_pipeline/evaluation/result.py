@@ -3,6 +3,7 @@
 A number that was not measured, or is not finite, is None.
 """
 
+import json
 from typing import Any, Literal
 
 from pydantic import JsonValue
@@ -299,4 +300,5 @@ class EvaluationResult(StepFacts):
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON under the published names, as in evaluation.json."""
-        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        stored: dict[str, Any] = json.loads(self.model_dump_json(by_alias=True, exclude_unset=True))  # NaN reads null
+        return stored

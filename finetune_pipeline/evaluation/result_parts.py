@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from finetune_pipeline.evaluation.metrics import is_right_or_wrong
 from finetune_pipeline.evaluation.wording import is_interval, is_number
-
-
-def plain_json(value: Any) -> Any:
-    """Convert a value to strict JSON types: tuples become lists, numpy scalars numbers, NaN and infinities null."""
-    if isinstance(value, BaseModel):
-        value = value.model_dump(by_alias=True, exclude_unset=True)
-    if isinstance(value, Mapping):
-        return {str(key): plain_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain_json(item) for item in value]
-    if isinstance(value, (set, frozenset)):
-        return sorted(plain_json(item) for item in value)
-    if hasattr(value, "item") and not isinstance(value, (str, bytes)):
-        value = value.item()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
 
 
 def finite(value: Any) -> float | None:
@@ -57,11 +39,6 @@ class Facts(Part):
     """A part with another step's facts: extra keys are kept, missing ones are None."""
 
     model_config = ConfigDict(extra="allow")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _as_json(cls, value: Any) -> Any:
-        return plain_json(value) if isinstance(value, Mapping) else value
 
 
 class Primary(Part):

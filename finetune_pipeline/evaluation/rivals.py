@@ -4,17 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
-from finetune_pipeline.evaluation.correctness import lenient_rows, likelihood_rows
+from finetune_pipeline.evaluation.compare import SourceOf
+from finetune_pipeline.evaluation.correctness import Row, lenient_rows, likelihood_rows
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import API, SIMPLE, in_order, prompts_of, restricted_name
+from finetune_pipeline.evaluation.result_parts import Scores
 from finetune_pipeline.evaluation.scores import score, valid_share
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.wording import inside, prompt_name
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, TextOutput
 
-Row = Mapping[str, Any]
 Mode = Literal["free", "restricted", "lenient"]
 IN_FORM = 0.8
 """Below this share of answers in the declared form, a model's free answers are no fair rival."""
@@ -153,7 +153,7 @@ def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], sources: 
         "best": best,
         "best_mode": mode,
         "best_restricted": best_restricted,
-        "simple": {name: _answer_scores(spec, answers, sources) for name, answers in simple_rows(rows).items()},
+        "simple": {name: _reported(score(answers, spec, sources)) for name, answers in simple_rows(rows).items()},
         "metric": spec.metric,
         "confidence": spec.gates.confidence,
         "n": len(covered[names[0]]),
@@ -171,18 +171,14 @@ def rank_of(scores: Mapping[str, Any]) -> float:
 
 
 def _prompt_scores(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], name: str, sources: SourceOf) -> dict[str, Any]:
-    clusters = shared_sources(rows[name], sources)
-    scores = score(rows[name], spec.output, spec.gates.confidence, spec.metric, clusters)
-    restricted = restricted_rows(rows, name, spec.output)
-    reported_keys = ("n", "correct", "accuracy", "interval", "macro_f1", "micro_f1", "rougeLsum", "primary")
+    scores, restricted = score(rows[name], spec, sources), restricted_rows(rows, name, spec.output)
     return {
-        **{key: scores[key] for key in reported_keys if key in scores},
-        "valid_share": scores["valid"]["share"],
-        "restricted": _answer_scores(spec, restricted, sources) if restricted else None,
-        "statuses": scores["statuses"],
+        **_reported(scores, "macro_f1", "micro_f1", "rougeLsum", "statuses"),
+        "valid_share": scores.valid.share,
+        "restricted": _reported(score(restricted, spec, sources)) if restricted else None,
     }
 
 
-def _answer_scores(spec: TaskSpec, rows: Sequence[Row], sources: SourceOf) -> dict[str, Any]:
-    scores = score(rows, spec.output, spec.gates.confidence, spec.metric, shared_sources(rows, sources))
-    return {name: scores[name] for name in ("n", "correct", "accuracy", "interval", "primary")}
+def _reported(scores: Scores, *more: str) -> dict[str, Any]:
+    names = {"n", "correct", "accuracy", "interval", "primary", *more}
+    return scores.model_dump(mode="json", include=names, exclude_unset=True)

@@ -4,10 +4,11 @@
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from finetune_pipeline.data.perturbations import BLOCKING, KINDS, TITLES, set_name
 from finetune_pipeline.evaluation.compare import SourceOf, compare
+from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.metrics import metric_title
 from finetune_pipeline.evaluation.predictions import of_model
 from finetune_pipeline.evaluation.result import Comparison
@@ -16,7 +17,6 @@ from finetune_pipeline.evaluation.wording import counted, points, points_range
 from finetune_pipeline.spec.evaluation import ENOUGH_ROWS, RobustnessSpec
 from finetune_pipeline.spec.model import TaskSpec
 
-Row = Mapping[str, Any]
 Status = Literal["passed", "warned", "failed"]
 _SEVERITY = ("passed", "warned", "failed")
 

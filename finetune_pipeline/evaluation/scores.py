@@ -1,4 +1,4 @@
-"""Scores of one model on one set of rows, as plain JSON values. Pure functions of prediction rows."""
+"""Scores of one model on one set of rows. Pure functions of prediction rows."""
 
 import math
 from collections import Counter
@@ -9,8 +9,10 @@ import numpy as np
 import scipy
 
 from finetune_pipeline.data.answer_rules import final_answer, form_problems
+from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
 from finetune_pipeline.evaluation.correctness import (
     INVALID,
+    Row,
     complies,
     is_right,
     is_valid,
@@ -19,14 +21,16 @@ from finetune_pipeline.evaluation.correctness import (
     scored_text,
 )
 from finetune_pipeline.evaluation.failures.kinds import REPEATED, is_refusal, repetition
-from finetune_pipeline.evaluation.metrics import METRICS, metrics_of
-from finetune_pipeline.evaluation.metrics.base import Clusters
+from finetune_pipeline.evaluation.metrics import METRICS
+from finetune_pipeline.evaluation.metrics.base import Clusters, metrics_of
 from finetune_pipeline.evaluation.metrics.macro_f1 import class_scores, confusion
 from finetune_pipeline.evaluation.metrics.micro_f1 import f1_of
 from finetune_pipeline.evaluation.metrics.overlap import corpus_scores
 from finetune_pipeline.evaluation.predictions import count_statuses
+from finetune_pipeline.evaluation.result_parts import Scores, finite
 from finetune_pipeline.evaluation.statistics.proportions import clustered_share
-from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, TextOutput, default_metric
+from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, TextOutput
 
 BINS = 10
 
@@ -70,32 +74,18 @@ def calibration(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> dic
     }
 
 
-Row = Mapping[str, Any]
-
-
-def score(
-    rows: Sequence[Row],
-    output: AnyOutput,
-    confidence: float = 0.95,
-    metric: str | None = None,
-    clusters: Clusters = None,
-) -> dict[str, Any]:
-    """Score one model. With `clusters` (the source of every row, where rows share one), intervals count sources.
-
-    Returns:
-        n, correct, accuracy with `interval` and `design_effect` (of right answers), every metric of the kind of output by
-        its name (with a `NAME_interval`), `valid`, `statuses`, what :func:`label_details`,
-        :func:`json_details` or :func:`text_details` adds, and `primary` {name, value, interval}: the metric that decides, by
-        default that of the kind of output.
-    """
+def score(rows: Sequence[Row], spec: TaskSpec, sources: SourceOf = None) -> Scores:
+    """Score one model: right answers, every metric of the kind of output with a `NAME_interval`, and the details of that kind
+    (:func:`label_details`, :func:`json_details`, :func:`text_details`). Where rows share `sources`, intervals count these."""
+    output, confidence, primary = spec.output, spec.gates.confidence, METRICS[spec.metric]
+    clusters = shared_sources(rows, sources)
     correct = rate([is_right(row, output) for row in rows], confidence, clusters)
     scores: dict[str, Any] = {"correct": correct.pop("k"), "accuracy": correct.pop("share"), **correct}
-    primary = METRICS[metric or default_metric(output)]
     for scorer in metrics_of(output):
-        scores[scorer.name] = scorer.value(rows, output)
+        scores[scorer.name] = finite(scorer.value(rows, output))  # metrics of users may return numpy's numbers
         if not scorer.right_or_wrong and (scorer.interval_always or scorer is primary):
             interval = scorer.interval(rows, output, confidence, clusters)
-            scores[f"{scorer.name}_interval"] = list(interval) if interval else None
+            scores[f"{scorer.name}_interval"] = list(map(float, interval)) if interval else None
     if isinstance(output, LabelsOutput):
         scores |= label_details(rows, output)
     elif isinstance(output, JsonOutput):
@@ -103,11 +93,12 @@ def score(
     else:
         scores |= text_details(rows, output, confidence, clusters)
     key = "interval" if primary.right_or_wrong else f"{primary.name}_interval"
-    return scores | {
+    scores |= {
         "valid": valid_share(rows, output, confidence, clusters),
         "statuses": count_statuses(row["status"] for row in rows),
         "primary": {"name": primary.name, "value": scores[primary.name], "interval": scores[key]},
     }
+    return Scores.model_validate(scores)
 
 
 def label_details(rows: Sequence[Row], output: LabelsOutput) -> dict[str, Any]:

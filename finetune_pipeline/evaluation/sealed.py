@@ -26,7 +26,6 @@ from finetune_pipeline.engine.files import (
 )
 from finetune_pipeline.evaluation.deciding import level_of
 from finetune_pipeline.evaluation.result import Seal
-from finetune_pipeline.evaluation.result_parts import plain_json
 from finetune_pipeline.evaluation.statistics.multiple_testing import selection_optimism
 from finetune_pipeline.faults import OutsideError
 
@@ -148,7 +147,7 @@ def seal_of(
     candidates = look_number(openings, None) - 1
     look = look_number(openings, str(candidate) if candidate else None)
     return Seal(
-        openings=plain_json(list(openings)),
+        openings=[dict(entry) for entry in openings],
         count=len(openings),
         candidates=candidates,
         look=look,

@@ -11,8 +11,6 @@ Counts = dict[str, int | dict[str, int | None] | None]
 class Power(Facts):
     """Whether the test can show the required gain (planning.power)."""
 
-    before: Number = None
-    detectable_gain: Number = None
     must_reach: Number = None
     enough: Flag = None
     sentence: str = ""
@@ -26,10 +24,9 @@ class Advice(Facts):
 
 
 class Baseline(Facts):
-    """Facts of few_shot_baseline and advice. `best`: the best prompt; `best_restricted`: the best with restricted answers."""
+    """Facts of few_shot_baseline and advice. `best`: the best prompt."""
 
     best: str | None = None
-    best_restricted: str | None = None
     power: Power | None = None
     advice: Advice | None = None
 
@@ -92,11 +89,10 @@ class Measured(Facts):
 
 
 class Training(Facts):
-    """Facts of the step adapter. `endpoint`: for a model without local weights; `service`: the service that trained it, if any."""
+    """Facts of the step adapter. `endpoint`: for a model without local weights."""
 
     method: str | None = None
     endpoint: HostedModel | None = None
-    service: str | None = None
     precision: str | None = None
     steps: Count = None
     best_step: Count = None

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from finetune_pipeline.evaluation.gates.sealed_test_openings import opening_sentences
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.step_facts import DataStep, Training
-from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars, duration, number, percent, points
+from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars, duration, number, percent
 from finetune_pipeline.models.hosted import HostedModel
 from finetune_pipeline.report.answers import MODELS
 from finetune_pipeline.report.blocks import Blocks, Heading, Plot, Table, Text, text
@@ -219,24 +220,12 @@ def cost_section(evaluation: EvaluationResult) -> Blocks:
 
 def seal_section(evaluation: EvaluationResult) -> Blocks:
     seal = evaluation.seal
-    if not seal.count:
-        yield "No opening of the sealed test is on record."
-    else:
-        times = "once" if seal.count == 1 else f"{seal.count} times"
-        sentence = f"The sealed test was opened {times}, for {counted(seal.candidates or 0, 'candidate')}."
-        if (seal.candidates or 0) > 1 and seal.optimism is not None:
-            sentence += (
-                f" The best of {seal.candidates} equally good candidates looks up to "
-                f"{points(seal.optimism, sign=False)} points better on it than it is."
-            )
-        yield sentence
-    level = seal.level
-    if level.look is not None and level.level is not None:
+    yield opening_sentences(seal) or "No opening of the sealed test is on record."
+    look, alpha = seal.level.look, seal.level.alpha
+    if look is not None and alpha is not None:
         yield (
-            f"This is candidate {level.look} on this test; its gains are judged with {100 * (1 - level.level):.4g}% "
-            f"intervals. The probability that one of the {level.look} was promoted without being better is at most "
-            f"{percent(level.spent)}, and stays below {percent(level.alpha)} however many follow, as long as nobody trains on "
-            "what this report shows of the test."
+            f"This is candidate {look} on this test. The chance that any is promoted without being better stays below "
+            f"{percent(alpha)} however many follow, as long as nobody trains on what this report shows of the test."
         )
     names = sorted({key for entry in seal.openings for key in entry}, key=lambda k: (k != "time", k))
     rows = [[entry.get(name) for name in names] for entry in seal.openings]

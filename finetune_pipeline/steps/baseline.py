@@ -18,7 +18,8 @@ from finetune_pipeline.data.examples import Example, examples_of, read_examples
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import ArtifactStore
-from finetune_pipeline.evaluation.compare import Row, shared_sources
+from finetune_pipeline.evaluation.compare import shared_sources
+from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.endpoint_answers import ask_endpoint
 from finetune_pipeline.evaluation.predictions import (
     API,

@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.baseline.ladder import Answered, Row, Terms, score_rungs
+from finetune_pipeline.baseline.ladder import Answered, Terms, score_rungs
 from finetune_pipeline.baseline.ladder_answer import leads
 from finetune_pipeline.baseline.pilot import Point, extrapolate
 from finetune_pipeline.data.examples import Example, chosen, read_examples, write_examples
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
+from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import read_by_model, write_predictions
 from finetune_pipeline.reporting import say

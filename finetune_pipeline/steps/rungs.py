@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.baseline.ladder import OPTIMISED, Answered, Row, climb, surely_enough
+from finetune_pipeline.baseline.ladder import OPTIMISED, Answered, climb, surely_enough
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
+from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import read_by_model, read_predictions
 from finetune_pipeline.planning.serving_costs import Call

@@ -98,7 +98,7 @@ def run(job: dict[str, Any], on_saved: Callable[[], None] | None = None) -> tupl
 
             return predict(job)
         case "latency":
-            from finetune_pipeline.evaluation.latency import latency
+            from finetune_pipeline.evaluation.predict import latency
 
             return latency(job)
         case "ability":

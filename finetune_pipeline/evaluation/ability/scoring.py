@@ -12,7 +12,6 @@ from typing import Any
 
 import scipy
 
-from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.evaluation.ability.harness_tasks import (
     CATEGORY,
     SOURCE,
@@ -46,7 +45,6 @@ def ability(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     out.mkdir(parents=True, exist_ok=True)
     (out / ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     facts |= {"items": len(rows), "unscored": sum(bool(r["error"]) for r in rows)}
-    write_json(out / "ability.json", facts)
     return facts, {"answers": close_cache(cache)}
 
 
@@ -56,8 +54,8 @@ def score_items(
     """A row per item, in order: id, source, category, right, probability, bits_per_byte, error.
 
     right: whether the right choice has the highest log-likelihood (lm-evaluation-harness's acc; without the end of turn, so
-    that continuing after the answer is not wrong). probability: of the right choice among all. bits_per_byte: of a text. None
-    if not applicable. error: why an item could not be scored.
+    that continuing after the answer is not wrong). probability: of an item's right choice among all. bits_per_byte: of a text.
+    None if not applicable. error: why an item could not be scored.
     """
     if not items:
         return []
@@ -139,9 +137,7 @@ def run_tasks(
     for task in tasks:
         name, samples = task.name, results["samples"][task.name]
         first_samples = [s for s in samples if s["filter"] == samples[0]["filter"]]
-        task_rows = [
-            _task_row(task, harness_tasks[name], s, model.failed.get((name, s["doc_id"]), "")) for s in first_samples
-        ]
+        task_rows = [_task_row(task, s, model.failed.get((name, s["doc_id"]), "")) for s in first_samples]
         rows += task_rows
         facts[name] = {
             "rows": len(task_rows),
@@ -182,7 +178,7 @@ def make_task(task: HarnessTask, scratch: str) -> Any:
     return harness_task
 
 
-def _task_row(task: HarnessTask, harness_task: Any, sample: Mapping[str, Any], failed: str) -> dict[str, Any]:
+def _task_row(task: HarnessTask, sample: Mapping[str, Any], failed: str) -> dict[str, Any]:
     row = {"id": f"{task.name}:{sample['doc_id']}", "source": SOURCE, "category": CATEGORY + task.name, **_UNSCORED}
     if failed:
         return row | {"error": failed}
@@ -195,19 +191,7 @@ def _task_row(task: HarnessTask, harness_task: Any, sample: Mapping[str, Any], f
     if value not in (0, 1):
         where = f"ability.harness: {task.name}: {task.metric} of row {sample['doc_id']}"
         raise ValueError(f"{where} is {value}, not 0 or 1")
-    return row | {"right": bool(value), "probability": _probability(task, harness_task, sample)}
-
-
-def _probability(task: HarnessTask, harness_task: Any, sample: Mapping[str, Any]) -> float | None:
-    if task.config["output_type"] != "multiple_choice" or harness_task.multiple_input:
-        return None
-    choices, right_index = harness_task.doc_to_choice(sample["doc"]), sample["target"]
-    if isinstance(right_index, str):
-        right_index = choices.index(right_index) if right_index in choices else None
-    if not isinstance(right_index, int) or not 0 <= right_index < len(choices):
-        return None
-    scores = [score for score, _ in sample["filtered_resps"][: len(choices)]]
-    return float(scipy.special.softmax(scores)[right_index])
+    return row | {"right": bool(value)}
 
 
 def _figures(results: Mapping[str, Any]) -> dict[str, float]:

@@ -15,7 +15,7 @@ import numpy as np
 import scipy
 from pydantic import Field
 
-from finetune_pipeline.evaluation.correctness import is_right
+from finetune_pipeline.evaluation.correctness import Row, is_right
 from finetune_pipeline.evaluation.failures.kinds import KINDS, Failure, failure_of
 from finetune_pipeline.evaluation.predictions import by_model
 from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
@@ -26,7 +26,6 @@ from finetune_pipeline.evaluation.statistics.proportions import wilson_interval
 from finetune_pipeline.evaluation.wording import counted, cut
 from finetune_pipeline.spec.outputs import AnyOutput
 
-Row = Mapping[str, Any]
 NEAREST = 3
 MIN_RIGHT = 10
 """Correctly answered texts needed for comparison; with fewer, no number of rows is requested."""

@@ -3,12 +3,10 @@
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from finetune_pipeline.data.answer_rules import final_answer, form_problems
-from finetune_pipeline.evaluation.correctness import INVALID, answer_of, is_right, read_json
+from finetune_pipeline.evaluation.correctness import INVALID, Row, answer_of, is_right, read_json
 from finetune_pipeline.evaluation.metrics.facts import fact_score, facts
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, TextOutput
 
@@ -69,8 +67,6 @@ def other_language(prediction: str, reference: str) -> bool:
     written, expected = language(prediction), language(reference)
     return written is not None and expected is not None and written != expected
 
-
-Row = Mapping[str, Any]
 
 KINDS = {
     "error": "generation failed",

@@ -6,7 +6,6 @@ A gate is one module of this package with one function::
         order=160,
         needs="the candidate answers in at most 20 tokens on average",
         default="20",
-        holds_back="champion",
         what_to_do="Add shorter answers to the training rows.",
         reads=lambda evaluation: evaluation.cost.tokens["candidate"].answer,
     )
@@ -123,8 +122,8 @@ def gate(
     order: int,
     needs: str,
     default: str,
-    holds_back: str,
     what_to_do: str,
+    holds_back: str = "champion",
     reads: Callable[[EvaluationResult], Any] = lambda evaluation: evaluation,
 ) -> Callable[[Callable[[TaskSpec, Any], Outcome]], Gate]:
     """Make a gate of a function and add it to the registry. The arguments are the attributes of :class:`Gate`."""

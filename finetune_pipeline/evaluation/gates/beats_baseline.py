@@ -16,7 +16,6 @@ from finetune_pipeline.spec.model import TaskSpec
     "restricted to the allowed forms) above gates.min_gain, in gates.metric and every one of gates.more_metrics. Where "
     f"fewer than {100 * IN_FORM:g}% of its answers are in form, the restricted answers decide alone",
     default=f"{DEFAULTS.min_gain:g} points, {100 * DEFAULTS.confidence:g}% interval for the first candidate; a tie does not pass",
-    holds_back="champion",
     what_to_do="Read the regressions and wrong answers in the report; add or correct training rows like those that fail. If the "
     "interval is wide, enlarge the test set.",
 )

@@ -23,7 +23,6 @@ def tied_with(evaluation: EvaluationResult) -> list[str]:
     + ", ".join(inside(model.title) for model in SIMPLE_MODELS.values())
     + ") above zero in the metric that decides (gates.simple: better), or above minus gates.simple_margin (not_worse)",
     default=f"{DEFAULTS.simple}, {100 * DEFAULTS.confidence:g}% interval for the first candidate; a tie does not pass",
-    holds_back="champion",
     what_to_do="Use the simple model: `finetune export TASK --simple --to DIR` writes it. Or train longer or on more rows, until "
     "the language model is surely better. gates.simple: not_worse takes a tie, where you want one model for other reasons.",
 )

@@ -11,7 +11,6 @@ from finetune_pipeline.spec.model import TaskSpec
     needs="of the rows the champion has right, the upper bound of the share the candidate gets wrong at or below "
     "gates.max_regression; not asked without a champion",
     default=f"{DEFAULTS.max_regression:g}",
-    holds_back="champion",
     what_to_do="Read the regressions against the champion in the report. Put rows like them into the training data, or train from "
     "more of the same data; raise gates.max_regression only if those losses are acceptable.",
 )

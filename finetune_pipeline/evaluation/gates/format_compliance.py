@@ -12,7 +12,6 @@ from finetune_pipeline.spec.model import TaskSpec
     needs="the lower bound of the share of valid answers at or above gates.min_valid_share",
     default=f"{DEFAULTS.min_valid_share:g}, so at least "
     f"{rows_needed_for_share(DEFAULTS.min_valid_share, DEFAULTS.confidence)} test rows",
-    holds_back="champion",
     what_to_do="Look at the invalid answers in the report. Train longer, make the system prompt name the "
     "allowed answers, or restrict decoding to them; enlarge a test set too small to show it.",
 )

@@ -15,7 +15,6 @@ from finetune_pipeline.spec.model import TaskSpec
     "own that surely loses as much, and the upper bound of the relative rise of the bits plain text costs below "
     "gates.max_text_loss; not asked where the spec asks nothing or the model answers at an endpoint",
     default=f"{DEFAULTS.max_ability_loss:g}, {DEFAULTS.max_text_loss:g}",
-    holds_back="champion",
     what_to_do="Train more gently: fewer epochs, a lower learning rate, a smaller rank, or qlora or lora in place of full. Mix "
     "some general examples into the training data. If only this one task will ever be asked of the model, raise the limits.",
 )

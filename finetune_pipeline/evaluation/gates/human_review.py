@@ -12,7 +12,6 @@ from finetune_pipeline.spec.model import TaskSpec
     needs="gates.min_rated answers drawn at random judged by people, and the lower bound of the accepted share at or above "
     "gates.min_accepted; not asked where gates.min_rated is 0",
     default=f"{DEFAULTS.min_rated:d}, {DEFAULTS.min_accepted:g}",
-    holds_back="champion",
     what_to_do="Open `finetune review TASK`, or have more people judge the sheet. Where they refuse answers, read their comments "
     "in the report and add training rows like the ones that were refused.",
 )

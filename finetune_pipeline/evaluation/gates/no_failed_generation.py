@@ -10,7 +10,6 @@ from finetune_pipeline.spec.model import TaskSpec
     order=90,
     needs="no answer of any compared model ended in an error",
     default="0",
-    holds_back="champion",
     what_to_do="Read the error texts in the predictions (column error), fix the cause, and materialize "
     "test_predictions again.",
 )

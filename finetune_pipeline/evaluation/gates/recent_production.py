@@ -13,7 +13,6 @@ from finetune_pipeline.spec.model import TaskSpec
     "worse than the champion (the base model where there is none); not asked where there are fewer than "
     f"{MIN_ROWS} such rows",
     default="logs.judging_share 0.2",
-    holds_back="champion",
     what_to_do="Keep the champion: the candidate is better on the collected data but worse on current requests. Look at the "
     "drift page, and train again with the newest corrections.",
 )

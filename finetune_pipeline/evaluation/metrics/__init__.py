@@ -6,26 +6,13 @@ from pkgutil import iter_modules
 from finetune_pipeline.evaluation.metrics.base import (
     METRICS,
     Gain,
-    Metric,
     RowMetric,
-    ShareOfRight,
     is_right_or_wrong,
     metric_title,
-    metrics_of,
     register,
 )
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
-__all__ = [
-    "METRICS",
-    "Gain",
-    "Metric",
-    "RowMetric",
-    "ShareOfRight",
-    "is_right_or_wrong",
-    "metric_title",
-    "metrics_of",
-    "register",
-]
+__all__ = ["METRICS", "Gain", "RowMetric", "is_right_or_wrong", "metric_title", "register"]

@@ -12,13 +12,13 @@ A metric is one module of this package with one class::
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
-from finetune_pipeline.evaluation.correctness import is_right
+from finetune_pipeline.evaluation.correctness import Row, is_right
 from finetune_pipeline.evaluation.statistics.proportions import (
     Interval,
     cluster_sign_flip,
@@ -29,7 +29,6 @@ from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_
 from finetune_pipeline.spec import outputs
 from finetune_pipeline.spec.outputs import AnyOutput
 
-Row = Mapping[str, Any]
 Rows = Sequence[Row]
 Clusters = Sequence[Hashable] | None
 """The source of every row, if rows share one."""

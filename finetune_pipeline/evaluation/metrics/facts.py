@@ -6,8 +6,8 @@ They catch what word overlap misses: a changed amount, another date, an extra "n
 import re
 from collections import Counter
 
-from finetune_pipeline.evaluation.correctness import scored_text
-from finetune_pipeline.evaluation.metrics.base import Row, RowMetric, register
+from finetune_pipeline.evaluation.correctness import Row, scored_text
+from finetune_pipeline.evaluation.metrics.base import RowMetric, register
 from finetune_pipeline.spec.outputs import AnyOutput
 
 _MONTHS = {

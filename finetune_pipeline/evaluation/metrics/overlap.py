@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from finetune_pipeline.evaluation.correctness import scored_text
-from finetune_pipeline.evaluation.metrics.base import Row, RowMetric
+from finetune_pipeline.evaluation.correctness import Row, scored_text
+from finetune_pipeline.evaluation.metrics.base import RowMetric
 from finetune_pipeline.spec.outputs import AnyOutput
 
 ROUGE = ("rouge1", "rouge2", "rougeLsum")

@@ -2,10 +2,11 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from finetune_pipeline.evaluation.compare import SourceOf
+from finetune_pipeline.evaluation.judged_facts import JudgeFindings, Preferred
 from finetune_pipeline.evaluation.preferences.embeddings import embed
 from finetune_pipeline.evaluation.preferences.judge import Choice, Judge, Pair
 from finetune_pipeline.evaluation.statistics.proportions import sign_test
@@ -33,32 +34,6 @@ def people_choices(items: Mapping[str, Mapping[str, bool]]) -> dict[str, Choice]
     return {i: _PLACES.get((accepted["candidate"], accepted["base"]), "tie") for i, accepted in items.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class Qualification:
-    """The result of testing a judge.
-
-    Attributes:
-        rated: Pairs it could judge; failed: pairs it could not.
-        kappa: Agreement with people, beyond chance, with its interval; agreement: share of pairs.
-        consistent: Share judged the same in both orders.
-        place: Sign test of position bias; length: of errors towards the longer answer; padding: of a preference for answers
-            with empty words added.
-        refused: Reasons not to trust it.
-    """
-
-    name: str
-    rated: int = 0
-    failed: int = 0
-    kappa: float | None = None
-    interval: tuple[float, float] | None = None
-    agreement: float | None = None
-    consistent: float | None = None
-    place: dict[str, Any] = field(default_factory=lambda: sign_test([]))
-    length: dict[str, Any] = field(default_factory=lambda: sign_test([]))
-    padding: dict[str, Any] = field(default_factory=lambda: sign_test([]))
-    refused: list[str] = field(default_factory=list)
-
-
 def judged_pairs(
     judge: Judge,
     pairs: Sequence[Pair],
@@ -76,18 +51,17 @@ def judged_pairs(
         sources: What each example was made from, by id; agreement and verdict count these.
 
     Returns:
-        The fields of :class:`Qualification`, believed, equal (number of rated pairs with equal answers), verdict (None, or
-        sign_test of candidate against base, `failed`, `equal` and `choices` by id), failures, spent.
+        The fields of JudgeFindings, with the `choices` by id in the verdict; equal (number of rated pairs with equal answers),
+        failures and spent.
     """
     rated = [pair for pair in pairs if pair.id in people]
     differing = [pair for pair in rated if pair.a != pair.b]
-    qualification = qualify(judge, differing, [people[pair.id] for pair in differing], settings, sources)
+    findings = qualify(judge, differing, [people[pair.id] for pair in differing], settings, sources)
     drawn = sorted(pairs, key=lambda pair: hashlib.sha256(f"judged {pair.id}".encode()).digest())[: settings.rows]
     return {
-        **asdict(qualification),
-        "believed": not qualification.refused,
+        **findings.model_dump(mode="json"),
         "equal": len(rated) - len(differing),
-        "verdict": None if qualification.refused else _verdict(judge, drawn, confidence, sources),
+        "verdict": _verdict(judge, drawn, confidence, sources) if findings.believed else None,
         "failures": judge.failures[:SHOWN_FAILURES],
         "spent": asdict(judge.spent),
     }
@@ -95,7 +69,7 @@ def judged_pairs(
 
 def qualify(
     judge: Judge, pairs: Sequence[Pair], people: Sequence[Choice], settings: JudgeSpec, sources: SourceOf = None
-) -> Qualification:
+) -> JudgeFindings:
     """Ask a judge about pairs that people have rated, in both orders, and about the same answers with padding.
 
     Args:
@@ -104,14 +78,14 @@ def qualify(
     """
     if len(pairs) < settings.min_rated:
         rated = f"people have rated only {counted(len(pairs), 'pair')} of different answers"
-        return Qualification(judge.name, refused=[f"{rated}; {settings.min_rated} are needed"])
+        return JudgeFindings(name=judge.name, believed=False, refused=[f"{rated}; {settings.min_rated} are needed"])
     answers = _judge_both_orders(judge, pairs)
     valid = [i for i, order in enumerate(answers) if "failed" not in order]
     n, orders, judged = len(valid), [answers[i] for i in valid], [pairs[i] for i in valid]
     human, model = [people[i] for i in valid], [_combined(*order) for order in orders]
     padded_pairs = [replace(pair, b=pair.a + _PADDING) for pair in judged[:PROBES]]
     padded = [_combined(*order) for order in _judge_both_orders(judge, padded_pairs)]
-    qualification = Qualification(
+    findings = JudgeFindings(
         name=judge.name,
         rated=n,
         failed=len(pairs) - n,
@@ -119,11 +93,12 @@ def qualify(
         interval=kappa_interval(human, model, _units(judged, sources)) if valid else None,
         agreement=sum(x == y for x, y in zip(human, model, strict=True)) / n if valid else None,
         consistent=sum(first == second for first, second in orders) / n if valid else None,
-        place=sign_test([1 if first == "a" else -1 for first, second in orders if second == _SWAPPED.get(first)]),
+        place=_bias([1 if first == "a" else -1 for first, second in orders if second == _SWAPPED.get(first)]),
         length=_length(judged, human, model),
-        padding=sign_test([_SIGNS[choice] for choice in padded if choice != "failed"]),
+        padding=_bias([_SIGNS[choice] for choice in padded if choice != "failed"]),
     )
-    return replace(qualification, refused=_reasons(qualification, settings))
+    refused = _reasons(findings, settings)
+    return findings.model_copy(update={"believed": not refused, "refused": refused})
 
 
 def _judge_both_orders(judge: Judge, pairs: Sequence[Pair]) -> list[tuple[Choice, Choice]]:
@@ -140,17 +115,21 @@ def _combined(first: Choice, second: Choice) -> Choice:
     return first if first == second else "tie"
 
 
-def _length(pairs: Sequence[Pair], human: Sequence[Choice], model: Sequence[Choice]) -> dict[str, Any]:
+def _length(pairs: Sequence[Pair], human: Sequence[Choice], model: Sequence[Choice]) -> Preferred:
     """Sign test of the judge's errors: whether they favour the longer or the shorter answer."""
     towards_longer = [
         (choice == "a") == (len(pair.a) > len(pair.b))
         for pair, preferred, choice in zip(pairs, human, model, strict=True)
         if choice not in (preferred, "tie") and len(pair.a) != len(pair.b)
     ]
-    return sign_test([1 if longer else -1 for longer in towards_longer])
+    return _bias([1 if longer else -1 for longer in towards_longer])
 
 
-def _reasons(q: Qualification, settings: JudgeSpec) -> list[str]:
+def _bias(signs: Sequence[int]) -> Preferred:
+    return Preferred.model_validate(sign_test(signs))
+
+
+def _reasons(q: JudgeFindings, settings: JudgeSpec) -> list[str]:
     reasons = []
     if q.rated < settings.min_rated:
         judged = f"only {counted(q.rated, 'pair')} rated by people could be judged"
@@ -169,14 +148,16 @@ def _reasons(q: Qualification, settings: JudgeSpec) -> list[str]:
             f"it judges only {percent(q.consistent)} of the pairs alike in both orders; {percent(settings.min_consistent)} are "
             "asked for"
         )
-    place, length, padding = q.place, q.length, q.padding
-    if place["p"] < SIGNIFICANCE:
-        where = "first" if place["wins"] > place["losses"] else "second"
-        reasons.append(f"it prefers whatever comes {where}: {place['wins']} against {place['losses']} contradictions")
-    if length["p"] < SIGNIFICANCE and length["wins"] > length["losses"]:
-        reasons.append(f"where it is wrong it prefers the longer answer: {length['wins']} against {length['losses']}")
-    if padding["p"] < SIGNIFICANCE and padding["wins"] > padding["losses"]:
-        reasons.append(f"it prefers the same answer with empty words added, {padding['wins']} of {PROBES} times")
+    place, length, padding = (
+        bias if bias.p is not None and bias.p < SIGNIFICANCE else Preferred() for bias in (q.place, q.length, q.padding)
+    )
+    if place.wins != place.losses:
+        where = "first" if place.wins > place.losses else "second"
+        reasons.append(f"it prefers whatever comes {where}: {place.wins} against {place.losses} contradictions")
+    if length.wins > length.losses:
+        reasons.append(f"where it is wrong it prefers the longer answer: {length.wins} against {length.losses}")
+    if padding.wins > padding.losses:
+        reasons.append(f"it prefers the same answer with empty words added, {padding.wins} of {PROBES} times")
     return reasons
 
 

@@ -22,18 +22,14 @@ from finetune_pipeline.planning.power import power_plan
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import DEFAULT_METRICS
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, json_spec, register_mirrored, row, spec, text_spec
+from finetune_pipeline_tests.unit.evaluation.rows import answers as some_answers
 
 N = 200
 
 
-def answers(right: range, *, form: bool = True, n: int = N) -> list[dict[str, Any]]:
-    """Rows that are right where `right` says so; the others hold another label, or none at all. The likelihoods know
-    nothing: all labels are equally likely."""
-    rows = []
-    for i in range(n):
-        gold, wrong = LABELS[i % 3], LABELS[(i + 1) % 3] if form else "I think it is fine"
-        rows.append(row(i, gold, gold if i in right else wrong, label_scores=[-1.0, -1.0, -1.0]))
-    return rows
+def answers(right: int, *, form: bool = True) -> list[dict[str, Any]]:
+    """The first `right` rows are right; the others hold another label, or none at all. All labels are equally likely."""
+    return some_answers(right, N, wrong=None if form else "I think it is fine", label_scores=[-1.0] * 3)
 
 
 SHOWN = Learnable("shown", [], 700, 100, "The inputs predict the answers.")
@@ -72,17 +68,17 @@ def advice_for(
 
 
 def prompts(right: int, nearest: int | None = None, **options: Any) -> dict[str, list[dict[str, Any]]]:
-    rows = {"zero_shot": answers(range(10), form=False), "8_shot": answers(range(right), **options)}
-    return rows | ({} if nearest is None else {"3_nearest": answers(range(nearest), **options)})
+    rows = {"zero_shot": answers(10, form=False), "8_shot": answers(right, **options)}
+    return rows | ({} if nearest is None else {"3_nearest": answers(nearest, **options)})
 
 
 def _reasons(advice: dict[str, Any], word: str) -> Sequence[str]:
     return [reason for reason in advice["reasons"] if word in reason]
 
 
-NO_ROWS_IN_FORM = {"zero_shot": answers(range(0), form=False)}
+NO_ROWS_IN_FORM = {"zero_shot": answers(0, form=False)}
 KNOWS = [r | {"label_scores": [-0.1 if x == r["gold"] else -3.0 for x in LABELS]} for r in NO_ROWS_IN_FORM["zero_shot"]]
-FEW = {"zero_shot": answers(range(8))[:12], "3_nearest": answers(range(10))[:12]}
+FEW = {"zero_shot": answers(8)[:12], "3_nearest": answers(10)[:12]}
 MODEST, BLOCKING = spec(gates={"wanted_gain": 0.2}), spec(gates={"enough_test_rows": "block"})
 TOO_FEW = Learnable("too_few_rows", [], 40, 200, "40 training rows cannot show it; it takes 200.")
 SHUFFLED = Learnable("not_shown", [], 700, 200, "The inputs do not predict the answers: 16% by …")
@@ -209,7 +205,7 @@ def test_where_retrieval_is_just_enough() -> None:
     assert len(_reasons(advice, "adds +45.0 points")) == 1
     assert advice["retrieval"]["closes"] == pytest.approx(0.45 / 0.6)
     assert _reasons(advice_for(prompts(40, 60), linear=0.4), "adds")
-    no_gap = advice_for({"zero_shot": answers(range(180)), "3_nearest": answers(range(190))})
+    no_gap = advice_for({"zero_shot": answers(180), "3_nearest": answers(190)})
     assert no_gap["retrieval"]["closes"] is None, "a base at the ceiling leaves none"
 
 
@@ -221,8 +217,8 @@ def test_tokens_are_told_where_both_prompts_were_measured() -> None:
 
 
 def test_failures_are_told_apart() -> None:
-    eight = answers(range(50), form=False)[:100] + answers(range(50))[100:]
-    advice = advice_for({**NO_ROWS_IN_FORM, "8_shot": eight, "3_nearest": answers(range(120))})
+    eight = answers(50, form=False)[:100] + answers(50)[100:]
+    advice = advice_for({**NO_ROWS_IN_FORM, "8_shot": eight, "3_nearest": answers(120)})
     failures = advice["failures"]
     assert failures["prompt"] == "8_shot" and failures["kinds"] == {"format": 50, "label_pair": 100}
     counts = ("n", "right", "form", "knowledge", "judgement", "unnamed")
@@ -234,7 +230,7 @@ def test_failures_are_told_apart() -> None:
 
 
 def test_only_a_prompt_of_the_spec_is_to_become_the_system_prompt() -> None:
-    advice = advice_for({"zero_shot": answers(range(10)), "prompt_short": answers(range(100))})
+    advice = advice_for({"zero_shot": answers(10), "prompt_short": answers(100)})
     assert len(_reasons(advice, "Make that prompt the system_prompt")) == 1
     assert not _reasons(advice_for(prompts(100)), "Make that prompt")
 

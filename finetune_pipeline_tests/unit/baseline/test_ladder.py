@@ -3,6 +3,7 @@
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,14 +25,12 @@ from finetune_pipeline.spec.outputs import TextOutput
 from finetune_pipeline.steps.rungs import good_enough
 from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, register_mirrored, row, spec
+from finetune_pipeline_tests.unit.evaluation.rows import answers as some_answers
 
 NO_TERMS = Terms({}, {})
 
 
-def answers(correct: Sequence[bool]) -> list[dict[str, Any]]:
-    """Rows that are right where the list says so, in order of their ids."""
-    texts = [LABELS[(i + (not is_correct)) % 3] for i, is_correct in enumerate(correct)]
-    return [row(i, LABELS[i % 3], text, label_scores=[]) for i, text in enumerate(texts)]
+answers = partial(some_answers, label_scores=[])
 
 
 def luck(share: float, n: int, seed: int) -> list[bool]:

@@ -1,7 +1,5 @@
 """Whether training is worth it, from the prompted baseline alone."""
 
-import math
-
 import pytest
 
 from finetune_pipeline.baseline.worth import worth_training
@@ -52,13 +50,3 @@ def test_a_simple_model_surely_above_the_ceiling_is_enough() -> None:
     assert verdict["passed"] is False and verdict["enough"] == "nearest"
     assert "A language model is not needed" in verdict["reason"] and "right on 97.0%" in verdict["reason"]
     assert worth_training(spec(), _facts(60, nearest=0.92))["passed"] is True
-
-
-def test_without_numbers_nobody_trains() -> None:
-    unusable = [{}, {"accuracy": 0.4}, {"accuracy": math.nan, "interval": [0.1, 0.2]}]
-    unusable += [{"accuracy": 0.3, "interval": interval} for interval in ([math.nan, 0.2], None)]
-    for broken in [{}, {"best": None, "prompts": {"x": {"accuracy": 0.4}}}, {"best": "x", "prompts": {}}] + [
-        {"best": "x", "prompts": {"x": scores}} for scores in unusable
-    ]:
-        verdict = worth_training(spec(), broken)
-        assert verdict["passed"] is False and "no usable score" in verdict["reason"], broken

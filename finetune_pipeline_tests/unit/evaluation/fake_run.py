@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from finetune_pipeline.data.perturbations import KINDS, set_name
@@ -13,7 +14,7 @@ from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.rivals import score_baselines
 from finetune_pipeline.evaluation.step_facts import StepFacts
 from finetune_pipeline.training.audit import COUNTS
-from finetune_pipeline_tests.unit.evaluation.rows import LABELS, json_spec, paired, row, rows, spec, text_spec
+from finetune_pipeline_tests.unit.evaluation.rows import json_spec, paired, row, rows, spec, text_spec
 
 PARITY = {"rows": 32, "same_greedy_share": 1.0, "mean_kl": 1e-5, "mean_kl_limit": 1e-3, "passed": True}
 OPENINGS = [{"time": "2026-01-02T03:04:05+00:00", "test": "t1", "candidate": "c1", "reason": "evaluation"}]
@@ -114,6 +115,10 @@ def evaluation(**changes: Any) -> EvaluationResult:
     return evaluation_and_rows(**changes)[0]
 
 
+usual = cache(evaluation)
+"""The evaluation as it is, made once."""
+
+
 def changed(result: EvaluationResult, places: Mapping[str, Any]) -> EvaluationResult:
     """The evaluation with other values at dotted places of its JSON, such as `seal.level.look` or `fixes.shown.0.id`."""
     stored = result.to_json()
@@ -145,8 +150,3 @@ def json_evaluation(**changes: Any) -> EvaluationResult:
     task = json_spec(**changes)
     baseline = score_baselines(task, {"zero_shot": base})
     return evaluation(spec=task, predictions=[*base, *candidate], baseline=baseline)
-
-
-def champion_rows(right_count: int) -> list[dict[str, Any]]:
-    """200 rows of a champion that has the first `right_count` right."""
-    return [row(i, LABELS[i % 3], LABELS[(i + (0 if i < right_count else 1)) % 3], "champion") for i in range(200)]

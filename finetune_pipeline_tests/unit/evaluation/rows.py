@@ -26,15 +26,20 @@ def rows(pairs: Sequence[tuple[str, str]], model: str = "base") -> list[dict[str
     return [row(i, gold, text, model) for i, (gold, text) in enumerate(pairs)]
 
 
+def answers(
+    right: int | Sequence[bool], n: int = 200, model: str = "base", wrong: str | None = None, **changes: Any
+) -> list[dict[str, Any]]:
+    """Rows that are right where the list says so (or the first `right` of n); the others hold `wrong`, or another label."""
+    correct = [i < right for i in range(n)] if isinstance(right, int) else right
+    pairs = [(LABELS[i % 3], LABELS[i % 3] if c else wrong or LABELS[(i + 1) % 3]) for i, c in enumerate(correct)]
+    return [row(i, gold, text, model, **changes) for i, (gold, text) in enumerate(pairs)]
+
+
 def paired(both: int, only_base: int, only_candidate: int, neither: int) -> tuple[list[dict], list[dict]]:
     """Two models' rows with the given numbers of (right, right), (right, wrong), (wrong, right), (wrong, wrong)."""
-    outcomes = [(1, 1)] * both + [(1, 0)] * only_base + [(0, 1)] * only_candidate + [(0, 0)] * neither
-    base, candidate = [], []
-    for i, (before, after) in enumerate(outcomes):
-        gold, wrong = LABELS[i % 3], LABELS[(i + 1) % 3]
-        base.append(row(i, gold, gold if before else wrong, "base"))
-        candidate.append(row(i, gold, gold if after else wrong, "candidate"))
-    return base, candidate
+    base = [True] * (both + only_base) + [False] * (only_candidate + neither)
+    candidate = [True] * both + [False] * only_base + [True] * only_candidate + [False] * neither
+    return answers(base), answers(candidate, model="candidate")
 
 
 def spec(**changes: Any) -> TaskSpec:

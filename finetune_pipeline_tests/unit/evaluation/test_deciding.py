@@ -9,7 +9,7 @@ from finetune_pipeline.evaluation.result_parts import Sources
 from finetune_pipeline.evaluation.statistics.multiple_testing import holm
 from finetune_pipeline.evaluation.statistics.proportions import mcnemar_exact
 from finetune_pipeline_tests.unit.evaluation.fake_run import arguments, evaluation
-from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, rows, spec
+from finetune_pipeline_tests.unit.evaluation.rows import rows, spec
 
 OUTPUT = spec().output
 
@@ -41,31 +41,6 @@ def test_metrics_are_stepped_through_as_holm_does(monkeypatch):
     decision = decide_gain({"base": []}, [], OUTPUT, ["c", "a", "b"], level=0.05, margin=0.0)
     assert decision.shown is True
     assert [round(gain.confidence, 4) for gain in decision.gains] == [0.95, 0.9833, 0.975]
-
-
-def _repeated(times):
-    """A pair of models on few sources, each of which gives `times` rows that go the same way."""
-    before, after, sources = [], [], {}
-    for i in range(24):
-        for k in range(times):
-            gold, wrong = LABELS[i % 3], LABELS[(i + 1) % 3]
-            n = i * times + k
-            before.append(row(n, gold, gold if i % 6 == 0 else wrong, "base"))
-            after.append(row(n, gold, gold if i % 3 == 1 or i % 6 == 0 else wrong, "candidate"))
-            sources[f"e{n:04d}"] = f"document {i}"
-    return before, after, sources
-
-
-@pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
-def test_rows_that_share_a_source_count_once(metric):
-    once = METRICS[metric].gain(*_repeated(1)[:2], OUTPUT, 0.95)
-    before, after, sources = _repeated(5)
-    clusters = shared_sources(before, sources)
-    decision, naive = (METRICS[metric].gain(before, after, OUTPUT, 0.95, c) for c in (clusters, None))
-    assert decision.gain == naive.gain == pytest.approx(once.gain)
-    width, naive_width, single = (x.interval[1] - x.interval[0] for x in (decision, naive, once))
-    assert width > 1.6 * naive_width
-    assert width == pytest.approx(single, rel=0.25)
 
 
 def test_an_evaluation_knows_of_shared_sources():

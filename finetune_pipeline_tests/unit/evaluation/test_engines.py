@@ -40,7 +40,7 @@ def run(models: Path, out: Path, endpoint: Any = None, sets: Any = None) -> tupl
 
 def stopped(rows: list[dict[str, Any]]) -> Any:
     """The gate, on these rows as a candidate's."""
-    scored = score(rows, LabelsOutput(labels=LABELS), 0.95)
+    scored = score(rows, spec(output=LabelsOutput(labels=LABELS)))
     return no_failed_generation(spec(), changed(evaluation(), {"scores": {"base": scored, "candidate": scored}}))
 
 

@@ -4,22 +4,21 @@ import json
 import math
 
 import jsonschema
-import numpy as np
 import pytest
 
 from finetune_pipeline.evaluation.failures.atlas import ShownRows
 from finetune_pipeline.evaluation.prompts import TrainingRow
 from finetune_pipeline.evaluation.result import BaseMode, EvaluationResult, FormOf
+from finetune_pipeline.evaluation.step_facts import Training
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
     TRAINING,
     arguments,
-    champion_rows,
     evaluation,
     evaluation_and_rows,
     json_evaluation,
     text_evaluation,
 )
-from finetune_pipeline_tests.unit.evaluation.rows import paired, row
+from finetune_pipeline_tests.unit.evaluation.rows import answers, paired, row
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +42,15 @@ def test_models_stand_in_order_and_validation_is_apart(outcome):
 
 def test_it_is_strict_json_and_the_published_schema_describes_it():
     schema = EvaluationResult.model_json_schema()
-    odd = evaluation(training=TRAINING | {"best_eval_loss": math.nan, "scale": np.float32(0.5)})
+    odd = evaluation(training=TRAINING | {"best_eval_loss": math.nan, "scale": 0.5})
     for result in (odd, json_evaluation(), text_evaluation()):
         stored = json.loads(json.dumps(result.to_json(), allow_nan=False))
         assert EvaluationResult.model_validate(stored) == result and stored == result.to_json()
         jsonschema.validate(stored, schema)
     training = odd.to_json()["training"]
     assert training["best_eval_loss"] is None and training["scale"] == 0.5, "facts that nobody reads are kept"
+    unread = odd.model_copy(update={"training": Training.model_validate({"scale": math.nan})})
+    assert unread.to_json()["training"] == {"scale": None}
     assert {"scores", "decisions", "gates"} <= set(schema["required"])
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(stored | {"decisions": None}, schema)
@@ -60,7 +61,7 @@ def test_the_champion_is_compared_and_holm_adjusts_for_every_comparison_made(out
     assert set(comparisons) == {"baseline", "base_restricted", "simple_commonest", "simple_nearest", "simple_linear"}
     smallest = min(comparisons.values(), key=lambda c: c.mcnemar_p)
     assert smallest.mcnemar_p_holm == pytest.approx(5 * smallest.mcnemar_p)
-    predictions = [*arguments()["predictions"], *champion_rows(150)]
+    predictions = [*arguments()["predictions"], *answers(150, model="champion")]
     beside = evaluation(predictions=predictions, versions={"champion": "3"})
     assert beside.scores["champion"].correct == 150 and beside.models["champion"].accuracy == 0.75
     assert beside.comparisons["champion"].gain == pytest.approx(10 / 200)

@@ -13,24 +13,19 @@ from finetune_pipeline_tests.unit.evaluation.fake_run import (
     PARITY,
     VERSIONS,
     arguments,
-    champion_rows,
     changed,
     evaluation,
     text_evaluation,
+    usual,
 )
-from finetune_pipeline_tests.unit.evaluation.rows import LABELS, paired, rows, spec, text_spec
+from finetune_pipeline_tests.unit.evaluation.rows import LABELS, answers, paired, rows, spec, text_spec
 
 NOT_ASKED = "beats_baseline_on_parts beats_champion few_regressions never_break judge human_review recent_production"
 
 
 @pytest.fixture(scope="module")
-def good():
-    return evaluation()
-
-
-@pytest.fixture(scope="module")
 def championed():
-    predictions = [*arguments()["predictions"], *champion_rows(90)]
+    predictions = [*arguments()["predictions"], *answers(90, model="champion")]
     return evaluation(predictions=predictions, versions=VERSIONS | {"champion": "3"})
 
 
@@ -38,16 +33,16 @@ def _gate(name, result, task=None):
     return {g.name: g for g in decide(task or spec(), result)}[name]
 
 
-def test_a_good_candidate_passes_every_gate(good):
-    gates = decide(spec(), good)
+def test_a_good_candidate_passes_every_gate():
+    gates = decide(spec(), usual())
     assert all(g.passed and g.what_to_do == "" for g in gates) and len(gates) == 16
     assert {g.name for g in gates if g.status == "not_asked"} == {*NOT_ASKED.split()}
-    refused = decide(spec(), changed(good, {"parity": {}}))
+    refused = decide(spec(), changed(usual(), {"parity": {}}))
     assert [verdict(results) for results in (gates, refused, [])] == ["promote", "refuse", "refuse"]
     assert [GateResult.from_dict(g.to_dict()) for g in gates] == gates
 
 
-def test_a_tie_does_not_beat_the_baseline(good):
+def test_a_tie_does_not_beat_the_baseline():
     base, candidate = paired(80, 10, 10, 20)
     gate = _gate("beats_baseline", evaluation(predictions=[*base, *candidate]))
     assert gate.passed is False and gate.measured < 0
@@ -56,13 +51,13 @@ def test_a_tie_does_not_beat_the_baseline(good):
     ahead = evaluation(predictions=[*base, *candidate])
     assert ahead.comparison.gain > 0 and not _gate("beats_baseline", ahead).passed, "ahead, but not surely"
     for place, value in (("gains.0.interval", [0.0, 0.3]), ("shown", False)):
-        assert not _gate("beats_baseline", changed(good, {f"decisions.baseline.{place}": value})).passed, place
+        assert not _gate("beats_baseline", changed(usual(), {f"decisions.baseline.{place}": value})).passed, place
     zero = {"decisions.simple.gains.0.interval": [0.0, 0.4]}
-    assert not _gate("beats_commonest", changed(good, zero)).passed, "a lower bound of zero is a tie"
+    assert not _gate("beats_commonest", changed(usual(), zero)).passed, "a lower bound of zero is a tie"
 
 
-def test_the_gain_must_exceed_min_gain(good):
-    low = good.decisions.baseline.gains[0].interval[0]
+def test_the_gain_must_exceed_min_gain():
+    low = usual().decisions.baseline.gains[0].interval[0]
     for min_gain, passes in ((low - 0.001, True), (low, False), (low + 0.001, False)):
         task = spec(gates={"min_gain": min_gain, "wanted_gain": 0.5})
         gate = _gate("beats_baseline", evaluation(spec=task), task)
@@ -170,15 +165,15 @@ def test_all_named_metrics_must_gain_by_holms_levels():
     assert (refused.passed, refused.measured) == (False, -0.01)
 
 
-def test_a_merge_that_differs_is_refused(good):
+def test_a_merge_that_differs_is_refused():
     exact = PARITY | {"same_greedy_share": 0.9, "mean_kl": 1e-3, "mean_kl_limit": 1e-3}
-    gate = _gate("merge_parity", changed(good, {"parity": exact}), spec(gates={"parity_min_agreement": 0.9}))
+    gate = _gate("merge_parity", changed(usual(), {"parity": exact}), spec(gates={"parity_min_agreement": 0.9}))
     assert (gate.passed, gate.measured, gate.threshold) == (True, 0.9, 0.9), "on the threshold"
     for change in ({"same_greedy_share": 0.86}, {"mean_kl": 0.01}, {"passed": False}, {"rows": 0}):
-        assert _gate("merge_parity", changed(good, {"parity": PARITY | change})).passed is False, change
+        assert _gate("merge_parity", changed(usual(), {"parity": PARITY | change})).passed is False, change
 
 
-def test_invalid_answers_are_refused(good):
+def test_invalid_answers_are_refused():
     pairs = [("bug", "bug")] * 190 + [("bug", "It is a bug")] * 10
     result = evaluation(predictions=[*rows(pairs, "base"), *rows(pairs, "candidate")])
     gate = _gate("format_compliance", result)
@@ -188,14 +183,14 @@ def test_invalid_answers_are_refused(good):
     assert _gate("format_compliance", result, spec(gates={"min_valid_share": low})).passed is True
     for n in (124, 125):  # a test set too small to show it is told the number of rows
         places = {"scores.candidate.valid.interval": [0.9, 1.0], "scores.candidate.valid.n": n}
-        small = _gate("format_compliance", changed(good, places), spec(gates={"min_valid_share": 0.97}))
+        small = _gate("format_compliance", changed(usual(), places), spec(gates={"min_valid_share": 0.97}))
         assert not small.passed and ("125 rows" in small.what_to_do) is (n == 124)
-    assert "below 1" in _gate("format_compliance", good, spec(gates={"min_valid_share": 1.0})).what_to_do
+    assert "below 1" in _gate("format_compliance", usual(), spec(gates={"min_valid_share": 1.0})).what_to_do
 
 
 @pytest.mark.parametrize("model", ["base", "candidate", "champion"])
 def test_a_failed_generation_of_any_model_is_refused(model):
-    predictions = [*arguments()["predictions"], *champion_rows(100)]
+    predictions = [*arguments()["predictions"], *answers(100, model="champion")]
     next(r for r in predictions if r["model"] == model).update(status="error", error="out of memory", text="")
     gate = _gate("no_failed_generation", evaluation(predictions=predictions, versions=VERSIONS | {"champion": "3"}))
     assert gate.passed is False and f"{model} 1" in gate.message

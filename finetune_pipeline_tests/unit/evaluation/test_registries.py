@@ -7,6 +7,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 TOY_METRIC = """
+import numpy as np
+
 from finetune_pipeline.evaluation.metrics import RowMetric, register
 
 
@@ -17,7 +19,7 @@ class WrongLetters(RowMetric):
     higher_is_better = False
 
     def row_score(self, row, output):
-        return float(row["text"][:1] != row["gold"][:1])
+        return np.float32(row["text"][:1] != row["gold"][:1])
 """
 TOY_GATE = """
 from finetune_pipeline.evaluation.gates import Outcome, gate
@@ -27,7 +29,6 @@ from finetune_pipeline.evaluation.gates import Outcome, gate
     order=55,
     needs="at most three tokens an answer",
     default="3",
-    holds_back="champion",
     what_to_do="Add shorter answers to the training rows.",
     reads=lambda evaluation: evaluation.cost.tokens["candidate"].answer,
 )
@@ -69,7 +70,7 @@ print(json.dumps({
     "decisions": made,
     "order": [answer.name for answer in answers],
     "gain": [gain.metric, gain.gain, list(gain.interval)],
-    "candidate": result.scores["candidate"].metric("wrong_letters"),
+    "candidate": result.to_json()["scores"]["candidate"]["wrong_letters"],
     "base": result.scores["base"].metric("wrong_letters"),
     "checks": [check.name for step, check in CHECKS if step == "evaluation_report"],
     "report": page_markdown(evaluation_page(result, answers)),

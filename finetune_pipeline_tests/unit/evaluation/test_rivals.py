@@ -1,6 +1,6 @@
 """Rivals: which answers of the base decide, which rival is the strongest, and which rows two models share."""
 
-from typing import Any
+from functools import partial
 
 import pytest
 
@@ -11,13 +11,10 @@ from finetune_pipeline.evaluation.rivals import (
     simple_rows,
     strongest_rival,
 )
-from finetune_pipeline_tests.unit.evaluation.rows import LABELS, json_spec, row, rows, spec
+from finetune_pipeline_tests.unit.evaluation.rows import answers as some_answers
+from finetune_pipeline_tests.unit.evaluation.rows import json_spec, row, rows, spec
 
-
-def answers(right_count: int, n: int = 40) -> list[dict[str, Any]]:
-    """Rows of which the first `right_count` are right."""
-    gold = [LABELS[i % 3] for i in range(n)]
-    return [row(i, g, g if i < right_count else LABELS[(i + 1) % 3], label_scores=[]) for i, g in enumerate(gold)]
+answers = partial(some_answers, n=40, label_scores=[])
 
 
 def test_the_strongest_rival_is_the_one_with_the_highest_score_whatever_its_name_or_place() -> None:

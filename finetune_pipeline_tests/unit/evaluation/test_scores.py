@@ -22,12 +22,17 @@ from sklearn.metrics import (
     recall_score,
 )
 
+from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.scores import calibration, score
-from finetune_pipeline.spec.outputs import JsonOutput, TextOutput
-from finetune_pipeline_tests.unit.evaluation.rows import LABELS, OUTPUT, row, rows
+from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, TextOutput
+from finetune_pipeline_tests.unit.evaluation.rows import LABELS, OUTPUT, row, rows, spec
 
 FLAGS = ["a", "b", "c"]
 EXTRACTION = JsonOutput(json_schema={"type": "object", "properties": {f: {"enum": ["x"]} for f in FLAGS}})
+
+
+def scores_of(rows: list[dict], output: AnyOutput, sources: dict[str, str] | None = None, **gates: str) -> dict:
+    return score(rows, spec(output=output, gates=gates), sources).model_dump(by_alias=True)
 
 
 def extraction(i: int, gold: set[str], answer: set[str]) -> dict:
@@ -39,7 +44,7 @@ def test_scores_of_labels_equal_scikit_learn() -> None:
     answers = [*LABELS, "I am not sure"]
     pairs = [(g := chance.choice(LABELS), g if chance.random() < 0.6 else chance.choice(answers)) for _ in range(150)]
     gold, answers = [g for g, _ in pairs], [s if s in LABELS else "invalid" for _, s in pairs]
-    scores = score(rows(pairs), OUTPUT, metric="macro_f1")
+    scores = scores_of(rows(pairs), OUTPUT, metric="macro_f1")
     assert scores["accuracy"] == pytest.approx(accuracy_score(gold, answers))
     assert scores["macro_f1"] == pytest.approx(f1_score(gold, answers, labels=LABELS, average="macro"))
     assert scores["confusion"]["counts"] == confusion_matrix(gold, answers, labels=[*LABELS, "invalid"])[:3].tolist()
@@ -64,27 +69,30 @@ def test_scores_of_labels_equal_scikit_learn() -> None:
 def test_every_interval_counts_sources_where_rows_share_them(output, metric, said) -> None:
     gold, wrong, correct = said
     predictions = [row(i, gold, correct if i // 5 % 2 else wrong) for i in range(100)]
-    naive, counted = (
-        score(predictions, output, metric=metric, clusters=c) for c in (None, [i // 5 for i in range(100)])
-    )
-    width, alone = (x["primary"]["interval"][1] - x["primary"]["interval"][0] for x in (counted, naive))
-    assert width > 1.6 * alone and counted["primary"]["value"] == naive["primary"]["value"]
+    fives = {r["example_id"]: str(i // 5) for i, r in enumerate(predictions)}
+    naive, counted = (scores_of(predictions, output, sources, metric=metric)["primary"] for sources in (None, fives))
+    assert counted["value"] == naive["value"]
+    failed = [r | {"status": "empty", "text": ""} for r in predictions]
+    gains = [METRICS[metric].gain(failed, predictions, output, 0.95, c) for c in (None, list(fives.values()))]
+    assert gains[0].gain == gains[1].gain
+    for alone, shared in ((naive["interval"], counted["interval"]), (gains[0].interval, gains[1].interval)):
+        assert shared[1] - shared[0] > 1.6 * (alone[1] - alone[0])
 
 
 def test_labels_without_rows_do_not_drag_macro_f1_and_nothing_is_measured_on_no_rows() -> None:
-    scores = score(rows([("bug", "bug"), ("billing", "billing")]), OUTPUT)
+    scores = scores_of(rows([("bug", "bug"), ("billing", "billing")]), OUTPUT)
     assert scores["macro_f1"] == 1.0 and scores["absent_labels"] == ["other"]
     assert scores["per_class"]["other"] == {"precision": None, "recall": None, "f1": 0.0, "support": 0, "predicted": 0}
     with pytest.raises(ValueError, match="'refund'"):
-        score(rows([("refund", "bug")]), OUTPUT)
-    nothing = score([], OUTPUT)
+        scores_of(rows([("refund", "bug")]), OUTPUT)
+    nothing = scores_of([], OUTPUT)
     assert (nothing["n"], nothing["accuracy"], nothing["macro_f1"]) == (0, None, None)
-    assert score([], EXTRACTION)["micro_f1"] is None and score([], TextOutput())["rougeLsum"] is None
+    assert scores_of([], EXTRACTION)["micro_f1"] is None and scores_of([], TextOutput())["rougeLsum"] is None
 
 
 def test_scores_of_fields_equal_scikit_learn_on_a_multilabel_problem() -> None:
     pairs = [({"a", "b"}, {"a"}), ({"b"}, {"b", "c"}), ({"a", "c"}, {"a", "c"}), (set(), {"a"}), ({"c"}, set())]
-    scores = score([extraction(i, *pair) for i, pair in enumerate(pairs)], EXTRACTION)
+    scores = scores_of([extraction(i, *pair) for i, pair in enumerate(pairs)], EXTRACTION)
     gold, answers = ([[int(f in pair[side]) for f in FLAGS] for pair in pairs] for side in (0, 1))
     assert scores["micro_f1"] == pytest.approx(f1_score(gold, answers, average="micro"))
     for metric, reference in (("precision", precision_score), ("recall", recall_score), ("f1", f1_score)):
@@ -102,7 +110,7 @@ def test_repaired_and_failed_extractions_are_counted_apart() -> None:
     predictions[2] |= {"text": "", "status": "empty"}
     predictions[3] |= {"text": '{"a": "x"', "status": "truncated"}
     predictions[4]["text"] = '{"a": "y"}'
-    scores = score(predictions, EXTRACTION)
+    scores = scores_of(predictions, EXTRACTION)
     assert scores["correct"] == 1
     assert (scores["strict"]["k"], scores["repaired"]["k"], scores["repaired"]["right_if_repaired"]) == (2, 2, 1)
     assert (scores["schema"]["k"], scores["valid"]["valid"]) == (1, 1)
@@ -117,7 +125,7 @@ def test_overlap_equals_the_reference_implementations_without_a_network(monkeypa
         ("We will refund you.", "You will get your money back soon."),
         ("Yes, that is possible.", "Yes, that is possible."),
     ]
-    scores = score([row(i, gold, answer) for i, (answer, gold) in enumerate(texts)], TextOutput())
+    scores = scores_of([row(i, gold, answer) for i, (answer, gold) in enumerate(texts)], TextOutput())
     rouge = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeLsum"], use_stemmer=True)
     expected = {
         name: [rouge.score(gold, answer)[name].fmeasure for answer, gold in texts] for name in rouge.rouge_types
@@ -140,14 +148,14 @@ def test_rates_of_text_and_the_metric_that_decides() -> None:
         row(3, "#### 4", "so\n#### 4"),
         row(4, "refund it", "refund it", status="error"),
     ]
-    scores = score(predictions, TextOutput(extract=r"#### (\d+)"))
+    scores = scores_of(predictions, TextOutput(extract=r"#### (\d+)"))
     assert (scores["refusal"]["k"], scores["repetition"]["k"], scores["extracted"]["k"]) == (1, 1, 1)
     assert scores["primary"] == {"name": "exact", "value": 0.25, "interval": scores["interval"]}
-    ratios = score([row(1, "abcd", "ab"), row(2, "", " ab ")], TextOutput())
+    ratios = scores_of([row(1, "abcd", "ab"), row(2, "", " ab ")], TextOutput())
     assert ratios["length_ratio"] == (0.5 + 2.0) / 2, "of stripped texts; an empty reference counts as one character"
-    by_facts = score(predictions, TextOutput(), metric="facts")["primary"]
+    by_facts = scores_of(predictions, TextOutput(), metric="facts")["primary"]
     assert by_facts["name"] == "facts" and by_facts["interval"][0] <= by_facts["value"] <= by_facts["interval"][1]
-    failed = score(predictions[3:] * 2, TextOutput())
+    failed = scores_of(predictions[3:] * 2, TextOutput())
     assert {failed[name] for name in ("correct", "rougeLsum", "chrf", "bleu", "facts")} == {0.0}
 
 
@@ -173,6 +181,6 @@ def test_calibration_leaves_out_rows_without_usable_likelihoods() -> None:
     predictions = [
         row(i, "other" if i == 1 else "bug", "bug", label_scores=[*scores_]) for i, scores_ in enumerate(likelihoods)
     ]
-    figures = score(predictions, OUTPUT)["calibration"]
+    figures = scores_of(predictions, OUTPUT)["calibration"]
     assert (figures["n"], figures["accuracy"], figures["ece"]) == (2, 0.5, pytest.approx((0.2 + 0.6) / 2))
-    assert score(predictions[2:3], OUTPUT)["calibration"] is None
+    assert scores_of(predictions[2:3], OUTPUT)["calibration"] is None

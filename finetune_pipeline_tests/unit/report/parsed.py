@@ -1,13 +1,8 @@
-"""A page as a browser reads it, and the result that most pages are made of."""
+"""A page as a browser reads it."""
 
-from functools import cache
 from html.parser import HTMLParser
 
 from finetune_pipeline.report.page import html_templates
-from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation
-
-usual = cache(evaluation)
-"""The result of fake_run as it is, evaluated once."""
 
 HOSTILE = "<script>alert(1)</script> <img src=x onerror=alert(2)> [click](javascript:alert(3)) | **bold** & \"quoted\" 'x' `code`"
 """A text that does something wherever it is not escaped."""

@@ -21,9 +21,10 @@ from finetune_pipeline_tests.unit.evaluation.fake_run import (
     evaluation_and_rows,
     json_evaluation,
     text_evaluation,
+    usual,
 )
 from finetune_pipeline_tests.unit.evaluation.rows import json_spec, paired, spec, text_spec
-from finetune_pipeline_tests.unit.report.parsed import HOSTILE, Parsed, usual
+from finetune_pipeline_tests.unit.report.parsed import HOSTILE, Parsed
 
 
 def pages(

@@ -16,9 +16,10 @@ from finetune_pipeline_tests.unit.evaluation.fake_run import (
     evaluation,
     json_evaluation,
     text_evaluation,
+    usual,
 )
 from finetune_pipeline_tests.unit.evaluation.rows import json_spec, spec, text_spec
-from finetune_pipeline_tests.unit.report.parsed import HOSTILE, usual
+from finetune_pipeline_tests.unit.report.parsed import HOSTILE
 
 
 def manifest(what: str = "model", **changes: Any) -> dict[str, Any]:

@@ -12,8 +12,8 @@ import pytest
 from finetune_pipeline.report.blocks import Plot
 from finetune_pipeline.report.comparison import models_plot
 from finetune_pipeline.report.plots import Dot, dot_plot, learning_curve, signal_over_time, stacked_bar, token_histogram
-from finetune_pipeline_tests.unit.evaluation.fake_run import changed
-from finetune_pipeline_tests.unit.report.parsed import HOSTILE, usual
+from finetune_pipeline_tests.unit.evaluation.fake_run import changed, usual
+from finetune_pipeline_tests.unit.report.parsed import HOSTILE
 
 SVG = "{http://www.w3.org/2000/svg}"
 BINS = [{"from": 0, "to": 9, "count": 4}, {"from": 10, "to": 19, "count": 8}, {"from": 20, "to": 400, "count": 1}]

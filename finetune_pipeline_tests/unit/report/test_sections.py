@@ -16,10 +16,9 @@ from finetune_pipeline.report.judgements import ability_sentences, judge_sentenc
 from finetune_pipeline.report.page import page_html, page_markdown
 from finetune_pipeline.review.ratings import summarise
 from finetune_pipeline_tests.unit.evaluation.ability.test_drop import choice, text
-from finetune_pipeline_tests.unit.evaluation.fake_run import arguments, changed, evaluation, evaluation_and_rows
+from finetune_pipeline_tests.unit.evaluation.fake_run import arguments, changed, evaluation, evaluation_and_rows, usual
 from finetune_pipeline_tests.unit.evaluation.rows import paired, spec
 from finetune_pipeline_tests.unit.evaluation.test_robustness import predicted
-from finetune_pipeline_tests.unit.report.parsed import usual
 from finetune_pipeline_tests.unit.review.test_ratings import SECRET, SHEET, said
 
 

@@ -8,9 +8,8 @@ import pytest
 from finetune_pipeline.evaluation.rivals import score_baselines
 from finetune_pipeline.planning.prices import load_prices
 from finetune_pipeline.report.versus import Versus, versus, versus_lines
-from finetune_pipeline_tests.unit.evaluation.fake_run import COST, TRAINING, evaluation, unmoved
+from finetune_pipeline_tests.unit.evaluation.fake_run import COST, TRAINING, evaluation, unmoved, usual
 from finetune_pipeline_tests.unit.evaluation.rows import paired, rows, spec
-from finetune_pipeline_tests.unit.report.parsed import usual
 
 TODAY = datetime.date(2026, 11, 27)
 HOSTED = {

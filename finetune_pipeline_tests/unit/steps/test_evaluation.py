@@ -14,7 +14,7 @@ from finetune_pipeline.data.perturbations import drawn
 from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.engine.step import RunInputs, StepContext, no_tool
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
-from finetune_pipeline.evaluation.endpoint_answers import HostedAnswerer
+from finetune_pipeline.evaluation.endpoint_answers import hosted_answerer
 from finetune_pipeline.evaluation.predictions import write_predictions
 from finetune_pipeline.evaluation.production_rows import SET
 from finetune_pipeline.evaluation.rivals import score_baselines
@@ -193,5 +193,5 @@ def test_a_hosted_model_is_asked_with_the_requests_at_once_that_its_trainer_allo
         sets = [{"name": "candidate", "hosted": hosted.model_dump()}, {"name": "base"}]
         candidate, base = while_served(context, sets, services)
     assert "concurrency" not in base
-    answerer = HostedAnswerer(hosted, tmp_path, None, candidate["concurrency"])
+    answerer = hosted_answerer(hosted, tmp_path, None, candidate["concurrency"])
     assert answerer.endpoint.concurrency == 7
