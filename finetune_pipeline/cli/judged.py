@@ -19,7 +19,7 @@ from finetune_pipeline.models.manifest import Source
 from finetune_pipeline.orchestration.resources import Compute
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.steps.earlier_runs import answer_cache_for
+from finetune_pipeline.steps.earlier_runs import answers_of
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline.worker.jobs import predict_job, prompt_set
@@ -115,7 +115,7 @@ def _answers(task: Task, store: ArtifactStore, source: Source, examples: Sequenc
             labels=[],
             max_new_tokens=source.serving["max_new_tokens"],
             batch_size=task.spec.baseline.batch_size,
-            answers=answer_cache_for(store, None),
+            answers=answers_of(store),
             precision=source.serving.get("precision", "float32"),
             out=out,
             stage="verify",

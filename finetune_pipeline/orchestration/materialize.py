@@ -215,8 +215,8 @@ def _log_datasets(run: StepRun, step: Step, task: Task, run_inputs: RunInputs, s
 def as_metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Convert every fact for Dagster's metadata, with numbers rounded to four significant figures.
 
-    A name with ``_markdown`` at its end becomes rendered text, rows and groups of plain values a table, other containers JSON. Left out
-    is what holds empty groups only, such as the labels of the splits of a task without labels.
+    A name with ``_markdown`` at its end becomes rendered text, rows and groups of plain values a table, other containers
+    JSON. Left out is what holds empty groups only, such as the labels of the splits of a task without labels.
     """
     metadata: dict[str, Any] = {}
     for name, value in facts.items():

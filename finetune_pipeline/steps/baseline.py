@@ -18,6 +18,7 @@ from finetune_pipeline.data.examples import Example, examples_of, read_examples
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.compare import Row, shared_sources
 from finetune_pipeline.evaluation.endpoint_answers import ask_endpoint
 from finetune_pipeline.evaluation.predictions import (
@@ -41,7 +42,7 @@ from finetune_pipeline.spec.baseline import PATIENCE
 from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput
 from finetune_pipeline.steps.data import split_file
-from finetune_pipeline.steps.earlier_runs import answers_of, api_answers
+from finetune_pipeline.steps.earlier_runs import answers_of
 from finetune_pipeline.worker.jobs import base_job, baseline_job, predict_job
 
 
@@ -85,7 +86,7 @@ def make_few_shot_baseline(context: StepContext) -> dict[str, Any]:
             labels=spec.labels,
             max_new_tokens=spec.answer_length,
             batch_size=spec.baseline.batch_size,
-            answers=answers_of(context),
+            answers=answers_of(context.store),
             simple=simple_settings(spec),
             precision=spec.evaluation.precision,
             restricted=json_schema(spec),
@@ -141,7 +142,9 @@ def ask_api(
     endpoint, length = context.spec.baseline.endpoint, context.spec.answer_length
     if endpoint is None:
         raise RuntimeError("the best prompt belongs to an API model, but baseline.endpoint was removed from task.yaml")
-    how |= {"cache": api_answers(context, test=test), "passages": read_passages(passages_file(context))}
+    # called in this process, so that the key stays here
+    cache = AnswerCache.of(answers_of(context.store, context.task.name if test else None))
+    how |= {"cache": cache, "passages": read_passages(passages_file(context))}
     return ask_endpoint(endpoint, prompts, examples, train, length, gold, **how)
 
 
