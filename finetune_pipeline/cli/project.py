@@ -26,9 +26,8 @@ class Project:
     """
 
     def __init__(self, task: Task) -> None:
-        store, self.task, self.tracking = Store(), task, Tracking()
-        self.run_inputs = present_inputs(task, store, self.tracking)
-        self.store = store.artifacts()
+        self.task, self.store, self.tracking = task, Store().artifacts(), Tracking()
+        self.run_inputs = present_inputs(task, self.store, self.tracking)
         self.versions = PIPELINE.versions(task, self.run_inputs, self.store)
         self.serving = registry.champion(self.tracking, task.name)
 

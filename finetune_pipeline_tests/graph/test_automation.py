@@ -275,7 +275,7 @@ def test_the_schedule_skips_with_the_reason_when_nothing_changed(world: Automati
 
     asked = tick()
     assert isinstance(asked, dg.RunRequest) and asked.run_key == "schedule-2026-05-04T03:00-first"
-    outside = release.present_inputs(task, world.resources["store"], world.tracking)
+    outside = release.present_inputs(task, world.store, world.tracking)
     step = release.PIPELINE.steps["model_version"]
     versions = release.PIPELINE.versions(task, outside, world.store)
 

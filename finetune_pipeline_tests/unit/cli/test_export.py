@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from finetune_pipeline.cli import export as command
 from finetune_pipeline.cli.export import export
 from finetune_pipeline.engine.files import digest_file
-from finetune_pipeline.engine.store import ArtifactStore, Builder, ChangedArtifact
+from finetune_pipeline.engine.store import ArtifactStore, ChangedArtifact
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models import export as exported
 from finetune_pipeline.models.gguf import write_gguf
@@ -256,28 +256,17 @@ def test_what_is_registered_is_exported_however_new_another_folder_is(run: Run, 
     assert not (tmp_path / "forgotten").exists()
 
 
-def test_a_changed_report_is_refused_and_named(run: Run, project: Path, tmp_path: Path) -> None:
-    artifacts = store(project)
-    inputs = {"merged_model": artifacts.all_versions(TASK, "merged_model")[-1].version}
-
-    def make(builder: Builder) -> None:
-        for name in ("evaluation.json", "gates.json"):
-            (builder.folder / name).write_text("{}")
-
-    report = artifacts.build(TASK, "evaluation_report", code_version="1", inputs=inputs, settings=None, make=make)
-    report.path("evaluation.json").write_text("[]")
-    error = run("--to", tmp_path / "out").exception
-    assert isinstance(error, ChangedArtifact) and "evaluation.json has changed" in str(error)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_flipped_byte_is_refused_and_named(run: Run, project: Path, tmp_path: Path) -> None:
-    path = store(project).all_versions(TASK, "merged_model")[-1].path("model/model.safetensors")
+@pytest.mark.parametrize(
+    ("step", "name"), [("evaluation_report", "evaluation.json"), ("merged_model", "model/model.safetensors")]
+)
+def test_a_flipped_byte_is_refused_and_named(run: Run, project: Path, tmp_path: Path, step: str, name: str) -> None:
+    add_refusal(store(project))
+    path = store(project).all_versions(TASK, step)[-1].path(name)
     flipped = bytearray(path.read_bytes())
     flipped[-1] ^= 1
     path.write_bytes(flipped)
     error = run("--to", tmp_path / "out", "--adapter").exception
-    assert isinstance(error, ChangedArtifact) and "model/model.safetensors has changed" in str(error)
+    assert isinstance(error, ChangedArtifact) and f"{name} has changed" in str(error)
     assert not (tmp_path / "out").exists()
 
 

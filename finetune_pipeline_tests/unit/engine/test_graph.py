@@ -112,17 +112,17 @@ def test_rows_that_failed_stop_what_follows_and_are_asked_again(task: Task, stor
 
 
 @pytest.mark.parametrize(
-    ("blocking", "advisory", "warns", "made"),
+    ("on_failure", "warns", "made"),
     [
-        (True, False, False, False),
-        (lambda spec: spec.split.seed == 0, False, False, False),
-        (False, False, False, True),
-        (True, True, False, True),
-        (True, False, True, True),
+        ("block", False, False),
+        (lambda spec: "fail" if spec.split.seed else "block", False, False),
+        ("fail", False, True),
+        ("warn", False, True),
+        ("block", True, True),
     ],
 )
-def test_a_failed_blocking_check_stops_the_steps_that_come_after(task, store, blocking, advisory, warns, made) -> None:
-    check = Check("good", "d", lambda artifact, spec: CheckResult(False, "too bad", warns=warns), blocking, advisory)
+def test_a_failed_blocking_check_stops_the_steps_that_come_after(task, store, on_failure, warns, made) -> None:
+    check = Check("good", "d", lambda artifact, spec: CheckResult(False, "too bad", warns=warns), on_failure)
     g = Graph([step("judged", checks=(check,)), step("next", after=("judged",))])
     g.run("judged", task, WORLD, store)
     if made:

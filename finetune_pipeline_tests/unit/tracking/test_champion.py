@@ -18,7 +18,6 @@ from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.orchestration.release import present_inputs
-from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline.tracking import registration, registry
 from finetune_pipeline.tracking.registry import present_champion
@@ -126,7 +125,7 @@ def test_an_alias_on_a_version_of_somebody_else_is_told(project: Project, monkey
     client.set_registered_model_alias("colours", "champion", version)
     for ask in (
         lambda: present_champion(task, store, tracking),
-        lambda: present_inputs(task, Store(), tracking),
+        lambda: present_inputs(task, store, tracking),
         lambda: find_source(task, store, "champion", "exported"),
     ):
         with pytest.raises(FindingsError, match=rf"version {version} was not registered by a run.*no tag.*merged_ver"):

@@ -285,36 +285,30 @@ def test_a_card_stands_beside_the_model_and_a_later_one_replaces_it(tracking: Tr
 
 def test_everything_through_a_server(models: Path, tmp_path: Path, load: Any) -> None:
     copy_database(tmp_path)
-    with reserved_port() as port:
-        through_a_server(models, tmp_path, load, port)
-
-
-def through_a_server(models: Path, tmp_path: Path, load: Any, port: int) -> None:
     env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     places = f"--backend-store-uri sqlite:///{tmp_path}/mlflow.db --artifacts-destination {tmp_path}/stored"
-    command = [sys.executable, "-m", "mlflow", "server", *places.split(), "--host", "127.0.0.1", "--port", str(port)]
-    with (tmp_path / "server.log").open("w") as log:
+    with reserved_port() as port, (tmp_path / "server.log").open("w") as log:
+        options = [*places.split(), "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
         pipes = {"stdout": log, "stderr": log, "start_new_session": True}
-        server = subprocess.Popen([*command, "--workers", "1"], env=env, cwd=tmp_path, **pipes)
-    try:
+        server = subprocess.Popen([sys.executable, "-m", "mlflow", "server", *options], env=env, cwd=tmp_path, **pipes)
 
         def answers() -> bool:
             assert server.poll() is None, (tmp_path / "server.log").read_text()[-3000:]
             with socket.socket() as probe:
                 return probe.connect_ex(("127.0.0.1", port)) == 0
 
-        wait_until(answers, 60)
-        place = f"http://127.0.0.1:{port}"
-        tracking = Tracking(tracking_uri=place, experiment="remote", folder=str(tmp_path / "locks"))
-        assert register(tracking, models) == 1 and registry.promote(tracking, "tickets", 1) is None
-        assert load(tracking, "models:/tickets@champion").predict(texts(TEXT)) == [
-            answer(models / "base", models / "adapter", PROMPT, TEXT, 8)
-        ]
-        assert tracking.finish("run-1", "SUCCESS") == 1
-        assert list((tmp_path / "stored").rglob("adapter_model.safetensors"))
-    finally:
-        os.killpg(server.pid, 15)
-        server.wait(timeout=30)
+        try:
+            wait_until(answers, 60)
+            place = f"http://127.0.0.1:{port}"
+            tracking = Tracking(tracking_uri=place, experiment="remote", folder=str(tmp_path / "locks"))
+            assert register(tracking, models) == 1 and registry.promote(tracking, "tickets", 1) is None
+            expected = [answer(models / "base", models / "adapter", PROMPT, TEXT, 8)]
+            assert load(tracking, "models:/tickets@champion").predict(texts(TEXT)) == expected
+            assert tracking.finish("run-1", "SUCCESS") == 1
+            assert list((tmp_path / "stored").rglob("adapter_model.safetensors"))
+        finally:
+            os.killpg(server.pid, 15)
+            server.wait(timeout=30)
 
 
 def test_a_moved_home_leaves_nothing_that_leads_to_the_old_place(
