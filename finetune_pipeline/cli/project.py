@@ -38,7 +38,7 @@ class Project:
 
     def latest(self, step: str) -> Artifact | None:
         """A step's current artifact, or the newest one if data or spec have changed."""
-        return self.artifacts[step] or next(reversed(self.store.all_versions(self.task.name, step)), None)
+        return self.artifacts[step] or self.store.newest(self.task.name, step)
 
 
 def unfinished(project: Project, instance: dg.DagsterInstance) -> list[str]:

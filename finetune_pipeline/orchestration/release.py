@@ -94,7 +94,6 @@ def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict
             **{f"gate.{gate}": status for gate, status in request["gates"].items()},
         },
     )
-    registration.store_card(tracking, name, version, request["card"], request["verdict"], request["about"])
     rolled_back = registry.version_tags(tracking, name, version).get(registry.ROLLED_BACK)
     promotable = request["gates_passed"] and rolled_back is None and not request["forgotten"]
     previous = registry.promote(tracking, name, version) if promotable else None

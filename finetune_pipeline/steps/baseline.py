@@ -196,7 +196,7 @@ def best_simple_model(task: Task, store: ArtifactStore) -> tuple[SimpleModel, Si
     The score is that on the sealed test if the newest baseline was evaluated, else that on validation.
     """
     spec = task.spec
-    baseline = next(reversed(store.all_versions(task.name, "few_shot_baseline")), None)
+    baseline = store.newest(task.name, "few_shot_baseline")
     if baseline is None or not baseline.facts.get("simple"):
         return f"{task.name} has no simple model yet: run `finetune advise {task.name}`"
     splits = store.find(task.name, "splits", baseline.inputs["train_split"])
@@ -205,8 +205,7 @@ def best_simple_model(task: Task, store: ArtifactStore) -> tuple[SimpleModel, Si
     train = read_examples(examples_of(store.check(splits).folder, "train"))
     if any(example.messages[-1].get("tool_calls") for example in train):
         return "answers with tool calls need a chat template, which a simple model does not have"
-    reports = store.all_versions(task.name, "evaluation_report")
-    report = next((r for r in reversed(reports) if r.inputs.get("few_shot_baseline") == baseline.version), None)
+    report = store.newest(task.name, "evaluation_report", few_shot_baseline=baseline.version)
     tests = read_json(store.check(report).path("evaluation.json"))["scores"] if report else {}
     scores = {
         name: {"validation": score, **({"the sealed test": tests[SIMPLE + name]} if SIMPLE + name in tests else {})}

@@ -29,6 +29,7 @@ from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model
 from finetune_pipeline_tests.unit.cli.exported import TASK, add_refusal, make_store
 from finetune_pipeline_tests.unit.models.architectures import make_adapter
 from finetune_pipeline_tests.unit.models.test_soft_prompts import soft
+from finetune_pipeline_tests.unit.tracking.test_registry import register
 
 Run = Callable[..., Result]
 QUESTIONS = ["my invoice is wrong", "the app crashes", "how do I add a user"]
@@ -101,12 +102,8 @@ def test_the_folder_answers_as_the_trained_model_and_says_all(run: Run, project:
     assert config.temperature in (None, 1.0)
 
     merged = store(project).all_versions(TASK, "merged_model")[-1]
-    assert (
-        record["format"] == 1
-        and record["what"] == "model"
-        and record["method"] == "lora"
-        and record["model_version"] == 3
-    )
+    assert record["format"] == 1 and record["what"] == "model" and record["method"] == "lora"
+    assert record["model_version"] == 3
     assert record["prompt"]["control_tokens"] == ["<|endoftext|>", "<|im_end|>", "<|im_start|>"]
     assert record["prompt"]["system_prompt"] == SYSTEM and record["labels"] == LABELS
     assert record["prompt"]["chat_template_sha256"] == digest_file(project / "base/chat_template.jinja")
@@ -223,7 +220,7 @@ def test_what_answers_differently_through_llama_cpp_is_not_exported(
 
 
 def test_what_is_registered_is_exported_however_new_another_folder_is(run: Run, project: Path, tmp_path: Path) -> None:
-    from finetune_pipeline.tracking import registration, registry
+    from finetune_pipeline.tracking import registry
     from finetune_pipeline.tracking.tracking import Tracking
 
     artifacts = store(project)
@@ -232,15 +229,9 @@ def test_what_is_registered_is_exported_however_new_another_folder_is(run: Run, 
     tracking = Tracking()
     tracking.prepare()
     client = tracking.client()
-    run_id = client.create_run(client.create_experiment("demo")).info.run_id
     adapter = artifacts.all_versions(TASK, "adapter")[-1]
-    request = {
-        "name": TASK, "kind": "lora", "adapter": adapter.path("adapter"), "merged": old.folder, "base": project / "base",
-        "base_identity": {}, "adapter_version": adapter.version, "system_prompt": SYSTEM, "max_new_tokens": 6,
-        "dtype": "float32", "precision": "serving",
-    }  # fmt: skip
-    tags = {"gates": "passed", "merged_version": old.version, "adapter_version": adapter.version}
-    registration.register(tracking, request, run_id=run_id, tags=tags)
+    places = {"adapter": adapter.path("adapter"), "merged": old.folder}
+    register(tracking, project, adapter.version, name=TASK, merged_version=old.version, **places)
     newer = Path(shutil.copytree(old.folder, old.folder.with_name("f" * 16)))
     record = json.loads((newer / "artifact.json").read_text())
     (newer / "artifact.json").write_text(json.dumps({**record, "version": "f" * 16}))
