@@ -137,11 +137,9 @@ def test_a_view_is_the_artifact_it_shows_and_what_a_step_opened_is_on_record(tas
     def read(context: StepContext) -> dict[str, Any]:
         return {"from": context.inputs["half"].folder.name}
 
-    whole_step, half_step = (
-        step("whole", settings=lambda s, w: w.raw),
-        Step("half", "data", "d", view_of="whole", split="train"),
-    )
-    g = Graph([whole_step, half_step, step("other"), step("reader", read, needs=("half", "other"))])
+    half_step = Step("half", "data", "d", view_of="whole", split="train")
+    readers = [step("other"), step("reader", read, needs=("half", "other"))]
+    g = Graph([step("whole", settings=lambda s, w: w.raw), half_step, *readers])
     artifacts = g.run_to("reader", task, WORLD, store)
     versions = g.versions(task, WORLD, store)
     assert versions["half"] == versions["whole"] == artifacts["half"].version == artifacts["reader"].facts["from"]
