@@ -315,11 +315,7 @@ STEPS = [
         "General ability of the base model: multiple-choice items and plain text, scored by likelihood.",
         ability.make_base_ability,
         needs=("base_model",),
-        settings=lambda spec, run: {
-            "asked": run.ability,
-            "batch_size": spec.baseline.batch_size,
-            "precision": spec.evaluation.precision,
-        },
+        settings=ability.ability_settings,
         code_version="4",
         checks=(evaluation_check.ability_scored,),
         kinds=("huggingface",),
@@ -333,9 +329,7 @@ STEPS = [
         ability.make_general_ability,
         needs=("base_ability", "base_model", "merged_model"),
         settings=lambda spec, run: {
-            "asked": run.ability,
-            "batch_size": spec.baseline.batch_size,
-            "precision": spec.evaluation.precision,
+            **ability.ability_settings(spec, run),
             "confidence": spec.gates.confidence,
             "champion": run.champion["merged"] if run.champion else None,
         },

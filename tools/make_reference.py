@@ -67,11 +67,9 @@ def step_line(step: Step) -> list[Any]:
 
 def on_a_no(check: Check) -> str:
     """What happens when a check fails."""
-    if callable(check.blocking):
+    if callable(check.on_failure):
         return "by spec"
-    if check.blocking:
-        return "blocks"
-    return "alarm" if check.live else "warns" if check.advisory else "gate"
+    return "alarm" if check.live else {"block": "blocks", "fail": "gate", "warn": "warns"}[check.on_failure]
 
 
 def render() -> str:

@@ -9,7 +9,7 @@ import click
 from finetune_pipeline.cli.output import problem
 from finetune_pipeline.data.examples import Example, examples_of, read_examples, write_examples
 from finetune_pipeline.engine.step import SHARED
-from finetune_pipeline.engine.store import Artifact, ArtifactStore
+from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.evaluation.verification import JudgedRow
 from finetune_pipeline.models.hosted import read_hosted
@@ -19,7 +19,7 @@ from finetune_pipeline.models.manifest import Source
 from finetune_pipeline.orchestration.resources import Compute
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.steps.earlier_runs import answer_cache_for
+from finetune_pipeline.steps.earlier_runs import answers_of
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline.worker.jobs import predict_job, prompt_set
@@ -69,18 +69,13 @@ def find_source(task: Task, store: ArtifactStore, alias: str | None, purpose: st
         store.check(artifact)
     if hosted := read_hosted(merged.folder):
         raise click.ClickException(hosted.cannot(purpose))
-    released, report = (_newest_from(merged, store, step) for step in ("model_version", "evaluation_report"))
+    released = store.newest(name, "model_version", merged_model=merged.version)
+    report = store.newest(name, "evaluation_report", merged_model=merged.version)
     if report is not None:
         store.check(report)
     if number is None and released is not None:
         number = int(released.facts["model_version"])
     return Source(name, task.spec.description, task.spec.card.model_dump(), merged, adapter, base, report, number)
-
-
-def _newest_from(merged: Artifact, store: ArtifactStore, step: str) -> Artifact | None:
-    """Return the newest artifact of a step that was made from this merged model."""
-    newest_first = reversed(store.all_versions(merged.task, step))
-    return next((artifact for artifact in newest_first if artifact.inputs.get("merged_model") == merged.version), None)
 
 
 def judged_rows(task: Task, store: ArtifactStore, source: Source, most: int) -> list[JudgedRow]:
@@ -115,7 +110,7 @@ def _answers(task: Task, store: ArtifactStore, source: Source, examples: Sequenc
             labels=[],
             max_new_tokens=source.serving["max_new_tokens"],
             batch_size=task.spec.baseline.batch_size,
-            answers=answer_cache_for(store, None),
+            answers=answers_of(store),
             precision=source.serving.get("precision", "float32"),
             out=out,
             stage="verify",

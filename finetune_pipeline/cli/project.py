@@ -26,9 +26,8 @@ class Project:
     """
 
     def __init__(self, task: Task) -> None:
-        store, self.task, self.tracking = Store(), task, Tracking()
-        self.run_inputs = present_inputs(task, store, self.tracking)
-        self.store = store.artifacts()
+        self.task, self.store, self.tracking = task, Store().artifacts(), Tracking()
+        self.run_inputs = present_inputs(task, self.store, self.tracking)
         self.versions = PIPELINE.versions(task, self.run_inputs, self.store)
         self.serving = registry.champion(self.tracking, task.name)
 
@@ -39,7 +38,7 @@ class Project:
 
     def latest(self, step: str) -> Artifact | None:
         """A step's current artifact, or the newest one if data or spec have changed."""
-        return self.artifacts[step] or next(reversed(self.store.all_versions(self.task.name, step)), None)
+        return self.artifacts[step] or self.store.newest(self.task.name, step)
 
 
 def unfinished(project: Project, instance: dg.DagsterInstance) -> list[str]:
@@ -63,36 +62,24 @@ def gate_line(gate: GateResult) -> str:
     return f"  {answer:<4} {gate.name}: {gate.message}"
 
 
-def _data_lines(project: Project) -> list[str]:
-    facts = {name: artifact.facts for name, artifact in project.artifacts.items() if artifact}
-    lines = ["rows"]
-    valid, clean, review, splits = (
-        facts.get(step) for step in ("validated_examples", "clean_examples", "reviewed_examples", "splits")
-    )
-    if valid:
-        lines.append(
-            f"  validated  {valid['rows_in']:>6} in = {valid['kept']} kept + {valid['quarantined']} in quarantine"
-        )
-    if clean:
-        lines.append(
-            f"  clean      {clean['rows_in']:>6} in = {clean['kept']} kept + {clean['exact_duplicates']} exact and "
-            f"{clean['near_duplicates']} near duplicates + {clean['quarantined']} in contradictions"
-        )
-    if review:
-        lines.append(f"  reviewed   {review['rows_in']:>6} in = {review['kept']} kept + {review['dropped']} dropped")
-    if splits:
-        counts = splits["counts"]
-        lines.append(
-            f"  splits     {splits['rows_in']:>6} in = {counts['train']} train + {counts['validation']} validation + "
-            f"{counts['test']} sealed test"
-            + (f" + {splits['quarantined']} in quarantine" if splits["quarantined"] else "")
-        )
-    return lines
+_ROWS = {
+    "validated_examples": "{kept} kept + {quarantined} in quarantine",
+    "clean_examples": "{kept} kept + {exact_duplicates} exact and {near_duplicates} near duplicates + {quarantined} in "
+    "contradictions",
+    "reviewed_examples": "{kept} kept + {dropped} dropped",
+    "splits": "{counts[train]} train + {counts[validation]} validation + {counts[test]} sealed test + {quarantined} in "
+    "quarantine",
+}
+"""Where the rows of each data step go, from its facts."""
 
 
 def verdict_lines(project: Project) -> list[str]:
     """The verdict: row counts, scores of all models, gates, and paths."""
-    lines = _data_lines(project)
+    lines = ["rows"]
+    for step, parts in _ROWS.items():
+        if artifact := project.artifacts[step]:
+            rows_in, name = artifact.facts["rows_in"], step.removesuffix("_examples")
+            lines.append(f"  {name:9}  {rows_in:>6} in = {parts.format_map(artifact.facts)}")
     report = project.artifacts["evaluation_report"]
     if report is None:
         return [*lines, "", f"not evaluated yet: run `finetune run {project.task.name}`"]

@@ -31,11 +31,8 @@ def serve(task: str, port: int) -> int:
     store, tracking = Store().artifacts(), Tracking()
     tracking.prepare()
     writer = LogWriter(loaded.folder / OWN_FOLDER)
-    try:
-        service = Service(loaded, lambda: present_champion(loaded, store, tracking), writer, problem)
-        server = LocalServer(chat_app(service), port)
-    except LookupError as error:
-        raise click.ClickException(str(error.args[0])) from error
+    service = Service(loaded, lambda: present_champion(loaded, store, tracking), writer, problem)
+    server = LocalServer(chat_app(service), port)
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -29,9 +29,6 @@ _LEAST_SHARE = 0.1
 _DAMPING_S = 30.0
 """Damping: a run counts as fast as earlier ones until its steps have taken about this long."""
 
-StepTimes = Mapping[str, Mapping[str, tuple[float, float]]]
-"""By step and task: (seconds, amount of work); the newest task last."""
-
 
 def work_of_steps(spec: TaskSpec, raw_bytes: int, rows: Mapping[str, int] | None) -> dict[str, float]:
     """Return the amount of work of each step, in its own unit. Steps not listed take about the same time for any task.
@@ -61,7 +58,8 @@ def work_of_steps(spec: TaskSpec, raw_bytes: int, rows: Mapping[str, int] | None
 
 
 def read_step_times(path: Path) -> dict[str, dict[str, tuple[float, float]]]:
-    """Read earlier step times with their amount of work; an unreadable file counts as empty."""
+    """Read (seconds, amount of work) of earlier runs by step and task, the newest task last; an unreadable file counts as
+    empty."""
     with contextlib.suppress(OSError, ValueError):
         stored = read_json(path, dict[str, dict[str, tuple[float, float]]])
         return {step: {task: (s, w) for task, (s, w) in by_task.items() if w > 0} for step, by_task in stored.items()}

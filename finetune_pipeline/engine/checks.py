@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.spec.model import TaskSpec
 
-_BySpec = bool | Callable[[TaskSpec], bool]
+Action = Literal["block", "fail", "warn"]
+"""What a failure does: it blocks the steps downstream, or is only shown, as an error or as a warning."""
 
 
 @dataclass(frozen=True)
@@ -27,23 +28,21 @@ class Check:
     Attributes:
         name: Unique within the step.
         description: What is true when the check passes.
-        blocking: Whether a failure blocks the steps downstream.
-        advisory: Whether a failure is a warning rather than an error.
+        on_failure: What a failure does; a function if the spec decides.
         live: About the model in service: run by its own job and sensor, not when the artifact is made.
     """
 
     name: str
     description: str
     judge: Callable[[Artifact, TaskSpec], CheckResult]
-    blocking: _BySpec = True
-    advisory: _BySpec = False
+    on_failure: Action | Callable[[TaskSpec], Action] = "block"
     live: bool = False
 
-    def blocks(self, spec: TaskSpec) -> bool:
-        return self.blocking(spec) if callable(self.blocking) else self.blocking
+    def action(self, spec: TaskSpec) -> Action:
+        return self.on_failure(spec) if callable(self.on_failure) else self.on_failure
 
-    def warns(self, spec: TaskSpec) -> bool:
-        return self.advisory(spec) if callable(self.advisory) else self.advisory
+    def blocks(self, spec: TaskSpec) -> bool:
+        return self.action(spec) == "block"
 
     def ask(self, artifact: Artifact, spec: TaskSpec) -> CheckResult:
         """Run the check. A fact that is missing or has the wrong type is a failure: a check never fails open."""
@@ -57,20 +56,19 @@ class Check:
         if self.live or not self.blocks(spec):
             return None
         answer = self.ask(artifact, spec)
-        return None if answer.passed or answer.warns or self.warns(spec) else answer
+        return None if answer.passed or answer.warns else answer
 
 
 def check(
     description: str,
     *,
     name: str | None = None,
-    blocking: _BySpec = True,
-    advisory: _BySpec = False,
+    on_failure: Action | Callable[[TaskSpec], Action] = "block",
     live: bool = False,
 ) -> Callable[[Callable[[Artifact, TaskSpec], CheckResult]], Check]:
     """Decorator that turns a function into a check of the same name."""
 
     def decorate(judge: Callable[[Artifact, TaskSpec], CheckResult]) -> Check:
-        return Check(name or judge.__name__, description, judge, blocking, advisory, live)
+        return Check(name or judge.__name__, description, judge, on_failure, live)
 
     return decorate

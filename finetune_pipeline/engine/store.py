@@ -143,6 +143,11 @@ class ArtifactStore:
         manifests = sorted((self.root / task / step).glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime_ns)
         return [artifact for path in manifests if (artifact := self.find(task, step, path.parent.name))]
 
+    def newest(self, task: str, step: str, **inputs: str) -> Artifact | None:
+        """Return the newest artifact of a step that was made from these inputs; None if there is none."""
+        newest_first = reversed(self.all_versions(task, step))
+        return next((artifact for artifact in newest_first if inputs.items() <= artifact.inputs.items()), None)
+
     def state_folder(self, task: str) -> Path:
         """Return the folder of the task's ledgers (split assignments, openings of the sealed test)."""
         folder = self.root / task / "state"

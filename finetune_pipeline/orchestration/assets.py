@@ -15,7 +15,7 @@ from finetune_pipeline.orchestration.resources import Compute, Store
 from finetune_pipeline.pipeline import BASELINE, DATA, GROUPS, LOGS, PRODUCTION, STEPS, TRAINING
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.model import Task, TaskSpec
-from finetune_pipeline.steps.evaluation_checks import alarm_result, champion_serves_well
+from finetune_pipeline.steps.evaluation_checks import champion_serves_well
 from finetune_pipeline.tracking.tracking import Tracking
 
 GPU_POOL = "gpu"
@@ -58,7 +58,7 @@ def asset_of(step: Step, task: Task) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, store: Store, tracking: Tracking, compute: Compute
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster takes no other annotation here
         try:
-            artifact, metadata = materialize(context, task, step, store, tracking, compute)
+            artifact, metadata = materialize(context, task, step, store.artifacts(), tracking, compute)
         except dg.Failure:
             raise  # its message is a sentence already
         except Exception as error:
@@ -78,11 +78,12 @@ def asset_of(step: Step, task: Task) -> dg.AssetsDefinition:
 
 def check_result(check: Check, result: CheckResult, spec: TaskSpec) -> dg.AssetCheckResult:
     """Convert a check's result for Dagster."""
+    is_warning = result.warns or check.action(spec) == "warn"
     return dg.AssetCheckResult(
         check_name=check.name,
         passed=result.passed,
         description=result.message,
-        severity=dg.AssetCheckSeverity.WARN if result.warns or check.warns(spec) else dg.AssetCheckSeverity.ERROR,
+        severity=dg.AssetCheckSeverity.WARN if is_warning else dg.AssetCheckSeverity.ERROR,
         metadata=as_metadata(dict(result.figures)),
     )
 
@@ -97,8 +98,7 @@ def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
 
     @dg.asset_check(asset=key_of(task, step), name=check.name, description=check.description, blocking=False)
     def live(store: Store, tracking: Tracking) -> dg.AssetCheckResult:
-        _, alarm = champion_quality(task, store.artifacts(), tracking)
-        return check_result(check, alarm_result(alarm), task.spec)
+        return check_result(check, champion_quality(task, store.artifacts(), tracking)[1], task.spec)
 
     return [live]
 

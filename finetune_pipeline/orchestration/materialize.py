@@ -14,11 +14,11 @@ from finetune_pipeline.data.examples import examples_of
 from finetune_pipeline.engine.files import digest_file, read_json
 from finetune_pipeline.engine.graph import pinned_inputs
 from finetune_pipeline.engine.step import RunInputs, Step
-from finetune_pipeline.engine.store import Artifact
+from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import FindingsError, errors
 from finetune_pipeline.orchestration.release import is_registered, present_inputs, release
-from finetune_pipeline.orchestration.resources import Compute, Store, is_stopping
+from finetune_pipeline.orchestration.resources import Compute, is_stopping
 from finetune_pipeline.pipeline import PIPELINE, base_model_folder
 from finetune_pipeline.progress import Reminders, tell
 from finetune_pipeline.spec.model import Task
@@ -31,19 +31,19 @@ PAGES = {"report_page": "report.html", "audit_page": "audit.html", "drift_page":
 """Pages in the artifact that Dagster's metadata links to."""
 
 
-def _inputs_of(context: dg.AssetExecutionContext, task: Task, store: Store, tracking: Tracking) -> RunInputs:
+def _inputs_of(context: dg.AssetExecutionContext, task: Task, store: ArtifactStore, tracking: Tracking) -> RunInputs:
     """Return the inputs that the run (or the run it re-executes) began with."""
     run = context.op_execution_context.run
 
     def look() -> RunInputs:
         if dg.AssetKey([task.name, "adapter"]) in _selected(context):
-            findings = errors(preflight(task.spec, task.folder, base_model_folder(task, store.artifacts())))
+            findings = errors(preflight(task.spec, task.folder, base_model_folder(task, store)))
             if findings:
                 problems = "\n".join(map(str, findings))
                 raise dg.Failure(f"{task.name} cannot be trained with this spec:\n{problems}", allow_retries=False)
         return present_inputs(task, store, tracking)
 
-    return pinned_inputs(store.artifacts(), task, run.root_run_id or run.run_id, look)
+    return pinned_inputs(store, task, run.root_run_id or run.run_id, look)
 
 
 def _selected(context: dg.AssetExecutionContext) -> Set[dg.AssetKey]:
@@ -52,14 +52,19 @@ def _selected(context: dg.AssetExecutionContext) -> Set[dg.AssetKey]:
 
 
 def materialize(
-    context: dg.AssetExecutionContext, task: Task, step: Step, store: Store, tracking: Tracking, compute: Compute
+    context: dg.AssetExecutionContext,
+    task: Task,
+    step: Step,
+    store: ArtifactStore,
+    tracking: Tracking,
+    compute: Compute,
 ) -> tuple[Artifact, dict[str, Any]]:
     """Make (or find) one step's artifact. Returns it with the metadata to show in Dagster."""
     if is_stopping(context.op_execution_context):
         raise dg.Failure("the run was cancelled", allow_retries=False)
-    artifacts, run_inputs, name = store.artifacts(), _inputs_of(context, task, store, tracking), step.name
-    version = PIPELINE.versions(task, run_inputs, artifacts)[name]
-    existing = PIPELINE.find(name, task, run_inputs, artifacts)
+    name, run_inputs = step.name, _inputs_of(context, task, store, tracking)
+    version = PIPELINE.versions(task, run_inputs, store)[name]
+    existing = PIPELINE.find(name, task, run_inputs, store)
 
     def is_valid(artifact: Artifact) -> bool:
         return name != "model_version" or is_registered(tracking, artifact)
@@ -79,7 +84,7 @@ def materialize(
                 name,
                 task,
                 run_inputs,
-                artifacts,
+                store,
                 launch,
                 lambda request: release(tracking, request, run.run_id),
                 is_valid,
@@ -197,8 +202,8 @@ def history_follower(run: StepRun, warn: Callable[[str], object]) -> Callable[[M
     return follow
 
 
-def _log_datasets(run: StepRun, step: Step, task: Task, run_inputs: RunInputs, store: Store) -> None:
-    splits = PIPELINE.find("splits", task, run_inputs, store.artifacts()) if step.datasets else None
+def _log_datasets(run: StepRun, step: Step, task: Task, run_inputs: RunInputs, store: ArtifactStore) -> None:
+    splits = PIPELINE.find("splits", task, run_inputs, store) if step.datasets else None
     if splits is None:
         return
     for split in step.datasets:
@@ -215,8 +220,8 @@ def _log_datasets(run: StepRun, step: Step, task: Task, run_inputs: RunInputs, s
 def as_metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Convert every fact for Dagster's metadata, with numbers rounded to four significant figures.
 
-    A name with ``_markdown`` at its end becomes rendered text, rows and groups of plain values a table, other containers JSON.
-    Left out is what holds empty groups only, such as the labels of the splits of a task without labels.
+    A name with ``_markdown`` at its end becomes rendered text, rows and groups of plain values a table, other containers
+    JSON. Left out is what holds empty groups only, such as the labels of the splits of a task without labels.
     """
     metadata: dict[str, Any] = {}
     for name, value in facts.items():

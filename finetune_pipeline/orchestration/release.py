@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from finetune_pipeline.engine.checks import CheckResult
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
-from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.production.ingest import read_logs
-from finetune_pipeline.production.status import Alarm, champion_alarm
+from finetune_pipeline.production.status import champion_alarm
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
 from finetune_pipeline.tracking import registration, registry
@@ -25,36 +25,34 @@ _REQUEST_TAGS = ("verdict", "method", "kind", *_VERSIONS, "evaluation_version")
 """Parts of a request for a release that become tags as they are."""
 
 
-def present_inputs(task: Task, store: Store, tracking: Tracking) -> RunInputs:
+def present_inputs(task: Task, store: ArtifactStore, tracking: Tracking) -> RunInputs:
     """Return the inputs of a run that starts now: ingests new traces and log lines, and finds the champion to compare with.
 
     If the candidate already *is* the champion (nothing changed since its promotion), the comparison is the one that promoted
     it; otherwise every rerun would have different inputs and compute everything again.
     """
     serving = registry.champion(tracking, task.name)
-    artifacts = store.artifacts()
-    ingest_traces(task, artifacts, tracking)
-    run_inputs = collect_run_inputs(task, None, artifacts)
-    versions = PIPELINE.versions(task, run_inputs, artifacts)
+    ingest_traces(task, store, tracking)
+    run_inputs = collect_run_inputs(task, None, store)
+    versions = PIPELINE.versions(task, run_inputs, store)
     if serving is None:
         return replace(run_inputs, trained_on=versions["splits"])
     tags = registry.tags_of_release(tracking, task.name, serving, *_COMPARISON_TAGS)
     comparison = {"adapter": tags["adapter_version"], "merged": tags["merged_version"], "model_version": serving}
     if tags["merged_version"] == versions["merged_model"]:
         comparison = registry.decode_tag(task.name, "compared_with", tags["compared_with"], dict[str, Any] | None)
-    splits_exist = artifacts.find(task.name, "splits", tags["dataset_version"]) is not None
+    splits_exist = store.find(task.name, "splits", tags["dataset_version"]) is not None
     trained_on = tags["dataset_version"] if splits_exist else versions["splits"]  # removed by `finetune forget`
-    return replace(collect_run_inputs(task, comparison, artifacts), trained_on=trained_on)
+    return replace(collect_run_inputs(task, comparison, store), trained_on=trained_on)
 
 
-def nothing_new(task: Task, store: Store, tracking: Tracking) -> str | None:
+def nothing_new(task: Task, store: ArtifactStore, tracking: Tracking) -> str | None:
     """Return a sentence if another run would only find existing results; None if something changed.
 
     Raises FindingsError like present_inputs.
     """
     run_inputs = present_inputs(task, store, tracking)
-    artifacts = store.artifacts()
-    registered = PIPELINE.find("model_version", task, run_inputs, artifacts)
+    registered = PIPELINE.find("model_version", task, run_inputs, store)
     if registered is None or not is_registered(tracking, registered):
         return None
     version = registered.facts["model_version"]
@@ -96,7 +94,6 @@ def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict
             **{f"gate.{gate}": status for gate, status in request["gates"].items()},
         },
     )
-    registration.store_card(tracking, name, version, request["card"], request["verdict"], request["about"])
     rolled_back = registry.version_tags(tracking, name, version).get(registry.ROLLED_BACK)
     promotable = request["gates_passed"] and rolled_back is None and not request["forgotten"]
     previous = registry.promote(tracking, name, version) if promotable else None
@@ -111,7 +108,7 @@ def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict
     }
 
 
-def champion_quality(task: Task, store: ArtifactStore, tracking: Tracking) -> tuple[int | None, Alarm]:
+def champion_quality(task: Task, store: ArtifactStore, tracking: Tracking) -> tuple[int | None, CheckResult]:
     """Return the version that serves, and whether its answers fail more often than those of the previous version.
 
     After a rollback nothing is compared, since the previous version is the one taken out of service.
@@ -119,8 +116,8 @@ def champion_quality(task: Task, store: ArtifactStore, tracking: Tracking) -> tu
     aliases = registry.aliases(tracking, task.name)
     serving, previous = aliases.get(registry.CHAMPION), aliases.get(registry.PREVIOUS)
     if serving is None:
-        return None, Alarm(False, "there is no champion yet", {})
+        return None, CheckResult(True, "there is no champion yet")
     if previous is not None and registry.ROLLED_BACK in registry.version_tags(tracking, task.name, previous):
-        return serving, Alarm(False, f"version {serving} serves again after a rollback from version {previous}", {})
+        return serving, CheckResult(True, f"version {serving} serves again after a rollback from version {previous}")
     rows = read_logs(task, store).rows
     return serving, champion_alarm(rows, serving, previous, task.spec.drift.false_alarms)

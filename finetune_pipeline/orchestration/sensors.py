@@ -1,21 +1,22 @@
 """Defines the sensors and the schedule, which start runs, monitor the champion, and close runs in MLflow."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import takewhile
 
 import dagster as dg
 
+from finetune_pipeline.engine.checks import CheckResult
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.orchestration.abandoned import LAUNCHED, close_abandoned_runs
 from finetune_pipeline.orchestration.assets import LIVE, check_result, key_of
 from finetune_pipeline.orchestration.release import champion_quality, nothing_new
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.production.ingest import row_times
-from finetune_pipeline.production.status import Alarm, production_status
+from finetune_pipeline.production.status import production_status
 from finetune_pipeline.production.used_rows import waiting_rows
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.steps.evaluation_checks import alarm_result
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.trace_logs import ingest_traces
 from finetune_pipeline.tracking.tracking import Tracking
@@ -180,7 +181,7 @@ def retraining_schedule(task: Task) -> dg.ScheduleDefinition:
         context: dg.ScheduleEvaluationContext, store: Store, tracking: Tracking
     ) -> dg.RunRequest | dg.SkipReason:
         try:
-            unchanged = nothing_new(task, store, tracking)
+            unchanged = nothing_new(task, store.artifacts(), tracking)
         except FindingsError as error:
             return dg.SkipReason(f"{task.name} cannot be trained: {error}")
         if unchanged:
@@ -212,33 +213,33 @@ def champion_sensor(task: Task) -> dg.SensorDefinition:
     def champion(
         context: dg.SensorEvaluationContext, store: Store, tracking: Tracking
     ) -> dg.SensorResult | dg.SkipReason:
-        serving, alarm = champion_quality(task, store.artifacts(), tracking)
-        if not alarm.raised:
+        serving, quality = champion_quality(task, store.artifacts(), tracking)
+        if quality.passed:
             if not context.cursor:
-                return dg.SkipReason(alarm.sentence)
-            return dg.SensorResult(skip_reason=alarm.sentence, asset_events=[_evaluation(task, alarm)], cursor="")
+                return dg.SkipReason(quality.message)
+            return dg.SensorResult(skip_reason=quality.message, asset_events=[_evaluation(task, quality)], cursor="")
         action = f"roll back with `finetune rollback {task.name}`"
         if task.spec.retraining.rollback:
             try:
-                version = registry.rollback(tracking, task.name, f"champion alarm: {alarm.sentence}")
+                version = registry.rollback(tracking, task.name, f"champion alarm: {quality.message}")
                 action = f"rolled back to version {version}"
             except ValueError as error:  # the previous version may have been blocked since
                 action = f"it is not rolled back: {error}"
-        message = f"{alarm.sentence}; {action}"
+        message = f"{quality.message}; {action}"
         context.log.error(message)
         if context.cursor == str(serving):  # already shown in the asset's history
             return dg.SkipReason(f"ALARM: {message}")
         observation = dg.AssetObservation(key_of(task, LIVE[0]), description=f"champion alarm: {message}")
-        events = (observation, _evaluation(task, Alarm(True, message, alarm.figures)))
+        events = (observation, _evaluation(task, replace(quality, message=message)))
         return dg.SensorResult(skip_reason=f"ALARM: {message}", asset_events=events, cursor=str(serving))
 
     return champion
 
 
-def _evaluation(task: Task, alarm: Alarm) -> dg.AssetCheckEvaluation:
+def _evaluation(task: Task, quality: CheckResult) -> dg.AssetCheckEvaluation:
     """Return the result of the check of the served model, outside any run."""
     step, check = LIVE
-    result = check_result(check, alarm_result(alarm), task.spec)
+    result = check_result(check, quality, task.spec)
     return dg.AssetCheckEvaluation(
         asset_key=key_of(task, step),
         check_name=check.name,

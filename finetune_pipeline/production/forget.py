@@ -20,8 +20,9 @@ from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.store import SHOW_ROWS, Artifact, ArtifactStore
 from finetune_pipeline.evaluation.answer_cache import FILE as ANSWERS
 from finetune_pipeline.evaluation.answer_cache import FOLDER as ANSWERS_FOLDER
+from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.production.intake import LOCK, ingest_new_lines, log_store
-from finetune_pipeline.production.log_erasure import RowTest, StillWritten, count_lines, erase, writer_of
+from finetune_pipeline.production.log_erasure import RowTest, count_lines, erase, writer_of
 from finetune_pipeline.production.log_files import LogFile, log_files
 from finetune_pipeline.production.log_rows import hash_user, user_key
 from finetune_pipeline.production.log_store import ForgottenList
@@ -76,7 +77,7 @@ def forget(task: Task, store: ArtifactStore, users: Iterable[str] = (), ids: Ite
     """Remove all rows of these users, and the rows with these ids. It may be killed and repeated: the forget list and the
     lineage, which find the rows again, are written first, and the log store, which identifies them, is changed last.
 
-    Raises StillWritten if a log file with such rows, or an artifact of the task, is still being written; only the list has
+    Raises OutsideError if a log file with such rows, or an artifact of the task, is still being written; only the list has
     changed then.
     """
     ingest_new_lines(task, store)
@@ -160,17 +161,17 @@ def _row_test(forgotten: ForgottenList, key: bytes) -> RowTest:
 
 
 def _refuse_writers(task: Task, store: ArtifactStore, files: Iterable[LogFile]) -> None:
-    """Raise StillWritten if a process is writing to files or artifacts that are about to change."""
+    """Raise OutsideError if a process is writing to files or artifacts that are about to change."""
     open_files = [f"{file.path}: {writer}" for file in files if (writer := writer_of(file))]
     if open_files:
-        raise StillWritten(
+        raise OutsideError(
             "log files with such rows are still being written:\n  "
             + "\n  ".join(open_files)
             + "\nfix: rotate them (rename, and let the writer open a new file) or stop the writer, and run this again; the "
             "rows are no longer ingested"
         )
     if steps := store.building(task.name):
-        raise StillWritten(
+        raise OutsideError(
             f"a run of {task.name} is making {', '.join(steps)}\nfix: wait for it or cancel it, and run this again; the rows "
             "are no longer ingested"
         )

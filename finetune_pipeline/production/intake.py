@@ -187,7 +187,7 @@ def _read_on(file: LogFile, handle: IO[bytes], name: str, batch: _Batch) -> tupl
             if not isinstance(handle, GzipFile):
                 if first_line(handle) != name.rpartition("-")[0]:
                     return False, 0  # truncated while it was read: the bytes may belong to another file
-                reader.restore_offset()
+                handle.seek(reader.offset)
             batch.ledger["streams"][name] = reader.entry()
             batch.rows += rows
             batch.ledger["removed"] += removed

@@ -39,10 +39,6 @@ QUIET_S = 10.0
 RowTest = Callable[[Any], bool]
 
 
-class StillWritten(OutsideError):
-    """Raised if log files with matching lines are still being written."""
-
-
 def count_lines(file: LogFile, matches: RowTest) -> int:
     """Count the matching lines of a file. Raises OutsideError if it cannot be unpacked to its end."""
     try:
@@ -73,7 +69,7 @@ def erase(file: LogFile, matches: RowTest, log_store: LogStore) -> int:
     """Rewrite a file on this machine without the matching lines, and return their number. It may be repeated. Ingested lines
     are not read again: the ledger records the new content before it is put in place.
 
-    log_store: the task's log store; the caller holds its lock. Raises StillWritten if the file changed while it was
+    log_store: the task's log store; the caller holds its lock. Raises OutsideError if the file changed while it was
     rewritten.
     """
     path = Path(file.path)
@@ -109,7 +105,7 @@ def erase(file: LogFile, matches: RowTest, log_store: LogStore) -> int:
         after = path.stat()
         if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
             temporary.unlink()
-            raise StillWritten(f"{path} changed while rows were removed from it; stop or rotate it and run this again")
+            raise OutsideError(f"{path} changed while rows were removed from it; stop or rotate it and run this again")
         os.replace(temporary, path)
         sync_folder(path.parent)
     return removed

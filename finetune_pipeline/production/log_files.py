@@ -200,10 +200,6 @@ class LineReader:
         tails = [tail for tail in self._tails if tail[0] != self.offset]
         return {"offset": self.offset, "lines": self.lines, "tails": [*tails, (self.offset, hash_tail(self._tail))]}
 
-    def restore_offset(self) -> None:
-        """Seek back to the offset after other use of the handle."""
-        self._handle.seek(self.offset)
-
 
 def bytes_before(handle: IO[bytes], offset: int) -> bytes:
     """Return the last 1024 bytes before an offset, leaving the handle there. Raises LookupError if the file is shorter."""

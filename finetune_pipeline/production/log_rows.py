@@ -12,7 +12,7 @@ import math
 import os
 import re
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeGuard
+from typing import Any, TypeGuard
 
 import msgspec
 
@@ -39,8 +39,6 @@ _FEEDBACK = {"flag", "score", "correction", "label", "left_out", "decided"}
 SYSTEM_ROLES = ("system", "developer")
 ROLES = (*SYSTEM_ROLES, "user", "assistant")
 """Roles of turns that are texts."""
-
-Kind = Literal["row", "feedback", "bad"]
 
 
 def user_key(store: ArtifactStore) -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_pipeline.engine.checks import CheckResult
 from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore
 from finetune_pipeline.production.drift import moment, version_of
 from finetune_pipeline.production.signals import more_often
@@ -115,16 +116,6 @@ FIRST_LOOK = 50
 """Rows of the current champion at its first test, and fewest of the previous one; further tests follow at every doubling."""
 
 
-@dataclass(frozen=True)
-class Alarm:
-    """Whether the champion is significantly worse than the previous one. figures: rows and failures of both versions, level
-    and p of the deciding test."""
-
-    raised: bool
-    sentence: str
-    figures: Mapping[str, Any]
-
-
 def failed(row: Mapping[str, Any]) -> bool:
     """Whether people marked the answer as wrong: a flag, or a correction that differs from it."""
     correction = row.get("correction")
@@ -133,22 +124,25 @@ def failed(row: Mapping[str, Any]) -> bool:
 
 def champion_alarm(
     rows: Iterable[Mapping[str, Any]], champion: int, previous: int | None, false_alarms: float = 0.05
-) -> Alarm:
+) -> CheckResult:
     """Compare the shares of failed rows of two versions (one-sided Fisher's exact test), as the champion's rows grow.
+
+    Returns whether the champion is not significantly worse, with rows and failures of both versions, level and p of the
+    deciding test.
 
     Tests run at 50, 100, 200, … rows of the current champion, against the rows of the previous one. The k-th has level
     false_alarms / (k (k + 1)), which sums to false_alarms over all possible tests. The tests depend only on the number of
     rows, so calling this often costs nothing.
     """
     if previous is None or previous == champion:
-        return Alarm(False, f"version {champion} is the first champion: there is no previous one to compare with", {})
+        return CheckResult(True, f"version {champion} is the first champion: there is no previous one to compare with")
     ordered = sorted(rows, key=lambda r: (moment(r), str(r["id"])))
     now = [failed(r) for r in ordered if version_of(str(r["model_version"])) == str(champion)]
     before = [failed(r) for r in ordered if version_of(str(r["model_version"])) == str(previous)]
     figures: dict[str, Any] = {"champion": champion, "previous": previous, "rows": len(now), "rows_before": len(before)}
     if min(len(now), len(before)) < FIRST_LOOK:
-        return Alarm(
-            False,
+        return CheckResult(
+            True,
             f"version {champion} answered {len(now)} rows and version {previous} {len(before)}: too few to compare "
             f"({FIRST_LOOK} of each are needed)",
             figures,
@@ -161,8 +155,7 @@ def champion_alarm(
         figures |= {"look": look, "level": level, "p": change.p, "failed": share, "failed_before": share_before}
         shares = f"{share:.1%} of {size} answers of version {champion} failed, {share_before:.1%} of {len(before)} of {previous}"
         if change.p is not None and change.p < level:
-            return Alarm(
-                True, f"{shares}: it is worse than the previous champion (p {change.p:.2g} < {level:.2g})", figures
-            )
+            worse = f"{shares}: it is worse than the previous champion (p {change.p:.2g} < {level:.2g})"
+            return CheckResult(False, worse, figures)
         look, size = look + 1, 2 * size
-    return Alarm(False, f"{shares}: not significantly worse", figures)
+    return CheckResult(True, f"{shares}: not significantly worse", figures)

@@ -35,16 +35,10 @@ def production_ids(store: ArtifactStore, report: Artifact) -> set[str]:
     return {e.id for e in production_examples(raw)} if raw else set()
 
 
-def used_rows(store: ArtifactStore, task: str) -> set[str]:
-    """Return the ids of production examples used by any registered candidate, promoted or not."""
+def rows_of_data(store: ArtifactStore, task: str, splits: str | None = None) -> set[str]:
+    """Return the ids of production examples in the data of these splits; None: of all registered candidates."""
     reports = reports_of(store, store.all_versions(task, "model_version"))
-    return {i for report in reports for i in production_ids(store, report)}
-
-
-def rows_of_data(store: ArtifactStore, task: str, splits: str) -> set[str]:
-    """Return the ids of production examples in the data of these splits."""
-    reports = reports_of(store, store.all_versions(task, "model_version"))
-    return {i for report in reports if report.inputs["splits"] == splits for i in production_ids(store, report)}
+    return {i for r in reports if splits in (None, r.inputs["splits"]) for i in production_ids(store, r)}
 
 
 def log_row_ids(examples: Iterable[Example]) -> set[str]:
@@ -127,7 +121,7 @@ def waiting_rows(task: Task, store: ArtifactStore, now: float | None = None) -> 
 
 def _fresh(task: Task, store: ArtifactStore) -> _Fresh:
     logs = read_logs(task, store)
-    used = used_rows(store, task.name)
+    used = rows_of_data(store, task.name)
     fresh = [e for e in corrections(task.spec, logs) if e.id not in used]
     logged = {row["id"]: moment(row) for row in logs.rows}
     oldest = min((logged[name] for name in log_row_ids(fresh)), default=None)

@@ -49,10 +49,6 @@ class Champion:
         return f"{self.task}:{self.version}"
 
 
-class TooLong(ValueError):
-    """Raised if a conversation does not fit into the model's context."""
-
-
 class LoadedModel:
     """A champion in memory. Callers of `answer` must hold `turn`: one answer is generated at a time."""
 
@@ -71,7 +67,8 @@ class LoadedModel:
     def answer(self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int | None = None) -> Answer:
         """Answer a conversation (without its system turn) greedily, with at most the length that the evaluation allowed.
 
-        Raises TooLong, FindingsError if the chat template refuses the turns, and RuntimeError if the model fails.
+        Raises BadRequest if they do not fit into the model's context, FindingsError if the chat template refuses the turns,
+        and RuntimeError if the model fails.
         """
         from finetune_pipeline.models.chat import encode_prompt
         from finetune_pipeline.models.inference.generation import generate_and_score
@@ -81,9 +78,10 @@ class LoadedModel:
         prompt = encode_prompt(self._tokenizer, turns)
         context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         if context and len(prompt) + limit > context:
-            raise TooLong(
+            message = (
                 f"the prompt has {len(prompt)} tokens and the answer up to {limit}: more than the model's {context}"
             )
+            raise BadRequest(message, "messages", code="context_length_exceeded")
         (reply,) = generate_and_score(
             self._model, self._tokenizer, [prompt], None, limit, 1, stage="serve", name=self.champion.name
         )
@@ -95,7 +93,7 @@ class LoadedModel:
 class Service:
     """One task's model and log. Thread-safe.
 
-    find: returns the current champion, or raises LookupError (there is none, or it cannot be loaded). tell: informs the
+    find: returns the current champion, or raises OutsideError (there is none, or it cannot be loaded). tell: informs the
     operator.
     """
 
@@ -136,8 +134,6 @@ class Service:
                 if self._stop.is_set():
                     raise BadRequest("this server is stopping", status=503, code="stopping")
                 reply = loaded.answer(chat.messages, chat.max_tokens)
-        except TooLong as error:
-            raise BadRequest(str(error), "messages", code="context_length_exceeded") from error
         except FindingsError as error:
             raise BadRequest(str(error), "messages") from error
         except RuntimeError as error:

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.engine.step import StepContext
+from finetune_pipeline.engine.step import RunInputs, StepContext
 from finetune_pipeline.evaluation.ability.drop import Row, ability_drop, read_rows
 from finetune_pipeline.evaluation.ability.harness_tasks import asked_digest, read_tasks
 from finetune_pipeline.evaluation.ability.items import Item, load_items
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import served
-from finetune_pipeline.spec.model import Task
+from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.steps.data import ability_files
 from finetune_pipeline.steps.earlier_runs import answers_of, champion_of
 from finetune_pipeline.worker.jobs import ability_job
@@ -38,6 +38,15 @@ def ability_digest(task: Task) -> str:
     return asked_digest(parts[0], parts[1], harness.limit, harness.chat)
 
 
+def ability_settings(spec: TaskSpec, run: RunInputs) -> dict[str, Any]:
+    """Return the settings that affect the scores of any model."""
+    return {
+        "asked": run.ability,
+        "batch_size": spec.baseline.batch_size,
+        "precision": spec.evaluation.precision,
+    }
+
+
 def _score(context: StepContext, model: Path, adapter: Path | None, stage: str, out: Path) -> dict[str, Any]:
     spec, ability = context.spec, context.spec.ability
     if not asked_items(context.task) and not ability.harness.tasks:
@@ -52,7 +61,7 @@ def _score(context: StepContext, model: Path, adapter: Path | None, stage: str, 
             suite=ability.suite,
             batch_size=spec.baseline.batch_size,
             out=out,
-            answers=answers_of(context),
+            answers=answers_of(context.store),
             stage=stage,
             precision=spec.evaluation.precision,
             harness=tasks,
@@ -78,11 +87,8 @@ def make_general_ability(context: StepContext) -> dict[str, Any]:
         return facts
     before = read_rows(context.inputs["base_ability"].folder)
     after, confidence = read_rows(context.out), context.spec.gates.confidence
-    return {
-        **facts,
-        **ability_drop(before, after, confidence),
-        "champion": _against_champion(context, after, confidence),
-    }
+    against_champion = _against_champion(context, after, confidence)
+    return {**facts, **ability_drop(before, after, confidence), "champion": against_champion}
 
 
 def _against_champion(context: StepContext, candidate: Sequence[Row], confidence: float) -> dict[str, Any] | None:

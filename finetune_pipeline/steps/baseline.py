@@ -18,6 +18,7 @@ from finetune_pipeline.data.examples import Example, examples_of, read_examples
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.compare import shared_sources
 from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.endpoint_answers import ask_endpoint
@@ -42,7 +43,7 @@ from finetune_pipeline.spec.baseline import PATIENCE
 from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput
 from finetune_pipeline.steps.data import split_file
-from finetune_pipeline.steps.earlier_runs import answers_of, api_answers
+from finetune_pipeline.steps.earlier_runs import answers_of
 from finetune_pipeline.worker.jobs import base_job, baseline_job, predict_job
 
 
@@ -86,7 +87,7 @@ def make_few_shot_baseline(context: StepContext) -> dict[str, Any]:
             labels=spec.labels,
             max_new_tokens=spec.answer_length,
             batch_size=spec.baseline.batch_size,
-            answers=answers_of(context),
+            answers=answers_of(context.store),
             simple=simple_settings(spec),
             precision=spec.evaluation.precision,
             restricted=json_schema(spec),
@@ -142,7 +143,9 @@ def ask_api(
     endpoint, length = context.spec.baseline.endpoint, context.spec.answer_length
     if endpoint is None:
         raise RuntimeError("the best prompt belongs to an API model, but baseline.endpoint was removed from task.yaml")
-    how |= {"cache": api_answers(context, test=test), "passages": read_passages(passages_file(context))}
+    # called in this process, so that the key stays here
+    cache = AnswerCache.of(answers_of(context.store, context.task.name if test else None))
+    how |= {"cache": cache, "passages": read_passages(passages_file(context))}
     return ask_endpoint(endpoint, prompts, examples, train, length, gold, **how)
 
 
@@ -194,7 +197,7 @@ def best_simple_model(task: Task, store: ArtifactStore) -> tuple[SimpleModel, Si
     The score is that on the sealed test if the newest baseline was evaluated, else that on validation.
     """
     spec = task.spec
-    baseline = next(reversed(store.all_versions(task.name, "few_shot_baseline")), None)
+    baseline = store.newest(task.name, "few_shot_baseline")
     if baseline is None or not baseline.facts.get("simple"):
         return f"{task.name} has no simple model yet: run `finetune advise {task.name}`"
     splits = store.find(task.name, "splits", baseline.inputs["train_split"])
@@ -203,8 +206,7 @@ def best_simple_model(task: Task, store: ArtifactStore) -> tuple[SimpleModel, Si
     train = read_examples(examples_of(store.check(splits).folder, "train"))
     if any(example.messages[-1].get("tool_calls") for example in train):
         return "answers with tool calls need a chat template, which a simple model does not have"
-    reports = store.all_versions(task.name, "evaluation_report")
-    report = next((r for r in reversed(reports) if r.inputs.get("few_shot_baseline") == baseline.version), None)
+    report = store.newest(task.name, "evaluation_report", few_shot_baseline=baseline.version)
     tests = read_json(store.check(report).path("evaluation.json"))["scores"] if report else {}
     scores = {
         name: {"validation": score, **({"the sealed test": tests[SIMPLE + name]} if SIMPLE + name in tests else {})}

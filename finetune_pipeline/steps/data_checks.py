@@ -12,7 +12,7 @@ from finetune_pipeline.data.scrub import finder_of, spans_left
 from finetune_pipeline.data.split.leakage import leakage_report
 from finetune_pipeline.data.split.ledger import LEDGER
 from finetune_pipeline.data.split.splitting import RESTART
-from finetune_pipeline.engine.checks import Check, CheckResult, check
+from finetune_pipeline.engine.checks import Action, Check, CheckResult, check
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -99,7 +99,7 @@ def system_prompt_present(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     )
 
 
-@check("No personal data or secret is left.", blocking=lambda spec: spec.data.scrub != "warn")
+@check("No personal data or secret is left.", on_failure=lambda spec: "fail" if spec.data.scrub == "warn" else "block")
 def no_personal_data(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     """Search again, in all rows or in a sample of a large set, chosen by id."""
     total = artifact.facts["kept"]
@@ -134,7 +134,7 @@ def enough_per_label(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     return CheckResult(not rare, message, {"counts": counts})
 
 
-@check("Every review decision refers to an existing example.", blocking=False, advisory=True)
+@check("Every review decision refers to an existing example.", on_failure="warn")
 def reviews_applied(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     by_rule, decisions = artifact.facts["by_rule"], artifact.facts["decisions"]
     failed = sum(by_rule.values())
@@ -174,7 +174,7 @@ def _recall(edit: Mapping[str, Any]) -> str:
     return f"{edit['recall']:.0%} ({low:.0%} to {high:.0%})"
 
 
-@check("Shares are within split.tolerance.", blocking=False, advisory=True)
+@check("Shares are within split.tolerance.", on_failure="warn")
 def split_sizes(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     shares = artifact.facts["shares"]
     expected = {"validation": spec.split.validation, "test": spec.split.test}
@@ -209,22 +209,12 @@ def splits_accounted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     return _accounted(f["rows_in"] + f["restored"], **placed, quarantined=f["quarantined"])
 
 
-def _quality(name: str, part: str, description: str, **options: bool) -> Check:
+def _quality(name: str, part: str, description: str, on_failure: Action = "block") -> Check:
     def judge(artifact: Artifact, spec: TaskSpec) -> CheckResult:
         result = artifact.facts["parts"][part]
-        return CheckResult(result["passed"] is True, result["message"])
+        return CheckResult(result["passed"] is True, result["message"], warns=result["blocking"] is False)
 
-    return Check(name, description, judge, **options)
-
-
-@check(
-    "Few labels are wrong, according to a cross-validated model. Blocks if significantly more than data.max_label_noise are, if "
-    "other files contradict most labels of a raw file (the test would contain such labels too), or if a phrase determines "
-    "the label against the rest of the text."
-)
-def labels_believable(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    noise = artifact.facts["parts"]["noise"]
-    return CheckResult(noise["passed"] is True, noise["message"], warns=noise["blocking"] is False)
+    return Check(name, description, judge, on_failure)
 
 
 @check(
@@ -238,7 +228,7 @@ def logs_accounted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     return replace(result, message=result.message + unmatched)
 
 
-@check("No corrected row looks poisoned (held.jsonl gives the reasons).", blocking=False, advisory=True)
+@check("No corrected row looks poisoned (held.jsonl gives the reasons).", on_failure="warn")
 def nothing_held_back(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f, rules = artifact.facts, artifact.facts["held_by_rule"]
     by_rule = f" ({', '.join(f'{n} by {rule}' for rule, n in rules.items())})" if rules else ""
@@ -246,13 +236,18 @@ def nothing_held_back(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     return CheckResult(not rules and f["held"] == 0, message, dict(rules))
 
 
+_BELIEVABLE = (
+    "Few labels are wrong, according to a cross-validated model. Blocks if significantly more than data.max_label_noise are, if "
+    "other files contradict most labels of a raw file (the test would contain such labels too), or if a phrase determines "
+    "the label against the rest of the text."
+)
 _REVIEWED = "A sample of the synthetic rows has been reviewed by people, and few enough were rejected."
 _BALANCED = "The largest label has at most data.max_imbalance times the rows of the smallest."
 _FIT = "No row is longer than training.max_tokens."
 QUALITY_CHECKS = (
     _quality("synthetic_rows_reviewed", "synthetic", _REVIEWED),
-    labels_believable,
-    _quality("class_balance", "balance", _BALANCED, blocking=False, advisory=True),
-    _quality("rows_fit", "tokens", _FIT, blocking=False, advisory=True),
+    _quality("labels_believable", "noise", _BELIEVABLE),
+    _quality("class_balance", "balance", _BALANCED, on_failure="warn"),
+    _quality("rows_fit", "tokens", _FIT, on_failure="warn"),
 )
 """One check for each part of the data quality report."""

@@ -4,30 +4,19 @@ from typing import Any
 
 from finetune_pipeline.engine.step import SHARED, StepContext
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
-from finetune_pipeline.evaluation.answer_cache import FOLDER, AnswerCache
+from finetune_pipeline.evaluation.answer_cache import FOLDER
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.steps.data import SCRUBBING_KEY
 from finetune_pipeline.worker.jobs import kept_answers
 
-OPEN = "everything but tests"
 
-
-def api_answers(context: StepContext, *, test: bool = False) -> AnswerCache | None:
-    """Return the answer cache for an API model, which is called in this process so that its key stays here."""
-    return AnswerCache.of(answers_of(context, test=test))
-
-
-def answers_of(context: StepContext, *, test: bool = False) -> dict[str, Any] | None:
-    """Return the cache for a job of this step. test: the job answers the sealed test, so its answers are for that step only."""
-    return answer_cache_for(context.store, context.task.name if test else None)
-
-
-def answer_cache_for(store: ArtifactStore, test_of: str | None) -> dict[str, Any] | None:
-    """Return the cache for a job: of answers to the sealed test of this task, or (None) of all other answers."""
+def answers_of(store: ArtifactStore, test_of: str | None = None) -> dict[str, Any] | None:
+    """Return the cache for a job: of answers to the sealed test of this task, which no other step finds, or (None) of all
+    other answers."""
     return kept_answers(
         folder=store.root / FOLDER,
         key_file=store.root / SCRUBBING_KEY,
-        scope=f"the test of {test_of}" if test_of else OPEN,
+        scope=f"the test of {test_of}" if test_of else "everything but tests",
         limit_mib=read_settings().answers_mib,
     )
 

@@ -84,7 +84,7 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
                 while_served(context, model_sets, services),
                 test_file,
                 context.out,
-                answers=answers_of(context, test=True),
+                answers=answers_of(context.store, context.task.name),
                 endpoint=endpoint_of(spec),
                 simple=simple_settings(spec),
             )

@@ -8,7 +8,6 @@ from finetune_pipeline.evaluation.gates import GATES
 from finetune_pipeline.evaluation.gates.general_ability import general_ability
 from finetune_pipeline.evaluation.judged_facts import Ability, JudgeFindings
 from finetune_pipeline.evaluation.predictions import failed_test_rows
-from finetune_pipeline.production.status import Alarm
 from finetune_pipeline.report.judgements import judge_sentences
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -40,7 +39,7 @@ def ability_scored(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     return CheckResult(f["unscored"] == 0, f"{f['items']} items, {f['unscored']} could not be scored")
 
 
-@check("The base model's general ability is kept (gate general_ability).", blocking=False, advisory=True)
+@check("The base model's general ability is kept (gate general_ability).", on_failure="warn")
 def ability_kept(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f = artifact.facts
     if not f["items"]:
@@ -49,7 +48,7 @@ def ability_kept(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     return CheckResult(not f["unscored"] and gate.passed, gate.message, {name: f[name] for name in figures})
 
 
-@check("Every submitted rating was read and belongs to this sheet.", blocking=False, advisory=True)
+@check("Every submitted rating was read and belongs to this sheet.", on_failure="warn")
 def ratings_read(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f = artifact.facts
     faulty, unknown = sum(f["by_rule"].values()), f["unknown"]
@@ -59,8 +58,7 @@ def ratings_read(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 @check(
     "The judge model agrees with people and is not biased by position or length; or the spec has none.",
-    blocking=False,
-    advisory=True,
+    on_failure="warn",
 )
 def judge_believed(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     findings = artifact.facts["judge"]
@@ -71,7 +69,7 @@ def judge_believed(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     return CheckResult(believed, " ".join(judge_sentences(JudgeFindings.model_validate(findings))), figures)
 
 
-@check("`champion` never points to a version that failed a gate.", blocking=False)
+@check("`champion` never points to a version that failed a gate.", on_failure="fail")
 def aliases_consistent(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f = artifact.facts
     consistent = f["candidate"] == f["model_version"] and (not f["promoted"] or f["gates_passed"])
@@ -88,23 +86,19 @@ def nothing_forgotten(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     return CheckResult(forgotten is False, f"version {artifact.facts['model_version']} was trained on {rows}")
 
 
-@check("Production still looks like the training data.", name="no_drift", blocking=False, advisory=True)
+@check("Production still looks like the training data.", name="no_drift", on_failure="warn")
 def drift(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     return CheckResult(not artifact.facts["drifted"], artifact.facts["sentence"])
 
 
-GATE_CHECKS = tuple(Check(gate.name, gate.needs, _gate(gate.name), blocking=False) for gate in GATES.values())
+GATE_CHECKS = tuple(Check(gate.name, gate.needs, _gate(gate.name), on_failure="fail") for gate in GATES.values())
 """One check for each gate. They stop nothing: the registry step decides by the verdict."""
 
 
 @check(
     "In production, the champion's answers do not fail significantly more often than the previous champion's.",
-    blocking=False,
+    on_failure="fail",
     live=True,
 )
 def champion_serves_well(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    return alarm_result(Alarm(**artifact.facts))
-
-
-def alarm_result(alarm: Alarm) -> CheckResult:
-    return CheckResult(alarm.raised is False, alarm.sentence, alarm.figures)
+    return CheckResult(**artifact.facts)

@@ -17,11 +17,11 @@ from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import read_by_model, write_predictions
 from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.steps.baseline import answering_settings
 from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.steps.rungs import PREDICTIONS, answered_rungs, answers_job, good_enough, row_sources
-from finetune_pipeline.trainers import TRAINERS, TrainingOrder, train
-from finetune_pipeline.worker.jobs import merge_job, prompt_set
+from finetune_pipeline.steps.training import merge, train_rows
+from finetune_pipeline.trainers import TRAINERS
+from finetune_pipeline.worker.jobs import prompt_set
 
 Rows = Sequence[Row]
 PARITY_ROWS = 4
@@ -30,8 +30,7 @@ PARITY_ROWS = 4
 
 def make_pilot(context: StepContext) -> dict[str, Any]:
     """Train on growing shares of the rows and answer validation rows, until the curve is conclusive."""
-    spec, base = context.spec, context.inputs["base_model"].folder
-    answered, sources = answered_rungs(context), row_sources(context)
+    spec, answered, sources = context.spec, answered_rungs(context), row_sources(context)
     skipped = good_enough(spec, answered, sources)
     if not TRAINERS[spec.training.trainer].on_this_machine:
         skipped = f"the trainer {spec.training.trainer} charges for every share, and pilots train only on this machine"
@@ -43,7 +42,7 @@ def make_pilot(context: StepContext) -> dict[str, Any]:
         work = context.builder.work / f"{count}_rows"
         work.mkdir(parents=True, exist_ok=True)
         if not (work / "answers" / "result.json").exists():
-            _train_and_ask(context, base, chosen(rows, count, "pilot"), work)
+            _train_and_ask(context, chosen(rows, count, "pilot"), work)
         by_share[share] = read_by_model(work / "answers" / PREDICTIONS)["trained"]
         points.append(_point(spec, share, count, by_share[share], read_json(work / "training.json"), sources))
         say(f"pilot: {count:,} rows: {points[-1].value:.3f} {spec.metric} on validation")
@@ -54,43 +53,20 @@ def make_pilot(context: StepContext) -> dict[str, Any]:
     return {"skipped": skipped, "stopped": stop_reason, "points": [point.model_dump() for point in points]}
 
 
-def _train_and_ask(context: StepContext, base: Path, rows: Sequence[Example], work: Path) -> None:
+def _train_and_ask(context: StepContext, rows: Sequence[Example], work: Path) -> None:
     """Train with the task's settings on these rows, merge, and answer validation rows. Finished parts are reused."""
-    spec, file = context.spec, work / "train.jsonl"
+    base, file = context.inputs["base_model"].folder, work / "train.jsonl"
     trained, merged, answers = (work / name for name in ("trained", "merged", "answers"))
     if not (work / "training.json").exists():
         write_examples(file, rows)
         trained.mkdir(exist_ok=True)
-        facts = train(
-            TrainingOrder(
-                spec,
-                base=base,
-                train=file,
-                validation=split_file(context, "validation"),
-                out=trained,
-                work=work / "checkpoints",
-                launch=lambda job: context.launch({**job, "stage": "pilot"}),
-                home=context.store.root.parent,
-                task_folder=context.task.folder,
-            )
-        )
+        facts = train_rows(context, file, trained, work / "checkpoints", {"stage": "pilot"})
         seconds = read_json(trained / "measured.json").get("seconds")
         write_json(work / "training.json", {"steps": facts["steps"], "seconds": seconds})
     if not (merged / "result.json").exists():
         shutil.rmtree(merged, ignore_errors=True)
         merged.mkdir()
-        context.launch(
-            merge_job(
-                base=base,
-                adapter=trained / "adapter",
-                examples=split_file(context, "validation"),
-                labels=spec.labels,
-                parity_rows=PARITY_ROWS,
-                out=merged,
-                stage="pilot",
-                **answering_settings(spec),
-            )
-        )
+        merge(context, trained / "adapter", merged, parity_rows=PARITY_ROWS, stage="pilot")
     prefix = merged / "adapter" if (merged / "adapter").exists() else None
     shutil.rmtree(answers, ignore_errors=True)
     answers.mkdir()

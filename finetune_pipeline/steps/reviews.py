@@ -6,6 +6,7 @@ from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.scrub import load_key
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
+from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions, read_test_rows
 from finetune_pipeline.evaluation.preferences.judge import Judge, prediction_pairs
@@ -15,7 +16,7 @@ from finetune_pipeline.findings import Finding, FindingsError, as_rows, count_by
 from finetune_pipeline.review.ratings import ratings_digest, read_ratings, summarise
 from finetune_pipeline.review.sheet import SheetItem, draw, make_sheet, read_sheet_name, sheet_name
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.steps.earlier_runs import api_answers
+from finetune_pipeline.steps.earlier_runs import answers_of
 
 KEY_FILE = "review.key"
 
@@ -70,7 +71,8 @@ def make_judge_review(context: StepContext) -> dict[str, Any]:
     if settings.judge is not None:
         try:
             judge_settings = settings.judge
-            endpoint, answers = Endpoint.of(judge_settings, judge_settings.model), api_answers(context, test=True)
+            endpoint = Endpoint.of(judge_settings, judge_settings.model)
+            answers = AnswerCache.of(answers_of(context.store, context.task.name))
             model = Judge(endpoint, cache=answers, max_tokens=judge_settings.max_tokens)
             judge = judged_pairs(model, pairs, people, judge_settings, context.spec.gates.confidence, test.sources)
         except (EndpointError, ValueError) as error:

@@ -48,6 +48,6 @@ def collect_run_inputs(task: Task, champion: Mapping[str, Any] | None, store: Ar
         ability=ability_digest(task),
         judging=judging_digest(task.spec, logs, learned_by(store, task.name, champion)),
         documents=documents_digest(task.folder),
-        ladder=next((ladder.version for ladder in reversed(store.all_versions(task.name, "ladder"))), ""),
+        ladder=ladder.version if (ladder := store.newest(task.name, "ladder")) else "",
         split_ledger=ledger_name(store.state_folder(task.name), task.spec.split.restart),
     )

@@ -60,7 +60,7 @@ def good_enough(spec: TaskSpec, answered: Sequence[Answered], sources: SourceOf 
 
 def answers_job(context: StepContext, sets: Sequence[Row], examples: Path, out: Path, stage: str) -> dict[str, Any]:
     """Return a job in which these sets answer the validation rows of a file, as in the baseline."""
-    cache, limit = answers_of(context), context.spec.baseline.rows
+    cache, limit = answers_of(context.store), context.spec.baseline.rows
     return asking_job(context, sets, examples, out, answers=cache, limit=limit, stage=stage)
 
 

@@ -1,6 +1,8 @@
 """TRAINING: plan, adapter, merged model."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.examples import read_examples
@@ -12,6 +14,7 @@ from finetune_pipeline.planning.plan import training_plan
 from finetune_pipeline.planning.throughput import record_training
 from finetune_pipeline.report.page import page_markdown
 from finetune_pipeline.report.training_pages import plan_page
+from finetune_pipeline.steps.baseline import answering_settings
 from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.trainers import TRAINERS, TrainingOrder, preflight, train
 from finetune_pipeline.worker.jobs import merge_job
@@ -33,22 +36,50 @@ def make_training_plan(context: StepContext) -> dict[str, Any]:
     return {**facts, "plan_markdown": page_markdown(plan_page(facts))}
 
 
-def make_adapter(context: StepContext) -> dict[str, Any]:
-    plan = context.inputs["training_plan"].facts
-    memory_bytes = plan["memory_mib"]["needed"] * 2**20  # used to choose how to share it among several devices
+def train_rows(
+    context: StepContext,
+    rows: Path,
+    out: Path,
+    work: Path,
+    extra: Mapping[str, Any],
+    tick: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Train on the rows of a file with the task's settings. extra: further arguments of the job."""
     order = TrainingOrder(
         context.spec,
         base=context.inputs["base_model"].folder,
-        train=split_file(context, "train"),
+        train=rows,
         validation=split_file(context, "validation"),
-        out=context.out,
-        work=context.builder.work,
-        launch=lambda job: context.launch({**job, "memory_bytes": memory_bytes}),
+        out=out,
+        work=work,
+        launch=lambda job: context.launch({**job, **extra}),
         home=context.store.root.parent,
         task_folder=context.task.folder,
-        tick=lambda: context.follow(context.builder.work),
+        tick=tick,
     )
-    facts = train(order)
+    return train(order)
+
+
+def merge(context: StepContext, adapter: Path, out: Path, **options: Any) -> dict[str, Any]:
+    """Merge an adapter into the base, and compare the result with the trained model. options: further arguments of the job."""
+    return context.launch(
+        merge_job(
+            base=context.inputs["base_model"].folder,
+            adapter=adapter,
+            examples=split_file(context, "validation"),
+            labels=context.spec.labels,
+            out=out,
+            **answering_settings(context.spec),
+            **options,
+        )
+    )
+
+
+def make_adapter(context: StepContext) -> dict[str, Any]:
+    plan, work = context.inputs["training_plan"].facts, context.builder.work
+    # used to choose how to share the memory among several devices
+    memory = {"memory_bytes": plan["memory_mib"]["needed"] * 2**20}
+    facts = train_rows(context, split_file(context, "train"), context.out, work, memory, lambda: context.follow(work))
     if hosted := read_hosted(context.out):
         return {**facts, "endpoint": hosted.model_dump()}
     if TRAINERS[context.spec.training.trainer].on_this_machine:  # so that the next plan knows the speed
@@ -63,15 +94,4 @@ def make_merged_model(context: StepContext) -> dict[str, Any]:
     if hosted := read_hosted(adapter.folder):
         settings = {"system_prompt": spec.system_prompt, "labels": spec.labels, "max_new_tokens": spec.answer_length}
         return pass_on(hosted, adapter.folder, context.out, settings)
-    return context.launch(
-        merge_job(
-            base=context.inputs["base_model"].folder,
-            adapter=adapter.path("adapter"),
-            examples=split_file(context, "validation"),
-            labels=spec.labels,
-            max_new_tokens=spec.answer_length,
-            batch_size=spec.baseline.batch_size,
-            precision=spec.evaluation.precision,
-            out=context.out,
-        )
-    )
+    return merge(context, adapter.path("adapter"), context.out)

@@ -31,9 +31,7 @@ def safe_weights(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 
 @check(
-    "Neither prompting nor a simple model is already good enough.",
-    blocking=lambda spec: spec.gates.worth_training == "block",
-    advisory=lambda spec: spec.gates.worth_training == "warn",
+    "Neither prompting nor a simple model is already good enough.", on_failure=lambda spec: spec.gates.worth_training
 )
 def worth_training(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     worth = artifact.facts["worth_training"]
@@ -42,8 +40,7 @@ def worth_training(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 @check(
     "The inputs predict the answers: something simple is significantly better than ignoring the input.",
-    blocking=lambda spec: spec.gates.learnable == "block",
-    advisory=lambda spec: spec.gates.learnable == "warn",
+    on_failure=lambda spec: spec.gates.learnable,
 )
 def learnable(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     signal = artifact.facts["learnable"]
@@ -51,24 +48,20 @@ def learnable(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     return CheckResult(signal["status"] in ("shown", "too_few_rows"), signal["sentence"], figures)
 
 
-@check(
-    "The test set is large enough to show gates.wanted_gain.",
-    blocking=lambda spec: spec.gates.enough_test_rows == "block",
-    advisory=lambda spec: spec.gates.enough_test_rows == "warn",
-)
+@check("The test set is large enough to show gates.wanted_gain.", on_failure=lambda spec: spec.gates.enough_test_rows)
 def enough_test_rows(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     power = artifact.facts["power"]
     figures = {k: power[k] for k in ("test_rows", "rows_needed", "detectable_gain", "wanted_gain", "power_now")}
     return CheckResult(power["enough"] is True, power["sentence"], figures)
 
 
-@check("The measurements before training favour fine-tuning.", blocking=False, advisory=True)
+@check("The measurements before training favour fine-tuning.", on_failure="warn")
 def advised(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     advice = artifact.facts["advice"]
     return CheckResult(advice["fine_tune"] is True, advice["sentence"], {"decision": advice["decision"]})
 
 
-@check("The ladder's answer is certain.", name="answer_sure", blocking=False, advisory=True)
+@check("The ladder's answer is certain.", name="answer_sure", on_failure="warn")
 def answered(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     decision = artifact.facts["decision"]
     return CheckResult(decision in DECISIONS and decision != "undecided", artifact.facts["sentence"])
@@ -135,7 +128,7 @@ def learned(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     return CheckResult(best < first, message, {"first": first, "best": best})
 
 
-@check("Validation loss has not risen by more than 10% above its best.", blocking=False, advisory=True)
+@check("Validation loss has not risen by more than 10% above its best.", on_failure="warn")
 def not_overfitted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     """Check that the last validation loss is less than MUCH_RISE above the best one; the kept checkpoint is an earlier one."""
     evals = [row for row in artifact.facts["history"] if "eval_loss" in row]

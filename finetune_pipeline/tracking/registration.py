@@ -33,9 +33,11 @@ _DESCRIBED = ("kind", "adapter_version", "system_prompt", "max_new_tokens", "dty
 def register(tracking: Tracking, request: Mapping[str, Any], *, run_id: str, tags: Mapping[str, Any]) -> int:
     """Register a trained model as a version and give it the alias `candidate`. Returns the version.
 
+    The card becomes README.md in the model's folder; the verdict stands on the version's page, the purpose on the model's.
+
     Adapters are copied, fully trained models are not. The model folder to serve (`merged` for the kinds full and prompt, else
     `base`) is never copied, but referred to by path and digests; for a hosted model only the endpoint is stored. Registering
-    an adapter_version again returns its existing version, with updated tags.
+    an adapter_version again returns its existing version, with updated tags and texts.
 
     Args:
         request: From steps.release.release_request.
@@ -64,6 +66,12 @@ def register(tracking: Tracking, request: Mapping[str, Any], *, run_id: str, tag
         else:
             for key, value in _redacted_tags(tags).items():
                 client.set_model_version_tag(name, str(version), key, value)
+        with tempfile.TemporaryDirectory(prefix="finetune-card-") as folder:
+            readme = Path(folder) / "README.md"
+            readme.write_text(redact(request["card"]), "utf-8")
+            client.log_model_artifact(find_version(client, name, version).tags[LOGGED_MODEL], str(readme))
+        client.update_model_version(name, str(version), description=redact_field("verdict", request["verdict"]))
+        client.update_registered_model(name, description=redact_field("about", request["about"]))
         client.set_registered_model_alias(name, CANDIDATE, str(version))
         return version
 
@@ -81,21 +89,6 @@ def _weights(kind: str, merged: Path, request: Mapping[str, Any]) -> dict[str, A
         "folder": str(folder.absolute()),
         "files": files,
     }
-
-
-def store_card(tracking: Tracking, name: str, version: int, card: str, verdict: str, about: str = "") -> None:
-    """Store the model card as README.md in the registered model's folder, the verdict on the version's page, and the model's
-    purpose on the model's page.
-
-    A later call replaces the text. Raises ValueError if there is no such version.
-    """
-    with open_registry(tracking) as client, tempfile.TemporaryDirectory(prefix="finetune-card-") as folder:
-        registered = find_version(client, name, version)
-        path = Path(folder) / "README.md"
-        path.write_text(redact(card), "utf-8")
-        client.log_model_artifact(registered.tags[LOGGED_MODEL], str(path))
-        client.update_model_version(name, str(version), description=redact_field("verdict", verdict))
-        client.update_registered_model(name, description=redact_field("about", about))
 
 
 def _create(

@@ -17,6 +17,7 @@ import msgspec
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.step import SHARED
 from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.findings import Finding, FindingsError, shortened
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import served
@@ -244,12 +245,12 @@ def _registered(client: MlflowClient, name: str) -> RegisteredModel | None:
 def present_champion(task: Task, store: ArtifactStore, tracking: Tracking) -> Champion:
     """Return the model with the alias `champion`, with the system prompt and answer length of its evaluation.
 
-    Raises LookupError if there is none, if its trainer hosts it, or if its files are missing from the artifact store, and
+    Raises OutsideError if there is none, if its trainer hosts it, or if its files are missing from the artifact store, and
     FindingsError like :func:`tags_of_release`.
     """
     version = champion(tracking, task.name)
     if version is None:
-        raise LookupError(
+        raise OutsideError(
             f"{task.name} has no champion yet: `finetune run {task.name}` makes one when every gate passes"
         )
     tags = tags_of_release(tracking, task.name, version, "merged_version")
@@ -258,12 +259,12 @@ def present_champion(task: Task, store: ArtifactStore, tracking: Tracking) -> Ch
     released = [a for a in store.all_versions(task.name, "model_version") if int(a.facts["model_version"]) == version]
     if merged is None or base is None or not released:
         missing = "model" if merged is None else "base model" if base is None else "release record"
-        raise LookupError(
+        raise OutsideError(
             f"the {missing} of {task.name} version {version} is missing from {store.root}; restore it, or run "
             f"`finetune run {task.name}`"
         )
     if hosted := read_hosted(store.check(merged).folder):
-        raise LookupError(f"version {version} of {task.name}: {hosted.cannot('served from here')}")
+        raise OutsideError(f"version {version} of {task.name}: {hosted.cannot('served from here')}")
     record = read_json(store.check(released[-1]).path("model_version.json"))
     prompt, limit = record["system_prompt"], int(record["max_new_tokens"])
     model, precision = served(merged, store.check(base)), record.get("precision", "float32")

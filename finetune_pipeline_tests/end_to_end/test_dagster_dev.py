@@ -9,9 +9,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from finetune_pipeline.worker.device_lease import lease
 from finetune_pipeline_tests.dagster_dev import Dev, dagster_dev
-from finetune_pipeline_tests.unit.orchestration.jobs import environment
+from finetune_pipeline_tests.unit.orchestration.jobs import assert_ended, environment
 from finetune_pipeline_tests.unit.processes import is_running, number_in, wait_until
 
 JOB = "in_many_processes"
@@ -27,12 +26,7 @@ class Training:
             (folder / name).unlink()
 
     def runs(self) -> bool:
-        return all(is_running(pid) for pid in self.pids)
-
-    def assert_gone(self, folder: Path) -> None:
-        wait_until(lambda: not any(is_running(pid) for pid in self.pids), 60)
-        with lease(["cpu"], lambda _: folder / "locks", timeout_s=10, poll_s=0.05):
-            pass
+        return all(map(is_running, self.pids))
 
 
 @pytest.fixture
@@ -48,7 +42,7 @@ def test_a_run_is_cancelled_and_outlives_what_dies_around_it(dev: Dev, tmp_path:
     first = dev.launch(JOB)
     training = Training(tmp_path)
     assert dev.terminate(first) == "TerminateRunSuccess"
-    training.assert_gone(tmp_path)
+    assert_ended(tmp_path, *training.pids)
     wait_until(lambda: dev.status(first) == "CANCELED", 120)
     assert (tmp_path / "attempts").read_text() == "x", "a cancelled run was started again"
 
@@ -73,5 +67,5 @@ def test_a_run_is_cancelled_and_outlives_what_dies_around_it(dev: Dev, tmp_path:
         run = instance.get_run_by_id(second)
         assert run is not None and run.status == dg.DagsterRunStatus.STARTED
         instance.report_run_canceled(run)
-        training.assert_gone(tmp_path)
+        assert_ended(tmp_path, *training.pids)
     assert (tmp_path / "attempts").read_text() == "xx"

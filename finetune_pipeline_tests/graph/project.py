@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import yaml
 
@@ -17,6 +17,9 @@ from finetune_pipeline_tests import warm_workers
 from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.skilled_model import CUES, LABELS, WORDS, question
 from finetune_pipeline_tests.tiny_model import make_tiny_model
+
+if TYPE_CHECKING:
+    from finetune_pipeline.tracking.tracking import Tracking
 
 LORA = {
     "method": "lora", "epochs": 1, "batch_size": 8, "micro_batch_size": 8, "learning_rate": 0.01, "precision": "float32",
@@ -138,6 +141,12 @@ class Project:
         done = subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout
+
+    @property
+    def tracking(self) -> "Tracking":
+        from finetune_pipeline.tracking.tracking import Tracking  # takes seconds
+
+        return Tracking(tracking_uri=f"sqlite:///{self.home}/mlflow/mlflow.db")
 
     def artifact(self, step: str) -> Path:
         """The folder of the newest artifact of a step."""

@@ -32,15 +32,12 @@ from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.graph.project import Project
 from finetune_pipeline_tests.shared import copy_database
+from finetune_pipeline_tests.unit.orchestration.jobs import nothing
 
 FIRST = datetime(2026, 5, 1, 10, tzinfo=UTC).timestamp()
 DAY = 86_400
 LINE = {"timestamp": "2026-05-01T10:00:00Z", "output": "blue", "model_version": "1"}
 FAILED, SUCCEEDED, STARTED = (dg.DagsterRunStatus[name] for name in ("FAILURE", "SUCCESS", "STARTED"))
-
-
-@dg.job
-def nothing() -> None: ...
 
 
 class Automation:
@@ -275,7 +272,7 @@ def test_the_schedule_skips_with_the_reason_when_nothing_changed(world: Automati
 
     asked = tick()
     assert isinstance(asked, dg.RunRequest) and asked.run_key == "schedule-2026-05-04T03:00-first"
-    outside = release.present_inputs(task, world.resources["store"], world.tracking)
+    outside = release.present_inputs(task, world.store, world.tracking)
     step = release.PIPELINE.steps["model_version"]
     versions = release.PIPELINE.versions(task, outside, world.store)
 

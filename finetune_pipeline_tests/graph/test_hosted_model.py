@@ -12,7 +12,6 @@ import pytest
 
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.tracking import registry
-from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.graph.project import Finished, Project, install_trainer
 from finetune_pipeline_tests.openai_server import Server, openai_server
 from finetune_pipeline_tests.skilled_model import other_label, truth
@@ -79,10 +78,6 @@ class HostedProject(Project):
     def train(self, seed: int) -> tuple[int, dict[str, Any]]:
         self.write_spec(training={"trainer": "toy", "seed": seed})
         return self.run()
-
-    @property
-    def tracking(self) -> Tracking:
-        return Tracking(tracking_uri=f"sqlite:///{self.home}/mlflow/mlflow.db")
 
 
 @dataclass

@@ -79,7 +79,7 @@ def test_every_rung_answers_the_same_rows_and_reads_what_dagster_shows(climbed: 
 
 def test_the_search_keeps_to_its_calls_and_scores_a_winner_on_rows_it_never_saw(climbed: Finished) -> None:
     project, _, answer = climbed
-    facts = json.loads((project.artifact("prompt_search") / "artifact.json").read_text("utf-8"))["facts"]
+    facts = project.facts("prompt_search")
     assert len(facts["searches"]) == 2
     assert 0 < facts["calls"] == sum(of["calls"] for of in facts["searches"]) <= 112
     for of in facts["searches"]:
@@ -91,7 +91,7 @@ def test_the_search_keeps_to_its_calls_and_scores_a_winner_on_rows_it_never_saw(
 def test_the_api_model_writes_instructions_once_and_they_are_searched(climbed: Finished, api: Server) -> None:
     project, _, _ = climbed
     assert sum(map(wants_instructions, api.requests)) == 1
-    facts = json.loads((project.artifact("prompt_search") / "artifact.json").read_text("utf-8"))["facts"]
+    facts = project.facts("prompt_search")
     searched = facts["searches"][0]["rounds"][0]["scores"]
     own, _, *others = instructions(TaskSpec.model_validate(project.spec), WRITTEN)
     assert others[: len(WRITTEN)] == WRITTEN

@@ -15,7 +15,6 @@ import pytest
 
 from finetune_pipeline.evaluation.predictions import read_predictions, read_test_rows
 from finetune_pipeline.tracking import registry
-from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.graph.project import Finished, Project
 
 METHODS = ["qlora", "prefix", "prompt", "full"]
@@ -31,7 +30,6 @@ class Chain:
     the registered model said."""
 
     project: Project
-    tracking: Tracking
     folders: dict[str, dict[str, Path]] = field(default_factory=dict)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     said: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -57,11 +55,10 @@ def chain(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
     folder = tmp_path_factory.mktemp("methods")
     project = Project.continued(finished[0], folder, "training_plan", gates={"min_valid_share": 0.0})
-    tracking = Tracking(tracking_uri=f"sqlite:///{project.home}/mlflow/mlflow.db")
-    made = Chain(project, tracking)
+    tracking, made = project.tracking, Chain(project)
     with pytest.MonkeyPatch.context() as patch:
         for method in METHODS:
-            place, summary = f"sqlite:///{finished[0].home}/mlflow/mlflow.db", finished[2]
+            place, summary = finished[0].tracking.uri(), finished[2]
             if method in CHAINED:
                 project.write_spec(training=training(method))
                 code, summary = project.run()
@@ -128,7 +125,7 @@ def test_each_candidate_is_compared_with_a_champion_of_another_kind(chain: Chain
 
 def test_the_registry_tells_the_kinds_apart_and_keeps_the_weights_of_each(chain: Chain) -> None:
     for method in CHAINED:
-        tags = registry.version_tags(chain.tracking, "colours", chain.number(method))
+        tags = registry.version_tags(chain.project.tracking, "colours", chain.number(method))
         assert (tags["method"], tags["kind"]) == (method, method)
         assert tags["merged_version"] == chain.folders[method]["merged_model"].name
     records = {}

@@ -11,7 +11,6 @@ from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.data.perturbations import KINDS
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.tracking import registry
-from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.graph.project import LORA, Project, rows
 
 SECRET = "zeppelin marmalade quixotic over the old lighthouse wall"
@@ -68,7 +67,7 @@ def test_rows_that_judge_are_asked_of_every_model_and_train_none(project: Projec
 
 
 def test_a_persons_rows_are_forgotten(project: Project) -> None:
-    tracking = Tracking(tracking_uri=f"sqlite:///{project.home}/mlflow/mlflow.db")
+    tracking = project.tracking
 
     def promote(version: int) -> None:
         """Whatever the gates said of so small a model."""

@@ -96,9 +96,8 @@ def test_check_says_first_what_could_not_be_read(folder: Path, finetune: Any) ->
 def test_where_there_is_no_such_task_nothing_is_made(folder: Path, tmp_path: Path, finetune: Any) -> None:
     for command in ("run", "advise", "ladder", "versus", "automate"):
         result = finetune(command, "nope")
-        assert (
-            result.returncode == 1 and "there is no task 'nope'" in result.stderr and "`finetune init" in result.stderr
-        )
+        assert result.returncode == 1 and "there is no task 'nope'" in result.stderr
+        assert "`finetune init" in result.stderr
     assert "is not in the range 1<=x<=65535" in finetune("ui", "--dagster-port", "99999").stderr
     assert not (tmp_path / "home").exists() and "Did you mean 'check'?" in finetune("chekc", "demo").stderr
 
@@ -182,11 +181,13 @@ def test_who_may_only_read_a_home_is_told_what_is_in_it(folder: Path, tmp_path: 
         facts = json.loads(as_reader(tmp_path, "show", "demo", "--json").stdout)
         checked = json.loads(as_reader(tmp_path, "check", "demo", "--json").stdout)
         ran = as_reader(tmp_path, "run", "demo", "--stage", "data")
+        automation = json.loads(as_reader(tmp_path, "automate", "demo", "--json").stdout)["automation"]
         request = as_reader(tmp_path, "ask-data", "demo")
         elsewhere = as_reader(tmp_path, "ask-data", "demo", "--to", str(tmp_path / "requests"), "--json")
         inside = as_reader(tmp_path, "ask-data", "demo", "--to", str(tmp_path / "home" / "requests"))
     assert facts["steps"]["clean_examples"]["made"] and checked["usable"] and checked["validated"]["kept"] == 3
     assert "folder" not in checked, "what was made for it is not kept"
+    assert [row["on"] for row in automation] == [False] * 4
     assert ran.returncode == 1 and "may not be " in ran.stderr and "Traceback" not in ran.stderr
     assert request.returncode == 0 and "no file is written" in request.stdout and not request.stderr
     assert inside.returncode == 1 and "may not be " in inside.stderr, "what was asked for was not done"
@@ -216,10 +217,8 @@ def test_an_evaluation_of_another_release_is_named(
     for command in ("report", "ask-data"):
         result = finetune(command, "demo")
         assert result.returncode == 1 and "Traceback" not in result.stderr
-        assert (
-            f"{artifact} was written by another release" in result.stderr
-            and "fix: `finetune run demo`" in result.stderr
-        )
+        assert f"{artifact} was written by another release" in result.stderr
+        assert "fix: `finetune run demo`" in result.stderr
 
 
 def evaluated(root: Path, files: dict[str, str] | None = None) -> Path:
@@ -256,11 +255,8 @@ def as_reader(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A command, bound by the permissions of files, with the data and the home below `root`."""
     env = {**os.environ, "FINETUNE_DATA": str(root / "data"), "FINETUNE_HOME": str(root / "home")}
     env.pop("MLFLOW_TRACKING_URI", None)
-    command, pipes = (
-        [sys.executable, "-m", "finetune_pipeline.cli.main", *arguments],
-        {"text": True, "capture_output": True},
-    )
-    return subprocess.run(command, env=env, preexec_fn=bound_by_permissions, check=False, **pipes)  # type: ignore[call-overload,no-any-return]
+    command = [sys.executable, "-m", "finetune_pipeline.cli.main", *arguments]
+    return subprocess.run(command, env=env, preexec_fn=bound_by_permissions, text=True, capture_output=True)
 
 
 def test_a_run_that_writes_while_a_person_is_forgotten_is_told(

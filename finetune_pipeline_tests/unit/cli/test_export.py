@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from finetune_pipeline.cli import export as command
 from finetune_pipeline.cli.export import export
 from finetune_pipeline.engine.files import digest_file
-from finetune_pipeline.engine.store import ArtifactStore, Builder, ChangedArtifact
+from finetune_pipeline.engine.store import ArtifactStore, ChangedArtifact
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models import export as exported
 from finetune_pipeline.models.gguf import write_gguf
@@ -29,6 +29,7 @@ from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model
 from finetune_pipeline_tests.unit.cli.exported import TASK, add_refusal, make_store
 from finetune_pipeline_tests.unit.models.architectures import make_adapter
 from finetune_pipeline_tests.unit.models.test_soft_prompts import soft
+from finetune_pipeline_tests.unit.tracking.test_registry import register
 
 Run = Callable[..., Result]
 QUESTIONS = ["my invoice is wrong", "the app crashes", "how do I add a user"]
@@ -101,12 +102,8 @@ def test_the_folder_answers_as_the_trained_model_and_says_all(run: Run, project:
     assert config.temperature in (None, 1.0)
 
     merged = store(project).all_versions(TASK, "merged_model")[-1]
-    assert (
-        record["format"] == 1
-        and record["what"] == "model"
-        and record["method"] == "lora"
-        and record["model_version"] == 3
-    )
+    assert record["format"] == 1 and record["what"] == "model" and record["method"] == "lora"
+    assert record["model_version"] == 3
     assert record["prompt"]["control_tokens"] == ["<|endoftext|>", "<|im_end|>", "<|im_start|>"]
     assert record["prompt"]["system_prompt"] == SYSTEM and record["labels"] == LABELS
     assert record["prompt"]["chat_template_sha256"] == digest_file(project / "base/chat_template.jinja")
@@ -223,7 +220,7 @@ def test_what_answers_differently_through_llama_cpp_is_not_exported(
 
 
 def test_what_is_registered_is_exported_however_new_another_folder_is(run: Run, project: Path, tmp_path: Path) -> None:
-    from finetune_pipeline.tracking import registration, registry
+    from finetune_pipeline.tracking import registry
     from finetune_pipeline.tracking.tracking import Tracking
 
     artifacts = store(project)
@@ -232,15 +229,9 @@ def test_what_is_registered_is_exported_however_new_another_folder_is(run: Run, 
     tracking = Tracking()
     tracking.prepare()
     client = tracking.client()
-    run_id = client.create_run(client.create_experiment("demo")).info.run_id
     adapter = artifacts.all_versions(TASK, "adapter")[-1]
-    request = {
-        "name": TASK, "kind": "lora", "adapter": adapter.path("adapter"), "merged": old.folder, "base": project / "base",
-        "base_identity": {}, "adapter_version": adapter.version, "system_prompt": SYSTEM, "max_new_tokens": 6,
-        "dtype": "float32", "precision": "serving",
-    }  # fmt: skip
-    tags = {"gates": "passed", "merged_version": old.version, "adapter_version": adapter.version}
-    registration.register(tracking, request, run_id=run_id, tags=tags)
+    places = {"adapter": adapter.path("adapter"), "merged": old.folder}
+    register(tracking, project, adapter.version, name=TASK, merged_version=old.version, **places)
     newer = Path(shutil.copytree(old.folder, old.folder.with_name("f" * 16)))
     record = json.loads((newer / "artifact.json").read_text())
     (newer / "artifact.json").write_text(json.dumps({**record, "version": "f" * 16}))
@@ -256,28 +247,17 @@ def test_what_is_registered_is_exported_however_new_another_folder_is(run: Run, 
     assert not (tmp_path / "forgotten").exists()
 
 
-def test_a_changed_report_is_refused_and_named(run: Run, project: Path, tmp_path: Path) -> None:
-    artifacts = store(project)
-    inputs = {"merged_model": artifacts.all_versions(TASK, "merged_model")[-1].version}
-
-    def make(builder: Builder) -> None:
-        for name in ("evaluation.json", "gates.json"):
-            (builder.folder / name).write_text("{}")
-
-    report = artifacts.build(TASK, "evaluation_report", code_version="1", inputs=inputs, settings=None, make=make)
-    report.path("evaluation.json").write_text("[]")
-    error = run("--to", tmp_path / "out").exception
-    assert isinstance(error, ChangedArtifact) and "evaluation.json has changed" in str(error)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_flipped_byte_is_refused_and_named(run: Run, project: Path, tmp_path: Path) -> None:
-    path = store(project).all_versions(TASK, "merged_model")[-1].path("model/model.safetensors")
+@pytest.mark.parametrize(
+    ("step", "name"), [("evaluation_report", "evaluation.json"), ("merged_model", "model/model.safetensors")]
+)
+def test_a_flipped_byte_is_refused_and_named(run: Run, project: Path, tmp_path: Path, step: str, name: str) -> None:
+    add_refusal(store(project))
+    path = store(project).all_versions(TASK, step)[-1].path(name)
     flipped = bytearray(path.read_bytes())
     flipped[-1] ^= 1
     path.write_bytes(flipped)
     error = run("--to", tmp_path / "out", "--adapter").exception
-    assert isinstance(error, ChangedArtifact) and "model/model.safetensors has changed" in str(error)
+    assert isinstance(error, ChangedArtifact) and f"{name} has changed" in str(error)
     assert not (tmp_path / "out").exists()
 
 

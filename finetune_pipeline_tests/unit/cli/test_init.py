@@ -125,11 +125,8 @@ def test_try_says_what_files_are_worth_and_leaves_nothing_behind(tmp_path: Path)
     result = subprocess.run(command, env=env, text=True, capture_output=True, check=False, stdin=subprocess.DEVNULL)
     assert result.stdout.splitlines()[-1] == "False 2", result.stdout + result.stderr
     assert "59 texts are in both test.csv and train.csv" in result.stdout
-    assert (
-        "accuracy" in result.stdout
-        and "fine-tuning needs: " in result.stdout
-        and "200 more are needed" in result.stdout
-    )
+    assert "accuracy" in result.stdout and "fine-tuning needs: " in result.stdout
+    assert "200 more are needed" in result.stdout
     assert sorted(p.name for p in tmp_path.iterdir()) == ["test.csv", "tmp", "train.csv"]
     assert not list((tmp_path / "tmp").iterdir())
 
@@ -141,11 +138,8 @@ def test_what_holds_no_task_is_one_json_document_with_every_reason(tmp_path: Pat
     assert result.returncode == 1 == result.json["exit_code"] and "amount (60 values" in result.json["error"]
     assert not (tmp_path / "data").exists()
     result = finetune(command, tmp_path / "numbrs.csv", tmp_path / "other.csv")
-    assert (
-        result.returncode == 1
-        and "did you mean" in result.stderr
-        and "other.csv: the file does not exist" in result.stderr
-    )
+    assert result.returncode == 1 and "did you mean" in result.stderr
+    assert "other.csv: the file does not exist" in result.stderr
 
 
 def test_a_chat_export_ends_as_conversations(tmp_path: Path, finetune: Any) -> None:

@@ -58,21 +58,18 @@ def too_large_a_file(tmp_path: Path) -> None:
         (tmp_path / "rows.jsonl").write_bytes(b"x" * 200)
 
 
-@pytest.mark.parametrize("size", [100, 1000])
 def test_a_file_on_a_full_disk_is_named_and_no_part_of_it_is_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], size: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "pages" / "page.html"
 
-    def fault() -> None:
+    def write(size: int) -> None:
         with _files_of_at_most(100), output.writing(page):
             page.write_text("x" * size)
 
-    if size == 100:
-        fault()
-        assert page.read_text() == "x" * size
-        return
-    _ends(monkeypatch, fault)
+    write(100)
+    assert page.read_text() == "x" * 100
+    _ends(monkeypatch, lambda: write(1000))
     assert capsys.readouterr().err.startswith(f"{page} could not be written: it reached the limit of a file's size")
     assert not page.exists()
 
@@ -279,34 +276,26 @@ def test_ctrl_c_before_a_command_is_loaded_is_one_word() -> None:
     assert result.stderr == "stopped\n" and result.returncode
 
 
-def test_a_failed_step_names_its_error_once() -> None:
-    @dg.op
-    def step() -> None:
-        raise MissingInput("tickets/splits needs clean_examples")
-
-    @dg.job
-    def job() -> None:
-        step()
-
-    failures = refusals_and_failures(job.execute_in_process(raise_on_error=False))
-    assert failures == ([], [("step", "MissingInput: tickets/splits needs clean_examples")])
-
-
-def test_a_full_disk_that_only_dagster_meets_is_told_like_any_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [(MissingInput("tickets/splits needs clean_examples"), "MissingInput: tickets/splits needs clean_examples"),
+        (sqlite3.OperationalError("database or disk is full"), "the disk is full: {home} could not be written\nfix: make")],
+)  # fmt: skip
+def test_a_failed_step_names_its_error_once_and_a_full_disk_that_only_dagster_meets_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
 ) -> None:
     monkeypatch.setenv("FINETUNE_HOME", str(tmp_path))
 
     @dg.op
     def step() -> None:
-        raise sqlite3.OperationalError("database or disk is full")
+        raise error
 
     @dg.job
     def job() -> None:
         step()
 
-    _, [(_, message)] = refusals_and_failures(job.execute_in_process(raise_on_error=False))
-    assert message.startswith(f"the disk is full: {tmp_path} could not be written\nfix: make space")
+    refused, [(name, said)] = refusals_and_failures(job.execute_in_process(raise_on_error=False))
+    assert (refused, name) == ([], "step") and said.startswith(message.format(home=tmp_path))
 
 
 def _ends(monkeypatch: pytest.MonkeyPatch, fault: Callable[[], object]) -> None:

@@ -86,11 +86,8 @@ def test_a_damaged_tokenizer_is_named(make: Any, finetune: Any, tmp_path: Path) 
     make()
     (tmp_path / "base" / "tokenizer.json").write_text("{}")
     result = finetune("check", "demo")
-    assert (
-        result.returncode == 1
-        and "base/tokenizer.json is damaged" in result.stderr
-        and "fix: fetch it" in result.stderr
-    )
+    assert result.returncode == 1 and "base/tokenizer.json is damaged" in result.stderr
+    assert "fix: fetch it" in result.stderr
 
 
 def test_everything_is_told_at_once(make: Any, finetune: Any) -> None:

@@ -15,7 +15,7 @@ from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.models.architectures import make_adapter
-from finetune_pipeline_tests.unit.tracking.test_registry import new_run
+from finetune_pipeline_tests.unit.tracking.test_registry import new_run, release_request
 
 SPEC = {"name": "tickets", "description": "d", "system_prompt": "Say yes or no.", "output": {"kind": "text"}}
 
@@ -35,17 +35,12 @@ def tracking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tracking:
 
 def released(tracking: Tracking, folder: Path, number: int, **changes: Any) -> dict[str, Any]:
     """What a release of candidate `number`, with every gate passed unless changed, says."""
-    request = {
-        "name": "tickets", "kind": "lora", "method": "lora", "adapter": str(folder / "adapter"),
-        "merged": str(folder / "base"), "base": str(folder / "base"),
-        "base_identity": {"kind": "local", "base_model": "tiny"},
-        "adapter_version": f"adapter-{number}", "merged_version": f"merged-{number}",
-        "evaluation_version": f"evaluation-{number}", "dataset_version": "rows", "system_prompt": SPEC["system_prompt"],
-        "max_new_tokens": 4, "dtype": "float32", "precision": "serving", "about": "Sorts tickets.", "endpoint": None,
-        "forgotten": False, "gates_passed": True, "gates": {"beats_baseline": True}, "verdict": "better",
-        "compared_with": None, "card": f"# Card of {number}", **changes,
+    request = release_request(folder, f"adapter-{number}") | {
+        "method": "lora", "merged_version": f"merged-{number}", "evaluation_version": f"evaluation-{number}",
+        "dataset_version": "rows", "endpoint": None, "forgotten": False, "gates_passed": True,
+        "gates": {"beats_baseline": True}, "compared_with": None,
     }  # fmt: skip
-    return release(tracking, request, new_run(tracking))
+    return release(tracking, request | changes, new_run(tracking))
 
 
 def test_one_command_moves_the_champion_back_and_a_repeated_release_does_not_undo_it(

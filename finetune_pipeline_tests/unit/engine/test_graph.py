@@ -112,17 +112,17 @@ def test_rows_that_failed_stop_what_follows_and_are_asked_again(task: Task, stor
 
 
 @pytest.mark.parametrize(
-    ("blocking", "advisory", "warns", "made"),
+    ("on_failure", "warns", "made"),
     [
-        (True, False, False, False),
-        (lambda spec: spec.split.seed == 0, False, False, False),
-        (False, False, False, True),
-        (True, True, False, True),
-        (True, False, True, True),
+        ("block", False, False),
+        (lambda spec: "fail" if spec.split.seed else "block", False, False),
+        ("fail", False, True),
+        ("warn", False, True),
+        ("block", True, True),
     ],
 )
-def test_a_failed_blocking_check_stops_the_steps_that_come_after(task, store, blocking, advisory, warns, made) -> None:
-    check = Check("good", "d", lambda artifact, spec: CheckResult(False, "too bad", warns=warns), blocking, advisory)
+def test_a_failed_blocking_check_stops_the_steps_that_come_after(task, store, on_failure, warns, made) -> None:
+    check = Check("good", "d", lambda artifact, spec: CheckResult(False, "too bad", warns=warns), on_failure)
     g = Graph([step("judged", checks=(check,)), step("next", after=("judged",))])
     g.run("judged", task, WORLD, store)
     if made:
@@ -137,11 +137,9 @@ def test_a_view_is_the_artifact_it_shows_and_what_a_step_opened_is_on_record(tas
     def read(context: StepContext) -> dict[str, Any]:
         return {"from": context.inputs["half"].folder.name}
 
-    whole_step, half_step = (
-        step("whole", settings=lambda s, w: w.raw),
-        Step("half", "data", "d", view_of="whole", split="train"),
-    )
-    g = Graph([whole_step, half_step, step("other"), step("reader", read, needs=("half", "other"))])
+    half_step = Step("half", "data", "d", view_of="whole", split="train")
+    readers = [step("other"), step("reader", read, needs=("half", "other"))]
+    g = Graph([step("whole", settings=lambda s, w: w.raw), half_step, *readers])
     artifacts = g.run_to("reader", task, WORLD, store)
     versions = g.versions(task, WORLD, store)
     assert versions["half"] == versions["whole"] == artifacts["half"].version == artifacts["reader"].facts["from"]

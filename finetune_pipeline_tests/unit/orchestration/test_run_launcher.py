@@ -106,19 +106,6 @@ def test_a_run_whose_code_server_was_killed_with_it_is_ended_and_frees_its_slot(
     launched.assert_nothing_left()
 
 
-def test_another_process_with_the_number_and_a_parents_tags_are_not_taken_for_the_runs_own() -> None:
-    @dg.job
-    def nothing() -> None: ...
-
-    tags = {"finetune/pid": str(os.getpid()), "finetune/process_started": "1.00"}
-    with dg.DagsterInstance.ephemeral() as instance:
-        killed = instance.create_run_for_job(nothing, tags=tags, status=dg.DagsterRunStatus.STARTED)
-        assert is_abandoned(instance, killed), "another process has its number now"
-        parent = {"parent_run_id": killed.run_id, "root_run_id": killed.run_id}
-        again = instance.create_run_for_job(nothing, tags=tags, status=dg.DagsterRunStatus.STARTED, **parent)
-        assert not is_abandoned(instance, again), "these are the tags of the run that it repeats"
-
-
 def test_a_zombie_has_ended() -> None:
     with subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.read() == b""

@@ -14,10 +14,10 @@ from finetune_pipeline.data.examples import SPLIT_FILES, Example, write_examples
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore, Builder
+from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.production import forget as module
 from finetune_pipeline.production.forget import forget
 from finetune_pipeline.production.intake import ingest_new_lines, log_store
-from finetune_pipeline.production.log_erasure import StillWritten
 from finetune_pipeline.serving.service import LogWriter
 from finetune_pipeline.spec import Task, TaskSpec
 
@@ -105,12 +105,12 @@ def test_a_file_that_is_still_written_is_refused_and_what_to_do_is_said(task: Ta
     with (logs / "a.jsonl").open("ab", buffering=0) as live:
         live.write(line(2, "ann") + line(3, "bob"))
         settle(task)
-        with pytest.raises(StillWritten, match=rf"a.jsonl: process {os.getpid()} .*has it open\nfix: rotate"):
+        with pytest.raises(OutsideError, match=rf"a.jsonl: process {os.getpid()} .*has it open\nfix: rotate"):
             forget(task, store, users=["ann"])
         assert b"ann" in everything(logs), "nothing is half done"
         (logs / "a.jsonl").rename(logs / "a.jsonl.1")
         live.write(line(4, "ann"))
-    with pytest.raises(StillWritten, match="a.jsonl.1: it changed [0-9]+ s ago"):
+    with pytest.raises(OutsideError, match="a.jsonl.1: it changed [0-9]+ s ago"):
         forget(task, store, users=["ann"])
     settle(task)
     assert forget(task, store, users=["ann"]).lines == 3
@@ -259,7 +259,7 @@ def test_nothing_is_removed_while_a_run_makes_something(task: Task, store: Artif
     run = made_of(task, store, ["row-0001"])
 
     def asks(_: Path) -> None:
-        with pytest.raises(StillWritten, match="a run of demo is making advice-[0-9a-f]{16}\nfix: wait for it"):
+        with pytest.raises(OutsideError, match="a run of demo is making advice-[0-9a-f]{16}\nfix: wait for it"):
             forget(task, store, users=["ann"])
 
     made(task, store, "advice", {}, asks)

@@ -60,10 +60,8 @@ def run(folder: Path, store: ArtifactStore) -> tuple[Mapping[str, Any], list[Che
     """(facts of the splits, answers of the checks that stop the run) of the data stage."""
     task = load_task(folder)
     artifacts = PIPELINE.run_to("splits", task, collect_run_inputs(task, None, store), store)
-    results = [
-        (check.ask(artifacts[step], task.spec), check.blocks(task.spec)) for step, check in CHECKS if step in artifacts
-    ]
-    return artifacts["splits"].facts, [a for a, blocks in results if blocks and not a.passed and not a.warns]
+    results = [check.holds_back(artifacts[step], task.spec) for step, check in CHECKS if step in artifacts]
+    return artifacts["splits"].facts, [result for result in results if result]
 
 
 @pytest.fixture(scope="module")

@@ -145,8 +145,8 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
         [{"forgotten": True}, {"forgotten": None}]),
     ("model_version", "aliases_consistent"): ({"candidate": 3, "model_version": 3, "promoted": True,
         "gates_passed": True, "champion": 3}, [{"gates_passed": False}, {"candidate": 2}]),
-    ("model_version", "champion_serves_well"): ({"raised": False, "sentence": "as good as before", "figures": {"rows": 60}},
-        [{"raised": True}, {"raised": None}]),
+    ("model_version", "champion_serves_well"): ({"passed": True, "message": "as good as before", "figures": {"rows": 60}},
+        [{"passed": False}, {"passed": None}]),
     ("ladder", "answer_sure"): ({"decision": "larger_model", "sentence": "s"},
         [{"decision": "undecided"}, {"decision": None, "sentence": None}]),
     ("drift_report", "no_drift"): ({"drifted": [], "sentence": "s"}, [{"drifted": ["label_mix"]}]),
@@ -224,14 +224,15 @@ def test_no_personal_data(spec: TaskSpec, tmp_path: Path) -> None:
     for text, clean in (("order 48210 since 2026-03-04, at [EMAIL_1]", True), ("reach me at ann@shop.example", False)):
         folder = write_validated(tmp_path / str(clean), [replace(example(text), id=f"{1:016x}")])
         assert check.ask(artifact({"kept": 1}, folder), spec).passed is clean
-    assert check.blocks(spec) and not check.blocks(parse_spec(yaml.safe_dump({**SPEC, "data": {"scrub": "warn"}})))
+    lowered = parse_spec(yaml.safe_dump({**SPEC, "data": {"scrub": "warn"}}))
+    assert (check.action(spec), check.action(lowered)) == ("block", "fail")
 
 
 @pytest.mark.parametrize("name", ["learnable", "worth_training", "enough_test_rows"])
 def test_what_may_be_lowered_to_a_warning_blocks_or_warns(name: str) -> None:
     check = find("advice", name)
     lowered, raised = (parse_spec(yaml.safe_dump({**SPEC, "gates": {name: action}})) for action in ("warn", "block"))
-    assert check.blocks(raised) and not check.warns(raised) and check.warns(lowered) and not check.blocks(lowered)
+    assert (check.action(raised), check.action(lowered)) == ("block", "warn")
 
 
 @pytest.mark.parametrize(

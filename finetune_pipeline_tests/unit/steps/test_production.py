@@ -13,7 +13,7 @@ from finetune_pipeline.engine.graph import MissingInput
 from finetune_pipeline.engine.step import RunInputs, StepContext, no_tool
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
 from finetune_pipeline.evaluation.predictions import write_predictions
-from finetune_pipeline.production.used_rows import rows_of_data, used_rows
+from finetune_pipeline.production.used_rows import rows_of_data
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.production import make_drift_report, make_retraining_decision
 from finetune_pipeline_tests.unit.evaluation.rows import row
@@ -110,6 +110,6 @@ def test_without_the_champions_data_nothing_is_judged(stage: Stage) -> None:
 
 def test_rows_are_used_once_a_candidate_was_made_from_them(stage: Stage) -> None:
     expected = {e.id for e in stage.examples[:USED]}
-    assert used_rows(stage.store, "demo") == expected
+    assert rows_of_data(stage.store, "demo") == expected
     assert rows_of_data(stage.store, "demo", stage.splits.version) == expected
     assert rows_of_data(stage.store, "demo", "other") == set()

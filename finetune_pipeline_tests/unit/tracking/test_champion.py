@@ -8,7 +8,6 @@ import signal
 import subprocess
 import urllib.request
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,17 +15,16 @@ import pytest
 from finetune_pipeline.cli.judged import find_source
 from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
+from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.orchestration.release import present_inputs
-from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.spec import Task, load_task
-from finetune_pipeline.tracking import registration, registry
+from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.registry import present_champion
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.graph.project import Project
 from finetune_pipeline_tests.tiny_model import make_tiny_model
-
-PROMPT = "The prompt of training."
+from finetune_pipeline_tests.unit.tracking.test_registry import PROMPT, register
 
 
 def model_artifact(store: ArtifactStore, task: str, step: str, base: Path, inputs: dict, settings: Any) -> Artifact:
@@ -42,15 +40,10 @@ def release(store: ArtifactStore, tracking: Tracking, base: Path, adapter: str) 
     """What the release stage leaves behind for a fully trained model."""
     origin = model_artifact(store, "shared", "base_model", base, {}, 0)
     merged = model_artifact(store, "colours", "merged_model", base, {"base_model": origin.version}, adapter)
-    run = SimpleNamespace(run_id=adapter, job_name="everything", root_run_id=None, tags={})
-    with tracking.step(SimpleNamespace(run=run, retry_number=0), "colours", "model_version", adapter) as step:
-        request = {
-            "name": "colours", "kind": "full", "adapter": merged.folder, "merged": merged.folder, "base": origin.folder,
-            "base_identity": {"base_model": "tiny"}, "adapter_version": adapter, "system_prompt": PROMPT,
-            "max_new_tokens": 5, "dtype": "float32", "precision": "serving",
-        }  # fmt: skip
-        tags = {"gates": "passed", "merged_version": merged.version, "dataset_version": "d"}
-        version = registration.register(tracking, request, run_id=step.run_id, tags=tags)
+    version = register(
+        tracking, base, adapter, name="colours", kind="full", adapter=merged.folder, merged=merged.folder,
+        base=origin.folder, merged_version=merged.version, dataset_version="d",
+    )  # fmt: skip
 
     def make(builder: Builder) -> None:
         write_json(builder.folder / "model_version.json", {"system_prompt": PROMPT, "max_new_tokens": 5})
@@ -68,8 +61,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 def opened(project: Project) -> tuple[Task, ArtifactStore, Tracking]:
-    tracking = Tracking(tracking_uri=f"sqlite:///{project.home}/mlflow/mlflow.db")
-    return load_task(project.folder), ArtifactStore(project.home / "artifacts"), tracking
+    return load_task(project.folder), ArtifactStore(project.home / "artifacts"), project.tracking
 
 
 def test_the_champion_is_found_and_served_until_another_takes_its_place(project: Project) -> None:
@@ -112,7 +104,7 @@ def test_the_champion_is_found_and_served_until_another_takes_its_place(project:
 def test_a_champion_whose_files_are_gone_is_told(project: Project) -> None:
     task, store, tracking = opened(project)
     shutil.move(store.root / "colours" / "merged_model", project.root / "away")
-    with pytest.raises(LookupError, match="model of colours version 2 is missing"):
+    with pytest.raises(OutsideError, match="model of colours version 2 is missing"):
         present_champion(task, store, tracking)
 
 
@@ -126,7 +118,7 @@ def test_an_alias_on_a_version_of_somebody_else_is_told(project: Project, monkey
     client.set_registered_model_alias("colours", "champion", version)
     for ask in (
         lambda: present_champion(task, store, tracking),
-        lambda: present_inputs(task, Store(), tracking),
+        lambda: present_inputs(task, store, tracking),
         lambda: find_source(task, store, "champion", "exported"),
     ):
         with pytest.raises(FindingsError, match=rf"version {version} was not registered by a run.*no tag.*merged_ver"):

@@ -1,12 +1,10 @@
 import contextlib
-import http.server
 import json
 import os
 import shutil
 import sqlite3
 import subprocess
 from pathlib import Path
-from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +16,7 @@ from finetune_pipeline.tracking.mlflow_store import TrackingError, redact, redac
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests import warm_workers
 from finetune_pipeline_tests.dagster_dev import reserved_port
+from finetune_pipeline_tests.service_server import Reply, Request, ServiceServer, serving
 from finetune_pipeline_tests.unit.processes import wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -168,25 +167,16 @@ def test_what_answers_unlike_mlflow_is_told_in_a_sentence(
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
-    class Answer(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body.encode())
+    class Odd(ServiceServer):
+        key = None
 
-        do_POST = do_GET
+        def answer(self, request: Request) -> Reply:
+            return Reply(body.encode(), status)
 
-        def log_message(self, *_: object) -> None: ...
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        uri = f"http://127.0.0.1:{server.server_port}"
-        with pytest.raises(TrackingError) as caught:
-            Tracking(tracking_uri=uri, folder=str(tmp_path)).prepare()
-        server.shutdown()
-    assert str(caught.value).startswith(f"MLflow at {uri} ") and message in str(caught.value)
+    server = Odd()
+    with serving(server), pytest.raises(TrackingError) as caught:
+        Tracking(tracking_uri=server.address, folder=str(tmp_path)).prepare()
+    assert str(caught.value).startswith(f"MLflow at {server.address} ") and message in str(caught.value)
 
 
 def test_rows_are_looked_up_without_mlflow_and_nothing_is_made(tmp_path: Path) -> None:
