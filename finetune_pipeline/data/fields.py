@@ -17,14 +17,12 @@ from finetune_pipeline.data.formats.base import OPTIONAL
 from finetune_pipeline.data.formats.tool_calls import as_json_text, unpacked
 from finetune_pipeline.data.quoting import key_name, keys_shown, quoted, row_finding
 from finetune_pipeline.findings import Finding
-from finetune_pipeline.spec.data import FieldsSpec
 from finetune_pipeline.spec.model import TaskSpec
 
 CONTENT = ("messages", "text", "label", "prompt", "completion", "instruction", "input", "output")
 """The fields that locate a row's texts."""
 ROW_KEYS = frozenset({*OPTIONAL, *(key for form in FORMATS.values() for key in form.row_keys)})
 """Keys of the known formats."""
-_BESIDES = ("system", "tools", "id", "group", "origin", "generator", "time", "tags")
 _AS_TEXT = ("id", "group", "generator")
 _LITERAL = re.compile(r"=\s*(?:'([^']*)'|\"([^\"]*)\")\s*")
 EXPRESSION_ERRORS = (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError, ArithmeticError)
@@ -215,12 +213,13 @@ def _compile(values: tuple[tuple[str, str], ...]) -> Mapping:
 
 def mapping_of(spec: TaskSpec) -> Mapping | None:
     """Return the compiled mapping of a spec, None if it declares none. Raises ValueError for an invalid expression."""
-    values = _declared(spec.data.fields, ("each", *CONTENT, *_BESIDES))
-    return _compile(values) if values else None
+    values = _declared(spec)
+    return _compile(tuple(values.items())) if values else None
 
 
-def _declared(fields: FieldsSpec, names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    return tuple((name, value) for name in names if (value := getattr(fields, name)) is not None)
+def _declared(spec: TaskSpec) -> dict[str, str]:
+    """Return the expressions that read a row, by field."""
+    return spec.data.fields.model_dump(exclude={"rows"}, exclude_none=True)
 
 
 def check_fields(spec: TaskSpec) -> list[Finding]:
@@ -231,7 +230,7 @@ def check_fields(spec: TaskSpec) -> list[Finding]:
     def add(name: str, message: str, fix: str, rule: str = "fields") -> None:
         findings.append(Finding(f"spec.{rule}", "error", f"task.yaml: data.{name}", message, fix))
 
-    for name, expression in _declared(data.fields, ("rows", "each", *CONTENT, *_BESIDES)):
+    for name, expression in data.fields.model_dump(exclude_none=True).items():
         try:
             compile_expression(expression)
         except EXPRESSION_ERRORS as error:
@@ -244,7 +243,7 @@ def check_fields(spec: TaskSpec) -> list[Finding]:
         near = get_close_matches(data.format, [*FORMATS], 1, 0.5)
         fix = f"did you mean {near[0]!r}?" if near else f"use auto or one of {', '.join(FORMATS)}"
         add("format", f"{data.format!r} is not a known raw format", fix, "format")
-    declared = {name for name, _ in _declared(data.fields, CONTENT)}
+    declared = _declared(spec).keys() & set(CONTENT)
     forms = [name for name, form in FORMATS.items() if declared & set(form.fields)]
     ways = "; or ".join(" and ".join(f"`{n}`" for n in form.fields) for form in FORMATS.values() if form.fields)
     if len(forms) > 1:
@@ -267,7 +266,7 @@ def _is_text_encoding(name: str) -> bool:
 def named_in_fields(spec: TaskSpec) -> frozenset[str]:
     """Return every name that the expressions in ``data.fields`` read. Invalid expressions are skipped."""
     names: set[str] = set()
-    for _, expression in _declared(spec.data.fields, ("each", *CONTENT, *_BESIDES)):
+    for expression in _declared(spec).values():
         with suppress(*EXPRESSION_ERRORS):
             names |= compile_expression(expression)[1] or set()
     return frozenset(names)

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -112,24 +112,23 @@ def _sample_of_prompts(source: Path) -> Iterator[str]:
                 yield decode_examples(line, str(source))[0].user_text
 
 
-def _word_counts(rows: Path) -> Counter[str]:
-    """Count the distinct prompts with each word."""
-    prompts = {exact_form(text) for text in _sample_of_prompts(rows)}
-    return Counter(word for text in prompts for word in words_of(text))
-
-
 def _resolve(table: RowTable, spec: TaskSpec) -> tuple[list[dict[str, Any]], list[tuple[Example, Finding]]]:
     """Resolve every cluster and write the states into the table. Returns (lines of duplicates.jsonl, contradicting rows with
     their findings), in the order of rows."""
     repeats: dict[int, dict[str, Any]] = {}
     contradictions: dict[int, tuple[Example, Finding]] = {}
     resolved = 0
-    counts = cache(partial(_word_counts, table.path))  # few sets need them
+
+    @cache  # few sets need it
+    def prompts_with() -> Counter[str]:
+        prompts = {exact_form(text) for text in _sample_of_prompts(table.path)}
+        return Counter(word for text in prompts for word in words_of(text))
+
     for batch in _clusters_of_several(table.rows["cluster"], np.flatnonzero(table.rows["state"] == KEPT)):
         examples = iter(table.fetch(np.concatenate(batch)))
         for members in batch:
             rows = [next(examples) for _ in members]
-            resolution = Resolution(rows, spec, lambda word: counts()[word] >= _KNOWN_FROM)
+            resolution = Resolution(rows, spec, lambda word: prompts_with()[word] >= _KNOWN_FROM)
             table.rows["state"][members] = resolution.states
             contradictions |= {int(members[i]): (rows[i], finding) for i, finding in resolution.contradictions}
             for i, (place, similarity) in resolution.repeats.items():
