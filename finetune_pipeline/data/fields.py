@@ -9,8 +9,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from difflib import get_close_matches
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
+
+import jmespath
+from jmespath.functions import Functions, signature
+from jmespath.visitor import TreeInterpreter
 
 from finetune_pipeline.data.formats import FORMATS
 from finetune_pipeline.data.formats.base import OPTIONAL
@@ -117,43 +121,29 @@ def compile_expression(expression: str) -> tuple[Getter, frozenset[str] | None]:
             raise ValueError("`=` must be followed by quoted text: ='text'")
         fixed = literal[1] if literal[1] is not None else literal[2]
         return lambda row, file, key: fixed, frozenset()
-    import jmespath
-
     if not text:
         raise ValueError("the expression is empty")
     parsed = jmespath.compile(text).parsed  # its ParseError is a ValueError
-    roots, unpacking, interpreter = _roots(parsed), _with_unpacking(parsed), _interpreter()
-    return lambda row, file, key: interpreter.visit(unpacking, row), roots
+    roots, unpacking = _roots(parsed), _with_unpacking(parsed)
+    return lambda row, file, key: _INTERPRETER.visit(unpacking, row), roots
 
 
-@cache
-def _functions() -> Any:
-    from jmespath.functions import Functions, signature
+class _OwnFunctions(Functions):  # type: ignore[misc]
+    @signature({"types": []})  # type: ignore[untyped-decorator]
+    def _func_to_string(self, value: Any) -> str:
+        return as_json_text(value)  # JMESPath's own writes é as \u00e9, which a model would learn
 
-    class OwnFunctions(Functions):  # type: ignore[misc]
-        @signature({"types": []})  # type: ignore[untyped-decorator]
-        def _func_to_string(self, value: Any) -> str:
-            return as_json_text(value)  # JMESPath's own writes é as \u00e9, which a model would learn
-
-        @signature({"types": ["string"]}, {"types": ["string"]})  # type: ignore[untyped-decorator]
-        def _func_split(self, text: str, mark: str) -> list[str]:
-            return [part.strip() for part in text.split(mark) if part.strip()]
-
-    return OwnFunctions
+    @signature({"types": ["string"]}, {"types": ["string"]})  # type: ignore[untyped-decorator]
+    def _func_split(self, text: str, mark: str) -> list[str]:
+        return [part.strip() for part in text.split(mark) if part.strip()]
 
 
-@cache
-def _interpreter() -> Any:
-    from jmespath import Options
-    from jmespath.visitor import TreeInterpreter
-
-    class Interpreter(TreeInterpreter):  # type: ignore[misc]
-        def visit_unpacked(self, node: dict[str, Any], value: Any) -> Any:
-            return unpacked(self.visit(node["children"][0], value))
-
-    return Interpreter(Options(custom_functions=_functions()()))
+class _Interpreter(TreeInterpreter):  # type: ignore[misc]
+    def visit_unpacked(self, node: dict[str, Any], value: Any) -> Any:
+        return unpacked(self.visit(node["children"][0], value))
 
 
+_INTERPRETER = _Interpreter(jmespath.Options(custom_functions=_OwnFunctions()))
 _CHAIN = "subexpression index_expression projection value_projection filter_projection flatten pipe".split()
 """Nodes whose first child reads the row and whose other children read the first one's result."""
 
@@ -171,7 +161,7 @@ def _roots(node: dict[str, Any]) -> frozenset[str] | None:
     """Return the keys of the row that an expression reads, or None for the whole row. Raises ValueError for an unknown
     function, which JMESPath itself would report only at the first row."""
     kind = node.get("type")
-    if kind == "function_expression" and node["value"] not in _functions().FUNCTION_TABLE:
+    if kind == "function_expression" and node["value"] not in _OwnFunctions.FUNCTION_TABLE:
         raise ValueError(f"there is no function {node['value']!r}")
     names = frozenset([node["value"]] if kind == "field" else ())
     everything = kind == "current"
@@ -185,8 +175,6 @@ def _roots(node: dict[str, Any]) -> frozenset[str] | None:
 
 def plain_path(expression: str) -> list[str] | None:
     """Return the keys of a plain path ``a.b.c`` (or ``a.b.c[]``); None for any other expression."""
-    import jmespath
-
     keys: list[str] = []
     nodes = [jmespath.compile(expression.strip().removesuffix("[]")).parsed]
     while nodes:

@@ -5,7 +5,6 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.outputs import Section, Share
 
 _LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -43,18 +42,6 @@ def address_problem(url: str) -> tuple[str, str] | None:
         fix = "put the key into an environment variable and set key_variable to its name"
         return "the address contains credentials", fix
     return None
-
-
-def address_findings(rule: str, key: str, url: str, texts: str, private: bool) -> list[Finding]:
-    """Return findings about the address at a key of task.yaml. texts: the texts sent there; private: whether they must stay."""
-    place = f"task.yaml: {key}.url"
-    if problem := address_problem(url):
-        return [Finding(f"spec.{rule}", "error", place, *problem)]
-    if is_local(url):
-        return []
-    message = f"{texts} are sent to {urlsplit(url).hostname}"
-    fix = "serve the model on this machine if they must not leave it"
-    return [Finding(f"spec.{rule}", "error" if private else "note", place, message, fix)]
 
 
 class ApiModelSpec(ChatEndpointSpec):

@@ -73,7 +73,7 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 def _section_at(path: tuple[Any, ...]) -> type[BaseModel] | None:
     """Return the section class at a validation error's path, to suggest the nearest key."""
-    section: Any = TaskSpec
+    section: type[BaseModel] | None = TaskSpec
     if path[:1] == ("output",):  # followed by its kind
         section, path = _OUTPUTS.get(path[1] if len(path) > 1 else None), path[2:]
     for part in path:
