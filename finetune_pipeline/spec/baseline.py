@@ -34,10 +34,13 @@ def is_local(url: str) -> bool:
 
 def address_problem(url: str) -> tuple[str, str] | None:
     """Return (the problem of an address, what to do), or None."""
-    parts = urlsplit(url)
+    fix = "write https://…, or http://127.0.0.1:PORT/v1"
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        return f"{url!r} is no address: {error}", fix
     if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and is_local(url))):
-        message = f"{url!r} is neither https nor on this machine: texts and the key would be sent unencrypted"
-        return message, "write https://…, or http://127.0.0.1:PORT/v1"
+        return f"{url!r} is neither https nor on this machine: texts and the key would be sent unencrypted", fix
     if parts.username or parts.password:
         fix = "put the key into an environment variable and set key_variable to its name"
         return "the address contains credentials", fix

@@ -4,8 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, StringConstraints
-from pydantic_core import CoreSchema
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 Label = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -64,14 +63,11 @@ METRICS: dict[str, tuple[str, ...]] = {}
 DEFAULT_METRICS = {"labels": "accuracy", "json": "exact", "text": "rougeLsum"}
 
 
-class _KnownMetric:
-    """Lists the registered metrics in the JSON schema."""
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {**handler(schema), **({"enum": sorted(METRICS)} if METRICS else {})}
+def _list_metrics(schema: dict[str, Any]) -> None:
+    schema |= {"enum": sorted(METRICS)} if METRICS else {}
 
 
-Metric = Annotated[str, _KnownMetric()]
+Metric = Annotated[str, Field(json_schema_extra=_list_metrics)]
 
 
 def default_metric(output: AnyOutput) -> str:
