@@ -79,15 +79,6 @@ def test_pairs_just_at_the_threshold_are_candidates(threshold: float, shared: in
     assert len(hits) < 1.2 * count
 
 
-def test_boilerplate_is_left_out() -> None:
-    preamble = "You are a careful assistant of a bank. Answer the following question in one short sentence.\n"
-    asked = ("Where is the branch?", "How do I pay a bill?", "how do I pay a bill", "My card is gone")
-    texts = [preamble + text for text in asked]
-    assert len(set(near_duplicate_clusters(texts, 0.7).tolist())) < 3
-    forms = loose_forms(texts, Boilerplate((preamble,)))
-    assert candidate_pairs(sketch(forms, 0.7), 0.7).tolist() == [[1, 2]]
-
-
 def test_similarity_is_the_jaccard_of_character_5_grams() -> None:
     assert similarity("abcdef", "abcdeg") == pytest.approx(1 / 3)
     assert similarity("日本語のテキスト", "日本語のテキストです") == pytest.approx(4 / 6)
