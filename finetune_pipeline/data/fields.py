@@ -9,22 +9,24 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from difflib import get_close_matches
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
+
+import jmespath
+from jmespath.functions import Functions, signature
+from jmespath.visitor import TreeInterpreter
 
 from finetune_pipeline.data.formats import FORMATS
 from finetune_pipeline.data.formats.base import OPTIONAL
 from finetune_pipeline.data.formats.tool_calls import as_json_text, unpacked
 from finetune_pipeline.data.quoting import key_name, keys_shown, quoted, row_finding
 from finetune_pipeline.findings import Finding
-from finetune_pipeline.spec.data import FieldsSpec
 from finetune_pipeline.spec.model import TaskSpec
 
 CONTENT = ("messages", "text", "label", "prompt", "completion", "instruction", "input", "output")
 """The fields that locate a row's texts."""
 ROW_KEYS = frozenset({*OPTIONAL, *(key for form in FORMATS.values() for key in form.row_keys)})
 """Keys of the known formats."""
-_BESIDES = ("system", "tools", "id", "group", "origin", "generator", "time", "tags")
 _AS_TEXT = ("id", "group", "generator")
 _LITERAL = re.compile(r"=\s*(?:'([^']*)'|\"([^\"]*)\")\s*")
 EXPRESSION_ERRORS = (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError, ArithmeticError)
@@ -119,43 +121,29 @@ def compile_expression(expression: str) -> tuple[Getter, frozenset[str] | None]:
             raise ValueError("`=` must be followed by quoted text: ='text'")
         fixed = literal[1] if literal[1] is not None else literal[2]
         return lambda row, file, key: fixed, frozenset()
-    import jmespath
-
     if not text:
         raise ValueError("the expression is empty")
     parsed = jmespath.compile(text).parsed  # its ParseError is a ValueError
-    roots, unpacking, interpreter = _roots(parsed), _with_unpacking(parsed), _interpreter()
-    return lambda row, file, key: interpreter.visit(unpacking, row), roots
+    roots, unpacking = _roots(parsed), _with_unpacking(parsed)
+    return lambda row, file, key: _INTERPRETER.visit(unpacking, row), roots
 
 
-@cache
-def _functions() -> Any:
-    from jmespath.functions import Functions, signature
+class _OwnFunctions(Functions):  # type: ignore[misc]
+    @signature({"types": []})  # type: ignore[untyped-decorator]
+    def _func_to_string(self, value: Any) -> str:
+        return as_json_text(value)  # JMESPath's own writes é as \u00e9, which a model would learn
 
-    class OwnFunctions(Functions):  # type: ignore[misc]
-        @signature({"types": []})  # type: ignore[untyped-decorator]
-        def _func_to_string(self, value: Any) -> str:
-            return as_json_text(value)  # JMESPath's own writes é as \u00e9, which a model would learn
-
-        @signature({"types": ["string"]}, {"types": ["string"]})  # type: ignore[untyped-decorator]
-        def _func_split(self, text: str, mark: str) -> list[str]:
-            return [part.strip() for part in text.split(mark) if part.strip()]
-
-    return OwnFunctions
+    @signature({"types": ["string"]}, {"types": ["string"]})  # type: ignore[untyped-decorator]
+    def _func_split(self, text: str, mark: str) -> list[str]:
+        return [part.strip() for part in text.split(mark) if part.strip()]
 
 
-@cache
-def _interpreter() -> Any:
-    from jmespath import Options
-    from jmespath.visitor import TreeInterpreter
-
-    class Interpreter(TreeInterpreter):  # type: ignore[misc]
-        def visit_unpacked(self, node: dict[str, Any], value: Any) -> Any:
-            return unpacked(self.visit(node["children"][0], value))
-
-    return Interpreter(Options(custom_functions=_functions()()))
+class _Interpreter(TreeInterpreter):  # type: ignore[misc]
+    def visit_unpacked(self, node: dict[str, Any], value: Any) -> Any:
+        return unpacked(self.visit(node["children"][0], value))
 
 
+_INTERPRETER = _Interpreter(jmespath.Options(custom_functions=_OwnFunctions()))
 _CHAIN = "subexpression index_expression projection value_projection filter_projection flatten pipe".split()
 """Nodes whose first child reads the row and whose other children read the first one's result."""
 
@@ -173,7 +161,7 @@ def _roots(node: dict[str, Any]) -> frozenset[str] | None:
     """Return the keys of the row that an expression reads, or None for the whole row. Raises ValueError for an unknown
     function, which JMESPath itself would report only at the first row."""
     kind = node.get("type")
-    if kind == "function_expression" and node["value"] not in _functions().FUNCTION_TABLE:
+    if kind == "function_expression" and node["value"] not in _OwnFunctions.FUNCTION_TABLE:
         raise ValueError(f"there is no function {node['value']!r}")
     names = frozenset([node["value"]] if kind == "field" else ())
     everything = kind == "current"
@@ -187,8 +175,6 @@ def _roots(node: dict[str, Any]) -> frozenset[str] | None:
 
 def plain_path(expression: str) -> list[str] | None:
     """Return the keys of a plain path ``a.b.c`` (or ``a.b.c[]``); None for any other expression."""
-    import jmespath
-
     keys: list[str] = []
     nodes = [jmespath.compile(expression.strip().removesuffix("[]")).parsed]
     while nodes:
@@ -215,12 +201,13 @@ def _compile(values: tuple[tuple[str, str], ...]) -> Mapping:
 
 def mapping_of(spec: TaskSpec) -> Mapping | None:
     """Return the compiled mapping of a spec, None if it declares none. Raises ValueError for an invalid expression."""
-    values = _declared(spec.data.fields, ("each", *CONTENT, *_BESIDES))
-    return _compile(values) if values else None
+    values = _declared(spec)
+    return _compile(tuple(values.items())) if values else None
 
 
-def _declared(fields: FieldsSpec, names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    return tuple((name, value) for name in names if (value := getattr(fields, name)) is not None)
+def _declared(spec: TaskSpec) -> dict[str, str]:
+    """Return the expressions that read a row, by field."""
+    return spec.data.fields.model_dump(exclude={"rows"}, exclude_none=True)
 
 
 def check_fields(spec: TaskSpec) -> list[Finding]:
@@ -231,7 +218,7 @@ def check_fields(spec: TaskSpec) -> list[Finding]:
     def add(name: str, message: str, fix: str, rule: str = "fields") -> None:
         findings.append(Finding(f"spec.{rule}", "error", f"task.yaml: data.{name}", message, fix))
 
-    for name, expression in _declared(data.fields, ("rows", "each", *CONTENT, *_BESIDES)):
+    for name, expression in data.fields.model_dump(exclude_none=True).items():
         try:
             compile_expression(expression)
         except EXPRESSION_ERRORS as error:
@@ -244,7 +231,7 @@ def check_fields(spec: TaskSpec) -> list[Finding]:
         near = get_close_matches(data.format, [*FORMATS], 1, 0.5)
         fix = f"did you mean {near[0]!r}?" if near else f"use auto or one of {', '.join(FORMATS)}"
         add("format", f"{data.format!r} is not a known raw format", fix, "format")
-    declared = {name for name, _ in _declared(data.fields, CONTENT)}
+    declared = _declared(spec).keys() & set(CONTENT)
     forms = [name for name, form in FORMATS.items() if declared & set(form.fields)]
     ways = "; or ".join(" and ".join(f"`{n}`" for n in form.fields) for form in FORMATS.values() if form.fields)
     if len(forms) > 1:
@@ -267,7 +254,7 @@ def _is_text_encoding(name: str) -> bool:
 def named_in_fields(spec: TaskSpec) -> frozenset[str]:
     """Return every name that the expressions in ``data.fields`` read. Invalid expressions are skipped."""
     names: set[str] = set()
-    for _, expression in _declared(spec.data.fields, ("each", *CONTENT, *_BESIDES)):
+    for expression in _declared(spec).values():
         with suppress(*EXPRESSION_ERRORS):
             names |= compile_expression(expression)[1] or set()
     return frozenset(names)

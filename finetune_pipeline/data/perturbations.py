@@ -119,7 +119,8 @@ def perturbed(
         purpose: Training or evaluation; the two use different courtesies.
     """
     if kind == "no_system":
-        return _without_system(examples)
+        bare = [(e, [m for m in e.messages if m["role"] != "system"]) for e in examples]
+        return [replace(e, messages=messages) for e, messages in bare if 1 < len(messages) < len(e.messages)]
     if kind == "courtesy" and _about(_ABOUT_MANNERS, *labels):
         return []
     label_words = _words(labels)
@@ -145,11 +146,6 @@ def perturbed(
             messages[place]["content"] = changed
             changed_rows.append(replace(example, messages=messages))
     return changed_rows
-
-
-def _without_system(examples: Sequence[Example]) -> list[Example]:
-    bare = [(e, [m for m in e.messages if m["role"] != "system"]) for e in examples]
-    return [replace(e, messages=messages) for e, messages in bare if 1 < len(messages) < len(e.messages)]
 
 
 def _answers(messages: Sequence[Message]) -> list[str]:

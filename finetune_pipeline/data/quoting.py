@@ -6,6 +6,8 @@ from typing import Any
 from finetune_pipeline.data.scrub import Finder, find_spans, scrub_text
 from finetune_pipeline.findings import Finding, Severity
 
+RAW_SHOWN = 2000
+"""Characters of a row that the quarantine shows."""
 _PLAIN = re.compile(r"[a-zA-Z_]{1,40}")
 
 

@@ -5,7 +5,6 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.outputs import Section, Share
 
 _LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -19,9 +18,7 @@ class ChatEndpointSpec(Section):
     timeout: float = Field(60.0, gt=0, description="Seconds per request.")
     concurrency: int = Field(4, ge=1, le=256, description="Parallel requests.")
     tries: int = Field(4, ge=1, description="Attempts per request; a request that may have cost money is sent once.")
-    body: dict[str, Any] = Field(
-        default_factory=dict, description="Request fields to add or replace; null removes one."
-    )
+    body: dict[str, Any] = Field({}, description="Request fields to add or replace; null removes one.")
 
 
 PATIENCE = {"key_variable", "timeout", "concurrency", "tries", "max_tokens", "max_requests"}
@@ -35,26 +32,17 @@ def is_local(url: str) -> bool:
 
 def address_problem(url: str) -> tuple[str, str] | None:
     """Return (the problem of an address, what to do), or None."""
-    parts = urlsplit(url)
+    fix = "write https://…, or http://127.0.0.1:PORT/v1"
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        return f"{url!r} is no address: {error}", fix
     if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and is_local(url))):
-        message = f"{url!r} is neither https nor on this machine: texts and the key would be sent unencrypted"
-        return message, "write https://…, or http://127.0.0.1:PORT/v1"
+        return f"{url!r} is neither https nor on this machine: texts and the key would be sent unencrypted", fix
     if parts.username or parts.password:
         fix = "put the key into an environment variable and set key_variable to its name"
         return "the address contains credentials", fix
     return None
-
-
-def address_findings(rule: str, key: str, url: str, texts: str, private: bool) -> list[Finding]:
-    """Return findings about the address at a key of task.yaml. texts: the texts sent there; private: whether they must stay."""
-    place = f"task.yaml: {key}.url"
-    if problem := address_problem(url):
-        return [Finding(f"spec.{rule}", "error", place, *problem)]
-    if is_local(url):
-        return []
-    message = f"{texts} are sent to {urlsplit(url).hostname}"
-    fix = "serve the model on this machine if they must not leave it"
-    return [Finding(f"spec.{rule}", "error" if private else "note", place, message, fix)]
 
 
 class ApiModelSpec(ChatEndpointSpec):
@@ -77,13 +65,9 @@ class BaselineSpec(Section):
         "or a model2vec folder.",
     )
     documents: int = Field(
-        3,
-        ge=0,
-        description="Nearest passages of the folder `documents/`, if it exists, to show each row. 0: none.",
+        3, ge=0, description="Nearest passages of the folder `documents/` to show each row. 0: none."
     )
-    prompts: list[str] = Field(
-        default_factory=list, description="Other system prompts to try, each with every number of `shots`."
-    )
+    prompts: list[str] = Field([], description="Other system prompts to try, each with every number of `shots`.")
     rows: int = Field(300, ge=1, description="Validation rows asked with each prompt.")
     endpoint: ApiModelSpec | None = Field(None, description="An API model to ask as well; none unless set.")
     seed: int = Field(0, ge=0)
@@ -100,9 +84,7 @@ class AdviseSpec(Section):
         None, ge=0, description="Cost of input and output tokens, own machines included."
     )
     max_cost_per_1k: float | None = Field(None, ge=0, description="Maximum dollars per 1,000 calls.")
-    max_latency_ms: float | None = Field(
-        None, gt=0, description="Maximum 95th percentile latency in milliseconds, measured here."
-    )
+    max_latency_ms: float | None = Field(None, gt=0, description="Maximum latency (95th percentile), measured here.")
     private: bool = Field(False, description="Texts must stay on your machines: remote endpoints are refused.")
 
     @property
@@ -114,11 +96,7 @@ class AdviseSpec(Section):
 class LadderSpec(Section):
     """What `finetune ladder` tries before training on all rows."""
 
-    calls: int = Field(
-        1000,
-        ge=0,
-        description="Budget of answers for the search for a better prompt; half for each fold. 0: no search.",
-    )
+    calls: int = Field(1000, ge=0, description="Answers for the prompt search, half for each fold. 0: no search.")
     minutes: float | None = Field(None, gt=0, description="Maximum minutes of that search.")
     pilot: list[Annotated[Share, Field(gt=0, lt=1)]] = Field(
         [0.125, 0.25, 0.5], description="Shares of the training rows that the pilot trains on. Empty: no pilot."

@@ -17,9 +17,7 @@ class FieldsSpec(Section):
     """
 
     rows: str | None = Field(None, description="Path to the list of rows inside a JSON document.")
-    each: str | None = Field(
-        None, description="List inside the row; one example per element, which can use the row's keys."
-    )
+    each: str | None = Field(None, description="List in the row; one example per element, with the row's keys.")
     messages: str | None = Field(None, description="List of turns with role and content.")
     text: str | None = Field(None, description="User text; use with `label`.")
     label: str | None = Field(None, description="Correct label.")
@@ -72,12 +70,10 @@ class DataSpec(Section):
     format: str = Field("auto", description="Name of the raw format; `auto` detects it row by row.")
     fields: FieldsSpec = FieldsSpec()
     roles: dict[str, Literal["system", "user", "assistant", "tool"]] = Field(
-        default_factory=dict, description="Names of roles in the data: {USER: user, SYSTEM: assistant}."
+        {}, description="Names of roles in the data: {USER: user, SYSTEM: assistant}."
     )
     csv: CsvSpec = CsvSpec()
-    sheet: str | list[str] | None = Field(
-        None, description="Sheet or sheets of the workbooks (.xlsx); unset: the first."
-    )
+    sheet: str | list[str] | None = Field(None, description="Sheet or sheets of workbooks (.xlsx); unset: the first.")
     max_unpacked_gib: float = Field(10.0, gt=0, description="Files that unpack to more are refused.")
     allow_truncated: bool = Field(False, description="Continue with the readable part of a broken or truncated file.")
     inject: bool = Field(False, description="Add system_prompt to chats without a system turn.")
@@ -101,13 +97,11 @@ class DataSpec(Section):
     )
     scrub_names: bool = Field(False, description="Also look for names and addresses of people; needs a spaCy model.")
     scrub_region: list[str] = Field(
-        default_factory=list,
+        [],
         description="Countries (ISO 3166, such as GB or [DE, AT]) whose national telephone numbers are found without a "
         "preceding keyword.",
     )
-    benchmarks: list[str] = Field(
-        default_factory=list, description="Globs of benchmark files; rows that repeat an item are removed."
-    )
+    benchmarks: list[str] = Field([], description="Globs of benchmark files; rows that repeat an item are removed.")
 
     @field_validator("scrub_region", mode="before")
     @classmethod

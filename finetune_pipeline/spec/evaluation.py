@@ -10,6 +10,7 @@ from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.spec.baseline import PATIENCE, ChatEndpointSpec
 from finetune_pipeline.spec.outputs import Metric, Section, Share, is_outside
 
+BlockOrWarn = Literal["block", "warn"]
 VERSION = "{version}"
 """Placeholder for the version of ``merged_model`` in the name of a served model."""
 
@@ -18,9 +19,7 @@ class ServedModelsSpec(ChatEndpointSpec):
     """An OpenAI-style endpoint that serves the models. It receives test rows."""
 
     base: str = Field(description="Served name of the base model.")
-    candidate: str = Field(
-        description="Served name of the candidate. It must contain {version}, the version of merged_model."
-    )
+    candidate: str = Field(description="Served name; must contain {version}, the version of merged_model.")
     champion: str | None = Field(None, description="Served name of the champion. Unset: like `candidate`.")
     max_tokens: int | None = Field(None, ge=1, description="Maximum tokens per run, prompts included.")
 
@@ -53,9 +52,7 @@ class EvaluationSpec(Section):
         description="With engine: transformers. `serving`: the precision of serving, bfloat16 if the hardware supports it.",
     )
     endpoint: ServedModelsSpec | None = Field(None, description="With engine: endpoint.")
-    judge: JudgeSpec | None = Field(
-        None, description="A language model that compares answers (docs/review.md); none unless set."
-    )
+    judge: JudgeSpec | None = Field(None, description="A language model that compares answers (docs/review.md).")
     similarity: str | None = Field(
         None,
         min_length=1,
@@ -73,9 +70,7 @@ class EvaluationSpec(Section):
 class HarnessSpec(Section):
     """Tasks of lm-evaluation-harness, run offline (the optional extra `harness`)."""
 
-    tasks: list[str] = Field(
-        default_factory=list, description="Globs of lm-evaluation-harness task files, or folders of them."
-    )
+    tasks: list[str] = Field([], description="Globs of lm-evaluation-harness task files, or folders of them.")
     limit: int = Field(100, ge=2, description="Rows per task, from the start.")
     chat: bool = Field(False, description="Ask through the chat template.")
 
@@ -84,7 +79,7 @@ class AbilitySpec(Section):
     """General ability: what the model is asked besides its task, before and after training."""
 
     suite: bool = Field(True, description="Ask the shipped questions and texts.")
-    files: list[str] = Field(default_factory=list, description="Globs of JSON Lines benchmarks (docs/evaluation.md).")
+    files: list[str] = Field([], description="Globs of JSON Lines benchmarks (docs/evaluation.md).")
     rows_per_file: int = Field(200, ge=2, description="Rows per file, chosen by content.")
     harness: HarnessSpec = HarnessSpec()
 
@@ -102,9 +97,7 @@ class RobustnessSpec(Section):
         description=f"Test rows asked again with each perturbation. 0: none. With fewer than {ENOUGH_ROWS} a loss only warns.",
     )
     max_drop: float = Field(0.1, gt=0, le=1, description="Largest loss of gates.metric that a perturbation may cause.")
-    action: Literal["warn", "block"] = Field(
-        "block", description="`block` keeps `champion` where it is; `warn` only reports."
-    )
+    action: BlockOrWarn = Field("block", description="`block` keeps `champion` as it is; `warn` only reports.")
     seed: int = Field(0, ge=0)
 
     def asked(self) -> list[int]:
@@ -115,30 +108,24 @@ class RobustnessSpec(Section):
 class GatesSpec(Section):
     """Requirements for a candidate to become `champion`."""
 
-    worth_training: Literal["block", "warn"] = Field(
+    worth_training: BlockOrWarn = Field(
         "block", description="`block` or `warn` when something simpler is good enough (baseline.ceiling)."
     )
-    learnable: Literal["block", "warn"] = Field(
-        "block", description="`block` or `warn` when the inputs do not predict the answers."
-    )
+    learnable: BlockOrWarn = Field("block", description="`block` or `warn` when the inputs do not predict the answers.")
     metric: Metric | None = Field(
         None,
         description="Metric that decides. Unset: accuracy for labels; exact for json and output.extract; else rougeLsum.",
     )
-    more_metrics: list[Metric] = Field(
-        default_factory=list, description="Further metrics that must show the gain (Holm-corrected)."
-    )
-    min_gain: float = Field(
-        0.0, ge=0, lt=1, description="The lower bound of the gain over the baseline must exceed this."
-    )
+    more_metrics: list[Metric] = Field([], description="Further metrics that must show the gain (Holm-corrected).")
+    min_gain: float = Field(0.0, ge=0, lt=1, description="Lower bound of the gain over the baseline must exceed this.")
     parts: list[str] = Field(
-        default_factory=list,
+        [],
         description="Raw files (globs) whose test rows must also show the gain alone, such as rows by people among "
         "generated ones.",
     )
     wanted_gain: float = Field(0.05, gt=0, lt=1, description="Gain worth having; sets how many test rows are needed.")
     power: float = Field(0.8, gt=0.5, lt=1, description="Probability of detecting the wanted gain.")
-    enough_test_rows: Literal["block", "warn"] = Field(
+    enough_test_rows: BlockOrWarn = Field(
         "warn", description="`block` or `warn` when the test is too small to show the wanted gain."
     )
     confidence: float = Field(
@@ -156,11 +143,9 @@ class GatesSpec(Section):
         0.2, description="Largest share of the champion's correct rows the candidate may get wrong (upper bound)."
     )
     never_break: list[str] | str = Field(
-        default_factory=list, description="Ids of test examples that must be right, or a file with one id per line."
+        [], description="Ids of test examples that must be right, or a file with one id per line."
     )
-    max_ability_loss: float = Field(
-        0.1, gt=0, le=1, description="Loss of general ability (accuracy) that must be ruled out."
-    )
+    max_ability_loss: float = Field(0.1, gt=0, le=1, description="Loss of general ability (accuracy) to be ruled out.")
     max_text_loss: float = Field(0.5, gt=0, description="Allowed relative increase of the bits per byte on plain text.")
     min_rated: int = Field(0, ge=0, description="Randomly drawn answers people must have rated. 0: none.")
     min_accepted: Share = Field(0.8, description="With min_rated: lower bound of the accepted share.")
@@ -169,9 +154,7 @@ class GatesSpec(Section):
         description="Lower bound of the share of decided pairs in which the judge prefers the candidate. 0: not used.",
     )
     min_valid_share: Share = Field(0.95, description="Lower bound of the share of answers in the declared format.")
-    parity_min_agreement: Share = Field(
-        0.9, description="Share of equal answers required between the trained and the served model."
-    )
+    parity_min_agreement: Share = Field(0.9, description="Required share of equal answers of trained and served model.")
 
     def never_break_ids(self, folder: Path) -> list[str]:
         """Return the distinct ids of never_break, sorted; in a file of the task folder, one per line, `#` begins a comment.

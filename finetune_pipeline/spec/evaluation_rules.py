@@ -5,19 +5,18 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import regex
 
 from finetune_pipeline.findings import Finding
-from finetune_pipeline.spec.baseline import address_findings
+from finetune_pipeline.spec.baseline import address_problem, is_local
 from finetune_pipeline.spec.evaluation import ENOUGH_ROWS, VERSION
 from finetune_pipeline.spec.methods import METHODS as TRAINING_METHODS
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import METRICS, JsonOutput, TextOutput, WrittenOutput, allowed_types, schema_at
 from finetune_pipeline.spec.patterns import pattern_problem
 from finetune_pipeline.spec.rules import problem, rule
-
-TEST_ROWS = "the rows of the test"
 
 
 @rule
@@ -144,14 +143,28 @@ def check_engine(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 
 @rule
-def check_endpoint(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """Check that served names contain the version, and that texts and keys are sent encrypted."""
-    endpoint = spec.evaluation.endpoint
-    if endpoint is None:
-        return
-    yield from address_findings("endpoint", "evaluation.endpoint", endpoint.url, TEST_ROWS, spec.advise.private)
+def check_addresses(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
+    """Check that texts and keys are sent encrypted, and to no other machine if the texts must not leave this one."""
+    for name, key, endpoint, texts in (
+        ("endpoint", "evaluation.endpoint", spec.evaluation.endpoint, "the rows of the test"),
+        ("private", "baseline.endpoint", spec.baseline.endpoint, "the rows of the validation and test splits"),
+        ("judge", "evaluation.judge", spec.evaluation.judge, "the rows of the test"),
+    ):
+        if endpoint is None:
+            continue
+        if wrong := address_problem(endpoint.url):
+            yield problem(name, f"{key}.url", *wrong)
+        elif not is_local(endpoint.url):
+            message = f"{texts} are sent to {urlsplit(endpoint.url).hostname}"
+            fix = "serve the model on this machine if they must not leave it"
+            yield problem(name, f"{key}.url", message, fix, "error" if spec.advise.private else "note")
+
+
+@rule
+def check_served_names(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
+    """Check that served names contain the version."""
     for key in ("candidate", "champion"):
-        name = getattr(endpoint, key)
+        name = getattr(spec.evaluation.endpoint, key, None)
         if name is not None and VERSION not in name:
             message = f"{name!r} is the same name for every version: the model of an earlier run could be evaluated"
             fix = f"include {VERSION}, and serve each model under the name of its version"
@@ -159,23 +172,14 @@ def check_endpoint(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 
 @rule
-def check_private(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """Check that an API model's address is safe, and that there is none if texts must not leave."""
-    if endpoint := spec.baseline.endpoint:
-        texts = "the rows of the validation and test splits"
-        yield from address_findings("private", "baseline.endpoint", endpoint.url, texts, spec.advise.private)
-
-
-@rule
 def check_judge(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """Check that a judge's address is safe, that the output needs a judge, and that a gate that needs one has one."""
+    """Check that the output needs a judge, and that a gate that needs one has one."""
     judge, key = spec.evaluation.judge, "evaluation.judge"
     if judge is None:
         if spec.gates.min_preferred:
             message = f"gates.min_preferred is {spec.gates.min_preferred:g}, but there is no judge"
             yield problem("judge", key, message, "set judge: {url, model}, or set it to 0")
         return
-    yield from address_findings("judge", key, judge.url, TEST_ROWS, spec.advise.private)
     if spec.labels:
         message = "answers of a label task are right or wrong without a judge"
         yield problem("judge", key, message, "omit it, unless labels overlap in meaning", "note")

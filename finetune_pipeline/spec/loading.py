@@ -3,10 +3,9 @@
 import difflib
 import math
 import re
-import types
 from functools import partial
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Any, get_args
 
 import msgspec
 import yaml
@@ -79,10 +78,8 @@ def _section_at(path: tuple[Any, ...]) -> type[BaseModel] | None:
         section, path = _OUTPUTS.get(path[1] if len(path) > 1 else None), path[2:]
     for part in path:
         field = section.model_fields.get(str(part)) if section else None
-        kind = field.annotation if field else None
-        if get_origin(kind) in (Union, types.UnionType):
-            kind = next((a for a in get_args(kind) if isinstance(a, type) and issubclass(a, BaseModel)), None)
-        section = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+        kinds = (field.annotation, *get_args(field.annotation)) if field else ()
+        section = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
     return section
 
 

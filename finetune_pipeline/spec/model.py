@@ -32,13 +32,9 @@ class CardSpec(Section):
         None, description="Hub id of the model's licence (`apache-2.0`). Unset: the base model's, else `other`."
     )
     license_link: Text | None = Field(None, description="Where to read it, if the Hub does not list it.")
-    language: list[Language] = Field(
-        default_factory=list, description="ISO 639 codes (`en`), `code` or `multilingual`."
-    )
-    datasets: list[Dataset] = Field(
-        default_factory=list, description="Hub names of public data sets the rows come from."
-    )
-    data_licenses: list[Text] = Field(default_factory=list, description="Licences of the raw rows.")
+    language: list[Language] = Field([], description="ISO 639 codes (`en`), `code` or `multilingual`.")
+    datasets: list[Dataset] = Field([], description="Hub names of public data sets the rows come from.")
+    data_licenses: list[Text] = Field([], description="Licences of the raw rows.")
     intended_use: Text | None = Field(None, description="Intended use, besides the description.")
     out_of_scope: Text | None = Field(None, description="What not to use it for.")
 
@@ -56,12 +52,10 @@ class LogsSpec(Section):
     """Production logs, and the runs they start."""
 
     path: str = Field(
-        "logs", description="Folder of JSON Lines files, or an fsspec URL (s3://…), read besides the task's `logs/`."
+        "logs", description="Folder of JSON Lines files, or fsspec URL (s3://…), besides the task's `logs/`."
     )
     mlflow_experiment: str | None = Field(None, description="MLflow experiment whose traces are also read as logs.")
-    keep_days: int | None = Field(
-        None, ge=1, description="Older rows are removed, and files in `logs/` with nothing newer."
-    )
+    keep_days: int | None = Field(None, ge=1, description="Older rows go, and files in `logs/` with nothing newer.")
     low_score: float | None = Field(None, description="Lower scores count as failures.")
     sample_share: Share = Field(0.02, description="Share of unflagged answers that people review.")
     max_user_share: float = Field(
@@ -73,9 +67,7 @@ class LogsSpec(Section):
     judging_share: float = Field(
         0.2, ge=0, lt=1, description="Share of later corrected rows reserved to compare models. 0: none."
     )
-    judging_after: int = Field(
-        100, ge=0, description="Corrected rows used only for training before judging_share applies."
-    )
+    judging_after: int = Field(100, ge=0, description="Corrected rows only for training before judging_share applies.")
     min_new_rows: int = Field(50, ge=1, description="Usable new rows before the sensor requests a run.")
     settle_seconds: int = Field(60, ge=0, description="Seconds for which the files must have been unchanged.")
     retrain_cron: str = Field("0 3 * * 1", description="Cron of the retraining schedule (off by default).")
@@ -99,9 +91,7 @@ class RetrainingSpec(Section):
 
     min_gain: float = Field(0.005, gt=0, lt=1, description="With a smaller expected gain (accuracy), wait.")
     rows_after_drift: int = Field(20, ge=1, description="New rows with a known answer required after drift.")
-    longest_wait_days: float = Field(
-        14, gt=0, description="The sensor requests a run when the oldest new row is this old."
-    )
+    longest_wait_days: float = Field(14, gt=0, description="A run is requested when the oldest new row is this old.")
     attempts: int = Field(3, ge=1, description="Runs for the same rows before a person is asked.")
     rollback: bool = Field(False, description="Roll back automatically on the champion alarm.")
 
@@ -121,9 +111,7 @@ class TaskSpec(Section):
         min_length=1,
         description="For bases without one: `chatml`, `gemma`, `llama3`, `none`, or a Jinja file in the task folder.",
     )
-    system_prompt: str = Field(
-        min_length=1, description="System prompt of every example, in training and in production."
-    )
+    system_prompt: str = Field(min_length=1, description="System prompt of every example, in training and production.")
     output: Annotated[AnyOutput, Field(discriminator="kind")]
     data: DataSpec = DataSpec()
     split: SplitSpec = SplitSpec()

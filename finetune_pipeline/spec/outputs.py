@@ -4,8 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, StringConstraints
-from pydantic_core import CoreSchema
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 Label = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -30,8 +29,8 @@ class WrittenOutput(Section):
     max_new_tokens: int = Field(256, ge=1, le=8192, description="Longest generated answer, in tokens.")
     pattern: str | None = Field(None, description="Regular expression the whole answer must match.")
     max_chars: int | None = Field(None, ge=1, description="Longest valid answer, in characters.")
-    required: list[str] = Field(default_factory=list, description="Strings every answer must contain.")
-    forbidden: list[str] = Field(default_factory=list, description="Strings no answer may contain.")
+    required: list[str] = Field([], description="Strings every answer must contain.")
+    forbidden: list[str] = Field([], description="Strings no answer may contain.")
 
 
 class TextOutput(WrittenOutput):
@@ -49,10 +48,8 @@ class JsonOutput(WrittenOutput):
     """The answer is a JSON value: extraction."""
 
     kind: Literal["json"] = "json"
-    json_schema: dict[str, Any] | str = Field(
-        description="JSON schema (draft 2020-12), or a file with it in the task folder."
-    )
-    unordered: list[str] = Field(default_factory=list, description="Dotted paths of lists whose order does not matter.")
+    json_schema: dict[str, Any] | str = Field(description="JSON schema (draft 2020-12), or a file in the task folder.")
+    unordered: list[str] = Field([], description="Dotted paths of lists whose order does not matter.")
     accept_repaired: bool = Field(
         False, description="Accept answers that are JSON only after repair. Production must repair them, too."
     )
@@ -64,14 +61,11 @@ METRICS: dict[str, tuple[str, ...]] = {}
 DEFAULT_METRICS = {"labels": "accuracy", "json": "exact", "text": "rougeLsum"}
 
 
-class _KnownMetric:
-    """Lists the registered metrics in the JSON schema."""
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {**handler(schema), **({"enum": sorted(METRICS)} if METRICS else {})}
+def _list_metrics(schema: dict[str, Any]) -> None:
+    schema |= {"enum": sorted(METRICS)} if METRICS else {}
 
 
-Metric = Annotated[str, _KnownMetric()]
+Metric = Annotated[str, Field(json_schema_extra=_list_metrics)]
 
 
 def default_metric(output: AnyOutput) -> str:

@@ -5,6 +5,7 @@ at a timeout.
 """
 
 import re
+from contextlib import suppress
 from math import prod
 
 import regex
@@ -19,27 +20,24 @@ _PLAIN = re.compile(r"[^\\\[\](){}.*+?^$|]*")
 
 def search(pattern: str, text: str) -> bool:
     """Whether the pattern matches anywhere in the text; False after a timeout."""
-    try:
+    with suppress(TimeoutError):
         return regex.search(pattern, text, timeout=LIMIT_S) is not None
-    except TimeoutError:
-        return False
+    return False
 
 
 def full_match(pattern: str, text: str) -> bool:
     """Whether the pattern matches the whole text (`.` is any character); False after a timeout."""
-    try:
+    with suppress(TimeoutError):
         return regex.fullmatch(pattern, text, regex.DOTALL, timeout=LIMIT_S) is not None
-    except TimeoutError:
-        return False
+    return False
 
 
 def last_group(pattern: str, text: str) -> str | None:
     """Return the first group of the last match, "" if it did not participate; None without a match or after a timeout."""
-    try:
-        matches = list(regex.finditer(pattern, text, timeout=LIMIT_S))
-    except TimeoutError:
-        return None
-    return (matches[-1].group(1) or "") if matches else None
+    with suppress(TimeoutError):
+        if matches := list(regex.finditer(pattern, text, timeout=LIMIT_S)):
+            return matches[-1].group(1) or ""
+    return None
 
 
 def pattern_problem(pattern: str) -> str | None:

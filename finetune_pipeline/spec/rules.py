@@ -9,7 +9,6 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import wraps
 from pathlib import Path
 
 from finetune_pipeline.findings import Finding, FindingsError, Severity
@@ -17,22 +16,17 @@ from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import CHAT_TEMPLATES, NAME, TaskSpec
 from finetune_pipeline.spec.outputs import is_glob, is_outside
 
-Rule = Callable[[TaskSpec, Path], list[Finding]]
+Rule = Callable[[TaskSpec, Path], Iterator[Finding]]
 STUB = "# describe"
 """Placeholder in a system prompt drafted by `finetune init`, for facts only people know."""
 RULES: list[Rule] = []
 """Every rule, in order of definition."""
 
 
-def rule(check: Callable[[TaskSpec, Path], Iterator[Finding]]) -> Rule:
+def rule(check: Rule) -> Rule:
     """Register a generator of findings (from a spec and its folder) as a rule."""
-
-    @wraps(check)
-    def findings(spec: TaskSpec, folder: Path) -> list[Finding]:
-        return list(check(spec, folder))
-
-    RULES.append(findings)
-    return findings
+    RULES.append(check)
+    return check
 
 
 def problem(name: str, key: str, message: str, fix: str, severity: Severity = "error") -> Finding:
@@ -43,10 +37,10 @@ def problem(name: str, key: str, message: str, fix: str, severity: Severity = "e
 def check_all(spec: TaskSpec, folder: Path) -> list[Finding]:
     """Return the findings of all rules. A rule that fails on a user's value gives a finding too, so that other rules and tasks
     are not affected."""
-    findings = []
+    findings: list[Finding] = []
     for check in RULES:
         try:
-            findings += check(spec, folder)
+            findings += list(check(spec, folder))
         except Exception as error:  # noqa: BLE001 - one bad value stops this task alone
             name = check.__name__.removeprefix("check_")
             message = f"the rule {name} failed: {type(error).__name__}: {error!s:.200}"

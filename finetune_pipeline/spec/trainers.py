@@ -30,11 +30,9 @@ class RaySection(TrainerSection):
     resources: dict[str, float] = Field(
         {"CPU": 1.0}, min_length=1, description="Resources of each worker; with `GPU`, it trains on one."
     )
-    max_failures: int = Field(
-        3, ge=0, description="Lost workers that a job replaces, resuming from the last checkpoint."
-    )
+    max_failures: int = Field(3, ge=0, description="Lost workers a job replaces, resuming from the last checkpoint.")
     runtime_env: dict[str, Any] = Field(
-        default_factory=dict,
+        {},
         description="Additions to the job's Ray runtime environment, such as `pip` or `image_uri`; never secrets.",
     )
 
@@ -49,9 +47,7 @@ class HostedSection(TrainerSection):
         min_length=1,
         description="The service's name of the base model. Unset: `base_model`, if that is a Hub id.",
     )
-    base_url: str | None = Field(
-        None, description="Address of the service, https or on this machine. Unset: its default."
-    )
+    base_url: str | None = Field(None, description="Service's address, https or on this machine. Unset: its default.")
     api_key_env: str | None = Field(
         None,
         pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",

@@ -26,7 +26,7 @@ class TrainingSettings(Section):
         None, gt=0, description="A hosted job with a higher or unknown estimate is not bought. Unset: no limit."
     )
     trainer_options: dict[str, Any] = Field(
-        default_factory=dict, description="Settings of a trainer from another package (docs/training.md)."
+        {}, description="Settings of a trainer from another package (docs/training.md)."
     )
     ray: RaySection = RaySection()
     openai: OpenAiSection = OpenAiSection()
@@ -53,9 +53,7 @@ class TrainingSettings(Section):
     evals_per_epoch: int = Field(2, ge=1, description="Validation passes and checkpoints per epoch.")
     patience: int = Field(3, ge=1, description="Validation passes without improvement before training stops.")
     seed: int = Field(0, ge=0)
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="`auto`: bfloat16 if the hardware supports it."
-    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="`auto`: bfloat16 if supported.")
     augment: bool = Field(
         False,
         description="Also train on each row with typing errors, in another case, and with a greeting (see robustness): up to "

@@ -116,7 +116,7 @@ def _sample_of_prompts(source: Path) -> Iterator[str]:
                 yield decode_examples(line, str(source))[0].user_text
 
 
-def _word_counts(rows: Path) -> Counter[str]:
+def _prompts_with_word(rows: Path) -> Counter[str]:
     """Count the distinct prompts with each word, in a large set those of a sample (see :func:`_sample_of_prompts`)."""
     prompts = {exact_form(text) for text in _sample_of_prompts(rows)}
     return Counter(word for text in prompts for word in words_of(text))
@@ -128,7 +128,9 @@ def _resolve(table: RowTable, spec: TaskSpec) -> tuple[list[dict[str, Any]], lis
     duplicates: dict[int, dict[str, Any]] = {}
     contradictions: dict[int, tuple[Example, Finding]] = {}
     resolved = 0
-    counts = cache(partial(_word_counts, table.path))  # counted when a cluster first needs them, which few sets do
+    counts = cache(
+        partial(_prompts_with_word, table.path)
+    )  # counted when a cluster first needs them, which few sets do
     for batch in _clusters_of_several(table.rows["cluster"], np.flatnonzero(table.rows["state"] == KEPT)):
         examples = iter(table.fetch(np.concatenate(batch)))
         for members in batch:

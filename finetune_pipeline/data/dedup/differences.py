@@ -14,8 +14,6 @@ from functools import lru_cache
 from itertools import takewhile
 from typing import NamedTuple
 
-from finetune_pipeline.data.dedup.text_similarity import latin_bytes
-
 _SENTENCE_SIGNS = ".,;:!?\"'`´’‘“”„«»…–—·•-"
 _TOKEN = re.compile(
     r"[a-z]++(?![^\W\d_])|[\u3040-\u30ff\u3400-\u9fff]|[^\W\d_\u3040-\u30ff\u3400-\u9fff]+"
@@ -23,8 +21,6 @@ _TOKEN = re.compile(
 )
 """A word (one character in scripts without spaces), a number with its sign, or a symbol other than sentence punctuation, in
 lower case. The first alternative is a faster form of the second and third for plain letters."""
-_SIGNS_OFF = bytes(32 if chr(code) in _SENTENCE_SIGNS else code for code in range(256))
-_LETTERS_AND_BLANKS = bytes(code for code in range(256) if chr(code).isalpha() or chr(code).isspace())
 _IDENTIFIER = re.compile(r"_|[^\W\d_]\d|\d[^\W\d_]+\d|\w[./\\:@#]\w")
 _NAME = re.compile(r"(?<=[\w,;] )[^\W\d_]+")
 _SHORT_FORM = re.compile(r"(?<=\w)['’](m|re|s|ve|ll|d)\b")
@@ -146,9 +142,8 @@ def _tokenize(text: str) -> _Words:
     signs: list[str] = []
     words: list[str] = []
     negations = 0
-    latin = _latin_words(folded)
-    tokens = latin or _TOKEN.findall(folded)
-    if _SPECIAL.isdisjoint(tokens) and (latin or "".join(tokens).isalpha()):
+    tokens = _TOKEN.findall(folded)
+    if _SPECIAL.isdisjoint(tokens) and "".join(tokens).isalpha():
         words, tokens = tokens, []
     for token in tokens:
         if token.isalpha() and token not in _SPECIAL:
@@ -169,15 +164,6 @@ def _tokenize(text: str) -> _Words:
     if meaningful[:2] in _ASKING:
         del meaningful[:2]
     return _Words(tuple(numbers), tuple(sorted(signs)), negations, tuple(meaningful if len(meaningful) > 1 else words))
-
-
-def _latin_words(plain: str) -> list[str] | None:
-    """Fast path: the tokens of a text with only Latin-1 words and sentence punctuation; None for other texts."""
-    latin = latin_bytes(plain)
-    if latin is None:
-        return None
-    spaced = latin.translate(_SIGNS_OFF)
-    return None if spaced.translate(None, _LETTERS_AND_BLANKS) else spaced.decode("latin-1").split()
 
 
 def _exact_words(text: str) -> frozenset[str]:

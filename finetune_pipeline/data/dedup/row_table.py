@@ -20,7 +20,7 @@ from finetune_pipeline.data.dedup.near_duplicates import COLUMNS, loose_forms, s
 from finetune_pipeline.data.dedup.text_similarity import exact_form
 from finetune_pipeline.data.examples import ORIGINS, Example, decode_examples
 from finetune_pipeline.data.json_lines import read_blocks_of_lines
-from finetune_pipeline.data.quoting import row_finding
+from finetune_pipeline.data.quoting import RAW_SHOWN, row_finding
 from finetune_pipeline.data.scrub import Finder, finder_of, scrub_example
 from finetune_pipeline.data.scrub.placeholders import Sample, chosen, samples_of
 from finetune_pipeline.data.workers import in_order
@@ -28,7 +28,6 @@ from finetune_pipeline.findings import Finding, Severity
 from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
 
-_RAW_SHOWN = 2000
 TABLE, ALL_ROWS = "rows.npy", "rows.jsonl"
 KEPT, EXACT, NEAR, CONTRADICTION, GONE = range(5)
 """State of a row: kept; exact or near duplicate; contradiction; or removed for
@@ -120,7 +119,7 @@ def write_kept(table: RowTable, path: Path) -> None:
 def quarantine_row(example: Example, finding: Finding, find: Finder) -> dict[str, Any]:
     """Make a line of ``quarantine.jsonl``; the text is scrubbed and cut."""
     messages = scrub_example(example, find=find)[0].messages
-    raw = msgspec.json.encode({"id": example.id, "messages": messages}).decode()[:_RAW_SHOWN]
+    raw = msgspec.json.encode({"id": example.id, "messages": messages}).decode()[:RAW_SHOWN]
     return {**example.source, "raw": raw, "findings": [finding.to_dict()]}
 
 

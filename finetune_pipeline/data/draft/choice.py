@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune_pipeline.data import names
 from finetune_pipeline.data.draft import candidates
-from finetune_pipeline.data.draft.columns import ELEMENT, KEY, SAMPLE, Column, columns_of, exploded
+from finetune_pipeline.data.draft.columns import ELEMENT, KEY, SAMPLE, Column, columns_of
 from finetune_pipeline.data.draft.conversations import Chat, chat_of, whole_chat, with_answer
 from finetune_pipeline.data.draft.reading import RawRow
 from finetune_pipeline.data.draft.turns import numbered_turns, roles_of, single_messages, speaker_id_key, transcript_of
@@ -81,6 +81,18 @@ def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None =
         chat = Chat({}, roles_of(speakers), (transcript.path,), transcript=True)
         return Choice(chat=chat, unused=_unused(columns, {transcript.path}))
     return f"no two columns look like a text and its answer; {_described(columns)}"
+
+
+def exploded(rows: Sequence[RawRow], name: str) -> list[RawRow]:
+    """Return the rows that `data.fields.each` makes: one for each element of a list, with the row's other keys."""
+    element_rows = []
+    for row in rows:
+        outer = dict(row.value) if isinstance(row.value, dict) else {}
+        elements = outer.pop(name, None)
+        for element in elements if isinstance(elements, list) else ():
+            element_fields = element if isinstance(element, dict) else {ELEMENT: element}
+            element_rows.append(RawRow(row.key, {**outer, **element_fields}))
+    return element_rows
 
 
 def word_tags(rows: Sequence[RawRow]) -> tuple[str, str] | None:

@@ -1,4 +1,5 @@
-"""The columns of raw rows of any shape: each leaf with its JMESPath and a description of its values."""
+"""The columns of raw rows of any shape: each leaf with its JMESPath and a description of its values. Of an API's response and
+of an annotation tool's export, the leaf is the text of the answer."""
 
 import json
 import re
@@ -7,13 +8,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from functools import cache
 from typing import Any, Literal
 
-from finetune_pipeline.data.draft.model_answers import answer_in
+from finetune_pipeline.data import names
 from finetune_pipeline.data.draft.reading import RawRow
-from finetune_pipeline.data.names import GUESSES, IDS, LABELS, LEFT_OUT, REJECTED, key_path, plain_name, rank
+from finetune_pipeline.data.fields import EXPRESSION_ERRORS, Getter, compile_expression
+from finetune_pipeline.data.formats.messages import REASONING_PARTS, TEXT_PARTS
+from finetune_pipeline.data.names import key_path, plain_name, rank
 
 KEY, ELEMENT = "$key", "element"
+_ITEMS = frozenset((*TEXT_PARTS, *REASONING_PARTS, "message", "redacted_thinking"))
+"""Types of the parts of an API's response."""
+_SCORES = ("score", "overall_score", "rating", "votes", "upvotes")
 SAMPLE = 2_000
 """Rows used to compare columns without a known name."""
 _DEEPEST = 6
@@ -83,12 +90,12 @@ class Column:
     @property
     def is_rejected(self) -> bool:
         """Whether the column belongs to the rejected answer of preference data."""
-        return not REJECTED.isdisjoint(re.split(r"[.\[]", self.path))
+        return not names.REJECTED.isdisjoint(re.split(r"[.\[]", self.path))
 
     @property
     def is_guess(self) -> bool:
         """Whether the column holds, or lies below, what a machine proposed to the annotators."""
-        return not GUESSES.isdisjoint(plain_name(self.path).split("_"))
+        return not names.GUESSES.isdisjoint(plain_name(self.path).split("_"))
 
     def is_below(self, keys: frozenset[str]) -> bool:
         """Whether the column lies below one of these keys of the row."""
@@ -97,7 +104,7 @@ class Column:
     @property
     def is_decision(self) -> bool:
         """Whether the column says which rows annotators accepted."""
-        left_out_values = LEFT_OUT.get(plain_name(self.name), ())
+        left_out_values = names.LEFT_OUT.get(plain_name(self.name), ())
         folded_values = {value.casefold() for value in self.values}
         return bool(left_out_values) and folded_values <= {*left_out_values, "accept", "submitted", "approved"}
 
@@ -114,13 +121,13 @@ class Column:
         linked = bool(first_values) and all(value.startswith(("http://", "https://")) for value in first_values)
         unique = len(self.values) >= min(0.95 * self.filled, _MOST_VALUES) and self.mean_words <= 1.2
         unique = unique and self.filled > 20 and plain_name(self.name) not in ("answer", "ground_truth")  # of sums
-        return stamped or linked or plain_name(self.name) in IDS or unique
+        return stamped or linked or plain_name(self.name) in names.IDS or unique
 
     @property
     def is_reference(self) -> bool:
         """Whether the column holds ids of something outside the rows, such as the database that a question is about."""
         name, _, last = plain_name(self.name).rpartition("_")
-        return last == "id" and not self.numeric and rank(name, LABELS) is None
+        return last == "id" and not self.numeric and rank(name, names.LABELS) is None
 
     @property
     def is_text(self) -> bool:
@@ -141,8 +148,9 @@ class Column:
             return False
         if sum(n for n in self.values.values() if n >= 3) < 0.9 * self.filled:
             return False
-        moments = all(map(_is_time, list(self.values)[:50]))
-        return not moments and self.longest <= LONGEST_LABEL and self.mean_words <= LABEL_WORDS and self.name not in IDS
+        if all(map(_is_time, list(self.values)[:50])) or self.name in names.IDS:
+            return False
+        return self.longest <= LONGEST_LABEL and self.mean_words <= LABEL_WORDS
 
     @property
     def is_json(self) -> bool:
@@ -205,7 +213,7 @@ def leaves(value: Any, path: str = "", name: str = "", depth: int = 0) -> Iterat
             key_expression = f"{path}[?id == `{json.dumps(field['id']).replace('`', '')}`] | [0].value"
             yield from leaves(field["value"], key_expression, str(field["id"]), depth + 1)
     elif isinstance(value, list):
-        if value and rank(name, LABELS) is not None and all(isinstance(i, dict) and "name" in i for i in value):
+        if value and rank(name, names.LABELS) is not None and all(isinstance(i, dict) and "name" in i for i in value):
             yield f"{path}[].name", name, [item["name"] for item in value]  # issues' labels have a colour each
         if len(value) == 1:
             yield from leaves(value[0], f"{path}[0]", name, depth)
@@ -247,13 +255,46 @@ def columns_of(rows: Sequence[RawRow]) -> dict[str, Column]:
     return {path: c for path, c in columns.items() if not path.startswith(tuple(longer))}
 
 
-def exploded(rows: Sequence[RawRow], name: str) -> list[RawRow]:
-    """Return the rows that `data.fields.each` makes: one for each element of a list, with the row's other keys."""
-    element_rows = []
-    for row in rows:
-        outer = dict(row.value) if isinstance(row.value, dict) else {}
-        elements = outer.pop(name, None)
-        for element in elements if isinstance(elements, list) else ():
-            element_fields = element if isinstance(element, dict) else {ELEMENT: element}
-            element_rows.append(RawRow(row.key, {**outer, **element_fields}))
-    return element_rows
+def answer_in(value: Any, path: str) -> tuple[str, Any] | None:
+    """Return (expression, text) of the answer in the value at `path`; None if the value has no known form."""
+    if not (form := _form_of_object(value) if isinstance(value, dict) else _form_of_list(value)):
+        return None
+    try:
+        text = _reader(form)(value, "", None)
+    except EXPRESSION_ERRORS:
+        return None
+    return (form.format(path), text) if text or "answer_start" in value else None  # SQuAD has unanswered questions
+
+
+@cache
+def _reader(form: str) -> Getter:
+    return compile_expression(form.format("@"))[0]
+
+
+def _form_of_object(value: dict[str, Any]) -> str:
+    """Return the expression of the answer in an object, with {} for its path; empty for any other object."""
+    if "candidates" in value:
+        return "join('', {}.candidates[0].content.parts[].text)"  # Gemini
+    if "choices" in value:
+        return "{}.choices[0].message.content"  # OpenAI's chat completions
+    if isinstance(value.get("text"), list) and "answer_start" in value:
+        return "{}.text[0]"  # SQuAD's answers in the form of the Hugging Face hub
+    is_named = {"feature_id", "name"} <= value.keys() and not any("answer" in key for key in value)
+    return "{}.name" if is_named else ""  # the answer to a radio question of Labelbox
+
+
+def _form_of_list(value: Any) -> str:
+    """Return the same for a list: SQuAD's answers, content parts of the assistant only, or answers with scores."""
+    if not isinstance(value, list) or not value or not all(isinstance(item, dict) for item in value):
+        return ""
+    keys = set(value[0]).intersection(*value)
+    if {"text", "answer_start"} <= keys:
+        return "{}[0].text"
+    if all(str(item.get("type")) in _ITEMS and item.get("role", "assistant") == "assistant" for item in value):
+        inner = any(isinstance(item.get("content"), list) for item in value)
+        return f"join('', {{}}{'[].content' * inner}[].text)"
+    scores = [key for key in _SCORES if key in keys and all(type(item[key]) in (int, float) for item in value)]
+    known_keys = [key for key in (*names.WRITTEN, *names.TEXTS) if key in keys]
+    texts = [key for key in known_keys if all(isinstance(item[key], str) for item in value)]
+    is_answers = scores and texts and keys.isdisjoint(("start", *names.SPEAKERS[:3]))  # no spans, and no turns
+    return f"max_by({{}}, &{scores[0]}).{texts[0]}" if is_answers else ""

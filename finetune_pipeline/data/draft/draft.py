@@ -13,8 +13,7 @@ from typing import Any
 import msgspec
 
 from finetune_pipeline.data.draft.answers import Answers, json_schema_of
-from finetune_pipeline.data.draft.choice import Choice, choose, word_tags
-from finetune_pipeline.data.draft.columns import exploded
+from finetune_pipeline.data.draft.choice import Choice, choose, exploded, word_tags
 from finetune_pipeline.data.draft.conversations import Chat, joined_turns
 from finetune_pipeline.data.draft.reading import RawRow, Reading, decoded, read_raw, spec_of, with_json_texts
 from finetune_pipeline.data.examples import Message

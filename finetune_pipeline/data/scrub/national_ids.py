@@ -86,7 +86,7 @@ LETTERED = re.compile(
     r"(?P<value>(?-i:(?=(?:[A-Z-]*[0-9]){4})[A-Z0-9-]{7,18}))(?![A-Za-z0-9])"
 )
 """A passport or driving licence number with letters, after its name: the group `value`."""
-DOCUMENTS = ("passp", "pasap", "passap", "paspo", "paszp", "licen", "permis de", "hrerschein", "codice")
+DOCUMENTS = "passp,passep,reisepass,pasap,passap,paspo,paszp,licen,permis de,hrerschein,codice".split(",")
 """A lower-case text that names a passport or a driving licence holds one of these."""
 
 

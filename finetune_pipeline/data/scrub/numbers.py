@@ -263,7 +263,7 @@ _BORN = re.compile(
     r"|data\sdi\snascita|född|født)|生年月日|誕生日|出生日期)"
     rf"(?:[\W_]{{1,3}}(?:is|was|on|am|the|le|el|em|il|op|dnia|den|le|es|ist|est|é|to|in))*[\W_]{{0,4}}?(?:は)?(?P<date>{_DATE})(?!\w)"
 )
-BIRTH_WORDS = "birth born dob d.o.b geb naci nasc naiss urodz né nací født född 生 誕".split()
+BIRTH_WORDS = "birth,born,dob,d.o.b,geb,nac,nasc,naiss,urodz,né,født,född,生,誕,ne le,nee le".split(",")
 """A lower-case text that mentions a birth holds one of these."""
 
 

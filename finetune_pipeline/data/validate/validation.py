@@ -15,18 +15,17 @@ from finetune_pipeline.data.formats import read_turns
 from finetune_pipeline.data.formats.base import OPTIONAL
 from finetune_pipeline.data.json_lines import decode_line
 from finetune_pipeline.data.names import leaves_out
-from finetune_pipeline.data.quoting import key_name, quoted, row_finding
+from finetune_pipeline.data.quoting import RAW_SHOWN, key_name, quoted, row_finding
 from finetune_pipeline.data.raw_files import FILES, PRODUCTION_FILE
 from finetune_pipeline.data.readers.any_file import read_records
 from finetune_pipeline.data.readers.records import Record
-from finetune_pipeline.data.scrub import Finder, finder_of, scrub_text
+from finetune_pipeline.data.scrub import finder_of, scrub_text
 from finetune_pipeline.data.validate.row_rules import check_row, final_messages
 from finetune_pipeline.data.workers import in_order
 from finetune_pipeline.findings import Finding, errors, most_first
 from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
 
-RAW_SHOWN = 2000
 _LABELS_SHOWN = 20
 _BLOCK_BYTES = 8 << 20
 _COUNTERS = ("by_rule", "labels", "ignored", "shapes", "lost", "unknown")
@@ -173,8 +172,8 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
             result.shapes[row.shape] += 1
             result.ignored.update(row.ignored)
             if row.example is None:
-                entry = {**_source(record, file), "raw": _shown(record.raw, find), "findings": findings}
-                result.quarantine.append(entry)
+                shown = scrub_text(record.raw[: 4 * RAW_SHOWN].decode("utf-8", "replace"), find)[:RAW_SHOWN]
+                result.quarantine.append({**_source(record, file), "raw": shown, "findings": findings})
                 if row.label is not None:
                     (result.lost if row.label in spec.labels else result.unknown)[row.label] += 1
                 continue
@@ -269,8 +268,3 @@ def _validate(
 def _source(record: Record, file: str) -> dict[str, Any]:
     source = {"file": file, "line": record.line, "item": record.item, "sheet": record.key if record.flat else None}
     return {key: value for key, value in source.items() if value is not None}
-
-
-def _shown(data: bytes, find: Finder) -> str:
-    """Return the row as shown in the quarantine: decoded with replacements, scrubbed, truncated."""
-    return scrub_text(data[: 4 * RAW_SHOWN].decode("utf-8", "replace"), find)[:RAW_SHOWN]

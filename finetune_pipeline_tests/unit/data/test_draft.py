@@ -53,8 +53,14 @@ def parquet(columns: dict[str, list[Any]]) -> bytes:
     return out.getvalue()
 
 
-def of(folder: Path, name: str, content: str | bytes) -> tuple[str, Path]:
+ENCODERS = {".jsonl": lines, ".json": json.dumps, ".csv": table, ".xlsx": workbook, ".parquet": parquet}
+
+
+def of(folder: Path, name: str, content: Any) -> tuple[str, Path]:
+    """A raw file of these rows, in the form that its suffix says; a text or bytes are written as they are."""
     path = folder / name
+    if not isinstance(content, str | bytes):
+        content = ENCODERS[path.suffix](content)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return f"raw/{name}", path
 
@@ -66,13 +72,15 @@ def drafted(*files: tuple[str, Path], **options: Any) -> Draft:
 
 
 PAIRS = pairs()
+ROWS = [(i, text, label) for i, (text, label) in enumerate(PAIRS)]
 HEADED = [["text", "label"], *PAIRS]
 ITEMS = [{"doc": {"content": t}, "gold": {"category": y}} for t, y in PAIRS]
+COUNTRIES = ("DE", "FR", "IT")
 WIDE = [
-    [i, f"2026-03-{1 + i % 28:02d}", ("web", "mail")[i % 8 > 3], ("DE", "FR", "IT")[i // 80], text, label, i * 37 % 91]
-    for i, (text, label) in enumerate(PAIRS)
+    [i, f"2026-03-{1 + i % 28:02d}", "web mail".split()[i % 8 > 3], COUNTRIES[i // 80], t, y, i * 37 % 91]
+    for i, t, y in ROWS
 ]
-NOTED = [[i, t, y, i % 7] for i, (t, y) in enumerate(PAIRS)]
+NOTED = [[i, t, y, i % 7] for i, t, y in ROWS]
 PATTERNS = [
     {"tag": tag, "patterns": [f"{say} {word}" for say in some.split(", ") for word in SAYS], "responses": ["ok"]}
     for tag, some in {
@@ -80,71 +88,59 @@ PATTERNS = [
         "leave": "bye now, see you, so long",
     }.items()
 ]
-RATED = [{"review": t, "stars": 1 + i % 5, "helpful": i % 3, "user": f"u{i % 90}"} for i, (t, _) in enumerate(PAIRS)]
+RATED = [{"review": t, "stars": 1 + i % 5, "helpful": i % 3, "user": f"u{i % 90}"} for i, t, _ in ROWS]
 MANY = pairs(1500, {f"intent_{i}": f"w{i} v{i} u{i}" for i in range(150)})
 GERMAN = table([["Nachricht", "Kategorie"], *PAIRS], ";").replace("please", "bitte schön")
-FILES: dict[str, tuple[str, str | bytes]] = {
+FILES: dict[str, tuple[str, Any]] = {
     "semicolon": ("a.csv", GERMAN.encode("cp1252")),
-    "headerless": ("a.csv", table([*PAIRS])),
+    "headerless": ("a.csv", [*PAIRS]),
     "headerless, label first": ("a.tsv", table([[y, t] for t, y in PAIRS], "\t")),
-    "wide": ("a.csv", table([["id", "datum", "kanal", "land", "eingang", "warteschlange", "dauer"], *WIDE])),
-    "several lines": ("a.csv", table([["body", "queue"], *([f"{t}\n\nregards,\nme", y] for t, y in PAIRS)])),
-    "subject": ("a.csv", table([["subject", "body", "queue"], *([t[:14], t, y] for t, y in PAIRS)])),
-    "workbook": ("a.xlsx", workbook({"Readme": [["made by hand"]], "Data": [["Message", "Topic"], *PAIRS]})),
-    "numbers": ("a.parquet", parquet({"sentence": [t for t, _ in PAIRS], "label": [i % 3 for i in range(240)]})),
-    "booleans": ("a.jsonl", lines([{"message": t, "is_spam": y == "billing"} for t, y in PAIRS])),
-    "ratings": ("a.jsonl", lines(RATED)),
-    "nested": ("a.json", json.dumps({"meta": {"v": 1}, "data": {"items": ITEMS}})),
-    "by id": ("a.json", json.dumps({f"k{i}": {"text": t, "label": y} for i, (t, y) in enumerate(PAIRS)}, indent=1)),
-    "by label": ("a.json", json.dumps({k: [t for t, y in PAIRS if y == k] for k in THINGS})),
-    "lists": ("a.json", json.dumps({"train": PAIRS, "val": pairs(9)})),
-    "patterns": ("a.json", json.dumps({"intents": PATTERNS})),
+    "wide": ("a.csv", [["id", "datum", "kanal", "land", "eingang", "warteschlange", "dauer"], *WIDE]),
+    "several lines": ("a.csv", [["body", "queue"], *([f"{t}\n\nregards,\nme", y] for t, y in PAIRS)]),
+    "subject": ("a.csv", [["subject", "body", "queue"], *([t[:14], t, y] for t, y in PAIRS)]),
+    "workbook": ("a.xlsx", {"Readme": [["made by hand"]], "Data": [["Message", "Topic"], *PAIRS]}),
+    "numbers": ("a.parquet", {"sentence": [t for t, _ in PAIRS], "label": [i % 3 for i in range(240)]}),
+    "booleans": ("a.jsonl", [{"message": t, "is_spam": y == "billing"} for t, y in PAIRS]),
+    "ratings": ("a.jsonl", RATED),
+    "nested": ("a.json", {"meta": {"v": 1}, "data": {"items": ITEMS}}),
+    "by id": ("a.json", json.dumps({f"k{i}": {"text": t, "label": y} for i, t, y in ROWS}, indent=1)),
+    "by label": ("a.json", {k: [t for t, y in PAIRS if y == k] for k in THINGS}),
+    "lists": ("a.json", {"train": PAIRS, "val": pairs(9)}),
+    "patterns": ("a.json", {"intents": PATTERNS}),
     "examples of intents": (
         "a.json",
-        json.dumps(
-            {"x": 1, "intents": [{"intent": k, "examples": [{"text": t} for t, y in PAIRS if y == k]} for k in THINGS]}
-        ),
+        {"x": 1, "intents": [{"intent": k, "examples": [{"text": t} for t, y in PAIRS if y == k]} for k in THINGS]},
     ),
-    "few answers": ("a.jsonl", lines([{"prompt": t, "completion": f" {y}"} for t, y in PAIRS])),
-    "many labels": ("a.csv", table([["utterance", "intent"], *MANY])),
-    "questions as names": ("a.csv", table([["What did they say to us?", "Why?"], *PAIRS])),
-    "lists of one": ("a.jsonl", lines([{"data": {"text": t}, "label": [y], "seen": []} for t, y in PAIRS])),
+    "few answers": ("a.jsonl", [{"prompt": t, "completion": f" {y}"} for t, y in PAIRS]),
+    "many labels": ("a.csv", [["utterance", "intent"], *MANY]),
+    "questions as names": ("a.csv", [["What did they say to us?", "Why?"], *PAIRS]),
+    "lists of one": ("a.jsonl", [{"data": {"text": t}, "label": [y], "seen": []} for t, y in PAIRS]),
     "guesses": (
         "a.jsonl",
-        lines([{"text": t, "label.suggestion": SAYS[len(t) % 2], "label.responses": [y]} for t, y in PAIRS]),
+        [{"text": t, "label.suggestion": SAYS[len(t) % 2], "label.responses": [y]} for t, y in PAIRS],
     ),
-    "one value for all": ("a.jsonl", lines([{"text": t, "intent": y, "entities": []} for t, y in PAIRS])),
-    "tags": ("a.csv", table([["text", "tags"], *PAIRS])),
-    "accents in names": ("a.csv", table([["Lösung", "catégorie"], *PAIRS])),
-    "lists as Python shows them": ("a.csv", table([["text", "labels"], *([t, str([y])] for t, y in PAIRS)])),
+    "one value for all": ("a.jsonl", [{"text": t, "intent": y, "entities": []} for t, y in PAIRS]),
+    "tags": ("a.csv", [["text", "tags"], *PAIRS]),
+    "accents in names": ("a.csv", [["Lösung", "catégorie"], *PAIRS]),
+    "lists as Python shows them": ("a.csv", [["text", "labels"], *([t, str([y])] for t, y in PAIRS)]),
     "quotes behind a backslash": ("a.csv", "text,label\n" + "".join(f'"a \\"{t}\\", ok",{y}\n' for t, y in PAIRS)),
-    "no blanks": ("a.jsonl", lines([{"文本": "".join(chr(0x4E00 + ord(c)) for c in t), "标签": y} for t, y in PAIRS])),
-    "title": ("a.xlsx", workbook({"Data": [["Tickets of 2026"], [], ["Message", "Topic"], *PAIRS]})),
-    "notes above": (
-        "a.xlsx",
-        workbook({"Data": [["Tickets"], ["made", "2026"], ["id", "body", "queue", "n"], *NOTED]}),
-    ),
-    "joined files": ("a.csv", table([*HEADED[:121], *HEADED[:1], *HEADED[121:]])),
+    "no blanks": ("a.jsonl", [{"文本": "".join(chr(0x4E00 + ord(c)) for c in t), "标签": y} for t, y in PAIRS]),
+    "title": ("a.xlsx", {"Data": [["Tickets of 2026"], [], ["Message", "Topic"], *PAIRS]}),
+    "notes above": ("a.xlsx", {"Data": [["Tickets"], ["made", "2026"], ["id", "body", "queue", "n"], *NOTED]}),
+    "joined files": ("a.csv", [*HEADED[:121], *HEADED[:1], *HEADED[121:]]),
     "title above commas": ("a.csv", "Tickets,\n" + table([["Message", "Topic"], *PAIRS])),
     "delimiter for Excel": ("a.csv", "sep=;\n" + table([["Message", "Topic"], *PAIRS], ";")),
     "sheets of months": (
         "a.xlsx",
-        workbook({"Notes": [["x"]], **{f"M{i}": [["Message", "Topic"], *PAIRS[i::3]] for i in range(3)}}),
+        {"Notes": [["x"]], **{f"M{i}": [["Message", "Topic"], *PAIRS[i::3]] for i in range(3)}},
     ),
     "sheets in another order": (
         "a.xlsx",
-        workbook(
-            {"A": [["Message", "Topic"], *PAIRS[:90]], "B": [["Topic", "Message"], *([y, t] for t, y in PAIRS[90:])]}
-        ),
+        {"A": [["Message", "Topic"], *PAIRS[:90]], "B": [["Topic", "Message"], *([y, t] for t, y in PAIRS[90:])]},
     ),
     "labels of several people": (
         "a.csv",
-        table(
-            [
-                ["text", "label_1", "label_2", "final_label"],
-                *([t, "a", "ab"[i % 2], y] for i, (t, y) in enumerate(PAIRS)),
-            ]
-        ),
+        [["text", "label_1", "label_2", "final_label"], *([t, "a", "ab"[i % 2], y] for i, t, y in ROWS)],
     ),
     "two marks that may part columns": (
         "a.txt",
@@ -179,15 +175,15 @@ def test_the_fields_of_a_draft(tmp_path: Path) -> None:
     draft = drafted(of(tmp_path, "s.json", document))
     assert draft.data["fields"] == {"text": "join('', data[].text)", "label": "$key"}
     asked = [{"instruction": f"do {t}", "input": t, "output": f"done with {t}", "category": y} for t, y in PAIRS]
-    draft = drafted(of(tmp_path, "a.jsonl", lines(asked)))
+    draft = drafted(of(tmp_path, "a.jsonl", asked))
     assert draft.data == {} and draft.answers.kind == "text"
     few = [row | {"instruction": f"do {i % 3}", "input": row["input"] if i % 4 else ""} for i, row in enumerate(asked)]
-    draft = drafted(of(tmp_path, "few.jsonl", lines(few)))
+    draft = drafted(of(tmp_path, "few.jsonl", few))
     assert draft.data == {} and draft.answers.rows == 240 and draft.choice.unused == ["category"]
-    assert drafted(of(tmp_path, "b.csv", table(HEADED))).data == {}
+    assert drafted(of(tmp_path, "b.csv", HEADED)).data == {}
     odd = [{"text": t, "label": y, "origin": "web", "tags": 3} for t, y in PAIRS]
     odd += [odd[0] | {"label": "Billing"}, odd[1] | {"label": "odd"}]
-    draft = drafted(of(tmp_path, "c.jsonl", lines(odd)))
+    draft = drafted(of(tmp_path, "c.jsonl", odd))
     assert draft.data == {"fields": {"text": "text", "label": "label"}}
     assert draft.answers.other_spellings == {"Billing": ("billing", 1)} and "Billing" not in draft.answers.labels
     assert draft.answers.counts["odd"] == 1
@@ -195,44 +191,42 @@ def test_the_fields_of_a_draft(tmp_path: Path) -> None:
 
 def test_a_worse_answer_and_what_holds_the_text_are_no_answers(tmp_path: Path) -> None:
     both = [{"chosen": f"Human: {t} Assistant: yes {y}", "rejected": f"no, {t} at all"} for t, y in PAIRS]
-    task, problems = draft([of(tmp_path, "a.jsonl", lines(both))])
+    task, problems = draft([of(tmp_path, "a.jsonl", both)])
     assert task is None and problems[-1].rule == "draft.no_columns"
     within = [{"doc": {"body": t, "lang": "en"}, "meta": {"labels": [y, y]}} for t, y in PAIRS]
-    task = drafted(of(tmp_path, "b.jsonl", lines(within)))
+    task = drafted(of(tmp_path, "b.jsonl", within))
     assert task.data["fields"] == {"prompt": "doc.body", "completion": "to_string(meta)"}
-    parts = [
-        {"title": y, "parts": [{"context": t, "more": [t[:9]]}, {"context": t[::-1], "more": []}]} for t, y in PAIRS
-    ]
-    assert "parts" not in drafted(of(tmp_path, "c.jsonl", lines(parts))).choice.answers
+    both = [[{"context": t, "more": [t[:9]]}, {"context": t[::-1], "more": []}] for t, _ in PAIRS]
+    parts = [{"title": y, "parts": both[i]} for i, _, y in ROWS]
+    assert "parts" not in drafted(of(tmp_path, "c.jsonl", parts)).choice.answers
 
 
 def test_two_columns_of_texts_are_a_request_and_its_answer(tmp_path: Path) -> None:
     rows = [[f"Was ist {t}?", f"Das ist {y}, nämlich {t[::-1]}"] for t, y in PAIRS]
     draft = drafted(of(tmp_path, "a.csv", table([["Frage", "Auskunft"], *rows], ";")))
     assert draft.answers.kind == "text" and draft.data["fields"] == {"prompt": "Frage", "completion": "Auskunft"}
-    marked = [{"question": t, "answer": f"because\n#### {i}"} for i, (t, _) in enumerate(PAIRS)]
-    assert drafted(of(tmp_path, "b.jsonl", lines(marked))).output["extract"].startswith("####")
+    marked = [{"question": t, "answer": f"because\n#### {i}"} for i, t, _ in ROWS]
+    assert drafted(of(tmp_path, "b.jsonl", marked)).output["extract"].startswith("####")
 
 
 @pytest.mark.parametrize("written", [lambda value: value, json.dumps, str], ids=["plain", "JSON", "Python"])
 def test_answers_in_json_get_a_schema(tmp_path: Path, written: Callable[[Any], Any]) -> None:
     values: list[Any] = [{"item": f"thing é {i}", "size": "SML"[i % 3], "count": i} for i in range(240)]
     values[3]["note"] = None
-    rows = [{"message": t, "extraction": written(values[i])} for i, (t, _) in enumerate(PAIRS)]
-    draft = drafted(of(tmp_path, "a.jsonl", lines(rows)))
+    rows = [{"message": t, "extraction": written(values[i])} for i, t, _ in ROWS]
+    draft = drafted(of(tmp_path, "a.jsonl", rows))
     assert draft.answers.kind == "json" and draft.schema is not None
     assert [json.loads(answer) for answer in draft.answers.values] == values
     assert written is json.dumps or not any("\\u" in answer for answer in draft.answers.values)
     assert draft.schema["required"] == ["item", "size", "count"]
     assert draft.schema["properties"]["size"] == {"enum": ["S", "M", "L"]}
     assert "size: # describe (one of" in draft.system_prompt
-    named = [{"mail": t, "extracted": written({"topic": y, "words": i})} for i, (t, y) in enumerate(PAIRS)]
-    assert drafted(of(tmp_path, "b.jsonl", lines(named))).choice.answer == "extracted"
+    named = [{"mail": t, "extracted": written({"topic": y, "words": i})} for i, t, y in ROWS]
+    assert drafted(of(tmp_path, "b.jsonl", named)).choice.answer == "extracted"
 
 
 CHATS = [
-    [("q", f"my {t}"), ("a", f"try {y} {i}"), ("q", f"and {t[::-1]}"), ("a", f"then {y}")]
-    for i, (t, y) in enumerate(pairs(60))
+    [("q", f"my {t}"), ("a", f"try {y} {i}"), ("q", f"and {t[::-1]}"), ("a", f"then {y}")] for i, t, y in ROWS[:60]
 ]
 
 
@@ -244,39 +238,39 @@ def turns(who: str, said: str, names: dict[str, str]) -> list[list[dict[str, str
 def test_conversations_in_any_form_are_read(tmp_path: Path) -> None:
     logs = turns("who", "msg", {"q": "Customer", "a": "Agent"})
     google = turns("who", "msg", {"q": "user", "a": "model"})
-    draft = drafted(of(tmp_path, "a.json", json.dumps([{"chat": i, "log": log} for i, log in enumerate(logs)])))
+    draft = drafted(of(tmp_path, "a.json", [{"chat": i, "log": log} for i, log in enumerate(logs)]))
     assert draft.data["fields"]["messages"] == "log[].{role: who, content: msg}" and draft.data["inject"] is True
     assert draft.data["roles"] == {"Customer": "user", "Agent": "assistant"} and draft.answers.rows == 60
     inside = {"exported": "2026", "conversations": [{"id": i, "transcript": log} for i, log in enumerate(logs)]}
-    draft = drafted(of(tmp_path, "e.json", json.dumps(inside)))
+    draft = drafted(of(tmp_path, "e.json", inside))
     assert draft.data["fields"]["rows"] == "conversations" and draft.answers.rows == 60
     shares = [{"conversations": chat} for chat in turns("from", "value", {"q": "human", "a": "gpt"})]
-    assert drafted(of(tmp_path, "b.json", json.dumps(shares))).data == {"inject": True}
+    assert drafted(of(tmp_path, "b.json", shares)).data == {"inject": True}
     parts = [{"contents": [{"role": t["who"], "parts": [{"text": t["msg"]}]} for t in log]} for log in google]
-    draft = drafted(of(tmp_path, "f.jsonl", lines(parts)))
+    draft = drafted(of(tmp_path, "f.jsonl", parts))
     assert draft.data["roles"] == {"model": "assistant"} and draft.answers.rows == 60
     own = turns("role", "content", {"q": "user", "a": "assistant"})
     kind = [{"messages": [{"role": "system", "content": "Be kind."}, *chat]} for chat in own]
-    draft = drafted(of(tmp_path, "c.jsonl", lines(kind)))
+    draft = drafted(of(tmp_path, "c.jsonl", kind))
     assert (draft.system_prompt, draft.answers.kind) == ("Be kind.", "text")
     differing = [{"messages": [{"role": "system", "content": f"Be {i}."}, *chat]} for i, chat in enumerate(own)]
-    draft = drafted(of(tmp_path, "d.jsonl", lines(differing)))
+    draft = drafted(of(tmp_path, "d.jsonl", differing))
     assert draft.data["fields"] == {"messages": "messages[?role != 'system']"} and draft.answers.rows == 60
     beside = [{"messages": chat, "system": "Be kind.", "tools": [], "score": 1} for chat in own]
-    draft = drafted(of(tmp_path, "g.jsonl", lines(beside)))
+    draft = drafted(of(tmp_path, "g.jsonl", beside))
     assert (draft.system_prompt, draft.choice.unused) == ("Be kind.", ["score"])
     compared = [{"input": {"messages": c[:3]}, "preferred_output": c[3:], "non_preferred_output": c[1:2]} for c in own]
-    draft = drafted(of(tmp_path, "h.jsonl", lines(compared)))
+    draft = drafted(of(tmp_path, "h.jsonl", compared))
     assert sorted(draft.answers.values) == sorted({c[3]["content"] for c in own})
     system = {"role": "system", "content": "Be kind."}
     asked = [{"input": [system, *c[:3]], "output": c[3], "model": "ab"[len(c[2]) % 2]} for c in own]
-    draft = drafted(of(tmp_path, "i.jsonl", lines(asked)))
+    draft = drafted(of(tmp_path, "i.jsonl", asked))
     assert (draft.answers.rows, draft.system_prompt) == (60, "Be kind.")
     assert sorted(draft.answers.values) == sorted({c[3]["content"] for c in own})
     greeted = [{"messages": [{"role": "assistant", "content": "Hello"}, *chat]} for chat in own]
-    assert drafted(of(tmp_path, "k.jsonl", lines(greeted))).answers.rows == 60
+    assert drafted(of(tmp_path, "k.jsonl", greeted)).answers.rows == 60
     preferred = [{"prompt": c[:3], "chosen": c[3:], "rejected": c[1:2]} for c in own]
-    assert sorted(drafted(of(tmp_path, "j.jsonl", lines(preferred))).answers.values) == sorted(draft.answers.values)
+    assert sorted(drafted(of(tmp_path, "j.jsonl", preferred)).answers.values) == sorted(draft.answers.values)
 
 
 def test_texts_that_hold_json_are_read(tmp_path: Path) -> None:
@@ -286,45 +280,35 @@ def test_texts_that_hold_json_are_read(tmp_path: Path) -> None:
     generated = [[json.dumps(c[:3]), json.dumps(c[3])] for c in own]
     shown = [[str(c[:3]), str(c[3])] for c in own]  # pandas writes Python's notation
     for rows in (traced, generated, shown):
-        draft = drafted(of(tmp_path, "a.csv", table([["input", "output"], *rows])))
+        draft = drafted(of(tmp_path, "a.csv", [["input", "output"], *rows]))
         assert (draft.answers.kind, draft.answers.rows) == ("text", 60)
         assert set(draft.answers.values) == {c[3]["content"] for c in own}
-    whole = drafted(of(tmp_path, "b.jsonl", lines([{"id": i, "dialog": json.dumps(c)} for i, c in enumerate(own)])))
+    whole = drafted(of(tmp_path, "b.jsonl", [{"id": i, "dialog": json.dumps(c)} for i, c in enumerate(own)]))
     assert whole.data["fields"] == {"messages": "dialog"} and whole.answers.rows == 60
-    events = [[json.dumps({"code": f"{y[:2]}{i % 7}", "n": i}), y] for i, (_, y) in enumerate(PAIRS)]
-    assert (
-        drafted(of(tmp_path, "d.csv", table([["event", "label"], *events]))).data["fields"]["text"]
-        == "to_string(event)"
-    )
-    cells = [[json.dumps({"text": t, "label": y}), "{}" if i else "{broken"] for i, (t, y) in enumerate(PAIRS)]
-    draft = drafted(of(tmp_path, "c.csv", table([["payload", "note"], *cells])))
-    assert draft.data["fields"] == {"text": "payload.text", "label": "payload.label"} and draft.choice.unused == [
-        "note"
-    ]
+    events = [[json.dumps({"code": f"{y[:2]}{i % 7}", "n": i}), y] for i, _, y in ROWS]
+    assert drafted(of(tmp_path, "d.csv", [["event", "label"], *events])).data["fields"]["text"] == "to_string(event)"
+    cells = [[json.dumps({"text": t, "label": y}), "{}" if i else "{broken"] for i, t, y in ROWS]
+    draft = drafted(of(tmp_path, "c.csv", [["payload", "note"], *cells]))
+    assert draft.data["fields"] == {"text": "payload.text", "label": "payload.label"}
+    assert draft.choice.unused == ["note"]
 
 
 def test_calls_alone_are_answers_and_results_of_functions_are_no_users(tmp_path: Path) -> None:
     """The first were refused; of the second the calls were lost, and what the functions gave was said by the user."""
     asked = [{"role": "user", "content": t} for t, _ in PAIRS]
     calls = [{"name": "route", "arguments": json.dumps({"to": y})} for _, y in PAIRS]
-    alone = [
-        {"messages": [q, {"role": "assistant", "tool_calls": [{"type": "function", "function": call}]}]}
-        for q, call in zip(asked, calls, strict=True)
-    ]
-    draft = drafted(of(tmp_path, "a.jsonl", lines(alone)))
-    assert (draft.answers.kind, draft.answers.rows) == (
-        "text",
-        240,
-    ) and 'route({"to": "billing"})' in draft.answers.values
-    old = [
-        {"role": "assistant", "content": None, "function_call": calls[0]},
-        {"role": "function", "name": "route", "content": "ok"},
-    ]
+    answers = [{"role": "assistant", "tool_calls": [{"type": "function", "function": call}]} for call in calls]
+    alone = [{"messages": [*pair]} for pair in zip(asked, answers, strict=True)]
+    draft = drafted(of(tmp_path, "a.jsonl", alone))
+    assert (draft.answers.kind, draft.answers.rows) == ("text", 240)
+    assert 'route({"to": "billing"})' in draft.answers.values
+    old: list[Any] = [{"role": "assistant", "content": None, "function_call": calls[0]}]
+    old.append({"role": "function", "name": "route", "content": "ok"})
     said = [{"messages": [q, *old, {"role": "assistant", "content": f"Done {i}"}]} for i, q in enumerate(asked)]
-    draft = drafted(of(tmp_path, "b.jsonl", lines(said)))
+    draft = drafted(of(tmp_path, "b.jsonl", said))
     assert draft.data == {"inject": True} and not draft.converted
     sums = [{"prompt": [q], "ground_truth": str(i), "source": "x"} for i, q in enumerate(asked)]
-    assert drafted(of(tmp_path, "c.jsonl", lines(sums))).answers.values == [str(i) for i in range(240)]
+    assert drafted(of(tmp_path, "c.jsonl", sums)).answers.values == [str(i) for i in range(240)]
 
 
 def test_logs_of_requests_and_responses_are_read(tmp_path: Path) -> None:
@@ -343,12 +327,10 @@ def test_logs_of_requests_and_responses_are_read(tmp_path: Path) -> None:
         rows["anthropic"].append({"request": request, "response": {"role": "assistant", "content": parts}})
         result = {"type": "succeeded", "message": {"role": "assistant", "content": parts[1:2]}}
         rows["anthropic batch"].append({"custom_id": f"r{i}", "params": {"messages": chat[:3]}, "result": result})
-        items = [
-            {"type": "reasoning", "summary": []},
-            {"type": "message", "content": [{"type": "output_text", "text": text}]},
-        ]
+        message = {"type": "message", "content": [{"type": "output_text", "text": text}]}
+        items = [{"type": "reasoning", "summary": []}, message]
         rows["responses"].append({"request": {"input": chat[2]["content"]}, "response": {"output": items}})
-    draft = {name: drafted(of(tmp_path, f"{name}.jsonl", lines(some))) for name, some in rows.items()}
+    draft = {name: drafted(of(tmp_path, f"{name}.jsonl", some)) for name, some in rows.items()}
     assert {name: of.answers.rows for name, of in draft.items()} == {**dict.fromkeys(rows, 60), "anthropic": 59}
     for name in ("openai", "batch"):
         answer = "response.choices[0].message" if name == "openai" else "response.body.choices[0].message"
@@ -360,23 +342,21 @@ def test_logs_of_requests_and_responses_are_read(tmp_path: Path) -> None:
 
 
 def test_rows_that_an_annotator_rejected_are_no_examples(tmp_path: Path) -> None:
-    decided = [
-        {"text": t, "label": y, "answer": ("accept", "reject", "ignore")[i % 10 // 8]} for i, (t, y) in enumerate(PAIRS)
-    ]
-    file = of(tmp_path, "a.jsonl", lines(decided))
+    decided = [{"text": t, "label": y, "answer": ("accept", "reject", "ignore")[i % 10 // 8]} for i, t, y in ROWS]
+    file = of(tmp_path, "a.jsonl", decided)
     draft = drafted(file)
     assert (sorted(draft.answers.labels), draft.answers.rows) == (sorted(THINGS), 192)
     assert row_rules(decided[8], draft.spec) == ["rejected_row"]
-    judged = drafted(of(tmp_path, "b.jsonl", lines([row | {"label": 1} for row in decided])))
+    judged = drafted(of(tmp_path, "b.jsonl", [row | {"label": 1} for row in decided]))
     assert judged.data["fields"]["label"] == "answer" and judged.answers.rows == 240
-    good = [{"prompt": t, "completion": f"{y} {i}", "label": i % 3 > 0} for i, (t, y) in enumerate(PAIRS)]
+    good = [{"prompt": t, "completion": f"{y} {i}", "label": i % 3 > 0} for i, t, y in ROWS]
     asked = [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in good]
     for name, rows in (("d.jsonl", good), ("e.jsonl", asked)):  # data for KTO
         draft = drafted(of(tmp_path, name, lines(rows)))
         assert set(draft.answers.values) == {row["completion"] for row in good if row["label"]}
     assert row_rules({**asked[0], "label": 0}, draft.spec) == [] and row_rules(asked[0], draft.spec) == ["rejected_row"]
-    questions = [{"question": t, "answer": "ignore" if i % 2 else f"It is {i}"} for i, (t, _) in enumerate(PAIRS)]
-    assert drafted(of(tmp_path, "c.jsonl", lines(questions))).answers.rows == 240
+    questions = [{"question": t, "answer": "ignore" if i % 2 else f"It is {i}"} for i, t, _ in ROWS]
+    assert drafted(of(tmp_path, "c.jsonl", questions)).answers.rows == 240
 
 
 def test_a_table_with_a_turn_a_row_becomes_conversations(tmp_path: Path) -> None:
@@ -386,7 +366,7 @@ def test_a_table_with_a_turn_a_row_becomes_conversations(tmp_path: Path) -> None
         for s, m in [("a", "welcome"), c[0], ("q", "quick"), *c[1:], ("q", "thanks")]
     ]
     rows.append(["c1", "agent", "hello", "one cell too many"])
-    file = of(tmp_path, "chat.csv", table([["conversation_id", "sender", "message"], *rows]))
+    file = of(tmp_path, "chat.csv", [["conversation_id", "sender", "message"], *rows])
     draft = drafted(file)
     place_files(given_files([file[1]]), tmp_path / "task", draft.converted)
     first = json.loads((tmp_path / "task" / "raw" / "chat.jsonl").read_text().splitlines()[0])
@@ -402,16 +382,16 @@ def test_a_table_with_a_turn_a_row_becomes_conversations(tmp_path: Path) -> None
 
 def test_what_cannot_be_told_is_said_with_the_columns(tmp_path: Path) -> None:
     moments = [["id", "when"], *([str(i), f"2026-01-{1 + i % 28:02d}"] for i in range(90))]
-    task, problems = draft([of(tmp_path, "a.csv", table(moments))])
+    task, problems = draft([of(tmp_path, "a.csv", moments)])
     assert task is None and "id (90 values" in problems[-1].message and "--answer" in problems[-1].fix
     when = [dt.datetime(2026, 1, 1) + dt.timedelta(minutes=i) for i in range(240)]
-    task, problems = draft([of(tmp_path, "a.parquet", parquet({"text": [t for t, _ in PAIRS], "when": when}))])
+    task, problems = draft([of(tmp_path, "a.parquet", {"text": [t for t, _ in PAIRS], "when": when})])
     assert task is None and "when (240 values" in problems[-1].message
-    odd = [{"a b": t, "c-d": y, "other": "xy"[i % 2]} for i, (t, y) in enumerate(PAIRS)]
-    file = of(tmp_path, "c.jsonl", lines(odd))
+    odd = [{"a b": t, "c-d": y, "other": "xy"[i % 2]} for i, t, y in ROWS]
+    file = of(tmp_path, "c.jsonl", odd)
     assert drafted(file, text="a b", answer="other").data["fields"] == {"text": '"a b"', "label": "other"}
     tokens = [{"text": f"<|im_end|> {t}", "label": y} for t, y in PAIRS]
-    task, (fault, empty) = draft([of(tmp_path, "t.jsonl", lines([*tokens[:30], {**tokens[0], "text": ""}]))])
+    task, (fault, empty) = draft([of(tmp_path, "t.jsonl", [*tokens[:30], {**tokens[0], "text": ""}])])
     assert task is None and fault.rule == "data.template_residue" and fault.place == "raw/t.jsonl:1"
     assert fault.message.endswith("; 30 of 31 rows looked at have this fault")
     assert empty.message.endswith("; 1 of 31 rows looked at have this fault")
@@ -429,35 +409,26 @@ SAID_IN_BATCH = [{"custom_id": t, "response": {"body": {"choices": []}}} for t, 
 @pytest.mark.parametrize(
     ("rule", "files"),
     [
-        ("draft.headers_differ", {"a.csv": table(HEADED), "b.csv": table([*PAIRS])}),
+        ("draft.headers_differ", {"a.csv": HEADED, "b.csv": [*PAIRS]}),
         ("draft.rows_differ", {f"{key}.json": json.dumps({"info": 1, key: ITEMS}) for key in ("items", "entries")}),
-        (
-            "draft.answers",
-            {"a.csv": table([["text", "label"], *([t, ("same", "Same ")[len(t) % 2]] for t, _ in PAIRS)])},
-        ),
+        ("draft.answers", {"a.csv": [["text", "label"], *([t, ("same", "Same ")[len(t) % 2]] for t, _ in PAIRS)]}),
         ("draft.no_rows", {"a.jsonl": ""}),
-        ("data.csv_dialect", {"a.csv": table([["text", "label", "label"], *([t, y, y] for t, y in PAIRS)])}),
+        ("data.csv_dialect", {"a.csv": [["text", "label", "label"], *([t, y, y] for t, y in PAIRS)]}),
         ("draft.no_table", {"a.csv": "".join(f"{t}\n" for t, _ in PAIRS)}),
-        (
-            "draft.other_text",
-            {"a.txt": "".join(f"[12.03.24, 10:{i % 60:02d}] Anna: {t}\n" for i, (t, _) in enumerate(PAIRS))},
-        ),
+        ("draft.other_text", {"a.txt": "".join(f"[12.03.24, 10:{i % 60:02d}] Anna: {t}\n" for i, t, _ in ROWS)}),
         ("draft.unreadable", {"a.jsonl": "null\n" * 9}),
         (
             "draft.unreadable",
             {"a.csv": b"text,label\n" + b"".join(b"a \xe9,x\nb \xc3\xa9,y\n" for _ in range(9)) + b"\xe9,z\n"},
         ),
-        ("draft.word_tags", {"a.jsonl": lines([{"tokens": t.split(), "ner_tags": [0, 1, 0]} for t in TRIPLES])}),
-        (
-            "draft.word_tags",
-            {"a.jsonl": lines([{"id": 1, "words": t.split(), "t": ["O", "B-X", "O"]} for t in TRIPLES])},
-        ),
-        ("draft.batch", {"a.jsonl": lines(ASKED[:9]), "b.jsonl": lines(SAID_IN_BATCH)}),
-        ("draft.map", {"b.json": json.dumps(dict(PAIRS))}),
-        ("draft.columns", {"b.json": json.dumps({"text": ["a b", "c d"], "label": ["x", "y"]})}),
+        ("draft.word_tags", {"a.jsonl": [{"tokens": t.split(), "ner_tags": [0, 1, 0]} for t in TRIPLES]}),
+        ("draft.word_tags", {"a.jsonl": [{"id": 1, "words": t.split(), "t": ["O", "B-X", "O"]} for t in TRIPLES]}),
+        ("draft.batch", {"a.jsonl": ASKED[:9], "b.jsonl": SAID_IN_BATCH}),
+        ("draft.map", {"b.json": dict(PAIRS)}),
+        ("draft.columns", {"b.json": {"text": ["a b", "c d"], "label": ["x", "y"]}}),
     ],
 )
-def test_what_keeps_files_from_being_a_task_is_named(tmp_path: Path, rule: str, files: dict[str, str]) -> None:
+def test_what_keeps_files_from_being_a_task_is_named(tmp_path: Path, rule: str, files: dict[str, Any]) -> None:
     options = {"answer": "label"} if rule == "draft.answers" else {}
     task, problems = draft([of(tmp_path, name, content) for name, content in files.items()], **options)
     assert task is None and rule in {finding.rule for finding in problems}

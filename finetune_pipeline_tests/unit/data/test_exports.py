@@ -8,19 +8,20 @@ import pytest
 
 from finetune_pipeline.data.draft.draft import Draft, draft
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline_tests.unit.data.raw_rows import kept_example, row_rules, table, validate_file
+from finetune_pipeline_tests.unit.data.raw_rows import kept_example, row_rules, validate_file
 from finetune_pipeline_tests.unit.data.rows import make_spec
-from finetune_pipeline_tests.unit.data.test_draft import CHATS, PAIRS, THINGS, drafted, lines, of
+from finetune_pipeline_tests.unit.data.test_draft import CHATS, PAIRS, ROWS, THINGS, drafted, of
 
 Pairs = set[tuple[str, str]]
 LABELS = list(THINGS)
 
 
-def read(folder: Path, content: str, name: str = "a.json") -> tuple[Draft, Pairs]:
+def read(folder: Path, content: Any, name: str = "a.json", **options: Any) -> tuple[Draft, Pairs]:
     """The draft of a file, and (what the user says, the answer) of every example it gives."""
     file = of(folder, name, content)
-    draft = drafted(file)
-    examples = [Example(**row) for row in validate_file(file[1], draft.spec).rows]
+    draft = drafted(file, **options)
+    path = of(folder, "converted.jsonl", draft.converted[file[0]])[1] if draft.converted else file[1]
+    examples = [Example(**row) for row in validate_file(path, draft.spec).rows]
     return draft, {(example.user_text, example.answer) for example in examples}
 
 
@@ -48,11 +49,11 @@ def labelled(text: str, *annotations: tuple[list[dict[str, Any]], bool]) -> dict
 
 def test_skipped_annotations_of_label_studio_are_no_answers(tmp_path: Path) -> None:
     rows = []
-    for i, (text, label) in enumerate(PAIRS):
+    for i, text, label in ROWS:
         good, bad = result("topic", "choices", [label]), result("topic", "choices", [wrong(label)])
         answered = [[(good, False)], [(bad, True), (good, False)], [(good, False), (good, False)], [(bad, True)]]
         rows.append(labelled(text, *answered[i % 4]))
-    draft, pairs = read(tmp_path, json.dumps(rows))
+    draft, pairs = read(tmp_path, rows)
     assert pairs == {pair for i, pair in enumerate(PAIRS) if i % 4 < 3}
     assert draft.data["fields"]["each"] == "annotations[?!was_cancelled]"
     assert "120 of 360 elements of annotations are marked was_cancelled" in " ".join(draft.notes)
@@ -60,24 +61,17 @@ def test_skipped_annotations_of_label_studio_are_no_answers(tmp_path: Path) -> N
 
 def test_each_control_of_label_studio_is_a_column(tmp_path: Path) -> None:
     """The answer was the person who had labelled the row."""
-    both = [
-        labelled(t, (result("topic", "choices", [y]) + result("mood", "choices", ["calm"]), False)) for t, y in PAIRS
-    ]
-    assert read(tmp_path, json.dumps(both))[1] == set(PAIRS)
+    mood = result("mood", "choices", ["calm"])
+    both = [labelled(t, (result("topic", "choices", [y]) + mood, False)) for t, y in PAIRS]
+    assert read(tmp_path, both)[1] == set(PAIRS)
     written = [labelled(t, (result("reply", "text", [f"On {t[::-1]}"]), False)) for t, _ in PAIRS]
-    assert read(tmp_path, json.dumps(written))[1] == {(t, f"On {t[::-1]}") for t, _ in PAIRS}
+    assert read(tmp_path, written)[1] == {(t, f"On {t[::-1]}") for t, _ in PAIRS}
     spans = [{"start": 0, "end": 4, "labels": ["W"]}, {"start": 5, "end": 7, "labels": ["V"]}]
-    found = [
-        [{"from_name": "entity", "id": f"{t}{i}", "value": span} for i, span in enumerate(spans)] for t, _ in PAIRS
-    ]
-    marked = [
-        labelled(t, (some[: 1 + i % 2], False)) for i, ((t, _), some) in enumerate(zip(PAIRS, found, strict=True))
-    ]
-    draft, pairs = read(tmp_path, json.dumps(marked))
-    assert draft.answers.kind == "json" and {json.dumps(json.loads(a)) for _, a in pairs} == {
-        json.dumps(spans[:1]),
-        json.dumps(spans),
-    }
+    found = [[{"from_name": "entity", "id": f"{t}{i}", "value": v} for i, v in enumerate(spans)] for t, _ in PAIRS]
+    marked = [labelled(t, (found[i][: 1 + i % 2], False)) for i, t, _ in ROWS]
+    draft, pairs = read(tmp_path, marked)
+    assert draft.answers.kind == "json"
+    assert {json.dumps(json.loads(a)) for _, a in pairs} == {json.dumps(spans[:1]), json.dumps(spans)}
 
 
 def test_the_system_text_of_gemini_is_kept(tmp_path: Path) -> None:
@@ -85,18 +79,16 @@ def test_the_system_text_of_gemini_is_kept(tmp_path: Path) -> None:
     contents = [[{"role": names[who], "parts": [{"text": text}]} for who, text in chat] for chat in CHATS]
     system = {"role": "system", "parts": [{"text": "Be kind."}, {"text": " Always."}]}
     for key in ("systemInstruction", "system_instruction"):
-        draft, pairs = read(tmp_path, lines([{key: system, "contents": turns} for turns in contents]), "a.jsonl")
+        draft, pairs = read(tmp_path, [{key: system, "contents": turns} for turns in contents], "a.jsonl")
         assert (draft.system_prompt, pairs) == ("Be kind. Always.", pairs_of(CHATS))
-    mixed = [
-        {("systemInstruction", "system_instruction")[i % 2]: system, "contents": c} for i, c in enumerate(contents)
-    ]
-    assert read(tmp_path, lines(mixed), "a.jsonl")[0].system_prompt == "Be kind. Always."
+    keys = ("systemInstruction", "system_instruction")
+    mixed = [{keys[i % 2]: system, "contents": c} for i, c in enumerate(contents)]
+    assert read(tmp_path, mixed, "a.jsonl")[0].system_prompt == "Be kind. Always."
     candidates = [[{"content": {"role": "model", "parts": [*c[3]["parts"], {"text": " Bye."}]}}] for c in contents]
-    batch = [
-        {"request": {"contents": c[:3], "systemInstruction": system}, "response": {"candidates": some}}
-        for c, some in zip(contents, candidates, strict=True)
-    ]
-    draft, pairs = read(tmp_path, lines(batch), "a.jsonl")
+    requests = [{"contents": c[:3], "systemInstruction": system} for c in contents]
+    both = zip(requests, candidates, strict=True)
+    batch = [{"request": request, "response": {"candidates": some}} for request, some in both]
+    draft, pairs = read(tmp_path, batch, "a.jsonl")
     assert draft.system_prompt == "Be kind. Always."
     assert pairs == {(asked, f"{answer} Bye.") for asked, answer in pairs_of(CHATS)}
 
@@ -122,7 +114,7 @@ def exported(chat: Any) -> dict[str, Any]:
 
 
 def test_the_thread_that_chatgpt_shows_is_read(tmp_path: Path) -> None:
-    draft, pairs = read(tmp_path, json.dumps([exported(chat) for chat in CHATS]), "conversations.json")
+    draft, pairs = read(tmp_path, [exported(chat) for chat in CHATS], "conversations.json")
     assert pairs == pairs_of(CHATS) and draft.data == {"inject": True} and draft.choice.unused == ["title"]
     spec = make_spec(output={"kind": "text"}, inject=True)
     row = exported(CHATS[0])
@@ -137,48 +129,46 @@ def test_the_thread_that_chatgpt_shows_is_read(tmp_path: Path) -> None:
 
 def test_each_question_of_squad_is_a_row(tmp_path: Path) -> None:
     articles, expected = [], set()
-    for i, (text, _) in enumerate(PAIRS):
+    for i, text, _ in ROWS:
         answers = [{"text": text[:9].strip(), "answer_start": 0}, {"text": text[:15], "answer_start": 0}]
         questions = [{"question": f"What is {text[::-1]}?", "answers": answers[: 1 + i % 2], "is_impossible": False}]
         questions += [{"question": f"Who is {i}?", "answers": [], "is_impossible": True}] if i % 3 == 0 else []
         articles.append({"title": f"T{i}", "paragraphs": [{"context": f"About {text}", "qas": questions}]})
         expected.add((f"What is {text[::-1]}?\n\nAbout {text}", text[:9].strip()))
-    draft, pairs = read(tmp_path, json.dumps({"version": "v2.0", "data": articles}))
+    draft, pairs = read(tmp_path, {"version": "v2.0", "data": articles})
     assert pairs == expected and draft.data["fields"]["rows"] == "data[].paragraphs[]"
     assert draft.notes[-1] == "80 of 320 elements of qas are marked is_impossible: data.fields.each leaves them out"
-    assert read(tmp_path, json.dumps(articles))[1] == expected
+    assert read(tmp_path, articles)[1] == expected
     for article in articles:
         (paragraph,) = article["paragraphs"]
         paragraph["qas"] = [{k: v for k, v in paragraph["qas"][0].items() if k != "is_impossible"}]
-    assert read(tmp_path, json.dumps({"data": articles}))[1] == expected
+    assert read(tmp_path, {"data": articles})[1] == expected
     flat = [{"context": p["context"], **p["qas"][0]} for a in articles for p in a["paragraphs"]]
-    assert read(tmp_path, lines(flat), "a.jsonl")[1] == expected
+    assert read(tmp_path, flat, "a.jsonl")[1] == expected
     of_hub = [row | {"answers": {"text": [a["text"] for a in row["answers"]], "answer_start": [0]}} for row in flat]
-    assert read(tmp_path, lines(of_hub), "a.jsonl")[1] == expected
+    assert read(tmp_path, of_hub, "a.jsonl")[1] == expected
     judged = [[row["question"], row["context"], str(i % 2 > 0)] for i, row in enumerate(flat)]
-    _, pairs = read(tmp_path, table([["question", "passage", "answer"], *judged]), "a.csv")
+    _, pairs = read(tmp_path, [["question", "passage", "answer"], *judged], "a.csv")
     assert {asked for asked, _ in pairs} == {asked for asked, _ in expected}
 
 
 def test_earlier_turns_of_an_instruction_come_first(tmp_path: Path) -> None:
     own = [(c, {"history": [[c[0][1], c[1][1]]]}) for c in CHATS]
     rows = [{"instruction": c[2][1], "input": "", "output": c[3][1], **history} for c, history in own]
-    assert read(tmp_path, json.dumps(rows))[1] == pairs_of(CHATS)
+    assert read(tmp_path, rows)[1] == pairs_of(CHATS)
     of_glm = [{"prompt": c[2][1], "response": c[3][1], **history} for c, history in own]
-    assert read(tmp_path, lines(of_glm), "a.jsonl")[1] == pairs_of(CHATS)
-    task, pairs = read(tmp_path, json.dumps([row | {"system": "Be kind."} for row in rows]))
+    assert read(tmp_path, of_glm, "a.jsonl")[1] == pairs_of(CHATS)
+    task, pairs = read(tmp_path, [row | {"system": "Be kind."} for row in rows])
     assert (task.system_prompt, pairs) == ("Be kind.", pairs_of(CHATS))
-    task, pairs = read(tmp_path, json.dumps([row | {"system": f"Be {i}."} for i, row in enumerate(rows)]))
+    task, pairs = read(tmp_path, [row | {"system": f"Be {i}."} for i, row in enumerate(rows)])
     assert pairs == pairs_of(CHATS) and "the task's system prompt replaces them" in " ".join(task.notes)
     logged = [{"input": [{"role": "user", "content": c[2][1]}], "output": c[3][1], "system": "Be kind."} for c in CHATS]
-    task, pairs = read(tmp_path, lines(logged), "a.jsonl")
+    task, pairs = read(tmp_path, logged, "a.jsonl")
     assert (task.system_prompt, pairs) == ("Be kind.", {(c[2][1], c[3][1]) for c in CHATS})
     assert draft([of(tmp_path, "none.json", "[]")])[1][-1].rule == "draft.no_rows"
     spec = make_spec(output={"kind": "text"})
-    assert kept_example(rows[0], spec).messages[1:3] == [
-        {"role": "user", "content": CHATS[0][0][1]},
-        {"role": "assistant", "content": CHATS[0][1][1]},
-    ]
+    earlier = kept_example(rows[0], spec).messages[1:3]
+    assert earlier == [{"role": role, "content": CHATS[0][i][1]} for i, role in enumerate(("user", "assistant"))]
     assert row_rules({**rows[0], "history": [["alone"]]}, spec) == ["wrong_type"]
     assert row_rules({**rows[0], "history": [["a question", None]]}, spec) == ["empty_field"]
     assert row_rules({**rows[0], "history": None}, spec) == row_rules({**rows[0], "history": []}, spec) == []
@@ -186,18 +176,11 @@ def test_earlier_turns_of_an_instruction_come_first(tmp_path: Path) -> None:
 
 def test_requests_and_answers_side_by_side_are_one_conversation(tmp_path: Path) -> None:
     moss = [{"conversation": [{"human": c[i][1], "assistant": c[i + 1][1]} for i in (0, 2)]} for c in CHATS]
-    draft, pairs = read(tmp_path, json.dumps(moss))
+    draft, pairs = read(tmp_path, moss)
     assert pairs == pairs_of(CHATS) and draft.data["inject"] is True
-    tuned = [
-        {
-            "conversation": [
-                {"system": "Be kind.", "input": c[0][1], "output": c[1][1]},
-                {"input": c[2][1], "output": c[3][1]},
-            ]
-        }
-        for c in CHATS
-    ]
-    draft, pairs = read(tmp_path, json.dumps(tuned))
+    turns = [[{"input": c[i][1], "output": c[i + 1][1]} for i in (0, 2)] for c in CHATS]
+    tuned = [{"conversation": [{"system": "Be kind.", **first}, second]} for first, second in turns]
+    draft, pairs = read(tmp_path, tuned)
     assert (draft.system_prompt, pairs) == ("Be kind.", pairs_of(CHATS))
 
 
@@ -206,14 +189,14 @@ def test_speakers_and_texts_within_a_turn_are_found(tmp_path: Path) -> None:
     names = {"q": "user", "a": "admin"}
     turns = [[{"author": {"type": names[who], "id": "7"}, "body": text} for who, text in chat] for chat in CHATS]
     parts = [{"source": t[0], "conversation_parts": {"total_count": 3, "conversation_parts": t[1:]}} for t in turns]
-    assert read(tmp_path, lines(parts), "a.jsonl")[1] == pairs_of(CHATS)
+    assert read(tmp_path, parts, "a.jsonl")[1] == pairs_of(CHATS)
     kinds = {"q": "human", "a": "ai"}
     traced = [[{"type": kinds[who], "data": {"content": text}} for who, text in chat] for chat in CHATS]
     runs = [{"inputs": {"messages": t[:3]}, "outputs": {"generations": t[3:]}} for t in traced]
-    assert read(tmp_path, lines(runs), "a.jsonl")[1] == pairs_of(CHATS)
+    assert read(tmp_path, runs, "a.jsonl")[1] == pairs_of(CHATS)
     ids = [[{"author_id": who, "body": text} for who, text in chat] for chat in CHATS]
     tickets = [{"subject": c[0][1][:9], "description": c[0][1], "comments": t} for c, t in zip(CHATS, ids, strict=True)]
-    task, problems = draft([of(tmp_path, "t.jsonl", lines(tickets))])
+    task, problems = draft([of(tmp_path, "t.jsonl", tickets)])
     assert task is None and "speakers are ids: author_id" in problems[-1].message
 
 
@@ -221,13 +204,11 @@ def test_what_was_said_is_no_request_and_what_was_asked_no_answer(tmp_path: Path
     """Both were the wrong way round."""
     asked = [(text, f"On {text[::-1]}") for text, _ in PAIRS]
     tree = [{"prompt": {"text": q, "replies": [{"text": a, "rank": 0}]}} for q, a in asked]
-    assert read(tmp_path, lines(tree), "a.jsonl")[1] == set(asked)
-    runs = [
-        {"inputs": {"messages": [[{"kwargs": {"content": q}}]]}, "outputs": {"generations": [[{"text": a}]], "n": None}}
-        for q, a in asked
-    ]
-    assert read(tmp_path, lines(runs), "a.jsonl")[1] == set(asked)
-    task, problems = draft([of(tmp_path, "b.jsonl", lines([{"usage": {"n": i}, "metadata": {}} for i in range(60)]))])
+    assert read(tmp_path, tree, "a.jsonl")[1] == set(asked)
+    sides = [({"messages": [[{"kwargs": {"content": q}}]]}, {"generations": [[{"text": a}]]}) for q, a in asked]
+    runs = [{"inputs": request, "outputs": {**reply, "n": None}} for request, reply in sides]
+    assert read(tmp_path, runs, "a.jsonl")[1] == set(asked)
+    task, problems = draft([of(tmp_path, "b.jsonl", [{"usage": {"n": i}, "metadata": {}} for i in range(60)])])
     assert task is None and problems[-1].rule == "draft.no_columns"
 
 
@@ -241,8 +222,8 @@ def test_what_was_said_is_no_request_and_what_was_asked_no_answer(tmp_path: Path
     ids=["Argilla 1", "Argilla 2", "Mechanical Turk"],
 )
 def test_rows_that_a_tool_marks_as_left_out_are_none(tmp_path: Path, left_out: Any) -> None:
-    rows = [{"text": t, "label": y, **left_out(i)} for i, (t, y) in enumerate(PAIRS)]
-    assert read(tmp_path, lines(rows), "a.jsonl")[1] == {pair for i, pair in enumerate(PAIRS) if i % 4}
+    rows = [{"text": t, "label": y, **left_out(i)} for i, t, y in ROWS]
+    assert read(tmp_path, rows, "a.jsonl")[1] == {pair for i, pair in enumerate(PAIRS) if i % 4}
 
 
 def test_an_element_can_say_that_it_is_none() -> None:
@@ -256,12 +237,10 @@ def test_an_element_can_say_that_it_is_none() -> None:
 def test_a_custom_field_of_a_ticket_is_a_column(tmp_path: Path) -> None:
     """The list of all of them was the answer."""
     rows = [{"description": t, "custom_fields": [{"id": 36, "value": y}, {"id": 37, "value": None}]} for t, y in PAIRS]
-    assert read(tmp_path, json.dumps({"tickets": rows, "next_page": None}))[1] == set(PAIRS)
+    assert read(tmp_path, {"tickets": rows, "next_page": None})[1] == set(PAIRS)
 
 
 def test_an_answer_of_labelbox_is_its_name(tmp_path: Path) -> None:
-    rows = [
-        {"data_row": {"row_data": t}, "labels": [{"name": "topic", "radio_answer": {"feature_id": f"f{i}", "name": y}}]}
-        for i, (t, y) in enumerate(PAIRS)
-    ]
-    assert read(tmp_path, lines(rows), "a.jsonl")[1] == set(PAIRS)
+    answers = [{"name": "topic", "radio_answer": {"feature_id": f"f{i}", "name": y}} for i, _, y in ROWS]
+    rows = [{"data_row": {"row_data": t}, "labels": [answers[i]]} for i, t, _ in ROWS]
+    assert read(tmp_path, rows, "a.jsonl")[1] == set(PAIRS)

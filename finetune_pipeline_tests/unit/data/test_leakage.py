@@ -85,6 +85,5 @@ def test_the_stated_recall_is_that_of_planted_copies(tmp_path: Path) -> None:
 def test_what_cannot_be_edited_is_not_tested(tmp_path: Path) -> None:
     split_rows(tmp_path, [example(str(10_000_019 * i), line=i) for i in range(1, 80)])
     edited = leakage_report(tmp_path / "out")["edited"]
-    assert (
-        edited["one typo"] == edited["a word dropped"] == {"tested": 0} and edited["greeting and thanks"]["tested"] > 10
-    )
+    assert edited["one typo"] == edited["a word dropped"] == {"tested": 0}
+    assert edited["greeting and thanks"]["tested"] > 10

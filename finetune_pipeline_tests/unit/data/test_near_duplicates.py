@@ -14,7 +14,6 @@ from scipy.sparse.csgraph import connected_components
 
 from finetune_pipeline.data.dedup.benchmarks import BenchmarkIndex, Item, Match, read_benchmark
 from finetune_pipeline.data.dedup.boilerplate import MOST, Boilerplate, find_boilerplate, stripper
-from finetune_pipeline.data.dedup.differences import _TOKEN, _latin_words
 from finetune_pipeline.data.dedup.near_duplicates import candidate_pairs, loose_forms, near_duplicate_clusters, sketch
 from finetune_pipeline.data.dedup.text_similarity import (
     exact_form,
@@ -80,15 +79,6 @@ def test_pairs_just_at_the_threshold_are_candidates(threshold: float, shared: in
     assert len(hits) < 1.2 * count
 
 
-def test_boilerplate_is_left_out() -> None:
-    preamble = "You are a careful assistant of a bank. Answer the following question in one short sentence.\n"
-    asked = ("Where is the branch?", "How do I pay a bill?", "how do I pay a bill", "My card is gone")
-    texts = [preamble + text for text in asked]
-    assert len(set(near_duplicate_clusters(texts, 0.7).tolist())) < 3
-    forms = loose_forms(texts, Boilerplate((preamble,)))
-    assert candidate_pairs(sketch(forms, 0.7), 0.7).tolist() == [[1, 2]]
-
-
 def test_similarity_is_the_jaccard_of_character_5_grams() -> None:
     assert similarity("abcdef", "abcdeg") == pytest.approx(1 / 3)
     assert similarity("日本語のテキスト", "日本語のテキストです") == pytest.approx(4 / 6)
@@ -107,15 +97,12 @@ def test_forms_keep_what_tells_texts_apart() -> None:
 
 
 @given(st.text(st.sampled_from("abcdefé ßñ ' -.,;!?«»´·ª²1_\xa0\xad\t\u2019") | st.characters(max_codepoint=0xFF)))
-def test_text_in_latin_1_has_the_forms_and_words_it_has_beside_other_characters(text: str) -> None:
+def test_text_in_latin_1_has_the_forms_it_has_beside_other_characters(text: str) -> None:
     """Latin-1 goes through bytes; with a character of another script behind it, it goes the way of all others."""
     kept = loose_form(f"{text} Ж").split()[:-1]
     assert loose_form(text).split() == (kept or exact_form(text).split())
     assert has_invisible(text) == has_invisible(f"{text}Ж") == ("\xad" in text)
     assert visible_text(text) == visible_text(f"{text}Ж")[:-1]
-    words = _latin_words(text)
-    assert words is None or words == _TOKEN.findall(text)
-    assert _latin_words("a naïve, «old» top-up!") == ["a", "naïve", "old", "top", "up"]
 
 
 ALPACA = (

@@ -146,18 +146,10 @@ def table_with_faults() -> File:
     return File("a.csv", b"\r\n".join(head + rows), faults, 48, 8)
 
 
-FREE = File(
-    "free.jsonl",
-    as_lines([row for *_, row in FREE_WARNINGS]),
-    [(rule, i) for i, (_, rule, _) in enumerate(FREE_WARNINGS, 1)],
-    sound=2,
-    quarantined=1,
-    spec=make_spec(TEXT_OUTPUT),
-)
-TWICE, BAD_BYTE = (
-    b'{"text": "aa", "text": "aa", "label": "bug_report"}',
-    b'{"text": "It \xff broke", "label": "bug_report"}',
-)
+FREE_FAULTS = [(rule, i) for i, (_, rule, _) in enumerate(FREE_WARNINGS, 1)]
+FREE = File("free.jsonl", as_lines([row for *_, row in FREE_WARNINGS]), FREE_FAULTS, 2, 1, make_spec(TEXT_OUTPUT))
+TWICE = b'{"text": "aa", "text": "aa", "label": "bug_report"}'
+BAD_BYTE = b'{"text": "It \xff broke", "label": "bug_report"}'
 DOCUMENT = b"[\n" + b",\n".join([PAIR, TWICE, PAIR, BAD_BYTE, b'{"text": "It bro'])
 KEYED = b'{"a": [\n%s\n],\n"b": 5\n}\nmore' % PAIR
 MAPPED = as_lines([["It broke", "bug_report"], ["It broke"], [["It"], "bug_report"]])
@@ -197,6 +189,7 @@ SAID = ["The button does nothing", "Café 日本 😀 is closed", 'He said "no",
 ASKED = [turn("user", "Where is it?"), turn("assistant", None, tool_calls=[CALL])]
 ANSWERED = [turn("tool", "sent", tool_call_id="c1"), turn("assistant", "It was sent.")]
 CHAT_WITH_TOOLS = {"messages": [S, *ASKED, *ANSWERED], "tools": [TOOL]}
+SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt"}
 SHAPES: dict[str, Callable[[str], dict[str, Any]]] = {
     "messages": lambda said: chat(said),
     "messages in parts": lambda said: {
@@ -208,10 +201,7 @@ SHAPES: dict[str, Callable[[str], dict[str, Any]]] = {
     "question_answer": lambda said: {"question": said, "answer": "bug_report"},
     "instruction": lambda said: {"instruction": "Sort this ticket", "input": said, "output": "bug_report"},
     "sharegpt": lambda said: {
-        "conversations": [
-            {"from": name, "value": m["content"]}
-            for name, m in zip(("system", "human", "gpt"), chat(said)["messages"], strict=True)
-        ]
+        "conversations": [{"from": SPEAKERS[m["role"]], "value": m["content"]} for m in chat(said)["messages"]]
     },
     "preference": lambda said: {"prompt": said, "chosen": "bug_report", "rejected": "P0_incident"},
 }

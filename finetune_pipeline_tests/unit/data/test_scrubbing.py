@@ -82,6 +82,9 @@ NHS 943 476 5919 -> NHS [NATIONAL_ID_1]
 call 943 476 5919 -> call [PHONE_1]
 943 476 5919 -> 943 476 5919
 DNI 12345678A -> DNI [NATIONAL_ID_1]
+Fecha de nac.: 12/05/1990 -> Fecha de nac.: [BIRTH_DATE_1]
+nee le 12 mai 1990 -> nee le [BIRTH_DATE_1]
+Reisepass C01X00T47, passeport 12AB34567 -> Reisepass [NATIONAL_ID_1], passeport [NATIONAL_ID_2]
 12345678A -> 12345678A
 ref 12345678Z -> ref 12345678Z
 on 2024-01-15 555-123-4567 rang -> on 2024-01-15 [PHONE_1] rang

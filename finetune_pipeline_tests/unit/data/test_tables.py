@@ -86,10 +86,8 @@ def test_a_header_once_more_is_no_row_and_blanks_may_stand_before_a_quote(tmp_pa
     data = b'text, label\n"It broke, \n twice", "bug_report"\ntext, label\nit says, "bug" here\n'
     result = validate_bytes(tmp_path, data, make_spec(TEXT_OUTPUT), "a.csv")
     assert ("header_again", 4) in result.by_line and result.kept == 2
-    assert [(r["text"], r["label"].strip()) for r in values(tmp_path, data, make_spec(TEXT_OUTPUT)) if r] == [
-        ("It broke, \n twice", "bug_report"),
-        ("it says", '"bug" here'),
-    ]
+    read = [(r["text"], r["label"].strip()) for r in values(tmp_path, data, make_spec(TEXT_OUTPUT)) if r]
+    assert read == [("It broke, \n twice", "bug_report"), ("it says", '"bug" here')]
 
 
 @pytest.mark.parametrize(

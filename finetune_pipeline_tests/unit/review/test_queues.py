@@ -18,10 +18,8 @@ from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline_tests.unit.review.test_ratings import VERSION
 
 SHEET = sheet_name(VERSION, 3)
-ITEMS = [
-    SheetItem(f"e{i}", "=1+1" if i == 0 else f"question {i}", "ref", f"left {i}", f"right {i}", RANDOM)
-    for i in range(3)
-]
+QUESTIONS = ("=1+1", "question 1", "question 2")
+ITEMS = [SheetItem(f"e{i}", text, "ref", f"left {i}", f"right {i}", RANDOM) for i, text in enumerate(QUESTIONS)]
 
 
 def edit(file: Path, *changes: dict[str, str]) -> list[dict[str, str]]:

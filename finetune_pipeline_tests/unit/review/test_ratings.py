@@ -74,16 +74,11 @@ def test_faults_are_named(row: object, message: str) -> None:
 
 
 def test_json_lines_and_csv_are_read_and_bad_lines_lose_no_good_ones(tmp_path: Path) -> None:
-    good_line, bad_line = (
-        json.dumps(line(comment="two\u2028lines"), ensure_ascii=False),
-        json.dumps(line(choice="maybe")),
-    )
+    good_line = json.dumps(line(comment="two\u2028lines"), ensure_ascii=False)
+    bad_line = json.dumps(line(choice="maybe"))
     put(tmp_path, "a.jsonl", f"\ufeff{bad_line}\nno json\n\n{good_line}\n{'[' * 100_000}\n")
-    put(
-        tmp_path,
-        "b.csv",
-        f'\ufeffsheet,id,choice,rater,comment\n{SHEET},e002, BOTH ,Bo,"fine, really"\n{SHEET},e003,,Bo,\n',
-    )
+    cells = f'{SHEET},e002, BOTH ,Bo,"fine, really"\n{SHEET},e003,,Bo,\n'
+    put(tmp_path, "b.csv", f"\ufeffsheet,id,choice,rater,comment\n{cells}")
     ratings, findings = read_ratings(tmp_path)
     assert [(r.id, r.choice, r.rater) for r in ratings] == [("e001", "A", "Ada"), ("e002", "both", "Bo")]
     assert [r.comment for r in ratings] == ["two\u2028lines", "fine, really"]
@@ -128,9 +123,8 @@ def test_only_the_random_half_gives_rates() -> None:
 
 def test_ratings_of_other_sheets_and_unknown_items_are_counted_not_used() -> None:
     other_sheet = sheet_name("f" * 16, 40)
-    figures = summarise(
-        [said("e0", True, True, sheet=other_sheet), said("zzz", True, True)], {SHEET: {"e0": RANDOM}}, SECRET
-    )
+    ratings = [said("e0", True, True, sheet=other_sheet), said("zzz", True, True)]
+    figures = summarise(ratings, {SHEET: {"e0": RANDOM}}, SECRET)
     assert (figures["rated"], figures["unknown"]) == (0, 2) and figures[RANDOM] is None
 
 
