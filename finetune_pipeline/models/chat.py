@@ -17,6 +17,7 @@ from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.chat_templates import generation_ends
 from finetune_pipeline.models.control_tokens import Conversation, token_ids, write
 from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.models.model_files import base_error
 
 Message = dict[str, Any]
 Tools = Sequence[dict[str, Any]] | None
@@ -71,6 +72,15 @@ def _rendered(
         message = f"the model's chat template cannot render this conversation: {error}"
         fix = "change the example, or use a model whose template supports these turns"
         raise FindingsError([Finding("chat.template_refuses", "error", "example ?", message, fix)]) from error
+
+
+def common_prefix(texts: Sequence[list[int]], limit: int | None = None) -> int:
+    """Return the number of leading tokens that all texts share: at most `limit`, and less than the length of every text."""
+    if not texts:
+        return 0
+    low, high = min(texts), max(texts)  # what the lexically first and last share, all share
+    most = max(0, len(low) - 1 if limit is None else min(limit, len(low) - 1))
+    return next((i for i in range(most) if low[i] != high[i]), most)
 
 
 def to_ids(tokenizer: Any, text: str) -> list[int]:
@@ -229,4 +239,4 @@ def unusable(part: str, folder: Path, error: Exception) -> FindingsError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     message = f"the {part} in {folder.name!r} cannot be loaded: {reason}"
     fix = "fetch the model again, all its files; or use an unquantized model of a family that transformers knows"
-    return FindingsError([Finding(f"model.{part}", "error", "task.yaml: base_model", message, fix)])
+    return base_error(message, fix, part)

@@ -17,8 +17,9 @@ from finetune_pipeline.engine.files import digest_file, read_json, write_json
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.gguf import KINDS, write_gguf
 from finetune_pipeline.models.gguf_tokenizer import leading_token
-from finetune_pipeline.models.identity import MODEL_FILE, model_folder
+from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.manifest import Source, base_model, describe
+from finetune_pipeline.models.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_FILE
 from finetune_pipeline.models.ollama import modelfile
 
 MANIFEST = "export.json"
@@ -83,15 +84,15 @@ def export_adapter(source: Source, out: Path, card: Card, target: str = "transfo
         raise FindingsError([_finding("no_adapter", "a full fine-tune has no adapter", fix)])
     folder, tokenizer = source.adapter.path("adapter"), model_folder(source.base.folder)
     with unfinished(out, sum(p.stat().st_size for p in folder.iterdir())) as staging:
-        for name in ("adapter_config.json", "adapter_model.safetensors"):
+        for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
             shutil.copyfile(folder / name, staging / name)
         for path in sorted(tokenizer.iterdir()):
             adapter_copy = folder / path.name
             if path.is_file() and path.name.startswith(_TOKENIZER):
                 shutil.copyfile(adapter_copy if adapter_copy.is_file() else path, staging / path.name)
-        base, config = base_model(source), read_json(staging / "adapter_config.json")
+        base, config = base_model(source), read_json(staging / ADAPTER_CONFIG)
         config |= {"base_model_name_or_path": base["id"], "revision": base["revision"]}
-        write_json(staging / "adapter_config.json", config)
+        write_json(staging / ADAPTER_CONFIG, config)
         return _finish(source, staging, "adapter", card, target)
 
 

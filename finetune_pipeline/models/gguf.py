@@ -15,7 +15,7 @@ import numpy as np
 
 from finetune_pipeline.models.chat_templates import own_template
 from finetune_pipeline.models.gguf_tokenizer import add_tokenizer, refused
-from finetune_pipeline.models.identity import weight_files
+from finetune_pipeline.models.model_files import weight_files
 
 Kind = Literal["f16", "q8_0"]
 KINDS: tuple[Kind, ...] = ("f16", "q8_0")

@@ -23,13 +23,12 @@ import torch
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import adapter_kind
-from finetune_pipeline.models.chat import encode_answer, encode_prompt, load_tokenizer
+from finetune_pipeline.models.chat import common_prefix, encode_answer, encode_prompt, load_tokenizer
 from finetune_pipeline.models.checkpoint import Checkpoint
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.generation import generate_and_score
 from finetune_pipeline.models.inference.reader import Reader
-from finetune_pipeline.models.inference.shared_reading import common_prefix
 from finetune_pipeline.models.inference.trial import rows_at_once
 from finetune_pipeline.models.loading import as_stored, device_with_room, load_for_prediction, pick_device
 from finetune_pipeline.models.streaming import TORCH_TYPES
@@ -153,7 +152,7 @@ def divergence(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
 def check_finite(values: torch.Tensor, name: str) -> torch.Tensor:
     """Return the logits unchanged. Raises JobError if one of them is not finite."""
     if not values.isfinite().all():
-        raise JobError(f"the {name} gives logits that are not finite\nfix: train again; do not use this model")
+        raise JobError(f"the {name} gives logits that are not finite", "train again; do not use this model")
     return values
 
 

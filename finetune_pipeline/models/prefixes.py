@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from finetune_pipeline.engine.files import digest_file, read_json
-from finetune_pipeline.models.adapters import CONFIG, WEIGHTS
 from finetune_pipeline.models.checkpoint import Checkpoint, Copy, write_record
 from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.models.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from finetune_pipeline.models.streaming import TensorFile
 
 
@@ -28,12 +28,12 @@ def prefix_reference(base: Path, adapter: Path, out: Path, *, float32: bool = Fa
     source, target = model_folder(base), out / "adapter"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    for name in (CONFIG, WEIGHTS):
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         shutil.copyfile(adapter / name, target / name)
     checkpoint = Checkpoint(source)
     digests = {f"adapter/{p.name}": digest_file(p) for p in sorted(target.iterdir())}
     files = {f.path.name: digest_file(f.path) for f in checkpoint.files} | digests
-    dtype, sha256 = Copy.of(checkpoint).dtypes, digests[f"adapter/{WEIGHTS}"]
+    dtype, sha256 = Copy.of(checkpoint).dtypes, digests[f"adapter/{ADAPTER_WEIGHTS}"]
     return write_record(out, "adapter", base, files, kind="prefix", dtype=dtype, adapter_sha256=sha256)
 
 
@@ -42,9 +42,9 @@ class PrefixedModel:
     Callers pass masks and positions of their own tokens only: this class adds the prefix, and fills an empty cache first."""
 
     def __init__(self, model: Any, adapter: Path) -> None:
-        config = read_json(adapter / CONFIG)
+        config = read_json(adapter / ADAPTER_CONFIG)
         self.model, self.config, self.generation_config = model, model.config, model.generation_config
-        flat = TensorFile(adapter / WEIGHTS).tensor("prompt_embeddings").float()
+        flat = TensorFile(adapter / ADAPTER_WEIGHTS).tensor("prompt_embeddings").float()
         layers, heads = int(config["num_layers"]), int(config["num_attention_heads"])
         self.tokens = len(flat)
         # [2 * layers, heads, tokens, d]: keys and values of each layer in turn

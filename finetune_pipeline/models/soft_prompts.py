@@ -15,14 +15,15 @@ import torch
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.engine.files import digest_file, read_json, write_json
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.adapters import WEIGHTS, adapter_kind
+from finetune_pipeline.models.adapters import adapter_kind
 from finetune_pipeline.models.chat import load_tokenizer
-from finetune_pipeline.models.checkpoint import EMBEDDINGS, HEADS, Checkpoint, Copy, write_record
+from finetune_pipeline.models.checkpoint import Checkpoint, Copy, write_record
 from finetune_pipeline.models.identity import model_folder, model_record
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.generation import generate_and_score
 from finetune_pipeline.models.inference.trial import logits_alone
 from finetune_pipeline.models.loading import load_for_prediction, pick_device
+from finetune_pipeline.models.model_files import ADAPTER_WEIGHTS, EMBEDDINGS, HEADS
 from finetune_pipeline.models.parity import Rows, check_finite, compare, differing_weights, teacher_forced_logits
 from finetune_pipeline.models.streaming import TORCH_TYPES, TensorFile
 
@@ -30,6 +31,7 @@ NAME = "<|soft_{}|>"
 _SUPPRESSING_BIAS = -1e4
 """Bias of the new tokens if the head has biases: their probability is zero in every float dtype."""
 
+_EXPORT_ADAPTER = "export the adapter alone (`finetune export --adapter`)"
 _PROBE = [{"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "Here."}]
 
 
@@ -42,7 +44,7 @@ def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) 
     """
     source, target = model_folder(base), out / "model"
     checkpoint = Checkpoint(source)
-    vectors = TensorFile(adapter / WEIGHTS).tensor("prompt_embeddings").float()  # [tokens, width]
+    vectors = TensorFile(adapter / ADAPTER_WEIGHTS).tensor("prompt_embeddings").float()  # [tokens, width]
     name, scale = _embedding(checkpoint)
     original, extended, ids, tokens = _extended_tokenizer(source, len(vectors))
     dtype = "F32" if float32 else checkpoint.entry(name).dtype
@@ -65,7 +67,7 @@ def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) 
     _check_same_text(original, extended, ids)
     files |= {path.name: digest_file(path) for path in target.iterdir() if path.suffix != ".safetensors"}
     soft = {"soft_tokens": tokens, "soft_ids": ids, "prompt_prefix": "".join(tokens), "untied": untied}
-    sha256 = digest_file(adapter / WEIGHTS)
+    sha256 = digest_file(adapter / ADAPTER_WEIGHTS)
     return write_record(out, "model", base, files, kind="prompt", **soft, dtype=copy.dtypes, adapter_sha256=sha256)
 
 
@@ -78,8 +80,8 @@ def _embedding(base: Checkpoint) -> tuple[str, float]:
     name = base.embedding
     if name is None or scale is None or getattr(text, "hidden_size_per_layer_input", None):
         raise JobError(
-            f"the embeddings of {base.folder.name!r} ({type(layer).__name__}) are not a matrix that can get more rows"
-            "\nfix: export the adapter alone (`finetune export --adapter`)"
+            f"the embeddings of {base.folder.name!r} ({type(layer).__name__}) are not a matrix that can get more rows",
+            _EXPORT_ADAPTER,
         )
     return name, float(scale)
 
@@ -110,7 +112,8 @@ def _check_same_text(original: Any, extended: Any, ids: Sequence[int]) -> None:
     if rendered[1] != [*ids, *rendered[0]]:
         raise JobError(
             "with new tokens in front, this tokenizer splits the following text differently, so the model would get input it "
-            "was not trained on\nfix: export the adapter alone (`finetune export --adapter`)"
+            "was not trained on",
+            _EXPORT_ADAPTER,
         )
 
 

@@ -9,7 +9,7 @@ from jinja2 import TemplateError
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.models.chat import encode_prompt
+from finetune_pipeline.models.chat import common_prefix, encode_prompt
 from finetune_pipeline.models.hardware import GPU_SHARE
 from finetune_pipeline.planning.memory import SLACK, Memory, available_memory, process_overhead
 from finetune_pipeline.planning.planner import Planner, compute_width
@@ -136,7 +136,6 @@ def largest_batch(spec: TaskSpec, planner: Planner, validation: Sequence[Example
         return PromptBatch(1, 1, 0, spec.answer_length, 0), 0
     answer = max(length - len(prompt) for length, prompt in zip(lengths, prompts, strict=False))
     longest = sorted(prompts, key=len)[-spec.baseline.batch_size :]
-    low, high = min(longest), max(longest)  # the common prefix of the lexically first and last is common to all
-    shared = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low) - 1)
+    shared = common_prefix(longest)
     example = max(0, round(sum(lengths) / len(lengths)) - shared)
     return PromptBatch(len(longest), len(longest[-1]), shared, spec.answer_length, answer), example

@@ -27,17 +27,8 @@ from finetune_pipeline.models.chat_templates import (
     template_findings,
 )
 from finetune_pipeline.models.hardware import cpu_has_bfloat16, has_nvidia
-from finetune_pipeline.models.identity import (
-    BUNDLED,
-    bundled_files,
-    local_base,
-    model_folder,
-    model_kind,
-    model_record,
-    quantization,
-    weight_files,
-)
-from finetune_pipeline.models.model_files import read_config
+from finetune_pipeline.models.identity import BUNDLED, bundled_files, local_base, model_folder, model_kind, model_record
+from finetune_pipeline.models.model_files import base_error, quantization, read_config, weight_files
 from finetune_pipeline.planning.shape import model_shape
 from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.spec import rules
@@ -110,7 +101,7 @@ def _base(spec: TaskSpec) -> tuple[dict[str, Any] | None, Path | None]:
     if not config.get("model_type"):
         message = f"{spec.base_model!r} has no config.json of a model in the transformers format, with its model_type"
         fix = "name a folder that `save_pretrained` has written"
-        raise FindingsError([Finding("model.folder", "error", "task.yaml: base_model", message, fix)])
+        raise base_error(message, fix, "folder")
     weight_files(local)
     return config, local
 
@@ -218,7 +209,7 @@ def _tokenizer(path: Path, _changed: int) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises no specific class
-        raise DamagedFile(f"{path} is damaged, or no tokenizer ({error})\nfix: fetch it again") from error
+        raise DamagedFile(f"{path} is damaged, or no tokenizer ({error})", "fetch it again") from error
     tokenizer.no_truncation()
     return tokenizer
 

@@ -67,9 +67,9 @@ class HostedTrainer(Trainer):
         try:
             return [*findings, *self.connect(spec).findings()]
         except Refused as refusal:
-            return [*findings, self.finding("refused", "model", *_parts(refusal))]
+            return [*findings, self.finding("refused", "model", refusal.problem, refusal.fix)]
         except Unclear as unclear:
-            return [*findings, self.finding("unreachable", "base_url", *_parts(unclear), "warning")]
+            return [*findings, self.finding("unreachable", "base_url", unclear.problem, unclear.fix, "warning")]
 
     def finding(self, rule: str, key: str, message: str, fix: str, severity: Severity = "error") -> Finding:
         """Return a finding about a key of this trainer's section, or about a full key with dots."""
@@ -140,7 +140,7 @@ class HostedTrainer(Trainer):
         if job.state != "succeeded":
             text = f"the job {job.id} at {self.service.place} {job.state}: {self.service.plain(job.reason or job.word)}"
             fix = "fix what the service reports; running again buys a new job"
-            raise JobError(f"{text}; {self._cost(job)}\nfix: {fix}")
+            raise JobError(f"{text}; {self._cost(job)}", fix)
         self._retry(lambda: self._follow(training))
         return self._retry(lambda: write_result(self, job))
 
@@ -209,8 +209,3 @@ class HostedTrainer(Trainer):
             billed = f"{job.tokens:,} tokens were billed so far"
         estimate = self.ledger.entry(self.bought).estimate_usd
         return billed if estimate is None else f"{billed}; the whole job was estimated at ${estimate:,.2f}"
-
-
-def _parts(error: Exception) -> tuple[str, str]:
-    message, _, fix = str(error).partition("\nfix: ")
-    return message, fix

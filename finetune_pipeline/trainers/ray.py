@@ -6,7 +6,8 @@ from urllib.parse import urlsplit
 
 from finetune_pipeline.engine.files import digest_file, digest_json, read_json
 from finetune_pipeline.findings import Finding
-from finetune_pipeline.models.identity import MODEL_FILE, model_folder, record_digest, text_files, weight_files
+from finetune_pipeline.models.identity import model_folder, record_digest
+from finetune_pipeline.models.model_files import MODEL_FILE, text_files, weight_files
 from finetune_pipeline.reporting import say
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.baseline import is_local

@@ -24,7 +24,7 @@ from typing import Any
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.faults import JobError, OutsideError
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.models.identity import MODEL_FILE
+from finetune_pipeline.models.model_files import MODEL_FILE
 from finetune_pipeline.reporting import listen, mute, say
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.trainers import RaySection

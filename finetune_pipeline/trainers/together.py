@@ -128,7 +128,7 @@ def _start(service: TogetherService, section: TogetherSection, project: str, nam
         training: Any = service.client.fine_tuning.retrieve(job)
         model = training.adapter_object_id
         if not model:
-            raise JobError(f"{service.place} has no weights of {job} to deploy\nfix: check the job there")
+            raise JobError(f"{service.place} has no weights of {job} to deploy", "check the job there")
     with service.request("create an endpoint"):
         endpoint = endpoints.create(name=name)
     with service.request("deploy the model"):
@@ -144,7 +144,7 @@ def _start(service: TogetherService, section: TogetherSection, project: str, nam
     while (state := _state(service, endpoint.id, deployment.id)) != _READY:
         if state in _BROKEN or time.monotonic() > deadline:
             problem = f"the deployment of {name} at {service.place} is not becoming ready: {state}"
-            raise JobError(f"{problem}\nfix: check it there")
+            raise JobError(problem, "check it there")
         time.sleep(section.poll_seconds)
     with service.request("route requests to the deployment"):
         routed = endpoints.update(endpoint.id, traffic_split=[{"deployment_id": deployment.id, "weight": 1.0}])

@@ -68,7 +68,8 @@ def _first_correct_way(model: Any, reader: Callable[[Any, list[int], str], Any])
         config._attn_implementation = before
     raise JobError(
         f"models of type {config.model_type} give other answers to several prompts at once than to each alone ({problem}), "
-        "so no evaluation of them would be right\nfix: set base_model to a model of another family"
+        "so no evaluation of them would be right",
+        "set base_model to a model of another family",
     )
 
 

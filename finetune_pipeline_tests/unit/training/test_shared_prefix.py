@@ -12,7 +12,7 @@ from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.training import attention
 from finetune_pipeline.training.fused import fuse
 from finetune_pipeline.training.model import build
-from finetune_pipeline.training.prefix_tree import Layout, common_prefix
+from finetune_pipeline.training.prefix_tree import Layout, shared_by_all
 from finetune_pipeline.training.shared_prefix import (
     PackedCollator,
     PaddedCollator,
@@ -117,7 +117,7 @@ def test_prompts_shared_by_some_rows_are_computed_once() -> None:
     layout = packed["shared_prefix"]
     inner = len(set(layout.parents) - {-1})
     assert layout.lengths[:inner] == [20, 18, 30] and layout.parents[:inner] == [-1, 0, 0]
-    assert common_prefix(batch) == 20 and common_prefix(rows(4, 0, seed=5)) == 0
+    assert shared_by_all(batch) == 20 and shared_by_all(rows(4, 0, seed=5)) == 0
     assert collator.saved_tokens == 20 * 6 + 18 * 2 + 30 * 2
     assert packed["input_ids"].shape[1] == sum(len(r["ids"]) for r in batch) - collator.saved_tokens
 
