@@ -129,7 +129,7 @@ def load_for_prediction(
         predict_by_onednn(model)
     if adapter is None:
         return model
-    from finetune_pipeline.models.prefixes import PrefixedModel
+    from finetune_pipeline.models.soft_prompts import PrefixedModel
 
     return PrefixedModel(model, adapter)
 

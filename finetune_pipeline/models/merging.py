@@ -120,8 +120,7 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
     """
     from finetune_pipeline.data.examples import read_examples
     from finetune_pipeline.models.parity import MEAN_KL_LIMIT, parity
-    from finetune_pipeline.models.prefixes import prefix_reference
-    from finetune_pipeline.models.soft_prompts import plain_model, soft_parity
+    from finetune_pipeline.models.soft_prompts import plain_model, prefix_reference
     from finetune_pipeline.reporting import say
 
     base, adapter, out = Path(job["base"]), Path(job["adapter"]), Path(job["out"])
@@ -133,9 +132,8 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
     options = {k: job[k] for k in ("max_new_tokens", "batch_size", "stage")}
     kind = adapter_kind(adapter)
     write: Callable[..., dict[str, Any]] = {"prompt": plain_model, "prefix": prefix_reference}.get(kind, merge)
-    compare: Callable[..., dict[str, Any]] = soft_parity if kind in ("prompt", "prefix") else parity
     facts = write(base, adapter, out)
-    comparison = compare(base, adapter, out, examples, **options)
+    comparison = parity(base, adapter, out, examples, **options)
     within_limits = comparison["mean_kl"] <= MEAN_KL_LIMIT and comparison["same_greedy_share"] >= _LEAST_AGREEMENT
     if comparison["right"] and not within_limits and kind in ("lora", "prompt") and facts["dtype"] != "float32":
         reason = (
@@ -146,7 +144,7 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
         say(f"{job['stage']}: {reason}; storing the changed weights in float32")
         facts = {**write(base, adapter, out, float32=True), "stored_float32_because": reason}
         rounded = {k: comparison[k] for k in ("mean_kl", "max_kl", "same_greedy_share")}
-        comparison = {**compare(base, adapter, out, examples, **options), "rounding": rounded}
+        comparison = {**parity(base, adapter, out, examples, **options), "rounding": rounded}
     return {
         **facts,
         "sentence": f"{kind_of(kind).sentence}; weights in {facts['dtype']}",
