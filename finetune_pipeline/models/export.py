@@ -14,11 +14,9 @@ from typing import Any
 import psutil
 
 from finetune_pipeline.engine.files import digest_file, read_json, write_json
-from finetune_pipeline.findings import Finding, FindingsError
-from finetune_pipeline.models.gguf import KINDS, write_gguf
-from finetune_pipeline.models.gguf_tokenizer import leading_token
+from finetune_pipeline.models.gguf import KINDS, leading_token, write_gguf
 from finetune_pipeline.models.identity import model_folder
-from finetune_pipeline.models.manifest import Source, base_model, describe
+from finetune_pipeline.models.manifest import Source, base_model, describe, export_error
 from finetune_pipeline.models.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_FILE
 from finetune_pipeline.models.ollama import modelfile
 
@@ -73,7 +71,7 @@ def _refuse_prefix(source: Source) -> None:
     if source.kind == "prefix":
         message = "a prefix consists of keys and values of every layer: a plain model has no weights for it"
         fix = "export the adapter with --adapter and serve it with PEFT; or train with method: prompt or lora"
-        raise FindingsError([_finding("prefix", message, fix)])
+        raise export_error("export.prefix", message, fix)
 
 
 def export_adapter(source: Source, out: Path, card: Card, target: str = "transformers") -> dict[str, Any]:
@@ -81,7 +79,7 @@ def export_adapter(source: Source, out: Path, card: Card, target: str = "transfo
     Returns the manifest. Raises FindingsError after a full fine-tune, which has no adapter, and for `out` like export_model."""
     if source.kind == "full":
         fix = "export the model: omit --adapter"
-        raise FindingsError([_finding("no_adapter", "a full fine-tune has no adapter", fix)])
+        raise export_error("export.no_adapter", "a full fine-tune has no adapter", fix)
     folder, tokenizer = source.adapter.path("adapter"), model_folder(source.base.folder)
     with unfinished(out, sum(p.stat().st_size for p in folder.iterdir())) as staging:
         for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
@@ -154,7 +152,7 @@ def unfinished(out: Path, size: int) -> Iterator[Path]:
     if free < size * 1.05:
         message = f"the export takes {size / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free there"
         fix = "free some space, or choose another --to"
-        raise FindingsError([_finding("disk", message, fix)])
+        raise export_error("export.disk", message, fix)
     staging = out.parent / f".{out.name}.unfinished-{os.getpid()}"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
@@ -171,8 +169,4 @@ def check_place(out: Path) -> None:
     if out.is_symlink() or (out.exists() and not out.is_dir()) or (out.is_dir() and any(out.iterdir())):
         message = f"{out.name!r} already exists and is not an empty folder"
         fix = "choose a new folder for --to, or remove that one: nothing is overwritten"
-        raise FindingsError([_finding("not_empty", message, fix)])
-
-
-def _finding(rule: str, message: str, fix: str) -> Finding:
-    return Finding(f"export.{rule}", "error", "finetune export", message, fix)
+        raise export_error("export.not_empty", message, fix)

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jinja2 import TemplateError
-
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat import common_prefix, encode_prompt
@@ -129,7 +127,7 @@ def largest_batch(spec: TaskSpec, planner: Planner, validation: Sequence[Example
     prompts: list[list[int]] = []
     lengths: list[int] = []
     for e in validation:
-        with contextlib.suppress(FindingsError, TemplateError, ValueError, TypeError):
+        with contextlib.suppress(FindingsError):
             prompts.append(encode_prompt(counter, e.prompt_messages, e.tools))
             lengths.append(max(len(prompts[-1]), counter.count(e.messages, tools=e.tools)))
     if not lengths:

@@ -9,10 +9,10 @@ from tokenizers import Tokenizer
 
 from finetune_pipeline.data.examples import Example, chosen
 from finetune_pipeline.data.quality.parts import named, part, sampled
-from finetune_pipeline.findings import Finding
-from finetune_pipeline.models.chat import for_template
+from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.models.chat import rendered
 from finetune_pipeline.models.chat_templates import compile_template, generation_ends, own_template, special_tokens
-from finetune_pipeline.models.control_tokens import Conversation, token_ids, write
+from finetune_pipeline.models.control_tokens import Conversation, token_ids
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.training import TrainingSettings
@@ -45,15 +45,9 @@ class TokenCounter:
     def count(
         self, messages: Sequence[dict[str, Any]], generation_prompt: bool = False, tools: Sequence[Any] | None = None
     ) -> int:
-        """Count the tokens of a conversation; with `generation_prompt`, of the prompt to continue."""
-        return len(token_ids(self, self.write(messages, generation_prompt, tools)))
-
-    def write(
-        self, messages: Sequence[dict[str, Any]], generation_prompt: bool = False, tools: Sequence[Any] | None = None
-    ) -> Conversation:
-        """Render a conversation for tokenization. Raises jinja2.TemplateError if the template refuses it."""
-        turns = [for_template(m) for m in messages]
-        return write(self, turns, generation=generation_prompt, tools=list(tools) if tools else None)
+        """Count the tokens of a conversation; with `generation_prompt`, of the prompt to continue.
+        Raises FindingsError if the template refuses it."""
+        return len(token_ids(self, rendered(self, messages, generation_prompt, tools)))
 
     def apply_chat_template(
         self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool = False, tools: Any = None, **_: Any
@@ -142,17 +136,15 @@ def token_counts(
 
 def _count(rows: Sequence[Example], counter: TokenCounter) -> tuple[np.ndarray, list[tuple[Example, str]]]:
     """Return (tokens of each rendered row, -1 if refused; refused rows with reasons)."""
-    from jinja2 import TemplateError
-
     counts = np.full(len(rows), -1, np.int64)
     refused: list[tuple[Example, str]] = []
     for start in range(0, len(rows), _BATCH):
         conversations: dict[int, Conversation] = {}
         for i, e in enumerate(rows[start : start + _BATCH], start):
             try:
-                conversations[i] = counter.write(e.messages, tools=e.tools)
-            except (ValueError, TypeError, TemplateError) as error:
-                refused.append((e, str(error)))
+                conversations[i] = rendered(counter, e.messages, tools=e.tools)
+            except FindingsError as error:
+                refused.append((e, str(error.__cause__)))
         counts[list(conversations)] = counter.count_texts([row.text for row in conversations.values()])
         for i, row in conversations.items():
             if row.marked is not None:

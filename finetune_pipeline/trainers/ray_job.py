@@ -32,6 +32,7 @@ from finetune_pipeline.trainers import ray_data
 from finetune_pipeline.trainers.base import TrainingOrder
 from finetune_pipeline.trainers.local import train_locally
 from finetune_pipeline.trainers.storage import Storage
+from finetune_pipeline.training.processes import STRATEGY
 from finetune_pipeline.worker.process import EXIT_CONFIG, NO_RETRY
 
 _PATHS = ("train", "validation", "out", "work", "start_from")
@@ -141,7 +142,7 @@ def train_worker(config: dict[str, Any]) -> None:
         if is_first_on_node:
             _bring_inputs(config, place, root)
         torch.distributed.barrier()
-        os.environ["FINETUNE_STRATEGY"] = _broadcast(lambda: _strategy(job, context.get_world_size()))
+        os.environ[STRATEGY] = _broadcast(lambda: _strategy(job, context.get_world_size()))
         entry.do_job(job, lambda: _report(Path(job["work"]), root / "reported", is_first_on_node))
         if is_first:
             place.put_folder(Path(job["out"]), f"trained/{config['phase']}")

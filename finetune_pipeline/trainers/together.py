@@ -107,18 +107,15 @@ def _locked(record: Path) -> Iterator[None]:
                 return
 
 
-def stop_orphaned_endpoints(service: TogetherService, home: Path) -> list[str]:
-    """Stop endpoints whose process no longer runs. Returns their names."""
-    stopped = []
+def stop_orphaned_endpoints(service: TogetherService, home: Path) -> None:
+    """Stop endpoints whose process no longer runs."""
     for record in sorted((home / "jobs" / "endpoints").glob("*")):
         with hold_if_free(record) as free:
             if not free:
                 continue  # another process uses it
             _stop(service, record.name)
             record.unlink(missing_ok=True)
-            stopped.append(record.name)
             say(f"the endpoint {record.name} at {service.place} had been left running, and was stopped")
-    return stopped
 
 
 def _start(service: TogetherService, section: TogetherSection, project: str, name: str) -> str:
