@@ -94,9 +94,7 @@ def test_llama_cpp_answers_as_transformers(architecture: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("architecture", "settings"), [("llama", {}), ("llama", {"tied": False}), ("gemma3", ARCHITECTURES["gemma3"])]
 )
-def test_a_file_is_unpacked_into_the_model_it_was_written_from(
-    architecture: str, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_is_unpacked_into_the_model_it_was_written_from(architecture, settings, tmp_path, monkeypatch) -> None:
     folder = make_model(tmp_path / "model", architecture, dtype=torch.float16, norms=0.2, **settings)
     parsed: list[Any] = []
     monkeypatch.setattr(GGUFReader, "_build_tensors", lambda *args: parsed.append(build_tensors(*args)))

@@ -65,9 +65,7 @@ def test_equals_peft_to_the_bit(architecture: str, variant: str, dtype: torch.dt
         ("lfm2", 12),
     ],
 )
-def test_what_training_saves_is_merged_and_a_damaged_merge_is_seen(
-    architecture: str, changed: int, tmp_path: Path
-) -> None:
+def test_what_training_saves_is_merged_and_a_damaged_merge_is_seen(architecture, changed, tmp_path) -> None:
     base = make_model(tmp_path / "base", architecture, dtype=BFLOAT16, tied=False)
     settings = TrainingSpec.model_validate({"method": "lora", "lora": {"r": 4, "dropout": 0.0}}).model_dump()
     model = build(base, settings, FLOAT32, torch.device("cpu"), None, "").model

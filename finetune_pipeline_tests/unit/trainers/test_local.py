@@ -64,9 +64,7 @@ def test_two_phases_are_joined_and_the_first_is_not_done_twice(inputs: Path, tmp
     assert repeated == facts
 
 
-def test_without_a_second_phase_there_is_one_training_which_takes_the_planned_memory(
-    inputs: Path, tmp_path: Path
-) -> None:
+def test_without_a_second_phase_there_is_one_training_which_takes_the_planned_memory(inputs, tmp_path) -> None:
     launch = Starter(cold=True)
     single_phase = order(inputs, tmp_path / "out", tmp_path / "work", launch, unquantized_epochs=0)
     facts = train(single_phase)

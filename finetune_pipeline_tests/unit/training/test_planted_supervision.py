@@ -86,9 +86,7 @@ def check(audit: dict[str, Any]) -> tuple[bool, str]:
         (other_template, {"template_mismatch"}),
     ],
 )
-def test_a_planted_fault_stops_the_training_and_its_check_says_no(
-    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plant: Plant, rules: set[str]
-) -> None:
+def test_a_planted_fault_stops_the_training_and_its_check_says_no(inputs, tmp_path, monkeypatch, plant, rules) -> None:
     """In one row of sixteen."""
     victim = read_examples(inputs / "train.jsonl")[1].id
 
