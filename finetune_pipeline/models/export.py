@@ -39,7 +39,10 @@ def export_model(source: Source, out: Path, card: Card, target: str = "transform
         for name in files:
             shutil.copyfile(folder / name, staging / name)
         _write_greedy_config(staging, source.serving)
-        _remove_local_paths(staging / "config.json")
+        config = read_json(staging / "config.json")
+        if os.path.isabs(str(config.get("_name_or_path", ""))):  # no paths of this machine
+            del config["_name_or_path"]
+            write_json(staging / "config.json", config)
         return _finish(source, staging, "model", card, target)
 
 
@@ -105,14 +108,6 @@ def _write_greedy_config(folder: Path, serving: Mapping[str, Any]) -> None:
         "do_sample": False,
     }
     write_json(path, dict(sorted(settings.items())))
-
-
-def _remove_local_paths(path: Path) -> None:
-    """Remove local paths from a configuration."""
-    config = read_json(path)
-    if os.path.isabs(str(config.get("_name_or_path", ""))):
-        del config["_name_or_path"]
-        write_json(path, config)
 
 
 def _finish(

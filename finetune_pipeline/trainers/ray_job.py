@@ -73,18 +73,15 @@ def train(storage: str, place: Storage, request: Mapping[str, Any]) -> None:
             out_folder = Path(job["out"])
             phase = out_folder.relative_to(root).as_posix()
             if not place.has_folder(f"trained/{phase}"):
-                _fit({**_relative(job, root), "base": request["base"]}, phase, storage, place, spec.training.ray)
+                # with paths relative to the scratch folder, which has a different path on every worker
+                paths = {name: Path(job[name]).relative_to(root).as_posix() for name in _PATHS if job[name]}
+                _fit({**job, **paths, "base": request["base"]}, phase, storage, place, spec.training.ray)
             place.get(f"trained/{phase}", out_folder)
             return dict(read_json(out_folder / "result.json"))
 
         order = TrainingOrder(spec, base, rows, validation, root / "out", root / "work", launch)
         train_locally(order)
         place.put_folder(order.out, "result")
-
-
-def _relative(job: Mapping[str, Any], root: Path) -> dict[str, Any]:
-    """Return the job with paths relative to the scratch folder, which has a different path on every worker."""
-    return {**job, **{name: Path(job[name]).relative_to(root).as_posix() for name in _PATHS if job[name]}}
 
 
 def _fit(job: Mapping[str, Any], phase: str, storage: str, place: Storage, section: RaySection) -> None:

@@ -166,9 +166,7 @@ def _stop(service: TogetherService, name: str) -> None:
                         continue
                     for deployment in endpoint.deployments:
                         service.client.endpoints.deployments.update(
-                            deployment.id,
-                            endpoint_id=endpoint.id,
-                            autoscaling={"min_replicas": 0, "max_replicas": 0},
+                            deployment.id, endpoint_id=endpoint.id, autoscaling={"min_replicas": 0, "max_replicas": 0}
                         )
                         service.client.endpoints.deployments.delete(deployment.id, endpoint_id=endpoint.id)
                     service.client.endpoints.delete(endpoint.id)

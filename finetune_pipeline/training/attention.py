@@ -15,13 +15,12 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from finetune_pipeline.models.inference.prefix_attention import refuse_changed_scores
 from finetune_pipeline.training.flex import Trial, flex_attend, try_kernels
 from finetune_pipeline.training.prefix_tree import BUCKETS, FLEX, Layout, ancestors
 from finetune_pipeline.training.prefix_tree import buckets as buckets_of
 
 NAME = "shared_prefix"
-_CHANGES_SCORES = ("softcap", "s_aux", "position_bias", "head_mask")
-"""Unsupported arguments, with which some architectures modify attention scores."""
 
 
 @dataclass(frozen=True)
@@ -248,9 +247,7 @@ def attend(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    unknown = [name for name in _CHANGES_SCORES if kwargs.get(name) is not None]
-    if unknown:
-        raise ValueError(f"attention with {', '.join(unknown)} is not computed on packed batches")
+    refuse_changed_scores(kwargs, "on packed batches")
     window = kwargs.get("sliding_window")
     shared_prefix.windows.append(window)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling

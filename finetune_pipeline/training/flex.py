@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from finetune_pipeline.models.inference.trial import relative_difference
 from finetune_pipeline.training.prefix_tree import Layout, ancestors
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -135,8 +136,7 @@ def try_kernels(
         expected, actual = run(reference), run(candidate)
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         return Trial(fallback, f"{name} cannot be used here: {type(error).__name__}: {str(error).splitlines()[0]}")
-    pairs = zip(expected, actual, strict=True)
-    difference = max(((a - b).float().norm() / a.float().norm().clamp(min=1e-6)).item() for a, b in pairs)
+    difference = max(relative_difference(a, b) for a, b in zip(actual, expected, strict=True))
     if not difference <= (1e-3 if dtype == torch.float32 else 0.03):
         reason = f"{name} gave other outputs or gradients (relative difference {difference:.2g})"
         return Trial(fallback, reason, difference=difference)

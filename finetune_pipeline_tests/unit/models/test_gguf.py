@@ -200,8 +200,7 @@ def as_ollama(template: str, messages: list[dict[str, str]]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("template", "begin"),
-    [(None, ""), ("llama3", "<|begin_of_text|>"), ("gemma", "<|im_start|>"), ("refuses", "")],
+    ("template", "begin"), [(None, ""), ("llama3", "<|begin_of_text|>"), ("gemma", "<|im_start|>"), ("refuses", "")]
 )
 def test_the_template_in_go_writes_the_same(template: str | None, begin: str, tmp_path: Path) -> None:
     refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('no system turns') }}{% endif %}" + TEMPLATE

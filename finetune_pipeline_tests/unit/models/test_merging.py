@@ -89,17 +89,6 @@ def test_what_training_saves_is_merged_and_a_damaged_merge_is_seen(architecture,
     assert differing_weights(reference, tmp_path / "out") == (len(before), [name])
 
 
-def test_float32_keeps_all_of_the_change(tmp_path: Path) -> None:
-    base = make_model(tmp_path / "base", "qwen2", dtype=BFLOAT16)
-    adapter = make_adapter(base, tmp_path / "adapter", size=0.15)
-    assert merge(base, adapter, tmp_path / "rounded")["dtype"] == "bfloat16"
-    assert merge(base, adapter, tmp_path / "whole", float32=True)["dtype"] == "bfloat16+float32"
-    expected = logits(with_adapter(base, adapter))
-    rounded, exact = (logits(load(tmp_path / n / "model")) for n in ("rounded", "whole"))
-    assert (exact - expected).abs().max() < 1e-4 < (rounded - expected).abs().max()
-    assert load(tmp_path / "whole/model", "auto").dtype == FLOAT32
-
-
 def test_weights_in_several_files_are_merged_file_by_file_as_their_index_says(tmp_path: Path) -> None:
     single_file = make_model(tmp_path / "one", "llama")
     several_files = shutil.copytree(single_file, tmp_path / "many")

@@ -9,14 +9,8 @@ import pytest
 from finetune_pipeline.trainers import TrainingOrder
 from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
 from finetune_pipeline_tests.service_server import KEY, serving
-from finetune_pipeline_tests.unit.trainers.orders import (
-    GPT,
-    make_base,
-    make_order,
-    make_rows,
-    make_task,
-    tiny_adapter,
-)
+from finetune_pipeline_tests.unit.trainers.orders import GPT, make_base, make_order, make_rows, make_task, tiny_adapter
+from finetune_pipeline_tests.unit.training.jobs import make_inputs
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +19,12 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = make_rows(tmp_path_factory.mktemp("rows"))
     make_base(rows)
     return rows
+
+
+@pytest.fixture(scope="module")
+def inputs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base model, and as many training rows as the module's ROWS says."""
+    return make_inputs(tmp_path_factory.mktemp("inputs"), request.module.ROWS)
 
 
 @pytest.fixture

@@ -10,7 +10,9 @@ import pytest
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.planning.plan import training_plan
 from finetune_pipeline.trainers import TrainingOrder, preflight, train
-from finetune_pipeline_tests.unit.training.jobs import finish, make_inputs, settings, start, task
+from finetune_pipeline_tests.unit.training.jobs import finish, settings, start, task
+
+ROWS = 24
 
 
 class Starter:
@@ -25,11 +27,6 @@ class Starter:
         code, errors = finish(start(job, Path(job["work"]), cold=self.cold))
         assert code == 0, errors
         return json.loads((Path(job["out"]) / "result.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_inputs(tmp_path_factory.mktemp("phases"), 24)
 
 
 def order(inputs: Path, out: Path, work: Path, launch: Starter, **changes: Any) -> TrainingOrder:

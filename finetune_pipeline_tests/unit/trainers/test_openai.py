@@ -19,14 +19,7 @@ from finetune_pipeline.trainers import TRAINERS, preflight, train
 from finetune_pipeline.trainers.openai_service import PROFILES, end_findings
 from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
 from finetune_pipeline_tests.service_server import KEY
-from finetune_pipeline_tests.unit.trainers.orders import (
-    GPT,
-    files_below,
-    interrupt,
-    make_order,
-    make_rows,
-    make_task,
-)
+from finetune_pipeline_tests.unit.trainers.orders import GPT, files_below, interrupt, make_order, make_rows, make_task
 
 
 def test_the_adapter_of_the_best_checkpoint_comes_back_and_merges(nebius, rows, tmp_path, monkeypatch) -> None:

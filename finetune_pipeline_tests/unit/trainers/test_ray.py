@@ -24,9 +24,10 @@ from finetune_pipeline.trainers.storage import Storage
 from finetune_pipeline_tests.s3_server import BUCKET, SECRET, make_bucket, s3_server
 from finetune_pipeline_tests.unit.processes import is_running, wait_until
 from finetune_pipeline_tests.unit.trainers.test_local import Starter
-from finetune_pipeline_tests.unit.training.jobs import ROOT, make_inputs, settings, task
+from finetune_pipeline_tests.unit.training.jobs import ROOT, settings, task
 
 pytest.importorskip("ray")
+ROWS = 16
 TOLERANCE = 2e-5
 """Relative, of losses: sums over two workers add in another order than sums over one."""
 WAIT = 400.0
@@ -40,11 +41,6 @@ from finetune_pipeline.trainers import train
 from finetune_pipeline_tests.unit.trainers.test_ray import order_of
 train(order_of(Path(sys.argv[1]), Path(sys.argv[2]), **__import__("json").loads(sys.argv[3])))
 """
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_inputs(tmp_path_factory.mktemp("inputs"), 16)
 
 
 @pytest.fixture(scope="module")

@@ -19,14 +19,11 @@ from finetune_pipeline.training import rows
 from finetune_pipeline.training.audit import COUNTS, problems, supervision_audit
 from finetune_pipeline.training.sft import train
 from finetune_pipeline_tests.tiny_model import TEMPLATE
-from finetune_pipeline_tests.unit.training.jobs import job, make_inputs
+from finetune_pipeline_tests.unit.training.jobs import job
+
+ROWS = 16
 
 Plant = Callable[[Any, Encoded, Sequence[Any]], Encoded]
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_inputs(tmp_path_factory.mktemp("inputs"), rows=16)
 
 
 def learning(change: Callable[[Any, list[int], list[bool]], list[bool]]) -> Plant:
