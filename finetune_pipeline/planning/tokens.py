@@ -1,6 +1,7 @@
 """Counts tokens exactly without loading a model library, from the tokenizer file and the chat template."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from tokenizers import Tokenizer
 
 from finetune_pipeline.data.examples import Example, chosen
 from finetune_pipeline.data.quality.parts import named, part, sampled
+from finetune_pipeline.engine.files import DamagedFile
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.chat import rendered
 from finetune_pipeline.models.chat_templates import compile_template, generation_ends, own_template, special_tokens
@@ -22,24 +24,39 @@ _BINS = 24
 _BATCH = 2_000
 
 
+@lru_cache(maxsize=2)
+def _tokenizer(path: Path, _changed: int) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises no specific class
+        raise DamagedFile(f"{path} is damaged, or no tokenizer ({error})", "fetch it again") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def load_tokenizer_file(base: Path) -> Tokenizer | None:
+    """Load the tokenizer of a model folder, cached; None without a tokenizer.json."""
+    path = (base / "tokenizer.json").absolute()
+    return _tokenizer(path, path.stat().st_mtime_ns) if path.is_file() else None
+
+
 class TokenCounter:
     """Counts the tokens of a conversation, rendered with the chat template and tokenized.
     Raises FileNotFoundError if the folder has no tokenizer.json or no chat template."""
 
-    def __init__(
-        self, model_folder: Path, chat_template: str | None = None, tokenizer: Tokenizer | None = None
-    ) -> None:
-        """chat_template: replaces the folder's own; tokenizer: the folder's, if already loaded."""
-        self.tokenizer = tokenizer or Tokenizer.from_file(str(model_folder / "tokenizer.json"))
-        self.tokenizer.no_truncation()
-        self.tokenizer.no_padding()
-        self.backend_tokenizer, self.chat_template = self.tokenizer, chat_template or own_template(model_folder)
+    def __init__(self, model_folder: Path, chat_template: str | None = None) -> None:
+        """chat_template: replaces the folder's own."""
+        tokenizer, self.chat_template = load_tokenizer_file(model_folder), chat_template or own_template(model_folder)
+        if tokenizer is None:
+            raise FileNotFoundError(f"no tokenizer.json in {model_folder.name}")
         if not self.chat_template:
             raise FileNotFoundError(f"no chat template in {model_folder.name}: start from an instruct model")
+        self.backend_tokenizer = tokenizer
         self.template = compile_template(self.chat_template)
         self.special = special_tokens(model_folder)
         eos = self.special.get("eos_token")
-        self.eos_token_id = self.tokenizer.token_to_id(eos) if isinstance(eos, str) else None
+        self.eos_token_id = self.backend_tokenizer.token_to_id(eos) if isinstance(eos, str) else None
         self.end_token_ids = generation_ends(model_folder)
 
     def count(
@@ -59,15 +76,15 @@ class TokenCounter:
 
     def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
         """Tokenize a text, with the interface of transformers."""
-        return {"input_ids": self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids}
+        return {"input_ids": self.backend_tokenizer.encode(text, add_special_tokens=add_special_tokens).ids}
 
     def decode(self, ids: Sequence[int], **_: Any) -> str:
         """Decode tokens, including special ones, with the interface of transformers."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
+        return str(self.backend_tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def count_texts(self, texts: Sequence[str]) -> list[int]:
         """Count the tokens of each text, without a template."""
-        return [len(e.ids) for e in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        return [len(e.ids) for e in self.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
 
 def token_statistics(counter: TokenCounter, examples: Sequence[Example]) -> dict[str, Any]:

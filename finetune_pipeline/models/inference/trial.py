@@ -88,7 +88,7 @@ def logits_alone(model: Any, prompt: list[int], text: list[int], **options: Any)
 
 def relative_difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
     """Return the norm of the difference of two tensors, relative to the norm of the expected one."""
-    return ((actual.float() - expected.float()).norm() / expected.float().norm().clamp(min=1e-6)).item()
+    return float((actual.float() - expected.float()).norm() / expected.float().norm().clamp(min=1e-6))
 
 
 def _difference(trial_logits: list[torch.Tensor], expected: list[torch.Tensor], way: str) -> str:
