@@ -12,11 +12,12 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from finetune_pipeline.models.inference.trial import relative_difference
 from finetune_pipeline.training.prefix_tree import Layout, ancestors
 
-Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 _INFINITY = 2**31 - 1
 _REPEATS = 5
 
@@ -59,7 +60,7 @@ def block_mask(layout: Layout, cached: int, window: int | None, device: torch.de
         ]
         starts = torch.tensor(layout.starts())
 
-        def per_token(values: list[int]) -> torch.Tensor:
+        def per_token(values: list[int]) -> Tensor:
             return torch.tensor(values).repeat_interleave(lengths)
 
         total = int(lengths.sum())
@@ -70,7 +71,7 @@ def block_mask(layout: Layout, cached: int, window: int | None, device: torch.de
         key_positions = torch.cat([torch.arange(cached), query_positions]).to(device)
         segment_entries, query_positions = segment_entries.to(device), query_positions.to(device)
 
-        def sees(b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
             on_path = (
                 (first_entry[k] <= segment_entries[q])
                 & (segment_entries[q] < last_entry[k])
@@ -91,20 +92,12 @@ def _kernel(compiled: bool) -> Any:
 
 
 def flex_attend(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    layout: Layout,
-    scaling: float,
-    window: int | None,
-    compiled: bool = True,
-) -> torch.Tensor:
+    query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float, window: int | None, compiled: bool = True
+) -> Tensor:
     """Return the attention [T, H, d] for query [T, H, d], key and value [cached + T, K, d]; H is a multiple of K."""
     mask = block_mask(layout, key.shape[0] - query.shape[0], window, query.device)
     q, k, v = (t.transpose(0, 1).unsqueeze(0) for t in (query, key, value))
-    output: torch.Tensor = _kernel(compiled)(
-        q, k, v, block_mask=mask, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
-    )
+    output: Tensor = _kernel(compiled)(q, k, v, block_mask=mask, scale=scaling, enable_gqa=q.shape[1] != k.shape[1])
     return output[0].transpose(0, 1)
 
 
@@ -126,7 +119,7 @@ def try_kernels(
     inputs = [torch.randn(size, generator=generator).to(device, dtype) for size in sizes]
     weight = torch.randn(sizes[0], generator=generator).to(device, dtype)
 
-    def run(attend: Attend) -> list[torch.Tensor]:
+    def run(attend: Attend) -> list[Tensor]:
         arguments = [t.clone().requires_grad_() for t in inputs]
         output = attend(*arguments)
         (output * weight).sum().backward()
