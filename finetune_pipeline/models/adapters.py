@@ -91,10 +91,9 @@ def read_adapter(folder: Path) -> Adapter:
         raise JobError(f"{folder.name!r} is a whole model, not an adapter", "use it as it is")
     if kind != "lora":
         alternative = ", or as a model with added tokens" if kind == "prompt" else ""
-        problem = (
-            f"the adapter in {folder.name!r} is a soft prompt ({kind} tuning): it changes no weights, so there is "
-        )
-        raise JobError(problem + "nothing to merge", f"export it as an adapter{alternative} (`finetune export`)")
+        problem = f"the adapter in {folder.name!r} is a soft prompt ({kind} tuning): it changes no weights"
+        fix = f"export it as an adapter{alternative} (`finetune export`)"
+        raise JobError(f"{problem}, so there is nothing to merge", fix)
     if not (folder / ADAPTER_WEIGHTS).is_file():
         fix = "save the adapter with `save_pretrained`, which writes safetensors"
         raise JobError(f"{folder.name!r} does not contain {ADAPTER_WEIGHTS}", fix)
