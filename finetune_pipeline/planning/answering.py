@@ -128,11 +128,12 @@ def largest_batch(spec: TaskSpec, planner: Planner, validation: Sequence[Example
     lengths: list[int] = []
     for e in validation:
         with contextlib.suppress(FindingsError):
-            prompts.append(encode_prompt(counter, e.prompt_messages, e.tools))
-            lengths.append(max(len(prompts[-1]), counter.count(e.messages, tools=e.tools)))
+            prompt, length = encode_prompt(counter, e.prompt_messages, e.tools), counter.count(e.messages, tools=e.tools)
+            prompts.append(prompt)
+            lengths.append(max(len(prompt), length))
     if not lengths:
         return PromptBatch(1, 1, 0, spec.answer_length, 0), 0
-    answer = max(length - len(prompt) for length, prompt in zip(lengths, prompts, strict=False))
+    answer = max(length - len(prompt) for length, prompt in zip(lengths, prompts, strict=True))
     longest = sorted(prompts, key=len)[-spec.baseline.batch_size :]
     shared = common_prefix(longest)
     example = max(0, round(sum(lengths) / len(lengths)) - shared)
