@@ -27,12 +27,8 @@ def test_the_adapter_of_the_best_checkpoint_comes_back_and_merges(nebius, rows, 
     spec = make_task("openai", {"profile": "nebius", "base_url": nebius.url}, learning_rate=3e-4)
     facts = train(make_order(spec, rows, tmp_path))
     (request,) = nebius.asked("POST", "/jobs")
-    hyperparameters = request.json()["hyperparameters"]
-    assert (hyperparameters["learning_rate_multiplier"], hyperparameters["lora_r"], hyperparameters["n_epochs"]) == (
-        3e-4,
-        4,
-        2,
-    )
+    values = request.json()["hyperparameters"]
+    assert [values[key] for key in ("learning_rate_multiplier", "lora_r", "n_epochs")] == [3e-4, 4, 2]
     assert (facts["returns"], facts["kept_step"], facts["best_eval_loss"]) == ("weights", 2, 1.1)
     out = tmp_path / "out"
     assert not (out / "endpoint.json").exists() and (out / "adapter/tokenizer.json").exists()

@@ -146,11 +146,8 @@ def test_a_whole_model_goes_on_from_a_checkpoint_though_its_files_have_other_nam
 @pytest.mark.parametrize(
     ("architecture", "method", "message"),
     [
-        (
-            "falcon",
-            "prefix",
-            "keys and values of falcon do not have the number of heads",
-        ),  # one key head for all queries
+        # one key head for all queries
+        ("falcon", "prefix", "keys and values of falcon do not have the number of heads"),
         ("deepseek_v3", "prefix", "keys and values of deepseek_v3 do not have"),
         ("falcon_h1", "prefix", "falcon_h1 has layers that keep other states"),
         ("falcon_h1", "lora", "falcon_h1 cannot be trained like this.*out_proj"),

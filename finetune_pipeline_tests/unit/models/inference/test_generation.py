@@ -201,11 +201,8 @@ def test_prompts_are_put_behind_beginnings_that_are_worth_it() -> None:
     long = [[*SYSTEM, *OTHER, i, 1] for i in range(5)]
     short_prompts = [[*SYSTEM, 50 + i, 2] for i in range(6)]
     other_prompts = [[*OTHER, i, 3] for i in range(4)]
-    assert families([*long, *short_prompts, *other_prompts]) == [
-        list(range(5, 11)),
-        list(range(5)),
-        list(range(11, 15)),
-    ]
+    first, second, third = list(range(5, 11)), list(range(5)), list(range(11, 15))
+    assert families([*long, *short_prompts, *other_prompts]) == [first, second, third]
     # retrieved examples differ from row to row: there is nothing to share but the beginning
     assert families([[*SYSTEM, 1000 + i, *range(i, i + 80)] for i in range(12)]) == [list(range(12))]
 
