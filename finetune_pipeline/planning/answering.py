@@ -128,9 +128,9 @@ def largest_batch(spec: TaskSpec, planner: Planner, validation: Sequence[Example
     lengths: list[int] = []
     for e in validation:
         with contextlib.suppress(FindingsError):
-            prompt, length = encode_prompt(counter, e.prompt_messages, e.tools), counter.count(e.messages, tools=e.tools)
+            prompt = encode_prompt(counter, e.prompt_messages, e.tools)
+            lengths.append(max(len(prompt), counter.count(e.messages, tools=e.tools)))
             prompts.append(prompt)
-            lengths.append(max(len(prompt), length))
     if not lengths:
         return PromptBatch(1, 1, 0, spec.answer_length, 0), 0
     answer = max(length - len(prompt) for length, prompt in zip(lengths, prompts, strict=True))
