@@ -26,9 +26,10 @@ from typing import Any
 
 import torch
 
-from finetune_pipeline.models.checkpoint import INDEX, Checkpoint
+from finetune_pipeline.models.checkpoint import Checkpoint
 from finetune_pipeline.models.merging import merge
-from finetune_pipeline.models.streaming import Shape, write_tensors
+from finetune_pipeline.models.model_files import INDEX, StoredTensor
+from finetune_pipeline.models.streaming import new_tensor, write_tensors
 
 SHAPES: dict[str, dict[str, Any]] = {
     "1b": {
@@ -100,9 +101,9 @@ def write_base(folder: Path, shape: dict[str, Any]) -> None:
     (folder / "config.json").write_text(json.dumps(shape, indent=1))
     generator = torch.Generator().manual_seed(0)
     pool = (torch.randn(_POOL, generator=generator) * 0.02).bfloat16()
-    shards: list[dict[str, Shape]] = [{}]
+    shards: list[dict[str, StoredTensor]] = [{}]
     for name, size in tensors(shape).items():
-        planned = Shape.of("BF16", size)
+        planned = new_tensor("BF16", size)
         if sum(p.size for p in shards[-1].values()) + planned.size > _SHARD:
             shards.append({})
         shards[-1][name] = planned
@@ -140,8 +141,8 @@ def write_adapter(folder: Path, shape: dict[str, Any]) -> None:
     (folder / "adapter_config.json").write_text(json.dumps(config))
     planned = {}
     for name, (outputs, inputs) in layers.items():
-        planned[f"base_model.model.{name}.lora_A.weight"] = Shape.of("F32", (RANK, inputs))
-        planned[f"base_model.model.{name}.lora_B.weight"] = Shape.of("F32", (outputs, RANK))
+        planned[f"base_model.model.{name}.lora_A.weight"] = planned("F32", (RANK, inputs))
+        planned[f"base_model.model.{name}.lora_B.weight"] = planned("F32", (outputs, RANK))
     generator = torch.Generator().manual_seed(1)
     write_tensors(
         folder / "adapter_model.safetensors",
@@ -238,8 +239,8 @@ def main() -> None:
     print(machine())
     for size in arguments.size or sorted(SHAPES):
         shape = SHAPES[size]
-        total = sum(Shape.of("BF16", s).size for s in tensors(shape).values())
-        largest = max(Shape.of("BF16", s).size for s in tensors(shape).values())
+        total = sum(new_tensor("BF16", s).size for s in tensors(shape).values())
+        largest = max(new_tensor("BF16", s).size for s in tensors(shape).values())
         root = Path(tempfile.mkdtemp(prefix="streaming-merge-"))
         try:
             if shutil.disk_usage(root).free < 3 * total:

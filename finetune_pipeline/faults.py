@@ -11,8 +11,16 @@ from pathlib import Path
 from finetune_pipeline.findings import FindingsError
 
 
-class JobError(ValueError):
-    """Raised if a job cannot be done as specified. The message says what is wrong, where, and what to do."""
+class _Fault(Exception):
+    """An error for people: `problem` says what is wrong and where, `fix` what to do."""
+
+    def __init__(self, problem: str, fix: str = "") -> None:
+        self.problem, self.fix = problem, fix
+        super().__init__(f"{problem}\nfix: {fix}" if fix else problem)
+
+
+class JobError(_Fault, ValueError):
+    """Raised if a job cannot be done as specified."""
 
 
 class Diverged(JobError):
@@ -21,14 +29,14 @@ class Diverged(JobError):
     def __init__(self, step: int, example_ids: list[str]) -> None:
         self.example_ids = example_ids
         super().__init__(
-            f"the loss was not finite at step {step}, on a batch with the examples {', '.join(example_ids)}.\n"
-            "fix: lower training.learning_rate or raise training.warmup_share; if it happens at the first step, look at "
-            "these examples and at the base model"
+            f"the loss was not finite at step {step}, on a batch with the examples {', '.join(example_ids)}.",
+            "lower training.learning_rate or raise training.warmup_share; if it happens at the first step, look at "
+            "these examples and at the base model",
         )
 
 
-class OutsideError(RuntimeError):
-    """Raised if something outside the program cannot be used. The message says what, where, and what to do."""
+class OutsideError(_Fault, RuntimeError):
+    """Raised if something outside the program cannot be used."""
 
 
 _SPACE = "make space, or move FINETUNE_HOME to a larger disk, and run it again; finished steps are kept"

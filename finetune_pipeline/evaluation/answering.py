@@ -10,12 +10,13 @@ from typing import Any
 from finetune_pipeline.engine.files import SeenFiles, digest_json
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.models.chat import load_tokenizer
-from finetune_pipeline.models.identity import TEXTS, model_folder
+from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.inference.constrained import Restriction
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.generation import generate_and_score
 from finetune_pipeline.models.inference.shared_reading import Ids
 from finetune_pipeline.models.loading import inference_dtype, load_for_prediction, pick_device
+from finetune_pipeline.models.model_files import TEXTS
 from finetune_pipeline.reporting import say
 
 CODE = "7"

@@ -30,11 +30,10 @@ from finetune_pipeline.evaluation.preferences.embeddings import embed
 from finetune_pipeline.evaluation.prompts import Retriever, conversations, prompts_to_try
 from finetune_pipeline.evaluation.simple_models import fit_simple_models
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.chat import encode_answer, encode_prompt, end_ids
+from finetune_pipeline.models.chat import common_prefix, encode_answer, encode_prompt, end_ids
 from finetune_pipeline.models.hosted import HostedModel
 from finetune_pipeline.models.inference.constrained import Complies, Grammar, Restriction, UnsupportedSchema
 from finetune_pipeline.models.inference.generated import Answer
-from finetune_pipeline.models.inference.shared_reading import common_prefix
 from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.evaluation import ServedModelsSpec
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput

@@ -18,9 +18,9 @@ import torch
 
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.faults import JobError
+from finetune_pipeline.models.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from finetune_pipeline.models.streaming import TORCH_TYPES, TensorFile
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 KINDS = {"LORA": "lora", "PROMPT_TUNING": "prompt", "PREFIX_TUNING": "prefix"}
 """Maps PEFT's adapter types to names of spec.methods.Kind."""
 
@@ -41,19 +41,20 @@ file alone does not determine the trained weights."""
 def adapter_kind(folder: Path) -> str:
     """Return the kind of trained model in `folder`: an adapter's by its peft_type, or ``full`` for a whole model.
     Raises JobError if it is neither, and for an unknown peft_type."""
-    if (folder / CONFIG).is_file():
-        peft_type = str(read_json(folder / CONFIG).get("peft_type"))
+    if (folder / ADAPTER_CONFIG).is_file():
+        peft_type = str(read_json(folder / ADAPTER_CONFIG).get("peft_type"))
         if peft_type not in KINDS:
             raise JobError(
                 f"the adapter in {folder.name!r} has type {peft_type}, which cannot be merged or exported (supported: "
-                f"{', '.join(KINDS)})\nfix: train with one of the methods of training.method"
+                f"{', '.join(KINDS)})",
+                "train with one of the methods of training.method",
             )
         return KINDS[peft_type]
     if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
         return "full"
     raise JobError(
-        f"{folder.name!r} contains neither an adapter ({CONFIG}) nor a model (config.json and safetensors)\n"
-        "fix: pass the folder that training wrote"
+        f"{folder.name!r} contains neither an adapter ({ADAPTER_CONFIG}) nor a model (config.json and safetensors)",
+        "pass the folder that training wrote",
     )
 
 
@@ -87,21 +88,20 @@ def read_adapter(folder: Path) -> Adapter:
     Raises JobError for other kinds of adapters; otherwise names every unsupported setting and tensor."""
     kind = adapter_kind(folder)
     if kind == "full":
-        raise JobError(f"{folder.name!r} is a whole model, not an adapter\nfix: use it as it is")
+        raise JobError(f"{folder.name!r} is a whole model, not an adapter", "use it as it is")
     if kind != "lora":
         alternative = ", or as a model with added tokens" if kind == "prompt" else ""
         problem = f"the adapter in {folder.name!r} is a soft prompt ({kind} tuning): it changes no weights"
-        raise JobError(
-            f"{problem}, so there is nothing to merge\nfix: export it as an adapter{alternative} (`finetune export`)"
-        )
-    if not (folder / WEIGHTS).is_file():
+        fix = f"export it as an adapter{alternative} (`finetune export`)"
+        raise JobError(f"{problem}, so there is nothing to merge", fix)
+    if not (folder / ADAPTER_WEIGHTS).is_file():
         fix = "save the adapter with `save_pretrained`, which writes safetensors"
-        raise JobError(f"{folder.name!r} does not contain {WEIGHTS}\nfix: {fix}")
-    adapter = Adapter(folder, read_json(folder / CONFIG), TensorFile(folder / WEIGHTS))
+        raise JobError(f"{folder.name!r} does not contain {ADAPTER_WEIGHTS}", fix)
+    adapter = Adapter(folder, read_json(folder / ADAPTER_CONFIG), TensorFile(folder / ADAPTER_WEIGHTS))
     problems = [*_settings_problems(adapter.config), *_read_tensors(adapter)]
     if problems:
-        fix = "fix: serve it as an adapter, or train with supported settings (LoRA, rsLoRA, DoRA)"
-        raise JobError("\n".join(["this adapter cannot be merged:", *(f"- {p}" for p in problems), fix]))
+        fix = "serve it as an adapter, or train with supported settings (LoRA, rsLoRA, DoRA)"
+        raise JobError("\n".join(["this adapter cannot be merged:", *(f"- {p}" for p in problems)]), fix)
     return adapter
 
 

@@ -20,19 +20,17 @@ from finetune_pipeline.models.chat_templates import (
     template_findings,
     usable_templates,
 )
-from finetune_pipeline.models.identity import (
+from finetune_pipeline.models.identity import base_identity, bundled_files, local_base, model_kind
+from finetune_pipeline.models.model_files import (
     MODEL_FILE,
     TEXTS,
-    base_identity,
-    bundled_files,
-    local_base,
-    model_kind,
+    base_error,
     quantization,
+    read_config,
     stored_tensors,
     text_files,
     weight_files,
 )
-from finetune_pipeline.models.model_files import read_config
 from finetune_pipeline.settings import read_settings
 
 
@@ -223,4 +221,4 @@ def _download(base_model: str, revision: str | None) -> Path:
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         message = f"{base_model!r} could not be downloaded: {first_line}"
         fix = "check the id, the revision, the network and (for gated models) HF_TOKEN; or name a local folder"
-        raise FindingsError([Finding("model.download", "error", "task.yaml: base_model", message, fix)]) from error
+        raise base_error(message, fix, "download") from error

@@ -17,6 +17,7 @@ from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.chat_templates import generation_ends
 from finetune_pipeline.models.control_tokens import Conversation, token_ids, write
 from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.models.model_files import base_error
 
 Message = dict[str, Any]
 Tools = Sequence[dict[str, Any]] | None
@@ -58,12 +59,13 @@ def _object(arguments: Any) -> Any:
 def render(tokenizer: Any, messages: Sequence[Message], generation: bool = False, tools: Tools = None) -> str:
     """Render a conversation as text; generation: with the generation prompt.
     Raises FindingsError if the template refuses the messages."""
-    return _rendered(tokenizer, messages, generation, tools).text
+    return rendered(tokenizer, messages, generation, tools).text
 
 
-def _rendered(
+def rendered(
     tokenizer: Any, messages: Sequence[Message], generation: bool = False, tools: Tools = None
 ) -> Conversation:
+    """Render a conversation for :func:`token_ids`; like :func:`render`."""
     try:
         turns = [for_template(m) for m in messages]
         return write(tokenizer, turns, generation=generation, tools=list(tools) if tools else None)
@@ -73,6 +75,15 @@ def _rendered(
         raise FindingsError([Finding("chat.template_refuses", "error", "example ?", message, fix)]) from error
 
 
+def common_prefix(texts: Sequence[list[int]], limit: int | None = None) -> int:
+    """Return the number of leading tokens that all texts share: at most `limit`, and less than the length of every text."""
+    if not texts:
+        return 0
+    low, high = min(texts), max(texts)  # what the lexically first and last share, all share
+    most = max(0, len(low) - 1 if limit is None else min(limit, len(low) - 1))
+    return next((i for i in range(most) if low[i] != high[i]), most)
+
+
 def to_ids(tokenizer: Any, text: str) -> list[int]:
     """Tokenize a trusted text, parsing special tokens."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -80,7 +91,7 @@ def to_ids(tokenizer: Any, text: str) -> list[int]:
 
 def encode_prompt(tokenizer: Any, messages: Sequence[Message], tools: Tools = None) -> list[int]:
     """Tokenize `messages` (ending with a user or tool turn) with the generation prompt, as in serving."""
-    return token_ids(tokenizer, _rendered(tokenizer, messages, True, tools))
+    return token_ids(tokenizer, rendered(tokenizer, messages, True, tools))
 
 
 _Turn = tuple[list[int], int, int]
@@ -94,11 +105,11 @@ def _has_loss(message: Message) -> bool:
 def _turn(tokenizer: Any, messages: Sequence[Message], i: int, tools: Tools, full: tuple[str, list[int]]) -> _Turn:
     """Return turn number i, which has loss; full: text and tokens of the whole conversation. Raises FindingsError if its prompt
     is not a proper prefix, or if the template drops its content."""
-    prompt_rendering = _rendered(tokenizer, messages[:i], True, tools)
+    prompt_rendering = rendered(tokenizer, messages[:i], True, tools)
     prompt = token_ids(tokenizer, prompt_rendering)
     text, ids = full
     if i < len(messages) - 1:
-        rendering = _rendered(tokenizer, messages[: i + 1], False, tools)
+        rendering = rendered(tokenizer, messages[: i + 1], False, tools)
         text, ids = rendering.text, token_ids(tokenizer, rendering)
     end = _end_of_answer(tokenizer, prompt, ids, i)
     answer_rendering = text[len(prompt_rendering.text) :]
@@ -113,7 +124,7 @@ def _turn(tokenizer: Any, messages: Sequence[Message], i: int, tools: Tools, ful
 
 def _turns(tokenizer: Any, messages: Sequence[Message], tools: Tools) -> tuple[list[int], list[_Turn]]:
     """Return (tokens of the whole conversation, its turns with loss). Raises FindingsError like :func:`encode_example`."""
-    full = _rendered(tokenizer, messages, False, tools)
+    full = rendered(tokenizer, messages, False, tools)
     for i, message in enumerate(messages):
         if message["role"] != "assistant" and message["content"].strip() not in full.text:
             raise FindingsError([_content_lost(f"turn {i + 1}", f"the text of the {message['role']}")])
@@ -174,7 +185,7 @@ def encode_answer(
     """
     message = {"role": "assistant", "content": answer} if isinstance(answer, str) else answer
     prompt = encode_prompt(tokenizer, prompt_messages, tools)
-    full = token_ids(tokenizer, _rendered(tokenizer, [*prompt_messages, message], False, tools))
+    full = token_ids(tokenizer, rendered(tokenizer, [*prompt_messages, message], False, tools))
     return full[len(prompt) : _end_of_answer(tokenizer, prompt, full, len(prompt_messages))]
 
 
@@ -229,4 +240,4 @@ def unusable(part: str, folder: Path, error: Exception) -> FindingsError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     message = f"the {part} in {folder.name!r} cannot be loaded: {reason}"
     fix = "fetch the model again, all its files; or use an unquantized model of a family that transformers knows"
-    return FindingsError([Finding(f"model.{part}", "error", "task.yaml: base_model", message, fix)])
+    return base_error(message, fix, part)

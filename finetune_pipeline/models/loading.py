@@ -18,7 +18,8 @@ from transformers import (
 
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.hardware import GPU_SHARE, cpu_has_bfloat16
-from finetune_pipeline.models.identity import model_folder, stored_tensors
+from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.models.model_files import stored_tensors
 
 
 def pick_device() -> torch.device:
@@ -79,7 +80,8 @@ def _load(folder: Path, dtype: torch.dtype, device: torch.device, **options: Any
     if unusable := sorted({*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}):
         raise JobError(
             f"{source.name!r} lacks {len(unusable)} of the tensors that its config.json asks for, or has them in another shape: "
-            f"{', '.join(unusable[:3])}\nfix: fetch the model again, all its files"
+            f"{', '.join(unusable[:3])}",
+            "fetch the model again, all its files",
         )
     model.requires_grad_(False)
     return model
@@ -127,7 +129,7 @@ def load_for_prediction(
         predict_by_onednn(model)
     if adapter is None:
         return model
-    from finetune_pipeline.models.prefixes import PrefixedModel
+    from finetune_pipeline.models.soft_prompts import PrefixedModel
 
     return PrefixedModel(model, adapter)
 
@@ -151,7 +153,8 @@ def load_for_training(
     if 2 * sum(p.numel() for p in _unquantized(model)) > facts["by_kind"]["quantized"]:
         raise JobError(
             f"the weights of {model.config.model_type} outside plain linear layers cannot be stored in 4 bits, and need more "
-            "memory than all others\nfix: set training.method: lora"
+            "memory than all others",
+            "set training.method: lora",
         )
     if compute != torch.bfloat16:
         _compute_in(model, compute)

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from finetune_pipeline import __version__
 from finetune_pipeline.engine.files import digest_file, read_json
 from finetune_pipeline.engine.store import Artifact
+from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.chat_templates import own_template, prompt_text
 from finetune_pipeline.models.control_tokens import control_tokens
 from finetune_pipeline.models.hosted import read_hosted
@@ -48,6 +49,11 @@ class Source:
         """Serving settings (see merging.merge_and_compare)."""
         facts: Mapping[str, Any] = self.merged.facts["serving"]
         return facts
+
+
+def export_error(rule: str, message: str, fix: str = "export it --for vllm or transformers") -> FindingsError:
+    """Return the error for a model that cannot be exported like this."""
+    return FindingsError([Finding(rule, "error", "finetune export", message, fix)])
 
 
 def base_model(source: Source) -> dict[str, Any]:

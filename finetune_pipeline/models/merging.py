@@ -14,15 +14,15 @@ from typing import Any
 
 from finetune_pipeline.engine.files import digest_file
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.adapters import WEIGHTS, Adapter, adapter_kind, changed_rows, read_adapter
+from finetune_pipeline.models.adapters import Adapter, adapter_kind, changed_rows, read_adapter
 from finetune_pipeline.models.checkpoint import Checkpoint, Copy, write_record
-from finetune_pipeline.models.identity import model_folder, text_files, weight_files
+from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.models.model_files import ADAPTER_WEIGHTS, FLOATS, text_files, weight_files
 from finetune_pipeline.spec.methods import kind_of
 
-_FIX_OTHER_BASE = "fix: merge the adapter into the base model it was trained on"
+_FIX_OTHER_BASE = "merge the adapter into the base model it was trained on"
 _LEAST_AGREEMENT = 0.9
 """If a smaller share of greedy answers is equal, float32 is tried."""
-_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def merge(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def merge(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dic
             "kind": "lora",
             "merged_tensors": len(change.changes),
             "scaling": change.scaling,
-            "adapter_sha256": digest_file(adapter / WEIGHTS),
+            "adapter_sha256": digest_file(adapter / ADAPTER_WEIGHTS),
         }
     return write_record(out, "model", base, files, dtype=dtype, **facts)
 
@@ -55,7 +55,7 @@ def plan_merge(base: Checkpoint, adapter: Adapter, *, float32: bool = False) -> 
     """Plan the copy of `base` with the adapter merged in. Raises JobError naming every tensor that does not fit."""
     if base.config.get("quantization_config"):
         reason = f"the base model {base.folder.name!r} is quantized: merging into it would keep its rounding errors"
-        raise JobError(f"{reason}\nfix: set base_model to the unquantized model")
+        raise JobError(reason, "set base_model to the unquantized model")
     if not adapter.changes.keys() <= base.place.keys():
         from finetune_pipeline.models.loading import stored_names
 
@@ -64,7 +64,7 @@ def plan_merge(base: Checkpoint, adapter: Adapter, *, float32: bool = False) -> 
     copy = Copy.of(base)
     problems = [problem for name in adapter.changes if (problem := _misfit(base, adapter, name))]
     if problems:
-        raise JobError("\n".join(problems[:20]) + f"\n({len(problems)} tensors do not fit)\n{_FIX_OTHER_BASE}")
+        raise JobError("\n".join([*problems[:20], f"({len(problems)} tensors do not fit)"]), _FIX_OTHER_BASE)
     for name in adapter.changes:
         dtype = "F32" if float32 else base.entry(name).dtype
         copy.change(name, changed_rows(adapter, name, dtype), dtype=dtype)
@@ -77,7 +77,7 @@ def _misfit(base: Checkpoint, adapter: Adapter, name: str) -> str | None:
     if name not in base.place:
         return f"the adapter changes {name!r}, which the base model does not have"
     entry, adapter_tensors, change = base.entry(name), adapter.file.entries, adapter.changes[name]
-    if entry.dtype not in _FLOATS:
+    if entry.dtype not in FLOATS:
         stored = f"the base's {name} is stored as {entry.dtype}"
         return f"{stored}, which is quantized: set base_model to the unquantized model"
     shape = (adapter_tensors[change.b].shape[0], adapter_tensors[change.a].shape[1])
@@ -94,7 +94,7 @@ def _use_full_model(trained: Path, source: Path, target: Path) -> str:
     checkpoint, base = Checkpoint(trained), Checkpoint(source)
     wrong = sorted(n for n in base.place if n in checkpoint.place and base.entry(n).shape != checkpoint.entry(n).shape)
     if wrong:
-        raise JobError(f"the trained model's {wrong[0]} has a different shape than the base's\n{_FIX_OTHER_BASE}")
+        raise JobError(f"the trained model's {wrong[0]} has a different shape than the base's", _FIX_OTHER_BASE)
     target.mkdir(parents=True)
     for path in [*weight_files(trained), *text_files(trained)]:
         _link(path, target / path.name)
@@ -120,8 +120,7 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
     """
     from finetune_pipeline.data.examples import read_examples
     from finetune_pipeline.models.parity import MEAN_KL_LIMIT, parity
-    from finetune_pipeline.models.prefixes import prefix_reference
-    from finetune_pipeline.models.soft_prompts import plain_model, soft_parity
+    from finetune_pipeline.models.soft_prompts import plain_model, prefix_reference
     from finetune_pipeline.reporting import say
 
     base, adapter, out = Path(job["base"]), Path(job["adapter"]), Path(job["out"])
@@ -129,13 +128,12 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
     examples = rows[: job["parity_rows"]]
     if not examples:
         problem = f"{Path(job['examples']).name} contains no examples to compare the merged model on"
-        raise JobError(f"{problem}\nfix: check the counts of the split")
+        raise JobError(problem, "check the counts of the split")
     options = {k: job[k] for k in ("max_new_tokens", "batch_size", "stage")}
     kind = adapter_kind(adapter)
     write: Callable[..., dict[str, Any]] = {"prompt": plain_model, "prefix": prefix_reference}.get(kind, merge)
-    compare: Callable[..., dict[str, Any]] = soft_parity if kind in ("prompt", "prefix") else parity
     facts = write(base, adapter, out)
-    comparison = compare(base, adapter, out, examples, **options)
+    comparison = parity(base, adapter, out, examples, **options)
     within_limits = comparison["mean_kl"] <= MEAN_KL_LIMIT and comparison["same_greedy_share"] >= _LEAST_AGREEMENT
     if comparison["right"] and not within_limits and kind in ("lora", "prompt") and facts["dtype"] != "float32":
         reason = (
@@ -146,7 +144,7 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
         say(f"{job['stage']}: {reason}; storing the changed weights in float32")
         facts = {**write(base, adapter, out, float32=True), "stored_float32_because": reason}
         rounded = {k: comparison[k] for k in ("mean_kl", "max_kl", "same_greedy_share")}
-        comparison = {**compare(base, adapter, out, examples, **options), "rounding": rounded}
+        comparison = {**parity(base, adapter, out, examples, **options), "rounding": rounded}
     return {
         **facts,
         "sentence": f"{kind_of(kind).sentence}; weights in {facts['dtype']}",

@@ -1,5 +1,9 @@
-"""Reads the JSON files of a model folder, which anybody may have written, and refuses values of unexpected types."""
+"""Reads the files of a model folder, which anybody may have written: JSON of the expected types, and headers of weights."""
 
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -8,6 +12,19 @@ import msgspec
 from finetune_pipeline.engine.files import DamagedFile, read_json
 from finetune_pipeline.findings import Finding, FindingsError
 
+MODEL_FILE = "model.json"
+INDEX = "model.safetensors.index.json"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+TEXTS = (".json", ".jinja", ".model", ".txt")
+"""Files of a model folder that hold configuration, tokenizer or template."""
+EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "word_embeddings.weight", "tok_embeddings.weight")
+"""Suffixes of the input embeddings' tensor names in transformers."""
+HEADS = ("lm_head.weight", "embed_out.weight")
+"""Suffixes of the output head's tensor names; if the files have none of them, the head is tied to the embeddings."""
+FLOATS = {"F64", "F32", "F16", "BF16"}
+"""Dtypes of weights that are not quantized."""
+_LFS = b"version "
+"""First bytes of a Git LFS pointer file."""
 T = TypeVar("T")
 Size = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -43,9 +60,9 @@ def read_typed(path: Path, form: type[T]) -> T:
     try:
         return msgspec.convert(read_json(path) if path.is_file() else {}, form)
     except msgspec.ValidationError as error:
-        raise wrong_file(path, f"has unusable content: {error}") from error
+        raise _wrong_file(path, f"has unusable content: {error}") from error
     except DamagedFile as error:
-        raise wrong_file(path, f"is not JSON ({error.__cause__})") from error
+        raise _wrong_file(path, f"is not JSON ({error.__cause__})") from error
 
 
 def read_text(path: Path) -> str:
@@ -53,10 +70,114 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text("utf-8")
     except UnicodeDecodeError as error:
-        raise wrong_file(path, f"is not UTF-8 text ({error})") from error
+        raise _wrong_file(path, f"is not UTF-8 text ({error})") from error
 
 
-def wrong_file(path: Path, problem: str) -> FindingsError:
-    message = f"{path.name} of {path.parent.name!r} {problem}"
+def _wrong_file(path: Path, problem: str) -> FindingsError:
     fix = f"correct {path}, or fetch the model again"
-    return FindingsError([Finding("model.file", "error", "task.yaml: base_model", message, fix)])
+    return base_error(f"{path.name} of {path.parent.name!r} {problem}", fix, "file")
+
+
+def base_error(message: str, fix: str, rule: str = "base_model") -> FindingsError:
+    """Return the error for a task's base model that cannot be used."""
+    return FindingsError([Finding(f"model.{rule}", "error", "task.yaml: base_model", message, fix)])
+
+
+def text_files(folder: Path) -> list[Path]:
+    """Return a model folder's configuration, tokenizer and template files, sorted; without an artifact's record."""
+    return [p for p in sorted(folder.iterdir()) if p.suffix in TEXTS and p.is_file() and p.name != MODEL_FILE]
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files that transformers loads, sorted: model.safetensors, else those that the index names.
+
+    A folder may also contain the same weights in another layout. If it has no config.json (an adapter's), all files count.
+    Raises FindingsError if there are none, if one is missing, or if the index is invalid or names files elsewhere.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        unsupported = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.gguf"))
+        contents = f" (it contains {', '.join(unsupported)}, which are not supported)" if unsupported else ""
+        message = f"the folder {folder.name!r} contains no safetensors weights{contents}"
+        raise base_error(message, "save the model with `save_pretrained`, which writes safetensors", "weights")
+    if (single := folder / "model.safetensors") in files:
+        return [single]
+    if (folder / INDEX).exists():
+        return _indexed(folder)
+    if not (folder / "config.json").exists():
+        return files
+    message = f"the folder {folder.name!r} contains {files[0].name}, but neither model.safetensors nor {INDEX}"
+    raise base_error(message, "fetch the model again, all its files", "weights")
+
+
+def _indexed(folder: Path) -> list[Path]:
+    place, fix = f"{INDEX} of {folder.name!r}", "fetch the model again"
+    try:
+        names = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise base_error(f"{place} does not say which file holds which tensor", fix, "index") from error
+    if outside := [n for n in names if Path(str(n)).name != n or not n.endswith(".safetensors")]:
+        message = f"{place} names {outside[0]!r}, which is not a file of this folder"
+        raise base_error(message, "do not use this model", "index")
+    if missing := [n for n in names if not (folder / n).is_file()]:
+        raise base_error(f"{place} names {', '.join(missing)}, which is missing", fix, "index")
+    return [folder / n for n in names]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor of a safetensors file. dtype: its name there, such as BF16; size: in bytes; start: the offset of its bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    size: int
+    start: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Length of the first dimension; 1 for a scalar."""
+        return self.shape[0] if self.shape else 1
+
+    @property
+    def row_elements(self) -> int:
+        """Number of elements of one row."""
+        return math.prod(self.shape[1:])
+
+
+def tensor_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+    """Read only the header of a safetensors file: (its tensors by name, its metadata).
+    Raises DamagedFile if the file is missing, truncated, damaged or not a safetensors file."""
+    from safetensors import SafetensorError, safe_open
+
+    if not file.is_file():
+        raise DamagedFile(f"{file} is missing, or is not a file", "fetch it again")
+    with file.open("rb") as handle:
+        if (start := handle.read(8)).startswith(_LFS):
+            raise DamagedFile(f"{file} is a Git LFS pointer, not the weights", "run `git lfs pull` in its folder")
+        try:
+            safe_open(file, framework="np")  # checks all of the header, and the file's length
+        except SafetensorError as error:
+            problem = f"{file} ({file.stat().st_size:,} bytes) is truncated, damaged or not a safetensors file: {error}"
+            raise DamagedFile(problem, "fetch it again") from error
+        length = int.from_bytes(start, "little")
+        header = json.loads(handle.read(length))
+    metadata = header.pop("__metadata__", None) or {}
+    tensors = {}
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        tensors[name] = StoredTensor(entry["dtype"], tuple(entry["shape"]), end - begin, 8 + length + begin)
+    return tensors, metadata
+
+
+def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Return every tensor in a folder's weight files, by name. Reads headers only."""
+    return {name: tensor for file in weight_files(folder) for name, tensor in tensor_header(file)[0].items()}
+
+
+def quantization(config: Mapping[str, Any], folder: Path | None = None) -> str | None:
+    """Return how a model's weights are quantized, from its config.json or the dtypes in its folder; None if they are not.
+    Loading ignores scales, and such a weight means nothing without them. Tensors not named ``….weight`` may be integers."""
+    if stored := config.get("quantization_config"):
+        return str(stored.get("quant_method", "some way")) if isinstance(stored, Mapping) else "some way"
+    tensors = stored_tensors(folder).items() if folder else ()
+    return ", ".join(sorted({t.dtype for name, t in tensors if name.endswith(".weight")} - FLOATS)) or None

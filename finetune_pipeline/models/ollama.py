@@ -6,8 +6,9 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat_templates import written
+from finetune_pipeline.models.manifest import export_error
 
 CONTEXT = 4096
 """Ollama's context length in tokens, unless the training's prompts and answers need more."""
@@ -96,5 +97,4 @@ def _quoted(text: str) -> str:
 
 
 def _refused(reason: str) -> FindingsError:
-    message, fix = f"the chat template cannot be converted for Ollama: {reason}", "export it --for vllm or transformers"
-    return FindingsError([Finding("export.ollama", "error", "finetune export", message, fix)])
+    return export_error("export.ollama", f"the chat template cannot be converted for Ollama: {reason}")

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -23,15 +23,15 @@ import torch
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import adapter_kind
-from finetune_pipeline.models.chat import encode_answer, encode_prompt, load_tokenizer
+from finetune_pipeline.models.chat import common_prefix, encode_answer, encode_prompt, load_tokenizer
 from finetune_pipeline.models.checkpoint import Checkpoint
-from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.models.identity import model_folder, model_record
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.generation import generate_and_score
 from finetune_pipeline.models.inference.reader import Reader
-from finetune_pipeline.models.inference.shared_reading import common_prefix
-from finetune_pipeline.models.inference.trial import rows_at_once
+from finetune_pipeline.models.inference.trial import logits_alone, rows_at_once
 from finetune_pipeline.models.loading import as_stored, device_with_room, load_for_prediction, pick_device
+from finetune_pipeline.models.model_files import EMBEDDINGS, HEADS
 from finetune_pipeline.models.streaming import TORCH_TYPES
 from finetune_pipeline.reporting import say
 
@@ -71,73 +71,68 @@ def parity(
     batch_size: int,
     stage: str = "merged_model",
 ) -> dict[str, Any]:
-    """Compare `adapter` (low-rank on `base`, or a whole trained model) with the `merged` model on `examples`, in float32 (on the
-    CPU if the GPU has too little memory).
+    """Compare what was trained, an `adapter` of `base` or a whole model, with its served form `merged` on `examples`, in
+    float32 (on the CPU if the GPU has too little memory).
 
-    Facts: those of :func:`compare` (KL in nats per token, KL(trained || stored)), and merge_kl (None for a whole model).
-    ``right``: tests 1 and 2 pass; ``passed``: mean_kl is also within its limit. Raises JobError if logits of either side are
-    not finite.
+    Facts: KL(trained || stored) in nats per token, answers, wrong weights, and merge_kl (low-rank adapters only). ``right``: tests
+    1 and 2 pass; ``passed``: mean_kl is also within its limit. A soft prompt is compared with its plain model, or the base
+    with its prefix, without the logits of new tokens, which PEFT lacks; new_tokens_chosen counts answers that contain one.
+    Raises JobError if logits of either side are not finite.
     """
-    tokenizer = load_tokenizer(base)
+    kind = adapter_kind(adapter)
+    soft = kind in ("prompt", "prefix")
+    new_tokens = set(model_record(merged)["soft_ids"]) if kind == "prompt" else set()
+    tokenizer = load_tokenizer(merged if kind == "prompt" else base)
     rows = Rows.encode(tokenizer, examples)
     device = device_with_room(base)
     if device != pick_device():
         reason = "since the base model in float32 does not fit on the GPU"
         say(f"{stage}: comparing on the CPU, {reason}; this takes longer")
-    model: Any = load_for_prediction(merged, device)
-    generation_args = (rows.prompts, None, max_new_tokens, batch_size)
-    answers = generate_and_score(model, tokenizer, *generation_args, stage, "merged model")
-    stored = check_finite(teacher_forced_logits(model, rows, batch_size)[0], "merged model")
+    model: Any = load_for_prediction(base, device, adapter) if kind == "prefix" else load_for_prediction(merged, device)
+    name = "served model" if soft else "merged model"
+    answers = generate_and_score(model, tokenizer, rows.prompts, None, max_new_tokens, batch_size, stage, name)
+    stored = _check_finite(_without(teacher_forced_logits(model, rows, batch_size)[0], new_tokens), name)
     merge_kl = None
-    if adapter_kind(adapter) == "full":
+    if kind == "full":
         model = load_for_prediction(adapter, device)
         trained, same_answers = teacher_forced_logits(model, rows, batch_size, answers)
-        check_finite(trained, "trained model")
+        _check_finite(trained, "trained model")
     else:
         from peft import PeftModel
 
         peft = PeftModel.from_pretrained(load_for_prediction(base, device), adapter).eval()
-        trained, same_answers = teacher_forced_logits(peft, rows, batch_size, answers)
-        check_finite(trained, "adapter on the base")
-        model = peft.merge_and_unload()
-        formula_rows = Rows(rows.prompts[:_FORMULA_ROWS], rows.gold[:_FORMULA_ROWS])
-        by_peft = teacher_forced_logits(model, formula_rows, batch_size)[0]
-        merge_kl = divergence(trained[: len(by_peft)], by_peft).mean().item()
-    compared, wrong_weights = differing_weights(model, merged)
-    correct = not wrong_weights and (merge_kl is None or merge_kl <= MERGE_KL_LIMIT)
-    facts = compare(trained, stored, same_answers, examples, compared, wrong_weights, correct)
-    return {**facts, "merge_kl": merge_kl, "merge_kl_limit": MERGE_KL_LIMIT}
-
-
-def compare(
-    trained: torch.Tensor,
-    stored: torch.Tensor,
-    same_answers: Sequence[bool],
-    examples: Sequence[Example],
-    compared: int,
-    wrong_weights: list[str],
-    correct: bool,
-) -> dict[str, Any]:
-    """Return the facts of :func:`parity` that both kinds of comparison share.
-
-    trained, stored: logits [positions, vocabulary] of both models along the reference answers. same_answers: per row. compared,
-    wrong_weights: of :func:`differing_weights`. correct: whether the model is correct, regardless of rounding.
-    """
+        if soft:
+            trained, same_answers = _soft_under_peft(peft, rows, answers, new_tokens, len(stored))
+        else:
+            trained, same_answers = teacher_forced_logits(peft, rows, batch_size, answers)
+        _check_finite(trained, "adapter on the base")
+        model = peft.get_base_model() if soft else peft.merge_and_unload()
+        if not soft:
+            formula_rows = Rows(rows.prompts[:_FORMULA_ROWS], rows.gold[:_FORMULA_ROWS])
+            by_peft = teacher_forced_logits(model, formula_rows, batch_size)[0]
+            merge_kl = divergence(trained[: len(by_peft)], by_peft).mean().item()
+    compared, wrong_weights = (0, []) if kind == "prefix" else differing_weights(model, merged)
+    if kind == "prompt":  # the matrices with new rows are tested by their outputs
+        wrong_weights = [n for n in wrong_weights if not n.endswith((*EMBEDDINGS, *HEADS, "lm_head.bias"))]
+    chosen = sum(not new_tokens.isdisjoint(answer.new_ids) for answer in answers)
+    right = not wrong_weights and not chosen and (merge_kl is None or merge_kl <= MERGE_KL_LIMIT)
     kl = divergence(trained, stored)
-    mean = kl.mean().item()
     return {
         "rows": len(examples),
         "same_greedy": sum(same_answers),
         "same_greedy_share": sum(same_answers) / len(same_answers),
         "positions": len(kl),
-        "mean_kl": mean,
+        "mean_kl": kl.mean().item(),
         "max_kl": kl.max().item(),
         "mean_kl_limit": MEAN_KL_LIMIT,
         "different": [e.id for e, equal in zip(examples, same_answers, strict=True) if not equal],
         "weights_compared": compared,
         "weights_off": wrong_weights,
-        "right": correct,
-        "passed": correct and mean <= MEAN_KL_LIMIT,
+        "right": right,
+        "passed": right and kl.mean().item() <= MEAN_KL_LIMIT,
+        "merge_kl": merge_kl,
+        "merge_kl_limit": None if soft else MERGE_KL_LIMIT,
+        **({"new_tokens_chosen": chosen} if soft else {}),
     }
 
 
@@ -150,10 +145,10 @@ def divergence(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def check_finite(values: torch.Tensor, name: str) -> torch.Tensor:
+def _check_finite(values: torch.Tensor, name: str) -> torch.Tensor:
     """Return the logits unchanged. Raises JobError if one of them is not finite."""
     if not values.isfinite().all():
-        raise JobError(f"the {name} gives logits that are not finite\nfix: train again; do not use this model")
+        raise JobError(f"the {name} gives logits that are not finite", "train again; do not use this model")
     return values
 
 
@@ -218,3 +213,31 @@ def teacher_forced_logits(
             if answer is not None:
                 same_answers.append(answer.status != "error" and answer_logits[0].argmax(-1).tolist() == answer.new_ids)
     return torch.cat(parts)[:_MOST_POSITIONS], same_answers
+
+
+def _without(logits: torch.Tensor, tokens: Collection[int]) -> torch.Tensor:
+    """Leave out the logits of some tokens; the vocabulary of these logits may lack them."""
+    if not tokens:
+        return logits
+    keep = torch.ones(logits.shape[-1], dtype=torch.bool)
+    keep[[token for token in tokens if token < logits.shape[-1]]] = False
+    return logits[..., keep]
+
+
+@torch.no_grad()
+def _soft_under_peft(
+    model: Any, rows: Rows, served: Sequence[Answer], new_tokens: Collection[int], positions: int
+) -> tuple[torch.Tensor, list[bool]]:
+    """Return the same as :func:`teacher_forced_logits` for PEFT's model, one row at a time; `positions`: how many logits."""
+    parts: list[torch.Tensor] = []
+    same_answers: list[bool] = []
+    for served_prompt, gold, answer in zip(rows.prompts, rows.gold, served, strict=True):
+        prompt = [t for t in served_prompt if t not in new_tokens]  # PEFT puts the vectors there itself
+        if sum(map(len, parts)) < positions:
+            parts.append(
+                _without(logits_alone(model, prompt, gold, logits_to_keep=len(gold)).float().cpu(), new_tokens)
+            )
+        ids = answer.new_ids
+        peft_answer = logits_alone(model, prompt, ids, logits_to_keep=len(ids)).argmax(-1).tolist() if ids else []
+        same_answers.append(answer.status != "error" and peft_answer == ids)
+    return torch.cat(parts)[:positions], same_answers

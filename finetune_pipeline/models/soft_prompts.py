@@ -1,9 +1,12 @@
-"""Converts a prompt-tuned model to a plain one with added tokens.
+"""The served forms of soft prompts, without PEFT: a plain model with added tokens, or a prefix in the key-value cache.
 
 Prompt tuning trains vectors that take the place of token embeddings. Stored as rows of the embedding matrix, with names in
 the tokenizer, they become tokens, and any server can run the model. The model must not generate the new tokens: see
-:func:`_unlikely_rows`. Prefixes, which cannot become tokens, are in :mod:`.prefixes`.
+:func:`_unlikely_rows`. Prefix tuning trains keys and values of every layer, which cannot be stored as rows of any weight. So
+the adapter stays separate, and prediction starts from a cache that contains it.
 """
+
+from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -12,24 +15,19 @@ from typing import Any
 
 import torch
 
-from finetune_pipeline.data.examples import Example
 from finetune_pipeline.engine.files import digest_file, read_json, write_json
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.adapters import WEIGHTS, adapter_kind
-from finetune_pipeline.models.chat import load_tokenizer
-from finetune_pipeline.models.checkpoint import EMBEDDINGS, HEADS, Checkpoint, Copy, write_record
-from finetune_pipeline.models.identity import model_folder, model_record
-from finetune_pipeline.models.inference.generated import Answer
-from finetune_pipeline.models.inference.generation import generate_and_score
-from finetune_pipeline.models.inference.trial import logits_alone
-from finetune_pipeline.models.loading import load_for_prediction, pick_device
-from finetune_pipeline.models.parity import Rows, check_finite, compare, differing_weights, teacher_forced_logits
+from finetune_pipeline.models.checkpoint import Checkpoint, Copy, write_record
+from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.models.loading import load_for_prediction
+from finetune_pipeline.models.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from finetune_pipeline.models.streaming import TORCH_TYPES, TensorFile
 
 NAME = "<|soft_{}|>"
 _SUPPRESSING_BIAS = -1e4
 """Bias of the new tokens if the head has biases: their probability is zero in every float dtype."""
 
+_EXPORT_ADAPTER = "export the adapter alone (`finetune export --adapter`)"
 _PROBE = [{"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "Here."}]
 
 
@@ -42,7 +40,7 @@ def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) 
     """
     source, target = model_folder(base), out / "model"
     checkpoint = Checkpoint(source)
-    vectors = TensorFile(adapter / WEIGHTS).tensor("prompt_embeddings").float()  # [tokens, width]
+    vectors = TensorFile(adapter / ADAPTER_WEIGHTS).tensor("prompt_embeddings").float()  # [tokens, width]
     name, scale = _embedding(checkpoint)
     original, extended, ids, tokens = _extended_tokenizer(source, len(vectors))
     dtype = "F32" if float32 else checkpoint.entry(name).dtype
@@ -65,7 +63,7 @@ def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) 
     _check_same_text(original, extended, ids)
     files |= {path.name: digest_file(path) for path in target.iterdir() if path.suffix != ".safetensors"}
     soft = {"soft_tokens": tokens, "soft_ids": ids, "prompt_prefix": "".join(tokens), "untied": untied}
-    sha256 = digest_file(adapter / WEIGHTS)
+    sha256 = digest_file(adapter / ADAPTER_WEIGHTS)
     return write_record(out, "model", base, files, kind="prompt", **soft, dtype=copy.dtypes, adapter_sha256=sha256)
 
 
@@ -78,8 +76,8 @@ def _embedding(base: Checkpoint) -> tuple[str, float]:
     name = base.embedding
     if name is None or scale is None or getattr(text, "hidden_size_per_layer_input", None):
         raise JobError(
-            f"the embeddings of {base.folder.name!r} ({type(layer).__name__}) are not a matrix that can get more rows"
-            "\nfix: export the adapter alone (`finetune export --adapter`)"
+            f"the embeddings of {base.folder.name!r} ({type(layer).__name__}) are not a matrix that can get more rows",
+            _EXPORT_ADAPTER,
         )
     return name, float(scale)
 
@@ -110,7 +108,8 @@ def _check_same_text(original: Any, extended: Any, ids: Sequence[int]) -> None:
     if rendered[1] != [*ids, *rendered[0]]:
         raise JobError(
             "with new tokens in front, this tokenizer splits the following text differently, so the model would get input it "
-            "was not trained on\nfix: export the adapter alone (`finetune export --adapter`)"
+            "was not trained on",
+            _EXPORT_ADAPTER,
         )
 
 
@@ -163,61 +162,76 @@ def _suppress(folder: Path, config: dict[str, Any], ids: Sequence[int]) -> None:
     write_json(path, generation)
 
 
-def soft_parity(
-    base: Path,
-    adapter: Path,
-    merged: Path,
-    examples: Sequence[Example],
-    *,
-    max_new_tokens: int,
-    batch_size: int,
-    stage: str = "merged_model",
-) -> dict[str, Any]:
-    """Compare a soft prompt under PEFT with the served form: the plain model `merged`, or the base with its prefix.
+def prefix_reference(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dict[str, Any]:
+    """Write a copy of a prefix `adapter` to out/adapter, and its base to out/model.json.
 
-    Same facts as :func:`finetune_pipeline.models.parity.parity`; merge_kl is None. Leaves out the logits of the new tokens,
-    which PEFT lacks; new_tokens_chosen counts answers that contain one.
+    The record's path points to the adapter, which is not a model folder: code that does not support prefixes fails instead of
+    loading the plain base. float32 has no effect.
     """
-    device, prefix = pick_device(), adapter_kind(adapter) == "prefix"
-    soft = [] if prefix else list(model_record(merged)["soft_ids"])
-    from peft import PeftModel
-
-    peft = PeftModel.from_pretrained(load_for_prediction(base, device), adapter).eval()
-    compared, wrong_weights = (0, []) if prefix else differing_weights(peft.get_base_model(), merged)
-    # the matrices with new rows are tested by their outputs
-    wrong_weights = [n for n in wrong_weights if not n.endswith((*EMBEDDINGS, *HEADS, "lm_head.bias"))]
-    tokenizer = load_tokenizer(base if prefix else merged)
-    served = load_for_prediction(base, device, adapter) if prefix else load_for_prediction(merged, device)
-    rows = Rows.encode(tokenizer, examples)
-    generation_args = (rows.prompts, None, max_new_tokens, batch_size)
-    answers = generate_and_score(served, tokenizer, *generation_args, stage, "soft prompt, served")
-    stored = check_finite(_without(teacher_forced_logits(served, rows, batch_size)[0], soft), "served model")
-    trained, same_answers = _under_peft(peft, rows, answers, soft, len(stored))
-    chosen = sum(bool(set(a.new_ids) & set(soft)) for a in answers)
-    facts = compare(
-        trained, stored, same_answers, examples, compared, wrong_weights, correct=not wrong_weights and not chosen
-    )
-    return {**facts, "merge_kl": None, "merge_kl_limit": None, "new_tokens_chosen": chosen}
+    source, target = model_folder(base), out / "adapter"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        shutil.copyfile(adapter / name, target / name)
+    checkpoint = Checkpoint(source)
+    digests = {f"adapter/{p.name}": digest_file(p) for p in sorted(target.iterdir())}
+    files = {f.path.name: digest_file(f.path) for f in checkpoint.files} | digests
+    dtype, sha256 = Copy.of(checkpoint).dtypes, digests[f"adapter/{ADAPTER_WEIGHTS}"]
+    return write_record(out, "adapter", base, files, kind="prefix", dtype=dtype, adapter_sha256=sha256)
 
 
-def _without(values: torch.Tensor, columns: Sequence[int]) -> torch.Tensor:
-    keep = torch.ones(values.shape[-1], dtype=torch.bool)
-    keep[[c for c in columns if c < values.shape[-1]]] = False
-    return values[..., keep]
+class PrefixedModel:
+    """A model whose cache begins with trained keys and values in every layer; called like models of transformers.
+    Callers pass masks and positions of their own tokens only: this class adds the prefix, and fills an empty cache first."""
 
+    def __init__(self, model: Any, adapter: Path) -> None:
+        config = read_json(adapter / ADAPTER_CONFIG)
+        self.model, self.config, self.generation_config = model, model.config, model.generation_config
+        flat = TensorFile(adapter / ADAPTER_WEIGHTS).tensor("prompt_embeddings").float()
+        layers, heads = int(config["num_layers"]), int(config["num_attention_heads"])
+        self.tokens = len(flat)
+        # [2 * layers, heads, tokens, d]: keys and values of each layer in turn
+        parts = flat.view(self.tokens, 2 * layers, heads, -1).permute(1, 2, 0, 3).to(model.dtype).to(model.device)
+        self._parts = parts.view(layers, 2, *parts.shape[1:])
 
-@torch.no_grad()
-def _under_peft(
-    model: Any, rows: Rows, served: Sequence[Answer], soft: Sequence[int], positions: int
-) -> tuple[torch.Tensor, list[bool]]:
-    """Return the same as parity.teacher_forced_logits for PEFT's model, one row at a time; `positions`: how many logits."""
-    parts: list[torch.Tensor] = []
-    same_answers: list[bool] = []
-    for served_prompt, gold, answer in zip(rows.prompts, rows.gold, served, strict=True):
-        prompt = [t for t in served_prompt if t not in soft]  # PEFT puts the vectors there itself
-        if sum(map(len, parts)) < positions:
-            parts.append(_without(logits_alone(model, prompt, gold, logits_to_keep=len(gold)).float().cpu(), soft))
-        ids = answer.new_ids
-        peft_answer = logits_alone(model, prompt, ids, logits_to_keep=len(ids)).argmax(-1).tolist() if ids else []
-        same_answers.append(answer.status != "error" and peft_answer == ids)
-    return check_finite(torch.cat(parts)[:positions], "adapter on the base"), same_answers
+    def rows_at_once(self, batch_size: int, longest: int) -> int:
+        """Return how many rows of up to `longest` tokens may be read together: `batch_size`, or 1 if a sliding window ends
+        within them, since it counts the padding between the prefix and a row's own tokens."""
+        from transformers import DynamicCache
+
+        windows = [getattr(layer, "sliding_window", None) for layer in DynamicCache(config=self.config).layers]
+        return 1 if any(window and self.tokens + longest > window for window in windows) else batch_size
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.model.device
+        return device
+
+    def eval(self) -> PrefixedModel:
+        self.model.eval()
+        return self
+
+    def __call__(
+        self,
+        input_ids: torch.Tensor,
+        *,
+        cache: Any = None,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Return the base model's output for `input_ids` after the prefix."""
+        from transformers import DynamicCache
+
+        rows, n = len(input_ids), self.tokens
+        cache = DynamicCache(config=self.config) if cache is None else cache
+        if cache.get_seq_length() == 0:
+            for i, (keys, values) in enumerate(self._parts):
+                cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), i)
+        if position_ids is not None:
+            position_ids = position_ids + n
+        if attention_mask is not None:
+            prefix_mask = attention_mask.new_full((*attention_mask.shape[:-1], n), int(attention_mask.dim() == 2))
+            attention_mask = torch.cat([prefix_mask, attention_mask], -1)
+        options |= {"cache": cache, "attention_mask": attention_mask, "position_ids": position_ids}
+        return self.model(input_ids=input_ids, **options)

@@ -11,14 +11,13 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.identity import tensor_header
+from finetune_pipeline.models.model_files import StoredTensor, tensor_header
 
 TORCH_TYPES = {
     "F64": torch.float64,
@@ -37,61 +36,25 @@ _BLOCK_ELEMENTS = 1 << 21
 _COPY_BYTES = 1 << 24
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """A tensor's dtype (safetensors' name), shape, and size in bytes."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    size: int
-
-    @classmethod
-    def of(cls, dtype: str, shape: tuple[int, ...]) -> Shape:
-        """Create a Shape, computing its size; `dtype` must be one of :data:`TORCH_TYPES`."""
-        return Shape(dtype, shape, math.prod(shape) * TORCH_TYPES[dtype].itemsize)
-
-    @property
-    def rows(self) -> int:
-        """Length of the first dimension; 1 for a scalar."""
-        return self.shape[0] if self.shape else 1
-
-    @property
-    def row_elements(self) -> int:
-        """Number of elements of one row."""
-        return math.prod(self.shape[1:])
-
-    @property
-    def width(self) -> int:
-        """Bytes of one element."""
-        kind = TORCH_TYPES.get(self.dtype)
-        return kind.itemsize if kind is not None else self.size // max(1, math.prod(self.shape))
-
-
-@dataclass(frozen=True, slots=True)
-class Entry(Shape):
-    """One tensor of a file; start: the offset of its bytes."""
-
-    start: int
+def new_tensor(dtype: str, shape: tuple[int, ...]) -> StoredTensor:
+    """Return a tensor to be written, with its size; `dtype` must be one of :data:`TORCH_TYPES`."""
+    return StoredTensor(dtype, shape, math.prod(shape) * TORCH_TYPES[dtype].itemsize)
 
 
 class TensorFile:
-    """A safetensors file, read in pieces. `entries` maps names to :class:`Entry`; `metadata`: from the header."""
+    """A safetensors file, read in pieces. `entries`: its tensors by name; `metadata`: from the header."""
 
     def __init__(self, path: Path) -> None:
         """Raises DamagedFile if the file is not a complete safetensors file."""
         if sys.byteorder != "little":
-            raise JobError("weights are read and written on little-endian machines only\nfix: use another machine")
+            raise JobError("weights are read and written on little-endian machines only", "use another machine")
         self.path = path
-        self.entries: dict[str, Entry] = {}
-        header, self.metadata, data = tensor_header(path)
-        for name, entry in header.items():
-            start, end = entry["data_offsets"]
-            self.entries[name] = Entry(entry["dtype"], tuple(entry["shape"]), end - start, data + start)
+        self.entries, self.metadata = tensor_header(path)
 
     def _read(self, start: int, size: int) -> torch.Tensor:
         read = np.fromfile(self.path, np.uint8, size, offset=start)
         if len(read) < size:
-            raise JobError(f"{self.path.name} ends too early\nfix: fetch the file again")
+            raise JobError(f"{self.path.name} ends too early", "fetch the file again")
         return torch.from_numpy(read) if size else torch.empty(0, dtype=torch.uint8)
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
@@ -127,7 +90,7 @@ def _bytes(buffer: torch.Tensor) -> memoryview:
 
 def write_tensors(
     path: Path,
-    tensors: Mapping[str, Shape],
+    tensors: Mapping[str, StoredTensor],
     pieces: Callable[[str], Iterable[torch.Tensor | memoryview]],
     metadata: Mapping[str, str],
 ) -> str:
@@ -136,13 +99,19 @@ def write_tensors(
     pieces: yields a tensor's bytes in order. Returns the file's SHA-256. Raises ValueError if the pieces are not as long as the
     tensor's shape says.
     """
-    order = sorted(tensors, key=lambda name: (-tensors[name].width, name))
+
+    def width(tensor: StoredTensor) -> int:
+        """Return the bytes of one element."""
+        kind = TORCH_TYPES.get(tensor.dtype)
+        return kind.itemsize if kind is not None else tensor.size // max(1, math.prod(tensor.shape))
+
+    order = sorted(tensors, key=lambda name: (-width(tensors[name]), name))
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
     for name in order:
-        shape = tensors[name]
-        header[name] = {"dtype": shape.dtype, "shape": list(shape.shape), "data_offsets": [offset, offset + shape.size]}
-        offset += shape.size
+        tensor, end = tensors[name], offset + tensors[name].size
+        header[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     digest = hashlib.sha256()

@@ -5,11 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jinja2 import TemplateError
-
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.models.chat import encode_prompt
+from finetune_pipeline.models.chat import common_prefix, encode_prompt
 from finetune_pipeline.models.hardware import GPU_SHARE
 from finetune_pipeline.planning.memory import SLACK, Memory, available_memory, process_overhead
 from finetune_pipeline.planning.planner import Planner, compute_width
@@ -129,14 +127,14 @@ def largest_batch(spec: TaskSpec, planner: Planner, validation: Sequence[Example
     prompts: list[list[int]] = []
     lengths: list[int] = []
     for e in validation:
-        with contextlib.suppress(FindingsError, TemplateError, ValueError, TypeError):
-            prompts.append(encode_prompt(counter, e.prompt_messages, e.tools))
-            lengths.append(max(len(prompts[-1]), counter.count(e.messages, tools=e.tools)))
+        with contextlib.suppress(FindingsError):
+            prompt = encode_prompt(counter, e.prompt_messages, e.tools)
+            lengths.append(max(len(prompt), counter.count(e.messages, tools=e.tools)))
+            prompts.append(prompt)
     if not lengths:
         return PromptBatch(1, 1, 0, spec.answer_length, 0), 0
-    answer = max(length - len(prompt) for length, prompt in zip(lengths, prompts, strict=False))
+    answer = max(length - len(prompt) for length, prompt in zip(lengths, prompts, strict=True))
     longest = sorted(prompts, key=len)[-spec.baseline.batch_size :]
-    low, high = min(longest), max(longest)  # the common prefix of the lexically first and last is common to all
-    shared = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low) - 1)
+    shared = common_prefix(longest)
     example = max(0, round(sum(lengths) / len(lengths)) - shared)
     return PromptBatch(len(longest), len(longest[-1]), shared, spec.answer_length, answer), example

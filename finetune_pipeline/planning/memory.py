@@ -229,12 +229,12 @@ def gpu_memory(kind: Literal["free", "total"] = "free") -> list[int]:
     """Return the bytes of each GPU visible to this process (CUDA_VISIBLE_DEVICES), from nvidia-smi; loads no GPU library.
     Raises OutsideError if nvidia-smi is missing, fails or shows no GPU: a plan must not guess."""
     command = ["nvidia-smi", f"--query-gpu=index,uuid,memory.{kind}", "--format=csv,noheader,nounits"]
-    fix = f"fix: set {VARIABLE}, or FINETUNE_DEVICES=cpu"
+    fix = f"set {VARIABLE}, or FINETUNE_DEVICES=cpu"
     try:
         output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
     except (OSError, subprocess.SubprocessError) as error:
         problem = f"the GPUs' memory cannot be read: nvidia-smi failed ({error})"
-        raise OutsideError(f"{problem}\n{fix}, or install it") from error
+        raise OutsideError(problem, f"{fix}, or install it") from error
     rows = [[part.strip() for part in line.split(",")] for line in output.splitlines()]
     gpus = {(row[0], row[1]): int(row[2]) * MIB for row in rows if len(row) == 3 and row[2].isdecimal()}
     visible = shown_gpus(os.environ)
@@ -245,5 +245,5 @@ def gpu_memory(kind: Literal["free", "total"] = "free") -> list[int]:
     if not matches or not all(matches):
         scope = "" if visible is None else f" of CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']!r}"
         problem = f"the memory of the GPUs{scope} cannot be read: nvidia-smi shows {output.strip()[:200]!r}"
-        raise OutsideError(f"{problem}\n{fix}")
+        raise OutsideError(problem, fix)
     return [free[0] for free in matches]

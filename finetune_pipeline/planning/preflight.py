@@ -5,14 +5,11 @@ base model's folder. Imports neither torch nor a model library.
 """
 
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateSyntaxError
-from tokenizers import Tokenizer
 
-from finetune_pipeline.engine.files import DamagedFile
 from finetune_pipeline.findings import Finding, FindingsError, errors
 from finetune_pipeline.models.chat import end_of_turn_token
 from finetune_pipeline.models.chat_templates import (
@@ -27,19 +24,10 @@ from finetune_pipeline.models.chat_templates import (
     template_findings,
 )
 from finetune_pipeline.models.hardware import cpu_has_bfloat16, has_nvidia
-from finetune_pipeline.models.identity import (
-    BUNDLED,
-    bundled_files,
-    local_base,
-    model_folder,
-    model_kind,
-    model_record,
-    quantization,
-    weight_files,
-)
-from finetune_pipeline.models.model_files import read_config
+from finetune_pipeline.models.identity import BUNDLED, bundled_files, local_base, model_folder, model_kind, model_record
+from finetune_pipeline.models.model_files import base_error, quantization, read_config, weight_files
 from finetune_pipeline.planning.shape import model_shape
-from finetune_pipeline.planning.tokens import TokenCounter
+from finetune_pipeline.planning.tokens import TokenCounter, load_tokenizer_file
 from finetune_pipeline.spec import rules
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
@@ -110,7 +98,7 @@ def _base(spec: TaskSpec) -> tuple[dict[str, Any] | None, Path | None]:
     if not config.get("model_type"):
         message = f"{spec.base_model!r} has no config.json of a model in the transformers format, with its model_type"
         fix = "name a folder that `save_pretrained` has written"
-        raise FindingsError([Finding("model.folder", "error", "task.yaml: base_model", message, fix)])
+        raise base_error(message, fix, "folder")
     weight_files(local)
     return config, local
 
@@ -134,7 +122,7 @@ def _template(spec: TaskSpec, template: str | None, base: Path | None) -> list[F
     findings = template_findings(base, template, spec.base_model, tokenizer.get_vocab())
     text = template or own_template(base)
     if text and not errors(findings):
-        counter = TokenCounter(base, text, tokenizer)
+        counter = TokenCounter(base, text)
         try:
             end_of_turn_token(counter)
         except FindingsError as error:
@@ -211,22 +199,6 @@ def _lengths(spec: TaskSpec, config: Mapping[str, Any]) -> list[Finding]:
 def linear_layers(base: Path | None) -> set[str]:
     """Return the names of the linear layers of a block, from the headers of the weights. base: None for a bundled model."""
     return _BUNDLED_LAYERS if base is None else {layer.name.rpartition(".")[2] for layer in model_shape(base).linears}
-
-
-@lru_cache(maxsize=2)
-def _tokenizer(path: Path, _changed: int) -> Tokenizer:
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises no specific class
-        raise DamagedFile(f"{path} is damaged, or no tokenizer ({error})\nfix: fetch it again") from error
-    tokenizer.no_truncation()
-    return tokenizer
-
-
-def load_tokenizer_file(base: Path) -> Tokenizer | None:
-    """Load the tokenizer of a model folder, cached; None without a tokenizer.json."""
-    path = (base / "tokenizer.json").absolute()
-    return _tokenizer(path, path.stat().st_mtime_ns) if path.is_file() else None
 
 
 def _system_prompt(spec: TaskSpec, base: Path | None) -> list[Finding]:

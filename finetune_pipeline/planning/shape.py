@@ -6,12 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_pipeline.models.identity import StoredTensor, stored_tensors
-from finetune_pipeline.models.model_files import read_config
+from finetune_pipeline.models.model_files import EMBEDDINGS, HEADS, StoredTensor, read_config, stored_tensors
 from finetune_pipeline.spec.methods.low_rank import expert_blocks
 
-_EMBEDDINGS = ("embed_tokens", "word_embeddings", "embed_in")
-_HEADS = ("lm_head", "embed_out")
 _OWN_NORMS = ("gemma", "gemma2", "gemma3_text")
 """Architectures whose RMSNorm multiplies by 1 + weight, which training's fused norm does not support."""
 _FOUR_NORMS = ("gemma2", "gemma3_text")
@@ -113,7 +110,7 @@ def model_shape(folder: Path) -> ModelShape:
         and not text.get("attention_dropout")
         and not text.get("attn_logit_softcapping")
         and set(kinds) <= {"full_attention", "sliding_attention"},
-        stored_bytes=sum(tensor.bytes for tensor in tensors.values()),
+        stored_bytes=sum(tensor.size for tensor in tensors.values()),
     )
 
 
@@ -125,9 +122,9 @@ def _by_role(tensors: Mapping[str, StoredTensor], tied: bool) -> tuple[tuple[Lin
         module, _, part = name.rpartition(".")
         leaf = module.rpartition(".")[2]
         size = math.prod(tensor.shape)
-        if part == "weight" and leaf in _EMBEDDINGS:
+        if name.endswith(EMBEDDINGS):
             embedding += size
-        elif part == "weight" and leaf in _HEADS:
+        elif name.endswith(HEADS):
             head += 0 if tied else size  # some files contain the tied matrix twice
         elif (
             part == "weight" and "embed" not in leaf and len(tensor.shape) == 2 and blocks.isdisjoint(module.split("."))

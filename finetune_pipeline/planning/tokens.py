@@ -1,6 +1,7 @@
 """Counts tokens exactly without loading a model library, from the tokenizer file and the chat template."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ from tokenizers import Tokenizer
 
 from finetune_pipeline.data.examples import Example, chosen
 from finetune_pipeline.data.quality.parts import named, part, sampled
-from finetune_pipeline.findings import Finding
-from finetune_pipeline.models.chat import for_template
+from finetune_pipeline.engine.files import DamagedFile
+from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.models.chat import rendered
 from finetune_pipeline.models.chat_templates import compile_template, generation_ends, own_template, special_tokens
-from finetune_pipeline.models.control_tokens import Conversation, token_ids, write
+from finetune_pipeline.models.control_tokens import Conversation, token_ids
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.training import TrainingSettings
@@ -22,38 +24,47 @@ _BINS = 24
 _BATCH = 2_000
 
 
+@lru_cache(maxsize=2)
+def _tokenizer(path: Path, _changed: int) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises no specific class
+        raise DamagedFile(f"{path} is damaged, or no tokenizer ({error})", "fetch it again") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def load_tokenizer_file(base: Path) -> Tokenizer | None:
+    """Load the tokenizer of a model folder, cached; None without a tokenizer.json."""
+    path = (base / "tokenizer.json").absolute()
+    return _tokenizer(path, path.stat().st_mtime_ns) if path.is_file() else None
+
+
 class TokenCounter:
     """Counts the tokens of a conversation, rendered with the chat template and tokenized.
     Raises FileNotFoundError if the folder has no tokenizer.json or no chat template."""
 
-    def __init__(
-        self, model_folder: Path, chat_template: str | None = None, tokenizer: Tokenizer | None = None
-    ) -> None:
-        """chat_template: replaces the folder's own; tokenizer: the folder's, if already loaded."""
-        self.tokenizer = tokenizer or Tokenizer.from_file(str(model_folder / "tokenizer.json"))
-        self.tokenizer.no_truncation()
-        self.tokenizer.no_padding()
-        self.backend_tokenizer, self.chat_template = self.tokenizer, chat_template or own_template(model_folder)
+    def __init__(self, model_folder: Path, chat_template: str | None = None) -> None:
+        """chat_template: replaces the folder's own."""
+        tokenizer, self.chat_template = load_tokenizer_file(model_folder), chat_template or own_template(model_folder)
+        if tokenizer is None:
+            raise FileNotFoundError(f"no tokenizer.json in {model_folder.name}")
         if not self.chat_template:
             raise FileNotFoundError(f"no chat template in {model_folder.name}: start from an instruct model")
+        self.backend_tokenizer = tokenizer
         self.template = compile_template(self.chat_template)
         self.special = special_tokens(model_folder)
         eos = self.special.get("eos_token")
-        self.eos_token_id = self.tokenizer.token_to_id(eos) if isinstance(eos, str) else None
+        self.eos_token_id = self.backend_tokenizer.token_to_id(eos) if isinstance(eos, str) else None
         self.end_token_ids = generation_ends(model_folder)
 
     def count(
         self, messages: Sequence[dict[str, Any]], generation_prompt: bool = False, tools: Sequence[Any] | None = None
     ) -> int:
-        """Count the tokens of a conversation; with `generation_prompt`, of the prompt to continue."""
-        return len(token_ids(self, self.write(messages, generation_prompt, tools)))
-
-    def write(
-        self, messages: Sequence[dict[str, Any]], generation_prompt: bool = False, tools: Sequence[Any] | None = None
-    ) -> Conversation:
-        """Render a conversation for tokenization. Raises jinja2.TemplateError if the template refuses it."""
-        turns = [for_template(m) for m in messages]
-        return write(self, turns, generation=generation_prompt, tools=list(tools) if tools else None)
+        """Count the tokens of a conversation; with `generation_prompt`, of the prompt to continue.
+        Raises FindingsError if the template refuses it."""
+        return len(token_ids(self, rendered(self, messages, generation_prompt, tools)))
 
     def apply_chat_template(
         self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool = False, tools: Any = None, **_: Any
@@ -65,15 +76,15 @@ class TokenCounter:
 
     def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
         """Tokenize a text, with the interface of transformers."""
-        return {"input_ids": self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids}
+        return {"input_ids": self.backend_tokenizer.encode(text, add_special_tokens=add_special_tokens).ids}
 
     def decode(self, ids: Sequence[int], **_: Any) -> str:
         """Decode tokens, including special ones, with the interface of transformers."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
+        return str(self.backend_tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def count_texts(self, texts: Sequence[str]) -> list[int]:
         """Count the tokens of each text, without a template."""
-        return [len(e.ids) for e in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        return [len(e.ids) for e in self.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
 
 def token_statistics(counter: TokenCounter, examples: Sequence[Example]) -> dict[str, Any]:
@@ -142,17 +153,15 @@ def token_counts(
 
 def _count(rows: Sequence[Example], counter: TokenCounter) -> tuple[np.ndarray, list[tuple[Example, str]]]:
     """Return (tokens of each rendered row, -1 if refused; refused rows with reasons)."""
-    from jinja2 import TemplateError
-
     counts = np.full(len(rows), -1, np.int64)
     refused: list[tuple[Example, str]] = []
     for start in range(0, len(rows), _BATCH):
         conversations: dict[int, Conversation] = {}
         for i, e in enumerate(rows[start : start + _BATCH], start):
             try:
-                conversations[i] = counter.write(e.messages, tools=e.tools)
-            except (ValueError, TypeError, TemplateError) as error:
-                refused.append((e, str(error)))
+                conversations[i] = rendered(counter, e.messages, tools=e.tools)
+            except FindingsError as error:
+                refused.append((e, str(error.__cause__)))
         counts[list(conversations)] = counter.count_texts([row.text for row in conversations.values()])
         for i, row in conversations.items():
             if row.marked is not None:

@@ -5,7 +5,6 @@ bought only once.
 """
 
 import functools
-import json
 import math
 import time
 from abc import abstractmethod
@@ -27,6 +26,7 @@ from finetune_pipeline.trainers.hosted_result import write_result
 from finetune_pipeline.trainers.hosted_settings import budget_findings, common_problems, listed_price
 from finetune_pipeline.trainers.ledger import Entry, Ledger, Order
 from finetune_pipeline.trainers.service import Files, Job, Refused, Service, Unclear
+from finetune_pipeline.training import history
 from finetune_pipeline.training.rows import training_examples
 
 _MAX_ATTEMPTS = 10
@@ -67,9 +67,9 @@ class HostedTrainer(Trainer):
         try:
             return [*findings, *self.connect(spec).findings()]
         except Refused as refusal:
-            return [*findings, self.finding("refused", "model", *_parts(refusal))]
+            return [*findings, self.finding("refused", "model", refusal.problem, refusal.fix)]
         except Unclear as unclear:
-            return [*findings, self.finding("unreachable", "base_url", *_parts(unclear), "warning")]
+            return [*findings, self.finding("unreachable", "base_url", unclear.problem, unclear.fix, "warning")]
 
     def finding(self, rule: str, key: str, message: str, fix: str, severity: Severity = "error") -> Finding:
         """Return a finding about a key of this trainer's section, or about a full key with dots."""
@@ -140,7 +140,7 @@ class HostedTrainer(Trainer):
         if job.state != "succeeded":
             text = f"the job {job.id} at {self.service.place} {job.state}: {self.service.plain(job.reason or job.word)}"
             fix = "fix what the service reports; running again buys a new job"
-            raise JobError(f"{text}; {self._cost(job)}\nfix: {fix}")
+            raise JobError(f"{text}; {self._cost(job)}", fix)
         self._retry(lambda: self._follow(training))
         return self._retry(lambda: write_result(self, job))
 
@@ -183,14 +183,13 @@ class HostedTrainer(Trainer):
             if event not in self._reported:
                 self._reported.add(event)
                 tell("adapter", self.service.plain(message))
-        rows = [json.dumps(row) for row in log.losses if all(map(math.isfinite, row.values()))]
-        new_rows = [row for row in rows if row not in self._reported]
+        rows = [row for row in log.losses if all(map(math.isfinite, row.values()))]
+        new_rows = [row for row in rows if str(row) not in self._reported]
         for row in new_rows:
-            numbers = json.loads(row)
-            tell("adapter", "validation" if "eval_loss" in numbers else "", **numbers)
+            tell("adapter", "validation" if "eval_loss" in row else "", **row)
         if new_rows:
-            self._reported |= set(new_rows)
-            (self.order.work / "history.jsonl").write_text("".join(f"{row}\n" for row in rows), "utf-8")
+            self._reported |= set(map(str, new_rows))
+            history.write(self.order.work / "history.jsonl", rows)
 
     def _retry(self, question: Callable[[], Answer]) -> Answer:
         """Retry a free request for a while until its answer is clear."""
@@ -209,8 +208,3 @@ class HostedTrainer(Trainer):
             billed = f"{job.tokens:,} tokens were billed so far"
         estimate = self.ledger.entry(self.bought).estimate_usd
         return billed if estimate is None else f"{billed}; the whole job was estimated at ${estimate:,.2f}"
-
-
-def _parts(error: Exception) -> tuple[str, str]:
-    message, _, fix = str(error).partition("\nfix: ")
-    return message, fix

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.hosted import ENDPOINT_FILE, HostedModel
-from finetune_pipeline.models.identity import model_folder, name_base, tensor_header, text_files
+from finetune_pipeline.models.identity import model_folder, name_base
+from finetune_pipeline.models.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, tensor_header, text_files
 from finetune_pipeline.training import history
 
 if TYPE_CHECKING:
     from finetune_pipeline.trainers.hosted import HostedTrainer
     from finetune_pipeline.trainers.service import Job
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_NOT_TOKENIZER = ("config.json", "generation_config.json", "model.safetensors.index.json")
+_NOT_TOKENIZER = ("config.json", "generation_config.json", INDEX)
 
 
 def write_result(trainer: HostedTrainer, job: Job) -> dict[str, Any]:
@@ -33,8 +33,8 @@ def write_result(trainer: HostedTrainer, job: Job) -> dict[str, Any]:
     rows = service.log(job.id).losses
     if diverged := [row["step"] for row in rows if not all(map(math.isfinite, row.values()))]:
         raise JobError(
-            f"the loss was not finite at step {diverged[0]} of the job {job.id} at {service.place}\n"
-            "fix: lower the learning rate, or look at the rows; with other settings or rows it is another job, to be paid"
+            f"the loss was not finite at step {diverged[0]} of the job {job.id} at {service.place}",
+            "lower the learning rate, or look at the rows; with other settings or rows it is another job, to be paid",
         )
     order.out.mkdir(parents=True, exist_ok=True)
     history.write(order.out / "history.jsonl", rows)
@@ -90,7 +90,7 @@ def _bring_adapter(trainer: HostedTrainer, job: Job) -> tuple[int | None, dict[s
     folder.mkdir(parents=True)
     step = trainer.service.download(job.id, folder)
     trained = _adapter_facts(folder, trainer.service.place)
-    name_base(folder / CONFIG, order.base)
+    name_base(folder / ADAPTER_CONFIG, order.base)
     for path in text_files(model_folder(order.base)):
         if path.name not in _NOT_TOKENIZER:
             shutil.copyfile(path, folder / path.name)
@@ -100,17 +100,17 @@ def _bring_adapter(trainer: HostedTrainer, job: Job) -> tuple[int | None, dict[s
 def _adapter_facts(folder: Path, place: str) -> dict[str, Any]:
     """Return facts about a downloaded, untrusted adapter; reads only JSON and a safetensors header."""
     try:
-        config = read_json(folder / CONFIG)
+        config = read_json(folder / ADAPTER_CONFIG)
         kind = config["peft_type"]
-        entries, *_ = tensor_header(folder / WEIGHTS)
-        parameters = sum(math.prod(map(int, entry["shape"])) for entry in entries.values())
+        tensors, _ = tensor_header(folder / ADAPTER_WEIGHTS)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise JobError(
-            f"the download from {place} is not an adapter: {type(error).__name__}: {error}\n"
-            "fix: check the job's files at the service; running again downloads them again and buys nothing"
+            f"the download from {place} is not an adapter: {type(error).__name__}: {error}",
+            "check the job's files at the service; running again downloads them again and buys nothing",
         ) from None
-    if kind != "LORA" or not entries:
-        content = f"an adapter of the type {kind!r} with {len(entries)} tensors, and not LoRA"
+    if kind != "LORA" or not tensors:
+        content = f"an adapter of the type {kind!r} with {len(tensors)} tensors, and not LoRA"
         raise JobError(f"the download from {place} is {content}")
-    size = (folder / WEIGHTS).stat().st_size
-    return {"kind": "lora", "bytes": size, "tensors": sorted(entries), "parameters": parameters}
+    size = (folder / ADAPTER_WEIGHTS).stat().st_size
+    parameters = sum(math.prod(tensor.shape) for tensor in tensors.values())
+    return {"kind": "lora", "bytes": size, "tensors": sorted(tensors), "parameters": parameters}

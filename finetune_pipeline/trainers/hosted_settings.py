@@ -86,7 +86,7 @@ def listed_price(service: Service, tokens: int, home: Path, task_folder: Path | 
         if price.until is not None and price.until < today:
             reason = f"the price of {engine} for {service.model} in prices.yaml was valid until {price.until}"
             continue
-        dollars = price.between[1] * tokens * service.epochs / 1e6
+        (_, dollars), _ = price.of_training(tokens * service.epochs, None)
         rate = f"{service.epochs} epochs × ${price.between[1]:g} a million = ${dollars:,.4g}"
         return Estimate(dollars, f"about {tokens:,} tokens × {rate} (prices.yaml, {price.date})")
     return Estimate(None, reason)

@@ -89,7 +89,7 @@ class Ledger:
         try:
             return Entry.model_validate(read_json(path))
         except ValidationError as error:
-            raise DamagedFile(f"{path} is damaged: {error}\nfix: put back a copy of it") from error
+            raise DamagedFile(f"{path} is damaged: {error}", "put back a copy of it") from error
 
     def write(self, entry: Entry) -> None:
         """Write an entry durably."""
@@ -139,8 +139,8 @@ class Ledger:
             if refusal.status != 404:
                 raise
             raise Refused(
-                f"{service.place} does not know the job {job}, which this training has bought\n"
-                f"fix: use the key of the account that bought it; or, if it was deleted there, remove "
+                f"{service.place} does not know the job {job}, which this training has bought",
+                f"use the key of the account that bought it; or, if it was deleted there, remove "
                 f"{self._path(entry.order)} and run again, which buys another",
                 refusal.status,
             ) from None
@@ -163,13 +163,14 @@ class Ledger:
                 raise
             except Unclear as doubt:
                 say(f"adapter: {doubt}")
-                last_answer = str(doubt).partition("\nfix: ")[0]
+                last_answer = doubt.problem
                 job = self._await_job(service, entry.attempt, settle)
             if job is not None:
                 return self._recorded(entry, job)
         raise OutsideError(
             f"{service.place} was asked for a job {MOST_REQUESTS} times and has none of the name {entry.attempt.name}; the "
-            f"last time, {last_answer}\nfix: check that the service works and the account may buy, and run again"
+            f"last time, {last_answer}",
+            "check that the service works and the account may buy, and run again",
         )
 
     def _await_job(self, service: Service, attempt: Attempt, settle: float) -> Job | None:

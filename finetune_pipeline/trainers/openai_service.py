@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding
+from finetune_pipeline.models.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.trainers.chat_file import FileRules
 from finetune_pipeline.trainers.hosted import HostedTrainer
-from finetune_pipeline.trainers.hosted_result import CONFIG, WEIGHTS
 from finetune_pipeline.trainers.hosted_settings import low_rank
 from finetune_pipeline.trainers.service import Files, Job, JobLog, JobState, Refused, Service
 
@@ -201,11 +201,11 @@ class OpenAiService(Service):
         with self.request(f"give the adapter of {job}"):
             checkpoints = self._checkpoints(job)
             if not checkpoints:
-                raise JobError(f"{self.place} has no checkpoint of {job}\nfix: check the job there")
+                raise JobError(f"{self.place} has no checkpoint of {job}", "check the job there")
             best = min(checkpoints, key=_rank)
             for file in list(getattr(best, "result_files", None) or []):
                 name = Path(str(self.client.files.retrieve(file).filename)).name
-                if name in (CONFIG, WEIGHTS):  # ignore any other files
+                if name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):  # ignore any other files
                     with self.client.files.with_streaming_response.content(file) as answer:
                         answer.stream_to_file(folder / name)
             return int(best.step_number)
@@ -214,9 +214,9 @@ class OpenAiService(Service):
         deployment = self.training.openai.deployment
         if self.profile.deploys and not deployment:
             raise JobError(
-                f"the job {job.id} has made the model {job.model}, which answers only once it is deployed\n"
-                f"fix: deploy it at {self.profile.label} (a deployment costs by the hour), write its name as "
-                "training.openai.deployment, and run again: the job is found, not bought again"
+                f"the job {job.id} has made the model {job.model}, which answers only once it is deployed",
+                f"deploy it at {self.profile.label} (a deployment costs by the hour), write its name as "
+                "training.openai.deployment, and run again: the job is found, not bought again",
             )
         return self.url, deployment or job.model
 

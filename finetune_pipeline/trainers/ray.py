@@ -6,7 +6,8 @@ from urllib.parse import urlsplit
 
 from finetune_pipeline.engine.files import digest_file, digest_json, read_json
 from finetune_pipeline.findings import Finding
-from finetune_pipeline.models.identity import MODEL_FILE, model_folder, record_digest, text_files, weight_files
+from finetune_pipeline.models.identity import model_folder, record_digest
+from finetune_pipeline.models.model_files import MODEL_FILE, text_files, weight_files
 from finetune_pipeline.reporting import say
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.baseline import is_local
@@ -17,6 +18,7 @@ from finetune_pipeline.trainers.base import Trainer, TrainingOrder, register
 from finetune_pipeline.trainers.ray_cluster import answers, finds_clusters, is_platform, started_cluster
 from finetune_pipeline.trainers.ray_jobs import POLL_SECONDS, RayJob, cluster_of, storage_of
 from finetune_pipeline.trainers.storage import Storage, storage_findings
+from finetune_pipeline.training.processes import uneven_batches
 
 _PLACE = "task.yaml: training.ray"
 
@@ -31,12 +33,11 @@ class RayTrainer(Trainer):
     job: RayJob
 
     def preflight(self, spec: TaskSpec) -> list[Finding]:
-        section, batch = spec.training.ray, spec.training.batch_size
+        section = spec.training.ray
         findings = cluster_findings(section)
-        if batch % section.workers:
-            near = batch // section.workers * section.workers or section.workers
-            message = f"batches of {batch} rows cannot be split over {section.workers} workers"
-            fix = f"set training.batch_size: {near} or {near + section.workers}, or another number of workers"
+        if uneven := uneven_batches(spec.training.batch_size, section.workers, "workers"):
+            message, sizes = uneven
+            fix = f"{sizes}, or another number of workers"
             findings.append(Finding("training.batch_over_workers", "error", f"{_PLACE}.workers", message, fix))
         return findings
 

@@ -105,7 +105,7 @@ def start_cluster(home: Path, cpus: int | None = None) -> Cluster:
     """Start a head node on free ports of 127.0.0.1, or find the running one. It requires a token that only this user can read,
     since anyone who submits a job can run any program. Raises OutsideError if Ray is missing, or does not start."""
     if not _RAY.exists():
-        raise OutsideError("the package ray is not installed; fix: pip install 'finetune-pipeline[ray]'")
+        raise OutsideError("the package ray is not installed", "pip install 'finetune-pipeline[ray]'")
     with hold(_record(home).with_name(".lock")):
         if cluster := started_cluster(home):
             return cluster
@@ -116,7 +116,7 @@ def start_cluster(home: Path, cpus: int | None = None) -> Cluster:
             if not problem:
                 return cluster
         stop_cluster(home)
-    raise OutsideError(f"Ray does not start here: {problem}\nfix: free memory, or wait until this machine is less busy")
+    raise OutsideError(f"Ray does not start here: {problem}", "free memory, or wait until this machine is less busy")
 
 
 def _start(home: Path, cpus: int | None) -> Cluster:

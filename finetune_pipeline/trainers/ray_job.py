@@ -24,7 +24,7 @@ from typing import Any
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.faults import JobError, OutsideError
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.models.identity import MODEL_FILE
+from finetune_pipeline.models.model_files import MODEL_FILE
 from finetune_pipeline.reporting import listen, mute, say
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.trainers import RaySection
@@ -32,6 +32,7 @@ from finetune_pipeline.trainers import ray_data
 from finetune_pipeline.trainers.base import TrainingOrder
 from finetune_pipeline.trainers.local import train_locally
 from finetune_pipeline.trainers.storage import Storage
+from finetune_pipeline.training.processes import STRATEGY
 from finetune_pipeline.worker.process import EXIT_CONFIG, NO_RETRY
 
 _PATHS = ("train", "validation", "out", "work", "start_from")
@@ -72,18 +73,15 @@ def train(storage: str, place: Storage, request: Mapping[str, Any]) -> None:
             out_folder = Path(job["out"])
             phase = out_folder.relative_to(root).as_posix()
             if not place.has_folder(f"trained/{phase}"):
-                _fit({**_relative(job, root), "base": request["base"]}, phase, storage, place, spec.training.ray)
+                # with paths relative to the scratch folder, which has a different path on every worker
+                paths = {name: Path(job[name]).relative_to(root).as_posix() for name in _PATHS if job[name]}
+                _fit({**job, **paths, "base": request["base"]}, phase, storage, place, spec.training.ray)
             place.get(f"trained/{phase}", out_folder)
             return dict(read_json(out_folder / "result.json"))
 
         order = TrainingOrder(spec, base, rows, validation, root / "out", root / "work", launch)
         train_locally(order)
         place.put_folder(order.out, "result")
-
-
-def _relative(job: Mapping[str, Any], root: Path) -> dict[str, Any]:
-    """Return the job with paths relative to the scratch folder, which has a different path on every worker."""
-    return {**job, **{name: Path(job[name]).relative_to(root).as_posix() for name in _PATHS if job[name]}}
 
 
 def _fit(job: Mapping[str, Any], phase: str, storage: str, place: Storage, section: RaySection) -> None:
@@ -141,7 +139,7 @@ def train_worker(config: dict[str, Any]) -> None:
         if is_first_on_node:
             _bring_inputs(config, place, root)
         torch.distributed.barrier()
-        os.environ["FINETUNE_STRATEGY"] = _broadcast(lambda: _strategy(job, context.get_world_size()))
+        os.environ[STRATEGY] = _broadcast(lambda: _strategy(job, context.get_world_size()))
         entry.do_job(job, lambda: _report(Path(job["work"]), root / "reported", is_first_on_node))
         if is_first:
             place.put_folder(Path(job["out"]), f"trained/{config['phase']}")

@@ -96,7 +96,7 @@ class RayJob:
         """Return the cluster of the job. Raises OutsideError if there is none."""
         if cluster := cluster_of(self.section):
             return cluster
-        raise OutsideError("there is no Ray cluster; fix: `finetune cluster up`, or set training.ray.address")
+        raise OutsideError("there is no Ray cluster", "`finetune cluster up`, or set training.ray.address")
 
     def begin(self, bring_inputs: Callable[[Storage], None]) -> None:
         """Find the job, or submit a new attempt. bring_inputs: uploads the inputs, and job.json, to the job's folder."""
@@ -130,7 +130,7 @@ class RayJob:
             self.unreachable_since = self.unreachable_since or time.monotonic()
             if time.monotonic() - self.unreachable_since > _UNREACHABLE_SECONDS:
                 raise
-            say(f"{self.stage}: {error}; waiting for it")
+            say(f"{self.stage}: waiting for the cluster: {error}")
             return False
         self.unreachable_since = None
         return info is None or bool(info.status.is_terminal())
@@ -224,12 +224,13 @@ class RayJob:
         if error is None:
             return OutsideError(
                 f"the Ray job {self.submission} ended without a result and without an error; it may have been stopped, or "
-                f"the cluster is short of memory\n{logs}\nfix: run again; it resumes from the last checkpoint"
+                f"the cluster is short of memory\n{logs}",
+                "run again; it resumes from the last checkpoint",
             )
         message = f"the Ray job {self.submission} failed: {error['message']}"
         if error["code"] in NO_RETRY:
             return JobError(message)
-        return OutsideError(f"{message}\n{logs}\nfix: run again; it resumes from the last checkpoint")
+        return OutsideError(f"{message}\n{logs}", "run again; it resumes from the last checkpoint")
 
 
 @contextlib.contextmanager
@@ -244,8 +245,8 @@ def _connected(cluster: Cluster) -> Iterator[JobSubmissionClient]:
         raise OutsideError(f"the Ray cluster at {cluster.address} does not answer ({type(error).__name__})") from error
     except AuthenticationError as error:
         raise OutsideError(
-            f"the Ray cluster at {cluster.address} rejected our credentials; fix: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
-            "RAY_AUTH_TOKEN_PATH, in the environment"
+            f"the Ray cluster at {cluster.address} rejected our credentials",
+            "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, in the environment",
         ) from error
     except RuntimeError as error:
         if isinstance(error, OutsideError):

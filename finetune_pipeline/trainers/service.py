@@ -40,8 +40,8 @@ class Unclear(OutsideError):
 class Refused(JobError):
     """The service rejected the request."""
 
-    def __init__(self, message: str, status: int = 0) -> None:
-        super().__init__(message)
+    def __init__(self, problem: str, fix: str, status: int = 0) -> None:
+        super().__init__(problem, fix)
         self.status = status
 
 
@@ -175,13 +175,13 @@ class Service(ABC):
         text = self.plain(_body_message(error) or str(error) or type(error).__name__)
         if isinstance(status, int) and 400 <= status < 500 and status not in _BUSY:
             fix = _KEY_FIX.get(status, "fix what the reply reports, and run again").format(key=self.key_name)
-            return Refused(f"{self.place} does not {action} ({status}): {text}\nfix: {fix}", status)
+            return Refused(f"{self.place} does not {action} ({status}): {text}", fix, status)
         if type(error) is ValueError:  # an SDK's own check of its arguments; parsing raises subclasses
-            return Refused(f"{self.place} is not asked to {action}: {text}\nfix: fix what is reported, and run again")
+            return Refused(f"{self.place} is not asked to {action}: {text}", "fix what is reported, and run again")
         outcome = f"answered {status}" if isinstance(status, int) else f"gave no clear answer ({type(error).__name__})"
         return Unclear(
-            f"{self.place} {outcome} when asked to {action}: {text}\n"
-            "fix: run again once the service works; a requested job is found by its key and never bought twice"
+            f"{self.place} {outcome} when asked to {action}: {text}",
+            "run again once the service works; a requested job is found by its key and never bought twice",
         )
 
 

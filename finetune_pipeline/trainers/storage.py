@@ -60,8 +60,8 @@ def _translate_errors(method: Callable[Concatenate[Storage, P], R]) -> Callable[
             if "://" not in storage.address or outside_words(error, storage.address):
                 raise
             raise OutsideError(
-                f"the storage {storage.address} cannot be used: {type(error).__name__}: {error!s:.300}\n"
-                "fix: check that it is reachable, and that the credentials in the environment are correct"
+                f"the storage {storage.address} cannot be used: {type(error).__name__}: {error!s:.300}",
+                "check that it is reachable, and that the credentials in the environment are correct",
             ) from error
 
     return wrapper
@@ -121,7 +121,7 @@ class Storage:
             paths = self.fs.find(path) if self.fs.exists(path) else []
             files = {file: target / file.removeprefix(path).lstrip("/") for file in paths}
         if not files:
-            raise OutsideError(f"{self.address}/{name} is missing; fix: run the step again, which uploads it again")
+            raise OutsideError(f"{self.address}/{name} is missing", "run the step again, which uploads it again")
         for file, local in files.items():
             local.parent.mkdir(parents=True, exist_ok=True)
             self.fs.get_file(file, str(local))

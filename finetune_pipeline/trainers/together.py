@@ -107,18 +107,15 @@ def _locked(record: Path) -> Iterator[None]:
                 return
 
 
-def stop_orphaned_endpoints(service: TogetherService, home: Path) -> list[str]:
-    """Stop endpoints whose process no longer runs. Returns their names."""
-    stopped = []
+def stop_orphaned_endpoints(service: TogetherService, home: Path) -> None:
+    """Stop endpoints whose process no longer runs."""
     for record in sorted((home / "jobs" / "endpoints").glob("*")):
         with hold_if_free(record) as free:
             if not free:
                 continue  # another process uses it
             _stop(service, record.name)
             record.unlink(missing_ok=True)
-            stopped.append(record.name)
             say(f"the endpoint {record.name} at {service.place} had been left running, and was stopped")
-    return stopped
 
 
 def _start(service: TogetherService, section: TogetherSection, project: str, name: str) -> str:
@@ -128,7 +125,7 @@ def _start(service: TogetherService, section: TogetherSection, project: str, nam
         training: Any = service.client.fine_tuning.retrieve(job)
         model = training.adapter_object_id
         if not model:
-            raise JobError(f"{service.place} has no weights of {job} to deploy\nfix: check the job there")
+            raise JobError(f"{service.place} has no weights of {job} to deploy", "check the job there")
     with service.request("create an endpoint"):
         endpoint = endpoints.create(name=name)
     with service.request("deploy the model"):
@@ -144,7 +141,7 @@ def _start(service: TogetherService, section: TogetherSection, project: str, nam
     while (state := _state(service, endpoint.id, deployment.id)) != _READY:
         if state in _BROKEN or time.monotonic() > deadline:
             problem = f"the deployment of {name} at {service.place} is not becoming ready: {state}"
-            raise JobError(f"{problem}\nfix: check it there")
+            raise JobError(problem, "check it there")
         time.sleep(section.poll_seconds)
     with service.request("route requests to the deployment"):
         routed = endpoints.update(endpoint.id, traffic_split=[{"deployment_id": deployment.id, "weight": 1.0}])
@@ -169,9 +166,7 @@ def _stop(service: TogetherService, name: str) -> None:
                         continue
                     for deployment in endpoint.deployments:
                         service.client.endpoints.deployments.update(
-                            deployment.id,
-                            endpoint_id=endpoint.id,
-                            autoscaling={"min_replicas": 0, "max_replicas": 0},
+                            deployment.id, endpoint_id=endpoint.id, autoscaling={"min_replicas": 0, "max_replicas": 0}
                         )
                         service.client.endpoints.deployments.delete(deployment.id, endpoint_id=endpoint.id)
                     service.client.endpoints.delete(endpoint.id)

@@ -11,10 +11,10 @@ from typing import Any
 
 from finetune_pipeline.faults import JobError, OutsideError
 from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.models.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.trainers.chat_file import FileRules
 from finetune_pipeline.trainers.hosted import HostedTrainer
-from finetune_pipeline.trainers.hosted_result import CONFIG, WEIGHTS
 from finetune_pipeline.trainers.hosted_settings import low_rank
 from finetune_pipeline.trainers.service import Estimate, Files, Job, JobLog, JobState, Refused, Service
 
@@ -126,7 +126,7 @@ class TogetherService(Service):
                 place, fix = f"the uploaded {path.name}", "correct or remove the reported row"
                 raise FindingsError([Finding("hosted.file_refused", "error", place, message, fix)])
             if time.monotonic() > deadline:
-                raise OutsideError(f"{self.place} is still checking the file {path.name}\nfix: run again later")
+                raise OutsideError(f"{self.place} is still checking the file {path.name}", "run again later")
             time.sleep(min(self.training.together.poll_seconds, 5.0))
 
     def estimate(self, files: Files) -> Estimate:
@@ -148,8 +148,8 @@ class TogetherService(Service):
             if answer.allowed_to_proceed is False:
                 limit = "" if answer.user_limit is None else f" of ${answer.user_limit:g}"
                 raise Refused(
-                    f"{self.place} estimates the job at ${dollars or 0:,.4g}, over the limit{limit} of the account\n"
-                    "fix: raise the limit there, or train on less"
+                    f"{self.place} estimates the job at ${dollars or 0:,.4g}, over the limit{limit} of the account",
+                    "raise the limit there, or train on less",
                 )
         if not isinstance(dollars, int | float):
             return Estimate(None, f"{self.place} names no price")
@@ -205,8 +205,8 @@ class TogetherService(Service):
             _unpack(archive, folder)
         except (tarfile.TarError, EOFError, OSError) as error:
             raise JobError(
-                f"the download from {self.place} for the adapter of {job} is not an archive: {error}\n"
-                "fix: run again: it is downloaded again, and nothing is bought"
+                f"the download from {self.place} for the adapter of {job} is not an archive: {error}",
+                "run again: it is downloaded again, and nothing is bought",
             ) from None
         finally:
             archive.unlink(missing_ok=True)
@@ -242,7 +242,9 @@ def _unpack(archive: Path, folder: Path) -> None:
     with stream, tarfile.open(fileobj=stream, mode="r|" if zstandard else "r|*") as members:
         for member in members:
             name = Path(member.name).name
-            content = members.extractfile(member) if member.isfile() and name in (CONFIG, WEIGHTS) else None
+            content = (
+                members.extractfile(member) if member.isfile() and name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) else None
+            )
             if content is not None:
                 with (folder / name).open("wb") as file:
                     shutil.copyfileobj(content, file)

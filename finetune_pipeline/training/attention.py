@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from finetune_pipeline.models.inference.prefix_attention import refuse_changed_scores
 from finetune_pipeline.training.flex import Trial, flex_attend, try_kernels
 from finetune_pipeline.training.prefix_tree import BUCKETS, FLEX, Layout, ancestors
 from finetune_pipeline.training.prefix_tree import buckets as buckets_of
 
 NAME = "shared_prefix"
-_CHANGES_SCORES = ("softcap", "s_aux", "position_bias", "head_mask")
-"""Unsupported arguments, with which some architectures modify attention scores."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class _Bucket:
     context: int
     queries: slice
     keys: slice
-    mask: torch.Tensor  # [length, context + length], 0 or -inf
-    shared: torch.Tensor
+    mask: Tensor  # [length, context + length], 0 or -inf
+    shared: Tensor
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class _Plan:
     """
 
     buckets: list[_Bucket]
-    to_queries: torch.Tensor
-    from_queries: torch.Tensor
-    padding: torch.Tensor
-    to_keys: torch.Tensor
-    from_keys: torch.Tensor
+    to_queries: Tensor
+    from_queries: Tensor
+    padding: Tensor
+    to_keys: Tensor
+    from_keys: Tensor
     shared: int
 
 
@@ -120,7 +120,7 @@ def _make_plan(layout: Layout, key: PlanKey) -> _Plan:
         queries_so_far += queries.numel()
         keys_so_far += keys.numel()
 
-    def inverse(pairs: list[torch.Tensor]) -> torch.Tensor:
+    def inverse(pairs: list[Tensor]) -> Tensor:
         joined = torch.cat(pairs, 1)
         places = torch.empty(joined.shape[1], dtype=torch.long)
         places[joined[0]] = joined[1]
@@ -137,7 +137,7 @@ def _make_plan(layout: Layout, key: PlanKey) -> _Plan:
     )
 
 
-def _context(layout: Layout, starts: Sequence[int], segment: int, cached: int) -> torch.Tensor:
+def _context(layout: Layout, starts: Sequence[int], segment: int, cached: int) -> Tensor:
     """Return the indices of the keys before a segment: the virtual ones, then its ancestors' tokens."""
     spans = [torch.arange(cached)]
     spans += [
@@ -146,7 +146,7 @@ def _context(layout: Layout, starts: Sequence[int], segment: int, cached: int) -
     return torch.cat(spans)
 
 
-def _mask(length: int, context: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
+def _mask(length: int, context: int, window: int | None, dtype: torch.dtype) -> Tensor:
     """Return the mask [length, context + length]: 0 where a query sees a key (itself or less than `window` before), else -inf."""
     distance = (context + torch.arange(length))[:, None] - torch.arange(context + length)[None, :]
     hidden = distance < 0
@@ -160,14 +160,8 @@ class _PackedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        layout: Layout,
-        scaling: float,
-        window: int | None,
-    ) -> torch.Tensor:
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float, window: int | None
+    ) -> Tensor:
         dim, kv, cached = query.shape[-1], key.shape[1], key.shape[0] - query.shape[0]
         plan = plan_of(layout, PlanKey(query.shape[1], kv, cached, window, query.device, query.dtype))
         q = query.reshape(-1, dim).index_select(0, plan.to_queries).mul_(scaling)
@@ -187,7 +181,7 @@ class _PackedAttention(torch.autograd.Function):
         return result.index_select(0, plan.from_queries).view(query.shape)
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *saved = ctx.saved_tensors
         plan, kv, dim = ctx.plan, ctx.kv, q.shape[-1]
         grad = grads[0].reshape(-1, dim).index_select(0, plan.to_queries).index_fill_(0, plan.padding, 0)
@@ -213,10 +207,10 @@ class _PackedAttention(torch.autograd.Function):
         return query_grad, key_grad, value_grad, None, None, None
 
 
-_packed_attention: Callable[..., torch.Tensor] = _PackedAttention.apply
+_packed_attention: Callable[..., Tensor] = _PackedAttention.apply
 
 
-def _add_context_gradients(total: torch.Tensor, part: torch.Tensor, shared: torch.Tensor) -> None:
+def _add_context_gradients(total: Tensor, part: Tensor, shared: Tensor) -> None:
     """Add context gradients, part [key heads, rows, context, d], to those of shared keys, total [shared, key heads, d]."""
     if shared.dim() == 1:
         total.index_add_(0, shared, part.sum(1, dtype=torch.float32).transpose(0, 1))
@@ -224,7 +218,7 @@ def _add_context_gradients(total: torch.Tensor, part: torch.Tensor, shared: torc
         total.index_add_(0, shared.flatten(), part.float().flatten(1, 2).transpose(0, 1))
 
 
-def _token_gradients(gathered: torch.Tensor, plan: _Plan, cached: int, kv: int) -> torch.Tensor:
+def _token_gradients(gathered: Tensor, plan: _Plan, cached: int, kv: int) -> Tensor:
     gradients = gathered.index_select(0, plan.from_keys).view(-1, kv, gathered.shape[-1])
     if not cached:
         return gradients
@@ -233,24 +227,22 @@ def _token_gradients(gathered: torch.Tensor, plan: _Plan, cached: int, kv: int) 
 
 def attend(
     module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
     shared_prefix: Layout | None = None,
     **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
+) -> tuple[Tensor, None]:
     """Attention function in transformers' interface; without a layout it is the ordinary one (sdpa).
     Raises ValueError if the architecture modifies its scores in an unsupported way."""
     if shared_prefix is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    unknown = [name for name in _CHANGES_SCORES if kwargs.get(name) is not None]
-    if unknown:
-        raise ValueError(f"attention with {', '.join(unknown)} is not computed on packed batches")
+    refuse_changed_scores(kwargs, "on packed batches")
     window = kwargs.get("sliding_window")
     shared_prefix.windows.append(window)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling

@@ -18,7 +18,7 @@ from finetune_pipeline.models.chat import Encoded, encode_prompt, end_ids
 from finetune_pipeline.models.chat_templates import NAMED, marks
 
 if TYPE_CHECKING:
-    from finetune_pipeline.training.rows import Cut
+    from finetune_pipeline.training.rows import Cut, Prepared
 
 _MAX_IDS = 5
 _LONGEST_CHARACTER = 4
@@ -128,23 +128,10 @@ def _turn_faults(tokenizer: Any, row: Encoded, start: int, end: int, ends: set[i
     return turn_faults
 
 
-def supervision_audit(
-    encoded: Sequence[Encoded],
-    tokenizer: Any,
-    max_tokens: int,
-    examples: Sequence[Example],
-    *,
-    refused: Sequence[Finding] = (),
-    cuts: Mapping[str, Sequence[Cut]] | None = None,
-    dropped: Sequence[Encoded] = (),
-) -> dict[str, Any]:
-    """Return facts about encoded rows: the counts of :data:`COUNTS`, up to 5 ids of each as ``bad``, and some rows token by
-    token as ``shown``, see :func:`shown_row`.
-
-    examples: the examples of the rows, truncated like them; refused: findings of examples that could not be encoded; cuts:
-    truncated texts by example id; dropped: rows left out for their length.
-    """
-    cuts = cuts or {}
+def supervision_audit(prepared: Prepared, tokenizer: Any, max_tokens: int) -> dict[str, Any]:
+    """Return facts about a split's rows: the counts of :data:`COUNTS`, up to 5 ids of each as ``bad``, and some rows token by
+    token as ``shown``, see :func:`shown_row`."""
+    encoded, examples, refused = prepared.rows, prepared.used, prepared.refused
     by_id: dict[str, list[Encoded]] = defaultdict(list)
     for row in encoded:
         by_id[row.id].append(row)
@@ -167,9 +154,9 @@ def supervision_audit(
         "rows": len(encoded) + len(refused),
         "examples": len(examples_by_id),
         **counts,
-        "rows_cut": len(cuts),
-        "tokens_cut": sum(cut.tokens for example_cuts in cuts.values() for cut in example_cuts),
-        "rows_dropped": len(dropped),
+        "rows_cut": len(prepared.cuts),
+        "tokens_cut": sum(cut.tokens for cuts in prepared.cuts.values() for cut in cuts),
+        "rows_dropped": len(prepared.left_out),
         "max_tokens": max_tokens,
         "tokens": sum(len(r.ids) for r in encoded),
         "loss_tokens": sum(sum(r.loss) for r in encoded),
@@ -177,21 +164,20 @@ def supervision_audit(
         "loss_tokens_per_row": _percentiles([sum(r.loss) for r in encoded]),
         "bad": {name: ids[:_MAX_IDS] for name, ids in faulty_ids.items() if ids},
         "findings": [f.to_dict() for f in refused[:_MAX_IDS]],
-        "shown": _rows_to_show(tokenizer, encoded, examples_by_id, faulty_ids, cuts, dropped, max_tokens),
+        "shown": _rows_to_show(prepared, tokenizer, max_tokens, examples_by_id, faulty_ids),
     }
 
 
 def _rows_to_show(
+    prepared: Prepared,
     tokenizer: Any,
-    encoded: Sequence[Encoded],
+    max_tokens: int,
     examples_by_id: Mapping[str, Example],
     faulty_ids: Mapping[str, Sequence[str]],
-    cuts: Mapping[str, Sequence[Cut]],
-    dropped: Sequence[Encoded],
-    max_tokens: int,
 ) -> list[dict[str, Any]]:
     """Choose the rows to show, each once, with the reason: faults, truncated or dropped rows, a copy of each perturbation,
     and rows of typical lengths."""
+    encoded, cuts = prepared.rows, prepared.cuts
     first_rows = {row.id: row for row in reversed(encoded)}
     chosen: dict[str, tuple[str, str, Encoded]] = {}
     for fault, ids in faulty_ids.items():
@@ -201,7 +187,7 @@ def _rows_to_show(
     for name in sorted(cuts)[:2]:
         if name in first_rows:
             chosen.setdefault(name, ("", "its user text was cut", first_rows[name]))
-    for row in dropped[:1]:
+    for row in prepared.left_out[:1]:
         chosen.setdefault(row.id, ("", "left out: longer than training.max_tokens", row))
     for kind in BLOCKING:
         if copy := next((row for row in encoded if kind_of(row.id) == kind), None):

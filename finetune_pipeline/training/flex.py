@@ -12,10 +12,12 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from finetune_pipeline.models.inference.trial import relative_difference
 from finetune_pipeline.training.prefix_tree import Layout, ancestors
 
-Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 _INFINITY = 2**31 - 1
 _REPEATS = 5
 
@@ -58,7 +60,7 @@ def block_mask(layout: Layout, cached: int, window: int | None, device: torch.de
         ]
         starts = torch.tensor(layout.starts())
 
-        def per_token(values: list[int]) -> torch.Tensor:
+        def per_token(values: list[int]) -> Tensor:
             return torch.tensor(values).repeat_interleave(lengths)
 
         total = int(lengths.sum())
@@ -69,7 +71,7 @@ def block_mask(layout: Layout, cached: int, window: int | None, device: torch.de
         key_positions = torch.cat([torch.arange(cached), query_positions]).to(device)
         segment_entries, query_positions = segment_entries.to(device), query_positions.to(device)
 
-        def sees(b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
             on_path = (
                 (first_entry[k] <= segment_entries[q])
                 & (segment_entries[q] < last_entry[k])
@@ -90,20 +92,12 @@ def _kernel(compiled: bool) -> Any:
 
 
 def flex_attend(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    layout: Layout,
-    scaling: float,
-    window: int | None,
-    compiled: bool = True,
-) -> torch.Tensor:
+    query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float, window: int | None, compiled: bool = True
+) -> Tensor:
     """Return the attention [T, H, d] for query [T, H, d], key and value [cached + T, K, d]; H is a multiple of K."""
     mask = block_mask(layout, key.shape[0] - query.shape[0], window, query.device)
     q, k, v = (t.transpose(0, 1).unsqueeze(0) for t in (query, key, value))
-    output: torch.Tensor = _kernel(compiled)(
-        q, k, v, block_mask=mask, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
-    )
+    output: Tensor = _kernel(compiled)(q, k, v, block_mask=mask, scale=scaling, enable_gqa=q.shape[1] != k.shape[1])
     return output[0].transpose(0, 1)
 
 
@@ -125,7 +119,7 @@ def try_kernels(
     inputs = [torch.randn(size, generator=generator).to(device, dtype) for size in sizes]
     weight = torch.randn(sizes[0], generator=generator).to(device, dtype)
 
-    def run(attend: Attend) -> list[torch.Tensor]:
+    def run(attend: Attend) -> list[Tensor]:
         arguments = [t.clone().requires_grad_() for t in inputs]
         output = attend(*arguments)
         (output * weight).sum().backward()
@@ -135,8 +129,7 @@ def try_kernels(
         expected, actual = run(reference), run(candidate)
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         return Trial(fallback, f"{name} cannot be used here: {type(error).__name__}: {str(error).splitlines()[0]}")
-    pairs = zip(expected, actual, strict=True)
-    difference = max(((a - b).float().norm() / a.float().norm().clamp(min=1e-6)).item() for a, b in pairs)
+    difference = max(relative_difference(a, b) for a, b in zip(actual, expected, strict=True))
     if not difference <= (1e-3 if dtype == torch.float32 else 0.03):
         reason = f"{name} gave other outputs or gradients (relative difference {difference:.2g})"
         return Trial(fallback, reason, difference=difference)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor
 
 
 class _LoraProduct(torch.autograd.Function):
@@ -17,15 +18,8 @@ class _LoraProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: torch.Tensor,
-        lora_a: torch.Tensor,
-        lora_b: torch.Tensor,
-        layer: Any,
-        keep: Any,
-        scaling: float,
-        kept_share: float,
-    ) -> torch.Tensor:
+        ctx: Any, x: Tensor, lora_a: Tensor, lora_b: Tensor, layer: Any, keep: Any, scaling: float, kept_share: float
+    ) -> Tensor:
         a = (lora_a / kept_share).to(x.dtype)
         b = (lora_b * scaling).to(x.dtype)
         low = (x if keep is None else _masked(x, keep)) @ a.t()
@@ -38,7 +32,7 @@ class _LoraProduct(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad = grads[0]
         x, low, a, b, keep = ctx.saved_tensors
         d_low = grad @ b
@@ -54,17 +48,17 @@ class _LoraProduct(torch.autograd.Function):
         return d_x, d_a, d_b, None, None, None, None
 
 
-def _masked(x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+def _masked(x: Tensor, keep: Tensor) -> Tensor:
     """Return x where `keep` is 1, and zero where it is 0, by multiplying integers of x's width: ten times as fast as
     torch.where."""
     return (x.view(keep.dtype) * keep).view(x.dtype)
 
 
-def _weight(layer: Any, dtype: torch.dtype) -> torch.Tensor:
+def _weight(layer: Any, dtype: torch.dtype) -> Tensor:
     """Return the layer's weight [out, in] in `dtype`."""
     state = getattr(layer.weight, "quant_state", None)
     if state is None:
-        weight: torch.Tensor = layer.weight.to(dtype)
+        weight: Tensor = layer.weight.to(dtype)
         return weight
     from bitsandbytes.functional import dequantize_4bit
 
@@ -85,9 +79,9 @@ class _Dropout:
         self.drop = round(probability * (1 << bits))
         self.kept_share = 1 - self.drop / (1 << bits)
         self.threshold = self.drop - (1 << (bits - 1))
-        self.last: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.last: tuple[Tensor, Tensor] | None = None
 
-    def mask(self, x: torch.Tensor) -> torch.Tensor:
+    def mask(self, x: Tensor) -> Tensor:
         if self.last is not None and self.last[0] is x:
             return self.last[1]
         per_draw = 8 // torch.empty(0, dtype=self.words).element_size()
@@ -99,13 +93,13 @@ class _Dropout:
         return keep
 
 
-_lora_product: Callable[..., torch.Tensor] = _LoraProduct.apply
+_lora_product: Callable[..., Tensor] = _LoraProduct.apply
 
 
 def _fuse_lora(module: Any, adapter: str, dropout: _Dropout) -> None:
     layer, scaling = module.get_base_layer(), module.scaling[adapter]
 
-    def forward(x: torch.Tensor, *_args: Any, **_kwargs: Any) -> torch.Tensor:
+    def forward(x: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
         drop = module.training and dropout.drop > 0
         keep = dropout.mask(x).view(flat.shape) if drop else None
@@ -120,16 +114,16 @@ class _RmsNorm(torch.autograd.Function):
     """y = weight * x / rms(x), for a frozen weight; statistics in float32 (Zhang and Sennrich 2019)."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         wide = x.float()
         scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         unit = (wide * scale).to(x.dtype)
         ctx.save_for_backward(unit, weight, scale)
-        normed: torch.Tensor = unit * weight.to(x.dtype)
+        normed: Tensor = unit * weight.to(x.dtype)
         return normed
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         unit, weight, scale = ctx.saved_tensors
         grad = (grads[0] * weight.to(grads[0].dtype)).float()
         wide = unit.float()
@@ -137,7 +131,7 @@ class _RmsNorm(torch.autograd.Function):
         return (grad - wide.mul_(mean)).mul_(scale).to(grads[0].dtype), None, None
 
 
-_rms_norm: Callable[..., torch.Tensor] = _RmsNorm.apply
+_rms_norm: Callable[..., Tensor] = _RmsNorm.apply
 
 
 def _fuse_norm(module: Any) -> bool:
@@ -182,21 +176,21 @@ class _TokenLoss(torch.autograd.Function):
     """Cross-entropy of each token, without the full-size log-probabilities that torch's implementation stores."""
 
     @staticmethod
-    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
         wide = logits.float()
         norm = torch.logsumexp(wide, -1)
         ctx.save_for_backward(logits, targets, norm)
         return norm - wide.gather(1, targets[:, None]).squeeze(1)
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         logits, targets, norm = ctx.saved_tensors
         grad = logits.float().sub_(norm[:, None]).exp_()
         grad.scatter_add_(1, targets[:, None], grad.new_full((len(targets), 1), -1.0))
         return grad.mul_(grads[0][:, None]).to(logits.dtype), None
 
 
-def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the cross-entropy of each token in nats, [n], from logits [n, vocabulary] and targets [n], computed in float32."""
-    losses: torch.Tensor = _TokenLoss.apply(logits, targets)  # type: ignore[no-untyped-call]
+    losses: Tensor = _TokenLoss.apply(logits, targets)  # type: ignore[no-untyped-call]
     return losses

@@ -1,10 +1,11 @@
 """The training history in JSON Lines, appended during training and truncated when a run resumes."""
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from finetune_pipeline.engine.files import replace_text
 
 Entry = dict[str, Any]
 
@@ -32,9 +33,7 @@ def read(path: Path) -> list[Entry]:
 def truncate(path: Path, step: int) -> list[Entry]:
     """Truncate the history to entries up to `step`, where a run resumes. Returns them."""
     entries = [e for e in read(path) if e["step"] <= step]
-    temporary = path.with_suffix(".tmp")
-    write(temporary, entries)
-    os.replace(temporary, path)
+    replace_text(path, _lines(entries), durable=False)
     return entries
 
 

@@ -11,9 +11,16 @@ import torch
 from safetensors.torch import load_file
 
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.adapters import CONFIG, WEIGHTS
-from finetune_pipeline.models.identity import INDEX, model_folder, name_base, stored_tensors, text_files, weight_files
+from finetune_pipeline.models.identity import model_folder, name_base
 from finetune_pipeline.models.loading import load_for_training
+from finetune_pipeline.models.model_files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    INDEX,
+    stored_tensors,
+    text_files,
+    weight_files,
+)
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.methods.base import CHECKPOINT_ABOVE
 
@@ -60,8 +67,8 @@ def _checkpointing(settings: dict[str, Any], parameters: int) -> tuple[bool, str
     if not METHODS[settings["method"]].checkpointing:
         if setting is True:
             raise JobError(
-                f"{settings['method']} tuning does not work with gradient checkpointing\n"
-                "fix: set training.gradient_checkpointing: false, or use another method"
+                f"{settings['method']} tuning does not work with gradient checkpointing",
+                "set training.gradient_checkpointing: false, or use another method",
             )
         return False, f"never with {settings['method']} tuning, which trains the key-value cache"
     if setting == "auto":
@@ -74,12 +81,12 @@ def _load_adapter_weights(model: Any, adapter: Path) -> None:
     """Load an earlier adapter's weights into the new one. Raises JobError if the two do not have the same tensors."""
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-    tensors = load_file(adapter / WEIGHTS)
+    tensors = load_file(adapter / ADAPTER_WEIGHTS)
     shapes = {name: t.shape for name, t in get_peft_model_state_dict(model, save_embedding_layers=False).items()}
     if shapes != {name: t.shape for name, t in tensors.items()}:
         raise JobError(
-            f"the adapter to begin with ({adapter.name}) has different tensors than the adapter to train\n"
-            "fix: keep training.lora the same in both phases"
+            f"the adapter to begin with ({adapter.name}) has different tensors than the adapter to train",
+            "keep training.lora the same in both phases",
         )
     set_peft_model_state_dict(model, tensors)
 
@@ -98,7 +105,7 @@ def save_trained(
     if kind.adapter:
         model.save_pretrained(folder, state_dict=gathered, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)
-        name_base(folder / CONFIG, base)
+        name_base(folder / ADAPTER_CONFIG, base)
         tokenizer.save_pretrained(folder)
     else:
         _save_model(model, base, folder, gathered)
@@ -115,7 +122,7 @@ def base_dtype(base: Path) -> torch.dtype:
     """Return the dtype of most of the base model's weights."""
     sizes: Counter[str] = Counter()
     for tensor in stored_tensors(model_folder(base)).values():
-        sizes[tensor.dtype] += tensor.bytes
+        sizes[tensor.dtype] += tensor.size
     most_common = max(sizes, key=lambda name: (sizes[name], name))
     return {"BF16": torch.bfloat16, "F16": torch.float16}.get(most_common, torch.float32)
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from finetune_pipeline.models.chat import common_prefix
+
 Row = dict[str, Any]
 BUCKETS, FLEX = "buckets", "flex"
 """Kernels for attention over a tree of segments: :mod:`.attention` or :mod:`.flex`."""
@@ -33,14 +35,9 @@ def sharable(row: Row) -> int:
     return int(min(first_loss, len(row["ids"]) - 1))
 
 
-def _common(a: Sequence[int], b: Sequence[int], limit: int) -> int:
-    return next((i for i in range(limit) if a[i] != b[i]), limit)
-
-
-def common_prefix(rows: Sequence[Row]) -> int:
+def shared_by_all(rows: Sequence[Row]) -> int:
     """Return the number of leading tokens without loss that all rows share, less than the length of every row."""
-    ids = [row["ids"] for row in rows]
-    return _common(min(ids), max(ids), min(map(sharable, rows)))  # the lexically first and last share what all share
+    return common_prefix([row["ids"] for row in rows], min(map(sharable, rows)))
 
 
 def prefix_tree(rows: Sequence[Row]) -> tuple[list[Segment], list[Segment]]:
@@ -55,8 +52,7 @@ def prefix_tree(rows: Sequence[Row]) -> tuple[list[Segment], list[Segment]]:
             leaves[row] = Segment(row, depth, len(rows[row]["ids"]), parent)
             return
         # members are sorted: the first and the last share what all share
-        first_ids, last_ids = rows[members[0]]["ids"], rows[members[-1]]["ids"]
-        length = _common(first_ids, last_ids, min(limits[m] for m in members))
+        length = common_prefix([rows[m]["ids"] for m in (members[0], members[-1])], min(limits[m] for m in members))
         if length - depth >= (1 if depth == 0 else _MIN_SEGMENT_TOKENS):
             inner.append(Segment(members[0], depth, length, parent))
             parent, depth = len(inner) - 1, length
@@ -68,8 +64,7 @@ def prefix_tree(rows: Sequence[Row]) -> tuple[list[Segment], list[Segment]]:
         """Group neighbours with at least `length` tokens in common."""
         groups = [[members[0]]]
         for a, b in itertools.pairwise(members):
-            limit = min(limits[a], limits[b])
-            if limit >= length and _common(rows[a]["ids"], rows[b]["ids"], limit) >= length:
+            if min(limits[a], limits[b]) >= length and rows[a]["ids"][:length] == rows[b]["ids"][:length]:
                 groups[-1].append(b)
             else:
                 groups.append([b])

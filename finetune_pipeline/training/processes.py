@@ -33,6 +33,15 @@ def rows_per_process(batch_size: int, micro_batch_size: int, processes: int) -> 
     return max(n for n in range(1, min(micro_batch_size, share) + 1) if share % n == 0)
 
 
+def uneven_batches(batch_size: int, number: int, kind: str) -> tuple[str, str] | None:
+    """Return what is wrong, and which sizes would be right, if a number of devices or workers cannot share batches evenly."""
+    if batch_size % number == 0:
+        return None
+    near = batch_size // number * number or number
+    problem = f"batches of {batch_size} rows cannot be split over {number} {kind}"
+    return problem, f"set training.batch_size: {near} or {near + number}"
+
+
 def validation_rows_per_pass(micro: int) -> int:
     """Return the rows of a forward pass over the validation split: twice those in training, since it has no gradients."""
     return 2 * micro

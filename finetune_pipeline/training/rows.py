@@ -102,10 +102,7 @@ def prepare_split(
 ) -> Prepared:
     """Encode a split and audit it; rows that are still too long become findings."""
     prepared = encode_split(tokenizer, examples, max_tokens, over_length)
-    refused, cuts, dropped = prepared.refused, prepared.cuts, prepared.left_out
-    prepared.audit = supervision_audit(
-        prepared.rows, tokenizer, max_tokens, prepared.used, refused=refused, cuts=cuts, dropped=dropped
-    )
+    prepared.audit = supervision_audit(prepared, tokenizer, max_tokens)
     prepared.findings = problems(prepared.audit, place)
     prepared.audit["problems"] = [f.to_dict() for f in prepared.findings]
     return prepared

@@ -17,10 +17,10 @@ from trl import SFTConfig
 
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.engine.files import digest_file, digest_json, read_json, write_json
-from finetune_pipeline.models.adapters import WEIGHTS
 from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.identity import model_folder, record_digest
 from finetune_pipeline.models.loading import pick_device, resolve_precision
+from finetune_pipeline.models.model_files import ADAPTER_WEIGHTS
 from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.training import checkpoints, history
@@ -28,7 +28,7 @@ from finetune_pipeline.training.attention import choose_kernel
 from finetune_pipeline.training.flex import Trial
 from finetune_pipeline.training.fused import fuse
 from finetune_pipeline.training.model import Built, build, round_to_base, save_trained
-from finetune_pipeline.training.prefix_tree import common_prefix
+from finetune_pipeline.training.prefix_tree import shared_by_all
 from finetune_pipeline.training.processes import (
     is_first,
     is_worker,
@@ -59,7 +59,7 @@ def job_digest(job: dict[str, Any], processes: int = 1) -> str:
         "settings": job["settings"],
         **{split: digest_file(Path(job[split])) for split in ("train", "validation")},
         "base": record_digest(Path(job["base"])),
-        "start_from": digest_file(Path(start) / WEIGHTS) if start else None,
+        "start_from": digest_file(Path(start) / ADAPTER_WEIGHTS) if start else None,
     }
     return digest_json(content | ({"processes": processes, "strategy": strategy()} if processes > 1 else {}))
 
@@ -175,7 +175,7 @@ def train(
         "shared_prefix": {
             "used": packed,
             "why": packing_reason,
-            "prefix_tokens": common_prefix(splits["train"].plain_rows()) if packed else 0,
+            "prefix_tokens": shared_by_all(splits["train"].plain_rows()) if packed else 0,
             **({"kernel": trial.kernel, "kernel_why": trial.why} if packed else {}),
         },
         "fused": fused,

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from finetune_pipeline.models.inference.trial import relative_difference
 from finetune_pipeline.training import attention
 from finetune_pipeline.training.prefix_tree import BUCKETS, Layout, Row, prefix_tree, segments
 
@@ -181,7 +182,7 @@ def _problem_in_trial(model: Any, config: Any, windows: list[int | None]) -> str
     packed = logits_to_learn(model, batch).float()
     if batch["shared_prefix"].windows != windows:
         return f"{config.model_type} does not pass each layer's sliding window to its attention function"
-    difference = ((packed - padded).norm() / padded.norm().clamp(min=1e-6)).item()
+    difference = relative_difference(packed, padded)
     if not difference <= (1e-3 if next(model.parameters()).dtype == torch.float32 else 0.1):
         return f"a trial batch gave other logits packed than padded (relative difference {difference:.2g})"
     return ""

@@ -16,6 +16,7 @@ from trl import SFTTrainer
 
 from finetune_pipeline import progress
 from finetune_pipeline.faults import Diverged
+from finetune_pipeline.models.model_files import ADAPTER_WEIGHTS
 from finetune_pipeline.reporting import say
 from finetune_pipeline.training import checkpoints, history
 from finetune_pipeline.training.fused import token_losses
@@ -175,7 +176,7 @@ def load_finished(trainer: TokenTrainer, latest: Path, best: Path) -> None:
 
     trainer.state = TrainerState.load_from_json(str(latest / "trainer_state.json"))
     if isinstance(trainer.model, PeftModel):
-        set_peft_model_state_dict(trainer.model, load_file(best / "adapter_model.safetensors"))
+        set_peft_model_state_dict(trainer.model, load_file(best / ADAPTER_WEIGHTS))
     else:
         trainer._load_from_checkpoint(str(best))
 

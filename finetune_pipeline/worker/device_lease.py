@@ -99,18 +99,18 @@ def _open(folder: Path, device: str) -> int:
         folder_handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | flags)
         try:
             if os.fstat(folder_handle).st_mode & S_IWOTH:
-                raise OutsideError(f"everyone can write to {folder}, which holds locks; fix: `chmod o-w {folder}`")
+                raise OutsideError(f"everyone can write to {folder}, which holds locks", f"`chmod o-w {folder}`")
             handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | flags, 0o600, dir_fd=folder_handle)
         finally:
             os.close(folder_handle)
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.ENOTDIR):
             raise
-        raise OutsideError(f"{folder / name} is a link; fix: remove the link") from error
+        raise OutsideError(f"{folder / name} is a link", "remove the link") from error
     status = os.fstat(handle)
     if status.st_uid != os.getuid() or status.st_nlink > 1 or not S_ISREG(status.st_mode):
         os.close(handle)
-        raise OutsideError(f"{folder / name} is not a lock file of this user; fix: remove it")
+        raise OutsideError(f"{folder / name} is not a lock file of this user", "remove it")
     return handle
 
 

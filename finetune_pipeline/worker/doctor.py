@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from finetune_pipeline.data.workers import available_cores
 from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.models.hardware import cpu_has_bfloat16, cpu_model, has_nvidia
@@ -77,7 +78,7 @@ def examine_machine(places: Sequence[str], home: Path, environment: Callable[[st
     existing_folder = next(folder for folder in (home, *home.parents) if folder.exists())
     machine = Machine(
         system=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=available_cores(),
         memory_bytes=memory.total,
         available_bytes=memory.available,
         disk_free_bytes=shutil.disk_usage(existing_folder).free,

@@ -25,7 +25,7 @@ from finetune_pipeline.planning.planner import compute_width
 from finetune_pipeline.planning.shape import model_shape
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.methods import METHODS
-from finetune_pipeline.training.processes import STRATEGY, is_first
+from finetune_pipeline.training.processes import STRATEGY, is_first, uneven_batches
 from finetune_pipeline.worker.process import EXIT_PREEMPTED, NO_RETRY, PARENT_VARIABLE, describe
 
 STOP_SECONDS = 10
@@ -59,12 +59,9 @@ def choose(job: Mapping[str, Any], processes: int) -> tuple[str, str]:
 def refusals(settings: Mapping[str, Any], processes: int, chosen: str, on_gpus: bool) -> list[Finding]:
     """Return findings against training with this many processes, these settings and the strategy `chosen`."""
     findings = []
-    if (batch := settings["batch_size"]) % processes:
-        near = batch // processes * processes or processes
-        message = f"batches of {batch} rows cannot be split over {processes} devices"
-        fix = (
-            f"set training.batch_size: {near} or {near + processes}, or give FINETUNE_DEVICES another number of devices"
-        )
+    if uneven := uneven_batches(settings["batch_size"], processes, "devices"):
+        message, sizes = uneven
+        fix = f"{sizes}, or give FINETUNE_DEVICES another number of devices"
         findings.append(Finding("training.batch_over_devices", "error", "task.yaml: training.batch_size", message, fix))
     if chosen == "fsdp2" and METHODS[settings["method"]].holds == "four_bit":
         message = "4-bit weights cannot be split over devices: their quantization constants belong to complete tensors"

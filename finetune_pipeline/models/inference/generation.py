@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from finetune_pipeline import progress
+from finetune_pipeline.models.chat import common_prefix
 from finetune_pipeline.models.inference.constrained import Restriction
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.reader import Reader
-from finetune_pipeline.models.inference.shared_reading import Ids, common_prefix, families
+from finetune_pipeline.models.inference.shared_reading import Ids, families
 from finetune_pipeline.models.inference.trial import rows_at_once
 from finetune_pipeline.reporting import say
 

@@ -5,6 +5,7 @@ Attention over [prefix, own tokens] is attention over each of the two, weighted 
 Measured gain: benchmarks/results/2026-11-29-evaluation-speed.txt.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,8 +15,8 @@ from transformers.masking_utils import sdpa_mask
 
 NAME = "common_prefix"
 _KERNEL = "_scaled_dot_product_flash_attention_for_cpu"
-_UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias", "head_mask")
-"""Arguments with which architectures change what a token sees, or how much of it."""
+_CHANGES_SCORES = ("softcap", "s_aux", "position_bias", "head_mask")
+"""Arguments with which architectures change attention scores."""
 
 
 def switch_on(model: Any) -> bool:
@@ -30,6 +31,12 @@ def switch_on(model: Any) -> bool:
     AttentionMaskInterface.register(NAME, sdpa_mask)
     config._attn_implementation = NAME
     return True
+
+
+def refuse_changed_scores(arguments: Mapping[str, Any], place: str, *others: str) -> None:
+    """Raise ValueError if an architecture passes arguments that change attention scores, or some `others`."""
+    if unknown := [name for name in (*others, *_CHANGES_SCORES) if arguments.get(name) is not None]:
+        raise ValueError(f"attention with {', '.join(unknown)} is not computed {place}")
 
 
 def _attend(
@@ -48,8 +55,7 @@ def _attend(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    if unknown := [name for name in _UNSUPPORTED if kwargs.get(name) is not None]:
-        raise ValueError(f"attention with {', '.join(unknown)} is not computed behind a common prefix")
+    refuse_changed_scores(kwargs, "behind a common prefix", "sliding_window")
     layer: Any = common_prefix.layers[int(module.layer_idx)]  # type: ignore[arg-type]
     return behind_prefix(query, layer.keys, layer.values, key, value, attention_mask, scaling).transpose(1, 2), None
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from transformers import DynamicCache
 
 from finetune_pipeline.models.inference.constrained import Grammar
@@ -30,8 +31,8 @@ class Prefilled:
     token; uncached_prefix: tokens of the common prefix if the cache does not hold it, else 0."""
 
     cache: DynamicCache
-    mask: torch.Tensor
-    logits: torch.Tensor
+    mask: Tensor
+    logits: Tensor
     uncached_prefix: int
 
     def rows(self, chosen: Sequence[int]) -> Prefilled:
@@ -106,29 +107,23 @@ class Reader:
         return Prefilled(cache, mask, logits, uncached_prefix)
 
     def _call(
-        self,
-        ids: torch.Tensor,
-        mask: torch.Tensor,
-        positions: torch.Tensor,
-        cache: DynamicCache,
-        uncached_prefix: int,
-        **options: Any,
-    ) -> torch.Tensor:
+        self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache, uncached_prefix: int, **options: Any
+    ) -> Tensor:
         """Return the logits of `ids` behind a batch's cache; uncached_prefix: of :class:`Prefilled`."""
         if uncached_prefix:
             options["common_prefix"] = self.cache
         options |= {"attention_mask": mask, "position_ids": positions, "cache": cache, "use_cache": True}
-        logits: torch.Tensor = self.model(input_ids=ids, **options).logits
+        logits: Tensor = self.model(input_ids=ids, **options).logits
         return logits
 
-    def continuations(self, batch: Prefilled, texts: Sequence[Sequence[Ids]]) -> list[list[torch.Tensor]]:
+    def continuations(self, batch: Prefilled, texts: Sequence[Sequence[Ids]]) -> list[list[Tensor]]:
         """Return the logits [tokens, vocabulary] that predict each token of every continuation of every row.
         texts[row] lists that row's continuations; each attends to the row's prompt and itself. The batch is not changed."""
         if self.way == PLAIN:
             return self._one_by_one(batch, texts)
         trees_by_texts = {id(row): Tree.of(row) for row in texts}  # most rows share one list of labels
         trees = [trees_by_texts[id(row)] for row in texts]
-        results: list[list[torch.Tensor]] = [[] for _ in trees]
+        results: list[list[Tensor]] = [[] for _ in trees]
         for rows in self._passes([len(tree.tokens) for tree in trees]):
             for i, logits in zip(rows, self._continue(batch.rows(rows), [trees[i] for i in rows]), strict=True):
                 results[i] = logits
@@ -151,7 +146,7 @@ class Reader:
             room -= longest
         return passes
 
-    def _continue(self, batch: Prefilled, trees: Sequence[Tree]) -> list[list[torch.Tensor]]:
+    def _continue(self, batch: Prefilled, trees: Sequence[Tree]) -> list[list[Tensor]]:
         first_logits = [[batch.logits[i : i + 1] for _ in tree.paths] for i, tree in enumerate(trees)]
         width = max(len(tree.tokens) for tree in trees)
         if width == 0:
@@ -175,9 +170,9 @@ class Reader:
             for i, heads in enumerate(first_logits)
         ]
 
-    def _one_by_one(self, batch: Prefilled, texts: Sequence[Sequence[Ids]]) -> list[list[torch.Tensor]]:
+    def _one_by_one(self, batch: Prefilled, texts: Sequence[Sequence[Ids]]) -> list[list[Tensor]]:
         """:meth:`continuations` read PLAIN: one pass for each of a row's texts."""
-        results: list[list[torch.Tensor]] = [[] for _ in texts]
+        results: list[list[Tensor]] = [[] for _ in texts]
         for number in range(max(map(len, texts))):
             rows = [i for i, row in enumerate(texts) if number < len(row)]
             part = batch.rows(rows)

@@ -16,20 +16,13 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
+from finetune_pipeline.models.chat import common_prefix
+
 Ids = list[int]
 _MAX_COST_SHARE = 0.9
 """Prompts leave a family if the tokens to read fall to at most this share: smaller batches are less efficient."""
 _MAX_DEPTH = 8
 """Maximum depth of nested prefixes."""
-
-
-def common_prefix(prompts: Sequence[Ids]) -> int:
-    """Return the number of leading tokens that all prompts share, leaving at least one token of every prompt."""
-    if not prompts:
-        return 0
-    low, high = min(prompts), max(prompts)  # the common prefix of the lexically first and last is common to all
-    limit = min(len(p) for p in prompts) - 1
-    return next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if i >= limit or a != b), max(limit, 0))
 
 
 def families(prompts: Sequence[Ids]) -> list[list[int]]:

@@ -68,7 +68,8 @@ def _first_correct_way(model: Any, reader: Callable[[Any, list[int], str], Any])
         config._attn_implementation = before
     raise JobError(
         f"models of type {config.model_type} give other answers to several prompts at once than to each alone ({problem}), "
-        "so no evaluation of them would be right\nfix: set base_model to a model of another family"
+        "so no evaluation of them would be right",
+        "set base_model to a model of another family",
     )
 
 
@@ -85,13 +86,17 @@ def logits_alone(model: Any, prompt: list[int], text: list[int], **options: Any)
     return logits
 
 
+def relative_difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the norm of the difference of two tensors, relative to the norm of the expected one."""
+    return float((actual.float() - expected.float()).norm() / expected.float().norm().clamp(min=1e-6))
+
+
 def _difference(trial_logits: list[torch.Tensor], expected: list[torch.Tensor], way: str) -> str:
     """Describe how far the logits of a trial are from those of each row alone; empty if they differ by rounding only.
     Does not compare logits that are not finite (of a damaged model): the code that uses them reports these."""
-    actual, reference = torch.cat(trial_logits).float(), torch.cat(expected).float()
-    if not reference.isfinite().all():
+    if not (reference := torch.cat(expected)).isfinite().all():
         return ""
-    gap = ((actual - reference).norm() / reference.norm().clamp(min=1e-6)).item()
+    gap = relative_difference(torch.cat(trial_logits), reference)
     # in bfloat16 some tokens may go to other experts; PLAIN is the last way to try
     rough = 0.3 if way == PLAIN else 0.1
     limit = 1e-3 if trial_logits[0].dtype == torch.float32 else rough

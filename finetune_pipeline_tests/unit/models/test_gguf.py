@@ -94,9 +94,7 @@ def test_llama_cpp_answers_as_transformers(architecture: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("architecture", "settings"), [("llama", {}), ("llama", {"tied": False}), ("gemma3", ARCHITECTURES["gemma3"])]
 )
-def test_a_file_is_unpacked_into_the_model_it_was_written_from(
-    architecture: str, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_is_unpacked_into_the_model_it_was_written_from(architecture, settings, tmp_path, monkeypatch) -> None:
     folder = make_model(tmp_path / "model", architecture, dtype=torch.float16, norms=0.2, **settings)
     parsed: list[Any] = []
     monkeypatch.setattr(GGUFReader, "_build_tensors", lambda *args: parsed.append(build_tensors(*args)))
@@ -202,8 +200,7 @@ def as_ollama(template: str, messages: list[dict[str, str]]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("template", "begin"),
-    [(None, ""), ("llama3", "<|begin_of_text|>"), ("gemma", "<|im_start|>"), ("refuses", "")],
+    ("template", "begin"), [(None, ""), ("llama3", "<|begin_of_text|>"), ("gemma", "<|im_start|>"), ("refuses", "")]
 )
 def test_the_template_in_go_writes_the_same(template: str | None, begin: str, tmp_path: Path) -> None:
     refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('no system turns') }}{% endif %}" + TEMPLATE

@@ -65,9 +65,7 @@ def test_equals_peft_to_the_bit(architecture: str, variant: str, dtype: torch.dt
         ("lfm2", 12),
     ],
 )
-def test_what_training_saves_is_merged_and_a_damaged_merge_is_seen(
-    architecture: str, changed: int, tmp_path: Path
-) -> None:
+def test_what_training_saves_is_merged_and_a_damaged_merge_is_seen(architecture, changed, tmp_path) -> None:
     base = make_model(tmp_path / "base", architecture, dtype=BFLOAT16, tied=False)
     settings = TrainingSpec.model_validate({"method": "lora", "lora": {"r": 4, "dropout": 0.0}}).model_dump()
     model = build(base, settings, FLOAT32, torch.device("cpu"), None, "").model
@@ -89,17 +87,6 @@ def test_what_training_saves_is_merged_and_a_damaged_merge_is_seen(
     save_file({**written, name: before[name]}, tmp_path / "out/model/model.safetensors", metadata={"format": "pt"})
     reference = with_adapter(base, tmp_path / "adapter").merge_and_unload()
     assert differing_weights(reference, tmp_path / "out") == (len(before), [name])
-
-
-def test_float32_keeps_all_of_the_change(tmp_path: Path) -> None:
-    base = make_model(tmp_path / "base", "qwen2", dtype=BFLOAT16)
-    adapter = make_adapter(base, tmp_path / "adapter", size=0.15)
-    assert merge(base, adapter, tmp_path / "rounded")["dtype"] == "bfloat16"
-    assert merge(base, adapter, tmp_path / "whole", float32=True)["dtype"] == "bfloat16+float32"
-    expected = logits(with_adapter(base, adapter))
-    rounded, exact = (logits(load(tmp_path / n / "model")) for n in ("rounded", "whole"))
-    assert (exact - expected).abs().max() < 1e-4 < (rounded - expected).abs().max()
-    assert load(tmp_path / "whole/model", "auto").dtype == FLOAT32
 
 
 def test_weights_in_several_files_are_merged_file_by_file_as_their_index_says(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from finetune_pipeline.models.merging import merge, merge_and_compare
 from finetune_pipeline.models.parity import MEAN_KL_LIMIT, MERGE_KL_LIMIT, Rows, parity, teacher_forced_logits
 from finetune_pipeline.worker.jobs import merge_job
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, write_tiny_examples
-from finetune_pipeline_tests.unit.models.architectures import make_adapter
+from finetune_pipeline_tests.unit.models.architectures import load, make_adapter
 
 WEIGHTS = "model/model.safetensors"
 
@@ -131,6 +131,7 @@ def test_what_rounding_would_lose_is_stored_in_float32(made: Made, tmp_path: Pat
     assert parity["passed"] and parity["mean_kl"] < MEAN_KL_LIMIT / 1000 and parity["same_greedy_share"] == 1.0
     assert parity["rounding"]["mean_kl"] == pytest.approx(rounded["mean_kl"], rel=1e-3)
     assert json.loads((tmp_path / "out/model.json").read_text())["dtype"] == "bfloat16+float32"
+    assert load(tmp_path / "out/model", "auto").dtype == torch.float32
 
 
 def test_a_whole_trained_model_is_compared_with_what_is_stored(made: Made, tmp_path: Path) -> None:

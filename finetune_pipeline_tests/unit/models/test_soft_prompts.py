@@ -14,7 +14,8 @@ from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat import encode_prompt, load_tokenizer
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.merging import merge_and_compare
-from finetune_pipeline.models.soft_prompts import plain_model, soft_parity
+from finetune_pipeline.models.parity import parity
+from finetune_pipeline.models.soft_prompts import plain_model
 from finetune_pipeline.worker.jobs import merge_job
 from finetune_pipeline_tests.tiny_model import LABELS, tiny_messages, write_tiny_examples
 from finetune_pipeline_tests.unit.models.architectures import load, logits, make_model, with_adapter
@@ -96,5 +97,5 @@ def test_a_soft_prompt_that_was_left_out_is_seen(tmp_path: Path) -> None:
     adapter = soft(base, tmp_path / "adapter")
     plain_model(base, soft(base, tmp_path / "other", seed=2), tmp_path / "out")
     examples = read_examples(write_tiny_examples(tmp_path / "e.jsonl", range(8)))
-    parity = soft_parity(base, adapter, tmp_path / "out", examples, max_new_tokens=6, batch_size=3)
-    assert not parity["passed"] and parity["mean_kl"] > 0.05
+    facts = parity(base, adapter, tmp_path / "out", examples, max_new_tokens=6, batch_size=3)
+    assert not facts["passed"] and facts["mean_kl"] > 0.05

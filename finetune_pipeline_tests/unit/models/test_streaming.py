@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from finetune_pipeline.engine.files import DamagedFile, digest_file
-from finetune_pipeline.models.streaming import TORCH_TYPES, Shape, TensorFile, write_tensors
+from finetune_pipeline.models.streaming import TORCH_TYPES, TensorFile, new_tensor, write_tensors
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -25,7 +25,7 @@ def test_rows_and_whole_tensors_are_read_and_written_as_the_library_does(tmp_pat
     }
     tensors |= {"steps": torch.tensor(7), "größe": torch.arange(9, dtype=torch.uint8)}
     names = {kind: name for name, kind in TORCH_TYPES.items()}
-    shapes = {n: Shape.of(names[t.dtype], tuple(t.shape)) for n, t in tensors.items()}
+    shapes = {n: new_tensor(names[t.dtype], tuple(t.shape)) for n, t in tensors.items()}
     path, copy = tmp_path / "x.safetensors", tmp_path / "own.safetensors"
     save_file(tensors, path, metadata={"format": "pt"})
     parts = {name: tensor.split(3) if tensor.dim() else (tensor,) for name, tensor in tensors.items()}
@@ -58,7 +58,7 @@ def test_merging_takes_the_memory_of_some_rows_not_of_the_model(tmp_path: Path) 
     base, adapter = tmp_path / "base", tmp_path / "adapter"
     base.mkdir(), adapter.mkdir()
     (base / "config.json").write_text('{"model_type": "llama"}')
-    stored = {f"{n}.weight": Shape.of("BF16", shape) for n in names}
+    stored = {f"{n}.weight": new_tensor("BF16", shape) for n in names}
     half = torch.full(shape, 0.5, dtype=torch.bfloat16)
     write_tensors(base / "model.safetensors", stored, lambda _: [half], {"format": "pt"})
     low = {f"base_model.model.{n}.lora_{m}.weight": s for n in names for m, s in (("A", (8, 4096)), ("B", (2048, 8)))}

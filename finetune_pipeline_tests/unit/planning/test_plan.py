@@ -1,7 +1,8 @@
 """The plan before training: token counts equal the model library's own, and a plan that does not fit says so."""
 
 import re
-from dataclasses import asdict
+import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from transformers import AutoTokenizer
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.evaluation.wording import duration
-from finetune_pipeline.planning.answering import answering_steps
+from finetune_pipeline.planning.answering import answering_steps, largest_batch
 from finetune_pipeline.planning.plan import MARGIN, training_plan
 from finetune_pipeline.planning.planner import Planner
 from finetune_pipeline.planning.throughput import estimate_seconds, kind_of_training, read_rates, record_training
@@ -91,6 +92,15 @@ def test_an_evaluation_that_does_not_fit_is_told_before_anything_starts(base: Pa
     smaller = task.model_copy(update={"baseline": task.baseline.model_copy(update={"batch_size": rows})})
     second_plan = training_plan(smaller, base, examples, examples, available=enough)
     assert second_plan.fits and "needs about" not in second_plan.sentence, second_plan.sentence
+
+
+def test_a_row_whose_answer_cannot_be_rendered_leaves_the_others_as_they_are(base, examples, tmp_path) -> None:
+    folder = shutil.copytree(base, tmp_path / "base")
+    refuses = "{% if messages[-1].content == 'never' %}{{ raise_exception('no') }}{% endif %}"
+    (folder / "chat_template.jinja").write_text(refuses + (base / "chat_template.jinja").read_text())
+    refused = replace(examples[0], messages=[*examples[0].messages[:-1], {"role": "assistant", "content": "never"}])
+    task, planner = spec(), Planner(folder, examples, examples)
+    assert largest_batch(task, planner, [refused, *examples]) == largest_batch(task, planner, examples)
 
 
 def test_a_comparison_in_float32_goes_to_the_cpu_where_a_gpu_has_no_room(base: Path, examples: list[Example]) -> None:

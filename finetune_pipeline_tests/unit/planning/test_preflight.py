@@ -59,9 +59,7 @@ def changed(name: str, **values: Any) -> tuple[str, str]:
         (("chat_template.jinja", b"\xff{{ messages }}"), "chat_template.jinja of 'model' is not UTF-8 text"),
     ],
 )  # fmt: skip
-def test_a_file_of_the_model_that_cannot_be_used_is_named(
-    model: Path, tmp_path: Path, file: tuple[str, str | bytes], words: str
-) -> None:
+def test_a_file_of_the_model_that_cannot_be_used_is_named(model, tmp_path, file, words) -> None:
     name, content = file
     if name == TOKENIZER:  # the template is in it
         (model / "chat_template.jinja").unlink()
@@ -83,9 +81,7 @@ def test_a_file_of_the_model_that_cannot_be_used_is_named(
         ("lfm2", "qlora", None),
     ],
 )
-def test_methods_that_an_architecture_does_not_allow(
-    tmp_path: Path, architecture: str, method: str, rule: str | None
-) -> None:
+def test_methods_that_an_architecture_does_not_allow(tmp_path, architecture, method, rule) -> None:
     model = make_model(tmp_path / "model", architecture)
     findings = found(model, tmp_path, training={"method": method, "max_tokens": 256})
     assert [f.rule for f in findings if f.severity == "error"] == ([rule] if rule else [])
@@ -101,9 +97,7 @@ def test_a_model_without_a_tokenizer_is_refused(model: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, torch.float8_e5m2])
-def test_weights_in_eight_bits_are_refused_and_other_integers_are_not(
-    model: Path, tmp_path: Path, dtype: torch.dtype
-) -> None:
+def test_weights_in_eight_bits_are_refused_and_other_integers_are_not(model, tmp_path, dtype) -> None:
     file = model / "model.safetensors"
     tensors = load_file(file)
     save_file({**tensors, "model.position_ids": torch.arange(3)}, file, {"format": "pt"})

@@ -16,6 +16,7 @@ from finetune_pipeline_tests.tiny_model import make_tiny_model, write_tiny_examp
 from finetune_pipeline_tests.unit.training.jobs import task
 
 RANK = 4
+GPT = {"model": "gpt-4.1-mini-2025-04-14"}
 QUICK = {"poll_seconds": 0.01, "request_seconds": 20.0, "settle_seconds": 1.0}
 """Patience for servers on this machine that answer."""
 

@@ -3,57 +3,48 @@
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from finetune_pipeline.faults import JobError, OutsideError
-from finetune_pipeline.trainers import train
+from finetune_pipeline.trainers import TrainingOrder, train
 from finetune_pipeline_tests.hosted_schedules import processes, run_schedule
 from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
-from finetune_pipeline_tests.service_server import FAULTS, KEY, refusal
-from finetune_pipeline_tests.unit.trainers.orders import make_order, make_task, persist
+from finetune_pipeline_tests.service_server import FAULTS, refusal
+from finetune_pipeline_tests.unit.trainers.orders import persist
 
-GPT = {"model": "gpt-4.1-mini-2025-04-14"}
-
-
-@pytest.fixture(autouse=True)
-def key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+Ordered = Callable[..., TrainingOrder]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_request_in_doubt_is_looked_up_and_not_repeated_blindly(
-    fault: str, server: OpenAiJobsServer, rows: Path, tmp_path: Path
-) -> None:
+def test_a_request_in_doubt_is_looked_up_and_not_repeated_blindly(fault, server, ordered) -> None:
     faults = [fault]
     server.keeps_metadata = False
     server.fault = lambda request: faults.pop() if faults and request.path.endswith("/jobs") and request.body else None
     # only what begins late may appear after the doubt; it begins before the time for it is over
     patience = {"request_seconds": 0.4, "settle_seconds": 2.5 if fault == "late" else 0.3}
     server.pause = 0.8
-    persist(make_order(make_task("openai", {**GPT, "base_url": server.url, **patience}), rows, tmp_path))
+    persist(ordered(patience))
     if fault == "late":
         time.sleep(2 * server.pause)  # whatever begins late has begun
     assert len(server.jobs) == 1 and not faults
 
 
-def test_a_job_is_found_without_the_ledger(server: OpenAiJobsServer, rows: Path, tmp_path: Path) -> None:
-    order = make_order(make_task("openai", {**GPT, "base_url": server.url}), rows, tmp_path)
+def test_a_job_is_found_without_the_ledger(server: OpenAiJobsServer, ordered: Ordered, order: TrainingOrder) -> None:
     train(order)
-    shutil.rmtree(tmp_path / "home")
+    shutil.rmtree(order.home)
     train(order)
     assert len(server.jobs) == 1
-    train(make_order(make_task("openai", {**GPT, "base_url": server.url}, epochs=3), rows, tmp_path))
+    train(ordered(epochs=3))
     assert len(server.jobs) == 2, "other hyperparameters are another job"
 
 
-def test_nothing_is_bought_while_the_service_cannot_say_what_it_has(
-    server: OpenAiJobsServer, rows: Path, tmp_path: Path
-) -> None:
+def test_nothing_is_bought_while_the_service_cannot_say_what_it_has(server: OpenAiJobsServer, ordered: Ordered) -> None:
     server.fault = lambda request: "fail after" if request.path.endswith("/jobs") else None
-    order = make_order(make_task("openai", {**GPT, "base_url": server.url, "settle_seconds": 0.1}), rows, tmp_path)
+    order = ordered({"settle_seconds": 0.1})
     with pytest.raises(OutsideError):
         train(order)
     server.fault = lambda request: "fail after" if request.path.endswith("/jobs") and request.body else None
@@ -61,8 +52,7 @@ def test_nothing_is_bought_while_the_service_cannot_say_what_it_has(
     assert len(server.jobs) == 1
 
 
-def test_a_refused_order_is_not_asked_for_again(server: OpenAiJobsServer, rows: Path, tmp_path: Path) -> None:
-    order = make_order(make_task("openai", {**GPT, "base_url": server.url}), rows, tmp_path)
+def test_a_refused_order_is_not_asked_for_again(server: OpenAiJobsServer, order: TrainingOrder) -> None:
     server.answer = lambda request, usual=server.answer: (  # type: ignore[method-assign,misc]
         usual(request) if request.method == "GET" or request.path.endswith("/files") else refusal(402, "no credit left")
     )
@@ -71,7 +61,7 @@ def test_a_refused_order_is_not_asked_for_again(server: OpenAiJobsServer, rows: 
     assert len(server.asked("POST", "/jobs")) == 1
 
 
-def test_the_reason_for_which_no_job_was_made_is_told(server: OpenAiJobsServer, rows: Path, tmp_path: Path) -> None:
+def test_the_reason_for_which_no_job_was_made_is_told(server: OpenAiJobsServer, ordered: Ordered) -> None:
     """OpenAI answers 429 also where the account has no credit left."""
     usual = server.answer
     server.answer = lambda request: (  # type: ignore[method-assign]
@@ -79,19 +69,15 @@ def test_the_reason_for_which_no_job_was_made_is_told(server: OpenAiJobsServer, 
         if request.path.endswith("/jobs") and request.body
         else usual(request)
     )
-    section = {**GPT, "base_url": server.url, "settle_seconds": 0.0}
     with pytest.raises(OutsideError, match="3 times and has none .* answered 429 .* exceeded your current quota"):
-        train(make_order(make_task("openai", section), rows, tmp_path))
+        train(ordered({"settle_seconds": 0.0}))
     assert len(server.asked("POST", "/jobs")) == 3 and not server.jobs
 
 
-def test_a_bought_job_that_the_account_does_not_have_is_told_with_its_record(
-    server: OpenAiJobsServer, rows: Path, tmp_path: Path
-) -> None:
-    order = make_order(make_task("openai", {**GPT, "base_url": server.url}), rows, tmp_path)
+def test_a_bought_job_that_the_account_does_not_have_is_told_with_its_record(server, order) -> None:
     train(order)
     server.jobs.clear()
-    (record,) = (tmp_path / "home/jobs").glob("*.json")
+    (record,) = (order.home / "jobs").glob("*.json")
     with pytest.raises(JobError, match=f"does not know the job ftjob-1.*(?s:.)*remove {record}"):
         train(order)
     assert not server.jobs, "only a person knows whether it was deleted"
@@ -105,18 +91,16 @@ def test_a_bought_job_that_the_account_does_not_have_is_told_with_its_record(
     assert len(server.jobs) == 1
 
 
-def test_an_upload_that_is_cut_off_is_repeated(server: OpenAiJobsServer, rows: Path, tmp_path: Path) -> None:
+def test_an_upload_that_is_cut_off_is_repeated(server: OpenAiJobsServer, order: TrainingOrder) -> None:
     faults = ["drop", "refuse", "drop after", "busy"]
     server.fault = lambda request: faults.pop() if faults and request.path.endswith("/files") else None
-    train(make_order(make_task("openai", {**GPT, "base_url": server.url}), rows, tmp_path))
+    train(order)
     assert not faults and len(server.jobs) == 1
 
 
-def test_processes_at_the_same_time_share_one_job(server: OpenAiJobsServer, rows: Path, tmp_path: Path) -> None:
+def test_processes_at_the_same_time_share_one_job(server: OpenAiJobsServer, ordered: Ordered, tmp_path: Path) -> None:
     server.fault = lambda request: "slow" if request.path.endswith("/jobs") and request.body else None
-    section = {**GPT, "base_url": server.url}
-    same_orders = [make_order(make_task("openai", section), rows, tmp_path / str(n)) for n in range(3)]
-    orders = [replace(order, home=tmp_path / "home") for order in same_orders]
+    orders = [replace(ordered(name=str(n)), home=tmp_path / "home") for n in range(3)]
     threads = [threading.Thread(target=train, args=(order,)) for order in orders]
     for thread in threads:
         thread.start()

@@ -10,7 +10,9 @@ import pytest
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.planning.plan import training_plan
 from finetune_pipeline.trainers import TrainingOrder, preflight, train
-from finetune_pipeline_tests.unit.training.jobs import finish, make_inputs, settings, start, task
+from finetune_pipeline_tests.unit.training.jobs import finish, settings, start, task
+
+ROWS = 24
 
 
 class Starter:
@@ -25,11 +27,6 @@ class Starter:
         code, errors = finish(start(job, Path(job["work"]), cold=self.cold))
         assert code == 0, errors
         return json.loads((Path(job["out"]) / "result.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_inputs(tmp_path_factory.mktemp("phases"), 24)
 
 
 def order(inputs: Path, out: Path, work: Path, launch: Starter, **changes: Any) -> TrainingOrder:
@@ -64,9 +61,7 @@ def test_two_phases_are_joined_and_the_first_is_not_done_twice(inputs: Path, tmp
     assert repeated == facts
 
 
-def test_without_a_second_phase_there_is_one_training_which_takes_the_planned_memory(
-    inputs: Path, tmp_path: Path
-) -> None:
+def test_without_a_second_phase_there_is_one_training_which_takes_the_planned_memory(inputs, tmp_path) -> None:
     launch = Starter(cold=True)
     single_phase = order(inputs, tmp_path / "out", tmp_path / "work", launch, unquantized_epochs=0)
     facts = train(single_phase)

@@ -3,7 +3,6 @@
 import datetime
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,54 +15,20 @@ from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding, FindingsError, errors
 from finetune_pipeline.models.merging import merge
 from finetune_pipeline.pipeline import PIPELINE
-from finetune_pipeline.trainers import TRAINERS, TrainingOrder, preflight, train
+from finetune_pipeline.trainers import TRAINERS, preflight, train
 from finetune_pipeline.trainers.openai_service import PROFILES, end_findings
 from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
-from finetune_pipeline_tests.service_server import KEY, serving
-from finetune_pipeline_tests.unit.trainers.orders import (
-    files_below,
-    interrupt,
-    make_order,
-    make_rows,
-    make_task,
-    tiny_adapter,
-)
-
-GPT = {"model": "gpt-4.1-mini-2025-04-14"}
+from finetune_pipeline_tests.service_server import KEY
+from finetune_pipeline_tests.unit.trainers.orders import GPT, files_below, interrupt, make_order, make_rows, make_task
 
 
-@pytest.fixture(autouse=True)
-def key(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OPENAI_API_KEY", "NEBIUS_API_KEY", "AZURE_OPENAI_API_KEY"):
-        monkeypatch.setenv(name, KEY)
-
-
-@pytest.fixture
-def order(server: OpenAiJobsServer, rows: Path, tmp_path: Path) -> TrainingOrder:
-    return make_order(make_task("openai", {**GPT, "base_url": server.url}), rows, tmp_path)
-
-
-@pytest.fixture
-def nebius() -> Iterator[OpenAiJobsServer]:
-    server = OpenAiJobsServer(nebius=True)
-    server.adapter = tiny_adapter()
-    with serving(server):
-        yield server
-
-
-def test_the_adapter_of_the_best_checkpoint_comes_back_and_merges(
-    nebius: OpenAiJobsServer, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_adapter_of_the_best_checkpoint_comes_back_and_merges(nebius, rows, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("FINETUNE_PROGRESS", str(tmp_path / "progress"))
     spec = make_task("openai", {"profile": "nebius", "base_url": nebius.url}, learning_rate=3e-4)
     facts = train(make_order(spec, rows, tmp_path))
     (request,) = nebius.asked("POST", "/jobs")
-    hyperparameters = request.json()["hyperparameters"]
-    assert (hyperparameters["learning_rate_multiplier"], hyperparameters["lora_r"], hyperparameters["n_epochs"]) == (
-        3e-4,
-        4,
-        2,
-    )
+    values = request.json()["hyperparameters"]
+    assert [values[key] for key in ("learning_rate_multiplier", "lora_r", "n_epochs")] == [3e-4, 4, 2]
     assert (facts["returns"], facts["kept_step"], facts["best_eval_loss"]) == ("weights", 2, 1.1)
     out = tmp_path / "out"
     assert not (out / "endpoint.json").exists() and (out / "adapter/tokenizer.json").exists()
@@ -80,9 +45,7 @@ def test_the_adapter_of_the_best_checkpoint_comes_back_and_merges(
 
 
 @pytest.mark.parametrize("profile", ["nebius", "openai"])
-def test_the_graphs_checks_know_what_a_service_cannot_tell(
-    server: OpenAiJobsServer, nebius: OpenAiJobsServer, rows: Path, tmp_path: Path, profile: str
-) -> None:
+def test_the_graphs_checks_know_what_a_service_cannot_tell(server, nebius, rows, tmp_path, profile) -> None:
     section = {"base_url": (nebius if profile == "nebius" else server).url, "profile": profile}
     spec = make_task("openai", {**section, **(GPT if profile == "openai" else {})})
     facts = json.loads(json.dumps(train(make_order(spec, rows, tmp_path))))
@@ -99,9 +62,7 @@ def test_the_graphs_checks_know_what_a_service_cannot_tell(
     assert silent["loss_finite"].warns and silent["learned"].warns and not silent["learned"].passed
 
 
-def test_a_training_that_diverged_there_is_told_and_its_curve_is_kept(
-    server: OpenAiJobsServer, order: TrainingOrder
-) -> None:
+def test_a_training_that_diverged_there_is_told_and_its_curve_is_kept(server, order) -> None:
     server.losses = [(2.0, 1.9), (math.nan, math.inf)]
     for _ in range(2):
         with pytest.raises(JobError, match=r"not finite at step 2 of the job ftjob-1"):
@@ -110,9 +71,7 @@ def test_a_training_that_diverged_there_is_told_and_its_curve_is_kept(
     assert rows == [{"step": 1, "loss": 2.0}, {"step": 1, "eval_loss": 1.9}] and len(server.jobs) == 1
 
 
-def test_a_model_that_stays_there_is_an_endpoint(
-    server: OpenAiJobsServer, order: TrainingOrder, tmp_path: Path
-) -> None:
+def test_a_model_that_stays_there_is_an_endpoint(server, order, tmp_path) -> None:
     facts = train(order)
     assert facts["returns"] == "endpoint" and not (tmp_path / "out/adapter").exists()
     endpoint = json.loads((tmp_path / "out/endpoint.json").read_text())
@@ -123,19 +82,16 @@ def test_a_model_that_stays_there_is_an_endpoint(
     assert values == {"n_epochs": 2, "batch_size": 8, "learning_rate_multiplier": "auto"}
 
 
-def test_azure_says_what_to_deploy_and_does_not_buy_again(server: OpenAiJobsServer, rows: Path, tmp_path: Path) -> None:
-    section = {**GPT, "base_url": server.url, "profile": "azure"}
+def test_azure_says_what_to_deploy_and_does_not_buy_again(server, ordered, tmp_path) -> None:
     with pytest.raises(JobError, match="training.openai.deployment"):
-        train(make_order(make_task("openai", section), rows, tmp_path))
-    facts = train(make_order(make_task("openai", {**section, "deployment": "tickets"}), rows, tmp_path))
+        train(ordered({"profile": "azure"}))
+    facts = train(ordered({"profile": "azure", "deployment": "tickets"}))
     endpoint = json.loads((tmp_path / "out/endpoint.json").read_text())
     assert endpoint["model"] == "tickets" != facts["model"] and len(server.jobs) == 1
 
 
 @pytest.mark.parametrize(("state", "words"), [("failed", "line 3 has no answer"), ("cancelled", "4,321|not known")])
-def test_a_failed_job_says_why_and_the_next_run_buys_another(
-    server: OpenAiJobsServer, order: TrainingOrder, tmp_path: Path, state: str, words: str
-) -> None:
+def test_a_failed_job_says_why_and_the_next_run_buys_another(server, order, tmp_path, state, words) -> None:
     server.states = ("queued", state)
     with pytest.raises(JobError, match=words):
         train(order)
@@ -146,9 +102,7 @@ def test_a_failed_job_says_why_and_the_next_run_buys_another(
 
 
 @pytest.mark.parametrize("when", ["followed", "asked for"])
-def test_an_interrupt_cancels_the_job_and_says_the_cost(
-    server: OpenAiJobsServer, order: TrainingOrder, monkeypatch: pytest.MonkeyPatch, when: str
-) -> None:
+def test_an_interrupt_cancels_the_job_and_says_the_cost(server, order, monkeypatch, when) -> None:
     with pytest.raises(KeyboardInterrupt) as stopped, monkeypatch.context() as patch:
         if when == "asked for":
             patch.setattr("finetune_pipeline.trainers.ledger.Ledger._recorded", interrupt)
@@ -176,9 +130,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-def test_what_is_refused_is_refused_before_any_upload(
-    server: OpenAiJobsServer, rows: Path, tmp_path: Path, name: str
-) -> None:
+def test_what_is_refused_is_refused_before_any_upload(server, rows, tmp_path, name) -> None:
     section, training, rule, fix = REFUSALS[name]
     server.models |= {"gpt-4o-mini": None}
     if name == "shut down":
@@ -197,9 +149,7 @@ def test_what_is_refused_is_refused_before_any_upload(
     assert not [r for r in server.requests if r.method == "POST"]
 
 
-def test_preflight_names_every_problem_at_once_and_never_the_key(
-    server: OpenAiJobsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_preflight_names_every_problem_at_once_and_never_the_key(server, tmp_path, monkeypatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     private = {"advise": {"private": True}, "base_model": "bundled/smollm2-135m-instruct"}
     spec = make_task("openai", {"base_url": "http://example.org/v1", "deployment": "x"}, private, seed=2**31)

@@ -24,9 +24,10 @@ from finetune_pipeline.trainers.storage import Storage
 from finetune_pipeline_tests.s3_server import BUCKET, SECRET, make_bucket, s3_server
 from finetune_pipeline_tests.unit.processes import is_running, wait_until
 from finetune_pipeline_tests.unit.trainers.test_local import Starter
-from finetune_pipeline_tests.unit.training.jobs import ROOT, make_inputs, settings, task
+from finetune_pipeline_tests.unit.training.jobs import ROOT, settings, task
 
 pytest.importorskip("ray")
+ROWS = 16
 TOLERANCE = 2e-5
 """Relative, of losses: sums over two workers add in another order than sums over one."""
 WAIT = 400.0
@@ -40,11 +41,6 @@ from finetune_pipeline.trainers import train
 from finetune_pipeline_tests.unit.trainers.test_ray import order_of
 train(order_of(Path(sys.argv[1]), Path(sys.argv[2]), **__import__("json").loads(sys.argv[3])))
 """
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_inputs(tmp_path_factory.mktemp("inputs"), 16)
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +118,7 @@ def losses(facts: Mapping[str, Any]) -> list[float]:
     return [entry[key] for entry in facts["history"] for key in ("loss", "eval_loss") if key in entry]
 
 
-def test_one_worker_trains_what_this_machine_trains_through_an_object_store(
-    inputs: Path, home: Path, tmp_path: Path
-) -> None:
+def test_one_worker_trains_what_this_machine_trains_through_an_object_store(inputs, home, tmp_path) -> None:
     order = order_of(inputs, tmp_path / "ray", ray={"storage": f"s3://{BUCKET}/jobs"})
     assert [f for f in preflight(order.spec, tmp_path) if f.severity == "error"] == []
     facts, expected = train(order), trained_here(inputs, tmp_path / "here")
@@ -153,9 +147,7 @@ def test_one_worker_trains_what_this_machine_trains_through_an_object_store(
 
 
 @pytest.mark.ray
-def test_two_workers_go_on_after_one_is_lost_and_the_next_try_adopts_the_job(
-    inputs: Path, home: Path, tmp_path: Path
-) -> None:
+def test_two_workers_go_on_after_one_is_lost_and_the_next_try_adopts_the_job(inputs, home, tmp_path) -> None:
     shared = tmp_path / "shared"
     two = {"workers": 2, "storage": str(shared), "runtime_env": QUICK}
     changes = {"epochs": 6, "dropout": 0.0, "micro_batch_size": 2, "ray": two}
@@ -182,9 +174,7 @@ def test_two_workers_go_on_after_one_is_lost_and_the_next_try_adopts_the_job(
 
 
 @pytest.mark.ray
-def test_a_cancelled_run_stops_its_job_and_the_next_one_goes_on_from_the_checkpoint(
-    inputs: Path, home: Path, tmp_path: Path
-) -> None:
+def test_a_cancelled_run_stops_its_job_and_the_next_one_goes_on_from_the_checkpoint(inputs, home, tmp_path) -> None:
     shared = tmp_path / "shared"
     changes = {"epochs": 6, "ray": {"storage": str(shared), "runtime_env": QUICK}}
     process = submitted(inputs, tmp_path / "ray", **changes)

@@ -70,9 +70,7 @@ def test_a_platforms_package_finds_its_cluster(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("key", ["somebody", None], ids=["out of reach", "no credentials"])
-def test_an_object_store_that_cannot_be_used_is_told_in_a_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str | None
-) -> None:
+def test_an_object_store_that_cannot_be_used_is_told_in_a_sentence(tmp_path, monkeypatch, key) -> None:
     s3fs = pytest.importorskip("s3fs")
     for name, value in {
         "AWS_ENDPOINT_URL": "http://127.0.0.1:9",

@@ -15,14 +15,10 @@ from finetune_pipeline.trainers.storage import Storage
 from finetune_pipeline_tests.ray_jobs_server import FAULTS, RayJobsServer
 from finetune_pipeline_tests.service_server import Reply, Request
 from finetune_pipeline_tests.unit.trainers.test_ray import order_of
-from finetune_pipeline_tests.unit.training.jobs import make_inputs
+
+ROWS = 8
 
 pytest.importorskip("ray")
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_inputs(tmp_path_factory.mktemp("inputs"), 8)
 
 
 class Schedule:

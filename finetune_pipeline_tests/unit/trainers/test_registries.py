@@ -1,16 +1,13 @@
 """A training method and a trainer, each added as one file, go through spec, plan, training, merge and reference page."""
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline_tests import warm_workers
-from finetune_pipeline_tests.unit.training.jobs import ROOT, make_inputs
+from finetune_pipeline_tests.unit.training.jobs import ROOT, call, make_inputs
 
 METHOD = '''
 """LoRA of attention alone, with a section of its own."""
@@ -113,9 +110,7 @@ def test_a_method_and_a_trainer_are_one_file_each(tmp_path: Path) -> None:
     (code / "finetune_pipeline/spec/methods/attention.py").write_text(METHOD)
     (code / "finetune_pipeline/trainers/patient.py").write_text(TRAINER)
     inputs = make_inputs(tmp_path / "inputs", 24)
-    command = [*warm_workers.CALL, f"{__name__}:trip", json.dumps([str(inputs), str(code)])]
-    env = {**os.environ, **warm_workers.start()}
-    completed = subprocess.run(command, env=env, text=True, capture_output=True, check=False)
+    completed = call(trip, str(inputs), str(code))
     assert completed.returncode == 0, completed.stderr[-3000:]
     result = json.loads(completed.stdout.splitlines()[-1])
     assert (

@@ -6,7 +6,8 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,11 @@ import pytest
 
 from finetune_pipeline.faults import JobError, OutsideError
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.models.hosted import read_hosted
+from finetune_pipeline.models.hosted import HostedModel, read_hosted
 from finetune_pipeline.models.merging import merge
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.trainers import TRAINERS, TrainingOrder, train
-from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
-from finetune_pipeline_tests.service_server import KEY, serving
+from finetune_pipeline_tests.service_server import serving
 from finetune_pipeline_tests.together_server import TogetherServer, as_tar
 from finetune_pipeline_tests.unit.processes import wait_until
 from finetune_pipeline_tests.unit.trainers.orders import (
@@ -34,30 +34,29 @@ from finetune_pipeline_tests.unit.trainers.orders import (
 )
 
 
-@pytest.fixture(autouse=True)
-def key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TOGETHER_API_KEY", KEY)
-    monkeypatch.delenv("TOGETHER_PROJECT_ID", raising=False)
-
-
 @pytest.fixture
-def server() -> Iterator[TogetherServer]:
+def server(keys: None) -> Iterator[TogetherServer]:
     server = TogetherServer(tiny_adapter())
     with serving(server):
         yield server
 
 
 @pytest.fixture
-def order(server: TogetherServer, rows: Path, tmp_path: Path) -> TrainingOrder:
-    return make_order(make_task("together", {"base_url": server.address}), rows, tmp_path)
+def ordered(server: TogetherServer, rows: Path, tmp_path: Path) -> Callable[..., TrainingOrder]:
+    """As the fixture of the same name for OpenAI's protocol."""
+
+    def ordered(section: dict[str, Any] | None = None, **training: Any) -> TrainingOrder:
+        return make_order(
+            make_task("together", {"base_url": server.address, **(section or {})}, **training), rows, tmp_path
+        )
+
+    return ordered
 
 
-def test_the_adapter_comes_home_and_merges(
-    server: TogetherServer, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_adapter_comes_home_and_merges(server, ordered, rows, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("FINETUNE_PROGRESS", str(tmp_path / "progress"))
-    spec = make_task("together", {"base_url": f"{server.address}/v1"}, budget_usd=1.0)
-    facts = train(make_order(spec, rows, tmp_path))
+    order = ordered({"base_url": f"{server.address}/v1"}, budget_usd=1.0)
+    facts = train(order)
     (request,) = server.asked("POST", "/fine-tunes")
     body = request.json()
     assert (body["n_epochs"], body["n_evals"], body["training_type"]["lora_r"]) == (2, 4, 4)
@@ -68,13 +67,11 @@ def test_the_adapter_comes_home_and_merges(
     assert measured["dollars"] == pytest.approx(measured["estimated_dollars"], rel=1e-3) and measured["dollars"] > 0
     progress = [json.loads(line) for line in (tmp_path / "progress").read_text().splitlines()]
     assert any(line.get("eval_loss") == 1.1 for line in progress)
-    train(make_order(spec, rows, tmp_path))
+    train(order)
     assert len(server.jobs) == 1 and not list(tmp_path.rglob("escaped.txt"))
 
 
-def test_a_zstandard_archive_is_read_and_a_broken_one_is_told(
-    server: TogetherServer, order: TrainingOrder, tmp_path: Path
-) -> None:
+def test_a_zstandard_archive_is_read_and_a_broken_one_is_told(server, order, tmp_path) -> None:
     plain, packed = as_tar(tiny_adapter(0.25)), pyarrow.BufferOutputStream()
     with pyarrow.output_stream(packed, compression="zstd") as out:
         out.write(plain)
@@ -91,9 +88,7 @@ def test_a_zstandard_archive_is_read_and_a_broken_one_is_told(
 
 
 @pytest.mark.parametrize(("state", "message"), [("error", "the GPUs fell"), ("user_error", "user_error")])
-def test_a_job_that_did_not_succeed_is_told(
-    server: TogetherServer, order: TrainingOrder, state: str, message: str
-) -> None:
+def test_a_job_that_did_not_succeed_is_told(server, order, state, message) -> None:
     server.states = ("pending", "defrosting", state)
     with pytest.raises(JobError, match=message):
         train(order)
@@ -105,19 +100,13 @@ def test_cancelling_says_the_dollars(order: TrainingOrder) -> None:
     assert "it cost $1.50 so far" in stopped.value.__notes__[0]
 
 
-def test_one_spec_trains_at_each_service_by_its_trainer_alone(
-    server: TogetherServer, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("NEBIUS_API_KEY", KEY)
-    nebius = OpenAiJobsServer(nebius=True)
-    nebius.adapter = tiny_adapter()
+def test_one_spec_trains_at_each_service_by_its_trainer_alone(server, nebius, rows, tmp_path) -> None:
     sections = {"openai": {**QUICK, "profile": "nebius", "base_url": nebius.url}}
     facts = {}
-    with serving(nebius):
-        for trainer in ("together", "openai"):
-            spec = make_task("together", {"base_url": server.address}, **sections)
-            spec = spec.model_copy(update={"training": spec.training.model_copy(update={"trainer": trainer})})
-            facts[trainer] = train(make_order(spec, rows, tmp_path / trainer))
+    for trainer in ("together", "openai"):
+        spec = make_task("together", {"base_url": server.address}, **sections)
+        spec = spec.model_copy(update={"training": spec.training.model_copy(update={"trainer": trainer})})
+        facts[trainer] = train(make_order(spec, rows, tmp_path / trainer))
     assert facts["together"]["trained"] == facts["openai"]["trained"]
     uploaded = [file["data"] for file in server.files.values()]
     assert uploaded == [data for name, data in nebius.files.values() if name.endswith("_upload.jsonl")]
@@ -135,11 +124,9 @@ REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-def test_what_is_refused_is_refused_before_any_upload(
-    server: TogetherServer, rows: Path, tmp_path: Path, name: str
-) -> None:
+def test_what_is_refused_is_refused_before_any_upload(server, ordered, tmp_path, name) -> None:
     section, training, rule, fix = REFUSALS[name]
-    order = make_order(make_task("together", {**section, "base_url": server.address}, **training), rows, tmp_path)
+    order = ordered(section, **training)
     if name == "a long row":
         order = make_order(order.spec, make_rows(tmp_path / "rows", long=5), tmp_path)
     if "list" in name:
@@ -156,51 +143,52 @@ def test_what_is_refused_is_refused_before_any_upload(
 
 @pytest.mark.parametrize(("estimates", "budget", "rule"), [(True, 1e-6, "budget"), (False, 1.0, "price_unknown")])
 def test_the_services_own_estimate_is_held_against_the_budget_before_buying(
-    server: TogetherServer, rows: Path, tmp_path: Path, estimates: bool, budget: float, rule: str
+    server: TogetherServer, ordered: Callable[..., TrainingOrder], estimates: bool, budget: float, rule: str
 ) -> None:
     server.estimates = estimates
-    order = make_order(make_task("together", {"base_url": server.address}, budget_usd=budget), rows, tmp_path)
     with pytest.raises(FindingsError) as refused:
-        train(order)
+        train(ordered(budget_usd=budget))
     assert [f.rule for f in refused.value.findings] == [f"hosted.{rule}"] and not server.asked("POST", "/fine-tunes")
 
 
-ENDPOINT = {"returns": "endpoint", "project": "p1", "hardware_config": "projects/p1/configs/c1"}
+@pytest.fixture
+def trained(ordered: Callable[..., TrainingOrder]) -> TrainingOrder:
+    """An order whose model is to be served at an endpoint, and which was trained."""
+    order = ordered({"returns": "endpoint", "project": "p1", "hardware_config": "projects/p1/configs/c1"})
+    train(order)
+    return order
 
 
-def test_an_endpoint_runs_while_it_is_asked_and_is_stopped_whatever_happens(
-    server: TogetherServer, rows: Path, tmp_path: Path
-) -> None:
-    spec = make_task("together", {**ENDPOINT, "base_url": server.address})
-    order = make_order(spec, rows, tmp_path)
-    facts = train(order)
+def serving_of(order: TrainingOrder) -> AbstractContextManager[HostedModel]:
+    """The context in which the order's model is served."""
+    hosted = read_hosted(order.out)
+    assert hosted
+    return TRAINERS["together"].serving(order.spec, hosted, order.home)
+
+
+def test_an_endpoint_runs_while_it_is_asked_and_is_stopped_whatever_happens(server, trained: TrainingOrder) -> None:
+    facts = json.loads((trained.out / "result.json").read_text())
     assert facts["returns"] == "endpoint" and not server.endpoints
-    hosted = read_hosted(tmp_path / "out")
-    assert hosted and hosted.base_url == f"{server.address}/v1"
-    with pytest.raises(ZeroDivisionError), TRAINERS["together"].serving(spec, hosted, order.home) as running:
+    with pytest.raises(ZeroDivisionError), serving_of(trained) as running:
+        assert running.base_url == f"{server.address}/v1"
         (endpoint,) = server.endpoints.values()
         assert running.model == endpoint["name"] == f"acme/finetune-{facts['job']}"
         assert endpoint["split"] == [{"deploymentId": "dp_1", "weight": 1.0}]
         faults = ["refuse"]
         server.fault = lambda request: faults.pop() if faults and request.method == "DELETE" else None
         raise ZeroDivisionError
-    assert not server.endpoints and not list((order.home / "jobs/endpoints").iterdir())
+    assert not server.endpoints and not list((trained.home / "jobs/endpoints").iterdir())
 
 
-def test_who_waited_for_an_endpoint_is_on_record_too(server: TogetherServer, rows: Path, tmp_path: Path) -> None:
-    spec = make_task("together", {**ENDPOINT, "base_url": server.address})
-    order = make_order(spec, rows, tmp_path)
-    train(order)
-    hosted = read_hosted(order.out)
-    assert hosted
+def test_who_waited_for_an_endpoint_is_on_record_too(server: TogetherServer, trained: TrainingOrder) -> None:
     recorded: list[int] = []
 
     def second() -> None:
-        with TRAINERS["together"].serving(spec, hosted, order.home):
-            recorded.append(len(list((order.home / "jobs/endpoints").iterdir())))
+        with serving_of(trained):
+            recorded.append(len(list((trained.home / "jobs/endpoints").iterdir())))
 
     waiting = threading.Thread(target=second)
-    with TRAINERS["together"].serving(spec, hosted, order.home):
+    with serving_of(trained):
         waiting.start()
         pending = re.compile(rf"-> FLOCK .* {os.getpid()} ")  # a thread of this process waits for a lock
         wait_until(lambda: pending.search(Path("/proc/locks").read_text()))
@@ -215,20 +203,16 @@ def die_while_serving(spec: TaskSpec, out: Path, home: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_an_endpoint_that_cannot_be_stopped_is_named_and_swept_later(
-    server: TogetherServer, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spec = make_task("together", {**ENDPOINT, "base_url": server.address})
-    order = make_order(spec, rows, tmp_path)
-    train(order)
-    child = multiprocessing.get_context("spawn").Process(target=die_while_serving, args=(spec, order.out, order.home))
+def test_an_endpoint_that_cannot_be_stopped_is_named_and_swept_later(server, trained, monkeypatch) -> None:
+    places = (trained.spec, trained.out, trained.home)
+    child = multiprocessing.get_context("spawn").Process(target=die_while_serving, args=places)
     child.start()
     child.join()
     assert child.exitcode == -signal.SIGKILL and len(server.endpoints) == 1
     monkeypatch.setattr("finetune_pipeline.trainers.together._PAUSE", 0.0)
     server.fault = lambda request: "refuse" if request.method in ("DELETE", "PATCH") else None
     with pytest.raises(OutsideError, match="may still run and cost money"):
-        train(order)
+        train(trained)
     server.fault = lambda request: None
-    train(order)
+    train(trained)
     assert not server.endpoints and len(server.jobs) == 1

@@ -18,9 +18,10 @@ def _determinism_ends_with_the_test() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.fixture(scope="session")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
+@pytest.fixture(scope="module")
+def inputs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base model, and as many training rows as the module's ROWS says."""
+    return make_inputs(tmp_path_factory.mktemp("inputs"), getattr(request.module, "ROWS", 40))
 
 
 @pytest.fixture(scope="session")

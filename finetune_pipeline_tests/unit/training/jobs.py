@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from finetune_pipeline_tests import warm_workers
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model, write_tiny_examples
 
 ROOT = Path(__file__).resolve().parents[3]
+_VARIABLES = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def settings(**changes: Any) -> dict[str, Any]:
@@ -56,11 +57,19 @@ def start(job: Mapping[str, Any], folder: Path, *, cold: bool = False, **environ
     path = folder / "job.json"
     path.write_text(json.dumps(job))
     warm = {} if cold else warm_workers.start()
-    variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    env = {**os.environ, **variables, **warm, **environment}
+    env = {**os.environ, **_VARIABLES, **warm, **environment}
     command = [sys.executable, "-m", env.get("FINETUNE_WORKER_MODULE", WORKER_MODULE), str(path)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, env=env, text=True, stdout=pipe, stderr=pipe, start_new_session=True)
+
+
+def call(
+    function: Callable[..., Any], *arguments: Any, seconds: float | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Call a function of a test module in a process of its own. arguments: plain JSON."""
+    command = [*warm_workers.CALL, f"{function.__module__}:{function.__name__}", json.dumps(arguments)]
+    env = {**os.environ, **_VARIABLES, **warm_workers.start()}
+    return subprocess.run(command, env=env, text=True, capture_output=True, timeout=seconds, check=False)
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:

@@ -13,14 +13,9 @@ from finetune_pipeline.planning.planner import Planner
 from finetune_pipeline.report.training_pages import audit_html
 from finetune_pipeline.training.rows import prepare_split, training_examples
 from finetune_pipeline.training.sft import train
-from finetune_pipeline_tests.unit.training.jobs import job, make_inputs, settings
+from finetune_pipeline_tests.unit.training.jobs import job, settings
 
 ROWS = 24
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_inputs(tmp_path_factory.mktemp("inputs"), ROWS)
 
 
 @pytest.fixture(scope="module")

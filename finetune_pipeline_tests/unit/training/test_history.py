@@ -43,9 +43,7 @@ def _curve(train: list[float], validation: list[float]) -> list[dict[str, float]
         ([1.0, 1.2, 1.4, 1.9, 3.0, 4.0], [1.0, 1.2, 1.5, 1.8], "unstable", 0),
     ],
 )
-def test_overfitting_is_validation_up_while_training_goes_down(
-    train: list[float], validation: list[float], verdict: str, best_step: int
-) -> None:
+def test_overfitting_is_validation_up_while_training_goes_down(train, validation, verdict, best_step) -> None:
     result = history.overfitting(_curve(train, validation))
     assert (result["verdict"], result["best_step"]) == (verdict, best_step)
     assert result["last_eval"] == validation[-1] and result["best_eval"] == min(validation)

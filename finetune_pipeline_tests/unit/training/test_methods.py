@@ -56,9 +56,7 @@ def _loss(folder: Path, inputs: Path, adapter: Path | None = None) -> float:
 
 
 @pytest.mark.parametrize(("name", "tensors"), [("dora", 42), ("rslora", 28), ("prefix", 1), ("prompt", 1)])
-def test_it_learns_and_what_is_saved_is_what_was_validated(
-    inputs: Path, tmp_path: Path, name: str, tensors: int
-) -> None:
+def test_it_learns_and_what_is_saved_is_what_was_validated(inputs, tmp_path, name, tensors) -> None:
     facts, _ = train(_job(inputs, tmp_path, name))
     assert facts["best_eval_loss"] < facts["first_eval_loss"] - 0.02
     assert facts["shared_prefix"]["used"], facts["shared_prefix"]["why"]
@@ -129,9 +127,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(inputs: Path, tmp_pat
     assert facts["best_eval_loss"] == pytest.approx(exact["best_eval_loss"], rel=1e-5)
 
 
-def test_a_whole_model_goes_on_from_a_checkpoint_though_its_files_have_other_names(
-    inputs: Path, tmp_path: Path
-) -> None:
+def test_a_whole_model_goes_on_from_a_checkpoint_though_its_files_have_other_names(inputs, tmp_path) -> None:
     """Its experts are joined in memory only; what training takes from a checkpoint is the best model, too."""
     copied_inputs = shutil.copytree(inputs, tmp_path / "inputs", ignore=shutil.ignore_patterns("base"))
     base = make_model(copied_inputs / "base", "qwen3_moe")
@@ -150,20 +146,15 @@ def test_a_whole_model_goes_on_from_a_checkpoint_though_its_files_have_other_nam
 @pytest.mark.parametrize(
     ("architecture", "method", "message"),
     [
-        (
-            "falcon",
-            "prefix",
-            "keys and values of falcon do not have the number of heads",
-        ),  # one key head for all queries
+        # one key head for all queries
+        ("falcon", "prefix", "keys and values of falcon do not have the number of heads"),
         ("deepseek_v3", "prefix", "keys and values of deepseek_v3 do not have"),
         ("falcon_h1", "prefix", "falcon_h1 has layers that keep other states"),
         ("falcon_h1", "lora", "falcon_h1 cannot be trained like this.*out_proj"),
         ("falcon", "qlora", "falcon outside plain linear layers cannot be stored in 4 bits"),
     ],
 )
-def test_what_an_architecture_does_not_allow_is_refused(
-    tmp_path: Path, architecture: str, method: str, message: str
-) -> None:
+def test_what_an_architecture_does_not_allow_is_refused(tmp_path, architecture, method, message) -> None:
     base = make_model(tmp_path / "base", architecture)
     settings = TrainingSpec.model_validate({"method": method}).model_dump()
     with pytest.raises(JobError, match=f"{message}(.|\n)*fix: "):

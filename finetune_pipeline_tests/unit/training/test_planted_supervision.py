@@ -19,14 +19,11 @@ from finetune_pipeline.training import rows
 from finetune_pipeline.training.audit import COUNTS, problems, supervision_audit
 from finetune_pipeline.training.sft import train
 from finetune_pipeline_tests.tiny_model import TEMPLATE
-from finetune_pipeline_tests.unit.training.jobs import job, make_inputs
+from finetune_pipeline_tests.unit.training.jobs import job
+
+ROWS = 16
 
 Plant = Callable[[Any, Encoded, Sequence[Any]], Encoded]
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_inputs(tmp_path_factory.mktemp("inputs"), rows=16)
 
 
 def learning(change: Callable[[Any, list[int], list[bool]], list[bool]]) -> Plant:
@@ -86,9 +83,7 @@ def check(audit: dict[str, Any]) -> tuple[bool, str]:
         (other_template, {"template_mismatch"}),
     ],
 )
-def test_a_planted_fault_stops_the_training_and_its_check_says_no(
-    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plant: Plant, rules: set[str]
-) -> None:
+def test_a_planted_fault_stops_the_training_and_its_check_says_no(inputs, tmp_path, monkeypatch, plant, rules) -> None:
     """In one row of sixteen."""
     victim = read_examples(inputs / "train.jsonl")[1].id
 
@@ -134,7 +129,7 @@ def test_a_sound_training_passes_and_what_has_weight_zero_is_not_learned(inputs:
 def test_residue_of_templates_in_the_text_is_found(inputs: Path) -> None:
     examples, tokenizer = read_examples(inputs / "train.jsonl")[:3], load_tokenizer(inputs / "base")
     examples[1].messages[2]["content"] += "[/INST] and more"
-    facts = supervision_audit(rows.encode_split(tokenizer, examples, 200, "fail").rows, tokenizer, 200, examples)
+    facts = supervision_audit(rows.encode_split(tokenizer, examples, 200, "fail"), tokenizer, 200)
     assert facts["bad"] == {"rows_with_special_tokens": [examples[1].id]}
     assert [f.rule for f in problems(facts)] == ["audit.rows_with_special_tokens"]
 
@@ -144,7 +139,7 @@ def test_examples_that_could_not_be_written_are_counted_by_what_was_wrong(tokeni
         Finding("chat.template_mismatch", "error", "example x, turn 2", "differs", "mend it"),
         Finding("chat.content_lost", "error", "example y", "leaves out the tools", "drop them"),
     ]
-    facts = supervision_audit([], tokenizer, 200, [], refused=refused)
+    facts = supervision_audit(rows.Prepared(refused=refused), tokenizer, 200)
     assert (facts["rows"], facts["template_mismatch"], facts["rows_refused"]) == (2, 1, 1)
     findings = {f.rule: (f.message, f.fix) for f in problems(facts)}
     assert "example x, turn 2: differs" in findings["audit.template_mismatch"][0]

@@ -47,9 +47,7 @@ def results() -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if CASES[case]["step"] != "attend" and case not in FAULTS])
-def test_a_step_stays_on_the_device_and_takes_the_memory_that_is_planned(
-    results: dict[str, dict[str, Any]], case: str
-) -> None:
+def test_a_step_stays_on_the_device_and_takes_the_memory_that_is_planned(results, case) -> None:
     """Mixed devices, values the program waits for, and wide copies would have ended the step."""
     result = results[case]
     assert "error" not in result, result["error"]

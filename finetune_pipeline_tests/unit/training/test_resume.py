@@ -3,7 +3,6 @@ test_resume_methods.py."""
 
 import json
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +65,7 @@ def checkpoint(root: Path, step: int, best: int, job: str = "job") -> Path:
         (lambda bad: mark_complete(bad, "other", "checkpoint-3"), "other data"),
     ],
 )
-def test_an_unusable_one_is_named_removed_and_the_one_before_taken(
-    tmp_path: Path, spoil: Callable[[Path], object], reason: str
-) -> None:
+def test_an_unusable_one_is_named_removed_and_the_one_before_taken(tmp_path, spoil, reason) -> None:
     before, bad = checkpoint(tmp_path, 3, 3), checkpoint(tmp_path, 6, 6)
     after = checkpoint(tmp_path, 9, 6)  # it is no use without the best one before it
     spoil(bad)

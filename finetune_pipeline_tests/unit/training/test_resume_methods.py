@@ -5,7 +5,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ import pytest
 
 from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.training.sft import job_digest
-from finetune_pipeline_tests import warm_workers
-from finetune_pipeline_tests.unit.training.jobs import job, make_inputs, settings, task
+from finetune_pipeline_tests.unit.training.jobs import call, job, settings, task
+
+ROWS = 24
 
 
 def work(inputs: str, place: str, settings: dict[str, Any], kill_at: int | None, moment: str) -> None:
@@ -62,9 +62,7 @@ def trained(
 ) -> int:
     """Train in a process of its own, which SIGKILLs itself at step `kill_at`, or (``saving``) before the first checkpoint
     from that step on counts. Returns its exit code."""
-    arguments = json.dumps([str(inputs), str(place), settings, kill_at, moment])
-    command = [*warm_workers.CALL, f"{__name__}:{work.__name__}", arguments]
-    return subprocess.run(command, env={**os.environ, **warm_workers.start()}, timeout=240, check=False).returncode
+    return call(work, str(inputs), str(place), settings, kill_at, moment, seconds=240).returncode
 
 
 def result(place: Path) -> tuple[bytes, dict[str, Any]]:
@@ -74,11 +72,6 @@ def result(place: Path) -> tuple[bytes, dict[str, Any]]:
 
 
 METHODS = ("qlora", "full", "prefix")  # the second phase of qlora is lora; prompts are saved as prefixes are
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_inputs(tmp_path_factory.mktemp("inputs"), rows=24)
 
 
 def _settings(method: str) -> dict[str, Any]:

@@ -83,9 +83,7 @@ def _ranks(place: Path) -> dict[int, psutil.Process]:
     return ranks
 
 
-def test_the_death_of_one_process_ends_all_and_the_next_try_ends_as_if_nothing_had_been(
-    inputs: Path, tmp_path: Path
-) -> None:
+def test_the_death_of_one_process_ends_all_and_the_next_try_ends_as_if_nothing_had_been(inputs, tmp_path) -> None:
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     changes = {**SMALL, "epochs": 6, "dropout": 0.2}
     code, errors = finish(start(job(inputs, undisturbed, **changes), undisturbed, **TWO))

@@ -1,6 +1,5 @@
 """Packed batches give the loss and the gradients of padded ones, or are not used."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.training import attention
 from finetune_pipeline.training.fused import fuse
 from finetune_pipeline.training.model import build
-from finetune_pipeline.training.prefix_tree import Layout, common_prefix
+from finetune_pipeline.training.prefix_tree import Layout, shared_by_all
 from finetune_pipeline.training.shared_prefix import (
     PackedCollator,
     PaddedCollator,
@@ -80,9 +79,7 @@ def test_same_loss_and_gradients_packed_and_padded(name: str, method: str, kind:
         ("falcon_h1", "full", False),
     ],
 )
-def test_architectures_learn_from_the_loss_of_each_row_alone(
-    architecture: str, method: str, packs: bool, tmp_path: Path
-) -> None:
+def test_architectures_learn_from_the_loss_of_each_row_alone(architecture, method, packs, tmp_path) -> None:
     base = make_model(tmp_path / "base", architecture, norms=0.2)
     sections = {"lora": {"r": 4, "dropout": 0.0}, "prefix": {"tokens": 5}, "prompt": {"tokens": 6}}
     settings = TrainingSpec.model_validate({"method": method, "gradient_checkpointing": False, **sections}).model_dump()
@@ -117,7 +114,7 @@ def test_prompts_shared_by_some_rows_are_computed_once() -> None:
     layout = packed["shared_prefix"]
     inner = len(set(layout.parents) - {-1})
     assert layout.lengths[:inner] == [20, 18, 30] and layout.parents[:inner] == [-1, 0, 0]
-    assert common_prefix(batch) == 20 and common_prefix(rows(4, 0, seed=5)) == 0
+    assert shared_by_all(batch) == 20 and shared_by_all(rows(4, 0, seed=5)) == 0
     assert collator.saved_tokens == 20 * 6 + 18 * 2 + 30 * 2
     assert packed["input_ids"].shape[1] == sum(len(r["ids"]) for r in batch) - collator.saved_tokens
 
@@ -131,9 +128,7 @@ def test_a_model_that_does_not_tell_its_windows_is_not_packed(monkeypatch: pytes
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_an_attention_that_lets_rows_see_each_other_fails_the_trial(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_attention_that_lets_rows_see_each_other_fails_the_trial(tiny, monkeypatch) -> None:
     model = adapted(tiny)
     original = attention.attend
 

@@ -63,9 +63,7 @@ def test_a_kernel_that_gives_no_number_or_fails_is_not_right() -> None:
     assert not failed.right and failed.difference is None and failed.problem.startswith("RuntimeError")
 
 
-def test_the_command_looks_at_each_device_in_a_child_and_says_which_is_unusable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_looks_at_each_device_in_a_child_and_says_which_is_unusable(tmp_path, monkeypatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("FINETUNE_DEVICES", "cpu,cuda:99")

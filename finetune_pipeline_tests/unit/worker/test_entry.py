@@ -11,10 +11,9 @@ import pytest
 from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.worker import entry
 from finetune_pipeline.worker.jobs import base_job
-from finetune_pipeline_tests import warm_workers
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.processes import is_running, number_in, wait_until
-from finetune_pipeline_tests.unit.training.jobs import ROOT, finish, make_inputs, start
+from finetune_pipeline_tests.unit.training.jobs import ROOT, call, finish, make_inputs, start
 from finetune_pipeline_tests.unit.training.jobs import job as train_job
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -105,9 +104,7 @@ def test_memory_that_really_runs_out_is_one_clear_message(tmp_path: Path) -> Non
     settings = TrainingSpec(method="full", batch_size=8, precision="float32").model_dump()
     job = train_job(make_inputs(tmp_path / "inputs", rows=8), tmp_path, settings)
     (tmp_path / "job.json").write_text(json.dumps(job))
-    command = [*warm_workers.CALL, f"{__name__}:{ask_for_too_much.__name__}", json.dumps([str(tmp_path / "job.json")])]
-    env = {**ENVIRONMENT, **warm_workers.start()}
-    completed = subprocess.run(command, env=env, text=True, capture_output=True, check=False)
+    completed = call(ask_for_too_much, str(tmp_path / "job.json"))
     assert completed.returncode == 75, completed.stderr
     error = json.loads((tmp_path / "out" / "error.json").read_text())
     assert error["kind"] == "memory" and "fix: set training.micro_batch_size: 4 (now 8)" in error["message"]

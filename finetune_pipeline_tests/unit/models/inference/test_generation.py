@@ -13,14 +13,14 @@ from transformers import AutoModelForCausalLM
 
 from finetune_pipeline.evaluation.predict import encode_labels
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.chat import encode_prompt, load_tokenizer
+from finetune_pipeline.models.chat import common_prefix, encode_prompt, load_tokenizer
 from finetune_pipeline.models.inference import generation, reader
 from finetune_pipeline.models.inference.constrained import Grammar, Restriction
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.generation import end_tokens, generate_and_score
 from finetune_pipeline.models.inference.prefix_attention import behind_prefix
 from finetune_pipeline.models.inference.reader import Reader
-from finetune_pipeline.models.inference.shared_reading import common_prefix, families
+from finetune_pipeline.models.inference.shared_reading import families
 from finetune_pipeline.models.inference.trial import APART, PLAIN, TREES, way_of_reading
 from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, tiny_messages
@@ -201,11 +201,8 @@ def test_prompts_are_put_behind_beginnings_that_are_worth_it() -> None:
     long = [[*SYSTEM, *OTHER, i, 1] for i in range(5)]
     short_prompts = [[*SYSTEM, 50 + i, 2] for i in range(6)]
     other_prompts = [[*OTHER, i, 3] for i in range(4)]
-    assert families([*long, *short_prompts, *other_prompts]) == [
-        list(range(5, 11)),
-        list(range(5)),
-        list(range(11, 15)),
-    ]
+    first, second, third = list(range(5, 11)), list(range(5)), list(range(11, 15))
+    assert families([*long, *short_prompts, *other_prompts]) == [first, second, third]
     # retrieved examples differ from row to row: there is nothing to share but the beginning
     assert families([[*SYSTEM, 1000 + i, *range(i, i + 80)] for i in range(12)]) == [list(range(12))]
 
