@@ -126,12 +126,12 @@ def test_origin_comes_from_the_row_or_the_file() -> None:
     assert log is not None and log.source == {"file": "production.jsonl", "line": 7, "id": "log-17"}
 
 
-QUESTION_ANSWER = """
+TOY_PAIRS = """
 from finetune_pipeline.data.formats.base import RawFormat, read_single_texts, register
 
 @register
-class QuestionAnswer(RawFormat):
-    name, order = "question_answer", 35
+class ToyPairs(RawFormat):
+    name, order = "toy_pairs", 35
     documented, row_keys, needs = "`q`, `a`", ("q", "a"), (("q",), ("a",))
 
     def read(self, row, spec, turns):
@@ -140,18 +140,18 @@ class QuestionAnswer(RawFormat):
 
 
 def test_a_format_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "question_answer.py").write_text(QUESTION_ANSWER)
+    (tmp_path / "toy_pairs.py").write_text(TOY_PAIRS)
     monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(tmp_path)])
-    name = importlib.import_module("finetune_pipeline.data.formats.question_answer").__name__
+    name = importlib.import_module("finetune_pipeline.data.formats.toy_pairs").__name__
     try:
-        spec = make_spec(TEXT_OUTPUT, format="question_answer")
+        spec = make_spec(TEXT_OUTPUT, format="toy_pairs")
         checked = validate_row({"q": "1+1?", "a": "2", "extra": 1}, spec)
         assert checked.example is not None and (checked.example.user_text, checked.example.answer) == ("1+1?", "2")
-        assert (checked.shape, checked.ignored, check_fields(spec)) == ("question_answer", ["extra"], [])
+        assert (checked.shape, checked.ignored, check_fields(spec)) == ("toy_pairs", ["extra"], [])
         assert row_rules({"text": "x", "label": "y"}, spec) == ["unknown_shape"]
-        assert "`question_answer` | `q`, `a`" in runpy.run_path(str(REFERENCE))["render"]()
+        assert "`toy_pairs` | `q`, `a`" in runpy.run_path(str(REFERENCE))["render"]()
     finally:
-        del FORMATS["question_answer"], sys.modules[name]
+        del FORMATS["toy_pairs"], sys.modules[name]
 
 
 def check(row: Any, output: Any = None, **data: Any) -> Any:
