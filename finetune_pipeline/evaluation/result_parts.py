@@ -122,7 +122,8 @@ class Calibration(Part):
 class Scores(Facts):
     """Scores of one model on one set of rows (see scores.score). The kind of output determines which are set.
 
-    Further keys hold the other metrics, `corpus` and `length_ratio`, with their intervals; read numbers by :meth:`metric`.
+    Further keys hold the other metrics, with their intervals, and `corpus`; read numbers by :meth:`metric`. length_ratio: mean
+    length of the answers, each relative to its reference, in characters.
     """
 
     primary: Primary
@@ -145,6 +146,7 @@ class Scores(Facts):
     extracted: Rate | None = None
     repetition: Rate | None = None
     refusal: Rate | None = None
+    length_ratio: Number = None
 
     def metric(self, name: str) -> float | None:
         """A metric by name; None if this kind of output does not have it."""

@@ -92,6 +92,10 @@ def detail_section(evaluation: EvaluationResult) -> Blocks:
             if metric.kinds == ("text",) and scores.metric(name) is not None
         ],
     )
+    yield Table(
+        [("Length, relative to the reference", text), ("Mean", number)],
+        [[model, scores.length_ratio] for model, scores in models.items() if scores.length_ratio is not None],
+    )
 
 
 def _fields(evaluation: EvaluationResult) -> Table:

@@ -112,6 +112,8 @@ def test_tasks_of_other_kinds_have_pages_too(metric: str) -> None:
         Parsed(page).assert_inert()
         assert "ROUGE-L 100.0 on 40 sealed rows, 33.3 points more" in page
         assert 'id="confusion"' not in page and 'id="form"' not in page and "## Labels" not in markdown
+        lengths = "Length, relative to the reference Mean Base, best prompt 0.482 Fine-tuned 1.000"
+        assert lengths in Parsed(page).words, "the base model answers the first three words of six"
         return
     page, markdown = pages(json_evaluation(gates={"metric": metric}), json_spec(gates={"metric": metric}))
     words = Parsed(page).words
