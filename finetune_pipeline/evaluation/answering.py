@@ -24,9 +24,11 @@ _SEEN = "seen_models.json"
 
 
 class Answerer:
-    """One model, with an optional prefix adapter, decoded greedily.
+    """Answers prompts with one local model, with an optional prefix adapter; decodes greedily.
 
-    precision: as evaluation.precision. seen_files: remembered digests of model files. seconds: {"load", "answer"}.
+    Attributes:
+        precision: As evaluation.precision in task.yaml.
+        seconds: Time spent so far, by "load" and "answer".
     """
 
     def __init__(
@@ -38,7 +40,7 @@ class Answerer:
         precision: str = "serving",
     ) -> None:
         self.folder, self.adapter, self.cache, self.precision = folder, adapter, cache, precision
-        self._seen = seen_files or SeenFiles()
+        self._seen_files = seen_files or SeenFiles()
         self.seconds = {"load": 0.0, "answer": 0.0}
 
     @cached_property
@@ -66,15 +68,17 @@ class Answerer:
 
     @cached_property
     def digest(self) -> str:
-        """Digest of everything loaded: weights, configuration, tokenizer, template, prefix, without sampling."""
-        folders = {"model": model_folder(self.folder)} | ({"adapter": self.adapter} if self.adapter else {})
-        kinds = (*TEXTS, ".safetensors")
-        return digest_json(
-            {
-                name: {p.name: self._seen.digest(p) for p in sorted(folder.iterdir()) if p.suffix in kinds}
-                for name, folder in folders.items()
-            }
-        )
+        """Digest of the files that determine an answer: weights, configuration, tokenizer, template, prefix adapter."""
+        digests = {"model": self._file_digests(model_folder(self.folder))}
+        if self.adapter:
+            digests["adapter"] = self._file_digests(self.adapter)
+        return digest_json(digests)
+
+    def _file_digests(self, folder: Path) -> dict[str, str]:
+        suffixes = (*TEXTS, ".safetensors")
+        return {
+            path.name: self._seen_files.digest(path) for path in sorted(folder.iterdir()) if path.suffix in suffixes
+        }
 
     def answers(
         self,
@@ -100,8 +104,19 @@ class Answerer:
             if self.cache:
                 self.cache.keep({keys[i]: answer for i, answer in batch.items()})
 
-        settings = (max_new_tokens, batch_size, stage, name)
-        answers = generate_and_score(self.model, self.tokenizer, prompts, labels, *settings, cached, keep, restriction)
+        answers = generate_and_score(
+            self.model,
+            self.tokenizer,
+            prompts,
+            labels,
+            max_new_tokens,
+            batch_size,
+            stage,
+            name,
+            known=cached,
+            keep=keep,
+            restriction=restriction,
+        )
         self.seconds["answer"] += time.monotonic() - began
         return answers
 
@@ -126,7 +141,7 @@ class Answerer:
             "batch_size": batch_size,
         } | ({"restricted": restriction.grammar.identity} if restriction else {})
         common = digest_json(settings)
-        digests: dict[int, str] = {}  # most rows share one list of labels
+        digests: dict[int, str] = {}  # by identity, because most rows share one list of labels
         keys = []
         for i, prompt in enumerate(prompts):
             row_labels = labels[i] if labels is not None else None
@@ -144,12 +159,14 @@ def _device_name() -> str:
 
 
 def open_cache(settings: Mapping[str, Any] | None) -> tuple[AnswerCache | None, SeenFiles | None]:
-    """The cache that a job's settings describe, and the remembered digests of model files; None without settings."""
-    return AnswerCache.of(settings), SeenFiles(Path(settings["folder"]) / _SEEN) if settings else None
+    """The cache that a job's settings describe, and the remembered digests of model files; both None without settings."""
+    if not settings:
+        return None, None
+    return AnswerCache.of(settings), SeenFiles(Path(settings["folder"]) / _SEEN)
 
 
 def close_cache(cache: AnswerCache | None) -> dict[str, int]:
-    """Tidy the cache. Returns {known, asked} of answers, and reports its problem, if any."""
+    """Tidy the cache, and report its problem, if any. Returns the numbers of answers {known, asked}."""
     if cache is None:
         return {}
     cache.tidy()

@@ -65,7 +65,9 @@ def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         restriction = Restriction(grammar, complies) if grammar else None
         answers, set_facts = _answer(settings, name, answerer, set_examples, choices, restriction)
         facts["sets"][name] = set_facts
-        measured["seconds_by_set"][name] = {k: round(v - seconds_before[k], 3) for k, v in answerer.seconds.items()}
+        measured["seconds_by_set"][name] = {
+            phase: round(seconds - seconds_before[phase], 3) for phase, seconds in answerer.seconds.items()
+        }
         if isinstance(answerer, EndpointAnswerer):
             set_facts["asked"] = answerer.endpoint.name
             measured["spent"][name] = asdict(answerer.spent)
@@ -82,7 +84,7 @@ def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         simple_predictions, facts["simple"] = _simple_rows(job, answerer.tokenizer)
         rows += simple_predictions
     write_predictions(Path(job["out"]) / "predictions.parquet", rows)
-    return facts, {"answers": close_cache(cache), **{k: v for k, v in measured.items() if v}}
+    return facts, {"answers": close_cache(cache), **{name: values for name, values in measured.items() if values}}
 
 
 def retriever_of(job: Mapping[str, Any], prompts: Iterable[Mapping[str, Any]]) -> Retriever | None:
@@ -94,7 +96,12 @@ def retriever_of(job: Mapping[str, Any], prompts: Iterable[Mapping[str, Any]]) -
 
 
 def _restriction(schema: Mapping[str, Any] | None, answerer: AnyAnswerer) -> tuple[Complies, Grammar | None, str]:
-    """Returns a function that tests answers against the schema, the grammar that enforces it or None, and why there is none."""
+    """Prepare restricted decoding.
+
+    Returns:
+        A function that tests answers against the schema, the grammar that enforces the schema, and, if there is no grammar for
+        a schema, why.
+    """
     output = JsonOutput(json_schema=dict(schema or {}))
 
     def complies(answer: Answer) -> bool:
@@ -115,18 +122,19 @@ Restricted = tuple[list[Answer] | None, dict[str, Any]]
 
 
 def _restricted(answers: Sequence[Answer], complies: Complies, why_unrestricted: str) -> Restricted:
-    """The same answers, with those that do not comply replaced by restricted ones. why_unrestricted: why the model could not
-    be restricted; empty if it was."""
+    """Replace the answers that do not comply by restricted ones. why_unrestricted: why the model could not be restricted; empty
+    if it was."""
     if why_unrestricted and not all(map(complies, answers)):
         return None, {"asked": 0, "available": False, "why": why_unrestricted, "statuses": {}}
     restricted = [answer.restricted or answer for answer in answers]
-    regenerated, statuses = sum(a.restricted is not None for a in answers), count_statuses(a.status for a in restricted)
+    regenerated = sum(answer.restricted is not None for answer in answers)
+    statuses = count_statuses(answer.status for answer in restricted)
     return restricted, {"asked": regenerated, "available": True, "why": "", "statuses": statuses}
 
 
 def _simple_rows(job: Mapping[str, Any], tokenizer: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Fit the simple models on the training rows and predict every example of the job's file. The facts are {fitted: [names],
-    failed: {name: why}}."""
+    """Fit the simple models on the training rows, and predict every example of the job. Returns the prediction rows, and the
+    facts {fitted: [names], failed: {name: why}}."""
     output = TypeAdapter(AnyOutput).validate_python(job["simple"]["output"])
     train, examples = (read_examples(Path(job[name])) for name in ("train", "examples"))
     train_answers = [gold_text(tokenizer, example) for example in train]
@@ -152,15 +160,20 @@ def _set_examples(model_set: Mapping[str, Any], examples: list[Example], labels:
 
 
 def _make_answerer(
-    job: dict[str, Any], model_set: Mapping[str, Any], cache: AnswerCache | None, files: SeenFiles | None, spent: Any
+    job: dict[str, Any],
+    model_set: Mapping[str, Any],
+    cache: AnswerCache | None,
+    seen_files: SeenFiles | None,
+    spent: Mapping[str, Mapping[str, int]],
 ) -> AnyAnswerer:
-    """The answerer of one set: a hosting service, the job's endpoint, or the local model."""
-    folder, prefix = Path(model_set["model"]), Path(model_set["adapter"]) if model_set.get("adapter") else None
+    """The answerer of one set: a hosting service, the job's endpoint, or the local model. spent: on earlier sets, by name."""
+    folder = Path(model_set["model"])
     if hosted := model_set.get("hosted"):
         return hosted_answerer(HostedModel.model_validate(hosted), folder, cache, model_set.get("concurrency"))
     if not job.get("endpoint"):
-        return Answerer(folder, prefix, cache, files, job["precision"])
-    used_tokens = sum(s["prompt_tokens"] + s["new_tokens"] for s in spent.values())
+        adapter = Path(model_set["adapter"]) if model_set.get("adapter") else None
+        return Answerer(folder, adapter, cache, seen_files, job["precision"])
+    used_tokens = sum(set_spent["prompt_tokens"] + set_spent["new_tokens"] for set_spent in spent.values())
     return served_answerer(ServedModelsSpec(**job["endpoint"]), model_set["served"], folder, cache, used_tokens)
 
 
@@ -195,7 +208,10 @@ def baseline(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     sets = [{"name": name, "prompt": prompt, **common_fields} for name, prompt in prompt_fields.items()]
     facts, measured = predict({**job, "sets": sets, "passages": str(Path(job["out"]) / PASSAGES)})
     reported_fields = ("shots", "retrieved", "embeddings", "documents", "ids", "system")
-    by_prompt = {name: {k: v[k] for k in reported_fields} | facts["sets"][name] for name, v in prompt_fields.items()}
+    by_prompt = {
+        name: {field: fields[field] for field in reported_fields} | facts["sets"][name]
+        for name, fields in prompt_fields.items()
+    }
     facts = {"rows": facts["rows"], "prompts": by_prompt, "passages": len(passages), "documents_left_out": unread_files}
     return facts, measured
 
@@ -241,23 +257,27 @@ def _answer(
     choices: Sequence[Sequence[list[dict[str, Any]]]],
     restriction: Restriction | None = None,
 ) -> tuple[list[Answer], dict[str, Any]]:
+    """The answers of one set and its facts. choices: each example's conversations (prompts.conversations), of which the first
+    that fits into the context is asked."""
     if not examples:
         return [], {"rows": 0, "statuses": count_statuses([])}
-    tools = [e.tools for e in examples]
+    tools, max_new_tokens = [e.tools for e in examples], job["max_new_tokens"]
     prefix_length = shortened = 0
     if isinstance(answerer, EndpointAnswerer):
         say(f"{job['stage']}: {name}: {len(choices)} prompts for {answerer.endpoint.name}")
-        answers = answerer.answers([first for first, *_ in choices], tools, job["max_new_tokens"], job["stage"], name)
+        answers = answerer.answers([first for first, *_ in choices], tools, max_new_tokens, job["stage"], name)
     else:
-        token_limit = answerer.context_length - job["max_new_tokens"] if answerer.context_length else None
-        fitted = [_fit_prompt(answerer.tokenizer, *pair, token_limit) for pair in zip(choices, tools, strict=True)]
-        messages, prompts = [m for m, _ in fitted], [ids for _, ids in fitted]
-        shortened = sum(m is not row_choices[0] for m, row_choices in zip(messages, choices, strict=True))
+        token_limit = answerer.context_length - max_new_tokens if answerer.context_length else None
+        fitted = [
+            _fit_prompt(answerer.tokenizer, row_choices, row_tools, token_limit)
+            for row_choices, row_tools in zip(choices, tools, strict=True)
+        ]
+        messages, prompts = [turns for turns, _ in fitted], [ids for _, ids in fitted]
+        shortened = sum(turns is not row_choices[0] for turns, row_choices in zip(messages, choices, strict=True))
         labels = encode_labels(answerer.tokenizer, messages, job["labels"], tools) if job["labels"] else None
         prefix_length, mean_length = common_prefix(prompts), sum(map(len, prompts)) / len(prompts)
         say(f"{job['stage']}: {name}: {len(prompts)} prompts of {mean_length:.0f} tokens on average")
-        longest = job["max_new_tokens"]
-        answers = answerer.answers(prompts, labels, longest, job["batch_size"], job["stage"], name, restriction)
+        answers = answerer.answers(prompts, labels, max_new_tokens, job["batch_size"], job["stage"], name, restriction)
     return answers, {**answer_facts(answers), "shared_prefix_tokens": prefix_length, "rows_shown_fewer": shortened}
 
 
@@ -286,8 +306,8 @@ def encode_labels(
 ) -> list[list[list[int]]]:
     """Per prompt, the token ids of every label as its answer, in context, end-of-turn token included.
 
-    After a chat template's generation prompt, a label has the same tokens for every prompt. So all labels are encoded after
-    the first prompt. After the others only the first label is, to check that this holds.
+    After a chat template's generation prompt, a label usually has the same tokens for every prompt. So all labels are encoded
+    after the first prompt, and after each other prompt only the first label, to check that; if it differs, all are.
     """
     encoded: list[list[list[int]]] = []
     for messages, row_tools in zip(prompts, tools or [None] * len(prompts), strict=True):
