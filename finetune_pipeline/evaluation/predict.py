@@ -65,9 +65,8 @@ def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         restriction = Restriction(grammar, complies) if grammar else None
         answers, set_facts = _answer(settings, name, answerer, set_examples, choices, restriction)
         facts["sets"][name] = set_facts
-        measured["seconds_by_set"][name] = {
-            phase: round(seconds - seconds_before[phase], 3) for phase, seconds in answerer.seconds.items()
-        }
+        seconds = {phase: round(after - seconds_before[phase], 3) for phase, after in answerer.seconds.items()}
+        measured["seconds_by_set"][name] = seconds
         if isinstance(answerer, EndpointAnswerer):
             set_facts["asked"] = answerer.endpoint.name
             measured["spent"][name] = asdict(answerer.spent)
@@ -96,12 +95,7 @@ def retriever_of(job: Mapping[str, Any], prompts: Iterable[Mapping[str, Any]]) -
 
 
 def _restriction(schema: Mapping[str, Any] | None, answerer: AnyAnswerer) -> tuple[Complies, Grammar | None, str]:
-    """Prepare restricted decoding.
-
-    Returns:
-        A function that tests answers against the schema, the grammar that enforces the schema, and, if there is no grammar for
-        a schema, why.
-    """
+    """Returns a function that tests answers against the schema, the grammar that enforces it, and why a schema has no grammar."""
     output = JsonOutput(json_schema=dict(schema or {}))
 
     def complies(answer: Answer) -> bool:
@@ -117,13 +111,13 @@ def _restriction(schema: Mapping[str, Any] | None, answerer: AnyAnswerer) -> tup
         return complies, None, str(error)
 
 
-Restricted = tuple[list[Answer] | None, dict[str, Any]]
-"""Restricted answers, if any, and the facts {asked (answers generated again), available, why (not available), statuses}."""
+def _restricted(
+    answers: Sequence[Answer], complies: Complies, why_unrestricted: str
+) -> tuple[list[Answer] | None, dict[str, Any]]:
+    """Replace the answers that do not comply by restricted ones; None if the model could not be restricted, for a reason.
 
-
-def _restricted(answers: Sequence[Answer], complies: Complies, why_unrestricted: str) -> Restricted:
-    """Replace the answers that do not comply by restricted ones. why_unrestricted: why the model could not be restricted; empty
-    if it was."""
+    The facts are {asked (answers generated again), available, why (not available), statuses}.
+    """
     if why_unrestricted and not all(map(complies, answers)):
         return None, {"asked": 0, "available": False, "why": why_unrestricted, "statuses": {}}
     restricted = [answer.restricted or answer for answer in answers]
@@ -160,11 +154,7 @@ def _set_examples(model_set: Mapping[str, Any], examples: list[Example], labels:
 
 
 def _make_answerer(
-    job: dict[str, Any],
-    model_set: Mapping[str, Any],
-    cache: AnswerCache | None,
-    seen_files: SeenFiles | None,
-    spent: Mapping[str, Mapping[str, int]],
+    job: dict[str, Any], model_set: Mapping[str, Any], cache: AnswerCache | None, files: SeenFiles | None, spent: Any
 ) -> AnyAnswerer:
     """The answerer of one set: a hosting service, the job's endpoint, or the local model. spent: on earlier sets, by name."""
     folder = Path(model_set["model"])
@@ -172,7 +162,7 @@ def _make_answerer(
         return hosted_answerer(HostedModel.model_validate(hosted), folder, cache, model_set.get("concurrency"))
     if not job.get("endpoint"):
         adapter = Path(model_set["adapter"]) if model_set.get("adapter") else None
-        return Answerer(folder, adapter, cache, seen_files, job["precision"])
+        return Answerer(folder, adapter, cache, files, job["precision"])
     used_tokens = sum(set_spent["prompt_tokens"] + set_spent["new_tokens"] for set_spent in spent.values())
     return served_answerer(ServedModelsSpec(**job["endpoint"]), model_set["served"], folder, cache, used_tokens)
 
@@ -204,8 +194,8 @@ def baseline(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         raise JobError(f"{error}\nfix: lower baseline.shots, or add training examples") from error
     prompt_fields = {name: asdict(prompt) for name, prompt in prompts.items()}
     write_json(Path(job["out"]) / "prompts.json", prompt_fields)
-    common_fields = {"model": job["base"], "restricted": job.get("restricted")}
-    sets = [{"name": name, "prompt": prompt, **common_fields} for name, prompt in prompt_fields.items()]
+    model_fields = {"model": job["base"], "restricted": job.get("restricted")}
+    sets = [{"name": name, "prompt": fields, **model_fields} for name, fields in prompt_fields.items()]
     facts, measured = predict({**job, "sets": sets, "passages": str(Path(job["out"]) / PASSAGES)})
     reported_fields = ("shots", "retrieved", "embeddings", "documents", "ids", "system")
     by_prompt = {
@@ -233,7 +223,7 @@ def latency(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
             answerer.answers([ids], None, job["max_new_tokens"], 1)
             times.append(1000 * (time.perf_counter() - began))
             progress.tell(job["stage"], f"{name}, one call at a time", step=len(times), of=len(examples))
-        p50, p95 = np.quantile(times[1:] or times, (0.5, 0.95))
+        p50, p95 = np.quantile(times[1:] or times, (0.5, 0.95))  # a single call must do
         milliseconds[name] = {"p50": round(float(p50), 1), "p95": round(float(p95), 1)}
         say(f"{job['stage']}: {name}: one call alone takes {p50:,.0f} ms (95%: {p95:,.0f} ms)")
     return {"calls": len(examples) - 1}, {"latency": milliseconds}
