@@ -40,7 +40,6 @@ _RELATED_TERMS, _MIN_SHARED_TERMS = 12, 2
 TEXT_LIMIT, ANSWER_LIMIT = 1500, 300
 """Shown characters of a text and of an answer."""
 SHOWN_OF_GROUP = 3
-"""Test rows shown of a group."""
 MAX_WRONG = 300
 """Maximum wrong answers shown with their texts, to limit the page's size."""
 MIN_MEASURABLE = 24
@@ -170,7 +169,7 @@ def _group(
         near = float(np.median(neighbours.counts(group_texts)))
         nearest = neighbours.nearest(group_texts, NEAREST)
     collect, advice = what_to_do(kind, detail, near, usual, [row.answer for row in nearest])
-    also = Counter(detail for i in cluster.ids for detail in failures[i].also)
+    also = Counter(extra for i in cluster.ids for extra in failures[i].also)
     ids = sorted(cluster.ids)
     return AtlasGroup(
         kind=kind,
