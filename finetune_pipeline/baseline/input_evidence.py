@@ -60,7 +60,7 @@ def learnable(spec: TaskSpec, train: Sequence[Example], prompted: Evidence | Non
     """
     if not train:
         raise ValueError("there are no training rows")
-    answers = Counter(answer_text(e) for e in train)
+    answers = Counter(answer_text(example) for example in train)
     if len(answers) == 1:
         answer = cut(next(iter(answers)), 80)
         sentence = f"There is nothing to learn: every training row has the same answer, {answer}."
@@ -82,9 +82,10 @@ def label_evidence(spec: TaskSpec, train: Sequence[Example]) -> tuple[list[Evide
     Returns (the comparisons, the number of rows examined, the number of rows needed to show a worthwhile gain).
     """
     level = 1 - spec.gates.confidence
-    last_of_source = {e.made_from: e.id for e in train}
-    units = {e.id: f"cluster {last_of_source[e.made_from]}" for e in train}  # these names determine the folds
-    counts = Counter(str(e.label) for e in train)
+    last_of_source = {example.made_from: example.id for example in train}
+    # these names determine the folds
+    units = {example.id: f"cluster {last_of_source[example.made_from]}" for example in train}
+    counts = Counter(str(example.label) for example in train)
     commonest, commonest_count = counts.most_common(1)[0]
     share = commonest_count / len(train)
     gain = min(WORTH_GAIN, (1 - share) / 2)
@@ -94,11 +95,11 @@ def label_evidence(spec: TaskSpec, train: Sequence[Example]) -> tuple[list[Evide
     if linear is None or word_order is None:
         return [], len(rows), needed
     rows = linear.rows
-    labels, unit_of_row = [str(e.label) for e in rows], [units[e.id] for e in rows]
+    labels, unit_of_row = [str(example.label) for example in rows], [units[example.id] for example in rows]
     guesses = {
         "linear": [linear.classes[i] for i in linear.probabilities.argmax(axis=1)],
         "order": [word_order.classes[i] for i in word_order.probabilities.argmax(axis=1)],
-        "nearest": [labels[i] for i in _nearest_rows([e.user_text for e in rows], unit_of_row)],
+        "nearest": [labels[i] for i in _nearest_rows([example.user_text for example in rows], unit_of_row)],
     }
     commonest_right = [float(label == commonest) for label in labels]
     evidence = []
@@ -141,11 +142,11 @@ def written_evidence(spec: TaskSpec, train: Sequence[Example]) -> tuple[list[Evi
     not scored.
     """
     confidence, power = spec.gates.confidence, spec.gates.power
-    one_of_each = {e.made_from: e for e in chosen(train, len(train))}
+    one_of_each = {example.made_from: example for example in chosen(train, len(train))}
     rows = chosen(list(one_of_each.values()), WRITTEN_ROWS, "learnable")
     if len(rows) < 8:
         return [], len(rows), None
-    answers, inputs = [answer_text(e) for e in rows], [e.user_text for e in rows]
+    answers, inputs = [answer_text(example) for example in rows], [example.user_text for example in rows]
     order = np.random.default_rng(0).permutation(len(rows)).tolist()
     pairs = list(zip(order[::2], order[1::2], strict=False))
     scored_pairs = pairs[: len(pairs) // 2]  # their nearest rows come from the other half

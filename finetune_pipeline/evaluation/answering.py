@@ -9,7 +9,7 @@ from typing import Any
 
 from finetune_pipeline.engine.files import SeenFiles, digest_json
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
-from finetune_pipeline.models.chat import load_tokenizer
+from finetune_pipeline.models.chat import encode_prompt, load_tokenizer
 from finetune_pipeline.models.identity import TEXTS, model_folder
 from finetune_pipeline.models.inference.constrained import Restriction
 from finetune_pipeline.models.inference.generated import Answer
@@ -79,6 +79,16 @@ class Answerer:
         return {
             path.name: self._seen_files.digest(path) for path in sorted(folder.iterdir()) if path.suffix in suffixes
         }
+
+    def fit_prompt(
+        self, choices: Sequence[list[dict[str, Any]]], tools: Any, max_new_tokens: int
+    ) -> tuple[list[dict[str, Any]], list[int]]:
+        """The first conversation that leaves room for the answer, else the last one, and its token ids."""
+        for messages in choices[:-1]:
+            ids = encode_prompt(self.tokenizer, messages, tools)
+            if not self.context_length or len(ids) + max_new_tokens <= self.context_length:
+                return messages, ids
+        return choices[-1], encode_prompt(self.tokenizer, choices[-1], tools)
 
     def answers(
         self,

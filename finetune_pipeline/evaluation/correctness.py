@@ -79,7 +79,9 @@ def _read_leniently(text: str, output: AnyOutput) -> str:
     if isinstance(output, LabelsOutput):
         named = [label for label in output.labels if f" {_words(label)} " in f" {_words(text)} "]
         # a label inside a longer one is not meant: `bug` in `not a bug`
-        meant = [label for label in named if not any(_words(label) in _words(b) for b in named if b != label)]
+        meant = [
+            label for label in named if not any(_words(label) in _words(other) for other in named if other != label)
+        ]
         return meant[0] if len(meant) == 1 else text
     if isinstance(output, JsonOutput) and strict(text) is NOT_JSON:
         value = repaired(text)

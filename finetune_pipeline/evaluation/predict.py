@@ -132,11 +132,13 @@ def _simple_rows(job: Mapping[str, Any], tokenizer: Any) -> tuple[list[dict[str,
     output = TypeAdapter(AnyOutput).validate_python(job["simple"]["output"])
     train, examples = (read_examples(Path(job[name])) for name in ("train", "examples"))
     train_answers = [gold_text(tokenizer, example) for example in train]
-    fitted, failed = fit_simple_models([e.user_text for e in train], train_answers, output, job["simple"]["seed"])
+    fitted, failed = fit_simple_models(
+        [example.user_text for example in train], train_answers, output, job["simple"]["seed"]
+    )
     gold = [gold_text(tokenizer, example) for example in examples]
     rows = []
     for name, model in fitted.items():
-        texts = model.predict([e.user_text for e in examples])
+        texts = model.predict([example.user_text for example in examples])
         predictions = [Answer(text=text, status="ok" if text.strip() else "empty") for text in texts]
         rows += prediction_rows(examples, SIMPLE + name, predictions, gold)
     return rows, {"fitted": list(fitted), "failed": failed}
@@ -211,7 +213,7 @@ def latency(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
     Leaves out each prompt's first call, which warms up kernels and memory. Does not use the answer cache.
     """
-    examples = sorted(read_examples(Path(job["examples"])), key=lambda e: e.id)[: job["calls"] + 1]
+    examples = sorted(read_examples(Path(job["examples"])), key=lambda example: example.id)[: job["calls"] + 1]
     answerer = Answerer(Path(job["model"]), precision=job["precision"])
     retriever = retriever_of(job, job["prompts"].values())
     milliseconds: dict[str, dict[str, float]] = {}
@@ -232,8 +234,8 @@ def latency(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 def _examples(job: dict[str, Any]) -> list[Example]:
     examples = read_examples(Path(job["examples"]))
     if job.get("limit") is not None:
-        chosen = {e.id for e in sorted(examples, key=lambda e: e.id)[: job["limit"]]}
-        examples = [e for e in examples if e.id in chosen]
+        chosen = {example.id for example in sorted(examples, key=lambda example: example.id)[: job["limit"]]}
+        examples = [example for example in examples if example.id in chosen]
     if not examples:
         raise JobError(f"{Path(job['examples']).name} holds no examples to predict\nfix: look at the split's counts")
     return examples
@@ -251,17 +253,13 @@ def _answer(
     that fits into the context is asked."""
     if not examples:
         return [], {"rows": 0, "statuses": count_statuses([])}
-    tools, max_new_tokens = [e.tools for e in examples], job["max_new_tokens"]
+    tools, max_new_tokens = [example.tools for example in examples], job["max_new_tokens"]
     prefix_length = shortened = 0
     if isinstance(answerer, EndpointAnswerer):
         say(f"{job['stage']}: {name}: {len(choices)} prompts for {answerer.endpoint.name}")
         answers = answerer.answers([first for first, *_ in choices], tools, max_new_tokens, job["stage"], name)
     else:
-        token_limit = answerer.context_length - max_new_tokens if answerer.context_length else None
-        fitted = [
-            _fit_prompt(answerer.tokenizer, row_choices, row_tools, token_limit)
-            for row_choices, row_tools in zip(choices, tools, strict=True)
-        ]
+        fitted = [answerer.fit_prompt(*row, max_new_tokens) for row in zip(choices, tools, strict=True)]
         messages, prompts = [turns for turns, _ in fitted], [ids for _, ids in fitted]
         shortened = sum(turns is not row_choices[0] for turns, row_choices in zip(messages, choices, strict=True))
         labels = encode_labels(answerer.tokenizer, messages, job["labels"], tools) if job["labels"] else None
@@ -269,17 +267,6 @@ def _answer(
         say(f"{job['stage']}: {name}: {len(prompts)} prompts of {mean_length:.0f} tokens on average")
         answers = answerer.answers(prompts, labels, max_new_tokens, job["batch_size"], job["stage"], name, restriction)
     return answers, {**answer_facts(answers), "shared_prefix_tokens": prefix_length, "rows_shown_fewer": shortened}
-
-
-def _fit_prompt(
-    tokenizer: Any, choices: Sequence[list[dict[str, Any]]], tools: Any, token_limit: int | None
-) -> tuple[list[dict[str, Any]], list[int]]:
-    """The first conversation that leaves room for the answer, else the last one, and its token ids."""
-    for messages in choices[:-1]:
-        ids = encode_prompt(tokenizer, messages, tools)
-        if token_limit is None or len(ids) <= token_limit:
-            return messages, ids
-    return choices[-1], encode_prompt(tokenizer, choices[-1], tools)
 
 
 def gold_text(tokenizer: Any, example: Example) -> str:
@@ -301,7 +288,7 @@ def encode_labels(
     """
     encoded: list[list[list[int]]] = []
     for messages, row_tools in zip(prompts, tools or [None] * len(prompts), strict=True):
-        turns = [dict(m) for m in messages]
+        turns = [dict(message) for message in messages]
         first_label = encode_answer(tokenizer, turns, labels[0], row_tools)
         if encoded and encoded[0][0] == first_label:
             encoded.append(encoded[0])

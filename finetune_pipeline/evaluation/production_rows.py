@@ -64,7 +64,7 @@ def moment(timestamp: str) -> float:
 def unknown_rows(spec: TaskSpec, rows: Sequence[Row], known_files: Sequence[Path]) -> ProductionRows:
     """Production rows that can judge a model, without near-duplicates of rows of `known_files` (training, validation, test)."""
     texts = [str(row["input"]) for row in rows]
-    known_texts = (e.user_text for path in known_files for e in stream_examples(path))
+    known_texts = (example.user_text for path in known_files for example in stream_examples(path))
     is_known = near_any(texts, known_texts, spec.data.near_duplicate_threshold)
     return rows_with_truth(spec, rows, trained=[text for text, known in zip(texts, is_known, strict=True) if known])
 

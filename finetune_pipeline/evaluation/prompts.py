@@ -136,7 +136,7 @@ def prompts_to_try(
     nearest passages of documents (0: none), and each system prompt of `others` with each number of shots. Raises ValueError if
     there are too few examples to show.
     """
-    by_id = {e.id: e for e in train}
+    by_id = {example.id: example for example in train}
     fixed = {}
     for k in shots:
         try:
@@ -192,23 +192,25 @@ def fixed_prompts(names: Iterable[str]) -> list[str]:
 def with_turns(messages: Sequence[Message], turns: Sequence[Message]) -> list[dict[str, Any]]:
     """`turns` put after the system prompt (if any) and before the first user turn."""
     start = 1 if messages and messages[0]["role"] == "system" else 0
-    return [dict(m) for m in [*messages[:start], *turns, *messages[start:]]]
+    return [dict(message) for message in [*messages[:start], *turns, *messages[start:]]]
 
 
 def shots_as_turns(shots: Sequence[Example]) -> list[dict[str, Any]]:
     """Examples as user and assistant turns, without their system prompts."""
-    return [dict(m) for shot in shots for m in shot.messages if m["role"] != "system"]
+    return [dict(message) for shot in shots for message in shot.messages if message["role"] != "system"]
 
 
 class Retriever:
     """Finds the training examples and passages of documents most similar to a row (TF-IDF of parts of words)."""
 
     def __init__(self, train: Sequence[Example], passages: Sequence[Passage] = ()) -> None:
-        self._by_id, self._passages = {e.id: e for e in train}, list(passages)
+        self._by_id, self._passages = {example.id: example for example in train}, list(passages)
 
     @cached_property
     def _neighbours(self) -> Neighbours:
-        return Neighbours([TrainingRow(e.id, e.user_text, e.answer) for e in self._by_id.values()])
+        return Neighbours(
+            [TrainingRow(example.id, example.user_text, example.answer) for example in self._by_id.values()]
+        )
 
     @cached_property
     def _passage_neighbours(self) -> Neighbours:
@@ -222,7 +224,7 @@ class Retriever:
 
     def passages(self, examples: Sequence[Example], k: int) -> list[list[Passage]]:
         """For each example the k most similar passages, best first."""
-        nearest = self._passage_neighbours.nearest_each([e.user_text for e in examples], k)
+        nearest = self._passage_neighbours.nearest_each([example.user_text for example in examples], k)
         return [[self._passages[int(row.id)] for row in rows] for rows in nearest]
 
     def nearest(self, examples: Sequence[Example], k: int, embeddings: str | None = None) -> list[list[Example]]:
@@ -230,7 +232,7 @@ class Retriever:
 
         embeddings: None compares by TF-IDF. Raises FileNotFoundError if the model of embeddings is missing.
         """
-        texts = [e.user_text for e in examples]
+        texts = [example.user_text for example in examples]
         nearest = (
             self._neighbours.nearest_each(texts, k) if embeddings is None else self._embedded(texts, k, embeddings)
         )
@@ -247,33 +249,38 @@ def conversations(
     """
     chosen = Prompt(**prompt)
     if not chosen.retrieved and not chosen.documents:
-        return [[with_turns(_question(e, chosen), chosen.turns)] for e in examples]
+        return [[with_turns(_question(example, chosen), chosen.turns)] for example in examples]
     if retriever is None:
         raise ValueError("a prompt that shows the nearest examples needs the training examples")
     if chosen.documents:
         return [
-            [_with_passages(_question(e, chosen), passages[:count]) for count in range(len(passages), -1, -1)]
-            for e, passages in zip(examples, retriever.passages(examples, chosen.documents), strict=True)
+            [_with_passages(_question(example, chosen), passages[:count]) for count in range(len(passages), -1, -1)]
+            for example, passages in zip(examples, retriever.passages(examples, chosen.documents), strict=True)
         ]
     return [
-        [with_turns(_question(e, chosen), shots_as_turns(shots[i:])) for i in range(len(shots) + 1)]
-        for e, shots in zip(examples, retriever.nearest(examples, chosen.retrieved, chosen.embeddings), strict=True)
+        [with_turns(_question(example, chosen), shots_as_turns(shots[i:])) for i in range(len(shots) + 1)]
+        for example, shots in zip(
+            examples, retriever.nearest(examples, chosen.retrieved, chosen.embeddings), strict=True
+        )
     ]
 
 
 def _with_passages(messages: Sequence[Message], passages: Sequence[Passage]) -> list[dict[str, Any]]:
     """The messages with the passages at the end of the system turn, which is added if there is none."""
     if not passages:
-        return [dict(m) for m in messages]
+        return [dict(message) for message in messages]
     text = "\n\n".join(["Passages that may help:", *(f"[{i}] {p.shown}" for i, p in enumerate(passages, 1))])
     if messages and messages[0]["role"] == "system":
-        return [{**messages[0], "content": f"{messages[0]['content']}\n\n{text}"}, *(dict(m) for m in messages[1:])]
-    return [{"role": "system", "content": text}, *(dict(m) for m in messages)]
+        return [
+            {**messages[0], "content": f"{messages[0]['content']}\n\n{text}"},
+            *(dict(message) for message in messages[1:]),
+        ]
+    return [{"role": "system", "content": text}, *(dict(message) for message in messages)]
 
 
 def _question(example: Example, prompt: Prompt) -> list[dict[str, Any]]:
     """The example's turns without the answer, with the prompt's system prompt unless the row has its own."""
-    messages = [dict(m) for m in example.prompt_messages]
+    messages = [dict(message) for message in example.prompt_messages]
     first = messages[0] if messages else {"role": ""}
     if prompt.system is not None and first["role"] == "system" and first["content"] == prompt.instead_of:
         first["content"] = prompt.system
