@@ -89,15 +89,15 @@ def advise(
     failures, retrieval = failures_of(spec, baseline, rows), retrieval_of(spec, baseline, rows, sources)
     tokens = tokens_of(baseline)
     enough = good_enough(baseline, min(spec.baseline.ceiling, 1 - spec.gates.wanted_gain))
-    rules = (
+    matches = (
         ("no_signal", signal.sentence) if signal.status == "not_shown" else None,
-        *((kind, why) for kind, _, why in enough),  # prompts first
+        *((kind, sentence) for kind, _, sentence in enough),  # prompts first
         _simple_leads(spec, baseline, rows, sources),
         _test_too_small(spec, power),
         _retrieval_is_enough(spec, baseline, retrieval),
         ("pilot", signal.sentence) if signal.status == "too_few_rows" else None,
     )
-    decision, why = next((answer for answer in rules if answer), ("fine_tune", _training_may_pay(spec, rival)))
+    decision, why = next((match for match in matches if match), ("fine_tune", _training_may_pay(spec, rival)))
     must_reach = power["must_reach"]
     reasons = [
         why,
@@ -123,15 +123,16 @@ def advise(
     }
 
 
-def failures_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
-    """Classify the wrong answers of the base model's best prompt without retrieval.
+def failures_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows) -> dict[str, Any]:
+    """Count the wrong answers of the base model's best prompt without retrieval, by what would help.
 
-    form (not in form, or of another style: fine-tuning helps); knowledge (in form and wrong, but right with the nearest training
-    examples: retrieval helps; null without retrieval); judgement (in form and wrong with them, too); unnamed (free texts with a
-    difference that no rule can name); kinds {kind: n}.
+    Returns:
+        {prompt, n, right, form (not in form, or of another style: fine-tuning helps), knowledge (in form and wrong, but right
+        with the nearest training examples: retrieval helps; null without retrieval), judgement (in form, and wrong with them
+        too), unnamed (free texts with a difference that no rule can name), kinds {kind: n}}.
     """
     prompt = best_fixed(baseline)
-    nearest = _nearest(baseline)
+    nearest = _nearest_prompt(baseline)
     counts, kinds = Counter[str](), Counter[str]()
     retrieved_rows = rows[nearest] if nearest else [None] * len(rows[prompt])
     for row, retrieved_row in zip(rows[prompt], retrieved_rows, strict=True):
@@ -157,22 +158,25 @@ def failures_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Mapping[str, 
 
 
 def retrieval_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sources: SourceOf) -> dict[str, Any] | None:
-    """The gain of the nearest examples over the best prompt without them, in the deciding metric. closes: share of the gap to the
-    ceiling, or to 1 if the metric is no share of right answers; null without a gap."""
-    nearest, fixed = _nearest(baseline), best_fixed(baseline)
+    """The gain of the nearest examples over the best prompt without them, in the deciding metric; None without such a prompt.
+
+    `closes` is the share of the gap to the ceiling (or to 1 if the metric is no share of right answers); null without a gap.
+    """
+    nearest, fixed = _nearest_prompt(baseline), best_fixed(baseline)
     if nearest is None:
         return None
     clusters = shared_sources(rows[fixed], sources)
     gain = METRICS[spec.metric].gain(rows[fixed], rows[nearest], spec.output, spec.gates.confidence, clusters)
+    scores = baseline["prompts"][nearest]
     gap = _goal(spec) - rank_of(baseline["prompts"][fixed])
     return {
         "prompt": nearest,
         "over": fixed,
-        "value": baseline["prompts"][nearest]["primary"]["value"],
+        "value": scores["primary"]["value"],
         "gain": gain.gain,
         "interval": list(gain.interval) if gain.interval else None,
         "closes": min(1.0, max(0.0, gain.gain) / gap) if gap > 0 else None,
-        "valid_share": baseline["prompts"][nearest]["valid_share"],
+        "valid_share": scores["valid_share"],
     }
 
 
@@ -193,18 +197,20 @@ def tokens_of(baseline: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _nearest(baseline: Mapping[str, Any]) -> str | None:
-    """The base model's prompt with retrieval, if there is one."""
+def _nearest_prompt(baseline: Mapping[str, Any]) -> str | None:
+    """The base model's prompt with the nearest training examples, if there is one."""
     base_prompts = [name for name in baseline["prompts"] if not name.startswith(API)]
     return next((name for name in base_prompts if name.endswith(NEAREST)), None)
 
 
 def best_fixed(baseline: Mapping[str, Any]) -> str:
+    """The base model's best prompt without retrieval."""
     prompts = baseline["prompts"]
     return max(fixed_prompts(prompts), key=lambda name: rank_of(prompts[name]))
 
 
 def _simple_leads(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sources: SourceOf) -> tuple[str, str] | None:
+    """Rule 3: a simple model leads the base model, and no measured result speaks for fine-tuning."""
     simple = baseline.get("simple") or {}
     if not simple:
         return None
@@ -215,11 +221,12 @@ def _simple_leads(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sourc
     if not before or scores["accuracy"] < 0.5:
         return None
     lead = METRICS[spec.metric].gain(before, after, spec.output, spec.gates.confidence, shared_sources(before, sources))
-    known_to_gain = any(  # a fine-tuned model over a simple model as good, for this kind of answers
-        r["kind"] == spec.output.kind and r["simple"] >= rank_of(scores) - AS_GOOD and r["interval"][0] > 0
-        for r in measured_gains()
-    )
-    if lead.gain <= 0 or known_to_gain:
+    comparable = [
+        result
+        for result in measured_gains()
+        if result["kind"] == spec.output.kind and result["simple"] >= rank_of(scores) - AS_GOOD
+    ]
+    if lead.gain <= 0 or any(result["interval"][0] > 0 for result in comparable):
         return None
     return "simple", (
         f"{title}, made in seconds from the same rows, is {measured_accuracy(scores)} and leads the base model with its "
@@ -230,12 +237,13 @@ def _simple_leads(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sourc
 
 @cache
 def measured_gains() -> list[dict[str, Any]]:
-    """Measured gains of fine-tuning over the best simple model: {task, kind, rows, simple,
-    tuned, interval, source}."""
+    """This project's results for fine-tuning against the best simple model: {task, kind, rows, simple, tuned, interval (of the
+    gain), source}."""
     return list(yaml.safe_load(GAINS.read_text("utf-8"))["results"])
 
 
 def _test_too_small(spec: TaskSpec, power: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Rule 4: collect, because the test is too small."""
     if power["rows_needed"] is not None and power["detectable_gain"] is None:
         return "collect", f"{counted(power['test_rows'], 'test row')} can show no gain that there is room for."
     if not power["enough"] and spec.gates.enough_test_rows == "block":
@@ -246,12 +254,13 @@ def _test_too_small(spec: TaskSpec, power: Mapping[str, Any]) -> tuple[str, str]
 def _retrieval_is_enough(
     spec: TaskSpec, baseline: Mapping[str, Any], retrieval: Mapping[str, Any] | None
 ) -> tuple[str, str] | None:
+    """Rule 5: retrieve, because the nearest examples close most of the gap."""
     if retrieval is None or not is_interval(retrieval["interval"]) or retrieval["interval"][0] <= 0:
         return None
-    retrieved = baseline["prompts"][retrieval["prompt"]]["interval"][1]
-    learnt = any(scores["interval"][0] > retrieved for scores in (baseline.get("simple") or {}).values())
+    upper_bound = baseline["prompts"][retrieval["prompt"]]["interval"][1]
+    simple_learns_more = any(scores["interval"][0] > upper_bound for scores in (baseline.get("simple") or {}).values())
     in_form = is_number(retrieval["valid_share"]) and retrieval["valid_share"] >= spec.gates.min_valid_share
-    if learnt or not in_form or (retrieval["closes"] or 0.0) < CLOSES_MOST:
+    if simple_learns_more or not in_form or (retrieval["closes"] or 0.0) < CLOSES_MOST:
         return None
     return "retrieve", (
         f"{retrieval_adds(retrieval)}, which closes {percent(retrieval['closes'])} of the gap "

@@ -31,7 +31,13 @@ from finetune_pipeline.spec.outputs import JsonOutput
 
 LABEL_ROWS = 4_000
 """Sampled rows of a label task, by hash; more only if these could not show the gain."""
-LABEL_MODELS = 3
+TITLES = {
+    "linear": "TF-IDF and logistic regression",
+    "order": "logistic regression on word order",
+    "nearest": "the nearest row's answer",
+}
+"""Titles of what is compared with the commonest label, by name."""
+LABEL_MODELS = len(TITLES)
 WRITTEN_ROWS = 2_000
 """Sampled rows of a text or JSON task, by hash."""
 WORTH_GAIN = 0.1
@@ -54,12 +60,13 @@ def learnable(spec: TaskSpec, train: Sequence[Example], prompted: Evidence | Non
     """
     if not train:
         raise ValueError("there are no training rows")
-    answers = Counter(answer_text(e) for e in train)
+    answers = Counter(answer_text(example) for example in train)
     if len(answers) == 1:
         answer = cut(next(iter(answers)), 80)
         sentence = f"There is nothing to learn: every training row has the same answer, {answer}."
         return Learnable("not_shown", [], len(train), None, sentence)
-    evidence, rows, needed = (label_evidence if spec.labels else written_evidence)(spec, train)
+    find_evidence = label_evidence if spec.labels else written_evidence
+    evidence, rows, needed = find_evidence(spec, train)
     return decide([*evidence, *([prompted] if prompted else [])], rows, needed, 1 - spec.gates.confidence)
 
 
@@ -70,45 +77,48 @@ def answer_text(example: Example) -> str:
 
 
 def label_evidence(spec: TaskSpec, train: Sequence[Example]) -> tuple[list[Evidence], int, int | None]:
-    """(comparisons of simple models with the commonest answer, rows examined, rows needed to show a worthwhile gain)."""
+    """Compare simple models with always giving the commonest label.
+
+    Returns (the comparisons, the number of rows examined, the number of rows needed to show a worthwhile gain).
+    """
     level = 1 - spec.gates.confidence
-    last_of_source = {e.made_from: e.id for e in train}
-    units = {e.id: f"cluster {last_of_source[e.made_from]}" for e in train}  # these names determine the folds
-    counts = Counter(str(e.label) for e in train)
+    last_of_source = {example.made_from: example.id for example in train}
+    # these names determine the folds
+    units = {example.id: f"cluster {last_of_source[example.made_from]}" for example in train}
+    counts = Counter(str(example.label) for example in train)
     commonest, commonest_count = counts.most_common(1)[0]
     share = commonest_count / len(train)
     gain = min(WORTH_GAIN, (1 - share) / 2)
     needed = rows_needed_for_gain(gain, expected_disagreement(share, gain), spec.gates.power, level / LABEL_MODELS)
     rows = chosen(train, max(LABEL_ROWS, needed), "learnable")
-    linear, order = out_of_fold(rows, units), out_of_fold(rows, units, features_of=order_features)
-    if linear is None or order is None:
+    linear, word_order = out_of_fold(rows, units), out_of_fold(rows, units, features_of=order_features)
+    if linear is None or word_order is None:
         return [], len(rows), needed
     rows = linear.rows
-    labels, unit_of_row = [str(e.label) for e in rows], [units[e.id] for e in rows]
-    nearest = _nearest_rows([e.user_text for e in rows], unit_of_row)
-    predicted = {
-        "linear": ("TF-IDF and logistic regression", [linear.classes[i] for i in linear.probabilities.argmax(axis=1)]),
-        "order": ("logistic regression on word order", [order.classes[i] for i in order.probabilities.argmax(axis=1)]),
-        "nearest": ("the nearest row's answer", [labels[i] for i in nearest]),
+    labels, unit_of_row = [str(example.label) for example in rows], [units[example.id] for example in rows]
+    guesses = {
+        "linear": [linear.classes[i] for i in linear.probabilities.argmax(axis=1)],
+        "order": [word_order.classes[i] for i in word_order.probabilities.argmax(axis=1)],
+        "nearest": [labels[i] for i in _nearest_rows([example.user_text for example in rows], unit_of_row)],
     }
-    before = [float(label == commonest) for label in labels]
+    commonest_right = [float(label == commonest) for label in labels]
     evidence = []
-    for name, (title, guesses) in predicted.items():
-        after = [float(a == b) for a, b in zip(guesses, labels, strict=True)]
-        difference = np.subtract(after, before)
+    for name, model_guesses in guesses.items():
+        model_right = [float(guess == label) for guess, label in zip(model_guesses, labels, strict=True)]
+        difference = np.subtract(model_right, commonest_right)
         evidence.append(
             Evidence(
-                name,
-                title,
-                float(np.mean(after)),
-                f"always answering {commonest}",
-                float(np.mean(before)),
-                float(difference.mean()),
-                clustered_tango_interval(before, after, unit_of_row, 1 - level),
-                cluster_sign_flip(difference.tolist(), unit_of_row),
+                name=name,
+                title=TITLES[name],
+                score=float(np.mean(model_right)),
+                reference_title=f"always answering {commonest}",
+                reference_score=float(np.mean(commonest_right)),
+                gain=float(difference.mean()),
+                interval=clustered_tango_interval(commonest_right, model_right, unit_of_row, 1 - level),
+                p=cluster_sign_flip(difference.tolist(), unit_of_row),
             )
         )
-    return evidence, len(rows), math.ceil(needed * design_effect(before, unit_of_row))
+    return evidence, len(rows), math.ceil(needed * design_effect(commonest_right, unit_of_row))
 
 
 def _nearest_rows(texts: Sequence[str], units: Sequence[str] | Sequence[int]) -> np.ndarray:
@@ -124,7 +134,7 @@ def _nearest_rows(texts: Sequence[str], units: Sequence[str] | Sequence[int]) ->
 
 
 def written_evidence(spec: TaskSpec, train: Sequence[Example]) -> tuple[list[Evidence], int, int | None]:
-    """As :func:`label_evidence`, for text and JSON: how well answers fit their own rows and other rows.
+    """As :func:`label_evidence`, for text and JSON: compare how well answers fit their own rows and other rows.
 
     Examines one row of each source, in random pairs: a model's guesses for the two rows are scored against their own answers,
     and against each other's. If answers were unrelated to inputs, the differences of pairs would have random signs, whatever
@@ -132,24 +142,26 @@ def written_evidence(spec: TaskSpec, train: Sequence[Example]) -> tuple[list[Evi
     not scored.
     """
     confidence, power = spec.gates.confidence, spec.gates.power
-    one_of_each = {e.made_from: e for e in chosen(train, len(train))}
+    one_of_each = {example.made_from: example for example in chosen(train, len(train))}
     rows = chosen(list(one_of_each.values()), WRITTEN_ROWS, "learnable")
     if len(rows) < 8:
         return [], len(rows), None
-    answers, inputs = [answer_text(e) for e in rows], [e.user_text for e in rows]
+    answers, inputs = [answer_text(example) for example in rows], [example.user_text for example in rows]
     order = np.random.default_rng(0).permutation(len(rows)).tolist()
     pairs = list(zip(order[::2], order[1::2], strict=False))
     scored_pairs = pairs[: len(pairs) // 2]  # their nearest rows come from the other half
-    unit = dict.fromkeys((i for pair in scored_pairs for i in pair), -1)
-    nearest = [answers[i] for i in _nearest_rows(inputs, [unit.get(i, i) for i in range(len(rows))])]
+    scored_rows = {i for pair in scored_pairs for i in pair}
+    units = [-1 if i in scored_rows else i for i in range(len(rows))]
+    nearest = [answers[i] for i in _nearest_rows(inputs, units)]
     similarity: Callable[[str, str], float] = _chrf
     min_gain = WORTH_FIT
     if isinstance(spec.output, JsonOutput):
         similarity, min_gain = _field_f1(spec.output), WORTH_FIELDS
-    title = "the nearest row's answer"
-    by_nearest, nearest_spread = _fit("nearest", title, nearest, answers, similarity, scored_pairs, confidence)
+    by_nearest, nearest_spread = _fit(
+        "nearest", TITLES["nearest"], nearest, answers, similarity, scored_pairs, confidence
+    )
     by_copying, copy_spread = _fit("copy", "the input", inputs, answers, _chrf, pairs, confidence)
-    needed = max(
+    needed = max(  # a quarter of the rows are scored pairs, and half of them are pairs
         4 * rows_needed_for_mean(min_gain, nearest_spread, power, (1 - confidence) / 2),
         2 * rows_needed_for_mean(WORTH_FIT, copy_spread, power, (1 - confidence) / 2),
     )
@@ -165,22 +177,23 @@ def _fit(
     pairs: Sequence[tuple[int, int]],
     confidence: float,
 ) -> tuple[Evidence, float]:
-    """How much better guesses fit their own row's answer than that of the pair's other row; and the standard deviation."""
+    """How much better guesses fit their own row's answer than that of the pair's other row; and the standard deviation of the
+    difference."""
     own_scores = [(score(guesses[i], answers[i]) + score(guesses[j], answers[j])) / 2 for i, j in pairs]
     other_scores = [(score(guesses[i], answers[j]) + score(guesses[j], answers[i])) / 2 for i, j in pairs]
     difference = np.subtract(own_scores, other_scores)
     interval = paired_bootstrap_mean(other_scores, own_scores, confidence=confidence)
     assert interval is not None  # eight rows give at least two pairs
     evidence = Evidence(
-        name,
-        f"{title} with the right answer",
-        float(np.mean(own_scores)),
-        f"{title} with another row's answer",
-        float(np.mean(other_scores)),
-        float(difference.mean()),
-        interval,
-        cluster_sign_flip(difference.tolist(), range(len(pairs))),
-        "overlap",
+        name=name,
+        title=f"{title} with the right answer",
+        score=float(np.mean(own_scores)),
+        reference_title=f"{title} with another row's answer",
+        reference_score=float(np.mean(other_scores)),
+        gain=float(difference.mean()),
+        interval=interval,
+        p=cluster_sign_flip(difference.tolist(), range(len(pairs))),
+        measure="overlap",
     )
     return evidence, float(difference.std(ddof=1))
 

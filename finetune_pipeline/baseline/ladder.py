@@ -25,8 +25,8 @@ Rows = Mapping[str, Sequence[Row]]
 Kind = Literal["simple", "prompt", "optimised", "retrieve", "documents", "api", "tuned"]
 OPTIMISED = "optimised"
 FOLDS = (0, 1)
-"""Folds for cross-fitting: choose on one, score on the other. The best of k noisy scores is biased upwards (Cawley and Talbot
-2010, JMLR 11)."""
+"""Folds for cross-fitting: choose on one, score on the other, because the best of several noisy scores is too high (Cawley and
+Talbot 2010, JMLR 11)."""
 DECISIONS = {
     **ADVICE,
     "optimised": "No: use the better prompt that was found.",
@@ -103,9 +103,10 @@ class Terms:
     """Costs of calls and training, and latencies.
 
     Attributes:
-        dollars: Of 1,000 calls by rung, and of the fine-tuned model.
+        dollars: Of 1,000 calls, by rung.
         latency: (p50, p95) in milliseconds by rung.
         training: Dollars of training on all rows; None if no price is known.
+        tuned, tuned_dollars: Tokens of a call of the fine-tuned model, and dollars of 1,000 of them.
     """
 
     dollars: Mapping[str, float | None]
@@ -128,9 +129,12 @@ def climb(
     """
     names = prompts_of(rows)
     base_prompts = [name for name in names if not name.startswith(API)]
-    asked_ids = {row["example_id"] for row in rows[names[0]]}
-    simple = {name: [r for r in answers if r["example_id"] in asked_ids] for name, answers in simple_rows(rows).items()}
-    rungs: tuple[tuple[Kind, str, list[str]], ...] = (
+    prompted_ids = {row["example_id"] for row in rows[names[0]]}
+    simple = {
+        name: [row for row in answers if row["example_id"] in prompted_ids]
+        for name, answers in simple_rows(rows).items()
+    }
+    prompt_rungs: tuple[tuple[Kind, str, list[str]], ...] = (
         ("prompt", "The best prompt", fixed_prompts(names)),
         ("optimised", "The searched prompt", [OPTIMISED] if optimised else []),
         ("retrieve", "Retrieval of examples", [name for name in base_prompts if name.endswith((NEAREST, EMBEDDED))]),
@@ -140,11 +144,15 @@ def climb(
     all_rows = {**rows, OPTIMISED: optimised}
     return [
         *(Answered(name, "simple", SIMPLE_MODELS[name].title, answers) for name, answers in simple.items()),
-        *(answered for rung in rungs for answered in _rungs(spec, *rung, all_rows, tokens, sources)),
+        *(
+            answered
+            for kind, title, prompts in prompt_rungs
+            for answered in _prompt_rungs(spec, kind, title, prompts, all_rows, tokens, sources)
+        ),
     ]
 
 
-def _rungs(
+def _prompt_rungs(
     spec: TaskSpec,
     kind: Kind,
     title: str,
@@ -153,17 +161,17 @@ def _rungs(
     tokens: Mapping[str, Call],
     sources: SourceOf,
 ) -> list[Answered]:
-    """The best prompt by its free answers, among those with enough answers in form if there are any; and the best by its answers
-    restricted to the allowed forms, if available."""
+    """One or two rungs of one kind: the best prompt by its free answers, among those with enough answers in form if there are
+    any; and the best by its answers restricted to the allowed forms, if available."""
     in_form = [name for name in prompts if (valid_share(rows[name], spec.output)["share"] or 0.0) >= IN_FORM]
     free = {name: rows[name] for name in in_form or prompts}
-    restricted = {name: r for name in prompts if (r := restricted_rows(rows, name, spec.output))}
-    answered = []
+    restricted = {name: answers for name in prompts if (answers := restricted_rows(rows, name, spec.output))}
+    rungs = []
     for candidates, name, suffix in ((free, kind, ""), (restricted, f"{kind}_restricted", ", restricted answers")):
         if candidates:
-            chosen, answers = cross_fitted(spec, candidates, sources)
-            answered.append(Answered(name, kind, f"{title}{suffix}", answers, tokens.get(chosen[0])))
-    return answered
+            (chosen, _), answers = cross_fitted(spec, candidates, sources)
+            rungs.append(Answered(name, kind, f"{title}{suffix}", answers, tokens.get(chosen)))
+    return rungs
 
 
 def fold_of(source: str) -> int:
@@ -178,17 +186,17 @@ def cross_fitted(spec: TaskSpec, candidates: Rows, sources: SourceOf = None) -> 
     """
 
     def in_fold(rows: Sequence[Row], fold: int) -> list[dict[str, Any]]:
-        source = (lambda name: name) if sources is None else sources.__getitem__
-        return [dict(row) for row in rows if fold_of(source(row["example_id"])) == fold]
+        source_of = {row["example_id"]: row["example_id"] for row in rows} if sources is None else sources
+        return [dict(row) for row in rows if fold_of(source_of[row["example_id"]]) == fold]
 
     metric = METRICS[spec.metric]
-    names, answers = [], []
+    chosen, answers = [], []
     for fold in FOLDS:
         choosing_rows = {name: in_fold(rows, 1 - fold) for name, rows in candidates.items()}
         best = max(choosing_rows, key=lambda name: metric.rank(metric.value(choosing_rows[name], spec.output)))
-        names.append(best)
+        chosen.append(best)
         answers += in_fold(candidates[best], fold)
-    return names, in_order(answers)
+    return chosen, in_order(answers)
 
 
 @dataclass(frozen=True)
@@ -211,14 +219,15 @@ def score_rungs(spec: TaskSpec, answered: Sequence[Answered], terms: Terms, sour
     sources if rows share them."""
     metric, confidence = METRICS[spec.metric], corrected_confidence(spec, len(answered))
     rungs: list[Rung] = []
-    stands: int | None = None  # an index in the list, like `rival`
+    stands: int | None = None  # an index in `answered` and `rungs`, like `rival`
     rival: int | None = None
     for index, answers in enumerate(answered):
-        over = rival if answers.kind == "tuned" and stands is not None and rungs[stands].kind != "tuned" else stands
+        compared = stands
+        if answers.kind == "tuned" and stands is not None and rungs[stands].kind != "tuned":
+            compared = rival
         clusters = shared_sources(answers.rows, sources)
-        gain, below = None, answered[over] if over is not None else None
-        if below:
-            gain = metric.gain(below.rows, answers.rows, spec.output, confidence, clusters)
+        below = None if compared is None else answered[compared]
+        gain = metric.gain(below.rows, answers.rows, spec.output, confidence, clusters) if below else None
         p50, p95 = terms.latency.get(answers.name, (None, None))
         cost = terms.dollars.get(answers.name)
         rung = Rung(

@@ -69,7 +69,7 @@ def ladder(
 def leads(
     spec: TaskSpec, answered: Sequence[Answered], best: Sequence[Row], trained: Sequence[Row], sources: SourceOf = None
 ) -> Gain | None:
-    """The gain of a pilot training over the best rung, if significant among all comparisons."""
+    """The gain of a pilot training over the best rung; None if it is not significant among all comparisons."""
     confidence = corrected_confidence(spec, len(answered) + len(spec.ladder.pilot))
     gain = METRICS[spec.metric].gain(best, trained, spec.output, confidence, shared_sources(trained, sources))
     return gain if gain.surely_above() else None
@@ -84,7 +84,7 @@ def _decide(
     expected: Extrapolation | None,
     sources: SourceOf,
 ) -> tuple[str, str]:
-    """(decision, sentence)."""
+    """Returns the decision (a key of DECISIONS) and a sentence with the reason."""
     stands, rival = scored.stands, scored.rival
     reached = _reaches(spec, stands)
     if stands.kind == "tuned":
@@ -113,8 +113,8 @@ def _decide(
     if expected.gain_interval[0] > 0:
         return "fine_tune", f"{reached}, and {outlook}."
     rank = METRICS[spec.metric].rank
-    ends = [*(rival.interval or (1.0, 0.0)), *expected.interval]
-    if max(map(rank, ends)) < MOSTLY_WRONG:
+    rival_interval = rival.interval or (0.0, 1.0)  # unknown
+    if max(map(rank, (*rival_interval, *expected.interval))) < MOSTLY_WRONG:
         return "larger_model", f"{reached}, which is mostly wrong, and {outlook}: this model cannot do the task."
     if expected.gain_interval[1] < spec.gates.wanted_gain:
         return stands.kind, f"{reached}, and {outlook}, less than gates.wanted_gain."
@@ -125,7 +125,7 @@ def _reaches(spec: TaskSpec, rung: Rung) -> str:
     return f"{rung.title} reaches {percent(rung.value)} {metric_title(spec.metric)} on validation"
 
 
-def _reasons(rungs: Sequence[Rung], expected: Extrapolation | None, points_: Sequence[Point]) -> list[str]:
+def _reasons(rungs: Sequence[Rung], expected: Extrapolation | None, trainings: Sequence[Point]) -> list[str]:
     reasons = []
     for rung in rungs:
         if rung.excluded:
@@ -138,7 +138,8 @@ def _reasons(rungs: Sequence[Rung], expected: Extrapolation | None, points_: Seq
             )
         else:
             reasons.append(f"{rung.title}: {percent(rung.value)}.")
-    reasons += [f"Trained on {p.rows:,} rows ({percent(p.share)}): {percent(p.value)}." for p in points_]
+    for training in trainings:
+        reasons.append(f"Trained on {training.rows:,} rows ({percent(training.share)}): {percent(training.value)}.")
     if expected is not None:
         low, high = expected.interval
         reasons.append(f"All rows should reach {percent(expected.value)} ({percent(low)} to {percent(high)}).")
@@ -154,6 +155,7 @@ def _flips(
     train_rows: int,
     pilot_rows: Mapping[float, Sequence[Row]],
 ) -> list[str]:
+    """Sentences on what would change the answer: limits, the ceiling, more rows, the number of calls."""
     stands, rival = scored.stands, scored.rival
     metric = METRICS[spec.metric]
     sentences = [
@@ -170,8 +172,8 @@ def _flips(
             sentences.append(f"With baseline.ceiling at {low} or less, {inside(rival.title)} is enough.")
         return sentences + _break_even(spec, rival, terms)
     if expected is not None:
-        newest = pilot_rows[max(pilot_rows)] if pilot_rows else []
-        sentences += [_more_rows(expected, train_rows), *_hardest_label(spec, newest)]
+        largest_pilot = pilot_rows[max(pilot_rows)] if pilot_rows else []
+        sentences += [_more_rows(expected, train_rows), *_hardest_label(spec, largest_pilot)]
     if stands.kind != "simple":
         sentences += _break_even(spec, stands, terms, equal=True)
     return sentences
@@ -189,20 +191,23 @@ def _more_rows(expected: Extrapolation, train_rows: int) -> str:
     )
 
 
-def _hardest_label(spec: TaskSpec, newest: Sequence[Row]) -> list[str]:
-    """The label with most pilot errors, if any has at least two."""
-    wrong = Counter(str(row["gold"]) for row in newest if not is_right(row, spec.output))
-    if not spec.labels or not wrong or (worst := wrong.most_common(1)[0])[1] < 2:
+def _hardest_label(spec: TaskSpec, rows: Sequence[Row]) -> list[str]:
+    """A sentence on the label with most errors of a pilot training, if any has at least two."""
+    wrong = Counter(str(row["gold"]) for row in rows if not is_right(row, spec.output))
+    if not spec.labels or not wrong:
         return []
-    total = sum(row["gold"] == worst[0] for row in newest)
-    return [f"Rows of {worst[0]} would help most: the pilot's last training is wrong on {worst[1]} of {total}."]
+    [(label, errors)] = wrong.most_common(1)
+    if errors < 2:
+        return []
+    total = sum(row["gold"] == label for row in rows)
+    return [f"Rows of {label} would help most: the pilot's last training is wrong on {errors} of {total}."]
 
 
-def _break_even(spec: TaskSpec, stands: Rung, terms: Terms, *, equal: bool = False) -> list[str]:
-    """Sentence on the number of calls after which cheaper calls pay for training. equal: the tuned model is only as good."""
-    if stands.dollars is None or terms.tuned_dollars is None or terms.training is None:
+def _break_even(spec: TaskSpec, simpler: Rung, terms: Terms, *, equal: bool = False) -> list[str]:
+    """A sentence on the number of calls after which cheaper calls pay for training. equal: the tuned model is only as good."""
+    if simpler.dollars is None or terms.tuned_dollars is None or terms.training is None:
         return []
-    saving = (stands.dollars - terms.tuned_dollars) / 1000
+    saving = (simpler.dollars - terms.tuned_dollars) / 1000
     if saving <= 0:
         no_saving = "Calls of a fine-tuned model are not cheaper than those of the best simpler way"
         return [] if equal else [f"{no_saving}: it pays by quality alone."]
@@ -211,5 +216,5 @@ def _break_even(spec: TaskSpec, stands: Rung, terms: Terms, *, equal: bool = Fal
     months = f" ({calls / month:,.1f} months of advise.calls_per_month)" if month else ""
     return [
         f"{opening} from {calls:,.0f} calls on{months}: training costs {dollars(terms.training)}, and 1,000 calls "
-        f"{dollars(terms.tuned_dollars)} instead of {dollars(stands.dollars)}."
+        f"{dollars(terms.tuned_dollars)} instead of {dollars(simpler.dollars)}."
     ]

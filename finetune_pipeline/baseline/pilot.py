@@ -22,6 +22,8 @@ MAX_CARRY = 1.25
 TRAINING_NOISE = 0.02
 """Standard deviation of the score between trainings that differ only in the order of rows: two points."""
 DRAWS = 4000
+MAX_DOUBLINGS = 7
+"""More doublings of the rows than this are not asked for."""
 
 
 class Point(BaseModel):
@@ -68,28 +70,29 @@ def extrapolate(
         return None
     shares = sorted(points)
     scores = np.array([metric.row_scores(points[share], spec.output) for share in shares])
-    before = np.array(metric.row_scores(rival, spec.output))
+    rival_scores = np.array(metric.row_scores(rival, spec.output))
     sign = 1.0 if metric.higher_is_better else -1.0
-    draws = np.random.default_rng(0)
+    random = np.random.default_rng(0)
     codes = np.arange(scores.shape[1]) if clusters is None else cluster_codes(clusters)
     n = int(codes.max()) + 1
     if n < 2:
         return None
-    weights = draws.multinomial(n, [1 / n] * n, size=DRAWS)[:, codes].astype(float)
+    weights = random.multinomial(n, [1 / n] * n, size=DRAWS)[:, codes].astype(float)
     weights /= weights.sum(axis=1, keepdims=True)
-    means = weights @ scores.T + draws.normal(0, TRAINING_NOISE, (DRAWS, len(shares)))
-    carried = draws.uniform(0, MAX_CARRY, DRAWS)
-    end = np.clip(_extrapolated(means, shares, carried, sign) + draws.normal(0, TRAINING_NOISE, DRAWS), 0, 1)
+    means = weights @ scores.T + random.normal(0, TRAINING_NOISE, (DRAWS, len(shares)))
+    carried = random.uniform(0, MAX_CARRY, DRAWS)
+    drawn_values = _extrapolated(means, shares, carried, sign) + random.normal(0, TRAINING_NOISE, DRAWS)
+    drawn_values = np.clip(drawn_values, 0, 1)
+    drawn_gains = sign * (drawn_values - weights @ rival_scores)
     expected = _extrapolated(scores.mean(axis=1)[None], shares, np.array([MAX_CARRY / 2]), sign)
     tails = ((1 - spec.gates.confidence) / 2, (1 + spec.gates.confidence) / 2)
-    low, high = (float(x) for x in np.quantile(end, tails))
-    gains = sign * (end - weights @ before)
-    gain_low, gain_high = (float(g) for g in np.quantile(gains, tails))
+    low, high = map(float, np.quantile(drawn_values, tails))
+    gain_low, gain_high = map(float, np.quantile(drawn_gains, tails))
     value = float(np.clip(expected[0], 0, 1))
     return Extrapolation(
         value=value,
         interval=(min(low, value), max(high, value)),
-        gain=sign * (value - float(before.mean())),
+        gain=sign * (value - float(rival_scores.mean())),
         gain_interval=(gain_low, gain_high),
         slope=float(sign * _gain_per_doubling(scores.mean(axis=1)[None], shares)[0]),
     )
@@ -102,24 +105,26 @@ def _gain_per_doubling(means: np.ndarray, shares: Sequence[float]) -> np.ndarray
 
 
 def _extrapolated(means: np.ndarray, shares: Sequence[float], carried: np.ndarray, sign: float) -> np.ndarray:
-    """The score at all rows: the gain of a doubling, times `carried` for each further one. No doubling lowers the score."""
+    """The score with all rows. Each doubling adds `carried` times what the one before it added, and none lowers the score."""
     added = sign * np.maximum(sign * _gain_per_doubling(means, shares), 0.0)
     doublings = math.log2(1 / shares[-1])
     full_doublings = int(doublings)
-    factor = sum((carried ** (i + 1) for i in range(full_doublings)), np.zeros_like(carried))
-    factor = factor + (doublings - full_doublings) * carried ** (full_doublings + 1)
+    factor = np.zeros_like(carried)
+    for number in range(1, full_doublings + 1):
+        factor += carried**number
+    factor += (doublings - full_doublings) * carried ** (full_doublings + 1)
     return np.asarray(means[:, -1] + added * factor)
 
 
 def rows_for(gain: float, slope: float, rows: int) -> int | None:
     """How many more rows should add `gain`, if every doubling adds half of `MAX_CARRY` times what the previous one did.
 
-    None if the curve does not rise, or if more than a hundred times the rows would be needed.
+    None if the curve does not rise, or if more than MAX_DOUBLINGS would be needed.
     """
     carried, added, doublings = MAX_CARRY / 2, slope, 0.0
     if slope <= 0 or gain <= 0:
         return None
-    while gain > 0 and doublings < 7:
+    while gain > 0 and doublings < MAX_DOUBLINGS:
         added *= carried
         part = min(1.0, gain / added)
         doublings, gain = doublings + part, gain - part * added

@@ -9,7 +9,7 @@ from typing import Any
 
 from finetune_pipeline.engine.files import SeenFiles, digest_json
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
-from finetune_pipeline.models.chat import load_tokenizer
+from finetune_pipeline.models.chat import encode_prompt, load_tokenizer
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.inference.constrained import Restriction
 from finetune_pipeline.models.inference.generated import Answer
@@ -25,9 +25,11 @@ _SEEN = "seen_models.json"
 
 
 class Answerer:
-    """One model, with an optional prefix adapter, decoded greedily.
+    """Answers prompts with one local model, with an optional prefix adapter; decodes greedily.
 
-    precision: as evaluation.precision. seen_files: remembered digests of model files. seconds: {"load", "answer"}.
+    Attributes:
+        precision: As evaluation.precision in task.yaml.
+        seconds: Time spent so far, by "load" and "answer".
     """
 
     def __init__(
@@ -39,7 +41,7 @@ class Answerer:
         precision: str = "serving",
     ) -> None:
         self.folder, self.adapter, self.cache, self.precision = folder, adapter, cache, precision
-        self._seen = seen_files or SeenFiles()
+        self._seen_files = seen_files or SeenFiles()
         self.seconds = {"load": 0.0, "answer": 0.0}
 
     @cached_property
@@ -67,15 +69,27 @@ class Answerer:
 
     @cached_property
     def digest(self) -> str:
-        """Digest of everything loaded: weights, configuration, tokenizer, template, prefix, without sampling."""
-        folders = {"model": model_folder(self.folder)} | ({"adapter": self.adapter} if self.adapter else {})
-        kinds = (*TEXTS, ".safetensors")
-        return digest_json(
-            {
-                name: {p.name: self._seen.digest(p) for p in sorted(folder.iterdir()) if p.suffix in kinds}
-                for name, folder in folders.items()
-            }
-        )
+        """Digest of the files that determine an answer: weights, configuration, tokenizer, template, prefix adapter."""
+        digests = {"model": self._file_digests(model_folder(self.folder))}
+        if self.adapter:
+            digests["adapter"] = self._file_digests(self.adapter)
+        return digest_json(digests)
+
+    def _file_digests(self, folder: Path) -> dict[str, str]:
+        suffixes = (*TEXTS, ".safetensors")
+        return {
+            path.name: self._seen_files.digest(path) for path in sorted(folder.iterdir()) if path.suffix in suffixes
+        }
+
+    def fit_prompt(
+        self, choices: Sequence[list[dict[str, Any]]], tools: Any, max_new_tokens: int
+    ) -> tuple[list[dict[str, Any]], list[int]]:
+        """The first conversation that leaves room for the answer, else the last one, and its token ids."""
+        for messages in choices[:-1]:
+            ids = encode_prompt(self.tokenizer, messages, tools)
+            if not self.context_length or len(ids) + max_new_tokens <= self.context_length:
+                return messages, ids
+        return choices[-1], encode_prompt(self.tokenizer, choices[-1], tools)
 
     def answers(
         self,
@@ -101,8 +115,19 @@ class Answerer:
             if self.cache:
                 self.cache.keep({keys[i]: answer for i, answer in batch.items()})
 
-        settings = (max_new_tokens, batch_size, stage, name)
-        answers = generate_and_score(self.model, self.tokenizer, prompts, labels, *settings, cached, keep, restriction)
+        answers = generate_and_score(
+            self.model,
+            self.tokenizer,
+            prompts,
+            labels,
+            max_new_tokens,
+            batch_size,
+            stage,
+            name,
+            known=cached,
+            keep=keep,
+            restriction=restriction,
+        )
         self.seconds["answer"] += time.monotonic() - began
         return answers
 
@@ -127,7 +152,7 @@ class Answerer:
             "batch_size": batch_size,
         } | ({"restricted": restriction.grammar.identity} if restriction else {})
         common = digest_json(settings)
-        digests: dict[int, str] = {}  # most rows share one list of labels
+        digests: dict[int, str] = {}  # by identity, because most rows share one list of labels
         keys = []
         for i, prompt in enumerate(prompts):
             row_labels = labels[i] if labels is not None else None
@@ -145,12 +170,14 @@ def _device_name() -> str:
 
 
 def open_cache(settings: Mapping[str, Any] | None) -> tuple[AnswerCache | None, SeenFiles | None]:
-    """The cache that a job's settings describe, and the remembered digests of model files; None without settings."""
-    return AnswerCache.of(settings), SeenFiles(Path(settings["folder"]) / _SEEN) if settings else None
+    """The cache that a job's settings describe, and the remembered digests of model files; both None without settings."""
+    if not settings:
+        return None, None
+    return AnswerCache.of(settings), SeenFiles(Path(settings["folder"]) / _SEEN)
 
 
 def close_cache(cache: AnswerCache | None) -> dict[str, int]:
-    """Tidy the cache. Returns {known, asked} of answers, and reports its problem, if any."""
+    """Tidy the cache, and report its problem, if any. Returns the numbers of answers {known, asked}."""
     if cache is None:
         return {}
     cache.tidy()

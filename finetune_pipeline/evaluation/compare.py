@@ -8,12 +8,7 @@ from finetune_pipeline.evaluation.metrics import METRICS, RowMetric
 from finetune_pipeline.evaluation.result import Comparison
 from finetune_pipeline.evaluation.result_parts import Sources
 from finetune_pipeline.evaluation.statistics.power import smallest_detectable_gain
-from finetune_pipeline.evaluation.statistics.proportions import (
-    Interval,
-    cluster_sign_flip,
-    clustered_share,
-    design_effect,
-)
+from finetune_pipeline.evaluation.statistics.proportions import cluster_sign_flip, clustered_share, design_effect
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, default_metric
 
 SourceOf = Mapping[str, str] | None
@@ -31,13 +26,14 @@ def shared_sources(rows: Sequence[Row], sources: SourceOf) -> list[str] | None:
 
 
 def count_sources(clusters: Sequence[str] | None, n: int) -> Sources:
-    """Count the sources of `n` rows. `clusters`: of :func:`shared_sources`."""
+    """Count the sources of `n` rows. clusters: the result of :func:`shared_sources` for them."""
     if clusters is None:
         return Sources(rows=n, sources=n, largest=min(n, 1), shared=False)
     return Sources(rows=n, sources=len(set(clusters)), largest=max(Counter(clusters).values()), shared=True)
 
 
-def _pairs(rows_base: Sequence[Row], rows_candidate: Sequence[Row]) -> list[tuple[str, Row, Row]]:
+def _paired_rows(rows_base: Sequence[Row], rows_candidate: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """The rows of both models, each in the order of example ids. Raises ValueError if they are not about the same examples."""
     base, candidate = ({row["example_id"]: row for row in rows} for rows in (rows_base, rows_candidate))
     if not base or not candidate:
         raise ValueError(f"nothing to compare: {len(base)} base rows, {len(candidate)} candidate rows")
@@ -51,7 +47,8 @@ def _pairs(rows_base: Sequence[Row], rows_candidate: Sequence[Row]) -> list[tupl
     changed = sorted(i for i in base if base[i]["gold"] != candidate[i]["gold"])
     if changed:
         raise ValueError(f"the gold answer differs between the sides for {len(changed)} examples, {changed[:3]}")
-    return [(i, base[i], candidate[i]) for i in sorted(base)]
+    ids = sorted(base)
+    return [base[i] for i in ids], [candidate[i] for i in ids]
 
 
 def compare(
@@ -62,42 +59,43 @@ def compare(
     metric: str | None = None,
     sources: SourceOf = None,
 ) -> Comparison:
-    """Compare two models on the same examples, row by row. Where `sources` (what each example was made from, by id) are shared,
-    intervals and p count sources.
+    """Compare two models on the same examples, row by row.
+
+    Args:
+        sources: Where examples share one, intervals and p count sources instead of rows.
 
     Raises:
         ValueError: The sides do not cover exactly the same ids, or gold differs.
     """
-    pairs = _pairs(rows_base, rows_candidate)
-    n = len(pairs)
-    base, candidate = [before for _, before, _ in pairs], [after for _, _, after in pairs]
-    before, after = ([is_right(row, output) for row in side] for side in (base, candidate))
+    base, candidate = _paired_rows(rows_base, rows_candidate)
+    ids, n = [row["example_id"] for row in base], len(base)
     clusters = shared_sources(base, sources)
-    differences = [float(y) - float(x) for x, y in zip(before, after, strict=True)]
-    fixed = [i for (i, _, _), x, y in zip(pairs, before, after, strict=True) if y and not x]
-    broken = [i for (i, _, _), x, y in zip(pairs, before, after, strict=True) if x and not y]
+    units = clusters or ids
+    base_right, candidate_right = ([is_right(row, output) for row in rows] for rows in (base, candidate))
+    outcomes = list(zip(ids, base_right, candidate_right, strict=True))
+    fixed = [i for i, before, after in outcomes if after and not before]
+    broken = [i for i, before, after in outcomes if before and not after]
     b, c = len(broken), len(fixed)
-    name = metric or default_metric(output)
-    primary = METRICS[name]
-    primary_gain = primary.gain(base, candidate, output, confidence, clusters)
-    units = clusters or [i for i, _, _ in pairs]
+    differences = [float(after) - float(before) for _, before, after in outcomes]
     effect, mcnemar = design_effect(differences, units), cluster_sign_flip(differences, units)
-    right_indices = [i for i, correct in enumerate(before) if correct]
-
-    def share_lost(wrong: Sequence[float]) -> Interval | None:
-        return clustered_share(wrong, [units[i] for i in right_indices], confidence)[0] if right_indices else None
-
-    lost, none_lost = share_lost([float(not after[i]) for i in right_indices]), share_lost([0.0] * len(right_indices))
+    lost_interval = least_lost = None
+    if any(base_right):
+        right_units = [unit for unit, right in zip(units, base_right, strict=True) if right]
+        lost = [float(not after) for _, before, after in outcomes if before]
+        lost_interval, _ = clustered_share(lost, right_units, confidence)
+        (_, least_lost), _ = clustered_share([0.0] * len(lost), right_units, confidence)
+    primary = METRICS[metric or default_metric(output)]
+    primary_gain = primary.gain(base, candidate, output, confidence, clusters)
     metric_p = None
     if primary.right_or_wrong:
         metric_p = mcnemar
     elif isinstance(primary, RowMetric):
         metric_p = primary.p_value(base, candidate, output, clusters)
-    f1 = None
+    macro_f1_interval = None
     if isinstance(output, LabelsOutput):
-        f1 = METRICS["macro_f1"].gain(base, candidate, output, confidence, clusters).interval
+        macro_f1_interval = METRICS["macro_f1"].gain(base, candidate, output, confidence, clusters).interval
     return Comparison(
-        metric=name,
+        metric=primary.name,
         n=n,
         confidence=confidence,
         base=primary.value(base, output),
@@ -109,10 +107,10 @@ def compare(
         interval=primary_gain.interval,
         mcnemar_p=mcnemar,
         metric_p=metric_p,
-        macro_f1_interval=f1,
-        right_before=sum(before),
-        lost_interval=lost,
-        least_lost=none_lost and none_lost[1],
+        macro_f1_interval=macro_f1_interval,
+        right_before=sum(base_right),
+        lost_interval=lost_interval,
+        least_lost=least_lost,
         design_effect=effect,
         smallest_detectable_gain=smallest_detectable_gain(int(n / effect), (b + c) / n, alpha=1 - confidence),
         fixed=fixed,

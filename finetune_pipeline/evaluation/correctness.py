@@ -26,11 +26,11 @@ from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput
 Row = Mapping[str, Any]
 """A row of predictions.PREDICTION_SCHEMA."""
 INVALID = "invalid"
-"""Name of the extra confusion matrix column for answers outside the label set. Never a label (see spec rules)."""
+"""Name of the confusion matrix column for answers outside the label set. The spec's rules forbid it as a label."""
 
 
 def answer_of(row: Mapping[str, Any], labels: Sequence[str]) -> str | None:
-    """The label of a prediction row, stripped; None (invalid) for anything else.
+    """The label that a prediction row answers; None (invalid) if its stripped text is no label.
 
     Production receives the raw string, so a score must not repair answers. Any status but `ok` is invalid: a
     truncated answer that looks like a label has not ended.
@@ -57,8 +57,10 @@ def likelihood_rows(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) ->
     """The same rows with the most likely label as the answer (empty if there is none). Failed rows stay failed."""
     answered_rows = []
     for row in rows:
-        label = None if row["status"] == "error" else likelihood_label(row["label_scores"], labels)
-        status = "error" if row["status"] == "error" else ("empty" if label is None else "ok")
+        label, status = None, row["status"]
+        if status != "error":
+            label = likelihood_label(row["label_scores"], labels)
+            status = "empty" if label is None else "ok"
         answered_rows.append({**row, "text": label or "", "status": status})
     return answered_rows
 
@@ -68,14 +70,19 @@ def lenient_rows(rows: Sequence[Mapping[str, Any]], output: AnyOutput) -> list[d
 
     Labels: the one label the text names, whatever its case. JSON: the value a lenient parser finds. Others stay as they are.
     """
-    return [{**r, "text": _read_leniently(r["text"], output)} if r["status"] == "ok" else dict(r) for r in rows]
+    return [
+        {**row, "text": _read_leniently(row["text"], output)} if row["status"] == "ok" else dict(row) for row in rows
+    ]
 
 
 def _read_leniently(text: str, output: AnyOutput) -> str:
     if isinstance(output, LabelsOutput):
         named = [label for label in output.labels if f" {_words(label)} " in f" {_words(text)} "]
-        longest = [a for a in named if not any(_words(a) in _words(b) for b in named if a != b)]
-        return longest[0] if len(longest) == 1 else text
+        # a label inside a longer one is not meant: `bug` in `not a bug`
+        meant = [
+            label for label in named if not any(_words(label) in _words(other) for other in named if other != label)
+        ]
+        return meant[0] if len(meant) == 1 else text
     if isinstance(output, JsonOutput) and strict(text) is NOT_JSON:
         value = repaired(text)
         return text if value is NOT_JSON else json.dumps(value, ensure_ascii=False)
@@ -123,12 +130,12 @@ def same_calls(text: str, gold: str) -> bool:
 
     Only for texts in which every JSON object is a call ({"name": …, "arguments" or "parameters": {…}}).
     """
-    a, b = _with_plain_calls(text), _with_plain_calls(gold)
-    return a is not None and a == b
+    parts = _texts_and_calls(text)
+    return parts is not None and parts == _texts_and_calls(gold)
 
 
-def _with_plain_calls(text: str) -> list[str] | None:
-    """The stripped texts between calls and the calls in canonical form, alternating; None without a call."""
+def _texts_and_calls(text: str) -> list[str] | None:
+    """The stripped texts between calls and the calls in canonical form, alternating. None without a call, or with other JSON."""
     parts, position, any_call = [], 0, False
     while (start := text.find("{", position)) >= 0:
         try:
@@ -146,14 +153,15 @@ def _with_plain_calls(text: str) -> list[str] | None:
 def same_answer(a: str, b: str) -> bool:
     """Whether two final answers are equal: as numbers if both are (1,000 is 1000.0; $5 is 5, but not £5), else as
     texts."""
-    x, y = _as_number(a), _as_number(b)
-    if x is None or y is None:
+    first, second = _as_number(a), _as_number(b)
+    if first is None or second is None:
         return a.strip() == b.strip()
-    return x[1] == y[1] and (x[0] == y[0] or not x[0] or not y[0])
+    (currency_a, number_a), (currency_b, number_b) = first, second
+    return number_a == number_b and (currency_a == currency_b or not currency_a or not currency_b)
 
 
 def _as_number(text: str) -> tuple[str, Decimal] | None:
-    """(currency sign or "", number)."""
+    """The currency sign (or "") and the number; None if the text is no number."""
     stripped = text.strip().rstrip(".,")
     match = _NUMBER.fullmatch(stripped)
     if match is None:
@@ -166,7 +174,13 @@ def _as_number(text: str) -> tuple[str, Decimal] | None:
 
 @dataclass(frozen=True, slots=True)
 class JsonRow:
-    """One extraction. parse: strict, repaired or none; claimed, gold: see answer_rules.claims; same: value equals gold."""
+    """An answer parsed as JSON, and its reference.
+
+    Attributes:
+        parse: How the answer was parsed: strict, repaired, or none.
+        claimed, gold: The claims of answer and reference (answer_rules.claims).
+        same: Whether the answer's value is the reference's.
+    """
 
     parse: str
     value: Any
@@ -180,17 +194,17 @@ class JsonRow:
 
     def counts(self) -> tuple[int, int, int]:
         """(right, claimed, expected) claims, over all fields."""
-        correct = sum(sum((c & self.gold.get(field, Counter())).values()) for field, c in self.claimed.items())
-        return correct, _size(self.claimed), _size(self.gold)
+        right = sum((values & self.gold.get(field, Counter())).total() for field, values in self.claimed.items())
+        return right, _total(self.claimed), _total(self.gold)
 
 
-def _size(values_by_field: Mapping[str, Counter[str]]) -> int:
-    return sum(sum(c.values()) for c in values_by_field.values())
+def _total(values_by_field: Mapping[str, Counter[str]]) -> int:
+    return sum(values.total() for values in values_by_field.values())
 
 
 def read_json(row: Row, output: JsonOutput) -> JsonRow:
-    """Parse a prediction row as an extraction. Repairs truncated or invalid JSON, to separate errors of form from errors of
-    content; it claims nothing unless the spec accepts repaired answers."""
+    """Parse the answer of a prediction row as JSON. Repairs truncated or invalid JSON, to separate errors of form from errors of
+    content; a repaired answer claims nothing unless the spec accepts it."""
     gold = strict(row["gold"])
     if gold is NOT_JSON:
         raise ValueError(f"the gold answer of example {row['example_id']} is not JSON")
@@ -199,16 +213,17 @@ def read_json(row: Row, output: JsonOutput) -> JsonRow:
     if value is NOT_JSON and row["status"] in ("ok", "truncated"):
         value = repaired(row["text"])
         parse = "repaired" if value is not NOT_JSON else "none"
-    counted = parse == "strict" or (parse == "repaired" and output.accept_repaired and row["status"] == "ok")
+    accepted = parse == "strict" or (parse == "repaired" and output.accept_repaired and row["status"] == "ok")
     unordered = frozenset(output.unordered)
     return JsonRow(
         parse=parse,
         value=None if value is NOT_JSON else value,
-        claimed=claims(value, unordered) if counted else {},
+        claimed=claims(value, unordered) if accepted else {},
         gold=claims(gold, unordered),
         same=value is not NOT_JSON and canonical(value, unordered) == canonical(gold, unordered),
     )
 
 
 def complies(extraction: JsonRow, output: JsonOutput) -> bool:
+    """Whether an answer is JSON as it stands, and fits the schema."""
     return extraction.parse == "strict" and not schema_problems(extraction.value, schema_of(output))

@@ -43,6 +43,7 @@ from finetune_pipeline.spec.model import TaskSpec
 
 MODELS = ("base", "candidate", "champion")
 SHOWN_REGRESSIONS, SHOWN_FIXES, SHOWN_WRONG = 30, 10, 2
+"""Maximum ids listed: of regressions, of fixes, and of each group of wrong answers."""
 
 
 def evaluate_task(
@@ -82,18 +83,21 @@ def evaluate_task(
     base_best, simple = base_at_its_best(rows, spec.output), simple_rows(rows)
     scored_models = (*MODELS, API_MODEL, *(SIMPLE + name for name in simple))
     scores = {name: score(rows[name], spec, sources) for name in scored_models if name in rows}
-    in_form = {
+    restricted_answers = {
         "base": base_best.answers.get("restricted"),
         "candidate": restricted_rows(rows, "candidate", spec.output),
     }
-    restricted = {name: score(answers, spec, sources) if answers else None for name, answers in in_form.items()}
+    restricted = {
+        name: score(answers, spec, sources) if answers else None for name, answers in restricted_answers.items()
+    }
     comparisons = _comparisons(spec, rows, base_best, simple, sources)
     main = comparisons["baseline"]
     assert main is not None
     seal = seal_of(openings, main.n, scores["candidate"].accuracy, versions.get("merged_model"), confidence)
     level = float(seal.level.level or 0.0)
     parts = parts_of_test(spec, base_best, rows["candidate"], files or {}, level, sources)
-    candidate_outcomes, endpoint = outcomes_of(rows["candidate"], spec.output), facts.training.endpoint
+    candidate_outcomes = outcomes_of(rows["candidate"], spec.output)
+    endpoint = facts.training.endpoint
     training_title = f"{endpoint.base_model} by {endpoint.trainer}" if endpoint else spec.training.method
     return EvaluationResult(
         **dict(facts),
@@ -161,7 +165,8 @@ def _comparisons(
 ) -> dict[str, Comparison | None]:
     """Compare the candidate with every other model; McNemar's p is also adjusted for their number (Holm)."""
     rivals: dict[str, Sequence[Row] | None] = {"baseline": base.answers[base.mode], "champion": rows.get("champion")}
-    rivals |= {API_MODEL: rows[API_MODEL]} if API_MODEL in rows else {}
+    if API_MODEL in rows:
+        rivals[API_MODEL] = rows[API_MODEL]
     rivals |= {f"base_{mode}": answers for mode, answers in base.answers.items() if mode != base.mode}
     rivals |= {f"{SIMPLE}{name}": answers for name, answers in simple.items()}
     candidate, settings = rows["candidate"], (spec.output, spec.gates.confidence, spec.metric, sources)
@@ -177,7 +182,7 @@ def _comparisons(
 
 
 def _wrong_answers(rows: Sequence[Row], labels: Sequence[str]) -> list[WrongAnswers]:
-    """Group wrong answers of a label task by reference and answer (or `invalid`), largest group first."""
+    """Group wrong answers of a label task by reference and answer (or INVALID), largest group first."""
     groups: dict[tuple[str, str], list[str]] = {}
     for row in in_order(rows):
         if (answer := answer_of(row, labels)) != row["gold"]:
@@ -195,43 +200,48 @@ def _model_table(
     baseline: Mapping[str, Any],
 ) -> dict[str, ModelRow]:
     """The rows of the side-by-side table, in order: validation first, then the sealed test."""
-    best, suffix = baseline.get("best"), MODE_TITLES["restricted"]
+    best, restricted_suffix = baseline.get("best"), MODE_TITLES["restricted"]
     table = {}
     for name, model_scores in (baseline.get("prompts") or {}).items():
-        title, mark = f"Base, {prompt_name(name)}", " (best prompt)" if name == best else ""
-        table[f"validation_{name}"] = ModelRow.of(title + mark, "validation", model_scores)
-        if model_scores.get("restricted"):
-            title += suffix
-            table[f"validation_{restricted_name(name)}"] = ModelRow.of(title, "validation", model_scores["restricted"])
+        title = f"Base, {prompt_name(name)}"
+        best_mark = " (best prompt)" if name == best else ""
+        table[f"validation_{name}"] = ModelRow.of(title + best_mark, "validation", model_scores)
+        if restricted_scores := model_scores.get("restricted"):
+            row = ModelRow.of(title + restricted_suffix, "validation", restricted_scores)
+            table[f"validation_{restricted_name(name)}"] = row
     for name, model_scores in (baseline.get("simple") or {}).items():
         table[f"validation_{SIMPLE}{name}"] = ModelRow.of(SIMPLE_MODELS[name].title, "validation", model_scores)
-    tuned = f"Fine-tuned ({training_title})"
-    form_prompt = f", {prompt_name(baseline['best_restricted'])}" if baseline.get("best_restricted") else ""
+    tuned_title = f"Fine-tuned ({training_title})"
+    best_restricted = baseline.get("best_restricted")
+    restricted_prompt = f", {prompt_name(best_restricted)}" if best_restricted else ""
     rows: list[tuple[str, str, Scores | None]] = [
         ("base", f"Base, {prompt_name(best)}", scores["base"]),
-        ("base_restricted", f"Base{form_prompt}{suffix}", restricted["base"]),
+        ("base_restricted", f"Base{restricted_prompt}{restricted_suffix}", restricted["base"]),
         (API_MODEL, prompt_name(best_api_prompt(baseline.get("prompts") or {})), scores.get(API_MODEL)),
         *((f"{SIMPLE}{name}", model.title, scores.get(SIMPLE + name)) for name, model in SIMPLE_MODELS.items()),
-        ("candidate", tuned, scores["candidate"]),
-        ("candidate_restricted", f"{tuned}{suffix}", restricted["candidate"]),
+        ("candidate", tuned_title, scores["candidate"]),
+        ("candidate_restricted", f"{tuned_title}{restricted_suffix}", restricted["candidate"]),
         ("champion", "Champion in service", scores.get("champion")),
     ]
-    return table | {name: ModelRow.of(title, "test", of_test.model_dump()) for name, title, of_test in rows if of_test}
+    return table | {
+        name: ModelRow.of(title, "test", test_scores.model_dump()) for name, title, test_scores in rows if test_scores
+    }
 
 
 def _format_gap(scores: Mapping[str, Scores], restricted: Mapping[str, Scores | None]) -> FormGap | None:
-    """Accuracy by restricted answer minus by free generation, of base and candidate."""
+    """What base and candidate lose by answering freely; None if either has no restricted answers."""
     if not restricted["base"] or not restricted["candidate"]:
         return None
-    base, candidate = (
-        FormOf(
-            free=scores[name].accuracy,
-            restricted=in_form.accuracy,
-            gap=(in_form.accuracy or 0.0) - (scores[name].accuracy or 0.0),
-            valid_share=scores[name].valid.share,
-        )
-        for name, in_form in restricted.items()
-        if in_form
-    )
+    base = _form_of(scores["base"], restricted["base"])
+    candidate = _form_of(scores["candidate"], restricted["candidate"])
     gain = float(candidate.free or 0.0) - float(base.free or 0.0)
     return FormGap(base=base, candidate=candidate, closed_by_decoding=(base.gap or 0.0) / gain if gain > 0 else None)
+
+
+def _form_of(free: Scores, restricted: Scores) -> FormOf:
+    return FormOf(
+        free=free.accuracy,
+        restricted=restricted.accuracy,
+        gap=(restricted.accuracy or 0.0) - (free.accuracy or 0.0),
+        valid_share=free.valid.share,
+    )

@@ -64,7 +64,8 @@ def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         restriction = Restriction(grammar, complies) if grammar else None
         answers, set_facts = _answer(settings, name, answerer, set_examples, choices, restriction)
         facts["sets"][name] = set_facts
-        measured["seconds_by_set"][name] = {k: round(v - seconds_before[k], 3) for k, v in answerer.seconds.items()}
+        seconds = {phase: round(after - seconds_before[phase], 3) for phase, after in answerer.seconds.items()}
+        measured["seconds_by_set"][name] = seconds
         if isinstance(answerer, EndpointAnswerer):
             set_facts["asked"] = answerer.endpoint.name
             measured["spent"][name] = asdict(answerer.spent)
@@ -81,7 +82,7 @@ def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         simple_predictions, facts["simple"] = _simple_rows(job, answerer.tokenizer)
         rows += simple_predictions
     write_predictions(Path(job["out"]) / "predictions.parquet", rows)
-    return facts, {"answers": close_cache(cache), **{k: v for k, v in measured.items() if v}}
+    return facts, {"answers": close_cache(cache), **{name: values for name, values in measured.items() if values}}
 
 
 def retriever_of(job: Mapping[str, Any], prompts: Iterable[Mapping[str, Any]]) -> Retriever | None:
@@ -93,7 +94,7 @@ def retriever_of(job: Mapping[str, Any], prompts: Iterable[Mapping[str, Any]]) -
 
 
 def _restriction(schema: Mapping[str, Any] | None, answerer: AnyAnswerer) -> tuple[Complies, Grammar | None, str]:
-    """Returns a function that tests answers against the schema, the grammar that enforces it or None, and why there is none."""
+    """Returns a function that tests answers against the schema, the grammar that enforces it, and why a schema has no grammar."""
     output = JsonOutput(json_schema=dict(schema or {}))
 
     def complies(answer: Answer) -> bool:
@@ -109,31 +110,34 @@ def _restriction(schema: Mapping[str, Any] | None, answerer: AnyAnswerer) -> tup
         return complies, None, str(error)
 
 
-Restricted = tuple[list[Answer] | None, dict[str, Any]]
-"""Restricted answers, if any, and the facts {asked (answers generated again), available, why (not available), statuses}."""
+def _restricted(
+    answers: Sequence[Answer], complies: Complies, why_unrestricted: str
+) -> tuple[list[Answer] | None, dict[str, Any]]:
+    """Replace the answers that do not comply by restricted ones; None if the model could not be restricted, for a reason.
 
-
-def _restricted(answers: Sequence[Answer], complies: Complies, why_unrestricted: str) -> Restricted:
-    """The same answers, with those that do not comply replaced by restricted ones. why_unrestricted: why the model could not
-    be restricted; empty if it was."""
+    The facts are {asked (answers generated again), available, why (not available), statuses}.
+    """
     if why_unrestricted and not all(map(complies, answers)):
         return None, {"asked": 0, "available": False, "why": why_unrestricted, "statuses": {}}
     restricted = [answer.restricted or answer for answer in answers]
-    regenerated, statuses = sum(a.restricted is not None for a in answers), count_statuses(a.status for a in restricted)
+    regenerated = sum(answer.restricted is not None for answer in answers)
+    statuses = count_statuses(answer.status for answer in restricted)
     return restricted, {"asked": regenerated, "available": True, "why": "", "statuses": statuses}
 
 
 def _simple_rows(job: Mapping[str, Any], tokenizer: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Fit the simple models on the training rows and predict every example of the job's file. The facts are {fitted: [names],
-    failed: {name: why}}."""
+    """Fit the simple models on the training rows, and predict every example of the job. Returns the prediction rows, and the
+    facts {fitted: [names], failed: {name: why}}."""
     output = TypeAdapter(AnyOutput).validate_python(job["simple"]["output"])
     train, examples = (read_examples(Path(job[name])) for name in ("train", "examples"))
     train_answers = [gold_text(tokenizer, example) for example in train]
-    fitted, failed = fit_simple_models([e.user_text for e in train], train_answers, output, job["simple"]["seed"])
+    fitted, failed = fit_simple_models(
+        [example.user_text for example in train], train_answers, output, job["simple"]["seed"]
+    )
     gold = [gold_text(tokenizer, example) for example in examples]
     rows = []
     for name, model in fitted.items():
-        texts = model.predict([e.user_text for e in examples])
+        texts = model.predict([example.user_text for example in examples])
         predictions = [Answer(text=text, status="ok" if text.strip() else "empty") for text in texts]
         rows += prediction_rows(examples, SIMPLE + name, predictions, gold)
     return rows, {"fitted": list(fitted), "failed": failed}
@@ -153,13 +157,14 @@ def _set_examples(model_set: Mapping[str, Any], examples: list[Example], labels:
 def _make_answerer(
     job: dict[str, Any], model_set: Mapping[str, Any], cache: AnswerCache | None, files: SeenFiles | None, spent: Any
 ) -> AnyAnswerer:
-    """The answerer of one set: a hosting service, the job's endpoint, or the local model."""
-    folder, prefix = Path(model_set["model"]), Path(model_set["adapter"]) if model_set.get("adapter") else None
+    """The answerer of one set: a hosting service, the job's endpoint, or the local model. spent: on earlier sets, by name."""
+    folder = Path(model_set["model"])
     if hosted := model_set.get("hosted"):
         return hosted_answerer(HostedModel.model_validate(hosted), folder, cache, model_set.get("concurrency"))
     if not job.get("endpoint"):
-        return Answerer(folder, prefix, cache, files, job["precision"])
-    used_tokens = sum(s["prompt_tokens"] + s["new_tokens"] for s in spent.values())
+        adapter = Path(model_set["adapter"]) if model_set.get("adapter") else None
+        return Answerer(folder, adapter, cache, files, job["precision"])
+    used_tokens = sum(set_spent["prompt_tokens"] + set_spent["new_tokens"] for set_spent in spent.values())
     return served_answerer(ServedModelsSpec(**job["endpoint"]), model_set["served"], folder, cache, used_tokens)
 
 
@@ -190,11 +195,14 @@ def baseline(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         raise JobError(f"{error}\nfix: lower baseline.shots, or add training examples") from error
     prompt_fields = {name: asdict(prompt) for name, prompt in prompts.items()}
     write_json(Path(job["out"]) / "prompts.json", prompt_fields)
-    common_fields = {"model": job["base"], "restricted": job.get("restricted")}
-    sets = [{"name": name, "prompt": prompt, **common_fields} for name, prompt in prompt_fields.items()]
+    model_fields = {"model": job["base"], "restricted": job.get("restricted")}
+    sets = [{"name": name, "prompt": fields, **model_fields} for name, fields in prompt_fields.items()]
     facts, measured = predict({**job, "sets": sets, "passages": str(Path(job["out"]) / PASSAGES)})
     reported_fields = ("shots", "retrieved", "embeddings", "documents", "ids", "system")
-    by_prompt = {name: {k: v[k] for k in reported_fields} | facts["sets"][name] for name, v in prompt_fields.items()}
+    by_prompt = {
+        name: {field: fields[field] for field in reported_fields} | facts["sets"][name]
+        for name, fields in prompt_fields.items()
+    }
     facts = {"rows": facts["rows"], "prompts": by_prompt, "passages": len(passages), "documents_left_out": unread_files}
     return facts, measured
 
@@ -204,7 +212,7 @@ def latency(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
     Leaves out each prompt's first call, which warms up kernels and memory. Does not use the answer cache.
     """
-    examples = sorted(read_examples(Path(job["examples"])), key=lambda e: e.id)[: job["calls"] + 1]
+    examples = sorted(read_examples(Path(job["examples"])), key=lambda example: example.id)[: job["calls"] + 1]
     answerer = Answerer(Path(job["model"]), precision=job["precision"])
     retriever = retriever_of(job, job["prompts"].values())
     milliseconds: dict[str, dict[str, float]] = {}
@@ -216,7 +224,7 @@ def latency(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
             answerer.answers([ids], None, job["max_new_tokens"], 1)
             times.append(1000 * (time.perf_counter() - began))
             progress.tell(job["stage"], f"{name}, one call at a time", step=len(times), of=len(examples))
-        p50, p95 = np.quantile(times[1:] or times, (0.5, 0.95))
+        p50, p95 = np.quantile(times[1:] or times, (0.5, 0.95))  # a single call must do
         milliseconds[name] = {"p50": round(float(p50), 1), "p95": round(float(p95), 1)}
         say(f"{job['stage']}: {name}: one call alone takes {p50:,.0f} ms (95%: {p95:,.0f} ms)")
     return {"calls": len(examples) - 1}, {"latency": milliseconds}
@@ -225,8 +233,8 @@ def latency(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 def _examples(job: dict[str, Any]) -> list[Example]:
     examples = read_examples(Path(job["examples"]))
     if job.get("limit") is not None:
-        chosen = {e.id for e in sorted(examples, key=lambda e: e.id)[: job["limit"]]}
-        examples = [e for e in examples if e.id in chosen]
+        chosen = {example.id for example in sorted(examples, key=lambda example: example.id)[: job["limit"]]}
+        examples = [example for example in examples if example.id in chosen]
     if not examples:
         raise JobError(f"{Path(job['examples']).name} holds no examples to predict\nfix: look at the split's counts")
     return examples
@@ -240,35 +248,24 @@ def _answer(
     choices: Sequence[Sequence[list[dict[str, Any]]]],
     restriction: Restriction | None = None,
 ) -> tuple[list[Answer], dict[str, Any]]:
+    """The answers of one set and its facts. choices: each example's conversations (prompts.conversations), of which the first
+    that fits into the context is asked."""
     if not examples:
         return [], {"rows": 0, "statuses": count_statuses([])}
-    tools = [e.tools for e in examples]
+    tools, max_new_tokens = [example.tools for example in examples], job["max_new_tokens"]
     prefix_length = shortened = 0
     if isinstance(answerer, EndpointAnswerer):
         say(f"{job['stage']}: {name}: {len(choices)} prompts for {answerer.endpoint.name}")
-        answers = answerer.answers([first for first, *_ in choices], tools, job["max_new_tokens"], job["stage"], name)
+        answers = answerer.answers([first for first, *_ in choices], tools, max_new_tokens, job["stage"], name)
     else:
-        token_limit = answerer.context_length - job["max_new_tokens"] if answerer.context_length else None
-        fitted = [_fit_prompt(answerer.tokenizer, *pair, token_limit) for pair in zip(choices, tools, strict=True)]
-        messages, prompts = [m for m, _ in fitted], [ids for _, ids in fitted]
-        shortened = sum(m is not row_choices[0] for m, row_choices in zip(messages, choices, strict=True))
+        fitted = [answerer.fit_prompt(*row, max_new_tokens) for row in zip(choices, tools, strict=True)]
+        messages, prompts = [turns for turns, _ in fitted], [ids for _, ids in fitted]
+        shortened = sum(turns is not row_choices[0] for turns, row_choices in zip(messages, choices, strict=True))
         labels = encode_labels(answerer.tokenizer, messages, job["labels"], tools) if job["labels"] else None
         prefix_length, mean_length = common_prefix(prompts), sum(map(len, prompts)) / len(prompts)
         say(f"{job['stage']}: {name}: {len(prompts)} prompts of {mean_length:.0f} tokens on average")
-        longest = job["max_new_tokens"]
-        answers = answerer.answers(prompts, labels, longest, job["batch_size"], job["stage"], name, restriction)
+        answers = answerer.answers(prompts, labels, max_new_tokens, job["batch_size"], job["stage"], name, restriction)
     return answers, {**answer_facts(answers), "shared_prefix_tokens": prefix_length, "rows_shown_fewer": shortened}
-
-
-def _fit_prompt(
-    tokenizer: Any, choices: Sequence[list[dict[str, Any]]], tools: Any, token_limit: int | None
-) -> tuple[list[dict[str, Any]], list[int]]:
-    """The first conversation that leaves room for the answer, else the last one, and its token ids."""
-    for messages in choices[:-1]:
-        ids = encode_prompt(tokenizer, messages, tools)
-        if token_limit is None or len(ids) <= token_limit:
-            return messages, ids
-    return choices[-1], encode_prompt(tokenizer, choices[-1], tools)
 
 
 def gold_text(tokenizer: Any, example: Example) -> str:
@@ -285,12 +282,12 @@ def encode_labels(
 ) -> list[list[list[int]]]:
     """Per prompt, the token ids of every label as its answer, in context, end-of-turn token included.
 
-    After a chat template's generation prompt, a label has the same tokens for every prompt. So all labels are encoded after
-    the first prompt. After the others only the first label is, to check that this holds.
+    After a chat template's generation prompt, a label usually has the same tokens for every prompt. So all labels are encoded
+    after the first prompt, and after each other prompt only the first label, to check that; if it differs, all are.
     """
     encoded: list[list[list[int]]] = []
     for messages, row_tools in zip(prompts, tools or [None] * len(prompts), strict=True):
-        turns = [dict(m) for m in messages]
+        turns = [dict(message) for message in messages]
         first_label = encode_answer(tokenizer, turns, labels[0], row_tools)
         if encoded and encoded[0][0] == first_label:
             encoded.append(encoded[0])

@@ -26,13 +26,18 @@ from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.spec.model import TaskSpec
 
 MAX_ROWS, PER_USER, MIN_ROWS = 200, 5, 20
-"""Maximum rows, maximum rows per user, and minimum rows for a result."""
+"""Maximum rows, maximum rows per user, and minimum rows for a comparison."""
 
 
 @dataclass(frozen=True)
 class ProductionRows:
-    """Chosen rows ({id, input, turns (of a conversation, or None), truth, user, timestamp, confirmed}, newest first), and
-    how many were left out for which reason. looked_at = len(rows) + the sum of left_out."""
+    """Production rows chosen to judge a model.
+
+    Attributes:
+        rows: {id, input, turns (of a conversation, or None), truth, user, timestamp, confirmed}, newest first.
+        left_out: Number of other rows by reason.
+        looked_at: Number of all rows, chosen or left out.
+    """
 
     rows: list[dict[str, Any]]
     left_out: dict[str, int]
@@ -58,19 +63,24 @@ def moment(timestamp: str) -> float:
 
 def unknown_rows(spec: TaskSpec, rows: Sequence[Row], known_files: Sequence[Path]) -> ProductionRows:
     """Production rows that can judge a model, without near-duplicates of rows of `known_files` (training, validation, test)."""
-    texts, threshold = [str(row["input"]) for row in rows], spec.data.near_duplicate_threshold
-    near = near_any(texts, (e.user_text for path in known_files for e in stream_examples(path)), threshold)
-    return rows_with_truth(spec, rows, trained=[text for text, duplicate in zip(texts, near, strict=True) if duplicate])
+    texts = [str(row["input"]) for row in rows]
+    known_texts = (example.user_text for path in known_files for example in stream_examples(path))
+    is_known = near_any(texts, known_texts, spec.data.near_duplicate_threshold)
+    return rows_with_truth(spec, rows, trained=[text for text, known in zip(texts, is_known, strict=True) if known])
 
 
 def rows_with_truth(spec: TaskSpec, rows: Sequence[Row], *, trained: Collection[str]) -> ProductionRows:
     """Production rows that can judge a model.
 
-    rows: as production_logs writes them. trained: user texts the candidate was trained or selected on; they are left out. At
-    most PER_USER rows of one user count, the newest of equal texts, and the newest MAX_ROWS in all. The choice among a user's rows
-    depends on their ids only, never on the answers.
+    Of equal texts the newest row counts, of one user at most PER_USER rows, and in all the newest MAX_ROWS. The choice among a
+    user's rows depends on their ids only, never on the answers.
+
+    Args:
+        rows: As production_logs writes them.
+        trained: User texts the candidate was trained or selected on; they are left out.
     """
-    trained_forms, usable = {exact_form(text) for text in trained}, []
+    trained_forms = {exact_form(text) for text in trained}
+    usable: list[Row] = []
     left_out: Counter[str] = Counter()
     for row in rows:
         truth, text = row.get("correction"), exact_form(str(row["input"]))
@@ -81,29 +91,30 @@ def rows_with_truth(spec: TaskSpec, rows: Sequence[Row], *, trained: Collection[
         elif text in trained_forms:
             left_out["in_the_training_set"] += 1
         else:
-            usable.append((text, row))
-    usable.sort(key=lambda pair: (moment(pair[1]["timestamp"]), str(pair[1]["id"])), reverse=True)
+            usable.append(row)
+    usable.sort(key=lambda row: (moment(row["timestamp"]), str(row["id"])), reverse=True)
     newest: dict[str, Row] = {}
-    for text, row in usable:
-        newest.setdefault(text, row)
-    allowed = _limited_per_user(list(newest.values()))
-    within_limits = [row for row in newest.values() if str(row["id"]) in allowed]
+    for row in usable:
+        newest.setdefault(exact_form(str(row["input"])), row)
+    allowed_ids = _limited_per_user(list(newest.values()))
+    within_limits = [row for row in newest.values() if str(row["id"]) in allowed_ids]
     left_out["repeated"] = len(usable) - len(newest)
     left_out["more_of_one_user"] = len(newest) - len(within_limits)
     left_out["beyond_the_limit"] = len(within_limits[MAX_ROWS:])
-    return ProductionRows([_chosen(row) for row in within_limits[:MAX_ROWS]], dict(+left_out), len(rows))
+    reasons = {reason: count for reason, count in left_out.items() if count}
+    return ProductionRows([_chosen(row) for row in within_limits[:MAX_ROWS]], reasons, len(rows))
 
 
 def _limited_per_user(rows: Sequence[Row]) -> set[str]:
     """Ids of at most PER_USER rows of every user, by the hash of the id, and of all rows without a user."""
     rows_by_user: Counter[str | None] = Counter()
-    allowed = set()
-    for row in sorted(rows, key=lambda r: hashlib.sha256(str(r["id"]).encode()).hexdigest()):
+    allowed_ids = set()
+    for row in sorted(rows, key=lambda row: hashlib.sha256(str(row["id"]).encode()).hexdigest()):
         user = row.get("user")
         rows_by_user[user] += 1
         if user is None or rows_by_user[user] <= PER_USER:
-            allowed.add(str(row["id"]))
-    return allowed
+            allowed_ids.add(str(row["id"]))
+    return allowed_ids
 
 
 def _chosen(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,17 +166,20 @@ def recent_rows(spec: TaskSpec, predictions: Sequence[Row], chosen: Mapping[str,
     if not chosen:
         return None
     rows = {name: of_model(predictions, set_name(name, SET)) for name in ("base", "candidate", "champion")}
-    candidate, level = rows["candidate"], spec.gates.confidence
+    candidate, sources = rows["candidate"], chosen["sources"]
     judged = len(candidate) >= MIN_ROWS
-    rivals = {name: answers for name, answers in rows.items() if answers and name != "candidate"} if judged else {}
+    comparisons = {}
+    if judged:
+        comparisons = {
+            name: compare(answers, candidate, spec.output, spec.gates.confidence, spec.metric, sources)
+            for name, answers in rows.items()
+            if answers and name != "candidate"
+        }
     return Production(
         n=len(candidate),
         judged=judged,
         rows=ChosenRows.model_validate(chosen["rows"]),
-        comparisons={
-            name: compare(answers, candidate, spec.output, level, spec.metric, chosen["sources"])
-            for name, answers in rivals.items()
-        },
+        comparisons=comparisons,
         metric=spec.metric,
-        scores={name: score(answers, spec, chosen["sources"]).primary for name, answers in rows.items() if answers},
+        scores={name: score(answers, spec, sources).primary for name, answers in rows.items() if answers},
     )

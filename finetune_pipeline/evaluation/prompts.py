@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,9 @@ MAX_ROWS = 20_000
 NEAREST, EMBEDDED, DOCUMENTS = "_nearest", "_nearest_embedded", "_documents"
 """Suffixes of prompts with the nearest training examples (by words, by embeddings) and with passages of documents."""
 BATCH = 256
-"""Batch size of texts compared with all training rows."""
+"""Texts that are compared with all training rows at once."""
+FEW_ROWS, USUAL_SIMILARITY = 7, 0.2
+"""With fewer training rows, this similarity counts as near."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,32 +32,37 @@ class TrainingRow:
 
 
 class Neighbours:
-    """Training rows by TF-IDF of character 3- to 5-grams within words (cosine)."""
+    """Finds the training rows similar to a text: cosine similarity of TF-IDF over character 3- to 5-grams within words.
+
+    Attributes:
+        rows: The compared training rows, at most MAX_ROWS.
+        near: The similarity from which a row counts as near a text: the usual one of a row to its fifth nearest neighbour.
+    """
 
     def __init__(self, rows: Sequence[TrainingRow]) -> None:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        self.scale = max(1.0, len(rows) / MAX_ROWS)
-        drawn = sorted(rows, key=lambda r: hashlib.sha256(r.id.encode("utf-8", "surrogatepass")).digest())
-        self.rows = drawn[:MAX_ROWS]
-        self._vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True, min_df=1)
-        self._row_vectors: Any = self._vectors.fit_transform([r.text for r in self.rows]) if self.rows else None
+        self._scale = max(1.0, len(rows) / MAX_ROWS)
+        by_hash = sorted(rows, key=lambda row: hashlib.sha256(row.id.encode("utf-8", "surrogatepass")).digest())
+        self.rows = by_hash[:MAX_ROWS]
+        self._vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True, min_df=1)
+        self._row_vectors: Any = self._vectorizer.fit_transform([row.text for row in self.rows]) if self.rows else None
         self.near = self._usual_similarity()
 
     def similarities(self, texts: Sequence[str]) -> np.ndarray:
         """Cosine of each text with each training row, (texts, rows)."""
         if self._row_vectors is None or not texts:
             return np.zeros((len(texts), len(self.rows)))
-        return np.asarray((self._vectors.transform(texts) @ self._row_vectors.T).toarray())
+        return np.asarray((self._vectorizer.transform(texts) @ self._row_vectors.T).toarray())
 
     def counts(self, texts: Sequence[str]) -> list[float]:
-        """Number of training rows near each text: similarity at least `near`."""
-        return [float(n) * self.scale for n in (self.similarities(texts) >= self.near).sum(axis=1)]
+        """Number of training rows near each text; estimated if there are more than MAX_ROWS."""
+        return [float(n) * self._scale for n in (self.similarities(texts) >= self.near).sum(axis=1)]
 
     def nearest(self, texts: Sequence[str], k: int) -> list[TrainingRow]:
         """The k training rows most similar to the texts on average."""
         mean = self.similarities(texts).mean(axis=0) if texts else np.zeros(len(self.rows))
-        return [self.rows[i] for i in sorted(range(len(self.rows)), key=lambda i: (-mean[i], self.rows[i].id))[:k]]
+        return self._by_similarity(mean)[:k]
 
     def nearest_each(self, texts: Sequence[str], k: int) -> list[list[TrainingRow]]:
         """For each text the k most similar training rows, best first. Skips rows with the same text: they would give the answer
@@ -63,21 +70,25 @@ class Neighbours:
         nearest = []
         for start in range(0, len(texts), BATCH):
             batch = texts[start : start + BATCH]
-            nearest += [self.most_similar(*pair, k) for pair in zip(batch, self.similarities(batch), strict=True)]
+            for text, similarities in zip(batch, self.similarities(batch), strict=True):
+                nearest.append(self.most_similar(text, similarities, k))
         return nearest
 
     def most_similar(self, text: str, similarities: np.ndarray, k: int) -> list[TrainingRow]:
         """The k rows most similar to a text, without rows that have the same text."""
+        return list(islice((row for row in self._by_similarity(similarities) if row.text != text), k))
+
+    def _by_similarity(self, similarities: np.ndarray) -> list[TrainingRow]:
         order = sorted(range(len(self.rows)), key=lambda i: (-similarities[i], self.rows[i].id))
-        return [self.rows[i] for i in order[: 2 * k + 8] if self.rows[i].text != text][:k]
+        return [self.rows[i] for i in order]
 
     def _usual_similarity(self) -> float:
         """The median similarity of a training row to its fifth nearest neighbour."""
         sample = self.rows[:500]
-        if len(sample) < 7:
-            return 0.2
-        ordered = np.sort(self.similarities([r.text for r in sample]), axis=1)
-        return float(np.median(ordered[:, -6]))
+        if len(sample) < FEW_ROWS:
+            return USUAL_SIMILARITY
+        ordered = np.sort(self.similarities([row.text for row in sample]), axis=1)
+        return float(np.median(ordered[:, -6]))  # the last is the row itself
 
 
 Message = Mapping[str, Any]
@@ -87,10 +98,13 @@ Message = Mapping[str, Any]
 class Prompt:
     """One prompt. prompts.json holds these fields.
 
-    shots: number of fixed examples, with these `ids`, shown as `turns`. retrieved: number of most similar training examples
-    shown instead, found by `embeddings` (preferences.embeddings.embed) or, if None, by TF-IDF. documents: number of passages
-    of documents/ at the end of the system prompt. system: replaces the system prompt `instead_of`; None keeps the task's own.
-    api: sent to baseline.endpoint.
+    Attributes:
+        shots: Number of fixed examples, with these `ids`, shown as `turns`.
+        retrieved: Number of most similar training examples shown instead, found by `embeddings`
+            (preferences.embeddings.embed) or, if None, by TF-IDF.
+        documents: Number of passages of documents/ at the end of the system prompt.
+        system: Replaces the system prompt `instead_of`; None keeps the task's own.
+        api: Whether it is sent to baseline.endpoint.
     """
 
     shots: int = 0
@@ -122,7 +136,8 @@ def prompts_to_try(
     nearest passages of documents (0: none), and each system prompt of `others` with each number of shots. Raises ValueError if
     there are too few examples to show.
     """
-    by_id, fixed = {e.id: e for e in train}, {}
+    by_id = {example.id: example for example in train}
+    fixed = {}
     for k in shots:
         try:
             ids = build_shots(train, k, labels, seed)
@@ -170,43 +185,46 @@ def build_shots(train: Sequence[Example], k: int, labels: Sequence[str], seed: i
 
 def fixed_prompts(names: Iterable[str]) -> list[str]:
     """The base model's prompts of a baseline without retrieval."""
-    return [n for n in names if not n.startswith(API) and not n.endswith((NEAREST, EMBEDDED, DOCUMENTS))]
+    retrieving = (NEAREST, EMBEDDED, DOCUMENTS)
+    return [name for name in names if not name.startswith(API) and not name.endswith(retrieving)]
 
 
 def with_turns(messages: Sequence[Message], turns: Sequence[Message]) -> list[dict[str, Any]]:
     """`turns` put after the system prompt (if any) and before the first user turn."""
-    lead = 1 if messages and messages[0]["role"] == "system" else 0
-    return [dict(m) for m in [*messages[:lead], *turns, *messages[lead:]]]
+    start = 1 if messages and messages[0]["role"] == "system" else 0
+    return [dict(message) for message in [*messages[:start], *turns, *messages[start:]]]
 
 
 def shots_as_turns(shots: Sequence[Example]) -> list[dict[str, Any]]:
     """Examples as user and assistant turns, without their system prompts."""
-    return [dict(m) for shot in shots for m in shot.messages if m["role"] != "system"]
+    return [dict(message) for shot in shots for message in shot.messages if message["role"] != "system"]
 
 
 class Retriever:
     """Finds the training examples and passages of documents most similar to a row (TF-IDF of parts of words)."""
 
     def __init__(self, train: Sequence[Example], passages: Sequence[Passage] = ()) -> None:
-        self._by_id, self._passages = {e.id: e for e in train}, list(passages)
+        self._by_id, self._passages = {example.id: example for example in train}, list(passages)
 
     @cached_property
-    def _near(self) -> Neighbours:
-        return Neighbours([TrainingRow(e.id, e.user_text, e.answer) for e in self._by_id.values()])
+    def _neighbours(self) -> Neighbours:
+        return Neighbours(
+            [TrainingRow(example.id, example.user_text, example.answer) for example in self._by_id.values()]
+        )
 
     @cached_property
-    def _near_passages(self) -> Neighbours:
+    def _passage_neighbours(self) -> Neighbours:
         return Neighbours([TrainingRow(str(i), passage.shown, "") for i, passage in enumerate(self._passages)])
 
     def _embedded(self, texts: Sequence[str], k: int, embeddings: str) -> list[list[TrainingRow]]:
-        rows = self._near.rows
+        rows = self._neighbours.rows
         vectors = embed([*(row.text for row in rows), *texts], embeddings)
-        likeness = vectors[len(rows) :] @ vectors[: len(rows)].T
-        return [self._near.most_similar(*pair, k) for pair in zip(texts, likeness, strict=True)]
+        similarities = vectors[len(rows) :] @ vectors[: len(rows)].T
+        return [self._neighbours.most_similar(*pair, k) for pair in zip(texts, similarities, strict=True)]
 
     def passages(self, examples: Sequence[Example], k: int) -> list[list[Passage]]:
         """For each example the k most similar passages, best first."""
-        nearest = self._near_passages.nearest_each([e.user_text for e in examples], k)
+        nearest = self._passage_neighbours.nearest_each([example.user_text for example in examples], k)
         return [[self._passages[int(row.id)] for row in rows] for rows in nearest]
 
     def nearest(self, examples: Sequence[Example], k: int, embeddings: str | None = None) -> list[list[Example]]:
@@ -214,8 +232,10 @@ class Retriever:
 
         embeddings: None compares by TF-IDF. Raises FileNotFoundError if the model of embeddings is missing.
         """
-        texts = [e.user_text for e in examples]
-        nearest = self._near.nearest_each(texts, k) if embeddings is None else self._embedded(texts, k, embeddings)
+        texts = [example.user_text for example in examples]
+        nearest = (
+            self._neighbours.nearest_each(texts, k) if embeddings is None else self._embedded(texts, k, embeddings)
+        )
         return [[self._by_id[row.id] for row in reversed(rows)] for rows in nearest]
 
 
@@ -229,33 +249,38 @@ def conversations(
     """
     chosen = Prompt(**prompt)
     if not chosen.retrieved and not chosen.documents:
-        return [[with_turns(_question(e, chosen), chosen.turns)] for e in examples]
+        return [[with_turns(_question(example, chosen), chosen.turns)] for example in examples]
     if retriever is None:
         raise ValueError("a prompt that shows the nearest examples needs the training examples")
     if chosen.documents:
         return [
-            [_with_passages(_question(e, chosen), passages[: len(passages) - i]) for i in range(len(passages) + 1)]
-            for e, passages in zip(examples, retriever.passages(examples, chosen.documents), strict=True)
+            [_with_passages(_question(example, chosen), passages[:count]) for count in range(len(passages), -1, -1)]
+            for example, passages in zip(examples, retriever.passages(examples, chosen.documents), strict=True)
         ]
     return [
-        [with_turns(_question(e, chosen), shots_as_turns(shots[i:])) for i in range(len(shots) + 1)]
-        for e, shots in zip(examples, retriever.nearest(examples, chosen.retrieved, chosen.embeddings), strict=True)
+        [with_turns(_question(example, chosen), shots_as_turns(shots[i:])) for i in range(len(shots) + 1)]
+        for example, shots in zip(
+            examples, retriever.nearest(examples, chosen.retrieved, chosen.embeddings), strict=True
+        )
     ]
 
 
 def _with_passages(messages: Sequence[Message], passages: Sequence[Passage]) -> list[dict[str, Any]]:
     """The messages with the passages at the end of the system turn, which is added if there is none."""
     if not passages:
-        return [dict(m) for m in messages]
+        return [dict(message) for message in messages]
     text = "\n\n".join(["Passages that may help:", *(f"[{i}] {p.shown}" for i, p in enumerate(passages, 1))])
     if messages and messages[0]["role"] == "system":
-        return [{**messages[0], "content": f"{messages[0]['content']}\n\n{text}"}, *(dict(m) for m in messages[1:])]
-    return [{"role": "system", "content": text}, *(dict(m) for m in messages)]
+        return [
+            {**messages[0], "content": f"{messages[0]['content']}\n\n{text}"},
+            *(dict(message) for message in messages[1:]),
+        ]
+    return [{"role": "system", "content": text}, *(dict(message) for message in messages)]
 
 
 def _question(example: Example, prompt: Prompt) -> list[dict[str, Any]]:
     """The example's turns without the answer, with the prompt's system prompt unless the row has its own."""
-    messages = [dict(m) for m in example.prompt_messages]
+    messages = [dict(message) for message in example.prompt_messages]
     first = messages[0] if messages else {"role": ""}
     if prompt.system is not None and first["role"] == "system" and first["content"] == prompt.instead_of:
         first["content"] = prompt.system

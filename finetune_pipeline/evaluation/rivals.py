@@ -31,7 +31,7 @@ MODE_TITLES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class BaseAtItsBest:
-    """The base model's answers a candidate is compared with.
+    """The answers of the base model that a candidate is compared with.
 
     Attributes:
         mode: The mode that decides.
@@ -45,20 +45,25 @@ class BaseAtItsBest:
 
 
 def base_at_its_best(rows: Mapping[str, Sequence[Row]], output: AnyOutput, name: str = "base") -> BaseAtItsBest:
-    """Choose the base model's answers that a candidate is compared with; `name`: of the model (or prompt) in `rows`.
+    """Choose the answers of the base model that a candidate is compared with.
 
     Free answers decide if at least IN_FORM of them are in form, and restricted answers are a second rival. Otherwise
     restricted answers decide or, if there are none, free ones read leniently. Free text has no restricted form.
+
+    Args:
+        name: The base model, or one of its prompts, in `rows`.
     """
     free = list(rows[name])
     share = valid_share(free, output)["share"] or 0.0
-    restricted = restricted_rows(rows, OTHER_PROMPT if OTHER_PROMPT in rows else name, output)
     if isinstance(output, TextOutput):
         return BaseAtItsBest("free", {"free": free}, share)
-    answers: dict[Mode, Sequence[Row]] = {"free": free} if share >= IN_FORM else {}
-    if restricted:
+    answers: dict[Mode, Sequence[Row]] = {}
+    if share >= IN_FORM:
+        answers["free"] = free
+    if restricted := restricted_rows(rows, OTHER_PROMPT if OTHER_PROMPT in rows else name, output):
         answers["restricted"] = restricted
-    answers = answers or {"lenient": lenient_rows(free, output)}
+    if not answers:
+        answers["lenient"] = lenient_rows(free, output)
     return BaseAtItsBest(next(iter(answers)), answers, share)
 
 
@@ -73,6 +78,7 @@ def restricted_rows(rows: Mapping[str, Sequence[Row]], name: str, output: AnyOut
 
 
 def simple_rows(rows: Mapping[str, Sequence[Row]]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each simple model, by its name in SIMPLE_MODELS."""
     return {name: [dict(row) for row in rows[SIMPLE + name]] for name in SIMPLE_MODELS if SIMPLE + name in rows}
 
 
@@ -94,25 +100,28 @@ class Rival:
 def strongest_rival(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> Rival:
     """The best alternative to fine-tuning on validation: prompts, restricted answers, simple models.
 
-    rows: by prompt, by restricted_name(prompt), and by SIMPLE + name of a simple model.
+    Args:
+        rows: By prompt, by restricted_name(prompt), and by SIMPLE + name of a simple model.
     """
-    rivals: list[tuple[str, Sequence[Row]]] = []
+    titled_rows: list[tuple[str, Sequence[Row]]] = []
     for name in prompts_of(rows):
         title = f"the base model, {prompt_name(name)}"
         answers = base_at_its_best(rows, spec.output, name).answers
-        rivals += [(f"{title}{MODE_TITLES[mode]}", rival_rows) for mode, rival_rows in answers.items()]
-    rivals += [(inside(SIMPLE_MODELS[name].title), rival_rows) for name, rival_rows in simple_rows(rows).items()]
+        titled_rows += [(f"{title}{MODE_TITLES[mode]}", mode_rows) for mode, mode_rows in answers.items()]
+    titled_rows += [(inside(SIMPLE_MODELS[name].title), model_rows) for name, model_rows in simple_rows(rows).items()]
     metric = METRICS[spec.metric]
-    scored = [(metric.score(rival_rows, spec.output), title, rival_rows) for title, rival_rows in rivals]
-    value, title, rival_rows = max(scored, key=lambda rival: metric.rank(rival[0]))
-    return Rival(title, value, in_order(map(dict, rival_rows)))
+    rivals = [
+        Rival(title, metric.score(rival_rows, spec.output), in_order(map(dict, rival_rows)))
+        for title, rival_rows in titled_rows
+    ]
+    return max(rivals, key=lambda rival: metric.rank(rival.value))
 
 
 def same_rows(first: Sequence[Row], second: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     """The rows of two models for the examples both answered, in the order of example ids."""
-    by_id = [{row["example_id"]: row for row in rows} for rows in (first, second)]
-    shared = sorted(by_id[0].keys() & by_id[1].keys())
-    return [by_id[0][i] for i in shared], [by_id[1][i] for i in shared]
+    first_by_id, second_by_id = ({row["example_id"]: row for row in rows} for rows in (first, second))
+    shared_ids = sorted(first_by_id.keys() & second_by_id.keys())
+    return [first_by_id[i] for i in shared_ids], [second_by_id[i] for i in shared_ids]
 
 
 def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], sources: SourceOf = None) -> dict[str, Any]:
@@ -144,10 +153,13 @@ def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], sources: 
     prompts = {name: _prompt_scores(spec, rows, name, sources) for name in names}
     restricted = [name for name in names if prompts[name]["restricted"]]
     best_restricted = max(restricted, key=lambda name: rank_of(prompts[name]["restricted"]), default=None)
-    in_form = [n for n in names if isinstance(spec.output, TextOutput) or (prompts[n]["valid_share"] or 0.0) >= IN_FORM]
-    mode, best = "restricted", best_restricted
-    if in_form or best is None:
+    in_form = names
+    if not isinstance(spec.output, TextOutput):
+        in_form = [name for name in names if (prompts[name]["valid_share"] or 0.0) >= IN_FORM]
+    if in_form or best_restricted is None:
         mode, best = "free", max(in_form or names, key=lambda name: rank_of(prompts[name]))
+    else:
+        mode, best = "restricted", best_restricted
     return {
         "prompts": prompts,
         "best": best,
@@ -162,7 +174,8 @@ def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], sources: 
 
 def best_api_prompt(prompts: Mapping[str, Mapping[str, Any]]) -> str | None:
     """The API model's best prompt on validation, by its free answers; None if it was not asked."""
-    return max((name for name in prompts if name.startswith(API)), key=lambda n: rank_of(prompts[n]), default=None)
+    api_prompts = [name for name in prompts if name.startswith(API)]
+    return max(api_prompts, key=lambda name: rank_of(prompts[name]), default=None)
 
 
 def rank_of(scores: Mapping[str, Any]) -> float:
@@ -179,6 +192,7 @@ def _prompt_scores(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], name: str,
     }
 
 
-def _reported(scores: Scores, *more: str) -> dict[str, Any]:
-    names = {"n", "correct", "accuracy", "interval", "primary", *more}
-    return scores.model_dump(mode="json", include=names, exclude_unset=True)
+def _reported(scores: Scores, *more_fields: str) -> dict[str, Any]:
+    """The fields of scores that the baseline's facts keep, as JSON."""
+    fields = {"n", "correct", "accuracy", "interval", "primary", *more_fields}
+    return scores.model_dump(mode="json", include=fields, exclude_unset=True)

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from finetune_pipeline.data.perturbations import BLOCKING, KINDS, TITLES, set_name
 from finetune_pipeline.evaluation.compare import SourceOf, compare
@@ -18,7 +18,8 @@ from finetune_pipeline.spec.evaluation import ENOUGH_ROWS, RobustnessSpec
 from finetune_pipeline.spec.model import TaskSpec
 
 Status = Literal["passed", "warned", "failed"]
-_SEVERITY = ("passed", "warned", "failed")
+"""The least severe first."""
+_SEVERITY = get_args(Status)
 
 
 def robustness(spec: TaskSpec, predictions: Sequence[Row], sources: SourceOf = None) -> Robustness | None:
@@ -37,22 +38,23 @@ def robustness(spec: TaskSpec, predictions: Sequence[Row], sources: SourceOf = N
         kinds[kind] = PerturbedScores(n=0)
         if rows:
             plain_rows = [plain[row["example_id"]] for row in rows]
-            kinds[kind] = _figures(compare(plain_rows, rows, spec.output, confidence, spec.metric, sources), rows)
+            comparison = compare(plain_rows, rows, spec.output, confidence, spec.metric, sources)
+            kinds[kind] = _perturbed_scores(comparison, rows)
     requested_rows = min(spec.robustness.rows, len(plain))
     measured = PerturbedRows(asked=requested_rows, confidence=confidence, metric=spec.metric, kinds=kinds)
     return Robustness(**dict(measured), verdict=robustness_verdict(spec.robustness, measured))
 
 
-def _figures(paired: Comparison, rows: Sequence[Row]) -> PerturbedScores:
+def _perturbed_scores(comparison: Comparison, rows: Sequence[Row]) -> PerturbedScores:
     return PerturbedScores(
-        n=paired.n,
-        plain=paired.base,
-        perturbed=paired.candidate,
-        drop=None if paired.gain is None else -paired.gain,
-        interval=(-paired.interval[1], -paired.interval[0]) if paired.interval else None,
-        lost=paired.b,
-        gained=paired.c,
-        p=paired.metric_p,
+        n=comparison.n,
+        plain=comparison.base,
+        perturbed=comparison.candidate,
+        drop=None if comparison.gain is None else -comparison.gain,
+        interval=(-comparison.interval[1], -comparison.interval[0]) if comparison.interval else None,
+        lost=comparison.b,
+        gained=comparison.c,
+        p=comparison.metric_p,
         failed=sum(row["status"] == "error" for row in rows),
     )
 
@@ -68,13 +70,13 @@ def robustness_verdict(settings: RobustnessSpec, measured: PerturbedRows | None)
         sentence = "The spec asks for no perturbed rows (robustness.rows: 0)."
         return RobustnessVerdict(status="not_asked", sentence=sentence)
     kinds = measured.kinds if measured else {}
-    valid = {kind: scores for kind, scores in kinds.items() if scores.n == 0 or scores.drop is not None}
-    missing = [TITLES[kind].lower() for kind in BLOCKING if kind not in valid or valid[kind].n is None]
+    complete = {kind: scores for kind, scores in kinds.items() if scores.n == 0 or scores.drop is not None}
+    missing = [TITLES[kind].lower() for kind in BLOCKING if kind not in complete or complete[kind].n is None]
     if measured is None or missing:
         titles = f": {', '.join(missing)}" if measured else ""
         return RobustnessVerdict(status="failed", sentence=f"Perturbed rows were requested but not measured{titles}.")
-    losses = {kind: scores for kind, scores in valid.items() if scores.n}
-    sentence = _changes(losses, metric_title(measured.metric))
+    losses = {kind: scores for kind, scores in complete.items() if scores.n}
+    sentence = _change_sentence(losses, metric_title(measured.metric))
     statuses = {kind: _status(settings, scores) for kind, scores in losses.items() if kind in BLOCKING}
     if not statuses:
         sentence += "No blocking perturbation could change a test row, so robustness is unknown."
@@ -82,7 +84,7 @@ def robustness_verdict(settings: RobustnessSpec, measured: PerturbedRows | None)
     worst = max(statuses, key=lambda kind: (_SEVERITY.index(statuses[kind]), losses[kind].drop or 0.0))
     return RobustnessVerdict(
         status=statuses[worst],
-        sentence=sentence + _decision(settings, statuses, losses),
+        sentence=sentence + _blocking_sentence(settings, statuses, losses),
         worst=worst,
         largest_drop=losses[worst].drop,
     )
@@ -94,7 +96,7 @@ def _status(settings: RobustnessSpec, scores: PerturbedScores) -> Status:
     return "failed" if (scores.n or 0) >= ENOUGH_ROWS and settings.action == "block" else "warned"
 
 
-def _changes(losses: Mapping[str, PerturbedScores], metric: str) -> str:
+def _change_sentence(losses: Mapping[str, PerturbedScores], metric: str) -> str:
     """A sentence on the change by every kind; empty if none could change a row."""
     parts = []
     for kind, scores in losses.items():
@@ -105,17 +107,20 @@ def _changes(losses: Mapping[str, PerturbedScores], metric: str) -> str:
     return f"Points of {metric} on the same test rows, perturbed: {'; '.join(parts)}. " if parts else ""
 
 
-def _decision(settings: RobustnessSpec, statuses: Mapping[str, Status], losses: Mapping[str, PerturbedScores]) -> str:
-    """A sentence on the kinds that can block."""
+def _blocking_sentence(
+    settings: RobustnessSpec, statuses: Mapping[str, Status], losses: Mapping[str, PerturbedScores]
+) -> str:
+    """A sentence on each blocking kind that costs too much, or one that none does."""
     limit = f"more than {points(settings.max_drop, sign=False)} points (robustness.max_drop)"
-    parts = []
+    sentences = []
     for kind, status in statuses.items():
+        if status == "passed":
+            continue
         consequence = "this blocks the candidate"
         if status == "warned" and settings.action == "warn":
             consequence = "this does not block (robustness.action: warn)"
         elif status == "warned":
             measured = f"it was measured on {counted(losses[kind].n or 0, 'row')} and blocking takes {ENOUGH_ROWS}"
             consequence = f"this does not block, because {measured} (robustness.rows)"
-        if status != "passed":
-            parts.append(f"{TITLES[kind]} cost {limit}, surely a loss: {consequence}.")
-    return " ".join(parts) or f"None that can block costs {limit} and is surely a loss."
+        sentences.append(f"{TITLES[kind]} cost {limit}, surely a loss: {consequence}.")
+    return " ".join(sentences) or f"None that can block costs {limit} and is surely a loss."

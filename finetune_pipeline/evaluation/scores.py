@@ -33,6 +33,8 @@ from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, TextOutput
 
 BINS = 10
+LEAST_PROBABILITY = math.exp(-50)
+"""The log loss counts smaller probabilities as this one; a single 0 would make it infinite."""
 
 
 def calibration(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> dict[str, Any] | None:
@@ -49,7 +51,8 @@ def calibration(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> dic
     probabilities = scipy.special.softmax([row["label_scores"] for row in scored_rows], axis=1)
     n, gold = len(scored_rows), np.array([labels.index(row["gold"]) for row in scored_rows])
     predicted = probabilities.argmax(axis=1)
-    confidence, correct = probabilities[np.arange(n), predicted], (predicted == gold).astype(float)
+    confidence, gold_probability = probabilities[np.arange(n), predicted], probabilities[np.arange(n), gold]
+    correct = (predicted == gold).astype(float)
     one_hot = np.eye(len(labels))[gold]
     bin_index = np.minimum((confidence * BINS).astype(int), BINS - 1)
     reliability = [
@@ -67,36 +70,40 @@ def calibration(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> dic
         "n": n,
         "confidence": float(confidence.mean()),
         "accuracy": float(correct.mean()),
-        "ece": sum(b["n"] / n * abs(b["confidence"] - b["accuracy"]) for b in reliability),
+        "ece": sum(bin_["n"] / n * abs(bin_["confidence"] - bin_["accuracy"]) for bin_ in reliability),
         "brier": float(((probabilities - one_hot) ** 2).sum(axis=1).mean()),
-        "log_loss": float(-np.log(np.maximum(probabilities[np.arange(n), gold], math.exp(-50))).mean()),
+        "log_loss": float(-np.log(np.maximum(gold_probability, LEAST_PROBABILITY)).mean()),
         "reliability": reliability,
     }
 
 
 def score(rows: Sequence[Row], spec: TaskSpec, sources: SourceOf = None) -> Scores:
-    """Score one model: right answers, every metric of the kind of output with a `NAME_interval`, and the details of that kind
-    (:func:`label_details`, :func:`json_details`, :func:`text_details`). Where rows share `sources`, intervals count these."""
+    """Score the answers of one model.
+
+    The scores are right answers, every metric that fits the output with its interval (`NAME_interval`), and further details:
+    :func:`label_details`, :func:`json_details` or :func:`text_details`. Where rows share `sources`, intervals count these.
+    """
     output, confidence, primary = spec.output, spec.gates.confidence, METRICS[spec.metric]
     clusters = shared_sources(rows, sources)
     correct = rate([is_right(row, output) for row in rows], confidence, clusters)
-    scores: dict[str, Any] = {"correct": correct.pop("k"), "accuracy": correct.pop("share"), **correct}
-    for scorer in metrics_of(output):
-        scores[scorer.name] = finite(scorer.value(rows, output))  # metrics of users may return numpy's numbers
-        if not scorer.right_or_wrong and (scorer.interval_always or scorer is primary):
-            interval = scorer.interval(rows, output, confidence, clusters)
-            scores[f"{scorer.name}_interval"] = list(map(float, interval)) if interval else None
+    scores: dict[str, Any] = {"correct": correct["k"], "accuracy": correct["share"]}
+    scores |= {name: correct[name] for name in ("n", "interval", "design_effect")}
+    for metric in metrics_of(output):
+        scores[metric.name] = finite(metric.value(rows, output))  # metrics of users may return numpy's numbers
+        if not metric.right_or_wrong and (metric.interval_always or metric is primary):
+            interval = metric.interval(rows, output, confidence, clusters)
+            scores[f"{metric.name}_interval"] = list(map(float, interval)) if interval else None
     if isinstance(output, LabelsOutput):
         scores |= label_details(rows, output)
     elif isinstance(output, JsonOutput):
         scores |= json_details(rows, output, confidence, clusters)
     else:
         scores |= text_details(rows, output, confidence, clusters)
-    key = "interval" if primary.right_or_wrong else f"{primary.name}_interval"
+    interval_key = "interval" if primary.right_or_wrong else f"{primary.name}_interval"
     scores |= {
         "valid": valid_share(rows, output, confidence, clusters),
         "statuses": count_statuses(row["status"] for row in rows),
-        "primary": {"name": primary.name, "value": scores[primary.name], "interval": scores[key]},
+        "primary": {"name": primary.name, "value": scores[primary.name], "interval": scores[interval_key]},
     }
     return Scores.model_validate(scores)
 
@@ -124,7 +131,7 @@ def json_details(rows: Sequence[Row], output: JsonOutput, confidence: float, clu
         for field in {*answer.claimed, *answer.gold}:
             claimed, gold = answer.claimed.get(field, Counter()), answer.gold.get(field, Counter())
             fields.setdefault(field, Counter()).update(
-                right=sum((claimed & gold).values()), claimed=sum(claimed.values()), expected=sum(gold.values())
+                right=(claimed & gold).total(), claimed=claimed.total(), expected=gold.total()
             )
     repaired = rate([answer.parse == "repaired" for answer in answers], confidence, clusters)
     repaired["right_if_repaired"] = sum(
@@ -173,7 +180,8 @@ def text_details(rows: Sequence[Row], output: TextOutput, confidence: float, clu
 
 def rate(hits: Sequence[bool], confidence: float, clusters: Clusters = None) -> dict[str, Any]:
     """{k, n, share, interval (Wilson's), design_effect} of the hits."""
-    k, n, interval, effect = sum(hits), len(hits), (0.0, 1.0), 1.0
+    k, n = sum(hits), len(hits)
+    interval, effect = (0.0, 1.0), 1.0
     if n:
         units = range(n) if clusters is None else clusters
         interval, effect = clustered_share(list(map(float, hits)), units, confidence)
@@ -183,13 +191,13 @@ def rate(hits: Sequence[bool], confidence: float, clusters: Clusters = None) -> 
 def valid_share(
     rows: Sequence[Row], output: AnyOutput, confidence: float = 0.95, clusters: Clusters = None
 ) -> dict[str, Any]:
-    """As :func:`rate`, with `valid` for `k`: finished answers in the declared form (see answer_rules.form_problems)."""
-    counted = rate([is_valid(row, output) for row in rows], confidence, clusters)
-    return {"valid": counted.pop("k"), **counted}
+    """The :func:`rate` of finished answers in the declared form (answer_rules.form_problems), with the key `valid` for `k`."""
+    valid = rate([is_valid(row, output) for row in rows], confidence, clusters)
+    return {("valid" if key == "k" else key): value for key, value in valid.items()}
 
 
 def form_counts(rows: Sequence[Row], output: JsonOutput | TextOutput) -> dict[str, int]:
-    """Answers per rule of form they break (an answer may break several), and per status that is not `ok`."""
+    """Number of answers that break each rule of form (an answer may break several), and of each status other than `ok`."""
     counts: Counter[str] = Counter()
     for row in rows:
         if row["status"] != "ok":

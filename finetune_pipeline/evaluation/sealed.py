@@ -44,26 +44,28 @@ class _Opening(TypedDict):
 def openings(state: Path, test: str, rows: Iterable[str] | None = None) -> list[dict[str, Any]]:
     """The recorded openings that count against the test set of this version, oldest first.
 
-    rows: ids of its test rows, by default those in the ledger. Each entry is as recorded (test, candidate, reason, who, time),
-    with `shared`: the share of today's rows it showed.
+    rows: ids of today's test rows, by default those in the ledger. Each entry is as recorded (test, candidate, reason, who,
+    time), with `shared`: the share of today's rows it showed.
     """
-    recorded = _recorded(state)
+    recorded = _all_openings(state)
     if rows is None:
-        set_name = next((row["rows"] for row in reversed(recorded) if row["test"] == test and "rows" in row), None)
-        rows = _ids(state, set_name) if set_name else ()
-    today_ids, counted = frozenset(rows), []
-    for row in recorded:
+        set_names = [entry["rows"] for entry in recorded if entry["test"] == test and "rows" in entry]
+        rows = _test_ids(state, set_names[-1]) if set_names else ()
+    today_ids = frozenset(rows)
+    counted = []
+    for entry in recorded:
         shared = 0.0
-        if row["test"] == test:
+        if entry["test"] == test:
             shared = 1.0
-        elif today_ids and "rows" in row:
-            shared = len(today_ids & _ids(state, row["rows"])) / len(today_ids)
+        elif today_ids and "rows" in entry:
+            shared = len(today_ids & _test_ids(state, entry["rows"])) / len(today_ids)
         if shared > SAME_TEST:
-            counted.append({**{k: v for k, v in row.items() if k != "rows"}, "shared": round(shared, 4)})
+            without_rows = {key: value for key, value in entry.items() if key != "rows"}
+            counted.append({**without_rows, "shared": round(shared, 4)})
     return counted
 
 
-def _recorded(state: Path) -> list[dict[str, Any]]:
+def _all_openings(state: Path) -> list[dict[str, Any]]:
     """Every entry of the ledger. Raises DamagedFile for a damaged one: openings must not be guessed."""
     path = state / LEDGER
     if not path.exists():
@@ -73,9 +75,9 @@ def _recorded(state: Path) -> list[dict[str, Any]]:
     raise DamagedFile(f"{path} is damaged: it holds no opening\nfix: put back a copy of it")
 
 
-def _ids(state: Path, name: str) -> frozenset[str]:
+def _test_ids(state: Path, set_name: str) -> frozenset[str]:
     """Ids of the test rows of an opening. Raises OutsideError if they are missing: the opening would not count."""
-    path = state / TEST_SETS / f"{name}.json"
+    path = state / TEST_SETS / f"{set_name}.json"
     if not path.exists():
         raise OutsideError(
             f"{path} is missing: it lists the rows that an opening of the sealed test showed\nfix: put it back"
@@ -85,9 +87,9 @@ def _ids(state: Path, name: str) -> frozenset[str]:
 
 def look_number(counted: Sequence[Mapping[str, Any]], candidate: str | None) -> int:
     """The number of this candidate among all that the test has judged, from 1. A candidate judged again keeps its number; one
-    that is not recorded comes last. Every entry without a candidate counts as one."""
-    order = list(dict.fromkeys(str(row["candidate"]) for row in counted if row.get("candidate")))
-    nameless = sum(1 for row in counted if not row.get("candidate"))
+    that is not recorded comes last. Every entry without a candidate counts as one more candidate."""
+    order = list(dict.fromkeys(str(entry["candidate"]) for entry in counted if entry.get("candidate")))
+    nameless = sum(1 for entry in counted if not entry.get("candidate"))
     return nameless + 1 + (order.index(candidate) if candidate in order else len(order))
 
 
@@ -97,8 +99,11 @@ def open_sealed(
 ) -> Iterator[Path]:
     """Record an opening of the test set for a candidate, durably, and only then provide a readable copy of its rows.
 
-    work: folder of the copy, which only its owner can read and the end of the block removes; test, candidate: versions.
     Opening for the same candidate again adds no entry. Raises SealedError if the file was not sealed with `key`.
+
+    Args:
+        work: Folder of the copy, which only its owner can read and the end of the block removes.
+        test, candidate: Versions of the test set and of the candidate.
     """
     rows = unseal(sealed.read_bytes(), key)
     ids = sorted(example.id for example in decode_examples(rows, sealed.name))
@@ -116,20 +121,21 @@ def open_sealed(
 
 
 def _record(state: Path, ids: Sequence[str], *, test: str, candidate: str, reason: str) -> None:
-    if any(row.get("candidate") == candidate for row in openings(state, test, ids)):
+    if any(opening.get("candidate") == candidate for opening in openings(state, test, ids)):
         return
-    name = digest_json(list(ids))[:16]
-    if not (state / TEST_SETS / f"{name}.json").exists():
-        write_json(state / TEST_SETS / f"{name}.json", list(ids))
+    set_name = digest_json(list(ids))[:16]
+    path = state / TEST_SETS / f"{set_name}.json"
+    if not path.exists():
+        write_json(path, list(ids))
     entry = {
         "test": test,
-        "rows": name,
+        "rows": set_name,
         "candidate": candidate,
         "reason": reason,
         "who": user_name(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    replace_text(state / LEDGER, "".join(json.dumps(row) + "\n" for row in [*_recorded(state), entry]))
+    replace_text(state / LEDGER, "".join(json.dumps(row) + "\n" for row in [*_all_openings(state), entry]))
     sync_folder(state)
 
 

@@ -1,4 +1,4 @@
-"""Defines typed blocks of pages, sections of blocks, and the audience of each block."""
+"""What a page consists of: sections of typed blocks, each for an audience."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Format = Callable[[Any], str]
 
 
 def text(value: Any) -> str:
-    """Format a value of a left-aligned column."""
+    """Format a value as it is; a table aligns such a column to the left."""
     return str(value)
 
 
 def figure(value: Any) -> str:
-    """Format a value of a right-aligned column of formatted figures."""
+    """Format a figure that is text already; a table aligns such a column to the right, like every format but :func:`text`."""
     return str(value)
 
 
@@ -89,10 +89,12 @@ class Table(Block):
 
     @property
     def cells(self) -> list[list[str]]:
-        return [[f(value) for (_, f), value in zip(self.columns, row, strict=True)] for row in self.rows]
+        return [[format_(value) for (_, format_), value in zip(self.columns, row, strict=True)] for row in self.rows]
 
     def without_empty_columns(self) -> Table:
-        indices = [j for j in range(len(self.columns)) if j == 0 or any(row[j] for row in self.cells)]
+        """Return the table without columns whose cells are all empty. Keeps the first column."""
+        cells = self.cells
+        indices = [j for j in range(len(self.columns)) if j == 0 or any(row[j] for row in cells)]
         return replace(
             self,
             columns=[self.columns[j] for j in indices],
@@ -156,7 +158,7 @@ class Places(Block):
 
 @dataclass(frozen=True)
 class Span:
-    """A token: its CSS classes, and its text in parts; parts (True, ...) are symbols for invisible characters."""
+    """A token: its CSS classes, and its text in parts, each with whether it is a symbol for an invisible character."""
 
     style: str
     parts: Sequence[tuple[bool, str]]
@@ -164,7 +166,7 @@ class Span:
 
 @dataclass(frozen=True)
 class TokenRow:
-    """A row token by token: runs of tokens; folded runs are initially hidden."""
+    """A row token by token: runs of tokens, each with whether it is folded (hidden at first)."""
 
     title: str
     fault: bool

@@ -36,6 +36,7 @@ OTHERS = {
 
 
 def unsigned(value: Any) -> str:
+    """Format a share in points without a sign: a score, not a gain."""
     return points(value, sign=False)
 
 
@@ -56,8 +57,9 @@ def prompts_section(evaluation: EvaluationResult) -> Blocks:
     yield from notes("Prompts are chosen on validation, so the sealed test evaluates only the chosen one.")
 
 
-def models_table(evaluation: EvaluationResult, where: str) -> Table:
-    models = {name: model for name, model in evaluation.models.items() if model.set == where}
+def models_table(evaluation: EvaluationResult, on: str) -> Table:
+    """Show the scores of all models on `test` or `validation`."""
+    models = {name: model for name, model in evaluation.models.items() if model.set == on}
     labels, metric = evaluation.task.kind == "labels", evaluation.metric
     by_kind = {"labels": ("macro_f1", "Macro-F1"), "json": ("micro_f1", "Micro-F1")}
     key, title = by_kind.get(evaluation.task.kind, ("rougeLsum", "ROUGE-L"))
@@ -71,7 +73,10 @@ def models_table(evaluation: EvaluationResult, where: str) -> Table:
         ("Valid answers", percent),
         ("Rows", number),
     ]
-    rows = [[m.title, m.accuracy, m.interval, getattr(m, key), m.valid_share, m.n] for m in models.values()]
+    rows = [
+        [model.title, model.accuracy, model.interval, getattr(model, key), model.valid_share, model.n]
+        for model in models.values()
+    ]
     return Table(columns, rows, strong=[i for i, name in enumerate(models) if name == "candidate"])
 
 
@@ -79,11 +84,10 @@ def models_plot(evaluation: EvaluationResult) -> Plot | None:
     dots = []
     for name, model in evaluation.models.items():
         if model.set == "test" and model.value is not None and model.value_interval is not None:
-            value, low, high = (100 * v for v in (model.value, *model.value_interval))
+            value, low, high = (100 * share for share in (model.value, *model.value_interval))
             written = f"{value:.1f} ({low:.1f} to {high:.1f})"
             dots.append(Dot(model.title, value, (low, high), written, name == "candidate"))
-    axis = f"{metric_title(evaluation.metric)}, points"
-    axis = "right answers, %" if is_right_or_wrong(evaluation.metric) else axis
+    axis = "right answers, %" if is_right_or_wrong(evaluation.metric) else f"{metric_title(evaluation.metric)}, points"
     return dot_plot("models", "Scores of all models with intervals", dots, axis, (0.0, 100.0))
 
 
@@ -107,8 +111,10 @@ def form_section(evaluation: EvaluationResult) -> Blocks:
     if closed is not None and closed >= MOST_OF_GAIN:
         yield decoding_sentence(closed)
     elif closed is not None:
-        share = f"{percent(closed)} of the gain; the rest is better judgement, which only training brought"
-        yield f"Constrained decoding of the untrained base model would bring {share if closed > 0 else 'none of the gain'}."
+        share = "none of the gain"
+        if closed > 0:
+            share = f"{percent(closed)} of the gain; the rest is better judgement, which only training brought"
+        yield f"Constrained decoding of the untrained base model would bring {share}."
 
 
 def paired_section(evaluation: EvaluationResult) -> Blocks:
@@ -134,7 +140,7 @@ def gains_plot(evaluation: EvaluationResult) -> Plot | None:
     dots = []
     for name, comparison in _compared(evaluation):
         if comparison.gain is not None and comparison.interval is not None:
-            value, low, high = (100 * v for v in (comparison.gain, *comparison.interval))
+            value, low, high = (100 * gain for gain in (comparison.gain, *comparison.interval))
             written = f"{value:+.1f} ({low:+.1f} to {high:+.1f})".replace("-", "\u2212")
             dots.append(Dot(f"over {inside(OTHERS[name])}", value, (low, high), written, name == "baseline"))
     axis = f"gain of the fine-tuned model, points of {metric_title(evaluation.metric)}"
@@ -147,14 +153,16 @@ def comparisons_table(evaluation: EvaluationResult) -> Table:
     columns: list[tuple[str, Format]] = [("Fine-tuned against", text), (gain, points), ("Interval", points_range)]
     columns += [("Won", number), ("Lost", number), ("p", p_value), ("p, Holm", p_value)]
     columns += [("Macro-F1 gain", points_range)] if labels else []
-    rows: list[Sequence[Any]] = [
-        [OTHERS[name], c.gain, c.interval, c.c, c.b, c.mcnemar_p, c.mcnemar_p_holm, c.macro_f1_interval]
-        for name, c in _compared(evaluation)
-    ]
-    return Table(columns, [row[: len(columns)] for row in rows])
+    rows: list[Sequence[Any]] = []
+    for name, compared in _compared(evaluation):
+        row = [OTHERS[name], compared.gain, compared.interval, compared.c, compared.b]
+        row += [compared.mcnemar_p, compared.mcnemar_p_holm]
+        rows.append([*row, compared.macro_f1_interval] if labels else row)
+    return Table(columns, rows)
 
 
 def _compared(evaluation: EvaluationResult) -> list[tuple[str, Comparison]]:
+    """Return what the candidate was compared with, in the order of OTHERS."""
     comparisons = [(name, evaluation.comparisons.get(name)) for name in OTHERS]
     return [(name, comparison) for name, comparison in comparisons if comparison]
 
@@ -162,9 +170,10 @@ def _compared(evaluation: EvaluationResult) -> list[tuple[str, Comparison]]:
 def pair_sentence(comparison: Comparison, rival: str) -> str:
     verb = "answered verbatim" if isinstance(METRICS.get(comparison.metric), Overlap) else "answered correctly"
     p, adjusted = p_value(comparison.mcnemar_p), p_value(comparison.mcnemar_p_holm)
+    p_phrase = p if p.startswith("<") else f"= {p}"
     sentence = (
         f"Of {counted(comparison.n, 'row')}, {number(comparison.c)} are {verb} by the fine-tuned model "
-        f"alone and {number(comparison.b)} by {rival} alone; exact McNemar p {p if p.startswith('<') else '= ' + p}"
+        f"alone and {number(comparison.b)} by {rival} alone; exact McNemar p {p_phrase}"
     )
     if comparison.mcnemar_p_holm is not None and adjusted != p:
         sentence += f" ({adjusted} adjusted for the number of comparisons)"
@@ -188,10 +197,10 @@ def design_sentences(evaluation: EvaluationResult) -> list[str]:
     power, sources = evaluation.baseline.power, evaluation.sources
     sentences = [f"Before training: {power.sentence}"] if power and power.sentence else []
     if sources.shared:
-        worth = int(evaluation.n / (evaluation.comparison.design_effect or 1.0))
+        effective_rows = int(evaluation.n / (evaluation.comparison.design_effect or 1.0))
         sentences.append(
             f"The {number(sources.rows)} rows come from {number(sources.sources)} sources, the largest with "
             f"{counted(sources.largest, 'row')}; rows of one source tend to be right or wrong together, so intervals "
-            f"count sources: for the gain, the rows are worth {number(worth)} independent ones."
+            f"count sources: for the gain, the rows are worth {number(effective_rows)} independent ones."
         )
     return sentences

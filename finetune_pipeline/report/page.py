@@ -13,7 +13,8 @@ from finetune_pipeline.report.blocks import Page
 
 
 def page_html(page: Page) -> str:
-    """Render a page to one HTML file: no external resources, every text escaped, only its own script (enforced by a policy)."""
+    """Render a page to one HTML file without external resources. Every text is escaped, and a content security policy allows only
+    the page's own script."""
     return html_templates().get_template("page.html").render(page=page)
 
 
@@ -23,6 +24,7 @@ def page_markdown(page: Page) -> str:
 
 
 def tidy(markdown: str) -> str:
+    """Leave at most one empty line between blocks, and one line end at the end."""
     return re.sub(r"\n{3,}", "\n\n", markdown).strip() + "\n"
 
 
@@ -80,18 +82,19 @@ def minus(value: str) -> str:
 
 def code_parts(value: str) -> list[tuple[bool, str]]:
     """Split a text at its backticks: (whether it is code, part)."""
-    return [(bool(i % 2), part) for i, part in enumerate(_CODE.split(value)) if part]
+    return [(i % 2 == 1, part) for i, part in enumerate(_CODE.split(value)) if part]
 
 
 def plain(value: str) -> str:
     """Escape a text to one line of Markdown without markup, links or mentions; line ends become spaces."""
-    escaped = "".join(f"\\{c}" if c in _MARKUP else c for c in " ".join(value.split()))
-    escaped = _LIST_START.sub(lambda start: f"{start[0][:-1]}\\{start[0][-1]}", escaped)
+    one_line = " ".join(value.split())
+    escaped = "".join(f"\\{character}" if character in _MARKUP else character for character in one_line)
+    escaped = _LIST_START.sub(lambda match: f"{match[0][:-1]}\\{match[0][-1]}", escaped)
     return escaped.replace("://", ":\u200b//").replace("www.", "www\u200b.").replace("@", "@\u200b")
 
 
 def fenced(value: str, language: str = "text") -> Markup:
     """Format text as a code block, with a fence longer than any in it."""
-    longest = max((len(m) for m in re.findall(r"`+", value)), default=0)
+    longest = max((len(backticks) for backticks in re.findall(r"`+", value)), default=0)
     fence = "`" * max(3, longest + 1)
     return Markup(f"{fence}{language}\n{value}\n{fence}")  # noqa: S704 - no text ends the fence

@@ -1,4 +1,4 @@
-"""Formats the verdict on a candidate, its gates, and the next steps."""
+"""Writes the verdict on a candidate, the section on its gates, and the next steps."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -32,15 +32,20 @@ _STATUS = {"promote": "passed", "use_simple": "warned", "refuse": "failed"}
 
 
 def level(evaluation: EvaluationResult) -> str:
+    """Return the confidence of the intervals, such as `95%`."""
     return f"{100 * evaluation.confidence:g}%"
 
 
 def page_verdict(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> Verdict:
     decision = verdict(gates)
-    answer = {"promote": "Ship it.", "refuse": "Do not ship it."}.get(decision)
+    answers = {
+        "promote": "Ship it.",
+        "use_simple": f"Do not ship it: use {inside(_best_simple(evaluation))}.",
+        "refuse": "Do not ship it.",
+    }
     return Verdict(
         _STATUS[decision],
-        answer or f"Do not ship it: use {inside(_best_simple(evaluation))}.",
+        answers[decision],
         " ".join(verdict_sentences(evaluation, gates)),
         caveats(evaluation),
         next_steps=next_steps(evaluation, gates),
@@ -52,18 +57,20 @@ def _facts(evaluation: EvaluationResult) -> list[tuple[str, str]]:
     """Return when the candidate answered the sealed test, which model it is, and its training and test data."""
     task, versions, splits = evaluation.task, evaluation.versions, evaluation.data.get("splits")
     candidate = versions.get("merged_model")
-    looks = [entry.get("time") for entry in evaluation.seal.openings if entry.get("candidate") == candidate]
-    rows = [f"{number(total(n))} {name}" for name, n in (splits.counts if splits else {}).items()]
+    opening_times = [entry.get("time") for entry in evaluation.seal.openings if entry.get("candidate") == candidate]
+    rows = [f"{number(total(counts))} {name}" for name, counts in splits.counts.items()] if splits else []
     return [
-        ("Date", str(looks[-1] if looks else NOTHING)[:10]),
+        ("Date", str(opening_times[-1])[:10] if opening_times else NOTHING),
         ("Model", f"{task.base_model}, {task.method}, version {candidate or NOTHING}"),
         ("Data", f"version {versions.get('splits') or NOTHING}{': ' if rows else ''}{', '.join(rows)} rows"),
     ]
 
 
 def total(rows: int | Mapping[str, int | None] | None) -> int:
-    """Return the number of rows of a split, given as a total or by label."""
-    return sum(n or 0 for n in rows.values()) if isinstance(rows, Mapping) else rows or 0
+    """Return the number of rows of a split, given as a total or by label; 0 if unknown."""
+    if isinstance(rows, Mapping):
+        return sum(count or 0 for count in rows.values())
+    return rows or 0
 
 
 def verdict_sentences(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> tuple[str, str]:
@@ -112,7 +119,9 @@ def _difference(gain: float | None) -> str:
 
 def joined(names: Sequence[str]) -> str:
     """Join names as `a`, `a and b` or `a, b and c`; empty without names."""
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def caveats(evaluation: EvaluationResult) -> list[str]:
@@ -125,14 +134,15 @@ def caveats(evaluation: EvaluationResult) -> list[str]:
         simple = evaluation.comparisons.get(f"{SIMPLE}{name}")
         if not simple or simple.interval is None or simple.interval[0] > 0:
             continue
-        surely = simple.interval[1] < 0
-        sentences.append(
-            f"{model.title} is {'' if surely else 'not significantly worse; it is '}made in seconds"
-            f"{' and is significantly better' if surely else ''}: the fine-tuned model's gain over it is "
-            f"{points(simple.gain)} points ({points_range(simple.interval)})."
-        )
+        claim = "is not significantly worse; it is made in seconds"
+        if simple.interval[1] < 0:
+            claim = "is made in seconds and is significantly better"
+        gain = f"{points(simple.gain)} points ({points_range(simple.interval)})"
+        sentences.append(f"{model.title} {claim}: the fine-tuned model's gain over it is {gain}.")
     closed = closed_by_decoding(evaluation)
-    return sentences + ([decoding_sentence(closed)] if closed >= MOST_OF_GAIN else [])
+    if closed >= MOST_OF_GAIN:
+        sentences.append(decoding_sentence(closed))
+    return sentences
 
 
 def closed_by_decoding(evaluation: EvaluationResult) -> float:
@@ -141,7 +151,7 @@ def closed_by_decoding(evaluation: EvaluationResult) -> float:
 
 
 def decoding_sentence(closed: float) -> str:
-    """Return a sentence if constrained decoding would bring most of the gain."""
+    """Return the sentence that constrained decoding would bring most of the gain. closed: at least MOST_OF_GAIN."""
     share = "all of the gain" if closed >= 1 else f"{percent(closed)} of the gain"
     return (
         f"Constrained decoding of the untrained base model would bring {share}: most of the gain is in form, "
@@ -154,9 +164,9 @@ def gates_section(gates: Sequence[GateResult]) -> Blocks:
     order = ("failed", "warned", "passed", "not_asked")
     yield f"{gate_counts(gates)}." if gates else None
     rows = []
-    for g in sorted(gates, key=lambda gate: order.index(gate.status)):
-        to_do = [f"What to do: {g.what_to_do}"] if g.what_to_do else []
-        rows.append(Answer(g.name, g.status, ANSWERS[g.status], g.message, to_do))
+    for gate in sorted(gates, key=lambda gate: order.index(gate.status)):
+        to_do = [f"What to do: {gate.what_to_do}"] if gate.what_to_do else []
+        rows.append(Answer(gate.name, gate.status, ANSWERS[gate.status], gate.message, to_do))
     yield Answers(("Gate", "Passed", "Measured"), rows)
 
 
@@ -200,17 +210,21 @@ def _use_simple(evaluation: EvaluationResult) -> list[str]:
 
 def _best_simple(evaluation: EvaluationResult) -> str:
     """Return the title of the best simple model among those the candidate does not significantly beat."""
-    scores = {model.title: evaluation.scores.get(f"{SIMPLE}{key}") for key, model in SIMPLE_MODELS.items()}
-    rank = METRICS[evaluation.metric].rank
-    values = {title: rank(s.primary.value) for title, s in scores.items() if s and title in tied_with(evaluation)}
-    return max(values, key=lambda title: values[title], default="the simple model")
+    rank, tied = METRICS[evaluation.metric].rank, tied_with(evaluation)
+    ranks = {
+        model.title: rank(scores.primary.value)
+        for name, model in SIMPLE_MODELS.items()
+        if model.title in tied and (scores := evaluation.scores.get(f"{SIMPLE}{name}"))
+    }
+    return max(ranks, key=lambda title: ranks[title], default="the simple model")
 
 
 def _training_steps(evaluation: EvaluationResult) -> list[str]:
     training = evaluation.training
     fit, best = training.overfitting, training.best_step
     losses = [logged.eval_loss for logged in training.history if logged.eval_loss is not None]
-    if best is not None and best == training.steps and len(losses) > 1 and losses[-1] < losses[-2]:
+    still_falling = len(losses) > 1 and losses[-1] < losses[-2]
+    if best is not None and best == training.steps and still_falling:
         return ["Train longer: the validation loss was still falling at the last step (training.epochs)."]
     if fit.rise is None or fit.rise < MUCH_RISE:
         return []
@@ -226,14 +240,14 @@ def _data_steps(evaluation: EvaluationResult) -> list[str]:
     groups = sorted((group for group in evaluation.atlas.groups if group.collect), key=lambda group: -group.count)
     if groups:
         kinds = "; ".join(
-            f"{group_title(g)} ({counted(g.count, 'mistake')}: collect {counted(g.collect, 'row')} like these)"
-            for g in groups[:SHOWN_GROUPS]
+            f"{group_title(group)} ({counted(group.count, 'mistake')}: collect {counted(group.collect, 'row')} like these)"
+            for group in groups[:SHOWN_GROUPS]
         )
         command = f"`finetune ask-data {name}` writes the request."
         steps.append(f"Collect rows for the largest groups of mistakes: {kinds}. {command}")
-    never = evaluation.history.rows.never_right
-    if never and evaluation.history.versions:
-        rows = f"{counted(never, 'row')} that no version ever had right"
+    never_right = evaluation.history.rows.never_right
+    if never_right and evaluation.history.versions:
+        rows = f"{counted(never_right, 'row')} that no version ever had right"
         steps.append(f"Check the {rows}: they are hard, or labelled wrongly.")
     return steps
 

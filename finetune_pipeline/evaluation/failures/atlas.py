@@ -30,13 +30,13 @@ NEAREST = 3
 MIN_RIGHT = 10
 """Correctly answered texts needed for comparison; with fewer, no number of rows is requested."""
 MIN_GROUP = 3
-"""Minimum texts of a group."""
+"""Minimum texts of a group, and of a group that hold one of its terms."""
 SIGNIFICANCE = 0.05
 """A word distinguishes a group if its one-sided Fisher p, times the number of words tried (Bonferroni), is below this."""
 _WORD = re.compile(r"[^\W\d_][\w'’-]+")
 _NAMING_TERMS = 3
-_MIN_SHARED_TERMS = 2
-"""A text with at least this many of a group's words belongs to it."""
+_RELATED_TERMS, _MIN_SHARED_TERMS = 12, 2
+"""A text belongs to a group if it holds at least two of the group's twelve most distinctive terms."""
 TEXT_LIMIT, ANSWER_LIMIT = 1500, 300
 """Shown characters of a text and of an answer."""
 SHOWN_OF_GROUP = 3
@@ -58,8 +58,13 @@ _NO_MORE_DATA = {
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """terms: the most distinctive terms of the members, best first; empty for the ungrouped. in_test: texts of the whole test
-    with the first term. in_group: members with it."""
+    """Texts that share distinctive terms.
+
+    Attributes:
+        terms: The most distinctive terms of the members, best first; empty for the ungrouped.
+        in_test: Number of texts of the whole test with the first term.
+        in_group: Number of members with it.
+    """
 
     ids: tuple[str, ...]
     terms: tuple[str, ...]
@@ -76,8 +81,8 @@ def terms_of(text: str) -> set[str]:
 def clusters(failed: Collection[str], texts: Mapping[str, str]) -> list[Cluster]:
     """Group the ids `failed`, largest group first, the ungrouped ones last. texts: of the whole test.
 
-    Repeatedly takes the most distinctive term of the remaining failed texts (one-sided Fisher's exact test). Its group are the
-    texts with this term, and those with at least two of the terms that are distinctive of these.
+    Repeatedly takes the most distinctive term of the remaining failed texts (one-sided Fisher's exact test). Its group is the
+    texts with this term, and those that share several of the terms that are distinctive of these.
     """
     terms_by_id = {i: terms_of(text) for i, text in texts.items()}
     remaining = sorted(i for i in failed if i in terms_by_id)
@@ -88,12 +93,12 @@ def clusters(failed: Collection[str], texts: Mapping[str, str]) -> list[Cluster]
         if not terms:
             break
         seed = [i for i in remaining if terms[0] in terms_by_id[i]]
-        related = _distinctive_terms(seed, terms_by_id, term_counts)[:12] or terms[:1]
+        related = _distinctive_terms(seed, terms_by_id, term_counts)[:_RELATED_TERMS] or terms[:1]
         members = set(seed) | {i for i in remaining if len(terms_by_id[i].intersection(related)) >= _MIN_SHARED_TERMS}
         ids = tuple(sorted(members))
-        groups.append(Cluster(ids, _names([terms[0], *related]), term_counts[terms[0]], len(seed)))
+        groups.append(Cluster(ids, _naming_terms([terms[0], *related]), term_counts[terms[0]], len(seed)))
         remaining = [i for i in remaining if i not in members]
-    groups.sort(key=lambda c: (-len(c.ids), c.ids))
+    groups.sort(key=lambda group: (-len(group.ids), group.ids))
     ungrouped = (*remaining, *sorted(i for i in failed if i not in terms_by_id))
     return [*groups, Cluster(ungrouped, ())] if ungrouped else groups
 
@@ -106,14 +111,15 @@ def _distinctive_terms(
     tried = {term: n for term, n in group_counts.items() if n >= MIN_GROUP}
     if not tried or len(group) == len(terms_by_id):
         return []
-    fewer, total_counts = [n - 1 for n in tried.values()], [term_counts[term] for term in tried]
-    chance = scipy.stats.hypergeom.sf(fewer, len(terms_by_id), total_counts, len(group))
-    tests = zip(tried.items(), chance, strict=True)
-    return [term for *_, term in sorted((p, -n, term) for (term, n), p in tests if p * len(tried) < SIGNIFICANCE)]
+    total_counts = [term_counts[term] for term in tried]
+    fewer = [n - 1 for n in tried.values()]  # sf is the chance of more than that
+    p_values = scipy.stats.hypergeom.sf(fewer, len(terms_by_id), total_counts, len(group))
+    p_by_term = {term: p for term, p in zip(tried, p_values, strict=True) if p * len(tried) < SIGNIFICANCE}
+    return sorted(p_by_term, key=lambda term: (p_by_term[term], -tried[term], term))
 
 
-def _names(terms: Sequence[str]) -> tuple[str, ...]:
-    """The first terms that do not overlap."""
+def _naming_terms(terms: Sequence[str]) -> tuple[str, ...]:
+    """The first terms that share no word."""
     chosen: list[str] = []
     for term in terms:
         if not any(set(term.split()) & set(earlier.split()) for earlier in chosen):
@@ -132,14 +138,18 @@ def failure_atlas(
     counts = Counter(failure.kind for failure in failures.values())
     known_texts = {i: texts[i] for row in rows if (i := row["example_id"]) in texts}
     right_texts = [text for i, text in known_texts.items() if i not in failures]
-    usual = float(np.median(neighbours.counts(right_texts))) if neighbours and len(right_texts) >= MIN_RIGHT else None
+    usual = None
+    if neighbours and len(right_texts) >= MIN_RIGHT:
+        usual = float(np.median(neighbours.counts(right_texts)))
     groups = [
         _group(kind, detail, cluster, failures, known_texts, neighbours, usual)
         for (kind, detail), ids in ids_by_mistake.items()
         for cluster in clusters(ids, known_texts)
     ]
-    groups.sort(key=lambda g: (-counts[g.kind], -g.count, g.kind, g.detail, g.terms, g.ids[0]))
-    kinds = {kind: counts[kind] for kind in sorted(counts, key=lambda k: (-counts[k], list(KINDS).index(k)))}
+    groups.sort(
+        key=lambda group: (-counts[group.kind], -group.count, group.kind, group.detail, group.terms, group.ids[0])
+    )
+    kinds = {kind: counts[kind] for kind in sorted(counts, key=lambda kind: (-counts[kind], list(KINDS).index(kind)))}
     return Atlas(n=len(rows), wrong=len(failures), kinds=kinds, groups=groups)
 
 
@@ -153,9 +163,12 @@ def _group(
     usual: float | None,
 ) -> AtlasGroup:
     group_texts = [texts[i] for i in cluster.ids if i in texts]
-    near = float(np.median(neighbours.counts(group_texts))) if neighbours and group_texts else None
-    nearest = neighbours.nearest(group_texts, NEAREST) if neighbours and group_texts else []
-    collect, advice = what_to_do(kind, detail, len(cluster.ids), near, usual, [t.answer for t in nearest])
+    near: float | None = None
+    nearest: list[TrainingRow] = []
+    if neighbours and group_texts:
+        near = float(np.median(neighbours.counts(group_texts)))
+        nearest = neighbours.nearest(group_texts, NEAREST)
+    collect, advice = what_to_do(kind, detail, near, usual, [row.answer for row in nearest])
     also = Counter(extra for i in cluster.ids for extra in failures[i].also)
     ids = sorted(cluster.ids)
     return AtlasGroup(
@@ -168,28 +181,32 @@ def _group(
         interval=wilson_interval(cluster.in_group, cluster.in_test) if cluster.in_test else None,
         ids=ids,
         also=dict(sorted(also.items(), key=lambda item: (-item[1], item[0]))),
-        nearest=[t.id for t in nearest],
+        nearest=[row.id for row in nearest],
         collect=collect,
         advice=advice,
     )
 
 
 def what_to_do(
-    kind: str, detail: str, count: int, near: float | None, usual: float | None, answers: Sequence[str]
+    kind: str, detail: str, near: float | None, usual: float | None, answers: Sequence[str]
 ) -> tuple[int, str]:
-    """Returns (rows to collect, advice).
+    """Advise on a group of failures; returns (rows to collect, advice).
 
     Asks for more rows if similar texts are rarer in training than texts similar to correctly answered ones: as many as the
-    difference of the medians, and at least enough to measure the group's share of failures next time. answers: of the nearest
-    training rows.
+    difference of the medians, and at least enough to measure the group's share of failures next time.
+
+    Args:
+        near: Median number of training rows near a text of the group; None if unknown.
+        usual: The same for correctly answered texts.
+        answers: Those of the nearest training rows.
     """
     if kind in _NO_MORE_DATA:
         return 0, _NO_MORE_DATA[kind]
     given_label = detail.rpartition(" → ")[2] if kind == "label_pair" else None
-    agree = sum(answer == given_label for answer in answers)
-    if given_label and agree * 2 > len(answers):
+    same_label = answers.count(given_label) if given_label else 0
+    if same_label * 2 > len(answers):
         return 0, (
-            f"Read the nearest training rows first: {agree} of {len(answers)} carry the label given here. Either they are "
+            f"Read the nearest training rows first: {same_label} of {len(answers)} carry the label given here. Either they are "
             "wrong, or the labels overlap and need a sharper definition."
         )
     if near is None or usual is None:
@@ -264,7 +281,7 @@ def shown_rows(
                 base_right=is_right(base[i], output),
                 right=is_right(candidate[i], output),
             )
-            for i in dict.fromkeys(ids)
+            for i in dict.fromkeys(ids)  # once each, in the order of the report
         },
         training={
             row.id: TrainingRow(row.id, cut(row.text, TEXT_LIMIT), cut(row.answer, ANSWER_LIMIT))

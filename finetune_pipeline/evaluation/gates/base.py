@@ -130,9 +130,10 @@ def gate(
 
     def register(judge: Callable[[TaskSpec, Any], Outcome]) -> Gate:
         new_gate = Gate(judge.__name__, order, needs, default, holds_back, what_to_do, reads, judge)
-        ordered = sorted((GATES | {new_gate.name: new_gate}).values(), key=lambda g: g.order)
+        GATES[new_gate.name] = new_gate
+        ordered = sorted(GATES.values(), key=lambda known_gate: known_gate.order)
         GATES.clear()
-        GATES.update({g.name: g for g in ordered})
+        GATES.update({known_gate.name: known_gate for known_gate in ordered})
         return new_gate
 
     return register

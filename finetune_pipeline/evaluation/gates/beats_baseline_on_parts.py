@@ -2,6 +2,7 @@
 
 from finetune_pipeline.evaluation.deciding import MIN_ROWS
 from finetune_pipeline.evaluation.gates.base import Outcome, gate
+from finetune_pipeline.evaluation.gates.paired_gains import worst_gain
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.wording import counted, points, points_range
 from finetune_pipeline.spec.model import TaskSpec
@@ -24,17 +25,16 @@ def beats_baseline_on_parts(spec: TaskSpec, evaluation: EvaluationResult) -> Out
         return Outcome(False, None, threshold, "The files of gates.parts were not evaluated separately.")
     sentences, lows, passed = [], [], True
     for part in named:
-        gains = part.decision.gains if part.decision else []
-        intervals = [g.interval for g in gains if g.interval is not None]
-        if part.decision is None or len(intervals) < max(len(gains), 1):
+        measured = worst_gain(part.decision.gains) if part.decision else None
+        if part.decision is None or measured is None:
             sentences.append(f"{part.files}: {counted(part.n, 'test row')}, {MIN_ROWS} are needed.")
             passed = False
             continue
-        worst = min(gains, key=lambda g: g.interval[0] if g.interval else 0.0)
-        lows.append(min(interval[0] for interval in intervals))
-        passed = passed and part.decision.shown is True and lows[-1] > threshold
+        interval, worst = measured
+        lows.append(interval[0])
+        passed = passed and part.decision.shown is True and interval[0] > threshold
         sentences.append(
-            f"{part.files}: {points(worst.gain)} points ({points_range(worst.interval)}, {counted(part.n, 'row')})."
+            f"{part.files}: {points(worst.gain)} points ({points_range(interval)}, {counted(part.n, 'row')})."
         )
     least = points(threshold, sign=False) if threshold else "zero"
     message = f"{' '.join(sentences)} The lower bounds must lie above {least}."

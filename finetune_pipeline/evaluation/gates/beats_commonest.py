@@ -1,7 +1,7 @@
 """Gate: the candidate is better than always giving the most common answer."""
 
 from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
-from finetune_pipeline.evaluation.gates.paired_gains import one_gain
+from finetune_pipeline.evaluation.gates.paired_gains import one_gain, worst_gain
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.wording import inside
@@ -20,11 +20,11 @@ BLIND = ("commonest", "commonest_fields")
     "columns), and for answers that depend on something the input does not hold.",
 )
 def beats_commonest(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
-    blind = [gain for gain in evaluation.decisions.simple.gains if gain.rival in BLIND]
-    measured = [(gain.interval[0], gain) for gain in blind if gain.gain is not None and gain.interval is not None]
-    if not blind or len(measured) < len(blind):
+    measured = worst_gain([gain for gain in evaluation.decisions.simple.gains if gain.rival in BLIND])
+    if measured is None:
         message = "The gain over always giving the most common answer could not be measured."
         return Outcome(False, None, 0.0, message)
-    low, worst = min(measured, key=lambda pair: pair[0])
-    message = f"Against {one_gain(worst, {rival: inside(SIMPLE_MODELS[rival].title) for rival in BLIND})}."
-    return Outcome(low > 0, low, 0.0, f"{message} The lower bound must lie above zero.")
+    (low, _), worst = measured
+    titles = {name: inside(SIMPLE_MODELS[name].title) for name in BLIND}
+    message = f"Against {one_gain(worst, titles)}. The lower bound must lie above zero."
+    return Outcome(low > 0, low, 0.0, message)

@@ -28,10 +28,10 @@ def tied_with(evaluation: EvaluationResult) -> list[str]:
 )
 def beats_simple(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
     threshold = margin_of(spec.gates.simple, spec.gates.simple_margin)
-    names = {model: inside(kind.title) for model, kind in SIMPLE_MODELS.items()}
-    result = paired_gain(evaluation, "simple", threshold, names)
+    titles = {name: inside(model.title) for name, model in SIMPLE_MODELS.items()}
+    result = paired_gain(evaluation, "simple", threshold, titles)
     if result.status is True and (tied := tied_with(evaluation)):
-        titles = " and ".join(map(inside, tied))
-        message = f"{result.message} This is a tie with {titles}, which gates.simple: not_worse takes."
+        tied_titles = " and ".join(map(inside, tied))
+        message = f"{result.message} This is a tie with {tied_titles}, which gates.simple: not_worse takes."
         return replace(result, message=message)
     return result

@@ -30,7 +30,7 @@ def few_regressions(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
         f"Of {counted(champion_right, 'row')} the champion has right the candidate gets {lost:,} wrong, "
         f"{percent(lost / champion_right)} ({percent_range(interval)}); surely at most {percent(limit)} are allowed."
     )
-    best = comparison.least_lost
-    if best is not None and best > limit:
-        message += f" With so few rows even a candidate that loses none could not show less than {percent(best)}."
+    least_lost = comparison.least_lost
+    if least_lost is not None and least_lost > limit:
+        message += f" With so few rows even a candidate that loses none could not show less than {percent(least_lost)}."
     return Outcome(interval[1] <= limit, interval[1], limit, message)

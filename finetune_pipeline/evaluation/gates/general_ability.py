@@ -19,7 +19,7 @@ from finetune_pipeline.spec.model import TaskSpec
     "some general examples into the training data. If only this one task will ever be asked of the model, raise the limits.",
 )
 def general_ability(spec: TaskSpec, ability: Ability | None) -> Outcome:
-    """Measured: the upper bound of the lost accuracy."""
+    """Refuse a candidate that may have lost too much; the measured number is the upper bound of the lost accuracy."""
     limit = spec.gates.max_ability_loss
     requested = spec.ability.suite or spec.ability.files or spec.ability.harness.tasks
     if ability is not None and ability.items == 0 and (ability.not_asked or not requested):
@@ -34,10 +34,11 @@ def general_ability(spec: TaskSpec, ability: Ability | None) -> Outcome:
     passed = high < limit
     if not passed and low < limit:
         message += f" A loss that large is not shown either: {points(low)} to {points(high)} points may be lost."
-    least = {name: loss.interval[0] if loss.interval else math.inf for name, loss in ability.benchmarks.items()}
-    if too_large := {name: loss for name, loss in least.items() if loss >= limit}:
+    sure_losses = {name: loss.interval[0] if loss.interval else math.inf for name, loss in ability.benchmarks.items()}
+    if too_large := {name: loss for name, loss in sure_losses.items() if loss >= limit}:
         lost = ", ".join(f"{name} surely loses {points(loss, sign=False)} points" for name, loss in too_large.items())
-        message, passed = f"{message} Of the benchmarks, {lost}.", False
+        message += f" Of the benchmarks, {lost}."
+        passed = False
     if text := ability.text:
         if not text.before or text.before < 0 or text.rise is None or text.interval is None:
             return Outcome(False, None, limit, "The bits per byte on plain text were not measured.")

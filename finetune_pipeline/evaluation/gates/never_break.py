@@ -14,7 +14,8 @@ from finetune_pipeline.spec.model import TaskSpec
     "id off gates.never_break only if its answer no longer matters.",
 )
 def never_break(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
-    listed_count, missing, broken = (getattr(evaluation.never_break, key) for key in ("listed", "missing", "broken"))
+    checked = evaluation.never_break
+    listed_count, missing, broken = checked.listed, checked.missing, checked.broken
     if listed_count is None or missing is None or broken is None:
         return Outcome(False, None, 0.0, "The never-break list was not checked.")
     if not listed_count:

@@ -15,8 +15,9 @@ from finetune_pipeline.spec.model import TaskSpec
 )
 def no_failed_generation(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
     scores = evaluation.scores
-    compared = evaluation.comparisons.get("champion") is not None or "champion" in scores
-    models = ["base", "candidate"] + (["champion"] if compared else [])
+    models = ["base", "candidate"]
+    if evaluation.comparisons.get("champion") is not None or "champion" in scores:
+        models.append("champion")
     errors = {model: scores[model].statuses.get("error") if model in scores else None for model in models}
     if unknown := [model for model, count in errors.items() if count is None]:
         return Outcome(False, None, 0.0, f"Failed answers were not counted for {', '.join(unknown)}.")
@@ -24,5 +25,5 @@ def no_failed_generation(spec: TaskSpec, evaluation: EvaluationResult) -> Outcom
     if not failed:
         return Outcome(True, 0, 0.0, f"Every answer was generated ({', '.join(models)}).")
     total = sum(failed.values())
-    of_models = ", ".join(f"{model} {count}" for model, count in failed.items())
-    return Outcome(False, total, 0.0, f"{counted(total, 'answer')} could not be generated: {of_models}.")
+    by_model = ", ".join(f"{model} {count}" for model, count in failed.items())
+    return Outcome(False, total, 0.0, f"{counted(total, 'answer')} could not be generated: {by_model}.")

@@ -1,4 +1,4 @@
-"""Shared by the gates on gains: the decision on paired gains, and its sentence."""
+"""What the gates on gains share: the outcome of a decision on paired gains, and its sentence."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -6,6 +6,7 @@ from typing import Literal
 from finetune_pipeline.evaluation.gates.base import Outcome
 from finetune_pipeline.evaluation.metrics import METRICS, metric_title
 from finetune_pipeline.evaluation.result import Decision, EvaluationResult, RivalGain
+from finetune_pipeline.evaluation.statistics.proportions import Interval
 from finetune_pipeline.evaluation.wording import counted, points, points_range
 
 Side = Literal["baseline", "simple", "champion"]
@@ -17,17 +18,19 @@ RIVALS: dict[Side, str] = {
 
 
 def paired_gain(evaluation: EvaluationResult, side: Side, threshold: float, rivals: Mapping[str, str]) -> Outcome:
-    """The decision on `side` (see deciding.decide_gain): the lower bound of every gain above the threshold.
+    """Judge the gains over the rivals on one side: the lower bound of each must lie above the threshold (deciding.decide_gain).
 
-    threshold: a decision made with another margin does not pass. rivals: how messages call each rival, by name.
+    Args:
+        threshold: A decision made with another margin does not pass.
+        rivals: What messages call each rival, by name.
     """
     decision: Decision | None = getattr(evaluation.decisions, side)
     gains = decision.gains if decision else []
-    intervals = [g.interval for g in gains if g.rival in rivals and g.gain is not None and g.interval is not None]
-    if decision is None or not gains or len(intervals) < len(gains) or decision.margin != threshold:
+    measured = worst_gain(gains)
+    unknown_rival = any(gain.rival not in rivals for gain in gains)
+    if decision is None or measured is None or unknown_rival or decision.margin != threshold:
         return Outcome(False, None, threshold, f"The gain over {RIVALS[side]} could not be measured.")
-    low, high, index = min((*interval, i) for i, interval in enumerate(intervals))
-    worst = gains[index]
+    (low, high), worst = measured
     passed = decision.shown is True and low > threshold
     message = f"{_all_gains(gains, worst, rivals)} ({counted(evaluation.n, 'row')}). "
     least = points(threshold, sign=threshold < 0) if threshold else "zero"
@@ -40,9 +43,17 @@ def paired_gain(evaluation: EvaluationResult, side: Side, threshold: float, riva
         if visible is None:
             message += " At this number of rows and disagreements no gain at all would be visible."
         else:
-            least = f"{points(visible, sign=False)} points or more four times in five, to the first candidate"
-            message += f" With the disagreement found, this test set shows gains of {least}."
+            often = f"{points(visible, sign=False)} points or more four times in five, to the first candidate"
+            message += f" With the disagreement found, this test set shows gains of {often}."
     return Outcome(passed, low, threshold, message)
+
+
+def worst_gain(gains: Sequence[RivalGain]) -> tuple[Interval, RivalGain] | None:
+    """The gain with the lowest lower bound, after its interval; None without gains, or if one of them was not measured."""
+    measured = [(gain.interval, gain) for gain in gains if gain.gain is not None and gain.interval is not None]
+    if not gains or len(measured) < len(gains):
+        return None
+    return min(measured, key=lambda pair: pair[0])
 
 
 def _all_gains(gains: Sequence[RivalGain], worst: RivalGain, rivals: Mapping[str, str]) -> str:
@@ -62,6 +73,7 @@ def one_gain(gain: RivalGain, rivals: Mapping[str, str]) -> str:
 
 
 def _level_note(evaluation: EvaluationResult, gains: Sequence[RivalGain]) -> str:
+    """Why the level is stricter than gates.confidence; empty if it is not."""
     look, sentence = evaluation.seal.level.look, ""
     if look is not None and look > 1:
         sentence += f" This is candidate {look} that this test judges, so its level is stricter than that of the first."

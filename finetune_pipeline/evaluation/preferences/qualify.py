@@ -15,7 +15,10 @@ from finetune_pipeline.evaluation.wording import counted, percent
 from finetune_pipeline.spec.evaluation import JudgeSpec
 
 SIGNIFICANCE = 0.05
+MAX_FAILED = 0.1
+"""A judge that fails on a larger share of the pairs is refused."""
 PROBES = 20
+"""Pairs in which the padded copy of an answer is judged against the answer."""
 SHOWN_FAILURES = 20
 _PADDING = (
     " To put this into a wider context, it may be helpful to bear in mind that every request is looked at with care, and "
@@ -23,7 +26,6 @@ _PADDING = (
 )
 _SWAPPED: dict[Choice, Choice] = {"a": "b", "b": "a"}
 _SIGNS: dict[Choice, int] = {"b": 1, "a": -1, "tie": 0}
-_PLACES: dict[tuple[bool, bool], Choice] = {(True, False): "b", (False, True): "a"}
 TIE_DISTANCE = 0.02
 """Answers whose similarity to the reference differs by less count as tied."""
 
@@ -31,7 +33,12 @@ TIE_DISTANCE = 0.02
 def people_choices(items: Mapping[str, Mapping[str, bool]]) -> dict[str, Choice]:
     """People's preference per example, from which answers they accept (review.ratings.summarise: `items`): `b` is the
     candidate; both or neither is a tie."""
-    return {i: _PLACES.get((accepted["candidate"], accepted["base"]), "tie") for i, accepted in items.items()}
+    choices: dict[str, Choice] = {}
+    for i, accepted in items.items():
+        choices[i] = "tie"
+        if accepted["candidate"] != accepted["base"]:
+            choices[i] = "b" if accepted["candidate"] else "a"
+    return choices
 
 
 def judged_pairs(
@@ -79,12 +86,12 @@ def qualify(
     if len(pairs) < settings.min_rated:
         rated = f"people have rated only {counted(len(pairs), 'pair')} of different answers"
         return JudgeFindings(name=judge.name, believed=False, refused=[f"{rated}; {settings.min_rated} are needed"])
-    answers = _judge_both_orders(judge, pairs)
-    valid = [i for i, order in enumerate(answers) if "failed" not in order]
-    n, orders, judged = len(valid), [answers[i] for i in valid], [pairs[i] for i in valid]
-    human, model = [people[i] for i in valid], [_combined(*order) for order in orders]
+    all_choices = _judge_both_orders(judge, pairs)
+    valid = [i for i, choices in enumerate(all_choices) if "failed" not in choices]
+    n, in_both_orders, judged = len(valid), [all_choices[i] for i in valid], [pairs[i] for i in valid]
+    human, model = [people[i] for i in valid], [_combined(*choices) for choices in in_both_orders]
     padded_pairs = [replace(pair, b=pair.a + _PADDING) for pair in judged[:PROBES]]
-    padded = [_combined(*order) for order in _judge_both_orders(judge, padded_pairs)]
+    padded = [_combined(*choices) for choices in _judge_both_orders(judge, padded_pairs)]
     findings = JudgeFindings(
         name=judge.name,
         rated=n,
@@ -92,20 +99,20 @@ def qualify(
         kappa=cohens_kappa(human, model) if valid else None,
         interval=kappa_interval(human, model, _units(judged, sources)) if valid else None,
         agreement=sum(x == y for x, y in zip(human, model, strict=True)) / n if valid else None,
-        consistent=sum(first == second for first, second in orders) / n if valid else None,
-        place=_bias([1 if first == "a" else -1 for first, second in orders if second == _SWAPPED.get(first)]),
-        length=_length(judged, human, model),
+        consistent=sum(first == second for first, second in in_both_orders) / n if valid else None,
+        place=_bias([1 if first == "a" else -1 for first, second in in_both_orders if second == _SWAPPED.get(first)]),
+        length=_length_bias(judged, human, model),
         padding=_bias([_SIGNS[choice] for choice in padded if choice != "failed"]),
     )
-    refused = _reasons(findings, settings)
+    refused = _reasons_to_refuse(findings, settings)
     return findings.model_copy(update={"believed": not refused, "refused": refused})
 
 
 def _judge_both_orders(judge: Judge, pairs: Sequence[Pair]) -> list[tuple[Choice, Choice]]:
-    """Judge every pair twice, the second time with swapped positions."""
-    first = judge.choose(pairs)
-    second = judge.choose([replace(pair, a=pair.b, b=pair.a) for pair in pairs])
-    return [(x, _SWAPPED.get(y, y)) for x, y in zip(first, second, strict=True)]
+    """Judge every pair twice, the second time with swapped positions. Both choices name the answers as in `pairs`."""
+    as_given = judge.choose(pairs)
+    swapped = judge.choose([replace(pair, a=pair.b, b=pair.a) for pair in pairs])
+    return [(first, _SWAPPED.get(second, second)) for first, second in zip(as_given, swapped, strict=True)]
 
 
 def _combined(first: Choice, second: Choice) -> Choice:
@@ -115,61 +122,64 @@ def _combined(first: Choice, second: Choice) -> Choice:
     return first if first == second else "tie"
 
 
-def _length(pairs: Sequence[Pair], human: Sequence[Choice], model: Sequence[Choice]) -> Preferred:
-    """Sign test of the judge's errors: whether they favour the longer or the shorter answer."""
-    towards_longer = [
+def _length_bias(pairs: Sequence[Pair], human: Sequence[Choice], model: Sequence[Choice]) -> Preferred:
+    """Sign test of the judge's errors: a win is one in favour of the longer answer."""
+    favours_longer = [
         (choice == "a") == (len(pair.a) > len(pair.b))
         for pair, preferred, choice in zip(pairs, human, model, strict=True)
         if choice not in (preferred, "tie") and len(pair.a) != len(pair.b)
     ]
-    return _bias([1 if longer else -1 for longer in towards_longer])
+    return _bias([1 if longer else -1 for longer in favours_longer])
 
 
 def _bias(signs: Sequence[int]) -> Preferred:
     return Preferred.model_validate(sign_test(signs))
 
 
-def _reasons(q: JudgeFindings, settings: JudgeSpec) -> list[str]:
+def _reasons_to_refuse(findings: JudgeFindings, settings: JudgeSpec) -> list[str]:
     reasons = []
-    if q.rated < settings.min_rated:
-        judged = f"only {counted(q.rated, 'pair')} rated by people could be judged"
+    rated, failed, kappa, interval = findings.rated, findings.failed, findings.kappa, findings.interval
+    if rated < settings.min_rated:
+        judged = f"only {counted(rated, 'pair')} rated by people could be judged"
         reasons.append(f"{judged}; {settings.min_rated} are needed")
-    if q.failed > 0.1 * (q.rated + q.failed):
-        reasons.append(f"{counted(q.failed, 'pair')} could not be judged")
-    if q.kappa is None or q.interval is None:
+    if failed > MAX_FAILED * (rated + failed):
+        reasons.append(f"{counted(failed, 'pair')} could not be judged")
+    if kappa is None or interval is None:
         reasons.append("agreement with people is undefined: one of the two sides always says the same")
-    elif q.kappa < settings.min_kappa or q.interval[0] < settings.min_kappa_bound:
+    elif kappa < settings.min_kappa or interval[0] < settings.min_kappa_bound:
         reasons.append(
-            f"its agreement with people is too low: kappa {q.kappa:.2f} ({q.interval[0]:.2f} to {q.interval[1]:.2f}), where "
+            f"its agreement with people is too low: kappa {kappa:.2f} ({interval[0]:.2f} to {interval[1]:.2f}), where "
             f"{settings.min_kappa:g} and a lower bound of {settings.min_kappa_bound:g} are asked for"
         )
-    if q.consistent is not None and q.consistent < settings.min_consistent:
+    if findings.consistent is not None and findings.consistent < settings.min_consistent:
         reasons.append(
-            f"it judges only {percent(q.consistent)} of the pairs alike in both orders; {percent(settings.min_consistent)} are "
-            "asked for"
+            f"it judges only {percent(findings.consistent)} of the pairs alike in both orders; "
+            f"{percent(settings.min_consistent)} are asked for"
         )
-    place, length, padding = (
-        bias if bias.p is not None and bias.p < SIGNIFICANCE else Preferred() for bias in (q.place, q.length, q.padding)
-    )
-    if place.wins != place.losses:
+    place, length, padding = findings.place, findings.length, findings.padding
+    if _is_significant(place):
         where = "first" if place.wins > place.losses else "second"
         reasons.append(f"it prefers whatever comes {where}: {place.wins} against {place.losses} contradictions")
-    if length.wins > length.losses:
+    if _is_significant(length) and length.wins > length.losses:
         reasons.append(f"where it is wrong it prefers the longer answer: {length.wins} against {length.losses}")
-    if padding.wins > padding.losses:
+    if _is_significant(padding) and padding.wins > padding.losses:
         reasons.append(f"it prefers the same answer with empty words added, {padding.wins} of {PROBES} times")
     return reasons
+
+
+def _is_significant(bias: Preferred) -> bool:
+    return bias.p is not None and bias.p < SIGNIFICANCE
 
 
 def _verdict(judge: Judge, pairs: Sequence[Pair], confidence: float, sources: SourceOf) -> dict[str, Any]:
     """The judge's verdict on pairs: a sign test of `b` against `a`, `failed`, `equal`, and `choices` by id."""
     differing = [pair for pair in pairs if pair.a != pair.b]
-    choices = [_combined(*order) for order in _judge_both_orders(judge, differing)]
-    signs = [(pair, _SIGNS[choice]) for pair, choice in zip(differing, choices, strict=True) if choice != "failed"]
+    choices = [_combined(*in_both_orders) for in_both_orders in _judge_both_orders(judge, differing)]
+    judged = [(pair, _SIGNS[choice]) for pair, choice in zip(differing, choices, strict=True) if choice != "failed"]
     return {
-        **sign_test([sign for _, sign in signs], _units([pair for pair, _ in signs], sources), confidence),
+        **sign_test([sign for _, sign in judged], _units([pair for pair, _ in judged], sources), confidence),
         "failed": choices.count("failed"),
-        "choices": dict(zip([pair.id for pair in differing], choices, strict=True)),
+        "choices": {pair.id: choice for pair, choice in zip(differing, choices, strict=True)},
         "equal": len(pairs) - len(differing),
     }
 
@@ -182,31 +192,34 @@ def _units(pairs: Sequence[Pair], sources: SourceOf) -> list[str]:
 def similar(
     pairs: Sequence[Pair], people: Mapping[str, Choice], model: str, confidence: float, sources: SourceOf = None
 ) -> dict[str, Any]:
-    """Mean cosine similarity of base and candidate to the reference, the gain with a paired bootstrap interval, and how well
-    preferring the nearer answer agrees with people; kappa is None without ratings or if it is undefined.
+    """Compare how similar the answers of base and candidate are to the reference, by the cosine of their embeddings.
 
-    model: see evaluation.similarity. Raises FileNotFoundError or ValueError if the model is missing or invalid, or there are
-    fewer than two pairs or sources.
+    The result also says how well preferring the nearer answer agrees with people; kappa is None without ratings or if it is
+    undefined. model: see evaluation.similarity. Raises FileNotFoundError or ValueError if the model is missing or invalid, or
+    there are fewer than two pairs or sources.
     """
     # all texts together, so that words have the same weights on both sides
     vectors = embed([text for pair in pairs for text in (pair.reference, pair.a, pair.b)], model)
     base, candidate = ((vectors[::3] * vectors[side::3]).sum(axis=1).tolist() for side in (1, 2))
-    rated, human, model_choices = [], [], []
+    rated: list[Pair] = []
+    human: list[Choice] = []
+    model_choices: list[Choice] = []
     for pair, before, after in zip(pairs, base, candidate, strict=True):
         if pair.id in people and pair.a != pair.b:
             rated.append(pair)
             human.append(people[pair.id])
-            model_choices.append("tie" if abs(after - before) < TIE_DISTANCE else "b" if after > before else "a")
+            nearer: Choice = "b" if after > before else "a"
+            model_choices.append("tie" if abs(after - before) < TIE_DISTANCE else nearer)
     interval = paired_bootstrap_mean(base, candidate, confidence, _units(pairs, sources))
     if interval is None:
         raise ValueError("one pair of answers, or pairs of one source, are too few to compare")
-    means = [sum(values) / len(values) for values in (base, candidate)]
+    base_mean, candidate_mean = (sum(similarities) / len(pairs) for similarities in (base, candidate))
     return {
         "model": model,
         "n": len(pairs),
-        "base": means[0],
-        "candidate": means[1],
-        "gain": means[1] - means[0],
+        "base": base_mean,
+        "candidate": candidate_mean,
+        "gain": candidate_mean - base_mean,
         "interval": list(interval),
         "rated": len(human),
         "kappa": cohens_kappa(human, model_choices) if human else None,

@@ -12,6 +12,10 @@ Interval = tuple[float, float]
 Values = Sequence[float]
 Units = Sequence[Hashable]
 """The unit of each value: its source, or itself."""
+BLOCK = 4_000_000
+"""Random numbers drawn at once, to bound the memory."""
+EXACT_CLUSTERS = 13
+"""Up to this many clusters, a sign-flip test counts all patterns of signs."""
 
 
 def z_value(confidence: float, freedom: float | None = None) -> float:
@@ -49,10 +53,10 @@ def tango_statistic(b: float, c: float, n: float, gain: float) -> float:
     constant = -b * gain * (1 - gain)
     root = (math.sqrt(max(linear * linear - 8 * n * constant, 0.0)) - linear) / (4 * n)
     variance = n * (2 * root + gain * (1 - gain))
-    surprise = c - b - n * gain
+    excess = c - b - n * gain
     if variance <= 0:
-        return math.copysign(math.inf, surprise) if surprise else 0.0
-    return surprise / math.sqrt(variance)
+        return math.copysign(math.inf, excess) if excess else 0.0
+    return excess / math.sqrt(variance)
 
 
 def tango_interval(b: float, c: float, n: float, confidence: float = 0.95, freedom: float | None = None) -> Interval:
@@ -70,7 +74,7 @@ def tango_interval(b: float, c: float, n: float, confidence: float = 0.95, freed
 
 
 def crossing(falling: Callable[[float], float], low: float, high: float) -> float:
-    """Where a falling function crosses zero between low and high, by bisection; else the nearer end."""
+    """Find where a falling function crosses zero between low and high, by bisection; without a crossing, the nearer end."""
     if falling(low) <= 0:
         return low
     if falling(high) >= 0:
@@ -87,8 +91,9 @@ def mcnemar_exact(b: int, c: int) -> float:
 
 
 def cluster_codes(clusters: Units) -> np.ndarray:
-    index: dict[Hashable, int] = {}
-    return np.fromiter((index.setdefault(c, len(index)) for c in clusters), dtype=np.int64, count=len(clusters))
+    """The number of each value's cluster, from 0 in the order of appearance."""
+    codes: dict[Hashable, int] = {}
+    return np.fromiter((codes.setdefault(name, len(codes)) for name in clusters), dtype=np.int64, count=len(clusters))
 
 
 def _checked(values: Values, clusters: Units) -> tuple[np.ndarray, np.ndarray]:
@@ -127,7 +132,8 @@ def effective_sources(clusters: Units) -> float:
 
 
 def _degrees_of_freedom(clusters: Units) -> float | None:
-    """Degrees of freedom if rows are clustered, one less than sources: few sources determine the variance poorly."""
+    """Degrees of freedom of clustered rows, one less than the sources, because few sources determine the variance poorly; None
+    for single rows."""
     sources = effective_sources(clusters)
     return None if sources == len(clusters) else max(1.0, sources - 1)
 
@@ -143,7 +149,7 @@ def _share_effect(hits: Values, clusters: Units, confidence: float) -> float:
 
 
 def clustered_share(hits: Values, clusters: Units, confidence: float = 0.95) -> tuple[Interval, float]:
-    """Wilson's interval of a rate if rows share sources, from effective numbers; and the design effect."""
+    """Wilson's interval of a share if rows share sources, from effective numbers of rows; and the design effect."""
     x, _ = _checked(hits, clusters)
     effect = _share_effect(hits, clusters, confidence)
     return wilson_interval(float(x.sum()) / effect, len(x) / effect, confidence, _degrees_of_freedom(clusters)), effect
@@ -163,20 +169,22 @@ def clustered_tango_interval(before: Values, after: Values, clusters: Units, con
 def cluster_sign_flip(differences: Values, clusters: Units, resamples: int = 10_000) -> float:
     """Two-sided p that the mean paired difference is zero: signs are flipped, for all rows of a cluster at once (Fisher).
 
-    Exact up to 2**13 sign patterns, and if all clusters weigh the same (for single rows, McNemar's exact test); else patterns are
-    drawn. A drawn p counts the observed pattern too (Phipson and Smyth 2010), so it is never zero.
+    Exact up to EXACT_CLUSTERS clusters, and if all weigh the same (for single rows, McNemar's exact test); else patterns of signs
+    are drawn. A drawn p counts the observed pattern too (Phipson and Smyth 2010), so it is never zero.
     """
     x, codes = _checked(differences, clusters)
     totals = np.bincount(codes, weights=x)
     totals = totals[totals != 0]
-    observed = abs(float(totals.sum())) - 1e-9 * float(np.abs(totals).sum())
+    rounding = 1e-9 * float(np.abs(totals).sum())
+    observed = abs(float(totals.sum())) - rounding
     if len(np.unique(np.abs(totals))) < 2:
         return mcnemar_exact(int((totals < 0).sum()), int((totals > 0).sum()))
-    if len(totals) <= 13:
-        patterns = 1 - 2.0 * ((np.arange(2 ** len(totals))[:, None] >> np.arange(len(totals))) & 1)
+    if len(totals) <= EXACT_CLUSTERS:
+        bits = (np.arange(2 ** len(totals))[:, None] >> np.arange(len(totals))) & 1
+        patterns = 1 - 2.0 * bits
         return float((np.abs(patterns @ totals) >= observed).mean())
     random = np.random.default_rng(0)
-    hits, block = 0, max(1, 4_000_000 // len(totals))
+    hits, block = 0, max(1, BLOCK // len(totals))
     for start in range(0, resamples, block):
         signs = random.integers(0, 2, (min(block, resamples - start), len(totals)), dtype=np.int8) * 2 - 1
         hits += int((np.abs(signs @ totals) >= observed).sum())
@@ -184,10 +192,10 @@ def cluster_sign_flip(differences: Values, clusters: Units, resamples: int = 10_
 
 
 def sign_test(signs: Sequence[int], clusters: Units | None = None, confidence: float = 0.95) -> dict[str, Any]:
-    """Preferences between two answers, each a win (1), a loss (-1) or a tie (0): {wins, losses, ties, n, share, interval, p}.
+    """Test preferences between two answers, each a win (1), a loss (-1) or a tie (0).
 
-    `share`: wins among the decided ones with its Wilson `interval`; `p`: two-sided. With `clusters` (one per answer), both count
-    sources. If nothing is decided: share null, interval (0, 1), p 1.
+    Returns {wins, losses, ties, n, share, interval, p}. `share`: wins among the decided ones with its Wilson `interval`; `p`:
+    two-sided. With `clusters` (one per answer), both count sources. If nothing is decided: share null, interval (0, 1), p 1.
     """
     decided = [sign for sign in signs if sign]
     units = [i if clusters is None else clusters[i] for i, sign in enumerate(signs) if sign]

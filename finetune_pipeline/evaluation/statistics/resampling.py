@@ -7,6 +7,7 @@ import numpy as np
 import scipy
 
 from finetune_pipeline.evaluation.statistics.proportions import (
+    BLOCK,
     Interval,
     Units,
     cluster_codes,
@@ -17,9 +18,8 @@ from finetune_pipeline.evaluation.statistics.proportions import (
 
 RESAMPLES, SEED = 2000, 0
 FAR_TAIL = 0.99
-"""Above this confidence, bootstrap percentiles depend on few draws (or few units). The result is then the wider of these and
-Student's t interval of the same draws."""
-_BLOCK = 4_000_000
+"""Above this confidence, bootstrap percentiles depend on few draws (or few units). The interval then also covers Student's t
+interval of the same draws."""
 
 
 def paired_bootstrap_f1(
@@ -30,12 +30,11 @@ def paired_bootstrap_f1(
     confidence: float = 0.95,
     clusters: Sequence[Hashable] | None = None,
 ) -> Interval | None:
-    """Percentile interval of macro-F1 of `b` minus macro-F1 of `a`, resampling examples (both answers together), or whole clusters.
-    None for fewer than two of these.
+    """Percentile interval of macro-F1 of `b` minus macro-F1 of `a`; None for fewer than two examples, or clusters.
 
-    Macro-F1 is the plain mean over the labels that occur in `gold`. None is an answer outside the set. Resamples are drawn over
-    the distinct (gold, a, b) triples, so that the order of the examples does not count. Raises ValueError on unequal lengths or
-    no examples.
+    Resamples examples with both answers, or whole clusters of them, as counts of the distinct (gold, a, b) triples, so that the
+    order of the examples does not count. Macro-F1 is the plain mean over the labels that occur in `gold`. An answer of None is
+    outside the label set. Raises ValueError on unequal lengths or no examples.
     """
     if not len(gold) == len(a) == len(b) or not gold or (clusters is not None and len(clusters) != len(gold)):
         raise ValueError(f"need the same number of gold, a and b, at least one: {len(gold)}, {len(a)}, {len(b)}")
@@ -47,8 +46,8 @@ def paired_bootstrap_f1(
     if units == 1:
         return None
     triples = np.array([[index.get(x or "", -1) for x in triple] for triple in zip(gold, a, b, strict=True)])
-    distinct, inverse, counts = np.unique(triples, axis=0, return_inverse=True, return_counts=True)
-    draws = _weights(inverse.reshape(-1), counts, clusters)
+    distinct, triple_of_row, counts = np.unique(triples, axis=0, return_inverse=True, return_counts=True)
+    draws = _resampled_counts(triple_of_row.reshape(-1), counts, clusters)
     classes = np.arange(len(index))
     is_gold = distinct[:, :1] == classes
 
@@ -63,16 +62,16 @@ def paired_bootstrap_f1(
     return draws_interval(f1(2, draws) - f1(1, draws), estimate, confidence, units)
 
 
-def _weights(inverse: np.ndarray, counts: np.ndarray, clusters: Sequence[Hashable] | None) -> np.ndarray:
+def _resampled_counts(triple_of_row: np.ndarray, counts: np.ndarray, clusters: Sequence[Hashable] | None) -> np.ndarray:
     """How often every distinct triple is drawn, one row per resample."""
-    random = np.random.default_rng(SEED)
+    random, n = np.random.default_rng(SEED), len(triple_of_row)
     if clusters is None:
-        return random.multinomial(len(inverse), counts / len(inverse), size=RESAMPLES).astype(float)
+        return random.multinomial(n, counts / n, size=RESAMPLES).astype(float)
     from scipy import sparse  # needed only for clustered rows
 
     codes = cluster_codes(clusters)
     groups = int(codes.max()) + 1
-    members = sparse.csr_matrix((np.ones(len(inverse)), (codes, inverse)), shape=(groups, len(counts)))
+    members = sparse.csr_matrix((np.ones(n), (codes, triple_of_row)), shape=(groups, len(counts)))
     drawn = random.multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES)
     return np.asarray((members.T @ drawn.T.astype(float)).T)
 
@@ -98,8 +97,8 @@ def paired_bootstrap_mean(
     influence = sums - estimate * sizes
     if np.abs(influence).max() <= 1e-12 * max(1.0, float(np.abs(sums).max())):
         return _constant_interval(estimate, confidence, units)
-    random, means, block = np.random.default_rng(SEED), np.empty(RESAMPLES), max(1, _BLOCK // len(sums))
-    for begin in range(0, RESAMPLES, block):  # in blocks, to bound the memory
+    random, means, block = np.random.default_rng(SEED), np.empty(RESAMPLES), max(1, BLOCK // len(sums))
+    for begin in range(0, RESAMPLES, block):
         drawn = random.integers(0, len(sums), (min(block, RESAMPLES - begin), len(sums)), dtype=np.int32)
         means[begin : begin + len(drawn)] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
     # acceleration from the jackknife, which for a mean is a function of the third moment
@@ -110,7 +109,7 @@ def paired_bootstrap_mean(
 def draws_interval(
     draws: np.ndarray, estimate: float, confidence: float, units: float, acceleration: float | None = None
 ) -> Interval:
-    """Percentiles of the draws, adjusted by BCa if an acceleration is given; in the far tail also Student's t interval.
+    """Percentile interval of bootstrap draws, adjusted by BCa if an acceleration is given; beyond FAR_TAIL also Student's t.
 
     The percentiles are those of Student's t (Hesterberg 2015, The American Statistician 69), because draws of few units vary
     less than the estimate does.
@@ -122,24 +121,24 @@ def draws_interval(
     if spread <= 1e-12:
         return _constant_interval(estimate, confidence, units)
     freedom = max(1.0, units - 1)
-    half_width = z_value(confidence, freedom) * math.sqrt(1 + 1 / freedom)
+    half_width = z_value(confidence, freedom) * math.sqrt(1 + 1 / freedom)  # in standard deviations of the draws
     quantiles = np.array([-half_width, half_width])
     if acceleration is not None:
         below = (float((draws < estimate).sum()) + 0.5 * float((draws == estimate).sum())) / len(draws)
         bias = scipy.special.ndtri(min(max(below, 0.5 / len(draws)), 1 - 0.5 / len(draws)))
-        quantiles = bias + quantiles
-        quantiles = bias + quantiles / np.maximum(1 - acceleration * quantiles, 1e-3)
-    low, high = (float(x) for x in np.quantile(draws, scipy.special.ndtr(quantiles)))
+        shifted = bias + quantiles
+        quantiles = bias + shifted / np.maximum(1 - acceleration * shifted, 1e-3)
+    low, high = (float(bound) for bound in np.quantile(draws, scipy.special.ndtr(quantiles)))
     if half_width > z_value(FAR_TAIL):
         low, high = min(low, estimate - half_width * spread), max(high, estimate + half_width * spread)
     return low, high
 
 
 def _constant_interval(estimate: float, confidence: float, units: float) -> Interval:
-    """Interval if all units are equal: unseen units may differ (scores are between 0 and 1, so gains between -1 and 1), as many as
-    Wilson's interval allows."""
-    alike = wilson_interval(units, units, confidence, max(1.0, units - 1))[0]
-    return alike * estimate - (1 - alike), alike * estimate + (1 - alike)
+    """Interval if all units are equal. At least the share of units in Wilson's lower bound is like these; the others may have any
+    gain from -1 to 1, because scores are between 0 and 1."""
+    equal_share, _ = wilson_interval(units, units, confidence, max(1.0, units - 1))
+    return equal_share * estimate - (1 - equal_share), equal_share * estimate + (1 - equal_share)
 
 
 def cohens_kappa(a: Sequence[Hashable], b: Sequence[Hashable]) -> float | None:
@@ -152,8 +151,8 @@ def cohens_kappa(a: Sequence[Hashable], b: Sequence[Hashable]) -> float | None:
 
 
 def kappa_interval(a: Sequence[Hashable], b: Sequence[Hashable], clusters: Units | None = None) -> Interval | None:
-    """Bootstrap interval (95%) of :func:`cohens_kappa` over items, or over sources (`clusters`). None if kappa is None or rarely
-    defined, or for one source. Leaves out resamples in which kappa is undefined."""
+    """Bootstrap interval (95%) of :func:`cohens_kappa` over items, or over sources (`clusters`). Leaves out resamples in which
+    kappa is undefined. None if these are more than half, if kappa itself is undefined, or for a single source."""
     kappa, tables = cohens_kappa(a, b), _tables(a, b, clusters)
     units = len(tables)
     if kappa is None or units < 2:
@@ -169,10 +168,11 @@ def _tables(a: Sequence[Hashable], b: Sequence[Hashable], clusters: Units | None
     if len(a) != len(b) or not len(a):
         raise ValueError(f"need as many ratings by either rater, at least one: {len(a)}, {len(b)}")
     codes = cluster_codes(range(len(a)) if clusters is None else clusters)
-    index = {name: i for i, name in enumerate(dict.fromkeys((*a, *b)))}
-    cells = np.zeros((int(codes.max()) + 1, len(index), len(index)))
-    np.add.at(cells, (codes, np.array([index[x] for x in a]), np.array([index[y] for y in b])), 1)
-    return cells
+    ratings = cluster_codes((*a, *b))
+    answers = int(ratings.max()) + 1
+    tables = np.zeros((int(codes.max()) + 1, answers, answers))
+    np.add.at(tables, (codes, ratings[: len(a)], ratings[len(a) :]), 1)
+    return tables
 
 
 def _kappa(tables: np.ndarray) -> np.ndarray:

@@ -72,6 +72,12 @@ def test_a_row_is_never_shown_its_own_answer() -> None:
         conversations([ASKED], {"retrieved": 3}, None)
 
 
+def test_many_rows_with_its_own_text_do_not_hide_the_others() -> None:
+    repeated = [example(f"same{i}", ASKED.user_text, "bug") for i in range(12)]
+    (nearest,) = Retriever([*repeated, *TRAIN]).nearest([ASKED], 1)
+    assert [shown.user_text for shown in nearest] == ["the map crashes on zoom"]
+
+
 def test_another_system_prompt_takes_the_place_of_the_tasks_own_and_of_no_other() -> None:
     prompt = asdict(Prompt(system="Be brief.", instead_of="Sort it."))
     own_prompt = example("v2", "hello", "other", system="You are a pirate.")
