@@ -79,8 +79,8 @@ def _section_at(path: tuple[Any, ...]) -> type[BaseModel] | None:
         section, path = _OUTPUTS.get(path[1] if len(path) > 1 else None), path[2:]
     for part in path:
         field = section.model_fields.get(str(part)) if section else None
-        kinds = (field.annotation, *get_args(field.annotation)) if field else ()
-        section = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        types = (field.annotation, *get_args(field.annotation)) if field else ()
+        section = next((type_ for type_ in types if isinstance(type_, type) and issubclass(type_, BaseModel)), None)
     return section
 
 

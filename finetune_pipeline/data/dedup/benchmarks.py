@@ -223,16 +223,16 @@ def _item_texts(row: Any) -> list[str]:
             if isinstance(row.get(name), list) and (question := _user_turns(row[name])):
                 return [question]
         instances = row.get("instances")
-        if isinstance(instances, list) and instances and all(isinstance(n, Mapping) for n in instances):
+        if isinstance(instances, list) and instances and all(isinstance(instance, Mapping) for instance in instances):
             outer = {k: v for k, v in row.items() if k != "instances"}
-            return list(dict.fromkeys(text for n in instances for text in _item_texts({**outer, **n})))
+            return list(dict.fromkeys(text for instance in instances for text in _item_texts({**outer, **instance})))
         for pair in _QUESTION_PAIRS:
             if all(isinstance(row.get(name), str) for name in pair):
                 return ["\n\n".join(row[name] for name in pair if row[name].strip())]
         for name in _QUESTION_KEYS:
             if isinstance(row.get(name), str) and row[name].strip():
                 return [row[name]]
-        lists = [v for v in row.values() if isinstance(v, list) and v and isinstance(v[0], Mapping)]
+        lists = [value for value in row.values() if isinstance(value, list) and value and isinstance(value[0], Mapping)]
         if lists:  # a document around its rows
             return [text for rows in lists for inner in rows for text in _item_texts(inner)]
     texts = list(_strings(row))
@@ -241,9 +241,11 @@ def _item_texts(row: Any) -> list[str]:
 
 def _user_turns(turns: Sequence[Any]) -> str:
     """Join the texts of the user's turns in a chat, in OpenAI's or ShareGPT's form."""
-    users = [t for t in turns if isinstance(t, Mapping) and (t.get("role") or t.get("from")) in _USER_ROLES]
+    user_turns = [
+        turn for turn in turns if isinstance(turn, Mapping) and (turn.get("role") or turn.get("from")) in _USER_ROLES
+    ]
     texts: list[str] = []
-    for content in (turn.get("content", turn.get("value")) for turn in users):
+    for content in (turn.get("content", turn.get("value")) for turn in user_turns):
         parts = content if isinstance(content, list) else [content]
         texts += [text for part in parts for text in _strings(part, excluded_key="type")]
     return "\n".join(texts)

@@ -142,7 +142,9 @@ def better_of_two(columns: Mapping[str, Column]) -> tuple[Column, list[str]] | N
     Of two equally good answers it is the first."""
     for verdict in (c for c in columns.values() if names.plain_name(c.name) in _VERDICTS):
         for first, second in _SIDES:
-            second_wins = [v for v in verdict.values if names.plain_name(v).rpartition("_")[2] == second.lower()]
+            second_wins = [
+                value for value in verdict.values if names.plain_name(value).rpartition("_")[2] == second.lower()
+            ]
             for column in columns.values():
                 other = columns.get(f"{column.path.removesuffix(first)}{second}")
                 if second_wins and column.is_text and column.path.endswith(f"_{first}") and other and other.is_text:

@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune_pipeline.data import names
 from finetune_pipeline.data.draft import candidates
-from finetune_pipeline.data.draft.columns import ELEMENT, KEY, SAMPLE, Column, columns_of
+from finetune_pipeline.data.draft.columns import ELEMENT, KEY, MOST_VALUES, SAMPLE, Column, columns_of
 from finetune_pipeline.data.draft.conversations import Chat, chat_of, whole_chat, with_answer
 from finetune_pipeline.data.draft.reading import RawRow
 from finetune_pipeline.data.draft.turns import numbered_turns, roles_of, single_messages, speaker_id_key, transcript_of
@@ -108,8 +108,8 @@ def word_tags(rows: Sequence[RawRow]) -> tuple[str, str] | None:
         if not all(isinstance(a, list) and isinstance(b, list) and len(a) == len(b) for a, b in list_pairs):
             continue
         pairs = [pair for a, b in list_pairs for pair in zip(a, b, strict=True)]
-        are_tagged = all(isinstance(a, str) and isinstance(b, str | int) for a, b in pairs)
-        if are_tagged and len({b for _, b in pairs}) < len({a for a, _ in pairs}):
+        are_tagged = all(isinstance(word, str) and isinstance(tag, str | int) for word, tag in pairs)
+        if are_tagged and len({tag for _, tag in pairs}) < len({word for word, _ in pairs}):
             return words, tags
     return None
 
@@ -121,13 +121,14 @@ def _flag_of(rows: Sequence[RawRow], path: str) -> str | None:
 
 
 def _find_column(columns: Mapping[str, Column], name: str) -> Column | None:
-    by_name = next((c for c in columns.values() if c.name == name), None)
-    return columns.get(name) or columns.get(names.key_path(name)) or by_name
+    """Find a column by its path, as an expression or as a key, else by its name."""
+    column = columns.get(name) or columns.get(names.key_path(name))
+    return column or next((c for c in columns.values() if c.name == name), None)
 
 
 def _describe_columns(columns: Mapping[str, Column]) -> str:
     descriptions = [
-        f"{c.path} ({len(c.values):,}{'+' if len(c.values) >= 5_000 else ''} values, {c.mean_words:.0f} words"
+        f"{c.path} ({len(c.values):,}{'+' if len(c.values) >= MOST_VALUES else ''} values, {c.mean_words:.0f} words"
         + (f", in {c.filled:,} of {c.rows:,} rows)" if c.filled < c.rows else ")")
         for c in list(columns.values())[:12]
     ]

@@ -102,18 +102,19 @@ class _Search:
         self.trusted = trusted is not None
         self.classes = sorted({*labels, *known_labels})
         self.labels, judge_labels = (np.searchsorted(self.classes, list(names)) for names in (labels, known_labels))
-        everything, n = [*texts, *known_texts], len(texts)
-        longest = max(50, _MOST_PHRASES // (_MOST_WORDS * len(everything)))
+        all_texts, n_rows = [*texts, *known_texts], len(texts)
+        longest = max(50, _MOST_PHRASES // (_MOST_WORDS * len(all_texts)))
         phrases = partial(_phrases, longest=longest)
         counter = CountVectorizer(analyzer=phrases, binary=True, min_df=_LEAST_ROWS, dtype=np.float32)
-        matrix, self.names = csr_matrix((len(everything), 0), dtype=np.float32), list[str]()
+        matrix = csr_matrix((len(all_texts), 0), dtype=np.float32)
+        self.names: list[str] = []
         with contextlib.suppress(ValueError):  # no phrase occurs in enough rows
-            matrix, self.names = counter.fit_transform(everything), counter.get_feature_names_out().tolist()
+            matrix, self.names = counter.fit_transform(all_texts), counter.get_feature_names_out().tolist()
         column = {name: i for i, name in enumerate(self.names)}
         self.words = [[column[word] for word in name.split(" ")] for name in self.names]
-        self.by_row, self.by_phrase = matrix[:n], csc_matrix(matrix[:n])
+        self.by_row, self.by_phrase = matrix[:n_rows], csc_matrix(matrix[:n_rows])
         self.tried = int((np.diff(self.by_phrase.indptr) >= _LEAST_ROWS).sum())
-        self.judge_rows, self.judge_labels = (matrix[n:], judge_labels) if trusted else (matrix, self.labels)
+        self.judge_rows, self.judge_labels = (matrix[n_rows:], judge_labels) if trusted else (matrix, self.labels)
 
 
 @dataclass(frozen=True)

@@ -242,8 +242,8 @@ def _with_encoding(surveyed: Survey, counts: _LineCounts, file: str, declared: s
     if declared is not None:
         return replace(surveyed, encoding=declared)
     if counts.is_western:
-        words = dict.fromkeys(w for line in counts.sample for w in _words(line.decode(WESTERN, "replace")))
-        examples = ", ".join(quoted(w) for w in list(words)[:5])
+        words = [word for line in counts.sample for word in _words(line.decode(WESTERN, "replace"))]
+        examples = ", ".join(quoted(word) for word in list(dict.fromkeys(words))[:5])
         message = f"{share_text}; the file was read as {WESTERN}, which produces words such as {examples}"
         fix = f"check these words: if they are wrong, declare the encoding: {_how_to_declare('…')}"
         note = Finding("data.encoding_detected", "warning", file, message, fix)
@@ -257,10 +257,12 @@ def _with_encoding(surveyed: Survey, counts: _LineCounts, file: str, declared: s
 
 
 def _how_to_declare(encoding: str) -> str:
+    """Name the option and the key that set the encoding."""
     return f"`--encoding {encoding}` of `finetune init`, `data: {{csv: {{encoding: {encoding}}}}}` in task.yaml"
 
 
 def _words(text: str) -> list[str]:
+    """Return the words of a text with a character that is not ASCII."""
     return [word for word in re.findall(r"\S+", re.sub(r"[\",;|\t{}\[\]]", " ", text)) if not word.isascii()]
 
 

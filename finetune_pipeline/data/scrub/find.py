@@ -152,17 +152,20 @@ def _contains_any(signs: Iterable[str], text: str) -> bool:
 
 
 def _find_in_long_words(text: str, hits: _Hits) -> None:
-    aws, end = "AKIA" in text or "ASIA" in text or "aws" in text or "AWS" in text, 0
+    """Find secrets, wallets and ids in words of 16 or more characters."""
+    mentions_aws = _contains_any(("AKIA", "ASIA", "aws", "AWS"), text)
+    end = 0
     for word in text.split():
         if len(word) >= 16 and (_DIGIT.search(word) or "hf_" in word):
             start = text.index(word, end)
             end = start + len(word)
-            hits.add("secret", secrets.known_secrets(text, start, end, aws))
+            hits.add("secret", secrets.known_secrets(text, start, end, mentions_aws))
             hits.add("wallet", numbers.wallets(text, start, end))
             hits.add("national_id", national_ids.bare_ids(text, start, end))
 
 
 def _find_in_digits(text: str, low: str, shape: bytes, hits: _Hits, regions: Sequence[str]) -> None:
+    """Find the kinds that hold at least four digits. low: the text in lower case. shape: the text with 0 and a."""
     if b"aa00" in shape:
         hits.add("iban", numbers.ibans(text))
     runs = [
@@ -250,8 +253,8 @@ def ipv6(text: str) -> Iterator[tuple[int, int]]:
             continue
         if address.is_loopback or address.is_unspecified or address.is_multicast:
             continue
-        groups = [g for g in value.split(":") if g]
-        if any(len(g) >= 3 and any(c.isdigit() for c in g) for g in groups):
+        groups = [group for group in value.split(":") if group]
+        if any(len(group) >= 3 and any(c.isdigit() for c in group) for group in groups):
             yield start, end
 
 

@@ -145,7 +145,7 @@ def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec, links: Links) ->
     """
     unit, names = units_of(rows)
     before = np.where(unit >= 0, before, -1).astype(np.int8)
-    ledger_splits = np.zeros(len(names), np.uint8)
+    ledger_splits = np.zeros(len(names), np.uint8)  # of each unit, as a bit mask
     has_split = before >= 0
     np.bitwise_or.at(ledger_splits, unit[has_split], (1 << before[has_split]).astype(np.uint8))
     joined = join(rows, unit, ledger_splits, before, links)
@@ -161,13 +161,16 @@ def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec, links: Links) ->
     home = np.full(len(names), -1, np.int8)
     for code in range(len(SPLITS)):
         home[ledger_splits == 1 << code] = code
+    # units with one split in the ledger: their rows join it
     settled = is_kept & (home[unit] >= 0)
     split[settled] = home[unit[settled]]
     split[settled & (split == _TEST) & (rows["origin"] != _HUMAN)] = NOT_HUMAN
+    # units with several: their rows stay where they were, and new rows are refused
     torn = is_kept & (ledger_splits[unit] > 0) & (home[unit] < 0)
     split[torn] = np.where(before[torn] >= 0, before[torn], BRIDGE)
     restored = _restored(rows, unit, before, split)
     split[restored] = before[restored]
+    # new units
     new_units = np.flatnonzero(ledger_splits == 0)
     home[new_units] = _assign(rows, unit, names, new_units, split, spec)
     is_new = is_kept & (ledger_splits[unit] == 0)
@@ -182,8 +185,8 @@ def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec, links: Links) ->
 
 
 def _restored(rows: np.ndarray, unit: np.ndarray, before: np.ndarray, split: np.ndarray) -> np.ndarray:
-    """Return for each unit with a BRIDGE row one removed row per split that the unit had and that has no kept row in it now.
-    Otherwise a new row similar to both a train row and a test row would replace both as duplicates, and then be refused."""
+    """Choose removed rows to keep after all: in each unit with a BRIDGE row, one for each of its earlier splits that has no row
+    in it now. Otherwise a new row could replace both a train row and a test row as their duplicate, and then be refused."""
     torn = np.unique(unit[split == BRIDGE])
     inside = np.flatnonzero(np.isin(unit, torn) & (unit >= 0))
     covered = {(int(unit[i]), int(split[i])) for i in inside if split[i] >= 0}
@@ -204,7 +207,7 @@ def _assign(
         return np.zeros(0, np.int8)
     shares, is_kept = np.array(list(shares_of(spec).values())), (rows["state"] == KEPT) & (unit >= 0)
     size = np.bincount(unit[is_kept], minlength=len(names))[new_units]
-    is_human = np.bincount(unit[is_kept & (rows["origin"] != _HUMAN)], minlength=len(names))[new_units] == 0
+    all_human = np.bincount(unit[is_kept & (rows["origin"] != _HUMAN)], minlength=len(names))[new_units] == 0
     placed = np.zeros((len(spec.labels) + 1, len(SPLITS)), np.int64)
     assigned = split >= 0
     np.add.at(placed, (rows["label"][assigned].astype(np.int64) + 1, split[assigned]), 1)
@@ -212,12 +215,12 @@ def _assign(
         newest = np.full(len(names), -np.inf)
         np.maximum.at(newest, unit[is_kept], np.nan_to_num(rows["time"][is_kept], nan=-np.inf))
         order = np.lexsort((names[new_units], -newest[new_units])).tolist()
-        return _assign_by_time(order, size, is_human, shares * (placed.sum() + size.sum()) - placed.sum(0))
+        return _assign_by_time(order, size, all_human, shares * (placed.sum() + size.sum()) - placed.sum(0))
     stratum = _strata(rows, unit, is_kept, len(names))[new_units]
     chosen = np.zeros(len(new_units), np.int8)
     totals = placed.sum(1) + np.bincount(stratum, size, minlength=len(placed)).astype(np.int64)
     filled_by_stratum, target_by_stratum = placed.tolist(), (shares[None, :] * totals[:, None]).tolist()
-    strata, sizes, may_be_test = stratum.tolist(), size.tolist(), is_human.tolist()
+    strata, sizes, may_be_test = stratum.tolist(), size.tolist(), all_human.tolist()
     hashes = [hashlib.sha256(f"{spec.split.seed}:{name:016x}".encode()).digest() for name in names[new_units].tolist()]
     for i in sorted(range(len(new_units)), key=hashes.__getitem__):
         targets, filled = target_by_stratum[strata[i]], filled_by_stratum[strata[i]]
@@ -242,12 +245,12 @@ def _strata(rows: np.ndarray, unit: np.ndarray, is_kept: np.ndarray, count: int)
     return stratum
 
 
-def _assign_by_time(order: list[int], size: np.ndarray, is_human: np.ndarray, lacking: np.ndarray) -> np.ndarray:
+def _assign_by_time(order: list[int], size: np.ndarray, all_human: np.ndarray, lacking: np.ndarray) -> np.ndarray:
     """Choose a split (int8) for every new unit, the newest first (`order`): first fill what the test lacks (`lacking`, rows by
     split), then what validation lacks; the others are for training."""
     chosen = np.zeros(len(order), np.int8)
     for i in order:
-        if is_human[i] and lacking[_TEST] >= size[i] / 2:
+        if all_human[i] and lacking[_TEST] >= size[i] / 2:
             chosen[i] = _TEST
         elif lacking[_VALIDATION] >= size[i] / 2:
             chosen[i] = _VALIDATION

@@ -27,6 +27,7 @@ from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
 
 _LABELS_SHOWN = 20
+"""Number of unknown labels in the facts."""
 _BLOCK_BYTES = 8 << 20
 _COUNTERS = ("by_rule", "labels", "ignored", "shapes", "lost", "unknown")
 
