@@ -241,11 +241,11 @@ def _item_texts(row: Any) -> list[str]:
 
 def _user_turns(turns: Sequence[Any]) -> str:
     """Join the texts of the user's turns in a chat, in OpenAI's or ShareGPT's form."""
-    user_turns = [
-        turn for turn in turns if isinstance(turn, Mapping) and (turn.get("role") or turn.get("from")) in _USER_ROLES
-    ]
+    objects = (turn for turn in turns if isinstance(turn, Mapping))
+    user_turns = (turn for turn in objects if (turn.get("role") or turn.get("from")) in _USER_ROLES)
     texts: list[str] = []
-    for content in (turn.get("content", turn.get("value")) for turn in user_turns):
+    for turn in user_turns:
+        content = turn.get("content", turn.get("value"))
         parts = content if isinstance(content, list) else [content]
         texts += [text for part in parts for text in _strings(part, excluded_key="type")]
     return "\n".join(texts)

@@ -58,7 +58,9 @@ def find_dialect(lines: Sequence[Line], file: str, spec: TaskSpec) -> Dialect:
     add to task.yaml.
     """
     declared = spec.data.csv
-    quote = '"' if declared.quote is None else "" if declared.quote == "none" else declared.quote
+    quote: str = '"' if declared.quote is None else declared.quote
+    if quote == "none":
+        quote = ""
     lines = [line for line in lines if line.text.strip()]
     labels = frozenset(spec.labels)
     possible = [declared.delimiter] if declared.delimiter else _DELIMITERS
