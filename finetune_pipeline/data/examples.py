@@ -1,6 +1,6 @@
 """The canonical example, which every step after validation reads, and files of examples.
 
-The test split's file is sealed: only the step that records the opening can read it. The file is a marker line and the rows,
+The test split's file is sealed: only the step that records its opening can read it. It is a marker line and the rows,
 encrypted with AES-SIV (RFC 5297). AES-SIV is deterministic, so the same split gives the same bytes. The key is derived from
 the store's key file. The seal protects against code that trains on the test or selects by it by mistake. It does not protect
 against somebody who has access to the store and wants to read the test.
@@ -86,10 +86,11 @@ class Example:
         which may hold several rows."""
         if self.group is not None:
             return f"group {self.group}"
-        return self.place if None not in (self.source.get("file"), self.source.get("line")) else f"row {self.id}"
+        has_place = self.source.get("file") is not None and self.source.get("line") is not None
+        return self.place if has_place else f"row {self.id}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON, in the order of the fields; `tools`, `time` and `generator` only if they are set."""
+        """Return a JSON object, in the order of the fields; `tools`, `time` and `generator` only if they are set."""
         values = ((name, getattr(self, name)) for name in self.__dataclass_fields__)
         return {name: value for name, value in values if value is not None or name in ("label", "group")}
 
@@ -103,27 +104,27 @@ def place_of(source: Mapping[str, Any]) -> str:
 def example_id(messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None) -> str:
     """Return the first 16 hex digits of the SHA-256 of the messages' canonical JSON (NFC, stripped). Roles, contents, tool
     calls and tools count; weights and call ids do not."""
-    plain: list[Any] = [[m["role"], unicodedata.normalize("NFC", m["content"].strip())] for m in messages]
-    for turn, m in zip(plain, messages, strict=True):
+    hashed: list[Any] = [[m["role"], unicodedata.normalize("NFC", m["content"].strip())] for m in messages]
+    for turn, m in zip(hashed, messages, strict=True):
         if calls := m.get("tool_calls"):
             turn.append([[c["function"]["name"], c["function"]["arguments"]] for c in calls])
     if tools:
-        plain.append(list(tools))
+        hashed.append(list(tools))
     try:
         # msgspec gives the same bytes faster, except for numbers (only tools hold them); it refuses lone surrogates
-        canonical = _CANONICAL.encode(plain).encode("utf-8") if tools else msgspec.json.encode(plain)
+        canonical = _CANONICAL.encode(hashed).encode("utf-8") if tools else msgspec.json.encode(hashed)
     except UnicodeEncodeError:
-        canonical = _CANONICAL.encode(plain).encode("utf-8", "surrogatepass")
+        canonical = _CANONICAL.encode(hashed).encode("utf-8", "surrogatepass")
     return hashlib.sha256(canonical).hexdigest()[:16]
 
 
 def hash_order(name: str, salt: str) -> int:
-    """Return a number in [0, 2^64) that depends on the name only. New rows do not change the order of the others."""
+    """Return a number in [0, 2^64) that depends only on name and salt. So new rows do not change the order of the others."""
     return int.from_bytes(hashlib.blake2b(f"{salt}\n{name}".encode("utf-8", "surrogatepass"), digest_size=8).digest())
 
 
 def chosen(examples: Sequence[Example], limit: int = SAMPLE, salt: str = "quality") -> list[Example]:
-    """Return all examples, or the first `limit` by hash of their id, in their original order."""
+    """Sample up to `limit` examples: those whose ids have the smallest hashes, in their original order."""
     if len(examples) <= limit:
         return list(examples)
     order = sorted(range(len(examples)), key=lambda i: (hash_order(examples[i].id, salt), i))
@@ -181,6 +182,7 @@ def seal_key(store_key: bytes) -> bytes:
 
 
 def seal(rows: bytes, key: bytes) -> bytes:
+    """Encrypt the rows of the test split. No rows give an empty file."""
     return SEALED_MARK + AESSIV(key).encrypt(rows, [SEALED_MARK]) if rows else b""
 
 

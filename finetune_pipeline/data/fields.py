@@ -27,13 +27,11 @@ CONTENT = ("messages", "text", "label", "prompt", "completion", "instruction", "
 """The fields that locate a row's texts."""
 ROW_KEYS = frozenset({*OPTIONAL, *(key for form in FORMATS.values() for key in form.row_keys)})
 """Keys of the known formats."""
-_AS_TEXT = ("id", "group", "generator")
+_NUMBERS_AS_TEXT = ("id", "group", "generator")  # fields whose numbers are converted to text
 _LITERAL = re.compile(r"=\s*(?:'([^']*)'|\"([^\"]*)\")\s*")
 EXPRESSION_ERRORS = (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError, ArithmeticError)
 """The errors that a JMESPath function may raise on an unsuitable value; JMESPath's own errors are ValueErrors."""
-
-_LATEST = 32_503_680_000
-"""The year 3000, in seconds since 1970. A larger number counts milliseconds or smaller units."""
+_LATEST_SECOND = 32_503_680_000  # the year 3000; a larger number counts milliseconds, microseconds or nanoseconds
 _SINCE_1970 = re.compile(r"\d{10}(\d{3}){0,3}(\.\d+)?")
 _LEAP_SECOND = re.compile(r"(:\d\d):60")
 
@@ -42,7 +40,7 @@ Getter = Callable[[Any, str, str | None], Any]
 
 @dataclass
 class Mapped:
-    """One row in a known form, findings about it, the keys that no expression reads, and the raw row."""
+    """A row converted to a known format. ignored: keys of the raw row that no expression reads."""
 
     row: dict[str, Any]
     findings: list[Finding] = field(default_factory=list)
@@ -52,8 +50,8 @@ class Mapped:
 
 @dataclass(frozen=True)
 class Mapping:
-    """The compiled expressions of one spec, by field. content: whether they locate all texts; if not, the format finds the
-    other ones. names: keys of the row that they read; None: all."""
+    """The compiled expressions of `data.fields`, by field. content: whether they locate all texts; if not, the row's format
+    finds the others. names: keys of the row that they read; None for all."""
 
     getters: dict[str, Getter]
     expressions: dict[str, str]
@@ -72,21 +70,23 @@ class Mapping:
             result = "an empty list" if elements == [] else quoted(elements)
             return [Mapped({}, [self._no_value("each", row, place, f"{result}, not a list of examples")])]
         outer = row if isinstance(row, dict) else {}
-        merged = ({**outer, **e} if isinstance(e, dict) else {**outer, "element": e} for e in elements)
-        return [self._apply_once(m, file, key, place) for m in merged]
+        inner_rows = (element if isinstance(element, dict) else {"element": element} for element in elements)
+        return [self._apply_once({**outer, **inner}, file, key, place) for inner in inner_rows]
 
     def _apply_once(self, row: Any, file: str, key: str | None, place: str) -> Mapped:
         mapped: dict[str, Any] = {}
         findings: list[Finding] = []
-        for name, getter in ((name, getter) for name, getter in self.getters.items() if name != "each"):
+        for name, getter in self.getters.items():
+            if name == "each":
+                continue
             try:
                 value = getter(row, file, key)
             except EXPRESSION_ERRORS as error:
                 findings.append(self._failed(name, error, place))
                 continue
             if value is not None:
-                number = isinstance(value, int | float) and not isinstance(value, bool)
-                mapped[name] = str(value) if name in _AS_TEXT and number else value
+                is_number = isinstance(value, int | float) and not isinstance(value, bool)
+                mapped[name] = str(value) if name in _NUMBERS_AS_TEXT and is_number else value
             elif name in CONTENT and name != "input":
                 findings.append(self._no_value(name, row, place, "nothing"))
         if not isinstance(row, dict):
@@ -124,8 +124,8 @@ def compile_expression(expression: str) -> tuple[Getter, frozenset[str] | None]:
     if not text:
         raise ValueError("the expression is empty")
     parsed = jmespath.compile(text).parsed  # its ParseError is a ValueError
-    roots, unpacking = _roots(parsed), _with_unpacking(parsed)
-    return lambda row, file, key: _INTERPRETER.visit(unpacking, row), roots
+    keys, decoding = _keys_read(parsed), _with_json_decoding(parsed)
+    return lambda row, file, key: _INTERPRETER.visit(decoding, row), keys
 
 
 class _OwnFunctions(Functions):  # type: ignore[misc]
@@ -148,29 +148,29 @@ _CHAIN = "subexpression index_expression projection value_projection filter_proj
 """Nodes whose first child reads the row and whose other children read the first one's result."""
 
 
-def _with_unpacking(node: dict[str, Any]) -> dict[str, Any]:
+def _with_json_decoding(node: dict[str, Any]) -> dict[str, Any]:
     """Return the expression with a step that decodes JSON texts before the expression looks into them."""
-    children = [_with_unpacking(c) if isinstance(c, dict) else c for c in node.get("children", ())]
+    children = [_with_json_decoding(c) if isinstance(c, dict) else c for c in node.get("children", ())]
     if node.get("type") in _CHAIN and node["type"] != "pipe":
-        read = len(children) - 1 if node["type"] == "subexpression" else 1  # `a.b.c` is one node of three
-        children[:read] = [{"type": "unpacked", "children": [child]} for child in children[:read]]
+        decoded = len(children) - 1 if node["type"] == "subexpression" else 1  # `a.b.c` is one node of three
+        children[:decoded] = [{"type": "unpacked", "children": [child]} for child in children[:decoded]]
     return {**node, "children": children}
 
 
-def _roots(node: dict[str, Any]) -> frozenset[str] | None:
+def _keys_read(node: dict[str, Any]) -> frozenset[str] | None:
     """Return the keys of the row that an expression reads, or None for the whole row. Raises ValueError for an unknown
     function, which JMESPath itself would report only at the first row."""
     kind = node.get("type")
     if kind == "function_expression" and node["value"] not in _OwnFunctions.FUNCTION_TABLE:
         raise ValueError(f"there is no function {node['value']!r}")
-    names = frozenset([node["value"]] if kind == "field" else ())
-    everything = kind == "current"
-    for number, child in enumerate(c for c in node.get("children", ()) if isinstance(c, dict)):
-        read = _roots(child)
-        if kind != "expref" and (number == 0 or kind not in _CHAIN):
-            everything = everything or read is None
-            names |= read or frozenset()
-    return None if everything else names
+    keys = frozenset([node["value"]] if kind == "field" else ())
+    reads_all = kind == "current"
+    for position, child in enumerate(c for c in node.get("children", ()) if isinstance(c, dict)):
+        child_keys = _keys_read(child)  # also where it does not count, to find unknown functions
+        if kind != "expref" and (position == 0 or kind not in _CHAIN):
+            reads_all = reads_all or child_keys is None
+            keys |= child_keys or frozenset()
+    return None if reads_all else keys
 
 
 def plain_path(expression: str) -> list[str] | None:
@@ -191,12 +191,12 @@ def plain_path(expression: str) -> list[str] | None:
 @lru_cache(maxsize=32)
 def _compile(values: tuple[tuple[str, str], ...]) -> Mapping:
     getters: dict[str, Getter] = {}
-    names: set[str] | None = set()
+    keys: set[str] | None = set()
     for name, expression in values:
-        getters[name], read = compile_expression(expression)
-        names = None if names is None or read is None else names | read
+        getters[name], keys_of_field = compile_expression(expression)
+        keys = None if keys is None or keys_of_field is None else keys | keys_of_field
     content = any(form.fields and getters.keys() >= set(form.fields) for form in FORMATS.values())
-    return Mapping(getters, dict(values), content, None if names is None else frozenset(names))
+    return Mapping(getters, dict(values), content, None if keys is None else frozenset(keys))
 
 
 def mapping_of(spec: TaskSpec) -> Mapping | None:
@@ -206,7 +206,7 @@ def mapping_of(spec: TaskSpec) -> Mapping | None:
 
 
 def _declared(spec: TaskSpec) -> dict[str, str]:
-    """Return the expressions that read a row, by field."""
+    """Return the declared expressions that read a row, by field; not `rows`, which reads the document."""
     return spec.data.fields.model_dump(exclude={"rows"}, exclude_none=True)
 
 
@@ -252,12 +252,12 @@ def _is_text_encoding(name: str) -> bool:
 
 
 def named_in_fields(spec: TaskSpec) -> frozenset[str]:
-    """Return every name that the expressions in ``data.fields`` read. Invalid expressions are skipped."""
-    names: set[str] = set()
+    """Return every key that the expressions in ``data.fields`` read. Invalid expressions are skipped."""
+    keys: set[str] = set()
     for expression in _declared(spec).values():
         with suppress(*EXPRESSION_ERRORS):
-            names |= compile_expression(expression)[1] or set()
-    return frozenset(names)
+            keys |= compile_expression(expression)[1] or set()
+    return frozenset(keys)
 
 
 def is_row_key(key: str, spec: TaskSpec) -> bool:
@@ -274,8 +274,9 @@ def parsed_time(value: Any) -> datetime:
         if isinstance(value, date):
             return value if isinstance(value, datetime) else datetime(value.year, value.month, value.day, tzinfo=UTC)
         number = float(value) if not isinstance(value, bool) else math.nan
-        for _ in range(3):
-            number /= 1000 if abs(number) > _LATEST else 1
+        for _ in range(3):  # from nanoseconds, microseconds or milliseconds
+            if abs(number) > _LATEST_SECOND:
+                number /= 1000
         return datetime.fromtimestamp(number, UTC)
     except (TypeError, OverflowError, OSError) as error:
         raise ValueError(str(error)) from error

@@ -51,7 +51,7 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
 
 
 def append_line(path: Path, row: Mapping[str, Any], mode: int = 0o666, *, sync: bool) -> None:
-    """Append one JSON line. mode: of a new file. sync: wait until the line is on disk, not just in the kernel.
+    """Append one JSON line. mode: permissions of a new file. sync: wait until the line is on disk, not just in the kernel.
 
     If a dead process, a full disk or an editor left the last line without its end, the function ends that line first.
     """
@@ -106,7 +106,7 @@ def decode_line(data: bytes, place: str, at: int | None = None) -> tuple[Any, li
     """Decode one line, or any other bytes that should be one JSON value. If the strict decoder refuses it, a lenient one
     reads it again to name the reason and to find the row's other problems.
 
-    at: byte offset of the line in its file. Returns (value, findings, readable); without `readable` there is no value.
+    at: byte offset of the line in its file. Returns (value, findings, readable); the value means nothing unless readable.
     """
     findings: list[Finding] = []
     try:
@@ -118,16 +118,16 @@ def decode_line(data: bytes, place: str, at: int | None = None) -> tuple[Any, li
     if not findings:
         try:
             value = msgspec.json.decode(data)
-            if len(_KEY.findall(data)) == _count_keys(value):  # otherwise a key may be duplicated
+            if len(_KEY.findall(data)) == _count_keys(value):  # more matches: a key may be duplicated
                 return value, [], True
         except (msgspec.DecodeError, RecursionError) as error:
             strict_error = str(error)
-    value, lenient, readable = _decode_leniently(text, place)
-    if readable and strict_error and not lenient:
+    value, problems, readable = _decode_leniently(text, place)
+    if readable and strict_error and not problems:
         fix = "write the row with a JSON library"
-        lenient = [row_finding("bad_json", place, f"not valid JSON: {strict_error}", fix)]
+        problems = [row_finding("bad_json", place, f"not valid JSON: {strict_error}", fix)]
         readable = False
-    return value, findings + lenient, readable
+    return value, findings + problems, readable
 
 
 def broken_utf8(data: bytes, start: int, place: str, at: int | None = None) -> Finding:
@@ -144,8 +144,10 @@ def broken_utf8(data: bytes, start: int, place: str, at: int | None = None) -> F
 
 def is_cesu8(data: bytes, start: int) -> bool:
     """Whether a surrogate pair in three bytes each (Unicode Technical Report 26) begins at `start`."""
-    six = data[start : start + 6]
-    return len(six) == 6 and six[0] == six[3] == 0xED and 0xA0 <= six[1] <= 0xAF and 0xB0 <= six[4] <= 0xBF
+    halves = data[start : start + 6]
+    return (
+        len(halves) == 6 and halves[0] == halves[3] == 0xED and 0xA0 <= halves[1] <= 0xAF and 0xB0 <= halves[4] <= 0xBF
+    )
 
 
 def _count_keys(value: Any) -> int:
@@ -159,47 +161,52 @@ def _count_keys(value: Any) -> int:
 
 
 def _decode_leniently(text: str, place: str) -> tuple[Any, list[Finding], bool]:
-    numbers: list[str] = []
-    repeated: list[str] = []
+    """Decode JSON with the standard library, and list numbers, keys and texts that JSON forbids. Returns as `decode_line`."""
+    not_finite: list[str] = []
+    repeated_keys: list[str] = []
 
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    def merge_pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         merged: dict[str, Any] = {}
         for key, value in items:
             if key in merged:
-                repeated.append(key)
+                repeated_keys.append(key)
             merged[key] = value
         return merged
 
-    def constant(name: str) -> float:
-        numbers.append(name)
+    def note_not_finite(name: str) -> float:
+        not_finite.append(name)
         return 0.0
 
-    def decimal(digits: str) -> float:
+    def read_decimal(digits: str) -> float:
         number = float(digits)
-        return number if math.isfinite(number) else constant(digits)
+        return number if math.isfinite(number) else note_not_finite(digits)
 
-    def integer(digits: str) -> float:
-        return int(digits) if len(digits) < 300 else constant(digits)
+    def read_integer(digits: str) -> float:
+        return int(digits) if len(digits) < 300 else note_not_finite(digits)
 
     try:
         value = json.loads(
-            text, object_pairs_hook=pairs, parse_constant=constant, parse_float=decimal, parse_int=integer
+            text,
+            object_pairs_hook=merge_pairs,
+            parse_constant=note_not_finite,
+            parse_float=read_decimal,
+            parse_int=read_integer,
         )
     except json.JSONDecodeError as error:
-        return None, [_explain(text, error, place)], False
+        return None, [_explain_syntax_error(text, error, place)], False
     except RecursionError:
         message, fix = "the JSON is nested too deeply", "write one flat object a line"
         return None, [row_finding("bad_json", place, message, fix)], False
     findings = []
-    if numbers:
-        listed = ", ".join(n if len(n) < 20 else n[:17] + "…" for n in sorted(set(numbers))[:5])
+    if not_finite:
+        listed = ", ".join(n if len(n) < 20 else n[:17] + "…" for n in sorted(set(not_finite))[:5])
         fix = "JSON has no such number; write null, or leave the field out"
         findings.append(row_finding("non_finite_number", place, f"not a finite number: {listed}", fix))
-    if repeated:
-        message = f"appears twice in one object: {', '.join(repr(k) for k in sorted(set(repeated))[:5])}"
+    if repeated_keys:
+        message = f"appears twice in one object: {', '.join(repr(k) for k in sorted(set(repeated_keys))[:5])}"
         fix = "keep one of the two values; JSON readers silently drop the other"
         findings.append(row_finding("duplicate_key", place, message, fix))
-    if paths := _surrogates(value):
+    if paths := _paths_with_surrogates(value):
         message = f"half of a surrogate pair (such as \\ud800) in {', '.join(paths[:5])}: this is not text"
         fix = "the text was cut inside a character (often an emoji); take it from the source again"
         findings.append(row_finding("lone_surrogate", place, message, fix))
@@ -231,7 +238,7 @@ def ends_early(error: json.JSONDecodeError) -> bool:
     return not error.doc[error.pos :].strip() or error.msg.startswith("Unterminated string")
 
 
-def _explain(text: str, error: json.JSONDecodeError, place: str) -> Finding:
+def _explain_syntax_error(text: str, error: json.JSONDecodeError, place: str) -> Finding:
     column = error.pos + 1
     tail = text[error.pos :]
     if ends_early(error):
@@ -251,7 +258,7 @@ def _explain(text: str, error: json.JSONDecodeError, place: str) -> Finding:
     return row_finding("bad_json", place, f"not valid JSON at column {column}: {error.msg} (found {tail[:12]!r})", fix)
 
 
-def _surrogates(value: Any) -> list[str]:
+def _paths_with_surrogates(value: Any) -> list[str]:
     """Return the paths of the strings with an unpaired surrogate."""
     paths: list[str] = []
     stack: list[tuple[str, Any]] = [("", value)]

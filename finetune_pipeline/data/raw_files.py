@@ -18,9 +18,9 @@ FILES = "files"
 PRODUCTION_FILE = "production.jsonl"
 BENCHMARKS = "benchmarks"
 NamedFiles = Sequence[tuple[str, Path]]
-"""(name, path) of files."""
+"""(name, path) of each file."""
 SUFFIXES = (".jsonl", ".ndjson", ".jsonlines", ".json", ".csv", ".tsv", ".tab", ".parquet", ".xlsx")
-"""Suffixes read by a glob without a suffix."""
+"""Suffixes of raw files; a glob without a suffix, such as raw/*, matches only these."""
 
 
 def raw_paths(task: Task) -> list[tuple[str, Path]]:
@@ -31,30 +31,33 @@ def raw_paths(task: Task) -> list[tuple[str, Path]]:
     paths: dict[str, Path] = {}
     problems: set[Finding] = set(check_fields(task.spec))
 
-    def say(rule: str, place: str, message: str, fix: str) -> None:
+    def add(rule: str, place: str, message: str, fix: str) -> None:
         problems.add(Finding(f"data.{rule}", "error", place, message, fix))
 
     for top in {PurePath(glob).parts[0] for glob in task.spec.data.raw}:
         look_into(folder / top)
-    matches = ((path, "." in PurePath(glob).name) for glob in task.spec.data.raw for path in folder.glob(glob))
-    for path in (path for path, has_suffix in matches if has_suffix or is_known(path)):
+    matches: list[Path] = []
+    for glob in task.spec.data.raw:
+        has_suffix = "." in PurePath(glob).name
+        matches += [path for path in folder.glob(glob) if has_suffix or is_known(path)]
+    for path in matches:
         name = path.relative_to(folder).as_posix()
         if not name.isprintable():
-            say("odd_file_name", ascii(name), "the file name holds unprintable characters", "rename the file")
+            add("odd_file_name", ascii(name), "the file name holds unprintable characters", "rename the file")
         elif path.exists() and not path.resolve().is_relative_to(folder):
             fix = "copy the file itself into the task folder"
-            say("link_leaves_folder", name, "this link points outside the task folder", fix)
+            add("link_leaves_folder", name, "this link points outside the task folder", fix)
         elif path.is_file():
             paths[name] = path
         elif path.is_symlink() and not path.exists():
-            say("dangling_link", name, "this link points to a missing file", "copy the file here or remove the link")
+            add("dangling_link", name, "this link points to a missing file", "copy the file here or remove the link")
     if not paths and not any(f.rule.startswith("data.") for f in problems):
         patterns = ", ".join(repr(p) for p in task.spec.data.raw)
-        message = f"no file in the folder of task {task.name!r} matches {patterns}; {_present(folder)}"
+        message = f"no file in the folder of task {task.name!r} matches {patterns}; {_list_raw_folder(folder)}"
         fix = "put the raw files there or correct the globs. Supported: JSON Lines, JSON, CSV, TSV, Parquet, xlsx"
-        say("no_raw_files", "task.yaml: data.raw", message, fix)
+        add("no_raw_files", "task.yaml: data.raw", message, fix)
     if PRODUCTION_FILE in paths:
-        say("reserved_name", PRODUCTION_FILE, "this name is kept for rows from production logs", "rename the file")
+        add("reserved_name", PRODUCTION_FILE, "this name is kept for rows from production logs", "rename the file")
     if problems:
         raise FindingsError(sorted(problems, key=lambda f: (f.place, f.rule)))
     return sorted(paths.items())
@@ -66,7 +69,7 @@ def is_known(path: Path) -> bool:
     return path.suffix != "" and name.endswith(SUFFIXES) and not name.startswith((".", "~$"))
 
 
-def _present(folder: Path) -> str:
+def _list_raw_folder(folder: Path) -> str:
     names = sorted(p.relative_to(folder).as_posix() for p in folder.glob("raw/**/*") if p.is_file())
     if not names:
         return "raw/ is empty"
@@ -79,11 +82,11 @@ def benchmark_paths(task: Task) -> list[tuple[str, Path]]:
     if a glob matches nothing, because a check against no benchmark would always pass."""
     folder = task.folder.resolve()
 
-    def matches(glob: str) -> dict[str, Path]:
+    def matching_files(glob: str) -> dict[str, Path]:
         inside = (p for p in folder.glob(glob) if p.is_file() and p.resolve().is_relative_to(folder))
         return {p.relative_to(folder).as_posix(): p for p in inside}
 
-    paths = {glob: matches(glob) for glob in task.spec.data.benchmarks}
+    paths = {glob: matching_files(glob) for glob in task.spec.data.benchmarks}
     place, fix = "task.yaml: data.benchmarks", "put the benchmark file there or correct the glob"
     no_match = f"no file in the folder of task {task.name!r} matches"
     empty = (f"{no_match} {glob!r}" for glob, matched in paths.items() if not matched)
@@ -92,17 +95,19 @@ def benchmark_paths(task: Task) -> list[tuple[str, Path]]:
     return sorted({name: path for matched in paths.values() for name, path in matched.items()}.items())
 
 
-def raw_digest(task: Task, seen: SeenFiles | None = None, asked: NamedFiles = ()) -> str:
-    """Return the hex SHA-256 over names and content of the raw files and the benchmark files. asked: files with questions that
-    models are asked besides the task; they count as benchmarks."""
+def raw_digest(task: Task, seen: SeenFiles | None = None, ability_files: NamedFiles = ()) -> str:
+    """Return the hex SHA-256 over names and content of the raw files and the benchmark files. ability_files: questions
+    of the general ability test, which count as benchmarks."""
     digest = seen.digest if seen else digest_file
-    files = [*raw_paths(task), *((f"{BENCHMARKS}/{name}", path) for name, path in [*benchmark_paths(task), *asked])]
-    return combine_digests((name, digest(path)) for name, path in files)
+    benchmarks = [(f"{BENCHMARKS}/{name}", path) for name, path in [*benchmark_paths(task), *ability_files]]
+    return combine_digests((name, digest(path)) for name, path in [*raw_paths(task), *benchmarks])
 
 
-def collect_raw(task: Task, out: Path, production: Path | None = None, asked: NamedFiles = ()) -> dict[str, Any]:
+def collect_raw(
+    task: Task, out: Path, production: Path | None = None, ability_files: NamedFiles = ()
+) -> dict[str, Any]:
     """Copy every raw file to ``out/files/<name relative to the task folder>``, production rows to ``production.jsonl``, and
-    the benchmark and `asked` files to ``out/benchmarks/<name>``.
+    the benchmark and ability files to ``out/benchmarks/<name>``.
 
     Returns facts. Their digest is :func:`raw_digest` of the copied bytes; if the two differ, a file changed during the copy.
     """
@@ -115,7 +120,7 @@ def collect_raw(task: Task, out: Path, production: Path | None = None, asked: Na
             digests.append((name, digest))
         container = container_facts(copy, name, task.spec)
         files.append({"file": name, "sha256": digest, "bytes": copy.stat().st_size, **container})
-    benchmarks = [*benchmark_paths(task), *asked]
+    benchmarks = [*benchmark_paths(task), *ability_files]
     digests += [(f"{BENCHMARKS}/{name}", _copy(path, out / BENCHMARKS / name)) for name, path in benchmarks]
     size, names = sum(f["bytes"] for f in files), [name for name, _ in benchmarks]
     return {"files": files, "bytes": size, "benchmarks": names, "digest": combine_digests(digests)}
@@ -129,7 +134,7 @@ def _copy(path: Path, copy: Path) -> str:
 
 
 def container_facts(path: Path, file: str, spec: TaskSpec) -> dict[str, str]:
-    """Return the type of a file (json_lines, json, csv, parquet, workbook or unknown), and the reason."""
+    """Return the type of a file (see :class:`~.containers.Container`) and the evidence for it."""
     container, survey = look_at(path, file, spec)
     encoding = "" if is_utf8(survey.encoding) else f"; in {survey.encoding}"
     why = f"{'gzip; ' if survey.compressed else ''}{container.why}{encoding}"

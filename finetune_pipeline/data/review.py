@@ -21,13 +21,14 @@ from finetune_pipeline.spec import TaskSpec
 
 DECISIONS = ("keep", "drop", "relabel")
 RATINGS = "outputs"
-"""Subfolder of reviews with ratings of models' answers, which are not decisions about data."""
+"""Subfolder of reviews/ with people's ratings of models' answers, which decide nothing about rows."""
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """One line of a decisions file. label: the correct answer, for ``relabel``. place: file and line."""
+    """A reviewer's decision about a row. decision: one of DECISIONS. label: the correct answer, for ``relabel``. place: file
+    and line of the decision."""
 
     id: str
     decision: str
@@ -98,14 +99,14 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
     ranks = {label: i for i, label in enumerate(spec.labels)}
     with examples_file(clean).open("rb") as source, (out / EXAMPLES).open("wb") as written:
         for row, line in zip(kept_rows.tolist(), source, strict=True):
-            decided = last_decisions.get(row)
-            if decided is None or decided.decision == "keep":
+            last_decision = last_decisions.get(row)
+            if last_decision is None or last_decision.decision == "keep":
                 written.write(line)
-            elif decided.decision == "drop":
+            elif last_decision.decision == "drop":
                 rows["state"][row] = GONE
             else:
-                rows["label"][row] = ranks.get(decided.label or "", -1)
-                example = _relabelled(decode_examples(line, str(clean))[0], str(decided.label), spec)
+                rows["label"][row] = ranks.get(last_decision.label or "", -1)
+                example = _relabelled(decode_examples(line, str(clean))[0], str(last_decision.label), spec)
                 written.write(msgspec.json.encode(example.to_dict()) + b"\n")
     np.save(out / TABLE, rows)
     applied = [last_decisions[row] for row in sorted(last_decisions)]
@@ -137,25 +138,25 @@ def read_decision(row: dict[str, Any], spec: TaskSpec, place: str) -> tuple[Deci
     """Read a line of a decisions file. Returns (decision or None, findings)."""
     findings = []
 
-    def say(rule: str, message: str, fix: str) -> None:
+    def warn(rule: str, message: str, fix: str) -> None:
         findings.append(_warning(f"review_{rule}", place, message, fix))
 
-    for key, needed in (("id", True), ("decision", True), ("reviewer", True), ("label", False), ("comment", False)):
+    for key, required in (("id", True), ("decision", True), ("reviewer", True), ("label", False), ("comment", False)):
         value = row.get(key)
-        if (needed and not value) or (value is not None and not isinstance(value, str)):
-            say("bad_field", f"`{key}` must be text, found {quoted(value)}", f"write `{key}`")
+        if (required and not value) or (value is not None and not isinstance(value, str)):
+            warn("bad_field", f"`{key}` must be text, found {quoted(value)}", f"write `{key}`")
     decision, label = row.get("decision"), row.get("label")
     if isinstance(decision, str) and decision and decision not in DECISIONS:
-        say("bad_decision", f"`decision` is {quoted(decision)}", f"use one of {', '.join(DECISIONS)}")
+        warn("bad_decision", f"`decision` is {quoted(decision)}", f"use one of {', '.join(DECISIONS)}")
     if decision == "relabel" and (label is None or isinstance(label, str)):
         label = (label or "").strip()
         if not label:
-            say("bad_field", "`relabel` without a `label`", "write the right answer")
+            warn("bad_field", "`relabel` without a `label`", "write the right answer")
         elif spec.labels and label not in spec.labels:
-            say("unknown_label", f"{quoted(label)} is not a label of the task", nearest_label(label, spec.labels))
+            warn("unknown_label", f"{quoted(label)} is not a label of the task", nearest_label(label, spec.labels))
         elif has_form(spec.output):
             for rule, message in form_problems(label, spec.output):
-                say(f"answer_{rule}", message, LAST_FIX)
+                warn(f"answer_{rule}", message, LAST_FIX)
     time = _EARLIEST
     if row.get("time") is not None:
         try:
@@ -163,7 +164,7 @@ def read_decision(row: dict[str, Any], spec: TaskSpec, place: str) -> tuple[Deci
             time = time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
         except (TypeError, ValueError, OverflowError):
             message = f"`time` is {quoted(row['time'])}, not an RFC 3339 time"
-            say("bad_field", message, "for example 2025-01-31T12:00:00Z")
+            warn("bad_field", message, "for example 2025-01-31T12:00:00Z")
     if findings:
         return None, findings
     label = label if decision == "relabel" else None

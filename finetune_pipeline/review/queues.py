@@ -43,6 +43,7 @@ class ReviewQueue:
         table: The rows of a sheet to fill in as a file.
         needed: Its columns that must be returned.
         answers: The labels allowed as another answer.
+        done: Rows of earlier decisions, to continue from.
     """
 
     title: str
@@ -68,15 +69,17 @@ class ReviewQueue:
 
 
 def safe_name(rater: str) -> str:
+    """Return a rater's name with only characters that are safe in file names."""
     return "".join(c if c.isalnum() or c in "_-" else "-" for c in rater)[:60] or "somebody"
 
 
-def _item(name: Any, *blocks: tuple[str, str]) -> dict[str, Any]:
+def _page_item(name: Any, *blocks: tuple[str, str]) -> dict[str, Any]:
     """Return the titles and texts that the page shows of one row."""
     return {"id": str(name), "blocks": [{"title": title, "text": text} for title, text in blocks]}
 
 
 def outputs_queue(task: Task, sheet: str, items: Sequence[SheetItem], done: Sequence[Row] = ()) -> ReviewQueue:
+    """Return the queue of a sheet of two models' answers. done: the ratings given already."""
     known_ids = {item.id for item in items}
 
     def take(row: Any) -> Parsed:
@@ -88,33 +91,40 @@ def outputs_queue(task: Task, sheet: str, items: Sequence[SheetItem], done: Sequ
         return (rating.to_dict() if rating and not problems else None), problems
 
     return ReviewQueue(
-        f"Review: {task.name}",
-        "Two answers to the same input. Which of them would you accept? Which model wrote which is hidden, and changes "
+        title=f"Review: {task.name}",
+        intro="Two answers to the same input. Which of them would you accept? Which model wrote which is hidden, and changes "
         "from item to item.",
-        sheet,
-        "outputs",
-        _RATING_CHOICES,
-        [
+        sheet=sheet,
+        mode="outputs",
+        choices=_RATING_CHOICES,
+        items=[
             {
-                **_item(i.id, ("Input", i.text), ("Reference answer", i.reference)),
-                "sides": [{"title": "A", "text": i.a}, {"title": "B", "text": i.b}],
+                **_page_item(item.id, ("Input", item.text), ("Reference answer", item.reference)),
+                "sides": [{"title": "A", "text": item.a}, {"title": "B", "text": item.b}],
             }
-            for i in items
+            for item in items
         ],
-        take,
-        lambda rater: task.folder / "reviews" / RATINGS / f"{sheet}-{safe_name(rater)}.jsonl",
-        [
+        take=take,
+        target=lambda rater: task.folder / "reviews" / RATINGS / f"{sheet}-{safe_name(rater)}.jsonl",
+        table=[
             dict.fromkeys(COLUMNS, "")
-            | {"sheet": sheet, "id": i.id, "text": i.text, "reference": i.reference, "answer_a": i.a, "answer_b": i.b}
-            for i in items
+            | {
+                "sheet": sheet,
+                "id": item.id,
+                "text": item.text,
+                "reference": item.reference,
+                "answer_a": item.a,
+                "answer_b": item.b,
+            }
+            for item in items
         ],
         needed=NEEDED,
         done=done,
     )
 
 
-def _decision(row: Any, task: Task, known: Mapping[str, Any]) -> Parsed:
-    """Parse a decision about a row of data with data.review."""
+def _parse_decision(row: Any, task: Task, known: Mapping[str, Any]) -> Parsed:
+    """Validate a returned decision about a row. known: the rows that may be decided, by id. Returns as `ReviewQueue.take`."""
     if not isinstance(row, Mapping):
         return None, ["it is not an object"]
     keys = ("id", "decision", "label", "reviewer", "comment", "time")
@@ -134,18 +144,22 @@ def synthetic_queue(task: Task, rows: Sequence[Row], earlier: Iterable[Row] = ()
     earlier: those of earlier reports, for which decisions may still be returned."""
     known_rows = {str(row["id"]): row for row in (*earlier, *rows)}
     return ReviewQueue(
-        f"Synthetic rows: {task.name}",
-        "A model wrote these examples. Keep what is correct and realistic, drop what is not, or give the correct answer.",
-        f"{task.name}-synthetic",
-        "rows",
-        _ROW_CHOICES,
-        [
-            _item(r["id"], (f"Input (written by {r.get('generator', 'unknown')})", r["text"]), ("Answer", r["answer"]))
-            for r in rows
+        title=f"Synthetic rows: {task.name}",
+        intro="A model wrote these examples. Keep what is correct and realistic, drop what is not, or give the correct answer.",
+        sheet=f"{task.name}-synthetic",
+        mode="rows",
+        choices=_ROW_CHOICES,
+        items=[
+            _page_item(
+                row["id"],
+                (f"Input (written by {row.get('generator', 'unknown')})", row["text"]),
+                ("Answer", row["answer"]),
+            )
+            for row in rows
         ],
-        lambda row: _decision(row, task, known_rows),
-        lambda rater: task.folder / "reviews" / f"synthetic-{safe_name(rater)}.jsonl",
-        [
+        take=lambda row: _parse_decision(row, task, known_rows),
+        target=lambda rater: task.folder / "reviews" / f"synthetic-{safe_name(rater)}.jsonl",
+        table=[
             {k: str(row.get(k) or "") for k in ("id", "text", "answer", "decision", "label", "reviewer", "comment")}
             for row in rows
         ],
@@ -162,7 +176,7 @@ def flagged_queue(task: Task, rows: Sequence[Row], logged: Iterable[Row] = ()) -
     known_rows = {str(row["id"]): row for row in (*logged, *rows)}
 
     def take(row: Any) -> Parsed:
-        decision, problems = _decision(row, task, known_rows)
+        decision, problems = _parse_decision(row, task, known_rows)
         if decision is None:
             return None, problems
         row = known_rows[decision["id"]]
@@ -179,14 +193,14 @@ def flagged_queue(task: Task, rows: Sequence[Row], logged: Iterable[Row] = ()) -
         return logged_line | {"feedback": feedback, "metadata": {"reviewer": decision["reviewer"]}}, []
 
     return ReviewQueue(
-        f"Production answers: {task.name}",
-        "Production answers that failed, were sampled, or whose correction is held back. Give the correct "
+        title=f"Production answers: {task.name}",
+        intro="Production answers that failed, were sampled, or whose correction is held back. Give the correct "
         "answer: it becomes a training example.",
-        f"{task.name}-flagged",
-        "rows",
-        _FLAG_CHOICES,
-        [
-            _item(
+        sheet=f"{task.name}-flagged",
+        mode="rows",
+        choices=_FLAG_CHOICES,
+        items=[
+            _page_item(
                 row["id"],
                 (f"Input ({row['why']})", row["input"]),
                 (f"Answer of {row['model_version']}", row["output"]),
@@ -194,11 +208,12 @@ def flagged_queue(task: Task, rows: Sequence[Row], logged: Iterable[Row] = ()) -
             )
             for row in rows
         ],
-        take,
-        lambda rater: task.folder / OWN_FOLDER / f"reviewed-{safe_name(rater)}.jsonl",
-        [
-            {"id": str(r["id"]), "text": r["input"], "answer": r["output"], "decision": "", "label": "", "reviewer": ""}
-            for r in rows
+        take=take,
+        target=lambda rater: task.folder / OWN_FOLDER / f"reviewed-{safe_name(rater)}.jsonl",
+        table=[
+            {"id": str(row["id"]), "text": row["input"], "answer": row["output"]}
+            | dict.fromkeys(("decision", "label", "reviewer"), "")
+            for row in rows
         ],
         answers=task.spec.labels,
     )

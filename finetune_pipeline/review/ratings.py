@@ -59,7 +59,7 @@ def ratings_digest(reviews: Path) -> str:
 
 
 def parse_rating(row: Any) -> tuple[Rating | None, list[str]]:
-    """Parse a rating: (the rating or None, problems). An empty choice is not a problem: the row is not rated yet."""
+    """Parse a rating. Returns (the rating or None, problems). An empty choice is no problem: the item is not rated yet."""
     if not isinstance(row, Mapping):
         return None, ["it is not an object"]
     keys = ("sheet", "id", "choice", "rater", "comment", "time")
@@ -97,8 +97,8 @@ def read_ratings(reviews: Path) -> tuple[list[Rating], list[Finding]]:
         except (OSError, ValueError) as error:
             findings.append(_finding(file, f"the file cannot be read: {error}"))
             continue
-        for number, row, wrong in rows:
-            rating, problems = (None, [wrong]) if wrong else parse_rating(row)
+        for number, row, syntax_problem in rows:
+            rating, problems = (None, [syntax_problem]) if syntax_problem else parse_rating(row)
             findings += [_finding(f"{file}:{number}", problem) for problem in problems]
             if rating:
                 key = (rating.sheet, rating.id, rating.rater)
@@ -135,8 +135,8 @@ def table_rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, Any, st
     if missing := [column for column in needed if column not in columns]:
         raise ValueError(f"{path.name}: the columns {', '.join(missing)} are missing")
     for row in islice(rows(len(columns)), 1, None):
-        wrong = f"a quote is not closed where the cell ends: {row.problem}" if row.problem else ""
-        yield row.first.number, dict(zip(columns, row.cells, strict=False)), wrong
+        problem = f"a quote is not closed where the cell ends: {row.problem}" if row.problem else ""
+        yield row.first.number, dict(zip(columns, row.cells, strict=False)), problem
 
 
 def _finding(place: str, message: str) -> Finding:
@@ -145,11 +145,13 @@ def _finding(place: str, message: str) -> Finding:
 
 
 SHOWN = 40
+"""Number of comments in the summary."""
 Accepted = dict[str, bool]
 """Which models' answers people accept: {candidate, base}."""
 
 
 def acceptable(rating: Rating, secret: bytes) -> Accepted:
+    """Return which models' answers a rating accepts. secret: decides which side of an item is the candidate's."""
     sides = {"A": rating.choice in ("A", "both"), "B": rating.choice in ("B", "both")}
     candidate_side = "A" if candidate_is_a(secret, rating.sheet, rating.id) else "B"
     return {"candidate": sides[candidate_side], "base": sides["B" if candidate_side == "A" else "A"]}
@@ -170,31 +172,34 @@ def summarise(
 
     Returns rated, unknown, raters {name: items}, random and selected (each None, or {n, only_candidate, only_base,
     both, neither}; random also candidate and base {acceptable, share, interval}, gain, interval (Tango), p (exact sign
-    test)), agreement (None, or {items, kappa, share} over the items two people rated), comments [{id, candidate, base,
+    test)), agreement (None, or {items, kappa, share} over the items that several people rated), comments [{id, candidate, base,
     comment, rater}], items {example id: {candidate, base}}.
     """
     votes: dict[str, list[tuple[Rating, Accepted]]] = defaultdict(list)
     draw_kind: dict[str, str] = {}
     unknown = 0
     for rating in ratings:
-        on_sheet = drawn.get(rating.sheet, {}).get(rating.id)
-        if on_sheet is None:
+        how_drawn = drawn.get(rating.sheet, {}).get(rating.id)
+        if how_drawn is None:
             unknown += 1
             continue
         # an example that a later, larger sheet drew at random was not selected as a likely failure there
-        draw_kind[rating.id] = RANDOM if RANDOM in (on_sheet, draw_kind.get(rating.id)) else SELECTED
+        draw_kind[rating.id] = RANDOM if RANDOM in (how_drawn, draw_kind.get(rating.id)) else SELECTED
         votes[rating.id].append((rating, acceptable(rating, secret)))
     items = {
-        example: {name: sum(v[name] for _, v in pairs) * 2 > len(pairs) for name in ("candidate", "base")}
+        example: {name: 2 * sum(accepted[name] for _, accepted in pairs) > len(pairs) for name in ("candidate", "base")}
         for example, pairs in votes.items()
     }
+    by_kind: dict[str, dict[str, Accepted]] = {RANDOM: {}, SELECTED: {}}
+    for example, accepted in items.items():
+        by_kind[draw_kind[example]][example] = accepted
     return {
         "rated": len(items),
         "unknown": unknown,
         "raters": dict(sorted(Counter(r.rater for pairs in votes.values() for r, _ in pairs).items())),
         "confidence": confidence,
-        RANDOM: _half({i: items[i] for i in items if draw_kind[i] == RANDOM}, confidence, sources, rate=True),
-        SELECTED: _half({i: items[i] for i in items if draw_kind[i] == SELECTED}, confidence, sources, rate=False),
+        RANDOM: _summarise_items(by_kind[RANDOM], confidence, sources, with_shares=True),
+        SELECTED: _summarise_items(by_kind[SELECTED], confidence, sources, with_shares=False),
         "agreement": _agreement(votes),
         "comments": [
             {"id": example, "rater": r.rater, "comment": r.comment, **v}
@@ -206,16 +211,18 @@ def summarise(
     }
 
 
-def _half(items: Mapping[str, Accepted], confidence: float, sources: SourceOf, *, rate: bool) -> dict[str, Any] | None:
+def _summarise_items(
+    items: Mapping[str, Accepted], confidence: float, sources: SourceOf, *, with_shares: bool
+) -> dict[str, Any] | None:
     if not items:
         return None
-    n, pairs = len(items), Counter((i["candidate"], i["base"]) for i in items.values())
+    n, pairs = len(items), Counter((item["candidate"], item["base"]) for item in items.values())
     won, lost = pairs[True, False], pairs[False, True]
     counts: dict[str, Any] = {"n": n, "only_candidate": won, "only_base": lost}
     counts |= {"both": pairs[True, True], "neither": pairs[False, False]}
-    if rate:
-        units = [i if sources is None else sources[i] for i in items]
-        base, candidate = ([float(i[name]) for i in items.values()] for name in ("base", "candidate"))
+    if with_shares:
+        units = [example if sources is None else sources[example] for example in items]
+        base, candidate = ([float(accepted[name]) for accepted in items.values()] for name in ("base", "candidate"))
         for name, accepted in (("candidate", candidate), ("base", base)):
             interval = clustered_share(accepted, units, confidence)[0]
             counts[name] = {"acceptable": int(sum(accepted)), "share": sum(accepted) / n, "interval": list(interval)}
@@ -228,15 +235,16 @@ def _half(items: Mapping[str, Accepted], confidence: float, sources: SourceOf, *
 
 
 def _agreement(votes: Mapping[str, Sequence[tuple[Rating, Accepted]]]) -> dict[str, Any] | None:
-    """Return the agreement on all answers rated by two people, and Cohen's kappa (over pairs of raters, sorted by name)."""
-    shared = [sorted(v, key=lambda vote: vote[0].rater) for v in votes.values() if len(v) > 1]
+    """Return the agreement on answers rated by two or more people, over all pairs of raters, and Cohen's kappa."""
+    several = (votes_of_item for votes_of_item in votes.values() if len(votes_of_item) > 1)
+    rated_by_several = [sorted(votes_of_item, key=lambda vote: vote[0].rater) for votes_of_item in several]
     pairs = [
         (first[name], second[name])
-        for ordered in shared
-        for (_, first), (_, second) in combinations(ordered, 2)
+        for by_rater in rated_by_several
+        for (_, first), (_, second) in combinations(by_rater, 2)
         for name in ("candidate", "base")
     ]
     if not pairs:
         return None
     kappa = cohens_kappa(*zip(*pairs, strict=True))
-    return {"items": len(shared), "share": sum(a == b for a, b in pairs) / len(pairs), "kappa": kappa}
+    return {"items": len(rated_by_several), "share": sum(a == b for a, b in pairs) / len(pairs), "kappa": kappa}

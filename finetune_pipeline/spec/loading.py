@@ -3,7 +3,6 @@
 import difflib
 import math
 import re
-from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -29,10 +28,10 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent):
-            raise _refused(f"aliases (*{event.anchor}) are not supported; write out the value", event)
+            raise _yaml_error(f"aliases (*{event.anchor}) are not supported; write out the value", event)
         self._depth += 1
         if self._depth > _DEEPEST:
-            raise _refused(f"nested more than {_DEEPEST} deep", event)
+            raise _yaml_error(f"nested more than {_DEEPEST} deep", event)
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node
@@ -41,49 +40,52 @@ class _Loader(yaml.SafeLoader):
         try:
             value = super().construct_object(node, deep)
         except (ValueError, OverflowError) as error:  # an impossible date, too many digits
-            raise _refused(f"{node.value!r:.40} cannot be read: {error}", node) from error
+            raise _yaml_error(f"{node.value!r:.40} cannot be read: {error}", node) from error
         if isinstance(value, int) and abs(value) >= 1 << 63:
-            raise _refused("a number of more than 18 digits", node)
+            raise _yaml_error("a number of more than 18 digits", node)
         if isinstance(value, float) and not math.isfinite(value):
-            raise _refused(f"{value} is not a finite number", node)
+            raise _yaml_error(f"{value} is not a finite number", node)
         if isinstance(value, str) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
-            raise _refused("a NUL character or an unpaired surrogate is not text", node)
+            raise _yaml_error("a NUL character or an unpaired surrogate is not text", node)
         return value
 
 
-def _refused(problem: str, at: Any) -> yaml.MarkedYAMLError:
+def _yaml_error(problem: str, at: Any) -> yaml.MarkedYAMLError:
+    """Return an error at the place of a node or event."""
     return yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)
 
 
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    """Build a mapping; refuse duplicate keys and keys that are not text."""
     values: dict[Any, Any] = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str):
-            raise _refused(f"key {key!r:.40} is not text", key_node)
+            raise _yaml_error(f"key {key!r:.40} is not text", key_node)
         if key in values:
-            raise _refused(f"key {key!r:.40} appears twice", key_node)
+            raise _yaml_error(f"key {key!r:.40} appears twice", key_node)
         values[key] = loader.construct_object(value_node, deep=True)
     return values
 
 
 _OUTPUTS: dict[Any, type[BaseModel]] = {"labels": LabelsOutput, "text": TextOutput, "json": JsonOutput}
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
 
 
 def _section_at(path: tuple[Any, ...]) -> type[BaseModel] | None:
-    """Return the section class at a validation error's path, to suggest the nearest key."""
+    """Return the class of the section at a path of keys (from a validation error); None if there is none."""
     section: type[BaseModel] | None = TaskSpec
     if path[:1] == ("output",):  # followed by its kind
         section, path = _OUTPUTS.get(path[1] if len(path) > 1 else None), path[2:]
     for part in path:
         field = section.model_fields.get(str(part)) if section else None
-        kinds = (field.annotation, *get_args(field.annotation)) if field else ()
-        section = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        types = (field.annotation, *get_args(field.annotation)) if field else ()
+        section = next((type_ for type_ in types if isinstance(type_, type) and issubclass(type_, BaseModel)), None)
     return section
 
 
-def _explain(problem: Any) -> Finding:
+def _finding_of(problem: Any) -> Finding:
+    """Explain an error of pydantic (an item of ``ValidationError.errors()``) in terms of task.yaml."""
     path = tuple(problem["loc"])
     # pydantic puts the kind of output between `output` and its key; users did not write it
     place = ".".join(str(p) for i, p in enumerate(path) if not (i == 1 and path[0] == "output" and len(path) > 2))
@@ -114,8 +116,8 @@ def _explain(problem: Any) -> Finding:
 
 
 def parse_spec(text: str) -> TaskSpec:
-    """Parse a spec from YAML text.
-    Raises FindingsError with every problem of syntax and type (not of cross-field rules)."""
+    """Parse a spec from YAML text. Raises FindingsError with the first error of syntax, or with all problems of keys and values;
+    cross-field rules are not checked."""
     try:
         loaded = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
@@ -129,13 +131,13 @@ def parse_spec(text: str) -> TaskSpec:
 
 
 def validated_spec(values: dict[str, Any]) -> TaskSpec:
-    """Build a spec from the values of its keys. Raises FindingsError with every problem of type."""
+    """Build a spec from the values of its keys. Raises FindingsError with every problem of a key or value."""
     try:
         return TaskSpec.model_validate(values, strict=False)
     except ValidationError as error:
         # with a wrong method, defaults that depend on it fail too: these are not separate problems
         problems = [p for p in error.errors() if p["type"] != "default_factory_not_called"]
-        raise FindingsError([_explain(p) for p in problems]) from error
+        raise FindingsError([_finding_of(p) for p in problems]) from error
 
 
 def check_task(folder: Path) -> tuple[Task | None, list[Finding]]:
@@ -145,7 +147,7 @@ def check_task(folder: Path) -> tuple[Task | None, list[Finding]]:
 
 
 def read_spec(folder: Path) -> tuple[TaskSpec | None, list[Finding]]:
-    """Read the spec in `folder`, even if it breaks rules, and all findings of the rules. None if it cannot be read."""
+    """Read the spec in `folder`. Returns (the spec, even if it breaks rules; None if it cannot be read, all findings)."""
     path = folder / "task.yaml"
     try:
         if not path.is_file() or path.stat().st_size > _MOST_BYTES:
@@ -180,17 +182,21 @@ def with_schema(spec: TaskSpec, folder: Path) -> tuple[TaskSpec, list[Finding]]:
     output = spec.output
     if not isinstance(output, JsonOutput) or not isinstance(output.json_schema, str):
         return spec, []
-    file_name, finding = output.json_schema, partial(rules.problem, "json_schema", "output.json_schema")
+    file_name = output.json_schema
+
+    def refused(message: str, fix: str) -> tuple[TaskSpec, list[Finding]]:
+        return spec, [rules.problem("json_schema", "output.json_schema", f"{file_name!r} {message}", fix)]
+
     if is_outside(file_name, folder):
-        return spec, [finding(f"{file_name!r} points outside the task folder", "copy the file into the task folder")]
+        return refused("points outside the task folder", "copy the file into the task folder")
     try:
         schema = msgspec.json.decode((folder / file_name).read_bytes())
     except OSError as error:
-        return spec, [finding(f"{file_name!r} cannot be read: {error.strerror}", "put the file into the task folder")]
+        return refused(f"cannot be read: {error.strerror}", "put the file into the task folder")
     except (ValueError, RecursionError) as error:
-        return spec, [finding(f"{file_name!r} is not JSON: {error}", "correct the file")]
+        return refused(f"is not JSON: {error}", "correct the file")
     if not isinstance(schema, dict):
-        return spec, [finding(f"{file_name!r} is not a JSON object", 'write a schema such as {"type": "object", …}')]
+        return refused("is not a JSON object", 'write a schema such as {"type": "object", …}')
     return spec.model_copy(update={"output": output.model_copy(update={"json_schema": schema})}), []
 
 

@@ -24,24 +24,24 @@ RULES: list[Rule] = []
 
 
 def rule(check: Rule) -> Rule:
-    """Register a generator of findings (from a spec and its folder) as a rule."""
+    """Register a function that yields findings about a spec and its folder as a rule."""
     RULES.append(check)
     return check
 
 
 def problem(name: str, key: str, message: str, fix: str, severity: Severity = "error") -> Finding:
-    """Return a finding of the rule `name` about a key of task.yaml."""
+    """Return a finding about a key of task.yaml. name: of the rule, without `spec.`."""
     return Finding(f"spec.{name}", severity, f"task.yaml: {key}", message, fix)
 
 
 def check_all(spec: TaskSpec, folder: Path) -> list[Finding]:
-    """Return the findings of all rules. A rule that fails on a user's value gives a finding too, so that other rules and tasks
-    are not affected."""
+    """Return the findings of all rules. If a rule itself fails on a user's value, that is a finding too, and the other rules
+    still run."""
     findings: list[Finding] = []
     for check in RULES:
         try:
             findings += list(check(spec, folder))
-        except Exception as error:  # noqa: BLE001 - one bad value stops this task alone
+        except Exception as error:  # noqa: BLE001 - a bad value must not stop other tasks
             name = check.__name__.removeprefix("check_")
             message = f"the rule {name} failed: {type(error).__name__}: {error!s:.200}"
             findings.append(problem("unusable", name, message, "use a simpler value for the key this rule checks"))
@@ -61,16 +61,16 @@ def check_split_shares(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 def check_labels_unique(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     """Check that labels differ in more than case and whitespace, so that answers are unambiguous."""
     counts = Counter(" ".join(label.split()).casefold() for label in spec.labels)
-    for name, n in counts.items():
+    for folded_label, n in counts.items():
         if n > 1:
-            message = f"{n} labels equal {name!r} when case and whitespace are ignored"
+            message = f"{n} labels equal {folded_label!r} when case and whitespace are ignored"
             yield problem("labels_unique", "output.labels", message, "rename or remove one of them")
 
 
 @rule
 def check_shots(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     """Check that shots are counts and include zero-shot, which users try first."""
-    if any(k < 0 for k in spec.baseline.shots):
+    if any(shots < 0 for shots in spec.baseline.shots):
         yield problem("shots", "baseline.shots", "a number of shots is negative", "use 0 or more")
     if 0 not in spec.baseline.shots:
         yield problem("shots", "baseline.shots", "zero-shot prompting is not among the baselines", "add 0")
@@ -78,21 +78,25 @@ def check_shots(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 @rule
 def check_other_prompts(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """Check that no prompt to try is empty or a duplicate, which would cost its rows twice."""
-    tried = {spec.system_prompt}
+    """Check that no prompt in baseline.prompts is empty or a duplicate, which would be run on all rows twice."""
+    prompts_before = {spec.system_prompt}
     for i, prompt in enumerate(spec.baseline.prompts):
-        if not prompt.strip() or prompt in tried:
+        if not prompt.strip() or prompt in prompts_before:
             message = "this prompt is already tried" if prompt.strip() else "the prompt is empty"
             yield problem("other_prompts", f"baseline.prompts[{i}]", message, "change or remove it")
-        tried.add(prompt)
+        prompts_before.add(prompt)
 
 
 @rule
 def check_raw_inside_folder(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     """Check that paths and globs stay in the task folder, since task folders are shared."""
-    globs = {"data.raw": spec.data.raw, "data.benchmarks": spec.data.benchmarks, "ability.files": spec.ability.files}
-    globs |= {"ability.harness.tasks": spec.ability.harness.tasks, "logs.path": [spec.logs.path]}
-    for key, glob in ((key, glob) for key, patterns in globs.items() for glob in patterns):
+    patterns_by_key = {
+        "data.raw": spec.data.raw,
+        "data.benchmarks": spec.data.benchmarks,
+        "ability.files": spec.ability.files,
+    }
+    patterns_by_key |= {"ability.harness.tasks": spec.ability.harness.tasks, "logs.path": [spec.logs.path]}
+    for key, glob in ((key, glob) for key, patterns in patterns_by_key.items() for glob in patterns):
         # logs may be on another disk
         if is_outside(glob, None if key == "logs.path" else folder):
             message = f"{glob!r} points outside the task folder"
@@ -103,7 +107,7 @@ def check_raw_inside_folder(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 @rule
 def check_links(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """Check for links that are circular or point to a missing file, which would look like "no logs" or "no reviews"."""
+    """Check that logs/ and reviews/ are no broken links, which would look like "no logs" or "no reviews"."""
     for path in (folder / "logs", folder / "reviews"):
         if path.is_symlink() and not path.exists():
             message = f"the link {path.name} points to a missing file"
@@ -131,8 +135,8 @@ def check_chat_template(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     elif not (folder / template).is_file():
         message = f"{template!r} is neither a known template nor a file in the task folder"
         suggestions = difflib.get_close_matches(template.lower(), CHAT_TEMPLATES, 1, 0.6)
-        choice = f"write one of {', '.join(CHAT_TEMPLATES)}, or the path of a Jinja file in the folder"
-        fix = f"did you mean {suggestions[0]!r}?" if suggestions else choice
+        valid_values = f"write one of {', '.join(CHAT_TEMPLATES)}, or the path of a Jinja file in the folder"
+        fix = f"did you mean {suggestions[0]!r}?" if suggestions else valid_values
     else:
         return
     yield problem("chat_template", "chat_template", message, fix)
@@ -151,11 +155,11 @@ def check_cron(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     """Check that the cron expression has five valid fields."""
     fields, limits = spec.logs.retrain_cron.split(), [(0, 59), (0, 23), (1, 31), (1, 12), (0, 7)]
 
-    def is_sound(field: str, low: int, high: int) -> bool:
+    def is_valid_field(field: str, low: int, high: int) -> bool:
         numbers = [n for n in field.replace("*", "").replace("/", ",").replace("-", ",").split(",") if n]
         return all(n.isdecimal() and len(n) < 3 and low <= int(n) <= high for n in numbers)
 
-    if len(fields) != 5 or not all(is_sound(f, *limit) for f, limit in zip(fields, limits, strict=True)):
+    if len(fields) != 5 or not all(is_valid_field(field, *limit) for field, limit in zip(fields, limits, strict=True)):
         message = f"{spec.logs.retrain_cron!r} is not a cron expression of five fields"
         yield problem("cron", "logs.retrain_cron", message, "for example `0 3 * * 1`: Mondays at three")
 
@@ -239,15 +243,15 @@ def check_gradient_checkpointing(spec: TaskSpec, folder: Path) -> Iterator[Findi
 
 @rule
 def check_method(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """Check the method's own settings; warn about sections of other methods, which have no effect."""
+    """Check the method's own settings, and find sections of other methods, which have no effect."""
     training = spec.training
     yield from METHODS[training.method].check(training)
     for key in sorted(training.model_fields_set):
-        names = [method.name for method in METHODS.values() if method.section == key]
-        if not names or training.method in names:
+        methods = [method.name for method in METHODS.values() if method.section == key]
+        if not methods or training.method in methods:
             continue
-        switches = [name for name, value in getattr(training, key) if value is True]
+        enabled = [name for name, value in getattr(training, key) if value is True]
         message = f"method {training.method} does not use the section {key!r}"
-        message += f", in which {' and '.join(switches)} is true" if switches else ""
-        fix = f"remove it, or set method: {' or '.join(names)}"
-        yield problem("unused_section", f"training.{key}", message, fix, "error" if switches else "warning")
+        message += f", in which {' and '.join(enabled)} is true" if enabled else ""
+        fix = f"remove it, or set method: {' or '.join(methods)}"
+        yield problem("unused_section", f"training.{key}", message, fix, "error" if enabled else "warning")

@@ -27,19 +27,19 @@ from finetune_pipeline.data.readers.records import RawStream
 from finetune_pipeline.findings import Finding, FindingsError, errors
 from finetune_pipeline.spec.loading import validated_spec
 
-SIZE = 13
-COVERED = 0.5
-_JOINED = (
+SIZE = 13  # words of a run
+COVERED = 0.5  # share of an item's words from which a row repeats it
+_QUESTION_PAIRS = (
     ("instruction", "input"), ("context", "question"), ("passage", "question"), ("premise", "hypothesis"),
     ("sentence1", "sentence2"), ("context", "query"),
 )  # fmt: skip
-_SINGLE = ("question", "query", "prompt", "instruction", "problem", "goal", "premise", "context", "passage", "sentence",
+_QUESTION_KEYS = ("question", "query", "prompt", "instruction", "problem", "goal", "premise", "context", "passage", "sentence",
            "input", "text", "content", "utterance")  # fmt: skip
-_CHATS = ("messages", "conversations", "conversation")
-_USERS = ("user", "human")
+_CHAT_KEYS = ("messages", "conversations", "conversation")
+_USER_ROLES = ("user", "human")
 _BETWEEN_PARAGRAPHS = re.compile(r"(\n[ \t]*\n)")
-_TEXTS = (".txt", ".md")
-_SUFFIXES = (".jsonl", ".json", *_TEXTS, ".csv", ".tsv", ".parquet")
+_TEXT_SUFFIXES = (".txt", ".md")
+_SUFFIXES = (".jsonl", ".json", *_TEXT_SUFFIXES, ".csv", ".tsv", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -86,15 +86,19 @@ class BenchmarkIndex:
     def __init__(self, items: Sequence[Item]) -> None:
         self.items = list(items)
         words = [exact_form(item.text).split(" ") for item in self.items]
+        # of equal items the first counts
         self._exact = {" ".join(words[number]): number for number in reversed(range(len(words)))}
         sizes = Counter(item.file for item in self.items)
-        runs_of = {number: _runs(tokens) for number, tokens in enumerate(words)}
-        frequency = Counter((self.items[number].file, run) for number, runs in runs_of.items() for run in set(runs))
-        self._distinctive: list[np.ndarray] = []  # for each item, which words are no boilerplate
-        self._places: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)  # (item, place) of each run of words
+        runs_by_item = {number: _runs(tokens) for number, tokens in enumerate(words)}
+        frequency = Counter(
+            (self.items[number].file, run) for number, runs in runs_by_item.items() for run in set(runs)
+        )
+        self._distinctive: list[np.ndarray] = []  # for each item, which of its words are no boilerplate
+        # by run: the items that hold it, each with the index of its first word
+        self._places: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
         self._ends: set[tuple[str, str]] = set()  # first and last word of each run, for a fast test
         for number, item in enumerate(self.items):
-            runs = runs_of[number]
+            runs = runs_by_item[number]
             common = [frequency[item.file, run] > max(10, 0.01 * sizes[item.file]) for run in runs]
             mask = ~_covered_words([place for place, is_common in enumerate(common) if is_common], len(words[number]))
             self._distinctive.append(mask)
@@ -131,19 +135,22 @@ class BenchmarkIndex:
                 if ends in self._ends:
                     for number, place in self._places.get(" ".join(words[start : start + SIZE]), ()):
                         shared[number].add(place)
-
         masks = {number: self._distinctive[number] for number in sorted(shared)}
-        shares = {n: float((_covered_words(shared[n], len(m)) & m).sum() / m.sum()) for n, m in masks.items()}
+        shares = {}
+        for item, mask in masks.items():
+            covered = _covered_words(shared[item], len(mask)) & mask
+            shares[item] = float(covered.sum() / mask.sum())
         best = max(shares, key=shares.__getitem__, default=None)
         return None if best is None or shares[best] < COVERED else (best, shares[best], "overlap")
 
 
 def _runs(words: Sequence[str]) -> list[str]:
+    """Return all runs of SIZE consecutive words, by the index of their first word."""
     return [" ".join(words[place : place + SIZE]) for place in range(len(words) - SIZE + 1)]
 
 
 def _covered_words(starts: Iterable[int], words: int) -> np.ndarray:
-    """Return which words are covered by runs of 13 words that start at these positions (bool)."""
+    """Return which of this number of words are covered by runs of SIZE words that start at these indices (bool)."""
     covered = np.zeros(words, bool)
     for start in starts:
         covered[start : start + SIZE] = True
@@ -169,7 +176,7 @@ def read_benchmark(path: Path, name: str | None = None) -> list[Item]:
     if suffix not in _SUFFIXES:
         message = f"files that end in {suffix or 'nothing'} are not read"
         raise _unreadable(name, message, f"write {', '.join(_SUFFIXES)}")
-    items = [Item(name, line, text) for line, text in (_paragraphs if suffix in _TEXTS else _rows)(path, name)]
+    items = [Item(name, line, text) for line, text in (_paragraphs if suffix in _TEXT_SUFFIXES else _rows)(path, name)]
     if not items:
         raise _unreadable(name, "it contains no text", "give a file whose rows hold questions")
     return items
@@ -210,22 +217,22 @@ def _rows(path: Path, name: str) -> Iterator[tuple[int, str]]:
 
 
 def _item_texts(row: Any) -> list[str]:
-    """Return the questions of a row; several if it nests instances of one instruction."""
+    """Return the questions of a row: several if the row holds `instances` of one instruction, or lists of other rows."""
     if isinstance(row, Mapping):
-        for name in _CHATS:
+        for name in _CHAT_KEYS:
             if isinstance(row.get(name), list) and (question := _user_turns(row[name])):
                 return [question]
-        nested = row.get("instances")
-        if isinstance(nested, list) and nested and all(isinstance(n, Mapping) for n in nested):
+        instances = row.get("instances")
+        if isinstance(instances, list) and instances and all(isinstance(instance, Mapping) for instance in instances):
             outer = {k: v for k, v in row.items() if k != "instances"}
-            return list(dict.fromkeys(text for n in nested for text in _item_texts({**outer, **n})))
-        for pair in _JOINED:
+            return list(dict.fromkeys(text for instance in instances for text in _item_texts({**outer, **instance})))
+        for pair in _QUESTION_PAIRS:
             if all(isinstance(row.get(name), str) for name in pair):
                 return ["\n\n".join(row[name] for name in pair if row[name].strip())]
-        for name in _SINGLE:
+        for name in _QUESTION_KEYS:
             if isinstance(row.get(name), str) and row[name].strip():
                 return [row[name]]
-        lists = [v for v in row.values() if isinstance(v, list) and v and isinstance(v[0], Mapping)]
+        lists = [value for value in row.values() if isinstance(value, list) and value and isinstance(value[0], Mapping)]
         if lists:  # a document around its rows
             return [text for rows in lists for inner in rows for text in _item_texts(inner)]
     texts = list(_strings(row))
@@ -233,22 +240,25 @@ def _item_texts(row: Any) -> list[str]:
 
 
 def _user_turns(turns: Sequence[Any]) -> str:
-    users = [t for t in turns if isinstance(t, Mapping) and (t.get("role") or t.get("from")) in _USERS]
+    """Join the texts of the user's turns in a chat, in OpenAI's or ShareGPT's form."""
+    objects = (turn for turn in turns if isinstance(turn, Mapping))
+    user_turns = (turn for turn in objects if (turn.get("role") or turn.get("from")) in _USER_ROLES)
     texts: list[str] = []
-    for content in (turn.get("content", turn.get("value")) for turn in users):
+    for turn in user_turns:
+        content = turn.get("content", turn.get("value"))
         parts = content if isinstance(content, list) else [content]
-        texts += [text for part in parts for text in _strings(part, besides="type")]
+        texts += [text for part in parts for text in _strings(part, excluded_key="type")]
     return "\n".join(texts)
 
 
-def _strings(value: Any, besides: str = "") -> Iterator[str]:
-    """Yield all strings in a value, except those under the key `besides`."""
+def _strings(value: Any, excluded_key: str = "") -> Iterator[str]:
+    """Yield all strings in a value, except those under the key `excluded_key`."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for key, inner in value.items():
-            if key != besides:
-                yield from _strings(inner, besides)
+            if key != excluded_key:
+                yield from _strings(inner, excluded_key)
     elif isinstance(value, list):
         for inner in value:
-            yield from _strings(inner, besides)
+            yield from _strings(inner, excluded_key)

@@ -30,19 +30,19 @@ PREAMBLES = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions.",
 )
-_LABELS = tuple(f"### {name}:" for name in "Instruction Input Response Human Assistant Question Answer".split())
+_HEADINGS = tuple(f"### {name}:" for name in "Instruction Input Response Human Assistant Question Answer".split())
 SAMPLE = 20_000  # distinct texts examined
 LONG = 40  # minimum characters of shared text that counts as boilerplate anywhere in a text
 MOST = 100  # maximum number of segments; the most frequent are kept
-_SHARE, _FEWEST = 0.005, 20  # minimum share and number of distinct texts with the segment
-_SHORT = 3  # minimum characters of a label on its own line, such as `### Input:`
+_LEAST_SHARE, _LEAST_ROWS = 0.005, 20  # minimum share and number of distinct texts with the segment
+_SHORTEST_LABEL = 3  # minimum characters of a label on its own line, such as `### Input:`
 _LABEL_SHARE = 0.2  # minimum share of the rows with such a label
-_SAME = 0.8  # a longer segment in this share of a segment's rows is the same boilerplate
-_LEFT = 20  # minimum median of the characters that a segment's rows have besides it
-_ALIKE = 0.5  # Jaccard similarity from which the remaining texts of two rows are similar
-_RUN = 8  # consecutive words of a run
-_WORDS = 2_000_000  # words searched for runs
-_LOOKED_AT = 100  # rows examined for a candidate
+_SAME_SHARE = 0.8  # a longer segment in this share of a segment's rows is the same boilerplate
+_LEAST_CONTENT = 20  # minimum median of the characters that a segment's rows have besides it
+_SIMILAR_CONTENT = 0.5  # Jaccard similarity from which the remaining texts of two rows are similar
+_RUN_WORDS = 8  # consecutive words of a run
+_MOST_WORDS = 2_000_000  # words searched for runs
+_ROWS_EXAMINED = 100  # rows examined for a candidate
 SENTENCES = re.compile(r"\s(?:(?<=\n)\n*|(?<=[.!?:]\s)\s*)")
 """Boundaries between lines and between sentences."""
 _LABEL = re.compile(r".*:|[#<\[*=_-].*")
@@ -50,14 +50,14 @@ _LABEL = re.compile(r".*:|[#<\[*=_-].*")
 
 @dataclass(frozen=True)
 class Boilerplate:
-    """segments: shared text, longest first. Segments of 40 characters or more are removed anywhere, shorter ones only if they
-    fill a line."""
+    """Text that many rows share. segments: longest first. Those of LONG characters or more are removed anywhere, shorter ones
+    only if they fill a line."""
 
     segments: tuple[str, ...] = ()
 
     def with_known(self) -> Boilerplate:
         """Add well-known prompt templates to these segments."""
-        return Boilerplate(_longest_first({*self.segments, *PREAMBLES, *_LABELS}))
+        return Boilerplate(_longest_first({*self.segments, *PREAMBLES, *_HEADINGS}))
 
     def save(self, path: Path) -> None:
         write_json(path, {"segments": list(self.segments)}, durable=False)
@@ -72,13 +72,13 @@ def _longest_first(segments: Iterable[str]) -> tuple[str, ...]:
 
 
 def find_boilerplate(texts: Iterable[str]) -> Boilerplate:
-    """Find segments that a large enough share and number of the distinct texts have in common; their order does not matter. Of
-    more than 20,000 texts those with the smallest hashes are sampled, so new rows seldom change the result."""
-    sample = sorted(set(texts), key=_hash)[:SAMPLE]
-    fewest = max(_FEWEST, round(_SHARE * len(sample)))
+    """Find segments that a large enough share and number of the distinct texts have in common; the order of the texts does not
+    matter. Of more than SAMPLE texts those with the smallest hashes are examined, so new rows seldom change the result."""
+    sample = sorted(set(texts), key=_digest)[:SAMPLE]
+    fewest = max(_LEAST_ROWS, round(_LEAST_SHARE * len(sample)))
     if len(sample) < fewest:
         return Boilerplate()
-    chosen = _independent(Counter(_pieces(sample, fewest)) | Counter(_runs(sample, fewest)))
+    chosen = _independent(Counter(_count_lines_and_sentences(sample, fewest)) | Counter(_count_runs(sample, fewest)))
     while True:
         boilerplate = Boilerplate(_longest_first(chosen))
         strip = stripper(boilerplate)
@@ -117,60 +117,63 @@ def _independent(rows: Mapping[str, int]) -> list[str]:
         if any(segment in s and rows[s] >= rows[segment] for s in chosen):
             continue
         inner = max((s for s in chosen if s in segment), key=len, default="")
-        if not inner or len(segment) - len(inner) >= LONG or rows[segment] >= _SAME * rows[inner]:
+        if not inner or len(segment) - len(inner) >= LONG or rows[segment] >= _SAME_SHARE * rows[inner]:
             chosen.append(segment)
             if len(chosen) == MOST:
                 break
     return chosen
 
 
-def _hash(text: str) -> bytes:
+def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def _pieces(texts: Sequence[str], fewest: int) -> dict[str, int]:
+def _count_lines_and_sentences(texts: Sequence[str], fewest: int) -> dict[str, int]:
     """Count the texts that contain each long sentence or line, and each short label on its own line."""
     long: Counter[str] = Counter()
     labels: Counter[str] = Counter()
     for text in texts:
         lines = {line.strip() for line in text.split("\n")}
         long.update({piece for s in (*SENTENCES.split(text), *lines) if len(piece := s.strip()) >= LONG})
-        labels.update({s for s in lines if _SHORT <= len(s) < LONG and _LABEL.fullmatch(s)})
+        labels.update({s for s in lines if _SHORTEST_LABEL <= len(s) < LONG and _LABEL.fullmatch(s)})
     fewest_labels = max(fewest, round(_LABEL_SHARE * len(texts)))
     pieces = {s: n for s, n in long.items() if n >= fewest}
     return pieces | {s: n for s, n in labels.items() if n >= fewest_labels}
 
 
-def _runs(texts: Sequence[str], fewest: int) -> dict[str, int]:
+def _count_runs(texts: Sequence[str], fewest: int) -> dict[str, int]:
     """Count the texts that contain each long run of words found in many texts: a stretch in which every eight consecutive words
     are that frequent."""
-    numbers: defaultdict[str, int] = defaultdict(itertools.count().__next__)
+    word_ids: defaultdict[str, int] = defaultdict(itertools.count().__next__)
     ids: list[int] = []
-    ends = [0]
+    starts = [0]
     for text in texts:
-        ids.extend(map(numbers.__getitem__, text.split()))
-        ends.append(len(ids))
-        if len(ids) > _WORDS:
+        ids.extend(map(word_ids.__getitem__, text.split()))
+        starts.append(len(ids))
+        if len(ids) > _MOST_WORDS:
             break
-    windows = len(ids) - _RUN + 1
+    windows = len(ids) - _RUN_WORDS + 1
     if windows < 1:
         return {}
-    fewest = max(2, round(fewest * (len(ends) - 1) / len(texts)))
-    word, keys = np.array(ids, np.uint64), np.zeros(windows, np.uint64)
-    for j in range(_RUN):
-        keys = (keys ^ word[j : j + windows]) * np.uint64(0x9E3779B97F4A7C15)
-        keys ^= keys >> np.uint64(32)
-    row = np.repeat(np.arange(len(ends) - 1), np.diff(ends))
-    inside = row[:windows] == row[_RUN - 1 :]
-    _, key = np.unique(keys[inside], return_inverse=True)
-    in_rows = np.bincount(np.unique(key * len(ends) + row[:windows][inside]) // len(ends))[key]  # rows with the key
+    fewest = max(2, round(fewest * (len(starts) - 1) / len(texts)))
+    words, run_hashes = np.array(ids, np.uint64), np.zeros(windows, np.uint64)
+    for j in range(_RUN_WORDS):
+        run_hashes = (run_hashes ^ words[j : j + windows]) * np.uint64(0x9E3779B97F4A7C15)
+        run_hashes ^= run_hashes >> np.uint64(32)
+    text_of_word = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+    within_text = text_of_word[:windows] == text_of_word[_RUN_WORDS - 1 :]
+    _, run_of_window = np.unique(run_hashes[within_text], return_inverse=True)
+    # each pair of a run and a text with it, once
+    pairs = np.unique(run_of_window * len(starts) + text_of_word[:windows][within_text])
+    texts_with_run = np.bincount(pairs // len(starts))[run_of_window]
     frequent = np.zeros(windows + 2, np.int8)
-    frequent[1:-1][inside] = in_rows >= fewest
+    frequent[1:-1][within_text] = texts_with_run >= fewest
     found_runs: set[tuple[int, str]] = set()
     for first, last in np.flatnonzero(np.diff(frequent)).reshape(-1, 2).tolist():
-        number = int(row[first])
-        words = list(re.finditer(r"\S+", texts[number]))[first - ends[number] : last - ends[number] + _RUN - 1]
-        found_runs.add((number, texts[number][words[0].start() : words[-1].end()]))
+        number = int(text_of_word[first])
+        text, start = texts[number], starts[number]
+        run_words = list(re.finditer(r"\S+", text))[first - start : last - start + _RUN_WORDS - 1]
+        found_runs.add((number, text[run_words[0].start() : run_words[-1].end()]))
     runs = Counter(run for _, run in found_runs)
     return {run: count for run, count in runs.items() if count >= fewest and len(run) >= LONG}
 
@@ -182,8 +185,8 @@ def _wraps_content(segment: str, texts: Sequence[str], strip: Callable[[str], st
         if segment in text:
             content = strip(text)
             contents.append("" if content == text else loose_form(content))
-            if len(contents) == _LOOKED_AT:
+            if len(contents) == _ROWS_EXAMINED:
                 break
-    if not contents or len(set(contents)) < len(contents) / 2 or median(map(len, contents)) < _LEFT:
+    if not contents or len(set(contents)) < len(contents) / 2 or median(map(len, contents)) < _LEAST_CONTENT:
         return False
-    return median(jaccard(a, b) for a, b in pairwise(map(grams, contents))) < _ALIKE
+    return median(jaccard(a, b) for a, b in pairwise(map(grams, contents))) < _SIMILAR_CONTENT

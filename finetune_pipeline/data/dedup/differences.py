@@ -1,8 +1,8 @@
-"""Estimates from the words only how much two similar texts differ in meaning.
+"""Estimates how much two similar texts differ in meaning, by their words alone.
 
 These make no difference: case, punctuation, hyphens and blanks inside a compound ("top-up", "e-mail"), articles, politeness,
-plurals, and a typing error. An added word makes a small one. A replaced word (a name, an opposite, a unit) changes the meaning,
-and so does another order of the same words. Numbers, signs and negations are facts.
+plurals, and a typing error. An added word makes a small difference. A replaced word (a name, an opposite, a unit) changes the
+meaning, and so does another order of the same words. Numbers, signs and negations are facts.
 """
 
 import re
@@ -29,27 +29,27 @@ _STEMS = "ca wo do does did is are was were could would should have has had must
 _NEGATED = re.compile(rf"\b({'|'.join(_STEMS)})n['’]t\b")
 _VERBS = {stem: {"ca": "can", "wo": "will"}.get(stem, stem) for stem in _STEMS}
 _JOINED_NEGATIONS = {"cannot": "can", **{f"{stem}nt": verb for stem, verb in _VERBS.items()}}
-_EITHER = re.compile(r"(?<=[^\W\d_])/(?=[^\W\d_])")
+_SLASH_BETWEEN_WORDS = re.compile(r"(?<=[^\W\d_])/(?=[^\W\d_])")
 _NEGATIONS = frozenset(
     """no not never none nobody nothing neither nor without nicht kein keine keinen nie ohne ne pas jamais sans sin
     nunca não sem nao 不 没 沒 無 未""".split()
 )
-_NOT = "¬"
-_EMPTY = frozenset(
+_NEGATION_MARK = "¬"
+_FILLERS = frozenset(
     """a the please pls kindly thanks thank thx hi hello hey dear just really very quite ok okay bitte danke hallo
     gracias hola merci bonjour""".split()
 )
 """Articles, politeness and emphasis: removed before texts are compared."""
-_ASKING = [["can", "you"], ["could", "you"], ["would", "you"], ["will", "you"]]
-_SMALL = frozenset(
+_POLITE_OPENINGS = [["can", "you"], ["could", "you"], ["would", "you"], ["will", "you"]]
+_FUNCTION_WORDS = frozenset(
     """an this that these those of to at for and or so then there also too maybe perhaps is are was were be been am do
     does did has have had will would can could should may might must i you we me us my our your it its as with by
     some any well der die das ein eine und ist le la les un une et est por favor el los de""".split()
 )
 """Function words: adding or exchanging them hardly changes the meaning."""
-_COUNTING = "zero one two three four five six seven eight nine ten eleven twelve"
-_NUMBERS = {word: str(number) for number, word in enumerate(_COUNTING.split())}
-_SPECIAL = frozenset((*_NUMBERS, *_NEGATIONS, *_JOINED_NEGATIONS))
+_NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve"
+_NUMBERS = {word: str(number) for number, word in enumerate(_NUMBER_WORDS.split())}
+_FACT_WORDS = frozenset((*_NUMBERS, *_NEGATIONS, *_JOINED_NEGATIONS))
 """Words that count as facts: negations and number words."""
 _QUANTITIES = frozenset(
     """thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty
@@ -73,7 +73,7 @@ class Difference(IntEnum):
 
 
 class _Words(NamedTuple):
-    """A tokenized text, without the words in _EMPTY unless fewer than two words would remain."""
+    """A tokenized text, without the words in _FILLERS unless fewer than two words would remain."""
 
     numbers: tuple[str, ...]
     signs: tuple[str, ...]
@@ -91,9 +91,9 @@ def difference(a: str, b: str, is_known: Callable[[str], bool] = lambda word: Fa
         return Difference.FACTS
     if first.words == second.words:
         return Difference.NOTHING
-    only_a, only_b = _only(first.words, second.words), _only(second.words, first.words)
-    order_a, order_b = _content(_without(first.words, only_a)), _content(_without(second.words, only_b))
-    if order_a != order_b:
+    only_a, only_b = _surplus_words(first.words, second.words), _surplus_words(second.words, first.words)
+    shared_a, shared_b = _without_words(first.words, only_a), _without_words(second.words, only_b)
+    if _content_words(shared_a) != _content_words(shared_b):
         return Difference.OTHER_WORDS
     _drop_compounds(only_a, only_b)
     _drop_compounds(only_b, only_a)
@@ -107,10 +107,10 @@ def difference(a: str, b: str, is_known: Callable[[str], bool] = lambda word: Fa
                 only_b.remove(other_word)
                 inflected |= variant is Difference.MORE_WORDS
                 break
-    if _content(only_a) and _content(only_b):
+    if _content_words(only_a) and _content_words(only_b):
         return Difference.OTHER_WORDS
-    letters = any(len(word) == 1 and word.isascii() and word not in _SMALL for word in only_a + only_b)
-    if letters:  # plan a, plan b
+    letters = [word for word in only_a + only_b if len(word) == 1 and word.isascii()]
+    if _content_words(letters):  # such as plan a and plan b
         return Difference.OTHER_WORDS
     return Difference.MORE_WORDS if only_a or only_b or inflected else Difference.NOTHING
 
@@ -137,37 +137,37 @@ def _tokenize(text: str) -> _Words:
         folded = _NEGATED.sub(lambda m: f"{_VERBS[m[1]]} not", folded)
         folded = _SHORT_FORM.sub(lambda m: f" {_LONG_FORM[m[1]]}", folded)
     if "/" in folded:
-        folded = _EITHER.sub(" ", folded)
+        folded = _SLASH_BETWEEN_WORDS.sub(" ", folded)
     numbers: list[str] = []
     signs: list[str] = []
     words: list[str] = []
     negations = 0
     tokens = _TOKEN.findall(folded)
-    if _SPECIAL.isdisjoint(tokens) and "".join(tokens).isalpha():
+    if _FACT_WORDS.isdisjoint(tokens) and "".join(tokens).isalpha():
         words, tokens = tokens, []
     for token in tokens:
-        if token.isalpha() and token not in _SPECIAL:
+        if token.isalpha() and token not in _FACT_WORDS:
             words.append(token)
         elif token in _NUMBERS or token.lstrip("-")[:1].isdigit():
             numbers.append(_NUMBERS.get(token, token))
         elif token in _NEGATIONS:
             negations += 1
-            words.append(_NOT)  # its position counts, not the word
+            words.append(_NEGATION_MARK)  # its position counts, not the word
         elif token in _JOINED_NEGATIONS:
             negations += 1
-            words += [_JOINED_NEGATIONS[token], _NOT]
+            words += [_JOINED_NEGATIONS[token], _NEGATION_MARK]
         elif token[0].isalnum() or token[0] == "_":
             words.append(token)
         else:
             signs.append(token)
-    meaningful = [word for word in words if word not in _EMPTY]
-    if meaningful[:2] in _ASKING:
+    meaningful = [word for word in words if word not in _FILLERS]
+    if meaningful[:2] in _POLITE_OPENINGS:
         del meaningful[:2]
     return _Words(tuple(numbers), tuple(sorted(signs)), negations, tuple(meaningful if len(meaningful) > 1 else words))
 
 
 def _exact_words(text: str) -> frozenset[str]:
-    """Return the words in which every letter counts: names inside a sentence, parts of identifiers, quantities."""
+    """Return words that no typing error explains: names inside a sentence, parts of identifiers, quantities."""
     plain = unicodedata.normalize("NFKC", text)
     exact = {name.casefold() for name in _NAME.findall(plain) if name[0].isupper()}
     for chunk in plain.split():
@@ -176,7 +176,7 @@ def _exact_words(text: str) -> frozenset[str]:
     return _QUANTITIES | exact
 
 
-def _only(words: Sequence[str], other_words: Sequence[str]) -> list[str]:
+def _surplus_words(words: Sequence[str], other_words: Sequence[str]) -> list[str]:
     """Return the words that occur more often in `words` than in `other_words`, in order."""
     surplus = Counter(words) - Counter(other_words)
     kept = []
@@ -187,13 +187,13 @@ def _only(words: Sequence[str], other_words: Sequence[str]) -> list[str]:
     return kept
 
 
-def _without(words: Sequence[str], left_out: Sequence[str]) -> list[str]:
+def _without_words(words: Sequence[str], left_out: Sequence[str]) -> list[str]:
     gone = set(left_out)
     return [word for word in words if word not in gone]
 
 
-def _content(words: Sequence[str]) -> list[str]:
-    return [word for word in words if word not in _SMALL]
+def _content_words(words: Sequence[str]) -> list[str]:
+    return [word for word in words if word not in _FUNCTION_WORDS]
 
 
 def _drop_compounds(parts: list[str], words: list[str]) -> None:
@@ -207,7 +207,7 @@ def _drop_compounds(parts: list[str], words: list[str]) -> None:
 
 
 def _variant(a: str, b: str, exact: frozenset[str], is_known: Callable[[str], bool]) -> Difference | None:
-    """Return how two spellings of one word differ: not at all (plural, typing error) or by inflection; None: two words."""
+    """Return how two forms of one word differ: not at all (plural, typing error) or by inflection. None: they are two words."""
     shorter, longer = sorted((a, b), key=len)
     if shorter in exact or longer in exact or not (shorter.isalpha() and longer.isalpha()):
         return None

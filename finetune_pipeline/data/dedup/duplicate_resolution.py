@@ -16,7 +16,7 @@ from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.findings import Finding, Severity
 from finetune_pipeline.spec import TaskSpec
 
-_PARTNERS = 50
+_MOST_COMPARED = 50
 """Number of rows a row is compared with inside its cluster; larger clusters may keep duplicates."""
 
 
@@ -30,7 +30,7 @@ class Resolution:
     """
 
     def __init__(self, members: Sequence[Example], spec: TaskSpec, is_known: Callable[[str], bool]) -> None:
-        """Decide. is_known: whether a word occurs in the data and so is no typing error."""
+        """Decide about the rows of a cluster. is_known: whether a word occurs in the data, so that it is no typing error."""
         self._members, self._spec, self._known = members, spec, is_known
         self._prompts = [example.user_text for example in members]
         self._forms = [exact_form(prompt) for prompt in self._prompts]
@@ -44,16 +44,16 @@ class Resolution:
             self._find_contradictions(group)
         self._remove_repeats(best_first, {i: number for number, group in enumerate(groups) for i in group})
 
-    def _same_text(self, a: str, b: str, most: Difference) -> bool:
-        """Whether two texts are equal except for case and whitespace, or similar with a difference of at most `most`."""
+    def _same_text(self, a: str, b: str, limit: Difference) -> bool:
+        """Whether two texts are equal except for case and whitespace, or similar with a difference of at most `limit`."""
         return exact_form(a) == exact_form(b) or (
-            difference(a, b, self._known) <= most
-            and (most is Difference.NOTHING or similarity(a, b) >= self._spec.data.near_duplicate_threshold)
+            difference(a, b, self._known) <= limit
+            and (limit is Difference.NOTHING or similarity(a, b) >= self._spec.data.near_duplicate_threshold)
         )
 
-    def _same_answer(self, i: int, k: int, most: Difference) -> bool:
+    def _same_answer(self, i: int, k: int, limit: Difference) -> bool:
         a, b = self._answers[i], self._answers[k]
-        return a == b or (not self._spec.labels and self._same_text(a, b, most))
+        return a == b or (not self._spec.labels and self._same_text(a, b, limit))
 
     def _same_questions(self, best_first: Sequence[int]) -> list[list[int]]:
         """Group rows with equivalent prompts, the best row first."""
@@ -64,13 +64,15 @@ class Resolution:
             text = self._prompts[i]
             group = by_form.get(self._forms[i])
             if group is None:
-                rivals = by_numbers[numbers_of(text)]
-                compared = rivals[:_PARTNERS]
-                alike = (g for g in compared if self._same_text(self._prompts[g[0]], text, Difference.NOTHING))
-                group = next(alike, None)
-                if group is None:
-                    groups.append(group := [])
-                    rivals.append(group)
+                candidates = by_numbers[numbers_of(text)]
+                for candidate in candidates[:_MOST_COMPARED]:
+                    if self._same_text(self._prompts[candidate[0]], text, Difference.NOTHING):
+                        group = candidate
+                        break
+                else:
+                    group = []
+                    groups.append(group)
+                    candidates.append(group)
                 by_form[self._forms[i]] = group
             group.append(i)
         return groups
@@ -85,7 +87,7 @@ class Resolution:
         clashing = set(group) if self._spec.labels else self._clashing(group)
         for i in (i for i in group if i in clashing):
             different = chain.from_iterable(rows for answer, rows in answers.items() if answer != self._answers[i])
-            finding = self._contradiction(i, list(islice(filter(clashing.__contains__, different), _PARTNERS)))
+            finding = self._contradiction(i, list(islice(filter(clashing.__contains__, different), _MOST_COMPARED)))
             self.contradictions.append((i, finding))
             if finding.severity == "error":
                 self.states[i] = CONTRADICTION
@@ -100,7 +102,7 @@ class Resolution:
         for rows in by_turns.values():
             different: list[int] = []
             for i in rows:
-                if not any(self._same_answer(i, k, Difference.MORE_WORDS) for k in different[:_PARTNERS]):
+                if not any(self._same_answer(i, k, Difference.MORE_WORDS) for k in different[:_MOST_COMPARED]):
                     different.append(i)
             if len(different) > 1:
                 clashing |= set(rows)
@@ -111,11 +113,14 @@ class Resolution:
         example = self._members[i]
         similarities = {k: similarity(self._prompts[i], self._prompts[k]) for k in other_rows}
         k = min(other_rows, key=lambda k: (-similarities[k], self._members[k].place))
-        partner, same = self._members[k], self._forms[i] == self._forms[k]
-        alike = "the same text" if same else f"nearly the same text (similarity {similarities[k]:.2f})"
-        answers = f"answered {quoted(example.answer)} here, but {alike} is answered {quoted(partner.answer)}"
+        partner = self._members[k]
+        likeness = f"nearly the same text (similarity {similarities[k]:.2f})"
+        if self._forms[i] == self._forms[k]:
+            likeness = "the same text"
+        answers = f"answered {quoted(example.answer)} here, but {likeness} is answered {quoted(partner.answer)}"
         fix = "decide which answer is right and remove or correct the other row"
-        fix += "" if self._spec.labels else "; if both are right, set data.contradictions: warn"
+        if not self._spec.labels:
+            fix += "; if both are right, set data.contradictions: warn"
         severity: Severity = "error" if self._spec.data.contradictions == "quarantine" else "warning"
         return row_finding("contradiction", example.place, f"{answers} in {partner.place}", fix, severity)
 
@@ -125,8 +130,8 @@ class Resolution:
         kept: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
         for i in (i for i in best_first if self.states[i] == KEPT):
             text = self._prompts[i]
-            rivals = kept[self._answers[i] if self._spec.labels else "", *numbers_of(text)]
-            for k in rivals[:_PARTNERS]:
+            better_rows = kept[self._answers[i] if self._spec.labels else "", *numbers_of(text)]
+            for k in better_rows[:_MOST_COMPARED]:
                 if question_of[i] == question_of[k]:
                     match = self._same_answer(i, k, Difference.MORE_WORDS)
                 else:
@@ -138,7 +143,7 @@ class Resolution:
                     self.repeats[i] = (k, 1.0 if same else similarity(text, self._prompts[k]))
                     break
             else:
-                rivals.append(i)
+                better_rows.append(i)
 
 
 def preference(example: Example) -> tuple[int, int, str, str, str, int]:

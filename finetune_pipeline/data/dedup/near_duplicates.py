@@ -20,13 +20,13 @@ from finetune_pipeline.data.workers import available_cores
 BANDS, BINS = 40, 256
 COLUMNS = BANDS + BINS // 32
 """Columns of a sketch: band keys, then one bit per bin."""
-_WHOLE = 32
-"""Largest bucket whose pairs are all candidates."""
-_REACH = 8
+_SMALL_BUCKET = 32
+"""Rows of the largest bucket whose pairs are all candidates."""
+_NEIGHBOURS = 8
 """In larger buckets each row is compared with this many following rows, in an order that differs from band to band."""
 _FORESTS = 6
 """In larger buckets a pair is a candidate only while its rows are connected fewer times than this."""
-_ERRORS = 3.7
+_STANDARD_ERRORS = 3.7
 """How many standard errors the estimated similarity may be below the threshold: one pair in 3,000 is lost."""
 _ROWS_AT_ONCE = 2048
 _PAIRS_AT_ONCE = 20_000
@@ -56,16 +56,16 @@ def sketch(forms: Sequence[str], threshold: float) -> np.ndarray:
     comparable."""
     from finetune_pipeline.data.dedup import kernels
 
-    rows = rows_of_a_band(threshold)
-    place = np.arange(BANDS * rows)
-    turn = place // BINS  # every bin in turn, then again in another order
-    bands = ((place * (74 * turn + 1) + 11 * turn) % BINS).reshape(BANDS, rows)
+    bins_of_a_band = rows_of_a_band(threshold)
+    slot = np.arange(BANDS * bins_of_a_band)
+    turn = slot // BINS  # bands take every bin once, then every bin again in another order
+    bands = ((slot * (74 * turn + 1) + 11 * turn) % BINS).reshape(BANDS, bins_of_a_band)
     donors = np.random.default_rng(0).permutation(np.arange(1, BINS))
     keys = np.empty((len(forms), BANDS), np.uint32)
     bits = np.empty((len(forms), BINS // 64), np.uint64)
     for start in range(0, len(forms), _ROWS_AT_ONCE):
-        part = slice(start, start + _ROWS_AT_ONCE)
-        kernels.sketch_rows(*code_points(forms[part]), bands, donors, keys[part], bits[part])
+        block = slice(start, start + _ROWS_AT_ONCE)
+        kernels.sketch_rows(*code_points(forms[block]), bands, donors, keys[block], bits[block])
     return np.concatenate([keys, bits.view(np.uint32)], 1)
 
 
@@ -85,15 +85,15 @@ def candidate_pairs(sketches: np.ndarray, threshold: float) -> np.ndarray:
 
     n = len(sketches)
     bits = np.ascontiguousarray(sketches[:, BANDS:]).view(np.uint64)
-    most = (_differing_bits(threshold, _ERRORS), _differing_bits(threshold, 0))
+    most_differing = (_differing_bits(threshold, _STANDARD_ERRORS), _differing_bits(threshold, 0))
     forests = np.tile(np.arange(n, dtype=np.int32), (_FORESTS, 1))
     candidates = [np.zeros(0, np.uint64)]
     with ThreadPoolExecutor(available_cores()) as pool:  # sorting does not hold the interpreter's lock
         for rows, starts in pool.map(lambda band: _buckets(sketches[:, band], band), range(BANDS)):
             sizes = np.diff(starts)
-            room = np.where(sizes > _WHOLE, sizes * _REACH, sizes * (sizes - 1) // 2).sum()
-            out = np.empty(int(room), np.uint64)
-            count = kernels.pair_up(rows, starts, bits, most, _WHOLE, _REACH, forests, out)
+            most_pairs = np.where(sizes > _SMALL_BUCKET, sizes * _NEIGHBOURS, sizes * (sizes - 1) // 2).sum()
+            out = np.empty(int(most_pairs), np.uint64)
+            count = kernels.pair_up(rows, starts, bits, most_differing, _SMALL_BUCKET, _NEIGHBOURS, forests, out)
             candidates.append(out[:count].copy())
             if sum(map(len, candidates[1:])) > len(candidates[0]) + 1_000_000:
                 candidates = [np.unique(np.concatenate(candidates))]
@@ -101,24 +101,24 @@ def candidate_pairs(sketches: np.ndarray, threshold: float) -> np.ndarray:
     return np.stack([packed >> np.uint64(32), packed & np.uint64(0xFFFFFFFF)], 1).astype(np.int64)
 
 
-def _differing_bits(threshold: float, errors: float) -> int:
-    """Return how many of the 256 signature bits of a candidate may differ: the expected number at the threshold plus `errors`
-    standard errors. At similarity s a bit differs with probability p = (1 - s) / 2, so the standard error is
+def _differing_bits(threshold: float, standard_errors: float) -> int:
+    """Return how many of the 256 signature bits of a candidate may differ: the expected number at the threshold plus this
+    many standard errors. At similarity s a bit differs with probability p = (1 - s) / 2, so the standard error is
     sqrt(256 p (1 - p))."""
     p = (1 - threshold) / 2
-    return min(BINS, int(BINS * p + errors * (BINS * p * (1 - p)) ** 0.5) + 2)
+    return min(BINS, int(BINS * p + standard_errors * (BINS * p * (1 - p)) ** 0.5) + 2)
 
 
 def _buckets(keys: np.ndarray, band: int) -> tuple[np.ndarray, np.ndarray]:
     """Return rows (int64) that share a key (uint32, [n]): bucket k is ``rows[starts[k]:starts[k + 1]]``. Its order looks random
-    and differs from band to band: that of ``row * odd`` modulo 2^32."""
-    odd = (2 * band + 1) * 0x9E3779B1 % 2**32
-    order = keys.astype(np.uint64) << np.uint64(32) | np.arange(len(keys), dtype=np.uint32) * np.uint32(odd)
+    and differs from band to band: rows are sorted by ``row * multiplier`` modulo 2^32, and the multiplier is odd."""
+    multiplier = (2 * band + 1) * 0x9E3779B1 % 2**32
+    order = keys.astype(np.uint64) << np.uint64(32) | np.arange(len(keys), dtype=np.uint32) * np.uint32(multiplier)
     order.sort()
     ordered = order >> np.uint64(32)
     same = ordered[1:] == ordered[:-1]
     shared = np.append(same, False) | np.append(False, same) if len(keys) else same
-    rows = (order[shared] & np.uint64(0xFFFFFFFF)).astype(np.uint32) * np.uint32(pow(odd, -1, 2**32))
+    rows = (order[shared] & np.uint64(0xFFFFFFFF)).astype(np.uint32) * np.uint32(pow(multiplier, -1, 2**32))
     values = ordered[shared]
     starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]])) if len(values) else np.zeros(0, int)
     return rows.astype(np.int64), np.append(starts, len(values)).astype(np.int64)
@@ -143,17 +143,17 @@ def verified_pairs(
     """Return (pairs (int64, [m, 2], first < second, sorted), their similarity (float64, [m])) at or above the threshold."""
     pairs = candidate_pairs(sketches, threshold)
     similarity = similarities(pairs, forms_of)
-    alike = similarity >= threshold - NEAR_ENOUGH
-    return pairs[alike], similarity[alike]
+    is_similar = similarity >= threshold - NEAR_ENOUGH
+    return pairs[is_similar], similarity[is_similar]
 
 
 def near_duplicate_clusters(texts: Sequence[str], threshold: float) -> np.ndarray:
     """Return the cluster number (int64, [n]) of every text: connected components of the pairs with similarity ≥ threshold."""
     forms = loose_forms(texts)
-    number = {form: i for i, form in enumerate(dict.fromkeys(forms))}
-    different = list(number)
-    pairs, _ = verified_pairs(sketch(different, threshold), threshold, lambda rows: [different[i] for i in rows])
-    return components(len(different), pairs)[[number[form] for form in forms]]
+    index_of_form = {form: i for i, form in enumerate(dict.fromkeys(forms))}
+    distinct = list(index_of_form)
+    pairs, _ = verified_pairs(sketch(distinct, threshold), threshold, lambda rows: [distinct[i] for i in rows])
+    return components(len(distinct), pairs)[[index_of_form[form] for form in forms]]
 
 
 def components(n: int, pairs: np.ndarray) -> np.ndarray:

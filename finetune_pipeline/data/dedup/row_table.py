@@ -30,8 +30,8 @@ from finetune_pipeline.spec import TaskSpec
 
 TABLE, ALL_ROWS = "rows.npy", "rows.jsonl"
 KEPT, EXACT, NEAR, CONTRADICTION, GONE = range(5)
-"""State of a row: kept; exact or near duplicate; contradiction; or removed for
-another reason (personal data, benchmark item, reviewer)."""
+"""State of a row: kept; exact or near duplicate; contradiction; or removed for another reason (personal data, benchmark item,
+reviewer)."""
 ROW = np.dtype(
     [
         ("id", "<u8"),  # the example's id as a number
@@ -50,18 +50,18 @@ ROW = np.dtype(
 
 
 def hash_text(text: str) -> int:
-    """The first 64 bits of the text's SHA-256."""
+    """Return the first 64 bits of the text's SHA-256."""
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 
 def prompt_hash(user_text: str) -> int:
-    """64-bit hash of the user's text (exact form): equal for rows with the same prompt."""
+    """Return a 64-bit hash of the user's text in exact form, which is equal for rows with the same prompt."""
     return hash_text(exact_form(user_text))
 
 
 def group_hash(group: str | None) -> int:
-    """64-bit hash of a declared group; 0 for none."""
-    return (hash_text(group) or 1) if group else 0
+    """Return a 64-bit hash of a declared group; 0 without one."""
+    return (hash_text(group) or 1) if group else 0  # no group has the hash 0
 
 
 def _table_of(
@@ -82,9 +82,9 @@ def _table_of(
     return rows
 
 
-def count_values(values: np.ndarray, chosen: np.ndarray, names: Sequence[str]) -> dict[str, int]:
-    """Count the chosen rows with each value, an index in `names`; -1 is not counted."""
-    counts = np.bincount(values[chosen].astype(np.int64) + 1, minlength=len(names) + 1)[1:]
+def count_values(values: np.ndarray, mask: np.ndarray, names: Sequence[str]) -> dict[str, int]:
+    """Count the rows with each value, an index in `names`; -1 is not counted. mask: which rows to count (bool)."""
+    counts = np.bincount(values[mask].astype(np.int64) + 1, minlength=len(names) + 1)[1:]
     return {name: int(n) for name, n in zip(names, counts, strict=True)}
 
 
@@ -112,6 +112,7 @@ class RowTable:
 
 
 def write_kept(table: RowTable, path: Path) -> None:
+    """Write the lines of the rows that are kept, in their order."""
     with table.path.open("rb") as lines, path.open("wb") as out:
         out.writelines(compress(lines, (table.rows["state"] == KEPT).tolist()))
 
@@ -182,7 +183,7 @@ def prepare_rows(source: Path, settings: Preparation, out: Path) -> PreparedRows
 def prepare_block(data: bytes, settings: Preparation) -> PreparedRows:
     """Prepare rows given as complete lines of canonical JSON."""
     spec = settings.spec
-    find, shapes = finder_of(spec.data), finder_of(spec.data, names=False)
+    find, find_formats = finder_of(spec.data), finder_of(spec.data, names=False)
     examples = decode_examples(data, "validated examples")
     lines = data.splitlines(keepends=True)
     prepared = PreparedRows()
@@ -193,8 +194,8 @@ def prepare_block(data: bytes, settings: Preparation) -> PreparedRows:
         if not counts:
             continue
         for kind, n in counts.items():
-            prints = [r.fingerprint for r in replacements if r.kind == kind]
-            row = {"id": example.id, "source": example.source, "kind": kind, "count": n, "fingerprints": prints}
+            fingerprints = [r.fingerprint for r in replacements if r.kind == kind]
+            row = {"id": example.id, "source": example.source, "kind": kind, "count": n, "fingerprints": fingerprints}
             prepared.scrubbed.append(row)
         samples += samples_of(example, changed.messages, replacements)
         if spec.data.scrub == "replace":
@@ -221,5 +222,5 @@ def prepare_block(data: bytes, settings: Preparation) -> PreparedRows:
     prepared.rows["state"][list(removed)] = GONE
     prepared.sketches = sketch(loose_forms(user_texts, settings.boilerplate, exact), spec.data.near_duplicate_threshold)
     prepared.word_keys = np.array([hash_text(word_key(text)) for text in user_texts], np.uint64)
-    prepared.quarantine = [quarantine_row(examples[i], finding, shapes) for i, finding in sorted(removed.items())]
+    prepared.quarantine = [quarantine_row(examples[i], finding, find_formats) for i, finding in sorted(removed.items())]
     return prepared

@@ -18,12 +18,12 @@ from finetune_pipeline.data.quality.linear_model import features, predicted
 
 _PREDICTABLE = 0.1
 """A column without a known name counts as a label from this predictability (:func:`_predictability`) on."""
-_ON, _OFF = ("1", "1.0", "true"), ("0", "0.0", "false")
+_YES, _NO = ("1", "1.0", "true"), ("0", "0.0", "false")
 _SETTLED = frozenset(("final", "gold", "majority", "adjudicated"))
 """Words in names of labels that several annotators agree on."""
 _LEAST_INDICATORS = 3
 """Fewer yes-or-no columns than this are more likely separate labels."""
-_HEADS = ("subject", "title", "headline", "betreff", "summary")
+_HEADINGS = ("subject", "title", "headline", "betreff", "summary")
 _COMPARED = (("premise", "hypothesis"), ("claim", "evidence"), ("text_a", "text_b"))
 _SUBJECTS = ("input", *names.CONTEXTS, "schema", "sentence", "document", "article", "story")
 """Names of columns that a question or an instruction can be about."""
@@ -81,17 +81,18 @@ def answers_of(
     structured = [c for c in structured if f"{c.path}[]" not in (segments or "")]
     replies = [c for c in texts[1:] if c.is_below(names.SAID) and c.name in ("text", "content")] + _replies(texts)
     other_texts = [c for c in texts[1:] if c not in written]
-    nameless = all(names.rank(c.name, names.TEXTS) is None for c in texts)
-    if len(texts) > 1 and not written and (nameless or len(texts) == 2):  # the first column asks, the second answers
-        first, last = sorted(texts, key=lambda c: list(columns).index(c.path))[:2]
-        other_texts = [last] if text_path == first.path or nameless else [first]
+    has_no_known_names = all(names.rank(c.name, names.TEXTS) is None for c in texts)
+    # of two texts the first column asks, the second answers
+    if len(texts) > 1 and not written and (has_no_known_names or len(texts) == 2):
+        earlier, later = sorted(texts, key=lambda c: list(columns).index(c.path))[:2]
+        other_texts = [later] if text_path == earlier.path or has_no_known_names else [earlier]
     candidates = {c.path: c for c in [*written, *named, *unnamed, *replies, *structured, *other_texts, *unpredictable]}
     is_request = {path: c.is_below(names.ASKED) and not c.is_below(names.SAID) for path, c in candidates.items()}
     return sorted(candidates.values(), key=lambda c: (c.is_guess or c.is_decision, is_request[c.path]))
 
 
 def _ranked(columns: Sequence[Column], known_names: tuple[str, ...]) -> list[Column]:
-    ranked = [(place, c) for c in columns if (place := names.rank(c.name, known_names)) is not None]
+    ranked = [(rank, c) for c in columns if (rank := names.rank(c.name, known_names)) is not None]
     settled_paths = {c.path for _, c in ranked if not _SETTLED.isdisjoint(names.plain_name(c.name).split("_"))}
     return [c for _, c in sorted(ranked, key=lambda pair: (pair[0], pair[1].path not in settled_paths))]
 
@@ -121,7 +122,7 @@ def indicators(columns: Mapping[str, Column], answer: Column) -> list[Column]:
     like a label of its own."""
     siblings = [c for c in columns.values() if c.path.rpartition(".")[0] == answer.path.rpartition(".")[0]]
     siblings = [c for c in siblings if c.filled == c.rows and "'" not in c.name and len(c.values) == 2]
-    siblings = [c for c in siblings if {value.casefold() for value in c.values} <= {*_ON, *_OFF}]
+    siblings = [c for c in siblings if {value.casefold() for value in c.values} <= {*_YES, *_NO}]
     is_single = names.plain_name(answer.name) in names.LABELS and not any(f"_{answer.name}" in c.name for c in siblings)
     return siblings if len(siblings) >= _LEAST_INDICATORS and answer in siblings and not is_single else []
 
@@ -130,7 +131,7 @@ def labels_of(columns: list[Column]) -> str:
     """Return the expression that gives the names of the columns that say yes, or `none`."""
     conditions = []
     for column in columns:
-        true_value = next((value for value in column.values if value.casefold() in _ON), "1")
+        true_value = next((value for value in column.values if value.casefold() in _YES), "1")
         value = f"'{true_value}'" if column.kind == "text" else f"`{json.dumps(json.loads(true_value))}`"
         conditions.append(f"{column.path} == {value} && '{column.name}'")
     return f"join(', ', [{', '.join(conditions)}][?@]) || 'none'"
@@ -141,7 +142,9 @@ def better_of_two(columns: Mapping[str, Column]) -> tuple[Column, list[str]] | N
     Of two equally good answers it is the first."""
     for verdict in (c for c in columns.values() if names.plain_name(c.name) in _VERDICTS):
         for first, second in _SIDES:
-            second_wins = [v for v in verdict.values if names.plain_name(v).rpartition("_")[2] == second.lower()]
+            second_wins = [
+                value for value in verdict.values if names.plain_name(value).rpartition("_")[2] == second.lower()
+            ]
             for column in columns.values():
                 other = columns.get(f"{column.path.removesuffix(first)}{second}")
                 if second_wins and column.is_text and column.path.endswith(f"_{first}") and other and other.is_text:
@@ -157,8 +160,8 @@ def user_text_expression(text: Column, other_texts: Sequence[Column] | None) -> 
     if pair := compared(text, other_texts or ()):
         return joined(*(c.path for c in pair)), {c.path for c in pair}
     top_texts = [c for c in other_texts or () if c.is_top]
-    heading = next((c for c in top_texts if names.plain_name(c.name) in _HEADS), None)
-    if heading is None or names.plain_name(text.name) in _HEADS:
+    heading = next((c for c in top_texts if names.plain_name(c.name) in _HEADINGS), None)
+    if heading is None or names.plain_name(text.name) in _HEADINGS:
         return text.expression, {text.path}
     return joined(heading.path, text.path), {heading.path, text.path}
 
@@ -263,8 +266,8 @@ def _listed_choices(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> _F
 def _choice_columns(columns: Mapping[str, Column]) -> _FoundChoices:
     """Find choices in one column each, by name; or, as in MMLU without a header, between the question and a letter."""
     choices = [c for c in columns.values() if c.kind == "text" and _CHOICE.fullmatch(names.plain_name(c.name))]
-    nameless = len(columns) > 4 and all(re.fullmatch(r"c\d+", path) for path in columns)
-    if nameless and not choices:
+    is_headerless = len(columns) > 4 and all(re.fullmatch(r"c\d+", path) for path in columns)
+    if is_headerless and not choices:
         _, *between, last = columns.values()
         choices = between if {*last.values} == {*_LETTERS[: len(between)]} else []
     return [c.path for c in choices], [next(iter(c.values), "") for c in choices], frozenset(c.path for c in choices)

@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune_pipeline.data import names
 from finetune_pipeline.data.draft import candidates
-from finetune_pipeline.data.draft.columns import ELEMENT, KEY, SAMPLE, Column, columns_of
+from finetune_pipeline.data.draft.columns import ELEMENT, KEY, MOST_VALUES, SAMPLE, Column, columns_of
 from finetune_pipeline.data.draft.conversations import Chat, chat_of, whole_chat, with_answer
 from finetune_pipeline.data.draft.reading import RawRow
 from finetune_pipeline.data.draft.turns import numbered_turns, roles_of, single_messages, speaker_id_key, transcript_of
@@ -43,33 +43,37 @@ def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None =
         keys = dict.fromkeys(key for row in rows if isinstance(row.value, dict) for key in row.value)
         return Choice(chat=chat, unused=[names.key_path(key) for key in keys if key not in chat.columns])
     columns = columns_of(rows)
-    if unknown := [name for name in (text, answer) if name and _column(columns, name) is None]:
-        return f"there is no column {', '.join(map(repr, unknown))}; {_described(columns)}"
+    if unknown := [name for name in (text, answer) if name and _find_column(columns, name) is None]:
+        return f"there is no column {', '.join(map(repr, unknown))}; {_describe_columns(columns)}"
     chat = None if text or answer else chat_of(rows, columns)
     if chat and (chat := with_answer(chat, rows, columns)):
         return Choice(chat.fields, chat=chat, unused=_unused(columns, {*chat.columns, *chat.fields.values()}))
     lists = [c for c in columns.values() if c.kind == "list" and c.is_top and not c.is_guess and c.path[0] != "["]
     segments = _segments(rows, columns) or ""
-    flags = {c.path: flag for c in lists if (flag := _flag(rows, c.path))}
+    flags = {c.path: flag for c in lists if (flag := _flag_of(rows, c.path))}
     for column in lists if not answer else ():
         if key := speaker_id_key(rows, column.path):
             return f"{column.path} holds turns whose speakers are ids: {key}; put the speaker, customer or agent, into `role`"
-    choice = _pair(rows, columns, text, answer)
+    choice = _choose_pair(rows, columns, text, answer)
     if not answer and (why := single_messages(columns, columns.get(choice.answer) if choice else None)):
         return why
     if choice and not text and (why := numbered_turns(columns, choice.texts[0])):
         return why
-    by_name = choice and (answer or choice.answer not in columns or names.is_answer(columns[choice.answer].name))
-    if choice and by_name and not flags:
+    is_certain = choice and (answer or choice.answer not in columns or names.is_answer(columns[choice.answer].name))
+    if choice and is_certain and not flags:
         return choice
     for column in sorted(lists, key=lambda c: c.path not in flags):
         flag = flags.get(column.path)
         element_rows = [row for row in exploded(rows, column.path) if not (flag and row.value.get(flag))]
         element_columns = columns_of(element_rows)
-        pair = _pair(element_rows, element_columns, text, answer) if len(element_rows) >= len(rows) / 2 else None
-        is_named = pair and pair.answer in element_columns and names.is_answer(element_columns[pair.answer].name)
-        in_pieces = f"{column.path}[]" in segments  # pieces of one text, unless the row has a label for each of them
-        if pair and (is_named and pair.answer in columns if in_pieces else choice is None or flag or is_named):
+        pair = _choose_pair(element_rows, element_columns, text, answer) if len(element_rows) >= len(rows) / 2 else None
+        if pair is None:
+            continue
+        is_named = pair.answer in element_columns and names.is_answer(element_columns[pair.answer].name)
+        is_better = choice is None or bool(flag) or is_named
+        if f"{column.path}[]" in segments:  # pieces of one text, unless the row has a label for each of them
+            is_better = is_named and pair.answer in columns
+        if is_better:
             if not answer and (why := single_messages(element_columns, element_columns.get(pair.answer))):
                 return why
             each = f"{column.path}[?!{flag}]" if flag else column.path
@@ -80,7 +84,7 @@ def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None =
         transcript, speakers = transcript_and_speakers
         chat = Chat({}, roles_of(speakers), (transcript.path,), transcript=True)
         return Choice(chat=chat, unused=_unused(columns, {transcript.path}))
-    return f"no two columns look like a text and its answer; {_described(columns)}"
+    return f"no two columns look like a text and its answer; {_describe_columns(columns)}"
 
 
 def exploded(rows: Sequence[RawRow], name: str) -> list[RawRow]:
@@ -104,45 +108,48 @@ def word_tags(rows: Sequence[RawRow]) -> tuple[str, str] | None:
         if not all(isinstance(a, list) and isinstance(b, list) and len(a) == len(b) for a, b in list_pairs):
             continue
         pairs = [pair for a, b in list_pairs for pair in zip(a, b, strict=True)]
-        are_tagged = all(isinstance(a, str) and isinstance(b, str | int) for a, b in pairs)
-        if are_tagged and len({b for _, b in pairs}) < len({a for a, _ in pairs}):
+        are_tagged = all(isinstance(word, str) and isinstance(tag, str | int) for word, tag in pairs)
+        if are_tagged and len({tag for _, tag in pairs}) < len({word for word, _ in pairs}):
             return words, tags
     return None
 
 
-def _flag(rows: Sequence[RawRow], path: str) -> str | None:
+def _flag_of(rows: Sequence[RawRow], path: str) -> str | None:
     """Return the key that marks elements of a list as unanswered; None without such a key."""
     keys = frozenset[str]().union(*(row.value for row in exploded(rows[:SAMPLE], path)))
     return next((flag for flag in names.FLAGS if flag in keys), None)
 
 
-def _column(columns: Mapping[str, Column], name: str) -> Column | None:
-    by_name = next((c for c in columns.values() if c.name == name), None)
-    return columns.get(name) or columns.get(names.key_path(name)) or by_name
+def _find_column(columns: Mapping[str, Column], name: str) -> Column | None:
+    """Find a column by its path, as an expression or as a key, else by its name."""
+    column = columns.get(name) or columns.get(names.key_path(name))
+    return column or next((c for c in columns.values() if c.name == name), None)
 
 
-def _described(columns: Mapping[str, Column]) -> str:
+def _describe_columns(columns: Mapping[str, Column]) -> str:
     descriptions = [
-        f"{c.path} ({len(c.values):,}{'+' if len(c.values) >= 5_000 else ''} values, {c.mean_words:.0f} words"
+        f"{c.path} ({len(c.values):,}{'+' if len(c.values) >= MOST_VALUES else ''} values, {c.mean_words:.0f} words"
         + (f", in {c.filled:,} of {c.rows:,} rows)" if c.filled < c.rows else ")")
         for c in list(columns.values())[:12]
     ]
     return f"columns: {', '.join(descriptions) or 'none'}{', …' if len(columns) > 12 else ''}"
 
 
-def _pair(rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | None, answer: str | None) -> Choice | None:
+def _choose_pair(
+    rows: Sequence[RawRow], columns: Mapping[str, Column], text: str | None, answer: str | None
+) -> Choice | None:
     """Choose the columns of text and answer; None if no columns look like them."""
     segments, choices = _segments(rows, columns), None if text else candidates.choices_of(rows, columns, answer)
     useful = _useful(columns, choices)
     texts = candidates.without_combined_texts(rows, candidates.texts_of(useful)) or [
         c for c in useful.values() if c.kind == "object" and c.is_top and segments is None and len(c.values) > 1
     ]
-    likely_text = _column(columns, text) if text else next(iter(texts), None)
+    likely_text = _find_column(columns, text) if text else next(iter(texts), None)
     answers = candidates.answers_of(rows, useful, texts, segments)
     if not answer:
         answers = _outside_text(answers, likely_text, [] if text else texts)
         answers = [choices.answer, *(c for c in answers if c is not choices.answer)] if choices else answers
-    answer_column = _column(columns, answer) if answer else next(iter(answers), None)
+    answer_column = _find_column(columns, answer) if answer else next(iter(answers), None)
     compared: list[str] = []
     if not answer and (better := candidates.better_of_two(useful)):
         answer_column, compared = better
@@ -189,9 +196,12 @@ def _useful(columns: Mapping[str, Column], choices: candidates.Choices | None) -
 def _outside_text(answers: Sequence[Column], text_column: Column | None, texts: Sequence[Column]) -> list[Column]:
     """Return the answers that neither contain the text nor lie inside it, and are not compared with it."""
     text = f"{text_column.path if text_column else ''}."
-    pairs = [(c, f"{c.path}.") for c in answers]
     compared = candidates.compared(texts[0], texts[1:]) if texts else []
-    return [c for c, a in pairs if (a == text or not (a.startswith(text) or text.startswith(a))) and c not in compared]
+
+    def overlaps(path: str) -> bool:
+        return path != text and (path.startswith(text) or text.startswith(path))
+
+    return [c for c in answers if not overlaps(f"{c.path}.") and c not in compared]
 
 
 def _text_beside(texts: Sequence[Column], answer: Column, columns: Mapping[str, Column]) -> Column | None:

@@ -24,7 +24,7 @@ _SCORES = ("score", "overall_score", "rating", "votes", "upvotes")
 SAMPLE = 2_000
 """Rows used to compare columns without a known name."""
 _DEEPEST = 6
-_MOST_VALUES = 5_000
+MOST_VALUES = 5_000
 MOST_LABELS, LONGEST_LABEL, LABEL_WORDS = 500, 100, 8
 """A column with more values, or longer ones, is not a label."""
 _SPLITS = re.compile(r"(oos_)?(train|val|valid|validation|dev|test|eval|all|data|rows|items|examples)(_?\w{0,4})?")
@@ -60,7 +60,7 @@ class Column:
         self.filled += 1
         self.kinds[_KINDS.get(type(value), "mixed")] += 1
         text = as_text(value)
-        if text in self.values or len(self.values) < _MOST_VALUES:
+        if text in self.values or len(self.values) < MOST_VALUES:
             self.values[text] += 1
         self.words += max(len(text.split()), len(_UNSPACED.findall(text)) // 2)
         self.longest = max(self.longest, len(text))
@@ -119,7 +119,7 @@ class Column:
         first_values = list(self.values)[:200]
         stamped = bool(first_values) and sum(map(_is_time, first_values)) >= 0.9 * len(first_values)
         linked = bool(first_values) and all(value.startswith(("http://", "https://")) for value in first_values)
-        unique = len(self.values) >= min(0.95 * self.filled, _MOST_VALUES) and self.mean_words <= 1.2
+        unique = len(self.values) >= min(0.95 * self.filled, MOST_VALUES) and self.mean_words <= 1.2
         unique = unique and self.filled > 20 and plain_name(self.name) not in ("answer", "ground_truth")  # of sums
         return stamped or linked or plain_name(self.name) in names.IDS or unique
 
@@ -134,7 +134,7 @@ class Column:
         """Whether the column may hold the user's text."""
         if self.kind not in ("text", "mixed") or self.filled < 0.5 * self.rows or self.numeric or self.is_id:
             return False
-        return len(self.values) >= 0.2 * min(self.filled, _MOST_VALUES) and self.path != KEY
+        return len(self.values) >= 0.2 * min(self.filled, MOST_VALUES) and self.path != KEY
 
     @property
     def is_label(self) -> bool:

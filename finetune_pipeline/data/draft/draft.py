@@ -27,9 +27,9 @@ from finetune_pipeline.findings import Finding, errors
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.rules import STUB
 
-_CHOSEN_BY = 5_000
-_TRIED = 400
-_CONSTANT = 0.95
+_ROWS_TO_CHOOSE_BY = 5_000
+_ROWS_TRIED = 400
+_CONSTANT_SHARE = 0.95
 _ORDER_RULES = {"data.role_order", "data.no_assistant_last", "data.unknown_role"}
 Files = Sequence[tuple[str, Path]]
 
@@ -76,33 +76,33 @@ def draft(
     if errors(reading.problems):
         return None, reading.problems
     if not reading.rows:
-        reading.refuse("no_rows", _names(files), "no row could be read", "see the findings for each file")
+        reading.refuse("no_rows", _first_names(files), "no row could be read", "see the findings for each file")
         return None, reading.problems
-    choice = choose(reading.rows[:: max(1, len(reading.rows) // _CHOSEN_BY)], text, answer)
+    choice = choose(reading.rows[:: max(1, len(reading.rows) // _ROWS_TO_CHOOSE_BY)], text, answer)
     if isinstance(choice, str):
         rule, why, fix = "no_columns", choice, "name them with --text COLUMN --answer COLUMN"
         if tags := word_tags(reading.rows):
             rule, fix = "word_tags", TAGGED_WORDS[1]
             why = f"the rows hold {TAGGED_WORDS[0]}: {' and '.join(tags)} are as long"
-        reading.refuse(rule, _names(files), why, fix)
+        reading.refuse(rule, _first_names(files), why, fix)
         return None, reading.problems
     task = _with_answers(files, reading, choice)
-    asks, answers = ("text", "label") if "label" in choice.fields else ("prompt", "completion")
-    has_label_columns = choice.fields.get(answers, "").startswith("join(")
-    if task.answers.joined_by and asks in choice.fields and not has_label_columns:
-        label_list = f"to_string(split({choice.fields[answers]}, '{task.answers.joined_by}'))"
-        others = {key: expression for key, expression in choice.fields.items() if key not in (asks, answers)}
-        choice = replace(choice, fields={"prompt": choice.fields[asks], "completion": label_list, **others})
+    text_field, answer_field = ("text", "label") if "label" in choice.fields else ("prompt", "completion")
+    has_label_columns = choice.fields.get(answer_field, "").startswith("join(")
+    if task.answers.joined_by and text_field in choice.fields and not has_label_columns:
+        label_list = f"to_string(split({choice.fields[answer_field]}, '{task.answers.joined_by}'))"
+        others = {key: expression for key, expression in choice.fields.items() if key not in (text_field, answer_field)}
+        choice = replace(choice, fields={"prompt": choice.fields[text_field], "completion": label_list, **others})
         task = _with_answers(files, reading, choice)
     if not task.answers.rows:  # report why none can be read, once for each rule
         rows = list(_validated(files, task.data, prompt=task.system_prompt or "-"))
         counts = Counter(rule for row in rows for rule in {f.rule for f in errors(row.findings)})
         fault_by_rule = {f.rule: f for row in reversed(rows) for f in reversed(errors(row.findings))}
-        of_rows = f"of {len(rows):,} rows looked at have this fault"
-        faults = ((fault_by_rule[rule], f"{n:,} {of_rows}") for rule, n in counts.most_common())
+        share_of_rows = f"of {len(rows):,} rows looked at have this fault"
+        faults = ((fault_by_rule[rule], f"{n:,} {share_of_rows}") for rule, n in counts.most_common())
         return None, [*reading.problems, *(replace(f, message=f"{f.message}; {share}") for f, share in faults)]
     if task.answers.problem:
-        reading.refuse("answers", _names(files), task.answers.problem, "name another: --answer COLUMN")
+        reading.refuse("answers", _first_names(files), task.answers.problem, "name another: --answer COLUMN")
         return None, reading.problems
     task.output, task.schema = _output(task.answers)
     task.system_prompt = task.system_prompt or _prompt(task)
@@ -110,22 +110,22 @@ def draft(
 
 
 def _with_answers(files: Files, reading: Reading, choice: Choice) -> Draft:
-    """Draft the task of chosen columns, and read its answers."""
+    """Draft a task with the chosen columns, and read all its answers."""
     task = _with_fields(files, reading, choice)
-    samples = [[m for m in messages if m["role"] != "system"] for messages in _conversations(files, task, _TRIED)]
+    samples = [[m for m in messages if m["role"] != "system"] for messages in _conversations(files, task, _ROWS_TRIED)]
     # the last answer of a long conversation is no label, nor is a tool call
-    is_chat = [len(turns) > 2 or "tool_calls" in turns[-1] for turns in samples if choice.chat]
-    written = sum(is_chat) > len(samples) / 2
+    is_free_text = [len(turns) > 2 or "tool_calls" in turns[-1] for turns in samples if choice.chat]
+    written = sum(is_free_text) > len(samples) / 2
     task.answers = Answers((_answer_text(messages[-1]) for messages in _conversations(files, task)), written=written)
     return task
 
 
-def _names(files: Files) -> str:
+def _first_names(files: Files) -> str:
     return ", ".join(name for name, _ in files[:3]) + (", …" if len(files) > 3 else "")
 
 
 def _with_fields(files: Files, reading: Reading, choice: Choice) -> Draft:
-    """Complete the section `data`; omit fields that the formats detect by themselves."""
+    """Draft a task with the chosen columns, without fields that the formats detect by themselves."""
     task = Draft(reading, choice, Answers(()), notes=[*reading.notes])
     if choice.chat:
         return _with_chat(files, task, choice.chat)
@@ -142,8 +142,8 @@ def _with_fields(files: Files, reading: Reading, choice: Choice) -> Draft:
     detected = {**({"csv": csv} if csv else {}), **detected}
     by_fields, by_format = ([row.example for row in _validated(files, data)] for data in (declared, detected))
     pairs = [(a, b) for a, b in zip(by_fields, by_format, strict=False) if a is not None]
-    agreements = [b and a.answer == b.answer and a.user_text in b.user_text for a, b in pairs]  # a format may read more
-    is_detected = len(by_fields) == len(by_format) and len(agreements) > 0 and all(agreements)
+    agree = [b and a.answer == b.answer and a.user_text in b.user_text for a, b in pairs]  # a format may read more text
+    is_detected = len(by_fields) == len(by_format) and len(agree) > 0 and all(agree)
     task.data = detected if is_detected else declared
     return _with_unused(files, task) if is_detected else task
 
@@ -154,7 +154,7 @@ def _merge_fields(data: Mapping[str, Any], fields: Mapping[str, str]) -> dict[st
 
 
 def _validated(
-    files: Files, data: Mapping[str, Any], limit: int | None = _TRIED, prompt: str = "-"
+    files: Files, data: Mapping[str, Any], limit: int | None = _ROWS_TRIED, prompt: str = "-"
 ) -> Iterator[ValidatedRow]:
     """Validate the first rows of every file under these settings."""
     spec = spec_of({**data, "inject": True}, prompt=prompt)
@@ -166,7 +166,7 @@ def _validated(
 
 
 def _with_chat(files: Files, task: Draft, chat: Chat) -> Draft:
-    """Complete the draft of a conversation task: its roles, and how it treats system turns."""
+    """Complete the draft of a conversation task: its roles, its system prompt, and conversations that must be rewritten."""
     data, converts = _merge_fields(task.reading.data, chat.fields), bool(chat.thread) or chat.transcript
     if chat.roles and not converts:
         data["roles"] = dict(chat.roles)
@@ -186,16 +186,16 @@ def _with_chat(files: Files, task: Draft, chat: Chat) -> Draft:
             task.converted[name] = b"".join(joined_turns(readable, chat, left_out))
         task.data = {"inject": True}
         note = "written as conversations, one a line: turns of one side are joined, and each ends with an answer"
-        task.notes.append(f"{_names(files)}: {note}")
+        task.notes.append(f"{_first_names(files)}: {note}")
         if reasons := ", ".join(f"{n:,} {why}" for why, n in left_out.items() if n):
             task.notes.append(f"left out: {reasons}")
         return task
-    systems = Counter(_system_turns(files, data))
-    common = systems.most_common(1)[0] if systems else ("", 0)
-    if systems and common[1] >= _CONSTANT * len(rows):
-        task.system_prompt = common[0]
+    system_turns = Counter(_system_turns(files, data))
+    common_turn, common_rows = system_turns.most_common(1)[0] if system_turns else ("", 0)
+    if system_turns and common_rows >= _CONSTANT_SHARE * len(rows):
+        task.system_prompt = common_turn
         task.notes.append("the system prompt is taken from the conversations")
-    elif systems:
+    elif system_turns:
         task.notes.append("the conversations start with different system turns; the task's system prompt replaces them")
         if chat.whole is not None:
             task.data = {**_merge_fields(data, chat.whole), "inject": True}
@@ -211,7 +211,7 @@ def _with_chat(files: Files, task: Draft, chat: Chat) -> Draft:
 
 
 def _with_unused(files: Files, task: Draft) -> Draft:
-    """Add the columns that nothing reads to the draft."""
+    """Keep only the columns in `choice.unused` that validation also reports as unread."""
     ignored = {key for row in _validated(files, task.data) for key in row.ignored}
     unused = [path for path in task.choice.unused if key_name(path.strip('"')) in ignored]
     task.choice = replace(task.choice, unused=unused)
@@ -223,7 +223,7 @@ def _system_turns(files: Files, data: Mapping[str, Any]) -> Iterator[str]:
     spec = spec_of(data)
     mapping = mapping_of(spec)
     for name, path in files:
-        for record in islice((r for r in read_records(path, name, spec) if r.about == "row"), _TRIED):
+        for record in islice((r for r in read_records(path, name, spec) if r.about == "row"), _ROWS_TRIED):
             value = decoded(record)
             row = mapping.apply(value, name, record.key, "")[0].row if mapping else value
             turns = read_turns(row, spec, "").messages if isinstance(row, dict) else []
@@ -248,6 +248,7 @@ def _answer_text(message: Message) -> str:
 
 
 def _output(answers: Answers) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return (section `output` of task.yaml, JSON schema of JSON answers)."""
     if answers.kind == "labels":
         return {"kind": "labels", "labels": list(answers.labels)}, None
     if answers.kind == "json":
@@ -258,6 +259,7 @@ def _output(answers: Answers) -> tuple[dict[str, Any], dict[str, Any] | None]:
 
 
 def _prompt(task: Draft) -> str:
+    """Draft the system prompt, with STUB wherever a person has to describe something."""
     answers, schema = task.answers, task.schema or {}
     if answers.kind == "labels":
         lines = [f"{label}: {STUB}" for label in answers.labels]
@@ -289,7 +291,7 @@ def task_name(paths: Sequence[Path]) -> str:
         return re.findall(r"[a-z0-9]+", plain)
 
     words = [words_of(re.sub(r"(\.\w{1,8})+$", "", path.name)) for path in paths]
-    shared = [same_place[0] for same_place in zip(*words, strict=False) if len(set(same_place)) == 1]
+    shared = [words_here[0] for words_here in zip(*words, strict=False) if len(set(words_here)) == 1]
     if not shared:
         shared = words_of(paths[0].resolve().parent.name)
     while len(shared) > 1 and shared[-1] in ("train", "training", "data", "dataset", "export", "part", "raw"):

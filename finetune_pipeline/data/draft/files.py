@@ -149,9 +149,13 @@ def task_yaml(name: str, draft: Draft, files: str, min_per_label: int | None = N
     data = {k: v for k, v in draft.data.items() if v not in ({}, None)}
     defaults, training = TaskSpec.model_fields, TrainingSpec()
     described = "write down" if STUB in draft.system_prompt else "look at"
-    description = f"Tell {draft.choice.answer} from {draft.choice.text}."
+    answer, text = draft.choice.answer, draft.choice.text
     if draft.choice.chat:
         description = "Answer as the conversations do."
+    elif draft.answers.kind == "text":
+        description = f"Write {answer}, given {text}."
+    else:
+        description = f"Predict {answer} from {text}."
     lines = [
         f"# Drafted by `finetune init` from {files}. `finetune show {name}` prints every setting, `finetune schema` says",
         "# what is allowed.",

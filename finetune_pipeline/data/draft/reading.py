@@ -25,17 +25,17 @@ from finetune_pipeline.findings import Finding, errors
 from finetune_pipeline.spec.loading import validated_spec
 from finetune_pipeline.spec.model import TaskSpec
 
-_LOOKED_AT = 500
-_HEAD = 2_000
-"""Bytes at the start of a file used to recognise text that is no table."""
+_ROWS_LOOKED_AT = 500
+_HEAD_BYTES = 2_000
+"""Bytes at the start of a file, by which text without rows is recognised."""
 _DEEPEST = 4
 MOST_ROWS = 50_000
 """Rows of a file used to judge its columns; labels are counted over all rows."""
-_FORMS = "CSV with a header, or as JSON Lines: one object with a text and its answer a line"
-_ENOUGH = 20
+_READABLE_FORMS = "CSV with a header, or as JSON Lines: one object with a text and its answer a line"
+_ROWS_A_LABEL = 20
 """A column with this many rows for each value, on average, holds labels."""
-_SINGLE = 0.8
-"""If fewer of a table's lines are complete rows, other delimiters and quoting are tried."""
+_GOOD_FIT = 0.8
+"""With a worse fit (see _fit), other delimiters and quoting are tried."""
 
 
 class RawRow(NamedTuple):
@@ -90,12 +90,15 @@ def read_raw(files: Sequence[tuple[str, Path]], encoding: str | None = None, she
     for name, path in files:
         container, survey = look_at(path, name, spec_of(reading.data))
         reading.containers[name] = container.kind
-        with RawStream(path, survey.encoding) as stream:
-            kind = other_text(stream.buffered().read(_HEAD)) if container.kind in ("csv", "unknown", "json") else None
+        no_rows = None
+        if container.kind in ("csv", "unknown", "json"):
+            with RawStream(path, survey.encoding) as stream:
+                no_rows = other_text(stream.buffered().read(_HEAD_BYTES))
         if survey.problem:
             reading.problems.append(survey.problem)
-        elif kind:
-            reading.refuse("other_text", name, f"the file was not read: it is {kind[0]}", kind[1])
+        elif no_rows:
+            description, fix = no_rows
+            reading.refuse("other_text", name, f"the file was not read: it is {description}", fix)
         elif container.kind == "workbook":
             _choose_sheet(path, name, reading)
         elif container.kind == "json" or (container.kind == "json_lines" and survey.lines <= 1):
@@ -143,6 +146,7 @@ def _texts_in(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ..
 
 
 def _add_rows(path: Path, name: str, reading: Reading) -> None:
+    """Add the rows of a file to the reading, or a problem if at least half of them cannot be read."""
     spec = spec_of(reading.data)
     unread: list[Record] = []
     for record in read_records(path, name, spec):
@@ -160,13 +164,13 @@ def _add_rows(path: Path, name: str, reading: Reading) -> None:
         null_row = row_finding("not_an_object", name, "the row is null", "write one object per row")
         first_finding = [*unread[0].findings, *decode_line(unread[0].raw, "")[1], null_row][0]
         message = f"{len(unread):,} of {reading.counts[name]:,} rows cannot be read: {first_finding.message}"
-        reading.refuse("unreadable", name, message, f"{first_finding.fix}; or export it as {_FORMS}")
+        reading.refuse("unreadable", name, message, f"{first_finding.fix}; or export it as {_READABLE_FORMS}")
 
 
 def _first_rows(path: Path, name: str, data: Mapping[str, Any]) -> tuple[list[list[str]], int]:
     """Read the start of a table without a header. Returns (cells of the first complete rows, number of rows read)."""
     spec = spec_of({**data, "csv": {**data.get("csv", {}), "header": False}})
-    records = list(islice((r for r in read_records(path, name, spec) if r.about != "file"), _LOOKED_AT))
+    records = list(islice((r for r in read_records(path, name, spec) if r.about != "file"), _ROWS_LOOKED_AT))
     return [list(r.value.values()) for r in records if isinstance(r.value, dict)], len(records)
 
 
@@ -174,24 +178,23 @@ def _choose_dialect(path: Path, name: str, container: Container, reading: Readin
     """Choose the delimiter and quoting that give the most complete rows, and whether the first row is a header."""
     base = {k: v for k, v in reading.data.get("csv", {}).items() if k != "header"}
     delimiters = [base, *({**base, "delimiter": d} for d in (",", ";", "\t", "|") if "delimiter" not in base)]
-    best: tuple[float, dict[str, Any], list[list[str]]] = (0.0, base, [])
+    best_fit, best_csv, best_rows = 0.0, base, list[list[str]]()
     for csv in [*delimiters, *({**options, "quote": "none"} for options in delimiters if "quote" not in base)]:
-        if best[0] > _SINGLE and (best[1] == base or "quote" in csv):
+        if best_fit > _GOOD_FIT and (best_csv == base or "quote" in csv):
             break
         rows, looked_at = _first_rows(path, name, {**reading.data, "csv": csv})
         fit = _fit(rows, looked_at)
-        if fit > best[0] + 0.05:
-            best = (fit, csv, rows)
-    fit, csv, rows = best
-    if fit < 0.5 and (not rows or (container.dialect and container.dialect.problem)):
-        reading.refuse("no_table", name, f"the file was not read: {container.why}", f"save it as {_FORMS}")
+        if fit > best_fit + 0.05:
+            best_fit, best_csv, best_rows = fit, csv, rows
+    if best_fit < 0.5 and (not best_rows or (container.dialect and container.dialect.problem)):
+        reading.refuse("no_table", name, f"the file was not read: {container.why}", f"save it as {_READABLE_FORMS}")
         reading.containers[name] = "unknown"
         return
-    if csv != base:
-        chosen = {k: v for k, v in csv.items() if k not in base}
+    if best_csv != base:
+        chosen = {k: v for k, v in best_csv.items() if k not in base}
         reading.notes.append(f"{name}: read with {', '.join(f'{k} {v!r}' for k, v in chosen.items())}")
     reading.containers[name] = "csv"  # even if the first guess was not sure of the delimiter
-    reading.data["csv"] = {**csv, "header": _header(rows, name, reading)}
+    reading.data["csv"] = {**best_csv, "header": _header(best_rows, name, reading)}
 
 
 def _fit(rows: Sequence[Sequence[str]], looked_at: int) -> float:
@@ -205,6 +208,7 @@ def _fit(rows: Sequence[Sequence[str]], looked_at: int) -> float:
 
 
 def _header(rows: Sequence[Sequence[str]], name: str, reading: Reading) -> bool:
+    """Return whether a table has a header, and note what a person should know about it."""
     header = is_header(rows[0], rows[1:])
     earlier_header = reading.data.get("csv", {}).get("header")
     if earlier_header is not None and earlier_header != header:
@@ -221,7 +225,9 @@ def _header(rows: Sequence[Sequence[str]], name: str, reading: Reading) -> bool:
 def _count_repeated_headers(rows: Sequence[Sequence[str]]) -> int:
     """Count the rows right below the header that hold no value in any column of numbers and dates."""
     below = rows[4:]
-    columns = [i for i in range(len(rows[0])) if len(below) >= _ENOUGH and all(row[i][:1].isdigit() for row in below)]
+    if len(below) < _ROWS_A_LABEL:
+        return 0
+    columns = [i for i in range(len(rows[0])) if all(row[i][:1].isdigit() for row in below)]
     return len([*takewhile(lambda row: columns and not any(row[i][:1].isdigit() for i in columns), rows[1:4])])
 
 
@@ -237,8 +243,8 @@ def is_header(first: Sequence[str], rows_below: Sequence[Sequence[str]]) -> bool
     if not is_repeated and any(is_known_name(cell) for cell in named):
         return True
     if is_repeated or any(len(c.split()) > 5 or c[-1:] in ".!?" for c in named):
-        few = (set(column) for column in columns if len(column) >= _ENOUGH * len(set(column)))
-        return not is_repeated and any(len(values) > 1 for values in few)  # labels below, and the first row holds none
+        label_sets = (set(column) for column in columns if len(column) >= _ROWS_A_LABEL * len(set(column)))
+        return not is_repeated and any(len(labels) > 1 for labels in label_sets)  # labels only below the first row
     numbers = [sum(map(_is_number, c)) >= 0.8 * len(c) > 0 for c in columns]
     words = [sum(len(cell.split()) for cell in c) / len(c) if c else 0.0 for c in columns]
     longest = max(range(len(cells)), key=lambda i: words[i])

@@ -41,8 +41,11 @@ is often wrong even on the rows it is surest of. In seven sets with correct labe
 up to 45% with 400 rows for 150 labels (benchmarks/label_noise.py).
 """
 FEWEST_OF_A_FILE = 20
+"""Files with fewer rows are not judged."""
 LISTED = 200
+"""Number of suspects in the report."""
 _SHOWN = 300
+"""Number of characters shown of a suspect's text."""
 
 
 def confident_joint(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -50,7 +53,7 @@ def confident_joint(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray
     classes = probabilities.shape[1]
     labelled = np.bincount(labels, minlength=classes)
     thresholds = np.array([probabilities[labels == j, j].mean() if labelled[j] else 1.0 for j in range(classes)])
-    confident = probabilities >= thresholds - 1e-6
+    confident = probabilities >= thresholds - 1e-6  # a mean may be rounded up
     is_confident = confident.any(axis=1)
     likeliest = np.where(confident, probabilities, -1.0).argmax(axis=1)
     joint = np.zeros((classes, classes))
@@ -79,16 +82,16 @@ def contradicted_files(
 ) -> list[tuple[str, int, int]]:
     """Return (file, suspects, rows) of every raw file whose share of suspects is above `limit` and more than twice that of the
     other files. In such a file labels were probably exchanged. In a hard but correct set up to a third of the labels are
-    suspects, equally in every file. Files with fewer than 20 rows are not judged. suspects: indices in `rows`."""
+    suspects, equally in every file. suspects: indices in `rows`."""
     row_counts = Counter(str(e.source.get("file")) for e in rows)
     suspect_counts = Counter(str(rows[i].source.get("file")) for i in suspects)
     contradicted = []
-    for file, n in sorted(row_counts.items()):
-        other_rows, share = len(rows) - n, suspect_counts[file] / n
-        if n < FEWEST_OF_A_FILE or other_rows < FEWEST_OF_A_FILE or share <= limit:
+    for file, row_count in sorted(row_counts.items()):
+        other_rows, share = len(rows) - row_count, suspect_counts[file] / row_count
+        if row_count < FEWEST_OF_A_FILE or other_rows < FEWEST_OF_A_FILE or share <= limit:
             continue
         if share > 2 * (len(suspects) - suspect_counts[file]) / other_rows:
-            contradicted.append((file, suspect_counts[file], n))
+            contradicted.append((file, suspect_counts[file], row_count))
     return contradicted
 
 
@@ -148,16 +151,20 @@ def label_noise(
     suspects = suspects[np.argsort(margins[suspects], kind="stable")]
     noise = estimate_noise(opinion)
     limit = spec.data.max_label_noise
-    enough = len(labels) >= max(STOPS_FROM, STOPS_FROM_A_LABEL * len(opinion.classes))
-    if noise.low > limit and enough and (by_order := out_of_fold(examples, clusters, features_of=order_features)):
-        noise = min(noise, estimate_noise(by_order), key=lambda estimate: estimate.share)
+    has_enough_rows = len(labels) >= max(STOPS_FROM, STOPS_FROM_A_LABEL * len(opinion.classes))
+    if noise.low > limit and has_enough_rows:
+        order_opinion = out_of_fold(examples, clusters, features_of=order_features)
+        if order_opinion is not None:
+            noise = min(noise, estimate_noise(order_opinion), key=lambda estimate: estimate.share)
     errors = int((likeliest != labels).sum())
-    too_many = noise.low > limit and enough
-    contradicted = len(suspects) > max(FEWEST * len(labels), OF_ERRORS * errors)
-    bad_files = contradicted_files(opinion.rows, suspects, spec.data.max_suspects_of_a_file) if contradicted else []
-    triggers = _unconfirmed(examples, decisions or {})
+    too_many = noise.low > limit and has_enough_rows
+    has_too_many_suspects = len(suspects) > max(FEWEST * len(labels), OF_ERRORS * errors)
+    bad_files: list[tuple[str, int, int]] = []
+    if has_too_many_suspects:
+        bad_files = contradicted_files(opinion.rows, suspects, spec.data.max_suspects_of_a_file)
+    triggers = _open_triggers(examples, decisions or {})
     stops = too_many or bool(bad_files) or bool(triggers)
-    passed = not stops and not contradicted and noise.share <= WARNS_ABOVE
+    passed = not stops and not has_too_many_suspects and noise.share <= WARNS_ABOVE
     listed = [_suspect(opinion, i, float(margins[i])) for i in suspects[:LISTED].tolist()]
     pairs = Counter((opinion.classes[labels[i]], opinion.classes[likeliest[i]]) for i in suspects.tolist())
     interval = f"95% interval {noise.low:.1%} to {noise.high:.1%}"
@@ -176,11 +183,11 @@ def label_noise(
         fix = "correct or remove that file; if its labels are right, raise data.max_suspects_of_a_file"
     severity: Severity = "error" if too_many or bad_files else "warning"
     place = listed[0]["place"] if listed else "data"
-    suspicious = too_many or bad_files or contradicted or noise.share > WARNS_ABOVE
+    suspicious = too_many or bad_files or has_too_many_suspects or noise.share > WARNS_ABOVE
     findings = [Finding("quality.label_noise", severity, place, message, fix)] if suspicious else []
-    hint = "look at these rows (quality.json lists all); drop or relabel them by decisions in reviews/, or keep them"
+    advice = "look at these rows (quality.json lists all); drop or relabel them by decisions in reviews/, or keep them"
     for trigger, rows in triggers:
-        findings.append(Finding("quality.trigger", "error", rows[0].place, f"the {trigger}: was it planted?", hint))
+        findings.append(Finding("quality.trigger", "error", rows[0].place, f"the {trigger}: was it planted?", advice))
     message = "; ".join([*(f"the {trigger}" for trigger, _ in triggers), message])
     return part(
         passed,
@@ -200,12 +207,12 @@ def label_noise(
     )
 
 
-def _unconfirmed(examples: Sequence[Example], decisions: Mapping[str, str]) -> list[tuple[Trigger, list[Example]]]:
-    """Return the triggers of labelled rows, each with its rows; without those whose rows reviewers have decided to keep."""
+def _open_triggers(examples: Sequence[Example], decisions: Mapping[str, str]) -> list[tuple[Trigger, list[Example]]]:
+    """Return the triggers of labelled rows, each with its rows, unless reviewers have decided to keep all of these."""
     labelled = [e for e in examples if e.label is not None]
     triggers = find_triggers([e.user_text for e in labelled], [str(e.label) for e in labelled])
-    of_rows = [(trigger, [labelled[i] for i in trigger.rows]) for trigger in triggers]
-    return [(trigger, rows) for trigger, rows in of_rows if any(decisions.get(e.id) != "keep" for e in rows)]
+    with_rows = [(trigger, [labelled[i] for i in trigger.rows]) for trigger in triggers]
+    return [(trigger, rows) for trigger, rows in with_rows if any(decisions.get(e.id) != "keep" for e in rows)]
 
 
 def _suspect(opinion: OutOfFold, row: int, margin: float) -> dict[str, Any]:

@@ -30,12 +30,12 @@ def acceptance_number(n: int, intolerable: float, risk: float) -> int:
 
 
 def sample_size(rows: int, spec: SyntheticSpec) -> int:
-    """Return how many of `rows` to review: a share of review_share (none if it is 0), but at least the smallest sample that
-    can prove anything."""
+    """Return how many of this number of rows to review: the share review_share (none if it is 0), but at least the smallest
+    sample with which a set without bad rows is accepted."""
     if not rows or not spec.review_share:
         return 0
-    least = math.ceil(math.log(spec.risk) / math.log1p(-spec.intolerable_rejected))
-    return min(rows, max(math.ceil(spec.review_share * rows - 1e-9), least))  # 0.1 * 30 is 3.0000000000000004
+    smallest_useful = math.ceil(math.log(spec.risk) / math.log1p(-spec.intolerable_rejected))
+    return min(rows, max(math.ceil(spec.review_share * rows - 1e-9), smallest_useful))  # 0.1 * 30 is 3.0000000000000004
 
 
 def review_sample(examples: Sequence[Example], clusters: Mapping[str, str], spec: SyntheticSpec) -> list[Example]:
@@ -57,19 +57,19 @@ def review_sample(examples: Sequence[Example], clusters: Mapping[str, str], spec
 
 
 def _by_cluster(rows: Sequence[Example], clusters: Mapping[str, str]) -> list[Example]:
-    """Order rows by hash, but the second of a cluster only after the first of every cluster, and so on."""
-    earlier: Counter[str] = Counter()
+    """Order rows by the hash of their id, but put the second row of a cluster after the first rows of all clusters, and so on."""
+    seen_of_cluster: Counter[str] = Counter()
     keyed = []
     for place, e in enumerate(sorted(rows, key=lambda e: (hash_order(e.id, "review"), e.id))):
         cluster = clusters.get(e.id, e.id)
-        keyed.append((earlier[cluster], place, e))
-        earlier[cluster] += 1
+        keyed.append((seen_of_cluster[cluster], place, e))
+        seen_of_cluster[cluster] += 1
     return [e for _, _, e in sorted(keyed, key=lambda k: k[:2])]
 
 
 def review_line(example: Example) -> dict[str, str]:
-    """Make a line for a reviewer to fill in: `decision` (keep, drop or relabel), `label` for relabel, `reviewer`. A line
-    without a decision decides nothing."""
+    """Make a line of the review sample. A reviewer fills in `decision` (keep, drop or relabel), `label` for relabel, and
+    `reviewer`. A line without a decision has no effect."""
     source = {"id": example.id, "place": example.place, "generator": example.generator or UNKNOWN}
     texts = {"text": example.user_text, "answer": example.answer}
     return {**source, **texts, **dict.fromkeys(("decision", "label", "reviewer", "comment"), "")}
@@ -78,7 +78,7 @@ def review_line(example: Example) -> dict[str, str]:
 def synthetic_rows(
     examples: Sequence[Example], clusters: Mapping[str, str], decisions: Mapping[str, str], spec: TaskSpec
 ) -> dict[str, Any]:
-    """Make the synthetic part of the report, about rows before review. Blocking: training waits until the sample is decided and
+    """Make the part of the report on synthetic rows, before review. Blocking: training waits until the sample is decided and
     accepted. `drop` and `relabel` reject a row, `keep` accepts it. A completely reviewed set is always accepted, because its
     bad rows have been dropped or corrected."""
     rules = spec.data.synthetic
@@ -87,7 +87,7 @@ def synthetic_rows(
     waiting = [e for e in sample if e.id not in decisions]
     rejected = [e for e in sample if decisions.get(e.id) in _REJECTING]
     n, bad = len(sample), len(rejected)
-    c = acceptance_number(n, rules.intolerable_rejected, rules.risk)
+    acceptable = acceptance_number(n, rules.intolerable_rejected, rules.risk)
     count = f"{len(rows):,} synthetic rows"
     findings = []
     if not rows:
@@ -102,8 +102,8 @@ def synthetic_rows(
     elif all(e.id in decisions for e in rows):
         verdict, message = "accepted", f"{count}; all were reviewed, {bad:,} of {n:,} sampled ones dropped or corrected"
     else:
-        allowed = f"at most {c}" if c >= 0 else "a larger sample"
-        verdict = "accepted" if bad <= c else "rejected"
+        allowed = f"at most {acceptable}" if acceptable >= 0 else "a larger sample"
+        verdict = "accepted" if bad <= acceptable else "rejected"
         message = f"{count}; {bad:,} of {n:,} reviewed ones were rejected; the set is accepted with {allowed}"
         if verdict == "rejected":
             fix = "drop or regenerate the rows of the failing generator, or review every synthetic row"
@@ -117,7 +117,7 @@ def synthetic_rows(
         verdict=verdict,
         rows=len(rows),
         sample=n,
-        allowed=c,
+        allowed=acceptable,
         decided=n - len(waiting),
         rejected=bad,
         waiting=named(waiting),

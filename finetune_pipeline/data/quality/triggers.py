@@ -21,11 +21,12 @@ import numpy as np
 from finetune_pipeline.data.quality.linear_model import predicted
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|[^\w\s]+")
-_LONGEST, _FEWEST, _PURITY, _LEVEL, _AGAINST = 3, 5, 0.95, 0.001, 0.5
-_UNSURE = 0.25
+_MOST_WORDS, _LEAST_ROWS, _LEAST_PURITY, _LEVEL, _LEAST_AGAINST = 3, 5, 0.95, 0.001, 0.5
+"""Of a trigger: words; rows; share of these with its label; significance level; share that reads like other labels (more than)."""
+_UNSURE_SHARE = 0.25
 """A text reads like a label if the model is more confident than for this share of the label's own rows."""
-_FEWEST_OF_LABEL = 10
-"""Minimum number of rows of a label without the phrase: fewer do not show how the label reads without it."""
+_LEAST_ROWS_OF_LABEL = 10
+"""Least rows of a label without the phrase: fewer do not show how the label reads without it."""
 _MOST_PHRASES = 3_000_000
 _FOLDS = 3
 _PRIOR = 10
@@ -60,20 +61,22 @@ def find_triggers(texts: Sequence[str], labels: Sequence[str], trusted: Labelled
     model is then fitted to these instead of the rows without the phrase."""
     from scipy.stats import binom
 
-    if len(texts) < _FEWEST or len(set(trusted[1] if trusted else labels)) < 2:
+    if len(texts) < _LEAST_ROWS or len(set(trusted[1] if trusted else labels)) < 2:
         return []
     search = _Search(texts, labels, trusted)
     triggers: list[Trigger] = []
     explained: set[int] = set()
     for proposal in _propose(search)[:_MOST_CHECKED]:
         rows = proposal.rows.tolist()
-        if len(explained.intersection(rows)) > _AGAINST * len(rows):
+        if len(explained.intersection(rows)) > _LEAST_AGAINST * len(rows):
             continue
-        reads_like, usual = _judge(proposal, search)
-        many = len(reads_like)
-        if many > _AGAINST * len(rows) and float(binom.sf(many - 1, len(rows), usual)) * search.tried <= _LEVEL:
-            label, commonest = search.classes[proposal.label], Counter(reads_like).most_common(1)[0][0]
-            triggers.append(Trigger(search.names[proposal.phrase], label, rows, many, search.classes[commonest]))
+        reads_like, expected_share = _judge(proposal, search)
+        contradicted = len(reads_like)
+        p_value = float(binom.sf(contradicted - 1, len(rows), expected_share))
+        if contradicted > _LEAST_AGAINST * len(rows) and p_value * search.tried <= _LEVEL:
+            phrase, label = search.names[proposal.phrase], search.classes[proposal.label]
+            most_common = Counter(reads_like).most_common(1)[0][0]
+            triggers.append(Trigger(phrase, label, rows, contradicted, search.classes[most_common]))
             explained.update(rows)
     return triggers
 
@@ -99,18 +102,19 @@ class _Search:
         self.trusted = trusted is not None
         self.classes = sorted({*labels, *known_labels})
         self.labels, judge_labels = (np.searchsorted(self.classes, list(names)) for names in (labels, known_labels))
-        everything, n = [*texts, *known_texts], len(texts)
-        longest = max(50, _MOST_PHRASES // (_LONGEST * len(everything)))
+        all_texts, n_rows = [*texts, *known_texts], len(texts)
+        longest = max(50, _MOST_PHRASES // (_MOST_WORDS * len(all_texts)))
         phrases = partial(_phrases, longest=longest)
-        counter = CountVectorizer(analyzer=phrases, binary=True, min_df=_FEWEST, dtype=np.float32)
-        matrix, self.names = csr_matrix((len(everything), 0), dtype=np.float32), list[str]()
+        counter = CountVectorizer(analyzer=phrases, binary=True, min_df=_LEAST_ROWS, dtype=np.float32)
+        matrix = csr_matrix((len(all_texts), 0), dtype=np.float32)
+        self.names: list[str] = []
         with contextlib.suppress(ValueError):  # no phrase occurs in enough rows
-            matrix, self.names = counter.fit_transform(everything), counter.get_feature_names_out().tolist()
+            matrix, self.names = counter.fit_transform(all_texts), counter.get_feature_names_out().tolist()
         column = {name: i for i, name in enumerate(self.names)}
         self.words = [[column[word] for word in name.split(" ")] for name in self.names]
-        self.by_row, self.by_phrase = matrix[:n], csc_matrix(matrix[:n])
-        self.tried = int((np.diff(self.by_phrase.indptr) >= _FEWEST).sum())
-        self.judge_rows, self.judge_labels = (matrix[n:], judge_labels) if trusted else (matrix, self.labels)
+        self.by_row, self.by_phrase = matrix[:n_rows], csc_matrix(matrix[:n_rows])
+        self.tried = int((np.diff(self.by_phrase.indptr) >= _LEAST_ROWS).sum())
+        self.judge_rows, self.judge_labels = (matrix[n_rows:], judge_labels) if trusted else (matrix, self.labels)
 
 
 @dataclass(frozen=True)
@@ -127,37 +131,37 @@ class _Proposal:
 
 def _propose(search: _Search) -> list[_Proposal]:
     """Return the phrases without which naive Bayes assigns their rows another label, the clearest first."""
-    single = np.flatnonzero([len(words) == 1 for words in search.words])
-    place = {int(column): i for i, column in enumerate(single)}
+    word_columns = np.flatnonzero([len(words) == 1 for words in search.words])
+    place = {int(column): i for i, column in enumerate(word_columns)}
     classes = range(len(search.classes))
     sizes = np.bincount(search.judge_labels, minlength=len(classes))
-    of_label = (search.judge_rows[search.judge_labels == i][:, single] for i in classes)
-    counts = np.stack([np.asarray(rows.sum(axis=0)).ravel() for rows in of_label])
-    usual = _PRIOR * (counts.sum(axis=0) + 0.5) / (sizes.sum() + 1)
-    logs = np.log((counts + usual) / (sizes[:, None] + _PRIOR))
-    by_row = search.by_phrase[:, single].tocsr()
+    rows_by_label = (search.judge_rows[search.judge_labels == i][:, word_columns] for i in classes)
+    counts = np.stack([np.asarray(rows.sum(axis=0)).ravel() for rows in rows_by_label])
+    prior = _PRIOR * (counts.sum(axis=0) + 0.5) / (sizes.sum() + 1)
+    logs = np.log((counts + prior) / (sizes[:, None] + _PRIOR))
+    by_row = search.by_phrase[:, word_columns].tocsr()
     scores = by_row @ logs.T + np.log(sizes + 1)
     proposals: dict[bytes, _Proposal] = {}  # by rows: of several phrases in the same rows the longest counts
     for phrase, words in enumerate(search.words):
         rows = np.sort(search.by_phrase.indices[search.by_phrase.indptr[phrase] : search.by_phrase.indptr[phrase + 1]])
-        if len(rows) < _FEWEST:
+        if len(rows) < _LEAST_ROWS:
             continue
         labels = np.bincount(search.labels[rows], minlength=len(classes))
         label = int(labels.argmax())
         label_rows = sizes[label] - (0 if search.trusted else len(rows))
-        if labels[label] < _PURITY * len(rows) or label_rows < _FEWEST_OF_LABEL:
+        if labels[label] < _LEAST_PURITY * len(rows) or label_rows < _LEAST_ROWS_OF_LABEL:
             continue
         columns = [place[word] for word in words]
         without = scores[rows] - logs[:, columns].sum(axis=1)
         if not search.trusted:  # the rows are no evidence for their own label
-            part = by_row[rows]
-            used = np.setdiff1d(part.indices, columns)
-            other_counts = counts[label, used] - np.asarray(part[:, used].sum(axis=0)).ravel()
-            own_logs = np.log((other_counts.clip(0) + usual[used]) / (label_rows + _PRIOR))
-            without[:, label] = part[:, used] @ own_logs + np.log(label_rows + 1)
+            own_rows = by_row[rows]
+            used = np.setdiff1d(own_rows.indices, columns)
+            other_counts = counts[label, used] - np.asarray(own_rows[:, used].sum(axis=0)).ravel()
+            own_logs = np.log((other_counts.clip(0) + prior[used]) / (label_rows + _PRIOR))
+            without[:, label] = own_rows[:, used] @ own_logs + np.log(label_rows + 1)
         likeliest = without.argmax(axis=1)
         rivals = Counter(likeliest[likeliest != label].tolist())
-        if rivals.total() > _AGAINST * len(rows):
+        if rivals.total() > _LEAST_AGAINST * len(rows):
             likely = [rival for rival, _ in rivals.most_common(_MOST_RIVALS)]
             clarity = float((without.max(axis=1) - without[:, label]).sum() / len(rows) ** 0.5)
             proposal = _Proposal(phrase, label, rows, likely, clarity)
@@ -184,23 +188,24 @@ def _judge(proposal: _Proposal, search: _Search) -> tuple[list[int], float]:
     training = np.flatnonzero(place[search.judge_labels] >= 0) if search.trusted else other_rows
     shuffled = np.random.default_rng(0).permutation
     training, other_rows = shuffled(training)[:_MOST_ROWS], shuffled(other_rows)[:_MOST_ROWS]
-    targets, n, k = place[search.judge_labels[training]], len(training), len(proposal.rows)
+    targets, n_training, n_proposed = place[search.judge_labels[training]], len(training), len(proposal.rows)
     judged = [search.judge_rows[training], search.by_row[proposal.rows]]
     matrix = vstack([*judged, search.by_row[other_rows]] if search.trusted else judged).tocsr()[:, columns]
     matrix = TfidfTransformer(sublinear_tf=True).fit_transform(matrix)
-    by_others = np.zeros((n, len(classes)))
+    known, unseen = matrix[:n_training], matrix[n_training:]
+    held_out = np.zeros((n_training, len(classes)))
     for fold in range(_FOLDS):
-        in_fold = np.arange(n) % _FOLDS == fold
-        by_others[in_fold] = predicted(matrix[:n][~in_fold], targets[~in_fold], matrix[:n][in_fold], len(classes))
-    of_own = [by_others[targets == j, j] for j in range(len(classes))]
-    sure = np.array([np.quantile(values, _UNSURE) if len(values) else 2.0 for values in of_own])
-    probabilities = predicted(matrix[:n], targets, matrix[n:], len(classes))
-    reads_like = _surely(probabilities[:k], sure)
-    of_others, others_given = by_others, targets
+        in_fold = np.arange(n_training) % _FOLDS == fold
+        held_out[in_fold] = predicted(known[~in_fold], targets[~in_fold], known[in_fold], len(classes))
+    own_probabilities = [held_out[targets == j, j] for j in range(len(classes))]
+    sure = np.array([np.quantile(values, _UNSURE_SHARE) if len(values) else 2.0 for values in own_probabilities])
+    probabilities = predicted(known, targets, unseen, len(classes))
+    reads_like = _surely(probabilities[:n_proposed], sure)
+    other_probabilities, other_labels = held_out, targets
     if search.trusted:
-        of_others, others_given = probabilities[k:], place[search.labels[other_rows]]
-    others_like = _surely(of_others, sure)
-    against = (others_like >= 0) & (others_like != others_given)
+        other_probabilities, other_labels = probabilities[n_proposed:], place[search.labels[other_rows]]
+    others_read_like = _surely(other_probabilities, sure)
+    against = (others_read_like >= 0) & (others_read_like != other_labels)
     return classes[reads_like[reads_like > 0]].tolist(), (int(against.sum()) + 1) / (len(against) + 2)
 
 
@@ -216,4 +221,4 @@ def _phrases(text: str, longest: int) -> set[str]:
     words = [word.lower() for word in _WORD.findall(text)]
     if len(words) > longest:
         words = words[: longest // 2] + words[-(longest // 2) :]
-    return {" ".join(words[i : i + n]) for n in range(1, _LONGEST + 1) for i in range(len(words) - n + 1)}
+    return {" ".join(words[i : i + n]) for n in range(1, _MOST_WORDS + 1) for i in range(len(words) - n + 1)}

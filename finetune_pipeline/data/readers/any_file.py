@@ -23,9 +23,9 @@ from finetune_pipeline.data.readers.workbooks import read_workbook
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec import TaskSpec
 
-_HEAD = 1 << 20
-_BATCH = 1_000
-_REPLACED = "\ufffd".encode()
+_HEAD_BYTES = 1 << 20
+_BATCH_ROWS = 1_000
+_REPLACEMENT_CHARACTER = "\ufffd".encode()
 
 
 def look_at(path: Path, file: str, spec: TaskSpec) -> tuple[Container, Survey]:
@@ -34,25 +34,27 @@ def look_at(path: Path, file: str, spec: TaskSpec) -> tuple[Container, Survey]:
     if surveyed.problem:
         return Container("unknown", surveyed.problem.message), surveyed
     with RawStream(path, surveyed.encoding, surveyed.returns) as stream:
-        head = stream.buffered().read(_HEAD)
-        return container_of(head, len(head) < _HEAD, file, spec), surveyed
+        head = stream.buffered().read(_HEAD_BYTES)
+        return container_of(head, len(head) < _HEAD_BYTES, file, spec), surveyed
 
 
 def read_records(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
     """Read the rows of a raw file, without blank lines. Unreadable rows become records with findings and without a value.
     Takes constant memory, except for JSON documents. file: the name used as the rows' source."""
-    container, facts = look_at(path, file, spec)
-    if notes := (facts.problem,) if facts.problem else facts.notes:
+    container, surveyed = look_at(path, file, spec)
+    if notes := (surveyed.problem,) if surveyed.problem else surveyed.notes:
         yield Record(1, None, b"", notes, about="file")
-    if facts.problem:
+    if surveyed.problem:
         return
     rows = 0
-    with RawStream(path, facts.encoding, facts.returns) as stream:
+    with RawStream(path, surveyed.encoding, surveyed.returns) as stream:
         for record in _read(stream, path, file, spec, container):
             rows += 1
-            yield record if is_utf8(facts.encoding) else _checked(record, file, facts.encoding)
+            yield record if is_utf8(surveyed.encoding) else _refuse_undecodable(record, file, surveyed.encoding)
     if not rows:
-        reason = "nothing" if not facts.size else "blank lines only" if container.kind == "json_lines" else "no rows"
+        reason = "blank lines only" if container.kind == "json_lines" else "no rows"
+        if not surveyed.size:
+            reason = "nothing"
         yield records.about_file("no_rows", file, f"the file holds {reason}", "fill or remove the file", "warning")
 
 
@@ -68,19 +70,19 @@ def _read(stream: RawStream, path: Path, file: str, spec: TaskSpec, container: C
     elif container.dialect is not None and not container.dialect.problem:
         yield from read_table(stream, file, spec, container.dialect)
     else:
-        yield _refused(stream, file, container)
+        yield _report_unread_file(stream, file, container)
 
 
-def _checked(record: Record, file: str, encoding: str) -> Record:
-    """Check a row of a file that is not UTF-8; undecodable bytes make it invalid."""
-    if _REPLACED not in record.raw:
+def _refuse_undecodable(record: Record, file: str, encoding: str) -> Record:
+    """Turn a row with bytes that could not be decoded into one with a finding and no value; other rows stay."""
+    if _REPLACEMENT_CHARACTER not in record.raw:
         return record
     message, fix = f"the row holds bytes that are not {encoding}", "declare the right data.csv.encoding"
     finding = Finding("data.invalid_encoding", "error", f"{file}:{record.line}", message, fix)
     return replace(record, value=None, encoded=False, raw=record.raw[:SHOWN], findings=(*record.findings, finding))
 
 
-def _refused(stream: RawStream, file: str, container: Container) -> Record:
+def _report_unread_file(stream: RawStream, file: str, container: Container) -> Record:
     if name := {"parquet": "Parquet", "workbook": "a workbook"}.get(container.kind):
         message = f"the file was not read: it is {name} inside gzip"
         return records.about_file("unknown_container", file, message, "unpack it")
@@ -134,53 +136,60 @@ def _read_parquet(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
                 yield records.too_large(file, size)
                 return
             classes = _class_names(table.schema_arrow.metadata, spec.labels)
-            for batch in table.iter_batches(batch_size=_BATCH):
-                for row in _rows(batch):
+            for batch in table.iter_batches(batch_size=_BATCH_ROWS):
+                for row in _batch_rows(batch):
                     number += 1
-                    yield _record(row, number, file, classes)
+                    yield _parquet_record(row, number, file, classes)
     except (pyarrow.ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
         reason = quoted(" ".join(str(error).split()), 200)
         yield records.broken_file("bad_parquet", file, "Parquet file", number, reason, "write or copy the file again")
 
 
 def _class_names(metadata: dict[bytes, bytes] | None, labels: list[str]) -> dict[str, list[str]]:
-    """Return the class names by column, which Hugging Face datasets writes into the schema; the rows hold only numbers. Columns
-    whose names share nothing with the task's labels keep their numbers."""
+    """Return the class names of each column, which Hugging Face datasets writes into the schema; the rows hold only numbers.
+    Columns whose class names include none of the task's labels are left out: their numbers stay."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
-        inner = {name: f[0] if isinstance(f, list) else f.get("feature", f) for name, f in features.items()}
-        classes = {name: f["names"] for name, f in inner.items() if f.get("_type") == "ClassLabel"}
+        classes = {}
+        for column, feature in features.items():
+            inner = feature[0] if isinstance(feature, list) else feature.get("feature", feature)
+            if inner.get("_type") == "ClassLabel":
+                classes[column] = inner["names"]
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, RecursionError):
         return {}
-    texts_only = {k: v for k, v in classes.items() if isinstance(v, list) and all(isinstance(n, str) for n in v)}
-    return {k: v for k, v in texts_only.items() if len({*v}) == len(v) and not (labels and {*v}.isdisjoint(labels))}
+
+    def is_usable(names: Any) -> bool:
+        are_texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        return are_texts and len({*names}) == len(names) and not (labels and {*names}.isdisjoint(labels))
+
+    return {column: names for column, names in classes.items() if is_usable(names)}
 
 
-def _named(value: Any, names: list[str] | None) -> Any:
-    """Replace a class number, or a list of them, by class names; -1 means no class."""
+def _with_class_names(value: Any, names: list[str] | None) -> Any:
+    """Replace a class number, or each of a list of them, by its name; -1 means no class."""
     if names and isinstance(value, list):
-        return [_named(item, names) for item in value]
+        return [_with_class_names(item, names) for item in value]
     if not names or not isinstance(value, int) or value >= len(names):
         return value
     return names[value] if value >= 0 else None
 
 
-def _rows(batch: Any) -> list[dict[str, Any] | Exception]:
+def _batch_rows(batch: Any) -> list[dict[str, Any] | Exception]:
     """Return the rows of a batch; an exception for each row that cannot be converted to Python values."""
     try:
         return list(batch.to_pylist())
     except (ValueError, OverflowError, TypeError) as error:
         if batch.num_rows == 1:
             return [error]
-        return [row for i in range(batch.num_rows) for row in _rows(batch.slice(i, 1))]
+        return [row for i in range(batch.num_rows) for row in _batch_rows(batch.slice(i, 1))]
 
 
-def _record(row: dict[str, Any] | Exception, number: int, file: str, classes: dict[str, list[str]]) -> Record:
+def _parquet_record(row: dict[str, Any] | Exception, number: int, file: str, classes: dict[str, list[str]]) -> Record:
     if isinstance(row, Exception):
         rule = "invalid_utf8" if isinstance(row, UnicodeDecodeError) else "bad_parquet"
         message = f"the row cannot be read: {quoted(str(row), 160)}"
         return records.unreadable(rule, file, number, message, "write the file again")
-    value = {name: _as_json(_named(item, classes.get(name))) for name, item in row.items()}
+    value = {name: _as_json(_with_class_names(item, classes.get(name))) for name, item in row.items()}
     try:
         raw = msgspec.json.encode(value)
     except (TypeError, ValueError, RecursionError):
@@ -191,11 +200,12 @@ def _record(row: dict[str, Any] | Exception, number: int, file: str, classes: di
 def _as_json(value: Any) -> Any:
     """Convert a value to JSON types; dates stay dates, because `data.fields.time` reads them."""
     if isinstance(value, list) and value and all(isinstance(pair, tuple) for pair in value):  # a map
-        value = {str(k): v for k, v in value} if len({str(k) for k, _ in value}) == len(value) else value
+        mapping = {str(key): item for key, item in value}
+        value = mapping if len(mapping) == len(value) else value
     if isinstance(value, dict):
-        return {str(k): _as_json(v) for k, v in value.items()}
+        return {str(key): _as_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_as_json(v) for v in value]
+        return [_as_json(item) for item in value]
     if isinstance(value, float | Decimal):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, bytes):

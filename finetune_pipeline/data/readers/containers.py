@@ -23,11 +23,12 @@ from finetune_pipeline.data.readers.tables import Dialect, bare, split_rows
 from finetune_pipeline.spec import TaskSpec
 
 _DELIMITERS = (",", "\t", ";", "|")
-_FIT = 0.6
-"""Minimum share of lines in rows with the same number of fields."""
+_LEAST_REGULAR = 0.6
+"""Smallest share of lines that must belong to rows with the same number of fields."""
 _MOST_TITLES = 10
+"""More rows above a table than this are no titles."""
 _MARGIN = 0.1
-"""Minimum lead of the best delimiter over the next one, as share of lines."""
+"""Smallest lead of the best delimiter over the next one, as share of lines."""
 
 
 @dataclass(frozen=True)
@@ -57,37 +58,47 @@ def find_dialect(lines: Sequence[Line], file: str, spec: TaskSpec) -> Dialect:
     add to task.yaml.
     """
     declared = spec.data.csv
-    quote = {None: '"', "none": ""}.get(declared.quote, declared.quote or "")
+    quote: str = '"' if declared.quote is None else declared.quote
+    if quote == "none":
+        quote = ""
     lines = [line for line in lines if line.text.strip()]
     labels = frozenset(spec.labels)
     possible = [declared.delimiter] if declared.delimiter else _DELIMITERS
-    readings = [_read(lines, d, quote, labels) for d in possible if any(d in line.text for line in lines)]
-    fitting = [r for r in readings if r.fields >= 2 and r.rows and (declared.delimiter or r.regular >= _FIT * r.lines)]
+    delimiters = [d for d in possible if any(d in line.text for line in lines)]
+    readings = [_read_with(lines, delimiter, quote, labels) for delimiter in delimiters]
+
+    def fits(reading: _Reading) -> bool:
+        is_regular = declared.delimiter or reading.regular >= _LEAST_REGULAR * reading.lines
+        return bool(reading.fields >= 2 and reading.rows and is_regular)
+
+    fitting = [reading for reading in readings if fits(reading)]
     if not fitting:
         fix = "repair the file, or add to task.yaml: `data: {csv: {delimiter: ';'}}` with the delimiter it has"
-        why = "the file is not a table: no line holds a delimiter (, ; | or tab)"
-        tried = "; ".join(str(r) for r in readings[:2])
-        none_fits = f"no delimiter splits most rows into the same number of fields (at least two): {tried}"
-        return Dialect(problem=none_fits if readings else f"{why}; is it JSON Lines or another format?", fix=fix)
+        no_table = "the file is not a table: no line holds a delimiter (, ; | or tab)"
+        tried = "; ".join(str(reading) for reading in readings[:2])
+        no_fit = f"no delimiter splits most rows into the same number of fields (at least two): {tried}"
+        return Dialect(problem=no_fit if readings else f"{no_table}; is it JSON Lines or another format?", fix=fix)
     names = {name.casefold() for name in (*named_in_fields(spec), *ROW_KEYS)}
-    tabs = file.lower().removesuffix(".gz").endswith((".tsv", ".tab"))
+    prefers_tabs = file.lower().removesuffix(".gz").endswith((".tsv", ".tab"))
 
     def rank(reading: _Reading) -> tuple[int, bool]:
         first = reading.rows[0] if reading.rows else []
-        return sum(bare(c).casefold() in names for c in first), tabs and reading.delimiter == "\t"
+        return sum(bare(c).casefold() in names for c in first), prefers_tabs and reading.delimiter == "\t"
 
-    best, *runners_up = sorted(fitting, key=lambda r: (*rank(r), r.regular), reverse=True)
-    if near := [r for r in runners_up if rank(r) == rank(best) and r.regular > best.regular - _MARGIN * best.lines]:
-        problem = f"the delimiter is ambiguous: {best}; {near[0]}"
-        return Dialect(problem=problem, fix=_declare("delimiter", quoted(best.delimiter), quoted(near[0].delimiter)))
+    best, *runners_up = sorted(fitting, key=lambda reading: (*rank(reading), reading.regular), reverse=True)
+    least = best.regular - _MARGIN * best.lines
+    rivals = [reading for reading in runners_up if rank(reading) == rank(best) and reading.regular > least]
+    if rivals:
+        fix = _fix_by_declaring("delimiter", quoted(best.delimiter), quoted(rivals[0].delimiter))
+        return Dialect(problem=f"the delimiter is ambiguous: {best}; {rivals[0]}", fix=fix)
     return with_columns(Dialect(best.delimiter, best.quote, why=str(best)), best.rows, best.fields, spec)
 
 
-def _declare(name: str, value: str, alternative: str) -> str:
+def _fix_by_declaring(name: str, value: str, alternative: str) -> str:
     return f"add to task.yaml: `data: {{csv: {{{name}: {value}}}}}`, or {alternative}"
 
 
-def _read(lines: Sequence[Line], delimiter: str, quote: str, labels: frozenset[str]) -> _Reading:
+def _read_with(lines: Sequence[Line], delimiter: str, quote: str, labels: frozenset[str]) -> _Reading:
     counts: Counter[int] = Counter()
     for row in split_rows(lines, delimiter, quote):
         if not row.problem:
@@ -102,7 +113,7 @@ def _read(lines: Sequence[Line], delimiter: str, quote: str, labels: frozenset[s
 def with_columns(dialect: Dialect, rows: Sequence[Sequence[str]], fields: int, spec: TaskSpec) -> Dialect:
     """Complete the dialect with columns. Whether the first of the `rows` is a header is declared, or inferred from the rows.
     fields: number of cells of a row."""
-    titles = _titles(rows)
+    titles = _count_titles(rows)
     rows, dialect = rows[titles:], replace(dialect, titles=titles)
     cells = [c.strip() for c in rows[0]]
     numbered = tuple(f"c{i}" for i in range(1, fields + 1))
@@ -112,7 +123,7 @@ def with_columns(dialect: Dialect, rows: Sequence[Sequence[str]], fields: int, s
     if header is None:
         first = ", ".join(quoted(c) for c in cells[:4])
         problem = f"it is unclear whether the first row names the columns: it holds {first}, which is no known or declared name"
-        fix = _declare("header", "true", "false; and name columns in data.fields")
+        fix = _fix_by_declaring("header", "true", "false; and name columns in data.fields")
         return replace(dialect, problem=problem, fix=fix)
     why = f"the first row {'names the columns' if header else 'is data'}: {reason}"
     dialect = replace(dialect, header=header, why=f"{dialect.why}; {why}" if dialect.why else why)
@@ -130,7 +141,7 @@ def with_columns(dialect: Dialect, rows: Sequence[Sequence[str]], fields: int, s
     return replace(dialect, columns=columns)
 
 
-def _titles(rows: Sequence[Sequence[str]]) -> int:
+def _count_titles(rows: Sequence[Sequence[str]]) -> int:
     """Count the rows above a table: the first ones with one filled cell, or at most half as many as the median row."""
     filled = [sum(bool(cell.strip()) for cell in row) for row in rows]
     threshold = max(1, median(filled or [0]) / 2)
@@ -142,7 +153,7 @@ def _titles(rows: Sequence[Sequence[str]]) -> int:
 
 
 def _is_header(
-    cells: list[str], below: Sequence[Sequence[str]], numbered: tuple[str, ...], spec: TaskSpec
+    cells: list[str], rows_below: Sequence[Sequence[str]], numbered: tuple[str, ...], spec: TaskSpec
 ) -> tuple[bool | None, str]:
     """Return (whether the first row names the columns, the reason); None if ambiguous."""
     declared, labels = {name.casefold() for name in named_in_fields(spec)}, frozenset(spec.labels)
@@ -154,15 +165,15 @@ def _is_header(
         return False, "data.fields names the columns by number"
     if known_cells := [c for c in cells if c.casefold() in ROW_KEYS]:
         return True, f"it holds {quoted(known_cells[0])}, a known column name"
-    labelled = sum(not labels.isdisjoint(map(bare, row)) for row in below)
-    if labels and labelled and labelled >= _FIT * len(below):
-        return True, f"it holds no label, and {labelled} of the next {len(below)} rows do"
+    labelled = sum(not labels.isdisjoint(map(bare, row)) for row in rows_below)
+    if labels and labelled and labelled >= _LEAST_REGULAR * len(rows_below):
+        return True, f"it holds no label, and {labelled} of the next {len(rows_below)} rows do"
     return None, ""
 
 
-_LINES = 50
-_NEXT = re.compile(rb"\}\s*\{")
-_TABLE_LINES = 1000
+_JSON_LINES, _TABLE_LINES = 50, 1000
+"""Number of lines examined to recognise JSON, and to find the dialect of a table."""
+_NEXT_OBJECT = re.compile(rb"\}\s*\{")
 _JSON_SUFFIXES = (".jsonl", ".ndjson", ".jsonlines", ".json")
 _TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
 
@@ -193,12 +204,12 @@ def container_of(head: bytes, complete: bool, file: str, spec: TaskSpec) -> Cont
     if not body.strip(BLANKS):
         return Container("json_lines", "blank lines only" if complete else "blank lines come first")
     if not table:
-        lines = [line for line in body.split(b"\n")[: 4 * _LINES] if line.strip(BLANKS)][:_LINES]
+        lines = _first_json_lines(body.split(b"\n"))
         if body.lstrip(BLANKS)[:1] in (b"[", b"{"):
             kind, why = _json_kind(body, complete, spec)
             odd = suffix in _JSON_SUFFIXES and (kind == "json_lines") == (suffix == ".json")
             return Container(kind, why + (", regardless of its suffix" if odd else ""))
-        objects = sum(line.lstrip(BLANKS).startswith(b"{") for line in lines)
+        objects = sum(line.startswith(b"{") for line in lines)
         if 2 * objects >= len(lines) or suffix in _JSON_SUFFIXES:
             why = f"of the first {len(lines)} lines {objects} begin with {{" if objects else "the suffix says so"
             return Container("json_lines", f"JSON Lines: {why}")
@@ -213,15 +224,21 @@ def _text_lines(body: bytes, complete: bool) -> list[Line]:
     return lines[:_TABLE_LINES] if complete or len(lines) > _TABLE_LINES else lines[:-1] or lines
 
 
+def _first_json_lines(lines: Sequence[bytes]) -> list[bytes]:
+    """Return the first lines that are not blank, without blanks around them."""
+    stripped = (line.strip(BLANKS) for line in lines[: 4 * _JSON_LINES])
+    return [line for line in stripped if line][:_JSON_LINES]
+
+
 def _json_kind(body: bytes, complete: bool, spec: TaskSpec) -> tuple[str, str]:
-    """Tell JSON Lines from a document for a text that begins with a bracket. Returns (kind, reason)."""
-    ended = body.split(b"\n") if complete else body.split(b"\n")[:-1]
-    lines = [line.strip(BLANKS) for line in ended[: 4 * _LINES] if line.strip(BLANKS)][:_LINES]
+    """Decide whether a text that begins with a bracket is JSON Lines or one document. Returns (kind, reason)."""
+    complete_lines = body.split(b"\n") if complete else body.split(b"\n")[:-1]
+    lines = _first_json_lines(complete_lines)
     if len(lines) < 2:  # the whole text, or the part looked at, is one line
         line = (lines or [body.lstrip(BLANKS)])[0]
         if line[:1] == b"[":
             return "json", "JSON array on one line"
-        if _NEXT.search(line) and not _is_value(line):
+        if _NEXT_OBJECT.search(line) and not _is_value(line):
             return "json", "JSON values one after the other on one line"
         pair = FIRST_PAIR.match(line.decode("utf-8", "replace"))
         if spec.data.fields.rows or (pair and pair[2] == "[" and not is_row_key(pair[1], spec)):

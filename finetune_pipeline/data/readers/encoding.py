@@ -16,10 +16,10 @@ from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec import TaskSpec
 
 _BLOCK = 1 << 20
-_MARKS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+_BYTE_ORDER_MARKS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 PARQUET, ZIP, OLE = b"PAR1", b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _BINARY = (PARQUET, ZIP, OLE)
-_OTHERS = {
+_UNREADABLE_STARTS = {
     b"\x28\xb5\x2f\xfd": "packed by zstd",
     b"\xfd7zXZ\0": "packed by xz",
     b"BZh9": "packed by bzip2",
@@ -45,7 +45,7 @@ TAGGED_WORDS = (
 # one delimiter separates all columns: a sentence, a tab and a label are no such row
 _CONLL = rb"(-DOCSTART-.*\r?\n\s*)?(\w+(\t\w+)+[ \t]*\r?\n\s*)?(?:(?:(?:\S+ +)+|(?:\S+\t)+)(?:O|[BIESLU]-\S+)[ \t]*\r?\n\s*){3}"
 _CONLL_U = rb"(#.*\r?\n\s*)*1\t(?:[^\t\n]*\t){8}[^\t\n]*\r?\n2\t"
-_OTHER_TEXTS = {
+_OTHER_TEXT_STARTS = {
     _CONLL: TAGGED_WORDS,
     _CONLL_U: TAGGED_WORDS,
     rb"__label__\S+ ":
@@ -86,20 +86,27 @@ _ALPHABETS = tuple(
         "éëïóöüáíúèêç",  # Dutch, English
     )
 )
-_USUAL = """cp1250 cp1251 cp1252 cp1253 cp1254 cp1255 cp1256 cp1257 cp850 cp866 cp932 cp949 big5 gb18030 euc_jp koi8_r
+_COMMON_ENCODINGS = """cp1250 cp1251 cp1252 cp1253 cp1254 cp1255 cp1256 cp1257 cp850 cp866 cp932 cp949 big5 gb18030 euc_jp koi8_r
             mac_roman mac_cyrillic iso8859_2 iso8859_5 iso8859_7 iso8859_15""".split()
 """Common encodings, by charset-normalizer's names."""
 _MAX_ODD = 0.02
 _SAMPLE_LINES = 200
-_STRAY = 0.01
-"""Up to this share of non-UTF-8 lines, single rows are broken, not the file's encoding."""
+_MOST_STRAY = 0.01
+"""If at most this share of the lines is not UTF-8, single rows are broken, not the file's encoding."""
 
 
 @dataclass(frozen=True)
 class Survey:
-    """The result of a pass over a file: its size (bytes, unpacked), the number of non-blank lines, the encoding to read it
-    in, and the problem if it cannot be read. returns: lines end with a carriage return only. notes: findings for whoever
-    reads the rows."""
+    """The result of a pass over a file.
+
+    Attributes:
+        size: Unpacked, in bytes.
+        lines: Number of lines that are not blank.
+        encoding: To read the file in.
+        returns: Whether lines end with a carriage return only.
+        notes: Findings to report with the rows.
+        problem: Why the file cannot be read.
+    """
 
     compressed: bool
     size: int = 0
@@ -111,9 +118,19 @@ class Survey:
 
 
 @dataclass
-class _Lines:
-    """Counts of lines: with text (filled), non-ASCII in UTF-8 (utf8), and not in UTF-8 (wrong). For the last, counts of
-    characters decoded as cp1252: non-ASCII (foreign), implausible at their place (odd), and letters inside words (in_word)."""
+class _LineCounts:
+    """Counts that decide the encoding of a file.
+
+    Attributes:
+        filled: Lines that are not blank.
+        utf8: Lines with non-ASCII characters in UTF-8.
+        wrong: Lines that are not UTF-8. The other attributes describe these, decoded as cp1252.
+        foreign: Non-ASCII characters.
+        odd: Characters that are implausible at their place.
+        in_word: Letters inside words.
+        hungarian: The number of õ less three times the number of ã.
+        sample: The first lines.
+    """
 
     filled: int = 0
     utf8: int = 0
@@ -159,7 +176,7 @@ class _Lines:
 
 
 def _is_utf8(data: bytes) -> bool:
-    """Whether bytes are UTF-8, or their first invalid bytes are CESU-8, which is a fault of the row only."""
+    """Whether bytes are UTF-8. A single line may hold CESU-8: then the row is faulty, not the file's encoding."""
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -171,7 +188,7 @@ def other_container(head: bytes) -> str:
     """Describe a file that no reader reads, by its first bytes; empty for any other file."""
     if head[257:262] == b"ustar":
         return "a tar archive"
-    return next((name for mark, name in _OTHERS.items() if head.startswith(mark)), "")
+    return next((name for mark, name in _UNREADABLE_STARTS.items() if head.startswith(mark)), "")
 
 
 def survey(path: Path, file: str, spec: TaskSpec) -> Survey:
@@ -181,31 +198,31 @@ def survey(path: Path, file: str, spec: TaskSpec) -> Survey:
         head = stream.buffered().read(1 << 16)
         if head.startswith(_BINARY) or other_container(head):
             return Survey(stream.compressed, path.stat().st_size)
-    wide = _wide(head)
-    outside = _QUOTED.sub(b"", head)
-    returns = not wide and b"\r" in outside and b"\n" not in outside
-    counts, size = _Lines(), 0
-    with RawStream(path, wide or "utf-8", returns, limit) as stream:
+    wide_encoding = _wide_encoding(head)
+    unquoted = _QUOTED.sub(b"", head)
+    has_returns = not wide_encoding and b"\r" in unquoted and b"\n" not in unquoted
+    counts, size = _LineCounts(), 0
+    with RawStream(path, wide_encoding or "utf-8", has_returns, limit) as stream:
         source = stream.buffered()
         while block := source.read(_BLOCK):
             block += source.readline(8 * _BLOCK)  # up to the end of a line, if there is one
             size += len(block)
-            if not wide:  # the last line of a broken stream is incomplete
+            if not wide_encoding:  # the last line of a broken stream is incomplete
                 counts.add(block[: block.rfind(b"\n") + 1] if stream.problem else block)
     problem = too_large(file, limit).findings[0] if stream.too_large else None
-    surveyed = Survey(stream.compressed, size, counts.filled, wide or "utf-8", returns, problem=problem)
+    surveyed = Survey(stream.compressed, size, counts.filled, wide_encoding or "utf-8", has_returns, problem=problem)
     return _with_encoding(surveyed, counts, file, spec.data.csv.encoding) if counts.wrong and not problem else surveyed
 
 
-def _wide(head: bytes) -> str:
+def _wide_encoding(head: bytes) -> str:
     """Return the encoding of a file whose characters take two or four bytes; empty for any other file."""
-    for mark, encoding in _MARKS.items():
+    for mark, encoding in _BYTE_ORDER_MARKS.items():
         if head.startswith(mark):
             return encoding
-    even, odd = head[::2].count(0), head[1::2].count(0)
-    if even + odd <= 0.1 * len(head) or min(even, odd) > 0.05 * (even + odd):
+    even_zeros, odd_zeros = head[::2].count(0), head[1::2].count(0)
+    if even_zeros + odd_zeros <= 0.1 * len(head) or min(even_zeros, odd_zeros) > 0.05 * (even_zeros + odd_zeros):
         return ""
-    encoding = "utf-16-le" if odd > even else "utf-16-be"
+    encoding = "utf-16-le" if odd_zeros > even_zeros else "utf-16-be"
     try:
         head[: len(head) // 2 * 2 - 2].decode(encoding)
     except UnicodeDecodeError:
@@ -213,37 +230,39 @@ def _wide(head: bytes) -> str:
     return encoding
 
 
-def _with_encoding(surveyed: Survey, counts: _Lines, file: str, declared: str | None) -> Survey:
-    """Complete the survey of a file that is not UTF-8 throughout."""
-    stray = counts.wrong <= max(1, _STRAY * counts.filled)
-    share = f"{counts.wrong} of {counts.filled} lines are not UTF-8"
+def _with_encoding(surveyed: Survey, counts: _LineCounts, file: str, declared: str | None) -> Survey:
+    """Add the encoding, or a finding about it, to the survey of a file with lines that are not UTF-8."""
+    is_stray = counts.wrong <= max(1, _MOST_STRAY * counts.filled)
+    share_text = f"{counts.wrong} of {counts.filled} lines are not UTF-8"
     if counts.utf8 > _MAX_ODD * counts.wrong:
-        message = f"{share}, and {counts.utf8} others are: two encodings are mixed in one file"
+        message = f"{share_text}, and {counts.utf8} others are: two encodings are mixed in one file"
         fix = "convert the parts to UTF-8 one by one, then join them"
         mixed = Finding("data.mixed_encodings", "error", file, message, fix)
-        return surveyed if stray else replace(surveyed, notes=(mixed,))
+        return surveyed if is_stray else replace(surveyed, notes=(mixed,))
     if declared is not None:
         return replace(surveyed, encoding=declared)
     if counts.is_western:
-        words = dict.fromkeys(w for line in counts.sample for w in _words(line.decode(WESTERN, "replace")))
-        examples = ", ".join(quoted(w) for w in list(words)[:5])
-        message = f"{share}; the file was read as {WESTERN}, which produces words such as {examples}"
-        fix = f"check these words: if they are wrong, declare the encoding: {_key('…')}"
+        words = [word for line in counts.sample for word in _words(line.decode(WESTERN, "replace"))]
+        examples = ", ".join(quoted(word) for word in list(dict.fromkeys(words))[:5])
+        message = f"{share_text}; the file was read as {WESTERN}, which produces words such as {examples}"
+        fix = f"check these words: if they are wrong, declare the encoding: {_how_to_declare('…')}"
         note = Finding("data.encoding_detected", "warning", file, message, fix)
         return replace(surveyed, encoding=WESTERN, notes=(note,))
-    if stray:
+    if is_stray:
         return surveyed
     guesses = _guesses(counts.sample)
-    message = f"{share}, and the encoding is ambiguous" + "".join(f"; {e} gives {t}" for e, t in guesses)
-    fix = f"save the file as UTF-8, or declare the encoding that gives the right words: {_key('…')}"
+    message = f"{share_text}, and the encoding is ambiguous" + "".join(f"; {e} gives {t}" for e, t in guesses)
+    fix = f"save the file as UTF-8, or declare the encoding that gives the right words: {_how_to_declare('…')}"
     return replace(surveyed, problem=Finding("data.unknown_encoding", "error", file, message, fix))
 
 
-def _key(encoding: str) -> str:
+def _how_to_declare(encoding: str) -> str:
+    """Name the option and the key that set the encoding."""
     return f"`--encoding {encoding}` of `finetune init`, `data: {{csv: {{encoding: {encoding}}}}}` in task.yaml"
 
 
 def _words(text: str) -> list[str]:
+    """Return the words of a text with a character that is not ASCII."""
     return [word for word in re.findall(r"\S+", re.sub(r"[\",;|\t{}\[\]]", " ", text)) if not word.isascii()]
 
 
@@ -252,7 +271,7 @@ def _guesses(sample: list[bytes]) -> list[tuple[str, str]]:
     from charset_normalizer import from_bytes
 
     guesses: dict[str, str] = {}
-    for match in from_bytes(b"\n".join(sample), cp_isolation=_USUAL):
+    for match in from_bytes(b"\n".join(sample), cp_isolation=_COMMON_ENCODINGS):
         text = quoted(" ".join(list(dict.fromkeys(_words(str(match))))[:3]), 40)
         guesses.setdefault(text, re.sub("(iso8859|mac)_", r"\1-", match.encoding))
     return [(encoding, text) for text, encoding in guesses.items()][:4]
@@ -261,5 +280,5 @@ def _guesses(sample: list[bytes]) -> list[tuple[str, str]]:
 def other_text(head: bytes) -> tuple[str, str] | None:
     """Return (description, fix) of a text file that holds no rows, by its first lines; None if it may hold rows."""
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    matches = (text for pattern, text in _OTHER_TEXTS.items() if re.match(pattern, start, re.IGNORECASE))
+    matches = (text for pattern, text in _OTHER_TEXT_STARTS.items() if re.match(pattern, start, re.IGNORECASE))
     return next(matches, None)

@@ -18,11 +18,11 @@ from finetune_pipeline.data.readers.records import BOM, SHOWN, Line, RawStream, 
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec import TaskSpec
 
-_AHEAD_LINES = 5000
-_AHEAD_CHARACTERS = 1 << 20
+_MOST_LINES_OF_A_ROW = 5000
+_MOST_CHARACTERS_OF_A_ROW = 1 << 20
 _SEPARATOR = re.compile(r"sep=.\s*", re.IGNORECASE)
-"""A first line that tells Excel the delimiter."""
-_TOTAL = re.compile(
+"""A first line that tells Excel the delimiter, such as `sep=;`."""
+_TOTAL_WORD = re.compile(
     r"((grand|sub)[ -]?)?total:?|sums?:?|(gesamt)?summe:?|gesamt:?|totale:?|suma:?|somme:?", re.IGNORECASE
 )
 _LETTER = re.compile(r"[^\W\d_]")
@@ -31,9 +31,16 @@ csv.field_size_limit(MAX_LINE_BYTES)
 
 @dataclass(frozen=True)
 class Dialect:
-    """How to read a table. quote: empty if quotes have no meaning. columns: c1, c2, … without a header. titles: number of rows
-    above the table. why: the evidence, as text. problem, fix: why the table cannot be read, and what to do; the other fields
-    are then undefined."""
+    """How to read a table.
+
+    Attributes:
+        quote: Empty if quotes have no meaning.
+        columns: Names of the columns; c1, c2, … without a header.
+        header: Whether the first row of the table names the columns.
+        titles: Number of rows above the table.
+        why: The evidence, as text.
+        problem, fix: Why the table cannot be read, and what to do. The other fields are then undefined.
+    """
 
     delimiter: str = ","
     quote: str = '"'
@@ -47,8 +54,7 @@ class Dialect:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table: its first line, number of lines, text and cells. problem: why the first line cannot be read as a
-    row."""
+    """One row of a table. lines: number of lines. problem: why the first line cannot be read as a row; it then has no cells."""
 
     first: Line
     lines: int
@@ -60,11 +66,16 @@ class Row:
 def split_rows(
     lines: Iterable[Line], delimiter: str, quote: str, fields: int | None = None, labels: frozenset[str] = frozenset()
 ) -> Iterator[Row]:
-    """Split non-blank lines into rows. quote: empty if quotes have no meaning. fields: cells of a complete row, if known.
-    labels: lines that hold a label each are separate rows."""
+    """Split lines into rows; blank lines are skipped.
+
+    Args:
+        quote: Empty if quotes have no meaning.
+        fields: Number of cells of a complete row, if known.
+        labels: If every line of a quoted field holds one of these, the lines are rows and the quote is a stray one.
+    """
     source = iter(lines)
     escaped_quote = re.compile(rf"(?<!\\)((?:\\\\)*)\\{re.escape(quote)}")  # as Spark and MySQL write them
-    ahead: deque[Line] = deque()  # read beyond the row
+    ahead: deque[Line] = deque()  # lines read already that may belong to later rows
     while line := ahead.popleft() if ahead else next(source, None):
         if not line.text.strip() or (line.number == 1 and _SEPARATOR.fullmatch(line.text)):
             continue
@@ -72,13 +83,13 @@ def split_rows(
             yield Row(line, 1, line.text, line.text.rstrip("\r\n").split(delimiter), "too long" if line.cut else "")
             continue
         problem, cells = "", []
-        # whether blanks may precede a quote, and \" may occur inside a field
+        # ways to read quotes, tried in turn: whether blanks may precede one, and whether \" is one inside a field
         modes = [(True, False), (False, False), (False, True)]
-        for spaced, escaped in modes[1:] if delimiter == "\t" else modes:
-            following = _following(line, ahead, source)
-            if escaped:
-                following = (escaped_quote.sub(lambda match: match[1] + quote * 2, text) for text in following)
-            reader = csv.reader(following, delimiter=delimiter, quotechar=quote, strict=True, skipinitialspace=spaced)
+        for skip_blanks, backslash_escapes in modes[1:] if delimiter == "\t" else modes:
+            texts = _with_lines_below(line, ahead, source)
+            if backslash_escapes:
+                texts = (escaped_quote.sub(lambda match: match[1] + quote * 2, text) for text in texts)
+            reader = csv.reader(texts, delimiter=delimiter, quotechar=quote, strict=True, skipinitialspace=skip_blanks)
             try:
                 problem, cells = "", next(reader)
                 break
@@ -95,35 +106,37 @@ def split_rows(
             ahead.popleft()
 
 
-def _following(first: Line, ahead: deque[Line], source: Iterator[Line]) -> Iterator[str]:
-    """Yield the text of a line and of the following ones, which stay in `ahead`; at most as many as a row may span."""
+def _with_lines_below(first: Line, ahead: deque[Line], source: Iterator[Line]) -> Iterator[str]:
+    """Yield the text of a line and of those below it, up to the longest row. The lines read stay in `ahead`."""
     yield first.text
     size = len(first.text)
-    for i in range(_AHEAD_LINES):
+    for i in range(_MOST_LINES_OF_A_ROW):
         if i == len(ahead):
             line = next(source, None)
             if line is None:
                 return
             ahead.append(line)
         size += len(ahead[i].text)
-        if size > _AHEAD_CHARACTERS:
+        if size > _MOST_CHARACTERS_OF_A_ROW:
             return
         yield ahead[i].text
 
 
 def _swallowed(lines: list[Line], cells: list[str], delimiter: str, fields: int | None, labels: frozenset[str]) -> bool:
-    """Whether a field over several lines is a stray quote followed by complete rows: without quoting, each line has a row's
-    number of cells. Labels then decide. Without labels, a table with commas needs three such lines, because prose is full of
-    commas."""
+    """Whether a row over several lines is a stray quote followed by complete rows.
+
+    It is if the row has a wrong number of cells, or if, without quoting, each line has the right number and holds a label.
+    If there are no labels, a table with commas needs three such lines, because prose is full of commas.
+    """
     if fields is None:
         return False
     if len(cells) != fields:
         return True
-    split = [line.text.rstrip("\r\n").split(delimiter) for line in lines]
-    if any(len(cells) != fields for cells in split):
+    unquoted_rows = [line.text.rstrip("\r\n").split(delimiter) for line in lines]
+    if any(len(row) != fields for row in unquoted_rows):
         return False
     if labels:
-        return all(any(bare(cell) in labels for cell in cells) for cells in split)
+        return all(any(bare(cell) in labels for cell in row) for row in unquoted_rows)
     return delimiter != "," or len(lines) > 2
 
 
@@ -133,6 +146,7 @@ def bare(cell: str) -> str:
 
 
 def title_rows(file: str, number: int) -> Record:
+    """Return the record that reports `number` title rows above a table."""
     rows = "a row" if number == 1 else f"{number} rows"
     message = f"{rows} with few filled cells above the table: read as a title, not as data"
     return records.about_file("title_rows", file, message, "nothing to do, or remove them from the file", "warning")
@@ -141,11 +155,11 @@ def title_rows(file: str, number: int) -> Record:
 def no_row(
     cells: list[str], header: list[str], file: str, line: int, raw: bytes, at: int | None = None
 ) -> Record | None:
-    """Return the record for a line that is no row of the table: a repeated header (in concatenated files), or a sum."""
+    """Return the record that reports a line that is no example: a repeated header (in concatenated files) or a sum; else None."""
     first, *other_cells = [bare(cell) for cell in cells if cell.strip()] or [""]
     if cells == header:
         rule, message = "header_again", "the row repeats the header"
-    elif _TOTAL.fullmatch(first) and other_cells and not any(map(_LETTER.search, other_cells)):
+    elif _TOTAL_WORD.fullmatch(first) and other_cells and not any(map(_LETTER.search, other_cells)):
         rule, message = "total_row", f"the row holds a sum: {quoted(first)}"
     else:
         return None
@@ -155,14 +169,14 @@ def no_row(
 def read_table(stream: RawStream, file: str, spec: TaskSpec, dialect: Dialect) -> Iterator[Record]:
     """Read the rows of a table as objects of text keyed by column name."""
     fields, labels = len(dialect.columns), frozenset(spec.labels)
-    above = dialect.titles + dialect.header
+    rows_above = dialect.titles + dialect.header
     notes: tuple[Finding, ...] = ()
     last: Line | None = None
     header: list[str] = []
 
     def lines() -> Iterator[Line]:
         nonlocal last, notes
-        for line in read_lines(stream.buffered(), MAX_LINE_BYTES, blanks=_AHEAD_LINES):
+        for line in read_lines(stream.buffered(), MAX_LINE_BYTES, blanks=_MOST_LINES_OF_A_ROW):
             if line.number == 1 and line.data.startswith(BOM):
                 notes = (records.byte_order_mark(file),)
                 line = Line(line.number, len(BOM), line.data[len(BOM) :], line.cut)  # noqa: PLW2901
@@ -174,9 +188,9 @@ def read_table(stream: RawStream, file: str, spec: TaskSpec, dialect: Dialect) -
     if dialect.titles:
         yield title_rows(file, dialect.titles)
     for row in split_rows(lines(), dialect.delimiter, dialect.quote, fields, labels):
-        if above and not row.problem:
-            above -= 1
-            header = row.cells if dialect.header and not above else []
+        if rows_above and not row.problem:
+            rows_above -= 1
+            header = row.cells if dialect.header and not rows_above else []
             continue
         line = row.first
         non_row = None if row.problem else no_row(row.cells, header, file, line.number, line.data, line.at)
@@ -194,8 +208,8 @@ def _record(row: Row, file: str, dialect: Dialect, notes: tuple[Finding, ...]) -
         return records.too_long(file, line, MAX_LINE_BYTES, raw, at)
     findings = list(notes)
     if row.problem:
-        why = f"{row.problem}: {quoted(row.text[:80])}"
-        message = f"a quote ({dialect.quote}) is not closed where the field ends: {why}"
+        reason = f"{row.problem}: {quoted(row.text[:80])}"
+        message = f"a quote ({dialect.quote}) is not closed where the field ends: {reason}"
         no_quoting = "if quotes mean nothing here: `data: {csv: {quote: none}}` in task.yaml"
         fix = f"close the quote, or double the quotes inside the field; {no_quoting}"
         findings.append(row_finding("unclosed_quote", place, message, fix))

@@ -15,24 +15,24 @@ Finder = Callable[[str], list[Span]]
 """A function that finds personal data and secrets: `find_spans`, or one made by `names.finder_of`."""
 
 # Full-width forms (U+FF01..FF5E), non-breaking blanks, non-ASCII hyphens and dashes
-_ODD = re.compile("[\u00a0\u2007\u2009\u202f\u3000\u2010-\u2015\u2212\uff01-\uff5e]")
+_NON_ASCII_FORMS = re.compile("[\u00a0\u2007\u2009\u202f\u3000\u2010-\u2015\u2212\uff01-\uff5e]")
 _BLANKS = "\u00a0\u2007\u2009\u202f\u3000"
 _DIGITS, _LETTERS = b"0123456789", b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_SHAPE = bytes.maketrans(_DIGITS + _LETTERS, b"0" * 10 + b"a" * 52)
-"""For bytes.translate: digits as 0, letters as a."""
+_TO_SHAPE = bytes.maketrans(_DIGITS + _LETTERS, b"0" * 10 + b"a" * 52)
+"""Table for bytes.translate: replaces digits by 0 and letters by a."""
 _LONG_WORD = re.compile(r"[A-Za-z0-9_-]{16}")
 _DIGIT = re.compile("[0-9]")
-_NEAR_RUN = re.compile(r"[0-9][0-9 ./()-]{4,}[0-9]")  # a fast pre-check; _RUN is exact
-_RUN = re.compile(r"[0-9](?:[ ./()-]{0,3}[0-9]){5,}")
-# Dates, ranges of years, seconds since 1970, small numbers with - or / between them
-_PLAIN_RUN = re.compile(
+_MAYBE_DIGIT_RUN = re.compile(r"[0-9][0-9 ./()-]{4,}[0-9]")  # a fast pre-check; _DIGIT_RUN is exact
+_DIGIT_RUN = re.compile(r"[0-9](?:[ ./()-]{0,3}[0-9]){5,}")
+# Runs of digits that are dates, ranges of years, seconds since 1970, or small numbers with - or / between them
+_HARMLESS_RUN = re.compile(
     r"(?:(?:19|20)[0-9]{2}[-/.][01]?[0-9][-/.][0-3]?[0-9]|[0-3]?[0-9][-/.][0-3]?[0-9][-/.](?:19|20)?[0-9]{2})"
     r"(?: -?[0-2]?[0-9](?:\.[0-5][0-9])?)?"
     r"|(?:19|20)[0-9]{2}(?:[ /.-]{1,3}(?:19|20)[0-9]{2})+"
     r"|1[5-9][0-9]{8}(?:[0-9]{3})?"
     r"|[1-9][0-9]{0,4}(?:\.[0-9]+)?(?: [-/] [1-9][0-9]{0,4}(?:\.[0-9]+)?)+"
 )
-# Numbers that look like others: UUIDs, ISO and written dates and times, hashes.
+# Text around digits that makes them harmless: UUIDs, ISO and written dates and times, hashes
 _HARMLESS = re.compile(r"""(?ax)
     \b[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\b
   | \b(?:1[0-9]|20)[0-9]{2}[-/.][01]?[0-9][-/.][0-3]?[0-9](?![0-9])
@@ -40,14 +40,14 @@ _HARMLESS = re.compile(r"""(?ax)
   | \b[0-3]?[0-9][-/.][0-3]?[0-9][-/.](?:1[0-9]|20)[0-9]{2}(?![0-9])(?:[T ,]{1,2}[0-9]{1,2}[:.][0-9]{2})?
   | \b(?=[0-9a-f]*[a-f])[0-9a-f]{32,128}\b
 """)
-# Letters, except those of scripts without blanks between words
+# A word character, except those of scripts without blanks between words
 _W = r"[^\W\u2e80-\u9fff\uac00-\ud7af]"
-_LOCAL = re.compile(rf"(?<!{_W})(?<![.+-])(?!git\Z){_W}(?:(?:{_W}|[.+%'-]){{0,62}}(?:{_W}|\+))?\Z")
+_LOCAL_PART = re.compile(rf"(?<!{_W})(?<![.+-])(?!git\Z){_W}(?:(?:{_W}|[.+%'-]){{0,62}}(?:{_W}|\+))?\Z")
 _DOMAIN = re.compile(
     r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}"
     r"(?!(?:png|jpe?g|gif|svg|webp|js|ts|css|json|html?)\b)(?:[^\W\d_a-zA-Z]{2,24}|[a-zA-Z]{2,24}|xn--[\w-]{2,50})(?![A-Za-z0-9-])"
 )
-_SPELT = re.compile(
+_OBFUSCATED_EMAIL = re.compile(
     r"(?i)(?<![\w.+-])\w[\w.+-]{0,62}\s?[\[(]\s?at\s?[\])]\s?(?:[\w-]{1,62}(?:\.|\s?[\[(]\s?dot\s?[\])]\s?)){1,6}[a-z]{2,24}(?![\w-])"
 )
 """An obfuscated address: ``name [at] example [dot] com``."""
@@ -70,7 +70,7 @@ PLACEHOLDER = re.compile(r"\[([A-Z]+(?:_[A-Z]+)*)_([0-9]{1,6})\]")
 
 
 class _Hits:
-    """Non-overlapping hits in a text."""
+    """Collects hits in a text that do not overlap each other or a placeholder."""
 
     def __init__(self, text: str) -> None:
         self.spans: list[Span] = []
@@ -78,18 +78,19 @@ class _Hits:
         self._closed = [hit.span() for hit in PLACEHOLDER.finditer(text)] if "[" in text else []
 
     def add(self, kind: str, places: Iterable[tuple[int, int]], numbers: bool = False) -> None:
-        """Add the spans that are free. numbers: skip parts of a date, a UUID or a hash."""
+        """Add the places that are free, as hits of a kind. numbers: skip parts of a date, a UUID or a hash."""
         for start, end in places:
             if start < end and self.free(start, end) and not (numbers and self._harmless(start, end)):
                 self.spans.append(Span(start, end, kind))
 
     def free(self, start: int, end: int) -> bool:
+        """Whether a place overlaps no hit and no placeholder."""
         occupied = chain(((span.start, span.end) for span in self.spans), self._closed)
-        return all(end <= a or start >= b for a, b in occupied)
+        return all(end <= taken_start or start >= taken_end for taken_start, taken_end in occupied)
 
     def _harmless(self, start: int, end: int) -> bool:
-        near = _HARMLESS.finditer(self._text, max(0, start - 140), min(len(self._text), end + 140))
-        return any(hit.start() < end and start < hit.end() for hit in near)
+        nearby = _HARMLESS.finditer(self._text, max(0, start - 140), min(len(self._text), end + 140))
+        return any(hit.start() < end and start < hit.end() for hit in nearby)
 
 
 def find_spans(text: str, recogniser: Finder | None = None, regions: Sequence[str] = ()) -> list[Span]:
@@ -103,37 +104,37 @@ def find_spans(text: str, recogniser: Finder | None = None, regions: Sequence[st
         places = visible_places(text)
         spans = find_spans(visible_text(text), recogniser, regions)
         return [Span(places[s.start], places[s.end - 1] + 1, s.kind) for s in spans]
-    hits = _shapes(text, regions)
+    hits = _find_formats(text, regions)
     for span in recogniser(text) if recogniser else ():
         hits.add(span.kind, [(span.start, span.end)])
     return sorted(hits.spans, key=attrgetter("start"))
 
 
-def _shapes(text: str, regions: Sequence[str]) -> _Hits:
+def _find_formats(text: str, regions: Sequence[str]) -> _Hits:
     """Find the kinds with a fixed format, in the order of KINDS unless cost matters."""
     latin = latin_bytes(text)
-    if latin is None or b"\xa0" in latin:  # the only one of _ODD in Latin-1
-        text = _ODD.sub(_ascii_form, text)
+    if latin is None or b"\xa0" in latin:  # the only one of these in Latin-1
+        text = _NON_ASCII_FORMS.sub(_ascii_form, text)
     low, hits = _lower_form(text), _Hits(text)
-    shape = text.encode("utf-8", "surrogatepass").translate(_SHAPE)
+    shape = text.encode("utf-8", "surrogatepass").translate(_TO_SHAPE)
     if (b"0" in shape or "hf_" in text) and _LONG_WORD.search(text):
-        _in_long_words(text, hits)
+        _find_in_long_words(text, hits)
     if "-----BEGIN" in text:
         hits.add("secret", _spans(secrets.PRIVATE_KEY, text))
     if "@" in text and "://" in text:
         hits.add("secret", secrets.logins(text))
-    if _any_in(secrets.CREDENTIAL_SIGNS, low):
+    if _contains_any(secrets.CREDENTIAL_SIGNS, low):
         hits.add("secret", secrets.credentials(text))
-    if _any_in(secrets.NAMES, low):
+    if _contains_any(secrets.NAMES, low):
         hits.add("secret", secrets.named_secrets(text, low))
     if "phrase" in low or "mnemonic" in low:
         hits.add("secret", _spans(secrets.SEED, text, "value"))
     if "@" in text:
         hits.add("email", emails(text))
-    if _any_in(("at]", "at)", "at ]", "at )"), low):
-        hits.add("email", _spans(_SPELT, text))
+    if _contains_any(("at]", "at)", "at ]", "at )"), low):
+        hits.add("email", _spans(_OBFUSCATED_EMAIL, text))
     if shape.count(b"0") >= 4:
-        _in_digits(text, low, shape, hits, regions)
+        _find_in_digits(text, low, shape, hits, regions)
     elif "::" in text:
         hits.add("ip", ipv6(text))
     return hits
@@ -143,32 +144,35 @@ def _spans(pattern: re.Pattern[str], text: str, group: str | int = 0) -> Iterato
     return (hit.span(group) for hit in pattern.finditer(text))
 
 
-def _any_in(signs: Iterable[str], text: str) -> bool:
+def _contains_any(signs: Iterable[str], text: str) -> bool:
     for sign in signs:  # noqa: SIM110 (a generator takes twice as long)
         if sign in text:
             return True
     return False
 
 
-def _in_long_words(text: str, hits: _Hits) -> None:
-    aws, end = "AKIA" in text or "ASIA" in text or "aws" in text or "AWS" in text, 0
+def _find_in_long_words(text: str, hits: _Hits) -> None:
+    """Find secrets, wallets and ids in words of 16 or more characters."""
+    mentions_aws = _contains_any(("AKIA", "ASIA", "aws", "AWS"), text)
+    end = 0
     for word in text.split():
         if len(word) >= 16 and (_DIGIT.search(word) or "hf_" in word):
             start = text.index(word, end)
             end = start + len(word)
-            hits.add("secret", secrets.known_secrets(text, start, end, aws))
+            hits.add("secret", secrets.known_secrets(text, start, end, mentions_aws))
             hits.add("wallet", numbers.wallets(text, start, end))
             hits.add("national_id", national_ids.bare_ids(text, start, end))
 
 
-def _in_digits(text: str, low: str, shape: bytes, hits: _Hits, regions: Sequence[str]) -> None:
+def _find_in_digits(text: str, low: str, shape: bytes, hits: _Hits, regions: Sequence[str]) -> None:
+    """Find the kinds that hold at least four digits. low: the text in lower case. shape: the text with 0 and a."""
     if b"aa00" in shape:
         hits.add("iban", numbers.ibans(text))
     runs = [
         run.span()
-        for near in _NEAR_RUN.finditer(text)
-        if not _PLAIN_RUN.fullmatch(text, *near.span())
-        for run in _RUN.finditer(text, *near.span())
+        for candidate in _MAYBE_DIGIT_RUN.finditer(text)
+        if not _HARMLESS_RUN.fullmatch(text, *candidate.span())
+        for run in _DIGIT_RUN.finditer(text, *candidate.span())
         # six digits identify nobody, unless letters precede them
         if run.end() - run.start() > 6 or text[max(0, run.start() - 2) : run.start()].strip().isalpha()
     ]
@@ -176,7 +180,7 @@ def _in_digits(text: str, low: str, shape: bytes, hits: _Hits, regions: Sequence
         hits.add("card", numbers.cards(text, start, end), numbers=True)
     if b"aaaaa0000a" in shape:
         hits.add("national_id", national_ids.bare_ids(text, 0, len(text)), numbers=True)
-    if _any_in(national_ids.DOCUMENTS, low):
+    if _contains_any(national_ids.DOCUMENTS, low):
         hits.add("national_id", _spans(national_ids.LETTERED, text, "value"), numbers=True)
     for start, end in runs:
         hits.add("national_id", national_ids.national_ids(text, start, end), numbers=True)
@@ -186,7 +190,7 @@ def _in_digits(text: str, low: str, shape: bytes, hits: _Hits, regions: Sequence
         hits.add("mac", macs(text))
     if shape.count(b".0") > 2:
         hits.add("ip", ipv4(text))
-    if _any_in(numbers.BIRTH_WORDS, low):
+    if _contains_any(numbers.BIRTH_WORDS, low):
         hits.add("birth_date", numbers.birth_dates(text))
     for start, end in runs:
         hits.add("phone", numbers.phones(text, start, end, regions), numbers=True)
@@ -211,18 +215,17 @@ def emails(text: str) -> Iterator[tuple[int, int]]:
     """Find e-mail addresses; ``git@host``, ``user@localhost`` and ``package@1.2`` are none."""
     at = text.find("@")
     while at >= 0:
-        ends = text[at - 1 : at], text[at + 1 : at + 2]
-        domain = _DOMAIN.match(text, at + 1) if ends[0] not in " \n\t" and ends[1].isalnum() else None
-        local = _LOCAL.search(text, max(0, at - 66), at) if domain else None
+        is_inside_word = text[at - 1 : at] not in " \n\t" and text[at + 1 : at + 2].isalnum()
+        domain = _DOMAIN.match(text, at + 1) if is_inside_word else None
+        local = _LOCAL_PART.search(text, max(0, at - 66), at) if domain else None
         if local and domain and not text.startswith("_", domain.end()):
             yield local.start(), domain.end()
         at = text.find("@", at + 1)
 
 
 def ipv4(text: str) -> Iterator[tuple[int, int]]:
-    """Find four octets that name a machine: no version number, loopback address or mask. Octets that are all small are a
-    version or a section, unless the network is private, a word such as `host` precedes them, or a port or a network's
-    length follows."""
+    """Find IPv4 addresses of machines; version numbers, loopback addresses and masks are none. Four small numbers are a version
+    or a section, unless the network is private, a word such as `host` precedes them, or a port or prefix length follows."""
     for hit in _IPV4.finditer(text):
         octets = [int(o) for o in hit[0].split(".")]
         if max(octets) > 255 or octets[0] in (0, 127) or octets[0] >= 224:
@@ -250,8 +253,8 @@ def ipv6(text: str) -> Iterator[tuple[int, int]]:
             continue
         if address.is_loopback or address.is_unspecified or address.is_multicast:
             continue
-        groups = [g for g in value.split(":") if g]
-        if any(len(g) >= 3 and any(c.isdigit() for c in g) for g in groups):
+        groups = [group for group in value.split(":") if group]
+        if any(len(group) >= 3 and any(c.isdigit() for c in group) for group in groups):
             yield start, end
 
 

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import phonenumbers
 
-BEFORE = 60  # characters of context before a number
+BEFORE = 60
+"""Number of characters before a number that are its context."""
 _PHONE_NOUN = (
     r"phones?|telephones?|tele[fp]h?oo?n\w*|t[eé]l[eé]phone|tel[eé]fono|t[eé]l|tlf|mobi[el]\w*|m[oó]vil|cell\w*|celular|handy\w*"
     r"|portable|gsm|whats\s?app|fax|sms|kom[oó]rk\w*|rufnummer|landline|(?:support|info|service)\s?line|switchboard|hotline|helpline"
 )
-# The number follows directly or after small words.
 _NUMBER = r"numbers?|nummer|num[eé]ro|n[uú]mero|numer|no|nr"
+# The number follows directly or after small words.
 PHONE_TIGHT = re.compile(
     rf"(?i)(?:(?<![^\W_])(?:{_PHONE_NOUN}|call|ring|reach|text|dial|callback|contact|anrufen|appel\w*|ll[aá]ma\w*|bel|dzwo\w+"
     rf"|(?:my|his|her|our|their|meine|mon|mi|mio|mijn)\s(?:new\s|neue\s|nouveau\s|nuovo\s)?(?:{_NUMBER})"
@@ -48,7 +49,7 @@ UNIT_AFTER = re.compile(
 
 
 def before(text: str, start: int) -> str:
-    """Return the characters before a number that are its context."""
+    """Return the context before a number that starts here."""
     return text[max(0, start - BEFORE) : start]
 
 
@@ -64,11 +65,11 @@ _NATIONAL = re.compile(
     rf"(?:(?:[ /-]| / )[0-9]{{2,8}}){{1,5}}(?:-[0-9])?{_END}"
 )
 _DOTTED = re.compile(rf"{_BEGIN}0[1-9](?:(?:\.[0-9]{{2}}){{4}}|[0-9]{{1,3}}\.[0-9]{{3,4}}\.[0-9]{{3,4}}){_END}")
-_AREA = re.compile(rf"{_BEGIN}\([1-9][0-9]\)[ ]?[0-9]{{4,5}}-[0-9]{{4}}{_END}")  # Brazil
-_FREE = re.compile(rf"{_BEGIN}1[38]00 [0-9]{{3}} [0-9]{{3}}{_END}")  # Australia
+_BRAZILIAN = re.compile(rf"{_BEGIN}\([1-9][0-9]\)[ ]?[0-9]{{4,5}}-[0-9]{{4}}{_END}")
+_AUSTRALIAN = re.compile(rf"{_BEGIN}1[38]00 [0-9]{{3}} [0-9]{{3}}{_END}")
 # Without groups: eleven digits as in Britain and Germany, ten as for mobile phones in many countries
 _TRUNK = re.compile(rf"{_BEGIN}0(?:[1-37][0-9]{{9}}|[4-8][0-9]{{8}}){_END}")
-_BARE = re.compile(rf"{_BEGIN}\(?[0-9](?:[ -]?\)?[ -]?[0-9]){{6,14}}{_END}")
+_UNGROUPED = re.compile(rf"{_BEGIN}\(?[0-9](?:[ -]?\)?[ -]?[0-9]){{6,14}}{_END}")
 _EXTENSION = re.compile(r"(?i)[ ,]{0,2}(?:ext(?:ension)?\.?|x|durchwahl|poste|anexo|ramal)[ :]{0,2}[0-9]{1,6}(?!\w)")
 _UNIX_TIME = re.compile(r"1[5-9][0-9]{8}(?:[0-9]{3})?")
 
@@ -78,26 +79,26 @@ def phones(text: str, start: int, end: int, regions: Sequence[str]) -> Iterator[
     national numbers libphonenumber's tables recognise, whatever the words before them."""
     low, high = max(0, start - 2), min(len(text), end + 2)
     for hit in _PLUS.finditer(text, low, high):
-        if possible(hit[0]):
+        if _is_possible_number(hit[0]):
             yield _with_extension(text, hit)
-    for pattern in (_US, _NATIONAL, _ZEROS, _DOTTED, _AREA, _FREE, _TRUNK):
+    for pattern in (_US, _NATIONAL, _ZEROS, _DOTTED, _BRAZILIAN, _AUSTRALIAN, _TRUNK):
         for hit in pattern.finditer(text, low, high):
-            if 9 <= sum(c.isdigit() for c in hit[0]) <= 15 and _grouped_fits(text, pattern, hit):
+            if 9 <= sum(c.isdigit() for c in hit[0]) <= 15 and _is_grouped_phone(text, pattern, hit):
                 yield _with_extension(text, hit)
-    for hit in _BARE.finditer(text, low, high):
-        if _bare_fits(text, hit):
+    for hit in _UNGROUPED.finditer(text, low, high):
+        if _is_bare_phone(text, hit):
             yield _with_extension(text, hit)
     for region in regions:
         yield from _national(text, low, min(len(text), end + 1), region)
 
 
-def _grouped_fits(text: str, pattern: re.Pattern[str], hit: re.Match[str]) -> bool:
-    """Whether a grouped number is a telephone number: yes, unless the words before it name another kind. Three groups with
-    blanks need a word such as `call`; after 00 the country must have numbers of this length."""
+def _is_grouped_phone(text: str, pattern: re.Pattern[str], hit: re.Match[str]) -> bool:
+    """Whether a number with the groups of a telephone number is one: yes, unless the words before it name another kind of
+    number. US numbers grouped by blanks need a word such as `phone`; after 00 the country must have numbers of this length."""
     words = before(text, hit.start())
     if PHONE_TIGHT.search(words):
         return True
-    if NUMBER_WORD.search(words) or (pattern is _ZEROS and not possible("+" + hit[0].lstrip("0 "))):
+    if NUMBER_WORD.search(words) or (pattern is _ZEROS and not _is_possible_number("+" + hit[0].lstrip("0 "))):
         return False
     if pattern is _NATIONAL and re.fullmatch("[0-9]{2}(?: [0-9]{2}){5,}", hit[0]):
         return False  # pairs of digits: five as in France
@@ -106,8 +107,8 @@ def _grouped_fits(text: str, pattern: re.Pattern[str], hit: re.Match[str]) -> bo
     return pattern is not _US or hit["gap"] != " " or bool(PHONE_LOOSE.search(words))
 
 
-def _bare_fits(text: str, hit: re.Match[str]) -> bool:
-    """Whether the words around a number that is not grouped like a telephone number make it one."""
+def _is_bare_phone(text: str, hit: re.Match[str]) -> bool:
+    """Whether a number without such groups is a telephone number, by the words around it."""
     digits = re.sub(r"[^0-9]", "", hit[0])
     if _UNIX_TIME.fullmatch(hit[0]) or UNIT_AFTER.match(text, hit.end()) or len(set(digits)) == 1:
         return False
@@ -132,36 +133,36 @@ def _national(text: str, low: int, high: int, region: str) -> Iterator[tuple[int
             prefix, bare = bool(re.match(r"\(?0[1-9]", match.raw_string)), match.raw_string.isdigit()
             digits = re.sub("[^0-9]", "", match.raw_string)
             if leniency == phonenumbers.Leniency.POSSIBLE:
-                shaped = prefix and not bare and len(digits) >= 9 and _length_fits(match.number)
+                has_phone_format = prefix and not bare and len(digits) >= 9 and _has_possible_length(match.number)
             else:
-                shaped = prefix or not bare or phonenumbers.number_type(match.number) in mobile
-            if not shaped or (not prefix and re.fullmatch(r"[0-9]+\.[0-9]+", match.raw_string)):
+                has_phone_format = prefix or not bare or phonenumbers.number_type(match.number) in mobile
+            if not has_phone_format or (not prefix and re.fullmatch(r"[0-9]+\.[0-9]+", match.raw_string)):
                 continue
-            if _cut_out(text, start, end) or len(set(digits)) < 3 or _UNIX_TIME.fullmatch(digits):
+            if _is_part_of_more(text, start, end) or len(set(digits)) < 3 or _UNIX_TIME.fullmatch(digits):
                 continue
             words = before(text, start)
             if PHONE_TIGHT.search(words) or not (NUMBER_WORD.search(words) or UNIT_AFTER.match(text, end)):
                 yield start, end
 
 
-def _cut_out(text: str, start: int, end: int) -> bool:
+def _is_part_of_more(text: str, start: int, end: int) -> bool:
     """Whether the number is part of something longer."""
-    return bool(re.search(r"(?a)[\w.+/:#$€£<-]\Z|[0-9] \Z", text[max(0, start - 2) : start])) or bool(
-        re.match(r"(?a)\w|[-.:/][0-9]|\s?=", text[end : end + 2])
-    )
+    continues_before = re.search(r"(?a)[\w.+/:#$€£<-]\Z|[0-9] \Z", text[max(0, start - 2) : start])
+    continues_after = re.match(r"(?a)\w|[-.:/][0-9]|\s?=", text[end : end + 2])
+    return bool(continues_before or continues_after)
 
 
-def possible(number: str) -> bool:
+def _is_possible_number(number: str) -> bool:
     """Whether a number with a country code has a length that exists there (libphonenumber's tables)."""
     import phonenumbers
 
     try:
-        return _length_fits(phonenumbers.parse(number.replace("(0)", "")))
+        return _has_possible_length(phonenumbers.parse(number.replace("(0)", "")))
     except phonenumbers.NumberParseException:
         return False
 
 
-def _length_fits(number: phonenumbers.PhoneNumber) -> bool:
+def _has_possible_length(number: phonenumbers.PhoneNumber) -> bool:
     import phonenumbers
 
     return bool(phonenumbers.is_possible_number_with_reason(number) == phonenumbers.ValidationResult.IS_POSSIBLE)
@@ -181,18 +182,18 @@ _WALLET = re.compile(
 _MAESTRO = (50, 56, 57, 58, 63, 67)
 
 
-def issuer_ok(d: str) -> bool:
+def _is_known_issuer(digits: str) -> bool:
     """Whether prefix and length belong to a known card issuer."""
-    n, first_two, first_four = len(d), int(d[:2]), int(d[:4])
+    length, first_two, first_four = len(digits), int(digits[:2]), int(digits[:4])
     return bool(
-        (d[0] == "4" and n in (13, 16, 19))
-        or ((51 <= first_two <= 55 or 2221 <= first_four <= 2720) and n == 16)
-        or (first_two in (34, 37) and n == 15)
-        or ((first_four == 6011 or first_two == 65 or 644 <= int(d[:3]) <= 649) and n == 16)
-        or (3528 <= first_four <= 3589 and n == 16)
-        or ((first_two in (36, 38, 39) or 300 <= int(d[:3]) <= 305) and n == 14)
-        or (first_two == 62 and 16 <= n <= 19)
-        or (first_two in _MAESTRO and 12 <= n <= 19)
+        (digits[0] == "4" and length in (13, 16, 19))
+        or ((51 <= first_two <= 55 or 2221 <= first_four <= 2720) and length == 16)
+        or (first_two in (34, 37) and length == 15)
+        or ((first_four == 6011 or first_two == 65 or 644 <= int(digits[:3]) <= 649) and length == 16)
+        or (3528 <= first_four <= 3589 and length == 16)
+        or ((first_two in (36, 38, 39) or 300 <= int(digits[:3]) <= 305) and length == 14)
+        or (first_two == 62 and 16 <= length <= 19)
+        or (first_two in _MAESTRO and 12 <= length <= 19)
     )
 
 
@@ -203,12 +204,12 @@ def cards(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
 
     for hit in _CARD.finditer(text, start, end):
         digits = re.sub(r"[ -]", "", hit[0])
-        if issuer_ok(digits) and luhn.is_valid(digits):
+        if _is_known_issuer(digits) and luhn.is_valid(digits):
             words = before(text, hit.start())
-            maestro = int(digits[:2]) in _MAESTRO  # short prefixes and many lengths: too many numbers look like one
+            is_maestro = int(digits[:2]) in _MAESTRO  # short prefixes and many lengths: too many numbers look like one
             if NUMBER_WORD.search(words) and not CARD_WORD.search(words[-24:]):
                 continue
-            if CARD_WORD.search(words) or not maestro:
+            if CARD_WORD.search(words) or not is_maestro:
                 yield hit.span()
 
 
@@ -235,11 +236,11 @@ def ibans(text: str) -> Iterator[tuple[int, int]]:
 def wallets(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Find wallet addresses within a word: Bitcoin, its relatives and Tron by check digits, others by format."""
     hits = _WALLET.finditer(text, start, end)
-    return (hit.span() for hit in hits if hit[0][0] not in "13LMDT" or len(hit[0]) > 40 or _base58_ok(hit[0]))
+    return (hit.span() for hit in hits if hit[0][0] not in "13LMDT" or len(hit[0]) > 40 or _has_base58_checksum(hit[0]))
 
 
-def _base58_ok(value: str) -> bool:
-    """Check Base58Check: the last four of the 25 bytes are the start of the double SHA-256 of the others."""
+def _has_base58_checksum(value: str) -> bool:
+    """Whether the check digits are right (Base58Check): the last 4 of the 25 bytes begin the double SHA-256 of the others."""
     from stdnum.bitcoin import b58decode
 
     data = b58decode(value)

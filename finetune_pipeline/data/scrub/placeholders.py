@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 # the strings (with the colon of a key) and numbers of a JSON text
 _JSON_PART = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"(?P<key>\s*:)?|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?', re.S)
 SAMPLES, SHOWN = "scrubbed_samples.jsonl", 3
-_KEPT = 4 * SHOWN  # per kind; more than SHOWN, because samples of the sealed test's rows are not shown
-_AROUND = 32
-_HIDDEN = re.compile(r"[^\s().:/@_>-]")
+_KEPT_OF_A_KIND = 4 * SHOWN  # more than SHOWN, because samples of the sealed test's rows are not shown
+_CONTEXT = 32
+_TO_MASK = re.compile(r"[^\s().:/@_>-]")
 _BLANKS = re.compile(r"\s+")
 
 
@@ -44,17 +44,17 @@ class Scrubbed(NamedTuple):
 
 
 class Scrubber:
-    """Makes placeholders for one example: the same value gets the same placeholder everywhere in it. texts: all texts of the
-    example; the numbers of their existing placeholders are not used again."""
+    """Replaces hits in one example: the same value gets the same placeholder everywhere in it. texts: all texts of the example;
+    the numbers of their existing placeholders are not used again."""
 
     def __init__(self, texts: Iterable[str] = (), key: bytes | None = None, find: Finder = find_spans) -> None:
-        self._names: dict[tuple[str, str], str] = {}
-        self._next: defaultdict[str, int] = defaultdict(int)
+        self._placeholders: dict[tuple[str, str], str] = {}
+        self._last_number: defaultdict[str, int] = defaultdict(int)
         self._key = key
         self._find = find
         for text in texts:
             for kind, number in PLACEHOLDER.findall(text) if "[" in text else ():
-                self._next[kind.lower()] = max(self._next[kind.lower()], int(number))
+                self._last_number[kind.lower()] = max(self._last_number[kind.lower()], int(number))
         self.counts: defaultdict[str, int] = defaultdict(int)
         self.replacements: list[Replacement] = []
 
@@ -95,13 +95,13 @@ class Scrubber:
 
     def _placeholder(self, kind: str, value: str) -> str:
         identity = (kind, canonical(kind, value))
-        if identity not in self._names:
-            self._next[kind] += 1
-            self._names[identity] = f"[{kind.upper()}_{self._next[kind]}]"
+        if identity not in self._placeholders:
+            self._last_number[kind] += 1
+            self._placeholders[identity] = f"[{kind.upper()}_{self._last_number[kind]}]"
             if self._key is not None:
-                print_ = fingerprint(self._key, kind, value)
-                self.replacements.append(Replacement(kind, self._names[identity], print_, masked(value)))
-        return self._names[identity]
+                digest = fingerprint(self._key, kind, value)
+                self.replacements.append(Replacement(kind, self._placeholders[identity], digest, masked(value)))
+        return self._placeholders[identity]
 
 
 def scrub_turns(
@@ -152,7 +152,7 @@ def _unscrubbed(example: Example, labels: Sequence[str]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Sample:
-    """A place of a hit: its row, and the surrounding text before (masked) and after scrubbing."""
+    """A hit shown to people. before: the text around it, with the value masked. after: the same with the placeholder."""
 
     kind: str
     id: str
@@ -169,7 +169,7 @@ class Sample:
 def masked(value: str) -> str:
     """Mask a value with bullets, except blanks, separators and its ends (one character each; two if it has twelve or more)."""
     ends = 2 if len(value) >= 12 else 1
-    middle = _HIDDEN.sub("•", value[ends:-ends])
+    middle = _TO_MASK.sub("•", value[ends:-ends])
     return f"{value[:ends]}{middle}{value[-ends:]}" if len(value) > 2 * ends else "•" * len(value)
 
 
@@ -183,21 +183,22 @@ def samples_of(
         text = next((t for t in texts if replacement.placeholder in t), "")
         before, placeholder, after = text.partition(replacement.placeholder)
         if placeholder:
-            lead, tail = ("…" if len(before) > _AROUND else "") + before[-_AROUND:], after[:_AROUND]
-            tail += "…" if len(after) > _AROUND else ""
-            values = (replacement.masked, replacement.placeholder)
-            before_after = [_BLANKS.sub(" ", f"{lead}{value}{tail}") for value in values]
-            yield Sample(replacement.kind, example.id, example.place, *before_after)
+            lead = ("…" if len(before) > _CONTEXT else "") + before[-_CONTEXT:]
+            tail = after[:_CONTEXT] + ("…" if len(after) > _CONTEXT else "")
+            excerpts = [
+                _BLANKS.sub(" ", f"{lead}{value}{tail}") for value in (replacement.masked, replacement.placeholder)
+            ]
+            yield Sample(replacement.kind, example.id, example.place, *excerpts)
 
 
-def chosen(samples: Iterable[Sample], number: int = _KEPT) -> list[Sample]:
-    """Choose at most this many samples of each kind, in order, samples with different preceding words first."""
+def chosen(samples: Iterable[Sample], number: int = _KEPT_OF_A_KIND) -> list[Sample]:
+    """Choose at most `number` samples of each kind: first one for each of the words before the value, then the others."""
     by_kind: dict[str, list[Sample]] = {}
     for sample in samples:
         by_kind.setdefault(sample.kind, []).append(sample)
     result = []
     for group in by_kind.values():
-        first_with = {sample.lead: i for i, sample in reversed(list(enumerate(group)))}
-        order = sorted(range(len(group)), key=lambda i: (first_with[group[i].lead] != i, i))
+        first_with_lead = {sample.lead: i for i, sample in reversed(list(enumerate(group)))}
+        order = sorted(range(len(group)), key=lambda i: (first_with_lead[group[i].lead] != i, i))
         result += [group[i] for i in order[:number]]
     return result

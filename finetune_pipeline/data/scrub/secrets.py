@@ -58,7 +58,7 @@ _NAMED = re.compile(
     r"|\s(?P<verb>is|was|lautet|ist|est|es|é|è|to|jest)(?:\snow)?\s?:?\s|(?P<wa>は)\s?|(?P<blank>\s))"
     r"(?P<quote>[bru]?\\?[\"'“„«「`])?(?P<value>[^\s\"'`,;<>\[\]{}“”」]{6,256})"
 )
-# Code and configuration that refer to a value. They are never the value itself.
+# Code and configuration that refers to a secret and is no secret itself
 _CALL_OR_NAME = re.compile(
     r"""(?ax)
     (?:[&*!@]?[A-Za-z_$][\w$]*(?:(?:\.|::|->|\?\.|!\.)[A-Za-z_$][\w$]*)*[!?]?)?\(.*      # a call: os.environ.get(
@@ -83,7 +83,7 @@ SEED = re.compile(
     r"(?<=[:=\"'“ ])(?P<value>(?-i:(?:[a-z]{3,8}[ ,]{1,2}){11,23}[a-z]{3,8}))(?![\w])"
 )
 """Twelve or more plain words after `seed phrase` or a similar term (BIP 39): the group `value`."""
-_ADDRESS = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _MASKED = re.compile(r"[*•.xX#…_-]+.*|\$.*|.*\*{3,}.*|%.*%|.*\(\)?.*")
 
 
@@ -97,15 +97,15 @@ NAMES = (
     "pass", "pw", "kennw", "senha", "wachtw", "contrase", "hasło", "парол", "パスワ",
     "密码", "비밀", "key", "token", "secret",
 )  # fmt: skip
-"""A lower-case text that names a secret holds one of these."""
+"""A text, in lower case, that names a secret holds one of these."""
 CREDENTIAL_SIGNS = ("bearer", "token ", "basic ", " -u", " -p", "--user", "login ")
-"""A lower-case text with credentials that `credentials` finds holds one of these."""
+"""A text, in lower case, in which `credentials` finds something holds one of these."""
 
 
 def known_secrets(text: str, start: int, end: int, aws: bool) -> Iterator[tuple[int, int]]:
     """Find keys of known formats within a word. aws: the text mentions AWS, whose secret keys have no prefix."""
     for hit in _KNOWN.finditer(text, start, end):
-        if not _wordlike(hit[0]):
+        if not _is_wordlike(hit[0]):
             yield without_trailing_dot(text, *hit.span())
     for hit in _AWS_SECRET.finditer(text, start, end) if aws else ():
         if not hit[0].isalpha() and not re.fullmatch("[0-9a-f]+", hit[0]):
@@ -125,7 +125,7 @@ def credentials(text: str) -> Iterator[tuple[int, int]]:
     for hit in _BEARER.finditer(text):
         if secret_value("token", hit[1]):
             yield without_trailing_dot(text, *hit.span(1))
-    yield from (hit.span(1) for hit in _BASIC.finditer(text) if _is_basic(hit[1]))
+    yield from (hit.span(1) for hit in _BASIC.finditer(text) if _is_user_and_password(hit[1]))
     for hit in _USER_OPTION.finditer(text):
         group = next(name for name in ("pair", "given", "netrc") if hit[name])
         if secret_value("password", hit["word"] or hit[group]):
@@ -134,18 +134,18 @@ def credentials(text: str) -> Iterator[tuple[int, int]]:
 
 def named_secrets(text: str, low: str) -> Iterator[tuple[int, int]]:
     """Find values after ``name =``, ``name:`` or ``name is`` that are random enough. low: the text in lower case."""
-    at = 0
-    while hit := _NAMED.search(low, at):
-        at = hit.end("name")
-        head = _QUALIFIED.search(low, max(0, hit.start() - 40), hit.start())
-        name = (head[0] if head else "") + hit["name"]
+    position = 0
+    while hit := _NAMED.search(low, position):
+        position = hit.end("name")
+        qualifier = _QUALIFIED.search(low, max(0, hit.start() - 40), hit.start())
+        name = (qualifier[0] if qualifier else "") + hit["name"]
         start, end = _value_place(text, hit)
         value = text[start:end]
-        if not secret_value(name, value) or _ADDRESS.fullmatch(value) or (name == "key" and hit["sign"] is None):
+        if not secret_value(name, value) or _EMAIL.fullmatch(value) or (name == "key" and hit["sign"] is None):
             continue
         if _REFERENCE.fullmatch(value):
             continue
-        if hit["sign"] and not hit["quote"] and _names_something(text, name, start, end):
+        if hit["sign"] and not hit["quote"] and _is_call_or_name(text, name, start, end):
             continue
         if name == "pass" and value.upper() == value.lower():
             continue  # tests passed, not a password
@@ -154,10 +154,10 @@ def named_secrets(text: str, low: str) -> Iterator[tuple[int, int]]:
         while text[end : end + 1] == "!" and _is_password(name):
             end += 1
         yield start, end
-        at = end
+        position = end
 
 
-def _names_something(text: str, name: str, start: int, end: int) -> bool:
+def _is_call_or_name(text: str, name: str, start: int, end: int) -> bool:
     """Whether an assigned value without quotes is a call or a name. In `f(password=password2)` it is a name; elsewhere people
     choose passwords like `password2`."""
     may_be_name = not _is_password(name) or text[end : end + 1] == ")"
@@ -183,6 +183,7 @@ def _value_place(text: str, hit: re.Match[str]) -> tuple[int, int]:
 
 
 def _is_password(name: str) -> bool:
+    """Whether people choose the value with this name, unlike a key, token or secret."""
     return not name.endswith(("key", "token", "secret"))
 
 
@@ -196,19 +197,21 @@ def secret_value(name: str, value: str) -> bool:
     if _MASKED.fullmatch(value) and not _is_password(name):
         return False
     if re.fullmatch(r"[*•.xX#…_-]+|\$[\w{(].*|.*\*{3,}.*|[xX]{3,}.*|.*\(.*\)", value):
-        return False  # masked already, a variable's name, or a call
-    classes = [bool(re.search(p, value)) for p in ("[a-z]", "[A-Z]", r"[0-9]", r"[^\w\s.:/_-]")]
+        return False  # masked already, a variable, or a call
+    patterns = ("[a-z]", "[A-Z]", "[0-9]", r"[^\w\s.:/_-]")
+    lower, upper, digits, signs = (bool(re.search(pattern, value)) for pattern in patterns)
+    has_two_kinds = lower + upper + digits + signs >= 2
     if _is_password(name):
-        return (classes[2] or classes[3]) and sum(classes) >= 2 and entropy(value) >= 2.3
-    hexadecimal = bool(re.fullmatch(r"(?i)(?=.*[0-9])(?=.*[a-f])[0-9a-f-]{16,}", value))
+        return (digits or signs) and has_two_kinds and entropy(value) >= 2.3
+    is_hexadecimal = bool(re.fullmatch(r"(?i)(?=.*[0-9])(?=.*[a-f])[0-9a-f-]{16,}", value))
     if _STRONG.search(name):
-        random = classes[2] and sum(classes) >= 2 and entropy(value) >= 2.8 and not _wordlike(value)
-        return len(value) >= 8 and (hexadecimal or random)
-    mixed = all(classes[:3]) and entropy(value) >= 3.5 and not _wordlike(value)
-    return (mixed and len(value) >= 16) or (hexadecimal and len(value) >= 32)
+        is_random = digits and has_two_kinds and entropy(value) >= 2.8 and not _is_wordlike(value)
+        return len(value) >= 8 and (is_hexadecimal or is_random)
+    is_mixed = lower and upper and digits and entropy(value) >= 3.5 and not _is_wordlike(value)
+    return (is_mixed and len(value) >= 16) or (is_hexadecimal and len(value) >= 32)
 
 
-def _wordlike(value: str) -> bool:
+def _is_wordlike(value: str) -> bool:
     """Whether a value is words and numbers joined by hyphens, dots and the like: a name, not a secret."""
     return all(part.isdigit() or (part.isalpha() and (part[1:].islower() or part.isupper() or len(part) == 1))
                for part in re.split(r"[-_./:]+", value) if part)  # fmt: skip
@@ -223,14 +226,14 @@ def _is_web_token(value: str) -> bool:
     return b'"alg"' in header or b'"typ"' in header or b'"enc"' in header
 
 
-def _is_basic(value: str) -> bool:
+def _is_user_and_password(value: str) -> bool:
     try:
-        user, colon, word = base64.b64decode(value, validate=True).partition(b":")
+        user, colon, password = base64.b64decode(value, validate=True).partition(b":")
     except (binascii.Error, ValueError):
         return False
-    return bool(colon and word) and all(32 <= c < 127 for c in user + word)
+    return bool(colon and password) and all(32 <= c < 127 for c in user + password)
 
 
 def without_trailing_dot(text: str, start: int, end: int) -> tuple[int, int]:
-    """Return the place without the punctuation that ends the sentence."""
+    """Return the place without the sentence's punctuation at its end."""
     return start, start + len(text[start:end].rstrip(".?:!"))

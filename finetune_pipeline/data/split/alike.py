@@ -54,7 +54,7 @@ class Links:
 
 @dataclass(frozen=True)
 class AlikeRows:
-    """Similar kept rows: links from each row to its nearest neighbour, the index of their texts, and one row for each text."""
+    """Similar kept rows. index: of their different texts. rows: for each text of the index, a row with it."""
 
     links: Links
     index: AlikeIndex
@@ -66,16 +66,17 @@ def alike_rows(table: RowTable, boilerplate: Boilerplate) -> AlikeRows:
     kept_rows = np.flatnonzero(table.rows["state"] == KEPT)
     rows = np.sort(kept_rows[np.unique(table.rows["prompt"][kept_rows], return_index=True)[1]])
     index = _index_of(table, rows, boilerplate)
-    text, strength = index.nearest()
-    linked = np.flatnonzero(text >= 0)
-    left, right = np.sort(np.stack([rows[linked], rows[text[linked]]]), axis=0)
+    neighbour, strength = index.nearest()
+    linked = np.flatnonzero(neighbour >= 0)
+    left, right = np.sort(np.stack([rows[linked], rows[neighbour[linked]]]), axis=0)
     strength = strength[linked]
     order = np.lexsort((right, left, -strength))
-    order = order[np.sort(np.unique(left[order] << 32 | right[order], return_index=True)[1])]
+    first = np.unique(left[order] << 32 | right[order], return_index=True)[1]  # two rows may be each other's nearest
+    order = order[np.sort(first)]
     left, right, strength = left[order], right[order], strength[order]
-    enough = (table.rows["origin"][left] == _HUMAN) == (table.rows["origin"][right] == _HUMAN)
-    enough |= strength >= NOT_HUMAN
-    return AlikeRows(Links(left[enough], right[enough], strength[enough]), index, rows)
+    is_strong_enough = (table.rows["origin"][left] == _HUMAN) == (table.rows["origin"][right] == _HUMAN)
+    is_strong_enough |= strength >= NOT_HUMAN
+    return AlikeRows(Links(left[is_strong_enough], right[is_strong_enough], strength[is_strong_enough]), index, rows)
 
 
 def _index_of(table: RowTable, rows: np.ndarray, boilerplate: Boilerplate) -> AlikeIndex:
@@ -83,10 +84,10 @@ def _index_of(table: RowTable, rows: np.ndarray, boilerplate: Boilerplate) -> Al
     parts = (rows[start : start + _ROWS_AT_ONCE] for start in range(0, len(rows), _ROWS_AT_ONCE))
     size = int((table.rows["end"][rows] - table.rows["start"][rows]).sum())
     read = partial(_features_of_lines, boilerplate=boilerplate, bits=bits)
-    features, counts, at = np.zeros((len(rows), _FEATURES), np.int32), np.zeros(len(rows), np.int32), 0
+    features, counts, filled = np.zeros((len(rows), _FEATURES), np.int32), np.zeros(len(rows), np.int32), 0
     for block, block_counts in in_order(read, map(table.lines, parts), size):
-        features[at : at + len(block)], counts[at : at + len(block)] = block, block_counts
-        at += len(block)
+        features[filled : filled + len(block)], counts[filled : filled + len(block)] = block, block_counts
+        filled += len(block)
     return AlikeIndex(features, counts, bits)
 
 
@@ -96,7 +97,7 @@ def _features_of_lines(lines: bytes, boilerplate: Boilerplate, bits: int) -> tup
 
 
 class AlikeIndex:
-    """A searchable index of texts. Stores only their features: a kilobyte per text."""
+    """An index that finds the most similar of its texts. It stores only their features: a kilobyte per text."""
 
     def __init__(self, features: np.ndarray, counts: np.ndarray, bits: int) -> None:
         from finetune_pipeline.data.split import alike_kernels as kernels
@@ -173,7 +174,7 @@ def compile_kernels() -> None:
 
 
 def _parts(rows: int) -> list[slice]:
-    """Cut rows into chunks, which threads take one at a time."""
+    """Cut this many rows into chunks for threads; without rows there is one empty chunk."""
     return [slice(start, start + _ROWS_AT_ONCE) for start in range(0, max(1, rows), _ROWS_AT_ONCE)]
 
 

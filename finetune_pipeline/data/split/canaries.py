@@ -22,12 +22,13 @@ from finetune_pipeline.data.examples import Example, Message
 from finetune_pipeline.data.split.alike import AlikeRows
 
 EACH = 3
+"""Number of canaries of each kind."""
 _LEAST_WORDS = 4
 
 
 @dataclass(frozen=True)
 class Canary:
-    """A planted leak. example: the planted row. source: the index of the row it was made from."""
+    """A planted leak. example: the planted row. source: the index, in the list of sources, of the row it was made from."""
 
     kind: str
     example: Example
@@ -35,7 +36,7 @@ class Canary:
 
 
 def make_canaries(sources: Sequence[Example], threshold: float, boilerplate: Boilerplate) -> list[Canary]:
-    """Make up to three canaries of each kind from rows that must not leak (validation and test), in a fixed order.
+    """Make up to EACH canaries of each kind from rows that must not leak (validation and test), in a fixed order.
 
     Kinds: exact, a copy; reformatted, with another case, blanks and punctuation (in a template only if the texts stay similar);
     template_swapped, the same content in another template; same_group, another text of the same group. Raises ValueError if
@@ -49,7 +50,7 @@ def make_canaries(sources: Sequence[Example], threshold: float, boilerplate: Boi
         "exact": lambda source: source,
         "reformatted": lambda source: _reformatted(source, threshold, strip),
         "template_swapped": lambda source: _with_text(source, lambda _: f"{PREAMBLES[0]}\n\n{strip(source.user_text)}"),
-        "same_group": _of_same_group,
+        "same_group": _in_same_group,
     }
     canaries: list[Canary] = []
     for kind, make in makers.items():
@@ -73,7 +74,7 @@ def _reformatted(source: Example, threshold: float, strip: Callable[[str], str])
     return None
 
 
-def _of_same_group(source: Example) -> Example:
+def _in_same_group(source: Example) -> Example:
     grouped = replace(source, group=source.group or f"canary group of {source.id}")
     return _with_text(grouped, lambda text: f"canary {text[::-1]}")
 
@@ -93,41 +94,41 @@ _CLOSINGS = ("Thank you!", "Thanks a lot in advance.", "Kind regards", "Many tha
 Edit = Callable[[str, random.Random, Sequence[str]], str]
 
 
-def _typos(text: str, dice: random.Random, count: int) -> str:
+def _typos(text: str, rng: random.Random, count: int) -> str:
     for _ in range(count):
         letters = [i for i, sign in enumerate(text) if sign.isalpha()]
         if letters:
-            at, letter = dice.choice(letters), dice.choice(string.ascii_lowercase)
-            text = text[:at] + dice.choice(("", letter, letter + text[at], 2 * text[at])) + text[at + 1 :]
+            at, letter = rng.choice(letters), rng.choice(string.ascii_lowercase)
+            text = text[:at] + rng.choice(("", letter, letter + text[at], 2 * text[at])) + text[at + 1 :]
     return text
 
 
-def _word_dropped(text: str, dice: random.Random, _: Sequence[str]) -> str:
+def _word_dropped(text: str, rng: random.Random, _: Sequence[str]) -> str:
     words = text.split()
     if len(words) > 2:
-        words.pop(dice.randrange(len(words)))
+        words.pop(rng.randrange(len(words)))
     return " ".join(words)
 
 
-def _words_swapped(text: str, dice: random.Random, _: Sequence[str]) -> str:
+def _words_swapped(text: str, rng: random.Random, _: Sequence[str]) -> str:
     words = text.split()
     if len(words) > 1:
-        i, j = dice.sample(range(len(words)), 2)
+        i, j = rng.sample(range(len(words)), 2)
         words[i], words[j] = words[j], words[i]
     return " ".join(words)
 
 
-def _quarter_replaced(text: str, dice: random.Random, words: Sequence[str]) -> str:
+def _quarter_replaced(text: str, rng: random.Random, words: Sequence[str]) -> str:
     tokens = text.split()
-    for at in dice.sample(range(len(tokens)), round(len(tokens) / 4)):
-        tokens[at] = dice.choice(words)
+    for at in rng.sample(range(len(tokens)), round(len(tokens) / 4)):
+        tokens[at] = rng.choice(words)
     return " ".join(tokens)
 
 
 EDITS: dict[str, Edit] = {
-    "one typo": lambda text, dice, _: _typos(text, dice, 1),
-    "three typos": lambda text, dice, _: _typos(text, dice, 3),
-    "greeting and thanks": lambda text, dice, _: f"{dice.choice(_OPENINGS)} {text} {dice.choice(_CLOSINGS)}",
+    "one typo": lambda text, rng, _: _typos(text, rng, 1),
+    "three typos": lambda text, rng, _: _typos(text, rng, 3),
+    "greeting and thanks": lambda text, rng, _: f"{rng.choice(_OPENINGS)} {text} {rng.choice(_CLOSINGS)}",
     "a word dropped": _word_dropped,
     "two words swapped": _words_swapped,
     "a quarter of the words replaced": _quarter_replaced,
@@ -137,27 +138,28 @@ EDITS: dict[str, Edit] = {
 def recall_by_edit(
     table: RowTable, unit: np.ndarray, guarded: np.ndarray, alike: AlikeRows, boilerplate: Boilerplate
 ) -> dict[str, dict[str, Any]]:
-    """Plant edited copies of validation and test rows (`guarded`, int64), and search for them. Returns tested, found, and
-    recall with its 95% interval (Wilson) for every kind; only tested: 0 if no row could be edited that way."""
+    """Measure how many edited copies of validation and test rows (`guarded`, int64) are found. Returns, for every kind of edit,
+    tested, found, and recall with its 95% interval (Wilson); only tested: 0 if no row could be edited that way."""
     from scipy.stats import binomtest
 
     rows = table.rows[guarded]
     order = guarded[np.lexsort((rows["id"], rows["end"] - rows["start"], rows["label"]))]
     recall: dict[str, dict[str, Any]] = {}
     for number, (kind, edit) in enumerate(EDITS.items()):
-        dice = random.Random(number)  # noqa: S311
+        rng = random.Random(number)  # noqa: S311
         count = min(COPIES, len(order))
-        chosen = order[((np.arange(count) + dice.random()) * len(order) / count).astype(np.int64)]
+        chosen = order[((np.arange(count) + rng.random()) * len(order) / count).astype(np.int64)]
         texts = [e.user_text for e in table.fetch(chosen)]
         words = sorted({word for text in texts for word in text.split()})
-        copies = [edit(text, dice, words) for text in texts]
+        copies = [edit(text, rng, words) for text in texts]
         tested = np.array([copy.split() != text.split() for copy, text in zip(copies, texts, strict=True)])
         if not tested.any():
             recall[kind] = {"tested": 0}
             continue
         nearest = alike.index.nearest(loose_forms(copies, boilerplate))[0]
-        same = unit[alike.rows[nearest]] == unit[chosen]
-        test = binomtest(int((tested & (nearest >= 0) & same).sum()), int(tested.sum()))
+        # without a nearest text, -1 reads the last row, which does not count below
+        is_in_same_unit = unit[alike.rows[nearest]] == unit[chosen]
+        test = binomtest(int((tested & (nearest >= 0) & is_in_same_unit).sum()), int(tested.sum()))
         interval = test.proportion_ci(method="wilson")
         figures = {"tested": test.n, "found": test.k, "recall": round(test.k / test.n, 4)}
         recall[kind] = {**figures, "interval": [round(interval.low, 4), round(interval.high, 4)]}

@@ -25,7 +25,7 @@ _PAIRS_SHOWN = 20
 _CANARY_SOURCES = 64
 _TRAIN = SPLITS.index("train")
 PAIR_KINDS = ("exact", "group", "near", "alike")
-"""Kinds of pairs between splits. The last is no leak, but cut links between similar rows (see data/split/placement.py)."""
+"""Kinds of pairs between splits. Pairs of the last kind are no leaks but links that were not followed (see placement.py)."""
 Leak = tuple[int, int, float]
 """(row, other row, similarity) of two rows in different splits."""
 
@@ -46,11 +46,11 @@ class _Rows:
         first, second = pairs[:, 0], pairs[:, 1]
         pairs = pairs[(self.split[first] != self.split[second]) & (self.prompt[first] != self.prompt[second])]
         similarity = similarities(pairs, self.forms_of)
-        alike = np.flatnonzero(similarity >= threshold - NEAR_ENOUGH)
+        near = np.flatnonzero(similarity >= threshold - NEAR_ENOUGH)
         return {
-            "exact": [(i, j, 1.0) for i, j in _shared(self.prompt, self.split)],
-            "group": [(i, j, 1.0) for i, j in _shared(self.group, self.split, zero=False)],
-            "near": [(int(pairs[k, 0]), int(pairs[k, 1]), float(similarity[k])) for k in alike],
+            "exact": [(i, j, 1.0) for i, j in _pairs_across_splits(self.prompt, self.split)],
+            "group": [(i, j, 1.0) for i, j in _pairs_across_splits(self.group, self.split, zero_is_a_value=False)],
+            "near": [(int(pairs[k, 0]), int(pairs[k, 1]), float(similarity[k])) for k in near],
         }
 
 
@@ -103,39 +103,39 @@ def certify(search: Search, leaks: Mapping[str, Sequence[Leak]]) -> dict[str, An
         "pairs": listed,
         "threshold": search.spec.data.near_duplicate_threshold,
         "rows": int((split >= 0).sum()),
-        "canaries": _prove(search),
+        "canaries": _find_canaries(search),
         "edited": recall_by_edit(search.table, search.unit, guarded, search.alike, search.boilerplate),
     }
 
 
-def _shared(values: np.ndarray, codes: np.ndarray, zero: bool = True) -> list[tuple[int, int]]:
-    """Return one pair of rows for every value and every two splits that share it. zero: whether 0 is a value."""
-    rows = np.arange(len(values)) if zero else np.flatnonzero(values != 0)
+def _pairs_across_splits(values: np.ndarray, codes: np.ndarray, zero_is_a_value: bool = True) -> list[tuple[int, int]]:
+    """Return one pair of rows for every value and every two splits that share it."""
+    rows = np.arange(len(values)) if zero_is_a_value else np.flatnonzero(values != 0)
     order = np.lexsort((codes[rows], values[rows]))
     value, code = values[rows][order], codes[rows][order]
-    new = np.ones(len(order), bool)
-    new[1:] = (value[1:] != value[:-1]) | (code[1:] != code[:-1])
-    first, distinct = rows[order[new]], value[new]
+    is_new = np.ones(len(order), bool)
+    is_new[1:] = (value[1:] != value[:-1]) | (code[1:] != code[:-1])
+    first, distinct = rows[order[is_new]], value[is_new]
     pairs = []
     for step in (1, 2):  # step 2: the first and third split of a value in all three
-        same = np.flatnonzero(distinct[step:] == distinct[:-step])
-        pairs += list(zip(first[same].tolist(), first[same + step].tolist(), strict=True))
+        has_same_value = np.flatnonzero(distinct[step:] == distinct[:-step])
+        pairs += list(zip(first[has_same_value].tolist(), first[has_same_value + step].tolist(), strict=True))
     return sorted(pairs)
 
 
-def _prove(search: Search) -> dict[str, Any]:
-    """Plant canaries in a copy of the training rows and search for them like for leaks. Returns planted,
-    found, by_kind ({kind: [planted, found]}) and missed (names)."""
+def _find_canaries(search: Search) -> dict[str, Any]:
+    """Plant canaries in a copy of the rows, as rows of train, and search for them as for leaks. Returns planted, found, by_kind
+    ({kind: [planted, found]}) and missed (their ids)."""
     table, spec, boilerplate = search.table, search.spec, search.boilerplate
     guarded = np.flatnonzero(search.split > _TRAIN)
-    chosen = guarded[np.argsort(table.rows["id"][guarded], kind="stable")[:_CANARY_SOURCES]]
-    sources = table.fetch(chosen)
+    source_rows = guarded[np.argsort(table.rows["id"][guarded], kind="stable")[:_CANARY_SOURCES]]
+    sources = table.fetch(source_rows)
     canaries = make_canaries(sources, spec.data.near_duplicate_threshold, boilerplate)
-    rows, n = search.rows(guarded), len(guarded)
+    rows, first_canary = search.rows(guarded), len(guarded)
     group = np.append(rows.group, np.zeros(len(canaries), np.uint64))
-    for place, canary in enumerate(canaries, n):
+    for place, canary in enumerate(canaries, first_canary):
         if canary.kind == "same_group":
-            source = np.searchsorted(guarded, chosen[canary.source])
+            source = np.searchsorted(guarded, source_rows[canary.source])
             group[place] = group[source] = group_hash(canary.example.group)
     texts = [canary.example.user_text for canary in canaries]
     forms = loose_forms(texts, boilerplate)
@@ -144,21 +144,25 @@ def _prove(search: Search) -> dict[str, Any]:
         group,
         np.append(rows.split, np.full(len(canaries), _TRAIN, rows.split.dtype)),
         np.concatenate([rows.sketches, sketch(forms, spec.data.near_duplicate_threshold)]),
-        lambda which: [*rows.forms_of(which[which < n]), *(forms[i - n] for i in which[which >= n])],
+        lambda which: [
+            *rows.forms_of(which[which < first_canary]),
+            *(forms[i - first_canary] for i in which[which >= first_canary]),
+        ],
     )
     leaks = planted_rows.leaks(spec.data.near_duplicate_threshold)
     prompts = set(planted_rows.prompt[[i for i, _, _ in leaks["exact"]]].tolist())
     groups = set(planted_rows.group[[i for i, _, _ in leaks["group"]]].tolist())
     near = {max(i, j) for i, j, _ in leaks["near"]}
-    counts: dict[str, list[int]] = {}
+    by_kind: dict[str, list[int]] = {}
     missed = []
-    for place, canary in enumerate(canaries, n):
+    for place, canary in enumerate(canaries, first_canary):
         prompt, group_of = int(planted_rows.prompt[place]), int(planted_rows.group[place])
         is_found = place in near or prompt in prompts or group_of in groups
-        planted, detected = counts.get(canary.kind, (0, 0))
-        counts[canary.kind] = [planted + 1, detected + is_found]
-        missed += [] if is_found else [canary.example.id]
-    return {"planted": len(canaries), "found": len(canaries) - len(missed), "by_kind": counts, "missed": missed}
+        planted, found = by_kind.get(canary.kind, (0, 0))
+        by_kind[canary.kind] = [planted + 1, found + is_found]
+        if not is_found:
+            missed.append(canary.example.id)
+    return {"planted": len(canaries), "found": len(canaries) - len(missed), "by_kind": by_kind, "missed": missed}
 
 
 def leakage_report(split_folder: Path) -> dict[str, Any]:

@@ -21,9 +21,9 @@ NOWHERE, NOT_HUMAN, BRIDGE, LEFT = -1, -2, -3, -4
 """Why a row has no split: it is not kept; it is similar to a test row but not written by a person; it is new and similar to rows
 of two splits; it left its split because it is now similar to a row of a split that must stay unseen."""
 OF_LABEL, OF_ALL, SMALLEST = 0.2, 0.02, 8
-"""Largest unit that links may form, as a share of a label's rows and of all rows; eight rows are always allowed."""
+"""Largest unit that links may form, as a share of a label's rows and of all rows; SMALLEST rows are always allowed."""
 _HUMAN = ORIGINS.index("human")
-_TEST = SPLITS.index("test")
+_VALIDATION, _TEST = SPLITS.index("validation"), SPLITS.index("test")
 OUT = np.uint64(2**64 - 1)
 PLACED = np.dtype(
     [
@@ -42,14 +42,15 @@ def shares_of(spec: TaskSpec) -> dict[str, float]:
 
 
 def units_of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Join clusters whose kept rows share a group or a prompt to units. Returns (unit of every row (int64, -1: out), names of
+    """Join clusters whose kept rows share a group or a prompt into units. Returns (unit of every row (int64, -1: out), names of
     the units, ascending)."""
     unit = np.full(len(rows), -1, np.int64)
     alive = np.flatnonzero((rows["state"] != GONE) & (rows["state"] != CONTRADICTION))
     present = rows[alive]
     is_kept = present["state"] == KEPT
-    ties = [_ties(present[name], is_kept & (present[name] != 0)) for name in ("group", "prompt")]
-    joined = components(len(alive), np.concatenate([_ties(present["cluster"], np.ones(len(alive), bool)), *ties]))
+    pairs = [_pairs_with_equal(present["cluster"], np.ones(len(alive), bool))]
+    pairs += [_pairs_with_equal(present[name], is_kept & (present[name] != 0)) for name in ("group", "prompt")]
+    joined = components(len(alive), np.concatenate(pairs))
     smallest = np.full(int(joined.max(initial=-1)) + 1, OUT)
     np.minimum.at(smallest, joined, present["cluster"])
     occupied = np.zeros(len(smallest), bool)  # a unit without kept rows (reviewers dropped them) needs no split
@@ -59,9 +60,9 @@ def units_of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return unit, names
 
 
-def _ties(value: np.ndarray, which: np.ndarray) -> np.ndarray:
-    """Return pairs of rows (int64, [m, 2]) that connect all rows with the same value."""
-    order = np.flatnonzero(which)[np.argsort(value[which], kind="stable")]
+def _pairs_with_equal(value: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return pairs of rows (int64, [m, 2]) that connect all rows with the same value. mask: rows that count (bool)."""
+    order = np.flatnonzero(mask)[np.argsort(value[mask], kind="stable")]
     same = value[order[1:]] == value[order[:-1]]
     return np.stack([order[:-1][same], order[1:][same]], 1)
 
@@ -96,8 +97,8 @@ def join(rows: np.ndarray, unit: np.ndarray, splits: np.ndarray, before: np.ndar
     is_kept = (rows["state"] == KEPT) & (unit >= 0)
     size = np.bincount(unit[is_kept], minlength=len(splits)).tolist()
     label = rows["label"].astype(np.int64) + 1
-    of_label = OF_LABEL * np.bincount(label[is_kept], minlength=1)
-    most_of_row = np.maximum(SMALLEST, np.minimum(of_label[label], OF_ALL * is_kept.sum()))
+    most_of_label = OF_LABEL * np.bincount(label[is_kept], minlength=1)
+    largest_unit = np.maximum(SMALLEST, np.minimum(most_of_label[label], OF_ALL * is_kept.sum()))
     parent, mask = list(range(len(splits))), splits.tolist()
 
     def root(node: int) -> int:
@@ -113,16 +114,19 @@ def join(rows: np.ndarray, unit: np.ndarray, splits: np.ndarray, before: np.ndar
         a, b = sorted((root(int(unit[left])), root(int(unit[right]))))
         if a == b:
             continue
-        both_masks = mask[a] | mask[b]
-        too_large = size[a] + size[b] > min(most_of_row[left], most_of_row[right])
-        if not too_large and not both_masks & (both_masks - 1):  # at most one split
-            parent[b], size[a], mask[a] = a, size[a] + size[b], both_masks
+        joint_mask = mask[a] | mask[b]
+        too_large = size[a] + size[b] > min(largest_unit[left], largest_unit[right])
+        if not too_large and not joint_mask & (joint_mask - 1):  # at most one split
+            parent[b], size[a], mask[a] = a, size[a] + size[b], joint_mask
             continue
-        cut += bool(too_large)
-        held += bool(not too_large and mask[a] and mask[b])
+        if too_large:
+            cut += 1
+        elif mask[a] and mask[b]:
+            held += 1
         for row, neighbour in ((left, right), (right, left)):  # a new unit still goes to its neighbour's split
-            if not mask[root(int(unit[row]))] and before[neighbour] >= 0:
-                mask[root(int(unit[row]))] = 1 << int(before[neighbour])
+            new = root(int(unit[row]))
+            if not mask[new] and before[neighbour] >= 0:
+                mask[new] = 1 << int(before[neighbour])
     roots, number = np.unique(np.array([root(i) for i in range(len(splits))], np.int64), return_inverse=True)
     return Joined(number, np.array(mask, np.uint8)[roots], cut, held)
 
@@ -141,13 +145,13 @@ def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec, links: Links) ->
     """
     unit, names = units_of(rows)
     before = np.where(unit >= 0, before, -1).astype(np.int8)
-    splits = np.zeros(len(names), np.uint8)
+    ledger_splits = np.zeros(len(names), np.uint8)  # of each unit, as a bit mask
     has_split = before >= 0
-    np.bitwise_or.at(splits, unit[has_split], (1 << before[has_split]).astype(np.uint8))
-    joined = join(rows, unit, splits, before, links)
-    smallest = np.full(len(joined.splits), OUT)
-    np.minimum.at(smallest, joined.unit, names)
-    names, splits, unit = smallest, joined.splits, np.append(joined.unit, -1)[unit]
+    np.bitwise_or.at(ledger_splits, unit[has_split], (1 << before[has_split]).astype(np.uint8))
+    joined = join(rows, unit, ledger_splits, before, links)
+    unit_names = np.full(len(joined.splits), OUT)
+    np.minimum.at(unit_names, joined.unit, names)
+    names, ledger_splits, unit = unit_names, joined.splits, np.append(joined.unit, -1)[unit]
     placed = np.zeros(len(rows), PLACED)
     placed["unit"], placed["split"], placed["recorded"] = OUT, NOWHERE, -1
     if not len(names):
@@ -156,68 +160,73 @@ def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec, links: Links) ->
     split = np.full(len(rows), NOWHERE, np.int8)
     home = np.full(len(names), -1, np.int8)
     for code in range(len(SPLITS)):
-        home[splits == 1 << code] = code
+        home[ledger_splits == 1 << code] = code
+    # units with one split in the ledger: their rows join it
     settled = is_kept & (home[unit] >= 0)
     split[settled] = home[unit[settled]]
     split[settled & (split == _TEST) & (rows["origin"] != _HUMAN)] = NOT_HUMAN
-    several = is_kept & (splits[unit] > 0) & (home[unit] < 0)
-    split[several] = np.where(before[several] >= 0, before[several], BRIDGE)
+    # units with several: their rows stay where they were, and new rows are refused
+    torn = is_kept & (ledger_splits[unit] > 0) & (home[unit] < 0)
+    split[torn] = np.where(before[torn] >= 0, before[torn], BRIDGE)
     restored = _restored(rows, unit, before, split)
     split[restored] = before[restored]
-    fresh = np.flatnonzero(splits == 0)
-    home[fresh] = _assign(rows, unit, names, fresh, split, spec)
-    new = is_kept & (splits[unit] == 0)
-    split[new] = home[unit[new]]
-    inside = unit >= 0
-    has_home = inside & (home[unit] >= 0)  # removed repeats are in the unit's split too
-    placed["unit"][inside] = names[unit[inside]]
+    # new units
+    new_units = np.flatnonzero(ledger_splits == 0)
+    home[new_units] = _assign(rows, unit, names, new_units, split, spec)
+    is_new = is_kept & (ledger_splits[unit] == 0)
+    split[is_new] = home[unit[is_new]]
+    has_unit = unit >= 0
+    has_home = has_unit & (home[unit] >= 0)  # removed repeats are in the unit's split too
+    placed["unit"][has_unit] = names[unit[has_unit]]
     placed["split"] = split
     placed["recorded"] = np.where(has_home, home[unit], np.maximum(split, -1))
-    placed["bridged"] = np.where(split == BRIDGE, splits[unit], 0)
+    placed["bridged"] = np.where(split == BRIDGE, ledger_splits[unit], 0)
     return placed, len(names), joined
 
 
 def _restored(rows: np.ndarray, unit: np.ndarray, before: np.ndarray, split: np.ndarray) -> np.ndarray:
-    """Return for each unit with a BRIDGE row one removed row per split that the unit had and that has no kept row in it now.
-    Otherwise a new row similar to both a train row and a test row would replace both as duplicates, and then be refused."""
+    """Choose removed rows to keep after all: in each unit with a BRIDGE row, one for each of its earlier splits that has no row
+    in it now. Otherwise a new row could replace both a train row and a test row as their duplicate, and then be refused."""
     torn = np.unique(unit[split == BRIDGE])
     inside = np.flatnonzero(np.isin(unit, torn) & (unit >= 0))
     covered = {(int(unit[i]), int(split[i])) for i in inside if split[i] >= 0}
     chosen = []
     for i in inside[rows["state"][inside] != KEPT].tolist():
-        name = (int(unit[i]), int(before[i]))
-        if before[i] >= 0 and name not in covered:
-            covered.add(name)
+        unit_and_split = (int(unit[i]), int(before[i]))
+        if before[i] >= 0 and unit_and_split not in covered:
+            covered.add(unit_and_split)
             chosen.append(i)
     return np.array(chosen, np.int64)
 
 
 def _assign(
-    rows: np.ndarray, unit: np.ndarray, names: np.ndarray, fresh: np.ndarray, split: np.ndarray, spec: TaskSpec
+    rows: np.ndarray, unit: np.ndarray, names: np.ndarray, new_units: np.ndarray, split: np.ndarray, spec: TaskSpec
 ) -> np.ndarray:
     """Choose a split (int8) for every new unit by what each split lacks; rows with a split count."""
-    if not len(fresh):
+    if not len(new_units):
         return np.zeros(0, np.int8)
     shares, is_kept = np.array(list(shares_of(spec).values())), (rows["state"] == KEPT) & (unit >= 0)
-    size = np.bincount(unit[is_kept], minlength=len(names))[fresh]
-    human = np.bincount(unit[is_kept & (rows["origin"] != _HUMAN)], minlength=len(names))[fresh] == 0
+    size = np.bincount(unit[is_kept], minlength=len(names))[new_units]
+    all_human = np.bincount(unit[is_kept & (rows["origin"] != _HUMAN)], minlength=len(names))[new_units] == 0
     placed = np.zeros((len(spec.labels) + 1, len(SPLITS)), np.int64)
     assigned = split >= 0
     np.add.at(placed, (rows["label"][assigned].astype(np.int64) + 1, split[assigned]), 1)
     if spec.split.by == "time":
         newest = np.full(len(names), -np.inf)
         np.maximum.at(newest, unit[is_kept], np.nan_to_num(rows["time"][is_kept], nan=-np.inf))
-        order = np.lexsort((names[fresh], -newest[fresh])).tolist()
-        return _newest(order, size, human, shares * (placed.sum() + size.sum()) - placed.sum(0))
-    stratum = _strata(rows, unit, is_kept, len(names))[fresh]
-    chosen = np.zeros(len(fresh), np.int8)
+        order = np.lexsort((names[new_units], -newest[new_units])).tolist()
+        return _assign_by_time(order, size, all_human, shares * (placed.sum() + size.sum()) - placed.sum(0))
+    stratum = _strata(rows, unit, is_kept, len(names))[new_units]
+    chosen = np.zeros(len(new_units), np.int8)
     totals = placed.sum(1) + np.bincount(stratum, size, minlength=len(placed)).astype(np.int64)
-    placed_counts, target = placed.tolist(), (shares[None, :] * totals[:, None]).tolist()
-    strata, sizes, may_test = stratum.tolist(), size.tolist(), human.tolist()
-    hashes = [hashlib.sha256(f"{spec.split.seed}:{name:016x}".encode()).digest() for name in names[fresh].tolist()]
-    for i in sorted(range(len(fresh)), key=hashes.__getitem__):
-        targets, filled = target[strata[i]], placed_counts[strata[i]]
-        lacking = [a - b for a, b in zip(targets, filled, strict=True)][: 3 if may_test[i] else 2]
+    filled_by_stratum, target_by_stratum = placed.tolist(), (shares[None, :] * totals[:, None]).tolist()
+    strata, sizes, may_be_test = stratum.tolist(), size.tolist(), all_human.tolist()
+    hashes = [hashlib.sha256(f"{spec.split.seed}:{name:016x}".encode()).digest() for name in names[new_units].tolist()]
+    for i in sorted(range(len(new_units)), key=hashes.__getitem__):
+        targets, filled = target_by_stratum[strata[i]], filled_by_stratum[strata[i]]
+        lacking = [wanted - have for wanted, have in zip(targets, filled, strict=True)]
+        if not may_be_test[i]:
+            del lacking[_TEST]  # the last one
         chosen[i] = best = lacking.index(max(lacking))
         filled[best] += sizes[i]
     return chosen
@@ -227,23 +236,23 @@ def _strata(rows: np.ndarray, unit: np.ndarray, is_kept: np.ndarray, count: int)
     """Return the most common label (+ 1; 0: none) of each unit's kept rows; on a tie the first in the spec's order."""
     labels = rows["label"][is_kept].astype(np.int64) + 1
     width = int(labels.max(initial=0)) + 1
-    pair, many = np.unique(unit[is_kept] * width + labels, return_counts=True)
+    pair, counts = np.unique(unit[is_kept] * width + labels, return_counts=True)
     owner, label = pair // width, pair % width
-    order = np.lexsort((label, -many, owner))
-    first = np.unique(owner[order], return_index=True)
+    order = np.lexsort((label, -counts, owner))
+    owners, first = np.unique(owner[order], return_index=True)
     stratum = np.zeros(count, np.int64)
-    stratum[first[0]] = label[order][first[1]]
+    stratum[owners] = label[order][first]
     return stratum
 
 
-def _newest(order: list[int], size: np.ndarray, human: np.ndarray, lacking: np.ndarray) -> np.ndarray:
-    """Let the newest new units (first in `order`) fill what the test lacks, the next ones what validation lacks; the others
-    are for training."""
+def _assign_by_time(order: list[int], size: np.ndarray, all_human: np.ndarray, lacking: np.ndarray) -> np.ndarray:
+    """Choose a split (int8) for every new unit, the newest first (`order`): first fill what the test lacks (`lacking`, rows by
+    split), then what validation lacks; the others are for training."""
     chosen = np.zeros(len(order), np.int8)
     for i in order:
-        if human[i] and lacking[_TEST] >= size[i] / 2:
+        if all_human[i] and lacking[_TEST] >= size[i] / 2:
             chosen[i] = _TEST
-        elif lacking[1] >= size[i] / 2:
-            chosen[i] = 1
+        elif lacking[_VALIDATION] >= size[i] / 2:
+            chosen[i] = _VALIDATION
         lacking[chosen[i]] -= size[i]
     return chosen

@@ -57,9 +57,11 @@ def split(
     leaks = search.leaks()
     leaving = _leave_training(search, placed, leaks)
     search = replace(search, split=placed["split"])
-    checked = {kind: [p for p in pairs if not (leaving[p[0]] or leaving[p[1]])] for kind, pairs in leaks.items()}
-    certificate = certify(search, checked)
-    certificate |= {"cut": joined.cut, "held": joined.held}
+    remaining = {
+        kind: [(i, j, similarity) for i, j, similarity in pairs if not (leaving[i] or leaving[j])]
+        for kind, pairs in leaks.items()
+    }
+    certificate = {**certify(search, remaining), "cut": joined.cut, "held": joined.held}
     test, refused = _write_rows(table, placed, examples_file(reviewed), out)
     (out / SPLIT_FILES["test"]).write_bytes(seal(test) if seal else test)
     find = finder_of(spec.data, names=False)
@@ -76,27 +78,26 @@ def split(
 
 
 def _leave_training(search: Search, placed: np.ndarray, leaks: Mapping[str, Sequence[Leak]]) -> np.ndarray:
-    """Take rows out (split LEFT in `placed`) that a changed setting joins with rows in another split of the ledger. Returns
-    which rows leave (bool, [n]).
+    """Take rows out of their split (LEFT in `placed`) that a changed setting relates to rows of another split in the ledger.
+    Returns which rows leave (bool, [n]).
 
     If a looser relation (another threshold, group or scrubbing rule) joins rows of two splits, the row of the less important
     split leaves: train before validation, and never the test. Only rows of a unit that the ledger has in two splits leave. A
     leak between units is one that the clustering missed: it stays, and the certificate fails.
     """
     split, unit = search.split, search.unit
-    higher = np.array(split)  # the most protected split with a similar row
+    most_protected = np.array(split)  # of the splits with a row related to this one; later splits are more protected
     assigned = split >= 0
     for name in ("prompt", "group"):
         members = np.flatnonzero(assigned & ((search.table.rows[name] != 0) | (name == "prompt")))
-        _, number = np.unique(search.table.rows[name][members], return_inverse=True)
-        highest = np.full(len(members), -1, np.int8)
-        np.maximum.at(highest, number, split[members])
-        higher[members] = np.maximum(higher[members], highest[number])
-    pairs = [(i, j) for i, j, _ in leaks["near"] if unit[i] == unit[j]]
-    for i, j in pairs:
-        higher[i], higher[j] = max(higher[i], split[j]), max(higher[j], split[i])
-    leaving: np.ndarray = assigned & (higher > split)
-    placed["bridged"][leaving] = (1 << split[leaving]) | (1 << higher[leaving])
+        _, value_of = np.unique(search.table.rows[name][members], return_inverse=True)
+        highest_of_value = np.full(len(members), -1, np.int8)
+        np.maximum.at(highest_of_value, value_of, split[members])
+        most_protected[members] = np.maximum(most_protected[members], highest_of_value[value_of])
+    for i, j in ((i, j) for i, j, _ in leaks["near"] if unit[i] == unit[j]):
+        most_protected[i], most_protected[j] = max(most_protected[i], split[j]), max(most_protected[j], split[i])
+    leaving: np.ndarray = assigned & (most_protected > split)
+    placed["bridged"][leaving] = (1 << split[leaving]) | (1 << most_protected[leaving])
     placed["split"][leaving] = LEFT
     return leaving
 
@@ -104,14 +105,14 @@ def _leave_training(search: Search, placed: np.ndarray, leaks: Mapping[str, Sequ
 def assignments_in(splits: Path) -> np.ndarray:
     """Return a splits folder's assignments for the ledger (ENTRY, sorted, unique; see :func:`~.ledger.record_assignments`)."""
     rows, placed = np.load(splits / TABLE), np.load(splits / PLACED_FILE)
-    listed = np.flatnonzero(placed["recorded"] >= 0)
-    assignments = np.zeros(len(listed), ENTRY)
-    assignments["id"], assignments["key"] = rows["id"][listed], rows["prompt"][listed]
-    assignments["cluster"], assignments["split"] = placed["unit"][listed], placed["recorded"][listed]
+    recorded = np.flatnonzero(placed["recorded"] >= 0)
+    assignments = np.zeros(len(recorded), ENTRY)
+    assignments["id"], assignments["key"] = rows["id"][recorded], rows["prompt"][recorded]
+    assignments["cluster"], assignments["split"] = placed["unit"][recorded], placed["recorded"][recorded]
     assignments = assignments[np.lexsort([assignments[name] for name in ("split", "cluster", "key", "id")])]
-    different = np.ones(len(assignments), bool)
-    different[1:] = assignments[1:] != assignments[:-1]
-    return assignments[different]
+    is_first = np.ones(len(assignments), bool)
+    is_first[1:] = assignments[1:] != assignments[:-1]
+    return assignments[is_first]
 
 
 def placed_rows(splits: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -135,15 +136,15 @@ def _write_rows(
         (out / SPLIT_FILES["train"]).open("wb") as train,
         (out / SPLIT_FILES["validation"]).open("wb") as validation,
     ):
-        write = (train.write, validation.write, test.append)
+        writers = (train.write, validation.write, test.append)
         for row, line in zip(np.flatnonzero(is_kept).tolist(), lines, strict=True):
             if split[row] >= 0:
-                write[split[row]](line)
+                writers[split[row]](line)
             else:
                 example = decode_examples(line, str(reviewed))[0]
                 refused.append((example, _refusal(example, placed[row])))
         for row in np.flatnonzero((split >= 0) & ~is_kept).tolist():
-            write[split[row]](table.lines(np.array([row])))
+            writers[split[row]](table.lines(np.array([row])))
     return b"".join(test), refused
 
 
@@ -169,9 +170,9 @@ def _facts(
     rows: np.ndarray, placed: np.ndarray, units: int, findings: Sequence[Finding], spec: TaskSpec
 ) -> dict[str, Any]:
     split, is_kept = placed["split"], rows["state"] == KEPT
-    parts = {name: split == code for code, name in enumerate(SPLITS)}
-    counts = {name: int(mask.sum()) for name, mask in parts.items()}
-    origins = {name: sorted(count_values(rows["origin"], mask, ORIGINS).items()) for name, mask in parts.items()}
+    masks = {name: split == code for code, name in enumerate(SPLITS)}
+    counts = {name: int(mask.sum()) for name, mask in masks.items()}
+    origins = {name: sorted(count_values(rows["origin"], mask, ORIGINS).items()) for name, mask in masks.items()}
     total = max(1, sum(counts.values()))
     restored = int(((split >= 0) & ~is_kept).sum())
     return {
@@ -180,8 +181,10 @@ def _facts(
         "restored": restored,
         "quarantined": len(findings),
         "counts": counts,
-        "labels": {name: count_values(rows["label"], mask, spec.labels) for name, mask in parts.items()},
-        "origins": {name: {origin: n for origin, n in pairs if n} for name, pairs in origins.items()},
+        "labels": {name: count_values(rows["label"], mask, spec.labels) for name, mask in masks.items()},
+        "origins": {
+            name: {origin: n for origin, n in counts_of_split if n} for name, counts_of_split in origins.items()
+        },
         "shares": {name: round(n / total, 6) for name, n in counts.items()},
         "wanted_shares": {name: round(share, 6) for name, share in shares_of(spec).items()},
         "clusters": units,

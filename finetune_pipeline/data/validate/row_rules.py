@@ -16,11 +16,11 @@ from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec import TaskSpec
 
-_ORDER = "at most one system turn, first; then user and assistant turns alternate; a tool's result follows its call"
+_ORDER_FIX = "at most one system turn, first; then user and assistant turns alternate; a tool's result follows its call"
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _SUSPECT = re.compile(rf"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd<&ÃÂ{INVISIBLE}]")
 _SUSPECT_WORDS = ("{{", "[INST", "[/INST", "###", "Below is an i", "â€")
-"""A text without any of these passes every rule below: a fast pre-check."""
+"""A text without these words and without _SUSPECT characters passes every rule below: a fast pre-check."""
 _PLAIN_LATIN = bytes(code for code in range(256) if not _SUSPECT.match(chr(code)))
 _PATTERNS = tuple((rule, name, fix, re.compile(pattern, re.M)) for rule, name, fix, pattern in (
     ("template_residue", "a chat template's special token", "remove it: the template adds its own",
@@ -38,18 +38,27 @@ _PATTERNS = tuple((rule, name, fix, re.compile(pattern, re.M)) for rule, name, f
 ))  # fmt: skip
 """Patterns that no text should hold: the finding's rule, description, fix and regular expression."""
 _WARNINGS = {rule for rule, *_ in _PATTERNS} - {"template_residue"} | {"invisible_characters", "replacement_character"}
-"""Rules whose findings only warn."""
+"""Rules whose findings are warnings; those of all other rules are errors."""
 
 Problems = Iterator[tuple[str, str, str]]
 """Rule, message and fix."""
 
 
 def check_row(row: dict[str, Any], turns: Turns, spec: TaskSpec, place: str) -> list[Finding]:
-    about_turns = (check_roles(turns), check_system_prompt(turns, spec), check_label(row, turns, spec))
-    about_texts = (check_answer_form(turns, spec), check_size(turns, spec), check_texts(turns))
+    """Run every check on a row, given as an object of a known format (`row`) and as its turns."""
+    problems = chain(
+        check_roles(turns),
+        check_system_prompt(turns, spec),
+        check_label(row, turns, spec),
+        check_answer_form(turns, spec),
+        check_size(turns, spec),
+        check_texts(turns),
+        check_extras(row),
+        check_calls(turns),
+    )
     return [
         row_finding(rule, place, message, fix, "warning" if rule in _WARNINGS else "error")
-        for rule, message, fix in chain(*about_turns, *about_texts, check_extras(row), check_calls(turns))
+        for rule, message, fix in problems
     ]
 
 
@@ -71,7 +80,7 @@ def check_roles(turns: Turns) -> Problems:
         if role not in expected:
             order = f"{', '.join(roles[:8])}{', …' if len(roles) > 8 else ''}"
             speakers = " or ".join(map(repr, expected))
-            yield "role_order", f"turn {i + 1} is by {role!r} where {speakers} must speak (order: {order})", _ORDER
+            yield "role_order", f"turn {i + 1} is by {role!r} where {speakers} must speak (order: {order})", _ORDER_FIX
             break
         if role == "assistant":
             expected = ("tool",) if "tool_calls" in message else ("user",)
@@ -98,8 +107,9 @@ def check_system_prompt(turns: Turns, spec: TaskSpec) -> Problems:
         fix = "prepend the spec's system_prompt, or set data.inject: true to add it"
         yield "missing_system_prompt", "the row has no system turn", fix
     elif prompt is not None and prompt != expected:
-        differing = (i for i, (a, b) in enumerate(zip(prompt, expected, strict=False)) if a != b)
-        at = next(differing, min(len(prompt), len(expected)))
+        at = 0
+        while prompt[at : at + 1] == expected[at : at + 1]:
+            at += 1
         problem = (
             f"the system turn differs from the spec's system_prompt from character {at + 1} on: "
             f"{quoted(prompt[at : at + 40])} where the spec has {quoted(expected[at : at + 40])}"
@@ -117,8 +127,8 @@ def check_label(row: dict[str, Any], turns: Turns, spec: TaskSpec) -> Problems:
     """Check that the answer of a label task is exactly one of the labels."""
     answer = _answer(turns)
     declared = None if turns.shape == "text_label" else row.get("label")
-    judged = isinstance(declared, bool) and not spec.labels  # whether the answer is good, as in data for KTO
-    if declared is not None and not isinstance(declared, str) and not judged:
+    is_rating = isinstance(declared, bool) and not spec.labels  # of the answer, as in data for KTO
+    if declared is not None and not isinstance(declared, str) and not is_rating:
         problem = f"`label` must be text or null, found {quoted(declared)}"
         yield "wrong_type", problem, "write it as text, in double quotes"
     elif declared and answer is not None and spec.labels and declared.strip() != answer:
@@ -197,15 +207,15 @@ def check_texts(turns: Turns) -> Problems:
 def _check_text(text: str, where: str) -> Problems:
     if control := _CONTROL.search(text):
         name = unicodedata.name(control[0], f"U+{ord(control[0]):04X}")
-        many = len(_CONTROL.findall(text))
-        problem = f"{where} holds {many} control characters, the first ({name}) at character {control.start() + 1}"
+        count = len(_CONTROL.findall(text))
+        problem = f"{where} holds {count} control characters, the first ({name}) at character {control.start() + 1}"
         yield "control_characters", problem, "remove them; only line breaks and tabs are allowed"
     for rule, description, fix, pattern in _PATTERNS:
         if hit := pattern.search(text):
             yield rule, f"{where} holds {description}: {quoted(hit[0])}", fix
     if hidden := odd_invisible(text):
-        many, name, at = hidden
-        problem = f"{where} holds {many} invisible characters, the first ({name}) at character {at + 1}"
+        count, name, at = hidden
+        problem = f"{where} holds {count} invisible characters, the first ({name}) at character {at + 1}"
         fix = "remove them at the source: they hide words from search, and the model learns them as tokens"
         yield "invisible_characters", problem, fix
     if "\ufffd" in text:

@@ -27,6 +27,7 @@ from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
 
 _LABELS_SHOWN = 20
+"""Number of unknown labels in the facts."""
 _BLOCK_BYTES = 8 << 20
 _COUNTERS = ("by_rule", "labels", "ignored", "shapes", "lost", "unknown")
 
@@ -90,13 +91,15 @@ def validation_settings(spec: TaskSpec) -> dict[str, Any]:
 
 
 def validate(raw: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
-    """Validate every row of the files in ``raw/files``. Writes ``examples.jsonl``, ``quarantine.jsonl`` (file, line, raw,
-    findings) and ``findings.jsonl``. Returns facts: the counts of :class:`ValidatedBlock`. Always rows_in == kept +
-    quarantined."""
+    """Validate every row of the files in ``raw/files``.
+
+    Writes ``examples.jsonl``, ``quarantine.jsonl`` (file, line, raw, findings) and ``findings.jsonl``. Returns facts: the
+    counts of :class:`ValidatedBlock`, and the rows of each file.
+    """
     out.mkdir(parents=True, exist_ok=True)
     folder = raw / FILES
     paths = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
-    size = sum(p.stat().st_size for p in paths.values())
+    total_bytes = sum(p.stat().st_size for p in paths.values())
     files = {name: Counter(rows_in=0, kept=0, quarantined=0) for name in paths}
     totals = ValidatedBlock(labels=Counter(dict.fromkeys(spec.labels, 0)))
     blocks = (block for name, path in paths.items() for block in in_blocks(read_records(path, name, spec), name))
@@ -106,7 +109,7 @@ def validate(raw: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
         (out / "findings.jsonl").open("wb") as findings,
     ):
         encode_lines = msgspec.json.Encoder().encode_lines
-        for result in in_order(partial(validate_block, spec=spec), blocks, size):
+        for result in in_order(partial(validate_block, spec=spec), blocks, total_bytes):
             examples.write(result.examples)
             quarantine.write(encode_lines(result.quarantine))
             findings.write(encode_lines(result.findings))
@@ -118,9 +121,9 @@ def validate(raw: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
             totals.rows_in += result.rows_in
             tell("validated_examples", f"{totals.rows_in} rows validated", rows=totals.rows_in)
     rows = {name: sum(f[name] for f in files.values()) for name in ("rows_in", "kept", "quarantined")}
-    unknown: Counter[str] = Counter()
+    unknown_labels: Counter[str] = Counter()
     for label, n in totals.unknown.most_common(_LABELS_SHOWN):
-        unknown[quoted(label, find=finder_of(spec.data, names=False))] += n  # labels may be equal once scrubbed
+        unknown_labels[quoted(label, find=finder_of(spec.data, names=False))] += n  # labels may be equal once scrubbed
     return {
         **rows,
         "quarantined_share": round(rows["quarantined"] / max(1, rows["rows_in"]), 6),
@@ -130,7 +133,7 @@ def validate(raw: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
         "files": [{"file": name, **counts} for name, counts in files.items()],
         "ignored_keys": dict(sorted(totals.ignored.items())),
         "labels_lost": dict(totals.lost),
-        "labels_unknown": dict(unknown),
+        "labels_unknown": dict(unknown_labels),
         "unread": totals.unread,
     }
 
@@ -150,14 +153,18 @@ def in_blocks(records: Iterable[Record], file: str, size: int = _BLOCK_BYTES) ->
 
 
 def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
+    """Validate the rows of a block, and count findings, labels, formats and unread keys."""
     file, records = block
-    result, lines = ValidatedBlock(file), list[bytes]()
+    result = ValidatedBlock(file)
+    lines: list[bytes] = []
     mapping, find = mapping_of(spec), finder_of(spec.data, names=False)
     for record in records:
-        no_row = record.about == "file"
-        if no_row and file == PRODUCTION_FILE and record.findings[0].rule == "data.no_rows":
-            continue  # no correction was made
-        validated = [ValidatedRow(None, [*record.findings])] if no_row else validate_record(record, file, spec, mapping)
+        about_file = record.about == "file"
+        if about_file and file == PRODUCTION_FILE and record.findings[0].rule == "data.no_rows":
+            continue  # the file of corrections may be empty
+        validated = (
+            [ValidatedRow(None, [*record.findings])] if about_file else validate_record(record, file, spec, mapping)
+        )
         for row in validated:
             findings = [f.to_dict() for f in row.findings]
             if spec.data.scrub_region:  # quotes in messages are scrubbed already, except for national numbers
@@ -165,17 +172,21 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
             result.findings += findings
             result.by_rule.update(f.rule for f in row.findings)
             if record.about != "row":
-                result.unread += [{**f, "about": record.about} for f in findings if no_row or f["severity"] == "error"]
-            if no_row:
+                result.unread += [
+                    {**f, "about": record.about} for f in findings if about_file or f["severity"] == "error"
+                ]
+            if about_file:
                 continue
             result.rows_in += 1
             result.shapes[row.shape] += 1
             result.ignored.update(row.ignored)
             if row.example is None:
-                shown = scrub_text(record.raw[: 4 * RAW_SHOWN].decode("utf-8", "replace"), find)[:RAW_SHOWN]
-                result.quarantine.append({**_source(record, file), "raw": shown, "findings": findings})
+                # a character takes up to four bytes
+                raw_text = scrub_text(record.raw[: 4 * RAW_SHOWN].decode("utf-8", "replace"), find)[:RAW_SHOWN]
+                result.quarantine.append({**_source(record, file), "raw": raw_text, "findings": findings})
                 if row.label is not None:
-                    (result.lost if row.label in spec.labels else result.unknown)[row.label] += 1
+                    counter = result.lost if row.label in spec.labels else result.unknown
+                    counter[row.label] += 1
                 continue
             result.kept += 1
             if row.example.label is not None:
@@ -186,12 +197,14 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
 
 
 def validate_record(record: Record, file: str, spec: TaskSpec, mapping: Mapping | None) -> list[ValidatedRow]:
-    """Validate one record: one row, or as many as ``data.fields.each`` makes of it. mapping: that of the spec."""
+    """Validate one record: one row, or as many as ``data.fields.each`` makes of it. mapping: from the spec's `data.fields`."""
     place = place_of(_source(record, file))
-    value, findings, readable = record.value, list(record.findings), record.value is not None
+    findings = list(record.findings)
     if record.encoded:
-        value, problems, readable = decode_line(record.raw, place, record.at)
-        findings += problems
+        value, json_findings, readable = decode_line(record.raw, place, record.at)
+        findings += json_findings
+    else:
+        value, readable = record.value, record.value is not None
     if not readable:
         return [ValidatedRow(None, findings)]
     if not isinstance(value, dict) and not (mapping and (mapping.content or "each" in mapping.getters)):
@@ -200,32 +213,36 @@ def validate_record(record: Record, file: str, spec: TaskSpec, mapping: Mapping 
         return [ValidatedRow(None, [*findings, row_finding("not_an_object", place, message, fix)])]
     rows = mapping.apply(value, file, record.key, place) if mapping else [Mapped(value, raw=value)]
     if record.flat:
-        rows = [replace(row, row=_from_cells(row.row)) for row in rows]
+        rows = [replace(row, row=_clean_cells(row.row)) for row in rows]
     by_fields = mapping is not None and mapping.content
-    validated = [_validate(row, by_fields, findings, record, file, place, spec) for row in rows]
-    return [_without_rejected(row, mapped.raw, place) for row, mapped in zip(validated, rows, strict=True)]
+    return [
+        _reject_left_out(_validate_mapped(row, by_fields, findings, record, file, place, spec), row.raw, place)
+        for row in rows
+    ]
 
 
-def _without_rejected(row: ValidatedRow, value: Any, place: str) -> ValidatedRow:
-    """Drop the row's example if an annotator left the row out (by a key that nothing else reads), or if its written answer is
-    labelled as bad."""
-    if not isinstance(value, dict) or row.example is None:
+def _reject_left_out(row: ValidatedRow, raw: Any, place: str) -> ValidatedRow:
+    """Put a row into quarantine that an annotator left out by a key that nothing else reads, or whose written answer has
+    `label: false`. raw: the row before mapping."""
+    if not isinstance(raw, dict) or row.example is None:
         return row
-    ignored = value.items() if row.ignored else ()
-    left_out = [key for key, opinion in ignored if key_name(key) in row.ignored and leaves_out(key, opinion)]
-    is_bad = str(value.get("label")).casefold() == "false"
+    ignored_items = raw.items() if row.ignored else ()  # key_name takes time
+    rejecting_keys = [key for key, value in ignored_items if key_name(key) in row.ignored and leaves_out(key, value)]
+    is_bad = str(raw.get("label")).casefold() == "false"
     if is_bad and row.example.label is None and ("label" in row.ignored or row.shape != "mapped"):
-        left_out.append("label")
-    if not left_out:
+        rejecting_keys.append("label")
+    if not rejecting_keys:
         return row
-    first = value[left_out[0]]
-    shown_value = "false" if first is False else quoted(first[0] if isinstance(first, list) else first)
-    message = f"an annotator left the row out: `{key_name(left_out[0])}` is {shown_value}"
-    problem = row_finding("rejected_row", place, message, "remove it, or the key if it says something else")
-    return replace(row, example=None, findings=[*row.findings, problem])
+    reason = raw[rejecting_keys[0]]
+    if isinstance(reason, list):
+        reason = reason[0]
+    shown_value = "false" if reason is False else quoted(reason)
+    message = f"an annotator left the row out: `{key_name(rejecting_keys[0])}` is {shown_value}"
+    finding = row_finding("rejected_row", place, message, "remove it, or the key if it says something else")
+    return replace(row, example=None, findings=[*row.findings, finding])
 
 
-def _from_cells(row: dict[str, Any]) -> dict[str, Any]:
+def _clean_cells(row: dict[str, Any]) -> dict[str, Any]:
     """Clean a table's row: drop empty cells of optional columns, and split tags in one cell at commas."""
     row = {k: v for k, v in row.items() if not (v == "" and k in OPTIONAL)}
     if isinstance(row.get("tags"), str):
@@ -233,10 +250,10 @@ def _from_cells(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def _validate(
+def _validate_mapped(
     mapped: Mapped, by_fields: bool, findings: list[Finding], record: Record, file: str, place: str, spec: TaskSpec
 ) -> ValidatedRow:
-    """Validate a row that is in a known format, or should be."""
+    """Check a mapped row, and build its example unless it has errors. by_fields: `data.fields` locates all texts."""
     row, all_findings = mapped.row, [*findings, *mapped.findings]
     if mapped.findings:
         return ValidatedRow(None, all_findings, mapped.ignored, "mapped" if by_fields else "unknown")
@@ -244,24 +261,24 @@ def _validate(
     shape = "mapped" if by_fields else turns.shape or "unknown"
     all_findings += turns.findings
     decoded_with_loss = any(f.rule == "data.invalid_utf8" for f in all_findings)  # U+FFFD then comes from decoding
-    problems = check_row(row, turns, spec, place)
-    all_findings += [f for f in problems if not (decoded_with_loss and f.rule == "data.replacement_character")]
-    time, problems = read_time(row.get("time"), place)
-    all_findings += problems
+    row_findings = check_row(row, turns, spec, place)
+    all_findings += [f for f in row_findings if not (decoded_with_loss and f.rule == "data.replacement_character")]
+    time, row_findings = read_time(row.get("time"), place)
+    all_findings += row_findings
     ignored = sorted({*turns.ignored, *mapped.ignored})
     if errors(all_findings):
         last = turns.messages[-1] if turns.messages else {"role": ""}
-        answered = spec.labels and last["role"] == "assistant"
-        return ValidatedRow(None, all_findings, ignored, shape, last["content"] if answered else None)
+        has_label = spec.labels and last["role"] == "assistant"
+        return ValidatedRow(None, all_findings, ignored, shape, last["content"] if has_label else None)
     messages = final_messages(turns, spec)
-    name = example_id(messages, turns.tools)
+    row_id = example_id(messages, turns.tools)
     source = _source(record, file)
-    if isinstance(row.get("id"), str) and row["id"] not in ("", name):
+    if isinstance(row.get("id"), str) and row["id"] not in ("", row_id):
         source["id"] = row["id"]
     label = messages[-1]["content"] if spec.labels else None
     origin = row.get("origin") or ("production" if file == PRODUCTION_FILE else "human")
     tags, group, generator = row.get("tags") or [], row.get("group"), row.get("generator")
-    example = Example(name, messages, label, group, origin, source, tags, turns.tools, time, generator)
+    example = Example(row_id, messages, label, group, origin, source, tags, turns.tools, time, generator)
     return ValidatedRow(example, all_findings, ignored, shape)
 
 

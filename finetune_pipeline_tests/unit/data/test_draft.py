@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,29 @@ def test_the_text_and_the_labels_of_any_table_are_found(kind: str, tmp_path: Pat
     assert "unknown" not in draft.reading.containers.values()
     spec = parse_spec(task_yaml("some_task", draft, "a file"))
     assert spec.labels == draft.answers.labels and spec.data.fields == draft.spec.data.fields
+
+
+ESSAYS = [
+    {"question": f"Why {t}?", "answer": f"Because {t} and {word}, {i} times."}
+    for (i, t, _), word in zip(ROWS, cycle(SAYS), strict=False)
+]
+OBJECTS = [{"report": t, "facts": {"code": f"{y}-{i}", "number": i}} for i, t, y in ROWS]
+
+
+@pytest.mark.parametrize(
+    ("content", "description"),
+    [
+        ([["subject", "body", "queue"], *([t[:14], t, y] for t, y in PAIRS)], "Predict queue from subject and body."),
+        (OBJECTS, "Predict facts from report."),
+        (ESSAYS, "Write answer, given question."),
+        ([{"messages": [{"role": "user", "content": t}, {"role": "assistant", "content": f"To {y}: {t}"}]} for t, y in PAIRS],
+         "Answer as the conversations do."),
+    ],
+    ids=["labels", "json", "text", "chat"],
+)  # fmt: skip
+def test_the_description_of_a_draft_says_what_the_model_does(content: Any, description: str, tmp_path: Path) -> None:
+    task = drafted(of(tmp_path, "a.csv" if isinstance(content[0], list) else "a.jsonl", content))
+    assert parse_spec(task_yaml("some_task", task, "a file")).description == description
 
 
 def test_the_fields_of_a_draft(tmp_path: Path) -> None:

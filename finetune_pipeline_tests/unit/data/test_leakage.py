@@ -49,12 +49,13 @@ def test_leaks_the_clustering_missed_are_certified_as_leaks(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(("blind", "kind"), [("near", "reformatted"), ("exact", "exact"), ("group", "same_group")])
 def test_a_blind_search_betrays_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blind: str, kind: str) -> None:
-    real = leakage._shared
+    real = leakage._pairs_across_splits
     if blind == "near":
         monkeypatch.setattr(leakage, "similarities", lambda pairs, forms_of: np.zeros(len(pairs)))
     else:
         seen = blind == "group"
-        monkeypatch.setattr(leakage, "_shared", lambda v, c, zero=True: real(v, c, zero) if zero is seen else [])
+        search = lambda v, c, zero_is_a_value=True: real(v, c, zero_is_a_value) if zero_is_a_value is seen else []  # noqa: E731
+        monkeypatch.setattr(leakage, "_pairs_across_splits", search)
     split_rows(tmp_path, some(60))
     report = leakage_report(tmp_path / "out")
     assert report["canaries"]["found"] < report["canaries"]["planted"]
