@@ -32,7 +32,9 @@ from finetune_pipeline.steps.run_inputs import collect_run_inputs
 from finetune_pipeline.trainers import preflight
 
 EXAMPLES = 3
+"""Findings shown of each rule."""
 OK, LOOK, STOPS = "ok", "look", "stops"
+"""Marks of a check's answer: passed, failed with a warning, failed so that the pipeline would stop."""
 STEPS = DATA_STEPS[:4]
 """Steps whose facts are shown, named without `_examples`."""
 
@@ -48,7 +50,9 @@ class TaskCheck:
         task: None if the spec or all rows are unusable; the other fields are then empty.
         artifacts: Artifacts of the data steps.
         simple: Score of the simplest model; None if there are too few rows.
-        answers: (ok, look or stops; name; message) of each check.
+        answers: (OK, LOOK or STOPS; name; message) of each check.
+        rules: Findings by rule, most frequent first.
+        folder: Where the report was written.
     """
 
     name: str
@@ -67,11 +71,11 @@ class TaskCheck:
 
     @property
     def stops(self) -> list[str]:
-        """The reasons why the pipeline would stop."""
+        """Return the reasons why the pipeline would stop."""
         return [f"{name}: {message}" for mark, name, message in self.answers if mark == STOPS]
 
     def rows(self) -> list[Example]:
-        """The rows left to split."""
+        """Return the rows left to split."""
         return read_examples(self.artifacts["reviewed_examples"].folder)
 
 
@@ -88,8 +92,8 @@ def check(task: str, as_json: bool) -> int:
         checked = check_task(folder, ArtifactStore(settings.artifacts), settings.home / "checks")
         is_kept = True
     if not is_kept:
-        with tempfile.TemporaryDirectory(prefix="finetune-check-") as place:
-            checked = check_task(folder, ArtifactStore(Path(place) / "artifacts"), Path(place) / "checks")
+        with tempfile.TemporaryDirectory(prefix="finetune-check-") as temporary:
+            checked = check_task(folder, ArtifactStore(Path(temporary) / "artifacts"), Path(temporary) / "checks")
     if as_json:
         emit(facts_of(checked, is_kept))
     else:
@@ -104,7 +108,7 @@ def check_task(folder: Path, store: ArtifactStore, reports: Path) -> TaskCheck:
 
 
 def _check_task(folder: Path, store: ArtifactStore, reports: Path) -> TaskCheck:
-    loaded, problems = _read(folder, store)
+    loaded, problems = _load_task(folder, store)
     if loaded is None:
         return TaskCheck(folder.name, problems, ERROR)
     if loaded.spec.baseline.documents:
@@ -114,7 +118,9 @@ def _check_task(folder: Path, store: ArtifactStore, reports: Path) -> TaskCheck:
     except FindingsError as error:
         return TaskCheck(loaded.name, [*problems, *error.findings], ERROR)
     validated = artifacts["validated_examples"].facts
-    unread = [Finding(**{k: v for k, v in f.items() if k != "about"}) for f in validated["unread"]]
+    unread = [
+        Finding(**{key: value for key, value in finding.items() if key != "about"}) for finding in validated["unread"]
+    ]
     if not validated["rows_in"]:
         no_rows = Finding("data.no_rows", "error", loaded.name, "no row was read", "see the findings for its files")
         return TaskCheck(loaded.name, [*problems, *unread, no_rows], REFUSED)
@@ -127,18 +133,21 @@ def _check_task(folder: Path, store: ArtifactStore, reports: Path) -> TaskCheck:
     checked.signal = learnable_by_score(loaded.spec, checked.simple) or learnable(loaded.spec, rows) if rows else None
     signal = {"learnable": asdict(checked.signal)} if checked.signal else {}
     advice = Artifact(loaded.name, "advice", "", out, signal, {}) if signal else None
-    # without valid rows, the later steps have nothing to check
-    to_check = [*artifacts.values(), checked.quality] if validated["kept"] else [artifacts[step] for step in STEPS[:2]]
-    checked.answers = _answers(loaded, to_check, advice)
-    folders = [*(artifacts[step].folder for step in STEPS[1:]), out] if validated["kept"] else [to_check[-1].folder]
-    checked.rules = _by_rule(folders, out / "findings.jsonl")
+    if validated["kept"]:
+        to_check = [*artifacts.values(), checked.quality]
+        folders = [*(artifacts[step].folder for step in STEPS[1:]), out]
+    else:  # without valid rows, the later steps have nothing to check
+        to_check = [artifacts["raw_examples"], artifacts["validated_examples"]]
+        folders = [artifacts["validated_examples"].folder]
+    checked.answers = _run_checks(loaded, to_check, advice)
+    checked.rules = _findings_by_rule(folders, out / "findings.jsonl")
     checked.power = power_bounds(loaded.spec, round(len(rows) * loaded.spec.split.test))
     checked.code = ERROR if errors(problems) else REFUSED if checked.stops else DONE
     return checked
 
 
 def facts_of(checked: TaskCheck, is_kept: bool = True) -> dict[str, Any]:
-    """The check as plain JSON. is_kept: the artifacts are kept, so it names their places."""
+    """Return the result as plain JSON. is_kept: the artifacts are kept, so it names their folders."""
     facts = {"task": checked.name, "usable": not checked.code, "spec_findings": as_rows(checked.problems)}
     if checked.task is None or checked.quality is None:
         return facts
@@ -150,25 +159,26 @@ def facts_of(checked: TaskCheck, is_kept: bool = True) -> dict[str, Any]:
         "simple": asdict(checked.simple) if checked.simple else None,
         "learnable": asdict(checked.signal) if checked.signal else None,
         "power": checked.power,
-        "rules": {rule: {"count": len(hits), "examples": hits[:EXAMPLES]} for rule, hits in checked.rules.items()},
+        "rules": {rule: {"count": len(rows), "examples": rows[:EXAMPLES]} for rule, rows in checked.rules.items()},
         **({"folder": str(checked.folder), "full_list": str(checked.folder / "findings.jsonl")} if is_kept else {}),
     }
 
 
 def show_check(checked: TaskCheck, brief: bool = False, is_kept: bool = True) -> None:
-    """Print the check. brief: only problems; is_kept: the artifacts are kept, so print where they are."""
+    """Print the result. brief: only problems; is_kept: the artifacts are kept, so print where they are."""
     say(*map(str, [*checked.unread, *checked.problems]))
     if checked.task is None:
         return
     artifacts = checked.artifacts
     if not brief:
         say(f"chat template: {template_origin(checked.task.spec.chat_template, checked.task.folder)}")
-    _show_rows(artifacts)
+    _show_counts(artifacts)
     say("")
     for mark, name, message in checked.answers:
         if not brief or mark != OK:
             say(f"{mark:5} {name:24} {message}")
-    _show_rules({rule: hits for rule, hits in checked.rules.items() if rule not in {f.rule for f in checked.unread}})
+    shown_above = {finding.rule for finding in checked.unread}
+    _show_rules({rule: rows for rule, rows in checked.rules.items() if rule not in shown_above})
     if artifacts["validated_examples"].facts["kept"]:
         say(f"\n{checked.simple.sentence if checked.simple else 'There are too few rows to fit a simple model.'}")
         say(checked.power["sentence"])
@@ -183,7 +193,7 @@ def show_check(checked: TaskCheck, brief: bool = False, is_kept: bool = True) ->
         say(f"The run goes on if a prompted model can predict the answers: `finetune advise {checked.name}` asks.")
 
 
-def _read(folder: Path, store: ArtifactStore) -> tuple[Task | None, list[Finding]]:
+def _load_task(folder: Path, store: ArtifactStore) -> tuple[Task | None, list[Finding]]:
     """Return (the task, or None if its spec or training is invalid; all findings)."""
     spec, findings = read_spec(folder)
     if spec is None:
@@ -199,9 +209,11 @@ def _read(folder: Path, store: ArtifactStore) -> tuple[Task | None, list[Finding
 
 def _quality(task: Task, artifacts: Mapping[str, Artifact], store: ArtifactStore, folder: Path) -> Artifact:
     """Make the data_quality artifact without the parts that need splits; with tokens if the base model is on this machine."""
-    base = base_model_folder(task, store)
-    local = local_base(task.spec.base_model)
-    tokenizer = model_folder(base) if base else local if own_template(local) else None
+    tokenizer = None
+    if base := base_model_folder(task, store):
+        tokenizer = model_folder(base)
+    elif own_template(local := local_base(task.spec.base_model)):
+        tokenizer = local
     facts = write_quality(
         task.spec,
         reviewed=artifacts["reviewed_examples"].folder,
@@ -214,21 +226,23 @@ def _quality(task: Task, artifacts: Mapping[str, Artifact], store: ArtifactStore
     return Artifact(task.name, "data_quality", "", folder, facts, {})
 
 
-def _answers(task: Task, artifacts: list[Artifact], advice: Artifact | None) -> list[tuple[str, str, str]]:
-    """Run the steps' own checks on these artifacts. Returns (ok, look or stops; name; message) of each."""
-    to_ask = [(artifact, check) for artifact in artifacts for check in PIPELINE.steps[artifact.step].checks]
+def _run_checks(task: Task, artifacts: list[Artifact], advice: Artifact | None) -> list[tuple[str, str, str]]:
+    """Run the steps' own checks on these artifacts, and `learnable` on the advice. Returns TaskCheck.answers."""
+    checks = [(artifact, check) for artifact in artifacts for check in PIPELINE.steps[artifact.step].checks]
     if advice:
-        to_ask.append((advice, training_checks.learnable))
+        checks.append((advice, training_checks.learnable))
     answers = []
-    for artifact, check in to_ask:
-        answer = check.ask(artifact, task.spec)
-        mark = OK if answer.passed else STOPS if check.holds_back(artifact, task.spec) else LOOK
-        answers.append((mark, check.name, answer.message))
+    for artifact, check in checks:
+        result = check.ask(artifact, task.spec)
+        mark = OK
+        if not result.passed:
+            mark = STOPS if check.holds_back(artifact, task.spec) else LOOK
+        answers.append((mark, check.name, result.message))
     return answers
 
 
-def _by_rule(folders: list[Path], full_list: Path) -> dict[str, Rows]:
-    """Group the findings of these folders by rule, most frequent first, and write all of them to one file."""
+def _findings_by_rule(folders: list[Path], full_list: Path) -> dict[str, Rows]:
+    """Group the findings in these folders by rule, most frequent first, and write all of them to `full_list`."""
     files = [folder / "findings.jsonl" for folder in folders]
     grouped: dict[str, Rows] = {}
     for finding in (row for file in files for row in read_rows(file)):
@@ -237,7 +251,7 @@ def _by_rule(folders: list[Path], full_list: Path) -> dict[str, Rows]:
     return dict(sorted(grouped.items(), key=lambda item: (-len(item[1]), item[0])))
 
 
-def _show_rows(artifacts: Mapping[str, Artifact]) -> None:
+def _show_counts(artifacts: Mapping[str, Artifact]) -> None:
     raw, validated, clean = (artifacts[step].facts for step in STEPS[:3])
     files = [file for file in raw["files"] if file["bytes"]]
     for file in files:
@@ -253,9 +267,9 @@ def _show_rows(artifacts: Mapping[str, Artifact]) -> None:
     )
     if unknown := validated["labels_unknown"]:
         say(f"labels missing from output.labels: {', '.join(f'{label} × {n}' for label, n in unknown.items())}")
-    for kind, number in sorted(clean["scrubbed"].items()):
-        if number:
-            say(f"scrubbed: {number} × {kind}")
+    for kind, n in sorted(clean["scrubbed"].items()):
+        if n:
+            say(f"scrubbed: {n} × {kind}")
 
 
 def _show_rules(rules: Mapping[str, Rows]) -> None:

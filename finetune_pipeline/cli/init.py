@@ -26,14 +26,14 @@ _LABELS_SHOWN = 12
 
 
 def _path(text: str) -> Path:
-    """Return the user's path. Refuses an empty one: an unset shell variable would mean the working folder."""
+    """Parse a path of the command line. Refuses an empty text: an unset shell variable would mean the working folder."""
     if not text:
         raise click.BadParameter("an empty name is no file; write . for the working folder")
     return Path(text)
 
 
 def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The files, and options that override detection."""
+    """Add the arguments for raw files to a command, and the options that override detection."""
     options = [
         click.argument("files", metavar="FILE…", nargs=-1, required=True, type=_path),
         click.option("--text", help="Column with the user's text. Unset: detected."),
@@ -78,23 +78,24 @@ def init(files: Sequence[Path], name: str | None, yes: bool, as_json: bool, **op
     with store.lock(name, "init"):
         if problems := name_problems(name, folder, sources):  # another command made it meanwhile
             raise FindingsError(problems)
-        placed = write_task(draft, sources, folder, store)
+        copied = write_task(draft, sources, folder, store)
     from finetune_pipeline.cli.check import check_task, facts_of, show_check
     from finetune_pipeline.spec.rules import STUB
 
     try:
         checked = check_task(folder, store, settings.home / "checks")
-    except (KeyboardInterrupt, OSError) as stop:  # the same command would now refuse to make the task
-        reason = "stopped" if isinstance(stop, KeyboardInterrupt) else failure(stop)
+    except (KeyboardInterrupt, OSError) as error:
+        reason = "stopped" if isinstance(error, KeyboardInterrupt) else failure(error)
         if reason is None:
             raise
-        advice = f"{reason}; the task is made in {folder}, and `finetune check {name}` goes on from there"
-        raise click.ClickException(advice) from stop
+        # names another command, since `init` would now refuse to make the task
+        message = f"{reason}; the task is made in {folder}, and `finetune check {name}` goes on from there"
+        raise click.ClickException(message) from error
     if as_json:
-        emit({**facts_of(checked), "folder": str(folder), "copied": placed, "draft": draft_facts(draft, findings)})
+        emit({**facts_of(checked), "folder": str(folder), "copied": copied, "draft": draft_facts(draft, findings)})
         return checked.code
-    copied = ", ".join(placed) or "nothing: the files are there"
-    say(*draft_lines(draft), f"{folder}: copied {copied}; task.yaml drafted", "")
+    copied_names = ", ".join(copied) or "nothing: the files are there"
+    say(*draft_lines(draft), f"{folder}: copied {copied_names}; task.yaml drafted", "")
     show_check(checked, brief=True)
     if stubs := draft.system_prompt.count(STUB):
         say(f"next: write in {folder / 'task.yaml'} what each entry means, wherever it has `{STUB}` ({stubs} ×)")
@@ -105,7 +106,14 @@ def init(files: Sequence[Path], name: str | None, yes: bool, as_json: bool, **op
 def draft_task(
     sources: list[GivenFile], options: dict[str, str | None], asking: bool
 ) -> tuple[Draft, list[GivenFile], list[Finding]]:
-    """Return (the draft, the files with names that `raw/*` matches, findings). Raises FindingsError if no task can be made."""
+    """Draft a task from raw files; ask for its columns if several are possible.
+
+    Returns:
+        The draft, the files with names that `raw/*` matches, and findings.
+
+    Raises:
+        FindingsError: No task can be made.
+    """
     from finetune_pipeline.data.draft.draft import draft
     from finetune_pipeline.data.draft.files import with_suffix
 
@@ -115,13 +123,15 @@ def draft_task(
             "text": _ask_column("column of the text", result.choice.texts),
             "answer": _ask_column("column of the answer", result.choice.answers),
         }
-        if list(columns.values()) != [result.choice.texts[0], result.choice.answers[0]]:
+        if columns != {"text": result.choice.texts[0], "answer": result.choice.answers[0]}:
             result, findings = draft([(file.name, file.path) for file in sources], **{**options, **columns})
     if result is None:
         raise FindingsError(findings)
     renamed = [with_suffix(file, result.reading.containers[file.name]) for file in sources]
     result.converted = {
-        renamed[i].name: result.converted[file.name] for i, file in enumerate(sources) if file.name in result.converted
+        new.name: result.converted[old.name]
+        for old, new in zip(sources, renamed, strict=True)
+        if old.name in result.converted
     }
     return result, renamed, findings
 
@@ -144,7 +154,7 @@ def write_task(draft: Draft, sources: Sequence[GivenFile], folder: Path, store: 
         task = Task(spec=parse_spec(task_yaml(folder.name, draft, file_list)), folder=folder.resolve())
         # written last and only once: `init` refuses to start where this file exists
         replace_text(folder / "task.yaml", task_yaml(folder.name, draft, file_list, least_per_label(task, store)))
-    except BaseException:  # a later `init` would refuse converted files, since nobody named them
+    except BaseException:  # remove converted files: a later `init` refuses a folder with files that nobody named
         for name in {*placed} - {file.name for file in sources}:
             (folder / name).unlink(missing_ok=True)
         raise
@@ -152,7 +162,7 @@ def write_task(draft: Draft, sources: Sequence[GivenFile], folder: Path, store: 
 
 
 def say_reading(files: Sequence[Path]) -> None:
-    """Print the first line of a command, before its slow imports."""
+    """Print a command's first line, to call before its slow imports."""
     say(f"reading {_first_names(files)}")
 
 
@@ -176,8 +186,10 @@ def _task_of_raw_folder(sources: Sequence[GivenFile], data_root: Path) -> str | 
 
 
 def least_per_label(task: Task, store: ArtifactStore) -> int | None:
-    """Propose data.min_per_label: the rows of the rarest label after cleaning that has enough of them to learn from. None
-    if the default fits, or there are no labels."""
+    """Propose data.min_per_label: the cleaned rows of the rarest label that has enough to learn from.
+
+    None if the default fits, or there are no labels.
+    """
     from finetune_pipeline.pipeline import PIPELINE
     from finetune_pipeline.steps.run_inputs import collect_run_inputs
 
@@ -193,11 +205,11 @@ def least_per_label(task: Task, store: ArtifactStore) -> int | None:
 
 
 def draft_facts(draft: Draft, findings: Sequence[Finding]) -> dict[str, Any]:
-    """The draft as plain JSON."""
-
+    """Return the draft as plain JSON."""
     return {
         "files": [
-            {"file": f, "container": c, "rows": draft.reading.counts[f]} for f, c in draft.reading.containers.items()
+            {"file": file, "container": container, "rows": draft.reading.counts[file]}
+            for file, container in draft.reading.containers.items()
         ],
         "kind": draft.answers.kind,
         "labels": draft.answers.counts,
@@ -210,7 +222,7 @@ def draft_facts(draft: Draft, findings: Sequence[Finding]) -> dict[str, Any]:
 
 
 def draft_lines(draft: Draft) -> list[str]:
-    """The draft as text."""
+    """Return the draft as lines of text."""
     from finetune_pipeline.data.quoting import quoted
 
     choice, answers = draft.choice, draft.answers

@@ -1,4 +1,4 @@
-"""Shared by all commands: text and JSON output, exit codes, error messages and the environment."""
+"""Output of all commands: text and JSON, exit codes and error messages; also their task argument and environment."""
 
 from __future__ import annotations
 
@@ -24,20 +24,24 @@ if TYPE_CHECKING:
 
 DONE, ERROR, REFUSED = 0, 1, 2
 NOTICE_SECONDS, AGAIN_SECONDS = 0.5, 8.0
-"""After this silence a command says on a terminal that it is working, then again at this interval."""
+"""A command without output says on a terminal that it is starting after the first time, then that it is working at the second
+interval."""
 
 NO_TASK = "`finetune init FILE…` makes a task from raw files, and `finetune schema` lists the keys of its task.yaml"
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 
-
 _first_line = Event()
+"""Set when the command has printed something."""
 
 
 class JsonAnswer:
     """The single JSON document printed with ``--json``, and the exit code."""
 
     def __init__(self, out: TextIO) -> None:
-        self.out, self.emitted, self.problems, self.code = out, False, list[str](), ERROR
+        self.out = out
+        self.emitted = False
+        self.problems: list[str] = []
+        self.code = ERROR
 
 
 _answers: list[JsonAnswer] = []
@@ -45,8 +49,10 @@ _answers: list[JsonAnswer] = []
 
 
 def usable_streams() -> None:
-    """Open closed standard streams on the null device, since the next opened file would take their place. Escape characters
-    that the encoding of standard output does not have."""
+    """Make standard streams usable: open closed ones on the null device, and escape characters that output cannot encode.
+
+    The next opened file would take the place of a closed stream.
+    """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             os.dup2(os.open(os.devnull, os.O_RDWR), number)
@@ -89,11 +95,11 @@ def tell(as_json: bool, facts: Any, *lines: str) -> None:
 
 @contextlib.contextmanager
 def _standard_output() -> Iterator[None]:
-    """Name standard output in its errors, which carry no file name. A closed pipe is no error: its reader has read enough."""
+    """Convert errors of standard output, which name no file, to OutsideError."""
     try:
         yield
     except BrokenPipeError:
-        raise
+        raise  # no fault: the reader of the pipe has read enough
     except OSError as error:
         raise OutsideError(
             f"standard output cannot be written: {error.strerror}\nfix: redirect it to another place"
@@ -146,9 +152,9 @@ def noticed() -> Iterator[None]:
 
 
 def task_folder(name: str) -> Path:
-    """The folder of a task, given by name or by path.
+    """Return the folder of a task, given by name or by path.
 
-    Raises ClickException that lists the existing tasks.
+    Raises ClickException, which lists the existing tasks, if there is none.
     """
     if name and (Path(name) / "task.yaml").is_file():
         return Path(name).resolve()
@@ -168,7 +174,7 @@ def task_folder(name: str) -> Path:
 
 
 def get_task(name: str) -> Task:
-    """The loaded task. Raises ClickException with every problem of its spec."""
+    """Return the loaded task. Raises ClickException with every problem of its spec."""
     from finetune_pipeline.spec import load_task
 
     folder = task_folder(name)
@@ -180,13 +186,12 @@ def get_task(name: str) -> Task:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Make the folder of a file that the block writes. If the disk is full, remove the partial file and name it in the
-    error, which the system reports without a name."""
+    """Make the folder of a file that the block writes; if writing fails, remove the partial file and name it in the error."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None:  # as when the disk is full
             error.filename = str(path)
             path.unlink(missing_ok=True)
         raise
@@ -203,9 +208,8 @@ def unless_read_only() -> Iterator[None]:
 
 
 def failure(error: BaseException) -> str | None:
-    """The message for an error: wrong input, an outside fault, or Ctrl-C. None: a bug that should show its traceback."""
-    # by name, since importing Dagster takes seconds
-    interrupts = ("Abort", "KeyboardInterrupt", "DagsterExecutionInterruptedError")
+    """Return the message for wrong input, an outside fault or Ctrl-C; None for a bug, which should show its traceback."""
+    interrupts = ("Abort", "KeyboardInterrupt", "DagsterExecutionInterruptedError")  # importing Dagster takes seconds
     if type(error).__name__ in interrupts:
         return "stopped; finished steps are kept, and the same command goes on from there"
     if isinstance(error, click.ClickException):
@@ -217,7 +221,7 @@ def failure(error: BaseException) -> str | None:
 
 
 def apply_environment() -> None:
-    """Set the pipeline's variables in this process and those it starts: paths always, others only if the user set none."""
+    """Set environment variables for this process and those it starts: paths always, others only if they are not set."""
     from finetune_pipeline.orchestration.dagster_internals import dagster_home
     from finetune_pipeline.tracking.mlflow_store import ENVIRONMENT
 

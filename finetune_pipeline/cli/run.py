@@ -16,7 +16,7 @@ from typing import Any
 import click
 import dagster as dg
 
-# MLflow imports this while the watcher queries Dagster's database, and a half-imported module fails the query.
+# Imported here since MLflow would import it while another thread queries Dagster's database: a half-imported module fails it.
 import sqlalchemy.orm  # noqa: F401
 
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, apply_environment, as_json, get_task, problem, say, tell
@@ -62,16 +62,16 @@ def run(task: str, stage: str | None, as_json: bool) -> int:
             close_abandoned_runs(instance, loaded.name, project.tracking.finish)
             took = f"{time.monotonic() - started:.0f} s"
             headline = f"{loaded.name}: everything is up to date; no work was done ({took})."
-            return _finish(project, as_json, headline, None)
+            return _report_result(project, as_json, headline, None)
         result = execute(loaded, stage or "all", instance, project, quiet=as_json)
     if not result.success:
-        return _failed(result, loaded, as_json)
+        return _report_failure(result, loaded, as_json)
     if stage is not None:
         facts = {"task": loaded.name, "run_id": result.run_id, "stage": stage, "passed": True}
         tell(as_json, facts, f"{loaded.name}: stage {stage} done.")
         return DONE
     headline = f"{loaded.name}: done in {duration(time.monotonic() - started)}."
-    return _finish(Project(loaded), as_json, headline, result.run_id)
+    return _report_result(Project(loaded), as_json, headline, result.run_id)
 
 
 def _require_trainable(task: Task, *, quiet: bool) -> None:
@@ -87,7 +87,8 @@ def _require_trainable(task: Task, *, quiet: bool) -> None:
 def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Project, *, quiet: bool) -> Any:
     """Run the job of a stage, or of `all`, in this process, with its progress on the terminal. Returns Dagster's result.
 
-    Raises KeyboardInterrupt if a signal stopped it."""
+    Raises KeyboardInterrupt if a signal stopped it.
+    """
     from finetune_pipeline.definitions import definitions_of
 
     folder = read_settings().home / "progress"
@@ -99,7 +100,7 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
     if not quiet:
         say(f"{task.name}: {estimate.words(time.time())}, by {estimate.source}")
     run_id, status = str(uuid.uuid4()), "CANCELED"
-    # a process in another container, or before a restart, may have the same number
+    # with run_id: a process in another container, or before a restart, may have the same number
     path = folder / f"{task.name}-{os.getpid()}-{run_id}.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
     os.environ[VARIABLE] = str(path)
@@ -136,13 +137,13 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
         path.unlink(missing_ok=True)
         try:
             project.tracking.finish(run_id, status)
-        except TrackingError as error:  # it must not hide the failures of the steps
+        except TrackingError as error:  # not raised, since it would hide the failures of the steps
             problem(f"the run could not be closed in MLflow: {error}")
     return result
 
 
 def time_left(project: Project, step_names: Iterable[str]) -> TimeLeft:
-    """Estimate the time of a run of these steps, without those already made."""
+    """Estimate the time that a run of these steps takes; those already made take none."""
     spec, artifacts = project.task.spec, project.artifacts
     splits = project.latest("splits")
     raw_bytes = sum(path.stat().st_size for _, path in raw_paths(project.task))
@@ -189,7 +190,8 @@ def _cancelled_by_signals(instance: dg.DagsterInstance, run_id: str) -> Iterator
         reader.close()
 
 
-def _finish(project: Project, as_json: bool, headline: str, run_id: str | None) -> int:
+def _report_result(project: Project, as_json: bool, headline: str, run_id: str | None) -> int:
+    """Print the result of a full run, with the verdict of its evaluation. Returns the exit code."""
     report = project.artifacts["evaluation_report"]
     passed = bool(report and report.facts["passed"])
     facts = {
@@ -205,26 +207,28 @@ def _finish(project: Project, as_json: bool, headline: str, run_id: str | None) 
     return DONE if passed else REFUSED
 
 
-def _failed(result: Any, task: Task, as_json: bool) -> int:
-    """Print the blocking checks that said no (exit code 2) and the steps that failed (exit code 1), with their messages."""
-    refused, real = refusals_and_failures(result)
+def _report_failure(result: Any, task: Task, as_json: bool) -> int:
+    """Print the blocking checks that said no and the steps that failed. Returns the exit code: 1 if a step failed, else 2."""
+    refused, failed = refusals_and_failures(result)
     problem(
         *(f"stopped by the check {check} of {asset}: {message}" for asset, check, message in refused),
-        *(f"{_asset(step)} failed: {text}" for step, text in real),
+        *(f"{_asset(step)} failed: {text}" for step, text in failed),
         f"run {result.run_id} of {task.name} did not finish; finished steps are kept, and "
         f"`finetune run {task.name}` goes on from there",
     )
     facts = {
-        "refused": [{"asset": a, "check": c, "message": m} for a, c, m in refused],
-        "failed": [{"step": s, "message": t} for s, t in real],
+        "refused": [{"asset": asset, "check": check, "message": message} for asset, check, message in refused],
+        "failed": [{"step": step, "message": text} for step, text in failed],
     }
     tell(as_json, {"task": task.name, "run_id": result.run_id, "passed": False, **facts})
-    return ERROR if real or not refused else REFUSED
+    return ERROR if failed or not refused else REFUSED
 
 
 def make_artifact(task: Task, job: str, step: str, *, quiet: bool) -> tuple[Artifact | None, list[str], list[str]]:
-    """Return a step's artifact, after running this job if it is not up to date; also the messages of blocking checks that
-    stopped the job, and of failed steps."""
+    """Return a step's artifact, after running this job if it is not up to date.
+
+    Also returns the messages of blocking checks that stopped the job, and of failed steps.
+    """
     project = Project(task)
     if artifact := project.artifacts[step]:
         return artifact, [], []
@@ -235,7 +239,7 @@ def make_artifact(task: Task, job: str, step: str, *, quiet: bool) -> tuple[Arti
 
 
 def _asset(step: str) -> str:
-    """The asset that a Dagster step makes."""
+    """Return the name of the asset that a Dagster step makes."""
     return step.rpartition("__")[2]
 
 
@@ -272,17 +276,15 @@ def pool_wait(instance: dg.DagsterInstance, run_id: str) -> str | None:
         holders = [slot for slot in info.claimed_slots if slot.run_id != run_id]
         if run_id not in info.pending_run_ids or not holders:
             continue
-        since = {(s.run_id, s.step_key): s.assigned_timestamp for s in info.pending_steps if s.assigned_timestamp}
-        waiting_for = []
+        assigned = {(step.run_id, step.step_key): step.assigned_timestamp for step in info.pending_steps}
+        descriptions = []
         for slot in holders:
             run = instance.get_run_by_id(slot.run_id)
-            task = run.tags.get("finetune/task") if run else None
-            pid = run.tags.get("finetune/pid") if run else None
-            began = since.get((slot.run_id, slot.step_key))
-            waiting_for.append(
-                f"{_asset(slot.step_key)}{f' of {task}' if task else ''} (run {slot.run_id[:8]}"
-                f"{f', process {pid}' if pid else ''})"
-                f"{f', for {spell(time.time() - began.timestamp())}' if began else ''}"
-            )
-        return f"waiting for pool {key} ({'; '.join(waiting_for)})"
+            tags = run.tags if run else {}
+            task = f" of {tags['finetune/task']}" if tags.get("finetune/task") else ""
+            process = f", process {tags['finetune/pid']}" if tags.get("finetune/pid") else ""
+            began = assigned.get((slot.run_id, slot.step_key))
+            held_for = f", for {spell(time.time() - began.timestamp())}" if began else ""
+            descriptions.append(f"{_asset(slot.step_key)}{task} (run {slot.run_id[:8]}{process}){held_for}")
+        return f"waiting for pool {key} ({'; '.join(descriptions)})"
     return None

@@ -21,7 +21,7 @@ LEFT_SECONDS = 10.0
 
 
 def describe(row: dict[str, Any]) -> str:
-    """Format one progress line: step, loss, time left."""
+    """Return the text of a progress row: message, step, losses, time left."""
     parts = []
     if row.get("step") is not None and row.get("of"):
         parts.append(f"{row['step']} of {row['of']}")
@@ -34,10 +34,14 @@ def describe(row: dict[str, Any]) -> str:
 
 
 class Watcher:
-    """A thread that reads progress lines while the block runs.
+    """Prints the rows of a progress file, from a thread, while the block runs.
 
-    waits_for: called now and then while there is no progress; returns what the run waits for, or None.
-    left: estimates the time left for the whole run.
+    Args:
+        path: The progress file.
+        total: Number of steps.
+        say: Prints a line.
+        waits_for: Called now and then while there is no progress; returns what the run waits for, or None.
+        left: Estimates the time left for the whole run.
     """
 
     def __init__(
@@ -50,7 +54,7 @@ class Watcher:
     ) -> None:
         self.path, self.total, self.say, self.waits_for, self.left = path, total, say, waits_for, left
         self._reminders: Reminders | None = None
-        self._last_question = time.monotonic()
+        self._last_wait_check = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._started: dict[str, float] = {}
@@ -75,47 +79,49 @@ class Watcher:
                         for line in takewhile(lambda line: line.endswith(b"\n"), handle):
                             position += len(line)
                             self._show(json.loads(line))
-                            self._reminders, self._last_question = None, time.monotonic()
+                            self._reminders, self._last_wait_check = None, time.monotonic()
                 if stopping:
                     return
                 self._report_wait()
                 stopping = self._stop.wait(0.3)
 
     def _report_wait(self) -> None:
-        """Print what the run is waiting for, at growing intervals."""
-        if time.monotonic() - self._last_question < QUIET_SECONDS:
+        """Print what the run is waiting for, at growing intervals; if it waits for nothing, that it is still running."""
+        if time.monotonic() - self._last_wait_check < QUIET_SECONDS:
             return
-        self._last_question, words = time.monotonic(), None
+        self._last_wait_check = time.monotonic()
+        reason = None
         try:
-            words = self.waits_for()
+            reason = self.waits_for()
         except Exception as error:  # noqa: BLE001 - a failed query must not end the progress lines
             problem = f"        what the run waits for is unknown ({type(error).__name__}: {error})"
             if problem != self._problem:
                 self._problem = problem
                 self.say(problem)
-        if words is None:
+        if reason is None:
             self._reminders = None
             if time.monotonic() - self._last_line >= SILENT_SECONDS:
                 self._last_line = time.monotonic()
-                words = "between two steps" if self._started else "getting ready"
+                activity = "between two steps" if self._started else "getting ready"
                 if self._running:
-                    words = f"{self._running}: working, {time.time() - self._started[self._running]:.0f} s"
-                self.say(f"        {words}{self._estimate(time.time())}")
+                    activity = f"{self._running}: working, {time.time() - self._started[self._running]:.0f} s"
+                self.say(f"        {activity}{self._estimate(time.time())}")
             return
         if self.left:
             self.left.wait()
         self._reminders = self._reminders or Reminders()
         if self._reminders.due():
-            self.say(f"        {words}")
+            self.say(f"        {reason}")
 
     def _estimate(self, now: float) -> str:
-        """The time left for the whole run, unless just printed."""
+        """Return the text of the time left for the whole run; empty if it was printed just before."""
         if self.left is None or time.monotonic() - self._last_estimate < LEFT_SECONDS:
             return ""
         self._last_estimate = time.monotonic()
         return f"; {self.left.words(now)}"
 
     def _show(self, row: dict[str, Any]) -> None:
+        """Print a progress row, unless it says too little too soon after the last one."""
         stage, message, now = row["stage"], row.get("message", ""), time.monotonic()
         if self.left:
             self.left.note(**row)

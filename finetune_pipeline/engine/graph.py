@@ -14,7 +14,7 @@ from finetune_pipeline.spec.model import Task
 
 
 class MissingInput(RuntimeError):
-    """Raised if a step that this one needs has not been made, has unanswered rows, or fails a blocking check."""
+    """Raised if an input of a step has not been made, has failed rows, or fails a blocking check."""
 
 
 class Graph:
@@ -23,9 +23,10 @@ class Graph:
     def __init__(self, steps: Sequence[Step]) -> None:
         self.steps: dict[str, Step] = {}
         for step in steps:
-            unknown = [name for name in (*step.inputs, *step.follows) if name not in self.steps]
-            if unknown or step.name in self.steps:
-                raise ValueError(f"step {step.name}: needs {unknown}, which do not come before it, or is defined twice")
+            if step.name in self.steps:
+                raise ValueError(f"step {step.name} is defined twice")
+            if unknown := [name for name in (*step.inputs, *step.follows) if name not in self.steps]:
+                raise ValueError(f"step {step.name} needs {', '.join(unknown)}, which must come before it")
             self.steps[step.name] = step
 
     def versions(self, task: Task, run_inputs: RunInputs, store: ArtifactStore) -> dict[str, str]:
@@ -44,15 +45,15 @@ class Graph:
     def artifacts(self, task: Task, run_inputs: RunInputs, store: ArtifactStore) -> dict[str, Artifact | None]:
         """Return the artifact of every step, or None if not made yet."""
         return {
-            name: self._at(name, task, version, store)
+            name: self._find_version(name, task, version, store)
             for name, version in self.versions(task, run_inputs, store).items()
         }
 
     def find(self, name: str, task: Task, run_inputs: RunInputs, store: ArtifactStore) -> Artifact | None:
         """Return one step's artifact, or None if not made yet."""
-        return self._at(name, task, self.versions(task, run_inputs, store)[name], store)
+        return self._find_version(name, task, self.versions(task, run_inputs, store)[name], store)
 
-    def _at(self, name: str, task: Task, version: str, store: ArtifactStore) -> Artifact | None:
+    def _find_version(self, name: str, task: Task, version: str, store: ArtifactStore) -> Artifact | None:
         step = self.steps[name]
         return store.find(SHARED if step.shared else task.name, step.view_of or name, version)
 
@@ -67,7 +68,10 @@ class Graph:
         is_valid: Callable[[Artifact], bool] = lambda artifact: True,
         follow: Callable[[Path], None] = lambda folder: None,
     ) -> Artifact:
-        """Make one step, or return its artifact if it exists. is_valid: whether its effects outside the store still exist.
+        """Return a step's artifact, making it if it does not exist yet.
+
+        Args:
+            is_valid: Whether the effects of an existing artifact outside the store still exist; if not, it is made again.
 
         Raises:
             ChangedArtifact: An artifact that the step reads has changed since it was made.
@@ -96,7 +100,7 @@ class Graph:
         )
 
     def run_to(self, name: str, task: Task, run_inputs: RunInputs, store: ArtifactStore) -> dict[str, Artifact]:
-        """Make a step that needs no tool, and everything it needs, without Dagster. Returns the artifacts by step.
+        """Make a step and everything it needs, without Dagster or tools. Returns the artifacts by step.
 
         Only the blocking checks of steps in `after` run; the caller runs the others.
         """
@@ -107,18 +111,20 @@ class Graph:
         return {step: self.run(step, task, run_inputs, store) for step in self.steps if step in needed}
 
     def _inputs(self, step: Step, task: Task, versions: dict[str, str], store: ArtifactStore) -> Inputs:
-        artifacts = {need: self._at(need, task, versions[need], store) for need in step.inputs}
+        artifacts = {need: self._find_version(need, task, versions[need], store) for need in step.inputs}
         existing = {need: artifact for need, artifact in artifacts.items() if artifact is not None}
         if missing := [need for need in artifacts if need not in existing]:
             raise MissingInput(
                 f"{task.name}/{step.name} needs {', '.join(missing)} of the current data and spec, which "
                 f"have not been made. Run `finetune run {task.name}`, or materialize them first."
             )
-        counts = {need: sum(self.steps[need].failed(artifact.facts).values()) for need, artifact in existing.items()}
-        if incomplete := [need for need, n in counts.items() if n]:
-            failed = ", ".join(f"{counts[need]} rows failed in {need}" for need in incomplete)
+        failed_rows = {
+            need: sum(self.steps[need].failed(artifact.facts).values()) for need, artifact in existing.items()
+        }
+        if incomplete := {need: n for need, n in failed_rows.items() if n}:
+            failures = ", ".join(f"{n} rows failed in {need}" for need, n in incomplete.items())
             raise MissingInput(
-                f"{task.name}/{step.name} is not made: {failed}. Run `finetune run {task.name}`, or materialize "
+                f"{task.name}/{step.name} is not made: {failures}. Run `finetune run {task.name}`, or materialize "
                 f"{', '.join(incomplete)} again; only rows without an answer are asked."
             )
         return Inputs(existing, store.check)
@@ -132,12 +138,12 @@ class Graph:
                     raise MissingInput(f"{task.name}/{step.name} is not made: {why}")
 
 
-def pinned_inputs(store: ArtifactStore, task: Task, run_id: str, look: Callable[[], RunInputs]) -> RunInputs:
-    """Return the inputs of a run, which its first process collects and stores for the others."""
+def pinned_inputs(store: ArtifactStore, task: Task, run_id: str, collect: Callable[[], RunInputs]) -> RunInputs:
+    """Return the inputs of a run. Its first process collects and stores them; the others read what it stored."""
     path = store.state_folder(task.name) / "run_inputs" / f"{run_id}.json"
     with store.lock(task.name, "run_inputs"):
         if path.exists():
             return RunInputs(**read_json(path, RunInputs))
-        run_inputs = look()
+        run_inputs = collect()
         write_json(path, asdict(run_inputs))
         return run_inputs

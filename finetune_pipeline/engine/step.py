@@ -17,10 +17,11 @@ SHARED = "shared"
 """Task name for artifacts shared by all tasks: base models."""
 
 Tool = Callable[[Mapping[str, Any]], dict[str, Any]]
+"""Carries out a request that a step cannot carry out itself, such as running a job, and returns its facts."""
 
 
 def no_tool(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Raise, because the step has no tool: the default tool."""
+    """Raise RuntimeError: the default where a step is run without a tool."""
     raise RuntimeError(f"this step needs a tool it was not given, for {sorted(request)}")
 
 
@@ -31,7 +32,9 @@ class RunInputs:
     Fields are digests unless stated otherwise; empty if there is nothing.
 
     Attributes:
-        base: Identity of the base model.
+        logs: Digest of all production rows.
+        corrections: Digest of the training examples made from them.
+        base: Identity of the base model and its chat template.
         champion: The model a candidate is compared with, {"adapter": version, "merged": version, "model_version":
             number}; None if no model is in service.
         never_break: Ids of the examples that a candidate must answer correctly.
@@ -59,21 +62,24 @@ class RunInputs:
 
 
 class Inputs(dict[str, Artifact]):
-    """A step's input artifacts by name. opened: the names that were read, by ``inputs[name]``; listing names or items reads
-    and checks none.
+    """A step's input artifacts by name, each checked when the step first opens it by ``inputs[name]``.
 
-    check: called when an artifact is first opened (ArtifactStore.check).
+    Listing names or items opens none. The attribute `opened` has the names of those opened so far.
+
+    Args:
+        check: Called with each artifact before it is first returned (ArtifactStore.check).
     """
 
     def __init__(self, artifacts: Mapping[str, Artifact], check: Callable[[Artifact], object]) -> None:
         super().__init__(artifacts)
-        self._check, self.opened = check, set[str]()
+        self._check = check
+        self.opened: set[str] = set()
 
     def __getitem__(self, name: str) -> Artifact:
         artifact = super().__getitem__(name)
         if name not in self.opened:
             self._check(artifact)
-        self.opened.add(name)
+            self.opened.add(name)
         return artifact
 
 
@@ -107,7 +113,7 @@ class StepContext:
         return self.builder.folder
 
     def refuse_changed(self, subject: str, current: object, pinned: object) -> None:
-        """Raise JobError if a step's input has changed since the run began, since a retry would fail in the same way."""
+        """Raise JobError, so that nothing is retried, if an input from outside the graph has changed since the run began."""
         if current != pinned:
             raise JobError(
                 f"{subject} of {self.task.name} changed since this run began\nfix: run it again, with the current ones"
@@ -121,7 +127,7 @@ class Step:
     Attributes:
         name: Also the name of the asset and the artifact.
         group: Stage, and asset group in Dagster.
-        make: Fills `context.out` and returns the facts. None for a view.
+        make: Writes the files to `context.out` and returns the facts. None for a view.
         needs: Steps whose versions determine this step's version.
         after: Steps that are read too but do not change the version: `settings` contains what matters. The step is not made
             while a blocking check of one of them fails.
@@ -129,14 +135,17 @@ class Step:
             makes both, they come first.
         settings: The parts of the spec and of the run's inputs that the result depends on, by name: MLflow's parameters.
         code_version: Increased by hand when the result changes for equal inputs.
+        checks: Asset checks of the artifact.
         shows: Files of the artifact that are logged in MLflow: figures, settings and verdicts. Files with texts of rows stay
             in the artifact store, so that forgetting a person needs no search of other databases.
+        kinds: Labels of the asset in Dagster, such as `jsonl`.
         heavy: Whether it runs a model in a child process: it takes the only slot of the GPU pool, and is retried after a crash.
+        shared: Whether all tasks share the artifact, which is stored under the task name `shared`.
         asked_for: Not part of a full run or of its stage; made only by a job that names it.
         failed: Counts the failed rows from the facts, by name. If there are any, no step uses the artifact, and it is made
             again when the step runs again.
-        view_of: The step whose artifact contains the `split` that this one shows. A view has that step's version and makes
-            nothing.
+        view_of: For a view, which makes nothing: the step whose artifact and version it has.
+        split: The split of that artifact which the view shows.
         datasets: Splits that are logged in MLflow as inputs of this step.
         metrics: MLflow's metrics from nested facts, as name and JMESPath; top-level numbers are logged anyway.
         tells: Metrics that MLflow's parent run also shows, with the step's settings, data sets and verdict.

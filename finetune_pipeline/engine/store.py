@@ -39,7 +39,13 @@ forgotten and the artifact stays complete."""
 
 @dataclass(frozen=True)
 class Artifact:
-    """A complete artifact. facts: the step's own counts and scores (plain JSON); reused: found, not built."""
+    """A complete artifact.
+
+    Attributes:
+        facts: The step's own counts and scores (plain JSON).
+        inputs: Versions of the input artifacts, by step.
+        reused: False only if :meth:`ArtifactStore.build` has just made it.
+    """
 
     task: str
     step: str
@@ -128,12 +134,13 @@ class ArtifactStore:
         cache = self.seen_files(artifact.task, "checked_files")
         expected = {artifact.folder / name: entry["sha256"] for name, entry in record["files"].items()}
         expected |= {(artifact.folder / path).resolve(): digest for path, digest in record.get("outside", {}).items()}
-        problems = [
-            f"{path.relative_to(artifact.folder) if path.is_relative_to(artifact.folder) else path} "
-            f"{'has changed' if path.is_file() else 'is gone'}"
-            for path, digest in expected.items()
-            if not path.is_file() or cache.digest(path) != digest
-        ]
+        problems = []
+        for path, digest in expected.items():
+            name = path.relative_to(artifact.folder) if path.is_relative_to(artifact.folder) else path
+            if not path.is_file():
+                problems.append(f"{name} is gone")
+            elif cache.digest(path) != digest:
+                problems.append(f"{name} has changed")
         if problems:
             raise _changed(artifact.folder, ", ".join(problems))
         return artifact
@@ -149,17 +156,17 @@ class ArtifactStore:
         return next((artifact for artifact in newest_first if inputs.items() <= artifact.inputs.items()), None)
 
     def state_folder(self, task: str) -> Path:
-        """Return the folder of the task's ledgers (split assignments, openings of the sealed test)."""
+        """Return the folder of the task's ledgers (split assignments, openings of the sealed test), creating it if missing."""
         folder = self.root / task / "state"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def seen_files(self, task: str, name: str = "seen_files") -> SeenFiles:
-        """Return the digest cache of the task's own files, or another cache by name."""
+        """Return a digest cache of the task, by default that of its own files."""
         return SeenFiles(self.root / task / "state" / f"{name}.json")
 
     def lock(self, task: str, name: str) -> contextlib.AbstractContextManager[None]:
-        """Return the named lock of a task, see :func:`hold`."""
+        """Return the named lock of a task, to hold while a block runs (see :func:`hold`)."""
         return hold(self.root / task / ".locks" / name)
 
     def build(
@@ -173,7 +180,7 @@ class ArtifactStore:
         make: Callable[[Builder], None],
         is_valid: Callable[[Artifact], bool] = lambda artifact: True,
     ) -> Artifact:
-        """Return the artifact of these inputs. It is made first if it does not exist or `is_valid` returns False for it.
+        """Return the artifact of these inputs, making it if it does not exist or `is_valid` returns False for it.
 
         `make` fills ``builder.folder`` and ``builder.facts``. When it returns, the manifest is made durable and one rename
         publishes the folder, so a kill leaves no partial artifact. (After a power failure a file may lack bytes that had not
@@ -196,7 +203,7 @@ class ArtifactStore:
             builder = Builder(temporary, work)
             try:
                 make(builder)
-                files = _digests(temporary)
+                files = _restrict_and_digest(temporary)
                 write_json(
                     temporary / MANIFEST,
                     {
@@ -227,17 +234,17 @@ class ArtifactStore:
 
     def building(self, task: str) -> list[str]:
         """Return the artifacts of the task that processes are making now, as STEP-VERSION."""
-        busy = []
+        names = []
         for path in sorted((self.root / task / ".locks").glob(f"*-{'[0-9a-f]' * 16}")):
             with hold_if_free(path) as free:
                 if not free:
-                    busy.append(path.name)
-        return busy
+                    names.append(path.name)
+        return names
 
     def _remove_leftovers(self, task: str, step: str) -> None:
-        """Remove partial results of killed builders of this step's other versions.
+        """Remove partial results that killed builders of other versions of this step left.
 
-        A builder holds its version's lock until it ends, so a free lock means that the builder is dead.
+        A builder holds the lock of its version until it ends, so a free lock means that the builder is dead.
         """
         for leftover in (self.root / task / step).glob(f"{_TEMPORARY}*"):
             lock = self.root / task / ".locks" / f"{step}-{leftover.name.removeprefix(_TEMPORARY)}"
@@ -252,14 +259,14 @@ def _changed(folder: Path, detail: str) -> ChangedArtifact:
     return ChangedArtifact([Finding("artifact.changed", "error", "/".join(folder.parts[-3:]), message, fix)])
 
 
-def _digests(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return digest and size of each file of a folder, and make the files readable only by their owner."""
-    paths = sorted(p for p in folder.rglob("*") if p.is_file())
+def _restrict_and_digest(folder: Path) -> dict[str, dict[str, Any]]:
+    """Make a folder's files readable only by their owner, and return each one's digest and size, without SHOW_ROWS."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in paths:
-        if not path.is_symlink() and path.stat().st_nlink == 1:  # else the file also belongs elsewhere
+        if not path.is_symlink() and path.stat().st_nlink == 1:  # a linked file also belongs elsewhere
             path.chmod(0o600)
     paths = [path for path in paths if path.relative_to(folder).as_posix() not in SHOW_ROWS]
-    with ThreadPoolExecutor(2) as threads:  # hashing holds no interpreter lock
+    with ThreadPoolExecutor(2) as threads:  # hashing releases the interpreter lock
         digests = list(threads.map(digest_file, paths))
     return {
         str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": digest}

@@ -1,4 +1,4 @@
-"""Every use of Dagster's private modules (1.13), each with its reason."""
+"""Uses of Dagster's private modules (1.13), each with its reason; web_server.py has the others."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 WORKSPACE = Path(__file__).with_name("workspace.yaml")
 """Workspace file of Dagster's servers: loads the tasks of the project they are started in."""
 LONGEST_SLEEP = 0.5
-"""Seconds; cancelled runs, and runs whose other steps end, must notice soon."""
+"""Seconds. A waiting run must soon notice that it was cancelled or that its other steps have ended."""
 
 
 def dagster_folder() -> Path:
@@ -46,22 +46,22 @@ def dagster_folder() -> Path:
 
 
 def dagster_home() -> Path:
-    """Prepare and return DAGSTER_HOME of all commands: the folder below home with Dagster's files and instance settings.
+    """Write the instance settings into the folder that all commands use as DAGSTER_HOME, and return the folder.
 
     The settings come from this package, unless the project has a dagster.yaml at its root that names this package's storages.
     """
-    packaged = Path(__file__).with_name("dagster.yaml").read_text("utf-8")
+    settings = Path(__file__).with_name("dagster.yaml").read_text("utf-8")
     project_file = read_settings().project / "dagster.yaml"
-    text = project_file.read_text("utf-8") if project_file.is_file() else ""
+    if project_file.is_file() and "finetune_pipeline" in (project_text := project_file.read_text("utf-8")):
+        settings = project_text
     target = dagster_folder() / "dagster.yaml"
-    settings = text if "finetune_pipeline" in text else packaged
     if not target.is_file() or target.read_bytes() != settings.encode():
         replace_text(target, settings)
     return target.parent
 
 
 class _BelowHome:
-    """A part of Dagster's instance without settings; FINETUNE_HOME determines its place.
+    """A part of Dagster's instance that needs no settings, since FINETUNE_HOME determines its folder.
 
     Dagster's public ``base_dir`` is a fixed text, relative to each process's working folder, or an environment variable that
     must be set before every ``dagster`` command (dagster-io/dagster pull request 11031).
@@ -77,7 +77,7 @@ class HomeStorage(_BelowHome, DagsterSqliteStorage):
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> HomeStorage:
-        _keep_engines()
+        _reuse_engines()
         folder = dagster_folder()
         with hold(folder / ".history.lock"):  # if two processes create its tables at once, one fails in Dagster
             return cls.from_local(str(folder / "history"), inst_data)
@@ -86,14 +86,17 @@ class HomeStorage(_BelowHome, DagsterSqliteStorage):
 @lru_cache(maxsize=32)
 def _engine(address: str) -> sqlalchemy.Engine:
     """Create an engine that opens a connection per use, keeps none, and waits as long as Dagster for other writers."""
-    waits = {"timeout": SQLITE_BUSY_TIMEOUT_SECONDS}
-    return sqlalchemy.create_engine(address, poolclass=sqlalchemy.NullPool, connect_args=waits)
+    timeout = {"timeout": SQLITE_BUSY_TIMEOUT_SECONDS}
+    return sqlalchemy.create_engine(address, poolclass=sqlalchemy.NullPool, connect_args=timeout)
 
 
-def _keep_engines() -> None:
-    """Make Dagster use one engine per SQLite file. By default it makes one per event, which compiles every statement again and
-    takes 40% of the time of a run with quick steps. There is no setting for it, and we found no issue about it. If another
-    version of Dagster makes its engines elsewhere, this has no effect."""
+def _reuse_engines() -> None:
+    """Make Dagster use one engine per SQLite file.
+
+    By default it makes one per event, which compiles every statement again and takes 40% of the time of a run with quick
+    steps. There is no setting for it, and we found no issue about it. If another version of Dagster makes its engines
+    elsewhere, this has no effect.
+    """
     for module in (sqlite_event_log, sqlite_run_storage):
         module.create_engine = lambda address, **_: _engine(address)  # type: ignore[attr-defined]
 
@@ -117,8 +120,8 @@ class HomeComputeLogs(_BelowHome, LocalComputeLogManager):
 class WatchingLauncher(_BelowHome, dg.DefaultRunLauncher):
     """Starts runs as Dagster does by default, and lets run monitoring notice runs whose process is gone.
 
-    Dagster's default launcher leaves that to the code server. If both die, as after a power failure, the run stays started
-    forever and keeps its slot of the pool.
+    By default only the code server notices them. If it dies too, as after a power failure, the run stays started forever and
+    keeps its slot of the pool.
     """
 
     @classmethod
@@ -139,26 +142,28 @@ class WatchingLauncher(_BelowHome, dg.DefaultRunLauncher):
 
 
 def sleep_while_waiting() -> None:
-    """Fix how long this process sleeps while a run waits for a slot of a pool.
+    """Make runs of this process sleep while they wait for a slot of a pool.
 
     Dagster takes the minimum of the remaining times *and zero*, so every waiting run keeps one core busy, on a small machine
     for hours (dagster-io/dagster pull request 20367, closed without a fix). With other versions, this may have no effect.
     """
-    InstanceConcurrencyContext.interval_to_next_pending_claim_check = _interval  # type: ignore[method-assign]
+    InstanceConcurrencyContext.interval_to_next_pending_claim_check = _seconds_to_next_check  # type: ignore[method-assign]
 
 
-def _interval(self: Any) -> float:
+def _seconds_to_next_check(self: Any) -> float:
     """Return the seconds until the next check of a slot; 0 if no step waits for one."""
     if not self.has_pending_claims():
         return 0.0
     now = time.time()
-    waits = [max(0.0, at - now) for at in getattr(self, "_pending_timeouts", {}).values()]
-    return float(min([LONGEST_SLEEP, *waits]))
+    remaining = [max(0.0, due - now) for due in getattr(self, "_pending_timeouts", {}).values()]
+    return float(min([LONGEST_SLEEP, *remaining]))
 
 
 def mirror_apart() -> None:
-    """Start the processes that mirror a step's output in a separate session: on Ctrl-C they would print tracebacks, and they
-    end with this process anyway."""
+    """Start the processes that mirror a step's output in their own session, which Ctrl-C does not reach.
+
+    They would print tracebacks, and they end with this process anyway.
+    """
     from dagster._core.execution import compute_logs
 
     own_session = SimpleNamespace(Popen=partial(subprocess.Popen, start_new_session=True))
@@ -195,12 +200,15 @@ class Instigator:
             getattr(self.instance, f"stop_{kind}")(origin, selector, self.remote)
 
     def state(self) -> dict[str, Any]:
-        """Return {name, on, when, reason}: whether it is on, with the time and the decision of its last tick, if any."""
+        """Return {name, on, when, reason}: whether it is on; time and outcome of its last tick, None if there was none."""
         when = reason = None
         for tick in self.instance.get_ticks(self.remote.get_remote_origin_id(), self.remote.selector_id, limit=1):
             when = datetime.fromtimestamp(tick.timestamp, UTC).strftime("%Y-%m-%d %H:%M")
-            started = f"started {', '.join(i[:8] for i in tick.run_ids)}" if tick.run_ids else ""
-            reason = tick.skip_reason or started or (tick.error.message.strip() if tick.error else "")
+            reason = tick.skip_reason or ""
+            if tick.run_ids and not reason:
+                reason = f"started {', '.join(run_id[:8] for run_id in tick.run_ids)}"
+            elif tick.error and not reason:
+                reason = tick.error.message.strip()
         return {"name": self.name, "on": self.is_on, "when": when, "reason": reason}
 
 
@@ -208,23 +216,26 @@ def dev_with(web_server: str) -> None:
     """Run the ``dagster`` command line, with `web_server` as the module of the web server that `dev` starts."""
     from dagster._cli import dev, main
 
-    start = dev.open_ipc_subprocess
+    open_subprocess = dev.open_ipc_subprocess
 
-    def start_guarded(parts: Sequence[str], **kwargs: Any) -> Any:
-        return start([web_server if part == "dagster_webserver" else part for part in parts], **kwargs)
+    def open_with_web_server(parts: Sequence[str], **kwargs: Any) -> Any:
+        return open_subprocess([web_server if part == "dagster_webserver" else part for part in parts], **kwargs)
 
-    dev.open_ipc_subprocess = start_guarded
+    dev.open_ipc_subprocess = open_with_web_server
     main()
 
 
 def shown_on_the_timeline(instance: dg.DagsterInstance) -> dg.DagsterInstance:
-    """Make an instance's new runs name the code location of workspace.yaml: ``execute_in_process`` names none, and the timeline
-    omits such runs. Returns the instance."""
+    """Make an instance's new runs name the code location of workspace.yaml, and return the instance.
+
+    ``execute_in_process`` names none, and the timeline omits such runs.
+    """
     from dagster._core.remote_origin import RemoteJobOrigin, RemoteRepositoryOrigin
     from dagster._core.workspace.load_target import WorkspaceFileTarget
 
     (location,) = WorkspaceFileTarget([str(WORKSPACE)]).create_origins()
-    repository, create = RemoteRepositoryOrigin(location, "__repository__"), instance.create_run_for_job
+    repository = RemoteRepositoryOrigin(location, "__repository__")
+    create = instance.create_run_for_job
 
     def create_run_for_job(job_def: dg.JobDefinition, *args: Any, **kwargs: Any) -> dg.DagsterRun:
         return create(job_def, *args, **{**kwargs, "remote_job_origin": RemoteJobOrigin(repository, job_def.name)})
@@ -246,6 +257,10 @@ def instigators(instance: dg.DagsterInstance, workspace: Path) -> Iterator[list[
     target = WorkspaceFileTarget([str(workspace)])
     with WorkspaceProcessContext(instance, target, code_server_log_level="WARNING") as process:
         context = process.create_request_context()
-        repositories = [r for location in context.code_locations for r in location.get_repositories().values()]
-        sensors = [Instigator(instance, sensor) for r in repositories for sensor in r.get_sensors()]
-        yield sensors + [Instigator(instance, schedule) for r in repositories for schedule in r.get_schedules()]
+        repositories = [
+            repository for location in context.code_locations for repository in location.get_repositories().values()
+        ]
+        remotes: list[RemoteSensor | RemoteSchedule] = []
+        remotes += [sensor for repository in repositories for sensor in repository.get_sensors()]
+        remotes += [schedule for repository in repositories for schedule in repository.get_schedules()]
+        yield [Instigator(instance, remote) for remote in remotes]

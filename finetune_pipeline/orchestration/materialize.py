@@ -35,7 +35,7 @@ def _inputs_of(context: dg.AssetExecutionContext, task: Task, store: ArtifactSto
     """Return the inputs that the run (or the run it re-executes) began with."""
     run = context.op_execution_context.run
 
-    def look() -> RunInputs:
+    def collect() -> RunInputs:
         if dg.AssetKey([task.name, "adapter"]) in _selected(context):
             findings = errors(preflight(task.spec, task.folder, base_model_folder(task, store)))
             if findings:
@@ -43,11 +43,11 @@ def _inputs_of(context: dg.AssetExecutionContext, task: Task, store: ArtifactSto
                 raise dg.Failure(f"{task.name} cannot be trained with this spec:\n{problems}", allow_retries=False)
         return present_inputs(task, store, tracking)
 
-    return pinned_inputs(store, task, run.root_run_id or run.run_id, look)
+    return pinned_inputs(store, task, run.root_run_id or run.run_id, collect)
 
 
 def _selected(context: dg.AssetExecutionContext) -> Set[dg.AssetKey]:
-    """Return the assets that the run makes."""
+    """Return the keys of the assets that the run makes."""
     return context.op_execution_context.job_def.asset_layer.selected_asset_keys
 
 
@@ -98,38 +98,42 @@ def materialize(
             # re-raising the interrupt would make the retry policy start a new attempt
             notes = "\n".join(getattr(interrupt, "__notes__", []))
             raise dg.Failure(f"{name} was stopped by a signal\n{notes}".strip(), allow_retries=False) from interrupt
-        facts, metrics = _facts(step, artifact), metrics_of(step, artifact)
+        facts, metrics = _shown_facts(step, artifact), metrics_of(step, artifact)
         run.log_metrics(metrics)
-        _send_history(run, {"work": str(artifact.folder)})
+        _send_history(run, artifact.folder)
         _log_datasets(run, step, task, run_inputs, store)
         if step.tells and all(key.path[0] == task.name for key in _selected(context)):
-            run.parent.set_tags({"finetune.task": task.name, **_story(artifact)})
+            run.parent.set_tags({"finetune.task": task.name, **_outcome_tags(artifact)})
             run.parent.log_params({f"{step.group}.{name}": value for name, value in parameters.items()})
             run.parent.log_metrics({name: metrics[name] for name in step.tells if name in metrics})
             _log_datasets(run.parent, step, task, run_inputs, store)
         for file in step.shows:
             if (artifact.folder / file).exists():
                 run.log_artifact(artifact.folder / file)
-        run.set_tags({"artifact_folder": str(artifact.folder), **_story(artifact)})
+        run.set_tags({"artifact_folder": str(artifact.folder), **_outcome_tags(artifact)})
         metadata = as_metadata({**facts, "reused": artifact.reused, "folder": artifact.folder, "mlflow": run.url})
         metadata |= _pages(artifact)
     tell(name, "done", reused=artifact.reused, sentence=str(artifact.facts.get("sentence", "")))
     return artifact, metadata
 
 
-def _facts(step: Step, artifact: Artifact) -> dict[str, Any]:
-    """Return the facts to show; for a view, those of its split."""
+def _shown_facts(step: Step, artifact: Artifact) -> dict[str, Any]:
+    """Return the facts to show in Dagster; for a view, those of its split."""
     if step.split is None:
         hidden = () if step.name == "raw_examples" else ("history", "files")
-        facts = {name: value for name, value in _without_quotes(artifact.facts).items() if name not in hidden}
+        shown = {name: value for name, value in _without_quotes(artifact.facts).items() if name not in hidden}
         measured = _measured(artifact)
-        return {**facts, "measured": measured} if measured else facts
-    places = {"rows": "counts", "per_label": "labels", "origins": "origins"}
-    return {name: artifact.facts[place][step.split] for name, place in places.items()}
+        return {**shown, "measured": measured} if measured else shown
+    facts = artifact.facts
+    return {
+        "rows": facts["counts"][step.split],
+        "per_label": facts["labels"][step.split],
+        "origins": facts["origins"][step.split],
+    }
 
 
 def _measured(artifact: Artifact) -> dict[str, Any]:
-    """Return the time and memory that a step of a child process took; empty for others."""
+    """Return the time and memory that a step took in its child process; empty if it needed none."""
     path = artifact.folder / "measured.json"
     return dict(read_json(path)) if path.exists() else {}
 
@@ -151,26 +155,26 @@ def _pages(artifact: Artifact) -> dict[str, dg.MetadataValue]:
     }
     if (folder / "report.md").exists():  # it contains no texts of rows
         pages["report"] = dg.MetadataValue.md((folder / "report.md").read_text("utf-8"))
-    for plot in sorted((folder / "plots").glob("*.svg")):  # shown with the metadata: Markdown with the SVG inside
+    for plot in sorted((folder / "plots").glob("*.svg")):  # Dagster shows an image only inside Markdown
         svg = base64.b64encode(plot.read_bytes()).decode()
         title = plot.stem.replace("_", " ")
         pages[f"plot_{plot.stem}"] = dg.MetadataValue.md(f"![{title}](data:image/svg+xml;base64,{svg})")
     return pages
 
 
-def _story(artifact: Artifact) -> dict[str, Any]:
-    """Return tags with the outcome: the verdict as description, and the decision."""
+def _outcome_tags(artifact: Artifact) -> dict[str, Any]:
+    """Return MLflow tags with the verdict, as the run's description, and the decision."""
     facts = artifact.facts
     tags = {"mlflow.note.content": facts.get("verdict"), "finetune.decision": facts.get("decision")}
     return {name: value for name, value in tags.items() if value}
 
 
 def metrics_of(step: Step, artifact: Artifact) -> dict[str, float]:
-    """Return numeric facts, nested numbers that the step names, and time and memory."""
+    """Return an artifact's metrics for MLflow: numeric facts, nested numbers that the step names, and time and memory."""
     measured = _measured(artifact)
     values = {
         **artifact.facts,
-        **{name: jmespath.search(place, artifact.facts) for name, place in step.metrics.items()},
+        **{name: jmespath.search(path, artifact.facts) for name, path in step.metrics.items()},
         **{name: measured.get(name) for name in ("seconds", "peak_memory_mib")},
     }
     return {
@@ -178,23 +182,28 @@ def metrics_of(step: Step, artifact: Artifact) -> dict[str, float]:
     }
 
 
-def _send_history(run: StepRun, job: Mapping[str, Any]) -> None:
-    """Log loss curves while they grow, from complete lines of history.jsonl."""
-    path = Path(str(job.get("work") or "")) / "history.jsonl"
-    if job.get("work") and path.exists():
+def _send_history(run: StepRun, folder: Path, steps_before: int = 0) -> None:
+    """Log the loss curves in a folder's history.jsonl, which may still grow. steps_before: steps of earlier jobs."""
+    path = folder / "history.jsonl"
+    if path.exists():
         lines = path.read_text("utf-8").splitlines(keepends=True)
-        rows = [json.loads(line) for line in lines if line.endswith("\n")]
-        run.log_history([{**row, "step": row["step"] + job.get("steps_before", 0)} for row in rows])
+        rows = [json.loads(line) for line in lines if line.endswith("\n")]  # the last line may be incomplete
+        run.log_history([{**row, "step": row["step"] + steps_before} for row in rows])
 
 
 def history_follower(run: StepRun, warn: Callable[[str], object]) -> Callable[[Mapping[str, Any]], None]:
-    """Return a function that logs the loss curves of a job so far. Training continues while MLflow is unreachable: each call
-    also sends what earlier calls could not, and `warn` gets the reason at growing intervals."""
+    """Return a function that logs the loss curves of a job so far.
+
+    Training continues while MLflow is unreachable: each call also sends what earlier calls could not, and `warn` gets the
+    reason at growing intervals.
+    """
     reminders = Reminders()
 
     def follow(job: Mapping[str, Any]) -> None:
+        if not job.get("work"):
+            return
         try:
-            _send_history(run, job)
+            _send_history(run, Path(job["work"]), job.get("steps_before", 0))
         except TrackingError as error:
             if reminders.due():
                 warn(f"the training goes on, and its losses will be logged later: {error}")
@@ -203,6 +212,7 @@ def history_follower(run: StepRun, warn: Callable[[str], object]) -> Callable[[M
 
 
 def _log_datasets(run: StepRun, step: Step, task: Task, run_inputs: RunInputs, store: ArtifactStore) -> None:
+    """Log the splits that the step names as MLflow inputs of the run."""
     splits = PIPELINE.find("splits", task, run_inputs, store) if step.datasets else None
     if splits is None:
         return
@@ -220,8 +230,8 @@ def _log_datasets(run: StepRun, step: Step, task: Task, run_inputs: RunInputs, s
 def as_metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Convert every fact for Dagster's metadata, with numbers rounded to four significant figures.
 
-    A name with ``_markdown`` at its end becomes rendered text, rows and groups of plain values a table, other containers
-    JSON. Left out is what holds empty groups only, such as the labels of the splits of a task without labels.
+    A name that ends in ``_markdown`` becomes rendered text, rows and groups of plain values become a table, other containers
+    JSON. Groups that are all empty are left out, such as the labels per split of a task without labels.
     """
     metadata: dict[str, Any] = {}
     for name, value in facts.items():
@@ -253,7 +263,9 @@ def _table(value: Any) -> dg.MetadataValue | None:
     """Convert rows of plain values, or such rows by name, to a table; None for anything else."""
     rows = value
     if isinstance(value, Mapping):
-        rows = [{"key": name, **(v if isinstance(v, Mapping) else {"value": v})} for name, v in value.items()]
+        rows = [
+            {"key": name, **(item if isinstance(item, Mapping) else {"value": item})} for name, item in value.items()
+        ]
     if not isinstance(rows, list | tuple) or not rows or not all(isinstance(row, Mapping) for row in rows):
         return None
     columns = list(dict.fromkeys(str(key) for row in rows for key in row))
@@ -264,10 +276,10 @@ def _table(value: Any) -> dg.MetadataValue | None:
 
 
 def _cell(value: Any) -> str | int | float | bool | None:
-    """Convert a value for a table cell: an interval as text, empty for None; returns None if no cell can represent it."""
+    """Return a value for a table cell: an interval becomes text, None an empty cell. None if no cell can represent it."""
     if value is None:
         return ""
-    if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(v, int | float) for v in value):
-        return " to ".join(f"{_rounded(v)}" for v in value)
+    if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(end, int | float) for end in value):
+        return " to ".join(str(_rounded(end)) for end in value)
     rounded: Any = _rounded(value)
     return rounded if isinstance(rounded, str | int | float | bool) else None

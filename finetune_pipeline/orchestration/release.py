@@ -1,4 +1,4 @@
-"""Reads the champion from the registry, registers models and promotes them."""
+"""Connects the graph with the model registry: inputs of a run from the champion, registration, promotion and alarm."""
 
 import json
 from collections.abc import Mapping
@@ -28,8 +28,8 @@ _REQUEST_TAGS = ("verdict", "method", "kind", *_VERSIONS, "evaluation_version")
 def present_inputs(task: Task, store: ArtifactStore, tracking: Tracking) -> RunInputs:
     """Return the inputs of a run that starts now: ingests new traces and log lines, and finds the champion to compare with.
 
-    If the candidate already *is* the champion (nothing changed since its promotion), the comparison is the one that promoted
-    it; otherwise every rerun would have different inputs and compute everything again.
+    If nothing changed since the champion's promotion, the run would make the champion again. It is then compared with the
+    same model as at its promotion; otherwise the rerun would have other inputs and compute everything again.
     """
     serving = registry.champion(tracking, task.name)
     ingest_traces(task, store, tracking)
@@ -38,12 +38,14 @@ def present_inputs(task: Task, store: ArtifactStore, tracking: Tracking) -> RunI
     if serving is None:
         return replace(run_inputs, trained_on=versions["splits"])
     tags = registry.tags_of_release(tracking, task.name, serving, *_COMPARISON_TAGS)
-    comparison = {"adapter": tags["adapter_version"], "merged": tags["merged_version"], "model_version": serving}
+    compared_with = {"adapter": tags["adapter_version"], "merged": tags["merged_version"], "model_version": serving}
     if tags["merged_version"] == versions["merged_model"]:
-        comparison = registry.decode_tag(task.name, "compared_with", tags["compared_with"], dict[str, Any] | None)
+        compared_with = registry.decode_tag(task.name, "compared_with", tags["compared_with"], dict[str, Any] | None)
     splits_exist = store.find(task.name, "splits", tags["dataset_version"]) is not None
-    trained_on = tags["dataset_version"] if splits_exist else versions["splits"]  # removed by `finetune forget`
-    return replace(collect_run_inputs(task, comparison, store), trained_on=trained_on)
+    trained_on = (
+        tags["dataset_version"] if splits_exist else versions["splits"]
+    )  # `finetune forget` may have removed them
+    return replace(collect_run_inputs(task, compared_with, store), trained_on=trained_on)
 
 
 def nothing_new(task: Task, store: ArtifactStore, tracking: Tracking) -> str | None:
@@ -64,8 +66,7 @@ def nothing_new(task: Task, store: ArtifactStore, tracking: Tracking) -> str | N
 
 
 def is_registered(tracking: Tracking, model_version: Artifact) -> bool:
-    """Whether the registry contains the version of this ``model_version`` artifact: the database may have been lost or
-    replaced."""
+    """Whether the registry has the version of this ``model_version`` artifact. Its database may have been lost or replaced."""
     record = read_json(model_version.path("model_version.json"))
     try:
         tags = registry.version_tags(tracking, str(record["name"]), int(record["model_version"]))
@@ -77,8 +78,11 @@ def is_registered(tracking: Tracking, model_version: Artifact) -> bool:
 def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict[str, Any]:
     """Register a candidate (see steps.release.release_request) and promote it if every gate passed.
 
-    Returns {model_version, candidate, champion, previous_champion, promoted, rolled_back}. Repeating it has the same result.
-    rolled_back: when and why a rollback took this version out of service, so that it is not promoted; else None.
+    Repeating it has the same result.
+
+    Returns:
+        {model_version, candidate, champion, previous_champion, promoted, rolled_back}. rolled_back: when and why a rollback
+        took this version out of service, so that it is not promoted; None if none did.
     """
     name = str(request["name"])
     version = registration.register(
@@ -86,7 +90,7 @@ def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict
         request,
         run_id=run_id,
         tags={
-            "gates": "passed" if request["gates_passed"] else "failed",
+            registry.GATES: registry.PASSED if request["gates_passed"] else "failed",
             **{tag: request[tag] for tag in _REQUEST_TAGS},
             **{f"endpoint.{key}": value for key, value in (request["endpoint"] or {}).items() if value is not None},
             "compared_with": json.dumps(request["compared_with"]),

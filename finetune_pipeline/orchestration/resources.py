@@ -49,27 +49,31 @@ class Compute(dg.ConfigurableResource[Any]):
     ) -> dict[str, Any]:
         """Run one job (a dict of :mod:`finetune_pipeline.worker.jobs`) and return its facts.
 
-        context: of an asset, which must return a MaterializeResult, or of a check; None: raise OutsideError, not dg.Failure.
-        job["out"]: folder the child writes result.json to. job["work"] (optional): folder for the job file.
-        on_tick: called about once a second while the child runs, and once after it ended.
-        Raises dg.Failure: with allow_retries=False if the run was cancelled, the job was refused (64), memory ran out (75), or
-        the child succeeded without a result; otherwise retryable.
+        Args:
+            context: Of an asset, which must return a MaterializeResult, or of a check; None outside Dagster.
+            job: The child writes result.json to the folder job["out"]; the job file is in job["work"], if given.
+            on_tick: Called about once a second while the child runs, and once after it ended.
+
+        Raises:
+            dg.Failure: The child failed. Not retried if the run was cancelled, the job was refused, memory ran out, or
+                there is no result in spite of success.
+            OutsideError: The same, outside Dagster.
         """
         stage = str(job.get("stage") or job.get("action") or "job")
-        op = getattr(context, "op_execution_context", context)  # a check's context only wraps it
+        op = getattr(context, "op_execution_context", context)  # contexts of assets and checks wrap it
         out = Path(job["out"]).absolute()
         out.mkdir(parents=True, exist_ok=True)
         for name in ("result.json", "error.json"):
             (out / name).unlink(missing_ok=True)  # results of an earlier job must not count for this one
         log = op.log.info if op is not None else partial(print, file=sys.stderr, flush=True)
-        should_stop = _watch(op, self.watch_run_s)
+        should_stop = _run_watcher(op, self.watch_run_s)
 
         def report_wait(message: str) -> None:
             log(message)
             tell(stage, message, waiting=True)
 
         devices = places(self.devices or list(read_settings().devices), job)
-        leased = lease(devices, self._locks, holder=_named(op, stage), should_stop=should_stop, log=report_wait)
+        leased = lease(devices, self._locks, holder=_holder_name(op, stage), should_stop=should_stop, log=report_wait)
         try:
             with _job_file(job) as path, _pipes(op) as pipes_env, leased as (device, handles):
                 code = run_supervised(
@@ -104,16 +108,17 @@ class Compute(dg.ConfigurableResource[Any]):
         return Path(self.lock_folder) if self.lock_folder else lock_folder(device, read_settings().home)
 
 
-def _named(op: Any, stage: str) -> str:
-    """Return the stage with its task and run, for others who wait for the device."""
+def _holder_name(op: Any, stage: str) -> str:
+    """Return the stage with its task and run, which is shown to others that wait for the device."""
     if op is None:
         return stage
     task = op.run.tags.get("finetune/task")
-    return f"{stage}{f' of {task}' if task else ''} (run {op.run.run_id[:8]})"
+    name = f"{stage} of {task}" if task else stage
+    return f"{name} (run {op.run.run_id[:8]})"
 
 
 def places(devices: list[str], job: Mapping[str, Any]) -> list[str]:
-    """Return where a job may run: trainings use devices joined by ``+`` together, other jobs any single one of them."""
+    """Return the choices of devices for a job: ``cuda:0+cuda:1`` is one choice for a training, and two for other jobs."""
     if job.get("action") == "train":
         return devices
     return list(dict.fromkeys(part for device in devices for part in device.split("+")))
@@ -127,16 +132,16 @@ def child_environment(device: str, extra: Mapping[str, str]) -> dict[str, str]:
         OMP_WAIT_POLICY="PASSIVE",
         TOKENIZERS_PARALLELISM="false",
         PYTHONPATH=os.pathsep.join(dict.fromkeys(path)),
-        CUDA_VISIBLE_DEVICES=_visible(device),
+        CUDA_VISIBLE_DEVICES=_visible_devices(device),
         FINETUNE_PROCESSES=str(len(device.split("+"))),
     )
     return {**env, **extra}
 
 
-def _visible(device: str) -> str:
+def _visible_devices(device: str) -> str:
     """Return CUDA_VISIBLE_DEVICES for a device. If only some are visible to us, ``cuda:1`` is the second of those."""
     if "+" in device:
-        return ",".join(filter(None, map(_visible, device.split("+"))))
+        return ",".join(filter(None, map(_visible_devices, device.split("+"))))
     if device == "cpu":
         return ""
     index, gpus = int(device.removeprefix("cuda:")), shown_gpus(os.environ)
@@ -162,17 +167,17 @@ def _job_file(job: Mapping[str, Any]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _pipes(op: Any) -> Iterator[Mapping[str, str]]:
-    """Yield the environment with which the child reports to the Dagster run; empty without one."""
+    """Yield the environment with which the child reports to the Dagster run (Dagster Pipes); empty without a run."""
     if op is None:
         yield {}
         return
-    opened = dg.open_pipes_session(
+    pipes_session = dg.open_pipes_session(
         context=op, context_injector=dg.PipesTempFileContextInjector(), message_reader=dg.PipesTempFileMessageReader()
     )
     with contextlib.ExitStack() as stack:
         with warnings.catch_warnings():  # Dagster warns about its own use of a preview feature
             warnings.simplefilter("ignore", dg.PreviewWarning)
-            session = stack.enter_context(opened)
+            session = stack.enter_context(pipes_session)
         yield session.get_bootstrap_env_vars()
 
 
@@ -182,17 +187,17 @@ def is_stopping(op: Any) -> bool:
     return run is not None and run.status in _STOPPING
 
 
-def _watch(op: Any, every_s: float) -> Callable[[], str | None]:
+def _run_watcher(op: Any, every_s: float) -> Callable[[], str | None]:
     """Return a function that says why the child should stop (its run has ended, or is about to), or None."""
     if op is None:
         return lambda: None
-    last = time.monotonic()
+    last_check = time.monotonic()
 
     def should_stop() -> str | None:
-        nonlocal last
-        if time.monotonic() - last < every_s:
+        nonlocal last_check
+        if time.monotonic() - last_check < every_s:
             return None
-        last = time.monotonic()
+        last_check = time.monotonic()
         run = op.instance.get_run_by_id(op.run.run_id)
         if run is None:
             return "its Dagster run was deleted"
@@ -225,7 +230,7 @@ _FIXES = {
     KILLED: "if nobody killed it, memory ran out: see `dmesg`, lower training.micro_batch_size or free memory; "
     "running again continues from the last checkpoint",
 }
-_OTHERWISE = "read the step's output (stderr) for the first error; running again continues from the last checkpoint"
+_OTHER_FIX = "read the step's output (stderr) for the first error; running again continues from the last checkpoint"
 
 
 def _failure(context: Any, message: str, metadata: dict[str, Any] | None = None, retry: bool = False) -> Exception:
@@ -247,7 +252,7 @@ def exit_failure(context: Any, stage: str, code: int, device: str, job: Mapping[
     if message:
         lines.append(message)
     if code != EXIT_CONFIG or "fix:" not in message:
-        lines.append(f"fix: {_FIXES.get(code, _OTHERWISE)}")
+        lines.append(f"fix: {_FIXES.get(code, _OTHER_FIX)}")
     metadata: dict[str, Any] = {"exit_code": code, "error_kind": kind, "device": device}
     page = Path(str(job.get("work") or "")) / AUDIT_PAGE
     if job.get("work") and page.is_file():

@@ -1,4 +1,4 @@
-"""Defines the sensors and the schedule, which start runs, monitor the champion, and close runs in MLflow."""
+"""Sensors and the schedule of a task: they start runs, monitor the champion, and close runs in MLflow."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,8 +23,7 @@ from finetune_pipeline.tracking.tracking import Tracking
 
 
 def new_logs_sensor(task: Task) -> dg.SensorDefinition:
-    """Return the sensor that requests a run when there are enough usable new log rows, or the oldest has waited too long, and
-    the files are unchanged."""
+    """Return the sensor that requests a run when enough usable new log rows have come in, or the oldest has waited too long."""
 
     @dg.sensor(
         name=f"{task.name}__new_logs",
@@ -42,10 +41,10 @@ def new_logs_sensor(task: Task) -> dg.SensorDefinition:
             ingest_traces(task, store.artifacts(), Tracking())
         except FindingsError as error:
             return dg.SkipReason(f"{task.name} cannot be trained: {error}")
-        waits = waiting_rows(task, store.artifacts())
-        if not waits.ready:
-            return dg.SkipReason(waits.sentence)
-        return request_full_run(context.instance, task, waits.digest, "new_logs", waits.sentence)
+        waiting = waiting_rows(task, store.artifacts())
+        if not waiting.ready:
+            return dg.SkipReason(waiting.sentence)
+        return request_full_run(context.instance, task, waiting.digest, "new_logs", waiting.sentence)
 
     return new_logs
 
@@ -53,8 +52,10 @@ def new_logs_sensor(task: Task) -> dg.SensorDefinition:
 def drift_sensor(task: Task, jobs: "Sequence[dg.UnresolvedAssetJobDefinition]") -> dg.SensorDefinition:
     """Return the sensor that checks production after every window of rows, and acts on drift according to `drift.action`.
 
-    Drift for which no run was started yet comes first: rows may come in so fast that another check is always due.
-    jobs: the task's jobs.
+    A run for known drift is requested before another check: rows may come in so fast that a check is always due.
+
+    Args:
+        jobs: The task's jobs.
     """
 
     @dg.sensor(
@@ -97,7 +98,7 @@ def drift_sensor(task: Task, jobs: "Sequence[dg.UnresolvedAssetJobDefinition]") 
 def mlflow_closers() -> list[dg.SensorDefinition]:
     """Return sensors that give runs started from the UI the same final status in MLflow as in Dagster."""
 
-    def closer(status: dg.DagsterRunStatus) -> dg.SensorDefinition:
+    def closing_sensor(status: dg.DagsterRunStatus) -> dg.SensorDefinition:
         @dg.run_status_sensor(
             run_status=status,
             name=f"mlflow_closes_{status.value.lower()}",
@@ -111,15 +112,16 @@ def mlflow_closers() -> list[dg.SensorDefinition]:
         return close
 
     ended = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
-    return [closer(status) for status in ended]
+    return [closing_sensor(status) for status in ended]
 
 
 _MAX_RUNS = 20
+"""Only so many of the newest full runs are considered."""
 
 
 def run_in_progress(instance: dg.DagsterInstance, task: Task) -> str | None:
-    """Return a sentence naming an unfinished run of the task, or None. Runs of killed command lines are closed here, since
-    otherwise no run would ever be started again."""
+    """Return a sentence that names an unfinished run of the task, or None."""
+    # else the run of a killed command would count as unfinished forever, and no other would be started
     close_abandoned_runs(instance, task.name, Tracking().finish)
     unfinished = [dg.DagsterRunStatus.QUEUED, *LAUNCHED]
     running = instance.get_runs(dg.RunsFilter(tags={"finetune/task": task.name}, statuses=unfinished), limit=1)
@@ -128,8 +130,8 @@ def run_in_progress(instance: dg.DagsterInstance, task: Task) -> str | None:
 
 def failed_runs(instance: dg.DagsterInstance, task: Task) -> list[dg.DagsterRun]:
     """Return the full runs that failed since the last success, newest first. Cancelled runs count as neither."""
-    since = takewhile(lambda run: run.status != dg.DagsterRunStatus.SUCCESS, _full_runs(instance, task))
-    return [run for run in since if run.status == dg.DagsterRunStatus.FAILURE]
+    since_success = takewhile(lambda run: run.status != dg.DagsterRunStatus.SUCCESS, _full_runs(instance, task))
+    return [run for run in since_success if run.status == dg.DagsterRunStatus.FAILURE]
 
 
 def full_run_since(instance: dg.DagsterInstance, task: Task, moment: float) -> dg.DagsterRun | None:
@@ -146,9 +148,14 @@ def _full_runs(instance: dg.DagsterInstance, task: Task, after: datetime | None 
 def request_full_run(
     instance: dg.DagsterInstance, task: Task, key: str, trigger: str, why: str, job_name: str | None = None
 ) -> dg.RunRequest | dg.SkipReason:
-    """Request a run of the full graph; after failures, request the same batch (`key`) up to `retraining.attempts` times.
+    """Request a run of the full graph, or say why not.
 
-    After that many failures a person must act; their next successful run resets the count.
+    A failed run is requested again for the same batch. After `retraining.attempts` failures a person must act; the next
+    successful run resets the count.
+
+    Args:
+        key: Identifies the batch, so that it is requested only once.
+        trigger: What requests the run, for its tags and run key.
     """
     if running := run_in_progress(instance, task):
         return dg.SkipReason(running)
@@ -159,16 +166,16 @@ def request_full_run(
             f"Fix the cause and start `finetune run {task.name}` manually; after a successful run this continues automatically"
         )
     attempt_text = f", attempt {len(failed) + 1} of {attempts} after {len(failed)} failed" if failed else ""
-    last = failed[0].run_id[:8] if failed else "first"
+    attempt_key = failed[0].run_id[:8] if failed else "first"  # changes with every failure
     return dg.RunRequest(
-        run_key=f"{trigger}-{key}-{last}",
+        run_key=f"{trigger}-{key}-{attempt_key}",
         job_name=job_name,
         tags={"finetune/trigger": trigger, "finetune/why": f"{why}{attempt_text}"},
     )
 
 
 def retraining_schedule(task: Task) -> dg.ScheduleDefinition:
-    """Return the schedule that runs the full graph on the spec's cron, and skips if nothing changed since the champion's data."""
+    """Return the schedule that runs the full graph on the spec's cron, and skips if nothing changed since the last candidate."""
 
     @dg.schedule(
         name=f"{task.name}__retraining",
@@ -200,8 +207,9 @@ def champion_sensor(task: Task) -> dg.SensorDefinition:
     when another version serves.
     """
 
-    automatic = task.spec.retraining.rollback
-    effect = "rolls back automatically" if automatic else "reports, and leaves the rollback to people"
+    effect = "reports, and leaves the rollback to people"
+    if task.spec.retraining.rollback:
+        effect = "rolls back automatically"
 
     @dg.sensor(
         name=f"{task.name}__champion",
@@ -217,7 +225,9 @@ def champion_sensor(task: Task) -> dg.SensorDefinition:
         if quality.passed:
             if not context.cursor:
                 return dg.SkipReason(quality.message)
-            return dg.SensorResult(skip_reason=quality.message, asset_events=[_evaluation(task, quality)], cursor="")
+            return dg.SensorResult(
+                skip_reason=quality.message, asset_events=[_champion_check(task, quality)], cursor=""
+            )
         action = f"roll back with `finetune rollback {task.name}`"
         if task.spec.retraining.rollback:
             try:
@@ -227,17 +237,17 @@ def champion_sensor(task: Task) -> dg.SensorDefinition:
                 action = f"it is not rolled back: {error}"
         message = f"{quality.message}; {action}"
         context.log.error(message)
-        if context.cursor == str(serving):  # already shown in the asset's history
+        if context.cursor == str(serving):  # the asset's history already shows the alarm
             return dg.SkipReason(f"ALARM: {message}")
         observation = dg.AssetObservation(key_of(task, LIVE[0]), description=f"champion alarm: {message}")
-        events = (observation, _evaluation(task, replace(quality, message=message)))
+        events = (observation, _champion_check(task, replace(quality, message=message)))
         return dg.SensorResult(skip_reason=f"ALARM: {message}", asset_events=events, cursor=str(serving))
 
     return champion
 
 
-def _evaluation(task: Task, quality: CheckResult) -> dg.AssetCheckEvaluation:
-    """Return the result of the check of the served model, outside any run."""
+def _champion_check(task: Task, quality: CheckResult) -> dg.AssetCheckEvaluation:
+    """Return the check's result for the champion as an event, which needs no run."""
     step, check = LIVE
     result = check_result(check, quality, task.spec)
     return dg.AssetCheckEvaluation(

@@ -1,4 +1,4 @@
-"""Sorts production rows: for training, for human review, or held for inspection because they may be poisoned.
+"""Sorts production rows: for training, for evaluation, for human review, or held because they may be poisoned.
 
 Rows are held until a person decides: rows above the maximum share of one user or one family of near-duplicates, texts that
 give instructions to a model, and phrases that determine the label against the rest of the text. Rows that people confirmed
@@ -7,7 +7,7 @@ are exempt.
 
 import hashlib
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,6 +25,7 @@ FLOOR = 5
 ACCEPTED_NEEDED = 50
 """Minimum accepted answers for testing phrases."""
 _MAX_ACCEPTED = 2000
+"""Maximum accepted answers used in that test, chosen by id."""
 _INJECTIONS = [
     re.compile(pattern, re.I | re.M)
     for pattern in (
@@ -56,13 +57,13 @@ class Held:
 
 
 def hold_back(spec: TaskSpec, corrected: Rows, accepted: Rows) -> list[Held]:
-    """Return the corrected rows to hold from training, one entry per row with the first matching rule.
-    accepted: rows without objections, against which phrases are tested."""
+    """Return the corrected rows to hold back from training, each with the first matching rule. Phrases are tested against the
+    accepted rows."""
     held_rows = {row["id"]: reason for row in corrected if (reason := _find_injection(row))}
     for rule in (
-        partial(_triggers, accepted=accepted, spec=spec),
-        partial(_families, spec=spec),
-        partial(_users, spec=spec),
+        partial(_find_triggers, accepted=accepted, spec=spec),
+        partial(_find_large_families, spec=spec),
+        partial(_find_busy_users, spec=spec),
     ):
         held_rows |= rule([row for row in corrected if row["id"] not in held_rows])
     return [held_rows[row["id"]] for row in corrected if row["id"] in held_rows]
@@ -72,13 +73,15 @@ def _find_injection(row: Mapping[str, Any]) -> Held | None:
     """Detect prompt injection: a text that gives instructions to a model."""
     for text in (row["input"], row["correction"]):
         for pattern in _INJECTIONS:
-            if hit := pattern.search(text):
-                return Held(row["id"], "poison_instruction", f"the text gives instructions to a model: {hit[0]!r:.80}")
+            if match := pattern.search(text):
+                return Held(
+                    row["id"], "poison_instruction", f"the text gives instructions to a model: {match[0]!r:.80}"
+                )
     return None
 
 
 def cap(counts: Sequence[int], share: float) -> int:
-    """Return the maximum rows per source, so that no source exceeds `share` of the remaining rows; at least FLOOR."""
+    """Return how many rows each source may keep, so that none has more than `share` of all that are kept; at least FLOOR."""
     for limit in range(max(counts, default=0), FLOOR, -1):
         if limit <= share * sum(min(n, limit) for n in counts):
             return limit
@@ -86,30 +89,31 @@ def cap(counts: Sequence[int], share: float) -> int:
 
 
 def _beyond_share(rows: Rows, sources: Sequence[Any], share: float, rule: str, reason: str) -> dict[str, Held]:
-    """Return the rows beyond their source's share, chosen by id. reason: a format string with {many}, {all} and {most}."""
+    """Return the rows beyond their source's share (one source per row), chosen by id. reason: a format string with {many},
+    {all} and {most}."""
     groups: defaultdict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for row, source in zip(rows, sources, strict=True):
         groups[source].append(row)
-    limit = cap([len(g) for g in groups.values()], share)
+    limit = cap([len(group) for group in groups.values()], share)
     return {
         row["id"]: Held(row["id"], rule, reason.format(many=len(group), all=len(rows), most=limit))
         for group in groups.values()
-        for row in sorted(group, key=lambda r: _hash_order(r["id"]))[limit:]
+        for row in sorted(group, key=lambda row: _hash(row["id"]))[limit:]
     }
 
 
-def _hash_order(name: str) -> bytes:
-    """Return a sort key that is independent of the time of writing."""
+def _hash(name: str) -> bytes:
+    """Return a hash, for choices that look random but do not depend on when a row was written."""
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
 
 
-def _users(rows: Rows, spec: TaskSpec) -> dict[str, Held]:
-    sources = [row["user"] or ("row", row["id"]) for row in rows]
+def _find_busy_users(rows: Rows, spec: TaskSpec) -> dict[str, Held]:
+    sources = [row["user"] or ("row", row["id"]) for row in rows]  # each row without a user is a source of its own
     reason = "one user wrote {many} of {all} corrected rows; only {most} are used (logs.max_user_share)"
     return _beyond_share(rows, sources, spec.logs.max_user_share, "poison_user_share", reason)
 
 
-def _families(rows: Rows, spec: TaskSpec) -> dict[str, Held]:
+def _find_large_families(rows: Rows, spec: TaskSpec) -> dict[str, Held]:
     if len(rows) <= FLOOR:
         return {}
     families = near_duplicate_clusters([row["input"] for row in rows], spec.data.near_duplicate_threshold).tolist()
@@ -117,14 +121,14 @@ def _families(rows: Rows, spec: TaskSpec) -> dict[str, Held]:
     return _beyond_share(rows, families, spec.logs.max_family_share, "poison_family_share", reason)
 
 
-def _triggers(rows: Rows, accepted: Rows, spec: TaskSpec) -> dict[str, Held]:
-    """Find rows with a phrase that predicts one label, although accepted answers contradict it for the rest of these texts."""
-    accepted_sample = sorted(accepted, key=lambda r: _hash_order(r["id"]))[:_MAX_ACCEPTED]
+def _find_triggers(rows: Rows, accepted: Rows, spec: TaskSpec) -> dict[str, Held]:
+    """Find rows with a phrase whose label contradicts what accepted answers predict from the rest of the text."""
+    accepted_sample = sorted(accepted, key=lambda row: _hash(row["id"]))[:_MAX_ACCEPTED]
     if len(accepted_sample) < ACCEPTED_NEEDED or not spec.labels:
         return {}
-    trusted = [r["input"] for r in accepted_sample], [r["output"].strip() for r in accepted_sample]
+    trusted = [row["input"] for row in accepted_sample], [row["output"].strip() for row in accepted_sample]
     held_rows: dict[str, Held] = {}
-    for trigger in find_triggers([r["input"] for r in rows], [r["correction"] for r in rows], trusted):
+    for trigger in find_triggers([row["input"] for row in rows], [row["correction"] for row in rows], trusted):
         for i in trigger.rows:
             held_rows.setdefault(rows[i]["id"], Held(rows[i]["id"], "poison_trigger", f"the {trigger}"))
     return held_rows
@@ -135,9 +139,15 @@ FLAGGED, LOW, SAMPLED, HELD = "flagged", "low score", "sampled", "held back"
 
 @dataclass
 class Chosen:
-    """The sorted log rows: corrected ones for training, for evaluation only, or held.
-    queue: (row, reason) of the rows for human review: failures without a correction, a sample of the others, and held
-    rows."""
+    """The production rows, sorted by use.
+
+    Attributes:
+        examples: Training examples, made from corrected rows.
+        judging: Corrected rows for evaluation only.
+        held: Corrected rows that may be poisoned.
+        queue: (row, reason) of the rows for human review: failures without a correction, a sample of the others, and held
+            rows.
+    """
 
     examples: list[Example] = field(default_factory=list)
     judging: list[dict[str, Any]] = field(default_factory=list)
@@ -145,47 +155,49 @@ class Chosen:
     queue: list[tuple[dict[str, Any], str]] = field(default_factory=list)
 
     def queued(self) -> dict[str, int]:
-        reasons = [why.partition(":")[0] for _, why in self.queue]
-        return {why: reasons.count(why) for why in (FLAGGED, LOW, SAMPLED, HELD) if why in reasons}
+        """Return the number of rows for review by reason, without its details."""
+        counts = Counter(reason.partition(":")[0] for _, reason in self.queue)
+        return {reason: counts[reason] for reason in (FLAGGED, LOW, SAMPLED, HELD) if counts[reason]}
 
 
 def settings(spec: TaskSpec) -> dict[str, Any]:
     """Return the settings of a spec that :func:`choose` depends on, as plain values."""
-    shares = {"low_score", "sample_share", "max_user_share", "max_family_share", "judging_share", "judging_after"}
+    keys = {"low_score", "sample_share", "max_user_share", "max_family_share", "judging_share", "judging_after"}
     return {
         "labels": spec.labels,
         "system_prompt": spec.system_prompt,
         "near_duplicate_threshold": spec.data.near_duplicate_threshold,
-        **spec.logs.model_dump(include=shares),
+        **spec.logs.model_dump(include=keys),
     }
 
 
 def choose(spec: TaskSpec, rows: Sequence[dict[str, Any]]) -> Chosen:
-    """Sort logged rows into training, evaluation, held and human review. Random choices depend only on a row's id, so they
-    stay the same as more rows come in.
+    """Sort production rows by use: training, evaluation, human review, or held.
 
-    Rows that people left out are in none of them. The first logs.judging_after corrected rows are all for training. Of later
-    ones, the share logs.judging_share is for evaluation and never trained on, so that no version has seen these rows.
+    Random choices depend only on a row's id or question, so they stay the same as more rows come in. Rows that people left
+    out have no use. The first logs.judging_after corrected rows are all for training. Of later ones, the share
+    logs.judging_share is for evaluation and never trained on, so that no version has seen these rows.
     """
-    corrected = [r for r in rows if r["correction"] and r["input"].strip()]
-    failed = {r["id"]: reason for r in rows if not r["correction"] and (reason := _failure(r, spec))}
+    corrected = [row for row in rows if row["correction"] and row["input"].strip()]
+    failed = {row["id"]: reason for row in rows if not row["correction"] and (reason := _failure(row, spec))}
     accepted = [
-        r
-        for r in rows
-        if r["id"] not in failed
-        and not r["left_out"]
-        and (not r["correction"] or r["correction"] == r["output"].strip())
-        and (not spec.labels or r["output"].strip() in spec.labels)
+        row
+        for row in rows
+        if row["input"].strip()
+        and row["id"] not in failed
+        and not row["left_out"]
+        and (not row["correction"] or row["correction"] == row["output"].strip())
+        and (not spec.labels or row["output"].strip() in spec.labels)
     ]
-    held = hold_back(spec, [r for r in corrected if not r["reviewed"]], [r for r in accepted if r["input"].strip()])
-    held_by_id = {h.id: h for h in held}
+    held = hold_back(spec, [row for row in corrected if not row["reviewed"]], accepted)
+    held_by_id = {held_row.id: held_row for held_row in held}
     chosen = Chosen(held=held)
     for index, row in enumerate(corrected):
         if row["id"] in held_by_id:
             continue
-        # the question decides, so that equal ones are treated alike
-        digest = bytes.fromhex(text_key(row["input"]))
-        if index >= spec.logs.judging_after and _in_sample(digest, spec.logs.judging_share):
+        # by the question, not the id, so that equal questions have the same use
+        question_hash = bytes.fromhex(text_key(row["input"]))
+        if index >= spec.logs.judging_after and _in_sample(question_hash, spec.logs.judging_share):
             chosen.judging.append(row)
         else:
             chosen.examples.append(example_of(row, spec))
@@ -196,12 +208,13 @@ def choose(spec: TaskSpec, rows: Sequence[dict[str, Any]]) -> Chosen:
             chosen.queue.append((row, f"{HELD}: {held_by_id[row['id']].reason}"))
         elif row["id"] in failed:
             chosen.queue.append((row, failed[row["id"]]))
-        elif not row["correction"] and _in_sample(_hash_order(f"sample:{row['id']}"), spec.logs.sample_share):
+        elif not row["correction"] and _in_sample(_hash(f"sample:{row['id']}"), spec.logs.sample_share):
             chosen.queue.append((row, SAMPLED))
     return chosen
 
 
 def _failure(row: dict[str, Any], spec: TaskSpec) -> str | None:
+    """Return why people object to an answer, or None."""
     if row["flag"]:
         return f"{FLAGGED}: {row['flag']}"
     limit = spec.logs.low_score
@@ -211,9 +224,10 @@ def _failure(row: dict[str, Any], spec: TaskSpec) -> str | None:
 
 
 def _in_sample(digest: bytes, share: float) -> bool:
-    """Whether a hash belongs to this share of all."""
+    """Whether a hash is in a random sample that contains this share of all hashes."""
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
 def example_of(row: dict[str, Any], spec: TaskSpec) -> Example:
+    """Return the training example of a corrected row."""
     return replace(logged_example(spec, row, row["correction"]), source=row["source"])

@@ -1,7 +1,7 @@
 """Drift detection: compares production with the champion's training data, window by window."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +27,24 @@ def drift_report(
     """Compare production rows with the model's training data, window by window (see :func:`watch`), and write drift.json.
 
     Args:
+        reference: The training data, with the champion's test answers if there are any.
         after: Seconds since 1970; rows up to then predate the collection of the training data and are left out.
-        learned: Production at the time of training (see :func:`reference_at_training`). A change of inputs or outputs within
-            it is reported as known and needs no action.
+        learned: Production at the time of training (see :func:`reference_at_training`). Inputs or outputs that differ from
+            the reference but not from this are reported as known and need no action.
     """
-    watched = [r for r in rows if after is None or moment(r) > after]
+    watched = [row for row in rows if after is None or moment(row) > after]
     history = list(watch(spec, reference, watched, other_versions=other_versions))
-    signals, recent, past = dict[str, dict[str, Any]](), list[str](), list[str]()
+    signals: dict[str, dict[str, Any]] = {}
+    recent: list[str] = []
+    past: list[str] = []
     for signal in signals_of(spec):
-        measurements = [(w["last"], w["signals"][signal.name]) for w in history if signal.name in w["signals"]]
-        if not measurements:
+        windows = [window for window in history if signal.name in window["signals"]]
+        if not windows:
             continue
-        since = next((last for last, measured in measurements if measured["alarm"]), None)
-        signals[signal.name] = {**measurements[-1][1], "side": signal.side, "meaning": signal.meaning, "since": since}
-        if any(measured["alarm"] for _, measured in measurements[-RECENT:]):
+        results = [window["signals"][signal.name] for window in windows]
+        since = next((window["last"] for window in windows if window["signals"][signal.name]["alarm"]), None)
+        signals[signal.name] = {**results[-1], "side": signal.side, "meaning": signal.meaning, "since": since}
+        if any(result["alarm"] for result in results[-RECENT:]):
             recent.append(signal.name)
         elif since:
             past.append(signal.name)
@@ -49,15 +53,15 @@ def drift_report(
         recent_windows = watch(spec, learned, watched, max(1, len(history) - RECENT + 1), other_versions)
         # quality is always compared with earlier windows of the same watch
         new_signals = {name for name in recent if signals[name]["side"] == QUALITY}
-        new_signals |= {name for w in recent_windows for name, s in w["signals"].items() if s["alarm"]}
+        new_signals |= {
+            name for window in recent_windows for name, result in window["signals"].items() if result["alarm"]
+        }
     drifted = [name for name in recent if name in new_signals]
     facts: dict[str, Any] = {
         "rows": len(rows),
         "newest": max((r["timestamp"] for r in rows), key=moment_of, default=None),
         "watched": len(watched),
-        "by_others": sum(version_of(str(r["model_version"])) in other_versions for r in watched)
-        if other_versions
-        else 0,
+        "by_others": len(watched) - len(_without(watched, other_versions)),
         "windows": len(history),
         "waiting_rows": len(watched) - spec.drift.window_rows * len(history),
         "judged": bool(history),
@@ -76,18 +80,21 @@ def drift_report(
 def reference_at_training(
     spec: TaskSpec, rows: Sequence[Mapping[str, Any]], until: float, used: Collection[str], fewest: int
 ) -> Reference | None:
-    """Return production at the time of a model's training: the last window of rows (in any order) before its data were
-    collected (seconds since 1970), extended to include `fewest` rows whose ids are in `used`. None if there are too few."""
+    """Return production at the time of a model's training; None if there are too few rows.
+
+    It is the last window of rows (given in any order) before the training data were collected, `until` in seconds since 1970,
+    extended to include `fewest` of the rows that were `used` for training (their ids).
+    """
     newest: list[Mapping[str, Any]] = []
     used_count = 0
-    for row in sorted((r for r in rows if moment(r) <= until), key=lambda r: (moment(r), str(r["id"])), reverse=True):
+    for row in reversed(_by_time(row for row in rows if moment(row) <= until)):
         if len(newest) >= spec.drift.window_rows and used_count >= fewest:
             break
         newest.append(row)
         used_count += row["id"] in used
     if len(newest) < spec.drift.window_rows or used_count < fewest:
         return None
-    return Reference([str(r["input"]) for r in newest], [str(r["output"]).strip() for r in newest])
+    return Reference([str(row["input"]) for row in newest], [str(row["output"]).strip() for row in newest])
 
 
 def _sentence(spec: TaskSpec, facts: Mapping[str, Any]) -> str:
@@ -97,15 +104,15 @@ def _sentence(spec: TaskSpec, facts: Mapping[str, Any]) -> str:
             f"(a window has {spec.drift.window_rows})."
         )
     windows_text = f"{facts['windows']} windows of {spec.drift.window_rows} production rows"
-    untested = [name for name, s in facts["signals"].items() if s["p"] is None and s["side"] != QUALITY]
+    untested = [name for name, result in facts["signals"].items() if result["p"] is None and result["side"] != QUALITY]
     if untested:
         windows_text += f"; too few distinct texts or answers to test {', '.join(untested)}"
-    known = ", ".join(facts["known"])
     if not facts["drifted"]:
         past = f"; {', '.join(facts['past'])} had drifted in earlier windows" if facts["past"] else ""
-        if known:
-            past = f"; in {known} they differ from all training rows together, but not from the newest ones{past}"
-        return f"No new drift found in {windows_text}{past}." if known else f"No drift found in {windows_text}{past}."
+        if not facts["known"]:
+            return f"No drift found in {windows_text}{past}."
+        known = f"; in {', '.join(facts['known'])} they differ from all training rows together, but not from the newest ones"
+        return f"No new drift found in {windows_text}{known}{past}."
     drifts = ", ".join(f"{name} ({100 * facts['signals'][name]['size']:.0f} points)" for name in facts["drifted"])
     return f"Production has drifted in {drifts}, first detected in the window that ended on {facts['since'][:10]} ({windows_text})."
 
@@ -125,11 +132,11 @@ def version_of(logged: str) -> str:
 
 
 def level_of(window: int, false_alarms: float, expected: int) -> float:
-    """Return the significance level of the window-th test (from 1): its share of the false alarms allowed for the whole watch.
+    """Return the significance level of the tests of one window, counted from 1.
 
-    Half is spread evenly over the first `expected` windows, half of the rest over as many more, and so on. So the probability
-    of any false alarm stays below `false_alarms` for any dependence between windows (union bound); they are dependent,
-    since all are compared with the same training rows.
+    Half of `false_alarms`, the probability allowed for any false alarm of the watch, is spread evenly over the first `expected`
+    windows, half of the rest over as many more, and so on. The sum of all levels bounds the probability for any dependence
+    between windows (union bound); they are dependent, since all are compared with the same training rows.
     """
     return false_alarms * 0.5 ** (1 + (window - 1) // expected) / expected
 
@@ -141,25 +148,32 @@ def watch(
     first: int = 1,
     other_versions: Collection[str] = (),
 ) -> Iterator[dict[str, Any]]:
-    """Test every complete window of the rows (in any order) from the `first` on, oldest first.
+    """Test every complete window of the rows, oldest first.
 
-    other_versions: numbers of other model versions; of rows that they answered, only inputs are tested. Each window: {window,
-    rows, first, last, level, signals {name: {size, p, p_watch, alarm, …figures}}}. p: of the single test, None if it could not be
-    tested. p_watch: p corrected for all signals and all tests of the watch, to compare with drift.false_alarms. alarm:
-    p_watch is small enough and size is at least drift.min_size. Inputs and outputs are tested at once; feedback after
-    drift.feedback_days in the rows' own time. No window is tested twice.
+    Inputs and outputs are tested at once, feedback after drift.feedback_days in the rows' own time. No window is tested twice.
+
+    Args:
+        rows: In any order.
+        first: Number of the first window to test, from 1.
+        other_versions: Numbers of other model versions; of rows that they answered, only inputs are tested.
+
+    Yields:
+        {window, rows, first, last, level, signals {name: {size, p, p_watch, alarm, …figures}}}. p: of the single test, None
+        if it could not be tested. p_watch: p corrected for all signals and all tests of the watch, to compare with
+        drift.false_alarms. alarm: p_watch is small enough and size is at least drift.min_size.
     """
     settings = spec.drift
-    ordered = sorted(rows, key=lambda r: (moment(r), str(r["id"])))
+    ordered = _by_time(rows)
     signals = signals_of(spec)
     rows_per_window = settings.window_rows
     for number in range(first, len(ordered) // rows_per_window + 1):
         start = rows_per_window * (number - 1)
         window_rows = ordered[start : start + rows_per_window]
         level = level_of(number, settings.false_alarms, settings.expected_windows)
-        all_rows = Window(window_rows, ordered[:start], level / len(signals))
+        earlier_rows = ordered[:start]
+        all_rows = Window(window_rows, earlier_rows, level / len(signals))
         own_rows = Window(
-            _without(window_rows, other_versions), _without(ordered[:start], other_versions), level / len(signals)
+            _without(window_rows, other_versions), _without(earlier_rows, other_versions), level / len(signals)
         )
         settled = moment(ordered[-1]) - moment(window_rows[-1]) >= settings.feedback_days * DAY
         results = {}
@@ -167,16 +181,15 @@ def watch(
             if signal.side == QUALITY and not settled:
                 continue
             change = signal.measure(spec, reference, all_rows if signal.side == INPUT else own_rows)
-            corrected = None
+            p_watch = None
             if change.p is not None:
-                corrected = min(1.0, change.p * len(signals) * settings.false_alarms / level)
+                p_watch = min(1.0, change.p * len(signals) * settings.false_alarms / level)
+            is_significant = p_watch is not None and p_watch <= settings.false_alarms
             results[signal.name] = {
                 "size": round(change.size, 4),
                 "p": change.p,
-                "p_watch": corrected,
-                "alarm": corrected is not None
-                and corrected <= settings.false_alarms
-                and change.size >= settings.min_size,
+                "p_watch": p_watch,
+                "alarm": is_significant and change.size >= settings.min_size,
                 **{name: round(value, 6) for name, value in change.figures.items()},
             }
         yield {
@@ -189,5 +202,12 @@ def watch(
         }
 
 
+def _by_time(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return sorted(rows, key=lambda row: (moment(row), str(row["id"])))
+
+
 def _without(rows: Sequence[Mapping[str, Any]], other_versions: Collection[str]) -> Sequence[Mapping[str, Any]]:
-    return [r for r in rows if version_of(str(r["model_version"])) not in other_versions] if other_versions else rows
+    """Return the rows that none of these versions answered."""
+    if not other_versions:
+        return rows
+    return [row for row in rows if version_of(str(row["model_version"])) not in other_versions]

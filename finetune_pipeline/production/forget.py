@@ -41,7 +41,7 @@ _STATE_FOLDERS = ("requests", "judge")
 
 @dataclass(frozen=True)
 class Searched:
-    """A searched store: its description, the number of matches, and the matches left in a second search."""
+    """A searched store: its description, the number of matches, and how many a second search still found."""
 
     store: str
     found: int
@@ -53,11 +53,12 @@ class Forgotten:
     """What `forget` removed, and the models that were trained on it.
 
     Attributes:
-        rows, lines: Removed from the log store and from log files now.
+        rows: Number of rows removed from the log store.
+        lines: Number of lines removed from log files.
         artifacts: Deleted artifacts and files, as STEP/VERSION or STEP/VERSION/FILE.
-        splits: Versions of splits with such rows that a model may have been trained on, now or earlier.
+        splits: Versions of splits with such rows, also from earlier calls, on which a model may have been trained.
         adapters: Versions trained on these splits.
-        searched: Every store, as proof.
+        searched: Every store that was searched, as proof.
         decisions: Lines of decision files about examples made from these rows, as FILE:LINE. They are kept, since people
             wrote them.
         out_of_reach: Places beyond our reach where such rows may remain, as text.
@@ -74,11 +75,11 @@ class Forgotten:
 
 
 def forget(task: Task, store: ArtifactStore, users: Iterable[str] = (), ids: Iterable[str] = ()) -> Forgotten:
-    """Remove all rows of these users, and the rows with these ids. It may be killed and repeated: the forget list and the
-    lineage, which find the rows again, are written first, and the log store, which identifies them, is changed last.
+    """Remove all rows of these users, and the rows with these ids.
 
-    Raises OutsideError if a log file with such rows, or an artifact of the task, is still being written; only the list has
-    changed then.
+    It may be killed and repeated: the forget list, by which the rows are found again, is written first, and the log store,
+    which has their ids, is changed last. Raises OutsideError if a log file with such rows, or an artifact of the task, is
+    still being written; only the forget list has changed then.
     """
     ingest_new_lines(task, store)
     key, log_rows, result = user_key(store), log_store(task, store), Forgotten()
@@ -90,26 +91,26 @@ def forget(task: Task, store: ArtifactStore, users: Iterable[str] = (), ids: Ite
         forgotten.add(ids=_answer_ids(rows, artifacts, forgotten))
         row_ids = {row["id"] for row in rows if "id" in row and forgotten.holds(row)}
         matches, files = _row_test(forgotten, key), log_files(task)
-        here = [file for file in files if file.local is not None]
-        sources = {file: count for file in here if (count := count_lines(file, matches))}
-        _refuse_writers(task, store, sources)
+        local_files = [file for file in files if file.local is not None]
+        counts = {file: count for file in local_files if (count := count_lines(file, matches))}
+        _refuse_writers(task, store, counts)
 
         forgotten.add(tainted=_tainted_splits(artifacts, forgotten, row_ids))
-        result.decisions = _decisions(task, artifacts, forgotten, row_ids)
+        result.decisions = _decision_places(task, artifacts, forgotten, row_ids)
         affected = _derived_from(artifacts, forgotten, row_ids)
-        result.lines = sum(erase(file, matches, log_rows) for file in sources)
+        result.lines = sum(erase(file, matches, log_rows) for file in counts)
         result.artifacts = _remove(task, store, artifacts, affected, forgotten)
-        # traces, and feedback to them
+        # names of traces, and of feedback to them
         log_rows.drop_names(lambda name: forgotten.holds_id(name.removesuffix("/feedback")))
         result.rows = log_rows.rewrite(lambda row: None if forgotten.holds(row) else row)
         result.splits = sorted(forgotten.tainted)
 
         after, remaining = _artifacts(task, store), list(log_rows.rows())
-        lines_left = sum(count_lines(file, matches) for file in sources)
-        artifacts_left = len(_derived_from(after, forgotten, row_ids) & _data(after))
+        lines_left = sum(count_lines(file, matches) for file in counts)
+        artifacts_left = len(_derived_from(after, forgotten, row_ids) & _data_versions(after))
         removed = [a for a in artifacts if a.version in affected and a.step not in MODELS]
         result.searched = [
-            Searched(f"lines of {len(here)} log files on this machine", sum(sources.values()), lines_left),
+            Searched(f"lines of {len(local_files)} log files on this machine", sum(counts.values()), lines_left),
             Searched(f"{len(rows)} ingested rows", result.rows, sum(map(forgotten.holds, remaining))),
             Searched(f"{len(artifacts)} artifacts", len(removed), artifacts_left),
         ]
@@ -128,13 +129,13 @@ def _artifacts(task: Task, store: ArtifactStore) -> list[Artifact]:
     return [a for step in sorted(steps) if step != "state" for a in store.all_versions(task.name, step)]
 
 
-def _data(artifacts: Iterable[Artifact]) -> set[str]:
+def _data_versions(artifacts: Iterable[Artifact]) -> set[str]:
     return {a.version for a in artifacts if a.step not in MODELS}
 
 
 def _answer_ids(rows: list[dict[str, Any]], artifacts: list[Artifact], forgotten: ForgottenList) -> set[str]:
-    """Return the ids of the users' answers, including those that logs.keep_days has removed. Ids also used by another user's
-    answer are excluded."""
+    """Return the ids of the forgotten users' answers, also of those that logs.keep_days has removed, but none that another
+    user's answer has too."""
     users = defaultdict(set)
     logged_rows = []
     for artifact in artifacts:
@@ -144,7 +145,7 @@ def _answer_ids(rows: list[dict[str, Any]], artifacts: list[Artifact], forgotten
     for row in [*(r for r in rows if r["kind"] == "row"), *logged_rows]:
         if row["user"] is not None:
             users[row["id"]].add(row["user"])
-    return {name for name, row_users in users.items() if row_users <= forgotten.users}
+    return {row_id for row_id, row_users in users.items() if row_users <= forgotten.users}
 
 
 def _row_test(forgotten: ForgottenList, key: bytes) -> RowTest:
@@ -153,9 +154,9 @@ def _row_test(forgotten: ForgottenList, key: bytes) -> RowTest:
     def matches(row: Any) -> bool:
         if not isinstance(row, dict):
             return False
-        user, name = row.get("user"), row.get("id")
+        user, row_id = row.get("user"), row.get("id")
         is_user = isinstance(user, str | int | float) and hash_user(user, key) in forgotten.users
-        return is_user or (isinstance(name, str) and forgotten.holds_id(name))
+        return is_user or (isinstance(row_id, str) and forgotten.holds_id(row_id))
 
     return matches
 
@@ -177,8 +178,9 @@ def _refuse_writers(task: Task, store: ArtifactStore, files: Iterable[LogFile]) 
         )
 
 
-def _is_theirs(names: Iterable[str], forgotten: ForgottenList, row_ids: set[str]) -> bool:
-    return any(name in row_ids or forgotten.holds_id(name) for name in names)
+def _has_forgotten(ids: Iterable[str], forgotten: ForgottenList, row_ids: set[str]) -> bool:
+    """Whether any of these ids of log rows is to be forgotten."""
+    return any(row_id in row_ids or forgotten.holds_id(row_id) for row_id in ids)
 
 
 def _tainted_splits(artifacts: list[Artifact], forgotten: ForgottenList, row_ids: set[str]) -> list[str]:
@@ -187,52 +189,51 @@ def _tainted_splits(artifacts: list[Artifact], forgotten: ForgottenList, row_ids
     def is_tainted(splits: Artifact) -> bool:
         try:
             parts = (stream_examples(examples_of(splits.folder, name)) for name in ("train", "validation"))
-            return any(_is_theirs(log_row_ids(part), forgotten, row_ids) for part in parts)
+            return any(_has_forgotten(log_row_ids(part), forgotten, row_ids) for part in parts)
         except _DAMAGED:
             return True
 
     return [a.version for a in artifacts if a.step == "splits" and is_tainted(a)]
 
 
-def _examples_of(raw: Artifact, forgotten: ForgottenList, row_ids: set[str]) -> set[str]:
+def _example_ids(raw: Artifact, forgotten: ForgottenList, row_ids: set[str]) -> set[str]:
     """Return the ids of examples made from such rows."""
-    return {e.id for e in production_examples(raw) if _is_theirs(log_row_ids([e]), forgotten, row_ids)}
+    return {e.id for e in production_examples(raw) if _has_forgotten(log_row_ids([e]), forgotten, row_ids)}
 
 
-def _decisions(task: Task, artifacts: list[Artifact], forgotten: ForgottenList, row_ids: set[str]) -> list[str]:
+def _decision_places(task: Task, artifacts: list[Artifact], forgotten: ForgottenList, row_ids: set[str]) -> list[str]:
     """Return the places of people's decisions about examples made from such rows."""
     examples: set[str] = set()
     for artifact in artifacts:
         if artifact.step == "raw_examples":
             with contextlib.suppress(*_DAMAGED):
-                examples |= _examples_of(artifact, forgotten, row_ids)
+                examples |= _example_ids(artifact, forgotten, row_ids)
     return [d.place for d in read_decisions(task.folder / "reviews", task.spec)[0] if d.id in examples]
 
 
 def _derived_from(artifacts: list[Artifact], forgotten: ForgottenList, row_ids: set[str]) -> set[str]:
     """Return the versions of artifacts that contain such a row, or were made from one that does."""
-    tainted = {a.version for a in artifacts if _contains_row(a, forgotten, row_ids)}
-    while more := {
+    affected = {a.version for a in artifacts if _contains_row(a, forgotten, row_ids)}
+    while made_from_them := {
         a.version
         for a in artifacts
-        if a.version not in tainted
-        and {*a.inputs.values(), str(a.facts.get("trained_on"))} & (tainted | forgotten.tainted)
+        if a.version not in affected
+        and {*a.inputs.values(), str(a.facts.get("trained_on"))} & (affected | forgotten.tainted)
     }:
-        tainted |= more
-    return tainted
+        affected |= made_from_them
+    return affected
 
 
 def _contains_row(artifact: Artifact, forgotten: ForgottenList, row_ids: set[str]) -> bool:
-    """Whether an artifact made directly from the logs contains such a row, or is too damaged to tell; others are found by their
-    inputs."""
+    """Whether an artifact made directly from the logs contains such a row, or is too damaged to tell."""
     try:
         if artifact.step == "production_logs":
             rows = [*read_rows(artifact.path("rows.jsonl")), *read_rows(artifact.path("quarantine.jsonl"))]
             return any(forgotten.holds(row) or row.get("id") in row_ids for row in rows)
         if artifact.step == "test_predictions":
             path = artifact.folder / "production.json"
-            return path.exists() and _is_theirs(read_json(path)["ids"], forgotten, row_ids)
-        return artifact.step == "raw_examples" and bool(_examples_of(artifact, forgotten, row_ids))
+            return path.exists() and _has_forgotten(read_json(path)["ids"], forgotten, row_ids)
+        return artifact.step == "raw_examples" and bool(_example_ids(artifact, forgotten, row_ids))
     except _DAMAGED:
         return True
 
@@ -240,11 +241,11 @@ def _contains_row(artifact: Artifact, forgotten: ForgottenList, row_ids: set[str
 def _remove(
     task: Task, store: ArtifactStore, artifacts: list[Artifact], affected: set[str], forgotten: ForgottenList
 ) -> list[str]:
-    """Delete the artifacts made from such rows; of models only the pages that quote rows. Each folder is first moved away by
-    one rename, so that a kill leaves no partial artifact; leftovers in the trash are deleted first."""
+    """Delete the affected artifacts; of models only the pages that quote rows. Each folder is first moved into the trash by
+    one rename, so that a kill leaves no partial artifact."""
     root = store.root / task.name
     trash, removed = root / _TRASH, []
-    shutil.rmtree(trash, ignore_errors=True)
+    shutil.rmtree(trash, ignore_errors=True)  # of a killed call
     trash.mkdir(mode=0o700)
     for artifact in artifacts:
         name = f"{artifact.step}/{artifact.version}"
@@ -257,7 +258,7 @@ def _remove(
             for page in pages:
                 page.unlink()
     if affected or forgotten.tainted:
-        kept_versions = _data(artifacts) - affected
+        kept_versions = _data_versions(artifacts) - affected
         for path in (p for folder in _STATE_FOLDERS for p in sorted((root / "state" / folder).glob("*"))):
             if path.stem.rpartition("-")[2] not in kept_versions:
                 removed.append(str(path.relative_to(root)))

@@ -36,7 +36,7 @@ class LatestResult(dict[str, tuple[str, T]]):
 
 _REVIEWED = f"{OWN_FOLDER}/reviewed-"
 """Files of the task's own folder that `finetune review` writes."""
-_FEEDBACK = ("flag", "score", "correction")
+_FEEDBACK_FIELDS = ("flag", "score", "correction")
 _CHOSEN: LatestResult[Chosen] = LatestResult()
 _TIMES: LatestResult[list[float]] = LatestResult()
 
@@ -46,8 +46,8 @@ class Logs:
     """All production rows of a task, one per answer, sorted by time and id. lines = rows + duplicates + feedback + quarantine.
 
     Attributes:
-        duplicates: Number of further lines with the same id and question; lines with the same id and another question are
-            quarantined.
+        duplicates: Number of lines that repeat the id and question of an earlier one. Lines with a known id and another
+            question are quarantined.
         feedback: Number of lines with feedback only.
         unmatched: Number of those whose answer has not been logged yet.
         digest: Of the log store's state, independent of files and order.
@@ -68,8 +68,10 @@ class Logs:
 
 
 def merged(stored_rows: Iterable[dict[str, Any]]) -> Logs:
-    """Merge the rows of a log store into one per answer. If several lines have feedback to one answer (flag, score,
-    correction), the latest value is used. If the latest review excludes the row, none is."""
+    """Merge the rows of a log store into one per answer.
+
+    Of several flags, scores or corrections of one answer, the latest is used; none if the latest review leaves the row out.
+    """
     logs = Logs()
     by_id: dict[str, list[dict[str, Any]]] = {}
     for row in stored_rows:
@@ -88,18 +90,21 @@ def merged(stored_rows: Iterable[dict[str, Any]]) -> Logs:
         if not answers:
             logs.unmatched += feedback_lines
             continue
-        reused = [a for a in answers if a["input"] != answers[0]["input"] and not _is_review(a)]
-        logs.quarantine += map(_reused_id, reused)
-        excluded = set(map(id, reused))
-        logs.duplicates += len(answers) - len(reused) - 1
-        row = {k: v for k, v in answers[0].items() if k != "kind"}
-        for line in (candidate for candidate in lines if id(candidate) not in excluded):
-            row.update({k: line[k] for k in _FEEDBACK if line[k] is not None})
+        first = answers[0]
+        other_questions = [answer for answer in answers if answer["input"] != first["input"] and not _is_review(answer)]
+        logs.quarantine += map(_reused_id, other_questions)
+        excluded = set(map(id, other_questions))  # by identity: their contents may be equal
+        logs.duplicates += len(answers) - len(other_questions) - 1
+        row = {key: value for key, value in first.items() if key != "kind"}
+        for line in lines:
+            if id(line) in excluded:
+                continue
+            row.update({name: line[name] for name in _FEEDBACK_FIELDS if line[name] is not None})
         reviews = [line for line in lines if _is_review(line)]
         row["reviewed"] = bool(reviews)
         row["left_out"] = bool(reviews) and bool(reviews[-1].get("left_out"))
         if row["left_out"]:
-            row.update(dict.fromkeys(_FEEDBACK))
+            row.update(dict.fromkeys(_FEEDBACK_FIELDS))
         logs.rows.append(row)
     logs.rows.sort(key=_sort_key)
     logs.quarantine.sort(key=lambda entry: (entry["file"], entry["line"]))
@@ -107,18 +112,19 @@ def merged(stored_rows: Iterable[dict[str, Any]]) -> Logs:
 
 
 def _reused_id(row: dict[str, Any]) -> dict[str, Any]:
-    """Return the quarantine entry of an answer whose id is used by another question: feedback would be ambiguous."""
+    """Return the quarantine entry of an answer whose id another question has: nobody could tell whose feedback it is."""
     source = row["source"]
     message = f"another question also has the id {row['id']!r:.60}"
     fix = "log a unique id with every answer; the id of a conversation is not enough"
     finding = Finding("log.id_reused", "error", f"{source['file']}:{source['line']}", message, fix)
-    raw = msgspec.json.encode({k: row[k] for k in ("id", "input", "output")}).decode()[:RAW_SHOWN]
+    raw = msgspec.json.encode({key: row[key] for key in ("id", "input", "output")}).decode()[:RAW_SHOWN]
     return {**source, "raw": raw, "findings": [finding.to_dict()], "user": row["user"]}
 
 
 def _sort_key(row: dict[str, Any]) -> tuple[str, str, str]:
     """Return the sort key: time, then content, so that the order of reading does not matter."""
-    return row["timestamp"], row["id"], digest_json({k: v for k, v in row.items() if k != "source"})
+    content = {key: value for key, value in row.items() if key != "source"}
+    return row["timestamp"], row["id"], digest_json(content)
 
 
 def _is_review(line: dict[str, Any]) -> bool:
@@ -126,19 +132,22 @@ def _is_review(line: dict[str, Any]) -> bool:
 
 
 def _feedback_order(line: dict[str, Any]) -> tuple[Any, ...]:
-    """Return the sort key of feedback to one answer. Reviews have the time of the answer, so they come last, sorted by the
-    time of the decision, those without one first. At equal times, the place in the file decides."""
-    decision = (1, line.get("decided") or "") if _is_review(line) else (0, line["timestamp"])
-    return (*decision, line["source"]["file"], line["source"]["line"], *_sort_key(line))
+    """Return the sort key of the lines of one answer, of which the last feedback counts.
+
+    Reviews come last, by the time of the decision, since they have the timestamp of the answer. Those without that time come
+    first among them. At equal times, the place in the file decides.
+    """
+    rank, time = (1, line.get("decided") or "") if _is_review(line) else (0, line["timestamp"])
+    return (rank, time, line["source"]["file"], line["source"]["line"], *_sort_key(line))
 
 
 def read_logs(task: Task, store: ArtifactStore) -> Logs:
     """Read new log lines into the store, and return all rows."""
     ingest_new_lines(task, store)
-    rows_store = log_store(task, store)
+    stored = log_store(task, store)
     with store.lock(task.name, LOCK):
-        logs = merged(rows_store.rows())
-        logs.digest = rows_store.digest()
+        logs = merged(stored.rows())
+        logs.digest = stored.digest()
     return logs
 
 
@@ -158,7 +167,7 @@ def corrections(spec: TaskSpec, logs: Logs) -> list[Example]:
 
 
 def chosen(spec: TaskSpec, logs: Logs) -> Chosen:
-    """Sort the rows with production.choosing; computed again only when rows or spec have changed."""
+    """Sort the rows by use (production.choosing.choose). The result is cached until rows or spec change."""
     if not logs.digest:
         return choose(spec, logs.rows)
     return _CHOSEN.latest(spec.name, digest_json([logs.digest, settings(spec)]), lambda: choose(spec, logs.rows))
@@ -166,12 +175,13 @@ def chosen(spec: TaskSpec, logs: Logs) -> Chosen:
 
 def corrections_digest(spec: TaskSpec, logs: Logs) -> str:
     """Return a digest that changes only when the examples from the logs change, not with every logged answer."""
-    return digest_json([{k: v for k, v in e.to_dict().items() if k != "source"} for e in corrections(spec, logs)])
+    examples = (example.to_dict() for example in corrections(spec, logs))
+    return digest_json([{key: value for key, value in example.items() if key != "source"} for example in examples])
 
 
 def ingest(spec: TaskSpec, logs: Logs, out: Path) -> dict[str, Any]:
-    """Write rows.jsonl, examples.jsonl (corrections), judging.jsonl (corrections that judge models), quarantine.jsonl,
-    and held.jsonl (held corrections). Returns facts; lines = rows + duplicates + feedback + quarantined."""
+    """Write rows.jsonl, quarantine.jsonl, and the corrected rows by use: examples.jsonl (for training), judging.jsonl (for
+    evaluation) and held.jsonl. Returns facts; lines = rows + duplicates + feedback + quarantined."""
     chosen_rows = chosen(spec, logs)
     write_rows(out / "rows.jsonl", logs.rows)
     write_rows(out / "quarantine.jsonl", logs.quarantine)
@@ -191,6 +201,6 @@ def ingest(spec: TaskSpec, logs: Logs, out: Path) -> dict[str, Any]:
         "held": len(chosen_rows.held),
         "held_by_rule": dict(sorted(Counter(held_row.rule for held_row in chosen_rows.held).items())),
         "queue": chosen_rows.queued(),
-        "left_out": sum(bool(r["left_out"]) for r in logs.rows),
-        "flagged": sum(bool(r["flag"]) for r in logs.rows),
+        "left_out": sum(bool(row["left_out"]) for row in logs.rows),
+        "flagged": sum(bool(row["flag"]) for row in logs.rows),
     }

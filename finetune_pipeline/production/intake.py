@@ -38,13 +38,13 @@ from finetune_pipeline.spec.model import Task
 LOCK = "logs"
 _BATCH_BYTES = 32 << 20
 _SETTLED = 2.0
-"""Seconds a file must be unchanged before its mark is trusted: file system timestamps are coarse."""
+"""Seconds a file must be unchanged before it counts as read to its end: file system timestamps are coarse."""
 _BROKEN_FOR = 3600.0
 """Seconds after which an unchanged gzip file that breaks off counts as damaged, not as still being written."""
 
 
 class _Batch:
-    """Rows that are not durable yet, and the ledger that accounts for them. Make and use it under the task's lock."""
+    """Rows that are not stored yet, and the ledger that accounts for them. Make and use it under the task's lock."""
 
     def __init__(self, task: Task, store: ArtifactStore) -> None:
         self.spec, self.key, self.store = task.spec, user_key(store), log_store(task, store)
@@ -61,17 +61,20 @@ def log_store(task: Task, store: ArtifactStore) -> LogStore:
 
 
 def ingest_new_lines(task: Task, store: ArtifactStore, now: float | None = None) -> None:
-    """Read every complete line that was not read yet. It may be killed, repeated, and called from several processes. `now`:
-    seconds since 1970, for logs.keep_days."""
+    """Read every complete line that was not read yet, and remove rows older than logs.keep_days.
+
+    It may be killed, repeated, and called from several processes. now: seconds since 1970.
+    """
     now = time.time() if now is None else now
     with store.lock(task.name, LOCK):
         batch, files = _Batch(task, store), log_files(task)
         batch.store.sweep()
         previous = batch.ledger["seen"]
-        batch.ledger["seen"] = {f.key: previous[f.key] for f in files if f.key in previous}
+        batch.ledger["seen"] = {file.key: previous[file.key] for file in files if file.key in previous}
         changed = batch.ledger["seen"] != previous
         for file in files:
-            if previous.get(file.key, ("", ""))[0] != file.mark:
+            known_mark, _ = previous.get(file.key, ("", ""))
+            if known_mark != file.mark:
                 changed |= _ingest_file(file, batch, now)
         if changed or batch.rows:
             batch.commit()
@@ -81,28 +84,32 @@ def ingest_new_lines(task: Task, store: ArtifactStore, now: float | None = None)
 def ingest_records(
     task: Task, store: ArtifactStore, source: str, records: Iterable[tuple[str, float, dict[str, Any]]], since: float
 ) -> int:
-    """Ingest rows that do not come from files: (name, time in seconds since 1970, the object of a log line). Returns their
-    number.
+    """Ingest rows that do not come from files, as safely as :func:`ingest_new_lines`. Returns the number of new ones.
 
-    A name is ingested once, and again when its content has changed. since: the records are complete from this time on; older
-    names are forgotten. As safe as :func:`ingest_new_lines`.
+    Args:
+        source: Where they come from, such as MLflow traces.
+        records: (name, time in seconds since 1970, the object of a log line). A name is ingested once, and again when its
+            content has changed.
+        since: The records are complete from this time on; older names are forgotten.
     """
     with store.lock(task.name, LOCK):
         batch = _Batch(task, store)
-        names_by_source, known_names = batch.ledger["others"], batch.ledger["others"].get(source, {})
-        names_by_source[source] = {name: entry for name, entry in known_names.items() if entry[0] >= since}
+        known = batch.ledger["others"].get(source, {})
+        kept = {name: (moment, digest) for name, (moment, digest) in known.items() if moment >= since}
+        batch.ledger["others"][source] = kept
         for number, (name, moment, record) in enumerate(records, 1):
             try:
                 line = msgspec.json.encode(record, order="sorted")
             except UnicodeEncodeError:  # an unpaired surrogate: quarantined
                 line = json.dumps(record, sort_keys=True).encode()
             digest = hashlib.blake2b(line, key=batch.key, digest_size=8).hexdigest()
-            if known_names.get(name, (0.0, ""))[1] == digest:
+            _, known_digest = known.get(name, (0.0, ""))
+            if known_digest == digest:
                 continue
             row = parse_line(line, False, {"file": source, "line": number}, task.spec, batch.key)
             if batch.forgotten.holds(row):
                 continue  # its name is not recorded either
-            names_by_source[source][name] = (moment, digest)
+            kept[name] = (moment, digest)
             batch.rows.append(row)
         count = len(batch.rows)
         batch.commit()
@@ -117,15 +124,15 @@ def _ingest_file(file: LogFile, batch: _Batch, now: float) -> bool:
             name = stream_of(handle, batch.ledger["streams"]) or ""
             if not name:
                 return False
-            is_complete, lines = _read_on(file, handle, name, batch)
+            is_complete, lines = _read_new_lines(file, handle, name, batch)
     except FileNotFoundError:
         return False  # rotated meanwhile: the next call reads it under its new name
     except BROKEN_OFF as error:
         grace = _SETTLED if isinstance(error, OtherPacker) else _BROKEN_FOR
         if file.modified is None or file.modified > now - grace:
             return True
-        read = batch.ledger["streams"].get(name, NOTHING_READ)["lines"]
-        batch.rows.append(damaged_file(file.shown, read, error))
+        lines_read = batch.ledger["streams"].get(name, NOTHING_READ)["lines"]
+        batch.rows.append(damaged_file(file.shown, lines_read, error))
         is_complete, lines = True, 1
     if is_complete and (file.modified is None or file.modified < now - _SETTLED):
         batch.ledger["seen"][file.key] = (file.mark, name)
@@ -134,23 +141,29 @@ def _ingest_file(file: LogFile, batch: _Batch, now: float) -> bool:
 
 
 def stream_of(handle: IO[bytes], streams: Mapping[str, Stream]) -> str | None:
-    """Return the name under which a file is known, or a new one; None before its first line is complete. Among files with
-    the same first line, the one with the longest equal beginning is chosen; among several, the shortest, since a file with
-    erased lines begins like its original."""
+    """Return the name under which a file is known, or a new one; None before its first line is complete.
+
+    Of the known files with the same first line, the one with the longest equal beginning is chosen; of several, the shortest,
+    since a file with erased lines begins like its original.
+    """
     first = first_line(handle)
     if first is None:
         return None
     number, matches = 0, []
     while (name := f"{first}-{number}") in streams:
-        if (end := _agrees(handle, streams[name])) is not None:
+        if (end := _equal_up_to(handle, streams[name])) is not None:
             matches.append((end, -streams[name]["offset"], name))
         number += 1
-    return max(matches)[-1] if matches else name
+    if not matches:
+        return name
+    return max(matches)[-1]
 
 
-def _agrees(handle: IO[bytes], stream: Stream) -> int | None:
-    """Return the last offset up to which a file has the bytes that were read under a name; None if they differ. A file that
-    is too short to tell is an unfinished copy."""
+def _equal_up_to(handle: IO[bytes], stream: Stream) -> int | None:
+    """Return the last recorded offset up to which a file has the bytes of a known one; None if they differ.
+
+    It is 0 for a file that is too short to tell: an unfinished copy.
+    """
     for offset, tail in sorted(stream["tails"], reverse=True):
         try:
             return int(offset) if hash_tail(bytes_before(handle, offset)) == tail else None
@@ -159,9 +172,9 @@ def _agrees(handle: IO[bytes], stream: Stream) -> int | None:
     return 0
 
 
-def _read_on(file: LogFile, handle: IO[bytes], name: str, batch: _Batch) -> tuple[bool, int]:
-    """Return (whether the file was read to its end and ends with a line end, number of lines read). Raises one of
-    BROKEN_OFF after the complete lines of a damaged gzip file."""
+def _read_new_lines(file: LogFile, handle: IO[bytes], name: str, batch: _Batch) -> tuple[bool, int]:
+    """Continue reading a file where it was left. Returns whether it was read to its end and ends with a line end, and the
+    number of lines read. Raises one of BROKEN_OFF after the complete lines of a damaged gzip file."""
     stream = batch.ledger["streams"].get(name, NOTHING_READ)
     try:
         reader = LineReader(handle, stream)
@@ -171,10 +184,10 @@ def _read_on(file: LogFile, handle: IO[bytes], name: str, batch: _Batch) -> tupl
     while True:
         start, rows, removed = reader.offset, [], 0
         try:
-            for line, cut in reader:
+            for line, is_cut in reader:
                 for text in rows_in(line):
                     source = {"file": file.shown, "line": reader.lines}
-                    row = parse_line(text, cut, source, batch.spec, batch.key)
+                    row = parse_line(text, is_cut, source, batch.spec, batch.key)
                     if batch.forgotten.holds(row):
                         removed += 1
                     else:
@@ -205,11 +218,11 @@ def _expire(task: Task, store: LogStore, files: list[LogFile], now: float) -> No
         return
     limit = now - 86_400 * task.spec.logs.keep_days
 
-    def young(row: dict[str, Any]) -> dict[str, Any] | None:
+    def keep_recent(row: dict[str, Any]) -> dict[str, Any] | None:
         logged_at = row.get("timestamp")
         return row if logged_at is None or datetime.fromisoformat(logged_at).timestamp() >= limit else None
 
-    store.rewrite(young)
+    store.rewrite(keep_recent)
     finished = store.ledger()["seen"]
     for file in files:
         is_own = file.local is not None and file.shown.startswith(f"{OWN_FOLDER}/")

@@ -28,17 +28,18 @@ USER_KEY = "FINETUNE_USER_KEY"
 """Environment variable with the secret key for hashing users. Unset: a random key of this home, not shared by machines."""
 _KEY_FILE = "users.key"
 RAW_SHOWN = 2000
+"""Characters of a bad line that are kept."""
 _USER_FIELD = re.compile(rb'(\\*"user\\*"\s*:\s*)(\\+"[^"]*"|"(?:[^"\\]|\\.)*"?|[^,}\s]+)')
 """The user in a line as written, also where a log shipper wrapped the line in a string."""
 
 _YEARS = range(1970, 2200)
 """Accepted years. At the ends of the calendar, times cannot be converted to another zone or have a window around them."""
 
-_FEEDBACK = {"flag", "score", "correction", "label", "left_out", "decided"}
+_FEEDBACK_KEYS = {"flag", "score", "correction", "label", "left_out", "decided"}
 
 SYSTEM_ROLES = ("system", "developer")
 ROLES = (*SYSTEM_ROLES, "user", "assistant")
-"""Roles of turns that are texts."""
+"""Accepted roles of turns."""
 
 
 def user_key(store: ArtifactStore) -> bytes:
@@ -48,36 +49,42 @@ def user_key(store: ArtifactStore) -> bytes:
 
 
 def hash_user(user: object, key: bytes) -> str:
-    """Hash a user to 32 hex digits (keyed BLAKE2b: without the key, nobody can test names)."""
+    """Hash a user to 32 hex digits. The hash is keyed (BLAKE2b): without the key, nobody can try out names."""
     return hashlib.blake2b(str(user).encode("utf-8", "surrogatepass"), key=key, digest_size=16).hexdigest()
 
 
 def parse_line(line: bytes, cut: bool, source: dict[str, Any], spec: TaskSpec, key: bytes) -> dict[str, Any]:
-    """Parse a line into the record to store: {"kind": row, feedback or bad, …}. source: {file, line}.
+    """Parse a line into the record to store, by its `kind`: row, feedback or bad.
 
-    row: id, timestamp, model_version, input, turns (of a conversation, else None), output, flag, score, correction, user;
-    feedback: id, timestamp, flag, score, correction, user; bad: raw (scrubbed, 2000 characters), findings, user.
+    Args:
+        cut: Whether the line was too long and has lost its end.
+        source: {file, line}.
+
+    Returns:
+        Of each kind: kind, user, source. row and feedback: id, timestamp, flag, score, correction. row: model_version,
+        input, turns (of a conversation, else None), output. bad: raw (scrubbed and cut), findings.
     """
     place = f"{source['file']}:{source['line']}"
     row: Any = None
     if cut:
-        problems = [_bad(place, "too_long", "the line is longer than 8 MiB", "log shorter texts")]
+        problems = [_error(place, "too_long", "the line is longer than 8 MiB", "log shorter texts")]
     else:
         try:
             row = msgspec.json.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            problems = [_bad(place, "bad_json", str(error), "write one JSON object a line")]
+            problems = [_error(place, "bad_json", str(error), "write one JSON object a line")]
         else:
             problems = problems_of(row, place, spec)
     user = row.get("user") if isinstance(row, dict) else None
-    user = next(iter(users_named(line)), None) if problems and user is None else user
+    if problems and user is None:
+        user = next(iter(users_named(line)), None)
     user_hash = hash_user(user, key) if _names_user(user) else None
     if problems:
         raw = _USER_FIELD.sub(rb'\1"[USER]"', line[: 2 * RAW_SHOWN]).decode("utf-8", "replace")
         return {
             "kind": "bad",
             "raw": scrub_text(raw, finder_of(spec.data, names=False))[:RAW_SHOWN],
-            "findings": [p.to_dict() for p in problems],
+            "findings": [problem.to_dict() for problem in problems],
             "user": user_hash,
             "source": source,
         }
@@ -85,8 +92,8 @@ def parse_line(line: bytes, cut: bool, source: dict[str, Any], spec: TaskSpec, k
 
 
 def damaged_file(file: str, read: int, error: Exception) -> dict[str, Any]:
-    """Return the quarantine record of a damaged or packed file: everything after its first `read` lines is lost."""
-    finding = _bad(
+    """Return the record of a damaged or packed file: everything after its first `read` lines is lost."""
+    finding = _error(
         f"{file}:{read + 1}",
         "damaged_file",
         f"the file cannot be read behind line {read}: {error}",
@@ -97,7 +104,7 @@ def damaged_file(file: str, read: int, error: Exception) -> dict[str, Any]:
 
 
 def users_named(line: bytes) -> list[Any]:
-    """Return the values after the key `user` in an invalid line, so that the line can be forgotten."""
+    """Return the values after each key `user` of an invalid line, so that the line can be found when a user is forgotten."""
     users = []
     for match in _USER_FIELD.finditer(line):
         with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -106,7 +113,7 @@ def users_named(line: bytes) -> list[Any]:
     return users
 
 
-def _bad(place: str, rule: str, message: str, fix: str) -> Finding:
+def _error(place: str, rule: str, message: str, fix: str) -> Finding:
     return Finding(f"log.{rule}", "error", place, message, fix)
 
 
@@ -134,23 +141,25 @@ def is_feedback(row: Any) -> bool:
 
 def problems_of(row: Any, place: str, spec: TaskSpec) -> list[Finding]:
     if not isinstance(row, dict):
-        return [_bad(place, "not_an_object", "the line is not a JSON object", "write one object a line")]
+        return [_error(place, "not_an_object", "the line is not a JSON object", "write one object a line")]
     findings = []
     for key in ("id",) if is_feedback(row) else ("id", "output", "model_version"):
         value = row.get(key)
         # an empty answer is possible, and people may give feedback to it
         if not isinstance(value, str) or not (value.strip() or key == "output"):
             message = f"{key!r} is missing, empty or not text"
-            findings.append(_bad(place, "missing_field", message, f"log {key} with every answer, as text"))
+            findings.append(_error(place, "missing_field", message, f"log {key} with every answer, as text"))
     try:
         _read_time(row.get("timestamp"))
     except ValueError as error:
-        findings.append(_bad(place, "timestamp", f"the timestamp {error}", "log it with every line, as in RFC 3339"))
+        findings.append(_error(place, "timestamp", f"the timestamp {error}", "log it with every line, as in RFC 3339"))
     if row.get("user") not in (None, "") and not _names_user(row["user"]):
-        findings.append(_bad(place, "wrong_type", "the user is neither text nor a number", "log the user's id as text"))
+        findings.append(
+            _error(place, "wrong_type", "the user is neither text nor a number", "log the user's id as text")
+        )
     if not is_feedback(row) and (problem := _question_problem(row)):
         fix = "log the user's text as 'input', or 'messages' of role and content, both text, before the answer"
-        findings.append(_bad(place, "missing_field", problem, fix))
+        findings.append(_error(place, "missing_field", problem, fix))
     return findings + feedback_problems(row.get("feedback"), place, spec)
 
 
@@ -179,29 +188,32 @@ def feedback_problems(feedback: Any, place: str, spec: TaskSpec) -> list[Finding
     if feedback is None:
         return []
     if not isinstance(feedback, dict):
-        return [_bad(place, "wrong_type", "'feedback' is not an object", 'write {"flag": …, "correction": …}')]
+        return [_error(place, "wrong_type", "'feedback' is not an object", 'write {"flag": …, "correction": …}')]
     findings = []
-    if feedback and not _FEEDBACK & feedback.keys():
+    if feedback and not _FEEDBACK_KEYS & feedback.keys():
         message = f"'feedback' has no known key (keys: {keys_shown(feedback)})"
-        findings.append(_bad(place, "unknown_feedback", message, "write flag, score, correction or label"))
+        findings.append(_error(place, "unknown_feedback", message, "write flag, score, correction or label"))
     score = feedback.get("score")
     if score is not None and not _is_finite(score):
-        findings.append(_bad(place, "wrong_type", "the score is not a finite number", "write a number such as 0.5"))
+        findings.append(_error(place, "wrong_type", "the score is not a finite number", "write a number such as 0.5"))
     if not isinstance(feedback.get("flag"), str | int | float | None):
-        findings.append(_bad(place, "wrong_type", "the flag is neither text nor true or false", "write what is wrong"))
+        findings.append(
+            _error(place, "wrong_type", "the flag is neither text nor true or false", "write what is wrong")
+        )
     correction = _corrected_answer(feedback)
-    answers = [v.strip() if isinstance(v, str) else v for k in ("label", "correction") if (v := feedback.get(k))]
-    if answers[1:] and answers[0] != answers[1]:
+    answers = [feedback[key] for key in ("label", "correction") if feedback.get(key)]
+    stripped = [answer.strip() if isinstance(answer, str) else answer for answer in answers]
+    if len(stripped) == 2 and stripped[0] != stripped[1]:
         message = "'label' and 'correction' are two different right answers"
-        findings.append(_bad(place, "two_answers", message, "write the right answer in one of them"))
+        findings.append(_error(place, "two_answers", message, "write the right answer in one of them"))
     elif correction is not None and not isinstance(correction, str):
-        findings.append(_bad(place, "wrong_type", "the correction is not text", "write the right answer as text"))
+        findings.append(_error(place, "wrong_type", "the correction is not text", "write the right answer as text"))
     elif correction is not None and spec.labels and correction.strip() not in spec.labels:
         message = f"correction {correction!r:.60} is not a label of this task"
-        findings.append(_bad(place, "unknown_label", message, "use a declared label"))
+        findings.append(_error(place, "unknown_label", message, "use a declared label"))
     elif correction is not None and has_form(spec.output):
         wrong = form_problems(correction, spec.output)
-        findings += [_bad(place, f"answer_{rule}", f"correction: {why}", LAST_FIX) for rule, why in wrong]
+        findings += [_error(place, f"answer_{rule}", f"correction: {why}", LAST_FIX) for rule, why in wrong]
     return findings
 
 
@@ -213,9 +225,10 @@ def _is_finite(score: Any) -> bool:
 
 
 def _corrected_answer(feedback: dict[str, Any]) -> Any:
-    """Return the corrected answer; an empty one only if there is no other."""
+    """Return the label or the correction, whichever has text; an empty one only if both are empty, None if there is none."""
     answers = [feedback[key] for key in ("label", "correction") if feedback.get(key) is not None]
-    return max(answers, key=bool, default=None)
+    nonempty = [answer for answer in answers if answer]
+    return next(iter(nonempty + answers), None)
 
 
 def _decision_time(time: Any) -> dict[str, str]:
@@ -227,13 +240,15 @@ def _decision_time(time: Any) -> dict[str, str]:
 
 
 def _clean_record(row: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
-    """Scrub a valid line: a value gets the same placeholder in question, answer and correction."""
+    """Return the record of a valid line, scrubbed: a value gets the same placeholder in question, answer and correction."""
     feedback = row.get("feedback") or {}
     correction, score = _corrected_answer(feedback), feedback.get("score")
     messages = row["messages"] if _has_valid_messages(row.get("messages")) else []
-    turns = [{"role": m["role"], "content": m["content"]} for m in messages if m["role"] not in SYSTEM_ROLES]
+    turns = [
+        {"role": turn["role"], "content": turn["content"]} for turn in messages if turn["role"] not in SYSTEM_ROLES
+    ]
     texts = [
-        *(t["content"] for t in turns),
+        *(turn["content"] for turn in turns),
         str(row.get("input") or ""),
         str(row.get("output") or ""),
         correction or "",
@@ -250,14 +265,15 @@ def _clean_record(row: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
         "timestamp": _read_time(row["timestamp"]).isoformat(),
         "flag": scrub_text(flag if isinstance(flag, str) else "flagged", find) if flag else None,
         "score": float(score) if score is not None else None,
-        "correction": clean(correction.strip()) or None if correction else None,
+        "correction": (clean(correction.strip()) or None) if correction else None,
         **({"left_out": True} if feedback.get("left_out") is True else {}),
         **_decision_time(feedback.get("decided")),
     }
     if is_feedback(row):
         return {"kind": "feedback", **common}
-    turns = [{**t, "content": clean(t["content"])} for t in turns]
-    question = "\n".join(t["content"] for t in turns if t["role"] == "user") if turns else clean(str(row["input"]))
+    turns = [{**turn, "content": clean(turn["content"])} for turn in turns]
+    user_texts = [turn["content"] for turn in turns if turn["role"] == "user"]
+    question = "\n".join(user_texts) if turns else clean(str(row["input"]))
     return {
         "kind": "row",
         **common,

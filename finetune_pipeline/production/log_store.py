@@ -2,8 +2,9 @@
 
 Layout of a store's folder::
 
-    ledger.json               {"streams", "seen", "segments", "removed"}
+    ledger.json               :class:`LogLedger`
     segments/<n>.jsonl        rows of :mod:`finetune_pipeline.production.log_rows`, never changed once named in the ledger
+    forgotten.json            :class:`ForgottenList`
 
 A segment that the ledger does not name was left by a process that died before its offsets were written. It is ignored, and
 its rows are read again. So no row is lost or duplicated, whenever a process dies.
@@ -21,11 +22,11 @@ from finetune_pipeline.engine.files import DamagedFile, read_json, replace_text,
 from finetune_pipeline.production.log_files import Stream
 from finetune_pipeline.production.log_rows import hash_user
 
-_WHOLE = 1 << 256
+_DIGEST_VALUES = 1 << 256
 
 
 class Segment(TypedDict):
-    """A file of rows. sum: of the rows' digests."""
+    """A file of rows. sum: of the rows' digests, independent of their order."""
 
     name: Annotated[str, msgspec.Meta(pattern="^[0-9]+$")]
     lines: int
@@ -33,9 +34,14 @@ class Segment(TypedDict):
 
 
 class LogLedger(TypedDict):
-    """What was ingested. streams: the part read of each file, by name; seen: {path: (mark, stream)}, files read to their
-    end; others: {source: {name: (time, digest)}}, rows that do not come from files; removed: number of forgotten or expired
-    rows."""
+    """What was ingested.
+
+    Attributes:
+        streams: The part of each file that was read, by the file's name in the ledger.
+        seen: {path: (mark, name)} of files read to their end.
+        others: {source: {name: (time, digest)}} of rows that do not come from files.
+        removed: Number of forgotten or expired rows.
+    """
 
     streams: dict[str, Stream]
     seen: dict[str, tuple[str, str]]
@@ -59,17 +65,18 @@ class LogStore:
         return ledger
 
     def append(self, rows: list[dict[str, Any]], ledger: LogLedger) -> None:
-        """Make rows durable, then the ledger (whose streams account for them). Without rows, write only the ledger."""
+        """Store rows, then the ledger that accounts for them. Without rows, write only the ledger."""
         if rows:
-            number = 1 + max([0, *(int(s["name"]) for s in ledger["segments"])])
-            ledger["segments"].append(self._write(f"{number:08d}", rows))
+            ledger["segments"].append(self._write(_highest_number(ledger) + 1, rows))
         write_json(self._ledger, ledger)
 
     def rewrite(self, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> int:
-        """Replace each row by the result of `change` (None removes it). Returns the number of removed rows. The old segments are
-        deleted when this returns; if it is killed, a second call (or :meth:`sweep`) completes it."""
+        """Replace each row by the result of `change` (None removes it). Returns the number of removed rows.
+
+        The old segments are deleted when this returns; if it is killed, a second call (or :meth:`sweep`) completes it.
+        """
         ledger, removed = self.ledger(), 0
-        highest = max([0, *(int(s["name"]) for s in ledger["segments"])])
+        number = _highest_number(ledger)
         segments: list[Segment] = []
         for segment in ledger["segments"]:
             before = self._read(segment)
@@ -78,16 +85,16 @@ class LogStore:
                 segments.append(segment)
                 continue
             removed += len(before) - len(after)
-            highest += 1
             if after:
-                segments.append(self._write(f"{highest:08d}", after))
+                number += 1
+                segments.append(self._write(number, after))
         if segments != ledger["segments"]:
             write_json(self._ledger, {**ledger, "segments": segments, "removed": ledger["removed"] + removed})
         self.sweep()
         return removed
 
     def drop_names(self, drop: Callable[[str], bool]) -> None:
-        """Forget the names of rows that do not come from files."""
+        """Remove the names for which `drop` is True of rows that do not come from files."""
         ledger = self.ledger()
         for source, names in ledger["others"].items():
             ledger["others"][source] = {name: entry for name, entry in names.items() if not drop(name)}
@@ -95,7 +102,7 @@ class LogStore:
 
     def sweep(self) -> None:
         """Remove segments that the ledger does not name."""
-        segment_files = {f"{s['name']}.jsonl" for s in self.ledger()["segments"]}
+        segment_files = {f"{segment['name']}.jsonl" for segment in self.ledger()["segments"]}
         if self._segments.is_dir():
             for path in self._segments.iterdir():
                 if path.name not in segment_files:
@@ -106,8 +113,7 @@ class LogStore:
         return _digests(self.ledger()["segments"])[-1]
 
     def rows(self, digest: str | None = None) -> Iterator[dict[str, Any]]:
-        """Yield the rows as of this digest (None: all rows), in order of arrival. Raises LookupError if rows were forgotten or
-        have expired meanwhile."""
+        """Yield the rows as of this digest (None: all), in order of arrival. Raises LookupError if some were removed since."""
         segments = self.ledger()["segments"]
         states = _digests(segments)
         if digest is not None:
@@ -130,27 +136,32 @@ class LogStore:
     def _path(self, name: str) -> Path:
         return self._segments / f"{name}.jsonl"
 
-    def _write(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Segment:
+    def _write(self, number: int, rows: Sequence[Mapping[str, Any]]) -> Segment:
+        name = f"{number:08d}"
         self._segments.mkdir(parents=True, exist_ok=True)
         replace_text(self._path(name), "".join(msgspec.json.encode(row).decode() + "\n" for row in rows))
         sync_folder(self._segments)
         return {"name": name, "lines": len(rows), "sum": _sum(rows)}
 
 
+def _highest_number(ledger: LogLedger) -> int:
+    return max((int(segment["name"]) for segment in ledger["segments"]), default=0)
+
+
 def _sum(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return the sum of the rows' digests, whatever file they came from."""
+    """Return the sum of the rows' digests, which depends on neither their order nor the files they came from."""
     total = 0
     for row in rows:
-        content = {k: v for k, v in row.items() if k != "source"}
+        content = {key: value for key, value in row.items() if key != "source"}
         total += int.from_bytes(hashlib.sha256(msgspec.json.encode(content, order="sorted")).digest(), "big")
-    return f"{total % _WHOLE:064x}"
+    return f"{total % _DIGEST_VALUES:064x}"
 
 
 def _digests(segments: Iterable[Segment]) -> list[str]:
-    """Return the digests of the state before the first segment and after each."""
+    """Return the digests of the store before the first segment and after each."""
     total, lines, states = 0, 0, [f"{0:032x}-0"]
     for segment in segments:
-        total = (total + int(segment["sum"], 16)) % _WHOLE
+        total = (total + int(segment["sum"], 16)) % _DIGEST_VALUES
         lines += segment["lines"]
         states.append(f"{hashlib.sha256(f'{total:064x}'.encode()).hexdigest()[:32]}-{lines}")
     return states
@@ -166,9 +177,11 @@ class _Forgotten(TypedDict):
 
 
 class ForgottenList:
-    """The forget list of a task, below its log store's folder. Writers must hold the task's lock ``logs``. users, ids: keyed
-    hashes; tainted: versions of splits with such a row among the training or validation rows, recorded before the splits
-    are removed."""
+    """The forget list of a task, in its log store's folder. Writers must hold the task's lock ``logs``.
+
+    users, ids: keyed hashes. tainted: versions of splits with such a row among the training or validation rows, recorded
+    before the splits are removed.
+    """
 
     def __init__(self, folder: Path, key: bytes) -> None:
         self._path, self._key = folder / FILE, key
@@ -192,6 +205,7 @@ class ForgottenList:
     def add(self, users: Iterable[str] = (), ids: Iterable[str] = (), tainted: Iterable[str] = ()) -> None:
         """Add hashes of users, ids of rows, and versions of splits; durable when it returns."""
         self.users |= set(users)
-        self.ids |= {self._hash(i) for i in ids}
+        self.ids |= {self._hash(name) for name in ids}
         self.tainted |= set(tainted)
-        write_json(self._path, {k: sorted(getattr(self, k)) for k in ("users", "ids", "tainted")})
+        stored = {"users": self.users, "ids": self.ids, "tainted": self.tainted}
+        write_json(self._path, {key: sorted(values) for key, values in stored.items()})

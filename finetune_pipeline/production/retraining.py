@@ -7,7 +7,7 @@ training data. The curve gives the *share of the remaining mistakes* that more r
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,16 +16,28 @@ from finetune_pipeline.evaluation.simple_models import linear_pipeline
 from finetune_pipeline.spec.model import TaskSpec
 
 PARTS = (0.125, 0.25, 0.5, 0.75, 1.0)
-_ROUNDS, _DRAWS, _STRENGTH = 3, 400, 10.0
+_ORDERS, _DRAWS, _STRENGTH = 3, 400, 10.0
+"""Random orders of the training data, bootstrap samples of the validation rows, and C of the linear baseline."""
 _EXPONENTS = np.arange(0.05, 1.51, 0.05)
-_MOST = 20
+_MAX_EXTRAPOLATION = 20
 """Maximum extrapolation of the curve, as a multiple of the measured rows."""
+
+
+class Gain(NamedTuple):
+    """An expected gain of correct answers, as a share: the median and a 90% interval."""
+
+    low: float
+    middle: float
+    high: float
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A learning curve, as power laws wrong = a rows^-b + c (Cortes et al. 1993). points: (rows, share of wrong
-    validation answers) as measured; draws: a, b and c, one row per bootstrap sample of the validation rows; shape (k, 3)."""
+    """A learning curve, as power laws wrong = a rows^-b + c (Cortes et al. 1993).
+
+    points: (rows, share of wrong validation answers) as measured; draws: a, b and c, one row per bootstrap sample of the
+    validation rows; shape (samples, 3).
+    """
 
     rows: int
     points: list[tuple[int, float]]
@@ -36,50 +48,58 @@ class Curve:
         a, b, c = self.draws.T
         return np.asarray(a * rows**-b + c)
 
-    def gain(self, more: int, wrong_now: float) -> tuple[float, float, float]:
-        """Return (low, middle, high) of the gain from `more` rows for a model with error rate `wrong_now`: a 90% interval."""
+    def gain(self, more: int, wrong_now: float) -> Gain:
+        """Return the gain from `more` rows for a model with error rate `wrong_now`."""
         before, after = self.wrong(self.rows), self.wrong(self.rows + more)
         gains = wrong_now * np.where(before > 0, 1 - after / np.maximum(before, 1e-12), 0.0)
         low, middle, high = np.quantile(gains, [0.05, 0.5, 0.95])
-        return float(low), float(middle), float(high)
+        return Gain(float(low), float(middle), float(high))
 
     def rows_for(self, gain: float, wrong_now: float) -> int | None:
-        """Return how many more rows have the expected gain `gain`; None if twenty times the current rows are not enough."""
-        low, high = 0, _MOST * self.rows
-        if self.gain(high, wrong_now)[1] < gain:
+        """Return how many more rows are expected to gain this much; None if even the maximum extrapolation does not."""
+        too_few, enough = 0, _MAX_EXTRAPOLATION * self.rows
+        if self.gain(enough, wrong_now).middle < gain:
             return None
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self.gain(middle, wrong_now)[1] < gain else (low, middle)
-        return high
+        while enough - too_few > 1:
+            middle = (too_few + enough) // 2
+            if self.gain(middle, wrong_now).middle < gain:
+                too_few = middle
+            else:
+                enough = middle
+        return enough
 
 
 def measure_curve(
     train: Sequence[tuple[str, str]], validation: Sequence[tuple[str, str]], seed: int = 0
 ) -> Curve | None:
-    """Train on growing parts of `train` and count mistakes on `validation` (pairs of text and label), in three random orders
-    each. None with fewer than 80 training or 20 validation rows, or one label only."""
+    """Measure the learning curve of the linear baseline: train on growing parts of `train`, count mistakes on `validation`.
+
+    Rows are pairs of text and label. Returns None with fewer than 80 training or 20 validation rows, or one label only.
+    """
     if len(train) < 80 or len(validation) < 20 or len({label for _, label in train}) < 2:
         return None
     sizes = [int(part * len(train)) for part in PARTS]
     mistakes = np.zeros((len(sizes), len(validation)))
-    for turn in range(_ROUNDS):
-        order = [train[i] for i in np.random.default_rng([seed, turn]).permutation(len(train))]
+    for number in range(_ORDERS):
+        order = [train[i] for i in np.random.default_rng([seed, number]).permutation(len(train))]
         for i, size in enumerate(sizes):
             texts, labels = zip(*order[:size], strict=True)
             model = linear_pipeline(texts, labels, seed, strength=_STRENGTH)
             predicted = model.predict([text for text, _ in validation])
             mistakes[i] += [answer != gold for answer, (_, gold) in zip(predicted, validation, strict=True)]
-    mistakes /= _ROUNDS
+    mistakes /= _ORDERS
     rng = np.random.default_rng(seed)
-    picks = rng.integers(0, len(validation), (_DRAWS, len(validation)))
-    shares = mistakes[:, picks].mean(axis=2).T
+    samples = rng.integers(0, len(validation), (_DRAWS, len(validation)))
+    shares = mistakes[:, samples].mean(axis=2).T
     points = [(size, round(float(share), 4)) for size, share in zip(sizes, mistakes.mean(axis=1), strict=True)]
     return Curve(len(train), points, fit(np.array(sizes, dtype=float), shares))
 
 
 def fit(rows: np.ndarray, wrong: np.ndarray) -> np.ndarray:
-    """Fit wrong = a rows^-b + c by least squares with a, c >= 0 and b from a grid; wrong: (draws, points), result (draws, 3)."""
+    """Fit wrong = a rows^-b + c by least squares, with a, c >= 0 and b from a grid.
+
+    wrong has the shape (draws, points); a, b and c are returned in the shape (draws, 3).
+    """
     best = np.full(len(wrong), np.inf)
     curves = np.zeros((len(wrong), 3))
     mean = wrong.mean(axis=1)
@@ -102,8 +122,8 @@ def fit(rows: np.ndarray, wrong: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Evidence:
-    """The basis of a retraining decision: new rows with a known answer; the champion's share of wrong test answers, None if
-    unknown; the learning curve, None if it cannot be measured."""
+    """The basis of a retraining decision: the number of new rows with a known answer, the champion's share of wrong test
+    answers (None if unknown), and the learning curve (None if it cannot be measured)."""
 
     usable: int
     wrong_now: float | None = None
@@ -124,11 +144,11 @@ def decide_retraining(spec: TaskSpec, drift: Mapping[str, Any], evidence: Eviden
     ]
     gain = missing_rows = None
     if evidence.curve is not None and evidence.wrong_now is not None:
-        low, middle, high = gain = evidence.curve.gain(usable, evidence.wrong_now)
+        gain = evidence.curve.gain(usable, evidence.wrong_now)
         reasons.append(
-            f"they are expected to add {_points(middle)} points of correct answers ({_points(low)} to {_points(high)}): the "
-            f"share of the champion's {_points(evidence.wrong_now)}% mistakes that this many rows remove from the linear "
-            "baseline, extrapolated by a power law"
+            f"they are expected to add {_points(gain.middle)} points of correct answers ({_points(gain.low)} to "
+            f"{_points(gain.high)}): the share of the champion's {_points(evidence.wrong_now)}% mistakes that this many rows "
+            "remove from the linear baseline, extrapolated by a power law"
         )
     if drifted and usable >= spec.retraining.rows_after_drift:
         retrain, sentence = True, f"Train again: {usable} new rows, and drift in {', '.join(drifted)}."
@@ -142,13 +162,14 @@ def decide_retraining(spec: TaskSpec, drift: Mapping[str, Any], evidence: Eviden
         retrain, missing_rows, sentence = _by_curve(spec, evidence, gain)
     else:
         needed = spec.logs.min_new_rows
-        retrain, missing_rows = usable >= needed, max(0, needed - usable) or None
+        retrain = usable >= needed
+        missing_rows = None if retrain else needed - usable
         sentence = f"Train again: {usable} new rows." if retrain else f"Wait for {missing_rows} more corrected rows."
     facts = {
         "retrain": retrain,
         "usable_rows": usable,
         "wait_for_rows": missing_rows,
-        "gain": None if gain is None else [round(g, 5) for g in gain],
+        "gain": None if gain is None else [round(value, 5) for value in gain],
         "curve": evidence.curve.points if evidence.curve is not None else None,
         "reasons": reasons,
         "sentence": sentence,
@@ -161,20 +182,20 @@ def _points(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def _by_curve(spec: TaskSpec, evidence: Evidence, gain: tuple[float, float, float]) -> tuple[bool, int | None, str]:
+def _by_curve(spec: TaskSpec, evidence: Evidence, gain: Gain) -> tuple[bool, int | None, str]:
+    """Return (whether to train again, how many more rows to wait for, a sentence) by the expected gain."""
     assert evidence.curve is not None
     assert evidence.wrong_now is not None
     min_gain = spec.retraining.min_gain
-    expected = f"{evidence.usable} new rows are expected to add {_points(gain[1])} points"
-    if gain[1] >= min_gain and evidence.usable:
-        return True, None, f"Train again: {expected} ({_points(gain[0])} to {_points(gain[2])})."
+    expected = f"{evidence.usable} new rows are expected to add {_points(gain.middle)} points"
+    if gain.middle >= min_gain and evidence.usable:
+        return True, None, f"Train again: {expected} ({_points(gain.low)} to {_points(gain.high)})."
     needed = evidence.curve.rows_for(min_gain, evidence.wrong_now)
     if needed is None:
-        never = f"no number of such rows is expected to reach the required {_points(min_gain)} points"
-        return (
-            False,
-            None,
-            f"Do not train again: {expected}, and {never}. Other rows, a larger base or another method may help.",
+        sentence = (
+            f"Do not train again: {expected}, and no number of such rows is expected to reach the required "
+            f"{_points(min_gain)} points. Other rows, a larger base or another method may help."
         )
+        return False, None, sentence
     wait = max(1, needed - evidence.usable)
     return False, wait, f"Wait for {wait} more rows: {expected}, but {_points(min_gain)} points are required."

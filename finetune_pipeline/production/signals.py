@@ -25,7 +25,7 @@ from finetune_pipeline.spec.model import TaskSpec
 
 FEWEST = 20
 """Minimum rows per side for testing a signal."""
-_COMPARED = 250
+_MAX_COMPARED = 250
 """Maximum reference rows in the permutation test, chosen by a hash of the text."""
 
 Row = Mapping[str, Any]
@@ -33,7 +33,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Measured:
-    """A measured change: its size (a share between 0 and 1) and the p of a single test (None: too few rows)."""
+    """A measured change: its size (a share between 0 and 1) and the p-value of its test (None: too few rows)."""
 
     size: float
     p: float | None
@@ -56,12 +56,12 @@ class Reference:
 
     @cached_property
     def rows_with(self) -> Counter[str]:
-        return Counter(w for text in self.words for w in set(text))
+        return Counter(word for text in self.words for word in set(text))
 
     @cached_property
     def unseen(self) -> list[float]:
-        """Per text, the share of its words that occur in no other text: the expected value for new texts of the same kind."""
-        return [_share(sum(self.rows_with[w] < 2 for w in text), len(text)) for text in self.words]
+        """Per text, the share of its words that occur in no other text: what to expect of new texts of the same kind."""
+        return [_share(sum(self.rows_with[word] < 2 for word in text), len(text)) for text in self.words]
 
     @cached_property
     def languages(self) -> list[str]:
@@ -73,14 +73,14 @@ class Reference:
 
     @cached_property
     def compared(self) -> list[list[str]]:
-        """The words of at most _COMPARED texts."""
+        """The words of at most _MAX_COMPARED texts."""
         order = sorted(range(len(self.texts)), key=lambda i: hashlib.sha256(self.texts[i].encode()).digest())
-        return [self.words[i] for i in order[:_COMPARED]]
+        return [self.words[i] for i in order[:_MAX_COMPARED]]
 
 
 @dataclass(frozen=True)
 class Window:
-    """Rows of one window; `before`: rows of all earlier windows of the watch; `smallest`: the p needed for an alarm."""
+    """Rows of one window; `before`: rows of all earlier windows; `smallest`: the p-value needed for an alarm."""
 
     rows: Sequence[Row]
     before: Sequence[Row]
@@ -89,7 +89,7 @@ class Window:
     @cached_property
     def texts(self) -> list[str]:
         """The distinct inputs: training rows have no duplicates either, so repeats alone do not count as drift."""
-        return list({exact_form(str(r["input"])): str(r["input"]) for r in self.rows}.values())
+        return list({exact_form(str(row["input"])): str(row["input"]) for row in self.rows}.values())
 
     @cached_property
     def words(self) -> list[list[str]]:
@@ -97,12 +97,12 @@ class Window:
 
     @cached_property
     def answers(self) -> list[str]:
-        return [str(r["output"]).strip() for r in self.rows]
+        return [str(row["output"]).strip() for row in self.rows]
 
 
 @dataclass(frozen=True)
 class Signal:
-    """One compared quantity. side: input, output or quality; meaning: interpretation of its size."""
+    """One compared quantity. side: INPUT, OUTPUT or QUALITY; meaning: what its size says, in words."""
 
     name: str
     side: str
@@ -122,9 +122,9 @@ def _share(part: float, whole: float) -> float:
 def _vocabulary(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
     if min(len(window.texts), len(reference.texts)) < FEWEST:
         return NOT_JUDGED
-    # words are weighted by both sides: weighted by the reference alone, even a similar window would seem to have rarer words
-    total_counts = reference.rows_with_bucket + rows_with(window.words)
-    weights = rarity(total_counts, len(reference.words) + len(window.words))
+    # weights come from both sides: from the reference alone, even a similar window would seem to have rarer words
+    counts = reference.rows_with_bucket + rows_with(window.words)
+    weights = rarity(counts, len(reference.words) + len(window.words))
     before, now = (word_vectors(side, weights) for side in (reference.compared, window.words))
     distance, p = permutation_p(before, now, window.smallest)
     return Measured(moved_share(before, now), p, {"distance": round(distance, 6)})
@@ -141,26 +141,27 @@ def _lengths(before: Sequence[int], now: Sequence[int]) -> Measured:
 def _unseen(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
     if min(len(window.texts), len(reference.texts)) < FEWEST:
         return NOT_JUDGED
-    now = [_share(sum(w not in reference.rows_with for w in text), len(text)) for text in window.words]
+    now = [_share(sum(word not in reference.rows_with for word in text), len(text)) for text in window.words]
     p = float(scipy.stats.mannwhitneyu(now, reference.unseen, alternative="greater").pvalue)
     shares = {"before": float(np.mean(reference.unseen)), "now": float(np.mean(now))}
     return Measured(max(0.0, shares["now"] - shares["before"]), p, shares)
 
 
 def categories(before: Sequence[str], now: Sequence[str]) -> Measured:
-    """Measure the largest change of one category's share: Fisher's exact test for each, the smallest p times their number.
-    This is exact for rare categories too, unlike the chi-square test at the small levels used here."""
+    """Measure the largest change of one category's share; p is the smallest of all categories' p-values times their number.
+
+    Fisher's exact test is valid for rare categories too, unlike the chi-square test at the small levels used here.
+    """
     if min(len(before), len(now)) < FEWEST:
         return NOT_JUDGED
     counts_before, counts_now = Counter(before), Counter(now)
     names = sorted(counts_before.keys() | counts_now.keys())
     if len(names) < 2:
         return Measured(0.0, 1.0)
-    n_before, n_now = np.array([counts_before[n] for n in names]), np.array([counts_now[n] for n in names])
-    sums, drawn, total = n_before + n_now, len(now), len(before) + len(now)
-    tails = np.minimum(
-        scipy.stats.hypergeom.cdf(n_now, total, sums, drawn), scipy.stats.hypergeom.sf(n_now - 1, total, sums, drawn)
-    )
+    n_before, n_now = (np.array([counts[name] for name in names]) for counts in (counts_before, counts_now))
+    # by chance, the count now follows the hypergeometric distribution of drawing `now` from all answers
+    chance = scipy.stats.hypergeom(len(before) + len(now), n_before + n_now, len(now))
+    tails = np.minimum(chance.cdf(n_now), chance.sf(n_now - 1))
     changes = np.abs(n_now / len(now) - n_before / len(before))
     return Measured(float(changes.max()), float(min(1.0, 2 * tails.min() * len(names))))
 
@@ -174,22 +175,26 @@ def more_often(before: int, n_before: int, now: int, n_now: int) -> Measured:
     return Measured(max(0.0, shares["now"] - shares["before"]), min(1.0, p), shares)
 
 
-def _answers(holds: Callable[[str, TaskSpec], bool]) -> Callable[[TaskSpec, Reference, Window], Measured]:
+def _answers_that(fail: Callable[[str, TaskSpec], bool]) -> Callable[[TaskSpec, Reference, Window], Measured]:
+    """Return the measure of whether answers that fail this test are more frequent now."""
+
     def measure(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
-        before = sum(holds(a, spec) for a in reference.answers)
-        now = sum(holds(a, spec) for a in window.answers)
+        before = sum(fail(answer, spec) for answer in reference.answers)
+        now = sum(fail(answer, spec) for answer in window.answers)
         return more_often(before, len(reference.answers), now, len(window.answers))
 
     return measure
 
 
 def _flags(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
-    before, now = (sum(bool(r["flag"]) for r in rows) for rows in (window.before, window.rows))
+    before, now = (sum(bool(row["flag"]) for row in rows) for rows in (window.before, window.rows))
     return more_often(before, len(window.before), now, len(window.rows))
 
 
 def _score(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
-    before, now = ([float(r["score"]) for r in rows if r["score"] is not None] for rows in (window.before, window.rows))
+    before, now = (
+        [float(row["score"]) for row in rows if row["score"] is not None] for rows in (window.before, window.rows)
+    )
     if min(len(before), len(now)) < FEWEST:
         return NOT_JUDGED
     test = scipy.stats.mannwhitneyu(now, before, alternative="less")
@@ -199,11 +204,11 @@ def _score(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
 
 
 def _wrong(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
-    sides = []
-    for rows in (window.before, window.rows):
-        corrected = [r for r in rows if r["correction"] is not None]
-        sides += [sum(r["correction"].strip() != str(r["output"]).strip() for r in corrected), len(corrected)]
-    return more_often(*sides)
+    before, now = ([row for row in rows if row["correction"] is not None] for rows in (window.before, window.rows))
+    wrong_before, wrong_now = (
+        sum(row["correction"].strip() != str(row["output"]).strip() for row in corrected) for corrected in (before, now)
+    )
+    return more_often(wrong_before, len(before), wrong_now, len(now))
 
 
 INPUT, OUTPUT, QUALITY = "input", "output", "quality"
@@ -232,14 +237,14 @@ _SIGNALS = [
         "format_failures",
         OUTPUT,
         "increase of the share of invalid answers",
-        _answers(lambda a, spec: bool(form_problems(a, spec.output))),
+        _answers_that(lambda answer, spec: bool(form_problems(answer, spec.output))),
     ),
-    Signal("refusals", OUTPUT, "increase of the share of refusals", _answers(lambda a, s: is_refusal(a))),
+    Signal("refusals", OUTPUT, "increase of the share of refusals", _answers_that(lambda a, spec: is_refusal(a))),
     Signal(
         "output_length",
         OUTPUT,
         "largest gap between the two distributions of words per answer",
-        lambda spec, *sides: _lengths(*([len(words(a)) for a in side.answers] for side in sides)),
+        lambda spec, *sides: _lengths(*([len(words(answer)) for answer in side.answers] for side in sides)),
     ),
     Signal("flags", QUALITY, "increase of the share of flagged rows over earlier windows", _flags),
     Signal("score", QUALITY, "how much more often a score is below one from earlier windows than above it", _score),
@@ -252,4 +257,4 @@ def signals_of(spec: TaskSpec) -> list[Signal]:
     excluded = {"refusals", "output_length"} if spec.labels else {"label_mix"}
     if not spec.labels and not has_form(spec.output):
         excluded.add("format_failures")
-    return [s for s in _SIGNALS if s.name not in excluded]
+    return [signal for signal in _SIGNALS if signal.name not in excluded]

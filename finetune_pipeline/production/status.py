@@ -1,6 +1,5 @@
-"""Determines production status: whether a check is due, whether drift requires a run, and how the champion performs."""
+"""Production status: whether a check is due, whether drift requires a run, and whether the champion answers worse."""
 
-import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from typing import Any
 
 from finetune_pipeline.engine.checks import CheckResult
 from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore
+from finetune_pipeline.evaluation.production_rows import moment as moment_of
 from finetune_pipeline.production.drift import moment, version_of
 from finetune_pipeline.production.signals import more_often
 from finetune_pipeline.production.used_rows import production_ids, reports_of, rows_of_data
@@ -22,8 +22,10 @@ class ProductionStatus:
         look: Why a check is due, or None.
         sentence: Description of the status.
         look_key: Changes when there is something new to check.
-        drifted, retrain: What the newest report on the current champion found, and whether a run is due for it.
-        report, reported_at: That report's version, and its time (seconds since 1970).
+        drifted: Whether the newest report on the champion's data found drift.
+        retrain: Whether a run is due for it.
+        report: Version of that report.
+        reported_at: Its time, in seconds since 1970.
     """
 
     look: str | None
@@ -38,50 +40,59 @@ class ProductionStatus:
 def production_status(
     task: Task, store: ArtifactStore, times: Sequence[float], champion: int | None
 ) -> ProductionStatus:
-    """Compare the newest drift report on the champion's data with the current rows (their sorted times).
+    """Compare the newest drift report on the champion's data with the current rows.
 
-    A check is due after a window of new rows, and if production was not yet compared with the data of this champion (its
-    version number). A drift triggers one run: after a refused candidate, the next run is due when as many new rows have come
-    in as it learned from (and at least `retraining.rows_after_drift`).
+    A check is due after a window of new rows, and if production was not yet compared with the data of this champion. A drift
+    triggers one run: after a refused candidate, the next run is due when as many new rows have come in as it learned from
+    (and at least `retraining.rows_after_drift`).
+
+    Args:
+        times: Sorted times of the current rows.
+        champion: Its version number.
     """
-    size, name, rows = task.spec.drift.window_rows, task.name, len(times)
+    window_rows, name, rows = task.spec.drift.window_rows, task.name, len(times)
     versions = store.all_versions(name, "model_version")
     if not versions:
         return ProductionStatus(None, f"there is no candidate yet: start `finetune run {name}`")
     if champion is None:
         return ProductionStatus(None, "there is no champion yet to compare production with")
-    data = _splits_of(store, versions, champion)
-    latest = _newest(store, name, data)
+    latest = _newest_report(store, name, _splits_of(store, versions, champion))
     key = f"{champion}-{rows}-{times[-1] if times else 0:.0f}"
     if latest is None:
-        if rows < size:
-            return ProductionStatus(None, f"{rows} production rows, a window has {size}")
+        if rows < window_rows:
+            return ProductionStatus(None, f"{rows} production rows, a window has {window_rows}")
         return ProductionStatus(
             f"production was not yet compared with the data of version {champion}: checking it", "", key
         )
     report, decision = latest
-    # an equal number of rows may be different rows, since old ones are removed (logs.keep_days)
-    newest_time = moment({"timestamp": newest}) if (newest := report.facts.get("newest")) else math.inf
-    new = max(rows - int(report.facts["rows"]), rows - bisect_right(times, newest_time))
-    look = f"{new} new rows: checking production" if new >= size else None
-    sentence, retrain = f"{report.facts['sentence']} {decision.facts['sentence']}", bool(decision.facts["retrain"])
+    new_rows = rows - int(report.facts["rows"])
+    if newest := report.facts.get("newest"):
+        # by time too: an equal number of rows may be different rows, since old ones are removed (logs.keep_days)
+        new_rows = max(new_rows, rows - bisect_right(times, moment_of(newest)))
+    look = f"{new_rows} new rows: checking production" if new_rows >= window_rows else None
     drifted = bool(report.facts["drifted"])
-    if drifted and retrain and (refused := _refused_already(task, store, versions, champion, report, decision)):
-        sentence, retrain = f"{report.facts['sentence']} {refused}", False
-    return ProductionStatus(look, sentence, key, drifted, drifted and retrain, report.version, _mtime(report))
+    retrain = drifted and bool(decision.facts["retrain"])
+    reason = decision.facts["sentence"]
+    if retrain and (refused := _refused_already(task, store, versions, champion, report, decision)):
+        reason, retrain = refused, False
+    sentence = f"{report.facts['sentence']} {reason}"
+    return ProductionStatus(look, sentence, key, drifted, retrain, report.version, _made_at(report))
 
 
 def _splits_of(store: ArtifactStore, versions: Sequence[Artifact], champion: int) -> str | None:
     """Return the version of the splits a champion was trained on; None if they were deleted (`finetune forget`)."""
-    for report in reports_of(store, [v for v in versions if v.facts["model_version"] == champion]):
+    own_versions = [version for version in versions if version.facts["model_version"] == champion]
+    for report in reports_of(store, own_versions):
         if store.find(report.task, "splits", report.inputs["splits"]):
             return report.inputs["splits"]
     return None
 
 
-def _newest(store: ArtifactStore, task: str, splits: str | None) -> tuple[Artifact, Artifact] | None:
-    """Return the newest drift report on this data (None: on any), with the decision made from it."""
-    decisions = {d.inputs["drift_report"]: d for d in store.all_versions(task, "retraining_decision")}
+def _newest_report(store: ArtifactStore, task: str, splits: str | None) -> tuple[Artifact, Artifact] | None:
+    """Return the newest drift report on these splits (None: on any), with the decision made from it."""
+    decisions = {
+        decision.inputs["drift_report"]: decision for decision in store.all_versions(task, "retraining_decision")
+    }
     for report in reversed(store.all_versions(task, "drift_report")):
         if report.version in decisions and splits in (None, report.facts.get("trained_on")):
             return report, decisions[report.version]
@@ -91,12 +102,16 @@ def _newest(store: ArtifactStore, task: str, splits: str | None) -> tuple[Artifa
 def _refused_already(
     task: Task, store: ArtifactStore, versions: Sequence[Artifact], champion: int, report: Artifact, decision: Artifact
 ) -> str | None:
-    """Return a sentence if candidates were made from this drift's rows, none was promoted, and few rows came in since."""
-    since = moment({"timestamp": report.facts["since"]})
-    refused = [v for v in versions if not v.facts["promoted"] and v.facts["champion"] == champion and _mtime(v) > since]
+    """Return a sentence if candidates were made since this drift, none was promoted, and too few rows have come in since."""
+    since = moment_of(report.facts["since"])
+    refused = [
+        version
+        for version in versions
+        if not version.facts["promoted"] and version.facts["champion"] == champion and _made_at(version) > since
+    ]
     if not refused:
         return None
-    used = {i for report in reports_of(store, refused) for i in production_ids(store, report)}
+    used = {row_id for report in reports_of(store, refused) for row_id in production_ids(store, report)}
     if splits := _splits_of(store, versions, champion):
         used -= rows_of_data(store, task.name, splits)
     missing = len(used) + max(task.spec.retraining.rows_after_drift, len(used)) - int(decision.facts["usable_rows"])
@@ -108,12 +123,13 @@ def _refused_already(
     )
 
 
-def _mtime(artifact: Artifact) -> float:
+def _made_at(artifact: Artifact) -> float:
+    """Return when an artifact was made, in seconds since 1970."""
     return (artifact.folder / MANIFEST).stat().st_mtime
 
 
 FIRST_LOOK = 50
-"""Rows of the current champion at its first test, and fewest of the previous one; further tests follow at every doubling."""
+"""Rows of the champion at its first test, and fewest of the previous one; further tests follow at every doubling."""
 
 
 def failed(row: Mapping[str, Any]) -> bool:
@@ -125,20 +141,20 @@ def failed(row: Mapping[str, Any]) -> bool:
 def champion_alarm(
     rows: Iterable[Mapping[str, Any]], champion: int, previous: int | None, false_alarms: float = 0.05
 ) -> CheckResult:
-    """Compare the shares of failed rows of two versions (one-sided Fisher's exact test), as the champion's rows grow.
+    """Check that the champion's answers do not fail significantly more often than those of the previous champion.
 
-    Returns whether the champion is not significantly worse, with rows and failures of both versions, level and p of the
-    deciding test.
+    Shares of failed rows are compared by one-sided Fisher's exact tests, at 50, 100, 200, … rows of the champion. The k-th
+    test has level false_alarms / (k (k + 1)); these levels sum to false_alarms over all possible tests. The tests depend only
+    on the number of rows, so calling this often causes no more false alarms.
 
-    Tests run at 50, 100, 200, … rows of the current champion, against the rows of the previous one. The k-th has level
-    false_alarms / (k (k + 1)), which sums to false_alarms over all possible tests. The tests depend only on the number of
-    rows, so calling this often costs nothing.
+    Returns:
+        The result, with rows and failures of both versions, and level and p of the deciding test.
     """
     if previous is None or previous == champion:
         return CheckResult(True, f"version {champion} is the first champion: there is no previous one to compare with")
-    ordered = sorted(rows, key=lambda r: (moment(r), str(r["id"])))
-    now = [failed(r) for r in ordered if version_of(str(r["model_version"])) == str(champion)]
-    before = [failed(r) for r in ordered if version_of(str(r["model_version"])) == str(previous)]
+    ordered = sorted(rows, key=lambda row: (moment(row), str(row["id"])))
+    now = [failed(row) for row in ordered if version_of(str(row["model_version"])) == str(champion)]
+    before = [failed(row) for row in ordered if version_of(str(row["model_version"])) == str(previous)]
     figures: dict[str, Any] = {"champion": champion, "previous": previous, "rows": len(now), "rows_before": len(before)}
     if min(len(now), len(before)) < FIRST_LOOK:
         return CheckResult(

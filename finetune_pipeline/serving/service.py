@@ -1,5 +1,5 @@
-"""The chat service: keeps the champion in memory, prompts it as in the evaluation, logs every answer, accepts feedback, and
-reloads when the champion changes."""
+"""The chat service: prompts the champion as in the evaluation, logs its answers and the feedback to them, and loads the new
+champion when it changes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ _POLL_SECONDS = 2.0
 class Champion:
     """The model to serve.
 
-    model, adapter: see models.identity.Served; precision: of evaluation.precision.
+    Attributes:
+        model: Folder of the model, see models.identity.Served.
+        adapter: Folder of the adapter, or None.
+        precision: That of the evaluation (evaluation.precision).
     """
 
     task: str
@@ -67,8 +70,10 @@ class LoadedModel:
     def answer(self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int | None = None) -> Answer:
         """Answer a conversation (without its system turn) greedily, with at most the length that the evaluation allowed.
 
-        Raises BadRequest if they do not fit into the model's context, FindingsError if the chat template refuses the turns,
-        and RuntimeError if the model fails.
+        Raises:
+            BadRequest: Prompt and answer do not fit into the model's context.
+            FindingsError: The chat template refuses the turns.
+            RuntimeError: The model fails.
         """
         from finetune_pipeline.models.chat import encode_prompt
         from finetune_pipeline.models.inference.generation import generate_and_score
@@ -93,8 +98,10 @@ class LoadedModel:
 class Service:
     """One task's model and log. Thread-safe.
 
-    find: returns the current champion, or raises OutsideError (there is none, or it cannot be loaded). tell: informs the
-    operator.
+    Args:
+        find: Returns the current champion, or raises OutsideError (there is none, or it cannot be loaded).
+        writer: Writes the log.
+        tell: Informs the operator.
     """
 
     def __init__(
@@ -104,7 +111,7 @@ class Service:
         self.loaded = LoadedModel(find())
         self.since = int(time.time())
         self.problems: dict[str, str] = {}
-        self._places = BoundedSemaphore(WAITING)
+        self._waiting_slots = BoundedSemaphore(WAITING)
         self._lock = Lock()
         self._ids = set(writer.ids())
         self._stop = Event()
@@ -124,10 +131,10 @@ class Service:
 
     def chat(self, body: Any) -> tuple[Chat, dict[str, Any]]:
         """Return the request and its completion, logged unless the client sets ``store: false``. Raises BadRequest."""
-        loaded = self.loaded  # one model answers this request, even if the champion changes meanwhile
+        loaded = self.loaded  # read once: the champion may change meanwhile
         name = loaded.champion.name
         chat = parse_chat(body, loaded.champion.system_prompt, [name, self.task.name])
-        if not self._places.acquire(blocking=False):
+        if not self._waiting_slots.acquire(blocking=False):
             raise BadRequest(f"{WAITING} requests are already waiting: try again later", status=503, code="overloaded")
         try:
             with loaded.turn:
@@ -140,20 +147,21 @@ class Service:
             self._tell(f"an answer failed: {error}")
             raise BadRequest(f"the model failed: {error}", status=500) from error
         finally:
-            self._places.release()
-        answer_id, text = f"chatcmpl-{uuid.uuid4().hex}", reply.text.strip()
+            self._waiting_slots.release()
+        answer_id = f"chatcmpl-{uuid.uuid4().hex}"
+        text = reply.text.strip()
         if chat.store:
             self._log({"id": answer_id, "messages": chat.messages, "output": text, "model_version": name}, chat.user)
             with self._lock:
                 self._ids.add(answer_id)
         message = {"role": "assistant", "content": text}
-        finish = "length" if reply.status == "truncated" else "stop"
+        finish_reason = "length" if reply.status == "truncated" else "stop"
         return chat, {
             "id": answer_id,
             "object": "chat.completion",
             "created": int(time.time()),
             "model": name,
-            "choices": [{"index": 0, "message": message, "finish_reason": finish, "logprobs": None}],
+            "choices": [{"index": 0, "message": message, "finish_reason": finish_reason, "logprobs": None}],
             "usage": {
                 "prompt_tokens": reply.prompt_tokens,
                 "completion_tokens": reply.new_tokens,
@@ -163,16 +171,16 @@ class Service:
 
     def feedback(self, body: Any) -> dict[str, Any]:
         """Log feedback to an answer of this server. Raises BadRequest, with status 404 for an unknown id."""
-        name, feedback, user = parse_feedback(body, self.task.spec)
+        answer_id, feedback, user = parse_feedback(body, self.task.spec)
         with self._lock:
-            is_known = name in self._ids
+            is_known = answer_id in self._ids
         if not is_known:
-            raise BadRequest(f"no answer has the id {name!r:.80}", "id", 404, "not_found")
-        self._log({"id": name, "feedback": feedback}, user)
-        return {"id": name, "stored": feedback}
+            raise BadRequest(f"no answer has the id {answer_id!r:.80}", "id", 404, "not_found")
+        self._log({"id": answer_id, "feedback": feedback}, user)
+        return {"id": answer_id, "stored": feedback}
 
     def _log(self, row: dict[str, Any], user: str | None) -> None:
-        """Write a row to the log. A failure is also an error to the client, since the answer could not be used for training."""
+        """Write a row to the log. Raises BadRequest if it fails: the client must know that the row is not used for training."""
         row = {**row, "timestamp": datetime.now(UTC).isoformat(), **({"user": user} if user else {})}
         try:
             self._writer.write(row)
@@ -183,11 +191,14 @@ class Service:
         self.problems.pop("log", None)
 
     def renew(self) -> bool:
-        """Load the current champion if it has changed. Returns whether it has. If it cannot be loaded, :meth:`health` reports it
-        and the old one keeps serving."""
+        """Load the current champion if it has changed, and return whether it has.
+
+        If it cannot be loaded, :meth:`health` reports that, and the old one keeps serving.
+        """
         try:
             champion = self._find()
-            if changed := champion.version != self.loaded.champion.version:
+            has_changed = champion.version != self.loaded.champion.version
+            if has_changed:
                 self.loaded = LoadedModel(champion)
         except Exception as error:  # noqa: BLE001 - the registry may be unreachable; answering continues
             problem = f"{type(error).__name__}: {error}"
@@ -196,25 +207,27 @@ class Service:
             self.problems["champion"] = problem
             return False
         self.problems.pop("champion", None)
-        if changed:
+        if has_changed:
             self._tell(f"serving {self.model} now")
-        return changed
+        return has_changed
 
     def watch(self) -> None:
         """Check periodically for a new champion, until :meth:`close`."""
 
-        def look() -> None:
+        def poll() -> None:
             while not self._stop.wait(_POLL_SECONDS):
                 self.renew()
 
-        Thread(target=look, daemon=True, name="champion").start()
+        Thread(target=poll, daemon=True, name="champion").start()
 
     def close(self) -> None:
-        """Refuse the requests that wait for the model; the one that is being answered is the last."""
+        """Refuse all requests that wait for the model; the one that it is answering is finished."""
         self._stop.set()
 
 
-class _Id(msgspec.Struct):
+class _LoggedRow(msgspec.Struct):
+    """What identifies a row of the log as an answer: feedback has no output."""
+
     id: str
     output: str | None = None
 
@@ -228,7 +241,7 @@ class LogWriter:
         self._lock = Lock()
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append one row; the kernel has it when this returns. Raises OSError if it cannot be written."""
+        """Append one row, which a kill of this process no longer loses. Raises OSError if it cannot be written."""
         with self._lock, hold(self.path.with_name(SERVED_LOCK)):
             append_line(self.path, row, 0o600, sync=False)
 
@@ -238,8 +251,8 @@ class LogWriter:
             with RawStream(path) as stream:
                 for line in read_lines(stream.buffered(), MAX_LINE_BYTES):
                     try:
-                        row = msgspec.json.decode(line.data, type=_Id)
+                        row = msgspec.json.decode(line.data, type=_LoggedRow)
                     except (msgspec.DecodeError, UnicodeDecodeError):
-                        continue  # the intake reports it
+                        continue  # reported when production logs are ingested
                     if row.output is not None:
                         yield row.id

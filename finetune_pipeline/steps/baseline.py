@@ -51,17 +51,19 @@ def make_base_model(context: StepContext) -> dict[str, Any]:
     """Prepare the base model, with the task's chat template, if set. Tasks with the same template text share the result."""
     spec, folder = context.spec, context.task.folder
     template = read_chat_template(spec.chat_template, folder)
-    present, name = template_identity(spec.chat_template, folder), "chat_template"
-    context.refuse_changed(str(spec.chat_template), present.get(name), context.run_inputs.base.get(name))
+    identity = template_identity(spec.chat_template, folder)
+    key = "chat_template"
+    context.refuse_changed(str(spec.chat_template), identity.get(key), context.run_inputs.base.get(key))
     job = base_job(base_model=spec.base_model, revision=spec.base_revision, out=context.out, chat_template=template)
     facts, record = context.launch(job), model_record(context.out)
     for name, digest in record.get("files", {}).items():
         path = Path(record["path"], name)
-        is_link = record["path"] == "model" and (context.out / path).is_symlink()
-        if is_link:  # of this artifact; the user's own links, as in caches, are followed at every check
+        if record["path"] == "model":  # the artifact's own folder
+            if not (context.out / path).is_symlink():
+                continue  # a file of the artifact itself, which its manifest lists
             path = path.parent / (context.out / path).readlink()
-        if is_link or record["path"] != "model":
-            context.builder.outside[os.path.normpath(path)] = digest
+        # links in the user's own folder, as in caches, are kept as they are and followed at every check
+        context.builder.outside[os.path.normpath(path)] = digest
     return facts
 
 
@@ -95,15 +97,16 @@ def make_few_shot_baseline(context: StepContext) -> dict[str, Any]:
         )
     )
     context.refuse_changed("documents", documents_digest(context.task.folder), documents)
-    rows, api = read_predictions(context.out / "predictions.parquet"), None
+    rows = read_predictions(context.out / "predictions.parquet")
+    api_usage = None
     examples = read_examples(validation)
     if spec.baseline.endpoint is not None:
-        rows, api = _with_endpoint(context, rows, read_examples(train), examples)
+        rows, api_usage = _add_api_answers(context, rows, read_examples(train), examples)
     return {
         **facts,
         **score_baselines(spec, by_model(in_order(rows)), {e.id: e.made_from for e in examples}),
-        "prompt_details": {**facts.get("prompts", {}), **(api["prompts"] if api else {})},
-        "api": api,
+        "prompt_details": {**facts.get("prompts", {}), **(api_usage["prompts"] if api_usage else {})},
+        "api": api_usage,
     }
 
 
@@ -116,18 +119,19 @@ def simple_settings(spec: TaskSpec) -> dict[str, Any]:
     return {"output": spec.output.model_dump(mode="json"), "seed": spec.split.seed}
 
 
-def _with_endpoint(
+def _add_api_answers(
     context: StepContext, rows: list[dict[str, Any]], train: Sequence[Example], validation: Sequence[Example]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return the rows, with those of the API model on the same examples, and its usage. Rewrites both files."""
+    """Let the API model answer the same examples, and add its prompts and rows to the files. Returns all rows and its usage."""
     prompts = read_json(context.out / "prompts.json")
     api_prompts = {API + name: {**prompt, "api": True} for name, prompt in prompts.items()}
     gold = {row["example_id"]: row["gold"] for row in rows}
     examples = [e for e in validation if e.id in gold]
     answers, usage = ask_api(context, api_prompts, examples, train, gold, stage="few_shot_baseline")
     write_json(context.out / "prompts.json", prompts | api_prompts)
-    write_predictions(context.out / "predictions.parquet", [*rows, *answers])
-    return [*rows, *answers], usage
+    all_rows = [*rows, *answers]
+    write_predictions(context.out / "predictions.parquet", all_rows)
+    return all_rows, usage
 
 
 def ask_api(
@@ -137,20 +141,26 @@ def ask_api(
     train: Sequence[Example],
     gold: Mapping[str, str],
     test: bool = False,
-    **how: Any,
+    **options: Any,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Get answers from the spec's API model (endpoint_answers.ask_endpoint), using the answer cache."""
+    """Get answers from the spec's API model, using the answer cache. options: more arguments of endpoint_answers.ask_endpoint.
+
+    test: whether the examples are the sealed test, whose answers are cached apart from all others.
+    """
     endpoint, length = context.spec.baseline.endpoint, context.spec.answer_length
     if endpoint is None:
         raise RuntimeError("the best prompt belongs to an API model, but baseline.endpoint was removed from task.yaml")
-    # called in this process, so that the key stays here
     cache = AnswerCache.of(answers_of(context.store, context.task.name if test else None))
-    how |= {"cache": cache, "passages": read_passages(passages_file(context))}
-    return ask_endpoint(endpoint, prompts, examples, train, length, gold, **how)
+    options |= {"cache": cache, "passages": read_passages(passages_file(context))}
+    # called in this process, not in a child, so that the API key stays here
+    return ask_endpoint(endpoint, prompts, examples, train, length, gold, **options)
 
 
-def asking_job(context: StepContext, sets: Sequence[Row], examples: Path, out: Path, **how: Any) -> dict[str, Any]:
-    """Return a job in which these sets answer the rows of a file with the spec's settings. how: more predict_job arguments."""
+def asking_job(context: StepContext, sets: Sequence[Row], examples: Path, out: Path, **options: Any) -> dict[str, Any]:
+    """Return a job in which these models with their prompts (`sets`) answer a file of examples, with the spec's settings.
+
+    options: more arguments of predict_job.
+    """
     spec = context.spec
     return predict_job(
         sets=sets,
@@ -160,12 +170,12 @@ def asking_job(context: StepContext, sets: Sequence[Row], examples: Path, out: P
         passages=passages_file(context),
         out=out,
         **answering_settings(spec),
-        **how,
+        **options,
     )
 
 
 def passages_file(context: StepContext) -> Path:
-    """Return the file of the documents' passages, which the baseline writes."""
+    """Return the file of the documents' passages: the baseline's, also while the baseline itself is made."""
     folder = context.inputs["few_shot_baseline"].folder if "few_shot_baseline" in context.inputs else context.out
     return folder / PASSAGES
 
@@ -175,12 +185,12 @@ def make_advice(context: StepContext) -> dict[str, Any]:
     spec, baseline = context.spec, context.inputs["few_shot_baseline"]
     rows = read_by_model(baseline.path("predictions.parquet"))
     train, validation = (read_examples(split_file(context, name)) for name in ("train", "validation"))
-    source = {e.id: e.made_from for e in validation}
+    sources = {e.id: e.made_from for e in validation}
     rival = strongest_rival(spec, rows)
     counts = context.inputs["train_split"].facts["counts"]
-    power = power_plan(spec, int(counts["test"]), rival, shared_sources(rival.rows, source))
-    signal = learnable(spec, train, prompted=prompted_evidence(spec, baseline.facts["best"], rows, source))
-    advice = advise(spec, baseline.facts, power, rows, counts, rival, signal, source)
+    power = power_plan(spec, int(counts["test"]), rival, shared_sources(rival.rows, sources))
+    signal = learnable(spec, train, prompted=prompted_evidence(spec, baseline.facts["best"], rows, sources))
+    advice = advise(spec, baseline.facts, power, rows, counts, rival, signal, sources)
     decision, *reasons = advice_sentences(Advice.model_validate(advice))
     return {
         "learnable": asdict(signal),
@@ -194,7 +204,7 @@ def make_advice(context: StepContext) -> dict[str, Any]:
 def best_simple_model(task: Task, store: ArtifactStore) -> tuple[SimpleModel, SimpleSource] | str:
     """Refit the best simple model on its training rows, or return why there is none.
 
-    The score is that on the sealed test if the newest baseline was evaluated, else that on validation.
+    The best is chosen by the score on the sealed test if the newest baseline was evaluated, else by that on validation.
     """
     spec = task.spec
     baseline = store.newest(task.name, "few_shot_baseline")
@@ -207,22 +217,22 @@ def best_simple_model(task: Task, store: ArtifactStore) -> tuple[SimpleModel, Si
     if any(example.messages[-1].get("tool_calls") for example in train):
         return "answers with tool calls need a chat template, which a simple model does not have"
     report = store.newest(task.name, "evaluation_report", few_shot_baseline=baseline.version)
-    tests = read_json(store.check(report).path("evaluation.json"))["scores"] if report else {}
-    scores = {
-        name: {"validation": score, **({"the sealed test": tests[SIMPLE + name]} if SIMPLE + name in tests else {})}
-        for name, score in baseline.facts["simple"].items()
-    }
-    name = max(scores, key=lambda name: rank_of(list(scores[name].values())[-1]))
+    validation_scores = baseline.facts["simple"]
+    test_scores = read_json(store.check(report).path("evaluation.json"))["scores"] if report else {}
+    name = max(validation_scores, key=lambda name: rank_of(test_scores.get(SIMPLE + name, validation_scores[name])))
+    scores = {"validation": validation_scores[name]}
+    if SIMPLE + name in test_scores:
+        scores["the sealed test"] = test_scores[SIMPLE + name]
     texts, answers = [e.user_text for e in train], [e.answer for e in train]
     model = SIMPLE_MODELS[name]().fit(texts, answers, spec.output, spec.split.seed)
     keys = ("n", "accuracy", "interval", "primary")
-    shown_scores = {split: {key: score[key] for key in keys} for split, score in scores[name].items()}
+    shown_scores = {split: {key: score[key] for key in keys} for split, score in scores.items()}
     verdict = str(report.facts["verdict"]) if report else ""
     return model, SimpleSource(task.name, spec.description, splits.version, len(train), shown_scores, verdict)
 
 
 def baseline_settings(spec: TaskSpec) -> dict[str, Any]:
-    """Return the settings that affect the prompts' answers and scores, without those for later use of them."""
+    """Return the settings that affect the prompts' answers and scores, but not those that only later steps use."""
     return {
         **spec.baseline.model_dump(exclude={"ceiling": True, "endpoint": PATIENCE}),
         "system_prompt": spec.system_prompt if spec.baseline.prompts else None,
@@ -249,9 +259,9 @@ def output_settings(spec: TaskSpec) -> dict[str, Any]:
 
 def advice_settings(spec: TaskSpec) -> dict[str, Any]:
     """Return the settings that affect the interpretation of the baseline and the plan of the test."""
-    judged = {"confidence", "wanted_gain", "min_gain", "power", "min_valid_share", "enough_test_rows"}
+    gate_keys = {"confidence", "wanted_gain", "min_gain", "power", "min_valid_share", "enough_test_rows"}
     return {
-        **spec.gates.model_dump(include=judged),
+        **spec.gates.model_dump(include=gate_keys),
         "test": spec.split.test,
         "ceiling": spec.baseline.ceiling,
         "advise": spec.advise.model_dump(),

@@ -39,17 +39,22 @@ def split_file(context: StepContext, split: str) -> Path:
 
 def ability_files(task: Task) -> list[Path]:
     """Return the benchmark files of a task, sorted. Raises FindingsError for every glob without a match."""
-    matches = {g: [path for path in task.folder.glob(g) if path.is_file()] for g in task.spec.ability.files}
+    matches = {
+        pattern: [path for path in task.folder.glob(pattern) if path.is_file()] for pattern in task.spec.ability.files
+    }
     if unmatched := [pattern for pattern, files in matches.items() if not files]:
         place, fix = "task.yaml: ability.files", "correct or remove the pattern"
-        findings = [Finding("ability.files", "error", place, f"{g!r} matches no file", fix) for g in unmatched]
-        raise FindingsError(findings)
+        raise FindingsError(
+            [Finding("ability.files", "error", place, f"{pattern!r} matches no file", fix) for pattern in unmatched]
+        )
     return sorted({path for files in matches.values() for path in files})
 
 
 def asked_files(task: Task) -> list[tuple[str, Path]]:
-    """Return (name, path) of the files with questions besides the task, which no row may repeat: the shipped suite,
-    ability.files, and data of lm-evaluation-harness tasks that can be read as a benchmark."""
+    """Return (name, path) of the benchmark files for general ability, whose questions no row of the task may repeat.
+
+    They are the shipped suite, ability.files, and those data of lm-evaluation-harness tasks that can be read as a benchmark.
+    """
     tasks = read_tasks(task.folder, task.spec.ability.harness.tasks)
     files = [*ability_files(task), *(path for task_file in tasks for path in task_file.files)]
     folder = task.folder.resolve()
@@ -92,8 +97,11 @@ def make_reviewed(context: StepContext) -> dict[str, Any]:
 
 
 def make_splits(context: StepContext) -> dict[str, Any]:
-    """Split rows with the ledger of earlier assignments, then add new ones to it. The ledger is written before the artifact is
-    published: if the process dies in between, the rerun reads the same assignments and makes the same artifact."""
+    """Split the rows: earlier ones as the ledger assigns them; the assignments of new ones are added to it.
+
+    The ledger is written before the artifact is published. If the process dies in between, the rerun reads the same
+    assignments and makes the same artifact.
+    """
     ledger = context.store.state_folder(context.task.name) / context.run_inputs.split_ledger
     key = sealing_key(context)
     reviewed, cleaned = (context.inputs[name].folder for name in ("reviewed_examples", "clean_examples"))
@@ -124,7 +132,7 @@ def quality_settings(spec: TaskSpec) -> dict[str, Any]:
 
 
 def make_data_quality(context: StepContext) -> dict[str, Any]:
-    """Report properties of the whole data set: balance, label noise, synthetic rows, tokens."""
+    """Write the data quality report: balance, label noise, synthetic rows and tokens of the whole data set."""
     inputs = context.inputs
     return write_quality(
         context.spec,

@@ -1,5 +1,6 @@
 """Checks of the DATA stage and of production logs."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,20 +18,23 @@ from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.spec.model import TaskSpec
 
 PERSONAL_DATA_SAMPLE = 20_000
+"""Rows above which only a sample is searched for personal data."""
 SHOWN = 3
+"""Maximum findings listed in a message."""
 FEW = 20
 """Minimum rows for testing a label's share in quarantine."""
 MOST_LEFT, TOO_MANY_LEFT = 0.05, 0.5
+"""Shares of rows dropped from training and validation above which the check warns, and blocks."""
 LEAST_RECALL = 0.8
 """Recall of a kind of edited copies below which the check warns."""
 
 
 def _accounted(rows_in: int, **parts: int) -> CheckResult:
     total = sum(parts.values())
-    sum_text = " + ".join(f"{n} {name}" for name, n in parts.items())
-    message = f"{rows_in} rows in = {sum_text}"
+    terms = " + ".join(f"{n} {name}" for name, n in parts.items())
+    message = f"{rows_in} rows in = {terms}"
     if rows_in != total:
-        message = f"{rows_in} rows in, but {sum_text} = {total}: {abs(rows_in - total)} unaccounted for"
+        message = f"{rows_in} rows in, but {terms} = {total}: {abs(rows_in - total)} unaccounted for"
     return CheckResult(rows_in == total and rows_in >= 0, message, {"rows_in": rows_in, **parts})
 
 
@@ -51,27 +55,30 @@ clean_accounted = _rows_accounted(
 
 @check("Every raw file was read, to its end (or data.allow_truncated is set).")
 def files_read(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    """Check that every raw file was read to its end, and had rows. An unknown loss cannot be judged by its share."""
+    """Check that there are rows and every raw file was read to its end: nobody knows how many rows the unread rest has."""
     rows, unread = artifact.facts["rows_in"], artifact.facts["unread"]
-    serious = [f for f in unread if f["severity"] == "error" or not rows]
-    accepted = [f for f in serious if f["about"] == "rest" and spec.data.allow_truncated]
-    stopping = [f for f in serious if f not in accepted]
-    listed = " | ".join(f"{f['place']}: {f['message']} (fix: {f['fix']})" for f in (stopping or accepted)[:SHOWN])
-    listed += f" | and {len(stopping) - SHOWN} more" if len(stopping) > SHOWN else ""
-    if accepted and not stopping:
-        listed = f"accepted by data.allow_truncated: {listed}"
-    fallback = "every file was read to its end" if rows > 0 else "there are no rows"
-    return CheckResult(rows > 0 and not stopping, listed or fallback)
+    serious = [finding for finding in unread if finding["severity"] == "error" or not rows]
+    accepted = [finding for finding in serious if finding["about"] == "rest" and spec.data.allow_truncated]
+    refused = [finding for finding in serious if finding not in accepted]
+    listed = [f"{f['place']}: {f['message']} (fix: {f['fix']})" for f in (refused or accepted)[:SHOWN]]
+    if len(refused) > SHOWN:
+        listed.append(f"and {len(refused) - SHOWN} more")
+    message = " | ".join(listed)
+    if accepted and not refused:
+        message = f"accepted by data.allow_truncated: {message}"
+    elif not listed:
+        message = "every file was read to its end" if rows > 0 else "there are no rows"
+    return CheckResult(rows > 0 and not refused, message)
 
 
 @check("The share of bad rows is within data.max_quarantine_share, in all and for every label.")
 def quarantine_share(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    """Check the share of bad rows, in total and by label, since one label may lose most of its rows while few are lost in total."""
-    f, limit = artifact.facts, spec.data.max_quarantine_share
-    if f["rows_in"] == 0:
+    """Check the share of bad rows in total, and by label: one label may lose most of its rows while few are lost in total."""
+    facts, limit = artifact.facts, spec.data.max_quarantine_share
+    if facts["rows_in"] == 0:
         return CheckResult(True, "there are no rows")
-    share = (f["quarantined"] - f["by_rule"].get("data.rejected_row", 0)) / f["rows_in"]
-    rows = {label: (lost, lost + f["labels"][label]) for label, lost in f["labels_lost"].items()}
+    share = (facts["quarantined"] - facts["by_rule"].get("data.rejected_row", 0)) / facts["rows_in"]
+    rows = {label: (lost, lost + facts["labels"][label]) for label, lost in facts["labels_lost"].items()}
     thinned = [f"{lost} of {n} rows of {label}" for label, (lost, n) in rows.items() if n >= FEW and lost > limit * n]
     message = f"{share:.1%} of the rows are in quarantine, at most {limit:.0%} are allowed"
     if thinned:
@@ -81,17 +88,20 @@ def quarantine_share(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 @check("Every example begins with the declared system prompt.")
 def system_prompt_present(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    """Check that every line begins with the declared system turn. The bytes are compared: quotes inside texts are escaped, so
-    texts cannot contain the searched bytes."""
-    turn = msgspec.json.encode({"role": "system", "content": spec.system_prompt})
+    """Check that the messages of every example begin with the declared system turn.
+
+    Blocks of lines are searched for its bytes, and only those that lack some are parsed. Texts cannot contain these bytes,
+    since their quotes are escaped.
+    """
+    system_turn = {"role": "system", "content": spec.system_prompt}
+    encoded_turn = msgspec.json.encode(system_turn)
     rows, lacking = 0, []
     file = examples_file(artifact.folder)
-    for data in read_blocks_of_lines(file):
-        lines = data.count(b"\n")
+    for block in read_blocks_of_lines(file):
+        lines = block.count(b"\n")
         rows += lines
-        if data.count(b'"messages":[' + turn) != lines:
-            expected = {"role": "system", "content": spec.system_prompt}
-            lacking += [e.id for e in decode_examples(data, str(file)) if e.messages[0] != expected]
+        if block.count(b'"messages":[' + encoded_turn) != lines:
+            lacking += [e.id for e in decode_examples(block, str(file)) if e.messages[0] != system_turn]
     return CheckResult(
         not lacking and rows == artifact.facts["kept"],
         f"{len(lacking)} of {rows} examples lack the declared system prompt" if rows else "there are no examples",
@@ -101,20 +111,20 @@ def system_prompt_present(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 @check("No personal data or secret is left.", on_failure=lambda spec: "fail" if spec.data.scrub == "warn" else "block")
 def no_personal_data(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    """Search again, in all rows or in a sample of a large set, chosen by id."""
+    """Search the scrubbed rows again; of a large set, a sample chosen by id."""
     total = artifact.facts["kept"]
-    every = -(-total // PERSONAL_DATA_SAMPLE)
+    stride = math.ceil(total / PERSONAL_DATA_SAMPLE)
     searched, remaining = 0, []
     find = finder_of(spec.data, names=False)
     for example in stream_examples(artifact.folder):
-        if every > 1 and int(example.id, 16) % every:
+        if stride > 1 and int(example.id, 16) % stride:
             continue
         searched += 1
         remaining += [(example.id, kind) for kind in spans_left(example, spec.labels, find)]
     kinds = ", ".join(sorted({kind for _, kind in remaining}))
-    where = "" if every <= 1 else f" in a sample of {searched} of {total} rows"
+    where = "" if stride <= 1 else f" in a sample of {searched} of {total} rows"
     message = f"{len(remaining)} left in the examples{where}: {kinds}" if remaining else f"none found{where}"
-    figures = {"examples": [i for i, _ in remaining[:5]], "rows_looked_at": searched}
+    figures = {"examples": [example_id for example_id, _ in remaining[:5]], "rows_looked_at": searched}
     return CheckResult(not remaining and (searched > 0 or total == 0), message, figures)
 
 
@@ -128,7 +138,8 @@ def enough_examples(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 def enough_per_label(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     if not spec.labels:
         return CheckResult(True, "no labels in this task")
-    counts, least = {label: artifact.facts["labels"][label] for label in spec.labels}, spec.data.min_per_label
+    counts = {label: artifact.facts["labels"][label] for label in spec.labels}
+    least = spec.data.min_per_label
     rare = ", ".join(f"{label}: {n}" for label, n in counts.items() if n < least)
     message = f"fewer than {least} examples: {rare}" if rare else f"every label has {least} or more"
     return CheckResult(not rare, message, {"counts": counts})
@@ -152,7 +163,7 @@ def no_leakage(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     tested = {kind: edit for kind, edit in edited.items() if edit["tested"]}
     is_blind = bool(tested) and not any(edit["found"] for edit in tested.values())
     low_recall = [kind for kind, edit in tested.items() if edit["interval"][1] < LEAST_RECALL]
-    proven = 0 < canaries["planted"] == canaries["found"] and not canaries["missed"] and not is_blind
+    search_works = 0 < canaries["planted"] == canaries["found"] and not canaries["missed"] and not is_blind
     message = (
         f"{report['exact']} exact, {report['near']} near and {report['group']} group leaks between splits; "
         f"{canaries['found']} of {canaries['planted']} planted leaks found; edited copies found (95% intervals): "
@@ -163,7 +174,7 @@ def no_leakage(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     if report["alike"]:
         why = "too long a chain, or fixed by the ledger"
         message += f"; {report['alike']} similar pairs are in different splits ({why})"
-    sound = leaks == 0 and proven and not report["changed"]
+    sound = leaks == 0 and search_works and not report["changed"]
     return CheckResult(sound and not low_recall, message, report, warns=sound)
 
 
@@ -178,8 +189,8 @@ def _recall(edit: Mapping[str, Any]) -> str:
 def split_sizes(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     shares = artifact.facts["shares"]
     expected = {"validation": spec.split.validation, "test": spec.split.test}
-    within = all(abs(shares[k] - w) <= spec.split.tolerance for k, w in expected.items())
-    listed = ", ".join(f"{k} {shares[k]:.3f} (wanted {w})" for k, w in expected.items())
+    within = all(abs(shares[split] - wanted) <= spec.split.tolerance for split, wanted in expected.items())
+    listed = ", ".join(f"{split} {shares[split]:.3f} (wanted {wanted})" for split, wanted in expected.items())
     return CheckResult(within, listed, {"shares": shares})
 
 
@@ -204,12 +215,14 @@ def few_rows_left(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 @check("Rows in = train + validation + test + quarantined.", name="rows_accounted_for")
 def splits_accounted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    f = artifact.facts
-    placed = {k: f["counts"][k] for k in ("train", "validation", "test")}
-    return _accounted(f["rows_in"] + f["restored"], **placed, quarantined=f["quarantined"])
+    facts = artifact.facts
+    counts = {split: facts["counts"][split] for split in ("train", "validation", "test")}
+    return _accounted(facts["rows_in"] + facts["restored"], **counts, quarantined=facts["quarantined"])
 
 
 def _quality(name: str, part: str, description: str, on_failure: Action = "block") -> Check:
+    """Return the check of one part of the data quality report."""
+
     def judge(artifact: Artifact, spec: TaskSpec) -> CheckResult:
         result = artifact.facts["parts"][part]
         return CheckResult(result["passed"] is True, result["message"], warns=result["blocking"] is False)
@@ -221,19 +234,21 @@ def _quality(name: str, part: str, description: str, on_failure: Action = "block
     "Every complete log line is kept, a duplicate, feedback to another line, or quarantined.", name="logs_accounted_for"
 )
 def logs_accounted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    f = artifact.facts
-    parts = {"kept": f["rows"], **{name: f[name] for name in ("quarantined", "duplicates", "feedback")}}
-    result = _accounted(f["lines"], **parts)
-    unmatched = f"; {f['unmatched']} lines of feedback are for answers not logged yet" if f.get("unmatched") else ""
-    return replace(result, message=result.message + unmatched)
+    facts = artifact.facts
+    parts = {"kept": facts["rows"], **{name: facts[name] for name in ("quarantined", "duplicates", "feedback")}}
+    result = _accounted(facts["lines"], **parts)
+    if unmatched := facts.get("unmatched"):
+        note = f"; {unmatched} lines of feedback are for answers not logged yet"
+        return replace(result, message=result.message + note)
+    return result
 
 
 @check("No corrected row looks poisoned (held.jsonl gives the reasons).", on_failure="warn")
 def nothing_held_back(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    f, rules = artifact.facts, artifact.facts["held_by_rule"]
+    facts, rules = artifact.facts, artifact.facts["held_by_rule"]
     by_rule = f" ({', '.join(f'{n} by {rule}' for rule, n in rules.items())})" if rules else ""
-    message = f"{f['held']} corrected rows are held back{by_rule}; {f['corrections']} are used for training"
-    return CheckResult(not rules and f["held"] == 0, message, dict(rules))
+    message = f"{facts['held']} corrected rows are held back{by_rule}; {facts['corrections']} are used for training"
+    return CheckResult(not rules and facts["held"] == 0, message, dict(rules))
 
 
 _BELIEVABLE = (

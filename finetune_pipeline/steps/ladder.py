@@ -1,4 +1,4 @@
-"""BASELINE, for `finetune ladder`: combines all rungs, with costs and latencies, into the answer."""
+"""BASELINE, for `finetune ladder`: compares all rungs by score, cost and latency, and answers which one to use."""
 
 import datetime
 from collections.abc import Mapping, Sequence
@@ -46,6 +46,7 @@ from finetune_pipeline.worker.jobs import latency_job
 Prompts = Mapping[str, Mapping[str, Any]]
 Latencies = dict[str, tuple[float, float]]
 LATENCY_CALLS = 12
+"""Measured calls per rung."""
 TUNED = {
     "tuned": "The tuned model",
     "tuned_retrieve": "The tuned model, retrieval of examples",
@@ -58,10 +59,10 @@ def make_ladder(context: StepContext) -> dict[str, Any]:
     """Combine all rungs: scores, costs, latencies, the answer and what would change it."""
     spec, inputs = context.spec, context.inputs
     answered, pilot = answered_rungs(context), inputs["pilot"]
-    # the asset `advice` also says this, and a negative result stops later assets in Dagster; the ladder continues
     baseline, search = inputs["few_shot_baseline"], inputs["prompt_search"]
     rows = read_by_model(baseline.path(PREDICTIONS))
     train_rows, sources = read_examples(split_file(context, "train")), row_sources(context)
+    # computed again, not read from the asset `advice`: its failed check would stop the ladder in Dagster
     signal = learnable(spec, train_rows, prompted=prompted_evidence(spec, baseline.facts["best"], rows, sources))
     skipped = {"prompt_search": search.facts["skipped"], "pilot": pilot.facts["skipped"]}
     result = ladder(
@@ -88,7 +89,7 @@ def _write_ladder(context: StepContext, result: Ladder) -> dict[str, Any]:
 def make_tuned_rungs(context: StepContext) -> dict[str, Any]:
     """Evaluate the last rung on the same rows: the tuned model, also with the nearest examples, and with the searched prompt."""
     spec, inputs = context.spec, context.inputs
-    before = Ladder.model_validate(inputs["ladder"].facts)
+    earlier_ladder = Ladder.model_validate(inputs["ladder"].facts)
     tuned_set = trained_set(spec, "tuned", inputs["merged_model"], inputs["base_model"])
     tuned_prompts = {f"tuned_{rung}": p for rung, p in timed_prompts(context).items() if rung != "prompt"}
     prompts: dict[str, Mapping[str, Any]] = {"tuned": {}, **tuned_prompts}
@@ -104,15 +105,19 @@ def make_tuned_rungs(context: StepContext) -> dict[str, Any]:
     answered = [*answered_rungs(context), *tuned]
     loaded = None if "hosted" in tuned_set else served(inputs["merged_model"], inputs["base_model"])
     terms = rung_terms(context, answered, loaded.model if loaded and not loaded.adapter else None, prompts)
-    latencies = {r.name: (r.p50, r.p95) for r in before.rungs if r.p50 is not None and r.p95 is not None}
+    latencies = {
+        rung.name: (rung.p50, rung.p95)
+        for rung in earlier_ladder.rungs
+        if rung.p50 is not None and rung.p95 is not None
+    }
     result = ladder(
         spec,
         answered,
         replace(terms, latency={**latencies, **terms.latency}),
-        learnable=before.decision != "no_signal",
-        points=before.points,
-        expected=before.expected,
-        skipped=before.skipped,
+        learnable=earlier_ladder.decision != "no_signal",
+        points=earlier_ladder.points,
+        expected=earlier_ladder.expected,
+        skipped=earlier_ladder.skipped,
         train_rows=len(read_examples(split_file(context, "train"))),
         sources=row_sources(context),
     )
@@ -120,7 +125,11 @@ def make_tuned_rungs(context: StepContext) -> dict[str, Any]:
 
 
 def rung_terms(context: StepContext, answered: Sequence[Answered], model: Path | None, prompts: Prompts) -> Terms:
-    """Compute costs and latencies of the rungs. model: folder of the model to time with `prompts` by rung; None: not timed."""
+    """Compute costs and latencies of the rungs.
+
+    Args:
+        model: Folder of the model to time with `prompts` (by rung); None: none is timed.
+    """
     spec, train_rows = context.spec, read_examples(split_file(context, "train"))
     prices = load_prices(home=context.store.root.parent, task_folder=context.task.folder)
     details = context.inputs["few_shot_baseline"].facts["prompt_details"]
@@ -130,11 +139,11 @@ def rung_terms(context: StepContext, answered: Sequence[Answered], model: Path |
     today, tokens = datetime.datetime.now(datetime.UTC).date(), round(len(train_rows) * tuned.tokens)
     costs = training_costs(spec, prices, tokens, parameters, today, [spec.training.method])
     return Terms(
-        dollars={rung.name: _dollars(spec, prices, rung) for rung in answered},
+        dollars={rung.name: _dollars_per_1000_calls(spec, prices, rung) for rung in answered},
         latency={**_simple_latencies(context, answered, train_rows), **_model_latencies(context, model, prompts)},
         training=min((cost.high for cost in costs if cost.high > 0), default=None),
         tuned=tuned,
-        tuned_dollars=_own_dollars(spec, prices, tuned),
+        tuned_dollars=_self_hosted_dollars(spec, prices, tuned),
     )
 
 
@@ -151,30 +160,33 @@ def timed_prompts(context: StepContext) -> Prompts:
     return rung_prompts
 
 
-def _dollars(spec: TaskSpec, prices: PriceList, answered: Answered) -> float | None:
+def _dollars_per_1000_calls(spec: TaskSpec, prices: PriceList, answered: Answered) -> float | None:
     if answered.call is None:
         return 0.0  # a linear model answers a thousand calls within a CPU second
     if answered.kind != "api":
-        return _own_dollars(spec, prices, answered.call)
+        return _self_hosted_dollars(spec, prices, answered.call)
     model_name = spec.baseline.endpoint.model if spec.baseline.endpoint else None
     price = next((p for p in prices.apis if p.model == model_name and not p.tuned), None)
     return 1000 * call_price(price, answered.call) if price else None
 
 
-def _own_dollars(spec: TaskSpec, prices: PriceList, call: Call) -> float | None:
+def _self_hosted_dollars(spec: TaskSpec, prices: PriceList, call: Call) -> float | None:
     """Return the dollars per 1,000 self-hosted calls: at the task's token price, else on the cheapest machine of the list."""
     if spec.advise.dollars_per_million_tokens is not None:
         return call.tokens * spec.advise.dollars_per_million_tokens / 1000
-    seconds = [
-        (machine.price, seconds_of(machine, call, machine.answered_high or machine.answered_per_second))
+    dollars = [
+        1000 * machine.price * seconds_of(machine, call, machine.answered_high or machine.answered_per_second) / 3600
         for machine in prices.machines
         if machine.answered_per_second
     ]
-    return min((1000 * price * duration / 3600 for price, duration in seconds), default=None)
+    return min(dollars, default=None)
 
 
 def _model_latencies(context: StepContext, model: Path | None, prompts: Prompts) -> Latencies:
-    """Measure (p50, p95) in milliseconds of one call with each prompt, in a child process. Constrained answers take as long."""
+    """Measure (p50, p95) in milliseconds of one call with each prompt, in a child process.
+
+    Each also counts for the same prompt with constrained answers, which take as long.
+    """
     spec = context.spec
     if model is None:
         return {}
@@ -199,13 +211,15 @@ def _model_latencies(context: StepContext, model: Path | None, prompts: Prompts)
 
 
 def _simple_latencies(context: StepContext, answered: Sequence[Answered], train_rows: Sequence[Example]) -> Latencies:
-    """Measure the same for the simple models, in this process."""
+    """Measure (median, maximum) in milliseconds of one call of each simple model, in this process.
+
+    With so few calls, the maximum stands for p95.
+    """
     texts = [e.user_text for e in validation_rows(context)[: LATENCY_CALLS + 1]]
     train_texts, answers = [e.user_text for e in train_rows], [e.answer for e in train_rows]
     latencies = {}
-    for rung in answered:
-        if rung.kind == "simple":
-            model = SIMPLE_MODELS[rung.name]().fit(train_texts, answers, context.spec.output, context.spec.split.seed)
-            milliseconds = sorted(round(1000 * timeit(partial(model.predict, [text]), number=1), 2) for text in texts)
-            latencies[rung.name] = (milliseconds[len(milliseconds) // 2], milliseconds[-1])
+    for rung in (rung for rung in answered if rung.kind == "simple"):
+        model = SIMPLE_MODELS[rung.name]().fit(train_texts, answers, context.spec.output, context.spec.split.seed)
+        milliseconds = sorted(round(1000 * timeit(partial(model.predict, [text]), number=1), 2) for text in texts)
+        latencies[rung.name] = (milliseconds[len(milliseconds) // 2], milliseconds[-1])
     return latencies

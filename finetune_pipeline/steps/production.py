@@ -20,7 +20,7 @@ from finetune_pipeline.report.page import page_html
 
 
 def make_production_logs(context: StepContext) -> dict[str, Any]:
-    """Write the rows as of the run's start; later ones wait for the next run."""
+    """Write the production rows as of the run's start; later ones wait for the next run."""
     try:
         logs = merged(log_store(context.task, context.store).rows(context.run_inputs.logs))
     except LookupError as error:
@@ -29,8 +29,10 @@ def make_production_logs(context: StepContext) -> dict[str, Any]:
 
 
 def make_drift_report(context: StepContext) -> dict[str, Any]:
-    """Compare production since the collection of the champion's training data with that data and the champion's test
-    answers."""
+    """Compare production with the champion's training data and test answers.
+
+    Rows logged before these data were collected are left out.
+    """
     splits = context.store.find(context.task.name, "splits", context.run_inputs.trained_on)
     if splits is None:
         raise MissingInput(
@@ -41,17 +43,18 @@ def make_drift_report(context: StepContext) -> dict[str, Any]:
     rows = read_rows(context.inputs["production_logs"].path("rows.jsonl"))
     predictions = _champions_predictions(context)
     answers = [e.answer for e in train] if predictions is None else [r["text"].strip() for r in predictions]
-    row_text = "the champion's training rows" if context.run_inputs.champion else "the training rows"
-    reference_text = f"{row_text} and {'their answers' if predictions is None else 'its answers on the test set'}"
+    rows_name = "the champion's training rows" if context.run_inputs.champion else "the training rows"
+    reference_name = f"{rows_name} and {'their answers' if predictions is None else 'its answers on the test set'}"
     reference = Reference([e.user_text for e in train], answers)
-    since = _taken_at(train, rows) if context.run_inputs.champion else None  # without a champion every row is new
-    learned, other_versions = None, _other_versions(context)
+    since = _newest_training_time(train, rows) if context.run_inputs.champion else None  # no champion: every row is new
+    learned = None
     if since is not None:
         used = rows_of_data(context.store, context.task.name, context.run_inputs.trained_on)
         examples = read_examples(context.inputs["production_logs"].path("examples.jsonl"))
         ids = log_row_ids(e for e in examples if e.id in used)
         learned = reference_at_training(context.spec, rows, since, ids, context.spec.retraining.rows_after_drift)
-    facts = drift_report(context.spec, reference, rows, context.out, since, reference_text, learned, other_versions)
+    other_versions = _other_versions(context)
+    facts = drift_report(context.spec, reference, rows, context.out, since, reference_name, learned, other_versions)
     facts["trained_on"] = context.run_inputs.trained_on
     page = drift_page(context.task.name, context.spec.drift.false_alarms, facts)
     (context.out / "drift.html").write_text(page_html(page), "utf-8")
@@ -59,7 +62,7 @@ def make_drift_report(context: StepContext) -> dict[str, Any]:
 
 
 def _other_versions(context: StepContext) -> set[str]:
-    """Return the numbers of versions other than the champion's; empty if none was promoted with its data."""
+    """Return the numbers of model versions other than the champion's; empty if no promoted version has the champion's data."""
     store, task = context.store, context.task.name
     same_data: set[str] = set()
     other_versions: set[str] = set()
@@ -70,10 +73,10 @@ def _other_versions(context: StepContext) -> set[str]:
     return other_versions - same_data if same_data else set()
 
 
-def _taken_at(train: Sequence[Example], rows: Iterable[Mapping[str, Any]]) -> float | None:
-    """Return the time of the newest production row among the training rows; None if there is none."""
+def _newest_training_time(train: Sequence[Example], rows: Iterable[Mapping[str, Any]]) -> float | None:
+    """Return the time of the newest production row in the training split; None if there is none."""
     used = log_row_ids(e for e in train if e.origin == "production")
-    return max((moment(r) for r in rows if r["id"] in used), default=None)
+    return max((moment(row) for row in rows if row["id"] in used), default=None)
 
 
 def _champions_predictions(context: StepContext) -> list[dict[str, Any]] | None:

@@ -15,7 +15,7 @@ CARD = "README.md"
 
 
 def release_request(context: StepContext) -> dict[str, Any]:
-    """Return the request to register a candidate. `compared_with` lets a rerun find the same comparison."""
+    """Return the request to register a candidate. A rerun reads `compared_with` to compare with the same model again."""
     report, adapter, merged = (context.inputs[name] for name in ("evaluation_report", "adapter", "merged_model"))
     candidate, dataset = report.facts["models"]["candidate"], adapter.inputs["train_split"]
     hosted = read_hosted(merged.folder)
@@ -37,19 +37,20 @@ def release_request(context: StepContext) -> dict[str, Any]:
         "dtype": merged.facts.get("dtype", "float32"),
         "precision": context.spec.evaluation.precision,
         "gates_passed": bool(report.facts["passed"]),
-        "gates": {g["name"]: g["status"] for g in report.facts["gates"]},
+        "gates": {gate["name"]: gate["status"] for gate in report.facts["gates"]},
         "forgotten": dataset in tainted_splits(context.task.name, context.store),
         "verdict": report.facts["verdict"],
         "about": f"{context.spec.description} The alias champion is the version that serves; candidate is the newest one.",
-        "scores": {k: v for k, v in candidate.items() if isinstance(v, int | float)},
+        "scores": {name: value for name, value in candidate.items() if isinstance(value, int | float)},
         "compared_with": dict(context.run_inputs.champion) if context.run_inputs.champion else None,
         "card": _card(context),
     }
 
 
 def _card(context: StepContext) -> str:
-    names = ("merged_model", "adapter", "base_model", "evaluation_report")
-    spec, (merged, adapter, base, report) = context.spec, (context.inputs[name] for name in names)
+    spec, inputs = context.spec, context.inputs
+    merged, adapter, base = inputs["merged_model"], inputs["adapter"], inputs["base_model"]
+    report = inputs["evaluation_report"]
     source = Source(spec.name, spec.description, spec.card.model_dump(), merged, adapter, base, report)
     weights = merged if KINDS[merged.facts["kind"]].stored_whole else base
     return card_of(source.report, describe(source, model_folder(weights.folder), REGISTERED))
@@ -60,7 +61,7 @@ def make_model_version(context: StepContext) -> dict[str, Any]:
     request = release_request(context)
     outcome = context.release(request)
     (context.out / CARD).write_text(request.pop("card"), "utf-8")
-    for place in ("adapter", "merged", "base"):  # their current folders; their versions do not change
-        del request[place]
+    for folder in ("adapter", "merged", "base"):  # folders may move; their versions, which are kept, do not change
+        del request[folder]
     write_json(context.out / "model_version.json", {**request, **outcome})
     return {**outcome, **{name: request[name] for name in ("gates_passed", "forgotten", "gates", "verdict")}}

@@ -35,7 +35,7 @@ ENVIRONMENT = {
 }
 EXPERIMENT_KIND, KIND_OF_MODELS = "mlflow.experimentKind", "custom_model_development"
 """The tag (and its value) that makes MLflow's experiment pages show models."""
-_UNREACHABLE = (
+_UNREACHABLE_SIGNS = (
     "failed with exception",
     "Max retries",
     "could not connect",
@@ -45,37 +45,37 @@ _UNREACHABLE = (
     "Databricks credential configuration failed",
     *SQLITE,
 )
-"""Error texts of databases and connections; servers' error responses are in :data:`_ANSWERS`."""
-_LOGIN = "log in: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-_RIGHTS = "ask its owner for read and write access, or correct the login"
-_NO_MLFLOW = "this address is not an MLflow server: correct MLFLOW_TRACKING_URI"
-_AGAIN = "see the server's log, and run this again"
-_OLDER = "this address is not an MLflow server, or an older one: correct MLFLOW_TRACKING_URI"
-_ANSWERS = {
-    _LOGIN: ("error code 401", "UNAUTHENTICATED"),
-    _RIGHTS: ("error code 403", "PERMISSION_DENIED"),
-    _NO_MLFLOW: ("error code 404", "not in a valid JSON format"),
-    _OLDER: ("ENDPOINT_NOT_FOUND",),
-    _AGAIN: ("error code", "INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"),
+"""Parts of error messages of databases and connections that cannot be used; for servers' responses see _RESPONSE_SIGNS."""
+_FIX_LOGIN = "log in: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+_FIX_RIGHTS = "ask its owner for read and write access, or correct the login"
+_FIX_ADDRESS = "this address is not an MLflow server: correct MLFLOW_TRACKING_URI"
+_FIX_RETRY = "see the server's log, and run this again"
+_FIX_VERSION = "this address is not an MLflow server, or an older one: correct MLFLOW_TRACKING_URI"
+_RESPONSE_SIGNS = {
+    _FIX_LOGIN: ("error code 401", "UNAUTHENTICATED"),
+    _FIX_RIGHTS: ("error code 403", "PERMISSION_DENIED"),
+    _FIX_ADDRESS: ("error code 404", "not in a valid JSON format"),
+    _FIX_VERSION: ("ENDPOINT_NOT_FOUND",),
+    _FIX_RETRY: ("error code", "INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"),
 }
-"""Fixes, with texts in servers' error responses; the first match is used."""
+"""Fixes, with parts of servers' error responses; the first that matches is used."""
 
-_QUIET = ("alembic", "mlflow.store.model_registry", "mlflow.utils.environment")  # none of their lines is useful
+_QUIET_LOGGERS = ("alembic", "mlflow.store.model_registry", "mlflow.utils.environment")  # none of their lines is useful
 _FIX_SERVER = "start it, correct MLFLOW_TRACKING_URI, or unset it to use the local database"
 _FIX_FILE = "correct MLFLOW_TRACKING_URI or FINETUNE_HOME"
 
 
 class TrackingError(OutsideError):
-    """Raised if MLflow cannot be used, with its address and a fix. It is never ignored, since every run must be recorded."""
+    """Raised if MLflow cannot be used, with its address and a fix."""
 
 
 def set_environment() -> None:
     """Set the environment variables that MLflow reads at import; existing values are kept."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    for name in _QUIET:
+    for name in _QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
-    # errors that it logs with a traceback are also raised
+    # the errors that it logs with a traceback are raised anyway
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
@@ -100,8 +100,8 @@ def locked(folder: Path, name: str) -> contextlib.AbstractContextManager[None]:
 def reaching(uri: str) -> Iterator[None]:
     """Convert errors that mean "cannot be reached" or "does not answer like MLflow" to TrackingError; others pass through.
 
-    With a SQLite file, signals are delayed until the end of the block: an interrupt inside SQLAlchemy loses the connection with
-    its transaction open, and the file stays locked for all until this process ends.
+    With a SQLite file, SIGINT and SIGTERM are handled when the block ends: an interrupt inside SQLAlchemy would lose the
+    connection with its transaction open, and the file would stay locked for all until this process ends.
     """
     import requests
     from google.protobuf.json_format import ParseError
@@ -116,12 +116,12 @@ def reaching(uri: str) -> Iterator[None]:
     except (json.JSONDecodeError, ParseError) as error:
         if not uri.startswith("http"):
             raise
-        raise unusable(uri, error, "does not answer in MLflow's format", _NO_MLFLOW) from None
+        raise unusable(uri, error, "does not answer in MLflow's format", _FIX_ADDRESS) from None
     except (MlflowException, DatabaseError, sqlite3.DatabaseError) as error:
-        if any(sign in str(error) for sign in _UNREACHABLE):
+        if any(sign in str(error) for sign in _UNREACHABLE_SIGNS):
             fix = fix_file(error) if uri.startswith("sqlite:") else _FIX_SERVER
             raise unusable(uri, error, "cannot be reached", fix) from None
-        fixes = [fix for fix, signs in _ANSWERS.items() if any(sign in str(error) for sign in signs)]
+        fixes = [fix for fix, signs in _RESPONSE_SIGNS.items() if any(sign in str(error) for sign in signs)]
         if not fixes or not uri.startswith("http"):
             raise
         raise unusable(uri, error, "cannot be used", fixes[0]) from None
@@ -134,7 +134,8 @@ def _signals_wait() -> Iterator[None]:
         yield
         return
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    handlers = {number: handler for number, handler in handlers.items() if handler is not None}  # None: not Python's
+    # None: not set by Python, so that it cannot be put back
+    handlers = {number: handler for number, handler in handlers.items() if handler is not None}
     received: list[int] = []
 
     def restore() -> None:
@@ -156,13 +157,15 @@ def _signals_wait() -> Iterator[None]:
 
 
 def fix_file(error: Exception) -> str:
+    """Return what to do about an error of a SQLite file."""
     return next((fix for sign, (_, fix) in SQLITE.items() if sign in str(error)), _FIX_FILE)
 
 
 def unusable(uri: str, error: Exception, how: str, fix: str) -> TrackingError:
+    """Return the error for an MLflow that cannot be used. how: what is wrong, as "cannot be reached"."""
     lines = str(error).replace(uri, without_credentials(uri)).strip().splitlines() or [type(error).__name__]
-    # SQLAlchemy may put advice to programmers first
-    reason = next((line for line in lines if any(sign in line for sign in _UNREACHABLE)), lines[0])
+    # not always the first line: SQLAlchemy may begin with advice to programmers
+    reason = next((line for line in lines if any(sign in line for sign in _UNREACHABLE_SIGNS)), lines[0])
     return TrackingError(f"MLflow at {without_credentials(uri)} {how}: {reason[:300]}\nfix: {fix}")
 
 
@@ -176,7 +179,7 @@ def without_credentials(uri: str) -> str:
 
 @contextlib.contextmanager
 def unless(code: str) -> Iterator[None]:
-    """Suppress MLflow's error with this code, which ends the block."""
+    """Suppress MLflow's error with this code; the rest of the block is skipped."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -198,10 +201,10 @@ def experiment_id(client: Any, name: str, artifact_location: Path | None) -> str
             return str(client.create_experiment(name, place, tags={EXPERIMENT_KIND: KIND_OF_MODELS}))
         experiment = client.get_experiment_by_name(name)
     if experiment is None or experiment.lifecycle_stage != "active":
-        number = experiment.experiment_id if experiment else "ID"
+        deleted_id = experiment.experiment_id if experiment else "ID"
         raise TrackingError(
             f"MLflow experiment {name!r} was deleted\n"
-            f"fix: `mlflow experiments restore -x {number}`, or choose another name"
+            f"fix: `mlflow experiments restore -x {deleted_id}`, or choose another name"
         )
     return str(experiment.experiment_id)
 
@@ -212,7 +215,7 @@ _SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 _SECRET_VARIABLE = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
-_SHORTEST = 8
+_SHORTEST_SECRET = 8
 _IN_ADDRESS = re.compile(r"(?<=://)[^/@\s]+@")
 
 
@@ -223,9 +226,13 @@ def redact(text: str) -> str:
     or more (shorter ones would match ordinary words).
     """
     text = text.encode("utf-8", "backslashreplace").decode()  # a file name may contain bytes that are not text
-    secrets = {v: n for n, v in os.environ.items() if _SECRET_VARIABLE.search(n) and len(v) >= _SHORTEST}
-    for value in sorted(secrets, key=len, reverse=True):
-        text = text.replace(value, f"[{secrets[value]} redacted]")
+    names_by_secret = {
+        value: name
+        for name, value in os.environ.items()
+        if _SECRET_VARIABLE.search(name) and len(value) >= _SHORTEST_SECRET
+    }
+    for secret in sorted(names_by_secret, key=len, reverse=True):  # a secret may contain a shorter one
+        text = text.replace(secret, f"[{names_by_secret[secret]} redacted]")
     return _IN_ADDRESS.sub("[redacted]@", text)
 
 

@@ -24,31 +24,33 @@ if TYPE_CHECKING:
 ADAPTER_VERSION, LOGGED_MODEL = "finetune.adapter_version", "finetune.logged_model"
 _SERVED_MODEL = Path(__file__).with_name("served_model.py")
 _HOSTED_MODEL = Path(__file__).with_name("hosted_model.py")
-_NEEDED_TO_SERVE = ("mlflow", "torch", "transformers", "peft", "safetensors")
-_NEEDED_TO_ASK = ("mlflow", "openai")
-_DESCRIBED = ("kind", "adapter_version", "system_prompt", "max_new_tokens", "dtype", "precision")
-"""Parts of a request that are needed to serve a model."""
+_PACKAGES_TO_SERVE = ("mlflow", "torch", "transformers", "peft", "safetensors")
+_PACKAGES_TO_ASK = ("mlflow", "openai")
+_SERVING_KEYS = ("kind", "adapter_version", "system_prompt", "max_new_tokens", "dtype", "precision")
+"""Parts of a request that the served model needs."""
 
 
 def register(tracking: Tracking, request: Mapping[str, Any], *, run_id: str, tags: Mapping[str, Any]) -> int:
     """Register a trained model as a version and give it the alias `candidate`. Returns the version.
 
-    The card becomes README.md in the model's folder; the verdict stands on the version's page, the purpose on the model's.
+    Registering an adapter_version again returns its existing version, with updated tags and texts.
 
-    Adapters are copied, fully trained models are not. The model folder to serve (`merged` for the kinds full and prompt, else
-    `base`) is never copied, but referred to by path and digests; for a hosted model only the endpoint is stored. Registering
-    an adapter_version again returns its existing version, with updated tags and texts.
+    The adapter is copied. The model folder to serve (`merged` for the kinds full and prompt, else `base`) is not, but referred
+    to by path and digests; of a hosted model only the endpoint is stored. The card becomes README.md in the model's folder;
+    the verdict is shown on the version's page, the purpose on the model's.
 
     Args:
         request: From steps.release.release_request.
-        tags: Of the version; gates="passed" allows promotion.
+        run_id: MLflow run of the release, which the version names as its source.
+        tags: Tags of the version; gates="passed" allows promotion.
     """
     name, merged, kind = str(request["name"]), Path(request["merged"]), str(request["kind"])
     with open_registry(tracking) as client:
         settle(client, name)
         adapter_version = request["adapter_version"]
         condition = f"name = '{name}' and tags.`{ADAPTER_VERSION}` = '{adapter_version}'"
-        version = min((int(v.version) for v in client.search_model_versions(condition)), default=None)
+        known_versions = client.search_model_versions(condition)
+        version = min((int(known.version) for known in known_versions), default=None)
         if version is None:
             hosted = read_hosted(merged)
             endpoint = {"base_model": hosted.base_model, "endpoint": hosted.model_dump()} if hosted else None
@@ -57,7 +59,7 @@ def register(tracking: Tracking, request: Mapping[str, Any], *, run_id: str, tag
                 name,
                 adapter=None if hosted or kind == "full" else Path(request["adapter"]),
                 description={
-                    **{key: request[key] for key in _DESCRIBED},
+                    **{key: request[key] for key in _SERVING_KEYS},
                     **(endpoint or _weights(kind, merged, request)),
                 },
                 run_id=run_id,
@@ -80,7 +82,7 @@ def _weights(kind: str, merged: Path, request: Mapping[str, Any]) -> dict[str, A
     """Return the folder to serve, with digests of its files, for a model with local weights."""
     stored_whole, identity = KINDS[kind].stored_whole, request["base_identity"]
     folder = model_folder(merged if stored_whole else Path(request["base"]))
-    files = {p.name: digest_file(p) for p in sorted(folder.iterdir()) if _affects_answers(p, stored_whole)}
+    files = {path.name: digest_file(path) for path in sorted(folder.iterdir()) if _affects_answers(path, stored_whole)}
     if not any(name.endswith(".safetensors") for name in files):
         raise ValueError(f"{folder} contains no safetensors file: the served model would have no weights")
     return {
@@ -100,7 +102,10 @@ def _create(
     run_id: str,
     tags: Mapping[str, str],
 ) -> int:
-    """Log the served model and make it a version. Uses the client, since MLflow's log_model would set global state."""
+    """Log the served model and make it a version. Returns its number.
+
+    Uses the client, since MLflow's log_model would set global state.
+    """
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model, ModelSignature
     from mlflow.pyfunc import save_model
@@ -129,18 +134,18 @@ def _create(
             **({"adapter": adapter} if adapter is not None else {}),
         }
         with warnings.catch_warnings():
-            # the signature is provided
+            # an example would only serve to infer the signature, which is given
             warnings.filterwarnings("ignore", message=".*An input example was not provided")
             save_model(
                 str(saved),
                 python_model=str(_HOSTED_MODEL if hosted else _SERVED_MODEL),
-                # addresses: MLflow would take ? and %XX in a path for parts of one
+                # as addresses: in a path, MLflow would take ? and %XX for parts of an address
                 artifacts={part: Path(path).absolute().as_uri() for part, path in files.items()},
                 signature=ModelSignature(Schema([ColSpec("string", "text")]), Schema([ColSpec("string")])),
-                # MLflow would import everything to infer them
+                # to infer them, MLflow would load the model
                 pip_requirements=[
                     f"{package}=={importlib.metadata.version(package).partition('+')[0]}"
-                    for package in (_NEEDED_TO_ASK if hosted else _NEEDED_TO_SERVE)
+                    for package in (_PACKAGES_TO_ASK if hosted else _PACKAGES_TO_SERVE)
                 ],
                 mlflow_model=Model(
                     model_id=logged.model_id,
@@ -153,7 +158,7 @@ def _create(
     client.finalize_logged_model(logged.model_id, "READY")
     for tracked_run in filter(None, (run_id, run.data.tags.get("mlflow.parentRunId"))):
         client.log_outputs(tracked_run, [LoggedModelOutput(logged.model_id, step=0)])
-    # the path itself as source, since MLflow resolves "models:/…" sources with its global tracking address
+    # the source is a path, since MLflow resolves "models:/…" with its global tracking address, which may be another
     model_version = client.create_model_version(
         name,
         source=logged.artifact_location,
@@ -164,12 +169,16 @@ def _create(
     return int(model_version.version)
 
 
-def _affects_answers(path: Path, is_full: bool) -> bool:
-    """Whether a served model's answers depend on this file. An export rewrites the two configurations, so a model served from
-    an export has different ones."""
+def _affects_answers(path: Path, stored_whole: bool) -> bool:
+    """Whether a served model's answers depend on this file.
+
+    The two configurations do not count, since an export, from which the model may be served, rewrites them.
+    """
     if not path.is_file():
         return False
-    return path.suffix == ".safetensors" or (is_full and path.name not in ("config.json", "generation_config.json"))
+    return path.suffix == ".safetensors" or (
+        stored_whole and path.name not in ("config.json", "generation_config.json")
+    )
 
 
 def _redacted_tags(tags: Mapping[str, Any]) -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""Manages registered models: versions, and aliases that determine which one serves.
+"""The registered models of MLflow: their versions, and the aliases that determine which one serves.
 
-The latest registered version is `candidate`. `champion` serves, and moves only to a version whose gates passed. A rollback
-returns to `previous_champion`. Tags of the registered model record every rollback with its reason. The version taken out of
-service is tagged too, and no release promotes it again.
+The alias `candidate` is at the newest version. The alias `champion` is at the version that serves, and moves only to one
+whose gates passed. A rollback returns to `previous_champion`. Tags of the registered model record every rollback with its
+reason. The version taken out of service is tagged too, and no release promotes it again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MOVE = "champion_move"
 
 
 class Move(msgspec.Struct):
-    """A move of `champion` from one version to another. rolled_back: when, if it is a rollback, and why."""
+    """A move of `champion` from one version to another. rolled_back: the time, if it is a rollback; why: its reason."""
 
     old: int | None
     to: int
@@ -93,7 +93,10 @@ def tags_of_release(tracking: Tracking, name: str, version: int, *keys: str) -> 
 
 
 def decode_tag(name: str, tag: str, text: str, form: Any) -> Any:
-    """Return the value of a tag, which is JSON of the type `form`. Raises FindingsError: anybody may change tags in MLflow."""
+    """Return the value of a tag, which is JSON of the type `form`.
+
+    Raises FindingsError if it is not: anybody may change tags in MLflow.
+    """
     try:
         return msgspec.json.decode(text, type=form)
     except msgspec.DecodeError as error:
@@ -103,7 +106,7 @@ def decode_tag(name: str, tag: str, text: str, form: Any) -> Any:
 
 
 def _look_up(tracking: Tracking, query: str, *values: object) -> list[tuple[Any, ...]] | None:
-    """Run Tracking.look_up while no move of an alias is in progress."""
+    """Run Tracking.look_up under the registry's lock, so that no alias is moved meanwhile."""
     with locked(tracking.place(), "registry"):
         return tracking.look_up(query, *values)
 
@@ -111,9 +114,11 @@ def _look_up(tracking: Tracking, query: str, *values: object) -> list[tuple[Any,
 def promote(tracking: Tracking, name: str, version: int) -> int | None:
     """Move `champion` to `version`; the old one becomes `previous_champion` and is returned (None if there was none).
 
-    Raises ValueError unless the version exists and has the tag gates="passed", and also if a rollback took it out of service
-    or if it was trained on rows forgotten since. Promoting the champion again changes nothing and returns the same. If it is
-    killed, either nothing has changed, or the new champion serves and the next command completes the move.
+    Promoting the champion again changes nothing and returns the same. If it is killed, either nothing has changed, or the new
+    champion serves and the next command completes the move.
+
+    Raises ValueError if there is no such version, its gates have not passed, a rollback took it out of service, or it was
+    trained on rows forgotten since.
     """
     with open_registry(tracking) as client:
         current_aliases, _ = settle(client, name)
@@ -141,9 +146,10 @@ def promote(tracking: Tracking, name: str, version: int) -> int | None:
 def rollback(tracking: Tracking, name: str, reason: str = "") -> int:
     """Swap `champion` and `previous_champion`; return the new champion.
 
-    reason: stored, without secrets, as the tag `rolled_back` of the version that served until now, and as a tag of the
-    registered model (`rollback.TIME`). A second rollback returns to that version and removes its tag. Raises ValueError if
-    there is no previous champion, or if it was trained on forgotten rows. If it is killed, call it again: it swaps once.
+    The reason is stored, without secrets, as the tag `rolled_back` of the version that served until now, and as a tag of the
+    registered model (`rollback.TIME`). A second rollback swaps them back. If it is killed, call it again: it swaps once.
+
+    Raises ValueError if there is no previous champion, or if it was trained on forgotten rows.
     """
     with open_registry(tracking) as client:
         current_aliases, rolled_back = settle(client, name)
@@ -165,7 +171,7 @@ def rollback(tracking: Tracking, name: str, reason: str = "") -> int:
 
 
 def _move(client: MlflowClient, name: str, move: Move) -> None:
-    """Move `champion`. The move takes effect when the alias is set; settle does the rest, here or after a kill."""
+    """Move `champion`. The new version serves as soon as the alias is set; settle does the rest, here or after a kill."""
     client.set_registered_model_tag(name, MOVE, msgspec.json.encode(move).decode())
     client.set_registered_model_alias(name, CHAMPION, str(move.to))
     settle(client, name)
@@ -176,10 +182,12 @@ def settle(client: MlflowClient, name: str) -> tuple[dict[str, int], bool]:
     model = _registered(client, name)
     if model is None:
         return {}, False
-    current_aliases, tag, rolled_back = _versions(model), model.tags.get(MOVE), False
+    current_aliases, tag = _versions(model), model.tags.get(MOVE)
     move = decode_tag(name, MOVE, tag, Move) if tag else None
+    rolled_back = False
     if move and current_aliases.get(CHAMPION) == move.to:
-        if rolled_back := bool(move.rolled_back):
+        rolled_back = bool(move.rolled_back)
+        if rolled_back:
             summary = f"version {move.old or 'none'} → {move.to}: {move.why}"
             client.set_registered_model_tag(name, f"rollback.{move.rolled_back}", summary)
         if move.old is not None:
@@ -198,7 +206,7 @@ def settle(client: MlflowClient, name: str) -> tuple[dict[str, int], bool]:
 def block_forgotten(tracking: Tracking, name: str, splits: Collection[str]) -> list[int]:
     """Block the promotion of every version trained on one of these splits, which contain forgotten rows.
 
-    Returns the versions, including those blocked earlier. It may be repeated.
+    Returns the numbers of all such versions, also of those blocked earlier.
     """
     blocked = []
     with open_registry(tracking) as client:
@@ -219,13 +227,14 @@ def _refuse_forgotten(name: str, version: int, tags: Mapping[str, str]) -> None:
 
 @contextlib.contextmanager
 def open_registry(tracking: Tracking) -> Iterator[MlflowClient]:
-    """Open the registry under a lock, so that moves of aliases are serialised."""
+    """Open the registry under its lock: only one process at a time moves aliases."""
     client = tracking.client()
     with reaching(tracking.uri()), locked(tracking.place(), "registry"):
         yield client
 
 
 def find_version(client: MlflowClient, name: str, version: int) -> ModelVersion:
+    """Return a version of a model. Raises ValueError if there is none."""
     with unless("RESOURCE_DOES_NOT_EXIST"):
         return client.get_model_version(name, str(version))
     raise ValueError(f"there is no version {version} of model {name!r}")
@@ -243,7 +252,7 @@ def _registered(client: MlflowClient, name: str) -> RegisteredModel | None:
 
 
 def present_champion(task: Task, store: ArtifactStore, tracking: Tracking) -> Champion:
-    """Return the model with the alias `champion`, with the system prompt and answer length of its evaluation.
+    """Return the model with the alias `champion`, to serve it as it was evaluated.
 
     Raises OutsideError if there is none, if its trainer hosts it, or if its files are missing from the artifact store, and
     FindingsError like :func:`tags_of_release`.
@@ -258,7 +267,9 @@ def present_champion(task: Task, store: ArtifactStore, tracking: Tracking) -> Ch
     base = store.find(SHARED, "base_model", merged.inputs["base_model"]) if merged else None
     released = [a for a in store.all_versions(task.name, "model_version") if int(a.facts["model_version"]) == version]
     if merged is None or base is None or not released:
-        missing = "model" if merged is None else "base model" if base is None else "release record"
+        missing = "release record"
+        if merged is None or base is None:
+            missing = "model" if merged is None else "base model"
         raise OutsideError(
             f"the {missing} of {task.name} version {version} is missing from {store.root}; restore it, or run "
             f"`finetune run {task.name}`"

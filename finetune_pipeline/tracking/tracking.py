@@ -58,7 +58,7 @@ class Tracking(dg.ConfigurableResource[Any]):
         return file.parent if file else read_settings().home / "mlflow"
 
     def page(self) -> str:
-        """Base address of MLflow's pages: the tracking server's, or the default of `mlflow ui` for a database."""
+        """Base address of MLflow's pages: the tracking server's; for a database, the default one of `mlflow ui`."""
         uri = without_credentials(self.uri())
         return (uri if uri.startswith("http") else "http://127.0.0.1:5000").rstrip("/")
 
@@ -70,7 +70,7 @@ class Tracking(dg.ConfigurableResource[Any]):
         """
         uri = self.uri()
         file = sqlite_file(uri)
-        # if the file was deleted, opening it creates an empty one
+        # after a deletion, opening the file creates an empty one
         is_complete = file is None or (file.exists() and file.stat().st_size > 0)
         if (uri, self.experiment) in _PREPARED and is_complete:
             return
@@ -100,22 +100,25 @@ class Tracking(dg.ConfigurableResource[Any]):
     def step(self, context: Any, task: str, asset: str, version: str, reused: bool = False) -> Iterator[StepRun]:
         """Open the nested run `<task>/<asset>` of this Dagster run; a retry continues it.
 
-        context: any Dagster execution context. version: the artifact's; reused: whether it was found, not made.
-        The run ends FINISHED when the block ends, KILLED when the Dagster run was cancelled, FAILED when it raises.
+        The nested run ends FINISHED when the block ends, KILLED when the block is interrupted, FAILED when it raises.
+
+        Args:
+            context: Any Dagster execution context.
+            version: The artifact's version.
+            reused: Whether the artifact existed already.
         """
         op = getattr(context, "op_execution_context", context)
         client, uri, name = self.client(), self.uri(), f"{task}/{asset}"
         with reaching(uri):
-            number = experiment_id(client, self.experiment, None)
+            experiment = experiment_id(client, self.experiment, None)
             with locked(self.place(), "runs"):
-                parent = self._parent(client, number, op.run)
+                parent = self._parent(client, experiment, op.run)
                 run_id = _nested(
-                    client, number, parent=parent, dagster_run_id=op.run.run_id, name=name, version=version
+                    client, experiment, parent=parent, dagster_run_id=op.run.run_id, name=name, version=version
                 )
-        page = f"{self.page()}/#/experiments/{number}/runs"
-        run = StepRun(
-            client, uri, run_id, f"{page}/{run_id}?{VIEW}", StepRun(client, uri, parent, f"{page}/{parent}?{VIEW}")
-        )
+        page = f"{self.page()}/#/experiments/{experiment}/runs"
+        parent_run = StepRun(client, uri, parent, f"{page}/{parent}?{VIEW}")
+        run = StepRun(client, uri, run_id, f"{page}/{run_id}?{VIEW}", parent_run)
         try:
             run.set_tags({"finetune.reused": str(reused).lower(), "dagster.attempt": getattr(op, "retry_number", 0)})
             yield run
@@ -128,24 +131,24 @@ class Tracking(dg.ConfigurableResource[Any]):
     def finish(self, dagster_run_id: str, status: str) -> int:
         """Close the parent run and nested runs left open by a killed process. Returns the number of closed runs.
 
-        status: Dagster's SUCCESS, FAILURE or CANCELED. Open nested runs become FAILED even in a finished run, since
-        their process never reported success. Repeating it with the same status does nothing.
+        status: Dagster's SUCCESS, FAILURE or CANCELED. Open nested runs become FAILED even after SUCCESS, since their process
+        never reported it. Repeating it with the same status does nothing.
         """
         mlflow_status = _STATUS[status]
         client = self.client()
         with reaching(self.uri()), locked(self.place(), "runs"):
-            number = experiment_id(client, self.experiment, None)
-            open_runs = [run for run in _runs_of(client, number, dagster_run_id) if run.info.status == "RUNNING"]
+            experiment = experiment_id(client, self.experiment, None)
+            open_runs = [run for run in _runs_of(client, experiment, dagster_run_id) if run.info.status == "RUNNING"]
             for run in open_runs:
                 is_parent = run.data.tags.get(KIND) == "run"
-                client.set_terminated(
-                    run.info.run_id, mlflow_status if is_parent or mlflow_status != "FINISHED" else "FAILED"
-                )
+                unreported = mlflow_status == "FINISHED" and not is_parent
+                client.set_terminated(run.info.run_id, "FAILED" if unreported else mlflow_status)
         return len(open_runs)
 
-    def _parent(self, client: MlflowClient, number: str, run: dg.DagsterRun) -> str:
-        parents = _runs_of(client, number, run.run_id, {KIND: "run"})
-        if parents:  # if hosts without a common lock made several, all use the oldest
+    def _parent(self, client: MlflowClient, experiment: str, run: dg.DagsterRun) -> str:
+        """Return the id of the parent run of a Dagster run, found or created."""
+        parents = _runs_of(client, experiment, run.run_id, {KIND: "run"})
+        if parents:  # machines without a common lock may have made several: all use the oldest
             if parents[0].info.status != "RUNNING":
                 client.update_run(parents[0].info.run_id, status="RUNNING")
             return str(parents[0].info.run_id)
@@ -155,12 +158,16 @@ class Tracking(dg.ConfigurableResource[Any]):
             tags["mlflow.source.git.commit"] = commit
         if run.root_run_id:
             tags["dagster.root_run_id"] = run.root_run_id
-        shown_tags = {k: v for k, v in run.tags.items() if k.startswith(_SHOWN_RUN_TAGS) and k not in _PROCESS_TAGS}
-        tags |= {f"dagster.tag.{k}": redact(v) for k, v in shown_tags.items()}
-        run_record = client.create_run(number, run_name=f"{run.job_name}-{run.run_id[:8]}", tags=tags)
-        return str(run_record.info.run_id)
+        tags |= {
+            f"dagster.tag.{name}": redact(value)
+            for name, value in run.tags.items()
+            if name.startswith(_SHOWN_RUN_TAGS) and name not in _PROCESS_TAGS
+        }
+        parent = client.create_run(experiment, run_name=f"{run.job_name}-{run.run_id[:8]}", tags=tags)
+        return str(parent.info.run_id)
 
     def _close_failed(self, client: MlflowClient, run_id: str, error: BaseException) -> None:
+        """Close a nested run with the error that ended its block."""
         interrupts = (KeyboardInterrupt, dg.DagsterExecutionInterruptedError)
         cancelled = isinstance(error, interrupts) or isinstance(error.__cause__, interrupts)
         try:
@@ -180,19 +187,19 @@ def _commit(project: Path) -> str | None:
         return None
 
 
-def _nested(client: MlflowClient, number: str, *, parent: str, dagster_run_id: str, name: str, version: str) -> str:
-    """Return the id of the running nested run, found (from an earlier attempt) or created."""
-    for run in _runs_of(client, number, dagster_run_id, {ASSET: name, VERSION: version}):
+def _nested(client: MlflowClient, experiment: str, *, parent: str, dagster_run_id: str, name: str, version: str) -> str:
+    """Return the id of a step's nested run, which is running: that of an earlier attempt, or a new one."""
+    for run in _runs_of(client, experiment, dagster_run_id, {ASSET: name, VERSION: version}):
         client.update_run(run.info.run_id, status="RUNNING")
         if ERROR in run.data.tags:
             client.delete_tag(run.info.run_id, ERROR)
         return str(run.info.run_id)
     tags = {"mlflow.parentRunId": parent, RUN: dagster_run_id, KIND: "asset", ASSET: name, VERSION: version}
-    return str(client.create_run(number, run_name=name, tags=tags).info.run_id)
+    return str(client.create_run(experiment, run_name=name, tags=tags).info.run_id)
 
 
 def _runs_of(
-    client: MlflowClient, number: str, dagster_run_id: str, tags: Mapping[str, str] | None = None
+    client: MlflowClient, experiment: str, dagster_run_id: str, tags: Mapping[str, str] | None = None
 ) -> list[Run]:
     """Return all runs of a Dagster run with these tags, oldest first. MLflow takes milliseconds to read each of them."""
     from mlflow.utils import get_results_from_paginated_fn
@@ -200,7 +207,9 @@ def _runs_of(
     query = " AND ".join(f"tags.`{name}` = '{value}'" for name, value in {RUN: dagster_run_id, **(tags or {})}.items())
     order = ["attributes.start_time ASC", "attributes.run_id ASC"]
     runs: list[Run] = get_results_from_paginated_fn(
-        lambda limit, token: client.search_runs([number], query, max_results=limit, order_by=order, page_token=token),
+        lambda limit, token: client.search_runs(
+            [experiment], query, max_results=limit, order_by=order, page_token=token
+        ),
         1000,
     )
     return runs

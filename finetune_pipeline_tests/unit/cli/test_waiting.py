@@ -144,7 +144,9 @@ def test_a_held_device_is_told_with_its_holder(tmp_path: Path, monkeypatch: pyte
     path, lines = tmp_path / "progress.jsonl", []
     monkeypatch.setenv(VARIABLE, str(path))
     compute = Compute(devices=["cpu"], lock_folder=str(tmp_path / "locks"))
-    monkeypatch.setattr("finetune_pipeline.orchestration.resources._watch", lambda op, every: lambda: "enough waited")
+    monkeypatch.setattr(
+        "finetune_pipeline.orchestration.resources._run_watcher", lambda op, every: lambda: "enough waited"
+    )
     with (
         lease(["cpu"], lambda _: tmp_path / "locks", holder="adapter of tickets (run 12345678)"),
         Watcher(path, 1, lines.append),

@@ -223,11 +223,11 @@ def test_many_at_once_each_get_their_own_answer_and_row(task: Task, running: Run
 
 
 def test_a_server_with_too_many_waiting_requests_says_so_and_recovers(running: Running) -> None:
-    places = [running.service._places.acquire(blocking=False) for _ in range(WAITING)]
+    slots = [running.service._waiting_slots.acquire(blocking=False) for _ in range(WAITING)]
     status, answer = running.chat()
-    assert all(places) and (status, answer["error"]["code"]) == (503, "overloaded")
-    for _ in places:
-        running.service._places.release()
+    assert all(slots) and (status, answer["error"]["code"]) == (503, "overloaded")
+    for _ in slots:
+        running.service._waiting_slots.release()
     assert running.chat()[0] == 200
 
 
@@ -272,14 +272,14 @@ def test_a_fault_of_the_server_has_the_form_of_its_errors(running: Running, monk
         patch.setattr(running.service.loaded, "answer", fail)
         status, answer = running.chat()
     assert (status, answer["error"]["type"]) == (500, "server_error") and "IndexError" in answer["error"]["message"]
-    assert running.chat()[0] == 200 and running.service._places._value == WAITING, "no place is lost"
+    assert running.chat()[0] == 200 and running.service._waiting_slots._value == WAITING, "no slot is lost"
 
 
 def test_a_server_that_stops_keeps_nobody_waiting_for_the_model(task: Task, running: Running) -> None:
     with ThreadPoolExecutor(3) as pool:
         with running.service.loaded.turn:  # as while another request is answered
             waiting = [pool.submit(running.chat) for _ in range(3)]
-            wait_until(lambda: running.service._places._value == WAITING - 3)
+            wait_until(lambda: running.service._waiting_slots._value == WAITING - 3)
             running.service.close()
         answers = [request.result() for request in waiting]
     assert [(status, reply["error"]["code"]) for status, reply in answers] == [(503, "stopping")] * 3
