@@ -80,7 +80,7 @@ Make = Callable[[TensorFile], Iterator[torch.Tensor | memoryview]]
 
 @dataclass
 class Output:
-    """The recipe for one tensor of the copy: `make` computes it from the stored tensor `source` (None: a plain copy), and it is
+    """The recipe for one tensor of the copy: `make` computes it from the stored tensor `source` (`make` None: unchanged), and it is
     written into `file`."""
 
     planned: StoredTensor

@@ -116,7 +116,8 @@ def write_audit(job: dict[str, Any], splits: dict[str, Prepared], html: AuditHtm
     """Write audit.json and audit.html. Raises FindingsError with all findings of both splits."""
     audits = {name: split.audit for name, split in splits.items()}
     # in both folders: `out` of a failed job may be deleted
-    for folder in (Path(job["out"]), Path(job["work"])) if is_main else ():
+    folders = (Path(job["out"]), Path(job["work"])) if is_main else ()
+    for folder in folders:
         write_json(folder / "audit.json", audits)
         if html is not None:
             (folder / "audit.html").write_text(html(audits, job["settings"]), "utf-8")
@@ -134,12 +135,13 @@ def write_audit(job: dict[str, Any], splits: dict[str, Prepared], html: AuditHtm
 def audit_facts(prepared: Mapping[str, Prepared]) -> dict[str, Any]:
     """Return the audit's counts over both splits, and each split's audit under ``splits``, without the rows in audit.json."""
     splits = {name: {k: v for k, v in split.audit.items() if k != "shown"} for name, split in prepared.items()}
-    counts = [k for k, v in splits["train"].items() if isinstance(v, int) and k != "max_tokens"]
-    totals = {k: sum(facts[k] for facts in splits.values()) for k in counts}
+    count_names = [k for k, v in splits["train"].items() if isinstance(v, int) and k != "max_tokens"]
+    totals = {name: sum(facts[name] for facts in splits.values()) for name in count_names}
     return {**totals, "splits": splits}
 
 
 _MAX_ROUNDS = 50
+"""Cuts of a prompt that are tried: tokens do not add up exactly, so one cut may not be enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,14 +170,14 @@ def cut_prompt(tokenizer: Any, example: Example, max_tokens: int) -> tuple[Examp
         excess = longest(rows) - max_tokens
         if excess <= 0:
             break
-        sizes = {
+        text_tokens = {
             i: len(to_ids(tokenizer, m["content"]))
             for i, m in enumerate(example.messages)
             if m["role"] == "user" and i not in exhausted
         }
-        if not sizes:
+        if not text_tokens:
             break
-        turn = max(sizes, key=lambda i: (sizes[i], -i))
+        turn = max(text_tokens, key=lambda i: (text_tokens[i], -i))
         ids = to_ids(tokenizer, example.messages[turn]["content"])
         drop, text = _without_start(tokenizer, ids, min(excess, len(ids) - 1))
         if not drop or len(text) >= len(example.messages[turn]["content"]):
