@@ -119,7 +119,7 @@ def stop_orphaned_endpoints(service: TogetherService, home: Path) -> None:
 
 
 def _start(service: TogetherService, section: TogetherSection, project: str, name: str) -> str:
-    """Create endpoint and deployment, wait, and route requests to it. Returns the model name for requests."""
+    """Create an endpoint and a deployment, and route requests to it once it is ready. Returns the model name for requests."""
     endpoints, job = service.client.endpoints, name.removeprefix(ENDPOINT_PREFIX)
     with service.request(f"tell what {job} made"):
         training: Any = service.client.fine_tuning.retrieve(job)
@@ -149,6 +149,7 @@ def _start(service: TogetherService, section: TogetherSection, project: str, nam
 
 
 def _state(service: TogetherService, endpoint: str, deployment: str) -> str:
+    """Return the state of a deployment; "unknown" if the service gives no clear answer."""
     try:
         with service.request("tell the state of the deployment"):
             return str(service.client.endpoints.deployments.retrieve(deployment, endpoint_id=endpoint).status.state)
