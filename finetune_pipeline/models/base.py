@@ -212,6 +212,7 @@ def _cached_gguf_parsing() -> Iterator[None]:
 
 
 def _download(base_model: str, revision: str | None) -> Path:
+    """Download the needed files of a hub model to the hub's cache. Returns their folder."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

@@ -189,6 +189,7 @@ def _llama3_factors(config: Any, rope: Mapping[str, Any]) -> np.ndarray:
 
 
 def _storage_type(shape: Sequence[int], gguf_name: str, kind: Kind) -> Any:
+    """Return the type in which a tensor is stored: matrices in that of the file, norms and vectors in float32."""
     from gguf import GGMLQuantizationType as Type
 
     if len(shape) == 1 or "norm" in gguf_name or gguf_name == "rope_freqs.weight":
@@ -242,8 +243,8 @@ def _add_tokenizer(writer: Any, folder: Path, vocabulary: int, stop_ids: Sequenc
     if loaded.unk_token_id is not None:
         writer.add_unk_token_id(loaded.unk_token_id)
     writer.add_add_bos_token(_adds_bos(loaded))
-    ends = (writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id)
-    for add, token in zip(ends, stop_ids, strict=False):
+    add_end_token = (writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id)
+    for add, token in zip(add_end_token, stop_ids, strict=False):  # there may be fewer than three
         add(token)
 
 

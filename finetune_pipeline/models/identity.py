@@ -18,8 +18,8 @@ from finetune_pipeline.models.model_files import MODEL_FILE, TEXTS, base_error, 
 from finetune_pipeline.settings import read_settings
 
 _SAMPLED_ABOVE = 1 << 30
-_SAMPLES = 256
-_SAMPLE_BYTES = 1 << 16
+"""Bytes of a weight file above which its digest is that of samples."""
+_SAMPLES, _SAMPLE_BYTES = 256, 1 << 16
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 
 
@@ -151,8 +151,8 @@ def bundled_digest(base_model: str) -> str:
 
 
 def _weight_digest(path: Path) -> str:
-    """Return the SHA-256 of a weight file. Files above 1 GiB are sampled (the header and 256 evenly spaced blocks of 64 KiB),
-    since a retrained model differs in nearly all tensors."""
+    """Return the SHA-256 of a weight file. Of large files only the header and evenly spaced blocks are read, since a retrained
+    model differs in nearly all tensors."""
     size = path.stat().st_size
     if size <= _SAMPLED_ABOVE:
         return digest_file(path)

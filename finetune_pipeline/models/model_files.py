@@ -54,6 +54,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     return read_typed(folder / "config.json", dict[str, Any])
 
 
+def text_settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the part of a config.json about the text model, which models of several parts keep in ``text_config``."""
+    return config.get("text_config") or config
+
+
 def read_typed(path: Path, form: type[T]) -> T:
     """Return the JSON in a file of a model folder as a struct or dict; an empty one without the file.
     Raises FindingsError, naming the file, if it is not JSON or has a value of another type."""

@@ -9,6 +9,7 @@ from finetune_pipeline.data.examples import Example
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat import common_prefix, encode_prompt
 from finetune_pipeline.models.hardware import GPU_SHARE
+from finetune_pipeline.models.model_files import text_settings
 from finetune_pipeline.planning.memory import SLACK, Memory, available_memory, process_overhead
 from finetune_pipeline.planning.planner import Planner, compute_width
 from finetune_pipeline.planning.shape import ModelShape
@@ -93,11 +94,11 @@ def answering_steps(
     """
     shape, (batch, example_tokens) = planner.shape, largest_batch(spec, planner, validation)
     full_width = spec.evaluation.precision == "float32" or round(shape.stored_bytes / shape.parameters) == 4
-    too_large = device != "cpu" and shape.parameters * 4 > GPU_SHARE * available
-    comparison_device, comparison_bytes = ("cpu", available_memory("cpu")) if too_large else (device, available)
+    too_large_for_gpu = device != "cpu" and shape.parameters * 4 > GPU_SHARE * available
+    comparison_device, comparison_bytes = ("cpu", available_memory("cpu")) if too_large_for_gpu else (device, available)
     counter = TokenCounter(planner.folder)
     shot_tokens, retrieved_tokens = example_tokens * max(spec.baseline.shots), example_tokens * spec.baseline.retrieved
-    context = planner.config.get("max_position_embeddings") or 1 << 30
+    context = text_settings(planner.config).get("max_position_embeddings") or 1 << 30
     # fewer examples are shown if they do not all fit
     prompt = max(batch.prompt, min(batch.prompt + max(shot_tokens, retrieved_tokens), context - batch.new))
     # examples shared by all rows are read once

@@ -142,7 +142,8 @@ def logit_bytes(
 
 
 def process_overhead(device: str, tokenizer_bytes: int, tokens: int = 0) -> int:
-    """Return memory other than the model's; tokens: of the rows kept in memory. On a GPU only device memory counts."""
+    """Return the bytes that a process needs besides the model; tokens: of the rows kept in memory. On a GPU only device memory
+    counts."""
     if device != "cpu":
         return GPU_OVERHEAD
     return CPU_OVERHEAD + _TOKENIZER_FACTOR * tokenizer_bytes + _ROW_TOKEN_BYTES * tokens
@@ -163,19 +164,19 @@ def training_memory(
     width: bytes of the compute dtype (4: float32, 2: bfloat16). tokenizer_bytes: size of tokenizer.json; tokens: of both
     splits, which are kept in memory. On a GPU only device memory counts.
     """
-    method, cpu = METHODS[settings["method"]], device == "cpu"
+    method, on_cpu = METHODS[settings["method"]], device == "cpu"
     trainable, full_fine_tuning = method.trainable(settings, shape), method.holds == "float32"
     weights = weight_bytes(shape, method, width)
     # weights in the file's dtype are mapped pages of it: all of them, or those not stored in four bits
     stored_per_weight = shape.stored_bytes / shape.parameters
     four_bit = method.holds == "four_bit"
-    loaded_width = 2 if four_bit else 4 if full_fine_tuning else width
+    loaded_width = {"four_bit": 2, "float32": 4, "compute": width}[method.holds]
     is_mapped = loaded_width == round(stored_per_weight)
-    mapped = int(stored_per_weight * shape.linear) if cpu and four_bit and is_mapped else 0
+    mapped = int(stored_per_weight * shape.linear) if on_cpu and four_bit and is_mapped else 0
     activations = activation_bytes(shape, settings, batch, width) + working_bytes(shape, settings, batch, width, device)
     activations, logits = int(activations * SLACK), int(logit_bytes(shape, settings, batch, width) * SLACK)
     gradients = 4 * trainable
-    if full_fine_tuning and cpu:
+    if full_fine_tuning and on_cpu:
         gradients *= 2  # the best checkpoint is loaded while everything else is still in memory
     elif full_fine_tuning and settings["micro_batch_size"] == settings["batch_size"]:
         # a block's activations and 16-bit weights are freed before its gradients exist
@@ -191,7 +192,7 @@ def training_memory(
         resident=mapped,
     )
     loading = weights + memory.overhead + (0 if is_mapped else shape.stored_bytes)
-    if cpu and loading > memory.total:  # with a large base and few trained weights, loading is the peak
+    if on_cpu and loading > memory.total:  # with a large base and few trained weights, loading is the peak
         return replace(memory, resident=memory.resident + loading - memory.total)
     return memory
 

@@ -49,7 +49,7 @@ def power_plan(spec: TaskSpec, test_rows: int, rival: Rival, sources: Sequence[s
     test_rows can show; null: none), power_now, enough, sentence.
     """
     gates = spec.gates
-    alpha, extra = 1 - gates.confidence, gates.wanted_gain - gates.min_gain
+    alpha, gain_above_min = 1 - gates.confidence, gates.wanted_gain - gates.min_gain
     metric, mean_metric = METRICS[spec.metric], _mean_of_rows(spec)
     needed: int | None
     row_metric = mean_metric or RIGHT
@@ -63,7 +63,7 @@ def power_plan(spec: TaskSpec, test_rows: int, rival: Rival, sources: Sequence[s
         headroom = 1 - reached + 1e-9
         needed = None
         if gates.wanted_gain <= headroom:
-            needed = math.ceil(effect * rows_needed_for_mean(extra, deviation, gates.power, alpha))
+            needed = math.ceil(effect * rows_needed_for_mean(gain_above_min, deviation, gates.power, alpha))
         gain = detectable_mean(independent_rows, deviation, gates.power, alpha)
         detectable = None if gain is None or gates.min_gain + gain > headroom else gates.min_gain + gain
         share, power_now = None, None
@@ -72,7 +72,7 @@ def power_plan(spec: TaskSpec, test_rows: int, rival: Rival, sources: Sequence[s
         share = expected_disagreement(before, gates.wanted_gain)
         power_now = None
         if independent_rows and needed is not None:
-            power_now = paired_power(independent_rows, min(extra, share), share, alpha)
+            power_now = paired_power(independent_rows, min(gain_above_min, share), share, alpha)
         detectable = _detectable_gain(gates, before, effect, test_rows)
     plan = {
         "test_rows": test_rows,
@@ -102,8 +102,8 @@ def power_bounds(spec: TaskSpec, test_rows: int) -> dict[str, Any]:
     gates = spec.gates
     if _mean_of_rows(spec):
         # values between 0 and 1 have a standard deviation of at most a half; differences of unrelated ones have more
-        extra, widest = gates.wanted_gain - gates.min_gain, math.sqrt(2) / 2
-        fewest, most = 1, math.ceil(rows_needed_for_mean(extra, widest, gates.power, 1 - gates.confidence))
+        gain_above_min, widest = gates.wanted_gain - gates.min_gain, math.sqrt(2) / 2
+        fewest, most = 1, math.ceil(rows_needed_for_mean(gain_above_min, widest, gates.power, 1 - gates.confidence))
     else:
         shares = np.linspace(0, 1 - gates.wanted_gain, 41)
         needed = (_rows_needed(gates, float(share), gates.wanted_gain, 1.0) for share in shares)

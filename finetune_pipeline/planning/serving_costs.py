@@ -181,16 +181,16 @@ def in_use(utilisation: float) -> str:
     return percent(utilisation) if utilisation <= 1 else f"{utilisation:,.1f} machines"
 
 
-def request_prices(prices: PriceList, tuned: Call, prompted: Call, asked: str = "") -> list[RequestPrice]:
+def request_prices(prices: PriceList, tuned: Call, prompted: Call, evaluated_model: str = "") -> list[RequestPrice]:
     """Return the price of 1,000 requests for every offer, with the fine-tuned model or another one with the best prompt.
-    asked: the API model that was evaluated."""
+    evaluated_model: the API model that was evaluated; empty if none."""
     offers = [
         RequestPrice(
             where=price.name,
             how="fine-tuned" if price.tuned else "with the best prompt",
             dollars=1000 * call_price(price, tuned if price.tuned else prompted),
             date=price.date.isoformat(),
-            evaluated=bool(asked) and price.model == asked,
+            evaluated=bool(evaluated_model) and price.model == evaluated_model,
         )
         for price in prices.apis
     ]

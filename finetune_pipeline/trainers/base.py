@@ -98,10 +98,10 @@ class Trainer(ABC):
 
 
 TRAINERS: dict[str, Trainer] = {}
-T = TypeVar("T", bound=type[Trainer])
+TrainerClass = TypeVar("TrainerClass", bound=type[Trainer])
 
 
-def register(cls: T) -> T:
+def register(cls: TrainerClass) -> TrainerClass:
     """Class decorator: add a trainer."""
     TRAINERS[cls.name] = cls()
     return cls

@@ -90,7 +90,7 @@ class HostedTrainer(Trainer):
             name: write_chat_file(order.work / f"{name}_upload.jsonl", split) for name, split in examples.items()
         }
         self.digests = {split: digest_file(file.path) for split, file in self.files.items()}
-        self.bought = Order(
+        self.ledger_order = Order(
             trainer=self.name,
             service=section.base_url or self.service.place,
             model=self.service.model,
@@ -99,7 +99,7 @@ class HostedTrainer(Trainer):
         )
         with on_interrupt(self._cancel_requested):
             prepare = functools.partial(self._prepare, examples=examples)
-            job = self.ledger.job_of(self.bought, self.service, prepare, section.settle_seconds)
+            job = self.ledger.job_of(self.ledger_order, self.service, prepare, section.settle_seconds)
         tell("adapter", f"job {job.id} at {self.service.place}: {job.word}")
         self._reported: set[str] = set()  # ids of events, and rows of losses as text
         return job.id
@@ -120,14 +120,14 @@ class HostedTrainer(Trainer):
             outcome = f"the job {training} at {self.service.place} may still run, cancel it there: {failure}"
         try:
             job = self.service.job(training)
-            self.ledger.note_state(self.bought, job)
+            self.ledger.note_state(self.ledger_order, job)
             return f"{outcome}; {self._cost(job)}"
         except (Unclear, Refused):
             return f"{outcome}; its cost so far is unknown"
 
     def _cancel_requested(self, interrupt: BaseException) -> None:
         """Cancel a job that was requested, but whose id is not known yet. Notes on the interrupt state the outcome."""
-        attempt = self.ledger.entry(self.bought).attempt
+        attempt = self.ledger.entry(self.ledger_order).attempt
         if attempt.asked_at is None:
             return
         try:
@@ -140,7 +140,7 @@ class HostedTrainer(Trainer):
 
     def collect(self, training: str, order: TrainingOrder) -> dict[str, Any]:
         job = self._retry(lambda: self.service.job(training))
-        self.ledger.note_state(self.bought, job)
+        self.ledger.note_state(self.ledger_order, job)
         if job.state != "succeeded":
             text = f"the job {job.id} at {self.service.place} {job.state}: {self.service.plain(job.reason or job.word)}"
             fix = "fix what the service reports; running again buys a new job"
@@ -212,5 +212,5 @@ class HostedTrainer(Trainer):
         billed = (
             "the billed tokens are not known yet" if job.tokens is None else f"{job.tokens:,} tokens were billed so far"
         )
-        estimate = self.ledger.entry(self.bought).estimate_usd
+        estimate = self.ledger.entry(self.ledger_order).estimate_usd
         return billed if estimate is None else f"{billed}; the whole job was estimated at ${estimate:,.2f}"

@@ -27,6 +27,7 @@ from finetune_pipeline.trainers.service import Refused, Unclear
 from finetune_pipeline.trainers.together_service import ENDPOINT_PREFIX, TogetherService
 
 _READY, _BROKEN = "DEPLOYMENT_STATE_READY", ("DEPLOYMENT_STATE_FAILED", "DEPLOYMENT_STATE_STOPPED")
+_STOP_ATTEMPTS = 5
 _PAUSE = 1.0
 """First pause in seconds between attempts to stop an endpoint; it doubles."""
 _START_SECONDS = 3600.0
@@ -159,7 +160,7 @@ def _state(service: TogetherService, endpoint: str, deployment: str) -> str:
 
 def _stop(service: TogetherService, name: str) -> None:
     """Stop every deployment of the endpoint and delete it. After several retries, raises OutsideError with what to do by hand."""
-    for attempt in range(5):
+    for attempt in range(_STOP_ATTEMPTS):
         try:
             with service.request(f"stop the endpoint {name}"):
                 for endpoint in service.client.endpoints.list():

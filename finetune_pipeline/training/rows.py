@@ -13,6 +13,7 @@ from finetune_pipeline.data.perturbations import BLOCKING, kind_of, perturbed, s
 from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.chat import Encoded, encode_example, to_ids
+from finetune_pipeline.models.model_files import text_settings
 from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.training.audit import problems, supervision_audit
@@ -64,7 +65,7 @@ class Prepared:
 def longest_allowed(settings: Mapping[str, Any], config: Mapping[str, Any]) -> int:
     """Return training.max_tokens, or less if the base model's context (of its config.json) minus a soft prompt is shorter."""
     max_tokens = int(settings["max_tokens"])
-    context = (config.get("text_config") or config).get("max_position_embeddings")
+    context = text_settings(config).get("max_position_embeddings")
     if not context:
         return max_tokens
     return int(min(max_tokens, context - sum(METHODS[settings["method"]].virtual_tokens(settings))))

@@ -115,10 +115,10 @@ def _without_keywords(schema: Any, keywords: Collection[str], keys_are_names: bo
         return [_without_keywords(part, keywords) for part in schema]
     if not isinstance(schema, Mapping):
         return schema
-    return {
-        key: part
-        if key in _VALUE_KEYWORDS and not keys_are_names
-        else _without_keywords(part, keywords, key in _NAME_KEYWORDS and not keys_are_names)
-        for key, part in schema.items()
-        if keys_are_names or key not in keywords
-    }
+    kept = {}
+    for key, part in schema.items():
+        if keys_are_names:
+            kept[key] = _without_keywords(part, keywords)
+        elif key not in keywords:
+            kept[key] = part if key in _VALUE_KEYWORDS else _without_keywords(part, keywords, key in _NAME_KEYWORDS)
+    return kept

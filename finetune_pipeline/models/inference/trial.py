@@ -45,10 +45,12 @@ def rows_at_once(model: Any, batch_size: int, longest: int) -> int:
 
 @torch.no_grad()
 def _first_correct_way(model: Any, reader: Callable[[Any, list[int], str], Any]) -> str:
-    config, size = model.config.get_text_config(), rows_at_once(model, len(_PROMPTS), _LONGEST)
+    config, batch_size = model.config.get_text_config(), rows_at_once(model, len(_PROMPTS), _LONGEST)
     configured_attention, problem = config._attn_implementation, ""
-    prefix, *encoded = (_mid_vocabulary_tokens(numbers, config.vocab_size) for numbers in (_PREFIX, *_PROMPTS, *_TEXTS))
-    prompts, texts = encoded[: len(_PROMPTS)], encoded[len(_PROMPTS) :]
+    prefix = _mid_vocabulary_tokens(_PREFIX, config.vocab_size)
+    prompts, texts = (
+        [_mid_vocabulary_tokens(numbers, config.vocab_size) for numbers in rows] for rows in (_PROMPTS, _TEXTS)
+    )
     expected = [logits_alone(model, prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
     for way in (APART, TREES, PLAIN):
         if way == APART and not prefix_attention.switch_on(model):
@@ -56,8 +58,8 @@ def _first_correct_way(model: Any, reader: Callable[[Any, list[int], str], Any])
         try:
             trial_reader = reader(model, prefix, way)
             rows = []
-            for start in range(0, len(prompts), size):
-                batch = trial_reader.read(prompts[start : start + size])
+            for start in range(0, len(prompts), batch_size):
+                batch = trial_reader.read(prompts[start : start + batch_size])
                 rows += trial_reader.continuations(batch, [texts] * len(batch.logits))
             problem = _difference([row[i] for i, row in enumerate(rows)], expected, way)
             if trial_reader.way != way:

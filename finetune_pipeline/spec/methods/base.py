@@ -185,7 +185,7 @@ ENDPOINT = Kind(
 """The kind of result of trainers that return no weights, for any method."""
 KINDS: dict[str, Kind] = {ENDPOINT.name: ENDPOINT}
 """Every kind of result by name."""
-M = TypeVar("M", bound=type[Method])
+MethodClass = TypeVar("MethodClass", bound=type[Method])
 
 
 def kind_of(name: str | None) -> Kind:
@@ -193,7 +193,7 @@ def kind_of(name: str | None) -> Kind:
     return KINDS.get(str(name), METHODS["lora"].kind)
 
 
-def register(cls: M) -> M:
+def register(cls: MethodClass) -> MethodClass:
     """Class decorator: add a method."""
     METHODS[cls.name] = cls()
     # keeps both dicts in the order of the tables
