@@ -278,7 +278,7 @@ def _pre_tokenizer_name(settings: Mapping[str, Any] | None) -> str:
 
 def _adds_leading_space(stored: Mapping[str, Any]) -> bool:
     """Whether a SentencePiece tokenizer puts a space before the first word."""
-    steps = []
+    steps: list[Mapping[str, Any]] = []
     for stage in (stored.get("normalizer") or {}, stored.get("pre_tokenizer") or {}):
         steps += stage.get("normalizers") or stage.get("pretokenizers") or [stage]
     prepends = any(step.get("type") == "Prepend" for step in steps)

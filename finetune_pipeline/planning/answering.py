@@ -144,5 +144,6 @@ def largest_batch(spec: TaskSpec, planner: Planner, validation: Sequence[Example
     longest_answer = max(length - len(prompt) for length, prompt in zip(lengths, prompts, strict=True))
     longest = sorted(prompts, key=len)[-spec.baseline.batch_size :]
     shared = common_prefix(longest)
-    example_tokens = max(0, round(sum(lengths) / len(lengths)) - shared)
+    # the prefix of all prompts, not of this batch: in a batch of one row it is nearly the whole prompt
+    example_tokens = max(0, round(sum(lengths) / len(lengths)) - common_prefix(prompts))
     return PromptBatch(len(longest), len(longest[-1]), shared, spec.answer_length, longest_answer), example_tokens

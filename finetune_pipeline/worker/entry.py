@@ -175,8 +175,8 @@ def classify_error(error: BaseException, job: dict[str, Any]) -> tuple[int, str,
     if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _OOM_SIGNS):
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         return EXIT_OOM, "memory", f"out of memory: {reason}\nfix: {nearest_smaller(job)}"
-    if reason := outside_words(error, job["out"]):
-        return 1, "error", reason
+    if fault := outside_words(error, job["out"]):
+        return 1, "error", fault
     traceback.print_exception(error)
     return 1, "error", f"{type(error).__name__}: {error}"
 

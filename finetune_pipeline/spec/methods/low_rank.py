@@ -77,8 +77,8 @@ class LowRank(Method):
         section 4.1)."""
         lora = settings[self.section]
         layers = shape.targeted(lora["target_modules"])
-        matrices = sum(lora["r"] * (layer.fan_in + layer.fan_out) for layer in layers)
-        magnitudes = sum(layer.fan_out for layer in layers) if lora["dora"] else 0
+        matrices: int = sum(lora["r"] * (layer.fan_in + layer.fan_out) for layer in layers)
+        magnitudes: int = sum(layer.fan_out for layer in layers) if lora["dora"] else 0
         return matrices + magnitudes
 
     def kept_bytes(self, settings: Settings, shape: Shape, tokens: int, width: int) -> int:

@@ -104,6 +104,13 @@ def test_a_row_whose_answer_cannot_be_rendered_leaves_the_others_as_they_are(bas
     assert largest_batch(task, planner, [refused, *examples]) == largest_batch(task, planner, examples)
 
 
+def test_an_example_in_a_prompt_is_as_long_in_batches_of_one_row_as_in_large_ones(base, examples) -> None:
+    planner = Planner(base, examples, examples)
+    tasks = [parse_spec((SPEC % 1024).replace("batch_size: 1", f"batch_size: {rows}")) for rows in (1, len(examples))]
+    alone, together = (largest_batch(task, planner, examples)[1] for task in tasks)
+    assert alone == together > 5
+
+
 def test_a_comparison_in_float32_goes_to_the_cpu_where_a_gpu_has_no_room(base: Path, examples: list[Example]) -> None:
     planner = Planner(base, examples, examples)
     weights = 4 * planner.shape.parameters
