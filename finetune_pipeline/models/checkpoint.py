@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,8 @@ class Checkpoint:
     def usual_head(self) -> str:
         """The usual name of the head's tensor for this model's naming of embeddings."""
         name = self.embedding or ""
-        part = "language_model." if name.startswith("language_model.") else ""  # of a model that also reads images
-        return part + (HEADS[1] if name.endswith("embed_in.weight") else HEADS[0])
+        prefix = "language_model." if name.startswith("language_model.") else ""  # of a model that also reads images
+        return prefix + (HEADS[1] if name.endswith("embed_in.weight") else HEADS[0])
 
     @property
     def tied(self) -> bool:
@@ -79,7 +80,8 @@ Make = Callable[[TensorFile], Iterator[torch.Tensor | memoryview]]
 
 @dataclass
 class Output:
-    """The recipe for one tensor of the copy: `make` computes it from the stored tensor `source`; it goes into `file`."""
+    """The recipe for one tensor of the copy: `make` computes it from the stored tensor `source` (`make` None: unchanged), and it is
+    written into `file`."""
 
     planned: StoredTensor
     file: str
@@ -113,14 +115,14 @@ class Copy:
         """Write weights, index, configuration and the other files into `target`. Returns {file: sha256}."""
         target.mkdir(parents=True, exist_ok=True)
         digests: dict[str, str] = {}
-        by_file: dict[str, dict[str, Output]] = {}
+        outputs_by_file: dict[str, dict[str, Output]] = {}
         for name, output in self.outputs.items():
-            by_file.setdefault(output.file, {})[name] = output
+            outputs_by_file.setdefault(output.file, {})[name] = output
         metadata = {f.path.name: f.metadata for f in self.source.files}
-        for file, outputs in sorted(by_file.items()):
+        for file, outputs in sorted(outputs_by_file.items()):
             tensors = {name: output.planned for name, output in outputs.items()}
             digests[file] = write_tensors(target / file, tensors, self._pieces, metadata[file] or {"format": "pt"})
-        self._write_rest(target)
+        self._write_other_files(target)
         digests |= {path.name: digest_file(path) for path in target.iterdir() if path.name not in digests}
         return dict(sorted(digests.items()))
 
@@ -129,26 +131,26 @@ class Copy:
         file = self.source.place[output.source]
         yield from output.make(file) if output.make else file.pieces(output.source)
 
-    def _write_rest(self, target: Path) -> None:
+    def _write_other_files(self, target: Path) -> None:
         source = self.source.folder
         for path in text_files(source):
             shutil.copyfile(path, target / path.name)
         if self.config:
-            _write(target / "config.json", changed_config(self.source.config, self.config))
+            _write_indented(target / "config.json", changed_config(self.source.config, self.config))
         if (source / INDEX).exists():
             index = read_json(source / INDEX)
-            index["weight_map"] = {n: o.file for n, o in sorted(self.outputs.items())}
+            index["weight_map"] = {name: output.file for name, output in sorted(self.outputs.items())}
             index["metadata"] = {**index.get("metadata", {}), "total_size": self.bytes()}
-            _write(target / INDEX, index)
+            _write_indented(target / INDEX, index)
 
     @property
     def dtypes(self) -> str:
         """Return the tensor dtypes as text: ``bfloat16+float32``."""
-        kinds = {o.planned.dtype for o in self.outputs.values()}
-        return "+".join(sorted(str(TORCH_TYPES.get(kind, kind.lower())).removeprefix("torch.") for kind in kinds))
+        stored = {output.planned.dtype for output in self.outputs.values()}
+        return "+".join(sorted(str(TORCH_TYPES.get(dtype, dtype.lower())).removeprefix("torch.") for dtype in stored))
 
     def bytes(self) -> int:
-        return sum(o.planned.size for o in self.outputs.values())
+        return sum(output.planned.size for output in self.outputs.values())
 
 
 def write_record(out: Path, folder: str, base: Path, files: Mapping[str, str], **facts: Any) -> dict[str, Any]:
@@ -163,15 +165,17 @@ def write_record(out: Path, folder: str, base: Path, files: Mapping[str, str], *
 def changed_config(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Apply `changes` to a model's configuration, wherever it stores the setting: the dtype has two names, and multi-part
     models keep the text model's settings in ``text_config``."""
-    changed = json.loads(json.dumps(config))
+    changed: dict[str, Any] = deepcopy(dict(config))
+    sections = [changed]
+    if isinstance(changed.get("text_config"), dict):
+        sections.append(changed["text_config"])
     for key, value in changes.items():
-        keys: Iterable[str] = ("dtype", "torch_dtype") if key == "dtype" else (key,)
-        parts = [changed, *([changed["text_config"]] if isinstance(changed.get("text_config"), dict) else [])]
-        places = [(part, k) for part in parts for k in keys if k in part]
-        for part, name in places or [(changed, key)]:
-            part[name] = value
-    return dict(changed)
+        names = ("dtype", "torch_dtype") if key == "dtype" else (key,)
+        present = [(section, name) for section in sections for name in names if name in section]
+        for section, name in present or [(changed, key)]:
+            section[name] = value
+    return changed
 
 
-def _write(path: Path, value: Any) -> None:
+def _write_indented(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -21,16 +21,26 @@ from finetune_pipeline.models.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from finetune_pipeline.models.ollama import modelfile
 
 MANIFEST = "export.json"
-_TOKENIZER = ("tokenizer", "special_tokens", "added_tokens", "vocab", "merges", "spiece", "chat_template")
-_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty", "do_sample", "max_length")
-_LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
+_TOKENIZER_PREFIXES = ("tokenizer", "special_tokens", "added_tokens", "vocab", "merges", "spiece", "chat_template")
+_SAMPLING_KEYS = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "typical_p",
+    "repetition_penalty",
+    "do_sample",
+    "max_length",
+)
+_LICENCE_PATTERNS = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 Card = Callable[[dict[str, Any]], str]
+"""Makes README.md from the manifest."""
 
 
 def export_model(source: Source, out: Path, card: Card, target: str = "transformers") -> dict[str, Any]:
     """Write the merged model with tokenizer, template, generation config, export.json and README.md into `out`.
 
-    card: makes README.md from the manifest. target: the server whose command README.md shows.
+    target: the server whose command README.md shows.
     Returns the manifest. Raises FindingsError for a prefix, an `out` that is not empty, and too little disk space.
     """
     _refuse_prefix(source)
@@ -83,13 +93,13 @@ def export_adapter(source: Source, out: Path, card: Card, target: str = "transfo
     if source.kind == "full":
         fix = "export the model: omit --adapter"
         raise export_error("export.no_adapter", "a full fine-tune has no adapter", fix)
-    folder, tokenizer = source.adapter.path("adapter"), model_folder(source.base.folder)
+    folder, tokenizer_folder = source.adapter.path("adapter"), model_folder(source.base.folder)
     with unfinished(out, sum(p.stat().st_size for p in folder.iterdir())) as staging:
         for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
             shutil.copyfile(folder / name, staging / name)
-        for path in sorted(tokenizer.iterdir()):
+        for path in sorted(tokenizer_folder.iterdir()):
             adapter_copy = folder / path.name
-            if path.is_file() and path.name.startswith(_TOKENIZER):
+            if path.is_file() and path.name.startswith(_TOKENIZER_PREFIXES):
                 shutil.copyfile(adapter_copy if adapter_copy.is_file() else path, staging / path.name)
         base, config = base_model(source), read_json(staging / ADAPTER_CONFIG)
         config |= {"base_model_name_or_path": base["id"], "revision": base["revision"]}
@@ -101,7 +111,7 @@ def _write_greedy_config(folder: Path, serving: Mapping[str, Any]) -> None:
     """Write the base's generation config with the evaluation's settings: greedy, with its limit of new tokens."""
     path = folder / "generation_config.json"
     generation = read_json(path) if path.is_file() else {}
-    settings = {k: v for k, v in generation.items() if k not in _SAMPLING}
+    settings = {k: v for k, v in generation.items() if k not in _SAMPLING_KEYS}
     settings |= {
         "max_new_tokens": serving["max_new_tokens"],
         "eos_token_id": serving["stop_token_ids"],
@@ -113,12 +123,14 @@ def _write_greedy_config(folder: Path, serving: Mapping[str, Any]) -> None:
 def _finish(
     source: Source, staging: Path, what: str, card: Card, target: str, gguf: dict[str, Any] | None = None
 ) -> dict[str, Any]:
+    """Add the base's licences, the manifest and README.md to the staged files. Returns the manifest.
+    what: "model" or "adapter". gguf: facts about GGUF files, whose folder has no config.json to describe."""
     base = model_folder(source.base.folder)
-    for path in (path for pattern in _LICENCES for path in base.glob(pattern) if path.is_file()):
+    for path in (path for pattern in _LICENCE_PATTERNS for path in base.glob(pattern) if path.is_file()):
         shutil.copyfile(path, staging / path.name)
     (staging / MODEL_FILE).unlink(missing_ok=True)
-    described = staging if gguf is None else model_folder(source.merged.folder)
-    manifest = describe(source, described, what, target) | ({"gguf": gguf} if gguf else {})
+    described_folder = staging if gguf is None else model_folder(source.merged.folder)
+    manifest = describe(source, described_folder, what, target) | ({"gguf": gguf} if gguf else {})
     manifest["files"] = {
         p.name: {"sha256": digest_file(p), "bytes": p.stat().st_size} for p in sorted(staging.iterdir()) if p.is_file()
     }

@@ -31,12 +31,12 @@ ARCHITECTURES = {
     "gemma3_text": "GEMMA3",
 }
 """Supported architectures: transformers' model type, and the name in the gguf package."""
-_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
-_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_SHORT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_SPLITS = {
-    rf"{_SHORT}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}": "llama-bpe",
-    rf"{_SHORT}|{_WORDS}|\p{{N}}|{_REST}": "qwen2",
+_WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+_OTHER_TEXT = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_SPLIT_NAMES = {
+    rf"{_CONTRACTION}|{_WORD}|\p{{N}}{{1,3}}|{_OTHER_TEXT}": "llama-bpe",
+    rf"{_CONTRACTION}|{_WORD}|\p{{N}}|{_OTHER_TEXT}": "qwen2",
 }
 """llama.cpp's names for the ways a byte-level tokenizer splits text into words."""
 _GEMMA3_LOCAL_BASE = 10_000.0
@@ -61,7 +61,7 @@ def write_gguf(folder: Path, target: Path, kind: Kind, *, name: str, stop_ids: S
     if len(stop_ids) > 3:
         message = f"the model ends answers with {len(stop_ids)} tokens, and a GGUF file names at most three"
         raise export_error("gguf.end_tokens", message)
-    if problems := _problems(config):
+    if problems := _unsupported_settings(config):
         raise export_error("gguf.settings", "; ".join(problems))
     writer = GGUFWriter(target, MODEL_ARCH_NAMES[arch])
     try:
@@ -88,23 +88,28 @@ def _rope(config: Any) -> dict[str, Any]:
     return dict(config.rope_parameters.get("full_attention", config.rope_parameters))
 
 
-def _problems(config: Any) -> list[str]:
+def _head_dim(config: Any) -> int:
+    """Return the width of an attention head."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def _unsupported_settings(config: Any) -> list[str]:
     """Return the model settings that llama.cpp would silently compute differently."""
-    gemma, rope = config.model_type.startswith("gemma"), _rope(config)
+    is_gemma, rope = config.model_type.startswith("gemma"), _rope(config)
     problems = []
     if (kind := rope.get("rope_type", "default")) not in ("default", "linear", "llama3"):
         problems.append(f"RoPE of type {kind}")
-    if not gemma and getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+    if not is_gemma and getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
         problems.append("sliding attention")
-    if not gemma and config.hidden_act != "silu":
+    if not is_gemma and config.hidden_act != "silu":
         problems.append(f"the activation {config.hidden_act}")
     scale = getattr(config, "query_pre_attn_scalar", None)
     if scale is not None and scale != config.head_dim:
         problems.append(f"query_pre_attn_scalar {scale} with heads of width {config.head_dim}")
     if config.model_type == "gemma3_text":
-        local = dict(config.rope_parameters).get("sliding_attention", {}).get("rope_theta", _GEMMA3_LOCAL_BASE)
-        if local != _GEMMA3_LOCAL_BASE:
-            problems.append(f"a RoPE base of {local} in sliding-window layers")
+        local_base = dict(config.rope_parameters).get("sliding_attention", {}).get("rope_theta", _GEMMA3_LOCAL_BASE)
+        if local_base != _GEMMA3_LOCAL_BASE:
+            problems.append(f"a RoPE base of {local_base} in sliding-window layers")
         expected = ["full_attention" if i % 6 == 5 else "sliding_attention" for i in range(config.num_hidden_layers)]
         if list(config.layer_types) != expected:
             problems.append("a different order of sliding-window layers")
@@ -115,18 +120,16 @@ def _add_settings(writer: Any, config: Any) -> None:
     """Write the model's shape and arithmetic settings under the keys of the GGUF specification."""
     from gguf import RopeScalingType
 
-    heads = config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    rope = _rope(config)
+    head_dim, rope = _head_dim(config), _rope(config)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(heads)
+    writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(size)
-    writer.add_value_length(size)
-    writer.add_rope_dimension_count(size)
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    writer.add_rope_dimension_count(head_dim)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
     writer.add_rope_freq_base(float(rope["rope_theta"]))
@@ -177,15 +180,16 @@ def _in_gguf_layout(name: str, tensor: np.ndarray, config: Any) -> np.ndarray:
 def _llama3_factors(config: Any, rope: Mapping[str, Any]) -> np.ndarray:
     """Return the divisor of each RoPE frequency in Llama 3.1 and later: 1 for short wavelengths, `factor` for long ones, and
     a smooth transition in between (Grattafiori et al. 2024)."""
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    frequency = 1.0 / rope["rope_theta"] ** (np.arange(0, size, 2) / size)
-    turns = rope["original_max_position_embeddings"] * frequency / (2 * np.pi)  # within the first context
+    head_dim = _head_dim(config)
+    frequency = 1.0 / rope["rope_theta"] ** (np.arange(0, head_dim, 2) / head_dim)
+    rotations = rope["original_max_position_embeddings"] * frequency / (2 * np.pi)  # within the first context
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
-    smooth = np.clip((turns - low) / (high - low), 0, 1)
+    smooth = np.clip((rotations - low) / (high - low), 0, 1)
     return np.asarray(1 / ((1 - smooth) / rope["factor"] + smooth), dtype=np.float32)
 
 
 def _storage_type(shape: Sequence[int], gguf_name: str, kind: Kind) -> Any:
+    """Return the type in which a tensor is stored: matrices in that of the file, norms and vectors in float32."""
     from gguf import GGMLQuantizationType as Type
 
     if len(shape) == 1 or "norm" in gguf_name or gguf_name == "rope_freqs.weight":
@@ -209,13 +213,13 @@ def _add_tokenizer(writer: Any, folder: Path, vocabulary: int, stop_ids: Sequenc
     from gguf import TokenType
 
     stored, loaded = read_json(folder / "tokenizer.json"), load_tokenizer(folder)
-    pairs = stored["model"]
-    if pairs["type"] != "BPE":
-        raise export_error("gguf.tokenizer", f"a tokenizer of type {pairs['type']} cannot be written as GGUF")
-    byte_fallback = bool(pairs.get("byte_fallback"))
-    merges = [m if isinstance(m, str) else " ".join(m) for m in pairs["merges"]]
+    model = stored["model"]
+    if model["type"] != "BPE":
+        raise export_error("gguf.tokenizer", f"a tokenizer of type {model['type']} cannot be written as GGUF")
+    byte_fallback = bool(model.get("byte_fallback"))
+    merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
     tokens, types = [f"[PAD{i}]" for i in range(vocabulary)], [int(TokenType.UNUSED)] * vocabulary
-    for token, i in pairs["vocab"].items():
+    for token, i in model["vocab"].items():
         is_byte = byte_fallback and re.fullmatch(r"<0x[0-9A-F]{2}>", token)
         tokens[i], types[i] = token, int(TokenType.BYTE if is_byte else TokenType.NORMAL)
     for added in stored["added_tokens"]:
@@ -227,10 +231,10 @@ def _add_tokenizer(writer: Any, folder: Path, vocabulary: int, stop_ids: Sequenc
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     if byte_fallback:
-        rank: dict[str, int] = {}
+        ranks: dict[str, int] = {}
         for i, merge in enumerate(merges):
-            rank.setdefault(merge.replace(" ", "", 1), i)
-        writer.add_token_scores([-float(rank.get(token, len(merges))) for token in tokens])
+            ranks.setdefault(merge.replace(" ", "", 1), i)
+        writer.add_token_scores([-float(ranks.get(token, len(merges))) for token in tokens])
         writer.add_add_space_prefix(_adds_leading_space(stored))
     else:
         writer.add_token_merges(merges)
@@ -239,8 +243,8 @@ def _add_tokenizer(writer: Any, folder: Path, vocabulary: int, stop_ids: Sequenc
     if loaded.unk_token_id is not None:
         writer.add_unk_token_id(loaded.unk_token_id)
     writer.add_add_bos_token(_adds_bos(loaded))
-    ends = (writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id)
-    for add, token in zip(ends, stop_ids, strict=False):
+    add_end_token = (writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id)
+    for add, token in zip(add_end_token, stop_ids, strict=False):  # there may be fewer than three
         add(token)
 
 
@@ -261,7 +265,7 @@ def _pre_tokenizer_name(settings: Mapping[str, Any] | None) -> str:
     parts = list((settings or {}).get("pretokenizers", [settings] if settings else []))
     kinds = [part["type"] for part in parts]
     if kinds == ["Split", "ByteLevel"] and not parts[1].get("use_regex", True):
-        name = _SPLITS.get(parts[0]["pattern"].get("Regex", ""))
+        name = _SPLIT_NAMES.get(parts[0]["pattern"].get("Regex", ""))
     elif kinds == ["Digits", "ByteLevel"] and parts[0]["individual_digits"] and parts[1].get("use_regex", True):
         name = "smollm"
     else:
@@ -274,8 +278,10 @@ def _pre_tokenizer_name(settings: Mapping[str, Any] | None) -> str:
 
 def _adds_leading_space(stored: Mapping[str, Any]) -> bool:
     """Whether a SentencePiece tokenizer puts a space before the first word."""
-    steps = []
-    for settings in (stored.get("normalizer"), stored.get("pre_tokenizer")):
-        for part in (settings or {}).get("normalizers") or (settings or {}).get("pretokenizers") or [settings or {}]:
-            steps.append((part.get("type"), part.get("prepend_scheme", "never")))
-    return any(kind == "Prepend" or (kind == "Metaspace" and scheme != "never") for kind, scheme in steps)
+    steps: list[Mapping[str, Any]] = []
+    for stage in (stored.get("normalizer") or {}, stored.get("pre_tokenizer") or {}):
+        steps += stage.get("normalizers") or stage.get("pretokenizers") or [stage]
+    prepends = any(step.get("type") == "Prepend" for step in steps)
+    return prepends or any(
+        step.get("type") == "Metaspace" and step.get("prepend_scheme", "never") != "never" for step in steps
+    )

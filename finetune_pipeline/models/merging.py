@@ -39,13 +39,13 @@ def merge(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dic
         files = {p.name: digest_file(p) for p in target.iterdir()}
         facts = {"kind": "full", "merged_tensors": 0, "scaling": None, "adapter_sha256": None}
     else:
-        change = read_adapter(adapter)
-        copy = plan_merge(Checkpoint(source), change, float32=float32)
+        low_rank = read_adapter(adapter)
+        copy = plan_merge(Checkpoint(source), low_rank, float32=float32)
         files, dtype = copy.write(target), copy.dtypes
         facts = {
             "kind": "lora",
-            "merged_tensors": len(change.changes),
-            "scaling": change.scaling,
+            "merged_tensors": len(low_rank.changes),
+            "scaling": low_rank.scaling,
             "adapter_sha256": digest_file(adapter / ADAPTER_WEIGHTS),
         }
     return write_record(out, "model", base, files, dtype=dtype, **facts)
@@ -59,8 +59,8 @@ def plan_merge(base: Checkpoint, adapter: Adapter, *, float32: bool = False) -> 
     if not adapter.changes.keys() <= base.place.keys():
         from finetune_pipeline.models.loading import stored_names
 
-        names = stored_names(base.folder)
-        adapter = replace(adapter, changes={names.get(name, name): low for name, low in adapter.changes.items()})
+        file_names = stored_names(base.folder)
+        adapter = replace(adapter, changes={file_names.get(n, n): change for n, change in adapter.changes.items()})
     copy = Copy.of(base)
     problems = [problem for name in adapter.changes if (problem := _misfit(base, adapter, name))]
     if problems:
@@ -74,6 +74,7 @@ def plan_merge(base: Checkpoint, adapter: Adapter, *, float32: bool = False) -> 
 
 
 def _misfit(base: Checkpoint, adapter: Adapter, name: str) -> str | None:
+    """Return why the adapter's change of a tensor does not fit the base; None if it does."""
     if name not in base.place:
         return f"the adapter changes {name!r}, which the base model does not have"
     entry, adapter_tensors, change = base.entry(name), adapter.file.entries, adapter.changes[name]
@@ -92,19 +93,21 @@ def _use_full_model(trained: Path, source: Path, target: Path) -> str:
     """Build the model from a full fine-tune's folder: link (or copy) its files, and take missing ones from the base. Returns
     the dtypes of its tensors."""
     checkpoint, base = Checkpoint(trained), Checkpoint(source)
-    wrong = sorted(n for n in base.place if n in checkpoint.place and base.entry(n).shape != checkpoint.entry(n).shape)
-    if wrong:
-        raise JobError(f"the trained model's {wrong[0]} has a different shape than the base's", _FIX_OTHER_BASE)
+    reshaped = sorted(
+        n for n in base.place if n in checkpoint.place and base.entry(n).shape != checkpoint.entry(n).shape
+    )
+    if reshaped:
+        raise JobError(f"the trained model's {reshaped[0]} has a different shape than the base's", _FIX_OTHER_BASE)
     target.mkdir(parents=True)
     for path in [*weight_files(trained), *text_files(trained)]:
-        _link(path, target / path.name)
+        _link_or_copy(path, target / path.name)
     for path in text_files(source):
         if "safetensors" not in path.name and not (target / path.name).exists():
             shutil.copyfile(path, target / path.name)
     return Copy.of(checkpoint).dtypes
 
 
-def _link(source: Path, target: Path) -> None:
+def _link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:
@@ -131,8 +134,8 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
         raise JobError(problem, "check the counts of the split")
     options = {k: job[k] for k in ("max_new_tokens", "batch_size", "stage")}
     kind = adapter_kind(adapter)
-    write: Callable[..., dict[str, Any]] = {"prompt": plain_model, "prefix": prefix_reference}.get(kind, merge)
-    facts = write(base, adapter, out)
+    write_model: Callable[..., dict[str, Any]] = {"prompt": plain_model, "prefix": prefix_reference}.get(kind, merge)
+    facts = write_model(base, adapter, out)
     comparison = parity(base, adapter, out, examples, **options)
     within_limits = comparison["mean_kl"] <= MEAN_KL_LIMIT and comparison["same_greedy_share"] >= _LEAST_AGREEMENT
     if comparison["right"] and not within_limits and kind in ("lora", "prompt") and facts["dtype"] != "float32":
@@ -142,7 +145,7 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
             "for that dtype"
         )
         say(f"{job['stage']}: {reason}; storing the changed weights in float32")
-        facts = {**write(base, adapter, out, float32=True), "stored_float32_because": reason}
+        facts = {**write_model(base, adapter, out, float32=True), "stored_float32_because": reason}
         rounded = {k: comparison[k] for k in ("mean_kl", "max_kl", "same_greedy_share")}
         comparison = {**parity(base, adapter, out, examples, **options), "rounding": rounded}
     return {
@@ -154,14 +157,14 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _serving(job: dict[str, Any], base: Path, examples: Sequence[Any]) -> dict[str, Any]:
-    """Return the settings of training and comparison that every server must use."""
+    """Return the settings of training and comparison that a server must use too. examples: all rows, for their system prompt."""
     from finetune_pipeline.models.chat import end_ids, load_tokenizer
 
-    prompts = Counter(m["content"] for e in examples for m in e.messages[:1] if m["role"] == "system")
+    system_prompts = Counter(m["content"] for e in examples for m in e.messages[:1] if m["role"] == "system")
     tokenizer = load_tokenizer(base)
     ends = sorted(end_ids(tokenizer))
     return {
-        "system_prompt": prompts.most_common(1)[0][0] if prompts else None,
+        "system_prompt": system_prompts.most_common(1)[0][0] if system_prompts else None,
         "labels": list(job["labels"]),
         "max_new_tokens": job["max_new_tokens"],
         "precision": job["precision"],

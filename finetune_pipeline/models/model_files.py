@@ -23,7 +23,7 @@ HEADS = ("lm_head.weight", "embed_out.weight")
 """Suffixes of the output head's tensor names; if the files have none of them, the head is tied to the embeddings."""
 FLOATS = {"F64", "F32", "F16", "BF16"}
 """Dtypes of weights that are not quantized."""
-_LFS = b"version "
+_LFS_POINTER = b"version "
 """First bytes of a Git LFS pointer file."""
 T = TypeVar("T")
 Size = Annotated[int, msgspec.Meta(ge=1)]
@@ -54,15 +54,20 @@ def read_config(folder: Path) -> dict[str, Any]:
     return read_typed(folder / "config.json", dict[str, Any])
 
 
+def text_settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the part of a config.json about the text model, which models of several parts keep in ``text_config``."""
+    return config.get("text_config") or config
+
+
 def read_typed(path: Path, form: type[T]) -> T:
     """Return the JSON in a file of a model folder as a struct or dict; an empty one without the file.
     Raises FindingsError, naming the file, if it is not JSON or has a value of another type."""
     try:
         return msgspec.convert(read_json(path) if path.is_file() else {}, form)
     except msgspec.ValidationError as error:
-        raise _wrong_file(path, f"has unusable content: {error}") from error
+        raise _unusable_file(path, f"has unusable content: {error}") from error
     except DamagedFile as error:
-        raise _wrong_file(path, f"is not JSON ({error.__cause__})") from error
+        raise _unusable_file(path, f"is not JSON ({error.__cause__})") from error
 
 
 def read_text(path: Path) -> str:
@@ -70,10 +75,10 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text("utf-8")
     except UnicodeDecodeError as error:
-        raise _wrong_file(path, f"is not UTF-8 text ({error})") from error
+        raise _unusable_file(path, f"is not UTF-8 text ({error})") from error
 
 
-def _wrong_file(path: Path, problem: str) -> FindingsError:
+def _unusable_file(path: Path, problem: str) -> FindingsError:
     fix = f"correct {path}, or fetch the model again"
     return base_error(f"{path.name} of {path.parent.name!r} {problem}", fix, "file")
 
@@ -103,14 +108,14 @@ def weight_files(folder: Path) -> list[Path]:
     if (single := folder / "model.safetensors") in files:
         return [single]
     if (folder / INDEX).exists():
-        return _indexed(folder)
+        return _files_in_index(folder)
     if not (folder / "config.json").exists():
         return files
     message = f"the folder {folder.name!r} contains {files[0].name}, but neither model.safetensors nor {INDEX}"
     raise base_error(message, "fetch the model again, all its files", "weights")
 
 
-def _indexed(folder: Path) -> list[Path]:
+def _files_in_index(folder: Path) -> list[Path]:
     place, fix = f"{INDEX} of {folder.name!r}", "fetch the model again"
     try:
         names = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
@@ -152,20 +157,20 @@ def tensor_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     if not file.is_file():
         raise DamagedFile(f"{file} is missing, or is not a file", "fetch it again")
     with file.open("rb") as handle:
-        if (start := handle.read(8)).startswith(_LFS):
+        if (first_bytes := handle.read(8)).startswith(_LFS_POINTER):
             raise DamagedFile(f"{file} is a Git LFS pointer, not the weights", "run `git lfs pull` in its folder")
         try:
             safe_open(file, framework="np")  # checks all of the header, and the file's length
         except SafetensorError as error:
             problem = f"{file} ({file.stat().st_size:,} bytes) is truncated, damaged or not a safetensors file: {error}"
             raise DamagedFile(problem, "fetch it again") from error
-        length = int.from_bytes(start, "little")
-        header = json.loads(handle.read(length))
+        header_length = int.from_bytes(first_bytes, "little")
+        header = json.loads(handle.read(header_length))
     metadata = header.pop("__metadata__", None) or {}
     tensors = {}
     for name, entry in header.items():
         begin, end = entry["data_offsets"]
-        tensors[name] = StoredTensor(entry["dtype"], tuple(entry["shape"]), end - begin, 8 + length + begin)
+        tensors[name] = StoredTensor(entry["dtype"], tuple(entry["shape"]), end - begin, 8 + header_length + begin)
     return tensors, metadata
 
 
@@ -176,8 +181,9 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 def quantization(config: Mapping[str, Any], folder: Path | None = None) -> str | None:
     """Return how a model's weights are quantized, from its config.json or the dtypes in its folder; None if they are not.
-    Loading ignores scales, and such a weight means nothing without them. Tensors not named ``….weight`` may be integers."""
-    if stored := config.get("quantization_config"):
-        return str(stored.get("quant_method", "some way")) if isinstance(stored, Mapping) else "some way"
+    They cannot be used: loading ignores their scales. Only tensors named ``….weight`` count; others may be integers."""
+    if declared := config.get("quantization_config"):
+        settings = declared if isinstance(declared, Mapping) else {}
+        return str(settings.get("quant_method", "some way"))
     tensors = stored_tensors(folder).items() if folder else ()
     return ", ".join(sorted({t.dtype for name, t in tensors if name.endswith(".weight")} - FLOATS)) or None

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +79,7 @@ def parity(
     Raises JobError if logits of either side are not finite.
     """
     kind = adapter_kind(adapter)
-    soft = kind in ("prompt", "prefix")
+    is_soft_prompt = kind in ("prompt", "prefix")
     new_tokens = set(model_record(merged)["soft_ids"]) if kind == "prompt" else set()
     tokenizer = load_tokenizer(merged if kind == "prompt" else base)
     rows = Rows.encode(tokenizer, examples)
@@ -89,34 +88,36 @@ def parity(
         reason = "since the base model in float32 does not fit on the GPU"
         say(f"{stage}: comparing on the CPU, {reason}; this takes longer")
     model: Any = load_for_prediction(base, device, adapter) if kind == "prefix" else load_for_prediction(merged, device)
-    name = "served model" if soft else "merged model"
-    answers = generate_and_score(model, tokenizer, rows.prompts, None, max_new_tokens, batch_size, stage, name)
-    stored = _check_finite(_without(teacher_forced_logits(model, rows, batch_size)[0], new_tokens), name)
+    served_name = "served model" if is_soft_prompt else "merged model"
+    answers = generate_and_score(model, tokenizer, rows.prompts, None, max_new_tokens, batch_size, stage, served_name)
+    stored_logits = _check_finite(
+        _without_tokens(teacher_forced_logits(model, rows, batch_size)[0], new_tokens), served_name
+    )
     merge_kl = None
     if kind == "full":
         model = load_for_prediction(adapter, device)
-        trained, same_answers = teacher_forced_logits(model, rows, batch_size, answers)
-        _check_finite(trained, "trained model")
+        trained_logits, same_answers = teacher_forced_logits(model, rows, batch_size, answers)
+        _check_finite(trained_logits, "trained model")
     else:
         from peft import PeftModel
 
         peft = PeftModel.from_pretrained(load_for_prediction(base, device), adapter).eval()
-        if soft:
-            trained, same_answers = _soft_under_peft(peft, rows, answers, new_tokens, len(stored))
+        if is_soft_prompt:
+            trained_logits, same_answers = _peft_soft_prompt_logits(peft, rows, answers, new_tokens, len(stored_logits))
         else:
-            trained, same_answers = teacher_forced_logits(peft, rows, batch_size, answers)
-        _check_finite(trained, "adapter on the base")
-        model = peft.get_base_model() if soft else peft.merge_and_unload()
-        if not soft:
+            trained_logits, same_answers = teacher_forced_logits(peft, rows, batch_size, answers)
+        _check_finite(trained_logits, "adapter on the base")
+        model = peft.get_base_model() if is_soft_prompt else peft.merge_and_unload()
+        if not is_soft_prompt:
             formula_rows = Rows(rows.prompts[:_FORMULA_ROWS], rows.gold[:_FORMULA_ROWS])
-            by_peft = teacher_forced_logits(model, formula_rows, batch_size)[0]
-            merge_kl = divergence(trained[: len(by_peft)], by_peft).mean().item()
+            peft_merge_logits = teacher_forced_logits(model, formula_rows, batch_size)[0]
+            merge_kl = divergence(trained_logits[: len(peft_merge_logits)], peft_merge_logits).mean().item()
     compared, wrong_weights = (0, []) if kind == "prefix" else differing_weights(model, merged)
     if kind == "prompt":  # the matrices with new rows are tested by their outputs
         wrong_weights = [n for n in wrong_weights if not n.endswith((*EMBEDDINGS, *HEADS, "lm_head.bias"))]
-    chosen = sum(not new_tokens.isdisjoint(answer.new_ids) for answer in answers)
-    right = not wrong_weights and not chosen and (merge_kl is None or merge_kl <= MERGE_KL_LIMIT)
-    kl = divergence(trained, stored)
+    new_tokens_chosen = sum(not new_tokens.isdisjoint(answer.new_ids) for answer in answers)
+    right = not wrong_weights and not new_tokens_chosen and (merge_kl is None or merge_kl <= MERGE_KL_LIMIT)
+    kl = divergence(trained_logits, stored_logits)
     return {
         "rows": len(examples),
         "same_greedy": sum(same_answers),
@@ -131,8 +132,8 @@ def parity(
         "right": right,
         "passed": right and kl.mean().item() <= MEAN_KL_LIMIT,
         "merge_kl": merge_kl,
-        "merge_kl_limit": None if soft else MERGE_KL_LIMIT,
-        **({"new_tokens_chosen": chosen} if soft else {}),
+        "merge_kl_limit": None if is_soft_prompt else MERGE_KL_LIMIT,
+        **({"new_tokens_chosen": new_tokens_chosen} if is_soft_prompt else {}),
     }
 
 
@@ -175,6 +176,7 @@ def differing_weights(reference: Any, merged: Path) -> tuple[int, list[str]]:
 
 
 def _rounded_once(expected: torch.Tensor, stored: torch.Tensor) -> bool:
+    """Whether `stored` is `expected` rounded once to the stored dtype, up to float32 noise in `expected`."""
     if not stored.dtype.is_floating_point:
         return torch.equal(expected.to(stored.dtype), stored)
     noise = expected.abs() * 2**-20 + (expected.abs().max() * 2**-22 if expected.numel() else 0.0)
@@ -202,20 +204,18 @@ def teacher_forced_logits(
         if sum(map(len, parts)) >= _MOST_POSITIONS and not answers:
             break
         span = slice(start, start + batch_size)
-        compared = answers[span]
-        written = [[answer.new_ids] for answer in compared] or [[] for _ in rows.gold[span]]
-        # their common tokens are read once
-        texts = [[gold, *answer_ids] for gold, answer_ids in zip(rows.gold[span], written, strict=True)]
-        for (gold, *answer_logits), answer in zip_longest(
-            reader.continuations(reader.read(rows.prompts[span]), texts), compared
-        ):
-            parts.append(gold.float().cpu())
+        gold = rows.gold[span]
+        compared: Sequence[Answer | None] = answers[span] or [None] * len(gold)
+        texts = [[ids, answer.new_ids] if answer else [ids] for ids, answer in zip(gold, compared, strict=True)]
+        logits = reader.continuations(reader.read(rows.prompts[span]), texts)
+        for (gold_logits, *answer_logits), answer in zip(logits, compared, strict=True):
+            parts.append(gold_logits.float().cpu())
             if answer is not None:
                 same_answers.append(answer.status != "error" and answer_logits[0].argmax(-1).tolist() == answer.new_ids)
     return torch.cat(parts)[:_MOST_POSITIONS], same_answers
 
 
-def _without(logits: torch.Tensor, tokens: Collection[int]) -> torch.Tensor:
+def _without_tokens(logits: torch.Tensor, tokens: Collection[int]) -> torch.Tensor:
     """Leave out the logits of some tokens; the vocabulary of these logits may lack them."""
     if not tokens:
         return logits
@@ -225,17 +225,18 @@ def _without(logits: torch.Tensor, tokens: Collection[int]) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _soft_under_peft(
-    model: Any, rows: Rows, served: Sequence[Answer], new_tokens: Collection[int], positions: int
+def _peft_soft_prompt_logits(
+    model: Any, rows: Rows, answers: Sequence[Answer], new_tokens: Collection[int], positions: int
 ) -> tuple[torch.Tensor, list[bool]]:
-    """Return the same as :func:`teacher_forced_logits` for PEFT's model, one row at a time; `positions`: how many logits."""
+    """Return what :func:`teacher_forced_logits` does, but for PEFT's model of a soft prompt, one row at a time.
+    positions: number of logits. new_tokens: the prompt's tokens in the served model."""
     parts: list[torch.Tensor] = []
     same_answers: list[bool] = []
-    for served_prompt, gold, answer in zip(rows.prompts, rows.gold, served, strict=True):
+    for served_prompt, gold, answer in zip(rows.prompts, rows.gold, answers, strict=True):
         prompt = [t for t in served_prompt if t not in new_tokens]  # PEFT puts the vectors there itself
         if sum(map(len, parts)) < positions:
             parts.append(
-                _without(logits_alone(model, prompt, gold, logits_to_keep=len(gold)).float().cpu(), new_tokens)
+                _without_tokens(logits_alone(model, prompt, gold, logits_to_keep=len(gold)).float().cpu(), new_tokens)
             )
         ids = answer.new_ids
         peft_answer = logits_alone(model, prompt, ids, logits_to_keep=len(ids)).argmax(-1).tolist() if ids else []

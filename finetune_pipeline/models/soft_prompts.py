@@ -45,24 +45,24 @@ def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) 
     original, extended, ids, tokens = _extended_tokenizer(source, len(vectors))
     dtype = "F32" if float32 else checkpoint.entry(name).dtype
     copy = Copy.of(checkpoint)
-    rows = max(checkpoint.entry(name).rows, max(ids) + 1)
-    _with_rows(copy, name, ids, vectors / scale, rows, dtype)
-    untied = checkpoint.tied
+    row_count = max(checkpoint.entry(name).rows, max(ids) + 1)
+    _set_rows(copy, name, ids, vectors / scale, row_count, dtype)
+    was_tied = checkpoint.tied
     head = checkpoint.head or checkpoint.usual_head
-    if untied and head not in copy.outputs:
+    if was_tied and head not in copy.outputs:
         copy.add(head, like=name)
-    _with_rows(copy, head, ids, _unlikely_rows(checkpoint, copy.outputs[head].source, ids), rows, dtype)
+    _set_rows(copy, head, ids, _unlikely_rows(checkpoint, copy.outputs[head].source, ids), row_count, dtype)
     bias = head.removesuffix("weight") + "bias"
     if bias in checkpoint.place:
-        _with_rows(copy, bias, ids, torch.full((len(ids),), _SUPPRESSING_BIAS), rows, checkpoint.entry(bias).dtype)
-    copy.config = {"vocab_size": rows, "tie_word_embeddings": False} | ({"dtype": "float32"} if float32 else {})
+        _set_rows(copy, bias, ids, torch.full((len(ids),), _SUPPRESSING_BIAS), row_count, checkpoint.entry(bias).dtype)
+    copy.config = {"vocab_size": row_count, "tie_word_embeddings": False} | ({"dtype": "float32"} if float32 else {})
     shutil.rmtree(target, ignore_errors=True)
     files = copy.write(target)
     extended.save_pretrained(target)
-    _suppress(target, checkpoint.config, ids)
+    _suppress_tokens(target, checkpoint.config, ids)
     _check_same_text(original, extended, ids)
     files |= {path.name: digest_file(path) for path in target.iterdir() if path.suffix != ".safetensors"}
-    soft = {"soft_tokens": tokens, "soft_ids": ids, "prompt_prefix": "".join(tokens), "untied": untied}
+    soft = {"soft_tokens": tokens, "soft_ids": ids, "prompt_prefix": "".join(tokens), "untied": was_tied}
     sha256 = digest_file(adapter / ADAPTER_WEIGHTS)
     return write_record(out, "model", base, files, kind="prompt", **soft, dtype=copy.dtypes, adapter_sha256=sha256)
 
@@ -82,8 +82,8 @@ def _embedding(base: Checkpoint) -> tuple[str, float]:
     return name, float(scale)
 
 
-def _extended_tokenizer(folder: Path, number: int) -> tuple[Any, Any, list[int], list[str]]:
-    """Return (the base's tokenizer, a copy with `number` new tokens also in its template, their ids, their names)."""
+def _extended_tokenizer(folder: Path, count: int) -> tuple[Any, Any, list[int], list[str]]:
+    """Return (the base's tokenizer, a copy with `count` new tokens, which its template writes first, their ids, their names)."""
     from transformers import AddedToken, AutoTokenizer
 
     original, extended = (
@@ -91,21 +91,23 @@ def _extended_tokenizer(folder: Path, number: int) -> tuple[Any, Any, list[int],
     )
     vocabulary = extended.get_vocab()
     first_number = next(i for i in range(len(vocabulary) + 1) if NAME.format(i) not in vocabulary)
-    tokens = [NAME.format(i) for i in range(first_number, first_number + number)]
+    tokens = [NAME.format(i) for i in range(first_number, first_number + count)]
     extended.add_tokens([AddedToken(t, special=True, normalized=False) for t in tokens], special_tokens=True)
     ids = [int(extended.convert_tokens_to_ids(t)) for t in tokens]  # type: ignore[arg-type]
     prefix, template = "".join(tokens), extended.chat_template or ""
-    templates = {k: prefix + t for k, t in template.items()} if isinstance(template, dict) else None
-    extended.chat_template = templates or prefix + template
+    if isinstance(template, dict):
+        extended.chat_template = {name: prefix + text for name, text in template.items()}
+    else:
+        extended.chat_template = prefix + template
     return original, extended, ids, tokens
 
 
 def _check_same_text(original: Any, extended: Any, ids: Sequence[int]) -> None:
-    """Check that the new template gives the new tokens, followed by exactly the tokens of the old one."""
-    rendered = [
+    """Raise JobError unless the new template gives the new tokens, followed by exactly the tokens of the old one."""
+    before, after = (
         list(t.apply_chat_template(_PROBE, tokenize=True, return_dict=True)["input_ids"]) for t in (original, extended)
-    ]
-    if rendered[1] != [*ids, *rendered[0]]:
+    )
+    if after != [*ids, *before]:
         raise JobError(
             "with new tokens in front, this tokenizer splits the following text differently, so the model would get input it "
             "was not trained on",
@@ -113,22 +115,21 @@ def _check_same_text(original: Any, extended: Any, ids: Sequence[int]) -> None:
         )
 
 
-def _with_rows(copy: Copy, name: str, ids: Sequence[int], rows: torch.Tensor, total: int, dtype: str) -> None:
-    """Extend tensor `name` of the copy to `total` rows, with `rows` at `ids`."""
-    kind = TORCH_TYPES[dtype]
-    old = copy.outputs[name]
-    source, shape = old.source, old.planned.shape
+def _set_rows(copy: Copy, name: str, ids: Sequence[int], rows: torch.Tensor, total: int, dtype: str) -> None:
+    """Extend tensor `name` of the copy to `total` rows, and set the rows at `ids` to `rows`."""
+    torch_dtype = TORCH_TYPES[dtype]
+    source, shape = copy.outputs[name].source, copy.outputs[name].planned.shape
 
     def make(file: TensorFile) -> Iterator[torch.Tensor]:
         positions = torch.tensor(list(ids))
         for start, stop in file.blocks(source):
-            block = file.rows(source, start, stop).to(kind)
+            block = file.rows(source, start, stop).to(torch_dtype)
             inside = (positions >= start) & (positions < stop)
-            block[positions[inside] - start] = rows[inside].to(kind)
+            block[positions[inside] - start] = rows[inside].to(torch_dtype)
             yield block
-        tail = torch.zeros((total - shape[0], *shape[1:]), dtype=kind)
+        tail = torch.zeros((total - shape[0], *shape[1:]), dtype=torch_dtype)
         beyond = positions >= shape[0]
-        tail[positions[beyond] - shape[0]] = rows[beyond].to(kind)
+        tail[positions[beyond] - shape[0]] = rows[beyond].to(torch_dtype)
         yield tail
 
     copy.change(name, make, dtype=dtype, shape=(total, *shape[1:]))
@@ -153,7 +154,7 @@ def _unlikely_rows(base: Checkpoint, name: str, ids: Sequence[int]) -> torch.Ten
     return (total / count).float().expand(len(ids), -1)
 
 
-def _suppress(folder: Path, config: dict[str, Any], ids: Sequence[int]) -> None:
+def _suppress_tokens(folder: Path, config: dict[str, Any], ids: Sequence[int]) -> None:
     """Suppress the new tokens in the generation config, which transformers reads; for others see :func:`_unlikely_rows`."""
     path = folder / "generation_config.json"
     ends = ("bos_token_id", "eos_token_id", "pad_token_id")

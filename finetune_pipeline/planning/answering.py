@@ -9,6 +9,7 @@ from finetune_pipeline.data.examples import Example
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat import common_prefix, encode_prompt
 from finetune_pipeline.models.hardware import GPU_SHARE
+from finetune_pipeline.models.model_files import text_settings
 from finetune_pipeline.planning.memory import SLACK, Memory, available_memory, process_overhead
 from finetune_pipeline.planning.planner import Planner, compute_width
 from finetune_pipeline.planning.shape import ModelShape
@@ -72,8 +73,15 @@ class StepMemory:
 
 def asking_settings(spec: TaskSpec) -> list[Any]:
     """Return the settings that :func:`answering_steps` depends on."""
-    b = spec.baseline
-    return [b.batch_size, b.shots, b.retrieved, spec.answer_length, spec.labels, spec.evaluation.precision]
+    baseline = spec.baseline
+    return [
+        baseline.batch_size,
+        baseline.shots,
+        baseline.retrieved,
+        spec.answer_length,
+        spec.labels,
+        spec.evaluation.precision,
+    ]
 
 
 def answering_steps(
@@ -86,31 +94,31 @@ def answering_steps(
     """
     shape, (batch, example_tokens) = planner.shape, largest_batch(spec, planner, validation)
     full_width = spec.evaluation.precision == "float32" or round(shape.stored_bytes / shape.parameters) == 4
-    too_large = device != "cpu" and shape.parameters * 4 > GPU_SHARE * available
-    comparison_device, comparison_bytes = ("cpu", available_memory("cpu")) if too_large else (device, available)
+    too_large_for_gpu = device != "cpu" and shape.parameters * 4 > GPU_SHARE * available
+    comparison_device, comparison_bytes = ("cpu", available_memory("cpu")) if too_large_for_gpu else (device, available)
     counter = TokenCounter(planner.folder)
     shot_tokens, retrieved_tokens = example_tokens * max(spec.baseline.shots), example_tokens * spec.baseline.retrieved
-    context = planner.config.get("max_position_embeddings") or 1 << 30
+    context = text_settings(planner.config).get("max_position_embeddings") or 1 << 30
     # fewer examples are shown if they do not all fit
     prompt = max(batch.prompt, min(batch.prompt + max(shot_tokens, retrieved_tokens), context - batch.new))
     # examples shared by all rows are read once
     shared = min(batch.shared + (shot_tokens if shot_tokens >= retrieved_tokens else 0), prompt)
     scored = sum(n + 1 for n in counter.count_texts(spec.labels)) if spec.labels else 0
 
-    def step(name: str, place: str, room: int, full_batch: PromptBatch, width: int) -> StepMemory:
+    def step(name: str, place: str, free: int, full_batch: PromptBatch, width: int) -> StepMemory:
         def needed(rows: int) -> int:
-            batch, tokenizer = replace(full_batch, rows=min(rows, full_batch.rows)), planner.tokenizer_bytes
-            return answering_memory(shape, batch, width=width, device=place, tokenizer_bytes=tokenizer).needed
+            batch, tokenizer_bytes = replace(full_batch, rows=min(rows, full_batch.rows)), planner.tokenizer_bytes
+            return answering_memory(shape, batch, width=width, device=place, tokenizer_bytes=tokenizer_bytes).needed
 
         rows = spec.baseline.batch_size
-        smaller = [n for k in range(rows.bit_length()) if needed(n := rows >> k) * margin <= room]
-        fits = rows in smaller
+        halvings = [rows >> k for k in range(rows.bit_length())]  # rows, rows // 2, … 1
+        largest_fitting = next((size for size in halvings if needed(size) * margin <= free), None)
         fix = ""
-        if smaller and not fits:
-            fix = f"set baseline.batch_size: {smaller[0]} (now {rows}); this takes longer"
-        elif not fits:
+        if largest_fitting is None:
             fix = "use a smaller base_model, or a machine with more memory"
-        return StepMemory(name, place, round(needed(rows) / 2**20), round(room / 2**20), fits, fix)
+        elif largest_fitting < rows:
+            fix = f"set baseline.batch_size: {largest_fitting} (now {rows}); this takes longer"
+        return StepMemory(name, place, round(needed(rows) / 2**20), round(free / 2**20), largest_fitting == rows, fix)
 
     width = 4 if full_width else compute_width("auto", device)
     return [
@@ -126,15 +134,16 @@ def largest_batch(spec: TaskSpec, planner: Planner, validation: Sequence[Example
     counter = TokenCounter(planner.folder)
     prompts: list[list[int]] = []
     lengths: list[int] = []
-    for e in validation:
+    for example in validation:
         with contextlib.suppress(FindingsError):
-            prompt = encode_prompt(counter, e.prompt_messages, e.tools)
-            lengths.append(max(len(prompt), counter.count(e.messages, tools=e.tools)))
+            prompt = encode_prompt(counter, example.prompt_messages, example.tools)
+            lengths.append(max(len(prompt), counter.count(example.messages, tools=example.tools)))
             prompts.append(prompt)
     if not lengths:
         return PromptBatch(1, 1, 0, spec.answer_length, 0), 0
-    answer = max(length - len(prompt) for length, prompt in zip(lengths, prompts, strict=True))
+    longest_answer = max(length - len(prompt) for length, prompt in zip(lengths, prompts, strict=True))
     longest = sorted(prompts, key=len)[-spec.baseline.batch_size :]
     shared = common_prefix(longest)
-    example = max(0, round(sum(lengths) / len(lengths)) - shared)
-    return PromptBatch(len(longest), len(longest[-1]), shared, spec.answer_length, answer), example
+    # the prefix of all prompts, not of this batch: in a batch of one row it is nearly the whole prompt
+    example_tokens = max(0, round(sum(lengths) / len(lengths)) - common_prefix(prompts))
+    return PromptBatch(len(longest), len(longest[-1]), shared, spec.answer_length, longest_answer), example_tokens

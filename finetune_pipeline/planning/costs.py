@@ -65,17 +65,17 @@ def task_costs(
     apis = [api_cost(price, traffic, today) for price in prices.apis]
     machines = [machine_cost(price, traffic, today) for price in prices.machines]
     # nothing is cheaper than an API that costs nothing, such as one's own
-    paid = [price for price in prices.apis if call_price(price, traffic.tuned)]
-    offered = [price for price in paid if price.until is None or price.until >= today]
+    paid_apis = [price for price in prices.apis if call_price(price, traffic.tuned)]
+    offered_apis = [price for price in paid_apis if price.until is None or price.until >= today]
     break_evens = [
         row
         for machine in prices.machines
-        for row in sorted((break_even(machine, price, traffic) for price in offered), key=lambda row: row.calls[1])
+        for row in sorted((break_even(machine, price, traffic) for price in offered_apis), key=lambda row: row.calls[1])
     ]
     return Costs(
         task=spec.name,
         day=today.isoformat(),
-        prices=str(prices.path.name),
+        prices=prices.path.name,
         traffic=traffic,
         training=training_costs(spec, prices, epoch_tokens, parameters, today),
         apis=sorted(apis, key=lambda cost: cost.per_call),

@@ -25,8 +25,10 @@ NF4 = 0.5 + 0.127 / 8
 """Bytes per parameter in 4-bit NormalFloat with double quantization (Dettmers et al. 2023, section 3)."""
 SLACK = 1.06
 """Factor for the allocator's overhead on memory that is allocated and freed within a step."""
-_TOKENIZER = 6
+_TOKENIZER_FACTOR = 6
 """Bytes in memory for each byte of tokenizer.json."""
+_ROW_TOKEN_BYTES = 53
+"""Bytes in memory for each token of the rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,36 +75,44 @@ def weight_bytes(shape: ModelShape, method: Method, width: int) -> int:
     return shape.parameters * (4 if method.holds == "float32" else width)
 
 
+def _norm_width(shape: ModelShape, method: Method, width: int) -> int:
+    """Return the bytes that a norm saves per element: the fused norm saves its result; others save the input and (if trained) the
+    normed input, in float32."""
+    if method.holds == "float32":
+        return 8
+    return 4 if shape.own_norms else width
+
+
 def layer_bytes(shape: ModelShape, settings: Mapping[str, Any], batch: Batch, width: int) -> int:
     """Return the bytes that a block saves for its backward pass, with the modules of training.fused and .attention.
 
     Follows Korthikanti et al. 2022, section 4.1, adapted to these modules: the norms' inputs, every trained layer's input (and
     its dropout mask), the gated MLP's three products, and attention's queries, keys, values and weights.
     """
-    method, t = METHODS[settings["method"]], batch.tokens
-    heads, keys = shape.heads * shape.head_dim, shape.key_heads * shape.head_dim
-    # norms: the fused norm saves its result; others save the input and (if trained) the normed input, in float32
-    norm_width = 8 if method.holds == "float32" else 4 if shape.own_norms else width
-    saved = t * (shape.norms * norm_width * shape.hidden + bool(shape.head_norms) * norm_width * (heads + keys))
-    saved += method.kept_bytes(settings, shape, t, width) + 3 * t * shape.inner * width
-    if batch.scores or not batch.mask:
-        return saved + width * (batch.queries * heads + 2 * batch.keys * keys + batch.scores * shape.heads)
+    method, tokens = METHODS[settings["method"]], batch.tokens
+    query_width, key_width = shape.heads * shape.head_dim, shape.key_heads * shape.head_dim
+    norm_width = _norm_width(shape, method, width)
+    normed = shape.norms * shape.hidden + (query_width + key_width if shape.head_norms else 0)
+    saved = tokens * norm_width * normed
+    saved += method.kept_bytes(settings, shape, tokens, width) + 3 * tokens * shape.inner * width
+    if batch.scores or not batch.mask:  # packed attention
+        return saved + width * (batch.queries * query_width + 2 * batch.keys * key_width + batch.scores * shape.heads)
     # torch's attention saves queries, keys and values for every head, its result, and a mask in the compute dtype
-    saved += width * (heads * (batch.queries + 2 * batch.keys) + batch.mask) + 4 * batch.queries * shape.heads
-    return saved + (0 if method.keeps_attention(settings, shape) else width * t * heads)
+    saved += width * (query_width * (batch.queries + 2 * batch.keys) + batch.mask) + 4 * batch.queries * shape.heads
+    return saved + (0 if method.keeps_attention(settings, shape) else width * tokens * query_width)
 
 
 def activation_bytes(shape: ModelShape, settings: Mapping[str, Any], batch: Batch, width: int) -> int:
     """Return the bytes all blocks save; with gradient checkpointing, each block's input and one block's activations."""
     block, method = layer_bytes(shape, settings, batch, width), METHODS[settings["method"]]
-    mixed = method.holds == "float32"
+    in_float32 = method.holds == "float32"
     # autocast's 16-bit copies of the trained weights
-    copies = 2 * (shape.linear + shape.vocabulary * shape.hidden) if mixed and width == 2 else 0
+    outside_blocks = 2 * (shape.linear + shape.vocabulary * shape.hidden) if in_float32 and width == 2 else 0
     if method.trains_inputs:  # otherwise the first norm saves nothing, which offsets the last one
-        copies += batch.tokens * shape.hidden * (8 if mixed else 4 if shape.own_norms else width)
+        outside_blocks += batch.tokens * shape.hidden * _norm_width(shape, method, width)
     if not checkpoints(shape, settings):
-        return shape.layers * block + copies
-    return shape.layers * batch.tokens * shape.hidden * (4 if mixed else width) + block + copies
+        return shape.layers * block + outside_blocks
+    return shape.layers * batch.tokens * shape.hidden * (4 if in_float32 else width) + block + outside_blocks
 
 
 def working_bytes(shape: ModelShape, settings: Mapping[str, Any], batch: Batch, width: int, device: str = "cpu") -> int:
@@ -121,17 +131,22 @@ def logit_bytes(
     if not batch.scores and batch.mask:
         # padded: logits of all positions from the first learned one on, and their gradient
         total += 2 * batch.logits * shape.vocabulary * width
-    head, holds = shape.vocabulary * shape.hidden, METHODS[settings["method"]].holds
-    if holds == "float32":  # the head's gradient, separate from the embedding's, and autocast's copy of the head
-        total += head * ((4 + (2 * 2 if width == 2 else 0)) if training else 2 if width == 2 else 0)
+    head_weights, holds = shape.vocabulary * shape.hidden, METHODS[settings["method"]].holds
+    if holds == "float32":
+        autocast_copy = 2 if width == 2 else 0
+        # in training also the gradients of the copy and of the head, which is separate from the embedding's
+        total += head_weights * (4 + 2 * autocast_copy if training else autocast_copy)
     elif holds == "four_bit" and width == 4:
-        total += head * 4  # the bfloat16 head, converted to float32
+        total += head_weights * 4  # the bfloat16 head, converted to float32
     return total
 
 
 def process_overhead(device: str, tokenizer_bytes: int, tokens: int = 0) -> int:
-    """Return memory other than the model's; tokens: of the rows kept in memory. On a GPU only device memory counts."""
-    return CPU_OVERHEAD + _TOKENIZER * tokenizer_bytes + 53 * tokens if device == "cpu" else GPU_OVERHEAD
+    """Return the bytes that a process needs besides the model; tokens: of the rows kept in memory. On a GPU only device memory
+    counts."""
+    if device != "cpu":
+        return GPU_OVERHEAD
+    return CPU_OVERHEAD + _TOKENIZER_FACTOR * tokenizer_bytes + _ROW_TOKEN_BYTES * tokens
 
 
 def training_memory(
@@ -149,34 +164,35 @@ def training_memory(
     width: bytes of the compute dtype (4: float32, 2: bfloat16). tokenizer_bytes: size of tokenizer.json; tokens: of both
     splits, which are kept in memory. On a GPU only device memory counts.
     """
-    method, cpu = METHODS[settings["method"]], device == "cpu"
+    method, on_cpu = METHODS[settings["method"]], device == "cpu"
     trainable, full_fine_tuning = method.trainable(settings, shape), method.holds == "float32"
     weights = weight_bytes(shape, method, width)
     # weights in the file's dtype are mapped pages of it: all of them, or those not stored in four bits
-    stored = shape.stored_bytes / shape.parameters
+    stored_per_weight = shape.stored_bytes / shape.parameters
     four_bit = method.holds == "four_bit"
-    memory_mapped = (2 if four_bit else 4 if full_fine_tuning else width) == round(stored)
-    mapped = int(stored * shape.linear) if cpu and four_bit and memory_mapped else 0
-    working = activation_bytes(shape, settings, batch, width) + working_bytes(shape, settings, batch, width, device)
-    working, logits = int(working * SLACK), int(logit_bytes(shape, settings, batch, width) * SLACK)
+    loaded_width = {"four_bit": 2, "float32": 4, "compute": width}[method.holds]
+    is_mapped = loaded_width == round(stored_per_weight)
+    mapped = int(stored_per_weight * shape.linear) if on_cpu and four_bit and is_mapped else 0
+    activations = activation_bytes(shape, settings, batch, width) + working_bytes(shape, settings, batch, width, device)
+    activations, logits = int(activations * SLACK), int(logit_bytes(shape, settings, batch, width) * SLACK)
     gradients = 4 * trainable
-    if full_fine_tuning and cpu:
+    if full_fine_tuning and on_cpu:
         gradients *= 2  # the best checkpoint is loaded while everything else is still in memory
     elif full_fine_tuning and settings["micro_batch_size"] == settings["batch_size"]:
         # a block's activations and 16-bit weights are freed before its gradients exist
-        gradients = max(0, gradients - working - logits)
+        gradients = max(0, gradients - activations - logits)
     memory = Memory(
         weights=weights,
         trained=0 if full_fine_tuning else 4 * trainable,
         gradients=gradients,
         optimiser=8 * trainable,
-        activations=working,
+        activations=activations,
         logits=logits,
         overhead=process_overhead(device, tokenizer_bytes, tokens),
         resident=mapped,
     )
-    loading = weights + memory.overhead + (0 if memory_mapped else shape.stored_bytes)
-    if cpu and loading > memory.total:  # with a large base and few trained weights, loading is the peak
+    loading = weights + memory.overhead + (0 if is_mapped else shape.stored_bytes)
+    if on_cpu and loading > memory.total:  # with a large base and few trained weights, loading is the peak
         return replace(memory, resident=memory.resident + loading - memory.total)
     return memory
 
@@ -207,12 +223,12 @@ def available_memory(device: str, group: Path = _GROUP) -> int:
 def bytes_of(gib: str, name: str) -> int:
     """Return the bytes of a number of GiB. Raises OutsideError with the name of its option or variable."""
     try:
-        free = int(float(gib) * 2**30)
+        size = int(float(gib) * 2**30)
     except (ValueError, OverflowError):
-        free = 0
-    if free <= 0:
+        size = 0
+    if size <= 0:
         raise OutsideError(f"{name}={gib!r} is not a number of GiB")
-    return free
+    return size
 
 
 def _free_within(group: Path) -> int:
@@ -239,11 +255,14 @@ def gpu_memory(kind: Literal["free", "total"] = "free") -> list[int]:
     gpus = {(row[0], row[1]): int(row[2]) * MIB for row in rows if len(row) == 3 and row[2].isdecimal()}
     visible = shown_gpus(os.environ)
     # a UUID may be abbreviated; a MIG device is in none of these rows
-    matches = [[n for (i, uuid), n in gpus.items() if name == i or uuid.startswith(name)] for name in visible or ()]
+    matches = [
+        [size for (index, uuid), size in gpus.items() if name == index or uuid.startswith(name)]
+        for name in visible or ()
+    ]
     if visible is None:
-        matches = [[n] for n in gpus.values()]
+        matches = [[size] for size in gpus.values()]
     if not matches or not all(matches):
         scope = "" if visible is None else f" of CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']!r}"
         problem = f"the memory of the GPUs{scope} cannot be read: nvidia-smi shows {output.strip()[:200]!r}"
         raise OutsideError(problem, fix)
-    return [free[0] for free in matches]
+    return [sizes[0] for sizes in matches]

@@ -165,6 +165,7 @@ def nearest_plan(planner: Planner, settings: Mapping[str, Any], available: int) 
 
 
 def _seconds(planner: Planner, settings: Mapping[str, Any], rates: Rates, model: str) -> Seconds | None:
+    """Estimate the time of a training from the rates of earlier ones; None without rates."""
     phases = [(p.method, p.tokens) for p in planner.phases(settings)] if rates else []
     return estimate_seconds(phases, rates, model, planner.precision(settings)) if phases else None
 

@@ -105,10 +105,10 @@ class Planner:
         virtual, packed = METHODS[settings["method"]].virtual_tokens(settings), self.packed(settings)
         key = (split, size, virtual, packed, len(rows), settings["max_tokens"])
         if key not in self._batches:
-            chosen: Iterable[Sequence[Row]] = (rows[i : i + size] for i in range(0, len(rows), size))
+            groups: Iterable[Sequence[Row]] = (rows[i : i + size] for i in range(0, len(rows), size))
             if split == "train":
-                chosen = drawn_batches(rows, size, max(1.0, settings["epochs"]), settings["seed"])
-            self._batches[key] = [batch_of(batch, settings, packed) for batch in chosen]
+                groups = drawn_batches(rows, size, max(1.0, settings["epochs"]), settings["seed"])
+            self._batches[key] = [batch_of(batch, settings, packed) for batch in groups]
         return self._batches[key]
 
     def phases(self, settings: Mapping[str, Any]) -> list[Phase]:
@@ -124,8 +124,8 @@ class Planner:
     def _tokens(self, split: str, settings: Mapping[str, Any]) -> float:
         """Return the tokens computed in one pass over a split."""
         batches = self.batches(split, settings)
-        rows = sum(batch.rows for batch in batches) or 1
-        return sum(batch.tokens for batch in batches) * len(self.rows(split, settings).rows) / rows
+        drawn_rows = sum(batch.rows for batch in batches) or 1
+        return sum(batch.tokens for batch in batches) * len(self.rows(split, settings).rows) / drawn_rows
 
     def computed_share(self, settings: Mapping[str, Any]) -> float:
         """Return the share of the training rows' tokens that packing leaves to compute."""
@@ -134,7 +134,7 @@ class Planner:
 
     def memory(self, settings: Mapping[str, Any]) -> Memory:
         """Return the peak memory of training and validation over all phases."""
-        candidates: list[Memory] = []
+        peaks: list[Memory] = []
         width = compute_width(settings["precision"], self.device)
         for phase in METHODS[settings["method"]].phases(settings):
             training = training_memory(
@@ -146,11 +146,12 @@ class Planner:
                 tokenizer_bytes=self.tokenizer_bytes,
                 tokens=sum(self.rows(split, settings).tokens for split in self.examples),
             )
-            candidates.append(training)
+            peaks.append(training)
             if validation := self.batches("validation", phase):
-                candidates.append(evaluation_memory(self.shape, phase, _largest(validation), training, width=width))
-        return max(candidates, key=lambda m: m.total)
+                peaks.append(evaluation_memory(self.shape, phase, _largest(validation), training, width=width))
+        return max(peaks, key=lambda m: m.total)
 
 
 def _largest(batches: Sequence[Batch]) -> Batch:
+    """Return the batch that probably needs the most memory; a score counts as a 500th of a token."""
     return max(batches, key=lambda b: (b.tokens + b.scores / 500, b.logits), default=Batch())

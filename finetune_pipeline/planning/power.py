@@ -28,6 +28,7 @@ from finetune_pipeline.spec.model import TaskSpec
 Row = Mapping[str, Any]
 RIGHT = Exact()
 LEAST_GAIN = 0.001
+"""Resolution of the detectable gain."""
 
 
 def expected_disagreement(before: float, gain: float) -> float:
@@ -48,27 +49,31 @@ def power_plan(spec: TaskSpec, test_rows: int, rival: Rival, sources: Sequence[s
     test_rows can show; null: none), power_now, enough, sentence.
     """
     gates = spec.gates
-    alpha, extra = 1 - gates.confidence, gates.wanted_gain - gates.min_gain
+    alpha, gain_above_min = 1 - gates.confidence, gates.wanted_gain - gates.min_gain
     metric, mean_metric = METRICS[spec.metric], _mean_of_rows(spec)
     needed: int | None
-    values = (mean_metric or RIGHT).row_scores(rival.rows, spec.output)
+    row_metric = mean_metric or RIGHT
+    values = row_metric.row_scores(rival.rows, spec.output)
     before = sum(values) / len(values)
-    reached = (mean_metric or RIGHT).rank(before)
     effect = design_effect(values, sources) if sources is not None else 1.0
+    independent_rows = int(test_rows / effect)
     if mean_metric:
+        reached = mean_metric.rank(before)
         deviation = _deviation(values, min(1.0, reached + gates.wanted_gain))
         headroom = 1 - reached + 1e-9
-        needed = math.ceil(effect * rows_needed_for_mean(extra, deviation, gates.power, alpha))
-        needed = needed if gates.wanted_gain <= headroom else None
-        gain = detectable_mean(int(test_rows / effect), deviation, gates.power, alpha)
+        needed = None
+        if gates.wanted_gain <= headroom:
+            needed = math.ceil(effect * rows_needed_for_mean(gain_above_min, deviation, gates.power, alpha))
+        gain = detectable_mean(independent_rows, deviation, gates.power, alpha)
         detectable = None if gain is None or gates.min_gain + gain > headroom else gates.min_gain + gain
         share, power_now = None, None
     else:
-        needed = _needed(gates, before, gates.wanted_gain, effect)
+        needed = _rows_needed(gates, before, gates.wanted_gain, effect)
         share = expected_disagreement(before, gates.wanted_gain)
-        rows = int(test_rows / effect)
-        power_now = paired_power(rows, min(extra, share), share, alpha) if rows and needed is not None else None
-        detectable = _detectable(gates, before, effect, test_rows)
+        power_now = None
+        if independent_rows and needed is not None:
+            power_now = paired_power(independent_rows, min(gain_above_min, share), share, alpha)
+        detectable = _detectable_gain(gates, before, effect, test_rows)
     plan = {
         "test_rows": test_rows,
         "wanted_gain": gates.wanted_gain,
@@ -97,11 +102,11 @@ def power_bounds(spec: TaskSpec, test_rows: int) -> dict[str, Any]:
     gates = spec.gates
     if _mean_of_rows(spec):
         # values between 0 and 1 have a standard deviation of at most a half; differences of unrelated ones have more
-        extra, widest = gates.wanted_gain - gates.min_gain, math.sqrt(2) / 2
-        fewest, most = 1, math.ceil(rows_needed_for_mean(extra, widest, gates.power, 1 - gates.confidence))
+        gain_above_min, widest = gates.wanted_gain - gates.min_gain, math.sqrt(2) / 2
+        fewest, most = 1, math.ceil(rows_needed_for_mean(gain_above_min, widest, gates.power, 1 - gates.confidence))
     else:
         shares = np.linspace(0, 1 - gates.wanted_gain, 41)
-        needed = (_needed(gates, float(share), gates.wanted_gain, 1.0) for share in shares)
+        needed = (_rows_needed(gates, float(share), gates.wanted_gain, 1.0) for share in shares)
         possible = [n for n in needed if n is not None]
         fewest, most = min(possible), max(possible)
     gain = f"+{points(gates.wanted_gain, sign=False)} points"
@@ -138,7 +143,7 @@ def _deviation(values: Sequence[float], after: float) -> float:
     return math.sqrt(2) * spread if spread > 1e-9 else math.sqrt(after * (1 - after))
 
 
-def _needed(gates: GatesSpec, before: float, gain: float, effect: float) -> int | None:
+def _rows_needed(gates: GatesSpec, before: float, gain: float, effect: float) -> int | None:
     """Return the rows needed to show that a gain exceeds gates.min_gain; None if so large a gain is impossible."""
     if before + gain > 1 + 1e-9:
         return None
@@ -146,11 +151,11 @@ def _needed(gates: GatesSpec, before: float, gain: float, effect: float) -> int 
     return math.ceil(effect * rows_needed_for_gain(gain - gates.min_gain, share, gates.power, 1 - gates.confidence))
 
 
-def _detectable(gates: GatesSpec, before: float, effect: float, test_rows: int) -> float | None:
+def _detectable_gain(gates: GatesSpec, before: float, effect: float, test_rows: int) -> float | None:
     """Return the smallest gain, to a tenth of a point, that these rows show with gates.power."""
 
     def is_detectable(gain: float) -> bool:
-        needed = _needed(gates, before, gain, effect)
+        needed = _rows_needed(gates, before, gain, effect)
         return needed is not None and needed <= test_rows
 
     steps = math.floor((1 - before - gates.min_gain) / LEAST_GAIN + 1e-9)
@@ -160,11 +165,12 @@ def _detectable(gates: GatesSpec, before: float, effect: float, test_rows: int) 
 
 
 def _sentence(plan: Mapping[str, Any]) -> str:
+    """Say whether the test rows are enough, what gains they can show, and what to do if they are too few."""
     gain = f"+{points(plan['wanted_gain'], sign=False)} points"
     rows = counted(plan["test_rows"], "test row")
     if (needed := plan["rows_needed"]) is None:
-        reached = f"On validation {plan['rival']} reaches {percent(plan['before'])}"
-        return f"{reached}: a gain of {gain} over it is impossible."
+        score = f"On validation {plan['rival']} reaches {percent(plan['before'])}"
+        return f"{score}: a gain of {gain} over it is impossible."
     sentence = f"You have {rows}; seeing {gain} with a chance of {percent(plan['power'])} takes {needed:,}."
     if plan["detectable_gain"] is not None:
         sentence += f" These rows show gains of {points(plan['detectable_gain'], sign=False)} points or more."

@@ -18,7 +18,7 @@ STALE_DAYS = 180
 """Age in days after which a price must be confirmed."""
 Range = tuple[float, float]
 """(lowest, highest)."""
-_FEWEST, _MOST = 0.63, 2.5
+_FEWEST_HOURS, _MOST_HOURS = 0.63, 2.5
 """Bounds for the hours of a rented machine, as factors on the hours at its assumed speed."""
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Speed = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -71,7 +71,7 @@ class Price(Line):
     answered_high: Speed | None = None
 
     @model_validator(mode="after")
-    def _speed_belongs_to_hours(self) -> Price:
+    def _check_fields(self) -> Price:
         if (self.unit == "hour") != (self.tokens_per_second is not None):
             raise ValueError("tokens_per_second is required with unit: hour, and allowed only there")
         low, high = self.between
@@ -88,7 +88,9 @@ class Price(Line):
     @property
     def between(self) -> tuple[float, float]:
         """The lowest and the highest price."""
-        return self.price if self.low is None else self.low, self.price if self.high is None else self.high
+        lowest = self.price if self.low is None else self.low
+        highest = self.price if self.high is None else self.high
+        return lowest, highest
 
     def of_training(self, tokens: float, parameters: float | None) -> tuple[Range, Range | None]:
         """Return (dollars, hours of a rented machine) of a training. tokens: of all epochs. The assumed speed is scaled to the
@@ -98,8 +100,8 @@ class Price(Line):
             return (low * tokens / 1e6, high * tokens / 1e6), None
         scale = parameters / self.parameters if parameters and self.parameters else 1.0
         hours = tokens * scale / self.tokens_per_second / 3600
-        fast, slow = hours * _FEWEST, hours * _MOST
-        return (low * fast, high * slow), (fast, slow)
+        fewest, most = hours * _FEWEST_HOURS, hours * _MOST_HOURS
+        return (low * fewest, high * most), (fewest, most)
 
 
 class ApiPrice(Line):

@@ -129,8 +129,8 @@ def seconds_of(machine: Price, call: Call, answered_per_second: float) -> float:
     token, reading FORWARD_OPERATIONS), and writes output at the given speed.
     """
     assert machine.tokens_per_second is not None
-    reads = machine.tokens_per_second * LOW_RANK_OPERATIONS / FORWARD_OPERATIONS
-    return call.prompt / reads + call.answer / answered_per_second
+    read_per_second = machine.tokens_per_second * LOW_RANK_OPERATIONS / FORWARD_OPERATIONS
+    return call.prompt / read_per_second + call.answer / answered_per_second
 
 
 def capacity(machine: Price, call: Call) -> tuple[float, float]:
@@ -145,15 +145,15 @@ def capacity(machine: Price, call: Call) -> tuple[float, float]:
 def machine_cost(machine: Price, traffic: Traffic, today: datetime.date) -> MachineCost:
     """Return the cost and capacity of an always-on machine."""
     low, high = machine.between
-    slow, fast = capacity(machine, traffic.tuned)
-    full = machine.price * HOURS / (fast * traffic.tuned.tokens) * 1e6
+    fewest, most = capacity(machine, traffic.tuned)
+    fully_used = machine.price * HOURS / (most * traffic.tuned.tokens) * 1e6
     return MachineCost(
         name=machine.engine,
         hour=machine.price,
         month=(low * HOURS, machine.price * HOURS, high * HOURS),
-        calls=(slow, fast),
-        per_million={f"{share:.0%}": full / share for share in UTILISATIONS},
-        utilisation=traffic.calls / fast if traffic.calls else None,
+        calls=(fewest, most),
+        per_million={f"{share:.0%}": fully_used / share for share in UTILISATIONS},
+        utilisation=traffic.calls / most if traffic.calls else None,
         date=machine.date.isoformat(),
         warnings=machine.warnings(today),
         note=machine.note,
@@ -162,17 +162,17 @@ def machine_cost(machine: Price, traffic: Traffic, today: datetime.date) -> Mach
 
 def break_even(machine: Price, api: ApiPrice, traffic: Traffic) -> BreakEven:
     """Return the volume from which a machine with the fine-tuned model is cheaper than an API, in that model's tokens."""
-    served = traffic.tuned
+    tuned = traffic.tuned
     low, high = machine.between
-    per_call = call_price(api, served if api.tuned else traffic.prompted)
+    per_call = call_price(api, tuned if api.tuned else traffic.prompted)
     calls = low * HOURS / per_call, machine.price * HOURS / per_call, high * HOURS / per_call
-    least, listed, most = (n * served.tokens / 1e6 for n in calls)
+    least, listed, most = (n * tuned.tokens / 1e6 for n in calls)
     return BreakEven(
         machine=machine.engine,
         api=api.name,
         calls=calls,
         millions=(least, listed, most),
-        utilisation=calls[1] / capacity(machine, served)[1],
+        utilisation=calls[1] / capacity(machine, tuned)[1],
     )
 
 
@@ -181,24 +181,26 @@ def in_use(utilisation: float) -> str:
     return percent(utilisation) if utilisation <= 1 else f"{utilisation:,.1f} machines"
 
 
-def request_prices(prices: PriceList, tuned: Call, prompted: Call, asked: str = "") -> list[RequestPrice]:
+def request_prices(prices: PriceList, tuned: Call, prompted: Call, evaluated_model: str = "") -> list[RequestPrice]:
     """Return the price of 1,000 requests for every offer, with the fine-tuned model or another one with the best prompt.
-    asked: the API model that was evaluated."""
+    evaluated_model: the API model that was evaluated; empty if none."""
     offers = [
         RequestPrice(
             where=price.name,
             how="fine-tuned" if price.tuned else "with the best prompt",
             dollars=1000 * call_price(price, tuned if price.tuned else prompted),
             date=price.date.isoformat(),
-            evaluated=bool(asked) and price.model == asked,
+            evaluated=bool(evaluated_model) and price.model == evaluated_model,
         )
         for price in prices.apis
     ]
     for machine in prices.machines:
-        full = 1000 * machine.price * HOURS / capacity(machine, tuned)[1]
+        fully_used = 1000 * machine.price * HOURS / capacity(machine, tuned)[1]
         for share in UTILISATIONS:
             how, date = f"fine-tuned, always on, {share:.0%} in use", machine.date.isoformat()
-            offers.append(RequestPrice(where=machine.engine, how=how, dollars=full / share, date=date, evaluated=False))
+            offers.append(
+                RequestPrice(where=machine.engine, how=how, dollars=fully_used / share, date=date, evaluated=False)
+            )
     return sorted(offers, key=lambda offer: offer.dollars)
 
 
@@ -218,6 +220,7 @@ def rule_of_thumb(prices: PriceList) -> list[str]:
     (low, high), (least, most) = machine.between, THUMB_MILLIONS
     per_million = call_price(api, Call(500_000, 500_000))
     even_low, even_high = low * HOURS / per_million, high * HOURS / per_million
+    # tokens per second at which a million cost that much
     fast, slow = (machine.price / dollars * 1e6 / 3600 for dollars in THUMB_DOLLARS)
     return [
         f"Rule of thumb: from {least:g} to {most:g} million tokens per month on, an always-on {machine.engine} is "

@@ -32,7 +32,7 @@ class TrainingOrder:
         base: Artifact or folder of the base model.
         out: Output folder: adapter/, history.jsonl, measured.json; work: folder that survives a kill.
         launch: Runs a job of worker.jobs in a child process on this machine, and returns its facts.
-        home: FINETUNE_HOME, the folder of all artifacts.
+        home: FINETUNE_HOME, the folder of all artifacts. task_folder: folder of task.yaml, which may have a price list.
         tick: Called after every poll; sends work/history.jsonl to those who follow the training.
     """
 
@@ -98,10 +98,11 @@ class Trainer(ABC):
 
 
 TRAINERS: dict[str, Trainer] = {}
-T = TypeVar("T", bound=type[Trainer])
+TrainerClass = TypeVar("TrainerClass", bound=type[Trainer])
 
 
-def register(cls: T) -> T:
+def register(cls: TrainerClass) -> TrainerClass:
+    """Class decorator: add a trainer."""
     TRAINERS[cls.name] = cls()
     return cls
 
@@ -138,7 +139,7 @@ def train(order: TrainingOrder) -> dict[str, Any]:
 
 
 def preflight(spec: TaskSpec, folder: Path, base: Path | None = None) -> list[Finding]:
-    """Return findings against training a task: on spec and base model (planning.preflight), and trainer."""
+    """Return findings against training a task: those of planning.preflight on spec and base model, and those on its trainer."""
     return [*task_preflight(spec, folder, base), *_trainer_findings(spec)]
 
 
@@ -157,6 +158,7 @@ def _trainer_findings(spec: TaskSpec) -> list[Finding]:
 
 
 def _option_findings(trainer: Trainer, spec: TaskSpec) -> list[Finding]:
+    """Check training.trainer_options against the trainer's schema."""
     options = spec.training.trainer_options
     place = "task.yaml: training.trainer_options"
     if trainer.options is None:
@@ -167,7 +169,7 @@ def _option_findings(trainer: Trainer, spec: TaskSpec) -> list[Finding]:
     except ValidationError as error:
         fix = f"the trainer {trainer.name} takes {', '.join(trainer.options.model_fields)}"
         return [
-            Finding("training.trainer_options", "error", ".".join([place, *map(str, e["loc"])]), f"{e['msg']}", fix)
+            Finding("training.trainer_options", "error", ".".join([place, *map(str, e["loc"])]), e["msg"], fix)
             for e in error.errors()
         ]
     return []

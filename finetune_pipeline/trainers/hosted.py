@@ -82,22 +82,26 @@ class HostedTrainer(Trainer):
             raise FindingsError(blocking)
         self.service, self.order, self.poll_seconds = self.connect(spec), order, section.poll_seconds
         self.ledger, self.began = Ledger(order.home / "jobs"), time.monotonic()
-        train = training_examples(read_examples(order.train), spec.training.model_dump())
-        rows = {"train": train, "validation": read_examples(order.validation)}
-        self.files = {name: write_chat_file(order.work / f"{name}_upload.jsonl", split) for name, split in rows.items()}
+        examples = {
+            "train": training_examples(read_examples(order.train), spec.training.model_dump()),
+            "validation": read_examples(order.validation),
+        }
+        self.files = {
+            name: write_chat_file(order.work / f"{name}_upload.jsonl", split) for name, split in examples.items()
+        }
         self.digests = {split: digest_file(file.path) for split, file in self.files.items()}
-        self.bought = Order(
+        self.ledger_order = Order(
             trainer=self.name,
             service=section.base_url or self.service.place,
             model=self.service.model,
             **self.digests,
             hyperparameters=self.service.hyperparameters,
         )
-        with on_interrupt(self._cancel_asked):
-            prepare = functools.partial(self._prepare, rows=rows)
-            job = self.ledger.job_of(self.bought, self.service, prepare, section.settle_seconds)
+        with on_interrupt(self._cancel_requested):
+            prepare = functools.partial(self._prepare, examples=examples)
+            job = self.ledger.job_of(self.ledger_order, self.service, prepare, section.settle_seconds)
         tell("adapter", f"job {job.id} at {self.service.place}: {job.word}")
-        self._reported: set[str] = set()  # ids of events, and rows of the history
+        self._reported: set[str] = set()  # ids of events, and rows of losses as text
         return job.id
 
     def poll(self, training: str) -> Literal["running", "ended"]:
@@ -116,14 +120,14 @@ class HostedTrainer(Trainer):
             outcome = f"the job {training} at {self.service.place} may still run, cancel it there: {failure}"
         try:
             job = self.service.job(training)
-            self.ledger.note_state(self.bought, job)
+            self.ledger.note_state(self.ledger_order, job)
             return f"{outcome}; {self._cost(job)}"
         except (Unclear, Refused):
             return f"{outcome}; its cost so far is unknown"
 
-    def _cancel_asked(self, interrupt: BaseException) -> None:
-        """Cancel a requested job whose id is not known yet."""
-        attempt = self.ledger.entry(self.bought).attempt
+    def _cancel_requested(self, interrupt: BaseException) -> None:
+        """Cancel a job that was requested, but whose id is not known yet. Notes on the interrupt state the outcome."""
+        attempt = self.ledger.entry(self.ledger_order).attempt
         if attempt.asked_at is None:
             return
         try:
@@ -136,7 +140,7 @@ class HostedTrainer(Trainer):
 
     def collect(self, training: str, order: TrainingOrder) -> dict[str, Any]:
         job = self._retry(lambda: self.service.job(training))
-        self.ledger.note_state(self.bought, job)
+        self.ledger.note_state(self.ledger_order, job)
         if job.state != "succeeded":
             text = f"the job {job.id} at {self.service.place} {job.state}: {self.service.plain(job.reason or job.word)}"
             fix = "fix what the service reports; running again buys a new job"
@@ -148,14 +152,14 @@ class HostedTrainer(Trainer):
         """Return the default name of the base model: most services know Hub ids."""
         return spec.base_model if model_kind(spec.base_model, spec.base_revision) == "hub" else None
 
-    def _prepare(self, entry: Entry, rows: dict[str, list[Example]]) -> Files:
+    def _prepare(self, entry: Entry, examples: dict[str, list[Example]]) -> Files:
         """Upload the order's files, or refuse the order. Checks that need no upload come first."""
         spec, service = self.order.spec, self.service
         rules, findings = service.file_rules(), service.findings()
         for split, file in self.files.items():
-            findings += file_findings(split, file, rows[split], rules)
+            findings += file_findings(split, file, examples[split], rules)
         estimate = listed_price(service, self.files["train"].tokens, self.order.home, self.order.task_folder)
-        if not (self.estimates and estimate.dollars is None):  # else the service gives one after the upload
+        if estimate.dollars is not None or not self.estimates:  # else the service gives one after the upload
             findings += budget_findings(spec.training.budget_usd, estimate, self.order.home)
         if blocking := errors(findings):
             raise FindingsError(blocking)
@@ -169,6 +173,7 @@ class HostedTrainer(Trainer):
         return files
 
     def _upload(self, entry: Entry, split: str, file: ChatFile) -> str:
+        """Upload a split, unless the ledger has a file of the same content. Returns the service's id of the file."""
         digest = self.digests[split]
         if digest not in entry.files:
             tell("adapter", f"uploads {file.rows} rows of {split} to {self.service.place}")
@@ -191,20 +196,21 @@ class HostedTrainer(Trainer):
             self._reported |= set(map(str, new_rows))
             history.write(self.order.work / "history.jsonl", rows)
 
-    def _retry(self, question: Callable[[], Answer]) -> Answer:
-        """Retry a free request for a while until its answer is clear."""
-        for number in range(_MAX_ATTEMPTS - 1):
+    def _retry(self, request: Callable[[], Answer]) -> Answer:
+        """Repeat a free request until its answer is clear; the last attempt's Unclear is raised."""
+        for attempt in range(_MAX_ATTEMPTS - 1):
             try:
-                return question()
+                return request()
             except Unclear:
-                time.sleep(min(self.poll_seconds, 2.0**number, _MAX_PAUSE))
-        return question()
+                time.sleep(min(self.poll_seconds, 2.0**attempt, _MAX_PAUSE))
+        return request()
 
     def _cost(self, job: Job) -> str:
+        """Describe what the job has cost so far: dollars, else tokens, and the estimate."""
         if job.dollars is not None:
             return f"it cost ${job.dollars:,.2f} so far"
-        billed = "the billed tokens are not known yet"
-        if job.tokens is not None:
-            billed = f"{job.tokens:,} tokens were billed so far"
-        estimate = self.ledger.entry(self.bought).estimate_usd
+        billed = (
+            "the billed tokens are not known yet" if job.tokens is None else f"{job.tokens:,} tokens were billed so far"
+        )
+        estimate = self.ledger.entry(self.ledger_order).estimate_usd
         return billed if estimate is None else f"{billed}; the whole job was estimated at ${estimate:,.2f}"

@@ -76,7 +76,7 @@ def write_result(trainer: HostedTrainer, job: Job) -> dict[str, Any]:
         "seconds": round(time.monotonic() - trainer.began, 2),
         "billed_tokens": job.tokens,
         "dollars": job.dollars,
-        "estimated_dollars": trainer.ledger.entry(trainer.bought).estimate_usd,
+        "estimated_dollars": trainer.ledger.entry(trainer.ledger_order).estimate_usd,
     }
     write_json(order.out / "measured.json", measured)
     write_json(order.out / "result.json", facts)

@@ -20,7 +20,7 @@ from finetune_pipeline.trainers.service import Files, Job, JobState, Refused, Se
 
 MOST_REQUESTS = 3
 """Maximum number of requests per run for a job that the service does not have afterwards."""
-_ASK_EVERY = 2.0
+_MAX_QUERY_PAUSE = 2.0
 """Longest pause in seconds between two queries for an uncertain job."""
 
 
@@ -123,16 +123,18 @@ class Ledger:
             return self._buy(entry, service, files, settle)
 
     def _known_job(self, entry: Entry, service: Service, settle: float) -> Job | None:
+        """Return the job of the entry's last attempt, in its current state; None if the service has none."""
         attempt = entry.attempt
         if attempt.job is not None:
             job: Job | None = self._bought_job(entry, attempt.job, service)
         elif attempt.asked_at is not None and attempt.state != "refused":
             job = self._await_job(service, attempt, settle)
         else:  # the ledger may be new, and the job not
-            job = _first_of(service.jobs_named(attempt.name), service)
+            job = _job_to_resume(service.jobs_named(attempt.name), service)
         return self._recorded(entry, job) if job is not None else None
 
     def _bought_job(self, entry: Entry, job: str, service: Service) -> Job:
+        """Return a job that the ledger has the id of. Raises Refused if the service does not know it."""
         try:
             return service.job(job)
         except Refused as refusal:
@@ -146,12 +148,14 @@ class Ledger:
             ) from None
 
     def _recorded(self, entry: Entry, job: Job) -> Job:
+        """Write a job's id and state into the ledger, and return it."""
         if (entry.attempt.job, entry.attempt.state) != (job.id, job.state):
             entry.attempt.job, entry.attempt.state = job.id, job.state
             self.write(entry)
         return job
 
     def _buy(self, entry: Entry, service: Service, files: Files, settle: float) -> Job:
+        """Request a job until the service has it, at most MOST_REQUESTS times."""
         for _ in range(MOST_REQUESTS):
             entry.attempt.asked_at, entry.attempt.state = time.time(), "unknown"
             self.write(entry)  # before the request: if this process dies, the next one knows that a job may exist
@@ -161,9 +165,9 @@ class Ledger:
                 entry.attempt.state, entry.files = "refused", {}  # an uploaded file may be the cause
                 self.write(entry)
                 raise
-            except Unclear as doubt:
-                say(f"adapter: {doubt}")
-                last_answer = doubt.problem
+            except Unclear as unclear:
+                say(f"adapter: {unclear}")
+                last_answer = unclear.problem
                 job = self._await_job(service, entry.attempt, settle)
             if job is not None:
                 return self._recorded(entry, job)
@@ -175,19 +179,21 @@ class Ledger:
 
     def _await_job(self, service: Service, attempt: Attempt, settle: float) -> Job | None:
         """Wait for the job of an uncertain request; None if it can no longer appear. Raises Unclear if this stays unknown."""
-        deadline = time.monotonic() + max(0.0, min(settle, (attempt.asked_at or 0.0) + settle - time.time()))
+        seconds_left = (attempt.asked_at or 0.0) + settle - time.time()
+        # at most `settle`: the clock may have been set back since the request
+        deadline = time.monotonic() + max(0.0, min(settle, seconds_left))
         pause = 0.05
         while True:
             is_late = time.monotonic() >= deadline
             try:
-                job = _first_of(service.jobs_named(attempt.name), service)
+                job = _job_to_resume(service.jobs_named(attempt.name), service)
                 if job is not None or is_late:
                     return job
             except Unclear:
                 if is_late:
                     raise
             time.sleep(max(0.0, min(pause, deadline - time.monotonic())))
-            pause = min(2 * pause, _ASK_EVERY)
+            pause = min(2 * pause, _MAX_QUERY_PAUSE)
 
     def _path(self, order: Order) -> Path:
         return self.folder / f"{order.trainer}-{order.key}.json"
@@ -196,7 +202,7 @@ class Ledger:
         return hold(self.folder / ".locks" / order.key)
 
 
-def _first_of(jobs: list[Job], service: Service) -> Job | None:
+def _job_to_resume(jobs: list[Job], service: Service) -> Job | None:
     """Return the job to resume: the first that has not failed. Reports duplicates, because they cost money."""
     usable = [job for job in jobs if job.state in ("running", "succeeded")]
     for job in usable[1:]:

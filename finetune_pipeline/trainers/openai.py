@@ -28,6 +28,7 @@ class OpenAiTrainer(HostedTrainer):
     usual_key = "OPENAI_API_KEY"
 
     def profile(self, spec: TaskSpec) -> Profile:
+        """Return the service's profile; for `other` with the meaning of its learning rate from task.yaml."""
         section = spec.training.openai
         profile = PROFILES[section.profile]
         rate = section.learning_rate_means if section.profile == "other" else profile.rate
@@ -48,8 +49,8 @@ class OpenAiTrainer(HostedTrainer):
         if profile.base_url is None and section.base_url is None:
             message = f"the profile {section.profile} has no address of its own"
             findings.append(self.finding("address", "base_url", message, "write the service's address, ending in /v1"))
-        base = re.sub(r"-\d{4}-\d\d-\d\d$", "", section.model or "")
-        if section.model and profile.tunable is not None and base not in profile.tunable:
+        undated_model = re.sub(r"-\d{4}-\d\d-\d\d$", "", section.model or "")
+        if section.model and profile.tunable is not None and undated_model not in profile.tunable:
             message = f"{section.model!r} cannot be fine-tuned at {profile.label}"
             fix = f"choose from {', '.join(profile.tunable)} (optionally followed by a date), or {INSTEAD}"
             findings.append(self.finding("not_tunable", "model", message, fix))
@@ -71,6 +72,7 @@ class OpenAiTrainer(HostedTrainer):
         return findings
 
     def _rate_problems(self, spec: TaskSpec, profile: Profile) -> Iterator[Finding]:
+        """Yield findings on the learning rate, which services read as an absolute rate or as a factor on their own."""
         key, factor = "learning_rate_multiplier", spec.training.openai.learning_rate_multiplier
         if profile.rate is None:
             message = f"it is unknown whether this server reads {key} as a factor or as an absolute rate"

@@ -35,7 +35,7 @@ from finetune_pipeline.trainers.storage import Storage
 from finetune_pipeline.training.processes import STRATEGY
 from finetune_pipeline.worker.process import EXIT_CONFIG, NO_RETRY
 
-_PATHS = ("train", "validation", "out", "work", "start_from")
+_PATH_KEYS = ("train", "validation", "out", "work", "start_from")
 """Keys of a training job whose values are paths."""
 
 
@@ -50,8 +50,9 @@ def main() -> None:
         else:
             ray_data.make(place, request)
     except Exception as error:  # noqa: BLE001 - error.json reports any error
-        place.write_json("error.json", ended := place.read_json("error.json") or _driver_error(error))
-        sys.exit(f"{ended['message']}\n")
+        failure = place.read_json("error.json") or _driver_error(error)
+        place.write_json("error.json", failure)
+        sys.exit(f"{failure['message']}\n")
 
 
 def _driver_error(error: Exception) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def train(storage: str, place: Storage, request: Mapping[str, Any]) -> None:
             phase = out_folder.relative_to(root).as_posix()
             if not place.has_folder(f"trained/{phase}"):
                 # with paths relative to the scratch folder, which has a different path on every worker
-                paths = {name: Path(job[name]).relative_to(root).as_posix() for name in _PATHS if job[name]}
+                paths = {name: Path(job[name]).relative_to(root).as_posix() for name in _PATH_KEYS if job[name]}
                 _fit({**job, **paths, "base": request["base"]}, phase, storage, place, spec.training.ray)
             place.get(f"trained/{phase}", out_folder)
             return dict(read_json(out_folder / "result.json"))
@@ -112,10 +113,10 @@ def _fit(job: Mapping[str, Any], phase: str, storage: str, place: Storage, secti
             trainer.fit()
             return
         except TrainingFailedError as error:
-            ended = place.read_json("error.json") or _driver_error(error)
-            if ended["code"] in NO_RETRY or failures == section.max_failures:
+            failure = place.read_json("error.json") or _driver_error(error)
+            if failure["code"] in NO_RETRY or failures == section.max_failures:
                 raise
-            say(f"{job['stage']}: the workers failed and are restarted: {ended['message']}")
+            say(f"{job['stage']}: the workers failed and are restarted: {failure['message']}")
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -134,7 +135,7 @@ def train_worker(config: dict[str, Any]) -> None:
     else:
         mute()
     job = {**config["job"], "base": str(root / "base")}
-    job |= {name: str(root / job[name]) for name in _PATHS if job[name]}
+    job |= {name: str(root / job[name]) for name in _PATH_KEYS if job[name]}
     try:
         if is_first_on_node:
             _bring_inputs(config, place, root)
@@ -168,17 +169,18 @@ def _listener(place: Storage, worker: str, history: Path) -> Callable[[str], Non
     unreachable, training continues, and the next line's upload includes all earlier lines."""
     lines: list[str] = []
 
-    def keep(line: str) -> None:
+    def upload(line: str) -> None:
         lines.append(line)
         with contextlib.suppress(OSError, OutsideError):
             if history.exists():
                 place.put(history, "history.jsonl")
             place.write_json("said.json", {"worker": worker, "lines": lines})
 
-    return keep
+    return upload
 
 
 def _strategy(job: Mapping[str, Any], workers: int) -> str:
+    """Choose how the workers share the training; see :func:`finetune_pipeline.worker.launch.choose`."""
     from finetune_pipeline.worker.launch import choose
 
     if workers == 1:

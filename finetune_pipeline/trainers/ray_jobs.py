@@ -51,6 +51,7 @@ def cluster_of(section: RaySection) -> Cluster | None:
 
 
 def storage_of(section: RaySection) -> str:
+    """Return the address of the storage that task.yaml names, else of the folder in FINETUNE_HOME."""
     return section.storage or str(read_settings().home / "ray" / "storage")
 
 
@@ -74,7 +75,7 @@ class RayJob:
 
     name: derived from everything that affects the result; also its folder in the storage. stage: the step, for progress
     messages. work: local folder that survives a kill. submission: its id on the cluster; None: only the result is left to
-    collect.
+    collect. worker, lines: which log is read, and how many of its lines were reported.
     """
 
     name: str
@@ -101,12 +102,12 @@ class RayJob:
     def begin(self, bring_inputs: Callable[[Storage], None]) -> None:
         """Find the job, or submit a new attempt. bring_inputs: uploads the inputs, and job.json, to the job's folder."""
         place = self.place
-        if self._collected.exists() or place.has_folder("result"):
+        if self._collected_mark.exists() or place.has_folder("result"):
             say(f"{self.stage}: the Ray job has already ended; collecting its result")
             return
         with _connected(self.cluster) as client:
             attempts = _attempts(client, self.name)
-            running = [attempt for attempt, going in attempts.items() if going]
+            running = [number for number, is_running in attempts.items() if is_running]
             if running:
                 self.submission = f"{self.name}-{running[-1]}"
                 say(f"{self.stage}: resuming the Ray job {self.submission}")
@@ -125,7 +126,7 @@ class RayJob:
             tell(self.stage, line)
         try:
             with _connected(self.cluster) as client:
-                info = _info(client, self.submission)
+                info = _job_info(client, self.submission)
         except OutsideError as error:
             self.unreachable_since = self.unreachable_since or time.monotonic()
             if time.monotonic() - self.unreachable_since > _UNREACHABLE_SECONDS:
@@ -142,9 +143,9 @@ class RayJob:
         try:
             with _connected(self.cluster) as client:
                 client.stop_job(self.submission)
-                limit = time.monotonic() + _STOP_SECONDS
-                while (info := _info(client, self.submission)) and not info.status.is_terminal():
-                    if time.monotonic() > limit:
+                deadline = time.monotonic() + _STOP_SECONDS
+                while (info := _job_info(client, self.submission)) and not info.status.is_terminal():
+                    if time.monotonic() > deadline:
                         say(f"{self.stage}: the Ray job {self.submission} was asked to stop but has not ended yet")
                         return
                     time.sleep(0.2)
@@ -155,15 +156,15 @@ class RayJob:
     def collect(self, out: Path) -> None:
         """Download the result into `out`, and empty the job's folder in the storage. Raises JobError if the job was refused, and
         would be again, and OutsideError if it failed."""
-        folder, place = self.work / "collected", self.place
-        if not self._collected.exists():
+        collected, place = self.work / "collected", self.place
+        if not self._collected_mark.exists():
             if not place.has_folder("result"):
                 raise self._failure()
-            shutil.rmtree(folder, ignore_errors=True)
-            place.get("result", folder)
-            write_json(self._collected, {"job": self.submission})
+            shutil.rmtree(collected, ignore_errors=True)
+            place.get("result", collected)
+            write_json(self._collected_mark, {"job": self.submission})
         place.delete()  # do not leave personal data in the storage
-        shutil.copytree(folder, out, dirs_exist_ok=True)
+        shutil.copytree(collected, out, dirs_exist_ok=True)
 
     def run(self, bring_inputs: Callable[[Storage], None], out: Path) -> None:
         """Begin, wait for the end, and collect. An interrupt stops the job; after a local failure it continues, and the next run
@@ -175,7 +176,7 @@ class RayJob:
         self.collect(out)
 
     @property
-    def _collected(self) -> Path:
+    def _collected_mark(self) -> Path:
         """Path of the file that marks a complete result in the work folder; the storage may then be emptied."""
         return self.work / "collected.json"
 
@@ -184,7 +185,7 @@ class RayJob:
         import requests
 
         assert self.submission is not None
-        limit = time.monotonic() + _AGENT_SECONDS
+        deadline = time.monotonic() + _AGENT_SECONDS
         while True:
             try:
                 client.submit_job(
@@ -194,9 +195,9 @@ class RayJob:
                 )
                 return
             except (RuntimeError, requests.RequestException) as error:
-                if _info(client, self.submission) is not None:
+                if _job_info(client, self.submission) is not None:
                     return
-                if "No available agent" not in str(error) or time.monotonic() > limit:
+                if "No available agent" not in str(error) or time.monotonic() > deadline:
                     raise OutsideError(f"the Ray cluster rejected the job: {_reason(error)}") from error
                 time.sleep(1.0)
 
@@ -255,7 +256,7 @@ def _connected(cluster: Cluster) -> Iterator[JobSubmissionClient]:
 
 
 def _attempts(client: JobSubmissionClient, name: str) -> dict[int, bool]:
-    """Return the attempts of a job on the cluster, and whether each is running."""
+    """Return whether each attempt of a job on the cluster is running, by the attempt's number, in ascending order."""
     attempts = {}
     for job in client.list_jobs():
         prefix, _, number = (job.submission_id or "").rpartition("-")
@@ -264,7 +265,7 @@ def _attempts(client: JobSubmissionClient, name: str) -> dict[int, bool]:
     return dict(sorted(attempts.items()))
 
 
-def _info(client: JobSubmissionClient, submission: str) -> Any:
+def _job_info(client: JobSubmissionClient, submission: str) -> Any:
     """Return the cluster's information about a job; None for an unknown job."""
     try:
         return client.get_job_info(submission)

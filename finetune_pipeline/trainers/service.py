@@ -167,10 +167,13 @@ class Service(ABC):
     def plain(self, text: str) -> str:
         """Return a service's message as one short line, without control characters and the key."""
         key = os.environ.get(self.key_name, "")
-        line = "".join(c if c.isprintable() else " " for c in text)
-        return " ".join((line.replace(key, "[key]") if key else line).split())[:300]
+        line = "".join(character if character.isprintable() else " " for character in text)
+        if key:
+            line = line.replace(key, "[key]")
+        return " ".join(line.split())[:300]
 
     def _failure(self, action: str, error: Exception) -> Refused | Unclear:
+        """Return the error for a failed request: Refused if its status or the SDK says so, else Unclear."""
         status = getattr(error, "status_code", None)
         text = self.plain(_body_message(error) or str(error) or type(error).__name__)
         if isinstance(status, int) and 400 <= status < 500 and status not in _BUSY:

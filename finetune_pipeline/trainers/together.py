@@ -27,6 +27,7 @@ from finetune_pipeline.trainers.service import Refused, Unclear
 from finetune_pipeline.trainers.together_service import ENDPOINT_PREFIX, TogetherService
 
 _READY, _BROKEN = "DEPLOYMENT_STATE_READY", ("DEPLOYMENT_STATE_FAILED", "DEPLOYMENT_STATE_STOPPED")
+_STOP_ATTEMPTS = 5
 _PAUSE = 1.0
 """First pause in seconds between attempts to stop an endpoint; it doubles."""
 _START_SECONDS = 3600.0
@@ -119,7 +120,7 @@ def stop_orphaned_endpoints(service: TogetherService, home: Path) -> None:
 
 
 def _start(service: TogetherService, section: TogetherSection, project: str, name: str) -> str:
-    """Create endpoint and deployment, wait, and route requests to it. Returns the model name for requests."""
+    """Create an endpoint and a deployment, and route requests to it once it is ready. Returns the model name for requests."""
     endpoints, job = service.client.endpoints, name.removeprefix(ENDPOINT_PREFIX)
     with service.request(f"tell what {job} made"):
         training: Any = service.client.fine_tuning.retrieve(job)
@@ -149,6 +150,7 @@ def _start(service: TogetherService, section: TogetherSection, project: str, nam
 
 
 def _state(service: TogetherService, endpoint: str, deployment: str) -> str:
+    """Return the state of a deployment; "unknown" if the service gives no clear answer."""
     try:
         with service.request("tell the state of the deployment"):
             return str(service.client.endpoints.deployments.retrieve(deployment, endpoint_id=endpoint).status.state)
@@ -158,7 +160,7 @@ def _state(service: TogetherService, endpoint: str, deployment: str) -> str:
 
 def _stop(service: TogetherService, name: str) -> None:
     """Stop every deployment of the endpoint and delete it. After several retries, raises OutsideError with what to do by hand."""
-    for attempt in range(5):
+    for attempt in range(_STOP_ATTEMPTS):
         try:
             with service.request(f"stop the endpoint {name}"):
                 for endpoint in service.client.endpoints.list():

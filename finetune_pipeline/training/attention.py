@@ -80,9 +80,9 @@ def _make_plan(layout: Layout, key: PlanKey) -> _Plan:
     group = heads // key_heads
     starts = layout.starts()
     queries_so_far = keys_so_far = 0
-    inner = set(layout.parents)
-    shared = cached + sum(n for i, n in enumerate(layout.lengths) if i in inner)
-    buckets, to_q, from_q, padding, to_k, from_k = [], [], [], [], [], []
+    parents = set(layout.parents)
+    shared = cached + sum(length for i, length in enumerate(layout.lengths) if i in parents)
+    buckets, to_queries, from_queries, padding, to_keys, from_keys = [], [], [], [], [], []
     for members, context, length in buckets_of(layout.lengths, layout.parents, cached):
         rows = len(members)
         sizes = torch.tensor([layout.lengths[i] for i in members])[:, None]
@@ -96,13 +96,13 @@ def _make_plan(layout: Layout, key: PlanKey) -> _Plan:
         place = queries_so_far + torch.arange(queries.numel()).view(queries.shape)
         real_queries = is_token[None, :, None, :].expand(queries.shape)
         padding.append(place[~real_queries])
-        from_q.append(torch.stack([queries[real_queries], place[real_queries]]))
+        from_queries.append(torch.stack([queries[real_queries], place[real_queries]]))
         key_tokens = torch.cat([contexts, token + cached], 1)
         key_head = torch.arange(key_heads).view(-1, 1, 1)
         keys = key_tokens[None] * key_heads + key_head  # [key_heads, rows, context + length]
         place = keys_so_far + torch.arange(keys.numel()).view(keys.shape)
         real_keys = torch.cat([torch.zeros(rows, context, dtype=torch.bool), is_token], 1).expand(keys.shape)
-        from_k.append(torch.stack([keys[real_keys] - cached * key_heads, place[real_keys]]))
+        from_keys.append(torch.stack([keys[real_keys] - cached * key_heads, place[real_keys]]))
         shared_by_all = bool((contexts == contexts[:1]).all())
         buckets.append(
             _Bucket(
@@ -115,24 +115,25 @@ def _make_plan(layout: Layout, key: PlanKey) -> _Plan:
                 (contexts[0] if shared_by_all else contexts).to(device),
             )
         )
-        to_q.append(queries.flatten())
-        to_k.append(keys.flatten())
+        to_queries.append(queries.flatten())
+        to_keys.append(keys.flatten())
         queries_so_far += queries.numel()
         keys_so_far += keys.numel()
 
     def inverse(pairs: list[Tensor]) -> Tensor:
-        joined = torch.cat(pairs, 1)
-        places = torch.empty(joined.shape[1], dtype=torch.long)
-        places[joined[0]] = joined[1]
-        return places.to(device)
+        """Return the gathered place of every source index, from pairs [2, n] of (source indices, their places)."""
+        sources, places = torch.cat(pairs, 1)
+        place_of_source = torch.empty(len(sources), dtype=torch.long)
+        place_of_source[sources] = places
+        return place_of_source.to(device)
 
     return _Plan(
         buckets,
-        torch.cat(to_q).to(device),
-        inverse(from_q),
+        torch.cat(to_queries).to(device),
+        inverse(from_queries),
         torch.cat(padding).to(device),
-        torch.cat(to_k).to(device),
-        inverse(from_k),
+        torch.cat(to_keys).to(device),
+        inverse(from_keys),
         shared,
     )
 
@@ -141,7 +142,8 @@ def _context(layout: Layout, starts: Sequence[int], segment: int, cached: int) -
     """Return the indices of the keys before a segment: the virtual ones, then its ancestors' tokens."""
     spans = [torch.arange(cached)]
     spans += [
-        cached + torch.arange(starts[a], starts[a] + layout.lengths[a]) for a in ancestors(layout.parents, segment)
+        cached + torch.arange(starts[ancestor], starts[ancestor] + layout.lengths[ancestor])
+        for ancestor in ancestors(layout.parents, segment)
     ]
     return torch.cat(spans)
 
@@ -162,46 +164,48 @@ class _PackedAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float, window: int | None
     ) -> Tensor:
-        dim, kv, cached = query.shape[-1], key.shape[1], key.shape[0] - query.shape[0]
-        plan = plan_of(layout, PlanKey(query.shape[1], kv, cached, window, query.device, query.dtype))
+        dim, key_heads, cached = query.shape[-1], key.shape[1], key.shape[0] - query.shape[0]
+        plan = plan_of(layout, PlanKey(query.shape[1], key_heads, cached, window, query.device, query.dtype))
         q = query.reshape(-1, dim).index_select(0, plan.to_queries).mul_(scaling)
         k = key.reshape(-1, dim).index_select(0, plan.to_keys)
         v = value.reshape(-1, dim).index_select(0, plan.to_keys)
         result = torch.empty_like(q)
         saved = []
-        for b in plan.buckets:
-            n = kv * b.rows
-            scores = torch.bmm(q[b.queries].view(n, -1, dim), k[b.keys].view(n, -1, dim).transpose(1, 2))
-            scores.view(n, -1, *b.mask.shape).add_(b.mask)
+        for bucket in plan.buckets:
+            n = key_heads * bucket.rows
+            scores = torch.bmm(q[bucket.queries].view(n, -1, dim), k[bucket.keys].view(n, -1, dim).transpose(1, 2))
+            scores.view(n, -1, *bucket.mask.shape).add_(bucket.mask)
             weights = torch.softmax(scores, -1)
-            torch.bmm(weights, v[b.keys].view(n, -1, dim), out=result[b.queries].view(n, -1, dim))
+            torch.bmm(weights, v[bucket.keys].view(n, -1, dim), out=result[bucket.queries].view(n, -1, dim))
             saved.append(weights)
         ctx.save_for_backward(q, k, v, *saved)
-        ctx.plan, ctx.scaling, ctx.kv, ctx.cached = plan, scaling, kv, cached
+        ctx.plan, ctx.scaling, ctx.key_heads, ctx.cached = plan, scaling, key_heads, cached
         return result.index_select(0, plan.from_queries).view(query.shape)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *saved = ctx.saved_tensors
-        plan, kv, dim = ctx.plan, ctx.kv, q.shape[-1]
+        plan, key_heads, dim = ctx.plan, ctx.key_heads, q.shape[-1]
         grad = grads[0].reshape(-1, dim).index_select(0, plan.to_queries).index_fill_(0, plan.padding, 0)
         d_q, d_k, d_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
         # A context sums the gradients of all rows that use it: in float32, since bfloat16 would lose the last summands.
-        shared = torch.zeros(2, plan.shared, kv, dim, dtype=torch.float32, device=q.device)
-        for b, weights in zip(plan.buckets, saved, strict=True):
-            n = kv * b.rows
-            own_q, own_k, own_v = (t[span].view(n, -1, dim) for t, span in ((q, b.queries), (k, b.keys), (v, b.keys)))
-            g = grad[b.queries].view(n, -1, dim)
-            d_weights = torch.bmm(g, own_v.transpose(1, 2))
+        shared = torch.zeros(2, plan.shared, key_heads, dim, dtype=torch.float32, device=q.device)
+        for bucket, weights in zip(plan.buckets, saved, strict=True):
+            n = key_heads * bucket.rows
+            own_q = q[bucket.queries].view(n, -1, dim)
+            own_k, own_v = (t[bucket.keys].view(n, -1, dim) for t in (k, v))
+            own_grad = grad[bucket.queries].view(n, -1, dim)
+            d_weights = torch.bmm(own_grad, own_v.transpose(1, 2))
             d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
-            torch.bmm(d_scores, own_k, out=d_q[b.queries].view(n, -1, dim))
-            torch.bmm(d_scores.transpose(1, 2), own_q, out=d_k[b.keys].view(n, -1, dim))
-            torch.bmm(weights.transpose(1, 2), g, out=d_v[b.keys].view(n, -1, dim))
-            if b.context:
+            torch.bmm(d_scores, own_k, out=d_q[bucket.queries].view(n, -1, dim))
+            torch.bmm(d_scores.transpose(1, 2), own_q, out=d_k[bucket.keys].view(n, -1, dim))
+            torch.bmm(weights.transpose(1, 2), own_grad, out=d_v[bucket.keys].view(n, -1, dim))
+            if bucket.context:
                 for total, part in zip(shared, (d_k, d_v), strict=True):
-                    _add_context_gradients(total, part[b.keys].view(kv, b.rows, -1, dim)[:, :, : b.context], b.shared)
+                    keys_by_row = part[bucket.keys].view(key_heads, bucket.rows, -1, dim)
+                    _add_context_gradients(total, keys_by_row[:, :, : bucket.context], bucket.shared)
         query_grad = d_q.mul_(ctx.scaling).index_select(0, plan.from_queries).view(grads[0].shape)
-        key_grad, value_grad = (_token_gradients(t, plan, ctx.cached, kv) for t in (d_k, d_v))
+        key_grad, value_grad = (_token_gradients(t, plan, ctx.cached, key_heads) for t in (d_k, d_v))
         for token_grad, total in zip((key_grad, value_grad), shared, strict=True):
             token_grad[: plan.shared] += total.to(token_grad.dtype)
         return query_grad, key_grad, value_grad, None, None, None
@@ -218,8 +222,9 @@ def _add_context_gradients(total: Tensor, part: Tensor, shared: Tensor) -> None:
         total.index_add_(0, shared.flatten(), part.float().flatten(1, 2).transpose(0, 1))
 
 
-def _token_gradients(gathered: Tensor, plan: _Plan, cached: int, kv: int) -> Tensor:
-    gradients = gathered.index_select(0, plan.from_keys).view(-1, kv, gathered.shape[-1])
+def _token_gradients(gathered: Tensor, plan: _Plan, cached: int, key_heads: int) -> Tensor:
+    """Return the gradients [virtual + T, key heads, d] of each token's own key or value, without its use in contexts."""
+    gradients = gathered.index_select(0, plan.from_keys).view(-1, key_heads, gathered.shape[-1])
     if not cached:
         return gradients
     return torch.cat([gradients.new_zeros(cached, *gradients.shape[1:]), gradients])

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from finetune_pipeline.training.rows import Cut, Prepared
 
 _MAX_IDS = 5
-_LONGEST_CHARACTER = 4
+_MAX_CHARACTER_TOKENS = 4
+_MISMATCH = "chat.template_mismatch"
+"""Rule of the findings that count as template_mismatch; all others count as rows_refused."""
 RESIDUE = sorted(
-    {m for text in NAMED.values() for m in marks(text)}
+    {mark for template in NAMED.values() for mark in marks(template)}
     | {"[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<|endoftext|>", "<|user|>", "<|assistant|>", "<|system|>"}
 )
 """Control tokens of chat templates; in a turn's text they are residue of another format."""
@@ -82,7 +84,7 @@ def faults(tokenizer: Any, example: Example, rows: Sequence[Encoded]) -> list[se
     for number, row in enumerate(rows):
         own_turns = turns if len(rows) == 1 else [turns[number]]
         row_faults: set[str] = set()
-        allowed: list[tuple[int, int]] = []
+        answer_spans: list[tuple[int, int]] = []
         for i in own_turns:
             try:
                 prompt = encode_prompt(tokenizer, example.messages[:i], example.tools)
@@ -94,13 +96,13 @@ def faults(tokenizer: Any, example: Example, rows: Sequence[Encoded]) -> list[se
                 row_faults.add("template_mismatch")
                 continue
             end = _end_of_answer(row.ids, start, ends, row.loss)
-            allowed.append((start, end))
+            answer_spans.append((start, end))
             row_faults |= _turn_faults(tokenizer, row, start, end, ends, str(example.messages[i]["content"]))
         if not any(row.loss):
             row_faults = (row_faults & {"template_mismatch"}) | {"rows_without_loss"}
         elif "template_mismatch" not in row_faults:
-            positions = (position for position, learned in enumerate(row.loss) if learned)
-            if not all(any(a <= position < b for a, b in allowed) for position in positions):
+            learned = (position for position, has_loss in enumerate(row.loss) if has_loss)
+            if not all(any(start <= position < end for start, end in answer_spans) for position in learned):
                 row_faults.add("rows_with_loss_on_prompt")
         faults_by_row.append(row_faults)
     return faults_by_row
@@ -115,6 +117,7 @@ def _end_of_answer(ids: Sequence[int], start: int, ends: set[int], loss: Sequenc
 
 
 def _turn_faults(tokenizer: Any, row: Encoded, start: int, end: int, ends: set[int], content: str) -> set[str]:
+    """Return the faults of the answer at start..end of a row, whose text in the example is `content`."""
     turn_faults = set()
     stops = row.ids[end - 1] in ends
     if not stops or not row.loss[end - 1]:
@@ -131,37 +134,37 @@ def _turn_faults(tokenizer: Any, row: Encoded, start: int, end: int, ends: set[i
 def supervision_audit(prepared: Prepared, tokenizer: Any, max_tokens: int) -> dict[str, Any]:
     """Return facts about a split's rows: the counts of :data:`COUNTS`, up to 5 ids of each as ``bad``, and some rows token by
     token as ``shown``, see :func:`shown_row`."""
-    encoded, examples, refused = prepared.rows, prepared.used, prepared.refused
-    by_id: dict[str, list[Encoded]] = defaultdict(list)
-    for row in encoded:
-        by_id[row.id].append(row)
+    all_rows, examples, refused = prepared.rows, prepared.used, prepared.refused
+    rows_by_id: dict[str, list[Encoded]] = defaultdict(list)
+    for row in all_rows:
+        rows_by_id[row.id].append(row)
     examples_by_id = {e.id: e for e in examples}
     faulty_ids: dict[str, list[str]] = {name: [] for name in COUNTS}
-    for name, rows in by_id.items():
-        for row, row_faults in zip(rows, faults(tokenizer, examples_by_id[name], rows), strict=True):
+    for example_id, rows in rows_by_id.items():
+        for row, row_faults in zip(rows, faults(tokenizer, examples_by_id[example_id], rows), strict=True):
             if len(row.ids) > max_tokens:
                 row_faults.add("rows_over_length")
             for fault in row_faults:
-                faulty_ids[fault].append(name)
+                faulty_ids[fault].append(example_id)
     residue = [t for t in {*tokenizer.all_special_tokens, *RESIDUE} if t]
     residue_examples = (e for e in examples if any(mark in m["content"] for m in e.messages for mark in residue))
     faulty_ids["rows_with_special_tokens"] = [e.id for e in residue_examples]
-    mismatches = [f for f in refused if f.rule == "chat.template_mismatch"]
+    mismatches = [f for f in refused if f.rule == _MISMATCH]
     counts = {name: len(ids) for name, ids in faulty_ids.items()}
     counts["template_mismatch"] += len(mismatches)
     counts["rows_refused"] = len(refused) - len(mismatches)
     return {
-        "rows": len(encoded) + len(refused),
+        "rows": len(all_rows) + len(refused),
         "examples": len(examples_by_id),
         **counts,
         "rows_cut": len(prepared.cuts),
         "tokens_cut": sum(cut.tokens for cuts in prepared.cuts.values() for cut in cuts),
         "rows_dropped": len(prepared.left_out),
         "max_tokens": max_tokens,
-        "tokens": sum(len(r.ids) for r in encoded),
-        "loss_tokens": sum(sum(r.loss) for r in encoded),
-        "tokens_per_row": _percentiles([len(r.ids) for r in encoded]),
-        "loss_tokens_per_row": _percentiles([sum(r.loss) for r in encoded]),
+        "tokens": sum(len(r.ids) for r in all_rows),
+        "loss_tokens": sum(sum(r.loss) for r in all_rows),
+        "tokens_per_row": _percentiles([len(r.ids) for r in all_rows]),
+        "loss_tokens_per_row": _percentiles([sum(r.loss) for r in all_rows]),
         "bad": {name: ids[:_MAX_IDS] for name, ids in faulty_ids.items() if ids},
         "findings": [f.to_dict() for f in refused[:_MAX_IDS]],
         "shown": _rows_to_show(prepared, tokenizer, max_tokens, examples_by_id, faulty_ids),
@@ -181,12 +184,12 @@ def _rows_to_show(
     first_rows = {row.id: row for row in reversed(encoded)}
     chosen: dict[str, tuple[str, str, Encoded]] = {}
     for fault, ids in faulty_ids.items():
-        for name in ids[:2]:
-            if name in first_rows:
-                chosen.setdefault(name, (fault, "", first_rows[name]))
-    for name in sorted(cuts)[:2]:
-        if name in first_rows:
-            chosen.setdefault(name, ("", "its user text was cut", first_rows[name]))
+        for example_id in ids[:2]:
+            if example_id in first_rows:
+                chosen.setdefault(example_id, (fault, "", first_rows[example_id]))
+    for example_id in sorted(cuts)[:2]:
+        if example_id in first_rows:
+            chosen.setdefault(example_id, ("", "its user text was cut", first_rows[example_id]))
     for row in prepared.left_out[:1]:
         chosen.setdefault(row.id, ("", "left out: longer than training.max_tokens", row))
     for kind in BLOCKING:
@@ -228,7 +231,7 @@ def shown_row(
         kind = "lost" if position >= max_tokens else "loss" if learned else "context"
         pending.append(token)
         text = tokenizer.decode(pending)
-        if text.endswith("\ufffd") and len(pending) < _LONGEST_CHARACTER and position + 1 < len(row.ids):
+        if text.endswith("\ufffd") and len(pending) < _MAX_CHARACTER_TOKENS and position + 1 < len(row.ids):
             continue
         pieces.append([text, kind, token in special])
         pending = []
@@ -257,18 +260,19 @@ def _index_of_text(pieces: Sequence[Sequence[Any]], content: str) -> int:
 def problems(facts: dict[str, Any], place: str = "train split") -> list[Finding]:
     """Return the findings that must stop training: every nonzero count of the audit, and an empty split."""
     findings = []
+    causes = {
+        "template_mismatch": next((f for f in facts["findings"] if f["rule"] == _MISMATCH), None),
+        "rows_refused": next((f for f in facts["findings"] if f["rule"] != _MISMATCH), None),
+    }
     for name, (message, fix) in COUNTS.items():
         count = facts[name]
         if not count:
             continue
         example_ids = facts["bad"].get(name)
         names = f" (for example {', '.join(example_ids)})" if example_ids else ""
-        refused = [
-            f for f in facts["findings"] if (f["rule"] == "chat.template_mismatch") == (name == "template_mismatch")
-        ]
-        if refused and name in ("template_mismatch", "rows_refused"):
-            names = f" ({refused[0]['place']}: {refused[0]['message']})"
-            fix = refused[0]["fix"]
+        if cause := causes.get(name):
+            names = f" ({cause['place']}: {cause['message']})"
+            fix = cause["fix"]
         text = message.format(max_tokens=facts["max_tokens"])
         findings.append(Finding(f"audit.{name}", "error", place, f"{count} of {facts['rows']} rows {text}{names}", fix))
     if facts["rows"] == 0:

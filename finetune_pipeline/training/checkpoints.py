@@ -42,14 +42,13 @@ def _fault(folder: Path, job_digest: str) -> str | None:
     """Return the fault of a checkpoint, or None."""
     try:
         mark = read_json(folder / MARK, _Mark)
-        job, files = mark["job"], mark["files"]
     except FileNotFoundError:
         return "it is half-written (the process died while saving it)"
     except DamagedFile:
         return f"its {MARK} is unreadable"
-    if job != job_digest:
+    if mark["job"] != job_digest:
         return "it belongs to a job with other data or settings"
-    for name, digest in files.items():
+    for name, digest in mark["files"].items():
         if not (folder / name).is_file():
             return f"{name} is missing"
         if digest_file(folder / name) != digest:
@@ -61,8 +60,8 @@ def find_resumable(root: Path, job_digest: str) -> Resume:
     """Return the last complete checkpoint of this job in `root`; delete unusable ones, and name them.
     Also skips a checkpoint whose best predecessor is unusable, since training ends by loading the best one."""
     resume = Resume()
-    folders_by_step = {p.name.removeprefix("checkpoint-"): p for p in root.glob("checkpoint-*")}
-    folders = {int(step): folder for step, folder in folders_by_step.items() if step.isdigit()}
+    by_suffix = {p.name.removeprefix("checkpoint-"): p for p in root.glob("checkpoint-*")}
+    folders = {int(suffix): folder for suffix, folder in by_suffix.items() if suffix.isdigit()}
     faults = {step: _fault(folder, job_digest) for step, folder in folders.items()}
     usable = {folders[step].name for step, fault in faults.items() if fault is None}
     for step in sorted(folders, reverse=True):

@@ -5,6 +5,7 @@ The gain (2 cores, 135M parameters): PEFT casts and adds through six full-size i
 one value at a time, and the model's RMSNorm multiplies tensors of two dtypes, which has no vectorised path.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -75,20 +76,22 @@ class _Dropout:
     def __init__(self, probability: float) -> None:
         coarse = round(probability * 256) / 256
         bits = 8 if abs(coarse - probability) <= 0.05 * probability else 16
-        self.words = torch.int8 if bits == 8 else torch.int16
-        self.drop = round(probability * (1 << bits))
+        self.draw_dtype = torch.int8 if bits == 8 else torch.int16
+        self.drop = round(probability * (1 << bits))  # of the 2**bits values a draw can have
         self.kept_share = 1 - self.drop / (1 << bits)
         self.threshold = self.drop - (1 << (bits - 1))
         self.last: tuple[Tensor, Tensor] | None = None
 
     def mask(self, x: Tensor) -> Tensor:
+        """Return a keep-mask of x's shape, in integers of x's width; the last one if x is the same tensor as last time."""
         if self.last is not None and self.last[0] is x:
             return self.last[1]
-        per_draw = 8 // torch.empty(0, dtype=self.words).element_size()
-        draws = torch.empty(-(-x.numel() // per_draw), dtype=torch.int64, device=x.device).random_(-(1 << 63), None)
-        width = torch.int16 if x.element_size() == 2 else torch.int32
-        keep = torch.empty(x.shape, dtype=width, device=x.device)
-        torch.ge(draws.view(self.words)[: x.numel()].view(x.shape), self.threshold, out=keep)
+        values_per_draw = 8 // self.draw_dtype.itemsize
+        count = math.ceil(x.numel() / values_per_draw)
+        draws = torch.empty(count, dtype=torch.int64, device=x.device).random_(-(1 << 63), None)
+        mask_dtype = torch.int16 if x.element_size() == 2 else torch.int32
+        keep = torch.empty(x.shape, dtype=mask_dtype, device=x.device)
+        torch.ge(draws.view(self.draw_dtype)[: x.numel()].view(x.shape), self.threshold, out=keep)
         self.last = (x, keep)
         return keep
 
@@ -97,6 +100,7 @@ _lora_product: Callable[..., Tensor] = _LoraProduct.apply
 
 
 def _fuse_lora(module: Any, adapter: str, dropout: _Dropout) -> None:
+    """Replace a LoRA layer's forward."""
     layer, scaling = module.get_base_layer(), module.scaling[adapter]
 
     def forward(x: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:

@@ -63,6 +63,7 @@ def build(
 
 
 def _checkpointing(settings: dict[str, Any], parameters: int) -> tuple[bool, str]:
+    """Return (whether to use gradient checkpointing, the reason). Raises JobError if it is set but the method cannot use it."""
     setting = settings["gradient_checkpointing"]
     if not METHODS[settings["method"]].checkpointing:
         if setting is True:
@@ -138,6 +139,7 @@ def round_to_base(model: Any, base: Path) -> torch.dtype:
 
 
 def _save_model(model: Any, base: Path, folder: Path, gathered: dict[str, torch.Tensor] | None) -> None:
+    """Write a fully trained model in the base's dtype, with the base's tokenizer and configuration files."""
     source, dtype = model_folder(base), base_dtype(base)
     if gathered is None:
         model.to(dtype).save_pretrained(folder)

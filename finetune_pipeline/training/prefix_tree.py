@@ -15,6 +15,7 @@ BUCKETS, FLEX = "buckets", "flex"
 """Kernels for attention over a tree of segments: :mod:`.attention` or :mod:`.flex`."""
 _LARGEST_BUCKET = 8
 _MIN_FILL = 0.7
+"""Minimum length of a segment, as a share of its bucket's longest."""
 _MIN_SEGMENT_TOKENS = 16
 """Minimum length in tokens of a shared segment below a root: each further segment costs a step in the attention."""
 
@@ -47,11 +48,12 @@ def prefix_tree(rows: Sequence[Row]) -> tuple[list[Segment], list[Segment]]:
     leaves: dict[int, Segment] = {}
 
     def grow(members: list[int], depth: int, parent: int) -> None:
+        """Add the segments of these rows (numbers, sorted by their tokens), which share the first `depth` tokens."""
         if len(members) == 1:
             row = members[0]
             leaves[row] = Segment(row, depth, len(rows[row]["ids"]), parent)
             return
-        # members are sorted: the first and the last share what all share
+        # rows are sorted: the tokens that the first and the last share, all share
         length = common_prefix([rows[m]["ids"] for m in (members[0], members[-1])], min(limits[m] for m in members))
         if length - depth >= (1 if depth == 0 else _MIN_SEGMENT_TOKENS):
             inner.append(Segment(members[0], depth, length, parent))
@@ -63,15 +65,16 @@ def prefix_tree(rows: Sequence[Row]) -> tuple[list[Segment], list[Segment]]:
     def groups_of(members: list[int], length: int) -> list[list[int]]:
         """Group neighbours with at least `length` tokens in common."""
         groups = [[members[0]]]
-        for a, b in itertools.pairwise(members):
-            if min(limits[a], limits[b]) >= length and rows[a]["ids"][:length] == rows[b]["ids"][:length]:
-                groups[-1].append(b)
+        for previous, row in itertools.pairwise(members):
+            may_share = min(limits[previous], limits[row]) >= length
+            if may_share and rows[previous]["ids"][:length] == rows[row]["ids"][:length]:
+                groups[-1].append(row)
             else:
-                groups.append([b])
+                groups.append([row])
         return groups
 
-    grow(sorted(range(len(rows)), key=lambda m: (rows[m]["ids"], m)), 0, -1)
-    return inner, [leaves[m] for m in range(len(rows))]
+    grow(sorted(range(len(rows)), key=lambda row: (rows[row]["ids"], row)), 0, -1)
+    return inner, [leaves[row] for row in range(len(rows))]
 
 
 def segments(inner: Sequence[Segment], leaves: Sequence[Segment], leading: int) -> tuple[list[int], list[int]]:
@@ -80,7 +83,9 @@ def segments(inner: Sequence[Segment], leaves: Sequence[Segment], leading: int) 
     tree = [*inner, *leaves]
     lengths = [s.end - s.start for s in tree]
     parents = [s.parent + offset if s.parent >= 0 else offset - 1 for s in tree]
-    return [*[leading] * offset, *lengths], [*[-1] * offset, *parents]
+    if leading:
+        lengths, parents = [leading, *lengths], [-1, *parents]
+    return lengths, parents
 
 
 def ancestors(parents: Sequence[int], segment: int) -> list[int]:

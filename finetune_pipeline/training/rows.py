@@ -13,6 +13,7 @@ from finetune_pipeline.data.perturbations import BLOCKING, kind_of, perturbed, s
 from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.chat import Encoded, encode_example, to_ids
+from finetune_pipeline.models.model_files import text_settings
 from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.training.audit import problems, supervision_audit
@@ -64,7 +65,7 @@ class Prepared:
 def longest_allowed(settings: Mapping[str, Any], config: Mapping[str, Any]) -> int:
     """Return training.max_tokens, or less if the base model's context (of its config.json) minus a soft prompt is shorter."""
     max_tokens = int(settings["max_tokens"])
-    context = (config.get("text_config") or config).get("max_position_embeddings")
+    context = text_settings(config).get("max_position_embeddings")
     if not context:
         return max_tokens
     return int(min(max_tokens, context - sum(METHODS[settings["method"]].virtual_tokens(settings))))
@@ -116,7 +117,8 @@ def write_audit(job: dict[str, Any], splits: dict[str, Prepared], html: AuditHtm
     """Write audit.json and audit.html. Raises FindingsError with all findings of both splits."""
     audits = {name: split.audit for name, split in splits.items()}
     # in both folders: `out` of a failed job may be deleted
-    for folder in (Path(job["out"]), Path(job["work"])) if is_main else ():
+    folders = (Path(job["out"]), Path(job["work"])) if is_main else ()
+    for folder in folders:
         write_json(folder / "audit.json", audits)
         if html is not None:
             (folder / "audit.html").write_text(html(audits, job["settings"]), "utf-8")
@@ -134,12 +136,13 @@ def write_audit(job: dict[str, Any], splits: dict[str, Prepared], html: AuditHtm
 def audit_facts(prepared: Mapping[str, Prepared]) -> dict[str, Any]:
     """Return the audit's counts over both splits, and each split's audit under ``splits``, without the rows in audit.json."""
     splits = {name: {k: v for k, v in split.audit.items() if k != "shown"} for name, split in prepared.items()}
-    counts = [k for k, v in splits["train"].items() if isinstance(v, int) and k != "max_tokens"]
-    totals = {k: sum(facts[k] for facts in splits.values()) for k in counts}
+    count_names = [k for k, v in splits["train"].items() if isinstance(v, int) and k != "max_tokens"]
+    totals = {name: sum(facts[name] for facts in splits.values()) for name in count_names}
     return {**totals, "splits": splits}
 
 
 _MAX_ROUNDS = 50
+"""Cuts of a prompt that are tried: tokens do not add up exactly, so one cut may not be enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,14 +171,14 @@ def cut_prompt(tokenizer: Any, example: Example, max_tokens: int) -> tuple[Examp
         excess = longest(rows) - max_tokens
         if excess <= 0:
             break
-        sizes = {
+        text_tokens = {
             i: len(to_ids(tokenizer, m["content"]))
             for i, m in enumerate(example.messages)
             if m["role"] == "user" and i not in exhausted
         }
-        if not sizes:
+        if not text_tokens:
             break
-        turn = max(sizes, key=lambda i: (sizes[i], -i))
+        turn = max(text_tokens, key=lambda i: (text_tokens[i], -i))
         ids = to_ids(tokenizer, example.messages[turn]["content"])
         drop, text = _without_start(tokenizer, ids, min(excess, len(ids) - 1))
         if not drop or len(text) >= len(example.messages[turn]["content"]):

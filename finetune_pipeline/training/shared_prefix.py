@@ -35,26 +35,28 @@ class PackedCollator:
         the rows in the order of `labels`, and how many labels each has."""
         rows = sorted(rows, key=lambda r: -len(r["ids"]))
         inner, leaves = prefix_tree(rows)
-        first_number = 1 if self.leading else 0  # number of the first segment with tokens
+        first_number = 1 if self.leading else 0  # number of the first segment with tokens of rows
         layout = Layout(*segments(inner, leaves, self.leading), self.virtual, self.kernel)
         starts = layout.starts()
         offset = self.leading + self.virtual
         ids: list[int] = []
         positions = list(range(self.virtual, offset))
-        for s in [*inner, *leaves]:
-            ids += rows[s.row]["ids"][s.start : s.end]
-            positions += range(offset + s.start, offset + s.end)
+        for segment in [*inner, *leaves]:
+            ids += rows[segment.row]["ids"][segment.start : segment.end]
+            positions += range(offset + segment.start, offset + segment.end)
         logit_positions: list[int] = []
         labels: list[int] = []
         learned_by_row: list[int] = []
-        for number, s in enumerate(leaves, first_number + len(inner)):
-            row = rows[s.row]
+        for number, segment in enumerate(leaves, first_number + len(inner)):
+            row = rows[segment.row]
             parent = layout.parents[number]
             for position, learned in enumerate(row["loss"]):
                 if learned and position:
-                    index = position - 1 - s.start  # its predicting token: in this segment, or the parent's last
-                    parent_end = starts[parent] + layout.lengths[parent] - 1
-                    logit_positions.append(starts[number] + index if index >= 0 else parent_end)
+                    # the token before it predicts it: in this segment, or the parent's last
+                    if position > segment.start:
+                        logit_positions.append(starts[number] + position - 1 - segment.start)
+                    else:
+                        logit_positions.append(starts[parent] + layout.lengths[parent] - 1)
                     labels.append(row["ids"][position])
             learned_by_row.append(len(labels) - sum(learned_by_row))
         self.saved_tokens += sum(self.leading + len(r["ids"]) for r in rows) - len(positions)
@@ -64,7 +66,7 @@ class PackedCollator:
             "logit_positions": torch.tensor(logit_positions),
             "labels": torch.tensor(labels),
             "shared_prefix": layout,
-            "row_ids": [rows[s.row]["id"] for s in leaves],
+            "row_ids": [rows[segment.row]["id"] for segment in leaves],
             "learned": learned_by_row,
         }
 
@@ -176,9 +178,9 @@ def _problem_in_trial(model: Any, config: Any, windows: list[int | None]) -> str
     """Return the problem that a trial batch shows with packing, or an empty string. Leaves the packed attention switched on."""
     rows = _trial_rows(config.vocab_size)
     attention.register()
-    padded = logits_to_learn(model, _to(PaddedCollator(0)(rows), model.device)).float()
+    padded = logits_to_learn(model, _to_device(PaddedCollator(0)(rows), model.device)).float()
     config._attn_implementation = attention.NAME
-    batch = _to(packed_collator(model)(rows), model.device)
+    batch = _to_device(packed_collator(model)(rows), model.device)
     packed = logits_to_learn(model, batch).float()
     if batch["shared_prefix"].windows != windows:
         return f"{config.model_type} does not pass each layer's sliding window to its attention function"
@@ -196,5 +198,5 @@ def _trial_rows(vocabulary: int) -> list[Row]:
     ]
 
 
-def _to(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+def _to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     return {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from finetune_pipeline.training import checkpoints, history
 from finetune_pipeline.training.fused import token_losses
 from finetune_pipeline.training.shared_prefix import logits_to_learn
 
-_LINES = 20
+_LOG_LINES = 20
 """Number of log lines with the loss per training."""
 
 
@@ -45,6 +46,7 @@ class Meter:
         self._began = self._began or (time.perf_counter(), time.process_time())
 
     def end_step(self) -> None:
+        """Add the time since the first pass of the optimiser step, and stop the clocks."""
         if self._began is not None:
             self.seconds += time.perf_counter() - self._began[0]
             self.cpu_seconds += time.process_time() - self._began[1]
@@ -71,7 +73,8 @@ class TokenTrainer(SFTTrainer):
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True  # compute_loss itself divides by the step's number of tokens
         self.meter = Meter()
-        self._totals: list[tuple[torch.Tensor, list[str]]] = []  # per pass of this step: loss, and ids of the rows
+        # of each pass of this optimiser step: the summed loss, and the ids of its rows
+        self._step_losses: list[tuple[torch.Tensor, list[str]]] = []
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], torch.Tensor | int | None]:
         batches, _ = super().get_batch_samples(*args, **kwargs)
@@ -90,13 +93,14 @@ class TokenTrainer(SFTTrainer):
     def _end_step(self) -> None:
         """Read the losses of an optimiser step, the only time that training waits for the device. Raises Diverged before
         anything is logged or saved."""
-        if not self._totals:
+        if not self._step_losses:
             return
-        totals, self._totals = self._totals, []
-        finite = torch.stack([total for total, _ in totals]).isfinite().tolist()
+        passes, self._step_losses = self._step_losses, []
+        finite = torch.stack([loss for loss, _ in passes]).isfinite().tolist()
         self.meter.end_step()
-        if ids := [row for ok, (_, rows) in zip(finite, totals, strict=True) if not ok for row in rows]:
-            raise Diverged(self.state.global_step, ids)
+        row_ids = [ids for is_finite, (_, ids) in zip(finite, passes, strict=True) if not is_finite]
+        if row_ids:
+            raise Diverged(self.state.global_step, list(itertools.chain.from_iterable(row_ids)))
 
     def compute_loss(
         self,
@@ -107,7 +111,7 @@ class TokenTrainer(SFTTrainer):
     ) -> Any:
         losses = self._losses(model, inputs)
         total = losses.sum()
-        self._totals.append((total.detach(), list(inputs["row_ids"])))
+        self._step_losses.append((total.detach(), list(inputs["row_ids"])))
         loss = total / (num_items_in_batch if num_items_in_batch is not None else losses.numel())
         loss = loss * self.accelerator.num_processes  # gradients are averaged over the processes, but must be summed
         return (loss, {}) if return_outputs else loss
@@ -122,18 +126,18 @@ class TokenTrainer(SFTTrainer):
         """Return the mean cross-entropy of all learned tokens of the validation rows, in nats."""
         assert self.model is not None
         self.model.eval()
-        by_row: dict[str, tuple[float, int]] = {}
+        sums_by_row: dict[str, tuple[float, int]] = {}
         with torch.no_grad():
             for batch in self.get_eval_dataloader():
                 losses = self._losses(self.model, self._prepare_inputs(batch)).double()
                 sums = torch.stack([part.sum() for part in losses.split(batch["learned"])]).tolist()
                 if not all(map(math.isfinite, sums)):
                     raise Diverged(self.state.global_step, list(batch["row_ids"]))
-                by_row |= zip(batch["row_ids"], zip(sums, batch["learned"], strict=True), strict=True)
+                sums_by_row |= zip(batch["row_ids"], zip(sums, batch["learned"], strict=True), strict=True)
         if self.accelerator.num_processes > 1:
             # Accelerate repeats rows to give all processes equally many batches
-            by_row = {row: entry for part in gather_object([by_row]) for row, entry in part.items()}
-        return math.fsum(total for total, _ in by_row.values()) / sum(tokens for _, tokens in by_row.values())
+            sums_by_row = {row: sums for part in gather_object([sums_by_row]) for row, sums in part.items()}
+        return math.fsum(total for total, _ in sums_by_row.values()) / sum(tokens for _, tokens in sums_by_row.values())
 
     def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
         """Compute and log the validation loss, and call the callbacks."""
@@ -225,6 +229,6 @@ class ProgressCallback(TrainerCallback):
         if "eval_loss" in metrics:
             moment = f"step {state.global_step} of {total_steps}" if state.global_step else "before training"
             say(f"{self.stage}: {moment}, validation loss {metrics['eval_loss']:.4f}")
-        elif state.global_step % max(1, -(-total_steps // _LINES)) == 0:
+        elif state.global_step % max(1, math.ceil(total_steps / _LOG_LINES)) == 0:
             remaining_time = f", about {seconds_left:.0f} s left" if seconds_left is not None else ""
             say(f"{self.stage}: step {state.global_step} of {total_steps}, loss {metrics['loss']:.4f}{remaining_time}")

@@ -38,7 +38,7 @@ def lease(
     the holders and their times, at once and then occasionally. Raises TimeoutError, naming the holders, and Stopped if
     `should_stop` returns a reason.
     """
-    limit, reminders = time.monotonic() + timeout_s, Reminders()
+    deadline, reminders = time.monotonic() + timeout_s, Reminders()
     while True:
         for device in devices:
             handles = _try_lock_all(folder, device, holder)
@@ -50,15 +50,14 @@ def lease(
                 for handle in handles:
                     os.close(handle)  # no LOCK_UN: a child keeps the lease with its copy
             return
-        single = dict.fromkeys(part for device in devices for part in members(device))
-        holders = {d: _holder(folder(d), d) for d in single}
-        waiting = "; ".join(f"{d}: {words}" for d, words in holders.items() if words) or "freed just now"
+        holders = {part: _holder(folder(part), part) for device in devices for part in members(device)}
+        held_by = "; ".join(f"{part}: {holder}" for part, holder in holders.items() if holder) or "freed just now"
         if reminders.due():
-            log(f"waiting for a free device ({waiting})")
+            log(f"waiting for a free device ({held_by})")
         if reason := should_stop():
             raise Stopped(reason)
-        if time.monotonic() > limit:
-            problem = f"no device became free within {timeout_s:g} s ({waiting})"
+        if time.monotonic() > deadline:
+            problem = f"no device became free within {timeout_s:g} s ({held_by})"
             raise TimeoutError(f"{problem}; wait for that run or cancel it")
         time.sleep(poll_s)
 
@@ -69,6 +68,7 @@ def members(device: str) -> list[str]:
 
 
 def _try_lock_all(folder: Callable[[str], Path], device: str, holder: str) -> tuple[int, ...] | None:
+    """Lock every device of a name. Returns their open files; None, with no lock held, if one is taken."""
     handles: list[int] = []
     for part in members(device):
         if (handle := _try_lock(folder(part), part, holder)) is None:
@@ -89,7 +89,7 @@ def lock_folder(device: str, home: Path) -> Path:
     return base / "finetune_pipeline" / f"devices-{platform.node()}"
 
 
-def _open(folder: Path, device: str) -> int:
+def _open_lock_file(folder: Path, device: str) -> int:
     """Open the lock file for this user only, without following links; create it if missing. Raises OutsideError if everyone may
     write to the folder, or the file is a link or another user's."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -115,7 +115,8 @@ def _open(folder: Path, device: str) -> int:
 
 
 def _try_lock(folder: Path, device: str, holder: str) -> int | None:
-    handle = _open(folder, device)
+    """Lock a device, and write the holder into its file. Returns the open file; None if the device is taken."""
+    handle = _open_lock_file(folder, device)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(handle, 0)
@@ -130,7 +131,7 @@ def _try_lock(folder: Path, device: str, holder: str) -> int | None:
 
 def _holder(folder: Path, device: str) -> str:
     """Return the holder's description and how long it has held the device; empty if the device is free."""
-    handle = _open(folder, device)
+    handle = _open_lock_file(folder, device)
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -72,8 +72,8 @@ class Machine:
 def examine_machine(places: Sequence[str], home: Path, environment: Callable[[str], Mapping[str, str]]) -> Machine:
     """Examine this machine. places: devices for jobs, as in FINETUNE_DEVICES. home: folder whose disk is checked. environment:
     returns the environment of a child process that sees only the given device."""
-    single_devices = dict.fromkeys(part for place in places for part in place.split("+"))
-    devices = [_in_child(place, environment) for place in single_devices]
+    single_places = dict.fromkeys(part for place in places for part in place.split("+"))  # each once, in this order
+    devices = [_examine_in_child(place, environment) for place in single_places]
     memory = psutil.virtual_memory()
     existing_folder = next(folder for folder in (home, *home.parents) if folder.exists())
     machine = Machine(
@@ -85,7 +85,7 @@ def examine_machine(places: Sequence[str], home: Path, environment: Callable[[st
         home=str(home),
         versions={name: _version(name) for name in PACKAGES},
         devices=devices,
-        runs=[_runs(device) for device in devices] + ["data checks, simple models and reports run on the CPU"],
+        runs=[_what_runs(device) for device in devices] + ["data checks, simple models and reports run on the CPU"],
         slow=[],
     )
     machine.slow.extend(_bottlenecks(machine))
@@ -99,7 +99,8 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _runs(device: Device) -> str:
+def _what_runs(device: Device) -> str:
+    """Describe what a device can run, and in which precision."""
     if device.problem:
         return f"{device.place}: unusable until this is solved: {device.problem}"
     storage = f"4-bit bases (qlora) with {device.four_bit}" if device.four_bit else "no 4-bit bases (qlora)"
@@ -107,6 +108,7 @@ def _runs(device: Device) -> str:
 
 
 def _bottlenecks(machine: Machine) -> list[str]:
+    """Return what makes jobs slow or fail on this machine, with fixes."""
     remarks, on_gpu = [], any(d.place != "cpu" for d in machine.devices)
     if not on_gpu:
         remarks.append(
@@ -132,6 +134,7 @@ def _gib(size: int) -> str:
 
 
 def machine_lines(machine: Machine) -> list[str]:
+    """Return the doctor's result as lines of text."""
     lines = [
         machine.system,
         f"{machine.cores} cores, {_gib(machine.memory_bytes)} of memory ({_gib(machine.available_bytes)} free), "
@@ -141,15 +144,18 @@ def machine_lines(machine: Machine) -> list[str]:
     for device in machine.devices:
         native = "bfloat16 natively" if device.bfloat16 else "no native bfloat16"
         lines.append(f"{device.place}: {device.name}, {_gib(device.memory_bytes)}, {native}")
-        lines += [f"  problem: {device.problem}"] * bool(device.problem)
+        if device.problem:
+            lines.append(f"  problem: {device.problem}")
         for kernel in device.kernels:
-            gap = "" if kernel.difference is None else f"largest difference {kernel.difference:.1e} of {kernel.limit:g}"
-            result = f"{'right' if kernel.right else 'WRONG'}  {kernel.name}: {kernel.problem or gap}"
+            difference = (
+                "" if kernel.difference is None else f"largest difference {kernel.difference:.1e} of {kernel.limit:g}"
+            )
+            result = f"{'right' if kernel.right else 'WRONG'}  {kernel.name}: {kernel.problem or difference}"
             lines.append(f"  {result} ({kernel.seconds:.2f} s)")
     return [*lines, *(f"runs: {line}" for line in machine.runs), *(f"slow: {line}" for line in machine.slow)]
 
 
-def _in_child(place: str, environment: Callable[[str], Mapping[str, str]]) -> Device:
+def _examine_in_child(place: str, environment: Callable[[str], Mapping[str, str]]) -> Device:
     """Examine a device in a child process; if that fails, return an unusable device with the problem."""
     with tempfile.TemporaryDirectory(prefix="finetune-doctor-") as folder:
         result_file = Path(folder) / "device.json"
@@ -158,16 +164,16 @@ def _in_child(place: str, environment: Callable[[str], Mapping[str, str]]) -> De
             env = dict(environment(place))
             child = subprocess.run(command, env=env, timeout=CHILD_SECONDS, capture_output=True, text=True, check=False)
         except OutsideError as error:  # CUDA_VISIBLE_DEVICES hides it
-            return _unusable(place, str(error))
+            return _unusable_device(place, str(error))
         except subprocess.TimeoutExpired:
-            return _unusable(place, f"its kernels did not end within {CHILD_SECONDS:g} s")
+            return _unusable_device(place, f"its kernels did not end within {CHILD_SECONDS:g} s")
         if child.returncode or not result_file.is_file():
             last_line = (child.stderr.strip().splitlines() or ["no message"])[-1]
-            return _unusable(place, f"examining it ended with code {child.returncode}: {last_line[:300]}")
+            return _unusable_device(place, f"examining it ended with code {child.returncode}: {last_line[:300]}")
         return msgspec.json.decode(result_file.read_bytes(), type=Device)
 
 
-def _unusable(place: str, problem: str) -> Device:
+def _unusable_device(place: str, problem: str) -> Device:
     return Device(place, "unknown", 0, False, "", "", problem=problem)
 
 
@@ -180,7 +186,9 @@ def examine(place: str) -> Device:
     device = pick_device()
     if (device.type == "cpu") != (place == "cpu"):
         build = "no CUDA build" if torch.version.cuda is None else f"built for CUDA {torch.version.cuda}"
-        return _unusable(place, f"torch sees no such GPU (torch {torch.__version__} is {build}); look at nvidia-smi")
+        return _unusable_device(
+            place, f"torch sees no such GPU (torch {torch.__version__} is {build}); look at nvidia-smi"
+        )
     cuda = device.type == "cuda"
     precision = resolve_precision("auto", device)
     return Device(
@@ -189,20 +197,20 @@ def examine(place: str) -> Device:
         memory_bytes=torch.cuda.get_device_properties(device).total_memory if cuda else psutil.virtual_memory().total,
         bfloat16=native_bfloat16(device) if cuda else cpu_has_bfloat16(),
         precision=str(precision).removeprefix("torch."),
-        four_bit=_four_bit(device.type),
+        four_bit=_four_bit_library(device.type),
         kernels=check_kernels(device, precision),
     )
 
 
-def _four_bit(kind: str) -> str:
+def _four_bit_library(kind: str) -> str:
     """Return the library for 4-bit weights: bitsandbytes' compiled one, or its slower PyTorch fallback; empty if none."""
     try:
         import bitsandbytes
         from bitsandbytes.cextension import lib
     except (ImportError, RuntimeError, OSError):
         return ""
-    native = "Native" in type(lib).__name__ and "Mock" not in type(lib).__name__
-    compiled = native and (kind == "cpu" or bool(getattr(lib, "compiled_with_cuda", False)))
+    is_native = "Native" in type(lib).__name__ and "Mock" not in type(lib).__name__
+    compiled = is_native and (kind == "cpu" or bool(getattr(lib, "compiled_with_cuda", False)))
     return f"bitsandbytes {bitsandbytes.__version__}, {'compiled' if compiled else 'PyTorch fallback'} for {kind}"
 
 

@@ -32,16 +32,19 @@ from finetune_pipeline.worker.jobs import ACTIONS
 from finetune_pipeline.worker.process import EXIT_CONFIG, EXIT_OOM, EXIT_PREEMPTED
 
 _OOM_SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory")
+"""What the out-of-memory errors of torch and the system say, in lower case."""
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads must not spin: other processes share the cores
     "TOKENIZERS_PARALLELISM": "false",
 }
+"""Variables set in every process that runs jobs."""
 DEFAULTS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic products on CUDA
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TQDM_DISABLE": "1",  # progress bars would fill the log
 }
+"""Variables set unless the environment has them."""
 
 
 def prepare_environment(job: dict[str, Any]) -> None:
@@ -136,16 +139,17 @@ def _pipes(job: dict[str, Any]) -> Iterator[None]:
 
 
 def _measured(began: float) -> dict[str, Any]:
+    """Return the time and peak memory of this process so far, and what they depend on."""
     import torch
 
-    used = resource.getrusage(resource.RUSAGE_SELF)
+    usage = resource.getrusage(resource.RUSAGE_SELF)
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
-    gpu = max((int(torch.cuda.max_memory_allocated(i)) for i in devices), default=None)
+    gpu_bytes = max((int(torch.cuda.max_memory_allocated(i)) for i in devices), default=None)
     return {
         "seconds": round(time.monotonic() - began, 2),
-        "cpu_seconds": round(used.ru_utime + used.ru_stime, 2),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
         "peak_memory_mib": round(_peak_memory_kib() / 1024, 1),
-        **({} if gpu is None else {"peak_gpu_memory_mib": round(gpu / 2**20, 1)}),
+        **({} if gpu_bytes is None else {"peak_gpu_memory_mib": round(gpu_bytes / 2**20, 1)}),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
@@ -171,13 +175,14 @@ def classify_error(error: BaseException, job: dict[str, Any]) -> tuple[int, str,
     if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _OOM_SIGNS):
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         return EXIT_OOM, "memory", f"out of memory: {reason}\nfix: {nearest_smaller(job)}"
-    if words := outside_words(error, job["out"]):
-        return 1, "error", words
+    if fault := outside_words(error, job["out"]):
+        return 1, "error", fault
     traceback.print_exception(error)
     return 1, "error", f"{type(error).__name__}: {error}"
 
 
 def _needs_launch(job: dict[str, Any]) -> bool:
+    """Whether this process must start others for the job, instead of running it."""
     return process_count() > 1 and not is_worker() and job.get("action") == "train"
 
 
@@ -196,9 +201,9 @@ def _report_failure(error: BaseException, job: dict[str, Any], out: Path) -> int
 def _launch(job: dict[str, Any], path: Path, out: Path) -> int:
     """Run the job in several processes. Returns the exit code; negative: the signal that ended one of them."""
     processes = process_count()
-    chosen, reason = launch.choose(job, processes)
-    say(f"{job['stage']}: {processes} processes, {chosen}: {reason}")
-    code = launch.launch(path, out, processes, chosen)
+    strategy, reason = launch.choose(job, processes)
+    say(f"{job['stage']}: {processes} processes, {strategy}: {reason}")
+    code = launch.launch(path, out, processes, strategy)
     if code != 0:
         say(f"{job['stage']}: {read_json(out / 'error.json')['message']}")
     return code

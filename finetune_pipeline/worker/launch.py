@@ -42,33 +42,35 @@ def choose(job: Mapping[str, Any], processes: int) -> tuple[str, str]:
     layer (Zhao et al. 2023, arXiv:2304.11277). Raises FindingsError if this number of processes cannot share the job.
     """
     gpu_bytes, setting = _gpu_bytes(), read_settings().parallel
-    device = min(gpu_bytes, default=psutil.virtual_memory().total // processes)
+    device_bytes = min(gpu_bytes, default=psutil.virtual_memory().total // processes)
     needed = job.get("memory_bytes") or _minimum_bytes(job, bool(gpu_bytes))
-    size = f"{needed / 2**30:.1f} GiB of {device / 2**30:.1f} GiB a device"
+    size = f"{needed / 2**30:.1f} GiB of {device_bytes / 2**30:.1f} GiB a device"
     if setting != "auto":
-        chosen, reason = setting, f"as set in FINETUNE_PARALLEL={setting}"
-    elif needed <= ROOM * device or not gpu_bytes:
-        chosen, reason = "ddp", f"it fits on one device ({size})" if gpu_bytes else "the CPU shares whole models only"
+        strategy, reason = setting, f"as set in FINETUNE_PARALLEL={setting}"
+    elif not gpu_bytes:
+        strategy, reason = "ddp", "the CPU shares whole models only"
+    elif needed <= ROOM * device_bytes:
+        strategy, reason = "ddp", f"it fits on one device ({size})"
     else:
-        chosen, reason = "fsdp2", f"it does not fit on one device ({size})"
-    if findings := refusals(job["settings"], processes, chosen, bool(gpu_bytes)):
+        strategy, reason = "fsdp2", f"it does not fit on one device ({size})"
+    if findings := refusals(job["settings"], processes, strategy, bool(gpu_bytes)):
         raise FindingsError(findings)
-    return chosen, reason
+    return strategy, reason
 
 
-def refusals(settings: Mapping[str, Any], processes: int, chosen: str, on_gpus: bool) -> list[Finding]:
-    """Return findings against training with this many processes, these settings and the strategy `chosen`."""
+def refusals(settings: Mapping[str, Any], processes: int, strategy: str, on_gpus: bool) -> list[Finding]:
+    """Return findings against training with this many processes, these settings and this strategy."""
     findings = []
     if uneven := uneven_batches(settings["batch_size"], processes, "devices"):
         message, sizes = uneven
         fix = f"{sizes}, or give FINETUNE_DEVICES another number of devices"
         findings.append(Finding("training.batch_over_devices", "error", "task.yaml: training.batch_size", message, fix))
-    if chosen == "fsdp2" and METHODS[settings["method"]].holds == "four_bit":
+    if strategy == "fsdp2" and METHODS[settings["method"]].holds == "four_bit":
         message = "4-bit weights cannot be split over devices: their quantization constants belong to complete tensors"
         fix = "set FINETUNE_PARALLEL=ddp if the base fits on each device in four bits, or set training.method: lora, "
         fix += "which is sharded in 16 bits"
         findings.append(Finding("training.four_bit_sharded", "error", "task.yaml: training.method", message, fix))
-    if chosen == "fsdp2" and not on_gpus:
+    if strategy == "fsdp2" and not on_gpus:
         message = "a model can be split over GPUs only"
         fix = "set FINETUNE_PARALLEL=ddp, or name GPUs in FINETUNE_DEVICES"
         findings.append(Finding("training.cpu_sharded", "error", "FINETUNE_PARALLEL", message, fix))
@@ -89,7 +91,7 @@ def _gpu_bytes() -> list[int]:
     return []
 
 
-def launch(job_file: Path, out: Path, processes: int, chosen: str) -> int:
+def launch(job_file: Path, out: Path, processes: int, strategy: str) -> int:
     """Run the job file in `processes` processes. Returns 0, or the exit code of the first failure (negative: the signal that
     killed a process); out/error.json then describes it."""
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # error.json reports failures
@@ -97,7 +99,7 @@ def launch(job_file: Path, out: Path, processes: int, chosen: str) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    os.environ.update({STRATEGY: chosen, PARENT_VARIABLE: str(os.getpid())})
+    os.environ.update({STRATEGY: strategy, PARENT_VARIABLE: str(os.getpid())})
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     config = LaunchConfig(
         min_nodes=1,
@@ -150,6 +152,7 @@ def _outcome(out: Path, codes: Mapping[int, int], stopped: str | None) -> int:
 
 
 def write_error(out: Path, code: int, kind: str, message: str, findings: list[dict[str, Any]] | None = None) -> None:
+    """Write out/error.json, which describes the error that ended a job."""
     write_json(out / "error.json", {"code": code, "kind": kind, "message": message, "findings": findings or []})
 
 

@@ -24,8 +24,10 @@ CODE = "2"
 _SPACING: Any = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 """Compact JSON, with an optional space after commas and colons."""
 Complies = Callable[[Answer], bool]
-_NAMES = ("properties", "patternProperties", "$defs", "definitions")
-_VALUES = ("enum", "const", "default", "examples")
+_NAME_KEYWORDS = ("properties", "patternProperties", "$defs", "definitions")
+"""Keywords whose value maps names, not keywords, to schemas."""
+_VALUE_KEYWORDS = ("enum", "const", "default", "examples")
+"""Keywords whose value is data, not a schema."""
 
 
 class UnsupportedSchema(ValueError):
@@ -98,7 +100,7 @@ def _matcher(schema: Mapping[str, Any], vocabulary: Any) -> tuple[Any, str]:
     """Return (the matcher of a schema, its rules as text). Raises UnsupportedSchema."""
     reason = ""
     for ignored_keywords in ({"uniqueItems"}, {"uniqueItems", "format"}):
-        text = json.dumps(_without(schema, ignored_keywords))
+        text = json.dumps(_without_keywords(schema, ignored_keywords))
         rules = llguidance.LLMatcher.grammar_from_json_schema(text, overrides=_SPACING)
         refused, problems = llguidance.LLMatcher.validate_grammar_with_warnings(rules, vocabulary)
         if not refused:
@@ -107,14 +109,16 @@ def _matcher(schema: Mapping[str, Any], vocabulary: Any) -> tuple[Any, str]:
     raise UnsupportedSchema(f"decoding cannot be constrained to output.json_schema: {reason}")
 
 
-def _without(schema: Any, words: Collection[str], names: bool = False) -> Any:
-    """Remove some keywords from a schema, at any depth. names: the keys of this object are names, not keywords."""
+def _without_keywords(schema: Any, keywords: Collection[str], keys_are_names: bool = False) -> Any:
+    """Remove some keywords from a schema, at any depth. keys_are_names: the keys of this object are names, not keywords."""
     if isinstance(schema, list):
-        return [_without(part, words) for part in schema]
+        return [_without_keywords(part, keywords) for part in schema]
     if not isinstance(schema, Mapping):
         return schema
-    return {
-        key: part if key in _VALUES and not names else _without(part, words, key in _NAMES and not names)
-        for key, part in schema.items()
-        if names or key not in words
-    }
+    kept = {}
+    for key, part in schema.items():
+        if keys_are_names:
+            kept[key] = _without_keywords(part, keywords)
+        elif key not in keywords:
+            kept[key] = part if key in _VALUE_KEYWORDS else _without_keywords(part, keywords, key in _NAME_KEYWORDS)
+    return kept

@@ -56,38 +56,43 @@ def generate_and_score(
     answered = known or {}
     answers = [answered.get(i) or Answer(prompt_tokens=len(p)) for i, p in enumerate(prompts)]
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    order = []
+    answerable = []
     for i, prompt in enumerate(prompts):
-        if not prompt or (limit and len(prompt) + max_new_tokens > limit):
-            total = f"with {max_new_tokens} new tokens that is more than the model's {limit}"
-            too_long = f"the prompt has {len(prompt)} tokens; {total}"
-            answers[i].status, answers[i].error = "error", too_long if prompt else "the prompt is empty"
+        problem = ""
+        if not prompt:
+            problem = "the prompt is empty"
+        elif limit and len(prompt) + max_new_tokens > limit:
+            problem = f"the prompt has {len(prompt)} tokens; with {max_new_tokens} new tokens that is more than the model's {limit}"
+        if problem:
+            answers[i].status, answers[i].error = "error", problem
         else:
-            order.append(i)
+            answerable.append(i)
 
     def answer_rows(reader: Reader, rows: list[int]) -> None:
         batch = reader.read([prompts[i] for i in rows])
-        texts = reader.greedy(batch, max_new_tokens, ends)
+        answer_ids = reader.greedy(batch, max_new_tokens, ends)
         row_labels = [labels[i] if labels is not None else [] for i in rows]
         scores = _scores(reader.continuations(batch, row_labels), row_labels)
-        for i, ids, score in zip(rows, texts, scores, strict=True):
+        for i, ids, score in zip(rows, answer_ids, scores, strict=True):
             _fill(answers[i], tokenizer, ids, score, ends)
         if restriction is None:
             return
-        wrong = [place for place, i in enumerate(rows) if not restriction.complies(answers[i])]
-        texts = reader.greedy(batch.rows(wrong), max_new_tokens, ends, restriction.grammar) if wrong else []
-        for i, ids in zip((rows[place] for place in wrong), texts, strict=True):
+        violating = [k for k, i in enumerate(rows) if not restriction.complies(answers[i])]
+        if not violating:
+            return
+        answer_ids = reader.greedy(batch.rows(violating), max_new_tokens, ends, restriction.grammar)
+        for i, ids in zip((rows[k] for k in violating), answer_ids, strict=True):
             restricted = answers[i].restricted = Answer(prompt_tokens=len(prompts[i]))
             _fill(restricted, tokenizer, ids, [], ends)
 
     batch_size = rows_at_once(model, batch_size, max(map(len, prompts), default=0) + max_new_tokens)
     completed = len(answered)
-    for family in families([prompts[i] for i in order]):
-        places = sorted((order[i] for i in family), key=lambda i: (-len(prompts[i]), i))
-        batches = _batches(places, batch_size, answered)
+    for family in families([prompts[i] for i in answerable]):
+        by_length = sorted((answerable[i] for i in family), key=lambda i: (-len(prompts[i]), i))
+        batches = _batches(by_length, batch_size, answered)
         if not batches:
             continue
-        reader = Reader(model, prompts[places[0]][: common_prefix([prompts[i] for i in places])])
+        reader = Reader(model, prompts[by_length[0]][: common_prefix([prompts[i] for i in by_length])])
         for rows in batches:
             try:
                 answer_rows(reader, rows)
@@ -101,8 +106,8 @@ def generate_and_score(
                         problem = f"{type(reason).__name__}: {reason}"
                         answers[i] = Answer(status="error", error=problem, prompt_tokens=len(prompts[i]))
             completed += len(rows)
-            if len(order) > 1:
-                progress.tell(stage, name, step=completed, of=len(order))
+            if len(answerable) > 1:
+                progress.tell(stage, name, step=completed, of=len(answerable))
             if keep is not None:
                 keep({i: answers[i] for i in rows})
     return answers
@@ -119,6 +124,8 @@ def _batches(order: Sequence[int], size: int, computed: Container[int]) -> list[
 
 
 def _scores(logits: list[list[torch.Tensor]], texts: Sequence[Sequence[Ids]]) -> list[list[float]]:
+    """Return the log-likelihood of each of a row's texts, from the logits that predict its tokens."""
+
     def score(part: torch.Tensor, text: Ids) -> float:
         target = torch.tensor(text, device=part.device)[:, None]
         return torch.log_softmax(part.float(), -1).gather(1, target).double().sum().item()
@@ -127,7 +134,11 @@ def _scores(logits: list[list[torch.Tensor]], texts: Sequence[Sequence[Ids]]) ->
 
 
 def _fill(answer: Answer, tokenizer: Any, ids: Ids, scores: list[float], ends: set[int]) -> None:
+    """Store the generated tokens, their text, the status and the label scores in `answer`."""
     ended = bool(ids) and ids[-1] in ends
     answer.new_ids, answer.new_tokens, answer.label_scores = ids, len(ids), scores
     answer.text = tokenizer.decode(ids[:-1] if ended else ids)
-    answer.status = "truncated" if not ended else "ok" if answer.text.strip() else "empty"
+    if not ended:
+        answer.status = "truncated"
+    else:
+        answer.status = "ok" if answer.text.strip() else "empty"

@@ -82,31 +82,33 @@ class Reader:
     def read(self, prompts: Sequence[Ids]) -> Prefilled:
         """Read the rest of each prompt, on a CPU a few prompts at a time. Pass whole prompts; they must begin with the prefix."""
         tails = [p[self.prefix :] for p in prompts]
-        apart = len(tails) > 1 and self.prefix > 0 and self.way == APART
+        without_prefix = len(tails) > 1 and self.prefix > 0 and self.way == APART
         # only plain caches can be joined
         passes = self._passes([len(t) for t in tails]) if has_plain_layers(self.cache) else [list(range(len(tails)))]
-        parts = [self._read([tails[i] for i in rows], apart) for rows in passes]
+        parts = [self._read_pass([tails[i] for i in rows], without_prefix) for rows in passes]
         batch = parts[0] if len(parts) == 1 else _joined(parts)
-        order = [i for rows in passes for i in rows]
-        return batch.rows(sorted(range(len(order)), key=order.__getitem__))
+        read_order = [i for rows in passes for i in rows]
+        return batch.rows([read_order.index(i) for i in range(len(prompts))])
 
-    def _read(self, tails: Sequence[Ids], apart: bool) -> Prefilled:
+    def _read_pass(self, tails: Sequence[Ids], without_prefix: bool) -> Prefilled:
+        """Read some prompts' tokens after the prefix in one pass. without_prefix: their cache does not contain the prefix; they
+        attend to the reader's own cache of it."""
         longest = max(len(t) for t in tails)
-        uncached_prefix, cached = (self.prefix, 0) if apart else (0, self.prefix)
+        uncached_prefix, cached = (self.prefix, 0) if without_prefix else (0, self.prefix)
         ids = torch.zeros(len(tails), longest, dtype=torch.long)
         mask = torch.ones(len(tails), cached + longest, dtype=torch.long)
         for i, tail in enumerate(tails):
             ids[i, longest - len(tail) :] = torch.tensor(tail)
             mask[i, cached : cached + longest - len(tail)] = 0
-        cache = DynamicCache(config=self.model.config) if apart else branch(self.cache)
+        cache = DynamicCache(config=self.model.config) if without_prefix else branch(self.cache)
         if cached:
             cache.batch_repeat_interleave(len(tails))
         mask = mask.to(self.model.device)
         positions = uncached_prefix + (mask.cumsum(1) - 1).clamp(min=0)[:, cached:]
-        logits = self._call(ids.to(self.model.device), mask, positions, cache, uncached_prefix, logits_to_keep=1)[:, -1]
-        return Prefilled(cache, mask, logits, uncached_prefix)
+        logits = self._logits(ids.to(self.model.device), mask, positions, cache, uncached_prefix, logits_to_keep=1)
+        return Prefilled(cache, mask, logits[:, -1], uncached_prefix)
 
-    def _call(
+    def _logits(
         self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache, uncached_prefix: int, **options: Any
     ) -> Tensor:
         """Return the logits of `ids` behind a batch's cache; uncached_prefix: of :class:`Prefilled`."""
@@ -120,12 +122,12 @@ class Reader:
         """Return the logits [tokens, vocabulary] that predict each token of every continuation of every row.
         texts[row] lists that row's continuations; each attends to the row's prompt and itself. The batch is not changed."""
         if self.way == PLAIN:
-            return self._one_by_one(batch, texts)
+            return self._continue_plain(batch, texts)
         trees_by_texts = {id(row): Tree.of(row) for row in texts}  # most rows share one list of labels
         trees = [trees_by_texts[id(row)] for row in texts]
         results: list[list[Tensor]] = [[] for _ in trees]
         for rows in self._passes([len(tree.tokens) for tree in trees]):
-            for i, logits in zip(rows, self._continue(batch.rows(rows), [trees[i] for i in rows]), strict=True):
+            for i, logits in zip(rows, self._continue_trees(batch.rows(rows), [trees[i] for i in rows]), strict=True):
                 results[i] = logits
         return results
 
@@ -146,7 +148,8 @@ class Reader:
             room -= longest
         return passes
 
-    def _continue(self, batch: Prefilled, trees: Sequence[Tree]) -> list[list[Tensor]]:
+    def _continue_trees(self, batch: Prefilled, trees: Sequence[Tree]) -> list[list[Tensor]]:
+        """:meth:`continuations` of each row's tree, all in one pass."""
         first_logits = [[batch.logits[i : i + 1] for _ in tree.paths] for i, tree in enumerate(trees)]
         width = max(len(tree.tokens) for tree in trees)
         if width == 0:
@@ -164,26 +167,26 @@ class Reader:
         mask = torch.zeros(rows, 1, width, past + width, dtype=batch.logits.dtype, device=device)
         mask.masked_fill_(~allowed[:, None], torch.finfo(mask.dtype).min)
         positions = batch.uncached_prefix + batch.mask.sum(1, keepdim=True) + depth.to(device)
-        logits = self._call(ids.to(device), mask, positions, branch(batch.cache), batch.uncached_prefix)
+        logits = self._logits(ids.to(device), mask, positions, branch(batch.cache), batch.uncached_prefix)
         return [
-            [torch.cat([head, logits[i, path]]) for head, path in zip(heads, trees[i].paths, strict=True)]
-            for i, heads in enumerate(first_logits)
+            [torch.cat([first, logits[i, path]]) for first, path in zip(row_logits, trees[i].paths, strict=True)]
+            for i, row_logits in enumerate(first_logits)
         ]
 
-    def _one_by_one(self, batch: Prefilled, texts: Sequence[Sequence[Ids]]) -> list[list[Tensor]]:
+    def _continue_plain(self, batch: Prefilled, texts: Sequence[Sequence[Ids]]) -> list[list[Tensor]]:
         """:meth:`continuations` read PLAIN: one pass for each of a row's texts."""
         results: list[list[Tensor]] = [[] for _ in texts]
-        for number in range(max(map(len, texts))):
-            rows = [i for i, row in enumerate(texts) if number < len(row)]
+        for text_index in range(max(map(len, texts))):
+            rows = [i for i, row in enumerate(texts) if text_index < len(row)]
             part = batch.rows(rows)
-            inputs = [texts[i][number][:-1] for i in rows]
+            inputs = [texts[i][text_index][:-1] for i in rows]
             width = max(map(len, inputs))
             logits = part.logits[:, None]
             if width:
                 ids = torch.tensor([[*text, *[0] * (width - len(text))] for text in inputs], device=self.model.device)
                 mask = torch.cat([part.mask, part.mask.new_ones(len(rows), width)], 1)
                 positions = part.mask.sum(1, keepdim=True) + torch.arange(width, device=self.model.device)
-                following = self._call(ids, mask, positions, branch(part.cache), 0)
+                following = self._logits(ids, mask, positions, branch(part.cache), 0)
                 logits = torch.cat([logits, following], 1)
             for i, text, row_logits in zip(rows, inputs, logits, strict=True):
                 results[i].append(row_logits[: len(text) + 1])
@@ -200,22 +203,23 @@ class Reader:
         for step in range(max_new_tokens):
             if constrained:
                 scores = logits.float().cpu().numpy()
-                allowed = [
+                chosen = [
                     constrained[row].choose(row_scores, ends) for row, row_scores in zip(active, scores, strict=True)
                 ]
-                token = torch.tensor(allowed, device=logits.device)
+                tokens = torch.tensor(chosen, device=logits.device)
             else:
-                token = logits.argmax(-1)
-            for row, chosen in zip(active, token.tolist(), strict=True):
-                answers[row].append(chosen)
+                tokens = logits.argmax(-1)
+            for row, token in zip(active, tokens.tolist(), strict=True):
+                answers[row].append(token)
             unfinished = [i for i, row in enumerate(active) if answers[row][-1] not in ends]
             if not unfinished or step + 1 == max_new_tokens:
                 break
             if len(unfinished) < len(active):
                 keep = torch.tensor(unfinished, device=mask.device)
                 cache.reorder_cache(keep)  # type: ignore[arg-type]
-                mask, token, active = mask[keep], token[keep], [active[i] for i in unfinished]
+                mask, tokens, active = mask[keep], tokens[keep], [active[i] for i in unfinished]
             positions = batch.uncached_prefix + mask.sum(1, keepdim=True)
             mask = torch.cat([mask, mask.new_ones(len(active), 1)], 1)
-            logits = self._call(token[:, None], mask, positions, cache, batch.uncached_prefix, logits_to_keep=1)[:, -1]
+            following = self._logits(tokens[:, None], mask, positions, cache, batch.uncached_prefix, logits_to_keep=1)
+            logits = following[:, -1]
         return answers

@@ -36,17 +36,18 @@ def families(prompts: Sequence[Ids]) -> list[list[int]]:
     return sorted(map(sorted, groups), key=lambda rows: (-len(rows), rows[0]))
 
 
-def _split_families(prompts: Sequence[Ids], places: list[int], depth: int) -> tuple[int, list[list[int]]]:
-    """Return (tokens to read, families) of the prompts at `places`, which are in lexical order."""
-    ends = (places[0], places[-1], min(places, key=lambda i: len(prompts[i])))
-    shared = common_prefix([prompts[i] for i in ends])
+def _split_families(prompts: Sequence[Ids], indices: list[int], depth: int) -> tuple[int, list[list[int]]]:
+    """Return (tokens to read, families) of the prompts at `indices`, which are in lexical order."""
+    # the tokens that the first, the last and the shortest prompt share, all share
+    extremes = (indices[0], indices[-1], min(indices, key=lambda i: len(prompts[i])))
+    shared = common_prefix([prompts[i] for i in extremes])
     remaining: list[int] = []
     cost = 0
     groups: list[list[int]] = []
-    for _, group in groupby(places, key=lambda i: prompts[i][: shared + 1]):
+    for _, group in groupby(indices, key=lambda i: prompts[i][: shared + 1]):
         family = list(group)
         joint_cost = sum(len(prompts[i]) - shared for i in family)
-        if depth and 1 < len(family) < len(places):
+        if depth and 1 < len(family) < len(indices):
             separate_cost, subgroups = _split_families(prompts, family, depth - 1)
             if separate_cost <= _MAX_COST_SHARE * joint_cost:
                 cost, groups = cost + separate_cost, groups + subgroups
@@ -75,17 +76,17 @@ class Tree:
         for text in texts:
             path: list[int] = []
             for token in text[:-1]:
-                before = path[-1] if path else -1
-                if (before, token) not in positions:
-                    positions[before, token] = len(tokens)
+                parent = path[-1] if path else -1
+                if (parent, token) not in positions:
+                    positions[parent, token] = len(tokens)
                     tokens.append(token)
                     depth.append(len(path))
-                path.append(positions[before, token])
+                path.append(positions[parent, token])
             paths.append(path)
         sees = torch.zeros(len(tokens), len(tokens), dtype=torch.bool)
         for path in paths:
-            path_positions = torch.tensor(path, dtype=torch.long)
-            sees[path_positions[:, None], path_positions] = torch.ones(len(path), len(path), dtype=torch.bool).tril()
+            index = torch.tensor(path, dtype=torch.long)
+            sees[index[:, None], index] = torch.ones(len(path), len(path), dtype=torch.bool).tril()
         return cls(tokens, depth, sees, paths)
 
 
@@ -146,6 +147,7 @@ class _RoomyLayer(DynamicLayer):
 
 
 def _enlarged(states: torch.Tensor, room: int) -> torch.Tensor:
+    """Return a larger tensor that begins with the states, with unset values for `room` more tokens."""
     rows, heads, tokens, width = states.shape
     buffer = states.new_empty(rows, heads, tokens + room, width)
     buffer[:, :, :tokens] = states

@@ -19,7 +19,8 @@ is read in a pass of its own."""
 _PREFIX = [9, 10, 11, 12, 13]
 _PROMPTS = [[*_PREFIX, *range(3, 15)], [*_PREFIX, 6]]
 _TEXTS = [[*range(n, 19), 3] for n in (6, 11)]
-"""Numbers of tokens, see _mid_vocabulary_tokens; long enough to tell wrong distances from the rounding of bfloat16."""
+"""The trial's prompts and the texts after them, as numbers for _mid_vocabulary_tokens; long enough to tell wrong distances from
+the rounding of bfloat16."""
 _LONGEST = max(map(len, _PROMPTS)) + max(map(len, _TEXTS))
 _CACHE_ATTRIBUTE = "_way_of_reading"
 _MODEL_ERRORS = (TypeError, ValueError, RuntimeError, LookupError, AttributeError)
@@ -44,10 +45,12 @@ def rows_at_once(model: Any, batch_size: int, longest: int) -> int:
 
 @torch.no_grad()
 def _first_correct_way(model: Any, reader: Callable[[Any, list[int], str], Any]) -> str:
-    config, size = model.config.get_text_config(), rows_at_once(model, len(_PROMPTS), _LONGEST)
-    before, problem = config._attn_implementation, ""
-    prefix, *encoded = (_mid_vocabulary_tokens(numbers, config.vocab_size) for numbers in (_PREFIX, *_PROMPTS, *_TEXTS))
-    prompts, texts = encoded[: len(_PROMPTS)], encoded[len(_PROMPTS) :]
+    config, batch_size = model.config.get_text_config(), rows_at_once(model, len(_PROMPTS), _LONGEST)
+    configured_attention, problem = config._attn_implementation, ""
+    prefix = _mid_vocabulary_tokens(_PREFIX, config.vocab_size)
+    prompts, texts = (
+        [_mid_vocabulary_tokens(numbers, config.vocab_size) for numbers in rows] for rows in (_PROMPTS, _TEXTS)
+    )
     expected = [logits_alone(model, prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
     for way in (APART, TREES, PLAIN):
         if way == APART and not prefix_attention.switch_on(model):
@@ -55,8 +58,8 @@ def _first_correct_way(model: Any, reader: Callable[[Any, list[int], str], Any])
         try:
             trial_reader = reader(model, prefix, way)
             rows = []
-            for start in range(0, len(prompts), size):
-                batch = trial_reader.read(prompts[start : start + size])
+            for start in range(0, len(prompts), batch_size):
+                batch = trial_reader.read(prompts[start : start + batch_size])
                 rows += trial_reader.continuations(batch, [texts] * len(batch.logits))
             problem = _difference([row[i] for i, row in enumerate(rows)], expected, way)
             if trial_reader.way != way:
@@ -65,7 +68,7 @@ def _first_correct_way(model: Any, reader: Callable[[Any, list[int], str], Any])
             problem = f"{type(error).__name__}: {error}"
         if not problem:
             return way
-        config._attn_implementation = before
+        config._attn_implementation = configured_attention
     raise JobError(
         f"models of type {config.model_type} give other answers to several prompts at once than to each alone ({problem}), "
         "so no evaluation of them would be right",
@@ -98,6 +101,6 @@ def _difference(trial_logits: list[torch.Tensor], expected: list[torch.Tensor], 
         return ""
     gap = relative_difference(torch.cat(trial_logits), reference)
     # in bfloat16 some tokens may go to other experts; PLAIN is the last way to try
-    rough = 0.3 if way == PLAIN else 0.1
-    limit = 1e-3 if trial_logits[0].dtype == torch.float32 else rough
+    bfloat16_limit = 0.3 if way == PLAIN else 0.1
+    limit = 1e-3 if trial_logits[0].dtype == torch.float32 else bfloat16_limit
     return "" if gap <= limit else f"relative difference of the logits {gap:.2g}"

@@ -185,7 +185,7 @@ ENDPOINT = Kind(
 """The kind of result of trainers that return no weights, for any method."""
 KINDS: dict[str, Kind] = {ENDPOINT.name: ENDPOINT}
 """Every kind of result by name."""
-M = TypeVar("M", bound=type[Method])
+MethodClass = TypeVar("MethodClass", bound=type[Method])
 
 
 def kind_of(name: str | None) -> Kind:
@@ -193,9 +193,10 @@ def kind_of(name: str | None) -> Kind:
     return KINDS.get(str(name), METHODS["lora"].kind)
 
 
-def register(cls: M) -> M:
+def register(cls: MethodClass) -> MethodClass:
     """Class decorator: add a method."""
     METHODS[cls.name] = cls()
+    # keeps both dicts in the order of the tables
     for name, method in sorted(METHODS.items(), key=lambda entry: entry[1].order):
         METHODS[name] = METHODS.pop(name)
         KINDS[method.kind.name] = method.kind
@@ -208,14 +209,14 @@ def by_method(key: str, meaning: str = "", **limits: Any) -> Any:
     def default(settings: dict[str, Any]) -> Any:
         return METHODS[settings["method"]].default(key).value
 
-    return Field(default_factory=default, description=_described(key, meaning), **limits)
+    return Field(default_factory=default, description=_description(key, meaning), **limits)
 
 
 def largest_micro_batch(settings: dict[str, Any]) -> int:
     """Return the default of micro_batch_size: the largest divisor of the batch size up to the method's value."""
-    most = METHODS[settings["method"]].default("micro_batch_size").value
-    batch = settings.get("batch_size", most)
-    return max(n for n in range(1, min(most, batch) + 1) if batch % n == 0)
+    usual = METHODS[settings["method"]].default("micro_batch_size").value
+    batch_size = settings.get("batch_size", usual)
+    return max(n for n in range(1, min(usual, batch_size) + 1) if batch_size % n == 0)
 
 
 def default_table() -> list[tuple[str, str, str, str]]:
@@ -224,20 +225,23 @@ def default_table() -> list[tuple[str, str, str, str]]:
     for key in COMMON:
         for method in METHODS.values():
             default = method.default(key)
-            rows.setdefault((key, _number(default.value), default.source), []).append(method.name)
+            rows.setdefault((key, _format_number(default.value), default.source), []).append(method.name)
     return [(key, ", ".join(methods), value, source) for (key, value, source), methods in rows.items()]
 
 
-def _described(key: str, meaning: str) -> str:
+def _description(key: str, meaning: str) -> str:
     """Return a field's description, with its default for each method."""
     methods: dict[Any, list[str]] = {}
     for method in METHODS.values():
         methods.setdefault(method.default(key).value, []).append(method.name)
-    names = {_number(value): f" ({', '.join(group)})" if len(methods) > 1 else "" for value, group in methods.items()}
-    return f"{meaning} Unset: {', '.join(value + group for value, group in names.items())}.".strip()
+    defaults = [f"{_format_number(value)} ({', '.join(names)})" for value, names in methods.items()]
+    if len(methods) == 1:
+        defaults = [_format_number(value) for value in methods]
+    return f"{meaning} Unset: {', '.join(defaults)}.".strip()
 
 
-def _number(value: Any) -> str:
+def _format_number(value: Any) -> str:
+    """Format a default as in the reference: small numbers as 5e-4, all else as it is."""
     if not isinstance(value, float):
         return str(value)
     return f"{value:.0e}".replace("e-0", "e-") if 0 < value < 0.01 else f"{value:g}"

@@ -37,9 +37,12 @@ class Full(Method):
 
     def kept_bytes(self, settings: Settings, shape: Shape, tokens: int, width: int) -> int:
         """Return the bytes of each linear layer's input; under autocast, layers with the same input have separate copies."""
-        heads = shape.heads * shape.head_dim
-        shared = 1 if width == 4 else 3, 1 if width == 4 else 2
-        return tokens * width * (shape.hidden * shared[0] + heads + shape.hidden * shared[1] + shape.inner)
+        autocast = width == 2
+        query_key_value = shape.hidden * (3 if autocast else 1)
+        output = shape.heads * shape.head_dim
+        gate_up = shape.hidden * (2 if autocast else 1)
+        down = shape.inner
+        return tokens * width * (query_key_value + output + gate_up + down)
 
     def keeps_attention(self, settings: Settings, shape: Shape) -> bool:
         return True

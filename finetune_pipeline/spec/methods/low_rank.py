@@ -13,8 +13,8 @@ from finetune_pipeline.spec.outputs import Section
 
 NOT_ADAPTED = ("lm_head", "embed_tokens", "embed_out")
 """Embeddings and output heads, which low-rank adapters do not change."""
-_INPUTS = {"q": "qkv", "k": "qkv", "v": "qkv", "o": "o", "gate": "up", "up": "up", "down": "down"}
-_JOINED = {"qkv_proj": "qkv", "gate_up_proj": "up"}
+_INPUTS = {"q": "qkv", "k": "qkv", "v": "qkv", "qkv": "qkv", "o": "o", "gate": "up", "up": "up", "down": "down"}
+"""Which of a block's four inputs a linear layer reads, by its name without ``_proj``; all others read "up"."""
 LOW_RANK = Kind(
     "lora",
     r"lora_",
@@ -45,17 +45,16 @@ class LowRank(Method):
 
     def check(self, training: Any) -> list[Finding]:
         """Check the targets. The output head is excluded: many bases tie it to the embedding, and it is computed only for loss."""
-        lora, key = getattr(training, self.section), f"training.{self.section}"
-        problems = {}
-        if lora.target_modules == []:
-            problems["the list is empty: no layer would be trained"] = (
-                "write all-linear, or name layers such as q_proj and v_proj"
-            )
-        for name in lora.target_modules if isinstance(lora.target_modules, list) else ():
+        targets = getattr(training, self.section).target_modules
+        problems = {}  # message: fix; a layer that is named twice is reported once
+        if targets == []:
+            message = "the list is empty: no layer would be trained"
+            problems[message] = "write all-linear, or name layers such as q_proj and v_proj"
+        for name in targets if isinstance(targets, list) else ():
             if name.rpartition(".")[2] in NOT_ADAPTED:
                 message = f"{name!r} is the embedding or the output head, which adapters here do not change"
                 problems[message] = f"remove {name}; method: full trains everything"
-        place = f"task.yaml: {key}.target_modules"
+        place = f"task.yaml: training.{self.section}.target_modules"
         return [Finding("spec.target_modules", "error", place, message, fix) for message, fix in problems.items()]
 
     def check_base(self, training: Any, config: Settings, layers: Callable[[], set[str]]) -> list[Finding]:
@@ -78,7 +77,9 @@ class LowRank(Method):
         section 4.1)."""
         lora = settings[self.section]
         layers = shape.targeted(lora["target_modules"])
-        return sum(lora["r"] * (layer.fan_in + layer.fan_out) + lora["dora"] * layer.fan_out for layer in layers)
+        matrices: int = sum(lora["r"] * (layer.fan_in + layer.fan_out) for layer in layers)
+        magnitudes: int = sum(layer.fan_out for layer in layers) if lora["dora"] else 0
+        return matrices + magnitudes
 
     def kept_bytes(self, settings: Settings, shape: Shape, tokens: int, width: int) -> int:
         """Return the bytes of one input tensor per group of layers that share it, its dropout mask, and both matrices' products."""
@@ -98,7 +99,7 @@ class LowRank(Method):
     def _inputs(self, settings: Settings, shape: Shape) -> set[str]:
         """Return which of a block's four inputs the adapter reads."""
         names = {layer.name.rpartition(".")[2] for layer in shape.targeted(settings[self.section]["target_modules"])}
-        return {_JOINED.get(name) or _INPUTS.get(name.removesuffix("_proj"), "up") for name in names}
+        return {_INPUTS.get(name.removesuffix("_proj"), "up") for name in names}
 
     def add(self, model: Any, tokenizer: Any, settings: Settings, task_text: str) -> Added:
         """Return a PEFT model with float32 weights, without the output head, like PEFT's all-linear. Raises JobError if
@@ -108,7 +109,7 @@ class LowRank(Method):
         lora = settings[self.section]
         targets = lora["target_modules"]
         if targets == "all-linear":
-            targets = _beside_experts(model) or targets
+            targets = _layers_outside_experts(model) or targets
         config = LoraConfig(
             r=lora["r"],
             lora_alpha=lora["alpha"],
@@ -132,7 +133,7 @@ def expert_blocks(names: Iterable[str]) -> set[str]:
     return {name.split(".experts.")[0].rpartition(".")[2] for name in names if ".experts." in name}
 
 
-def _beside_experts(model: Any) -> list[str]:
+def _layers_outside_experts(model: Any) -> list[str]:
     """Return the linear layers outside the blocks of experts, in a mixture of experts; empty for other models.
     Their experts are joined into one weight a layer, for which PEFT's adapters cannot be merged into the base."""
     from torch.nn import Linear

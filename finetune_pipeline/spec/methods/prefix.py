@@ -75,20 +75,21 @@ class Prefix(SoftPrompt):
 
         text, number = self.first_text(settings, task_text), settings["prefix"]["tokens"]
         peft: Any = get_peft_model(model, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=number))
+        # without a text, some token still shows the shape of keys and values
         ids = tokenizer(text or "a", add_special_tokens=False)["input_ids"]
         if tokenizer.bos_token_id is not None and tokenizer.bos_token_id != tokenizer.eos_token_id:
             ids = [tokenizer.bos_token_id, *ids]
-        first = _keys_and_values(model, repeated(ids, number))
+        initial_states = _keys_and_values(model, repeated(ids, number))
         config = peft.active_peft_config
         shape = (1, config.num_attention_heads, number, config.token_dim // config.num_attention_heads)
-        if any(states.shape != shape for layer in first for states in layer):
+        if any(states.shape != shape for layer in initial_states for states in layer):
             raise JobError(
                 f"the keys and values of {model.config.model_type} do not have the number of heads and the width that its "
                 f"config.json gives, which prefix tuning needs\nfix: {_OTHER_METHODS}"
             )
         if text:
-            initialize_kv_prefix_from_past_key_values(peft, past_key_values=first)
-        return self.begun(peft, settings, text)
+            initialize_kv_prefix_from_past_key_values(peft, past_key_values=initial_states)
+        return self.for_packed_batches(peft, settings, text)
 
 
 def _keys_and_values(base: Any, ids: Sequence[int]) -> list[tuple[Any, Any]]:
@@ -103,10 +104,10 @@ def _keys_and_values(base: Any, ids: Sequence[int]) -> list[tuple[Any, Any]]:
             f"{base.config.model_type} has layers that keep other states than keys and values, which prefix tuning trains\n"
             f"fix: {_OTHER_METHODS}"
         )
-    training = base.training
+    was_training = base.training
     base.eval()
     with torch.no_grad():
         base(input_ids=torch.tensor([list(ids)], device=base.device), cache=cache, use_cache=True, logits_to_keep=1)
-    base.train(training)
+    base.train(was_training)
     layers: list[Any] = cache.layers
     return [(layer.keys.float(), layer.values.float()) for layer in layers]

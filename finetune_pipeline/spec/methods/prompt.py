@@ -72,4 +72,4 @@ class Prompt(SoftPrompt):
             with torch.no_grad():
                 rows = peft.word_embeddings(torch.tensor(ids, device=model.device))
                 peft.prompt_encoder["default"].embedding.weight.copy_(rows.float())
-        return self.begun(peft, settings, text)
+        return self.for_packed_batches(peft, settings, text)

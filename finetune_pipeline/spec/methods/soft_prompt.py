@@ -1,6 +1,7 @@
 """Soft prompts, shared by prompt and prefix tuning. PEFT stores and saves them; this module adds their initialisation and
 packed batches."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,8 +32,11 @@ class SoftPrompt(Method):
     def check_base(self, training: Any, config: Settings, layers: Callable[[], set[str]]) -> list[Finding]:
         """Warn if no layer lets an answer behind a long row see the virtual tokens."""
         window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
-        kinds = config.get("layer_types") or ["sliding_attention"] * (config.get("model_type") in _ALL_SLIDING)
-        if not window or set(kinds) != {"sliding_attention"} or training.max_tokens <= window:
+        if layer_types := config.get("layer_types"):
+            all_sliding = set(layer_types) == {"sliding_attention"}
+        else:
+            all_sliding = config.get("model_type") in _ALL_SLIDING
+        if not window or not all_sliding or training.max_tokens <= window:
             return []
         message = f"every layer sees {window} tokens at most: behind longer rows the virtual tokens are out of sight"
         fix = f"set training.max_tokens: {window} or less, or use method: lora"
@@ -52,16 +56,16 @@ class SoftPrompt(Method):
             )
         return task_text
 
-    def begun(self, model: Any, settings: Settings, text: str | None) -> Added:
-        """Return the model, prepared for packed batches."""
+    def for_packed_batches(self, model: Any, settings: Settings, text: str | None) -> Added:
+        """Return the model, which then also accepts packed batches, and facts about its initial values."""
         accept_packed(model, self.virtual_tokens(settings))
         section = settings[self.section]
         return model, {"virtual_tokens": section["tokens"], "init": section["init"], "text": text}
 
 
 def repeated(ids: Sequence[int], number: int) -> list[int]:
-    """Repeat the given tokens up to `number` tokens."""
-    return (list(ids) * -(-number // len(ids)))[:number]
+    """Repeat the tokens, or cut them off, to get exactly `number` tokens."""
+    return (list(ids) * math.ceil(number / len(ids)))[:number]
 
 
 def accept_packed(model: Any, virtual_tokens: tuple[int, int]) -> None:
@@ -69,18 +73,18 @@ def accept_packed(model: Any, virtual_tokens: tuple[int, int]) -> None:
     All other calls use PEFT's own forward, which repeats it for every row and rebuilds the mask."""
     import torch
 
-    plain = model.forward
+    unpacked_forward = model.forward
     model.virtual_tokens = virtual_tokens
     in_sequence = virtual_tokens[0] > 0
 
     def forward(*args: Any, shared_prefix: Any = None, **kwargs: Any) -> Any:
         if shared_prefix is None:
-            return plain(*args, **kwargs)
+            return unpacked_forward(*args, **kwargs)
         base = model.get_base_model()
         if not in_sequence:
             return base(*args, cache=model.get_prompt(1), shared_prefix=shared_prefix, **kwargs)
-        rows = model.word_embeddings(kwargs.pop("input_ids"))
-        rows = torch.cat([model.get_prompt(1).to(rows.dtype), rows], 1)
-        return base(*args, inputs_embeds=rows, shared_prefix=shared_prefix, **kwargs)
+        embeddings = model.word_embeddings(kwargs.pop("input_ids"))
+        embeddings = torch.cat([model.get_prompt(1).to(embeddings.dtype), embeddings], 1)
+        return base(*args, inputs_embeds=embeddings, shared_prefix=shared_prefix, **kwargs)
 
     model.forward = forward

@@ -4,6 +4,7 @@ import re
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -103,12 +104,32 @@ def test_a_row_whose_answer_cannot_be_rendered_leaves_the_others_as_they_are(bas
     assert largest_batch(task, planner, [refused, *examples]) == largest_batch(task, planner, examples)
 
 
+def test_an_example_in_a_prompt_is_as_long_in_batches_of_one_row_as_in_large_ones(base, examples) -> None:
+    planner = Planner(base, examples, examples)
+    tasks = [parse_spec((SPEC % 1024).replace("batch_size: 1", f"batch_size: {rows}")) for rows in (1, len(examples))]
+    alone, together = (largest_batch(task, planner, examples)[1] for task in tasks)
+    assert alone == together > 5
+
+
 def test_a_comparison_in_float32_goes_to_the_cpu_where_a_gpu_has_no_room(base: Path, examples: list[Example]) -> None:
     planner = Planner(base, examples, examples)
     weights = 4 * planner.shape.parameters
     for available, place in ((weights, "cpu"), (2 * weights, "cuda:0")):
         compared, _ = answering_steps(spec(), planner, examples, "cuda:0", available, MARGIN)
         assert (compared.step, compared.device) == ("merged_model", place)
+
+
+def test_examples_in_a_prompt_fill_at_most_the_context_of_a_model_of_several_parts(base, examples) -> None:
+    text = SPEC.replace("{batch_size: 1, shots: [0], retrieved: 0}", "{batch_size: 4, shots: [0], retrieved: 1000}")
+    many_examples = parse_spec(text % 1024)
+    planner = Planner(base, examples, examples)
+
+    def needed(config: dict[str, Any]) -> int:
+        planner.config = config
+        return answering_steps(many_examples, planner, examples, "cpu", 1 << 40, MARGIN)[1].needed_mib
+
+    context = {"max_position_embeddings": 512}
+    assert needed({"text_config": context}) == needed(context) < needed({})
 
 
 def test_prices_of_the_task_come_before_those_of_the_home_and_the_shipped_ones(base, examples, tmp_path) -> None:
