@@ -23,8 +23,8 @@ from typing import Any
 import yaml
 
 from benchmarks.example_sets import INTENTS, example_set, with_answer, with_shuffled_answers
-from finetune_pipeline.baseline.ladder import OPTIMISED, climb
-from finetune_pipeline.data.examples import Example, chosen
+from finetune_pipeline.baseline.ladder import OPTIMISED, rung_answers
+from finetune_pipeline.data.examples import Example, sample_examples
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.store import ArtifactStore
@@ -90,7 +90,7 @@ def write_task(name: str, public: Path, data: Path, rows: int) -> None:
     """Write the task of a set: at most `rows` rows, and gates that let training go on whatever the advice is."""
     of = SETS[name]
     made = example_set(of.source, public)
-    picked = chosen(of.change(made.rows), round(rows * of.share), "advise")
+    picked = sample_examples(of.change(made.rows), round(rows * of.share), "advise")
     output = of.output or made.spec.output.model_dump(mode="json", by_alias=True)
     if output["kind"] == "labels":
         output["labels"] = sorted({e.answer for e in picked})
@@ -251,7 +251,7 @@ def searched(name: str, work: Path) -> list[str]:
     if not baseline or not search or not search[0].facts["best"]:
         return []
     rows, found = (read_by_model(of[0].path(PREDICTIONS)) for of in (baseline, search))
-    rungs = {of.name: of for of in climb(spec, rows, {}, found[OPTIMISED])}
+    rungs = {of.name: of for of in rung_answers(spec, rows, {}, found[OPTIMISED])}
     metric, lines = METRICS[spec.metric], []
     for ending, how in (("", "as written"), ("_restricted", "restricted")):
         own, other = rungs.get(f"prompt{ending}"), rungs.get(f"{OPTIMISED}{ending}")

@@ -35,7 +35,7 @@ from benchmarks.example_sets import INTENTS, example_set
 from benchmarks.gepa_search import Reflector, gepa_search
 from finetune_pipeline.baseline.ladder import FOLDS, fold_of
 from finetune_pipeline.baseline.prompt_search import better_form, candidates, halving, likely_better
-from finetune_pipeline.data.examples import Example, chosen
+from finetune_pipeline.data.examples import Example, sample_examples
 from finetune_pipeline.evaluation.answering import Answerer
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predict import encode_labels
@@ -80,7 +80,7 @@ def task_of(name: str, public: Path, rows: int) -> tuple[TaskSpec, list[Example]
     """(spec, rows that examples are drawn from, rows to ask) of a set."""
     made = example_set(name, public)
     all_rows = _ten_intents(made.rows) if name == "clinc150" else made.rows
-    picked = chosen(all_rows, rows + POOL, "prompt search")
+    picked = sample_examples(all_rows, rows + POOL, "prompt search")
     labels = sorted({e.answer for e in picked})
     listed = f"Answer with exactly one label and nothing else. Labels: {', '.join(labels)}"
     prompt = made.spec.system_prompt if name == "ticket_triage" else listed

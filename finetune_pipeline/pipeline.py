@@ -42,9 +42,9 @@ LOGS, DATA, BASELINE, TRAINING = "logs", "data", "baseline", "training"
 EVALUATION, RELEASE, PRODUCTION = "evaluation", "release", "production"
 GROUPS = (LOGS, DATA, BASELINE, TRAINING, EVALUATION, RELEASE, PRODUCTION)
 """Groups of steps, in order: no step needs a step of a later group."""
-PROMPTED = ("train_split", "validation_split", "base_model", "few_shot_baseline", "prompt_search")
+RUNG_INPUTS = ("train_split", "validation_split", "base_model", "few_shot_baseline", "prompt_search")
 """What every rung of the ladder reads: rows, base model and prompts."""
-TESTED = {
+RUN_METRICS = {
     "test_accuracy": "models.candidate.accuracy",
     "test_accuracy_base": "models.base.accuracy",
     "test_accuracy_linear": "models.simple_linear.accuracy",
@@ -219,7 +219,7 @@ STEPS = [
         BASELINE,
         "Trainings on growing shares of the rows, and what all rows should reach; made by `finetune ladder` alone.",
         pilot.make_pilot,
-        needs=PROMPTED,
+        needs=RUNG_INPUTS,
         settings=lambda spec, run: {
             "pilot": spec.ladder.pilot,
             "trainer": spec.training.trainer,
@@ -237,7 +237,7 @@ STEPS = [
         BASELINE,
         "No language model, prompt, retrieve, pilot: quality, cost and latency of each rung, the answer, and what would change it.",
         ladder.make_ladder,
-        needs=(*PROMPTED, "pilot"),
+        needs=(*RUNG_INPUTS, "pilot"),
         settings=lambda spec, run: {
             **baseline.advice_settings(spec),
             "seed": spec.split.seed,
@@ -256,7 +256,7 @@ STEPS = [
         training.make_training_plan,
         needs=("train_split", "validation_split", "base_model"),
         settings=lambda spec, run: {**decisive_settings(spec.training), "asked": asking_settings(spec)},
-        code_version="9",
+        code_version="10",
         checks=(training_check.plan_fits, training_check.no_truncation),
         shows=("plan.json",),
         kinds=("python",),
@@ -281,7 +281,7 @@ STEPS = [
         shows=("history.jsonl",),
         kinds=("pytorch", "huggingface"),
         heavy=True,
-        tells=("steps", "best_eval_loss", "last_train_loss", "trainable_parameters", "seconds"),
+        run_metrics=("steps", "best_eval_loss", "last_train_loss", "trainable_parameters", "seconds"),
         datasets=("train", "validation"),
     ),
     Step(
@@ -302,7 +302,7 @@ STEPS = [
         EVALUATION,
         "The tuned model on the ladder's rows: plain, with the nearest examples, and under the prompt that was found.",
         ladder.make_tuned_rungs,
-        needs=("ladder", "merged_model", *PROMPTED),
+        needs=("ladder", "merged_model", *RUNG_INPUTS),
         settings=lambda spec, run: baseline.advice_settings(spec),
         code_version="5",
         kinds=("huggingface", "html"),
@@ -420,8 +420,8 @@ STEPS = [
         },
         code_version="19",
         checks=evaluation_check.GATE_CHECKS,
-        metrics={**TESTED, "test_openings": "seal.count", "total_seconds": "cost.seconds"},
-        tells=tuple(TESTED),
+        metrics={**RUN_METRICS, "test_openings": "seal.count", "total_seconds": "cost.seconds"},
+        run_metrics=tuple(RUN_METRICS),
         shows=("plots", "gates.json"),
         kinds=("html", "markdown"),
     ),

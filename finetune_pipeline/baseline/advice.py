@@ -56,10 +56,10 @@ DECISIONS = {
     "pilot": "Uncertain: train on a part of the rows first (finetune ladder).",
     "fine_tune": "Yes: fine-tune.",
 }
-OF_FORM = ("error", "empty", "refusal", "repetition", "truncated", "wrong_language", "format")
+FORM_KINDS = ("error", "empty", "refusal", "repetition", "truncated", "wrong_language", "format")
 """Failures of form or style, which fine-tuning fixes first."""
 GAINS = Path(__file__).with_name("measured_gains.yaml")
-AS_GOOD = 0.1
+SIMPLE_TOLERANCE = 0.1
 """Tolerance: a measured result applies if its simple model scored at most this much below the simple model here."""
 
 
@@ -142,7 +142,7 @@ def failures_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows) -> dict
             counts["unnamed"] += 1
         else:
             kinds[failure.kind] += 1
-            if failure.kind in OF_FORM:
+            if failure.kind in FORM_KINDS:
                 counts["form"] += 1
             elif retrieved_row is not None and is_right(retrieved_row, spec.output):
                 counts["knowledge"] += 1
@@ -224,7 +224,7 @@ def _simple_leads(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sourc
     comparable = [
         result
         for result in measured_gains()
-        if result["kind"] == spec.output.kind and result["simple"] >= rank_of(scores) - AS_GOOD
+        if result["kind"] == spec.output.kind and result["simple"] >= rank_of(scores) - SIMPLE_TOLERANCE
     ]
     if lead.gain <= 0 or any(result["interval"][0] > 0 for result in comparable):
         return None

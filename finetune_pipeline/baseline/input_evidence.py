@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from finetune_pipeline.baseline.learnable import Evidence, Learnable, decide
-from finetune_pipeline.data.examples import Example, chosen
+from finetune_pipeline.data.examples import Example, sample_examples
 from finetune_pipeline.data.quality.linear_model import features, order_features, out_of_fold
 from finetune_pipeline.evaluation.correctness import read_json
 from finetune_pipeline.evaluation.metrics.chrf import ChrF
@@ -90,7 +90,7 @@ def label_evidence(spec: TaskSpec, train: Sequence[Example]) -> tuple[list[Evide
     share = commonest_count / len(train)
     gain = min(WORTH_GAIN, (1 - share) / 2)
     needed = rows_needed_for_gain(gain, expected_disagreement(share, gain), spec.gates.power, level / LABEL_MODELS)
-    rows = chosen(train, max(LABEL_ROWS, needed), "learnable")
+    rows = sample_examples(train, max(LABEL_ROWS, needed), "learnable")
     linear, word_order = out_of_fold(rows, units), out_of_fold(rows, units, features_of=order_features)
     if linear is None or word_order is None:
         return [], len(rows), needed
@@ -142,8 +142,8 @@ def written_evidence(spec: TaskSpec, train: Sequence[Example]) -> tuple[list[Evi
     not scored.
     """
     confidence, power = spec.gates.confidence, spec.gates.power
-    one_of_each = {example.made_from: example for example in chosen(train, len(train))}
-    rows = chosen(list(one_of_each.values()), WRITTEN_ROWS, "learnable")
+    one_of_each = {example.made_from: example for example in sample_examples(train, len(train))}
+    rows = sample_examples(list(one_of_each.values()), WRITTEN_ROWS, "learnable")
     if len(rows) < 8:
         return [], len(rows), None
     answers, inputs = [answer_text(example) for example in rows], [example.user_text for example in rows]

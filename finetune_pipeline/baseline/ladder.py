@@ -14,7 +14,7 @@ from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import API, in_order, prompts_of
 from finetune_pipeline.evaluation.prompts import DOCUMENTS, EMBEDDED, NEAREST, fixed_prompts
-from finetune_pipeline.evaluation.rivals import IN_FORM, restricted_rows, simple_rows
+from finetune_pipeline.evaluation.rivals import MIN_IN_FORM, restricted_rows, simple_rows
 from finetune_pipeline.evaluation.scores import valid_share
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.wording import dollars
@@ -116,7 +116,7 @@ class Terms:
     tuned_dollars: float | None = None
 
 
-def climb(
+def rung_answers(
     spec: TaskSpec, rows: Rows, tokens: Mapping[str, Call], optimised: Sequence[Row] = (), sources: SourceOf = None
 ) -> list[Answered]:
     """The answers of every rung below training, simplest first; choices among candidates are cross-fitted.
@@ -163,7 +163,7 @@ def _prompt_rungs(
 ) -> list[Answered]:
     """One or two rungs of one kind: the best prompt by its free answers, among those with enough answers in form if there are
     any; and the best by its answers restricted to the allowed forms, if available."""
-    in_form = [name for name in prompts if (valid_share(rows[name], spec.output)["share"] or 0.0) >= IN_FORM]
+    in_form = [name for name in prompts if (valid_share(rows[name], spec.output)["share"] or 0.0) >= MIN_IN_FORM]
     free = {name: rows[name] for name in in_form or prompts}
     restricted = {name: answers for name in prompts if (answers := restricted_rows(rows, name, spec.output))}
     rungs = []

@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune_pipeline.baseline.input_evidence import LABEL_MODELS
 from finetune_pipeline.baseline.learnable import Evidence, Learnable, decide
-from finetune_pipeline.data.examples import Example, chosen, hash_order
+from finetune_pipeline.data.examples import Example, hash_order, sample_examples
 from finetune_pipeline.evaluation.metrics import METRICS, metric_title
 from finetune_pipeline.evaluation.simple_models import CommonestFields, NearestRow, SimpleModel, TfidfLogistic
 from finetune_pipeline.evaluation.statistics.proportions import effective_sources, wilson_interval
@@ -55,7 +55,7 @@ def simple_score(spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, An
     """
     if spec.labels:
         return _label_score(spec, rows, noise)
-    rows = chosen(rows, ROWS, "simple")
+    rows = sample_examples(rows, ROWS, "simple")
     test_rows = [e for e in rows if hash_order(e.made_from, "simple") % _FOLDS == 0]
     train_rows = [e for e in rows if hash_order(e.made_from, "simple") % _FOLDS]
     if len(test_rows) < _LEAST or len(train_rows) < _LEAST:

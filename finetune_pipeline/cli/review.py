@@ -14,7 +14,7 @@ from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.sealed import user_name
 from finetune_pipeline.orchestration.resources import Store
-from finetune_pipeline.production.ingest import chosen, read_logs
+from finetune_pipeline.production.ingest import cached_choice, read_logs
 from finetune_pipeline.review.queues import ReviewQueue, flagged_queue, outputs_queue, synthetic_queue
 from finetune_pipeline.review.ratings import read_ratings
 from finetune_pipeline.review.server import review_app
@@ -86,7 +86,7 @@ def _queue(task: Task, what: str, items: int, rater: str, taking: bool) -> Revie
     artifacts = Store().artifacts()
     if what == "flagged":
         logs = read_logs(task, artifacts)
-        rows = [{**row, "why": why} for row, why in chosen(task.spec, logs).queue]
+        rows = [{**row, "why": why} for row, why in cached_choice(task.spec, logs).queue]
         if not rows and not taking:
             raise click.ClickException("no production row is waiting: none is flagged, sampled or held back")
         return flagged_queue(task, rows, logs.rows)

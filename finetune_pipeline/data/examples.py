@@ -123,7 +123,7 @@ def hash_order(name: str, salt: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{salt}\n{name}".encode("utf-8", "surrogatepass"), digest_size=8).digest())
 
 
-def chosen(examples: Sequence[Example], limit: int = SAMPLE, salt: str = "quality") -> list[Example]:
+def sample_examples(examples: Sequence[Example], limit: int = SAMPLE, salt: str = "quality") -> list[Example]:
     """Sample up to `limit` examples: those whose ids have the smallest hashes, in their original order."""
     if len(examples) <= limit:
         return list(examples)

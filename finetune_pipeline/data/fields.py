@@ -49,7 +49,7 @@ class Mapped:
 
 
 @dataclass(frozen=True)
-class Mapping:
+class FieldMapping:
     """The compiled expressions of `data.fields`, by field. content: whether they locate all texts; if not, the row's format
     finds the others. names: keys of the row that they read; None for all."""
 
@@ -189,17 +189,17 @@ def plain_path(expression: str) -> list[str] | None:
 
 
 @lru_cache(maxsize=32)
-def _compile(values: tuple[tuple[str, str], ...]) -> Mapping:
+def _compile(values: tuple[tuple[str, str], ...]) -> FieldMapping:
     getters: dict[str, Getter] = {}
     keys: set[str] | None = set()
     for name, expression in values:
         getters[name], keys_of_field = compile_expression(expression)
         keys = None if keys is None or keys_of_field is None else keys | keys_of_field
     content = any(form.fields and getters.keys() >= set(form.fields) for form in FORMATS.values())
-    return Mapping(getters, dict(values), content, None if keys is None else frozenset(keys))
+    return FieldMapping(getters, dict(values), content, None if keys is None else frozenset(keys))
 
 
-def mapping_of(spec: TaskSpec) -> Mapping | None:
+def mapping_of(spec: TaskSpec) -> FieldMapping | None:
     """Return the compiled mapping of a spec, None if it declares none. Raises ValueError for an invalid expression."""
     values = _declared(spec)
     return _compile(tuple(values.items())) if values else None

@@ -39,7 +39,7 @@ def raw_paths(task: Task) -> list[tuple[str, Path]]:
     matches: list[Path] = []
     for glob in task.spec.data.raw:
         has_suffix = "." in PurePath(glob).name
-        matches += [path for path in folder.glob(glob) if has_suffix or is_known(path)]
+        matches += [path for path in folder.glob(glob) if has_suffix or has_raw_suffix(path)]
     for path in matches:
         name = path.relative_to(folder).as_posix()
         if not name.isprintable():
@@ -63,7 +63,7 @@ def raw_paths(task: Task) -> list[tuple[str, Path]]:
     return sorted(paths.items())
 
 
-def is_known(path: Path) -> bool:
+def has_raw_suffix(path: Path) -> bool:
     """Whether a file has a raw file's suffix; hidden files and lock files of office programs do not count."""
     name = path.name.lower().removesuffix(".gz")
     return path.suffix != "" and name.endswith(SUFFIXES) and not name.startswith((".", "~$"))

@@ -148,7 +148,7 @@ class Step:
         split: The split of that artifact which the view shows.
         datasets: Splits that are logged in MLflow as inputs of this step.
         metrics: MLflow's metrics from nested facts, as name and JMESPath; top-level numbers are logged anyway.
-        tells: Metrics that MLflow's parent run also shows, with the step's settings, data sets and verdict.
+        run_metrics: Metrics that MLflow's parent run also shows, with the step's settings, data sets and verdict.
     """
 
     name: str
@@ -171,7 +171,7 @@ class Step:
     split: str | None = None
     datasets: tuple[str, ...] = ()
     metrics: Mapping[str, str] = field(default_factory=dict)
-    tells: tuple[str, ...] = ()
+    run_metrics: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -61,7 +61,7 @@ def moment(timestamp: str) -> float:
     return datetime.fromisoformat(timestamp).timestamp()
 
 
-def unknown_rows(spec: TaskSpec, rows: Sequence[Row], known_files: Sequence[Path]) -> ProductionRows:
+def unseen_rows(spec: TaskSpec, rows: Sequence[Row], known_files: Sequence[Path]) -> ProductionRows:
     """Production rows that can judge a model, without near-duplicates of rows of `known_files` (training, validation, test)."""
     texts = [str(row["input"]) for row in rows]
     known_texts = (example.user_text for path in known_files for example in stream_examples(path))
@@ -154,7 +154,7 @@ def sources_of(chosen: ProductionRows, examples: Sequence[Example]) -> dict[str,
     }
 
 
-SET = "production"
+PRODUCTION_SET = "production"
 """Suffix of a model's name in the predictions table for its answers to these rows."""
 
 
@@ -165,7 +165,7 @@ def recent_rows(spec: TaskSpec, predictions: Sequence[Row], chosen: Mapping[str,
     """
     if not chosen:
         return None
-    rows = {name: of_model(predictions, set_name(name, SET)) for name in ("base", "candidate", "champion")}
+    rows = {name: of_model(predictions, set_name(name, PRODUCTION_SET)) for name in ("base", "candidate", "champion")}
     candidate, sources = rows["candidate"], chosen["sources"]
     judged = len(candidate) >= MIN_ROWS
     comparisons = {}

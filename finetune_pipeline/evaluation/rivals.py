@@ -16,7 +16,7 @@ from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, TextOutput
 
 Mode = Literal["free", "restricted", "lenient"]
-IN_FORM = 0.8
+MIN_IN_FORM = 0.8
 """Below this share of answers in the declared form, a model's free answers are no fair rival."""
 API_MODEL = "api"
 """The API model of baseline.endpoint with its best prompt, unless that is the best prompt of all and therefore `base`."""
@@ -47,7 +47,7 @@ class BaseAtItsBest:
 def base_at_its_best(rows: Mapping[str, Sequence[Row]], output: AnyOutput, name: str = "base") -> BaseAtItsBest:
     """Choose the answers of the base model that a candidate is compared with.
 
-    Free answers decide if at least IN_FORM of them are in form, and restricted answers are a second rival. Otherwise
+    Free answers decide if at least MIN_IN_FORM of them are in form, and restricted answers are a second rival. Otherwise
     restricted answers decide or, if there are none, free ones read leniently. Free text has no restricted form.
 
     Args:
@@ -58,7 +58,7 @@ def base_at_its_best(rows: Mapping[str, Sequence[Row]], output: AnyOutput, name:
     if isinstance(output, TextOutput):
         return BaseAtItsBest("free", {"free": free}, share)
     answers: dict[Mode, Sequence[Row]] = {}
-    if share >= IN_FORM:
+    if share >= MIN_IN_FORM:
         answers["free"] = free
     if restricted := restricted_rows(rows, OTHER_PROMPT if OTHER_PROMPT in rows else name, output):
         answers["restricted"] = restricted
@@ -128,7 +128,7 @@ def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], sources: 
     """Score every prompt and every simple model on validation, and choose the prompt that fine-tuning must beat.
 
     The best prompt has the best free answers, in the metric that decides, among the prompts with enough answers in form
-    (IN_FORM). If there is none, it is the prompt with the best restricted answers: a base model that is wrong only in form is
+    (MIN_IN_FORM). If there is none, it is the prompt with the best restricted answers: a base model that is wrong only in form is
     no reason to train. Ties go to the first prompt.
 
     Args:
@@ -155,7 +155,7 @@ def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], sources: 
     best_restricted = max(restricted, key=lambda name: rank_of(prompts[name]["restricted"]), default=None)
     in_form = names
     if not isinstance(spec.output, TextOutput):
-        in_form = [name for name in names if (prompts[name]["valid_share"] or 0.0) >= IN_FORM]
+        in_form = [name for name in names if (prompts[name]["valid_share"] or 0.0) >= MIN_IN_FORM]
     if in_form or best_restricted is None:
         mode, best = "free", max(in_form or names, key=lambda name: rank_of(prompts[name]))
     else:

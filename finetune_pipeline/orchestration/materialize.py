@@ -102,10 +102,10 @@ def materialize(
         run.log_metrics(metrics)
         _send_history(run, artifact.folder)
         _log_datasets(run, step, task, run_inputs, store)
-        if step.tells and all(key.path[0] == task.name for key in _selected(context)):
+        if step.run_metrics and all(key.path[0] == task.name for key in _selected(context)):
             run.parent.set_tags({"finetune.task": task.name, **_outcome_tags(artifact)})
             run.parent.log_params({f"{step.group}.{name}": value for name, value in parameters.items()})
-            run.parent.log_metrics({name: metrics[name] for name in step.tells if name in metrics})
+            run.parent.log_metrics({name: metrics[name] for name in step.run_metrics if name in metrics})
             _log_datasets(run.parent, step, task, run_inputs, store)
         for file in step.shows:
             if (artifact.folder / file).exists():

@@ -72,7 +72,7 @@ class Compute(dg.ConfigurableResource[Any]):
             log(message)
             tell(stage, message, waiting=True)
 
-        devices = places(self.devices or list(read_settings().devices), job)
+        devices = device_choices(self.devices or list(read_settings().devices), job)
         leased = lease(devices, self._locks, holder=_holder_name(op, stage), should_stop=should_stop, log=report_wait)
         try:
             with _job_file(job) as path, _pipes(op) as pipes_env, leased as (device, handles):
@@ -117,7 +117,7 @@ def _holder_name(op: Any, stage: str) -> str:
     return f"{name} (run {op.run.run_id[:8]})"
 
 
-def places(devices: list[str], job: Mapping[str, Any]) -> list[str]:
+def device_choices(devices: list[str], job: Mapping[str, Any]) -> list[str]:
     """Return the choices of devices for a job: ``cuda:0+cuda:1`` is one choice for a training, and two for other jobs."""
     if job.get("action") == "train":
         return devices

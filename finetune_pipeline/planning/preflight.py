@@ -25,7 +25,7 @@ from finetune_pipeline.models.chat_templates import (
 )
 from finetune_pipeline.models.hardware import cpu_has_bfloat16, has_nvidia
 from finetune_pipeline.models.identity import BUNDLED, bundled_files, local_base, model_folder, model_kind, model_record
-from finetune_pipeline.models.model_files import base_error, quantization, read_config, weight_files
+from finetune_pipeline.models.model_files import base_error, quantization, read_config, text_settings, weight_files
 from finetune_pipeline.planning.shape import model_shape
 from finetune_pipeline.planning.tokens import TokenCounter, load_tokenizer_file
 from finetune_pipeline.spec import rules
@@ -141,7 +141,7 @@ def refusals(spec: TaskSpec, base_config: Mapping[str, Any] | None, base: Path |
     findings = [finding for rule in SPEC_RULES for finding in rule(spec, folder)]
     findings += _hardware(spec)
     if base_config is not None:
-        text = base_config.get("text_config") or base_config
+        text = text_settings(base_config)
         if layout_findings := _layout(text, base is not None):
             return findings + layout_findings
         findings += _quantized(spec, quantization(base_config, base))

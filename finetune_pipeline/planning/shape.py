@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_pipeline.models.model_files import EMBEDDINGS, HEADS, StoredTensor, read_config, stored_tensors
+from finetune_pipeline.models.model_files import (
+    EMBEDDINGS,
+    HEADS,
+    StoredTensor,
+    read_config,
+    stored_tensors,
+    text_settings,
+)
 from finetune_pipeline.spec.methods.low_rank import expert_blocks
 
 _OWN_NORMS = ("gemma", "gemma2", "gemma3_text")
@@ -85,7 +92,7 @@ def model_shape(folder: Path) -> ModelShape:
     """Return the exact shape of the model in a transformers folder, from the tensor sizes in the file headers."""
     config = read_config(folder)
     tensors = stored_tensors(folder)
-    text = config.get("text_config") or config
+    text = text_settings(config)
     kind = str(text.get("model_type", "llama"))
     hidden, heads = text["hidden_size"], text["num_attention_heads"]
     tied = bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", kind.startswith("gemma"))))

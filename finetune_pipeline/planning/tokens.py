@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from finetune_pipeline.data.examples import Example, chosen
+from finetune_pipeline.data.examples import Example, sample_examples
 from finetune_pipeline.data.quality.parts import named, part, sampled
 from finetune_pipeline.engine.files import DamagedFile
 from finetune_pipeline.findings import Finding, FindingsError
@@ -114,7 +114,7 @@ def token_counts(
     training.max_tokens. Rows that the template refuses are counted in `refused` and give a finding.
     """
     limit, epochs = spec.training.max_tokens, epochs_of(spec.training)
-    rows, of = chosen(train), of or len(train)
+    rows, of = sample_examples(train), of or len(train)
     counts, refused = _count(rows, counter)
     valid_counts = counts[counts >= 0]
     if not len(valid_counts):

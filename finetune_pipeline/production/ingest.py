@@ -67,7 +67,7 @@ class Logs:
         return most_first(Counter(f["rule"] for entry in self.quarantine for f in entry["findings"]))
 
 
-def merged(stored_rows: Iterable[dict[str, Any]]) -> Logs:
+def merge_lines(stored_rows: Iterable[dict[str, Any]]) -> Logs:
     """Merge the rows of a log store into one per answer.
 
     Of several flags, scores or corrections of one answer, the latest is used; none if the latest review leaves the row out.
@@ -146,7 +146,7 @@ def read_logs(task: Task, store: ArtifactStore) -> Logs:
     ingest_new_lines(task, store)
     stored = log_store(task, store)
     with store.lock(task.name, LOCK):
-        logs = merged(stored.rows())
+        logs = merge_lines(stored.rows())
         logs.digest = stored.digest()
     return logs
 
@@ -163,10 +163,10 @@ def row_times(task: Task, store: ArtifactStore) -> list[float]:
 
 def corrections(spec: TaskSpec, logs: Logs) -> list[Example]:
     """Return corrected rows as training examples, except held ones (see production.choosing)."""
-    return chosen(spec, logs).examples
+    return cached_choice(spec, logs).examples
 
 
-def chosen(spec: TaskSpec, logs: Logs) -> Chosen:
+def cached_choice(spec: TaskSpec, logs: Logs) -> Chosen:
     """Sort the rows by use (production.choosing.choose). The result is cached until rows or spec change."""
     if not logs.digest:
         return choose(spec, logs.rows)
@@ -182,7 +182,7 @@ def corrections_digest(spec: TaskSpec, logs: Logs) -> str:
 def ingest(spec: TaskSpec, logs: Logs, out: Path) -> dict[str, Any]:
     """Write rows.jsonl, quarantine.jsonl, and the corrected rows by use: examples.jsonl (for training), judging.jsonl (for
     evaluation) and held.jsonl. Returns facts; lines = rows + duplicates + feedback + quarantined."""
-    chosen_rows = chosen(spec, logs)
+    chosen_rows = cached_choice(spec, logs)
     write_rows(out / "rows.jsonl", logs.rows)
     write_rows(out / "quarantine.jsonl", logs.quarantine)
     write_rows(out / "held.jsonl", (asdict(held_row) for held_row in chosen_rows.held))

@@ -11,7 +11,7 @@ from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.production.choosing import example_of, settings
 from finetune_pipeline.production.drift import DAY, moment
-from finetune_pipeline.production.ingest import LatestResult, Logs, chosen, corrections, read_logs
+from finetune_pipeline.production.ingest import LatestResult, Logs, cached_choice, corrections, read_logs
 from finetune_pipeline.production.intake import ingest_new_lines, log_store
 from finetune_pipeline.production.log_files import log_files
 from finetune_pipeline.spec.model import Task, TaskSpec
@@ -60,7 +60,7 @@ def judging_rows(spec: TaskSpec, rows: Iterable[dict[str, Any]], learned: Collec
 
 def judging_digest(spec: TaskSpec, logs: Logs, learned: Collection[str]) -> str:
     """Return a digest that changes only with the rows for evaluation; empty if there are none."""
-    rows = judging_rows(spec, chosen(spec, logs).judging, learned)
+    rows = judging_rows(spec, cached_choice(spec, logs).judging, learned)
     return digest_json([{k: v for k, v in row.items() if k != "source"} for row in rows]) if rows else ""
 
 

@@ -13,7 +13,7 @@ from finetune_pipeline.report.answers import MODELS
 from finetune_pipeline.report.blocks import Blocks, Heading, Plot, Table, Text, text
 from finetune_pipeline.report.plots import learning_curve
 from finetune_pipeline.report.training_pages import counters, learned_of
-from finetune_pipeline.report.verdict import total
+from finetune_pipeline.report.verdict import split_size
 
 _DATA_STEPS = {
     "raw_examples": "Raw files",
@@ -68,7 +68,7 @@ def data_section(evaluation: EvaluationResult) -> Blocks:
     if kinds := ", ".join(f"{kind} ({number(n)})" for kind, n in (clean.scrubbed if clean else {}).items() if n):
         yield f"Personal data and secrets were replaced first: {kinds}."
     if splits and splits.leaks is not None:
-        n = total(splits.leaks)
+        n = split_size(splits.leaks)
         yield f"{counted(n, 'test row') if n else 'No test row'} repeats or resembles a training row."
     for name, part in ((quality.parts if quality else None) or {}).items():
         if part.passed is False:
@@ -85,7 +85,13 @@ def data_tables(data: Mapping[str, DataStep], order: Sequence[str]) -> Blocks:
     titles = ("Rows in", "Quarantined", "Exact duplicates", "Near duplicates", "Dropped in review", "Rows out")
     rows: list[list[Any]] = []
     for step, facts in data.items():
-        out = facts.kept if facts.kept is not None else sum(map(total, facts.counts.values())) if facts.counts else None
+        out = (
+            facts.kept
+            if facts.kept is not None
+            else sum(map(split_size, facts.counts.values()))
+            if facts.counts
+            else None
+        )
         removed = (facts.quarantined, facts.exact_duplicates, facts.near_duplicates, facts.dropped)
         rows_in = facts.lines if facts.rows_in is None else facts.rows_in
         rows.append([_DATA_STEPS.get(step, step), rows_in, *removed, out])
@@ -110,7 +116,7 @@ def _splits(splits: DataStep | None, order: Sequence[str]) -> Table | None:
     }
     present = {label for counts in by_label.values() for label in counts}
     labels = [label for label in order if label in present] + sorted(present - set(order))
-    rows = [["all", *map(total, splits.counts.values())]]
+    rows = [["all", *map(split_size, splits.counts.values())]]
     rows += [[label, *(counts.get(label) or 0 for counts in by_label.values())] for label in labels]
     return Table([("Rows", text), *((name, number) for name in splits.counts)], rows, strong=[0])
 

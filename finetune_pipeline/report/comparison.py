@@ -23,7 +23,7 @@ from finetune_pipeline.evaluation.wording import (
 )
 from finetune_pipeline.report.blocks import Blocks, Format, Plot, Table, notes, text
 from finetune_pipeline.report.plots import Dot, dot_plot
-from finetune_pipeline.report.verdict import MOST_OF_GAIN, decoding_sentence, level
+from finetune_pipeline.report.verdict import MOST_OF_GAIN, confidence_percent, decoding_sentence
 
 OTHERS = {
     "baseline": "base model with its best prompt",
@@ -46,7 +46,7 @@ def models_section(evaluation: EvaluationResult) -> Blocks:
     in_plot = " in the table, bootstrap intervals of the deciding metric in the plot"
     absent = evaluation.scores["candidate"].absent_labels
     yield from notes(
-        f"Intervals are {level(evaluation)} Wilson intervals of the share of right answers"
+        f"Intervals are {confidence_percent(evaluation)} Wilson intervals of the share of right answers"
         f"{'' if is_right_or_wrong(evaluation.metric) else in_plot}."
         + (f" Macro-F1 leaves out labels without a row in the test: {', '.join(absent)}." if absent else "")
     )
@@ -130,7 +130,7 @@ def paired_section(evaluation: EvaluationResult) -> Blocks:
     if is_right_or_wrong(evaluation.metric):
         method = "Tango's score interval of a paired difference of right answers, a paired bootstrap for macro-F1"
     yield from notes(
-        f"All models answered the same rows. Gains and intervals are in points, at {level(evaluation)}: "
+        f"All models answered the same rows. Gains and intervals are in points, at {confidence_percent(evaluation)}: "
         f"{method}. Won: rows only the fine-tuned model has right; lost: rows only the other has. p is the exact "
         "McNemar test; Holm's adjusts it for the number of comparisons shown."
     )

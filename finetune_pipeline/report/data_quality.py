@@ -13,9 +13,9 @@ from finetune_pipeline.data.examples import stream_examples
 from finetune_pipeline.data.json_lines import read_rows, write_rows
 from finetune_pipeline.data.quality.report import PARTS, data_quality
 from finetune_pipeline.data.quality.synthetic import review_line, review_sample
-from finetune_pipeline.data.scrub.placeholders import SAMPLES, SHOWN, Sample, chosen
+from finetune_pipeline.data.scrub.placeholders import SAMPLES, SHOWN, Sample, chosen_samples
 from finetune_pipeline.data.split.ledger import SPLITS
-from finetune_pipeline.data.split.splitting import placed_rows
+from finetune_pipeline.data.split.splitting import ids_and_splits
 from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.planning.tokens import counted_by
 from finetune_pipeline.report.data_page import data_page
@@ -44,7 +44,7 @@ def write_quality(
     out.mkdir(parents=True, exist_ok=True)
     rows = np.load(clean / TABLE)
     clusters = dict(zip(_hex(rows["id"]), _hex(rows["cluster"]), strict=True))
-    ids, codes = placed_rows(splits) if splits else (rows["id"][:0], np.zeros(0, np.int8))
+    ids, codes = ids_and_splits(splits) if splits else (rows["id"][:0], np.zeros(0, np.int8))
     assignments = dict(zip(_hex(ids), np.array(SPLITS, object)[codes], strict=True))
     decided = read_rows(reviewed / "decisions.jsonl") if (reviewed / "decisions.jsonl").exists() else []
     decisions = {row["id"]: row["decision"] for row in decided}
@@ -64,7 +64,7 @@ def write_quality(
             suspect["text"] = "(a row of the sealed test)"
     samples = (Sample(**row) for row in read_rows(clean / SAMPLES))
     open_samples = (sample for sample in samples if assignments.get(sample.id) != "test")
-    report["scrubbed"] = [asdict(sample) for sample in chosen(open_samples, SHOWN)]
+    report["scrubbed"] = [asdict(sample) for sample in chosen_samples(open_samples, SHOWN)]
     write_json(out / "quality.json", report)
     write_rows(out / "findings.jsonl", report["findings"])
     sample = review_sample(synthetic, clusters, spec.data.synthetic)

@@ -31,7 +31,7 @@ ANSWERS = {"passed": "yes", "failed": "no", "warned": "warns", "not_asked": "not
 _STATUS = {"promote": "passed", "use_simple": "warned", "refuse": "failed"}
 
 
-def level(evaluation: EvaluationResult) -> str:
+def confidence_percent(evaluation: EvaluationResult) -> str:
     """Return the confidence of the intervals, such as `95%`."""
     return f"{100 * evaluation.confidence:g}%"
 
@@ -58,7 +58,7 @@ def _facts(evaluation: EvaluationResult) -> list[tuple[str, str]]:
     task, versions, splits = evaluation.task, evaluation.versions, evaluation.data.get("splits")
     candidate = versions.get("merged_model")
     opening_times = [entry.get("time") for entry in evaluation.seal.openings if entry.get("candidate") == candidate]
-    rows = [f"{number(total(counts))} {name}" for name, counts in splits.counts.items()] if splits else []
+    rows = [f"{number(split_size(counts))} {name}" for name, counts in splits.counts.items()] if splits else []
     return [
         ("Date", str(opening_times[-1])[:10] if opening_times else NOTHING),
         ("Model", f"{task.base_model}, {task.method}, version {candidate or NOTHING}"),
@@ -66,7 +66,7 @@ def _facts(evaluation: EvaluationResult) -> list[tuple[str, str]]:
     ]
 
 
-def total(rows: int | Mapping[str, int | None] | None) -> int:
+def split_size(rows: int | Mapping[str, int | None] | None) -> int:
     """Return the number of rows of a split, given as a total or by label; 0 if unknown."""
     if isinstance(rows, Mapping):
         return sum(count or 0 for count in rows.values())
@@ -83,7 +83,7 @@ def verdict_sentences(evaluation: EvaluationResult, gates: Sequence[GateResult])
         reached = f"is right on {percent(scores.accuracy)} of"
     sentence = (
         f"The fine-tuned model {reached} {counted(comparison.n, 'sealed row')}, {_difference(comparison.gain)} {best}; the "
-        f"{level(evaluation)} interval of the gain is {points_range(comparison.interval)} points."
+        f"{confidence_percent(evaluation)} interval of the gain is {points_range(comparison.interval)} points."
     )
     return verdict_answer(evaluation, gates), sentence
 
@@ -92,7 +92,7 @@ def verdict_answer(evaluation: EvaluationResult, gates: Sequence[GateResult]) ->
     """Return the verdict as a sentence: promoted, beaten or tied by a simple model, or refused and by which gates."""
     failed, decision = [gate.name for gate in gates if not gate.passed], verdict(gates)
     titles = [inside(title) for title in tied_with(evaluation)]
-    tied = joined(titles)
+    tied = in_words(titles)
     if decision == "promote":
         tie = f" It ties with {tied}, which gates.simple: not_worse accepts." if tied else ""
         return f"Passed: {gate_counts(gates)}.{tie}"
@@ -100,7 +100,7 @@ def verdict_answer(evaluation: EvaluationResult, gates: Sequence[GateResult]) ->
         instead = "the best of them" if len(titles) > 1 else "that"
         beaten = f"Better than prompting, but not significantly better than {tied or 'a simple model'}"
         return f"{beaten}: use {instead}, or continue training."
-    return f"Refused by {joined(failed)}: {gate_counts(gates)}." if failed else "Refused: no gate was checked."
+    return f"Refused by {in_words(failed)}: {gate_counts(gates)}." if failed else "Refused: no gate was checked."
 
 
 def gate_counts(gates: Sequence[GateResult]) -> str:
@@ -117,7 +117,7 @@ def _difference(gain: float | None) -> str:
     return f"{abs(100 * gain):.1f} points {'more' if gain > 0 else 'less'} than"
 
 
-def joined(names: Sequence[str]) -> str:
+def in_words(names: Sequence[str]) -> str:
     """Join names as `a`, `a and b` or `a, b and c`; empty without names."""
     if len(names) < 2:
         return "".join(names)

@@ -156,7 +156,9 @@ def ask_api(
     return ask_endpoint(endpoint, prompts, examples, train, length, gold, **options)
 
 
-def asking_job(context: StepContext, sets: Sequence[Row], examples: Path, out: Path, **options: Any) -> dict[str, Any]:
+def prediction_job(
+    context: StepContext, sets: Sequence[Row], examples: Path, out: Path, **options: Any
+) -> dict[str, Any]:
     """Return a job in which these models with their prompts (`sets`) answer a file of examples, with the spec's settings.
 
     options: more arguments of predict_job.

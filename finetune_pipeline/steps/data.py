@@ -50,7 +50,7 @@ def ability_files(task: Task) -> list[Path]:
     return sorted({path for files in matches.values() for path in files})
 
 
-def asked_files(task: Task) -> list[tuple[str, Path]]:
+def benchmark_files(task: Task) -> list[tuple[str, Path]]:
     """Return (name, path) of the benchmark files for general ability, whose questions no row of the task may repeat.
 
     They are the shipped suite, ability.files, and those data of lm-evaluation-harness tasks that can be read as a benchmark.
@@ -68,7 +68,7 @@ def asked_files(task: Task) -> list[tuple[str, Path]]:
 def make_raw(context: StepContext) -> dict[str, Any]:
     """Copy the raw files and the corrected production rows. Fails if files change while being copied."""
     corrections = context.inputs["production_logs"].path("examples.jsonl")
-    facts = collect_raw(context.task, context.out, corrections, asked_files(context.task))
+    facts = collect_raw(context.task, context.out, corrections, benchmark_files(context.task))
     context.refuse_changed("raw files", facts["digest"], context.run_inputs.raw)
     return facts
 

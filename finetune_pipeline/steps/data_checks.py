@@ -9,7 +9,7 @@ import msgspec
 
 from finetune_pipeline.data.examples import decode_examples, examples_file, stream_examples
 from finetune_pipeline.data.json_lines import read_blocks_of_lines
-from finetune_pipeline.data.scrub import finder_of, spans_left
+from finetune_pipeline.data.scrub import finder_of, kinds_left
 from finetune_pipeline.data.split.leakage import leakage_report
 from finetune_pipeline.data.split.ledger import LEDGER
 from finetune_pipeline.data.split.splitting import RESTART
@@ -120,7 +120,7 @@ def no_personal_data(artifact: Artifact, spec: TaskSpec) -> CheckResult:
         if stride > 1 and int(example.id, 16) % stride:
             continue
         searched += 1
-        remaining += [(example.id, kind) for kind in spans_left(example, spec.labels, find)]
+        remaining += [(example.id, kind) for kind in kinds_left(example, spec.labels, find)]
     kinds = ", ".join(sorted({kind for _, kind in remaining}))
     where = "" if stride <= 1 else f" in a sample of {searched} of {total} rows"
     message = f"{len(remaining)} left in the examples{where}: {kinds}" if remaining else f"none found{where}"

@@ -15,7 +15,7 @@ from finetune_pipeline.evaluation.evaluate_run import MODELS, evaluate_task
 from finetune_pipeline.evaluation.failures.atlas import failure_atlas, shown_rows
 from finetune_pipeline.evaluation.gates import decide, verdict
 from finetune_pipeline.evaluation.predictions import costs, of_model, read_predictions, read_test_rows, write_test_rows
-from finetune_pipeline.evaluation.production_rows import SET, as_examples, sources_of, unknown_rows
+from finetune_pipeline.evaluation.production_rows import PRODUCTION_SET, as_examples, sources_of, unseen_rows
 from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, record, recorded
 from finetune_pipeline.evaluation.rivals import API_MODEL, OTHER_PROMPT
@@ -37,7 +37,7 @@ from finetune_pipeline.steps.asked_models import (
     trained_set,
     while_served,
 )
-from finetune_pipeline.steps.baseline import asking_job, best_prompt, simple_settings
+from finetune_pipeline.steps.baseline import best_prompt, prediction_job, simple_settings
 from finetune_pipeline.steps.data import DATA_STEPS, sealing_key, split_file
 from finetune_pipeline.steps.earlier_runs import answers_of, champion_of
 from finetune_pipeline.worker.jobs import other_rows_set
@@ -79,7 +79,7 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
     with opened as test_file, ExitStack() as services:
         model_sets += _recent(context, test_file, model_sets)
         facts = context.launch(
-            asking_job(
+            prediction_job(
                 context,
                 while_served(context, model_sets, services),
                 test_file,
@@ -103,14 +103,14 @@ def _recent(context: StepContext, test_file: Path, model_sets: list[dict[str, An
     if not rows:
         return []
     known_files = [*(split_file(context, name) for name in ("train", "validation")), test_file]
-    chosen = unknown_rows(context.spec, rows, known_files)
+    chosen = unseen_rows(context.spec, rows, known_files)
     examples, path = as_examples(context.spec, chosen), context.builder.work / RECENT
     facts = {"rows": chosen.facts().model_dump(), "sources": sources_of(chosen, examples)}
     write_json(context.out / RECENT_FACTS, {**facts, "ids": [row["id"] for row in chosen.rows]})
     if not examples:
         return []
     write_examples(path, examples)
-    return [other_rows_set(model_set, SET, path) for model_set in model_sets if model_set["name"] in MODELS]
+    return [other_rows_set(model_set, PRODUCTION_SET, path) for model_set in model_sets if model_set["name"] in MODELS]
 
 
 def make_evaluation_report(context: StepContext) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from finetune_pipeline.baseline.ladder import Answered, Terms, score_rungs
 from finetune_pipeline.baseline.ladder_answer import leads
 from finetune_pipeline.baseline.pilot import Point, extrapolate
-from finetune_pipeline.data.examples import Example, chosen, read_examples, write_examples
+from finetune_pipeline.data.examples import Example, read_examples, sample_examples, write_examples
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
@@ -42,7 +42,7 @@ def make_pilot(context: StepContext) -> dict[str, Any]:
         work = context.builder.work / f"{count}_rows"
         work.mkdir(parents=True, exist_ok=True)
         if not (work / "answers" / "result.json").exists():
-            _train_and_ask(context, chosen(rows, count, "pilot"), work)
+            _train_and_ask(context, sample_examples(rows, count, "pilot"), work)
         by_share[share] = read_by_model(work / "answers" / PREDICTIONS)["trained"]
         points.append(_point(spec, share, count, by_share[share], read_json(work / "training.json"), sources))
         say(f"pilot: {count:,} rows: {points[-1].value:.3f} {spec.metric} on validation")

@@ -10,7 +10,7 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of
 from finetune_pipeline.production.drift import drift_report, moment, reference_at_training
-from finetune_pipeline.production.ingest import ingest, merged
+from finetune_pipeline.production.ingest import ingest, merge_lines
 from finetune_pipeline.production.intake import log_store
 from finetune_pipeline.production.retraining import Evidence, decide_retraining, measure_curve
 from finetune_pipeline.production.signals import Reference
@@ -22,7 +22,7 @@ from finetune_pipeline.report.page import page_html
 def make_production_logs(context: StepContext) -> dict[str, Any]:
     """Write the production rows as of the run's start; later ones wait for the next run."""
     try:
-        logs = merged(log_store(context.task, context.store).rows(context.run_inputs.logs))
+        logs = merge_lines(log_store(context.task, context.store).rows(context.run_inputs.logs))
     except LookupError as error:
         raise RuntimeError(f"{context.task.name}: {error}; run it again") from error
     return ingest(context.spec, logs, context.out)

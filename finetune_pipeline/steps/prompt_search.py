@@ -10,7 +10,7 @@ from typing import Any
 
 from finetune_pipeline.baseline.ladder import FOLDS, OPTIMISED, fold_of
 from finetune_pipeline.baseline.prompt_search import Search, best_value, candidates, halving, likely_better, texts_in
-from finetune_pipeline.data.examples import Example, chosen, read_examples, write_examples
+from finetune_pipeline.data.examples import Example, read_examples, sample_examples, write_examples
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.predictions import API, in_order, prompts_of, read_by_model, write_predictions
@@ -144,7 +144,9 @@ def _written_instructions(context: StepContext, train_rows: Sequence[Example]) -
     spec = context.spec
     if spec.baseline.endpoint is None:
         return []
-    samples = "\n\n".join(f"Message: {e.user_text}\nAnswer: {e.answer}" for e in chosen(train_rows, 8, "instructions"))
+    samples = "\n\n".join(
+        f"Message: {e.user_text}\nAnswer: {e.answer}" for e in sample_examples(train_rows, 8, "instructions")
+    )
     request_text = (
         f"Write {WRITTEN} different system prompts for a small language model. The task: {spec.description}\n\nThe present "
         f"system prompt:\n{spec.system_prompt}\n\nExamples:\n{samples}\n\n"

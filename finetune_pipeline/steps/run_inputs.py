@@ -16,7 +16,7 @@ from finetune_pipeline.production.used_rows import judging_digest, learned_by
 from finetune_pipeline.review.ratings import ratings_digest
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.ability import ability_digest
-from finetune_pipeline.steps.data import asked_files
+from finetune_pipeline.steps.data import benchmark_files
 
 
 def base_of(task: Task) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def collect_run_inputs(task: Task, champion: Mapping[str, Any] | None, store: Ar
     """
     logs = read_logs(task, store)
     return RunInputs(
-        raw=raw_digest(task, store.seen_files(task.name), asked_files(task)),
+        raw=raw_digest(task, store.seen_files(task.name), benchmark_files(task)),
         reviews=reviews_digest(task.folder / "reviews"),
         logs=logs.digest,
         corrections=corrections_digest(task.spec, logs),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.baseline.ladder import OPTIMISED, Answered, climb, surely_enough
+from finetune_pipeline.baseline.ladder import OPTIMISED, Answered, rung_answers, surely_enough
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
@@ -13,7 +13,7 @@ from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import read_by_model, read_predictions
 from finetune_pipeline.planning.serving_costs import Call
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.steps.baseline import asking_job
+from finetune_pipeline.steps.baseline import prediction_job
 from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.steps.earlier_runs import answers_of
 
@@ -39,7 +39,7 @@ def answered_rungs(context: StepContext, *, searched: bool = True) -> list[Answe
     if searched and (prompt_search := context.inputs["prompt_search"]).facts["best"]:
         optimised = read_predictions(prompt_search.path(PREDICTIONS))
         tokens[OPTIMISED] = Call(**prompt_search.facts["tokens"])
-    return climb(context.spec, rows, tokens, optimised, row_sources(context))
+    return rung_answers(context.spec, rows, tokens, optimised, row_sources(context))
 
 
 def call_of(tokens: Row) -> Call:
@@ -61,7 +61,7 @@ def good_enough(spec: TaskSpec, answered: Sequence[Answered], sources: SourceOf 
 def answers_job(context: StepContext, sets: Sequence[Row], examples: Path, out: Path, stage: str) -> dict[str, Any]:
     """Return a job in which these sets answer the validation rows of a file, as in the baseline."""
     cache, limit = answers_of(context.store), context.spec.baseline.rows
-    return asking_job(context, sets, examples, out, answers=cache, limit=limit, stage=stage)
+    return prediction_job(context, sets, examples, out, answers=cache, limit=limit, stage=stage)
 
 
 def ladder_settings(spec: TaskSpec) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from finetune_pipeline.engine.files import replace_text
 from finetune_pipeline.settings import PROJECT_HOME
-from finetune_pipeline.tracking.mlflow_store import TrackingError, fix_file, reaching, set_environment, unusable
+from finetune_pipeline.tracking.mlflow_store import TrackingError, fix_file, mlflow_errors, set_environment, unusable
 
 log = logging.getLogger(__name__)
 _WITH_PATHS = ("model.json", "MLmodel")
@@ -54,7 +54,7 @@ def migrate(uri: str) -> None:
     if file is None:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    with reaching(uri):
+    with mlflow_errors(uri):
         from alembic.script import ScriptDirectory
         from mlflow.store.db import utils
 

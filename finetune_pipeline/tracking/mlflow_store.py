@@ -84,7 +84,7 @@ def open_client(uri: str) -> MlflowClient:
     set_environment()
     from mlflow import MlflowClient
 
-    with reaching(uri):
+    with mlflow_errors(uri):
         try:
             return MlflowClient(tracking_uri=uri, registry_uri=uri)
         except ModuleNotFoundError as error:
@@ -97,7 +97,7 @@ def locked(folder: Path, name: str) -> contextlib.AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
-def reaching(uri: str) -> Iterator[None]:
+def mlflow_errors(uri: str) -> Iterator[None]:
     """Convert errors that mean "cannot be reached" or "does not answer like MLflow" to TrackingError; others pass through.
 
     With a SQLite file, SIGINT and SIGTERM are handled when the block ends: an interrupt inside SQLAlchemy would lose the
@@ -178,7 +178,7 @@ def without_credentials(uri: str) -> str:
 
 
 @contextlib.contextmanager
-def unless(code: str) -> Iterator[None]:
+def suppress_error(code: str) -> Iterator[None]:
     """Suppress MLflow's error with this code; the rest of the block is skipped."""
     from mlflow.exceptions import MlflowException
 
@@ -196,7 +196,7 @@ def experiment_id(client: Any, name: str, artifact_location: Path | None) -> str
     """
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
-        with unless("RESOURCE_ALREADY_EXISTS"):  # created by another machine meanwhile
+        with suppress_error("RESOURCE_ALREADY_EXISTS"):  # created by another machine meanwhile
             place = artifact_location.as_uri() if artifact_location else None
             return str(client.create_experiment(name, place, tags={EXPERIMENT_KIND: KIND_OF_MODELS}))
         experiment = client.get_experiment_by_name(name)

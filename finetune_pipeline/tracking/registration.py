@@ -14,7 +14,7 @@ from finetune_pipeline.models import control_tokens, hardware
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.spec.methods import KINDS
-from finetune_pipeline.tracking.mlflow_store import redact, redact_field, unless
+from finetune_pipeline.tracking.mlflow_store import redact, redact_field, suppress_error
 from finetune_pipeline.tracking.registry import CANDIDATE, find_version, open_registry, settle
 from finetune_pipeline.tracking.tracking import Tracking
 
@@ -111,7 +111,7 @@ def _create(
     from mlflow.pyfunc import save_model
     from mlflow.types import ColSpec, Schema
 
-    with unless("RESOURCE_ALREADY_EXISTS"):
+    with suppress_error("RESOURCE_ALREADY_EXISTS"):
         client.create_registered_model(name)
     run, hosted = client.get_run(run_id), "endpoint" in description
     logged = client.create_logged_model(

@@ -23,7 +23,7 @@ from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import served
 from finetune_pipeline.serving.service import Champion
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.tracking.mlflow_store import locked, reaching, redact, unless
+from finetune_pipeline.tracking.mlflow_store import locked, mlflow_errors, redact, suppress_error
 from finetune_pipeline.tracking.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -229,13 +229,13 @@ def _refuse_forgotten(name: str, version: int, tags: Mapping[str, str]) -> None:
 def open_registry(tracking: Tracking) -> Iterator[MlflowClient]:
     """Open the registry under its lock: only one process at a time moves aliases."""
     client = tracking.client()
-    with reaching(tracking.uri()), locked(tracking.place(), "registry"):
+    with mlflow_errors(tracking.uri()), locked(tracking.place(), "registry"):
         yield client
 
 
 def find_version(client: MlflowClient, name: str, version: int) -> ModelVersion:
     """Return a version of a model. Raises ValueError if there is none."""
-    with unless("RESOURCE_DOES_NOT_EXIST"):
+    with suppress_error("RESOURCE_DOES_NOT_EXIST"):
         return client.get_model_version(name, str(version))
     raise ValueError(f"there is no version {version} of model {name!r}")
 
@@ -246,7 +246,7 @@ def _versions(model: RegisteredModel | None) -> dict[str, int]:
 
 
 def _registered(client: MlflowClient, name: str) -> RegisteredModel | None:
-    with unless("RESOURCE_DOES_NOT_EXIST"):
+    with suppress_error("RESOURCE_DOES_NOT_EXIST"):
         return client.get_registered_model(name)
     return None
 

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_pipeline.tracking.mlflow_store import reaching, redact, redact_field
+from finetune_pipeline.tracking.mlflow_store import mlflow_errors, redact, redact_field
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -38,7 +38,7 @@ class StepRun:
         from mlflow.entities import Param
 
         values = {name: _shorten(redact_field(name, value), _PARAM_LENGTH) for name, value in _flat(params)}
-        with reaching(self.uri):
+        with mlflow_errors(self.uri):
             old = self.client.get_run(self.run_id).data.params
             changed = [f"{n} (was {old[n]!r:.80}, now {v!r:.80})" for n, v in values.items() if old.get(n, v) != v]
             if changed:
@@ -77,7 +77,7 @@ class StepRun:
             schema=None,
             profile=redact(json.dumps(dict(profile), sort_keys=True, default=str)),
         )
-        with reaching(self.uri):
+        with mlflow_errors(self.uri):
             inputs = self.client.get_run(self.run_id).inputs
             stored_inputs = inputs.dataset_inputs if inputs else []
             if any(d.dataset.name == name and d.dataset.digest == short_digest for d in stored_inputs):
@@ -88,7 +88,7 @@ class StepRun:
 
     def log_artifact(self, path: Path) -> None:
         """Copy a file, or a folder with its files, into the run's artifacts."""
-        with reaching(self.uri):
+        with mlflow_errors(self.uri):
             self.client.log_artifact(self.run_id, str(path))
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
@@ -96,7 +96,7 @@ class StepRun:
         from mlflow.entities import RunTag
 
         new = [RunTag(name, _shorten(redact_field(name, value), _TAG_LENGTH)) for name, value in _flat(tags)]
-        with reaching(self.uri):
+        with mlflow_errors(self.uri):
             self.client.log_batch(self.run_id, tags=new)
 
     def _send(self, values: Sequence[tuple[str, Any, int]]) -> None:
@@ -106,7 +106,7 @@ class StepRun:
         if invalid:
             raise ValueError(f"metrics must be finite numbers: {', '.join(invalid)}")
         now = int(time.time() * 1000)
-        with reaching(self.uri):
+        with mlflow_errors(self.uri):
             rows = dict.fromkeys((name, float(value), step) for name, value, step in values)
             new = [Metric(n, value, now, step) for n, value, step in rows if (step, value) not in self._known(n)]
             self.client.log_batch(self.run_id, metrics=new)

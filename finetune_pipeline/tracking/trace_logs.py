@@ -13,7 +13,7 @@ from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.production.intake import ingest_records
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.tracking.mlflow_store import reaching
+from finetune_pipeline.tracking.mlflow_store import mlflow_errors
 from finetune_pipeline.tracking.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def ingest_traces(task: Task, store: ArtifactStore, tracking: Tracking) -> int:
         return 0
     since = time.time() - 86_400 * WINDOW_DAYS
     client = tracking.client()
-    with reaching(tracking.uri()):
+    with mlflow_errors(tracking.uri()):
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             message = f"there is no experiment {name!r} in MLflow"

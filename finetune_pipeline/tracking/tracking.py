@@ -16,8 +16,8 @@ from finetune_pipeline.tracking.database import follow_home, migrate, read_datab
 from finetune_pipeline.tracking.mlflow_store import (
     experiment_id,
     locked,
+    mlflow_errors,
     open_client,
-    reaching,
     redact,
     without_credentials,
 )
@@ -79,7 +79,7 @@ class Tracking(dg.ConfigurableResource[Any]):
             if file is not None:
                 follow_home(file, self.experiment, read_settings().home)
             is_server = uri.startswith(("http://", "https://"))
-            with reaching(uri):
+            with mlflow_errors(uri):
                 experiment_id(open_client(uri), self.experiment, None if is_server else self.place() / "artifacts")
         _PREPARED.add((uri, self.experiment))
 
@@ -109,7 +109,7 @@ class Tracking(dg.ConfigurableResource[Any]):
         """
         op = getattr(context, "op_execution_context", context)
         client, uri, name = self.client(), self.uri(), f"{task}/{asset}"
-        with reaching(uri):
+        with mlflow_errors(uri):
             experiment = experiment_id(client, self.experiment, None)
             with locked(self.place(), "runs"):
                 parent = self._parent(client, experiment, op.run)
@@ -125,7 +125,7 @@ class Tracking(dg.ConfigurableResource[Any]):
         except BaseException as error:
             self._close_failed(client, run_id, error)
             raise
-        with reaching(uri):
+        with mlflow_errors(uri):
             client.set_terminated(run_id, "FINISHED")
 
     def finish(self, dagster_run_id: str, status: str) -> int:
@@ -136,7 +136,7 @@ class Tracking(dg.ConfigurableResource[Any]):
         """
         mlflow_status = _STATUS[status]
         client = self.client()
-        with reaching(self.uri()), locked(self.place(), "runs"):
+        with mlflow_errors(self.uri()), locked(self.place(), "runs"):
             experiment = experiment_id(client, self.experiment, None)
             open_runs = [run for run in _runs_of(client, experiment, dagster_run_id) if run.info.status == "RUNNING"]
             for run in open_runs:
@@ -171,7 +171,7 @@ class Tracking(dg.ConfigurableResource[Any]):
         interrupts = (KeyboardInterrupt, dg.DagsterExecutionInterruptedError)
         cancelled = isinstance(error, interrupts) or isinstance(error.__cause__, interrupts)
         try:
-            with reaching(self.uri()):
+            with mlflow_errors(self.uri()):
                 client.set_tag(run_id, ERROR, redact(f"{type(error).__name__}: {error}")[:4000])
                 client.set_terminated(run_id, "KILLED" if cancelled else "FAILED")
         except Exception as close_error:  # noqa: BLE001 - the first error is the one to show; this one must not be lost either

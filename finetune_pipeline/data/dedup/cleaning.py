@@ -22,7 +22,7 @@ from finetune_pipeline.data.examples import EXAMPLES, Example, decode_examples, 
 from finetune_pipeline.data.json_lines import read_blocks_of_lines, write_rows
 from finetune_pipeline.data.raw_files import BENCHMARKS
 from finetune_pipeline.data.scrub import KINDS, finder_of
-from finetune_pipeline.data.scrub.placeholders import SAMPLES, chosen
+from finetune_pipeline.data.scrub.placeholders import SAMPLES, chosen_samples
 from finetune_pipeline.findings import Finding, as_rows, most_first
 from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
@@ -97,7 +97,7 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     write_rows(out / "quarantine.jsonl", [*prepared.quarantine, *contradicting])
     write_rows(out / "findings.jsonl", as_rows(findings))
     write_rows(out / "scrubbed.jsonl", prepared.scrubbed)
-    write_rows(out / SAMPLES, map(asdict, chosen(prepared.samples)))
+    write_rows(out / SAMPLES, map(asdict, chosen_samples(prepared.samples)))
     return {**_counts(table.rows, prepared, findings, spec), "boilerplate": len(own_boilerplate.segments), **clusters}
 
 

@@ -43,7 +43,7 @@ def loose_forms(
     return [loosened(form) if content is text else loose_form(content) for text, content, form in forms]
 
 
-def rows_of_a_band(threshold: float) -> int:
+def bins_per_band(threshold: float) -> int:
     """Return the most bins a band may join such that fewer than one in 10,000 pairs exactly at the threshold is missed."""
     rows = 1
     while rows < 16 and (1 - threshold ** (rows + 1)) ** BANDS < 1e-4:
@@ -56,7 +56,7 @@ def sketch(forms: Sequence[str], threshold: float) -> np.ndarray:
     comparable."""
     from finetune_pipeline.data.dedup import kernels
 
-    bins_of_a_band = rows_of_a_band(threshold)
+    bins_of_a_band = bins_per_band(threshold)
     slot = np.arange(BANDS * bins_of_a_band)
     turn = slot // BINS  # bands take every bin once, then every bin again in another order
     bands = ((slot * (74 * turn + 1) + 11 * turn) % BINS).reshape(BANDS, bins_of_a_band)

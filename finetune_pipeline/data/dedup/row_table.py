@@ -22,7 +22,7 @@ from finetune_pipeline.data.examples import ORIGINS, Example, decode_examples
 from finetune_pipeline.data.json_lines import read_blocks_of_lines
 from finetune_pipeline.data.quoting import RAW_SHOWN, row_finding
 from finetune_pipeline.data.scrub import Finder, finder_of, scrub_example
-from finetune_pipeline.data.scrub.placeholders import Sample, chosen, samples_of
+from finetune_pipeline.data.scrub.placeholders import Sample, chosen_samples, samples_of
 from finetune_pipeline.data.workers import in_order
 from finetune_pipeline.findings import Finding, Severity
 from finetune_pipeline.progress import tell
@@ -208,7 +208,7 @@ def prepare_block(data: bytes, settings: Preparation) -> PreparedRows:
         prepared.findings.append(row_finding("personal_data", example.place, message, fix, severity))
         if severity == "error":
             removed[i] = prepared.findings[-1]
-    prepared.samples = chosen(samples)
+    prepared.samples = chosen_samples(samples)
     user_texts = [e.user_text for e in examples]
     exact = [exact_form(text) for text in user_texts]
     index = benchmark_index(settings.benchmarks)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from finetune_pipeline.data.raw_files import SUFFIXES, is_known
+from finetune_pipeline.data.raw_files import SUFFIXES, has_raw_suffix
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.spec.loading import parse_spec
 from finetune_pipeline.spec.model import TaskSpec
@@ -46,7 +46,7 @@ def given_files(paths: Sequence[Path]) -> list[GivenFile]:
     for path in paths:
         if path.is_dir():
             # Arrow files are included: a folder that holds them is then refused, not read in part
-            raw = (p for p in path.rglob("*") if p.is_file() and (is_known(p) or p.suffix == ".arrow"))
+            raw = (p for p in path.rglob("*") if p.is_file() and (has_raw_suffix(p) or p.suffix == ".arrow"))
             below = ((p, p.relative_to(path).parent.parts) for p in raw)
             inside = sorted(p for p, folders in below if not any(folder.startswith(".") for folder in folders))
             if not inside:
@@ -79,7 +79,7 @@ def given_files(paths: Sequence[Path]) -> list[GivenFile]:
 
 def with_suffix(file: GivenFile, container: str) -> GivenFile:
     """Add a suffix for the file's content, unless its name already has one that `raw/*` reads."""
-    if is_known(Path(file.name)):
+    if has_raw_suffix(Path(file.name)):
         return file
     suffix = {"json_lines": ".jsonl", "workbook": ".xlsx"}.get(container, f".{container}")
     return GivenFile(file.name + suffix, file.path)
@@ -104,7 +104,7 @@ def name_problems(name: str, folder: Path, files: Sequence[GivenFile]) -> list[F
     old = {p.name: p for p in raw.iterdir() if p.is_file()} if raw.is_dir() else {}
     new = {Path(file.name).name: file.path for file in files}
     for other_name in sorted(old.keys() - new.keys()):
-        if is_known(old[other_name]):
+        if has_raw_suffix(old[other_name]):
             message = "this file would be read too, but was not named"
             add("other_files", f"{raw / other_name}", message, "name it or move it away")
     for shared in sorted(old.keys() & new.keys()):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from finetune_pipeline.data.dedup.text_similarity import loose_form
-from finetune_pipeline.data.examples import Example, chosen, hash_order
+from finetune_pipeline.data.examples import Example, hash_order, sample_examples
 
 FOLDS = 5
 STRENGTH = 10.0
@@ -102,7 +102,7 @@ def out_of_fold(
     """Predict probabilities for every row with a label (for a sample if the set is very large). Labels with rows in fewer than
     two clusters are left out. Returns None if fewer than two labels or ten rows remain. features_of: :func:`features` or
     :func:`order_features`."""
-    rows = chosen([e for e in examples if e.label is not None])
+    rows = sample_examples([e for e in examples if e.label is not None])
     clusters_of: dict[str, set[str]] = defaultdict(set)
     for e in rows:
         clusters_of[str(e.label)].add(clusters.get(e.id, e.id))
@@ -121,7 +121,7 @@ def out_of_fold(
 def _bounded(rows: list[Example], classes: set[str]) -> list[Example]:
     """Sample rows by hash so that their features stay within MOST_VALUES; keep all rows if a label would be lost."""
     values = sum(min(len(e.user_text), _WORD_CHARS) // 3 + 2 * min(len(e.user_text), _GRAM_CHARS) for e in rows)
-    sample = chosen(rows, max(10, int(len(rows) * MOST_VALUES / max(1, values))))
+    sample = sample_examples(rows, max(10, int(len(rows) * MOST_VALUES / max(1, values))))
     return sample if {str(e.label) for e in sample} == classes else rows
 
 

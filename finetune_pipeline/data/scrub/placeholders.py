@@ -140,7 +140,7 @@ def scrub_example(
     return replace(example, messages=scrubbed.messages), scrubbed.counts, scrubbed.replacements
 
 
-def spans_left(example: Example, labels: Sequence[str] = (), find: Finder = find_spans) -> list[str]:
+def kinds_left(example: Example, labels: Sequence[str] = (), find: Finder = find_spans) -> list[str]:
     """Return the kinds of all remaining hits in the texts that ``scrub_example`` scrubs."""
     counts = scrub_turns(example.messages, _unscrubbed(example, labels), None, find).counts
     return list(Counter(counts).elements())
@@ -191,7 +191,7 @@ def samples_of(
             yield Sample(replacement.kind, example.id, example.place, *excerpts)
 
 
-def chosen(samples: Iterable[Sample], number: int = _KEPT_OF_A_KIND) -> list[Sample]:
+def chosen_samples(samples: Iterable[Sample], number: int = _KEPT_OF_A_KIND) -> list[Sample]:
     """Choose at most `number` samples of each kind: first one for each of the words before the value, then the others."""
     by_kind: dict[str, list[Sample]] = {}
     for sample in samples:

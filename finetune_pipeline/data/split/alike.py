@@ -33,7 +33,7 @@ from finetune_pipeline.data.workers import available_cores, in_order
 
 LEAST = 0.3
 """A row and its nearest text share a split from this similarity on. One in twenty copies with three typos is below 0.4."""
-NOT_HUMAN = 0.55
+NOT_HUMAN_SIMILARITY = 0.55
 """A human row and another row share a split from this similarity on. With the lower LEAST, every fifth row from production would
 be lost, because its nearest neighbour happens to be in the test."""
 _FEATURES, _RAREST = 96, 32
@@ -75,7 +75,7 @@ def alike_rows(table: RowTable, boilerplate: Boilerplate) -> AlikeRows:
     order = order[np.sort(first)]
     left, right, strength = left[order], right[order], strength[order]
     is_strong_enough = (table.rows["origin"][left] == _HUMAN) == (table.rows["origin"][right] == _HUMAN)
-    is_strong_enough |= strength >= NOT_HUMAN
+    is_strong_enough |= strength >= NOT_HUMAN_SIMILARITY
     return AlikeRows(Links(left[is_strong_enough], right[is_strong_enough], strength[is_strong_enough]), index, rows)
 
 

@@ -115,7 +115,7 @@ def assignments_in(splits: Path) -> np.ndarray:
     return assignments[is_first]
 
 
-def placed_rows(splits: Path) -> tuple[np.ndarray, np.ndarray]:
+def ids_and_splits(splits: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return (ids, uint64; indices in SPLITS, int8) of all rows that have a split."""
     split = np.load(splits / PLACED_FILE)["split"]
     ids: np.ndarray = np.load(splits / TABLE)["id"][split >= 0]

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from finetune_pipeline.data.examples import Example, example_id, place_of
-from finetune_pipeline.data.fields import Mapped, Mapping, mapping_of, read_time
+from finetune_pipeline.data.fields import FieldMapping, Mapped, mapping_of, read_time
 from finetune_pipeline.data.formats import read_turns
 from finetune_pipeline.data.formats.base import OPTIONAL
 from finetune_pipeline.data.json_lines import decode_line
@@ -196,7 +196,7 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
     return result
 
 
-def validate_record(record: Record, file: str, spec: TaskSpec, mapping: Mapping | None) -> list[ValidatedRow]:
+def validate_record(record: Record, file: str, spec: TaskSpec, mapping: FieldMapping | None) -> list[ValidatedRow]:
     """Validate one record: one row, or as many as ``data.fields.each`` makes of it. mapping: from the spec's `data.fields`."""
     place = place_of(_source(record, file))
     findings = list(record.findings)

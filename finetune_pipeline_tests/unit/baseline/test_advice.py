@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.baseline.advice import (
-    AS_GOOD,
     CLOSES_MOST,
+    SIMPLE_TOLERANCE,
     _retrieval_is_enough,
     advise,
     failures_of,
@@ -151,7 +151,7 @@ def test_a_measured_gain_over_a_simple_model_as_good_is_a_reason_to_train(monkey
         ({"simple": 0.69}, "simple", "the simple model was worse there"),
         ({"interval": [-0.01, 0.2]}, "simple", "a gain that is not sure"),
         ({"interval": [0.0, 0.2]}, "simple", "a gain of nothing is none"),
-        ({"simple": 0.8 - AS_GOOD}, "fine_tune", "just as good counts"),
+        ({"simple": 0.8 - SIMPLE_TOLERANCE}, "fine_tune", "just as good counts"),
         ({"kind": "json"}, "simple", "answers of another kind"),
     ):
         results = [result | change]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune_pipeline.baseline.ladder import Answered, Ladder, Terms, climb, cross_fitted, fold_of, score_rungs
+from finetune_pipeline.baseline.ladder import Answered, Ladder, Terms, cross_fitted, fold_of, rung_answers, score_rungs
 from finetune_pipeline.baseline.ladder_answer import ladder, leads
 from finetune_pipeline.baseline.pilot import extrapolate, rows_for
 from finetune_pipeline.baseline.prompt_search import candidates, halving, instructions, likely_better, texts_in
@@ -157,7 +157,7 @@ def test_the_best_prompt_is_compared_as_chosen_and_simple_models_on_the_same_row
     shares = {"zero_shot": 0.5, "8_shot": 0.7, "3_nearest": 0.8, "api_zero_shot": 0.9}
     rows = {name: answers(luck(share, 120, seed)) for seed, (name, share) in enumerate(shares.items())}
     rows["simple_linear"] = answers(luck(0.6, 200, 5))
-    climbed = climb(spec(), rows, {"8_shot": Call(200, 3)}, answers(luck(0.75, 120, 6)))
+    climbed = rung_answers(spec(), rows, {"8_shot": Call(200, 3)}, answers(luck(0.75, 120, 6)))
     assert [answered.name for answered in climbed] == ["linear", "prompt", "optimised", "retrieve", "api"]
     assert {len(answered.rows) for answered in climbed} == {120}, (
         "a simple model answered more rows than the prompts were asked"

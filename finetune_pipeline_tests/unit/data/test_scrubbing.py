@@ -20,12 +20,12 @@ from finetune_pipeline.data.scrub import (
     find_spans,
     finder_of,
     fingerprint,
+    kinds_left,
     load_key,
     load_recogniser,
     scrub_example,
     scrub_text,
     scrub_turns,
-    spans_left,
 )
 from finetune_pipeline.data.scrub.names import addresses
 from finetune_pipeline.findings import FindingsError
@@ -173,8 +173,8 @@ def test_whole_examples() -> None:
     assert done.messages[2]["content"] == "Dear [EMAIL_1]" and done.tools == row.tools and done.id == row.id
     labelled = scrub_example(row, ("Dear jane@example.com",))
     assert labelled[0].messages[2] == turns[2] and labelled[2] == []
-    assert spans_left(row) == ["email", "email", "ip"] and spans_left(row, ("x",)) == ["email", "ip"]
-    assert spans_left(done) == [] and scrub_example(done) == (done, {}, [])
+    assert kinds_left(row) == ["email", "email", "ip"] and kinds_left(row, ("x",)) == ["email", "ip"]
+    assert kinds_left(done) == [] and scrub_example(done) == (done, {}, [])
     clean = Example(id="1" * 16, messages=[turn("user", "hello")])
     assert scrub_example(clean)[0] is clean
 

@@ -10,7 +10,7 @@ from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.gates.recent_production import recent_production
 from finetune_pipeline.evaluation.production_rows import (
     MIN_ROWS,
-    SET,
+    PRODUCTION_SET,
     as_examples,
     recent_rows,
     rows_with_truth,
@@ -58,7 +58,7 @@ def compared(n: int, **right: int) -> Production | None:
     examples = as_examples(SPEC, chosen)
     facts = {"rows": chosen.facts(), "sources": sources_of(chosen, examples)}
     table = [
-        prediction(i, e.answer, "b" if i < k else "a", f"{name}:{SET}", example_id=e.id, label_scores=[])
+        prediction(i, e.answer, "b" if i < k else "a", f"{name}:{PRODUCTION_SET}", example_id=e.id, label_scores=[])
         for name, k in right.items()
         for i, e in enumerate(examples)
     ]

@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 
 from finetune_pipeline.faults import OutsideError
-from finetune_pipeline.orchestration.resources import Compute, child_environment, places
+from finetune_pipeline.orchestration.resources import Compute, child_environment, device_choices
 from finetune_pipeline.worker.process import EXIT_CONFIG, EXIT_OOM
 from finetune_pipeline_tests.unit.orchestration.jobs import CHILD
 from finetune_pipeline_tests.unit.processes import is_running, number_in
@@ -129,8 +129,8 @@ def test_a_run_marked_finished_elsewhere_frees_the_device(tmp_path: Path, instan
 
 def test_only_a_training_takes_several_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = ["cuda:0+cuda:1", "cuda:2"]
-    assert places(pairs, {"action": "train"}) == pairs
-    assert places(pairs, {"action": "predict"}) == ["cuda:0", "cuda:1", "cuda:2"]
+    assert device_choices(pairs, {"action": "train"}) == pairs
+    assert device_choices(pairs, {"action": "predict"}) == ["cuda:0", "cuda:1", "cuda:2"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     env = child_environment("cuda:1+cuda:0", {})
     assert (env["CUDA_VISIBLE_DEVICES"], env["FINETUNE_PROCESSES"]) == ("7,4", "2")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_pipeline.data.examples import chosen
+from finetune_pipeline.data.examples import sample_examples
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.planning.prices import SHIPPED, load_prices
 from finetune_pipeline.planning.tokens import TokenCounter, token_counts
@@ -45,7 +45,7 @@ def test_rows_over_the_limit_are_named_and_fail_unless_they_are_to_be_dropped(co
 
 def test_a_sample_tells_about_how_many_there_are(counter: TokenCounter) -> None:
     truth = sum(counter.count(e.messages) for e in ROWS)
-    few = chosen(ROWS, 100)
+    few = sample_examples(ROWS, 100)
     measured = token_counts(few, counter, make_spec(LABELS, LORA), of=300)
     assert measured["total"] == pytest.approx(truth, rel=0.1)
     assert (measured["sampled"], measured["of"], measured["rows"]) == (100, 300, 300)

@@ -8,7 +8,7 @@ from typing import Any
 from finetune_pipeline.data.dedup.cleaning import clean
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.data.review import apply_reviews
-from finetune_pipeline.data.split.splitting import placed_rows, split
+from finetune_pipeline.data.split.splitting import ids_and_splits, split
 from finetune_pipeline.data.validate.validation import validate
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.pipeline import CHECKS
@@ -74,7 +74,7 @@ def test_what_was_scrubbed_is_shown_masked_and_not_of_the_sealed_test(tmp_path: 
     assert [s["kind"] for s in scrubbed].count("email") == 3 and len({s["before"].split()[-2] for s in scrubbed}) >= 2
     assert all(s["after"] in (at / "quality/report.html").read_text() for s in scrubbed)
     assert any("ja•••••@•••••••.•om" in s["before"] and "[EMAIL_1]" in s["after"] for s in scrubbed)
-    ids, codes = placed_rows(at / "splits")
+    ids, codes = ids_and_splits(at / "splits")
     assert not {s["id"] for s in scrubbed} & {f"{i:016x}" for i in ids[codes == 2].tolist()}
     written = (at / "quality/report.html").read_text() + (at / "clean/scrubbed_samples.jsonl").read_text()
     assert "[SECRET_1]" in written and "example.com" not in written and "Tr0ub4dor" not in written
@@ -90,7 +90,7 @@ def test_the_sealed_test_is_not_quoted(tmp_path: Path) -> None:
         row["label"] = rng.choice([label for label in LABELS if label != row["label"]])
     write_raw(tmp_path / "raw", raw)
     _, at = quality(tmp_path, spec, "once")
-    ids, codes = placed_rows(at / "splits")
+    ids, codes = ids_and_splits(at / "splits")
     sealed = {f"{i:016x}" for i in ids[codes == 2].tolist()}
     suspects = json.loads((at / "quality/quality.json").read_text())["noise"]["suspects"]
     assert {s["id"] for s in suspects} & sealed

@@ -9,7 +9,7 @@ import pytest
 from finetune_pipeline.data.json_lines import append_line
 from finetune_pipeline.data.review import read_decisions, reviews_digest
 from finetune_pipeline.engine.store import ArtifactStore
-from finetune_pipeline.production.ingest import chosen, corrections, read_logs
+from finetune_pipeline.production.ingest import cached_choice, corrections, read_logs
 from finetune_pipeline.review.queues import ReviewQueue, flagged_queue, outputs_queue, synthetic_queue
 from finetune_pipeline.review.ratings import read_ratings
 from finetune_pipeline.review.sheet import RANDOM, SheetItem, sheet_name
@@ -35,8 +35,8 @@ def edit(file: Path, *changes: dict[str, str]) -> list[dict[str, str]]:
 
 @pytest.fixture
 def task(tmp_path: Path) -> Task:
-    chosen = {"name": "demo", "description": "d", "system_prompt": "Say yes or no."}
-    spec = TaskSpec.model_validate({**chosen, "output": {"kind": "labels", "labels": ["yes", "no"]}})
+    cached_choice = {"name": "demo", "description": "d", "system_prompt": "Say yes or no."}
+    spec = TaskSpec.model_validate({**cached_choice, "output": {"kind": "labels", "labels": ["yes", "no"]}})
     (tmp_path / "demo").mkdir()
     return Task(spec=spec, folder=tmp_path / "demo")
 
@@ -172,7 +172,7 @@ def test_a_row_that_is_left_out_is_not_asked_again_nor_used(task: Task) -> None:
     after = read_logs(task, store)
     assert not after.quarantine
     assert [(r["flag"], r["score"], r["correction"]) for r in after.rows[:2]] == [(None, None, None)] * 2
-    chosen_rows = chosen(task.spec, after)
+    chosen_rows = cached_choice(task.spec, after)
     assert chosen_rows.examples == []
     assert [row["id"] for row, _ in chosen_rows.queue] == ["log-3"], "what production says of itself leaves nothing out"
     take(queue, "Ada", {"id": "log-1", "decision": "relabel", "label": "no", "reviewer": "Ada"})
@@ -188,7 +188,7 @@ def test_a_sheet_of_production_rows_comes_back_twice_and_from_two_people(task: T
 
     def comes_back(rater: str, **said: str) -> tuple[int, int]:
         logs = read_logs(task, kept)
-        queue = flagged_queue(task, [{**r, "why": why} for r, why in chosen(task.spec, logs).queue], logs.rows)
+        queue = flagged_queue(task, [{**r, "why": why} for r, why in cached_choice(task.spec, logs).queue], logs.rows)
         file.write_text(json.dumps({"id": "log-1", "reviewer": rater, **said}))
         sheet = read_table(queue, file)
         assert not sheet.problems

@@ -16,7 +16,7 @@ from finetune_pipeline.engine.step import RunInputs, StepContext, no_tool
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
 from finetune_pipeline.evaluation.endpoint_answers import hosted_answerer
 from finetune_pipeline.evaluation.predictions import write_predictions
-from finetune_pipeline.evaluation.production_rows import SET
+from finetune_pipeline.evaluation.production_rows import PRODUCTION_SET
 from finetune_pipeline.evaluation.rivals import score_baselines
 from finetune_pipeline.models.hosted import HostedModel
 from finetune_pipeline.spec.model import Task
@@ -89,11 +89,11 @@ class Stage:
         for model_set in job["sets"]:
             model, _, kind = model_set["name"].partition(":")
             n_right = int(Path(model_set["model"]).name.partition("-")[0]) if model == "candidate" else 0
-            every = read_examples(Path(model_set["examples"])) if kind == SET else examples
-            asked = every if kind in ("", SET) else drawn(every, model_set["perturbed"]["rows"], 0)
-            more = {"label_scores": []} if kind == SET else {}
+            every = read_examples(Path(model_set["examples"])) if kind == PRODUCTION_SET else examples
+            asked = every if kind in ("", PRODUCTION_SET) else drawn(every, model_set["perturbed"]["rows"], 0)
+            more = {"label_scores": []} if kind == PRODUCTION_SET else {}
             for i, e in ((i, e) for i, e in enumerate(every) if e in asked):
-                by_chance, best = i % (2 if kind == SET else 3) == 0, kind == SET or i < n_right
+                by_chance, best = i % (2 if kind == PRODUCTION_SET else 3) == 0, kind == PRODUCTION_SET or i < n_right
                 is_right = by_chance if model == "base" else best and kind != self.brittle
                 answer = e.answer if is_right else LABELS[(LABELS.index(e.answer) + 1) % 3]
                 made.append(row(0, e.answer, answer, model_set["name"], example_id=e.id, **more))
@@ -172,7 +172,7 @@ def test_recent_production_rows_stand_beside_the_test_and_may_refuse(tmp_path: P
     names = ["base", "candidate", "base:production", "candidate:production"]
     assert [s["name"] for s in stage.jobs[-1]["sets"]] == names
     assert not Path(stage.jobs[-1]["sets"][2]["examples"]).exists()
-    stage.brittle = SET
+    stage.brittle = PRODUCTION_SET
     worse = stage.judge("120-d")
     assert [g["name"] for g in worse["gates"] if not g["passed"]] == ["recent_production"]
     assert "-51.1 points against the base" in stage.gate(worse, "recent_production")["message"]

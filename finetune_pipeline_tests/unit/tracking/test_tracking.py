@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy
 
 from finetune_pipeline.settings import read_settings
-from finetune_pipeline.tracking.mlflow_store import TrackingError, reaching
+from finetune_pipeline.tracking.mlflow_store import TrackingError, mlflow_errors
 from finetune_pipeline.tracking.step_run import StepRun
 from finetune_pipeline.tracking.tracking import VIEW, Tracking
 
@@ -193,7 +193,7 @@ def test_a_database_that_is_deleted_in_use_is_told_and_made_anew(
 ) -> None:
     client = tracking.client()
     (tracking.place() / "mlflow.db").write_bytes(b"")  # SQLite makes an empty file of the one it does not find
-    with pytest.raises(TrackingError, match="fix: run it again"), reaching(tracking.uri()):
+    with pytest.raises(TrackingError, match="fix: run it again"), mlflow_errors(tracking.uri()):
         client.get_experiment_by_name("finetune")
     assert "Traceback" not in capfd.readouterr().err, "a sentence is enough"
     assert tracking.finish("a run that nobody knows any more", "FAILURE") == 0
