@@ -26,7 +26,7 @@ from finetune_pipeline.data.raw_files import container_facts
 from finetune_pipeline.data.readers.any_file import read_records
 from finetune_pipeline.data.validate.validation import in_blocks, validate_block
 from finetune_pipeline.engine.store import ArtifactStore
-from finetune_pipeline.production.ingest import read_logs
+from finetune_pipeline.production.log_merging import read_logs
 from finetune_pipeline.production.log_rows import parse_line
 from finetune_pipeline.serving.requests import BadRequest, parse_feedback
 from finetune_pipeline.spec import Task, load_task

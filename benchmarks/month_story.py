@@ -11,7 +11,7 @@ from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.orchestration.assets import LIVE
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.production.drift import moment, version_of
-from finetune_pipeline.production.ingest import read_logs
+from finetune_pipeline.production.log_merging import read_logs
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import load_task
 from finetune_pipeline.tracking import registry

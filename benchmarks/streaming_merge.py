@@ -26,10 +26,10 @@ from typing import Any
 
 import torch
 
-from finetune_pipeline.models.checkpoint import Checkpoint
 from finetune_pipeline.models.merging import merge
 from finetune_pipeline.models.model_files import INDEX, StoredTensor
 from finetune_pipeline.models.streaming import new_tensor, write_tensors
+from finetune_pipeline.models.weights import Checkpoint
 
 SHAPES: dict[str, dict[str, Any]] = {
     "1b": {

@@ -23,7 +23,7 @@ from training_tasks import make_base, make_splits
 
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.models.chat import load_tokenizer
-from finetune_pipeline.training import fused, shared_prefix
+from finetune_pipeline.training import fused, packing
 from finetune_pipeline.training.model import build
 from finetune_pipeline.training.prefix_tree import Segment
 from finetune_pipeline.training.rows import encode_split
@@ -110,7 +110,7 @@ class Bench:
             if v.checkpointing:
                 model.enable_input_require_grads()
                 model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            good, why = shared_prefix.supports_shared_prefix(model)
+            good, why = packing.supports_shared_prefix(model)
             if not good:
                 raise RuntimeError(why)
             if v.fuse:
@@ -124,16 +124,16 @@ class Bench:
 
         def run() -> dict[str, Any]:
             if v.collator == "padded":
-                batch = shared_prefix.PaddedCollator(self.pad)(rows)
+                batch = packing.PaddedCollator(self.pad)(rows)
             else:
-                tree = shared_prefix.prefix_tree if v.collator == "shared" else alone
-                with mock.patch.object(shared_prefix, "prefix_tree", tree):
-                    batch = shared_prefix.packed_collator(model)(rows)
+                tree = packing.prefix_tree if v.collator == "shared" else alone
+                with mock.patch.object(packing, "prefix_tree", tree):
+                    batch = packing.packed_collator(model)(rows)
             if v.all_logits:
                 logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
                 logits = logits[:, -batch["logits_to_keep"] :].flatten(0, 1)[batch["logit_positions"]]
             else:
-                logits = shared_prefix.logits_to_learn(model, batch)
+                logits = packing.logits_to_learn(model, batch)
             if v.fuse:
                 losses = fused.token_losses(logits, batch["labels"])
             else:

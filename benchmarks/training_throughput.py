@@ -89,8 +89,8 @@ def judge(job: dict[str, Any]) -> dict[str, Any]:
     from finetune_pipeline.models.chat import load_tokenizer
     from finetune_pipeline.models.loading import load_for_prediction
     from finetune_pipeline.training.fused import token_losses
+    from finetune_pipeline.training.packing import PackedCollator, logits_to_learn, supports_shared_prefix
     from finetune_pipeline.training.rows import encode_split
-    from finetune_pipeline.training.shared_prefix import PackedCollator, logits_to_learn, supports_shared_prefix
 
     base = Path(job["base"])
     tokenizer = load_tokenizer(base)

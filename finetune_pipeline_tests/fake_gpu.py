@@ -26,7 +26,7 @@ from torch.utils.backend_registration import _DummyBackendModule, _setup_private
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from finetune_pipeline.training import attention
-from finetune_pipeline.training.shared_prefix import PackedCollator, PaddedCollator
+from finetune_pipeline.training.packing import PackedCollator, PaddedCollator
 
 _COMMON = {"dtype": "bfloat16", "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
 CONFIGS: dict[str, dict[str, Any]] = {

@@ -31,7 +31,7 @@ from finetune_pipeline.planning.memory import GPU_OVERHEAD, evaluation_memory, t
 from finetune_pipeline.planning.shape import model_shape
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.training import TrainingSpec
-from finetune_pipeline.training import flex, fused, sft, shared_prefix
+from finetune_pipeline.training import flex, fused, packing, sft
 from finetune_pipeline.training.attention import _PackedAttention
 from finetune_pipeline.training.model import build
 from finetune_pipeline.training.prefix_tree import FLEX, Layout
@@ -84,12 +84,10 @@ def train_step(base: Path, settings: Mapping[str, Any], number: int, plant: str 
         built = build(base, settings, torch.bfloat16 if width == 2 else torch.float32, device.device, tokenizer, [])
         own_norms = model_shape(base).own_norms
         with device.read(same=not own_norms):
-            packed = settings["shared_prefix"] and shared_prefix.supports_shared_prefix(built.model)[0]
+            packed = settings["shared_prefix"] and packing.supports_shared_prefix(built.model)[0]
             fused.fuse(built.model)
         collator: Any = (
-            shared_prefix.packed_collator(built.model)
-            if packed
-            else shared_prefix.PaddedCollator(tokenizer.pad_token_id)
+            packing.packed_collator(built.model) if packed else packing.PaddedCollator(tokenizer.pad_token_id)
         )
         job = {"settings": settings, "work": work, "stage": "adapter"}
         trainer, _ = sft._trainer(

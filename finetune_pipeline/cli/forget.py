@@ -6,8 +6,8 @@ import click
 
 from finetune_pipeline.cli.output import DONE, ERROR, as_json, get_task, problem, tell
 from finetune_pipeline.orchestration.resources import Store
-from finetune_pipeline.production.forget import forget as remove
-from finetune_pipeline.production.forget import trained_models
+from finetune_pipeline.production.erasure import forget as remove
+from finetune_pipeline.production.erasure import trained_models
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
 

@@ -14,7 +14,7 @@ from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.sealed import user_name
 from finetune_pipeline.orchestration.resources import Store
-from finetune_pipeline.production.ingest import cached_choice, read_logs
+from finetune_pipeline.production.log_merging import cached_choice, read_logs
 from finetune_pipeline.review.queues import ReviewQueue, flagged_queue, outputs_queue, synthetic_queue
 from finetune_pipeline.review.ratings import read_ratings
 from finetune_pipeline.review.server import review_app

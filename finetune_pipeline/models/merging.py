@@ -15,9 +15,9 @@ from typing import Any
 from finetune_pipeline.engine.files import digest_file
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import Adapter, adapter_kind, changed_rows, read_adapter
-from finetune_pipeline.models.checkpoint import Checkpoint, Copy, write_record
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.model_files import ADAPTER_WEIGHTS, FLOATS, text_files, weight_files
+from finetune_pipeline.models.weights import Checkpoint, Copy, write_record
 from finetune_pipeline.spec.methods import kind_of
 
 _FIX_OTHER_BASE = "merge the adapter into the base model it was trained on"

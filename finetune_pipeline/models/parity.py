@@ -23,7 +23,6 @@ from finetune_pipeline.data.examples import Example
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import adapter_kind
 from finetune_pipeline.models.chat import common_prefix, encode_answer, encode_prompt, load_tokenizer
-from finetune_pipeline.models.checkpoint import Checkpoint
 from finetune_pipeline.models.identity import model_folder, model_record
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.generation import generate_and_score
@@ -32,6 +31,7 @@ from finetune_pipeline.models.inference.trial import logits_alone, rows_at_once
 from finetune_pipeline.models.loading import as_stored, device_with_room, load_for_prediction, pick_device
 from finetune_pipeline.models.model_files import EMBEDDINGS, HEADS
 from finetune_pipeline.models.streaming import TORCH_TYPES
+from finetune_pipeline.models.weights import Checkpoint
 from finetune_pipeline.reporting import say
 
 MEAN_KL_LIMIT = 0.005

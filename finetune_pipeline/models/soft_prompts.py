@@ -17,11 +17,11 @@ import torch
 
 from finetune_pipeline.engine.files import digest_file, read_json, write_json
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.checkpoint import Checkpoint, Copy, write_record
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline.models.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from finetune_pipeline.models.streaming import TORCH_TYPES, TensorFile
+from finetune_pipeline.models.weights import Checkpoint, Copy, write_record
 
 NAME = "<|soft_{}|>"
 _SUPPRESSING_BIAS = -1e4

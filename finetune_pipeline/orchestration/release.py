@@ -10,7 +10,7 @@ from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.pipeline import PIPELINE
-from finetune_pipeline.production.ingest import read_logs
+from finetune_pipeline.production.log_merging import read_logs
 from finetune_pipeline.production.status import champion_alarm
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.run_inputs import collect_run_inputs

@@ -13,7 +13,7 @@ from finetune_pipeline.orchestration.abandoned import LAUNCHED, close_abandoned_
 from finetune_pipeline.orchestration.assets import LIVE, check_result, key_of
 from finetune_pipeline.orchestration.release import champion_quality, nothing_new
 from finetune_pipeline.orchestration.resources import Store
-from finetune_pipeline.production.ingest import row_times
+from finetune_pipeline.production.log_merging import row_times
 from finetune_pipeline.production.status import production_status
 from finetune_pipeline.production.used_rows import waiting_rows
 from finetune_pipeline.spec.model import Task

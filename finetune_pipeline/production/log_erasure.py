@@ -18,7 +18,6 @@ import psutil
 
 from finetune_pipeline.engine.files import hold, sync_folder
 from finetune_pipeline.faults import OutsideError
-from finetune_pipeline.production.intake import stream_of
 from finetune_pipeline.production.log_files import (
     BROKEN_OFF,
     NOTHING_READ,
@@ -30,6 +29,7 @@ from finetune_pipeline.production.log_files import (
     opened,
     rows_in,
 )
+from finetune_pipeline.production.log_intake import stream_of
 from finetune_pipeline.production.log_rows import users_named
 from finetune_pipeline.production.log_store import LogStore
 

@@ -11,9 +11,9 @@ from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.production.choosing import example_of, settings
 from finetune_pipeline.production.drift import DAY, moment
-from finetune_pipeline.production.ingest import LatestResult, Logs, cached_choice, corrections, read_logs
-from finetune_pipeline.production.intake import ingest_new_lines, log_store
 from finetune_pipeline.production.log_files import log_files
+from finetune_pipeline.production.log_intake import ingest_new_lines, log_store
+from finetune_pipeline.production.log_merging import LatestResult, Logs, cached_choice, corrections, read_logs
 from finetune_pipeline.spec.model import Task, TaskSpec
 
 

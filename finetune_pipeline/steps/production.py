@@ -10,8 +10,8 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of
 from finetune_pipeline.production.drift import drift_report, moment, reference_at_training
-from finetune_pipeline.production.ingest import ingest, merge_lines
-from finetune_pipeline.production.intake import log_store
+from finetune_pipeline.production.log_intake import log_store
+from finetune_pipeline.production.log_merging import merge_lines, write_logs
 from finetune_pipeline.production.retraining import Evidence, decide_retraining, measure_curve
 from finetune_pipeline.production.signals import Reference
 from finetune_pipeline.production.used_rows import log_row_ids, rows_of_data
@@ -25,7 +25,7 @@ def make_production_logs(context: StepContext) -> dict[str, Any]:
         logs = merge_lines(log_store(context.task, context.store).rows(context.run_inputs.logs))
     except LookupError as error:
         raise RuntimeError(f"{context.task.name}: {error}; run it again") from error
-    return ingest(context.spec, logs, context.out)
+    return write_logs(context.spec, logs, context.out)
 
 
 def make_drift_report(context: StepContext) -> dict[str, Any]:

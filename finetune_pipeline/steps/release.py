@@ -7,7 +7,7 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.manifest import Source, describe
-from finetune_pipeline.production.forget import tainted_splits
+from finetune_pipeline.production.erasure import tainted_splits
 from finetune_pipeline.report.model_card import REGISTERED, card_of
 from finetune_pipeline.spec.methods import KINDS
 

@@ -11,7 +11,7 @@ from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.models.chat_templates import template_identity
 from finetune_pipeline.models.identity import base_identity
-from finetune_pipeline.production.ingest import corrections_digest, read_logs
+from finetune_pipeline.production.log_merging import corrections_digest, read_logs
 from finetune_pipeline.production.used_rows import judging_digest, learned_by
 from finetune_pipeline.review.ratings import ratings_digest
 from finetune_pipeline.spec.model import Task

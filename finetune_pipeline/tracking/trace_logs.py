@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.findings import Finding, FindingsError
-from finetune_pipeline.production.intake import ingest_records
+from finetune_pipeline.production.log_intake import ingest_records
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.tracking.mlflow_store import mlflow_errors
 from finetune_pipeline.tracking.tracking import Tracking

@@ -28,6 +28,7 @@ from finetune_pipeline.training.attention import choose_kernel
 from finetune_pipeline.training.flex import Trial
 from finetune_pipeline.training.fused import fuse
 from finetune_pipeline.training.model import Built, build, round_to_base, save_trained
+from finetune_pipeline.training.packing import PaddedCollator, packed_collator, supports_shared_prefix
 from finetune_pipeline.training.prefix_tree import shared_by_all
 from finetune_pipeline.training.processes import (
     is_first,
@@ -47,7 +48,6 @@ from finetune_pipeline.training.rows import (
     training_examples,
     write_audit,
 )
-from finetune_pipeline.training.shared_prefix import PaddedCollator, packed_collator, supports_shared_prefix
 from finetune_pipeline.training.trainer import ProgressCallback, TokenTrainer, load_finished
 
 

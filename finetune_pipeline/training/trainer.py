@@ -21,7 +21,7 @@ from finetune_pipeline.models.model_files import ADAPTER_WEIGHTS
 from finetune_pipeline.reporting import say
 from finetune_pipeline.training import checkpoints, history
 from finetune_pipeline.training.fused import token_losses
-from finetune_pipeline.training.shared_prefix import logits_to_learn
+from finetune_pipeline.training.packing import logits_to_learn
 
 _LOG_LINES = 20
 """Number of log lines with the loss per training."""

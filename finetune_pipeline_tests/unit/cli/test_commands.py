@@ -17,7 +17,7 @@ import yaml
 
 from finetune_pipeline.cli.check import check_task
 from finetune_pipeline.engine.store import ArtifactStore, Builder
-from finetune_pipeline.production.forget import forget as remove
+from finetune_pipeline.production.erasure import forget as remove
 from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.unit.evaluation.ability.harness_files import CHOICES, write_task
 from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation_and_rows

@@ -23,10 +23,10 @@ from finetune_pipeline.models import identity
 from finetune_pipeline.models.base import prepare_base
 from finetune_pipeline.models.chat import encode_example, encode_prompt, load_tokenizer
 from finetune_pipeline.models.chat_templates import NAMED
-from finetune_pipeline.models.checkpoint import Checkpoint
 from finetune_pipeline.models.identity import base_identity, bundled_files, model_folder, model_kind
 from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline.models.model_files import weight_files
+from finetune_pipeline.models.weights import Checkpoint
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 
 BUNDLED = "bundled/smollm2-135m-instruct"

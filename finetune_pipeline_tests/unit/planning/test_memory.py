@@ -20,13 +20,13 @@ from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.training.fused import fuse, token_losses
 from finetune_pipeline.training.model import build
-from finetune_pipeline.training.rows import prepare_split, task_text
-from finetune_pipeline.training.shared_prefix import (
+from finetune_pipeline.training.packing import (
     PaddedCollator,
     logits_to_learn,
     packed_collator,
     supports_shared_prefix,
 )
+from finetune_pipeline.training.rows import prepare_split, task_text
 from finetune_pipeline_tests.unit.models.architectures import make_model
 
 ARCHITECTURES = ("llama", "qwen3", "gemma3")

@@ -9,7 +9,7 @@ import pytest
 from finetune_pipeline.data.json_lines import append_line
 from finetune_pipeline.data.review import read_decisions, reviews_digest
 from finetune_pipeline.engine.store import ArtifactStore
-from finetune_pipeline.production.ingest import cached_choice, corrections, read_logs
+from finetune_pipeline.production.log_merging import cached_choice, corrections, read_logs
 from finetune_pipeline.review.queues import ReviewQueue, flagged_queue, outputs_queue, synthetic_queue
 from finetune_pipeline.review.ratings import read_ratings
 from finetune_pipeline.review.sheet import RANDOM, SheetItem, sheet_name

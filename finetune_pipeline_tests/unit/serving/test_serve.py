@@ -16,7 +16,7 @@ import yaml
 
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.faults import OutsideError
-from finetune_pipeline.production.ingest import read_logs
+from finetune_pipeline.production.log_merging import read_logs
 from finetune_pipeline.serving.local_server import LocalServer
 from finetune_pipeline.serving.server import MAX_BODY, chat_app
 from finetune_pipeline.serving.service import WAITING, Champion, LogWriter, Service

@@ -10,9 +10,9 @@ import yaml
 from benchmarks.log_kills import make_task
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.production import intake
-from finetune_pipeline.production.forget import forget
-from finetune_pipeline.production.ingest import read_logs
+from finetune_pipeline.production import log_intake
+from finetune_pipeline.production.erasure import forget
+from finetune_pipeline.production.log_merging import read_logs
 from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline.tracking import trace_logs
 from finetune_pipeline.tracking.trace_logs import ingest_traces
@@ -123,4 +123,4 @@ def test_a_death_before_the_ledger_takes_nothing_twice(
         with pytest.raises(KeyboardInterrupt):
             ingest_traces(task, store, tracking)
     assert ingest_traces(task, store, tracking) == 1
-    assert [row["id"] for row in intake.log_store(task, store).rows()] == [name]
+    assert [row["id"] for row in log_intake.log_store(task, store).rows()] == [name]

@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 
 from finetune_pipeline.models.loading import load_for_training
 from finetune_pipeline.spec.methods import METHODS
-from finetune_pipeline.training.shared_prefix import logits_to_learn
+from finetune_pipeline.training.packing import logits_to_learn
 from finetune_pipeline_tests.unit.models.architectures import random_model
 
 

@@ -16,8 +16,8 @@ from torch.nn.attention.flex_attention import _identity
 from finetune_pipeline.training.attention import _PackedAttention
 from finetune_pipeline.training.flex import block_mask, flex_attend, try_kernels
 from finetune_pipeline.training.fused import _Dropout, _masked, fuse, token_losses
+from finetune_pipeline.training.packing import PaddedCollator
 from finetune_pipeline.training.prefix_tree import BUCKETS, FLEX, Layout
-from finetune_pipeline.training.shared_prefix import PaddedCollator
 from finetune_pipeline_tests.unit.training.models import adapted, loss_and_gradients, rows
 
 

@@ -18,9 +18,9 @@ from finetune_pipeline.spec import methods
 from finetune_pipeline.spec.methods.soft_prompt import SoftPrompt
 from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.training.model import build
+from finetune_pipeline.training.packing import PaddedCollator, logits_to_learn
 from finetune_pipeline.training.rows import encode_split, task_text
 from finetune_pipeline.training.sft import train
-from finetune_pipeline.training.shared_prefix import PaddedCollator, logits_to_learn
 from finetune_pipeline_tests.tiny_model import SYSTEM, make_tiny_model
 from finetune_pipeline_tests.unit.models.architectures import make_model
 from finetune_pipeline_tests.unit.training.jobs import job, make_inputs

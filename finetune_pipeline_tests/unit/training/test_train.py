@@ -14,8 +14,8 @@ from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat import encode_example, load_tokenizer
 from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline.report.training_pages import audit_html
+from finetune_pipeline.training.packing import PaddedCollator, logits_to_learn
 from finetune_pipeline.training.sft import train
-from finetune_pipeline.training.shared_prefix import PaddedCollator, logits_to_learn
 from finetune_pipeline_tests.tiny_model import TEMPLATE
 from finetune_pipeline_tests.unit.training.jobs import job
 

@@ -18,8 +18,8 @@ from benchmarks.log_kills import play
 from finetune_pipeline.engine.files import DamagedFile
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.faults import OutsideError
-from finetune_pipeline.production import intake, log_store
-from finetune_pipeline.production.forget import forget
+from finetune_pipeline.production import log_intake, log_store
+from finetune_pipeline.production.erasure import forget
 from finetune_pipeline.spec import Task
 from finetune_pipeline_tests.unit.production.streams import task_of
 
@@ -35,8 +35,8 @@ def ids(task: Task, store: ArtifactStore) -> list[str]:
 
 
 def _rows(task: Task, store: ArtifactStore) -> list[dict]:
-    intake.ingest_new_lines(task, store)
-    return list(intake.log_store(task, store).rows())
+    log_intake.ingest_new_lines(task, store)
+    return list(log_intake.log_store(task, store).rows())
 
 
 def test_ten_kills_over_every_rotation_lose_and_double_nothing(tmp_path: Path) -> None:
@@ -45,7 +45,9 @@ def test_ten_kills_over_every_rotation_lose_and_double_nothing(tmp_path: Path) -
     assert (rows["rows_out"], rows["lost"], rows["twice"]) == (rows["rows_in"], 0, 0)
 
 
-@pytest.mark.parametrize(("of", "step", "kept"), [(log_store, "write_json", ["r1"]), (intake, "_expire", ["r1", "r2"])])
+@pytest.mark.parametrize(
+    ("of", "step", "kept"), [(log_store, "write_json", ["r1"]), (log_intake, "_expire", ["r1", "r2"])]
+)
 def test_a_death_before_or_after_the_ledger_is_written(task, store, monkeypatch, of, step, kept) -> None:
     path = task.folder / "logs" / "a.jsonl"
     path.write_text(line(1))
@@ -57,8 +59,8 @@ def test_a_death_before_or_after_the_ledger_is_written(task, store, monkeypatch,
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(of, step, dies)
-        intake.ingest_new_lines(task, store)
-    assert [row["id"] for row in intake.log_store(task, store).rows()] == kept
+        log_intake.ingest_new_lines(task, store)
+    assert [row["id"] for row in log_intake.log_store(task, store).rows()] == kept
     assert ids(task, store) == ["r1", "r2"]
     segments = store.state_folder("demo") / "logs" / "segments"
     assert len(list(segments.iterdir())) == 2, "what a dead process left is gone"
@@ -82,14 +84,14 @@ def test_a_ledger_or_forget_list_of_another_form_is_told_and_left_alone(
     task: Task, store: ArtifactStore, name: str, value: Any
 ) -> None:
     (task.folder / "logs" / "a.jsonl").write_text(line(1))
-    kept = intake.log_store(task, store)
+    kept = log_intake.log_store(task, store)
     kept.append([], kept.ledger())
     path = kept.folder / name
     if name == "ledger.json" and isinstance(value, dict):
         value = {**kept.ledger(), **value} if "segments" in value else value
     path.write_text(json.dumps(value))
     with pytest.raises(DamagedFile, match=rf"{path} is damaged: .*\nfix: put back a copy"):
-        intake.ingest_new_lines(task, store)
+        log_intake.ingest_new_lines(task, store)
     assert json.loads(path.read_text()) == value
 
 
@@ -109,7 +111,7 @@ def test_rename_copytruncate_and_gzip_are_recognised(task: Task, store: Artifact
         again.write(line(5))
     zipped = gzip.compress((logs / "a.jsonl.1").read_bytes() + line(6).encode())
     (logs / "a.jsonl.1.gz").write_bytes(zipped[: len(zipped) // 2])
-    intake.ingest_new_lines(task, store)
+    log_intake.ingest_new_lines(task, store)
     (logs / "a.jsonl.1.gz").write_bytes(zipped)
     (logs / "a.jsonl.1").unlink()
     assert sorted(ids(task, store)) == [f"r{i}" for i in range(1, 7)]
@@ -120,7 +122,7 @@ def test_logs_are_known_by_their_names(task: Task, store: ArtifactStore) -> None
     for n, name in enumerate((*names, "notes.log", "x.jsonless", "d.ndjson.part")):
         (task.folder / "logs" / name).write_bytes(line(n).encode())
     assert sorted(ids(task, store)) == ["r0", "r1", "r2", "r3"]
-    files = {row["source"]["file"] for row in intake.log_store(task, store).rows()}
+    files = {row["source"]["file"] for row in log_intake.log_store(task, store).rows()}
     assert files == {"logs/a.ndjson", "logs/app.jsonl", "logs/b.jsonlines", "logs/c.ndjson"}
 
 
@@ -145,7 +147,7 @@ def test_a_file_whose_name_is_not_utf_8_is_read_as_any_other(task: Task, store: 
     (task.folder / "logs" / os.fsdecode(b"caf\xe9.jsonl")).write_text(line(1))
     (task.folder / "logs" / "b.jsonl").write_text(line(2))
     assert [sorted(ids(task, store)) for _ in range(2)] == [["r1", "r2"]] * 2
-    assert {row["source"]["file"] for row in intake.log_store(task, store).rows()} == {
+    assert {row["source"]["file"] for row in log_intake.log_store(task, store).rows()} == {
         "logs/caf\N{REPLACEMENT CHARACTER}.jsonl",
         "logs/b.jsonl",
     }
@@ -177,12 +179,12 @@ def test_a_gzip_file_that_stays_broken_is_told_once_and_a_whole_copy_read_on(tas
     complete = gzip.compress("".join(line(n, output=f"{n * n}") for n in range(3000)).encode())
     path.write_bytes(complete[: len(complete) // 2])
     began = path.stat().st_mtime
-    intake.ingest_new_lines(task, store, now=began + 60)
+    log_intake.ingest_new_lines(task, store, now=began + 60)
     read = len(_rows(task, store))
     assert 100 < read < 2900 and {row["kind"] for row in _rows(task, store)} == {"row"}, "it may be written still"
     for hours in (2, 3):
-        intake.ingest_new_lines(task, store, now=began + hours * 3600)
-    *_, bad_row = intake.log_store(task, store).rows()
+        log_intake.ingest_new_lines(task, store, now=began + hours * 3600)
+    *_, bad_row = log_intake.log_store(task, store).rows()
     assert bad_row["source"] == {"file": "logs/a.jsonl", "line": read + 1}
     (finding,) = bad_row["findings"]
     assert finding["rule"] == "log.damaged_file" and "ended before" in finding["message"]
@@ -205,7 +207,7 @@ def test_a_log_that_is_packed_otherwise_is_told_once_and_read_when_unpacked(
     path.write_bytes(pack(text))
     (task.folder / "logs" / "b.jsonl").write_text(line(3))
     for minutes in (1, 2):
-        intake.ingest_new_lines(task, store, now=path.stat().st_mtime + 60 * minutes)
+        log_intake.ingest_new_lines(task, store, now=path.stat().st_mtime + 60 * minutes)
     bad_row, good_row = _rows(task, store)
     assert good_row["id"] == "r3"
     assert bad_row["findings"][0]["place"] == f"logs/a.jsonl.1.{name}:1"
@@ -238,11 +240,11 @@ def test_rows_and_files_past_their_days_are_gone(tmp_path: Path, store: Artifact
     day, start = 86_400.0, 1_777_593_600.0  # 1 May 2026
     os.utime(old, (start, start))
     os.utime(new, (start + 19 * day,) * 2)
-    intake.ingest_new_lines(task, store, now=start + 29 * day)
-    rows_store = intake.log_store(task, store)
+    log_intake.ingest_new_lines(task, store, now=start + 29 * day)
+    rows_store = log_intake.log_store(task, store)
     assert len(list(rows_store.rows())) == 3
     before = rows_store.digest()
-    intake.ingest_new_lines(task, store, now=start + 31 * day)
+    log_intake.ingest_new_lines(task, store, now=start + 31 * day)
     assert [row["id"] for row in rows_store.rows()] == ["r3"]
     assert rows_store.ledger()["removed"] == 2 and not old.exists() and new.exists()
     assert b"r1" not in b"".join(p.read_bytes() for p in rows_store.folder.rglob("*.jsonl"))

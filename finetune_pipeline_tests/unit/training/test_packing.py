@@ -11,13 +11,13 @@ from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.training import attention
 from finetune_pipeline.training.fused import fuse
 from finetune_pipeline.training.model import build
-from finetune_pipeline.training.prefix_tree import Layout, shared_by_all
-from finetune_pipeline.training.shared_prefix import (
+from finetune_pipeline.training.packing import (
     PackedCollator,
     PaddedCollator,
     packed_collator,
     supports_shared_prefix,
 )
+from finetune_pipeline.training.prefix_tree import Layout, shared_by_all
 from finetune_pipeline_tests.unit.models.architectures import make_model
 from finetune_pipeline_tests.unit.training.models import (
     adapted,

@@ -21,9 +21,9 @@ from finetune_pipeline.engine.store import SHOW_ROWS, Artifact, ArtifactStore
 from finetune_pipeline.evaluation.answer_cache import FILE as ANSWERS
 from finetune_pipeline.evaluation.answer_cache import FOLDER as ANSWERS_FOLDER
 from finetune_pipeline.faults import OutsideError
-from finetune_pipeline.production.intake import LOCK, ingest_new_lines, log_store
 from finetune_pipeline.production.log_erasure import RowTest, count_lines, erase, writer_of
 from finetune_pipeline.production.log_files import LogFile, log_files
+from finetune_pipeline.production.log_intake import LOCK, ingest_new_lines, log_store
 from finetune_pipeline.production.log_rows import hash_user, user_key
 from finetune_pipeline.production.log_store import ForgottenList
 from finetune_pipeline.production.used_rows import log_row_ids, production_examples

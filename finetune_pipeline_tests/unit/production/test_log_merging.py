@@ -9,7 +9,7 @@ import pytest
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.store import ArtifactStore, Builder
-from finetune_pipeline.production.ingest import ingest, read_logs
+from finetune_pipeline.production.log_merging import read_logs, write_logs
 from finetune_pipeline.production.used_rows import waiting_rows
 from finetune_pipeline.spec import Task
 from finetune_pipeline_tests.unit.production.streams import task_of
@@ -37,7 +37,7 @@ def write(task: Task, rows: list[dict | str], end: str = "\n") -> Path:
 
 def take(task: Task, store: ArtifactStore, out: Path) -> dict:
     out.mkdir(exist_ok=True)
-    return ingest(task.spec, read_logs(task, store), out)
+    return write_logs(task.spec, read_logs(task, store), out)
 
 
 def test_a_half_written_line_waits(task: Task, store: ArtifactStore, tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_the_question_of_the_sensor(task: Task, store: ArtifactStore) -> None:
     assert waits.ready and waits.usable == 2
 
     def make(builder: Builder) -> None:
-        builder.facts.update(ingest(task.spec, read_logs(task, store), builder.folder))
+        builder.facts.update(write_logs(task.spec, read_logs(task, store), builder.folder))
 
     store.build("demo", "production_logs", code_version="1", inputs={}, settings=None, make=make)
     assert waiting_rows(task, store, now=written + 61).usable == 2, "taken in, but no candidate was made from them yet"

@@ -15,9 +15,9 @@ from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore, Builder
 from finetune_pipeline.faults import OutsideError
-from finetune_pipeline.production import forget as module
-from finetune_pipeline.production.forget import forget
-from finetune_pipeline.production.intake import ingest_new_lines, log_store
+from finetune_pipeline.production import erasure as module
+from finetune_pipeline.production.erasure import forget
+from finetune_pipeline.production.log_intake import ingest_new_lines, log_store
 from finetune_pipeline.serving.service import LogWriter
 from finetune_pipeline.spec import Task, TaskSpec
 

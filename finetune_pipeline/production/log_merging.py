@@ -15,8 +15,8 @@ from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.production_rows import moment
 from finetune_pipeline.findings import Finding, most_first
 from finetune_pipeline.production.choosing import Chosen, choose, settings
-from finetune_pipeline.production.intake import LOCK, ingest_new_lines, log_store
 from finetune_pipeline.production.log_files import OWN_FOLDER
+from finetune_pipeline.production.log_intake import LOCK, ingest_new_lines, log_store
 from finetune_pipeline.production.log_rows import RAW_SHOWN
 from finetune_pipeline.spec.model import Task, TaskSpec
 
@@ -179,7 +179,7 @@ def corrections_digest(spec: TaskSpec, logs: Logs) -> str:
     return digest_json([{key: value for key, value in example.items() if key != "source"} for example in examples])
 
 
-def ingest(spec: TaskSpec, logs: Logs, out: Path) -> dict[str, Any]:
+def write_logs(spec: TaskSpec, logs: Logs, out: Path) -> dict[str, Any]:
     """Write rows.jsonl, quarantine.jsonl, and the corrected rows by use: examples.jsonl (for training), judging.jsonl (for
     evaluation) and held.jsonl. Returns facts; lines = rows + duplicates + feedback + quarantined."""
     chosen_rows = cached_choice(spec, logs)
