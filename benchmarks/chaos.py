@@ -67,7 +67,7 @@ class Chaos:
     def without(self, assets: list[str]) -> Project:
         """The project as the undisturbed run left it, but for these assets, in the place of faults."""
         shutil.rmtree(self.now, ignore_errors=True)
-        project = Project(self.now, base=self.base)
+        project = Project(self.now, base=self.base, cold=True)
         shutil.rmtree(self.now)
         shutil.copytree(self.finished, self.now, symlinks=True)
         (self.now / "run.log").unlink(missing_ok=True)

@@ -76,6 +76,7 @@ def make_project(root: Path) -> Project:
     project = Project(
         root,
         base=base,
+        cold=True,
         split={"test": 0.4, "validation": 0.1},
         training={
             "method": "full",

@@ -88,11 +88,15 @@ def leaked(folder: Path, base: Path) -> Iterator[Planted]:
     certificate = read_json(splits / "leakage.json")
     certificate["files"]["train"] = digest_file(train)
     write_json(splits / "leakage.json", certificate)
+    manifest = read_json(splits / "artifact.json")
+    for path in (train, splits / "leakage.json"):
+        manifest["files"][str(path.relative_to(splits))] = {"sha256": digest_file(path), "bytes": path.stat().st_size}
+    write_json(splits / "artifact.json", manifest)
     world.write_spec(training={**world.spec["training"], "seed": 99})
     yield Planted(
         "leaked rows",
         "12 test rows, edited (capitals, a word more), written into the training file after the split, and the "
-        "certificate's digest of that file made to fit",
+        "digests in the certificate and in the manifest made to fit",
         "no_leakage",
         run(world),
     )
@@ -128,7 +132,7 @@ def overtrained(folder: Path, base: Path) -> Iterator[Planted]:
         "early stop: the training loss falls to nothing, the validation loss rises",
         "not_overfitted",
         outcome,
-        (sentence, facts["verdict"] == "overfitted" and outcome.of("beats_baseline") is not None),
+        (sentence, facts["verdict"] == "overfitted"),
     )
 
 

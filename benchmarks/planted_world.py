@@ -49,6 +49,7 @@ class World(Project):
         super().__init__(
             root,
             base=base,
+            cold=True,  # a warm worker is a copy of a process that has imported everything, without the fault
             **{
                 "system_prompt": SYSTEM,
                 "split": {"test": 0.3, "validation": 0.1, "seed": seed},

@@ -38,7 +38,7 @@ HEAD = (
 
 def project_for(root: Path, trainer: str, base: Path | None, **sections: Any) -> Project:
     training = {**TRAINING, "precision": "float32", "trainer": trainer, **sections}
-    project = Project(root / trainer, base=base, training=training)
+    project = Project(root / trainer, base=base, cold=True, training=training)
     project.write_rows(easy_rows(240))
     return project
 

@@ -55,7 +55,7 @@ def split(
     sketches = np.load(clean / SKETCHES, mmap_mode="r")
     search = Search(table, placed["split"].copy(), placed["unit"], sketches, boilerplate, alike, spec)
     leaks = search.leaks()
-    leaving = _leave_training(search, placed, leaks)
+    leaving = _leave_training(search, placed, before, leaks)
     search = replace(search, split=placed["split"])
     remaining = {
         kind: [(i, j, similarity) for i, j, similarity in pairs if not (leaving[i] or leaving[j])]
@@ -77,13 +77,15 @@ def split(
     return facts
 
 
-def _leave_training(search: Search, placed: np.ndarray, leaks: Mapping[str, Sequence[Leak]]) -> np.ndarray:
+def _leave_training(
+    search: Search, placed: np.ndarray, before: np.ndarray, leaks: Mapping[str, Sequence[Leak]]
+) -> np.ndarray:
     """Take rows out of their split (LEFT in `placed`) that a changed setting relates to rows of another split in the ledger.
     Returns which rows leave (bool, [n]).
 
     If a looser relation (another threshold, group or scrubbing rule) joins rows of two splits, the row of the less important
-    split leaves: train before validation, and never the test. Only rows of a unit that the ledger has in two splits leave. A
-    leak between units is one that the clustering missed: it stays, and the certificate fails.
+    split leaves: train before validation, and never the test. Only rows of a unit that the ledger has in two splits leave. Any
+    other leak is one that the clustering or the placement missed: it stays, and the certificate fails.
     """
     split, unit = search.split, search.unit
     most_protected = np.array(split)  # of the splits with a row related to this one; later splits are more protected
@@ -96,10 +98,20 @@ def _leave_training(search: Search, placed: np.ndarray, leaks: Mapping[str, Sequ
         most_protected[members] = np.maximum(most_protected[members], highest_of_value[value_of])
     for i, j in ((i, j) for i, j, _ in leaks["near"] if unit[i] == unit[j]):
         most_protected[i], most_protected[j] = max(most_protected[i], split[j]), max(most_protected[j], split[i])
-    leaving: np.ndarray = assigned & (most_protected > split)
+    leaving: np.ndarray = assigned & (most_protected > split) & _is_torn(unit, before)
     placed["bridged"][leaving] = (1 << split[leaving]) | (1 << most_protected[leaving])
     placed["split"][leaving] = LEFT
     return leaving
+
+
+def _is_torn(unit: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """Return which rows belong to a unit that the ledger has in more than one split (bool, [n])."""
+    names, unit_of_row = np.unique(unit, return_inverse=True)
+    recorded = before >= 0
+    first, last = np.full(len(names), len(SPLITS), np.int8), np.full(len(names), -1, np.int8)
+    np.minimum.at(first, unit_of_row[recorded], before[recorded])
+    np.maximum.at(last, unit_of_row[recorded], before[recorded])
+    return (first < last)[unit_of_row]
 
 
 def assignments_in(splits: Path) -> np.ndarray:

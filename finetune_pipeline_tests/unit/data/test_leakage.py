@@ -2,13 +2,14 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from finetune_pipeline.data.dedup.text_similarity import similarity
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.split import leakage
+from finetune_pipeline.data.split import leakage, splitting
 from finetune_pipeline.data.split.canaries import EDITS as CANARIES
 from finetune_pipeline.data.split.leakage import leakage_report
 from finetune_pipeline_tests.unit.data.rows import example, hold, split_rows, unlike
@@ -45,6 +46,25 @@ def test_leaks_the_clustering_missed_are_certified_as_leaks(tmp_path: Path) -> N
     shown = next(p for p in report["pairs"] if p["kind"] == "near")
     texts = {e.id: e.user_text for e in [*base, *copies, *edits]}
     assert shown["similarity"] == round(similarity(texts[shown["id"]], texts[shown["other_id"]]), 4)
+
+
+def test_a_placement_that_tears_groups_apart_is_certified_as_leaks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows leave training only if the ledger holds their group apart; else who placed them is at fault, and it must be seen."""
+    place = splitting.place
+
+    def scatter(*arguments: Any) -> Any:
+        placed, *others = place(*arguments)
+        kept = np.flatnonzero(placed["split"] >= 0)
+        placed["split"][kept] = np.arange(len(kept)) % 3
+        return placed, *others
+
+    rows = [example(unlike(i), line=i, group=f"customer {i // 10}") for i in range(60)]
+    monkeypatch.setattr(splitting, "place", scatter)
+    facts, placed = split_rows(tmp_path, rows)
+    assert leakage_report(tmp_path / "out")["group"] > 0
+    assert len(placed) == 60 and not any(facts["left"].values())
 
 
 @pytest.mark.parametrize(("blind", "kind"), [("near", "reformatted"), ("exact", "exact"), ("group", "same_group")])
