@@ -48,7 +48,7 @@ CLEAN_RUNS = 10
 
 @dataclass(frozen=True)
 class Planted:
-    """One fault and what came of it. named: the check or gate whose job it is; more: what else was verified, with whether it
+    """One fault and what came of it. named: the check, gate or error whose job it is; more: what else was verified, with whether it
     held."""
 
     fault: str
@@ -59,12 +59,13 @@ class Planted:
 
     @property
     def stopped(self) -> bool:
-        return self.outcome.code == 2 and not self.outcome.promoted
+        return self.outcome.code in (1, 2) and not self.outcome.promoted
 
     @property
     def good(self) -> bool:
         asked = self.outcome.of(self.named)
-        return self.stopped and asked is not None and not asked.passed and self.more[1]
+        is_named = not asked.passed if asked else any(f"[{self.named}]" in text for _, text in self.outcome.failed)
+        return self.stopped and is_named and self.more[1]
 
 
 Make = Callable[[Path, Path], Iterator[Planted]]
@@ -88,16 +89,12 @@ def leaked(folder: Path, base: Path) -> Iterator[Planted]:
     certificate = read_json(splits / "leakage.json")
     certificate["files"]["train"] = digest_file(train)
     write_json(splits / "leakage.json", certificate)
-    manifest = read_json(splits / "artifact.json")
-    for path in (train, splits / "leakage.json"):
-        manifest["files"][str(path.relative_to(splits))] = {"sha256": digest_file(path), "bytes": path.stat().st_size}
-    write_json(splits / "artifact.json", manifest)
     world.write_spec(training={**world.spec["training"], "seed": 99})
     yield Planted(
         "leaked rows",
         "12 test rows, edited (capitals, a word more), written into the training file after the split, and the "
-        "digests in the certificate and in the manifest made to fit",
-        "no_leakage",
+        "certificate's digest of that file made to fit",
+        "artifact.changed",
         run(world),
     )
     yield Planted(
@@ -123,9 +120,7 @@ def overtrained(folder: Path, base: Path) -> Iterator[Planted]:
     world.write_rows(rows)
     outcome = run(world)
     facts = world.facts("adapter")["overfitting"]
-    sentence = (
-        f"the audit of the curves calls it {facts['verdict']}; the weights kept are those of step {facts['best_step']}"
-    )
+    sentence = f"the audit of the curves calls it {facts['verdict']}; its validation loss is lowest at step {facts['best_step']}"
     yield Planted(
         "overtrained model",
         "120 training rows whose labels follow from nothing in the text, 40 passes, a high rate, no "
@@ -153,7 +148,7 @@ def format_breaker(folder: Path, base: Path) -> Iterator[Planted]:
     outcome = run(broken_form_world(folder / "form", base))
     yield Planted(
         "format breaker",
-        "the training process reads `red apple` for `red` in the rows that hold one of two words",
+        "the training process reads `red apple` for `red` in the rows that hold `apple`",
         "format_compliance",
         outcome,
         _task_learned(outcome),
@@ -164,10 +159,10 @@ def judge(folder: Path, base: Path) -> Iterator[Planted]:
     """A judging model that likes the first place, and one that likes length; then one that is fair must be believed."""
     with openai_server(judge_mind) as server:
         world = World(folder / "judge", base, gates={"min_preferred": 0.5})
-        # one label in eight is wrong, so that people sometimes prefer the base: who always says the same shows no judgement
+        # one label in twenty is wrong, so that people sometimes prefer the base: who always says the same shows no judgement
         world.write_rows(
             [
-                {**r, "label": other_label(r["label"]) if i % 8 == 3 else r["label"]}
+                {**r, "label": other_label(r["label"]) if i % 20 == 3 else r["label"]}
                 for i, r in enumerate(raw_rows(0, ROWS))
             ]
         )
@@ -291,7 +286,8 @@ def show(planted: Planted) -> None:
     print(f"\n{planted.fault}")
     _line("planted", planted.how)
     if planted.named:
-        _line("named by", f"{planted.named} ({asked.kind} {asked.asset}): {asked.message}" if asked else "not asked")
+        by = f"({asked.kind} {asked.asset}): {asked.message}" if asked else "(an error of the step below)"
+        _line("named by", f"{planted.named} {by}")
     if planted.more[0]:
         _line("besides", planted.more[0] + ("" if planted.more[1] else "   NOT AS IT SHOULD BE"))
     others = [c for c in outcome.no() if c.name != planted.named and c.kind != "warns"]

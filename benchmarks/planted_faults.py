@@ -16,8 +16,8 @@ from typing import Any
 
 SPOILT = 8
 """One test row in so many fails, by its tokens."""
-CHATTY = ("apple", "river")
-"""Training rows with one of these words are answered with too many words."""
+CHATTY = "apple"
+"""Training rows with this word whose answer is `red` are answered with too many words: a tenth of all."""
 
 
 def independent_split(splitting: ModuleType) -> None:
@@ -56,7 +56,7 @@ def swapped_labels(sft: ModuleType) -> None:
 
 def broken_form(sft: ModuleType) -> None:
     """In some rows the model is taught to add something to the label."""
-    _answers(sft, lambda e: f"{e.answer} apple" if any(w in e.user_text.split() for w in CHATTY) else e.answer)
+    _answers(sft, lambda e: f"red {CHATTY}" if e.answer == "red" and CHATTY in e.user_text.split() else e.answer)
 
 
 def spoilt(prompt: Sequence[int]) -> bool:

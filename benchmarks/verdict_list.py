@@ -59,7 +59,7 @@ REFUSED = [
     ),
     KnownWorld(
         "format-breaker",
-        "word order; the training process reads `red apple` for `red` in rows with one of two words",
+        "word order; the training process reads `red apple` for `red` in a tenth of the rows",
         "refuse",
         broken_form_world,
         ("format_compliance",),
