@@ -2,14 +2,14 @@
 
 import importlib.metadata
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.engine.files import SeenFiles, digest_json
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
-from finetune_pipeline.models.chat import encode_prompt, load_tokenizer
+from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.inference.constrained import Restriction
 from finetune_pipeline.models.inference.generated import Answer
@@ -81,15 +81,14 @@ class Answerer:
             path.name: self._seen_files.digest(path) for path in sorted(folder.iterdir()) if path.suffix in suffixes
         }
 
-    def fit_prompt(
-        self, choices: Sequence[list[dict[str, Any]]], tools: Any, max_new_tokens: int
-    ) -> tuple[list[dict[str, Any]], list[int]]:
-        """The first conversation that leaves room for the answer, else the last one, and its token ids."""
-        for messages in choices[:-1]:
-            ids = encode_prompt(self.tokenizer, messages, tools)
+    def first_fitting(self, prompts: Iterable[list[int]], max_new_tokens: int) -> tuple[int, list[int]]:
+        """Index and tokens of the first prompt that leaves room for the answer, else of the last one."""
+        chosen = -1, list[int]()
+        for index, ids in enumerate(prompts):
+            chosen = index, ids
             if not self.context_length or len(ids) + max_new_tokens <= self.context_length:
-                return messages, ids
-        return choices[-1], encode_prompt(self.tokenizer, choices[-1], tools)
+                break
+        return chosen
 
     def answers(
         self,

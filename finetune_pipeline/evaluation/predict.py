@@ -258,9 +258,13 @@ def _answer(
         say(f"{job['stage']}: {name}: {len(choices)} prompts for {answerer.endpoint.name}")
         answers = answerer.answers([first for first, *_ in choices], tools, max_new_tokens, job["stage"], name)
     else:
-        fitted = [answerer.fit_prompt(*row, max_new_tokens) for row in zip(choices, tools, strict=True)]
-        messages, prompts = [turns for turns, _ in fitted], [ids for _, ids in fitted]
-        shortened = sum(turns is not row_choices[0] for turns, row_choices in zip(messages, choices, strict=True))
+        encoded = (
+            (encode_prompt(answerer.tokenizer, turns, row_tools) for turns in row_choices)
+            for row_choices, row_tools in zip(choices, tools, strict=True)
+        )
+        fitted = [answerer.first_fitting(row_prompts, max_new_tokens) for row_prompts in encoded]
+        messages = [row_choices[index] for row_choices, (index, _) in zip(choices, fitted, strict=True)]
+        prompts, shortened = [ids for _, ids in fitted], sum(index > 0 for index, _ in fitted)
         labels = encode_labels(answerer.tokenizer, messages, job["labels"], tools) if job["labels"] else None
         prefix_length, mean_length = common_prefix(prompts), sum(map(len, prompts)) / len(prompts)
         say(f"{job['stage']}: {name}: {len(prompts)} prompts of {mean_length:.0f} tokens on average")
