@@ -133,18 +133,27 @@ def sqlite_words(message: str, place: object) -> str | None:
     return _sentence(words, place)
 
 
-def look_into(folder: str | os.PathLike[str]) -> None:
-    """Raise PermissionError if a folder, or one below it, cannot be read: globs would treat it as empty.
+def look_into(folder: str | os.PathLike[str], follow_links: bool = False) -> list[str]:
+    """Return the files below a folder; of links to the same folder, one is followed.
 
-    Hidden folders and a disk's lost+found are skipped, since they contain no user files.
+    Raises PermissionError if a folder cannot be read: globs would treat it as empty. Hidden folders and a disk's lost+found
+    may be unreadable, since they contain no user files.
     """
+    files: list[str] = []
+    seen_folders: set[str] = set()
 
     def refuse(error: OSError) -> None:
         if isinstance(error, PermissionError) and not Path(error.filename).name.startswith((".", "lost+found")):
             raise error
 
-    for _ in os.walk(folder, onerror=refuse):
-        pass
+    for place, subfolders, names in os.walk(folder, onerror=refuse, followlinks=follow_links):
+        real_place = os.path.realpath(place)
+        if real_place in seen_folders:
+            subfolders.clear()
+            continue
+        seen_folders.add(real_place)
+        files += (os.path.join(place, name) for name in names)
+    return files
 
 
 def _is_whole(path: Path) -> bool:

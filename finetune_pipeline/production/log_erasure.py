@@ -72,8 +72,8 @@ def erase(file: LogFile, matches: RowTest, log_store: LogStore) -> int:
     log_store: the task's log store; the caller holds its lock. Raises OutsideError if the file changed while it was
     rewritten.
     """
-    path = Path(file.path)
-    lock = path.with_name(SERVED_LOCK)
+    path = Path(file.path).resolve()  # a link stays one
+    lock = Path(file.path).with_name(SERVED_LOCK)
     with hold(lock) if lock.exists() else contextlib.nullcontext():
         before = path.stat()
         with opened(file) as handle:
@@ -101,6 +101,8 @@ def erase(file: LogFile, matches: RowTest, log_store: LogStore) -> int:
             out.write(gzip.compress(content) if zipped else content)
             out.flush()
             os.fsync(out.fileno())
+            with contextlib.suppress(OSError):  # only root may: else its writer could no longer append to it
+                os.fchown(out.fileno(), before.st_uid, before.st_gid)
             os.fchmod(out.fileno(), before.st_mode & 0o777)
         after = path.stat()
         if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):

@@ -66,8 +66,8 @@ class LogFile:
 
 
 def log_files(task: Task) -> list[LogFile]:
-    """List the log files of the task's log folders and their subfolders, by name. Hidden and partial files (.tmp, .part) and other
-    suffixes are left out."""
+    """List the log files of the task's log folders and their subfolders, links followed, by name. Hidden and partial files (.tmp,
+    .part) and other suffixes are left out."""
     own, configured = task.folder / OWN_FOLDER, task.spec.logs.path
     places = {str(own): OWN_FOLDER, configured if "://" in configured else str(task.folder / configured): configured}
     files = []
@@ -77,9 +77,7 @@ def log_files(task: Task) -> list[LogFile]:
         fs.invalidate_cache()
         if not fs.isdir(root):
             continue
-        if "://" not in place:
-            look_into(root)
-        for path in sorted(fs.find(root)):
+        for path in sorted(fs.find(root) if "://" in place else look_into(root, follow_links=True)):
             relative = path[len(root) :].lstrip("/")
             name = PurePosixPath(path).name
             if not _NAMED.search(name) or "/." in f"/{relative}" or name.endswith((".tmp", ".part")):

@@ -223,8 +223,8 @@ def _expire(task: Task, store: LogStore, files: list[LogFile], now: float) -> No
         return row if logged_at is None or datetime.fromisoformat(logged_at).timestamp() >= limit else None
 
     store.rewrite(keep_recent)
-    finished = store.ledger()["seen"]
+    finished, own_folder = store.ledger()["seen"], (task.folder / OWN_FOLDER).resolve()
     for file in files:
-        is_own = file.local is not None and file.shown.startswith(f"{OWN_FOLDER}/")
+        is_own = file.local is not None and file.local.resolve().is_relative_to(own_folder)
         if is_own and file.modified is not None and file.modified < limit and file.key in finished:
             Path(file.path).unlink(missing_ok=True)

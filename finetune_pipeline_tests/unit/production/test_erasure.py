@@ -143,6 +143,46 @@ def test_killed_in_between_and_repeated(task, store, monkeypatch, step) -> None:
     assert b"ann" not in everything(logs, store.root)
 
 
+def test_killed_before_the_unfinished_work_is_deleted_and_repeated(task, store, monkeypatch) -> None:
+    logs = taken(task, store, a=line(1, "ann") + line(2, "bob"))
+    rows = list(log_store(task, store).rows())
+    made(task, store, "production_logs", {}, lambda f: [write_rows(f / n, rows) for n in ("rows.jsonl", "quarantine.jsonl")])
+    work = store.root / "demo" / ".work" / "drift_report" / "a.json"
+    work.parent.mkdir(parents=True)
+    work.write_text("ann")
+    remove = module.shutil.rmtree
+
+    def dies(path: Path, **options: Any) -> None:
+        if path.name == ".work":
+            raise KeyboardInterrupt
+        remove(path, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module.shutil, "rmtree", dies)
+        forget(task, store, users=["ann"])
+    forget(task, store, users=["ann"])
+    assert b"ann" not in everything(logs, store.root)
+
+
+def test_a_link_leads_to_a_file_without_the_rows_which_its_writer_still_owns(task: Task, store: ArtifactStore) -> None:
+    disk = task.folder.parent / "disk"
+    (disk / "folder").mkdir(parents=True)
+    (task.folder / "logs" / "a.jsonl").symlink_to(disk / "a.jsonl")
+    (task.folder / "logs" / "more").symlink_to(disk / "folder")
+    (disk / "folder" / "back").symlink_to(disk / "folder")
+    for n, path in enumerate((disk / "a.jsonl", disk / "folder" / "b.jsonl")):
+        path.write_bytes(line(2 * n, "ann") + line(2 * n + 1, "bob"))
+        os.utime(path, (1, 1))
+        if os.geteuid() == 0:
+            os.chown(path, 1234, 1234)
+    owner = (disk / "a.jsonl").stat().st_uid
+    assert len(ids(task, store)) == 4
+    assert [search.left for search in forget(task, store, users=["ann"]).searched] == [0, 0, 0]
+    assert ids(task, store) == ["row-0001", "row-0003"]
+    assert b"ann" not in everything(disk, store.root) and (task.folder / "logs" / "a.jsonl").is_symlink()
+    assert {path.stat().st_uid for path in disk.rglob("*.jsonl")} == {owner}
+
+
 def made(task: Task, store: ArtifactStore, step: str, inputs: dict[str, str], write: Any = lambda f: None) -> Artifact:
     def make(builder: Builder) -> None:
         write(builder.folder)

@@ -238,15 +238,20 @@ def test_rows_and_files_past_their_days_are_gone(tmp_path: Path, store: Artifact
     old.write_text(line(1, timestamp=first))
     new.write_text(line(2, timestamp=first) + line(3, timestamp=second))
     day, start = 86_400.0, 1_777_593_600.0  # 1 May 2026
-    os.utime(old, (start, start))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "b.jsonl").write_text(line(4, timestamp=first))
+    (task.folder / "logs" / "more").symlink_to(tmp_path / "elsewhere")
+    for path in (old, tmp_path / "elsewhere" / "b.jsonl"):
+        os.utime(path, (start, start))
     os.utime(new, (start + 19 * day,) * 2)
     log_intake.ingest_new_lines(task, store, now=start + 29 * day)
     rows_store = log_intake.log_store(task, store)
-    assert len(list(rows_store.rows())) == 3
+    assert len(list(rows_store.rows())) == 4
     before = rows_store.digest()
     log_intake.ingest_new_lines(task, store, now=start + 31 * day)
     assert [row["id"] for row in rows_store.rows()] == ["r3"]
-    assert rows_store.ledger()["removed"] == 2 and not old.exists() and new.exists()
+    assert rows_store.ledger()["removed"] == 3 and not old.exists() and new.exists()
+    assert (tmp_path / "elsewhere" / "b.jsonl").exists(), "a file behind a link is another program's"
     assert b"r1" not in b"".join(p.read_bytes() for p in rows_store.folder.rglob("*.jsonl"))
     with pytest.raises(LookupError, match="removed"):
         list(rows_store.rows(before))
