@@ -245,8 +245,10 @@ def _remove(
     one rename, so that a kill leaves no partial artifact."""
     root = store.root / task.name
     trash, removed = root / _TRASH, []
-    shutil.rmtree(trash, ignore_errors=True)  # of a killed call
-    trash.mkdir(mode=0o700)
+    was_killed = trash.exists()
+    trash.mkdir(mode=0o700, exist_ok=True)
+    for leftover in trash.iterdir():
+        shutil.rmtree(leftover)
     for artifact in artifacts:
         name = f"{artifact.step}/{artifact.version}"
         if artifact.version in affected and artifact.step not in MODELS:
@@ -257,7 +259,7 @@ def _remove(
             removed += [f"{name}/{page.name}" for page in pages]
             for page in pages:
                 page.unlink()
-    if affected or forgotten.tainted:
+    if affected or forgotten.tainted or was_killed:
         kept_versions = _data_versions(artifacts) - affected
         for path in (p for folder in _STATE_FOLDERS for p in sorted((root / "state" / folder).glob("*"))):
             if path.stem.rpartition("-")[2] not in kept_versions:
