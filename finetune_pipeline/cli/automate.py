@@ -63,7 +63,7 @@ def switch(instance: dg.DagsterInstance, workspace: Path, task: str, action: str
     Raises ClickException if the workspace cannot be loaded or does not contain this task.
     """
     with instigators(instance, workspace) as all_instigators:
-        task_instigators = [instigator for instigator in all_instigators if instigator.name.startswith(f"{task}__")]
+        task_instigators = [each for each in all_instigators if each.name.rpartition("__")[0] == task]
         if not task_instigators:
             raise click.ClickException(
                 f"Dagster has nothing that runs {task} by itself: `finetune check {task}` says why"

@@ -13,6 +13,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import yaml
 
 from finetune_pipeline.cli.automate import switch
 from finetune_pipeline.data.examples import Example, example_id, write_examples
@@ -337,6 +338,9 @@ def test_automation_is_switched_on_and_off_and_tells_its_state_and_nothing_else(
     world: Automation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FINETUNE_DATA", str(world.project.data))
+    neighbour = world.project.data / "colours__eu"
+    neighbour.mkdir()
+    (neighbour / "task.yaml").write_text(yaml.safe_dump({**world.project.spec, "name": neighbour.name}))
     workspace, home = tmp_path / "workspace.yaml", tmp_path / "dagster"
     workspace.write_text("load_from: [{python_module: finetune_pipeline.definitions}]")
     home.mkdir()
@@ -345,6 +349,7 @@ def test_automation_is_switched_on_and_off_and_tells_its_state_and_nothing_else(
         on = switch(instance, workspace, "colours", "on")
         assert {row["name"] for row in on} == {f"colours__{n}" for n in ("new_logs", "drift", "champion", "retraining")}
         assert all(row["on"] for row in on)
+        assert not any(row["on"] for row in switch(instance, workspace, neighbour.name, "status"))
         assert not any(row["on"] for row in switch(instance, workspace, "colours", "off"))
     assert "INFO" not in "".join(capfd.readouterr()), "what Dagster's server of the code says is nobody's concern"
 
