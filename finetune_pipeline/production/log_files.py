@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import hashlib
 import re
+import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -175,7 +176,7 @@ class LineReader:
 
     def __init__(self, handle: IO[bytes], stream: Stream = NOTHING_READ) -> None:
         self._handle, self.offset, self.lines = handle, stream["offset"], stream["lines"]
-        self._tails = [tail for tail in stream["tails"] if tail[0] != self.offset]
+        self._tails = [tail for tail in stream["tails"] if tail[0] != self.offset or _is_power_of_two(self.lines)]
         self._tail = bytes_before(handle, self.offset)
         self.is_incomplete = False
 
@@ -187,7 +188,7 @@ class LineReader:
             # otherwise these bytes are the line end of a line that was read without it
             self.lines += self._tail[-1:] in (b"", b"\n")
             self._tail = (self._tail + tail)[-TAIL:]
-            if self.lines & (self.lines - 1) == 0:
+            if _is_power_of_two(self.lines):
                 self._tails.append((self.offset, hash_tail(self._tail)))
             yield line, truncated
         self.is_incomplete = self._handle.tell() != self.offset
@@ -197,6 +198,19 @@ class LineReader:
         of two, to distinguish a part of this file from another file."""
         tails = [tail for tail in self._tails if tail[0] != self.offset]
         return {"offset": self.offset, "lines": self.lines, "tails": [*tails, (self.offset, hash_tail(self._tail))]}
+
+
+def _is_power_of_two(number: int) -> bool:
+    return number & (number - 1) == 0
+
+
+def count_line_ends(handle: IO[bytes], start: int, end: int | None = None) -> int:
+    """Count the line ends between two offsets of a file; end None: to its end."""
+    handle.seek(start)
+    count, left = 0, sys.maxsize if end is None else end - start
+    while chunk := handle.read(min(left, 1 << 20)):
+        count, left = count + chunk.count(b"\n"), left - len(chunk)
+    return count
 
 
 def bytes_before(handle: IO[bytes], offset: int) -> bytes:

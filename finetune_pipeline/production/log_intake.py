@@ -25,6 +25,7 @@ from finetune_pipeline.production.log_files import (
     OtherPacker,
     Stream,
     bytes_before,
+    count_line_ends,
     first_line,
     hash_tail,
     log_files,
@@ -162,13 +163,19 @@ def stream_of(handle: IO[bytes], streams: Mapping[str, Stream]) -> str | None:
 def _equal_up_to(handle: IO[bytes], stream: Stream) -> int | None:
     """Return the last recorded offset up to which a file has the bytes of a known one; None if they differ.
 
-    It is 0 for a file that is too short to tell: an unfinished copy.
+    It is 0 for a file that is too short to tell: an unfinished copy. Tails are recorded at lines 1, 2, 4, …: a shorter file with
+    twice the equal lines would have the next one, too, if it were a copy.
     """
-    for offset, tail in sorted(stream["tails"], reverse=True):
+    is_shorter = False
+    for offset, tail in reversed(stream["tails"]):
         try:
-            return int(offset) if hash_tail(bytes_before(handle, offset)) == tail else None
+            if hash_tail(bytes_before(handle, offset)) != tail:
+                return None
         except LookupError:
+            is_shorter = True
             continue
+        other = is_shorter and count_line_ends(handle, offset) >= count_line_ends(handle, 0, offset)
+        return None if other else int(offset)
     return 0
 
 

@@ -136,6 +136,21 @@ def test_files_that_begin_alike_are_told_apart(task: Task, store: ArtifactStore)
     assert ids(task, store) == ["r0", "r1", "r2", "r0", "r3", "r4", "r5"]
 
 
+def test_files_with_a_common_heading_are_told_apart_however_short(task: Task, store: ArtifactStore) -> None:
+    logs = task.folder / "logs"
+    for name in ("busy", "quiet"):
+        (logs / f"{name}.jsonl").write_text("\n")
+    for n in range(7):  # line by line, as a log grows
+        with (logs / "busy.jsonl").open("a") as out:
+            out.write(line(n + 100))
+        assert len(ids(task, store)) == n + 1
+        shutil.copy(logs / "busy.jsonl", logs / f"copy-{n}.jsonl")
+    for n in range(3):
+        with (logs / "quiet.jsonl").open("a") as out:
+            out.write(line(n))
+        assert ids(task, store)[7:] == ["r0", "r1", "r2"][: n + 1]
+
+
 def test_a_line_that_is_too_long_is_told_and_the_next_one_counts(task: Task, store: ArtifactStore) -> None:
     (task.folder / "logs" / "a.jsonl").write_text(line(1) + "x" * (9 << 20) + "\n" + line(2))
     rows = _rows(task, store)
