@@ -61,8 +61,8 @@ def writer_of(file: LogFile) -> str | None:
         with contextlib.suppress(psutil.Error, OSError):
             if any(f.path == str(path.resolve()) and f.mode not in ("r", "") for f in process.open_files()):
                 return f"process {process.pid} ({process.info['name']}) has it open"
-    age = time.time() - path.stat().st_mtime
-    return f"it changed {max(age, 0.0):.0f} s ago" if age < QUIET_S else None
+    age = abs(time.time() - path.stat().st_mtime)  # a clock may have been set back since
+    return f"it changed {age:.0f} s ago" if age < QUIET_S else None
 
 
 def erase(file: LogFile, matches: RowTest, log_store: LogStore) -> int:

@@ -130,12 +130,12 @@ def _ingest_file(file: LogFile, batch: _Batch, now: float) -> bool:
         return False  # rotated meanwhile: the next call reads it under its new name
     except BROKEN_OFF as error:
         grace = _SETTLED if isinstance(error, OtherPacker) else _BROKEN_FOR
-        if file.modified is None or file.modified > now - grace:
+        if file.modified is None or abs(now - file.modified) < grace:
             return True
         lines_read = batch.ledger["streams"].get(name, NOTHING_READ)["lines"]
         batch.rows.append(damaged_file(file.shown, lines_read, error))
         is_complete, lines = True, 1
-    if is_complete and (file.modified is None or file.modified < now - _SETTLED):
+    if is_complete and (file.modified is None or abs(now - file.modified) > _SETTLED):
         batch.ledger["seen"][file.key] = (file.mark, name)
         return True
     return lines > 0

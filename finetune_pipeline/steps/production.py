@@ -1,5 +1,6 @@
 """LOGS and PRODUCTION: logged answers, drift from the training data, and the retraining decision."""
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -74,9 +75,13 @@ def _other_versions(context: StepContext) -> set[str]:
 
 
 def _newest_training_time(train: Sequence[Example], rows: Iterable[Mapping[str, Any]]) -> float | None:
-    """Return the time of the newest production row in the training split; None if there is none."""
+    """Return the time of the newest production row in the training split; None if there is none.
+
+    A row from the future, whose clock was wrong, does not count: all later rows would be left out.
+    """
     used = log_row_ids(e for e in train if e.origin == "production")
-    return max((moment(row) for row in rows if row["id"] in used), default=None)
+    now = time.time()
+    return max((at for row in rows if row["id"] in used and (at := moment(row)) <= now), default=None)
 
 
 def _champions_predictions(context: StepContext) -> list[dict[str, Any]] | None:
