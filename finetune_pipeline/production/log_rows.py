@@ -26,7 +26,7 @@ from finetune_pipeline.spec.model import TaskSpec
 
 USER_KEY = "FINETUNE_USER_KEY"
 """Environment variable with the secret key for hashing users. Unset: a random key of this home, not shared by machines."""
-_KEY_FILE = "users.key"
+KEY_FILE = "users.key"
 RAW_SHOWN = 2000
 """Characters of a bad line that are kept."""
 _USER_FIELD = re.compile(rb'(\\*"user\\*"\s*:\s*)(\\+"[^"]*"|"(?:[^"\\]|\\.)*"?|[^,}\s]+)')
@@ -45,7 +45,7 @@ ROLES = (*SYSTEM_ROLES, "user", "assistant")
 def user_key(store: ArtifactStore) -> bytes:
     """Return the secret key for hashing users."""
     secret = os.environ.get(USER_KEY, "").encode()
-    return hashlib.blake2b(secret, digest_size=32).digest() if secret else load_key(store.root / _KEY_FILE)
+    return hashlib.blake2b(secret, digest_size=32).digest() if secret else load_key(store.root / KEY_FILE)
 
 
 def hash_user(user: object, key: bytes) -> str:
@@ -263,7 +263,12 @@ def _clean_record(row: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
     common = {
         "id": row["id"],
         "timestamp": _read_time(row["timestamp"]).isoformat(),
-        "flag": scrub_text(flag if isinstance(flag, str) else "flagged", find) if flag else None,
+        # false takes an earlier flag back
+        "flag": scrub_text(flag if isinstance(flag, str) else "flagged", find)
+        if flag
+        else False
+        if flag == 0
+        else None,
         "score": float(score) if score is not None else None,
         "correction": (clean(correction.strip()) or None) if correction else None,
         **({"left_out": True} if feedback.get("left_out") is True else {}),

@@ -19,8 +19,9 @@ import msgspec
 
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.files import DamagedFile, read_json, replace_text, sync_folder, write_json
+from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.production.log_files import Stream
-from finetune_pipeline.production.log_rows import hash_user
+from finetune_pipeline.production.log_rows import KEY_FILE, USER_KEY, hash_user
 
 _DIGEST_VALUES = 1 << 256
 
@@ -174,13 +175,14 @@ class _Forgotten(TypedDict):
     users: list[str]
     ids: list[str]
     tainted: NotRequired[list[str]]
+    key: NotRequired[str]
 
 
 class ForgottenList:
     """The forget list of a task, in its log store's folder. Writers must hold the task's lock ``logs``.
 
     users, ids: keyed hashes. tainted: versions of splits with such a row among the training or validation rows, recorded
-    before the splits are removed.
+    before the splits are removed. Raises OutsideError if the list was made with another key, which finds none of them.
     """
 
     def __init__(self, folder: Path, key: bytes) -> None:
@@ -189,6 +191,11 @@ class ForgottenList:
         self.users: set[str] = set(stored["users"])
         self.ids: set[str] = set(stored["ids"])
         self.tainted: set[str] = set(stored.get("tainted", []))
+        if stored.get("key", self._hash("")) != self._hash(""):
+            raise OutsideError(
+                f"{self._path} was made with another {USER_KEY}: forgotten people would be taken in again\n"
+                f"fix: set {USER_KEY} as it was then; if it was unset, unset it and put back artifacts/{KEY_FILE} of the home"
+            )
 
     def holds(self, row: Mapping[str, Any]) -> bool:
         """Whether a row of the log store has a forgotten user or id."""
@@ -207,5 +214,5 @@ class ForgottenList:
         self.users |= set(users)
         self.ids |= {self._hash(name) for name in ids}
         self.tainted |= set(tainted)
-        stored = {"users": self.users, "ids": self.ids, "tainted": self.tainted}
-        write_json(self._path, {key: sorted(values) for key, values in stored.items()})
+        lists = {"users": self.users, "ids": self.ids, "tainted": self.tainted}
+        write_json(self._path, {"key": self._hash("")} | {name: sorted(values) for name, values in lists.items()})

@@ -108,7 +108,10 @@ def waiting_rows(task: Task, store: ArtifactStore, now: float | None = None) -> 
     sentence = f"{fresh.rows} of {needed} corrected new rows in {task.spec.logs.path}/"
     if fresh.rows and fresh.rows < needed and days < longest:
         sentence += f"; the oldest has waited {days:.1f} of at most {longest:g} days"
-    elif fresh.rows and (unchanged := min((abs(now - (f.modified or 0.0)) for f in log_files(task)), default=now)) < settle:
+    elif (
+        fresh.rows
+        and (unchanged := min((abs(now - (f.modified or 0.0)) for f in log_files(task)), default=now)) < settle
+    ):
         sentence = (
             f"{fresh.rows} new rows, but the files changed {unchanged:.0f} s ago and must be unchanged for {settle} s"
         )

@@ -56,7 +56,9 @@ def everything(*folders: Path) -> bytes:
     return content
 
 
-def test_rows_of_a_user_go_and_the_files_go_on(task: Task, store: ArtifactStore) -> None:
+def test_rows_of_a_user_go_and_the_files_go_on(
+    task: Task, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     late = {"id": "row-0001", "timestamp": "2026-05-02T10:00:00Z", "feedback": {"flag": "x"}}
     (task.folder / "logs" / "2026").mkdir()
     (task.folder / "logs" / "2026" / "b.jsonl.1.gz").write_bytes(gzip.compress(line(4, "bob") + line(5, "ann")))
@@ -80,6 +82,9 @@ def test_rows_of_a_user_go_and_the_files_go_on(task: Task, store: ArtifactStore)
     assert [forget(task, store, users=["ann"]).lines for _ in range(2)] == [1, 0], "the row that came in since"
     (logs / "a.jsonl").rename(logs / "a.jsonl.1")
     assert ids(task, store) == ["row-0002", "row-0004", "row-0006", "row-0007"]
+    monkeypatch.setenv("FINETUNE_USER_KEY", "another")
+    with pytest.raises(OutsideError, match=r"forgotten\.json was made with another FINETUNE_USER_KEY"):
+        ids(task, store)
 
 
 def test_rows_that_come_after_those_of_a_user_were_cut_off_the_end(task: Task, store: ArtifactStore) -> None:
@@ -146,7 +151,13 @@ def test_killed_in_between_and_repeated(task, store, monkeypatch, step) -> None:
 def test_killed_before_the_unfinished_work_is_deleted_and_repeated(task, store, monkeypatch) -> None:
     logs = taken(task, store, a=line(1, "ann") + line(2, "bob"))
     rows = list(log_store(task, store).rows())
-    made(task, store, "production_logs", {}, lambda f: [write_rows(f / n, rows) for n in ("rows.jsonl", "quarantine.jsonl")])
+    made(
+        task,
+        store,
+        "production_logs",
+        {},
+        lambda f: [write_rows(f / n, rows) for n in ("rows.jsonl", "quarantine.jsonl")],
+    )
     work = store.root / "demo" / ".work" / "drift_report" / "a.json"
     work.parent.mkdir(parents=True)
     work.write_text("ann")

@@ -115,9 +115,11 @@ def test_each_fault_is_quarantined_by_its_rule_and_good_rows_go_on(task, store, 
 
 def test_corrections_become_examples_and_late_feedback_counts(task: Task, store: ArtifactStore, tmp_path: Path) -> None:
     first = [row(1, feedback={"label": "a", "flag": flag}) for flag in "xyz"]
-    write(task, [row(1), row(2), *first, row(1, feedback={"label": "b", "flag": "wrong"})])
+    taken_back = [row(2, feedback={"flag": flag}) for flag in (True, False)]
+    write(task, [row(1), row(2), *first, row(1, feedback={"label": "b", "flag": "wrong"}), *taken_back])
     facts = take(task, store, tmp_path / "out")
-    assert (facts["corrections"], facts["flagged"], facts["rows"], facts["duplicates"]) == (1, 1, 2, 4)
+    assert [r["flag"] for r in read_rows(tmp_path / "out" / "rows.jsonl")] == ["wrong", None]
+    assert (facts["corrections"], facts["flagged"], facts["rows"], facts["duplicates"]) == (1, 1, 2, 6)
     (example,) = read_examples(tmp_path / "out" / "examples.jsonl")
     assert (example.user_text, example.answer, example.label) == ("ticket 1", "b", "b")
     assert example.origin == "production" and example.messages[0] == {"role": "system", "content": "s"}
