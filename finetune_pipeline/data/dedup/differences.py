@@ -11,16 +11,18 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import lru_cache
-from itertools import takewhile
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+from finetune_pipeline.data.dedup.text_similarity import keeps, visible_text
 
 _SENTENCE_SIGNS = ".,;:!?\"'`´’‘“”„«»…–—·•-"
+_MARKS = "".join(c for c in map(chr, range(0x300, 0x1F000)) if unicodedata.category(c)[0] == "M")
 _TOKEN = re.compile(
-    r"[a-z]++(?![^\W\d_])|[\u3040-\u30ff\u3400-\u9fff]|[^\W\d_\u3040-\u30ff\u3400-\u9fff]+"
+    rf"[a-z]++(?![^\W\d_]|[{_MARKS}])|[\u3040-\u30ff\u3400-\u9fff]|(?:[^\W\d_\u3040-\u30ff\u3400-\u9fff]++[{_MARKS}]*+)++"
     rf"|(?:(?<![\w.,)-])-)?\d+(?:[.,:/-]\d+)*|\w+|[^\w\s{_SENTENCE_SIGNS}]"
 )
-"""A word (one character in scripts without spaces), a number with its sign, or a symbol other than sentence punctuation, in
-lower case. The first alternative is a faster form of the second and third for plain letters."""
+"""A word with its vowel signs (one character in Chinese and Japanese), a number with its sign, or a symbol other than sentence
+punctuation, in lower case. The first alternative is a faster form of the second and third for plain letters."""
 _IDENTIFIER = re.compile(r"_|[^\W\d_]\d|\d[^\W\d_]+\d|\w[./\\:@#]\w")
 _NAME = re.compile(r"(?<=[\w,;] )[^\W\d_]+")
 _SHORT_FORM = re.compile(r"(?<=\w)['’](m|re|s|ve|ll|d)\b")
@@ -58,6 +60,8 @@ _QUANTITIES = frozenset(
 )
 _INFLECTIONS = frozenset(("", "e", "d", "ed", "ing", "s", "es", "ies", "y", "led", "ling"))
 _SHORTEST_TYPO = 5
+Part = TypeVar("Part", str, tuple[str, ...])
+"""A word, or words."""
 
 
 class Difference(IntEnum):
@@ -86,38 +90,24 @@ def difference(a: str, b: str, is_known: Callable[[str], bool] = lambda word: Fa
     by a letter and one is unknown, it is a typing error."""
     if a == b:
         return Difference.NOTHING
-    first, second = _tokenize(a), _tokenize(b)
-    if first.numbers != second.numbers or first.signs != second.signs or first.negations != second.negations:
+    if facts_of(a) != facts_of(b):
         return Difference.FACTS
-    if first.words == second.words:
-        return Difference.NOTHING
-    only_a, only_b = _surplus_words(first.words, second.words), _surplus_words(second.words, first.words)
-    shared_a, shared_b = _without_words(first.words, only_a), _without_words(second.words, only_b)
+    words_a, words_b = _differing_parts(_tokenize(a).words, _tokenize(b).words)
+    only_a, only_b = _surplus_words(words_a, words_b), _surplus_words(words_b, words_a)
+    shared_a, shared_b = _without_words(words_a, only_a), _without_words(words_b, only_b)
     if _content_words(shared_a) != _content_words(shared_b):
         return Difference.OTHER_WORDS
-    _drop_compounds(only_a, only_b)
-    _drop_compounds(only_b, only_a)
-    exact = _exact_words(a) | _exact_words(b) if only_a and only_b else _QUANTITIES
-    inflected = False
-    for word in list(only_a):
-        for other_word in only_b:
-            variant = _variant(word, other_word, exact, is_known)
-            if variant is not None:
-                only_a.remove(word)
-                only_b.remove(other_word)
-                inflected |= variant is Difference.MORE_WORDS
-                break
+    inflected = only_a and only_b and _drop_variants(only_a, only_b, _exact_words(a) | _exact_words(b), is_known)
     if _content_words(only_a) and _content_words(only_b):
         return Difference.OTHER_WORDS
-    letters = [word for word in only_a + only_b if len(word) == 1 and word.isascii()]
-    if _content_words(letters):  # such as plan a and plan b
+    if any(len(word) == 1 and word.isascii() for word in _content_words(only_a + only_b)):  # such as plan a and plan b
         return Difference.OTHER_WORDS
     return Difference.MORE_WORDS if only_a or only_b or inflected else Difference.NOTHING
 
 
-def numbers_of(text: str) -> tuple[str, ...]:
-    """Return the numbers of a text in order. Texts with different numbers differ in facts."""
-    return _tokenize(text).numbers
+def facts_of(text: str) -> tuple[tuple[str, ...], tuple[str, ...], int]:
+    """Return the numbers of a text in order, its signs, and its number of negations. Texts with other facts differ in meaning."""
+    return _tokenize(text)[:3]
 
 
 def word_key(text: str) -> str:
@@ -132,7 +122,7 @@ def words_of(text: str) -> frozenset[str]:
 
 @lru_cache(maxsize=4096)
 def _tokenize(text: str) -> _Words:
-    folded = (text if text.isascii() else unicodedata.normalize("NFKC", text)).casefold()
+    folded = (text if text.isascii() else unicodedata.normalize("NFKC", visible_text(text))).casefold()
     if "'" in folded or "’" in folded:
         folded = _NEGATED.sub(lambda m: f"{_VERBS[m[1]]} not", folded)
         folded = _SHORT_FORM.sub(lambda m: f" {_LONG_FORM[m[1]]}", folded)
@@ -158,7 +148,7 @@ def _tokenize(text: str) -> _Words:
             words += [_JOINED_NEGATIONS[token], _NEGATION_MARK]
         elif token[0].isalnum() or token[0] == "_":
             words.append(token)
-        else:
+        elif token.isascii() or keeps(token):  # the punctuation of all languages makes no difference
             signs.append(token)
     meaningful = [word for word in words if word not in _FILLERS]
     if meaningful[:2] in _POLITE_OPENINGS:
@@ -166,6 +156,7 @@ def _tokenize(text: str) -> _Words:
     return _Words(tuple(numbers), tuple(sorted(signs)), negations, tuple(meaningful if len(meaningful) > 1 else words))
 
 
+@lru_cache(maxsize=4096)
 def _exact_words(text: str) -> frozenset[str]:
     """Return words that no typing error explains: names inside a sentence, parts of identifiers, quantities."""
     plain = unicodedata.normalize("NFKC", text)
@@ -180,7 +171,7 @@ def _surplus_words(words: Sequence[str], other_words: Sequence[str]) -> list[str
     """Return the words that occur more often in `words` than in `other_words`, in order."""
     surplus = Counter(words) - Counter(other_words)
     kept = []
-    for word in words:
+    for word in words if surplus else ():
         if surplus[word] > 0:
             surplus[word] -= 1
             kept.append(word)
@@ -206,6 +197,24 @@ def _drop_compounds(parts: list[str], words: list[str]) -> None:
                 del parts[i : i + size]
 
 
+def _drop_variants(
+    words: list[str], other_words: list[str], exact: frozenset[str], is_known: Callable[[str], bool]
+) -> bool:
+    """Remove pairs of words that are forms of one word from both lists. Returns whether any is another inflection."""
+    _drop_compounds(words, other_words)
+    _drop_compounds(other_words, words)
+    inflected = False
+    for word in list(words):
+        for other_word in other_words:
+            variant = _variant(word, other_word, exact, is_known)
+            if variant is not None:
+                words.remove(word)
+                other_words.remove(other_word)
+                inflected |= variant is Difference.MORE_WORDS
+                break
+    return inflected
+
+
 def _variant(a: str, b: str, exact: frozenset[str], is_known: Callable[[str], bool]) -> Difference | None:
     """Return how two forms of one word differ: not at all (plural, typing error) or by inflection. None: they are two words."""
     shorter, longer = sorted((a, b), key=len)
@@ -222,12 +231,18 @@ def _variant(a: str, b: str, exact: frozenset[str], is_known: Callable[[str], bo
 
 def _one_edit(a: str, b: str) -> bool:
     """Whether one inserted, replaced or transposed letter turns one word into the other."""
-    start = _shared_start(a, b)
-    a, b = a[start:], b[start:]
-    end = _shared_start(a[::-1], b[::-1])
-    a, b = a[: len(a) - end], b[: len(b) - end]
+    a, b = _differing_parts(a, b)
     return max(len(a), len(b)) <= 1 or (len(a) == len(b) == 2 and a == b[::-1])
 
 
-def _shared_start(a: str, b: str) -> int:
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+def _differing_parts(a: Part, b: Part) -> tuple[Part, Part]:
+    """Return both without what they share at their start and at their end."""
+    start = _shared_start(a, b)
+    a, b = a[start:], b[start:]
+    end = _shared_start(a[::-1], b[::-1])
+    return a[: len(a) - end], b[: len(b) - end]
+
+
+def _shared_start(a: Sequence[str], b: Sequence[str]) -> int:
+    unequal = (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+    return next(unequal, min(len(a), len(b)))

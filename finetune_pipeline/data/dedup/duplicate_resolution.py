@@ -5,10 +5,11 @@ some words and its answer says the same. See differences.py for what counts as a
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, islice
+from typing import Any
 
-from finetune_pipeline.data.dedup.differences import Difference, difference, numbers_of
+from finetune_pipeline.data.dedup.differences import Difference, difference, facts_of, word_key
 from finetune_pipeline.data.dedup.row_table import CONTRADICTION, EXACT, KEPT, NEAR
 from finetune_pipeline.data.dedup.text_similarity import exact_form, similarity
 from finetune_pipeline.data.examples import ORIGINS, Example
@@ -35,6 +36,7 @@ class Resolution:
         self._prompts = [example.user_text for example in members]
         self._forms = [exact_form(prompt) for prompt in self._prompts]
         self._answers = [_answer_form(example, spec) for example in members]
+        self._turns = [_other_turns(example) for example in members]
         self.states = [KEPT] * len(members)
         self.repeats: dict[int, tuple[int, float]] = {}
         self.contradictions: list[tuple[int, Finding]] = []
@@ -45,10 +47,9 @@ class Resolution:
         self._remove_repeats(best_first, {i: number for number, group in enumerate(groups) for i in group})
 
     def _same_text(self, a: str, b: str, limit: Difference) -> bool:
-        """Whether two texts are equal except for case and whitespace, or similar with a difference of at most `limit`."""
-        return exact_form(a) == exact_form(b) or (
-            difference(a, b, self._known) <= limit
-            and (limit is Difference.NOTHING or similarity(a, b) >= self._spec.data.near_duplicate_threshold)
+        """Whether two texts differ by at most `limit`, and are similar unless they do not differ."""
+        return difference(a, b, self._known) <= limit and (
+            limit is Difference.NOTHING or similarity(a, b) >= self._spec.data.near_duplicate_threshold
         )
 
     def _same_answer(self, i: int, k: int, limit: Difference) -> bool:
@@ -56,24 +57,27 @@ class Resolution:
         return a == b or (not self._spec.labels and self._same_text(a, b, limit))
 
     def _same_questions(self, best_first: Sequence[int]) -> list[list[int]]:
-        """Group rows with equivalent prompts, the best row first."""
+        """Group rows with equivalent prompts and the same other turns, the best row first."""
         groups: list[list[int]] = []
-        by_form: dict[str, list[int]] = {}
-        by_numbers: defaultdict[tuple[str, ...], list[list[int]]] = defaultdict(list)
+        by_form: dict[tuple[str, str], list[int]] = {}
+        by_words: dict[tuple[str, str], list[int]] = {}
+        by_facts: defaultdict[tuple[Any, ...], list[list[int]]] = defaultdict(list)
         for i in best_first:
-            text = self._prompts[i]
-            group = by_form.get(self._forms[i])
+            text, turns = self._prompts[i], self._turns[i]
+            group = by_form.get((turns, self._forms[i]))
             if group is None:
-                candidates = by_numbers[numbers_of(text)]
-                for candidate in candidates[:_MOST_COMPARED]:
+                same_facts, words = by_facts[turns, *facts_of(text)], (turns, word_key(text))
+                same_words = [by_words[words]] if words in by_words else []
+                for candidate in chain(same_words, same_facts[:_MOST_COMPARED]):
                     if self._same_text(self._prompts[candidate[0]], text, Difference.NOTHING):
                         group = candidate
                         break
                 else:
                     group = []
                     groups.append(group)
-                    candidates.append(group)
-                by_form[self._forms[i]] = group
+                    same_facts.append(group)
+                by_words.setdefault(words, group)
+                by_form[turns, self._forms[i]] = group
             group.append(i)
         return groups
 
@@ -84,39 +88,22 @@ class Resolution:
             answers[self._answers[i]].append(i)
         if len(answers) < 2:
             return
-        clashing = set(group) if self._spec.labels else self._clashing(group)
-        for i in (i for i in group if i in clashing):
+        if all(self._same_answer(i, group[0], Difference.MORE_WORDS) for i in group):
+            return
+        for i in group:
             different = chain.from_iterable(rows for answer, rows in answers.items() if answer != self._answers[i])
-            finding = self._contradiction(i, list(islice(filter(clashing.__contains__, different), _MOST_COMPARED)))
+            finding = self._contradiction(i, list(islice(different, _MOST_COMPARED)))
             self.contradictions.append((i, finding))
             if finding.severity == "error":
                 self.states[i] = CONTRADICTION
 
-    def _clashing(self, group: Sequence[int]) -> set[int]:
-        """Return the rows of one question, with the same other turns, whose free-text answers disagree."""
-        by_turns: defaultdict[str, list[int]] = defaultdict(list)
-        for i in group:
-            turns = [m for m in self._members[i].prompt_messages if m["role"] not in ("system", "user")]
-            by_turns["\n".join(f"{m['role']}:{exact_form(m['content'])}" for m in turns)].append(i)
-        clashing: set[int] = set()
-        for rows in by_turns.values():
-            different: list[int] = []
-            for i in rows:
-                if not any(self._same_answer(i, k, Difference.MORE_WORDS) for k in different[:_MOST_COMPARED]):
-                    different.append(i)
-            if len(different) > 1:
-                clashing |= set(rows)
-        return clashing
-
     def _contradiction(self, i: int, other_rows: Sequence[int]) -> Finding:
-        """Describe the contradiction with the most similar row that has a different answer."""
+        """Describe the contradiction with a row that has a different answer, if possible to the same text."""
         example = self._members[i]
-        similarities = {k: similarity(self._prompts[i], self._prompts[k]) for k in other_rows}
-        k = min(other_rows, key=lambda k: (-similarities[k], self._members[k].place))
-        partner = self._members[k]
-        likeness = f"nearly the same text (similarity {similarities[k]:.2f})"
-        if self._forms[i] == self._forms[k]:
-            likeness = "the same text"
+        k = min(other_rows, key=lambda k: (self._forms[k] != self._forms[i], self._members[k].place))
+        partner, likeness = self._members[k], "the same text"
+        if self._forms[i] != self._forms[k]:
+            likeness = f"nearly the same text (similarity {similarity(self._prompts[i], self._prompts[k]):.2f})"
         answers = f"answered {quoted(example.answer)} here, but {likeness} is answered {quoted(partner.answer)}"
         fix = "decide which answer is right and remove or correct the other row"
         if not self._spec.labels:
@@ -124,26 +111,35 @@ class Resolution:
         severity: Severity = "error" if self._spec.data.contradictions == "quarantine" else "warning"
         return row_finding("contradiction", example.place, f"{answers} in {partner.place}", fix, severity)
 
-    def _remove_repeats(self, best_first: Sequence[int], question_of: dict[int, int]) -> None:
+    def _remove_repeats(self, best_first: Sequence[int], question_of: Mapping[int, int]) -> None:
         """Remove rows that repeat a better one. Answers may differ by a few words only if the question is
         identical."""
-        kept: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
+        kept: defaultdict[tuple[Any, ...], list[int]] = defaultdict(list)
+        kept_of_answer: dict[tuple[int, str], int] = {}
         for i in (i for i in best_first if self.states[i] == KEPT):
-            text = self._prompts[i]
-            better_rows = kept[self._answers[i] if self._spec.labels else "", *numbers_of(text)]
-            for k in better_rows[:_MOST_COMPARED]:
-                if question_of[i] == question_of[k]:
-                    match = self._same_answer(i, k, Difference.MORE_WORDS)
-                else:
-                    match = self._same_answer(i, k, Difference.NOTHING)
-                    match = match and self._same_text(text, self._prompts[k], Difference.MORE_WORDS)
-                if match:
-                    same = self._forms[i] == self._forms[k]
-                    self.states[i] = EXACT if same and self._answers[i] == self._answers[k] else NEAR
-                    self.repeats[i] = (k, 1.0 if same else similarity(text, self._prompts[k]))
-                    break
-            else:
+            text, question_and_answer = self._prompts[i], (question_of[i], self._answers[i])
+            better_rows = kept[(*self._context(i), *facts_of(text))]
+            k = kept_of_answer.get(question_and_answer)
+            if k is None:
+                repeated = (k for k in better_rows[:_MOST_COMPARED] if self._repeats(i, k, question_of))
+                k = kept_of_answer[question_and_answer] = next(repeated, i)
+            if k == i:
                 better_rows.append(i)
+                continue
+            same = self._forms[i] == self._forms[k]
+            self.states[i] = EXACT if same and self._answers[i] == self._answers[k] else NEAR
+            self.repeats[i] = (k, 1.0 if same else similarity(text, self._prompts[k]))
+
+    def _context(self, i: int) -> tuple[str, ...]:
+        """Return what must be equal in a row and its repeat, besides facts: in a label task all turns but the user's."""
+        return (self._turns[i], self._answers[i]) if self._spec.labels else ()
+
+    def _repeats(self, i: int, k: int, question_of: Mapping[int, int]) -> bool:
+        if question_of[i] == question_of[k]:
+            return self._same_answer(i, k, Difference.MORE_WORDS)
+        return self._same_answer(i, k, Difference.NOTHING) and self._same_text(
+            self._prompts[i], self._prompts[k], Difference.MORE_WORDS
+        )
 
 
 def preference(example: Example) -> tuple[int, int, str, str, str, int]:
@@ -160,3 +156,9 @@ def _answer_form(example: Example, spec: TaskSpec) -> str:
         return exact_form(example.answer)
     turns = [m for m in example.messages if m["role"] == "assistant"]
     return "\n".join(exact_form(m["content"]) + str(m.get("tool_calls") or "") for m in turns)
+
+
+def _other_turns(example: Example) -> str:
+    """Return the exact forms of the assistant's and the tools' turns before the answer."""
+    turns = (m for m in example.prompt_messages if m["role"] not in ("system", "user"))
+    return "\n".join(f"{m['role']}:{exact_form(m['content'])}" for m in turns)

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,7 @@ Please cancel my plan | can you cancel my plan, thanks ; Add a row to the table 
 send it by e-mail | send it by email ; I cannot log-in | I can't login ; I dont see it | I don't see it
 I'm on the U.S. site | I am on the US site ; 10kg of rice | 10 kg of rice ; five dead | 5 dead
 yes/no questions | yes no questions ; I needhelp with it | I need help with it
+¿Dónde está mi pedido? | dónde está mi pedido ; 我要取消订单。 | 我要取消订单 ; मेरा ऑर्डर कहाँ है? | मेरा ऑर्डर कहाँ है।
 """
 TWO_PROMPTS = """
 It is broken | It is broken again ; open an account | open a savings account
@@ -130,10 +132,10 @@ def test_similar_prompts_with_their_own_right_answers_all_stay(tmp_path: Path, o
 def test_one_prompt_written_in_two_ways(tmp_path: Path, output: dict[str, Any] | None) -> None:
     firsts, seconds = pairs(ONE_PROMPT, "bug_report", "P0_incident")
     facts, kept = run(tmp_path / "other", [*firsts, *seconds], output=output)
-    assert (facts["contradictions"], [e.user_text for e in kept]) == (24, [])
+    assert (facts["contradictions"], [e.user_text for e in kept]) == (30, [])
     firsts, seconds = pairs(ONE_PROMPT, "bug_report", "bug_report")
     facts, kept = run(tmp_path / "same", [*firsts, *seconds], output=output)
-    assert (len(kept), facts["near_duplicates"] + facts["exact_duplicates"]) == (12, 12)
+    assert (len(kept), facts["near_duplicates"] + facts["exact_duplicates"]) == (15, 15)
 
 
 def test_rows_of_one_label_that_name_different_things_all_stay(tmp_path: Path) -> None:
@@ -142,6 +144,33 @@ def test_rows_of_one_label_that_name_different_things_all_stay(tmp_path: Path) -
     rows = [example(asked.format(*order), line=n) for n, order in enumerate(orders, 1)]
     facts, kept = run(tmp_path, rows, near_duplicate_threshold=0.6)
     assert [e.source["line"] for e in kept] == [2, 3] and facts["near_duplicates"] == 1
+
+
+@pytest.mark.parametrize("output", [None, TEXT_OUTPUT])
+def test_in_a_large_cluster_copies_and_contradictions_of_every_row_are_found(
+    tmp_path: Path, output: dict[str, Any] | None
+) -> None:
+    asked = [f"Please send me the yearly report of the branch office in {unlike(n, 1)} by mail" for n in range(120)]
+    rows = [example(text, line=line) for line, text in enumerate(asked)]
+    rows += [example(text, line=200 + line) for line, text in enumerate(asked[:100])]
+    rows += [example(text.lower() + "!", line=400 + line) for line, text in enumerate(asked[:100])]
+    rows += [example(f"{text}.", "P0_incident", line=600 + line) for line, text in enumerate(asked[100:])]
+    facts, kept = run(tmp_path, rows, output=output, near_duplicate_threshold=0.6)
+    assert len(set(clusters(tmp_path / "out").values())) == 1
+    assert {e.user_text.lower().strip("!") for e in kept} == {text.lower() for text in asked[:100]} and len(kept) == 100
+    assert (facts["contradictions"], facts["exact_duplicates"], facts["near_duplicates"]) == (40, 0, 200)
+
+
+def test_one_reply_to_two_questions_is_no_contradiction_and_no_copy(tmp_path: Path) -> None:
+    def answered(question: str, answer: str, line: int) -> Example:
+        row = example("yes please", answer, line)
+        turns = [row.messages[0], {"role": "user", "content": "hello"}, {"role": "assistant", "content": question}]
+        return replace(row, id=f"{line:016x}", messages=[*turns, *row.messages[1:]])
+
+    asked = [("Shall we fix it?", "bug_report"), ("Shall we build it?", "feature_request"), ("Both?", "bug_report")]
+    rows = [answered(*turn, line) for line, turn in enumerate([*asked, asked[0]], 1)]
+    facts, kept = run(tmp_path, rows)
+    assert ([e.source["line"] for e in kept], facts["exact_duplicates"]) == ([1, 2, 3], 1)
 
 
 def test_scrubbed_text_is_what_goes_on_and_ids_stay(tmp_path: Path) -> None:
