@@ -107,8 +107,8 @@ def out_of_fold(
     for e in rows:
         clusters_of[str(e.label)].add(clusters.get(e.id, e.id))
     left_out = sorted(label for label, ids in clusters_of.items() if len(ids) < 2)
-    rows = [e for e in rows if str(e.label) not in left_out]
     classes = sorted(set(clusters_of) - set(left_out))
+    rows = [e for e in rows if len(clusters_of[str(e.label)]) > 1]
     if len(classes) < 2 or len(rows) < 10:
         return None
     rows = _bounded(rows, set(classes))

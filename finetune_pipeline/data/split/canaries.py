@@ -20,6 +20,7 @@ from finetune_pipeline.data.dedup.row_table import RowTable
 from finetune_pipeline.data.dedup.text_similarity import similarity
 from finetune_pipeline.data.examples import Example, Message
 from finetune_pipeline.data.split.alike import AlikeRows
+from finetune_pipeline.findings import Finding, FindingsError
 
 EACH = 3
 """Number of canaries of each kind."""
@@ -39,11 +40,15 @@ def make_canaries(sources: Sequence[Example], threshold: float, boilerplate: Boi
     """Make up to EACH canaries of each kind from rows that must not leak (validation and test), in a fixed order.
 
     Kinds: exact, a copy; reformatted, with another case, blanks and punctuation (in a template only if the texts stay similar);
-    template_swapped, the same content in another template; same_group, another text of the same group. Raises ValueError if
-    there are no rows to test the check with.
+    template_swapped, the same content in another template; same_group, another text of the same group. Raises FindingsError
+    if there are no rows to test the check with.
     """
     if not sources:
-        raise ValueError("there are no validation or test rows, so the leakage check cannot be tested; add examples")
+        message = (
+            "there are no validation or test rows: all rows are alike or of one group, or each label has only a few"
+        )
+        fix = "add examples, or use groups (data.fields.group) that hold fewer rows"
+        raise FindingsError([Finding("data.no_held_out_rows", "error", "task.yaml: split", message, fix)])
     order = sorted(range(len(sources)), key=lambda i: (len(sources[i].user_text.split()) < _LEAST_WORDS, sources[i].id))
     strip = stripper(boilerplate)
     makers: dict[str, Callable[[Example], Example | None]] = {

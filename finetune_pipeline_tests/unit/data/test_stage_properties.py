@@ -18,6 +18,7 @@ from finetune_pipeline.data.review import apply_reviews
 from finetune_pipeline.data.split.ledger import SPLITS, record_assignments
 from finetune_pipeline.data.split.splitting import assignments_in, split
 from finetune_pipeline.data.validate.validation import validate
+from finetune_pipeline.findings import FindingsError
 from finetune_pipeline_tests.unit.data.raw_rows import validate_file
 from finetune_pipeline_tests.unit.data.rows import LABELS, PROMPT, TEXT_OUTPUT, make_spec, read_lines, write_raw
 
@@ -56,7 +57,7 @@ def test_every_row_is_accounted_for(tmp_path_factory, output, lines) -> None:
     if kept:
         try:
             splits = split(folder / "reviewed", folder / "clean", spec, folder / "ledger", folder / "out")
-        except ValueError as error:  # nothing but training rows: there is nothing to test the leakage check with
+        except FindingsError as error:  # nothing but training rows: there is nothing to test the leakage check with
             assert "no validation or test rows" in str(error)
         else:
             record_assignments(assignments_in(folder / "out"), folder / "ledger")
