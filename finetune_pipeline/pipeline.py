@@ -119,7 +119,7 @@ STEPS = [
         data.make_reviewed,
         needs=("clean_examples",),
         settings=lambda spec, run: {"reviews": run.reviews},
-        code_version="3",
+        code_version="4",
         checks=(data_check.enough_examples, data_check.enough_per_label, data_check.reviews_applied),
         kinds=("jsonl",),
     ),

@@ -54,12 +54,14 @@ def reviews_digest(folder: Path) -> str:
 
 def read_decisions(folder: Path, spec: TaskSpec) -> tuple[list[Decision], list[Finding], int]:
     """Read the decision files. Returns (valid decisions in file and line order, findings about the other lines, number of
-    non-blank lines)."""
+    lines). Blank lines and those with an empty decision do not count."""
     decisions: list[Decision] = []
     findings: list[Finding] = []
     lines = 0
     for name, path in review_files(folder):
         for number, value, problem in json_rows(path):
+            if isinstance(value, dict) and value.get("decision") == "":
+                continue  # a line of a review sheet that nobody has decided yet
             lines += 1
             place = f"{ascii(name)[1:-1]}:{number}"
             if problem or not isinstance(value, dict):

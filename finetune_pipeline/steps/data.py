@@ -107,9 +107,9 @@ def make_splits(context: StepContext) -> dict[str, Any]:
     reviewed, cleaned = (context.inputs[name].folder for name in ("reviewed_examples", "clean_examples"))
     with context.store.lock(context.task.name, "split-ledger"):
         facts = split(reviewed, cleaned, context.spec, ledger, context.out, partial(seal, key=key))
-        record_assignments(assignments_in(context.out), ledger)
         if context.spec.split.restart:
-            mark_begun(ledger)
+            mark_begun(ledger)  # first: otherwise a rerun would begin yet another ledger
+        record_assignments(assignments_in(context.out), ledger)
     return {**facts, "ledger": ledger.name}
 
 

@@ -26,7 +26,9 @@ def row(row_id: str, decision: str, **more: Any) -> dict[str, Any]:
 
 
 def test_keep_drop_and_relabel(tmp_path: Path) -> None:
-    facts = decide(tmp_path, {"a.jsonl": [row(A, "keep"), row(B, "drop"), "", row(C, "relabel", label=" bug_report ")]})
+    facts = decide(
+        tmp_path, {"a.jsonl": [row(A, "keep"), row(B, "drop"), "", row(B, ""), row(C, "relabel", label=" bug_report ")]}
+    )
     kept = read_examples(tmp_path / "out")
     assert [e.id for e in kept] == [A, C]
     assert (kept[1].label, kept[1].answer, kept[1].tags) == ("bug_report", "bug_report", ["relabelled"])

@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from pydantic import BaseModel
 
+from finetune_pipeline.data.split.ledger import record_assignments
 from finetune_pipeline.engine.checks import CheckResult
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.findings import FindingsError
@@ -123,6 +125,25 @@ def test_restart_begins_a_new_ledger_once(first: Path, tmp_path: Path) -> None:
         path.write_text(yaml.safe_dump(spec))
         ledgers.append(run(home / "task", store)[0]["ledger"])
     assert ledgers == ["splits", "splits-2", "splits-2", "splits-2", "splits-3"]
+
+
+def test_a_restart_that_dies_after_its_assignments_goes_on_with_its_ledger(
+    first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def record_and_die(assignments: np.ndarray, ledger: Path) -> int:
+        record_assignments(assignments, ledger)
+        raise KeyboardInterrupt
+
+    home = tmp_path / "home"
+    shutil.copytree(first, home)
+    store, path = ArtifactStore(home / "store"), home / "task/task.yaml"
+    spec = yaml.safe_load(path.read_text())
+    change(spec, "split.restart", True)
+    path.write_text(yaml.safe_dump(spec))
+    with monkeypatch.context() as dying, pytest.raises(KeyboardInterrupt):
+        dying.setattr("finetune_pipeline.steps.data.record_assignments", record_and_die)
+        run(home / "task", store)
+    assert run(home / "task", store)[0]["ledger"] == "splits-2"
 
 
 SPLIT = {step.name for step in STEPS if step.group == DATA} - {"data_quality"}  # it counts the base model's tokens
