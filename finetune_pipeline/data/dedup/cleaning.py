@@ -104,9 +104,7 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
 def _sample_of_prompts(source: Path) -> Iterator[str]:
     """Yield user texts to search for boilerplate: all, or in a large set those whose id (a hash) starts with enough zeros."""
     rows = sum(block.count(b"\n") for block in read_blocks_of_lines(source))
-    zeros = (
-        0  # every line begins with its id, a random-looking hexadecimal number: each zero asked for leaves a sixteenth
-    )
+    zeros = 0  # every line begins with its id, a hexadecimal hash: each zero asked for leaves a sixteenth
     while rows / 16**zeros > SAMPLE:
         zeros += 1
     beginning = b'{"id":"' + b"0" * zeros
@@ -128,9 +126,7 @@ def _resolve(table: RowTable, spec: TaskSpec) -> tuple[list[dict[str, Any]], lis
     duplicates: dict[int, dict[str, Any]] = {}
     contradictions: dict[int, tuple[Example, Finding]] = {}
     resolved = 0
-    counts = cache(
-        partial(_prompts_with_word, table.path)
-    )  # counted when a cluster first needs them, which few sets do
+    counts = cache(partial(_prompts_with_word, table.path))  # only a few sets need them
     for batch in _clusters_of_several(table.rows["cluster"], np.flatnonzero(table.rows["state"] == KEPT)):
         examples = iter(table.fetch(np.concatenate(batch)))
         for members in batch:

@@ -61,7 +61,6 @@ _QUANTITIES = frozenset(
 _INFLECTIONS = frozenset(("", "e", "d", "ed", "ing", "s", "es", "ies", "y", "led", "ling"))
 _SHORTEST_TYPO = 5
 Part = TypeVar("Part", str, tuple[str, ...])
-"""A word, or words."""
 
 
 class Difference(IntEnum):

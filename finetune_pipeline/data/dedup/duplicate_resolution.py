@@ -83,13 +83,11 @@ class Resolution:
 
     def _find_contradictions(self, group: Sequence[int]) -> None:
         """Record the rows of one question whose answers disagree."""
+        if all(self._same_answer(i, group[0], Difference.MORE_WORDS) for i in group):
+            return
         answers: defaultdict[str, list[int]] = defaultdict(list)
         for i in group:
             answers[self._answers[i]].append(i)
-        if len(answers) < 2:
-            return
-        if all(self._same_answer(i, group[0], Difference.MORE_WORDS) for i in group):
-            return
         for i in group:
             different = chain.from_iterable(rows for answer, rows in answers.items() if answer != self._answers[i])
             finding = self._contradiction(i, list(islice(different, _MOST_COMPARED)))
@@ -118,7 +116,8 @@ class Resolution:
         kept_of_answer: dict[tuple[int, str], int] = {}
         for i in (i for i in best_first if self.states[i] == KEPT):
             text, question_and_answer = self._prompts[i], (question_of[i], self._answers[i])
-            better_rows = kept[(*self._context(i), *facts_of(text))]
+            label = (self._turns[i], self._answers[i]) if self._spec.labels else ()
+            better_rows = kept[(*label, *facts_of(text))]
             k = kept_of_answer.get(question_and_answer)
             if k is None:
                 repeated = (k for k in better_rows[:_MOST_COMPARED] if self._repeats(i, k, question_of))
@@ -129,10 +128,6 @@ class Resolution:
             same = self._forms[i] == self._forms[k]
             self.states[i] = EXACT if same and self._answers[i] == self._answers[k] else NEAR
             self.repeats[i] = (k, 1.0 if same else similarity(text, self._prompts[k]))
-
-    def _context(self, i: int) -> tuple[str, ...]:
-        """Return what must be equal in a row and its repeat, besides facts: in a label task all turns but the user's."""
-        return (self._turns[i], self._answers[i]) if self._spec.labels else ()
 
     def _repeats(self, i: int, k: int, question_of: Mapping[int, int]) -> bool:
         if question_of[i] == question_of[k]:

@@ -194,9 +194,7 @@ def _facts(
         "quarantined": len(findings),
         "counts": counts,
         "labels": {name: count_values(rows["label"], mask, spec.labels) for name, mask in masks.items()},
-        "origins": {
-            name: {origin: n for origin, n in counts_of_split if n} for name, counts_of_split in origins.items()
-        },
+        "origins": {name: {origin: n for origin, n in pairs if n} for name, pairs in origins.items()},
         "shares": {name: round(n / total, 6) for name, n in counts.items()},
         "wanted_shares": {name: round(share, 6) for name, share in shares_of(spec).items()},
         "clusters": units,
