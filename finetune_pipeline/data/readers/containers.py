@@ -159,7 +159,13 @@ def _is_header(
     declared, labels = {name.casefold() for name in named_in_fields(spec)}, frozenset(spec.labels)
     if names := [c for c in cells if c.casefold() in declared]:
         return True, f"it holds {quoted(names[0])}, which data.fields names"
-    if label_cells := [c for c in cells if c in labels]:
+
+    def holds_labels(column: int) -> bool:
+        below = [bare(row[column]) for row in rows_below if column < len(row)]
+        return 2 * sum(cell in labels for cell in below) >= len(below)
+
+    # a label may be called `text`, like another column
+    if label_cells := [c for i, c in enumerate(cells) if c in labels and holds_labels(i)]:
         return False, f"it holds the label {quoted(label_cells[0])}"
     if declared and declared <= set(numbered):
         return False, "data.fields names the columns by number"

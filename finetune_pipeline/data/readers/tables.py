@@ -126,7 +126,8 @@ def _swallowed(lines: list[Line], cells: list[str], delimiter: str, fields: int 
     """Whether a row over several lines is a stray quote followed by complete rows.
 
     It is if the row has a wrong number of cells, or if, without quoting, each line has the right number and holds a label.
-    If there are no labels, a table with commas needs three such lines, because prose is full of commas.
+    If there are no labels, a table with commas needs three such lines, none with a comma before a blank or at its end, because
+    prose is full of commas.
     """
     if fields is None:
         return False
@@ -137,7 +138,8 @@ def _swallowed(lines: list[Line], cells: list[str], delimiter: str, fields: int 
         return False
     if labels:
         return all(any(bare(cell) in labels for cell in row) for row in unquoted_rows)
-    return delimiter != "," or len(lines) > 2
+    is_prose = any(not cell or cell[0].isspace() for row in unquoted_rows for cell in row[1:])
+    return delimiter != "," or (len(lines) > 2 and not is_prose)
 
 
 def bare(cell: str) -> str:

@@ -63,6 +63,10 @@ def test_a_stray_quote_that_happens_to_be_closed_lines_later_swallows_nothing(tm
     result = validate_bytes(tmp_path, data, make_spec(TEXT_OUTPUT), "a.tsv")
     assert result.by_line == [("unclosed_quote", 22)] and "quote: none" in result.findings[0]["fix"]
     assert result.texts[-2:] == ['closed"', "Ticket"]
+    letters = [(f"Dear Ann,\nit broke{' again' * i}, twice\nYours Bob", f"Sorry Ann {i}") for i in range(20)]
+    assert values(tmp_path, table([("text", "answer"), *letters]).encode(), make_spec(TEXT_OUTPUT)) == [
+        {"text": text, "answer": answer} for text, answer in letters
+    ]
     free = make_spec(TEXT_OUTPUT, csv={"quote": "none"})
     assert [r["text"] for r in values(tmp_path, data, free, "a.tsv")][-3:] == ['"stray', 'closed"', "Ticket"]
 
@@ -99,6 +103,7 @@ def test_a_header_once_more_is_no_row_and_blanks_may_stand_before_a_quote(tmp_pa
         ("text,label", {"csv": {"header": False}}, False),
         ("text,bug_report", {}, False),
         ("why,how", {"fields": {"text": "c1", "label": "c2"}}, False),
+        ("text,label", {"output": {"kind": "labels", "labels": ["text", "bug_report"]}}, True),
     ],
 )
 def test_a_missing_header_does_not_eat_row_one(tmp_path: Path, first: str, data: dict[str, Any], header: bool) -> None:
