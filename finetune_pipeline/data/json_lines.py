@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from finetune_pipeline.data.quoting import row_finding
-from finetune_pipeline.data.readers.records import BLANKS, BOM
+from finetune_pipeline.data.readers.records import BLANKS
 from finetune_pipeline.data.readers.records import read_lines as lines_of
 from finetune_pipeline.engine.files import DamagedFile, check_form, digest_file
 from finetune_pipeline.findings import Finding
@@ -216,9 +216,8 @@ def _decode_leniently(text: str, place: str) -> tuple[Any, list[Finding], bool]:
 def json_rows(path: Path) -> Iterator[tuple[int, Any, str]]:
     """Yield (line number, value, problem or "") of each non-blank line."""
     for number, line, cut in read_lines(path):
-        text = line.removeprefix(BOM)
-        if not is_blank(text):
-            value, problems, _ = decode_line(b"" if cut else text, "line")
+        if not is_blank(line):
+            value, problems, _ = decode_line(b"" if cut else line, "line")
             yield number, value, "; ".join(f"it is not JSON: {problem.message}" for problem in problems)
 
 
@@ -253,8 +252,6 @@ def _explain_syntax_error(text: str, error: json.JSONDecodeError, place: str) ->
         fix = "JSON has no comments: remove them"
     elif "control character" in error.msg:
         fix = "write line breaks and tabs inside a text as \\n and \\t"
-    elif text.startswith("\ufeff"):
-        fix = "remove the byte order mark (U+FEFF) in front of the row"
     return row_finding("bad_json", place, f"not valid JSON at column {column}: {error.msg} (found {tail[:12]!r})", fix)
 
 

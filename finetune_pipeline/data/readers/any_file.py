@@ -17,7 +17,7 @@ from finetune_pipeline.data.readers import records
 from finetune_pipeline.data.readers.containers import Container, container_of
 from finetune_pipeline.data.readers.encoding import Survey, survey
 from finetune_pipeline.data.readers.json_document import read_json_document
-from finetune_pipeline.data.readers.records import BOM, SHOWN, About, RawStream, Record, is_utf8, read_lines
+from finetune_pipeline.data.readers.records import SHOWN, About, RawStream, Record, is_utf8, read_lines
 from finetune_pipeline.data.readers.tables import read_table
 from finetune_pipeline.data.readers.workbooks import read_workbook
 from finetune_pipeline.findings import Finding
@@ -100,7 +100,7 @@ def _read_json_lines(stream: RawStream, file: str) -> Iterator[Record]:
     for line in read_lines(stream.buffered(), MAX_LINE_BYTES):
         number, data, at = line.number, line.data, line.at
         end = at + len(data)
-        notes: tuple[Finding, ...] = ()
+        notes = (records.byte_order_mark(file, number),) if line.marked else ()
         about: About = "row"
         if line.cut:
             yield records.too_long(file, number, MAX_LINE_BYTES, data, at)
@@ -110,8 +110,6 @@ def _read_json_lines(stream: RawStream, file: str) -> Iterator[Record]:
                 yield records.broken_stream(stream, file, number, data, at)
                 return
             about = "rest" if is_cut_off(data) else "row"
-        if number == 1 and data.startswith(BOM):
-            data, at, notes = data[len(BOM) :], len(BOM), (records.byte_order_mark(file),)
         if not is_blank(data):
             raw = data.rstrip()  # a line may end with a comma, like an element of a list
             raw = raw[:-1] if raw.endswith(b"},") else data.rstrip(b"\r\n")

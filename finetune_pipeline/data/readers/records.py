@@ -89,12 +89,13 @@ class RawStream(io.RawIOBase):
 
 class Line(msgspec.Struct, frozen=True, dict=True):
     """A line with its line end: number from 1, byte offset, bytes in UTF-8. cut: the line is longer than the limit, and
-    `data` is only its beginning."""
+    `data` is only its beginning. marked: a byte order mark, which is left out, came before it, as where files were joined."""
 
     number: int
     at: int
     data: bytes
     cut: bool = False
+    marked: bool = False
 
     @cached_property
     def text(self) -> str:
@@ -112,8 +113,10 @@ def read_lines(source: io.BufferedReader, limit: int, blanks: int = 0) -> Iterat
         tail = data
         while cut and not tail.endswith(b"\n") and (tail := source.readline(limit)):
             at += len(tail)
+        if marked := data.startswith(BOM):
+            data, begin = data[len(BOM) :], begin + len(BOM)
         if data.strip(BLANKS):
-            yield Line(number, begin, data, cut)
+            yield Line(number, begin, data, cut, marked)
             blank = 0
             continue
         blank += 1
@@ -218,6 +221,6 @@ def too_long(file: str, line: int, limit: int, raw: bytes, at: int) -> Record:
     return unreadable("line_too_long", file, line, message, "write one row per line", raw, at)
 
 
-def byte_order_mark(file: str) -> Finding:
-    message, fix = "the file starts with a byte order mark", "nothing to do: it was skipped"
-    return Finding("data.byte_order_mark", "note", f"{file}:1", message, fix)
+def byte_order_mark(file: str, line: int = 1) -> Finding:
+    message, fix = "a byte order mark comes before the row", "nothing to do: it was skipped"
+    return Finding("data.byte_order_mark", "note", f"{file}:{line}", message, fix)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from finetune_pipeline.data.json_lines import MAX_LINE_BYTES, broken_utf8
 from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.data.readers import records
-from finetune_pipeline.data.readers.records import BOM, SHOWN, Line, RawStream, Record, read_lines
+from finetune_pipeline.data.readers.records import SHOWN, Line, RawStream, Record, read_lines
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec import TaskSpec
 
@@ -179,9 +179,8 @@ def read_table(stream: RawStream, file: str, spec: TaskSpec, dialect: Dialect) -
     def lines() -> Iterator[Line]:
         nonlocal last, notes
         for line in read_lines(stream.buffered(), MAX_LINE_BYTES, blanks=_MOST_LINES_OF_A_ROW):
-            if line.number == 1 and line.data.startswith(BOM):
-                notes = (records.byte_order_mark(file),)
-                line = Line(line.number, len(BOM), line.data[len(BOM) :], line.cut)  # noqa: PLW2901
+            if line.marked:
+                notes = (*notes, records.byte_order_mark(file, line.number))
             if stream.problem and not line.data.endswith(b"\n"):
                 last = line
                 return

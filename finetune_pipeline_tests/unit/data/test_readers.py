@@ -147,9 +147,9 @@ def test_blank_lines_cost_nothing_and_unpacking_has_a_limit(tmp_path: Path) -> N
 
 def test_lines_may_end_with_the_comma_of_a_list(tmp_path: Path) -> None:
     rows = [{"text": f"It broke {i}", "label": "bug_report", "meta": {"n": 1}} for i in range(3)]
-    data = "".join(json.dumps(row) + ",\n" for row in rows) + '{"text": "no", "meta": {"n": 1},\n'
-    result = validate_bytes(tmp_path, data.encode(), make_spec(), "a.jsonl")
-    assert (result.kept, result.by_line) == (3, [("bad_json", 4)])
+    data = "".join(json.dumps(row) + ",\n" for row in rows[:2]) + f"\ufeff{json.dumps(rows[2])}\n"  # two files joined
+    result = validate_bytes(tmp_path, (data + '{"text": "no", "meta": {"n": 1},\n').encode(), make_spec(), "a.jsonl")
+    assert (result.kept, result.by_line) == (3, [("bad_json", 4), ("byte_order_mark", 3)])
 
 
 def test_documents_that_follow_one_another_are_read(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_titles_above_a_table_are_no_rows_and_are_told(tmp_path: Path) -> None:
 
 
 def test_a_header_once_more_is_no_row_and_blanks_may_stand_before_a_quote(tmp_path: Path) -> None:
-    data = b'text, label\n"It broke, \n twice", "bug_report"\ntext, label\nit says, "bug" here\n'
+    data = 'text, label\n"It broke, \n twice", "bug_report"\n\ufefftext, label\nit says, "bug" here\n'.encode()
     result = validate_bytes(tmp_path, data, make_spec(TEXT_OUTPUT), "a.csv")
     assert ("header_again", 4) in result.by_line and result.kept == 2
     read = [(r["text"], r["label"].strip()) for r in values(tmp_path, data, make_spec(TEXT_OUTPUT)) if r]
