@@ -20,6 +20,8 @@ LABELS = tuple(
     kategorie klasse thema stimmung bewertung abteilung art categorie etiquette sentimiento categoria etiqueta clase
     etichetta""".split()
 )
+CLASSES = ("label", "labels", "intent", "category", "class", "topic", "y")
+"""Names of labels whose values are no amounts, even if they are many different numbers."""
 WRITTEN = tuple(
     """completion output answer answers response reply summary translation solution target ideal highlights sql code
     json extraction extracted parsed entities spans resolution correction antwort zusammenfassung übersetzung ausgabe

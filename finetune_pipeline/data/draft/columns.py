@@ -142,7 +142,8 @@ class Column:
         few = 2 <= len(self.values) <= min(MOST_LABELS, max(2, self.filled // 3))
         if not few or self.filled < 0.5 * self.rows or self.kind in ("object", "list"):
             return False
-        if self.numeric and (len(self.values) > 20 or not all(_WHOLE.fullmatch(value) for value in self.values)):
+        many = len(self.values) > 20 and rank(self.name, names.CLASSES) is None
+        if self.numeric and (many or not all(_WHOLE.fullmatch(value) for value in self.values)):
             return False
         if self.path == KEY and all(_SPLITS.fullmatch(plain_name(value)) for value in self.values):
             return False

@@ -196,7 +196,7 @@ def _with_chat(files: Files, task: Draft, chat: Chat) -> Draft:
         task.system_prompt = common_turn
         task.notes.append("the system prompt is taken from the conversations")
     elif system_turns:
-        task.notes.append("the conversations start with different system turns; the task's system prompt replaces them")
+        task.notes.append("not all conversations start with the same system turn; the task's system prompt replaces them")
         if chat.whole is not None:
             task.data = {**_merge_fields(data, chat.whole), "inject": True}
             return _with_unused(files, task)
@@ -226,9 +226,9 @@ def _system_turns(files: Files, data: Mapping[str, Any]) -> Iterator[str]:
         for record in islice((r for r in read_records(path, name, spec) if r.about == "row"), _ROWS_TRIED):
             value = decoded(record)
             row = mapping.apply(value, name, record.key, "")[0].row if mapping else value
-            turns = read_turns(row, spec, "").messages if isinstance(row, dict) else []
-            if turns and turns[0]["role"] == "system":
-                yield turns[0]["content"]
+            turns = read_turns(row, spec, "") if isinstance(row, dict) else None
+            if turns and turns.chat and turns.messages and turns.messages[0]["role"] == "system":
+                yield turns.messages[0]["content"]
 
 
 def _conversations(files: Files, task: Draft, limit: int | None = None) -> Iterator[list[Message]]:

@@ -101,6 +101,7 @@ FILES: dict[str, tuple[str, Any]] = {
     "subject": ("a.csv", [["subject", "body", "queue"], *([t[:14], t, y] for t, y in PAIRS)]),
     "workbook": ("a.xlsx", {"Readme": [["made by hand"]], "Data": [["Message", "Topic"], *PAIRS]}),
     "numbers": ("a.parquet", {"sentence": [t for t, _ in PAIRS], "label": [i % 3 for i in range(240)]}),
+    "many numbers": ("a.csv", [["text", "label"], *([t, str(i % 30)] for i, t, _ in ROWS)]),
     "booleans": ("a.jsonl", [{"message": t, "is_spam": y == "billing"} for t, y in PAIRS]),
     "ratings": ("a.jsonl", RATED),
     "nested": ("a.json", {"meta": {"v": 1}, "data": {"items": ITEMS}}),
@@ -150,6 +151,7 @@ FILES: dict[str, tuple[str, Any]] = {
     "workbook of another name": ("a.dat", workbook({"Data": [["Message", "Topic"], *PAIRS]})),
 }
 LABELS = {"numbers": "012", "ratings": "12345", "booleans": ["false", "true"], "patterns": ["greet", "leave"]}
+LABELS["many numbers"] = [str(i) for i in range(30)]
 LABELS["many labels"] = [f"intent_{i}" for i in range(150)]
 
 
@@ -280,6 +282,9 @@ def test_conversations_in_any_form_are_read(tmp_path: Path) -> None:
     differing = [{"messages": [{"role": "system", "content": f"Be {i}."}, *chat]} for i, chat in enumerate(own)]
     draft = drafted(of(tmp_path, "d.jsonl", differing))
     assert draft.data["fields"] == {"messages": "messages[?role != 'system']"} and draft.answers.rows == 60
+    singles = [{"prompt": t, "completion": f"try {y}"} for _, t, y in ROWS[:9]]
+    draft = drafted(of(tmp_path, "l.jsonl", [{"messages": chat} for chat in own]), of(tmp_path, "m.jsonl", singles))
+    assert draft.data == {"inject": True} and draft.answers.rows == 69 and not draft.notes
     beside = [{"messages": chat, "system": "Be kind.", "tools": [], "score": 1} for chat in own]
     draft = drafted(of(tmp_path, "g.jsonl", beside))
     assert (draft.system_prompt, draft.choice.unused) == ("Be kind.", ["score"])
