@@ -35,6 +35,7 @@ def address_problem(url: str) -> tuple[str, str] | None:
     fix = "write https://…, or http://127.0.0.1:PORT/v1"
     try:
         parts = urlsplit(url)
+        _ = parts.port
     except ValueError as error:
         return f"{url!r} is no address: {error}", fix
     if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and is_local(url))):

@@ -68,6 +68,7 @@ def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any
     return values
 
 
+_VALUE_TYPE = re.compile(r"str|bool|(list|dict|literal)\[.*\]")
 _OUTPUTS: dict[Any, type[BaseModel]] = {"labels": LabelsOutput, "text": TextOutput, "json": JsonOutput}
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
 
@@ -84,34 +85,55 @@ def _section_at(path: tuple[Any, ...]) -> type[BaseModel] | None:
     return section
 
 
+def _place(problem: Any) -> str:
+    """Return the dotted key of an error of pydantic, without the kind of output and the types of a value with several types:
+    users did not write these."""
+    path = problem["loc"]
+    kept = (str(p) for i, p in enumerate(path) if not (i == 1 and path[0] == "output" and len(path) > 2))
+    return ".".join(part for part in kept if not _VALUE_TYPE.fullmatch(part))
+
+
+def _unknown_key(path: tuple[Any, ...], place: str) -> Finding:
+    """Explain an unknown key: name a similar one, or the section it belongs to."""
+    key, section = str(path[-1]), _section_at(path[:-1])
+    valid = list(section.model_fields) if section else []
+    sections = {("output", kind): output for kind, output in _OUTPUTS.items()} | {
+        (name,): _section_at((name,)) for name in valid
+    }
+    homes = {name for (name, *_), inner in sections.items() if len(path) == 1 and inner and key in inner.model_fields}
+    suggestions = difflib.get_close_matches(key, valid, 1, 0.8 if len(homes) == 1 else 0.5)
+    fix = f"did you mean {suggestions[0]!r}?" if suggestions else f"valid keys: {', '.join(valid)}"
+    if len(homes) == 1 and not suggestions:
+        fix = f"indent it below `{homes.pop()}:`"
+    return rules.problem("unknown_key", place, f"unknown key {key!r}", fix)
+
+
 def _finding_of(problem: Any) -> Finding:
     """Explain an error of pydantic (an item of ``ValidationError.errors()``) in terms of task.yaml."""
-    path = tuple(problem["loc"])
-    # pydantic puts the kind of output between `output` and its key; users did not write it
-    place = ".".join(str(p) for i, p in enumerate(path) if not (i == 1 and path[0] == "output" and len(path) > 2))
-    if problem["type"] == "extra_forbidden":
-        section = _section_at(path[:-1])
-        valid = list(section.model_fields) if section else []
-        suggestions = difflib.get_close_matches(str(path[-1]), valid, 1, 0.5)
-        fix = f"did you mean {suggestions[0]!r}?" if suggestions else f"valid keys: {', '.join(valid)}"
-        return rules.problem("unknown_key", place, f"unknown key {path[-1]!r}", fix)
-    if problem["type"] == "missing":
+    path, place, kind, value = tuple(problem["loc"]), _place(problem), problem["type"], problem["input"]
+    if kind == "extra_forbidden":
+        return _unknown_key(path, place)
+    if kind == "missing":
         return rules.problem("missing_key", place, "this key is required", f"add `{path[-1]}:`")
-    value = problem["input"]
-    if problem["type"].startswith("union_tag"):  # the kind of output
+    if kind.startswith("union_tag"):  # the kind of output
         place, value = f"{place}.kind", value.get("kind") if isinstance(value, dict) else value
-    message = f"{problem['msg']} (found {value!r:.80})"
-    fix = "see `finetune schema`"
+    message, fix = f"{problem['msg']} (found {value!r:.80})", "see `finetune schema`"
     context = problem.get("ctx", {})
     allowed = re.findall(r"'([^']*)'", str(context.get("expected") or context.get("expected_tags") or ""))
-    if problem["type"] == "union_tag_not_found":
-        fix = f"add `kind:` with one of {', '.join(_OUTPUTS)}"
-    elif suggestions := difflib.get_close_matches(str(value), allowed, 1, 0.5):
+    suggestions = difflib.get_close_matches(value, allowed, 1, 0.5) if isinstance(value, str) else []
+    if suggestions:
         fix = f"did you mean {suggestions[0]!r}?"
-    elif problem["type"] == "string_type" and isinstance(value, bool):
-        fix = f'YAML reads yes, no, on and off as true and false: write "{"yes" if value else "no"}" in double quotes'
-    elif problem["type"] == "string_type" and isinstance(value, int | float):
-        fix = f'write "{value}" in double quotes, so that YAML reads it as text'
+        if suggestions == [value]:  # '\t' is no tab
+            fix = f'write "{value}", in double quotes'
+    elif kind.startswith("union_tag"):
+        fix = f"add `kind:` with one of {', '.join(_OUTPUTS)}"
+    elif kind in ("model_type", "dict_type", "model_attributes_type"):
+        message = f"a section of keys must follow (found {value!r:.80})"
+        fix = "write its keys on the lines below it, indented, or remove it"
+    elif kind == "list_type":
+        fix = f"write a list: [{value if type(value) in (str, int, float) else 'a, b'}]"
+    elif kind == "string_type":  # the value may differ from what is written: YAML reads 010 as 8
+        fix = "put it in double quotes as it is written, so that YAML reads it as text"
     return rules.problem("bad_value", place, message, fix)
 
 
@@ -121,9 +143,13 @@ def parse_spec(text: str) -> TaskSpec:
     try:
         loaded = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
-        mark, reason = getattr(error, "problem_mark", None), getattr(error, "problem", error)
+        mark, reasons = (
+            getattr(error, "problem_mark", None),
+            [getattr(error, name, None) for name in ("context", "problem")],
+        )
         place = f"task.yaml:{mark.line + 1}:{mark.column + 1}" if mark else "task.yaml"
-        raise FindingsError([Finding("spec.yaml", "error", place, str(reason), "correct the YAML")]) from error
+        reason = ", ".join(filter(None, reasons)) or str(error)
+        raise FindingsError([Finding("spec.yaml", "error", place, reason, "correct the YAML")]) from error
     if not isinstance(loaded, dict):
         finding = Finding("spec.yaml", "error", "task.yaml", "the file is not a mapping", "start with `name:`")
         raise FindingsError([finding])
@@ -136,8 +162,13 @@ def validated_spec(values: dict[str, Any]) -> TaskSpec:
         return TaskSpec.model_validate(values, strict=False)
     except ValidationError as error:
         # with a wrong method, defaults that depend on it fail too: these are not separate problems
-        problems = [p for p in error.errors() if p["type"] != "default_factory_not_called"]
-        raise FindingsError([_finding_of(p) for p in problems]) from error
+        findings = [_finding_of(p) for p in error.errors() if p["type"] != "default_factory_not_called"]
+        # a value with several types has a problem for each of them: the most precise one tells most
+        by_place = {finding.place: finding for finding in reversed(findings)}
+        precise = [
+            f for f in findings if by_place[f.place] is f and not any(p.startswith(f"{f.place}.") for p in by_place)
+        ]
+        raise FindingsError(precise) from error
 
 
 def check_task(folder: Path) -> tuple[Task | None, list[Finding]]:

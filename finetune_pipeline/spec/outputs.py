@@ -1,6 +1,7 @@
 """Kinds of output: labels, JSON or free text, with their rules of form and metrics."""
 
 import os
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -59,6 +60,11 @@ AnyOutput = LabelsOutput | TextOutput | JsonOutput
 METRICS: dict[str, tuple[str, ...]] = {}
 """Maps each metric to the kinds of output it fits. Importing :mod:`finetune_pipeline.evaluation.metrics` fills it."""
 DEFAULT_METRICS = {"labels": "accuracy", "json": "exact", "text": "rougeLsum"}
+
+
+def folded_label(label: str) -> str:
+    """Return a label as it is compared with others: with composed accents, in one case, with single blanks."""
+    return " ".join(unicodedata.normalize("NFC", label).split()).casefold()
 
 
 def _list_metrics(schema: dict[str, Any]) -> None:

@@ -14,11 +14,12 @@ from pathlib import Path
 from finetune_pipeline.findings import Finding, FindingsError, Severity
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import CHAT_TEMPLATES, NAME, TaskSpec
-from finetune_pipeline.spec.outputs import is_glob, is_outside
+from finetune_pipeline.spec.outputs import folded_label, is_glob, is_outside
 
 Rule = Callable[[TaskSpec, Path], Iterator[Finding]]
 STUB = "# describe"
 """Placeholder in a system prompt drafted by `finetune init`, for facts only people know."""
+_CRON_PART = re.compile(r"(?:\*|(\d\d?)(?:-(\d\d?))?)(?:/0?[1-9]\d?)?", re.ASCII)
 RULES: list[Rule] = []
 """Every rule, in order of definition."""
 
@@ -59,11 +60,10 @@ def check_split_shares(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 @rule
 def check_labels_unique(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """Check that labels differ in more than case and whitespace, so that answers are unambiguous."""
-    counts = Counter(" ".join(label.split()).casefold() for label in spec.labels)
-    for folded_label, n in counts.items():
+    """Check that labels differ in more than case, whitespace and how accents are stored, so that answers are unambiguous."""
+    for label, n in Counter(map(folded_label, spec.labels)).items():
         if n > 1:
-            message = f"{n} labels equal {folded_label!r} when case and whitespace are ignored"
+            message = f"{n} labels equal {label!r} when case, whitespace and how accents are stored are ignored"
             yield problem("labels_unique", "output.labels", message, "rename or remove one of them")
 
 
@@ -156,11 +156,11 @@ def check_cron(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     fields, limits = spec.logs.retrain_cron.split(), [(0, 59), (0, 23), (1, 31), (1, 12), (0, 7)]
 
     def is_valid_field(field: str, low: int, high: int) -> bool:
-        numbers = [n for n in field.replace("*", "").replace("/", ",").replace("-", ",").split(",") if n]
-        return all(n.isdecimal() and len(n) < 3 and low <= int(n) <= high for n in numbers)
+        parts = [_CRON_PART.fullmatch(part) for part in field.split(",")]
+        return all(part and all(low <= int(n) <= high for n in part.groups() if n) for part in parts)
 
     if len(fields) != 5 or not all(is_valid_field(field, *limit) for field, limit in zip(fields, limits, strict=True)):
-        message = f"{spec.logs.retrain_cron!r} is not a cron expression of five fields"
+        message = f"{spec.logs.retrain_cron!r} is not a cron expression of five fields of numbers"
         yield problem("cron", "logs.retrain_cron", message, "for example `0 3 * * 1`: Mondays at three")
 
 

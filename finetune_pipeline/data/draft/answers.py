@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from finetune_pipeline.data.draft.columns import LONGEST_LABEL, MOST_LABELS, is_json_answer
+from finetune_pipeline.spec.outputs import folded_label
 
 _KEPT = 20_000
 _CHARS_A_TOKEN = 3
@@ -40,7 +41,7 @@ class Answers:
         self.rows, self.values, self.problem = lengths.total(), list(counts), ""
         if not counts:
             self.problem = "no row has a readable answer"
-        elif len(set(map(_plain, counts))) == 1:
+        elif len(set(map(folded_label, counts))) == 1:
             self.problem = f"every row has the same answer, {self.values[0][:60]!r}: there is nothing to learn"
         self.longest = 0 if self.problem else sorted(lengths.elements(), reverse=True)[self.rows // 100]
         self.kind = self._kind(counts, written)
@@ -88,16 +89,12 @@ def _label_order(counts: Counter[str]) -> Any:
     return lambda item: (-item[1], item[0])
 
 
-def _plain(label: str) -> str:
-    return " ".join(label.split()).casefold()
-
-
 def _spellings(counts: dict[str, int]) -> dict[str, tuple[str, int]]:
-    """Return the labels that differ from a more frequent one only in case and whitespace."""
+    """Return the labels that :func:`folded_label` equates with a more frequent one."""
     most_frequent: dict[str, str] = {}
     other_spellings: dict[str, tuple[str, int]] = {}
     for label, n in sorted(counts.items(), key=lambda item: -item[1]):
-        plain = _plain(label)
+        plain = folded_label(label)
         if plain in most_frequent:
             other_spellings[label] = (most_frequent[plain], n)
         most_frequent.setdefault(plain, label)

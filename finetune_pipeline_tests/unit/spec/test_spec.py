@@ -60,8 +60,17 @@ def test_a_good_spec_loads_with_every_default(tmp_path: Path) -> None:
         ("training: {epoch: 2}", "training.epoch", "did you mean 'epochs'?"),
         ("training: {lora: {rank: 8, alfa: 4}}", "training.lora.alfa", "did you mean 'alpha'?"),
         ("output: {kind: labels, labels: [a, b], label: x}", "output.label", "'labels'"),
-        ("output: {kind: labels, labels: [yes, no]}", "output.labels.0", 'write "yes" in double quotes'),
-        ("output: {kind: labels, labels: [a, 2]}", "output.labels.1", 'write "2" in double quotes'),
+        ("output: {kind: labels, labels: [yes, no]}", "output.labels.0", "in double quotes as it is written"),
+        ("output: {kind: labels, labels: [a, 010]}", "output.labels.1", "in double quotes as it is written"),
+        ("output: {kind: labels, labels: [a, 2026-01-01]}", "output.labels.1", "in double quotes as it is written"),
+        ("output: {kind: , labels: [a, b]}", "output.kind", "add `kind:`"),
+        ("labels: [a, b]", "labels", "indent it below `output:`"),
+        ("epochs: 3", "epochs", "indent it below `training:`"),
+        ("training:", "training", "write its keys on the lines below it"),
+        ("data: {raw: raw/*}", "data.raw", "write a list: [raw/*]"),
+        ("data: {sheet: 1}", "data.sheet", "in double quotes"),
+        ("gates: {never_break: [1]}", "gates.never_break.0", "in double quotes"),
+        (r"data: {csv: {delimiter: '\t'}}", "data.csv.delimiter", r'write "\t", in double quotes'),
         ("output: {kind: label, labels: [a, b]}", "output.kind", "did you mean 'labels'?"),
         ("output: {labels: [a, b]}", "output.kind", "add `kind:`"),
         ("training: {method: qlora2}", "training.method", "did you mean 'qlora'?"),
@@ -71,8 +80,10 @@ def test_a_good_spec_loads_with_every_default(tmp_path: Path) -> None:
 )
 def test_unknown_keys_and_wrong_values_name_the_nearest_valid_one(text: str, place: str, fix: str) -> None:
     values = {key: value for key, value in GOOD.items() if key != text.partition(":")[0]}
-    problem = problems(yaml.safe_dump(values) + text)[place]
+    found_problems = problems(yaml.safe_dump(values) + text)
+    problem = found_problems[place]
     assert fix in problem.fix or fix in problem.message
+    assert all(other.startswith(place.rpartition(".")[0]) for other in found_problems)
 
 
 def test_all_problems_are_reported_at_once_and_missing_keys_and_wrong_yaml_are_told_apart() -> None:
@@ -82,6 +93,7 @@ def test_all_problems_are_reported_at_once_and_missing_keys_and_wrong_yaml_are_t
     assert places <= problems(yaml.safe_dump(bad_values)).keys()
     assert [f.rule for f in problems("name: demo\n").values()] == ["spec.missing_key"] * 3
     assert [f.rule for f in problems("name: [demo\n").values()] == ["spec.yaml"]
+    assert problems("a: b\n---\nc: d\n")["task.yaml:2:1"].message.startswith("expected a single document")
     assert "'name' appears twice" in problems("name: a\nname: b\n")["task.yaml:2:1"].message
     assert problems("- a\n- b\n")
     assert parse_spec(yaml.safe_dump({**GOOD, "data": {"scrub_region": "GB"}})).data.scrub_region == ["GB"]
@@ -128,6 +140,7 @@ def test_a_hostile_spec_is_a_finding_in_bounded_time(tmp_path: Path, text: str, 
 RULES = [
     ("spec.split_shares", {"split": {"validation": 0.3, "test": 0.3}}),
     ("spec.labels_unique", {"output": {"kind": "labels", "labels": ["yes", "Yes "]}, "system_prompt": "yes Yes "}),
+    ("spec.labels_unique", {"output": {"kind": "labels", "labels": ["é", "e\u0301"]}, "system_prompt": "é e\u0301"}),
     ("spec.batches", {"training": {"batch_size": 10, "micro_batch_size": 4}}),
     ("spec.shots", {"baseline": {"shots": [4]}}),
     ("spec.shots", {"baseline": {"shots": [0, -1]}}),
@@ -142,6 +155,7 @@ RULES = [
     ("spec.owner", {"owner": "nobody"}),
     ("spec.cron", {"logs": {"retrain_cron": "61 3 * * 1"}}),
     ("spec.cron", {"logs": {"retrain_cron": "daily"}}),
+    ("spec.cron", {"logs": {"retrain_cron": "*/0 3 * * 1"}}),
     ("spec.prompt_names_labels", {"system_prompt": "Answer."}),
     ("spec.prompt_is_described", {"system_prompt": "yes: # describe\nno: it is not"}),
     ("spec.robustness_rows", {"robustness": {"rows": 59}}),
