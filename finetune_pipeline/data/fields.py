@@ -287,13 +287,14 @@ def read_time(value: Any, place: str) -> tuple[str | None, list[Finding]]:
     if value is None or value == "":
         return None, []
     fix, findings = "write RFC 3339, such as 2026-05-01T12:00:00Z", []
+    shown_value = quoted(str(value) if isinstance(value, date) else value)
     try:
         moment = parsed_time(value)
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
-            message = f"`time` is {quoted(value)}, without a time zone; it was read as UTC"
+            message = f"`time` is {shown_value}, without a time zone; it was read as UTC"
             zone_fix = "add Z, or the offset from UTC, such as +02:00"
             findings.append(row_finding("time_without_zone", place, message, zone_fix, "warning"))
         return moment.astimezone(UTC).isoformat().replace("+00:00", "Z"), findings
     except (ValueError, OverflowError):  # or an offset that leaves the years 1 to 9999
-        return None, [row_finding("bad_time", place, f"`time` is {quoted(value)}, not a timestamp", fix)]
+        return None, [row_finding("bad_time", place, f"`time` is {shown_value}, not a timestamp", fix)]

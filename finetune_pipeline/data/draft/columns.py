@@ -201,7 +201,7 @@ def leaves(value: Any, path: str = "", name: str = "", depth: int = 0) -> Iterat
     if path:
         yield path, name, value
     if isinstance(value, dict):
-        for key, item in value.items() if depth < _DEEPEST and len(value) <= 200 else ():
+        for key, item in value.items() if depth < _DEEPEST and len(value) <= (200 if path else 5_000) else ():
             key_expression = key_path(str(key))
             yield from leaves(item, f"{path}.{key_expression}" if path else key_expression, str(key), depth + 1)
     elif isinstance(value, list) and not path and len(value) <= 20:

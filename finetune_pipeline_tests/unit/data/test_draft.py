@@ -102,6 +102,10 @@ FILES: dict[str, tuple[str, Any]] = {
     "workbook": ("a.xlsx", {"Readme": [["made by hand"]], "Data": [["Message", "Topic"], *PAIRS]}),
     "numbers": ("a.parquet", {"sentence": [t for t, _ in PAIRS], "label": [i % 3 for i in range(240)]}),
     "many numbers": ("a.csv", [["text", "label"], *([t, str(i % 30)] for i, t, _ in ROWS)]),
+    "many columns": (
+        "a.csv",
+        [[*(f"f{i}" for i in range(300)), "text", "label"], *([*[7] * 300, t, y] for t, y in PAIRS)],
+    ),
     "booleans": ("a.jsonl", [{"message": t, "is_spam": y == "billing"} for t, y in PAIRS]),
     "ratings": ("a.jsonl", RATED),
     "nested": ("a.json", {"meta": {"v": 1}, "data": {"items": ITEMS}}),

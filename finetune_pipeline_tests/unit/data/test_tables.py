@@ -140,6 +140,9 @@ def test_parquet_rows_of_every_shape(tmp_path: Path) -> None:
         (row,) = result.rows
         assert result.findings == [] and row["time"] == "2026-05-01T12:00:00Z"
         assert row["source"] == {"file": name, "line": 1, "id": "m1"} and row["group"] is None
+    pq.write_table(pa.table([["a"], ["b"], ["c"]], names=["text", "label", "label"]), tmp_path / "b.parquet")
+    twice = validate_file(tmp_path / "b.parquet", SPEC)
+    assert "two columns have the name 'label'" in twice.findings[0]["message"] and twice.rules == {"bad_parquet": 1}
     columns = {"text": ["It broke", None], "label": ["bug_report", "P0_incident"], "n": [1.5, float("nan")]}
     text = tmp_path / "a.parquet"
     pq.write_table(pa.table(columns), text)
