@@ -45,6 +45,8 @@ def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None =
     columns = columns_of(rows)
     if unknown := [name for name in (text, answer) if name and _find_column(columns, name) is None]:
         return f"there is no column {', '.join(map(repr, unknown))}; {_describe_columns(columns)}"
+    if text and text == answer:
+        return f"the column {text!r} cannot be both the text and its answer; {_describe_columns(columns)}"
     chat = None if text or answer else chat_of(rows, columns)
     if chat and (chat := with_answer(chat, rows, columns)):
         return Choice(chat.fields, chat=chat, unused=_unused(columns, {*chat.columns, *chat.fields.values()}))

@@ -38,32 +38,46 @@ class GivenFile:
     path: Path
 
 
+def _raw_files_below(folder: Path) -> list[Path]:
+    """Return everything below a folder that is named like a raw file, sorted. Follows links to folders, and leaves out hidden
+    folders such as the pipeline's own. Raises OSError for a folder that cannot be read."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    raw: list[Path] = []
+    seen = {folder.resolve()}
+    for place, subfolders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        below = {name: Path(place, name).resolve() for name in subfolders if not name.startswith(".")}
+        subfolders[:] = [name for name, real in below.items() if real not in seen]
+        seen.update(below.values())
+        # Arrow files are included: a folder that holds them is then refused, not read in part
+        raw += [Path(place, name) for name in names if has_raw_suffix(Path(name)) or name.endswith(".arrow")]
+    return sorted(raw)
+
+
 def given_files(paths: Sequence[Path]) -> list[GivenFile]:
-    """Return the raw files of these paths. A folder means all files below it with known suffixes, except in hidden folders
-    such as the pipeline's own. Raises FindingsError naming every unusable path."""
+    """Return the raw files of these paths; a folder means all raw files below it. Raises FindingsError naming every unusable
+    path."""
     problems: list[Finding] = []
     files: dict[str, Path] = {}
-    for path in paths:
-        if path.is_dir():
-            # Arrow files are included: a folder that holds them is then refused, not read in part
-            raw = (p for p in path.rglob("*") if p.is_file() and (has_raw_suffix(p) or p.suffix == ".arrow"))
-            below = ((p, p.relative_to(path).parent.parts) for p in raw)
-            inside = sorted(p for p, folders in below if not any(folder.startswith(".") for folder in folders))
-            if not inside:
-                message = f"no file in this folder ends in {', '.join(SUFFIXES)}"
-                fix = "name the files; if each text is a file, make one CSV with the columns text and label"
-                problems.append(Finding("draft.no_files", "error", str(path), message, fix))
-            files |= {os.path.abspath(file): file for file in inside}
-        elif path.is_file():
-            files[os.path.abspath(path)] = path
-        elif os.path.lexists(path):
-            message = "it is neither a file nor a folder, and no link to one"
-            problems.append(Finding("draft.no_file", "error", str(path), message, "copy what it holds into a file"))
-        else:
-            names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-            near = difflib.get_close_matches(path.name, names, 1, 0.6)
-            fix = f"did you mean {path.parent / near[0]}?" if near else "correct the path"
-            problems.append(Finding("draft.no_file", "error", str(path), "the file does not exist", fix))
+    for given in paths:
+        inside = _raw_files_below(given) if given.is_dir() else [given]
+        if not inside:
+            message = f"no file in this folder ends in {', '.join(SUFFIXES)}"
+            fix = "name the files; if each text is a file, make one CSV with the columns text and label"
+            problems.append(Finding("draft.no_files", "error", str(given), message, fix))
+        for path in inside:
+            if path.is_file():
+                files[os.path.abspath(path)] = path
+            elif os.path.lexists(path):
+                message = "it is neither a file nor a folder, and no link to one"
+                problems.append(Finding("draft.no_file", "error", str(path), message, "copy what it holds into a file"))
+            else:
+                names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+                near = difflib.get_close_matches(path.name, names, 1, 0.6)
+                fix = f"did you mean {path.parent / near[0]}?" if near else "correct the path"
+                problems.append(Finding("draft.no_file", "error", str(path), "the file does not exist", fix))
     if problems:
         raise FindingsError(problems)
     times = Counter(path.name for path in files.values())

@@ -489,6 +489,14 @@ def test_nothing_is_overwritten_and_all_problems_are_named_at_once(tmp_path: Pat
         given_files([tmp_path / "in" / "b.csv", tmp_path / "nowhere", tmp_path / "in" / "c.csv"])
     assert "c.csv: it is neither a file nor a folder" in str(error.value)
     assert "did you mean" in str(error.value) and "nowhere" in str(error.value)
+    with pytest.raises(FindingsError, match=r"c\.csv: it is neither"):  # of a folder too
+        given_files([tmp_path / "in"])
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "a.csv").symlink_to(file)
+    (tmp_path / "in" / "c.csv").unlink()
+    for link in ("linked/itself", "in/folder"):
+        (tmp_path / link).symlink_to(tmp_path / "linked")
+    assert [f.path.parent.name for f in given_files([tmp_path / "in"])] == ["in", "folder"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(FindingsError, match=r"draft\.no_files"):
         given_files([tmp_path / "empty"])
