@@ -198,12 +198,12 @@ def _choose_dialect(path: Path, name: str, container: Container, reading: Readin
 
 
 def _fit(rows: Sequence[Sequence[str]], looked_at: int) -> float:
-    """Return how well a delimiter fits: the share of complete rows with two or more cells. A delimiter that gives a header
+    """Return how well a delimiter fits: the share of complete rows. A delimiter that gives a header
     fits better; one followed by spaces, like commas in prose, fits worse."""
-    if not rows or max(map(len, rows)) < 2:
+    if not rows:
         return 0.0
     cells = [cell for row in rows for cell in row[1:]]
-    spaced = sum(cell.startswith(" ") for cell in cells) / len(cells)
+    spaced = sum(cell.startswith(" ") for cell in cells) / max(1, len(cells))
     return len(rows) / max(1, looked_at) - 0.3 * spaced + 0.1 * is_header(rows[0], rows[1:])
 
 

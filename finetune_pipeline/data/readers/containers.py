@@ -42,6 +42,12 @@ class _Reading:
     lines: int
     rows: list[list[str]]
 
+    @property
+    def is_one_column(self) -> bool:
+        """Whether the rows with a delimiter have it within quotes, apart from a last row that is cut off."""
+        within_quotes = [len(cells) == 1 for cells in self.rows if len(cells) > 1 or self.delimiter in cells[0]]
+        return bool(self.quote) and sum(within_quotes) >= (1 - _MARGIN) * len(within_quotes)
+
     def __str__(self) -> str:
         quote = f"quote {self.quote}" if self.quote else "no quoting"
         share = "all" if self.regular == self.lines else f"{self.regular / self.lines:.1%}"
@@ -52,10 +58,9 @@ class _Reading:
 def find_dialect(lines: Sequence[Line], file: str, spec: TaskSpec) -> Dialect:
     """Detect the dialect of a table from its first lines.
 
-    ``data.csv`` takes precedence; the default quote is the double quote. A delimiter is accepted if at least _FIT of the
-    lines belong to rows with the same number of fields (two or more) and no other delimiter comes close. Known column
-    names in the first row, and tabs in a .tsv file, break ties. An ambiguous dialect gets a `problem`, with the line to
-    add to task.yaml.
+    ``data.csv`` takes precedence; the default quote is the double quote. A delimiter is accepted if at least _LEAST_REGULAR
+    of the lines belong to rows with the same number of fields and no other delimiter comes close. Known column names in the
+    first row, and tabs in a .tsv file, break ties. An ambiguous dialect gets a `problem`, with the line to add to task.yaml.
     """
     declared = spec.data.csv
     quote: str = '"' if declared.quote is None else declared.quote
@@ -67,11 +72,10 @@ def find_dialect(lines: Sequence[Line], file: str, spec: TaskSpec) -> Dialect:
     delimiters = [d for d in possible if any(d in line.text for line in lines)]
     readings = [_read_with(lines, delimiter, quote, labels) for delimiter in delimiters]
 
-    def fits(reading: _Reading) -> bool:
-        is_regular = declared.delimiter or reading.regular >= _LEAST_REGULAR * reading.lines
-        return bool(reading.fields >= 2 and reading.rows and is_regular)
-
-    fitting = [reading for reading in readings if fits(reading)]
+    regular = [r for r in readings if r.rows and (declared.delimiter or r.regular >= _LEAST_REGULAR * r.lines)]
+    fitting = [reading for reading in regular if reading.fields >= 2]
+    if not fitting and not declared.delimiter:  # one column, whose quotes enclose the delimiters
+        fitting = [reading for reading in regular if reading.is_one_column][:1]
     if not fitting:
         fix = "repair the file, or add to task.yaml: `data: {csv: {delimiter: ';'}}` with the delimiter it has"
         no_table = "the file is not a table: no line holds a delimiter (, ; | or tab)"

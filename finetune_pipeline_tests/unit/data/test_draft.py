@@ -289,6 +289,8 @@ def test_conversations_in_any_form_are_read(tmp_path: Path) -> None:
     singles = [{"prompt": t, "completion": f"try {y}"} for _, t, y in ROWS[:9]]
     draft = drafted(of(tmp_path, "l.jsonl", [{"messages": chat} for chat in own]), of(tmp_path, "m.jsonl", singles))
     assert draft.data == {"inject": True} and draft.answers.rows == 69 and not draft.notes
+    column = [["messages"], *([json.dumps(chat, indent=1)] for chat in own)]
+    assert drafted(of(tmp_path, "n.csv", column)).answers.rows == 60
     beside = [{"messages": chat, "system": "Be kind.", "tools": [], "score": 1} for chat in own]
     draft = drafted(of(tmp_path, "g.jsonl", beside))
     assert (draft.system_prompt, draft.choice.unused) == ("Be kind.", ["score"])
