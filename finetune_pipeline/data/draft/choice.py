@@ -188,11 +188,8 @@ def _choose_pair(
 def _useful(columns: Mapping[str, Column], choices: candidates.Choices | None) -> dict[str, Column]:
     """Return the columns that may be text or answer: no rejected answers, no ids in JSON, no choices of a question."""
     paths = choices.paths if choices else frozenset[str]()
-
-    def is_excluded(c: Column) -> bool:
-        return c.is_rejected or (c.is_json and names.plain_name(c.name) in names.IDS) or bool(paths & {c.path, c.name})
-
-    return {path: c for path, c in columns.items() if not is_excluded(c)}
+    kept = {path: c for path, c in columns.items() if not c.is_rejected and paths.isdisjoint((c.path, c.name))}
+    return {path: c for path, c in kept.items() if not (c.is_json and names.plain_name(c.name) in names.IDS)}
 
 
 def _outside_text(answers: Sequence[Column], text_column: Column | None, texts: Sequence[Column]) -> list[Column]:
@@ -251,10 +248,9 @@ def _unused(columns: Mapping[str, Column], used: set[str]) -> list[str]:
 
 def _group(columns: Mapping[str, Column]) -> Column | None:
     """Return the column that groups rows: many values, some repeated."""
-    for c in (c for c in columns.values() if names.plain_name(c.name) in names.GROUPS):
-        if c.filled >= 0.9 * c.rows and c.kind in ("text", "number") and 20 <= len(c.values) < 0.95 * c.filled:
-            return c
-    return None
+    filled = [c for c in columns.values() if c.filled >= 0.9 * c.rows and c.kind in ("text", "number")]
+    groups = (c for c in filled if names.plain_name(c.name) in names.GROUPS)
+    return next((c for c in groups if 20 <= len(c.values) < 0.95 * c.filled), None)
 
 
 def _segments(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> str | None:

@@ -70,14 +70,14 @@ def given_files(paths: Sequence[Path]) -> list[GivenFile]:
         for path in inside:
             if path.is_file():
                 files[os.path.abspath(path)] = path
-            elif os.path.lexists(path):
-                message = "it is neither a file nor a folder, and no link to one"
-                problems.append(Finding("draft.no_file", "error", str(path), message, "copy what it holds into a file"))
-            else:
-                names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-                near = difflib.get_close_matches(path.name, names, 1, 0.6)
-                fix = f"did you mean {path.parent / near[0]}?" if near else "correct the path"
-                problems.append(Finding("draft.no_file", "error", str(path), "the file does not exist", fix))
+                continue
+            message, fix = "the file does not exist", "correct the path"
+            names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+            if os.path.lexists(path):
+                message, fix = "it is neither a file nor a folder, and no link to one", "copy what it holds into a file"
+            elif near := difflib.get_close_matches(path.name, names, 1, 0.6):
+                fix = f"did you mean {path.parent / near[0]}?"
+            problems.append(Finding("draft.no_file", "error", str(path), message, fix))
     if problems:
         raise FindingsError(problems)
     times = Counter(path.name for path in files.values())

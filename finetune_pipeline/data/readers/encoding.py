@@ -89,6 +89,7 @@ _ALPHABETS = tuple(
 _COMMON_ENCODINGS = """cp1250 cp1251 cp1252 cp1253 cp1254 cp1255 cp1256 cp1257 cp850 cp866 cp932 cp949 big5 gb18030 euc_jp koi8_r
             mac_roman mac_cyrillic iso8859_2 iso8859_5 iso8859_7 iso8859_15""".split()
 """Common encodings, by charset-normalizer's names."""
+_HOW_TO_DECLARE = "`--encoding …` of `finetune init`, `data: {csv: {encoding: …}}` in task.yaml"
 _MAX_ODD = 0.02
 _SAMPLE_LINES = 200
 _MOST_STRAY = 0.01
@@ -245,20 +246,15 @@ def _with_encoding(surveyed: Survey, counts: _LineCounts, file: str, declared: s
         words = [word for line in counts.sample for word in _words(line.decode(WESTERN, "replace"))]
         examples = ", ".join(quoted(word) for word in list(dict.fromkeys(words))[:5])
         message = f"{share_text}; the file was read as {WESTERN}, which produces words such as {examples}"
-        fix = f"check these words: if they are wrong, declare the encoding: {_how_to_declare('…')}"
+        fix = f"check these words: if they are wrong, declare the encoding: {_HOW_TO_DECLARE}"
         note = Finding("data.encoding_detected", "warning", file, message, fix)
         return replace(surveyed, encoding=WESTERN, notes=(note,))
     if is_stray:
         return surveyed
     guesses = _guesses(counts.sample)
     message = f"{share_text}, and the encoding is ambiguous" + "".join(f"; {e} gives {t}" for e, t in guesses)
-    fix = f"save the file as UTF-8, or declare the encoding that gives the right words: {_how_to_declare('…')}"
+    fix = f"save the file as UTF-8, or declare the encoding that gives the right words: {_HOW_TO_DECLARE}"
     return replace(surveyed, problem=Finding("data.unknown_encoding", "error", file, message, fix))
-
-
-def _how_to_declare(encoding: str) -> str:
-    """Name the option and the key that set the encoding."""
-    return f"`--encoding {encoding}` of `finetune init`, `data: {{csv: {{encoding: {encoding}}}}}` in task.yaml"
 
 
 def _words(text: str) -> list[str]:
