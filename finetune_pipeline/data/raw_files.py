@@ -81,18 +81,20 @@ def benchmark_paths(task: Task) -> list[tuple[str, Path]]:
     """Return (name, path) of every file that the globs of ``data.benchmarks`` match, sorted by name. Raises FindingsError
     if a glob matches nothing, because a check against no benchmark would always pass."""
     folder = task.folder.resolve()
-
-    def matching_files(glob: str) -> dict[str, Path]:
-        inside = (p for p in folder.glob(glob) if p.is_file() and p.resolve().is_relative_to(folder))
-        return {p.relative_to(folder).as_posix(): p for p in inside}
-
-    paths = {glob: matching_files(glob) for glob in task.spec.data.benchmarks}
-    place, fix = "task.yaml: data.benchmarks", "put the benchmark file there or correct the glob"
-    no_match = f"no file in the folder of task {task.name!r} matches"
-    empty = (f"{no_match} {glob!r}" for glob, matched in paths.items() if not matched)
-    if problems := [Finding("data.no_benchmark_files", "error", place, message, fix) for message in empty]:
+    paths: dict[str, Path] = {}
+    problems: list[Finding] = []
+    for glob in task.spec.data.benchmarks:
+        inside = [p for p in folder.glob(glob) if p.is_file() and p.resolve().is_relative_to(folder)]
+        paths |= {path.relative_to(folder).as_posix(): path for path in inside}
+        message, fix = (
+            f"no file in the folder of task {task.name!r} matches {glob!r}",
+            "put it there, or correct the glob",
+        )
+        if not inside:
+            problems.append(Finding("data.no_benchmark_files", "error", "task.yaml: data.benchmarks", message, fix))
+    if problems:
         raise FindingsError(problems)
-    return sorted({name: path for matched in paths.values() for name, path in matched.items()}.items())
+    return sorted(paths.items())
 
 
 def raw_digest(task: Task, seen: SeenFiles | None = None, ability_files: NamedFiles = ()) -> str:

@@ -85,14 +85,6 @@ def _section_at(path: tuple[Any, ...]) -> type[BaseModel] | None:
     return section
 
 
-def _place(problem: Any) -> str:
-    """Return the dotted key of an error of pydantic, without the kind of output and the types of a value with several types:
-    users did not write these."""
-    path = problem["loc"]
-    kept = (str(p) for i, p in enumerate(path) if not (i == 1 and path[0] == "output" and len(path) > 2))
-    return ".".join(part for part in kept if not _VALUE_TYPE.fullmatch(part))
-
-
 def _unknown_key(path: tuple[Any, ...], place: str) -> Finding:
     """Explain an unknown key: name a similar one, or the section it belongs to."""
     key, section = str(path[-1]), _section_at(path[:-1])
@@ -110,7 +102,10 @@ def _unknown_key(path: tuple[Any, ...], place: str) -> Finding:
 
 def _finding_of(problem: Any) -> Finding:
     """Explain an error of pydantic (an item of ``ValidationError.errors()``) in terms of task.yaml."""
-    path, place, kind, value = tuple(problem["loc"]), _place(problem), problem["type"], problem["input"]
+    path, kind, value = tuple(problem["loc"]), problem["type"], problem["input"]
+    # pydantic adds the kind of output, and the types of a value with several types: users wrote neither
+    keys = [str(p) for i, p in enumerate(path) if not (i == 1 and path[0] == "output" and len(path) > 2)]
+    place = ".".join(key for key in keys if not _VALUE_TYPE.fullmatch(key))
     if kind == "extra_forbidden":
         return _unknown_key(path, place)
     if kind == "missing":
