@@ -2,13 +2,14 @@
 
 import hashlib
 import importlib.metadata
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.evaluation.simple_models import SimpleModel
+from finetune_pipeline.evaluation.simple_models import SimpleModel, joined_json
 
 MANIFEST = "simple_model.json"
 TRUSTED = ("scipy.sparse._csr.csr_matrix",)
@@ -19,12 +20,15 @@ _EXAMPLE = '''"""Answer texts with the simple model of this folder: one text per
 Needs scikit-learn and skops (versions in simple_model.json). Nothing in this folder is a pickle: skops loads no code.
 """
 
+from __future__ import annotations
+
 import json
 import sys
 from pathlib import Path
 
 import skops.io
 
+MISSING = ""
 FOLDER = Path(__file__).resolve().parent
 MANIFEST = json.loads((FOLDER / "simple_model.json").read_text("utf-8"))
 PIPELINES = {
@@ -36,21 +40,15 @@ def answer(texts):
     """The answers to a list of texts."""
     if not MANIFEST["fields"]:
         return [str(label) for label in PIPELINES["model"].predict(texts)]
-    answers = [{} for _ in texts]
+    values = [{} for _ in texts]
     for part, paths in MANIFEST["fields"].items():
         table = PIPELINES[part].predict(texts).reshape(len(texts), len(paths))
-        for row, fields in zip(table, answers):
-            for path, value in zip(paths, row):
-                if not path:
-                    return [str(value) for value in table[:, 0]]
-                if value:
-                    place = fields
-                    for key in path[:-1]:
-                        place = place.setdefault(key, {})
-                    place[path[-1]] = json.loads(str(value))
-    return [json.dumps(fields, ensure_ascii=False) for fields in answers]
+        for row, fields in zip(table, values):
+            fields.update(zip(map(tuple, paths), map(str, row)))
+    return [joined_json(fields) for fields in values]
 
 
+JOINED_JSON
 if __name__ == "__main__":
     for line in answer([line.rstrip("\\n") for line in sys.stdin]):
         print(line)
@@ -82,7 +80,7 @@ def export_simple(model: SimpleModel, source: SimpleSource, out: Path) -> dict[s
     out.mkdir(parents=True, exist_ok=True)
     for part, pipeline in model.pipelines.items():
         skops.io.dump(pipeline, out / f"{part}.skops")
-    (out / "predict.py").write_text(_EXAMPLE, "utf-8")
+    (out / "predict.py").write_text(_EXAMPLE.replace("JOINED_JSON", inspect.getsource(joined_json)), "utf-8")
     manifest: dict[str, Any] = {
         "format": 1,
         "task": source.task,

@@ -194,17 +194,19 @@ def linear_pipeline(texts: Sequence[str], labels: Sequence[str], seed: int = 0, 
 
 
 def joined_json(values: Mapping[Path, str]) -> str:
-    """One line of JSON from the JSON texts of its fields; fields that are MISSING are left out."""
-    if list(values) == [()]:
-        return values[()]
+    """One line of JSON from the JSON texts of its fields; fields that are MISSING are left out. A whole value (`()`, such as an
+    empty object) counts only without fields, and of a field's value and fields below it, the later one counts."""
     joined: dict[str, Any] = {}
     for path, text in values.items():
-        if text != MISSING:
+        if path and text != MISSING:
             place = joined
             for key in path[:-1]:
-                place = place.setdefault(key, {})
+                if not isinstance(place.get(key), dict):
+                    place[key] = {}
+                place = place[key]
             place[path[-1]] = json.loads(text)
-    return json.dumps(joined, ensure_ascii=False)
+    whole = values.get((), MISSING)
+    return whole if whole != MISSING and not joined else json.dumps(joined, ensure_ascii=False)
 
 
 def _check_rows(texts: Sequence[str], answers: Sequence[Any]) -> None:

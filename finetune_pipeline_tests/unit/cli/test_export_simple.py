@@ -30,6 +30,8 @@ def ticket(i: int) -> tuple[str, str]:
 
 def order(i: int) -> tuple[str, str]:
     fruit = "apples" if i % 2 else "pears"
+    if i % 3 == 0:
+        return f"nothing today, {i} thanks", "{}"
     return f"{fruit} please, {i} of them", json.dumps({"fruit": fruit, "number": i})
 
 
@@ -85,7 +87,7 @@ def make_store(root: Path, kind: str, best: str, evaluated: dict[str, float] | N
         store.build("demo", "evaluation_report", code_version="1", inputs=inputs, settings=None, make=report)
 
 
-@pytest.mark.parametrize(("kind", "name"), [("labels", "linear"), ("json", "nearest"), ("text", "commonest")])
+@pytest.mark.parametrize(("kind", "name"), [("labels", "linear"), ("json", "linear"), ("text", "commonest")])
 def test_the_folder_answers_as_the_rival_that_was_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any, finetune: Any, kind: str, name: str
 ) -> None:
@@ -100,7 +102,7 @@ def test_the_folder_answers_as_the_rival_that_was_compared(
     (splits,) = (tmp_path / "home/artifacts/demo/splits").glob("*/artifact.json")
     train = read_examples(examples_of(splits.parent, "train"))
     model = SIMPLE_MODELS[name]().fit([e.user_text for e in train], [e.answer for e in train], spec.output)
-    texts = ["crash number 7", "apples please, 33 of them", "something else"]
+    texts = ["crash number 7", "apples please, 33 of them", "nothing today, 9 thanks", "something else"]
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(texts)))
     runpy.run_path(str(out / "predict.py"), run_name="__main__")
     assert capfd.readouterr().out.splitlines() == model.predict(texts)

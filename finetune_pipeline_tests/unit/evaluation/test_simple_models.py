@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS, fit_simple_models, linear_pipeline
+from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS, fit_simple_models, joined_json, linear_pipeline
 from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput, TextOutput
 
 TRAIN = [(f"the app crashes on screen {i}", "bug") for i in range(12)]
@@ -54,6 +54,18 @@ def test_json_fields_with_few_values_are_classified_and_the_others_copied() -> N
     assert answer["fruit"] == "pears" and answer["number"] == 31 and answer["extras"] == ["box", "card"]
     usual = json.loads(fitted["commonest_fields"].predict(["x"])[0])
     assert usual["delivery"] == {"urgent": False} and usual["extras"] == ["box", "card"]
+
+
+def test_a_field_that_is_a_value_in_one_row_and_an_object_in_another_is_predicted() -> None:
+    """An empty object says that there is nothing to extract, and null that a nested object is missing."""
+    kinds = [("nothing here", {}), ("ship it to Rome", {"to": {"city": "Rome"}}), ("pick it up", {"to": None})]
+    rows = [(f"{text} {i}", json.dumps(value)) for i in range(12) for text, value in kinds]
+    fitted, _ = fit_simple_models([t for t, _ in rows], [a for _, a in rows], ORDERS)
+    answers = fitted["linear"].predict([text for text, _ in kinds])
+    assert [json.loads(answer) for answer in answers] == [value for _, value in kinds]
+    assert fitted["commonest_fields"].predict(["x"]) == ["{}"]
+    both = {(): "{}", ("to",): "null", ("to", "city"): '"Rome"'}
+    assert json.loads(joined_json(both)) == {"to": {"city": "Rome"}}
 
 
 def test_a_model_that_cannot_be_fitted_is_named_and_loses_no_other() -> None:
