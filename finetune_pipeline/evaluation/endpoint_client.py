@@ -138,7 +138,7 @@ def failure_of(error: Exception, endpoint: Endpoint) -> RequestFailed:
     if isinstance(error, APIStatusError):
         status, busy = error.status_code, error.status_code in _BUSY
         wait = _retry_after(error.response.headers.get("Retry-After", "")) if busy else None
-        reason = f"{status}: {excerpt(error.response.text)}"
+        reason = f"{status}: {excerpt(error.response.text or error.response.reason_phrase)}"
         return RequestFailed("refused", reason, unprocessed=busy, wait=wait, status=status)
     if type(error.__cause__).__name__ in _NOT_CONNECTED:
         return RequestFailed("unreachable", excerpt(error.__cause__), unprocessed=True)
@@ -162,7 +162,7 @@ def answer_in(completion: Any) -> Answer:
     try:
         choice = completion.choices[0]
         text, calls, refusal = choice.message.content, choice.message.tool_calls, choice.message.refusal
-    except (AttributeError, IndexError, TypeError) as error:
+    except (AttributeError, LookupError, TypeError) as error:
         raise RequestFailed("garbled", f"a reply without choices[0].message ({type(error).__name__})") from None
     if choice.finish_reason == "content_filter":
         raise RequestFailed("filtered", "the endpoint withheld its answer")
@@ -172,6 +172,7 @@ def answer_in(completion: Any) -> Answer:
         text = refusal or ""
     if not isinstance(text, str):
         raise RequestFailed("garbled", f"content is no text but {type(text).__name__}")
+    text = text.encode("utf-8", "replace").decode()  # half a surrogate pair, as of an emoji cut in two, is no text
     status = "truncated" if choice.finish_reason == "length" else "ok" if text.strip() else "empty"
     return Answer(text=text, status=status)
 

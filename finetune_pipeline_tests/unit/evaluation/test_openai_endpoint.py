@@ -56,10 +56,12 @@ CALLED = {"function": {"name": "f", "arguments": "{}"}}
 FAULTS: dict[str, tuple[Any, str, str]] = {
     "server": ((500, {}, b'{"error": "oops, your key is ' + KEY.encode() + b'"}'), "error", "refused: 500"),
     "bad": ((400, {}, b"too long"), "error", "refused: 400: too long"),
-    "moved": ((307, {"Location": "http://127.0.0.1:9/v1/chat/completions"}, b""), "error", "refused: 307"),
+    "moved": ((307, {"Location": "http://127.0.0.1:9/v1/chat/completions"}, b""), "error", "refused: 307: Temporary Redirect"),
     "garbage": ((200, {}, b"<html>login</html>"), "error", "garbled"),
     "no choices": ({"choices": []}, "error", "garbled"),
     "list": ((200, {}, b"[1]"), "error", "garbled"),
+    "map": ({"choices": {"first": {}}}, "error", "garbled"),
+    "half an emoji": (completion("how \ud83d"), "ok", ""),
     "number": (completion(3), "error", "garbled"),  # type: ignore[arg-type]
     "silence": (4.0, "error", "timeout"),
     "drip": ([b"HTTP/1.0 200 OK\r\n\r\n", *[b" "] * 60], "error", "timeout"),
@@ -87,8 +89,9 @@ def test_every_fault_is_a_failed_row_and_no_paid_request_is_sent_twice() -> None
         assert not (status == "error" and by_name[name].text)
     assert KEY not in json.dumps([a.error for a in result.answers]) and "[key]" in by_name["server"].error
     assert by_name["declines"].text == "I cannot."
-    # what a failed request cost, nobody knows: 500, 307, garbage, no choices, list, silence, drip, half
-    assert (result.spent.requests, result.spent.repeated, result.spent.untold) == (18, 0, 8)
+    assert by_name["half an emoji"].text == "how ?", "what the predictions file can hold"
+    # what a failed request cost, nobody knows: 500, 307, garbage, no choices, list, map, silence, drip, half
+    assert (result.spent.requests, result.spent.repeated, result.spent.untold) == (20, 0, 9)
 
 
 def test_busy_endpoints_and_broken_connections_are_tried_again() -> None:
