@@ -193,7 +193,7 @@ STEPS = [
         baseline.make_advice,
         needs=("train_split", "validation_split", "few_shot_baseline"),
         settings=lambda spec, run: baseline.advice_settings(spec),
-        code_version="7",
+        code_version="8",
         checks=(
             training_check.learnable,
             training_check.worth_training,

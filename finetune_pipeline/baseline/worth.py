@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune_pipeline.baseline.advice_sentences import measured_accuracy
+from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.prompts import DOCUMENTS, EMBEDDED, NEAREST
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.wording import percent, prompt_name
@@ -51,8 +52,9 @@ def worth_training(spec: TaskSpec, baseline: Mapping[str, Any]) -> dict[str, Any
 
 
 def good_enough(baseline: Mapping[str, Any], least: float) -> list[tuple[str, str, str]]:
-    """Everything that is surely right on at least a share `least` of the rows, as (prompt, retrieve, documents or simple; name;
-    sentence for people): the best prompt first, then restricted answers, then simple models, best first."""
+    """Everything that is surely right on at least a share `least` of the rows, and in the metric that decides as good, as (prompt,
+    retrieve, documents or simple; name; sentence for people): the best prompt first, then restricted answers, then simple
+    models, best first."""
     prompts, best, simple = baseline["prompts"], baseline["best"], baseline.get("simple") or {}
     above = f"surely at or above {percent(least)}"
     enough = []
@@ -78,7 +80,12 @@ def good_enough(baseline: Mapping[str, Any], least: float) -> list[tuple[str, st
 
 
 def _surely(scores: Mapping[str, Any] | None, least: float) -> bool:
-    return scores is not None and bool(scores["interval"][0] >= least)
+    """Whether right answers and the metric that decides are surely at or above `least`: with rare labels, the commonest answer
+    is mostly right and has a low macro-F1."""
+    if scores is None or scores["interval"][0] < least:
+        return False
+    name, interval = scores["primary"]["name"], scores["primary"]["interval"]
+    return interval is not None and min(map(METRICS[name].rank, interval)) >= least
 
 
 def _restricted(baseline: Mapping[str, Any], accuracy: float, ceiling: float) -> dict[str, Any] | None:

@@ -172,7 +172,8 @@ def test_what_must_be_reached_is_said() -> None:
     assert _reasons(advice, f"has to reach about {100 * advice['must_reach']:.1f}%")
     assert "surely at or above 90.0%" in advice_for(prompts(30, 100), linear=0.99)["reasons"][0]
     for lower, decision in ((0.9, "prompt"), (0.899, None)):
-        facts = {"best": "8_shot", "prompts": {"8_shot": {"accuracy": 0.95, "n": 9, "interval": [lower, 1.0]}}}
+        scores = {"accuracy": 0.95, "n": 9, "interval": [lower, 1.0]}
+        facts = {"best": "8_shot", "prompts": {"8_shot": scores | {"primary": {"name": "accuracy", **scores}}}}
         assert [kind for kind, _, _ in good_enough(facts, 0.9)] == ([decision] if decision else [])
 
 

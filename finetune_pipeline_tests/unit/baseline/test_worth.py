@@ -3,12 +3,15 @@
 import pytest
 
 from finetune_pipeline.baseline.worth import worth_training
+from finetune_pipeline.evaluation.rivals import score_baselines
 from finetune_pipeline.evaluation.statistics.proportions import wilson_interval
-from finetune_pipeline_tests.unit.evaluation.rows import spec
+from finetune_pipeline_tests.unit.evaluation.rows import row, spec
 
 
 def _scores(share: float, n: int = 200) -> dict:
-    return {"n": n, "accuracy": share, "interval": list(wilson_interval(share * n, n))}
+    interval = list(wilson_interval(share * n, n))
+    primary = {"name": "accuracy", "value": share, "interval": interval}
+    return {"n": n, "accuracy": share, "interval": interval, "primary": primary}
 
 
 def _facts(correct: int, restricted: float | None = None, **simple: float) -> dict:
@@ -50,3 +53,18 @@ def test_a_simple_model_surely_above_the_ceiling_is_enough() -> None:
     assert verdict["passed"] is False and verdict["enough"] == "nearest"
     assert "A language model is not needed" in verdict["reason"] and "right on 97.0%" in verdict["reason"]
     assert worth_training(spec(), _facts(60, nearest=0.92))["passed"] is True
+
+
+def test_a_commonest_answer_that_is_mostly_right_is_not_enough_where_macro_f1_decides() -> None:
+    task = spec(gates={"metric": "macro_f1"})
+    gold = ["bug" if i % 40 == 0 else "billing" for i in range(400)]
+    rows = {
+        "zero_shot": [row(i, g, "nothing", label_scores=[]) for i, g in enumerate(gold)],
+        "simple_commonest": [row(i, g, "billing", label_scores=[]) for i, g in enumerate(gold)],
+        "simple_linear": [row(i, g, g, label_scores=[]) for i, g in enumerate(gold)],
+    }
+    verdict = worth_training(task, score_baselines(task, rows))
+    assert (verdict["passed"], verdict["enough"]) == (False, "linear"), "all right is enough in any metric"
+    del rows["simple_linear"]
+    verdict = worth_training(task, score_baselines(task, rows))
+    assert verdict["passed"], verdict["reason"]

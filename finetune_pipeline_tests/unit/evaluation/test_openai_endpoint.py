@@ -56,7 +56,11 @@ CALLED = {"function": {"name": "f", "arguments": "{}"}}
 FAULTS: dict[str, tuple[Any, str, str]] = {
     "server": ((500, {}, b'{"error": "oops, your key is ' + KEY.encode() + b'"}'), "error", "refused: 500"),
     "bad": ((400, {}, b"too long"), "error", "refused: 400: too long"),
-    "moved": ((307, {"Location": "http://127.0.0.1:9/v1/chat/completions"}, b""), "error", "refused: 307: Temporary Redirect"),
+    "moved": (
+        (307, {"Location": "http://127.0.0.1:9/v1/chat/completions"}, b""),
+        "error",
+        "refused: 307: Temporary Redirect",
+    ),
     "garbage": ((200, {}, b"<html>login</html>"), "error", "garbled"),
     "no choices": ({"choices": []}, "error", "garbled"),
     "list": ((200, {}, b"[1]"), "error", "garbled"),
