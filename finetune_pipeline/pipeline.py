@@ -418,7 +418,7 @@ STEPS = [
             "description": spec.description,
             "never_break": run.never_break,
         },
-        code_version="19",
+        code_version="20",
         checks=evaluation_check.GATE_CHECKS,
         metrics={**RUN_METRICS, "test_openings": "seal.count", "total_seconds": "cost.seconds"},
         run_metrics=tuple(RUN_METRICS),

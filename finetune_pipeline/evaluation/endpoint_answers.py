@@ -80,9 +80,16 @@ class EndpointAnswerer:
             )
         except EndpointError as error:
             raise JobError(f"{self._subject}: {error}") from error
+        self.spent = result.spent
+        if self._max_tokens is not None:  # the next set's requests count, too
+            self._max_tokens = max(self._max_tokens - self.spent.tokens, 0)
+        if unsent := sum(answer.error.startswith("budget") for answer in result.answers):
+            fix = "raise max_tokens and run again: the answers received so far are kept"
+            raise JobError(
+                f"{self._subject}: max_tokens is spent, with {unsent} of {len(prompts)} rows not sent\nfix: {fix}"
+            )
         if result.known:
             say(f"{stage}: {name}: {result.known} of {len(prompts)} answers come from the cache")
-        self.spent = result.spent
         self.seconds["answer"] += time.monotonic() - began
         return result.answers
 

@@ -165,6 +165,11 @@ def by_model(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]
     return models
 
 
+def answered(rows: Iterable[Row]) -> list[Row]:
+    """The rows whose answer could be generated."""
+    return [row for row in rows if row["status"] != "error"]
+
+
 def in_order(rows: Iterable[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: str(row["example_id"]))
 

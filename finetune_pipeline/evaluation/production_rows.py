@@ -19,9 +19,10 @@ from finetune_pipeline.data.examples import Example, example_id, stream_examples
 from finetune_pipeline.data.perturbations import set_name
 from finetune_pipeline.evaluation.compare import compare
 from finetune_pipeline.evaluation.correctness import Row
-from finetune_pipeline.evaluation.predictions import of_model
+from finetune_pipeline.evaluation.predictions import answered, of_model
 from finetune_pipeline.evaluation.result import Production
 from finetune_pipeline.evaluation.result_parts import ChosenRows
+from finetune_pipeline.evaluation.rivals import same_rows
 from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -159,25 +160,24 @@ PRODUCTION_SET = "production"
 
 
 def recent_rows(spec: TaskSpec, predictions: Sequence[Row], chosen: Mapping[str, Any] | None) -> Production | None:
-    """Compare the candidate with champion and base on the same production rows, if there are at least MIN_ROWS.
+    """Compare the candidate with champion and base on the production rows that both answered, if these are at least MIN_ROWS.
 
     chosen: `rows` (ProductionRows.facts) and `sources` (:func:`sources_of`); None if there are no rows to judge by.
     """
     if not chosen:
         return None
-    rows = {name: of_model(predictions, set_name(name, PRODUCTION_SET)) for name in ("base", "candidate", "champion")}
+    names = ("base", "candidate", "champion")
+    rows = {name: answered(of_model(predictions, set_name(name, PRODUCTION_SET))) for name in names}
     candidate, sources = rows["candidate"], chosen["sources"]
-    judged = len(candidate) >= MIN_ROWS
-    comparisons = {}
-    if judged:
-        comparisons = {
-            name: compare(answers, candidate, spec.output, spec.gates.confidence, spec.metric, sources)
-            for name, answers in rows.items()
-            if answers and name != "candidate"
-        }
+    pairs = {name: same_rows(answers, candidate) for name, answers in rows.items() if name != "candidate"}
+    comparisons = {
+        name: compare(before, after, spec.output, spec.gates.confidence, spec.metric, sources)
+        for name, (before, after) in pairs.items()
+        if len(before) >= MIN_ROWS
+    }
     return Production(
         n=len(candidate),
-        judged=judged,
+        judged=len(candidate) >= MIN_ROWS,
         rows=ChosenRows.model_validate(chosen["rows"]),
         comparisons=comparisons,
         metric=spec.metric,

@@ -193,7 +193,8 @@ class Sources(Part):
 
 
 class PerturbedScores(Part):
-    """The candidate's plain and perturbed answers to the same rows. `failed`: answers that could not be generated."""
+    """The candidate's plain and perturbed answers to the same `n` rows. `failed`: other rows, whose answers could not be
+    generated."""
 
     n: Count = None
     plain: Number = None

@@ -10,7 +10,7 @@ from finetune_pipeline.data.perturbations import BLOCKING, KINDS, TITLES, set_na
 from finetune_pipeline.evaluation.compare import SourceOf, compare
 from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.metrics import metric_title
-from finetune_pipeline.evaluation.predictions import of_model
+from finetune_pipeline.evaluation.predictions import answered, of_model
 from finetune_pipeline.evaluation.result import Comparison
 from finetune_pipeline.evaluation.result_parts import PerturbedRows, PerturbedScores, Robustness, RobustnessVerdict
 from finetune_pipeline.evaluation.wording import counted, points, points_range
@@ -23,7 +23,8 @@ _SEVERITY = get_args(Status)
 
 
 def robustness(spec: TaskSpec, predictions: Sequence[Row], sources: SourceOf = None) -> Robustness | None:
-    """Measure every perturbation: compare the candidate's answers to perturbed rows with those to the plain rows.
+    """Measure every perturbation: compare the candidate's answers to perturbed rows with those to the plain rows. Failed answers
+    are counted and no evidence.
 
     Returns None if the spec asks for no perturbed rows. The spec's confidence is shared among the kinds that can block. A kind
     that could change no row has n = 0 and no further figures.
@@ -34,18 +35,20 @@ def robustness(spec: TaskSpec, predictions: Sequence[Row], sources: SourceOf = N
     plain = {row["example_id"]: row for row in of_model(predictions, "candidate")}
     kinds = {}
     for kind in KINDS:
-        rows = of_model(predictions, set_name("candidate", kind))
-        kinds[kind] = PerturbedScores(n=0)
+        asked_rows = of_model(predictions, set_name("candidate", kind))
+        rows = answered(asked_rows)
+        failed = len(asked_rows) - len(rows)
+        kinds[kind] = PerturbedScores(n=0, failed=failed)
         if rows:
             plain_rows = [plain[row["example_id"]] for row in rows]
             comparison = compare(plain_rows, rows, spec.output, confidence, spec.metric, sources)
-            kinds[kind] = _perturbed_scores(comparison, rows)
+            kinds[kind] = _perturbed_scores(comparison, failed)
     requested_rows = min(spec.robustness.rows, len(plain))
     measured = PerturbedRows(asked=requested_rows, confidence=confidence, metric=spec.metric, kinds=kinds)
     return Robustness(**dict(measured), verdict=robustness_verdict(spec.robustness, measured))
 
 
-def _perturbed_scores(comparison: Comparison, rows: Sequence[Row]) -> PerturbedScores:
+def _perturbed_scores(comparison: Comparison, failed: int) -> PerturbedScores:
     return PerturbedScores(
         n=comparison.n,
         plain=comparison.base,
@@ -55,7 +58,7 @@ def _perturbed_scores(comparison: Comparison, rows: Sequence[Row]) -> PerturbedS
         lost=comparison.b,
         gained=comparison.c,
         p=comparison.metric_p,
-        failed=sum(row["status"] == "error" for row in rows),
+        failed=failed,
     )
 
 
@@ -70,8 +73,12 @@ def robustness_verdict(settings: RobustnessSpec, measured: PerturbedRows | None)
         sentence = "The spec asks for no perturbed rows (robustness.rows: 0)."
         return RobustnessVerdict(status="not_asked", sentence=sentence)
     kinds = measured.kinds if measured else {}
-    complete = {kind: scores for kind, scores in kinds.items() if scores.n == 0 or scores.drop is not None}
-    missing = [TITLES[kind].lower() for kind in BLOCKING if kind not in complete or complete[kind].n is None]
+    complete = {
+        kind: scores
+        for kind, scores in kinds.items()
+        if (scores.n and scores.drop is not None) or (scores.n == 0 and not scores.failed)
+    }
+    missing = [TITLES[kind].lower() for kind in BLOCKING if kind not in complete]
     if measured is None or missing:
         titles = f": {', '.join(missing)}" if measured else ""
         return RobustnessVerdict(status="failed", sentence=f"Perturbed rows were requested but not measured{titles}.")
@@ -93,7 +100,8 @@ def robustness_verdict(settings: RobustnessSpec, measured: PerturbedRows | None)
 def _status(settings: RobustnessSpec, scores: PerturbedScores) -> Status:
     if (scores.drop or 0.0) <= settings.max_drop or scores.interval is None or scores.interval[0] <= 0:
         return "passed"
-    return "failed" if (scores.n or 0) >= ENOUGH_ROWS and settings.action == "block" else "warned"
+    asked = (scores.n or 0) + (scores.failed or 0)
+    return "failed" if asked >= ENOUGH_ROWS and settings.action == "block" else "warned"
 
 
 def _change_sentence(losses: Mapping[str, PerturbedScores], metric: str) -> str:
@@ -101,7 +109,8 @@ def _change_sentence(losses: Mapping[str, PerturbedScores], metric: str) -> str:
     parts = []
     for kind, scores in losses.items():
         interval = points_range((-scores.interval[1], -scores.interval[0])) if scores.interval else "no interval"
-        note = "" if kind in BLOCKING else ", informs only"
+        note = f", {scores.failed} more without an answer" if scores.failed else ""
+        note += "" if kind in BLOCKING else ", informs only"
         change = points(-(scores.drop or 0.0))
         parts.append(f"{TITLES[kind].lower()} {change} ({interval}, {counted(scores.n or 0, 'row')}{note})")
     return f"Points of {metric} on the same test rows, perturbed: {'; '.join(parts)}. " if parts else ""

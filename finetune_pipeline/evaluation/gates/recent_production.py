@@ -27,15 +27,16 @@ def recent_production(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
         message = "No production rows with a known answer are kept to judge (logs.judging_share)."
         return Outcome("not_asked", None, 0.0, message)
     rows, rival = production.rows, "champion" if evaluation.versions.get("champion") else "base"
-    if production.judged is False and rows.rows is not None:
+    if production.judged is False and rows.rows is not None and rows.rows < MIN_ROWS:
         message = f"{rows.rows} recent production rows with a known answer; at least {MIN_ROWS} are needed."
         return Outcome("not_asked", None, 0.0, message)
     comparison = production.comparisons.get(rival)
-    if production.judged and rival == "base" and comparison is None:
+    if production.judged and rival == "base" and "base" not in production.scores:
         message = "The baseline is an API model, which production rows are not sent to: nothing to compare with."
         return Outcome("not_asked", None, 0.0, message)
     if not production.judged or comparison is None or comparison.gain is None or comparison.interval is None:
-        return Outcome(False, None, 0.0, "Recent production rows were not compared.")
+        why = f"fewer than {MIN_ROWS} were answered by both models"
+        return Outcome(False, None, 0.0, f"Recent production rows were not compared: {why}.")
     message = (
         f"On {comparison.n} recent production rows ({rows.confirmed} confirmed, the others corrected): "
         f"{points(comparison.gain)} points against the {rival} ({points_range(comparison.interval)}), "

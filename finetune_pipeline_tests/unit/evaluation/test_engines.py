@@ -14,8 +14,8 @@ from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.inference import generation
 from finetune_pipeline.spec.outputs import LabelsOutput
 from finetune_pipeline.spec.rules import check_all
-from finetune_pipeline.worker.jobs import kept_answers, predict_job, prompt_set
-from finetune_pipeline_tests.openai_server import openai_server
+from finetune_pipeline.worker.jobs import kept_answers, perturbed_set, predict_job, prompt_set
+from finetune_pipeline_tests.openai_server import completion, openai_server
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, write_tiny_examples
 from finetune_pipeline_tests.unit.evaluation.fake_run import changed, evaluation
 from finetune_pipeline_tests.unit.evaluation.rows import spec
@@ -72,6 +72,17 @@ def test_an_endpoint_answers_in_the_same_table_and_once(models: Path, tmp_path: 
         _, _, swapped_rows = run(models, tmp_path, endpoint(server.url), swapped)
         assert {r["text"] for r in of_model(swapped_rows, "candidate")} == {"billing"} and len(server.requests) == 14
         assert stopped(of_model(rows, "candidate")).passed
+
+
+def test_the_budget_is_that_of_all_sets_and_what_came_is_kept(models: Path, tmp_path: Path) -> None:
+    candidate = served(models, "candidate", "large")
+    sets = [candidate, perturbed_set(candidate, "courtesy", 7, 0)]
+    with openai_server(lambda body, seen: completion("how_to", usage=(90, 10))) as server:
+        with pytest.raises(JobError, match="max_tokens is spent, with . of 7 rows not sent\nfix: raise max_tokens"):
+            run(models, tmp_path, endpoint(server.url, max_tokens=1200), sets)
+        assert 7 <= len(server.requests) <= 12, "100 tokens each"
+        _, _, rows = run(models, tmp_path, endpoint(server.url, max_tokens=5000), sets)
+        assert len(server.requests) == 14 and {r["status"] for r in rows} == {"ok"}
 
 
 def test_a_model_that_is_not_served_is_not_replaced_by_another(models: Path, tmp_path: Path) -> None:

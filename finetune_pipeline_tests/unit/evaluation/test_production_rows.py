@@ -52,8 +52,8 @@ def test_which_rows_of_a_user_count_does_not_depend_on_answers() -> None:
     assert len(first.rows) == 5 and [r["id"] for r in first.rows] == [r["id"] for r in second.rows]
 
 
-def compared(n: int, **right: int) -> Production | None:
-    """The comparison on n rows of which each model has so many right."""
+def compared(n: int, failed: int = 0, **right: int) -> Production | None:
+    """The comparison on n rows of which each model has so many right; the candidate's first `failed` answers failed."""
     chosen = rows_with_truth(SPEC, [row(i) for i in range(n)], trained=[])
     examples = as_examples(SPEC, chosen)
     facts = {"rows": chosen.facts(), "sources": sources_of(chosen, examples)}
@@ -62,6 +62,8 @@ def compared(n: int, **right: int) -> Production | None:
         for name, k in right.items()
         for i, e in enumerate(examples)
     ]
+    for answer in [r for r in table if r["model"].startswith("candidate")][:failed]:
+        answer |= {"status": "error", "error": "timeout", "text": ""}
     return recent_rows(SPEC, table, facts)
 
 
@@ -79,6 +81,14 @@ def test_only_a_candidate_shown_to_be_worse_is_refused(candidate: int, champion:
     gate = asked(production, "3")
     assert gate.passed is passed and "points against the champion" in gate.message
     assert asked(production).passed, "against the base it gains"
+
+
+def test_failed_answers_are_no_evidence() -> None:
+    production = compared(40, failed=20, base=0, candidate=40, champion=40)
+    assert production is not None and production.comparisons["champion"].gain == 0.0
+    assert asked(production, "3").passed and asked(production).passed
+    gate = asked(compared(40, failed=21, base=0, candidate=40, champion=40), "3")
+    assert not gate.passed and gate.measured is None and "fewer than 20 were answered by both models" in gate.message
 
 
 def test_a_champion_that_was_not_asked_is_no_pass() -> None:

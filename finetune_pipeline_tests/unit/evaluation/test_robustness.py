@@ -99,6 +99,23 @@ def test_what_was_asked_and_not_measured_fails(action: str) -> None:
         assert verdict.status == "failed" and "not measured" in verdict.sentence, fault
 
 
+def test_failed_answers_are_no_evidence() -> None:
+    """An endpoint that was down for a while is no loss of robustness; if it was down all the time, nothing is known."""
+    down = {"status": "error", "error": "refused: 500", "text": ""}
+    rows = predicted(CANDIDATE, case=1)
+    typos = [i for i, r in enumerate(rows) if r["model"] == "candidate:typos"]
+    for failed, status, says in (
+        (20, "passed", "40 rows, 20 more without an answer"),
+        (60, "failed", "not measured: typing"),
+    ):
+        facts = robustness(spec(), [r | down if i in typos[:failed] else r for i, r in enumerate(rows)])
+        assert facts is not None and facts.verdict.status == status and says in facts.verdict.sentence
+        assert (facts.kinds["typos"].n, facts.kinds["typos"].failed) == (60 - failed, failed)
+    lost = predicted(CANDIDATE, typos=59)
+    facts = robustness(spec(), [r | down if i == typos[-1] else r for i, r in enumerate(lost)])
+    assert facts is not None and facts.verdict.status == "failed", "a single failed answer hides no loss"
+
+
 def test_rows_that_no_perturbation_can_change_leave_robustness_unknown() -> None:
     for kinds, status in (((), "warned"), (("no_system",), "warned"), (("courtesy",), "passed")):
         facts = robustness(spec(), [*CANDIDATE, *(r for kind in kinds for r in answered(CANDIDATE, kind, 0))])
