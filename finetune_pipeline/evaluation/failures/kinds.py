@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from finetune_pipeline.data.answer_rules import final_answer, form_problems
 from finetune_pipeline.evaluation.correctness import INVALID, Row, answer_of, is_right, read_json
-from finetune_pipeline.evaluation.metrics.facts import fact_score, facts
+from finetune_pipeline.evaluation.metrics.facts import facts
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, TextOutput
 
 REPEATED = 0.3
@@ -148,9 +148,9 @@ def _wrong_text(row: Row, output: TextOutput) -> Failure | None:
     text, gold = str(row["text"]), str(row["gold"])
     if output.extract:
         return Failure("wrong_final_answer") if final_answer(text, output.extract) is not None else Failure("format")
-    if fact_score(text, gold) == 1:
-        return None
     stated, expected = facts(text), facts(gold)
+    if stated == expected:
+        return Failure("empty") if _WORD.search(gold) and not _WORD.search(text) else None
     kinds = sorted({kind for kind, _ in (stated - expected) + (expected - stated)})
     if kinds == ["negation"]:
         return Failure("wrong_negation")

@@ -38,7 +38,8 @@ def paired_gain(evaluation: EvaluationResult, side: Side, threshold: float, riva
     message += _level_note(evaluation, gains)
     if not passed and high >= threshold and METRICS[worst.metric].right_or_wrong:
         same_pair = f"simple_{worst.rival}" if side == "simple" else side
-        comparison = evaluation.comparisons.get("base_restricted" if worst.rival == "restricted" else same_pair)
+        comparisons = evaluation.comparisons
+        comparison = comparisons.get(f"base_{worst.rival}", comparisons.get(same_pair))
         visible = comparison.smallest_detectable_gain if comparison else None
         if visible is None:
             message += " At this number of rows and disagreements no gain at all would be visible."

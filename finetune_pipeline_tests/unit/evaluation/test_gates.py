@@ -306,6 +306,10 @@ def test_a_base_out_of_form_is_compared_by_its_restricted_answers():
     assert gate.passed and "Only 0.0% of the base model's answers are in form" in gate.message
     assert "its restricted answers decide" in gate.message
     assert "+27.5 points" in gate.message, "the gain over the restricted answers, not over answers without form"
+    tied, as_right = paired(90, 35, 40, 35)
+    out_of_form = [r | {"text": f"I would say {r['text']}"} for r in tied]
+    close = _gate("beats_baseline", evaluation(predictions=[*out_of_form, *as_right]))
+    assert not close.passed and "With the disagreement found, this test set shows gains of" in close.message
     as_good = evaluation(predictions=[*_restricted_right(spoken), *candidate])
     assert not _gate("beats_baseline", as_good).passed
     beside = _gate("beats_baseline", evaluation(predictions=[*_restricted_right(base), *candidate]))

@@ -58,6 +58,8 @@ def gold(**of: object) -> str:
         (TEXT, "We can refund it.", "We cannot refund it.", ("wrong_negation",)),
         (TEXT, "It takes 5 days.", "It takes nine days.", ("wrong_facts", "number", ("number",))),
         (TEXT, "It takes 5 days.", "Five days are needed.", None),
+        (TEXT, "It is late.", "...", ("empty",)),
+        (TEXT, "👎", "👍", None),
         (LABELLED, "bug", "bug", None),
     ],
 )
