@@ -42,7 +42,7 @@ def rows_needed_for_gain(gain: float, discordant_share: float, power: float = 0.
 
     Raises ValueError unless 0 < gain <= discordant_share <= 1: a gain consists of rows on which exactly one is right.
     """
-    if not 0 < gain <= discordant_share <= 1:
+    if not 0 < gain <= discordant_share + 1e-12 or discordant_share > 1:  # 1 - 0.9 is a little less than 0.1
         raise ValueError(f"a gain of {gain} needs at least that share of disagreements, at most 1: {discordant_share}")
     return math.ceil(_needed(gain, discordant_share, power, alpha) - 1e-9)
 

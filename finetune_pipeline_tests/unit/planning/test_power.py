@@ -42,6 +42,13 @@ def test_the_plan_of_a_label_task() -> None:
     assert result["detectable_gain"] == pytest.approx(0.05) and result["power_now"] == pytest.approx(0.8, abs=0.02)
 
 
+@pytest.mark.parametrize("right", range(1, 100))
+def test_a_gain_of_all_that_is_left_has_a_plan(right: int) -> None:
+    left = (100 - right) / 100
+    result = _plan(spec(gates={"wanted_gain": left}), 3, _prompt([i < right for i in range(100)]))
+    assert result["rows_needed"] and result["sentence"].startswith("You have 3 test rows")
+
+
 def test_the_plan_of_a_text_task_goes_by_the_spread_of_its_scores() -> None:
     answers = [f"the parcel {i} comes today" for i in range(60)]
     pairs = [(text, "the parcel" if i % 2 else text) for i, text in enumerate(answers)]
