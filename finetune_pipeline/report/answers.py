@@ -147,7 +147,9 @@ def robustness_section(evaluation: EvaluationResult) -> Blocks:
         "Each score is shown with that of the same rows unperturbed."
     )
     yield measured.verdict.sentence
-    if unchanged := [TITLES[kind].lower() for kind, scores in measured.kinds.items() if not scores.n]:
+    if unchanged := [
+        TITLES[kind].lower() for kind, scores in measured.kinds.items() if scores.n == 0 and not scores.failed
+    ]:
         yield f"Could not change any of these rows: {', '.join(unchanged)}."
     share = percent if is_right_or_wrong(measured.metric) else unsigned
     change_title = f"Change ({100 * (measured.confidence or 0):.4g}% interval)"

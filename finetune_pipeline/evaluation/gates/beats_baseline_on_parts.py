@@ -27,7 +27,8 @@ def beats_baseline_on_parts(spec: TaskSpec, evaluation: EvaluationResult) -> Out
     for part in named:
         measured = worst_gain(part.decision.gains) if part.decision else None
         if part.decision is None or measured is None:
-            sentences.append(f"{part.files}: {counted(part.n, 'test row')}, {MIN_ROWS} are needed.")
+            why = f"{MIN_ROWS} are needed" if part.decision is None else "from too few sources for an interval"
+            sentences.append(f"{part.files}: {counted(part.n, 'test row')}, {why}.")
             passed = False
             continue
         interval, worst = measured

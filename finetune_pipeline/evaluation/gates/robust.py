@@ -18,7 +18,8 @@ PERTURBED = RobustnessSpec.model_validate({})
     default=f"{PERTURBED.max_drop:g}, {PERTURBED.action}",
     holds_back="champion, with robustness.action: block",
     what_to_do="Set training.augment: true, which gives training rows the same perturbations, or add training rows written that "
-    "way. Or take the perturbation away before the model sees it (strip greetings and thanks).",
+    "way. Or take the perturbation away before the model sees it (strip greetings and thanks). Where right answers change with "
+    "the text, as in a translation, set robustness.action: warn.",
 )
 def robust(spec: TaskSpec, measured: PerturbedRows | None) -> Outcome:
     verdict = robustness_verdict(spec.robustness, measured)

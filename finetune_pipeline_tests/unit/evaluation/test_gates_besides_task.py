@@ -126,6 +126,14 @@ def test_every_part_must_show_the_gain(people: range, passed: bool, says: str) -
     assert gate.passed is passed and says in gate.message and bool(gate.what_to_do) is not passed
 
 
+def test_a_part_of_one_source_is_told_apart_from_a_small_one() -> None:
+    files = {f"e{i:04d}": "raw/people.jsonl" if 105 <= i < 145 else "raw/script.jsonl" for i in range(200)}
+    sources = {i: "one conversation" if file == "raw/people.jsonl" else i for i, file in files.items()}
+    task = spec(parts=["raw/people*.jsonl"], metric="macro_f1")
+    gate = _parts_gate(evaluation(spec=task, files=files, sources=sources), task)
+    assert not gate.passed and "40 test rows, from too few sources for an interval." in gate.message
+
+
 def test_the_table_shows_every_part_and_the_rest() -> None:
     result = _evaluation(range(105, 145))
     part, others = result.parts
