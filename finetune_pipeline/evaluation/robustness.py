@@ -11,7 +11,6 @@ from finetune_pipeline.evaluation.compare import SourceOf, compare
 from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.metrics import metric_title
 from finetune_pipeline.evaluation.predictions import answered, of_model
-from finetune_pipeline.evaluation.result import Comparison
 from finetune_pipeline.evaluation.result_parts import PerturbedRows, PerturbedScores, Robustness, RobustnessVerdict
 from finetune_pipeline.evaluation.wording import counted, points, points_range
 from finetune_pipeline.spec.evaluation import ENOUGH_ROWS, RobustnessSpec
@@ -42,24 +41,20 @@ def robustness(spec: TaskSpec, predictions: Sequence[Row], sources: SourceOf = N
         if rows:
             plain_rows = [plain[row["example_id"]] for row in rows]
             comparison = compare(plain_rows, rows, spec.output, confidence, spec.metric, sources)
-            kinds[kind] = _perturbed_scores(comparison, failed)
+            kinds[kind] = PerturbedScores(
+                n=comparison.n,
+                plain=comparison.base,
+                perturbed=comparison.candidate,
+                drop=None if comparison.gain is None else -comparison.gain,
+                interval=(-comparison.interval[1], -comparison.interval[0]) if comparison.interval else None,
+                lost=comparison.b,
+                gained=comparison.c,
+                p=comparison.metric_p,
+                failed=failed,
+            )
     requested_rows = min(spec.robustness.rows, len(plain))
     measured = PerturbedRows(asked=requested_rows, confidence=confidence, metric=spec.metric, kinds=kinds)
     return Robustness(**dict(measured), verdict=robustness_verdict(spec.robustness, measured))
-
-
-def _perturbed_scores(comparison: Comparison, failed: int) -> PerturbedScores:
-    return PerturbedScores(
-        n=comparison.n,
-        plain=comparison.base,
-        perturbed=comparison.candidate,
-        drop=None if comparison.gain is None else -comparison.gain,
-        interval=(-comparison.interval[1], -comparison.interval[0]) if comparison.interval else None,
-        lost=comparison.b,
-        gained=comparison.c,
-        p=comparison.metric_p,
-        failed=failed,
-    )
 
 
 def robustness_verdict(settings: RobustnessSpec, measured: PerturbedRows | None) -> RobustnessVerdict:
