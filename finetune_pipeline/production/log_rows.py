@@ -19,7 +19,7 @@ import msgspec
 from finetune_pipeline.data.answer_rules import LAST_FIX, form_problems, has_form
 from finetune_pipeline.data.fields import parsed_time
 from finetune_pipeline.data.quoting import keys_shown
-from finetune_pipeline.data.scrub import Scrubber, finder_of, load_key, scrub_text
+from finetune_pipeline.data.scrub import Finder, Scrubber, finder_of, load_key, scrub_text
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.model import TaskSpec
@@ -239,6 +239,13 @@ def _decision_time(time: Any) -> dict[str, str]:
         return {}
 
 
+def _clean_flag(flag: Any, find: Finder) -> str | bool | None:
+    """Return the scrubbed reason of a flag; False takes an earlier flag back; None: no flag is given."""
+    if flag == 0:
+        return False
+    return scrub_text(flag if isinstance(flag, str) else "flagged", find) if flag else None
+
+
 def _clean_record(row: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
     """Return the record of a valid line, scrubbed: a value gets the same placeholder in question, answer and correction."""
     feedback = row.get("feedback") or {}
@@ -259,16 +266,10 @@ def _clean_record(row: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
     def clean(text: str) -> str:
         return text if text.strip() in spec.labels else scrubber.scrub(text)
 
-    flag = feedback.get("flag")
     common = {
         "id": row["id"],
         "timestamp": _read_time(row["timestamp"]).isoformat(),
-        # false takes an earlier flag back
-        "flag": scrub_text(flag if isinstance(flag, str) else "flagged", find)
-        if flag
-        else False
-        if flag == 0
-        else None,
+        "flag": _clean_flag(feedback.get("flag"), find),
         "score": float(score) if score is not None else None,
         "correction": (clean(correction.strip()) or None) if correction else None,
         **({"left_out": True} if feedback.get("left_out") is True else {}),
