@@ -56,6 +56,8 @@ def _row(example: Example) -> dict[str, Any]:
 
 def _row_tokens(example: Example) -> int:
     text = "".join(m["content"] for m in example.messages)
+    functions = [example.tools, *(m.get("tool_calls") for m in example.messages)]
+    text += "".join(json.dumps(function, ensure_ascii=False) for function in functions if function)
     return -(-len(text.encode()) // _BYTES_PER_TOKEN) + 4 * len(example.messages)
 
 

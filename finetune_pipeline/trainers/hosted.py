@@ -128,15 +128,21 @@ class HostedTrainer(Trainer):
     def _cancel_requested(self, interrupt: BaseException) -> None:
         """Cancel a job that was requested, but whose id is not known yet. Notes on the interrupt state the outcome."""
         attempt = self.ledger.entry(self.ledger_order).attempt
-        if attempt.asked_at is None:
+        if attempt.asked_at is None or attempt.state == "refused":
             return
+        reason = "it is not listed yet; the next run looks for it again"
         try:
-            for job in self.service.jobs_named(attempt.name):
+            jobs = self.service.jobs_named(attempt.name)
+            for job in jobs:
                 if job.state == "running":
                     interrupt.add_note(self.cancel(job.id))
+            if jobs:
+                return
         except (Unclear, Refused) as failure:
-            problem = f"a job of the name {attempt.name} may run at {self.service.place}"
-            interrupt.add_note(f"{problem}, cancel it there: {failure}")
+            reason = str(failure)
+        interrupt.add_note(
+            f"a job of the name {attempt.name} may run at {self.service.place}, cancel it there: {reason}"
+        )
 
     def collect(self, training: str, order: TrainingOrder) -> dict[str, Any]:
         job = self._retry(lambda: self.service.job(training))

@@ -42,9 +42,12 @@ def common_problems(trainer: HostedTrainer, spec: TaskSpec) -> list[Finding]:
         message = "advise.private says that texts must not leave this machine, and this trainer uploads them"
         fix = "set training.trainer: local, or remove advise.private"
         findings.append(trainer.finding("private", "training.trainer", message, fix))
-    if not os.environ.get(key):
-        fix = f"export {key}=…, or name another variable in training.{trainer.name}.api_key_env"
+    fix = f"export {key}=…, or name another variable in training.{trainer.name}.api_key_env"
+    if not (value := os.environ.get(key)):
         findings.append(trainer.finding("key", "api_key_env", f"the environment variable {key} is not set", fix))
+    elif not re.fullmatch("[!-~]+", value):
+        message = f"the environment variable {key} has a space, a line break or another character that no key has"
+        findings.append(trainer.finding("key", "api_key_env", message, fix))
     epochs = epochs_of(spec.training)
     if epochs != whole_epochs(spec):
         message = f"services train only whole epochs: {epochs:g} becomes {whole_epochs(spec)}"

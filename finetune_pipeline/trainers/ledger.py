@@ -119,8 +119,12 @@ class Ledger:
                     say(f"adapter: resuming the job {job.id} at {service.place}, which is {job.word}")
                     return job
                 entry.begin_another()
-            files = prepare(entry)
-            return self._buy(entry, service, files, settle)
+            try:
+                return self._buy(entry, service, prepare(entry), settle)
+            except Refused:
+                entry.files = {}  # an uploaded file may be the cause
+                self.write(entry)
+                raise
 
     def _known_job(self, entry: Entry, service: Service, settle: float) -> Job | None:
         """Return the job of the entry's last attempt, in its current state; None if the service has none."""
@@ -162,8 +166,7 @@ class Ledger:
             try:
                 return self._recorded(entry, service.buy(entry.attempt.name, files))
             except Refused:
-                entry.attempt.state, entry.files = "refused", {}  # an uploaded file may be the cause
-                self.write(entry)
+                entry.attempt.state = "refused"
                 raise
             except Unclear as unclear:
                 say(f"adapter: {unclear}")
@@ -204,7 +207,8 @@ class Ledger:
 
 def _job_to_resume(jobs: list[Job], service: Service) -> Job | None:
     """Return the job to resume: the first that has not failed. Reports duplicates, because they cost money."""
-    usable = [job for job in jobs if job.state in ("running", "succeeded")]
+    # by id: a list may name a job twice
+    usable = list({job.id: job for job in jobs if job.state in ("running", "succeeded")}.values())
     for job in usable[1:]:
         duplicate = f"a second job for the same order, {job.id}, which is {job.word}"
         say(f"adapter: {service.place} has {duplicate}; cancel it there")

@@ -162,9 +162,9 @@ class OpenAiService(Service):
 
     def jobs_named(self, name: str) -> list[Job]:
         with self.request("list its jobs"):
-            listed = list(self.client.fine_tuning.jobs.list(limit=100, metadata={_NAME: name}))
+            listed = _items(self.client.fine_tuning.jobs.list(limit=100, metadata={_NAME: name}))
             # servers may ignore the filter, or keep only the suffix
-            jobs = [j for j in listed if (j.metadata or {}).get(_NAME) == name or getattr(j, "suffix", None) == name]
+            jobs = [job for job in listed if name in (_of(job.metadata, _NAME), getattr(job, "suffix", None))]
             return [_job(job) for job in sorted(jobs, key=lambda job: job.created_at)]
 
     def job(self, job: str) -> Job:
@@ -178,14 +178,16 @@ class OpenAiService(Service):
     def log(self, job: str) -> JobLog:
         with self.request(f"tell how far {job} is"):
             events, losses = dict[str, str](), dict[tuple[int, str], float]()
-            for event in sorted(self.client.fine_tuning.jobs.list_events(job, limit=100), key=lambda e: e.created_at):
+            for event in sorted(
+                _items(self.client.fine_tuning.jobs.list_events(job, limit=100)), key=lambda e: e.created_at
+            ):
                 data = event.data
                 if event.type != "metrics":
                     events[event.id] = str(event.message)
-                elif isinstance(data, dict) and isinstance(data.get("step"), int):
+                elif isinstance(_of(data, "step"), int):
                     _add(losses, data["step"], data)
             for checkpoint in self._checkpoints(job):
-                _add(losses, checkpoint.step_number, checkpoint.metrics.model_dump())
+                _add(losses, checkpoint.step_number, _metrics(checkpoint))
             by_step = sorted(losses.items(), key=lambda entry: (entry[0][0], entry[0][1] != "loss"))
             return JobLog(events, [{"step": step, name: loss} for (step, name), loss in by_step])
 
@@ -194,7 +196,7 @@ class OpenAiService(Service):
         from openai import NotFoundError
 
         with contextlib.suppress(NotFoundError):
-            return list(self.client.fine_tuning.jobs.checkpoints.list(job, limit=100))
+            return _items(self.client.fine_tuning.jobs.checkpoints.list(job, limit=100))
         return []
 
     def download(self, job: str, folder: Path) -> int | None:
@@ -218,7 +220,31 @@ class OpenAiService(Service):
                 f"deploy it at {self.profile.label} (a deployment costs by the hour), write its name as "
                 "training.openai.deployment, and run again: the job is found, not bought again",
             )
-        return self.url, deployment or job.model
+        if not (model := deployment or job.model):
+            fix = "check the job there, and run again: nothing is bought again"
+            raise JobError(f"the job {job.id} at {self.place} is {job.word}, and names no model", fix)
+        return self.url, model
+
+
+def _items(first: Any) -> list[Any]:
+    """Return the items of all pages of a list, each once. Some servers repeat the first page instead of ending the list."""
+    items: dict[str, Any] = {}
+    for page in first.iter_pages():
+        known = len(items)
+        items |= {item.id: item for item in page.data or []}
+        if len(items) == known:
+            break
+    return list(items.values())
+
+
+def _of(values: Any, key: str) -> Any:
+    """Return a value of a server's object, which may be anything."""
+    return values.get(key) if isinstance(values, dict) else None
+
+
+def _metrics(checkpoint: Any) -> dict[str, Any]:
+    """Return the metrics of a checkpoint; empty if the server reports none."""
+    return checkpoint.metrics.model_dump() if checkpoint.metrics else {}
 
 
 def _job(job: Any) -> Job:
@@ -233,8 +259,7 @@ def _end_of(model: Any) -> datetime.date | None:
     """Return the shutdown date of a model: OpenAI's shutdown_date, or Azure's deprecation of fine-tuning (a timestamp)."""
     if isinstance(date := getattr(model, "shutdown_date", None), str):
         return datetime.date.fromisoformat(date[:10])
-    deprecation = getattr(model, "deprecation", None)
-    moment = deprecation.get("fine_tune") if isinstance(deprecation, dict) else None
+    moment = _of(getattr(model, "deprecation", None), "fine_tune")
     return datetime.datetime.fromtimestamp(moment, datetime.UTC).date() if isinstance(moment, int) else None
 
 
@@ -248,6 +273,6 @@ def _add(losses: dict[tuple[int, str], float], step: int, values: dict[str, Any]
 
 def _rank(checkpoint: Any) -> tuple[float, int]:
     """Sort key: lowest validation loss first; without losses, the last step first."""
-    loss = checkpoint.metrics.full_valid_loss
-    loss = checkpoint.metrics.valid_loss if loss is None else loss
-    return (float("inf") if loss is None else float(loss), -int(checkpoint.step_number))
+    losses, step = dict[tuple[int, str], float](), int(checkpoint.step_number)
+    _add(losses, step, _metrics(checkpoint))
+    return losses.get((step, "eval_loss"), float("inf")), -step

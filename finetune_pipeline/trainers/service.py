@@ -176,8 +176,13 @@ class Service(ABC):
         """Return the error for a failed request: Refused if its status or the SDK says so, else Unclear."""
         status = getattr(error, "status_code", None)
         text = self.plain(_body_message(error) or str(error) or type(error).__name__)
-        if isinstance(status, int) and 400 <= status < 500 and status not in _BUSY:
+        if isinstance(status, int) and 300 <= status < 500 and status not in _BUSY:
             fix = _KEY_FIX.get(status, "fix what the reply reports, and run again").format(key=self.key_name)
+            if status < 400:
+                text = f"it redirects to {self.plain(error.response.headers.get('location', 'nowhere'))}"  # type: ignore[attr-defined]
+                fix = (
+                    f"write the address that it redirects to as training.{self.trainer.name}.base_url, if you trust it"
+                )
             return Refused(f"{self.place} does not {action} ({status}): {text}", fix, status)
         if type(error) is ValueError:  # an SDK's own check of its arguments; parsing raises subclasses
             return Refused(f"{self.place} is not asked to {action}: {text}", "fix what is reported, and run again")

@@ -15,10 +15,10 @@ from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding, FindingsError, errors
 from finetune_pipeline.models.merging import merge
 from finetune_pipeline.pipeline import PIPELINE
-from finetune_pipeline.trainers import TRAINERS, preflight, train
+from finetune_pipeline.trainers import TRAINERS, TrainingOrder, preflight, train
 from finetune_pipeline.trainers.openai_service import PROFILES, end_findings
 from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
-from finetune_pipeline_tests.service_server import KEY
+from finetune_pipeline_tests.service_server import KEY, Reply, Request
 from finetune_pipeline_tests.unit.trainers.orders import GPT, files_below, interrupt, make_order, make_rows, make_task
 
 
@@ -71,6 +71,45 @@ def test_a_training_that_diverged_there_is_told_and_its_curve_is_kept(server, or
     assert rows == [{"step": 1, "loss": 2.0}, {"step": 1, "eval_loss": 1.9}] and len(server.jobs) == 1
 
 
+def odd_lists(answer: Any, path: str) -> None:
+    """Every list is the same page twice, and names no end."""
+    if path.endswith(("/jobs", "/events", "/checkpoints")) and "data" in answer:
+        answer["data"] *= 2
+        del answer["has_more"]
+
+
+def odd_others(answer: Any, path: str) -> None:
+    """The list has jobs of others, with metadata of any kind."""
+    if path.endswith("/jobs") and "data" in answer:
+        answer["data"] += [
+            {"id": f"ftjob-x{n}", "metadata": kind} for n, kind in enumerate(["text", ["text"], 3, None])
+        ]
+
+
+def odd_checkpoints(answer: Any, path: str) -> None:
+    """Checkpoints have no metrics."""
+    if path.endswith("/checkpoints"):
+        answer["data"] = [{**checkpoint, "metrics": None} for checkpoint in answer["data"]]
+
+
+@pytest.mark.parametrize("oddity", [odd_lists, odd_others, odd_checkpoints])
+def test_an_odd_server_costs_no_second_job_and_no_result(nebius, rows, tmp_path, capsys, oddity) -> None:
+    usual, faults = nebius.answer, ["fail after"]
+
+    def answer(request: Request) -> Reply | None:
+        reply: Reply | None = usual(request)
+        if reply is not None and isinstance(reply.content, dict):
+            oddity(reply.content, request.path)
+        return reply
+
+    nebius.answer, nebius.keeps_metadata = answer, False
+    nebius.fault = lambda request: faults.pop() if faults and request.path.endswith("/jobs") and request.body else None
+    order = make_order(make_task("openai", {"profile": "nebius", "base_url": nebius.url}), rows, tmp_path)
+    facts = train(order)
+    assert (facts["job"], facts["kept_step"]) == ("ftjob-1", 3 if oddity is odd_checkpoints else 2)
+    assert "second job" not in capsys.readouterr().err, "it is one job, listed twice"
+
+
 def test_a_model_that_stays_there_is_an_endpoint(server, order, tmp_path) -> None:
     facts = train(order)
     assert facts["returns"] == "endpoint" and not (tmp_path / "out/adapter").exists()
@@ -80,6 +119,13 @@ def test_a_model_that_stays_there_is_an_endpoint(server, order, tmp_path) -> Non
     (request,) = server.asked("POST", "/jobs")
     values = request.json()["method"]["supervised"]["hyperparameters"]
     assert values == {"n_epochs": 2, "batch_size": 8, "learning_rate_multiplier": "auto"}
+
+
+def test_a_job_that_ends_without_a_model_is_told(server: OpenAiJobsServer, order: TrainingOrder) -> None:
+    train(order)
+    server.jobs["ftjob-1"]["fine_tuned_model"] = None
+    with pytest.raises(JobError, match="ftjob-1 .* names no model"):
+        train(order)
 
 
 def test_azure_says_what_to_deploy_and_does_not_buy_again(server, ordered, tmp_path) -> None:
@@ -99,6 +145,14 @@ def test_a_failed_job_says_why_and_the_next_run_buys_another(server, order, tmp_
     assert train(order)["job"] == "ftjob-2"
     (entry,) = [json.loads(p.read_text()) for p in (tmp_path / "home/jobs").glob("*.json")]
     assert [a["state"] for a in entry["attempts"]] == [state, "succeeded"]
+
+
+def test_who_stops_while_a_request_is_in_doubt_hears_of_it(server, ordered, monkeypatch) -> None:
+    server.fault = lambda request: "drop" if request.path.endswith("/jobs") and request.body else None
+    monkeypatch.setattr("finetune_pipeline.trainers.ledger.time.sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        train(ordered())
+    assert "may run at OpenAI" in stopped.value.__notes__[0] and "not listed yet" in stopped.value.__notes__[0]
 
 
 @pytest.mark.parametrize("when", ["followed", "asked for"])
@@ -149,6 +203,23 @@ def test_what_is_refused_is_refused_before_any_upload(server, rows, tmp_path, na
     assert not [r for r in server.requests if r.method == "POST"]
 
 
+def test_functions_count_in_the_price(server: OpenAiJobsServer, tmp_path: Path) -> None:
+    rows = make_rows(tmp_path / "tools")
+    function = {
+        "name": "book",
+        "description": "Books a table. " * 2000,
+        "parameters": {"type": "object", "properties": {}},
+    }
+    lines = [json.loads(line) for line in (rows / "train.jsonl").read_text().splitlines()]
+    tools = [{"type": "function", "function": function}]
+    (rows / "train.jsonl").write_text("".join(json.dumps({**line, "tools": tools}) + "\n" for line in lines))
+    server.models |= {"gpt-4o-mini": None}
+    section = {"model": "gpt-4o-mini", "base_url": server.url}
+    order = make_order(make_task("openai", section, budget_usd=0.5), rows, tmp_path)
+    with pytest.raises(FindingsError, match=r"estimated at \$0.7"):  # 12 rows of 10,000 tokens, 2 epochs, $3 a million
+        train(order)
+
+
 def test_preflight_names_every_problem_at_once_and_never_the_key(server, tmp_path, monkeypatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     private = {"advise": {"private": True}, "base_model": "bundled/smollm2-135m-instruct"}
@@ -164,7 +235,16 @@ def test_preflight_names_every_problem_at_once_and_never_the_key(server, tmp_pat
     monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}x")
     (finding,) = errors(found())
     assert finding.rule == "hosted.refused" and "OPENAI_API_KEY" in finding.fix and KEY not in str(finding)
+    for damaged in (f"{KEY}\n", f"{KEY}ü", f"Bearer {KEY}"):
+        monkeypatch.setenv("OPENAI_API_KEY", damaged)
+        (finding,) = errors(found())
+        assert finding.rule == "hosted.key" and "OPENAI_API_KEY" in finding.message and KEY not in str(finding)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with monkeypatch.context() as patch:
+        moved = Reply(b"", 308, {"Location": "https://example.org/v1/models"})
+        patch.setattr(server, "answer", lambda request: moved)
+        (finding,) = errors(found())
+        assert "redirects to https://example.org" in finding.message and "training.openai.base_url" in finding.fix
     server.fault = lambda request: "garbage after"
     garbled, unreachable = found(), found(base_url="http://127.0.0.1:9/v1")
     assert garbled and KEY not in str(garbled + unreachable)

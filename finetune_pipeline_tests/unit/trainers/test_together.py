@@ -21,7 +21,7 @@ from finetune_pipeline.models.hosted import HostedModel, read_hosted
 from finetune_pipeline.models.merging import merge
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.trainers import TRAINERS, TrainingOrder, train
-from finetune_pipeline_tests.service_server import serving
+from finetune_pipeline_tests.service_server import refusal, serving
 from finetune_pipeline_tests.together_server import TogetherServer, as_tar
 from finetune_pipeline_tests.unit.processes import wait_until
 from finetune_pipeline_tests.unit.trainers.orders import (
@@ -149,6 +149,22 @@ def test_the_services_own_estimate_is_held_against_the_budget_before_buying(
     with pytest.raises(FindingsError) as refused:
         train(ordered(budget_usd=budget))
     assert [f.rule for f in refused.value.findings] == [f"hosted.{rule}"] and not server.asked("POST", "/fine-tunes")
+
+
+def test_a_file_that_was_deleted_there_is_uploaded_again(server: TogetherServer, ordered) -> None:
+    with pytest.raises(FindingsError):
+        train(ordered(budget_usd=1e-6))
+    deleted, usual = set(server.files), server.answer
+    server.files.clear()
+    server.answer = lambda request: (  # type: ignore[method-assign]
+        refusal(404, "file not found")
+        if request.path.endswith("/estimate-price") and request.json()["training_file"] not in server.files
+        else usual(request)
+    )
+    with pytest.raises(JobError, match="file not found"):
+        train(ordered(budget_usd=1))
+    train(ordered(budget_usd=1))
+    assert deleted and len(server.jobs) == 1
 
 
 @pytest.fixture
