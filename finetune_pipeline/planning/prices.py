@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -140,6 +141,19 @@ class PriceList:
         return cls(path, [p for p in lines if isinstance(p, Price)], [p for p in lines if isinstance(p, ApiPrice)])
 
 
+AnyPrice = TypeVar("AnyPrice", Price, ApiPrice)
+
+
+def newest_price(prices: Iterable[AnyPrice], model: str) -> AnyPrice | None:
+    """Return the price of a model; its name may end with a date that the list omits (`gpt-4o-mini-2024-07-18`)."""
+    fitting = [
+        price
+        for price in prices
+        if re.fullmatch(rf"{re.escape(price.model.removesuffix(', fine-tuned'))}(-\d{{4}}-\d\d-\d\d)?", model)
+    ]
+    return max(fitting, key=lambda price: (len(price.model), price.date), default=None)
+
+
 def load_prices(*, home: Path | None = None, task_folder: Path | None = None) -> PriceList:
     """Read a price list: task_folder/prices.yaml, else home/prices.yaml, else the shipped one. Raises FindingsError with
     every problem, its entry and field."""
@@ -166,4 +180,4 @@ def _problem(path: Path, message: str, *place: int | str) -> Finding:
     number = f": price {int(place[0]) + 1}" if place else ""
     field = ", " + ".".join(map(str, place[2:])) if place[2:] else ""
     fix = "see the comments at the top of the shipped list"
-    return Finding("plan.prices", "error", f"{path.name}{number}{field}", message, fix)
+    return Finding("plan.prices", "error", f"{path}{number}{field}", message, fix)

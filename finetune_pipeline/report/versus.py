@@ -7,7 +7,7 @@ from finetune_pipeline.evaluation.metrics import metric_title
 from finetune_pipeline.evaluation.result import Comparison, EvaluationResult
 from finetune_pipeline.evaluation.rivals import API_MODEL, best_api_prompt
 from finetune_pipeline.evaluation.wording import counted, dollars, number, percent, points, points_range, prompt_name
-from finetune_pipeline.planning.prices import ApiPrice, PriceList
+from finetune_pipeline.planning.prices import PriceList, newest_price
 from finetune_pipeline.planning.serving_costs import Call, Traffic, break_even, call_price, in_use, machine_cost
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -73,9 +73,9 @@ def versus(
     own_call, api_call = (Call(tokens[key].prompt, tokens[key].answer) for key in ("candidate", name))
     traffic = Traffic(own_call, api_call, prompt, calls, "the sealed test")
     model = spec.baseline.endpoint.model
-    api_price = next((p for p in prices.apis if p.model == model and not p.tuned), None)
+    api_price = newest_price([price for price in prices.apis if not price.tuned], model)
     hosted = evaluation.training.endpoint
-    tuned_price = _tuned_price(prices, hosted.base_model) if hosted else None
+    tuned_price = newest_price([price for price in prices.apis if price.tuned], hosted.base_model) if hosted else None
     warnings = [f"{p.name}: {w}" for p in (api_price, tuned_price) if p for w in p.warnings(today)]
     unknown = f"{prices.path.name} has no price for"
     if api_price is None:
@@ -115,12 +115,6 @@ def versus(
         ],
         warnings=warnings,
     )
-
-
-def _tuned_price(prices: PriceList, base_model: str) -> ApiPrice | None:
-    """Find the price of a fine-tuned model by the name of its base; dated names (`gpt-4o-mini-2024-07-18`) begin with it."""
-    fitting = [p for p in prices.apis if p.tuned and base_model.startswith(p.model.partition(",")[0])]
-    return max(fitting, key=lambda p: len(p.model), default=None)
 
 
 def _conclusion(comparison: Comparison) -> str:

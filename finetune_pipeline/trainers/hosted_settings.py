@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune_pipeline.findings import Finding
-from finetune_pipeline.planning.prices import load_prices
+from finetune_pipeline.planning.prices import load_prices, newest_price
 from finetune_pipeline.planning.tokens import epochs_of
 from finetune_pipeline.spec.baseline import address_problem, is_local
 from finetune_pipeline.spec.methods.low_rank import LoraSpec, LowRank
@@ -80,19 +80,21 @@ def low_rank(training: TrainingSettings) -> LoraSpec:
 
 def listed_price(service: Service, tokens: int, home: Path, task_folder: Path | None) -> Estimate:
     """Estimate the cost of a job from the nearest prices.yaml; unknown without a current price. tokens: of one epoch."""
-    today, engine = datetime.datetime.now(datetime.UTC).date(), service.label
-    reason = f"prices.yaml has no price of {engine} for {service.model}"
-    for price in load_prices(home=home, task_folder=task_folder).training:
-        matches = re.fullmatch(rf"{re.escape(price.model)}(-\d{{4}}-\d\d-\d\d)?", service.model)
-        if price.engine != engine or price.unit != "million_tokens" or not matches:
-            continue
-        if price.until is not None and price.until < today:
-            reason = f"the price of {engine} for {service.model} in prices.yaml was valid until {price.until}"
-            continue
-        (_, dollars), _ = price.of_training(tokens * service.epochs, None)
-        rate = f"{service.epochs} epochs × ${price.between[1]:g} a million = ${dollars:,.4g}"
-        return Estimate(dollars, f"about {tokens:,} tokens × {rate} (prices.yaml, {price.date})")
-    return Estimate(None, reason)
+    today, what = datetime.datetime.now(datetime.UTC).date(), f"{service.label} for {service.model}"
+    listed = load_prices(home=home, task_folder=task_folder).training
+    ours = [price for price in listed if price.engine == service.label and price.unit == "million_tokens"]
+    price = newest_price([price for price in ours if price.until is None or price.until >= today], service.model)
+    if price is None:
+        ended = newest_price(ours, service.model)
+        return Estimate(
+            None,
+            f"the price of {what} in prices.yaml was valid until {ended.until}"
+            if ended
+            else f"prices.yaml has no price of {what}",
+        )
+    (_, dollars), _ = price.of_training(tokens * service.epochs, None)
+    rate = f"{service.epochs} epochs × ${price.between[1]:g} a million = ${dollars:,.4g}"
+    return Estimate(dollars, f"about {tokens:,} tokens × {rate} (prices.yaml, {price.date})")
 
 
 def budget_findings(budget: float | None, estimate: Estimate, home: Path) -> list[Finding]:

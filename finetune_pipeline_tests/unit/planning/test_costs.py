@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.planning.costs import Costs, task_costs
-from finetune_pipeline.planning.prices import PriceList, load_prices
+from finetune_pipeline.planning.prices import PriceList, load_prices, newest_price
 from finetune_pipeline.planning.serving_costs import HOURS, Call, Traffic, rule_of_thumb
 from finetune_pipeline.report.costs_page import costs_lines, costs_page
 from finetune_pipeline.report.page import page_html, page_markdown
@@ -78,6 +79,18 @@ def test_training_by_trainer_and_method(prices: PriceList) -> None:
     full = costs["box, 8B", "full"]
     assert full.hours[0] == pytest.approx(1.5 * low_rank.hours[0], rel=0.01), "every weight is trained"
     assert low_rank.hours[0] < 2e6 / 1000 / 3600 < low_rank.hours[1]
+
+
+def test_a_price_below_an_older_one_is_the_one_that_counts(tmp_path: Path) -> None:
+    line = "- {{engine: Shop, model: {}, unit: million_served, input: {}, output: 1, date: {}, note: n}}\n"
+    lines = ("big", 1, "2026-01-01"), ("big", 2, "2026-11-01"), ("big-2026-02-03", 9, "2025-01-01")
+    (tmp_path / "prices.yaml").write_text("".join(line.format(*values) for values in lines))
+    apis = load_prices(home=tmp_path).apis
+    names = ("big", "big-2026-05-05", "big-2026-02-03", "bigger")
+    assert [price and price.input for price in (newest_price(apis, name) for name in names)] == [2, 2, 9, None]
+    (tmp_path / "prices.yaml").write_text("- {engine: Shop}")
+    with pytest.raises(FindingsError, match=f"{tmp_path}/prices.yaml: price 1, unit"):
+        load_prices(home=tmp_path)
 
 
 def test_old_missing_and_ended_prices_are_named(prices: PriceList) -> None:

@@ -13,7 +13,7 @@ from finetune_pipeline_tests.unit.evaluation.rows import paired, rows, spec
 
 TODAY = datetime.date(2026, 11, 27)
 HOSTED = {
-    "model": "ft:1", "trainer": "openai", "base_model": "gpt-4o-mini-2024", "base_url": "https://api.example.com/v1",
+    "model": "ft:1", "trainer": "openai", "base_model": "gpt-4o-mini-2024-07-18", "base_url": "https://api.example.com/v1",
 }  # fmt: skip
 
 
@@ -58,8 +58,10 @@ def test_prices_are_those_of_the_list() -> None:
 def test_a_hosted_model_has_the_price_of_its_base() -> None:
     comparison = compared(calls=1000, training=TRAINING | {"endpoint": HOSTED})
     assert comparison.tuned.thousand == {"OpenAI, gpt-4o-mini, fine-tuned": pytest.approx((200 * 0.3 + 1 * 1.2) / 1000)}
-    assert comparison.break_even == [] and comparison.tuned.name == "Fine-tuned (gpt-4o-mini-2024 by openai)"
+    assert comparison.break_even == [] and comparison.tuned.name == "Fine-tuned (gpt-4o-mini-2024-07-18 by openai)"
     assert comparison.warnings == ["OpenAI, gpt-4o-mini, fine-tuned: offered until 2027-01-13 only"]
+    other = compared(calls=1000, training=TRAINING | {"endpoint": {**HOSTED, "base_model": "gpt-4.1-large"}})
+    assert other.tuned.thousand == {}, "gpt-4.1 is another model"
 
 
 def test_a_price_or_a_model_that_lacks_is_named_and_not_guessed() -> None:
