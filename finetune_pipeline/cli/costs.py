@@ -74,26 +74,30 @@ def _traffic(task: Task, store: ArtifactStore, run_inputs: RunInputs, counter: T
     The prompt of an API model is the baseline's best one if known, else the one with the most examples.
     """
     spec = task.spec
-    prompts = prompts_to_try(
-        inputs.train,
-        shots=spec.baseline.shots,
-        retrieved=spec.baseline.retrieved,
-        labels=spec.labels,
-        seed=spec.baseline.seed,
-        system_prompt=spec.system_prompt,
-        others=spec.baseline.prompts,
-    )
+    try:
+        prompts = prompts_to_try(
+            inputs.train,
+            shots=spec.baseline.shots,
+            retrieved=spec.baseline.retrieved,
+            labels=spec.labels,
+            seed=spec.baseline.seed,
+            system_prompt=spec.system_prompt,
+            others=spec.baseline.prompts,
+        )
+    except ValueError as error:
+        raise click.ClickException(f"{task.name}: {error}\nfix: add rows, or lower baseline.shots") from error
     baseline = PIPELINE.find("few_shot_baseline", task, run_inputs, store)
     best = str(baseline.facts["best"]).removeprefix(API) if baseline else ""
     chosen = best if best in prompts else max(prompts, key=lambda name: prompts[name].shots)
-    rows, retriever = inputs.validation[:COUNTED_ROWS], Retriever(inputs.train) if prompts[chosen].retrieved else None
+    rows = (inputs.validation or inputs.train)[:COUNTED_ROWS]
+    retriever = Retriever(inputs.train) if prompts[chosen].retrieved else None
     choices = conversations(rows, asdict(prompts[chosen]), retriever)
     prompt_tokens = [counter.count(e.prompt_messages, True, e.tools) for e in rows]
     total_tokens = [counter.count(e.messages, tools=e.tools) for e in rows]
     prompted_tokens = [counter.count(candidates[0], True, e.tools) for e, candidates in zip(rows, choices, strict=True)]
     answer = fmean(max(total - prompt, 1) for total, prompt in zip(total_tokens, prompt_tokens, strict=True))
-    no_baseline = "the prompt with the most examples: no baseline is made yet"
-    prompt_source = "the best prompt on validation" if chosen == best else no_baseline
+    instead = f"the best one, {best}, is not counted here" if best else "no baseline is made yet"
+    prompt_source = "the best prompt on validation" if chosen == best else f"the prompt with the most examples: {instead}"
     return Traffic(
         tuned=Call(fmean(prompt_tokens), answer),
         prompted=Call(fmean(prompted_tokens), answer),

@@ -48,6 +48,7 @@ def plan(task: str, memory: str | None, as_json: bool) -> int:
     shown as lines for task.yaml.
     """
     loaded, settings = get_task(task), read_settings()
+    available = bytes_of(memory, "--memory") if memory else None
     store = ArtifactStore(settings.artifacts)
     if not errors(findings := preflight(loaded.spec, loaded.folder)):
         run_inputs = collect_run_inputs(loaded, None, store)
@@ -66,7 +67,7 @@ def plan(task: str, memory: str | None, as_json: bool) -> int:
         inputs.validation,
         home=settings.home,
         task_folder=loaded.folder,
-        available=bytes_of(memory, "--memory") if memory else None,
+        available=available,
     )
     facts = asdict(training) | {"task": loaded.name, "source": inputs.source, "findings": as_rows(findings)}
     # from the measured baseline if there is one
@@ -108,6 +109,8 @@ def rows_to_plan(task: Task, store: ArtifactStore, run_inputs: RunInputs) -> Inp
         return Inputs(train, validation, int(splits.facts["counts"]["test"]), f"splits {splits.version}")
     steps = PIPELINE.run_to("reviewed_examples", task, run_inputs, store)
     rows = read_examples(steps["reviewed_examples"].folder)
+    if not rows:
+        raise click.ClickException(f"{task.name} has no usable row\nfix: see `finetune check {task.name}`")
     random.Random(task.spec.split.seed).shuffle(rows)  # noqa: S311 - a shuffle, no secret
     n_validation, n_test = (round(len(rows) * share) for share in (task.spec.split.validation, task.spec.split.test))
     n_train = len(rows) - n_validation - n_test

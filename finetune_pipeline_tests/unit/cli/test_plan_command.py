@@ -83,3 +83,20 @@ def test_plan_and_costs_count_the_same_tokens(project: Project, asked: Any, tmp_
     assert result.returncode == 0, result.stderr[-2000:]
     assert "shelf, any" in result.stdout and "confirm it" in result.stdout
     assert "rented A10G is not in prices.yaml" in result.stdout and "set advise.calls_per_month" in result.stdout
+
+
+def test_too_few_rows_for_a_plan_or_a_prompt_are_told(project: Project, asked: Any, tmp_path: Path) -> None:
+    task = Path(shutil.copytree(project.folder, tmp_path / "colours"))
+    for file in (task / "raw").iterdir():
+        file.write_text("".join(file.read_text("utf-8").splitlines(keepends=True)[:1]), "utf-8")
+    result = asked("costs", task)
+    assert result.returncode == 1 and "2 shots" in result.stderr and "fix: add rows" in result.stderr
+    assert "Traceback" not in result.stderr
+    (task / "task.yaml").write_text(yaml.safe_dump({**project.spec, "baseline": {"shots": [0]}}))
+    result = asked("costs", task, "--json")
+    assert result.returncode == 0 and result.json["traffic"]["tuned"]["answer"] >= 1, "without a validation row"
+    for file in (task / "raw").iterdir():
+        file.write_text("")
+    for command in ("plan", "costs"):
+        result = asked(command, task)
+        assert result.returncode == 1 and "has no usable row\nfix: see `finetune check" in result.stderr
