@@ -61,6 +61,11 @@ _SYSTEM = {
     errno.EISDIR: ("{place} is a folder where a file is needed", "move the folder away"),
     errno.ENOTDIR: ("{place} leads through a file where a folder is needed", "move the file away"),
 }
+CLIENT_FIX = (
+    "correct the proxy (HTTPS_PROXY, ALL_PROXY; socks5:// needs `pip install socksio`) or the certificates (SSL_CERT_FILE) that "
+    "the environment names"
+)
+"""What to do if no HTTP client can be made: clients read proxies and certificates from the environment."""
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 """Error numbers of writing to a place that is read-only."""
 _NO_PLACE = ("the folder {place} is not there, and could not be made", "set FINETUNE_HOME to one on a disk")

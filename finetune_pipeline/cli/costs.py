@@ -97,7 +97,9 @@ def _traffic(task: Task, store: ArtifactStore, run_inputs: RunInputs, counter: T
     prompted_tokens = [counter.count(candidates[0], True, e.tools) for e, candidates in zip(rows, choices, strict=True)]
     answer = fmean(max(total - prompt, 1) for total, prompt in zip(total_tokens, prompt_tokens, strict=True))
     instead = f"the best one, {best}, is not counted here" if best else "no baseline is made yet"
-    prompt_source = "the best prompt on validation" if chosen == best else f"the prompt with the most examples: {instead}"
+    prompt_source = (
+        "the best prompt on validation" if chosen == best else f"the prompt with the most examples: {instead}"
+    )
     return Traffic(
         tuned=Call(fmean(prompt_tokens), answer),
         prompted=Call(fmean(prompted_tokens), answer),

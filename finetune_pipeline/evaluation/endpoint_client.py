@@ -15,6 +15,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+from finetune_pipeline.faults import CLIENT_FIX
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.spec.baseline import ChatEndpointSpec, address_problem, is_local
 
@@ -102,6 +103,8 @@ def models_of(endpoint: Endpoint) -> list[str]:
 
     try:
         return asyncio.run(listed())
+    except EndpointError:
+        raise
     except Exception as error:  # noqa: BLE001 - any failure is reported
         raise EndpointError(f"{endpoint.name} does not list its models: {failure_of(error, endpoint)}") from None
 
@@ -114,16 +117,17 @@ def client_of(endpoint: Endpoint, retries: int = 0) -> AsyncOpenAI:
     from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout, omit
 
     headers: dict[str, Any] = {"Connection": "close", "OpenAI-Organization": omit, "OpenAI-Project": omit}
+    timeout = Timeout(endpoint.timeout, connect=endpoint.timeout / 2)
+    try:
+        http = DefaultAsyncHttpxClient(follow_redirects=False, trust_env=not is_local(endpoint.url), timeout=timeout)
+    except Exception as error:  # noqa: BLE001 - of many kinds
+        raise EndpointError(f"no connection to {endpoint.name} can be made: {error}\nfix: {CLIENT_FIX}") from None
     return AsyncOpenAI(
         base_url=endpoint.url,
         api_key=endpoint.key or "none",
         max_retries=retries,
         default_headers=headers,
-        http_client=DefaultAsyncHttpxClient(
-            follow_redirects=False,
-            trust_env=not is_local(endpoint.url),
-            timeout=Timeout(endpoint.timeout, connect=endpoint.timeout / 2),
-        ),
+        http_client=http,
     )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from finetune_pipeline.faults import JobError, OutsideError
+from finetune_pipeline.faults import CLIENT_FIX, JobError, OutsideError
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.planning.tokens import epochs_of
 from finetune_pipeline.spec.baseline import is_local
@@ -100,9 +100,12 @@ class Service(ABC):
 
     def client_options(self, sdk: Any) -> dict[str, Any]:
         """Return options for the client of an SDK (a module): no retries, and no redirects, which could leak the key."""
-        http = sdk.DefaultHttpxClient(
-            follow_redirects=False, trust_env=not is_local(self.url), timeout=self.request_seconds
-        )
+        try:
+            http = sdk.DefaultHttpxClient(
+                follow_redirects=False, trust_env=not is_local(self.url), timeout=self.request_seconds
+            )
+        except Exception as error:  # noqa: BLE001 - of many kinds
+            raise Refused(f"no connection to {self.place} can be made: {error}", CLIENT_FIX) from None
         return {"api_key": os.environ[self.key_name], "base_url": self.url, "max_retries": 0, "http_client": http}
 
     @property

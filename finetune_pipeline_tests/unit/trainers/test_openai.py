@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.engine.store import Artifact
+from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError, models_of
 from finetune_pipeline.evaluation.step_facts import Training
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding, FindingsError, errors
@@ -249,6 +250,20 @@ def test_preflight_names_every_problem_at_once_and_never_the_key(server, tmp_pat
     garbled, unreachable = found(), found(base_url="http://127.0.0.1:9/v1")
     assert garbled and KEY not in str(garbled + unreachable)
     assert not errors(unreachable) and "hosted.unreachable" in {f.rule for f in unreachable}
+
+
+@pytest.mark.parametrize("trainer", ["openai", "together"])
+def test_a_proxy_or_certificates_that_cannot_be_used_are_told(keys, tmp_path, monkeypatch, trainer) -> None:
+    section = {**(GPT if trainer == "openai" else {}), "base_url": "https://127.0.0.2/v1"}
+    spec = make_task(trainer, section)
+    for name, value in {"ALL_PROXY": "socks5://h:1", "HTTPS_PROXY": "ftp://h", "SSL_CERT_FILE": "/none"}.items():
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            (finding,) = errors(preflight(spec, tmp_path))
+            assert "no connection to" in finding.message and name in finding.fix
+            endpoint = Endpoint("https://127.0.0.2/v1", "m")
+            with pytest.raises(EndpointError, match=f"no connection to m at 127.0.0.2 (?s:.)*fix: .*{name}"):
+                models_of(endpoint)
 
 
 def test_settings_that_a_service_would_not_apply_are_named(nebius: OpenAiJobsServer, tmp_path: Path) -> None:
