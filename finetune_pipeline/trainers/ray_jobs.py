@@ -114,7 +114,8 @@ class RayJob:
                 return
             bring_inputs(place)
             self.submission = f"{self.name}-{max(attempts, default=0) + 1}"
-            self._submit(client)
+            with on_interrupt(lambda _: self.stop()):  # the cluster may have the job already
+                self._submit(client)
             say(f"{self.stage}: submitted the Ray job {self.submission} to {self.cluster.address}")
 
     def has_ended(self) -> bool:
@@ -142,6 +143,8 @@ class RayJob:
             return
         try:
             with _connected(self.cluster) as client:
+                if _job_info(client, self.submission) is None:
+                    return
                 client.stop_job(self.submission)
                 deadline = time.monotonic() + _STOP_SECONDS
                 while (info := _job_info(client, self.submission)) and not info.status.is_terminal():

@@ -69,7 +69,7 @@ def persist(order: TrainingOrder) -> dict[str, Any]:
     return train(order)
 
 
-def interrupt(*_: object) -> None:
+def interrupt(*_: object, **__: object) -> None:
     """What a user does who has seen enough, as an order's tick or in the place of any function."""
     raise KeyboardInterrupt
 

@@ -14,6 +14,7 @@ from finetune_pipeline.trainers.ray_job import _listener
 from finetune_pipeline.trainers.storage import Storage
 from finetune_pipeline_tests.ray_jobs_server import FAULTS, RayJobsServer
 from finetune_pipeline_tests.service_server import Reply, Request
+from finetune_pipeline_tests.unit.trainers.orders import interrupt
 from finetune_pipeline_tests.unit.trainers.test_ray import order_of
 
 ROWS = 8
@@ -117,6 +118,30 @@ def test_a_failed_job_is_told_with_its_reason_and_where_to_look(inputs: Path, tm
             with pytest.raises(kind, match="the rows are too long"):
                 trainer.collect(name, order)
         assert len(server.jobs) == 2, "what failed is tried anew when it is asked for again"
+
+
+def test_an_interrupt_at_the_submission_leaves_no_job_running(
+    inputs: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    from ray.job_submission import JobSubmissionClient
+
+    usual = JobSubmissionClient.submit_job
+
+    def submit_and_interrupt(client: JobSubmissionClient, **job: Any) -> None:
+        usual(client, **job)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(JobSubmissionClient, "submit_job", submit_and_interrupt)
+    with RayJobsServer() as server:
+        order = order_of(inputs, tmp_path, ray={"address": server.address, "storage": str(tmp_path / "storage")})
+        with pytest.raises(KeyboardInterrupt):
+            RayTrainer().submit(order)
+        assert len(server.jobs) == 1 and not server.running()
+        monkeypatch.setattr(JobSubmissionClient, "submit_job", interrupt)
+        capsys.readouterr()
+        with pytest.raises(KeyboardInterrupt):
+            RayTrainer().submit(order)
+        assert len(server.jobs) == 1 and "could not be stopped" not in capsys.readouterr().err, "there is none"
 
 
 def test_a_worker_goes_on_while_the_storage_is_away_and_says_all_later(tmp_path: Path) -> None:
