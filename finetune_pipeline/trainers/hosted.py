@@ -101,11 +101,14 @@ class HostedTrainer(Trainer):
             prepare = functools.partial(self._prepare, examples=examples)
             job = self.ledger.job_of(self.ledger_order, self.service, prepare, section.settle_seconds)
         tell("adapter", f"job {job.id} at {self.service.place}: {job.word}")
-        self._reported: set[str] = set()  # ids of events, and rows of losses as text
+        self._reported = {job.word}  # states, ids of events, and rows of losses as text
         return job.id
 
     def poll(self, training: str) -> Literal["running", "ended"]:
         job = self._retry(lambda: self.service.job(training))
+        if job.word not in self._reported:
+            self._reported.add(job.word)
+            tell("adapter", f"job {job.id}: {self.service.plain(job.word)}")
         try:
             self._follow(training)
         except (Unclear, Refused) as failure:  # the next poll can still read the log

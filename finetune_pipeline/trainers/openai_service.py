@@ -22,7 +22,12 @@ from finetune_pipeline.trainers.service import Files, Job, JobLog, JobState, Ref
 INSTEAD = "train open weights: profile: nebius, trainer: together, or trainer: local"
 _NAME = "finetune_job"
 """Metadata key with the job's name in the ledger."""
-_STATES: dict[str, JobState] = {"succeeded": "succeeded", "failed": "failed", "cancelled": "cancelled"}
+_STATES: dict[str, JobState] = {
+    "succeeded": "succeeded",
+    "failed": "failed",
+    "cancelled": "cancelled",
+    "canceled": "cancelled",
+}
 _SOON = datetime.timedelta(days=90)
 
 
@@ -251,16 +256,20 @@ def _job(job: Any) -> Job:
     """Convert a job of the SDK, which validates nothing. Raises AttributeError or TypeError for an invalid one."""
     if not isinstance(job.id, str) or not job.id:
         raise TypeError("a job without an id")
-    state, reason = _STATES.get(job.status, "running"), getattr(job.error, "message", None) or ""
+    state, reason = _STATES.get(str(job.status).lower(), "running"), getattr(job.error, "message", None) or ""
     return Job(job.id, state, str(job.status), job.fine_tuned_model or "", reason, job.trained_tokens)
 
 
 def _end_of(model: Any) -> datetime.date | None:
-    """Return the shutdown date of a model: OpenAI's shutdown_date, or Azure's deprecation of fine-tuning (a timestamp)."""
-    if isinstance(date := getattr(model, "shutdown_date", None), str):
-        return datetime.date.fromisoformat(date[:10])
+    """Return the shutdown date of a model: OpenAI's shutdown_date, or Azure's deprecation of fine-tuning (a timestamp). None if
+    the server names none, or something else."""
     moment = _of(getattr(model, "deprecation", None), "fine_tune")
-    return datetime.datetime.fromtimestamp(moment, datetime.UTC).date() if isinstance(moment, int) else None
+    with contextlib.suppress(ValueError, OverflowError, OSError):
+        if isinstance(date := getattr(model, "shutdown_date", None), str):
+            return datetime.date.fromisoformat(date[:10])
+        if isinstance(moment, int):
+            return datetime.datetime.fromtimestamp(moment, datetime.UTC).date()
+    return None
 
 
 def _add(losses: dict[tuple[int, str], float], step: int, values: dict[str, Any]) -> None:
