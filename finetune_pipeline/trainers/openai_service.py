@@ -170,7 +170,7 @@ class OpenAiService(Service):
             listed = _items(self.client.fine_tuning.jobs.list(limit=100, metadata={_NAME: name}))
             # servers may ignore the filter, or keep only the suffix
             jobs = [job for job in listed if name in (_of(job.metadata, _NAME), getattr(job, "suffix", None))]
-            return [_job(job) for job in sorted(jobs, key=lambda job: job.created_at)]
+            return [_job(job) for job in sorted(jobs, key=lambda job: job.created_at or 0)]
 
     def job(self, job: str) -> Job:
         with self.request(f"tell the state of {job}"):
@@ -184,7 +184,7 @@ class OpenAiService(Service):
         with self.request(f"tell how far {job} is"):
             events, losses = dict[str, str](), dict[tuple[int, str], float]()
             for event in sorted(
-                _items(self.client.fine_tuning.jobs.list_events(job, limit=100)), key=lambda e: e.created_at
+                _items(self.client.fine_tuning.jobs.list_events(job, limit=100)), key=lambda e: e.created_at or 0
             ):
                 data = event.data
                 if event.type != "metrics":
@@ -201,7 +201,8 @@ class OpenAiService(Service):
         from openai import NotFoundError
 
         with contextlib.suppress(NotFoundError):
-            return _items(self.client.fine_tuning.jobs.checkpoints.list(job, limit=100))
+            listed = _items(self.client.fine_tuning.jobs.checkpoints.list(job, limit=100))
+            return [checkpoint for checkpoint in listed if isinstance(checkpoint.step_number, int)]
         return []
 
     def download(self, job: str, folder: Path) -> int | None:

@@ -1,5 +1,6 @@
 """Together's fine-tuning service, through its SDK."""
 
+import math
 import os
 import re
 import shutil
@@ -96,12 +97,12 @@ class TogetherService(Service):
                 ("learning_rate", "learning_rate", rate, limits.min_learning_rate, limits.max_learning_rate),
                 ("limit", "evals_per_epoch", evals, 0, limits.max_num_evals),
             ]
+            exceeded = [bound for bound in bounds if not bound[3] <= bound[2] <= bound[4]]
         findings = []
-        for rule, key, value, minimum, maximum in bounds:
-            if not minimum <= value <= maximum:
-                message = f"{value:g} is outside what {self.place} allows for {self.model}: {minimum:g} to {maximum:g}"
-                fix = f"write {maximum if value > maximum else minimum:g} or {'less' if value > maximum else 'more'}"
-                findings.append(self.trainer.finding(rule, f"training.{key}", message, fix))
+        for rule, key, value, minimum, maximum in exceeded:
+            message = f"{value:g} is outside what {self.place} allows for {self.model}: {minimum:g} to {maximum:g}"
+            fix = f"write {maximum if value > maximum else minimum:g} or {'less' if value > maximum else 'more'}"
+            findings.append(self.trainer.finding(rule, f"training.{key}", message, fix))
         return findings
 
     def file_rules(self) -> FileRules:
@@ -147,11 +148,12 @@ class TogetherService(Service):
             dollars = answer.estimated_total_price
             if answer.allowed_to_proceed is False:
                 limit = "" if answer.user_limit is None else f" of ${answer.user_limit:g}"
+                estimated = "" if dollars is None else f", estimated at ${dollars:,.4g}"
                 raise Refused(
-                    f"{self.place} estimates the job at ${dollars or 0:,.4g}, over the limit{limit} of the account",
+                    f"{self.place} does not allow the job{estimated}: it is over the limit{limit} of the account",
                     "raise the limit there, or train on less",
                 )
-        if not isinstance(dollars, int | float):
+        if not isinstance(dollars, int | float) or not math.isfinite(dollars):
             return Estimate(None, f"{self.place} names no price")
         return Estimate(float(dollars), f"{self.place} estimates ${dollars:,.4g}")
 
@@ -164,7 +166,7 @@ class TogetherService(Service):
     def jobs_named(self, name: str) -> list[Job]:
         with self.request("list its jobs"):
             pattern = re.compile(rf"{re.escape(name)}(?!\d)")
-            listed = self.client.fine_tuning.list().data
+            listed = self.client.fine_tuning.list().data or []
             matching = [j for j in listed if j.suffix == name or pattern.search(j.x_model_output_name or "")]
             return [self._job(job) for job in sorted(matching, key=lambda job: str(job.created_at))]
 
@@ -180,23 +182,22 @@ class TogetherService(Service):
         with self.request(f"tell how far {job} is"):
             events = {
                 f"{e.created_at} {e.type} {e.step} {e.message}": str(e.message)
-                for e in self.client.fine_tuning.list_events(job).data
+                for e in self.client.fine_tuning.list_events(job).data or []
             }
             losses = []
             for metrics in self.client.fine_tuning.list_metrics(job).metrics or []:
-                step = next((value for key, value in metrics.items() if key.endswith("step")), None)
-                if step is None:
-                    continue
+                numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
+                step = next((value for key, value in numbers.items() if key.endswith("step")), None)
                 for name, kind in (("loss", "train"), ("eval_loss", "eval")):
-                    value = next((v for k, v in metrics.items() if k.startswith(kind) and k.endswith("loss")), None)
-                    if value is not None:
+                    value = next((v for k, v in numbers.items() if k.startswith(kind) and k.endswith("loss")), None)
+                    if step is not None and value is not None:
                         losses.append({"step": int(step), name: float(value)})
             return JobLog(events, sorted(losses, key=lambda row: row["step"]))
 
     def download(self, job: str, folder: Path) -> int | None:
         archive = folder / "download"
         with self.request(f"give the adapter of {job}"):
-            checkpoints = self.client.fine_tuning.list_checkpoints(job).data
+            checkpoints = self.client.fine_tuning.list_checkpoints(job).data or []
             steps = [c.step for c in checkpoints if c.checkpoint in ("adapter", None)]
             answers = self.client.fine_tuning.with_streaming_response
             with answers.content(ft_id=job, checkpoint="adapter") as answer:

@@ -89,9 +89,12 @@ def odd_others(answer: Any, path: str) -> None:
 
 
 def odd_checkpoints(answer: Any, path: str) -> None:
-    """Checkpoints have no metrics."""
+    """Checkpoints have no metrics, one has no step, and events have no time."""
     if path.endswith("/checkpoints"):
         answer["data"] = [{**checkpoint, "metrics": None} for checkpoint in answer["data"]]
+        answer["data"] += [{**checkpoint, "id": "c0", "step_number": None} for checkpoint in answer["data"][:1]]
+    if path.endswith("/events"):
+        answer["data"] = [{**event, "created_at": None} for event in answer["data"]]
 
 
 def odd_states(answer: Any, path: str) -> None:

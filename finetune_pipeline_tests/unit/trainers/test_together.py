@@ -1,6 +1,7 @@
 """Training at Together: the SDK against a server on this machine."""
 
 import json
+import math
 import multiprocessing
 import os
 import re
@@ -21,7 +22,7 @@ from finetune_pipeline.models.hosted import HostedModel, read_hosted
 from finetune_pipeline.models.merging import merge
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.trainers import TRAINERS, TrainingOrder, train
-from finetune_pipeline_tests.service_server import refusal, serving
+from finetune_pipeline_tests.service_server import Reply, Request, refusal, serving
 from finetune_pipeline_tests.together_server import TogetherServer, as_tar
 from finetune_pipeline_tests.unit.processes import wait_until
 from finetune_pipeline_tests.unit.trainers.orders import (
@@ -149,6 +150,40 @@ def test_the_services_own_estimate_is_held_against_the_budget_before_buying(
     with pytest.raises(FindingsError) as refused:
         train(ordered(budget_usd=budget))
     assert [f.rule for f in refused.value.findings] == [f"hosted.{rule}"] and not server.asked("POST", "/fine-tunes")
+
+
+ODDITIES: dict[str, dict[str, Any]] = {
+    "/v1/fine-tunes": {"data": None},
+    "/events": {"data": None},
+    "/checkpoints": {"data": None},
+    "/metrics": {"metrics": [{"step": "last", "train_loss": "low"}, {"step": None, "eval_loss": 1}]},
+}
+"""Parts of answers to GET, by the path's ending: empty lists as some servers write them, and values of another type."""
+
+
+def test_odd_lists_and_figures_cost_no_result(server: TogetherServer, ordered: Callable[..., TrainingOrder]) -> None:
+    server.answer = odd(server, ODDITIES)  # type: ignore[method-assign]
+    assert train(ordered())["history"] == []
+    server.answer = odd(server, {"/limits": {"min_learning_rate": None}})  # type: ignore[method-assign]
+    with pytest.raises(OutsideError, match="gave no clear answer"):
+        train(ordered(epochs=3))
+    server.answer = odd(server, {"/estimate-price": {"estimated_total_price": math.nan}})  # type: ignore[method-assign]
+    with pytest.raises(FindingsError, match="names no price"):
+        train(ordered(epochs=4, budget_usd=1))
+    assert len(server.jobs) == 1
+
+
+def odd(server: TogetherServer, changes: dict[str, dict[str, Any]]) -> Callable[[Request], Reply | None]:
+    """The server's answers with other values of some keys."""
+
+    def answer(request: Request) -> Reply | None:
+        reply = TogetherServer.answer(server, request)
+        for ending, values in changes.items():
+            if request.path.endswith(ending) and not (request.method == "POST" and ending == "/v1/fine-tunes"):
+                reply = replace(reply, content={**reply.content, **values})
+        return reply
+
+    return answer
 
 
 def test_a_file_that_was_deleted_there_is_uploaded_again(server: TogetherServer, ordered) -> None:
