@@ -146,11 +146,8 @@ AnyPrice = TypeVar("AnyPrice", Price, ApiPrice)
 
 def newest_price(prices: Iterable[AnyPrice], model: str) -> AnyPrice | None:
     """Return the price of a model; its name may end with a date that the list omits (`gpt-4o-mini-2024-07-18`)."""
-    fitting = [
-        price
-        for price in prices
-        if re.fullmatch(rf"{re.escape(price.model.removesuffix(', fine-tuned'))}(-\d{{4}}-\d\d-\d\d)?", model)
-    ]
+    undated_model = re.sub(r"-\d{4}-\d\d-\d\d$", "", model)
+    fitting = [price for price in prices if price.model.removesuffix(", fine-tuned") in (model, undated_model)]
     return max(fitting, key=lambda price: (len(price.model), price.date), default=None)
 
 

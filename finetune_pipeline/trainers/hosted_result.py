@@ -105,7 +105,7 @@ def _adapter_facts(folder: Path, place: str) -> dict[str, Any]:
         tensors, _ = tensor_header(folder / ADAPTER_WEIGHTS)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise JobError(
-            f"the download from {place} is not an adapter: {type(error).__name__}: {error}",
+            f"the download from {place} is not an adapter: {getattr(error, 'problem', f'{type(error).__name__}: {error}')}",
             "check the job's files at the service; running again downloads them again and buys nothing",
         ) from None
     if kind != "LORA" or not tensors:

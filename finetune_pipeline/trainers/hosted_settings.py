@@ -85,13 +85,9 @@ def listed_price(service: Service, tokens: int, home: Path, task_folder: Path | 
     ours = [price for price in listed if price.engine == service.label and price.unit == "million_tokens"]
     price = newest_price([price for price in ours if price.until is None or price.until >= today], service.model)
     if price is None:
-        ended = newest_price(ours, service.model)
-        return Estimate(
-            None,
-            f"the price of {what} in prices.yaml was valid until {ended.until}"
-            if ended
-            else f"prices.yaml has no price of {what}",
-        )
+        if ended := newest_price(ours, service.model):
+            return Estimate(None, f"the price of {what} in prices.yaml was valid until {ended.until}")
+        return Estimate(None, f"prices.yaml has no price of {what}")
     (_, dollars), _ = price.of_training(tokens * service.epochs, None)
     rate = f"{service.epochs} epochs × ${price.between[1]:g} a million = ${dollars:,.4g}"
     return Estimate(dollars, f"about {tokens:,} tokens × {rate} (prices.yaml, {price.date})")
