@@ -99,7 +99,6 @@ class Bench:
     base: Path
     settings: dict[str, Any]
     rows: list[dict[str, Any]]
-    pad: int
     models: dict[Any, Any] = field(default_factory=dict)
 
     def model(self, v: Variant) -> Any:
@@ -124,7 +123,7 @@ class Bench:
 
         def run() -> dict[str, Any]:
             if v.collator == "padded":
-                batch = packing.PaddedCollator(self.pad)(rows)
+                batch = packing.PaddedCollator()(rows)
             else:
                 tree = packing.prefix_tree if v.collator == "shared" else alone
                 with mock.patch.object(packing, "prefix_tree", tree):
@@ -158,7 +157,7 @@ def main() -> None:
     tokenizer = load_tokenizer(base)
     encoded = encode_split(tokenizer, read_examples(train)[:32], 1 << 20, "fail").rows
     rows = [{"id": r.id, "ids": r.ids, "loss": r.loss} for r in encoded]
-    bench = Bench(base, {**settings, "unquantized_epochs": 0.0}, rows, tokenizer.pad_token_id)
+    bench = Bench(base, {**settings, "unquantized_epochs": 0.0}, rows)
     chosen = [v for v in VARIANTS if not given.only or any(part in v.name for part in given.only)]
     times: dict[str, list[float]] = {v.name: [] for v in chosen}
     for turn in range(given.rounds + 1):

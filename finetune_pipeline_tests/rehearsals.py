@@ -86,9 +86,7 @@ def train_step(base: Path, settings: Mapping[str, Any], number: int, plant: str 
         with device.read(same=not own_norms):
             packed = settings["shared_prefix"] and packing.supports_shared_prefix(built.model)[0]
             fused.fuse(built.model)
-        collator: Any = (
-            packing.packed_collator(built.model) if packed else packing.PaddedCollator(tokenizer.pad_token_id)
-        )
+        collator: Any = packing.packed_collator(built.model) if packed else packing.PaddedCollator()
         job = {"settings": settings, "work": work, "stage": "adapter"}
         trainer, _ = sft._trainer(
             job, built, tokenizer, collator, {"train": examples, "validation": examples}, "", 1, False

@@ -107,7 +107,8 @@ def describe(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _check_tokenizer(tokenizer: Any, rows: int, name: str) -> None:
-    """Raise FindingsError unless there are a chat template and end-of-answer tokens among the embedding's `rows`."""
+    """Raise FindingsError unless there are a chat template and end-of-answer tokens, and the embedding's `rows` cover all tokens
+    that training and serving can write. Added tokens beyond them may exist unused (Gemma 3's for images)."""
     problems = []
     if not tokenizer.chat_template:
         problems.append(no_template(name, usable_templates(tokenizer.get_vocab())))
@@ -119,6 +120,13 @@ def _check_tokenizer(tokenizer: Any, rows: int, name: str) -> None:
         message = f"the end-of-answer tokens {beyond} are none of the {rows} tokens that the model can write"
         fix = "correct eos_token in tokenizer_config.json and eos_token_id in generation_config.json"
         problems.append(Finding("model.end_token", "error", f"model {name}", message, fix))
+    added = {token.content for token in tokenizer.backend_tokenizer.get_added_tokens_decoder().values()}
+    template, vocabulary = str(tokenizer.chat_template), tokenizer.get_vocab().items()
+    if absent := sorted(t for t, i in vocabulary if i >= rows and (t not in added or t in template)):
+        message = f"{len(absent)} tokens of the tokenizer or its chat template, such as {absent[0]!r}, are none of the {rows} tokens "
+        message += "that the model can read"
+        fix = "take tokenizer and weights of the same model; if tokens were added, resize the embeddings and save the model"
+        problems.append(Finding("model.tokens", "error", f"model {name}", message, fix))
     if problems:
         raise FindingsError(problems)
 
@@ -217,10 +225,10 @@ def _download(base_model: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     needed_files = [f"*{suffix}" for suffix in (".safetensors", *TEXTS)]
-    duplicates = "consolidated*"  # the same weights in Mistral's own format
+    unused_files = ["consolidated*", "adapter_*"]  # the same weights in Mistral's own format; adapters beside a model
     try:
         return Path(
-            snapshot_download(base_model, revision=revision, allow_patterns=needed_files, ignore_patterns=duplicates)
+            snapshot_download(base_model, revision=revision, allow_patterns=needed_files, ignore_patterns=unused_files)
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         if outside_words(error, "the hub's cache"):

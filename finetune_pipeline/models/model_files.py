@@ -100,6 +100,9 @@ def weight_files(folder: Path) -> list[Path]:
     Raises FindingsError if there are none, if one is missing, or if the index is invalid or names files elsewhere.
     """
     files = sorted(folder.glob("*.safetensors"))
+    if (folder / ADAPTER_CONFIG).exists() and (folder / "config.json").exists():
+        message = f"the folder {folder.name!r} contains a model and an adapter: libraries would load the two together"
+        raise base_error(message, f"merge the adapter into the model, or move {ADAPTER_CONFIG} away", "adapter")
     if not files:
         unsupported = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.gguf"))
         contents = f" (it contains {', '.join(unsupported)}, which are not supported)" if unsupported else ""

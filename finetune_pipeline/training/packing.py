@@ -77,18 +77,15 @@ def packed_collator(model: Any, kernel: str = BUCKETS) -> PackedCollator:
     return PackedCollator(leading, virtual, kernel)
 
 
-@dataclass
 class PaddedCollator:
-    """Pads rows {id, ids, loss} on the right."""
-
-    pad: int
+    """Pads rows {id, ids, loss} on the right, with token 0: nothing attends to it."""
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         """Return a batch: input_ids and attention_mask [n, T]; labels [m]: tokens with loss, row by row; logits_to_keep: for
         how many of the last positions logits are computed; logit_positions [m]: indices of the labels' logits among them,
         flattened over rows; row_ids and learned: as of :class:`PackedCollator`."""
         length = max(len(r["ids"]) for r in rows)
-        ids = torch.full((len(rows), length), self.pad)
+        ids = torch.zeros(len(rows), length, dtype=torch.long)
         attention_mask = torch.zeros(len(rows), length, dtype=torch.long)
         has_loss = torch.zeros(len(rows), length, dtype=torch.bool)
         for i, row in enumerate(rows):
@@ -178,7 +175,7 @@ def _problem_in_trial(model: Any, config: Any, windows: list[int | None]) -> str
     """Return the problem that a trial batch shows with packing, or an empty string. Leaves the packed attention switched on."""
     rows = _trial_rows(config.vocab_size)
     attention.register()
-    padded = logits_to_learn(model, _to_device(PaddedCollator(0)(rows), model.device)).float()
+    padded = logits_to_learn(model, _to_device(PaddedCollator()(rows), model.device)).float()
     config._attn_implementation = attention.NAME
     batch = _to_device(packed_collator(model)(rows), model.device)
     packed = logits_to_learn(model, batch).float()

@@ -122,7 +122,7 @@ def train(
     fused = fuse(built.model)
     picks_kernel = packed and state.is_main_process
     (trial,) = broadcast_object_list([_kernel(built.model, work, compute_dtype, device) if picks_kernel else None])
-    collator: Any = packed_collator(built.model, trial.kernel) if packed else PaddedCollator(tokenizer.pad_token_id)
+    collator: Any = packed_collator(built.model, trial.kernel) if packed else PaddedCollator()
     batch_form = "shared prefix" if packed else f"padded batches: {packing_reason}"
     weight_share = f"weights at {built.weights['ratio']:.0%} of bfloat16"
     say(f"{job['stage']}: {settings['method']} in {_name(compute_dtype)}, {weight_share}; {batch_form}")

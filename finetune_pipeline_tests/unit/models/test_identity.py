@@ -27,7 +27,7 @@ from finetune_pipeline.models.identity import base_identity, bundled_files, mode
 from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline.models.model_files import weight_files
 from finetune_pipeline.models.weights import Checkpoint
-from finetune_pipeline_tests.tiny_model import make_tiny_model
+from finetune_pipeline_tests.tiny_model import make_tiny_model, make_tiny_tokenizer
 
 BUNDLED = "bundled/smollm2-135m-instruct"
 
@@ -204,6 +204,14 @@ def without(folder: Path, name: str) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def add_token(folder: Path, *, in_template: bool) -> None:
+    """Add a token that the model has no embedding for."""
+    tokenizer = load_tokenizer(folder)
+    tokenizer.add_tokens(["<|new|>"], special_tokens=True)
+    tokenizer.chat_template += "<|new|>" * in_template
+    tokenizer.save_pretrained(folder)
+
+
 INDEX = "model.safetensors.index.json"
 NORM = "model.norm.weight"
 UNSOUND: dict[str, tuple[Callable[[Path], Any], str]] = {
@@ -228,6 +236,9 @@ UNSOUND: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a tokenizer cut off": (
         lambda f: (f / "tokenizer.json").write_bytes((f / "tokenizer.json").read_bytes()[:500]), "the tokenizer in"
     ),
+    "a tokenizer of another model": (lambda f: make_tiny_tokenizer(f, ["zzzq xxw vvj"] * 9, 420), r"such as .* none of the 400"),
+    "a token without an embedding": (lambda f: add_token(f, in_template=True), r"1 tokens .*'<\|new\|>'"),
+    "an adapter beside it": (lambda f: (f / "adapter_config.json").write_text("{}"), "a model and an adapter"),
     "an end that cannot be written": (
         lambda f: (f / "generation_config.json").write_text('{"eos_token_id": [2, 400]}'), r"\[400\] are none of the 400"
     ),
@@ -251,6 +262,7 @@ def test_other_files_beside_the_weights_do_not_count(tiny: Path, tmp_path: Path)
     (folder / INDEX).write_text(json.dumps({"weight_map": {NORM: "model-00001-of-00001.safetensors"}}))
     (folder / "model.json").write_text(json.dumps({"format": "graph-model"}))  # another library's, not a record
     (folder / "gone.json").symlink_to("nowhere")
+    add_token(folder, in_template=False)  # unused, like Gemma 3's for images
     facts, plain = (prepare_base(str(f), None, tmp_path / f.name) for f in (folder, tiny))
     assert [facts[n] for n in ("parameters", "weight_bytes", "dtype")] == [99648, plain["weight_bytes"], "BF16"]
     assert [p.name for p in weight_files(model_folder(tmp_path / "base"))] == ["model.safetensors"]

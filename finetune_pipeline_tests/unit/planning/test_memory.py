@@ -115,7 +115,7 @@ def test_activations_are_what_is_kept(models: Models, examples: list[Example], n
         fuse(built.model)
         built.model.train()
         rows = prepare_split(tokenizer, examples, 1024, "fail", "rows").plain_rows()
-        collator: Any = packed_collator(built.model) if packed else PaddedCollator(0)
+        collator: Any = packed_collator(built.model) if packed else PaddedCollator()
         saved_bytes, width = saved_tensors(built.model, collator(rows), built.autocast), compute.itemsize
         batch = batch_of(rows, settings, packed)
         predicted = activation_bytes(shape, settings, batch, width) + batch.learned * shape.vocabulary * width

@@ -50,7 +50,7 @@ def _loss(folder: Path, inputs: Path, adapter: Path | None = None) -> float:
     model = PeftModel.from_pretrained(model, adapter).eval() if adapter else model
     examples = read_examples(inputs / "validation.jsonl")
     rows = encode_split(load_tokenizer(inputs / "base"), examples, 1 << 20, "fail").rows
-    batch = PaddedCollator(2)([{"id": r.id, "ids": r.ids, "loss": r.loss} for r in rows])
+    batch = PaddedCollator()([{"id": r.id, "ids": r.ids, "loss": r.loss} for r in rows])
     with torch.no_grad():
         return torch.nn.functional.cross_entropy(logits_to_learn(model, batch), batch["labels"]).item()
 

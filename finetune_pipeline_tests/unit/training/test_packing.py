@@ -54,7 +54,7 @@ SETS = {
 )
 def test_same_loss_and_gradients_packed_and_padded(name: str, method: str, kind: str) -> None:
     model, batch = trainable(name, method), SETS[kind]()
-    padded_loss, padded = loss_and_gradients(model, PaddedCollator(2)(batch))
+    padded_loss, padded = loss_and_gradients(model, PaddedCollator()(batch))
     good, why = supports_shared_prefix(model)
     assert good, why
     collator = packed_collator(model)
@@ -97,11 +97,11 @@ def test_architectures_learn_from_the_loss_of_each_row_alone(architecture, metho
             targets = torch.tensor(row["ids"])[1:][learned]
             losses.append(torch.nn.functional.cross_entropy(logits[:-1][learned], targets, reduction="none"))
     alone = torch.cat(losses).mean().item()
-    padded_loss, padded = loss_and_gradients(model, PaddedCollator(2)(batch))
+    padded_loss, padded = loss_and_gradients(model, PaddedCollator()(batch))
     assert padded_loss == pytest.approx(alone, rel=1e-4)
     assert supports_shared_prefix(model)[0] is packs is model_shape(base).packs, "the plan counts the same batches"
     fuse(model)
-    collator: Any = packed_collator(model) if packs else PaddedCollator(2)
+    collator: Any = packed_collator(model) if packs else PaddedCollator()
     loss, gradients = loss_and_gradients(model, collator(batch))
     assert loss == pytest.approx(alone, rel=1e-4)
     assert (gradients - padded).norm() / padded.norm() < 1e-4

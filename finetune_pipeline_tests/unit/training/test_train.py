@@ -118,7 +118,7 @@ def test_every_turn_counts_in_the_validation_loss_where_each_is_a_row_of_its_own
     write_examples(tmp_path / "inputs" / "validation.jsonl", [Example("talk", messages)])
     rows = encode_example(load_tokenizer(base), messages, "talk")
     assert len(rows) == 2
-    batch = PaddedCollator(2)([{"id": row.id, "ids": row.ids, "loss": row.loss} for row in rows])
+    batch = PaddedCollator()([{"id": row.id, "ids": row.ids, "loss": row.loss} for row in rows])
     with torch.no_grad():
         logits = logits_to_learn(load_for_prediction(base, torch.device("cpu")), batch)
     facts, _ = train(job(tmp_path / "inputs", tmp_path, method="lora", epochs=1))
