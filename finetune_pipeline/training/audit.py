@@ -10,6 +10,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from unicodedata import normalize
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.perturbations import BLOCKING, TITLES, kind_of
@@ -126,7 +127,8 @@ def _turn_faults(tokenizer: Any, row: Encoded, start: int, end: int, ends: set[i
     if not all(row.loss[start:answer_end]):
         turn_faults.add("rows_partly_learned")
     text = tokenizer.decode(row.ids[start:answer_end], clean_up_tokenization_spaces=False)
-    if content.rpartition("</think>")[2].strip() not in text:
+    answer = content.rpartition("</think>")[2].strip()
+    if normalize("NFC", answer) not in normalize("NFC", text):  # some tokenizers compose accents (Qwen's)
         turn_faults.add("answers_cut")
     return turn_faults
 
@@ -146,7 +148,8 @@ def supervision_audit(prepared: Prepared, tokenizer: Any, max_tokens: int) -> di
                 row_faults.add("rows_over_length")
             for fault in row_faults:
                 faulty_ids[fault].append(example_id)
-    residue = [t for t in {*tokenizer.all_special_tokens, *RESIDUE} if t]
+    # a single character is text even if it is a special token (a pad token "!"), as in models.control_tokens
+    residue = [t for t in {*tokenizer.all_special_tokens, *RESIDUE} if len(t) > 1]
     residue_examples = (e for e in examples if any(mark in m["content"] for m in e.messages for mark in residue))
     faulty_ids["rows_with_special_tokens"] = [e.id for e in residue_examples]
     mismatches = [f for f in refused if f.rule == _MISMATCH]
@@ -276,6 +279,9 @@ def problems(facts: dict[str, Any], place: str = "train split") -> list[Finding]
         text = message.format(max_tokens=facts["max_tokens"])
         findings.append(Finding(f"audit.{name}", "error", place, f"{count} of {facts['rows']} rows {text}{names}", fix))
     if facts["rows"] == 0:
-        fix = "check the row counts of the data steps"
-        findings.append(Finding("audit.no_rows", "error", place, "the split contains no rows", fix))
+        message, fix = "the split contains no rows", "check the row counts of the data steps"
+        if dropped := facts["rows_dropped"]:
+            message = f"all {dropped} rows are longer than {facts['max_tokens']} tokens, and were left out"
+            fix = "raise training.max_tokens, shorten the rows, or set training.over_length: truncate_prompt"
+        findings.append(Finding("audit.no_rows", "error", place, message, fix))
     return findings

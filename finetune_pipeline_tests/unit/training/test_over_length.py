@@ -69,6 +69,9 @@ def test_each_policy_counts_and_lists_what_it_does(tokenizer: Any) -> None:
     left_out = next(r for r in dropped.audit["shown"] if r["id"] == "long1")
     assert "left out" in left_out["why"] and left_out["pieces"][-1][1] == "lost"
 
+    (finding,) = prepare_split(tokenizer, examples[4:], 100, "drop", "train split").findings
+    assert finding.message == "all 2 rows are longer than 100 tokens, and were left out"
+
     cut = prepare_split(tokenizer, examples, 100, "truncate_prompt", "train split")
     assert cut.findings == [] and len(cut.rows) == 6 and max(len(r.ids) for r in cut.rows) <= 100
     facts = cut.length_facts()

@@ -2,11 +2,13 @@
 graph's check from the audit the job left; a sound job passes both, and what has weight 0 is not learned."""
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import normalizers
 
 from finetune_pipeline.data.examples import Example, read_examples, write_examples
 from finetune_pipeline.engine.files import read_json
@@ -132,6 +134,17 @@ def test_residue_of_templates_in_the_text_is_found(inputs: Path) -> None:
     facts = supervision_audit(rows.encode_split(tokenizer, examples, 200, "fail"), tokenizer, 200)
     assert facts["bad"] == {"rows_with_special_tokens": [examples[1].id]}
     assert [f.rule for f in problems(facts)] == ["audit.rows_with_special_tokens"]
+
+
+def test_what_the_tokenizer_changes_or_shares_with_text_is_no_fault(inputs: Path, tmp_path: Path) -> None:
+    """A tokenizer that composes accents, as Qwen's does, and has a special token of one character."""
+    tokenizer = load_tokenizer(Path(shutil.copytree(inputs / "base", tmp_path / "base")))
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pad_token = "!"
+    (example, *_) = read_examples(inputs / "train.jsonl")
+    example.messages[2]["content"] = "cafe\u0301!"
+    facts = supervision_audit(rows.encode_split(tokenizer, [example], 200, "fail"), tokenizer, 200)
+    assert problems(facts) == [] and facts["loss_tokens"] > 2
 
 
 def test_examples_that_could_not_be_written_are_counted_by_what_was_wrong(tokenizer: Any) -> None:
