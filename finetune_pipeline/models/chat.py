@@ -229,7 +229,8 @@ def end_of_turn_token(tokenizer: Any) -> str:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Load the tokenizer of a model folder or artifact; without a pad token, EOS is used for padding.
+    """Load the tokenizer of a model folder or artifact; without a pad token, EOS is used for padding. Of several chat templates
+    it has ``default``, like :func:`..chat_templates.own_template`.
 
     ``end_token_ids`` of the result: the end tokens of the folder's generation config. Instruct models often end a turn
     with a different token than the tokenizer's EOS (Gemma 3: ``<end_of_turn>``).
@@ -244,6 +245,8 @@ def load_tokenizer(folder: Path) -> Any:
         raise unusable("tokenizer", source, error) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if isinstance(tokenizer.chat_template, dict):  # another template for rows with tools would be in no other place
+        tokenizer.chat_template = tokenizer.chat_template.get("default")
     tokenizer.end_token_ids = generation_ends(source)
     return tokenizer
 

@@ -17,6 +17,7 @@ import torch
 
 from finetune_pipeline.engine.files import digest_file, read_json, write_json
 from finetune_pipeline.faults import JobError
+from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline.models.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
@@ -45,21 +46,26 @@ def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) 
     original, extended, ids, tokens = _extended_tokenizer(source, len(vectors))
     dtype = "F32" if float32 else checkpoint.entry(name).dtype
     copy = Copy.of(checkpoint)
-    row_count = max(checkpoint.entry(name).rows, max(ids) + 1)
+    row_count = max(rows := checkpoint.entry(name).rows, max(ids) + 1)
+    never = sorted(
+        {*ids, *range(rows, row_count)}
+    )  # the new tokens, and those of the tokenizer that the base has no row for
     _set_rows(copy, name, ids, vectors / scale, row_count, dtype)
     was_tied = checkpoint.tied
     head = checkpoint.head or checkpoint.usual_head
     if was_tied and head not in copy.outputs:
         copy.add(head, like=name)
-    _set_rows(copy, head, ids, _unlikely_rows(checkpoint, copy.outputs[head].source, ids), row_count, dtype)
+    _set_rows(copy, head, never, _unlikely_rows(checkpoint, copy.outputs[head].source, never), row_count, dtype)
     bias = head.removesuffix("weight") + "bias"
     if bias in checkpoint.place:
-        _set_rows(copy, bias, ids, torch.full((len(ids),), _SUPPRESSING_BIAS), row_count, checkpoint.entry(bias).dtype)
+        _set_rows(
+            copy, bias, never, torch.full((len(never),), _SUPPRESSING_BIAS), row_count, checkpoint.entry(bias).dtype
+        )
     copy.config = {"vocab_size": row_count, "tie_word_embeddings": False} | ({"dtype": "float32"} if float32 else {})
     shutil.rmtree(target, ignore_errors=True)
     files = copy.write(target)
     extended.save_pretrained(target)
-    _suppress_tokens(target, checkpoint.config, ids)
+    _suppress_tokens(target, checkpoint.config, never)
     _check_same_text(original, extended, ids)
     files |= {path.name: digest_file(path) for path in target.iterdir() if path.suffix != ".safetensors"}
     soft = {"soft_tokens": tokens, "soft_ids": ids, "prompt_prefix": "".join(tokens), "untied": was_tied}
@@ -84,21 +90,15 @@ def _embedding(base: Checkpoint) -> tuple[str, float]:
 
 def _extended_tokenizer(folder: Path, count: int) -> tuple[Any, Any, list[int], list[str]]:
     """Return (the base's tokenizer, a copy with `count` new tokens, which its template writes first, their ids, their names)."""
-    from transformers import AddedToken, AutoTokenizer
+    from transformers import AddedToken
 
-    original, extended = (
-        AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False) for _ in range(2)
-    )
+    original, extended = load_tokenizer(folder), load_tokenizer(folder)
     vocabulary = extended.get_vocab()
     first_number = next(i for i in range(len(vocabulary) + 1) if NAME.format(i) not in vocabulary)
     tokens = [NAME.format(i) for i in range(first_number, first_number + count)]
     extended.add_tokens([AddedToken(t, special=True, normalized=False) for t in tokens], special_tokens=True)
-    ids = [int(extended.convert_tokens_to_ids(t)) for t in tokens]  # type: ignore[arg-type]
-    prefix, template = "".join(tokens), extended.chat_template or ""
-    if isinstance(template, dict):
-        extended.chat_template = {name: prefix + text for name, text in template.items()}
-    else:
-        extended.chat_template = prefix + template
+    ids = [int(extended.convert_tokens_to_ids(t)) for t in tokens]
+    extended.chat_template = "".join(tokens) + extended.chat_template
     return original, extended, ids, tokens
 
 

@@ -77,6 +77,10 @@ def test_the_new_tokens_are_never_chosen_whatever_was_read(tmp_path: Path) -> No
 @pytest.mark.parametrize(("architecture", "kind"), [("llama", "prefix"), ("gemma3", "prompt"), ("gemma3", "prefix")])
 def test_the_merge_job_compares_what_is_served_with_peft(architecture: str, kind: str, tmp_path: Path) -> None:
     base = make_model(tmp_path / "base", architecture, dtype=torch.bfloat16)
+    tokenizer = load_tokenizer(base)
+    tokenizer.add_tokens(["<image>"], special_tokens=True)  # without a row in the embedding, as in Gemma 3
+    tokenizer.chat_template = {"default": tokenizer.chat_template, "tool_use": "{{ tools }}"}
+    tokenizer.save_pretrained(base)
     rows = write_tiny_examples(tmp_path / "e.jsonl", range(8))
     job = merge_job(
         base=base, adapter=soft(base, tmp_path / "adapter", kind), examples=rows, labels=LABELS,
@@ -86,6 +90,10 @@ def test_the_merge_job_compares_what_is_served_with_peft(architecture: str, kind
     parity = facts["parity"]
     assert facts["kind"] == kind and parity["passed"], parity
     assert parity["same_greedy_share"] >= 7 / 8 and parity["new_tokens_chosen"] == 0
+    if kind == "prompt":
+        assert "tool_use" not in str(load_tokenizer(tmp_path / "out").chat_template)
+        config = json.loads((tmp_path / "out/model/generation_config.json").read_text())
+        assert config["suppress_tokens"] == list(range(400, 401 + TOKENS))  # also the token that the base cannot read
     if kind == "prefix":  # whoever does not know prefixes fails, and does not get the bare base
         assert parity["mean_kl"] < 1e-8
         with pytest.raises(FindingsError, match=r"no config\.json"):
