@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from finetune_pipeline.spec.outputs import Section, Share
+from finetune_pipeline.spec.outputs import Section, Seed, Share
 
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 
@@ -71,7 +71,7 @@ class BaselineSpec(Section):
     prompts: list[str] = Field([], description="Other system prompts to try, each with every number of `shots`.")
     rows: int = Field(300, ge=1, description="Validation rows asked with each prompt.")
     endpoint: ApiModelSpec | None = Field(None, description="An API model to ask as well; none unless set.")
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     max_new_tokens: int = Field(12, ge=1, description="Longest free answer of a label task, in tokens.")
     ceiling: Share = Field(0.9, description="If something simpler significantly exceeds this, do not fine-tune.")
     batch_size: int = Field(16, ge=1, description="Rows per batch, the same for all compared models.")

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from finetune_pipeline.spec.outputs import Section, Share
+from finetune_pipeline.spec.outputs import Section, Seed, Share
 
 
 class FieldsSpec(Section):
@@ -129,7 +129,7 @@ class SplitSpec(Section):
     )
     validation: float = Field(0.1, gt=0.0, lt=0.5)
     test: float = Field(0.2, gt=0.0, lt=0.5)
-    seed: int = Field(0, ge=0, description="Affects the first split only.")
+    seed: Seed = Field(0, description="Affects the first split only.")
     tolerance: float = Field(0.05, gt=0, lt=0.5, description="Allowed deviation of a split's share.")
     restart: bool = Field(
         False,

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.spec.baseline import PATIENCE, ChatEndpointSpec
-from finetune_pipeline.spec.outputs import Metric, Section, Share, is_outside
+from finetune_pipeline.spec.outputs import Metric, Section, Seed, Share, is_outside
 
 BlockOrWarn = Literal["block", "warn"]
 VERSION = "{version}"
@@ -98,7 +98,7 @@ class RobustnessSpec(Section):
     )
     max_drop: float = Field(0.1, gt=0, le=1, description="Largest loss of gates.metric that a perturbation may cause.")
     action: BlockOrWarn = Field("block", description="`block` keeps `champion` as it is; `warn` only reports.")
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
 
     def asked(self) -> list[int]:
         """Return the settings that affect answers; empty if no rows are asked."""

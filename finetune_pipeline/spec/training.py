@@ -8,7 +8,7 @@ from pydantic import Field, create_model
 
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.methods.base import by_method, largest_micro_batch
-from finetune_pipeline.spec.outputs import Section
+from finetune_pipeline.spec.outputs import Section, Seed
 from finetune_pipeline.spec.trainers import OpenAiSection, RaySection, TogetherSection, TrainerSection
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class TrainingSettings(Section):
     )
     evals_per_epoch: int = Field(2, ge=1, description="Validation passes and checkpoints per epoch.")
     patience: int = Field(3, ge=1, description="Validation passes without improvement before training stops.")
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="`auto`: bfloat16 if supported.")
     augment: bool = Field(
         False,

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from transformers import AutoTokenizer
 
+from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.planning.preflight import linear_layers, refusals
 from finetune_pipeline.spec import parse_spec
 from finetune_pipeline.spec.methods import METHODS
@@ -40,6 +41,8 @@ def test_each_method_has_its_own_defaults_and_what_the_user_says_stands() -> Non
     assert (training.learning_rate, training.batch_size, training.micro_batch_size) == (3e-5, 6, 6)
     assert spec(batch_size=20).training.micro_batch_size == 5
     assert spec(batch_size=20, micro_batch_size=4).training.micro_batch_size == 4
+    with pytest.raises(FindingsError, match=r"training\.seed"):  # numpy's generators take 32 bits
+        spec(seed=2**32)
 
 
 CASES: list[tuple[str, dict[str, Any], dict[str, Any] | None, str, str, str]] = [
