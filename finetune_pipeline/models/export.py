@@ -22,16 +22,6 @@ from finetune_pipeline.models.ollama import modelfile
 
 MANIFEST = "export.json"
 _TOKENIZER_PREFIXES = ("tokenizer", "special_tokens", "added_tokens", "vocab", "merges", "spiece", "chat_template")
-_SAMPLING_KEYS = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "typical_p",
-    "repetition_penalty",
-    "do_sample",
-    "max_length",
-)
 _LICENCE_PATTERNS = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 Card = Callable[[dict[str, Any]], str]
 """Makes README.md from the manifest."""
@@ -108,10 +98,11 @@ def export_adapter(source: Source, out: Path, card: Card, target: str = "transfo
 
 
 def _write_greedy_config(folder: Path, serving: Mapping[str, Any]) -> None:
-    """Write the base's generation config with the evaluation's settings: greedy, with its limit of new tokens."""
+    """Write the generation config of the evaluation: greedy, with its limit of new tokens. Of the model's own, only the special
+    and the suppressed tokens stay: sampling, beams, penalties and minimum lengths would change the answers."""
     path = folder / "generation_config.json"
     generation = read_json(path) if path.is_file() else {}
-    settings = {k: v for k, v in generation.items() if k not in _SAMPLING_KEYS}
+    settings = {k: v for k, v in generation.items() if k.endswith("_token_id") or k == "suppress_tokens"}
     settings |= {
         "max_new_tokens": serving["max_new_tokens"],
         "eos_token_id": serving["stop_token_ids"],

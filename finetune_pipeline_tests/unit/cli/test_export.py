@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from huggingface_hub import ModelCard
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from finetune_pipeline.cli import export as command
 from finetune_pipeline.cli.export import export
@@ -42,6 +42,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (base / "LICENSE").write_text("Do what is right.")
     config = json.loads((base / "generation_config.json").read_text())
     config |= {"do_sample": True, "temperature": 0.7, "top_k": 9}
+    config |= {"num_beams": 3, "no_repeat_ngram_size": 1, "min_new_tokens": 5}
     (base / "generation_config.json").write_text(json.dumps(config))
     make_store(root, base, make_adapter(base, root / "adapter", size=0.1))
     return root
@@ -92,7 +93,7 @@ def test_the_folder_answers_as_the_trained_model_and_says_all(run: Run, project:
     got = answers(model, AutoTokenizer.from_pretrained(tmp_path / "out"), record)
     base: Any = AutoModelForCausalLM.from_pretrained(project / "base", dtype=torch.float32)
     peft_model: Any = PeftModel.from_pretrained(base, project / "adapter").eval()
-    peft_model.generation_config.temperature = peft_model.generation_config.top_k = None
+    peft_model.generation_config = GenerationConfig(eos_token_id=2, pad_token_id=2)
     expected = answers(
         peft_model, AutoTokenizer.from_pretrained(project / "base"), record, do_sample=False, max_new_tokens=6
     )
