@@ -115,6 +115,8 @@ def outside_words(error: BaseException, place: object) -> str | None:
                 return _sentence(_SYSTEM[link.errno], file or place)
         if type(link).__name__.startswith("UnsupportedModel"):  # MLflow: there is no store for this address
             return f"{link}\nfix: correct MLFLOW_TRACKING_URI, or unset it to use the local database"
+        if "iostream error" in str(link) or "PytorchStreamWriter" in str(link):  # torch.save gives no reason
+            return _sentence(_FULL, place)
         for number in _WRITING:  # reported so by libraries that are not written in Python
             if os.strerror(number) in str(link):
                 return _sentence(_SYSTEM[number], place)

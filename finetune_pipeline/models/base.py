@@ -123,8 +123,7 @@ def _check_tokenizer(tokenizer: Any, rows: int, name: str) -> None:
     added = {token.content for token in tokenizer.backend_tokenizer.get_added_tokens_decoder().values()}
     template, vocabulary = str(tokenizer.chat_template), tokenizer.get_vocab().items()
     if absent := sorted(t for t, i in vocabulary if i >= rows and (t not in added or t in template)):
-        message = f"{len(absent)} tokens of the tokenizer or its chat template, such as {absent[0]!r}, are none of the {rows} tokens "
-        message += "that the model can read"
+        message = f"{len(absent)} tokens of its tokenizer or template, such as {absent[0]!r}, are none of the {rows} of the model"
         fix = "take tokenizer and weights of the same model; if tokens were added, resize the embeddings and save the model"
         problems.append(Finding("model.tokens", "error", f"model {name}", message, fix))
     if problems:

@@ -253,7 +253,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 def unusable(part: str, folder: Path, error: Exception) -> FindingsError:
     """Return the error for the part (model, tokenizer) of a model folder that its library cannot load."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    message = f"the {part} in {folder.name!r} cannot be loaded: {reason}"
+    reason = " ".join(str(error).split()) or type(error).__name__
+    message = f"the {part} in {folder.name!r} cannot be loaded: {reason:.300}"
     fix = "fetch the model again, all its files; or use an unquantized model of a family that transformers knows"
     return base_error(message, fix, part)

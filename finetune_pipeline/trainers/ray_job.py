@@ -228,7 +228,5 @@ def _report(work: Path, folder: Path, is_first_on_node: bool) -> None:
         best = read_json(mark)["best"] if mark.is_file() else None
         for name in {saved[-1].name, best or saved[-1].name}:
             shutil.copytree(work / "checkpoints" / name, folder / "checkpoints" / name, copy_function=os.link)
-        if (work / "history.jsonl").exists():
-            shutil.copy(work / "history.jsonl", folder)
         checkpoint = ray.train.Checkpoint.from_directory(str(folder))
     ray.train.report({}, checkpoint=checkpoint)

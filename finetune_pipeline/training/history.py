@@ -1,13 +1,21 @@
-"""The training history in JSON Lines, appended during training and truncated when a run resumes."""
+"""The training history in JSON Lines: appended during training, and written anew from a checkpoint's state when a run resumes."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.engine.files import replace_text
-
 Entry = dict[str, Any]
+_METRICS = ("loss", "eval_loss", "learning_rate", "grad_norm")
+
+
+def entries_of(log_history: Iterable[Mapping[str, Any]]) -> list[Entry]:
+    """Return the history {step, epoch, loss or eval_loss, learning_rate, grad_norm} in the log of transformers' TrainerState."""
+    return [
+        {"step": log["step"], "epoch": round(log.get("epoch") or 0.0, 4), **{k: log[k] for k in _METRICS if k in log}}
+        for log in log_history
+        if "loss" in log or "eval_loss" in log
+    ]
 
 
 def _lines(entries: Iterable[Entry]) -> str:
@@ -19,27 +27,8 @@ def write(path: Path, entries: Iterable[Entry]) -> None:
 
 
 def append(path: Path, entry: Entry) -> None:
-    """Add one line {step, epoch, loss or eval_loss, learning_rate, seconds}."""
     with path.open("a", encoding="utf-8") as file:
         file.write(_lines([entry]))
-
-
-def read(path: Path) -> list[Entry]:
-    """Return all complete lines in order, without a partial last line (after a kill)."""
-    lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def truncate(path: Path, step: int) -> list[Entry]:
-    """Truncate the history to entries up to `step`, where a run resumes. Returns them."""
-    entries = [e for e in read(path) if e["step"] <= step]
-    replace_text(path, _lines(entries), durable=False)
-    return entries
-
-
-def without_times(entries: list[Entry]) -> list[Entry]:
-    """Return the entries without `seconds`, which differ from run to run."""
-    return [{k: v for k, v in e.items() if k != "seconds"} for e in entries]
 
 
 MUCH_RISE = 0.10

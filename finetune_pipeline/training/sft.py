@@ -140,7 +140,8 @@ def train(
         load_finished(trainer, resume.folder, resume.best)
     else:
         if state.is_main_process:
-            history.truncate(work / "history.jsonl", resume.step)
+            logged = read_json(resume.folder / "trainer_state.json")["log_history"]
+            history.write(work / "history.jsonl", history.entries_of(logged))
         trainer.train(resume_from_checkpoint=str(resume.folder))
     seconds, cpu_seconds = time.monotonic() - began, time.process_time() - cpu_began
 
@@ -155,7 +156,7 @@ def train(
         return {}, {}
     trained = save_trained(trainer.model, tokenizer, base, settings["method"], out / "adapter", gathered)
     state.wait_for_everyone()
-    entries = history.without_times(history.read(work / "history.jsonl"))
+    entries = history.entries_of(trainer.state.log_history)
     history.write(out / "history.jsonl", entries)
     progress = trainer.state
     facts = {

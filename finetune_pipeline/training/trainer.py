@@ -191,12 +191,12 @@ class ProgressCallback(TrainerCallback):
     def __init__(self, stage: str, history_file: Path | None) -> None:
         """history_file: None in a process that does not report."""
         self.stage, self.history_file = stage, history_file
-        self.started = self.trained_from = time.monotonic()
+        self.trained_from = time.monotonic()
         self.first_step = 0
         self.on_saved: Callable[[], None] | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.started = self.trained_from = time.monotonic()
+        self.trained_from = time.monotonic()
         self.first_step = state.global_step
         if state.best_model_checkpoint:  # resumed on another machine, it has another path
             state.best_model_checkpoint = str(Path(args.output_dir) / Path(state.best_model_checkpoint).name)
@@ -210,19 +210,18 @@ class ProgressCallback(TrainerCallback):
             self.on_saved()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        metrics = {k: v for k, v in (logs or {}).items() if k in ("loss", "eval_loss", "learning_rate", "grad_norm")}
-        if self.history_file is None or ("loss" not in metrics and "eval_loss" not in metrics):
+        entries = history.entries_of(state.log_history[-1:])
+        if self.history_file is None or not entries:
             return
-        seconds = round(time.monotonic() - self.started, 3)
-        entry = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4), **metrics, "seconds": seconds}
-        history.append(self.history_file, entry)
+        (metrics,) = entries
+        history.append(self.history_file, metrics)
         total_steps = state.max_steps or 0
         steps_done = state.global_step - self.first_step
         if steps_done <= 0:
             self.trained_from = time.monotonic()  # the validation before training is not a step
         elapsed = time.monotonic() - self.trained_from
         seconds_left = elapsed / steps_done * (total_steps - state.global_step) if steps_done > 0 else None
-        numbers = {"step": state.global_step, "of": total_steps, **metrics}
+        numbers = {"of": total_steps, **{k: v for k, v in metrics.items() if k != "epoch"}}
         if seconds_left is not None:
             numbers["seconds_left"] = round(seconds_left, 1)
         progress.tell(self.stage, "validation" if "eval_loss" in metrics else "", **numbers)

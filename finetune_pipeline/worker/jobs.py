@@ -103,8 +103,8 @@ def train_job(
     settings: ``spec.training.model_dump()``; train, validation: examples files.
 
     Writes out/adapter (see training.model.save_trained), out/history.jsonl (one line per logged step), out/audit.json and
-    out/audit.html. While it runs, it appends to work/history.jsonl (with `seconds` since the start) and writes the checkpoints
-    for a rerun into work/checkpoints. It also writes work/audit.html if the audit stops the job.
+    out/audit.html. While it runs, it appends to work/history.jsonl and writes the checkpoints for a rerun into
+    work/checkpoints. It also writes work/audit.html if the audit stops the job.
     """
     return _job("train", locals())
 

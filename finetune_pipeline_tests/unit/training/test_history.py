@@ -1,25 +1,8 @@
-"""The training history survives kills and is cut back on resume."""
-
-from pathlib import Path
+"""What the training history says of overfitting."""
 
 import pytest
 
 from finetune_pipeline.training import history
-
-
-def test_a_line_torn_by_a_kill_is_left_out_and_cut_away_and_a_damaged_one_inside_is_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "h.jsonl"
-    for step in range(4):
-        history.append(path, {"step": step, "epoch": step / 2, "loss": 1.0 / (step + 1), "seconds": 0.5 * step})
-    with path.open("a") as out:
-        out.write('{"step": 4, "lo')
-    assert len(history.read(path)) == 4
-    assert [e["step"] for e in history.truncate(path, 2)] == [0, 1, 2]
-    history.append(path, {"step": 3})
-    assert [e["step"] for e in history.read(path)] == [0, 1, 2, 3]
-    path.write_text('{"step": 0}\n{"ste\n{"step": 2}\n')
-    with pytest.raises(ValueError, match="delimiter|Unterminated|Invalid"):
-        history.read(path)
 
 
 def _curve(train: list[float], validation: list[float]) -> list[dict[str, float]]:

@@ -93,6 +93,10 @@ def test_killed_at_a_random_step_and_while_saving(inputs: Path, tmp_path: Path, 
     for step, moment in ((first, "step"), (second, "saving")):
         assert trained(inputs, place, chosen, kill_at=step, moment=moment) == -signal.SIGKILL
         assert not (place / "facts.json").exists()
+        for history in (place / "work").rglob(
+            "history.jsonl"
+        ):  # as after a power failure: only checkpoints have digests
+            history.write_bytes(bytes(9))
     assert trained(inputs, place, chosen) == 0
     assert result(place) == (weights, facts)
     measured = json.loads((place / "out" / "measured.json").read_text())

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from finetune_pipeline.data.examples import Example, write_examples
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.training import checkpoints, history
+from finetune_pipeline.training import checkpoints
 from finetune_pipeline.training.sft import train
 from finetune_pipeline.worker.launch import _outcome, choose, write_worker_error
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model
@@ -105,7 +105,7 @@ def test_the_death_of_one_process_ends_all_and_the_next_try_ends_as_if_nothing_h
     assert json.loads((killed / "out" / "measured.json").read_text())["resumed_from"]
     ours, theirs = (p / "out" / "adapter" / "adapter_model.safetensors" for p in (killed, undisturbed))
     assert ours.read_bytes() == theirs.read_bytes(), "dropout of each process goes on where it was"
-    steps = [(e["step"], "loss" in e) for e in history.read(killed / "out" / "history.jsonl")]
+    steps = [(e["step"], "loss" in e) for e in map(json.loads, (killed / "work" / "history.jsonl").open())]
     assert len(steps) == len(set(steps)), "only one process writes the history"
 
 

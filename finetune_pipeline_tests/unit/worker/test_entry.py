@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from finetune_pipeline.faults import outside_words
 from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.worker import entry
 from finetune_pipeline.worker.jobs import base_job
@@ -60,6 +62,9 @@ def test_on_a_full_disk_the_reason_is_told_all_the_same(tiny: Path, tmp_path: Pa
     completed = subprocess.run(command, env=ENVIRONMENT, text=True, capture_output=True, check=False)
     assert completed.returncode == 1 and "Traceback" not in completed.stderr
     assert "base_model: " in completed.stderr and "limit of a file's size" in completed.stderr
+    with pytest.raises(RuntimeError) as error:  # how torch saves the state of an optimiser
+        torch.save(torch.ones(9), "/dev/full")
+    assert "the disk is full" in str(outside_words(error.value, "home"))
 
 
 ON = {"micro_batch_size": 1, "gradient_checkpointing": True}
