@@ -112,11 +112,14 @@ def own_template(folder: Path) -> str | None:
 
 
 def special_tokens(folder: Path) -> dict[str, str]:
-    """Return the special tokens in tokenizer_config.json by their names in templates: bos_token, eos_token, …"""
-    path = folder / "tokenizer_config.json"
-    read_typed(path, _TokenizerConfig)
-    settings = read_typed(path, dict[str, Any]).items()
-    tokens = {k: v.get("content") if isinstance(v, dict) else v for k, v in settings if k.endswith("_token")}
+    """Return the special tokens of a model folder by their names in templates: bos_token, eos_token, … As in transformers,
+    special_tokens_map.json replaces those in tokenizer_config.json, unless that has an added_tokens_decoder."""
+    settings: dict[str, Any] = {}
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        read_typed(folder / name, _TokenizerConfig)
+        if "added_tokens_decoder" not in settings:
+            settings |= read_typed(folder / name, dict[str, Any])
+    tokens = {k: v.get("content") if isinstance(v, dict) else v for k, v in settings.items() if k.endswith("_token")}
     return {k: v for k, v in tokens.items() if v and isinstance(v, str)}  # add_bos_token, for example, is a flag
 
 

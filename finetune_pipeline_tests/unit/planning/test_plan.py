@@ -11,7 +11,7 @@ import yaml
 from transformers import AutoTokenizer
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.engine.files import read_json
+from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.evaluation.wording import duration
 from finetune_pipeline.planning.answering import answering_steps, largest_batch
 from finetune_pipeline.planning.plan import MARGIN, training_plan
@@ -43,6 +43,20 @@ def test_counts_equal_the_tokenizer_of_the_model_library(base: Path, examples: l
         prompt = tokenizer.apply_chat_template(e.prompt_messages, add_generation_prompt=True, return_dict=True)
         assert counter.count(e.messages) == len(ids)
         assert counter.count(e.prompt_messages, generation_prompt=True) == len(prompt["input_ids"])
+
+
+@pytest.mark.parametrize("newer", [False, True])
+def test_special_tokens_are_those_of_the_model_library_also_in_older_files(base: Path, tmp_path: Path, newer) -> None:
+    folder = Path(shutil.copytree(base, tmp_path / "older"))
+    config = read_json(folder / "tokenizer_config.json") | {"eos_token": "<|endoftext|>"}
+    token = {"special": True, "lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
+    if newer:
+        config["added_tokens_decoder"] = {"0": {"content": "<|endoftext|>", **token}}
+    write_json(folder / "tokenizer_config.json", config)
+    write_json(folder / "special_tokens_map.json", {"eos_token": "<|im_end|>"})
+    tokenizer, counter = AutoTokenizer.from_pretrained(folder), TokenCounter(folder)
+    assert (counter.special["eos_token"], counter.eos_token_id) == (tokenizer.eos_token, tokenizer.eos_token_id)
+    assert tokenizer.eos_token == ("<|endoftext|>" if newer else "<|im_end|>")
 
 
 def test_the_plan_counts_steps_of_both_phases_and_a_time_only_where_it_was_measured(base, examples, tmp_path) -> None:
