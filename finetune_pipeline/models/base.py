@@ -66,9 +66,8 @@ def prepare_base(base_model: str, revision: str | None, out: Path, chat_template
         "chat_template": "task.yaml" if chat_template is not None else "the model's own",
         "warnings": [f.to_dict() for f in warnings],
     }
-    write_json(
-        out / MODEL_FILE, {"path": "model" if folder == model_copy else _portable_path(folder, out, out), **facts}
-    )
+    path = "model" if folder == model_copy else _portable_path(folder, out, out)
+    write_json(out / MODEL_FILE, {"path": path, **facts})
     return facts
 
 

@@ -90,9 +90,8 @@ def parity(
     model: Any = load_for_prediction(base, device, adapter) if kind == "prefix" else load_for_prediction(merged, device)
     served_name = "served model" if is_soft_prompt else "merged model"
     answers = generate_and_score(model, tokenizer, rows.prompts, None, max_new_tokens, batch_size, stage, served_name)
-    stored_logits = _check_finite(
-        _without_tokens(teacher_forced_logits(model, rows, batch_size)[0], new_tokens), served_name
-    )
+    stored_logits = _without_tokens(teacher_forced_logits(model, rows, batch_size)[0], new_tokens)
+    _check_finite(stored_logits, served_name)
     merge_kl = None
     if kind == "full":
         model = load_for_prediction(adapter, device)
@@ -149,11 +148,10 @@ def divergence(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def _check_finite(values: torch.Tensor, name: str) -> torch.Tensor:
-    """Return the logits unchanged. Raises JobError if one of them is not finite."""
+def _check_finite(values: torch.Tensor, name: str) -> None:
+    """Raise JobError if one of the logits is not finite."""
     if not values.isfinite().all():
         raise JobError(f"the {name} gives logits that are not finite", "train again; do not use this model")
-    return values
 
 
 def differing_weights(reference: Any, merged: Path) -> tuple[int, list[str]]:

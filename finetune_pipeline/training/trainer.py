@@ -209,7 +209,7 @@ class ProgressCallback(TrainerCallback):
         if self.on_saved is not None:
             self.on_saved()
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         entries = history.entries_of(state.log_history[-1:])
         if self.history_file is None or not entries:
             return
