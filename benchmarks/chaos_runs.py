@@ -1,7 +1,7 @@
-"""Runs of `finetune run` for `benchmarks/chaos.py`, and what of their files can be compared between two runs.
+"""Processes of `finetune run` for chaos.py, and digests of their artifacts that are comparable between two runs.
 
-A run is a process of its own with a session of its own, forked from one that has imported the command already: that saves
-the imports of some hundred runs, and nothing else. The children that work with torch start as always.
+A run is a process in a session of its own, forked from one that has already imported the command, which saves the imports
+of some hundred runs. The worker processes that use torch start as always.
 """
 
 import contextlib
@@ -31,20 +31,19 @@ _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["benchmarks.chaos_runs", "finetune_pipeline.definitions", "finetune_pipeline.cli.run"])
 
 _MONEY = {"dollars", "dollars_between", "hours", "hours_between"}
-_TOOK = {"seconds", "cpu_seconds", "train_seconds", "peak_memory_mib", "planned", *_MONEY}
+_MEASUREMENTS = {"seconds", "cpu_seconds", "train_seconds", "peak_memory_mib", "planned", *_MONEY}
 MEASURED = {
-    "plan.json": {"available_mib", "sentence", *_TOOK},
-    "evaluation.json": {"measured", "time", *_TOOK},
-    "report.json": {"measured", "time", *_TOOK},
+    "plan.json": {"available_mib", "sentence", *_MEASUREMENTS},
+    "evaluation.json": {"measured", "time", *_MEASUREMENTS},
+    "report.json": {"measured", "time", *_MEASUREMENTS},
 }
-"""Keys whose values are seconds, memory in use, estimates that follow from them (a plan knows how long the trainings before
-it took), or a date."""
-_MEASURE = re.compile(r"\d (s|min|h|MiB|GiB)\b")
+"""Keys by file whose values are durations, memory in use, estimates made from these, or dates."""
+_MEASUREMENT = re.compile(r"\d (s|min|h|MiB|GiB)\b")
 _PAGES = ("report.html", "report.md")
 
 
 class Run:
-    """A running `finetune run`, with the part of subprocess.Popen that is needed."""
+    """A running `finetune run`, with the part of the interface of subprocess.Popen that is used."""
 
     def __init__(self, project: Project, *arguments: str, **environment: str) -> None:
         values = {**project.environment(), **environment}
@@ -54,17 +53,12 @@ class Run:
         assert self._process.pid
         self.pid: int = self._process.pid
 
-    @property
-    def returncode(self) -> int | None:
-        """The exit code; minus the signal it died of; None while it runs."""
-        return self._process.exitcode
-
     def poll(self) -> int | None:
-        """The same."""
+        """The exit code, or minus the signal that ended it; None while it runs."""
         return self._process.exitcode
 
     def wait(self, timeout: float | None = None) -> int:
-        """The exit code, once it has one. Raises subprocess.TimeoutExpired."""
+        """Wait for the exit code. Raises subprocess.TimeoutExpired."""
         self._process.join(timeout)
         if self._process.exitcode is None:
             raise subprocess.TimeoutExpired("finetune run", timeout or 0)
@@ -73,7 +67,7 @@ class Run:
 
 def _finetune(arguments: list[str], environment: Mapping[str, str], log: str) -> None:
     os.setsid()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started this may ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the parent process may ignore it
     os.environ.clear()
     os.environ.update(environment)
     handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -86,20 +80,20 @@ def _finetune(arguments: list[str], environment: Mapping[str, str], log: str) ->
 
 
 def contents(project: Project) -> dict[str, str]:
-    """Digest of every file of every artifact, by step, version and name, without what was measured (:data:`MEASURED`).
+    """Digest of every file of every artifact by step, version and name, without measured values (:data:`MEASURED`).
 
-    The pages of the report show those figures all over: here they count as equal when each is, to the byte, what its own
-    evaluation.json, rows.json and gates.json give when they are rendered again.
+    The report's pages show measured values in many places. They count as equal when each is, to the byte, what its own
+    evaluation.json, rows.json and gates.json give when rendered again.
     """
-    found = digests(project)
-    for name in found:
+    digest_by_name = digests(project)
+    for name in digest_by_name:
         path = next((project.home / "artifacts").glob(f"*/{name}"))
         if path.name in MEASURED:
             text = json.dumps(_without(MEASURED[path.name], json.loads(path.read_text("utf-8"))), sort_keys=True)
-            found[name] = hashlib.sha256(text.encode()).hexdigest()
+            digest_by_name[name] = hashlib.sha256(text.encode()).hexdigest()
         elif path.name == "README.md":  # the model card
-            lines = [line for line in path.read_text("utf-8").splitlines() if not _MEASURE.search(line)]
-            found[name] = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+            lines = [line for line in path.read_text("utf-8").splitlines() if not _MEASUREMENT.search(line)]
+            digest_by_name[name] = hashlib.sha256("\n".join(lines).encode()).hexdigest()
         elif path.name in _PAGES and (path.parent / "evaluation.json").exists():
             evaluation, gates = (
                 json.loads((path.parent / f"{n}.json").read_text("utf-8")) for n in ("evaluation", "gates")
@@ -111,8 +105,8 @@ def contents(project: Project) -> dict[str, str]:
             )
             rendered = page_html(page) if path.name == "report.html" else page_markdown(page)
             same = path.read_text("utf-8") == rendered
-            found[name] = "as its evaluation" if same else f"not as its evaluation: {path}"
-    return found
+            digest_by_name[name] = "as its evaluation" if same else f"not as its evaluation: {path}"
+    return digest_by_name
 
 
 def _without(keys: set[str], value: Any) -> Any:
@@ -121,14 +115,14 @@ def _without(keys: set[str], value: Any) -> Any:
     return [_without(keys, part) for part in value] if isinstance(value, list) else value
 
 
-def left_open(project: Project) -> list[str]:
-    """What no run that has ended may leave: records of runs that go on or are there twice, slots, locks, registered twice."""
+def problems_left(project: Project) -> list[str]:
+    """What an ended run must not leave: records of runs that go on or are doubled, slots, locks, doubled model versions."""
     mlflow, history = project.home / "mlflow" / "mlflow.db", project.home / "dagster" / "history" / "history"
     tag = "(SELECT value FROM tags WHERE run_uuid = runs.run_uuid AND key = '{}')"
-    which = ", ".join(map(tag.format, ("dagster.run_id", "dagster.kind", "dagster.asset", "finetune.version")))
-    asked = {
+    tags = ", ".join(map(tag.format, ("dagster.run_id", "dagster.kind", "dagster.asset", "finetune.version")))
+    queries = {
         "MLflow runs that go on": (mlflow, "SELECT name FROM runs WHERE status = 'RUNNING'"),
-        "MLflow runs that are there twice": (mlflow, f"SELECT name FROM runs GROUP BY {which} HAVING count(*) > 1"),
+        "doubled MLflow runs": (mlflow, f"SELECT name FROM runs GROUP BY {tags} HAVING count(*) > 1"),
         "more than one version": (mlflow, "SELECT version FROM model_versions WHERE version > 1"),
         "Dagster runs that go on": (
             history / "runs.db",
@@ -139,11 +133,11 @@ def left_open(project: Project) -> list[str]:
             "SELECT run_id, step_key FROM concurrency_slots WHERE run_id IS NOT NULL",
         ),
     }
-    wrong = []
-    for name, (file, query) in asked.items():
+    problems = []
+    for name, (file, query) in queries.items():
         with contextlib.closing(sqlite3.connect(file)) as database:
             rows = database.execute(query).fetchall()
-        wrong += [f"{name}: {rows}"] if rows else []
+        problems += [f"{name}: {rows}"] if rows else []
     locks = [
         *(project.home / "artifacts").glob("*/.locks/*"),
         *(project.home / "locks").glob("*"),
@@ -154,8 +148,8 @@ def left_open(project: Project) -> list[str]:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                wrong.append(f"held: {path}")
-    return wrong
+                problems.append(f"lock held: {path}")
+    return problems
 
 
 def stage_of(asset: str) -> str:
@@ -166,11 +160,10 @@ def stage_of(asset: str) -> str:
 
 
 def remove(project: Project, asset: str) -> None:
-    """Take an asset's artifacts away, as if it had never been made."""
+    """Delete all artifacts of an asset."""
     for folder in (project.home / "artifacts").glob(f"*/{asset}"):
         shutil.rmtree(folder)
 
 
-def made(project: Project, asset: str) -> bool:
-    """Whether an artifact of this asset is visible."""
+def has_artifact(project: Project, asset: str) -> bool:
     return any((project.home / "artifacts").glob(f"*/{asset}/*/artifact.json"))

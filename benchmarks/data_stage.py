@@ -94,11 +94,7 @@ def run_stage(folder: Path) -> dict[str, Any]:
             "cpu": cpu_seconds() - used,
             "facts": {k: v for k, v in artifact.facts.items() if isinstance(v, int)},
         }
-    return {
-        "seconds": time.perf_counter() - began,
-        "cpu": cpu_seconds() - cpu,
-        "steps": steps,
-    }
+    return {"seconds": time.perf_counter() - began, "cpu": cpu_seconds() - cpu, "steps": steps}
 
 
 def measured(folder: Path) -> dict[str, Any]:

@@ -1,11 +1,13 @@
-"""Random schedules of kills and failing servers for hosted trainers: how many jobs are bought for one order.
+"""How many jobs a hosted trainer buys for one order, under random kills and server failures.
 
     python -m benchmarks.hosted_jobs [--trainers openai,together] [--schedules 100] [--seed 0]
+                                     [--out benchmarks/results/DATE-hosted-jobs.txt]
 
-A schedule: processes train until one has the result. The server (of `finetune_pipeline_tests`, on this machine) kills up to
-three of them while it handles their requests, most often the one that buys, and up to five requests go wrong: refused with
-503 or 429, connection reset, done and then 503, a reset or a web page instead of the answer, done or begun only when nobody
-waits any more. The control does the same to a program without a ledger: the SDK with its own retries, run until it works.
+In a schedule, processes train until one has the result. The server (of `finetune_pipeline_tests`, on this machine) kills up
+to three of them while it handles their requests, most often the one that buys, and fails up to five requests: it refuses with
+503 or 429, resets the connection, does the work and then answers 503, a reset or a web page, or works only after the client
+has given up. The control is a program without a ledger under the same failures: the SDK with its own retries, started until
+it works.
 """
 
 import argparse
@@ -24,16 +26,16 @@ from finetune_pipeline_tests.service_server import FAULTS, KEY, serving
 from finetune_pipeline_tests.unit.trainers.orders import make_base, make_rows
 
 
-def control(seed: int) -> int:
-    """Jobs bought by the SDK's own retries, started again until it works; no process is killed."""
-    dice, server = random.Random(seed), OpenAiJobsServer()
-    faults = dice.randint(0, 5)
+def jobs_of_control(seed: int) -> int:
+    """Jobs bought by the SDK's own retries, started again until it works. No process is killed."""
+    rng, server = random.Random(seed), OpenAiJobsServer()
+    faults = rng.randint(0, 5)
 
     def fault(request: object) -> str | None:
         nonlocal faults
-        if faults and dice.random() < 0.7:
+        if faults and rng.random() < 0.7:
             faults -= 1
-            return dice.choice(FAULTS)
+            return rng.choice(FAULTS)
         return None
 
     file = server.add_file("rows.jsonl", b"{}")
@@ -47,35 +49,37 @@ def control(seed: int) -> int:
     return len(server.jobs)
 
 
+def is_right(outcome: Outcome) -> bool:
+    return outcome.jobs == 1 and outcome.done
+
+
 def report(trainer: str, outcomes: list[Outcome]) -> list[str]:
-    """Lines about the schedules of a trainer."""
-    exactly = sum(o.jobs == 1 and o.done for o in outcomes)
+    """Summarize the schedules of a trainer."""
+    right, jobs = sum(map(is_right, outcomes)), sum(o.jobs for o in outcomes)
     faults = Counter(name.split(":")[0] for o in outcomes for name in o.faults)
-    bought = sum(o.jobs for o in outcomes)
     lines = [
-        f"{trainer}: {exactly} of {len(outcomes)} schedules ended with the result and exactly one job ({bought} jobs in all)",
+        f"{trainer}: {right} of {len(outcomes)} schedules ended with the result and exactly one job ({jobs} jobs in all)",
         f"  {sum(o.kills for o in outcomes)} kills, {sum(o.runs for o in outcomes)} processes, "
         f"{sum(faults.values())} faults: {', '.join(f'{n} {name}' for name, n in sorted(faults.items()))}",
     ]
-    wrong = [o for o in outcomes if o.jobs != 1 or not o.done]
-    return [*lines, *(f"  WRONG: {o}" for o in wrong)]
+    return [*lines, *(f"  WRONG: {o}" for o in outcomes if not is_right(o))]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trainers", default="openai,together")
     parser.add_argument("--schedules", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     seeds = range(arguments.seed, arguments.seed + arguments.schedules)
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
     lines = [
         "Hosted training: jobs bought for one order, over random schedules of kills and failing servers.",
-        f"python -m benchmarks.hosted_jobs, {today}, {len(seeds)} schedules a trainer from seed {arguments.seed}; the real "
-        "SDKs, servers on this machine.",
+        f"python -m benchmarks.hosted_jobs, {datetime.date.today()}, {len(seeds)} schedules a trainer from seed "
+        f"{arguments.seed}; the real SDKs, servers on this machine.",
         "",
     ]
-    good = True
+    all_right = True
     with tempfile.TemporaryDirectory() as folder:
         rows = make_rows(Path(folder) / "rows")
         make_base(rows)
@@ -86,17 +90,17 @@ def main() -> int:
                 outcomes.append(run_schedule(trainer, seed, rows, Path(folder) / trainer / str(seed), context))
                 print(outcomes[-1], flush=True)
             lines += report(trainer, outcomes)
-            good &= all(o.jobs == 1 and o.done for o in outcomes)
-    counts = [control(seed) for seed in seeds]
-    more = sum(n > 1 for n in counts)
-    more, most = sum(n > 1 for n in counts), max(counts)
+            all_right &= all(map(is_right, outcomes))
+    counts = [jobs_of_control(seed) for seed in seeds]
     lines.append(
-        f"control (the SDK's retries, no kills): {more} of {len(counts)} schedules bought more than one job, at most {most}"
+        f"control (the SDK's retries, no kills): {sum(n > 1 for n in counts)} of {len(counts)} schedules bought more than one "
+        f"job, at most {max(counts)}"
     )
     text = "\n".join(lines) + "\n"
     print(text)
-    (Path(__file__).parent / "results" / f"{today}-hosted-jobs.txt").write_text(text, "utf-8")
-    return 0 if good else 1
+    if arguments.out:
+        arguments.out.write_text(text, "utf-8")
+    return 0 if all_right else 1
 
 
 if __name__ == "__main__":

@@ -19,15 +19,7 @@ from pathlib import Path
 from benchmarks.example_sets import ExampleSet, example_set, with_shuffled_answers
 from finetune_pipeline.data.quality.noise import label_noise
 
-SETS = (
-    "ticket_triage",
-    "orders-product",
-    "bitext-intent",
-    "snips",
-    "clinc150",
-    "gsm8k-large",
-    "dolly-long",
-)
+SETS = ("ticket_triage", "orders-product", "bitext-intent", "snips", "clinc150", "gsm8k-large", "dolly-long")
 PLANTED = (0.0, 0.05, 0.1, 0.2, 0.4, 1.0)
 SMALL, SAMPLES = (60, 150, 400), 6
 

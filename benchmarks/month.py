@@ -1,13 +1,14 @@
-"""A month of one task in minutes: served, judged by people, drifted, trained again by itself, refused, rolled back.
+"""A month of one task in minutes: serving, feedback, drift, automatic retraining, a refused candidate, a rollback.
 
     python benchmarks/month.py FOLDER [PICTURE.svg]
 
-Everything is the product's own: `finetune run`, `finetune automate --on`, `finetune serve`, a real `dagster dev`. The play
-does only what the world outside does: it asks, says what was right, and plants two faults. A day is a block of 60 requests;
-the times in the logs are real. The timeline is read from Dagster's history, MLflow and the artifact store afterwards.
-FOLDER must be empty. What did not happen is told, and the exit code is 1.
+Everything is the product's own: `finetune run`, `finetune automate --on`, `finetune serve`, a real `dagster dev`. This
+script only plays the outside world: it sends requests, labels answers and plants two faults. A day is a block of 60
+requests; the times in the logs are real. Afterwards the timeline is read from Dagster's history, MLflow and the artifact
+store. FOLDER must be empty. Exit code 1 if an expected event did not happen.
 """
 
+import argparse
 import contextlib
 import json
 import os
@@ -17,13 +18,28 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from month_story import Look, read_checks, read_looks, read_runs
-from month_world import A_DAY, AFTER, BAD, BEFORE, DAYS, LABELLED, SENSORS, SHIFT, TASK, USERS, make_project, question
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.month_history import DriftLook, read_champion_checks, read_drift_looks, read_runs
+from benchmarks.month_report import report
+from benchmarks.month_world import (
+    BAD_TRAINING,
+    DAYS,
+    LABELLED_SHARE,
+    RARE_SHARE_AFTER,
+    RARE_SHARE_BEFORE,
+    REQUESTS_PER_DAY,
+    SENSORS,
+    SHIFT_DAY,
+    TASK,
+    USERS,
+    draw_question,
+    make_project,
+)
 from finetune_pipeline.cli.output import apply_environment
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.tracking import registry
@@ -31,196 +47,207 @@ from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.dagster_dev import ROOT, dagster_dev
 from finetune_pipeline_tests.graph.project import Project
 
-PATIENCE = 900
-"""How often the play looks, two seconds apart, for something to happen by itself: half an hour of its own time. A machine that
-is busy or asleep makes it longer."""
-BAD_CANDIDATE, BAD_CHAMPION = 22, 24
+MAX_POLLS, POLL_SECONDS = 900, 2
+"""Half an hour for each event that must happen without the script; longer on a machine that is busy or asleep."""
+BAD_CANDIDATE_DAY, BAD_CHAMPION_DAY = 22, 24
 """Days of the planted faults, or as soon afterwards as the first candidate is decided."""
 
 
-class Play:
-    """The outside world: requests, feedback, and the wall clock."""
+class OutsideWorld:
+    """Users, the people who label answers, and the clock."""
 
     def __init__(self, project: Project, port: int) -> None:
         self.project, self.port, self.rng, self.day = project, port, random.Random(1), 0
-        self.asked = self.told = 0
+        self.requests = self.labelled = 0
         self.tracking = Tracking()
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        data = json.dumps(body).encode()
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}{path}", data, {"content-type": "application/json"}
+            f"http://127.0.0.1:{self.port}{path}", json.dumps(body).encode(), {"content-type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            return dict(json.load(answer))
+        with urllib.request.urlopen(request, timeout=120) as response:
+            return dict(json.load(response))
 
     def play_day(self) -> None:
-        """Ask a day's questions; of half the answers somebody says what was right, and flags wrong ones."""
+        """Send a day's requests. Most answers get the right label as feedback; wrong ones are flagged too."""
         self.day += 1
-        right = 0
-        for _ in range(A_DAY):
-            text, label = question(self.rng, BEFORE if self.day < SHIFT else AFTER)
+        correct = 0
+        for _ in range(REQUESTS_PER_DAY):
+            text, label = draw_question(self.rng, RARE_SHARE_BEFORE if self.day < SHIFT_DAY else RARE_SHARE_AFTER)
             user = f"u{self.rng.randrange(USERS)}"
-            made = self.post("/v1/chat/completions", {"messages": [{"role": "user", "content": text}], "user": user})
-            said = made["choices"][0]["message"]["content"]
-            right += said == label
-            self.asked += 1
-            if self.rng.random() < LABELLED:
-                told = {"id": made["id"], "label": label}
-                self.told += 1
-                self.post("/feedback", told if said == label else {**told, "flag": "wrong"})
-        say(f"day {self.day}: {made['model']} had {right} of {A_DAY} right")
+            response = self.post(
+                "/v1/chat/completions", {"messages": [{"role": "user", "content": text}], "user": user}
+            )
+            answer = response["choices"][0]["message"]["content"]
+            correct += answer == label
+            self.requests += 1
+            if self.rng.random() < LABELLED_SHARE:
+                feedback = {"id": response["id"], "label": label}
+                self.labelled += 1
+                self.post("/feedback", feedback if answer == label else {**feedback, "flag": "wrong"})
+        log(f"day {self.day}: {response['model']} had {correct} of {REQUESTS_PER_DAY} right")
 
     def aliases(self) -> dict[str, int]:
         return registry.aliases(self.tracking, TASK)
 
-    def wait(self, what: str, condition: Any) -> bool:
-        """Whether it came about in time."""
-        for _ in range(PATIENCE):
+    def wait(self, event: str, condition: Callable[[], Any]) -> bool:
+        """Whether the event happened in time."""
+        for _ in range(MAX_POLLS):
             if condition():
                 return True
-            time.sleep(2)
-        say(f"waited {2 * PATIENCE} s in vain: {what}")
+            time.sleep(POLL_SECONDS)
+        log(f"did not happen within {POLL_SECONDS * MAX_POLLS} s: {event}")
         return False
 
-    def looks(self) -> list[Look]:
-        """Looks at production that judged a window."""
-        return [look for look in read_looks(Store().artifacts()) if look.windows]
+    def drift_looks(self) -> list[DriftLook]:
+        """Drift reports that judged a window."""
+        return [look for look in read_drift_looks(Store().artifacts()) if look.windows]
+
+    def model_versions(self) -> list[Path]:
+        """Manifests of the registered candidates."""
+        return list((self.project.home / "artifacts" / TASK / "model_version").glob("*/artifact.json"))
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
-def made(project: Project, step: str) -> list[Path]:
-    """Artifacts of a step."""
-    return list((project.home / "artifacts" / TASK / step).glob("*/artifact.json"))
-
-
 @contextlib.contextmanager
-def served(project: Project, folder: Path) -> Iterator[int]:
-    """`finetune serve` on a free port, which is given."""
+def serve(project: Project, folder: Path) -> Iterator[int]:
+    """`finetune serve` on a free port; yields the port."""
     command = project.command("serve", TASK, "--port", "0")
-    with (folder / "serve.log").open("w") as log:
+    with (folder / "serve.log").open("w") as log_file:
         process = subprocess.Popen(
-            command, env=project.environment(), stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+            command,
+            env=project.environment(),
+            stdout=subprocess.PIPE,
+            stderr=log_file,
+            text=True,
+            start_new_session=True,
         )
         assert process.stdout is not None
-        told = process.stdout.readline()
-        if "http://127.0.0.1:" not in told:
-            raise RuntimeError(f"finetune serve did not start: {told}{(folder / 'serve.log').read_text()}")
+        first_line = process.stdout.readline()
+        if "http://127.0.0.1:" not in first_line:
+            raise RuntimeError(f"finetune serve did not start: {first_line}{(folder / 'serve.log').read_text()}")
         threading.Thread(target=process.stdout.read, daemon=True).start()
         try:
-            yield int(told.split("http://127.0.0.1:")[1].split("/")[0])
+            yield int(first_line.split("http://127.0.0.1:")[1].split("/")[0])
         finally:
             process.terminate()
             process.wait(60)
 
 
-def started_by_sensor() -> bool:
-    """Whether a whole run was started that nobody asked for by hand."""
-    return any(run.whole and run.trigger in SENSORS for run in read_runs())
+def sensor_started_run() -> bool:
+    return any(run.is_whole and run.trigger in SENSORS for run in read_runs())
 
 
-def check_recovered() -> bool:
+def champion_check_recovered() -> bool:
     """Whether the check of the champion failed, and passes again."""
-    told = [passed for _, passed, _ in read_checks()]
-    return not all(told) and told[-1]
+    passed = [check.passed for check in read_champion_checks()]
+    return not all(passed) and passed[-1]
 
 
-def command(project: Project, *arguments: str) -> int:
-    """A command of the product; its end is shown."""
+def finetune(project: Project, *arguments: str) -> int:
+    """Run a command of the product; print the end of its output if it failed."""
     done = project.finetune(*arguments, timeout=3600)
-    say(f"finetune {' '.join(arguments)}: exit code {done.returncode}")
+    log(f"finetune {' '.join(arguments)}: exit code {done.returncode}")
     if done.returncode == 1:
         print(done.stdout[-2000:], done.stderr[-2000:])
     return done.returncode
 
 
-def month(play: Play, planted: dict[str, Any]) -> None:
-    """Play all days into `planted`, what only the play knows: {asked, told, bad_candidate, bad_champion: {day, time, version}}."""
-    project = play.project
-    while play.day < DAYS:
-        play.play_day()
-        planted |= {"asked": play.asked, "told": play.told}
-        versions = len(made(project, "model_version"))
-        if play.day == SHIFT - 1:
-            play.wait("a look at production before the shift", play.looks)
-        elif play.day == SHIFT + 4:
-            play.wait("a run that a sensor starts", started_by_sensor)
-        elif SHIFT + 5 <= play.day < BAD_CANDIDATE - 3 and versions == 1:
-            time.sleep(8)  # the run goes on meanwhile, and these rows are news to its candidate
-        elif play.day == BAD_CANDIDATE - 3:
-            play.wait("a candidate made by itself", lambda: len(made(project, "model_version")) > 1)
-            time.sleep(5)  # the server looks every two seconds
-        if play.day == BAD_CANDIDATE - 1:
-            play.wait("production is held against the new data", lambda: len({s.trained_on for s in play.looks()}) > 1)
-            planted["bad_candidate"] = plant_candidate(play)
-        if play.day == BAD_CHAMPION - 1 and "bad_candidate" in planted:
-            planted["bad_champion"] = plant_champion(play, planted["bad_candidate"]["version"])
-        if play.day == BAD_CHAMPION and "bad_champion" in planted:
+def play_month(world: OutsideWorld, planted: dict[str, Any]) -> None:
+    """Play all days.
+
+    Args:
+        world: What to play.
+        planted: Gets what no store knows: {requests, labelled, bad_candidate, bad_champion}.
+    """
+    while world.day < DAYS:
+        world.play_day()
+        planted |= {"requests": world.requests, "labelled": world.labelled}
+        versions = len(world.model_versions())
+        if world.day == SHIFT_DAY - 1:
+            world.wait("a drift report before the shift", world.drift_looks)
+        elif world.day == SHIFT_DAY + 4:
+            world.wait("a run started by a sensor", sensor_started_run)
+        elif SHIFT_DAY + 5 <= world.day < BAD_CANDIDATE_DAY - 3 and versions == 1:
+            time.sleep(8)  # the retraining goes on meanwhile, and does not know these rows
+        elif world.day == BAD_CANDIDATE_DAY - 3:
+            world.wait("a candidate of the automatic retraining", lambda: len(world.model_versions()) > 1)
+            time.sleep(5)  # the server polls the registry every two seconds
+        if world.day == BAD_CANDIDATE_DAY - 1:
+            world.wait(
+                "a drift report against the new training data",
+                lambda: len({look.trained_on for look in world.drift_looks()}) > 1,
+            )
+            planted["bad_candidate"] = plant_candidate(world)
+        if world.day == BAD_CHAMPION_DAY - 1 and "bad_candidate" in planted:
+            planted["bad_champion"] = plant_champion(world, planted["bad_candidate"]["version"])
+        if world.day == BAD_CHAMPION_DAY and "bad_champion" in planted:
             good = planted["bad_champion"]["good"]
-            play.wait("the rollback", lambda good=good: play.aliases()[registry.CHAMPION] == good)
-            play.wait("the check of the champion fails and passes again", check_recovered)
-    play.wait("a last look at production, and what is decided", lambda: looked_last(play.looks()[-1]))
+            world.wait("the rollback", lambda good=good: world.aliases()[registry.CHAMPION] == good)
+            world.wait("the champion's check fails and passes again", champion_check_recovered)
+    world.wait("a last drift report and its decision", lambda: is_of_month_end(world.drift_looks()[-1]))
 
 
-def looked_last(look: Look) -> bool:
-    """Whether a look saw the end of the month, and something was decided from it."""
-    return look.rows > (DAYS - 2) * A_DAY and bool(look.decision)
+def is_of_month_end(look: DriftLook) -> bool:
+    """Whether a drift report covers the end of the month, and has led to a decision."""
+    return look.rows > (DAYS - 2) * REQUESTS_PER_DAY and bool(look.decision)
 
 
-def plant_candidate(play: Play) -> dict[str, Any]:
-    """A slip of the pen in task.yaml: a learning rate that teaches nothing. Then it is mended again."""
-    project = play.project
-    good = dict(project.spec["training"])
-    before = {p.parent.name for p in made(project, "model_version")}
+def plant_candidate(world: OutsideWorld) -> dict[str, Any]:
+    """Run once with a typing error in task.yaml: a learning rate that teaches nothing."""
+    project = world.project
+    good_training = dict(project.spec["training"])
+    before = set(world.model_versions())
     started = time.time()
-    project.write_spec(training={**good, **BAD})
-    code = command(project, "run", TASK)
-    project.write_spec(training=good)
-    new = [json.loads(p.read_text()) for p in made(project, "model_version") if p.parent.name not in before]
+    project.write_spec(training={**good_training, **BAD_TRAINING})
+    code = finetune(project, "run", TASK)
+    project.write_spec(training=good_training)
+    new = [json.loads(path.read_text()) for path in world.model_versions() if path not in before]
     version = new[-1]["facts"]["model_version"] if new else None
-    return {"day": play.day, "time": started, "code": code, "version": version}
+    return {"day": world.day, "time": started, "code": code, "version": version}
 
 
-def plant_champion(play: Play, version: int | None) -> dict[str, Any]:
-    """Somebody moves the aliases in MLflow by hand, past the gates: the refused candidate serves."""
-    good = play.aliases()[registry.CHAMPION]
-    client = play.tracking.client()
+def plant_champion(world: OutsideWorld, version: int | None) -> dict[str, Any]:
+    """Move the aliases in MLflow by hand, past the gates, so that the refused candidate serves."""
+    good = world.aliases()[registry.CHAMPION]
+    client = world.tracking.client()
     client.set_registered_model_alias(TASK, registry.PREVIOUS, str(good))
     client.set_registered_model_alias(TASK, registry.CHAMPION, str(version))
-    told = {"day": play.day, "time": time.time(), "version": version, "good": good}
-    say(f"planted: champion {version} by hand, before it {good}")
+    planted = {"day": world.day, "time": time.time(), "version": version, "good": good}
+    log(f"planted: champion {version} by hand, before it {good}")
     time.sleep(5)
-    return told
+    return planted
 
 
 def main() -> int:
-    folder = Path(sys.argv[1]).resolve()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="an empty or new folder")
+    parser.add_argument("picture", type=Path, nargs="?", help="default: FOLDER/month.svg")
+    arguments = parser.parse_args()
+    folder = arguments.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
-        print(f"{folder} is not empty", file=sys.stderr)
-        return 2
+        parser.error(f"{folder} is not empty")
     project = make_project(folder)
     os.environ.update(project.environment())
     apply_environment()
     began = time.monotonic()
-    if command(project, "run", TASK):
-        print("the first candidate was not promoted: there is nothing to play with", file=sys.stderr)
+    if finetune(project, "run", TASK):
+        print("the first candidate was not promoted: there is nothing to serve", file=sys.stderr)
         return 1
-    command(project, "automate", TASK, "--on")
+    finetune(project, "automate", TASK, "--on")
     planted: dict[str, Any] = {}
-    with served(project, folder) as port, dagster_dev(folder / "dev.log", os.environ, cwd=ROOT):
+    with serve(project, folder) as port, dagster_dev(folder / "dev.log", os.environ, cwd=ROOT):
         try:
-            month(Play(project, port), planted)
+            play_month(OutsideWorld(project, port), planted)
         except KeyboardInterrupt:
-            say("stopped before the month was over")
+            log("interrupted before the month was over")
     (folder / "planted.json").write_text(json.dumps(planted))
-    say(f"played in {time.monotonic() - began:.0f} s")
-    from month_timeline import report
-
-    return report(project, planted, Path(sys.argv[2]) if len(sys.argv) > 2 else folder / "month.svg")
+    log(f"played in {time.monotonic() - began:.0f} s")
+    return report(project, planted, arguments.picture or folder / "month.svg")
 
 
 if __name__ == "__main__":

@@ -54,11 +54,7 @@ NULL_WORLDS = (
     NullWorld("the nearest row leads", 200, {"restricted": 0.5}, {"nearest": 0.7, "linear": 0.6}, 0.0),
     NullWorld("always the commonest leads", 200, {"free": 0.7}, {"commonest": 0.95, "linear": 0.9}, 0.9),
     NullWorld(
-        "all five alike",
-        200,
-        {"free": 0.7, "restricted": 0.7},
-        {"commonest": 0.7, "nearest": 0.7, "linear": 0.7},
-        0.5,
+        "all five alike", 200, {"free": 0.7, "restricted": 0.7}, {"commonest": 0.7, "nearest": 0.7, "linear": 0.7}, 0.5
     ),
     NullWorld(
         "all five nearly the same answers",

@@ -65,8 +65,7 @@ def main() -> None:
     first = next(iter(answered.values()))
     what = f"trained ({trained[-1].version})" if trained else "base model, zero-shot"
     print(
-        f"{folder.name}, {what}, {len(examples)} validation rows; {date.today()}, torch {torch.__version__}, ",
-        end="",
+        f"{folder.name}, {what}, {len(examples)} validation rows; {date.today()}, torch {torch.__version__}, ", end=""
     )
     print(f"{cpu_model()}, {torch.get_num_threads()} threads")
     print("precision  batch turn  right  other answers  right became wrong  wrong became right  seconds")

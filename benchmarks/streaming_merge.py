@@ -139,15 +139,15 @@ def write_adapter(folder: Path, shape: dict[str, Any]) -> None:
         "inference_mode": True,
     }
     (folder / "adapter_config.json").write_text(json.dumps(config))
-    planned = {}
+    stored = {}
     for name, (outputs, inputs) in layers.items():
-        planned[f"base_model.model.{name}.lora_A.weight"] = planned("F32", (RANK, inputs))
-        planned[f"base_model.model.{name}.lora_B.weight"] = planned("F32", (outputs, RANK))
+        stored[f"base_model.model.{name}.lora_A.weight"] = new_tensor("F32", (RANK, inputs))
+        stored[f"base_model.model.{name}.lora_B.weight"] = new_tensor("F32", (outputs, RANK))
     generator = torch.Generator().manual_seed(1)
     write_tensors(
         folder / "adapter_model.safetensors",
-        planned,
-        lambda name: [torch.randn(planned[name].shape, generator=generator) * 0.01],
+        stored,
+        lambda name: [torch.randn(stored[name].shape, generator=generator) * 0.01],
         {"format": "pt"},
     )
 
@@ -221,8 +221,7 @@ def machine() -> str:
 
 def line(what: str, told: dict[str, float]) -> None:
     print(
-        f"  {what:<28}{told['mib']:>8.0f} MiB{told['seconds']:>9.1f} s{told['cpu_seconds']:>9.1f} s of CPU",
-        flush=True,
+        f"  {what:<28}{told['mib']:>8.0f} MiB{told['seconds']:>9.1f} s{told['cpu_seconds']:>9.1f} s of CPU", flush=True
     )
 
 

@@ -27,14 +27,7 @@ from benchmarks.verdict_tasks import (
     shaken_text,
     some_label,
 )
-from finetune_pipeline_tests.skilled_model import (
-    LABELS,
-    WORDS,
-    Exchange,
-    exchange,
-    make_taught_model,
-    other_label,
-)
+from finetune_pipeline_tests.skilled_model import LABELS, WORDS, Exchange, exchange, make_taught_model, other_label
 
 IN_SENTENCES = "Tell me the colour."
 """It is right, in a sentence: out of form, though the label is what it begins with."""

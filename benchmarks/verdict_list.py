@@ -39,14 +39,7 @@ REFUSED = [
         "all labels shuffled and every check before training silenced; only the zero-shot prompt is tried, under which the base "
         "model answers out of form",
         "refuse",
-        made(
-            ORDER,
-            shuffled,
-            system=OUT_OF_FORM,
-            data=ANY_NOISE,
-            gates=FORCED,
-            baseline=ZERO_SHOT,
-        ),
+        made(ORDER, shuffled, system=OUT_OF_FORM, data=ANY_NOISE, gates=FORCED, baseline=ZERO_SHOT),
         GAINS,
     ),
     KnownWorld(
@@ -152,12 +145,7 @@ AMBER = [
         "tie-nearest",
         "free text: each of twenty subjects has its word, which the nearest row gives; worth_training silenced",
         "use_simple",
-        made(
-            SUBJECT_WORDS,
-            rows=600,
-            gates=FORCED,
-            training={"method": "full", "learning_rate": 0.003},
-        ),
+        made(SUBJECT_WORDS, rows=600, gates=FORCED, training={"method": "full", "learning_rate": 0.003}),
         SIMPLE,
     ),
     KnownWorld(
@@ -183,12 +171,7 @@ PROMOTED = [
         "tie-allowed",
         "noisy-word with gates.simple: not_worse",
         "promote",
-        made(
-            ONE_WORD,
-            partial(flipped, share=0.18),
-            rows=900,
-            gates={"simple": "not_worse", "simple_margin": 0.05},
-        ),
+        made(ONE_WORD, partial(flipped, share=0.18), rows=900, gates={"simple": "not_worse", "simple_margin": 0.05}),
         says="tie with TF-IDF and logistic regression",
     ),
     KnownWorld(

@@ -161,11 +161,7 @@ ONE_WORD = KnownTask(SYSTEM, SKILL_SYSTEM, _COLOURS, one_word_row, some_label)
 NEGATED = KnownTask("Which colour is meant?", "Say the other one.", _COLOURS, negated_row, some_label)
 INVENTED_WORDS = KnownTask("Which colour is it?", "Say what it stands for.", _COLOURS, invented_row, some_label)
 NAMED = KnownTask(
-    "Give the name.",
-    "Say the word.",
-    {"kind": "text", "max_new_tokens": 8},
-    named_row,
-    lambda rng: rng.choice(WORDS),
+    "Give the name.", "Say the word.", {"kind": "text", "max_new_tokens": 8}, named_row, lambda rng: rng.choice(WORDS)
 )
 FIELD = KnownTask(
     "Give the name in JSON.",

@@ -33,12 +33,7 @@ STOPPED = [
         "one-class",
         "19 of 20 rows are red, and nothing tells which: always red is surely above the ceiling",
         "stop",
-        made(
-            ORDER,
-            partial(unrelated, first_share=0.95),
-            rows=1500,
-            split={"test": 0.2, "validation": 0.2, "seed": 0},
-        ),
+        made(ORDER, partial(unrelated, first_share=0.95), rows=1500, split={"test": 0.2, "validation": 0.2, "seed": 0}),
         ("worth_training", "learnable"),
     ),
     KnownWorld(

@@ -191,7 +191,7 @@ def plant(chance: random.Random, files: dict[str, list[Any]], prompt: str) -> li
             lambda o: o | {"price": 12.5},
             lambda o: o | {"day": "Fri"},
             lambda o: o | {"customer": None},
-        ],
+        ]
     }
     for rule, makers in broken.items():
         for make in makers:

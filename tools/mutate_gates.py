@@ -174,19 +174,7 @@ def remember_evaluations() -> None:
 def run_tests(files: list[str]) -> int:
     import pytest
 
-    return int(
-        pytest.main(
-            [
-                *(str(ROOT / TESTS / f) for f in files),
-                "-x",
-                "-q",
-                "-n",
-                "0",
-                "-p",
-                "no:cacheprovider",
-            ]
-        )
-    )
+    return int(pytest.main([*(str(ROOT / TESTS / f) for f in files), "-x", "-q", "-n", "0", "-p", "no:cacheprovider"]))
 
 
 def survives(target: str, tree: ast.Module) -> bool:

@@ -27,10 +27,11 @@ class Schedule:
 
     def __init__(self, inputs: Path, place: Path, seed: int) -> None:
         self.random, self.inputs, self.place = random.Random(seed), inputs, place
-        self.failed = 0
+        self.failed = self.requests = 0
         self.injected: Counter[str] = Counter()
 
     def fault(self, request: Request) -> str | None:
+        self.requests += 1
         if self.random.random() >= 0.25:
             return None
         fault = self.random.choice(FAULTS)
