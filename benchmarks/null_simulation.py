@@ -1,10 +1,10 @@
-"""How often the gates promote a candidate that is exactly as good as the strongest of its rivals: by simulation.
+"""How often the gates promote a candidate that is exactly as good as its strongest rival, by simulation.
 
     python -m benchmarks.verdicts --null 1000
 
-Worlds of right and wrong answers are drawn: of the base model as it answers and restricted, and of the simple models. A
-candidate answers some rows as the strongest of them, and the others as often right as it; so it is promoted by luck alone.
-`decide_gain` and both gates on gains judge it, at the level its look at the test has left.
+Right and wrong answers are drawn for the base model (free and restricted) and for the simple models. A candidate copies the
+strongest rival on some rows and is right as often on the others, so it is promoted only by chance. `decide_gain` and both
+gates on gains judge it, at the significance level that its look at the test leaves.
 """
 
 import math
@@ -28,13 +28,12 @@ class NullWorld:
     """Rivals of a useless candidate, which is exactly as good as the strongest of them.
 
     Attributes:
-        contents: What is in it, for people.
-        rows: Of the test.
-        base: Accuracy of the base model by mode, as rivals.base_at_its_best names them; the first one decides.
+        contents: A description.
+        rows: Test rows.
+        base: Accuracy of the base model by mode, named as by rivals.base_at_its_best; the first one decides.
         simple: Accuracy of the simple models by name.
         shared: Chance that a rival or the candidate answers a row as the strongest rival does; else it is right with its
             own accuracy.
-        candidate: Accuracy of the candidate on the rows it answers in its own way; None: that of the strongest rival.
     """
 
     contents: str
@@ -42,7 +41,6 @@ class NullWorld:
     base: dict[str, float]
     simple: dict[str, float]
     shared: float
-    candidate: float | None = None
 
 
 NULL_WORLDS = (
@@ -52,7 +50,7 @@ NULL_WORLDS = (
     NullWorld("TF-IDF leads, few rows", 60, {"free": 0.5}, {"commonest": 0.5, "nearest": 0.6, "linear": 0.8}, 0.5),
     NullWorld("TF-IDF leads, many rows", 1000, {"free": 0.6}, {"commonest": 0.2, "linear": 0.9}, 0.9),
     NullWorld("the nearest row leads", 200, {"restricted": 0.5}, {"nearest": 0.7, "linear": 0.6}, 0.0),
-    NullWorld("always the commonest leads", 200, {"free": 0.7}, {"commonest": 0.95, "linear": 0.9}, 0.9),
+    NullWorld("the most frequent label leads", 200, {"free": 0.7}, {"commonest": 0.95, "linear": 0.9}, 0.9),
     NullWorld(
         "all five alike", 200, {"free": 0.7, "restricted": 0.7}, {"commonest": 0.7, "nearest": 0.7, "linear": 0.7}, 0.5
     ),
@@ -64,21 +62,17 @@ NULL_WORLDS = (
         0.97,
     ),
 )
-SURELY_NOT = 1.5
-"""A candidate that is so few standard errors ahead of a rival, or fewer, is promoted at no level: the gates are not asked."""
+MIN_STANDARD_ERRORS = 1.5
+"""A candidate that is no further ahead of a rival is promoted at no level, so the gates need not run."""
 
 
 def null_report(candidates: int) -> str:
-    """Judge so many candidates in each of NULL_WORLDS by beats_baseline and beats_simple: as the first that a test judges, and
-    in sequences of TRIES on one test.
-
-    Returns:
-        A table for people, with Wilson intervals of the rates.
-    """
+    """Judge this number of candidates in each of NULL_WORLDS by beats_baseline and beats_simple: as the first on a test, and in
+    sequences of TRIES on one test. Returns a printable table with Wilson intervals of the rates."""
     began, at_first = time.process_time(), level_of(1, SPEC.gates.confidence).spent
     lines = [
-        f"Candidates exactly as good as their strongest rival, {datetime.now(UTC).date()}: {candidates:,} as the first on a "
-        f"test, and as many sequences of {TRIES} on one test, in each world.",
+        f"Candidates exactly as good as their strongest rival, {datetime.now(UTC).date()}: {candidates:,} as the first "
+        f"on a test, and as many sequences of {TRIES} on one test, in each world.",
         "",
         f"   {'world':<34}rows  answers shared   promoted at look 1   {f'one of {TRIES} looks':>22}",
     ]
@@ -105,8 +99,8 @@ def _rate(count: int, n: int) -> str:
 
 
 def promoted(world: NullWorld, sequences: int, seed: int) -> tuple[int, int]:
-    """How many first candidates, and in how many sequences of TRIES candidates one, are promoted."""
-    random, first, some = np.random.default_rng(seed), 0, 0
+    """How many first candidates are promoted, and in how many sequences of TRIES candidates any is."""
+    random, first, in_sequence = np.random.default_rng(seed), 0, 0
     accuracies = {**world.base, **world.simple}
     strongest = max(accuracies, key=lambda name: accuracies[name])
     for _ in range(sequences):
@@ -114,16 +108,16 @@ def promoted(world: NullWorld, sequences: int, seed: int) -> tuple[int, int]:
         right = {name: _like(lead, accuracy, world.shared, random) for name, accuracy in accuracies.items()}
         right[strongest] = lead
         for look in range(1, TRIES + 1):
-            candidate = _like(lead, world.candidate or accuracies[strongest], world.shared, random)
+            candidate = _like(lead, accuracies[strongest], world.shared, random)
             if _passes(world, right, candidate, look):
                 first += look == 1
-                some += 1
+                in_sequence += 1
                 break
-    return first, some
+    return first, in_sequence
 
 
 def _like(lead: np.ndarray, accuracy: float, shared: float, random: np.random.Generator) -> np.ndarray:
-    """Right or wrong on every row: as the leading rival with chance `shared`, else right with chance `accuracy`."""
+    """Draw right or wrong for every row: as the leading rival with chance `shared`, else right with chance `accuracy`."""
     same = random.random(len(lead)) < shared
     return np.where(same, lead, random.random(len(lead)) < accuracy)
 
@@ -131,15 +125,15 @@ def _like(lead: np.ndarray, accuracy: float, shared: float, random: np.random.Ge
 def _passes(world: NullWorld, right: Mapping[str, np.ndarray], candidate: np.ndarray, look: int) -> bool:
     """Whether both gates on gains let the candidate through."""
     for rival in right.values():
-        ahead, apart = int(candidate.sum()) - int(rival.sum()), int((candidate != rival).sum())
-        if ahead <= SURELY_NOT * math.sqrt(apart):
+        lead, discordant = int(candidate.sum()) - int(rival.sum()), int((candidate != rival).sum())
+        if lead <= MIN_STANDARD_ERRORS * math.sqrt(discordant):
             return False
-    level, after = level_of(look, SPEC.gates.confidence), _answers(candidate)
+    level, candidate_rows = level_of(look, SPEC.gates.confidence), _answers(candidate)
     sides = {"baseline": world.base, "simple": world.simple}
     decisions = {
         side: decide_gain(
             {name: _answers(right[name]) for name in names},
-            after,
+            candidate_rows,
             SPEC.output,
             ["accuracy"],
             level=level.level or 0.0,
@@ -152,5 +146,5 @@ def _passes(world: NullWorld, right: Mapping[str, np.ndarray], candidate: np.nda
 
 
 def _answers(right: np.ndarray) -> list[dict[str, str]]:
-    """Prediction rows that are right or wrong."""
+    """Prediction rows, right or wrong as given."""
     return [{"text": "yes" if r else "no", "gold": "yes", "status": "ok"} for r in right]

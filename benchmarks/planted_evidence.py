@@ -1,12 +1,12 @@
-"""Faults planted into whole runs of a little task: each must be named by the gate or check whose job it is, and stopped.
+"""Plant faults into whole runs of a small task: each must be named by its own gate or check, and stopped.
 
     python -m benchmarks.planted_evidence DIR [--only leaked,judge,…] [--clean 10]
 
-Everything is the real thing: `finetune run` with its child processes, Dagster and MLflow on SQLite, on a model of two layers
-that was taught its form and some facts (planted_world.py). A fault is stopped when the exit code is 2 and `champion` is
-where it was. What was told is read from Dagster's event log, and of failed answers from the predictions. Then as many clean
-runs, each with rows, split and training of a seed of its own: each must be promoted, with no blocking check and no gate
-against it. Exit code 1 if a fault passed, was named by another check than its own alone, or a clean run was stopped.
+Each run is a real `finetune run` with its child processes, Dagster and MLflow on SQLite, on a model of two layers that was
+taught the answer format and some facts (planted_world.py). A fault is stopped when the exit code is not 0 and `champion` did
+not move. Check results are read from Dagster's event log, failed answers from the predictions. Then come clean runs, each
+with its own seed for rows, split and training: each must be promoted, without a failed blocking check or gate. Exit code 1 if
+a fault passed or was not named by its own check, or a clean run was stopped.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from pathlib import Path
 from benchmarks.planted_world import (
     ROWS,
     TASK,
+    ModelEndpoint,
     Outcome,
-    Serving,
     World,
     broken_form_world,
     forgetting_world,
@@ -48,32 +48,40 @@ CLEAN_RUNS = 10
 
 @dataclass(frozen=True)
 class Planted:
-    """One fault and what came of it. named: the check, gate or error whose job it is; more: what else was verified, with whether it
-    held."""
+    """A fault and its outcome.
+
+    Attributes:
+        how: How it was planted.
+        expected: The check, gate or error that must name it; empty for a control without a fault.
+        also_verified: Another statement about the run, and whether it held.
+    """
 
     fault: str
     how: str
-    named: str
+    expected: str
     outcome: Outcome
-    more: tuple[str, bool] = ("", True)
+    also_verified: tuple[str, bool] = ("", True)
 
     @property
     def stopped(self) -> bool:
         return self.outcome.code in (1, 2) and not self.outcome.promoted
 
     @property
-    def good(self) -> bool:
-        asked = self.outcome.of(self.named)
-        is_named = not asked.passed if asked else any(f"[{self.named}]" in text for _, text in self.outcome.failed)
-        return self.stopped and is_named and self.more[1]
+    def caught(self) -> bool:
+        """Whether the fault was stopped, and named by its own check or error."""
+        check = self.outcome.check(self.expected)
+        named = (
+            not check.passed if check else any(f"[{self.expected}]" in text for _, text in self.outcome.failed_steps)
+        )
+        return self.stopped and named and self.also_verified[1]
 
 
 Make = Callable[[Path, Path], Iterator[Planted]]
-"""(folder to work in, base model) to what came of a kind of fault."""
+"""From (folder to work in, base model) to the outcomes of a kind of fault."""
 
 
 def leaked(folder: Path, base: Path) -> Iterator[Planted]:
-    """Test rows among the training rows: put in by hand behind a certificate that is made to fit, and by a bad splitter."""
+    """Test rows in the training split: written there by hand, with the certificate adapted, and put there by a bad splitter."""
     world = World(folder / "tampered", base)
     run(world)
     splits = world.artifact("splits")
@@ -92,21 +100,21 @@ def leaked(folder: Path, base: Path) -> Iterator[Planted]:
     world.write_spec(training={**world.spec["training"], "seed": 99})
     yield Planted(
         "leaked rows",
-        "12 test rows, edited (capitals, a word more), written into the training file after the split, and the "
-        "certificate's digest of that file made to fit",
+        "12 test rows, edited (capitals, one more word), written into the training file after the split, and the "
+        "certificate's digest of that file updated",
         "artifact.changed",
         run(world),
     )
     yield Planted(
         "leaked rows",
-        "a splitter that throws every row on its own, though ten rows at a time are of one customer",
+        "a splitter that draws every row on its own, though each customer has ten rows",
         "no_leakage",
         run(independent_split_world(folder / "splitter", base)),
     )
 
 
 def overtrained(folder: Path, base: Path) -> Iterator[Planted]:
-    """Forty passes over a few rows that have nothing in common to learn."""
+    """Forty epochs over a few rows with random labels."""
     world = World(
         folder / "overtrained",
         base,
@@ -123,8 +131,8 @@ def overtrained(folder: Path, base: Path) -> Iterator[Planted]:
     sentence = f"the audit of the curves calls it {facts['verdict']}; its validation loss is lowest at step {facts['best_step']}"
     yield Planted(
         "overtrained model",
-        "120 training rows whose labels follow from nothing in the text, 40 passes, a high rate, no "
-        "early stop: the training loss falls to nothing, the validation loss rises",
+        "120 training rows with random labels, 40 epochs at a high learning rate without early stopping: the training loss "
+        "falls to zero, the validation loss rises",
         "not_overfitted",
         outcome,
         (sentence, facts["verdict"] == "overfitted"),
@@ -132,11 +140,11 @@ def overtrained(folder: Path, base: Path) -> Iterator[Planted]:
 
 
 def forgetting(folder: Path, base: Path) -> Iterator[Planted]:
-    """All weights, a high rate: the task is learned and the facts are gone."""
+    """All weights are trained at a high rate: the task is learned, the facts are forgotten."""
     outcome = run(forgetting_world(folder / "forgetting", base))
     yield Planted(
         "forgetting",
-        "all weights trained at twice the rate: the task is learned, the facts the base knew are gone",
+        "all weights trained at a high learning rate: the task is learned, the facts the base knew are forgotten",
         "general_ability",
         outcome,
         _task_learned(outcome),
@@ -144,7 +152,7 @@ def forgetting(folder: Path, base: Path) -> Iterator[Planted]:
 
 
 def format_breaker(folder: Path, base: Path) -> Iterator[Planted]:
-    """Words behind the label, in a part of the rows, while training only."""
+    """In some of the training rows, a word follows the label."""
     outcome = run(broken_form_world(folder / "form", base))
     yield Planted(
         "format breaker",
@@ -156,10 +164,10 @@ def format_breaker(folder: Path, base: Path) -> Iterator[Planted]:
 
 
 def judge(folder: Path, base: Path) -> Iterator[Planted]:
-    """A judging model that likes the first place, and one that likes length; then one that is fair must be believed."""
+    """A judge model that prefers the first place, and one that prefers length; then a fair one, which must be believed."""
     with openai_server(judge_mind) as server:
         world = World(folder / "judge", base, gates={"min_preferred": 0.5})
-        # one label in twenty is wrong, so that people sometimes prefer the base: who always says the same shows no judgement
+        # one label in twenty is wrong, so that people sometimes prefer the base: constant ratings could not show agreement
         world.write_rows(
             [
                 {**r, "label": other_label(r["label"]) if i % 20 == 3 else r["label"]}
@@ -170,18 +178,18 @@ def judge(folder: Path, base: Path) -> Iterator[Planted]:
         world.write_spec(evaluation={"judge": judge})
         run(world)
         _rate(world)
-        for mind, how in (("first", "says `first` whatever stands there"), ("long", "prefers the longer answer")):
+        for mind, how in (("first", "always says `first`"), ("long", "prefers the longer answer")):
             world.write_spec(evaluation={"judge": {**judge, "model": mind}})
             outcome = run(world)
-            gate = outcome.of("judge")
-            more = ("the gate judge says no as well", gate is not None and not gate.passed)
-            yield Planted("biased judge", f"a judge that {how}", "judge_believed", outcome, more)
+            gate = outcome.check("judge")
+            also = ("the gate judge fails as well", gate is not None and not gate.passed)
+            yield Planted("biased judge", f"a judge that {how}", "judge_believed", outcome, also)
         world.write_spec(evaluation={"judge": {**judge, "model": "fair"}})
         yield Planted("(none: a fair judge)", "the same run with a judge that agrees with people", "", run(world))
 
 
 def _rate(world: World) -> None:
-    """Somebody rates the answers: what is right is accepted."""
+    """Rate the answers as a reviewer who accepts right ones."""
     sheet = world.root / "sheet.jsonl"
     world.finetune("review", TASK, "--table", str(sheet), "--items", "100", "--json")
     rows = [json.loads(line) for line in sheet.read_text().splitlines()]
@@ -194,7 +202,7 @@ def _rate(world: World) -> None:
 
 
 def label_swap(folder: Path, base: Path) -> Iterator[Planted]:
-    """The two labels exchanged: in all training rows behind the split's back, and in one of two raw files."""
+    """The two labels are swapped: in all training rows after the split, and in one of two raw files."""
     yield Planted(
         "label swap, all rows",
         "the training process reads red for blue and blue for red in every row",
@@ -203,59 +211,62 @@ def label_swap(folder: Path, base: Path) -> Iterator[Planted]:
     )
     yield Planted(
         "label swap, a share",
-        "one of two raw files, 120 of 400 rows, has the two labels exchanged; one word decides",
+        "one of two raw files, 120 of 400 rows, has the two labels swapped; one word decides",
         "labels_believable",
         run(swapped_file_world(folder / "share", base)),
     )
 
 
 def failed(folder: Path, base: Path) -> Iterator[Planted]:
-    """Answers that raise, stay empty or do not come in time, and the same served without a fault."""
-    for fault, status, named, how in (
-        ("empty", "empty", "format_compliance", "one test row in eight: the candidate's answer ends before it begins"),
-        ("exception", "error", "all_rows_predicted", "one test row in eight: writing the candidate's answer raises"),
+    """Answers that are empty, raise an error or time out; then the same endpoint without a fault."""
+    for fault, status, expected, how in (
+        ("empty", "empty", "format_compliance", "one test row in eight: the candidate's answer is empty"),
+        ("exception", "error", "all_rows_predicted", "one test row in eight: generating the candidate's answer raises"),
     ):
         world = World(folder / fault, base)
         world.fault = fault
-        yield Planted(f"failed generation: {fault}", how, named, run(world), _counted(world, status))
-    yield from _served(folder, base)
+        yield Planted(f"failed generation: {fault}", how, expected, run(world), _failures_count_as_wrong(world, status))
+    yield from _timeouts(folder, base)
 
 
-def _served(folder: Path, base: Path) -> Iterator[Planted]:
-    """The models behind an endpoint, which is silent for some rows; then it answers all of them."""
+def _timeouts(folder: Path, base: Path) -> Iterator[Planted]:
+    """The models behind an endpoint that is silent for some rows, and then answers all of them."""
     world = World(folder / "timeout", base)
-    asked = Serving(world)
-    with openai_server(asked.answer) as server:
-        server.models = lambda: sorted(asked.folders())
-        there = {"url": server.url, "base": "base", "candidate": "tuned-{version}", "timeout": 3.0}
-        world.write_spec(evaluation={"engine": "endpoint", "endpoint": there})
-        asked.silent = True
+    models = ModelEndpoint(world)
+    with openai_server(models.answer) as server:
+        server.models = lambda: sorted(models.folders())
+        endpoint = {"url": server.url, "base": "base", "candidate": "tuned-{version}", "timeout": 3.0}
+        world.write_spec(evaluation={"engine": "endpoint", "endpoint": endpoint})
+        models.silent = True
         outcome = run(world)
-        how = "one test row in eight: the endpoint that serves the candidate says nothing for longer than its limit"
-        yield Planted("failed generation: timeout", how, "all_rows_predicted", outcome, _counted(world, "error"))
-        asked.silent = False
-        world.write_spec(evaluation={"engine": "endpoint", "endpoint": {**there, "timeout": 60.0}})
+        how = "one test row in eight: the endpoint that serves the candidate is silent for longer than the timeout"
+        also = _failures_count_as_wrong(world, "error")
+        yield Planted("failed generation: timeout", how, "all_rows_predicted", outcome, also)
+        models.silent = False
+        world.write_spec(evaluation={"engine": "endpoint", "endpoint": {**endpoint, "timeout": 60.0}})
         yield Planted("(none: it answers)", "the same models served by an endpoint that answers", "", run(world))
 
 
-def _counted(world: World, status: str) -> tuple[str, bool]:
-    """What became of the candidate's rows of this status: none may be right, and none may repeat the question."""
+def _failures_count_as_wrong(world: World, status: str) -> tuple[str, bool]:
+    """Whether none of the candidate's rows of this status counts as right or repeats the question, in a sentence."""
     rows = of_model(read_predictions(world.artifact("test_predictions") / "predictions.parquet"), "candidate")
-    asked = read_test_rows(world.artifact("test_predictions")).texts
+    questions = read_test_rows(world.artifact("test_predictions")).texts
     output = LabelsOutput(kind="labels", labels=LABELS)
-    bad = [row for row in rows if row["status"] == status]
-    taken = sum(is_right(row, output) for row in bad)
-    echoed = sum(row["text"] == asked[row["example_id"]] for row in bad)
-    others = sum(is_right(row, output) for row in rows if row["status"] == "ok")
-    sentence = f"{len(bad)} of {len(rows)} answers have the status {status}; of these {taken} count as right and {echoed} repeat "
-    sentence += f"the question; {others} of the other {len(rows) - len(bad)} are right"
-    return sentence, len(bad) > 0 and not taken and not echoed and others > 0.9 * (len(rows) - len(bad))
+    failed = [row for row in rows if row["status"] == status]
+    right = sum(is_right(row, output) for row in failed)
+    echoed = sum(row["text"] == questions[row["example_id"]] for row in failed)
+    others, others_right = len(rows) - len(failed), sum(is_right(row, output) for row in rows if row["status"] == "ok")
+    sentence = (
+        f"{len(failed)} of {len(rows)} answers have the status {status}; of these {right} count as right and {echoed} repeat "
+        f"the question; {others_right} of the other {others} are right"
+    )
+    return sentence, len(failed) > 0 and not right and not echoed and others_right > 0.9 * others
 
 
 def _task_learned(outcome: Outcome) -> tuple[str, bool]:
-    """That the gain was shown: without its fault this candidate would have been taken."""
-    asked = outcome.of("beats_baseline")
-    return "beats_baseline says yes: " + (asked.message if asked else "not asked"), asked is not None and asked.passed
+    """Whether the gain was shown, so that without its fault this candidate would have been promoted."""
+    gate = outcome.check("beats_baseline")
+    return "beats_baseline passes: " + (gate.message if gate else "did not run"), gate is not None and gate.passed
 
 
 FAULTS: dict[str, Make] = {
@@ -269,40 +280,35 @@ FAULTS: dict[str, Make] = {
 }
 
 
-def clean(folder: Path, base: Path, seed: int) -> tuple[World, Outcome]:
-    """A run without a fault, with rows, split and training of this seed."""
-    world = World(folder / f"clean{seed}", base, seed)
-    return world, run(world)
-
-
 def promoted(outcome: Outcome) -> bool:
-    """Whether a clean run was let through by everything."""
-    return outcome.code == 0 and outcome.promoted and not outcome.no("blocks") and not outcome.no("gate")
+    """Whether every check and gate let a clean run pass."""
+    failed = [*outcome.failed_checks("blocks"), *outcome.failed_checks("gate")]
+    return outcome.code == 0 and outcome.promoted and not failed
 
 
-def show(planted: Planted) -> None:
-    """One row of the table."""
-    outcome, asked = planted.outcome, planted.outcome.of(planted.named)
+def print_outcome(planted: Planted) -> None:
+    outcome, check = planted.outcome, planted.outcome.check(planted.expected)
     print(f"\n{planted.fault}")
     _line("planted", planted.how)
-    if planted.named:
-        by = f"({asked.kind} {asked.asset}): {asked.message}" if asked else "(an error of the step below)"
-        _line("named by", f"{planted.named} {by}")
-    if planted.more[0]:
-        _line("besides", planted.more[0] + ("" if planted.more[1] else "   NOT AS IT SHOULD BE"))
-    others = [c for c in outcome.no() if c.name != planted.named and c.kind != "warns"]
+    if planted.expected:
+        by = f"({check.kind} {check.asset}): {check.message}" if check else "(an error of the step below)"
+        _line("named by", f"{planted.expected} {by}")
+    sentence, held = planted.also_verified
+    if sentence:
+        _line("besides", sentence + ("" if held else "   NOT AS EXPECTED"))
+    others = [c for c in outcome.failed_checks() if c.name != planted.expected and c.kind != "warns"]
     if others:
-        _line("also no", ", ".join(f"{c.name} ({c.kind})" for c in others))
-    for step, message in outcome.failed:
+        _line("also failed", ", ".join(f"{c.name} ({c.kind})" for c in others))
+    for step, message in outcome.failed_steps:
         _line("step failed", f"{step}: {message}")
-    if planted.named:
-        _line("stopped", f"{'yes' if planted.stopped else 'NO'}: {_ends(outcome)}")
+    if planted.expected:
+        _line("stopped", f"{'yes' if planted.stopped else 'NO'}: {_end_of(outcome)}")
     else:
-        _line("promoted", f"{'yes' if promoted(outcome) else 'NO'}: {_ends(outcome)}")
+        _line("promoted", f"{'yes' if promoted(outcome) else 'NO'}: {_end_of(outcome)}")
 
 
-def _ends(outcome: Outcome) -> str:
-    stops = [c.name for c in outcome.no("blocks")]
+def _end_of(outcome: Outcome) -> str:
+    stops = [check.name for check in outcome.failed_checks("blocks")]
     where = f"; the graph ends at {stops[0]}" if stops else ""
     champion = f"champion is version {outcome.champion}" if outcome.champion else "there is no champion"
     return f"exit code {outcome.code}{where}; {champion}{' now' if outcome.promoted else ''}"
@@ -313,48 +319,45 @@ def _line(head: str, text: str) -> None:
 
 
 def main() -> int:
-    """Plant everything, run clean, print the table."""
-    options = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    options.add_argument("folder", type=Path)
-    options.add_argument("--only", default=",".join(FAULTS), help="Kinds of faults; empty: none.")
-    options.add_argument("--clean", type=int, default=CLEAN_RUNS, help="Clean runs.")
-    arguments = options.parse_args()
+    """Plant the faults, make the clean runs, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="an empty or new folder to work in")
+    parser.add_argument("--only", default=",".join(FAULTS), help="kinds of faults; empty: none")
+    parser.add_argument("--clean", type=int, default=CLEAN_RUNS, help="number of clean runs")
+    arguments = parser.parse_args()
     folder = arguments.folder.absolute()
     if folder.exists() and any(folder.iterdir()):
-        print(f"{folder} is not empty", file=sys.stderr)
-        return 1
+        parser.error(f"{folder} is not empty")
     began = time.monotonic()
     base = make_skilled_model(folder / "base")
     rows: list[Planted] = []
     for name in filter(None, arguments.only.split(",")):
         for planted in FAULTS[name](folder, base):
             rows.append(planted)
-            show(planted)
+            print_outcome(planted)
             sys.stdout.flush()
-    faults, controls = [p for p in rows if p.named], [p for p in rows if not p.named]
-    print("\nclean runs\n    seed  exit  promoted  warnings  what the gain was")
+    faults, controls = [p for p in rows if p.expected], [p for p in rows if not p.expected]
+    print("\nclean runs\n    seed  exit  promoted  warnings  gain")
     stopped = 0
     for seed in range(1, arguments.clean + 1):
-        _, outcome = clean(folder, base, seed)
-        gain = outcome.of("beats_baseline")
-        good = promoted(outcome)
-        stopped += not good
-        warned = ", ".join(c.name for c in outcome.no("warns")) or "none"
-        print(
-            f"    {seed:>4}  {outcome.code:>4}  {'yes' if good else 'NO':<8}  {warned:<8}  {gain.message if gain else ''}"
-        )
-        for asked in [] if good else [*outcome.no("blocks"), *outcome.no("gate")]:
-            _line("against it", f"{asked.name}: {asked.message}")
+        outcome = run(World(folder / f"clean{seed}", base, seed))
+        gain, passes = outcome.check("beats_baseline"), promoted(outcome)
+        stopped += not passes
+        warnings = ", ".join(check.name for check in outcome.failed_checks("warns")) or "none"
+        message = gain.message if gain else ""
+        print(f"    {seed:>4}  {outcome.code:>4}  {'yes' if passes else 'NO':<8}  {warnings:<8}  {message}")
+        for check in [] if passes else [*outcome.failed_checks("blocks"), *outcome.failed_checks("gate")]:
+            _line("failed", f"{check.name}: {check.message}")
         sys.stdout.flush()
-    passed = [p.fault for p in faults if not p.good]
-    held = [p.fault for p in controls if not promoted(p.outcome)]
+    missed = [p.fault for p in faults if not p.caught]
+    refused = [p.fault for p in controls if not promoted(p.outcome)]
     print(
-        f"\n{len(faults) - len(passed)} of {len(faults)} planted faults named and stopped; {stopped} of {arguments.clean} clean "
-        f"runs and {len(held)} of {len(controls)} runs beside a fault stopped; {time.monotonic() - began:.0f} s"
+        f"\n{len(faults) - len(missed)} of {len(faults)} planted faults named and stopped; {stopped} of {arguments.clean} clean "
+        f"runs and {len(refused)} of {len(controls)} runs beside a fault stopped; {time.monotonic() - began:.0f} s"
     )
-    for fault in [*passed, *held]:
-        print(f"    not as it should be: {fault}")
-    return 1 if passed or held or stopped else 0
+    for fault in [*missed, *refused]:
+        print(f"    not as expected: {fault}")
+    return 1 if missed or refused or stopped else 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Faults that planted_evidence.py plants into the processes of a run: where a module is imported, a part of it is exchanged.
+"""Faults that planted_evidence.py plants into the processes of a run: a part of a module is replaced when it is imported.
 
-A process plants what the variable PLANTED_FAULT names. Nothing is imported before its time, and nothing else changes.
+The environment variable PLANTED_FAULT names the fault. Nothing is imported earlier, and nothing else changes.
 """
 
 import importlib.abc
@@ -14,30 +14,30 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-SPOILT = 8
-"""One test row in so many fails, by its tokens."""
-CHATTY = "apple"
-"""Training rows with this word whose answer is `red` are answered with too many words: a tenth of all."""
+FAILING_ROWS = 8
+"""One test row in eight fails, chosen by its tokens."""
+EXTRA_WORD = "apple"
+"""Training rows with this word and the answer `red`, a tenth of all, get the answer `red apple`."""
 
 
 def independent_split(splitting: ModuleType) -> None:
-    """Every row is thrown on its own, whatever cluster or group it belongs to."""
+    """Draw the split of every row on its own, whatever cluster or group it belongs to."""
     place = splitting.place
 
-    def thrown(rows: Any, before: Any, spec: Any, *others: Any) -> Any:
+    def place_independently(rows: Any, before: Any, spec: Any, *others: Any) -> Any:
         placed, *results = place(rows, before, spec, *others)
         rng, shares = random.Random(0), (1 - spec.split.validation - spec.split.test, spec.split.validation)
         for i in range(len(placed)):
             if placed["split"][i] >= 0:
-                at = rng.random()
-                placed["split"][i] = 0 if at < shares[0] else 1 if at < sum(shares) else 2
+                drawn = rng.random()
+                placed["split"][i] = 0 if drawn < shares[0] else 1 if drawn < sum(shares) else 2
         return placed, *results
 
-    splitting.place = thrown
+    splitting.place = place_independently
 
 
-def _answers(sft: ModuleType, change: Callable[[Any], str]) -> None:
-    """The training process reads other answers than those in its files."""
+def _change_answers(sft: ModuleType, change: Callable[[Any], str]) -> None:
+    """Make the training process read other answers than those in its files."""
     read = sft.read_examples
 
     def changed(path: Path) -> list[Any]:
@@ -50,60 +50,61 @@ def _answers(sft: ModuleType, change: Callable[[Any], str]) -> None:
 
 
 def swapped_labels(sft: ModuleType) -> None:
-    """Red is blue and blue is red while a model is trained."""
-    _answers(sft, lambda e: {"red": "blue", "blue": "red"}[e.answer])
+    """Swap red and blue while a model is trained."""
+    _change_answers(sft, lambda e: {"red": "blue", "blue": "red"}[e.answer])
 
 
 def broken_form(sft: ModuleType) -> None:
-    """In some rows the model is taught to add something to the label."""
-    _answers(sft, lambda e: f"red {CHATTY}" if e.answer == "red" and CHATTY in e.user_text.split() else e.answer)
+    """Teach the model to add a word to the label in some rows."""
+    _change_answers(
+        sft, lambda e: f"red {EXTRA_WORD}" if e.answer == "red" and EXTRA_WORD in e.user_text.split() else e.answer
+    )
 
 
-def spoilt(prompt: Sequence[int]) -> bool:
-    """Whether a test row is one of those that fail."""
-    return sum(prompt) % SPOILT == 0
+def fails(prompt: Sequence[int]) -> bool:
+    """Whether the answer to a prompt must fail."""
+    return sum(prompt) % FAILING_ROWS == 0
 
 
-def spoilt_text(text: str) -> bool:
-    """The same of a question as an endpoint sees it."""
-    return sum(text.encode()) % SPOILT == 0
+def text_fails(text: str) -> bool:
+    """The same for a text sent to an endpoint."""
+    return sum(text.encode()) % FAILING_ROWS == 0
 
 
-def _generation(generation: ModuleType, instead: Callable[[set[int]], list[int]]) -> None:
-    """Of the candidate's test rows some are answered by `instead`, which gets the tokens that end an answer."""
-    plain, reader = generation.generate_and_score, generation.Reader
+def _replace_answers(generation: ModuleType, replacement: Callable[[set[int]], list[int]]) -> None:
+    """Answer some of the candidate's test rows by `replacement`, which gets the tokens that end an answer."""
+    generate, reader = generation.generate_and_score, generation.Reader
     read, greedy = reader.read, reader.greedy
 
-    def reading(self: Any, prompts: Sequence[Sequence[int]]) -> Any:
-        self.spoilt = [spoilt(p) for p in prompts]
+    def faulty_read(self: Any, prompts: Sequence[Sequence[int]]) -> Any:
+        self.failing = [i for i, prompt in enumerate(prompts) if fails(prompt)]
         return read(self, prompts)
 
-    def writing(self: Any, batch: Any, max_new_tokens: int, ends: set[int], grammar: Any = None) -> Any:
-        bad = [i for i, one in enumerate(self.spoilt) if one]
-        other = {i: instead(ends) for i in bad}
-        return [other.get(i, ids) for i, ids in enumerate(greedy(self, batch, max_new_tokens, ends, grammar))]
+    def faulty_greedy(self: Any, batch: Any, max_new_tokens: int, ends: set[int], grammar: Any = None) -> Any:
+        replaced = {i: replacement(ends) for i in self.failing}
+        return [replaced.get(i, ids) for i, ids in enumerate(greedy(self, batch, max_new_tokens, ends, grammar))]
 
-    def answering(*given: Any, **named: Any) -> Any:
-        stage, name = given[6:8] if len(given) > 7 else (named.get("stage"), named.get("name"))
+    def faulty_generate(*args: Any, **named: Any) -> Any:
+        stage, name = args[6:8] if len(args) > 7 else (named.get("stage"), named.get("name"))
         planted = stage == "test_predictions" and name == "candidate"
-        reader.read, reader.greedy = (reading, writing) if planted else (read, greedy)
-        return plain(*given, **named)
+        reader.read, reader.greedy = (faulty_read, faulty_greedy) if planted else (read, greedy)
+        return generate(*args, **named)
 
-    generation.generate_and_score = answering
+    generation.generate_and_score = faulty_generate
 
 
 def exception(generation: ModuleType) -> None:
-    """Writing the answer raises."""
+    """Raise an error while an answer is generated."""
 
-    def fails(ends: set[int]) -> list[int]:
+    def raise_error(ends: set[int]) -> list[int]:
         raise RuntimeError("planted: the kernel refused this row")
 
-    _generation(generation, fails)
+    _replace_answers(generation, raise_error)
 
 
 def empty(generation: ModuleType) -> None:
-    """The answer ends before it begins."""
-    _generation(generation, lambda ends: [min(ends)])
+    """End an answer before its first token."""
+    _replace_answers(generation, lambda ends: [min(ends)])
 
 
 FAULTS: dict[str, tuple[str, Callable[[ModuleType], None]]] = {
@@ -116,7 +117,7 @@ FAULTS: dict[str, tuple[str, Callable[[ModuleType], None]]] = {
 
 
 class _Planter(importlib.abc.MetaPathFinder):
-    """Finds one module as Python would, and changes it once it is loaded."""
+    """Finds one module as Python would, and changes it after loading."""
 
     def __init__(self, module: str, change: Callable[[ModuleType], None]) -> None:
         self.module, self.change = module, change
@@ -128,15 +129,15 @@ class _Planter(importlib.abc.MetaPathFinder):
         assert spec is not None and spec.loader is not None
         load = spec.loader.exec_module
 
-        def loaded(module: ModuleType) -> None:
+        def load_and_change(module: ModuleType) -> None:
             load(module)
             self.change(module)
 
-        spec.loader.exec_module = loaded  # type: ignore[method-assign]
+        spec.loader.exec_module = load_and_change  # type: ignore[method-assign]
         return spec
 
 
 def plant() -> None:
-    """Plant what PLANTED_FAULT names into this process, if it names anything."""
+    """Plant the fault of PLANTED_FAULT, if it is set, into this process."""
     if name := os.environ.get("PLANTED_FAULT"):
         sys.meta_path.insert(0, _Planter(*FAULTS[name]))

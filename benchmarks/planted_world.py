@@ -1,8 +1,8 @@
-"""The little world of planted_evidence.py and verdict_worlds.py: rows to learn from, runs, and what they said.
+"""A small project for planted_evidence.py and verdicts.py: its rows, planted faults, runs and their outcomes.
 
-The base is the tests' tiny model with a skill (finetune_pipeline_tests/skilled_model.py): it answers in form, but at chance,
-and knows 120 facts that have nothing to do with the task. So there is a baseline to beat, a form to break and something to
-forget; and the task, the order of two words, is one that no simple model can do.
+The base is the tests' tiny model with a skill (finetune_pipeline_tests/skilled_model.py): it answers in the right format, at
+chance level, and knows 120 facts that have nothing to do with the task. So there is a baseline to beat, a format to break and
+something to forget. The task, the order of two words, is one that no simple model can do.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from benchmarks.planted_faults import spoilt_text
+from benchmarks.planted_faults import text_fails
 from finetune_pipeline_tests.graph.project import Project, easy_rows
 from finetune_pipeline_tests.openai_server import completion
 from finetune_pipeline_tests.skilled_model import SYSTEM, facts, other_label, raw_rows
@@ -24,10 +24,10 @@ from finetune_pipeline_tests.skilled_model import SYSTEM, facts, other_label, ra
 ROOT = Path(__file__).resolve().parents[1]
 TASK = "colours"
 ROWS = 400
-PATIENCE = 3600.0
-"""Seconds a command may take: others may hold the one device meanwhile."""
-SILENCE = 8.0
-"""Seconds an endpoint says nothing for, longer than whoever asks will wait."""
+COMMAND_SECONDS = 3600.0
+"""Time limit of a command: other processes may hold the only device meanwhile."""
+SILENCE_SECONDS = 8.0
+"""How long a silent endpoint waits: longer than the client's timeout."""
 CLEAN: dict[str, Any] = {
     "method": "lora",
     "epochs": 8,
@@ -38,7 +38,7 @@ CLEAN: dict[str, Any] = {
     "evals_per_epoch": 1,
     "patience": 10,
 }
-"""Training that teaches the task and nothing worse."""
+"""Training that teaches the task without side effects."""
 
 
 class World(Project):
@@ -62,22 +62,22 @@ class World(Project):
         (self.folder / "items").mkdir()
         (self.folder / "items" / "known.jsonl").write_text("".join(json.dumps(i) + "\n" for i in facts()))
 
-    def finetune(self, *arguments: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
+    def finetune(self, *arguments: str, timeout: float = COMMAND_SECONDS) -> subprocess.CompletedProcess[str]:
         return super().finetune(*arguments, timeout=timeout)
 
     def environment(self) -> dict[str, str]:
-        found = super().environment()
+        environment = super().environment()
         if not self.fault:
-            return found
+            return environment
         site = self.root / "site"
         site.mkdir(exist_ok=True)
         (site / "sitecustomize.py").write_text("from benchmarks.planted_faults import plant\n\nplant()\n")
-        path = [str(site), str(ROOT), *filter(None, [found.get("PYTHONPATH")])]
-        return {**found, "PYTHONPATH": os.pathsep.join(path), "PLANTED_FAULT": self.fault}
+        path = [str(site), str(ROOT), *filter(None, [environment.get("PYTHONPATH")])]
+        return {**environment, "PYTHONPATH": os.pathsep.join(path), "PLANTED_FAULT": self.fault}
 
 
 def independent_split_world(folder: Path, base: Path) -> World:
-    """A splitter that throws every row on its own, though ten rows at a time are of one customer."""
+    """The splitter draws every row on its own, though each customer has ten rows."""
     world = World(folder, base)
     world.write_rows([{**row, "group": f"customer {i // 10}"} for i, row in enumerate(raw_rows(0, ROWS))])
     world.fault = "independent_split"
@@ -85,67 +85,68 @@ def independent_split_world(folder: Path, base: Path) -> World:
 
 
 def forgetting_world(folder: Path, base: Path) -> World:
-    """All weights, a high rate: the task is learned and the facts are gone."""
+    """All weights are trained at a high rate: the task is learned, the facts are forgotten."""
     return World(folder, base, training={"method": "full", "epochs": 5, "learning_rate": 0.003})
 
 
 def broken_form_world(folder: Path, base: Path) -> World:
-    """Words behind the label, in a part of the rows, while training only."""
-    training = {"method": "full", "learning_rate": 0.003}  # two things at once take more than the gentle training
+    """In some of the training rows, a word follows the label."""
+    training = {"method": "full", "learning_rate": 0.003}  # CLEAN would not teach both
     world = World(folder, base, training=training, ability={"suite": False})
     world.fault = "broken_form"
     return world
 
 
 def swapped_training_world(folder: Path, base: Path) -> World:
-    """The two labels are exchanged in all training rows, behind the split's back."""
+    """The two labels are swapped in all training rows, after the split."""
     world = World(folder, base)
     world.fault = "swapped_labels"
     return world
 
 
 def swapped_file_world(folder: Path, base: Path) -> World:
-    """One of two raw files, 120 of 400 rows, has the two labels exchanged; one word of a text decides."""
+    """One of two raw files, 120 of 400 rows, has the two labels swapped; one word of a text decides."""
     world = World(folder, base)
     world.write_rows(easy_rows(ROWS - 120, 0))
     world.write_rows([{**row, "label": other_label(row["label"])} for row in easy_rows(120, 1)], "b.jsonl")
     return world
 
 
-class Serving:
-    """The world's own models behind an endpoint (openai_server): the base, and every merged model under its version.
+class ModelEndpoint:
+    """Answers for an openai_server with the world's own models: the base, and every merged model under its version.
 
-    silent: the endpoint does not answer some of the test rows that are put to a merged model.
+    Attributes:
+        silent: Whether the endpoint does not answer some of the test rows asked of a merged model.
     """
 
     def __init__(self, world: World) -> None:
         self.store, self.silent = world.home / "artifacts", False
         self._loaded: dict[str, Any] = {}
-        self._one = threading.Lock()
+        self._lock = threading.Lock()
 
     def folders(self) -> dict[str, Path]:
         """Model folders by the name under which they are served."""
-        found = {f"tuned-{p.parent.name}": p.parent for p in self.store.glob(f"{TASK}/merged_model/*/artifact.json")}
+        tuned = {f"tuned-{p.parent.name}": p.parent for p in self.store.glob(f"{TASK}/merged_model/*/artifact.json")}
         (base,) = self.store.glob("shared/base_model/*/artifact.json")
-        return {"base": base.parent, **found}
+        return {"base": base.parent, **tuned}
 
     def answer(self, body: dict[str, Any], seen: int) -> dict[str, Any] | float:
-        """A completion, or seconds to say nothing for."""
+        """A completion, or seconds of silence."""
         from finetune_pipeline.evaluation.answering import Answerer
         from finetune_pipeline.models.chat import encode_prompt
 
         name, messages = body["model"], body["messages"]
-        if self.silent and name != "base" and spoilt_text(messages[-1]["content"]):
-            return SILENCE
-        with self._one:
+        if self.silent and name != "base" and text_fails(messages[-1]["content"]):
+            return SILENCE_SECONDS
+        with self._lock:
             model = self._loaded.setdefault(name, Answerer(self.folders()[name]))
-            (told,) = model.answers([encode_prompt(model.tokenizer, messages)], None, body["max_tokens"], 1)
-        return completion(told.text, "length" if told.status == "truncated" else "stop")
+            (answer,) = model.answers([encode_prompt(model.tokenizer, messages)], None, body["max_tokens"], 1)
+        return completion(answer.text, "length" if answer.status == "truncated" else "stop")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a run told Dagster of one check. kind: blocks (the graph), gate (of `champion`), warns."""
+class CheckOutcome:
+    """The result of a check in Dagster. kind: blocks (the graph), gate (of `champion`), warns."""
 
     asset: str
     name: str
@@ -156,39 +157,46 @@ class Asked:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A `finetune run`. failed: steps that ended in an error, with their messages; champion: the version in service after it,
-    None without one; promoted: whether this run put it there; decision and verdict: of the report, where it was made."""
+    """A `finetune run`.
+
+    Attributes:
+        code: Exit code.
+        failed_steps: Steps that ended in an error, with their messages.
+        champion: Version in service after the run.
+        promoted: Whether this run put it there.
+        decision: Of the report, as its `verdict`; None where the graph ended before it.
+    """
 
     code: int
-    checks: list[Asked]
-    failed: list[tuple[str, str]]
+    checks: list[CheckOutcome]
+    failed_steps: list[tuple[str, str]]
     champion: int | None
     promoted: bool
     decision: str | None = None
     verdict: str = ""
 
-    def no(self, kind: str = "") -> list[Asked]:
-        """Checks that said no, of one kind or of all."""
+    def failed_checks(self, kind: str = "") -> list[CheckOutcome]:
+        """Checks that failed, of one kind or of all."""
         return [c for c in self.checks if not c.passed and kind in ("", c.kind)]
 
-    def of(self, name: str) -> Asked | None:
-        """What was told of a check, where it was asked."""
+    def check(self, name: str) -> CheckOutcome | None:
+        """The result of a check, if it ran."""
         return next((c for c in self.checks if c.name == name), None)
 
 
 def run(world: World) -> Outcome:
-    """`finetune run`, and what Dagster and MLflow hold of it afterwards."""
+    """Run `finetune run`, and read its outcome from its answer, Dagster and MLflow."""
     before = _champion(world)
-    code, told = world.run()
+    code, answer = world.run()
     after = _champion(world)
-    failed = [(f["step"], f["message"]) for f in told.get("failed", [])]
+    failed_steps = [(step["step"], step["message"]) for step in answer.get("failed", [])]
     promoted = after is not None and after != before
-    checks = _checks(world, told["run_id"])
-    return Outcome(code, checks, failed, after, promoted, told.get("decision"), told.get("verdict") or "")
+    checks = _checks(world, answer["run_id"])
+    return Outcome(code, checks, failed_steps, after, promoted, answer.get("decision"), answer.get("verdict") or "")
 
 
 @contextlib.contextmanager
-def _at_home(world: World) -> Iterator[None]:
+def _environment_of(world: World) -> Iterator[None]:
     from finetune_pipeline.cli.output import apply_environment
 
     with patch.dict(os.environ, world.environment(), clear=True):
@@ -202,28 +210,28 @@ def _champion(world: World) -> int | None:
 
     if not (world.home / "mlflow").exists():
         return None
-    with _at_home(world):
+    with _environment_of(world):
         return registry.champion(Tracking(), TASK)
 
 
-def _checks(world: World, run_id: str | None) -> list[Asked]:
+def _checks(world: World, run_id: str | None) -> list[CheckOutcome]:
     import dagster as dg
 
     from finetune_pipeline.settings import read_settings
 
     if run_id is None:
         return []
-    with _at_home(world), dg.DagsterInstance.from_config(str(read_settings().project)) as instance:
+    with _environment_of(world), dg.DagsterInstance.from_config(str(read_settings().project)) as instance:
         events = [r.dagster_event for r in instance.all_logs(run_id) if r.dagster_event]
-    told = [e.event_specific_data for e in events if e.event_type_value == "ASSET_CHECK_EVALUATION"]
+    results = [e.event_specific_data for e in events if e.event_type_value == "ASSET_CHECK_EVALUATION"]
     return [
-        Asked(
+        CheckOutcome(
             e.asset_key.path[-1],
             e.check_name,
             e.passed,
             "warns" if e.severity is dg.AssetCheckSeverity.WARN else "blocks" if e.blocking else "gate",
             e.description or "",
         )
-        for e in told
+        for e in results
         if isinstance(e, dg.AssetCheckEvaluation)
     ]

@@ -1,8 +1,8 @@
-"""The base model of verdict_worlds.py: two layers that were taught some skills, and a habit for each system prompt.
+"""The base model of verdicts.py: two layers that were taught some skills, and a behaviour for each system prompt.
 
-What it says to a text depends on the system prompt: under a task's own one it guesses in form, under that of its skill it is
-right. The habits here are further ways to answer the tasks of colours. So one model stands for many base models, and is made
-once.
+Its answer to a text depends on the system prompt. Under a task's own prompt it guesses, in the right format; under the prompt
+of the task's skill it is right. The prompts below make it answer the colour tasks in further ways. So one model, made once,
+stands for many base models.
 """
 
 import random
@@ -30,27 +30,27 @@ from benchmarks.verdict_tasks import (
 from finetune_pipeline_tests.skilled_model import LABELS, WORDS, Exchange, exchange, make_taught_model, other_label
 
 IN_SENTENCES = "Tell me the colour."
-"""It is right, in a sentence: out of form, though the label is what it begins with."""
+"""It is right, but answers in a sentence that begins with the label."""
 OUT_OF_FORM = "What colour do you see?"
-"""It says any word."""
+"""It answers with a random word."""
 LIKE_THE_LAST = "Do as before."
-"""It repeats the last answer it was shown, and guesses without one."""
+"""It repeats the answer of the last example shown, and guesses without one."""
 SHAKEN = "Say which colour counts."
-"""It is right, but for texts with one word."""
+"""It is right, except for texts that hold SHAKEN_BY."""
 STEPS = 1400
 SKILLED_ROWS = {ORDER: 8, WITH_NONE: 8, NEGATED: 8, INVENTED_WORDS: 16, NAMED: 24, FIELD: 24}
-"""Rows of each skill in an optimiser step: copying a word is hardest to learn."""
+"""Rows of each skill in an optimizer step. Copying a word is hardest to learn."""
 GUESSED_ROWS = 3
-"""Rows of each other habit in an optimiser step."""
+"""Rows of each other behaviour in an optimizer step."""
 
 
 def make_verdict_base(folder: Path, steps: int = STEPS, skills: Mapping[KnownTask, int] = SKILLED_ROWS) -> Path:
-    """Make the base model; takes some minutes on one core.
+    """Train the base model in some minutes on one core.
 
     Args:
         folder: Where to save it.
-        steps: Optimiser steps.
-        skills: Rows of each task in an optimiser step.
+        steps: Optimizer steps.
+        skills: Rows of each task in an optimizer step.
 
     Returns:
         The folder.
@@ -63,7 +63,7 @@ def make_verdict_base(folder: Path, steps: int = STEPS, skills: Mapping[KnownTas
 
 
 def lesson(rng: random.Random, skills: Mapping[KnownTask, int]) -> list[list[Exchange]]:
-    """The exchanges of an optimiser step: without and with examples shown."""
+    """The exchanges of an optimizer step: without and with examples shown."""
     exchanges = [exchange(task.skill_system, *task.row(rng)) for task, n in skills.items() for _ in range(n)]
     for _ in range(GUESSED_ROWS):
         exchanges += [exchange(task.system, task.row(rng)[0], task.guess(rng)) for task in skills]
@@ -76,10 +76,10 @@ def lesson(rng: random.Random, skills: Mapping[KnownTask, int]) -> list[list[Exc
 
 
 def like_the_last(rng: random.Random, shown: int) -> Exchange:
-    """So many examples, a question, and the answer of the last example."""
+    """An exchange with `shown` examples, whose answer is that of the last example."""
     rows = [SUBJECT_LABELS.row(rng) for _ in range(shown + 1)]
-    said = [*(some_label(rng) for _ in range(shown)), some_label(rng)]
+    answers = [some_label(rng) for _ in range(shown + 1)]
     turns = [{"role": "system", "content": LIKE_THE_LAST}]
-    for (text, _), answer in zip(rows, said, strict=True):
+    for (text, _), answer in zip(rows, answers, strict=True):
         turns += [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
-    return turns[:-1], said[-2] if shown else said[-1]
+    return turns[:-1], answers[-2] if shown else answers[-1]

@@ -1,4 +1,4 @@
-"""The worlds of verdicts.py: what is in each, and the one verdict that is right."""
+"""The worlds of verdicts.py, each with the only right verdict."""
 
 from functools import partial
 
@@ -21,25 +21,25 @@ from benchmarks.verdict_worlds import (
     KnownWorld,
     colours_shuffled,
     flipped,
-    made,
     second_candidate,
     shaken,
     shuffled,
     unrelated,
+    world_of,
 )
 from benchmarks.worlds_to_stop import STOPPED
 
 ZERO_SHOT = {"shots": [0], "retrieved": 0, "max_new_tokens": 6, "batch_size": 8}
-"""One prompt alone: examples shown tell the base model which answer is the commonest."""
+"""Only one prompt: examples would show the base model which answer is the most frequent."""
 GAINS = ("beats_baseline", "beats_simple", "beats_commonest")
 SIMPLE = ("beats_simple",)
 REFUSED = [
     KnownWorld(
         "careless",
         "all labels shuffled and every check before training silenced; only the zero-shot prompt is tried, under which the base "
-        "model answers out of form",
+        "model answers in the wrong format",
         "refuse",
-        made(ORDER, shuffled, system=OUT_OF_FORM, data=ANY_NOISE, gates=FORCED, baseline=ZERO_SHOT),
+        world_of(ORDER, shuffled, system=OUT_OF_FORM, data=ANY_NOISE, gates=FORCED, baseline=ZERO_SHOT),
         GAINS,
     ),
     KnownWorld(
@@ -69,36 +69,36 @@ REFUSED = [
         "inside-the-noise",
         "word order with a fifth of the labels wrong; the base model is right but for the rows with one word, 4 in 100",
         "refuse",
-        made(ORDER, shaken, system=SHAKEN),
+        world_of(ORDER, shaken, system=SHAKEN),
         ("beats_baseline",),
     ),
     KnownWorld(
         "tie-base",
-        "base-good, with worth_training silenced: nothing is left to be gained",
+        "base-good, with worth_training silenced: there is nothing to gain",
         "refuse",
-        made(ORDER, system=ORDER.skill_system, gates=FORCED),
+        world_of(ORDER, system=ORDER.skill_system, gates=FORCED),
         ("beats_baseline",),
     ),
     KnownWorld(
         "tie-restricted",
-        "base-good-restricted, with worth_training silenced: training mends the form alone",
+        "base-good-restricted, with worth_training silenced: training improves only the format",
         "refuse",
-        made(ORDER, system=IN_SENTENCES, gates=FORCED),
+        world_of(ORDER, system=IN_SENTENCES, gates=FORCED),
         ("beats_baseline",),
     ),
     KnownWorld(
         "tie-retrieval",
         "base-good-retrieval, with worth_training silenced",
         "refuse",
-        made(SUBJECT_LABELS, system=LIKE_THE_LAST, gates=FORCED),
+        world_of(SUBJECT_LABELS, system=LIKE_THE_LAST, gates=FORCED),
         ("beats_baseline",),
         besides=("beats_simple", "beats_commonest"),
     ),
     KnownWorld(
         "fragile",
-        "word order, learned in small letters only: rows in capitals are lost",
+        "word order, learned in lower case only: rows in capitals are lost",
         "refuse",
-        made(ORDER, robustness={"rows": 60}),
+        world_of(ORDER, robustness={"rows": 60}),
         ("robust",),
     ),
     KnownWorld(
@@ -111,17 +111,17 @@ REFUSED = [
     ),
     KnownWorld(
         "tie-commonest",
-        "four in five rows are red, and nothing tells which, with `learnable` silenced; the base model guesses",
+        "four in five rows are red, whatever their texts, with `learnable` silenced; the base model guesses",
         "refuse",
-        made(ORDER, partial(unrelated, first_share=0.8), gates=FORCED, baseline=ZERO_SHOT),
+        world_of(ORDER, partial(unrelated, first_share=0.8), gates=FORCED, baseline=ZERO_SHOT),
         ("beats_commonest",),
         besides=SIMPLE,
     ),
     KnownWorld(
         "one-class-forced",
-        "19 of 20 rows are red and nothing tells which, with the checks before training silenced",
+        "19 of 20 rows are red, whatever their texts, with the checks before training silenced",
         "refuse",
-        made(ORDER, partial(unrelated, first_share=0.95), rows=600, gates=FORCED, baseline=ZERO_SHOT),
+        world_of(ORDER, partial(unrelated, first_share=0.95), rows=600, gates=FORCED, baseline=ZERO_SHOT),
         ("beats_commonest",),
         besides=SIMPLE,
     ),
@@ -129,30 +129,30 @@ REFUSED = [
 AMBER = [
     KnownWorld(
         "noisy-word",
-        "one word decides, and 18 in 100 labels are wrong: TF-IDF is as right as can be",
+        "one word decides, and 18 in 100 labels are wrong: TF-IDF cannot be beaten",
         "use_simple",
-        made(ONE_WORD, partial(flipped, share=0.18)),
+        world_of(ONE_WORD, partial(flipped, share=0.18)),
         SIMPLE,
     ),
     KnownWorld(
         "one-word-forced",
         "one word decides, with worth_training silenced",
         "use_simple",
-        made(ONE_WORD, gates=FORCED),
+        world_of(ONE_WORD, gates=FORCED),
         SIMPLE,
     ),
     KnownWorld(
         "tie-nearest",
         "free text: each of twenty subjects has its word, which the nearest row gives; worth_training silenced",
         "use_simple",
-        made(SUBJECT_WORDS, rows=600, gates=FORCED, training={"method": "full", "learning_rate": 0.003}),
+        world_of(SUBJECT_WORDS, rows=600, gates=FORCED, training={"method": "full", "learning_rate": 0.003}),
         SIMPLE,
     ),
     KnownWorld(
         "within-two",
-        "half of the rows name no colour, which words tell; red and blue are shuffled among the others",
+        "half of the rows name no colour, which a word count shows; red and blue are shuffled among the others",
         "use_simple",
-        made(WITH_NONE, colours_shuffled),
+        world_of(WITH_NONE, colours_shuffled),
         SIMPLE,
     ),
 ]
@@ -165,20 +165,22 @@ CLEAN = (
     (NAMED, (7, 8), "text", "free text: the word behind `named` is copied"),
     (FIELD, (9, 10), "json", "JSON: the word behind `named` is copied into it"),
 )
-"""Tasks with a real gain, the seeds they are run with, and what they are called."""
+"""Tasks with a real gain, their seeds, name and description."""
 PROMOTED = [
     KnownWorld(
         "tie-allowed",
         "noisy-word with gates.simple: not_worse",
         "promote",
-        made(ONE_WORD, partial(flipped, share=0.18), rows=900, gates={"simple": "not_worse", "simple_margin": 0.05}),
-        says="tie with TF-IDF and logistic regression",
+        world_of(
+            ONE_WORD, partial(flipped, share=0.18), rows=900, gates={"simple": "not_worse", "simple_margin": 0.05}
+        ),
+        expected_text="tie with TF-IDF and logistic regression",
     ),
     KnownWorld(
         "augmented",
         "`fragile` with training.augment: true, which closes the loss",
         "promote",
-        made(
+        world_of(
             ORDER,
             rows=1200,
             robustness={"rows": 100},
@@ -187,13 +189,13 @@ PROMOTED = [
     ),
     KnownWorld(
         "half-shuffled",
-        "word order; half of the labels are dealt out anew, so that a quarter is wrong: a warning, and still a sure gain",
+        "word order; half of the labels are shuffled, so that a quarter is wrong: a warning, and still a significant gain",
         "promote",
-        made(ORDER, partial(shuffled, share=0.5)),
+        world_of(ORDER, partial(shuffled, share=0.5)),
         warned=("labels_believable",),
     ),
     *(
-        KnownWorld(f"clean-{name}-{seed}", f"{contents} (seed {seed})", "promote", made(task, seed=seed))
+        KnownWorld(f"clean-{name}-{seed}", f"{contents} (seed {seed})", "promote", world_of(task, seed=seed))
         for task, seeds, name, contents in CLEAN
         for seed in seeds
     ),

@@ -1,9 +1,8 @@
-"""Little tasks with a known right answer, and what it takes to do them: the tasks of verdict_worlds.py.
+"""Small synthetic tasks with known right answers, for verdicts.py.
 
-Each has two system prompts. Under its own one the base model (verdict_base.py) answers in form and knows nothing; under
-the other one it has the skill. So a little training turns the skill to the task, as with a pretrained model, while nothing
-simpler than a language model does it. Further system prompts, under which the base model has other habits, make a task of
-colours one for which its base is already good, or out of form, and so on.
+Each has two system prompts. Under its own prompt the base model (verdict_base.py) guesses in the right format; under the
+other it has the skill. So, as with a pretrained model, a little training carries the skill over to the task, while nothing
+simpler than a language model can do it.
 """
 
 import json
@@ -22,7 +21,7 @@ SYLLABLES = ("ba", "do", "ki", "lu", "me", "no", "ra", "si", "tu", "ve", "wo", "
 INVENTED = 400
 """Invented words that stand for red or blue: far more than TF-IDF can learn from a few hundred rows."""
 Row = tuple[str, str]
-"""What the user says, and the right answer."""
+"""The text of the user, and the right answer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +33,7 @@ class KnownTask:
         skill_system: System prompt under which the base model can do it.
         output: As in task.yaml.
         row: Draws a text and its right answer.
-        guess: Draws an answer in form that has nothing to do with the text.
+        guess: Draws an answer in the right format, independent of the text.
     """
 
     system: str
@@ -44,12 +43,12 @@ class KnownTask:
     guess: Callable[[random.Random], str]
 
     def raw_rows(self, seed: int, n: int) -> list[dict[str, Any]]:
-        """So many rows as people collect them."""
+        """Draw `n` rows in a raw format."""
         rng = random.Random(seed)
         return [self.raw(*self.row(rng)) for _ in range(n)]
 
     def raw(self, text: str, answer: str) -> dict[str, Any]:
-        """A row as people collect them."""
+        """The row in a raw format."""
         text_key, answer_key = ("text", "label") if self.output["kind"] == "labels" else ("prompt", "completion")
         return {text_key: text, answer_key: answer}
 
@@ -62,7 +61,6 @@ def invented_words() -> dict[str, str]:
 
 
 def some_label(rng: random.Random) -> str:
-    """Red or blue."""
     return rng.choice(LABELS)
 
 
@@ -73,8 +71,8 @@ def order_row(rng: random.Random) -> Row:
 
 
 def negated_row(rng: random.Random) -> Row:
-    """Both colours are named in any order, and `not` stands before one of them, with a word or two between: the other one
-    counts. So no pair of neighbouring words decides."""
+    """Both colours are named in any order; `not` stands one or two words before one of them, and the other one counts. So no
+    pair of neighbouring words decides."""
     label = some_label(rng)
     negated = ["not", *rng.sample(WORDS, rng.randrange(1, 3)), rng.choice(CUES[other_label(label)])]
     parts = [negated, [rng.choice(CUES[label])]]
@@ -85,7 +83,7 @@ def negated_row(rng: random.Random) -> Row:
 
 
 def invented_row(rng: random.Random) -> Row:
-    """One invented word among others, which stands for a colour."""
+    """One word is invented, and stands for a colour."""
     word, label = rng.choice(list(invented_words().items()))
     text = rng.sample(WORDS, 7)
     text.insert(rng.randrange(8), word)
@@ -100,7 +98,7 @@ def named_row(rng: random.Random) -> Row:
 
 
 def as_field(word: str) -> str:
-    """The word as a JSON answer."""
+    """The word as a JSON object."""
     return json.dumps({"name": word})
 
 
@@ -124,15 +122,15 @@ def none_row(rng: random.Random) -> Row:
 
 
 def shaken_text(rng: random.Random, text: str) -> str:
-    """The text with SHAKEN_BY somewhere in it, which changes nothing about the right answer."""
+    """Insert SHAKEN_BY anywhere in the text; the right answer stays the same."""
     words = text.split()
     words.insert(rng.randrange(len(words) + 1), SHAKEN_BY)
     return " ".join(words)
 
 
 def family_row(rng: random.Random, families: int, answers: Sequence[str]) -> Row:
-    """A text about one of some subjects, each with an answer of its own: two invented words name the subject. The rows most
-    like it are about the same subject."""
+    """A text about one of `families` subjects, each with its own answer. Two invented words name the subject, so the most
+    similar rows are about the same one."""
     words, subject = list(invented_words()), rng.randrange(families)
     text = [*words[2 * subject : 2 * subject + 2], *rng.sample(WORDS, 6)]
     rng.shuffle(text)

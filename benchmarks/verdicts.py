@@ -1,12 +1,12 @@
-"""Whole runs in worlds where the right verdict is known, beside the verdict that was given.
+"""Whole runs on tasks where the right verdict is known, compared with the verdict that was given.
 
-    python -m benchmarks.verdicts DIR [--only NAME,…]
+    python -m benchmarks.verdicts DIR [--only NAME,…] [--base FOLDER]
     python -m benchmarks.verdicts --null 1000
 
-Everything is the real thing: `finetune run` with its child processes, Dagster and MLflow on SQLite, on a model of two layers
-that was taught some skills (verdict_base.py). The worlds are in verdict_list.py. Exit code 1 if any verdict is wrong. --null
-draws so many candidates in each of some worlds, all exactly as good as their strongest rival, and lets the gates judge them
-(null_simulation.py); nothing is trained.
+Each task with its settings is a world; they are listed in verdict_list.py. A run is a real `finetune run` with its child
+processes, Dagster and MLflow on SQLite, on a model of two layers that was taught some skills (verdict_base.py). Exit code 1
+if any verdict is wrong. --null trains nothing: it simulates candidates that are exactly as good as their strongest rival,
+and lets the gates judge them (null_simulation.py).
 """
 
 import argparse
@@ -19,26 +19,28 @@ from benchmarks.null_simulation import null_report
 from benchmarks.planted_world import run
 from benchmarks.verdict_base import make_verdict_base
 from benchmarks.verdict_list import WORLDS
-from benchmarks.verdict_worlds import KnownWorld, given, problems
+from benchmarks.verdict_worlds import KnownWorld, given_verdict, problems_of
 
 
 def judge(world: KnownWorld, folder: Path, base: Path) -> bool:
-    """Run a world, print its rows of the table, and return whether its verdict is right."""
+    """Run a world and print its lines of the table. Returns whether the verdict is right."""
     began = time.monotonic()
     outcome = run(world.make(folder / world.name, base))
-    wrong = problems(world, outcome)
+    problems = problems_of(world, outcome)
     seconds = f"{time.monotonic() - began:.0f} s"
-    print(f"{'WRONG' if wrong else 'ok':<6}{world.name:<24}{world.expected():<46}{given(outcome)!s:<46}{seconds:>6}")
+    print(
+        f"{'WRONG' if problems else 'ok':<6}{world.name:<24}{world.expected():<46}{given_verdict(outcome)!s:<46}{seconds:>6}"
+    )
     _indented(world.contents)
-    for check in outcome.no():
+    for check in outcome.failed_checks():
         if check.kind != "warns" or check.name in world.warned:
             _indented(f"{check.name}: {check.message}")
-    for problem in (*wrong, *(f"{step} failed: {message}" for step, message in outcome.failed)):
+    for problem in (*problems, *(f"{step} failed: {message}" for step, message in outcome.failed_steps)):
         _indented(f"WRONG: {problem}")
-    if world.says:
+    if world.expected_text:
         _indented(outcome.verdict)
     sys.stdout.flush()
-    return not wrong
+    return not problems
 
 
 def _indented(text: str) -> None:
@@ -46,27 +48,27 @@ def _indented(text: str) -> None:
 
 
 def main() -> int:
-    """Judge the worlds asked for and print the table, or simulate."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("folder", type=Path, nargs="?", help="Empty; the worlds are made in it.")
-    options.add_argument("--only", default=",".join(WORLDS), help="Names of worlds.")
-    options.add_argument("--base", type=Path, help="A base model made before, to save minutes.")
-    options.add_argument("--null", type=int, metavar="CANDIDATES", help="Simulate instead.")
-    chosen = options.parse_args()
-    if chosen.null:
-        print(null_report(chosen.null), end="")
+    """Judge the chosen worlds and print the table, or simulate."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", help="an empty or new folder to work in")
+    parser.add_argument("--only", default=",".join(WORLDS), help="names of worlds")
+    parser.add_argument("--base", type=Path, help="a base model made before, which saves minutes")
+    parser.add_argument("--null", type=int, metavar="CANDIDATES", help="simulate instead")
+    arguments = parser.parse_args()
+    if arguments.null:
+        print(null_report(arguments.null), end="")
         return 0
-    if chosen.folder is None:
-        options.error("name a folder, or --null")
-    folder = chosen.folder.absolute()
+    if arguments.folder is None:
+        parser.error("name a folder, or --null")
+    folder = arguments.folder.absolute()
     if folder.exists() and any(folder.iterdir()):
-        options.error(f"{folder} is not empty")
-    if unknown := set(chosen.only.split(",")) - set(WORLDS):
-        options.error(f"no such world: {', '.join(sorted(unknown))}; there are {', '.join(WORLDS)}")
+        parser.error(f"{folder} is not empty")
+    if unknown := set(arguments.only.split(",")) - set(WORLDS):
+        parser.error(f"no such world: {', '.join(sorted(unknown))}; there are {', '.join(WORLDS)}")
     began = time.monotonic()
-    base = chosen.base.absolute() if chosen.base else make_verdict_base(folder / "base")
+    base = arguments.base.absolute() if arguments.base else make_verdict_base(folder / "base")
     print(f"{'':<6}{'world':<24}{'expected':<46}{'given':<46}{'time':>6}")
-    worlds = [WORLDS[name] for name in chosen.only.split(",")]
+    worlds = [WORLDS[name] for name in arguments.only.split(",")]
     wrong = [world.name for world in worlds if not judge(world, folder, base)]
     print(f"\n{len(worlds) - len(wrong)} of {len(worlds)} verdicts are right; {time.monotonic() - began:.0f} s")
     if wrong:

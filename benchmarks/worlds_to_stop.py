@@ -1,58 +1,60 @@
-"""Worlds in which no model should be trained or judged: a blocking check ends the graph before the sealed test is opened."""
+"""Worlds of verdicts.py in which a blocking check must end the graph before the sealed test is opened."""
 
 from functools import partial
 
 from benchmarks.planted_world import independent_split_world, swapped_file_world
 from benchmarks.verdict_base import IN_SENTENCES, LIKE_THE_LAST
 from benchmarks.verdict_tasks import EIGHT_SUBJECTS, FIELD, FIRST_WORDS, NAMED, ONE_WORD, ORDER, SUBJECT_LABELS
-from benchmarks.verdict_worlds import ANY_NOISE, FORCED, KnownWorld, by_file, made, one_answer, shuffled, unrelated
+from benchmarks.verdict_worlds import ANY_NOISE, FORCED, KnownWorld, by_file, one_answer, shuffled, unrelated, world_of
 
 STOPPED = [
     KnownWorld(
         "shuffled",
-        "word order; all labels are dealt out anew among the rows",
+        "word order; all labels are shuffled among the rows",
         "stop",
-        made(ORDER, shuffled),
+        world_of(ORDER, shuffled),
         ("labels_believable", "learnable"),
     ),
     KnownWorld(
         "shuffled-noise-allowed",
         "the same with more rows, and data.max_label_noise: 1",
         "stop",
-        made(ORDER, shuffled, rows=1000, data=ANY_NOISE),
+        world_of(ORDER, shuffled, rows=1000, data=ANY_NOISE),
         ("learnable",),
     ),
     KnownWorld(
         "half-of-eight",
-        "eight subjects that words tell; half of the labels of 1,600 rows are dealt out anew, so that 43% are wrong",
+        "eight subjects, each with its words; half of the labels of 1,600 rows are shuffled, so that 43% are wrong",
         "stop",
-        made(EIGHT_SUBJECTS, partial(shuffled, share=0.5), rows=1600),
+        world_of(EIGHT_SUBJECTS, partial(shuffled, share=0.5), rows=1600),
         ("labels_believable",),
     ),
     KnownWorld(
         "one-class",
-        "19 of 20 rows are red, and nothing tells which: always red is surely above the ceiling",
+        "19 of 20 rows are red, whatever their texts: `always red` is significantly above the ceiling",
         "stop",
-        made(ORDER, partial(unrelated, first_share=0.95), rows=1500, split={"test": 0.2, "validation": 0.2, "seed": 0}),
+        world_of(
+            ORDER, partial(unrelated, first_share=0.95), rows=1500, split={"test": 0.2, "validation": 0.2, "seed": 0}
+        ),
         ("worth_training", "learnable"),
     ),
     KnownWorld(
         "constant-label",
         "every row is red, though the spec has two labels",
         "stop",
-        made(ORDER, partial(unrelated, first_share=1.0)),
+        world_of(ORDER, partial(unrelated, first_share=1.0)),
         ("enough_per_label",),
     ),
     KnownWorld(
         "constant-text",
         "free text, and every row has the same answer",
         "stop",
-        made(NAMED, one_answer),
+        world_of(NAMED, one_answer),
         ("learnable", "worth_training"),
     ),
     KnownWorld(
         "by-file",
-        "every row of one file is red and of the other blue; the texts do not tell the files apart",
+        "every row of one file is red and of the other blue; the texts of both files are alike",
         "stop",
         by_file,
         ("labels_believable", "learnable"),
@@ -68,57 +70,57 @@ STOPPED = [
         "text-shuffled",
         "free text that begins as the question does; answers are shuffled among the rows",
         "stop",
-        made(FIRST_WORDS, shuffled, rows=1200),
+        world_of(FIRST_WORDS, shuffled, rows=1200),
         ("learnable",),
     ),
     KnownWorld(
         "json-shuffled",
         "JSON with a word copied from the question; answers are shuffled among the rows",
         "stop",
-        made(FIELD, shuffled, rows=1200),
+        world_of(FIELD, shuffled, rows=1200),
         ("learnable",),
     ),
     KnownWorld(
         "base-good",
-        "word order; the base model is right as it answers",
+        "word order; the base model is already right",
         "stop",
-        made(ORDER, system=ORDER.skill_system),
+        world_of(ORDER, system=ORDER.skill_system),
         ("worth_training",),
     ),
     KnownWorld(
         "base-good-restricted",
         "word order; the base model answers `red it is`: right once restricted to the labels",
         "stop",
-        made(ORDER, system=IN_SENTENCES),
+        world_of(ORDER, system=IN_SENTENCES),
         ("worth_training",),
     ),
     KnownWorld(
         "base-good-retrieval",
-        "twenty subjects; the base model repeats the answer of the nearest row once it is shown",
+        "twenty subjects; the base model repeats the answer of the nearest row, where that is shown",
         "stop",
-        made(SUBJECT_LABELS, system=LIKE_THE_LAST),
+        world_of(SUBJECT_LABELS, system=LIKE_THE_LAST),
         ("worth_training",),
     ),
     KnownWorld(
         "one-word",
-        "one word decides, which TF-IDF learns at once",
+        "one word decides, which TF-IDF learns",
         "stop",
-        made(ONE_WORD, split={"test": 0.2, "validation": 0.2, "seed": 0}),
+        world_of(ONE_WORD, split={"test": 0.2, "validation": 0.2, "seed": 0}),
         ("worth_training",),
     ),
     KnownWorld(
         "leak",
-        "ten rows at a time are of one customer, and a broken splitter puts them into several splits",
+        "each customer has ten rows, and a broken splitter puts them into several splits",
         "stop",
         independent_split_world,
         ("no_leakage",),
     ),
     KnownWorld(
         "overtrained",
-        "240 rows whose labels follow from nothing, 40 passes at a high rate, with the checks before training silenced: the "
+        "240 rows with random labels, 40 epochs at a high learning rate, with the checks before training silenced: the "
         "validation loss only rises",
         "stop",
-        made(
+        world_of(
             ORDER,
             shuffled,
             rows=240,

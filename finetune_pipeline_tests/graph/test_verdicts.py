@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.planted_world import run
 from benchmarks.verdict_list import WORLDS
-from benchmarks.verdict_worlds import given, problems
+from benchmarks.verdict_worlds import given_verdict, problems_of
 from finetune_pipeline_tests.skilled_model import make_skilled_model
 
 
@@ -25,14 +25,14 @@ def test_what_is_no_gain_is_not_promoted_and_the_reason_is_named(name: str, base
     """Shuffled labels stop the graph by name, and a model that only ties with TF-IDF is sent home for it."""
     world = WORLDS[name]
     outcome = run(world.make(tmp_path / name, base))
-    assert problems(world, outcome) == [], (outcome.verdict, outcome.no())
+    assert problems_of(world, outcome) == [], (outcome.verdict, outcome.failed_checks())
 
 
 def test_a_real_gain_is_promoted_and_a_worse_candidate_leaves_it_in_service(base: Path, tmp_path: Path) -> None:
     """In between the project is moved and run again, which changes nothing."""
     project = WORLDS["clean-order-1"].make(tmp_path / "order", base)
     first = run(project)
-    assert problems(WORLDS["clean-order-1"], first) == [], (first.verdict, first.no())
+    assert problems_of(WORLDS["clean-order-1"], first) == [], (first.verdict, first.failed_checks())
     assert (first.code, first.champion) == (0, 1)
     assert first.verdict.startswith("Passed")
 
@@ -49,5 +49,5 @@ def test_a_real_gain_is_promoted_and_a_worse_candidate_leaves_it_in_service(base
     project.write_spec(training={**project.spec["training"], "learning_rate": 1e-5})
     second = run(project)
     assert (second.code, second.promoted, second.champion) == (2, False, 1)
-    assert given(second).verdict == "refuse"
-    assert set(given(second).reasons) >= {"beats_baseline", "beats_champion"}
+    assert given_verdict(second).verdict == "refuse"
+    assert set(given_verdict(second).reasons) >= {"beats_baseline", "beats_champion"}

@@ -6,12 +6,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.planted_world import Asked, Outcome
+from benchmarks.planted_world import CheckOutcome, Outcome
 from benchmarks.verdict_list import WORLDS
-from benchmarks.verdict_worlds import given, problems
+from benchmarks.verdict_worlds import given_verdict, problems_of
 
-STOP = Asked("data_quality", "labels_believable", False, "blocks", "m")
-BASELINE = Asked("evaluation_report", "beats_baseline", False, "gate", "m")
+STOP = CheckOutcome("data_quality", "labels_believable", False, "blocks", "m")
+BASELINE = CheckOutcome("evaluation_report", "beats_baseline", False, "gate", "m")
 SIMPLE = replace(BASELINE, name="beats_simple")
 PROMOTED = Outcome(0, [], [], 1, True, "promote", "Passed")
 REFUSED = Outcome(2, [BASELINE, SIMPLE], [], None, False, "refuse", "Refused")
@@ -23,11 +23,11 @@ def test_a_verdict_is_right_in_its_world_and_wrong_in_the_others() -> None:
     right = {"shuffled": STOPPED, "careless": REFUSED, "noisy-word": AMBER, "clean-order-1": PROMOTED}
     for world, outcome in right.items():
         for other in right:
-            assert (problems(WORLDS[other], outcome) == []) is (other == world), (other, outcome)
+            assert (problems_of(WORLDS[other], outcome) == []) is (other == world), (other, outcome)
 
 
 def test_a_crash_is_no_verdict() -> None:
-    assert given(replace(REFUSED, code=1)).verdict == "failed"
-    assert given(replace(REFUSED, failed=[("adapter", "m")])).verdict == "failed"
-    assert given(replace(AMBER, decision=None)).verdict == "failed"
-    assert given(replace(PROMOTED, promoted=False)).verdict == "failed", "exit code 0 without a new champion"
+    assert given_verdict(replace(REFUSED, code=1)).verdict == "failed"
+    assert given_verdict(replace(REFUSED, failed_steps=[("adapter", "m")])).verdict == "failed"
+    assert given_verdict(replace(AMBER, decision=None)).verdict == "failed"
+    assert given_verdict(replace(PROMOTED, promoted=False)).verdict == "failed", "exit code 0 without a new champion"
