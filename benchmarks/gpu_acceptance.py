@@ -1,16 +1,15 @@
-"""Whether this pipeline works on a card, as Markdown: kernels, memory against the plan, speed against plain TRL, answers.
+"""Whether this pipeline works on a GPU, as Markdown: kernels, memory against the plan, speed against plain TRL, answers.
 
-    python benchmarks/gpu_acceptance.py > CARD.md     # at most 8 minutes on one card; ends with code 2 where there is no GPU
+    python benchmarks/gpu_acceptance.py > CARD.md     # at most 8 minutes on one GPU; exit code 2 without one
     python benchmarks/gpu_acceptance.py --tiny        # every path with tiny models, on the CPU too; its speeds mean nothing
 
-Takes about 25 GB of disk for models with random weights, which are deleted at the end. Vocabulary and tokenizer are those of
-the bundled model, everything else has the shape of Mistral-7B or of smaller ones. Rows: a system prompt of about 300 tokens
-that all share, texts of 20 to 120 words, answers of one word; every word from a small vocabulary, seed fixed. Plain TRL is the
-script of benchmarks/training_throughput.py (float16, 4 rows a batch, gradient checkpointing as it is needed at this size);
-ours is the real training job with its defaults. `tokens/s`: of the rows as they are, so what packing saves counts. `MFU`: 4
-operations for a parameter and token (the frozen weights have no gradients), against a large product of matrices in the
-precision of the training, timed on the same card. Exit code 1: a kernel is wrong, or memory is further from the plan than
-15%.
+Needs about 25 GB of disk for models with random weights, which are deleted at the end. They have the tokenizer of the bundled
+model and the shape of Mistral-7B or smaller ones. Rows: a shared system prompt of about 300 tokens, texts of 20 to 120 words,
+answers of one word, from a small vocabulary with a fixed seed. Plain TRL is the guide's script of training_throughput.py
+(float16, 4 rows a batch, with gradient checkpointing, which this size needs); ours is the real training job with its
+defaults. `tokens/s` counts the tokens of the rows, so what packing saves counts. `MFU`: 4 operations per parameter and token
+(frozen weights have no gradients), relative to a large matrix product in the same precision on the same GPU. Exit code 1: a
+kernel is wrong, or memory is more than 15% off the plan.
 """
 
 import argparse
@@ -24,12 +23,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from training_tasks import make_base
-from training_throughput import in_child, ours
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.training_tasks import make_base
+from benchmarks.training_throughput import in_child, ours
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.evaluation.answering import Answerer
-from finetune_pipeline.models.chat import encode_prompt
+from finetune_pipeline.models.chat import common_prefix, encode_prompt
 from finetune_pipeline.models.hardware import cpu_model
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.loading import pick_device, resolve_precision
@@ -41,7 +41,7 @@ from finetune_pipeline.worker.kernels import check_kernels
 
 
 def shape_of(hidden: int, inner: int, layers: int, heads: int, key_heads: int, head: int) -> dict[str, int]:
-    """Settings of a Mistral of that shape."""
+    """Return the settings of a Mistral model of this shape."""
     return {
         "hidden_size": hidden,
         "intermediate_size": inner,
@@ -65,7 +65,7 @@ WORDS = "ticket order pump valve invoice login page error phone team plan site c
 
 
 def make_model(folder: Path, shape: dict[str, int]) -> Path:
-    """A random model with the bundled one's tokenizer, in the transformers format, in bfloat16."""
+    """Save a random bfloat16 model with the bundled model's tokenizer, in the transformers format."""
     import torch
     from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 
@@ -95,7 +95,7 @@ def make_model(folder: Path, shape: dict[str, int]) -> Path:
 
 
 def make_rows(path: Path, number: int, prompt_words: int, seed: int) -> Path:
-    """Examples in the pipeline's own format."""
+    """Write examples in the pipeline's own format."""
     draw = random.Random(seed)
     prompt = " ".join(random.Random(0).choices(WORDS, k=prompt_words))
     with path.open("w", encoding="utf-8") as file:
@@ -116,7 +116,7 @@ def make_rows(path: Path, number: int, prompt_words: int, seed: int) -> Path:
 
 
 def matmul_flops(device: Any, precision: Any) -> float:
-    """Operations a second of a large product of matrices: what this device can do."""
+    """Floating-point operations per second of a large matrix product on this device."""
     import torch
 
     size = 8192 if device.type == "cuda" else 1024
@@ -142,12 +142,12 @@ def row(*cells: object) -> None:
 
 
 class Acceptance:
-    """Writes the report's tables and remembers whether all is well."""
+    """Writes the report's tables. accepted: whether every check passed so far."""
 
     def __init__(self, folder: Path, tiny: bool) -> None:
         import torch
 
-        self.folder, self.tiny, self.well = folder, tiny, True
+        self.folder, self.tiny, self.accepted = folder, tiny, True
         self.device = pick_device()
         self.gpu = self.device.type == "cuda"
         self.precision = resolve_precision("auto", self.device)
@@ -155,27 +155,27 @@ class Acceptance:
         self.peak = matmul_flops(self.device, self.precision)
         print(f"# {self.card}\n")
         print(f"{date.today()}, torch {torch.__version__}, {str(self.precision).removeprefix('torch.')}; ", end="")
-        print(f"a large product of matrices: {self.peak / 1e12:.3g} TFLOPS\n")
+        print(f"a large matrix product: {self.peak / 1e12:.3g} TFLOPS\n")
 
     def rows(self, name: str, number: int, seed: int) -> Path:
         return make_rows(self.folder / f"{name}.jsonl", number, 30 if self.tiny else 300, seed)
 
-    def near(self, measured: float, planned: float) -> str:
-        """How far the plan is off. On the CPU a tiny model's peak is that of the libraries: it decides nothing."""
+    def check_memory(self, measured: float, planned: float) -> str:
+        """How far the plan is off. On a CPU it decides nothing: a tiny model's peak is that of the libraries."""
         if not measured:
             return "–"
         off = planned / measured - 1
-        self.well &= not self.gpu or abs(off) <= MEMORY_OFF
+        self.accepted &= not self.gpu or abs(off) <= MEMORY_OFF
         return f"{off:+.0%}"
 
     def kernels(self) -> None:
         table("Kernels", "kernel", "right", "difference", "limit", "s")
         for kernel in check_kernels(self.device, self.precision):
-            self.well &= kernel.right
+            self.accepted &= kernel.right
             difference = "–" if kernel.difference is None else f"{kernel.difference:.1e}"
             row(kernel.name, kernel.problem or kernel.right, difference, kernel.limit, kernel.seconds)
 
-    def train(self, model: Path, name: str, rows: int, methods: tuple[str, ...], against: bool) -> None:
+    def train(self, model: Path, name: str, rows: int, methods: tuple[str, ...], with_trl: bool) -> None:
         train, validation = self.rows("train", rows, 1), self.rows("validation", 8, 2)
         for method in methods:
             settings = TrainingSpec(method=method, epochs=1, unquantized_epochs=0, evals_per_epoch=1).model_dump()
@@ -184,39 +184,43 @@ class Acceptance:
             tokens = planner.rows("train", settings).tokens
             place = self.folder / name / method
             measured = {"ours": ours(model, train, validation, settings, place / "ours", threads=1)}
-            if against:
+            if with_trl:
                 job = {"base": str(model), "train": str(train), "epochs": 1, "seed": 0, "out": str(place / "trl")}
                 job |= {"four_bit": method == "qlora", "defaults": False, "gradient_checkpointing": True}
                 measured["plain TRL"] = in_child("baseline", job, place / "trl", threads=1)
-            for who, figures in measured.items():
+            for trainer, figures in measured.items():
                 seconds = figures["train_seconds"]
                 peak = figures.get("peak_gpu_memory_mib" if self.gpu else "peak_memory_mib", 0) or 0
                 share = 4 * planner.shape.parameters * tokens / seconds / self.peak
-                use = "–" if self.tiny else f"{share:.0%}"
-                ratio = f"{measured['plain TRL']['train_seconds'] / seconds:.2f}" if against else "–"
-                plan = (f"{planned:.0f}", self.near(peak, planned)) if who == "ours" else ("–", "–")
-                row(f"{name} {method}", who, f"{tokens / seconds:.0f}", use, ratio, f"{peak:.0f}", *plan)
+                mfu = "–" if self.tiny else f"{share:.0%}"
+                ratio = f"{measured['plain TRL']['train_seconds'] / seconds:.2f}" if with_trl else "–"
+                plan = (f"{planned:.0f}", self.check_memory(peak, planned)) if trainer == "ours" else ("–", "–")
+                row(f"{name} {method}", trainer, f"{tokens / seconds:.0f}", mfu, ratio, f"{peak:.0f}", *plan)
 
     def answers(self, model: Path) -> None:
         import torch
 
         table(f"Answers of {NEW_TOKENS} tokens", "rows at once", "new tokens/s", "peak MiB", "plan MiB", "off")
-        asked = Answerer(model)
-        prompts = [encode_prompt(asked.tokenizer, e.prompt_messages) for e in read_examples(self.rows("asked", 32, 3))]
-        asked.answers(prompts[:2], None, 2, 2)
-        shared = next(i for i in range(min(map(len, prompts))) if len({p[i] for p in prompts}) > 1)
+        answerer = Answerer(model)
+        prompts = [
+            encode_prompt(answerer.tokenizer, e.prompt_messages) for e in read_examples(self.rows("answers", 32, 3))
+        ]
+        answerer.answers(prompts[:2], None, 2, 2)  # warm-up
+        shared = common_prefix(prompts)
         width = compute_width("auto", self.device.type)
         for size in (1, 4, 16, 32):
             if self.gpu:
                 torch.cuda.reset_peak_memory_stats()
-            began, some = time.perf_counter(), prompts[:size]
-            made = asked.answers(some, None, NEW_TOKENS, size)
+            began, batch_prompts = time.perf_counter(), prompts[:size]
+            answers = answerer.answers(batch_prompts, None, NEW_TOKENS, size)
             seconds = time.perf_counter() - began
             peak = torch.cuda.max_memory_allocated() / 2**20 if self.gpu else 0.0
-            batch = PromptBatch(size, max(map(len, some)), shared, NEW_TOKENS, 0)
+            batch = PromptBatch(size, max(map(len, batch_prompts)), shared, NEW_TOKENS, 0)
             planned = answering_memory(model_shape(model), batch, width=width, device=self.device.type).total / 2**20
-            speed = sum(a.new_tokens for a in made) / seconds
-            row(size, f"{speed:.0f}", f"{peak:.0f}" if peak else "–", f"{planned:.0f}", self.near(peak, planned))
+            speed = sum(answer.new_tokens for answer in answers) / seconds
+            row(
+                size, f"{speed:.0f}", f"{peak:.0f}" if peak else "–", f"{planned:.0f}", self.check_memory(peak, planned)
+            )
 
 
 def main() -> int:
@@ -224,28 +228,28 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--rows", type=int, default=192)
     parser.add_argument("--folder", type=Path, help="where to work; default: a temporary folder")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     import torch
 
-    if not torch.cuda.is_available() and not given.tiny:
+    if not torch.cuda.is_available() and not arguments.tiny:
         print("no GPU here: nothing was measured (--tiny runs the same code with tiny models)")
         return 2
     began = time.monotonic()
-    folder = given.folder or Path(tempfile.mkdtemp(prefix="gpu-acceptance-"))
-    report = Acceptance(folder, given.tiny)
+    folder = arguments.folder or Path(tempfile.mkdtemp(prefix="gpu-acceptance-"))
+    report = Acceptance(folder, arguments.tiny)
     report.kernels()
-    table("Training", "model", "who", "tokens/s", "MFU", "times as fast", "peak MiB", "plan MiB", "off")
-    shapes = TINY if given.tiny else SHAPES
+    table("Training", "model", "trainer", "tokens/s", "MFU", "times as fast", "peak MiB", "plan MiB", "off")
+    shapes = TINY if arguments.tiny else SHAPES
     last = list(shapes)[-1]
     for name, shape in shapes.items():
         model = make_model(folder / "models" / name, shape)
-        rows = 32 if given.tiny or name != last else given.rows
-        report.train(model, name, rows, ("qlora", "lora") if name == last else ("qlora",), against=name == last)
+        rows = 32 if arguments.tiny or name != last else arguments.rows
+        report.train(model, name, rows, ("qlora", "lora") if name == last else ("qlora",), with_trl=name == last)
         if name == last:
             report.answers(model)
         shutil.rmtree(model)
-    print(f"\n{'Accepted' if report.well else 'NOT accepted'}, after {time.monotonic() - began:.0f} s.")
-    return 0 if report.well else 1
+    print(f"\n{'Accepted' if report.accepted else 'NOT accepted'}, after {time.monotonic() - began:.0f} s.")
+    return 0 if report.accepted else 1
 
 
 if __name__ == "__main__":

@@ -1,23 +1,23 @@
-"""All methods on one task, in one table: trainable parameters, peak memory, time, validation loss, test score, size.
+"""All training methods on one task: trainable parameters, peak memory, time, validation loss, test score, size.
 
     python benchmarks/methods_table.py --work DIR [--base FOLDER] [--chat-template none] [--methods qlora,prompt] [--passes 1]
 
-Each method is trained with its own defaults by the jobs the graph runs, one process at a time, with one thread; what it
-made is merged where it can be and answers the sealed test as a candidate does in the graph. `--passes` is how often a
-method sees the training split (default: its own epochs); qlora's are divided between its two phases as its defaults do.
-Runs that were stopped go on where they were: everything is kept in DIR until it is deleted. CPU seconds stand beside the
-wall clock, which on a busy machine says little.
+Each method is trained with its own defaults by the jobs that the graph runs, one process at a time, with one thread. The
+result is merged where that is possible, and answers the sealed test as a candidate does in the graph. `--passes`: epochs over
+the training split (default: the method's own); qlora's are divided between its two phases as by default. Everything is kept
+in DIR, so an interrupted run continues. CPU time is printed beside the wall clock, which says little on a busy machine.
 """
 
 import argparse
 import datetime
-import os
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.training_tasks import run_job
 from finetune_pipeline.data.examples import examples_of, read_examples, seal_key
 from finetune_pipeline.data.scrub import load_key
 from finetune_pipeline.engine.files import digest_json, read_json, write_json
@@ -38,48 +38,36 @@ from finetune_pipeline.steps.run_inputs import collect_run_inputs
 from finetune_pipeline.trainers import TrainingOrder, train
 from finetune_pipeline.worker.jobs import base_job, merge_job, predict_job, prompt_set
 
-DATA = ("production_logs", "raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits")
-
 
 def launch(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Run a job in a process of its own, unless the same one is done already; its facts."""
+    """Run a job in its own process, unless the same job is done already. Returns its facts."""
     out = Path(job["out"])
-    out.mkdir(parents=True, exist_ok=True)
-    done, same = out / "result.json", out / "job_digest.json"
-    if done.exists() and same.exists() and read_json(same) == digest_json(dict(job)):
-        return dict(read_json(done))
-    write_json(out / "job.json", dict(job))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    command = [sys.executable, "-m", "finetune_pipeline.worker.entry", str(out / "job.json")]
-    subprocess.run(command, env=environment, check=True)
-    write_json(same, digest_json(dict(job)))
-    return dict(read_json(done))
+    result, digest = out / "result.json", out / "job_digest.json"
+    if not (result.exists() and digest.exists() and read_json(digest) == digest_json(dict(job))):
+        run_job(job, out)
+        write_json(digest, digest_json(dict(job)))
+    return dict(read_json(result))
 
 
 def splits_of(task: Task, store: ArtifactStore) -> Artifact:
     """The task's splits, made by the graph's own steps."""
-    world = collect_run_inputs(task, None, store)
-    for name in DATA:
-        PIPELINE.run(name, task, world, store)
-    found = PIPELINE.find("splits", task, world, store)
-    assert found is not None
-    return found
+    return PIPELINE.run_to("splits", task, collect_run_inputs(task, None, store), store)["splits"]
 
 
 def with_method(spec: TaskSpec, method: str, passes: float | None) -> TaskSpec:
-    """The task with another method and its defaults; with `passes`, as many epochs in all."""
+    """Change the task's method, with its defaults; `passes`: total number of epochs."""
     settings = TrainingSpec.model_validate({"method": method}).model_dump()
     if passes is not None:
-        whole = settings["epochs"] + settings["unquantized_epochs"]
-        settings["epochs"] *= passes / whole
-        settings["unquantized_epochs"] *= passes / whole
+        total = settings["epochs"] + settings["unquantized_epochs"]
+        settings["epochs"] *= passes / total
+        settings["unquantized_epochs"] *= passes / total
     return spec.model_copy(update={"training": TrainingSpec.model_validate(settings)})
 
 
-def one_method(
+def measure_method(
     method: str, task: Task, base: Path, splits: Artifact, store: ArtifactStore, work: Path, passes: float | None
 ) -> dict[str, Any]:
-    """Train, merge and test one method; a row of the table."""
+    """Train, merge and test a method. Returns its row of the table."""
     order = TrainingOrder(
         with_method(task.spec, method, passes),
         base=base,
@@ -91,7 +79,7 @@ def one_method(
     )
     facts = train(order)
     measured = read_json(work / "out" / "measured.json")
-    row = {
+    return {
         "method": method,
         "trainable": facts["trainable_parameters"],
         "peak_mib": measured["peak_memory_mib"],
@@ -104,13 +92,12 @@ def one_method(
         "bytes": facts["trained"]["bytes"],
         "test": test_score(method, task, base, splits, store, work),
     }
-    return row
 
 
 def test_score(
     method: str, task: Task, base: Path, splits: Artifact, store: ArtifactStore, work: Path
 ) -> dict[str, Any]:
-    """Accuracy on the sealed test, in float32, as test_predictions measures it; the opening is recorded in DIR."""
+    """Accuracy on the sealed test, in float32, as test_predictions measures it. The opening is recorded in DIR."""
     settings: dict[str, Any] = {
         "labels": task.spec.labels,
         "max_new_tokens": task.spec.answer_length,
@@ -131,7 +118,7 @@ def test_score(
     )
     answers = work / "test" / "predictions.parquet"
     if not answers.exists():
-        opened = open_sealed(
+        sealed = open_sealed(
             examples_of(splits.folder, "test"),
             store.state_folder(task.name),
             work / "sealed",
@@ -140,7 +127,7 @@ def test_score(
             candidate=method,
             reason="comparison of methods",
         )
-        with opened as examples:
+        with sealed as examples:
             sets = [prompt_set(name="candidate", model=loaded.model, adapter=loaded.adapter)]
             launch(predict_job(sets=sets, examples=examples, out=work / "test", **settings))
     results = score(read_predictions(answers), task.spec)
@@ -170,31 +157,33 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="where everything is kept")
+    parser.add_argument("--work", type=Path, required=True, help="folder in which everything is kept")
     parser.add_argument("--task", default="ticket_triage")
     parser.add_argument("--base", default=None, help="another base model than the task's")
     parser.add_argument(
-        "--chat-template", default=None, help="for a base without one: chatml, gemma, llama3, none, or a file"
+        "--chat-template",
+        default=None,
+        help="for a base without one: chatml, gemma, llama3, none, or a file",
     )
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--passes", type=float, default=None)
-    a = parser.parse_args()
-    task = load_task(read_settings().data_root / a.task)
-    name = a.base or task.spec.base_model
-    store = ArtifactStore(a.work / "artifacts")
+    arguments = parser.parse_args()
+    task = load_task(read_settings().data_root / arguments.task)
+    name = arguments.base or task.spec.base_model
+    store = ArtifactStore(arguments.work / "artifacts")
     splits = splits_of(task, store)
-    place = a.work / Path(name).name
-    template = read_chat_template(a.chat_template, task.folder)
+    place = arguments.work / Path(name).name
+    template = read_chat_template(arguments.chat_template, task.folder)
     launch(base_job(base_model=name, revision=None, out=place / "base", chat_template=template))
     rows = []
-    for method in a.methods.split(","):
-        folder = place / (method if a.passes is None else f"{method}_{a.passes:g}")
-        rows.append(one_method(method, task, place / "base", splits, store, folder, a.passes))
+    for method in arguments.methods.split(","):
+        folder = place / (method if arguments.passes is None else f"{method}_{arguments.passes:g}")
+        rows.append(measure_method(method, task, place / "base", splits, store, folder, arguments.passes))
         print(f"{method}: done", flush=True)
     parameters = read_json(place / "base" / "result.json")["parameters"]
     number = len(read_examples(examples_of(splits.folder, "train")))
     print(
-        f"\n{datetime.date.today()}, {name} ({parameters:,} parameters), {a.task}, {number} training rows, one thread"
+        f"\n{datetime.date.today()}, {name} ({parameters:,} parameters), {arguments.task}, {number} training rows, one thread"
     )
     print(table(rows))
     write_json(place / "rows.json", rows)

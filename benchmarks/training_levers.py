@@ -1,15 +1,16 @@
-"""What each lever of training gives, on and off: one forward and backward pass over the same rows, in turn, in one process.
+"""Speed-up of each training optimization: one forward and backward pass over the same rows, in turn, in one process.
 
     python benchmarks/training_levers.py                                      # data/ticket_triage
-    python benchmarks/training_levers.py --instructions instruction-data.json # rows that share no beginning
+    python benchmarks/training_levers.py --instructions instruction-data.json # rows without a shared prefix
 
-Printed is the processor time of a pass (the fastest of the rounds) and the ratio to the line it is compared with. The
-first lines add one lever after another, from plain padded float32 to what the training job does; the others take one
-lever away from that, or add one that is not in it.
+Prints the CPU time of a pass (the fastest of the rounds) and the ratio to another line. The first lines add one optimization
+after another, from plain padded float32 to what the training job does; the others remove one from that, or add one that the
+job does not use.
 """
 
 import argparse
 import contextlib
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,8 +20,10 @@ from typing import Any
 from unittest import mock
 
 import torch
-from training_tasks import make_base, make_splits
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.training_tasks import make_base, make_splits
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.training import fused, packing
@@ -34,7 +37,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to compute a pass; against: the name of the line it is compared with."""
+    """One way to compute a pass. against: the name of the variant it is compared with."""
 
     name: str
     against: str
@@ -45,7 +48,7 @@ class Variant:
     all_logits: bool = False
     keep_dequantized: bool = False
     checkpointing: bool = False
-    keeps_memory: bool = True
+    keep_freed_memory: bool = True
     rows: int = 8
 
 
@@ -66,35 +69,35 @@ VARIANTS = [
     Variant("ours, 4-bit base", OURS, method="qlora"),
     Variant("ours, 4-bit base kept dequantized", "ours, 4-bit base", method="qlora", keep_dequantized=True),
     Variant("ours with gradient checkpointing", OURS, checkpointing=True),
-    Variant("ours, large blocks mapped anew (glibc's own limits)", OURS, keeps_memory=False),
+    Variant("ours, large blocks mapped anew (glibc's own limits)", OURS, keep_freed_memory=False),
     Variant("ours, 16 rows a pass (time per 8)", OURS, rows=16),
     Variant("ours, 32 rows a pass (time per 8)", OURS, rows=32),
 ]
 
 
-def alone(rows: list[dict[str, Any]]) -> tuple[list[Segment], list[Segment]]:
-    """In place of the prefix tree: every row a segment of its own."""
+def no_prefix_tree(rows: list[dict[str, Any]]) -> tuple[list[Segment], list[Segment]]:
+    """In place of the prefix tree: every row is its own segment."""
     return [], [Segment(i, 0, len(row["ids"]), -1) for i, row in enumerate(rows)]
 
 
 @contextlib.contextmanager
-def dequantized_once(used: bool) -> Iterator[None]:
-    """Weights read back from four bits are kept."""
-    kept: dict[int, torch.Tensor] = {}
-    read = fused._weight
+def keep_dequantized(enabled: bool) -> Iterator[None]:
+    """Keep the weights dequantized from four bits in memory."""
+    cache: dict[int, torch.Tensor] = {}
+    dequantize = fused._weight
 
     def weight(layer: Any, dtype: torch.dtype) -> torch.Tensor:
-        if id(layer) not in kept:
-            kept[id(layer)] = read(layer, dtype)
-        return kept[id(layer)]
+        if id(layer) not in cache:
+            cache[id(layer)] = dequantize(layer, dtype)
+        return cache[id(layer)]
 
-    with mock.patch.object(fused, "_weight", weight) if used else contextlib.nullcontext():
+    with mock.patch.object(fused, "_weight", weight) if enabled else contextlib.nullcontext():
         yield
 
 
 @dataclass
 class Bench:
-    """Models, made when first asked for and then kept, and the rows."""
+    """The rows, and models that are built once."""
 
     base: Path
     settings: dict[str, Any]
@@ -109,23 +112,23 @@ class Bench:
             if v.checkpointing:
                 model.enable_input_require_grads()
                 model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            good, why = packing.supports_shared_prefix(model)
-            if not good:
-                raise RuntimeError(why)
+            supported, reason = packing.supports_shared_prefix(model)
+            if not supported:
+                raise RuntimeError(reason)
             if v.fuse:
                 fused.fuse(model)
             self.models[key] = model.train()
         return self.models[key]
 
-    def step(self, v: Variant) -> Callable[[], dict[str, Any]]:
-        """A function that makes one pass over the variant's rows and returns the batch."""
+    def step(self, v: Variant) -> Callable[[], None]:
+        """Return a function that makes one pass over the variant's rows."""
         model, rows = self.model(v), self.rows[: v.rows]
 
-        def run() -> dict[str, Any]:
+        def run() -> None:
             if v.collator == "padded":
                 batch = packing.PaddedCollator()(rows)
             else:
-                tree = packing.prefix_tree if v.collator == "shared" else alone
+                tree = packing.prefix_tree if v.collator == "shared" else no_prefix_tree
                 with mock.patch.object(packing, "prefix_tree", tree):
                     batch = packing.packed_collator(model)(rows)
             if v.all_logits:
@@ -139,7 +142,6 @@ class Bench:
                 losses = torch.nn.functional.cross_entropy(logits.float(), batch["labels"], reduction="none")
             losses.mean().backward()
             model.zero_grad(set_to_none=True)
-            return batch
 
         return run
 
@@ -150,31 +152,31 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where to work; default: a temporary folder")
     parser.add_argument("--only", nargs="*", help="parts of the names of the lines to measure")
-    given = parser.parse_args()
-    folder = given.folder or Path(tempfile.mkdtemp(prefix="training-levers-"))
-    base = make_base(folder, "chatml" if given.instructions else None)
-    train, _, settings = make_splits(folder, given.instructions)
+    arguments = parser.parse_args()
+    folder = arguments.folder or Path(tempfile.mkdtemp(prefix="training-levers-"))
+    base = make_base(folder, "chatml" if arguments.instructions else None)
+    train, _, settings = make_splits(folder, arguments.instructions)
     tokenizer = load_tokenizer(base)
     encoded = encode_split(tokenizer, read_examples(train)[:32], 1 << 20, "fail").rows
     rows = [{"id": r.id, "ids": r.ids, "loss": r.loss} for r in encoded]
     bench = Bench(base, {**settings, "unquantized_epochs": 0.0}, rows)
-    chosen = [v for v in VARIANTS if not given.only or any(part in v.name for part in given.only)]
+    chosen = [v for v in VARIANTS if not arguments.only or any(part in v.name for part in arguments.only)]
     times: dict[str, list[float]] = {v.name: [] for v in chosen}
-    for turn in range(given.rounds + 1):
-        for line in chosen:
-            keep_freed_memory(*(() if line.keeps_memory else (32 << 20, 64 << 20)))
-            v = line if turn else replace(line, rows=2)  # the first turn only makes what is made once
-            with dequantized_once(v.keep_dequantized):
+    for turn in range(arguments.rounds + 1):
+        for variant in chosen:
+            keep_freed_memory(*(() if variant.keep_freed_memory else (32 << 20, 64 << 20)))
+            v = variant if turn else replace(variant, rows=2)  # the first turn is a warm-up
+            with keep_dequantized(v.keep_dequantized):
                 run = bench.step(v)
                 if v.keep_dequantized:
                     run()
                 began = time.process_time()
                 run()
-                spent = time.process_time() - began
+                seconds = time.process_time() - began
             if turn:
-                times[v.name].append(spent * 8 / v.rows)
+                times[v.name].append(seconds * 8 / v.rows)
     best = {name: min(values) for name, values in times.items()}
-    print(f"{len(rows[:8])} rows of {sum(len(r['ids']) for r in rows[:8]) / 8:.0f} tokens, {given.rounds} rounds")
+    print(f"{len(rows[:8])} rows of {sum(len(r['ids']) for r in rows[:8]) / 8:.0f} tokens, {arguments.rounds} rounds")
     print(f"{'':50} {'CPU s':>7} {'times as fast':>14} as")
     for v in chosen:
         gain = f"{best[v.against] / best[v.name]:.2f}" if v.against in best else "?"

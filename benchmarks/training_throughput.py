@@ -1,23 +1,21 @@
-"""Time, memory and validation loss of this pipeline's training job against plain TRL, the way guides write it.
+"""Time, memory and validation loss of this pipeline's training job against plain TRL.
 
     python benchmarks/training_throughput.py                                      # data/ticket_triage
-    python benchmarks/training_throughput.py --instructions instruction-data.json # rows that share no beginning
+    python benchmarks/training_throughput.py --instructions instruction-data.json # rows without a shared prefix
 
-Two baselines, both SFTTrainer with LoRA r 16, alpha 32, dropout 0.05. `guide`: as guides write it, batches of 4 rows, 4
+Both baselines are SFTTrainer with LoRA r 16, alpha 32, dropout 0.05. `guide` follows tutorials: batches of 4 rows, 4
 accumulated, padded, float32 on the CPU (float16 on a GPU), loss on all tokens, at most 512 of them, no gradient
-checkpointing, learning rate 2e-4. `TRL`: whatever TRL's own defaults are (batches of 8, gradient checkpointing, at most
-1,024 tokens, and bfloat16 where the processor computes in it). Ours: the real job, with the method lora, the same LoRA
-shape, and otherwise the defaults of a task. All see the same rows in the same number of passes. Every figure is of a fresh
-process; they take turns. CPU seconds count the whole process, from
-the start of Python over loading, tokenizing, audit and (ours) all validation passes to the saved adapter. `Training loop`
-is that alone, with our validation passes in it (the baselines make none), and it is what the limit is about. The adapters
-are judged by the same code: mean cross-entropy of the assistant's tokens of the validation rows, in float32.
+checkpointing, learning rate 2e-4. `TRL` uses TRL's own defaults (batches of 8, gradient checkpointing, at most 1,024 tokens,
+bfloat16 where the processor supports it). Ours is the real job with the method lora, the same LoRA shape, and otherwise the
+defaults of a task. All see the same rows for the same number of epochs, each in a fresh process, in turn. CPU seconds count
+the whole process, from the start of Python to the saved adapter. `Training loop` is that alone, with our validation passes
+in it (the baselines make none); the limit is about it. One code judges all adapters: the mean cross-entropy of the
+assistant's tokens of the validation rows, in float32.
 """
 
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import sys
@@ -26,39 +24,40 @@ import time
 from pathlib import Path
 from typing import Any
 
-from training_tasks import child, first_rows, make_base, make_splits, messages, read_json
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from finetune_pipeline.engine.files import write_json
+from benchmarks.training_tasks import make_base, make_splits, run_job, run_python
+from finetune_pipeline.data.json_lines import read_rows
+from finetune_pipeline.engine.files import read_json, write_json
+from finetune_pipeline.models.hardware import cpu_has_bfloat16, cpu_model
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.worker.jobs import train_job
 
 LIMITS = {"ticket_triage": 0.2, "instructions": 0.5}
-"""Share of the guide's training loop."""
+"""Largest share of the guide's training loop."""
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def baseline(job: dict[str, Any]) -> dict[str, Any]:
-    """The guide's script, or TRL by its own defaults. Runs in a process of its own; returns what it measured."""
+    """Train as guides do, or with TRL's defaults. Runs in its own process; returns its measurements."""
     import torch
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
     from trl import SFTConfig, SFTTrainer
 
-    from finetune_pipeline.models.hardware import cpu_has_bfloat16
-
     folder = model_folder(Path(job["base"]))
     gpu = torch.cuda.is_available()
     dtype = torch.float16 if gpu else torch.float32
     four_bit = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
-    more: dict[str, Any] = {"quantization_config": four_bit} if job.get("four_bit") else {}
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map={"": 0} if gpu else None, **more)
+    quantized: dict[str, Any] = {"quantization_config": four_bit} if job.get("four_bit") else {}
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map={"": 0} if gpu else None, **quantized)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    always: dict[str, Any] = {"output_dir": job["out"], "num_train_epochs": job["epochs"], "use_cpu": not gpu}
-    always |= {"save_strategy": "no", "report_to": [], "disable_tqdm": True, "seed": job["seed"]}
-    by_default = SFTConfig(**always, bf16=gpu or cpu_has_bfloat16())
-    of_guide = SFTConfig(
-        **always,
+    common: dict[str, Any] = {"output_dir": job["out"], "num_train_epochs": job["epochs"], "use_cpu": not gpu}
+    common |= {"save_strategy": "no", "report_to": [], "disable_tqdm": True, "seed": job["seed"]}
+    trl_config = SFTConfig(**common, bf16=gpu or cpu_has_bfloat16())
+    guide_config = SFTConfig(
+        **common,
         per_device_train_batch_size=4,
         gradient_accumulation_steps=4,
         learning_rate=2e-4,
@@ -69,19 +68,24 @@ def baseline(job: dict[str, Any]) -> dict[str, Any]:
         gradient_checkpointing=bool(job.get("gradient_checkpointing")),
     )
     lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules=LAYERS, task_type="CAUSAL_LM")
-    rows = Dataset.from_list([{"messages": chat} for chat in messages(Path(job["train"]))])
-    arguments = by_default if job["defaults"] else of_guide
-    trainer = SFTTrainer(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer, peft_config=lora)
-    began, used = time.perf_counter(), time.process_time()
+    rows = Dataset.from_list(
+        [
+            {"messages": [{"role": m["role"], "content": m["content"]} for m in row["messages"]]}
+            for row in read_rows(Path(job["train"]))
+        ]
+    )
+    config = trl_config if job["defaults"] else guide_config
+    trainer = SFTTrainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer, peft_config=lora)
+    began, cpu_began = time.perf_counter(), time.process_time()
     trainer.train()
-    seconds, cpu = time.perf_counter() - began, time.process_time() - used
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu_began
     trainer.save_model(str(Path(job["out"]) / "adapter"))
     gpu_memory = {"peak_gpu_memory_mib": torch.cuda.max_memory_allocated() / 2**20} if gpu else {}
     return {"train_seconds": seconds, "train_cpu_seconds": cpu, "steps": trainer.state.global_step, **gpu_memory}
 
 
 def judge(job: dict[str, Any]) -> dict[str, Any]:
-    """Validation loss of the base and of several adapters on the assistant's tokens, by one code."""
+    """Validation loss of the base model and of several adapters on the assistant's tokens."""
     import torch
     from peft import PeftModel
 
@@ -99,9 +103,9 @@ def judge(job: dict[str, Any]) -> dict[str, Any]:
     model: Any = load_for_prediction(base, torch.device("cpu"))
 
     def loss() -> float:
-        good, why = supports_shared_prefix(model)
-        if not good:
-            raise RuntimeError(why)
+        supported, reason = supports_shared_prefix(model)
+        if not supported:
+            raise RuntimeError(reason)
         total, count = 0.0, 0
         for i in range(0, len(rows), 8):
             batch = PackedCollator()(rows[i : i + 8])
@@ -110,95 +114,103 @@ def judge(job: dict[str, Any]) -> dict[str, Any]:
             total, count = total + losses.double().sum().item(), count + losses.numel()
         return total / count
 
-    found = {"base": loss()}
+    losses_by_name = {"base": loss()}
     for name, adapter in job["adapters"].items():
         model = PeftModel.from_pretrained(load_for_prediction(base, torch.device("cpu")), adapter).eval()
-        found[name] = loss()
-    return found
+        losses_by_name[name] = loss()
+    return losses_by_name
 
 
-CHILDREN = {"baseline": baseline, "judge": judge}
+CHILD_JOBS = {"baseline": baseline, "judge": judge}
 
 
 def in_child(kind: str, job: dict[str, Any], folder: Path, threads: int) -> dict[str, Any]:
+    """Run one of CHILD_JOBS in a new process. Returns its result with the seconds it took."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "job.json", job)
     began = time.perf_counter()
-    child(__file__, "--child", kind, str(folder / "job.json"), str(folder / "told.json"), threads=threads)
-    told: dict[str, Any] = read_json(folder / "told.json")
-    return {"seconds": time.perf_counter() - began, **told}
+    run_python(__file__, "--child", kind, str(folder / "job.json"), str(folder / "result.json"), threads=threads)
+    return {"seconds": time.perf_counter() - began, **read_json(folder / "result.json")}
 
 
 def ours(
     base: Path, train: Path, validation: Path, settings: dict[str, Any], folder: Path, threads: int
 ) -> dict[str, Any]:
+    """Run the product's training job. Returns its measurements."""
     job = train_job(
         base=base, train=train, validation=validation, settings=settings, out=folder / "out", work=folder / "work"
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "job.json", job)
     began = time.perf_counter()
-    child(None, str(folder / "job.json"), module="finetune_pipeline.worker.entry", threads=threads)
-    told: dict[str, Any] = read_json(folder / "out" / "measured.json")
-    return {**told, "seconds": time.perf_counter() - began, "facts": read_json(folder / "out" / "result.json")}
+    measured = run_job(job, folder, threads)
+    return {**measured, "seconds": time.perf_counter() - began}
 
 
-def _describe() -> str:
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    name = next((line.split(":")[1].strip() for line in flags.splitlines() if line.startswith("model name")), "?")
-    kinds = [f for f in ("avx512_bf16", "amx_bf16") if f in flags]
-    return f"{platform.machine()}, {name} ({', '.join(kinds) or 'no bfloat16'}), {os.cpu_count()} cores"
+def first_rows(file: Path, out: Path, rows: int | None) -> Path:
+    """`file`, or a copy of its first `rows` lines."""
+    if not rows:
+        return file
+    lines = file.read_text("utf-8").splitlines(keepends=True)[:rows]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text("".join(lines), "utf-8")
+    return out
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--instructions", type=Path, help="JSON file of {instruction, input, output} rows")
-    parser.add_argument("--rows", type=int, help="only so many training rows, for both; default: all")
-    parser.add_argument("--validation-rows", type=int, help="only so many validation rows; default: all")
+    parser.add_argument("--rows", type=int, help="number of training rows; default: all")
+    parser.add_argument("--validation-rows", type=int, help="number of validation rows; default: all")
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="where to work; default: a temporary folder")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further settings of training")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.child:
+    arguments = parser.parse_args()
+    if arguments.child:
         os.environ["HF_HUB_OFFLINE"] = "1"
-        kind, job, told = given.child
-        facts = CHILDREN[kind](read_json(Path(job)))
+        kind, job, result = arguments.child
+        facts = CHILD_JOBS[kind](read_json(Path(job)))
         used = resource.getrusage(resource.RUSAGE_SELF)
         facts |= {"cpu_seconds": used.ru_utime + used.ru_stime, "peak_memory_mib": used.ru_maxrss / 1024}
-        write_json(Path(told), facts)
+        write_json(Path(result), facts)
         return 0
-    folder = given.folder or Path(tempfile.mkdtemp(prefix="training-throughput-"))
-    return compare(given, folder)
+    folder = arguments.folder or Path(tempfile.mkdtemp(prefix="training-throughput-"))
+    return compare(arguments, folder)
 
 
-def compare(given: argparse.Namespace, folder: Path) -> int:
-    """Run both in turn, judge, print. Returns 1 if a limit is not met."""
-    name = "instructions" if given.instructions else "ticket_triage"
-    base = make_base(folder, "chatml" if given.instructions else None)
-    train, validation, settings = make_splits(folder, given.instructions)
-    train = first_rows(train, folder / name / f"train-{given.rows}.jsonl", given.rows)
+def compare(arguments: argparse.Namespace, folder: Path) -> int:
+    """Train all sides in turn, judge the adapters, print the report. Returns 1 if a limit is not met."""
+    name = "instructions" if arguments.instructions else "ticket_triage"
+    base = make_base(folder, "chatml" if arguments.instructions else None)
+    train, validation, settings = make_splits(folder, arguments.instructions)
+    train = first_rows(train, folder / name / f"train-{arguments.rows}.jsonl", arguments.rows)
     validation = first_rows(
-        validation, folder / name / f"validation-{given.validation_rows}.jsonl", given.validation_rows
+        validation, folder / name / f"validation-{arguments.validation_rows}.jsonl", arguments.validation_rows
     )
     rows = sum(1 for _ in train.open(encoding="utf-8"))
-    settings |= {"method": "lora", "epochs": given.epochs, "unquantized_epochs": 0.0}
-    settings |= {key: json.loads(value) for key, _, value in (pair.partition("=") for pair in given.set)}
+    settings |= {"method": "lora", "epochs": arguments.epochs, "unquantized_epochs": 0.0}
+    settings |= {key: json.loads(value) for key, _, value in (pair.partition("=") for pair in arguments.set)}
     runs: dict[str, list[dict[str, Any]]] = {"guide": [], "TRL": [], "ours": []}
     adapters = {}
-    for turn in range(given.repeats):
+    for turn in range(arguments.repeats):
         out = folder / f"{name}-{turn}"
         for side in ("guide", "TRL"):
-            job = {"base": str(base), "train": str(train), "epochs": given.epochs, "seed": turn, "out": str(out / side)}
-            runs[side].append(in_child("baseline", {**job, "defaults": side == "TRL"}, out / side, given.threads))
+            job = {
+                "base": str(base),
+                "train": str(train),
+                "epochs": arguments.epochs,
+                "seed": turn,
+                "out": str(out / side),
+            }
+            runs[side].append(in_child("baseline", {**job, "defaults": side == "TRL"}, out / side, arguments.threads))
             adapters[f"{side} {turn}"] = str(out / side / "adapter")
-        runs["ours"].append(ours(base, train, validation, {**settings, "seed": turn}, out / "ours", given.threads))
+        runs["ours"].append(ours(base, train, validation, {**settings, "seed": turn}, out / "ours", arguments.threads))
         adapters[f"ours {turn}"] = str(out / "ours/out/adapter")
     judged = {"base": str(base), "validation": str(validation), "adapters": adapters}
-    losses = in_child("judge", judged, folder / f"{name}-judge", given.threads)
-    print(f"\n{name}: {rows} training rows, {given.epochs:g} epochs, {given.threads} threads; {_describe()}")
+    losses = in_child("judge", judged, folder / f"{name}-judge", arguments.threads)
+    machine = f"{cpu_model()} ({'' if cpu_has_bfloat16() else 'no '}bfloat16), {os.cpu_count()} cores"
+    print(f"\n{name}: {rows} training rows, {arguments.epochs:g} epochs, {arguments.threads} threads; {machine}")
     return report(name, runs, losses)
 
 
@@ -212,11 +224,11 @@ def report(name: str, runs: dict[str, list[dict[str, Any]]], losses: dict[str, A
         ("wall seconds, whole process", "seconds"),
         ("peak memory, MiB", "peak_memory_mib"),
     ):
-        lines[label] = {side: statistics.median(float(run[key]) for run in of) for side, of in runs.items()}
+        lines[label] = {side: statistics.median(float(run[key]) for run in repeats) for side, repeats in runs.items()}
     print(f"{'':32} {'guide':>12} {'TRL':>12} {'ours':>12} {'ours/guide':>11} {'ours/TRL':>9}")
-    for label, of in lines.items():
-        ratios = f"{of['ours'] / of['guide']:11.3f} {of['ours'] / of['TRL']:9.3f}"
-        print(f"{label:32} {of['guide']:12.1f} {of['TRL']:12.1f} {of['ours']:12.1f} {ratios}")
+    for label, values in lines.items():
+        ratios = f"{values['ours'] / values['guide']:11.3f} {values['ours'] / values['TRL']:9.3f}"
+        print(f"{label:32} {values['guide']:12.1f} {values['TRL']:12.1f} {values['ours']:12.1f} {ratios}")
     print(f"{'validation loss':32}{''.join(f' {v:12.4f}' for v in loss.values())}   (base model {losses['base']:.4f})")
     for run in runs["ours"]:
         t = run["throughput"]
@@ -232,8 +244,8 @@ def report(name: str, runs: dict[str, list[dict[str, Any]]], losses: dict[str, A
         "validation loss no higher than the guide's": loss["ours"] <= loss["guide"],
         "peak memory no higher than the guide's": memory["ours"] <= memory["guide"],
     }
-    for limit, good in met.items():
-        print(f"{'met    ' if good else 'NOT MET'} {limit}")
+    for limit, is_met in met.items():
+        print(f"{'met    ' if is_met else 'NOT MET'} {limit}")
     return 0 if all(met.values()) else 1
 
 

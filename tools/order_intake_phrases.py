@@ -1,4 +1,4 @@
-"""Phrases of the messages in data/order_intake, written by hand for it. People, places and firms are invented."""
+"""Phrases of the messages in data/order_intake, written by hand. People, places and firms are invented."""
 
 from __future__ import annotations
 
@@ -34,143 +34,34 @@ EXTRAS = {
     "half baked": ["half baked so we can finish them", "part-baked", "only half baked", "par-baked for our own oven"],
 }
 PLACES = [
-    "Cafe ",
-    "Hotel ",
-    "The ",
-    "Bistro ",
-    "Bar ",
-    "Hostel ",
-    "School of ",
-    "Deli ",
-    "Pension ",
-    "Canteen ",
-    "Kiosk ",
-]
+    "Cafe ", "Hotel ", "The ", "Bistro ", "Bar ", "Hostel ", "School of ", "Deli ", "Pension ", "Canteen ", "Kiosk ",
+]  # fmt: skip
 NAMES = [
-    *(
-        "Astra",
-        "Lindqvist",
-        "Marlow",
-        "Old Quay",
-        "Tamarind",
-        "Bellweather",
-        "Copper Kettle",
-        "Juniper",
-        "Halden",
-        "Orsini",
-    ),
-    *(
-        "Blue Heron",
-        "Saltmarsh",
-        "Verity",
-        "Pollard",
-        "Corso",
-        "Ninepins",
-        "Hollybank",
-        "Mirador",
-        "Pellegrin",
-        "Foxglove",
-    ),
-    *(
-        "Winterbourne",
-        "Anchor",
-        "Sable",
-        "Umber",
-        "Kingfisher",
-        "Larkspur",
-        "Tollgate",
-        "Ravensworth",
-        "Zephyr",
-        "Milldam",
-    ),
-    *("Quince", "Ostrava", "Dovecote", "Cinder Lane", "Briar", "Montreux", "Eastgate", "Thistle", "Galleon", "Perrine"),
-]
+    "Astra", "Lindqvist", "Marlow", "Old Quay", "Tamarind", "Bellweather", "Copper Kettle", "Juniper", "Halden",
+    "Orsini", "Blue Heron", "Saltmarsh", "Verity", "Pollard", "Corso", "Ninepins", "Hollybank", "Mirador", "Pellegrin",
+    "Foxglove", "Winterbourne", "Anchor", "Sable", "Umber", "Kingfisher", "Larkspur", "Tollgate", "Ravensworth",
+    "Zephyr", "Milldam", "Quince", "Ostrava", "Dovecote", "Cinder Lane", "Briar", "Montreux", "Eastgate", "Thistle",
+    "Galleon", "Perrine",
+]  # fmt: skip
 ALONE = [
-    *("Harbour View", "Bread & Bramble", "Kettle & Crumb", "Northgate Nursery", "Two Spoons", "St Alban's Hall"),
-    *("Riverside Rowing Club", "Odeon Foyer", "Dr Pym's Practice", "Ward 7 Kitchen", "Fern and Fig", "Market Stall 14"),
-    *(
-        "Parish Lunch Club",
-        "Studio Okoro",
-        "Gable Street Primary",
-        "Lighthouse Catering",
-        "Mama Ruth's",
-        "Platform Nine Coffee",
-    ),
-]
+    "Harbour View", "Bread & Bramble", "Kettle & Crumb", "Northgate Nursery", "Two Spoons", "St Alban's Hall",
+    "Riverside Rowing Club", "Odeon Foyer", "Dr Pym's Practice", "Ward 7 Kitchen", "Fern and Fig", "Market Stall 14",
+    "Parish Lunch Club", "Studio Okoro", "Gable Street Primary", "Lighthouse Catering", "Mama Ruth's",
+    "Platform Nine Coffee",
+]  # fmt: skip
 RARE = [
-    *(
-        "Yardarm Tea Room",
-        "Pugin House",
-        "Villa Serafina",
-        "Brasserie Twenty",
-        "Cobble Yard",
-        "Hexham Court",
-        "The Gilded Pear",
-    ),
-    *(
-        "Loft on Vine",
-        "Casa Ondina",
-        "The Muddy Paddle",
-        "Wren & Daughters",
-        "Halfpenny Inn",
-        "Ebb Tide Cabin",
-        "Klara's Corner",
-    ),
-    *(
-        "The Long Shed",
-        "Tinker's Rest",
-        "Opal Rooms",
-        "Greaves Academy",
-        "Bishop's Larder",
-        "The Third Wheel",
-        "Sundial Spa",
-    ),
-    *(
-        "Fjord Canteen",
-        "Maison Brulard",
-        "Ferry Terminal Cafe",
-        "The Quiet Carriage",
-        "Nettle Farm Shop",
-        "Plume",
-        "Ivory Tower Bar",
-    ),
-]
+    "Yardarm Tea Room", "Pugin House", "Villa Serafina", "Brasserie Twenty", "Cobble Yard", "Hexham Court",
+    "The Gilded Pear", "Loft on Vine", "Casa Ondina", "The Muddy Paddle", "Wren & Daughters", "Halfpenny Inn",
+    "Ebb Tide Cabin", "Klara's Corner", "The Long Shed", "Tinker's Rest", "Opal Rooms", "Greaves Academy",
+    "Bishop's Larder", "The Third Wheel", "Sundial Spa", "Fjord Canteen", "Maison Brulard", "Ferry Terminal Cafe",
+    "The Quiet Carriage", "Nettle Farm Shop", "Plume", "Ivory Tower Bar",
+]  # fmt: skip
 OPENINGS = [
-    *(
-        "Hi,",
-        "Hello,",
-        "Good morning,",
-        "Morning!",
-        "Hey there,",
-        "Dear all,",
-        "Dear baker,",
-        "Hiya,",
-        "Evening,",
-        "Hi team,",
-    ),
-    *(
-        "Hello again,",
-        "Hi, me again.",
-        "To whoever takes the orders:",
-        "Afternoon all,",
-        "Hi folks,",
-        "Good day,",
-        "",
-        "",
-        "",
-        "",
-    ),
-    *(
-        "Quick one:",
-        "Order please:",
-        "Hi Corvel Mill,",
-        "Hallo,",
-        "New order.",
-        "Hope you are well.",
-        "Greetings,",
-        "Yo,",
-    ),
-]
+    "Hi,", "Hello,", "Good morning,", "Morning!", "Hey there,", "Dear all,", "Dear baker,", "Hiya,", "Evening,",
+    "Hi team,", "Hello again,", "Hi, me again.", "To whoever takes the orders:", "Afternoon all,", "Hi folks,",
+    "Good day,", "", "", "", "", "Quick one:", "Order please:", "Hi Corvel Mill,", "Hallo,", "New order.",
+    "Hope you are well.", "Greetings,", "Yo,",
+]  # fmt: skip
 REQUESTS = [
     "could we have {what}",
     "we need {what}",
@@ -334,25 +225,7 @@ SIGNED = [
     "\nLove, everyone at {customer}",
 ]
 CLOSINGS = [
-    *(
-        "Thanks!",
-        "Thank you.",
-        "Cheers.",
-        "Ta.",
-        "Many thanks in advance.",
-        "See you then.",
-        "Best wishes.",
-        "Let me know.",
-        "",
-    ),
-    *(
-        "",
-        "Bye for now.",
-        "Much obliged.",
-        "Please confirm.",
-        "That's it.",
-        "Have a good one.",
-        "Speak soon.",
-        "You're stars.",
-    ),
-]
+    "Thanks!", "Thank you.", "Cheers.", "Ta.", "Many thanks in advance.", "See you then.", "Best wishes.",
+    "Let me know.", "", "", "Bye for now.", "Much obliged.", "Please confirm.", "That's it.", "Have a good one.",
+    "Speak soon.", "You're stars.",
+]  # fmt: skip
