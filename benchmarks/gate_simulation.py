@@ -1,13 +1,11 @@
-"""How often the gates promote who should not be, and find who should: by simulation, of the code that decides.
+"""Error rate and power of the gates, by simulation of the deciding code.
 
     python -m benchmarks.gate_simulation [--runs 2000] [--out benchmarks/results/DATE-gate-simulation.txt]
 
-Worlds of right and wrong answers are drawn; each candidate is judged by `beats_baseline` and `beats_champion` themselves,
-at the level its look at the test has left. Decisions that depend on the discordant counts alone are remembered, so that
-thousands of worlds take seconds.
-
-The named baseline beside every figure is the usual practice: an ordinary 95% interval at every look, and an unpaired
-z test of two accuracies.
+Right and wrong answers are drawn; each candidate is judged by `beats_baseline` and `beats_champion` themselves, at the
+significance level that its look at the test leaves. Decisions depend on the discordant counts alone and are cached, so that
+thousands of simulations take seconds. Beside every figure stands the usual practice: an ordinary 95% interval at every look,
+and an unpaired z test of two accuracies.
 """
 
 import argparse
@@ -41,7 +39,7 @@ NOT_WORSE = SPEC.model_copy(update={"gates": SPEC.gates.model_copy(update={"cham
 
 
 def judged(b: int, c: int, n: int, look: int, *, champion: bool = False, spec: TaskSpec = SPEC) -> bool:
-    """What the gate says of a candidate that loses b and wins c of n rows, as the look-th on its test."""
+    """Whether the gate passes a candidate that loses b and wins c of n rows, at the look-th look at its test."""
     return _judged(int(b), int(c), int(n), int(look), champion, spec is NOT_WORSE)
 
 
@@ -59,7 +57,7 @@ def _judged(b: int, c: int, n: int, look: int, champion: bool, not_worse: bool) 
 
 
 def evaluation_of(n: int, level: Level, **decisions: Decision) -> EvaluationResult:
-    """What the gates on gains read of an evaluation of n rows."""
+    """An evaluation of n rows with the fields that the gates on gains read."""
     return EvaluationResult.model_construct(
         n=n,
         versions={},
@@ -72,17 +70,24 @@ def evaluation_of(n: int, level: Level, **decisions: Decision) -> EvaluationResu
 
 
 def unpaired(x: int, y: int, n: int) -> bool:
-    """The unpaired z test of two shares, one side of 5%: what a comparison of two printed standard errors amounts to."""
+    """The unpaired z test of two shares at the two-sided 5% level, as when two printed standard errors are compared."""
     p, q = x / n, y / n
     spread = math.sqrt((p * (1 - p) + q * (1 - q)) / n)
     return spread > 0 and (q - p) / spread > 1.959964
 
 
-def useless(runs: int, n: int, accuracy: float, correlation: float, seed: int) -> tuple[float, float, float]:
-    """Share of worlds in which one of TRIES candidates, each exactly as good as the baseline, is promoted: by the gates,
-    by a 95% interval at every look, and by the unpaired test.
+def useless_promoted(runs: int, n: int, accuracy: float, correlation: float, seed: int) -> tuple[float, float, float]:
+    """Share of runs in which one of TRIES candidates, each exactly as good as the baseline, is promoted.
 
-    correlation: chance that a candidate answers a row as the baseline does, else it is right with chance `accuracy`.
+    Args:
+        runs: Number of simulations.
+        n: Test rows.
+        accuracy: Of the baseline and the candidates.
+        correlation: Chance that a candidate answers a row as the baseline does; else it is right with chance `accuracy`.
+        seed: Of the random numbers.
+
+    Returns:
+        The share by the gates, by a 95% interval at every look, and by the unpaired test.
     """
     random = np.random.default_rng(seed)
     spent = fixed = naive = 0
@@ -97,17 +102,17 @@ def useless(runs: int, n: int, accuracy: float, correlation: float, seed: int) -
     return spent / runs, fixed / runs, naive / runs
 
 
-def useful(runs: int, n: int, gain: float, discordant: float, look: int, seed: int) -> tuple[float, float]:
-    """Share of useful candidates that pass as the look-th, and what paired_power says it should be."""
+def useful_promoted(runs: int, n: int, gain: float, discordant: float, look: int, seed: int) -> tuple[float, float]:
+    """Share of useful candidates that pass at the look-th look, and the share by paired_power."""
     random = np.random.default_rng(seed)
     chances = [(discordant - gain) / 2, (discordant + gain) / 2, 1 - discordant]
     draws = random.multinomial(n, chances, size=runs)
-    found = sum(judged(b, c, n, look) for b, c, _ in draws)
-    return found / runs, paired_power(n, gain, discordant, level_of(look, SPEC.gates.confidence).level)
+    passed = sum(judged(b, c, n, look) for b, c, _ in draws)
+    return passed / runs, paired_power(n, gain, discordant, level_of(look, SPEC.gates.confidence).level)
 
 
 def exact_mcnemar(runs: int, n: int, gain: float, discordant: float, seed: int) -> float:
-    """As :func:`useful` at the first look, by the exact McNemar test."""
+    """As :func:`useful_promoted` at the first look, by the exact McNemar test."""
     draws = np.random.default_rng(seed).multinomial(
         n, [(discordant - gain) / 2, (discordant + gain) / 2, 1 - discordant], size=runs
     )
@@ -118,8 +123,8 @@ def report(runs: int) -> str:
     began = time.process_time()
     error = 1.96 * math.sqrt(0.05 * 0.95 / runs)
     lines = [
-        f"Gates by simulation, {datetime.now(UTC).date()}: {runs:,} worlds a line; a rate of 5% is known to "
-        f"±{100 * error:.1f} points.",
+        f"Gates by simulation, {datetime.now(UTC).date()}: {runs:,} simulations a line; a rate of 5% has an "
+        f"error of ±{100 * error:.1f} points.",
         "",
         f"1. {TRIES} useless candidates, each exactly as good as the baseline, one after another on one sealed test:",
         "   chance that one is promoted. Beside the gates: a 95% interval at every look; an unpaired z test at every look.",
@@ -130,7 +135,7 @@ def report(runs: int) -> str:
     for i, (n, accuracy, same) in enumerate(
         [(100, 0.6, 0.5), (200, 0.6, 0.5), (200, 0.8, 0.8), (500, 0.7, 0.0), (500, 0.9, 0.9), (1000, 0.8, 0.5)]
     ):
-        spent, fixed, naive = useless(runs, n, accuracy, same, i)
+        spent, fixed, naive = useless_promoted(runs, n, accuracy, same, i)
         worst = max(worst, spent)
         lines.append(f"   {n:4}  {accuracy:8.1f}  {same:14.0%}  {spent:6.1%}  {fixed:14.1%}  {naive:9.1%}")
     lines += [
@@ -142,19 +147,19 @@ def report(runs: int) -> str:
     lines += [
         f"   promoted: {sum(ties)} of {len(ties)} (better and not_worse)",
         "",
-        "3. Useful candidates: share found, and what the plan said. Rows as planned for 80% at the first look.",
+        "3. Useful candidates: share promoted, and planned. Rows as planned for 80% at the first look.",
         "",
-        "   gain  disagreement  rows  look   found  planned   exact McNemar, look 1",
+        "   gain  disagreement  rows  look  passed  planned   exact McNemar, look 1",
     ]
     furthest = 0.0
     for i, (gain, discordant) in enumerate([(0.05, 0.10), (0.05, 0.20), (0.05, 0.40), (0.10, 0.20), (0.15, 0.30)]):
         n = rows_needed_for_gain(gain, discordant)
         for look in (1, 2, 5, 20):
-            found, planned = useful(runs, n, gain, discordant, look, 100 + i)
-            furthest = max(furthest, abs(found - planned))
+            passed, planned = useful_promoted(runs, n, gain, discordant, look, 100 + i)
+            furthest = max(furthest, abs(passed - planned))
             exact = f"{exact_mcnemar(runs, n, gain, discordant, 100 + i):12.1%}" if look == 1 else ""
             lines.append(
-                f"   {gain:4.2f}  {discordant:12.2f}  {n:4}  {look:4}  {found:6.1%}  {planned:7.1%}   {exact}".rstrip()
+                f"   {gain:4.2f}  {discordant:12.2f}  {n:4}  {look:4}  {passed:6.1%}  {planned:7.1%}   {exact}".rstrip()
             )
     lines += [
         f"   furthest from the plan: {100 * furthest:.1f} points",
@@ -168,11 +173,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=2000)
     parser.add_argument("--out", type=Path)
-    chosen = parser.parse_args()
-    told = report(chosen.runs)
-    print(told, end="")
-    if chosen.out:
-        chosen.out.write_text(told, "utf-8")
+    arguments = parser.parse_args()
+    text = report(arguments.runs)
+    print(text, end="")
+    if arguments.out:
+        arguments.out.write_text(text, "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How often the intervals under the gates let through what lies exactly at the limit: rows that clump, few rows, skewed scores.
+"""Error rate of the gates' intervals exactly at their limit: clustered rows, few rows, skewed scores.
 
     python -m benchmarks.limit_simulation [--runs 1000] [--out benchmarks/results/DATE-limit-simulation.txt]
 
-Every world is at the limit: a gain of 0, or a share of lost rows (of valid answers) that is just the one allowed. A gate then
-lets a candidate through by luck alone; 95% intervals promise that in at most 2.5% of worlds. Beside each figure stands that of
-the same interval over rows, as if each were its own source.
+Every simulation is at the limit: a gain of 0, or exactly the largest allowed share of lost rows or invalid answers. A gate
+then passes a candidate only by chance; 95% intervals promise that in at most 2.5% of simulations. The second figure is that
+of the same interval over rows, as if each were its own source.
 """
 
 import argparse
@@ -19,21 +19,21 @@ from finetune_pipeline.evaluation.statistics.proportions import clustered_share,
 from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_mean
 
 Draw = Callable[[np.random.Generator, np.ndarray], np.ndarray]
-"""Draws a value a row, given the source of every row."""
+"""Draws a value for every row, given the rows' sources."""
 SOURCES = {
-    "200 rows of their own": np.arange(200),
+    "200 independent rows": np.arange(200),
     "100 sources of 2": np.repeat(np.arange(100), 2),
     "50 sources of 4": np.repeat(np.arange(50), 4),
     "20 sources of 10": np.repeat(np.arange(20), 10),
     "10 sources of 10": np.repeat(np.arange(10), 10),
     "one of 60, 20 of 3": np.repeat(np.arange(21), [60, *[3] * 20]),
-    "20 rows of their own": np.arange(20),
+    "20 independent rows": np.arange(20),
 }
 LIMIT = 0.1
 
 
 def flags(share: float, alike: float) -> Draw:
-    """True with chance `share`; with chance `alike` a row is as its source is."""
+    """True with chance `share`; with chance `alike` a row has the value of its source."""
 
     def draw(random: np.random.Generator, source: np.ndarray) -> np.ndarray:
         of_source = (random.random(source.max() + 1) < share)[source]
@@ -43,7 +43,7 @@ def flags(share: float, alike: float) -> Draw:
 
 
 def signs(share: float, alike: float) -> Draw:
-    """Won and lost with chance `share` each, else 0."""
+    """Won (1) and lost (-1) with chance `share` each, else 0; with chance `alike` a row has the value of its source."""
 
     def draw(random: np.random.Generator, source: np.ndarray) -> np.ndarray:
         of_source, of_row = (
@@ -54,14 +54,14 @@ def signs(share: float, alike: float) -> Draw:
     return draw
 
 
-def clumped_losses(random: np.random.Generator, source: np.ndarray) -> np.ndarray:
-    """One source in ten is lost for the greater part; as much is won here and there."""
+def clustered_losses(random: np.random.Generator, source: np.ndarray) -> np.ndarray:
+    """60% of the rows are lost in one source in ten; as many are won, spread over the others."""
     bad = (random.random(source.max() + 1) < 0.1)[source]
     return np.where(bad, -1.0 * (random.random(len(source)) < 0.6), 1.0 * (random.random(len(source)) < 0.06 / 0.9))
 
 
 def scores(of: Callable[[np.random.Generator, int], np.ndarray], alike: float) -> Draw:
-    """Gains in a score; `alike`: share of the variance that is of the source."""
+    """Gains in a score; `alike`: share of the variance that is between sources."""
 
     def draw(random: np.random.Generator, source: np.ndarray) -> np.ndarray:
         common, own = of(random, source.max() + 1)[source], of(random, len(source))
@@ -84,11 +84,11 @@ def _mean(values: np.ndarray, source: list[int]) -> bool:
     return interval is not None and interval[0] > 0
 
 
-def _few(values: np.ndarray, source: list[int]) -> bool:
+def _few_lost(values: np.ndarray, source: list[int]) -> bool:
     return clustered_share(values.astype(float).tolist(), source)[0][1] <= LIMIT
 
 
-def _most(values: np.ndarray, source: list[int]) -> bool:
+def _most_valid(values: np.ndarray, source: list[int]) -> bool:
     return clustered_share((~values).astype(float).tolist(), source)[0][0] >= 1 - LIMIT
 
 
@@ -96,27 +96,28 @@ WORLDS: dict[str, tuple[Draw, Callable[[np.ndarray, list[int]], bool]]] = {
     "gain, right or wrong: won and lost as often": (signs(0.15, 0), _tango),
     "gain, right or wrong: half of each source alike": (signs(0.15, 0.5), _tango),
     "gain, right or wrong: few won and lost": (signs(0.03, 0), _tango),
-    "gain, right or wrong: losses clump, wins do not": (clumped_losses, _tango),
+    "gain, right or wrong: clustered losses, spread wins": (clustered_losses, _tango),
     "gain in a score: normal": (scores(lambda r, n: r.normal(0, 0.2, n), 0.3), _mean),
     "gain in a score: most win a little, a few lose much": (
         scores(lambda r, n: 0.1 - r.exponential(0.1, n), 0.3),
         _mean,
     ),
     "gain in a score: 1 in 20 loses all, the others win a little": (scores(few_large_losses, 0.0), _mean),
-    "few_regressions: losses by themselves": (flags(LIMIT, 0), _few),
-    "few_regressions: half of each source alike": (flags(LIMIT, 0.5), _few),
-    "few_regressions: whole sources lost": (flags(LIMIT, 1), _few),
-    "format_compliance, human_review: half of each source alike": (flags(LIMIT, 0.5), _most),
+    "few_regressions: independent losses": (flags(LIMIT, 0), _few_lost),
+    "few_regressions: half of each source alike": (flags(LIMIT, 0.5), _few_lost),
+    "few_regressions: whole sources lost": (flags(LIMIT, 1), _few_lost),
+    "format_compliance, human_review: half of each source alike": (flags(LIMIT, 0.5), _most_valid),
 }
+"""How values are drawn, and whether the gate passes."""
 
 
 def lines(runs: int) -> Iterator[str]:
     for title, (draw, passes) in WORLDS.items():
-        yield f"{title}"
+        yield title
         for name, source in SOURCES.items():
             random, own = np.random.default_rng(0), list(range(len(source)))
-            worlds = [draw(random, source) for _ in range(runs)]
-            rate, naive = (sum(passes(world, of) for world in worlds) / runs for of in (source.tolist(), own))
+            draws = [draw(random, source) for _ in range(runs)]
+            rate, naive = (sum(passes(values, of) for values in draws) / runs for of in (source.tolist(), own))
             yield f"   {name:24}{rate:7.1%}{naive:12.1%}"
 
 
@@ -124,14 +125,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--out", type=Path)
-    chosen, began = parser.parse_args(), time.process_time()
-    error = 196 * np.sqrt(0.025 * 0.975 / chosen.runs)
-    head = f"At the limit, {datetime.now(UTC).date()}: {chosen.runs:,} worlds a line; 2.5% is known to ±{error:.1f} points."
-    made = [head, "", f"   {'test rows':24}  let through   over rows", *lines(chosen.runs)]
-    text = "\n".join([*made, "", f"{time.process_time() - began:.0f} s of CPU"]) + "\n"
+    arguments, began = parser.parse_args(), time.process_time()
+    error = 196 * np.sqrt(0.025 * 0.975 / arguments.runs)
+    title = (
+        f"At the limit, {datetime.now(UTC).date()}: {arguments.runs:,} simulations a line; 2.5% has an error of ±{error:.1f} "
+        "points."
+    )
+    table = [title, "", f"   {'test rows':24} passed   over rows", *lines(arguments.runs)]
+    text = "\n".join([*table, "", f"{time.process_time() - began:.0f} s of CPU"]) + "\n"
     print(text, end="")
-    if chosen.out:
-        chosen.out.write_text(text, "utf-8")
+    if arguments.out:
+        arguments.out.write_text(text, "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""One task trained by every trainer: this machine, a Ray cluster, a service of OpenAI's protocol, Together. Prints a table.
+"""One task trained by every trainer (this machine, a Ray cluster, an OpenAI-compatible service, Together), as a table.
 
     python -m benchmarks.trainers [--out benchmarks/results/DATE-trainers.md]
 
-The services are the protocol servers of the tests, asked by the real SDKs; they hand back the adapter that this machine
-trained, so every trainer should reach the same score. Ray is a real cluster on this machine.
+The services are the tests' protocol servers, called by the real SDKs. They return the adapter that this machine trained, so
+every trainer should reach the same score. Ray is a real cluster on this machine.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from finetune_pipeline_tests.unit.trainers.orders import QUICK
 TRAINING = {"method": "lora", "epochs": 2, "batch_size": 8, "micro_batch_size": 8, "learning_rate": 1e-3}
 HEAD = (
     "trainer",
-    "what came back",
+    "result",
     "steps",
     "train loss",
     "tokens billed",
@@ -60,12 +60,12 @@ def cluster(project: Project) -> Iterator[None]:
 
 
 def row_of(name: str, project: Project) -> list[str]:
-    """Run the whole graph, and tell what came of it."""
+    """Run the whole graph. Returns the row of the table."""
     code, answer = project.run()
     assert answer.get("decision"), f"{name}: {answer}"
     facts, measured = project.facts("adapter"), read_json(project.artifact("adapter") / "measured.json")
     report = project.facts("evaluation_report")
-    tuned = report["models"]["candidate"]
+    candidate = report["models"]["candidate"]
     losses = [line["loss"] for line in facts.get("history", []) if line.get("loss") is not None]
     parity = project.facts("merged_model").get("parity") or {}
     cells = (
@@ -76,7 +76,7 @@ def row_of(name: str, project: Project) -> list[str]:
         measured.get("billed_tokens", "–"),
         measured.get("dollars", "–"),
         "yes" if parity.get("passed") else "NO",
-        f"{tuned['value']:.3f} of {tuned['n']}",
+        f"{candidate['value']:.3f} of {candidate['n']}",
         f"{answer['decision']} (exit code {code})",
     )
     return [str(cell) for cell in cells]
@@ -104,9 +104,8 @@ def main() -> None:
         with serving(together):
             rows.append(row_of("together", project_for(root, "together", base, together=section)))
     lines = [f"| {' | '.join(cells)} |" for cells in (HEAD, ["---"] * len(HEAD), *rows)]
-    text = f"One task, four trainers, {datetime.now(UTC):%Y-%m-%d}. `python -m benchmarks.trainers`\n\n" + "\n".join(
-        lines
-    )
+    title = f"One task, four trainers, {datetime.now(UTC):%Y-%m-%d}. `python -m benchmarks.trainers`"
+    text = "\n".join([title, "", *lines])
     print(text)
     if arguments.out:
         arguments.out.write_text(text + "\n", "utf-8")
