@@ -1,11 +1,10 @@
-"""Hostile lines through log intake, `POST /feedback` and raw reading: no crash, and every line accounted for.
+"""Fuzz log intake, `POST /feedback` and the reading of raw files: no crash, and every line accounted for.
 
     python benchmarks/fuzz_rows.py [--lines 1000000] [--seed 0]
 
-A line is a sound row of which values are exchanged for hostile ones (numbers JSON has not, integers of 400 and 5,000
-digits, times at the edges of the calendar, half surrogate pairs, deep nesting, text that looks like JSON, like control
-tokens or like what the scrubber looks for), keys are dropped, doubled or added, and bytes damaged; or it is noise.
-Sound rows lie between them, and all of these must be kept.
+A hostile line is a valid row in which values are replaced (numbers that JSON does not have, integers of 400 and 5,000 digits,
+times at the edges of the calendar, lone surrogates, deep nesting, text that looks like JSON, control tokens or personal data),
+keys are dropped, doubled or added, and bytes damaged; or it is noise. Valid rows between them must all be kept.
 """
 
 import argparse
@@ -20,6 +19,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from benchmarks.log_kills import make_task
 from finetune_pipeline.data.json_lines import decode_line, is_blank
 from finetune_pipeline.data.raw_files import container_facts
@@ -31,11 +32,11 @@ from finetune_pipeline.production.log_rows import parse_line
 from finetune_pipeline.serving.requests import BadRequest, parse_feedback
 from finetune_pipeline.spec import Task, load_task
 
-AT_ONCE = 20_000
-"""Lines of one file. It begins with a sound one, and every 100th is sound."""
-EACH = 100
+FILE_LINES = 20_000
+VALID_EVERY = 100
+"""Every 100th line of a file is valid, from the first on."""
 _LOG = {"id": "r", "timestamp": "2026-05-01T10:00:00Z", "input": "where is it", "output": "a", "model_version": "1"}
-_SOUND: dict[str, list[dict[str, object]]] = {
+_VALID: dict[str, list[dict[str, object]]] = {
     "logs": [
         {**_LOG, "user": "ann", "feedback": {"label": "b", "score": 0.5, "flag": "wrong"}},
         {**_LOG, "messages": [{"role": "user", "content": "where is it"}]},
@@ -72,13 +73,13 @@ _VALUES = [
 
 @dataclass
 class Tally:
-    """What became of the lines of one way in. sound: those that must be kept; lost: lines in neither place."""
+    """Counts of the lines sent through one entry point. valid: lines that must be kept; lost: neither kept nor refused."""
 
     lines: int = 0
     kept: int = 0
     refused: int = 0
-    sound: int = 0
-    sound_kept: int = 0
+    valid: int = 0
+    valid_kept: int = 0
     crashes: int = 0
     seconds: float = 0.0
     rules: Counter[str] = field(default_factory=Counter)
@@ -89,14 +90,14 @@ class Tally:
 
     @property
     def good(self) -> bool:
-        return not self.lost and not self.crashes and self.sound == self.sound_kept
+        return not self.lost and not self.crashes and self.valid == self.valid_kept
 
 
 def hostile(rng: random.Random, way: str) -> bytes:
-    """One fuzzed line, without its end."""
+    """Make a fuzzed line, without its line break."""
     if rng.random() < 0.02:
         return rng.randbytes(rng.randint(1, 60)).replace(b"\n", b"")
-    row = {key: json.dumps(value, ensure_ascii=False) for key, value in rng.choice(_SOUND[way]).items()}
+    row = {key: json.dumps(value, ensure_ascii=False) for key, value in rng.choice(_VALID[way]).items()}
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         change, key = rng.random(), rng.choice(list(row) or ["id"])
         if change < 0.7:
@@ -113,33 +114,33 @@ def hostile(rng: random.Random, way: str) -> bytes:
         pairs.append(rng.choice(pairs or ["1"]))
     line = f"{{{', '.join(pairs)}}}".encode("utf-8", "surrogatepass")
     if rng.random() < 0.15:
-        at = rng.randrange(len(line) + 1)
-        line = line[:at] + rng.randbytes(rng.randint(0, 3)).replace(b"\n", b"") + line[at + rng.randint(0, 4) :]
+        start = rng.randrange(len(line) + 1)
+        line = line[:start] + rng.randbytes(rng.randint(0, 3)).replace(b"\n", b"") + line[start + rng.randint(0, 4) :]
     return line[: rng.randrange(len(line) + 1)] if rng.random() < 0.03 else line
 
 
 def lines_of(rng: random.Random, way: str, count: int) -> Iterator[bytes]:
-    """Lines of a file; those that are sound have an id that begins with `sound-`. None is blank."""
+    """Make the lines of a file. Ids of valid ones begin with `sound-`. None is blank."""
     for number in range(count):
-        line = b"" if number % EACH else json.dumps({**_SOUND[way][0], "id": f"sound-{number}"}).encode()
+        line = b"" if number % VALID_EVERY else json.dumps({**_VALID[way][0], "id": f"sound-{number}"}).encode()
         while is_blank(line.lstrip(b"\0")):
             line = hostile(rng, way)
         yield line
 
 
 def through_logs(task: Task, home: Path, lines: list[bytes], tally: Tally) -> None:
-    """All lines as one log file, taken in and merged."""
+    """Ingest all lines as one log file."""
     (task.folder / "logs" / "a.jsonl").write_bytes(b"\n".join(lines) + b"\n")
     logs = read_logs(task, ArtifactStore(home))
     assert logs.lines == len(logs.rows) + logs.duplicates + logs.feedback + len(logs.quarantine)
     tally.kept += logs.lines - len(logs.quarantine)
     tally.refused += len(logs.quarantine)
-    tally.sound_kept += sum(row["id"].startswith("sound-") for row in logs.rows)
+    tally.valid_kept += sum(row["id"].startswith("sound-") for row in logs.rows)
     tally.rules.update(logs.by_rule)
 
 
 def through_feedback(task: Task, lines: list[bytes], tally: Tally) -> None:
-    """Each line as the body of a request. What is accepted is written as `finetune serve` does, and taken in."""
+    """Send each line as the body of a request. What is accepted is logged as by `finetune serve`, and ingested."""
     for number, line in enumerate(lines, 1):
         try:
             body, findings, _ = decode_line(line, "body")
@@ -154,41 +155,41 @@ def through_feedback(task: Task, lines: list[bytes], tally: Tally) -> None:
         row = parse_line(logged.encode(), False, {"file": "a", "line": number}, task.spec, b"k")
         assert row["kind"] == "feedback", f"accepted, and quarantined afterwards: {row}"
         tally.kept += 1
-        tally.sound_kept += name.startswith("sound-")
+        tally.valid_kept += name.startswith("sound-")
 
 
 def through_raw(task: Task, folder: Path, lines: list[bytes], tally: Tally) -> None:
-    """All lines as one raw file, read and validated."""
+    """Read and validate all lines as one raw file."""
     path = folder / "a.jsonl"
     path.write_bytes(b"\n".join(lines) + b"\n")
     container_facts(path, path.name, task.spec)
     for block in in_blocks(read_records(path, path.name, task.spec), path.name):
-        done = validate_block(block, task.spec)
-        tally.kept += done.kept
-        tally.refused += len(done.quarantine)
-        tally.sound_kept += done.examples.count(b'"id":"sound-')
-        tally.rules.update(done.by_rule)
+        result = validate_block(block, task.spec)
+        tally.kept += result.kept
+        tally.refused += len(result.quarantine)
+        tally.valid_kept += result.examples.count(b'"id":"sound-')
+        tally.rules.update(result.by_rule)
 
 
-def fuzz(lines: int, seed: int, at_once: int = AT_ONCE) -> dict[str, Tally]:
-    """Send so many lines through each way in. A crash is printed, and costs the lines of its file."""
-    tallies = {way: Tally() for way in _SOUND}
+def fuzz(lines: int, seed: int, file_lines: int = FILE_LINES) -> dict[str, Tally]:
+    """Send `lines` lines through each entry point. After a crash, which is printed, the lines of its file count as lost."""
+    tallies = {way: Tally() for way in _VALID}
     for way, tally in tallies.items():
         rng = random.Random(f"{seed} {way}")
         while tally.lines < lines:
             with tempfile.TemporaryDirectory(prefix="finetune-fuzz-") as root:
                 task = load_task(make_task(Path(root)))
-                some = list(lines_of(rng, way, min(at_once, lines - tally.lines)))
-                tally.lines += len(some)
-                tally.sound += len(range(0, len(some), EACH))
+                file = list(lines_of(rng, way, min(file_lines, lines - tally.lines)))
+                tally.lines += len(file)
+                tally.valid += len(range(0, len(file), VALID_EVERY))
                 began = time.process_time()
                 try:
                     if way == "logs":
-                        through_logs(task, Path(root) / "home", some, tally)
+                        through_logs(task, Path(root) / "home", file, tally)
                     elif way == "feedback":
-                        through_feedback(task, some, tally)
+                        through_feedback(task, file, tally)
                     else:
-                        through_raw(task, Path(root), some, tally)
+                        through_raw(task, Path(root), file, tally)
                 except Exception:  # noqa: BLE001 - this is what is counted
                     traceback.print_exc()
                     tally.crashes += 1
@@ -197,16 +198,16 @@ def fuzz(lines: int, seed: int, at_once: int = AT_ONCE) -> dict[str, Tally]:
 
 
 def main() -> int:
-    """Print a table; 1 where a line crashed, was lost, or was sound and refused."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Print a table. Returns 1 if a line crashed or was lost, or a valid one was refused."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lines", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    tallies = fuzz(asked.lines, asked.seed)
+    arguments = parser.parse_args()
+    tallies = fuzz(arguments.lines, arguments.seed)
     for way, tally in tallies.items():
         print(
             f"{way:9} {tally.lines} lines = {tally.kept} kept + {tally.refused} refused, {tally.lost} lost; "
-            f"{tally.sound_kept} of {tally.sound} sound ones kept; {tally.crashes} crashes; {tally.seconds:.0f} s of CPU"
+            f"{tally.valid_kept} of {tally.valid} valid ones kept; {tally.crashes} crashes; {tally.seconds:.0f} s of CPU"
         )
         print(f"          refused for: {', '.join(f'{n} {rule}' for rule, n in tally.rules.most_common(9))}")
     return 0 if all(tally.good for tally in tallies.values()) else 1

@@ -1,12 +1,12 @@
-"""Public benchmarks as offline tasks of lm-evaluation-harness, on the bundled model: equal scores, the cost, a planted loss.
+"""Public benchmarks as offline tasks of lm-evaluation-harness on the bundled model: equal scores, cost, a planted loss.
 
-    python benchmarks/harness_tasks.py FOLDER --rows 100
+    python benchmarks/harness_tasks.py FOLDER [--rows 100]
 
 FOLDER holds arc_easy.jsonl, copa.jsonl, piqa.jsonl ({query, choices, gold}) and lambada_openai.jsonl ({context,
-continuation}), as llm-foundry publishes them; what is not there is left out. The same tasks and rows are asked twice of the
-same float32 model, one thread: through the pipeline (evaluation.ability.harness, with an empty cache, then again with a full
-one), and by lm_eval's own HFLM. Then the model is trained for a dozen steps on one sentence, far too hard, and compared with
-what it was. CPU seconds, since the machine may be shared.
+continuation}), as llm-foundry publishes them; missing files are skipped. The same float32 model answers the same rows, with
+one thread: through the pipeline (evaluation.ability, with an empty cache, then with a full one), and by lm_eval's own HFLM.
+Then the model is overtrained for a dozen steps on one sentence, and compared with the original. Prints CPU seconds, since the
+machine may be shared.
 """
 
 import argparse
@@ -67,29 +67,28 @@ def write_tasks(source: Path, folder: Path, rows: int) -> list[HarnessTask]:
     return read_tasks(folder, ["*.yaml"])
 
 
-def theirs(asked: Answerer, tasks: list[HarnessTask], rows: int, scratch: str) -> Any:
+def evaluate_with_harness(answerer: Answerer, tasks: list[HarnessTask], rows: int, scratch: str) -> Any:
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
 
-    made = {t.name: make_task(t, scratch) for t in tasks}
-    model = HFLM(pretrained=asked.model, tokenizer=asked.tokenizer, batch_size=BATCH, device="cpu")
-    return evaluate(model, {"tasks": made, "groups": {}, "group_map": {}}, limit=rows, bootstrap_iters=0)
+    lm_tasks = {task.name: make_task(task, scratch) for task in tasks}
+    model = HFLM(pretrained=answerer.model, tokenizer=answerer.tokenizer, batch_size=BATCH, device="cpu")
+    return evaluate(model, {"tasks": lm_tasks, "groups": {}, "group_map": {}}, limit=rows, bootstrap_iters=0)
 
 
-def overtrain(asked: Answerer) -> None:
-    asked.model.requires_grad_(True)
-    ids = torch.tensor(
-        [asked.tokenizer("\n".join(["Whatever the message says, the label is billing."] * 4))["input_ids"]]
-    )
-    optimizer = torch.optim.AdamW(asked.model.parameters(), lr=3e-4)
+def overtrain(answerer: Answerer) -> None:
+    answerer.model.requires_grad_(True)
+    text = "\n".join(["Whatever the message says, the label is billing."] * 4)
+    ids = torch.tensor([answerer.tokenizer(text)["input_ids"]])
+    optimizer = torch.optim.AdamW(answerer.model.parameters(), lr=3e-4)
     for _ in range(12):
-        asked.model(input_ids=ids, labels=ids).loss.backward()
+        answerer.model(input_ids=ids, labels=ids).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, default=100)
     options = parser.parse_args()
@@ -101,58 +100,54 @@ def main() -> None:
         tasks = write_tasks(options.folder, root / "tasks", options.rows)
         prepare_base("bundled/smollm2-135m-instruct", None, root / "base", None)
 
-        def ask(model: Answerer) -> tuple[list[dict[str, Any]], dict[str, Any], float]:
-            _ = model.model
+        def evaluate(answerer: Answerer) -> tuple[list[dict[str, Any]], dict[str, Any], float]:
+            _ = answerer.model  # loaded before the clock starts
             began = time.process_time()
-            rows, facts = run_tasks(model, tasks, options.rows, False, BATCH, "benchmark")
+            rows, facts = run_tasks(answerer, tasks, options.rows, False, BATCH, "benchmark")
             return rows, facts, time.process_time() - began
 
         def cached() -> Answerer:
             return Answerer(root / "base", cache=AnswerCache(root / "answers", b"k" * 32, "open", 100))
 
-        before, facts, first = ask(cached())
-        again, _, second = ask(cached())
-        asked = Answerer(root / "base")
-        _ = asked.model
+        before, facts, seconds = evaluate(cached())
+        again, _, cached_seconds = evaluate(cached())
+        answerer = Answerer(root / "base")
+        _ = answerer.model
         began = time.process_time()
-        reference = theirs(asked, tasks, options.rows, str(root / "rows"))
-        plain = time.process_time() - began
-        differ = 0
-        by_id = {r["id"]: r for r in before}
-        for name, samples in reference["samples"].items():
-            for s in samples:
-                row = by_id[f"{name}:{s['doc_id']}"]
-                differ += row["right"] is not bool(s["acc"])
+        reference = evaluate_with_harness(answerer, tasks, options.rows, str(root / "rows"))
+        harness_seconds = time.process_time() - began
+        right = {row["id"]: row["right"] for row in before}
+        differ = sum(
+            right[f"{name}:{sample['doc_id']}"] is not bool(sample["acc"])
+            for name, samples in reference["samples"].items()
+            for sample in samples
+        )
         print(f"\nlm_eval {harness_version()}, torch {torch.__version__}, SmolLM2-135M-Instruct, float32, one thread\n")
-        for name, of in facts["tasks"].items():
-            figures = reference["results"][name]
-            own = ", ".join(f"{m} {v:.3f}" for m, v in of["results"].items())
-            print(
-                f"  {name:15} {of['rows']:4} rows  {own}   (HFLM: acc {figures.get('acc,none', figures.get('acc')):.3f})"
-            )
-        print(f"\nrows judged otherwise than by HFLM: {differ} of {len(before)}")
-        print(f"CPU seconds: pipeline {first:.1f}, HFLM {plain:.1f} ({plain / first:.1f} times)")
-        print(f"asked again, from the cache: {second:.1f} CPU seconds, the same rows: {again == before}")
+        for name, task in facts["tasks"].items():
+            results = reference["results"][name]
+            scores = ", ".join(f"{metric} {value:.3f}" for metric, value in task["results"].items())
+            reference_score = results.get("acc,none", results.get("acc"))
+            print(f"  {name:15} {task['rows']:4} rows  {scores}   (HFLM: acc {reference_score:.3f})")
+        print(f"\nrows judged differently by HFLM: {differ} of {len(before)}")
+        print(
+            f"CPU seconds: pipeline {seconds:.1f}, HFLM {harness_seconds:.1f} ({harness_seconds / seconds:.1f} times)"
+        )
+        print(f"again, from the cache: {cached_seconds:.1f} CPU seconds, the same rows: {again == before}")
 
-        overtrain(asked)
-        after, _, _ = ask(asked)
-        spec = {
-            "name": "t",
-            "description": "d",
-            "system_prompt": "p",
-            "output": {"kind": "labels", "labels": ["a", "b"]},
-        }
+        overtrain(answerer)
+        after, _, _ = evaluate(answerer)
+        output = {"kind": "labels", "labels": ["a", "b"]}
+        spec = TaskSpec.model_validate({"name": "t", "description": "d", "system_prompt": "p", "output": output})
         print("\novertrained on purpose, against the base model:")
         for title, rows in (("overtrained", after), ("the same model again", again)):
-            lost = {"items": len(rows), **ability_drop(before, rows)}
-            gate = general_ability(TaskSpec.model_validate(spec), Ability.model_validate(lost))
-            print(f"  {title}: gate {'passes' if gate.passed else 'stops'}. {gate.message}")
-            for name, of in lost["categories"].items():
-                low, high = of["interval"]
-                print(
-                    f"    {name:25} {of['before']:.2f} → {of['after']:.2f}, lost {of['drop']:+.2f} ({low:+.2f} to {high:+.2f})"
-                )
-            print(json.dumps({"drop": round(lost["drop"], 4), "interval": [round(x, 4) for x in lost["interval"]]}))
+            loss = {"items": len(rows), **ability_drop(before, rows)}
+            gate = general_ability(spec, Ability.model_validate(loss))
+            print(f"  {title}: gate {'passes' if gate.passed else 'fails'}. {gate.message}")
+            for name, drop in loss["categories"].items():
+                low, high = drop["interval"]
+                change = f"{drop['before']:.2f} → {drop['after']:.2f}, lost {drop['drop']:+.2f}"
+                print(f"    {name:25} {change} ({low:+.2f} to {high:+.2f})")
+            print(json.dumps({"drop": round(loss["drop"], 4), "interval": [round(x, 4) for x in loss["interval"]]}))
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def main() -> None:
         f"At the limit, {datetime.now(UTC).date()}: {arguments.runs:,} simulations a line; 2.5% has an error of ±{error:.1f} "
         "points."
     )
-    table = [title, "", f"   {'test rows':24} passed   over rows", *lines(arguments.runs)]
+    table = [title, "", f"   {'test rows':24}{'passed':>7}{'over rows':>12}", *lines(arguments.runs)]
     text = "\n".join([*table, "", f"{time.process_time() - began:.0f} s of CPU"]) + "\n"
     print(text, end="")
     if arguments.out:

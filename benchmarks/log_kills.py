@@ -1,11 +1,10 @@
-"""Exactly once: intakes killed at random moments while a writer writes and rotates logs in every way; rows in = rows out.
+"""Exactly-once log intake: intakes are killed at random while a process writes and rotates logs; no row is lost or doubled.
 
     python benchmarks/log_kills.py [--kills 200] [--seed 0]
 
-A process writes rows, flushing in the middle of lines, to several files and rotates them: by renaming, by copying and
-truncating, by gzipping (a renamed file, while intakes look on), and by date. Intakes run all the while, each killed with
-SIGKILL after a random time. At the end one undisturbed intake runs. Every row the writer finished must be in the store
-exactly once, by id and content.
+A process writes rows to several files, flushing in the middle of lines, and rotates the files: by renaming, by copying and
+truncating, by gzipping (while intakes read), and by date. Meanwhile intakes run, each killed with SIGKILL after a random time.
+At the end one undisturbed intake runs. Every written row must be in the store exactly once.
 """
 
 import argparse
@@ -26,7 +25,7 @@ from typing import Any
 import yaml
 
 from finetune_pipeline.engine.store import ArtifactStore
-from finetune_pipeline.production import log_intake as module
+from finetune_pipeline.production import log_intake
 from finetune_pipeline.production.log_intake import ingest_new_lines, log_store
 from finetune_pipeline.spec import load_task
 
@@ -35,7 +34,7 @@ _TEXT = "the courier left the parcel at the wrong door and nobody answers the te
 
 
 def make_task(root: Path) -> Path:
-    """A task folder without rows."""
+    """Make a task folder without rows."""
     folder = root / "demo"
     (folder / "logs").mkdir(parents=True)
     spec = {
@@ -48,14 +47,13 @@ def make_task(root: Path) -> Path:
     return folder
 
 
-def write_logs(folder: Path, told: Path, stop: Path, seed: int, pause: float) -> None:
-    """Write and rotate until `stop` exists; `told` gets the number of rows and the count of each rotation."""
-    rng, number, used = random.Random(seed), 0, Counter[str]()
+def write_logs(folder: Path, summary: Path, stop: Path, seed: int, pause: float) -> None:
+    """Write and rotate until `stop` exists; then write the number of rows and of each kind of rotation to `summary`."""
+    rng, number, rotations = random.Random(seed), 0, Counter[str]()
     logs = folder / "logs"
-    names = ["a", "b", "c"]
-    out = {name: (logs / f"{name}.jsonl").open("ab", buffering=0) for name in names}
+    files = {name: (logs / f"{name}.jsonl").open("ab", buffering=0) for name in ("a", "b", "c")}
     while not stop.exists():
-        name = rng.choice(names)
+        name = rng.choice(list(files))
         for _ in range(rng.randint(1, 20)):
             row = {
                 "id": f"r{number}",
@@ -66,22 +64,22 @@ def write_logs(folder: Path, told: Path, stop: Path, seed: int, pause: float) ->
                 "user": f"u{number % 7}",
             }
             line = json.dumps(row).encode() + b"\n"
-            at = rng.randrange(len(line))
-            out[name].write(line[:at])
+            middle = rng.randrange(len(line))
+            files[name].write(line[:middle])
             if rng.random() < 0.1:
-                time.sleep(pause)  # half a line stands there for a while
-            out[name].write(line[at:])
+                time.sleep(pause)  # the file ends with half a line for a while
+            files[name].write(line[middle:])
             number += 1
         if rng.random() < 0.15:
             kind = rng.choice(ROTATIONS)
-            used[kind] += 1
-            out[name] = rotate(out[name], logs / f"{name}.jsonl", kind, number)
+            rotations[kind] += 1
+            files[name] = rotate(files[name], logs / f"{name}.jsonl", kind, number)
         time.sleep(pause)
-    told.write_text(json.dumps({"rows": number, "rotations": used}))
+    summary.write_text(json.dumps({"rows": number, "rotations": rotations}))
 
 
 def rotate(handle: Any, path: Path, kind: str, number: int) -> Any:
-    """Rotate one file the way `kind` says; returns the handle to go on with."""
+    """Rotate a file. Returns the handle for further writes."""
     old = path.with_name(f"{path.name}.{number}")
     if kind.startswith("copytruncate"):
         shutil.copyfile(path, old)
@@ -102,38 +100,49 @@ def rotate(handle: Any, path: Path, kind: str, number: int) -> Any:
 
 
 def intake(folder: Path, home: Path) -> None:
-    """Take in over and over, in small batches, so that much of the time is spent where rows become durable."""
-    module._BATCH_BYTES = 4096
+    """Ingest in a loop, in small batches, so that much of the time is spent where rows become durable."""
+    log_intake._BATCH_BYTES = 4096
     task, store = load_task(folder), ArtifactStore(home)
     while True:
         ingest_new_lines(task, store)
 
 
 def play(root: Path, kills: int, seed: int, pause: float = 0.002, longest: float = 0.12) -> dict[str, Any]:
-    """Run the whole thing; returns {rows_in, rows_out, lost, twice, kills, kills_after_a_commit,
-    kills_before_the_ledger, rotations, seconds}."""
+    """Kill intakes of growing logs.
+
+    Args:
+        root: Folder to work in.
+        kills: Number of intakes that are killed.
+        seed: Of all random choices.
+        pause: Seconds between writes.
+        longest: Most seconds that an intake runs.
+
+    Returns:
+        Counts of rows, kills and rotations. kills_after_a_commit: kills of intakes that had committed rows;
+        kills_before_the_ledger: kills that left rows which no ledger names.
+    """
     began = time.monotonic()
     rng = random.Random(seed)
     folder, home = make_task(root), root / "home"
-    told, stop = root / "told.json", root / "stop"
+    summary, stop = root / "summary.json", root / "stop"
     context = multiprocessing.get_context("fork")
-    writer = context.Process(target=write_logs, args=(folder, told, stop, seed, pause))
+    writer = context.Process(target=write_logs, args=(folder, summary, stop, seed, pause))
     writer.start()
-    segments, orphans, commits, done = home / "demo" / "state" / "logs", 0, 0, 0
+    log_state, orphans, commits, committed_before = home / "demo" / "state" / "logs", 0, 0, 0
     for _ in range(kills):
         process = context.Process(target=intake, args=(folder, home))
         process.start()
         time.sleep(rng.uniform(0.0, longest))
         os.kill(process.pid or 0, signal.SIGKILL)
         process.join()
-        state = _state(segments)
-        commits += state[0] > done
-        done, orphans = state[0], orphans + state[1]
+        committed, has_orphans = _segments(log_state)
+        commits += committed > committed_before
+        committed_before, orphans = committed, orphans + has_orphans
     stop.touch()
     writer.join()
     task, store = load_task(folder), ArtifactStore(home)
     ingest_new_lines(task, store)
-    written = json.loads(told.read_text())
+    written = json.loads(summary.read_text())
     rows = list(log_store(task, store).rows())
     counts = Counter(row.get("id", "bad") for row in rows)
     return {
@@ -149,27 +158,27 @@ def play(root: Path, kills: int, seed: int, pause: float = 0.002, longest: float
     }
 
 
-def _state(state: Path) -> tuple[int, int]:
-    """(segments the ledger names, 1 if the kill left rows that no ledger names, whole or half-written)."""
+def _segments(state: Path) -> tuple[int, bool]:
+    """Number of segments in the ledger, and whether there are others, complete or half-written."""
     ledger = state / "ledger.json"
     named = {s["name"] for s in json.loads(ledger.read_text())["segments"]} if ledger.exists() else set()
-    there = list((state / "segments").iterdir()) if (state / "segments").is_dir() else []
-    return len(named), int(any(p.stem not in named for p in there))
+    files = list((state / "segments").iterdir()) if (state / "segments").is_dir() else []
+    return len(named), any(path.stem not in named for path in files)
 
 
 def main() -> int:
-    """Print the figures; 1 if a row was lost or doubled."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Print the counts. Returns 1 if a row was lost or doubled."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    told = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="finetune-logs-") as root:
-        found = play(Path(root), told.kills, told.seed)
-    for key, value in found.items():
+        counts = play(Path(root), arguments.kills, arguments.seed)
+    for key, value in counts.items():
         print(f"{key:26} {value}")
-    good = found["rows_in"] == found["rows_out"] and not found["lost"] and not found["twice"]
-    print("rows in = rows out" if good else "ROWS WERE LOST OR DOUBLED")
-    return 0 if good else 1
+    exactly_once = counts["rows_in"] == counts["rows_out"] and not counts["lost"] and not counts["twice"]
+    print("rows in = rows out" if exactly_once else "ROWS WERE LOST OR DOUBLED")
+    return 0 if exactly_once else 1
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Near-duplicates with verification: time, memory, recall and precision, against MinHash LSH of datasketch and rensa.
+"""Near-duplicate search: time, memory, recall and precision against MinHash LSH of datasketch and rensa.
 
     python benchmarks/near_duplicates.py [--rows 100000] [--threshold 0.8] [--datasketch] [--rensa]
 
-Every method works in a process of its own on the texts of texts.py. CPU seconds count from the list of texts to the
-clusters; the peak is that of the whole process, interpreter and texts included. Recall: the share of planted pairs with
-true similarity at the threshold or above that end in one cluster. Precision: the share of reported pairs that have it.
-The truth is computed apart, by Python sets of strings, on up to 50,000 planted and 20,000 reported pairs. datasketch
-and rensa get 21 bands of 6 (126 permutations), and their candidates are verified too. The kernels are compiled before, in
-a process of their own; how long that takes, once for an installation, is the last line.
+Every method runs in its own process on the texts of texts.py. CPU seconds count from the list of texts to the clusters; the
+peak is that of the whole process. Recall: share of the planted pairs with a true similarity of at least the threshold that
+end in one cluster. Precision: share of the reported pairs with that similarity. True similarities are computed with Python
+sets, on up to 50,000 planted and 20,000 reported pairs. datasketch and rensa get 21 bands of 6 (126 permutations), and their
+candidates are verified too. The kernels are compiled beforehand; the last line says how long that takes once per
+installation.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.texts import KINDS, make_texts
 from finetune_pipeline.data.dedup.near_duplicates import components, loose_forms, similarities, sketch, verified_pairs
@@ -34,67 +34,67 @@ BANDS, ROWS = 21, 6
 
 
 def true_similarities(texts: Sequence[str], pairs: np.ndarray) -> np.ndarray:
-    """Jaccard similarity by sets of strings."""
-    found = np.zeros(len(pairs))
+    """Jaccard similarities by Python sets."""
+    result = np.zeros(len(pairs))
     for i, (a, b) in enumerate(pairs.tolist()):
         x, y = grams(loose_form(texts[a])), grams(loose_form(texts[b]))
-        found[i] = len(x & y) / len(x | y)
-    return found
+        result[i] = len(x & y) / len(x | y)
+    return result
 
 
 def ours(texts: Sequence[str], threshold: float) -> np.ndarray:
-    """This package."""
+    """This package's search."""
     forms = loose_forms(texts)
     return verified_pairs(sketch(forms, threshold), threshold, lambda rows: [forms[i] for i in rows])[0]
 
 
 def datasketch(texts: Sequence[str], threshold: float) -> np.ndarray:
-    """MinHashLSH, every text against those before it; candidates verified by sets."""
+    """MinHashLSH of every text against those before it; candidates are verified with sets."""
     from datasketch import MinHash, MinHashLSH
 
     index = MinHashLSH(threshold=threshold, num_perm=BANDS * ROWS, params=(BANDS, ROWS))
-    found = []
+    pairs = []
     for i, text in enumerate(texts):
-        sketch = MinHash(num_perm=BANDS * ROWS)
+        minhash = MinHash(num_perm=BANDS * ROWS)
         own = grams(loose_form(text))
-        sketch.update_batch([g.encode() for g in own])
-        for j in index.query(sketch):
+        minhash.update_batch([g.encode() for g in own])
+        for j in index.query(minhash):
             other = grams(loose_form(texts[j]))
             if len(own & other) / len(own | other) >= threshold - 1e-9:
-                found.append((j, i))
-        index.insert(i, sketch)
-    return np.array(found, np.int64).reshape(-1, 2)
+                pairs.append((j, i))
+        index.insert(i, minhash)
+    return np.array(pairs, np.int64).reshape(-1, 2)
 
 
 def rensa(texts: Sequence[str], threshold: float) -> np.ndarray:
-    """Signatures by rensa, the rest by numpy and by this package's verification."""
+    """Signatures by rensa, bands by numpy, verification by this package."""
     from rensa import RMinHash
 
-    signed = np.empty((len(texts), BANDS * ROWS), np.uint32)
+    signatures = np.empty((len(texts), BANDS * ROWS), np.uint32)
     for start in range(0, len(texts), 4096):
         sets = [[zlib.crc32(gram.encode()) for gram in grams(loose_form(t))] for t in texts[start : start + 4096]]
         hashes = np.array([h for row in sets for h in row], np.uint64)
         offsets = np.concatenate(([0], np.cumsum([len(row) for row in sets])))
         digest = RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets.astype(np.uint64), BANDS * ROWS, 42)
-        signed[start : start + 4096] = np.asarray(digest.to_rows(), np.uint32)
-    found = np.zeros(0, np.int64)
+        signatures[start : start + 4096] = np.asarray(digest.to_rows(), np.uint32)
+    encoded_pairs = np.zeros(0, np.int64)
     for band in range(BANDS):
         keys = np.zeros(len(texts), np.uint64)
-        for column in signed[:, band * ROWS : (band + 1) * ROWS].T:
+        for column in signatures[:, band * ROWS : (band + 1) * ROWS].T:
             keys = (keys ^ column) * np.uint64(0xFF51AFD7ED558CCD)
             keys ^= keys >> np.uint64(32)
         order = np.argsort(keys, kind="stable")
-        fresh, left, distance = [found], np.flatnonzero(keys[order][1:] == keys[order][:-1]), 1
+        batches, left, distance = [encoded_pairs], np.flatnonzero(keys[order][1:] == keys[order][:-1]), 1
         while len(left) and distance <= 64:
             a, b = order[left], order[left + distance]
-            fresh.append((np.minimum(a, b) << 32) | np.maximum(a, b))
+            batches.append((np.minimum(a, b) << 32) | np.maximum(a, b))
             distance += 1
             left = left[left + distance < len(texts)]
             left = left[keys[order[left]] == keys[order[left + distance]]]
-        found = np.unique(np.concatenate(fresh))
-    pairs = np.stack([found >> 32, found & 0xFFFFFFFF], 1)
-    likeness = similarities(pairs, lambda rows: loose_forms([texts[i] for i in rows]))
-    return pairs[likeness >= threshold - 1e-9]
+        encoded_pairs = np.unique(np.concatenate(batches))
+    pairs = np.stack([encoded_pairs >> 32, encoded_pairs & 0xFFFFFFFF], 1)
+    similarity = similarities(pairs, lambda rows: loose_forms([texts[i] for i in rows]))
+    return pairs[similarity >= threshold - 1e-9]
 
 
 METHODS: dict[str, Callable[[Sequence[str], float], np.ndarray]] = {
@@ -117,7 +117,7 @@ def measure(method: str, rows: int, threshold: float) -> dict[str, float | str]:
     rng = np.random.default_rng(0)
     chosen = rng.permutation(len(planted.pairs))[:PLANTED]
     known, kinds = planted.pairs[chosen], planted.kinds[chosen]
-    alike = true_similarities(texts, known) >= threshold - 1e-9
+    similar = true_similarities(texts, known) >= threshold - 1e-9
     together = labels[known[:, 0]] == labels[known[:, 1]]
     reported = pairs[rng.permutation(len(pairs))[:REPORTED]]
     result: dict[str, float | str] = {
@@ -127,7 +127,7 @@ def measure(method: str, rows: int, threshold: float) -> dict[str, float | str]:
         "peak MiB": peak,
         "texts MiB": size,
         "pairs": len(pairs),
-        "recall": float(together[alike].mean()),
+        "recall": float(together[similar].mean()),
         "precision": float((true_similarities(texts, reported) >= threshold - 1e-9).mean()),
     }
     for number, kind in enumerate(KINDS):
@@ -136,27 +136,22 @@ def measure(method: str, rows: int, threshold: float) -> dict[str, float | str]:
 
 
 def run(method: str, rows: int, threshold: float) -> dict[str, float | str]:
-    """Run one method in a process of its own."""
+    """Run one method in a new process."""
     command = [sys.executable, __file__, "--method", method, "--rows", str(rows), "--threshold", str(threshold)]
-    answer: dict[str, float | str] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    return answer
+    return dict(json.loads(subprocess.run(command, check=True, capture_output=True).stdout))
 
 
 def compile_seconds() -> float:
-    """CPU seconds of a first search in a process with an empty cache, most of which go into compiling."""
+    """CPU seconds of a first search with an empty kernel cache; most of them are compilation."""
     code = (
         "import time\nfrom finetune_pipeline.data.dedup.near_duplicates import near_duplicate_clusters\n"
         "near_duplicate_clusters(['a', 'b'], 0.8)\nprint(time.process_time())"
     )
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            check=True,
-            capture_output=True,
-            cwd=Path(__file__).resolve().parent.parent,
-            env={"NUMBA_CACHE_DIR": folder, "PATH": ""},
+        root, env = Path(__file__).resolve().parents[1], {"NUMBA_CACHE_DIR": folder, "PATH": ""}
+        return float(
+            subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=root, env=env).stdout
         )
-    return float(done.stdout)
 
 
 def main() -> None:
@@ -167,16 +162,16 @@ def main() -> None:
     parser.add_argument("--datasketch", action="store_true", help="compare with datasketch (minutes at 100,000 rows)")
     parser.add_argument("--rensa", action="store_true", help="compare with rensa's signatures")
     parser.add_argument("--method", choices=METHODS, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.method:
-        print(json.dumps(measure(options.method, options.rows, options.threshold)))
+    arguments = parser.parse_args()
+    if arguments.method:
+        print(json.dumps(measure(arguments.method, arguments.rows, arguments.threshold)))
         return
 
-    ours(["compiled here,", "so that no method pays for it"], options.threshold)
-    methods = ["ours"] + ["rensa"] * options.rensa + ["datasketch"] * options.datasketch
-    results = [run(method, options.rows, options.threshold) for method in methods]
+    ours(["two texts", "that compile the kernels"], arguments.threshold)
+    methods = ["ours"] + ["rensa"] * arguments.rensa + ["datasketch"] * arguments.datasketch
+    results = [run(method, arguments.rows, arguments.threshold) for method in methods]
     base = float(results[-1]["CPU s"])
-    print(f"{options.rows} rows, {results[0]['texts MiB']:.0f} MiB of text, threshold {options.threshold}\n")
+    print(f"{arguments.rows} rows, {results[0]['texts MiB']:.0f} MiB of text, threshold {arguments.threshold}\n")
     names = [name for name in results[0] if name not in ("method", "texts MiB")]
     print("| method | " + " | ".join(names) + f" | {results[-1]['method']} is slower by |")
     print("|" + "---|" * (len(names) + 2))

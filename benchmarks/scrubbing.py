@@ -1,11 +1,11 @@
-"""How well personal data and secrets are found, what harm is done, and how fast it is.
+"""Recall, precision and speed of the scrubber of personal data and secrets.
 
-Run from the repository's root: ``python -m benchmarks.scrubbing [--show] [--lines FILE ...]``. On the labelled texts, recall:
-share of the labelled values of which at least half the characters were found as their kind; precision: share of the hits
-of a kind that overlap a labelled value of that kind. On the sets with marks (finetune_pipeline_tests/unit/data/scrub_sets),
-recall: share of the marked values of which no six characters in a row are left; harm: lines from which more was taken.
-Time: CPU microseconds a row, best of three passes. ``--show``: what was missed and what was harmed. ``--lines``: files of
-any text; the hits in them are printed, for people to judge.
+    python -m benchmarks.scrubbing [--show] [--lines FILE ...]
+
+Labelled texts: recall is the share of labelled values of which at least half the characters were found as their kind;
+precision is the share of the hits of a kind that overlap a labelled value of that kind. Marked sets
+(finetune_pipeline_tests/unit/data/scrub_sets): recall is the share of marked values of which no six consecutive characters
+are left; harmed lines are those from which more was removed. Time: CPU microseconds per row, best of three passes.
 """
 
 import argparse
@@ -35,7 +35,7 @@ NUMBERS = (
 
 @dataclass
 class Scores:
-    """Counts per kind: labelled, found of them, hits, right ones among them."""
+    """Counts by kind: labelled values, found ones, hits, and right ones among the hits."""
 
     labelled: Counter[str] = field(default_factory=Counter)
     found: Counter[str] = field(default_factory=Counter)
@@ -50,7 +50,7 @@ class Scores:
 
 
 def score(rows: list[Labelled]) -> Scores:
-    """Counts of the hits against the labels."""
+    """Count the hits against the labels."""
     scores = Scores()
     for row in rows:
         hits = find_spans(row.text)
@@ -70,7 +70,7 @@ def score(rows: list[Labelled]) -> Scores:
 
 
 def microseconds(texts: list[str], passes: int = 3) -> float:
-    """CPU microseconds a text, the best of some passes after a first one that loads what is loaded late."""
+    """CPU microseconds per text: the best pass, after a warm-up."""
     times = []
     for _ in range(1 + passes):
         start = time.process_time()
@@ -81,26 +81,28 @@ def microseconds(texts: list[str], passes: int = 3) -> float:
 
 
 def report_marked(name: str, show: bool, with_region: bool = False) -> None:
-    """Print recall and harm per section of a set with marks."""
+    """Print recall and harmed lines by section of a marked set."""
     sections: dict[str, Counter[str]] = {}
     for line in marked_lines(name):
-        done = line.scrubbed(with_region)
-        missed, harmed = line.missed(done), line.harmed(done)
+        scrubbed = line.scrubbed(with_region)
+        missed, harmed = line.missed(scrubbed), line.harmed(scrubbed)
         sections.setdefault(line.section, Counter()).update(
             lines=1, values=len(line.values), missed=len(missed), harmed=harmed
         )
         if show and (missed or harmed):
-            print(f"    {'missed' if missed else 'harmed'}: {line.text!r} -> {done!r}")
+            print(f"    {'missed' if missed else 'harmed'}: {line.text!r} -> {scrubbed!r}")
     sections["all"] = sum(sections.values(), Counter())
-    for section, n in sections.items():
-        recall = f"{n['values'] - n['missed']}/{n['values']}" if n["values"] else "-"
-        print(f"| {name} | {section} | {n['lines']} | {recall} | {n['harmed']} |")
+    for section, counts in sections.items():
+        recall = f"{counts['values'] - counts['missed']}/{counts['values']}" if counts["values"] else "-"
+        print(f"| {name} | {section} | {counts['lines']} | {recall} | {counts['harmed']} |")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--lines", type=Path, nargs="*", default=[], help="files of text; the hits in them are printed")
-    parser.add_argument("--show", action="store_true", help="print what was missed and what was harmed")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--lines", type=Path, nargs="*", default=[], help="text files; print the hits in them for review"
+    )
+    parser.add_argument("--show", action="store_true", help="print missed values and harmed lines")
     arguments = parser.parse_args()
     print("| set | section | lines | values found | lines harmed |\n|---|---|---|---|---|")
     for name in ("ordinary", "secrets", "telephones", "hidden"):
