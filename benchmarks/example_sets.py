@@ -1,30 +1,24 @@
 """Data sets as canonical examples with their near-duplicate clusters, made by the pipeline's own data stage.
 
-The shipped tasks (``data/``) and public sets from a folder that holds one folder a set (see public_sets.py). Four sets
-are made from others by giving their rows another answer: hard but right labels, coarser ones, and one field of an extraction.
+These are the shipped tasks (``data/``) and the public sets (see public_sets.py). Four sets are made from others with different
+answers: labels that are right but hard, coarser labels, and one field of an extraction.
 """
 
 import json
 import random
 import re
-import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import yaml
 
-from benchmarks.public_sets import SETS
-from finetune_pipeline.data.dedup.cleaning import clean
+from benchmarks.public_sets import clean_rows, make_spec, make_task
 from finetune_pipeline.data.dedup.row_table import TABLE
 from finetune_pipeline.data.examples import Example, read_examples
-from finetune_pipeline.data.raw_files import collect_raw
-from finetune_pipeline.data.validate.validation import validate
-from finetune_pipeline.spec import Task, TaskSpec, load_task
+from finetune_pipeline.spec import TaskSpec, load_task
 
 SHIPPED = Path(__file__).resolve().parents[1] / "data"
 LONG_ANSWER = 300
@@ -47,7 +41,7 @@ def _result_is_large(answer: str) -> str:
 
 
 def _turns_with_intent(public: Path) -> list[Example]:
-    """The user's turns of sgd with their intent as label; the turns of a dialogue are a group."""
+    """The user's turns of sgd with the intent as label; the turns of a dialogue are a group."""
     rows: list[Example] = []
     for path in sorted((public / "sgd").glob("dialogues_*.json")):
         for dialogue in json.loads(path.read_text("utf-8")):
@@ -64,9 +58,9 @@ def _turns_with_intent(public: Path) -> list[Example]:
 
 @cache
 def _domains(public: Path) -> dict[str, str]:
-    """The domain of each intent of clinc150; what is out of scope has none."""
-    named = json.loads((public / "clinc150" / "domains.json").read_text("utf-8"))
-    return {intent: domain for domain, intents in named.items() for intent in intents}
+    """The domain of each intent of clinc150; out-of-scope rows have none."""
+    intents_by_domain = json.loads((public / "clinc150" / "domains.json").read_text("utf-8"))
+    return {intent: domain for domain, intents in intents_by_domain.items() for intent in intents}
 
 
 DERIVED: dict[str, tuple[str, Callable[[str, Path], str]]] = {
@@ -75,72 +69,54 @@ DERIVED: dict[str, tuple[str, Callable[[str, Path], str]]] = {
     "orders-product": ("order_intake", lambda answer, _: str(json.loads(answer)["product"])),
     "clinc150-domains": ("clinc150", lambda answer, public: _domains(public).get(answer, "other")),
 }
-"""Label sets made from others: what the label is, as a function of the answer and the folder of the public sets."""
+"""Label sets made from others: the source, and the label as a function of answer and folder of the public sets."""
 
 
 def example_set(name: str, public: Path) -> ExampleSet:
     """The clean rows of a shipped task, a public set, or a derived one.
 
     Args:
-        name: of a folder in ``data/``, of public_sets.SETS, or of DERIVED; or INTENTS, what the user wants in a turn of sgd.
-        public: folder of the public sets.
+        name: A folder in ``data/``, or a key of public_sets.SETS or DERIVED; or INTENTS, the user's intents in sgd.
+        public: Folder of the public sets.
     """
     if name == INTENTS:
         rows = _turns_with_intent(public)
-        return ExampleSet(
-            _spec("intents", {"kind": "labels", "labels": sorted({e.answer for e in rows})}, {}), rows, {}
-        )
+        return ExampleSet(_labels_spec("intents", rows), rows, {})
     if name in DERIVED:
         source, label_of = DERIVED[name]
-        made = example_set(source, public)
-        rows = [with_answer(e, label_of(e.answer, public)) for e in made.rows]
-        labels = sorted({e.answer for e in rows})
-        spec = _spec(name.replace("-", "_"), {"kind": "labels", "labels": labels}, {})
-        return ExampleSet(spec, [replace(e, label=e.answer) for e in rows], made.clusters)
+        original = example_set(source, public)
+        rows = [with_answer(e, label_of(e.answer, public)) for e in original.rows]
+        spec = _labels_spec(name.replace("-", "_"), rows)
+        return ExampleSet(spec, [replace(e, label=e.answer) for e in rows], original.clusters)
     with tempfile.TemporaryDirectory() as scratch:
-        return _cleaned(_task(name, public, Path(scratch)), Path(scratch))
+        out = Path(scratch)
+        task = load_task(SHIPPED / name) if (SHIPPED / name).is_dir() else make_task(name, public, out)
+        clean_rows(task, out)
+        table, rows = np.load(out / "clean" / TABLE), read_examples(out / "clean")
+    ids, clusters = ([f"{number:016x}" for number in table[key].tolist()] for key in ("id", "cluster"))
+    return ExampleSet(task.spec, rows, dict(zip(ids, clusters, strict=True)))
+
+
+def _labels_spec(name: str, rows: list[Example]) -> TaskSpec:
+    return make_spec(name, {"kind": "labels", "labels": sorted({e.answer for e in rows})}, {})
 
 
 def with_answer(example: Example, answer: str) -> Example:
-    """The same row with another answer, and label where it has one."""
+    """Return the row with another answer, and another label if it has one."""
     messages = [*example.messages[:-1], {**example.messages[-1], "content": answer}]
     return replace(example, messages=messages, label=None if example.label is None else answer)
 
 
 def with_shuffled_answers(rows: list[Example], share: float, seed: int) -> list[Example]:
-    """The answers of a random share of the rows dealt out anew among these rows.
+    """Shuffle the answers of a random share of the rows among these rows.
 
     Some get the answer they had: of 8 equally frequent labels shuffled in all rows, 87.5% change.
     """
-    random_rows = random.Random(seed)
-    chosen = random_rows.sample(range(len(rows)), round(share * len(rows)))
-    dealt = [rows[i].answer for i in chosen]
-    random_rows.shuffle(dealt)
-    shuffled = list(rows)
-    for i, answer in zip(chosen, dealt, strict=True):
-        shuffled[i] = with_answer(rows[i], answer)
-    return shuffled
-
-
-def _spec(name: str, output: dict[str, Any], data: dict[str, Any]) -> TaskSpec:
-    prompt = f"Do the task. {' '.join(output.get('labels', []))}"
-    fields = {"name": name, "description": name, "system_prompt": prompt, "output": output, "data": data}
-    return TaskSpec.model_validate(fields)
-
-
-def _task(name: str, public: Path, work: Path) -> Task:
-    if (SHIPPED / name).is_dir():
-        return load_task(SHIPPED / name)
-    section, _, labels_of = SETS[name]
-    shutil.copytree(public / name, work / name / "raw")
-    output = {"kind": "labels", "labels": labels_of(public / name)} if labels_of else {"kind": "text"}
-    return Task(spec=_spec("set", output, yaml.safe_load(section)), folder=work / name)
-
-
-def _cleaned(task: Task, work: Path) -> ExampleSet:
-    collect_raw(task, work / "raw_examples")
-    validate(work / "raw_examples", task.spec, work / "validated")
-    clean(work / "validated", task.spec, work / "clean", raw=work / "raw_examples", key=b"benchmark")
-    table = np.load(work / "clean" / TABLE)
-    clusters = {f"{i:016x}": f"{c:016x}" for i, c in zip(table["id"].tolist(), table["cluster"].tolist(), strict=True)}
-    return ExampleSet(task.spec, read_examples(work / "clean"), clusters)
+    rng = random.Random(seed)
+    chosen = rng.sample(range(len(rows)), round(share * len(rows)))
+    answers = [rows[i].answer for i in chosen]
+    rng.shuffle(answers)
+    changed = list(rows)
+    for i, answer in zip(chosen, answers, strict=True):
+        changed[i] = with_answer(rows[i], answer)
+    return changed

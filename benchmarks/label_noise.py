@@ -1,14 +1,14 @@
-"""The estimate of wrong labels, on data sets with a known share of labels changed.
+"""The estimate of wrong labels, on data sets in which a known share of labels was changed.
 
-    python -m benchmarks.label_noise PUBLIC
+    python -m benchmarks.label_noise PUBLIC [--sets NAME …]
 
 PUBLIC: folder of the public sets (see public_sets.py). In each set the labels of 0, 5, 10, 20, 40 and 100% of the rows are
-dealt out anew among these rows, so that the labels stay as frequent as they were and some rows get the label they had.
-Printed: the share of labels that really changed, the estimated share with its 95% interval, whether that holds the true
-share, and what the check says (ok, warns, blocks) with the default thresholds. The labels of the sets as they are count as
-right, which is not quite true. `gsm8k-large` (whether a result is above 40) and `dolly-long` (whether an answer is long) are
-right and hard: there the estimate should be too high, and not block. A second table: small samples of the sets as they are,
-six of each size, since with few rows a model is wrong where it is surest, too.
+shuffled among these rows, so that label frequencies stay the same and some rows get the label they had. Prints the share of
+labels that changed, the estimated share with its 95% interval, whether that covers the true share, and the result of the
+check with the default thresholds (ok, warns, blocks). The original labels count as right, which is not quite true.
+`gsm8k-large` (whether a result is above 40) and `dolly-long` (whether an answer is long) are right but hard: there the
+estimate should be too high, and not block. A second table shows six small unchanged samples of each size, since with few rows
+a model is sometimes wrong where it is most confident.
 """
 
 import argparse
@@ -24,7 +24,7 @@ PLANTED = (0.0, 0.05, 0.1, 0.2, 0.4, 1.0)
 SMALL, SAMPLES = (60, 150, 400), 6
 
 
-def planted(name: str, data: ExampleSet) -> None:
+def print_planted(name: str, data: ExampleSet) -> None:
     for seed, share in enumerate(PLANTED):
         rows = with_shuffled_answers(data.rows, share, seed)
         changed = sum(a.label != b.label for a, b in zip(data.rows, rows, strict=True)) / len(rows)
@@ -38,7 +38,7 @@ def planted(name: str, data: ExampleSet) -> None:
         )
 
 
-def small(name: str, data: ExampleSet) -> None:
+def print_small_samples(name: str, data: ExampleSet) -> None:
     for rows in SMALL:
         samples = [random.Random(seed).sample(data.rows, rows) for seed in range(SAMPLES)]
         reports = [label_noise(sample, data.clusters, data.spec) for sample in samples]
@@ -58,14 +58,12 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", "The number of unique classes")  # 60 rows of 150 labels
     sets = {name: example_set(name, arguments.public) for name in arguments.sets}
-    print(
-        f"{'set':<15}{'rows':>7}{'dealt anew':>12}{'changed':>9}{'estimated':>11}  {'95% interval':<17}holds  verdict"
-    )
+    print(f"{'set':<15}{'rows':>7}{'shuffled':>12}{'changed':>9}{'estimated':>11}  {'95% interval':<17}covers verdict")
     for name, data in sets.items():
-        planted(name, data)
+        print_planted(name, data)
     print(f"\n{'set':<15}{'rows':>7}{'rows a label':>14}{'estimated':>19}{'highest bound':>19}{'blocked':>9}")
     for name, data in sets.items():
-        small(name, data)
+        print_small_samples(name, data)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Public data sets in their raw form through the data stage: row counts must be the true ones.
+"""Public data sets in their raw form through the data stage, with a check of their row counts.
 
     python benchmarks/public_sets.py FOLDER [NAME …]
 
-FOLDER holds one folder a set, as published: bitext-intent, clinc150, dolly-hhrlhf-small, format-zoo, gsm8k,
-llms-from-scratch-instr, self-instruct-human, sgd, snips. Printed for each: the lines of spec it takes, rows, what was
-found, duplicates, contradictions, splits and leaks. Ends with code 1 if a row count is not the true one.
+FOLDER holds one folder per set, as published: bitext-intent, clinc150, dolly-hhrlhf-small, format-zoo, gsm8k,
+llms-from-scratch-instr, self-instruct-human, sgd, snips. Prints for each: the lines of spec it takes, rows, findings,
+duplicates, contradictions, splits and leaks. Exit code 1 if a row count is wrong.
 """
 
 import argparse
@@ -43,7 +43,6 @@ def _snips(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.is_dir())
 
 
-# name: (the data section of the spec, true number of rows, labels)
 SETS: dict[str, tuple[str, int, Labels]] = {
     "bitext-intent": ("raw: [raw/**/*.csv]\nfields: {text: utterance, label: intent}", 8100, _bitext),
     "clinc150": ("raw: [raw/data_small.json]\nfields: {text: '[0]', label: '[1]'}", 16200, _clinc),
@@ -65,45 +64,65 @@ SETS: dict[str, tuple[str, int, Labels]] = {
     ),
     "snips": ("raw: [raw/**/*.json]\nfields: {text: \"join('', data[].text)\", label: $key}", 14484, _snips),
 }
+"""The data section of the spec, the true number of rows, and how the labels are read."""
 
 
-def run(name: str, folder: Path, work: Path) -> bool:
-    """One set through the stage. Returns whether its row count is the true one."""
-    section, expected, labels_of = SETS[name]
-    shutil.copytree(folder / name, work / name / "raw")
-    output: dict[str, Any] = {"kind": "text"}
-    if labels_of:
-        output = {"kind": "labels", "labels": labels_of(folder / name)}
+def make_spec(name: str, output: dict[str, Any], data: dict[str, Any]) -> TaskSpec:
+    """A spec with a system prompt that names the labels."""
     prompt = f"Do the task. {' '.join(output.get('labels', []))}"
-    spec = TaskSpec.model_validate(
-        {"name": "set", "description": name, "system_prompt": prompt, "output": output, "data": yaml.safe_load(section)}
-    )
-    at = work / name
+    fields = {"name": name, "description": name, "system_prompt": prompt, "output": output, "data": data}
+    return TaskSpec.model_validate(fields)
+
+
+def make_task(name: str, public: Path, work: Path) -> Task:
+    """Copy a public set to work/NAME/raw, as a task."""
+    section, _, labels_of = SETS[name]
+    shutil.copytree(public / name, work / name / "raw")
+    output = {"kind": "labels", "labels": labels_of(public / name)} if labels_of else {"kind": "text"}
+    return Task(spec=make_spec("set", output, yaml.safe_load(section)), folder=work / name)
+
+
+def clean_rows(task: Task, out: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Collect, validate and clean the raw rows into folders of `out`. Returns the facts of each step."""
+    raw = collect_raw(task, out / "raw_examples")
+    validated = validate(out / "raw_examples", task.spec, out / "validated")
+    cleaned = clean(out / "validated", task.spec, out / "clean", raw=out / "raw_examples", key=b"benchmark")
+    return raw, validated, cleaned
+
+
+def run(name: str, public: Path, work: Path) -> bool:
+    """Run the data stage on a set. Returns whether its row count is right."""
+    section, expected, _ = SETS[name]
+    task, out = make_task(name, public, work), work / name
     began = time.process_time()
-    raw = collect_raw(Task(spec=spec, folder=at), at / "raw_examples")
-    v = validate(at / "raw_examples", spec, at / "validated")
-    c = clean(at / "validated", spec, at / "clean", raw=at / "raw_examples", key=b"public sets")
-    apply_reviews(at / "clean", at / "reviews", spec, at / "reviewed")
-    s = split(at / "reviewed", at / "clean", spec, at / "ledger", at / "splits")
-    shapes = ", ".join(sorted({*(f["container"] for f in raw["files"]), *v["shapes"]}))
+    raw, validated, cleaned = clean_rows(task, out)
+    apply_reviews(out / "clean", out / "reviews", task.spec, out / "reviewed")
+    splits = split(out / "reviewed", out / "clean", task.spec, out / "ledger", out / "splits")
+    shapes = ", ".join(sorted({*(file["container"] for file in raw["files"]), *validated["shapes"]}))
     print(f"{name}: {section.count(chr(10)) + 1} lines of spec, {shapes}, {time.process_time() - began:.1f} s CPU")
-    right = "" if v["rows_in"] == expected else f" (NOT {expected})"
-    print(f"  {v['rows_in']} rows{right} = {v['kept']} valid + {v['quarantined']} in quarantine; found: {v['by_rule']}")
+    rows = validated["rows_in"]
     print(
-        f"  {c['kept']} kept, {c['exact_duplicates']} exact and {c['near_duplicates']} near duplicates, "
-        f"{c['contradictions']} rows in contradictions, {c['similar_pairs']} similar pairs, {c['boilerplate']} templates"
+        f"  {rows} rows{'' if rows == expected else f' (NOT {expected})'} = {validated['kept']} valid + "
+        f"{validated['quarantined']} in quarantine; found: {validated['by_rule']}"
     )
-    print(f"  {s['counts']}, leaks {s['leaks']}")
-    return v["rows_in"] == expected
+    print(
+        f"  {cleaned['kept']} kept, {cleaned['exact_duplicates']} exact and {cleaned['near_duplicates']} near duplicates, "
+        f"{cleaned['contradictions']} rows in contradictions, {cleaned['similar_pairs']} similar pairs, "
+        f"{cleaned['boilerplate']} templates"
+    )
+    print(f"  {splits['counts']}, leaks {splits['leaks']}")
+    return bool(rows == expected)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("names", nargs="*", default=list(SETS))
-    given = parser.parse_args()
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(SETS):
+        parser.error(f"unknown sets: {', '.join(sorted(unknown))}; there are {', '.join(SETS)}")
     with tempfile.TemporaryDirectory() as work:
-        right = [run(name, given.folder, Path(work)) for name in given.names]
+        right = [run(name, arguments.folder, Path(work)) for name in arguments.names]
     return 0 if all(right) else 1
 
 
