@@ -1,20 +1,17 @@
-"""Is the advice right? Advice given before training, against what training then shows on the sealed test, over 15 data sets.
+"""Accuracy of the advice before training, compared with the results on the sealed test after training, on 15 data sets.
 
     python benchmarks/advise.py PUBLIC --work FOLDER [--rows 400] [--set NAME …]
 
 PUBLIC holds the public sets, one folder each (see public_sets.py). Every set runs through the real commands with the bundled
-model: `finetune advise` (nothing is trained), `finetune ladder` (with a pilot), then `finetune run`, whose sealed test says
-whether the fine-tuned model surely beats everything simpler. An advice is right where it says "fine-tune" and training wins,
-or "no" and training does not surely win; "not sure" is counted apart. A set that is done is read from FOLDER, so a run that
-was stopped goes on. Ends with code 1 where a sure "fine-tune" lost to something simpler.
+model: `finetune advise` (without training), `finetune ladder` (with a pilot), then `finetune run`, whose sealed test shows
+whether the fine-tuned model significantly beats everything simpler (a win). Advice is right if it says "fine-tune" and
+training wins, or "no" and training does not win; undecided advice is counted separately. Finished sets are read from FOLDER,
+so an interrupted run continues. Exit code 1 if a certain "fine-tune" lost to something simpler.
 """
 
 import argparse
 import json
-import os
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +19,10 @@ from typing import Any
 
 import yaml
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from benchmarks.example_sets import INTENTS, example_set, with_answer, with_shuffled_answers
+from benchmarks.finetune_command import finetune
 from finetune_pipeline.baseline.ladder import OPTIMISED, rung_answers
 from finetune_pipeline.data.examples import Example, sample_examples
 from finetune_pipeline.data.json_lines import write_rows
@@ -39,7 +39,7 @@ Rows = list[Example]
 
 @dataclass(frozen=True)
 class DataSet:
-    """One data set. nature: what makes it easy or hard. source: of example_sets.example_set. change: of its rows."""
+    """A data set: what makes it easy or hard, its name for example_set, a change of its rows, and the share of rows used."""
 
     nature: str
     source: str
@@ -48,9 +48,9 @@ class DataSet:
     output: dict[str, Any] | None = None
 
 
-def _ten_intents(rows: Rows) -> Rows:
-    wanted = sorted({str(e.label) for e in rows})[:10]
-    return [e for e in rows if e.label in wanted]
+def ten_intents(rows: Rows) -> Rows:
+    labels = sorted({str(e.label) for e in rows})[:10]
+    return [e for e in rows if e.label in labels]
 
 
 def _final_number(rows: Rows) -> Rows:
@@ -69,13 +69,13 @@ TEXT = {"kind": "text", "max_new_tokens": 48}
 SETS: dict[str, DataSet] = {
     "tickets": DataSet("shipped: eight queues", "ticket_triage"),
     "orders": DataSet("shipped: JSON extraction, format-bound", "order_intake"),
-    "intents_10": DataSet("ten intents, easy", "clinc150", _ten_intents),
-    "intents_10_tiny": DataSet("ten intents, a quarter of the rows", "clinc150", _ten_intents, share=0.4),
+    "intents_10": DataSet("ten intents, easy", "clinc150", ten_intents),
+    "intents_10_tiny": DataSet("ten intents, a quarter of the rows", "clinc150", ten_intents, share=0.4),
     "support_27": DataSet("27 intents made from templates, trivial", "bitext-intent"),
     "snips_7": DataSet("seven intents, easy", "snips"),
-    "snips_noisy": DataSet("seven intents, three labels in ten dealt out anew", "snips", _noisy),
-    "snips_random": DataSet("seven intents, all labels dealt out anew: nothing to learn", "snips", _random),
-    "tickets_noisy": DataSet("eight queues, three labels in ten dealt out anew", "ticket_triage", _noisy),
+    "snips_noisy": DataSet("seven intents, three labels in ten shuffled", "snips", _noisy),
+    "snips_random": DataSet("seven intents, all labels shuffled: nothing to learn", "snips", _random),
+    "tickets_noisy": DataSet("eight queues, three labels in ten shuffled", "ticket_triage", _noisy),
     "dialogues": DataSet("turns of 68 dialogues: looking for an event, or buying?", INTENTS),
     "gsm8k": DataSet("word problems, the final number: reasoning-bound", "gsm8k", _final_number, output=TEXT),
     "gsm8k_large": DataSet("word problems: is the result above 40? reasoning-bound", "gsm8k-large"),
@@ -87,18 +87,18 @@ TRAINING = {"method": "lora", "epochs": 2, "learning_rate": 0.001, "max_tokens":
 
 
 def write_task(name: str, public: Path, data: Path, rows: int) -> None:
-    """Write the task of a set: at most `rows` rows, and gates that let training go on whatever the advice is."""
-    of = SETS[name]
-    made = example_set(of.source, public)
-    picked = sample_examples(of.change(made.rows), round(rows * of.share), "advise")
-    output = of.output or made.spec.output.model_dump(mode="json", by_alias=True)
+    """Write the task of a set, with at most `rows` rows and gates that never prevent training."""
+    data_set = SETS[name]
+    source = example_set(data_set.source, public)
+    sample = sample_examples(data_set.change(source.rows), round(rows * data_set.share), "advise")
+    output = data_set.output or source.spec.output.model_dump(mode="json", by_alias=True)
     if output["kind"] == "labels":
-        output["labels"] = sorted({e.answer for e in picked})
-    shipped = of.source in ("ticket_triage", "order_intake")
-    prompt = made.spec.system_prompt if shipped else _prompt(output)
+        output["labels"] = sorted({e.answer for e in sample})
+    shipped = data_set.source in ("ticket_triage", "order_intake")
+    prompt = source.spec.system_prompt if shipped else _prompt(output)
     spec = {
         "name": name,
-        "description": of.nature,
+        "description": data_set.nature,
         "system_prompt": prompt,
         "output": output,
         "data": {"min_examples": 50, "min_per_label": 2},
@@ -112,7 +112,7 @@ def write_task(name: str, public: Path, data: Path, rows: int) -> None:
     }
     folder = data / name
     (folder / "raw").mkdir(parents=True, exist_ok=True)
-    write_rows(folder / "raw" / "rows.jsonl", (_raw(e, output["kind"], prompt) for e in picked))
+    write_rows(folder / "raw" / "rows.jsonl", (_raw(e, output["kind"], prompt) for e in sample))
     (folder / "task.yaml").write_text(yaml.safe_dump(spec, sort_keys=False), "utf-8")
 
 
@@ -130,30 +130,15 @@ def _prompt(output: dict[str, Any]) -> str:
     return "Answer the user. Write the answer and nothing else."
 
 
-def command(work: Path, *arguments: str) -> tuple[dict[str, Any], float]:
-    """One `finetune` command with --json. Returns its answer, and its seconds."""
-    began = time.monotonic()
-    environment = {**os.environ, "FINETUNE_DATA": str(work / "data"), "FINETUNE_HOME": str(work / "home")}
-    done = subprocess.run(
-        [sys.executable, "-m", "finetune_pipeline.cli.main", *arguments, "--json"],
-        env={**environment, "OMP_WAIT_POLICY": "PASSIVE"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode not in (0, 2) or not done.stdout.strip():
-        raise RuntimeError(f"finetune {' '.join(arguments)}: {done.stdout[-2000:]}\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout), time.monotonic() - began
-
-
 @dataclass(frozen=True)
 class Result:
-    """What was advised for a set before training, and what training then showed on the sealed test.
+    """The advice for a set before training, and the results on the sealed test after it.
 
     Attributes:
         points: (share of the rows, score) of the pilot's trainings.
-        expected: Interval of what the pilot says all rows should reach; None without one.
-        rival: What leads of everything simpler; gain and interval are those of the tuned model over it.
+        expected: The pilot's interval for the score with all rows; None without one.
+        tuned: Score of the fine-tuned model.
+        rival: The best of everything simpler; gain and interval are those of the tuned model over it.
         seconds: By command.
     """
 
@@ -173,25 +158,25 @@ class Result:
 
     @property
     def wins(self) -> bool:
-        """Whether the tuned model is surely ahead."""
+        """Whether the tuned model is significantly better."""
         return self.interval[0] > 0
 
     @property
     def held(self) -> bool:
-        """Whether the pilot's interval holds what all rows reached."""
+        """Whether the pilot's interval covers the score with all rows."""
         return self.expected is not None and self.expected[0] <= self.tuned <= self.expected[1]
 
 
 def measure(name: str, work: Path, public: Path, rows: int) -> Result:
-    """Advice, ladder and truth of one set."""
+    """Run advice, ladder and training of one set."""
     write_task(name, public, work / "data", rows)
-    advice, advised = command(work, "advise", name)
-    ladder, climbed = command(work, "ladder", name)
-    ran, trained = command(work, "run", name)
-    if "steps" not in ran:
-        raise RuntimeError(f"a check stopped the run before anything was trained: {json.dumps(ran)[:500]}")
-    report = read_json(Path(ran["steps"]["evaluation_report"]["folder"]) / "evaluation.json")
-    gains = {key: of for key, of in report["comparisons"].items() if of and key != "champion" and of.get("interval")}
+    answers = {command: finetune(work, command, name) for command in ("advise", "ladder", "run")}
+    advice, ladder, run = (answer.content for answer in answers.values())
+    if "steps" not in run:
+        raise RuntimeError(f"a check stopped the run before the training: {json.dumps(run)[:500]}")
+    report = read_json(Path(run["steps"]["evaluation_report"]["folder"]) / "evaluation.json")
+    comparisons = report["comparisons"]
+    gains = {key: gain for key, gain in comparisons.items() if gain and key != "champion" and gain.get("interval")}
     rival = min(gains, key=lambda key: float(gains[key]["gain"]))
     return Result(
         name=name,
@@ -206,60 +191,52 @@ def measure(name: str, work: Path, public: Path, rows: int) -> Result:
         rival=rival,
         gain=gains[rival]["gain"],
         interval=gains[rival]["interval"],
-        seconds={"advise": advised, "ladder": climbed, "run": trained},
+        seconds={command: answer.seconds for command, answer in answers.items()},
     )
 
 
-def judged(yes: bool, wins: bool) -> str:
-    """Whether an advice is right."""
-    return "right" if yes == wins else "wrong"
-
-
 def table(results: Sequence[Result]) -> list[str]:
-    """The results as Markdown, with the hit rates below."""
+    """The results as Markdown, followed by the hit rates."""
     lines = [
         "| set | what it is | advice | ladder | tuned | best simpler | gain on the test | expected by the pilot | seconds |",
         "|---|---|---|---|---:|---|---|---|---:|",
     ]
     verdicts: dict[str, list[str]] = {"advice": [], "ladder": []}
-    for of in results:
-        verdicts["advice"].append("undecided" if of.advice == "pilot" else judged(of.advised_to_train, of.wins))
-        sure = of.ladder != "undecided"
-        verdicts["ladder"].append(judged(of.ladder == "fine_tune", of.wins) if sure else "undecided")
-        expected = " to ".join(map(percent, of.expected)) if of.expected else "–"
+    for r in results:
+        advice_right, ladder_right = r.advised_to_train == r.wins, (r.ladder == "fine_tune") == r.wins
+        verdicts["advice"].append("undecided" if r.advice == "pilot" else "right" if advice_right else "wrong")
+        verdicts["ladder"].append("undecided" if r.ladder == "undecided" else "right" if ladder_right else "wrong")
+        expected = " to ".join(map(percent, r.expected)) if r.expected else "–"
         lines.append(
-            f"| {of.name} | {of.nature} | {of.advice} ({verdicts['advice'][-1]}) | {of.ladder} ({verdicts['ladder'][-1]}) | "
-            f"{percent(of.tuned)} | {of.rival} {percent(of.tuned - of.gain)} | {points(of.gain)} "
-            f"({points_range(of.interval)}) | {expected} | {sum(of.seconds.values()):.0f} |"
+            f"| {r.name} | {r.nature} | {r.advice} ({verdicts['advice'][-1]}) | {r.ladder} ({verdicts['ladder'][-1]}) | "
+            f"{percent(r.tuned)} | {r.rival} {percent(r.tuned - r.gain)} | {points(r.gain)} "
+            f"({points_range(r.interval)}) | {expected} | {sum(r.seconds.values()):.0f} |"
         )
-    for name, given in verdicts.items():
-        counts = ", ".join(f"{given.count(word)} {word}" for word in ("right", "wrong", "undecided"))
-        lines.append(f"\n{name}: {counts} of {len(given)}")
-    asked = [of for of in results if of.expected]
-    held = sum(of.held for of in asked)
-    lines.append(
-        f"\nthe pilot's interval, made on validation, held what all rows reached on the test: {held} of {len(asked)}"
-    )
+    for name, of_source in verdicts.items():
+        counts = ", ".join(f"{of_source.count(word)} {word}" for word in ("right", "wrong", "undecided"))
+        lines.append(f"\n{name}: {counts} of {len(of_source)}")
+    covered = [r.held for r in results if r.expected]
+    lines.append(f"\nthe pilot's interval, from validation, covered the test score: {sum(covered)} of {len(covered)}")
     return lines
 
 
-def searched(name: str, work: Path) -> list[str]:
-    """Lines of a table: the searched prompt against the best of the spec's own, in pairs, both cross-fitted."""
+def compare_prompts(name: str, work: Path) -> list[str]:
+    """Table lines: the searched prompt against the best of the spec's own, paired, both cross-fitted."""
     spec = load_task(work / "data" / name).spec
     store = ArtifactStore(work / "home" / "artifacts")
     baseline, search = (list(store.all_versions(name, step))[-1:] for step in ("few_shot_baseline", "prompt_search"))
     if not baseline or not search or not search[0].facts["best"]:
         return []
-    rows, found = (read_by_model(of[0].path(PREDICTIONS)) for of in (baseline, search))
-    rungs = {of.name: of for of in rung_answers(spec, rows, {}, found[OPTIMISED])}
+    rows, searched_rows = (read_by_model(artifacts[0].path(PREDICTIONS)) for artifacts in (baseline, search))
+    rungs = {rung.name: rung for rung in rung_answers(spec, rows, {}, searched_rows[OPTIMISED])}
     metric, lines = METRICS[spec.metric], []
-    for ending, how in (("", "as written"), ("_restricted", "restricted")):
-        own, other = rungs.get(f"prompt{ending}"), rungs.get(f"{OPTIMISED}{ending}")
-        if own and other:
-            values = [percent(metric.value(of.rows, spec.output) or 0.0) for of in (own, other)]
-            gain = metric.gain(own.rows, other.rows, spec.output, spec.gates.confidence)
+    for ending, answers in (("", "as written"), ("_restricted", "restricted")):
+        own, searched = rungs.get(f"prompt{ending}"), rungs.get(f"{OPTIMISED}{ending}")
+        if own and searched:
+            values = [percent(metric.value(rung.rows, spec.output) or 0.0) for rung in (own, searched)]
+            gain = metric.gain(own.rows, searched.rows, spec.output, spec.gates.confidence)
             lines.append(
-                f"| {name} | {how} | {values[0]} | {values[1]} | {points(gain.gain)} ({points_range(gain.interval)}) | "
+                f"| {name} | {answers} | {values[0]} | {values[1]} | {points(gain.gain)} ({points_range(gain.interval)}) | "
                 f"{search[0].facts['calls']} |"
             )
     return lines
@@ -271,27 +248,27 @@ def main() -> int:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=400)
     parser.add_argument("--set", nargs="*", choices=list(SETS), default=list(SETS), dest="sets")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     results: list[Result] = []
-    for name in given.sets:
-        kept = given.work / f"{name}.json"
-        if not kept.exists():
+    for name in arguments.sets:
+        result_file = arguments.work / f"{name}.json"
+        if not result_file.exists():
             try:
-                write_json(kept, asdict(measure(name, given.work, given.public, given.rows)))
+                write_json(result_file, asdict(measure(name, arguments.work, arguments.public, arguments.rows)))
             except RuntimeError as error:
                 print(f"{name}: failed: {error}", file=sys.stderr, flush=True)
                 continue
-        result = Result(**read_json(kept))
+        result = Result(**read_json(result_file))
         results.append(result)
         print(f"{name}: {result.advice}, {result.ladder}, gain {result.gain:+.3f}", flush=True)
     print("\n".join(table(results)))
     print(
         "\n| set | answers | prompts of task.yaml | searched prompt | gain | calls of the search |\n|---|---|---:|---:|---|---:|"
     )
-    print("\n".join(line for of in results for line in searched(of.name, given.work)))
-    lost = [of.name for of in results if of.interval[1] < 0 and "fine_tune" in (of.advice, of.ladder)]
+    print("\n".join(line for result in results for line in compare_prompts(result.name, arguments.work)))
+    lost = [r.name for r in results if r.interval[1] < 0 and "fine_tune" in (r.advice, r.ladder)]
     if lost:
-        print(f"\na sure yes that lost: {', '.join(lost)}")
+        print(f"\ncertain advice to fine-tune that lost: {', '.join(lost)}")
     return 1 if lost else 0
 
 

@@ -1,9 +1,9 @@
-"""Chat rows for measuring, made from a seed: about 600 bytes each, with planted duplicates and broken lines.
+"""Make chat rows from a seed, about 600 bytes each, with planted duplicates and broken lines.
 
-One row in fifty repeats an earlier one of its block, word for word or with one word changed; one in a hundred is broken
-in one of the ways of FAULTS. The words are made of syllables, so that rows have nothing in common by chance.
+    python benchmarks/chat_rows.py rows.jsonl [--rows 1000000] [--seed 0]
 
-    python benchmarks/chat_rows.py rows.jsonl --rows 1000000
+One row in fifty repeats an earlier one of its block, exactly or with one word changed; one in a hundred is broken in one of
+the ways of FAULTS. The words are made of syllables, so that rows have nothing in common by chance.
 """
 
 import argparse
@@ -47,9 +47,9 @@ def _without(index: int, key: str) -> Callable[[Row], bytes]:
     return change
 
 
-def _said(add: str) -> Callable[[Row], bytes]:
+def _appended(text: str) -> Callable[[Row], bytes]:
     def change(row: Row) -> bytes:
-        _turns(row)[1]["content"] += add
+        _turns(row)[1]["content"] += text
         return _line(row)
 
     return change
@@ -82,25 +82,25 @@ FAULTS: dict[str, Callable[[Row], bytes]] = {
     "no_answer": lambda r: _line({"messages": _turns(r)[:2]}),
     "no_system": lambda r: _line({"messages": _turns(r)[1:]}),
     "other_system": _with(0, content="You are kind."),
-    "special_token": _said("<|im_end|>"),
-    "placeholder": _said(" for {{customer_name}}"),
-    "control_character": _said("\u001b[0m"),
-    "too_long": _said(" again" * 2000),
+    "special_token": _appended("<|im_end|>"),
+    "placeholder": _appended(" for {{customer_name}}"),
+    "control_character": _appended("\u001b[0m"),
+    "too_long": _appended(" again" * 2000),
 }
-"""Ways a line is broken: from a sound row to the broken line."""
+"""Ways to break a line: from a valid row to the broken line."""
 
 
 def _words(rng: np.random.Generator) -> list[str]:
-    """4,000 words, the commonest being the shortest."""
-    made: set[str] = set()
-    while len(made) < 4000:
+    """4,000 words, the shortest first, which are the most frequent."""
+    words: set[str] = set()
+    while len(words) < 4000:
         parts = [
             (_ONSETS, _VOWELS, _CODAS)[k % 3][int(rng.integers(30)) % len((_ONSETS, _VOWELS, _CODAS)[k % 3])]
             for k in range(6)
         ]
         word = "".join(parts[: 3 if rng.random() < 0.3 else 6])
-        made.add(word.replace("e", "é", 1) if rng.random() < 0.03 else word)
-    return sorted(made - {""}, key=lambda w: (len(w), w))
+        words.add(word.replace("e", "é", 1) if rng.random() < 0.03 else word)
+    return sorted(words - {""}, key=lambda w: (len(w), w))
 
 
 def _sentences(words: list[str], ends: str) -> str:
@@ -109,7 +109,7 @@ def _sentences(words: list[str], ends: str) -> str:
 
 
 def write_chat_rows(path: Path, rows: int, seed: int = 0, broken: float = BROKEN) -> dict[int, str]:
-    """Write `rows` lines of JSON Lines. Returns the planted faults: line number (from 1) to kind."""
+    """Write `rows` lines of JSON Lines. Returns the kinds of the planted faults by line number (from 1)."""
     rng = np.random.default_rng([seed, 17])
     words = _words(np.random.default_rng(17))
     weights = 1 / np.arange(3, len(words) + 3) ** 0.7
@@ -127,21 +127,26 @@ def write_chat_rows(path: Path, rows: int, seed: int = 0, broken: float = BROKEN
             texts: list[tuple[list[str], list[str]]] = []
             for i in range(count):
                 chosen = [words[k] for k in drawn[i]]
-                said, answer = chosen[: lengths[i]], chosen[lengths[i] : lengths[i] + 12 + int(which[i] % 8)]
+                user_words, answer_words = (
+                    chosen[: lengths[i]],
+                    chosen[lengths[i] : lengths[i] + 12 + int(which[i] % 8)],
+                )
                 if broken <= fate[i] < broken + REPEATED and texts:
-                    said, answer = texts[int(which[i]) % len(texts)]
-                    said = list(said)
+                    user_words, answer_words = texts[int(which[i]) % len(texts)]
+                    user_words = list(user_words)
                     if which[i] % 2:
-                        said[int(which[i]) % len(said)] = chosen[-1]
-                texts.append((said, answer))
-                half = len(said) // 2
+                        user_words[int(which[i]) % len(user_words)] = chosen[-1]
+                texts.append((user_words, answer_words))
+                half = len(user_words) // 2
                 joint = ".\n\n" if which[i] % 5 == 0 else '. "' if which[i] % 7 == 0 else ". "
-                user = _sentences(said[:half], joint) + _sentences(said[half:], '"?' if joint == '. "' else "?")
+                user = _sentences(user_words[:half], joint) + _sentences(
+                    user_words[half:], '"?' if joint == '. "' else "?"
+                )
                 row = {
                     "messages": [
                         {"role": "system", "content": SYSTEM_PROMPT},
                         {"role": "user", "content": user},
-                        {"role": "assistant", "content": _sentences(answer, ".")},
+                        {"role": "assistant", "content": _sentences(answer_words, ".")},
                     ]
                 }
                 if fate[i] < broken:
@@ -159,9 +164,9 @@ def main() -> None:
     parser.add_argument("path", type=Path)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    planted = write_chat_rows(given.path, given.rows, given.seed)
-    print(f"{given.rows} rows, {given.path.stat().st_size} bytes, {len(planted)} broken lines")
+    arguments = parser.parse_args()
+    planted = write_chat_rows(arguments.path, arguments.rows, arguments.seed)
+    print(f"{arguments.rows} rows, {arguments.path.stat().st_size} bytes, {len(planted)} broken lines")
 
 
 if __name__ == "__main__":

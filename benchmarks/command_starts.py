@@ -1,10 +1,10 @@
-"""How soon each command answers: first line on a terminal, first line of its own, and its end.
+"""How soon each command answers: its first line on a terminal, the first line of its own, and its end.
 
     python benchmarks/command_starts.py HOME TASK > benchmarks/results/DATE-command-starts.txt
 
-HOME is a FINETUNE_HOME in which TASK ran to its end; it is copied, and once more each reading command is asked in an empty
-one. Each is run three times on a terminal of its own, the fastest counts. `first`: any line, also "finetune report:
-starting"; `own`: a line of the command itself. Exit code 1: a first line after 1 s, or help after 0.4 s.
+HOME is a FINETUNE_HOME in which TASK ran to its end. Commands run in a copy of it, some also in an empty one: three times
+each on a new terminal; the fastest counts. `first`: any line, also "finetune report: starting"; `own`: a line of the command
+itself. Exit code 1: a first line after 1 s, or help after 0.4 s.
 """
 
 import argparse
@@ -30,7 +30,7 @@ FIRST, HELP = 1.0, 0.4
 
 
 def timed(arguments: list[str], home: Path) -> tuple[float, float, float, int]:
-    """Seconds to the first line, to one of the command itself, and to the end; and the exit code."""
+    """Return the seconds to the first line, to the first own line and to the end, and the exit code."""
     env = {**os.environ, "FINETUNE_HOME": str(home), "FINETUNE_DATA": str(ROOT / "data"), "PYTHONPATH": str(ROOT)}
     began = time.perf_counter()
     process, terminal = pty.fork()
@@ -41,7 +41,7 @@ def timed(arguments: list[str], home: Path) -> tuple[float, float, float, int]:
         select.select([terminal], [], [])
         try:
             text += os.read(terminal, 65536)
-        except OSError:  # its other end was closed
+        except OSError:  # the process closed the terminal
             break
         now = time.perf_counter() - began
         if b"\n" in text:
@@ -55,24 +55,24 @@ def timed(arguments: list[str], home: Path) -> tuple[float, float, float, int]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("home", type=Path)
     parser.add_argument("task")
     parser.add_argument("--times", type=int, default=3)
-    given = parser.parse_args()
+    options = parser.parse_args()
     late = False
     with tempfile.TemporaryDirectory() as folder:
         finished, empty = Path(folder) / "finished", Path(folder) / "empty"
-        shutil.copytree(given.home, finished, symlinks=True)
+        shutil.copytree(options.home, finished, symlinks=True)
         page = str(Path(folder) / "page.html")
-        asked = [("--help", empty)] + [(f"{name} --help", empty) for name in COMMANDS]
-        asked += [(words, finished) for words in READING]
-        asked += [(words, empty) for words in (*READING[:5], "rollback TASK", "automate TASK", "versus TASK")]
-        print(f"{cpu_model()}, {os.cpu_count()} cores; seconds, the fastest of {given.times}")
+        commands = [("--help", empty)] + [(f"{name} --help", empty) for name in COMMANDS]
+        commands += [(words, finished) for words in READING]
+        commands += [(words, empty) for words in (*READING[:5], "rollback TASK", "automate TASK", "versus TASK")]
+        print(f"{cpu_model()}, {os.cpu_count()} cores; seconds, the fastest of {options.times}")
         print(f"{'command':<36} {'home':<9} {'first':>6} {'own':>6} {'end':>6} {'code':>4}")
-        for words, home in asked:
-            arguments = [{"TASK": given.task, "PAGE": page}.get(word, word) for word in words.split()]
-            runs = [timed(arguments, home) for _ in range(given.times)]
+        for words, home in commands:
+            arguments = [{"TASK": options.task, "PAGE": page}.get(word, word) for word in words.split()]
+            runs = [timed(arguments, home) for _ in range(options.times)]
             first, own, end = (min(run[i] for run in runs) for i in range(3))
             slow = first > (HELP if words == "--help" else FIRST)
             late |= slow

@@ -1,30 +1,30 @@
-"""Three public sets, and the shipped tasks, through the whole graph to a full report each, with the bundled base model.
+"""Full reports of three public sets and the shipped tasks, with the bundled base model.
 
     python benchmarks/full_reports.py FOLDER --work DIR [NAME …] [--rows N] [--epochs E] [--set KEY=VALUE …] [--shuffle]
 
 FOLDER holds the sets as published, one folder each: clinc150, llms-from-scratch-instr, snips. NAME: intents (ten banking
 intents of clinc150, as labels), instructions (llms-from-scratch-instr, as free text), weather (snips, as extraction to
-JSON), ticket_triage, order_intake; by default the first three. Each is made a task in DIR/data and run by `finetune run`
-with one thread; what is made is kept in DIR/home, so that a run that was stopped goes on where it was. The pages land in
-DIR/reports. `--set training.epochs=4` changes a task.yaml; `--shuffle` deals the labels out at random, so that there is
-nothing to learn. Printed for each task: time, exit code, the verdict, every model's score, and every gate's answer.
+JSON), ticket_triage, order_intake; by default the first three. Each becomes a task in DIR/data and is run by `finetune run`
+with one thread; artifacts are kept in DIR/home, so an interrupted run continues. The pages are copied to DIR/reports.
+`--set training.epochs=4` changes a task.yaml; `--shuffle` shuffles the labels, so that there is nothing to learn. Prints for
+each task: time, exit code, verdict, every model's score, and every gate's result.
 """
 
 import argparse
 import json
-import os
 import random
 import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.finetune_command import ROOT, Answer, finetune
+
 SHIPPED = ("ticket_triage", "order_intake")
 PAGES = ("report.html", "report.md", "report.json")
 INTENTS = {
@@ -47,17 +47,17 @@ SLOTS = {
     "condition_description": "condition",
     "condition_temperature": "temperature",
 }
-"""Slots of the weather requests that are asked for, and what they are called in the answer."""
+"""Slots of the weather requests that the task extracts, with their names in the answer."""
 
 
 def intents(folder: Path, limit: int) -> tuple[list[dict[str, str]], dict[str, Any]]:
-    """Ten intents about one bank, which are easily taken for one another; all splits of the set together."""
+    """Ten easily confused intents of bank customers, from all splits of the set."""
     document = json.loads((folder / "clinc150" / "data_small.json").read_text("utf-8"))
     rows = [{"text": text, "label": label} for part in document.values() for text, label in part if label in INTENTS]
-    told = "\n".join(f"{name}: {what}" for name, what in INTENTS.items())
+    labels = "\n".join(f"{name}: {meaning}" for name, meaning in INTENTS.items())
     spec = {
         "description": "Tell what a customer of a bank wants, from one sentence (ten intents of clinc150).",
-        "system_prompt": f"A customer writes to a bank. Answer with exactly one label and nothing else.\n{told}",
+        "system_prompt": f"A customer writes to a bank. Answer with exactly one label and nothing else.\n{labels}",
         "output": {"kind": "labels", "labels": list(INTENTS)},
         "baseline": {"shots": [0, 10]},
         "training": {"method": "lora", "max_tokens": 512},
@@ -81,15 +81,15 @@ def instructions(folder: Path, limit: int) -> tuple[list[dict[str, str]], dict[s
 
 
 def weather(folder: Path, limit: int) -> tuple[list[dict[str, str]], dict[str, Any]]:
-    """Requests for the weather, and their slots as JSON. Rows with a slot twice, or one that is not asked for, are left
-    out; one published file holds bytes that are no UTF-8, which become replacement marks."""
+    """Weather requests and their slots as JSON. Rows with a slot twice or with another slot are left out. One published file holds
+    invalid UTF-8, which becomes replacement characters."""
     rows = []
     for file in sorted((folder / "snips" / "GetWeather").glob("*.json")):
         for row in json.loads(file.read_text("utf-8", "replace"))["GetWeather"]:
             names = [part["entity"] for part in row["data"] if "entity" in part]
             if len(set(names)) == len(names) and set(names) <= set(SLOTS):
-                found = {part["entity"]: part["text"].strip() for part in row["data"] if "entity" in part}
-                answer = {title: found.get(slot) for slot, title in SLOTS.items()}
+                slots = {part["entity"]: part["text"].strip() for part in row["data"] if "entity" in part}
+                answer = {title: slots.get(slot) for slot, title in SLOTS.items()}
                 text = "".join(part["text"] for part in row["data"]).strip()
                 rows.append({"prompt": text, "completion": json.dumps(answer, ensure_ascii=False)})
     fields = ", ".join(SLOTS.values())
@@ -117,7 +117,7 @@ SETS: dict[str, tuple[Callable[[Path, int], tuple[list[dict[str, str]], dict[str
     "instructions": (instructions, 800),
     "weather": (weather, 700),
 }
-"""How a task's rows and spec are made, and how many rows it gets."""
+"""What makes a task's rows and spec, and its number of rows."""
 
 
 def _drawn(rows: Sequence[dict[str, str]], limit: int) -> list[dict[str, str]]:
@@ -125,39 +125,40 @@ def _drawn(rows: Sequence[dict[str, str]], limit: int) -> list[dict[str, str]]:
     return random.Random(0).sample(list(rows), min(limit, len(rows)))
 
 
-def change_task(at: Path, changes: Sequence[str], shuffle: bool) -> None:
-    """Set values in a copied task's task.yaml (`key.field=value`), and deal its labels out at random.
+def change_task(folder: Path, changes: Sequence[str], shuffle: bool) -> None:
+    """Set values in a copied task's task.yaml (`key.field=value`), and shuffle its labels.
 
     Raises:
         ValueError: a change is not of the form `key.field=value`.
     """
-    spec = yaml.safe_load((at / "task.yaml").read_text("utf-8"))
+    spec = yaml.safe_load((folder / "task.yaml").read_text("utf-8"))
     for change in changes:
         path, equals, value = change.partition("=")
         if not equals:
             raise ValueError(f"{change!r} is not of the form key.field=value")
-        part = spec
-        *above, last = path.split(".")
-        for key in above:
-            part = part.setdefault(key, {})
-        part[last] = yaml.safe_load(value)
-    (at / "task.yaml").write_text(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True), "utf-8")
+        section = spec
+        *parents, last = path.split(".")
+        for key in parents:
+            section = section.setdefault(key, {})
+        section[last] = yaml.safe_load(value)
+    (folder / "task.yaml").write_text(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True), "utf-8")
     if not shuffle:
         return
-    lines = {file: file.read_text("utf-8", "replace").splitlines() for file in sorted((at / "raw").glob("*.jsonl"))}
-    labelled = [row for told in lines.values() for row in map(_labelled, told) if row]
+    files = sorted((folder / "raw").glob("*.jsonl"))
+    lines = {file: file.read_text("utf-8", "replace").splitlines() for file in files}
+    labelled = [row for file in files for row in map(_labelled, lines[file]) if row]
     labels = [holder[key] for _, holder, key in labelled]
     random.Random(0).shuffle(labels)
     for (_, holder, key), label in zip(labelled, labels, strict=True):
         holder[key] = label
-    for file, told in lines.items():
-        count = sum(_labelled(line) is not None for line in told)
+    for file in files:
+        count = sum(_labelled(line) is not None for line in lines[file])
         rows, labelled = labelled[:count], labelled[count:]
         file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row, _, _ in rows), "utf-8")
 
 
 def _labelled(line: str) -> tuple[dict[str, Any], dict[str, Any], str] | None:
-    """A row with its label: (row, what holds the label, its key); None for a line that has none or is no JSON."""
+    """Return the row, the dict that holds its label, and the key; None for a line without a label or with invalid JSON."""
     try:
         row = json.loads(line)
     except ValueError:
@@ -173,75 +174,55 @@ def _labelled(line: str) -> tuple[dict[str, Any], dict[str, Any], str] | None:
 def make_task(
     name: str, folder: Path, data: Path, limit: int | None, epochs: float | None, changes: Sequence[str], shuffle: bool
 ) -> None:
-    """Write data/NAME, unless it is there with the same content (touched files would start the work anew)."""
-    at = data / name
+    """Write data/NAME, unless it exists with the same content (changed files would repeat the work)."""
+    task_folder = data / name
     if name in SHIPPED:
-        if not at.exists():
-            shutil.copytree(ROOT / "data" / name, at)
-            change_task(at, changes, shuffle)
+        if not task_folder.exists():
+            shutil.copytree(ROOT / "data" / name, task_folder)
+            change_task(task_folder, changes, shuffle)
         return
-    make, usual = SETS[name]
-    rows, spec = make(folder, limit or usual)
-    # fewer rows than the defaults ask for, and a report even where prompting would do
+    make, default_rows = SETS[name]
+    rows, spec = make(folder, limit or default_rows)
+    # fewer rows than the defaults require, and a report even where prompting is enough
     spec["data"] = {"min_examples": len(rows) // 2, "min_per_label": len(rows) // 20, **spec.get("data", {})}
     spec["training"] |= {"epochs": 1.0 if epochs is None else epochs, "evals_per_epoch": 3}
     spec["gates"] = {"worth_training": "warn"}
     spec = {"name": name, "base_model": "bundled/smollm2-135m-instruct", **spec}
-    wanted = {
-        at / "task.yaml": yaml.safe_dump(spec, sort_keys=False, allow_unicode=True),
-        at / "raw" / "rows.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+    files = {
+        task_folder / "task.yaml": yaml.safe_dump(spec, sort_keys=False, allow_unicode=True),
+        task_folder / "raw" / "rows.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
     }
-    for path, text in wanted.items():
+    for path, text in files.items():
         if not path.exists() or path.read_text("utf-8") != text:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, "utf-8")
 
 
-def run(name: str, work: Path) -> dict[str, Any]:
-    """Run the graph for one task. Returns {task, code, seconds, verdict, steps}; raises RuntimeError when it broke."""
-    environment = {
-        **os.environ,
-        "FINETUNE_DATA": str(work / "data"),
-        "FINETUNE_HOME": str(work / "home"),
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
-    }
-    began = time.monotonic()
-    command = [sys.executable, "-m", "finetune_pipeline.cli.main", "run", name, "--json"]
-    done = subprocess.run(command, env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE, check=False)
-    if not done.stdout.strip() or done.returncode not in (0, 2):
-        raise RuntimeError(f"ended with code {done.returncode}: {done.stdout.strip() or 'see above'}")
-    told = json.loads(done.stdout)
-    seconds = time.monotonic() - began
-    return {"task": name, "code": done.returncode, "seconds": seconds, "verdict": told.get("verdict"), "told": told}
-
-
 def collect(name: str, work: Path) -> tuple[Path, dict[str, Any]] | None:
-    """Copy the newest report of a task to DIR/reports. (its folder there, its evaluation); None where a check stopped
-    the run before there was one."""
-    made = sorted(
+    """Copy the newest report of a task to DIR/reports. Returns its folder and evaluation; None if a check stopped the run
+    earlier."""
+    manifests = sorted(
         (work / "home" / "artifacts" / name / "evaluation_report").glob("*/artifact.json"),
         key=lambda path: path.stat().st_mtime,
     )
-    if not made:
+    if not manifests:
         return None
+    report = manifests[-1].parent
     out = work / "reports" / name
     out.mkdir(parents=True, exist_ok=True)
     for page in PAGES:
-        if (made[-1].parent / page).exists():
-            shutil.copyfile(made[-1].parent / page, out / page)
-    return out, json.loads((made[-1].parent / "evaluation.json").read_text("utf-8"))
+        if (report / page).exists():
+            shutil.copyfile(report / page, out / page)
+    return out, json.loads((report / "evaluation.json").read_text("utf-8"))
 
 
-def tell(told: dict[str, Any], found: tuple[Path, dict[str, Any]] | None) -> None:
-    """Print what a run came to."""
-    print(f"{told['task']}: exit code {told['code']}, {told['seconds'] / 60:.1f} minutes")
-    print(f"  {told['verdict'] or told['told']}")
-    if found is None:
+def print_outcome(name: str, answer: Answer, report: tuple[Path, dict[str, Any]] | None) -> None:
+    print(f"{name}: exit code {answer.code}, {answer.seconds / 60:.1f} minutes")
+    print(f"  {answer.content.get('verdict') or answer.content}")
+    if report is None:
         print("  stopped before the report")
         return
-    out, evaluation = found
+    out, evaluation = report
     for model in evaluation["models"].values():
         low, high = model["interval"]
         print(
@@ -255,7 +236,7 @@ def tell(told: dict[str, Any], found: tuple[Path, dict[str, Any]] | None) -> Non
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="of the public sets")
+    parser.add_argument("folder", type=Path, help="folder of the public sets")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join([*SETS, *SHIPPED]))
     parser.add_argument("--work", type=Path, required=True, help="folder for tasks, artifacts and pages")
     parser.add_argument("--rows", type=int, help="rows of each public set (default: 900, 800 and 700)")
@@ -263,23 +244,25 @@ def main() -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change the shipped tasks' task.yaml"
     )
-    parser.add_argument("--shuffle", action="store_true", help="deal the shipped tasks' labels out at random")
-    given = parser.parse_intermixed_args()
-    names = given.names or list(SETS)
+    parser.add_argument("--shuffle", action="store_true", help="shuffle the shipped tasks' labels")
+    arguments = parser.parse_intermixed_args()
+    names = arguments.names or list(SETS)
     if unknown := [name for name in names if name not in SETS and name not in SHIPPED]:
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join([*SETS, *SHIPPED])}")
-    work = given.work.resolve()
-    whole = True
+    work = arguments.work.resolve()
+    code = 0
     for name in names:
-        make_task(name, given.folder, work / "data", given.rows, given.epochs, given.set, given.shuffle)
+        make_task(
+            name, arguments.folder, work / "data", arguments.rows, arguments.epochs, arguments.set, arguments.shuffle
+        )
         try:
-            told = run(name, work)
+            answer = finetune(work, "run", name)
         except RuntimeError as error:
             print(f"{name}: {error}", file=sys.stderr)
-            whole = False
+            code = 1
             continue
-        tell(told, collect(name, work))
-    return 0 if whole else 1
+        print_outcome(name, answer, collect(name, work))
+    return code
 
 
 if __name__ == "__main__":

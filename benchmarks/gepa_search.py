@@ -1,8 +1,8 @@
 """GEPA (package ``gepa``, arXiv 2507.19457) over the product's own answers, for prompt_search.py. Not a dependency.
 
-GEPA rewrites one instruction: the reflecting model reads three rows with the answers to them and writes a new instruction.
-One that scores better on these rows is scored on the validation rows, and the best there wins. A search begins with the
-task's own prompt. Its calls are rows answered by the task's model; reflections are not counted.
+GEPA rewrites one instruction: the reflecting model reads three rows with their answers and writes a new instruction. One that
+scores better on these rows is scored on the validation rows, and the best there wins. A search begins with the task's own
+prompt. Calls are rows answered by the task's model; reflections are not counted.
 """
 
 import sys
@@ -20,13 +20,12 @@ from finetune_pipeline.spec.model import TaskSpec
 INSTRUCTION = "instruction"
 """Name of the one text that GEPA rewrites."""
 VALIDATION_ROWS = 16
-"""Rows of a search that score every accepted instruction; the others are reflected on."""
-LONGEST, CONTEXT = 200, 8192
-"""Most tokens of a reflection, and of a reflection with what it reflects on."""
+"""Rows that score every accepted instruction; the others are for reflection."""
+MAX_REFLECTION_TOKENS, CONTEXT_TOKENS = 200, 8192
 
 
 class Reflector:
-    """A GGUF file that writes instructions, in llama.cpp. It samples: a greedy model repeats itself when asked again."""
+    """A GGUF model in llama.cpp that writes instructions. It samples, since a greedy model would repeat itself."""
 
     def __init__(self, weights: Path) -> None:
         import torch
@@ -34,7 +33,7 @@ class Reflector:
 
         settings = xllamacpp.CommonParams()
         settings.model.path = str(weights)
-        settings.n_parallel, settings.n_ctx = 1, CONTEXT
+        settings.n_parallel, settings.n_ctx = 1, CONTEXT_TOKENS
         settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = torch.get_num_threads()
         settings.port, settings.use_jinja, settings.warmup, settings.verbosity = 0, True, False, -1
         self.server, self.seed = xllamacpp.Server(settings), 0
@@ -42,14 +41,14 @@ class Reflector:
     def __call__(self, prompt: str | list[dict[str, Any]]) -> str:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         self.seed += 1
-        sampling = {"temperature": 0.7, "top_p": 0.9, "seed": self.seed, "max_tokens": LONGEST}
+        sampling = {"temperature": 0.7, "top_p": 0.9, "seed": self.seed, "max_tokens": MAX_REFLECTION_TOKENS}
         answer = self.server.handle_chat_completions({"messages": messages, **sampling})
         return str(answer["choices"][0]["message"]["content"])
 
 
 class _Adapter:
-    """Lets GEPA evaluate an instruction on rows. A row scores what the metric gives it alone, in the better way of answering
-    for all rows of the batch, as in :func:`.halving`."""
+    """Lets GEPA evaluate an instruction on rows. A row's score is the metric of that row alone, in the form of answer that is
+    better for the whole batch, as in :func:`.halving`."""
 
     propose_new_texts = None
 
@@ -57,7 +56,7 @@ class _Adapter:
         self.spec, self.like, self.ask = spec, like, ask
 
     def prompt(self, instruction: str) -> Prompt:
-        """The instruction with the examples of the prompt that the search began with."""
+        """The instruction, with the examples of the initial prompt."""
         if instruction == self.spec.system_prompt:
             return self.like
         return replace(self.like, system=instruction, instead_of=self.spec.system_prompt)
@@ -84,22 +83,27 @@ class _Adapter:
 
 
 class _Log:
-    """What the reflecting model wrote and what GEPA did with it, to standard error."""
+    """Prints GEPA's log to standard error."""
 
     def log(self, message: str) -> None:
         print(f"gepa: {message}", file=sys.stderr, flush=True)
 
 
 def gepa_search(spec: TaskSpec, like: Prompt, rows: Sequence[Example], calls: int, ask: Ask, reflector: Any) -> Prompt:
-    """Return the prompt that GEPA finds from the task's own, with the examples of `like`.
+    """Search with GEPA from the task's own prompt, with the examples of `like`. Returns the best prompt.
 
-    calls: GEPA begins no proposal after these; the last one may use up to 5 + VALIDATION_ROWS more. reflector: a
-    :class:`Reflector`, or the name of an API model, which GEPA asks through litellm.
+    Args:
+        spec: The task.
+        like: The initial prompt.
+        rows: Rows to search on.
+        calls: GEPA begins no proposal after these; the last one may use up to 5 + VALIDATION_ROWS more.
+        ask: Answers rows.
+        reflector: A :class:`Reflector`, or the name of an API model, which GEPA calls through litellm.
     """
     import gepa
 
     adapter = _Adapter(spec, like, ask)
-    found = gepa.optimize(
+    result = gepa.optimize(
         seed_candidate={INSTRUCTION: spec.system_prompt},
         trainset=list(rows[VALIDATION_ROWS:]),
         valset=list(rows[:VALIDATION_ROWS]),
@@ -108,4 +112,4 @@ def gepa_search(spec: TaskSpec, like: Prompt, rows: Sequence[Example], calls: in
         max_metric_calls=calls,
         logger=_Log(),
     )
-    return adapter.prompt(found.best_candidate[INSTRUCTION])
+    return adapter.prompt(result.best_candidate[INSTRUCTION])

@@ -1,11 +1,11 @@
-"""How many greedy answers change with the batch layout and with the precision, on the shipped tasks.
+"""How many greedy answers change with batch size and precision, on the shipped tasks.
 
     python benchmarks/precision.py HOME TASK [--rows 100]
 
 Takes the newest trained model of TASK in a FINETUNE_HOME, else the base model, and answers validation rows with the task's
-own prompt: in the serving precision and in float32, in batches of 64, 8 and 1, and each layout of several rows twice. Every
-line is compared with the first. What matters to a verdict is how many rows change from right to wrong or back, so that is
-counted, too. Gates judge base and candidate in one layout and one precision, and the same layout gives the same answers.
+prompt: in the serving precision and in float32, in batches of 64, 8 and 1, batches of several rows twice. Every line is
+compared with the first: texts, and rows that change from right to wrong or back, which matter for a verdict. Gates judge base
+and candidate with one batch size and precision, and the same batches give the same answers.
 """
 
 import argparse
@@ -30,11 +30,11 @@ from finetune_pipeline.models.hardware import cpu_model
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.spec import load_task
 
-LAYOUTS = (64, 8, 1)
+BATCH_SIZES = (64, 8, 1)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("home", type=Path)
     parser.add_argument("task", help="the name of a shipped task, or the folder of one")
     parser.add_argument("--rows", type=int, default=100)
@@ -51,21 +51,21 @@ def main() -> None:
     answered: dict[tuple[str, int, int], list[tuple[str, bool]]] = {}
     seconds: dict[tuple[str, int, int], float] = {}
     for precision in ("serving", "float32"):
-        asked = Answerer(model_folder(model.folder), precision=precision)
-        prompts = [encode_prompt(asked.tokenizer, e.prompt_messages) for e in examples]
-        gold = [gold_text(asked.tokenizer, e) for e in examples]
-        for size in LAYOUTS:
+        answerer = Answerer(model_folder(model.folder), precision=precision)
+        prompts = [encode_prompt(answerer.tokenizer, e.prompt_messages) for e in examples]
+        gold = [gold_text(answerer.tokenizer, e) for e in examples]
+        for size in BATCH_SIZES:
             for turn in (1, 2) if size > 1 else (1,):
-                _ = asked.model  # loaded before the clock starts
-                key, began = (asked.dtype, size, turn), time.perf_counter()
-                answers = asked.answers(prompts, None, spec.answer_length, size)
+                _ = answerer.model  # loaded before the clock starts
+                key, began = (answerer.dtype, size, turn), time.perf_counter()
+                answers = answerer.answers(prompts, None, spec.answer_length, size)
                 seconds[key] = time.perf_counter() - began
                 rows = [prediction_row(e.id, "m", a, g) for e, a, g in zip(examples, answers, gold, strict=True)]
                 answered[key] = [(r["text"], is_right(r, spec.output)) for r in rows]
     first = next(iter(answered.values()))
-    what = f"trained ({trained[-1].version})" if trained else "base model, zero-shot"
+    title = f"trained ({trained[-1].version})" if trained else "base model, zero-shot"
     print(
-        f"{folder.name}, {what}, {len(examples)} validation rows; {date.today()}, torch {torch.__version__}, ", end=""
+        f"{folder.name}, {title}, {len(examples)} validation rows; {date.today()}, torch {torch.__version__}, ", end=""
     )
     print(f"{cpu_model()}, {torch.get_num_threads()} threads")
     print("precision  batch turn  right  other answers  right became wrong  wrong became right  seconds")
@@ -73,7 +73,7 @@ def main() -> None:
         pairs = list(zip(first, rows, strict=True))
         changed = sum(before[0] != after[0] for before, after in pairs)
         lost, won = (sum(b == was and a != was for (_, b), (_, a) in pairs) for was in (True, False))
-        right = sum(good for _, good in rows)
+        right = sum(is_correct for _, is_correct in rows)
         print(f"{key[0]:<9} {key[1]:>6} {key[2]:>4} {right:>6} {changed:>14} {lost:>19} {won:>19} {seconds[key]:>8.1f}")
 
 

@@ -1,18 +1,17 @@
-"""A searched prompt against hand-written ones at equal calls, on three tasks, paired, with 95% intervals.
+"""A searched prompt against hand-written ones with the same number of calls, on three tasks, paired, with 95% intervals.
 
     python -m benchmarks.prompt_search PUBLIC [--calls 240] [--rows 120] [--gepa [MODEL]]
 
-PUBLIC holds the public sets (see public_sets.py). Hand-written: three prompts a task, each alone and with four examples.
-Searched: eight instructions, the hand-written ones among them, times four sets of examples. Both are chosen by the product's
-successive halving, on the same rows and with the same number of answers from the bundled model, on one half of the rows, and
-scored on the other half, both ways. The ladder itself takes a found prompt only where it is likely better than the best
-hand-written one on the rows that chose it: the second line of a task. The third: the same search, but with two of the
-hand-written instructions without the list of labels. No model writes instructions for halving here, as one behind
-`baseline.endpoint` would.
+PUBLIC holds the public sets (see public_sets.py). Hand-written: three prompts per task, each alone and with four examples.
+Searched: eight instructions, the hand-written ones among them, times four sets of examples. The product's successive halving
+chooses both with the same number of answers from the bundled model on one half of the rows; they are scored on the other
+half, both ways. The ladder takes a searched prompt only if it is likely better than the best hand-written one on the rows
+that chose it: the second line of a task. The third is the same search, with two of the hand-written instructions without the
+list of labels. No model writes instructions here, as one behind `baseline.endpoint` would.
 
 --gepa adds GEPA with MODEL as its reflecting model, on the same rows and with the same number of answers (see
-gepa_search.py). It needs the package `gepa`, which this project does not depend on. MODEL is a GGUF file or the name of an API
-model as litellm spells it; without it, the bundled model reflects.
+gepa_search.py). It needs the package `gepa`, which is not a dependency. MODEL is a GGUF file, or the name of an API model for
+litellm; by default the bundled model reflects.
 """
 
 import argparse
@@ -30,7 +29,7 @@ from typing import Any
 
 os.environ.update(OMP_WAIT_POLICY="PASSIVE", HF_HUB_OFFLINE="1")
 
-from benchmarks.advise import _ten_intents
+from benchmarks.advise import ten_intents
 from benchmarks.example_sets import INTENTS, example_set
 from benchmarks.gepa_search import Reflector, gepa_search
 from finetune_pipeline.baseline.ladder import FOLDS, fold_of
@@ -77,32 +76,32 @@ HAND_WRITTEN = {
 
 
 def task_of(name: str, public: Path, rows: int) -> tuple[TaskSpec, list[Example], list[Example]]:
-    """(spec, rows that examples are drawn from, rows to ask) of a set."""
-    made = example_set(name, public)
-    all_rows = _ten_intents(made.rows) if name == "clinc150" else made.rows
-    picked = sample_examples(all_rows, rows + POOL, "prompt search")
-    labels = sorted({e.answer for e in picked})
+    """Return the spec, the rows that examples are drawn from, and the rows to answer."""
+    source = example_set(name, public)
+    all_rows = ten_intents(source.rows) if name == "clinc150" else source.rows
+    sample = sample_examples(all_rows, rows + POOL, "prompt search")
+    labels = sorted({e.answer for e in sample})
     listed = f"Answer with exactly one label and nothing else. Labels: {', '.join(labels)}"
-    prompt = made.spec.system_prompt if name == "ticket_triage" else listed
-    spec = made.spec.model_copy(
+    prompt = source.spec.system_prompt if name == "ticket_triage" else listed
+    spec = source.spec.model_copy(
         update={
             "system_prompt": prompt,
-            "output": made.spec.output.model_copy(update={"labels": labels}),
-            "baseline": made.spec.baseline.model_copy(
+            "output": source.spec.output.model_copy(update={"labels": labels}),
+            "baseline": source.spec.baseline.model_copy(
                 update={"shots": [0, SHOTS], "prompts": [f"{text}\n{listed}" for text in HAND_WRITTEN[name]]}
             ),
         }
     )
-    asked = [replace(e, messages=[{"role": "system", "content": prompt}, *e.messages[-2:]]) for e in picked]
-    return spec, asked[:POOL], asked[POOL:]
+    rows_with_prompt = [replace(e, messages=[{"role": "system", "content": prompt}, *e.messages[-2:]]) for e in sample]
+    return spec, rows_with_prompt[:POOL], rows_with_prompt[POOL:]
 
 
 class Asker:
-    """Asks prompts; a prompt answers a row once, however many arms ask it. calls: answers given to the arm that is counted."""
+    """Answers rows with prompts, each pair only once. calls: answers requested, cached ones included."""
 
     def __init__(self, spec: TaskSpec, model: Path) -> None:
         self.spec, self.model, self.calls = spec, Answerer(model), 0
-        self.known: dict[tuple[str, str], Row] = {}
+        self.cache: dict[tuple[str, str], Row] = {}
 
     def __call__(self, prompts: Mapping[str, Prompt], rows: Sequence[Example], title: str) -> dict[str, list[Row]]:
         self.calls += len(prompts) * len(rows)
@@ -110,19 +109,19 @@ class Asker:
 
     def _rows(self, prompt: Prompt, rows: Sequence[Example]) -> list[Row]:
         key = repr(prompt)
-        new = [e for e in rows if (key, e.id) not in self.known]
+        new = [e for e in rows if (key, e.id) not in self.cache]
         messages = [choices[0] for choices in conversations(new, asdict(prompt), None)]
         tokenizer = self.model.tokenizer
         encoded = [encode_prompt(tokenizer, m) for m in messages]
         labels = encode_labels(tokenizer, messages, self.spec.labels)
         answers = self.model.answers(encoded, labels, self.spec.answer_length, BATCH) if new else []
         for example, answer in zip(new, answers, strict=True):
-            self.known[key, example.id] = prediction_row(example.id, "it", answer, example.answer)
-        return [self.known[key, e.id] for e in rows]
+            self.cache[key, example.id] = prediction_row(example.id, "it", answer, example.answer)
+        return [self.cache[key, e.id] for e in rows]
 
 
 def compare(name: str, public: Path, base: Path, calls: int, number: int, reflector: Any = None) -> list[str]:
-    """Lines of the table for one task. reflector: of GEPA, which takes part only with one."""
+    """Table lines of one task. reflector: for GEPA, which is left out without one."""
     spec, pool, rows = task_of(name, public, number)
     own = prompts_to_try(
         pool, shots=[0, SHOTS], retrieved=0, labels=spec.labels, seed=0,
@@ -146,17 +145,17 @@ def compare(name: str, public: Path, base: Path, calls: int, number: int, reflec
                 winners[arm][fold] = halving(spec, prompts, choosing, calls // 2, ask)[0].winner
                 won[arm] = prompts[winners[arm][fold]]
             spent[arm] += ask.calls - before
-        for arm, made in ask(won, held, "").items():
-            answered[arm] += [{**row, "model": arm} for row in made]
+        for arm, arm_rows in ask(won, held, "").items():
+            answered[arm] += [{**row, "model": arm} for row in arm_rows]
         on_chosen = ask({arm: won[arm] for arm in ("hand-written", "searched")}, choosing, "")
         taken = "searched" if likely_better(spec, on_chosen["hand-written"], on_chosen["searched"]) else "hand-written"
         answered["taken"] += answered[taken][-len(held) :]
     metric, lines = METRICS[spec.metric], []
-    ways = {arm: better_form(spec, sorted(of, key=lambda row: str(row["example_id"]))) for arm, of in answered.items()}
+    best = {arm: better_form(spec, sorted(r, key=lambda row: str(row["example_id"]))) for arm, r in answered.items()}
     spent["taken"] = spent["searched"]
     for arm, rival in PAIRS + (GEPA_PAIRS if reflector else []):
-        gain = metric.gain(ways[rival], ways[arm], spec.output, spec.gates.confidence)
-        scores = [percent(metric.value(ways[of], spec.output) or 0.0) for of in (rival, arm)]
+        gain = metric.gain(best[rival], best[arm], spec.output, spec.gates.confidence)
+        scores = [percent(metric.value(best[side], spec.output) or 0.0) for side in (rival, arm)]
         lines.append(
             f"| {name} | {TITLES[arm]} | {TITLES[rival]} | {scores[0]} | {scores[1]} | "
             f"{points(gain.gain)} ({points_range(gain.interval)}) | {spent[rival]} / {spent[arm]} |"
@@ -171,19 +170,24 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=240)
     parser.add_argument("--rows", type=int, default=120)
     parser.add_argument("--gepa", nargs="?", const=BASE, metavar="MODEL")
-    given = parser.parse_args()
-    if given.gepa and not find_spec("gepa"):
+    arguments = parser.parse_args()
+    if arguments.gepa and not find_spec("gepa"):
         parser.error("--gepa needs the package gepa: pip install gepa")
-    asked = f"--calls {given.calls} --rows {given.rows}{f' --gepa {given.gepa}' if given.gepa else ''}"
-    print(f"{date.today()}, python -m benchmarks.prompt_search PUBLIC {asked}\n")
+    options = (
+        f"--calls {arguments.calls} --rows {arguments.rows}{f' --gepa {arguments.gepa}' if arguments.gepa else ''}"
+    )
+    print(f"{date.today()}, python -m benchmarks.prompt_search PUBLIC {options}\n")
     print("| task | prompt | against | its score | score | gain | calls of both |\n|---|---|---|---:|---:|---|---:|")
-    reflector: Any = given.gepa
-    if given.gepa == BASE or str(given.gepa).endswith(".gguf"):
-        reflector = Reflector(bundled_files(BASE)[0] if given.gepa == BASE else Path(given.gepa))
+    reflector: Any = arguments.gepa
+    if arguments.gepa == BASE or str(arguments.gepa).endswith(".gguf"):
+        reflector = Reflector(bundled_files(BASE)[0] if arguments.gepa == BASE else Path(arguments.gepa))
     with tempfile.TemporaryDirectory() as base:
         prepare_base(BASE, None, Path(base), None)
         for name in HAND_WRITTEN:
-            print("\n".join(compare(name, given.public, Path(base), given.calls, given.rows, reflector)), flush=True)
+            print(
+                "\n".join(compare(name, arguments.public, Path(base), arguments.calls, arguments.rows, reflector)),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

