@@ -3,14 +3,17 @@
 from functools import partial
 
 from benchmarks.planted_world import broken_form_world, forgetting_world, swapped_training_world
-from benchmarks.verdict_base import IN_SENTENCES, LIKE_THE_LAST, OUT_OF_FORM, SHAKEN
 from benchmarks.verdict_tasks import (
     FIELD,
+    IN_SENTENCES,
     INVENTED_WORDS,
+    LIKE_THE_LAST,
     NAMED,
     NEGATED,
     ONE_WORD,
     ORDER,
+    OUT_OF_FORM,
+    SHAKEN,
     SUBJECT_LABELS,
     SUBJECT_WORDS,
     WITH_NONE,

@@ -1,7 +1,7 @@
 """Worlds: projects in which the right verdict is known, how their rows are made, and how a verdict is judged.
 
 A world is a project on the real graph (planted_world.py) whose rows, settings or processes leave only one right verdict. All
-worlds share one base model (verdict_base.py); its system prompt decides how that behaves. The worlds themselves are in
+worlds share one base model (verdict_tasks.py); its system prompt decides how that behaves. The worlds themselves are in
 verdict_list.py and worlds_to_stop.py.
 """
 

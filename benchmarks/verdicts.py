@@ -4,7 +4,7 @@
     python -m benchmarks.verdicts --null 1000
 
 Each task with its settings is a world; they are listed in verdict_list.py. A run is a real `finetune run` with its child
-processes, Dagster and MLflow on SQLite, on a model of two layers that was taught some skills (verdict_base.py). Exit code 1
+processes, Dagster and MLflow on SQLite, on a model of two layers that was taught some skills (verdict_tasks.py). Exit code 1
 if any verdict is wrong. --null trains nothing: it simulates candidates that are exactly as good as their strongest rival,
 and lets the gates judge them (null_simulation.py).
 """
@@ -17,8 +17,8 @@ from pathlib import Path
 
 from benchmarks.null_simulation import null_report
 from benchmarks.planted_world import run
-from benchmarks.verdict_base import make_verdict_base
 from benchmarks.verdict_list import WORLDS
+from benchmarks.verdict_tasks import make_verdict_base
 from benchmarks.verdict_worlds import KnownWorld, given_verdict, problems_of
 
 

@@ -3,8 +3,17 @@
 from functools import partial
 
 from benchmarks.planted_world import independent_split_world, swapped_file_world
-from benchmarks.verdict_base import IN_SENTENCES, LIKE_THE_LAST
-from benchmarks.verdict_tasks import EIGHT_SUBJECTS, FIELD, FIRST_WORDS, NAMED, ONE_WORD, ORDER, SUBJECT_LABELS
+from benchmarks.verdict_tasks import (
+    EIGHT_SUBJECTS,
+    FIELD,
+    FIRST_WORDS,
+    IN_SENTENCES,
+    LIKE_THE_LAST,
+    NAMED,
+    ONE_WORD,
+    ORDER,
+    SUBJECT_LABELS,
+)
 from benchmarks.verdict_worlds import ANY_NOISE, FORCED, KnownWorld, by_file, one_answer, shuffled, unrelated, world_of
 
 STOPPED = [
