@@ -113,9 +113,9 @@ def list_events(history: History) -> list[Event]:
     if champion := history.planted.get("bad_champion"):
         text = f"planted: version {champion['version']} made champion by hand in MLflow, past the gates"
         events.append((champion["time"], "world", text))
-    if candidate := history.planted.get("bad_candidate"):
+    if bad_candidate := history.planted.get("bad_candidate"):
         text = "planted: a learning rate of a millionth in task.yaml, `finetune run`"
-        events.append((candidate["time"], "world", text))
+        events.append((bad_candidate["time"], "world", text))
     events += [(time, "sensor champion", f"rolled back: {reason}") for time, reason in history.rollbacks]
     passed_before = True
     for check in history.checks:
@@ -209,9 +209,9 @@ def draw(history: History, events: Sequence[tuple[int, str, str]]) -> str:
             axes.plot([first - 0.45, last + 0.45], [-0.13, -0.13], color=INK, linewidth=1.5)
             name = f"version {version}" if last - first >= 2 else version
             axes.text((first + last) / 2, -0.2, name, ha="center", color=SOFT, fontsize=12)
-        for i, (number, line) in enumerate(lines):
+        for i, (label, line) in enumerate(lines):
             y = (below - 76 - _LINE_HEIGHT * i) / height
-            drawing.text(40 / width, y, number, weight="bold", ha="right", fontsize=12)
+            drawing.text(40 / width, y, label, weight="bold", ha="right", fontsize=12)
             drawing.text(46 / width, y, line, color=SOFT, fontsize=12)
         return drawing
 
