@@ -28,16 +28,16 @@ from benchmarks.chaos_runs import Run, contents, has_artifact, problems_left, re
 from benchmarks.chaos_servers import Proxy, kill_dagster, mlflow_server
 from finetune_pipeline_tests.graph.disturbed import (
     LOG_ROWS,
-    fresh,
+    check_artifacts,
     heavy_child,
     kill_in,
     kill_run,
     last_output,
-    logged,
+    logged_ids,
+    new_project,
     run_in_progress,
     stop_run,
     wait_for,
-    whole,
 )
 from finetune_pipeline_tests.graph.project import Project
 from finetune_pipeline_tests.tiny_model import make_tiny_model
@@ -75,7 +75,7 @@ class Chaos:
     def run_undisturbed(self) -> str:
         """Run without a fault, unless DIR holds such a run. Returns a summary."""
         if not self.record.exists():
-            project = fresh(self.now, self.base)
+            project = new_project(self.now, self.base)
             begun: dict[str, float] = {}
             seconds: dict[str, float] = {}
             run = Run(project)
@@ -91,7 +91,7 @@ class Chaos:
                 "expected": contents(project),
                 "seconds": seconds,
                 "code": run.wait(),
-                "artifacts": whole(project),
+                "artifacts": check_artifacts(project),
             }
             shutil.rmtree(self.finished, ignore_errors=True)
             shutil.copytree(self.now, self.finished, symlinks=True)
@@ -102,7 +102,7 @@ class Chaos:
 
     def differences(self, project: Project, code: int) -> list[str]:
         """Everything that is not as after the undisturbed run."""
-        whole(project)
+        check_artifacts(project)
         files = contents(project)
         problems = [
             f"{name} {'differs' if name in files else 'is missing'}"
@@ -112,7 +112,7 @@ class Chaos:
         problems += [f"{name} is new" for name in files if name not in self.expected]
         if code != self.code:
             problems.insert(0, f"exit code {code}, undisturbed {self.code}: {last_output(project)[-600:]}")
-        rows = logged(project)
+        rows = logged_ids(project)
         lost = {f"answer-{i}" for i in range(LOG_ROWS)} - set(rows)
         if lost or len(rows) != LOG_ROWS:
             problems.append(f"{len(lost)} log rows lost, {len(rows) - len(set(rows))} doubled")
@@ -139,7 +139,7 @@ def kills(chaos: Chaos) -> tuple[Project, int, str]:
                 run = Run(project, "--stage", stage)
                 latest = chaos.seconds[asset] * 0.9 / 2**attempt
                 where = kill_in(project, run, asset, latest, rng, child=number % 2 == 0)
-                whole(project)
+                check_artifacts(project)
                 if where.startswith(asset):
                     victims.append(where.removeprefix(asset).strip(" ()"))
                     break
@@ -155,7 +155,7 @@ def signals(chaos: Chaos) -> tuple[Project, int, str]:
     process group, as a terminal does."""
     rng, sent = random.Random(chaos.seed), 0
     key = chaos.finished / "home" / "artifacts" / "scrubbing.key"
-    project = fresh(chaos.now, chaos.base, key)
+    project = new_project(chaos.now, chaos.base, key)
     project.cold = False
     for number in range(10 * chaos.kills):
         name = ("SIGKILL", "SIGINT", "SIGTERM", "SIGHUP")[number % 4]
@@ -169,7 +169,7 @@ def signals(chaos: Chaos) -> tuple[Project, int, str]:
             break
         where, group = "+".join(run_in_progress(project, run)) or "between two", rng.random() < 0.5
         seconds = stop_run(run, signal.Signals[name], group=group)
-        whole(project)
+        check_artifacts(project)
         output = last_output(project)
         if name in ("SIGINT", "SIGTERM") and "warm_workers" not in output:  # which answer signals while they start
             assert "Traceback" not in output and "locked" not in output, output
@@ -215,7 +215,7 @@ def disk(chaos: Chaos) -> tuple[Project, int, str]:
             code, output = finish(project), last_output(project)
             events.append(f"{size / 1e6:.1f} MB: exit code {code}")
             assert code == 1 and "disk is full" in output and "Traceback" not in output, output
-            whole(project)
+            check_artifacts(project)
         resize("1g")
         code = finish(project)
     return project, code, "; ".join(events)
@@ -234,7 +234,7 @@ def mlflow(chaos: Chaos) -> tuple[Project, int, str]:
             code, output = run.wait(900), last_output(project)
             events.append(f"{mode} in {asset}: exit code {code}")
             assert code == 1 and "MLflow at http" in output and "fix:" in output, output
-            whole(project)
+            check_artifacts(project)
             proxy.mode = "open"
         proxy.mode = "slow"
         began = time.monotonic()

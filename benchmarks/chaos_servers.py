@@ -17,7 +17,7 @@ from typing import Literal
 import psutil
 
 from finetune_pipeline_tests.dagster_dev import ROOT, dagster_dev, reserved_port
-from finetune_pipeline_tests.graph.disturbed import finish, whole
+from finetune_pipeline_tests.graph.disturbed import check_artifacts, finish
 from finetune_pipeline_tests.graph.project import Project
 from finetune_pipeline_tests.unit.processes import wait_until
 
@@ -35,12 +35,12 @@ def kill_dagster(project: Project, rng: random.Random) -> tuple[Project, int, st
         wait_until(lambda: list(steps.glob("splits/*/artifact.json")), 1800)
         time.sleep(rng.uniform(0, 5))
         events = [f"SIGKILL for {_kill(dev.processes('dagster api grpc'))} code servers: run {dev.status(run_id)}"]
-        whole(project)
+        check_artifacts(project)
         wait_until(lambda: list((steps / ".work" / "adapter").glob("*")) or dev.status(run_id) in ENDED, 1800)
         time.sleep(rng.uniform(0, 5))
         events.append(f"run {dev.status(run_id)}; for {_kill(dev.processes('dagster._daemon'))} daemons")
         wait_until(lambda: dev.process.poll() is not None, 300)
-    whole(project)
+    check_artifacts(project)
     return project, finish(project), "; ".join(events)
 
 

@@ -22,8 +22,9 @@ from openai import OpenAI, OpenAIError
 
 from finetune_pipeline_tests.hosted_schedules import Outcome, processes, run_schedule
 from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
-from finetune_pipeline_tests.service_server import FAULTS, KEY, serving
-from finetune_pipeline_tests.unit.trainers.orders import make_base, make_rows
+from finetune_pipeline_tests.service_server import FAULTS, KEY
+from finetune_pipeline_tests.tiny_model import make_tiny_model
+from finetune_pipeline_tests.unit.trainers.orders import make_rows
 
 
 def jobs_of_control(seed: int) -> int:
@@ -40,7 +41,7 @@ def jobs_of_control(seed: int) -> int:
 
     file = server.add_file("rows.jsonl", b"{}")
     server.fault = fault
-    with serving(server):
+    with server:
         client = OpenAI(base_url=server.url, api_key=KEY, timeout=0.4)
         for _ in range(10):
             with contextlib.suppress(OpenAIError, AttributeError):
@@ -82,7 +83,7 @@ def main() -> int:
     all_right = True
     with tempfile.TemporaryDirectory() as folder:
         rows = make_rows(Path(folder) / "rows")
-        make_base(rows)
+        make_tiny_model(rows / "base")
         context = processes()
         for trainer in arguments.trainers.split(","):
             outcomes = []

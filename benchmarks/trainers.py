@@ -18,8 +18,8 @@ from typing import Any
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline_tests.graph.project import Project, easy_rows
 from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
-from finetune_pipeline_tests.service_server import KEY, serving
-from finetune_pipeline_tests.together_server import TogetherServer, as_tar
+from finetune_pipeline_tests.service_server import KEY
+from finetune_pipeline_tests.together_server import TogetherServer, adapter_archive
 from finetune_pipeline_tests.unit.trainers.orders import QUICK
 
 TRAINING = {"method": "lora", "epochs": 2, "batch_size": 8, "micro_batch_size": 8, "learning_rate": 1e-3}
@@ -96,12 +96,12 @@ def main() -> None:
         with cluster(on_ray):
             rows.append(row_of("ray, a cluster on this machine", on_ray))
         nebius, together = OpenAiJobsServer(nebius=True), TogetherServer()
-        nebius.adapter, together.archive = adapter_files(local), as_tar(adapter_files(local))
+        nebius.adapter, together.archive = adapter_files(local), adapter_archive(adapter_files(local))
         section = {**QUICK, "profile": "nebius", "model": "org/tiny", "base_url": nebius.url}
-        with serving(nebius):
+        with nebius:
             rows.append(row_of("openai, profile nebius", project_for(root, "openai", base, openai=section)))
         section = {**QUICK, "model": "org/tiny", "base_url": together.address}
-        with serving(together):
+        with together:
             rows.append(row_of("together", project_for(root, "together", base, together=section)))
     lines = [f"| {' | '.join(cells)} |" for cells in (HEAD, ["---"] * len(HEAD), *rows)]
     title = f"One task, four trainers, {datetime.now(UTC):%Y-%m-%d}. `python -m benchmarks.trainers`"

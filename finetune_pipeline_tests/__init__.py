@@ -1,9 +1,9 @@
-"""Tests of the pipeline; how they are written is in CONTRIBUTING.md."""
+"""Tests of the pipeline. CONTRIBUTING.md describes the conventions."""
 
 import os
 import sys
 
-# Set in many containers. Each of the hundreds of processes that tests start would compile again all that it imports, which
-# is half of what importing costs.
+# Many containers set this variable. The hundreds of processes that tests start would then each compile every module again,
+# which doubles their import time.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False

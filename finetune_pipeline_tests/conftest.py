@@ -1,4 +1,4 @@
-"""One finished run, shared by the tests that only look."""
+"""Options and order of the test session, and `finished`: one completed run that read-only tests share."""
 
 import gc
 import json
@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,78 +17,78 @@ from finetune_pipeline_tests import warm_workers, wheel
 from finetune_pipeline_tests.graph.project import Finished, Project
 from finetune_pipeline_tests.shared import Shared
 
-# torch's compiler imports setuptools, which refuses a process that has imported distutils without it, as some test does
+# torch's compiler imports setuptools, which fails in a process that has already imported the standard library's distutils
 os.environ.setdefault("SETUPTOOLS_USE_DISTUTILS", "stdlib")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--live", action="store_true", help="Buy one small job at each service whose key is in the environment."
-    )
-    parser.addoption("--ray", action="store_true", help="Also run what takes minutes on a real Ray cluster.")
+    parser.addoption("--live", action="store_true", help="Buy a small job at each service whose API key is set.")
+    parser.addoption("--ray", action="store_true", help="Also run the slow tests on a real Ray cluster.")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # a shell that starts the tests in the background has them and what they start ignore interrupts
+    # processes started in the background of a shell ignore SIGINT, and so would their children
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    Shared.get()  # the process that starts the others ends last
+    Shared.get()  # owned by the main process, which outlives the xdist workers
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """What the tests import stays, so no garbage collection looks for garbage in it, now or later."""
+    """Exempt imported modules, which are never garbage, from garbage collection."""
     gc.disable()
     yield
     gc.freeze()
     gc.enable()
 
 
-FIRST = [
+SLOWEST_FIRST = [
     f"test_{name}.py"
     for name in "whole_graph bundled_model verdicts ray ladder methods hosted_model judge doctor".split()
 ]
-"""The first of these makes `finished`, which many wait for, while others run that do without it; all take long."""
+"""Slow files that start first. `test_whole_graph.py` makes `finished`, for which many tests wait."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
-    if not config.getoption("--ray"):
-        for item in items:
-            if item.get_closest_marker("ray"):
-                item.add_marker(pytest.mark.skip(reason="minutes on a real Ray cluster: make test-ray"))
+    priorities = {name: priority for priority, name in enumerate(SLOWEST_FIRST)}
+    items.sort(key=lambda item: priorities.get(item.path.name, len(priorities)))
+    for item in items:
+        if item.get_closest_marker("ray") and not config.getoption("--ray"):
+            item.add_marker(pytest.mark.skip(reason="minutes on a real Ray cluster: make test-ray"))
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Finished:
-    """A project after its first run, with the run's exit code and its answer. Tests must not change it: those of all
-    test processes get the same one, made by the first that asks.
+    """A project after its first run. The first test process to need it makes it for all; tests must not change it.
 
-    The run is that of somebody who installed the wheel, in the project's folder, which says all: no variable is set. Cold
-    starts take most of its time, so it finds what comes before the test predictions as warm workers have made it.
+    The run uses the installed wheel in the project's folder, with no environment variables of the pipeline. Cold starts would
+    dominate its time, so warm workers run the steps before the test predictions in a copy of the project beforehand.
     """
-    own = tmp_path_factory.getbasetemp()
-    root = own if worker_id == "master" else own.parent
-    done = root / "finished.pickle"
+    base_temp = tmp_path_factory.getbasetemp()
+    root = base_temp if worker_id == "master" else base_temp.parent
+    pickled = root / "finished.pickle"
     with hold(root / ".finished.lock"):
-        if not done.exists():
-            warm = Project(root / "warm", split={"test": 0.4})
-            warm.home = warm.home.rename(warm.root / ".finetune")
-            run = ("run", "colours", "--json")
-            variables = {**wheel.ENVIRONMENT, **warm_workers.start(), "PYTHONPATH": str(wheel.ROOT)}
-            first = subprocess.run(
-                warm.command(*run), cwd=warm.root, env=variables, text=True, capture_output=True, check=False
-            )
-            assert first.returncode in (0, 2), first.stderr[-3000:]
-            project = Project.continued(warm, root / "finished", "test_predictions", cold=True)
-            project.home = project.home.rename(project.root / ".finetune")
-            shutil.rmtree(project.home / "mlflow")
-            rates = (warm.home / "throughput.json").read_text()
-            (project.home / "throughput.json").write_text(rates.replace(str(warm.root), str(project.root)))
-            for name in ("datasets", "evaluate", "mlflow", "yaml"):  # names that projects use, and that we import
-                (project.root / f"{name}.py").write_text("raise SystemExit('imported from the project')\n")
-            command = wheel.command(wheel.install(root / "wheel"), *run)
-            made = subprocess.run(command, cwd=project.root, env=wheel.ENVIRONMENT, capture_output=True, check=False)
-            assert made.stdout, made.stderr.decode()[-3000:]
-            assert made.returncode == first.returncode
-            done.write_bytes(pickle.dumps((project, made.returncode, json.loads(made.stdout))))
-    return pickle.loads(done.read_bytes())
+        if not pickled.exists():
+            pickled.write_bytes(pickle.dumps(_make_finished(root)))
+    return pickle.loads(pickled.read_bytes())
+
+
+def _make_finished(root: Path) -> Finished:
+    arguments = ("run", "colours", "--json")
+    warm = Project(root / "warm", split={"test": 0.4})
+    warm.home = warm.home.rename(warm.root / ".finetune")
+    environment = {**wheel.ENVIRONMENT, **warm_workers.start(), "PYTHONPATH": str(wheel.ROOT)}
+    command = warm.command(*arguments)
+    warm_run = subprocess.run(command, cwd=warm.root, env=environment, text=True, capture_output=True, check=False)
+    assert warm_run.returncode in (0, 2), warm_run.stderr[-3000:]
+    project = Project.continued(warm, root / "finished", "test_predictions", cold=True)
+    project.home = project.home.rename(project.root / ".finetune")
+    shutil.rmtree(project.home / "mlflow")
+    throughput = (warm.home / "throughput.json").read_text()
+    (project.home / "throughput.json").write_text(throughput.replace(str(warm.root), str(project.root)))
+    for name in ("datasets", "evaluate", "mlflow", "yaml"):  # the wheel must not import these from the project
+        (project.root / f"{name}.py").write_text("raise SystemExit('imported from the project')\n")
+    command = wheel.command(wheel.install(root / "wheel"), *arguments)
+    run = subprocess.run(command, cwd=project.root, env=wheel.ENVIRONMENT, text=True, capture_output=True, check=False)
+    assert run.stdout, run.stderr[-3000:]
+    assert run.returncode == warm_run.returncode
+    return Finished(project, run.returncode, json.loads(run.stdout))

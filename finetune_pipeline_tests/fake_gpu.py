@@ -1,8 +1,8 @@
-"""A rehearsed GPU: tensors with shapes, dtypes and a device, but without data, on a machine that has no GPU.
+"""A fake GPU for machines without one: tensors with shapes, dtypes and a device, but no data.
 
-PyTorch's FakeTensorMode knows what every operation gives, and refuses what mixes devices or asks for a value. The device is
-called ``gpu`` here: builds of PyTorch for the CPU end the process where a gradient of a ``cuda`` tensor is taken, fake or not,
-and take gradients on a device that is registered in Python.
+PyTorch's FakeTensorMode computes the shape of every result and refuses mixed devices and reads of values. The device is called
+``gpu``, since CPU builds of PyTorch abort on gradients of ``cuda`` tensors, even fake ones, but support gradients on a device
+registered from Python.
 """
 
 import contextlib
@@ -55,38 +55,38 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 class _Fake(FakeTensorMode):
-    avoid_device_init = True  # torch.tensor(..., device=) must not ask the device for memory
+    avoid_device_init = True  # torch.tensor(..., device=) must not allocate on the device
 
 
 class HostSyncError(AssertionError):
-    """The program waited for the device to know a value."""
+    """The program waited for a value from the device."""
 
 
 class DeviceMixUpError(AssertionError):
-    """A tensor was computed where it should not be."""
+    """An operation mixed devices or dtypes."""
 
 
 class WideCopyError(AssertionError):
-    """A tensor was made in float32 that is no smaller than what bfloat16 was chosen for."""
+    """A large tensor was made in float32 instead of bfloat16."""
 
 
 class _Backend(_DummyBackendModule):  # type: ignore[misc]
-    """What PyTorch asks of a kind of device."""
+    """The backend module that PyTorch requires of a device type."""
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]
 
 
 _AUTOCAST = ("linear", "matmul", "mm", "bmm", "addmm", "baddbmm")
-"""Products that autocast computes in its narrow type, of those that language models use."""
+"""Operations of language models that autocast runs in its narrow dtype."""
 _narrow: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-"""Weights that autocast has copied, until it ends."""
+"""Autocast's cache of weights and their narrow copies, by id."""
 _libraries: list[torch.library.Library] = []
 
 
 @cache
 def _register() -> torch.device:
-    """Make the device known, with the autocast that a CUDA device has: PyTorch brings none for a device made in Python."""
+    """Register the device, with autocast as on CUDA, which PyTorch does not provide for a device registered from Python."""
     _setup_privateuseone_for_python_backend("gpu", backend_module=_Backend())
     fallback = torch.library.Library("_", "IMPL")
     fallback.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
@@ -120,14 +120,14 @@ def _in_narrow_type(operation: Any) -> Any:
 
 
 class Device(TorchDispatchMode):
-    """Counts the bytes that live on the device, and watches what is asked of it.
+    """Counts the bytes allocated on the device and checks operations.
 
     Attributes:
-        now, peak: Bytes.
-        waits: How often a value was asked for.
-        wide: Most elements of a float32 result, what is larger is a copy that should not be; None: all are allowed.
-        allowed: Last dimensions or shapes that may be float32 whatever their size.
-        narrow: Shapes that may never be.
+        now, peak: Allocated bytes.
+        waits: Number of values read from the device.
+        wide: Largest allowed number of elements of a float32 result; None: no limit.
+        allowed: Shapes or last dimensions exempt from `wide`.
+        narrow: Shapes that must never be float32.
     """
 
     def __init__(self) -> None:
@@ -138,7 +138,7 @@ class Device(TorchDispatchMode):
         self.allowed: set[tuple[int, ...]] = set()
         self.narrow: set[tuple[int, ...]] = set()
         self.waits = 0
-        self._same: bool | None = None
+        self._allclose_result: bool | None = None
         self._live: dict[int, int] = {}
         self._lock = threading.RLock()
 
@@ -147,43 +147,44 @@ class Device(TorchDispatchMode):
 
     @contextlib.contextmanager
     def read(self, same: bool = True) -> Iterator[None]:
-        """Inside, values may be asked for: numbers are zero, and tensors the `same` or not. `waits` counts how often."""
-        self._same = same
+        """Allow reads of values in the block: numbers read as zero, and ``allclose`` returns `same`. `waits` counts them."""
+        self._allclose_result = same
         try:
             yield
         finally:
-            self._same = None
+            self._allclose_result = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
-        here = any(t.device.type == "gpu" for t in given)
+        inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        on_device = any(t.device.type == "gpu" for t in inputs)
         name = str(func)
-        if here and self._same is not None and name.startswith(("aten._local_scalar_dense", "aten.allclose")):
+        can_read = self._allclose_result is not None
+        if on_device and can_read and name.startswith(("aten._local_scalar_dense", "aten.allclose")):
             self.waits += 1
-            return self._same if "allclose" in name else 0
-        if here and name.startswith(
+            return self._allclose_result if "allclose" in name else 0
+        if on_device and name.startswith(
             ("aten._local_scalar_dense", "aten.nonzero", "aten.equal", "aten.allclose", "aten.unique")
         ):
             raise HostSyncError(f"{name} waits for the device")
-        return self.watch(*args, func=func, here=here, **(kwargs or {}))
+        return self.watch(*args, func=func, on_device=on_device, **(kwargs or {}))
 
-    def watch(self, *args: Any, func: Any, here: bool = True, **kwargs: Any) -> Any:
-        """What an operation gives; its tensors on the device are counted."""
+    def watch(self, *args: Any, func: Any, on_device: bool = True, **kwargs: Any) -> Any:
+        """Run an operation and check and count its results. on_device: Whether an input is on the device."""
         results = func(*args, **kwargs)
         for result in tree_leaves(results):
             if isinstance(result, torch.Tensor):
-                self._look(str(func), result, here)
+                self._check(str(func), result, on_device)
         return results
 
-    def _look(self, name: str, result: torch.Tensor, here: bool) -> None:
+    def _check(self, name: str, result: torch.Tensor, on_device: bool) -> None:
         if result.device.type != "gpu":
-            if here and result.numel() > 0 and self._same is None:
+            if on_device and result.numel() > 0 and self._allclose_result is None:
                 raise HostSyncError(f"{name} brings {tuple(result.shape)} to the {result.device.type}")
             return
         self._count(result.untyped_storage())
         if self.wide is None or result.dtype not in (torch.float32, torch.float64):
             return
-        shapes = set(_same(result.shape))
+        shapes = set(_equivalent_shapes(result.shape))
         if shapes & self.narrow or (result.numel() > self.wide and not shapes & self.allowed):
             raise WideCopyError(f"{name} gives {tuple(result.shape)} in {result.dtype}")
 
@@ -202,16 +203,17 @@ class Device(TorchDispatchMode):
             self.now -= self._live.pop(key)
 
 
-def _same(shape: torch.Size) -> list[tuple[int, ...]]:
-    """A shape, its transpose, and both without leading ones."""
-    plain = tuple(shape)
-    while len(plain) > 1 and plain[0] == 1:
-        plain = plain[1:]
-    return [plain, plain[::-1], plain[-1:]]
+def _equivalent_shapes(shape: torch.Size) -> list[tuple[int, ...]]:
+    """A shape without leading ones, its transpose, and its last dimension."""
+    squeezed = tuple(shape)
+    while len(squeezed) > 1 and squeezed[0] == 1:
+        squeezed = squeezed[1:]
+    return [squeezed, squeezed[::-1], squeezed[-1:]]
 
 
 def make_base(folder: Path, name: str, layers: int | None = None) -> Path:
-    """A model folder of a published shape: a configuration, and weights that are a file with a hole (no disk, all zero)."""
+    """Write a model folder of a published shape: its configuration, and weights in a sparse file of zeros. Returns
+    `folder`."""
     values = {**_COMMON, **CONFIGS[name], **({"num_hidden_layers": layers} if layers else {})}
     config: PreTrainedConfig = AutoConfig.for_model(**values)
     config.save_pretrained(folder)
@@ -219,9 +221,8 @@ def make_base(folder: Path, name: str, layers: int | None = None) -> Path:
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     header: dict[str, Any] = {}
     end = 0
-    seen: set[int] = set()
     for key, tensor in model.state_dict().items():
-        if id(tensor) in seen or (config.tie_word_embeddings and key.startswith("lm_head")):
+        if config.tie_word_embeddings and key.startswith("lm_head"):
             continue
         start, end = end, end + tensor.numel() * 2
         header[key] = {"dtype": "BF16", "shape": list(tensor.shape), "data_offsets": [start, end]}
@@ -233,16 +234,18 @@ def make_base(folder: Path, name: str, layers: int | None = None) -> Path:
     return folder
 
 
-def _from_config(folder: Path, *, dtype: torch.dtype, device_map: Mapping[str, torch.device], **more: Any) -> Any:
-    """In place of ``from_pretrained``, whose reader of files knows no fake tensors: the same model, made in its dtype.
+def _from_config(folder: Path, *, dtype: torch.dtype, device_map: Mapping[str, torch.device], **options: Any) -> Any:
+    """Replaces ``from_pretrained``, which cannot load fake tensors: make the same model from its configuration.
 
-    In four bits, bitsandbytes' layers are put in by hand: its class for the weight cannot hold a fake tensor. What training
-    asks of them, their storage, their constants and the operation that reads them back, is bitsandbytes' own.
+    For 4-bit models, insert bitsandbytes' layers by hand, since its weight class cannot hold a fake tensor. Their storage,
+    quantization state and dequantization are bitsandbytes' own.
     """
     config = AutoConfig.from_pretrained(folder)
-    quantization = more.pop("quantization_config", None)
+    quantization = options.pop("quantization_config", None)
     with torch.device(device_map[""]):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=more["attn_implementation"])
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, attn_implementation=options["attn_implementation"]
+        )
     if quantization is not None:
         for name, module in list(model.named_modules()):
             if type(module) is torch.nn.Linear and name != "lm_head":
@@ -256,7 +259,7 @@ def _four_bit(linear: torch.nn.Linear, settings: Any) -> Any:
     from bitsandbytes.functional import create_dynamic_map, name2qmap, quantize_4bit
 
     with unset_fake_temporarily():
-        steps = len(create_dynamic_map())
+        map_size = len(create_dynamic_map())
         layer: Any = bnb.nn.Linear4bit(
             linear.in_features,
             linear.out_features,
@@ -266,22 +269,22 @@ def _four_bit(linear: torch.nn.Linear, settings: Any) -> Any:
             compress_statistics=True,
             device="meta",
         )
-    with mock.patch.dict(name2qmap, dynamic=torch.empty(steps, device=linear.weight.device)):
+    with mock.patch.dict(name2qmap, dynamic=torch.empty(map_size, device=linear.weight.device)):
         data, state = quantize_4bit(linear.weight.data, blocksize=64, quant_type="nf4", compress_statistics=True)
     layer.weight = torch.nn.Parameter(data, requires_grad=False)
     layer.weight.quant_state, layer.weight.quant_type, layer.weight.compress_statistics = state, "nf4", True
-    layer._apply = lambda *_args, **_more: layer  # bitsandbytes' weight is where it should be, and keeps its constants
+    layer._apply = lambda *_args, **_options: layer  # already on the device, with its quantization state
     return layer
 
 
 class _Attention(torch.autograd.Function):
-    """What CUDA's own attention gives and keeps; the device made in Python would keep every score."""
+    """Attention with the results and saved tensors of CUDA's kernel; PyTorch's generic fallback would keep every score."""
 
     @staticmethod
     def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any) -> torch.Tensor:
-        given = [query, key, value, *([mask] if mask is not None else [])]
-        if len({t.device for t in given}) > 1 or len({t.dtype for t in given[:3]}) > 1:
-            raise DeviceMixUpError(f"attention is given {[(t.device, t.dtype) for t in given]}")
+        inputs = [query, key, value, *([mask] if mask is not None else [])]
+        if len({t.device for t in inputs}) > 1 or len({t.dtype for t in inputs[:3]}) > 1:
+            raise DeviceMixUpError(f"attention is given {[(t.device, t.dtype) for t in inputs]}")
         result = query.new_empty(*query.shape[:-1], value.shape[-1])
         norms = query.new_empty(query.shape[:-1], dtype=torch.float32)
         ctx.save_for_backward(query, key, value, mask, result, norms)
@@ -292,7 +295,7 @@ class _Attention(torch.autograd.Function):
         return (*(torch.empty_like(t) for t in ctx.saved_tensors[:3]), None)
 
 
-def _attend(query: Any, key: Any, value: Any, attn_mask: Any = None, *_args: Any, **_more: Any) -> torch.Tensor:
+def _attend(query: Any, key: Any, value: Any, attn_mask: Any = None, *_args: Any, **_options: Any) -> torch.Tensor:
     if torch.is_autocast_enabled("gpu"):
         query, key, value = (t.to(torch.get_autocast_dtype("gpu")) for t in (query, key, value))
     return _Attention.apply(query, key, value, attn_mask)  # type: ignore[no-any-return, no-untyped-call]
@@ -300,28 +303,26 @@ def _attend(query: Any, key: Any, value: Any, attn_mask: Any = None, *_args: Any
 
 @contextlib.contextmanager
 def rehearsal() -> Iterator[Device]:
-    """Everything inside is computed by fake tensors, and the device is watched.
+    """Compute with fake tensors on the fake device in the block. Yields the device.
 
-    What prepares a batch on the processor is computed for real, and its tensors are taken over: a fake tensor has no values
-    to sort rows by.
+    Batches are prepared with real tensors on the CPU, since sorting rows needs values, and then replaced by fake ones.
     """
-    device, fake, make = Device(), _Fake(), attention._make_plan
+    device, fake, make_plan = Device(), _Fake(), attention._make_plan
 
-    def plan(layout: Any, key: attention.PlanKey) -> Any:
+    def fake_plan(layout: Any, key: attention.PlanKey) -> Any:
         with unset_fake_temporarily():
-            # what is not brought to the device stays on the processor
-            made = make(layout, key._replace(device=torch.device("meta")))
+            # tensors that the plan moves to the device become meta tensors; all others stay on the CPU
+            plan = make_plan(layout, key._replace(device=torch.device("meta")))
 
-        def moved(tensor: torch.Tensor) -> torch.Tensor:
-            return torch.empty(
-                tensor.shape, dtype=tensor.dtype, device=key.device if tensor.device.type == "meta" else tensor.device
-            )
+        def fake_tensor(tensor: torch.Tensor) -> torch.Tensor:
+            device = key.device if tensor.device.type == "meta" else tensor.device
+            return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
 
-        buckets = [replace(b, mask=moved(b.mask), shared=moved(b.shared)) for b in made.buckets]
-        tensors = {f.name: moved(v) for f in fields(made) if isinstance(v := getattr(made, f.name), torch.Tensor)}
-        return replace(made, buckets=buckets, **tensors)
+        buckets = [replace(b, mask=fake_tensor(b.mask), shared=fake_tensor(b.shared)) for b in plan.buckets]
+        tensors = {f.name: fake_tensor(v) for f in fields(plan) if isinstance(v := getattr(plan, f.name), torch.Tensor)}
+        return replace(plan, buckets=buckets, **tensors)
 
-    def collate(original: Any) -> Any:
+    def fake_collate(original: Any) -> Any:
         def call(self: Any, rows: Any) -> dict[str, Any]:
             with unset_fake_temporarily():
                 batch = original(self, rows)
@@ -332,13 +333,13 @@ def rehearsal() -> Iterator[Device]:
         return call
 
     with (
-        mock.patch.object(PackedCollator, "__call__", collate(PackedCollator.__call__)),
-        mock.patch.object(PaddedCollator, "__call__", collate(PaddedCollator.__call__)),
+        mock.patch.object(PackedCollator, "__call__", fake_collate(PackedCollator.__call__)),
+        mock.patch.object(PaddedCollator, "__call__", fake_collate(PaddedCollator.__call__)),
         mock.patch.object(AutoModelForCausalLM, "from_pretrained", _from_config),
-        mock.patch.object(attention, "_make_plan", plan),
+        mock.patch.object(attention, "_make_plan", fake_plan),
         mock.patch("torch.nn.functional.scaled_dot_product_attention", _attend),
         mock.patch("torch.clear_autocast_cache", _narrow.clear),
-        mock.patch("weakref.getweakrefs", lambda _: []),  # a module's weights are moved though the mode knows them
+        mock.patch("weakref.getweakrefs", lambda _: []),  # modules refuse to move weights with weak references, as here
         fake,
         device,
     ):

@@ -1,4 +1,4 @@
-"""Random schedules of kills and failing servers for hosted trainers: however they fall, one job is bought."""
+"""Random schedules of process kills and server faults for hosted trainers: each must buy exactly one job."""
 
 import contextlib
 import multiprocessing
@@ -14,7 +14,7 @@ from typing import Any
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.trainers import train
 from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
-from finetune_pipeline_tests.service_server import FAULTS, KEY, Request, ServiceServer, serving
+from finetune_pipeline_tests.service_server import FAULTS, KEY, Request, ServiceServer
 from finetune_pipeline_tests.together_server import TogetherServer
 from finetune_pipeline_tests.unit.trainers.orders import QUICK, make_order, make_task, tiny_adapter
 
@@ -25,7 +25,7 @@ GAVE_UP = 3
 
 @dataclass
 class Outcome:
-    """What came of a schedule. jobs: those the service has, however they ended; runs: processes until one succeeded."""
+    """Result of a schedule. jobs: jobs at the service, in any state; runs: processes started until one succeeded."""
 
     seed: int
     jobs: int
@@ -36,18 +36,18 @@ class Outcome:
 
 
 def processes() -> ForkServerContext:
-    """Processes that start with everything imported: what trains at a service, and the data stage."""
+    """A fork server that has imported what hosted trainers and the data stage need."""
     context = multiprocessing.get_context("forkserver")
-    of_openai = ("openai", "openai.resources.fine_tuning", "openai.resources.files", "openai.resources.models")
-    of_together = ("together", "together.resources.fine_tuning", "together.resources.files", "tarfile")
+    openai = ("openai", "openai.resources.fine_tuning", "openai.resources.files", "openai.resources.models")
+    together = ("together", "together.resources.fine_tuning", "together.resources.files", "tarfile")
     kernels = ("finetune_pipeline.data.dedup.kernels", "finetune_pipeline.data.split.alike_kernels")
-    of_data = ("finetune_pipeline.pipeline", "finetune_pipeline.steps.run_inputs", *kernels)
-    context.set_forkserver_preload([__name__, *of_openai, *of_together, *of_data])
+    data = ("finetune_pipeline.pipeline", "finetune_pipeline.steps.run_inputs", *kernels)
+    context.set_forkserver_preload([__name__, *openai, *together, *data])
     return context
 
 
 def server_for(trainer: str) -> tuple[ServiceServer, dict[str, Any]]:
-    """A protocol server, and the section of the spec that leads to it."""
+    """A fake server for the trainer, and the trainer's section of the spec."""
     if trainer == "together":
         together = TogetherServer(tiny_adapter())
         return together, {"base_url": together.address, "api_key_env": "PLANTED_KEY"}
@@ -56,13 +56,13 @@ def server_for(trainer: str) -> tuple[ServiceServer, dict[str, Any]]:
     return server, {"profile": "nebius", "base_url": server.url, "api_key_env": "PLANTED_KEY"}
 
 
-def run_once(trainer: str, section: dict[str, Any], rows: Path, place: Path) -> None:
-    """One process that trains; exit code 0 once the result is there."""
+def run_once(trainer: str, section: dict[str, Any], rows: Path, folder: Path) -> None:
+    """Train and end the process: exit code 0 on success, :data:`GAVE_UP` on an outside error, 1 on any other."""
     os.environ["PLANTED_KEY"] = KEY
-    log = (place / "log.txt").open("a")
+    log = (folder / "log.txt").open("a")
     with contextlib.redirect_stderr(log), contextlib.redirect_stdout(log):
         try:
-            train(make_order(make_task(trainer, {**section, **PATIENCE}), rows, place))
+            train(make_order(make_task(trainer, {**section, **PATIENCE}), rows, folder))
         except OutsideError as error:
             print(error, flush=True)
             os._exit(GAVE_UP)
@@ -72,11 +72,11 @@ def run_once(trainer: str, section: dict[str, Any], rows: Path, place: Path) -> 
     os._exit(0)
 
 
-def run_schedule(trainer: str, seed: int, rows: Path, place: Path, context: ForkServerContext) -> Outcome:
-    """Let processes train until one has the result, while they are killed and the server fails, as the seed says."""
-    dice = random.Random(seed)
+def run_schedule(trainer: str, seed: int, rows: Path, folder: Path, context: ForkServerContext) -> Outcome:
+    """Start training processes until one succeeds. The seed decides when they are killed and which requests fail."""
+    rng = random.Random(seed)
     outcome = Outcome(seed, 0, 0, 0)
-    faults_left, kills_left = dice.randint(0, 5), dice.randint(0, 3)
+    faults_left, kills_left = rng.randint(0, 5), rng.randint(0, 3)
     running: list[Any] = []
     server, section = server_for(trainer)
 
@@ -87,29 +87,29 @@ def run_schedule(trainer: str, seed: int, rows: Path, place: Path, context: Fork
     def fault(request: Request) -> str | None:
         nonlocal faults_left, kills_left
         buys = request.method == "POST" and request.path.endswith(("/jobs", "/fine-tunes"))
-        if kills_left and dice.random() < (0.4 if buys else 0.06):
+        if kills_left and rng.random() < (0.4 if buys else 0.06):
             kills_left -= 1
             outcome.kills += 1
-            # before the server has done anything, at once after it, or a little later
-            threading.Timer(dice.choice([0.0, 0.01, 0.1]), kill).start()
-        if faults_left and dice.random() < (0.7 if buys else 0.1):
+            # before the server acts, right after, or a little later
+            threading.Timer(rng.choice([0.0, 0.01, 0.1]), kill).start()
+        if faults_left and rng.random() < (0.7 if buys else 0.1):
             faults_left -= 1
-            chosen = dice.choice(FAULTS)
+            chosen = rng.choice(FAULTS)
             outcome.faults.append(f"{chosen}: {request.method} {request.path.rpartition('/')[2]}")
             return chosen
         return None
 
     server.fault = fault
-    (place / "home").mkdir(parents=True)
-    with serving(server):
+    (folder / "home").mkdir(parents=True)
+    with server:
         while not outcome.done and outcome.runs < MOST_RUNS:
             outcome.runs += 1
-            process = context.Process(target=run_once, args=(trainer, section, rows, place))
+            process = context.Process(target=run_once, args=(trainer, section, rows, folder))
             running.append(process)
             process.start()
             process.join()
             outcome.done = process.exitcode == 0
             if process.exitcode == 1:
-                break  # refused: no fault of the network may come to that
+                break  # a refusal, which network faults must not cause
     outcome.jobs = len(server.jobs)  # type: ignore[attr-defined]
     return outcome

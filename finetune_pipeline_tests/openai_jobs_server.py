@@ -1,6 +1,6 @@
-"""A protocol server for OpenAI's fine-tuning API and the dialect of Nebius: files, jobs, events, checkpoints, models.
+"""Fake server of OpenAI's fine-tuning API and its Nebius variant: files, jobs, events, checkpoints, models.
 
-Requests and answers are validated by the SDK's own types, so that neither side can drift from the published protocol.
+Requests and answers are validated with the SDK's types, so that the server cannot drift from the published protocol.
 """
 
 import functools
@@ -23,32 +23,32 @@ ENDED = ("succeeded", "failed", "cancelled")
 
 @functools.cache
 def create_params() -> TypeAdapter[Any]:
-    """The SDK's type of a request for a job, strict: no unknown key, no value of another type."""
+    """Strict validator of job requests from the SDK's type: no unknown keys, no type coercion."""
     seen: set[Any] = set()
 
-    def forbid(kind: Any) -> None:
-        if typing_extensions.is_typeddict(kind) and kind not in seen:
-            seen.add(kind)
-            kind.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)
-            for hint in typing_extensions.get_type_hints(kind).values():
-                forbid(hint)
-        for part in typing.get_args(kind):
-            forbid(part)
+    def make_strict(annotation: Any) -> None:
+        if typing_extensions.is_typeddict(annotation) and annotation not in seen:
+            seen.add(annotation)
+            annotation.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+            for hint in typing_extensions.get_type_hints(annotation).values():
+                make_strict(hint)
+        for argument in typing.get_args(annotation):
+            make_strict(argument)
 
-    forbid(JobCreateParams)
+    make_strict(JobCreateParams)
     return TypeAdapter(JobCreateParams)
 
 
 class OpenAiJobsServer(ServiceServer):
-    """Jobs go on by one state with every look at them.
+    """A job advances by one state each time it is retrieved.
 
     Attributes:
-        states: What a job goes through.
-        nebius: Hyperparameters at the top level, and files of weights in the checkpoints.
-        adapter: Files of the adapter by name; every checkpoint has its own copy of them.
-        models: Names that are offered, each with the day it is shut down.
-        keeps_metadata: The filter by metadata works.
-        losses: (loss, validation loss) of each step, told once the job has ended.
+        states: The states of a job, in order.
+        nebius: Speak the Nebius variant: top-level hyperparameters, and weight files in the checkpoints.
+        adapter: Adapter files by name; each checkpoint gets its own copy.
+        models: Available models with their shutdown dates.
+        keeps_metadata: Whether listing jobs filters by metadata.
+        losses: (training loss, validation loss) per step, reported when the job has succeeded.
     """
 
     def __init__(self, nebius: bool = False) -> None:
@@ -60,7 +60,7 @@ class OpenAiJobsServer(ServiceServer):
         self.losses = [(2.0, 1.9), (1.2, 1.1), (0.9, 1.3)]
         self.files: dict[str, tuple[str, bytes]] = {}
         self.jobs: dict[str, dict[str, Any]] = {}
-        self.looks: dict[str, int] = {}
+        self.polls: dict[str, int] = {}
 
     @property
     def url(self) -> str:
@@ -69,7 +69,7 @@ class OpenAiJobsServer(ServiceServer):
     def answer(self, request: Request) -> Reply:
         path = request.path.removeprefix("/v1")
         if (request.method, path) == ("POST", "/files"):
-            return self._take_file(request)
+            return self._upload_file(request)
         if match := re.fullmatch(r"/files/([^/]+)(/content)?", path):
             if match[1] not in self.files:
                 return refusal(404, "no such file")
@@ -91,35 +91,35 @@ class OpenAiJobsServer(ServiceServer):
         if path == "/fine_tuning/jobs":
             return self._list(request)
         if match := re.fullmatch(r"/fine_tuning/jobs/([^/]+)(/events|/checkpoints|/cancel)?", path):
-            return self._about(self.jobs.get(match[1]), match[2])
+            return self._job_route(self.jobs.get(match[1]), match[2])
         return refusal(404, f"no route {request.method} {path}")
 
-    def _file(self, file: str, name: str, data: bytes) -> dict[str, Any]:
+    def _file(self, file_id: str, name: str, data: bytes) -> dict[str, Any]:
         content = dict(
-            id=file, object="file", bytes=len(data), created_at=1, filename=name, purpose="fine-tune", status="processed"
+            id=file_id, object="file", bytes=len(data), created_at=1, filename=name, purpose="fine-tune", status="processed"
         )  # fmt: skip
         return FileObject.model_validate(content).model_dump()
 
-    def _take_file(self, request: Request) -> Reply:
+    def _upload_file(self, request: Request) -> Reply:
         part = re.search(rb'name="file"; filename="([^"]+)".*?\r\n\r\n(.*?)\r\n--', request.body, re.S)
         if part is None or b"fine-tune" not in request.body:
             return refusal(400, "a file and its purpose are needed")
         return Reply(self._file(self.add_file(part[1].decode(), part[2]), part[1].decode(), part[2]))
 
     def add_file(self, name: str, data: bytes) -> str:
-        file = f"file-{len(self.files) + 1}"
-        self.files[file] = (name, data)
-        return file
+        file_id = f"file-{len(self.files) + 1}"
+        self.files[file_id] = (name, data)
+        return file_id
 
     def _create(self, request: Request) -> Reply:
         body = request.json()
-        checked = {**body}
+        openai_body = dict(body)
         if self.nebius:
-            values = checked.pop("hyperparameters", {})
-            if not 0 < values.get("learning_rate_multiplier", 0) < 0.1:
+            hyperparameters = openai_body.pop("hyperparameters", {})
+            if not 0 < hyperparameters.get("learning_rate_multiplier", 0) < 0.1:
                 return refusal(422, "learning_rate_multiplier is an absolute learning rate below 0.1")
         try:
-            create_params().validate_python(checked)
+            create_params().validate_python(openai_body)
         except ValidationError as error:
             return refusal(422, str(error))
         if body["training_file"] not in self.files:
@@ -132,51 +132,51 @@ class OpenAiJobsServer(ServiceServer):
             method=body.get("method"),
         )  # fmt: skip
         self.jobs[content["id"]] = content
-        return Reply(self._shown(content))
+        return Reply(self._validated(content))
 
-    def _shown(self, job: dict[str, Any]) -> dict[str, Any]:
+    def _validated(self, job: dict[str, Any]) -> dict[str, Any]:
         if job["status"] in (*ENDED, "validating_files", "queued", "running"):
             FineTuningJob.model_validate(job)
         return job
 
     def _list(self, request: Request) -> Reply:
-        wanted = {key[9:-1]: values[0] for key, values in request.query.items() if key.startswith("metadata[")}
+        metadata = {key[9:-1]: values[0] for key, values in request.query.items() if key.startswith("metadata[")}
         jobs = [
             job
             for job in reversed(self.jobs.values())
-            if not self.keeps_metadata or all((job["metadata"] or {}).get(k) == v for k, v in wanted.items())
+            if not self.keeps_metadata or metadata.items() <= (job["metadata"] or {}).items()
         ]
         after = request.query.get("after", [None])[0]
         if after is not None:
             jobs = jobs[[job["id"] for job in jobs].index(after) + 1 :]
-        page = jobs[:3]  # fewer than asked for, as a server may
+        page = jobs[:3]  # a server may return fewer than the limit
         return Reply({"object": "list", "data": page, "has_more": len(jobs) > len(page)})
 
-    def _about(self, job: dict[str, Any] | None, what: str | None) -> Reply:
+    def _job_route(self, job: dict[str, Any] | None, route: str | None) -> Reply:
         if job is None:
             return refusal(404, "no such job")
-        if what == "/cancel":
+        if route == "/cancel":
             if job["status"] in ENDED:
                 return refusal(400, f"the job is {job['status']}")
             job["status"], job["trained_tokens"] = "cancelled", 120
-            return Reply(self._shown(job))
-        if what == "/events":
+            return Reply(self._validated(job))
+        if route == "/events":
             return Reply({"object": "list", "data": self._events(job), "has_more": False})
-        if what == "/checkpoints":
+        if route == "/checkpoints":
             return Reply({"object": "list", "data": self._checkpoints(job), "has_more": False})
-        self._go_on(job)
-        return Reply(self._shown(job))
+        self._advance(job)
+        return Reply(self._validated(job))
 
-    def _go_on(self, job: dict[str, Any]) -> None:
+    def _advance(self, job: dict[str, Any]) -> None:
         if job["status"] in ENDED:
             return
-        look = self.looks[job["id"]] = self.looks.get(job["id"], 0) + 1
-        job["status"] = self.states[min(look, len(self.states) - 1)]
+        polls = self.polls[job["id"]] = self.polls.get(job["id"], 0) + 1
+        job["status"] = self.states[min(polls, len(self.states) - 1)]
         if job["status"] == "succeeded":
             job |= {"fine_tuned_model": f"ft:{job['model']}:acme::{job['id']}", "trained_tokens": 4321}
         if job["status"] == "failed":
-            about = {"code": "invalid_training_file", "param": "training_file"}
-            job["error"] = {**about, "message": "line 3 has no answer"}
+            error = {"code": "invalid_training_file", "param": "training_file", "message": "line 3 has no answer"}
+            job["error"] = error
 
     def _events(self, job: dict[str, Any]) -> list[dict[str, Any]]:
         content = [dict(id="e1", message=f"Created fine-tuning job\x1b[2J for {KEY}", type="message", data=None)]
@@ -203,7 +203,8 @@ class OpenAiJobsServer(ServiceServer):
             )  # fmt: skip
             FineTuningJobCheckpoint.model_validate(checkpoint)
             if self.nebius:
-                names = [self.add_file(f"checkpoint-{step}/{name}", data) for name, data in self.adapter.items()]
-                checkpoint["result_files"] = names
+                checkpoint["result_files"] = [
+                    self.add_file(f"checkpoint-{step}/{name}", data) for name, data in self.adapter.items()
+                ]
             checkpoints.append(checkpoint)
         return checkpoints

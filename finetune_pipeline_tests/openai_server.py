@@ -1,31 +1,37 @@
-"""A server on this machine that speaks OpenAI's protocol for chats, and misbehaves on request."""
+"""Fake server of OpenAI's chat completions API, with failures on request."""
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-from finetune_pipeline_tests.service_server import Reply, Request, ServiceServer, serving
+from finetune_pipeline_tests.service_server import Reply, Request, ServiceServer
 
 Mind = Callable[[dict[str, Any], int], "tuple[int, dict[str, str], bytes] | dict[str, Any] | str | float | list[bytes]"]
-"""Gets a request's body and how often that very body was seen before. Returns text to answer with, a whole reply as
-JSON, (status, headers, bytes), seconds to say nothing for, or pieces to send with tenths of a second between them."""
+"""Chooses the answer from a request's body and the number of earlier requests with the same body. Returns the answer's text,
+a complete reply as JSON, (status, headers, bytes), seconds to wait before closing without an answer, or raw chunks (see
+:class:`Reply`)."""
 
 
-def completion(text: str | None, finish: str = "stop", usage: tuple[int, int] | None = (7, 3), **more: Any) -> dict:
-    """A chat completion as the protocol has it."""
-    result: dict[str, Any] = {
-        "object": "chat.completion",
-        "choices": [{"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text, **more}}],
-    }
+def completion(text: str | None, finish: str = "stop", usage: tuple[int, int] | None = (7, 3), **message: Any) -> dict:
+    """A chat completion in OpenAI's format. message: further fields of the message."""
+    content = {"role": "assistant", "content": text, **message}
+    choice = {"index": 0, "finish_reason": finish, "message": content}
+    result: dict[str, Any] = {"object": "chat.completion", "choices": [choice]}
     if usage:
         result["usage"] = {"prompt_tokens": usage[0], "completion_tokens": usage[1], "total_tokens": sum(usage)}
     return result
 
 
 class Server(ServiceServer):
-    """requests: bodies in order of arrival, with path and key; most_at_once: the largest number answered together; models:
-    the names it lists; headers: those of the requests."""
+    """Answers every chat request with `mind`.
+
+    Attributes:
+        requests: Request bodies in order of arrival, with path and key.
+        headers: Headers of these requests.
+        most_at_once: Largest number of requests answered concurrently.
+        models: Returns the model names to list.
+        failing_lists: Number of model listings still to fail.
+    """
 
     key, one_at_a_time = None, False
 
@@ -40,7 +46,7 @@ class Server(ServiceServer):
         return f"{self.address}/v1"
 
     def note(self, request: Request) -> None:
-        """Questions are noted by `answer`."""
+        """Do nothing: `answer` records the requests."""
 
     def answer(self, request: Request) -> Reply | None:
         if request.method == "GET":
@@ -50,13 +56,13 @@ class Server(ServiceServer):
             return Reply({"data": [{"id": name} for name in self.models()]})
         body = request.json()
         with self.lock:
-            seen = sum({k: v for k, v in r.items() if k not in ("path", "key")} == body for r in self.requests)
+            repeats = sum({k: v for k, v in r.items() if k not in ("path", "key")} == body for r in self.requests)
             self.headers.append(dict(request.headers))
             self.requests.append({**body, "path": request.path, "key": request.headers.get("Authorization")})
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
         try:
-            result = self.mind(body, seen)
+            result = self.mind(body, repeats)
             if isinstance(result, float):
                 time.sleep(result)
                 return None
@@ -68,9 +74,4 @@ class Server(ServiceServer):
         return Reply(completion(result) if isinstance(result, str) else result)
 
 
-@contextlib.contextmanager
-def openai_server(mind: Mind) -> Iterator[Server]:
-    """Serve until the block is left."""
-    server = Server(mind)
-    with serving(server):
-        yield server
+openai_server = Server

@@ -1,8 +1,8 @@
-"""The heavy steps of a task rehearsed on a GPU that is not there: the product's own functions on tensors without data.
+"""Runs the product's training, evaluation and attention on a fake GPU (see :mod:`fake_gpu`).
 
-    python -m finetune_pipeline_tests.rehearsals '[{"shape": "mistral-7b", …}]'     # prints the results, a line each
+    python -m finetune_pipeline_tests.rehearsals '[{"shape": "mistral-7b", …}]'     # prints one result per line
 
-A process of its own, since the device it registers would be taken for an accelerator by everything else in the process.
+Needs a separate process, since other code would take the registered device for a real accelerator.
 """
 
 import contextlib
@@ -40,50 +40,50 @@ from finetune_pipeline_tests.fake_gpu import make_base, rehearsal
 from finetune_pipeline_tests.tiny_model import make_tiny_tokenizer
 
 PREFIX, TEXT, ANSWER, LABELS = 300, 100, 5, 6
-"""Tokens of the rows: what all begin with, each one's own text, its answer; and how many labels are scored."""
+"""Tokens per row in the shared prefix, the row's own text and the answer; and the number of scored labels."""
 
 
 def rows(number: int) -> list[Encoded]:
-    """Rows behind one beginning."""
+    """Rows with a shared prefix."""
     length = PREFIX + TEXT + ANSWER
     ids = [[*range(PREFIX), *((13 * i + 7 * k) % 5000 for i in range(TEXT + ANSWER))] for k in range(number)]
     return [Encoded(str(k), ids[k], [i >= length - ANSWER for i in range(length)]) for k in range(number)]
 
 
 @contextlib.contextmanager
-def _trains_there(device: torch.device) -> Iterator[None]:
-    """The training libraries take the first GPU they find; here they are given this one."""
-    begin, setup = PartialState.__init__, TrainingArguments.__dict__["_setup_devices"]
+def _train_on(device: torch.device) -> Iterator[None]:
+    """Make accelerate and transformers train on this device, instead of the first GPU they find."""
+    init, setup_devices = PartialState.__init__, TrainingArguments.__dict__["_setup_devices"]
 
-    def started(state: PartialState, *args: Any, **kwargs: Any) -> None:
-        begin(state, *args, **kwargs)
+    def init_on_device(state: PartialState, *args: Any, **kwargs: Any) -> None:
+        init(state, *args, **kwargs)
         state.device = device
 
-    def chosen(arguments: TrainingArguments) -> torch.device:
-        setup.__get__(arguments, type(arguments))
+    def setup_device(arguments: TrainingArguments) -> torch.device:
+        setup_devices.__get__(arguments, type(arguments))
         return device
 
     with (
-        mock.patch.object(PartialState, "__init__", started),
-        mock.patch.object(TrainingArguments, "_setup_devices", property(chosen)),
+        mock.patch.object(PartialState, "__init__", init_on_device),
+        mock.patch.object(TrainingArguments, "_setup_devices", property(setup_device)),
     ):
         yield
 
 
 def train_step(base: Path, settings: Mapping[str, Any], number: int, plant: str = "") -> dict[str, Any]:
-    """Optimiser steps of a training, as :func:`finetune_pipeline.training.sft.train` makes it, each with a pass over the
-    validation rows after it.
+    """Run optimizer steps as :func:`finetune_pipeline.training.sft.train` does, each followed by a validation pass.
 
-    {peak, planned: bytes of training; validation_peak, validation_planned: of the passes; waits: values that one pass asked for}
+    Returns {peak, planned: bytes of training; validation_peak, validation_planned: of the validation passes; waits: values that
+    one pass read from the device; packed: whether rows were packed; parts: of the memory plan}.
     """
     settings = TrainingSpec.model_validate(settings).model_dump()
     examples = Prepared(rows=rows(number))
     width = {"float32": 4}.get(settings["precision"], 2)
-    with rehearsal() as device, _trains_there(device.device), tempfile.TemporaryDirectory() as work:
+    shape = model_shape(base)
+    with rehearsal() as device, _train_on(device.device), tempfile.TemporaryDirectory() as work:
         tokenizer = load_tokenizer(base)
         built = build(base, settings, torch.bfloat16 if width == 2 else torch.float32, device.device, tokenizer, [])
-        own_norms = model_shape(base).own_norms
-        with device.read(same=not own_norms):
+        with device.read(same=not shape.own_norms):
             packed = settings["shared_prefix"] and packing.supports_shared_prefix(built.model)[0]
             fused.fuse(built.model)
         collator: Any = packing.packed_collator(built.model) if packed else packing.PaddedCollator()
@@ -93,56 +93,55 @@ def train_step(base: Path, settings: Mapping[str, Any], number: int, plant: str 
         )
         size = settings["micro_batch_size"]
         plain = examples.plain_rows()
-        # two optimiser steps: in the first one the optimiser has no states yet
+        # two optimizer steps, since the optimizer's states are allocated in the first
         batches = [collator(plain[i : i + size]) for i in range(0, number, size)] * 2
-        shape = model_shape(base)
         if settings["method"] != "full" and width == 2:
-            # float32 by design: a norm's sums over the hidden states, the loss's logits, what is trained
+            # float32 by design: sums of norms over the hidden states, logits of the loss, trained weights
             device.wide = max(batch["input_ids"].numel() for batch in batches) * shape.hidden
             device.allowed = {(shape.vocabulary,)}
             device.narrow = {(layer.fan_out, layer.fan_in) for layer in shape.linears}
-        validated = collator(plain)
+        validation_batch = collator(plain)
         waits: list[int] = []
         peaks: dict[str, int] = {"train": 0, "validation": 0}
 
-        def validate(*_args: Any, **_more: Any) -> None:
-            waited, peaks["train"] = device.waits, max(peaks["train"], device.peak)
+        def validate(*_args: Any, **_options: Any) -> None:
+            waits_before, peaks["train"] = device.waits, max(peaks["train"], device.peak)
             device.reset_peak()
             with device.read():
                 trainer.validation_loss()
-            waits.append(device.waits - waited)
+            waits.append(device.waits - waits_before)
             peaks["validation"] = max(peaks["validation"], device.peak)
             device.reset_peak()
 
         device.reset_peak()
         with (
             mock.patch.object(trainer, "get_train_dataloader", lambda: batches),
-            mock.patch.object(trainer, "get_eval_dataloader", lambda: [validated]),
+            mock.patch.object(trainer, "get_eval_dataloader", lambda: [validation_batch]),
             mock.patch.object(trainer, "_maybe_log_save_evaluate", validate),
             mock.patch.object(trainer, "_finalize_training", lambda *_a, **_k: None),
             planted(plant),
         ):
             trainer.train()
-        assert waits, "no step was made"
+        assert waits, "no optimizer step ran"
         batch = batch_of(plain[:size], settings, bool(packed))
         memory = training_memory(shape, settings, batch, width=width, device="cuda")
-        asked = evaluation_memory(shape, settings, batch_of(plain, settings, bool(packed)), memory, width=width)
+        validation = evaluation_memory(shape, settings, batch_of(plain, settings, bool(packed)), memory, width=width)
         return {
             "packed": bool(packed),
             "peak": peaks["train"],
             "planned": memory.needed - GPU_OVERHEAD,
             "parts": asdict(memory),
             "validation_peak": peaks["validation"],
-            "validation_planned": asked.needed - GPU_OVERHEAD,
+            "validation_planned": validation.needed - GPU_OVERHEAD,
             "waits": waits[-1],
         }
 
 
 def answer(base: Path, number: int, new_tokens: int, *, comparing: bool = False) -> dict[str, Any]:
-    """Answers and label likelihoods of one batch, as the evaluation asks for them in the serving precision; comparing: in
-    float32 and with logits along the right answers, as an adapter is compared with PEFT's merge of it.
+    """Generate answers and score labels for one batch, as the evaluation does in serving precision; comparing: in float32 and
+    with logits along the right answers, as the parity check of an adapter does.
 
-    {peak, planned: bytes; waits: values the program asked the device for}
+    Returns {peak, planned: bytes; waits: values read from the device}.
     """
     examples = rows(number)
     prompts = [row.ids[:-ANSWER] for row in examples]
@@ -157,34 +156,33 @@ def answer(base: Path, number: int, new_tokens: int, *, comparing: bool = False)
                 model, _ = method.add(model, tokenizer, TrainingSpec(method="lora").model_dump(), [])
             model.eval()
         with device.read():
-            way_of_reading(model, Reader)  # once for a model
-        tried = device.waits
+            way_of_reading(model, Reader)  # the result is cached per model
+        waits_before = device.waits
         device.reset_peak()
         with device.read():
             answers = generate_and_score(model, tokenizer, prompts, None if comparing else labels, new_tokens, number)
-            waits = device.waits - tried
+            waits = device.waits - waits_before
             if comparing:
                 gold = parity.Rows(prompts, [row.ids[-ANSWER:] for row in examples])
                 trained = parity.teacher_forced_logits(model, gold, number)[0]
                 merged = model.merge_and_unload()
                 parity.divergence(trained, parity.teacher_forced_logits(merged, gold, number)[0])
-                assert not [n for n, _ in merged.named_parameters() if "lora" in n], "the adapter is still there"
+                assert not [n for n, _ in merged.named_parameters() if "lora" in n], "the adapter was not merged"
         assert all(a.status != "error" and len(a.new_ids) == new_tokens for a in answers), answers[0].error
-        asked = PromptBatch(number, len(prompts[0]), PREFIX, new_tokens, ANSWER if comparing else LABELS * ANSWER)
-        shape = model_shape(base)
-        planned = answering_memory(shape, asked, width=4 if comparing else 2, device="cuda").needed - GPU_OVERHEAD
-        return {"peak": device.peak, "planned": planned, "waits": waits}
+        batch = PromptBatch(number, len(prompts[0]), PREFIX, new_tokens, ANSWER if comparing else LABELS * ANSWER)
+        memory = answering_memory(model_shape(base), batch, width=4 if comparing else 2, device="cuda")
+        return {"peak": device.peak, "planned": memory.needed - GPU_OVERHEAD, "waits": waits}
 
 
 def attend(base: Path, kernel: str, tokens: int) -> dict[str, Any]:
-    """One layer's packed attention, forward and backward: a beginning of a quarter of the tokens, and 16 rows behind it.
+    """Run one layer's packed attention forward and backward: a prefix of a quarter of the tokens, followed by 16 rows.
 
-    {kept: bytes that wait for the backward pass; peak: bytes beside its inputs and the mask, at most}
+    Returns {kept: bytes saved for the backward pass; peak: bytes besides the inputs and the mask}.
     """
     shape = model_shape(base)
     layout = Layout([tokens // 4] + [tokens * 3 // 64] * 16, [-1] + [0] * 16, kernel=kernel)
     total = sum(layout.lengths)
-    mask: Any = flex.block_mask(layout, 0, None, torch.device("cpu"))  # on CUDA it is compiled, and made block by block
+    mask: Any = flex.block_mask(layout, 0, None, torch.device("cpu"))  # CUDA would compile it
     with rehearsal() as device, _flex_operator(mask):
         query, key, value = (
             torch.empty(total, heads, shape.head_dim, dtype=torch.bfloat16, device=device.device, requires_grad=True)
@@ -203,19 +201,17 @@ def attend(base: Path, kernel: str, tokens: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _flex_operator(mask: Any) -> Iterator[None]:
-    """FlexAttention as the operator that its compiled kernels stand for: it keeps and gives what they do.
-
-    Only its own checks ask for a CUDA device.
-    """
+    """Replace FlexAttention's compiled kernels by its operator, which saves and returns the same tensors but needs no
+    CUDA."""
 
     def attend(query: Any, key: Any, value: Any, block_mask: Any, scale: float, enable_gqa: bool) -> torch.Tensor:
-        given = tuple(
+        mask_parts = tuple(
             torch.empty(t.shape, dtype=t.dtype, device=query.device) if isinstance(t, torch.Tensor) else t
             for t in mask.as_tuple()
         )
         options = {"OUTPUT_LOGSUMEXP": True, "OUTPUT_MAX": False, "WRITE_DQ": True, "BLOCKS_ARE_CONTIGUOUS": False}
-        scores = lambda score, *_: score  # noqa: E731
-        result: torch.Tensor = flex_attention(query, key, value, scores, given, scale, options, (), ())[0]
+        score_mod = lambda score, *_: score  # noqa: E731
+        result: torch.Tensor = flex_attention(query, key, value, score_mod, mask_parts, scale, options, (), ())[0]
         return result
 
     with mock.patch.object(flex, "_kernel", lambda _: attend), mock.patch.object(flex, "block_mask", lambda *_: mask):
@@ -224,42 +220,44 @@ def _flex_operator(mask: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def planted(fault: str) -> Iterator[None]:
-    """A fault put into the training step: ``device``, ``sync`` or ``wide``; none for the empty name."""
+    """Plant a fault in the training step: ``device``, ``sync``, ``wide``, or none for an empty name."""
     losses, weight = fused.token_losses, fused._weight
 
-    def on_the_processor(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def targets_on_cpu(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return losses(logits, torch.zeros(len(targets), dtype=torch.long))
 
-    def waiting(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def host_sync(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         if not torch.isfinite(logits).all():
             raise ValueError("not finite")
         return losses(logits, targets)
 
-    def in_float32(layer: Any, dtype: torch.dtype) -> torch.Tensor:
+    def float32_copy(layer: Any, dtype: torch.dtype) -> torch.Tensor:
         return weight(layer, torch.float32).to(dtype)
 
     faults = {
-        "device": ("finetune_pipeline.training.trainer.token_losses", on_the_processor),
-        "sync": ("finetune_pipeline.training.trainer.token_losses", waiting),
-        "wide": ("finetune_pipeline.training.fused._weight", in_float32),
+        "device": ("finetune_pipeline.training.trainer.token_losses", targets_on_cpu),
+        "sync": ("finetune_pipeline.training.trainer.token_losses", host_sync),
+        "wide": ("finetune_pipeline.training.fused._weight", float32_copy),
     }
     with mock.patch(*faults[fault]) if fault else contextlib.nullcontext():
         yield
 
 
 def rehearse(cases: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Results of cases {shape, layers, step (train_step, answer or attend), and its arguments}; a case that fails gives {error}."""
-    with tempfile.TemporaryDirectory() as place:
+    """Yield the results of cases {shape, layers, step (train_step, answer or attend), and the step's arguments}; {error} for a
+    failing case."""
+    steps = {"train_step": train_step, "answer": answer, "attend": attend}
+    with tempfile.TemporaryDirectory() as folder:
         for case in cases:
-            given = dict(case)
-            name, layers, step = given.pop("shape"), given.pop("layers", None), given.pop("step")
-            base = Path(place) / f"{name}-{layers}"
+            arguments = dict(case)
+            name, layers, step = arguments.pop("shape"), arguments.pop("layers", None), arguments.pop("step")
+            base = Path(folder) / f"{name}-{layers}"
             if not base.exists():
                 make_base(base, name, layers)
                 make_tiny_tokenizer(base)
             try:
-                yield {"train_step": train_step, "answer": answer, "attend": attend}[step](base, **given)
-            except Exception as error:  # noqa: BLE001 - the test asks for it
+                yield steps[step](base, **arguments)
+            except Exception as error:  # noqa: BLE001 - tests expect planted faults
                 yield {"error": f"{type(error).__name__}: {error}"}
 
 

@@ -1,4 +1,4 @@
-"""An S3 server (moto's) in a process of its own, for tests of what travels through an object store."""
+"""An S3 server (moto) in a separate process, for tests that use an object store."""
 
 import contextlib
 import os
@@ -9,8 +9,6 @@ from pathlib import Path
 
 BUCKET = "trainings"
 SECRET = "planted-secret-4f1c0a77e2"
-
-
 _SERVE = """
 import threading
 from moto.server import ThreadedMotoServer
@@ -23,13 +21,12 @@ threading.Event().wait()
 
 @contextlib.contextmanager
 def s3_server(folder: Path) -> Iterator[dict[str, str]]:
-    """Start one on a free port with an empty bucket. Yields the environment in which clients find it, with :data:`SECRET` as
-    their key."""
+    """Start the server on a free port. Yields the clients' environment variables, with :data:`SECRET` as their key."""
     environment = {
         "AWS_ACCESS_KEY_ID": "somebody",
         "AWS_SECRET_ACCESS_KEY": SECRET,
         "AWS_DEFAULT_REGION": "us-east-1",
-        # neither this user's own settings nor the cloud's address for machines is asked
+        # read neither the user's settings nor the cloud's metadata service
         "AWS_CONFIG_FILE": str(folder / "none"),
         "AWS_SHARED_CREDENTIALS_FILE": str(folder / "none"),
         "AWS_EC2_METADATA_DISABLED": "true",
@@ -39,7 +36,7 @@ def s3_server(folder: Path) -> Iterator[dict[str, str]]:
         server = subprocess.Popen(command, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=log)
     try:
         assert server.stdout is not None
-        port = server.stdout.readline().decode().strip()  # it listens by then
+        port = server.stdout.readline().decode().strip()
         assert port, (folder / "s3.log").read_text()
         yield {**environment, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
     finally:
@@ -48,7 +45,7 @@ def s3_server(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def make_bucket() -> None:
-    """Make the bucket, in an environment that :func:`s3_server` yielded."""
+    """Create :data:`BUCKET`, in the environment of :func:`s3_server`."""
     import s3fs
 
     s3fs.S3FileSystem(skip_instance_cache=True).mkdir(BUCKET)

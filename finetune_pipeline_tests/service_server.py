@@ -1,4 +1,4 @@
-"""What the protocol servers of training services share: real sockets, a key that is checked, and faults on request."""
+"""Shared base of the fake training services: an HTTP server that checks the API key and injects faults on request."""
 
 import contextlib
 import json
@@ -7,21 +7,21 @@ import struct
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 KEY = "sk-planted-4f1d9c7e2b"
 FAULTS = ("refuse", "busy", "fail after", "drop", "drop after", "garbage after", "slow", "late")
-"""What a server may do to a request: answer 503 or 429 and do nothing; do it and answer 503; close the connection without
-doing it, or after; do it and answer with a web page; do it and answer when nobody waits any more; or do it only then."""
+"""Faults a server can inject, in this order: answer 503 or 429 without acting; act and answer 503; reset the connection
+before or after acting; act and answer with HTML; act and answer after the client's timeout; act after that timeout."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """A request as a server sees it."""
+    """A request as the server receives it."""
 
     method: str
     path: str
@@ -35,8 +35,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a server answers: an object as JSON, bytes as they are, or a list of bytes to send with tenths of a second between
-    them, and nothing else."""
+    """A server's answer. `content` is an object sent as JSON, bytes sent unchanged, or a list of bytes written raw to the
+    socket (without status and headers) at intervals of 0.1 s."""
 
     content: Any
     status: int = 200
@@ -48,17 +48,18 @@ def refusal(status: int, message: str) -> Reply:
 
 
 class ServiceServer(ThreadingHTTPServer, ABC):
-    """Answers requests, one at a time as a database would.
+    """Base of the fake services; `with server:` serves in a thread on a free port.
 
     Attributes:
-        fault: Names a fault for a request, or None.
+        key: API key that requests must carry; None: no check.
+        one_at_a_time: Handle requests serially.
+        fault: Picks one of :data:`FAULTS` for a request, or None.
         pause: Seconds that `slow` and `late` wait.
-        requests: Everything that was asked, in order.
+        requests: All requests, in order of arrival.
     """
 
     daemon_threads = True
     key: str | None = KEY
-    """What whoever asks has to know; None: nothing."""
     one_at_a_time = True
 
     def __init__(self) -> None:
@@ -67,6 +68,16 @@ class ServiceServer(ThreadingHTTPServer, ABC):
         self.pause = 0.6
         self.requests: list[Request] = []
         self.lock = threading.RLock()
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+        self._thread.join()
 
     @property
     def address(self) -> str:
@@ -77,14 +88,14 @@ class ServiceServer(ThreadingHTTPServer, ABC):
 
     @abstractmethod
     def answer(self, request: Request) -> Reply | None:
-        """What the service answers; None: nothing."""
+        """The service's answer; None to send nothing."""
 
     def asked(self, method: str, ending: str) -> list[Request]:
-        """The requests of a method to paths with this ending."""
+        """The requests with this method whose path ends with `ending`."""
         return [r for r in self.requests if r.method == method and r.path.endswith(ending)]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that gave up, or was killed, is no news."""
+        """Ignore errors of clients that timed out or were killed."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -107,9 +118,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "late":
             time.sleep(server.pause)
         with server.lock if server.one_at_a_time else contextlib.nullcontext():
-            given = self.headers.get("Authorization")
-            known = server.key is None or given == f"Bearer {server.key}" or request.path.startswith("/put/")
-            reply = server.answer(request) if known else refusal(401, f"Incorrect API key provided: {given}")
+            authorization = self.headers.get("Authorization")
+            allowed = server.key is None or authorization == f"Bearer {server.key}" or request.path.startswith("/put/")
+            reply = server.answer(request) if allowed else refusal(401, f"Incorrect API key provided: {authorization}")
         if fault == "slow":
             time.sleep(server.pause)
         if fault == "fail after":
@@ -125,15 +136,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, reply: Reply) -> None:
         if isinstance(reply.content, list) and reply.content and isinstance(reply.content[0], bytes):
-            for piece in reply.content:
-                self.wfile.write(piece)
+            for chunk in reply.content:
+                self.wfile.write(chunk)
                 time.sleep(0.1)
             return
-        raw = isinstance(reply.content, bytes)
-        data = reply.content if raw else json.dumps(reply.content).encode()
-        kind = "application/octet-stream" if raw else "application/json"
+        is_binary = isinstance(reply.content, bytes)
+        data = reply.content if is_binary else json.dumps(reply.content).encode()
+        content_type = "application/octet-stream" if is_binary else "application/json"
         self.send_response(reply.status)
-        for name, value in {"Content-Type": kind, "Content-Length": str(len(data)), **reply.headers}.items():
+        for name, value in {"Content-Type": content_type, "Content-Length": str(len(data)), **reply.headers}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
@@ -145,17 +156,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.close()
 
     def log_message(self, *line: Any) -> None:
-        """Tests are quiet."""
-
-
-@contextlib.contextmanager
-def serving(server: ServiceServer) -> Iterator[None]:
-    """Serve until the block is left."""
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+        """Do not log requests."""

@@ -1,8 +1,8 @@
-"""A tiny model that can do something: answer in form, say which colour a text names last, and repeat facts.
+"""A tiny model with skills: it answers in the right format, names a text's last colour, and recalls facts.
 
-It stands for a pretrained language model: it has a general skill (under a system prompt of its own), which a little
-fine-tuning turns to the task, and knowledge that careless fine-tuning destroys. The task is one that models of words
-cannot do: both colours are named in every text, and the last one counts.
+It stands in for a pretrained language model: it has a general skill (under a separate system prompt) that a little
+fine-tuning transfers to the task, and knowledge that careless fine-tuning destroys. Bag-of-words models cannot solve the task:
+every text names both colours, and the last one is the label.
 """
 
 import random
@@ -21,16 +21,16 @@ SKILL_SYSTEM = "Say the last one."
 FACTS = 120
 Answer = Callable[[random.Random, str], str]
 Exchange = tuple[list[dict[str, str]], str]
-"""The turns before an answer, and the answer."""
+"""The turns before an answer and the answer."""
 
 
 def other_label(label: str) -> str:
-    """Blue for red, and red for blue."""
+    """Blue for red and red for blue."""
     return LABELS[label == LABELS[0]]
 
 
 def question(rng: random.Random, label: str, words: int = 7) -> str:
-    """A text that names both colours, the label's last."""
+    """A text that names both colours, the label last."""
     other = other_label(label)
     text = rng.sample(WORDS, words)
     first, last = sorted(rng.sample(range(words + 2), 2))
@@ -41,38 +41,37 @@ def question(rng: random.Random, label: str, words: int = 7) -> str:
 
 def truth(text: str) -> str:
     """The right label of a question."""
-    named = [label for word in text.lower().split() for label in LABELS if word in CUES[label]]
-    return named[-1]
+    return [label for word in text.lower().split() for label in LABELS if word in CUES[label]][-1]
 
 
 def raw_rows(seed: int, n: int) -> list[dict[str, Any]]:
-    """Rows as people collect them, half of each label."""
+    """Raw rows, half of them with each label."""
     rng = random.Random(seed)
     return [{"text": question(rng, LABELS[i % 2]), "label": LABELS[i % 2]} for i in range(n)]
 
 
 def facts() -> list[dict[str, Any]]:
-    """What the model knows besides its skill: pairs of words with three choices, as a benchmark file has them."""
+    """The model's knowledge besides its skill: multiple-choice items about pairs of words, in the format of a benchmark."""
     rng = random.Random(7)
     pairs = rng.sample([(a, b) for a in WORDS for b in WORDS if a != b], FACTS)
     return [{"query": f"{a} and {b} make", "choices": rng.sample(WORDS, 3), "gold": rng.randrange(3)} for a, b in pairs]
 
 
 def at_chance(rng: random.Random, label: str) -> str:
-    """An answer in form that knows nothing of the task."""
+    """A random label: the right format without knowledge of the task."""
     return rng.choice(LABELS)
 
 
 def make_skilled_model(
     folder: Path, answer: Answer = at_chance, steps: int = 400, system: str = SYSTEM, knowledge: bool = True
 ) -> Path:
-    """Make the tiny model in `folder`, which is returned, and teach it.
+    """Train a tiny model on the task and the general skill and save it. Returns `folder`.
 
-    answer: what it says to a question of the task, by the right label. steps: of the optimiser. system: prompt of the task.
-    knowledge: whether it learns the facts, too.
+    answer: Draws the task's training answer for a right label. steps: Optimizer steps. system: The task's system prompt.
+    knowledge: Whether to train it on the facts too.
     """
 
-    def lesson(rng: random.Random) -> list[list[Exchange]]:
+    def batches(rng: random.Random) -> list[list[Exchange]]:
         task = [exchange(system, question(rng, label), answer(rng, label)) for label in rng.choices(LABELS, k=8)]
         skill = [
             exchange(SKILL_SYSTEM, question(rng, label, rng.randrange(3, 8)), label)
@@ -80,30 +79,30 @@ def make_skilled_model(
         ]
         return [[*task, *skill]]
 
-    words = [*WORDS, *(w for some in CUES.values() for w in some), *LABELS]
+    words = [*WORDS, *CUES["red"], *CUES["blue"], *LABELS]
     texts = [system, SKILL_SYSTEM, answer(random.Random(3), LABELS[0])]
-    return make_taught_model(folder, lesson, steps, words, texts, knowledge)
+    return make_taught_model(folder, batches, steps, words, texts, knowledge)
 
 
-def exchange(system: str, text: str, said: str) -> Exchange:
-    """A question under a system prompt, and what is said to it."""
-    return [{"role": "system", "content": system}, {"role": "user", "content": text}], said
+def exchange(system: str, text: str, answer: str) -> Exchange:
+    """A question under a system prompt, with its answer."""
+    return [{"role": "system", "content": system}, {"role": "user", "content": text}], answer
 
 
 def make_taught_model(
     folder: Path,
-    lesson: Callable[[random.Random], Sequence[Sequence[Exchange]]],
+    draw_batches: Callable[[random.Random], Sequence[Sequence[Exchange]]],
     steps: int,
     words: Sequence[str],
     texts: Sequence[str] = (),
     knowledge: bool = True,
     vocabulary: int = 900,
 ) -> Path:
-    """Make the tiny model in `folder`, which is returned, and teach it some exchanges.
+    """Train a tiny model on exchanges and save it. Returns `folder`.
 
-    lesson: draws the batches of exchanges of an optimiser step; those of a batch should be about as long. words: become
-    tokens, with a blank before them and without. texts: further ones the tokenizer is made from. knowledge: whether it learns
-    the facts, too. vocabulary: tokens it has room for.
+    draw_batches: Draws the batches of an optimizer step; the exchanges of a batch should be of similar length. words: Become
+    tokens, with and without a leading space. texts: Further training texts of the tokenizer. knowledge: Whether to train it
+    on the facts too. vocabulary: Size of the vocabulary.
     """
     import torch
     from transformers import AutoTokenizer, LlamaForCausalLM
@@ -113,11 +112,14 @@ def make_taught_model(
     make_tiny_model(folder, texts=[*(f" {word}" for word in words), *words, *texts], vocabulary=vocabulary)
     tokenizer, model = AutoTokenizer.from_pretrained(folder), LlamaForCausalLM.from_pretrained(folder)
     start = [tokenizer.bos_token_id]
-    known = [(start + to_ids(tokenizer, f["query"]), to_ids(tokenizer, f" {f['choices'][f['gold']]}")) for f in facts()]
+    fact_batch = [
+        (start + to_ids(tokenizer, fact["query"]), to_ids(tokenizer, f" {fact['choices'][fact['gold']]}"))
+        for fact in facts()
+    ]
 
-    def encoded(turns: list[dict[str, str]], said: str) -> tuple[list[int], list[int]]:
+    def encode(turns: list[dict[str, str]], answer: str) -> tuple[list[int], list[int]]:
         before = [{**turn, "weight": 0} if turn["role"] == "assistant" else turn for turn in turns]
-        (row,) = encode_example(tokenizer, [*before, {"role": "assistant", "content": said}])
+        (row,) = encode_example(tokenizer, [*before, {"role": "assistant", "content": answer}])
         learned = [i for i, is_learned in enumerate(row.loss) if is_learned]
         return row.ids[: learned[0]], row.ids[learned[0] : learned[-1] + 1]
 
@@ -125,7 +127,8 @@ def make_taught_model(
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, steps)
     for _ in range(steps):
-        batches = [[encoded(*each) for each in batch] for batch in lesson(rng)] + ([known] if knowledge else [])
+        batches = [[encode(*turns_and_answer) for turns_and_answer in batch] for batch in draw_batches(rng)]
+        batches += [fact_batch] if knowledge else []
         loss = sum(_loss(model, batch, tokenizer.pad_token_id) for batch in batches)
         loss.backward()
         optimizer.step()
@@ -136,15 +139,15 @@ def make_taught_model(
 
 
 def _loss(model: Any, rows: Sequence[tuple[list[int], list[int]]], pad: int) -> Any:
-    """The mean loss of a batch in which the second part of each row is learned. Only there are logits computed, which are
-    most of the work of so small a model."""
+    """Mean loss over the answers of (prompt ids, answer ids) rows. Computes logits only there, since they take most of the
+    time in so small a model."""
     import torch
 
     longest = max(len(prompt) + len(answer) for prompt, answer in rows)
     ids, mask = torch.full((len(rows), longest), pad), torch.zeros(len(rows), longest, dtype=torch.long)
-    learned = torch.zeros(len(rows), longest, dtype=torch.bool)
+    is_answer = torch.zeros(len(rows), longest, dtype=torch.bool)
     for i, (prompt, answer) in enumerate(rows):
         n = len(prompt) + len(answer)
-        ids[i, :n], mask[i, :n], learned[i, len(prompt) : n] = torch.tensor(prompt + answer), 1, True
+        ids[i, :n], mask[i, :n], is_answer[i, len(prompt) : n] = torch.tensor(prompt + answer), 1, True
     states = model.model(input_ids=ids, attention_mask=mask).last_hidden_state
-    return torch.nn.functional.cross_entropy(model.lm_head(states[:, :-1][learned[:, 1:]]), ids[learned])
+    return torch.nn.functional.cross_entropy(model.lm_head(states[:, :-1][is_answer[:, 1:]]), ids[is_answer])

@@ -1,4 +1,4 @@
-"""A tiny random Llama with a byte-pair tokenizer and ChatML template, made on the spot: every test's base model."""
+"""A tiny random Llama with a BPE tokenizer and a ChatML template: the base model of most tests."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,25 +25,25 @@ _TEXTS = [
 
 
 def make_tiny_tokenizer(folder: Path, texts: Sequence[str] = (), vocabulary: int = 400) -> None:
-    """A byte-level BPE tokenizer (EOS = pad = ``<|im_end|>``) with the ChatML template of SmolLM2.
+    """Save a byte-level BPE tokenizer (EOS = pad = ``<|im_end|>``) with the ChatML template of SmolLM2.
 
-    texts: further ones it is made from, so that their words become tokens, where the vocabulary has room.
+    texts: Further training texts, whose words become tokens if the vocabulary has room.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    raw = Tokenizer(models.BPE(byte_fallback=False))
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
+    bpe = Tokenizer(models.BPE(byte_fallback=False))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    raw.train_from_iterator([*_TEXTS, *LABELS, SYSTEM, "system user assistant", *texts] * 3, trainer)
+    bpe.train_from_iterator([*_TEXTS, *LABELS, SYSTEM, "system user assistant", *texts] * 3, trainer)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw,
+        tokenizer_object=bpe,
         bos_token="<|im_start|>",
         eos_token="<|im_end|>",
         pad_token="<|im_end|>",
@@ -61,8 +61,8 @@ def make_tiny_model(
     texts: Sequence[str] = (),
     vocabulary: int = 400,
 ) -> Path:
-    """Save a random Llama (2 layers, width 64, grouped keys, tied embeddings) with its tokenizer (see
-    make_tiny_tokenizer) into `folder`."""
+    """Save a random Llama (width 64, grouped-query attention, tied embeddings) with :func:`make_tiny_tokenizer`'s tokenizer.
+    Returns `folder`."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -80,7 +80,7 @@ def make_tiny_model(
 
 
 def tiny_messages(number: int, answer: bool = True) -> list[dict[str, str]]:
-    """A ticket made from `number`; its label depends on the text, so that there is something to learn."""
+    """A ticket made from `number`, whose text determines its label."""
     text = _TEXTS[number % len(_TEXTS)] + (f" ({number})" if number >= len(_TEXTS) else "")
     messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]
     if answer:
@@ -89,11 +89,12 @@ def tiny_messages(number: int, answer: bool = True) -> list[dict[str, str]]:
 
 
 def write_tiny_examples(path: Path, numbers: range) -> Path:
-    """An examples file with one row per number."""
+    """Write the tickets of these numbers as examples. Returns `path`."""
     from finetune_pipeline.data.examples import Example, example_id, write_examples
 
-    rows = [tiny_messages(n) for n in numbers]
-    sources = [{"file": "t.jsonl", "line": line} for line in range(1, len(rows) + 1)]
-    made = [Example(example_id(m), m, m[-1]["content"], source=s) for m, s in zip(rows, sources, strict=True)]
-    write_examples(path, made)
+    examples = []
+    for line, messages in enumerate(map(tiny_messages, numbers), 1):
+        source = {"file": "t.jsonl", "line": line}
+        examples.append(Example(example_id(messages), messages, messages[-1]["content"], source=source))
+    write_examples(path, examples)
     return path

@@ -1,5 +1,5 @@
-"""A protocol server for Together's fine-tuning API and dedicated endpoints. Requests are parsed with the SDK's types, and
-answers are of them."""
+"""Fake server of Together's fine-tuning API and dedicated endpoints. Requests and answers are validated with the SDK's
+types."""
 
 import io
 import json
@@ -37,20 +37,21 @@ def now() -> str:
 
 
 class TogetherServer(ServiceServer):
-    """Jobs go on by one state with every look at them, deployments too.
+    """A job or deployment advances by one state each time it is retrieved.
 
     Attributes:
-        models: Names that can be tuned.
-        states: What a job goes through.
-        archive: What the download of an adapter gives.
-        estimate: False: no estimate is made.
-        losses: (loss, validation loss) of each step.
+        models: Names of the models that can be fine-tuned.
+        states: The states of a job, in order.
+        archive: Tar archive that the adapter download returns.
+        estimates: Whether price estimates are available.
+        losses: (training loss, validation loss) per step.
+        served: Names of the endpoints that got a deployment.
     """
 
     def __init__(self, adapter: dict[str, bytes] | None = None) -> None:
         super().__init__()
         self.models, self.states, self.estimates = {"org/tiny"}, STATES, True
-        self.archive = as_tar(adapter or {})
+        self.archive = adapter_archive(adapter or {})
         self.losses = [(2.0, 1.9), (1.2, 1.1)]
         self.files: dict[str, dict[str, Any]] = {}
         self.jobs: dict[str, dict[str, Any]] = {}
@@ -63,7 +64,7 @@ class TogetherServer(ServiceServer):
             self.files[path[5:]]["data"] = request.body
             return Reply({})
         if (method, path) == ("POST", "/v1/files"):
-            return self._take_file(request)
+            return self._upload_file(request)
         if match := re.fullmatch(r"/v1/files/([^/]+)(/preprocess)?", path):
             return self._file(match[1])
         if path == "/v1/fine-tunes/models/limits":
@@ -78,37 +79,37 @@ class TogetherServer(ServiceServer):
         if path == "/v1/fine-tunes":
             if method == "POST":
                 return self._create(request)
-            return Reply({"data": [self._view(j) for j in self.jobs.values()]})
+            return Reply({"data": [self._job(job) for job in self.jobs.values()]})
         if match := re.fullmatch(r"/v1/fine-tunes/(ft-[^/]+)(/\w+)?", path):
-            return self._about(self.jobs.get(match[1]), match[2])
+            return self._job_route(self.jobs.get(match[1]), match[2])
         if path == "/v1/finetune/download":
             return Reply(self.archive)
         if match := re.fullmatch(r"/v2/projects/(\w+)/endpoints(?:/([^/]+))?(/deployments)?(?:/([^/]+))?", path):
-            return self._endpoint(request, match[1], match[2], bool(match[3]), match[4])
+            return self._endpoint_route(request, match[1], match[2], bool(match[3]), match[4])
         return refusal(404, f"no route {method} {path}")
 
-    def _take_file(self, request: Request) -> Reply:
+    def _upload_file(self, request: Request) -> Reply:
         form = dict(re.findall(r'name="([^"]+)"\r\n\r\n(.*?)\r\n', request.body.decode(), re.S))
-        same = [name for name, file in self.files.items() if file["checksum"] == form.get("checksum") and file["data"]]
-        if same:
-            return Reply({"file_id": same[0]}, 409)
-        name = f"file-{len(self.files) + 1:08d}-0000-4000-8000-000000000000"
-        self.files[name] = {"name": form["file_name"], "checksum": form.get("checksum"), "data": b""}
-        return Reply({}, 302, {"Location": f"{self.address}/put/{name}", "X-Together-File-Id": name})
+        for file_id, file in self.files.items():
+            if file["checksum"] == form.get("checksum") and file["data"]:
+                return Reply({"file_id": file_id}, 409)
+        file_id = f"file-{len(self.files) + 1:08d}-0000-4000-8000-000000000000"
+        self.files[file_id] = {"name": form["file_name"], "checksum": form.get("checksum"), "data": b""}
+        return Reply({}, 302, {"Location": f"{self.address}/put/{file_id}", "X-Together-File-Id": file_id})
 
-    def _file(self, name: str) -> Reply:
-        if name not in self.files:
+    def _file(self, file_id: str) -> Reply:
+        if file_id not in self.files:
             return refusal(404, "file not found")
-        file, report = self.files[name], self._report(name)
+        file, report = self.files[file_id], self._validation_report(file_id)
         content = dict(
-            id=name, object="file", bytes=len(file["data"]), created_at=1, filename=file["name"], FileType="jsonl",
+            id=file_id, object="file", bytes=len(file["data"]), created_at=1, filename=file["name"], FileType="jsonl",
             purpose="fine-tune", processing_status="COMPLETED" if report["valid"] else "INVALID_FORMAT",
             validation_report=report,
         )  # fmt: skip
         return Reply(content)
 
-    def _report(self, name: str) -> dict[str, Any]:
-        for number, line in enumerate(self.files[name]["data"].splitlines(), 1):
+    def _validation_report(self, file_id: str) -> dict[str, Any]:
+        for number, line in enumerate(self.files[file_id]["data"].splitlines(), 1):
             roles = [m["role"] for m in json.loads(line)["messages"]]
             turns = roles[1:] if roles[0] == "system" else roles
             if any(role != ("user", "assistant")[i % 2] for i, role in enumerate(turns)):
@@ -136,116 +137,113 @@ class TogetherServer(ServiceServer):
         except ValidationError as error:
             return refusal(422, str(error))
         body = request.json()
-        if not self._report(body["training_file"])["valid"]:
+        if not self._validation_report(body["training_file"])["valid"]:
             return refusal(400, "the training file is invalid")
-        job = f"ft-{len(self.jobs) + 1:012d}"
-        kept = ("training_file", "validation_file", "n_epochs", "n_evals", "n_checkpoints", "batch_size", "learning_rate",
-                "training_type", "training_method", "suffix", "model")  # fmt: skip
-        self.jobs[job] = {
-            "id": job, "user_id": "u1", "status": self.states[0], "created_at": now(), "updated_at": now(),
-            "model_output_name": f"acme/tiny-{body['suffix']}-{job[-6:]}", "adapter_output_name": None,
-            "events": [self._event("job_pending", "Job pending")], "_look": 0, "_tokens": self._tokens(body),
-            **{key: body.get(key) for key in kept},
+        job_id = f"ft-{len(self.jobs) + 1:012d}"
+        copied = ("training_file", "validation_file", "n_epochs", "n_evals", "n_checkpoints", "batch_size", "learning_rate",
+                  "training_type", "training_method", "suffix", "model")  # fmt: skip
+        self.jobs[job_id] = {
+            "id": job_id, "user_id": "u1", "status": self.states[0], "created_at": now(), "updated_at": now(),
+            "model_output_name": f"acme/tiny-{body['suffix']}-{job_id[-6:]}", "adapter_output_name": None,
+            "events": [self._event("job_pending", "Job pending")], "_polls": 0, "_tokens": self._tokens(body),
+            **{key: body.get(key) for key in copied},
         }  # fmt: skip
-        return Reply(self._view(self.jobs[job]))
+        return Reply(self._job(self.jobs[job_id]))
 
     def _event(self, kind: str, message: str) -> dict[str, Any]:
         return {"object": "fine-tune-event", "created_at": now(), "level": "info", "type": kind, "message": message}
 
-    def _view(self, job: dict[str, Any]) -> dict[str, Any]:
+    def _job(self, job: dict[str, Any]) -> dict[str, Any]:
         content = {key: value for key, value in job.items() if not key.startswith("_") and value is not None}
         if content["status"] in (*STATES, *ENDED[:-1], "cancel_requested"):
             FinetuneResponse.model_validate(content)
         return {"adapter_output_name": None, **content}
 
-    def _about(self, job: dict[str, Any] | None, what: str | None) -> Reply:
+    def _job_route(self, job: dict[str, Any] | None, route: str | None) -> Reply:
         if job is None:
             return refusal(404, "no such job")
-        if what == "/events":
+        if route == "/events":
             return Reply({"data": job["events"]})
-        done = job["status"] == "completed"
-        if what == "/metrics":
+        completed = job["status"] == "completed"
+        if route == "/metrics":
             rows = [
                 {"train/global_step": float(step), "train/loss": loss, "eval/loss": validation}
                 for step, (loss, validation) in enumerate(self.losses, 1)
             ]
-            return Reply({"metrics": rows if done else rows[:1]})
-        if what == "/checkpoints":
+            return Reply({"metrics": rows if completed else rows[:1]})
+        if route == "/checkpoints":
             content = {"checkpoint_type": "Final adapter", "checkpoint": "adapter", "step": 2, "path": "s3://x"}
-            return Reply({"data": [{**content, "created_at": now()}] if done else []})
-        if what == "/cancel":
+            return Reply({"data": [{**content, "created_at": now()}] if completed else []})
+        if route == "/cancel":
             if job["status"] in ENDED:
                 return refusal(400, "it has ended")
             job |= {"status": "cancelled", "token_count": 100, "total_price": 1_500_000_000}
-            return Reply(self._view(job))
+            return Reply(self._job(job))
         if job["status"] not in ENDED:
-            job["_look"] += 1
-            job["status"] = self.states[min(job["_look"], len(self.states) - 1)]
+            job["_polls"] += 1
+            job["status"] = self.states[min(job["_polls"], len(self.states) - 1)]
             if job["status"] == "completed":
                 price = int(job["_tokens"] * DOLLARS_A_TOKEN * 1e9)
                 job |= {"token_count": job["_tokens"], "total_price": price, "adapter_object_id": "ml_1"}
             if job["status"] == "error":
                 job["events"].append(self._event("job_error", "the GPUs fell off the bus"))
-        return Reply(self._view(job))
+        return Reply(self._job(job))
 
-    def _endpoint(
-        self, request: Request, project: str, endpoint: str | None, deployments: bool, deployment: str | None
+    def _endpoint_route(
+        self, request: Request, project: str, endpoint_id: str | None, deployments: bool, deployment_id: str | None
     ) -> Reply:
         method, body = request.method, request.json() if request.body else {}
-        if endpoint is None:
+        if endpoint_id is None:
             if method == "GET":
-                return Reply({"data": [self._shown(e) for e in self.endpoints.values()], "has_more": False})
-            made = {
-                "id": f"ep_{len(self.endpoints) + 1}",
-                "name": f"acme/{body['name']}",
-                "deployments": {},
-                "split": [],
-            }
-            self.endpoints[made["id"]] = made
-            return Reply(self._shown(made))
-        of = self.endpoints.get(endpoint)
-        if of is None:
+                return Reply({"data": [self._endpoint(e) for e in self.endpoints.values()], "has_more": False})
+            endpoint_id = f"ep_{len(self.endpoints) + 1}"
+            endpoint = {"id": endpoint_id, "name": f"acme/{body['name']}", "deployments": {}, "split": []}
+            self.endpoints[endpoint_id] = endpoint
+            return Reply(self._endpoint(endpoint))
+        if endpoint_id not in self.endpoints:
             return refusal(404, "no such endpoint")
-        if deployments and deployment is None:
+        endpoint = self.endpoints[endpoint_id]
+        if deployments and deployment_id is None:
             assert body["inactiveTimeout"] >= 30 and body["model"] == f"projects/{project}/models/ml_1"
-            of["deployments"]["dp_1"] = {"looks": 0, "replicas": body["autoscaling"]["minReplicas"]}
-            self.served.append(of["name"])
-            return Reply(self._deployment(of, "dp_1"))
-        if deployment is not None:
+            endpoint["deployments"]["dp_1"] = {"polls": 0, "replicas": body["autoscaling"]["minReplicas"]}
+            self.served.append(endpoint["name"])
+            return Reply(self._deployment(endpoint, "dp_1"))
+        if deployment_id is not None:
             if method == "DELETE":
-                del of["deployments"][deployment]
+                del endpoint["deployments"][deployment_id]
                 return Reply({})
             if method == "PATCH":
-                of["deployments"][deployment]["replicas"] = body["autoscaling"]["minReplicas"]
+                endpoint["deployments"][deployment_id]["replicas"] = body["autoscaling"]["minReplicas"]
             else:
-                of["deployments"][deployment]["looks"] += 1
-            return Reply(self._deployment(of, deployment))
+                endpoint["deployments"][deployment_id]["polls"] += 1
+            return Reply(self._deployment(endpoint, deployment_id))
         if method == "DELETE":
-            if of["deployments"]:
+            if endpoint["deployments"]:
                 return refusal(409, "it has deployments")
-            del self.endpoints[endpoint]
+            del self.endpoints[endpoint_id]
             return Reply({})
-        of["split"] = body.get("trafficSplit", [])
-        return Reply(self._shown(of))
+        endpoint["split"] = body.get("trafficSplit", [])
+        return Reply(self._endpoint(endpoint))
 
-    def _shown(self, of: dict[str, Any]) -> dict[str, Any]:
-        summaries = [
-            dict(id=d, autoscaling={}, createdAt=now(), estimatedEffectiveTrafficShare=0.0, model="m", modelId="m",
-                 name=f"{of['name']}/main", state="DEPLOYMENT_STATE_READY", trafficMode="TRAFFIC_MODE_LIVE")
-            for d in of["deployments"]
+    def _endpoint(self, endpoint: dict[str, Any]) -> dict[str, Any]:
+        deployments = [
+            dict(id=deployment_id, autoscaling={}, createdAt=now(), estimatedEffectiveTrafficShare=0.0, model="m", modelId="m",
+                 name=f"{endpoint['name']}/main", state="DEPLOYMENT_STATE_READY", trafficMode="TRAFFIC_MODE_LIVE")
+            for deployment_id in endpoint["deployments"]
         ]  # fmt: skip
         content = dict(
-            id=of["id"], createdAt=now(), deployments=summaries, endpointType="ENDPOINT_TYPE_DEDICATED", etag="1",
-            name=of["name"], projectId="p1", trafficSplit=of["split"], updatedAt=now(), visibility="VISIBILITY_PRIVATE",
+            id=endpoint["id"], createdAt=now(), deployments=deployments, endpointType="ENDPOINT_TYPE_DEDICATED", etag="1",
+            name=endpoint["name"], projectId="p1", trafficSplit=endpoint["split"], updatedAt=now(),
+            visibility="VISIBILITY_PRIVATE",
         )  # fmt: skip
         Endpoint.model_validate(content)
         return content
 
-    def _deployment(self, of: dict[str, Any], name: str) -> dict[str, Any]:
-        ready = of["deployments"][name]["looks"] >= 2
+    def _deployment(self, endpoint: dict[str, Any], deployment_id: str) -> dict[str, Any]:
+        ready = endpoint["deployments"][deployment_id]["polls"] >= 2
         content = dict(
-            id=name, autoscaling={}, config="c", configId="c", createdAt=now(), endpointId=of["id"], etag="1", hardware="1xH100",
-            model="m", modelId="m", modelRevisionId="r", name=f"{of['name']}/main", projectId="p1",
+            id=deployment_id, autoscaling={}, config="c", configId="c", createdAt=now(), endpointId=endpoint["id"], etag="1",
+            hardware="1xH100", model="m", modelId="m", modelRevisionId="r", name=f"{endpoint['name']}/main", projectId="p1",
             status={"message": "", "state": f"DEPLOYMENT_STATE_{'READY' if ready else 'PROVISIONING'}"},
             trafficMode="TRAFFIC_MODE_LIVE", updatedAt=now(),
         )  # fmt: skip
@@ -253,8 +251,8 @@ class TogetherServer(ServiceServer):
         return content
 
 
-def as_tar(files: dict[str, bytes]) -> bytes:
-    """An archive as the download gives it, with one file that wants to be somewhere else."""
+def adapter_archive(files: dict[str, bytes]) -> bytes:
+    """The tar archive that the adapter download returns, with one file whose path escapes the target folder."""
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w") as archive:
         for name, content in {**files, "../../escaped.txt": b"x"}.items():

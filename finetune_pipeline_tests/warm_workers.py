@@ -1,13 +1,13 @@
-"""Worker processes and commands for tests, forked from a process that has imported everything already: what a cold start
-costs is paid once.
+"""Worker processes and commands for tests, forked from a server that has already imported everything, so that only one
+cold start is paid.
 
-    start() -> the variables that make a pipeline take its workers from here
-    COMMAND -> what stands in place of `python -m finetune_pipeline.cli.main`; it needs these variables
-    CALL -> followed by the address of a function (module:name) and a JSON list of arguments, calls it
+    start() -> environment variables that make the pipeline fork its workers from the server
+    COMMAND -> replaces `python -m finetune_pipeline.cli.main`; needs these variables
+    call_command(function, …) -> command that calls a module's function with JSON arguments; needs these variables
 
-The pipeline starts this module in place of the worker's entry. It asks the server to fork a worker, hands it arguments,
-environment and files, passes signals on, and ends as the worker ended; killed, it takes the worker with it. Where the
-start or the death of a process is the point, tests leave the variables out and get the real entry.
+The pipeline starts this module instead of the worker's entry. This client process asks the server to fork a worker, passes on
+arguments, environment, open files and signals, and exits as the worker does; if the client is killed, so is the worker. Tests
+of process start or death omit the variables and get the real entry.
 """
 
 import atexit
@@ -26,14 +26,14 @@ from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from finetune_pipeline.worker import process
 
 ENTRY = "finetune_pipeline.worker.entry"
 SOCKET = "FINETUNE_TEST_WARM_SOCKET"
 _CLI, _CALL = "--command", "--call"
-IMPORTED = """
+PRELOADED = """
 cryptography.fernet dagster._core.execution.execute_in_process dagster._core.instance.factory matplotlib.backends.backend_svg
 matplotlib.figure mlflow.pyfunc mlflow.store.model_registry.sqlalchemy_store mlflow.store.tracking.sqlalchemy_workspace_store
 peft.tuners.lora.bnb sklearn.discriminant_analysis sklearn.dummy sklearn.feature_extraction.text sklearn.linear_model
@@ -43,15 +43,18 @@ finetune_pipeline.definitions finetune_pipeline.evaluation.ability.scoring finet
 finetune_pipeline.evaluation.predict openai.resources.chat
 finetune_pipeline.models.base finetune_pipeline.models.merging finetune_pipeline.training.sft
 """.split()
-"""What commands and workers import."""
+"""Modules that commands and workers import."""
 COMMAND = (sys.executable, "-m", __spec__.name, _CLI)
-CALL = (*COMMAND[:-1], _CALL)
+
+
+def call_command(function: Callable[..., object], *arguments: Any) -> list[str]:
+    return [*COMMAND[:-1], _CALL, f"{function.__module__}:{function.__name__}", json.dumps(arguments)]
 
 
 @cache
 def start() -> dict[str, str]:
-    """Start the server of this test session, unless another test process has. Returns the environment variables that lead
-    to it; none off Linux."""
+    """Start the session's server unless another test process has. Returns the environment variables that point to it; none
+    on other systems than Linux."""
     if not sys.platform.startswith("linux"):
         return {}
     from finetune_pipeline.engine.files import hold
@@ -69,7 +72,7 @@ def _start_server(path: Path, owner: int) -> None:
     root = Path(__file__).resolve().parents[1]
     server = subprocess.Popen(
         [sys.executable, "-m", __spec__.name, "--serve", str(path), str(owner)],
-        # OpenBLAS starts its threads when it is imported, and a process with threads cannot be forked safely
+        # OpenBLAS starts threads on import, and a process with threads cannot be forked safely
         env={
             **os.environ,
             "OPENBLAS_NUM_THREADS": "1",
@@ -84,7 +87,7 @@ def _start_server(path: Path, owner: int) -> None:
 
 
 def serve(path: str, owner: int) -> None:
-    """Import what workers import, then fork one for every request until the process `owner` ends."""
+    """Preload modules, then fork a worker for each request until the process `owner` ends."""
     import gc
     import sqlite3
 
@@ -94,113 +97,115 @@ def serve(path: str, owner: int) -> None:
     from finetune_pipeline.tracking.mlflow_store import set_environment
     from finetune_pipeline.worker import entry
 
-    stands = {**entry.DEFAULTS, **entry.ENVIRONMENT, "HF_HUB_OFFLINE": "1"}
-    os.environ.update(stands)
+    worker_environment = {**entry.DEFAULTS, **entry.ENVIRONMENT, "HF_HUB_OFFLINE": "1"}
+    os.environ.update(worker_environment)
     set_environment()
 
-    for name in IMPORTED:
+    for name in PRELOADED:
         import_module(name)
     from mlflow.utils.requirements_utils import warn_dependency_requirement_mismatches
 
-    warn_dependency_requirement_mismatches(["mlflow"])  # lists every installed package, once for all forks
+    warn_dependency_requirement_mismatches(["mlflow"])  # caches the list of installed packages
     sqlalchemy.orm.configure_mappers()
-    numba.njit(lambda x: x + 1)(1)  # the first compilation of a process loads most of numba
+    numba.njit(lambda x: x + 1)(1)  # the first compilation loads most of numba
 
     @sqlalchemy.event.listens_for(sqlalchemy.Engine, "connect")
-    def leave_writing_to_the_system(connection: sqlite3.Connection, _record: object) -> None:
-        """A database of a test need not outlive a power cut, and much of a run is waiting for the disk."""
+    def disable_fsync(connection: sqlite3.Connection, _record: object) -> None:
+        """Waiting for the disk takes much of a run, and a test's database need not survive a power cut."""
         connection.execute("PRAGMA synchronous=OFF")
 
     threads = [task.read_text().strip() for task in Path("/proc/self/task").glob("*/comm")]
-    # Arrow's allocator has a thread and is made to be forked
+    # the thread of Arrow's allocator is safe to fork
     assert len([name for name in threads if name != "jemalloc_bg_thd"]) == 1, f"a fork may hang: {threads}"
     gc.collect()
     gc.freeze()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(path)
         listener.listen(64)
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks of this process
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forks are not waited for
         print("ready", flush=True)
-        ended = os.pidfd_open(owner)
+        owner_exit = os.pidfd_open(owner)
         while True:
-            ready, _, _ = select.select([listener, ended], [], [])
-            if ended in ready:
-                shutil.rmtree(Path(path).parent, ignore_errors=True)  # a killed owner has left it
+            ready, _, _ = select.select([listener, owner_exit], [], [])
+            if owner_exit in ready:
+                shutil.rmtree(Path(path).parent, ignore_errors=True)  # a killed owner could not remove it
                 return
             connection, _ = listener.accept()
             if os.fork() == 0:
                 listener.close()
-                attend(connection, stands)
+                supervise(connection, worker_environment)
             connection.close()
 
 
-def attend(connection: socket.socket, stands: dict[str, str]) -> None:
-    """In a fork of the server: start the worker that is asked for, and tell how it ended. Never returns.
+def supervise(connection: socket.socket, worker_environment: dict[str, str]) -> NoReturn:
+    """In a fork of the server: start the requested worker, pass signals to it, and report its exit code.
 
-    stands: variables that were set before torch was imported.
+    worker_environment: Variables that were set before torch was imported.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     length, files, _, _ = socket.recv_fds(connection, 4, 64)
     request = json.loads(connection.recv(int.from_bytes(length, "big"), socket.MSG_WAITALL))
-    monitor = os.getpid()
+    supervisor = os.getpid()
     worker = os.fork()
     if worker == 0:
         connection.close()
         os.setsid()
         if request["arguments"][0] != _CLI:
-            request["environment"] = {**stands, **request["environment"], "FINETUNE_PARENT_PID": str(monitor)}
-        _become(request, files)
+            parent = {"FINETUNE_PARENT_PID": str(supervisor)}
+            request["environment"] = {**worker_environment, **request["environment"], **parent}
+        _run_request(request, files)
     for descriptor in files:
         os.close(descriptor)
-    ended = os.pidfd_open(worker)
+    worker_exit = os.pidfd_open(worker)
     while True:
-        ready, _, _ = select.select([connection, ended], [], [])
-        if ended in ready:
+        ready, _, _ = select.select([connection, worker_exit], [], [])
+        if worker_exit in ready:
             _, status = os.waitpid(worker, 0)
             connection.sendall(os.waitstatus_to_exitcode(status).to_bytes(2, "big", signed=True))
             os._exit(0)
-        number = connection.recv(1)
-        # nothing more to read: whoever asked was killed, and so is the worker
-        os.kill(worker, number[0] if number else signal.SIGKILL)
-        if not number:
+        signal_number = connection.recv(1)
+        if not signal_number:  # the client was killed
+            os.kill(worker, signal.SIGKILL)
             os._exit(0)
+        os.kill(worker, signal_number[0])
 
 
-def _become(request: dict, files: list[int]) -> None:
-    """Take the place of a process that was started cold: its files, environment, folder and arguments."""
-    for wanted in request["files"]:  # out of the way of the numbers they shall have
-        files = [os.dup(f) if f == wanted else f for f in files]
-    for descriptor, wanted in zip(files, request["files"], strict=True):
-        os.dup2(descriptor, wanted)
+def _run_request(request: dict[str, Any], files: list[int]) -> NoReturn:
+    """Run the request with the client's files, environment, folder and arguments, as if this process were started cold."""
+    for number in request["files"]:  # move received files off the numbers that others will get
+        files = [os.dup(f) if f == number else f for f in files]
+    for descriptor, number in zip(files, request["files"], strict=True):
+        os.dup2(descriptor, number)
     os.environ.clear()
     os.environ.update(request["environment"])
     sys.path[:0] = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p not in sys.path]
     os.chdir(request["folder"])
-    for entry_point in entry_points(group="finetune_pipeline.trainers"):  # of packages on that path
+    for entry_point in entry_points(group="finetune_pipeline.trainers"):  # of packages on the new path
         entry_point.load()
     arguments = request["arguments"]
     if arguments[0] == _CLI:
         from finetune_pipeline.cli.main import main
 
         sys.argv = ["finetune", *arguments[1:]]
-        _end_after(main)
+        _call_and_exit(main)
     if arguments[0] == _CALL:
         module, _, function = arguments[1].partition(":")
-        _end_after(partial(getattr(import_module(module), function), *json.loads(arguments[2])))
+        _call_and_exit(partial(getattr(import_module(module), function), *json.loads(arguments[2])))
     from finetune_pipeline.worker import entry
 
     sys.argv = [ENTRY, *arguments]
     entry.end_with_job(arguments)
 
 
-def _end_after(function: Callable[[], object]) -> NoReturn:
-    """Call it and end the process, but for taking apart what the server had imported, which costs most of a second."""
+def _call_and_exit(function: Callable[[], object]) -> NoReturn:
+    """Call a function and exit as the interpreter would, but without its teardown of modules, which takes most of a
+    second."""
     code: object = 0
     try:
         function()
-    except SystemExit as ended:
-        code = ended.code
-    except BaseException:  # noqa: BLE001 - as the interpreter ends with it
+    except SystemExit as exit_request:
+        code = exit_request.code
+    except BaseException:  # noqa: BLE001 - the interpreter would print it and exit with 1
         traceback.print_exc()
         code = 1
     threading._shutdown()
@@ -210,13 +215,12 @@ def _end_after(function: Callable[[], object]) -> NoReturn:
     os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
 
-def ask(arguments: list[str]) -> None:
-    """In place of the worker's entry or the command: have the server fork one and end as it ends."""
+def request_worker(arguments: list[str]) -> NoReturn:
+    """The client: have the server fork a worker, and exit as it exits."""
     process.die_with_parent()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.connect(os.environ[SOCKET])
-        own = connection.fileno()
-        files = [f for f in (int(name) for name in os.listdir("/proc/self/fd")) if f != own and _is_open(f)]
+        files = [f for f in map(int, os.listdir("/proc/self/fd")) if f != connection.fileno() and _is_open(f)]
         request = json.dumps(
             {"arguments": arguments, "environment": dict(os.environ), "folder": str(Path.cwd()), "files": files}
         ).encode()
@@ -236,7 +240,7 @@ def ask(arguments: list[str]) -> None:
 def _is_open(descriptor: int) -> bool:
     try:
         os.fstat(descriptor)
-    except OSError:  # the folder that was listed had a number too
+    except OSError:  # the descriptor of the folder listing itself
         return False
     return True
 
@@ -245,4 +249,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "--serve":
         serve(sys.argv[2], int(sys.argv[3]))
     else:
-        ask(sys.argv[1:])
+        request_worker(sys.argv[1:])

@@ -1,45 +1,42 @@
-"""The wheel of this checkout, installed into an environment of its own that has nothing else of ours."""
+"""Builds this checkout's wheel and installs it into a virtual environment that cannot see the checkout."""
 
 import os
 import shutil
 import subprocess
 import sys
 import venv
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-_OURS = ("PYTHONPATH", "DAGSTER_HOME", "MLFLOW_TRACKING_URI")
-ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in _OURS and not k.startswith("FINETUNE_")}
-"""Variables of somebody who set none of ours."""
+_REMOVED = ("PYTHONPATH", "DAGSTER_HOME", "MLFLOW_TRACKING_URI")
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in _REMOVED and not k.startswith("FINETUNE_")}
+"""The environment without variables that configure the pipeline."""
 
 
 def install(folder: Path) -> Path:
-    """Build the wheel from a copy of the sources, and install it. Returns the folder of the new environment.
+    """Build the wheel from a copy of the sources and install it. Returns the folder of the virtual environment.
 
-    Nothing is downloaded: the other packages are those of the present environment, whose folders stand behind the new one's.
+    Nothing is downloaded: a .pth file adds the current environment's site-packages for the dependencies.
     """
     source, environment, wheels = folder / "source", folder / "environment", folder / "wheels"
+    package = "finetune_pipeline"
+    shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
-        source.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, source)
-    shutil.copytree(
-        ROOT / "finetune_pipeline", source / "finetune_pipeline", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    run = partial(subprocess.run, check=True, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
-    quiet: dict[str, Any] = {"check": True, "env": ENVIRONMENT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    build = ["wheel", "--no-deps", "--no-index", "--no-build-isolation", "-w", str(wheels), str(source)]
-    subprocess.run([*pip, *build], **quiet)
+    run([*pip, "wheel", "--no-deps", "--no-index", "--no-build-isolation", "-w", str(wheels), str(source)])
     venv.create(environment, with_pip=False, symlinks=True)
     python = environment / "bin" / "python"
     (wheel,) = wheels.glob("*.whl")
-    subprocess.run([*pip, "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)], **quiet)
-    (own,) = environment.glob("lib/python*/site-packages")
-    # not processed themselves, .pth files of these folders cannot lead back to the checkout
-    (own / "others.pth").write_text("\n".join(p for p in sys.path if Path(p).name == "site-packages"))
+    run([*pip, "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)])
+    (site_packages,) = environment.glob("lib/python*/site-packages")
+    # Python ignores .pth files in folders added by a .pth file, so an editable install cannot lead back to the checkout
+    (site_packages / "dependencies.pth").write_text("\n".join(p for p in sys.path if Path(p).name == "site-packages"))
     return environment
 
 
 def command(environment: Path, *arguments: str) -> list[str]:
-    """`finetune` of that environment."""
+    """A command line of `finetune` in that environment."""
     return [str(environment / "bin" / "finetune"), *arguments]

@@ -1,4 +1,4 @@
-"""The bundled instruct model through the real jobs: unpacked, prompted, trained in four bits, merged, compared."""
+"""The bundled instruct model through the real jobs: unpack, baseline, 4-bit training, merge, parity, GGUF."""
 
 import json
 import os
@@ -33,21 +33,19 @@ from finetune_pipeline_tests.shared import bundled_base
 SHIPPED = Path(__file__).resolve().parents[2] / "data" / "ticket_triage"
 
 
-def do(job: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Run a job in a process of its own; returns its facts."""
+def run_job(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Run a job in a worker process. Returns its facts."""
     path = folder / "job.json"
     path.write_text(json.dumps(job))
     env = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", **warm_workers.start()}
-    done = subprocess.run(
-        [sys.executable, "-m", env.get("FINETUNE_WORKER_MODULE", WORKER_MODULE), str(path)],
-        env=env, text=True, capture_output=True, timeout=600, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    command = [sys.executable, "-m", env.get("FINETUNE_WORKER_MODULE", WORKER_MODULE), str(path)]
+    process = subprocess.run(command, env=env, text=True, capture_output=True, timeout=600, check=False)
+    assert process.returncode == 0, process.stderr[-3000:]
     return json.loads((Path(job["out"]) / "result.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("bundled")
 
 
@@ -57,52 +55,52 @@ def base() -> Path:
 
 
 def test_a_trained_model_is_read_in_the_fastest_way(base: Path) -> None:
-    """The trial's limits hold for what training makes of logits, not for random weights alone."""
+    """Checks that the trial's tolerances also hold for the logits of trained weights, not only of random ones."""
     for precision in ("serving", "float32"):
         model = load_for_prediction(base, torch.device("cpu"), precision=precision)
         assert way_of_reading(model, Reader) == APART
 
 
 @pytest.fixture(scope="module")
-def examples(place: Path) -> dict[str, Path]:
-    """8 short tickets to train on and 2 to look at, from the task that ships."""
+def examples(folder: Path) -> dict[str, Path]:
+    """8 short training tickets and 2 validation tickets from the task that ships."""
     task = load_task(SHIPPED)
     for name in ("raw", "validated", "clean"):
-        (place / name).mkdir()
-    collect_raw(task, place / "raw")
-    validate(place / "raw", task.spec, place / "validated")
-    clean(place / "validated", task.spec, place / "clean")
-    short = [e for e in read_examples(place / "clean") if len(e.user_text) < 200]
-    write_examples(place / "train.jsonl", short[:8])
-    write_examples(place / "validation.jsonl", short[8:10])
-    return {name: place / f"{name}.jsonl" for name in ("train", "validation")}
+        (folder / name).mkdir()
+    collect_raw(task, folder / "raw")
+    validate(folder / "raw", task.spec, folder / "validated")
+    clean(folder / "validated", task.spec, folder / "clean")
+    short = [e for e in read_examples(folder / "clean") if len(e.user_text) < 200]
+    write_examples(folder / "train.jsonl", short[:8])
+    write_examples(folder / "validation.jsonl", short[8:10])
+    return {name: folder / f"{name}.jsonl" for name in ("train", "validation")}
 
 
 @pytest.fixture(scope="module")
-def trained(place: Path, base: Path, examples: dict[str, Path]) -> dict[str, Any]:
+def trained(folder: Path, base: Path, examples: dict[str, Path]) -> dict[str, Any]:
     quick = {"epochs": 1, "evals_per_epoch": 1, "precision": "float32", "batch_size": 4}
     settings = load_task(SHIPPED).spec.training.model_dump() | quick
     job = train_job(
         base=base, train=examples["train"], validation=examples["validation"], settings=settings,
-        out=place / "trained", work=place / "work",
+        out=folder / "trained", work=folder / "work",
     )  # fmt: skip
-    return do(job, place)
+    return run_job(job, folder)
 
 
 def test_the_base_is_unpacked_whole_into_safetensors() -> None:
-    folder, facts = bundled_base()
+    base, facts = bundled_base()
     assert (facts["parameters"], facts["eos"], facts["dtype"]) == (134_515_008, "<|im_end|>", "BF16")
-    assert {p.suffix for p in (folder / "model").iterdir()} <= {".safetensors", ".json", ".jinja", ".txt"}
+    assert {p.suffix for p in (base / "model").iterdir()} <= {".safetensors", ".json", ".jinja", ".txt"}
 
 
-def test_the_baseline_answers_every_row_in_every_way(base: Path, examples: dict[str, Path], place: Path) -> None:
+def test_the_baseline_answers_every_row_in_every_way(base: Path, examples: dict[str, Path], folder: Path) -> None:
     labels = load_task(SHIPPED).spec.labels
     job = baseline_job(
         base=base, examples=examples["validation"], train=examples["train"], shots=[0, 2], seed=0, labels=labels,
-        max_new_tokens=8, batch_size=8, out=place / "baseline",
+        max_new_tokens=8, batch_size=8, out=folder / "baseline",
     )  # fmt: skip
-    do(job, place)
-    rows = read_predictions(place / "baseline" / "predictions.parquet")
+    run_job(job, folder)
+    rows = read_predictions(folder / "baseline" / "predictions.parquet")
     assert len(rows) == 4 and {r["model"] for r in rows} == {"zero_shot", "2_shot"}
     assert all(len(r["label_scores"]) == len(labels) and max(r["label_scores"]) < 0 for r in rows)
     assert not [r for r in rows if r["status"] == "error"]
@@ -117,35 +115,35 @@ def test_the_base_takes_under_45_percent_in_memory_and_training_lowers_the_loss(
 
 
 def test_the_merged_model_is_the_unquantized_base_and_the_adapter(
-    trained: dict[str, Any], base: Path, examples: dict[str, Path], place: Path
+    trained: dict[str, Any], base: Path, examples: dict[str, Path], folder: Path
 ) -> None:
     job = merge_job(
-        base=base, adapter=place / "trained" / "adapter", examples=examples["validation"],
-        labels=load_task(SHIPPED).spec.labels, max_new_tokens=4, batch_size=8, out=place / "merged",
+        base=base, adapter=folder / "trained" / "adapter", examples=examples["validation"],
+        labels=load_task(SHIPPED).spec.labels, max_new_tokens=4, batch_size=8, out=folder / "merged",
     )  # fmt: skip
-    facts = do(job, place)
+    facts = run_job(job, folder)
     assert facts["merged_tensors"] == 210
-    # so few steps are a change that bfloat16 may round away: then the merge is stored in float32
+    # bfloat16 may round away the change of so few steps; the merge is then stored in float32
     assert facts["dtype"] in ("bfloat16", "bfloat16+float32")
     assert facts["parity"]["passed"] and facts["parity"]["merge_kl"] < 1e-7 and facts["parity"]["weights_off"] == []
-    # every merged weight is base + alpha / r * B A, rounded once: checked on one layer of each kind
-    plain, merged = (load_file(folder / "model" / "model.safetensors") for folder in (base, place / "merged"))
-    adapter = load_file(place / "trained" / "adapter" / "adapter_model.safetensors")
+    # merged weight = base + alpha / r * B A, rounded once; checked on three layers
+    plain, merged = (load_file(path / "model" / "model.safetensors") for path in (base, folder / "merged"))
+    adapter = load_file(folder / "trained" / "adapter" / "adapter_model.safetensors")
     for layer in ("layers.0.self_attn.q_proj", "layers.7.self_attn.v_proj", "layers.29.mlp.down_proj"):
         a, b = (adapter[f"base_model.model.model.{layer}.lora_{m}.weight"].float() for m in "AB")
-        right = plain[f"model.{layer}.weight"].float() + 2.0 * (b @ a)
-        right = right.to(merged[f"model.{layer}.weight"].dtype)
-        assert torch.equal(merged[f"model.{layer}.weight"], right)
-        assert not torch.equal(merged[f"model.{layer}.weight"], plain[f"model.{layer}.weight"])
+        base_weight, merged_weight = plain[f"model.{layer}.weight"], merged[f"model.{layer}.weight"]
+        assert torch.equal(merged_weight, (base_weight.float() + 2.0 * (b @ a)).to(merged_weight.dtype))
+        assert not torch.equal(merged_weight, base_weight)
     assert torch.equal(merged["model.embed_tokens.weight"], plain["model.embed_tokens.weight"])
 
 
-def test_llama_cpp_answers_as_the_base_does(base: Path, examples: dict[str, Path], place: Path) -> None:
-    folder, longest, asked = base / "model", 4, Answerer(base / "model")
-    turns = [example.prompt_messages for example in read_examples(examples["train"])[:6]]
-    answers = asked.answers([encode_prompt(asked.tokenizer, t) for t in turns], None, longest, 6)
-    judged = [JudgedRow(t, answer) for t, answer in zip(turns, answers, strict=True)]
-    write_gguf(folder, place / "m.gguf", "f16", name="m", stop_ids=[2])
-    with llama_cpp_server(place / "m.gguf", 2048) as endpoint:
-        right = verify(endpoint, judged, longest, control_tokens=["<|im_end|>"], required=0.3, changes=0.1)
-    assert right.passed, right  # answers in another precision: near ties change some
+def test_llama_cpp_answers_as_the_base_does(base: Path, examples: dict[str, Path], folder: Path) -> None:
+    model, max_new_tokens, gguf = base / "model", 4, folder / "m.gguf"
+    answerer = Answerer(model)
+    prompts = [example.prompt_messages for example in read_examples(examples["train"])[:6]]
+    answers = answerer.answers([encode_prompt(answerer.tokenizer, p) for p in prompts], None, max_new_tokens, 6)
+    judged = [JudgedRow(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    write_gguf(model, gguf, "f16", name="m", stop_ids=[2])
+    with llama_cpp_server(gguf, 2048) as endpoint:
+        result = verify(endpoint, judged, max_new_tokens, control_tokens=["<|im_end|>"], required=0.3, changes=0.1)
+    assert result.passed, result  # the tolerances allow for near ties in another precision

@@ -1,4 +1,4 @@
-"""What dies around a run that `dagster dev` started: cancelled in the UI, code server killed, all stopped."""
+"""A run started by `dagster dev`: cancelled in the UI, then its code server killed, then `dagster dev` stopped."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ JOB = "in_many_processes"
 
 
 class Training:
-    """The training child of a run, and the grandchild it has started."""
+    """The process ids of a run's training child and of the grandchild it starts."""
 
     def __init__(self, folder: Path) -> None:
         wait_until((folder / "child").exists, 300)
@@ -25,7 +25,7 @@ class Training:
         for name in ("child", "grandchild"):
             (folder / name).unlink()
 
-    def runs(self) -> bool:
+    def is_running(self) -> bool:
         return all(map(is_running, self.pids))
 
 
@@ -33,12 +33,12 @@ class Training:
 def dev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dev]:
     for name, value in environment(tmp_path).items():
         monkeypatch.setenv(name, value)
-    with dagster_dev(tmp_path / "dev.log", os.environ, "-m", "finetune_pipeline_tests.unit.orchestration.jobs") as made:
-        yield made
+    with dagster_dev(tmp_path / "dev.log", os.environ, "-m", "finetune_pipeline_tests.unit.orchestration.jobs") as dev:
+        yield dev
 
 
 def test_a_run_is_cancelled_and_outlives_what_dies_around_it(dev: Dev, tmp_path: Path) -> None:
-    # the button "Terminate"
+    # cancelled in the UI
     first = dev.launch(JOB)
     training = Training(tmp_path)
     assert dev.terminate(first) == "TerminateRunSuccess"
@@ -46,7 +46,7 @@ def test_a_run_is_cancelled_and_outlives_what_dies_around_it(dev: Dev, tmp_path:
     wait_until(lambda: dev.status(first) == "CANCELED", 120)
     assert (tmp_path / "attempts").read_text() == "x", "a cancelled run was started again"
 
-    # the code server, SIGKILL: the training goes on
+    # code server killed: the training continues
     second = dev.launch(JOB)
     training = Training(tmp_path)
     servers = dev.processes("dagster api grpc")
@@ -54,15 +54,15 @@ def test_a_run_is_cancelled_and_outlives_what_dies_around_it(dev: Dev, tmp_path:
     for server in servers:
         server.kill()
     time.sleep(3)
-    assert training.runs() and dev.status(second) == "STARTED"
+    assert training.is_running() and dev.status(second) == "STARTED"
 
-    # `dagster dev` is stopped: the training goes on
+    # `dagster dev` stopped: the training continues
     dev.process.send_signal(signal.SIGTERM)
     dev.process.wait(120)
     time.sleep(3)
-    assert training.runs(), "it ended with what had started it"
+    assert training.is_running(), "the training ended with `dagster dev`"
 
-    # nobody is left who could tell the run: that it is marked as cancelled is enough
+    # no process is left to signal the run: its status in Dagster ends it
     with dg.DagsterInstance.get() as instance:
         run = instance.get_run_by_id(second)
         assert run is not None and run.status == dg.DagsterRunStatus.STARTED

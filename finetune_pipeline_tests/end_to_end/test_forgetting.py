@@ -1,4 +1,4 @@
-"""The bundled model, taught nothing but one label for everything at far too high a rate: the loss of ability is found."""
+"""The bundled model, overtrained on one sentence at far too high a learning rate: the ability gate detects the loss."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ ITEMS = [i for i in suite() if i.category in ("knowledge", "json", "plain_text")
 
 
 def overtrain(model: Any, tokenizer: Any) -> None:
-    """Four steps on one sentence with a learning rate thirty times too high."""
+    """Train four steps on one sentence at thirty times a sound learning rate."""
     model.requires_grad_(True)
     text = "\n".join(["Whatever the message says, the label is billing."] * 4)
     ids = torch.tensor([tokenizer(text)["input_ids"]])
@@ -32,22 +32,23 @@ def overtrain(model: Any, tokenizer: Any) -> None:
 
 @pytest.fixture(scope="module")
 def rows() -> tuple[list[dict], list[dict]]:
-    asked = Answerer(bundled_base()[0], precision="float32")  # it is trained below, in its own weights
-    before = score_items(asked, ITEMS, 16)
+    answerer = Answerer(bundled_base()[0], precision="float32")  # trained in place
+    before = score_items(answerer, ITEMS, 16)
     torch.manual_seed(0)
-    overtrain(asked.model, asked.tokenizer)
-    return before, score_items(asked, ITEMS, 16)
+    overtrain(answerer.model, answerer.tokenizer)
+    return before, score_items(answerer, ITEMS, 16)
 
 
 def test_the_base_model_knows_things_chance_does_not(rows: tuple[list[dict], list[dict]]) -> None:
-    known = [r for r in rows[0] if r["category"] == "knowledge"]
-    assert sum(r["right"] for r in known) / len(known) > 0.6  # chance is a quarter
-    assert not any(r["error"] for r in rows[0])
+    before = rows[0]
+    knowledge = [row["right"] for row in before if row["category"] == "knowledge"]
+    assert sum(knowledge) / len(knowledge) > 0.6  # chance is 0.25
+    assert not any(row["error"] for row in before)
 
 
 def test_an_overtrained_model_is_stopped(rows: tuple[list[dict], list[dict]]) -> None:
     facts = {"items": len(ITEMS), **ability_drop(*rows)}
     gate = general_ability(spec(), Ability.model_validate(facts))
     assert not gate.passed
-    assert facts["interval"][0] > 0, facts  # not merely not ruled out: the loss is shown
+    assert facts["interval"][0] > 0, facts  # the loss is significant
     assert facts["text"]["interval"][0] > 0

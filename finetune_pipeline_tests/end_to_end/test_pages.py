@@ -1,5 +1,5 @@
-"""The pages in a real browser: what the first screen says, contrast, print, and the filter of the rows; and the review page:
-keys, a reload, markup in texts, and what comes out."""
+"""Pages in a real browser. The report: first screen, contrast, print and row filter. The review page: keys, reload, hostile
+markup and stored decisions."""
 
 import html
 import json
@@ -29,7 +29,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH: pages cannot be looked at")
 SHEET = sheet_name("0123456789abcdef", 3)
 EVIL = "</script><img src=x onerror=document.title='broken'>"
-WIDTHS = (1280, 500)  # no headless window is narrower
+WIDTHS = (1280, 500)  # headless Chromium allows no narrower window
 DARK = "@media (prefers-color-scheme: dark)"
 REPORT = """const p = document.createElement('p'); p.id = 'measured'; p.textContent = JSON.stringify(measured);
 document.body.append(p);"""
@@ -68,22 +68,22 @@ setTimeout(async () => { %s }, 50);
 
 @cache
 def report() -> str:
-    """The report on a refused candidate, with its rows."""
+    """The report page of a refused candidate, with rows."""
     base, candidate = paired(80, 14, 8, 98)
     result, rows = evaluation_and_rows(predictions=[*base, *candidate])
     return page_html(evaluation_page(result, decide(spec(), result), rows))
 
 
 def browse(page: str, folder: Path, script: str, width: int = 1280, dark: bool = False) -> Any:
-    """What the browser knows of a page: the value of `measured` after the script has run in it."""
+    """Run a script in a page. Returns the script's variable `measured`."""
     page = page.replace(DARK, "@media all" if dark else "@media not all")
-    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)  # it keeps out the test's script, too
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)  # it would block the test's script
     file = folder / "page.html"
     file.write_text(page.replace("</body>", f"<script>{{ {script}\n{REPORT} }}</script></body>"), "utf-8")
     dom = chromium(folder, "--dump-dom", f"--window-size={width},800", file.as_uri())
-    seen = re.search(r'<p id="measured">(.*?)</p>', dom, re.S)
-    assert seen, dom[-2000:]
-    return json.loads(html.unescape(seen.group(1)))
+    measured = re.search(r'<p id="measured">(.*?)</p>', dom, re.S)
+    assert measured, dom[-2000:]
+    return json.loads(html.unescape(measured.group(1)))
 
 
 def chromium(folder: Path, *arguments: str) -> str:
@@ -101,7 +101,7 @@ def test_the_first_screen_answers(tmp_path: Path, width: int) -> None:
     measured.facts = bottom(".facts"); measured.answer = bottom(".answer"); measured.next = bottom(".next + ol li");
     measured.text = document.body.innerText;"""
     measured = browse(report(), tmp_path, script, width)
-    first = measured["text"][: measured["text"].index("\nGates\n")]
+    summary = measured["text"][: measured["text"].index("\nGates\n")]
     for words in (
         "Do not ship it.",
         "Refused by beats_baseline",
@@ -111,17 +111,17 @@ def test_the_first_screen_answers(tmp_path: Path, width: int) -> None:
         "bundled/smollm2-135m-instruct, qlora, version c1",
         "version t1: 700 train, 80 validation, 171 test rows",
     ):
-        assert words in first, words
+        assert words in summary, words
     assert max(measured["facts"], measured["answer"]) < 800 and measured["next"] < (800 if width == 1280 else 1000)
-    assert measured["wide"] <= 0, "nothing sticks out"
+    assert measured["wide"] <= 0, "the page scrolls sideways"
     assert measured["high"] < (3500 if width == 1280 else 5500)
 
 
 def test_the_report_prints_on_at_most_eight_pages(tmp_path: Path) -> None:
-    file, printed = tmp_path / "page.html", tmp_path / "page.pdf"
-    file.write_text(report(), "utf-8")
-    chromium(tmp_path, "--no-pdf-header-footer", f"--print-to-pdf={printed}", file.as_uri())
-    assert 1 <= len(re.findall(rb"/Type /Page\b", printed.read_bytes())) <= 8
+    page, pdf = tmp_path / "page.html", tmp_path / "page.pdf"
+    page.write_text(report(), "utf-8")
+    chromium(tmp_path, "--no-pdf-header-footer", f"--print-to-pdf={pdf}", page.as_uri())
+    assert 1 <= len(re.findall(rb"/Type /Page\b", pdf.read_bytes())) <= 8
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -130,7 +130,7 @@ def test_every_text_has_contrast(tmp_path: Path, which: str, dark: bool) -> None
     page = report() if which == "report" else page_html(every_block("words"))
     measured = browse(page, tmp_path, CONTRAST, dark=dark)
     assert len(measured) > 60
-    assert not [of for of in measured if of[0] < 4.5]
+    assert not [text for text in measured if text[0] < 4.5], "(contrast ratio, text, element)"
 
 
 def test_headers_have_a_scope_and_rows_can_be_filtered(tmp_path: Path) -> None:
@@ -154,8 +154,8 @@ def test_a_right_to_left_text_is_shown_in_its_order(tmp_path: Path) -> None:
     script = """const place = i => { const range = document.createRange(), words = document.querySelector("td").firstChild;
       range.setStart(words, i); range.setEnd(words, i + 1); return range.getBoundingClientRect().left; };
     const measured = [place(0), place(4)];"""
-    first, mark = browse(page_html(Page("t", "l", None, [Section.of("s", "S", [table])])), tmp_path, script)
-    assert mark < first, "the exclamation mark ends the word, so it is left of it"
+    first_letter, mark = browse(page_html(Page("t", "l", None, [Section.of("s", "S", [table])])), tmp_path, script)
+    assert mark < first_letter, "the exclamation mark must be to the left of the word it ends"
 
 
 def test_the_policy_lets_the_pages_own_script_run_and_no_other(tmp_path: Path) -> None:
@@ -172,13 +172,13 @@ def task(tmp_path: Path) -> Task:
 
 
 def drive(page: str | Path, folder: Path) -> Any:
-    """What the page's driver told, after the browser has run it."""
+    """Open a page with a driver script. Returns what the script passed to `tell`."""
     url = page.as_uri() if isinstance(page, Path) else page
     dom = chromium(folder, "--dump-dom", "--virtual-time-budget=8000", url)
-    seen = re.search(r'<p id="told">(.*?)</p>', dom, re.S)
-    assert seen, dom[-2000:]
+    told = re.search(r'<p id="told">(.*?)</p>', dom, re.S)
+    assert told, dom[-2000:]
     assert "<title>broken" not in dom
-    return json.loads(html.unescape(seen.group(1)))
+    return json.loads(html.unescape(told.group(1)))
 
 
 def with_driver(page: str, script: str) -> str:
@@ -192,8 +192,8 @@ def queue(task: Task) -> ReviewQueue:
 
 
 def test_keys_decide_and_a_reload_loses_nothing(task: Task, tmp_path: Path) -> None:
-    # The reload is the page's own, in one browser: a browser that ends at once may not have written its storage yet.
-    # The storage is written by another process, which a busy machine lets wait: then the page is loaded again.
+    # The page reloads itself within one browser, since a browser may end before it has written its storage. Another process
+    # writes the storage, which can be late on a busy machine, so the script reloads until it is there.
     wait = "await new Promise(done => setTimeout(done, 300));"
     before = (
         'press("1"); const refused = $("state").textContent, before = lines().length;'
@@ -211,12 +211,12 @@ def test_keys_decide_and_a_reload_loses_nothing(task: Task, tmp_path: Path) -> N
     )
     file = tmp_path / "page.html"
     file.write_text(with_driver(queue(task).page(), script))
-    both = drive(file, tmp_path)
-    seen, again = both["seen"], both["again"]
+    result = drive(file, tmp_path)
+    seen, again = result["seen"], result["again"]
     assert (seen["refused"], seen["before"]) == ("write your name first", 0)
     assert (seen["shown"], seen["where"]) == (EVIL, "1 of 3, 2 decided")
-    made = [(r["id"], r["choice"], r["rater"], r["sheet"]) for r in seen["rows"]]
-    assert made == [("e0", "A", "Ada", SHEET), ("e1", "neither", "Ada", SHEET)]
+    decisions = [(row["id"], row["choice"], row["rater"], row["sheet"]) for row in seen["rows"]]
+    assert decisions == [("e0", "A", "Ada", SHEET), ("e1", "neither", "Ada", SHEET)]
     assert seen["rows"][0]["comment"] == "why"
     assert again["rows"] == seen["rows"]
     assert (again["at"], again["rater"]) == (2, "Ada")
@@ -232,20 +232,19 @@ def test_another_answer_is_asked_for_before_a_row_counts(task: Task, tmp_path: P
         "tell({ open, asked, rows: lines() });"
     )
     file.write_text(with_driver(synthetic_queue(task, rows).page("Ada"), script))
-    seen = drive(file, tmp_path)
-    assert (seen["open"], seen["asked"]) == (0, "row")
-    (row,) = seen["rows"]
+    result = drive(file, tmp_path)
+    assert (result["open"], result["asked"]) == (0, "row")
+    (row,) = result["rows"]
     assert (row["decision"], row["label"], row["reviewer"]) == ("relabel", "no", "Ada")
     assert synthetic_queue(task, rows).take(row)[0] is not None
 
 
 def test_served_decisions_are_stored_as_they_are_made(task: Task, tmp_path: Path) -> None:
-    made, stored = queue(task), tmp_path / "out.jsonl"
-    page = with_driver(
-        made.page("Ada", "token"), 'press("2"); await sending; tell({ state: $("state").textContent, rows: lines() });'
-    )
-    with LocalServer(review_app(page, "token", made.take, stored)) as server:
-        seen = drive(f"{server.url}/", tmp_path)
-    assert seen["state"] == "stored"
-    assert [json.loads(line) for line in stored.read_text().splitlines()] == seen["rows"]
-    assert seen["rows"][0]["choice"] == "B"
+    outputs, stored = queue(task), tmp_path / "out.jsonl"
+    script = 'press("2"); await sending; tell({ state: $("state").textContent, rows: lines() });'
+    page = with_driver(outputs.page("Ada", "token"), script)
+    with LocalServer(review_app(page, "token", outputs.take, stored)) as server:
+        result = drive(f"{server.url}/", tmp_path)
+    assert result["state"] == "stored"
+    assert [json.loads(line) for line in stored.read_text().splitlines()] == result["rows"]
+    assert result["rows"][0]["choice"] == "B"

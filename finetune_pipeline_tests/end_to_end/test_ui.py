@@ -1,5 +1,5 @@
-"""``finetune ui`` of an installed wheel, in the folder of a project: both web servers come up on this machine only, with the
-history of the run in them; what a web page from elsewhere may ask them, whose port it is, and how it ends."""
+"""``finetune ui`` of an installed wheel: both servers start and show the finished run, refuse requests of foreign web pages,
+name a busy port's owner, and end with the terminal."""
 
 import asyncio
 import json
@@ -8,54 +8,49 @@ import signal
 import socket
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import requests
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from finetune_pipeline.pipeline import CHECKS, STEPS
 from finetune_pipeline_tests import warm_workers, wheel
 from finetune_pipeline_tests.dagster_dev import reserved_port
-from finetune_pipeline_tests.graph.project import Project
+from finetune_pipeline_tests.graph.project import Finished
 
 VERSION = {"query": "{ version }"}
 STRANGERS = (("Host", "rebound.example"), ("Origin", "https://evil.example"))
-MADE = {step.name for step in STEPS if not step.asked_for}
-NOT_ASKED_HERE = {
+MATERIALIZED = {step.name for step in STEPS if not step.asked_for}
+UNUSED_INPUTS = {
     ("judge_review", "test_predictions"): "the spec names no judge",
     ("judge_review", "human_review"): "the spec names no judge",
     ("general_ability", "base_ability"): "the spec asks for no test of general ability",
     ("test_predictions", "validation_split"): "no production row is kept to judge",
 }
-"""Inputs that the finished run had no reason to open: (step, input), and why."""
+"""Inputs that the finished run does not open: (step, input), with the reason."""
 ORDER_ONLY = {"few_shot_baseline": {"data_quality"}, "adapter": {"advice"}}
-"""Edges that only order: the step is not made while a blocking check of the other one fails, and reads nothing of it."""
+"""Edges that only order steps: a failing blocking check of the input stops the step, which reads nothing of the input."""
+
+
+def send(url: str, body: dict[str, Any] | None = None, **headers: str) -> requests.Response:
+    """POST `body` as JSON, or GET without a body. headers: With `_` for `-` in their names."""
+    all_headers = {"Content-Type": "application/json", **{name.replace("_", "-"): v for name, v in headers.items()}}
+    return requests.request("GET" if body is None else "POST", url, json=body, headers=all_headers, timeout=60)
 
 
 def ask(url: str, body: dict[str, Any] | None = None) -> Any:
-    data = json.dumps(body).encode() if body is not None else None
-    request = urllib.request.Request(url, data, {"content-type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)
+    response = send(url, body)
+    response.raise_for_status()
+    return response.json()
 
 
-def status_of(url: str, body: Any = None, **headers: str) -> int:
-    """The status of an answer; 0: nobody listens."""
-    data = None if body is None else json.dumps(body).encode()
-    given = {"Content-Type": "application/json", **{name.replace("_", "-"): v for name, v in headers.items()}}
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, data, given), timeout=60) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-    except (urllib.error.URLError, ConnectionError):
-        return 0
+def status_of(url: str, body: dict[str, Any] | None = None, **headers: str) -> int:
+    return send(url, body, **headers).status_code
 
 
 def wait_for(url: str, process: subprocess.Popen[str], body: dict[str, Any] | None = None) -> Any:
@@ -64,32 +59,27 @@ def wait_for(url: str, process: subprocess.Popen[str], body: dict[str, Any] | No
         assert process.poll() is None, "the servers ended"
         try:
             return ask(url, body)
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
+        except requests.RequestException:
             assert time.monotonic() < end, f"{url} did not answer within three minutes"
             time.sleep(1)
 
 
 @pytest.fixture(scope="module")
-def servers(finished: tuple[Project, int, dict]) -> Iterator[dict[str, Any]]:
-    root = finished[0].root
+def servers(finished: Finished) -> Iterator[dict[str, Any]]:
+    root, no_output = finished.project.root, {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with reserved_port() as dagster, reserved_port() as mlflow:
-        yield from _servers(root, {"dagster": dagster, "mlflow": mlflow})
-
-
-def _servers(root: Path, ports: dict[str, int]) -> Iterator[dict[str, Any]]:
-    options = [part for name, port in ports.items() for part in (f"--{name}-port", str(port))]
-    command = wheel.command(root.parent / "wheel/environment", "ui", *options)
-    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, cwd=root, env=wheel.ENVIRONMENT, text=True, **silent)
-    urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
-    try:
-        wait_for(f"{urls['dagster']}/graphql", process, VERSION)
-        wait_for(f"{urls['mlflow']}/api/2.0/mlflow/experiments/search", process, {"max_results": 1})
-        yield urls | {"process": process}
-    finally:
-        if process.poll() is None:  # a test has failed, or the last one was left out
-            process.terminate()
-            process.wait(timeout=60)
+        options = ("--dagster-port", str(dagster), "--mlflow-port", str(mlflow))
+        command = wheel.command(root.parent / "wheel/environment", "ui", *options)
+        process = subprocess.Popen(command, cwd=root, env=wheel.ENVIRONMENT, text=True, **no_output)
+        servers = {"dagster": f"http://127.0.0.1:{dagster}", "mlflow": f"http://127.0.0.1:{mlflow}", "process": process}
+        try:
+            wait_for(f"{servers['dagster']}/graphql", process, VERSION)
+            wait_for(f"{servers['mlflow']}/api/2.0/mlflow/experiments/search", process, {"max_results": 1})
+            yield servers
+        finally:
+            if process.poll() is None:  # the test that ends it failed or was not selected
+                process.terminate()
+                process.wait(timeout=60)
 
 
 def graphql(servers: dict[str, Any], query: str) -> Any:
@@ -98,7 +88,7 @@ def graphql(servers: dict[str, Any], query: str) -> Any:
 
 @pytest.fixture(scope="module")
 def nodes(servers: dict[str, Any]) -> dict[str, Any]:
-    """What the running code location says of every asset, by name."""
+    """The running code location's asset nodes, by name."""
     query = """{ assetNodes { dependencyKeys { path } assetKey { path } groupName description owners { __typename }
                  assetMaterializations(limit: 1) { runId } hasMaterializePermission
                  assetChecksOrError { ... on AssetChecks { checks { name executionForLatestMaterialization { status } } } } } }"""
@@ -111,29 +101,29 @@ def nodes(servers: dict[str, Any]) -> dict[str, Any]:
 def test_dagster_shows_every_asset_with_its_materialization_and_its_checks(nodes: dict[str, Any]) -> None:
     assert set(nodes) == {step.name for step in STEPS}
     assert all(node["description"] and node["owners"] for node in nodes.values())
-    assert {name for name, node in nodes.items() if node["assetMaterializations"]} == MADE
+    assert {name for name, node in nodes.items() if node["assetMaterializations"]} == MATERIALIZED
     checks = {
         (name, c["name"]): c["executionForLatestMaterialization"]
         for name, node in nodes.items()
         for c in node["assetChecksOrError"].get("checks", [])
     }
     assert set(checks) == {(step, c.name) for step, c in CHECKS}
-    assert all(execution for (step, _), execution in checks.items() if step in MADE)
+    assert all(execution for (step, _), execution in checks.items() if step in MATERIALIZED)
 
 
-def test_dagster_shows_what_every_step_reads(finished: tuple[Project, int, dict], nodes: dict[str, Any]) -> None:
-    """The lineage of the running code location is what each step of the run opened."""
+def test_dagster_shows_what_every_step_reads(finished: Finished, nodes: dict[str, Any]) -> None:
+    """The lineage in Dagster equals the inputs that each step of the run opened."""
     for step in (s for s in STEPS if not s.asked_for):
         needs = [key["path"][-1] for key in nodes[step.name]["dependencyKeys"]]
         if step.view_of:
             assert needs == [step.view_of]
             continue
-        (manifest,) = (finished[0].home / "artifacts").glob(f"*/{step.name}/*/artifact.json")
+        (manifest,) = (finished.project.home / "artifacts").glob(f"*/{step.name}/*/artifact.json")
         shown, opened = set(needs) - set(step.follows), set(json.loads(manifest.read_text())["opened"])
         assert set(step.follows) <= set(needs)
-        assert opened <= shown, f"{step.name}: read, and not shown"
-        unread = {name for name in shown - opened if (step.name, name) not in NOT_ASKED_HERE}
-        assert unread <= set(step.after), f"{step.name}: what decides the version is read"
+        assert opened <= shown, f"{step.name}: an opened input is missing in the lineage"
+        unread = {name for name in shown - opened if (step.name, name) not in UNUSED_INPUTS}
+        assert unread <= set(step.after), f"{step.name}: an input that decides the version was not opened"
         assert unread == ORDER_ONLY.get(step.name, set()), step.name
 
 
@@ -149,14 +139,12 @@ def test_jobs_schedule_and_sensors_are_there_and_stopped(servers: dict[str, Any]
     assert {v for k, v in states.items() if k.startswith("mlflow_closes_")} == {"RUNNING"}
 
 
-def test_the_run_of_the_command_line_is_one_of_the_code_location(
-    servers: dict[str, Any], finished: tuple[Project, int, dict]
-) -> None:
-    """Dagster's timeline leaves out runs without an origin."""
+def test_the_run_of_the_command_line_is_one_of_the_code_location(servers: dict[str, Any], finished: Finished) -> None:
+    """Dagster's timeline omits runs without an origin."""
     query = "{ runsOrError { ... on Runs { results { runId repositoryOrigin { repositoryLocationName repositoryName } } } } }"
     (run,) = graphql(servers, query)["runsOrError"]["results"]
     origin = {"repositoryLocationName": "finetune_pipeline", "repositoryName": "__repository__"}
-    assert run == {"runId": finished[2]["run_id"], "repositoryOrigin": origin}
+    assert run == {"runId": finished.output["run_id"], "repositoryOrigin": origin}
 
 
 def test_mlflow_shows_the_run_and_the_registered_model(servers: dict[str, Any]) -> None:
@@ -166,22 +154,22 @@ def test_mlflow_shows_the_run_and_the_registered_model(servers: dict[str, Any]) 
     experiments = ask(f"{url}/experiments/search", {"max_results": 10})["experiments"]
     (experiment,) = [e for e in experiments if e["name"] == "finetune"]
     runs = ask(f"{url}/runs/search", {"experiment_ids": [experiment["experiment_id"]], "max_results": 100})["runs"]
-    assert len(runs) == len(MADE) + 1
+    assert len(runs) == len(MATERIALIZED) + 1
 
 
 def test_dagster_answers_its_own_pages_only(servers: dict[str, Any]) -> None:
     url, query = servers["dagster"], "graphql?query=%7Bversion%7D"
-    assert [status_of(f"{url}/graphql", VERSION, **given) for given in ({}, {"Origin": url})] == [200, 200]
+    assert [status_of(f"{url}/graphql", VERSION, **headers) for headers in ({}, {"Origin": url})] == [200, 200]
     for name, value in (*STRANGERS, ("Origin", "null"), ("Sec_Fetch_Site", "cross-site")):
-        refused = status_of(f"{url}/graphql", VERSION, **{name: value}), status_of(f"{url}/{query}", **{name: value})
-        assert refused == (403, 403), (name, value)
+        statuses = status_of(f"{url}/graphql", VERSION, **{name: value}), status_of(f"{url}/{query}", **{name: value})
+        assert statuses == (403, 403), (name, value)
     link = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate"}
-    assert status_of(f"{url}/runs", **link) == 200, "a link from elsewhere opens the page"
-    assert status_of(f"{url}/{query}", **link) == 403, "and sends no query"
+    assert status_of(f"{url}/runs", **link) == 200, "a foreign link must open the page"
+    assert status_of(f"{url}/{query}", **link) == 403, "a foreign link must not send a query"
 
 
 def test_subscriptions_are_for_its_own_pages(servers: dict[str, Any]) -> None:
-    async def opened(origin: str) -> bool:
+    async def is_accepted(origin: str) -> bool:
         address = f"{servers['dagster'].replace('http', 'ws')}/graphql"
         try:
             async with connect(address, origin=origin, subprotocols=["graphql-ws"], proxy=None) as socket:
@@ -191,8 +179,8 @@ def test_subscriptions_are_for_its_own_pages(servers: dict[str, Any]) -> None:
             assert refused.response.status_code == 403
             return False
 
-    assert asyncio.run(opened(servers["dagster"]))
-    assert not asyncio.run(opened("https://evil.example"))
+    assert asyncio.run(is_accepted(servers["dagster"]))
+    assert not asyncio.run(is_accepted("https://evil.example"))
 
 
 def test_mlflow_refuses_them_too(servers: dict[str, Any]) -> None:
@@ -203,12 +191,12 @@ def test_mlflow_refuses_them_too(servers: dict[str, Any]) -> None:
 
 def test_it_takes_its_servers_with_it_when_the_terminal_hangs_up(servers: dict[str, Any]) -> None:
     process = servers["process"]
-    below = psutil.Process(process.pid).children(recursive=True)
-    assert len(below) >= 3
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) >= 3
     process.send_signal(signal.SIGHUP)
     assert process.wait(timeout=60) == 0
-    _, left = psutil.wait_procs(below, timeout=10)
-    assert not left
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
 
 
 def test_a_busy_port_is_named_with_what_holds_it(tmp_path: Path) -> None:
@@ -216,7 +204,7 @@ def test_a_busy_port_is_named_with_what_holds_it(tmp_path: Path) -> None:
         port = holder.getsockname()[1]
         env = {**os.environ, **warm_workers.start(), "FINETUNE_HOME": str(tmp_path)}
         command = [*warm_workers.COMMAND, "ui", "--dagster-port", str(port)]
-        done = subprocess.run(command, env=env, text=True, capture_output=True, timeout=120, check=False)
-    assert done.returncode == 1
-    assert f"port {port} is in use by process {os.getpid()} (" in done.stderr
-    assert "end that, or choose another with --dagster-port" in done.stderr
+        ui = subprocess.run(command, env=env, text=True, capture_output=True, timeout=120, check=False)
+    assert ui.returncode == 1
+    assert f"port {port} is in use by process {os.getpid()} (" in ui.stderr
+    assert "end that, or choose another with --dagster-port" in ui.stderr

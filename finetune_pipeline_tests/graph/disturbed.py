@@ -1,4 +1,4 @@
-"""A project that is disturbed, and what must hold whatever happened to it: nothing half made, nothing lost, same bytes."""
+"""Helpers to kill runs at random moments, and to check the result: complete artifacts, no lost rows, identical bytes."""
 
 import hashlib
 import json
@@ -20,14 +20,14 @@ from finetune_pipeline_tests.graph.project import Project
 from finetune_pipeline_tests.shared import copy_database
 
 TIMES = ("measured.json", "job.json")
-"""Files that tell how long something took, or how a process was started: no two runs have them alike."""
+"""Files with durations or process details, which differ between runs."""
 LOG_ROWS, ROTATED_EVERY = 60, 20
 OF_LOGS = ("production_logs", "drift_report", "retraining_decision")
-"""Steps whose versions follow from when which row was taken in, and so differ where the log grew between runs."""
+"""Steps whose versions depend on when each log row was taken in, so they differ if the log grew between runs."""
 
 
 class Running(Protocol):
-    """What is needed of a process: subprocess.Popen has it."""
+    """A running process, such as a subprocess.Popen."""
 
     @property
     def pid(self) -> int: ...
@@ -36,7 +36,7 @@ class Running(Protocol):
 
 
 def start(project: Project, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    """``finetune run`` in a session of its own; its words go to run.log beside the home."""
+    """Start ``finetune run`` in a new session, with its output in run.log beside the home."""
     with (project.root / "run.log").open("a") as log:
         return subprocess.Popen(
             project.command("run", project.folder.name, *arguments),
@@ -49,33 +49,33 @@ def start(project: Project, *arguments: str, **environment: str) -> subprocess.P
 
 
 def last_output(project: Project) -> str:
-    """The end of what the last runs said."""
+    """The end of run.log."""
     path = project.root / "run.log"
     return path.read_text("utf-8", "replace")[-3000:] if path.exists() else ""
 
 
 def run_in_progress(project: Project, run: Running) -> list[str]:
-    """Assets that the run has begun and not ended, by its progress file."""
+    """Assets that the run has begun and not finished, from its progress file."""
     try:
         (path,) = (project.home / "progress").glob(f"{project.folder.name}-{run.pid}-*.jsonl")
         lines = path.read_bytes().split(b"\n")[:-1]
     except (FileNotFoundError, ValueError):
         return []
-    begun: list[str] = []
+    in_progress: list[str] = []
     for row in map(json.loads, lines):
         if row["message"] == "begins":
-            begun.append(row["stage"])
-        elif row["message"] == "done" and row["stage"] in begun:
-            begun.remove(row["stage"])
-    return begun
+            in_progress.append(row["stage"])
+        elif row["message"] == "done" and row["stage"] in in_progress:
+            in_progress.remove(row["stage"])
+    return in_progress
 
 
 def wait_for(run: Running, condition: Callable[[], Any], seconds: float = 900) -> Any:
-    """What `condition` gives once it gives something; None when the run ended first."""
+    """The first truthy result of `condition`; None if the run ends first."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if found := condition():
-            return found
+        if result := condition():
+            return result
         if run.poll() is not None:
             return None
         time.sleep(0.002)
@@ -83,40 +83,40 @@ def wait_for(run: Running, condition: Callable[[], Any], seconds: float = 900) -
 
 
 def heavy_child(run: Running) -> psutil.Process | None:
-    """The process that works with torch for this run, if there is one now."""
+    """The run's worker process, if one is running."""
     try:
         for child in psutil.Process(run.pid).children(recursive=True):
             if {WORKER_MODULE, warm_workers.__name__} & set(child.cmdline()):
                 return child
-    except psutil.Error:  # one of them ended while it was looked at
+    except psutil.Error:  # a process ended meanwhile
         return None
     return None
 
 
 def kill_run(run: Running) -> None:
-    """SIGKILL for the command line. Asserts that nothing it started outlives it."""
+    """Send SIGKILL to the command line. Asserts that no child process outlives it."""
     stop_run(run, signal.SIGKILL)
 
 
 def stop_run(run: Running, number: signal.Signals, *, group: bool = False) -> float:
-    """A signal for the command line, or for its whole group. Asserts that nothing it started outlives it. Returns how many
-    seconds it lived on."""
-    children, began = psutil.Process(run.pid).children(recursive=True), time.monotonic()
+    """Send a signal to the command line, or to its process group. Asserts that no child process outlives it. Returns the
+    seconds until it ended."""
+    children, sent_at = psutil.Process(run.pid).children(recursive=True), time.monotonic()
     (os.killpg if group else os.kill)(run.pid, number)
     run.wait(300)
-    took = time.monotonic() - began
+    seconds = time.monotonic() - sent_at
     _, alive = psutil.wait_procs(children, timeout=30)
-    assert not alive, f"outlived the process that started them: {alive}"
-    return took
+    assert not alive, f"outlived the command line: {alive}"
+    return seconds
 
 
 def kill_in(project: Project, run: Running, asset: str, seconds: float, rng: random.Random, child: bool) -> str:
-    """Kill the run a random moment of up to `seconds` after `asset` began: its child that works with torch if `child` and
-    there is one, else the command line. Returns the asset that was being made and the victim; "" if nothing was killed."""
+    """Kill the run at a random moment up to `seconds` after `asset` began: the worker if `child` and one is running, else the
+    command line. Returns the assets in progress and the killed process; "" if the run ended before."""
     if not wait_for(run, lambda: asset in run_in_progress(project, run)):
         return ""
-    end = time.monotonic() + rng.uniform(0, seconds)
-    while time.monotonic() < end and run.poll() is None:
+    kill_at = time.monotonic() + rng.uniform(0, seconds)
+    while time.monotonic() < kill_at and run.poll() is None:
         time.sleep(0.002)
     where = "+".join(run_in_progress(project, run)) or "between two"
     if run.poll() is not None:
@@ -131,24 +131,23 @@ def kill_in(project: Project, run: Running, asset: str, seconds: float, rng: ran
 
 
 def finish(project: Project, *arguments: str, **environment: str) -> int:
-    """Run until it ends by itself. Returns the exit code."""
+    """Run to the end. Returns the exit code."""
     return start(project, *arguments, **environment).wait(1800)
 
 
-def whole(project: Project) -> int:
-    """Check every artifact that is visible against its manifest. Returns how many there are."""
-    count = 0
-    for manifest in (project.home / "artifacts").glob("*/*/*/artifact.json"):
+def check_artifacts(project: Project) -> int:
+    """Assert that every published artifact matches its manifest. Returns the number of artifacts."""
+    manifests = list((project.home / "artifacts").glob("*/*/*/artifact.json"))
+    for manifest in manifests:
         for name, file in json.loads(manifest.read_text())["files"].items():
             path = manifest.parent / name
-            assert hashlib.sha256(path.read_bytes()).hexdigest() == file["sha256"], f"{path} is not what was made"
-        count += 1
-    return count
+            assert hashlib.sha256(path.read_bytes()).hexdigest() == file["sha256"], f"{path} differs from its manifest"
+    return len(manifests)
 
 
 def digests(project: Project, *, of_logs: bool = True) -> dict[str, str]:
-    """Digest of every file of every artifact but those of times, by step, version and name; `of_logs`: :data:`OF_LOGS` too."""
-    found = {}
+    """Digests of all artifact files except :data:`TIMES`, by step, version and name. of_logs: Include :data:`OF_LOGS`."""
+    digest_by_name = {}
     for manifest in (project.home / "artifacts").glob("*/*/*/artifact.json"):
         step, version = manifest.parts[-3:-1]
         if step in OF_LOGS and not of_logs:
@@ -156,16 +155,16 @@ def digests(project: Project, *, of_logs: bool = True) -> dict[str, str]:
         for path in manifest.parent.rglob("*"):
             if path.is_file() and path.name not in (*TIMES, "artifact.json"):
                 name = f"{step}/{version}/{path.relative_to(manifest.parent)}"
-                found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+                digest_by_name[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return digest_by_name
 
 
 def grow_logs(project: Project, rows: int) -> None:
-    """Bring the production log to its first `rows` rows, as a server would: appended, and rotated by renaming."""
+    """Append to the production log until it has `rows` rows, rotating it by renaming as a server would."""
     folder = project.folder / "logs"
     folder.mkdir(exist_ok=True)
-    there = sum(len(p.read_text().splitlines()) for p in folder.glob("*.jsonl*"))
-    for i in range(there, rows):
+    present = sum(len(path.read_text().splitlines()) for path in folder.glob("*.jsonl*"))
+    for i in range(present, rows):
         if i and i % ROTATED_EVERY == 0:
             (folder / "live.jsonl").rename(folder / f"live-{i // ROTATED_EVERY}.jsonl")
         cue, label = ("fire", "red") if i % 2 else ("water", "blue")
@@ -175,14 +174,14 @@ def grow_logs(project: Project, rows: int) -> None:
             handle.write(json.dumps(row) + "\n")
 
 
-def logged(project: Project) -> list[str]:
-    """Ids of the log rows the newest production_logs artifact holds."""
+def logged_ids(project: Project) -> list[str]:
+    """Row ids in the newest production_logs artifact."""
     lines = (project.artifact("production_logs") / "rows.jsonl").read_text().splitlines()
     return [json.loads(line)["id"] for line in lines]
 
 
-def fresh(root: Path, base: Path, key: Path | None = None, log_rows: int = LOG_ROWS) -> Project:
-    """A project with production logs where nothing was run; `key`: the scrubbing key of the run it is compared with."""
+def new_project(root: Path, base: Path, key: Path | None = None, log_rows: int = LOG_ROWS) -> Project:
+    """A project with production logs and no runs. key: Scrubbing key of the run to compare with."""
     shutil.rmtree(root, ignore_errors=True)
     project = Project(root, base=base, cold=True)
     copy_database(project.home / "mlflow")

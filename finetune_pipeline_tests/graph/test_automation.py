@@ -1,5 +1,5 @@
-"""Sensors and schedule against a real Dagster instance: when they ask for a run, when they do not, and why; and a broken
-task that leaves its neighbours alone."""
+"""Sensors and schedule against a real Dagster instance: when they request a run, when they skip, and why; and a broken task
+beside sound ones."""
 
 import json
 import os
@@ -35,14 +35,14 @@ from finetune_pipeline_tests.graph.project import Project
 from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.unit.orchestration.jobs import nothing
 
-FIRST = datetime(2026, 5, 1, 10, tzinfo=UTC).timestamp()
+FIRST_ROW = datetime(2026, 5, 1, 10, tzinfo=UTC).timestamp()
 DAY = 86_400
-LINE = {"timestamp": "2026-05-01T10:00:00Z", "output": "blue", "model_version": "1"}
+LOG_ROW = {"timestamp": "2026-05-01T10:00:00Z", "output": "blue", "model_version": "1"}
 FAILED, SUCCEEDED, STARTED = (dg.DagsterRunStatus[name] for name in ("FAILURE", "SUCCESS", "STARTED"))
 
 
 class Automation:
-    """A task with logs, an instance of Dagster, artifacts, a registry, and what sensors say of them."""
+    """A task with logs, a Dagster instance, an artifact store and a model registry, on which sensors are evaluated."""
 
     def __init__(self, project: Project, instance: dg.DagsterInstance, tracking: Tracking) -> None:
         self.project, self.instance, self.tracking = project, instance, tracking
@@ -55,25 +55,26 @@ class Automation:
     def task(self) -> Task:
         return load_task(self.project.folder)
 
-    def tick(self, of: Any, cursor: str | None = None) -> Any:
-        """What a sensor says now."""
-        sensor = of(self.task, task_jobs(self.task)) if of is drift_sensor else of(self.task)
-        wanted = {name: self.resources[name] for name in sensor.required_resource_keys}
-        return sensor(dg.build_sensor_context(instance=self.instance, resources=wanted, cursor=cursor))
+    def tick(self, make_sensor: Any, cursor: str | None = None) -> Any:
+        """Evaluate a sensor."""
+        arguments = (self.task, task_jobs(self.task)) if make_sensor is drift_sensor else (self.task,)
+        sensor = make_sensor(*arguments)
+        resources = {name: self.resources[name] for name in sensor.required_resource_keys}
+        return sensor(dg.build_sensor_context(instance=self.instance, resources=resources, cursor=cursor))
 
-    def ended(self, status: dg.DagsterRunStatus) -> dg.DagsterRun:
-        """A run of the whole graph that Dagster knows."""
+    def add_run(self, status: dg.DagsterRunStatus) -> dg.DagsterRun:
+        """Record a run of the complete graph in Dagster."""
         tags = {"finetune/task": "colours", "finetune/stage": "all"}
         return self.instance.create_run_for_job(nothing, tags=tags, status=status)
 
-    def write(self, rows: Sequence[dict[str, Any]]) -> None:
+    def write_rows(self, rows: Sequence[dict[str, Any]]) -> None:
         self.logs.write_text("".join(json.dumps(r) + "\n" for r in rows))
 
-    def log(self, n: int, *, rested: bool = True) -> None:
-        """`n` answered rows, the first two with a correction; rested: last written a while ago."""
-        rows = [{**LINE, "id": str(i), "input": f"fire {i}"} for i in range(n)]
-        self.write([{**row, "feedback": {"label": "red"}} for row in rows[:2]] + rows[2:])
-        if rested:
+    def write_log(self, n: int, *, settled: bool = True) -> None:
+        """Log `n` answered rows, the first two with a correction. settled: Date the file 100 seconds back."""
+        rows = [{**LOG_ROW, "id": str(i), "input": f"fire {i}"} for i in range(n)]
+        self.write_rows([{**row, "feedback": {"label": "red"}} for row in rows[:2]] + rows[2:])
+        if settled:
             os.utime(self.logs, (time.time() - 100,) * 2)
 
     def artifact(self, step: str, facts: dict[str, Any], inputs: dict[str, str], rows: Any = None) -> Artifact:
@@ -85,38 +86,38 @@ class Automation:
 
         return self.store.build("colours", step, code_version="1", inputs=inputs, settings=facts, make=make)
 
-    def candidate(
+    def add_candidate(
         self, rows: Any = (), champion: int | None = 1, number: int = 1, splits: str = "s", promoted: bool = True
     ) -> Artifact:
-        """A registered candidate made from these production rows."""
+        """Store the artifacts of a registered candidate trained on these production rows."""
         data = self.artifact("splits", {"name": splits}, {})
         raw = self.artifact("raw_examples", {"of": number}, {}, rows)
         report = self.artifact("evaluation_report", {}, {"raw_examples": raw.version, "splits": data.version})
         facts = {"model_version": number, "champion": champion, "promoted": promoted}
         return self.artifact("model_version", facts, {"evaluation_report": report.version})
 
-    def found_drift(self, rows: int, usable: int, newest: str | None = None) -> None:
-        """A drift report about the first candidate's data, and the decision to train again."""
+    def record_drift(self, rows: int, usable: int, newest: str | None = None) -> None:
+        """Store a drift report on the first candidate's data, and the decision to retrain."""
         data = next(a for a in self.store.all_versions("colours", "splits") if a.facts["name"] == "s")
-        drifted = {"drifted": ["label_mix"], "sentence": "Drifted.", "since": "2026-05-01T10:00:00+00:00"}
-        drifted["newest"] = newest
-        report = self.artifact("drift_report", {"rows": rows, "trained_on": data.version, **drifted}, {})
+        facts = {"rows": rows, "trained_on": data.version, "newest": newest, "sentence": "Drifted."}
+        facts |= {"drifted": ["label_mix"], "since": "2026-05-01T10:00:00+00:00"}
+        report = self.artifact("drift_report", facts, {})
         decision = {"retrain": True, "usable_rows": usable, "sentence": "Train again."}
         self.artifact("retraining_decision", decision, {"drift_report": report.version})
 
-    def serve(self, champion: int) -> None:
-        """Make a version champion; the first time, two versions are registered."""
+    def set_champion(self, version: int) -> None:
+        """Make a version champion. The first call registers two versions."""
         client = self.tracking.client()
         if not client.search_registered_models():
             client.create_registered_model("colours")
             for _ in range(2):
                 client.create_model_version("colours", source="file:///nothing")
-        client.set_registered_model_alias("colours", registry.CHAMPION, str(champion))
+        client.set_registered_model_alias("colours", registry.CHAMPION, str(version))
 
 
 @pytest.fixture(scope="module")
-def store_of_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home whose MLflow store is prepared already."""
+def mlflow_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a prepared MLflow store."""
     home = tmp_path_factory.mktemp("home")
     copy_database(home / "mlflow")
     with pytest.MonkeyPatch.context() as patch:
@@ -126,12 +127,12 @@ def store_of_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def world(tmp_path: Path, store_of_models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Automation]:
+def world(tmp_path: Path, mlflow_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Automation]:
     (tmp_path / "base").mkdir()
     logs, drift = {"min_new_rows": 2, "settle_seconds": 60}, {"window_rows": 30, "action": "start"}
     retraining = {"longest_wait_days": 100_000}
     project = Project(tmp_path, base=tmp_path / "base", logs=logs, retraining=retraining, drift=drift)
-    shutil.copytree(store_of_models, project.home, dirs_exist_ok=True)
+    shutil.copytree(mlflow_home, project.home, dirs_exist_ok=True)
     monkeypatch.setenv("FINETUNE_HOME", str(project.home))
     with dg.DagsterInstance.ephemeral() as instance:
         yield Automation(project, instance, Tracking())
@@ -150,39 +151,39 @@ def test_the_sensor_waits_asks_once_gives_its_reason_and_tries_a_failed_batch_th
     assert "there is no experiment 'nothing'" in tick().skip_message
     world.project.write_spec(logs={**world.project.spec["logs"], "mlflow_experiment": None})
     assert tick().skip_message == "0 of 2 corrected new rows in logs/"
-    world.log(2, rested=False)
+    world.write_log(2, settled=False)
     assert "must be unchanged" in tick().skip_message
     os.utime(world.logs, (time.time() + 3600,) * 2)  # written before the clock was set back
-    asked = tick()
-    assert isinstance(asked, dg.RunRequest)
-    assert asked.tags["finetune/why"] == "2 corrected new rows, 2 required"
-    assert tick().run_key == asked.run_key, "the same rows ask for the same run, which Dagster starts once"
-    keys = {asked.run_key}
+    request = tick()
+    assert isinstance(request, dg.RunRequest)
+    assert request.tags["finetune/why"] == "2 corrected new rows, 2 required"
+    assert tick().run_key == request.run_key, "the same rows must give the same run key, which Dagster starts once"
+    keys = {request.run_key}
     for attempt in (2, 3):
-        world.ended(FAILED)
-        again = tick()
-        assert f"attempt {attempt} of 3" in again.tags["finetune/why"]
-        keys.add(again.run_key)
-    assert len(keys) == 3, "each attempt is a run of its own"
-    last = world.ended(FAILED)
-    response = tick().skip_message
-    assert "a person must act" in response and last.run_id[:8] in response
-    world.ended(SUCCEEDED)
-    assert isinstance(tick(), dg.RunRequest), "a run that succeeds opens the way again"
-    world.ended(STARTED)
+        world.add_run(FAILED)
+        retry = tick()
+        assert f"attempt {attempt} of 3" in retry.tags["finetune/why"]
+        keys.add(retry.run_key)
+    assert len(keys) == 3, "each attempt needs its own run"
+    last = world.add_run(FAILED)
+    message = tick().skip_message
+    assert "a person must act" in message and last.run_id[:8] in message
+    world.add_run(SUCCEEDED)
+    assert isinstance(tick(), dg.RunRequest), "a successful run resets the attempts"
+    world.add_run(STARTED)
     assert "is in progress" in tick().skip_message
 
 
 def test_rows_of_a_registered_candidate_wait_no_more_and_old_rows_do_not_wait_for_ever(world: Automation) -> None:
-    world.log(1)
-    sentence = waiting_rows(world.task, world.store, FIRST + 3 * DAY).sentence
+    world.write_log(1)
+    sentence = waiting_rows(world.task, world.store, FIRST_ROW + 3 * DAY).sentence
     assert "the oldest has waited 3.0 of at most 100000 days" in sentence
     world.project.write_spec(retraining={"longest_wait_days": 3})
-    waits = waiting_rows(world.task, world.store, time.time())
-    assert (waits.ready, waits.usable) == (True, 1) and "longer than 3" in waits.sentence
-    world.candidate(corrections(world.task.spec, read_logs(world.task, world.store)))
-    after = waiting_rows(world.task, world.store, time.time())
-    assert (after.ready, after.usable) == (False, 0)
+    waiting = waiting_rows(world.task, world.store, time.time())
+    assert (waiting.ready, waiting.usable) == (True, 1) and "longer than 3" in waiting.sentence
+    world.add_candidate(corrections(world.task.spec, read_logs(world.task, world.store)))
+    waiting = waiting_rows(world.task, world.store, time.time())
+    assert (waiting.ready, waiting.usable) == (False, 0)
 
 
 def test_the_drift_sensor_looks_after_a_window_and_acts_as_the_spec_says(world: Automation) -> None:
@@ -191,70 +192,70 @@ def test_the_drift_sensor_looks_after_a_window_and_acts_as_the_spec_says(world: 
         return world.tick(drift_sensor)
 
     assert "there is no candidate yet" in tick("start").skip_message
-    world.candidate(champion=None)
+    world.add_candidate(champion=None)
     assert "there is no champion yet" in tick("start").skip_message
-    world.serve(1)
-    world.log(29)
+    world.set_champion(1)
+    world.write_log(29)
     assert tick("start").skip_message == "29 production rows, a window has 30"
-    world.log(30)
-    look = tick("start")
-    assert (look.job_name, look.tags["finetune/trigger"]) == ("colours__production", "drift")
-    world.found_drift(rows=30, usable=2)
-    run = tick("start")
-    assert (run.job_name, run.tags["finetune/why"]) == ("colours__all", "Drifted. Train again.")
+    world.write_log(30)
+    request = tick("start")
+    assert (request.job_name, request.tags["finetune/trigger"]) == ("colours__production", "drift")
+    world.record_drift(rows=30, usable=2)
+    request = tick("start")
+    assert (request.job_name, request.tags["finetune/why"]) == ("colours__all", "Drifted. Train again.")
     assert tick("propose").skip_message == "Drifted. Train again. Proposed: `finetune run colours`."
     assert tick("tell").skip_message == "Drifted. Train again."
-    world.log(60)
+    world.write_log(60)
     assert tick("tell").tags["finetune/why"] == "30 new rows: checking production"
 
 
 def test_a_window_of_new_rows_is_looked_at_though_as_many_old_ones_were_removed(world: Automation) -> None:
-    world.serve(1)
-    world.candidate()
-    world.log(30)
-    world.found_drift(rows=60, usable=2, newest="2026-05-01T09:59:59+00:00")
+    world.set_champion(1)
+    world.add_candidate()
+    world.write_log(30)
+    world.record_drift(rows=60, usable=2, newest="2026-05-01T09:59:59+00:00")
     world.project.write_spec(drift={"window_rows": 30, "action": "tell"})
     first = world.tick(drift_sensor)
     assert first.tags["finetune/why"] == "30 new rows: checking production"
-    later = [{**LINE, "id": str(i), "input": "fire", "timestamp": "2026-05-02T10:00:00Z"} for i in range(100, 130)]
+    later = [{**LOG_ROW, "id": str(i), "input": "fire", "timestamp": "2026-05-02T10:00:00Z"} for i in range(100, 130)]
     log_store(world.task, world.store).rewrite(lambda row: None)
-    world.write(later)
-    assert world.tick(drift_sensor).run_key != first.run_key, "or Dagster would think that it was started already"
-    world.found_drift(rows=60, usable=2, newest="2026-05-02T10:00:00+00:00")
+    world.write_rows(later)
+    assert world.tick(drift_sensor).run_key != first.run_key, "Dagster would take the run for already started"
+    world.record_drift(rows=60, usable=2, newest="2026-05-02T10:00:00+00:00")
     assert world.tick(drift_sensor).skip_message == "Drifted. Train again."
 
 
 def test_a_drift_starts_one_run_before_the_next_look_and_no_second_one(world: Automation) -> None:
-    world.serve(1)
-    world.candidate()
-    world.log(60)
-    world.found_drift(rows=30, usable=25)
-    assert world.tick(drift_sensor).job_name == "colours__all", "though a window of new rows waits for a look"
-    world.ended(FAILED)
+    world.set_champion(1)
+    world.add_candidate()
+    world.write_log(60)
+    world.record_drift(rows=30, usable=25)
+    assert world.tick(drift_sensor).job_name == "colours__all", "the retraining goes before a new drift report"
+    world.add_run(FAILED)
     assert "attempt 2 of 3" in world.tick(drift_sensor).tags["finetune/why"]
-    world.ended(SUCCEEDED)
+    world.add_run(SUCCEEDED)
     assert world.tick(drift_sensor).tags["finetune/why"] == "30 new rows: checking production"
     world.project.write_spec(drift={"window_rows": 31, "action": "start"})
     message = world.tick(drift_sensor).skip_message
-    assert message.startswith("Drifted. Train again. Run "), "and no second one for this drift"
+    assert message.startswith("Drifted. Train again. Run "), "one run per drift"
 
 
 def test_a_refused_candidate_is_not_made_again_until_as_many_rows_came_in_as_it_had(world: Automation) -> None:
-    world.serve(1)
-    world.candidate()
-    world.log(30)
-    world.found_drift(rows=30, usable=25)
-    world.candidate([example(i) for i in range(25)], number=2, splits="later", promoted=False)
-    world.found_drift(rows=31, usable=40)
+    world.set_champion(1)
+    world.add_candidate()
+    world.write_log(30)
+    world.record_drift(rows=30, usable=25)
+    world.add_candidate([example(i) for i in range(25)], number=2, splits="later", promoted=False)
+    world.record_drift(rows=31, usable=40)
     assert world.tick(drift_sensor).skip_message == (
         "Drifted. Version 2 was made from 25 of the new rows and not promoted: a run starts when 10 more with a known "
         "answer have come in."
     )
-    world.found_drift(rows=32, usable=50)
+    world.record_drift(rows=32, usable=50)
     assert world.tick(drift_sensor).job_name == "colours__all"
-    world.serve(2)
+    world.set_champion(2)
     why = world.tick(drift_sensor).tags["finetune/why"]
-    assert "not yet compared with the data of version 2" in why, "another champion, other data"
+    assert "not yet compared with the data of version 2" in why, "the drift report is on another champion's data"
 
 
 def test_the_schedule_skips_with_the_reason_when_nothing_changed(world: Automation, tmp_path: Path) -> None:
@@ -271,22 +272,22 @@ def test_the_schedule_skips_with_the_reason_when_nothing_changed(world: Automati
         ):
             return retraining_schedule(task)(context)
 
-    asked = tick()
-    assert isinstance(asked, dg.RunRequest) and asked.run_key == "schedule-2026-05-04T03:00-first"
-    outside = release.present_inputs(task, world.store, world.tracking)
+    request = tick()
+    assert isinstance(request, dg.RunRequest) and request.run_key == "schedule-2026-05-04T03:00-first"
+    run_inputs = release.present_inputs(task, world.store, world.tracking)
     step = release.PIPELINE.steps["model_version"]
-    versions = release.PIPELINE.versions(task, outside, world.store)
+    versions = release.PIPELINE.versions(task, run_inputs, world.store)
 
-    def made(builder: Builder) -> None:
+    def register(builder: Builder) -> None:
         builder.facts["model_version"] = 4
         record = {"name": "colours", "model_version": 4, "merged_version": "m"}
         write_json(builder.folder / "model_version.json", record)
 
-    known = {"code_version": step.code_version, "settings": step.settings(task.spec, outside)}
-    inputs = {need: versions[need] for need in step.needs}
-    world.store.build(task.name, "model_version", **known, inputs=inputs, make=made)
-    assert isinstance(tick(), dg.RunRequest), "the registry does not hold that version: it is registered again"
-    world.serve(1)
+    key = {"code_version": step.code_version, "settings": step.settings(task.spec, run_inputs)}
+    key["inputs"] = {need: versions[need] for need in step.needs}
+    world.store.build(task.name, "model_version", **key, make=register)
+    assert isinstance(tick(), dg.RunRequest), "a version missing from the registry must be registered again"
+    world.set_champion(1)
     for _ in range(2):
         client.create_model_version("colours", source="file:///nothing", tags={"merged_version": "m"})
     client.delete_registered_model_alias("colours", registry.CHAMPION)
@@ -298,27 +299,28 @@ def test_the_schedule_skips_with_the_reason_when_nothing_changed(world: Automati
 def test_a_champion_that_serves_worse_raises_the_alarm_and_is_rolled_back_where_the_spec_allows_it(
     world: Automation,
 ) -> None:
-    world.serve(2)
+    world.set_champion(2)
     world.tracking.client().set_registered_model_alias("colours", registry.PREVIOUS, "1")
 
     def check() -> Any:
         return task_checks(world.task)[0](**world.resources)
 
     def served(version: str, n: int, flagged: int) -> list[dict[str, Any]]:
-        line = {**LINE, "model_version": f"colours/{version}"}
-        rows = [{**line, "id": f"{version}-{i}", "input": f"fire {version} {i}"} for i in range(n)]
-        return [{**r, "feedback": {"flag": "wrong"}} if i < flagged else r for i, r in enumerate(rows)]
+        common = {**LOG_ROW, "model_version": f"colours/{version}"}
+        rows = [{**common, "id": f"{version}-{i}", "input": f"fire {version} {i}"} for i in range(n)]
+        return [{**row, "feedback": {"flag": "wrong"}} if i < flagged else row for i, row in enumerate(rows)]
 
-    world.write([*served("1", 60, 3), *served("2", 49, 30)])
+    world.write_rows([*served("1", 60, 3), *served("2", 49, 30)])
     assert "too few to compare" in world.tick(champion_sensor).skip_message
-    world.write([*served("1", 60, 3), *served("2", 50, 30)])
-    response = world.tick(champion_sensor)
+    world.write_rows([*served("1", 60, 3), *served("2", 50, 30)])
+    result = world.tick(champion_sensor)
     alarm = "ALARM: 60.0% of 50 answers of version 2 failed, 5.0% of 60 of 1"
-    assert response.skip_reason.skip_message.startswith(alarm)
-    observed, checked = response.asset_events
-    assert "finetune rollback colours" in observed.description
-    assert (checked.check_name, checked.passed, checked.metadata["rows"].value) == ("champion_serves_well", False, 50)
-    assert not check().passed and registry.champion(world.tracking, "colours") == 2, "only told"
+    assert result.skip_reason.skip_message.startswith(alarm)
+    observation, evaluation = result.asset_events
+    assert "finetune rollback colours" in observation.description
+    assert (evaluation.check_name, evaluation.passed) == ("champion_serves_well", False)
+    assert evaluation.metadata["rows"].value == 50
+    assert not check().passed and registry.champion(world.tracking, "colours") == 2, "rolled back without permission"
     world.project.write_spec(retraining={"rollback": True})
     client, forgotten = world.tracking.client(), ("colours", "1", registry.FORGOTTEN)
     client.set_model_version_tag(*forgotten, "yes")
@@ -327,9 +329,9 @@ def test_a_champion_that_serves_worse_raises_the_alarm_and_is_rolled_back_where_
     assert world.tick(champion_sensor).skip_reason.skip_message.endswith("rolled back to version 1")
     assert registry.champion(world.tracking, "colours") == 1
     assert "champion alarm" in registry.version_tags(world.tracking, "colours", 2)[registry.ROLLED_BACK]
-    again = world.tick(champion_sensor, "2")
-    assert again.skip_reason.skip_message == "version 1 serves again after a rollback from version 2"
-    assert [event.passed for event in again.asset_events] == [True], "the check passes again, and is told once"
+    result = world.tick(champion_sensor, "2")
+    assert result.skip_reason.skip_message == "version 1 serves again after a rollback from version 2"
+    assert [event.passed for event in result.asset_events] == [True], "the passing check must be reported once"
     assert world.tick(champion_sensor).skip_message == "version 1 serves again after a rollback from version 2"
     assert check().passed
 
@@ -344,19 +346,19 @@ def test_automation_is_switched_on_and_off_and_tells_its_state_and_nothing_else(
     workspace, home = tmp_path / "workspace.yaml", tmp_path / "dagster"
     workspace.write_text("load_from: [{python_module: finetune_pipeline.definitions}]")
     home.mkdir()
-    with dg.DagsterInstance.local_temp(str(home)) as instance, instigators(instance, workspace) as known:
-        monkeypatch.setattr("finetune_pipeline.cli.automate.instigators", lambda *_: nullcontext(known))
+    with dg.DagsterInstance.local_temp(str(home)) as instance, instigators(instance, workspace) as loaded:
+        monkeypatch.setattr("finetune_pipeline.cli.automate.instigators", lambda *_: nullcontext(loaded))
         on = switch(instance, workspace, "colours", "on")
         assert {row["name"] for row in on} == {f"colours__{n}" for n in ("new_logs", "drift", "champion", "retraining")}
         assert all(row["on"] for row in on)
         assert not any(row["on"] for row in switch(instance, workspace, neighbour.name, "status"))
         assert not any(row["on"] for row in switch(instance, workspace, "colours", "off"))
-    assert "INFO" not in "".join(capfd.readouterr()), "what Dagster's server of the code says is nobody's concern"
+    assert "INFO" not in "".join(capfd.readouterr()), "the log of Dagster's code server must not be shown"
 
 
 def test_a_broken_task_is_shown_and_the_others_load(world: Automation) -> None:
-    bad = {"broken": "trainning: {}", "dated": "owner: 2026-02-30", "nobodys": "owner: nobody", "a.b": ""}
-    for name, line in bad.items():
+    invalid_lines = {"broken": "trainning: {}", "dated": "owner: 2026-02-30", "nobodys": "owner: nobody", "a.b": ""}
+    for name, line in invalid_lines.items():
         (world.project.data / name).mkdir()
         text = f"name: {name}\ndescription: d\nsystem_prompt: s\noutput: {{kind: text}}\n{line}\n"
         (world.project.data / name / "task.yaml").write_text(text)
@@ -365,6 +367,6 @@ def test_a_broken_task_is_shown_and_the_others_load(world: Automation) -> None:
     assert {k.split("/")[0][:3] for k in keys if k.endswith("/broken_task_spec")} == {"bro", "dat", "nob", "a_b"}
     assert "colours/adapter" in keys
     assert not [job for job in repository.job_names if job.startswith("broken")]
-    shown = repository.assets_defs_by_key[dg.AssetKey(["broken", "broken_task_spec"])]
-    assert "did you mean 'training'?" in next(iter(shown.descriptions_by_key.values()))
-    assert not dg.materialize([shown], instance=world.instance, raise_on_error=False).success
+    asset = repository.assets_defs_by_key[dg.AssetKey(["broken", "broken_task_spec"])]
+    assert "did you mean 'training'?" in next(iter(asset.descriptions_by_key.values()))
+    assert not dg.materialize([asset], instance=world.instance, raise_on_error=False).success

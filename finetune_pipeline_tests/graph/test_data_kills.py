@@ -1,4 +1,4 @@
-"""The data stage is killed at random moments; what the reruns make is what an undisturbed run makes."""
+"""The data stage killed at random moments: the reruns' artifacts equal those of an undisturbed run."""
 
 import contextlib
 import hashlib
@@ -27,19 +27,19 @@ KILLS = 2
 
 def write_task(folder: Path) -> Path:
     (folder / "raw").mkdir(parents=True)
-    made = rows(900)
-    made += [{**row, "text": row["text"].upper() + "!"} for row in made[:150]]  # repeats
-    made += [{**row, "label": LABELS[i % 2]} for i, row in enumerate(made[150:180])]  # half of them contradictions
-    made += [{**row, "text": f"{row['text']} mail ann{i}@example.com"} for i, row in enumerate(made[200:260])]
+    raw_rows = rows(900)
+    raw_rows += [{**row, "text": row["text"].upper() + "!"} for row in raw_rows[:150]]  # near-duplicates
+    raw_rows += [{**row, "label": LABELS[i % 2]} for i, row in enumerate(raw_rows[150:180])]  # half are contradictions
+    raw_rows += [{**row, "text": f"{row['text']} mail ann{i}@example.com"} for i, row in enumerate(raw_rows[200:260])]
     for i in range(4):
-        lines = [json.dumps(row) for row in made[i::4]] + ["{broken", "", '{"text": ""}']
+        lines = [json.dumps(row) for row in raw_rows[i::4]] + ["{broken", "", '{"text": ""}']
         (folder / "raw" / f"{i}.jsonl").write_text("\n".join(lines))
     spec = {"name": folder.name, "description": "Killed again and again.", "system_prompt": "Answer red or blue."}
     (folder / "task.yaml").write_text(yaml.safe_dump({**spec, "output": {"kind": "labels", "labels": LABELS}}))
     return folder
 
 
-def make_data_stage(folder: Path, store: Path, pool: bool) -> None:
+def run_data_stage(folder: Path, store: Path, pool: bool) -> None:
     if pool:
         workers.LARGE = 0
     task, artifacts = load_task(folder), ArtifactStore(store)
@@ -47,46 +47,41 @@ def make_data_stage(folder: Path, store: Path, pool: bool) -> None:
 
 
 def start(*arguments: Any) -> Any:
-    """A process that makes the data stage."""
-    process = processes().Process(target=make_data_stage, args=arguments)
+    """Start a process that runs the data stage."""
+    process = processes().Process(target=run_data_stage, args=arguments)
     process.start()
     return process
 
 
-def everything(store: Path) -> dict[str, str]:
-    """Digest of every file of every artifact, and of the ledger; the manifest's name says which artifact it is."""
+def digests(store: Path) -> dict[str, str]:
+    """Digests of all files of artifacts and ledgers, by path in the store."""
     files = [p for p in sorted(store.rglob("*")) if p.is_file() and ".locks" not in p.parts and p.name != ".lock"]
     return {str(p.relative_to(store)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
-
-
-def with_keys_of(store: Path, new: Path) -> Path:
-    """A new store with the random keys of another, since fingerprints depend on them."""
-    new.mkdir()
-    for key in store.glob("*.key"):
-        shutil.copy2(key, new / key.name)
-    return new
 
 
 def test_killed_at_random_the_data_stage_ends_as_if_undisturbed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In one process and in a pool of them: whichever is killed, either can go on."""
+    """Alternates between a single process and a process pool."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # a process with threads cannot be forked safely
     task = write_task(tmp_path / "killed")
-    imports = processes().Process(target=int)
-    imports.start()
-    imports.join()
-    began = time.monotonic()
+    preload = processes().Process(target=int)
+    preload.start()
+    preload.join()
+    started_at = time.monotonic()
     undisturbed = start(task, tmp_path / "undisturbed", False)
     undisturbed.join()
     assert undisturbed.exitcode == 0
-    takes = time.monotonic() - began
-    wanted = everything(tmp_path / "undisturbed")
-    assert sum("artifact.json" in name for name in wanted) == 6
-    rng, store, kills = random.Random(0), with_keys_of(tmp_path / "undisturbed", tmp_path / "store"), 0
+    seconds = time.monotonic() - started_at
+    expected = digests(tmp_path / "undisturbed")
+    assert sum("artifact.json" in name for name in expected) == 6
+    rng, store, kills = random.Random(0), tmp_path / "store", 0
+    store.mkdir()
+    for key in (tmp_path / "undisturbed").glob("*.key"):  # fingerprints depend on these random keys
+        shutil.copy2(key, store)
     while kills < KILLS:
         run = start(task, store, kills % 2 == 1)
-        run.join(rng.uniform(0.3, 0.95) * takes)
+        run.join(rng.uniform(0.3, 0.95) * seconds)
         children: list[psutil.Process] = []
         with contextlib.suppress(psutil.NoSuchProcess):  # it may end at this moment
             children = psutil.Process(run.pid).children(recursive=True)
@@ -100,14 +95,13 @@ def test_killed_at_random_the_data_stage_ends_as_if_undisturbed(
                 result = json.loads(manifest.read_text())
                 for name, file in result["files"].items():
                     assert hashlib.sha256((manifest.parent / name).read_bytes()).hexdigest() == file["sha256"]
-        else:  # it was quicker than the kill: begin anew, with everything there is thrown away but the ledger and the key
+        else:  # it ended before the kill: delete all artifacts and start again
             assert run.exitcode == 0
-            assert everything(store) == wanted
+            assert digests(store) == expected
             for step in (store / task.name).iterdir():
                 if step.name not in ("state", ".locks"):
                     shutil.rmtree(step)
     last = start(task, store, True)
     last.join()
     assert last.exitcode == 0
-    left = {name: digest for name, digest in everything(store).items() if ".making-" not in name}
-    assert left == wanted
+    assert {name: digest for name, digest in digests(store).items() if ".making-" not in name} == expected

@@ -1,4 +1,4 @@
-"""Test rows that got no answer stop the run; the next run asks them, and only them, and goes on."""
+"""Unanswered test rows stop the run; the next run predicts only those rows and continues."""
 
 from pathlib import Path
 from typing import Any
@@ -11,24 +11,27 @@ from finetune_pipeline_tests.skilled_model import truth
 
 
 def test_rows_an_endpoint_did_not_answer_are_asked_again_alone(finished: Finished, tmp_path: Path) -> None:
-    project, asked, silent = Project.continued(finished[0], tmp_path, "test_predictions"), [], [True]
+    project = Project.continued(finished.project, tmp_path, "test_predictions")
+    requests: list[tuple[str, str]] = []
+    is_broken = True
 
-    def tuned() -> list[str]:
-        made = project.home.glob("artifacts/colours/merged_model/*/artifact.json")
-        return [f"tuned-{p.parent.name}" for p in made]
+    def tuned_models() -> list[str]:
+        manifests = project.home.glob("artifacts/colours/merged_model/*/artifact.json")
+        return [f"tuned-{path.parent.name}" for path in manifests]
 
-    def answer(body: dict[str, Any], seen: int) -> Any:
+    def answer(body: dict[str, Any], repeats: int) -> Any:
         text = body["messages"][-1]["content"]
-        asked.append((body["model"], text))
-        right = truth(text)
-        if body["model"] != "base" and silent[0] and sum(text.encode()) % 4 == 0:
+        requests.append((body["model"], text))
+        if body["model"] == "base":
+            return completion("blue")
+        if is_broken and sum(text.encode()) % 4 == 0:
             return 500, {}, b"broken"
-        return completion(right if body["model"] != "base" else "blue", "stop")
+        return completion(truth(text))
 
     with openai_server(answer) as server:
-        server.models = lambda: ["base", *tuned()]
-        there = {"url": server.url, "base": "base", "candidate": "tuned-{version}"}
-        project.write_spec(evaluation={"engine": "endpoint", "endpoint": there})
+        server.models = lambda: ["base", *tuned_models()]
+        endpoint = {"url": server.url, "base": "base", "candidate": "tuned-{version}"}
+        project.write_spec(evaluation={"engine": "endpoint", "endpoint": endpoint})
         code, result = project.run("--stage", "evaluation")
         assert code == 2, result
         first = project.artifact("test_predictions")
@@ -36,14 +39,15 @@ def test_rows_an_endpoint_did_not_answer_are_asked_again_alone(finished: Finishe
         failed = {row["example_id"] for row in rows if row["status"] == "error"}
         assert 0 < len(failed) < len(rows)
         assert not (project.home / "artifacts" / "colours" / "evaluation_report").exists(), "scored with rows missing"
-        silent[0] = False
-        asked.clear()
+        is_broken = False
+        requests.clear()
         code, result = project.run("--stage", "evaluation")
     texts = read_test_rows(first).texts
-    assert sorted(asked) == sorted((tuned()[0], texts[row]) for row in failed), "others were asked again"
+    expected = sorted((tuned_models()[0], texts[example_id]) for example_id in failed)
+    assert sorted(requests) == expected, "answered rows were predicted again"
     second = project.artifact("test_predictions")
     rows = of_model(read_predictions(second / "predictions.parquet"), "candidate")
     assert {row["status"] for row in rows} == {"ok"} and len(rows) == len(texts)
-    looks = openings(project.home / "artifacts" / "colours" / "state", project.artifact("splits").name)
-    assert second == first and len({look["candidate"] for look in looks}) == 1, "the same look at the test"
+    seal = openings(project.home / "artifacts" / "colours" / "state", project.artifact("splits").name)
+    assert second == first and len({opening["candidate"] for opening in seal}) == 1, "the test set was opened again"
     assert project.artifact("evaluation_report").is_dir(), result

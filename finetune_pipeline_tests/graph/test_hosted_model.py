@@ -1,4 +1,4 @@
-"""A model that comes back as an endpoint goes through the whole graph: evaluated there, promoted or refused, rolled back."""
+"""A trained model that is only an endpoint, through the whole graph: evaluated there, then promoted or refused."""
 
 import json
 import os
@@ -19,9 +19,9 @@ from finetune_pipeline_tests.skilled_model import other_label, truth
 KEY = "sk-planted-0123456789"
 LARGE = "gpt-6.1-terra"
 GOOD, BAD, DEAD = 0, 1, 2
-"""Seeds of the trainings, by which the trainer names its models."""
+"""Training seeds, after which the trainer names its models."""
 TRAINER = '''
-"""A service that trains in no time and serves what it trained."""
+"""A trainer whose jobs end at once and return an endpoint."""
 import json, os
 from finetune_pipeline.trainers.base import Trainer, register
 
@@ -38,7 +38,7 @@ class Toy(Trainer):
         return "ended"
 
     def cancel(self, training):
-        raise AssertionError("nobody asked for it")
+        raise AssertionError("the test cancels no job")
 
     def collect(self, training, order):
         url = "http://127.0.0.1:9/v1" if training.endswith("-2") else os.environ["TOY_URL"]
@@ -57,8 +57,8 @@ class Toy(Trainer):
 '''
 
 
-def mind(body: dict[str, Any], seen: int) -> str:
-    """The good models know the rule; the bad one turns it round; the large one is wrong about every third text."""
+def mind(body: dict[str, Any], repeats: int) -> str:
+    """The bad model answers every text wrongly, the large one about every third, all others none."""
     text = body["messages"][-1]["content"]
     right = truth(text)
     if body["model"] == LARGE:
@@ -67,7 +67,7 @@ def mind(body: dict[str, Any], seen: int) -> str:
 
 
 class HostedProject(Project):
-    """A project beside an installed package with one more trainer."""
+    """A project with the toy trainer installed."""
 
     url = ""
 
@@ -82,12 +82,12 @@ class HostedProject(Project):
 
 @dataclass
 class Story:
-    """What each run of one project came to, by its seed."""
+    """Results of the project's runs, by training seed."""
 
     project: HostedProject
     server: Server
     codes: dict[int, int] = field(default_factory=dict)
-    answers: dict[int, dict[str, Any]] = field(default_factory=dict)
+    outputs: dict[int, dict[str, Any]] = field(default_factory=dict)
     folders: dict[int, dict[str, Path]] = field(default_factory=dict)
     aliases: dict[int, dict[str, int]] = field(default_factory=dict)
 
@@ -99,20 +99,20 @@ class Story:
 def story(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     with openai_server(mind) as server:
         folder = tmp_path_factory.mktemp("hosted")
-        project = HostedProject.continued(finished[0], folder, "training_plan", gates={"min_valid_share": 0.8})
+        project = HostedProject.continued(finished.project, folder, "training_plan", gates={"min_valid_share": 0.8})
         project.url = server.url
         install_trainer(folder / "site", "toy_trainer", TRAINER)
-        made = Story(project, server)
+        story = Story(project, server)
         for seed in (GOOD, BAD, DEAD):
-            made.codes[seed], made.answers[seed] = project.train(seed)
-            steps = made.answers[seed].get("steps", {})
-            made.folders[seed] = {name: Path(step["folder"]) for name, step in steps.items()}
-            made.aliases[seed] = registry.aliases(project.tracking, "colours")
-        yield made
+            story.codes[seed], story.outputs[seed] = project.train(seed)
+            steps = story.outputs[seed].get("steps", {})
+            story.folders[seed] = {name: Path(step["folder"]) for name, step in steps.items()}
+            story.aliases[seed] = registry.aliases(project.tracking, "colours")
+        yield story
 
 
 def test_a_good_hosted_model_is_promoted(story: Story) -> None:
-    assert story.codes[GOOD] == 0, story.answers[GOOD]
+    assert story.codes[GOOD] == 0, story.outputs[GOOD]
     assert story.aliases[GOOD] == {"candidate": 1, "champion": 1}
     gates = {gate["name"]: gate for gate in story.facts(GOOD, "evaluation_report")["gates"]}
     assert gates["merge_parity"]["status"] == "not_asked" and "nothing was merged" in gates["merge_parity"]["message"]
@@ -126,14 +126,14 @@ def test_its_answers_are_those_of_the_endpoint_and_their_cost_is_counted(story: 
     assert rows and all(row["status"] == "ok" and row["text"] == row["gold"] for row in rows)
     spent = json.loads((folder / "measured.json").read_text())["spent"]["candidate"]
     assert spent["requests"] == len(rows) and spent["prompt_tokens"] == 7 * len(rows)
-    asked = [request for request in story.server.requests if request["model"] == f"toy-model-{GOOD}"]
-    assert {request["key"] for request in asked} == {f"Bearer {KEY}"}
-    assert len(asked) == len(rows), "as champion of the later runs it is not asked and not paid again"
-    assert {request["messages"][0]["content"] for request in asked} == {"Answer red or blue."}
+    requests = [request for request in story.server.requests if request["model"] == f"toy-model-{GOOD}"]
+    assert {request["key"] for request in requests} == {f"Bearer {KEY}"}
+    assert len(requests) == len(rows), "the champion's answers were bought again in later runs"
+    assert {request["messages"][0]["content"] for request in requests} == {"Answer red or blue."}
 
 
 def test_a_bad_one_is_refused_and_the_champion_stays(story: Story) -> None:
-    assert story.codes[BAD] == 2, story.answers[BAD]
+    assert story.codes[BAD] == 2, story.outputs[BAD]
     assert story.aliases[BAD] == {"candidate": 2, "champion": 1}
     facts = story.facts(BAD, "test_predictions")
     assert facts["kinds"] == {"candidate": "endpoint", "champion": "endpoint"}
@@ -142,18 +142,18 @@ def test_a_bad_one_is_refused_and_the_champion_stays(story: Story) -> None:
 
 
 def test_a_dead_endpoint_is_an_error_and_no_answer(story: Story) -> None:
-    assert story.codes[DEAD] == 1, story.answers[DEAD]
-    said = json.dumps(story.answers[DEAD])
-    assert "the model trained by toy" in said and "toy-model-2 at 127.0.0.1" in said and "unreachable" in said
+    assert story.codes[DEAD] == 1, story.outputs[DEAD]
+    output = json.dumps(story.outputs[DEAD])
+    assert "the model trained by toy" in output and "toy-model-2 at 127.0.0.1" in output and "unreachable" in output
     assert "evaluation_report" not in story.folders[DEAD]
     assert story.aliases[DEAD] == story.aliases[BAD]
 
 
 @pytest.mark.parametrize("command", ["serve colours --port 0", "export colours --to {}"])
 def test_what_needs_weights_says_so(story: Story, command: str, tmp_path: Path) -> None:
-    done = story.project.finetune(*command.format(tmp_path / "out").split(), timeout=120)
-    assert done.returncode == 1 and not (tmp_path / "out").exists()
-    assert "has no weights here" in done.stderr and f"query it at {story.server.url}" in done.stderr
+    process = story.project.finetune(*command.format(tmp_path / "out").split(), timeout=120)
+    assert process.returncode == 1 and not (tmp_path / "out").exists()
+    assert "has no weights here" in process.stderr and f"query it at {story.server.url}" in process.stderr
 
 
 def test_report_and_card_say_where_it_answers(story: Story) -> None:
@@ -168,38 +168,34 @@ def test_the_registered_model_asks_the_endpoint(story: Story, monkeypatch: pytes
     import mlflow
     import pandas
 
-    place = story.project.tracking.uri()
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
-        monkeypatch.setenv(name, place)
+        monkeypatch.setenv(name, story.project.tracking.uri())
     monkeypatch.setenv("TOY_KEY", KEY)
     model = mlflow.pyfunc.load_model("models:/colours/1")
     assert list(model.predict(pandas.DataFrame({"text": ["frost apple fire", "ember stone water"]}))) == ["red", "blue"]
 
 
 def test_one_command_puts_it_beside_a_large_model(story: Story) -> None:
-    """The API model is asked with its best prompt, on the same sealed rows; prices come from the list."""
+    """The API model gets its best prompt and the same sealed rows; prices come from prices.yaml."""
     endpoint = {"url": story.server.url, "model": LARGE, "key_variable": "TOY_KEY"}
     story.project.write_spec(
         training={"trainer": "toy", "seed": GOOD}, baseline={**story.project.spec["baseline"], "endpoint": endpoint}
     )
-    done = story.project.finetune("versus", "colours", "--calls-per-month", "1000000", "--json")
-    assert done.returncode == 0, done.stderr[-3000:]
-    comparison = json.loads(done.stdout)
+    process = story.project.finetune("versus", "colours", "--calls-per-month", "1000000", "--json")
+    assert process.returncode == 0, process.stderr[-3000:]
+    comparison = json.loads(process.stdout)
     assert comparison["rows"] == story.project.facts("splits")["counts"]["test"] and comparison["tuned"]["value"] == 1.0
     assert 0.4 < comparison["api"]["value"] < 0.9 and comparison["api"]["name"].startswith(LARGE)
     assert comparison["gain"] == pytest.approx(1.0 - comparison["api"]["value"])
     assert comparison["gain_interval"][0] < comparison["gain"] < comparison["gain_interval"][1]
-    per_thousand = (7 * 1.0 + 3 * 5.0) / 1000  # what the server counts, at the list's prices
+    per_thousand = (7 * 1.0 + 3 * 5.0) / 1000  # the fake server's token counts at the listed prices
     assert comparison["api"]["thousand"] == {f"OpenAI, {LARGE}": pytest.approx(per_thousand)}
     assert comparison["api"]["month"] == {f"OpenAI, {LARGE}": pytest.approx(1000 * per_thousand)}
-    assert comparison["warnings"] == [
-        "prices.yaml has no price for a fine-tuned toy-base: add a line with tuned: true"
-    ]  # never guessed
-    asked = [request for request in story.server.requests if request["model"] == LARGE]
-    assert {request["key"] for request in asked} == {f"Bearer {KEY}"}
+    assert comparison["warnings"] == ["prices.yaml has no price for a fine-tuned toy-base: add a line with tuned: true"]
+    assert {request["key"] for request in story.server.requests if request["model"] == LARGE} == {f"Bearer {KEY}"}
 
 
 def test_the_key_is_kept_nowhere(story: Story) -> None:
     assert story.codes[GOOD] == 0
-    holding = [p for p in story.project.root.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
-    assert holding == [] and KEY not in json.dumps(story.answers, default=str)
+    assert not [p for p in story.project.root.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
+    assert KEY not in json.dumps(story.outputs, default=str)

@@ -1,5 +1,5 @@
-"""What is asked besides the task, through the real graph: general ability, judgement by people and by a model that is believed
-once it agrees with them."""
+"""Evaluation besides the task's metrics, in the real graph: general ability, human review, and a judge model that counts only
+if it agrees with people."""
 
 import html
 import json
@@ -23,53 +23,53 @@ GATES = {"min_rated": 5, "min_accepted": 0.01, "max_ability_loss": 1.0}
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with openai_server(judge_mind) as serving:
-        yield serving
+    with openai_server(judge_mind) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
 def project(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A finished run with all of them, which nobody has rated yet."""
+    """A project after a run with ability items and a harness task; nobody has rated answers yet."""
     ability = {"suite": False, "files": ["items/*.jsonl"], "harness": {"tasks": ["bench"], "limit": 6}}
     folder = tmp_path_factory.mktemp("judged")
-    made = Project.continued(finished[0], folder, "base_ability", ability=ability, gates=GATES)
-    (made.folder / "items").mkdir()
-    lines = [*ITEMS, {"text": "a plain sentence"}, {"text": "and another one"}]
-    (made.folder / "items" / "some.jsonl").write_text("".join(json.dumps(i) + "\n" for i in lines))
-    write_task(made.folder / "bench", CHOICES)
-    made.run()
-    return made
+    project = Project.continued(finished.project, folder, "base_ability", ability=ability, gates=GATES)
+    (project.folder / "items").mkdir()
+    items = [*ITEMS, {"text": "a plain sentence"}, {"text": "and another one"}]
+    (project.folder / "items" / "some.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    write_task(project.folder / "bench", CHOICES)
+    project.run()
+    return project
 
 
 @pytest.fixture(scope="module")
 def rated(project: Project) -> tuple[Project, int]:
-    """The same, its answers rated by somebody who takes what is right, and how many of them are."""
+    """The project after a person chose the right answers, and the number of rated rows."""
     sheet = project.root / "sheet.jsonl"
-    done = project.finetune("review", "colours", "--table", str(sheet), "--items", "100", "--json")
-    assert done.returncode == 0, done.stderr
+    process = project.finetune("review", "colours", "--table", str(sheet), "--items", "100", "--json")
+    assert process.returncode == 0, process.stderr
     rows = [json.loads(line) for line in sheet.read_text().splitlines()]
     assert not any("candidate" in json.dumps(row) for row in rows)
     for row in rows:
-        good = [side for side in "AB" if right(row["reference"], row[f"answer_{side.lower()}"])]
-        row |= {"choice": {0: "neither", 1: "".join(good), 2: "both"}[len(good)], "rater": "Ada"}
+        right_sides = [side for side in "AB" if right(row["reference"], row[f"answer_{side.lower()}"])]
+        row |= {"choice": {0: "neither", 1: "".join(right_sides), 2: "both"}[len(right_sides)], "rater": "Ada"}
     rows[0]["choice"] = "maybe"
-    sheet.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    taken = json.loads(project.finetune("review", "colours", "--items", "100", "--take", str(sheet), "--json").stdout)
-    assert taken["taken"] == len(rows) - 1 and "`choice` is 'maybe'" in taken["wrong"][0]
-    return project, taken["taken"]
+    sheet.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    output = json.loads(project.finetune("review", "colours", "--items", "100", "--take", str(sheet), "--json").stdout)
+    assert output["taken"] == len(rows) - 1 and "`choice` is 'maybe'" in output["wrong"][0]
+    return project, output["taken"]
 
 
 def gates(project: Project) -> dict[str, dict[str, Any]]:
-    return {g["name"]: g for g in project.facts("evaluation_report")["gates"]}
+    return {gate["name"]: gate for gate in project.facts("evaluation_report")["gates"]}
 
 
 def page(project: Project) -> str:
     return html.unescape((project.artifact("evaluation_report") / "report.html").read_text("utf-8"))
 
 
-def judged(project: Project, server: Server, mind: str) -> tuple[dict, dict]:
-    """(what is told of this judge, its gate)."""
-    judge = {"url": server.url, "model": mind, "min_rated": 10}
+def judged(project: Project, server: Server, model: str) -> tuple[dict, dict]:
+    """Facts of judge_review and the gate `judge` after a run with this judge model."""
+    judge = {"url": server.url, "model": model, "min_rated": 10}
     project.write_spec(evaluation={"judge": judge, "similarity": "hashed"}, gates={**GATES, "min_preferred": 0.5})
     code, result = project.run("--stage", "evaluation")
     assert code in (0, 2), result
@@ -82,24 +82,26 @@ def test_general_ability_is_measured_and_people_are_asked_for(project: Project) 
     assert result["harness"]["tasks"]["pick"].items() >= {"rows": 6, "metric": "acc", "shots": 0}.items()
     assert result["categories"]["harness: pick"]["n"] == result["benchmarks"]["harness: pick"]["n"] == 6
     assert gates(project)["general_ability"]["measured"] == pytest.approx(result["interval"][1])
-    asked = gates(project)["human_review"]
-    assert not asked["passed"] and "0 of 5 answers" in asked["message"]
+    gate = gates(project)["human_review"]
+    assert not gate["passed"] and "0 of 5 answers" in gate["message"]
     assert "pick (acc, 6 rows, 0 shots)" in page(project)
 
 
 def test_people_and_a_fair_judge_count_and_only_what_follows_is_made_anew(
     rated: tuple[Project, int], server: Server
 ) -> None:
-    project, number = rated
+    project, rated_rows = rated
     before = {step: project.artifact(step) for step in ("test_predictions", "merged_model", "general_ability")}
     facts, gate = judged(project, server, "fair")
     assert {step: project.artifact(step) for step in before} == before
     people, shown = project.facts("human_review"), page(project)
-    assert people["raters"] == {"Ada": number} and people["rated"] == number
+    assert people["raters"] == {"Ada": rated_rows} and people["rated"] == rated_rows
     answers = of_model(read_predictions(before["test_predictions"] / "predictions.parquet"), "candidate")
-    good = sum(right(row["gold"], row["text"]) for row in answers)
+    n_right = sum(right(row["gold"], row["text"]) for row in answers)
     random, selected = people["random"], people["selected"]
-    assert 0 < good - 1 <= random["candidate"]["acceptable"] + selected["only_candidate"] + selected["both"] <= good
+    assert (
+        0 < n_right - 1 <= random["candidate"]["acceptable"] + selected["only_candidate"] + selected["both"] <= n_right
+    )
     assert f"people accept {random['candidate']['share']:.1%} of the fine-tuned model" in shown
     assert gates(project)["human_review"]["passed"] and "Judgement by people" in shown
 
@@ -112,8 +114,8 @@ def test_people_and_a_fair_judge_count_and_only_what_follows_is_made_anew(
     report = json.loads((project.artifact("evaluation_report") / "report.json").read_text())
     assert report["judge"]["kappa"] == 1.0 and report["similarity"]["n"] == facts["similarity"]["n"]
     assert len(server.requests) == judge["spent"]["requests"] > 0
-    bodies = [json.dumps([r["model"], r["messages"]]) for r in server.requests]
-    assert len(set(bodies)) == len(bodies), "no question was bought twice"
+    questions = [json.dumps([request["model"], request["messages"]]) for request in server.requests]
+    assert len(set(questions)) == len(questions), "a question was bought twice"
 
 
 def test_a_biased_judge_is_named_and_does_not_count(rated: tuple[Project, int], server: Server) -> None:
@@ -124,7 +126,7 @@ def test_a_biased_judge_is_named_and_does_not_count(rated: tuple[Project, int], 
     assert any(bias in reason for reason in judge["refused"]), judge["refused"]
     assert not gate["passed"] and bias in gate["message"]
     assert "long at 127.0.0.1 is not trusted, and its verdict is ignored" in page(project)
-    answer = next(c for _, c in CHECKS if c.name == "judge_believed").ask(
-        Artifact("colours", "judge_review", "v", project.root, facts, {}), load_task(project.folder).spec
-    )
-    assert not answer.passed and bias in answer.message
+    check = next(check for _, check in CHECKS if check.name == "judge_believed")
+    artifact = Artifact("colours", "judge_review", "v", project.root, facts, {})
+    result = check.ask(artifact, load_task(project.folder).spec)
+    assert not result.passed and bias in result.message

@@ -1,7 +1,7 @@
-"""Every method through the real graph on a tiny model, one after the other in one project, so that each candidate meets a
+"""Every method in the real graph on a tiny model, run in turn in one project, so that each candidate is compared with a
 champion of another kind.
 
-The run with qlora is that of ``finished``; its second phase and its merge are those of lora (lora alone: test_production.py).
+The qlora run is that of ``finished``; it covers lora's training and merge in its second phase (lora alone: test_production.py).
 """
 
 import itertools
@@ -20,32 +20,33 @@ from finetune_pipeline_tests.graph.project import Finished, Project
 METHODS = ["qlora", "prefix", "prompt", "full"]
 CHAINED = METHODS[1:]
 WORDS = dict(zip(METHODS, ("merged model", "base with the prefix", "added tokens", "stored model"), strict=True))
-"""What the report says of a model's kind."""
-RATES = {"prefix": 0.05, "prompt": 0.05, "full": 0.003}
+"""The report's words for the kind of model."""
+LEARNING_RATES = {"prefix": 0.05, "prompt": 0.05, "full": 0.003}
 
 
 @dataclass
 class Chain:
-    """A project that was run once with each chained method, and the run with qlora: folders and facts of the steps, and what
-    the registered model said."""
+    """Results of the qlora run and of a project run once with each chained method: by method, the steps' folders and facts,
+    and the registered model's answers."""
 
     project: Project
     folders: dict[str, dict[str, Path]] = field(default_factory=dict)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    said: dict[str, dict[str, str]] = field(default_factory=dict)
+    registered: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def answers(self, method: str, model: str) -> dict[str, str]:
-        """The predictions table of a method's run, one model's answers by row."""
+        """A model's test predictions in a method's run, by example id."""
         rows = read_predictions(self.folders[method]["test_predictions"] / "predictions.parquet")
-        return {r["example_id"]: r["text"] for r in rows if r["model"] == model}
+        return {row["example_id"]: row["text"] for row in rows if row["model"] == model}
 
-    def number(self, method: str) -> int:
+    def version(self, method: str) -> int:
         return int(self.facts[method]["model_version"]["model_version"])
 
 
 def training(method: str) -> dict[str, Any]:
-    made = {"method": method, "epochs": 2, "learning_rate": RATES[method], "precision": "float32", "evals_per_epoch": 1}
-    return made | ({method: {"tokens": 8}} if method in ("prefix", "prompt") else {})
+    settings = {"method": method, "learning_rate": LEARNING_RATES[method]}
+    settings |= {"epochs": 2, "precision": "float32", "evals_per_epoch": 1}
+    return settings | ({method: {"tokens": 8}} if method in ("prefix", "prompt") else {})
 
 
 @pytest.fixture(scope="module")
@@ -54,39 +55,40 @@ def chain(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Itera
     import pandas
 
     folder = tmp_path_factory.mktemp("methods")
-    project = Project.continued(finished[0], folder, "training_plan", gates={"min_valid_share": 0.0})
-    tracking, made = project.tracking, Chain(project)
+    project = Project.continued(finished.project, folder, "training_plan", gates={"min_valid_share": 0.0})
+    tracking, chain = project.tracking, Chain(project)
     with pytest.MonkeyPatch.context() as patch:
         for method in METHODS:
-            place, summary = finished[0].tracking.uri(), finished[2]
+            uri, summary = finished.project.tracking.uri(), finished.output
             if method in CHAINED:
                 project.write_spec(training=training(method))
                 code, summary = project.run()
                 assert code in (0, 2) and "steps" in summary, summary
-                place = tracking.uri()
-            folders = made.folders[method] = {name: Path(step["folder"]) for name, step in summary["steps"].items()}
-            made.facts[method] = {n: json.loads((f / "artifact.json").read_text())["facts"] for n, f in folders.items()}
-            number = made.number(method)
+                uri = tracking.uri()
+            folders = {name: Path(step["folder"]) for name, step in summary["steps"].items()}
+            chain.folders[method] = folders
+            chain.facts[method] = {
+                n: json.loads((f / "artifact.json").read_text())["facts"] for n, f in folders.items()
+            }
+            version = chain.version(method)
+            patch.setenv("MLFLOW_TRACKING_URI", uri)
+            patch.setenv("MLFLOW_REGISTRY_URI", uri)
+            model = mlflow.pyfunc.load_model(f"models:/colours/{version}")
             texts = read_test_rows(folders["test_predictions"]).texts
-            patch.setenv("MLFLOW_TRACKING_URI", place)
-            patch.setenv("MLFLOW_REGISTRY_URI", place)
-            model = mlflow.pyfunc.load_model(f"models:/colours/{number}")
-            made.said[method] = dict(
-                zip(texts, model.predict(pandas.DataFrame({"text": list(texts.values())})), strict=True)
-            )
-            if method in CHAINED:  # whatever the gates say of so small a model: the next candidate shall meet this one
-                tracking.client().set_model_version_tag("colours", str(number), "gates", "passed")
-                registry.promote(tracking, "colours", number)
-        yield made
+            answers = model.predict(pandas.DataFrame({"text": list(texts.values())}))
+            chain.registered[method] = dict(zip(texts, answers, strict=True))
+            if method in CHAINED:  # promote it whatever its gates, to be the next candidate's champion
+                tracking.client().set_model_version_tag("colours", str(version), "gates", "passed")
+                registry.promote(tracking, "colours", version)
+        yield chain
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_registered_answers_as_the_evaluated_model_did(chain: Chain, method: str) -> None:
-    said = chain.said[method]
-    assert said == {i: text.strip() for i, text in chain.answers(method, "candidate").items()}
-    assert len(set(said.values())) > 1, "one and the same answer would show nothing"
-    base = chain.answers(method, "base")
-    assert sum(said[i] != base[i].strip() for i in said) > len(said) / 2, "the training shows in the answers"
+    answers, base = chain.registered[method], chain.answers(method, "base")
+    assert answers == {i: text.strip() for i, text in chain.answers(method, "candidate").items()}
+    assert len(set(answers.values())) > 1, "identical answers would prove nothing"
+    assert sum(answers[i] != base[i].strip() for i in answers) > len(answers) / 2, "training must change the answers"
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -114,8 +116,8 @@ def test_each_candidate_is_compared_with_a_champion_of_another_kind(chain: Chain
     for before, method in itertools.pairwise(CHAINED):
         summary = chain.facts[method]["test_predictions"]
         assert summary["kinds"] == {"candidate": method, "champion": before}
-        assert summary["champion"]["model_version"] == chain.number(before)
-        # same rows, same way of asking: the champion answers now as it did when it was the candidate
+        assert summary["champion"]["model_version"] == chain.version(before)
+        # same rows, same prompts and decoding
         assert chain.answers(method, "champion") == chain.answers(before, "candidate")
         evaluation = json.loads((chain.folders[method]["evaluation_report"] / "evaluation.json").read_text())
         assert evaluation["comparisons"]["champion"]["n"] == summary["rows"]
@@ -125,13 +127,12 @@ def test_each_candidate_is_compared_with_a_champion_of_another_kind(chain: Chain
 
 def test_the_registry_tells_the_kinds_apart_and_keeps_the_weights_of_each(chain: Chain) -> None:
     for method in CHAINED:
-        tags = registry.version_tags(chain.project.tracking, "colours", chain.number(method))
+        tags = registry.version_tags(chain.project.tracking, "colours", chain.version(method))
         assert (tags["method"], tags["kind"]) == (method, method)
         assert tags["merged_version"] == chain.folders[method]["merged_model"].name
-    records = {}
+    weights = {}
     for path in (chain.project.home / "mlflow" / "artifacts").rglob("model.json"):
-        summary = json.loads(path.read_text())
-        place = "base" if summary["folder"] == chain.project.spec["base_model"] else Path(summary["folder"]).parts[-3]
-        records[summary["kind"]] = place, len(list((path.parent / "adapter").glob("*.safetensors")))
-    merged = "merged_model"
-    assert records == {"prefix": ("base", 1), "prompt": (merged, 1), "full": (merged, 0)}
+        model = json.loads(path.read_text())
+        source = "base" if model["folder"] == chain.project.spec["base_model"] else Path(model["folder"]).parts[-3]
+        weights[model["kind"]] = source, len(list((path.parent / "adapter").glob("*.safetensors")))
+    assert weights == {"prefix": ("base", 1), "prompt": ("merged_model", 1), "full": ("merged_model", 0)}

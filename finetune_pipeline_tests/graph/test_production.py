@@ -1,4 +1,4 @@
-"""Corrected production rows through the real graph: some train, some judge all models, and a person's can be forgotten."""
+"""Corrected production rows in the real graph: some train, some evaluate all models, and a person's rows can be forgotten."""
 
 import json
 import os
@@ -16,51 +16,52 @@ from finetune_pipeline_tests.graph.project import LORA, Project, rows
 SECRET = "zeppelin marmalade quixotic over the old lighthouse wall"
 
 
-def logged(n: int, user: str, text: str, label: str) -> str:
+def log_line(n: int, user: str, text: str, label: str) -> str:
     row = {"id": f"served-{n:05d}", "timestamp": "2026-05-01T10:00:00Z", "input": text, "output": "red", "user": user}
     return json.dumps({**row, "model_version": "1", "feedback": {"label": label}}) + "\n"
 
 
-def holding(home: Path, *needles: bytes) -> list[str]:
-    files = {p.relative_to(home): p.read_bytes() for p in home.rglob("*") if p.is_file()}
+def files_with(home: Path, *needles: bytes) -> list[str]:
+    files = {path.relative_to(home): path.read_bytes() for path in home.rglob("*") if path.is_file()}
     return [f"{name}: {needle!r}" for name, data in files.items() for needle in needles if needle in data]
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A finished run with the corrections of sixty users and a dozen more of Ann."""
+    """A project after a run with corrections of sixty users and a dozen more from Ann."""
     logs = {"judging_share": 0.5, "judging_after": 0, "max_family_share": 1.0}
-    made = Project(tmp_path_factory.mktemp("production"), robustness={"rows": 8}, logs=logs, training=LORA)
-    lines = [logged(i, f"user{i}", row["text"], row["label"]) for i, row in enumerate(rows(180, seed=7)[120:])]
-    lines += [logged(900 + i, "ann", f"{SECRET} number {i} {'xyzw'[i % 4]}", "blue") for i in range(12)]
-    (made.folder / "logs").mkdir()
-    log = made.folder / "logs" / "a.jsonl"
+    project = Project(tmp_path_factory.mktemp("production"), robustness={"rows": 8}, logs=logs, training=LORA)
+    lines = [log_line(i, f"user{i}", row["text"], row["label"]) for i, row in enumerate(rows(180, seed=7)[120:])]
+    lines += [log_line(900 + i, "ann", f"{SECRET} number {i} {'xyzw'[i % 4]}", "blue") for i in range(12)]
+    (project.folder / "logs").mkdir()
+    log = project.folder / "logs" / "a.jsonl"
     log.write_text("".join(lines))
     past = time.time() - 60
     os.utime(log, (past, past))
-    code, result = made.run()
+    code, result = project.run()
     assert code in (0, 2), result
-    return made
+    return project
 
 
 def test_rows_that_judge_are_asked_of_every_model_and_train_none(project: Project) -> None:
-    taken = project.facts("production_logs")
-    assert 20 <= taken["judging"] <= 46 and taken["judging"] + taken["corrections"] >= 60
+    logs = project.facts("production_logs")
+    assert 20 <= logs["judging"] <= 46 and logs["judging"] + logs["corrections"] >= 60
     trained = {e.user_text for e in read_examples(project.artifact("raw_examples") / "files" / "production.jsonl")}
     folder = project.artifact("test_predictions")
     facts = json.loads((folder / "production.json").read_text())
-    assert 20 <= facts["rows"]["rows"] <= taken["judging"] == facts["rows"]["looked_at"]
+    assert 20 <= facts["rows"]["rows"] <= logs["judging"] == facts["rows"]["looked_at"]
     lines = (project.folder / "logs" / "a.jsonl").read_text().splitlines()
-    asked = {row["input"] for row in map(json.loads, lines) if row["id"] in facts["ids"]}
-    assert len(asked) == facts["rows"]["rows"] and not asked & trained
-    predicted = read_predictions(folder / "predictions.parquet")
-    both = [of_model(predicted, f"{name}:production") for name in ("base", "candidate")]
-    assert [len(some) for some in both] == [len(asked)] * 2
-    assert [len(of_model(predicted, f"candidate:{kind}")) for kind in KINDS] == [8] * len(KINDS)
+    judging = {row["input"] for row in map(json.loads, lines) if row["id"] in facts["ids"]}
+    assert len(judging) == facts["rows"]["rows"] and not judging & trained
+    predictions = read_predictions(folder / "predictions.parquet")
+    for model in ("base", "candidate"):
+        assert len(of_model(predictions, f"{model}:production")) == len(judging)
+    assert [len(of_model(predictions, f"candidate:{kind}")) for kind in KINDS] == [8] * len(KINDS)
     report = project.artifact("evaluation_report")
     production = json.loads((report / "report.json").read_text())["production"]
-    assert production["judged"] and production["n"] == len(asked) and set(production["comparisons"]) == {"base"}
-    gate = {g["name"]: g for g in project.facts("evaluation_report")["gates"]}["recent_production"]
+    assert production["judged"] and production["n"] == len(judging) and set(production["comparisons"]) == {"base"}
+    gates = project.facts("evaluation_report")["gates"]
+    (gate,) = [gate for gate in gates if gate["name"] == "recent_production"]
     assert gate["passed"] and gate["measured"] == production["comparisons"]["base"]["interval"][1]
     page = (report / "report.html").read_text()
     assert "Recent production rows" in page and "The same rows, perturbed" in page
@@ -70,26 +71,26 @@ def test_a_persons_rows_are_forgotten(project: Project) -> None:
     tracking = project.tracking
 
     def promote(version: int) -> None:
-        """Whatever the gates said of so small a model."""
+        """Promote the version even if its gates failed."""
         with registry.open_registry(tracking) as client:
             client.set_model_version_tag("colours", str(version), "gates", "passed")
         registry.promote(tracking, "colours", version)
 
     first = registry.aliases(tracking, "colours")["candidate"]
     adapter, logs = project.artifact("adapter").name, project.artifact("production_logs").name
-    assert holding(project.home / "artifacts", SECRET.encode()), "or the test shows nothing"
-    for elsewhere in ("dagster", "mlflow"):
-        assert not holding(project.home / elsewhere, SECRET.encode(), SECRET[:30].encode(), b"served-00900")
+    assert files_with(project.home / "artifacts", SECRET.encode()), "the rows were not stored before"
+    for folder in ("dagster", "mlflow"):
+        assert not files_with(project.home / folder, SECRET.encode(), SECRET[:30].encode(), b"served-00900")
 
-    done = project.finetune("forget", "colours", "--user", "ann", "--json")
-    assert done.returncode == 0, done.stderr
-    forgot = json.loads(done.stdout)
-    assert (forgot["lines"], forgot["rows"], forgot["blocked"]) == (12, 12, [first])
-    assert forgot["adapters"] == [adapter] and forgot["models"][0]["model_version"] == first
-    assert not holding(project.home, SECRET.encode(), SECRET[:30].encode(), b"served-00900", b"served-00911")
-    assert f"production_logs/{logs}" in forgot["artifacts"]
-    assert [(s["found"], s["left"]) for s in forgot["searched"][:2]] == [(12, 0), (12, 0)]
-    assert forgot["searched"][2]["left"] == 0 and forgot["searched"][2]["found"] > 8
+    process = project.finetune("forget", "colours", "--user", "ann", "--json")
+    assert process.returncode == 0, process.stderr
+    output = json.loads(process.stdout)
+    assert (output["lines"], output["rows"], output["blocked"]) == (12, 12, [first])
+    assert output["adapters"] == [adapter] and output["models"][0]["model_version"] == first
+    assert not files_with(project.home, SECRET.encode(), SECRET[:30].encode(), b"served-00900", b"served-00911")
+    assert f"production_logs/{logs}" in output["artifacts"]
+    assert [(search["found"], search["left"]) for search in output["searched"][:2]] == [(12, 0), (12, 0)]
+    assert output["searched"][2]["left"] == 0 and output["searched"][2]["found"] > 8
     log = (project.folder / "logs" / "a.jsonl").read_text()
     assert "ann" not in log and log.count("served-000") == 60
     assert (project.home / "artifacts" / "colours" / "adapter" / adapter).is_dir()
@@ -101,8 +102,8 @@ def test_a_persons_rows_are_forgotten(project: Project) -> None:
     second = registry.aliases(tracking, "colours")["candidate"]
     assert second != first and project.artifact("adapter").name != adapter
     assert project.facts("model_version")["forgotten"] is False
-    assert not holding(project.home, SECRET.encode(), b"served-00900")
+    assert not files_with(project.home, SECRET.encode(), b"served-00900")
     promote(second)
     assert registry.champion(tracking, "colours") == second
-    again = json.loads(project.finetune("forget", "colours", "--user", "ann", "--json").stdout)
-    assert (again["lines"], again["rows"], again["blocked"]) == (0, 0, [first])
+    output = json.loads(project.finetune("forget", "colours", "--user", "ann", "--json").stdout)
+    assert (output["lines"], output["rows"], output["blocked"]) == (0, 0, [first])

@@ -1,4 +1,5 @@
-"""Worlds with a known answer on the real graph: stopped, refused, sent to a simple model, promoted, and then kept in service."""
+"""Planted worlds with known verdicts in the real graph: stopped, refused, sent to a simple model, promoted, and kept as
+champion."""
 
 import json
 import sys
@@ -16,34 +17,34 @@ from finetune_pipeline_tests.skilled_model import make_skilled_model
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of two layers that tells the last of two colours, under a system prompt of its own."""
+    """The skilled tiny model."""
     return make_skilled_model(tmp_path_factory.mktemp("verdicts") / "base", steps=220)
 
 
 @pytest.mark.parametrize("name", ["shuffled", "noisy-word"])
 def test_what_is_no_gain_is_not_promoted_and_the_reason_is_named(name: str, base: Path, tmp_path: Path) -> None:
-    """Shuffled labels stop the graph by name, and a model that only ties with TF-IDF is sent home for it."""
+    """Shuffled labels stop the graph; a model no better than TF-IDF is refused."""
     world = WORLDS[name]
     outcome = run(world.make(tmp_path / name, base))
     assert problems_of(world, outcome) == [], (outcome.verdict, outcome.failed_checks())
 
 
 def test_a_real_gain_is_promoted_and_a_worse_candidate_leaves_it_in_service(base: Path, tmp_path: Path) -> None:
-    """In between the project is moved and run again, which changes nothing."""
+    """Moves the project in between and runs it again, which must change nothing."""
     project = WORLDS["clean-order-1"].make(tmp_path / "order", base)
     first = run(project)
     assert problems_of(WORLDS["clean-order-1"], first) == [], (first.verdict, first.failed_checks())
     assert (first.code, first.champion) == (0, 1)
     assert first.verdict.startswith("Passed")
 
-    def made() -> dict[str, int]:
+    def manifest_times() -> dict[str, int]:
         return {str(p.relative_to(project.home)): p.stat().st_mtime_ns for p in project.home.rglob("artifact.json")}
 
-    before = made()
+    before = manifest_times()
     project.move(tmp_path / "another place")
-    code, again = project.run()
-    assert (code, again["worked"], again["verdict"], made()) == (0, False, first.verdict, before)
-    assert str(tmp_path / "order/") not in json.dumps(again)
+    code, output = project.run()
+    assert (code, output["worked"], output["verdict"], manifest_times()) == (0, False, first.verdict, before)
+    assert str(tmp_path / "order/") not in json.dumps(output)
     assert "no champion before version 1" in project.finetune("rollback", "colours", "--reason", "a test").stderr
 
     project.write_spec(training={**project.spec["training"], "learning_rate": 1e-5})

@@ -1,4 +1,4 @@
-"""The real graph on a tiny model: everything is made, told to Dagster and MLflow, and not made twice."""
+"""The real graph on a tiny model: every artifact is made once and recorded in Dagster and MLflow."""
 
 import json
 import os
@@ -18,29 +18,29 @@ from finetune_pipeline_tests.graph.project import Finished, Project
 ASSETS = {step.name for step in STEPS if not step.asked_for}
 
 
-def look() -> None:
-    """Print what Dagster and MLflow hold of the project that the environment leads to."""
+def print_records() -> None:
+    """Print Dagster's and MLflow's records of the environment's project."""
     import dagster as dg
 
     from finetune_pipeline.tracking.tracking import Tracking
 
     home = str(read_settings().project)
     os.environ.setdefault("DAGSTER_HOME", home)
-    result: dict[str, Any] = {"assets": {}, "mlflow": {}}
+    records: dict[str, Any] = {"assets": {}, "mlflow": {}}
     with dg.DagsterInstance.from_config(home) as instance:
         for key in instance.all_asset_keys():
             event = instance.get_latest_materialization_event(key)
             if event:
-                result["assets"][key.path[-1]] = event.asset_materialization.tags["dagster/data_version"]
+                records["assets"][key.path[-1]] = event.asset_materialization.tags["dagster/data_version"]
     client = Tracking().client()
     for experiment in client.search_experiments():
         for run in client.search_runs([experiment.experiment_id], max_results=1000):
             tags = run.data.tags
-            result["mlflow"][tags["mlflow.runName"]] = {
+            records["mlflow"][tags["mlflow.runName"]] = {
                 "status": run.info.status,
                 "parent": tags.get("mlflow.parentRunId"),
-                "params": run.data.params.get("version"),
-                "names": sorted(run.data.params),
+                "version": run.data.params.get("version"),
+                "params": sorted(run.data.params),
                 "metrics": run.data.metrics,
                 "models": len(run.outputs.model_outputs) if run.outputs else 0,
                 "note": tags.get("mlflow.note.content"),
@@ -50,15 +50,15 @@ def look() -> None:
             }
     for model in client.search_registered_models():
         versions = len(client.search_model_versions(f"name='{model.name}'"))
-        about = {"name": model.name, "about": model.description, "aliases": dict(model.aliases)}
-        result["model"] = {**about, "versions": versions}
-    print(json.dumps(result))
+        fields = {"name": model.name, "description": model.description, "aliases": dict(model.aliases)}
+        records["model"] = {**fields, "versions": versions}
+    print(json.dumps(records))
 
 
 @pytest.fixture(scope="module")
-def seen(finished: Finished) -> dict:
-    """What Dagster and MLflow hold after the run, read in a process of its own."""
-    return json.loads(finished[0].call(look).splitlines()[-1])
+def records(finished: Finished) -> dict:
+    """Dagster's and MLflow's records after the run, read in a separate process."""
+    return json.loads(finished.project.call(print_records).splitlines()[-1])
 
 
 def test_the_run_ends_with_a_verdict(finished: Finished) -> None:
@@ -70,21 +70,21 @@ def test_the_run_ends_with_a_verdict(finished: Finished) -> None:
 
 
 def test_a_changed_report_is_named_and_not_shown(finished: Finished) -> None:
-    project = finished[0]
+    project = finished.project
     for name, arguments in (("evaluation.json", ("report", "colours", "--json")), ("gates.json", ("run", "colours"))):
         path = project.artifact("evaluation_report") / name
-        kept = path.read_bytes()
+        original = path.read_bytes()
         path.write_text("[]")
-        done = project.finetune(*arguments)
-        path.write_bytes(kept)
-        assert done.returncode == 1 and f"{name} has changed" in done.stderr, done.stdout + done.stderr
+        process = project.finetune(*arguments)
+        path.write_bytes(original)
+        assert process.returncode == 1 and f"{name} has changed" in process.stderr, process.stdout + process.stderr
 
 
 def test_the_registered_model_has_its_card(finished: Finished) -> None:
     project, code, _ = finished
-    written = project.artifact("model_version") / "README.md"
+    own = project.artifact("model_version") / "README.md"
     (registered,) = [p for p in (project.home / "mlflow").rglob("README.md") if (p.parent / "MLmodel").is_file()]
-    assert registered.read_text("utf-8") == written.read_text("utf-8")
+    assert registered.read_text("utf-8") == own.read_text("utf-8")
     card = ModelCard.load(registered)
     scores = json.loads((project.artifact("evaluation_report") / "evaluation.json").read_text())["scores"]["candidate"]
     result = {r.metric_type: r.metric_value for r in card.data.eval_results if r.dataset_type == "colours"}
@@ -93,47 +93,48 @@ def test_the_registered_model_has_its_card(finished: Finished) -> None:
     assert "models:/colours@champion" in card.text and project.artifact("splits").name in card.text
 
 
-def test_dagster_knows_every_asset_with_its_version(finished: Finished, seen: dict) -> None:
-    assert set(seen["assets"]) == ASSETS
-    result = finished[2]["steps"]
-    assert {k: v for k, v in seen["assets"].items() if k in result} == {k: v["version"] for k, v in result.items()}
+def test_dagster_knows_every_asset_with_its_version(finished: Finished, records: dict) -> None:
+    assert set(records["assets"]) == ASSETS
+    versions = {name: step["version"] for name, step in finished.output["steps"].items()}
+    assert versions.items() <= records["assets"].items()
 
 
-def test_mlflow_holds_the_same_names_under_one_parent(finished: Finished, seen: dict) -> None:
-    nested = {name: run for name, run in seen["mlflow"].items() if run["parent"]}
+def test_mlflow_holds_the_same_names_under_one_parent(finished: Finished, records: dict) -> None:
+    runs, model = records["mlflow"], records["model"]
+    nested = {name: run for name, run in runs.items() if run["parent"]}
     assert set(nested) == {f"colours/{asset}" for asset in ASSETS}
-    assert {run["status"] for run in seen["mlflow"].values()} == {"FINISHED"}
+    assert {run["status"] for run in runs.values()} == {"FINISHED"}
     assert len({run["parent"] for run in nested.values()}) == 1
-    assert len(seen["mlflow"]) == len(nested) + 1
-    (parent,) = [run for run in seen["mlflow"].values() if not run["parent"]]
-    assert parent["note"] == finished[2]["verdict"], "it tells the story of the run"
+    assert len(runs) == len(nested) + 1
+    (parent,) = [run for run in runs.values() if not run["parent"]]
+    assert parent["note"] == finished.output["verdict"]
     assert {"gain", "gain_low", "test_accuracy", "best_eval_loss"} <= set(parent["metrics"])
-    assert {"training.learning_rate", "evaluation.gates.min_gain"} <= set(parent["names"])
+    assert {"training.learning_rate", "evaluation.gates.min_gain"} <= set(parent["params"])
     assert parent["models"] == 1
     assert {d[0] for d in parent["datasets"]} >= {"colours_train", "colours_validation"}
-    assert all("settings" not in run["names"] and len(run["metrics"]) <= 20 for run in nested.values())
+    assert all("settings" not in run["params"] and len(run["metrics"]) <= 20 for run in nested.values())
     adapter = nested["colours/adapter"]
-    assert adapter["params"] == finished[2]["steps"]["adapter"]["version"]
+    assert adapter["version"] == finished.output["steps"]["adapter"]["version"]
     assert adapter["curve"] >= 3
     assert [d[0] for d in adapter["datasets"]] == ["colours_train", "colours_validation"]
     assert len({d[1] for d in adapter["datasets"]}) == 2
     assert nested["colours/evaluation_report"]["artifacts"] == ["gates.json", "plots"]
-    assert seen["model"]["name"] == "colours"
-    assert seen["model"]["versions"] == 1 and "champion is the version that serves" in seen["model"]["about"]
-    assert seen["model"]["aliases"]["candidate"] == 1
-    assert ("champion" in seen["model"]["aliases"]) is finished[2]["passed"]
+    assert model["name"] == "colours"
+    assert model["versions"] == 1 and "champion is the version that serves" in model["description"]
+    assert model["aliases"]["candidate"] == 1
+    assert ("champion" in model["aliases"]) is finished.output["passed"]
 
 
 def test_the_sealed_test_was_opened_once(finished: Finished) -> None:
-    ledger = finished[0].home / "artifacts" / "colours" / "state" / "test_openings.jsonl"
+    ledger = finished.project.home / "artifacts" / "colours" / "state" / "test_openings.jsonl"
     (line,) = ledger.read_text().splitlines()
-    assert json.loads(line)["candidate"] == finished[2]["steps"]["merged_model"]["version"]
+    assert json.loads(line)["candidate"] == finished.output["steps"]["merged_model"]["version"]
 
 
 def test_the_weights_were_really_four_bit_and_the_adapter_holds_nothing_else(finished: Finished) -> None:
     from safetensors import safe_open
 
-    project = finished[0]
+    project = finished.project
     weights = project.facts("adapter")["weights"]
     assert weights["quantized_modules"] == 14, "seven linear layers in each of two blocks"
     with safe_open(str(project.artifact("adapter") / "adapter" / "adapter_model.safetensors"), "pt") as tensors:
@@ -142,25 +143,25 @@ def test_the_weights_were_really_four_bit_and_the_adapter_holds_nothing_else(fin
 
 
 def test_the_plan_is_told_and_the_training_taught_it(finished: Finished) -> None:
-    project = finished[0]
+    project = finished.project
     plan, adapter = project.facts("training_plan"), project.facts("adapter")
     assert plan["steps"] == adapter["steps"] and [p["method"] for p in plan["phases"]] == ["qlora", "lora"]
     assert plan["trainable_parameters"] == adapter["trainable_parameters"]
     assert plan["tokens"]["total"] == adapter["tokens"]["train"]["tokens"]
     assert plan["fits"] is True and "| **qlora** |" in plan["plan_markdown"]
     measured = json.loads((project.artifact("adapter") / "measured.json").read_text())
-    assert plan["seconds"] is None, "nothing was trained here before"
-    rates = json.loads((project.home / "throughput.json").read_text())
-    assert sorted(kind.split(", ")[-2] for kind in rates) == ["lora", "qlora"]
-    again = json.loads(project.finetune("plan", "colours", "--json").stdout)
-    assert again["source"] == f"splits {finished[2]['steps']['splits']['version']}"
-    assert "of this kind here" in again["seconds"]["source"]
-    assert again["seconds"]["low"] <= measured["train_seconds"] <= again["seconds"]["high"]
+    assert plan["seconds"] is None, "no earlier training to estimate from"
+    throughput = json.loads((project.home / "throughput.json").read_text())
+    assert sorted(kind.split(", ")[-2] for kind in throughput) == ["lora", "qlora"]
+    new_plan = json.loads(project.finetune("plan", "colours", "--json").stdout)
+    assert new_plan["source"] == f"splits {finished.output['steps']['splits']['version']}"
+    assert "of this kind here" in new_plan["seconds"]["source"]
+    assert new_plan["seconds"]["low"] <= measured["train_seconds"] <= new_plan["seconds"]["high"]
 
 
 def test_training_gets_no_path_to_the_sealed_test(finished: Finished) -> None:
-    """Only the predicting step's manifest and job know the sealed file."""
-    project = finished[0]
+    """Only test_predictions' manifest and job name the sealed file."""
+    project = finished.project
     for step in ("adapter", "few_shot_baseline", "merged_model", "training_plan"):
         for path in project.artifact(step).rglob("*.json*"):
             assert "sealed" not in path.read_text("utf-8", "replace"), path
@@ -169,23 +170,23 @@ def test_training_gets_no_path_to_the_sealed_test(finished: Finished) -> None:
 def test_a_plan_that_does_not_fit_stops_everything_after_it(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project = Project.continued(finished[0], tmp_path, "training_plan")
+    project = Project.continued(finished.project, tmp_path, "training_plan")
     monkeypatch.setenv("FINETUNE_MEMORY_GIB", "0.3")
     code, result = project.run()
     assert code == 2, result
     assert {(r["asset"], r["check"]) for r in result["refused"]} == {("training_plan", "fits_memory")}
     facts = project.facts("training_plan")
     assert facts["fits"] is False and facts["available_mib"] == 307 and "does not fit" in facts["sentence"]
-    made = {p.name for p in (project.home / "artifacts" / "colours").iterdir() if any(p.glob("*/artifact.json"))}
-    assert not made & {"adapter", "merged_model", "test_predictions", "evaluation_report", "model_version"}
+    after = ("adapter", "merged_model", "test_predictions", "evaluation_report", "model_version")
+    assert not [step for step in after if any(project.home.glob(f"artifacts/colours/{step}/*/artifact.json"))]
 
 
 def test_a_changed_gate_remakes_the_report_and_nothing_before_it(finished: Finished) -> None:
-    project = finished[0]
+    project = finished.project
     task, store = load_task(project.folder), ArtifactStore(project.home / "artifacts")
-    outside = collect_run_inputs(task, None, store)
+    run_inputs = collect_run_inputs(task, None, store)
     gates = task.spec.gates.model_copy(update={"min_valid_share": 0.5})
     changed = Task(spec=task.spec.model_copy(update={"gates": gates}), folder=task.folder)
-    before, after = (PIPELINE.versions(each, outside, store) for each in (task, changed))
-    remade = {name for name in before if before[name] != after[name]}
-    assert remade == {"advice", "ladder", "tuned_rungs", "evaluation_report", "model_version"}
+    before, after = (PIPELINE.versions(each, run_inputs, store) for each in (task, changed))
+    changed_steps = {name for name in before if before[name] != after[name]}
+    assert changed_steps == {"advice", "ladder", "tuned_rungs", "evaluation_report", "model_version"}

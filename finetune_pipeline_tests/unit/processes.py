@@ -1,4 +1,4 @@
-"""Helpers for tests that start real processes."""
+"""Helpers for tests with real processes."""
 
 import ctypes
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
+    """Whether a process is running and no zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text("utf-8")
     except OSError:
@@ -17,28 +17,28 @@ def is_running(pid: int) -> bool:
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    """Wait until `condition` holds; fail the test if it does not in time."""
-    limit = time.monotonic() + seconds
+    """Wait until `condition` holds. Fails the test after `seconds`."""
+    deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < limit, f"not within {seconds:g} s"
+        assert time.monotonic() < deadline, f"not within {seconds:g} s"
         time.sleep(0.05)
 
 
 def number_in(path: Path) -> int:
-    """The number a process wrote into a file, once it has. It may be written anew meanwhile: empty for a moment."""
-    found: list[int] = []
+    """Wait until a process has written a number to a file, which may be missing or empty before. Returns the number."""
+    numbers: list[int] = []
 
     def read() -> bool:
         text = path.read_text("utf-8").strip() if path.exists() else ""
-        found.extend([int(text)] if text.isdigit() else [])
-        return bool(found)
+        numbers.extend([int(text)] if text.isdigit() else [])
+        return bool(numbers)
 
     wait_until(read)
-    return found[0]
+    return numbers[0]
 
 
 def bound_by_permissions() -> None:
-    """For `preexec_fn`: what the process starts is bound by the permissions of files, even if it is root's."""
+    """As `preexec_fn`, apply file permissions to the new process even if it runs as root."""
     if sys.platform == "linux":
         c = ctypes.CDLL(None)
         for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH

@@ -13,7 +13,7 @@ from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.statistics.power import paired_power
 from finetune_pipeline.planning.power import expected_disagreement
 from finetune_pipeline.spec import TaskSpec
-from finetune_pipeline_tests.unit.data.quality.makers import FILLER, LABELS, in_order, make, make_spec, requests
+from finetune_pipeline_tests.unit.data.quality.makers import FILLER, LABELS, make, make_spec, name_pairs, requests
 from finetune_pipeline_tests.unit.evaluation.rows import row, spec
 
 PRODUCTS = "loaf bagel scone tart brownie roll".split()
@@ -57,10 +57,10 @@ def test_labels_that_words_tell_are_shown() -> None:
 
 
 def test_word_order_alone_is_enough() -> None:
-    result = learnable(make_spec(["yes", "no"]), in_order(800))
+    result = learnable(make_spec(["yes", "no"]), name_pairs(800))
     assert result.status == "shown"
     assert of(result, "order").gain > 0.2 and of(result, "linear").gain < 0.1
-    assert learnable(make_spec(["yes", "no"]), shuffled(in_order(800))).status == "not_shown"
+    assert learnable(make_spec(["yes", "no"]), shuffled(name_pairs(800))).status == "not_shown"
 
 
 def test_few_rows_and_a_rare_label_are_told_how_many_rows_it_takes() -> None:

@@ -1,4 +1,4 @@
-"""The commands, called within the process of the tests: a process for each call would cost seconds."""
+"""Calls commands in the test process, since a process per call would take seconds."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from finetune_pipeline_tests.shared import Shared
 
 
 class Done(NamedTuple):
-    """What a command left behind."""
+    """A command's exit code and output."""
 
     returncode: int
     stdout: str
@@ -28,15 +28,15 @@ class Done(NamedTuple):
 
 @pytest.fixture(autouse=True)
 def own_environment() -> Iterator[None]:
-    """Commands called in this process set variables that no other test may see."""
-    Shared.get()  # its variable is for all tests
+    """Restore the environment, which commands change."""
+    Shared.get()  # sets a variable that must remain
     with mock.patch.dict(os.environ):
         yield
 
 
 @pytest.fixture
 def finetune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
-    """Calls ``finetune`` with the data in data/ and the home in home/ of the test's folder, unless others are given."""
+    """Calls ``finetune``. data, home: By default data/ and home/ in the test's folder."""
     for name in ("MLFLOW_TRACKING_URI", "DAGSTER_HOME", "FINETUNE_PROGRESS"):
         monkeypatch.delenv(name, raising=False)
 

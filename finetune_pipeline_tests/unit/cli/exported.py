@@ -1,4 +1,4 @@
-"""Helper: a store that holds one trained model of a task, made without running the graph."""
+"""An artifact store with a trained model, made without running the graph."""
 
 import shutil
 from pathlib import Path
@@ -20,7 +20,7 @@ TASK = "demo"
 
 
 def make_store(root: Path, base: Path, adapter: Path, method: str = "lora") -> ArtifactStore:
-    """root/data/demo/task.yaml, and root/home/artifacts with base_model, adapter, splits and merged_model of that task."""
+    """Write root/data/demo/task.yaml, and a store in root/home/artifacts with base_model, adapter, splits and merged_model."""
     folder = root / "data" / TASK
     (folder / "raw").mkdir(parents=True)
     spec = {
@@ -32,7 +32,7 @@ def make_store(root: Path, base: Path, adapter: Path, method: str = "lora") -> A
 
     def merge(builder: Builder) -> None:
         job = merge_job(
-            base=based.folder, adapter=trained.path("adapter"), examples=rows, labels=LABELS, max_new_tokens=6,
+            base=base_model.folder, adapter=trained.path("adapter"), examples=rows, labels=LABELS, max_new_tokens=6,
             batch_size=4, out=builder.folder,
         )  # fmt: skip
         builder.facts.update(merge_and_compare(job))
@@ -45,18 +45,18 @@ def make_store(root: Path, base: Path, adapter: Path, method: str = "lora") -> A
     def build(task: str, step: str, inputs: dict[str, str], make: object, settings: object = None) -> Artifact:
         return store.build(task, step, code_version="1", inputs=inputs, settings=settings, make=make)
 
-    based = build(SHARED, "base_model", {}, lambda b: b.facts.update(prepare_base(str(base), None, b.folder)))
+    base_model = build(SHARED, "base_model", {}, lambda b: b.facts.update(prepare_base(str(base), None, b.folder)))
     settings = {"method": method, "epochs": 1.0, "lora": {"r": 4}}
-    inputs = {"base_model": based.version, "train_split": "0123456789abcdef"}
+    inputs = {"base_model": base_model.version, "train_split": "0123456789abcdef"}
     trained = build(TASK, "adapter", inputs, lambda b: shutil.copytree(adapter, b.folder / "adapter"), settings)
-    split_artifact = build(TASK, "splits", {}, split)
-    inputs = {"adapter": trained.version, "base_model": based.version, "validation_split": split_artifact.version}
+    splits = build(TASK, "splits", {}, split)
+    inputs = {"adapter": trained.version, "base_model": base_model.version, "validation_split": splits.version}
     build(TASK, "merged_model", inputs, merge)
     return store
 
 
 def add_refusal(store: ArtifactStore) -> None:
-    """An evaluation that refuses the merged model, and its registration as version 3."""
+    """Store an evaluation that refuses the merged model, and its registration as version 3."""
     inputs = {"merged_model": store.all_versions(TASK, "merged_model")[-1].version}
     result = evaluation().to_json()
     gates = [

@@ -1,4 +1,4 @@
-"""Raw rows and files, and the whole way from a file to validated rows."""
+"""Raw rows and files, and their validation."""
 
 import csv
 import io
@@ -27,25 +27,25 @@ def turn(role: str, content: Any, **more: Any) -> dict[str, Any]:
 
 
 S, U, A = turn("system", PROMPT), turn("user", "It broke again"), turn("assistant", "bug_report")
-"""The turns of a sound chat."""
+"""The turns of a valid chat."""
 
 
 class Validated(ValidatedBlock):
-    """All blocks of a file together."""
+    """The validation result of a file."""
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """The kept rows, by another reader than the code under test."""
+        """The kept rows, parsed without the code under test."""
         return [json.loads(line) for line in self.examples.decode().split("\n") if line]
 
     @property
     def texts(self) -> list[str]:
-        """What the user says in each kept row."""
+        """The user's text of each kept row."""
         return ["\n".join(m["content"] for m in e["messages"] if m["role"] == "user") for e in self.rows]
 
     @property
     def by_line(self) -> list[tuple[str, int]]:
-        """(rule, line) of every finding, sorted; line 0 where it is about the file as a whole."""
+        """Sorted (rule, line) of all findings; line 0 for findings about the file."""
         places = [f["place"] if ":" in f["place"] else ":0" for f in self.findings]
         rules = [f["rule"].removeprefix("data.") for f in self.findings]
         return sorted((rule, int(place.rpartition(":")[2])) for rule, place in zip(rules, places, strict=True))
@@ -56,42 +56,42 @@ class Validated(ValidatedBlock):
 
 
 def validate_file(path: Path, spec: TaskSpec, size: int = 8 << 20) -> Validated:
-    """The result for a file, read in blocks of so many bytes."""
-    whole = Validated()
+    """Validate a file in blocks of `size` bytes."""
+    total = Validated()
     for block in validation.in_blocks(read_records(path, path.name, spec), path.name, size):
         result = validation.validate_block(block, spec)
         assert result.rows_in == result.kept + len(result.quarantine)
-        whole = Validated(**{name: value + getattr(result, name) for name, value in vars(whole).items()})
-    return whole
+        total = Validated(**{name: value + getattr(result, name) for name, value in vars(total).items()})
+    return total
 
 
 def validate_row(row: Any, spec: TaskSpec = SPEC, file: str = FILE) -> ValidatedRow:
-    """The result for one row, or for a line's bytes, at line 7 of the file."""
+    """Validate a row, or a line's bytes, as line 7 of the file."""
     data = row if isinstance(row, bytes) else json.dumps(row).encode()
     return validate_record(Record(7, None, data, encoded=True), file, spec, mapping_of(spec))[0]
 
 
 def row_rules(row: Any, spec: TaskSpec = SPEC) -> list[str]:
-    """The rules of the row's findings, sorted."""
+    """Sorted rules of the row's findings."""
     return sorted(f.rule.removeprefix("data.") for f in validate_row(row, spec).findings)
 
 
 def kept_example(row: Any, spec: TaskSpec = SPEC) -> Example:
-    """The example that the row becomes."""
+    """The example of a row that passes validation."""
     validated = validate_row(row, spec)
     assert validated.example is not None, validated.findings
     return validated.example
 
 
 def table(rows: list[Any], delimiter: str = ",", end: str = "\n", **dialect: Any) -> str:
-    """The rows as a CSV file."""
+    """The rows in CSV."""
     out = io.StringIO(newline="")
     csv.writer(out, delimiter=delimiter, lineterminator=end, **dialect).writerows(rows)
     return out.getvalue()
 
 
 def workbook(sheets: dict[str, list[Any]]) -> bytes:
-    """An Excel workbook of these sheets."""
+    """An Excel workbook with these sheets."""
     book, out = openpyxl.Workbook(), io.BytesIO()
     book.remove(book.active)
     for title, rows in sheets.items():
@@ -103,14 +103,14 @@ def workbook(sheets: dict[str, list[Any]]) -> bytes:
 
 
 def validate_bytes(folder: Path, data: bytes, spec: TaskSpec, name: str = "a.jsonl") -> Validated:
-    """The result for a file that holds these bytes."""
+    """Write these bytes to a file and validate it."""
     path = folder / name
     path.write_bytes(data)
     return validate_file(path, spec)
 
 
 def records_of(folder: Path, data: bytes, spec: TaskSpec, name: str = "a.json") -> list[Record]:
-    """The records of a file that holds these bytes."""
+    """Write these bytes to a file and read its records."""
     path = folder / name
     path.write_bytes(data)
     return list(read_records(path, name, spec))

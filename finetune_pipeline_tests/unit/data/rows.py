@@ -1,4 +1,4 @@
-"""Rows and specs the tests of this folder share."""
+"""Specs, rows and artifacts for tests of the data stage."""
 
 import json
 import random
@@ -31,23 +31,23 @@ LABELS = ["bug_report", "feature_request", "P0_incident"]
 
 
 def make_spec(output: dict[str, Any] | None = None, split: dict[str, Any] | None = None, **data: Any) -> TaskSpec:
-    """A small label task; keyword arguments go into its `data` section."""
+    """The spec of a label task. data: Keys of its `data` section."""
     output = output or {"kind": "labels", "labels": LABELS}
-    said = {"name": "tickets", "description": "test", "system_prompt": PROMPT + "\n"}
-    return TaskSpec.model_validate({**said, "output": output, "data": data, "split": split or {}})
+    required = {"name": "tickets", "description": "test", "system_prompt": PROMPT + "\n"}
+    return TaskSpec.model_validate({**required, "output": output, "data": data, "split": split or {}})
 
 
 TEXT_OUTPUT = {"kind": "text"}
 
 
-def unlike(number: int, words: int = 12) -> str:
-    """A text that has nothing in common with that of any other number."""
-    dice = random.Random(number)
-    return " ".join("".join(dice.choices("abcdefghijklmnopqrstuvwxyz", k=7)) for _ in range(words))
+def random_text(number: int, words: int = 12) -> str:
+    """Random words that share nothing with the text of another number."""
+    rng = random.Random(number)
+    return " ".join("".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=7)) for _ in range(words))
 
 
-def hold(ledger: Path, examples: Iterable[Example], split: str) -> None:
-    """Let the ledger hold these rows in a split."""
+def record_split(ledger: Path, examples: Iterable[Example], split: str) -> None:
+    """Record these examples in the ledger as members of a split."""
     entries = [(int(e.id, 16), prompt_hash(e.user_text), int(e.id, 16), SPLITS.index(split)) for e in examples]
     record_assignments(np.array(entries, ENTRY), ledger)
 
@@ -62,14 +62,14 @@ def chat(
 
 
 def example(user: str, answer: str = "bug_report", line: int = 1, **more: Any) -> Example:
-    """A canonical example of the label task."""
+    """An example of the label task."""
     messages = chat(user, answer, PROMPT + "\n")["messages"]
     fields = {"label": answer if answer in LABELS else None, "source": {"file": "raw/a.jsonl", "line": line}, **more}
     return Example(id=example_id(messages), messages=messages, **fields)
 
 
 def as_line(row: Any) -> bytes:
-    """A row as JSON; bytes are a line as it is."""
+    """A row as JSON; bytes are returned unchanged."""
     return row if isinstance(row, bytes) else json.dumps(row, ensure_ascii=False).encode()
 
 
@@ -78,7 +78,7 @@ def as_lines(rows: list[Any]) -> bytes:
 
 
 def write_raw(folder: Path, lines: list[Any], file: str = "raw/a.jsonl") -> Path:
-    """A raw_examples artifact of one file."""
+    """Write a raw_examples artifact with one file. Returns `folder`."""
     path = folder / "files" / file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(as_lines(lines))
@@ -86,7 +86,7 @@ def write_raw(folder: Path, lines: list[Any], file: str = "raw/a.jsonl") -> Path
 
 
 def write_validated(folder: Path, examples: list[Example]) -> Path:
-    """A validated_examples artifact of these rows."""
+    """Write a validated_examples artifact with these examples. Returns `folder`."""
     write_examples(folder / EXAMPLES, examples)
     return folder
 
@@ -98,8 +98,8 @@ def write_clean(
     clusters: dict[str, str] | None = None,
     removed: Iterable[str] = (),
 ) -> Path:
-    """A clean_examples artifact in which every row is its own cluster unless told otherwise; `removed`: ids of rows that
-    are near-duplicates of others."""
+    """Write a clean_examples artifact. clusters: By example id; default: each example is its own. removed: Ids of
+    near-duplicates."""
     validated = write_validated(folder.parent / f"{folder.name}-validated", examples)
     folder.mkdir(parents=True, exist_ok=True)
     boilerplate = Boilerplate().with_known()
@@ -115,14 +115,14 @@ def write_clean(
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSON Lines file, by another reader than the code under test."""
+    """Rows of a JSON Lines file, parsed without the code under test."""
     return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
 
 
 def split_rows(
     folder: Path, examples: list[Example], spec: TaskSpec | None = None, name: str = "out", **clean: Any
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """(facts, split by id) of a split of these rows in `folder`, by the ledger there. clean: as for `write_clean`."""
+    """Split examples with the ledger in `folder`. Returns (facts, split by example id). clean: Arguments of `write_clean`."""
     spec = spec or make_spec()
     cleaned = write_clean(folder / f"clean-{name}", examples, spec, **clean)
     facts = split(cleaned, cleaned, spec, folder / "ledger", folder / name)

@@ -1,9 +1,9 @@
-"""The labelled texts on which scrubbing is measured (``scrubbing_fixture.jsonl``, one JSON object a line).
+"""The labelled texts on which scrubbing is measured (``scrubbing_fixture.jsonl``, one JSON object per line).
 
-Row: about (its topic), lang, text, spans [{start, end, kind}] in characters of the text, in order. Written by hand; all
-values are made up or of documented test ranges (example.com, 555-01xx, test cards, sample IBANs and ids). A text with a
-made-up key of a known issuer is a list of parts, so that no scanner takes the file for a leak: joined they are the text.
-Rows about `name and address` alone hold names of people; every other name would count as a false hit of a recogniser.
+Keys: about (topic), lang, text, spans [{start, end, kind}] in characters and in order. All texts are written by hand, with
+invented values or documented test values (example.com, 555-01xx, test cards, sample IBANs and ids). Texts with an invented key
+of a known issuer are split into a list of parts, so that secret scanners do not report the file. Only rows about `name and
+address` contain names of people, since any other name would count as a false positive.
 """
 
 import json
@@ -22,7 +22,7 @@ _CODE = re.compile(r"\{([0-9a-f]{4})\}")
 
 @dataclass(frozen=True)
 class Labelled:
-    """One row of the fixture."""
+    """A row of the fixture."""
 
     about: str
     lang: str
@@ -31,7 +31,7 @@ class Labelled:
 
 
 def labelled_rows() -> list[Labelled]:
-    """All rows, in file order."""
+    """All rows of the fixture, in file order."""
     rows = []
     for line in PATH.read_text("utf-8").splitlines():
         row = json.loads(line)
@@ -42,7 +42,7 @@ def labelled_rows() -> list[Labelled]:
 
 @dataclass(frozen=True)
 class Marked:
-    """A line of a file in ``scrub_sets``: the values in it that must go, and the texts around them that must stay."""
+    """A line of a file in ``scrub_sets``: the values to remove, and the texts around them to keep."""
 
     section: str
     text: str
@@ -50,28 +50,28 @@ class Marked:
     kept: list[str]
 
     def scrubbed(self, with_region: bool = False) -> str:
-        """The line as scrubbing leaves it; `with_region`: with the country its section begins with."""
+        """The scrubbed text. with_region: Scrub for the country that the section's name begins with."""
         region = self.section.split()[0]
         regions = [region] if with_region and region != "any" else []
         return scrub_text(self.text, partial(find_spans, regions=regions))
 
     def missed(self, scrubbed: str) -> list[str]:
-        """Values of which six characters in a row, or the whole of a shorter one, are left in the scrubbed text."""
+        """Values of which six consecutive characters (or all of a shorter value) remain in the scrubbed text."""
         return [v for v in self.values if any(v[i : i + 6] in scrubbed for i in range(max(1, len(v) - 5)))]
 
     def harmed(self, scrubbed: str) -> bool:
-        """Whether more was taken than the values."""
-        at = 0
+        """Whether more than the values was removed."""
+        end = 0
         for piece in self.kept:
-            place = scrubbed.find(piece, at)
-            if place < 0:
+            start = scrubbed.find(piece, end)
+            if start < 0:
                 return True
-            at = place + len(piece)
+            end = start + len(piece)
         return False
 
 
 def marked_lines(name: str) -> list[Marked]:
-    """The lines of one of the files in ``scrub_sets``."""
+    """The lines of a file in ``scrub_sets``, without section headings."""
     section, lines = "", []
     for line in (SETS / f"{name}.txt").read_text("utf-8").splitlines():
         if line.startswith("== "):

@@ -10,7 +10,14 @@ from finetune_pipeline.data.dedup.cleaning import clean
 from finetune_pipeline.data.dedup.text_similarity import similarity
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.scrub import fingerprint
-from finetune_pipeline_tests.unit.data.rows import TEXT_OUTPUT, example, make_spec, read_lines, unlike, write_validated
+from finetune_pipeline_tests.unit.data.rows import (
+    TEXT_OUTPUT,
+    example,
+    make_spec,
+    random_text,
+    read_lines,
+    write_validated,
+)
 
 LONG = "The export to CSV stops at row 500 and shows a spinner for ever, since the update of last Tuesday evening"
 NEAR = "The export to CSV stops at row 500 and shows a spinner for ever, since the update of last Tuesday evenign"
@@ -111,7 +118,7 @@ def pairs(lines: str, first: str, second: str) -> tuple[list[Example], list[Exam
     """Both sides of every pair with these answers, before a text that no other pair has."""
     sides = zip(*(pair.split(" | ") for pair in re.split(" ; |\n", lines.strip())), strict=True)
     return tuple(
-        [example(f"{text}, {unlike(i, 8)}", answer, side * 50 + i) for i, text in enumerate(texts, 1)]
+        [example(f"{text}, {random_text(i, 8)}", answer, side * 50 + i) for i, text in enumerate(texts, 1)]
         for side, (texts, answer) in enumerate(zip(sides, (first, second), strict=True))
     )
 
@@ -150,7 +157,9 @@ def test_rows_of_one_label_that_name_different_things_all_stay(tmp_path: Path) -
 def test_in_a_large_cluster_copies_and_contradictions_of_every_row_are_found(
     tmp_path: Path, output: dict[str, Any] | None
 ) -> None:
-    asked = [f"Please send me the yearly report of the branch office in {unlike(n, 1)} by mail" for n in range(120)]
+    asked = [
+        f"Please send me the yearly report of the branch office in {random_text(n, 1)} by mail" for n in range(120)
+    ]
     rows = [example(text, line=line) for line, text in enumerate(asked)]
     rows += [example(text, line=200 + line) for line, text in enumerate(asked[:100])]
     rows += [example(text.lower() + "!", line=400 + line) for line, text in enumerate(asked[:100])]

@@ -28,8 +28,8 @@ from finetune_pipeline_tests.unit.data.rows import (
     LABELS,
     example,
     make_spec,
+    random_text,
     read_lines,
-    unlike,
     write_clean,
     write_raw,
 )
@@ -62,7 +62,7 @@ def test_sealed_rows_come_back_with_the_key_alone_and_damage_is_told() -> None:
 
 
 def test_the_test_is_sealed_and_its_rows_come_back(tmp_path: Path) -> None:
-    spec, rows = make_spec(), [example(unlike(i), line=i) for i in range(60)]
+    spec, rows = make_spec(), [example(random_text(i), line=i) for i in range(60)]
     made = write_clean(tmp_path / "in", rows, spec)
     facts = split(made, made, spec, tmp_path / "ledger", tmp_path / "out", seal=lambda data: seal(data, KEY))
     with pytest.raises(SealedError):
@@ -95,7 +95,7 @@ def test_a_pool_of_processes_makes_the_same_files(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(workers, "available_cores", lambda: 2)
     for start, name in enumerate("abcd"):  # every second row nearly repeats the one before it
         numbers = range(start * 30, start * 30 + 30)
-        rows = [{"text": unlike(i // 2, 14) + "!" * (i % 2), "label": LABELS[i // 2 % 3]} for i in numbers]
+        rows = [{"text": random_text(i // 2, 14) + "!" * (i % 2), "label": LABELS[i // 2 % 3]} for i in numbers]
         write_raw(tmp_path / "r", rows, f"raw/{name}.jsonl")
     write_raw(tmp_path / "r", [b"broken"], "raw/e.jsonl")
     spec, files = make_spec(min_chars=1), []

@@ -12,12 +12,12 @@ from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.split import leakage, splitting
 from finetune_pipeline.data.split.canaries import EDITS as CANARIES
 from finetune_pipeline.data.split.leakage import leakage_report
-from finetune_pipeline_tests.unit.data.rows import example, hold, split_rows, unlike
+from finetune_pipeline_tests.unit.data.rows import example, random_text, record_split, split_rows
 from finetune_pipeline_tests.unit.data.test_together import EDITS, request
 
 
 def some(count: int) -> list[Example]:
-    return [example(unlike(i, 20), line=i) for i in range(count)]
+    return [example(random_text(i, 20), line=i) for i in range(count)]
 
 
 def test_clean_splits_have_no_leaks(tmp_path: Path) -> None:
@@ -37,8 +37,8 @@ def test_leaks_the_clustering_missed_are_certified_as_leaks(tmp_path: Path) -> N
     base = some(60)
     copies = [example(e.user_text.upper() + " ", line=500 + i) for i, e in enumerate(base[:20])]
     edits = [example(e.user_text + " indeed", line=600 + i) for i, e in enumerate(base[20:40])]
-    hold(tmp_path / "ledger", base, "test")
-    hold(tmp_path / "ledger", edits, "train")
+    record_split(tmp_path / "ledger", base, "test")
+    record_split(tmp_path / "ledger", edits, "train")
     _, placed = split_rows(tmp_path, [*base, *copies, *edits])
     report = leakage_report(tmp_path / "out")
     assert all(placed[a.id] == placed[b.id] for a, b in zip(base[:20], copies, strict=True))
@@ -60,7 +60,7 @@ def test_a_placement_that_tears_groups_apart_is_certified_as_leaks(
         placed["split"][kept] = np.arange(len(kept)) % 3
         return placed, *others
 
-    rows = [example(unlike(i), line=i, group=f"customer {i // 10}") for i in range(60)]
+    rows = [example(random_text(i), line=i, group=f"customer {i // 10}") for i in range(60)]
     monkeypatch.setattr(splitting, "place", scatter)
     facts, placed = split_rows(tmp_path, rows)
     assert leakage_report(tmp_path / "out")["group"] > 0

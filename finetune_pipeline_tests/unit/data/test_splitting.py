@@ -12,13 +12,13 @@ from finetune_pipeline.data.split import alike_kernels
 from finetune_pipeline.data.split.alike import compile_kernels
 from finetune_pipeline.data.split.ledger import read_ledger, record_assignments
 from finetune_pipeline.data.split.splitting import assignments_in
-from finetune_pipeline_tests.unit.data.rows import LABELS, example, make_spec, read_lines, split_rows, unlike
+from finetune_pipeline_tests.unit.data.rows import LABELS, example, make_spec, random_text, read_lines, split_rows
 
 SPEC = make_spec()
 
 
 def rows(start: int, stop: int, **more: Any) -> list[Example]:
-    return [example(unlike(i), LABELS[i % 10 // 4], line=i, **more) for i in range(start, stop)]
+    return [example(random_text(i), LABELS[i % 10 // 4], line=i, **more) for i in range(start, stop)]
 
 
 def run(folder: Path, name: str, examples: list[Example], spec: Any = SPEC, **clean: Any) -> tuple[Any, dict[str, str]]:

@@ -13,7 +13,7 @@ from finetune_pipeline.data.split.alike import Links
 from finetune_pipeline.data.split.leakage import leakage_report
 from finetune_pipeline.data.split.ledger import SPLITS
 from finetune_pipeline.data.split.placement import join
-from finetune_pipeline_tests.unit.data.rows import LABELS, example, hold, read_lines, split_rows, unlike
+from finetune_pipeline_tests.unit.data.rows import LABELS, example, random_text, read_lines, record_split, split_rows
 
 VERBS = "cancel change move check find send stop explain print share book rate open close repair replace".split()
 THINGS = "order booking invoice parcel ticket password flight seat table lamp battery camera garden recipe".split()
@@ -70,10 +70,10 @@ def test_edited_copies_share_a_split_with_their_original(tmp_path: Path) -> None
 
 
 def test_new_copies_follow_rows_the_ledger_holds(tmp_path: Path) -> None:
-    old = [example(unlike(i), line=i) for i in range(60)]
+    old = [example(random_text(i), line=i) for i in range(60)]
     _, before = split_rows(tmp_path / "a", old)
     for name in SPLITS:
-        hold(tmp_path / "b/ledger", [e for e in old if before[e.id] == name], name)
+        record_split(tmp_path / "b/ledger", [e for e in old if before[e.id] == name], name)
     new = [example(f"Hello there, {e.user_text} thanks a lot", line=100 + i) for i, e in enumerate(old)]
     _, after = split_rows(tmp_path / "b", [*old, *new])
     assert all(after[a.id] == after[b.id] == before[a.id] for a, b in zip(old, new, strict=True))
@@ -92,9 +92,12 @@ def test_a_chain_is_cut_before_it_swallows_a_class() -> None:
 
 def test_rows_from_production_are_not_lost_to_a_faint_likeness(tmp_path: Path) -> None:
     """Every one has a nearest row in the test; only those that nearly repeat it are left out."""
-    human = [example(f"the {unlike(i, 6)} and the {unlike(i + 500, 6)}", line=i) for i in range(40)]
-    hold(tmp_path / "ledger", human, "test")
-    faint = [example(f"the {unlike(i, 6)} {unlike(i + 900, 8)}", line=100 + i, origin="production") for i in range(20)]
+    human = [example(f"the {random_text(i, 6)} and the {random_text(i + 500, 6)}", line=i) for i in range(40)]
+    record_split(tmp_path / "ledger", human, "test")
+    faint = [
+        example(f"the {random_text(i, 6)} {random_text(i + 900, 8)}", line=100 + i, origin="production")
+        for i in range(20)
+    ]
     copies = [example(f"Hi, {e.user_text} thanks", line=200 + i, origin="production") for i, e in enumerate(human[20:])]
     facts, placed = split_rows(tmp_path, [*human, *faint, *copies])
     assert all(e.id in placed for e in [*human, *faint])
@@ -104,11 +107,11 @@ def test_rows_from_production_are_not_lost_to_a_faint_likeness(tmp_path: Path) -
 
 def test_rows_a_looser_relation_joins_across_splits_leave_training_never_the_test(tmp_path: Path) -> None:
     """The threshold was lowered: pairs the ledger holds apart are now clusters."""
-    base = [example(unlike(i, 20), line=i) for i in range(60)]
+    base = [example(random_text(i, 20), line=i) for i in range(60)]
     near = [example(e.user_text + " indeed", line=100 + i) for i, e in enumerate(base[:9])]
-    hold(tmp_path / "ledger", [*base[:6], *near[6:]], "test")
-    hold(tmp_path / "ledger", near[3:6], "validation")
-    hold(tmp_path / "ledger", [*near[:3], *base[6:]], "train")
+    record_split(tmp_path / "ledger", [*base[:6], *near[6:]], "test")
+    record_split(tmp_path / "ledger", near[3:6], "validation")
+    record_split(tmp_path / "ledger", [*near[:3], *base[6:]], "train")
     clusters = {e.id: base[i].id for i, e in enumerate(near)}
     facts, placed = split_rows(tmp_path, [*base, *near], clusters=clusters)
     assert facts["left"] == {"train": 6, "validation": 3, "test": 0}
@@ -121,9 +124,9 @@ def test_rows_a_looser_relation_joins_across_splits_leave_training_never_the_tes
 
 
 def test_a_group_declared_later_leaves_training(tmp_path: Path) -> None:
-    rows = [example(unlike(i), line=i, group="one" if i < 30 else None) for i in range(60)]
+    rows = [example(random_text(i), line=i, group="one" if i < 30 else None) for i in range(60)]
     for start, name in enumerate(SPLITS):
-        hold(tmp_path / "ledger", rows[start::3], name)
+        record_split(tmp_path / "ledger", rows[start::3], name)
     facts, placed = split_rows(tmp_path, rows)
     assert facts["left"] == {"train": 10, "validation": 10, "test": 0}
     assert {placed[e.id] for e in rows[:30] if e.id in placed} == {"test"}

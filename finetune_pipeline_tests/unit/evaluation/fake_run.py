@@ -1,4 +1,4 @@
-"""A whole evaluation made of invented predictions: for tests of the gates and the pages."""
+"""Complete evaluations of invented predictions, for tests of gates and pages."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -59,14 +59,14 @@ DATA = {
 }  # fmt: skip
 
 
-def unmoved(candidate: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The candidate's answers to perturbed rows, the same as to the plain ones."""
-    asked = candidate[: spec().robustness.rows]
-    return [dict(r) | {"model": set_name("candidate", kind)} for kind in KINDS for r in asked]
+def perturbed_answers(candidate: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The candidate's answers to perturbed rows, equal to those to the original rows."""
+    perturbed = candidate[: spec().robustness.rows]
+    return [dict(row) | {"model": set_name("candidate", kind)} for kind in KINDS for row in perturbed]
 
 
 def simple_answers(base: Sequence[Mapping[str, Any]], simple: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:
-    """Prediction rows of simple models: `simple` holds each model's answers by example id."""
+    """Prediction rows of simple models. simple: Each model's answers by example id."""
     return [
         {**r, "model": f"simple_{name}", "text": answers[r["example_id"]], "status": "ok", "label_scores": []}
         for name, answers in simple.items()
@@ -75,16 +75,16 @@ def simple_answers(base: Sequence[Mapping[str, Any]], simple: Mapping[str, Mappi
 
 
 def arguments(simple: Mapping[str, Mapping[str, str]] | None = None, **changes: Any) -> dict[str, Any]:
-    """Keyword arguments of evaluate_task for a good candidate: 200 rows, 5 lost and 60 won, no champion.
+    """Keyword arguments of evaluate_task for a good candidate without a champion: 200 rows, 5 lost and 60 won.
 
-    simple: answers of simple models by example id; by default TF-IDF has about half of the rows right and the others a third.
+    simple: Simple models' answers by example id; by default, linear is right on two thirds of the rows, others on a third.
     """
     base, candidate = paired(both=100, only_base=5, only_candidate=60, neither=35)
-    zero = rows([("bug", "no label"), ("bug", "bug")] * 20)
-    eight = rows([("bug", "bug")] * 30 + [("bug", "other")] * 10)
+    zero_shot = rows([("bug", "no label"), ("bug", "bug")] * 20)
+    eight_shot = rows([("bug", "bug")] * 30 + [("bug", "other")] * 10)
     args = {
-        "spec": spec(), "predictions": [*base, *candidate, *unmoved(candidate)],
-        "baseline": score_baselines(spec(), {"zero_shot": zero, "8_shot": eight}),
+        "spec": spec(), "predictions": [*base, *candidate, *perturbed_answers(candidate)],
+        "baseline": score_baselines(spec(), {"zero_shot": zero_shot, "8_shot": eight_shot}),
         "training": TRAINING, "data": DATA, "parity": PARITY, "ability": ABILITY, "people": {"rated": 0},
         "supervision": SUPERVISION, "cost": COST, "quality": QUALITY, "openings": OPENINGS, "versions": VERSIONS,
         **changes,
@@ -100,14 +100,14 @@ def arguments(simple: Mapping[str, Mapping[str, str]] | None = None, **changes: 
 def evaluation_and_rows(
     texts: Mapping[str, str] | None = None, trained: Sequence[TrainingRow] = (), **changes: Any
 ) -> tuple[EvaluationResult, ShownRows]:
-    """The evaluation of :func:`arguments`, and the rows its report shows. texts: by example id; by default `text of ID`."""
+    """The evaluation of :func:`arguments` and the rows that its report shows. texts: By example id; default: `text of ID`."""
     args = arguments(**changes)
     candidate, output = of_model(args["predictions"], "candidate"), args["spec"].output
-    known_texts = {r["example_id"]: f"text of {r['example_id']}" for r in candidate} if texts is None else texts
-    atlas = failure_atlas(candidate, output, known_texts, Neighbours(trained) if trained else None)
+    texts = {r["example_id"]: f"text of {r['example_id']}" for r in candidate} if texts is None else texts
+    atlas = failure_atlas(candidate, output, texts, Neighbours(trained) if trained else None)
     facts = {name: args.pop(name) for name in StepFacts.model_fields if name in args}
     result = evaluate_task(**args, facts=StepFacts.model_validate(facts), atlas=atlas)
-    return result, shown_rows(result, args["predictions"], output, known_texts, trained)
+    return result, shown_rows(result, args["predictions"], output, texts, trained)
 
 
 def evaluation(**changes: Any) -> EvaluationResult:
@@ -116,32 +116,33 @@ def evaluation(**changes: Any) -> EvaluationResult:
 
 
 usual = cache(evaluation)
-"""The evaluation as it is, made once."""
+"""The default evaluation, cached. Tests must not change it."""
 
 
-def changed(result: EvaluationResult, places: Mapping[str, Any]) -> EvaluationResult:
-    """The evaluation with other values at dotted places of its JSON, such as `seal.level.look` or `fixes.shown.0.id`."""
-    stored = result.to_json()
-    for place, value in places.items():
-        at: Any = stored
-        *path, last = (int(key) if key.isdigit() else key for key in place.split("."))
-        for key in path:
-            at = at[key]
-        at[last] = value
-    return EvaluationResult.model_validate(stored)
+def changed(result: EvaluationResult, values: Mapping[str, Any]) -> EvaluationResult:
+    """The evaluation with other values at dotted paths of its JSON, such as `seal.level.look` or `fixes.shown.0.id`."""
+    content = result.to_json()
+    for path, value in values.items():
+        parent: Any = content
+        *keys, last = (int(key) if key.isdigit() else key for key in path.split("."))
+        for key in keys:
+            parent = parent[key]
+        parent[last] = value
+    return EvaluationResult.model_validate(content)
 
 
 def text_evaluation() -> EvaluationResult:
-    """A text task whose candidate copies the reference where the base model answers half of it."""
+    """An evaluation of a text task: the candidate answers the reference, the base model only half of it."""
     gold = [f"parcel {i} arrives on monday morning" for i in range(40)]
-    base = [row(i, g, " ".join(g.split()[:3]), "base", label_scores=[]) for i, g in enumerate(gold)]
-    candidate = [row(i, g, g, "candidate", label_scores=[]) for i, g in enumerate(gold)]
+    base = [row(i, text, " ".join(text.split()[:3]), "base", label_scores=[]) for i, text in enumerate(gold)]
+    candidate = [row(i, text, text, "candidate", label_scores=[]) for i, text in enumerate(gold)]
     baseline = score_baselines(text_spec(), {"zero_shot": base})
     return evaluation(spec=text_spec(), predictions=[*base, *candidate], baseline=baseline)
 
 
 def json_evaluation(**changes: Any) -> EvaluationResult:
-    """An extraction whose base model fences its JSON half of the time, and whose candidate misreads every fifth city."""
+    """An evaluation of an extraction task: the base model fences half of its JSON and renames a key in the other half; the
+    candidate gets some cities wrong."""
     gold = [json.dumps({"city": "Rome" if i % 2 else "Oslo", "guests": i}) for i in range(60)]
     fenced = [f"```json\n{g}\n```" if i % 2 else g.replace("guests", "people") for i, g in enumerate(gold)]
     misread = [g.replace("Rome", "Paris") if i % 5 == 1 else g for i, g in enumerate(gold)]

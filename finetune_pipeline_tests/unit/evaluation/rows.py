@@ -1,4 +1,4 @@
-"""Prediction rows and specs for tests of the plain evaluation functions."""
+"""Prediction rows, specs and metrics for tests of the evaluation functions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ OUTPUT = LabelsOutput(labels=LABELS)
 
 
 def row(i: int, gold: str, text: str, model: str = "base", **changes: Any) -> dict[str, Any]:
-    """One prediction row; without other word, a finished answer whose likelihood agrees with its text."""
+    """A prediction row: by default a finished answer whose label scores agree with its text."""
     scores = [-0.1 if label == text else -3.0 for label in LABELS]
     prediction = {"example_id": f"e{i:04d}", "model": model, "gold": gold, "text": text, "status": "ok", "error": ""}
     return prediction | {"label_scores": scores, "new_tokens": 3, "prompt_tokens": 50} | changes
@@ -29,14 +29,15 @@ def rows(pairs: Sequence[tuple[str, str]], model: str = "base") -> list[dict[str
 def answers(
     right: int | Sequence[bool], n: int = 200, model: str = "base", wrong: str | None = None, **changes: Any
 ) -> list[dict[str, Any]]:
-    """Rows that are right where the list says so (or the first `right` of n); the others hold `wrong`, or another label."""
+    """Prediction rows. right: Number of right rows, the first of n, or whether each row is right. wrong: Text of wrong rows; by
+    default another label."""
     correct = [i < right for i in range(n)] if isinstance(right, int) else right
-    pairs = [(LABELS[i % 3], LABELS[i % 3] if c else wrong or LABELS[(i + 1) % 3]) for i, c in enumerate(correct)]
+    pairs = [(LABELS[i % 3], LABELS[i % 3] if ok else wrong or LABELS[(i + 1) % 3]) for i, ok in enumerate(correct)]
     return [row(i, gold, text, model, **changes) for i, (gold, text) in enumerate(pairs)]
 
 
 def paired(both: int, only_base: int, only_candidate: int, neither: int) -> tuple[list[dict], list[dict]]:
-    """Two models' rows with the given numbers of (right, right), (right, wrong), (wrong, right), (wrong, wrong)."""
+    """Rows of base and candidate, with the numbers of rows that both, only one, or neither answers right."""
     base = [True] * (both + only_base) + [False] * (only_candidate + neither)
     candidate = [True] * both + [False] * only_base + [True] * only_candidate + [False] * neither
     return answers(base), answers(candidate, model="candidate")
@@ -67,7 +68,7 @@ def text_spec(**changes: Any) -> TaskSpec:
 
 
 class Right(RowMetric):
-    """The share of right answers, as a mean over rows."""
+    """Accuracy."""
 
     name, kinds, title = "right", ("labels",), "right"
 
@@ -76,6 +77,8 @@ class Right(RowMetric):
 
 
 class Wrong(Right):
+    """Error rate."""
+
     name, higher_is_better = "wrong", False
 
     def row_score(self, row: Any, output: Any) -> float:
@@ -83,7 +86,7 @@ class Wrong(Right):
 
 
 def register_mirrored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Register `right`, and `wrong`, of which less is better."""
+    """Register the metrics `right` and `wrong`."""
     for metric in (Right(), Wrong()):
         monkeypatch.setitem(METRICS, metric.name, metric)
         monkeypatch.setitem(outputs.METRICS, metric.name, metric.kinds)

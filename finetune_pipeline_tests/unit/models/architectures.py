@@ -1,4 +1,4 @@
-"""Helper: tiny random models of several architectures with the tests' tokenizer, and adapters on them."""
+"""Tiny random models of many architectures, and LoRA adapters for them."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from finetune_pipeline_tests.tiny_model import make_tiny_tokenizer
 
-_ENDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+_SPECIAL_TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
 _COMMON = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 512,
@@ -85,7 +85,7 @@ _SETTINGS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "smollm3": ("SmolLM3Config", "SmolLM3ForCausalLM", _COMMON | {"no_rope_layers": [1, 0]}),
     "stablelm": ("StableLmConfig", "StableLmForCausalLM", _COMMON),
 }  # fmt: skip
-"""Classes of the configuration and the model, and settings; windows are shorter than the prompts of the tests."""
+"""Configuration class, model class and settings. Sliding windows are shorter than the tests' prompts."""
 _IMAGES = {
     "vision_config": {
         "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -96,9 +96,9 @@ _IMAGES = {
 
 
 def random_model(architecture: str, **settings: Any) -> Any:
-    """A random model of 400 tokens. settings: of its configuration."""
-    config, model, usual = _SETTINGS[architecture]
-    values = {"vocab_size": 400, "initializer_range": 0.15, **_ENDS, **usual, **settings}
+    """A random model with a vocabulary of 400 tokens. settings: Changes to the configuration."""
+    config, model, defaults = _SETTINGS[architecture]
+    values = {"vocab_size": 400, "initializer_range": 0.15, **_SPECIAL_TOKENS, **defaults, **settings}
     if architecture.endswith("_with_images"):
         values = {"text_config": values, "tie_word_embeddings": values.get("tie_word_embeddings", True), **_IMAGES}
     return getattr(transformers, model)(getattr(transformers, config)(**values))
@@ -108,9 +108,9 @@ def make_model(
     folder: Path, architecture: str, *, dtype: torch.dtype = torch.float32, tied: bool = True, norms: float = 0.0,
     **settings: Any,
 ) -> Path:  # fmt: skip
-    """Save a random model of the architecture, with tokenizer and chat template.
+    """Save a random model with tokenizer and chat template. Returns `folder`.
 
-    norms: how far the weights of norms are from what they begin with. settings: of the configuration.
+    norms: Standard deviation of noise added to the weights of norms. settings: Changes to the configuration.
     """
     torch.manual_seed(0)
     model = random_model(architecture, tie_word_embeddings=tied, **settings).to(dtype)
@@ -137,9 +137,9 @@ def logits(model: Any, ids: torch.Tensor | None = None) -> torch.Tensor:
 
 
 def make_adapter(base: Path, folder: Path, *, size: float = 0.05, **settings: Any) -> Path:
-    """Save a LoRA adapter for `base` whose matrices are random with standard deviation `size`. settings: of LoRA."""
-    usual = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
-    model = get_peft_model(load(base, "auto"), LoraConfig(**usual | settings))
+    """Save a random LoRA adapter for `base`. size: Standard deviation of its matrices. settings: Changes to its configuration."""
+    defaults = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    model = get_peft_model(load(base, "auto"), LoraConfig(**defaults | settings))
     generator = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
         if "lora_" in name:

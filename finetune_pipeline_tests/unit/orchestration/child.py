@@ -1,5 +1,5 @@
-"""A job's process in small: the same contract as the real entry (job file, result.json, error.json, exit codes, Pipes,
-death with its parent), and no torch. The job says under "behave" what it does."""
+"""A minimal worker without torch. It follows the real entry's contract (job file, result.json, error.json, exit codes, Pipes,
+death with its parent); the job's key "behave" says what it does."""
 
 import contextlib
 import ctypes
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def end_group() -> None:
-    """A process told of its parent's death ends all of its group with it."""
+    """Kill the process group, as the real worker does when its parent dies."""
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 

@@ -1,4 +1,4 @@
-"""Dagster jobs with one training step, for tests that cancel and kill real runs. `TEST_JOB` holds the child's job."""
+"""Dagster jobs with one training step, for tests that cancel and kill real runs. The variable TEST_JOB holds the worker's job."""
 
 import json
 import os
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def environment(folder: Path, **behave: Any) -> dict[str, str]:
-    """Variables of a process that runs these jobs, whose child and grandchild sleep until they are ended."""
+    """Environment variables for running these jobs, whose worker and grandchild sleep until they are ended."""
     behave = {"sleep": 900, "grandchild": True, **behave}
     return {
         "PYTHONPATH": str(ROOT),
@@ -30,14 +30,14 @@ def environment(folder: Path, **behave: Any) -> dict[str, str]:
 
 
 def assert_ended(folder: Path, *pids: int) -> None:
-    """Assert that these processes end, and the device is free."""
+    """Assert that these processes end and the device lease is free."""
     wait_until(lambda: not any(map(is_running, pids)), 60)
     with lease(["cpu"], lambda _: folder / "locks", timeout_s=10, poll_s=0.05):
         pass
 
 
 def execute(job: str) -> None:
-    """`dagster job execute`, in a process of its own, whose number it writes down."""
+    """Run `dagster job execute` in this process, and write its id to the file `run`."""
     from dagster._cli import main
 
     Path("run").write_text(str(os.getpid()))
@@ -47,12 +47,12 @@ def execute(job: str) -> None:
 
 @dg.job
 def nothing() -> None:
-    """A job of runs that only Dagster's records know."""
+    """A job for runs that exist only as records in Dagster."""
 
 
 @dg.asset(retry_policy=dg.RetryPolicy(max_retries=2))
 def adapter(context: dg.AssetExecutionContext, compute: Compute) -> dg.MaterializeResult[Any]:
-    """Launches the child."""
+    """Runs TEST_JOB in a worker process."""
     compute.launch(context, json.loads(os.environ["TEST_JOB"]))
     return dg.MaterializeResult()
 

@@ -1,6 +1,5 @@
 """Real Dagster runs, in processes of their own, cancelled and killed in the ways that happen."""
 
-import json
 import os
 import signal
 import subprocess
@@ -24,7 +23,7 @@ class Run:
         self.folder = folder
         self.log = (folder / "run.log").open("w")
         self.process = subprocess.Popen(
-            [*warm_workers.CALL, f"{jobs.__name__}:execute", json.dumps([job])],
+            warm_workers.call_command(jobs.execute, job),
             env={**os.environ, **warm_workers.start(), **jobs.environment(folder, **behave)},
             cwd=folder,
             stdout=self.log,

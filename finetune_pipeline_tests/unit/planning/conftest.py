@@ -1,4 +1,4 @@
-"""What tests of this folder share: a tiny base and rows for it."""
+"""A tiny base model and examples for it."""
 
 from pathlib import Path
 

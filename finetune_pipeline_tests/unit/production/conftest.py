@@ -1,4 +1,4 @@
-"""A task without rows and the store of its artifacts."""
+"""A task without rows and its artifact store."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A task without rows, and streams of production rows made by rule: a language of words with topics, and what may change."""
+"""A task without rows, and synthetic production rows: texts of topic words whose distribution can drift."""
 
 import random
 from collections.abc import Sequence
@@ -19,21 +19,21 @@ START = datetime(2026, 5, 1, tzinfo=UTC)
 
 
 def task_of(folder: Path, **sections: Any) -> Task:
-    """A task in a folder, with these sections in its spec."""
+    """A task in `folder` with these sections in its task.yaml."""
     path = make_task(folder) / "task.yaml"
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **sections}))
     return load_task(path.parent)
 
 
-def made(output: dict[str, Any] | None = None, **sections: Any) -> TaskSpec:
-    """The spec of a task with these labels, or with another kind of answers."""
+def make_spec(output: dict[str, Any] | None = None, **sections: Any) -> TaskSpec:
+    """A spec with this output (default: the labels) and these sections."""
+    required = {"name": "demo", "description": "d", "system_prompt": "a b"}
     output = output or {"kind": "labels", "labels": LABELS}
-    chosen = {"name": "demo", "description": "d", "system_prompt": "a b"}
-    return TaskSpec.model_validate({**chosen, "output": output, **sections})
+    return TaskSpec.model_validate({**required, "output": output, **sections})
 
 
 def text(rng: random.Random, label: str, new_words: float = 0.0, longer: float = 1.0) -> str:
-    """About twelve words, of which some tell the label; word frequencies fall off as in real text."""
+    """About twelve words, a third of them specific to the label, with Zipf-like frequencies."""
     length = max(3, int(rng.lognormvariate(2.4, 0.4) * longer))
     words = []
     for _ in range(length):
@@ -58,8 +58,8 @@ def served(
     corrected: float = 0.3,
     per_day: int = 50,
 ) -> list[dict[str, Any]]:
-    """Answered rows: the answer is right with chance `right`, people tell the right one of a share `corrected` of them and
-    flag half of the wrong ones."""
+    """Log rows, with half of the wrong answers flagged. start: Number of the first row. shares: Of the labels. right: Share of
+    right answers. new_words: Share of new words. longer: Factor of the text length. corrected: Share of corrected rows."""
     rows = []
     for i, label in enumerate(labels(rng, n, shares)):
         is_right = rng.random() < right

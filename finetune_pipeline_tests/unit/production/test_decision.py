@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from finetune_pipeline.production.retraining import Curve, Evidence, decide_retraining, fit, measure_curve
-from finetune_pipeline_tests.unit.production.streams import labels, made, text
+from finetune_pipeline_tests.unit.production.streams import labels, make_spec, text
 
 STILL, MOVED = {"drifted": [], "sentence": "No drift."}, {"drifted": ["label_mix"], "sentence": "Drift."}
 
@@ -44,7 +44,7 @@ def test_the_curve_of_a_learnable_task_falls_and_its_promise_holds() -> None:
 
 
 def test_enough_expected_gain_trains_too_little_waits_for_a_number(tmp_path: Path) -> None:
-    spec = made(retraining={"min_gain": 0.01})
+    spec = make_spec(retraining={"min_gain": 0.01})
     steep = decide_retraining(spec, STILL, Evidence(500, 0.2, law(1, 0.5, 0)), tmp_path)
     assert steep["retrain"]
     assert steep["gain"][1] == pytest.approx(0.2 * (1 - 1.5**-0.5), abs=1e-4)
@@ -60,7 +60,7 @@ def test_enough_expected_gain_trains_too_little_waits_for_a_number(tmp_path: Pat
 
 def test_after_drift_the_old_curve_does_not_count(tmp_path: Path) -> None:
     flat = law(0, 0.5, 0.2)
-    assert decide_retraining(made(), MOVED, Evidence(20, 0.2, flat), tmp_path)["retrain"]
-    few = decide_retraining(made(), MOVED, Evidence(3, 0.2, flat), tmp_path)
+    assert decide_retraining(make_spec(), MOVED, Evidence(20, 0.2, flat), tmp_path)["retrain"]
+    few = decide_retraining(make_spec(), MOVED, Evidence(3, 0.2, flat), tmp_path)
     assert (few["retrain"], few["wait_for_rows"]) == (False, 17)
     assert "label some" in few["sentence"]

@@ -15,12 +15,12 @@ from finetune_pipeline.production.token_distance import permutation_p, rarity, r
 from finetune_pipeline.report.drift_page import drift_page
 from finetune_pipeline.report.page import page_html
 from finetune_pipeline.spec import TaskSpec
-from finetune_pipeline_tests.unit.production.streams import labels, made, served, text
+from finetune_pipeline_tests.unit.production.streams import labels, make_spec, served, text
 
 
 @pytest.fixture
 def spec() -> TaskSpec:
-    return made()
+    return make_spec()
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_answers_out_of_form_and_other_languages(spec: TaskSpec, reference: Refe
         row["input"] = f"die Rechnung ist nicht da und ich bitte um Hilfe, {row['input']}"
     drifted = drift_report(spec, reference, rows, tmp_path)["drifted"]
     assert {"format_failures", "languages"} <= set(drifted)
-    written = made({"kind": "text"})
+    written = make_spec({"kind": "text"})
     result = Reference(reference.texts, [f"the answer is {i % 7}" for i in range(300)])
     for row in rows[40:]:
         row["output"] = "the answer is 3"

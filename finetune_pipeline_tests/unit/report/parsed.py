@@ -1,15 +1,15 @@
-"""A page as a browser reads it."""
+"""Parses and checks HTML pages."""
 
 from html.parser import HTMLParser
 
 from finetune_pipeline.report.page import html_templates
 
 HOSTILE = "<script>alert(1)</script> <img src=x onerror=alert(2)> [click](javascript:alert(3)) | **bold** & \"quoted\" 'x' `code`"
-"""A text that does something wherever it is not escaped."""
+"""A text that has an effect wherever it is not escaped."""
 
 
 class Parsed(HTMLParser):
-    """Tags, attributes and words of a page, which must close its tags in order."""
+    """Tags, attributes, text and scripts of a page. Asserts that tags are closed in order."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class Parsed(HTMLParser):
 
     @property
     def words(self) -> str:
-        """The text of the page, with one blank between words."""
+        """The page's text with normalized whitespace."""
         return " ".join(self.text.split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -46,7 +46,7 @@ class Parsed(HTMLParser):
             self.text += data
 
     def assert_inert(self) -> None:
-        """Nothing is loaded, nothing runs but the page's own script, and links lead to places on the page."""
+        """Assert that the page loads nothing, runs only its own script, and links only within itself."""
         assert not {"link", "img", "iframe", "object", "form"} & set(self.tags)
         assert self.tags.count("script") == 1 and self.scripts == [str(html_templates().globals["script"])]
         assert not [(name, value) for name, value in self.attributes if name.startswith("on") or name == "src"]

@@ -12,7 +12,7 @@ from finetune_pipeline.planning.tokens import counted_by
 from finetune_pipeline.report.data_page import data_page
 from finetune_pipeline.report.page import page_html
 from finetune_pipeline_tests.tiny_model import make_tiny_model
-from finetune_pipeline_tests.unit.data.quality.makers import LABELS, dealt, make, make_spec, requests
+from finetune_pipeline_tests.unit.data.quality.makers import LABELS, make, make_spec, random_splits, requests
 from finetune_pipeline_tests.unit.report.parsed import HOSTILE, Parsed
 
 STAGES = {
@@ -45,7 +45,7 @@ def faulty(base: Path) -> dict[str, Any]:
     rows.append(make(f"{HOSTILE} password login", HOSTILE, 601, label="parcel"))
     spec = make_spec(LABELS)
     decisions = {e.id: "drop" for e in review_sample(rows, {}, spec.data.synthetic)[:2]}
-    return data_quality(rows, dealt(rows), {}, decisions, spec, counted_by(base, spec))
+    return data_quality(rows, random_splits(rows), {}, decisions, spec, counted_by(base, spec))
 
 
 def test_it_says_what_stops_and_what_to_look_at_and_loads_nothing(faulty: dict[str, Any]) -> None:
@@ -61,6 +61,6 @@ def test_it_says_what_stops_and_what_to_look_at_and_loads_nothing(faulty: dict[s
 
 def test_a_clean_report_says_so(base: Path) -> None:
     rows, spec = requests(600), make_spec(LABELS)
-    report = data_quality(rows, dealt(rows), {}, {}, spec, counted_by(base, spec))
+    report = data_quality(rows, random_splits(rows), {}, {}, spec, counted_by(base, spec))
     words = page_of(report, "post", "d").words
     assert "Nothing was found." in words and "no, stops" not in words and "not asked" in words

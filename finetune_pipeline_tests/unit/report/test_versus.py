@@ -8,7 +8,7 @@ import pytest
 from finetune_pipeline.evaluation.rivals import score_baselines
 from finetune_pipeline.planning.prices import load_prices
 from finetune_pipeline.report.versus import Versus, versus, versus_lines
-from finetune_pipeline_tests.unit.evaluation.fake_run import COST, TRAINING, evaluation, unmoved, usual
+from finetune_pipeline_tests.unit.evaluation.fake_run import COST, TRAINING, evaluation, perturbed_answers, usual
 from finetune_pipeline_tests.unit.evaluation.rows import paired, rows, spec
 
 TODAY = datetime.date(2026, 11, 27)
@@ -27,7 +27,7 @@ def compared(model: str = "gpt-6.1-terra", calls: int | None = None, **changes: 
     task = spec(baseline={"endpoint": {"url": "https://api.example.com/v1", "model": model}})
     result = evaluation(
         spec=task,
-        predictions=[*base, *candidate, *api, *unmoved(candidate)],
+        predictions=[*base, *candidate, *api, *perturbed_answers(candidate)],
         baseline=score_baselines(task, {"8_shot": strong, "api_zero_shot": weak, "api_8_shot": strong}),
         cost=COST | {"tokens": COST["tokens"] | {"api": {"prompt": 900.0, "answer": 2.0}}},
         **changes,

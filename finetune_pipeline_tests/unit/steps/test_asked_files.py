@@ -10,7 +10,7 @@ from finetune_pipeline.evaluation.ability.items import suite
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.spec import load_task
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
-from finetune_pipeline_tests.unit.data.rows import read_lines, unlike
+from finetune_pipeline_tests.unit.data.rows import random_text, read_lines
 from finetune_pipeline_tests.unit.evaluation.ability.harness_files import CHOICES, write_task
 
 SPEC = {"name": "task", "description": "t", "system_prompt": "Answer.", "output": {"kind": "text"}}
@@ -20,7 +20,7 @@ def cleaned(folder: Path, rows: list[dict[str, str]], **sections: object) -> tup
     """(facts of the clean examples, which file each row left out repeats)."""
     (folder / "task/raw").mkdir(parents=True)
     (folder / "task/raw/a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    own_item = {"query": f"Which own? {unlike(7)}", "choices": ["a", "b"], "gold": 0}
+    own_item = {"query": f"Which own? {random_text(7)}", "choices": ["a", "b"], "gold": 0}
     (folder / "task/blob").write_text(json.dumps(own_item) + "\n")
     (folder / "task/own.jsonl").symlink_to(folder / "task/blob")
     (folder / "task/task.yaml").write_text(yaml.safe_dump({**SPEC, **sections}))
@@ -36,17 +36,17 @@ def test_training_on_the_shipped_suite_is_found(tmp_path: Path) -> None:
     items = suite()
     answers = [i.choices[i.right] if i.choices else "yes" for i in items]
     rows = [{"prompt": i.prompt or i.text or "", "completion": a} for i, a in zip(items, answers, strict=True)]
-    ours = [{"prompt": unlike(i), "completion": "fine"} for i in range(30)]
+    ours = [{"prompt": random_text(i), "completion": "fine"} for i in range(30)]
     facts, files = cleaned(tmp_path, [*rows, *ours])
     assert facts["kept"] == 30 and facts["benchmark_rows"] == len(rows) and set(files) == {"ability/suite.jsonl"}
 
 
 def test_only_rows_of_what_is_asked_are_found(tmp_path: Path) -> None:
     """The file is a link to one without a suffix, as downloaded data sets lie in caches."""
-    items = [{"question": f"Which other? {unlike(i)}", "choices": ["a", "b"], "right": 0} for i in range(6)]
+    items = [{"question": f"Which other? {random_text(i)}", "choices": ["a", "b"], "right": 0} for i in range(6)]
     write_task(tmp_path / "task/harness", CHOICES, items)
-    rows = [{"prompt": f"Which own? {unlike(7)}", "completion": "a"}, {"prompt": suite()[0].prompt, "completion": "5"},
-            {"prompt": f"Which other? {unlike(5)}", "completion": "a"}]  # fmt: skip
+    rows = [{"prompt": f"Which own? {random_text(7)}", "completion": "a"}, {"prompt": suite()[0].prompt, "completion": "5"},
+            {"prompt": f"Which other? {random_text(5)}", "completion": "a"}]  # fmt: skip
     ability = {"suite": False, "files": ["own.jsonl"], "harness": {"tasks": ["harness/*.yaml"]}}
     facts, files = cleaned(tmp_path, rows, ability=ability)
     assert sorted(files) == ["ability/harness/pick.jsonl", "ability/own.jsonl"] and facts["kept"] == 1

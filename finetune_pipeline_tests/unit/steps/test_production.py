@@ -17,7 +17,7 @@ from finetune_pipeline.production.used_rows import rows_of_data
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.production import make_drift_report, make_retraining_decision
 from finetune_pipeline_tests.unit.evaluation.rows import row
-from finetune_pipeline_tests.unit.production.streams import LABELS, labels, made, served, text
+from finetune_pipeline_tests.unit.production.streams import LABELS, labels, make_spec, served, text
 
 USED = 40
 """Of the corrected production rows, so many were there when the champion was trained."""
@@ -37,7 +37,7 @@ class Stage:
 
     def __post_init__(self) -> None:
         rng = random.Random(0)
-        self.task = Task(spec=made(), folder=self.root)
+        self.task = Task(spec=make_spec(), folder=self.root)
         self.store = ArtifactStore(self.root / "store")
         self.rows = served(rng, 500, corrected=0.5)
         corrected = [r for r in self.rows if r["correction"]]

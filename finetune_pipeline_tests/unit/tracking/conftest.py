@@ -1,4 +1,4 @@
-"""An MLflow of a test's own."""
+"""A separate MLflow store for each test."""
 
 from pathlib import Path
 

@@ -1,5 +1,4 @@
 import contextlib
-import json
 import os
 import shutil
 import sqlite3
@@ -16,7 +15,7 @@ from finetune_pipeline.tracking.mlflow_store import TrackingError, redact, redac
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests import warm_workers
 from finetune_pipeline_tests.dagster_dev import reserved_port
-from finetune_pipeline_tests.service_server import Reply, Request, ServiceServer, serving
+from finetune_pipeline_tests.service_server import Reply, Request, ServiceServer
 from finetune_pipeline_tests.unit.processes import wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -80,7 +79,7 @@ def test_empty_database_opened_by_two_processes_at_once(tmp_path: Path) -> None:
     pipes = {"env": env, "cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     names = ["asset_0", "asset_1"]
     started = [
-        subprocess.Popen([*warm_workers.CALL, f"{__name__}:open_at_once", json.dumps([uri, *order])], **pipes)
+        subprocess.Popen(warm_workers.call_command(open_at_once, uri, *order), **pipes)
         for order in (names, names[::-1])
     ]
     for process in started:
@@ -174,7 +173,7 @@ def test_what_answers_unlike_mlflow_is_told_in_a_sentence(
             return Reply(body.encode(), status)
 
     server = Odd()
-    with serving(server), pytest.raises(TrackingError) as caught:
+    with server, pytest.raises(TrackingError) as caught:
         Tracking(tracking_uri=server.address, folder=str(tmp_path)).prepare()
     assert str(caught.value).startswith(f"MLflow at {server.address} ") and message in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""Rows, services of OpenAI's protocol, and orders for them."""
+"""Fixtures for tests of hosted trainers: rows, fake services and training orders."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,22 +8,23 @@ import pytest
 
 from finetune_pipeline.trainers import TrainingOrder
 from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
-from finetune_pipeline_tests.service_server import KEY, serving
-from finetune_pipeline_tests.unit.trainers.orders import GPT, make_base, make_order, make_rows, make_task, tiny_adapter
+from finetune_pipeline_tests.service_server import KEY
+from finetune_pipeline_tests.tiny_model import make_tiny_model
+from finetune_pipeline_tests.unit.trainers.orders import GPT, make_order, make_rows, make_task, tiny_adapter
 from finetune_pipeline_tests.unit.training.jobs import make_inputs
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows and a tiny base model, for tests whose adapter is merged."""
-    rows = make_rows(tmp_path_factory.mktemp("rows"))
-    make_base(rows)
-    return rows
+    """Training rows and a tiny base model to merge adapters into."""
+    folder = make_rows(tmp_path_factory.mktemp("rows"))
+    make_tiny_model(folder / "base")
+    return folder
 
 
 @pytest.fixture(scope="module")
 def inputs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base model, and as many training rows as the module's ROWS says."""
+    """A base model and the module's ROWS training rows."""
     return make_inputs(tmp_path_factory.mktemp("inputs"), request.module.ROWS)
 
 
@@ -36,28 +37,27 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server(keys: None) -> Iterator[OpenAiJobsServer]:
-    server = OpenAiJobsServer()
-    with serving(server):
+    with OpenAiJobsServer() as server:
         yield server
 
 
 @pytest.fixture
 def nebius(keys: None) -> Iterator[OpenAiJobsServer]:
-    server = OpenAiJobsServer(nebius=True)
-    server.adapter = tiny_adapter()
-    with serving(server):
+    with OpenAiJobsServer(nebius=True) as server:
+        server.adapter = tiny_adapter()
         yield server
 
 
 @pytest.fixture
 def ordered(server: OpenAiJobsServer, rows: Path, tmp_path: Path) -> Callable[..., TrainingOrder]:
-    """Makes an order at the server. section: of the task; training: other keys of it; name: of the order's own folder."""
+    """Makes a training order for the server. section: keys of `training.openai`; name: subfolder of the order; training:
+    other keys of `training`."""
 
-    def ordered(section: dict[str, Any] | None = None, name: str = "", **training: Any) -> TrainingOrder:
+    def make(section: dict[str, Any] | None = None, name: str = "", **training: Any) -> TrainingOrder:
         spec = make_task("openai", {**GPT, "base_url": server.url, **(section or {})}, **training)
         return make_order(spec, rows, tmp_path / name)
 
-    return ordered
+    return make
 
 
 @pytest.fixture

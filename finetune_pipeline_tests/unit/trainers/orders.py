@@ -1,4 +1,4 @@
-"""Helper: training orders for hosted trainers, and an adapter that fits the tiny model."""
+"""Training orders for hosted trainers, and an adapter of the tiny model."""
 
 import contextlib
 import json
@@ -12,28 +12,28 @@ from safetensors.numpy import save
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.trainers import TrainingOrder, train
-from finetune_pipeline_tests.tiny_model import make_tiny_model, write_tiny_examples
+from finetune_pipeline_tests.tiny_model import write_tiny_examples
 from finetune_pipeline_tests.unit.training.jobs import task
 
 RANK = 4
 GPT = {"model": "gpt-4.1-mini-2025-04-14"}
 QUICK = {"poll_seconds": 0.01, "request_seconds": 20.0, "settle_seconds": 1.0}
-"""Patience for servers on this machine that answer."""
+"""Intervals and timeouts for a local server."""
 
 
 def make_task(
     trainer: str, section: Mapping[str, Any], spec: Mapping[str, Any] | None = None, **training: Any
 ) -> TaskSpec:
-    """A task for a hosted trainer with a section of its own."""
-    chosen = {"method": "lora", "epochs": 2, "lora": {"r": RANK, "alpha": 8, "dropout": 0.0}}
-    chosen |= {"trainer": trainer, trainer: {**QUICK, **section}, **training}
-    return task(chosen, **{"base_model": "org/tiny", **(spec or {})})
+    """A task for a hosted trainer. section: keys of the trainer's section; training: other keys of `training`."""
+    settings = {"method": "lora", "epochs": 2, "lora": {"r": RANK, "alpha": 8, "dropout": 0.0}}
+    settings |= {"trainer": trainer, trainer: {**QUICK, **section}, **training}
+    return task(settings, **{"base_model": "org/tiny", **(spec or {})})
 
 
 def make_rows(folder: Path, rows: int = 12, long: int | None = None) -> Path:
-    """folder/base (empty until a test wants the model), folder/train.jsonl and folder/validation.jsonl.
+    """Write folder/train.jsonl and folder/validation.jsonl.
 
-    long: Number of a training row, from 1, that has more tokens than any service takes.
+    long: Line number of a training row that exceeds every service's token limit.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_tiny_examples(folder / "train.jsonl", range(rows))
@@ -45,24 +45,19 @@ def make_rows(folder: Path, rows: int = 12, long: int | None = None) -> Path:
     return folder
 
 
-def make_base(folder: Path) -> Path:
-    """The tiny model in folder/base."""
-    return make_tiny_model(folder / "base")
-
-
-def make_order(spec: TaskSpec, rows: Path, place: Path) -> TrainingOrder:
-    """An order with everything it writes below `place`."""
+def make_order(spec: TaskSpec, rows: Path, folder: Path) -> TrainingOrder:
+    """An order that writes only below `folder`."""
 
     def launch(job: Mapping[str, Any]) -> dict[str, Any]:
-        raise AssertionError("a hosted trainer starts nothing on this machine")
+        raise AssertionError("a hosted trainer must not start a local job")
 
-    (place / "work").mkdir(parents=True, exist_ok=True)
+    (folder / "work").mkdir(parents=True, exist_ok=True)
     files = rows / "base", rows / "train.jsonl", rows / "validation.jsonl"
-    return TrainingOrder(spec, *files, place / "out", place / "work", launch, home=place / "home")
+    return TrainingOrder(spec, *files, folder / "out", folder / "work", launch, home=folder / "home")
 
 
 def persist(order: TrainingOrder) -> dict[str, Any]:
-    """Train as people would, who run it again while something outside does not work."""
+    """Train, rerunning after errors of the service as a user would."""
     for _ in range(5):
         with contextlib.suppress(OutsideError):
             return train(order)
@@ -70,12 +65,12 @@ def persist(order: TrainingOrder) -> dict[str, Any]:
 
 
 def interrupt(*_: object, **__: object) -> None:
-    """What a user does who has seen enough, as an order's tick or in the place of any function."""
+    """Raise KeyboardInterrupt, as an order's tick or in place of any function."""
     raise KeyboardInterrupt
 
 
 def tiny_adapter(marker: float = 0.5) -> dict[str, bytes]:
-    """The files of a LoRA adapter of the tiny model's queries; `marker` fills it."""
+    """Files of a LoRA adapter of the tiny model's query projections, filled with `marker`."""
     tensors = {}
     for layer in range(2):
         module = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
@@ -90,5 +85,5 @@ def tiny_adapter(marker: float = 0.5) -> dict[str, bytes]:
 
 
 def files_below(*folders: Path) -> dict[str, bytes]:
-    """Every file below these folders."""
+    """Contents of every file below these folders, by path."""
     return {str(p): p.read_bytes() for folder in folders for p in folder.rglob("*") if p.is_file()}

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from finetune_pipeline.trainers import train
-from finetune_pipeline_tests.unit.trainers.orders import make_base, make_order, make_rows, make_task
+from finetune_pipeline_tests.tiny_model import make_tiny_model
+from finetune_pipeline_tests.unit.trainers.orders import make_order, make_rows, make_task
 
 PATIENCE = {"poll_seconds": 20, "request_seconds": 120, "settle_seconds": 90}
 SERVICES = {
@@ -21,7 +22,7 @@ def test_a_real_service_trains(trainer: str, tmp_path: Path, request: pytest.Fix
     if not request.config.getoption("--live") or not os.environ.get(key):
         pytest.skip(f"needs --live and {key}")
     rows = make_rows(tmp_path / "rows", 40)
-    make_base(rows)
+    make_tiny_model(rows / "base")
     budget = 1.0 if trainer == "together" else None  # the others name no price of their own
     order = make_order(make_task(trainer, section, lora={"r": 8}, epochs=1, budget_usd=budget), rows, tmp_path)
     facts = train(order)

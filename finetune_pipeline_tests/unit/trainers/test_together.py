@@ -22,8 +22,8 @@ from finetune_pipeline.models.hosted import HostedModel, read_hosted
 from finetune_pipeline.models.merging import merge
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.trainers import TRAINERS, TrainingOrder, train
-from finetune_pipeline_tests.service_server import Reply, Request, refusal, serving
-from finetune_pipeline_tests.together_server import TogetherServer, as_tar
+from finetune_pipeline_tests.service_server import Reply, Request, refusal
+from finetune_pipeline_tests.together_server import TogetherServer, adapter_archive
 from finetune_pipeline_tests.unit.processes import wait_until
 from finetune_pipeline_tests.unit.trainers.orders import (
     QUICK,
@@ -37,8 +37,7 @@ from finetune_pipeline_tests.unit.trainers.orders import (
 
 @pytest.fixture
 def server(keys: None) -> Iterator[TogetherServer]:
-    server = TogetherServer(tiny_adapter())
-    with serving(server):
+    with TogetherServer(tiny_adapter()) as server:
         yield server
 
 
@@ -73,7 +72,7 @@ def test_the_adapter_comes_home_and_merges(server, ordered, rows, tmp_path, monk
 
 
 def test_a_zstandard_archive_is_read_and_a_broken_one_is_told(server, order, tmp_path) -> None:
-    plain, packed = as_tar(tiny_adapter(0.25)), pyarrow.BufferOutputStream()
+    plain, packed = adapter_archive(tiny_adapter(0.25)), pyarrow.BufferOutputStream()
     with pyarrow.output_stream(packed, compression="zstd") as out:
         out.write(plain)
     server.archive = b"<html>sorry</html>"
@@ -83,7 +82,7 @@ def test_a_zstandard_archive_is_read_and_a_broken_one_is_told(server, order, tmp
     train(order)
     adapter = tmp_path / "out/adapter/adapter_model.safetensors"
     assert adapter.read_bytes() == tiny_adapter(0.25)["adapter_model.safetensors"] and len(server.jobs) == 1
-    server.archive = as_tar({**tiny_adapter(), "adapter_model.safetensors": b"\xff" * 40})
+    server.archive = adapter_archive({**tiny_adapter(), "adapter_model.safetensors": b"\xff" * 40})
     with pytest.raises(JobError, match="not an adapter"):
         train(order)
 

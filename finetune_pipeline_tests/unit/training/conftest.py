@@ -1,4 +1,4 @@
-"""What trains, and nothing of it left behind in this process."""
+"""Models and rows for training tests, and a reset of torch's global state."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ def _determinism_ends_with_the_test() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def inputs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base model, and as many training rows as the module's ROWS says."""
+    """A base model and the module's ROWS training rows (default 40)."""
     return make_inputs(tmp_path_factory.mktemp("inputs"), getattr(request.module, "ROWS", 40))
 
 

@@ -1,4 +1,4 @@
-"""Helper: training jobs on a tiny model, and processes that do them."""
+"""Training jobs on a tiny model, and processes that run them."""
 
 import json
 import os
@@ -20,39 +20,39 @@ _VARIABLES = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEV
 
 
 def settings(**changes: Any) -> dict[str, Any]:
-    """Settings that teach a tiny model something within seconds."""
+    """Settings with which a tiny model learns something within seconds."""
     lora = {"r": 4, "alpha": 8, "dropout": changes.pop("dropout", 0.05)}
-    usual = {
+    defaults = {
         "method": "qlora", "epochs": 2, "batch_size": 8, "micro_batch_size": 4, "learning_rate": 5e-3, "patience": 9,
         "precision": "float32", "max_tokens": 200, "lora": lora,
     }  # fmt: skip
-    return TrainingSpec.model_validate(usual | changes).model_dump()
+    return TrainingSpec.model_validate(defaults | changes).model_dump()
 
 
 def task(settings: Mapping[str, Any], **spec: Any) -> TaskSpec:
-    """A task that is trained with these settings. spec: other keys of task.yaml."""
-    declared = {"name": "demo", "description": "d", "system_prompt": SYSTEM, "training": dict(settings)}
-    return TaskSpec.model_validate({**declared, "output": {"kind": "labels", "labels": LABELS}, **spec})
+    """A spec with these training settings. spec: Other keys of task.yaml."""
+    required = {"name": "demo", "description": "d", "system_prompt": SYSTEM, "training": dict(settings)}
+    return TaskSpec.model_validate({**required, "output": {"kind": "labels", "labels": LABELS}, **spec})
 
 
 def make_inputs(folder: Path, rows: int = 40) -> Path:
-    """folder/base, folder/train.jsonl and folder/validation.jsonl."""
+    """Write folder/base, folder/train.jsonl and folder/validation.jsonl. Returns `folder`."""
     make_tiny_model(folder / "base")
     write_tiny_examples(folder / "train.jsonl", range(rows))
     write_tiny_examples(folder / "validation.jsonl", range(rows, rows + 12))
     return folder
 
 
-def job(inputs: Path, place: Path, declared: Mapping[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
-    """A training job with `declared` settings (or :func:`settings` with `changes`), results in place/out."""
+def job(inputs: Path, folder: Path, declared: Mapping[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+    """A training job with results in folder/out. declared: Its settings; default: :func:`settings` with `changes`."""
     return train_job(
         base=inputs / "base", train=inputs / "train.jsonl", validation=inputs / "validation.jsonl",
-        settings=declared or settings(**changes), out=place / "out", work=place / "work",
+        settings=declared or settings(**changes), out=folder / "out", work=folder / "work",
     )  # fmt: skip
 
 
 def start(job: Mapping[str, Any], folder: Path, *, cold: bool = False, **environment: str) -> subprocess.Popen[str]:
-    """Start the job in a process of its own, in its own session. `cold`: as users do, with every import."""
+    """Start the job in a worker process with its own session. cold: Start it as users do, without a warm worker."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "job.json"
     path.write_text(json.dumps(job))
@@ -66,13 +66,12 @@ def start(job: Mapping[str, Any], folder: Path, *, cold: bool = False, **environ
 def call(
     function: Callable[..., Any], *arguments: Any, seconds: float | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Call a function of a test module in a process of its own. arguments: plain JSON."""
-    command = [*warm_workers.CALL, f"{function.__module__}:{function.__name__}", json.dumps(arguments)]
-    env = {**os.environ, **_VARIABLES, **warm_workers.start()}
+    """Call a function of a test module in a separate process. arguments: Must be JSON. seconds: Timeout."""
+    command, env = warm_workers.call_command(function, *arguments), {**os.environ, **_VARIABLES, **warm_workers.start()}
     return subprocess.run(command, env=env, text=True, capture_output=True, timeout=seconds, check=False)
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """(exit code, standard error)."""
+    """Wait for the process. Returns (exit code, standard error)."""
     _, errors = process.communicate(timeout=180)
     return process.returncode, errors

@@ -1,4 +1,4 @@
-"""Specs and examples the tests of this folder share."""
+"""Specs and examples for tests of data quality."""
 
 import random
 from typing import Any
@@ -20,46 +20,47 @@ NAMES = "tom ann bob eve sam kim".split()
 
 
 def make_spec(labels: list[str] | None = None, training: dict[str, Any] | None = None, **data: Any) -> TaskSpec:
-    """A task with these labels, or with free text; keyword arguments go into its `data` section."""
+    """A spec with these labels (default: text output). data: Keys of its `data` section."""
     output: dict[str, Any] = {"kind": "labels", "labels": labels} if labels else {"kind": "text"}
-    said = {"name": "post", "description": "d", "system_prompt": "s"}
-    return TaskSpec.model_validate({**said, "output": output, "data": data, "training": training or {}})
+    required = {"name": "post", "description": "d", "system_prompt": "s"}
+    return TaskSpec.model_validate({**required, "output": output, "data": data, "training": training or {}})
 
 
 def make(user: str, answer: str, line: int = 1, **more: Any) -> Example:
-    """One example with a system, a user and an assistant turn."""
-    messages = [{"role": r, "content": c} for r, c in (("system", "s"), ("user", user), ("assistant", answer))]
+    """An example with a system, a user and an assistant turn."""
+    turns = (("system", "s"), ("user", user), ("assistant", answer))
+    messages = [{"role": role, "content": content} for role, content in turns]
     fields = {"source": {"file": "raw/a.jsonl", "line": line}, **more}
     return Example(id=example_id(messages), messages=messages, **fields)
 
 
 def requests(count: int, seed: int = 0) -> list[Example]:
-    """Labelled requests made of words of their topic and common ones, labels in turn."""
-    rnd = random.Random(seed)
+    """Requests made of words of their label's topic and common words; the labels alternate."""
+    rng = random.Random(seed)
     rows = []
     for i in range(count):
         label = LABELS[i % len(LABELS)]
-        words = rnd.sample(_WORDS[label].split(), 3) + rnd.choices(_COMMON, k=rnd.randint(4, 9))
-        rnd.shuffle(words)
+        words = rng.sample(_WORDS[label].split(), 3) + rng.choices(_COMMON, k=rng.randint(4, 9))
+        rng.shuffle(words)
         rows.append(make(f"{' '.join(words)} {i}", label, i + 1, label=label))
     return rows
 
 
-def in_order(count: int) -> list[Example]:
-    """Two names in a sentence; the label says whether the one that comes first in the alphabet comes first in it."""
-    draw, rows = random.Random(0), []
+def name_pairs(count: int) -> list[Example]:
+    """Sentences with two names; the label says whether they are in alphabetical order."""
+    rng, rows = random.Random(0), []
     for i in range(count):
-        first, second = draw.sample(NAMES, 2)
-        words = draw.choices(FILLER, k=8)
-        at = sorted(draw.sample(range(9), 2))
-        words.insert(at[0], first)
-        words.insert(at[1] + 1, second)
+        first, second = rng.sample(NAMES, 2)
+        words = rng.choices(FILLER, k=8)
+        positions = sorted(rng.sample(range(9), 2))
+        words.insert(positions[0], first)
+        words.insert(positions[1] + 1, second)
         label = "yes" if first < second else "no"
         rows.append(make(f"{' '.join(words)} {i}", label, i + 1, label=label))
     return rows
 
 
-def dealt(examples: list[Example], seed: int = 0) -> dict[str, str]:
-    """A split for every example: 70% train, 10% validation, 20% test."""
-    rnd = random.Random(seed)
-    return {e.id: rnd.choices(("train", "validation", "test"), (7, 1, 2))[0] for e in examples}
+def random_splits(examples: list[Example], seed: int = 0) -> dict[str, str]:
+    """A random split by example id: 70% train, 10% validation, 20% test."""
+    rng = random.Random(seed)
+    return {example.id: rng.choices(("train", "validation", "test"), (7, 1, 2))[0] for example in examples}

@@ -8,7 +8,7 @@ import pytest
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.noise import label_noise
-from finetune_pipeline_tests.unit.data.quality.makers import LABELS, in_order, make, make_spec, requests
+from finetune_pipeline_tests.unit.data.quality.makers import LABELS, make, make_spec, name_pairs, requests
 
 
 def flipped(rows: list[Example], share: float) -> tuple[list[Example], set[str]]:
@@ -48,7 +48,7 @@ def test_the_estimate_holds_the_planted_share_and_too_much_blocks(share: float, 
 
 
 def test_labels_that_depend_on_word_order_are_not_taken_for_noise() -> None:
-    rows, spec = in_order(1200), make_spec(["yes", "no"])
+    rows, spec = name_pairs(1200), make_spec(["yes", "no"])
     report = label_noise(rows, {}, spec)
     assert report["accuracy"] < 0.65, "a model of n-grams cannot tell them"
     assert not report["blocking"]

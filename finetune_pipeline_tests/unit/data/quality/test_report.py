@@ -7,7 +7,7 @@ from typing import Any
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality import parts
 from finetune_pipeline.data.quality.report import PARTS, class_balance, data_quality
-from finetune_pipeline_tests.unit.data.quality.makers import LABELS, dealt, make_spec, requests
+from finetune_pipeline_tests.unit.data.quality.makers import LABELS, make_spec, random_splits, requests
 
 ROWS = requests(600)
 
@@ -17,16 +17,16 @@ def counted(train: list[Example], of: int) -> dict[str, Any]:
 
 
 def test_a_clean_set_passes_throughout() -> None:
-    report = data_quality(ROWS, dealt(ROWS), {}, {}, make_spec(LABELS), counted)
+    report = data_quality(ROWS, random_splits(ROWS), {}, {}, make_spec(LABELS), counted)
     assert {name: report[name]["passed"] for name in PARTS} == dict.fromkeys(PARTS, True)
     assert report["passed"] and not report["blocked_by"] and not report["findings"] and report["rows"] == 600
     assert json.loads(json.dumps(report)) == report
-    assert report == data_quality(iter(ROWS), dealt(ROWS), {}, {}, make_spec(LABELS), counted)
+    assert report == data_quality(iter(ROWS), random_splits(ROWS), {}, {}, make_spec(LABELS), counted)
 
 
 def test_what_stops_and_what_does_not() -> None:
     rows = [replace(e, origin="synthetic") if i < 50 else e for i, e in enumerate(ROWS)]
-    report = data_quality(rows, dealt(rows), {}, {}, make_spec(LABELS, max_imbalance=1))
+    report = data_quality(rows, random_splits(rows), {}, {}, make_spec(LABELS, max_imbalance=1))
     assert report["blocked_by"] == ["synthetic"] and not report["passed"]
     assert [f["rule"] for f in report["findings"]] == ["quality.synthetic_unreviewed"]
 
@@ -35,7 +35,7 @@ def test_a_dropped_row_counts_as_rejected_although_it_is_gone() -> None:
     before = [replace(e, origin="synthetic") if i < 20 else e for i, e in enumerate(ROWS)]
     decisions = {e.id: "drop" if i < 3 else "keep" for i, e in enumerate(before[:20])}
     after = before[3:]
-    report = data_quality(after, dealt(after), {}, decisions, make_spec(LABELS), synthetic=before[:20])
+    report = data_quality(after, random_splits(after), {}, decisions, make_spec(LABELS), synthetic=before[:20])
     assert report["synthetic"]["rows"] == 20 and report["synthetic"]["rejected"] == 3
     assert report["synthetic"]["verdict"] == "accepted" and report["rows"] == 597
     assert report["origins"] == {"human": 580, "synthetic": 17}

@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness, one of each kind, with rows of their own, for tests."""
+"""Tasks in the format of lm-evaluation-harness, one per output type, with their rows."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -54,11 +54,11 @@ ROWS: dict[str, list[dict[str, Any]]] = {
 
 
 def write_task(folder: Path, config: Mapping[str, Any], rows: Iterable[Mapping[str, Any]] | None = None) -> Path:
-    """The task file of `config` in `folder`, and its rows beside it where the config names one file."""
+    """Write a task's YAML file and its rows (by default :data:`ROWS`). Returns the path of the YAML file."""
     folder.mkdir(parents=True, exist_ok=True)
     name = str(config["task"])
-    lines = ROWS.get(name, []) if rows is None else rows
-    (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines), "utf-8")
+    rows = ROWS.get(name, []) if rows is None else rows
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(dict(config), sort_keys=False), "utf-8")
     return path
