@@ -119,7 +119,7 @@ def _check_tokenizer(tokenizer: Any, rows: int, name: str) -> None:
         message = f"the end-of-answer tokens {beyond} are none of the {rows} tokens that the model can write"
         fix = "correct eos_token in tokenizer_config.json and eos_token_id in generation_config.json"
         problems.append(Finding("model.end_token", "error", f"model {name}", message, fix))
-    added = {token.content for token in tokenizer.backend_tokenizer.get_added_tokens_decoder().values()}
+    added = {token.content for token in tokenizer.added_tokens_decoder.values()}
     template, vocabulary = str(tokenizer.chat_template), tokenizer.get_vocab().items()
     if absent := sorted(t for t, i in vocabulary if i >= rows and (t not in added or t in template)):
         message = f"{len(absent)} tokens of its tokenizer or template, such as {absent[0]!r}, are none of the {rows} of the model"

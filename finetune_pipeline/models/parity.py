@@ -103,9 +103,8 @@ def parity(
         peft = PeftModel.from_pretrained(load_for_prediction(base, device), adapter).eval()
         if is_soft_prompt:
             trained_logits, same_answers = _peft_soft_prompt_logits(peft, rows, answers, new_tokens, len(stored_logits))
-            stored_logits = stored_logits[
-                :, : trained_logits.shape[-1]
-            ]  # the tokenizer may have tokens without a row in the base
+            # the tokenizer may have tokens without a row in the base
+            stored_logits = stored_logits[:, : trained_logits.shape[-1]]
         else:
             trained_logits, same_answers = teacher_forced_logits(peft, rows, batch_size, answers)
         _check_finite(trained_logits, "adapter on the base")

@@ -47,9 +47,8 @@ def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) 
     dtype = "F32" if float32 else checkpoint.entry(name).dtype
     copy = Copy.of(checkpoint)
     row_count = max(rows := checkpoint.entry(name).rows, max(ids) + 1)
-    never = sorted(
-        {*ids, *range(rows, row_count)}
-    )  # the new tokens, and those of the tokenizer that the base has no row for
+    # the new tokens, and those of the tokenizer that the base has no row for
+    never = sorted({*ids, *range(rows, row_count)})
     _set_rows(copy, name, ids, vectors / scale, row_count, dtype)
     was_tied = checkpoint.tied
     head = checkpoint.head or checkpoint.usual_head

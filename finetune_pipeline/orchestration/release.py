@@ -41,10 +41,9 @@ def present_inputs(task: Task, store: ArtifactStore, tracking: Tracking) -> RunI
     compared_with = {"adapter": tags["adapter_version"], "merged": tags["merged_version"], "model_version": serving}
     if tags["merged_version"] == versions["merged_model"]:
         compared_with = registry.decode_tag(task.name, "compared_with", tags["compared_with"], dict[str, Any] | None)
+    # `finetune forget` may have removed them
     splits_exist = store.find(task.name, "splits", tags["dataset_version"]) is not None
-    trained_on = (
-        tags["dataset_version"] if splits_exist else versions["splits"]
-    )  # `finetune forget` may have removed them
+    trained_on = tags["dataset_version"] if splits_exist else versions["splits"]
     return replace(collect_run_inputs(task, compared_with, store), trained_on=trained_on)
 
 

@@ -123,9 +123,8 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
     state, candidate = context.store.state_folder(context.task.name), context.inputs["merged_model"].version
     rows = read_predictions(predictions.path("predictions.parquet"))
     openings_so_far = openings(state, context.inputs["splits"].version)
-    candidates = list(
-        dict.fromkeys(str(entry["candidate"]) for entry in openings_so_far)
-    )  # in the order of their first opening
+    # in the order of their first opening
+    candidates = list(dict.fromkeys(str(entry["candidate"]) for entry in openings_so_far))
     record(state, candidate, outcomes_of(of_model(rows, "candidate"), context.spec.output))
     test_rows, output = read_test_rows(predictions.folder), context.spec.output
     train = read_examples(examples_of(context.inputs["splits"].folder, "train"))
