@@ -1,6 +1,7 @@
 """Makes findings about raw rows, and makes untrusted values safe to print."""
 
 import re
+from functools import lru_cache
 from typing import Any
 
 from finetune_pipeline.data.scrub import Finder, find_spans, scrub_text
@@ -26,6 +27,7 @@ def quoted(value: Any, limit: int = 60, find: Finder = find_spans) -> str:
     return kinds.get(type(value), repr(value)[:limit])
 
 
+@lru_cache(maxsize=4096, typed=True)  # the rows of a file have the same keys
 def key_name(key: Any) -> str:
     """Make a key safe for messages, without quotes."""
     return quoted(key)[1:-1] if isinstance(key, str) else quoted(key)
