@@ -140,17 +140,16 @@ def sqlite_words(message: str, place: object) -> str | None:
     return _sentence(words, place)
 
 
-def look_into(folder: str | os.PathLike[str], follow_links: bool = False) -> list[str]:
-    """Return the files below a folder; of links to the same folder, one is followed.
+def files_below(folder: str | os.PathLike[str], follow_links: bool = False) -> list[str]:
+    """Return the files below a folder, except in hidden folders; of links to the same folder, one is followed.
 
-    Raises PermissionError if a folder cannot be read: globs would treat it as empty. Hidden folders and a disk's lost+found
-    may be unreadable, since they contain no user files.
+    Raises PermissionError if a folder cannot be read: globs would treat it as empty. A disk's lost+found may be unreadable.
     """
     files: list[str] = []
     seen_folders: set[str] = set()
 
     def refuse(error: OSError) -> None:
-        if isinstance(error, PermissionError) and not Path(error.filename).name.startswith((".", "lost+found")):
+        if isinstance(error, PermissionError) and Path(error.filename).name != "lost+found":
             raise error
 
     for place, subfolders, names in os.walk(folder, onerror=refuse, followlinks=follow_links):
@@ -159,6 +158,7 @@ def look_into(folder: str | os.PathLike[str], follow_links: bool = False) -> lis
             subfolders.clear()
             continue
         seen_folders.add(real_place)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         files += (os.path.join(place, name) for name in names)
     return files
 

@@ -10,7 +10,7 @@ from finetune_pipeline.data.json_lines import combine_digests
 from finetune_pipeline.data.readers.any_file import look_at
 from finetune_pipeline.data.readers.records import is_utf8
 from finetune_pipeline.engine.files import SeenFiles, digest_file
-from finetune_pipeline.faults import look_into
+from finetune_pipeline.faults import files_below
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.spec import Task, TaskSpec
 
@@ -35,7 +35,7 @@ def raw_paths(task: Task) -> list[tuple[str, Path]]:
         problems.add(Finding(f"data.{rule}", "error", place, message, fix))
 
     for top in {PurePath(glob).parts[0] for glob in task.spec.data.raw}:
-        look_into(folder / top)
+        files_below(folder / top)
     matches: list[Path] = []
     for glob in task.spec.data.raw:
         has_suffix = "." in PurePath(glob).name
@@ -86,11 +86,9 @@ def benchmark_paths(task: Task) -> list[tuple[str, Path]]:
     for glob in task.spec.data.benchmarks:
         inside = [p for p in folder.glob(glob) if p.is_file() and p.resolve().is_relative_to(folder)]
         paths |= {path.relative_to(folder).as_posix(): path for path in inside}
-        message, fix = (
-            f"no file in the folder of task {task.name!r} matches {glob!r}",
-            "put it there, or correct the glob",
-        )
         if not inside:
+            message = f"no file in the folder of task {task.name!r} matches {glob!r}"
+            fix = "put it there, or correct the glob"
             problems.append(Finding("data.no_benchmark_files", "error", "task.yaml: data.benchmarks", message, fix))
     if problems:
         raise FindingsError(problems)

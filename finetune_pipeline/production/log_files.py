@@ -18,7 +18,7 @@ from fsspec.core import url_to_fs
 
 from finetune_pipeline.data.json_lines import MAX_LINE_BYTES, is_blank
 from finetune_pipeline.data.readers.records import BOM
-from finetune_pipeline.faults import look_into
+from finetune_pipeline.faults import files_below
 from finetune_pipeline.spec.model import Task
 
 OWN_FOLDER = "logs"
@@ -78,7 +78,7 @@ def log_files(task: Task) -> list[LogFile]:
         fs.invalidate_cache()
         if not fs.isdir(root):
             continue
-        for path in sorted(fs.find(root) if "://" in place else look_into(root, follow_links=True)):
+        for path in sorted(fs.find(root) if "://" in place else files_below(root, follow_links=True)):
             relative = path[len(root) :].lstrip("/")
             name = PurePosixPath(path).name
             if not _NAMED.search(name) or "/." in f"/{relative}" or name.endswith((".tmp", ".part")):

@@ -100,7 +100,7 @@ def merge_lines(stored_rows: Iterable[dict[str, Any]]) -> Logs:
             if id(line) in excluded:
                 continue
             row.update({name: line[name] for name in _FEEDBACK_FIELDS if line[name] is not None})
-        row["flag"] = row["flag"] or None
+        row["flag"] = row["flag"] or None  # False took it back
         reviews = [line for line in lines if _is_review(line)]
         row["reviewed"] = bool(reviews)
         row["left_out"] = bool(reviews) and bool(reviews[-1].get("left_out"))

@@ -138,10 +138,8 @@ def parse_spec(text: str) -> TaskSpec:
     try:
         loaded = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
-        mark, reasons = (
-            getattr(error, "problem_mark", None),
-            [getattr(error, name, None) for name in ("context", "problem")],
-        )
+        mark = getattr(error, "problem_mark", None)
+        reasons = [getattr(error, name, None) for name in ("context", "problem")]
         place = f"task.yaml:{mark.line + 1}:{mark.column + 1}" if mark else "task.yaml"
         reason = ", ".join(filter(None, reasons)) or str(error)
         raise FindingsError([Finding("spec.yaml", "error", place, reason, "correct the YAML")]) from error
@@ -160,9 +158,8 @@ def validated_spec(values: dict[str, Any]) -> TaskSpec:
         findings = [_finding_of(p) for p in error.errors() if p["type"] != "default_factory_not_called"]
         # a value with several types has a problem for each of them: the most precise one tells most
         by_place = {finding.place: finding for finding in reversed(findings)}
-        precise = [
-            f for f in findings if by_place[f.place] is f and not any(p.startswith(f"{f.place}.") for p in by_place)
-        ]
+        above = {place for place in by_place if any(other.startswith(f"{place}.") for other in by_place)}
+        precise = [f for f in findings if by_place[f.place] is f and f.place not in above]
         raise FindingsError(precise) from error
 
 

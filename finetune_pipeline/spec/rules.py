@@ -93,9 +93,10 @@ def check_raw_inside_folder(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     patterns_by_key = {
         "data.raw": spec.data.raw,
         "data.benchmarks": spec.data.benchmarks,
+        "ability.files": spec.ability.files,
+        "ability.harness.tasks": spec.ability.harness.tasks,
         "logs.path": [spec.logs.path],
     }
-    patterns_by_key |= {"ability.files": spec.ability.files, "ability.harness.tasks": spec.ability.harness.tasks}
     for key, glob in ((key, glob) for key, patterns in patterns_by_key.items() for glob in patterns):
         # logs may be on another disk
         if is_outside(glob, None if key == "logs.path" else folder):

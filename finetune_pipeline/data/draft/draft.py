@@ -196,9 +196,8 @@ def _with_chat(files: Files, task: Draft, chat: Chat) -> Draft:
         task.system_prompt = common_turn
         task.notes.append("the system prompt is taken from the conversations")
     elif system_turns:
-        task.notes.append(
-            "not all conversations start with the same system turn; the task's system prompt replaces them"
-        )
+        note = "not all conversations start with the same system turn"
+        task.notes.append(f"{note}; the task's system prompt replaces them")
         if chat.whole is not None:
             task.data = {**_merge_fields(data, chat.whole), "inject": True}
             return _with_unused(files, task)

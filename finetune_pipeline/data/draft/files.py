@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from finetune_pipeline.data.raw_files import SUFFIXES, has_raw_suffix
+from finetune_pipeline.faults import files_below
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.spec.loading import parse_spec
 from finetune_pipeline.spec.model import TaskSpec
@@ -39,21 +40,10 @@ class GivenFile:
 
 
 def _raw_files_below(folder: Path) -> list[Path]:
-    """Return everything below a folder that is named like a raw file, sorted. Follows links to folders, and leaves out hidden
-    folders such as the pipeline's own. Raises OSError for a folder that cannot be read."""
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    raw: list[Path] = []
-    seen = {folder.resolve()}
-    for place, subfolders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        below = {name: Path(place, name).resolve() for name in subfolders if not name.startswith(".")}
-        subfolders[:] = [name for name, real in below.items() if real not in seen]
-        seen.update(below.values())
-        # Arrow files are included: a folder that holds them is then refused, not read in part
-        raw += [Path(place, name) for name in names if has_raw_suffix(Path(name)) or name.endswith(".arrow")]
-    return sorted(raw)
+    """Return everything below a folder that is named like a raw file, sorted. Raises OSError for a folder that cannot be read."""
+    files = map(Path, files_below(folder, follow_links=True))
+    # Arrow files are included: a folder that holds them is then refused, not read in part
+    return sorted(file for file in files if has_raw_suffix(file) or file.suffix == ".arrow")
 
 
 def given_files(paths: Sequence[Path]) -> list[GivenFile]:

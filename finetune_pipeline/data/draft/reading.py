@@ -198,8 +198,8 @@ def _choose_dialect(path: Path, name: str, container: Container, reading: Readin
 
 
 def _fit(rows: Sequence[Sequence[str]], looked_at: int) -> float:
-    """Return how well a delimiter fits: the share of complete rows. A delimiter that gives a header
-    fits better; one followed by spaces, like commas in prose, fits worse."""
+    """Return how well a delimiter fits: the share of complete rows. A delimiter that gives a header fits better; one followed by
+    spaces, like commas in prose, fits worse."""
     if not rows:
         return 0.0
     cells = [cell for row in rows for cell in row[1:]]

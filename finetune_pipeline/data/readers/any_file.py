@@ -128,11 +128,9 @@ def _read_parquet(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
         with pq.ParquetFile(path) as table:
             names = table.schema_arrow.names
             if twice := [name for i, name in enumerate(names) if name in names[:i]]:
-                message, fix = (
-                    f"two columns have the name {quoted(twice[0])}",
-                    "write it again, with a name of its own for each",
-                )
-                yield records.about_file("bad_parquet", file, f"the file was not read: {message}", fix)
+                message = f"the file was not read: two columns have the name {quoted(twice[0])}"
+                fix = "write it again, with a name of its own for each"
+                yield records.about_file("bad_parquet", file, message, fix)
                 return
             size = sum(table.metadata.row_group(i).total_byte_size for i in range(table.metadata.num_row_groups))
             if size > spec.data.max_unpacked_gib * (1 << 30):
