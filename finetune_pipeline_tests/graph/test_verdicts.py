@@ -9,29 +9,37 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.planted_world import run
+from benchmarks.planted_world import World, run
 from benchmarks.verdict_list import WORLDS
 from benchmarks.verdict_worlds import given_verdict, problems_of
+from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.skilled_model import make_skilled_model
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The skilled tiny model."""
-    return make_skilled_model(tmp_path_factory.mktemp("verdicts") / "base", steps=220)
+    return make_skilled_model(tmp_path_factory.mktemp("verdicts") / "base", steps=220, knowledge=False)
+
+
+def planted(name: str, folder: Path, base: Path) -> World:
+    """The world of this name with warm workers, since no process plants a fault in it."""
+    world = WORLDS[name].make(folder, base)
+    world.cold = False
+    copy_database(world.home / "mlflow")
+    return world
 
 
 @pytest.mark.parametrize("name", ["shuffled", "noisy-word"])
 def test_what_is_no_gain_is_not_promoted_and_the_reason_is_named(name: str, base: Path, tmp_path: Path) -> None:
     """Shuffled labels stop the graph; a model no better than TF-IDF is refused."""
-    world = WORLDS[name]
-    outcome = run(world.make(tmp_path / name, base))
-    assert problems_of(world, outcome) == [], (outcome.verdict, outcome.failed_checks())
+    outcome = run(planted(name, tmp_path / name, base))
+    assert problems_of(WORLDS[name], outcome) == [], (outcome.verdict, outcome.failed_checks())
 
 
 def test_a_real_gain_is_promoted_and_a_worse_candidate_leaves_it_in_service(base: Path, tmp_path: Path) -> None:
     """Moves the project in between and runs it again, which must change nothing."""
-    project = WORLDS["clean-order-1"].make(tmp_path / "order", base)
+    project = planted("clean-order-1", tmp_path / "order", base)
     first = run(project)
     assert problems_of(WORLDS["clean-order-1"], first) == [], (first.verdict, first.failed_checks())
     assert (first.code, first.champion) == (0, 1)

@@ -1,10 +1,15 @@
 """Helpers for tests with real processes."""
 
 import ctypes
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from finetune_pipeline.cli.main import main
+from finetune_pipeline_tests import warm_workers
 
 
 def is_running(pid: int) -> bool:
@@ -37,9 +42,29 @@ def number_in(path: Path) -> int:
     return numbers[0]
 
 
-def bound_by_permissions() -> None:
-    """As `preexec_fn`, apply file permissions to the new process even if it runs as root."""
+def as_reader(*arguments: str, root: Path) -> subprocess.CompletedProcess[str]:
+    """A command in a warm process to which the permissions of files apply, with the data and the home below `root`."""
+    env = {
+        **os.environ,
+        **warm_workers.start(),
+        "FINETUNE_DATA": str(root / "data"),
+        "FINETUNE_HOME": str(root / "home"),
+    }
+    env.pop("MLFLOW_TRACKING_URI", None)
+    command = warm_workers.call_command(call_as_reader, *arguments)
+    return subprocess.run(command, env=env, text=True, capture_output=True, check=False)
+
+
+def call_as_reader(*arguments: str) -> None:
+    """Give up root's right to read and write everything, and run a command."""
     if sys.platform == "linux":
-        c = ctypes.CDLL(None)
-        for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        c, header = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3, this process
+        sets = (ctypes.c_uint32 * 6)()
+        assert c.capget(header, sets) == 0
+        for kind in (0, 1):  # effective and permitted
+            sets[kind] &= ~0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+        for capability in (1, 2):  # of programs that the command starts
             c.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+        assert c.capset(header, sets) == 0
+    sys.argv = ["finetune", *arguments]
+    main()

@@ -3,10 +3,7 @@
 import contextlib
 import gzip
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +18,7 @@ from finetune_pipeline.production.erasure import forget as remove
 from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.unit.evaluation.ability.harness_files import CHOICES, write_task
 from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation_and_rows
-from finetune_pipeline_tests.unit.processes import bound_by_permissions
+from finetune_pipeline_tests.unit.processes import as_reader
 
 SPEC = {
     "name": "demo", "description": "d", "system_prompt": "Say yes or no.",
@@ -178,13 +175,13 @@ def test_who_may_only_read_a_home_is_told_what_is_in_it(folder: Path, tmp_path: 
 
     evaluated(tmp_path)
     with only_read(tmp_path / "home"):
-        facts = json.loads(as_reader(tmp_path, "show", "demo", "--json").stdout)
-        checked = json.loads(as_reader(tmp_path, "check", "demo", "--json").stdout)
-        ran = as_reader(tmp_path, "run", "demo", "--stage", "data")
-        automation = json.loads(as_reader(tmp_path, "automate", "demo", "--json").stdout)["automation"]
-        request = as_reader(tmp_path, "ask-data", "demo")
-        elsewhere = as_reader(tmp_path, "ask-data", "demo", "--to", str(tmp_path / "requests"), "--json")
-        inside = as_reader(tmp_path, "ask-data", "demo", "--to", str(tmp_path / "home" / "requests"))
+        facts = json.loads(as_reader("show", "demo", "--json", root=tmp_path).stdout)
+        checked = json.loads(as_reader("check", "demo", "--json", root=tmp_path).stdout)
+        ran = as_reader("run", "demo", "--stage", "data", root=tmp_path)
+        automation = json.loads(as_reader("automate", "demo", "--json", root=tmp_path).stdout)["automation"]
+        request = as_reader("ask-data", "demo", root=tmp_path)
+        elsewhere = as_reader("ask-data", "demo", "--to", str(tmp_path / "requests"), "--json", root=tmp_path)
+        inside = as_reader("ask-data", "demo", "--to", str(tmp_path / "home" / "requests"), root=tmp_path)
     assert facts["steps"]["clean_examples"]["made"] and checked["usable"] and checked["validated"]["kept"] == 3
     assert "folder" not in checked, "what was made for it is not kept"
     assert [row["on"] for row in automation] == [False] * 4
@@ -200,7 +197,7 @@ def test_a_folder_that_may_not_be_read_is_not_taken_for_an_empty_one(folder: Pat
     (folder / place).mkdir(parents=True, exist_ok=True)
     (folder / place).chmod(0)
     try:
-        result = as_reader(tmp_path, "check", "demo")
+        result = as_reader("check", "demo", root=tmp_path)
     finally:
         (folder / place).chmod(0o700)
     assert result.returncode == 1
@@ -249,14 +246,6 @@ def only_read(home: Path) -> Iterator[None]:
     finally:
         for path in (home, *home.rglob("*")):
             path.chmod(path.stat().st_mode | 0o200)
-
-
-def as_reader(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A command, bound by the permissions of files, with the data and the home below `root`."""
-    env = {**os.environ, "FINETUNE_DATA": str(root / "data"), "FINETUNE_HOME": str(root / "home")}
-    env.pop("MLFLOW_TRACKING_URI", None)
-    command = [sys.executable, "-m", "finetune_pipeline.cli.main", *arguments]
-    return subprocess.run(command, env=env, preexec_fn=bound_by_permissions, text=True, capture_output=True)
 
 
 def test_a_run_that_writes_while_a_person_is_forgotten_is_told(

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from finetune_pipeline_tests.graph.project import Project
-from finetune_pipeline_tests.unit.cli.test_commands import as_reader, only_read
+from finetune_pipeline_tests.unit.cli.test_commands import only_read
+from finetune_pipeline_tests.unit.processes import as_reader
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def test_costs_from_raw_data_alone(project: Project, asked: Any) -> None:
     page = Path(result.json["page"]).read_text("utf-8")
     assert page.count("<svg") >= 1 and "Rule of thumb" in page and "973 million tokens" in page
     with only_read(project.home):
-        read = as_reader(project.root, "costs", "colours", "--calls-per-month", "1000", "--json")
+        read = as_reader("costs", "colours", "--calls-per-month", "1000", "--json", root=project.root)
     assert json.loads(read.stdout) == {**result.json, "page": ""} and not read.stderr
 
 
