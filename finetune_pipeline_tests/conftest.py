@@ -43,9 +43,9 @@ def pytest_collection() -> Iterator[None]:
 
 SLOWEST_FIRST = [
     f"test_{name}.py"
-    for name in "whole_graph bundled_model verdicts ray ladder methods hosted_model judge doctor".split()
+    for name in "whole_graph bundled_model verdicts ray dagster_dev rehearsal doctor ladder methods hosted_model judge".split()
 ]
-"""Slow files that start first. `test_whole_graph.py` makes `finished`, for which many tests wait."""
+"""Slow files that start first. `test_whole_graph.py` makes `finished`, for which those from `test_ladder.py` on wait."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,13 +1,10 @@
 """Runs the product's training, evaluation and attention on a fake GPU (see :mod:`fake_gpu`).
 
-    python -m finetune_pipeline_tests.rehearsals '[{"shape": "mistral-7b", …}]'     # prints one result per line
-
 Needs a separate process, since other code would take the registered device for a real accelerator.
 """
 
 import contextlib
 import json
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -261,6 +258,7 @@ def rehearse(cases: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
                 yield {"error": f"{type(error).__name__}: {error}"}
 
 
-if __name__ == "__main__":
-    for result in rehearse(json.loads(sys.argv[1])):
+def print_results(cases: Sequence[Mapping[str, Any]]) -> None:
+    """Print a line with the result of each case."""
+    for result in rehearse(cases):
         print("RESULT " + json.dumps(result), flush=True)

@@ -1,4 +1,4 @@
-"""The bundled instruct model through the real jobs: unpack, baseline, 4-bit training, merge, parity, GGUF."""
+"""The bundled instruct model through the real jobs: unpack, 4-bit training, merge, parity, GGUF."""
 
 import json
 import os
@@ -17,7 +17,6 @@ from finetune_pipeline.data.raw_files import collect_raw
 from finetune_pipeline.data.validate.validation import validate
 from finetune_pipeline.evaluation.answering import Answerer
 from finetune_pipeline.evaluation.llama_cpp import llama_cpp_server
-from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.evaluation.verification import JudgedRow, verify
 from finetune_pipeline.models.chat import encode_prompt
 from finetune_pipeline.models.gguf import write_gguf
@@ -26,7 +25,7 @@ from finetune_pipeline.models.inference.trial import APART, way_of_reading
 from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline.settings import WORKER_MODULE
 from finetune_pipeline.spec import load_task
-from finetune_pipeline.worker.jobs import baseline_job, merge_job, train_job
+from finetune_pipeline.worker.jobs import merge_job, train_job
 from finetune_pipeline_tests import warm_workers
 from finetune_pipeline_tests.shared import bundled_base
 
@@ -91,19 +90,6 @@ def test_the_base_is_unpacked_whole_into_safetensors() -> None:
     base, facts = bundled_base()
     assert (facts["parameters"], facts["eos"], facts["dtype"]) == (134_515_008, "<|im_end|>", "BF16")
     assert {p.suffix for p in (base / "model").iterdir()} <= {".safetensors", ".json", ".jinja", ".txt"}
-
-
-def test_the_baseline_answers_every_row_in_every_way(base: Path, examples: dict[str, Path], folder: Path) -> None:
-    labels = load_task(SHIPPED).spec.labels
-    job = baseline_job(
-        base=base, examples=examples["validation"], train=examples["train"], shots=[0, 2], seed=0, labels=labels,
-        max_new_tokens=8, batch_size=8, out=folder / "baseline",
-    )  # fmt: skip
-    run_job(job, folder)
-    rows = read_predictions(folder / "baseline" / "predictions.parquet")
-    assert len(rows) == 4 and {r["model"] for r in rows} == {"zero_shot", "2_shot"}
-    assert all(len(r["label_scores"]) == len(labels) and max(r["label_scores"]) < 0 for r in rows)
-    assert not [r for r in rows if r["status"] == "error"]
 
 
 def test_the_base_takes_under_45_percent_in_memory_and_training_lowers_the_loss(trained: dict[str, Any]) -> None:

@@ -1,5 +1,5 @@
-"""Evaluation besides the task's metrics, in the real graph: general ability, human review, and a judge model that counts only
-if it agrees with people."""
+"""Evaluation besides the task's metrics, in the real graph: general ability, human review, and a judge model. Judges that do
+not count: unit/evaluation/test_preferences.py."""
 
 import html
 import json
@@ -8,10 +8,7 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
-from finetune_pipeline.pipeline import CHECKS
-from finetune_pipeline.spec import load_task
 from finetune_pipeline_tests.graph.project import Finished, Project
 from finetune_pipeline_tests.judge_minds import judge_mind, right
 from finetune_pipeline_tests.openai_server import Server, openai_server
@@ -67,15 +64,6 @@ def page(project: Project) -> str:
     return html.unescape((project.artifact("evaluation_report") / "report.html").read_text("utf-8"))
 
 
-def judged(project: Project, server: Server, model: str) -> tuple[dict, dict]:
-    """Facts of judge_review and the gate `judge` after a run with this judge model."""
-    judge = {"url": server.url, "model": model, "min_rated": 10}
-    project.write_spec(evaluation={"judge": judge, "similarity": "hashed"}, gates={**GATES, "min_preferred": 0.5})
-    code, result = project.run("--stage", "evaluation")
-    assert code in (0, 2), result
-    return project.facts("judge_review"), gates(project)["judge"]
-
-
 def test_general_ability_is_measured_and_people_are_asked_for(project: Project) -> None:
     result = project.facts("general_ability")
     assert (result["items"], result["n"], result["unscored"], result["text"]["n"]) == (20, 18, 0, 2)
@@ -92,7 +80,11 @@ def test_people_and_a_fair_judge_count_and_only_what_follows_is_made_anew(
 ) -> None:
     project, rated_rows = rated
     before = {step: project.artifact(step) for step in ("test_predictions", "merged_model", "general_ability")}
-    facts, gate = judged(project, server, "fair")
+    judge = {"url": server.url, "model": "fair", "min_rated": 10}
+    project.write_spec(evaluation={"judge": judge, "similarity": "hashed"}, gates={**GATES, "min_preferred": 0.5})
+    code, result = project.run("--stage", "evaluation")
+    assert code in (0, 2), result
+    facts, gate = project.facts("judge_review"), gates(project)["judge"]
     assert {step: project.artifact(step) for step in before} == before
     people, shown = project.facts("human_review"), page(project)
     assert people["raters"] == {"Ada": rated_rows} and people["rated"] == rated_rows
@@ -116,17 +108,3 @@ def test_people_and_a_fair_judge_count_and_only_what_follows_is_made_anew(
     assert len(server.requests) == judge["spent"]["requests"] > 0
     questions = [json.dumps([request["model"], request["messages"]]) for request in server.requests]
     assert len(set(questions)) == len(questions), "a question was bought twice"
-
-
-def test_a_biased_judge_is_named_and_does_not_count(rated: tuple[Project, int], server: Server) -> None:
-    project, bias = rated[0], "empty words added"
-    facts, gate = judged(project, server, "long")
-    judge = facts["judge"]
-    assert judge["believed"] is False and judge["verdict"] is None
-    assert any(bias in reason for reason in judge["refused"]), judge["refused"]
-    assert not gate["passed"] and bias in gate["message"]
-    assert "long at 127.0.0.1 is not trusted, and its verdict is ignored" in page(project)
-    check = next(check for _, check in CHECKS if check.name == "judge_believed")
-    artifact = Artifact("colours", "judge_review", "v", project.root, facts, {})
-    result = check.ask(artifact, load_task(project.folder).spec)
-    assert not result.passed and bias in result.message

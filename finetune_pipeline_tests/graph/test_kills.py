@@ -68,7 +68,7 @@ def test_a_kill_in_training_is_told_and_taken_up_again(finished: Finished, tmp_p
 
 
 def test_kills_while_logs_grow_lose_and_double_nothing(tmp_path: Path) -> None:
-    """One of the kills in `benchmarks/chaos.py`: the data stage through the real command, with Dagster and MLflow."""
+    """One of the kills in `benchmarks/chaos.py`: the data stage through the real command (with warm workers)."""
     base, data = make_tiny_model(tmp_path / "base"), ("--stage", "data")
     undisturbed = new_project(tmp_path / "undisturbed", base)
     undisturbed.cold = False
@@ -77,7 +77,8 @@ def test_kills_while_logs_grow_lose_and_double_nothing(tmp_path: Path) -> None:
     project, killed = new_project(tmp_path / "killed", base, key, log_rows=10), ""
     for rows, asset in ((30, "production_logs"), (60, "clean_examples")):
         if not killed:  # a run may end before its kill
-            killed = kill_in(project, start(project, *data), asset, 0.3, random.Random(0), child=False)
+            run = start(project, *data, **warm_workers.start())
+            killed = kill_in(project, run, asset, 0.3, random.Random(0), child=False)
             check_artifacts(project)
         grow_logs(project, rows)
     assert killed, "every run ended before its kill"

@@ -104,7 +104,7 @@ FILES: dict[str, tuple[str, Any]] = {
     "many numbers": ("a.csv", [["text", "label"], *([t, str(i % 30)] for i, t, _ in ROWS)]),
     "many columns": (
         "a.csv",
-        [[*(f"f{i}" for i in range(300)), "text", "label"], *([*[7] * 300, t, y] for t, y in PAIRS)],
+        [[*(f"f{i}" for i in range(210)), "text", "label"], *([*[7] * 210, t, y] for t, y in PAIRS)],
     ),
     "booleans": ("a.jsonl", [{"message": t, "is_spam": y == "billing"} for t, y in PAIRS]),
     "ratings": ("a.jsonl", RATED),

@@ -1,11 +1,12 @@
 """A GPU's training step, answers and memory on a machine without one: models of published shapes, tensors without data."""
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
+
+from finetune_pipeline_tests.rehearsals import print_results
+from finetune_pipeline_tests.unit.training.jobs import call
 
 # Mistral has Llama's layers: it stands where Llama does not
 FAULTS = {
@@ -36,10 +37,7 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def results() -> dict[str, dict[str, Any]]:
     """All cases, in one process of its own: in this one the device would be taken for an accelerator."""
-    command = [sys.executable, "-W", "ignore", "-m", "finetune_pipeline_tests.rehearsals"]
-    completed = subprocess.run(
-        [*command, json.dumps(list(CASES.values()))], capture_output=True, text=True, check=False
-    )
+    completed = call(print_results, list(CASES.values()))
     prefix = "RESULT "
     lines = [json.loads(n.removeprefix(prefix)) for n in completed.stdout.splitlines() if n.startswith(prefix)]
     assert len(lines) == len(CASES), completed.stderr[-3000:]
