@@ -10,16 +10,11 @@ import pytest
 import yaml
 
 from finetune_pipeline_tests.shared import copy_database
-from finetune_pipeline_tests.tiny_model import TEMPLATE, make_tiny_model
+from finetune_pipeline_tests.tiny_model import TEMPLATE
 from finetune_pipeline_tests.unit.cli.test_commands import SPEC
 
 ROWS = [("is ice cold", "yes"), ("are cats plants", "no"), ("is fire wet at all", "no")]
 WINDOW = {"sliding_window": 128, "use_sliding_window": True}
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "base")
 
 
 @pytest.fixture

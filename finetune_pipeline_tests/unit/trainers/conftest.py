@@ -11,7 +11,6 @@ from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
 from finetune_pipeline_tests.service_server import KEY
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.trainers.orders import GPT, make_order, make_rows, make_task, tiny_adapter
-from finetune_pipeline_tests.unit.training.jobs import make_inputs
 
 
 @pytest.fixture(scope="module")
@@ -20,12 +19,6 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_rows(tmp_path_factory.mktemp("rows"))
     make_tiny_model(folder / "base")
     return folder
-
-
-@pytest.fixture(scope="module")
-def inputs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base model and the module's ROWS training rows."""
-    return make_inputs(tmp_path_factory.mktemp("inputs"), request.module.ROWS)
 
 
 @pytest.fixture

@@ -13,17 +13,11 @@ from finetune_pipeline.faults import outside_words
 from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.worker import entry
 from finetune_pipeline.worker.jobs import base_job
-from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.processes import is_running, number_in, wait_until
 from finetune_pipeline_tests.unit.training.jobs import ROOT, call, finish, make_inputs, start
 from finetune_pipeline_tests.unit.training.jobs import job as train_job
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "base")
 
 
 def test_a_job_leaves_facts_and_measurements_and_talks_to_dagster(tiny: Path, tmp_path: Path) -> None:
