@@ -15,7 +15,7 @@ import pytest
 from finetune_pipeline.engine.files import hold
 from finetune_pipeline_tests import warm_workers, wheel
 from finetune_pipeline_tests.graph.project import Finished, Project
-from finetune_pipeline_tests.shared import Shared
+from finetune_pipeline_tests.shared import Shared, disable_fsync
 
 # torch's compiler imports setuptools, which fails in a process that has already imported the standard library's distutils
 os.environ.setdefault("SETUPTOOLS_USE_DISTUTILS", "stdlib")
@@ -30,6 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # processes started in the background of a shell ignore SIGINT, and so would their children
     signal.signal(signal.SIGINT, signal.default_int_handler)
     Shared.get()  # owned by the main process, which outlives the xdist workers
+    disable_fsync()
 
 
 @pytest.hookimpl(wrapper=True)

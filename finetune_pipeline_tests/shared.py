@@ -5,6 +5,7 @@ import atexit
 import json
 import os
 import shutil
+import sqlite3
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,17 @@ class Shared:
             atexit.register(shutil.rmtree, folder, True)
         owner, _, folder = os.environ[_VARIABLE].partition(":")
         return cls(Path(folder), int(owner))
+
+
+def disable_fsync() -> None:
+    """Wait for no disk in this process: it takes much of a test, and nothing that a test writes need survive a power cut."""
+    import sqlalchemy
+
+    os.fsync = os.fstat  # fails on a closed file as well
+
+    @sqlalchemy.event.listens_for(sqlalchemy.Engine, "connect")
+    def disable(connection: sqlite3.Connection, _record: object) -> None:
+        connection.execute("PRAGMA synchronous=OFF")
 
 
 def copy_database(folder: Path) -> str:

@@ -89,13 +89,13 @@ def _start_server(path: Path, owner: int) -> None:
 def serve(path: str, owner: int) -> None:
     """Preload modules, then fork a worker for each request until the process `owner` ends."""
     import gc
-    import sqlite3
 
     import numba
     import sqlalchemy.orm
 
     from finetune_pipeline.tracking.mlflow_store import set_environment
     from finetune_pipeline.worker import entry
+    from finetune_pipeline_tests.shared import disable_fsync
 
     worker_environment = {**entry.DEFAULTS, **entry.ENVIRONMENT, "HF_HUB_OFFLINE": "1"}
     os.environ.update(worker_environment)
@@ -108,11 +108,7 @@ def serve(path: str, owner: int) -> None:
     warn_dependency_requirement_mismatches(["mlflow"])  # caches the list of installed packages
     sqlalchemy.orm.configure_mappers()
     numba.njit(lambda x: x + 1)(1)  # the first compilation loads most of numba
-
-    @sqlalchemy.event.listens_for(sqlalchemy.Engine, "connect")
-    def disable_fsync(connection: sqlite3.Connection, _record: object) -> None:
-        """Waiting for the disk takes much of a run, and a test's database need not survive a power cut."""
-        connection.execute("PRAGMA synchronous=OFF")
+    disable_fsync()
 
     threads = [task.read_text().strip() for task in Path("/proc/self/task").glob("*/comm")]
     # the thread of Arrow's allocator is safe to fork

@@ -461,48 +461,50 @@ def serving(changeable: Tracking) -> Tracking:
     return changeable
 
 
-def at_each_write(serving: Tracking, folder: Path, move: Callable[[Tracking], Any]) -> Iterator[tuple[int, Tracking]]:
-    """Copies of the registry in which the move was killed at each of its writes."""
+def at_each_write(serving: Tracking, move: Callable[[Tracking], Any]) -> Iterator[int]:
+    """Kill the move at each of its writes in turn, and restore the registry afterwards. Yields how many writes it had done."""
+    database = serving.place() / "mlflow.db"
+    before = database.read_bytes()
     for writes in itertools.count():
-        place = shutil.copytree(serving.place(), folder / f"{writes}" / "mlflow")
-        copy = Tracking(tracking_uri=f"sqlite:///{place}/mlflow.db")
-        copy.prepare()
-        if not killed_after(writes, functools.partial(move, copy)):
+        killed = killed_after(writes, functools.partial(move, serving))
+        if killed:
+            yield writes
+        database.write_bytes(before)
+        if not killed:
             assert writes > 3
             return
-        yield writes, copy
 
 
-def test_a_rollback_killed_at_any_write_swaps_once_when_it_is_repeated(serving: Tracking, tmp_path: Path) -> None:
+def test_a_rollback_killed_at_any_write_swaps_once_when_it_is_repeated(serving: Tracking) -> None:
     def roll_back(tracking: Tracking) -> int:
         return registry.rollback(tracking, "tickets", "why")
 
     before, story = {"candidate": 3, "champion": 2, "previous_champion": 1, "out": [], "said": []}, "version 2 → 1: why"
     after = {**before, "champion": 1, "previous_champion": 2, "out": [2], "said": [story]}
     assert state(serving) == before
-    for writes, killed in at_each_write(serving, tmp_path / "repeated", roll_back):
-        moved = registry.champion(killed, "tickets") == 1
-        assert roll_back(killed) == 1 and state(killed) == after, writes
+    for writes in at_each_write(serving, roll_back):
+        moved = registry.champion(serving, "tickets") == 1
+        assert roll_back(serving) == 1 and state(serving) == after, writes
         assert moved == (writes > 2), "serving changes with one write"
-    for writes, killed in at_each_write(serving, tmp_path / "promoted", roll_back):
-        old = registry.champion(killed, "tickets")
-        assert registry.promote(killed, "tickets", 3) == old, writes
+    for writes in at_each_write(serving, roll_back):
+        old = registry.champion(serving, "tickets")
+        assert registry.promote(serving, "tickets", 3) == old, writes
         expected = after if old == 1 else before
-        assert state(killed) == {**expected, "champion": 3, "previous_champion": old}, writes
+        assert state(serving) == {**expected, "champion": 3, "previous_champion": old}, writes
     roll_back(serving)
-    for writes, killed in at_each_write(serving, tmp_path / "back", roll_back):
-        assert roll_back(killed) == 2, writes
-        assert state(killed) == {**before, "out": [1], "said": [story, "version 1 → 2: why"]}, writes
+    for writes in at_each_write(serving, roll_back):
+        assert roll_back(serving) == 2, writes
+        assert state(serving) == {**before, "out": [1], "said": [story, "version 1 → 2: why"]}, writes
 
 
-def test_a_promotion_killed_at_any_write_loses_no_champion(serving: Tracking, tmp_path: Path) -> None:
+def test_a_promotion_killed_at_any_write_loses_no_champion(serving: Tracking) -> None:
     def promote(tracking: Tracking) -> int | None:
         return registry.promote(tracking, "tickets", 3)
 
-    for writes, killed in at_each_write(serving, tmp_path / "repeated", promote):
-        assert promote(killed) == 2, writes
-        assert state(killed) == {"candidate": 3, "champion": 3, "previous_champion": 2, "out": [], "said": []}, writes
-    for writes, killed in at_each_write(serving, tmp_path / "rolled back", promote):
-        old = registry.champion(killed, "tickets")
-        assert registry.rollback(killed, "tickets") == {2: 1, 3: 2}[old or 0], writes
-        assert state(killed)["previous_champion"] == old and state(killed)["out"] == [old], writes
+    for writes in at_each_write(serving, promote):
+        assert promote(serving) == 2, writes
+        assert state(serving) == {"candidate": 3, "champion": 3, "previous_champion": 2, "out": [], "said": []}, writes
+    for writes in at_each_write(serving, promote):
+        old = registry.champion(serving, "tickets")
+        assert registry.rollback(serving, "tickets") == {2: 1, 3: 2}[old or 0], writes
+        assert state(serving)["previous_champion"] == old and state(serving)["out"] == [old], writes
