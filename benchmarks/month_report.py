@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from benchmarks.month_history import DriftLook, History, Run, count_right, read_history, versions_served
 from benchmarks.month_world import DAYS, REQUESTS_PER_DAY, SHIFT_DAY
-from finetune_pipeline.report.plots import ACCENT, INK, LINE, SOFT, canvas, draw_document
+from finetune_pipeline.report.plots import ACCENT, INK, LINE, SOFT, canvas
+from finetune_pipeline.report.plots import draw as draw_plot
 from finetune_pipeline_tests.graph.project import Project
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ def draw(history: History, events: Sequence[tuple[int, str, str]]) -> str:
             drawing.text(46 / width, y, line, color=SOFT, fontsize=12)
         return drawing
 
-    return draw_document("month", _TITLE, figure, 900)
+    return draw_plot("month", _TITLE, figure).document
 
 
 def _serving_periods(history: History) -> list[tuple[int, int, str]]:

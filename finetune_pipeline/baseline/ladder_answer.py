@@ -133,7 +133,7 @@ def _reasons(rungs: Sequence[Rung], expected: Extrapolation | None, trainings: S
         elif rung.gain is not None and rung.gain_interval is not None:
             sure = "surely better" if rung.gain_interval[0] > 0 else "not surely better"
             reasons.append(
-                f"{rung.title}: {percent(rung.value)}, {sure} than {rung.over} ({points(rung.gain)} points, "
+                f"{rung.title}: {percent(rung.value)}, {sure} than {inside(rung.over)} ({points(rung.gain)} points, "
                 f"{points_range(rung.gain_interval)})."
             )
         else:

@@ -20,7 +20,7 @@ from finetune_pipeline.report.stored import read_evaluation, read_shown_rows
 )
 @as_json
 def ask_data(task: str, folder: Path | None, as_json: bool) -> int:
-    """Write a data request from the failures of the last evaluation of TASK: JSON Lines for programs, Markdown for people.
+    """Write a data request from the failures of TASK in its evaluation: JSON Lines for programs, Markdown for people.
 
     If the home is read-only, the request is only printed, unless --to names a folder.
     """

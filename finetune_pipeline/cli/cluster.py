@@ -9,12 +9,7 @@ from finetune_pipeline.trainers.ray_cluster import start_cluster, stop_cluster
 
 @click.group()
 def cluster() -> None:
-    """Start or stop a Ray cluster on this machine.
-
-    \b
-    finetune cluster up      # training.trainer: ray finds it by itself
-    finetune cluster down
-    """
+    """Start or stop a Ray cluster on this machine. `training.trainer: ray` finds it by itself."""
 
 
 @cluster.command()

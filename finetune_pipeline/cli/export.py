@@ -47,7 +47,7 @@ SIMPLE_BYTES = 1 << 28
 @click.option("--alias", type=click.Choice(ALIASES), help="Alias of the model. Unset: champion, else candidate.")
 @as_json
 def export(task: str, to: Path, adapter: bool, target: str, simple: bool, alias: str | None, as_json: bool) -> int:
-    """Write the model of TASK as a folder that any server loads, with export.json (prompt, generation settings, labels,
+    """Write the model of TASK as a folder that any server loads: with export.json (prompt, generation settings, labels,
     origin, digests) and a model card. Nothing is overwritten. Exit code 2: the model differs from the trained one, or
     the written files answer differently.
     """

@@ -18,7 +18,7 @@ from finetune_pipeline.tracking.tracking import Tracking
 @click.option("--id", "ids", multiple=True, help="Id of a log row. May be given several times.")
 @as_json
 def forget(task: str, users: tuple[str, ...], ids: tuple[str, ...], as_json: bool) -> int:
-    """Remove the rows of a user, or rows by id, from the task's logs, from all data made from them, and from future training.
+    """Remove rows of TASK by user or id: from its logs, from all data made from them, and from future training.
 
     Rows are found by user and id, their artifacts by lineage; texts are not searched. Models trained on them are listed
     and can no longer become champion; the next `finetune run TASK` trains one without them. Later rows of a forgotten user

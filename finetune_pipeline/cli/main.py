@@ -4,8 +4,8 @@ import ast
 import difflib
 import importlib
 import keyword
+import re
 import sys
-import textwrap
 from pathlib import Path
 
 import click
@@ -13,12 +13,33 @@ import click
 from finetune_pipeline import __version__
 from finetune_pipeline.cli.output import DONE, failure, json_only, noticed, problem, usable_streams
 
-COMMANDS = (
-    "init", "try", "check", "advise", "ladder", "plan", "costs", "versus", "run", "report", "review", "ask-data", "show",
-    "schema", "ui", "export", "verify", "rollback", "serve", "forget", "automate", "cluster", "doctor",
-)  # fmt: skip
-"""Each names a function and its module (- becomes _, and a Python keyword gets a trailing _). A module is
-imported when its command is called, because most take seconds."""
+COMMANDS = {
+    "init": "tickets.csv",
+    "try": "tickets.csv",
+    "check": "tickets",
+    "advise": "tickets",
+    "ladder": "tickets --tuned",
+    "plan": "tickets --memory 24",
+    "costs": "tickets --calls-per-month 100000",
+    "versus": "tickets",
+    "run": "tickets --stage data",
+    "report": "tickets --markdown",
+    "review": "tickets --page review.html",
+    "ask-data": "tickets --to requests",
+    "show": "tickets",
+    "schema": "--json",
+    "ui": "--dagster-port 3001",
+    "export": "tickets --for vllm --to model",
+    "verify": "tickets --endpoint http://127.0.0.1:8000/v1",
+    "rollback": "tickets --reason 'wrong refunds'",
+    "serve": "tickets --port 8001",
+    "forget": "tickets --user u17",
+    "automate": "tickets --on",
+    "cluster": "up",
+    "doctor": "--json",
+}
+"""Each names a function and its module (- becomes _, and a Python keyword gets a trailing _), and has the arguments of an
+example. A module is imported when its command is called, because most take seconds."""
 
 
 def _function(command: str) -> str:
@@ -34,6 +55,7 @@ class _Commands(click.Group):
             return None
         function = _function(name)
         command: click.Command = getattr(importlib.import_module(f"finetune_pipeline.cli.{function}"), function)
+        command.epilog = f"Example: finetune {name} {COMMANDS[name]}"
         return command
 
     def resolve_command(
@@ -45,19 +67,16 @@ class _Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands in ``--help``, read from their source."""
-        width = formatter.width - 6 - max(map(len, COMMANDS))
         with formatter.section("Commands"):
-            formatter.write_dl(
-                [(name, textwrap.shorten(_sentence(name), width, placeholder=" …")) for name in COMMANDS]
-            )
+            formatter.write_dl([(name, _summary(name)) for name in COMMANDS])
 
 
-def _sentence(command: str) -> str:
-    """The first sentence of the command's docstring, without importing it."""
+def _summary(command: str) -> str:
+    """The start of the command's docstring, up to a period, colon or semicolon, without importing it."""
     function = _function(command)
     for node in ast.parse(Path(__file__).with_name(f"{function}.py").read_text("utf-8")).body:
         if isinstance(node, ast.FunctionDef) and node.name == function:
-            return " ".join((ast.get_docstring(node) or "").split()).partition(". ")[0].rstrip(".")
+            return re.split(r"[.:;](?: |$)", " ".join((ast.get_docstring(node) or "").split()))[0]
     raise LookupError(f"there is no function {function} in {function}.py")
 
 

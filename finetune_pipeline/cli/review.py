@@ -51,8 +51,9 @@ def review(
     take: Path | None,
     as_json: bool,
 ) -> int:
-    """Review answers of base and candidate side by side, blind (--what outputs), synthetic rows awaiting a decision,
-    or flagged production rows. Decisions go into the task folder; the next `finetune run TASK` applies them.
+    """Review answers or rows of TASK: answers of base and candidate side by side, blind (--what outputs), synthetic rows
+    awaiting a decision, or flagged production rows. Decisions go into the task folder; the next `finetune run TASK`
+    applies them.
     """
     loaded = get_task(task)
     if table is not None and table.exists():

@@ -12,7 +12,7 @@ from finetune_pipeline.spec.loading import json_schema
 @click.option("--evaluation", is_flag=True, help="Print the JSON schema of evaluation.json.")
 @as_json
 def schema(evaluation: bool, as_json: bool) -> int:
-    """Print the keys of task.yaml as a table, or with --json as a JSON schema for editors."""
+    """Print the keys of task.yaml: as a table, or with --json as a JSON schema for editors."""
     if evaluation:
         from finetune_pipeline.evaluation.result import EvaluationResult
 

@@ -21,7 +21,7 @@ from finetune_pipeline.tracking.tracking import Tracking
     "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port on 127.0.0.1; 0: any free one."
 )
 def serve(task: str, port: int) -> int:
-    """Answer OpenAI-style chat completions on 127.0.0.1 with the task's champion, and log every answer.
+    """Serve the champion of TASK on 127.0.0.1: it answers OpenAI-style chat completions, and logs every answer.
 
     POST /v1/chat/completions, GET /v1/models, GET /health, and POST /feedback {id, flag, score, correction, label}. Rows
     go into the task's logs/, which the next `finetune run` reads. For trying the loop on one machine; in production

@@ -17,7 +17,7 @@ from finetune_pipeline.spec import check_task, find_tasks
 @click.argument("task", required=False)
 @as_json
 def show(task: str | None, as_json: bool) -> int:
-    """Print the resolved spec of TASK, and the version and state of every step. Without TASK: every task, and the errors of
+    """Print the resolved spec of TASK and the state of every step. Without TASK: every task, and the errors of
     broken ones."""
     if task is None:
         return _tasks(as_json)

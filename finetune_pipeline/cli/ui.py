@@ -24,7 +24,7 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 @click.option("--mlflow-port", type=_PORT, default=5000, show_default=True, help="Port of the MLflow UI.")
 @click.option("--seconds", default=0, help="Stop by itself after so many seconds; 0: run until Ctrl-C.")
 def ui(dagster_port: int, mlflow_port: int, seconds: int) -> int:
-    """Start Dagster's UI with its daemon, and MLflow's UI, on 127.0.0.1. Ctrl-C stops both."""
+    """Start Dagster's UI with its daemon, and MLflow's: on 127.0.0.1. Ctrl-C stops both."""
     settings, tracking = read_settings(), Tracking()
     apply_environment()
     python = [sys.executable, "-m"]

@@ -20,7 +20,7 @@ from finetune_pipeline.settings import read_settings
 @click.option("--calls-per-month", type=click.IntRange(min=1), help="In place of advise.calls_per_month.")
 @as_json
 def versus(task: str, calls_per_month: int | None, as_json: bool) -> int:
-    """Compare the fine-tuned model of TASK with the API model of baseline.endpoint on the sealed test: quality and price.
+    """Compare the fine-tuned model of TASK with an API model: quality and price, on the sealed test (baseline.endpoint).
 
     Runs the task if it is not evaluated yet. The gain is paired by row and has an interval; prices come from prices.yaml.
     """

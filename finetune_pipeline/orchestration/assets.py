@@ -162,7 +162,7 @@ def task_jobs(task: Task) -> "list[dg.UnresolvedAssetJobDefinition]":
     whole_task = dg.AssetSelection.key_prefixes(task.name) - dg.AssetSelection.assets(*asked_for)
     jobs = {
         "all": "From raw files to a registered model, including the production check.",
-        **{stage: f"Only the stage `{stage}`." for stage in STAGES},
+        **{stage: f"Runs only the stage `{stage}`." for stage in STAGES},
         LADDER: "The measurements before training on all rows, and the answer.",
         TUNED_LADDER: "The ladder, with the tuned model on the same rows.",
     }

@@ -63,8 +63,8 @@ def drift_sensor(task: Task, jobs: "Sequence[dg.UnresolvedAssetJobDefinition]") 
         jobs=[job for job in jobs if job.name in (f"{task.name}__all", f"{task.name}__production")],
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.STOPPED,
-        description=f"Checks production after every {task.spec.drift.window_rows} rows; on drift: "
-        f"{task.spec.drift.action}.",
+        description=f"Checks production after every {task.spec.drift.window_rows} rows, and acts on drift "
+        f"(drift.action: {task.spec.drift.action}).",
     )
     def drift(context: dg.SensorEvaluationContext, store: Store, tracking: Tracking) -> dg.RunRequest | dg.SkipReason:
         if running := run_in_progress(context.instance, task):

@@ -9,7 +9,6 @@ from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.step_facts import DataStep, Training
 from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars, duration, number, percent
 from finetune_pipeline.models.hosted import HostedModel
-from finetune_pipeline.report.answers import MODELS
 from finetune_pipeline.report.blocks import Blocks, Heading, Plot, Table, Text, text
 from finetune_pipeline.report.plots import learning_curve
 from finetune_pipeline.report.training_pages import counters, learned_of
@@ -94,8 +93,9 @@ def data_tables(data: Mapping[str, DataStep], order: Sequence[str]) -> Blocks:
         )
         removed = (facts.quarantined, facts.exact_duplicates, facts.near_duplicates, facts.dropped)
         rows_in = facts.lines if facts.rows_in is None else facts.rows_in
-        rows.append([_DATA_STEPS.get(step, step), rows_in, *removed, out])
-    yield Table([("Step", text), *((title, _count) for title in titles)], rows)
+        if any(n is not None for n in (rows_in, *removed, out)):
+            rows.append([_DATA_STEPS.get(step, step), rows_in, *removed, out])
+    yield Table([("Step", text), *((title, _count) for title in titles)], rows).without_empty_columns()
     yield _splits(data.get("splits"), order)
     findings = Table([("Step", text), ("Finding", text), ("Count", number)], list(_findings(data)), audience="team")
     if findings:
@@ -132,7 +132,7 @@ def training_section(evaluation: EvaluationResult) -> Blocks:
     training = evaluation.training
     if training.endpoint:
         rows = _hosted_training(training, training.endpoint)
-        yield Table([("Training", text), ("", text)], rows, style="figures words")
+        yield Table([("Training", text), ("", text)], rows)
         return
     trainable, total, prefix = training.trainable_parameters, training.total_parameters, training.shared_prefix
     share = f" ({percent(trainable / total)} of all)" if trainable is not None and total else ""
@@ -157,7 +157,7 @@ def training_section(evaluation: EvaluationResult) -> Blocks:
         ["Time", duration(training.measured.seconds)],
         ["Resumed from", training.measured.resumed_from or "not interrupted"],
     ]
-    yield Table([("Training", text), ("", number)], rows, style="figures words")
+    yield Table([("Training", text), ("", number)], rows)
 
 
 def _hosted_training(training: Training, hosted: HostedModel) -> list[list[Any]]:
@@ -213,14 +213,22 @@ def cost_section(evaluation: EvaluationResult) -> Blocks:
     rounded = "{:.0f}".format
     yield Table(
         [("Mean tokens per request", text), ("Prompt", rounded), ("Answer", "{:.1f}".format), ("Together", rounded)],
-        [[MODELS.get(name, name), t.prompt, t.answer, t.prompt + t.answer] for name, t in cost.tokens.items()],
+        [
+            [
+                evaluation.models[name].title if name in evaluation.models else name,
+                t.prompt,
+                t.answer,
+                t.prompt + t.answer,
+            ]
+            for name, t in cost.tokens.items()
+            if t.prompt
+        ],
     )
     # cheapest first; the evaluated API model is highlighted
     yield Table(
         [("1,000 requests", text), ("Model", text), ("Dollars", text), ("Price of", text)],
         [[price.where, price.how, dollars(price.dollars), price.date] for price in cost.requests],
         strong=[i for i, price in enumerate(cost.requests) if price.evaluated],
-        style="figures words",
     )
 
 
@@ -233,9 +241,10 @@ def seal_section(evaluation: EvaluationResult) -> Blocks:
             f"This is candidate {look} on this test. The chance that any is promoted without being better stays below "
             f"{percent(alpha)} however many follow, as long as nobody trains on what this report shows of the test."
         )
-    names = sorted({key for entry in seal.openings for key in entry}, key=lambda k: (k != "time", k))
-    rows = [[entry.get(name) for name in names] for entry in seal.openings]
-    yield Table([(name.capitalize(), number) for name in names], rows if names else [], style="", audience="team")
+    opened = {"time": "Time", "candidate": "Candidate", "reason": "Reason", "test": "Test", "who": "Opened by"}
+    rows = [[*(entry.get(key) or "" for key in opened), entry.get("shared")] for entry in seal.openings]
+    columns = [*((title, text) for title in opened.values()), ("Rows shared with this test", percent)]
+    yield Table(columns, rows, style="notes", audience="team")
 
 
 def versions_section(evaluation: EvaluationResult) -> Blocks:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -191,7 +190,6 @@ class Plot(Block):
 
     Attributes:
         name: Name of the plot's file.
-        embedded: Whether Markdown includes the plot as an image.
         values: What Markdown shows instead.
     """
 
@@ -199,7 +197,6 @@ class Plot(Block):
     title: str
     wide: str
     narrow: str
-    embedded: bool = False
     values: Table | None = None
     audience: Audience = field(default="team", kw_only=True)
 
@@ -208,11 +205,6 @@ class Plot(Block):
         """Return the wide plot as a standalone file, on white."""
         head, body = self.wide.split(">", 1)
         return f'{head}><rect width="100%" height="100%" fill="#fff"/>{body}\n'
-
-    @property
-    def encoded(self) -> str:
-        """Return the document in base64, for Markdown."""
-        return base64.b64encode(self.document.encode()).decode()
 
 
 Blocks = Iterable[Block | str | None]

@@ -123,7 +123,7 @@ def paired_section(evaluation: EvaluationResult) -> Blocks:
         if comparison := evaluation.comparisons.get(name):
             yield pair_sentence(comparison, rival)
     yield visible_sentence(evaluation.comparison)
-    yield from design_sentences(evaluation)
+    yield sources_sentence(evaluation) or None
     yield gains_plot(evaluation)
     yield comparisons_table(evaluation)
     method = "a paired bootstrap; won, lost and p count right answers"
@@ -193,14 +193,14 @@ def visible_sentence(comparison: Comparison) -> str:
     )
 
 
-def design_sentences(evaluation: EvaluationResult) -> list[str]:
-    power, sources = evaluation.baseline.power, evaluation.sources
-    sentences = [f"Before training: {power.sentence}"] if power and power.sentence else []
-    if sources.shared:
-        effective_rows = int(evaluation.n / (evaluation.comparison.design_effect or 1.0))
-        sentences.append(
-            f"The {number(sources.rows)} rows come from {number(sources.sources)} sources, the largest with "
-            f"{counted(sources.largest, 'row')}; rows of one source tend to be right or wrong together, so intervals "
-            f"count sources: for the gain, the rows are worth {number(effective_rows)} independent ones."
-        )
-    return sentences
+def sources_sentence(evaluation: EvaluationResult) -> str:
+    """Return a sentence on rows that share a source; empty if none do."""
+    sources = evaluation.sources
+    if not sources.shared:
+        return ""
+    effective_rows = int(evaluation.n / (evaluation.comparison.design_effect or 1.0))
+    return (
+        f"The {number(sources.rows)} rows come from {number(sources.sources)} sources, the largest with "
+        f"{counted(sources.largest, 'row')}; rows of one source tend to be right or wrong together, so intervals "
+        f"count sources: for the gain, the rows are worth {number(effective_rows)} independent ones."
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars, dollars_range, number, prompt_name
+from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars, dollars_range, duration, number, prompt_name
 from finetune_pipeline.planning.costs import Costs, TrainingCost
 from finetune_pipeline.planning.serving_costs import HOURS, ApiCost, MachineCost, in_use
 from finetune_pipeline.report.blocks import Blocks, Items, Page, Plot, Section, Table, Text, figure, text
@@ -119,7 +119,7 @@ def _training(costs: Costs) -> Blocks:
             cost.methods,
             number(cost.tokens),
             dollars_range(cost.low, cost.high),
-            f"{cost.hours[0]:.2g} to {cost.hours[1]:.2g} h" if cost.hours else NOTHING,
+            " to ".join(dict.fromkeys(duration(3600 * h) for h in cost.hours)) if cost.hours else NOTHING,
             cost.date,
             "; ".join([*cost.warnings, cost.note]),
         ]
@@ -146,7 +146,7 @@ def break_even_plot(costs: Costs) -> Plot | None:
 
     def figure_of(width: int) -> Figure:
         narrow = width < WIDE
-        fig, axes = canvas(width, 420, 66, 20 if narrow else 210, 28, 52)
+        fig, axes = canvas(width, 420, 66, 140 if narrow else 210, 28, 52)
         tops = []
         for point in chosen:
             # lines are not clipped at the axes, so each begins where it enters the plot
@@ -161,15 +161,16 @@ def break_even_plot(costs: Costs) -> Plot | None:
         log_scale(axes, "x", low, high)
         log_scale(axes, "y", least, max(top for top, _ in tops))
         axes.set_xlabel("million tokens a month")
+        axes.tick_params(axis="x", labelsize=10 if narrow else 12)
         caption(axes, "dollars a month", y=1.03, side="left")
         rent_begins = (low, machine.month[1])
         axes.annotate(machine.name, rent_begins, (6, 6), textcoords="offset pixels", color=ACCENT, weight="bold")
-        if not narrow:
-            y = -math.inf
-            for top, name in sorted(tops):
-                y = max(math.log10(top), y + 0.22)  # names do not overlap
-                at = (high, 10**y)
-                axes.annotate(name, at, (8, 0), textcoords="offset pixels", va="center", color=SOFT, fontsize=12)
+        y = -math.inf
+        for top, name in sorted(tops):
+            y = max(math.log10(top), y + 0.22)  # names do not overlap
+            short = name.partition(", ")[2] if narrow else name
+            axes.annotate(short or name, (high, 10**y), (8, 0), textcoords="offset pixels", va="center", color=SOFT,
+                          fontsize=12)  # fmt: skip
         return fig
 
     title = f"Dollars a month over million tokens a month: APIs, and a {machine.name} that is always on"

@@ -37,7 +37,7 @@ def data_page(
     steps = {step: DataStep.model_validate(facts) for step, facts in (stages or {}).items()}
     sections = [
         Section.of("glance", "At a glance", [_glance(report)]),
-        Section.of("stages", "Rows through the stages", _stages(steps, labels)),
+        Section.of("stages", "Rows through the stages", data_tables(steps, labels)),
         *(Section.of(anchor, title, content(report)) for anchor, title, part, content in _SECTIONS if part in report),
     ]
     return Page(f"{name}: data quality", description, _verdict(report), sections)
@@ -51,16 +51,16 @@ def _verdict(report: Report) -> Verdict:
     if open_parts := [part for part in PARTS if not report[part]["passed"]]:
         names = ", ".join(TITLES[part].lower() for part in open_parts)
         return Verdict("warned", "Training may begin.", f"{rows} Check first: {names}.")
-    return Verdict("passed", "Training may begin.", f"{rows} Nothing was found.")
+    return Verdict("passed", "Training may begin.", f"{rows} Every check passed.")
 
 
 def _glance(report: Report) -> Answers:
     rows = []
     for name in PARTS:
         part = report[name]
-        status, answer = ("passed", "yes") if part.get("applies", True) else ("not_asked", "not asked")
+        status, answer = ("passed", "passed") if part.get("applies", True) else ("not_asked", "not asked")
         if not part["passed"]:
-            status, answer = ("failed", "no, stops") if part["blocking"] else ("warned", "look")
+            status, answer = ("failed", "stops") if part["blocking"] else ("warned", "warns")
         fixes = list(dict.fromkeys(_sentence(finding["fix"]) for finding in part["findings"]))[:SHOWN_FIXES]
         rows.append(Answer(TITLES[name], status, answer, _sentence(part["message"]), fixes, _ANCHORS.get(name, name)))
     return Answers(("Check", "Result", "Measurement and fix"), rows)
@@ -70,18 +70,20 @@ def _sentence(message: str) -> str:
     return message[:1].upper() + message[1:] + ("" if message.endswith((".", "?", "!")) else ".")
 
 
-def _stages(steps: Mapping[str, DataStep], labels: Sequence[str]) -> Blocks:
-    for block in data_tables(steps, labels):
-        yield block.without_empty_columns() if isinstance(block, Table) else block
-
-
 def _tokens(report: Report) -> Blocks:
     tokens = report["tokens"]
     yield _sentence(tokens["message"])
     if not tokens.get("applies"):
         return
     yield token_histogram(tokens["histogram"], tokens["max_tokens"])
-    keys = {"min": "Least", "p50": "Median", "p90": "90%", "p99": "99%", "max": "Most", "mean": "Mean"}
+    keys = {
+        "min": "Minimum",
+        "p50": "Median",
+        "p90": "90th percentile",
+        "p99": "99th",
+        "max": "Maximum",
+        "mean": "Mean",
+    }
     row = [number(tokens["total"]), *(number(tokens["whole"][key], 1) for key in keys)]
     columns = [("Tokens", text), *((title, figure) for title in ("In all", *keys.values()))]
     yield Table(columns, [["of a row, as training renders it", *row]])

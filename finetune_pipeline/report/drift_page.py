@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from finetune_pipeline.evaluation.wording import points
 from finetune_pipeline.report.blocks import Block, Heading, Page, Section, Table, Verdict, figure, text
 from finetune_pipeline.report.plots import signal_over_time
 
@@ -24,7 +25,7 @@ def drift_page(task: str, false_alarms: float, facts: Mapping[str, Any]) -> Page
     plots: list[Block] = []
     for name in signals:
         sizes = {
-            window["window"]: (result["size"], result["p"] is not None, bool(result["alarm"]))
+            window["window"]: (100 * result["size"], result["p"] is not None, bool(result["alarm"]))
             for window in history
             if (result := window["signals"].get(name))
         }
@@ -35,7 +36,7 @@ def drift_page(task: str, false_alarms: float, facts: Mapping[str, Any]) -> Page
         lead,
         Verdict(status, answer, facts["sentence"]),
         [
-            Section.of("signals", "Newest judgement", [note, _signals(facts)]),
+            Section.of("signals", "Latest results", [note, _signals(facts)] if signals else []),
             Section.of("time", "Size over time", plots),
             Section.of("windows", "Windows", [_windows(history)]),
         ],
@@ -47,13 +48,17 @@ def _p_value(p: float | None) -> str:
     return "not judged" if p is None else f"{p:.2g}" if p >= 0.0001 else "< 0.0001"
 
 
+def _points(size: float) -> str:
+    return points(size, sign=False)
+
+
 def _minute(time: str | None) -> str:
     """Format an RFC 3339 time to the minute."""
     return (time or "")[:16].replace("T", " ")
 
 
 def _signals(facts: Mapping[str, Any]) -> Table:
-    columns = [("Signal", text), ("Side", text), ("Size", "{:.3f}".format), ("p of one test", _p_value)]
+    columns = [("Signal", text), ("Side", text), ("Size, points", _points), ("p of one test", _p_value)]
     columns += [("p over the watch", _p_value), ("Alarm since", text), ("What the size means", text)]
     rows = [
         [name, s["side"], s["size"], s["p"], s["p_watch"], _minute(s["since"]), s["meaning"]]

@@ -19,8 +19,8 @@ def rows_section(evaluation: EvaluationResult, rows: ShownRows) -> Blocks:
     never, wrong = evaluation.never_break, evaluation.atlas.wrong
     yield (
         f"The fine-tuned model is wrong on {counted(wrong, 'row')} of {evaluation.n:,} "
-        f"({percent(wrong / evaluation.n if evaluation.n else None)}). Of these the base model has "
-        f"{number(evaluation.regressions.total)} right; on {counted(evaluation.fixes.total, 'row')} it is the opposite."
+        f"({percent(wrong / evaluation.n if evaluation.n else None)}). The base model has "
+        f"{number(evaluation.regressions.total)} of these right, and is wrong on {counted(evaluation.fixes.total, 'other row')}."
     )
     if never.broken:
         yield Text(f"Must not break, and wrong: {', '.join(never.broken)}.", audience="team")
@@ -107,10 +107,12 @@ def atlas_section(evaluation: EvaluationResult, rows: ShownRows) -> Blocks:
         [[kind_title(g), ", ".join(g.terms), g.count, g.collect, f"{g.advice} {share_sentence(g)}"] for g in largest],
         style="atlas",
         audience="team",
-    )
+    ).without_empty_columns()
     if smaller:
         yield f"{counted(len(smaller), 'smaller group')} with {counted(sum(g.count for g in smaller), 'row')}."
-    near = [[kind_title(g), cut(n.text, TEXT_SHOWN), cut(n.answer, 80)] for g in largest for n in rows.nearest_to(g)]
+    near = [
+        [kind_title(g), cut(n.text, TEXT_SHOWN), cut(n.answer, TEXT_SHOWN)] for g in largest for n in rows.nearest_to(g)
+    ]
     titles = ("Mistake", "Nearest training rows", "Answer")
     yield Table([(t, text) for t in titles], near, style="rows", audience="page", filters=(0,))
 

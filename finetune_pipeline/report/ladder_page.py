@@ -71,13 +71,13 @@ def _rungs(ladder: Ladder) -> Blocks:
             *(place, rung.title, rung.value, rung.interval),
             f"{points(rung.gain)} ({points_range(rung.gain_interval)})" if rung.gain is not None else NOTHING,
             *(rung.dollars, rung.p50, rung.p95),
-            rung.excluded or ("stands" if rung.name == ladder.stands else ""),
+            rung.excluded or ("best" if rung.name == ladder.stands else ""),
         ]
         for place, rung in enumerate(ladder.rungs, 1)
     ]
     columns = [("#", figure), ("Rung", text), (metric_title(ladder.metric), percent), ("Interval", percent_range)]
     columns += [("Points over the best below", figure), ("$ per 1,000 calls", dollars)]
-    columns += [("p50, ms", _milliseconds), ("p95, ms", _milliseconds), ("", text)]
+    columns += [("p50, ms", _milliseconds), ("p95, ms", _milliseconds), ("Note", text)]
     yield Table(columns, rows, strong=[i for i, rung in enumerate(ladder.rungs) if rung.name == ladder.stands])
     yield Text(
         f"{ladder.rows} validation rows, the same for every rung. What was chosen among several prompts was chosen on one half of "
@@ -97,10 +97,12 @@ def quality_plot(ladder: Ladder) -> Plot | None:
     if ladder.expected is not None:
         scored.append(("Trained on all rows, extrapolated", ladder.expected.value, ladder.expected.interval, False))
     dots = [
-        Dot(title, value, interval or (value, value), percent(value), stands)
+        Dot(title, 100 * value, (100 * low, 100 * high), percent(value), stands)
         for title, value, interval, stands in scored
+        for low, high in [interval or (value, value)]
     ]
-    return dot_plot("ladder", "Score of every rung, with its interval", dots, metric_title(ladder.metric), (0.0, 1.0))
+    axis = f"{metric_title(ladder.metric)}, %"
+    return dot_plot("ladder", "Score of every rung, with its interval", dots, axis, (0.0, 100.0))
 
 
 def frontier(ladder: Ladder) -> list[Rung]:
@@ -124,25 +126,26 @@ def cost_plot(ladder: Ladder) -> Plot | None:
     best_rungs = frontier(ladder)
     marks: dict[tuple[float, float], list[int]] = {}  # coinciding rungs share one mark
     for place, rung in priced:
-        marks.setdefault((max(rung.dollars or low, low), round(rung.value, 2)), []).append(place)
+        marks.setdefault((max(rung.dollars or low, low), round(100 * rung.value)), []).append(place)
     best_numbers = {ladder.rungs.index(rung) + 1 for rung in best_rungs}
 
     def figure_of(width: int) -> Figure:
         fig, axes = canvas(width, 380, 52, 46, 28, 56)
-        scale(axes, "y", 0.0, 1.0, 5)
+        scale(axes, "y", 0.0, 100.0, 5)
         log_scale(axes, "x", low, high, zero=True)
         axes.set_xlabel("dollars per 1,000 calls (logarithmic)")
-        caption(axes, metric_title(ladder.metric), -0.04, side="left")
-        line = [(max(rung.dollars or low, low), rung.value) for rung in best_rungs]
+        caption(axes, f"{metric_title(ladder.metric)}, %", -0.04, side="left")
+        line = [(max(rung.dollars or low, low), 100 * rung.value) for rung in best_rungs]
         axes.step(*zip(*[*line, (high, line[-1][1])], strict=True), where="post", color=ACCENT, linewidth=1.6)
         for (x, y), numbers in marks.items():
+            level = sum(other < x and height == y for other, height in marks) % 2  # neighbours' labels do not overlap
             color, interval = ACCENT if best_numbers & set(numbers) else SOFT, ladder.rungs[numbers[0] - 1].interval
             if interval:
-                axes.plot([x, x], interval, color=color, linewidth=1.4)
+                axes.plot([x, x], [100 * end for end in interval], color=color, linewidth=1.4)
             axes.plot([x], [y], "o", color=color, markersize=8)
             weight = "bold" if any(ladder.rungs[n - 1].name == ladder.stands for n in numbers) else "normal"
             label = ", ".join(map(str, numbers))
-            axes.annotate(label, (x, y), (9, 4), textcoords="offset pixels", color=INK, weight=weight)
+            axes.annotate(label, (x, y), (9, 4 + 14 * level), textcoords="offset pixels", color=INK, weight=weight)
         return fig
 
     title = "Quality over the cost of 1,000 calls; the line joins the rungs that nothing cheaper matches"

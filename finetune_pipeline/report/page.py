@@ -86,9 +86,15 @@ def code_parts(value: str) -> list[tuple[bool, str]]:
 
 
 def plain(value: str) -> str:
-    """Escape a text to one line of Markdown without markup, links or mentions; line ends become spaces."""
-    one_line = " ".join(value.split())
-    escaped = "".join(f"\\{character}" if character in _MARKUP else character for character in one_line)
+    """Escape a text to one line of Markdown without links, mentions or markup except code in backticks. Line ends become spaces."""
+    parts = code_parts(" ".join(value.split()))
+    return "".join(
+        f"`{part}`" if code and "|" not in part else _escaped(f"`{part}`" if code else part) for code, part in parts
+    )
+
+
+def _escaped(value: str) -> str:
+    escaped = "".join(f"\\{character}" if character in _MARKUP else character for character in value)
     escaped = _LIST_START.sub(lambda match: f"{match[0][:-1]}\\{match[0][-1]}", escaped)
     return escaped.replace("://", ":\u200b//").replace("www.", "www\u200b.").replace("@", "@\u200b")
 

@@ -28,7 +28,7 @@ WIDE_RANGE = 10.0
 """Ratio of the largest to the smallest loss above which the scale is logarithmic, so that the curve does not look flat."""
 MIN_DISTANCE = 0.07
 """Minimum distance between the names of two curves, as a share of the plot's height."""
-_LETTER = 7.2
+_LETTER = 7.9
 """Generous estimate of the mean width of a letter in pixels."""
 
 
@@ -43,15 +43,9 @@ class Dot:
     strong: bool = False
 
 
-def draw(name: str, title: str, figure: Callable[[int], Figure], embedded: bool = False) -> Plot:
-    """Draw a plot at both widths. name: of its file; title: its alternative text; figure: draws it at a width in pixels;
-    embedded: whether Markdown includes the plot."""
-    return Plot(name, title, _svg(name, title, figure, WIDE), _svg(name, title, figure, NARROW), embedded)
-
-
-def draw_document(name: str, title: str, figure: Callable[[int], Figure], width: int = WIDE) -> str:
-    """Draw a plot at one width as a standalone file, on white."""
-    return Plot(name, title, _svg(name, title, figure, width), "").document
+def draw(name: str, title: str, figure: Callable[[int], Figure]) -> Plot:
+    """Draw a plot at both widths. name: of its file; title: its alternative text; figure: draws it at a width in pixels."""
+    return Plot(name, title, _svg(name, title, figure, WIDE), _svg(name, title, figure, NARROW))
 
 
 def _svg(name: str, title: str, figure: Callable[[int], Figure], width: int) -> str:
@@ -272,12 +266,12 @@ def token_histogram(bins: Sequence[Mapping[str, int]], limit: int) -> Plot | Non
 def signal_over_time(name: str, windows: Sequence[str], sizes: Mapping[int, tuple[float, bool, bool]]) -> Plot:
     """Draw the size of a drift signal over the windows.
 
-    windows: the last day of each. sizes: by window number: size, whether it was tested, and whether it is an alarm.
+    windows: the last day of each. sizes: by window number: size in points, whether it was tested, and whether it is an alarm.
     """
 
     def figure(width: int) -> Figure:
-        fig, axes = canvas(width, 160, 60, 30, 14, 34)
-        scale(axes, "y", 0, max([0.1, *(size for size, _, _ in sizes.values())]), 4)
+        fig, axes = canvas(width, 190, 60, 30, 26, 50)
+        scale(axes, "y", 0, max([10, *(size for size, _, _ in sizes.values())]), 4)
         axes.plot(list(sizes), [size for size, _, _ in sizes.values()], color=ACCENT, linewidth=2)
         for window, (size, judged, alarm) in sizes.items():
             color = BAD if alarm else ACCENT
@@ -286,35 +280,8 @@ def signal_over_time(name: str, windows: Sequence[str], sizes: Mapping[int, tupl
         every = max(1, -(-len(windows) // (8 if width == WIDE else 4)))
         axes.set_xticks(range(1, len(windows) + 1, every), windows[::every])
         axes.set_xlim(0.5, len(windows) + 0.5)
+        axes.set_xlabel("last day of the window")
+        caption(axes, "points", y=1.08)
         return fig
 
     return draw(name, f"{name}: size over time", figure)
-
-
-def stacked_bar(name: str, title: str, parts: Mapping[str, tuple[float, str]], mark: tuple[float, str]) -> Plot:
-    """Draw one bar of parts with a legend, and a line at a limit.
-
-    parts: size and colour by name. mark: the position of the line, and its meaning.
-    """
-
-    def figure(width: int) -> Figure:
-        columns = 4 if width == WIDE else 2
-        lines = -(-len(parts) // columns)
-        fig, axes = canvas(width, 78 + 22 * lines, 4, 4, 26, 10 + 22 * lines)
-        begin, total = 0.0, max(sum(size for size, _ in parts.values()), mark[0])
-        for i, (part, (size, color)) in enumerate(parts.items()):
-            axes.barh([0], [size], 0.8, left=begin, color=color)
-            begin += size
-            x, y = (i % columns) / columns, 22 * (lines - 1 - i // columns) + 10
-            fig.text(x + 4 / width, y / fig.bbox.height, "\u25a0", color=color, fontsize=14)
-            fig.text(x + 22 / width, y / fig.bbox.height, part, fontsize=12)
-        axes.axvline(mark[0], color=INK, linewidth=2)
-        far = mark[0] > total / 2
-        axes.annotate(mark[1], (mark[0], 1), (0, 4), xycoords=("data", "axes fraction"), textcoords="offset pixels",
-                      ha="right" if far else "left", fontsize=12)  # fmt: skip
-        axes.set_xlim(0, total * 1.005)
-        axes.set_yticks([])
-        axes.set_xticks([])
-        return fig
-
-    return draw(name, title, figure, embedded=True)

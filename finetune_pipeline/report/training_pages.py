@@ -12,7 +12,6 @@ from finetune_pipeline.report.blocks import (
     Format,
     Legend,
     Page,
-    Plot,
     Section,
     Span,
     Table,
@@ -24,32 +23,24 @@ from finetune_pipeline.report.blocks import (
     text,
 )
 from finetune_pipeline.report.page import page_html
-from finetune_pipeline.report.plots import stacked_bar
 
-PARTS = {
-    "weights": "#4c78a8",
-    "trained": "#72b7b2",
-    "gradients": "#f58518",
-    "optimiser": "#e45756",
-    "activations": "#54a24b",
-    "logits": "#eeca3b",
-    "overhead": "#b0b0b0",
-    "resident": "#dddddd",
-}
-"""Parts of the memory at the peak, and their colours."""
+PARTS = ("weights", "trained", "gradients", "optimiser", "activations", "logits", "overhead", "resident")
+"""Parts of the memory at the peak, in the order of the table."""
 
 
 def plan_page(facts: Mapping[str, Any]) -> Page:
     memory, nearest = facts["memory_mib"], facts["nearest"]
-    parts = [[name, memory[name]] for name in (*PARTS, "total") if memory[name]]
-    table = Table([("Part of the peak", text), ("MiB", number)], parts, [len(parts) - 1])
+    free = facts["available_mib"]
+    parts = [[name, memory[name], memory[name] / free] for name in (*PARTS, "total") if memory[name]]
+    columns = [("Part of the peak", text), ("MiB", number), (f"Share of the {free:,} MiB that are free", percent)]
+    table = Table(columns, parts, [len(parts) - 1])
     fitting = Code(nearest["yaml"], "yaml") if nearest and nearest["fits"] else None
     return Page(
         "Training plan",
         facts["sentence"],
         None,
         [
-            Section.of("memory", "Memory", [memory_plot(facts), table, fitting]),
+            Section.of("memory", "Memory", [table, fitting]),
             Section.of("methods", "Methods side by side", [methods_table(facts)]),
             Section.of("prices", "The same training elsewhere", [_prices_table(facts["prices"])]),
         ],
@@ -62,13 +53,6 @@ def _prices_table(prices: Sequence[Mapping[str, Any]]) -> Table:
     notes = ["; ".join([*p["warnings"], p["note"]]) for p in prices]
     rows = [[p["where"], dollars_range(p["low"], p["high"]), p["date"], n] for p, n in zip(prices, notes, strict=True)]
     return Table(columns, rows, style="figures notes")
-
-
-def memory_plot(facts: Mapping[str, Any]) -> Plot:
-    memory, free = facts["memory_mib"], facts["available_mib"]
-    parts = {f"{name} {memory[name]:,} MiB": (memory[name], color) for name, color in PARTS.items() if memory[name]}
-    title = "Parts of the memory at the peak, and what is free"
-    return stacked_bar("memory", title, parts, (free, f"free: {free:,} MiB"))
 
 
 def methods_table(facts: Mapping[str, Any]) -> Table:
@@ -115,16 +99,16 @@ def audit_page(audits: Mapping[str, Mapping[str, Any]], settings: Mapping[str, A
     """Build the page of audit.json (training.rows.prepare_split, by split). settings: ``spec.training``."""
     parsed = {split: Audit.model_validate(audit) for split, audit in audits.items()}
     note = (
-        f"Longest example: {settings['max_tokens']} tokens (training.max_tokens); longer ones: {settings['over_length']} "
-        "(training.rows)."
+        f"`training.max_tokens` is {settings['max_tokens']:,}, and `training.over_length` is {settings['over_length']}: it decides "
+        "on longer examples."
     )
     if settings.get("augment"):
-        note += " Training rows are used unchanged and with every perturbation that can block (training.augment)."
+        note += " Training rows are used unchanged and with every perturbation that can block (`training.augment`)."
     sections = [Section.of("counters", "Counters", [counters(parsed), Text(note, note=True)])]
     for split, audit in parsed.items():
         rows = Tokens([_row(row) for row in audit.shown]) or Text("No rows to show.")
         key = Legend() if split == next(iter(parsed)) else None
-        sections.append(Section.of(split, f"Rows of {split}", [key, rows]))
+        sections.append(Section.of(split, f"Rows of the {split} split", [key, rows]))
     lead = "What the model is trained on, token by token, before the first step."
     return Page("Supervision audit", lead, _verdict(parsed), sections, unfolded=2)
 

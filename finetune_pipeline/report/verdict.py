@@ -74,7 +74,7 @@ def split_size(rows: int | Mapping[str, int | None] | None) -> int:
 
 
 def verdict_sentences(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> tuple[str, str]:
-    """Return the verdict in a few words (`Passed: …`), and the sentence with the gain and its interval."""
+    """Return the verdict in a few words (`No gate failed: …`), and the sentence with the gain and its interval."""
     comparison, scores = evaluation.comparison, evaluation.scores["candidate"]
     best = f"the base model with its best prompt ({prompt_name(evaluation.baseline.best)})"
     best += MODE_TITLES[evaluation.base_at_its_best.mode]
@@ -95,7 +95,7 @@ def verdict_answer(evaluation: EvaluationResult, gates: Sequence[GateResult]) ->
     tied = in_words(titles)
     if decision == "promote":
         tie = f" It ties with {tied}, which gates.simple: not_worse accepts." if tied else ""
-        return f"Passed: {gate_counts(gates)}.{tie}"
+        return f"No gate failed: {gate_counts(gates)}.{tie}"
     if decision == "use_simple":
         instead = "the best of them" if len(titles) > 1 else "that"
         beaten = f"Better than prompting, but not significantly better than {tied or 'a simple model'}"

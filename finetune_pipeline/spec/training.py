@@ -80,8 +80,10 @@ else:  # adds the section of every method that has one
 
 
 def decisive_settings(training: TrainingSettings) -> dict[str, Any]:
-    """Return the settings that affect the trained model: without limits on cost and time, and without other trainers' sections."""
-    settings = training.model_dump(exclude={"budget_usd"})
+    """Return the settings that affect the trained model: without limits on cost and time, and without the sections of other
+    trainers and methods."""
+    others = {method.section for method in METHODS.values()} - {METHODS[training.method].section}
+    settings = training.model_dump(exclude={"budget_usd", *others})
     for name, section in training:
         if isinstance(section, TrainerSection):
             if name == training.trainer:

@@ -99,7 +99,11 @@ def test_the_first_screen_answers(tmp_path: Path, width: int) -> None:
     const measured = {wide: root.scrollWidth - innerWidth, high: root.scrollHeight};
     const bottom = what => document.querySelector(what).getBoundingClientRect().bottom;
     measured.facts = bottom(".facts"); measured.answer = bottom(".answer"); measured.next = bottom(".next + ol li");
-    measured.text = document.body.innerText;"""
+    measured.text = document.body.innerText;
+    for (const fold of document.querySelectorAll("details")) fold.open = true;
+    const right = e => e.getBoundingClientRect().right;
+    measured.cut = [...document.querySelectorAll("svg text, .rows td, .atlas td, .answers td")].filter(
+      e => e.getClientRects().length && right(e) > right(e.closest(".wide, .narrow")) + 1).map(e => e.textContent);"""
     measured = browse(report(), tmp_path, script, width)
     summary = measured["text"][: measured["text"].index("\nGates\n")]
     for words in (
@@ -114,6 +118,7 @@ def test_the_first_screen_answers(tmp_path: Path, width: int) -> None:
         assert words in summary, words
     assert max(measured["facts"], measured["answer"]) < 800 and measured["next"] < (800 if width == 1280 else 1000)
     assert measured["wide"] <= 0, "the page scrolls sideways"
+    assert measured["cut"] == []
     assert measured["high"] < (3500 if width == 1280 else 5500)
 
 

@@ -219,10 +219,9 @@ def what_to_do(
         )
     missing = math.ceil(usual - near)
     collect = max(missing, MIN_MEASURABLE)
-    why = f"training has about {near:.0f} rows like each of these, and {usual:.0f} like those answered rightly"
-    why += f" ({missing} are missing)"
+    why = f"training has about {near:.0f} rows like each of these, but {usual:.0f} like each row answered right"
     if collect > missing:
-        why += f"; {MIN_MEASURABLE} is the fewest from which their share of failures can be measured next time"
+        why += f". Fewer than {MIN_MEASURABLE} would not show whether it helped"
     return collect, f"Collect {counted(collect, 'more row')} like these: {why}."
 
 

@@ -4,7 +4,7 @@ A gate is one module of this package with one function::
 
     @gate(
         order=160,
-        needs="the candidate answers in at most 20 tokens on average",
+        needs="The candidate answers in at most 20 tokens on average.",
         default="20",
         what_to_do="Add shorter answers to the training rows.",
         reads=lambda evaluation: evaluation.cost.tokens["candidate"].answer,

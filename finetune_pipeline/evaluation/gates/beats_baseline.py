@@ -12,9 +12,9 @@ from finetune_pipeline.spec.model import TaskSpec
 
 @gate(
     order=10,
-    needs="the lower bound of the paired gain over the base model at its best (its best prompt as it answers, and its answers "
-    "restricted to the allowed forms) above gates.min_gain, in gates.metric and every one of gates.more_metrics. Where "
-    f"fewer than {100 * MIN_IN_FORM:g}% of its answers are in form, the restricted answers decide alone",
+    needs="The lower bound of the paired gain over the base model at its best (its best prompt as it answers, and its answers "
+    "restricted to the allowed forms) is above gates.min_gain, in gates.metric and every one of gates.more_metrics. Where "
+    f"fewer than {100 * MIN_IN_FORM:g}% of its answers are in form, the restricted answers decide alone.",
     default=f"{DEFAULTS.min_gain:g} points, {100 * DEFAULTS.confidence:g}% interval for the first candidate; a tie does not pass",
     what_to_do="Read the regressions and wrong answers in the report; add or correct training rows like those that fail. If the "
     "interval is wide, enlarge the test set.",

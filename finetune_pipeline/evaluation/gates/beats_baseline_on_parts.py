@@ -10,8 +10,8 @@ from finetune_pipeline.spec.model import TaskSpec
 
 @gate(
     order=15,
-    needs="the lower bound of the paired gain over the base model at its best above gates.min_gain on the test rows of each "
-    f"file of gates.parts alone; fewer than {MIN_ROWS} rows do not pass; not asked where gates.parts is empty",
+    needs="The lower bound of the paired gain over the base model at its best is above gates.min_gain on the test rows of each "
+    f"file of gates.parts alone. Fewer than {MIN_ROWS} rows do not pass. Not asked if gates.parts is empty.",
     default="no parts",
     what_to_do="The model has learned one kind of row, and not this one: add training rows of its kind. With too few test rows "
     "of it, collect more of them.",

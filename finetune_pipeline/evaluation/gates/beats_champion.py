@@ -9,8 +9,8 @@ from finetune_pipeline.spec.model import TaskSpec
 
 @gate(
     order=40,
-    needs="the lower bound of the paired gain over the champion above zero (gates.champion: better), or above minus "
-    "gates.champion_margin and the candidate ahead (not_worse); not asked without a champion",
+    needs="The lower bound of the paired gain over the champion is above zero (gates.champion: better), or is above minus "
+    "gates.champion_margin and the candidate is ahead (not_worse). Not asked without a champion.",
     default=f"{DEFAULTS.champion}, {100 * DEFAULTS.confidence:g}% interval for the first candidate; a tie does not pass",
     what_to_do="Keep the champion. Look at the regressions against it; retrain with the production rows that it gets wrong.",
 )

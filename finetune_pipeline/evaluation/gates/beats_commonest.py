@@ -13,8 +13,8 @@ BLIND = ("commonest", "commonest_fields")
 
 @gate(
     order=20,
-    needs="the lower bound of the paired gain over always giving the commonest answer (for JSON also each field's commonest "
-    "value) above zero in the metric that decides, whatever gates.simple says",
+    needs="The lower bound of the paired gain over always giving the commonest answer (for JSON also each field's commonest "
+    "value) is above zero in the metric that decides, whatever gates.simple says.",
     default=f"{100 * DEFAULTS.confidence:g}% interval for the first candidate; a tie does not pass",
     what_to_do="The model has learned nothing that shows. Look for labels that do not belong to their texts (joins, shifted "
     "columns), and for answers that depend on something the input does not hold.",

@@ -19,9 +19,9 @@ def tied_with(evaluation: EvaluationResult) -> list[str]:
 
 @gate(
     order=30,
-    needs="the lower bound of the paired gain over each model without a language model ("
+    needs="The lower bound of the paired gain over each model without a language model ("
     + ", ".join(inside(model.title) for model in SIMPLE_MODELS.values())
-    + ") above zero in the metric that decides (gates.simple: better), or above minus gates.simple_margin (not_worse)",
+    + ") is above zero in the metric that decides (gates.simple: better), or above minus gates.simple_margin (not_worse).",
     default=f"{DEFAULTS.simple}, {100 * DEFAULTS.confidence:g}% interval for the first candidate; a tie does not pass",
     what_to_do="Use the simple model: `finetune export TASK --simple --to DIR` writes it. Or train longer or on more rows, until "
     "the language model is surely better. gates.simple: not_worse takes a tie, where you want one model for other reasons.",

@@ -8,8 +8,8 @@ from finetune_pipeline.spec.model import TaskSpec
 
 @gate(
     order=50,
-    needs="of the rows the champion has right, the upper bound of the share the candidate gets wrong at or below "
-    "gates.max_regression; not asked without a champion",
+    needs="Of the rows the champion has right, the upper bound of the share the candidate gets wrong is at or below "
+    "gates.max_regression. Not asked without a champion.",
     default=f"{DEFAULTS.max_regression:g}",
     what_to_do="Read the regressions against the champion in the report. Put rows like them into the training data, or train from "
     "more of the same data; raise gates.max_regression only if those losses are acceptable.",

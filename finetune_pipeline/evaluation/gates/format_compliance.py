@@ -9,7 +9,7 @@ from finetune_pipeline.spec.model import TaskSpec
 
 @gate(
     order=70,
-    needs="the lower bound of the share of valid answers at or above gates.min_valid_share",
+    needs="The lower bound of the share of valid answers is at or above gates.min_valid_share.",
     default=f"{DEFAULTS.min_valid_share:g}, so at least "
     f"{rows_needed_for_share(DEFAULTS.min_valid_share, DEFAULTS.confidence)} test rows",
     what_to_do="Look at the invalid answers in the report. Train longer, make the system prompt name the "

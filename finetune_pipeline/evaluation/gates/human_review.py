@@ -9,8 +9,8 @@ from finetune_pipeline.spec.model import TaskSpec
 @gate(
     order=130,
     reads=lambda evaluation: evaluation.people,
-    needs="gates.min_rated answers drawn at random judged by people, and the lower bound of the accepted share at or above "
-    "gates.min_accepted; not asked where gates.min_rated is 0",
+    needs="People judged gates.min_rated answers drawn at random, and the lower bound of the accepted share is at or above "
+    "gates.min_accepted. Not asked if gates.min_rated is 0.",
     default=f"{DEFAULTS.min_rated:d}, {DEFAULTS.min_accepted:g}",
     what_to_do="Open `finetune review TASK`, or have more people judge the sheet. Where they refuse answers, read their comments "
     "in the report and add training rows like the ones that were refused.",

@@ -9,8 +9,8 @@ from finetune_pipeline.spec.model import TaskSpec
 @gate(
     order=110,
     reads=lambda evaluation: evaluation.judge,
-    needs="a judge that agrees with people (evaluation.judge), and the lower bound of the share of decided pairs in which it "
-    "prefers the candidate to the base at or above gates.min_preferred; not asked where gates.min_preferred is 0",
+    needs="The judge (evaluation.judge) agrees with people, and the lower bound of the share of decided pairs in which it "
+    "prefers the candidate to the base is at or above gates.min_preferred. Not asked if gates.min_preferred is 0.",
     default=f"{DEFAULTS.min_preferred:g}",
     what_to_do="Where the judge is not believed: have people rate more pairs (`finetune review TASK`), or take another judging "
     "model. Where it is: read the pairs it decides against the candidate, and add training rows like them.",

@@ -11,7 +11,7 @@ from finetune_pipeline.spec.model import TaskSpec
 @gate(
     order=80,
     reads=lambda evaluation: evaluation.parity,
-    needs="the served model gives the trained model's answer on gates.parity_min_agreement of the rows",
+    needs="The served model gives the trained model's answer on gates.parity_min_agreement of the rows.",
     default=f"{DEFAULTS.parity_min_agreement:g}",
     holds_back="everything after the merge",
     what_to_do="Do not ship this model: it is not the one that was trained. Make merged_model again; if it fails "

@@ -8,7 +8,7 @@ from finetune_pipeline.spec.model import TaskSpec
 
 @gate(
     order=90,
-    needs="no answer of any compared model ended in an error",
+    needs="No answer of any compared model ended in an error.",
     default="0",
     what_to_do="Read the error texts in the predictions (column error), fix the cause, and materialize "
     "test_predictions again.",

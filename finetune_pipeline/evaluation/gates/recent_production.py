@@ -9,9 +9,9 @@ from finetune_pipeline.spec.model import TaskSpec
 
 @gate(
     order=150,
-    needs="on recent production rows with a known answer, which no version was trained on, the candidate is not shown to be "
-    "worse than the champion (the base model where there is none); not asked where there are fewer than "
-    f"{MIN_ROWS} such rows",
+    needs="On recent production rows with a known answer, which no version was trained on, the candidate is not shown to be "
+    "worse than the champion (the base model if there is none). Not asked if there are fewer than "
+    f"{MIN_ROWS} such rows.",
     default="logs.judging_share 0.2",
     what_to_do="Keep the champion: the candidate is better on the collected data but worse on current requests. Look at the "
     "drift page, and train again with the newest corrections.",

@@ -12,9 +12,9 @@ PERTURBED = RobustnessSpec.model_validate({})
 @gate(
     order=140,
     reads=lambda evaluation: evaluation.robustness,
-    needs=f"no perturbation that production brings (typing errors, another case, a greeting and thanks), measured on {ENOUGH_ROWS} "
-    "test rows or more, costs more than robustness.max_drop and surely something; on fewer rows, or with robustness.action: "
-    "warn, it holds nothing back; not asked where robustness.rows is 0",
+    needs=f"No perturbation that production brings (typing errors, another case, a greeting and thanks), measured on {ENOUGH_ROWS} "
+    "test rows or more, costs more than robustness.max_drop and surely something. On fewer rows, or with robustness.action: "
+    "warn, it holds nothing back. Not asked if robustness.rows is 0.",
     default=f"{PERTURBED.max_drop:g}, {PERTURBED.action}",
     holds_back="champion, with robustness.action: block",
     what_to_do="Set training.augment: true, which gives training rows the same perturbations, or add training rows written that "

@@ -27,7 +27,7 @@ def opening_sentences(seal: Seal) -> str | None:
 @gate(
     order=100,
     reads=lambda evaluation: evaluation.seal,
-    needs="the opening of the sealed test is on record; the number of openings is shown",
+    needs="The opening of the sealed test is on record. The number of openings is shown.",
     default="1 or more",
     what_to_do="Materialize test_predictions, which records the opening. After many candidates on one "
     "test set, collect a new one.",

@@ -3,16 +3,19 @@
 import contextlib
 import gzip
 import json
+import shlex
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 
 from finetune_pipeline.cli.check import check_task
+from finetune_pipeline.cli.main import COMMANDS, _summary, cli
 from finetune_pipeline.engine.store import ArtifactStore, Builder
 from finetune_pipeline.production.erasure import forget as remove
 from finetune_pipeline_tests.shared import copy_database
@@ -88,6 +91,19 @@ def test_check_says_first_what_could_not_be_read(folder: Path, finetune: Any) ->
     (folder / "task.yaml").write_text(yaml.safe_dump(SPEC | {"data": {**SPEC["data"], "allow_truncated": True}}))
     again = finetune("check", "demo")
     assert again.returncode == 0 and "accepted by data.allow_truncated: raw/b.jsonl.gz" in again.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_ends_with_an_example_that_it_takes(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tickets.csv").touch()
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    assert command.get_help(click.Context(command)).endswith(f"Example: finetune {name} {COMMANDS[name]}")
+    command.make_context(name, shlex.split(COMMANDS[name])).close()
+    assert len(_summary(name)) <= 64, "one line of `finetune --help`"
 
 
 def test_where_there_is_no_such_task_nothing_is_made(folder: Path, tmp_path: Path, finetune: Any) -> None:

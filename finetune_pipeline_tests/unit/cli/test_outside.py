@@ -183,7 +183,7 @@ def test_json_is_json_whatever_happens(finetune: Any, arguments: list[str], mess
 @pytest.mark.parametrize(
     ("command", "stdout", "stderr"),
     [("schema --json <&- >&-", "", ""), ("init nowhere.csv <&- >&-", "", "the file does not exist"),
-        ("schema | :", "", ""), ("schema --json | :", "", ""), ("--help", "\\u2026", ""),
+        ("schema | :", "", ""), ("schema --json | :", "", ""), ("init --help", "\\u2026", ""),
         ("schema >/dev/full", "", "standard output cannot be written: No space left"),
         ("schema --json >/dev/full", "", "standard output cannot be written: No space left")],
 )  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 
 from finetune_pipeline.report.blocks import Plot
 from finetune_pipeline.report.comparison import models_plot
-from finetune_pipeline.report.plots import Dot, dot_plot, learning_curve, signal_over_time, stacked_bar, token_histogram
+from finetune_pipeline.report.plots import Dot, dot_plot, learning_curve, signal_over_time, token_histogram
 from finetune_pipeline_tests.unit.evaluation.fake_run import changed, usual
 from finetune_pipeline_tests.unit.report.parsed import HOSTILE
 
@@ -38,8 +38,7 @@ def drawn() -> list[Plot]:
     histogram = token_histogram(BINS, 15)
     assert curve is not None and histogram is not None
     signal = signal_over_time("length", ["2026-01-01", "2026-01-02"], {1: (0.1, False, False), 2: (0.4, True, True)})
-    bar = stacked_bar("memory", "t", {"weights 3 MiB": (3, "#4c78a8")}, (2, "free: 2 MiB"))
-    return [dots(["a", "b"]), curve, histogram, signal, bar]
+    return [dots(["a", "b"]), curve, histogram, signal]
 
 
 def test_plots_are_deterministic_documents_in_the_colours_of_the_page_without_ids_that_could_meet_there() -> None:
@@ -58,7 +57,7 @@ def test_plots_are_deterministic_documents_in_the_colours_of_the_page_without_id
 
 
 def test_a_plot_without_a_home_folder_says_nothing() -> None:
-    code = "from finetune_pipeline.report.plots import stacked_bar; stacked_bar('m', 't', {'a': (3, '#4c78a8')}, (2, 'free'))"
+    code = "from finetune_pipeline.report.plots import token_histogram; token_histogram([{'from': 1, 'to': 2, 'count': 3}], 2)"
     env = {**os.environ, "HOME": f"{os.devnull}/nobody"} | dict.fromkeys(("MPLCONFIGDIR", "XDG_CONFIG_HOME"), "")
     process = subprocess.run([sys.executable, "-c", code], env=env, text=True, capture_output=True, check=True)
     assert process.stdout + process.stderr == ""

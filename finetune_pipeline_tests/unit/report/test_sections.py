@@ -9,7 +9,7 @@ from finetune_pipeline.evaluation.judged_facts import Ability, JudgeFindings, Pe
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.robustness import robustness
 from finetune_pipeline.report.blocks import Section, Table
-from finetune_pipeline.report.comparison import design_sentences
+from finetune_pipeline.report.comparison import sources_sentence
 from finetune_pipeline.report.evaluation_page import evaluation_page
 from finetune_pipeline.report.failures import history_sentences, history_table
 from finetune_pipeline.report.judgements import ability_sentences, judge_sentences, people_sentences
@@ -80,10 +80,10 @@ def test_a_matrix_of_hundreds_of_labels_is_told_and_left_out() -> None:
 def test_shared_sources_are_told() -> None:
     sources = {r["example_id"]: f"d{int(r['example_id'][1:]) // 4}" for r in arguments()["predictions"]}
     result = evaluation(sources=sources)
-    (outcome,) = design_sentences(result)
+    outcome = sources_sentence(result)
     assert "200 rows come from 50 sources, the largest with 4 rows" in outcome
     assert f"worth {int(200 / (result.comparison.design_effect or 0))} independent ones" in outcome
-    assert design_sentences(usual()) == []
+    assert sources_sentence(usual()) == ""
 
 
 def test_the_loss_of_ability_is_told_with_its_interval() -> None:

@@ -173,8 +173,15 @@ OTHERS: dict[str, Any] = {
 OUTSIDE = {"name", "system_prompt", "output", "data", "split"}
 READ_BY_THE_DATA_STAGE = {"ability.suite", "ability.files"}
 """Rows that repeat what models are asked besides the task are left out."""
-OF_OTHER_TRAINERS = {"training.budget_usd", "training.openai", "training.together", "training.ray"}
-"""What this machine's training does not read."""
+OF_OTHERS = {
+    "training.budget_usd",
+    "training.openai",
+    "training.together",
+    "training.ray",
+    "training.prefix",
+    "training.prompt",
+}
+"""What this machine's training with an adapter does not read: settings of other trainers and methods."""
 
 
 def keys() -> list[str]:
@@ -247,7 +254,7 @@ def test_a_changed_key_makes_anew_what_reads_it_and_never_the_split(versions: An
         assert "adapter" not in anew
         assert anew >= {"few_shot_baseline", "merged_model", "base_ability", "general_ability", "test_predictions"}
         return
-    if key in OF_OTHER_TRAINERS:
+    if key in OF_OTHERS:
         assert not anew & TRAINED
     elif key == "compute.data":
         assert not anew, "no result depends on where it is computed"

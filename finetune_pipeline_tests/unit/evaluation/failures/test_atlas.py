@@ -133,7 +133,7 @@ def test_rows_are_asked_for_where_training_has_few_like_them_and_only_there() ->
 def test_the_number_to_collect_follows_from_what_is_missing() -> None:
     assert what_to_do("label_pair", "bug → other", near=2, usual=60, answers=["bug"])[0] == 58
     few, advice = what_to_do("wrong_value", "city", near=2, usual=5, answers=[])
-    assert few == atlases.MIN_MEASURABLE and "(3 are missing)" in advice
+    assert few == atlases.MIN_MEASURABLE and f"Fewer than {few} would not show" in advice
     assert what_to_do("wrong_value", "city", near=8, usual=5, answers=[])[0] == 0
     none, advice = what_to_do("label_pair", "bug → other", near=0, usual=5, answers=["other", "other", "bug"])
     assert none == 0 and advice.startswith("Read the nearest training rows first: 2 of 3")
