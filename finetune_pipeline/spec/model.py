@@ -55,7 +55,7 @@ class LogsSpec(Section):
         "logs", description="Folder of JSON Lines files, or fsspec URL (s3://…), besides the task's `logs/`."
     )
     mlflow_experiment: str | None = Field(None, description="MLflow experiment whose traces are also read as logs.")
-    keep_days: int | None = Field(None, ge=1, description="Older rows go, and files in `logs/` with nothing newer.")
+    keep_days: int | None = Field(None, ge=1, description="Older rows go at the end of the UTC day, and files in `logs/` with nothing newer.")
     low_score: float | None = Field(None, description="Lower scores count as failures.")
     sample_share: Share = Field(0.02, description="Share of unflagged answers that people review.")
     max_user_share: float = Field(
