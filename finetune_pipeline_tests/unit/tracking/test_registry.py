@@ -413,7 +413,8 @@ def test_a_lost_registry_is_noticed(tracking: Tracking, models: Path, tmp_path: 
 
 
 WRITES = ("set_registered_model_alias", "set_registered_model_tag", "set_model_version_tag",
-          "delete_registered_model_alias", "delete_registered_model_tag", "delete_model_version_tag")  # fmt: skip
+          "delete_registered_model_alias", "delete_registered_model_tag", "delete_model_version_tag",
+          "create_model_version", "update_model_version")  # fmt: skip
 
 
 def killed_after(writes: int, move: Callable[[], Any]) -> bool:
@@ -459,6 +460,15 @@ def serving(changeable: Tracking) -> Tracking:
     for number in (1, 2):
         registry.promote(changeable, "tickets", number)
     return changeable
+
+
+def test_a_registration_killed_before_its_version_leaves_one_model(changeable: Tracking, models: Path) -> None:
+    assert killed_after(0, lambda: register(changeable, models, "new"))
+    assert register(changeable, models, "new") == 4
+    client = changeable.client()
+    runs = client.get_experiment_by_name("finetune")
+    logged = client.search_logged_models([runs.experiment_id])
+    assert len(logged) == 4, "one a version"
 
 
 def at_each_write(serving: Tracking, folder: Path, move: Callable[[Tracking], Any]) -> Iterator[tuple[int, Tracking]]:
