@@ -191,7 +191,9 @@ def test_promotion_and_rollback(changeable: Tracking) -> None:
     assert registry.aliases(tracking, "tickets") == {"candidate": 3, "champion": 2, "previous_champion": 1}
     with pytest.raises(ValueError, match="version 3 cannot become champion: its gates are 'failed'"):
         registry.promote(tracking, "tickets", 3)
-    assert registry.champion(tracking, "tickets") == 2 and registry.rollback(tracking, "tickets") == 1
+    with pytest.raises(ValueError, match="version 1 no longer serves"):
+        registry.rollback(tracking, "tickets", serving=1)
+    assert registry.champion(tracking, "tickets") == 2 and registry.rollback(tracking, "tickets", serving=2) == 1
     assert registry.aliases(tracking, "tickets") == {"candidate": 3, "champion": 1, "previous_champion": 2}
     assert registry.rollback(tracking, "tickets") == 2
     for changed in ("x", "[]", '{"old": "a"}'):
