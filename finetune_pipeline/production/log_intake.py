@@ -43,15 +43,12 @@ _SETTLED = 2.0
 _BROKEN_FOR = 3600.0
 """Seconds after which an unchanged gzip file that breaks off counts as damaged, not as still being written."""
 _DAY = 86_400.0
-_EVER = -_DAY
-"""Before every accepted time, in whatever time zone it is written."""
 
 
 class _Batch:
     """Rows that are not stored yet, and the ledger that accounts for them. Make and use it under the task's lock.
 
-    since: rows before this time are not kept (logs.keep_days). It is the start of a day in UTC, so that rows are read again and
-    removed only once a day. now: seconds since 1970.
+    since: the start of a day in UTC; older rows are not kept (logs.keep_days), so they are searched for only once a day.
     """
 
     def __init__(self, task: Task, store: ArtifactStore, now: float) -> None:
@@ -59,7 +56,9 @@ class _Batch:
         self.ledger, self.forgotten = self.store.ledger(), ForgottenList(self.store.folder, self.key)
         self.rows: list[dict[str, Any]] = []
         days = task.spec.logs.keep_days
-        self.since = _EVER if days is None else (now // _DAY - days) * _DAY
+        self.since = (
+            (now // _DAY - days) * _DAY if days else -_DAY
+        )  # accepted times are from 1970 on, in some time zone
 
     def keeps(self, row: Mapping[str, Any]) -> bool:
         """Whether a row is neither too old nor to be forgotten."""
@@ -236,7 +235,7 @@ def _read_new_lines(file: LogFile, handle: IO[bytes], name: str, batch: _Batch) 
 def _expire(task: Task, batch: _Batch, files: list[LogFile]) -> None:
     """Remove rows older than logs.keep_days, and files of the task's own folder that contain nothing newer."""
     ledger, own_folder = batch.ledger, (task.folder / OWN_FOLDER).resolve()
-    if ledger.get("kept_since", _EVER) != batch.since:
+    if ledger.get("kept_since", -_DAY) != batch.since:
         batch.store.rewrite(lambda row: row if batch.keeps(row) else None)
         ledger = {**batch.store.ledger(), "kept_since": batch.since}
         batch.store.append([], ledger)

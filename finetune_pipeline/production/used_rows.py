@@ -75,15 +75,8 @@ class Waiting:
     digest: str
 
 
-@dataclass(frozen=True)
-class _Fresh:
-    """The unused usable rows: their digest, and their sorted times."""
-
-    digest: str
-    times: list[float]
-
-
-_FRESH: LatestResult[_Fresh] = LatestResult()
+_FRESH: LatestResult[tuple[str, list[float]]] = LatestResult()
+"""The digest of a task's unused usable rows, and their sorted times."""
 
 
 def waiting_rows(task: Task, store: ArtifactStore, now: float | None = None) -> Waiting:
@@ -99,12 +92,12 @@ def waiting_rows(task: Task, store: ArtifactStore, now: float | None = None) -> 
         settings(task.spec),
         [v.version for v in store.all_versions(task.name, "model_version")],
     ]
-    fresh = _FRESH.latest(task.name, digest_json(key), lambda: _fresh(task, store))
+    digest, times = _FRESH.latest(task.name, digest_json(key), lambda: _fresh(task, store))
     needed, longest = task.spec.logs.min_new_rows, task.spec.retraining.longest_wait_days
     now = time.time() if now is None else now
-    usable = bisect_right(fresh.times, now - task.spec.logs.settle_seconds)
+    usable = bisect_right(times, now - task.spec.logs.settle_seconds)
     sentence = f"{usable} of {needed} corrected new rows in {task.spec.logs.path}/"
-    days = (now - fresh.times[0]) / DAY if usable else 0.0
+    days = (now - times[0]) / DAY if usable else 0.0
     ready = usable >= needed or days >= longest
     if usable >= needed:
         sentence = f"{usable} corrected new rows, {needed} required"
@@ -112,13 +105,13 @@ def waiting_rows(task: Task, store: ArtifactStore, now: float | None = None) -> 
         sentence += f", but the oldest has waited {days:.0f} days, longer than {longest:g}"
     elif usable:
         sentence += f"; the oldest has waited {days:.1f} of at most {longest:g} days"
-    return Waiting(ready, usable, sentence, fresh.digest)
+    return Waiting(ready, usable, sentence, digest)
 
 
-def _fresh(task: Task, store: ArtifactStore) -> _Fresh:
+def _fresh(task: Task, store: ArtifactStore) -> tuple[str, list[float]]:
     logs = read_logs(task, store)
     used = rows_of_data(store, task.name)
     fresh = [e for e in corrections(task.spec, logs) if e.id not in used]
     logged = {row["id"]: moment(row) for row in logs.rows}
     times = sorted(min(logged[name] for name in log_row_ids([e])) for e in fresh)
-    return _Fresh(digest_json(sorted(e.id for e in fresh))[:16], times)
+    return digest_json(sorted(e.id for e in fresh))[:16], times

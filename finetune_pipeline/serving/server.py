@@ -33,10 +33,10 @@ def chat_app(service: Service) -> Starlette:
         body, gone = await _json(request), Event()
         watcher = asyncio.create_task(_watch(request, gone))
         try:
-            answered = await asyncio.get_running_loop().run_in_executor(threads, service.chat, body, gone)
+            answer = asyncio.get_running_loop().run_in_executor(threads, service.chat, body, gone)
+            chat_request, completion = await answer
         finally:
             watcher.cancel()
-        chat_request, completion = answered
         if chat_request.stream:
             return StreamingResponse(
                 _events(completion, chat_request.usage), media_type="text/event-stream", headers=NO_STORE

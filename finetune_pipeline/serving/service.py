@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from asyncio import CancelledError
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -52,10 +53,6 @@ class Champion:
         return f"{self.task}:{self.version}"
 
 
-class _Gone(BaseException):
-    """Stops the model, since nobody waits for its answer. No Exception, which would count as a failed row and be repeated."""
-
-
 class LoadedModel:
     """A champion in memory. Callers of `answer` must hold `turn`: one answer is generated at a time."""
 
@@ -75,7 +72,7 @@ class LoadedModel:
         """Answer a conversation (without its system turn) greedily, with at most the length that the evaluation allowed.
 
         Raises:
-            BadRequest: Prompt and answer do not fit into the model's context, or `gone` was set before the last token.
+            BadRequest: Prompt and answer do not fit into the model's context, or the client has `gone`.
             FindingsError: The chat template refuses the turns.
             RuntimeError: The model fails.
         """
@@ -94,14 +91,14 @@ class LoadedModel:
 
         def stop_if_gone(*_: object) -> None:
             if gone.is_set():
-                raise _Gone
+                raise CancelledError  # no Exception, which would count as a failed row and be repeated
 
         try:
             with self._model.register_forward_pre_hook(stop_if_gone):  # before each token
                 (reply,) = generate_and_score(
                     self._model, self._tokenizer, [prompt], None, limit, 1, stage="serve", name=self.champion.name
                 )
-        except _Gone:
+        except CancelledError:
             raise BadRequest("the client has closed the connection", status=499, code="cancelled") from None
         if reply.status == "error":
             raise RuntimeError(reply.error)
@@ -143,8 +140,7 @@ class Service:
         return {"object": "list", "data": [model]}
 
     def chat(self, body: Any, gone: Event) -> tuple[Chat, dict[str, Any]]:
-        """Return the request and its completion, logged unless the client sets ``store: false``. Raises BadRequest. gone: set
-        when nobody waits for the answer any more."""
+        """Return the request and its completion, logged unless the client sets ``store: false``. Raises BadRequest."""
         loaded = self.loaded  # read once: the champion may change meanwhile
         name = loaded.champion.name
         chat = parse_chat(body, loaded.champion.system_prompt, [name, self.task.name])

@@ -23,7 +23,6 @@ INSTEAD = "train open weights: profile: nebius, trainer: together, or trainer: l
 _NAME = "finetune_job"
 """Metadata key with the job's name in the ledger."""
 _PAGE = 100
-"""Most items of a list that a request asks for."""
 _STATES: dict[str, JobState] = {
     "succeeded": "succeeded",
     "failed": "failed",
@@ -173,11 +172,8 @@ class OpenAiService(Service):
             # servers may ignore the filter, or keep only the suffix
             jobs = [job for job in listed if name in (_of(job.metadata, _NAME), getattr(job, "suffix", None))]
             if not jobs and not is_whole:
-                raise Unclear(
-                    f"{self.place} lists the same {len(listed)} jobs again and again, and may have older ones: it cannot tell "
-                    f"whether it has a job {name}",
-                    "delete jobs there until one page lists all of them, or train elsewhere",
-                )
+                problem = f"{self.place} lists the same {len(listed)} jobs again and again, and may have a job {name}"
+                raise Unclear(problem, "delete jobs there until one page lists all of them, or train elsewhere")
             return [_job(job) for job in sorted(jobs, key=lambda job: job.created_at or 0)]
 
     def job(self, job: str) -> Job:
@@ -241,8 +237,7 @@ class OpenAiService(Service):
 
 
 def _items(first: Any) -> tuple[list[Any], bool]:
-    """Return the items of all pages of a list, each once, and whether there can be no more. Some servers repeat a page, to
-    end the list or because they have no others."""
+    """Return the items of all pages of a list, each once, and whether these are all. Some servers repeat a page."""
     items: dict[str, Any] = {}
     for page in first.iter_pages():
         known = len(items)
