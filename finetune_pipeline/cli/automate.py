@@ -1,10 +1,5 @@
 """``finetune automate TASK``: switches a task's sensors and schedule on or off, or shows what they last decided."""
 
-import contextlib
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +8,6 @@ import dagster as dg
 
 from finetune_pipeline.cli.output import DONE, apply_environment, as_json, get_task, tell
 from finetune_pipeline.orchestration.dagster_internals import WORKSPACE, instigators
-from finetune_pipeline.settings import read_settings
 
 
 @click.command()
@@ -28,10 +22,9 @@ def automate(task: str, on: bool, off: bool, status: bool, as_json: bool) -> int
         raise click.UsageError("give only one of --on, --off and --status")
     action = "on" if on else "off" if off else "status"
     name = get_task(task).name
-    with _writable_home() if action == "status" else contextlib.nullcontext():
-        apply_environment()
-        with dg.DagsterInstance.get() as instance:
-            rows = switch(instance, WORKSPACE, name, action)
+    apply_environment()
+    with dg.DagsterInstance.get() as instance:
+        rows = switch(instance, WORKSPACE, name, action)
     lines = [
         f"{row['name']:40} {'on' if row['on'] else 'off':4} {row['when'] or '':17} {row['reason'] or ''}".rstrip()
         for row in rows
@@ -39,22 +32,6 @@ def automate(task: str, on: bool, off: bool, status: bool, as_json: bool) -> int
     lines += ["They work while `finetune ui` (or your own Dagster daemon) runs."] * (action == "on")
     tell(as_json, {"task": name, "automation": rows}, *lines)
     return DONE
-
-
-@contextlib.contextmanager
-def _writable_home() -> Iterator[None]:
-    """Give Dagster, which cannot read its state without writing, a copy of it if the home is read-only."""
-    home = read_settings().home
-    if not home.exists() or os.access(home, os.W_OK):
-        yield
-        return
-    with tempfile.TemporaryDirectory(prefix="finetune-automate-") as place:
-        state = Path("dagster", "history", "schedules")
-        (place / state).mkdir(parents=True)
-        for file in (home / state).glob("schedules.db*"):
-            shutil.copyfile(file, place / state / file.name)
-        os.environ["FINETUNE_HOME"] = place
-        yield
 
 
 def switch(instance: dg.DagsterInstance, workspace: Path, task: str, action: str) -> list[dict[str, Any]]:

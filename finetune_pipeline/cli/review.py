@@ -1,7 +1,6 @@
 """``finetune review TASK``: people review answers, synthetic rows and flagged production rows, on a page or in a file."""
 
 import contextlib
-import secrets
 import webbrowser
 from itertools import chain
 from pathlib import Path
@@ -118,8 +117,7 @@ def _import_sheet(queue: ReviewQueue, file: Path, result: dict[str, object], as_
 
 
 def _serve(queue: ReviewQueue, rater: str, port: int, browser: bool, seconds: float) -> int:
-    token = secrets.token_urlsafe(24)
-    app = review_app(queue.page(rater, token), token, queue.take, queue.target(rater or user_name()))
+    app = review_app(queue.page(rater, server=True), queue.take, queue.target(rater or user_name()))
     with LocalServer(app, port) as server, contextlib.suppress(KeyboardInterrupt):
         say(f"{len(queue.items)} items: {server.url}/")
         say("Ctrl-C stops it; decisions are saved immediately")

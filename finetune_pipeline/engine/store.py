@@ -190,10 +190,11 @@ class ArtifactStore:
         version = self.version(step, code_version, inputs, settings)
         with self.lock(task, f"{step}-{version}"):
             existing = self.find(task, step, version)
+            work = self.root / task / ".work" / step / version
             if existing is not None and is_valid(existing):
+                shutil.rmtree(work, ignore_errors=True)  # of a process killed after the rename
                 return existing
             final = self.root / task / step / version
-            work = self.root / task / ".work" / step / version
             work.mkdir(mode=0o700, parents=True, exist_ok=True)
             final.parent.mkdir(parents=True, exist_ok=True)
             self._remove_leftovers(task, step)

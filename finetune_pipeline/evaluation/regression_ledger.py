@@ -32,7 +32,7 @@ def record(state: Path, candidate: str, outcomes: Mapping[str, bool]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     ids = sorted(outcomes)
     table = pa.table([ids, [candidate] * len(ids), [outcomes[i] for i in ids]], schema=SCHEMA)
-    temporary = folder / f".making-{candidate}-{os.getpid()}"
+    temporary = folder / f".making-{candidate}"  # a killed process leaves it, and the next one overwrites it
     pq.write_table(table, temporary)
     os.replace(temporary, folder / f"{candidate}.parquet")
 

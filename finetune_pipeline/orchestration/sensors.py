@@ -231,9 +231,9 @@ def champion_sensor(task: Task) -> dg.SensorDefinition:
         action = f"roll back with `finetune rollback {task.name}`"
         if task.spec.retraining.rollback:
             try:
-                version = registry.rollback(tracking, task.name, f"champion alarm: {quality.message}")
+                version = registry.rollback(tracking, task.name, f"champion alarm: {quality.message}", serving)
                 action = f"rolled back to version {version}"
-            except ValueError as error:  # the previous version may have been blocked since
+            except ValueError as error:  # somebody may have rolled it back, or blocked the previous version, since
                 action = f"it is not rolled back: {error}"
         message = f"{quality.message}; {action}"
         context.log.error(message)

@@ -8,7 +8,6 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from gzip import GzipFile
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +15,7 @@ from typing import IO, Any
 import msgspec
 
 from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.evaluation.production_rows import moment
 from finetune_pipeline.production.log_files import (
     BROKEN_OFF,
     NOTHING_READ,
@@ -42,15 +42,28 @@ _SETTLED = 2.0
 """Seconds a file must be unchanged before it counts as read to its end: file system timestamps are coarse."""
 _BROKEN_FOR = 3600.0
 """Seconds after which an unchanged gzip file that breaks off counts as damaged, not as still being written."""
+_DAY = 86_400.0
 
 
 class _Batch:
-    """Rows that are not stored yet, and the ledger that accounts for them. Make and use it under the task's lock."""
+    """Rows that are not stored yet, and the ledger that accounts for them. Make and use it under the task's lock.
 
-    def __init__(self, task: Task, store: ArtifactStore) -> None:
+    since: the start of a day in UTC; older rows are not kept (logs.keep_days), so they are searched for only once a day.
+    """
+
+    def __init__(self, task: Task, store: ArtifactStore, now: float) -> None:
         self.spec, self.key, self.store = task.spec, user_key(store), log_store(task, store)
         self.ledger, self.forgotten = self.store.ledger(), ForgottenList(self.store.folder, self.key)
         self.rows: list[dict[str, Any]] = []
+        days = task.spec.logs.keep_days
+        self.since = (
+            (now // _DAY - days) * _DAY if days else -_DAY
+        )  # accepted times are from 1970 on, in some time zone
+
+    def keeps(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row is neither too old nor to be forgotten."""
+        time = row.get("timestamp")
+        return (time is None or moment(time) >= self.since) and not self.forgotten.holds(row)
 
     def commit(self) -> None:
         self.store.append(self.rows, self.ledger)
@@ -62,13 +75,13 @@ def log_store(task: Task, store: ArtifactStore) -> LogStore:
 
 
 def ingest_new_lines(task: Task, store: ArtifactStore, now: float | None = None) -> None:
-    """Read every complete line that was not read yet, and remove rows older than logs.keep_days.
+    """Read every complete line that was not read yet, and once a day remove rows older than logs.keep_days.
 
     It may be killed, repeated, and called from several processes. now: seconds since 1970.
     """
     now = time.time() if now is None else now
     with store.lock(task.name, LOCK):
-        batch, files = _Batch(task, store), log_files(task)
+        batch, files = _Batch(task, store, now), log_files(task)
         batch.store.sweep()
         previous = batch.ledger["seen"]
         batch.ledger["seen"] = {file.key: previous[file.key] for file in files if file.key in previous}
@@ -79,7 +92,7 @@ def ingest_new_lines(task: Task, store: ArtifactStore, now: float | None = None)
                 changed |= _ingest_file(file, batch, now)
         if changed or batch.rows:
             batch.commit()
-        _expire(task, batch.store, files, now)
+        _expire(task, batch, files)
 
 
 def ingest_records(
@@ -94,7 +107,7 @@ def ingest_records(
         since: The records are complete from this time on; older names are forgotten.
     """
     with store.lock(task.name, LOCK):
-        batch = _Batch(task, store)
+        batch = _Batch(task, store, time.time())
         known = batch.ledger["others"].get(source, {})
         kept = {name: (moment, digest) for name, (moment, digest) in known.items() if moment >= since}
         batch.ledger["others"][source] = kept
@@ -108,7 +121,7 @@ def ingest_records(
             if known_digest == digest:
                 continue
             row = parse_line(line, False, {"file": source, "line": number}, task.spec, batch.key)
-            if batch.forgotten.holds(row):
+            if not batch.keeps(row):
                 continue  # its name is not recorded either
             kept[name] = (moment, digest)
             batch.rows.append(row)
@@ -195,10 +208,10 @@ def _read_new_lines(file: LogFile, handle: IO[bytes], name: str, batch: _Batch) 
                 for text in rows_in(line):
                     source = {"file": file.shown, "line": reader.lines}
                     row = parse_line(text, is_cut, source, batch.spec, batch.key)
-                    if batch.forgotten.holds(row):
-                        removed += 1
-                    else:
+                    if batch.keeps(row):
                         rows.append(row)
+                    else:
+                        removed += 1
                 if reader.offset >= start + _BATCH_BYTES:
                     break
         except BROKEN_OFF as error:  # the complete lines before it are used
@@ -219,19 +232,14 @@ def _read_new_lines(file: LogFile, handle: IO[bytes], name: str, batch: _Batch) 
     return not reader.is_incomplete, reader.lines - stream["lines"]
 
 
-def _expire(task: Task, store: LogStore, files: list[LogFile], now: float) -> None:
+def _expire(task: Task, batch: _Batch, files: list[LogFile]) -> None:
     """Remove rows older than logs.keep_days, and files of the task's own folder that contain nothing newer."""
-    if task.spec.logs.keep_days is None:
-        return
-    limit = now - 86_400 * task.spec.logs.keep_days
-
-    def keep_recent(row: dict[str, Any]) -> dict[str, Any] | None:
-        logged_at = row.get("timestamp")
-        return row if logged_at is None or datetime.fromisoformat(logged_at).timestamp() >= limit else None
-
-    store.rewrite(keep_recent)
-    finished, own_folder = store.ledger()["seen"], (task.folder / OWN_FOLDER).resolve()
+    ledger, own_folder = batch.ledger, (task.folder / OWN_FOLDER).resolve()
+    if ledger.get("kept_since", -_DAY) != batch.since:
+        batch.store.rewrite(lambda row: row if batch.keeps(row) else None)
+        ledger = {**batch.store.ledger(), "kept_since": batch.since}
+        batch.store.append([], ledger)
     for file in files:
         is_own = file.local is not None and file.local.resolve().is_relative_to(own_folder)
-        if is_own and file.modified is not None and file.modified < limit and file.key in finished:
+        if is_own and file.modified is not None and file.modified < batch.since and file.key in ledger["seen"]:
             Path(file.path).unlink(missing_ok=True)

@@ -42,6 +42,7 @@ class LogLedger(TypedDict):
         seen: {path: (mark, name)} of files read to their end.
         others: {source: {name: (time, digest)}} of rows that do not come from files.
         removed: Number of forgotten or expired rows.
+        kept_since: Rows before this time were removed (seconds since 1970).
     """
 
     streams: dict[str, Stream]
@@ -49,6 +50,7 @@ class LogLedger(TypedDict):
     others: dict[str, dict[str, tuple[float, str]]]
     segments: list[Segment]
     removed: int
+    kept_since: NotRequired[float]
 
 
 class LogStore:

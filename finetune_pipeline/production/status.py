@@ -67,8 +67,8 @@ def production_status(
     report, decision = latest
     new_rows = rows - int(report.facts["rows"])
     if newest := report.facts.get("newest"):
-        # by time too: an equal number of rows may be different rows, since old ones are removed (logs.keep_days)
-        new_rows = max(new_rows, rows - bisect_right(times, moment_of(newest)))
+        # by time too, since old rows are removed (logs.keep_days); a row may claim a time in the future
+        new_rows = max(new_rows, rows - bisect_right(times, min(moment_of(newest), _made_at(report))))
     look = f"{new_rows} new rows: checking production" if new_rows >= window_rows else None
     drifted = bool(report.facts["drifted"])
     retrain = drifted and bool(decision.facts["retrain"])

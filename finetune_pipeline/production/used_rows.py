@@ -1,6 +1,7 @@
 """Tracks production rows: which candidate was trained on them, or whether they are for evaluation or the next candidate."""
 
 import time
+from bisect import bisect_right
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,6 @@ from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.production.choosing import example_of, settings
 from finetune_pipeline.production.drift import DAY, moment
-from finetune_pipeline.production.log_files import log_files
 from finetune_pipeline.production.log_intake import ingest_new_lines, log_store
 from finetune_pipeline.production.log_merging import LatestResult, Logs, cached_choice, corrections, read_logs
 from finetune_pipeline.spec.model import Task, TaskSpec
@@ -75,24 +75,16 @@ class Waiting:
     digest: str
 
 
-@dataclass(frozen=True)
-class _Fresh:
-    """The unused usable rows: their number, their digest, and the time of the oldest."""
-
-    rows: int
-    digest: str
-    oldest: float | None
-
-
-_FRESH: LatestResult[_Fresh] = LatestResult()
+_FRESH: LatestResult[tuple[str, list[float]]] = LatestResult()
+"""The digest of a task's unused usable rows, and their sorted times."""
 
 
 def waiting_rows(task: Task, store: ArtifactStore, now: float | None = None) -> Waiting:
     """Compare the corrections in the logs with those that registered candidates used. Called again without new rows, it reads
     none. now: seconds since 1970.
 
-    Ready: there are `logs.min_new_rows` of them, or the oldest was logged `retraining.longest_wait_days` ago; and the files
-    have been unchanged for `logs.settle_seconds`.
+    Rows count when they are `logs.settle_seconds` old. Ready: there are `logs.min_new_rows` of them, or the oldest was logged
+    `retraining.longest_wait_days` ago.
     """
     ingest_new_lines(task, store)
     key = [
@@ -100,32 +92,26 @@ def waiting_rows(task: Task, store: ArtifactStore, now: float | None = None) -> 
         settings(task.spec),
         [v.version for v in store.all_versions(task.name, "model_version")],
     ]
-    fresh = _FRESH.latest(task.name, digest_json(key), lambda: _fresh(task, store))
+    digest, times = _FRESH.latest(task.name, digest_json(key), lambda: _fresh(task, store))
     needed, longest = task.spec.logs.min_new_rows, task.spec.retraining.longest_wait_days
     now = time.time() if now is None else now
-    days = (now - (now if fresh.oldest is None else fresh.oldest)) / DAY
-    settle, ready = task.spec.logs.settle_seconds, False
-    sentence = f"{fresh.rows} of {needed} corrected new rows in {task.spec.logs.path}/"
-    if fresh.rows and fresh.rows < needed and days < longest:
+    usable = bisect_right(times, now - task.spec.logs.settle_seconds)
+    sentence = f"{usable} of {needed} corrected new rows in {task.spec.logs.path}/"
+    days = (now - times[0]) / DAY if usable else 0.0
+    ready = usable >= needed or days >= longest
+    if usable >= needed:
+        sentence = f"{usable} corrected new rows, {needed} required"
+    elif ready:
+        sentence += f", but the oldest has waited {days:.0f} days, longer than {longest:g}"
+    elif usable:
         sentence += f"; the oldest has waited {days:.1f} of at most {longest:g} days"
-    elif (
-        fresh.rows
-        and (unchanged := min((abs(now - (f.modified or 0.0)) for f in log_files(task)), default=now)) < settle
-    ):
-        sentence = (
-            f"{fresh.rows} new rows, but the files changed {unchanged:.0f} s ago and must be unchanged for {settle} s"
-        )
-    elif fresh.rows >= needed:
-        ready, sentence = True, f"{fresh.rows} corrected new rows, {needed} required"
-    elif fresh.rows:
-        ready, sentence = True, f"{sentence}, but the oldest has waited {days:.0f} days, longer than {longest:g}"
-    return Waiting(ready, fresh.rows, sentence, fresh.digest)
+    return Waiting(ready, usable, sentence, digest)
 
 
-def _fresh(task: Task, store: ArtifactStore) -> _Fresh:
+def _fresh(task: Task, store: ArtifactStore) -> tuple[str, list[float]]:
     logs = read_logs(task, store)
     used = rows_of_data(store, task.name)
     fresh = [e for e in corrections(task.spec, logs) if e.id not in used]
     logged = {row["id"]: moment(row) for row in logs.rows}
-    oldest = min((logged[name] for name in log_row_ids(fresh)), default=None)
-    return _Fresh(len(fresh), digest_json(sorted(e.id for e in fresh))[:16], oldest)
+    times = sorted(min(logged[name] for name in log_row_ids([e])) for e in fresh)
+    return digest_json(sorted(e.id for e in fresh))[:16], times

@@ -59,11 +59,11 @@ class ReviewQueue:
     answers: Sequence[str] | None = None
     done: Sequence[Mapping[str, Any]] = field(default_factory=list)
 
-    def page(self, rater: str = "", token: str = "") -> str:
-        """Return the page, to serve (with a token) or to give to people as a file."""
+    def page(self, rater: str = "", server: bool = False) -> str:
+        """Return the page, for a server or to give to people as a file."""
         names = ("sheet", "mode", "choices", "items", "done")
         data = {name: getattr(self, name) for name in names} | {"file": self.target("RATER").name}
-        data |= {"rater": rater, "server": bool(token), "token": token}
+        data |= {"rater": rater, "server": server}
         template = html_templates().get_template("review.html")
         return template.render(title=self.title, intro=self.intro, data=data, answers=self.answers)
 

@@ -2,8 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 
 from starlette.applications import Starlette
@@ -28,11 +29,14 @@ def chat_app(service: Service) -> Starlette:
     """
     threads = ThreadPoolExecutor(2 * WAITING, "request")  # the service refuses more than WAITING requests
 
-    async def in_thread(call: Callable[[Any], Any], request: Request) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(threads, call, await _json(request))
-
     async def chat(request: Request) -> Response:
-        chat_request, completion = await in_thread(service.chat, request)
+        body, gone = await _json(request), Event()
+        watcher = asyncio.create_task(_watch(request, gone))
+        try:
+            answer = asyncio.get_running_loop().run_in_executor(threads, service.chat, body, gone)
+            chat_request, completion = await answer
+        finally:
+            watcher.cancel()
         if chat_request.stream:
             return StreamingResponse(
                 _events(completion, chat_request.usage), media_type="text/event-stream", headers=NO_STORE
@@ -40,7 +44,8 @@ def chat_app(service: Service) -> Starlette:
         return JSONResponse(completion, headers=NO_STORE)
 
     async def feedback(request: Request) -> Response:
-        return JSONResponse(await in_thread(service.feedback, request), headers=NO_STORE)
+        body = await _json(request)
+        return JSONResponse(await asyncio.to_thread(service.feedback, body), headers=NO_STORE)
 
     async def models(_: Request) -> Response:
         return JSONResponse(service.models(), headers=NO_STORE)
@@ -83,10 +88,17 @@ async def _json(request: Request) -> Any:
     return await read_json(request, MAX_BODY)
 
 
+async def _watch(request: Request, gone: Event) -> None:
+    """Set `gone` when the client closes the connection of a request whose body was read."""
+    await request.receive()
+    gone.set()
+
+
 def _events(completion: dict[str, Any], usage: bool) -> Iterator[str]:
     """Yield a completion as server-sent events: role, whole text in one piece, finish reason, and token counts if requested."""
     choice = completion["choices"][0]
     shared = {**{k: completion[k] for k in ("id", "created", "model")}, "object": "chat.completion.chunk"}
+    shared |= {"usage": None} if usage else {}
     deltas: list[tuple[dict[str, str], str | None]] = [
         ({"role": "assistant", "content": ""}, None),
         ({"content": choice["message"]["content"]}, None),

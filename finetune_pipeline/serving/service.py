@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from asyncio import CancelledError
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -67,11 +68,11 @@ class LoadedModel:
         self._tokenizer = load_tokenizer(champion.model)
         self.turn = Lock()
 
-    def answer(self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int | None = None) -> Answer:
+    def answer(self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int | None, gone: Event) -> Answer:
         """Answer a conversation (without its system turn) greedily, with at most the length that the evaluation allowed.
 
         Raises:
-            BadRequest: Prompt and answer do not fit into the model's context.
+            BadRequest: Prompt and answer do not fit into the model's context, or the client has `gone`.
             FindingsError: The chat template refuses the turns.
             RuntimeError: The model fails.
         """
@@ -87,9 +88,18 @@ class LoadedModel:
                 f"the prompt has {len(prompt)} tokens and the answer up to {limit}: more than the model's {context}"
             )
             raise BadRequest(message, "messages", code="context_length_exceeded")
-        (reply,) = generate_and_score(
-            self._model, self._tokenizer, [prompt], None, limit, 1, stage="serve", name=self.champion.name
-        )
+
+        def stop_if_gone(*_: object) -> None:
+            if gone.is_set():
+                raise CancelledError  # no Exception, which would count as a failed row and be repeated
+
+        try:
+            with self._model.register_forward_pre_hook(stop_if_gone):  # before each token
+                (reply,) = generate_and_score(
+                    self._model, self._tokenizer, [prompt], None, limit, 1, stage="serve", name=self.champion.name
+                )
+        except CancelledError:
+            raise BadRequest("the client has closed the connection", status=499, code="cancelled") from None
         if reply.status == "error":
             raise RuntimeError(reply.error)
         return reply
@@ -129,7 +139,7 @@ class Service:
         model = {"id": self.model, "object": "model", "created": self.since, "owned_by": self.task.spec.owner}
         return {"object": "list", "data": [model]}
 
-    def chat(self, body: Any) -> tuple[Chat, dict[str, Any]]:
+    def chat(self, body: Any, gone: Event) -> tuple[Chat, dict[str, Any]]:
         """Return the request and its completion, logged unless the client sets ``store: false``. Raises BadRequest."""
         loaded = self.loaded  # read once: the champion may change meanwhile
         name = loaded.champion.name
@@ -140,7 +150,7 @@ class Service:
             with loaded.turn:
                 if self._stop.is_set():
                     raise BadRequest("this server is stopping", status=503, code="stopping")
-                reply = loaded.answer(chat.messages, chat.max_tokens)
+                reply = loaded.answer(chat.messages, chat.max_tokens, gone)
         except FindingsError as error:
             raise BadRequest(str(error), "messages") from error
         except RuntimeError as error:
@@ -154,7 +164,7 @@ class Service:
             self._log({"id": answer_id, "messages": chat.messages, "output": text, "model_version": name}, chat.user)
             with self._lock:
                 self._ids.add(answer_id)
-        message = {"role": "assistant", "content": text}
+        message = {"role": "assistant", "content": text, "refusal": None}
         finish_reason = "length" if reply.status == "truncated" else "stop"
         return chat, {
             "id": answer_id,

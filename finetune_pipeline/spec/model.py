@@ -55,7 +55,9 @@ class LogsSpec(Section):
         "logs", description="Folder of JSON Lines files, or fsspec URL (s3://…), besides the task's `logs/`."
     )
     mlflow_experiment: str | None = Field(None, description="MLflow experiment whose traces are also read as logs.")
-    keep_days: int | None = Field(None, ge=1, description="Older rows go, and files in `logs/` with nothing newer.")
+    keep_days: int | None = Field(
+        None, ge=1, description="Older rows go at the end of the UTC day, and files in `logs/` with nothing newer."
+    )
     low_score: float | None = Field(None, description="Lower scores count as failures.")
     sample_share: Share = Field(0.02, description="Share of unflagged answers that people review.")
     max_user_share: float = Field(
@@ -69,7 +71,7 @@ class LogsSpec(Section):
     )
     judging_after: int = Field(100, ge=0, description="Corrected rows only for training before judging_share applies.")
     min_new_rows: int = Field(50, ge=1, description="Usable new rows before the sensor requests a run.")
-    settle_seconds: int = Field(60, ge=0, description="Seconds for which the files must have been unchanged.")
+    settle_seconds: int = Field(60, ge=0, description="Age in seconds at which a row counts as new row.")
     retrain_cron: str = Field("0 3 * * 1", description="Cron of the retraining schedule (off by default).")
 
 

@@ -114,6 +114,9 @@ def _create(
     with suppress_error("RESOURCE_ALREADY_EXISTS"):
         client.create_registered_model(name)
     run, hosted = client.get_run(run_id), "endpoint" in description
+    condition = f"name = '{name}' AND tags.`{ADAPTER_VERSION}` = '{tags[ADAPTER_VERSION]}'"
+    for unregistered in client.search_logged_models([run.info.experiment_id], condition):
+        client.delete_logged_model(unregistered.model_id)  # left by a killed process
     logged = client.create_logged_model(
         run.info.experiment_id,
         name=name,

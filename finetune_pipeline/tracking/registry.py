@@ -143,19 +143,21 @@ def promote(tracking: Tracking, name: str, version: int) -> int | None:
         return old
 
 
-def rollback(tracking: Tracking, name: str, reason: str = "") -> int:
-    """Swap `champion` and `previous_champion`; return the new champion.
+def rollback(tracking: Tracking, name: str, reason: str = "", serving: int | None = None) -> int:
+    """Swap `champion` and `previous_champion`; return the new champion. serving: the version to take out of service, if known.
 
     The reason is stored, without secrets, as the tag `rolled_back` of the version that served until now, and as a tag of the
     registered model (`rollback.TIME`). A second rollback swaps them back. If it is killed, call it again: it swaps once.
 
-    Raises ValueError if there is no previous champion, or if it was trained on forgotten rows.
+    Raises ValueError if there is no previous champion, if it was trained on forgotten rows, or if another version serves by now.
     """
     with open_registry(tracking) as client:
         current_aliases, rolled_back = settle(client, name)
         if rolled_back:
             return current_aliases[CHAMPION]
         previous, old = current_aliases.get(PREVIOUS), current_aliases.get(CHAMPION)
+        if serving not in (None, old):
+            raise ValueError(f"version {serving} no longer serves")
         if previous is None or previous == old:
             raise ValueError(
                 f"{name} has no champion before {f'version {old}' if old else 'the first'}: "

@@ -17,11 +17,12 @@ from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.trainers.chat_file import FileRules
 from finetune_pipeline.trainers.hosted import HostedTrainer
 from finetune_pipeline.trainers.hosted_settings import low_rank
-from finetune_pipeline.trainers.service import Files, Job, JobLog, JobState, Refused, Service
+from finetune_pipeline.trainers.service import Files, Job, JobLog, JobState, Refused, Service, Unclear
 
 INSTEAD = "train open weights: profile: nebius, trainer: together, or trainer: local"
 _NAME = "finetune_job"
 """Metadata key with the job's name in the ledger."""
+_PAGE = 100
 _STATES: dict[str, JobState] = {
     "succeeded": "succeeded",
     "failed": "failed",
@@ -167,9 +168,12 @@ class OpenAiService(Service):
 
     def jobs_named(self, name: str) -> list[Job]:
         with self.request("list its jobs"):
-            listed = _items(self.client.fine_tuning.jobs.list(limit=100, metadata={_NAME: name}))
+            listed, is_whole = _items(self.client.fine_tuning.jobs.list(limit=_PAGE, metadata={_NAME: name}))
             # servers may ignore the filter, or keep only the suffix
             jobs = [job for job in listed if name in (_of(job.metadata, _NAME), getattr(job, "suffix", None))]
+            if not jobs and not is_whole:
+                problem = f"{self.place} lists the same {len(listed)} jobs again and again, and may have a job {name}"
+                raise Unclear(problem, "delete jobs there until one page lists all of them, or train elsewhere")
             return [_job(job) for job in sorted(jobs, key=lambda job: job.created_at or 0)]
 
     def job(self, job: str) -> Job:
@@ -184,7 +188,7 @@ class OpenAiService(Service):
         with self.request(f"tell how far {job} is"):
             events, losses = dict[str, str](), dict[tuple[int, str], float]()
             for event in sorted(
-                _items(self.client.fine_tuning.jobs.list_events(job, limit=100)), key=lambda e: e.created_at or 0
+                _items(self.client.fine_tuning.jobs.list_events(job, limit=_PAGE))[0], key=lambda e: e.created_at or 0
             ):
                 data = event.data
                 if event.type != "metrics":
@@ -201,7 +205,7 @@ class OpenAiService(Service):
         from openai import NotFoundError
 
         with contextlib.suppress(NotFoundError):
-            listed = _items(self.client.fine_tuning.jobs.checkpoints.list(job, limit=100))
+            listed, _ = _items(self.client.fine_tuning.jobs.checkpoints.list(job, limit=_PAGE))
             return [checkpoint for checkpoint in listed if isinstance(checkpoint.step_number, int)]
         return []
 
@@ -232,15 +236,15 @@ class OpenAiService(Service):
         return self.url, model
 
 
-def _items(first: Any) -> list[Any]:
-    """Return the items of all pages of a list, each once. Some servers repeat the first page instead of ending the list."""
+def _items(first: Any) -> tuple[list[Any], bool]:
+    """Return the items of all pages of a list, each once, and whether these are all. Some servers repeat a page."""
     items: dict[str, Any] = {}
     for page in first.iter_pages():
         known = len(items)
         items |= {item.id: item for item in page.data or []}
-        if len(items) == known:
-            break
-    return list(items.values())
+        if page.data and len(items) == known:
+            return list(items.values()), not page.has_more and len(page.data) < _PAGE
+    return list(items.values()), True
 
 
 def _of(values: Any, key: str) -> Any:

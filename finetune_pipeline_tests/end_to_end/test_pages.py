@@ -247,8 +247,8 @@ def test_another_answer_is_asked_for_before_a_row_counts(task: Task, tmp_path: P
 def test_served_decisions_are_stored_as_they_are_made(task: Task, tmp_path: Path) -> None:
     outputs, stored = queue(task), tmp_path / "out.jsonl"
     script = 'press("2"); await sending; tell({ state: $("state").textContent, rows: lines() });'
-    page = with_driver(outputs.page("Ada", "token"), script)
-    with LocalServer(review_app(page, "token", outputs.take, stored)) as server:
+    page = with_driver(outputs.page("Ada", server=True), script)
+    with LocalServer(review_app(page, outputs.take, stored)) as server:
         result = drive(f"{server.url}/", tmp_path)
     assert result["state"] == "stored"
     assert [json.loads(line) for line in stored.read_text().splitlines()] == result["rows"]

@@ -194,14 +194,14 @@ def test_who_may_only_read_a_home_is_told_what_is_in_it(folder: Path, tmp_path: 
         facts = json.loads(as_reader("show", "demo", "--json", root=tmp_path).stdout)
         checked = json.loads(as_reader("check", "demo", "--json", root=tmp_path).stdout)
         ran = as_reader("run", "demo", "--stage", "data", root=tmp_path)
-        automation = json.loads(as_reader("automate", "demo", "--json", root=tmp_path).stdout)["automation"]
+        automation = as_reader("automate", "demo", root=tmp_path)
         request = as_reader("ask-data", "demo", root=tmp_path)
         elsewhere = as_reader("ask-data", "demo", "--to", str(tmp_path / "requests"), "--json", root=tmp_path)
         inside = as_reader("ask-data", "demo", "--to", str(tmp_path / "home" / "requests"), root=tmp_path)
     assert facts["steps"]["clean_examples"]["made"] and checked["usable"] and checked["validated"]["kept"] == 3
     assert "folder" not in checked, "what was made for it is not kept"
-    assert [row["on"] for row in automation] == [False] * 4
-    assert ran.returncode == 1 and "may not be " in ran.stderr and "Traceback" not in ran.stderr
+    for refused in (ran, automation):  # Dagster cannot read its state without writing
+        assert refused.returncode == 1 and "may not be " in refused.stderr and "Traceback" not in refused.stderr
     assert request.returncode == 0 and "no file is written" in request.stdout and not request.stderr
     assert inside.returncode == 1 and "may not be " in inside.stderr, "what was asked for was not done"
     written = json.loads(elsewhere.stdout)

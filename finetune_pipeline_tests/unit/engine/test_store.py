@@ -67,8 +67,11 @@ def test_a_failed_step_leaves_no_artifact_but_keeps_its_work(tmp_path: Path) -> 
         assert not (builder.folder / "half").exists()
         make(builder)
 
-    build(store, resumes)
+    artifact = build(store, resumes)
     assert not list(tmp_path.rglob("checkpoint")), "work is removed once the artifact stands"
+    work = tmp_path / "task" / ".work" / "step" / artifact.version
+    work.mkdir()  # of a process killed before it removed it
+    assert build(store, fails).reused and not work.exists()
 
 
 def _slow(root: Path, flag: Path) -> None:

@@ -272,3 +272,12 @@ def test_rows_and_files_past_their_days_are_gone(tmp_path: Path, store: Artifact
     assert b"r1" not in b"".join(p.read_bytes() for p in rows_store.folder.rglob("*.jsonl"))
     with pytest.raises(LookupError, match="removed"):
         list(rows_store.rows(before))
+    (segment,) = (rows_store.folder / "segments").iterdir()
+    segment.rename(tmp_path / "segment")  # it must not be read again on the same day
+    with new.open("a") as out:
+        out.write(line(5, timestamp=first) + line(6, timestamp=second))
+    log_intake.ingest_new_lines(task, store, now=start + 31.9 * day)
+    (tmp_path / "segment").rename(segment)
+    assert [row["id"] for row in rows_store.rows()] == ["r3", "r6"]
+    log_intake.ingest_new_lines(task, store, now=start + 49.9 * day)
+    assert rows_store.ledger()["removed"] == 6 and not list(rows_store.rows())

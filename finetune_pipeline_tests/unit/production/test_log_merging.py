@@ -1,6 +1,7 @@
 """Production logs: complete lines only, every line accounted for, nothing personal kept."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -166,13 +167,14 @@ def test_personal_data_and_users_are_gone_before_anything_is_written(task, store
 
 def test_the_question_of_the_sensor(task: Task, store: ArtifactStore) -> None:
     assert waiting_rows(task, store).sentence == "0 of 2 corrected new rows in logs/"
-    written = write(task, [row(n, feedback={"label": "a"}) for n in (1, 2)] + [row(3)]).stat().st_mtime
-    young, waits = (waiting_rows(task, store, now=written + seconds) for seconds in (5, 61))
-    assert not young.ready and "must be unchanged for 60 s" in young.sentence
+    write(task, [row(n, feedback={"label": "a"}) for n in (1, 2)] + [row(3)])  # a file that may change every second
+    logged = datetime(2026, 5, 1, 10, tzinfo=UTC).timestamp()
+    young, waits = (waiting_rows(task, store, now=logged + seconds) for seconds in (5, 61))
+    assert (young.ready, young.usable) == (False, 0)
     assert waits.ready and waits.usable == 2
 
     def make(builder: Builder) -> None:
         builder.facts.update(write_logs(task.spec, read_logs(task, store), builder.folder))
 
     store.build("demo", "production_logs", code_version="1", inputs={}, settings=None, make=make)
-    assert waiting_rows(task, store, now=written + 61).usable == 2, "taken in, but no candidate was made from them yet"
+    assert waiting_rows(task, store, now=logged + 61).usable == 2, "taken in, but no candidate was made from them yet"

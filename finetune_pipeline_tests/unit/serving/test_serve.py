@@ -1,10 +1,12 @@
 """The server: a real tiny model over real HTTP; what it writes is what the intake reads."""
 
+import contextlib
 import gzip
 import http.client
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -284,3 +286,32 @@ def test_a_server_that_stops_keeps_nobody_waiting_for_the_model(task: Task, runn
         answers = [request.result() for request in waiting]
     assert [(status, reply["error"]["code"]) for status, reply in answers] == [(503, "stopping")] * 3
     assert not (task.folder / "logs" / "served.jsonl").exists(), "nothing is answered that nobody gets"
+
+
+@pytest.mark.parametrize("while_waiting", [False, True])
+def test_a_client_that_goes_frees_the_model(task: Task, models: Path, while_waiting: bool) -> None:
+    running = Running(task, Champion("tickets", 1, models / "one", None, SYSTEM, 900))
+    waiting, passes, client = running.service._waiting_slots, 0, socket.socket()
+
+    def leave_after_two_tokens(*_: object) -> None:
+        nonlocal passes
+        passes += 1
+        if passes == 3:
+            client.close()
+        if passes >= 3:
+            time.sleep(0.05)
+
+    running.service.loaded._model.register_forward_pre_hook(leave_after_two_tokens)
+    with running.server:
+        body = json.dumps({"messages": [{"role": "user", "content": "x"}], "stream": True}).encode()
+        client.connect(("127.0.0.1", running.server.port))
+        with running.service.loaded.turn if while_waiting else contextlib.nullcontext():
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+            client.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+            wait_until(lambda: waiting._value == WAITING - 1)
+            if while_waiting:
+                client.close()
+                running.ask("/health")  # the server has seen it by then
+        wait_until(lambda: waiting._value == WAITING, 60)
+    assert passes < 100, passes
+    assert not (task.folder / "logs" / "served.jsonl").exists(), "nobody got an answer"

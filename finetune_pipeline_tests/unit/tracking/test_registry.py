@@ -191,7 +191,9 @@ def test_promotion_and_rollback(changeable: Tracking) -> None:
     assert registry.aliases(tracking, "tickets") == {"candidate": 3, "champion": 2, "previous_champion": 1}
     with pytest.raises(ValueError, match="version 3 cannot become champion: its gates are 'failed'"):
         registry.promote(tracking, "tickets", 3)
-    assert registry.champion(tracking, "tickets") == 2 and registry.rollback(tracking, "tickets") == 1
+    with pytest.raises(ValueError, match="version 1 no longer serves"):
+        registry.rollback(tracking, "tickets", serving=1)
+    assert registry.champion(tracking, "tickets") == 2 and registry.rollback(tracking, "tickets", serving=2) == 1
     assert registry.aliases(tracking, "tickets") == {"candidate": 3, "champion": 1, "previous_champion": 2}
     assert registry.rollback(tracking, "tickets") == 2
     for changed in ("x", "[]", '{"old": "a"}'):
@@ -413,7 +415,8 @@ def test_a_lost_registry_is_noticed(tracking: Tracking, models: Path, tmp_path: 
 
 
 WRITES = ("set_registered_model_alias", "set_registered_model_tag", "set_model_version_tag",
-          "delete_registered_model_alias", "delete_registered_model_tag", "delete_model_version_tag")  # fmt: skip
+          "delete_registered_model_alias", "delete_registered_model_tag", "delete_model_version_tag",
+          "create_model_version", "update_model_version")  # fmt: skip
 
 
 def killed_after(writes: int, move: Callable[[], Any]) -> bool:
@@ -459,6 +462,15 @@ def serving(changeable: Tracking) -> Tracking:
     for number in (1, 2):
         registry.promote(changeable, "tickets", number)
     return changeable
+
+
+def test_a_registration_killed_before_its_version_leaves_one_model(changeable: Tracking, models: Path) -> None:
+    assert killed_after(0, lambda: register(changeable, models, "new"))
+    assert register(changeable, models, "new") == 4
+    client = changeable.client()
+    runs = client.get_experiment_by_name("finetune")
+    logged = client.search_logged_models([runs.experiment_id])
+    assert len(logged) == 4, "one a version"
 
 
 def at_each_write(serving: Tracking, move: Callable[[Tracking], Any]) -> Iterator[int]:

@@ -50,6 +50,14 @@ def test_nothing_is_bought_while_the_service_cannot_say_what_it_has(server: Open
     server.fault = lambda request: "fail after" if request.path.endswith("/jobs") and request.body else None
     train(order)
     assert len(server.jobs) == 1
+    usual, server.keeps_metadata = server.answer, False
+    server.jobs |= {f"ftjob-{n}": {**server.jobs["ftjob-1"], "id": f"ftjob-{n}", "metadata": None} for n in range(2, 6)}
+    # the first page again and again, of three jobs
+    server.answer = lambda request: usual(replace(request, query={}))  # type: ignore[method-assign]
+    shutil.rmtree(order.home)
+    with pytest.raises(OutsideError, match="the same 3 jobs again and again"):
+        train(order)
+    assert len(server.jobs) == 5
 
 
 def test_a_refused_order_is_not_asked_for_again(server: OpenAiJobsServer, order: TrainingOrder) -> None:
