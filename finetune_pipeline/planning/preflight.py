@@ -5,13 +5,14 @@ base model's folder. Imports neither torch nor a model library.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateSyntaxError
 
 from finetune_pipeline.findings import Finding, FindingsError, errors
-from finetune_pipeline.models.chat import end_of_turn_token
+from finetune_pipeline.models.chat import encode_example, end_of_turn_token
 from finetune_pipeline.models.chat_templates import (
     NAMED,
     compile_template,
@@ -37,6 +38,7 @@ _OTHER_SIZES = ("max_position_embeddings", "intermediate_size")
 """Sizes that a config.json may lack."""
 _TOKENIZERS = ("*.model", "vocab.*")
 """Tokenizer files that a model library can convert."""
+_TEMPLATE_RULES = ("model.template_without_end", "chat.template_mismatch")
 _LEAST_ROOM = 16
 """Minimum of training.max_tokens."""
 SPEC_RULES = (
@@ -122,12 +124,13 @@ def _template(spec: TaskSpec, template: str | None, base: Path | None) -> list[F
     findings = template_findings(base, template, spec.base_model, tokenizer.get_vocab())
     text = template or own_template(base)
     if text and not errors(findings):
-        counter = TokenCounter(base, text)
-        try:
-            end_of_turn_token(counter)
-        except FindingsError as error:
-            # a template may refuse these turns but support the rows; training checks the rows
-            findings += [f for f in error.findings if f.rule == "model.template_without_end"]
+        counter, turns = TokenCounter(base, text), [{"role": role, "content": "a"} for role in ("user", "assistant")]
+        for probe in (partial(end_of_turn_token, counter), partial(encode_example, counter, turns)):
+            try:
+                probe()
+            except FindingsError as error:
+                # a template may refuse these turns but support the rows; training checks the rows
+                findings += [f for f in error.findings if f.rule in _TEMPLATE_RULES]
     return findings
 
 

@@ -97,6 +97,9 @@ def test_tools_and_their_calls_are_written_as_objects_or_a_finding_names_the_exa
     assert '"name": "find_user", "parameters"' in tokenizer.decode(row.ids)
     prompt = encode_prompt(tokenizer, WITH_TOOLS[:-1], TOOLS)
     assert row.ids[: len(prompt)] == prompt
+    result = {**WITH_TOOLS[2], "content": '{"name": "Änn"}'}
+    tokenizer.chat_template = TOOL_TEMPLATE.replace("{{ m.content }}", "{{ m.content | tojson }}")  # as Llama 3.1's
+    assert encode_example(tokenizer, [*WITH_TOOLS[:2], result, WITH_TOOLS[3]], "e", TOOLS)
     assert encode_answer(tokenizer, WITH_TOOLS[:1], WITH_TOOLS[1], TOOLS)[-1] == tokenizer.eos_token_id
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import trl
 import yaml
 from safetensors.torch import load_file, save_file
 
@@ -36,6 +37,12 @@ def found(model: Path, tmp_path: Path, **more: Any) -> list[Finding]:
 
 def test_a_sound_model_has_no_finding(model: Path, tmp_path: Path) -> None:
     assert found(model, tmp_path) == []
+
+
+def test_a_template_that_serves_another_text_than_it_trains_is_told_before_the_run(model: Path, tmp_path: Path) -> None:
+    template = Path(trl.__file__).parent / "chat_templates/deepseek_r1_distill.jinja"
+    shutil.copyfile(template, model / "chat_template.jinja")
+    assert "chat.template_mismatch" in [f.rule for f in found(model, tmp_path)]
 
 
 def changed(name: str, **values: Any) -> tuple[str, str]:
