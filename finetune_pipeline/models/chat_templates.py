@@ -160,8 +160,9 @@ def special_tokens(folder: Path) -> dict[str, str]:
 
 
 def generation_ends(folder: Path) -> list[int]:
-    """Return the end-of-answer tokens that generation_config.json names: one, several or none."""
-    ends = read_typed(folder / "generation_config.json", _GenerationConfig).eos_token_id
+    """Return the end-of-answer tokens that generation_config.json, or without it config.json, names: one, several or none."""
+    files = (folder / "generation_config.json", folder / "config.json")
+    ends = read_typed(next(filter(Path.is_file, files), files[0]), _GenerationConfig).eos_token_id
     return ends if isinstance(ends, list) else [] if ends is None else [ends]
 
 
