@@ -14,7 +14,7 @@ from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat import encode_example, load_tokenizer
 from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline.report.training_pages import audit_html
-from finetune_pipeline.training.packing import PaddedCollator, logits_to_learn
+from finetune_pipeline.training.packing import logits_to_learn, padded_batch
 from finetune_pipeline.training.sft import train
 from finetune_pipeline_tests.tiny_model import TEMPLATE
 from finetune_pipeline_tests.unit.training.jobs import job
@@ -118,7 +118,7 @@ def test_every_turn_counts_in_the_validation_loss_where_each_is_a_row_of_its_own
     write_examples(tmp_path / "inputs" / "validation.jsonl", [Example("talk", messages)])
     rows = encode_example(load_tokenizer(base), messages, "talk")
     assert len(rows) == 2
-    batch = PaddedCollator()([{"id": row.id, "ids": row.ids, "loss": row.loss} for row in rows])
+    batch = padded_batch([{"id": row.id, "ids": row.ids, "loss": row.loss} for row in rows])
     with torch.no_grad():
         logits = logits_to_learn(load_for_prediction(base, torch.device("cpu")), batch)
     facts, _ = train(job(tmp_path / "inputs", tmp_path, method="lora", epochs=1))
