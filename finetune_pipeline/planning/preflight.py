@@ -5,6 +5,7 @@ base model's folder. Imports neither torch nor a model library.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from finetune_pipeline.models.chat_templates import (
     own_template,
     read_chat_template,
     template_findings,
+    usable_templates,
 )
 from finetune_pipeline.models.hardware import cpu_has_bfloat16, has_nvidia
 from finetune_pipeline.models.identity import BUNDLED, bundled_files, local_base, model_folder, model_kind, model_record
@@ -38,7 +40,6 @@ _OTHER_SIZES = ("max_position_embeddings", "intermediate_size")
 """Sizes that a config.json may lack."""
 _TOKENIZERS = ("*.model", "vocab.*")
 """Tokenizer files that a model library can convert."""
-_TEMPLATE_RULES = ("model.template_without_end", "chat.template_mismatch")
 _LEAST_ROOM = 16
 """Minimum of training.max_tokens."""
 SPEC_RULES = (
@@ -61,7 +62,7 @@ def preflight(spec: TaskSpec, folder: Path, base: Path | None = None) -> list[Fi
     if base is not None:
         model_path = model_folder(base)
         warnings = [Finding(**warning) for warning in model_record(base).get("warnings", [])]
-        return [*refusals(spec, read_config(model_path), model_path), *warnings]
+        return [*refusals(spec, read_config(model_path), model_path), *_template(spec, None, model_path), *warnings]
     try:
         config, local_folder = _base(spec)
     except FindingsError as error:
@@ -124,13 +125,19 @@ def _template(spec: TaskSpec, template: str | None, base: Path | None) -> list[F
     findings = template_findings(base, template, spec.base_model, tokenizer.get_vocab())
     text = template or own_template(base)
     if text and not errors(findings):
-        counter, turns = TokenCounter(base, text), [{"role": role, "content": "a"} for role in ("user", "assistant")]
+        turns = [{"role": "system", "content": spec.system_prompt}]
+        turns += [{"role": role, "content": "a"} for role in ("user", "assistant")]
+        counter, fix = (
+            TokenCounter(base, text),
+            f"set chat_template: {' or '.join(usable_templates(tokenizer.get_vocab()))}",
+        )
         for probe in (partial(end_of_turn_token, counter), partial(encode_example, counter, turns)):
             try:
                 probe()
             except FindingsError as error:
-                # a template may refuse these turns but support the rows; training checks the rows
-                findings += [f for f in error.findings if f.rule in _TEMPLATE_RULES]
+                findings += [
+                    replace(f, place=f"model {spec.base_model}", fix=f"{f.fix}; or {fix}") for f in error.findings
+                ]
     return findings
 
 
