@@ -15,10 +15,10 @@ from finetune_pipeline.findings import Finding, FindingsError, errors
 from finetune_pipeline.models.chat import end_ids, end_of_turn_token, load_tokenizer, unusable
 from finetune_pipeline.models.chat_templates import (
     changed_template,
+    fixed_template,
     generation_ends,
     no_template,
     no_tokenizer,
-    own_template,
     template_findings,
     usable_templates,
 )
@@ -158,8 +158,8 @@ def use_template(folder: Path, template: str, name: str) -> list[Finding]:
 
 
 def _write_template(folder: Path) -> None:
-    """Write the template of :func:`own_template` into a model folder, in the place of the stored one."""
-    template, config = own_template(folder) or "", read_typed(folder / "tokenizer_config.json", dict[str, Any])
+    """Write the template of :func:`fixed_template` into a model folder, in the place of the stored one."""
+    template, config = fixed_template(folder) or "", read_typed(folder / "tokenizer_config.json", dict[str, Any])
     (folder / "chat_template.jinja").write_text(template, "utf-8")
     config.pop("chat_template", None)
     write_json(folder / "tokenizer_config.json", config)

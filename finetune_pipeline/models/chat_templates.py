@@ -50,7 +50,7 @@ _NONE = (
 NAMED = {"chatml": _CHATML, "gemma": _GEMMA, "llama3": _LLAMA3, "none": _NONE}
 """``none`` writes plain text: the turns, each followed by a blank line, the assistant's after ``Answer:``."""
 
-_NO_THINKING = "{%- set enable_thinking = false -%}"
+_NO_THINKING = "{%- set enable_thinking = false %}"
 _DATE = date(2024, 7, 26)
 """The date in every prompt: the one that Llama 3 writes where there is no clock."""
 USER_TEXT = "{text}"
@@ -108,7 +108,7 @@ class _GenerationConfig(msgspec.Struct):
     eos_token_id: int | list[int] | None = None
 
 
-def stored_template(folder: Path) -> str | None:
+def own_template(folder: Path) -> str | None:
     """Return the chat template in a model folder's files, or None. If tokenizer_config.json has several, ``default`` is used."""
     file = folder / "chat_template.jinja"
     if file.is_file():
@@ -119,11 +119,13 @@ def stored_template(folder: Path) -> str | None:
     return (template.get("default") if isinstance(template, dict) else template) or None
 
 
-def own_template(folder: Path) -> str | None:
-    """Return a model folder's chat template as it is used here, or None. An answer is all that the model writes, and a prompt is
-    the same on every day. So three things are fixed: the date; thinking, which is off; and text that the template writes
-    before every answer, which becomes part of the generation prompt."""
-    template = stored_template(folder)
+def fixed_template(folder: Path) -> str | None:
+    """Return the chat template with which a base model is used here, or None.
+
+    An answer is all that the model writes, and a prompt is the same on every day. So three things are fixed: the date;
+    thinking, which is off; and text that the template writes before every answer, which becomes part of the generation prompt.
+    """
+    template = own_template(folder)
     if template is None:
         return None
     template = with_fixed_date(template)
@@ -205,6 +207,7 @@ def compile_template(text: str) -> Template:
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise
+    environment.globals["strftime_now"] = _DATE.strftime
     return environment.from_string(text)
 
 
@@ -247,7 +250,7 @@ def missing_tokens(name: str, missing: Sequence[str], choices: Sequence[str]) ->
 
 def changed_template(folder: Path, name: str) -> list[Finding]:
     """Return a note if the model's own template is used with changes."""
-    if own_template(folder) == stored_template(folder):
+    if fixed_template(folder) == own_template(folder):
         return []
     message = (
         f"the chat template of {name} is used with a fixed date ({_DATE:%d %b %Y}), without thinking, and with the text it writes "
@@ -262,7 +265,8 @@ def template_findings(folder: Path, template: str | None, name: str, vocabulary:
     model_template = own_template(folder)
     if template is None:
         return changed_template(folder, name) if model_template else [no_template(name, usable_templates(vocabulary))]
-    if missing := missing_marks(template, vocabulary):
+    known = set(marks(model_template or ""))  # tokens or not, the model was trained with them
+    if missing := [mark for mark in missing_marks(template, vocabulary) if mark not in known]:
         return [missing_tokens(name, missing, usable_templates(vocabulary))]
     if model_template:
         message = f"chat_template in task.yaml replaces the chat template of {name}"

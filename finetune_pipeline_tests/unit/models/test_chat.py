@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from tokenizers import processors
 
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.chat import encode_answer, encode_example, encode_prompt, end_ids, render
@@ -37,6 +38,9 @@ def test_training_text_is_serving_text_token_for_token(tokenizer: Any) -> None:
     assert [t for t, learned in zip(row.ids, row.loss, strict=True) if learned] == answer
     assert answer[-1] == tokenizer.eos_token_id
     assert tokenizer.decode(row.ids[-1:]) == "\n" and row.loss[-1] is False
+    begin = processors.TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)])
+    tokenizer.backend_tokenizer.post_processor = begin  # as Llama's and Gemma's: the template writes it too
+    assert tokenizer("a")["input_ids"][0] == 0 and encode_prompt(tokenizer, messages[:-1]) == prompt
 
 
 def test_templates_that_serve_another_text_than_they_train_or_refuse_are_findings(tokenizer: Any) -> None:

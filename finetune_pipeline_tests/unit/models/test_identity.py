@@ -23,7 +23,7 @@ from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models import identity
 from finetune_pipeline.models.base import prepare_base
 from finetune_pipeline.models.chat import encode_example, encode_prompt, load_tokenizer
-from finetune_pipeline.models.chat_templates import NAMED, own_template, read_chat_template, stored_template
+from finetune_pipeline.models.chat_templates import NAMED, fixed_template, own_template, read_chat_template
 from finetune_pipeline.models.identity import base_identity, bundled_files, model_folder, model_kind
 from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline.models.model_files import weight_files
@@ -192,18 +192,23 @@ def test_a_model_writes_the_answer_alone_and_gets_the_same_prompt_every_day(tiny
     facts = prepare_base(str(folder), None, tmp_path / "out")
     assert [w["rule"] for w in facts["warnings"]] == ["model.template_changed"]
     prepared, tokenizer = model_folder(tmp_path / "out"), load_tokenizer(tmp_path / "out")
-    assert own_template(prepared) == stored_template(prepared), "fixed once"
+    assert own_template(prepared) == fixed_template(folder) == fixed_template(prepared)
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "billing"}]
     (row,) = encode_example(tokenizer, turns, "e")
     answer = tokenizer.decode([t for t, on in zip(row.ids, row.loss, strict=True) if on])
     assert answer.startswith(("billing<|", "billing\n<|")), answer
     text = tokenizer.decode(row.ids)
-    assert text == TokenCounter(folder).apply_chat_template(turns), "planned with the same template"
+    assert text == TokenCounter(prepared).apply_chat_template(turns), "planned with the same template"
     if family in ("gptoss", "llama3_2"):
         assert "2024-07-26" in text or "26 Jul 2024" in text
-        own = own_template(folder) or ""
-        (tmp_path / "mine.jinja").write_text(stored_template(folder) or "")
-        assert "strftime" not in own + (read_chat_template("mine.jinja", tmp_path) or "")
+        (tmp_path / "mine.jinja").write_text(own_template(folder) or "")
+        mine = read_chat_template("mine.jinja", tmp_path) or ""
+        assert "strftime" not in mine + (own_template(prepared) or "")
+    if family == "qwen3":  # to learn thoughts, one names the template
+        prepare_base(str(folder), None, tmp_path / "thinking", own_template(folder))
+        turns[1]["content"] = "<think>\nhm\n</think>\n\nbilling"
+        (row,) = encode_example(TokenCounter(model_folder(tmp_path / "thinking")), turns, "e")
+        assert "<think>\nhm" in tokenizer.decode([t for t, on in zip(row.ids, row.loss, strict=True) if on])
 
 
 # --- a base model is whole, or refused before anything is computed with it
