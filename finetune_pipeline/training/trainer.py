@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer with a token-weighted loss over packed or padded batches, and verified checkpoints."""
+"""transformers' Trainer with a token-weighted loss over packed or padded batches, and verified checkpoints."""
 
 import contextlib
 import functools
@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState
-from trl import SFTTrainer
 
 from finetune_pipeline import progress
 from finetune_pipeline.faults import Diverged
@@ -63,7 +62,7 @@ class Meter:
         }
 
 
-class TokenTrainer(SFTTrainer):
+class TokenTrainer(Trainer):
     """Trainer whose loss is the sum of the learned tokens' cross-entropies (float32), divided by their number in the optimiser
     step. All tokens have equal weight, regardless of their batch and process; the same holds for validation."""
 
@@ -163,7 +162,7 @@ class TokenTrainer(SFTTrainer):
         root = Path(str(self.args.output_dir))
         folder = root / f"checkpoint-{self.state.global_step}"
         best = f"checkpoint-{self.state.best_global_step}" if self.state.best_global_step else None
-        Trainer._save_checkpoint(self, model, trial)  # TRL's adds a model card, which asks the hub
+        super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if best is not None and (root / best).exists():
             self.state.best_model_checkpoint = str(root / best)
