@@ -185,7 +185,7 @@ def main() -> None:
         import_ahead("dagster", "mlflow.tracking", "pandas", "sklearn.linear_model")
     with at_work("torch's dependencies, and the project"):
         install_torch(unpacked.result())
-        import_ahead("transformers.modeling_utils", "peft", "datasets")
+        import_ahead("transformers.modeling_utils", "peft", "trl", "datasets")
         pip("install", *BUILT_HERE, *(["-e"] if dev else []), str(ROOT))
     if dev:
         drop_leftovers(VENV)

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArguments, set_seed
+from datasets import Dataset
+from transformers import EarlyStoppingCallback, PrinterCallback, set_seed
+from trl import SFTConfig
 
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.engine.files import digest_file, digest_json, read_json, write_json
@@ -231,7 +233,7 @@ def _trainer(
     sharding: dict[str, Any] = {}
     if strategy() == "fsdp2":  # checkpoints still contain complete weights
         sharding = {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT"}}
-    args = TrainingArguments(
+    args = SFTConfig(
         output_dir=str(work / "checkpoints"),
         num_train_epochs=settings["epochs"],
         seed=settings["seed"],
@@ -268,9 +270,15 @@ def _trainer(
         fp16=False,
         gradient_checkpointing=built.checkpointing,
         remove_unused_columns=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+        router_aux_loss_coef=0.0,  # the loss is only that of the learned tokens
         dataloader_pin_memory=False,
     )
     callback = ProgressCallback(job["stage"], work / "history.jsonl" if is_first() else None)
+    exact_weights: dict[str, torch.Tensor] = {}
+    if built.weights["quantized_modules"]:
+        exact_weights = {name: p.detach().clone() for name, p in built.model.named_parameters() if p.requires_grad}
     trainer = TokenTrainer(
         model=built.model,
         args=args,
@@ -278,9 +286,12 @@ def _trainer(
         processing_class=tokenizer,
         job_digest=digest,
         autocast=built.autocast,
-        train_dataset=splits["train"].plain_rows(),
-        eval_dataset=splits["validation"].plain_rows(),
+        train_dataset=Dataset.from_list(splits["train"].plain_rows()),
+        eval_dataset=Dataset.from_list(splits["validation"].plain_rows()),
         callbacks=[EarlyStoppingCallback(settings["patience"]), callback],
     )
     trainer.remove_callback(PrinterCallback)
+    for name, parameter in built.model.named_parameters():
+        if name in exact_weights:  # TRL rounds the adapters of 4-bit models to bfloat16, which would lose small updates
+            parameter.data = exact_weights[name]
     return trainer, callback

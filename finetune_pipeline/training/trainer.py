@@ -1,4 +1,4 @@
-"""transformers' Trainer with a token-weighted loss over packed or padded batches, and verified checkpoints."""
+"""TRL's SFTTrainer with a token-weighted loss over packed or padded batches, and verified checkpoints."""
 
 import contextlib
 import functools
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState
+from trl import SFTTrainer
 
 from finetune_pipeline import progress
 from finetune_pipeline.faults import Diverged
@@ -62,7 +63,7 @@ class Meter:
         }
 
 
-class TokenTrainer(Trainer):
+class TokenTrainer(SFTTrainer):
     """Trainer whose loss is the sum of the learned tokens' cross-entropies (float32), divided by their number in the optimiser
     step. All tokens have equal weight, regardless of their batch and process; the same holds for validation."""
 
@@ -162,7 +163,7 @@ class TokenTrainer(Trainer):
         root = Path(str(self.args.output_dir))
         folder = root / f"checkpoint-{self.state.global_step}"
         best = f"checkpoint-{self.state.best_global_step}" if self.state.best_global_step else None
-        super()._save_checkpoint(model, trial)
+        Trainer._save_checkpoint(self, model, trial)  # TRL's adds a model card, which asks the hub
         self.accelerator.wait_for_everyone()
         if best is not None and (root / best).exists():
             self.state.best_model_checkpoint = str(root / best)

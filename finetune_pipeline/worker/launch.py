@@ -1,6 +1,6 @@
 """Runs one training in several processes: chooses a strategy, starts torch's elastic launcher, and returns one exit code.
 
-``torchrun`` and ``accelerate launch`` run the same launcher; each process then trains through transformers and Accelerate. All
+``torchrun`` and ``accelerate launch`` run the same launcher; each process then trains through TRL and Accelerate. All
 processes end if this process or one of them ends.
 """
 
