@@ -1,4 +1,4 @@
-"""Reads adapter folders: their kind, and the merged weights W + scaling * B A.
+"""Reads adapter folders: their kind, and the merged weights W + scaling * B A, one block of rows at a time.
 
 The merged weights follow from the adapter's configuration and the tensor names in its file. Only adapters that this
 pipeline's methods write are supported (LoRA, rsLoRA, DoRA). Everything else is refused, because an incomplete merge still
@@ -9,7 +9,7 @@ does the same; the results are bitwise equal.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ import torch
 
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_tensors
+from finetune_pipeline.models.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from finetune_pipeline.models.streaming import TORCH_TYPES, TensorFile
 
 KINDS = {"LORA": "lora", "PROMPT_TUNING": "prompt", "PREFIX_TUNING": "prefix"}
 """Maps PEFT's adapter types to names of spec.methods.Kind."""
@@ -70,8 +71,9 @@ class LowRank:
 class Adapter:
     """A low-rank adapter. `changes` maps names of base weights to their changes."""
 
+    folder: Path
     config: Mapping[str, Any]
-    tensors: Mapping[str, torch.Tensor]
+    file: TensorFile
     changes: dict[str, LowRank] = field(default_factory=dict)
 
     @property
@@ -82,7 +84,7 @@ class Adapter:
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """Read a low-rank adapter and the weights it changes.
+    """Read a low-rank adapter and the weights it changes. Reads headers only.
     Raises JobError for other kinds of adapters; otherwise names every unsupported setting and tensor."""
     kind = adapter_kind(folder)
     if kind == "full":
@@ -95,7 +97,7 @@ def read_adapter(folder: Path) -> Adapter:
     if not (folder / ADAPTER_WEIGHTS).is_file():
         fix = "save the adapter with `save_pretrained`, which writes safetensors"
         raise JobError(f"{folder.name!r} does not contain {ADAPTER_WEIGHTS}", fix)
-    adapter = Adapter(read_json(folder / ADAPTER_CONFIG), read_tensors(folder / ADAPTER_WEIGHTS))
+    adapter = Adapter(folder, read_json(folder / ADAPTER_CONFIG), TensorFile(folder / ADAPTER_WEIGHTS))
     problems = [*_settings_problems(adapter.config), *_read_tensors(adapter)]
     if problems:
         fix = "serve it as an adapter, or train with supported settings (LoRA, rsLoRA, DoRA)"
@@ -121,9 +123,9 @@ def _settings_problems(config: Mapping[str, Any]) -> list[str]:
 def _read_tensors(adapter: Adapter) -> list[str]:
     """Fill adapter.changes; return the problems."""
     problems = []
-    tensors, r, dora = adapter.tensors, int(adapter.config["r"]), bool(adapter.config.get("use_dora"))
+    entries, r, dora = adapter.file.entries, int(adapter.config["r"]), bool(adapter.config.get("use_dora"))
     parts = {"A.weight": "a", "B.weight": "b", "magnitude_vector": "magnitude"}
-    for name in tensors:
+    for name in entries:
         module, _, part = name.removeprefix("base_model.model.").rpartition(".lora_")
         if not module or part not in parts:
             problems.append(f"its file contains {name!r}, which is not a LoRA matrix of a linear layer")
@@ -134,7 +136,7 @@ def _read_tensors(adapter: Adapter) -> list[str]:
         if not change.a or not change.b:
             problems.append(f"it contains only one of the two matrices for {module!r}")
             continue
-        shapes = tuple(tensors[change.a].shape), tuple(tensors[change.b].shape)
+        shapes = entries[change.a].shape, entries[change.b].shape
         if shapes[0][0] != r or shapes[1][-1] != r:
             mismatch = f"the shapes {shapes[0]} and {shapes[1]}, which do not match rank {r}"
             problems.append(f"the matrices for {module!r} have {mismatch}")
@@ -143,14 +145,18 @@ def _read_tensors(adapter: Adapter) -> list[str]:
     return problems if adapter.changes or problems else ["its file contains no tensors"]
 
 
-def merged_weight(adapter: Adapter, weight: str, dtype: torch.dtype | None) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return a function that merges the adapter into the base's tensor `weight`; dtype: of the result (None: the base's)."""
-    change, tensors = adapter.changes[weight], adapter.tensors
+def changed_rows(adapter: Adapter, weight: str, dtype: str) -> Callable[[TensorFile], Iterator[torch.Tensor]]:
+    """Return a function that computes the base's tensor `weight` with the adapter merged in, as `dtype` (safetensors' name).
+    The function takes the file of the weight and yields the new rows in order, about 2 Mi elements at a time."""
+    change = adapter.changes[weight]
 
-    def merge(base: torch.Tensor) -> torch.Tensor:
-        merged = base.float() + (tensors[change.b].float() @ tensors[change.a].float()).mul_(adapter.scaling)
-        if change.magnitude:  # DoRA (Liu et al. 2024): magnitude / norm over each output's inputs
-            merged *= (tensors[change.magnitude].float() / torch.linalg.norm(merged, dim=1))[:, None]
-        return merged.to(dtype or base.dtype)
+    def make(base: TensorFile) -> Iterator[torch.Tensor]:
+        a, b = (adapter.file.tensor(name).float() for name in (change.a, change.b))
+        magnitude = adapter.file.tensor(change.magnitude).float() if change.magnitude else None
+        for start, stop in base.blocks(weight):
+            rows = base.rows(weight, start, stop).float().add_((b[start:stop] @ a).mul(adapter.scaling))
+            if magnitude is not None:  # DoRA (Liu et al. 2024): magnitude / norm over each output's inputs
+                rows *= (magnitude[start:stop] / torch.linalg.norm(rows, dim=1))[:, None]
+            yield rows.to(TORCH_TYPES[dtype])
 
-    return merge
+    return make

@@ -1,6 +1,7 @@
 """Merges an adapter into the unquantized base, tensor by tensor: W + scaling * B A in float32, stored in the base's dtype.
 
 It never merges into 4-bit weights: these differ from the base by their rounding error, which the merged model would keep.
+Memory is needed for a few rows and one layer's adapter matrices only, regardless of the model's size.
 """
 
 import os
@@ -11,14 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from finetune_pipeline.engine.files import digest_file
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.adapters import Adapter, adapter_kind, merged_weight, read_adapter
+from finetune_pipeline.models.adapters import Adapter, adapter_kind, changed_rows, read_adapter
 from finetune_pipeline.models.identity import model_folder
-from finetune_pipeline.models.model_files import ADAPTER_WEIGHTS, FLOATS, stored_dtypes, text_files, weight_files
-from finetune_pipeline.models.weights import Checkpoint, copy_model, write_record
+from finetune_pipeline.models.model_files import ADAPTER_WEIGHTS, FLOATS, text_files, weight_files
+from finetune_pipeline.models.weights import Checkpoint, Copy, write_record
 from finetune_pipeline.spec.methods import kind_of
 
 _FIX_OTHER_BASE = "merge the adapter into the base model it was trained on"
@@ -36,23 +35,24 @@ def merge(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dic
     source, target = model_folder(base), out / "model"
     shutil.rmtree(target, ignore_errors=True)
     if adapter_kind(adapter) == "full":
-        _use_full_model(adapter, source, target)
+        dtype = _use_full_model(adapter, source, target)
+        files = {p.name: digest_file(p) for p in target.iterdir()}
         facts = {"kind": "full", "merged_tensors": 0, "scaling": None, "adapter_sha256": None}
     else:
         low_rank = read_adapter(adapter)
-        _merge_into(Checkpoint(source), low_rank, target, float32)
+        copy = plan_merge(Checkpoint(source), low_rank, float32=float32)
+        files, dtype = copy.write(target), copy.dtypes
         facts = {
             "kind": "lora",
             "merged_tensors": len(low_rank.changes),
             "scaling": low_rank.scaling,
             "adapter_sha256": digest_file(adapter / ADAPTER_WEIGHTS),
         }
-    files = {path.name: digest_file(path) for path in target.iterdir()}
-    return write_record(out, "model", base, files, dtype=stored_dtypes(target), **facts)
+    return write_record(out, "model", base, files, dtype=dtype, **facts)
 
 
-def _merge_into(base: Checkpoint, adapter: Adapter, target: Path, float32: bool) -> None:
-    """Write `base` with the adapter merged in. Raises JobError naming every tensor that does not fit."""
+def plan_merge(base: Checkpoint, adapter: Adapter, *, float32: bool = False) -> Copy:
+    """Plan the copy of `base` with the adapter merged in. Raises JobError naming every tensor that does not fit."""
     if base.config.get("quantization_config"):
         reason = f"the base model {base.folder.name!r} is quantized: merging into it would keep its rounding errors"
         raise JobError(reason, "set base_model to the unquantized model")
@@ -61,33 +61,41 @@ def _merge_into(base: Checkpoint, adapter: Adapter, target: Path, float32: bool)
 
         file_names = stored_names(base.folder)
         adapter = replace(adapter, changes={file_names.get(n, n): change for n, change in adapter.changes.items()})
+    copy = Copy.of(base)
     problems = [problem for name in adapter.changes if (problem := _misfit(base, adapter, name))]
     if problems:
         raise JobError("\n".join([*problems[:20], f"({len(problems)} tensors do not fit)"]), _FIX_OTHER_BASE)
-    changes = {name: merged_weight(adapter, name, torch.float32 if float32 else None) for name in adapter.changes}
-    copy_model(base, target, changes, config={"dtype": "float32"} if float32 else None)
+    for name in adapter.changes:
+        dtype = "F32" if float32 else base.entry(name).dtype
+        copy.change(name, changed_rows(adapter, name, dtype), dtype=dtype)
+    if float32:
+        copy.config["dtype"] = "float32"
+    return copy
 
 
 def _misfit(base: Checkpoint, adapter: Adapter, name: str) -> str | None:
     """Return why the adapter's change of a tensor does not fit the base; None if it does."""
     if name not in base.place:
         return f"the adapter changes {name!r}, which the base model does not have"
-    entry, tensors, change = base.entries[name], adapter.tensors, adapter.changes[name]
+    entry, adapter_tensors, change = base.entry(name), adapter.file.entries, adapter.changes[name]
     if entry.dtype not in FLOATS:
         stored = f"the base's {name} is stored as {entry.dtype}"
         return f"{stored}, which is quantized: set base_model to the unquantized model"
-    shape = (tensors[change.b].shape[0], tensors[change.a].shape[1])
-    if change.magnitude is not None and tensors[change.magnitude].shape != shape[:1]:
-        return f"the adapter's magnitudes of {name} have the shape {tuple(tensors[change.magnitude].shape)}, not {shape[:1]}"
+    shape = (adapter_tensors[change.b].shape[0], adapter_tensors[change.a].shape[1])
+    if change.magnitude is not None and adapter_tensors[change.magnitude].shape != shape[:1]:
+        return f"the adapter's magnitudes of {name} have the shape {adapter_tensors[change.magnitude].shape}, not {shape[:1]}"
     if shape != entry.shape:
         return f"the adapter's change of {name} has shape {shape}, but the base's weight has {entry.shape}"
     return None
 
 
-def _use_full_model(trained: Path, source: Path, target: Path) -> None:
-    """Build the model from a full fine-tune's folder: link (or copy) its files, and take missing ones from the base."""
-    entries, base = Checkpoint(trained).entries, Checkpoint(source).entries
-    reshaped = sorted(n for n in base.keys() & entries.keys() if base[n].shape != entries[n].shape)
+def _use_full_model(trained: Path, source: Path, target: Path) -> str:
+    """Build the model from a full fine-tune's folder: link (or copy) its files, and take missing ones from the base. Returns
+    the dtypes of its tensors."""
+    checkpoint, base = Checkpoint(trained), Checkpoint(source)
+    reshaped = sorted(
+        n for n in base.place if n in checkpoint.place and base.entry(n).shape != checkpoint.entry(n).shape
+    )
     if reshaped:
         raise JobError(f"the trained model's {reshaped[0]} has a different shape than the base's", _FIX_OTHER_BASE)
     target.mkdir(parents=True)
@@ -96,6 +104,7 @@ def _use_full_model(trained: Path, source: Path, target: Path) -> None:
     for path in text_files(source):
         if "safetensors" not in path.name and not (target / path.name).exists():
             shutil.copyfile(path, target / path.name)
+    return Copy.of(checkpoint).dtypes
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -1,6 +1,7 @@
 """Reads the files of a model folder, which anybody may have written: JSON of the expected types, and headers of weights."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,11 +134,22 @@ def _files_in_index(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor of a safetensors file. dtype: its name there, such as BF16; size: in bytes."""
+    """A tensor of a safetensors file. dtype: its name there, such as BF16; size: in bytes; start: the offset of its bytes."""
 
     dtype: str
     shape: tuple[int, ...]
     size: int
+    start: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Length of the first dimension; 1 for a scalar."""
+        return self.shape[0] if self.shape else 1
+
+    @property
+    def row_elements(self) -> int:
+        """Number of elements of one row."""
+        return math.prod(self.shape[1:])
 
 
 def tensor_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
@@ -161,27 +173,13 @@ def tensor_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     tensors = {}
     for name, entry in header.items():
         begin, end = entry["data_offsets"]
-        tensors[name] = StoredTensor(entry["dtype"], tuple(entry["shape"]), end - begin)
+        tensors[name] = StoredTensor(entry["dtype"], tuple(entry["shape"]), end - begin, 8 + header_length + begin)
     return tensors, metadata
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     """Return every tensor in a folder's weight files, by name. Reads headers only."""
     return {name: tensor for file in weight_files(folder) for name, tensor in tensor_header(file)[0].items()}
-
-
-def stored_dtypes(folder: Path) -> str:
-    """Return the dtypes in a folder's weight files as text: ``bfloat16+float32``."""
-    names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-    return "+".join(sorted({names.get(t.dtype, t.dtype.lower()) for t in stored_tensors(folder).values()}))
-
-
-def read_tensors(file: Path) -> dict[str, Any]:
-    """Read all tensors of a safetensors file into memory. Raises DamagedFile like :func:`tensor_header`."""
-    from safetensors.torch import load_file
-
-    tensor_header(file)
-    return load_file(file)
 
 
 def quantization(config: Mapping[str, Any], folder: Path | None = None) -> str | None:

@@ -30,6 +30,7 @@ from finetune_pipeline.models.inference.reader import Reader
 from finetune_pipeline.models.inference.trial import logits_alone, rows_at_once
 from finetune_pipeline.models.loading import as_stored, device_with_room, load_for_prediction, pick_device
 from finetune_pipeline.models.model_files import EMBEDDINGS, HEADS
+from finetune_pipeline.models.streaming import TORCH_TYPES
 from finetune_pipeline.models.weights import Checkpoint
 from finetune_pipeline.reporting import say
 
@@ -161,14 +162,17 @@ def differing_weights(reference: Any, merged: Path) -> tuple[int, list[str]]:
     expected = as_stored(reference)
     stored = Checkpoint(model_folder(merged))
     differing = []
-    for name, entry in stored.entries.items():
-        if name not in expected or tuple(expected[name].shape) != entry.shape:
+    for name, file in stored.place.items():
+        entry = file.entries[name]
+        if name not in expected or tuple(expected[name].shape) != entry.shape or entry.dtype not in TORCH_TYPES:
             differing.append(name)
             continue
-        parts = zip(*(t.flatten().split(1 << 22) for t in (expected[name], stored.tensor(name))), strict=True)
-        if not all(_rounded_once(wanted.cpu().float(), actual) for wanted, actual in parts):
-            differing.append(name)
-    return len(stored.entries), sorted(differing)
+        for start, stop in file.blocks(name):
+            expected_rows = expected[name][start:stop].cpu() if entry.shape else expected[name].cpu()
+            if not _rounded_once(expected_rows.float(), file.rows(name, start, stop)):
+                differing.append(name)
+                break
+    return len(stored.place), sorted(differing)
 
 
 def _rounded_once(expected: torch.Tensor, stored: torch.Tensor) -> bool:

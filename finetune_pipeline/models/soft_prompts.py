@@ -9,7 +9,7 @@ the adapter stays separate, and prediction starts from a cache that contains it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,9 @@ from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.loading import load_for_prediction
-from finetune_pipeline.models.model_files import (
-    ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
-    read_tensors,
-    stored_dtypes,
-    weight_files,
-)
-from finetune_pipeline.models.weights import Change, Checkpoint, copy_model, write_record
+from finetune_pipeline.models.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from finetune_pipeline.models.streaming import TORCH_TYPES, TensorFile
+from finetune_pipeline.models.weights import Checkpoint, Copy, write_record
 
 NAME = "<|soft_{}|>"
 _SUPPRESSING_BIAS = -1e4
@@ -46,34 +41,35 @@ def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) 
     """
     source, target = model_folder(base), out / "model"
     checkpoint = Checkpoint(source)
-    vectors = read_tensors(adapter / ADAPTER_WEIGHTS)["prompt_embeddings"].float()  # [tokens, width]
+    vectors = TensorFile(adapter / ADAPTER_WEIGHTS).tensor("prompt_embeddings").float()  # [tokens, width]
     name, scale = _embedding(checkpoint)
     original, extended, ids, tokens = _extended_tokenizer(source, len(vectors))
-    dtype = torch.float32 if float32 else None
-    row_count = max(rows := checkpoint.entries[name].shape[0], max(ids) + 1)
+    dtype = "F32" if float32 else checkpoint.entry(name).dtype
+    copy = Copy.of(checkpoint)
+    row_count = max(rows := checkpoint.entry(name).rows, max(ids) + 1)
     # the new tokens, and those of the tokenizer that the base has no row for
     never = sorted({*ids, *range(rows, row_count)})
+    _set_rows(copy, name, ids, vectors / scale, row_count, dtype)
     was_tied = checkpoint.tied
     head = checkpoint.head or checkpoint.usual_head
-    added = {} if head in checkpoint.place else {head: name}
-    unlikely = _unlikely_rows(checkpoint.tensor(added.get(head, head)), never)
-    changes = {
-        name: _with_rows(ids, vectors / scale, row_count, dtype),
-        head: _with_rows(never, unlikely, row_count, dtype),
-    }
+    if was_tied and head not in copy.outputs:
+        copy.add(head, like=name)
+    _set_rows(copy, head, never, _unlikely_rows(checkpoint, copy.outputs[head].source, never), row_count, dtype)
     bias = head.removesuffix("weight") + "bias"
     if bias in checkpoint.place:
-        changes[bias] = _with_rows(never, torch.full((len(never),), _SUPPRESSING_BIAS), row_count, None)
-    config = {"vocab_size": row_count, "tie_word_embeddings": False} | ({"dtype": "float32"} if float32 else {})
+        _set_rows(
+            copy, bias, never, torch.full((len(never),), _SUPPRESSING_BIAS), row_count, checkpoint.entry(bias).dtype
+        )
+    copy.config = {"vocab_size": row_count, "tie_word_embeddings": False} | ({"dtype": "float32"} if float32 else {})
     shutil.rmtree(target, ignore_errors=True)
-    copy_model(checkpoint, target, changes, added, config)
+    files = copy.write(target)
     extended.save_pretrained(target)
     _suppress_tokens(target, checkpoint.config, never)
     _check_same_text(original, extended, ids)
-    files = {path.name: digest_file(path) for path in target.iterdir()}
+    files |= {path.name: digest_file(path) for path in target.iterdir() if path.suffix != ".safetensors"}
     soft = {"soft_tokens": tokens, "soft_ids": ids, "prompt_prefix": "".join(tokens), "untied": was_tied}
-    facts = {"kind": "prompt", **soft, "adapter_sha256": digest_file(adapter / ADAPTER_WEIGHTS)}
-    return write_record(out, "model", base, files, dtype=stored_dtypes(target), **facts)
+    sha256 = digest_file(adapter / ADAPTER_WEIGHTS)
+    return write_record(out, "model", base, files, kind="prompt", **soft, dtype=copy.dtypes, adapter_sha256=sha256)
 
 
 def _embedding(base: Checkpoint) -> tuple[str, float]:
@@ -118,19 +114,27 @@ def _check_same_text(original: Any, extended: Any, ids: Sequence[int]) -> None:
         )
 
 
-def _with_rows(ids: Sequence[int], rows: torch.Tensor, total: int, dtype: torch.dtype | None) -> Change:
-    """Return a function that extends a tensor to `total` rows, sets those at `ids` to `rows`, and changes its dtype."""
+def _set_rows(copy: Copy, name: str, ids: Sequence[int], rows: torch.Tensor, total: int, dtype: str) -> None:
+    """Extend tensor `name` of the copy to `total` rows, and set the rows at `ids` to `rows`."""
+    torch_dtype = TORCH_TYPES[dtype]
+    source, shape = copy.outputs[name].source, copy.outputs[name].planned.shape
 
-    def change(stored: torch.Tensor) -> torch.Tensor:
-        extended = stored.new_zeros((total, *stored.shape[1:]), dtype=dtype)
-        extended[: len(stored)] = stored
-        extended[list(ids)] = rows.to(extended.dtype)
-        return extended
+    def make(file: TensorFile) -> Iterator[torch.Tensor]:
+        positions = torch.tensor(list(ids))
+        for start, stop in file.blocks(source):
+            block = file.rows(source, start, stop).to(torch_dtype)
+            inside = (positions >= start) & (positions < stop)
+            block[positions[inside] - start] = rows[inside].to(torch_dtype)
+            yield block
+        tail = torch.zeros((total - shape[0], *shape[1:]), dtype=torch_dtype)
+        beyond = positions >= shape[0]
+        tail[positions[beyond] - shape[0]] = rows[beyond].to(torch_dtype)
+        yield tail
 
-    return change
+    copy.change(name, make, dtype=dtype, shape=(total, *shape[1:]))
 
 
-def _unlikely_rows(head: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
+def _unlikely_rows(base: Checkpoint, name: str, ids: Sequence[int]) -> torch.Tensor:
     """Return head rows that keep the new tokens from being chosen: the mean of all other rows, in float32.
 
     For any input, their logit is then the mean of the other tokens' logits. It is below the maximum, so greedy decoding never
@@ -139,9 +143,14 @@ def _unlikely_rows(head: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
     bound: its logit is 0, while all others may be negative. A very negative logit for every input needs a bias, which most
     heads lack.
     """
-    others = torch.ones(len(head), dtype=torch.bool)
-    others[[i for i in ids if i < len(head)]] = False
-    return head[others].mean(0, dtype=torch.float64).float().expand(len(ids), -1)
+    total, count = torch.zeros(base.entry(name).shape[1], dtype=torch.float64), 0
+    file = base.place[name]
+    for start, stop in file.blocks(name):
+        keep = torch.ones(stop - start, dtype=torch.bool)
+        keep[[i - start for i in ids if start <= i < stop]] = False
+        total += file.rows(name, start, stop)[keep].double().sum(0)
+        count += int(keep.sum())
+    return (total / count).float().expand(len(ids), -1)
 
 
 def _suppress_tokens(folder: Path, config: dict[str, Any], ids: Sequence[int]) -> None:
@@ -164,9 +173,10 @@ def prefix_reference(base: Path, adapter: Path, out: Path, *, float32: bool = Fa
     target.mkdir(parents=True)
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         shutil.copyfile(adapter / name, target / name)
+    checkpoint = Checkpoint(source)
     digests = {f"adapter/{p.name}": digest_file(p) for p in sorted(target.iterdir())}
-    files = {path.name: digest_file(path) for path in weight_files(source)} | digests
-    dtype, sha256 = stored_dtypes(source), digests[f"adapter/{ADAPTER_WEIGHTS}"]
+    files = {f.path.name: digest_file(f.path) for f in checkpoint.files} | digests
+    dtype, sha256 = Copy.of(checkpoint).dtypes, digests[f"adapter/{ADAPTER_WEIGHTS}"]
     return write_record(out, "adapter", base, files, kind="prefix", dtype=dtype, adapter_sha256=sha256)
 
 
@@ -177,7 +187,7 @@ class PrefixedModel:
     def __init__(self, model: Any, adapter: Path) -> None:
         config = read_json(adapter / ADAPTER_CONFIG)
         self.model, self.config = model, model.config
-        flat = read_tensors(adapter / ADAPTER_WEIGHTS)["prompt_embeddings"].float()
+        flat = TensorFile(adapter / ADAPTER_WEIGHTS).tensor("prompt_embeddings").float()
         layers, heads = int(config["num_layers"]), int(config["num_attention_heads"])
         self.tokens = len(flat)
         # [2 * layers, heads, tokens, d]: keys and values of each layer in turn

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
-from finetune_pipeline.engine.files import read_json, write_json
+from finetune_pipeline.engine.files import digest_file, read_json, write_json
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.identity import origin
 from finetune_pipeline.models.model_files import (
@@ -22,36 +21,33 @@ from finetune_pipeline.models.model_files import (
     INDEX,
     MODEL_FILE,
     StoredTensor,
-    stored_tensors,
-    tensor_header,
     text_files,
     weight_files,
 )
+from finetune_pipeline.models.streaming import TORCH_TYPES, TensorFile, new_tensor, write_tensors
 
 
 class Checkpoint:
-    """The weights of a transformers folder. entries: dtype and shape of each tensor in use; place: its file."""
+    """The weights of a transformers folder. `files`: the files in use, in order; `place`: the file of each tensor."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises FindingsError and DamagedFile like weight_files and tensor_header, JobError for a tensor in two files."""
+        """Raises FindingsError and DamagedFile like weight_files and TensorFile, JobError for a tensor in two files."""
         self.folder = folder
         self.config: dict[str, Any] = read_json(folder / "config.json")
-        self.entries: dict[str, StoredTensor] = {}
-        self.place: dict[str, Path] = {}
-        for path in weight_files(folder):
-            for name, entry in tensor_header(path)[0].items():
+        self.files = [TensorFile(p) for p in weight_files(folder)]
+        self.place: dict[str, TensorFile] = {}
+        for file in self.files:
+            for name in file.entries:
                 if name in self.place:
                     raise JobError(
-                        f"{folder.name}: the tensor {name} is in {self.place[name].name} and in {path.name}",
+                        f"{folder.name}: the tensor {name} is in {self.place[name].path.name} and in {file.path.name}",
                         "fetch the model again",
                     )
-                self.entries[name], self.place[name] = entry, path
+                self.place[name] = file
 
-    def tensor(self, name: str) -> torch.Tensor:
-        """Return a tensor, whose memory is the mapped file's: do not change it. Raises KeyError."""
-        with safe_open(self.place[name], framework="pt") as file:
-            tensor: torch.Tensor = file.get_tensor(name)
-        return tensor
+    def entry(self, name: str) -> StoredTensor:
+        """Return the dtype and shape of a tensor. Raises KeyError."""
+        return self.place[name].entries[name]
 
     @property
     def embedding(self) -> str | None:
@@ -78,38 +74,83 @@ class Checkpoint:
         return bool(declared) if declared is not None and self.head else self.head is None
 
 
-Change = Callable[[torch.Tensor], torch.Tensor]
-"""Computes a new tensor from the stored one."""
+Make = Callable[[TensorFile], Iterator[torch.Tensor | memoryview]]
+"""Takes the file that stores a tensor; yields the pieces of the new tensor in order."""
 
 
-def copy_model(
-    source: Checkpoint,
-    target: Path,
-    changes: Mapping[str, Change],
-    added: Mapping[str, str] | None = None,
-    config: Mapping[str, Any] | None = None,
-) -> None:
-    """Write a copy of a model with changed tensors into `target`: weights, index, configuration and the other files.
-    added: names of new tensors, each with the stored one it is computed from, whose file it joins. config: changed settings."""
-    target.mkdir(parents=True, exist_ok=True)
-    sources = {name: name for name in source.place} | dict(added or {})
-    for path in dict.fromkeys(source.place.values()):
-        tensors = {}
-        for name, stored in sources.items():
-            if source.place[stored] == path:
-                tensor = source.tensor(stored)
-                tensors[name] = changes[name](tensor).contiguous() if name in changes else tensor
-        save_file(tensors, target / path.name, {"format": "pt"})
-    for path in text_files(source.folder):
-        shutil.copyfile(path, target / path.name)
-    if config:
-        _write_indented(target / "config.json", changed_config(source.config, config))
-    if (target / INDEX).exists():
-        index = read_json(target / INDEX)
-        index["weight_map"] = {name: source.place[stored].name for name, stored in sorted(sources.items())}
-        total_size = sum(tensor.size for tensor in stored_tensors(target).values())
-        index["metadata"] = {**index.get("metadata", {}), "total_size": total_size}
-        _write_indented(target / INDEX, index)
+@dataclass
+class Output:
+    """The recipe for one tensor of the copy: `make` computes it from the stored tensor `source` (`make` None: unchanged), and it is
+    written into `file`."""
+
+    planned: StoredTensor
+    file: str
+    source: str
+    make: Make | None = None
+
+
+@dataclass
+class Copy:
+    """A planned copy of a checkpoint: `outputs` by tensor name, changes of `config`, and unchanged files."""
+
+    source: Checkpoint
+    outputs: dict[str, Output] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, source: Checkpoint) -> Copy:
+        return cls(source, {n: Output(file.entries[n], file.path.name, n) for n, file in source.place.items()})
+
+    def change(self, name: str, make: Make, *, dtype: str | None = None, shape: tuple[int, ...] | None = None) -> None:
+        """Replace a tensor by the result of `make`, with `dtype` and `shape` (default: unchanged)."""
+        old = self.outputs[name]
+        planned = new_tensor(dtype or old.planned.dtype, shape or old.planned.shape)
+        self.outputs[name] = Output(planned, old.file, old.source, make)
+
+    def add(self, name: str, like: str) -> None:
+        """Add a tensor, initially a copy of the stored tensor `like`, in the same file."""
+        self.outputs[name] = Output(self.source.entry(like), self.outputs[like].file, like)
+
+    def write(self, target: Path) -> dict[str, str]:
+        """Write weights, index, configuration and the other files into `target`. Returns {file: sha256}."""
+        target.mkdir(parents=True, exist_ok=True)
+        digests: dict[str, str] = {}
+        outputs_by_file: dict[str, dict[str, Output]] = {}
+        for name, output in self.outputs.items():
+            outputs_by_file.setdefault(output.file, {})[name] = output
+        metadata = {f.path.name: f.metadata for f in self.source.files}
+        for file, outputs in sorted(outputs_by_file.items()):
+            tensors = {name: output.planned for name, output in outputs.items()}
+            digests[file] = write_tensors(target / file, tensors, self._pieces, metadata[file] or {"format": "pt"})
+        self._write_other_files(target)
+        digests |= {path.name: digest_file(path) for path in target.iterdir() if path.name not in digests}
+        return dict(sorted(digests.items()))
+
+    def _pieces(self, name: str) -> Iterator[torch.Tensor | memoryview]:
+        output = self.outputs[name]
+        file = self.source.place[output.source]
+        yield from output.make(file) if output.make else file.pieces(output.source)
+
+    def _write_other_files(self, target: Path) -> None:
+        source = self.source.folder
+        for path in text_files(source):
+            shutil.copyfile(path, target / path.name)
+        if self.config:
+            _write_indented(target / "config.json", changed_config(self.source.config, self.config))
+        if (source / INDEX).exists():
+            index = read_json(source / INDEX)
+            index["weight_map"] = {name: output.file for name, output in sorted(self.outputs.items())}
+            index["metadata"] = {**index.get("metadata", {}), "total_size": self.bytes()}
+            _write_indented(target / INDEX, index)
+
+    @property
+    def dtypes(self) -> str:
+        """Return the tensor dtypes as text: ``bfloat16+float32``."""
+        stored = {output.planned.dtype for output in self.outputs.values()}
+        return "+".join(sorted(str(TORCH_TYPES.get(dtype, dtype.lower())).removeprefix("torch.") for dtype in stored))
+
+    def bytes(self) -> int:
+        return sum(output.planned.size for output in self.outputs.values())
 
 
 def write_record(out: Path, folder: str, base: Path, files: Mapping[str, str], **facts: Any) -> dict[str, Any]:
