@@ -126,7 +126,7 @@ class Bench:
 
         def run() -> None:
             if v.collator == "padded":
-                batch = packing.PaddedCollator()(rows)
+                batch = packing.padded_batch(rows)
             else:
                 tree = packing.prefix_tree if v.collator == "shared" else no_prefix_tree
                 with mock.patch.object(packing, "prefix_tree", tree):

@@ -153,6 +153,7 @@ STEPS = [
         "The untrained model: safetensors, tokenizer, chat template and digests.",
         baseline.make_base_model,
         settings=lambda spec, run: run.base,
+        code_version="2",
         checks=(training_check.safe_weights,),
         kinds=("huggingface", "safetensors"),
         heavy=True,

@@ -25,8 +25,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
-from finetune_pipeline.training import attention
-from finetune_pipeline.training.packing import PackedCollator, PaddedCollator
+from finetune_pipeline.training import attention, packing
 
 _COMMON = {"dtype": "bfloat16", "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -323,9 +322,9 @@ def rehearsal() -> Iterator[Device]:
         return replace(plan, buckets=buckets, **tensors)
 
     def fake_collate(original: Any) -> Any:
-        def call(self: Any, rows: Any) -> dict[str, Any]:
+        def call(*arguments: Any, **options: Any) -> dict[str, Any]:
             with unset_fake_temporarily():
-                batch = original(self, rows)
+                batch = original(*arguments, **options)
             return {
                 k: torch.empty(v.shape, dtype=v.dtype) if isinstance(v, torch.Tensor) else v for k, v in batch.items()
             }
@@ -333,8 +332,8 @@ def rehearsal() -> Iterator[Device]:
         return call
 
     with (
-        mock.patch.object(PackedCollator, "__call__", fake_collate(PackedCollator.__call__)),
-        mock.patch.object(PaddedCollator, "__call__", fake_collate(PaddedCollator.__call__)),
+        mock.patch.object(packing, "packed_batch", fake_collate(packing.packed_batch)),
+        mock.patch.object(packing, "padded_batch", fake_collate(packing.padded_batch)),
         mock.patch.object(AutoModelForCausalLM, "from_pretrained", _from_config),
         mock.patch.object(attention, "_make_plan", fake_plan),
         mock.patch("torch.nn.functional.scaled_dot_product_attention", _attend),

@@ -83,7 +83,7 @@ def train_step(base: Path, settings: Mapping[str, Any], number: int, plant: str 
         with device.read(same=not shape.own_norms):
             packed = settings["shared_prefix"] and packing.supports_shared_prefix(built.model)[0]
             fused.fuse(built.model)
-        collator: Any = packing.packed_collator(built.model) if packed else packing.PaddedCollator()
+        collator = packing.packed_collator(built.model) if packed else packing.padded_batch
         job = {"settings": settings, "work": work, "stage": "adapter"}
         trainer, _ = sft._trainer(
             job, built, tokenizer, collator, {"train": examples, "validation": examples}, "", 1, False

@@ -14,6 +14,8 @@ from finetune_pipeline.faults import JobError, OutsideError, outside_words
 from finetune_pipeline.findings import Finding, FindingsError, errors
 from finetune_pipeline.models.chat import end_ids, end_of_turn_token, load_tokenizer, unusable
 from finetune_pipeline.models.chat_templates import (
+    changed_template,
+    fixed_template,
     generation_ends,
     no_template,
     no_tokenizer,
@@ -27,6 +29,7 @@ from finetune_pipeline.models.model_files import (
     base_error,
     quantization,
     read_config,
+    read_typed,
     stored_tensors,
     text_files,
     weight_files,
@@ -38,8 +41,8 @@ def prepare_base(base_model: str, revision: str | None, out: Path, chat_template
     """Make `base_model` available locally, and write its facts and ``path`` to out/model.json.
 
     Dequantizes the GGUF file of a bundled model to bfloat16 safetensors in out/model, uses local models in place, and
-    downloads hub models to the hub's cache. chat_template: text of a template that replaces the model's own; out/model is
-    then a separate folder with links to the weight files of local and hub models.
+    downloads hub models to the hub's cache. chat_template: text of a template that replaces the model's own. With another
+    template than the stored one, out/model is a separate folder with links to the weight files of local and hub models.
     Raises FindingsError for an unknown model and an unusable template, and like :func:`describe`.
     """
     kind = model_kind(base_model, revision)
@@ -52,12 +55,15 @@ def prepare_base(base_model: str, revision: str | None, out: Path, chat_template
         folder = local_base(base_model).resolve()
     else:
         folder = _download(base_model, revision)
-    warnings: list[Finding] = []
-    if chat_template is not None:
+    warnings = [] if chat_template else changed_template(folder, base_model)
+    if chat_template or warnings:
         if folder != model_copy:
             _link_weights(folder, model_copy, out)
             folder = model_copy
-        warnings = use_template(folder, chat_template, base_model)
+        if chat_template:
+            warnings = use_template(folder, chat_template, base_model)
+        else:
+            _write_template(folder)
     facts = describe(folder, base_model)
     facts |= {
         "base_model": base_model,
@@ -149,6 +155,14 @@ def use_template(folder: Path, template: str, name: str) -> list[Finding]:
     write_json(path, {**generation, "eos_token_id": ids if len(ids) > 1 else ids[0]})
     path.chmod(0o644)
     return findings
+
+
+def _write_template(folder: Path) -> None:
+    """Write the template of :func:`fixed_template` into a model folder, in the place of the stored one."""
+    template, config = fixed_template(folder) or "", read_typed(folder / "tokenizer_config.json", dict[str, Any])
+    (folder / "chat_template.jinja").write_text(template, "utf-8")
+    config.pop("chat_template", None)
+    write_json(folder / "tokenizer_config.json", config)
 
 
 def _portable_path(target: Path, folder: Path, artifact: Path) -> str:

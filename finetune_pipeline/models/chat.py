@@ -136,7 +136,9 @@ def _encode_turns(tokenizer: Any, messages: Sequence[Message], tools: Tools) -> 
     """Return (tokens of the whole conversation, its turns with loss). Raises FindingsError like :func:`encode_example`."""
     full = rendered(tokenizer, messages, False, tools)
     for i, message in enumerate(messages):
-        if message["role"] != "assistant" and message["content"].strip() not in full.text:
+        content = message["content"].strip()
+        quoted = json.dumps(content, ensure_ascii=False)  # as Llama 3.1 and gpt-oss write the results of tools
+        if message["role"] != "assistant" and content not in full.text and quoted not in full.text:
             raise FindingsError([_content_lost(f"turn {i + 1}", f"the text of the {message['role']}")])
     if tools and render(tokenizer, messages, False) == full.text:
         raise FindingsError([_content_lost("tools", "the list of tools")])
@@ -179,6 +181,8 @@ def _mismatch(tokenizer: Any, prompt: list[int], full: list[int], turn: int) -> 
     message = "the chat template renders a different text for serving than for training: they differ from token "
     message += f"{index} on ({texts})"
     fix = "use a chat template whose generation prompt is the start of an assistant turn"
+    if "</think>" in texts:
+        fix = "remove the reasoning from the answers, or copy the model's own template to a file and name it in chat_template"
     return Finding("chat.template_mismatch", "error", f"turn {turn + 1}", message, fix)
 
 

@@ -8,7 +8,8 @@ import hashlib
 import json
 import re
 from collections.abc import Container, Mapping, Sequence
-from datetime import datetime
+from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +50,23 @@ _NONE = (
 NAMED = {"chatml": _CHATML, "gemma": _GEMMA, "llama3": _LLAMA3, "none": _NONE}
 """``none`` writes plain text: the turns, each followed by a blank line, the assistant's after ``Answer:``."""
 
+_NO_THINKING = "{%- set enable_thinking = false %}"
+_DATE = date(2024, 7, 26)
+"""The date in every prompt: the one that Llama 3 writes where there is no clock."""
+USER_TEXT = "{text}"
+"""Placeholder for the user's text."""
+_ANSWER = "an answer"
+
 _MARK = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?[a-z][a-z_]{1,30}>|\[/?[A-Z_]{2,20}\]")
 
 
 def read_chat_template(setting: str | None, folder: Path) -> str | None:
     """Return the template text for a spec's `chat_template`: a name in :data:`NAMED`, or a file relative to the task folder.
-    None (the model's own template) is returned unchanged. Raises FindingsError if it is neither a name nor a file."""
+    A date in it is fixed; None is the model's own template. Raises FindingsError if it is neither a name nor a file."""
     if setting is None or setting in NAMED:
         return NAMED[setting] if setting else None
     try:
-        return (folder / setting).read_text("utf-8")
+        return with_fixed_date((folder / setting).read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         message = f"{setting!r} is neither a known template nor a readable file ({error})"
         fix = f"set one of {', '.join(NAMED)}, or the path of a Jinja file in the task folder"
@@ -101,7 +109,7 @@ class _GenerationConfig(msgspec.Struct):
 
 
 def own_template(folder: Path) -> str | None:
-    """Return the chat template of a model folder, or None. If tokenizer_config.json has several, ``default`` is used."""
+    """Return the chat template in a model folder's files, or None. If tokenizer_config.json has several, ``default`` is used."""
     file = folder / "chat_template.jinja"
     if file.is_file():
         return read_text(file)
@@ -109,6 +117,36 @@ def own_template(folder: Path) -> str | None:
     if isinstance(template, list):
         template = {entry.name: entry.template for entry in template}
     return (template.get("default") if isinstance(template, dict) else template) or None
+
+
+def fixed_template(folder: Path) -> str | None:
+    """Return the chat template with which a base model is used here, or None.
+
+    An answer is all that the model writes, and a prompt is the same on every day. So three things are fixed: the date;
+    thinking, which is off; and text that the template writes before every answer, which becomes part of the generation prompt.
+    """
+    template = own_template(folder)
+    if template is None:
+        return None
+    template = with_fixed_date(template)
+    if "enable_thinking" in template and not template.startswith(_NO_THINKING):
+        template = _NO_THINKING + template
+    turns = [{"role": "user", "content": USER_TEXT}, {"role": "assistant", "content": _ANSWER}]
+    try:
+        render = partial(compile_template(template).render, **special_tokens(folder))
+        text, prompt = render(messages=turns), render(messages=turns[:1], add_generation_prompt=True)
+    except (TemplateError, TypeError, ValueError):
+        return template  # training and preflight report it
+    lead, answer, _ = text.removeprefix(prompt).partition(_ANSWER)
+    if answer and text.startswith(prompt) and lead.strip():  # blanks belong to an answer's first token
+        template = f"{template.removesuffix(chr(10))}{{% if add_generation_prompt %}}{{{{ {lead!r} }}}}{{% endif %}}"
+    return template
+
+
+def with_fixed_date(template: str) -> str:
+    """Write :data:`_DATE` into a template in the place of today's: a resumed training and a server need the same prompt."""
+    template = re.sub(r"strftime_now is (not )?defined", lambda m: "false" if m[1] else "true", template)
+    return re.sub(r"strftime_now\((['\"])(.*?)\1\)", lambda m: repr(_DATE.strftime(m[2])), template)
 
 
 def special_tokens(folder: Path) -> dict[str, str]:
@@ -124,8 +162,9 @@ def special_tokens(folder: Path) -> dict[str, str]:
 
 
 def generation_ends(folder: Path) -> list[int]:
-    """Return the end-of-answer tokens that generation_config.json names: one, several or none."""
-    ends = read_typed(folder / "generation_config.json", _GenerationConfig).eos_token_id
+    """Return the end-of-answer tokens that generation_config.json, or without it config.json, names: one, several or none."""
+    files = (folder / "generation_config.json", folder / "config.json")
+    ends = read_typed(next(filter(Path.is_file, files), files[0]), _GenerationConfig).eos_token_id
     return ends if isinstance(ends, list) else [] if ends is None else [ends]
 
 
@@ -168,12 +207,8 @@ def compile_template(text: str) -> Template:
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    environment.globals["strftime_now"] = _DATE.strftime
     return environment.from_string(text)
-
-
-USER_TEXT = "{text}"
-"""Placeholder for the user's text."""
 
 
 def written(folder: Path, messages: Sequence[Mapping[str, str]]) -> str | None:
@@ -213,12 +248,25 @@ def missing_tokens(name: str, missing: Sequence[str], choices: Sequence[str]) ->
     return Finding("model.template_tokens", "error", "task.yaml: chat_template", message, fix)
 
 
+def changed_template(folder: Path, name: str) -> list[Finding]:
+    """Return a note if the model's own template is used with changes."""
+    if fixed_template(folder) == own_template(folder):
+        return []
+    message = (
+        f"the chat template of {name} is used with a fixed date ({_DATE:%d %b %Y}), without thinking, and with the text it writes "
+        "before every answer as part of the prompt"
+    )
+    fix = "serve the exported template; or copy the model's own into the task folder and name it in chat_template"
+    return [Finding("model.template_changed", "note", f"model {name}", message, fix)]
+
+
 def template_findings(folder: Path, template: str | None, name: str, vocabulary: Container[str]) -> list[Finding]:
     """Return errors and warnings about using the model folder with `template` (None: its own)."""
     model_template = own_template(folder)
     if template is None:
-        return [] if model_template else [no_template(name, usable_templates(vocabulary))]
-    if missing := missing_marks(template, vocabulary):
+        return changed_template(folder, name) if model_template else [no_template(name, usable_templates(vocabulary))]
+    known = set(marks(model_template or ""))  # tokens or not, the model was trained with them
+    if missing := [mark for mark in missing_marks(template, vocabulary) if mark not in known]:
         return [missing_tokens(name, missing, usable_templates(vocabulary))]
     if model_template:
         message = f"chat_template in task.yaml replaces the chat template of {name}"

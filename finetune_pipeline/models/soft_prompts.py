@@ -186,7 +186,7 @@ class PrefixedModel:
 
     def __init__(self, model: Any, adapter: Path) -> None:
         config = read_json(adapter / ADAPTER_CONFIG)
-        self.model, self.config, self.generation_config = model, model.config, model.generation_config
+        self.model, self.config = model, model.config
         flat = TensorFile(adapter / ADAPTER_WEIGHTS).tensor("prompt_embeddings").float()
         layers, heads = int(config["num_layers"]), int(config["num_attention_heads"])
         self.tokens = len(flat)

@@ -5,16 +5,19 @@ base model's folder. Imports neither torch nor a model library.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateSyntaxError
 
 from finetune_pipeline.findings import Finding, FindingsError, errors
-from finetune_pipeline.models.chat import end_of_turn_token
+from finetune_pipeline.models.chat import encode_example, end_of_turn_token
 from finetune_pipeline.models.chat_templates import (
     NAMED,
     compile_template,
+    fixed_template,
     missing_marks,
     missing_tokens,
     no_template,
@@ -22,6 +25,7 @@ from finetune_pipeline.models.chat_templates import (
     own_template,
     read_chat_template,
     template_findings,
+    usable_templates,
 )
 from finetune_pipeline.models.hardware import cpu_has_bfloat16, has_nvidia
 from finetune_pipeline.models.identity import BUNDLED, bundled_files, local_base, model_folder, model_kind, model_record
@@ -59,7 +63,11 @@ def preflight(spec: TaskSpec, folder: Path, base: Path | None = None) -> list[Fi
     if base is not None:
         model_path = model_folder(base)
         warnings = [Finding(**warning) for warning in model_record(base).get("warnings", [])]
-        return [*refusals(spec, read_config(model_path), model_path), *warnings]
+        return [
+            *refusals(spec, read_config(model_path), model_path),
+            *_unusable_template(spec, model_path, own_template(model_path)),
+            *warnings,
+        ]
     try:
         config, local_folder = _base(spec)
     except FindingsError as error:
@@ -120,14 +128,25 @@ def _template(spec: TaskSpec, template: str | None, base: Path | None) -> list[F
         convertible = [file for pattern in _TOKENIZERS for file in base.glob(pattern)] if template else []
         return [] if convertible else [no_tokenizer(spec.base_model)]
     findings = template_findings(base, template, spec.base_model, tokenizer.get_vocab())
-    text = template or own_template(base)
-    if text and not errors(findings):
-        counter = TokenCounter(base, text)
+    text = template or fixed_template(base)
+    return findings if errors(findings) else findings + _unusable_template(spec, base, text)
+
+
+def _unusable_template(spec: TaskSpec, base: Path, template: str | None) -> list[Finding]:
+    """Return why no row can be trained with a template: it never ends an answer, serves another text, or refuses the turns."""
+    tokenizer = load_tokenizer_file(base)
+    if tokenizer is None or template is None:
+        return []
+    turns = [{"role": "system", "content": spec.system_prompt}]
+    turns += [{"role": role, "content": "a"} for role in ("user", "assistant")]
+    counter, fix = TokenCounter(base, template), " or ".join(usable_templates(tokenizer.get_vocab()))
+    findings = []
+    for probe in (partial(end_of_turn_token, counter), partial(encode_example, counter, turns)):
         try:
-            end_of_turn_token(counter)
+            probe()
         except FindingsError as error:
-            # a template may refuse these turns but support the rows; training checks the rows
-            findings += [f for f in error.findings if f.rule == "model.template_without_end"]
+            place = f"model {spec.base_model}"
+            findings += [replace(f, place=place, fix=f"{f.fix}; or set chat_template: {fix}") for f in error.findings]
     return findings
 
 

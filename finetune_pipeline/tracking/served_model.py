@@ -39,7 +39,9 @@ class TrainedModel(PythonModel):
         self.model: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
         ).eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        # with an adapter, its own: base_model may have changed the base's chat template
+        tokenizer_folder = folder if self.description["kind"] in WHOLE else context.artifacts["adapter"]
+        self.tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, trust_remote_code=False, local_files_only=True)
         self.control_tokens = _module(Path(context.artifacts["control_tokens"]))
         ends = self.model.generation_config.eos_token_id
         end_tokens = ends if isinstance(ends, list) else [ends]

@@ -5,8 +5,8 @@ In causal attention the hidden states of a prefix do not depend on what follows 
 batch, and computes the prefix once. Logits are computed only for tokens with loss.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,99 +15,92 @@ from finetune_pipeline.models.inference.trial import relative_difference
 from finetune_pipeline.training import attention
 from finetune_pipeline.training.prefix_tree import BUCKETS, Layout, Row, prefix_tree, segments
 
+Collator = Callable[[Sequence[Row]], dict[str, Any]]
+"""Makes a batch of rows."""
 
-@dataclass
-class PackedCollator:
-    """Packs rows {id, ids, loss} into one sequence. `saved_tokens` counts tokens that packing avoids computing again.
+
+def packed_batch(rows: Sequence[Row], leading: int = 0, virtual: int = 0, kernel: str = BUCKETS) -> dict[str, Any]:
+    """Pack rows {id, ids, loss} into one sequence.
 
     leading: virtual tokens of prompt tuning, in the sequence before all rows; virtual: those of prefix tuning, before the
-    sequence as keys and values only.
+    sequence as keys and values only. Returns input_ids [1, T] and position_ids [1, leading + T]; logit_positions [n] and
+    labels [n]: where logits are needed, and for which token (a position may occur several times); shared_prefix: the layout;
+    row_ids and learned: the rows in the order of `labels`, and how many labels each has.
     """
-
-    leading: int = 0
-    virtual: int = 0
-    kernel: str = BUCKETS
-    saved_tokens: int = 0
-
-    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """Return a batch: input_ids [1, T] and position_ids [1, leading + T]; logit_positions [n] and labels [n]: where logits
-        are needed, and for which token (a position may occur several times); shared_prefix: the layout; row_ids and learned:
-        the rows in the order of `labels`, and how many labels each has."""
-        rows = sorted(rows, key=lambda r: -len(r["ids"]))
-        inner, leaves = prefix_tree(rows)
-        first_number = 1 if self.leading else 0  # number of the first segment with tokens of rows
-        layout = Layout(*segments(inner, leaves, self.leading), self.virtual, self.kernel)
-        starts = layout.starts()
-        offset = self.leading + self.virtual
-        ids: list[int] = []
-        positions = list(range(self.virtual, offset))
-        for segment in [*inner, *leaves]:
-            ids += rows[segment.row]["ids"][segment.start : segment.end]
-            positions += range(offset + segment.start, offset + segment.end)
-        logit_positions: list[int] = []
-        labels: list[int] = []
-        learned_by_row: list[int] = []
-        for number, segment in enumerate(leaves, first_number + len(inner)):
-            row = rows[segment.row]
-            parent = layout.parents[number]
-            for position, learned in enumerate(row["loss"]):
-                if learned and position:
-                    # the token before it predicts it: in this segment, or the parent's last
-                    if position > segment.start:
-                        logit_positions.append(starts[number] + position - 1 - segment.start)
-                    else:
-                        logit_positions.append(starts[parent] + layout.lengths[parent] - 1)
-                    labels.append(row["ids"][position])
-            learned_by_row.append(len(labels) - sum(learned_by_row))
-        self.saved_tokens += sum(self.leading + len(r["ids"]) for r in rows) - len(positions)
-        return {
-            "input_ids": torch.tensor([ids]),
-            "position_ids": torch.tensor([positions]),
-            "logit_positions": torch.tensor(logit_positions),
-            "labels": torch.tensor(labels),
-            "shared_prefix": layout,
-            "row_ids": [rows[segment.row]["id"] for segment in leaves],
-            "learned": learned_by_row,
-        }
+    rows = sorted(rows, key=lambda r: -len(r["ids"]))
+    inner, leaves = prefix_tree(rows)
+    first_number = 1 if leading else 0  # number of the first segment with tokens of rows
+    layout = Layout(*segments(inner, leaves, leading), virtual, kernel)
+    starts = layout.starts()
+    offset = leading + virtual
+    ids: list[int] = []
+    positions = list(range(virtual, offset))
+    for segment in [*inner, *leaves]:
+        ids += rows[segment.row]["ids"][segment.start : segment.end]
+        positions += range(offset + segment.start, offset + segment.end)
+    logit_positions: list[int] = []
+    labels: list[int] = []
+    learned_by_row: list[int] = []
+    for number, segment in enumerate(leaves, first_number + len(inner)):
+        row = rows[segment.row]
+        parent = layout.parents[number]
+        for position, learned in enumerate(row["loss"]):
+            if learned and position:
+                # the token before it predicts it: in this segment, or the parent's last
+                if position > segment.start:
+                    logit_positions.append(starts[number] + position - 1 - segment.start)
+                else:
+                    logit_positions.append(starts[parent] + layout.lengths[parent] - 1)
+                labels.append(row["ids"][position])
+        learned_by_row.append(len(labels) - sum(learned_by_row))
+    return {
+        "input_ids": torch.tensor([ids]),
+        "position_ids": torch.tensor([positions]),
+        "logit_positions": torch.tensor(logit_positions),
+        "labels": torch.tensor(labels),
+        "shared_prefix": layout,
+        "row_ids": [rows[segment.row]["id"] for segment in leaves],
+        "learned": learned_by_row,
+    }
 
 
-def packed_collator(model: Any, kernel: str = BUCKETS) -> PackedCollator:
-    """Return a collator for `model`, which may have virtual tokens (spec.methods.soft_prompt). kernel: of choose_kernel."""
+def packed_collator(model: Any, kernel: str = BUCKETS) -> Collator:
+    """Return :func:`packed_batch` for `model`, with its virtual tokens (spec.methods.soft_prompt). kernel: of choose_kernel."""
     leading, virtual = getattr(model, "virtual_tokens", (0, 0))
-    return PackedCollator(leading, virtual, kernel)
+    return partial(packed_batch, leading=leading, virtual=virtual, kernel=kernel)
 
 
-class PaddedCollator:
-    """Pads rows {id, ids, loss} on the right, with token 0: nothing attends to it."""
+def padded_batch(rows: Sequence[Row]) -> dict[str, Any]:
+    """Pad rows {id, ids, loss} on the right, with token 0: nothing attends to it.
 
-    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """Return a batch: input_ids and attention_mask [n, T]; labels [m]: tokens with loss, row by row; logits_to_keep: for
-        how many of the last positions logits are computed; logit_positions [m]: indices of the labels' logits among them,
-        flattened over rows; row_ids and learned: as of :class:`PackedCollator`."""
-        length = max(len(r["ids"]) for r in rows)
-        ids = torch.zeros(len(rows), length, dtype=torch.long)
-        attention_mask = torch.zeros(len(rows), length, dtype=torch.long)
-        has_loss = torch.zeros(len(rows), length, dtype=torch.bool)
-        for i, row in enumerate(rows):
-            n = len(row["ids"])
-            ids[i, :n] = torch.tensor(row["ids"])
-            attention_mask[i, :n] = 1
-            has_loss[i, :n] = torch.tensor(row["loss"])
-        has_loss[:, 0] = False
-        first_position = int(has_loss.any(0).nonzero()[0]) - 1  # here, on the CPU, where no device must be waited for
-        return {
-            "input_ids": ids,
-            "attention_mask": attention_mask,
-            "labels": ids[has_loss],
-            "logits_to_keep": length - first_position,
-            "logit_positions": has_loss.roll(-1, 1)[:, first_position:].flatten().nonzero().squeeze(1),
-            "row_ids": [r["id"] for r in rows],
-            "learned": has_loss.sum(1).tolist(),
-        }
+    Returns input_ids and attention_mask [n, T]; labels [m]: tokens with loss, row by row; logits_to_keep: for how many of the
+    last positions logits are computed; logit_positions [m]: indices of the labels' logits among them, flattened over rows;
+    row_ids and learned: as of :func:`packed_batch`.
+    """
+    length = max(len(r["ids"]) for r in rows)
+    ids = torch.zeros(len(rows), length, dtype=torch.long)
+    attention_mask = torch.zeros(len(rows), length, dtype=torch.long)
+    has_loss = torch.zeros(len(rows), length, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        n = len(row["ids"])
+        ids[i, :n] = torch.tensor(row["ids"])
+        attention_mask[i, :n] = 1
+        has_loss[i, :n] = torch.tensor(row["loss"])
+    has_loss[:, 0] = False
+    first_position = int(has_loss.any(0).nonzero()[0]) - 1  # here, on the CPU, where no device must be waited for
+    return {
+        "input_ids": ids,
+        "attention_mask": attention_mask,
+        "labels": ids[has_loss],
+        "logits_to_keep": length - first_position,
+        "logit_positions": has_loss.roll(-1, 1)[:, first_position:].flatten().nonzero().squeeze(1),
+        "row_ids": [r["id"] for r in rows],
+        "learned": has_loss.sum(1).tolist(),
+    }
 
 
 def logits_to_learn(model: Any, batch: dict[str, Any]) -> torch.Tensor:
-    """Return the logits [n, vocabulary] that predict ``batch["labels"]``, for a batch of either collator."""
+    """Return the logits [n, vocabulary] that predict ``batch["labels"]``, for a batch of either kind."""
     if "shared_prefix" in batch:
         # transformers passes on a 4-D mask unchanged, instead of building a T x T one that nothing reads
         unused_mask = torch.zeros(1, 1, 1, 1, device=batch["input_ids"].device)
@@ -175,7 +168,7 @@ def _problem_in_trial(model: Any, config: Any, windows: list[int | None]) -> str
     """Return the problem that a trial batch shows with packing, or an empty string. Leaves the packed attention switched on."""
     rows = _trial_rows(config.vocab_size)
     attention.register()
-    padded = logits_to_learn(model, _to_device(PaddedCollator()(rows), model.device)).float()
+    padded = logits_to_learn(model, _to_device(padded_batch(rows), model.device)).float()
     config._attn_implementation = attention.NAME
     batch = _to_device(packed_collator(model)(rows), model.device)
     packed = logits_to_learn(model, batch).float()

@@ -28,7 +28,7 @@ from finetune_pipeline.training.attention import choose_kernel
 from finetune_pipeline.training.flex import Trial
 from finetune_pipeline.training.fused import fuse
 from finetune_pipeline.training.model import Built, build, round_to_base, save_trained
-from finetune_pipeline.training.packing import PaddedCollator, packed_collator, supports_shared_prefix
+from finetune_pipeline.training.packing import Collator, packed_collator, padded_batch, supports_shared_prefix
 from finetune_pipeline.training.prefix_tree import shared_by_all
 from finetune_pipeline.training.processes import (
     is_first,
@@ -122,7 +122,7 @@ def train(
     fused = fuse(built.model)
     picks_kernel = packed and state.is_main_process
     (trial,) = broadcast_object_list([_kernel(built.model, work, compute_dtype, device) if picks_kernel else None])
-    collator: Any = packed_collator(built.model, trial.kernel) if packed else PaddedCollator()
+    collator = packed_collator(built.model, trial.kernel) if packed else padded_batch
     batch_form = "shared prefix" if packed else f"padded batches: {packing_reason}"
     weight_share = f"weights at {built.weights['ratio']:.0%} of bfloat16"
     say(f"{job['stage']}: {settings['method']} in {_name(compute_dtype)}, {weight_share}; {batch_form}")
@@ -201,7 +201,6 @@ def train(
         "steps_run": progress.global_step - callback.first_step,
         "resumed_from": resume.folder.name if resume.folder else None,
         "checkpoints_skipped": resume.skipped,
-        "saved_prefix_tokens": getattr(collator, "saved_tokens", 0),
         "throughput": trainer.meter.facts(),
     }
     return facts, measured
@@ -220,7 +219,7 @@ def _trainer(
     job: dict[str, Any],
     built: Built,
     tokenizer: Any,
-    collator: Any,
+    collator: Collator,
     splits: dict[str, Prepared],
     digest: str,
     processes: int,

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from tokenizers import processors
 
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.chat import encode_answer, encode_example, encode_prompt, end_ids, render
@@ -37,6 +38,9 @@ def test_training_text_is_serving_text_token_for_token(tokenizer: Any) -> None:
     assert [t for t, learned in zip(row.ids, row.loss, strict=True) if learned] == answer
     assert answer[-1] == tokenizer.eos_token_id
     assert tokenizer.decode(row.ids[-1:]) == "\n" and row.loss[-1] is False
+    begin = processors.TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)])
+    tokenizer.backend_tokenizer.post_processor = begin  # as Llama's and Gemma's: the template writes it too
+    assert tokenizer("a")["input_ids"][0] == 0 and encode_prompt(tokenizer, messages[:-1]) == prompt
 
 
 def test_templates_that_serve_another_text_than_they_train_or_refuse_are_findings(tokenizer: Any) -> None:
@@ -97,6 +101,9 @@ def test_tools_and_their_calls_are_written_as_objects_or_a_finding_names_the_exa
     assert '"name": "find_user", "parameters"' in tokenizer.decode(row.ids)
     prompt = encode_prompt(tokenizer, WITH_TOOLS[:-1], TOOLS)
     assert row.ids[: len(prompt)] == prompt
+    result = {**WITH_TOOLS[2], "content": '{"name": "Änn"}'}
+    tokenizer.chat_template = TOOL_TEMPLATE.replace("{{ m.content }}", "{{ m.content | tojson }}")  # as Llama 3.1's
+    assert encode_example(tokenizer, [*WITH_TOOLS[:2], result, WITH_TOOLS[3]], "e", TOOLS)
     assert encode_answer(tokenizer, WITH_TOOLS[:1], WITH_TOOLS[1], TOOLS)[-1] == tokenizer.eos_token_id
 
 

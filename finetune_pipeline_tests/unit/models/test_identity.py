@@ -14,6 +14,7 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 import torch
+import trl
 from safetensors.torch import load_file, save_file
 
 from finetune_pipeline.engine.files import DamagedFile, digest_file
@@ -22,11 +23,12 @@ from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models import identity
 from finetune_pipeline.models.base import prepare_base
 from finetune_pipeline.models.chat import encode_example, encode_prompt, load_tokenizer
-from finetune_pipeline.models.chat_templates import NAMED
+from finetune_pipeline.models.chat_templates import NAMED, fixed_template, own_template, read_chat_template
 from finetune_pipeline.models.identity import base_identity, bundled_files, model_folder, model_kind
 from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline.models.model_files import weight_files
 from finetune_pipeline.models.weights import Checkpoint
+from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline_tests.tiny_model import make_tiny_model, make_tiny_tokenizer
 
 BUNDLED = "bundled/smollm2-135m-instruct"
@@ -182,6 +184,33 @@ def test_with_a_template_of_existing_tokens_it_answers_and_stops(gemma, tmp_path
     assert not (gemma / "chat_template.jinja").exists()
 
 
+@pytest.mark.parametrize("family", ["qwen3", "qwen3_6", "nemotron_3_nano", "gptoss", "llama3_2"])
+def test_a_model_writes_the_answer_alone_and_gets_the_same_prompt_every_day(tiny, tmp_path, family) -> None:
+    """Their own templates put thoughts or channels before an answer, which would count as the answer, and today's date."""
+    folder = shutil.copytree(tiny, tmp_path / "base")
+    shutil.copyfile(Path(trl.__file__).parent / f"chat_templates/{family}.jinja", folder / "chat_template.jinja")
+    facts = prepare_base(str(folder), None, tmp_path / "out")
+    assert [w["rule"] for w in facts["warnings"]] == ["model.template_changed"]
+    prepared, tokenizer = model_folder(tmp_path / "out"), load_tokenizer(tmp_path / "out")
+    assert own_template(prepared) == fixed_template(folder) == fixed_template(prepared)
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "billing"}]
+    (row,) = encode_example(tokenizer, turns, "e")
+    answer = tokenizer.decode([t for t, on in zip(row.ids, row.loss, strict=True) if on])
+    assert answer.startswith(("billing<|", "billing\n<|")), answer
+    text = tokenizer.decode(row.ids)
+    assert text == TokenCounter(prepared).apply_chat_template(turns), "planned with the same template"
+    if family in ("gptoss", "llama3_2"):
+        assert "2024-07-26" in text or "26 Jul 2024" in text
+        (tmp_path / "mine.jinja").write_text(own_template(folder) or "")
+        mine = read_chat_template("mine.jinja", tmp_path) or ""
+        assert "strftime" not in mine + (own_template(prepared) or "")
+    if family == "qwen3":  # to learn thoughts, one names the template
+        prepare_base(str(folder), None, tmp_path / "thinking", own_template(folder))
+        turns[1]["content"] = "<think>\nhm\n</think>\n\nbilling"
+        (row,) = encode_example(TokenCounter(model_folder(tmp_path / "thinking")), turns, "e")
+        assert "<think>\nhm" in tokenizer.decode([t for t, on in zip(row.ids, row.loss, strict=True) if on])
+
+
 # --- a base model is whole, or refused before anything is computed with it
 
 
@@ -267,6 +296,7 @@ def test_other_files_beside_the_weights_do_not_count(tiny: Path, tmp_path: Path)
     assert [facts[n] for n in ("parameters", "weight_bytes", "dtype")] == [99648, plain["weight_bytes"], "BF16"]
     assert [p.name for p in weight_files(model_folder(tmp_path / "base"))] == ["model.safetensors"]
     assert len(Checkpoint(folder).place) == len(Checkpoint(tiny).place)
+    assert plain["warnings"] == []
 
 
 def test_a_full_disk_is_not_taken_for_an_absent_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,9 @@ def test_what_ends_an_answer_is_read_from_the_generation_config(tiny, tmp_path, 
     path = shutil.copytree(tiny, tmp_path / "more_ends") / "generation_config.json"
     path.unlink() if message is None else path.write_text(json.dumps({"eos_token_id": message}))
     assert end_ids(load_tokenizer(path.parent)) == ends
+    config = path.parent / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"eos_token_id": [2, 3]}))
+    assert end_ids(load_tokenizer(path.parent)) == ({2, 3} if message is None else ends), "as transformers reads them"
 
 
 def test_a_comparison_leaves_a_gpu_that_is_too_small_for_float32(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

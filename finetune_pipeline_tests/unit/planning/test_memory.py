@@ -21,9 +21,9 @@ from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.training.fused import fuse, token_losses
 from finetune_pipeline.training.model import build
 from finetune_pipeline.training.packing import (
-    PaddedCollator,
     logits_to_learn,
     packed_collator,
+    padded_batch,
     supports_shared_prefix,
 )
 from finetune_pipeline.training.rows import prepare_split, task_text
@@ -115,7 +115,7 @@ def test_activations_are_what_is_kept(models: Models, examples: list[Example], n
         fuse(built.model)
         built.model.train()
         rows = prepare_split(tokenizer, examples, 1024, "fail", "rows").plain_rows()
-        collator: Any = packed_collator(built.model) if packed else PaddedCollator()
+        collator = packed_collator(built.model) if packed else padded_batch
         saved_bytes, width = saved_tensors(built.model, collator(rows), built.autocast), compute.itemsize
         batch = batch_of(rows, settings, packed)
         predicted = activation_bytes(shape, settings, batch, width) + batch.learned * shape.vocabulary * width

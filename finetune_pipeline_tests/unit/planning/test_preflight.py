@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import trl
 import yaml
 from safetensors.torch import load_file, save_file
 
@@ -26,16 +27,33 @@ def model(base: Path, tmp_path: Path) -> Path:
     return shutil.copytree(base, tmp_path / "model")
 
 
+TASK: dict[str, Any] = {
+    "name": "demo", "description": "d", "system_prompt": "yes or no", "output": {"kind": "labels", "labels": ["yes", "no"]},
+}  # fmt: skip
+
+
 def found(model: Path, tmp_path: Path, **more: Any) -> list[Finding]:
-    task = {
-        "name": "demo", "description": "d", "base_model": str(model), "system_prompt": "yes or no",
-        "output": {"kind": "labels", "labels": ["yes", "no"]}, **more,
-    }  # fmt: skip
-    return preflight(parse_spec(yaml.safe_dump(task)), tmp_path)
+    return preflight(parse_spec(yaml.safe_dump({**TASK, "base_model": str(model), **more})), tmp_path)
 
 
 def test_a_sound_model_has_no_finding(model: Path, tmp_path: Path) -> None:
     assert found(model, tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("family", "rule", "fix"),
+    [
+        ("deepseek_r1_distill", "chat.template_mismatch", "set chat_template: chatml or none"),
+        ("gemma", "chat.template_refuses", "set chat_template: chatml or none"),  # no system prompt
+    ],
+)
+def test_a_template_that_cannot_be_trained_with_is_told_before_the_run(model, tmp_path, family, rule, fix) -> None:
+    shutil.copyfile(Path(trl.__file__).parent / f"chat_templates/{family}.jinja", model / "chat_template.jinja")
+    (finding,) = (f for f in found(model, tmp_path) if f.rule == rule)
+    assert fix in finding.fix and finding.place == f"model {model}"
+    prepare_base(str(model), None, tmp_path / "out")
+    spec = parse_spec(yaml.safe_dump({**TASK, "base_model": "owner/name"}))  # of the hub: told once it is there
+    assert rule in [f.rule for f in preflight(spec, tmp_path, tmp_path / "out")]
 
 
 def changed(name: str, **values: Any) -> tuple[str, str]:

@@ -24,7 +24,7 @@ from finetune_pipeline.tracking.database import follow_home
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.dagster_dev import reserved_port
 from finetune_pipeline_tests.shared import copy_database
-from finetune_pipeline_tests.tiny_model import make_tiny_model
+from finetune_pipeline_tests.tiny_model import make_tiny_model, make_tiny_tokenizer
 from finetune_pipeline_tests.unit.models.architectures import make_adapter
 from finetune_pipeline_tests.unit.processes import wait_until
 
@@ -37,6 +37,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     make_tiny_model(folder / "base")
     make_adapter(folder / "base", folder / "adapter", size=0.3)
+    make_tiny_tokenizer(folder / "adapter")  # as training saves it
     return folder
 
 
@@ -235,7 +236,9 @@ def test_a_moved_base_is_named_and_another_one_refused(
         ValueError, match=r"different files than those the adapter was trained on \(model\.safetensors\)"
     ):
         load(tracking, "models:/tickets/1")
-    monkeypatch.setenv("FINETUNE_BASE_MODEL", str(models / "base"))
+    original = shutil.copytree(models / "base", tmp_path / "original")
+    (original / "chat_template.jinja").write_text("the hub's template, before base_model changed it")
+    monkeypatch.setenv("FINETUNE_BASE_MODEL", str(original))
     assert load(tracking, "models:/tickets/1").predict(texts(TEXT)) == [
         answer(models / "base", models / "adapter", PROMPT, TEXT, 8)
     ]

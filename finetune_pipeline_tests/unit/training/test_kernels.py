@@ -16,7 +16,7 @@ from torch.nn.attention.flex_attention import _identity
 from finetune_pipeline.training.attention import _PackedAttention
 from finetune_pipeline.training.flex import block_mask, flex_attend, try_kernels
 from finetune_pipeline.training.fused import _Dropout, _masked, fuse, token_losses
-from finetune_pipeline.training.packing import PaddedCollator
+from finetune_pipeline.training.packing import padded_batch
 from finetune_pipeline.training.prefix_tree import BUCKETS, FLEX, Layout
 from finetune_pipeline_tests.unit.training.models import adapted, loss_and_gradients, rows
 
@@ -26,7 +26,7 @@ from finetune_pipeline_tests.unit.training.models import adapted, loss_and_gradi
     [("lora", torch.float32, 1e-5), ("qlora", torch.float32, 1e-5), ("qlora", torch.bfloat16, 0.05)],
 )
 def test_same_loss_and_gradients_as_peft(tiny: Path, method: str, compute: torch.dtype, near: float) -> None:
-    batch = PaddedCollator()(rows())
+    batch = padded_batch(rows())
     plain = adapted(tiny, method, compute)
     loss, gradients = loss_and_gradients(plain, batch)
     model = adapted(tiny, method, compute)
@@ -41,7 +41,7 @@ def test_gradients_with_dropout_are_those_of_the_drawn_mask(tiny: Path) -> None:
     model = adapted(tiny, dropout=0.3)
     fuse(model)
     model.train()
-    batch = PaddedCollator()(rows(2))
+    batch = padded_batch(rows(2))
     weight = next(p for n, p in model.named_parameters() if "layers.0.mlp.down_proj.lora_A" in n)
 
     def loss() -> float:

@@ -18,7 +18,7 @@ from finetune_pipeline.spec import methods
 from finetune_pipeline.spec.methods.soft_prompt import SoftPrompt
 from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.training.model import build
-from finetune_pipeline.training.packing import PaddedCollator, logits_to_learn
+from finetune_pipeline.training.packing import logits_to_learn, padded_batch
 from finetune_pipeline.training.rows import encode_split, task_text
 from finetune_pipeline.training.sft import train
 from finetune_pipeline_tests.tiny_model import SYSTEM, make_tiny_model
@@ -50,7 +50,7 @@ def _loss(folder: Path, inputs: Path, adapter: Path | None = None) -> float:
     model = PeftModel.from_pretrained(model, adapter).eval() if adapter else model
     examples = read_examples(inputs / "validation.jsonl")
     rows = encode_split(load_tokenizer(inputs / "base"), examples, 1 << 20, "fail").rows
-    batch = PaddedCollator()([{"id": r.id, "ids": r.ids, "loss": r.loss} for r in rows])
+    batch = padded_batch([{"id": r.id, "ids": r.ids, "loss": r.loss} for r in rows])
     with torch.no_grad():
         return torch.nn.functional.cross_entropy(logits_to_learn(model, batch), batch["labels"]).item()
 

@@ -12,9 +12,9 @@ from finetune_pipeline.training import attention
 from finetune_pipeline.training.fused import fuse
 from finetune_pipeline.training.model import build
 from finetune_pipeline.training.packing import (
-    PackedCollator,
-    PaddedCollator,
+    packed_batch,
     packed_collator,
+    padded_batch,
     supports_shared_prefix,
 )
 from finetune_pipeline.training.prefix_tree import Layout, shared_by_all
@@ -54,16 +54,17 @@ SETS = {
 )
 def test_same_loss_and_gradients_packed_and_padded(name: str, method: str, kind: str) -> None:
     model, batch = trainable(name, method), SETS[kind]()
-    padded_loss, padded = loss_and_gradients(model, PaddedCollator()(batch))
+    padded_loss, padded = loss_and_gradients(model, padded_batch(batch))
     good, why = supports_shared_prefix(model)
     assert good, why
-    collator = packed_collator(model)
-    packed_loss, packed = loss_and_gradients(model, collator(batch))
+    in_one = packed_collator(model)(batch)
+    packed_loss, packed = loss_and_gradients(model, in_one)
     assert packed_loss == pytest.approx(padded_loss, rel=1e-5)
     assert padded.norm() > 1e-3
     assert (packed - padded).norm() / padded.norm() < 1e-5
     if kind != "nothing in common" or method == "prompt":
-        assert (collator.saved_tokens > 0) == (len(batch) > 1)
+        leading = in_one["position_ids"].numel() - in_one["input_ids"].numel()
+        assert (in_one["position_ids"].numel() < sum(leading + len(r["ids"]) for r in batch)) == (len(batch) > 1)
 
 
 @pytest.mark.parametrize(
@@ -97,11 +98,11 @@ def test_architectures_learn_from_the_loss_of_each_row_alone(architecture, metho
             targets = torch.tensor(row["ids"])[1:][learned]
             losses.append(torch.nn.functional.cross_entropy(logits[:-1][learned], targets, reduction="none"))
     alone = torch.cat(losses).mean().item()
-    padded_loss, padded = loss_and_gradients(model, PaddedCollator()(batch))
+    padded_loss, padded = loss_and_gradients(model, padded_batch(batch))
     assert padded_loss == pytest.approx(alone, rel=1e-4)
     assert supports_shared_prefix(model)[0] is packs is model_shape(base).packs, "the plan counts the same batches"
     fuse(model)
-    collator: Any = packed_collator(model) if packs else PaddedCollator()
+    collator = packed_collator(model) if packs else padded_batch
     loss, gradients = loss_and_gradients(model, collator(batch))
     assert loss == pytest.approx(alone, rel=1e-4)
     assert (gradients - padded).norm() / padded.norm() < 1e-4
@@ -109,14 +110,12 @@ def test_architectures_learn_from_the_loss_of_each_row_alone(architecture, metho
 
 def test_prompts_shared_by_some_rows_are_computed_once() -> None:
     batch = nested()
-    collator = PackedCollator()
-    packed = collator(batch)
+    packed = packed_batch(batch)
     layout = packed["shared_prefix"]
     inner = len(set(layout.parents) - {-1})
     assert layout.lengths[:inner] == [20, 18, 30] and layout.parents[:inner] == [-1, 0, 0]
     assert shared_by_all(batch) == 20 and shared_by_all(rows(4, 0, seed=5)) == 0
-    assert collator.saved_tokens == 20 * 6 + 18 * 2 + 30 * 2
-    assert packed["input_ids"].shape[1] == sum(len(r["ids"]) for r in batch) - collator.saved_tokens
+    assert sum(len(r["ids"]) for r in batch) - packed["input_ids"].shape[1] == 20 * 6 + 18 * 2 + 30 * 2
 
 
 def test_a_model_that_does_not_tell_its_windows_is_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:

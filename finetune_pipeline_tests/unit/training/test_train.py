@@ -7,15 +7,18 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import EarlyStoppingCallback
 
 from finetune_pipeline.data.examples import Example, read_examples, write_examples
 from finetune_pipeline.faults import Diverged, JobError
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.models.chat import encode_example, load_tokenizer
+from finetune_pipeline.models.chat import Encoded, encode_example, load_tokenizer
 from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline.report.training_pages import audit_html
-from finetune_pipeline.training.packing import PaddedCollator, logits_to_learn
-from finetune_pipeline.training.sft import train
+from finetune_pipeline.training.model import build
+from finetune_pipeline.training.packing import logits_to_learn, padded_batch
+from finetune_pipeline.training.rows import Prepared
+from finetune_pipeline.training.sft import _trainer, train
 from finetune_pipeline_tests.tiny_model import TEMPLATE
 from finetune_pipeline_tests.unit.training.jobs import job
 
@@ -53,6 +56,41 @@ def test_it_learns_and_tells(trained: Trained) -> None:
     assert reached["learned"] == 2 * facts["tokens"]["train"]["loss_tokens"]  # two epochs, and no validation pass
     assert 0 < reached["tokens"] < 2 * facts["tokens"]["train"]["tokens"]
     assert 0 < reached["cpu_seconds"] <= measured["train_cpu_seconds"]
+
+
+def test_every_setting_reaches_the_optimiser(inputs: Path, tmp_path: Path) -> None:
+    changes = {"warmup_share": 0.4, "scheduler": "linear", "weight_decay": 0.1, "seed": 7, "patience": 5}
+    order = job(inputs, tmp_path, method="lora", gradient_checkpointing=True, **changes)
+    base, tokenizer = inputs / "base", load_tokenizer(inputs / "base")
+    built = build(base, order["settings"], torch.float32, torch.device("cpu"), tokenizer, "")
+    rows = Prepared(rows=[Encoded(str(i), [5, 6, 7], [False, True, True]) for i in range(40)])
+    trainer, _ = _trainer(
+        order,
+        built,
+        tokenizer,
+        padded_batch,
+        {"train": rows, "validation": rows},
+        digest="",
+        processes=1,
+        from_start=True,
+    )
+    trainer.create_optimizer_and_scheduler(10)
+    rates = []
+    for _ in range(10):
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+    parts = [0, 1 / 4, 1 / 2, 3 / 4, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]
+    assert rates == pytest.approx([order["settings"]["learning_rate"] * part for part in parts])
+    trained = [p for group in trainer.optimizer.param_groups for p in group["params"] if group["weight_decay"] == 0.1]
+    assert {id(p) for p in trained} == {id(p) for p in trainer.model.parameters() if p.requires_grad}
+    assert all(p.dtype == torch.float32 for p in trained)
+    args = trainer.args
+    assert (args.seed, args.data_seed, args.gradient_checkpointing) == (7, 7, True)
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (4, 2)
+    assert [
+        c.early_stopping_patience for c in trainer.callback_handler.callbacks if isinstance(c, EarlyStoppingCallback)
+    ] == [5]
 
 
 def test_micro_batches_weigh_every_token_of_the_step_alike(inputs: Path, tmp_path: Path) -> None:
@@ -118,7 +156,7 @@ def test_every_turn_counts_in_the_validation_loss_where_each_is_a_row_of_its_own
     write_examples(tmp_path / "inputs" / "validation.jsonl", [Example("talk", messages)])
     rows = encode_example(load_tokenizer(base), messages, "talk")
     assert len(rows) == 2
-    batch = PaddedCollator()([{"id": row.id, "ids": row.ids, "loss": row.loss} for row in rows])
+    batch = padded_batch([{"id": row.id, "ids": row.ids, "loss": row.loss} for row in rows])
     with torch.no_grad():
         logits = logits_to_learn(load_for_prediction(base, torch.device("cpu")), batch)
     facts, _ = train(job(tmp_path / "inputs", tmp_path, method="lora", epochs=1))
