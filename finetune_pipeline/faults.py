@@ -140,16 +140,20 @@ def sqlite_words(message: str, place: object) -> str | None:
     return _sentence(words, place)
 
 
+LOST_AND_FOUND = "lost+found"
+"""A folder that a disk's file system makes, for the superuser alone."""
+
+
 def files_below(folder: str | os.PathLike[str], follow_links: bool = False) -> list[str]:
     """Return the files below a folder, except in hidden folders; of links to the same folder, one is followed.
 
-    Raises PermissionError if a folder cannot be read: globs would treat it as empty. A disk's lost+found may be unreadable.
+    Raises PermissionError if a folder except LOST_AND_FOUND cannot be read: globs would treat it as empty.
     """
     files: list[str] = []
     seen_folders: set[str] = set()
 
     def refuse(error: OSError) -> None:
-        if isinstance(error, PermissionError) and Path(error.filename).name != "lost+found":
+        if isinstance(error, PermissionError) and Path(error.filename).name != LOST_AND_FOUND:
             raise error
 
     for place, subfolders, names in os.walk(folder, onerror=refuse, followlinks=follow_links):

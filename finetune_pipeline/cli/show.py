@@ -1,7 +1,5 @@
 """``finetune show [TASK]``: lists the tasks, or shows one task's spec with all defaults and its artifacts."""
 
-import os
-
 import click
 import yaml
 
@@ -47,8 +45,6 @@ def show(task: str | None, as_json: bool) -> int:
 
 def _tasks(as_json: bool) -> int:
     root = read_settings().data_root
-    if root.is_dir():
-        os.listdir(root)  # raises an error if it may not be read, unlike a glob
     tasks = {name: errors(check_task(folder)[1]) for name, folder in find_tasks(root).items()}
     lines = [] if tasks else [f"there is no task in {root}; {NO_TASK}"]
     for name, faults in tasks.items():

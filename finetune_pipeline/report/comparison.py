@@ -117,11 +117,15 @@ def form_section(evaluation: EvaluationResult) -> Blocks:
         yield f"Constrained decoding of the untrained base model would bring {share}."
 
 
+def _rival_title(evaluation: EvaluationResult, name: str) -> str:
+    mode = evaluation.base_at_its_best.mode
+    return f"base model{MODE_TITLES[mode]}" if name == "baseline" and mode != "free" else OTHERS[name]
+
+
 def paired_section(evaluation: EvaluationResult) -> Blocks:
-    rivals = {"baseline": "the base model with its best prompt", API_MODEL: "the API model", "champion": "the champion"}
-    for name, rival in rivals.items():
+    for name in ("baseline", API_MODEL, "champion"):
         if comparison := evaluation.comparisons.get(name):
-            yield pair_sentence(comparison, rival)
+            yield pair_sentence(comparison, _rival_title(evaluation, name))
     yield visible_sentence(evaluation.comparison)
     yield from design_sentences(evaluation)
     yield gains_plot(evaluation)
@@ -142,7 +146,7 @@ def gains_plot(evaluation: EvaluationResult) -> Plot | None:
         if comparison.gain is not None and comparison.interval is not None:
             value, low, high = (100 * gain for gain in (comparison.gain, *comparison.interval))
             written = f"{value:+.1f} ({low:+.1f} to {high:+.1f})".replace("-", "\u2212")
-            dots.append(Dot(f"over {inside(OTHERS[name])}", value, (low, high), written, name == "baseline"))
+            dots.append(Dot(f"over {inside(_rival_title(evaluation, name))}", value, (low, high), written, name == "baseline"))
     axis = f"gain of the fine-tuned model, points of {metric_title(evaluation.metric)}"
     return dot_plot("gains", "Gains of the fine-tuned model with paired intervals", dots, axis)
 
@@ -155,7 +159,7 @@ def comparisons_table(evaluation: EvaluationResult) -> Table:
     columns += [("Macro-F1 gain", points_range)] if labels else []
     rows: list[Sequence[Any]] = []
     for name, compared in _compared(evaluation):
-        row = [OTHERS[name], compared.gain, compared.interval, compared.c, compared.b]
+        row = [_rival_title(evaluation, name), compared.gain, compared.interval, compared.c, compared.b]
         row += [compared.mcnemar_p, compared.mcnemar_p_holm]
         rows.append([*row, compared.macro_f1_interval] if labels else row)
     return Table(columns, rows)
@@ -172,8 +176,8 @@ def pair_sentence(comparison: Comparison, rival: str) -> str:
     p, adjusted = p_value(comparison.mcnemar_p), p_value(comparison.mcnemar_p_holm)
     p_phrase = p if p.startswith("<") else f"= {p}"
     sentence = (
-        f"Of {counted(comparison.n, 'row')}, {number(comparison.c)} are {verb} by the fine-tuned model "
-        f"alone and {number(comparison.b)} by {rival} alone; exact McNemar p {p_phrase}"
+        f"Against the {rival}: of {counted(comparison.n, 'row')}, {number(comparison.c)} are {verb} by the fine-tuned model "
+        f"alone and {number(comparison.b)} by the other alone; exact McNemar p {p_phrase}"
     )
     if comparison.mcnemar_p_holm is not None and adjusted != p:
         sentence += f" ({adjusted} adjusted for the number of comparisons)"

@@ -50,7 +50,7 @@ def rating_files(reviews: Path) -> list[tuple[str, Path]]:
     folder = reviews / RATINGS
     if not folder.is_dir():
         return []
-    return sorted((p.name, p) for p in folder.iterdir() if p.is_file() and p.suffix in (".jsonl", ".csv"))
+    return sorted((p.name, p) for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
 
 
 def ratings_digest(reviews: Path) -> str:

@@ -21,7 +21,7 @@ from finetune_pipeline.data.dedup.text_similarity import exact_form
 from finetune_pipeline.data.examples import ORIGINS, Example, decode_examples
 from finetune_pipeline.data.json_lines import read_blocks_of_lines
 from finetune_pipeline.data.quoting import RAW_SHOWN, row_finding
-from finetune_pipeline.data.scrub import Finder, finder_of, scrub_example
+from finetune_pipeline.data.scrub import Finder, finder_of, scrub_example, scrub_keys
 from finetune_pipeline.data.scrub.placeholders import Sample, chosen_samples, samples_of
 from finetune_pipeline.data.workers import in_order
 from finetune_pipeline.findings import Finding, Severity
@@ -190,6 +190,9 @@ def prepare_block(data: bytes, settings: Preparation) -> PreparedRows:
     removed: dict[int, Finding] = {}
     samples: list[Sample] = []
     for i, example in enumerate(examples):
+        if spec.data.scrub != "warn" and (hidden := scrub_keys(example, settings.key, find)) is not example:
+            example = examples[i] = hidden
+            lines[i] = msgspec.json.encode(example.to_dict()) + b"\n"
         changed, counts, replacements = scrub_example(example, spec.labels, settings.key, find)
         if not counts:
             continue

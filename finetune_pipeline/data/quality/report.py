@@ -38,6 +38,7 @@ def data_quality(
         synthetic: The synthetic rows before review (a dropped row must count as rejected); else those of the sample.
     """
     labels: Counter[str | None] = Counter()
+    evaluated: dict[str, Counter[str | None]] = {"validation": Counter(), "test": Counter()} if assignments else {}
     origins: Counter[str] = Counter()
     train_rows = 0
 
@@ -48,6 +49,8 @@ def data_quality(
         nonlocal train_rows
         for number, e in enumerate(examples):
             labels[e.label] += 1
+            if (split := assignments.get(e.id, "")) in evaluated:
+                evaluated[split][e.label] += 1
             origins[e.origin] += 1
             train_rows += is_train(e)
             yield hash_order(e.id, "quality"), number, e
@@ -58,7 +61,7 @@ def data_quality(
     if count_tokens:
         tokens = count_tokens([e for e in sample if is_train(e)], train_rows)
     parts: dict[str, Any] = {
-        "balance": class_balance(labels, spec),
+        "balance": class_balance(labels, spec, evaluated),
         "synthetic": synthetic_rows(sample if synthetic is None else synthetic, clusters, decisions, spec),
         "noise": label_noise(sample, clusters, spec, rows, decisions),
         "tokens": tokens,
@@ -73,8 +76,11 @@ def data_quality(
     }
 
 
-def class_balance(counts: Mapping[str | None, int], spec: TaskSpec) -> dict[str, Any]:
-    """Count the rows per label, name absent labels, and compare the largest to the smallest label (data.max_imbalance)."""
+def class_balance(
+    counts: Mapping[str | None, int], spec: TaskSpec, evaluated: Mapping[str, Mapping[str | None, int]] | None = None
+) -> dict[str, Any]:
+    """Count the rows per label, name absent labels and those without a row in a split that evaluates (`evaluated`: its rows per
+    label), and compare the largest to the smallest label (data.max_imbalance)."""
     if not spec.labels:
         return part(True, "not asked: the answers are not labels", applies=False, labels={})
     labels = {label: counts.get(label, 0) for label in spec.labels}
@@ -83,11 +89,16 @@ def class_balance(counts: Mapping[str | None, int], spec: TaskSpec) -> dict[str,
     (fewest, small), (most, large) = present[0], present[-1]
     allowed = f"at most {spec.data.max_imbalance:g} times as many are allowed"
     message = f"largest label {large} ({most:,} rows), smallest {small} ({fewest:,}): {allowed}"
-    findings = []
+    findings, place = [], "task.yaml: output.labels"
     if absent:
-        none, place = f"no example of {', '.join(absent)}", "task.yaml: output.labels"
+        none = f"no example of {', '.join(absent)}"
         fix = "collect rows of these labels, or take them out of output.labels: the model cannot learn them"
         findings.append(Finding("quality.label_absent", "warning", place, none, fix))
+    for split, split_counts in (evaluated or {}).items():
+        if unseen := [label for label, n in labels.items() if n and not split_counts.get(label)]:
+            none = f"no row of {', '.join(unseen)} is in {split}, which therefore cannot show whether a model knows them"
+            fix = "collect more rows of these labels, or take them out of output.labels"
+            findings.append(Finding("quality.label_not_evaluated", "warning", place, none, fix))
     if most > spec.data.max_imbalance * fewest:
         fix = f"collect more of {small}; fewer of {large} loses little"
         findings.append(Finding("quality.imbalance", "warning", "task.yaml: data.max_imbalance", message, fix))

@@ -23,6 +23,7 @@ _KEPT_OF_A_KIND = 4 * SHOWN  # more than SHOWN, because samples of the sealed te
 _CONTEXT = 32
 _TO_MASK = re.compile(r"[^\s().:/@_>-]")
 _BLANKS = re.compile(r"\s+")
+_LETTERS = str.maketrans("0123456789", "ghijklmnop")
 
 
 class Replacement(NamedTuple):
@@ -140,10 +141,23 @@ def scrub_example(
     return replace(example, messages=scrubbed.messages), scrubbed.counts, scrubbed.replacements
 
 
+def scrub_keys(example: Example, key: bytes, find: Finder = find_spans) -> Example:
+    """Replace the example's group and its id in the raw file if they hold personal data or secrets. They are only compared, so a
+    keyed fingerprint takes their place, in letters: numbered placeholders would join the groups of different people."""
+    own_id = str(example.source.get("id", ""))
+    keys = {text: find(text) for text in (example.group or "", own_id)}
+    new = {text: fingerprint(key, spans[0].kind, text).translate(_LETTERS) for text, spans in keys.items() if spans}
+    if not new:
+        return example
+    source = {**example.source, "id": new.get(own_id, own_id)} if own_id else example.source
+    return replace(example, group=new.get(example.group or "", example.group), source=source)
+
+
 def kinds_left(example: Example, labels: Sequence[str] = (), find: Finder = find_spans) -> list[str]:
-    """Return the kinds of all remaining hits in the texts that ``scrub_example`` scrubs."""
+    """Return the kinds of all remaining hits in the texts and keys that are scrubbed."""
     counts = scrub_turns(example.messages, _unscrubbed(example, labels), None, find).counts
-    return list(Counter(counts).elements())
+    keys = (example.group or "", str(example.source.get("id", "")))
+    return [*Counter(counts).elements(), *(span.kind for text in keys for span in find(text))]
 
 
 def _unscrubbed(example: Example, labels: Sequence[str]) -> tuple[int, ...]:

@@ -400,7 +400,7 @@ def test_a_table_with_a_turn_a_row_becomes_conversations(tmp_path: Path) -> None
         for i, c in enumerate(CHATS)
         for s, m in [("a", "welcome"), c[0], ("q", "quick"), *c[1:], ("q", "thanks")]
     ]
-    rows.append(["c1", "agent", "hello", "one cell too many"])
+    rows += [["c1", "agent", "hello", "one cell too many"], *(["alone", "customer", f"nobody answers {n}"] for n in "ab")]
     file = of(tmp_path, "chat.csv", [["conversation_id", "sender", "message"], *rows])
     draft = drafted(file)
     place_files(given_files([file[1]]), tmp_path / "task", draft.converted)
@@ -412,7 +412,7 @@ def test_a_table_with_a_turn_a_row_becomes_conversations(tmp_path: Path) -> None
     with pytest.raises(FindingsError, match="would read both"):
         place_files(given_files([tmp_path / "other" / placed[0]]), tmp_path / "other", draft.converted)
     lost = "1 rows that cannot be read, 60 turns before the user speaks, 60 turns after the last answer"
-    assert draft.notes[-1] == f"left out: {lost}"
+    assert draft.notes[-1] == f"left out: {lost}, 1 conversations without an answer"
 
 
 def test_what_cannot_be_told_is_said_with_the_columns(tmp_path: Path) -> None:

@@ -48,3 +48,7 @@ def test_imbalance_and_labels_without_a_row_are_named() -> None:
     for rows, said in ((2000, "2,000"), (0, "no example of parcel")):
         report = class_balance({**even, "parcel": rows}, make_spec(LABELS))
         assert not report["passed"] and said in report["message"]
+    in_training = random_splits(ROWS) | {e.id: "train" for e in ROWS if e.label == "parcel"}
+    unseen = data_quality(ROWS, in_training, {}, {}, make_spec(LABELS))["balance"]
+    assert [f["rule"] for f in unseen["findings"]] == ["quality.label_not_evaluated"] * 2
+    assert not unseen["passed"] and "no row of parcel is in test" in unseen["message"]
