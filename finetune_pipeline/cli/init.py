@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,8 +127,10 @@ def draft_task(
         }
         if columns != {"text": result.choice.texts[0], "answer": result.choice.answers[0]}:
             result, findings = draft([(file.name, file.path) for file in sources], **{**options, **columns})
-    if result is None:
-        raise FindingsError(findings)
+    if result is None:  # nothing is in raw/ yet: name the files as they were given
+        paths = {file.name: str(file.path) for file in sources}
+        known_name = re.compile("|".join(map(re.escape, sorted(paths, key=len, reverse=True))))
+        raise FindingsError(replace(f, place=known_name.sub(lambda m: paths[m[0]], f.place)) for f in findings)
     renamed = [with_suffix(file, result.reading.containers[file.name]) for file in sources]
     result.converted = {
         new.name: result.converted[old.name]

@@ -153,7 +153,8 @@ def task_yaml(name: str, draft: Draft, files: str, min_per_label: int | None = N
     data = {k: v for k, v in draft.data.items() if v not in ({}, None)}
     defaults, training = TaskSpec.model_fields, TrainingSpec()
     described = "write down" if STUB in draft.system_prompt else "look at"
-    answer, text = draft.choice.answer, draft.choice.text
+    columns = zip((draft.choice.answer, draft.choice.text), ("the answer", "the text"), strict=True)
+    answer, text = (name if re.fullmatch(r'[\w "-]+', name) else words for name, words in columns)
     if draft.choice.chat:
         description = "Answer as the conversations do."
     elif draft.answers.kind == "text":

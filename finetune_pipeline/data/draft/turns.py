@@ -78,8 +78,8 @@ def roles_of(speakers: Iterable[str]) -> dict[str, str]:
     for number, speaker in enumerate([speaker for speaker, role in roles.items() if not role]):
         is_assistant = known_roles == {"user"} or (not known_roles and number == 1)
         roles[speaker] = "assistant" if is_assistant else "user"
-    if "user" in roles.values() and "assistant" not in roles.values() and "system" in roles:
-        roles["system"] = "assistant"  # dialogue corpora call the machine "system"
+    if "user" in roles.values() and "assistant" not in roles.values():  # dialogue corpora call the machine "system"
+        return {speaker: "assistant" if role == "system" else role for speaker, role in roles.items()}
     return roles
 
 

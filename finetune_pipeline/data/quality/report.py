@@ -10,6 +10,7 @@ from finetune_pipeline.data.examples import SAMPLE, Example, hash_order
 from finetune_pipeline.data.quality.noise import label_noise
 from finetune_pipeline.data.quality.parts import part
 from finetune_pipeline.data.quality.synthetic import synthetic_rows
+from finetune_pipeline.data.split.placement import shares_of
 from finetune_pipeline.findings import Finding, most_first
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -57,6 +58,8 @@ def data_quality(
 
     lowest = nsmallest(SAMPLE, ordered())
     sample, rows = [e for _, _, e in sorted(lowest, key=itemgetter(1))], labels.total()
+    if not assignments:  # as many as the splits will have
+        train_rows = round(train_rows * shares_of(spec)["train"])
     tokens = part(True, "not asked: no tokenizer is available yet", applies=False, prices=[])
     if count_tokens:
         tokens = count_tokens([e for e in sample if is_train(e)], train_rows)

@@ -196,7 +196,7 @@ def test_a_score_of_rows_of_few_sources_shows_nothing_by_itself() -> None:
 
 def test_an_answer_of_calls_alone_is_scored_by_its_calls() -> None:
     calls = [{"id": "c", "type": "function", "function": {"name": "find", "arguments": '{"city": "Rome"}'}}]
-    task, rows = make_spec({"kind": "text"}), [make(f"weather in Rome, request {i}", "", i) for i in range(200)]
+    task, rows = make_spec(), [make(f"weather in Rome, request {i}", "", i) for i in range(200)]
     rows = [replace(e, messages=[*e.prompt_messages, {**e.messages[-1], "tool_calls": calls}]) for e in rows]
     score = simple_score(task, rows, {})
     assert score is not None and score.value == 1.0, "every row had the score 0: its text is empty"

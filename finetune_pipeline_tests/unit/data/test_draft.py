@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from finetune_pipeline.data.draft.draft import Draft, draft, task_name
 from finetune_pipeline.data.draft.files import given_files, name_problems, place_files, task_yaml
+from finetune_pipeline.data.draft.turns import roles_of
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.spec.loading import parse_spec
 from finetune_pipeline_tests.unit.data.raw_rows import kept_example, row_rules, table, workbook
@@ -271,6 +272,12 @@ def test_conversations_in_any_form_are_read(tmp_path: Path) -> None:
     draft = drafted(of(tmp_path, "a.json", [{"chat": i, "log": log} for i, log in enumerate(logs)]))
     assert draft.data["fields"]["messages"] == "log[].{role: who, content: msg}" and draft.data["inject"] is True
     assert draft.data["roles"] == {"Customer": "user", "Agent": "assistant"} and draft.answers.rows == 60
+    for sides in ({"q": "USER", "a": "SYSTEM"}, {"q": "customer", "a": "anna"}):
+        dialogues = [{"chat": i, "log": log} for i, log in enumerate(turns("speaker", "utterance", sides))]
+        draft = drafted(of(tmp_path, "s.json", dialogues))
+        assert draft.data["roles"][sides["a"]] == "assistant" and draft.answers.rows == 60, sides
+    assert roles_of(["customer", "anna", "bob"]) == {"customer": "user", "anna": "assistant", "bob": "assistant"}
+    assert roles_of(["kim", "anna", "bob"]) == {"kim": "user", "anna": "assistant", "bob": "user"}
     inside = {"exported": "2026", "conversations": [{"id": i, "transcript": log} for i, log in enumerate(logs)]}
     draft = drafted(of(tmp_path, "e.json", inside))
     assert draft.data["fields"]["rows"] == "conversations" and draft.answers.rows == 60

@@ -22,6 +22,8 @@ def test_a_clean_set_passes_throughout() -> None:
     assert report["passed"] and not report["blocked_by"] and not report["findings"] and report["rows"] == 600
     assert json.loads(json.dumps(report)) == report
     assert report == data_quality(iter(ROWS), random_splits(ROWS), {}, {}, make_spec(LABELS), counted)
+    unsplit = data_quality(ROWS, {}, {}, {}, make_spec(LABELS), counted)
+    assert unsplit["tokens"]["message"] == "600 of 420 rows", "not all rows will be training rows"
 
 
 def test_what_stops_and_what_does_not() -> None:
