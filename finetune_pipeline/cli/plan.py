@@ -154,7 +154,9 @@ def _show(facts: dict[str, Any]) -> None:
     say("money, in US dollars (planning/prices.yaml, FINETUNE_HOME or the task's folder may hold another list)")
     for price in facts["prices"]:
         hours = f", {_range(duration(3600 * h) for h in price['hours'])}" if price["hours"] else ""
-        say(f"          {price['where']}: {_range(f'{price[end]:g}' for end in ('low', 'high'))}{hours} (of {price['date']})")
+        say(
+            f"          {price['where']}: {_range(f'{price[end]:g}' for end in ('low', 'high'))}{hours} (of {price['date']})"
+        )
     say(f"\n{'method':8} {'trainable':>13} {'memory':>10}  {'fits':4}  {'time':22} {'result':>9}")
     for row in facts["methods"]:
         fits = "yes" if row["fits"] else "no"

@@ -146,7 +146,9 @@ def gains_plot(evaluation: EvaluationResult) -> Plot | None:
         if comparison.gain is not None and comparison.interval is not None:
             value, low, high = (100 * gain for gain in (comparison.gain, *comparison.interval))
             written = f"{value:+.1f} ({low:+.1f} to {high:+.1f})".replace("-", "\u2212")
-            dots.append(Dot(f"over {inside(_rival_title(evaluation, name))}", value, (low, high), written, name == "baseline"))
+            dots.append(
+                Dot(f"over {inside(_rival_title(evaluation, name))}", value, (low, high), written, name == "baseline")
+            )
     axis = f"gain of the fine-tuned model, points of {metric_title(evaluation.metric)}"
     return dot_plot("gains", "Gains of the fine-tuned model with paired intervals", dots, axis)
 

@@ -189,10 +189,10 @@ def prepare_block(data: bytes, settings: Preparation) -> PreparedRows:
     prepared = PreparedRows()
     removed: dict[int, Finding] = {}
     samples: list[Sample] = []
+    for i, example in enumerate(examples if spec.data.scrub != "warn" else ()):
+        if (scrubbed := scrub_keys(example, settings.key, find)) is not example:
+            examples[i], lines[i] = scrubbed, msgspec.json.encode(scrubbed.to_dict()) + b"\n"
     for i, example in enumerate(examples):
-        if spec.data.scrub != "warn" and (hidden := scrub_keys(example, settings.key, find)) is not example:
-            example = examples[i] = hidden
-            lines[i] = msgspec.json.encode(example.to_dict()) + b"\n"
         changed, counts, replacements = scrub_example(example, spec.labels, settings.key, find)
         if not counts:
             continue

@@ -97,11 +97,14 @@ def class_balance(
         none = f"no example of {', '.join(absent)}"
         fix = "collect rows of these labels, or take them out of output.labels: the model cannot learn them"
         findings.append(Finding("quality.label_absent", "warning", place, none, fix))
-    for split, split_counts in (evaluated or {}).items():
-        if unseen := [label for label, n in labels.items() if n and not split_counts.get(label)]:
-            none = f"no row of {', '.join(unseen)} is in {split}, which therefore cannot show whether a model knows them"
-            fix = "collect more rows of these labels, or take them out of output.labels"
-            findings.append(Finding("quality.label_not_evaluated", "warning", place, none, fix))
+    unseen: dict[str, list[str]] = {}  # by the splits without a row of them
+    for label, n in labels.items():
+        if n and (without := [split for split, rows in (evaluated or {}).items() if not rows.get(label)]):
+            unseen.setdefault(" or ".join(without), []).append(label)
+    for splits, names in unseen.items():
+        none = f"no row of {', '.join(names)} is in {splits}, so no score there says whether a model knows them"
+        fix = "collect more rows of these labels, or take them out of output.labels"
+        findings.append(Finding("quality.label_not_evaluated", "warning", place, none, fix))
     if most > spec.data.max_imbalance * fewest:
         fix = f"collect more of {small}; fewer of {large} loses little"
         findings.append(Finding("quality.imbalance", "warning", "task.yaml: data.max_imbalance", message, fix))

@@ -407,7 +407,10 @@ def test_a_table_with_a_turn_a_row_becomes_conversations(tmp_path: Path) -> None
         for i, c in enumerate(CHATS)
         for s, m in [("a", "welcome"), c[0], ("q", "quick"), *c[1:], ("q", "thanks")]
     ]
-    rows += [["c1", "agent", "hello", "one cell too many"], *(["alone", "customer", f"nobody answers {n}"] for n in "ab")]
+    rows += [
+        ["c1", "agent", "hello", "one cell too many"],
+        *(["alone", "customer", f"nobody answers {n}"] for n in "ab"),
+    ]
     file = of(tmp_path, "chat.csv", [["conversation_id", "sender", "message"], *rows])
     draft = drafted(file)
     place_files(given_files([file[1]]), tmp_path / "task", draft.converted)
