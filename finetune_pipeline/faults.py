@@ -140,20 +140,16 @@ def sqlite_words(message: str, place: object) -> str | None:
     return _sentence(words, place)
 
 
-LOST_AND_FOUND = "lost+found"
-"""A folder that a disk's file system makes, for the superuser alone."""
-
-
 def files_below(folder: str | os.PathLike[str], follow_links: bool = False) -> list[str]:
     """Return the files below a folder, except in hidden folders; of links to the same folder, one is followed.
 
-    Raises PermissionError if a folder except LOST_AND_FOUND cannot be read: globs would treat it as empty.
+    Raises PermissionError if a folder cannot be read: globs would treat it as empty. A disk's lost+found may be unreadable.
     """
     files: list[str] = []
     seen_folders: set[str] = set()
 
     def refuse(error: OSError) -> None:
-        if isinstance(error, PermissionError) and Path(error.filename).name != LOST_AND_FOUND:
+        if isinstance(error, PermissionError) and Path(error.filename).name != "lost+found":
             raise error
 
     for place, subfolders, names in os.walk(folder, onerror=refuse, followlinks=follow_links):
@@ -165,6 +161,12 @@ def files_below(folder: str | os.PathLike[str], follow_links: bool = False) -> l
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         files += (os.path.join(place, name) for name in names)
     return files
+
+
+def visible_files(folder: Path) -> list[tuple[str, Path]]:
+    """Return (name relative to the folder, path) of the files below a folder that are not hidden, sorted."""
+    files = sorted((path.relative_to(folder).as_posix(), path) for path in map(Path, files_below(folder)))
+    return [(name, path) for name, path in files if path.is_file() and not path.name.startswith(".")]
 
 
 def _is_whole(path: Path) -> bool:

@@ -83,7 +83,7 @@ class TaskCheck:
 @click.argument("task")
 @as_json
 def check(task: str, as_json: bool) -> int:
-    """Check the spec and every raw row of TASK: a table per rule with three places each, the full list in a file.
+    """Check the spec and every raw row of TASK: the findings by rule with three places each, the full list in a file.
 
     Exit code 2 when the pipeline would stop at these data (too many bad rows, too few good ones, rows to be reviewed).
     """
@@ -271,13 +271,8 @@ def _show_counts(artifacts: Mapping[str, Artifact]) -> None:
 
 
 def _show_rules(rules: Mapping[str, Rows]) -> None:
-    width = max((len(rule) for rule in rules), default=0)
-    if rules:
-        say(f"\n{'rule':{width}} {'findings':>8}  severity")
     for rule, findings in rules.items():
-        say(f"{rule:{width}} {len(findings):>8}  {findings[0]['severity']}")
-    for rule, findings in rules.items():
-        say(f"\n{rule}: {len(findings)}")
+        say(f"\n{findings[0]['severity']}: {rule}: {len(findings):,} findings")
         places_by_message: dict[tuple[str, str], list[str]] = {}
         for finding in findings:
             places_by_message.setdefault((finding["message"], finding["fix"]), []).append(finding["place"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -127,10 +126,8 @@ def draft_task(
         }
         if columns != {"text": result.choice.texts[0], "answer": result.choice.answers[0]}:
             result, findings = draft([(file.name, file.path) for file in sources], **{**options, **columns})
-    if result is None:  # nothing is in raw/ yet: name the files as they were given
-        paths = {file.name: str(file.path) for file in sources}
-        known_name = re.compile("|".join(map(re.escape, sorted(paths, key=len, reverse=True))))
-        raise FindingsError(replace(f, place=known_name.sub(lambda m: paths[m[0]], f.place)) for f in findings)
+    if result is None:  # nothing is in raw/ yet
+        raise FindingsError(replace(f, place=f.place.removeprefix("raw/")) for f in findings)
     renamed = [with_suffix(file, result.reading.containers[file.name]) for file in sources]
     result.converted = {
         new.name: result.converted[old.name]

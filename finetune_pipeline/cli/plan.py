@@ -2,7 +2,7 @@
 
 import random
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -118,10 +118,6 @@ def rows_to_plan(task: Task, store: ArtifactStore, run_inputs: RunInputs) -> Inp
     return Inputs(rows[:n_train], rows[n_train : n_train + n_validation], n_test, source)
 
 
-def _range(ends: Iterable[str]) -> str:
-    return " to ".join(dict.fromkeys(ends))
-
-
 def _show(facts: dict[str, Any]) -> None:
     tokens, memory = facts["tokens"], facts["memory_mib"]
     for finding in facts["findings"]:
@@ -153,10 +149,12 @@ def _show(facts: dict[str, Any]) -> None:
         say("time      not measured on this machine yet: the training says it after its first steps")
     say("money, in US dollars (planning/prices.yaml, FINETUNE_HOME or the task's folder may hold another list)")
     for price in facts["prices"]:
-        hours = f", {_range(duration(3600 * h) for h in price['hours'])}" if price["hours"] else ""
-        say(
-            f"          {price['where']}: {_range(f'{price[end]:g}' for end in ('low', 'high'))}{hours} (of {price['date']})"
+        money, hours = (
+            [f"{price[end]:g}" for end in ("low", "high")],
+            [duration(3600 * h) for h in price["hours"] or ()],
         )
+        ranges = ", ".join(" to ".join(dict.fromkeys(ends)) for ends in (money, hours) if ends)  # equal ends: one
+        say(f"          {price['where']}: {ranges} (of {price['date']})")
     say(f"\n{'method':8} {'trainable':>13} {'memory':>10}  {'fits':4}  {'time':22} {'result':>9}")
     for row in facts["methods"]:
         fits = "yes" if row["fits"] else "no"

@@ -50,10 +50,8 @@ def _tasks(as_json: bool) -> int:
     tasks = {name: errors(check_task(folder)[1]) for name, folder in find_tasks(root).items()}
     lines = [] if tasks else [f"there is no task in {root}; {NO_TASK}"]
     for name, faults in tasks.items():
-        lines += [
-            f"{'BROKEN' if faults else 'ok':6}  {name}",
-            *(indent(str(finding), 8 * " ") for finding in faults[:3]),
-        ]
+        problems = (indent(str(finding), 8 * " ") for finding in faults[:3])
+        lines += [f"{'BROKEN' if faults else 'ok':6}  {name}", *problems]
         if len(faults) > 3:
             lines.append(f"        … and {len(faults) - 3} more: finetune check {name}")
     facts = {name: {"broken": bool(faults), "problems": as_rows(faults)} for name, faults in tasks.items()}

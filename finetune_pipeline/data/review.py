@@ -16,7 +16,7 @@ from finetune_pipeline.data.examples import EXAMPLES, ORIGINS, Example, decode_e
 from finetune_pipeline.data.json_lines import digest_files, json_rows, write_rows
 from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.data.scrub import finder_of, scrub_turns
-from finetune_pipeline.faults import files_below
+from finetune_pipeline.faults import visible_files
 from finetune_pipeline.findings import Finding, as_rows, count_by_rule
 from finetune_pipeline.spec import TaskSpec
 
@@ -42,8 +42,7 @@ class Decision:
 
 def review_files(folder: Path) -> list[tuple[str, Path]]:
     """Return (name, path) of the files in a reviews folder, sorted, without hidden files and ratings."""
-    files = ((p.relative_to(folder).as_posix(), p) for p in map(Path, files_below(folder)))
-    return sorted((name, p) for name, p in files if not (name.startswith(f"{RATINGS}/") or p.name.startswith(".")))
+    return [(name, path) for name, path in visible_files(folder) if not name.startswith(f"{RATINGS}/")]
 
 
 def reviews_digest(folder: Path) -> str:

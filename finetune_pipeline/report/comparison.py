@@ -117,15 +117,10 @@ def form_section(evaluation: EvaluationResult) -> Blocks:
         yield f"Constrained decoding of the untrained base model would bring {share}."
 
 
-def _rival_title(evaluation: EvaluationResult, name: str) -> str:
-    mode = evaluation.base_at_its_best.mode
-    return f"base model{MODE_TITLES[mode]}" if name == "baseline" and mode != "free" else OTHERS[name]
-
-
 def paired_section(evaluation: EvaluationResult) -> Blocks:
-    for name in ("baseline", API_MODEL, "champion"):
-        if comparison := evaluation.comparisons.get(name):
-            yield pair_sentence(comparison, _rival_title(evaluation, name))
+    for name, rival, comparison in _compared(evaluation):
+        if name in ("baseline", API_MODEL, "champion"):
+            yield pair_sentence(comparison, rival)
     yield visible_sentence(evaluation.comparison)
     yield from design_sentences(evaluation)
     yield gains_plot(evaluation)
@@ -142,13 +137,11 @@ def paired_section(evaluation: EvaluationResult) -> Blocks:
 
 def gains_plot(evaluation: EvaluationResult) -> Plot | None:
     dots = []
-    for name, comparison in _compared(evaluation):
+    for name, title, comparison in _compared(evaluation):
         if comparison.gain is not None and comparison.interval is not None:
             value, low, high = (100 * gain for gain in (comparison.gain, *comparison.interval))
             written = f"{value:+.1f} ({low:+.1f} to {high:+.1f})".replace("-", "\u2212")
-            dots.append(
-                Dot(f"over {inside(_rival_title(evaluation, name))}", value, (low, high), written, name == "baseline")
-            )
+            dots.append(Dot(f"over {inside(title)}", value, (low, high), written, name == "baseline"))
     axis = f"gain of the fine-tuned model, points of {metric_title(evaluation.metric)}"
     return dot_plot("gains", "Gains of the fine-tuned model with paired intervals", dots, axis)
 
@@ -160,17 +153,18 @@ def comparisons_table(evaluation: EvaluationResult) -> Table:
     columns += [("Won", number), ("Lost", number), ("p", p_value), ("p, Holm", p_value)]
     columns += [("Macro-F1 gain", points_range)] if labels else []
     rows: list[Sequence[Any]] = []
-    for name, compared in _compared(evaluation):
-        row = [_rival_title(evaluation, name), compared.gain, compared.interval, compared.c, compared.b]
+    for _, title, compared in _compared(evaluation):
+        row = [title, compared.gain, compared.interval, compared.c, compared.b]
         row += [compared.mcnemar_p, compared.mcnemar_p_holm]
         rows.append([*row, compared.macro_f1_interval] if labels else row)
     return Table(columns, rows)
 
 
-def _compared(evaluation: EvaluationResult) -> list[tuple[str, Comparison]]:
-    """Return what the candidate was compared with, in the order of OTHERS."""
-    comparisons = [(name, evaluation.comparisons.get(name)) for name in OTHERS]
-    return [(name, comparison) for name, comparison in comparisons if comparison]
+def _compared(evaluation: EvaluationResult) -> list[tuple[str, str, Comparison]]:
+    """Return (name, title, comparison) of what the candidate was compared with, in the order of OTHERS."""
+    mode = evaluation.base_at_its_best.mode
+    titles = OTHERS if mode == "free" else OTHERS | {"baseline": f"base model{MODE_TITLES[mode]}"}
+    return [(name, title, found) for name, title in titles.items() if (found := evaluation.comparisons.get(name))]
 
 
 def pair_sentence(comparison: Comparison, rival: str) -> str:

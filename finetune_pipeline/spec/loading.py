@@ -11,7 +11,6 @@ import msgspec
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from finetune_pipeline.faults import LOST_AND_FOUND
 from finetune_pipeline.findings import Finding, FindingsError, errors
 from finetune_pipeline.spec import evaluation_rules, rules  # noqa: F401 - registers its rules
 from finetune_pipeline.spec.model import Task, TaskSpec
@@ -201,7 +200,7 @@ def find_tasks(data_root: Path) -> dict[str, Path]:
     """Return the folders below `data_root` with a task.yaml, by name, sorted. A folder that this user may not look into is one of
     them, so that its task is shown as broken. Raises PermissionError if `data_root` cannot be read."""
     folders = sorted(data_root.iterdir()) if data_root.is_dir() else []
-    closed = {f for f in folders if f.is_dir() and not os.access(f, os.X_OK) and f.name != LOST_AND_FOUND}
+    closed = {f for f in folders if f.is_dir() and not os.access(f, os.X_OK) and f.name.isidentifier()}  # no lost+found
     return {f.name: f for f in folders if f in closed or os.path.lexists(f / "task.yaml")}
 
 

@@ -257,10 +257,7 @@ _BELIEVABLE = (
     "the label against the rest of the text."
 )
 _REVIEWED = "A sample of the synthetic rows has been reviewed by people, and few enough were rejected."
-_BALANCED = (
-    "The largest label has at most data.max_imbalance times the rows of the smallest, and validation and test have rows of every "
-    "label."
-)
+_BALANCED = "Every label is in validation and test, and none has over data.max_imbalance times the rows of another."
 _FIT = "No row is longer than training.max_tokens."
 QUALITY_CHECKS = (
     _quality("synthetic_rows_reviewed", "synthetic", _REVIEWED),

@@ -21,8 +21,8 @@ from finetune_pipeline.data.dedup.text_similarity import exact_form
 from finetune_pipeline.data.examples import ORIGINS, Example, decode_examples
 from finetune_pipeline.data.json_lines import read_blocks_of_lines
 from finetune_pipeline.data.quoting import RAW_SHOWN, row_finding
-from finetune_pipeline.data.scrub import Finder, finder_of, scrub_example, scrub_keys
-from finetune_pipeline.data.scrub.placeholders import Sample, chosen_samples, samples_of
+from finetune_pipeline.data.scrub import Finder, finder_of, scrub_example
+from finetune_pipeline.data.scrub.placeholders import Sample, chosen_samples, samples_of, scrub_keys
 from finetune_pipeline.data.workers import in_order
 from finetune_pipeline.findings import Finding, Severity
 from finetune_pipeline.progress import tell

@@ -38,8 +38,7 @@ def data_quality(
         count_tokens: None: tokens are not counted.
         synthetic: The synthetic rows before review (a dropped row must count as rejected); else those of the sample.
     """
-    labels: Counter[str | None] = Counter()
-    evaluated: dict[str, Counter[str | None]] = {"validation": Counter(), "test": Counter()} if assignments else {}
+    labels: Counter[tuple[str | None, str]] = Counter()
     origins: Counter[str] = Counter()
     train_rows = 0
 
@@ -49,9 +48,7 @@ def data_quality(
     def ordered() -> Iterator[tuple[int, int, Example]]:
         nonlocal train_rows
         for number, e in enumerate(examples):
-            labels[e.label] += 1
-            if (split := assignments.get(e.id, "")) in evaluated:
-                evaluated[split][e.label] += 1
+            labels[e.label, assignments.get(e.id, "")] += 1
             origins[e.origin] += 1
             train_rows += is_train(e)
             yield hash_order(e.id, "quality"), number, e
@@ -64,7 +61,7 @@ def data_quality(
     if count_tokens:
         tokens = count_tokens([e for e in sample if is_train(e)], train_rows)
     parts: dict[str, Any] = {
-        "balance": class_balance(labels, spec, evaluated),
+        "balance": class_balance(labels, spec),
         "synthetic": synthetic_rows(sample if synthetic is None else synthetic, clusters, decisions, spec),
         "noise": label_noise(sample, clusters, spec, rows, decisions),
         "tokens": tokens,
@@ -79,14 +76,12 @@ def data_quality(
     }
 
 
-def class_balance(
-    counts: Mapping[str | None, int], spec: TaskSpec, evaluated: Mapping[str, Mapping[str | None, int]] | None = None
-) -> dict[str, Any]:
-    """Count the rows per label, name absent labels and those without a row in a split that evaluates (`evaluated`: its rows per
-    label), and compare the largest to the smallest label (data.max_imbalance)."""
+def class_balance(counts: Mapping[tuple[str | None, str], int], spec: TaskSpec) -> dict[str, Any]:
+    """Name labels without a row, in all or in validation or test, and compare the largest to the smallest label
+    (data.max_imbalance). counts: rows by label and split."""
     if not spec.labels:
         return part(True, "not asked: the answers are not labels", applies=False, labels={})
-    labels = {label: counts.get(label, 0) for label in spec.labels}
+    labels = {label: sum(n for (name, _), n in counts.items() if name == label) for label in spec.labels}
     absent = [label for label, n in labels.items() if not n]
     present = sorted((n, label) for label, n in labels.items() if n or len(absent) == len(labels))
     (fewest, small), (most, large) = present[0], present[-1]
@@ -97,12 +92,10 @@ def class_balance(
         none = f"no example of {', '.join(absent)}"
         fix = "collect rows of these labels, or take them out of output.labels: the model cannot learn them"
         findings.append(Finding("quality.label_absent", "warning", place, none, fix))
-    unseen: dict[str, list[str]] = {}  # by the splits without a row of them
-    for label, n in labels.items():
-        if n and (without := [split for split, rows in (evaluated or {}).items() if not rows.get(label)]):
-            unseen.setdefault(" or ".join(without), []).append(label)
-    for splits, names in unseen.items():
-        none = f"no row of {', '.join(names)} is in {splits}, so no score there says whether a model knows them"
+    evaluated = {"validation", "test"} & {split for _, split in counts}
+    unseen = [label for label, n in labels.items() if n and not all(counts.get((label, split)) for split in evaluated)]
+    if unseen:
+        none = f"validation or test has no row of {', '.join(unseen)}: no score there says whether a model knows them"
         fix = "collect more rows of these labels, or take them out of output.labels"
         findings.append(Finding("quality.label_not_evaluated", "warning", place, none, fix))
     if most > spec.data.max_imbalance * fewest:

@@ -142,22 +142,19 @@ def scrub_example(
 
 
 def scrub_keys(example: Example, key: bytes, find: Finder = find_spans) -> Example:
-    """Replace the example's group and its id in the raw file if they hold personal data or secrets. They are only compared, so a
-    keyed fingerprint takes their place, in letters: numbered placeholders would join the groups of different people."""
-    own_id = str(example.source.get("id", ""))
-    keys = {text: find(text) for text in (example.group or "", own_id)}
-    new = {text: fingerprint(key, spans[0].kind, text).translate(_LETTERS) for text, spans in keys.items() if spans}
-    if not new:
-        return example
-    source = {**example.source, "id": new.get(own_id, own_id)} if own_id else example.source
-    return replace(example, group=new.get(example.group or "", example.group), source=source)
+    """Replace the group, and the id in the raw file, by keyed fingerprints in letters if they hold personal data or secrets.
+    They are only compared, and numbered placeholders would join the groups of different people."""
+    keys = [(text, find(text)) for text in (example.group, example.source.get("id")) if text]
+    new = {text: fingerprint(key, spans[0].kind, text).translate(_LETTERS) for text, spans in keys if spans}
+    source = {name: new.get(value, value) for name, value in example.source.items()}
+    return replace(example, group=new.get(example.group, example.group), source=source) if new else example
 
 
 def kinds_left(example: Example, labels: Sequence[str] = (), find: Finder = find_spans) -> list[str]:
-    """Return the kinds of all remaining hits in the texts and keys that are scrubbed."""
+    """Return the kinds of all remaining hits in the texts, group and id that are scrubbed."""
     counts = scrub_turns(example.messages, _unscrubbed(example, labels), None, find).counts
-    keys = (example.group or "", str(example.source.get("id", "")))
-    return [*Counter(counts).elements(), *(span.kind for text in keys for span in find(text))]
+    keys = example.group, example.source.get("id")
+    return [*Counter(counts).elements(), *(span.kind for text in keys if text for span in find(text))]
 
 
 def _unscrubbed(example: Example, labels: Sequence[str]) -> tuple[int, ...]:
