@@ -144,10 +144,10 @@ def scrub_example(
 def scrub_keys(example: Example, key: bytes, find: Finder = find_spans) -> Example:
     """Replace the group, and the id in the raw file, by keyed fingerprints in letters if they hold personal data or secrets.
     They are only compared, and numbered placeholders would join the groups of different people."""
-    keys = [(text, find(text)) for text in (example.group, example.source.get("id")) if text]
+    keys = [(text, find(text)) for text in (example.group or "", example.source.get("id", "")) if text]
     new = {text: fingerprint(key, spans[0].kind, text).translate(_LETTERS) for text, spans in keys if spans}
     source = {name: new.get(value, value) for name, value in example.source.items()}
-    return replace(example, group=new.get(example.group, example.group), source=source) if new else example
+    return replace(example, group=new.get(example.group or "", example.group), source=source) if new else example
 
 
 def kinds_left(example: Example, labels: Sequence[str] = (), find: Finder = find_spans) -> list[str]:
