@@ -272,7 +272,7 @@ def _show_counts(artifacts: Mapping[str, Artifact]) -> None:
 
 def _show_rules(rules: Mapping[str, Rows]) -> None:
     for rule, findings in rules.items():
-        say(f"\n{findings[0]['severity']}: {rule}: {len(findings):,} findings")
+        say(f"\n{findings[0]['severity']}: {rule}: {len(findings):,}")
         places_by_message: dict[tuple[str, str], list[str]] = {}
         for finding in findings:
             places_by_message.setdefault((finding["message"], finding["fix"]), []).append(finding["place"])
