@@ -163,6 +163,12 @@ def files_below(folder: str | os.PathLike[str], follow_links: bool = False) -> l
     return files
 
 
+def visible_files(folder: Path) -> list[tuple[str, Path]]:
+    """Return (name relative to the folder, path) of the files below a folder that are not hidden, sorted."""
+    files = sorted((path.relative_to(folder).as_posix(), path) for path in map(Path, files_below(folder)))
+    return [(name, path) for name, path in files if path.is_file() and not path.name.startswith(".")]
+
+
 def _is_whole(path: Path) -> bool:
     try:
         with contextlib.closing(sqlite3.connect(path)) as database:

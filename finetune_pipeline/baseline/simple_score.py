@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from finetune_pipeline.baseline.input_evidence import LABEL_MODELS
+from finetune_pipeline.baseline.input_evidence import LABEL_MODELS, answer_text
 from finetune_pipeline.baseline.learnable import Evidence, Learnable, decide
 from finetune_pipeline.data.examples import Example, hash_order, sample_examples
 from finetune_pipeline.evaluation.metrics import METRICS, metric_title
 from finetune_pipeline.evaluation.simple_models import CommonestFields, NearestRow, SimpleModel, TfidfLogistic
 from finetune_pipeline.evaluation.statistics.proportions import effective_sources, wilson_interval
-from finetune_pipeline.evaluation.wording import percent
+from finetune_pipeline.evaluation.wording import inside, percent
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput
 
@@ -64,10 +64,10 @@ def simple_score(spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, An
     metric = METRICS[spec.metric]
 
     def scored(model: SimpleModel) -> list[dict[str, str]]:
-        model.fit([e.user_text for e in train_rows], [e.answer for e in train_rows], spec.output)
+        model.fit([e.user_text for e in train_rows], [answer_text(e) for e in train_rows], spec.output)
         answers = model.predict([e.user_text for e in test_rows])
         return [
-            {"example_id": e.id, "gold": e.answer, "text": text, "status": "ok"}
+            {"example_id": e.id, "gold": answer_text(e), "text": text, "status": "ok"}
             for e, text in zip(test_rows, answers, strict=True)
         ]
 
@@ -84,7 +84,7 @@ def simple_score(spec: TaskSpec, rows: Sequence[Example], noise: Mapping[str, An
     score = SimpleScore(model.title, title, value, interval, len(test_rows), int(effective_sources(clusters)))
     if is_json:
         reference = metric.value(scored(CommonestFields()), spec.output)
-        score = replace(score, reference_title=CommonestFields.title, reference=reference)
+        score = replace(score, reference_title=inside(CommonestFields.title), reference=reference)
     return score
 
 

@@ -73,7 +73,7 @@ def good_enough(baseline: Mapping[str, Any], least: float) -> list[tuple[str, st
         if _surely(simple[name], least):
             sentence = (
                 f"A language model is not needed: {SIMPLE_MODELS[name].title}, made in seconds from the same rows, is "
-                f"{measured_accuracy(simple[name])}, {above}. `finetune export --simple` writes it once the baseline is made."
+                f"{measured_accuracy(simple[name])}, {above}. `finetune export TASK --simple --to DIR` writes it."
             )
             enough.append(("simple", name, sentence))
     return enough

@@ -83,7 +83,7 @@ class TaskCheck:
 @click.argument("task")
 @as_json
 def check(task: str, as_json: bool) -> int:
-    """Check the spec and every raw row of TASK: a table per rule with three places each, the full list in a file.
+    """Check the spec and every raw row of TASK: the findings by rule with three places each, the full list in a file.
 
     Exit code 2 when the pipeline would stop at these data (too many bad rows, too few good ones, rows to be reviewed).
     """
@@ -173,10 +173,8 @@ def show_check(checked: TaskCheck, brief: bool = False, is_kept: bool = True) ->
     if not brief:
         say(f"chat template: {template_origin(checked.task.spec.chat_template, checked.task.folder)}")
     _show_counts(artifacts)
-    say("")
-    for mark, name, message in checked.answers:
-        if not brief or mark != OK:
-            say(f"{mark:5} {name:24} {message}")
+    answers = [answer for answer in checked.answers if not brief or answer[0] != OK]
+    say(*([""] if answers else []), *(f"{mark:5} {name:24} {message}" for mark, name, message in answers))
     shown_above = {finding.rule for finding in checked.unread}
     _show_rules({rule: rows for rule, rows in checked.rules.items() if rule not in shown_above})
     if artifacts["validated_examples"].facts["kept"]:
@@ -273,13 +271,8 @@ def _show_counts(artifacts: Mapping[str, Artifact]) -> None:
 
 
 def _show_rules(rules: Mapping[str, Rows]) -> None:
-    width = max((len(rule) for rule in rules), default=0)
-    if rules:
-        say(f"\n{'rule':{width}} {'rows':>7}  severity")
     for rule, findings in rules.items():
-        say(f"{rule:{width}} {len(findings):>7}  {findings[0]['severity']}")
-    for rule, findings in rules.items():
-        say(f"\n{rule}: {len(findings)}")
+        say(f"\n{findings[0]['severity']}: {rule}: {len(findings):,}")
         places_by_message: dict[tuple[str, str], list[str]] = {}
         for finding in findings:
             places_by_message.setdefault((finding["message"], finding["fix"]), []).append(finding["place"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,8 +126,8 @@ def draft_task(
         }
         if columns != {"text": result.choice.texts[0], "answer": result.choice.answers[0]}:
             result, findings = draft([(file.name, file.path) for file in sources], **{**options, **columns})
-    if result is None:
-        raise FindingsError(findings)
+    if result is None:  # nothing is in raw/ yet
+        raise FindingsError(replace(f, place=f.place.removeprefix("raw/")) for f in findings)
     renamed = [with_suffix(file, result.reading.containers[file.name]) for file in sources]
     result.converted = {
         new.name: result.converted[old.name]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from finetune_pipeline.faults import READ_ONLY, OutsideError, files_below, outside_words
+from finetune_pipeline.faults import READ_ONLY, OutsideError, outside_words
 from finetune_pipeline.findings import FindingsError, shortened
 from finetune_pipeline.settings import read_settings
 
@@ -167,7 +167,6 @@ def task_folder(name: str) -> Path:
     tasks = find_tasks(root)
     if name in tasks:
         return tasks[name]
-    files_below(root / name if name and Path(name).name == name else root)
     raise click.ClickException(
         f"there is no task {name!r} in {root} (tasks: {', '.join(tasks) or 'none'})\nfix: correct the name; {NO_TASK}"
     )

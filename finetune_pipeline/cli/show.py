@@ -1,6 +1,6 @@
 """``finetune show [TASK]``: lists the tasks, or shows one task's spec with all defaults and its artifacts."""
 
-import os
+from textwrap import indent
 
 import click
 import yaml
@@ -47,12 +47,11 @@ def show(task: str | None, as_json: bool) -> int:
 
 def _tasks(as_json: bool) -> int:
     root = read_settings().data_root
-    if root.is_dir():
-        os.listdir(root)  # raises an error if it may not be read, unlike a glob
     tasks = {name: errors(check_task(folder)[1]) for name, folder in find_tasks(root).items()}
     lines = [] if tasks else [f"there is no task in {root}; {NO_TASK}"]
     for name, faults in tasks.items():
-        lines += [f"{'BROKEN' if faults else 'ok':6}  {name}", *(f"        {finding}" for finding in faults[:3])]
+        problems = (indent(str(finding), 8 * " ") for finding in faults[:3])
+        lines += [f"{'BROKEN' if faults else 'ok':6}  {name}", *problems]
         if len(faults) > 3:
             lines.append(f"        … and {len(faults) - 3} more: finetune check {name}")
     facts = {name: {"broken": bool(faults), "problems": as_rows(faults)} for name, faults in tasks.items()}

@@ -1,12 +1,12 @@
 """Reads the task's `documents/` folder (text, Markdown, PDF) as passages for retrieval."""
 
-import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from finetune_pipeline.data.json_lines import read_rows, write_rows
+from finetune_pipeline.data.json_lines import digest_files, read_rows, write_rows
+from finetune_pipeline.faults import visible_files
 from finetune_pipeline.findings import Finding, FindingsError
 
 FOLDER, PASSAGES = "documents", "passages.jsonl"
@@ -33,9 +33,7 @@ class Passage:
 
 def document_files(folder: Path, supported: bool = True) -> list[Path]:
     """Return the supported (or the unsupported) files of a documents folder, sorted, without hidden ones."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    visible = sorted(p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts))
-    return [path for path in visible if (path.suffix.lower() in (*TEXTS, ".pdf")) == supported]
+    return [path for _, path in visible_files(folder) if (path.suffix.lower() in (*TEXTS, ".pdf")) == supported]
 
 
 def left_out(folder: Path) -> list[str]:
@@ -45,15 +43,8 @@ def left_out(folder: Path) -> list[str]:
 
 def documents_digest(task_folder: Path) -> str:
     """Return the digest of the supported documents, names included; empty if there are none."""
-    folder = task_folder / FOLDER
-    files = document_files(folder)
-    if not files:
-        return ""
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(f"{path.relative_to(folder)}\0".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()[:16]
+    files = document_files(task_folder / FOLDER)
+    return digest_files((path.relative_to(task_folder).as_posix(), path) for path in files) if files else ""
 
 
 def read_documents(folder: Path) -> list[Passage]:

@@ -130,8 +130,9 @@ def compile_expression(expression: str) -> tuple[Getter, frozenset[str] | None]:
 
 class _OwnFunctions(Functions):  # type: ignore[misc]
     @signature({"types": []})  # type: ignore[untyped-decorator]
-    def _func_to_string(self, value: Any) -> str:
-        return as_json_text(value)  # JMESPath's own writes é as \u00e9, which a model would learn
+    def _func_to_string(self, value: Any) -> str | None:
+        # JMESPath's own writes é as \u00e9, which a model would learn, and a missing value as the label "null"
+        return None if value is None else as_json_text(value)
 
     @signature({"types": ["string"]}, {"types": ["string"]})  # type: ignore[untyped-decorator]
     def _func_split(self, text: str, mark: str) -> list[str]:

@@ -16,6 +16,7 @@ from finetune_pipeline.data.examples import EXAMPLES, ORIGINS, Example, decode_e
 from finetune_pipeline.data.json_lines import digest_files, json_rows, write_rows
 from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.data.scrub import finder_of, scrub_turns
+from finetune_pipeline.faults import visible_files
 from finetune_pipeline.findings import Finding, as_rows, count_by_rule
 from finetune_pipeline.spec import TaskSpec
 
@@ -40,11 +41,8 @@ class Decision:
 
 
 def review_files(folder: Path) -> list[tuple[str, Path]]:
-    """Return (name, path) of the decision files in a folder, sorted; none if there is no folder."""
-    if not folder.is_dir():
-        return []
-    files = ((p.relative_to(folder).as_posix(), p) for p in folder.rglob("*.jsonl") if p.is_file())
-    return sorted((name, path) for name, path in files if not name.startswith(f"{RATINGS}/"))
+    """Return (name, path) of the files in a reviews folder, sorted, without hidden files and ratings."""
+    return [(name, path) for name, path in visible_files(folder) if not name.startswith(f"{RATINGS}/")]
 
 
 def reviews_digest(folder: Path) -> str:
@@ -59,6 +57,10 @@ def read_decisions(folder: Path, spec: TaskSpec) -> tuple[list[Decision], list[F
     findings: list[Finding] = []
     lines = 0
     for name, path in review_files(folder):
+        if path.suffix != ".jsonl":
+            fix = "write decisions as .jsonl; `finetune review TASK --take FILE` imports a .csv sheet"
+            findings.append(_warning("review_not_read", ascii(name)[1:-1], "only files named .jsonl are read", fix))
+            continue
         for number, value, problem in json_rows(path):
             if isinstance(value, dict) and value.get("decision") == "":
                 continue  # a line of a review sheet that nobody has decided yet

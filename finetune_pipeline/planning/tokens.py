@@ -107,7 +107,8 @@ def counted_by(tokenizer: Path, spec: TaskSpec) -> Callable[[Sequence[Example], 
 def token_counts(
     train: Sequence[Example], counter: TokenCounter, spec: TaskSpec, of: int | None = None
 ) -> dict[str, Any]:
-    """Return the token part of the report for the training split. of: the number of its rows, if `train` is a sample.
+    """Return the token part of the report for the training split. of: the number of its rows, if `train` is a sample of
+    it, or all rows because there are no splits yet.
 
     whole: spread (min, p50, p90, p99, max, mean) of examples as rendered for training; histogram: {from, to, count}; total and
     training_tokens (with the copies of training.augment, times epochs), approximate for a sample; over: rows above
@@ -126,7 +127,7 @@ def token_counts(
     epoch_total = total + float(_count(copies, counter)[0].clip(0).sum()) * scale
     too_long = [e for e, n in zip(rows, counts.tolist(), strict=True) if n > limit]
     findings = _refusals(refused) + _over_length(too_long, len(rows), spec)
-    approximately = "about " if len(rows) < of else ""
+    approximately = "about " if len(rows) != of else ""
     trained = f"{approximately}{round(epoch_total * epochs):,} in {epochs:g} epochs"
     message = f"{approximately}{round(total):,} tokens in {of:,} training rows, {trained}"
     message += " with perturbed copies" if copies else ""

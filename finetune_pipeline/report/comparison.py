@@ -118,9 +118,8 @@ def form_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def paired_section(evaluation: EvaluationResult) -> Blocks:
-    rivals = {"baseline": "the base model with its best prompt", API_MODEL: "the API model", "champion": "the champion"}
-    for name, rival in rivals.items():
-        if comparison := evaluation.comparisons.get(name):
+    for name, rival, comparison in _compared(evaluation):
+        if name in ("baseline", API_MODEL, "champion"):
             yield pair_sentence(comparison, rival)
     yield visible_sentence(evaluation.comparison)
     yield sources_sentence(evaluation) or None
@@ -138,11 +137,11 @@ def paired_section(evaluation: EvaluationResult) -> Blocks:
 
 def gains_plot(evaluation: EvaluationResult) -> Plot | None:
     dots = []
-    for name, comparison in _compared(evaluation):
+    for name, title, comparison in _compared(evaluation):
         if comparison.gain is not None and comparison.interval is not None:
             value, low, high = (100 * gain for gain in (comparison.gain, *comparison.interval))
             written = f"{value:+.1f} ({low:+.1f} to {high:+.1f})".replace("-", "\u2212")
-            dots.append(Dot(f"over {inside(OTHERS[name])}", value, (low, high), written, name == "baseline"))
+            dots.append(Dot(f"over {inside(title)}", value, (low, high), written, name == "baseline"))
     axis = f"gain of the fine-tuned model, points of {metric_title(evaluation.metric)}"
     return dot_plot("gains", "Gains of the fine-tuned model with paired intervals", dots, axis)
 
@@ -154,17 +153,18 @@ def comparisons_table(evaluation: EvaluationResult) -> Table:
     columns += [("Won", number), ("Lost", number), ("p", p_value), ("p, Holm", p_value)]
     columns += [("Macro-F1 gain", points_range)] if labels else []
     rows: list[Sequence[Any]] = []
-    for name, compared in _compared(evaluation):
-        row = [OTHERS[name], compared.gain, compared.interval, compared.c, compared.b]
+    for _, title, compared in _compared(evaluation):
+        row = [title, compared.gain, compared.interval, compared.c, compared.b]
         row += [compared.mcnemar_p, compared.mcnemar_p_holm]
         rows.append([*row, compared.macro_f1_interval] if labels else row)
     return Table(columns, rows)
 
 
-def _compared(evaluation: EvaluationResult) -> list[tuple[str, Comparison]]:
-    """Return what the candidate was compared with, in the order of OTHERS."""
-    comparisons = [(name, evaluation.comparisons.get(name)) for name in OTHERS]
-    return [(name, comparison) for name, comparison in comparisons if comparison]
+def _compared(evaluation: EvaluationResult) -> list[tuple[str, str, Comparison]]:
+    """Return (name, title, comparison) of what the candidate was compared with, in the order of OTHERS."""
+    mode = evaluation.base_at_its_best.mode
+    titles = OTHERS if mode == "free" else OTHERS | {"baseline": f"base model{MODE_TITLES[mode]}"}
+    return [(name, title, found) for name, title in titles.items() if (found := evaluation.comparisons.get(name))]
 
 
 def pair_sentence(comparison: Comparison, rival: str) -> str:
@@ -172,8 +172,8 @@ def pair_sentence(comparison: Comparison, rival: str) -> str:
     p, adjusted = p_value(comparison.mcnemar_p), p_value(comparison.mcnemar_p_holm)
     p_phrase = p if p.startswith("<") else f"= {p}"
     sentence = (
-        f"Of {counted(comparison.n, 'row')}, {number(comparison.c)} are {verb} by the fine-tuned model "
-        f"alone and {number(comparison.b)} by {rival} alone; exact McNemar p {p_phrase}"
+        f"Against the {rival}: of {counted(comparison.n, 'row')}, {number(comparison.c)} are {verb} by the fine-tuned model "
+        f"alone and {number(comparison.b)} by the other alone; exact McNemar p {p_phrase}"
     )
     if comparison.mcnemar_p_holm is not None and adjusted != p:
         sentence += f" ({adjusted} adjusted for the number of comparisons)"

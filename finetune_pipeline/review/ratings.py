@@ -21,6 +21,7 @@ from finetune_pipeline.evaluation.statistics.proportions import (
     clustered_tango_interval,
 )
 from finetune_pipeline.evaluation.statistics.resampling import cohens_kappa
+from finetune_pipeline.faults import visible_files
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.review.sheet import CHOICES, RANDOM, SELECTED, candidate_is_a, read_sheet_name
 
@@ -45,17 +46,9 @@ class Rating:
         return {k: v for k in self.__slots__ if (v := getattr(self, k)) or k not in ("comment", "time")}
 
 
-def rating_files(reviews: Path) -> list[tuple[str, Path]]:
-    """Return (name, path) of the rating files in a task's reviews folder, sorted."""
-    folder = reviews / RATINGS
-    if not folder.is_dir():
-        return []
-    return sorted((p.name, p) for p in folder.iterdir() if p.is_file() and p.suffix in (".jsonl", ".csv"))
-
-
 def ratings_digest(reviews: Path) -> str:
     """Return the hex SHA-256 of the rating files' names and contents."""
-    return digest_files(rating_files(reviews))
+    return digest_files(visible_files(reviews / RATINGS))
 
 
 def parse_rating(row: Any) -> tuple[Rating | None, list[str]]:
@@ -90,7 +83,7 @@ def read_ratings(reviews: Path) -> tuple[list[Rating], list[Finding]]:
     in order. If a rater rated an item repeatedly, the latest time is used; a rating without a time is the oldest."""
     last: dict[tuple[str, str, str], Rating] = {}
     findings: list[Finding] = []
-    for name, path in rating_files(reviews):
+    for name, path in visible_files(reviews / RATINGS):
         file = f"reviews/{RATINGS}/{name}"
         try:
             rows = list(table_rows(path, NEEDED))

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any, get_args
@@ -196,8 +197,11 @@ def load_task(folder: Path) -> Task:
 
 
 def find_tasks(data_root: Path) -> dict[str, Path]:
-    """Return the folders below `data_root` with a task.yaml, by folder name, sorted."""
-    return {p.parent.name: p.parent for p in sorted(data_root.glob("*/task.yaml"))}
+    """Return the folders below `data_root` with a task.yaml, by name, sorted. A folder that this user may not look into is one of
+    them, so that its task is shown as broken. Raises PermissionError if `data_root` cannot be read."""
+    folders = sorted(data_root.iterdir()) if data_root.is_dir() else []
+    closed = {f for f in folders if f.is_dir() and not os.access(f, os.X_OK) and f.name.isidentifier()}  # no lost+found
+    return {f.name: f for f in folders if f in closed or os.path.lexists(f / "task.yaml")}
 
 
 def with_schema(spec: TaskSpec, folder: Path) -> tuple[TaskSpec, list[Finding]]:

@@ -149,7 +149,7 @@ def enough_per_label(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 def reviews_applied(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     by_rule, decisions = artifact.facts["by_rule"], artifact.facts["decisions"]
     failed = sum(by_rule.values())
-    return CheckResult(failed == 0, f"{decisions} decisions, {failed} of them could not be applied", dict(by_rule))
+    return CheckResult(failed == 0, f"{decisions} decisions; {failed} lines or files could not be used", dict(by_rule))
 
 
 @check(
@@ -257,7 +257,7 @@ _BELIEVABLE = (
     "the label against the rest of the text."
 )
 _REVIEWED = "A sample of the synthetic rows has been reviewed by people, and few enough were rejected."
-_BALANCED = "The largest label has at most data.max_imbalance times the rows of the smallest."
+_BALANCED = "Every label is in validation and test, and none has over data.max_imbalance times the rows of another."
 _FIT = "No row is longer than training.max_tokens."
 QUALITY_CHECKS = (
     _quality("synthetic_rows_reviewed", "synthetic", _REVIEWED),

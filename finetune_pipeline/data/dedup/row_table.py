@@ -22,7 +22,7 @@ from finetune_pipeline.data.examples import ORIGINS, Example, decode_examples
 from finetune_pipeline.data.json_lines import read_blocks_of_lines
 from finetune_pipeline.data.quoting import RAW_SHOWN, row_finding
 from finetune_pipeline.data.scrub import Finder, finder_of, scrub_example
-from finetune_pipeline.data.scrub.placeholders import Sample, chosen_samples, samples_of
+from finetune_pipeline.data.scrub.placeholders import Sample, chosen_samples, samples_of, scrub_keys
 from finetune_pipeline.data.workers import in_order
 from finetune_pipeline.findings import Finding, Severity
 from finetune_pipeline.progress import tell
@@ -189,6 +189,9 @@ def prepare_block(data: bytes, settings: Preparation) -> PreparedRows:
     prepared = PreparedRows()
     removed: dict[int, Finding] = {}
     samples: list[Sample] = []
+    for i, example in enumerate(examples if spec.data.scrub != "warn" else ()):
+        if (scrubbed := scrub_keys(example, settings.key, find)) is not example:
+            examples[i], lines[i] = scrubbed, msgspec.json.encode(scrubbed.to_dict()) + b"\n"
     for i, example in enumerate(examples):
         changed, counts, replacements = scrub_example(example, spec.labels, settings.key, find)
         if not counts:

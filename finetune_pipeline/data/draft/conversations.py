@@ -256,8 +256,9 @@ def _conversation(turns: Sequence[Any], chat: Chat, thread: str | None, left_out
             joined.append({"role": role, "content": text})
         else:
             left_out["turns before the user speaks"] += 1
-    left_out["turns after the last answer"] += unanswered
     if unanswered:
         joined.pop()
+        left_out["turns after the last answer"] += unanswered if joined else 0
+        left_out["conversations without an answer"] += not joined
     if joined:
         yield msgspec.json.encode({"messages": joined, **({"group": thread} if thread else {})}) + b"\n"

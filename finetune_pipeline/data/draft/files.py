@@ -39,20 +39,16 @@ class GivenFile:
     path: Path
 
 
-def _raw_files_below(folder: Path) -> list[Path]:
-    """Return everything below a folder that is named like a raw file, sorted. Raises OSError for a folder that cannot be read."""
-    files = map(Path, files_below(folder, follow_links=True))
-    # Arrow files are included: a folder that holds them is then refused, not read in part
-    return sorted(file for file in files if has_raw_suffix(file) or file.suffix == ".arrow")
-
-
 def given_files(paths: Sequence[Path]) -> list[GivenFile]:
     """Return the raw files of these paths; a folder means all raw files below it. Raises FindingsError naming every unusable
-    path."""
+    path, and OSError for a folder that cannot be read."""
     problems: list[Finding] = []
     files: dict[str, Path] = {}
     for given in paths:
-        inside = _raw_files_below(given) if given.is_dir() else [given]
+        inside = [given]
+        if given.is_dir():  # with its Arrow files: they are refused, so that no folder is read in part
+            below = map(Path, files_below(given, follow_links=True))
+            inside = sorted(file for file in below if has_raw_suffix(file) or file.suffix == ".arrow")
         if not inside:
             message = f"no file in this folder ends in {', '.join(SUFFIXES)}"
             fix = "name the files; if each text is a file, make one CSV with the columns text and label"
@@ -153,7 +149,8 @@ def task_yaml(name: str, draft: Draft, files: str, min_per_label: int | None = N
     data = {k: v for k, v in draft.data.items() if v not in ({}, None)}
     defaults, training = TaskSpec.model_fields, TrainingSpec()
     described = "write down" if STUB in draft.system_prompt else "look at"
-    answer, text = draft.choice.answer, draft.choice.text
+    columns = zip((draft.choice.answer, draft.choice.text), ("the answer", "the text"), strict=True)
+    answer, text = (name if re.fullmatch(r'[\w "-]+', name) else words for name, words in columns)
     if draft.choice.chat:
         description = "Answer as the conversations do."
     elif draft.answers.kind == "text":

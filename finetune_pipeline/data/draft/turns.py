@@ -67,20 +67,19 @@ def turn_keys(turns: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
 
 
 def roles_of(speakers: Iterable[str]) -> dict[str, str]:
-    """Return the role of each speaker by name; if the names are unknown, the first speaker is the user."""
+    """Return the role of each speaker by name. If only users have known names, all others are assistants; if no name is known,
+    only the second speaker is."""
     roles: dict[str, str] = {}
     for speaker in dict.fromkeys(speakers):
         sides = [role for role, side_names in _SIDES.items() if names.rank(speaker, side_names) is not None]
         role_by_name = names.HEADINGS.get(speaker, sides[0] if sides else "")
         roles[speaker] = speaker.casefold() if speaker.casefold() in ROLES else role_by_name
-    taken_roles = {role for role in roles.values() if role in ("user", "assistant")}
-    for speaker, role in roles.items():
-        if not role:
-            free_roles = [r for r in ("user", "assistant") if r not in taken_roles]
-            roles[speaker] = free_roles[0] if free_roles else "user"
-            taken_roles.add(roles[speaker])
-    if "user" in roles.values() and "assistant" not in roles.values() and "system" in roles:
-        roles["system"] = "assistant"  # dialogue corpora call the machine "system"
+    known_roles = {"user", "assistant"} & {*roles.values()}
+    for number, speaker in enumerate([speaker for speaker, role in roles.items() if not role]):
+        is_assistant = known_roles == {"user"} or (not known_roles and number == 1)
+        roles[speaker] = "assistant" if is_assistant else "user"
+    if "user" in roles.values() and "assistant" not in roles.values():  # dialogue corpora call the machine "system"
+        return {speaker: "assistant" if role == "system" else role for speaker, role in roles.items()}
     return roles
 
 

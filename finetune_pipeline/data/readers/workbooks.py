@@ -1,6 +1,7 @@
 """Reads sheets of a workbook (.xlsx) as objects of text keyed by column name. openpyxl reads row by row, so a sheet that claims
 a million columns costs nothing. A cell becomes the text of a CSV export; a formula becomes its stored value, or nothing."""
 
+import dataclasses
 import re
 import warnings
 import zipfile
@@ -101,7 +102,10 @@ def _records(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
             yield about_file("other_sheets", file, message, fix, "warning")
         for name in names:
             key = name if len(names) > 1 else None
-            yield from (replace(record, key=key) for record in _rows(_cells(values[name]), file, spec))
+            within = f", sheet {quoted(name)}" if key else ""
+            for record in _rows(_cells(values[name]), file, spec):
+                findings = tuple(dataclasses.replace(f, place=f"{f.place}{within}") for f in record.findings)
+                yield replace(record, key=key, findings=findings)
 
 
 def _is_merged(header: list[str], second: list[str]) -> bool:

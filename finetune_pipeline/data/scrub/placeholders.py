@@ -23,6 +23,7 @@ _KEPT_OF_A_KIND = 4 * SHOWN  # more than SHOWN, because samples of the sealed te
 _CONTEXT = 32
 _TO_MASK = re.compile(r"[^\s().:/@_>-]")
 _BLANKS = re.compile(r"\s+")
+_LETTERS = str.maketrans("0123456789", "ghijklmnop")
 
 
 class Replacement(NamedTuple):
@@ -140,10 +141,20 @@ def scrub_example(
     return replace(example, messages=scrubbed.messages), scrubbed.counts, scrubbed.replacements
 
 
+def scrub_keys(example: Example, key: bytes, find: Finder = find_spans) -> Example:
+    """Replace the group, and the id in the raw file, by keyed fingerprints in letters if they hold personal data or secrets.
+    They are only compared, and numbered placeholders would join the groups of different people."""
+    keys = [(text, find(text)) for text in (example.group or "", example.source.get("id", "")) if text]
+    new = {text: fingerprint(key, spans[0].kind, text).translate(_LETTERS) for text, spans in keys if spans}
+    source = {name: new.get(value, value) for name, value in example.source.items()}
+    return replace(example, group=new.get(example.group or "", example.group), source=source) if new else example
+
+
 def kinds_left(example: Example, labels: Sequence[str] = (), find: Finder = find_spans) -> list[str]:
-    """Return the kinds of all remaining hits in the texts that ``scrub_example`` scrubs."""
+    """Return the kinds of all remaining hits in the texts, group and id that are scrubbed."""
     counts = scrub_turns(example.messages, _unscrubbed(example, labels), None, find).counts
-    return list(Counter(counts).elements())
+    keys = example.group, example.source.get("id")
+    return [*Counter(counts).elements(), *(span.kind for text in keys if text for span in find(text))]
 
 
 def _unscrubbed(example: Example, labels: Sequence[str]) -> tuple[int, ...]:

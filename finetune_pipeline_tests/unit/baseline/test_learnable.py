@@ -192,3 +192,11 @@ def test_a_score_of_rows_of_few_sources_shows_nothing_by_itself() -> None:
     assert alone is not None and clumped is not None and (alone.worth, clumped.worth, clumped.rows) == (200, 8, 200)
     assert learnable_by_score(task, alone) is not None and learnable_by_score(task, clumped) is None
     assert clumped.interval[0] < alone.interval[0] - 0.1
+
+
+def test_an_answer_of_calls_alone_is_scored_by_its_calls() -> None:
+    calls = [{"id": "c", "type": "function", "function": {"name": "find", "arguments": '{"city": "Rome"}'}}]
+    task, rows = make_spec(), [make(f"weather in Rome, request {i}", "", i) for i in range(200)]
+    rows = [replace(e, messages=[*e.prompt_messages, {**e.messages[-1], "tool_calls": calls}]) for e in rows]
+    score = simple_score(task, rows, {})
+    assert score is not None and score.value == 1.0, "every row had the score 0: its text is empty"

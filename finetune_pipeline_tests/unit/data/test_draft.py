@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from finetune_pipeline.data.draft.draft import Draft, draft, task_name
 from finetune_pipeline.data.draft.files import given_files, name_problems, place_files, task_yaml
+from finetune_pipeline.data.draft.turns import roles_of
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.spec.loading import parse_spec
 from finetune_pipeline_tests.unit.data.raw_rows import kept_example, row_rules, table, workbook
@@ -271,6 +272,12 @@ def test_conversations_in_any_form_are_read(tmp_path: Path) -> None:
     draft = drafted(of(tmp_path, "a.json", [{"chat": i, "log": log} for i, log in enumerate(logs)]))
     assert draft.data["fields"]["messages"] == "log[].{role: who, content: msg}" and draft.data["inject"] is True
     assert draft.data["roles"] == {"Customer": "user", "Agent": "assistant"} and draft.answers.rows == 60
+    for sides in ({"q": "USER", "a": "SYSTEM"}, {"q": "customer", "a": "anna"}):
+        dialogues = [{"chat": i, "log": log} for i, log in enumerate(turns("speaker", "utterance", sides))]
+        draft = drafted(of(tmp_path, "s.json", dialogues))
+        assert draft.data["roles"][sides["a"]] == "assistant" and draft.answers.rows == 60, sides
+    assert roles_of(["customer", "anna", "bob"]) == {"customer": "user", "anna": "assistant", "bob": "assistant"}
+    assert roles_of(["kim", "anna", "bob"]) == {"kim": "user", "anna": "assistant", "bob": "user"}
     inside = {"exported": "2026", "conversations": [{"id": i, "transcript": log} for i, log in enumerate(logs)]}
     draft = drafted(of(tmp_path, "e.json", inside))
     assert draft.data["fields"]["rows"] == "conversations" and draft.answers.rows == 60
@@ -400,7 +407,10 @@ def test_a_table_with_a_turn_a_row_becomes_conversations(tmp_path: Path) -> None
         for i, c in enumerate(CHATS)
         for s, m in [("a", "welcome"), c[0], ("q", "quick"), *c[1:], ("q", "thanks")]
     ]
-    rows.append(["c1", "agent", "hello", "one cell too many"])
+    rows += [
+        ["c1", "agent", "hello", "one cell too many"],
+        *(["alone", "customer", f"nobody answers {n}"] for n in "ab"),
+    ]
     file = of(tmp_path, "chat.csv", [["conversation_id", "sender", "message"], *rows])
     draft = drafted(file)
     place_files(given_files([file[1]]), tmp_path / "task", draft.converted)
@@ -412,7 +422,7 @@ def test_a_table_with_a_turn_a_row_becomes_conversations(tmp_path: Path) -> None
     with pytest.raises(FindingsError, match="would read both"):
         place_files(given_files([tmp_path / "other" / placed[0]]), tmp_path / "other", draft.converted)
     lost = "1 rows that cannot be read, 60 turns before the user speaks, 60 turns after the last answer"
-    assert draft.notes[-1] == f"left out: {lost}"
+    assert draft.notes[-1] == f"left out: {lost}, 1 conversations without an answer"
 
 
 def test_what_cannot_be_told_is_said_with_the_columns(tmp_path: Path) -> None:

@@ -154,6 +154,7 @@ DOCUMENT = b"[\n" + b",\n".join([PAIR, TWICE, PAIR, BAD_BYTE, b'{"text": "It bro
 KEYED = b'{"a": [\n%s\n],\n"b": 5\n}\nmore' % PAIR
 MAPPED = as_lines([["It broke", "bug_report"], ["It broke"], [["It"], "bug_report"]])
 BY_PLACE = make_spec(fields={"text": "join('', [[0]])", "label": "[1]"})
+NUMBERED = make_spec({"kind": "labels", "labels": ["5", "null"]}, fields={"text": "text", "label": "to_string(n)"})
 WESTERN = "text;label\nCafé;bug_report\n".encode("cp1252") + b"b\x81d;bug_report\n"  # bytes that no cp1252 has
 CUT = gzip.compress(as_lines([GOOD] * 5)[:-1] + b" " * 200_000 + b"\n", 0)[:-100]
 CELLS = [("It broke", "bug_report"), (None, "bug_report"), ("x", "bug_report"), ("It broke", "bugs")]
@@ -164,6 +165,7 @@ PLANTED = [
     FREE,
     File("document.json", DOCUMENT, [("duplicate_key", 3), ("invalid_utf8", 5), ("bad_json", 6)], 2, 3),
     File("keyed.json", KEYED, [("not_rows", 4), ("bad_json", 6)], 1, 2),
+    File("null.jsonl", as_lines([{"text": "aa", "n": 5}, {"text": "aa"}]), [("missing_field", 2)], 1, 1, NUMBERED),
     File("mapped.jsonl", MAPPED, [("missing_field", 2), ("field_expression", 3)], 1, 2, BY_PLACE),
     File("encoding.csv", WESTERN, [("invalid_encoding", 3)], 1, 1, make_spec(csv={"encoding": "cp1252"})),
     File("no_table.csv", b"one\ntwo\n", [("csv_dialect", 0)]),

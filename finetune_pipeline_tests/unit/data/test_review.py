@@ -63,10 +63,13 @@ FAULTS: list[tuple[Any, str, str]] = [
 
 
 def test_faulty_decisions_change_nothing_and_are_counted(tmp_path: Path) -> None:
-    facts = decide(tmp_path, {"a.jsonl": [line for line, _, _ in FAULTS]})
+    others = {"team/b.csv": ["id,decision"], ".a.lock": [], "outputs/a.csv": []}
+    facts = decide(tmp_path, {"a.jsonl": [line for line, _, _ in FAULTS], **others})
     assert read_examples(tmp_path / "out") == ROWS
-    assert facts["by_rule"] == {f"data.{rule}": n for rule, n in Counter(rule for _, rule, _ in FAULTS).items()}
+    rules = Counter([*(rule for _, rule, _ in FAULTS), "review_not_read"])
+    assert facts["by_rule"] == {f"data.{rule}": n for rule, n in rules.items()}
     found = {f["place"]: f for f in read_lines(tmp_path / "out/findings.jsonl")}
+    assert found["reviews/team/b.csv"]["rule"] == "data.review_not_read"
     for number, (_, rule, said) in enumerate(FAULTS, 1):
         finding = found[f"reviews/a.jsonl:{number}"]
         assert finding["rule"] == f"data.{rule}" and said in finding["message"]

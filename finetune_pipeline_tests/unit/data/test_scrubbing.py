@@ -2,6 +2,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -28,6 +29,7 @@ from finetune_pipeline.data.scrub import (
     scrub_turns,
 )
 from finetune_pipeline.data.scrub.names import addresses
+from finetune_pipeline.data.scrub.placeholders import scrub_keys
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.spec.data import DataSpec
 from finetune_pipeline_tests.unit.data.raw_rows import turn
@@ -175,7 +177,12 @@ def test_whole_examples() -> None:
     assert labelled[0].messages[2] == turns[2] and labelled[2] == []
     assert kinds_left(row) == ["email", "email", "ip"] and kinds_left(row, ("x",)) == ["email", "ip"]
     assert kinds_left(done) == [] and scrub_example(done) == (done, {}, [])
-    clean = Example(id="1" * 16, messages=[turn("user", "hello")])
+    people = [replace(row, group=f"{name}@example.com", source={"id": f"x{name}@example.com"}) for name in "112"]
+    first, again, other = (scrub_keys(person, KEY) for person in people)
+    assert first == again and first.group != other.group and first.source != other.source
+    assert kinds_left(people[0]) == [*kinds_left(row), "email", "email"] and kinds_left(first) == kinds_left(row)
+    clean = Example(id="1" * 16, messages=[turn("user", "hello")], group="c1")
+    assert scrub_keys(clean, KEY) is clean
     assert scrub_example(clean)[0] is clean
 
 

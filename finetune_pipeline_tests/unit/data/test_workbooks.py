@@ -67,6 +67,11 @@ def test_a_sheet_is_chosen_and_the_others_are_named(tmp_path: Path) -> None:
     both = read(tmp_path, data, make_spec(sheet=["Old", "New"]))
     places = [(e["source"]["sheet"], e["source"]["line"]) for e in both.rows]
     assert places == [("Old", 2), ("New", 2), ("New", 3), ("New", 4)]
+    titled = workbook(
+        {"Old": [["Old rows"], ["text", "label"], ROWS[0], ["Total", "7"]], "New": [["text", "label"], *ROWS]}
+    )
+    rest = read(tmp_path, titled, make_spec(sheet=["Old", "New"]))
+    assert {f["place"] for f in rest.findings} == {"a.xlsx, sheet 'Old'", "a.xlsx:4, sheet 'Old'"}
     none = read(tmp_path, data, make_spec(sheet="new"))
     assert (none.rows_in, none.rules) == (0, {"no_sheet": 1}) and "'Old', 'New'" in none.unread[0]["message"]
 

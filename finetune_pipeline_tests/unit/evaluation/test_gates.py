@@ -8,6 +8,7 @@ from finetune_pipeline.evaluation.gates import GATES, GateResult, decide, verdic
 from finetune_pipeline.evaluation.statistics.multiple_testing import level_left
 from finetune_pipeline.evaluation.statistics.proportions import clustered_share, tango_interval, wilson_interval
 from finetune_pipeline.evaluation.wording import percent
+from finetune_pipeline.report.comparison import comparisons_table
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
     OPENINGS,
     PARITY,
@@ -305,6 +306,8 @@ def test_a_base_out_of_form_is_compared_by_its_restricted_answers():
     gate = _gate("beats_baseline", evaluation(predictions=[*spoken, *candidate]))
     assert gate.passed and "Only 0.0% of the base model's answers are in form" in gate.message
     assert "its restricted answers decide" in gate.message
+    compared = comparisons_table(evaluation(predictions=[*spoken, *candidate])).rows[0][0]
+    assert compared == "base model, answer restricted to the allowed forms", "not the one with its best prompt"
     assert "+27.5 points" in gate.message, "the gain over the restricted answers, not over answers without form"
     tied, as_right = paired(90, 35, 40, 35)
     out_of_form = [r | {"text": f"I would say {r['text']}"} for r in tied]

@@ -79,10 +79,15 @@ def test_json_lines_and_csv_are_read_and_bad_lines_lose_no_good_ones(tmp_path: P
     put(tmp_path, "a.jsonl", f"\ufeff{bad_line}\nno json\n\n{good_line}\n{'[' * 100_000}\n")
     cells = f'{SHEET},e002, BOTH ,Bo,"fine, really"\n{SHEET},e003,,Bo,\n'
     put(tmp_path, "b.csv", f"\ufeffsheet,id,choice,rater,comment\n{cells}")
+    put(tmp_path, "c.xlsx", "PK\x03\x04")
+    put(tmp_path, ".a.jsonl.lock", "")
     ratings, findings = read_ratings(tmp_path)
     assert [(r.id, r.choice, r.rater) for r in ratings] == [("e001", "A", "Ada"), ("e002", "both", "Bo")]
     assert [r.comment for r in ratings] == ["two\u2028lines", "fine, really"]
-    assert sorted(f.place for f in findings) == [f"reviews/outputs/a.jsonl:{n}" for n in (1, 2, 5)]
+    assert sorted(f.place for f in findings) == [
+        *(f"reviews/outputs/a.jsonl:{n}" for n in (1, 2, 5)),
+        "reviews/outputs/c.xlsx",
+    ]
 
 
 def test_the_latest_rating_of_a_rater_holds(tmp_path: Path) -> None:

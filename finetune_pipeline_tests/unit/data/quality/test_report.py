@@ -22,6 +22,8 @@ def test_a_clean_set_passes_throughout() -> None:
     assert report["passed"] and not report["blocked_by"] and not report["findings"] and report["rows"] == 600
     assert json.loads(json.dumps(report)) == report
     assert report == data_quality(iter(ROWS), random_splits(ROWS), {}, {}, make_spec(LABELS), counted)
+    unsplit = data_quality(ROWS, {}, {}, {}, make_spec(LABELS), counted)
+    assert unsplit["tokens"]["message"] == "600 of 420 rows", "not all rows will be training rows"
 
 
 def test_what_stops_and_what_does_not() -> None:
@@ -42,9 +44,13 @@ def test_a_dropped_row_counts_as_rejected_although_it_is_gone() -> None:
 
 
 def test_imbalance_and_labels_without_a_row_are_named() -> None:
-    even = dict.fromkeys(LABELS, 150)
+    even = {(label, ""): 150 for label in LABELS}
     assert class_balance(even, make_spec(LABELS))["passed"]
-    assert class_balance({**even, "parcel": 2000}, make_spec(LABELS, max_imbalance=20))["passed"]
+    assert class_balance({**even, ("parcel", ""): 2000}, make_spec(LABELS, max_imbalance=20))["passed"]
     for rows, said in ((2000, "2,000"), (0, "no example of parcel")):
-        report = class_balance({**even, "parcel": rows}, make_spec(LABELS))
+        report = class_balance({**even, ("parcel", ""): rows}, make_spec(LABELS))
         assert not report["passed"] and said in report["message"]
+    in_training = random_splits(ROWS) | {e.id: "train" for e in ROWS if e.label == "parcel"}
+    unseen = data_quality(ROWS, in_training, {}, {}, make_spec(LABELS))["balance"]
+    assert [f["rule"] for f in unseen["findings"]] == ["quality.label_not_evaluated"]
+    assert not unseen["passed"] and "validation or test has no row of parcel" in unseen["message"]
