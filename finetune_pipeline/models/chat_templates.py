@@ -124,8 +124,10 @@ def special_tokens(folder: Path) -> dict[str, str]:
 
 
 def generation_ends(folder: Path) -> list[int]:
-    """Return the end-of-answer tokens that generation_config.json names: one, several or none."""
-    ends = read_typed(folder / "generation_config.json", _GenerationConfig).eos_token_id
+    """Return the end-of-answer tokens that generation_config.json names, or without it config.json, as servers read them."""
+    names = ("generation_config.json", "config.json")
+    path = next((folder / name for name in names if (folder / name).is_file()), folder / names[0])
+    ends = read_typed(path, _GenerationConfig).eos_token_id
     return ends if isinstance(ends, list) else [] if ends is None else [ends]
 
 

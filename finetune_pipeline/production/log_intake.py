@@ -189,15 +189,13 @@ def _read_new_lines(file: LogFile, handle: IO[bytes], name: str, batch: _Batch) 
         return True, 0  # an unfinished copy of a file that was read further
     broken_off: Exception | None = None
     while True:
-        start, rows, removed = reader.offset, [], 0
+        start, rows = reader.offset, []
         try:
             for line, is_cut in reader:
                 for text in rows_in(line):
                     source = {"file": file.shown, "line": reader.lines}
                     row = parse_line(text, is_cut, source, batch.spec, batch.key)
-                    if batch.forgotten.holds(row):
-                        removed += 1
-                    else:
+                    if not batch.forgotten.holds(row):
                         rows.append(row)
                 if reader.offset >= start + _BATCH_BYTES:
                     break
@@ -210,7 +208,6 @@ def _read_new_lines(file: LogFile, handle: IO[bytes], name: str, batch: _Batch) 
                 handle.seek(reader.offset)
             batch.ledger["streams"][name] = reader.entry()
             batch.rows += rows
-            batch.ledger["removed"] += removed
         if broken_off:
             raise broken_off
         if reader.offset < start + _BATCH_BYTES:

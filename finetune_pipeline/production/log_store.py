@@ -41,14 +41,12 @@ class LogLedger(TypedDict):
         streams: The part of each file that was read, by the file's name in the ledger.
         seen: {path: (mark, name)} of files read to their end.
         others: {source: {name: (time, digest)}} of rows that do not come from files.
-        removed: Number of forgotten or expired rows.
     """
 
     streams: dict[str, Stream]
     seen: dict[str, tuple[str, str]]
     others: dict[str, dict[str, tuple[float, str]]]
     segments: list[Segment]
-    removed: int
 
 
 class LogStore:
@@ -61,7 +59,7 @@ class LogStore:
 
     def ledger(self) -> LogLedger:
         if not self._ledger.exists():
-            return {"streams": {}, "seen": {}, "others": {}, "segments": [], "removed": 0}
+            return {"streams": {}, "seen": {}, "others": {}, "segments": []}
         ledger: LogLedger = read_json(self._ledger, LogLedger)
         return ledger
 
@@ -90,7 +88,7 @@ class LogStore:
                 number += 1
                 segments.append(self._write(number, after))
         if segments != ledger["segments"]:
-            write_json(self._ledger, {**ledger, "segments": segments, "removed": ledger["removed"] + removed})
+            write_json(self._ledger, {**ledger, "segments": segments})
         self.sweep()
         return removed
 

@@ -17,9 +17,6 @@ from finetune_pipeline.evaluation.statistics.proportions import (
 )
 
 RESAMPLES, SEED = 2000, 0
-FAR_TAIL = 0.99
-"""Above this confidence, bootstrap percentiles depend on few draws (or few units). The interval then also covers Student's t
-interval of the same draws."""
 
 
 def paired_bootstrap_f1(
@@ -79,7 +76,8 @@ def _resampled_counts(triple_of_row: np.ndarray, counts: np.ndarray, clusters: S
 def paired_bootstrap_mean(
     a: Sequence[float], b: Sequence[float], confidence: float = 0.95, clusters: Sequence[Hashable] | None = None
 ) -> Interval | None:
-    """Interval of the mean of `b - a` over paired examples, corrected for bias and skewness (BCa, Efron 1987).
+    """Interval of the mean of `b - a` over paired examples, between -1 and 1: the bootstrap-t (Efron and Tibshirani 1993, 12.5),
+    which follows skewed scores, or Student's t on the side where that reaches further.
 
     With clusters, whole clusters are resampled. None for fewer than two pairs or clusters. Raises ValueError on unequal
     lengths, no pairs, or a value that is not finite.
@@ -94,25 +92,39 @@ def paired_bootstrap_mean(
     if len(sums) < 2:
         return None
     estimate, units = float(difference.mean()), effective_sources(codes.tolist())
-    influence = sums - estimate * sizes
-    if np.abs(influence).max() <= 1e-12 * max(1.0, float(np.abs(sums).max())):
+    residuals = sums - estimate * sizes
+    if np.abs(residuals).max() <= 1e-12 * max(1.0, float(np.abs(sums).max())):
         return _constant_interval(estimate, confidence, units)
-    random, means, block = np.random.default_rng(SEED), np.empty(RESAMPLES), max(1, BLOCK // len(sums))
+    moments = np.stack([sizes, residuals, residuals**2, residuals * sizes, sizes**2], axis=1)
+    random, t, block = np.random.default_rng(SEED), np.empty(RESAMPLES), max(1, BLOCK // len(sums))
     for begin in range(0, RESAMPLES, block):
-        drawn = random.integers(0, len(sums), (min(block, RESAMPLES - begin), len(sums)), dtype=np.int32)
-        means[begin : begin + len(drawn)] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-    # acceleration from the jackknife, which for a mean is a function of the third moment
-    acceleration = float((influence**3).sum() / (6 * (influence**2).sum() ** 1.5))
-    return draws_interval(means, estimate, confidence, units, acceleration)
+        size = min(block, RESAMPLES - begin)
+        drawn = random.integers(0, len(sums), (size, len(sums))) + len(sums) * np.arange(size)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)  # faster than a multinomial
+        rows, shift, squares, products, squared_sizes = (counts @ moments).T
+        shift = shift / rows  # of the mean
+        variance = squares - 2 * shift * products + shift**2 * squared_sizes  # of the sum, linearised
+        # a resample of equal units says nothing of the variance: its mean is off by more than any number of errors
+        spread = np.sqrt(np.where(variance > 1e-12 * moments[:, 2].sum(), variance, 0.0)) / rows
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t[begin : begin + size] = np.where(np.abs(shift) > 1e-12, shift / spread, 0.0)
+    half_width, error = _half_width(confidence, units), math.sqrt(moments[:, 2].sum()) / sizes.sum()
+    below, above = np.quantile(t, scipy.special.ndtr([-half_width, half_width]), method="nearest")
+    least, most = min(-1.0, float(difference.min())), max(1.0, float(difference.max()))
+    low, high = estimate - max(above, half_width) * error, estimate - min(below, -half_width) * error
+    return float(max(least, low)), float(min(most, high))
 
 
-def draws_interval(
-    draws: np.ndarray, estimate: float, confidence: float, units: float, acceleration: float | None = None
-) -> Interval:
-    """Percentile interval of bootstrap draws, adjusted by BCa if an acceleration is given; beyond FAR_TAIL also Student's t.
+def _half_width(confidence: float, units: float) -> float:
+    """Half the width of an interval in standard deviations of bootstrap draws: Student's t, because draws of few units vary less
+    than the estimate does (Hesterberg 2015, The American Statistician 69)."""
+    freedom = max(1.0, units - 1)
+    return z_value(confidence, freedom) * math.sqrt(1 + 1 / freedom)
 
-    The percentiles are those of Student's t (Hesterberg 2015, The American Statistician 69), because draws of few units vary
-    less than the estimate does.
+
+def draws_interval(draws: np.ndarray, estimate: float, confidence: float, units: float) -> Interval:
+    """Percentile interval of bootstrap draws, as wide as :func:`_half_width` asks, or Student's t on the side where that reaches
+    further: percentiles of few units, or far out, depend on few draws.
 
     Args:
         units: How many rows or clusters were drawn from (effective_sources), more than one.
@@ -120,18 +132,9 @@ def draws_interval(
     spread = float(draws.std(ddof=1))
     if spread <= 1e-12:
         return _constant_interval(estimate, confidence, units)
-    freedom = max(1.0, units - 1)
-    half_width = z_value(confidence, freedom) * math.sqrt(1 + 1 / freedom)  # in standard deviations of the draws
-    quantiles = np.array([-half_width, half_width])
-    if acceleration is not None:
-        below = (float((draws < estimate).sum()) + 0.5 * float((draws == estimate).sum())) / len(draws)
-        bias = scipy.special.ndtri(min(max(below, 0.5 / len(draws)), 1 - 0.5 / len(draws)))
-        shifted = bias + quantiles
-        quantiles = bias + shifted / np.maximum(1 - acceleration * shifted, 1e-3)
-    low, high = (float(bound) for bound in np.quantile(draws, scipy.special.ndtr(quantiles)))
-    if half_width > z_value(FAR_TAIL):
-        low, high = min(low, estimate - half_width * spread), max(high, estimate + half_width * spread)
-    return low, high
+    half_width = _half_width(confidence, units)
+    low, high = np.quantile(draws, scipy.special.ndtr([-half_width, half_width]))
+    return float(min(low, estimate - half_width * spread)), float(max(high, estimate + half_width * spread))
 
 
 def _constant_interval(estimate: float, confidence: float, units: float) -> Interval:

@@ -13,20 +13,13 @@ from typing import Any
 import torch
 
 from finetune_pipeline import progress
-from finetune_pipeline.models.chat import common_prefix
+from finetune_pipeline.models.chat import common_prefix, end_ids
 from finetune_pipeline.models.inference.constrained import Restriction
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.reader import Reader
 from finetune_pipeline.models.inference.shared_reading import Ids, families
 from finetune_pipeline.models.inference.trial import rows_at_once
 from finetune_pipeline.reporting import say
-
-
-def end_tokens(model: Any, tokenizer: Any) -> set[int]:
-    """Return the token ids that end an answer: the tokenizer's EOS and those of the model's generation config."""
-    ends = model.generation_config.eos_token_id if model.generation_config is not None else None
-    listed = ends if isinstance(ends, list) else [ends]
-    return {int(t) for t in [*listed, tokenizer.eos_token_id] if t is not None}
 
 
 @torch.no_grad()
@@ -52,7 +45,7 @@ def generate_and_score(
     restriction: every answer that does not comply gets a second one, `Answer.restricted`; None for free answers only.
     """
     model.eval()
-    ends = end_tokens(model, tokenizer)
+    ends = end_ids(tokenizer)
     answered = known or {}
     answers = [answered.get(i) or Answer(prompt_tokens=len(p)) for i, p in enumerate(prompts)]
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)

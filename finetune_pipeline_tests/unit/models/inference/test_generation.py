@@ -13,11 +13,11 @@ from transformers import AutoModelForCausalLM
 
 from finetune_pipeline.evaluation.predict import encode_labels
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.chat import common_prefix, encode_prompt, load_tokenizer
+from finetune_pipeline.models.chat import common_prefix, encode_prompt, end_ids, load_tokenizer
 from finetune_pipeline.models.inference import generation, reader
 from finetune_pipeline.models.inference.constrained import Grammar, Restriction
 from finetune_pipeline.models.inference.generated import Answer
-from finetune_pipeline.models.inference.generation import end_tokens, generate_and_score
+from finetune_pipeline.models.inference.generation import generate_and_score
 from finetune_pipeline.models.inference.prefix_attention import behind_prefix
 from finetune_pipeline.models.inference.reader import Reader
 from finetune_pipeline.models.inference.shared_reading import families
@@ -107,7 +107,7 @@ def test_architectures_answer_as_the_plain_way(tmp_path: Path, architecture: str
     model, tokenizer = load_for_prediction(folder, torch.device("cpu")), load_tokenizer(folder)
     prompts, labels = _prompts(tokenizer, 5)
     assert len(set(map(len, prompts))) > 1 and min(map(len, prompts)) > 16 and common_prefix(prompts)
-    grammar, ends = Grammar({"enum": ["yes", "no"]}, tokenizer), end_tokens(model, tokenizer)
+    grammar, ends = Grammar({"enum": ["yes", "no"]}, tokenizer), end_ids(tokenizer)
     restriction = Restriction(grammar, lambda answer: answer.prompt_tokens != len(prompts[0]))
     answers = generate_and_score(model, tokenizer, prompts, labels, LONGEST, 3, restriction=restriction)
     assert way_of_reading(model, Reader) == way
@@ -147,8 +147,7 @@ def test_rows_that_end_early_leave_the_others_alone(loaded: tuple[Any, Any], mon
     prompts, _ = _prompts(tokenizer)
     free = generate_and_score(model, tokenizer, prompts, None, LONGEST, 4)
     stop = free[0].new_ids[3]
-    monkeypatch.setattr(model.generation_config, "eos_token_id", [tokenizer.eos_token_id, stop])
-    assert end_tokens(model, tokenizer) == {tokenizer.eos_token_id, stop}
+    monkeypatch.setattr(tokenizer, "end_token_ids", [stop])
     answers = generate_and_score(model, tokenizer, prompts, None, LONGEST, 4)
     for before, after in zip(free, answers, strict=True):
         cut = before.new_ids.index(stop) + 1 if stop in before.new_ids else LONGEST
