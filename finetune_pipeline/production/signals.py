@@ -87,9 +87,13 @@ class Window:
     smallest: float
 
     @cached_property
+    def distinct(self) -> list[Row]:
+        """One row per input: training rows have no duplicates either, so repeats alone do not count as drift."""
+        return list({exact_form(str(row["input"])): row for row in self.rows}.values())
+
+    @cached_property
     def texts(self) -> list[str]:
-        """The distinct inputs: training rows have no duplicates either, so repeats alone do not count as drift."""
-        return list({exact_form(str(row["input"])): str(row["input"]) for row in self.rows}.values())
+        return [str(row["input"]) for row in self.distinct]
 
     @cached_property
     def words(self) -> list[list[str]]:
@@ -97,7 +101,7 @@ class Window:
 
     @cached_property
     def answers(self) -> list[str]:
-        return [str(row["output"]).strip() for row in self.rows]
+        return [str(row["output"]).strip() for row in self.distinct]
 
 
 @dataclass(frozen=True)

@@ -157,10 +157,10 @@ def kappa_interval(a: Sequence[Hashable], b: Sequence[Hashable], clusters: Units
     """Bootstrap interval (95%) of :func:`cohens_kappa` over items, or over sources (`clusters`). Leaves out resamples in which
     kappa is undefined. None if these are more than half, if kappa itself is undefined, or for a single source."""
     kappa, tables = cohens_kappa(a, b), _tables(a, b, clusters)
-    units = len(tables)
-    if kappa is None or units < 2:
+    sources, units = len(tables), effective_sources(range(len(a)) if clusters is None else clusters)
+    if kappa is None or sources < 2:
         return None
-    drawn = np.random.default_rng(SEED).multinomial(units, np.full(units, 1 / units), size=RESAMPLES)
+    drawn = np.random.default_rng(SEED).multinomial(sources, np.full(sources, 1 / sources), size=RESAMPLES)
     values = _kappa(np.tensordot(drawn.astype(float), tables, 1))
     values = values[~np.isnan(values)]
     return draws_interval(values, kappa, 0.95, units) if len(values) >= RESAMPLES / 2 else None
