@@ -35,13 +35,17 @@ def report(spec: TaskSpec, reference: Reference, tmp_path: Path) -> Callable[...
 
 
 def test_no_drift_in_the_same_distribution_and_none_told_of_a_few_rows(report: Callable[..., dict[str, Any]]) -> None:
-    facts = report(served(random.Random(1), 850))
+    rng = random.Random(1)
+    facts = report(served(rng, 850))
     assert (facts["windows"], facts["waiting_rows"], facts["drifted"]) == (8, 50, [])
     assert facts["sentence"] == "No drift found in 8 windows of 100 production rows."
     alike = report([{**row, "input": "ping"} for row in served(random.Random(1), 100)])["sentence"]
     assert alike.endswith(
-        "too few distinct texts or answers to test vocabulary, input_length, unseen_words, languages."
+        "too few distinct texts or answers to test vocabulary, input_length, unseen_words, languages, label_mix, "
+        "format_failures."
     )
+    often = [{**row, "input": "ping", "output": "howto"} if i % 2 else row for i, row in enumerate(served(rng, 300))]
+    assert report(often)["drifted"] == [], "a question repeated by a program is one question"
     assert all(s["p_watch"] is None or s["p_watch"] > 0.05 for s in facts["signals"].values())
     rows = served(random.Random(0), 300, new_words=1.0)
     few = report(rows[:99])

@@ -143,3 +143,5 @@ def test_permutation_equals_scipy():
     assert cluster_sign_flip([1.0] * 49 + [2.0], range(50), 1000) == pytest.approx(1 / 1001), "never zero"
     with pytest.raises(ValueError, match="at least one"):
         cluster_sign_flip([], [])
+    with pytest.raises(ValueError, match="finite"):
+        cluster_sign_flip([np.nan, 1.0], range(2))  # p would be 0
