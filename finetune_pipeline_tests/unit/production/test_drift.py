@@ -150,6 +150,20 @@ def test_new_order_numbers_are_no_drift_of_the_vocabulary(spec: TaskSpec) -> Non
     assert stats.kstest(p_values, "uniform").pvalue > 0.01
 
 
+def test_scores_that_are_mostly_equal_are_tested_exactly(spec: TaskSpec, reference: Reference) -> None:
+    score = next(signal for signal in signals_of(spec) if signal.name == "score")
+
+    def p(before: list[float], now: list[float]) -> float | None:
+        earlier, rows = ([{"score": value} for value in values] for values in (before, now))
+        return score.measure(spec, reference, Window(rows, earlier, 0.01)).p
+
+    for top in (1.0, 5.0):
+        expected = stats.fisher_exact([[3, 27], [6, 294]], "greater").pvalue  # 3.9%; by the normal approximation 0.5%
+        assert p([top] * 294 + [0.0] * 6, [top] * 27 + [0.0] * 3) == pytest.approx(expected)
+    assert p([0.0] * 60 + [1.0] * 40, [0.0] * 40) < 1e-5 < p([0.0] * 60 + [1.0] * 40, [0.0] * 25 + [1.0] * 15)
+    assert p([0.0, 1.0] * 20, [1.0] * 40) == pytest.approx(1.0), "better is no drift"
+
+
 def test_permutation_p_is_uniform_without_a_difference_and_small_with_one() -> None:
     rng = random.Random(0)
     p_values = []
