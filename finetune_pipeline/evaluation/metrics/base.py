@@ -121,7 +121,7 @@ class RowMetric(Metric):
 
     def interval(self, rows: Rows, output: AnyOutput, confidence: float, clusters: Clusters = None) -> Interval | None:
         nothing, scores = [0.0] * len(rows), self.row_scores(rows, output)
-        return within_scale(paired_bootstrap_mean(nothing, scores, confidence, clusters)) if rows else None
+        return within_scale(paired_bootstrap_mean(nothing, scores, confidence, clusters, least=0.0)) if rows else None
 
     def gain(self, before: Rows, after: Rows, output: AnyOutput, confidence: float, clusters: Clusters = None) -> Gain:
         old, new = (self.row_scores(rows, output) for rows in (before, after))

@@ -74,13 +74,17 @@ def _resampled_counts(triple_of_row: np.ndarray, counts: np.ndarray, clusters: S
 
 
 def paired_bootstrap_mean(
-    a: Sequence[float], b: Sequence[float], confidence: float = 0.95, clusters: Sequence[Hashable] | None = None
+    a: Sequence[float],
+    b: Sequence[float],
+    confidence: float = 0.95,
+    clusters: Sequence[Hashable] | None = None,
+    least: float = -1.0,
 ) -> Interval | None:
-    """Interval of the mean of `b - a` over paired examples, between -1 and 1: the bootstrap-t (Efron and Tibshirani 1993, 12.5),
-    which follows skewed scores, or Student's t on the side where that reaches further.
+    """Interval of the mean of `b - a` over paired examples: the bootstrap-t (Efron and Tibshirani 1993, 12.5), which follows skewed
+    scores, or Student's t on the side where that reaches further.
 
-    With clusters, whole clusters are resampled. None for fewer than two pairs or clusters. Raises ValueError on unequal
-    lengths, no pairs, or a value that is not finite.
+    With clusters, whole clusters are resampled. least: the smallest possible difference; 0 for a mean of scores. None for fewer
+    than two pairs or clusters. Raises ValueError on unequal lengths, no pairs, or a value that is not finite.
     """
     if len(a) != len(b) or not len(a) or (clusters is not None and len(clusters) != len(a)):
         raise ValueError(f"need at least one pair, and as many of either side: {len(a)}, {len(b)}")
@@ -110,9 +114,12 @@ def paired_bootstrap_mean(
             t[begin : begin + size] = np.where(np.abs(shift) > 1e-12, shift / spread, 0.0)
     half_width, error = _half_width(confidence, units), math.sqrt(moments[:, 2].sum()) / sizes.sum()
     below, above = np.quantile(t, scipy.special.ndtr([-half_width, half_width]), method="nearest")
-    least, most = min(-1.0, float(difference.min())), max(1.0, float(difference.max()))
+    # no wider than the interval of as many values that are all least or most, the widest there are
+    least, most = min(least, float(difference.min())), max(1.0, float(difference.max()))
+    share = min(1.0, (estimate - least) / (most - least))
+    widest = least + (most - least) * np.array(wilson_interval(share * units, units, confidence, max(1.0, units - 1)))
     low, high = estimate - max(above, half_width) * error, estimate - min(below, -half_width) * error
-    return float(max(least, low)), float(min(most, high))
+    return float(max(widest[0], low)), float(min(widest[1], high))
 
 
 def _half_width(confidence: float, units: float) -> float:

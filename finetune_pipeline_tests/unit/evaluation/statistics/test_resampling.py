@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from finetune_pipeline.evaluation.statistics.proportions import cluster_sign_flip
+from finetune_pipeline.evaluation.statistics.proportions import cluster_sign_flip, wilson_interval
 from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_f1, paired_bootstrap_mean
 
 
@@ -125,6 +125,8 @@ def test_one_source_shows_nothing_and_sources_all_alike_little():
     two = ["a"] * 10 + ["b"] * 10
     assert paired_bootstrap_mean([0.0] * 20, [0.3] * 20, clusters=two)[0] < 0
     assert paired_bootstrap_f1(gold, [None] * 20, gold, labels, clusters=two)[0] < 0
+    low, high = paired_bootstrap_mean([0.0] * 200, [1.0] * 199 + [0.0], least=0.0)
+    assert (low, high) == pytest.approx(wilson_interval(199, 200, freedom=199)), "no wider than right or wrong answers"
     low, high = paired_bootstrap_mean([0.0] * 200, [1.0] * 200)
     assert 0.95 < low < high == 1.0
     low, high = paired_bootstrap_mean([0.2] * 20, [0.2] * 20)
