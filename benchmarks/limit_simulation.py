@@ -60,6 +60,16 @@ def clustered_losses(random: np.random.Generator, source: np.ndarray) -> np.ndar
     return np.where(bad, -1.0 * (random.random(len(source)) < 0.6), 1.0 * (random.random(len(source)) < 0.06 / 0.9))
 
 
+def alike(of: Callable[[np.random.Generator, int], np.ndarray]) -> Draw:
+    """Gains in a score; half of a source's rows have the value of the source."""
+
+    def draw(random: np.random.Generator, source: np.ndarray) -> np.ndarray:
+        of_source = of(random, source.max() + 1)[source]
+        return np.where(random.random(len(source)) < 0.5, of_source, of(random, len(source)))
+
+    return draw
+
+
 def scores(of: Callable[[np.random.Generator, int], np.ndarray], alike: float) -> Draw:
     """Gains in a score; `alike`: share of the variance that is between sources."""
 
@@ -72,6 +82,10 @@ def scores(of: Callable[[np.random.Generator, int], np.ndarray], alike: float) -
 
 def few_large_losses(random: np.random.Generator, n: int) -> np.ndarray:
     return np.where(random.random(n) < 0.05, -0.95, 0.05)
+
+
+def few_differ(random: np.random.Generator, n: int) -> np.ndarray:
+    return np.where(random.random(n) < 0.8, 0.0, random.uniform(-0.5, 0.5, n))
 
 
 def _tango(values: np.ndarray, source: list[int]) -> bool:
@@ -103,6 +117,8 @@ WORLDS: dict[str, tuple[Draw, Callable[[np.ndarray, list[int]], bool]]] = {
         _mean,
     ),
     "gain in a score: 1 in 20 loses all, the others win a little": (scores(few_large_losses, 0.0), _mean),
+    "the same, half of each source alike": (alike(few_large_losses), _mean),
+    "gain in a score: 4 in 5 are equal, half of each source alike": (alike(few_differ), _mean),
     "few_regressions: independent losses": (flags(LIMIT, 0), _few_lost),
     "few_regressions: half of each source alike": (flags(LIMIT, 0.5), _few_lost),
     "few_regressions: whole sources lost": (flags(LIMIT, 1), _few_lost),

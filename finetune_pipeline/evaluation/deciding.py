@@ -2,7 +2,9 @@
 of it by raw file (gates.parts)."""
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict
 from fnmatch import fnmatch
+from itertools import product
 
 from finetune_pipeline.evaluation.compare import SourceOf, compare, shared_sources
 from finetune_pipeline.evaluation.correctness import Row
@@ -51,8 +53,8 @@ def decide_gain(
 ) -> Decision:
     """Decide whether the gain of `candidate` over every rival significantly exceeds `margin`, in every metric.
 
-    Holm's procedure by intervals over all pairs of a rival and a metric: of m undecided pairs, those are shown whose interval
-    at level / m lies above the margin. This repeats with the others until none is left, or a round shows none.
+    All pairs of a rival and a metric must show it, so each is judged at the whole level: a candidate that is useless against one
+    of them passes with that probability at most (an intersection-union test, Berger 1982).
 
     Args:
         rivals: Rows of each rival by name, in the order of the candidate's rows.
@@ -61,28 +63,13 @@ def decide_gain(
         clusters: The source of every row, if rows share one.
 
     Returns:
-        The decision; each pair has the interval of the round that showed it, or of the last round. A metric without an interval
-        is not shown, and without a rival nothing is shown.
+        The decision. A metric without an interval is not shown, and without a rival nothing is shown.
     """
-    gains_by_pair: dict[tuple[str, str], RivalGain] = {}
-    undecided = [(rival, metric) for rival in rivals for metric in metrics]
-    while undecided:
-        confidence = 1 - level / len(undecided)
-        for rival, metric in undecided:
-            measured_gain = METRICS[metric].gain(rivals[rival], candidate, output, confidence, clusters)
-            gains_by_pair[rival, metric] = RivalGain(
-                rival=rival,
-                metric=metric,
-                gain=measured_gain.gain,
-                interval=measured_gain.interval,
-                confidence=confidence,
-                shown=measured_gain.surely_above(margin),
-            )
-        not_shown = [pair for pair in undecided if not gains_by_pair[pair].shown]
-        if len(not_shown) == len(undecided):
-            break
-        undecided = not_shown
-    gains = [gains_by_pair[rival, metric] for rival in rivals for metric in metrics]
+    gains = []
+    for rival, metric in product(rivals, metrics):
+        measured = METRICS[metric].gain(rivals[rival], candidate, output, 1 - level, clusters)
+        shown = measured.surely_above(margin)
+        gains.append(RivalGain(rival=rival, metric=metric, confidence=1 - level, shown=shown, **asdict(measured)))
     return Decision(level=level, margin=margin, shown=bool(gains) and all(g.shown for g in gains), gains=gains)
 
 
@@ -122,8 +109,8 @@ def parts_of_test(
 ) -> list[PartOfTest]:
     """Compare the candidate with the base model on the rows of each glob of gates.parts, and on the rest.
 
-    Every part must show the gain, so each is judged at the whole level: a candidate useless on one of them passes with that
-    probability at most (an intersection-union test, Berger 1982). files: the raw file of each test example, by id.
+    Every part must show the gain, so each is judged at the whole level, as in :func:`decide_gain`. files: the raw file of each
+    test example, by id.
     """
     if not spec.gates.parts:
         return []

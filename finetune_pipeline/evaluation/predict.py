@@ -79,8 +79,7 @@ def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
                 rows += prediction_rows(set_examples, restricted_name(name), restricted, gold)
     if job.get("simple"):
         assert answerer is not None  # a job asks at least one model
-        simple_predictions, facts["simple"] = _simple_rows(job, answerer.tokenizer)
-        rows += simple_predictions
+        rows += _simple_rows(job, answerer.tokenizer)
     write_predictions(Path(job["out"]) / "predictions.parquet", rows)
     return facts, {"answers": close_cache(cache), **{name: values for name, values in measured.items() if values}}
 
@@ -125,22 +124,19 @@ def _restricted(
     return restricted, {"asked": regenerated, "available": True, "why": "", "statuses": statuses}
 
 
-def _simple_rows(job: Mapping[str, Any], tokenizer: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Fit the simple models on the training rows, and predict every example of the job. Returns the prediction rows, and the
-    facts {fitted: [names], failed: {name: why}}."""
+def _simple_rows(job: Mapping[str, Any], tokenizer: Any) -> list[dict[str, Any]]:
+    """Fit the simple models on the training rows, and predict every example of the job."""
     output = TypeAdapter(AnyOutput).validate_python(job["simple"]["output"])
     train, examples = (read_examples(Path(job[name])) for name in ("train", "examples"))
     train_answers = [gold_text(tokenizer, example) for example in train]
-    fitted, failed = fit_simple_models(
-        [example.user_text for example in train], train_answers, output, job["simple"]["seed"]
-    )
+    fitted = fit_simple_models([example.user_text for example in train], train_answers, output, job["simple"]["seed"])
     gold = [gold_text(tokenizer, example) for example in examples]
     rows = []
     for name, model in fitted.items():
         texts = model.predict([example.user_text for example in examples])
         predictions = [Answer(text=text, status="ok" if text.strip() else "empty") for text in texts]
         rows += prediction_rows(examples, SIMPLE + name, predictions, gold)
-    return rows, {"fitted": list(fitted), "failed": failed}
+    return rows
 
 
 def _set_examples(model_set: Mapping[str, Any], examples: list[Example], labels: Sequence[str]) -> Sequence[Example]:

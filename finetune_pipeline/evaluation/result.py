@@ -194,7 +194,6 @@ class AtlasGroup(Part):
     share_with_term: Number = None
     interval: Interval = None
     ids: list[str] = []
-    also: dict[str, int] = {}
     nearest: list[str] = []
     collect: int = 0
     advice: str = ""

@@ -60,7 +60,7 @@ class TrainingPlan:
         rows: Rows of one epoch.
         tokens: Statistics of the training split; with training.augment including its perturbed copies.
         computed_share: Share of these tokens that packing leaves to compute.
-        over_length: Examples longer than `limit` tokens; refused_rows: those that cannot be encoded.
+        over_length: Examples longer than `limit` tokens.
         memory_mib: Peak of the training (Memory.in_mib); others: that of the steps that run inference; fits: whether all fit.
         seconds: Time from earlier trainings of this kind on this machine; None if there are none.
         serving: The price list's lines for serving (prices.PriceList.served).
@@ -76,7 +76,6 @@ class TrainingPlan:
     computed_share: float
     over_length: int
     limit: int
-    refused_rows: int
     steps_per_epoch: int
     steps: int
     evaluations: int
@@ -130,7 +129,6 @@ def training_plan(
         computed_share=round(planner.computed_share(settings), 3),
         over_length=rows.over,
         limit=rows.limit,
-        refused_rows=len(rows.findings),
         steps_per_epoch=phases[0].steps_per_epoch,
         steps=sum(p.steps for p in phases),
         evaluations=sum(p.evaluations for p in phases),

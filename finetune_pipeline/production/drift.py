@@ -94,7 +94,8 @@ def reference_at_training(
         used_count += row["id"] in used
     if len(newest) < spec.drift.window_rows or used_count < fewest:
         return None
-    return Reference([str(row["input"]) for row in newest], [str(row["output"]).strip() for row in newest])
+    window = Window(newest, (), 1.0)
+    return Reference(window.texts, window.answers)
 
 
 def _sentence(spec: TaskSpec, facts: Mapping[str, Any]) -> str:

@@ -202,7 +202,7 @@ def _read_new_lines(file: LogFile, handle: IO[bytes], name: str, batch: _Batch) 
         return True, 0  # an unfinished copy of a file that was read further
     broken_off: Exception | None = None
     while True:
-        start, rows, removed = reader.offset, [], 0
+        start, rows = reader.offset, []
         try:
             for line, is_cut in reader:
                 for text in rows_in(line):
@@ -210,8 +210,6 @@ def _read_new_lines(file: LogFile, handle: IO[bytes], name: str, batch: _Batch) 
                     row = parse_line(text, is_cut, source, batch.spec, batch.key)
                     if batch.keeps(row):
                         rows.append(row)
-                    else:
-                        removed += 1
                 if reader.offset >= start + _BATCH_BYTES:
                     break
         except BROKEN_OFF as error:  # the complete lines before it are used
@@ -223,7 +221,6 @@ def _read_new_lines(file: LogFile, handle: IO[bytes], name: str, batch: _Batch) 
                 handle.seek(reader.offset)
             batch.ledger["streams"][name] = reader.entry()
             batch.rows += rows
-            batch.ledger["removed"] += removed
         if broken_off:
             raise broken_off
         if reader.offset < start + _BATCH_BYTES:

@@ -41,7 +41,6 @@ class LogLedger(TypedDict):
         streams: The part of each file that was read, by the file's name in the ledger.
         seen: {path: (mark, name)} of files read to their end.
         others: {source: {name: (time, digest)}} of rows that do not come from files.
-        removed: Number of forgotten or expired rows.
         kept_since: Rows before this time were removed (seconds since 1970).
     """
 
@@ -49,7 +48,6 @@ class LogLedger(TypedDict):
     seen: dict[str, tuple[str, str]]
     others: dict[str, dict[str, tuple[float, str]]]
     segments: list[Segment]
-    removed: int
     kept_since: NotRequired[float]
 
 
@@ -63,7 +61,7 @@ class LogStore:
 
     def ledger(self) -> LogLedger:
         if not self._ledger.exists():
-            return {"streams": {}, "seen": {}, "others": {}, "segments": [], "removed": 0}
+            return {"streams": {}, "seen": {}, "others": {}, "segments": []}
         ledger: LogLedger = read_json(self._ledger, LogLedger)
         return ledger
 
@@ -92,7 +90,7 @@ class LogStore:
                 number += 1
                 segments.append(self._write(number, after))
         if segments != ledger["segments"]:
-            write_json(self._ledger, {**ledger, "segments": segments, "removed": ledger["removed"] + removed})
+            write_json(self._ledger, {**ledger, "segments": segments})
         self.sweep()
         return removed
 

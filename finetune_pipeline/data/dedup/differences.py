@@ -51,13 +51,16 @@ _FUNCTION_WORDS = frozenset(
     some any well der die das ein eine und ist le la les un une et est por favor el los de""".split()
 )
 """Function words: adding or exchanging them hardly changes the meaning."""
-_NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve"
-_NUMBERS = {word: str(number) for number, word in enumerate(_NUMBER_WORDS.split())}
-_FACT_WORDS = frozenset((*_NUMBERS, *_NEGATIONS, *_JOINED_NEGATIONS))
+_TO_TWENTY = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+    seventeen eighteen nineteen twenty"""
+_FROM_THIRTY = "thirty forty fifty sixty seventy eighty ninety"
+NUMBERS = {word: str(n) for n, word in enumerate(_TO_TWENTY.split())}
+NUMBERS |= {word: str(10 * n) for n, word in enumerate(_FROM_THIRTY.split(), 3)}
+"""The digits of each number word."""
+_FACT_WORDS = frozenset((*NUMBERS, *_NEGATIONS, *_JOINED_NEGATIONS))
 """Words that count as facts: negations and number words."""
-_QUANTITIES = frozenset(
-    """thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty
-    ninety hundred thousand million billion dozen half first second third fourth fifth sixth seventh eighth ninth
+QUANTITIES = frozenset(
+    """hundred thousand million billion dozen half first second third fourth fifth sixth seventh eighth ninth
     tenth""".split()
 )
 _INFLECTIONS = frozenset(("", "e", "d", "ed", "ing", "s", "es", "ies", "y", "led", "ling"))
@@ -139,8 +142,8 @@ def _tokenize(text: str) -> _Words:
     for token in tokens:
         if token.isalpha() and token not in _FACT_WORDS:
             words.append(token)
-        elif token in _NUMBERS or token.lstrip("-")[:1].isdigit():
-            numbers.append(_NUMBERS.get(token, token))
+        elif token in NUMBERS or token.lstrip("-")[:1].isdigit():
+            numbers.append(NUMBERS.get(token, token))
         elif token in _NEGATIONS:
             negations += 1
             words.append(_NEGATION_MARK)  # its position counts, not the word
@@ -165,7 +168,7 @@ def _exact_words(text: str) -> frozenset[str]:
     for chunk in plain.split():
         if _IDENTIFIER.search(chunk):
             exact.update(_TOKEN.findall(chunk.casefold()))
-    return _QUANTITIES | exact
+    return QUANTITIES | exact
 
 
 def _surplus_words(words: Sequence[str], other_words: Sequence[str]) -> list[str]:

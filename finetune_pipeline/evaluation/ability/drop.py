@@ -48,7 +48,7 @@ def ability_drop(before: Sequence[Row], after: Sequence[Row], confidence: float 
         "after": _rate(sum(b["right"] for _, b in choices), n, confidence),
         **paired,
         "smallest_visible": smallest_detectable_gain(n, (paired["lost"] + paired["gained"]) / n, alpha=1 - confidence),
-        "text": _text(texts, confidence),
+        "text": _text(texts, confidence) if texts else None,
         "categories": _categories(scored, confidence),
         "benchmarks": _benchmarks(choices, confidence),
         "lost_items": lost[:SHOWN],
@@ -67,15 +67,17 @@ def _rate(k: int, n: int, confidence: float) -> dict[str, Any]:
     return {"accuracy": k / n, "interval": list(wilson_interval(k, n, confidence))}
 
 
-def _text(texts: Sequence[tuple[float, float]], confidence: float) -> dict[str, Any] | None:
-    if not texts:
-        return None
+def _text(texts: Sequence[tuple[float, float]], confidence: float) -> dict[str, Any]:
     before, after = ([float(t) for t in side] for side in zip(*texts, strict=True))
-    interval = paired_bootstrap_mean(before, after, confidence=confidence)
-    if interval is None:
-        return None
+    interval = paired_bootstrap_mean(before, after, confidence=confidence)  # None for one text, which fails the gate
     mean = sum(before) / len(texts), sum(after) / len(texts)
-    return {"n": len(texts), "before": mean[0], "after": mean[1], "rise": mean[1] - mean[0], "interval": list(interval)}
+    return {
+        "n": len(texts),
+        "before": mean[0],
+        "after": mean[1],
+        "rise": mean[1] - mean[0],
+        "interval": list(interval) if interval else None,
+    }
 
 
 def _categories(pairs: Sequence[tuple[Row, Row]], confidence: float) -> dict[str, dict[str, Any]]:
@@ -111,8 +113,7 @@ def _accuracy_loss(pairs: Sequence[tuple[Row, Row]], confidence: float) -> dict[
 
 def _text_cost(pairs: Sequence[tuple[Row, Row]], confidence: float) -> dict[str, Any]:
     cost = _text([(a["bits_per_byte"], b["bits_per_byte"]) for a, b in pairs], confidence)
-    difference = pairs[0][1]["bits_per_byte"] - pairs[0][0]["bits_per_byte"]
-    return {"drop": cost["rise"], "interval": cost["interval"]} if cost else {"drop": difference, "interval": None}
+    return {"drop": cost["rise"], "interval": cost["interval"]}
 
 
 def _benchmarks(choices: Sequence[tuple[Row, Row]], confidence: float) -> dict[str, dict[str, Any]]:

@@ -16,7 +16,7 @@ import scipy
 from pydantic import Field
 
 from finetune_pipeline.evaluation.correctness import Row, is_right
-from finetune_pipeline.evaluation.failures.kinds import KINDS, Failure, failure_of
+from finetune_pipeline.evaluation.failures.kinds import KINDS, failure_of
 from finetune_pipeline.evaluation.predictions import by_model
 from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.evaluation.result import Atlas, AtlasGroup, EvaluationResult
@@ -142,7 +142,7 @@ def failure_atlas(
     if neighbours and len(right_texts) >= MIN_RIGHT:
         usual = float(np.median(neighbours.counts(right_texts)))
     groups = [
-        _group(kind, detail, cluster, failures, known_texts, neighbours, usual)
+        _group(kind, detail, cluster, known_texts, neighbours, usual)
         for (kind, detail), ids in ids_by_mistake.items()
         for cluster in clusters(ids, known_texts)
     ]
@@ -157,7 +157,6 @@ def _group(
     kind: str,
     detail: str,
     cluster: Cluster,
-    failures: Mapping[str, Failure],
     texts: Mapping[str, str],
     neighbours: Neighbours | None,
     usual: float | None,
@@ -169,7 +168,6 @@ def _group(
         near = float(np.median(neighbours.counts(group_texts)))
         nearest = neighbours.nearest(group_texts, NEAREST)
     collect, advice = what_to_do(kind, detail, near, usual, [row.answer for row in nearest])
-    also = Counter(extra for i in cluster.ids for extra in failures[i].also)
     ids = sorted(cluster.ids)
     return AtlasGroup(
         kind=kind,
@@ -180,7 +178,6 @@ def _group(
         share_with_term=cluster.in_group / cluster.in_test if cluster.in_test else None,
         interval=wilson_interval(cluster.in_group, cluster.in_test) if cluster.in_test else None,
         ids=ids,
-        also=dict(sorted(also.items(), key=lambda item: (-item[1], item[0]))),
         nearest=[row.id for row in nearest],
         collect=collect,
         advice=advice,

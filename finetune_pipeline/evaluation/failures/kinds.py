@@ -88,11 +88,10 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """kind: one of KINDS; detail: the label pair, field or rule; also: further details of the same answer."""
+    """kind: one of KINDS; detail: the label pair, field or rule."""
 
     kind: str
     detail: str = ""
-    also: tuple[str, ...] = ()
 
 
 def failure_of(row: Row, output: AnyOutput) -> Failure | None:
@@ -113,7 +112,7 @@ def failure_of(row: Row, output: AnyOutput) -> Failure | None:
     if isinstance(output, TextOutput) and other_language(text, str(row["gold"])):
         return Failure("wrong_language")
     if problems := form_problems(text, output):
-        return Failure("format", _form_detail(text, problems[0][0], row, output), tuple(r for r, _ in problems[1:]))
+        return Failure("format", _form_detail(text, problems[0][0], row, output))
     if isinstance(output, LabelsOutput):
         return Failure("label_pair", f"{row['gold']} → {answer_of(row, output.labels) or INVALID}")
     return _wrong_json(row, output) if isinstance(output, JsonOutput) else _wrong_text(row, output)
@@ -140,8 +139,7 @@ def _wrong_json(row: Row, output: JsonOutput) -> Failure:
             mistakes.append((kind if answer - gold else "missing_field", field or "(the value)"))
     if not mistakes:  # equal claims: null, "" and [] count as the same
         return Failure("wrong_value", "an empty value of another kind")
-    mistakes.sort(key=lambda kind: (list(KINDS).index(kind[0]), kind[1]))
-    return Failure(*mistakes[0], also=tuple(f"{kind}: {name}" for kind, name in mistakes[1:]))
+    return Failure(*min(mistakes, key=lambda mistake: (list(KINDS).index(mistake[0]), mistake[1])))
 
 
 def _wrong_text(row: Row, output: TextOutput) -> Failure | None:
@@ -154,4 +152,4 @@ def _wrong_text(row: Row, output: TextOutput) -> Failure | None:
     kinds = sorted({kind for kind, _ in (stated - expected) + (expected - stated)})
     if kinds == ["negation"]:
         return Failure("wrong_negation")
-    return Failure("wrong_facts", next(kind for kind in kinds if kind != "negation"), tuple(kinds))
+    return Failure("wrong_facts", next(kind for kind in kinds if kind != "negation"))

@@ -79,5 +79,5 @@ def _level_note(evaluation: EvaluationResult, gains: Sequence[RivalGain]) -> str
     if look is not None and look > 1:
         sentence += f" This is candidate {look} that this test judges, so its level is stricter than that of the first."
     if len(gains) > 1:
-        sentence += f" All {len(gains)} must be shown, each at its share of the level (Holm)."
+        sentence += f" All {len(gains)} must be shown."
     return sentence

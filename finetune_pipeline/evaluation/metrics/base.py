@@ -121,7 +121,7 @@ class RowMetric(Metric):
 
     def interval(self, rows: Rows, output: AnyOutput, confidence: float, clusters: Clusters = None) -> Interval | None:
         nothing, scores = [0.0] * len(rows), self.row_scores(rows, output)
-        return within_scale(paired_bootstrap_mean(nothing, scores, confidence, clusters)) if rows else None
+        return within_scale(paired_bootstrap_mean(nothing, scores, confidence, clusters, least=0.0)) if rows else None
 
     def gain(self, before: Rows, after: Rows, output: AnyOutput, confidence: float, clusters: Clusters = None) -> Gain:
         old, new = (self.row_scores(rows, output) for rows in (before, after))
@@ -129,7 +129,11 @@ class RowMetric(Metric):
             old, new = new, old
         return Gain((sum(new) - sum(old)) / len(old), self.gain_interval(old, new, confidence, clusters))
 
-    gain_interval = staticmethod(paired_bootstrap_mean)
+    @staticmethod
+    def gain_interval(
+        a: Sequence[float], b: Sequence[float], confidence: float = 0.95, clusters: Clusters = None
+    ) -> Interval | None:
+        return paired_bootstrap_mean(a, b, confidence, clusters)
 
     def p_value(self, before: Rows, after: Rows, output: AnyOutput, clusters: Clusters = None) -> float:
         """Two-sided p of Fisher's sign-flip test of the mean."""

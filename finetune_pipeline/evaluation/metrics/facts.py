@@ -6,6 +6,7 @@ They catch what word overlap misses: a changed amount, another date, an extra "n
 import re
 from collections import Counter
 
+from finetune_pipeline.data.dedup.differences import NUMBERS
 from finetune_pipeline.evaluation.correctness import Row, scored_text
 from finetune_pipeline.evaluation.metrics.base import RowMetric, register
 from finetune_pipeline.spec.outputs import AnyOutput
@@ -30,12 +31,7 @@ _IDENTIFIER = re.compile(
 )
 _ORDINAL = re.compile(r"^\d+(?:st|nd|rd|th)$", re.I)
 _NUMBER = re.compile(r"(?<![\w.])[-−]?\d{1,3}(?:,\d{3})+(?:\.\d+)?|(?<![\w.])[-−]?\d+(?:\.\d+)?")
-_TO_TWENTY = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
-seventeen eighteen nineteen twenty"""
-_WORDS = {word: str(i) for i, word in enumerate(_TO_TWENTY.split())} | {
-    word: str(10 * i) for i, word in enumerate(["thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], 3)
-}
-_NUMBER_WORD = re.compile(rf"\b({'|'.join(w for w in _WORDS if w not in ('one', 'zero'))})\b", re.I)
+_NUMBER_WORD = re.compile(rf"\b({'|'.join(w for w in NUMBERS if w not in ('one', 'zero'))})\b", re.I)
 _NEGATION = re.compile(
     r"\b(?:no|not|never|none|nothing|nobody|neither|nor|without|cannot|unable|(?:do|does|did|is|are|was|were|has|have|had|"
     r"wo|would|ca|could|should|must)n['’]?t)\b",
@@ -70,7 +66,7 @@ def facts(text: str) -> Counter[tuple[str, str]]:
     take(_CLOCK, "time", lambda m: f"{(int(m[1]) % 12 + 12 * (m[3].lower() == 'pm')) if m[3] else int(m[1])}:{m[2]}")
     take(_IDENTIFIER, "id", lambda m: None if _ORDINAL.match(m[0]) else m[0].rstrip(".,;)").casefold())
     take(_NUMBER, "number", lambda m: _plain(m[0]))
-    take(_NUMBER_WORD, "number", lambda m: _WORDS[m[0].lower()])
+    take(_NUMBER_WORD, "number", lambda m: NUMBERS[m[0].lower()])
     return Counter(dict.fromkeys(values, 1))
 
 

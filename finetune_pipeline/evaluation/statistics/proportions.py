@@ -99,7 +99,10 @@ def cluster_codes(clusters: Units) -> np.ndarray:
 def _checked(values: Values, clusters: Units) -> tuple[np.ndarray, np.ndarray]:
     if len(values) != len(clusters) or not len(values):
         raise ValueError(f"need one cluster a value, and at least one: {len(values)} values, {len(clusters)} clusters")
-    return np.asarray(values, dtype=float), cluster_codes(clusters)
+    x = np.asarray(values, dtype=float)
+    if not np.isfinite(x).all():  # a comparison with NaN is false, so p would be 0
+        raise ValueError("values must be finite numbers")
+    return x, cluster_codes(clusters)
 
 
 def design_effect(values: Values, clusters: Units, centre: float | None = None) -> float:

@@ -17,9 +17,6 @@ from finetune_pipeline.evaluation.statistics.proportions import (
 )
 
 RESAMPLES, SEED = 2000, 0
-FAR_TAIL = 0.99
-"""Above this confidence, bootstrap percentiles depend on few draws (or few units). The interval then also covers Student's t
-interval of the same draws."""
 
 
 def paired_bootstrap_f1(
@@ -77,12 +74,17 @@ def _resampled_counts(triple_of_row: np.ndarray, counts: np.ndarray, clusters: S
 
 
 def paired_bootstrap_mean(
-    a: Sequence[float], b: Sequence[float], confidence: float = 0.95, clusters: Sequence[Hashable] | None = None
+    a: Sequence[float],
+    b: Sequence[float],
+    confidence: float = 0.95,
+    clusters: Sequence[Hashable] | None = None,
+    least: float = -1.0,
 ) -> Interval | None:
-    """Interval of the mean of `b - a` over paired examples, corrected for bias and skewness (BCa, Efron 1987).
+    """Interval of the mean of `b - a` over paired examples: the bootstrap-t (Efron and Tibshirani 1993, 12.5), which follows skewed
+    scores, or Student's t on the side where that reaches further.
 
-    With clusters, whole clusters are resampled. None for fewer than two pairs or clusters. Raises ValueError on unequal
-    lengths, no pairs, or a value that is not finite.
+    With clusters, whole clusters are resampled. least: the smallest possible difference; 0 for a mean of scores. None for fewer
+    than two pairs or clusters. Raises ValueError on unequal lengths, no pairs, or a value that is not finite.
     """
     if len(a) != len(b) or not len(a) or (clusters is not None and len(clusters) != len(a)):
         raise ValueError(f"need at least one pair, and as many of either side: {len(a)}, {len(b)}")
@@ -94,25 +96,42 @@ def paired_bootstrap_mean(
     if len(sums) < 2:
         return None
     estimate, units = float(difference.mean()), effective_sources(codes.tolist())
-    influence = sums - estimate * sizes
-    if np.abs(influence).max() <= 1e-12 * max(1.0, float(np.abs(sums).max())):
+    residuals = sums - estimate * sizes
+    if np.abs(residuals).max() <= 1e-12 * max(1.0, float(np.abs(sums).max())):
         return _constant_interval(estimate, confidence, units)
-    random, means, block = np.random.default_rng(SEED), np.empty(RESAMPLES), max(1, BLOCK // len(sums))
+    moments = np.stack([sizes, residuals, residuals**2, residuals * sizes, sizes**2], axis=1)
+    random, t, block = np.random.default_rng(SEED), np.empty(RESAMPLES), max(1, BLOCK // len(sums))
     for begin in range(0, RESAMPLES, block):
-        drawn = random.integers(0, len(sums), (min(block, RESAMPLES - begin), len(sums)), dtype=np.int32)
-        means[begin : begin + len(drawn)] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-    # acceleration from the jackknife, which for a mean is a function of the third moment
-    acceleration = float((influence**3).sum() / (6 * (influence**2).sum() ** 1.5))
-    return draws_interval(means, estimate, confidence, units, acceleration)
+        size = min(block, RESAMPLES - begin)
+        drawn = random.integers(0, len(sums), (size, len(sums))) + len(sums) * np.arange(size)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)  # faster than a multinomial
+        rows, shift, squares, products, squared_sizes = (counts @ moments).T
+        shift = shift / rows  # of the mean
+        variance = squares - 2 * shift * products + shift**2 * squared_sizes  # of the sum, linearised
+        # a resample of equal units says nothing of the variance: its mean is off by more than any number of errors
+        spread = np.sqrt(np.where(variance > 1e-12 * moments[:, 2].sum(), variance, 0.0)) / rows
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t[begin : begin + size] = np.where(np.abs(shift) > 1e-12, shift / spread, 0.0)
+    half_width, error = _half_width(confidence, units), math.sqrt(moments[:, 2].sum()) / sizes.sum()
+    below, above = np.quantile(t, scipy.special.ndtr([-half_width, half_width]), method="nearest")
+    # no wider than the interval of as many values that are all least or most, the widest there are
+    least, most = min(least, float(difference.min())), max(1.0, float(difference.max()))
+    share = min(1.0, (estimate - least) / (most - least))
+    widest = least + (most - least) * np.array(wilson_interval(share * units, units, confidence, max(1.0, units - 1)))
+    low, high = estimate - max(above, half_width) * error, estimate - min(below, -half_width) * error
+    return float(max(widest[0], low)), float(min(widest[1], high))
 
 
-def draws_interval(
-    draws: np.ndarray, estimate: float, confidence: float, units: float, acceleration: float | None = None
-) -> Interval:
-    """Percentile interval of bootstrap draws, adjusted by BCa if an acceleration is given; beyond FAR_TAIL also Student's t.
+def _half_width(confidence: float, units: float) -> float:
+    """Half the width of an interval in standard deviations of bootstrap draws: Student's t, because draws of few units vary less
+    than the estimate does (Hesterberg 2015, The American Statistician 69)."""
+    freedom = max(1.0, units - 1)
+    return z_value(confidence, freedom) * math.sqrt(1 + 1 / freedom)
 
-    The percentiles are those of Student's t (Hesterberg 2015, The American Statistician 69), because draws of few units vary
-    less than the estimate does.
+
+def draws_interval(draws: np.ndarray, estimate: float, confidence: float, units: float) -> Interval:
+    """Percentile interval of bootstrap draws, as wide as :func:`_half_width` asks, or Student's t on the side where that reaches
+    further: percentiles of few units, or far out, depend on few draws.
 
     Args:
         units: How many rows or clusters were drawn from (effective_sources), more than one.
@@ -120,18 +139,9 @@ def draws_interval(
     spread = float(draws.std(ddof=1))
     if spread <= 1e-12:
         return _constant_interval(estimate, confidence, units)
-    freedom = max(1.0, units - 1)
-    half_width = z_value(confidence, freedom) * math.sqrt(1 + 1 / freedom)  # in standard deviations of the draws
-    quantiles = np.array([-half_width, half_width])
-    if acceleration is not None:
-        below = (float((draws < estimate).sum()) + 0.5 * float((draws == estimate).sum())) / len(draws)
-        bias = scipy.special.ndtri(min(max(below, 0.5 / len(draws)), 1 - 0.5 / len(draws)))
-        shifted = bias + quantiles
-        quantiles = bias + shifted / np.maximum(1 - acceleration * shifted, 1e-3)
-    low, high = (float(bound) for bound in np.quantile(draws, scipy.special.ndtr(quantiles)))
-    if half_width > z_value(FAR_TAIL):
-        low, high = min(low, estimate - half_width * spread), max(high, estimate + half_width * spread)
-    return low, high
+    half_width = _half_width(confidence, units)
+    low, high = np.quantile(draws, scipy.special.ndtr([-half_width, half_width]))
+    return float(min(low, estimate - half_width * spread)), float(max(high, estimate + half_width * spread))
 
 
 def _constant_interval(estimate: float, confidence: float, units: float) -> Interval:
@@ -154,10 +164,10 @@ def kappa_interval(a: Sequence[Hashable], b: Sequence[Hashable], clusters: Units
     """Bootstrap interval (95%) of :func:`cohens_kappa` over items, or over sources (`clusters`). Leaves out resamples in which
     kappa is undefined. None if these are more than half, if kappa itself is undefined, or for a single source."""
     kappa, tables = cohens_kappa(a, b), _tables(a, b, clusters)
-    units = len(tables)
-    if kappa is None or units < 2:
+    sources, units = len(tables), effective_sources(range(len(a)) if clusters is None else clusters)
+    if kappa is None or sources < 2:
         return None
-    drawn = np.random.default_rng(SEED).multinomial(units, np.full(units, 1 / units), size=RESAMPLES)
+    drawn = np.random.default_rng(SEED).multinomial(sources, np.full(sources, 1 / sources), size=RESAMPLES)
     values = _kappa(np.tensordot(drawn.astype(float), tables, 1))
     values = values[~np.isnan(values)]
     return draws_interval(values, kappa, 0.95, units) if len(values) >= RESAMPLES / 2 else None

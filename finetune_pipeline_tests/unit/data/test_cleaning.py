@@ -92,7 +92,7 @@ ONE_PROMPT = """
 The export fails | the export fails! ; The export fails | The exprot fails
 Please cancel my plan | can you cancel my plan, thanks ; Add a row to the table | Add rows to the table
 send it by e-mail | send it by email ; I cannot log-in | I can't login ; I dont see it | I don't see it
-I'm on the U.S. site | I am on the US site ; 10kg of rice | 10 kg of rice ; five dead | 5 dead
+I'm on the U.S. site | I am on the US site ; 10kg of rice | 10 kg of rice ; five of ninety dead | 5 of 90 dead
 yes/no questions | yes no questions ; I needhelp with it | I need help with it
 ¿Dónde está mi pedido? | dónde está mi pedido ; 我要取消订单。 | 我要取消订单 ; मेरा ऑर्डर कहाँ है? | मेरा ऑर्डर कहाँ है।
 """

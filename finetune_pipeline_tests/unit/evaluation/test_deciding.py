@@ -1,4 +1,4 @@
-"""When a gain is shown: levels over looks, Holm over metrics, margins, and rows that share a source."""
+"""When a gain is shown: levels over looks, all rivals and metrics, and rows that share a source."""
 
 import pytest
 
@@ -6,7 +6,6 @@ from finetune_pipeline.evaluation.compare import shared_sources
 from finetune_pipeline.evaluation.deciding import decide_gain, level_of
 from finetune_pipeline.evaluation.metrics import METRICS, Gain
 from finetune_pipeline.evaluation.result_parts import Sources
-from finetune_pipeline.evaluation.statistics.multiple_testing import holm
 from finetune_pipeline.evaluation.statistics.proportions import mcnemar_exact
 from finetune_pipeline_tests.unit.evaluation.fake_run import arguments, evaluation
 from finetune_pipeline_tests.unit.evaluation.rows import rows, spec
@@ -20,9 +19,9 @@ def test_the_level_of_a_look():
     assert third.confidence == pytest.approx(1 - 0.1 / 6)
 
 
-def test_metrics_are_stepped_through_as_holm_does(monkeypatch):
+def test_every_pair_of_a_rival_and_a_metric_must_be_shown_at_the_whole_level(monkeypatch):
     """Intervals invented so that each metric is shown at exactly one level or weaker."""
-    shown_at = {"a": 0.01, "b": 0.03, "c": 0.04}
+    shown_at = {"a": 0.01, "b": 0.05, "c": 0.06}
 
     class Invented:
         def __init__(self, name):
@@ -33,14 +32,14 @@ def test_metrics_are_stepped_through_as_holm_does(monkeypatch):
 
     for name in shown_at:
         monkeypatch.setitem(METRICS, name, Invented(name))
-    decision = decide_gain({"base": []}, [], OUTPUT, ["c", "a", "b"], level=0.05, margin=0.0)
-    p = [shown_at[m] for m in ("c", "a", "b")]
-    assert [gain.shown for gain in decision.gains] == [x <= 0.05 for x in holm(p)] == [False, True, False]
-    assert decision.shown is False and [gain.metric for gain in decision.gains] == ["c", "a", "b"]
-    shown_at.update(b=0.02, c=0.05)
-    decision = decide_gain({"base": []}, [], OUTPUT, ["c", "a", "b"], level=0.05, margin=0.0)
-    assert decision.shown is True
-    assert [round(gain.confidence, 4) for gain in decision.gains] == [0.95, 0.9833, 0.975]
+    rivals = {"free": [], "restricted": []}
+    decision = decide_gain(rivals, [], OUTPUT, ["c", "a", "b"], level=0.05, margin=0.0)
+    assert [gain.shown for gain in decision.gains] == 2 * [False, True, True] and decision.shown is False
+    assert [(gain.rival, gain.metric) for gain in decision.gains] == [(r, m) for r in rivals for m in "cab"]
+    shown_at.update(c=0.05)
+    decision = decide_gain(rivals, [], OUTPUT, ["c", "a", "b"], level=0.05, margin=0.0)
+    assert decision.shown is True and {gain.confidence for gain in decision.gains} == {0.95}
+    assert decide_gain({}, [], OUTPUT, ["c"], level=0.05, margin=0.0).shown is False, "no rival, nothing shown"
 
 
 def test_an_evaluation_knows_of_shared_sources():

@@ -22,7 +22,7 @@ from finetune_pipeline_tests.unit.evaluation.fake_run import (
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, answers, paired, rows, spec, text_spec
 
 ASKED = {
-    "beats_baseline", "beats_commonest", "beats_simple", "format_compliance", "merge_parity", "no_failed_generation",
+    "beats_baseline", "beats_commonest", "beats_simple", "format_compliance", "merge_parity",
     "sealed_test_openings", "general_ability", "robust",
 }  # fmt: skip
 """Gates that a usual evaluation must answer; the others have nothing to judge in it."""
@@ -158,12 +158,12 @@ def test_every_further_candidate_meets_a_stricter_level():
     assert "This is candidate 4 that this test judges" in gate.message
 
 
-def test_all_named_metrics_must_gain_by_holms_levels():
+def test_all_named_metrics_must_gain():
     task = spec(gates={"more_metrics": ["macro_f1", "accuracy"]})  # a metric named twice counts once
     result = evaluation(spec=task)
     gate = _gate("beats_baseline", result, task)
     assert gate.passed is True
-    for interval in ("points of accuracy (98.75% interval", "points of macro-F1 (98.75% interval"):
+    for interval in ("points of accuracy (95% interval", "points of macro-F1 (95% interval"):
         assert gate.message.count(interval) == 2, "freely written and restricted answers, two metrics each"
     lost = {"gains.1.interval": [-0.01, 0.2], "gains.1.shown": False, "shown": False}
     refused = _gate("beats_baseline", changed(result, {f"decisions.baseline.{k}": v for k, v in lost.items()}), task)
@@ -193,14 +193,6 @@ def test_invalid_answers_are_refused():
     assert "below 1" in _gate("format_compliance", usual(), spec(gates={"min_valid_share": 1.0})).what_to_do
 
 
-@pytest.mark.parametrize("model", ["base", "candidate", "champion"])
-def test_a_failed_generation_of_any_model_is_refused(model):
-    predictions = [*arguments()["predictions"], *answers(100, model="champion")]
-    next(r for r in predictions if r["model"] == model).update(status="error", error="out of memory", text="")
-    gate = _gate("no_failed_generation", evaluation(predictions=predictions, versions=VERSIONS | {"champion": "3"}))
-    assert gate.passed is False and f"{model} 1" in gate.message
-
-
 def test_the_opening_must_be_on_record():
     assert _gate("sealed_test_openings", evaluation(openings=[])).passed is False
     assert _gate("sealed_test_openings", evaluation(openings=[OPENINGS[0] | {"candidate": "c2"}])).passed is False
@@ -222,7 +214,6 @@ _PLACES = {
     "never_break": ["never_break.listed"],
     "format_compliance": ["scores.candidate.valid." + k for k in ("n", "valid", "interval.0")],
     "merge_parity": ["parity." + k for k in ("rows", "same_greedy_share", "mean_kl", "mean_kl_limit")],
-    "no_failed_generation": [f"scores.{model}.statuses.error" for model in ("base", "candidate", "champion")],
     "sealed_test_openings": ["seal." + k for k in ("count", "candidates", "recorded", "level.look", "level.level")],
     "general_ability": ["ability." + k for k in ("drop", "interval.1", "text.before", "text.rise", "text.interval.0")],
     "robust": ["robustness.kinds.typos." + k for k in ("n", "drop")],

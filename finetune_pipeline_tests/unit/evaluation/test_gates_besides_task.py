@@ -49,6 +49,8 @@ SMALL, SURE, OPEN, NONE = (0.02, -0.02, 0.06), (0.2, 0.14, 0.26), (0.05, -0.01, 
         (NONE, text(0.0, 0.1, 0.1), {}, False, "The bits per byte on plain text were not measured."),
         ((float("nan"), 0.0, 0.1), {}, {}, False, ""),
         (NONE, {"interval": None}, {}, False, ""),
+        (NONE, {"text": {"before": 1.0, "rise": 0.0, "interval": None}}, {}, False, "not measured"),  # of one text
+        (NONE, {"failed": ["a", "b"]}, {}, False, "2 items could not be scored"),
     ],
 )
 def test_a_loss_of_ability_must_be_ruled_out(loss: Any, more: Any, gates: Any, passed: bool, says: str) -> None:

@@ -39,6 +39,7 @@ def test_facts_of_a_text() -> None:
         "at 5:30 pm": {("time", "17:30")},
         "order AB-1234, mail a@b.org": {("id", "ab-1234"), ("id", "a@b.org")},
         "twelve boxes, one of them open": {("number", "12")},
+        "Fifteen of ninety": {("number", "15"), ("number", "90")},
         "we can't": {("negation", "True")},
     }.items():
         assert set(facts(text)) - {("negation", "False")} == expected, text

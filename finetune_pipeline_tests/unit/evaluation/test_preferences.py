@@ -135,9 +135,9 @@ def test_the_verdict_is_drawn_from_all_pairs_and_equal_answers_are_ties(server: 
 def test_likeness_is_told_with_its_agreement_with_people() -> None:
     pairs = []
     for i in range(16):
-        texts = [f"we like cheese {i % 12}", f"the parcel {i % 12} left monday"][:: 1 if i < 12 else -1]
-        pairs.append(Pair(f"m{i}", "?", f"the parcel {i % 12} left on monday", *texts))
-    people: dict[str, Choice] = {f"m{i}": "b" if i < 12 else "a" for i in range(16)}
+        texts = [f"we like cheese {i % 14}", f"the parcel {i % 14} left monday"][:: 1 if i < 14 else -1]
+        pairs.append(Pair(f"m{i}", "?", f"the parcel {i % 14} left on monday", *texts))
+    people: dict[str, Choice] = {f"m{i}": "b" if i < 14 else "a" for i in range(16)}
     judgement = similar(pairs, people, "hashed", 0.95)
     assert judgement["n"] == judgement["rated"] == 16 and judgement["kappa"] == 1.0
     assert judgement["gain"] == pytest.approx(judgement["candidate"] - judgement["base"])

@@ -35,13 +35,17 @@ def report(spec: TaskSpec, reference: Reference, tmp_path: Path) -> Callable[...
 
 
 def test_no_drift_in_the_same_distribution_and_none_told_of_a_few_rows(report: Callable[..., dict[str, Any]]) -> None:
-    facts = report(served(random.Random(1), 850))
+    rng = random.Random(1)
+    facts = report(served(rng, 850))
     assert (facts["windows"], facts["waiting_rows"], facts["drifted"]) == (8, 50, [])
     assert facts["sentence"] == "No drift found in 8 windows of 100 production rows."
     alike = report([{**row, "input": "ping"} for row in served(random.Random(1), 100)])["sentence"]
     assert alike.endswith(
-        "too few distinct texts or answers to test vocabulary, input_length, unseen_words, languages."
+        "too few distinct texts or answers to test vocabulary, input_length, unseen_words, languages, label_mix, "
+        "format_failures."
     )
+    often = [{**row, "input": "ping", "output": "howto"} if i % 2 else row for i, row in enumerate(served(rng, 300))]
+    assert report(often)["drifted"] == [], "a question repeated by a program is one question"
     assert all(s["p_watch"] is None or s["p_watch"] > 0.05 for s in facts["signals"].values())
     rows = served(random.Random(0), 300, new_words=1.0)
     few = report(rows[:99])
@@ -144,6 +148,20 @@ def test_new_order_numbers_are_no_drift_of_the_vocabulary(spec: TaskSpec) -> Non
         rows = [{"input": text, "output": "bug"} for text in asked(200)]
         p_values.append(vocabulary.measure(spec, reference, Window(rows, [], 0.01)).p)
     assert stats.kstest(p_values, "uniform").pvalue > 0.01
+
+
+def test_scores_that_are_mostly_equal_are_tested_exactly(spec: TaskSpec, reference: Reference) -> None:
+    score = next(signal for signal in signals_of(spec) if signal.name == "score")
+
+    def p(before: list[float], now: list[float]) -> float | None:
+        earlier, rows = ([{"score": value} for value in values] for values in (before, now))
+        return score.measure(spec, reference, Window(rows, earlier, 0.01)).p
+
+    for top in (1.0, 5.0):
+        expected = stats.fisher_exact([[3, 27], [6, 294]], "greater").pvalue  # 3.9%; by the normal approximation 0.5%
+        assert p([top] * 294 + [0.0] * 6, [top] * 27 + [0.0] * 3) == pytest.approx(expected)
+    assert p([0.0] * 60 + [1.0] * 40, [0.0] * 40) < 1e-5 < p([0.0] * 60 + [1.0] * 40, [0.0] * 25 + [1.0] * 15)
+    assert p([0.0, 1.0] * 20, [1.0] * 40) == pytest.approx(1.0), "better is no drift"
 
 
 def test_permutation_p_is_uniform_without_a_difference_and_small_with_one() -> None:

@@ -59,8 +59,8 @@ def test_the_verdict_comes_first_with_its_interval(good: tuple[str, str]) -> Non
         f"its best prompt (8-shot); the 95% interval of the gain is +{100 * low:.1f} to +{100 * high:.1f} points."
     )
     words = Parsed(good[0]).words
-    assert words.index(f"Ship it. No gate failed: 9 passed, 7 not asked. {sentence}") < words.index("beats_baseline")
-    assert f"**Ship it.** No gate failed: 9 passed, 7 not asked. {plain(sentence)}" in good[1]
+    assert words.index(f"Ship it. No gate failed: 8 passed, 7 not asked. {sentence}") < words.index("beats_baseline")
+    assert f"**Ship it.** No gate failed: 8 passed, 7 not asked. {plain(sentence)}" in good[1]
 
 
 def test_hostile_texts_are_shown_and_do_nothing() -> None:

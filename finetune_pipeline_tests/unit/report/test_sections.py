@@ -93,7 +93,7 @@ def test_the_loss_of_ability_is_told_with_its_interval() -> None:
     sentences = words(section("ability", result))
     assert "the base model has 60.0% right and the fine-tuned one 54.0%: 6.0 points lost" in sentences
     assert "10 lost, 4 gained" in sentences and "1.000 bits per byte before and 1.250 after" in sentences
-    row = ["text", "2", "1.000 bits a byte", "1.250 bits a byte", "+0.250 (-0.375 to +0.875)"]  # two texts: Student's t
+    row = ["text", "2", "1.000 bits a byte", "1.250 bits a byte", "+0.250 (-0.990 to +0.997)"]  # two texts show nothing
     assert row in tables(section("ability", result))[0].cells
     nothing = section("ability", evaluation(ability={"items": 0}))
     assert "was not measured" in words(nothing) and not tables(nothing)

@@ -129,7 +129,7 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
     ("base_ability", "ability_scored"): ({"items": 258, "unscored": 0}, [{"unscored": 1}, {"items": 0}]),
     ("general_ability", "ability_kept"): ({"items": 258, "unscored": 0, "n": 234, "drop": 0.01,
         "interval": [-0.03, 0.05], "text": None, "categories": {}, "lost_items": []},
-        [{"drop": 0.2, "interval": [0.14, 0.27]}, {"unscored": 2}, {"interval": [float("nan"), 0.01]}, {"items": 0}]),
+        [{"drop": 0.2, "interval": [0.14, 0.27]}, {"failed": ["a", "b"]}, {"interval": [float("nan"), 0.01]}, {"items": 0}]),
     ("human_review", "ratings_read"): ({"rated": 3, "raters": {"Ada": 3}, "unknown": 0, "by_rule": {}},
         [{"unknown": 1}, {"by_rule": {"people.rating": 2}}]),
     ("judge_review", "judge_believed"): ({"judge": JUDGED},

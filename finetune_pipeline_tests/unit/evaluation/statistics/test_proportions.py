@@ -200,4 +200,6 @@ def test_kappas_interval_is_about_the_asymptotic_one():
     assert (low, high) == pytest.approx((expected.kappa_low, expected.kappa_upp), abs=0.03)
     repeated = kappa_interval(a, b, [i % 26 for i in range(len(a))])  # 26 sources, each rated four times alike
     assert repeated[1] - repeated[0] > 1.7 * (high - low) and kappa_interval(a, b, ["a"] * len(a)) is None
+    low, high = kappa_interval(a, b, [max(0, i - 91) for i in range(len(a))])  # 92 rows of one source, and 12 others
+    assert low < 0, "counted as little more than one source"
     assert 0.4 < kappa_interval(list("ab") * 15, list("ab") * 15)[0] < 0.9, "thirty items without a contradiction"

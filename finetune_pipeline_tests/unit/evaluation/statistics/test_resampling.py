@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from finetune_pipeline.evaluation.statistics.proportions import cluster_sign_flip
+from finetune_pipeline.evaluation.statistics.proportions import cluster_sign_flip, wilson_interval
 from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_f1, paired_bootstrap_mean
 
 
@@ -54,10 +54,20 @@ def test_f1_of_clusters_is_wider_where_rows_repeat():
     assert as_clusters[1] - as_clusters[0] > 1.8 * (as_rows[1] - as_rows[0])
 
 
-def test_mean_equals_scipys_bca():
-    b = np.random.default_rng(0).gamma(0.5, 1.0, 60)
-    expected = stats.bootstrap((b,), np.mean, method="BCa", n_resamples=9999, random_state=0).confidence_interval
-    assert paired_bootstrap_mean([0.0] * 60, list(b)) == pytest.approx((expected.low, expected.high), abs=0.03)
+def test_mean_is_a_bootstrap_t_whose_tails_are_students():
+    b, half_width = np.random.default_rng(0).beta(0.5, 4.0, 60), stats.t.ppf(0.975, 59) * np.sqrt(60 / 59)
+    error = b.std() / np.sqrt(60)
+
+    def t(x, axis):
+        return (x.mean(axis) - b.mean()) / (x.std(axis) / np.sqrt(60))
+
+    level = 1 - 2 * stats.norm.sf(half_width)
+    how = {"method": "percentile", "confidence_level": level, "n_resamples": 9999, "random_state": 0}
+    _, above = stats.bootstrap((b,), t, **how).confidence_interval
+    low, high = paired_bootstrap_mean([0.0] * 60, list(b))
+    assert high == pytest.approx(b.mean() - stats.bootstrap((b,), t, **how).confidence_interval.low * error, abs=0.006)
+    assert low == pytest.approx(b.mean() - max(above, half_width) * error, abs=0.003)
+    assert paired_bootstrap_mean(list(b), [0.0] * 60) == pytest.approx((-high, -low), abs=1e-12)
 
 
 def test_clustered_mean_covers_where_rows_depend_on_each_other():
@@ -72,15 +82,39 @@ def test_clustered_mean_covers_where_rows_depend_on_each_other():
     assert np.mean(naive) < 0.75
 
 
-@pytest.mark.parametrize("sources", [2, 3, 5])
-def test_a_few_sources_show_no_gain_more_often_than_said(sources):
-    random, codes = np.random.default_rng(11), np.repeat(range(sources), 10).tolist()
+def _normal(random, n):
+    return random.normal(0, 0.2, n)
+
+
+def _few_large_losses(random, n):
+    return np.where(random.random(n) < 0.05, -0.95, 0.05)
+
+
+def _mostly_equal(random, n):
+    return np.where(random.random(n) < 0.8, 0.0, random.uniform(-0.5, 0.5, n))
+
+
+@pytest.mark.parametrize(
+    ("sources", "rows", "draw"),
+    [
+        *((sources, 10, _normal) for sources in (2, 3, 5)),
+        *((sources, 10, draw) for sources in (10, 20) for draw in (_few_large_losses, _mostly_equal)),
+        (20, 1, _mostly_equal),
+        (50, 4, _few_large_losses),
+        ("one of 60", 3, _few_large_losses),
+    ],
+)
+def test_a_gain_of_zero_is_shown_no_more_often_than_said(sources, rows, draw):
+    """At 2.5%, 16 or more of 300 have a probability of 0.5%. With BCa they were up to 70."""
+    sizes = [60] + [3] * 20 if sources == "one of 60" else [rows] * sources
+    random, codes = np.random.default_rng(11), np.repeat(range(len(sizes)), sizes)
     gains_shown = 0
     for _ in range(300):
-        values = np.repeat(random.normal(0, 0.2, sources), 10) + random.normal(0, 0.1, 10 * sources)
-        low, _ = paired_bootstrap_mean([0.0] * len(values), values.tolist(), clusters=codes)
+        alike = random.random(len(codes)) < 0.5
+        values = np.where(alike, draw(random, len(sizes))[codes], draw(random, len(codes)))
+        low, _ = paired_bootstrap_mean([0.0] * len(values), values.tolist(), clusters=codes.tolist())
         gains_shown += low > 0
-    assert gains_shown <= 16  # 2.5% of 300 are 7.5; the bootstrap alone shows one in 24, 43 and 96
+    assert gains_shown <= 16
 
 
 def test_one_source_shows_nothing_and_sources_all_alike_little():
@@ -91,6 +125,8 @@ def test_one_source_shows_nothing_and_sources_all_alike_little():
     two = ["a"] * 10 + ["b"] * 10
     assert paired_bootstrap_mean([0.0] * 20, [0.3] * 20, clusters=two)[0] < 0
     assert paired_bootstrap_f1(gold, [None] * 20, gold, labels, clusters=two)[0] < 0
+    low, high = paired_bootstrap_mean([0.0] * 200, [1.0] * 199 + [0.0], least=0.0)
+    assert (low, high) == pytest.approx(wilson_interval(199, 200, freedom=199)), "no wider than right or wrong answers"
     low, high = paired_bootstrap_mean([0.0] * 200, [1.0] * 200)
     assert 0.95 < low < high == 1.0
     low, high = paired_bootstrap_mean([0.2] * 20, [0.2] * 20)
@@ -109,3 +145,5 @@ def test_permutation_equals_scipy():
     assert cluster_sign_flip([1.0] * 49 + [2.0], range(50), 1000) == pytest.approx(1 / 1001), "never zero"
     with pytest.raises(ValueError, match="at least one"):
         cluster_sign_flip([], [])
+    with pytest.raises(ValueError, match="finite"):
+        cluster_sign_flip([np.nan, 1.0], range(2))  # p would be 0
