@@ -2,13 +2,14 @@
 
 import re
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from finetune_pipeline.data.answer_rules import LAST_FIX, form_problems, has_form, nearest_label
 from finetune_pipeline.data.dedup.row_table import GONE, KEPT, TABLE, count_values
@@ -109,7 +110,7 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
             else:
                 rows["label"][row] = ranks.get(last_decision.label or "", -1)
                 example = _relabelled(decode_examples(line, str(clean))[0], str(last_decision.label), spec)
-                written.write(msgspec.json.encode(example.to_dict()) + b"\n")
+                written.write(msgspec.json.encode(example) + b"\n")
     np.save(out / TABLE, rows)
     applied = [last_decisions[row] for row in sorted(last_decisions)]
     applied_rows = ({**asdict(d), "time": None if d.time == _EARLIEST else d.time.isoformat()} for d in applied)

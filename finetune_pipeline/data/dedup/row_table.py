@@ -200,7 +200,7 @@ def prepare_block(data: bytes, settings: Preparation) -> PreparedRows:
         samples += samples_of(example, changed.messages, replacements)
         if spec.data.scrub == "replace":
             examples[i] = changed
-            lines[i] = msgspec.json.encode(changed.to_dict()) + b"\n"
+            lines[i] = msgspec.json.encode(changed) + b"\n"
             continue
         message = f"personal data or secrets in the text: {', '.join(f'{n} {kind}' for kind, n in counts.items())}"
         fix = "remove them at the source, or set data.scrub: replace"
@@ -221,6 +221,6 @@ def prepare_block(data: bytes, settings: Preparation) -> PreparedRows:
     prepared.rows = _table_of(examples, exact, lines, spec.labels)
     prepared.rows["state"][list(removed)] = GONE
     prepared.sketches = sketch(loose_forms(user_texts, settings.boilerplate, exact), spec.data.near_duplicate_threshold)
-    prepared.word_keys = np.array([hash_text(word_key(text)) for text in user_texts], np.uint64)
+    prepared.word_keys = np.array([hash_text(word_key(form)) for form in exact], np.uint64)
     prepared.quarantine = [quarantine_row(examples[i], finding, find_formats) for i, finding in sorted(removed.items())]
     return prepared

@@ -91,7 +91,7 @@ def check_roles(turns: Turns) -> Problems:
     if roles[-1] != "assistant":
         problem = f"the last turn is by {roles[-1]!r}: there is no answer to learn from"
         yield "no_assistant_last", problem, "end the row with the assistant's answer"
-    elif all(m.get("weight") == 0 for m in turns.messages if m["role"] == "assistant"):
+    elif not [m for m in turns.messages if m["role"] == "assistant" and m.get("weight") != 0]:
         fix = "give the answer to learn the weight 1, or remove the row"
         yield "nothing_to_learn", "every assistant turn has the weight 0", fix
 
@@ -148,12 +148,12 @@ def check_answer_form(turns: Turns, spec: TaskSpec) -> Problems:
 
 def check_size(turns: Turns, spec: TaskSpec) -> Problems:
     """Check that all turns together have at most `max_chars` characters, and the user text at least `min_chars`."""
-    total = sum(len(m["content"]) for m in turns.messages)
+    total = sum([len(m["content"]) for m in turns.messages])
     if total > spec.data.max_chars:
         problem = f"{total} characters in all turns, {spec.data.max_chars} are allowed"
         yield "too_long", problem, "shorten the row, or raise data.max_chars"
-    users = [m["content"] for m in turns.messages if m["role"] == "user"]
-    length = len("\n".join(users))
+    users = [len(m["content"]) + 1 for m in turns.messages if m["role"] == "user"]
+    length = sum(users) - 1  # with a line break between turns
     if users and length < spec.data.min_chars:
         problem = f"{length} characters of user text, {spec.data.min_chars} are needed"
         yield "too_short", problem, "remove the row, or lower data.min_chars"
@@ -176,10 +176,9 @@ def check_calls(turns: Turns) -> Problems:
     offered = {t["function"]["name"] for t in turns.tools or ()}
     open_ids: set[str] = set()
     for i, turn in enumerate(turns.messages, 1):
-        calls = turn.get("tool_calls", ())
-        if calls:
+        if calls := turn.get("tool_calls"):
             open_ids = {c["id"] for c in calls if "id" in c}
-        for name in (call["function"]["name"] for call in calls):
+        for name in [call["function"]["name"] for call in calls or ()]:
             if offered and name not in offered:
                 fix = f"add it to `tools`, or use one of: {', '.join(quoted(n) for n in sorted(offered)[:8])}"
                 yield "unknown_tool", f"turn {i} calls {quoted(name)}, not a tool", fix
