@@ -103,7 +103,7 @@ class AlikeIndex:
         from finetune_pipeline.data.split import alike_kernels as kernels
 
         self._bits, n = bits, len(counts)
-        self._texts, only = np.zeros(2**bits, np.int64), np.full(2**bits, -1, np.int32)
+        self._texts, only = np.zeros(2**bits, np.int32), np.full(2**bits, -1, np.int32)
         kernels.texts_with(features, counts, self._texts, only)
         only[self._texts > 1] = -1
         weights = np.log1p(max(1, n) / np.maximum(1, self._texts)).astype(np.float32)

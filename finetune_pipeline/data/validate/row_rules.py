@@ -101,7 +101,8 @@ def check_system_prompt(turns: Turns, spec: TaskSpec) -> Problems:
     prompt later, and so do chats without a system turn if `data.inject` is set."""
     if not turns.chat or not turns.whole:
         return
-    prompt = next((m["content"] for m in turns.messages if m["role"] == "system"), None)
+    prompts = [m["content"] for m in turns.messages if m["role"] == "system"]
+    prompt = prompts[0] if prompts else None
     expected = spec.system_prompt.replace("\r\n", "\n").strip()
     if prompt is None and not spec.data.inject:
         fix = "prepend the spec's system_prompt, or set data.inject: true to add it"
@@ -142,7 +143,7 @@ def check_label(row: dict[str, Any], turns: Turns, spec: TaskSpec) -> Problems:
 def check_answer_form(turns: Turns, spec: TaskSpec) -> Problems:
     """Check that a free answer has the declared form: JSON by its schema, a pattern, a length."""
     answer = _answer(turns)
-    if has_form(spec.output) and answer is not None and answer.strip():
+    if answer and has_form(spec.output) and answer.strip():
         yield from ((f"answer_{rule}", message, LAST_FIX) for rule, message in form_problems(answer, spec.output))
 
 
@@ -178,10 +179,10 @@ def check_calls(turns: Turns) -> Problems:
     for i, turn in enumerate(turns.messages, 1):
         if calls := turn.get("tool_calls"):
             open_ids = {c["id"] for c in calls if "id" in c}
-        for name in [call["function"]["name"] for call in calls or ()]:
-            if offered and name not in offered:
-                fix = f"add it to `tools`, or use one of: {', '.join(quoted(n) for n in sorted(offered)[:8])}"
-                yield "unknown_tool", f"turn {i} calls {quoted(name)}, not a tool", fix
+            for name in [call["function"]["name"] for call in calls if offered]:
+                if name not in offered:
+                    fix = f"add it to `tools`, or use one of: {', '.join(quoted(n) for n in sorted(offered)[:8])}"
+                    yield "unknown_tool", f"turn {i} calls {quoted(name)}, not a tool", fix
         answered = turn.get("tool_call_id")
         if answered and open_ids and answered not in open_ids:
             problem = f"turn {i} answers the call {quoted(answered)}, which does not exist"
@@ -196,7 +197,7 @@ def check_texts(turns: Turns) -> Problems:
             continue
         latin = latin_bytes(text)
         suspect = _SUSPECT.search(text) if latin is None else latin.translate(None, _PLAIN_LATIN)
-        if suspect or any([word in text for word in _SUSPECT_WORDS]):
+        if suspect or any(map(text.__contains__, _SUSPECT_WORDS)):
             yield from _check_text(text, f"the {role} text (turn {i})")
         if role == "user" and len(text) < 12 and text.casefold() in NO_INPUT and "input" in text.casefold():
             problem = f"the user text (turn {i}) is {quoted(text)}: a placeholder for a missing value"

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from finetune_pipeline.spec import TaskSpec
 _LABELS_SHOWN = 20
 """Number of unknown labels in the facts."""
 _BLOCK_BYTES = 8 << 20
+_RULE = attrgetter("rule")
 _COUNTERS = ("by_rule", "labels", "ignored", "shapes", "lost", "unknown")
 
 
@@ -228,7 +230,7 @@ def _reject_left_out(row: ValidatedRow, raw: Any, place: str) -> ValidatedRow:
         return row
     ignored_items = raw.items() if row.ignored else ()  # key_name takes time
     rejecting_keys = [key for key, value in ignored_items if key_name(key) in row.ignored and leaves_out(key, value)]
-    is_bad = str(raw.get("label")).casefold() == "false"
+    is_bad = "label" in raw and str(raw["label"]).casefold() == "false"
     if is_bad and row.example.label is None and ("label" in row.ignored or row.shape != "mapped"):
         rejecting_keys.append("label")
     if not rejecting_keys:
@@ -262,10 +264,10 @@ def _validate_mapped(
     all_findings += turns.findings
     time, time_findings = read_time(row.get("time"), place)
     all_findings += check_row(row, turns, spec, place) + time_findings
-    if [f for f in all_findings if f.rule == "data.invalid_utf8"]:  # U+FFFD then comes from decoding
+    if "data.invalid_utf8" in map(_RULE, all_findings):  # U+FFFD then comes from decoding
         all_findings = [f for f in all_findings if f.rule != "data.replacement_character"]
-    ignored = sorted({*turns.ignored, *mapped.ignored})
-    if errors(all_findings):
+    ignored = sorted({*turns.ignored, *mapped.ignored}) if mapped.ignored else turns.ignored
+    if all_findings and errors(all_findings):
         last = turns.messages[-1] if turns.messages else {"role": ""}
         has_label = spec.labels and last["role"] == "assistant"
         return ValidatedRow(None, all_findings, ignored, shape, last["content"] if has_label else None)
