@@ -153,15 +153,9 @@ def is_cesu8(data: bytes, start: int) -> bool:
 def _count_keys(value: Any) -> int:
     """Count the keys of all objects in a value, at every depth."""
     count, level = 0, [value]
-    while level:
-        inner: list[Any] = []
-        for item in level:
-            if type(item) is dict:
-                count += len(item)
-                inner += item.values()
-            elif type(item) is list:
-                inner += item
-        level = inner
+    while level := [item for item in level if type(item) in (dict, list)]:
+        count += sum([len(item) for item in level if type(item) is dict])
+        level = [inner for item in level for inner in (item.values() if type(item) is dict else item)]
     return count
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from msgspec.structs import replace
 
 from finetune_pipeline.data.answer_rules import LAST_FIX, form_problems, has_form, nearest_label
 from finetune_pipeline.data.dedup.row_table import GONE, KEPT, TABLE, count_values
@@ -179,4 +178,4 @@ def _relabelled(example: Example, answer: str, spec: TaskSpec) -> Example:
     if not spec.labels and spec.data.scrub != "warn":  # texts of reviewers are scrubbed like all others
         messages = scrub_turns(messages, find=finder_of(spec.data, names=False)).messages
     tags = [*example.tags, *(["relabelled"] if "relabelled" not in example.tags else [])]
-    return replace(example, messages=messages, label=answer if spec.labels else None, tags=tags)
+    return msgspec.structs.replace(example, messages=messages, label=answer if spec.labels else None, tags=tags)

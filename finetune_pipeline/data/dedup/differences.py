@@ -119,7 +119,6 @@ def word_key(form: str) -> str:
 
 
 def words_of(form: str) -> frozenset[str]:
-    """Return the words of a text by its exact form."""
     return frozenset(_split(form).words)
 
 
@@ -127,15 +126,17 @@ class _Tokens(dict[str, list[str]]):
     """The tokens of each chunk between two blanks: few different chunks make up most of all texts."""
 
     def __missing__(self, chunk: str) -> list[str]:
-        if len(self) == _MOST_CHUNKS:
-            self.clear()
         plain = _NEGATED.sub(lambda m: f"{_VERBS[m[1]]} not", chunk)
         plain = _SHORT_FORM.sub(lambda m: f" {_LONG_FORM[m[1]]}", plain)
-        self[chunk] = _TOKEN.findall(_SLASH_BETWEEN_WORDS.sub(" ", plain))
-        return self[chunk]
+        tokens = _TOKEN.findall(_SLASH_BETWEEN_WORDS.sub(" ", plain))
+        if len(chunk) < 64:  # so its memory is bounded
+            if len(self) == 1 << 14:
+                self.clear()
+            self[chunk] = tokens
+        return tokens
 
 
-_TOKENS, _MOST_CHUNKS = _Tokens(), 1 << 14
+_TOKENS = _Tokens()
 
 
 @lru_cache(maxsize=4096)

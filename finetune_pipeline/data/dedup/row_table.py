@@ -212,8 +212,7 @@ def prepare_block(data: bytes, settings: Preparation) -> PreparedRows:
     user_texts = [e.user_text for e in examples]
     exact = [exact_form(text) for text in user_texts]
     index = benchmark_index(settings.benchmarks)
-    matches = index.find(examples, exact) if index else {}
-    for i, match in matches.items():
+    for i, match in index.find(examples, exact).items() if index else ():
         if i not in removed:
             removed[i] = match.finding()
             prepared.findings.append(removed[i])

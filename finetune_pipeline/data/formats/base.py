@@ -144,10 +144,7 @@ def clean_text(text: str) -> str:
 
 def format_of(row: dict[str, Any]) -> str | None:
     """Return the name of the format that recognises a row, or None."""
-    for name, form in FORMATS.items():
-        if form.recognises(row.keys()):
-            return name
-    return None
+    return next((name for name, form in FORMATS.items() if form.recognises(row.keys())), None)
 
 
 def read_turns(row: dict[str, Any], spec: TaskSpec, place: str) -> Turns:

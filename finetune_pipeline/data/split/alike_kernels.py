@@ -78,8 +78,7 @@ def features_of(points: np.ndarray, offsets: np.ndarray, bits: int, smallest: np
                     before = points[at - 1] if at > start else blank
                     after = points[at + 1] if at + 1 < end else blank
                     part = np.uint64(before) | np.uint64(point) << np.uint64(21) | np.uint64(after) << np.uint64(42)
-                    number = _mixed(part * np.uint64(0x9E3779B97F4A7C15)) >> shift
-                    numbers[total] = number
+                    numbers[total] = number = _mixed(part * np.uint64(0x9E3779B97F4A7C15)) >> shift
                     total += number < limit  # without a branch, which would often be mispredicted
                 elif word != 0:
                     for kind in range(3):

@@ -101,8 +101,7 @@ def check_system_prompt(turns: Turns, spec: TaskSpec) -> Problems:
     prompt later, and so do chats without a system turn if `data.inject` is set."""
     if not turns.chat or not turns.whole:
         return
-    prompts = [m["content"] for m in turns.messages if m["role"] == "system"]
-    prompt = prompts[0] if prompts else None
+    prompt = next((m["content"] for m in turns.messages if m["role"] == "system"), None)
     expected = spec.system_prompt.replace("\r\n", "\n").strip()
     if prompt is None and not spec.data.inject:
         fix = "prepend the spec's system_prompt, or set data.inject: true to add it"

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +29,6 @@ from finetune_pipeline.spec import TaskSpec
 _LABELS_SHOWN = 20
 """Number of unknown labels in the facts."""
 _BLOCK_BYTES = 8 << 20
-_RULE = attrgetter("rule")
 _COUNTERS = ("by_rule", "labels", "ignored", "shapes", "lost", "unknown")
 
 
@@ -179,8 +177,7 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
                 continue
             result.rows_in += 1
             result.shapes[row.shape] += 1
-            for key in row.ignored:
-                result.ignored[key] += 1
+            result.ignored.update(row.ignored)
             if row.example is None:
                 # a character takes up to four bytes
                 raw_text = scrub_text(record.raw[: 4 * RAW_SHOWN].decode("utf-8", "replace"), find)[:RAW_SHOWN]
@@ -261,10 +258,9 @@ def _validate_mapped(
         return ValidatedRow(None, all_findings, mapped.ignored, "mapped" if by_fields else "unknown")
     turns = read_turns(row, spec, place)
     shape = "mapped" if by_fields else turns.shape or "unknown"
-    all_findings += turns.findings
     time, time_findings = read_time(row.get("time"), place)
-    all_findings += check_row(row, turns, spec, place) + time_findings
-    if "data.invalid_utf8" in map(_RULE, all_findings):  # U+FFFD then comes from decoding
+    all_findings += turns.findings + check_row(row, turns, spec, place) + time_findings
+    if "data.invalid_utf8" in [f.rule for f in all_findings]:  # U+FFFD then comes from decoding
         all_findings = [f for f in all_findings if f.rule != "data.replacement_character"]
     ignored = sorted({*turns.ignored, *mapped.ignored}) if mapped.ignored else turns.ignored
     if all_findings and errors(all_findings):
@@ -283,9 +279,5 @@ def _validate_mapped(
 
 
 def _source(record: Record, file: str) -> dict[str, Any]:
-    source: dict[str, Any] = {"file": file, "line": record.line}
-    if record.item is not None:
-        source["item"] = record.item
-    if record.flat and record.key is not None:
-        source["sheet"] = record.key
-    return source
+    source = {"file": file, "line": record.line, "item": record.item, "sheet": record.key if record.flat else None}
+    return {key: value for key, value in source.items() if value is not None}
