@@ -9,11 +9,12 @@ import random
 import re
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 
 from benchmarks.public_sets import clean_rows, make_spec, make_task
 from finetune_pipeline.data.dedup.row_table import TABLE

@@ -13,8 +13,9 @@ import random
 import time
 import warnings
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from benchmarks.example_sets import ExampleSet, example_set, with_answer, with_shuffled_answers
 from finetune_pipeline.baseline.input_evidence import learnable

@@ -9,10 +9,11 @@ import os
 import random
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from msgspec.structs import replace
 
 FAILING_ROWS = 8
 """One test row in eight fails, chosen by its tokens."""

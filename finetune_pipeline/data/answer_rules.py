@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from finetune_pipeline.data.quoting import quoted
-from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, TextOutput, WrittenOutput
+from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, TextOutput
 from finetune_pipeline.spec.patterns import full_match, last_group, search
 
 _SAME = re.compile(r"[\s_\-]+")
@@ -172,10 +172,9 @@ def schema_of(output: JsonOutput) -> dict[str, Any]:
 
 def has_form(output: AnyOutput) -> bool:
     """Whether the spec puts any constraint on a free-text answer."""
-    if isinstance(output, JsonOutput):
-        return True
-    constraints = ("pattern", "max_chars", "required", "forbidden", "extract")
-    return isinstance(output, WrittenOutput) and any(getattr(output, name, None) for name in constraints)
+    if not isinstance(output, TextOutput):
+        return isinstance(output, JsonOutput)
+    return bool(output.pattern or output.max_chars or output.required or output.forbidden or output.extract)
 
 
 def nearest_label(text: str, labels: list[str]) -> str:

@@ -11,13 +11,13 @@ import hmac
 import json
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
+from msgspec import field
 
 from finetune_pipeline.data.json_lines import read_blocks_of_lines, write_rows
 from finetune_pipeline.data.quoting import quoted
@@ -36,9 +36,8 @@ Message = dict[str, Any]
 ``name``. Unused keys are absent."""
 
 
-@dataclass(frozen=True)
-class Example:
-    """One training row.
+class Example(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One training row. `tools`, `time` and `generator` are written only if they are set.
 
     Attributes:
         id: 16 hex digits of the original content; unchanged by scrubbing and relabelling.
@@ -53,11 +52,11 @@ class Example:
 
     id: str
     messages: list[Message]
-    label: str | None = None
-    group: str | None = None
-    origin: str = "human"
-    source: dict[str, Any] = field(default_factory=dict)
-    tags: list[str] = field(default_factory=list)
+    label: str | None = field(default_factory=lambda: None)  # unlike a default, this is always written
+    group: str | None = field(default_factory=lambda: None)
+    origin: str = field(default_factory=lambda: "human")
+    source: dict[str, Any] = field(default_factory=lambda: {})
+    tags: list[str] = field(default_factory=lambda: [])
     tools: list[dict[str, Any]] | None = None
     time: str | None = None
     generator: str | None = None
@@ -89,15 +88,10 @@ class Example:
         has_place = self.source.get("file") is not None and self.source.get("line") is not None
         return self.place if has_place else f"row {self.id}"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON object, in the order of the fields; `tools`, `time` and `generator` only if they are set."""
-        values = ((name, getattr(self, name)) for name in self.__dataclass_fields__)
-        return {name: value for name, value in values if value is not None or name in ("label", "group")}
-
 
 def place_of(source: Mapping[str, Any]) -> str:
     """Return ``file:line`` of a source, with the row's number in a one-line document, and the sheet if several are read."""
-    within = "".join(f", {key} {quoted(source[key])}" for key in ("item", "sheet") if key in source)
+    within = "".join([f", {key} {quoted(source[key])}" for key in ("item", "sheet") if key in source])
     return f"{source.get('file', '?')}:{source.get('line', '?')}{within}"
 
 
@@ -133,7 +127,7 @@ def sample_examples(examples: Sequence[Example], limit: int = SAMPLE, salt: str 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> int:
     """Write an examples file. Returns the number of rows."""
-    return write_rows(path, (e.to_dict() for e in examples))
+    return write_rows(path, examples)
 
 
 def decode_examples(data: bytes, place: str = "") -> list[Example]:

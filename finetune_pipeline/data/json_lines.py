@@ -39,7 +39,7 @@ def read_blocks_of_lines(path: Path, size: int = 8 << 20) -> Iterator[bytes]:
             yield block + handle.readline()
 
 
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any] | msgspec.Struct]) -> int:
     """Write one JSON object a line (UTF-8, keys in the order given). Returns the number of rows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
@@ -152,12 +152,11 @@ def is_cesu8(data: bytes, start: int) -> bool:
 
 def _count_keys(value: Any) -> int:
     """Count the keys of all objects in a value, at every depth."""
-    if isinstance(value, dict):
-        return len(value) + _count_keys([*value.values()])
-    if not isinstance(value, list):
-        return 0
-    # a call for every text would be slower
-    return sum([_count_keys(child) for child in value if type(child) in (dict, list)])
+    count, level = 0, [value]
+    while level := [item for item in level if type(item) in (dict, list)]:
+        count += sum([len(item) for item in level if type(item) is dict])
+        level = [inner for item in level for inner in (item.values() if type(item) is dict else item)]
+    return count
 
 
 def _decode_leniently(text: str, place: str) -> tuple[Any, list[Finding], bool]:

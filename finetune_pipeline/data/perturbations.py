@@ -21,8 +21,9 @@ import random
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import replace
 from typing import Literal
+
+from msgspec.structs import replace
 
 from finetune_pipeline.data.dedup.differences import NUMBERS, QUANTITIES
 from finetune_pipeline.data.examples import Example, Message

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,7 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
             else:
                 rows["label"][row] = ranks.get(last_decision.label or "", -1)
                 example = _relabelled(decode_examples(line, str(clean))[0], str(last_decision.label), spec)
-                written.write(msgspec.json.encode(example.to_dict()) + b"\n")
+                written.write(msgspec.json.encode(example) + b"\n")
     np.save(out / TABLE, rows)
     applied = [last_decisions[row] for row in sorted(last_decisions)]
     applied_rows = ({**asdict(d), "time": None if d.time == _EARLIEST else d.time.isoformat()} for d in applied)
@@ -180,4 +180,4 @@ def _relabelled(example: Example, answer: str, spec: TaskSpec) -> Example:
     if not spec.labels and spec.data.scrub != "warn":  # texts of reviewers are scrubbed like all others
         messages = scrub_turns(messages, find=finder_of(spec.data, names=False)).messages
     tags = [*example.tags, *(["relabelled"] if "relabelled" not in example.tags else [])]
-    return replace(example, messages=messages, label=answer if spec.labels else None, tags=tags)
+    return msgspec.structs.replace(example, messages=messages, label=answer if spec.labels else None, tags=tags)

@@ -176,7 +176,7 @@ def cached_choice(spec: TaskSpec, logs: Logs) -> Chosen:
 
 def corrections_digest(spec: TaskSpec, logs: Logs) -> str:
     """Return a digest that changes only when the examples from the logs change, not with every logged answer."""
-    examples = (example.to_dict() for example in corrections(spec, logs))
+    examples = map(msgspec.to_builtins, corrections(spec, logs))
     return digest_json([{key: value for key, value in example.items() if key != "source"} for example in examples])
 
 

@@ -134,7 +134,7 @@ class TaskSpec(Section):
     @property
     def labels(self) -> list[str]:
         """The label set; empty for tasks with free-form answers."""
-        return list(self.output.labels) if isinstance(self.output, LabelsOutput) else []
+        return self.output.labels if isinstance(self.output, LabelsOutput) else []
 
     @property
     def answer_length(self) -> int:

@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import lru_cache
+from itertools import chain, filterfalse
 from typing import NamedTuple, TypeVar
 
-from finetune_pipeline.data.dedup.text_similarity import keeps, visible_text
+from finetune_pipeline.data.dedup.text_similarity import exact_form, keeps
 
 _SENTENCE_SIGNS = ".,;:!?\"'`´’‘“”„«»…–—·•-"
 _MARK = f"[{''.join(c for c in map(chr, range(0x300, 0x1F000)) if unicodedata.category(c)[0] == 'M')}]"
@@ -114,29 +115,44 @@ def facts_of(text: str) -> tuple[tuple[str, ...], tuple[str, ...], int]:
     return _tokenize(text)[:3]
 
 
-def word_key(text: str) -> str:
-    """Return a key that ignores word spacing, punctuation, articles and politeness."""
-    parts = _tokenize(text)
+def word_key(form: str) -> str:
+    """Return a key of a text by its exact form: it ignores word spacing, punctuation, articles and politeness."""
+    parts = _split(form)
     return "\n".join(("".join(parts.words), " ".join(parts.numbers), "".join(parts.signs), str(parts.negations)))
 
 
-def words_of(text: str) -> frozenset[str]:
-    return frozenset(_tokenize(text).words)
+def words_of(form: str) -> frozenset[str]:
+    return frozenset(_split(form).words)
+
+
+class _Tokens(dict[str, list[str]]):
+    """The tokens of each chunk between two blanks: few different chunks make up most of all texts."""
+
+    def __missing__(self, chunk: str) -> list[str]:
+        plain = _NEGATED.sub(lambda m: f"{_VERBS[m[1]]} not", chunk)
+        plain = _SHORT_FORM.sub(lambda m: f" {_LONG_FORM[m[1]]}", plain)
+        tokens = _TOKEN.findall(_SLASH_BETWEEN_WORDS.sub(" ", plain))
+        if len(chunk) < 64:  # so its memory is bounded
+            if len(self) == 1 << 14:
+                self.clear()
+            self[chunk] = tokens
+        return tokens
+
+
+_TOKENS = _Tokens()
 
 
 @lru_cache(maxsize=4096)
 def _tokenize(text: str) -> _Words:
-    folded = (text if text.isascii() else unicodedata.normalize("NFKC", visible_text(text))).casefold()
-    if "'" in folded or "’" in folded:
-        folded = _NEGATED.sub(lambda m: f"{_VERBS[m[1]]} not", folded)
-        folded = _SHORT_FORM.sub(lambda m: f" {_LONG_FORM[m[1]]}", folded)
-    if "/" in folded:
-        folded = _SLASH_BETWEEN_WORDS.sub(" ", folded)
+    return _split(exact_form(text))
+
+
+def _split(form: str) -> _Words:
     numbers: list[str] = []
     signs: list[str] = []
     words: list[str] = []
     negations = 0
-    tokens = _TOKEN.findall(folded)
+    tokens = list(chain.from_iterable(map(_TOKENS.__getitem__, form.split(" "))))
     if _FACT_WORDS.isdisjoint(tokens) and "".join(tokens).isalpha():
         words, tokens = tokens, []
     for token in tokens:
@@ -154,7 +170,7 @@ def _tokenize(text: str) -> _Words:
             words.append(token)
         elif token.isascii() or keeps(token):  # the punctuation of all languages makes no difference
             signs.append(token)
-    meaningful = [word for word in words if word not in _FILLERS]
+    meaningful = list(filterfalse(_FILLERS.__contains__, words))
     if meaningful[:2] in _POLITE_OPENINGS:
         del meaningful[:2]
     return _Words(tuple(numbers), tuple(sorted(signs)), negations, tuple(meaningful if len(meaningful) > 1 else words))

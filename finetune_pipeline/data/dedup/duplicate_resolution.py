@@ -66,7 +66,7 @@ class Resolution:
             text, turns = self._prompts[i], self._turns[i]
             group = by_form.get((turns, self._forms[i]))
             if group is None:
-                same_facts, words = by_facts[turns, *facts_of(text)], (turns, word_key(text))
+                same_facts, words = by_facts[turns, *facts_of(text)], (turns, word_key(self._forms[i]))
                 same_words = [by_words[words]] if words in by_words else []
                 for candidate in chain(same_words, same_facts[:_MOST_COMPARED]):
                     if self._same_text(self._prompts[candidate[0]], text, Difference.NOTHING):

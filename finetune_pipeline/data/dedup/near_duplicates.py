@@ -28,7 +28,6 @@ _FORESTS = 6
 """In larger buckets a pair is a candidate only while its rows are connected fewer times than this."""
 _STANDARD_ERRORS = 3.7
 """How many standard errors the estimated similarity may be below the threshold: one pair in 3,000 is lost."""
-_ROWS_AT_ONCE = 2048
 _PAIRS_AT_ONCE = 20_000
 
 
@@ -63,9 +62,7 @@ def sketch(forms: Sequence[str], threshold: float) -> np.ndarray:
     donors = np.random.default_rng(0).permutation(np.arange(1, BINS))
     keys = np.empty((len(forms), BANDS), np.uint32)
     bits = np.empty((len(forms), BINS // 64), np.uint64)
-    for start in range(0, len(forms), _ROWS_AT_ONCE):
-        block = slice(start, start + _ROWS_AT_ONCE)
-        kernels.sketch_rows(*code_points(forms[block]), bands, donors, keys[block], bits[block])
+    kernels.sketch_rows(*code_points(forms), bands, donors, keys, bits)
     return np.concatenate([keys, bits.view(np.uint32)], 1)
 
 

@@ -191,7 +191,7 @@ def prepare_block(data: bytes, settings: Preparation) -> PreparedRows:
     samples: list[Sample] = []
     for i, example in enumerate(examples if spec.data.scrub != "warn" else ()):
         if (scrubbed := scrub_keys(example, settings.key, find)) is not example:
-            examples[i], lines[i] = scrubbed, msgspec.json.encode(scrubbed.to_dict()) + b"\n"
+            examples[i], lines[i] = scrubbed, msgspec.json.encode(scrubbed) + b"\n"
     for i, example in enumerate(examples):
         changed, counts, replacements = scrub_example(example, spec.labels, settings.key, find)
         if not counts:
@@ -203,7 +203,7 @@ def prepare_block(data: bytes, settings: Preparation) -> PreparedRows:
         samples += samples_of(example, changed.messages, replacements)
         if spec.data.scrub == "replace":
             examples[i] = changed
-            lines[i] = msgspec.json.encode(changed.to_dict()) + b"\n"
+            lines[i] = msgspec.json.encode(changed) + b"\n"
             continue
         message = f"personal data or secrets in the text: {', '.join(f'{n} {kind}' for kind, n in counts.items())}"
         fix = "remove them at the source, or set data.scrub: replace"
@@ -215,8 +215,7 @@ def prepare_block(data: bytes, settings: Preparation) -> PreparedRows:
     user_texts = [e.user_text for e in examples]
     exact = [exact_form(text) for text in user_texts]
     index = benchmark_index(settings.benchmarks)
-    matches = index.find(examples, exact) if index else {}
-    for i, match in matches.items():
+    for i, match in index.find(examples, exact).items() if index else ():
         if i not in removed:
             removed[i] = match.finding()
             prepared.findings.append(removed[i])
@@ -224,6 +223,6 @@ def prepare_block(data: bytes, settings: Preparation) -> PreparedRows:
     prepared.rows = _table_of(examples, exact, lines, spec.labels)
     prepared.rows["state"][list(removed)] = GONE
     prepared.sketches = sketch(loose_forms(user_texts, settings.boilerplate, exact), spec.data.near_duplicate_threshold)
-    prepared.word_keys = np.array([hash_text(word_key(text)) for text in user_texts], np.uint64)
+    prepared.word_keys = np.array([hash_text(word_key(form)) for form in exact], np.uint64)
     prepared.quarantine = [quarantine_row(examples[i], finding, find_formats) for i, finding in sorted(removed.items())]
     return prepared

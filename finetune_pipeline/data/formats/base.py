@@ -33,6 +33,7 @@ ANSWERS = ("completion", "response", "answer", "output")
 CHATS = ("messages", "conversations")
 """Keys whose values are lists of turns."""
 _TOOLS = ("tools", "functions")
+_OF_ANY_ROW = frozenset({*OPTIONAL, *_TOOLS, "tool_choice", "label"})
 _SPREADSHEET_ERRORS = "#N/A #NULL! #DIV/0! #VALUE! #REF! #NAME? #NUM! #NV #WERT! #BEZUG! #ZAHL!".split()
 """What English and German spreadsheets show if a formula fails."""
 
@@ -67,7 +68,7 @@ class Turns:
         """Return the stripped text under a key of a row or turn, or None and add a finding. name: the text's name in messages.
         note: add a note about outer whitespace. missing: the fix to suggest if the key is missing."""
         value = holder.get(key)
-        if isinstance(value, str) and value in _SPREADSHEET_ERRORS:
+        if isinstance(value, str) and value[:1] == "#" and value in _SPREADSHEET_ERRORS:
             fix = "correct the cell's formula, or remove the row"
             self.say("empty_field", f"`{name}` is {value}: the spreadsheet could not compute it", fix)
             return None
@@ -110,7 +111,7 @@ class RawFormat(ABC):
 
     def recognises(self, keys: Set[str]) -> bool:
         """Whether a row with these keys is in this format."""
-        return not any(keys.isdisjoint(group) for group in self.needs)
+        return not any([keys.isdisjoint(group) for group in self.needs])
 
     @abstractmethod
     def read(self, row: dict[str, Any], spec: TaskSpec, turns: Turns) -> set[str]:
@@ -161,8 +162,7 @@ def read_turns(row: dict[str, Any], spec: TaskSpec, place: str) -> Turns:
         if key in row:
             tools = read_tools(row[key], turns.say)
             turns.tools = turns.tools or tools
-    known_keys = {*OPTIONAL, *_TOOLS, "tool_choice", "label", *read}
-    turns.ignored = sorted({*turns.ignored, *(key_name(k) for k in row if k not in known_keys)})
+    turns.ignored = sorted({*turns.ignored, *map(key_name, row.keys() - _OF_ANY_ROW - read)})
     return turns
 
 

@@ -131,7 +131,7 @@ def _find_formats(text: str, regions: Sequence[str]) -> _Hits:
         hits.add("secret", _spans(secrets.SEED, text, "value"))
     if "@" in text:
         hits.add("email", emails(text))
-    if _contains_any(("at]", "at)", "at ]", "at )"), low):
+    if ("[" in text or "(" in text) and _contains_any(("at]", "at)", "at ]", "at )"), low):
         hits.add("email", _spans(_OBFUSCATED_EMAIL, text))
     if shape.count(b"0") >= 4:
         _find_in_digits(text, low, shape, hits, regions)

@@ -7,8 +7,10 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from msgspec.structs import replace
 
 from finetune_pipeline.data.scrub.find import PLACEHOLDER, Finder, find_spans
 from finetune_pipeline.data.scrub.kinds import KINDS, canonical, fingerprint
@@ -122,7 +124,7 @@ def scrub_turns(
                     if isinstance(function.get("arguments"), str):
                         function["arguments"] = scrubber.scrub_json(function["arguments"])
         turns.append(turn)
-    counts = {kind: scrubber.counts[kind] for kind in KINDS if kind in scrubber.counts}
+    counts = {kind: scrubber.counts[kind] for kind in KINDS if kind in scrubber.counts} if scrubber.counts else {}
     return Scrubbed(turns, counts, scrubber.replacements)
 
 

@@ -39,7 +39,7 @@ be lost, because its nearest neighbour happens to be in the test."""
 _FEATURES, _RAREST = 96, 32
 _MANY = 50_000
 """With more texts than this, features have 22 bits instead of 20."""
-_TEXTS_AT_ONCE, _ROWS_AT_ONCE = 2048, 20_000
+_ROWS_AT_ONCE = 20_000
 _HUMAN = ORIGINS.index("human")
 
 
@@ -103,7 +103,7 @@ class AlikeIndex:
         from finetune_pipeline.data.split import alike_kernels as kernels
 
         self._bits, n = bits, len(counts)
-        self._texts, only = np.zeros(2**bits, np.int64), np.full(2**bits, -1, np.int32)
+        self._texts, only = np.zeros(2**bits, np.int32), np.full(2**bits, -1, np.int32)
         kernels.texts_with(features, counts, self._texts, only)
         only[self._texts > 1] = -1
         weights = np.log1p(max(1, n) / np.maximum(1, self._texts)).astype(np.float32)
@@ -167,8 +167,7 @@ def compile_kernels() -> None:
     """Compile each kernel into numba's cache on disk, by searching three short texts."""
     texts = [f"three dozen {item} for the kitchen" for item in ("croissants", "croissant", "baguettes")]
     near_duplicate_clusters(texts, 0.8)
-    features, counts = features_of(texts, 20)
-    index = AlikeIndex(features, counts, 20)
+    index = AlikeIndex(*features_of(texts, 20), 20)
     index.nearest()
     index.nearest(texts)
 
@@ -184,7 +183,5 @@ def features_of(forms: Sequence[str], bits: int) -> tuple[np.ndarray, np.ndarray
 
     features = np.zeros((len(forms), _FEATURES), np.int32)
     counts = np.zeros(len(forms), np.int32)
-    for start in range(0, len(forms), _TEXTS_AT_ONCE):
-        part = slice(start, start + _TEXTS_AT_ONCE)
-        kernels.features_of(*code_points(forms[part]), bits, features[part], counts[part])
+    kernels.features_of(*code_points(forms), bits, features, counts)
     return features, counts

@@ -78,19 +78,16 @@ def features_of(points: np.ndarray, offsets: np.ndarray, bits: int, smallest: np
                     before = points[at - 1] if at > start else blank
                     after = points[at + 1] if at + 1 < end else blank
                     part = np.uint64(before) | np.uint64(point) << np.uint64(21) | np.uint64(after) << np.uint64(42)
-                    number = _mixed(part * np.uint64(0x9E3779B97F4A7C15)) >> shift
-                    if number < limit:
-                        numbers[total] = number
-                        total += 1
+                    numbers[total] = number = _mixed(part * np.uint64(0x9E3779B97F4A7C15)) >> shift
+                    total += number < limit  # without a branch, which would often be mispredicted
                 elif word != 0:
                     for kind in range(3):
                         neighbour = np.uint64(1) if kind == 0 else last if kind == 1 else before_last
                         if neighbour == 0:
                             continue
                         number = _mixed(word + neighbour * np.uint64(0xD6E8FEB86659FD93) + np.uint64(kind)) >> shift
-                        if number < limit:
-                            numbers[total] = number
-                            total += 1
+                        numbers[total] = number
+                        total += number < limit
                     before_last, last, word = last, word, np.uint64(0)
             count = 0
             for number in np.sort(numbers[:total]):
@@ -105,7 +102,7 @@ def features_of(points: np.ndarray, offsets: np.ndarray, bits: int, smallest: np
 
 @compiled
 def texts_with(features: np.ndarray, counts: np.ndarray, texts: np.ndarray, only: np.ndarray) -> None:
-    """Count the texts that have each feature (int64), and note the last of them (int32)."""
+    """Count the texts that have each feature (int32), and note the last of them (int32)."""
     for row in range(len(features)):
         for i in range(counts[row]):
             texts[features[row, i]] += 1
@@ -166,15 +163,12 @@ def _alike(a: np.ndarray, b: np.ndarray, full: int, weights: np.ndarray) -> floa
         lower = min(x, y)
         if lower > reach:
             break
-        weight = weights[lower]
-        if x == lower:
-            weight_a += weight
-            i += 1
-        if y == lower:
-            weight_b += weight
-            j += 1
-        if x == y:
-            shared += weight
+        weight = np.float64(weights[lower])
+        weight_a += weight * (x == lower)  # without branches, which would often be mispredicted
+        weight_b += weight * (y == lower)
+        shared += weight * (x == y)
+        i += x == lower
+        j += y == lower
     if shared == 0.0:
         return 0.0
     return _CONTAINED * shared / min(weight_a, weight_b) + (1.0 - _CONTAINED) * 2.0 * shared / (weight_a + weight_b)

@@ -8,11 +8,12 @@ there.
 import random
 import string
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from finetune_pipeline.data.dedup.boilerplate import PREAMBLES, Boilerplate, stripper
 from finetune_pipeline.data.dedup.near_duplicates import loose_forms

@@ -91,7 +91,7 @@ def check_roles(turns: Turns) -> Problems:
     if roles[-1] != "assistant":
         problem = f"the last turn is by {roles[-1]!r}: there is no answer to learn from"
         yield "no_assistant_last", problem, "end the row with the assistant's answer"
-    elif all(m.get("weight") == 0 for m in turns.messages if m["role"] == "assistant"):
+    elif not [m for m in turns.messages if m["role"] == "assistant" and m.get("weight") != 0]:
         fix = "give the answer to learn the weight 1, or remove the row"
         yield "nothing_to_learn", "every assistant turn has the weight 0", fix
 
@@ -142,18 +142,18 @@ def check_label(row: dict[str, Any], turns: Turns, spec: TaskSpec) -> Problems:
 def check_answer_form(turns: Turns, spec: TaskSpec) -> Problems:
     """Check that a free answer has the declared form: JSON by its schema, a pattern, a length."""
     answer = _answer(turns)
-    if has_form(spec.output) and answer is not None and answer.strip():
+    if answer and has_form(spec.output) and answer.strip():
         yield from ((f"answer_{rule}", message, LAST_FIX) for rule, message in form_problems(answer, spec.output))
 
 
 def check_size(turns: Turns, spec: TaskSpec) -> Problems:
     """Check that all turns together have at most `max_chars` characters, and the user text at least `min_chars`."""
-    total = sum(len(m["content"]) for m in turns.messages)
+    total = sum([len(m["content"]) for m in turns.messages])
     if total > spec.data.max_chars:
         problem = f"{total} characters in all turns, {spec.data.max_chars} are allowed"
         yield "too_long", problem, "shorten the row, or raise data.max_chars"
-    users = [m["content"] for m in turns.messages if m["role"] == "user"]
-    length = len("\n".join(users))
+    users = [len(m["content"]) + 1 for m in turns.messages if m["role"] == "user"]
+    length = sum(users) - 1  # with a line break between turns
     if users and length < spec.data.min_chars:
         problem = f"{length} characters of user text, {spec.data.min_chars} are needed"
         yield "too_short", problem, "remove the row, or lower data.min_chars"
@@ -176,13 +176,12 @@ def check_calls(turns: Turns) -> Problems:
     offered = {t["function"]["name"] for t in turns.tools or ()}
     open_ids: set[str] = set()
     for i, turn in enumerate(turns.messages, 1):
-        calls = turn.get("tool_calls", ())
-        if calls:
+        if calls := turn.get("tool_calls"):
             open_ids = {c["id"] for c in calls if "id" in c}
-        for name in (call["function"]["name"] for call in calls):
-            if offered and name not in offered:
-                fix = f"add it to `tools`, or use one of: {', '.join(quoted(n) for n in sorted(offered)[:8])}"
-                yield "unknown_tool", f"turn {i} calls {quoted(name)}, not a tool", fix
+            for name in [call["function"]["name"] for call in calls if offered]:
+                if name not in offered:
+                    fix = f"add it to `tools`, or use one of: {', '.join(quoted(n) for n in sorted(offered)[:8])}"
+                    yield "unknown_tool", f"turn {i} calls {quoted(name)}, not a tool", fix
         answered = turn.get("tool_call_id")
         if answered and open_ids and answered not in open_ids:
             problem = f"turn {i} answers the call {quoted(answered)}, which does not exist"
@@ -197,7 +196,7 @@ def check_texts(turns: Turns) -> Problems:
             continue
         latin = latin_bytes(text)
         suspect = _SUSPECT.search(text) if latin is None else latin.translate(None, _PLAIN_LATIN)
-        if suspect or any([word in text for word in _SUSPECT_WORDS]):
+        if suspect or any(map(text.__contains__, _SUSPECT_WORDS)):
             yield from _check_text(text, f"the {role} text (turn {i})")
         if role == "user" and len(text) < 12 and text.casefold() in NO_INPUT and "input" in text.casefold():
             problem = f"the user text (turn {i}) is {quoted(text)}: a placeholder for a missing value"

@@ -1,11 +1,11 @@
 """The validation step: turns raw rows into canonical examples, or puts them into quarantine with all their findings."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -36,8 +36,7 @@ Block = tuple[str, list[Record]]
 """A raw file's name, and the rows of it that one process validates at a time."""
 
 
-@dataclass(frozen=True)
-class ValidatedRow:
+class ValidatedRow(NamedTuple):
     """The result for one row.
 
     Attributes:
@@ -50,7 +49,7 @@ class ValidatedRow:
 
     example: Example | None
     findings: list[Finding]
-    ignored: list[str] = field(default_factory=list)
+    ignored: Sequence[str] = ()
     shape: str = "unknown"
     label: str | None = None
 
@@ -170,7 +169,6 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
             if spec.data.scrub_region:  # quotes in messages are scrubbed already, except for national numbers
                 findings = [{**f, "message": scrub_text(f["message"], find)} for f in findings]
             result.findings += findings
-            result.by_rule.update(f.rule for f in row.findings)
             if record.about != "row":
                 result.unread += [
                     {**f, "about": record.about} for f in findings if about_file or f["severity"] == "error"
@@ -191,15 +189,16 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
             result.kept += 1
             if row.example.label is not None:
                 result.labels[row.example.label] += 1
-            lines.append(msgspec.json.encode(row.example.to_dict()) + b"\n")
+            lines.append(msgspec.json.encode(row.example) + b"\n")
     result.examples = b"".join(lines)
+    result.by_rule.update(f["rule"] for f in result.findings)
     return result
 
 
 def validate_record(record: Record, file: str, spec: TaskSpec, mapping: FieldMapping | None) -> list[ValidatedRow]:
     """Validate one record: one row, or as many as ``data.fields.each`` makes of it. mapping: from the spec's `data.fields`."""
-    place = place_of(_source(record, file))
-    findings = list(record.findings)
+    source = _source(record, file)
+    place, findings = place_of(source), list(record.findings)
     if record.encoded:
         value, json_findings, readable = decode_line(record.raw, place, record.at)
         findings += json_findings
@@ -216,7 +215,7 @@ def validate_record(record: Record, file: str, spec: TaskSpec, mapping: FieldMap
         rows = [replace(row, row=_clean_cells(row.row)) for row in rows]
     by_fields = mapping is not None and mapping.content
     return [
-        _reject_left_out(_validate_mapped(row, by_fields, findings, record, file, place, spec), row.raw, place)
+        _reject_left_out(_validate_mapped(row, by_fields, findings, source, place, spec), row.raw, place)
         for row in rows
     ]
 
@@ -228,7 +227,7 @@ def _reject_left_out(row: ValidatedRow, raw: Any, place: str) -> ValidatedRow:
         return row
     ignored_items = raw.items() if row.ignored else ()  # key_name takes time
     rejecting_keys = [key for key, value in ignored_items if key_name(key) in row.ignored and leaves_out(key, value)]
-    is_bad = str(raw.get("label")).casefold() == "false"
+    is_bad = "label" in raw and str(raw["label"]).casefold() == "false"
     if is_bad and row.example.label is None and ("label" in row.ignored or row.shape != "mapped"):
         rejecting_keys.append("label")
     if not rejecting_keys:
@@ -239,7 +238,7 @@ def _reject_left_out(row: ValidatedRow, raw: Any, place: str) -> ValidatedRow:
     shown_value = "false" if reason is False else quoted(reason)
     message = f"an annotator left the row out: `{key_name(rejecting_keys[0])}` is {shown_value}"
     finding = row_finding("rejected_row", place, message, "remove it, or the key if it says something else")
-    return replace(row, example=None, findings=[*row.findings, finding])
+    return row._replace(example=None, findings=[*row.findings, finding])
 
 
 def _clean_cells(row: dict[str, Any]) -> dict[str, Any]:
@@ -251,7 +250,7 @@ def _clean_cells(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _validate_mapped(
-    mapped: Mapped, by_fields: bool, findings: list[Finding], record: Record, file: str, place: str, spec: TaskSpec
+    mapped: Mapped, by_fields: bool, findings: list[Finding], source: dict[str, Any], place: str, spec: TaskSpec
 ) -> ValidatedRow:
     """Check a mapped row, and build its example unless it has errors. by_fields: `data.fields` locates all texts."""
     row, all_findings = mapped.row, [*findings, *mapped.findings]
@@ -259,24 +258,21 @@ def _validate_mapped(
         return ValidatedRow(None, all_findings, mapped.ignored, "mapped" if by_fields else "unknown")
     turns = read_turns(row, spec, place)
     shape = "mapped" if by_fields else turns.shape or "unknown"
-    all_findings += turns.findings
-    decoded_with_loss = any(f.rule == "data.invalid_utf8" for f in all_findings)  # U+FFFD then comes from decoding
-    row_findings = check_row(row, turns, spec, place)
-    all_findings += [f for f in row_findings if not (decoded_with_loss and f.rule == "data.replacement_character")]
-    time, row_findings = read_time(row.get("time"), place)
-    all_findings += row_findings
-    ignored = sorted({*turns.ignored, *mapped.ignored})
-    if errors(all_findings):
+    time, time_findings = read_time(row.get("time"), place)
+    all_findings += turns.findings + check_row(row, turns, spec, place) + time_findings
+    if "data.invalid_utf8" in [f.rule for f in all_findings]:  # U+FFFD then comes from decoding
+        all_findings = [f for f in all_findings if f.rule != "data.replacement_character"]
+    ignored = sorted({*turns.ignored, *mapped.ignored}) if mapped.ignored else turns.ignored
+    if all_findings and errors(all_findings):
         last = turns.messages[-1] if turns.messages else {"role": ""}
         has_label = spec.labels and last["role"] == "assistant"
         return ValidatedRow(None, all_findings, ignored, shape, last["content"] if has_label else None)
     messages = final_messages(turns, spec)
     row_id = example_id(messages, turns.tools)
-    source = _source(record, file)
     if isinstance(row.get("id"), str) and row["id"] not in ("", row_id):
-        source["id"] = row["id"]
+        source = {**source, "id": row["id"]}
     label = messages[-1]["content"] if spec.labels else None
-    origin = row.get("origin") or ("production" if file == PRODUCTION_FILE else "human")
+    origin = row.get("origin") or ("production" if source["file"] == PRODUCTION_FILE else "human")
     tags, group, generator = row.get("tags") or [], row.get("group"), row.get("generator")
     example = Example(row_id, messages, label, group, origin, source, tags, turns.tools, time, generator)
     return ValidatedRow(example, all_findings, ignored, shape)

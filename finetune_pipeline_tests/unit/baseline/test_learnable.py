@@ -1,10 +1,12 @@
 """Answers that can be told from inputs are shown to be so, by whatever tells them; random ones, and too few, are not."""
 
+import dataclasses
 import json
 import random
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import pytest
+from msgspec.structs import replace
 
 from finetune_pipeline.baseline.input_evidence import label_evidence, learnable
 from finetune_pipeline.baseline.learnable import Evidence, Learnable, decide, prompted_evidence
@@ -133,10 +135,10 @@ def test_shuffled_labels_are_not_shown_unless_a_prompted_model_surely_tells_them
     assert all(word in simple.sentence for word in ("by always answering", "join", "shuffled"))
     result = learnable(spec, rows, prompted=SURELY_BETTER)
     assert result.status == "shown" and "60.0% right by the prompted base model" in result.sentence
-    worse = replace(SURELY_BETTER, score=0.1, gain=-0.2, interval=(-0.3, -0.1))
+    worse = dataclasses.replace(SURELY_BETTER, score=0.1, gain=-0.2, interval=(-0.3, -0.1))
     assert decide([*simple.evidence, worse], 600, simple.rows_needed, 0.05).status == "not_shown"
     # p = .04 alone would do, but not as the best of four comparisons
-    assert learnable(spec, rows, prompted=replace(SURELY_BETTER, p=0.04)).status == "not_shown"
+    assert learnable(spec, rows, prompted=dataclasses.replace(SURELY_BETTER, p=0.04)).status == "not_shown"
 
 
 def evidence(gain: float, p: float) -> Evidence:

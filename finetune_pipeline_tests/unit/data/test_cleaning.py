@@ -1,10 +1,10 @@
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from finetune_pipeline.data.dedup.cleaning import clean
 from finetune_pipeline.data.dedup.text_similarity import similarity

@@ -2,7 +2,6 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import pairwise
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.scrub import (

@@ -1,10 +1,10 @@
 import random
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from finetune_pipeline.data.dedup import kernels
 from finetune_pipeline.data.examples import Example

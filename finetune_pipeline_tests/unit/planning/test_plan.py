@@ -2,12 +2,13 @@
 
 import re
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from msgspec.structs import replace
 from transformers import AutoTokenizer
 
 from finetune_pipeline.data.examples import Example

@@ -1,10 +1,10 @@
 """The data page: complete, well formed, safe against hostile texts, and saying what the report says."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from finetune_pipeline.data.quality.report import data_quality
 from finetune_pipeline.data.quality.synthetic import review_sample

@@ -2,12 +2,12 @@
 
 import copy
 import random
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from msgspec.structs import replace
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.split.splitting import split

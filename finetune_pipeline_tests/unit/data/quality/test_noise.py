@@ -1,10 +1,10 @@
 """Planted wrong labels are found, right ones pass, and duplicates do not help the model cheat."""
 
 import random
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.noise import label_noise

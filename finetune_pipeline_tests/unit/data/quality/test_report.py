@@ -1,8 +1,9 @@
 """The whole report: complete, plain JSON, deterministic, and with a verdict that follows from its parts."""
 
 import json
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality import parts
