@@ -56,9 +56,8 @@ class _Batch:
         self.ledger, self.forgotten = self.store.ledger(), ForgottenList(self.store.folder, self.key)
         self.rows: list[dict[str, Any]] = []
         days = task.spec.logs.keep_days
-        self.since = (
-            (now // _DAY - days) * _DAY if days else -_DAY
-        )  # accepted times are from 1970 on, in some time zone
+        # without a limit, the day before 1970: accepted times are later in any time zone
+        self.since = (now // _DAY - days) * _DAY if days else -_DAY
 
     def keeps(self, row: Mapping[str, Any]) -> bool:
         """Whether a row is neither too old nor to be forgotten."""
