@@ -84,7 +84,7 @@ def test_check_says_first_what_could_not_be_read(folder: Path, finetune: Any) ->
     (folder / "raw" / "b.jsonl.gz").write_bytes(gzip.compress(rows.encode())[:-40])
     (folder / "raw" / "c.json").write_text("[]")
     lines = finetune("check", "demo")
-    first, second = (line for line in lines.stdout.splitlines() if line.startswith(("error:", "warning:")))
+    first, second, *_ = (line for line in lines.stdout.splitlines() if line.startswith(("error:", "warning:")))
     assert lines.returncode == 2 and lines.stdout.startswith(first)
     assert "b.jsonl.gz" in first and "cut off" in first and "c.json: the document holds no rows" in second
     assert "the pipeline would stop: files_read: raw/b.jsonl.gz" in lines.stdout

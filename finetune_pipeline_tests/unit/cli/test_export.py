@@ -272,7 +272,7 @@ def test_soft_prompts(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert isinstance(result.exception, FindingsError) and "--adapter" in str(result.exception)
         assert run("--to", tmp_path / "out", "--adapter").return_value == 0
         assert set(load_file(tmp_path / "out/adapter_model.safetensors")) == {"prompt_embeddings"}
-        assert "With PEFT" in (tmp_path / "out/README.md").read_text()
+        assert "Load it with PEFT" in (tmp_path / "out/README.md").read_text()
         return
     assert run("--to", tmp_path / "out").return_value == 0
     record = json.loads((tmp_path / "out/export.json").read_text())
