@@ -149,10 +149,8 @@ def _show(facts: dict[str, Any]) -> None:
         say("time      not measured on this machine yet: the training says it after its first steps")
     say("money, in US dollars (planning/prices.yaml, FINETUNE_HOME or the task's folder may hold another list)")
     for price in facts["prices"]:
-        money, hours = (
-            [f"{price[end]:g}" for end in ("low", "high")],
-            [duration(3600 * h) for h in price["hours"] or ()],
-        )
+        money = [f"{price[end]:g}" for end in ("low", "high")]
+        hours = [duration(3600 * h) for h in price["hours"] or ()]
         ranges = ", ".join(" to ".join(dict.fromkeys(ends)) for ends in (money, hours) if ends)  # equal ends: one
         say(f"          {price['where']}: {ranges} (of {price['date']})")
     say(f"\n{'method':8} {'trainable':>13} {'memory':>10}  {'fits':4}  {'time':22} {'result':>9}")

@@ -211,15 +211,11 @@ def cost_section(evaluation: EvaluationResult) -> Blocks:
         [[_STEPS.get(name, name), m.seconds, m.cpu_seconds, m.peak_memory_mib] for name, m in cost.steps.items()],
     )
     rounded = "{:.0f}".format
+    titles = {name: model.title for name, model in evaluation.models.items()}
     yield Table(
         [("Mean tokens per request", text), ("Prompt", rounded), ("Answer", "{:.1f}".format), ("Together", rounded)],
         [
-            [
-                evaluation.models[name].title if name in evaluation.models else name,
-                t.prompt,
-                t.answer,
-                t.prompt + t.answer,
-            ]
+            [titles.get(name, name), t.prompt, t.answer, t.prompt + t.answer]
             for name, t in cost.tokens.items()
             if t.prompt
         ],

@@ -71,13 +71,8 @@ def _text(texts: Sequence[tuple[float, float]], confidence: float) -> dict[str, 
     before, after = ([float(t) for t in side] for side in zip(*texts, strict=True))
     interval = paired_bootstrap_mean(before, after, confidence=confidence)  # None for one text, which fails the gate
     mean = sum(before) / len(texts), sum(after) / len(texts)
-    return {
-        "n": len(texts),
-        "before": mean[0],
-        "after": mean[1],
-        "rise": mean[1] - mean[0],
-        "interval": list(interval) if interval else None,
-    }
+    rise, bounds = mean[1] - mean[0], list(interval) if interval else None
+    return {"n": len(texts), "before": mean[0], "after": mean[1], "rise": rise, "interval": bounds}
 
 
 def _categories(pairs: Sequence[tuple[Row, Row]], confidence: float) -> dict[str, dict[str, Any]]:
