@@ -62,8 +62,7 @@ def init(files: Sequence[Path], name: str | None, yes: bool, as_json: bool, **op
     """
     if not as_json:
         say_reading(files)
-    from finetune_pipeline.data.draft.draft import task_name
-    from finetune_pipeline.data.draft.files import given_files, name_problems
+    from finetune_pipeline.data.draft.files import given_files, name_problems, task_name
 
     settings = read_settings()
     asking = not yes and not as_json and sys.stdin.isatty()

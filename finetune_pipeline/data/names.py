@@ -56,6 +56,8 @@ FLAGS = ("was_cancelled", "is_impossible")
 """Keys that are true if an element of a list has no answer: an annotator skipped it, or the question has none."""
 CONTEXTS = ("context", "passage", "paragraph")
 """Columns with the text that a question is about."""
+INTERNAL = {"public": ("false", "0"), "private": ("true", "1"), "internal": ("true", "1"), "type": ("note",)}
+"""Last words of keys by which ticket systems mark a turn as a note that the customer never saw, and their values."""
 LEFT_OUT = {"answer": ("reject", "ignore"), "status": ("discarded",), "assignment_status": ("rejected",)}
 """Columns in which annotation tools mark a row as left out, and the values that do so, in lower case."""
 IDS = tuple(
@@ -80,6 +82,19 @@ def leaves_out(key: str, value: Any) -> bool:
     opinions = value if isinstance(value, list) and value else [value]
     rejecting = LEFT_OUT.get(plain_name(key.rpartition(".")[2]), ())
     return all(isinstance(word, str) and word.casefold() in rejecting for word in opinions)
+
+
+def is_internal(turn: Mapping[str, Any]) -> bool:
+    """Whether a turn is a note among colleagues, which a model must not learn to write."""
+    marks = ((INTERNAL.get(plain_name(key).rpartition("_")[2], ()), value) for key, value in turn.items())
+    return any(values and str(value).casefold() in values for values, value in marks)
+
+
+def holds_internal(value: Any) -> bool:
+    """Whether a value contains a list with such a note."""
+    if isinstance(value, list):
+        return any((isinstance(item, dict) and is_internal(item)) or holds_internal(item) for item in value)
+    return isinstance(value, dict) and any(map(holds_internal, value.values()))
 
 
 def is_known_name(cell: str) -> bool:

@@ -1,6 +1,6 @@
 """Chooses the columns that hold the user's text and the answer, in the terms of `data.fields`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations
 from typing import Any
@@ -35,6 +35,11 @@ class Choice:
     unused: list[str] = field(default_factory=list)
     flag: tuple[str, str] | None = None
     chat: Chat | None = None
+
+    @property
+    def keys_read(self) -> list[str]:
+        """The keys of the rows that the mapping reads."""
+        return sorted(_keys_read([*self.fields.values(), *(self.chat.columns if self.chat else ())]))
 
 
 def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None = None) -> Choice | str:
@@ -242,8 +247,12 @@ def _fields(
 
 def _unused(columns: Mapping[str, Column], used: set[str]) -> list[str]:
     """Return the keys of the rows that none of these expressions reads."""
-    read = frozenset[str]().union(*(compile_expression(expression)[1] or () for expression in used))
+    read = _keys_read(used)
     return [c.path for c in columns.values() if c.is_top and c.path not in used and c.name not in read]
+
+
+def _keys_read(expressions: Iterable[str]) -> frozenset[str]:
+    return frozenset[str]().union(*(compile_expression(expression)[1] or () for expression in expressions))
 
 
 def _group(columns: Mapping[str, Column]) -> Column | None:

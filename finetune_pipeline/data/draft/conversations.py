@@ -45,6 +45,7 @@ class Chat:
         thread: Column with the conversation id, in a table of turns; otherwise the first of `columns` is the list of turns.
         answer: Column of the answer, where the turns end with the user's.
         transcript: Whether the first of `columns` holds each conversation as one text.
+        internal: Whether some turns are notes among colleagues, which are left out.
         whole: The fields that leave out system turns, if a format reads the rows as they are and no column holds the turns.
     """
 
@@ -56,6 +57,7 @@ class Chat:
     thread: str = ""
     answer: str = ""
     transcript: bool = False
+    internal: bool = False
     whole: Mapping[str, str] | None = None
 
 
@@ -244,6 +246,9 @@ def _conversation(turns: Sequence[Any], chat: Chat, thread: str | None, left_out
     joined: list[dict[str, str]] = []
     unanswered = 0
     for turn in turns:
+        if isinstance(turn, dict) and names.is_internal(turn):
+            left_out["internal notes"] += 1
+            continue
         text = turn_text(turn.get(chat.text_key)) if isinstance(turn, dict) else ""
         role = {**SHAREGPT_ROLES, **chat.roles}.get(str(turn.get(chat.speaker))) if text else None
         if role not in ("user", "assistant"):

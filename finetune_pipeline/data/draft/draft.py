@@ -2,7 +2,6 @@
 
 import json
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from finetune_pipeline.data import names
 from finetune_pipeline.data.draft.answers import Answers, json_schema_of
 from finetune_pipeline.data.draft.choice import Choice, choose, exploded, word_tags
 from finetune_pipeline.data.draft.conversations import Chat, joined_turns
@@ -86,6 +86,15 @@ def draft(
             why = f"the rows hold {TAGGED_WORDS[0]}: {' and '.join(tags)} are as long"
         reading.refuse(rule, _first_names(files), why, fix)
         return None, reading.problems
+    chat, read = choice.chat, choice.keys_read
+    values = (row.value.get(key) for row in reading.rows if isinstance(row.value, dict) for key in read)
+    if any(map(names.holds_internal, values)):
+        if not chat or chat.answer or chat.whole is not None:
+            message = f"{' or '.join(read)} has notes among colleagues, which a model would learn to write"
+            fix = "remove these elements, or name other columns with --text COLUMN --answer COLUMN"
+            reading.refuse("internal_notes", _first_names(files), message, fix)
+            return None, reading.problems
+        choice = replace(choice, chat=replace(chat, internal=True))
     task = _with_answers(files, reading, choice)
     text_field, answer_field = ("text", "label") if "label" in choice.fields else ("prompt", "completion")
     has_label_columns = choice.fields.get(answer_field, "").startswith("join(")
@@ -94,12 +103,17 @@ def draft(
         others = {key: expression for key, expression in choice.fields.items() if key not in (text_field, answer_field)}
         choice = replace(choice, fields={"prompt": choice.fields[text_field], "completion": label_list, **others})
         task = _with_answers(files, reading, choice)
-    if not task.answers.rows:  # report why none can be read, once for each rule
-        rows = list(_validated(files, task.data, prompt=task.system_prompt or "-"))
+    unread = [file for file in files if reading.counts[file[0]] and not any(_conversations([file], task))]
+    if unread:  # report why, once for each rule
+        rows = list(_validated(unread, task.data, prompt=task.system_prompt or "-"))
         counts = Counter(rule for row in rows for rule in {f.rule for f in errors(row.findings)})
         fault_by_rule = {f.rule: f for row in reversed(rows) for f in reversed(errors(row.findings))}
         share_of_rows = f"of {len(rows):,} rows looked at have this fault"
         faults = ((fault_by_rule[rule], f"{n:,} {share_of_rows}") for rule, n in counts.most_common())
+        if len(unread) < len(files):
+            message = f"no row can be read like those of other files: {choice.answer} from {choice.text}"
+            fix = "leave the file out, make a task of its own of it, or give all files the same columns"
+            reading.refuse("files_differ", _first_names(unread), message, fix)
         return None, [*reading.problems, *(replace(f, message=f"{f.message}; {share}") for f, share in faults)]
     if task.answers.problem:
         reading.refuse("answers", _first_names(files), task.answers.problem, "name another: --answer COLUMN")
@@ -167,7 +181,10 @@ def _validated(
 
 def _with_chat(files: Files, task: Draft, chat: Chat) -> Draft:
     """Complete the draft of a conversation task: its roles, its system prompt, and conversations that must be rewritten."""
-    data, converts = _merge_fields(task.reading.data, chat.fields), bool(chat.thread) or chat.transcript
+    data, converts = (
+        _merge_fields(task.reading.data, chat.fields),
+        bool(chat.thread) or chat.transcript or chat.internal,
+    )
     if chat.roles and not converts:
         data["roles"] = dict(chat.roles)
     if chat.answer:
@@ -234,9 +251,10 @@ def _system_turns(files: Files, data: Mapping[str, Any]) -> Iterator[str]:
 
 def _conversations(files: Files, task: Draft, limit: int | None = None) -> Iterator[list[Message]]:
     """Yield the messages of all examples, or of the first `limit` of each file."""
-    for data in task.converted.values():
-        yield from (msgspec.json.decode(line)["messages"] for line in data.splitlines()[:limit])
-    if not task.converted:
+    if task.converted:
+        lines = (line for name, _ in files for line in task.converted[name].splitlines()[:limit])
+        yield from (msgspec.json.decode(line)["messages"] for line in lines)
+    else:
         unlimited = {**task.data, "max_chars": 1 << 30, "min_chars": 0}
         rows = _validated(files, unlimited, limit, task.system_prompt or "-")
         yield from (row.example.messages for row in rows if row.example is not None)
@@ -282,20 +300,3 @@ def _types(part: Mapping[str, Any]) -> str:
         return "one of " + ", ".join(json.dumps(v, ensure_ascii=False) for v in part["enum"])
     kinds = part.get("type", "any value")
     return kinds if isinstance(kinds, str) else " or ".join(kinds)
-
-
-def task_name(paths: Sequence[Path]) -> str:
-    """Make a task name from the common part of the file names, else from the folder. Accented letters lose their accents."""
-
-    def words_of(text: str) -> list[str]:
-        plain = unicodedata.normalize("NFKD", text.casefold()).encode("ascii", "ignore").decode()
-        return re.findall(r"[a-z0-9]+", plain)
-
-    words = [words_of(re.sub(r"(\.\w{1,8})+$", "", path.name)) for path in paths]
-    shared = [words_here[0] for words_here in zip(*words, strict=False) if len(set(words_here)) == 1]
-    if not shared:
-        shared = words_of(paths[0].resolve().parent.name)
-    while len(shared) > 1 and shared[-1] in ("train", "training", "data", "dataset", "export", "part", "raw"):
-        shared.pop()
-    plain = "_".join(shared)
-    return (plain if plain[:1].isalpha() else f"task_{plain}".rstrip("_"))[:64]

@@ -7,6 +7,7 @@ import filecmp
 import os
 import re
 import shutil
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -77,6 +78,28 @@ def given_files(paths: Sequence[Path]) -> list[GivenFile]:
     return list(named.values())
 
 
+def _words(text: str) -> list[str]:
+    """Return the words of a text in a form that names of tasks may have. Accented letters lose their accents."""
+    plain = unicodedata.normalize("NFKD", text.casefold()).encode("ascii", "ignore").decode()
+    return re.findall(r"[a-z0-9]+", plain)
+
+
+def task_name(paths: Sequence[Path]) -> str:
+    """Make a task name from the common part of the file names, else from the folder."""
+    words = [_words(re.sub(r"(\.\w{1,8})+$", "", path.name)) for path in paths]
+    shared = [words_here[0] for words_here in zip(*words, strict=False) if len(set(words_here)) == 1]
+    if not shared:
+        shared = _words(paths[0].resolve().parent.name)
+    while len(shared) > 1 and shared[-1] in ("train", "training", "data", "dataset", "export", "part", "raw"):
+        shared.pop()
+    return _valid_name(shared)
+
+
+def _valid_name(words: Sequence[str]) -> str:
+    name = "_".join(words)
+    return (name if name[:1].isalpha() else f"task_{name}".rstrip("_"))[:64]
+
+
 def with_suffix(file: GivenFile, container: str) -> GivenFile:
     """Add a suffix for the file's content, unless its name already has one that `raw/*` reads."""
     if has_raw_suffix(Path(file.name)):
@@ -93,8 +116,7 @@ def name_problems(name: str, folder: Path, files: Sequence[GivenFile]) -> list[F
         problems.append(Finding(f"draft.{rule}", "error", place, message, fix))
 
     if not _NAME.fullmatch(name):
-        plain = re.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_") or "my_task"
-        fix = f"use lowercase letters, digits and _, such as {plain}"
+        fix = f"use lowercase letters, digits and _, such as {_valid_name(_words(name))}"
         add("name", "--name", f"{name!r} is not a valid task name", fix)
     if (folder / "task.yaml").exists():
         fix = f"go on with `finetune check {name}`, edit {folder / 'task.yaml'}, or choose another --name; nothing was changed"

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from finetune_pipeline.data.draft.draft import Draft, draft, task_name
-from finetune_pipeline.data.draft.files import given_files, name_problems, place_files, task_yaml
+from finetune_pipeline.data.draft.draft import Draft, draft
+from finetune_pipeline.data.draft.files import given_files, name_problems, place_files, task_name, task_yaml
 from finetune_pipeline.data.draft.turns import roles_of
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.spec.loading import parse_spec
@@ -517,8 +517,9 @@ def test_nothing_is_overwritten_and_all_problems_are_named_at_once(tmp_path: Pat
     assert name_problems("mine", folder, given_files([file])) == []
     (folder / "raw" / "other.csv").write_text("x")
     (folder / "raw" / "a.csv").write_text("changed")
-    problems = {f.rule for f in name_problems("Mine!", folder, given_files([file]))}
-    assert problems == {"draft.name", "draft.other_files", "draft.other_content"}
+    problems = {f.rule: f.fix for f in name_problems("Ñ 1 Código", folder, given_files([file]))}
+    assert problems.keys() == {"draft.name", "draft.other_files", "draft.other_content"}
+    assert problems["draft.name"].endswith("such as n_1_codigo")
     (folder / "task.yaml").write_text("name: mine\n")
     assert "there is a task 'mine' already" in name_problems("mine", folder, given_files([file]))[0].message
 
