@@ -13,7 +13,7 @@ import click
 from finetune_pipeline.cli.output import as_json, emit, failure, say
 from finetune_pipeline.engine.files import replace_text, write_json
 from finetune_pipeline.engine.store import ArtifactStore
-from finetune_pipeline.findings import Finding, FindingsError, as_rows
+from finetune_pipeline.findings import Finding, FindingsError, as_rows, listed
 from finetune_pipeline.settings import read_settings
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def write_task(draft: Draft, sources: Sequence[GivenFile], folder: Path, store: 
         place_files(sources, folder, draft.converted, placed)
         if draft.schema is not None:
             write_json(folder / "schema.json", draft.schema)
-        file_list = _first_names([Path(file.name).name for file in sources])
+        file_list = listed([Path(file.name).name for file in sources], 3)
         task = Task(spec=parse_spec(task_yaml(folder.name, draft, file_list)), folder=folder.resolve())
         # written last and only once: `init` refuses to start where this file exists
         replace_text(folder / "task.yaml", task_yaml(folder.name, draft, file_list, least_per_label(task, store)))
@@ -163,11 +163,7 @@ def write_task(draft: Draft, sources: Sequence[GivenFile], folder: Path, store: 
 
 def say_reading(files: Sequence[Path]) -> None:
     """Print a command's first line, to call before its slow imports."""
-    say(f"reading {_first_names(files)}")
-
-
-def _first_names(names: Sequence[Path | str]) -> str:
-    return ", ".join(map(str, names[:3])) + (", …" if len(names) > 3 else "")
+    say(f"reading {listed(files, 3)}")
 
 
 def _ask_column(question: str, columns: Sequence[str]) -> str:
@@ -238,7 +234,7 @@ def draft_lines(draft: Draft) -> list[str]:
         candidates = f"; other candidates: {', '.join(choice.answers[1:6])} (--answer)" if choice.answers[1:] else ""
         lines.append(f"text: {choice.text}; answer: {choice.answer}{candidates}")
     if choice.unused:
-        lines.append(f"not used: {', '.join(choice.unused[:12])}{', …' if len(choice.unused) > 12 else ''}")
+        lines.append(f"not used: {listed(choice.unused)}")
     if answers.kind == "labels":
         labels = [f"{quoted(label)} × {n:,}" for label, n in list(answers.counts.items())[:_LABELS_SHOWN]]
         more = len(answers.counts) - len(labels)

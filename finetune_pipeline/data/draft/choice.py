@@ -12,6 +12,7 @@ from finetune_pipeline.data.draft.conversations import Chat, chat_of, whole_chat
 from finetune_pipeline.data.draft.reading import RawRow
 from finetune_pipeline.data.draft.turns import numbered_turns, roles_of, single_messages, speaker_id_key, transcript_of
 from finetune_pipeline.data.fields import compile_expression
+from finetune_pipeline.findings import listed
 
 
 @dataclass(frozen=True)
@@ -137,9 +138,9 @@ def _describe_columns(columns: Mapping[str, Column]) -> str:
     descriptions = [
         f"{c.path} ({len(c.values):,}{'+' if len(c.values) >= MOST_VALUES else ''} values, {c.mean_words:.0f} words"
         + (f", in {c.filled:,} of {c.rows:,} rows)" if c.filled < c.rows else ")")
-        for c in list(columns.values())[:12]
+        for c in columns.values()
     ]
-    return f"columns: {', '.join(descriptions) or 'none'}{', …' if len(columns) > 12 else ''}"
+    return f"columns: {listed(descriptions) or 'none'}"
 
 
 def _choose_pair(

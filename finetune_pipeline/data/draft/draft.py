@@ -23,7 +23,7 @@ from finetune_pipeline.data.quoting import key_name
 from finetune_pipeline.data.readers.any_file import read_records
 from finetune_pipeline.data.readers.encoding import TAGGED_WORDS
 from finetune_pipeline.data.validate.validation import ValidatedRow, validate_record
-from finetune_pipeline.findings import Finding, errors
+from finetune_pipeline.findings import Finding, errors, listed
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.rules import STUB
 
@@ -72,11 +72,11 @@ def draft(
 ) -> tuple[Draft | None, list[Finding]]:
     """Draft a task from raw files, each (name, path). Columns, encoding and sheet are detected unless given.
     Returns (the draft, or None if the files hold no recognisable task; every finding about them)."""
-    reading = read_raw(files, encoding, sheet)
+    reading, file_names = read_raw(files, encoding, sheet), listed([name for name, _ in files], 3)
     if errors(reading.problems):
         return None, reading.problems
     if not reading.rows:
-        reading.refuse("no_rows", _first_names(files), "no row could be read", "see the findings for each file")
+        reading.refuse("no_rows", file_names, "no row could be read", "see the findings for each file")
         return None, reading.problems
     choice = choose(reading.rows[:: max(1, len(reading.rows) // _ROWS_TO_CHOOSE_BY)], text, answer)
     if isinstance(choice, str):
@@ -84,7 +84,7 @@ def draft(
         if tags := word_tags(reading.rows):
             rule, fix = "word_tags", TAGGED_WORDS[1]
             why = f"the rows hold {TAGGED_WORDS[0]}: {' and '.join(tags)} are as long"
-        reading.refuse(rule, _first_names(files), why, fix)
+        reading.refuse(rule, file_names, why, fix)
         return None, reading.problems
     chat, read = choice.chat, choice.keys_read
     values = (row.value.get(key) for row in reading.rows if isinstance(row.value, dict) for key in read)
@@ -92,7 +92,7 @@ def draft(
         if not chat or chat.answer or chat.whole is not None:
             message = f"{' or '.join(read)} has notes among colleagues, which a model would learn to write"
             fix = "remove these elements, or name other columns with --text COLUMN --answer COLUMN"
-            reading.refuse("internal_notes", _first_names(files), message, fix)
+            reading.refuse("internal_notes", file_names, message, fix)
             return None, reading.problems
         choice = replace(choice, chat=replace(chat, internal=True))
     task = _with_answers(files, reading, choice)
@@ -111,12 +111,12 @@ def draft(
         share_of_rows = f"of {len(rows):,} rows looked at have this fault"
         faults = ((fault_by_rule[rule], f"{n:,} {share_of_rows}") for rule, n in counts.most_common())
         if len(unread) < len(files):
-            message = f"no row can be read like those of other files: {choice.answer} from {choice.text}"
+            message = "no row can be read like those of the other files"
             fix = "leave the file out, make a task of its own of it, or give all files the same columns"
-            reading.refuse("files_differ", _first_names(unread), message, fix)
+            reading.refuse("files_differ", listed([name for name, _ in unread], 3), message, fix)
         return None, [*reading.problems, *(replace(f, message=f"{f.message}; {share}") for f, share in faults)]
     if task.answers.problem:
-        reading.refuse("answers", _first_names(files), task.answers.problem, "name another: --answer COLUMN")
+        reading.refuse("answers", file_names, task.answers.problem, "name another: --answer COLUMN")
         return None, reading.problems
     task.output, task.schema = _output(task.answers)
     task.system_prompt = task.system_prompt or _prompt(task)
@@ -134,10 +134,6 @@ def _with_answers(files: Files, reading: Reading, choice: Choice) -> Draft:
     return task
 
 
-def _first_names(files: Files) -> str:
-    return ", ".join(name for name, _ in files[:3]) + (", …" if len(files) > 3 else "")
-
-
 def _with_fields(files: Files, reading: Reading, choice: Choice) -> Draft:
     """Draft a task with the chosen columns, without fields that the formats detect by themselves."""
     task = Draft(reading, choice, Answers(()), notes=[*reading.notes])
@@ -151,7 +147,7 @@ def _with_fields(files: Files, reading: Reading, choice: Choice) -> Draft:
     if "max_by(" in str(choice.fields):
         task.notes.append("of several answers to a question, the one with the highest score is learnt")
     declared = _merge_fields(reading.data, choice.fields)
-    detected = _merge_fields(reading.data, {k: v for k, v in choice.fields.items() if k == "each"})
+    detected = _merge_fields(reading.data, {k: v for k, v in choice.fields.items() if k in ("each", "group")})
     csv = {k: v for k, v in detected.pop("csv", {}).items() if k != "header"}
     detected = {**({"csv": csv} if csv else {}), **detected}
     by_fields, by_format = ([row.example for row in _validated(files, data)] for data in (declared, detected))
@@ -203,7 +199,7 @@ def _with_chat(files: Files, task: Draft, chat: Chat) -> Draft:
             task.converted[name] = b"".join(joined_turns(readable, chat, left_out))
         task.data = {"inject": True}
         note = "written as conversations, one a line: turns of one side are joined, and each ends with an answer"
-        task.notes.append(f"{_first_names(files)}: {note}")
+        task.notes.append(f"{listed([*task.reading.containers], 3)}: {note}")
         if reasons := ", ".join(f"{n:,} {why}" for why, n in left_out.items() if n):
             task.notes.append(f"left out: {reasons}")
         return task

@@ -212,6 +212,11 @@ def test_the_fields_of_a_draft(tmp_path: Path) -> None:
     draft = drafted(of(tmp_path, "few.jsonl", few))
     assert draft.data == {} and draft.answers.rows == 240 and draft.choice.unused == ["category"]
     assert drafted(of(tmp_path, "b.csv", HEADED)).data == {}
+    survey = [["Date", "Q1", "Q2"], *[["Start Date", "What is it?", ""]] * 2]
+    survey += [[f"2026-01-{1 + i % 9:02d}", t, "ab"[i % 2]] for i, t, _ in ROWS]
+    assert drafted(of(tmp_path, "s.csv", survey)).choice.answer == "Q2"  # it was the date
+    grouped = [{"dialog_id": f"d{i // 8}", "text": t, "label": y} for i, t, y in ROWS]
+    assert drafted(of(tmp_path, "g.jsonl", grouped)).data == {"fields": {"group": "dialog_id"}}
     odd = [{"text": t, "label": y, "origin": "web", "tags": 3} for t, y in PAIRS]
     odd += [odd[0] | {"label": "Billing"}, odd[1] | {"label": "odd"}]
     draft = drafted(of(tmp_path, "c.jsonl", odd))
@@ -470,6 +475,7 @@ SAID_IN_BATCH = [{"custom_id": t, "response": {"body": {"choices": []}}} for t, 
         ("draft.word_tags", {"a.jsonl": [{"id": 1, "words": t.split(), "t": ["O", "B-X", "O"]} for t in TRIPLES]}),
         ("draft.batch", {"a.jsonl": ASKED[:9], "b.jsonl": SAID_IN_BATCH}),
         ("draft.map", {"b.json": dict(PAIRS)}),
+        ("draft.files_differ", {"a.csv": HEADED, "b.jsonl": [{"message": t, "topic": y} for t, y in PAIRS[:60]]}),
         ("draft.columns", {"b.json": {"text": ["a b", "c d"], "label": ["x", "y"]}}),
     ],
 )
