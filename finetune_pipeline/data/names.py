@@ -56,8 +56,8 @@ FLAGS = ("was_cancelled", "is_impossible")
 """Keys that are true if an element of a list has no answer: an annotator skipped it, or the question has none."""
 CONTEXTS = ("context", "passage", "paragraph")
 """Columns with the text that a question is about."""
-INTERNAL = {"public": ("false", "0"), "private": ("true", "1"), "internal": ("true", "1"), "type": ("note",)}
-"""Last words of keys by which ticket systems mark a turn as a note that the customer never saw, and their values."""
+INTERNAL = {"public": ("false", "0"), "private": ("true", "1"), "internal": ("true", "1"), "part_type": ("note",)}
+"""Keys, or their last words, by which ticket systems mark a text that the customer never saw, and their values."""
 LEFT_OUT = {"answer": ("reject", "ignore"), "status": ("discarded",), "assignment_status": ("rejected",)}
 """Columns in which annotation tools mark a row as left out, and the values that do so, in lower case."""
 IDS = tuple(
@@ -86,8 +86,10 @@ def leaves_out(key: str, value: Any) -> bool:
 
 def is_internal(turn: Mapping[str, Any]) -> bool:
     """Whether a turn is a note among colleagues, which a model must not learn to write."""
-    marks = ((INTERNAL.get(plain_name(key).rpartition("_")[2], ()), value) for key, value in turn.items())
-    return any(values and str(value).casefold() in values for values, value in marks)
+    plain = [(plain_name(key), value) for key, value in turn.items()]
+    marks = ((INTERNAL.get(name) or INTERNAL.get(name.rpartition("_")[2], ()), value) for name, value in plain)
+    is_marked = any(values and str(value).casefold() in values for values, value in marks)
+    return is_marked and by_name((name for name, value in plain if isinstance(value, str)), TEXTS) is not None
 
 
 def holds_internal(value: Any) -> bool:

@@ -81,13 +81,7 @@ def parse_line(line: bytes, cut: bool, source: dict[str, Any], spec: TaskSpec, k
     user_hash = hash_user(user, key) if _names_user(user) else None
     if problems:
         raw = _USER_FIELD.sub(rb'\1"[USER]"', line[: 2 * RAW_SHOWN]).decode("utf-8", "replace")
-        return {
-            "kind": "bad",
-            "raw": scrub_text(raw, finder_of(spec.data, names=False))[:RAW_SHOWN],
-            "findings": [problem.to_dict() for problem in problems],
-            "user": user_hash,
-            "source": source,
-        }
+        return _bad(problems, scrub_text(raw, finder_of(spec.data, names=False))[:RAW_SHOWN], user_hash, source)
     return {**_clean_record(row, spec), "user": user_hash, "source": source}
 
 
@@ -99,8 +93,12 @@ def damaged_file(file: str, read: int, error: Exception) -> dict[str, Any]:
         f"the file cannot be read behind line {read}: {error}",
         "put a whole copy in its place, plain or gzipped: it is read on from there",
     )
-    source = {"file": file, "line": read + 1}
-    return {"kind": "bad", "raw": "", "findings": [finding.to_dict()], "user": None, "source": source}
+    return _bad([finding], "", None, {"file": file, "line": read + 1})
+
+
+def _bad(problems: list[Finding], raw: str, user: str | None, source: dict[str, Any]) -> dict[str, Any]:
+    findings = [problem.to_dict() for problem in problems]
+    return {"kind": "bad", "raw": raw, "findings": findings, "user": user, "source": source}
 
 
 def users_named(line: bytes) -> list[Any]:

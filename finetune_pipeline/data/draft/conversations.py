@@ -103,7 +103,9 @@ def chat_of(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | Non
             are_known = set(roles) <= {*ROLES, "human", "gpt", "function", "function_call", "observation", "developer"}
             return Chat({}, {} if are_known else roles, (column.path,), speaker, text_key)
         path, to_messages = column.path, _messages_expression(speaker, text_key)
-        if opening := _opening(columns, speaker, text_key):
+        objects_beside = [p for p, c in columns.items() if c.kind == "object" and c.is_top and "." in speaker]
+        openings = [p for p in objects_beside if {f"{p}.{speaker}", f"{p}.{text_key}"} <= columns.keys()]
+        if opening := next(iter(openings), ""):  # it holds the first turn, as Intercom's `source` does
             path = f"[[{opening}], {path}[]]"
         fields = {"messages": path + (to_messages or ("[]" if opening else ""))}
         if group := next((c for c in columns.values() if names.rank(c.name, names.GROUPS) is not None), None):
@@ -196,12 +198,6 @@ def _flattened(turn: Mapping[str, Any]) -> dict[str, Any]:
     """Return a turn by the expressions of its keys, and of those one level below: `author.role`."""
     inner = [(key, _by_expression(value)) for key, value in turn.items() if isinstance(value, dict)]
     return _by_expression(turn) | {f"{names.key_path(key)}.{k}": v for key, values in inner for k, v in values.items()}
-
-
-def _opening(columns: Mapping[str, Column], speaker: str, text_key: str) -> str | None:
-    """Return the object beside a list of turns that holds the first turn, as Intercom's `source` does."""
-    objects = [p for p, c in columns.items() if c.kind == "object" and c.is_top and "." in speaker]
-    return next((p for p in objects if {f"{p}.{speaker}", f"{p}.{text_key}"} <= columns.keys()), None)
 
 
 def _table_of_turns(columns: Mapping[str, Column]) -> Chat | None:

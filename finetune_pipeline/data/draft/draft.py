@@ -13,7 +13,7 @@ import msgspec
 
 from finetune_pipeline.data import names
 from finetune_pipeline.data.draft.answers import Answers, json_schema_of
-from finetune_pipeline.data.draft.choice import Choice, choose, exploded, word_tags
+from finetune_pipeline.data.draft.choice import Choice, choose, exploded, keys_read, word_tags
 from finetune_pipeline.data.draft.conversations import Chat, joined_turns
 from finetune_pipeline.data.draft.reading import RawRow, Reading, decoded, read_raw, spec_of, with_json_texts
 from finetune_pipeline.data.examples import Message
@@ -86,7 +86,8 @@ def draft(
             why = f"the rows hold {TAGGED_WORDS[0]}: {' and '.join(tags)} are as long"
         reading.refuse(rule, file_names, why, fix)
         return None, reading.problems
-    chat, read = choice.chat, choice.keys_read
+    chat = choice.chat
+    read = sorted(keys_read([*choice.fields.values(), *(chat.columns if chat else ())]))
     values = (row.value.get(key) for row in reading.rows if isinstance(row.value, dict) for key in read)
     if any(map(names.holds_internal, values)):
         if not chat or chat.answer or chat.whole is not None:
@@ -177,10 +178,8 @@ def _validated(
 
 def _with_chat(files: Files, task: Draft, chat: Chat) -> Draft:
     """Complete the draft of a conversation task: its roles, its system prompt, and conversations that must be rewritten."""
-    data, converts = (
-        _merge_fields(task.reading.data, chat.fields),
-        bool(chat.thread) or chat.transcript or chat.internal,
-    )
+    data = _merge_fields(task.reading.data, chat.fields)
+    converts = bool(chat.thread) or chat.transcript or chat.internal
     if chat.roles and not converts:
         data["roles"] = dict(chat.roles)
     if chat.answer:
@@ -203,9 +202,10 @@ def _with_chat(files: Files, task: Draft, chat: Chat) -> Draft:
         if reasons := ", ".join(f"{n:,} {why}" for why, n in left_out.items() if n):
             task.notes.append(f"left out: {reasons}")
         return task
-    system_turns = Counter(_system_turns(files, data))
+    sample = task.reading.rows[:: max(1, len(task.reading.rows) // _ROWS_TRIED)]
+    system_turns = Counter(_system_turns(sample, data))
     common_turn, common_rows = system_turns.most_common(1)[0] if system_turns else ("", 0)
-    if system_turns and common_rows >= _CONSTANT_SHARE * len(rows):
+    if system_turns and common_rows >= _CONSTANT_SHARE * len(sample):
         task.system_prompt = common_turn
         task.notes.append("the system prompt is taken from the conversations")
     elif system_turns:
@@ -232,17 +232,15 @@ def _with_unused(files: Files, task: Draft) -> Draft:
     return task
 
 
-def _system_turns(files: Files, data: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the system turns of the first conversations that start with one."""
+def _system_turns(rows: Sequence[RawRow], data: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the system turns of the conversations that start with one."""
     spec = spec_of(data)
     mapping = mapping_of(spec)
-    for name, path in files:
-        for record in islice((r for r in read_records(path, name, spec) if r.about == "row"), _ROWS_TRIED):
-            value = decoded(record)
-            row = mapping.apply(value, name, record.key, "")[0].row if mapping else value
-            turns = read_turns(row, spec, "") if isinstance(row, dict) else None
-            if turns and turns.chat and turns.messages and turns.messages[0]["role"] == "system":
-                yield turns.messages[0]["content"]
+    for key, value in rows:
+        row = mapping.apply(value, "", key, "")[0].row if mapping else value
+        turns = read_turns(row, spec, "") if isinstance(row, dict) else None
+        if turns and turns.chat and turns.messages and turns.messages[0]["role"] == "system":
+            yield turns.messages[0]["content"]
 
 
 def _conversations(files: Files, task: Draft, limit: int | None = None) -> Iterator[list[Message]]:
