@@ -55,7 +55,7 @@ class LogLedger(TypedDict):
 
 
 class LogStore:
-    """The rows of one task below a folder. Writers must hold the task's lock ``logs``."""
+    """The rows of one task below a folder. Writers, and readers of rows, must hold the task's lock ``logs``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -177,11 +177,9 @@ def is_json_answer(text: str) -> bool:
 def _is_time(text: str) -> bool:
     if len(text) < 8 or not text[:1].isdigit():
         return False
-    try:
-        datetime.fromisoformat(text.strip())
-    except ValueError:
-        return bool(re.match(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}( |T|$)", text))
-    return True
+    with suppress(ValueError):
+        return bool(datetime.fromisoformat(text.strip()))
+    return bool(re.match(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}( |T|$)", text))
 
 
 def as_text(value: Any) -> str:
