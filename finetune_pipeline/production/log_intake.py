@@ -59,6 +59,11 @@ class _Batch:
         days = task.spec.logs.keep_days
         # without a limit, the day before 1970: accepted times are later in any time zone
         self.since = (now // _DAY - days) * _DAY if days else -_DAY
+        last, jump = self.ledger.get("kept_since", self.since), self.ledger.get("jumped_to")
+        is_jump = days and self.since - last > days * _DAY and (jump is None or jump >= self.since)
+        self.jumped_to = self.since if is_jump else None
+        if is_jump:  # all rows would go, perhaps because the clock is wrong: not before another day confirms it
+            self.since = last
 
     def kept(self, row: dict[str, Any]) -> dict[str, Any] | None:
         """Return a row as it is kept; None if it is too old or to be forgotten. A row without a time has that of its intake."""
@@ -233,9 +238,9 @@ def _read_new_lines(file: LogFile, handle: IO[bytes], name: str, batch: _Batch) 
 def _expire(task: Task, batch: _Batch, files: list[LogFile]) -> None:
     """Remove rows older than logs.keep_days, and files of the task's own folder that contain nothing newer."""
     ledger, own_folder = batch.ledger, (task.folder / OWN_FOLDER).resolve()
-    if ledger.get("kept_since", -_DAY) != batch.since:
+    if (ledger.get("kept_since", -_DAY), ledger.get("jumped_to")) != (batch.since, batch.jumped_to):
         batch.store.rewrite(batch.kept)
-        ledger = {**batch.store.ledger(), "kept_since": batch.since}
+        ledger = {**batch.store.ledger(), "kept_since": batch.since, "jumped_to": batch.jumped_to}
         batch.store.append([], ledger)
     for file in files:
         is_own = file.local is not None and file.local.resolve().is_relative_to(own_folder)

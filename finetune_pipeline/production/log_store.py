@@ -45,6 +45,7 @@ class LogLedger(TypedDict):
         seen: {path: (mark, name)} of files read to their end.
         others: {source: {name: (time, digest)}} of rows that do not come from files.
         kept_since: Rows before this time were removed (seconds since 1970).
+        jumped_to: The same, so much later that another day must confirm the clock first.
     """
 
     streams: dict[str, Stream]
@@ -52,6 +53,7 @@ class LogLedger(TypedDict):
     others: dict[str, dict[str, tuple[float, str]]]
     segments: list[Segment]
     kept_since: NotRequired[float]
+    jumped_to: NotRequired[float | None]
 
 
 class LogStore:

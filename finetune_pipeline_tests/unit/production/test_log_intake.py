@@ -298,5 +298,14 @@ def test_rows_and_files_past_their_days_are_gone(
     assert [row.get("id") for row in rows_store.rows()] == [None, "r3", "r6"]
     log_intake.ingest_new_lines(task, store, now=start + 49.9 * day)
     assert [row["kind"] for row in rows_store.rows()] == ["bad"]
+    for wrong_clock in (4000, 4000.5):
+        log_intake.ingest_new_lines(task, store, now=start + wrong_clock * day)
+    log_intake.ingest_new_lines(task, store, now=start + 50 * day)
+    assert [row["kind"] for row in rows_store.rows()] == ["bad"] and new.exists()
     log_intake.ingest_new_lines(task, store, now=start + 60 * day)
     assert not rows_store.rows()
+    with new.open("a") as out:
+        out.write(line(7, timestamp="2026-07-01T00:00:00Z"))
+    for later, kept in ((61, ["r7"]), (5000, ["r7"]), (5001, [])):  # nobody used the home for years
+        log_intake.ingest_new_lines(task, store, now=start + later * day)
+        assert [row["id"] for row in rows_store.rows()] == kept
