@@ -216,7 +216,7 @@ def test_notes_among_colleagues_are_left_out_or_refused(tmp_path: Path) -> None:
     parts = [{"description": t, "replies": [{"private": i % 2 > 0, "body": t[::-1]}]} for i, t, _ in ROWS]
     file = of(tmp_path, "a.jsonl", [{**row, "topic": ROWS[i][2]} for i, row in enumerate(parts)])
     assert drafted(file, answer="topic").answers.kind == "labels"
-    repositories = [{"report": t, "found": [{"name": f"{y}{i}", "private": True}]} for i, t, y in ROWS]
+    repositories = [{"report": t, "entities": [{"name": f"{y}{i}", "private": True}]} for i, t, y in ROWS]
     assert drafted(of(tmp_path, "b.jsonl", repositories)).answers.kind == "json"
     none, problems = draft([file], answer="replies")
     assert none is None and problems[-1].rule == "draft.internal_notes"
