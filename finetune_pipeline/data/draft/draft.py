@@ -87,11 +87,11 @@ def draft(
         reading.refuse(rule, file_names, why, fix)
         return None, reading.problems
     chat = choice.chat
-    read = sorted(keys_read([*choice.fields.values(), *(chat.columns if chat else ())]))
-    values = (row.value.get(key) for row in reading.rows if isinstance(row.value, dict) for key in read)
-    if any(map(names.holds_internal, values)):
+    keys = keys_read([*choice.fields.values(), *(chat.columns if chat else ())])
+    objects = [row.value for row in reading.rows if isinstance(row.value, dict)]
+    if noted := [key for key in sorted(keys) if any(names.holds_internal(value.get(key)) for value in objects)]:
         if not chat or chat.answer or chat.whole is not None:
-            message = f"{' or '.join(read)} has notes among colleagues, which a model would learn to write"
+            message = f"{' and '.join(noted)} has notes among colleagues, which a model would learn to write"
             fix = "remove these elements, or name other columns with --text COLUMN --answer COLUMN"
             reading.refuse("internal_notes", file_names, message, fix)
             return None, reading.problems
