@@ -29,7 +29,7 @@ _LABELS_SHOWN = 12
 def _path(text: str) -> Path:
     """Parse a path of the command line. Refuses an empty text: an unset shell variable would mean the working folder."""
     if not text:
-        raise click.BadParameter("an empty name is no file; write . for the working folder")
+        raise click.BadParameter("an empty name is not a file; write . for the working folder")
     return Path(text)
 
 
