@@ -90,7 +90,7 @@ def init(files: Sequence[Path], name: str | None, yes: bool, as_json: bool, **op
         if reason is None:
             raise
         # names another command, since `init` would now refuse to make the task
-        message = f"{reason}; the task is made in {folder}, and `finetune check {name}` goes on from there"
+        message = f"{reason}; the task is made in {folder}, and `finetune check {name}` continues from there"
         raise click.ClickException(message) from error
     if as_json:
         emit({**facts_of(checked), "folder": str(folder), "copied": copied, "draft": draft_facts(draft, findings)})

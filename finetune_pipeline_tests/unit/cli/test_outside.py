@@ -266,7 +266,7 @@ def test_ctrl_c_in_a_run_stops_it_with_one_sentence(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     out, errors = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert errors.strip() == "stopped; finished steps are kept, and the same command goes on from there"
+    assert errors.strip() == "stopped; finished steps are kept, and the same command continues from there"
     assert "splits" not in out, "no further step begins"
 
 
