@@ -83,7 +83,9 @@ def test_init_can_be_stopped_anywhere(tmp_path: Path, finetune: Any, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr("finetune_pipeline.cli.init.least_per_label", mock.Mock(side_effect=KeyboardInterrupt))
         result = finetune("init", file)
-    assert result.returncode == 1 and "the same command continues" in result.stderr and not [*(folder / "raw").iterdir()]
+    assert (
+        result.returncode == 1 and "the same command continues" in result.stderr and not [*(folder / "raw").iterdir()]
+    )
     full = OSError(errno.ENOSPC, "full", "findings.jsonl")
     for fault, words in (full, "the disk is full: findings.jsonl"), (KeyboardInterrupt, "stopped; "):
         shutil.rmtree(folder)
