@@ -158,7 +158,7 @@ def load_prices(*, home: Path | None = None, task_folder: Path | None = None) ->
     path = next((p for p in candidates if p.is_file()), SHIPPED)
     try:
         rows = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: 2026-13-01 is no date
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: 2026-13-01 is not a date
         raise FindingsError([_problem(path, str(error))]) from error
     if not isinstance(rows, list):
         raise FindingsError([_problem(path, "it must be a list of prices")])
