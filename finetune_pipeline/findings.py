@@ -1,7 +1,7 @@
 """Findings: problems worded so that a person can act on them. Used by every stage."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -15,6 +15,11 @@ def shortened(text: str) -> str:
     if omitted <= 0:
         return text
     return f"{text[: _LONGEST // 2]} … ({omitted:,} characters left out) … {text[-_LONGEST // 2 :]}"
+
+
+def listed(names: Sequence[object], most: int = 12) -> str:
+    """Return the first of these names for a message."""
+    return ", ".join(map(str, names[:most])) + (", …" if len(names) > most else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ import click
 from finetune_pipeline.cli.output import DONE, ERROR, as_json, get_task, problem, tell
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.production.erasure import forget as remove
-from finetune_pipeline.production.erasure import trained_models
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
 
@@ -32,7 +31,6 @@ def forget(task: str, users: tuple[str, ...], ids: tuple[str, ...], as_json: boo
     removed = remove(loaded, store, users, ids)
     blocked = registry.block_forgotten(tracking, loaded.name, removed.splits)
     serving = registry.champion(tracking, loaded.name)
-    models = trained_models(store, loaded.name, removed.splits)
     lines = [
         f"deleted: {', '.join(removed.artifacts) or 'no artifact'}\n\nsearched",
         *(f"  {search.store}: {search.found} found and removed, {search.left} left" for search in removed.searched),
@@ -45,12 +43,12 @@ def forget(task: str, users: tuple[str, ...], ids: tuple[str, ...], as_json: boo
         "",
     ]
     for adapter in removed.adapters:
-        version = next((m["model_version"] for m in models if m["adapter"] == adapter), None)
+        version = next((m["model_version"] for m in removed.models if m["adapter"] == adapter), None)
         lines.append(f"trained on them: adapter {adapter}" + (f", registered as version {version}" if version else ""))
     blocked_versions = ", ".join(f"version {v}" for v in blocked) or "none registered"
     was_trained = removed.adapters or blocked
     trained = f"blocked from promotion: {blocked_versions}" if was_trained else "no model was trained on them"
-    facts = {"task": loaded.name, **asdict(removed), "blocked": blocked, "champion": serving, "models": models}
+    facts = {"task": loaded.name, **asdict(removed), "blocked": blocked, "champion": serving}
     tell(as_json, facts, *lines, trained)
     if serving in blocked:
         problem(

@@ -13,7 +13,7 @@ import click
 from finetune_pipeline.cli.output import as_json, emit, failure, say
 from finetune_pipeline.engine.files import replace_text, write_json
 from finetune_pipeline.engine.store import ArtifactStore
-from finetune_pipeline.findings import Finding, FindingsError, as_rows
+from finetune_pipeline.findings import Finding, FindingsError, as_rows, listed
 from finetune_pipeline.settings import read_settings
 
 if TYPE_CHECKING:
@@ -61,9 +61,8 @@ def init(files: Sequence[Path], name: str | None, yes: bool, as_json: bool, **op
     Exit code 2: the task was made, but the pipeline would stop at its data.
     """
     if not as_json:
-        say_reading(files)
-    from finetune_pipeline.data.draft.draft import task_name
-    from finetune_pipeline.data.draft.files import given_files, name_problems
+        say(f"reading {listed(files, 3)}")  # before the slow imports
+    from finetune_pipeline.data.draft.files import given_files, name_problems, task_name
 
     settings = read_settings()
     asking = not yes and not as_json and sys.stdin.isatty()
@@ -74,7 +73,7 @@ def init(files: Sequence[Path], name: str | None, yes: bool, as_json: bool, **op
     folder = settings.data_root / name
     if problems := name_problems(name, folder, sources):
         raise FindingsError(problems)
-    draft, sources, findings = draft_task(sources, options, asking)
+    draft, findings = draft_task(sources, options, asking)
     store = ArtifactStore(settings.artifacts)
     with store.lock(name, "init"):
         if problems := name_problems(name, folder, sources):  # another command made it meanwhile
@@ -104,71 +103,43 @@ def init(files: Sequence[Path], name: str | None, yes: bool, as_json: bool, **op
     return checked.code
 
 
-def draft_task(
-    sources: list[GivenFile], options: dict[str, str | None], asking: bool
-) -> tuple[Draft, list[GivenFile], list[Finding]]:
-    """Draft a task from raw files; ask for its columns if several are possible.
-
-    Returns:
-        The draft, the files with names that `raw/*` matches, and findings.
-
-    Raises:
-        FindingsError: No task can be made.
-    """
+def draft_task(sources: list[GivenFile], options: dict[str, str | None], asking: bool) -> tuple[Draft, list[Finding]]:
+    """Draft a task from raw files; ask for its columns if several are possible. Raises FindingsError if no task can be made."""
     from finetune_pipeline.data.draft.draft import draft
-    from finetune_pipeline.data.draft.files import with_suffix
 
-    result, findings = draft([(file.name, file.path) for file in sources], **options)
+    result, findings = draft(sources, **options)
     if result is not None and asking and not result.choice.chat:
         columns = {
             "text": _ask_column("column of the text", result.choice.texts),
             "answer": _ask_column("column of the answer", result.choice.answers),
         }
         if columns != {"text": result.choice.texts[0], "answer": result.choice.answers[0]}:
-            result, findings = draft([(file.name, file.path) for file in sources], **{**options, **columns})
+            result, findings = draft(sources, **{**options, **columns})
     if result is None:  # nothing is in raw/ yet
         raise FindingsError(replace(f, place=f.place.removeprefix("raw/")) for f in findings)
-    renamed = [with_suffix(file, result.reading.containers[file.name]) for file in sources]
-    result.converted = {
-        new.name: result.converted[old.name]
-        for old, new in zip(sources, renamed, strict=True)
-        if old.name in result.converted
-    }
-    return result, renamed, findings
+    return result, findings
 
 
 def write_task(draft: Draft, sources: Sequence[GivenFile], folder: Path, store: ArtifactStore) -> list[str]:
-    """Write a drafted task into its folder: raw files, schema.json, and task.yaml with data.min_per_label proposed.
-
-    Returns:
-        The names of the raw files that were copied.
-    """
+    """Write a drafted task into its folder: raw files, schema.json, and task.yaml with data.min_per_label proposed. Returns the
+    names of the raw files that were copied."""
     from finetune_pipeline.data.draft.files import place_files, task_yaml
     from finetune_pipeline.spec import Task, parse_spec
 
     placed: list[str] = []
     try:
-        place_files(sources, folder, draft.converted, placed)
+        place_files(sources, folder, draft.converted, draft.reading.containers, placed)
         if draft.schema is not None:
             write_json(folder / "schema.json", draft.schema)
-        file_list = _first_names([Path(file.name).name for file in sources])
+        file_list = listed([Path(file.name).name for file in sources], 3)
         task = Task(spec=parse_spec(task_yaml(folder.name, draft, file_list)), folder=folder.resolve())
         # written last and only once: `init` refuses to start where this file exists
         replace_text(folder / "task.yaml", task_yaml(folder.name, draft, file_list, least_per_label(task, store)))
-    except BaseException:  # remove converted files: a later `init` refuses a folder with files that nobody named
+    except BaseException:  # remove files with new names: a later `init` refuses a folder with files that nobody named
         for name in {*placed} - {file.name for file in sources}:
             (folder / name).unlink(missing_ok=True)
         raise
     return placed
-
-
-def say_reading(files: Sequence[Path]) -> None:
-    """Print a command's first line, to call before its slow imports."""
-    say(f"reading {_first_names(files)}")
-
-
-def _first_names(names: Sequence[Path | str]) -> str:
-    return ", ".join(map(str, names[:3])) + (", …" if len(names) > 3 else "")
 
 
 def _ask_column(question: str, columns: Sequence[str]) -> str:
@@ -187,10 +158,8 @@ def _task_of_raw_folder(sources: Sequence[GivenFile], data_root: Path) -> str | 
 
 
 def least_per_label(task: Task, store: ArtifactStore) -> int | None:
-    """Propose data.min_per_label: the cleaned rows of the rarest label that has enough to learn from.
-
-    None if the default fits, or there are no labels.
-    """
+    """Propose data.min_per_label: the cleaned rows of the rarest label that has enough to learn from. None if the default fits,
+    or there are no labels."""
     from finetune_pipeline.pipeline import PIPELINE
     from finetune_pipeline.steps.run_inputs import collect_run_inputs
 
@@ -239,7 +208,7 @@ def draft_lines(draft: Draft) -> list[str]:
         candidates = f"; other candidates: {', '.join(choice.answers[1:6])} (--answer)" if choice.answers[1:] else ""
         lines.append(f"text: {choice.text}; answer: {choice.answer}{candidates}")
     if choice.unused:
-        lines.append(f"not used: {', '.join(choice.unused[:12])}{', …' if len(choice.unused) > 12 else ''}")
+        lines.append(f"not used: {listed(choice.unused)}")
     if answers.kind == "labels":
         labels = [f"{quoted(label)} × {n:,}" for label, n in list(answers.counts.items())[:_LABELS_SHOWN]]
         more = len(answers.counts) - len(labels)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finetune_pipeline.cli.init import draft_facts, draft_lines, draft_task, reading_options, say_reading, write_task
+from finetune_pipeline.cli.init import draft_facts, draft_lines, draft_task, reading_options, write_task
 from finetune_pipeline.cli.output import as_json, emit, say
 from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.findings import listed
 from finetune_pipeline.settings import read_settings
 
 if TYPE_CHECKING:
@@ -33,10 +34,11 @@ def try_(files: Sequence[Path], as_json: bool, **options: str | None) -> int:
     Exit code 2: the pipeline would stop at these data.
     """
     if not as_json:
-        say_reading(files)
+        say(f"reading {listed(files, 3)}")
     from finetune_pipeline.data.draft.files import given_files
 
-    draft, sources, findings = draft_task(given_files(files), options, asking=False)
+    sources = given_files(files)
+    draft, findings = draft_task(sources, options, asking=False)
     if not as_json:
         say(*draft_lines(draft), "")
     from finetune_pipeline.cli.check import check_task, facts_of, show_check

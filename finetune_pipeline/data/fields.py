@@ -247,8 +247,7 @@ def check_fields(spec: TaskSpec) -> list[Finding]:
 def _is_text_encoding(name: str) -> bool:
     """Whether Python knows a text encoding of this name."""
     with suppress(LookupError, ValueError):  # a UnicodeError is a ValueError
-        "".encode(name)
-        return True
+        return "".encode(name) is not None
     return False
 
 

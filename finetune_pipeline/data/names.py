@@ -56,6 +56,8 @@ FLAGS = ("was_cancelled", "is_impossible")
 """Keys that are true if an element of a list has no answer: an annotator skipped it, or the question has none."""
 CONTEXTS = ("context", "passage", "paragraph")
 """Columns with the text that a question is about."""
+INTERNAL = {"public": ("false", "0"), "private": ("true", "1"), "internal": ("true", "1"), "part_type": ("note",)}
+"""Keys, or their last words, by which ticket systems mark a text that the customer never saw, and their values."""
 LEFT_OUT = {"answer": ("reject", "ignore"), "status": ("discarded",), "assignment_status": ("rejected",)}
 """Columns in which annotation tools mark a row as left out, and the values that do so, in lower case."""
 IDS = tuple(
@@ -80,6 +82,21 @@ def leaves_out(key: str, value: Any) -> bool:
     opinions = value if isinstance(value, list) and value else [value]
     rejecting = LEFT_OUT.get(plain_name(key.rpartition(".")[2]), ())
     return all(isinstance(word, str) and word.casefold() in rejecting for word in opinions)
+
+
+def is_internal(turn: Mapping[str, Any]) -> bool:
+    """Whether a turn is a note among colleagues, which a model must not learn to write."""
+    plain = [(plain_name(key), value) for key, value in turn.items()]
+    marks = ((INTERNAL.get(name) or INTERNAL.get(name.rpartition("_")[2], ()), value) for name, value in plain)
+    is_marked = any(values and str(value).casefold() in values for values, value in marks)
+    return is_marked and by_name((name for name, value in plain if isinstance(value, str)), TEXTS) is not None
+
+
+def holds_internal(value: Any) -> bool:
+    """Whether a value contains a list with such a note."""
+    if isinstance(value, list):
+        return any((isinstance(item, dict) and is_internal(item)) or holds_internal(item) for item in value)
+    return isinstance(value, dict) and any(map(holds_internal, value.values()))
 
 
 def is_known_name(cell: str) -> bool:

@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Any
 
 from finetune_pipeline.data.scrub import Finder, find_spans, scrub_text
-from finetune_pipeline.findings import Finding, Severity
+from finetune_pipeline.findings import Finding, Severity, listed
 
 RAW_SHOWN = 2000
 """Characters of a row that the quarantine shows."""
@@ -35,5 +35,4 @@ def key_name(key: Any) -> str:
 
 def keys_shown(row: dict[Any, Any]) -> str:
     """List the first keys of a row for a message, sorted."""
-    keys = sorted(str(k) for k in row)
-    return (", ".join(quoted(k) for k in keys[:12]) or "none") + (", …" if len(keys) > 12 else "")
+    return listed([quoted(key) for key in sorted(map(str, row))[:13]]) or "none"

@@ -9,7 +9,7 @@ import contextlib
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,8 @@ _TRASH = ".forgotten"
 """Folder of a task into which whole artifacts are moved before they are deleted."""
 _DAMAGED = (OSError, ValueError)
 """Errors from reading a damaged artifact. It may contain a person's rows, so it is deleted."""
+IdTest = Callable[[str], bool]
+"""Whether the log row with this id is to be forgotten."""
 _STATE_FOLDERS = ("requests", "judge")
 """Folders of a task's state with files made from an evaluation; their names contain its version."""
 
@@ -58,6 +60,7 @@ class Forgotten:
         artifacts: Deleted artifacts and files, as STEP/VERSION or STEP/VERSION/FILE.
         splits: Versions of splits with such rows, also from earlier calls, on which a model may have been trained.
         adapters: Versions trained on these splits.
+        models: The released ones: {model_version, adapter}.
         searched: Every store that was searched, as proof.
         decisions: Lines of decision files about examples made from these rows, as FILE:LINE. They are kept, since people
             wrote them.
@@ -69,6 +72,7 @@ class Forgotten:
     artifacts: list[str] = field(default_factory=list)
     splits: list[str] = field(default_factory=list)
     adapters: list[str] = field(default_factory=list)
+    models: list[dict[str, Any]] = field(default_factory=list)
     searched: list[Searched] = field(default_factory=list)
     decisions: list[str] = field(default_factory=list)
     out_of_reach: list[str] = field(default_factory=list)
@@ -86,18 +90,22 @@ def forget(task: Task, store: ArtifactStore, users: Iterable[str] = (), ids: Ite
     with store.lock(task.name, LOCK):
         forgotten = ForgottenList(log_rows.folder, key)
         forgotten.add([hash_user(user, key) for user in users], ids)
-        rows = list(log_rows.rows())
+        rows = log_rows.rows()
         artifacts = _artifacts(task, store)
         forgotten.add(ids=_answer_ids(rows, artifacts, forgotten))
         row_ids = {row["id"] for row in rows if "id" in row and forgotten.holds(row)}
+
+        def is_forgotten(row_id: str) -> bool:
+            return row_id in row_ids or forgotten.holds_id(row_id)
+
         matches, files = _row_test(forgotten, key), log_files(task)
         local_files = [file for file in files if file.local is not None]
         counts = {file: count for file in local_files if (count := count_lines(file, matches))}
         _refuse_writers(task, store, counts)
 
-        forgotten.add(tainted=_tainted_splits(artifacts, forgotten, row_ids))
-        result.decisions = _decision_places(task, artifacts, forgotten, row_ids)
-        affected = _derived_from(artifacts, forgotten, row_ids)
+        forgotten.add(tainted=_tainted_splits(artifacts, is_forgotten))
+        result.decisions = _decision_places(task, artifacts, is_forgotten)
+        affected = _derived_from(artifacts, forgotten, is_forgotten)
         result.lines = sum(erase(file, matches, log_rows) for file in counts)
         result.artifacts = _remove(task, store, artifacts, affected, forgotten)
         # names of traces, and of feedback to them
@@ -105,16 +113,19 @@ def forget(task: Task, store: ArtifactStore, users: Iterable[str] = (), ids: Ite
         result.rows = log_rows.rewrite(lambda row: None if forgotten.holds(row) else row)
         result.splits = sorted(forgotten.tainted)
 
-        after, remaining = _artifacts(task, store), list(log_rows.rows())
+        after, remaining = _artifacts(task, store), log_rows.rows()
         lines_left = sum(count_lines(file, matches) for file in counts)
-        artifacts_left = len(_derived_from(after, forgotten, row_ids) & _data_versions(after))
-        removed = [a for a in artifacts if a.version in affected and a.step not in MODELS]
+        artifacts_left = len(_derived_from(after, forgotten, is_forgotten) & _data_versions(after))
         result.searched = [
             Searched(f"lines of {len(local_files)} log files on this machine", sum(counts.values()), lines_left),
             Searched(f"{len(rows)} ingested rows", result.rows, sum(map(forgotten.holds, remaining))),
-            Searched(f"{len(artifacts)} artifacts", len(removed), artifacts_left),
+            Searched(f"{len(artifacts)} artifacts", len(affected & _data_versions(artifacts)), artifacts_left),
         ]
     result.adapters = [a.version for a in after if a.step == "adapter" and a.inputs["train_split"] in forgotten.tainted]
+    for record in (read_json(a.path("model_version.json")) for a in after if a.step == "model_version"):
+        if record["dataset_version"] in forgotten.tainted:
+            model = {"model_version": record["model_version"], "adapter": record["adapter_version"]}
+            result.models.append(model)
     result.out_of_reach = _out_of_reach(task, store, files)
     return result
 
@@ -178,42 +189,37 @@ def _refuse_writers(task: Task, store: ArtifactStore, files: Iterable[LogFile]) 
         )
 
 
-def _has_forgotten(ids: Iterable[str], forgotten: ForgottenList, row_ids: set[str]) -> bool:
-    """Whether any of these ids of log rows is to be forgotten."""
-    return any(row_id in row_ids or forgotten.holds_id(row_id) for row_id in ids)
-
-
-def _tainted_splits(artifacts: list[Artifact], forgotten: ForgottenList, row_ids: set[str]) -> list[str]:
+def _tainted_splits(artifacts: list[Artifact], is_forgotten: IdTest) -> list[str]:
     """Return the versions of splits that are damaged or have such rows among their training and validation rows."""
 
     def is_tainted(splits: Artifact) -> bool:
         try:
             parts = (stream_examples(examples_of(splits.folder, name)) for name in ("train", "validation"))
-            return any(_has_forgotten(log_row_ids(part), forgotten, row_ids) for part in parts)
+            return any(is_forgotten(row_id) for part in parts for row_id in log_row_ids(part))
         except _DAMAGED:
             return True
 
     return [a.version for a in artifacts if a.step == "splits" and is_tainted(a)]
 
 
-def _example_ids(raw: Artifact, forgotten: ForgottenList, row_ids: set[str]) -> set[str]:
+def _example_ids(raw: Artifact, is_forgotten: IdTest) -> set[str]:
     """Return the ids of examples made from such rows."""
-    return {e.id for e in production_examples(raw) if _has_forgotten(log_row_ids([e]), forgotten, row_ids)}
+    return {e.id for e in production_examples(raw) if any(map(is_forgotten, log_row_ids([e])))}
 
 
-def _decision_places(task: Task, artifacts: list[Artifact], forgotten: ForgottenList, row_ids: set[str]) -> list[str]:
+def _decision_places(task: Task, artifacts: list[Artifact], is_forgotten: IdTest) -> list[str]:
     """Return the places of people's decisions about examples made from such rows."""
     examples: set[str] = set()
     for artifact in artifacts:
         if artifact.step == "raw_examples":
             with contextlib.suppress(*_DAMAGED):
-                examples |= _example_ids(artifact, forgotten, row_ids)
+                examples |= _example_ids(artifact, is_forgotten)
     return [d.place for d in read_decisions(task.folder / "reviews", task.spec)[0] if d.id in examples]
 
 
-def _derived_from(artifacts: list[Artifact], forgotten: ForgottenList, row_ids: set[str]) -> set[str]:
+def _derived_from(artifacts: list[Artifact], forgotten: ForgottenList, is_forgotten: IdTest) -> set[str]:
     """Return the versions of artifacts that contain such a row, or were made from one that does."""
-    affected = {a.version for a in artifacts if _contains_row(a, forgotten, row_ids)}
+    affected = {a.version for a in artifacts if _contains_row(a, forgotten, is_forgotten)}
     while made_from_them := {
         a.version
         for a in artifacts
@@ -224,16 +230,16 @@ def _derived_from(artifacts: list[Artifact], forgotten: ForgottenList, row_ids: 
     return affected
 
 
-def _contains_row(artifact: Artifact, forgotten: ForgottenList, row_ids: set[str]) -> bool:
+def _contains_row(artifact: Artifact, forgotten: ForgottenList, is_forgotten: IdTest) -> bool:
     """Whether an artifact made directly from the logs contains such a row, or is too damaged to tell."""
     try:
         if artifact.step == "production_logs":
             rows = [*read_rows(artifact.path("rows.jsonl")), *read_rows(artifact.path("quarantine.jsonl"))]
-            return any(forgotten.holds(row) or row.get("id") in row_ids for row in rows)
+            return any(forgotten.holds(row) or is_forgotten(row.get("id", "")) for row in rows)
         if artifact.step == "test_predictions":
             path = artifact.folder / "production.json"
-            return path.exists() and _has_forgotten(read_json(path)["ids"], forgotten, row_ids)
-        return artifact.step == "raw_examples" and bool(_example_ids(artifact, forgotten, row_ids))
+            return path.exists() and any(map(is_forgotten, read_json(path)["ids"]))
+        return artifact.step == "raw_examples" and bool(_example_ids(artifact, is_forgotten))
     except _DAMAGED:
         return True
 
@@ -288,15 +294,4 @@ def _out_of_reach(task: Task, store: ArtifactStore, files: Iterable[LogFile]) ->
         "folders that `finetune export` wrote, and systems that loaded a model from them",
         "sheets and pages that `finetune review` and `finetune ask-data --to` wrote into other folders",
         "backups and copies of any of these",
-    ]
-
-
-def trained_models(store: ArtifactStore, task: str, splits: Iterable[str]) -> list[dict[str, Any]]:
-    """Return the released models trained on these splits: {model_version, adapter}."""
-    versions = set(splits)
-    records = [read_json(a.path("model_version.json")) for a in store.all_versions(task, "model_version")]
-    return [
-        {"model_version": record["model_version"], "adapter": record["adapter_version"]}
-        for record in records
-        if record["dataset_version"] in versions
     ]

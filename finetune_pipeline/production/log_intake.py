@@ -33,7 +33,7 @@ from finetune_pipeline.production.log_files import (
     rows_in,
 )
 from finetune_pipeline.production.log_rows import damaged_file, parse_line, user_key
-from finetune_pipeline.production.log_store import ForgottenList, LogStore
+from finetune_pipeline.production.log_store import RECEIVED, ForgottenList, LogStore
 from finetune_pipeline.spec.model import Task
 
 LOCK = "logs"
@@ -55,14 +55,22 @@ class _Batch:
         self.spec, self.key, self.store = task.spec, user_key(store), log_store(task, store)
         self.ledger, self.forgotten = self.store.ledger(), ForgottenList(self.store.folder, self.key)
         self.rows: list[dict[str, Any]] = []
+        self.now = now
         days = task.spec.logs.keep_days
         # without a limit, the day before 1970: accepted times are later in any time zone
         self.since = (now // _DAY - days) * _DAY if days else -_DAY
+        last, jump = self.ledger.get("kept_since", self.since), self.ledger.get("jumped_to")
+        is_jump = days and self.since - last > days * _DAY and (jump is None or jump >= self.since)
+        self.jumped_to = self.since if is_jump else None
+        if is_jump:  # all rows would go, perhaps because the clock is wrong: not before another day confirms it
+            self.since = last
 
-    def keeps(self, row: Mapping[str, Any]) -> bool:
-        """Whether a row is neither too old nor to be forgotten."""
-        time = row.get("timestamp")
-        return (time is None or moment(time) >= self.since) and not self.forgotten.holds(row)
+    def kept(self, row: dict[str, Any]) -> dict[str, Any] | None:
+        """Return a row as it is kept; None if it is too old or to be forgotten. A row without a time has that of its intake."""
+        if "timestamp" not in row:
+            row = {RECEIVED: self.now, **row}
+        logged = moment(row["timestamp"]) if "timestamp" in row else row[RECEIVED]
+        return row if logged >= self.since and not self.forgotten.holds(row) else None
 
     def commit(self) -> None:
         self.store.append(self.rows, self.ledger)
@@ -119,8 +127,8 @@ def ingest_records(
             _, known_digest = known.get(name, (0.0, ""))
             if known_digest == digest:
                 continue
-            row = parse_line(line, False, {"file": source, "line": number}, task.spec, batch.key)
-            if not batch.keeps(row):
+            row = batch.kept(parse_line(line, False, {"file": source, "line": number}, task.spec, batch.key))
+            if row is None:
                 continue  # its name is not recorded either
             kept[name] = (moment, digest)
             batch.rows.append(row)
@@ -145,7 +153,7 @@ def _ingest_file(file: LogFile, batch: _Batch, now: float) -> bool:
         if file.modified is None or abs(now - file.modified) < grace:
             return True
         lines_read = batch.ledger["streams"].get(name, NOTHING_READ)["lines"]
-        batch.rows.append(damaged_file(file.shown, lines_read, error))
+        batch.rows.append({RECEIVED: now, **damaged_file(file.shown, lines_read, error)})
         is_complete, lines = True, 1
     if is_complete and (file.modified is None or abs(now - file.modified) > _SETTLED):
         batch.ledger["seen"][file.key] = (file.mark, name)
@@ -206,8 +214,7 @@ def _read_new_lines(file: LogFile, handle: IO[bytes], name: str, batch: _Batch) 
             for line, is_cut in reader:
                 for text in rows_in(line):
                     source = {"file": file.shown, "line": reader.lines}
-                    row = parse_line(text, is_cut, source, batch.spec, batch.key)
-                    if batch.keeps(row):
+                    if row := batch.kept(parse_line(text, is_cut, source, batch.spec, batch.key)):
                         rows.append(row)
                 if reader.offset >= start + _BATCH_BYTES:
                     break
@@ -231,9 +238,9 @@ def _read_new_lines(file: LogFile, handle: IO[bytes], name: str, batch: _Batch) 
 def _expire(task: Task, batch: _Batch, files: list[LogFile]) -> None:
     """Remove rows older than logs.keep_days, and files of the task's own folder that contain nothing newer."""
     ledger, own_folder = batch.ledger, (task.folder / OWN_FOLDER).resolve()
-    if ledger.get("kept_since", -_DAY) != batch.since:
-        batch.store.rewrite(lambda row: row if batch.keeps(row) else None)
-        ledger = {**batch.store.ledger(), "kept_since": batch.since}
+    if (ledger.get("kept_since", -_DAY), ledger.get("jumped_to")) != (batch.since, batch.jumped_to):
+        batch.store.rewrite(batch.kept)
+        ledger = {**batch.store.ledger(), "kept_since": batch.since, "jumped_to": batch.jumped_to}
         batch.store.append([], ledger)
     for file in files:
         is_own = file.local is not None and file.local.resolve().is_relative_to(own_folder)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from finetune_pipeline.data.examples import Example, write_examples
+from finetune_pipeline.data.examples import write_examples
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.engine.store import ArtifactStore
@@ -163,11 +163,6 @@ def row_times(task: Task, store: ArtifactStore) -> list[float]:
     )
 
 
-def corrections(spec: TaskSpec, logs: Logs) -> list[Example]:
-    """Return corrected rows as training examples, except held ones (see production.choosing)."""
-    return cached_choice(spec, logs).examples
-
-
 def cached_choice(spec: TaskSpec, logs: Logs) -> Chosen:
     """Sort the rows by use (production.choosing.choose). The result is cached until rows or spec change."""
     if not logs.digest:
@@ -177,7 +172,7 @@ def cached_choice(spec: TaskSpec, logs: Logs) -> Chosen:
 
 def corrections_digest(spec: TaskSpec, logs: Logs) -> str:
     """Return a digest that changes only when the examples from the logs change, not with every logged answer."""
-    examples = map(msgspec.to_builtins, corrections(spec, logs))
+    examples = map(msgspec.to_builtins, cached_choice(spec, logs).examples)
     return digest_json([{key: value for key, value in example.items() if key != "source"} for example in examples])
 
 

@@ -11,6 +11,7 @@ import hashlib
 import math
 import os
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, TypeGuard
 
@@ -74,33 +75,28 @@ def parse_line(line: bytes, cut: bool, source: dict[str, Any], spec: TaskSpec, k
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             problems = [_error(place, "bad_json", str(error), "write one JSON object per line")]
         else:
-            problems = problems_of(row, place, spec)
+            problems = list(problems_of(row, place, spec))
     user = row.get("user") if isinstance(row, dict) else None
     if problems and user is None:
         user = next(iter(users_named(line)), None)
     user_hash = hash_user(user, key) if _names_user(user) else None
     if problems:
         raw = _USER_FIELD.sub(rb'\1"[USER]"', line[: 2 * RAW_SHOWN]).decode("utf-8", "replace")
-        return {
-            "kind": "bad",
-            "raw": scrub_text(raw, finder_of(spec.data, names=False))[:RAW_SHOWN],
-            "findings": [problem.to_dict() for problem in problems],
-            "user": user_hash,
-            "source": source,
-        }
+        return _bad(problems, scrub_text(raw, finder_of(spec.data, names=False))[:RAW_SHOWN], user_hash, source)
     return {**_clean_record(row, spec), "user": user_hash, "source": source}
 
 
 def damaged_file(file: str, read: int, error: Exception) -> dict[str, Any]:
     """Return the record of a damaged or packed file: everything after its first `read` lines is lost."""
-    finding = _error(
-        f"{file}:{read + 1}",
-        "damaged_file",
-        f"the file cannot be read behind line {read}: {error}",
-        "put a whole copy in its place, plain or gzipped: it is read on from there",
-    )
-    source = {"file": file, "line": read + 1}
-    return {"kind": "bad", "raw": "", "findings": [finding.to_dict()], "user": None, "source": source}
+    message = f"the file cannot be read behind line {read}: {error}"
+    fix = "put a whole copy in its place, plain or gzipped: it is read on from there"
+    finding = _error(f"{file}:{read + 1}", "damaged_file", message, fix)
+    return _bad([finding], "", None, {"file": file, "line": read + 1})
+
+
+def _bad(problems: list[Finding], raw: str, user: str | None, source: dict[str, Any]) -> dict[str, Any]:
+    findings = [problem.to_dict() for problem in problems]
+    return {"kind": "bad", "raw": raw, "findings": findings, "user": user, "source": source}
 
 
 def users_named(line: bytes) -> list[Any]:
@@ -139,28 +135,27 @@ def is_feedback(row: Any) -> bool:
     return isinstance(row, dict) and "output" not in row and row.get("feedback") is not None
 
 
-def problems_of(row: Any, place: str, spec: TaskSpec) -> list[Finding]:
+def problems_of(row: Any, place: str, spec: TaskSpec) -> Iterator[Finding]:
+    """Yield every problem of a decoded line."""
     if not isinstance(row, dict):
-        return [_error(place, "not_an_object", "the line is not a JSON object", "write one object per line")]
-    findings = []
+        yield _error(place, "not_an_object", "the line is not a JSON object", "write one object per line")
+        return
     for key in ("id",) if is_feedback(row) else ("id", "output", "model_version"):
         value = row.get(key)
         # an empty answer is possible, and people may give feedback to it
         if not isinstance(value, str) or not (value.strip() or key == "output"):
             message = f"{key!r} is missing, empty or not text"
-            findings.append(_error(place, "missing_field", message, f"log {key} with every answer, as text"))
+            yield _error(place, "missing_field", message, f"log {key} with every answer, as text")
     try:
         _read_time(row.get("timestamp"))
     except ValueError as error:
-        findings.append(_error(place, "timestamp", f"the timestamp {error}", "log it with every line, as in RFC 3339"))
+        yield _error(place, "timestamp", f"the timestamp {error}", "log it with every line, as in RFC 3339")
     if row.get("user") not in (None, "") and not _names_user(row["user"]):
-        findings.append(
-            _error(place, "wrong_type", "the user is neither text nor a number", "log the user's id as text")
-        )
+        yield _error(place, "wrong_type", "the user is neither text nor a number", "log the user's id as text")
     if not is_feedback(row) and (problem := _question_problem(row)):
         fix = "log the user's text as 'input', or 'messages' of role and content, both text, before the answer"
-        findings.append(_error(place, "missing_field", problem, fix))
-    return findings + feedback_problems(row.get("feedback"), place, spec)
+        yield _error(place, "missing_field", problem, fix)
+    yield from feedback_problems(row.get("feedback"), place, spec)
 
 
 def _question_problem(row: dict[str, Any]) -> str | None:
@@ -184,37 +179,34 @@ def _has_valid_messages(messages: Any) -> TypeGuard[list[dict[str, Any]]]:
     )
 
 
-def feedback_problems(feedback: Any, place: str, spec: TaskSpec) -> list[Finding]:
-    if feedback is None:
-        return []
+def feedback_problems(feedback: Any, place: str, spec: TaskSpec) -> Iterator[Finding]:
+    """Yield every problem of a line's feedback."""
     if not isinstance(feedback, dict):
-        return [_error(place, "wrong_type", "'feedback' is not an object", 'write {"flag": …, "correction": …}')]
-    findings = []
+        if feedback is not None:
+            yield _error(place, "wrong_type", "'feedback' is not an object", 'write {"flag": …, "correction": …}')
+        return
     if feedback and not _FEEDBACK_KEYS & feedback.keys():
         message = f"'feedback' has no known key (keys: {keys_shown(feedback)})"
-        findings.append(_error(place, "unknown_feedback", message, "write flag, score, correction or label"))
+        yield _error(place, "unknown_feedback", message, "write flag, score, correction or label")
     score = feedback.get("score")
     if score is not None and not _is_finite(score):
-        findings.append(_error(place, "wrong_type", "the score is not a finite number", "write a number such as 0.5"))
+        yield _error(place, "wrong_type", "the score is not a finite number", "write a number such as 0.5")
     if not isinstance(feedback.get("flag"), str | int | float | None):
-        findings.append(
-            _error(place, "wrong_type", "the flag is neither text nor true or false", "write what is wrong")
-        )
+        yield _error(place, "wrong_type", "the flag is neither text nor true or false", "write what is wrong")
     correction = _corrected_answer(feedback)
     answers = [feedback[key] for key in ("label", "correction") if feedback.get(key)]
     stripped = [answer.strip() if isinstance(answer, str) else answer for answer in answers]
     if len(stripped) == 2 and stripped[0] != stripped[1]:
         message = "'label' and 'correction' are two different right answers"
-        findings.append(_error(place, "two_answers", message, "write the right answer in one of them"))
+        yield _error(place, "two_answers", message, "write the right answer in one of them")
     elif correction is not None and not isinstance(correction, str):
-        findings.append(_error(place, "wrong_type", "the correction is not text", "write the right answer as text"))
+        yield _error(place, "wrong_type", "the correction is not text", "write the right answer as text")
     elif correction is not None and spec.labels and correction.strip() not in spec.labels:
         message = f"correction {correction!r:.60} is not a label of this task"
-        findings.append(_error(place, "unknown_label", message, "use a declared label"))
+        yield _error(place, "unknown_label", message, "use a declared label")
     elif correction is not None and has_form(spec.output):
-        wrong = form_problems(correction, spec.output)
-        findings += [_error(place, f"answer_{rule}", f"correction: {why}", LAST_FIX) for rule, why in wrong]
-    return findings
+        for rule, why in form_problems(correction, spec.output):
+            yield _error(place, f"answer_{rule}", f"correction: {why}", LAST_FIX)
 
 
 def _is_finite(score: Any) -> bool:

@@ -11,7 +11,7 @@ its rows are read again. So no row is lost or duplicated, whenever a process die
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
 
@@ -23,7 +23,10 @@ from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.production.log_files import Stream
 from finetune_pipeline.production.log_rows import KEY_FILE, USER_KEY, hash_user
 
+RECEIVED = "received"
+"""When a line without a readable time was read (seconds since 1970)."""
 _DIGEST_VALUES = 1 << 256
+_JOINED_ROWS = 1_000
 
 
 class Segment(TypedDict):
@@ -42,6 +45,7 @@ class LogLedger(TypedDict):
         seen: {path: (mark, name)} of files read to their end.
         others: {source: {name: (time, digest)}} of rows that do not come from files.
         kept_since: Rows before this time were removed (seconds since 1970).
+        jumped_to: The same, so much later that another day must confirm the clock first.
     """
 
     streams: dict[str, Stream]
@@ -49,10 +53,11 @@ class LogLedger(TypedDict):
     others: dict[str, dict[str, tuple[float, str]]]
     segments: list[Segment]
     kept_since: NotRequired[float]
+    jumped_to: NotRequired[float | None]
 
 
 class LogStore:
-    """The rows of one task below a folder. Writers must hold the task's lock ``logs``."""
+    """The rows of one task below a folder. Writers, and readers of rows, must hold the task's lock ``logs``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -66,9 +71,13 @@ class LogStore:
         return ledger
 
     def append(self, rows: list[dict[str, Any]], ledger: LogLedger) -> None:
-        """Store rows, then the ledger that accounts for them. Without rows, write only the ledger."""
+        """Store rows, then the ledger that accounts for them. Without rows, write only the ledger. Rows are written together
+        with those of a small last segment, so that frequent appends do not leave a file each."""
         if rows:
-            ledger["segments"].append(self._write(_highest_number(ledger) + 1, rows))
+            number, segments = _highest_number(ledger) + 1, ledger["segments"]
+            if segments and segments[-1]["lines"] + len(rows) <= _JOINED_ROWS:
+                rows = [*self._read(segments.pop()), *rows]
+            segments.append(self._write(number, rows))
         write_json(self._ledger, ledger)
 
     def rewrite(self, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> int:
@@ -111,18 +120,17 @@ class LogStore:
 
     def digest(self) -> str:
         """Return a digest of the rows, independent of their order and batches."""
-        return _digests(self.ledger()["segments"])[-1]
-
-    def rows(self, digest: str | None = None) -> Iterator[dict[str, Any]]:
-        """Yield the rows as of this digest (None: all), in order of arrival. Raises LookupError if some were removed since."""
         segments = self.ledger()["segments"]
-        states = _digests(segments)
+        return _digest([segment["sum"] for segment in segments], sum(segment["lines"] for segment in segments))
+
+    def rows(self, digest: str | None = None) -> list[dict[str, Any]]:
+        """Return the rows as of this digest (None: all), in order of arrival. Raises LookupError if some were removed since."""
+        rows = [row for segment in self.ledger()["segments"] for row in self._read(segment)]
         if digest is not None:
-            if digest not in states:
+            rows = rows[: int(digest.rpartition("-")[2])]
+            if _digest([_sum(rows)], len(rows)) != digest:
                 raise LookupError("log rows were removed (forgotten, or past logs.keep_days) since this run began")
-            segments = segments[: states.index(digest)]
-        for segment in segments:
-            yield from self._read(segment)
+        return rows
 
     def _read(self, segment: Segment) -> list[dict[str, Any]]:
         path = self._path(segment["name"])
@@ -150,22 +158,18 @@ def _highest_number(ledger: LogLedger) -> int:
 
 
 def _sum(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return the sum of the rows' digests, which depends on neither their order nor the files they came from."""
+    """Return the sum of the rows' digests, which depends on neither their order nor how they came here."""
     total = 0
     for row in rows:
-        content = {key: value for key, value in row.items() if key != "source"}
+        content = {key: value for key, value in row.items() if key not in ("source", RECEIVED)}
         total += int.from_bytes(hashlib.sha256(msgspec.json.encode(content, order="sorted")).digest(), "big")
     return f"{total % _DIGEST_VALUES:064x}"
 
 
-def _digests(segments: Iterable[Segment]) -> list[str]:
-    """Return the digests of the store before the first segment and after each."""
-    total, lines, states = 0, 0, [f"{0:032x}-0"]
-    for segment in segments:
-        total = (total + int(segment["sum"], 16)) % _DIGEST_VALUES
-        lines += segment["lines"]
-        states.append(f"{hashlib.sha256(f'{total:064x}'.encode()).hexdigest()[:32]}-{lines}")
-    return states
+def _digest(sums: Iterable[str], lines: int) -> str:
+    """Return the digest of a store with this many rows, from the sums of its parts. It ends with the number of rows."""
+    total = sum(int(part, 16) for part in sums) % _DIGEST_VALUES
+    return f"{hashlib.sha256(f'{total:064x}'.encode()).hexdigest()[:32] if lines else 32 * '0'}-{lines}"
 
 
 FILE = "forgotten.json"

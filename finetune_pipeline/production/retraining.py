@@ -4,6 +4,7 @@ The expected gain comes from the learning curve of the linear baseline, which tr
 training data. The curve gives the *share of the remaining mistakes* that more rows remove, not their number.
 """
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,16 +58,9 @@ class Curve:
 
     def rows_for(self, gain: float, wrong_now: float) -> int | None:
         """Return how many more rows are expected to gain this much; None if even the maximum extrapolation does not."""
-        too_few, enough = 0, _MAX_EXTRAPOLATION * self.rows
-        if self.gain(enough, wrong_now).middle < gain:
-            return None
-        while enough - too_few > 1:
-            middle = (too_few + enough) // 2
-            if self.gain(middle, wrong_now).middle < gain:
-                too_few = middle
-            else:
-                enough = middle
-        return enough
+        most = _MAX_EXTRAPOLATION * self.rows
+        enough = 1 + bisect_left(range(1, most + 1), gain, key=lambda more: self.gain(more, wrong_now).middle)
+        return enough if enough <= most else None
 
 
 def measure_curve(

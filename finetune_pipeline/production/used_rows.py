@@ -14,7 +14,7 @@ from finetune_pipeline.production.choosing import example_of
 from finetune_pipeline.production.choosing import settings as log_settings
 from finetune_pipeline.production.drift import DAY, moment
 from finetune_pipeline.production.log_intake import ingest_new_lines, log_store
-from finetune_pipeline.production.log_merging import LatestResult, Logs, cached_choice, corrections, read_logs
+from finetune_pipeline.production.log_merging import LatestResult, Logs, cached_choice, read_logs
 from finetune_pipeline.spec.model import Task, TaskSpec
 
 
@@ -112,7 +112,7 @@ def waiting_rows(task: Task, store: ArtifactStore, now: float | None = None) -> 
 def _fresh(task: Task, store: ArtifactStore) -> tuple[str, list[float]]:
     logs = read_logs(task, store)
     used = rows_of_data(store, task.name)
-    fresh = [e for e in corrections(task.spec, logs) if e.id not in used]
+    fresh = [e for e in cached_choice(task.spec, logs).examples if e.id not in used]
     logged = {row["id"]: moment(row) for row in logs.rows}
     times = sorted(min(logged[name] for name in log_row_ids([e])) for e in fresh)
     return digest_json(sorted(e.id for e in fresh))[:16], times

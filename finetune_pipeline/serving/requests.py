@@ -125,7 +125,7 @@ def parse_feedback(body: Any, spec: TaskSpec) -> tuple[str, dict[str, Any], str 
     feedback = {k: body[k] for k in FEEDBACK if body.get(k) is not None}
     if not feedback:
         raise BadRequest(f"no feedback: give one of {', '.join(FEEDBACK)}")
-    problems = feedback_problems(feedback, "feedback", spec)
+    problems = list(feedback_problems(feedback, "feedback", spec))
     if problems:
         raise BadRequest("; ".join(f"{p.message}: {p.fix}" for p in problems))
     return name, feedback, user or None

@@ -11,7 +11,7 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of
 from finetune_pipeline.production.drift import drift_report, moment, reference_at_training
-from finetune_pipeline.production.log_intake import log_store
+from finetune_pipeline.production.log_intake import LOCK, log_store
 from finetune_pipeline.production.log_merging import merge_lines, write_logs
 from finetune_pipeline.production.retraining import Evidence, decide_retraining, measure_curve
 from finetune_pipeline.production.signals import Reference
@@ -23,10 +23,11 @@ from finetune_pipeline.report.page import page_html
 def make_production_logs(context: StepContext) -> dict[str, Any]:
     """Write the production rows as of the run's start; later ones wait for the next run."""
     try:
-        logs = merge_lines(log_store(context.task, context.store).rows(context.run_inputs.logs))
+        with context.store.lock(context.task.name, LOCK):
+            rows = log_store(context.task, context.store).rows(context.run_inputs.logs)
     except LookupError as error:
         raise RuntimeError(f"{context.task.name}: {error}; run it again") from error
-    return write_logs(context.spec, logs, context.out)
+    return write_logs(context.spec, merge_lines(rows), context.out)
 
 
 def make_drift_report(context: StepContext) -> dict[str, Any]:

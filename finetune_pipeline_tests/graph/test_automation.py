@@ -25,7 +25,7 @@ from finetune_pipeline.orchestration.dagster_internals import instigators
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.orchestration.sensors import champion_sensor, drift_sensor, new_logs_sensor, retraining_schedule
 from finetune_pipeline.production.log_intake import log_store
-from finetune_pipeline.production.log_merging import corrections, read_logs
+from finetune_pipeline.production.log_merging import cached_choice, read_logs
 from finetune_pipeline.production.used_rows import waiting_rows
 from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline.tracking import registry
@@ -176,7 +176,7 @@ def test_rows_of_a_registered_candidate_wait_no_more_and_old_rows_do_not_wait_fo
     world.project.write_spec(retraining={"longest_wait_days": 3})
     waiting = waiting_rows(world.task, world.store, time.time())
     assert (waiting.ready, waiting.usable) == (True, 1) and "longer than 3" in waiting.sentence
-    world.add_candidate(corrections(world.task.spec, read_logs(world.task, world.store)))
+    world.add_candidate(cached_choice(world.task.spec, read_logs(world.task, world.store)).examples)
     waiting = waiting_rows(world.task, world.store, time.time())
     assert (waiting.ready, waiting.usable) == (False, 0)
 

@@ -91,14 +91,10 @@ def _label_order(counts: Counter[str]) -> Any:
 
 def _spellings(counts: dict[str, int]) -> dict[str, tuple[str, int]]:
     """Return the labels that :func:`folded_label` equates with a more frequent one."""
-    most_frequent: dict[str, str] = {}
-    other_spellings: dict[str, tuple[str, int]] = {}
-    for label, n in sorted(counts.items(), key=lambda item: -item[1]):
-        plain = folded_label(label)
-        if plain in most_frequent:
-            other_spellings[label] = (most_frequent[plain], n)
-        most_frequent.setdefault(plain, label)
-    return other_spellings
+    by_frequency = sorted(counts, key=lambda label: -counts[label])
+    most_frequent = {folded_label(label): label for label in reversed(by_frequency)}
+    pairs = ((label, most_frequent[folded_label(label)]) for label in by_frequency)
+    return {label: (other, counts[label]) for label, other in pairs if other != label}
 
 
 def json_schema_of(values: Sequence[str], rows: int) -> dict[str, Any]:

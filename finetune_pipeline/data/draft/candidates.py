@@ -228,7 +228,7 @@ class Choices:
 def choices_of(rows: Sequence[RawRow], columns: Mapping[str, Column], answer_name: str | None = None) -> Choices | None:
     """Return the choices of multiple-choice questions, from a list or from one column each. None if there are none, or if no
     column gives the letter or number of the correct one."""
-    texts, first_row, paths = _listed_choices(rows, columns) or _choice_columns(columns)
+    texts, first_row, paths = _choices_in(rows, columns)
     if not 2 <= len(texts) <= len(_LETTERS):
         return None
     for marks in (_LETTERS, "0123456789", "123456789"):
@@ -243,12 +243,9 @@ def choices_of(rows: Sequence[RawRow], columns: Mapping[str, Column], answer_nam
     return None
 
 
-_FoundChoices = tuple[list[str], list[str], frozenset[str]]
-"""Expressions of the choices, their texts in one row, and their columns."""
-
-
-def _listed_choices(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> _FoundChoices | None:
-    """Find choices in a list of texts, or of objects with a `text`."""
+def _choices_in(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> tuple[list[str], list[str], frozenset[str]]:
+    """Return (expressions of the choices, their texts in one row, their columns). Choices are in a list of texts or of objects
+    with a `text`; in one column each, by name; or, as in MMLU without a header, between the question and a letter."""
     for column in columns.values():
         if column.kind != "list" or not any(names.plain_name(part) in _CHOICES for part in column.path.split(".")):
             continue
@@ -260,11 +257,6 @@ def _listed_choices(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> _F
         if all(isinstance(item, str) for item in first):
             texts = [f"{column.path}[{i}]{below}" for i in range(len(first))]
             return texts, first, frozenset((column.path, column.path.split(".")[0]))
-    return None
-
-
-def _choice_columns(columns: Mapping[str, Column]) -> _FoundChoices:
-    """Find choices in one column each, by name; or, as in MMLU without a header, between the question and a letter."""
     choices = [c for c in columns.values() if c.kind == "text" and _CHOICE.fullmatch(names.plain_name(c.name))]
     is_headerless = len(columns) > 4 and all(re.fullmatch(r"c\d+", path) for path in columns)
     if is_headerless and not choices:

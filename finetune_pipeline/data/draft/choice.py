@@ -1,6 +1,6 @@
 """Chooses the columns that hold the user's text and the answer, in the terms of `data.fields`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations
 from typing import Any
@@ -12,6 +12,7 @@ from finetune_pipeline.data.draft.conversations import Chat, chat_of, whole_chat
 from finetune_pipeline.data.draft.reading import RawRow
 from finetune_pipeline.data.draft.turns import numbered_turns, roles_of, single_messages, speaker_id_key, transcript_of
 from finetune_pipeline.data.fields import compile_expression
+from finetune_pipeline.findings import listed
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,11 @@ def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None =
         return f"the column {text!r} cannot be both the text and its answer; {_describe_columns(columns)}"
     chat = None if text or answer else chat_of(rows, columns)
     if chat and (chat := with_answer(chat, rows, columns)):
-        return Choice(chat.fields, chat=chat, unused=_unused(columns, {*chat.columns, *chat.fields.values()}))
+        return Choice(chat.fields, chat=chat, unused=_unused(columns, [*chat.columns, *chat.fields.values()]))
     lists = [c for c in columns.values() if c.kind == "list" and c.is_top and not c.is_guess and c.path[0] != "["]
     segments = _segments(rows, columns) or ""
-    flags = {c.path: flag for c in lists if (flag := _flag_of(rows, c.path))}
+    keys_in = {c.path: {key for row in exploded(rows[:SAMPLE], c.path) for key in row.value} for c in lists}
+    flags = {path: flag for path, keys in keys_in.items() for flag in names.FLAGS if flag in keys}
     for column in lists if not answer else ():
         if key := speaker_id_key(rows, column.path):
             return f"{column.path} holds turns whose speakers are ids: {key}; put the speaker, customer or agent, into `role`"
@@ -85,7 +87,7 @@ def choose(rows: Sequence[RawRow], text: str | None = None, answer: str | None =
     if not (text or answer) and (transcript_and_speakers := transcript_of(columns)):
         transcript, speakers = transcript_and_speakers
         chat = Chat({}, roles_of(speakers), (transcript.path,), transcript=True)
-        return Choice(chat=chat, unused=_unused(columns, {transcript.path}))
+        return Choice(chat=chat, unused=_unused(columns, [transcript.path]))
     return f"no two columns look like a text and its answer; {_describe_columns(columns)}"
 
 
@@ -116,12 +118,6 @@ def word_tags(rows: Sequence[RawRow]) -> tuple[str, str] | None:
     return None
 
 
-def _flag_of(rows: Sequence[RawRow], path: str) -> str | None:
-    """Return the key that marks elements of a list as unanswered; None without such a key."""
-    keys = frozenset[str]().union(*(row.value for row in exploded(rows[:SAMPLE], path)))
-    return next((flag for flag in names.FLAGS if flag in keys), None)
-
-
 def _find_column(columns: Mapping[str, Column], name: str) -> Column | None:
     """Find a column by its path, as an expression or as a key, else by its name."""
     column = columns.get(name) or columns.get(names.key_path(name))
@@ -132,9 +128,9 @@ def _describe_columns(columns: Mapping[str, Column]) -> str:
     descriptions = [
         f"{c.path} ({len(c.values):,}{'+' if len(c.values) >= MOST_VALUES else ''} values, {c.mean_words:.0f} words"
         + (f", in {c.filled:,} of {c.rows:,} rows)" if c.filled < c.rows else ")")
-        for c in list(columns.values())[:12]
+        for c in columns.values()
     ]
-    return f"columns: {', '.join(descriptions) or 'none'}{', …' if len(columns) > 12 else ''}"
+    return f"columns: {listed(descriptions) or 'none'}"
 
 
 def _choose_pair(
@@ -142,7 +138,9 @@ def _choose_pair(
 ) -> Choice | None:
     """Choose the columns of text and answer; None if no columns look like them."""
     segments, choices = _segments(rows, columns), None if text else candidates.choices_of(rows, columns, answer)
-    useful = _useful(columns, choices)
+    choice_paths = choices.paths if choices else frozenset[str]()
+    useful = {p: c for p, c in columns.items() if not c.is_rejected and choice_paths.isdisjoint((p, c.name))}
+    useful = {p: c for p, c in useful.items() if not (c.is_json and names.plain_name(c.name) in names.IDS)}
     texts = candidates.without_combined_texts(rows, candidates.texts_of(useful)) or [
         c for c in useful.values() if c.kind == "object" and c.is_top and segments is None and len(c.values) > 1
     ]
@@ -166,30 +164,18 @@ def _choose_pair(
     answer_names = f"the better of {compared[0]} and {compared[1]}" if compared else answer_column.path
     if label_columns := [] if answer else candidates.indicators(useful, answer_column):
         fields = {"text": expression, "label": candidates.labels_of(label_columns)}
-        used |= {c.path for c in label_columns}
         answer_names = ", ".join(c.path for c in label_columns)
     if choices:
         fields = {"text": candidates.joined(expression, choices.expression), "label": answer_column.expression}
-        used |= choices.paths
     paths_read = sorted({c.path for c in texts} & used - {answer_column.path}, key=list(columns).index)
-    used |= {answer_column.path, KEY}
     if candidates.has_tools(rows):
         fields["tools"] = "tools"
-        used.add("tools")
     if group := _group(columns):
         fields["group"] = group.path
-        used.add(group.path)
     first_text, text_names = text_column.path if text_column else expression, " and ".join(paths_read) or expression
     text_paths = list(dict.fromkeys([first_text, *(c.path for c in texts if c.path != answer_column.path)]))
     answer_paths = list(dict.fromkeys([answer_names, *(c.path for c in answers)]))
-    return Choice(fields, text_names, answer_names, text_paths, answer_paths, _unused(columns, used))
-
-
-def _useful(columns: Mapping[str, Column], choices: candidates.Choices | None) -> dict[str, Column]:
-    """Return the columns that may be text or answer: no rejected answers, no ids in JSON, no choices of a question."""
-    paths = choices.paths if choices else frozenset[str]()
-    kept = {path: c for path, c in columns.items() if not c.is_rejected and paths.isdisjoint((c.path, c.name))}
-    return {path: c for path, c in kept.items() if not (c.is_json and names.plain_name(c.name) in names.IDS)}
+    return Choice(fields, text_names, answer_names, text_paths, answer_paths, _unused(columns, [*fields.values(), KEY]))
 
 
 def _outside_text(answers: Sequence[Column], text_column: Column | None, texts: Sequence[Column]) -> list[Column]:
@@ -240,10 +226,15 @@ def _fields(
     return dict(zip(field_names, (expression, answer.expression), strict=True)), expression, used
 
 
-def _unused(columns: Mapping[str, Column], used: set[str]) -> list[str]:
+def _unused(columns: Mapping[str, Column], used: Collection[str]) -> list[str]:
     """Return the keys of the rows that none of these expressions reads."""
-    read = frozenset[str]().union(*(compile_expression(expression)[1] or () for expression in used))
+    read = keys_read(used)
     return [c.path for c in columns.values() if c.is_top and c.path not in used and c.name not in read]
+
+
+def keys_read(expressions: Iterable[str]) -> frozenset[str]:
+    """Return the keys of the rows that these expressions read."""
+    return frozenset[str]().union(*(compile_expression(expression)[1] or () for expression in expressions))
 
 
 def _group(columns: Mapping[str, Column]) -> Column | None:

@@ -114,14 +114,18 @@ class Column:
         return not re.search(r"\.|.\[", self.path)
 
     @property
+    def is_time(self) -> bool:
+        """Whether nearly all values are times; a survey repeats its column names among them."""
+        first_values = list(self.values)[:200]
+        return sum(map(_is_time, first_values)) >= 0.9 * len(first_values)
+
+    @property
     def is_id(self) -> bool:
         """Whether the values are ids, timestamps or paths without content."""
-        first_values = list(self.values)[:200]
-        stamped = bool(first_values) and sum(map(_is_time, first_values)) >= 0.9 * len(first_values)
-        linked = bool(first_values) and all(value.startswith(("http://", "https://")) for value in first_values)
+        linked = all(value.startswith(("http://", "https://")) for value in list(self.values)[:200])
         unique = len(self.values) >= min(0.95 * self.filled, MOST_VALUES) and self.mean_words <= 1.2
         unique = unique and self.filled > 20 and plain_name(self.name) not in ("answer", "ground_truth")  # of sums
-        return stamped or linked or plain_name(self.name) in names.IDS or unique
+        return self.is_time or linked or plain_name(self.name) in names.IDS or unique
 
     @property
     def is_reference(self) -> bool:
@@ -140,18 +144,14 @@ class Column:
     def is_label(self) -> bool:
         """Whether the column may hold labels: few, short, repeated values."""
         few = 2 <= len(self.values) <= min(MOST_LABELS, max(2, self.filled // 3))
-        if not few or self.filled < 0.5 * self.rows or self.kind in ("object", "list"):
+        short = self.longest <= LONGEST_LABEL and self.mean_words <= LABEL_WORDS
+        repeated = sum(n for n in self.values.values() if n >= 3) >= 0.9 * self.filled
+        if not (few and short and repeated) or self.filled < 0.5 * self.rows or self.kind in ("object", "list"):
             return False
         many = len(self.values) > 20 and rank(self.name, names.CLASSES) is None
-        if self.numeric and (many or not all(_WHOLE.fullmatch(value) for value in self.values)):
-            return False
-        if self.path == KEY and all(_SPLITS.fullmatch(plain_name(value)) for value in self.values):
-            return False
-        if sum(n for n in self.values.values() if n >= 3) < 0.9 * self.filled:
-            return False
-        if all(map(_is_time, list(self.values)[:50])) or self.name in names.IDS:
-            return False
-        return self.longest <= LONGEST_LABEL and self.mean_words <= LABEL_WORDS
+        amounts = self.numeric and (many or not all(_WHOLE.fullmatch(value) for value in self.values))
+        splits = self.path == KEY and all(_SPLITS.fullmatch(plain_name(value)) for value in self.values)
+        return not (amounts or splits or self.is_time or self.name in names.IDS)
 
     @property
     def is_json(self) -> bool:
@@ -177,11 +177,9 @@ def is_json_answer(text: str) -> bool:
 def _is_time(text: str) -> bool:
     if len(text) < 8 or not text[:1].isdigit():
         return False
-    try:
-        datetime.fromisoformat(text.strip())
-    except ValueError:
-        return bool(re.match(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}( |T|$)", text))
-    return True
+    with suppress(ValueError):
+        return bool(datetime.fromisoformat(text.strip()))
+    return bool(re.match(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}( |T|$)", text))
 
 
 def as_text(value: Any) -> str:

@@ -45,6 +45,7 @@ class Chat:
         thread: Column with the conversation id, in a table of turns; otherwise the first of `columns` is the list of turns.
         answer: Column of the answer, where the turns end with the user's.
         transcript: Whether the first of `columns` holds each conversation as one text.
+        internal: Whether some turns are notes among colleagues, which are left out.
         whole: The fields that leave out system turns, if a format reads the rows as they are and no column holds the turns.
     """
 
@@ -56,6 +57,7 @@ class Chat:
     thread: str = ""
     answer: str = ""
     transcript: bool = False
+    internal: bool = False
     whole: Mapping[str, str] | None = None
 
 
@@ -101,7 +103,9 @@ def chat_of(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> Chat | Non
             are_known = set(roles) <= {*ROLES, "human", "gpt", "function", "function_call", "observation", "developer"}
             return Chat({}, {} if are_known else roles, (column.path,), speaker, text_key)
         path, to_messages = column.path, _messages_expression(speaker, text_key)
-        if opening := _opening(columns, speaker, text_key):
+        objects_beside = [p for p, c in columns.items() if c.kind == "object" and c.is_top and "." in speaker]
+        openings = [p for p in objects_beside if {f"{p}.{speaker}", f"{p}.{text_key}"} <= columns.keys()]
+        if opening := next(iter(openings), ""):  # it holds the first turn, as Intercom's `source` does
             path = f"[[{opening}], {path}[]]"
         fields = {"messages": path + (to_messages or ("[]" if opening else ""))}
         if group := next((c for c in columns.values() if names.rank(c.name, names.GROUPS) is not None), None):
@@ -196,12 +200,6 @@ def _flattened(turn: Mapping[str, Any]) -> dict[str, Any]:
     return _by_expression(turn) | {f"{names.key_path(key)}.{k}": v for key, values in inner for k, v in values.items()}
 
 
-def _opening(columns: Mapping[str, Column], speaker: str, text_key: str) -> str | None:
-    """Return the object beside a list of turns that holds the first turn, as Intercom's `source` does."""
-    objects = [p for p, c in columns.items() if c.kind == "object" and c.is_top and "." in speaker]
-    return next((p for p in objects if {f"{p}.{speaker}", f"{p}.{text_key}"} <= columns.keys()), None)
-
-
 def _table_of_turns(columns: Mapping[str, Column]) -> Chat | None:
     """Detect a table with one turn per row: speaker, text and conversation."""
     top_columns = {c.path: c for c in columns.values() if c.is_top}
@@ -244,6 +242,9 @@ def _conversation(turns: Sequence[Any], chat: Chat, thread: str | None, left_out
     joined: list[dict[str, str]] = []
     unanswered = 0
     for turn in turns:
+        if isinstance(turn, dict) and names.is_internal(turn):
+            left_out["internal notes"] += 1
+            continue
         text = turn_text(turn.get(chat.text_key)) if isinstance(turn, dict) else ""
         role = {**SHAREGPT_ROLES, **chat.roles}.get(str(turn.get(chat.speaker))) if text else None
         if role not in ("user", "assistant"):

@@ -20,15 +20,13 @@ def is_map(document: Any) -> bool:
 
 def is_columns(document: Any) -> bool:
     """Whether a document is column-oriented (pandas' default)."""
-    if not isinstance(document, dict) or len(document) < 2 or not any(map(is_known_name, document)):
+    if not isinstance(document, dict) or not any(map(is_known_name, document)):
         return False
     values = [list(v.values()) if isinstance(v, dict) else v for v in document.values()]
-    plain = all(isinstance(v, list) and not any(isinstance(x, dict | list) for x in v) for v in values)
-    if not plain:
+    if not all(isinstance(v, list) and not any(isinstance(x, dict | list) for x in v) for v in values):
         return False
-    longest = max(map(len, values))  # the names of the classes may be beside the columns
-    columns = [key for key, v in zip(document, values, strict=True) if len(v) == longest]
-    return len(columns) > 1 < longest and any(map(is_known_name, columns))
+    lengths = [*map(len, values)]  # the names of the classes may be beside the columns
+    return max(lengths) > 1 < lengths.count(max(lengths))
 
 
 def rows_path(document: Any) -> str | None:

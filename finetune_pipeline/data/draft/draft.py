@@ -2,7 +2,6 @@
 
 import json
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,8 +11,9 @@ from typing import Any
 
 import msgspec
 
+from finetune_pipeline.data import names
 from finetune_pipeline.data.draft.answers import Answers, json_schema_of
-from finetune_pipeline.data.draft.choice import Choice, choose, exploded, word_tags
+from finetune_pipeline.data.draft.choice import Choice, choose, exploded, keys_read, word_tags
 from finetune_pipeline.data.draft.conversations import Chat, joined_turns
 from finetune_pipeline.data.draft.reading import RawRow, Reading, decoded, read_raw, spec_of, with_json_texts
 from finetune_pipeline.data.examples import Message
@@ -23,7 +23,7 @@ from finetune_pipeline.data.quoting import key_name
 from finetune_pipeline.data.readers.any_file import read_records
 from finetune_pipeline.data.readers.encoding import TAGGED_WORDS
 from finetune_pipeline.data.validate.validation import ValidatedRow, validate_record
-from finetune_pipeline.findings import Finding, errors
+from finetune_pipeline.findings import Finding, errors, listed
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.rules import STUB
 
@@ -72,11 +72,11 @@ def draft(
 ) -> tuple[Draft | None, list[Finding]]:
     """Draft a task from raw files, each (name, path). Columns, encoding and sheet are detected unless given.
     Returns (the draft, or None if the files hold no recognisable task; every finding about them)."""
-    reading = read_raw(files, encoding, sheet)
+    reading, file_names = read_raw(files, encoding, sheet), listed([name for name, _ in files], 3)
     if errors(reading.problems):
         return None, reading.problems
     if not reading.rows:
-        reading.refuse("no_rows", _first_names(files), "no row could be read", "see the findings for each file")
+        reading.refuse("no_rows", file_names, "no row could be read", "see the findings for each file")
         return None, reading.problems
     choice = choose(reading.rows[:: max(1, len(reading.rows) // _ROWS_TO_CHOOSE_BY)], text, answer)
     if isinstance(choice, str):
@@ -84,8 +84,18 @@ def draft(
         if tags := word_tags(reading.rows):
             rule, fix = "word_tags", TAGGED_WORDS[1]
             why = f"the rows hold {TAGGED_WORDS[0]}: {' and '.join(tags)} are as long"
-        reading.refuse(rule, _first_names(files), why, fix)
+        reading.refuse(rule, file_names, why, fix)
         return None, reading.problems
+    chat = choice.chat
+    keys = keys_read([*choice.fields.values(), *(chat.columns if chat else ())])
+    objects = [row.value for row in reading.rows if isinstance(row.value, dict)]
+    if noted := [key for key in sorted(keys) if any(names.holds_internal(value.get(key)) for value in objects)]:
+        if not chat or chat.answer or chat.whole is not None:
+            message = f"{' and '.join(noted)} has notes among colleagues, which a model would learn to write"
+            fix = "remove these elements, or name other columns with --text COLUMN --answer COLUMN"
+            reading.refuse("internal_notes", file_names, message, fix)
+            return None, reading.problems
+        choice = replace(choice, chat=replace(chat, internal=True))
     task = _with_answers(files, reading, choice)
     text_field, answer_field = ("text", "label") if "label" in choice.fields else ("prompt", "completion")
     has_label_columns = choice.fields.get(answer_field, "").startswith("join(")
@@ -94,15 +104,20 @@ def draft(
         others = {key: expression for key, expression in choice.fields.items() if key not in (text_field, answer_field)}
         choice = replace(choice, fields={"prompt": choice.fields[text_field], "completion": label_list, **others})
         task = _with_answers(files, reading, choice)
-    if not task.answers.rows:  # report why none can be read, once for each rule
-        rows = list(_validated(files, task.data, prompt=task.system_prompt or "-"))
+    unread = [file for file in files if reading.counts[file[0]] and not any(_conversations([file], task))]
+    if unread:  # report why, once for each rule
+        rows = list(_validated(unread, task.data, prompt=task.system_prompt or "-"))
         counts = Counter(rule for row in rows for rule in {f.rule for f in errors(row.findings)})
         fault_by_rule = {f.rule: f for row in reversed(rows) for f in reversed(errors(row.findings))}
         share_of_rows = f"of {len(rows):,} rows looked at have this fault"
         faults = ((fault_by_rule[rule], f"{n:,} {share_of_rows}") for rule, n in counts.most_common())
+        if len(unread) < len(files):
+            message = "no row can be read like those of the other files"
+            fix = "leave the file out, make a task of its own of it, or give all files the same columns"
+            reading.refuse("files_differ", listed([name for name, _ in unread], 3), message, fix)
         return None, [*reading.problems, *(replace(f, message=f"{f.message}; {share}") for f, share in faults)]
     if task.answers.problem:
-        reading.refuse("answers", _first_names(files), task.answers.problem, "name another: --answer COLUMN")
+        reading.refuse("answers", file_names, task.answers.problem, "name another: --answer COLUMN")
         return None, reading.problems
     task.output, task.schema = _output(task.answers)
     task.system_prompt = task.system_prompt or _prompt(task)
@@ -120,10 +135,6 @@ def _with_answers(files: Files, reading: Reading, choice: Choice) -> Draft:
     return task
 
 
-def _first_names(files: Files) -> str:
-    return ", ".join(name for name, _ in files[:3]) + (", …" if len(files) > 3 else "")
-
-
 def _with_fields(files: Files, reading: Reading, choice: Choice) -> Draft:
     """Draft a task with the chosen columns, without fields that the formats detect by themselves."""
     task = Draft(reading, choice, Answers(()), notes=[*reading.notes])
@@ -137,7 +148,7 @@ def _with_fields(files: Files, reading: Reading, choice: Choice) -> Draft:
     if "max_by(" in str(choice.fields):
         task.notes.append("of several answers to a question, the one with the highest score is learnt")
     declared = _merge_fields(reading.data, choice.fields)
-    detected = _merge_fields(reading.data, {k: v for k, v in choice.fields.items() if k == "each"})
+    detected = _merge_fields(reading.data, {k: v for k, v in choice.fields.items() if k in ("each", "group")})
     csv = {k: v for k, v in detected.pop("csv", {}).items() if k != "header"}
     detected = {**({"csv": csv} if csv else {}), **detected}
     by_fields, by_format = ([row.example for row in _validated(files, data)] for data in (declared, detected))
@@ -167,7 +178,8 @@ def _validated(
 
 def _with_chat(files: Files, task: Draft, chat: Chat) -> Draft:
     """Complete the draft of a conversation task: its roles, its system prompt, and conversations that must be rewritten."""
-    data, converts = _merge_fields(task.reading.data, chat.fields), bool(chat.thread) or chat.transcript
+    data = _merge_fields(task.reading.data, chat.fields)
+    converts = bool(chat.thread) or chat.transcript or chat.internal
     if chat.roles and not converts:
         data["roles"] = dict(chat.roles)
     if chat.answer:
@@ -186,13 +198,14 @@ def _with_chat(files: Files, task: Draft, chat: Chat) -> Draft:
             task.converted[name] = b"".join(joined_turns(readable, chat, left_out))
         task.data = {"inject": True}
         note = "written as conversations, one a line: turns of one side are joined, and each ends with an answer"
-        task.notes.append(f"{_first_names(files)}: {note}")
+        task.notes.append(f"{listed([*task.reading.containers], 3)}: {note}")
         if reasons := ", ".join(f"{n:,} {why}" for why, n in left_out.items() if n):
             task.notes.append(f"left out: {reasons}")
         return task
-    system_turns = Counter(_system_turns(files, data))
+    sample = task.reading.rows[:: max(1, len(task.reading.rows) // _ROWS_TRIED)]
+    system_turns = Counter(_system_turns(sample, data))
     common_turn, common_rows = system_turns.most_common(1)[0] if system_turns else ("", 0)
-    if system_turns and common_rows >= _CONSTANT_SHARE * len(rows):
+    if system_turns and common_rows >= _CONSTANT_SHARE * len(sample):
         task.system_prompt = common_turn
         task.notes.append("the system prompt is taken from the conversations")
     elif system_turns:
@@ -219,24 +232,23 @@ def _with_unused(files: Files, task: Draft) -> Draft:
     return task
 
 
-def _system_turns(files: Files, data: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the system turns of the first conversations that start with one."""
+def _system_turns(rows: Sequence[RawRow], data: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the system turns of the conversations that start with one."""
     spec = spec_of(data)
     mapping = mapping_of(spec)
-    for name, path in files:
-        for record in islice((r for r in read_records(path, name, spec) if r.about == "row"), _ROWS_TRIED):
-            value = decoded(record)
-            row = mapping.apply(value, name, record.key, "")[0].row if mapping else value
-            turns = read_turns(row, spec, "") if isinstance(row, dict) else None
-            if turns and turns.chat and turns.messages and turns.messages[0]["role"] == "system":
-                yield turns.messages[0]["content"]
+    for key, value in rows:
+        row = mapping.apply(value, "", key, "")[0].row if mapping else value
+        turns = read_turns(row, spec, "") if isinstance(row, dict) else None
+        if turns and turns.chat and turns.messages and turns.messages[0]["role"] == "system":
+            yield turns.messages[0]["content"]
 
 
 def _conversations(files: Files, task: Draft, limit: int | None = None) -> Iterator[list[Message]]:
     """Yield the messages of all examples, or of the first `limit` of each file."""
-    for data in task.converted.values():
-        yield from (msgspec.json.decode(line)["messages"] for line in data.splitlines()[:limit])
-    if not task.converted:
+    if task.converted:
+        lines = (line for name, _ in files for line in task.converted[name].splitlines()[:limit])
+        yield from (msgspec.json.decode(line)["messages"] for line in lines)
+    else:
         unlimited = {**task.data, "max_chars": 1 << 30, "min_chars": 0}
         rows = _validated(files, unlimited, limit, task.system_prompt or "-")
         yield from (row.example.messages for row in rows if row.example is not None)
@@ -282,20 +294,3 @@ def _types(part: Mapping[str, Any]) -> str:
         return "one of " + ", ".join(json.dumps(v, ensure_ascii=False) for v in part["enum"])
     kinds = part.get("type", "any value")
     return kinds if isinstance(kinds, str) else " or ".join(kinds)
-
-
-def task_name(paths: Sequence[Path]) -> str:
-    """Make a task name from the common part of the file names, else from the folder. Accented letters lose their accents."""
-
-    def words_of(text: str) -> list[str]:
-        plain = unicodedata.normalize("NFKD", text.casefold()).encode("ascii", "ignore").decode()
-        return re.findall(r"[a-z0-9]+", plain)
-
-    words = [words_of(re.sub(r"(\.\w{1,8})+$", "", path.name)) for path in paths]
-    shared = [words_here[0] for words_here in zip(*words, strict=False) if len(set(words_here)) == 1]
-    if not shared:
-        shared = words_of(paths[0].resolve().parent.name)
-    while len(shared) > 1 and shared[-1] in ("train", "training", "data", "dataset", "export", "part", "raw"):
-        shared.pop()
-    plain = "_".join(shared)
-    return (plain if plain[:1].isalpha() else f"task_{plain}".rstrip("_"))[:64]

@@ -7,12 +7,12 @@ import filecmp
 import os
 import re
 import shutil
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
@@ -31,8 +31,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _WIDTH = 1 << 20
 
 
-@dataclass(frozen=True)
-class GivenFile:
+class GivenFile(NamedTuple):
     """A raw file: its path, and its name in the task folder (``raw/…``)."""
 
     name: str
@@ -77,12 +76,26 @@ def given_files(paths: Sequence[Path]) -> list[GivenFile]:
     return list(named.values())
 
 
-def with_suffix(file: GivenFile, container: str) -> GivenFile:
-    """Add a suffix for the file's content, unless its name already has one that `raw/*` reads."""
-    if has_raw_suffix(Path(file.name)):
-        return file
-    suffix = {"json_lines": ".jsonl", "workbook": ".xlsx"}.get(container, f".{container}")
-    return GivenFile(file.name + suffix, file.path)
+def _words(text: str) -> list[str]:
+    """Return the words of a text in a form that names of tasks may have. Accented letters lose their accents."""
+    plain = unicodedata.normalize("NFKD", text.casefold()).encode("ascii", "ignore").decode()
+    return re.findall(r"[a-z0-9]+", plain)
+
+
+def task_name(paths: Sequence[Path]) -> str:
+    """Make a task name from the common part of the file names, else from the folder."""
+    words = [_words(re.sub(r"(\.\w{1,8})+$", "", path.name)) for path in paths]
+    shared = [words_here[0] for words_here in zip(*words, strict=False) if len(set(words_here)) == 1]
+    if not shared:
+        shared = _words(paths[0].resolve().parent.name)
+    while len(shared) > 1 and shared[-1] in ("train", "training", "data", "dataset", "export", "part", "raw"):
+        shared.pop()
+    return _valid_name(shared)
+
+
+def _valid_name(words: Sequence[str]) -> str:
+    name = "_".join(words)
+    return (name if name[:1].isalpha() else f"task_{name}".rstrip("_"))[:64]
 
 
 def name_problems(name: str, folder: Path, files: Sequence[GivenFile]) -> list[Finding]:
@@ -93,8 +106,7 @@ def name_problems(name: str, folder: Path, files: Sequence[GivenFile]) -> list[F
         problems.append(Finding(f"draft.{rule}", "error", place, message, fix))
 
     if not _NAME.fullmatch(name):
-        plain = re.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_") or "my_task"
-        fix = f"use lowercase letters, digits and _, such as {plain}"
+        fix = f"use lowercase letters, digits and _, such as {_valid_name(_words(name))}"
         add("name", "--name", f"{name!r} is not a valid task name", fix)
     if (folder / "task.yaml").exists():
         fix = f"go on with `finetune check {name}`, edit {folder / 'task.yaml'}, or choose another --name; nothing was changed"
@@ -115,19 +127,25 @@ def name_problems(name: str, folder: Path, files: Sequence[GivenFile]) -> list[F
 
 
 def place_files(
-    files: Sequence[GivenFile], folder: Path, converted: Mapping[str, bytes], written: list[str] | None = None
-) -> list[str]:
-    """Copy each file below `folder` atomically; write `converted` rows as JSON Lines instead of their file. Returns the names
-    of the new files, and adds each to `written` at once. Raises FindingsError for files that are already in `folder` and
-    would be converted: the pipeline would read both."""
+    files: Sequence[GivenFile],
+    folder: Path,
+    converted: Mapping[str, bytes],
+    containers: Mapping[str, str],
+    written: list[str],
+) -> None:
+    """Copy each file below `folder` atomically; write `converted` rows as JSON Lines instead of their file. A name that `raw/*`
+    does not read gets the suffix of its container. The name of each new file is added to `written` at once. Raises
+    FindingsError for files that are already in `folder` and would be converted: the pipeline would read both."""
     in_place = (file for file in files if file.path.resolve() == (folder / file.name).resolve())
     if clashes := [file for file in in_place if file.name in converted]:
         message = "its rows are rewritten as conversations, and in this folder the pipeline would read both"
         fix = "move it out of the task's folder, and name it there"
         raise FindingsError([Finding("draft.in_place", "error", str(file.path), message, fix) for file in clashes])
-    written = [] if written is None else written
     for file in files:
         name = str(PurePath(file.name).with_suffix(".jsonl")) if file.name in converted else file.name
+        if not has_raw_suffix(Path(name)):
+            container = containers[file.name]
+            name += {"json_lines": ".jsonl", "workbook": ".xlsx"}.get(container, f".{container}")
         name = f"{file.name}.jsonl" if name in written else name
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +158,6 @@ def place_files(
             shutil.copyfile(file.path, part)
         os.replace(part, target)
         written.append(name)
-    return written
 
 
 def task_yaml(name: str, draft: Draft, files: str, min_per_label: int | None = None) -> str:

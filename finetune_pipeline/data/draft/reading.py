@@ -21,7 +21,7 @@ from finetune_pipeline.data.readers.containers import Container
 from finetune_pipeline.data.readers.encoding import other_text
 from finetune_pipeline.data.readers.records import RawStream, Record
 from finetune_pipeline.data.readers.workbooks import sheet_names, sheets_of
-from finetune_pipeline.findings import Finding, errors
+from finetune_pipeline.findings import Finding, errors, listed
 from finetune_pipeline.spec.loading import validated_spec
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -111,7 +111,7 @@ def read_raw(files: Sequence[tuple[str, Path]], encoding: str | None = None, she
     if _is_half_a_batch([row.value for row in reading.rows]):
         message = "requests of a batch API and their responses are in separate rows"
         fix = "join them by id: jq -c -s 'group_by(.custom_id)[] | add' requests.jsonl responses.jsonl > joined.jsonl"
-        reading.refuse("batch", ", ".join(name for name, _ in files[:3]), message, fix)
+        reading.refuse("batch", listed([name for name, _ in files], 3), message, fix)
     return reading
 
 

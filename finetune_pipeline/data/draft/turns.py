@@ -115,15 +115,20 @@ def pair_expression(turns: Sequence[Mapping[str, Any]], name: str) -> str | None
 def single_messages(columns: Mapping[str, Column], answer: Column | None) -> str | None:
     """Return why no column can be the answer if each row is one message of a conversation; else None."""
     replies = [p for p in columns if any(part in names.plain_name(p) for part in _REPLIES)]
-    name = answer and names.plain_name(answer.name)
-    is_answer = name in {*names.LABELS, *names.WRITTEN} - {"type"}  # the exact name: `author_type` is no label
-    ids = {f"{name}_id"}.intersection(names.SPEAKER_IDS, map(names.plain_name, columns))  # `Author` beside `AuthorID`
-    is_writer = answer and (ids or name in _WRITERS or re.search(r"\b(from|author|user|sender)\.", answer.path))
-    is_side = answer and names_both_sides(answer)
-    if not (is_writer or (is_side and not is_answer) or (replies and not is_answer)):
+    why = f"{replies[0]} says what it answers" if replies else ""
+    if answer:
+        name = names.plain_name(answer.name)
+        is_answer = name in {*names.LABELS, *names.WRITTEN} - {"type"}  # the exact name: `author_type` is no label
+        ids = {f"{name}_id"}.intersection(
+            names.SPEAKER_IDS, map(names.plain_name, columns)
+        )  # `Author` beside `AuthorID`
+        is_writer = ids or name in _WRITERS or re.search(r"\b(from|author|user|sender)\.", answer.path)
+        if is_writer or (not is_answer and names_both_sides(answer)):
+            why = f"{answer.path} says who wrote it"
+        elif is_answer:
+            return None
+    if not why:
         return None
-    is_by = answer and (is_writer or is_side)
-    why = f"{answer.path} says who wrote it" if answer and is_by else f"{replies[0]} says what it answers"
     fix = "put the conversation's id into `conversation_id`, and the speaker, customer or agent, into `role`"
     return f"each row is one message of a conversation: {why}; {fix}"
 

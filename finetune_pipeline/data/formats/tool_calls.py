@@ -113,9 +113,8 @@ def _read_call(entry: Any) -> tuple[dict[str, Any] | None, str]:
         return None, "names no function"
     arguments = function.get("arguments", function.get("parameters", {}))
     if isinstance(arguments, str):
-        try:
-            plain = msgspec.json.decode(arguments.encode("utf-8", "surrogatepass")) if arguments.strip() else {}
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        plain = _from_json(arguments) if arguments.strip() else {}
+        if plain is arguments:
             return None, f"has arguments that are not JSON: {quoted(arguments)}"
         arguments = arguments.strip() or "{}"
     else:

@@ -4,8 +4,7 @@ import datetime as dt
 import io
 import json
 import random
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from finetune_pipeline.data.draft.draft import Draft, draft, task_name
-from finetune_pipeline.data.draft.files import given_files, name_problems, place_files, task_yaml
+from finetune_pipeline.data.draft.draft import Draft, draft
+from finetune_pipeline.data.draft.files import GivenFile, given_files, name_problems, place_files, task_name, task_yaml
 from finetune_pipeline.data.draft.turns import roles_of
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.spec.loading import parse_spec
@@ -71,6 +70,12 @@ def drafted(*files: tuple[str, Path], **options: Any) -> Draft:
     task, problems = draft(files, **options)
     assert task is not None, "\n".join(map(str, problems))
     return task
+
+
+def placed(files: Sequence[GivenFile], folder: Path, converted: dict[str, bytes]) -> list[str]:
+    names: list[str] = []
+    place_files(files, folder, converted, {}, names)
+    return names
 
 
 PAIRS = pairs()
@@ -212,6 +217,11 @@ def test_the_fields_of_a_draft(tmp_path: Path) -> None:
     draft = drafted(of(tmp_path, "few.jsonl", few))
     assert draft.data == {} and draft.answers.rows == 240 and draft.choice.unused == ["category"]
     assert drafted(of(tmp_path, "b.csv", HEADED)).data == {}
+    survey = [["Date", "Q1", "Q2"], *[["Start Date", "What is it?", ""]] * 2]
+    survey += [[f"2026-01-{1 + i % 9:02d}", t, "ab"[i % 2]] for i, t, _ in ROWS]
+    assert drafted(of(tmp_path, "s.csv", survey)).choice.answer == "Q2"  # it was the date
+    grouped = [{"dialog_id": f"d{i // 8}", "text": t, "label": y} for i, t, y in ROWS]
+    assert drafted(of(tmp_path, "g.jsonl", grouped)).data == {"fields": {"group": "dialog_id"}}
     odd = [{"text": t, "label": y, "origin": "web", "tags": 3} for t, y in PAIRS]
     odd += [odd[0] | {"label": "Billing"}, odd[1] | {"label": "odd"}]
     draft = drafted(of(tmp_path, "c.jsonl", odd))
@@ -413,14 +423,14 @@ def test_a_table_with_a_turn_a_row_becomes_conversations(tmp_path: Path) -> None
     ]
     file = of(tmp_path, "chat.csv", [["conversation_id", "sender", "message"], *rows])
     draft = drafted(file)
-    place_files(given_files([file[1]]), tmp_path / "task", draft.converted)
+    placed(given_files([file[1]]), tmp_path / "task", draft.converted)
     first = json.loads((tmp_path / "task" / "raw" / "chat.jsonl").read_text().splitlines()[0])
     assert [m["role"] for m in first["messages"]] == ["user", "assistant", "user", "assistant"]
     assert first["messages"][0]["content"].endswith("\nquick") and first["group"] == "c0"
     assert draft.answers.rows == 60 and "written as conversations" in " ".join(draft.notes)
-    placed = place_files(given_files([file[1]]), tmp_path / "other", {})
+    (name,) = placed(given_files([file[1]]), tmp_path / "other", {})
     with pytest.raises(FindingsError, match="would read both"):
-        place_files(given_files([tmp_path / "other" / placed[0]]), tmp_path / "other", draft.converted)
+        placed(given_files([tmp_path / "other" / name]), tmp_path / "other", draft.converted)
     lost = "1 rows that cannot be read, 60 turns before the user speaks, 60 turns after the last answer"
     assert draft.notes[-1] == f"left out: {lost}, 1 conversations without an answer"
 
@@ -470,6 +480,7 @@ SAID_IN_BATCH = [{"custom_id": t, "response": {"body": {"choices": []}}} for t, 
         ("draft.word_tags", {"a.jsonl": [{"id": 1, "words": t.split(), "t": ["O", "B-X", "O"]} for t in TRIPLES]}),
         ("draft.batch", {"a.jsonl": ASKED[:9], "b.jsonl": SAID_IN_BATCH}),
         ("draft.map", {"b.json": dict(PAIRS)}),
+        ("draft.files_differ", {"a.csv": HEADED, "b.jsonl": [{"message": t, "topic": y} for t, y in PAIRS[:60]]}),
         ("draft.columns", {"b.json": {"text": ["a b", "c d"], "label": ["x", "y"]}}),
     ],
 )
@@ -488,8 +499,8 @@ def test_no_file_takes_the_name_of_another(tmp_path: Path) -> None:
     first, second = given_files([tmp_path])
     assert (first.name, second.name) == ("raw/train_a.1.csv", "raw/2_train_a.1.csv")
     assert given_files([first.path, first.path.parent / ".." / "train" / "a.1.csv"])[0].name == "raw/a.1.csv"
-    given = [first, replace(first, name="raw/train_a.2.csv"), replace(first, name="raw/train_a.2.tsv")]
-    names = place_files(given, tmp_path / "task", {file.name: file.name.encode() for file in given})
+    given = [first, first._replace(name="raw/train_a.2.csv"), first._replace(name="raw/train_a.2.tsv")]
+    names = placed(given, tmp_path / "task", {file.name: file.name.encode() for file in given})
     assert names == ["raw/train_a.1.jsonl", "raw/train_a.2.jsonl", "raw/train_a.2.tsv.jsonl"]
 
 
@@ -513,12 +524,13 @@ def test_nothing_is_overwritten_and_all_problems_are_named_at_once(tmp_path: Pat
     with pytest.raises(FindingsError, match=r"draft\.no_files"):
         given_files([tmp_path / "empty"])
     folder = tmp_path / "data" / "mine"
-    place_files(given_files([file]), folder, {})
+    placed(given_files([file]), folder, {})
     assert name_problems("mine", folder, given_files([file])) == []
     (folder / "raw" / "other.csv").write_text("x")
     (folder / "raw" / "a.csv").write_text("changed")
-    problems = {f.rule for f in name_problems("Mine!", folder, given_files([file]))}
-    assert problems == {"draft.name", "draft.other_files", "draft.other_content"}
+    problems = {f.rule: f.fix for f in name_problems("Ñ 1 Código", folder, given_files([file]))}
+    assert problems.keys() == {"draft.name", "draft.other_files", "draft.other_content"}
+    assert problems["draft.name"].endswith("such as n_1_codigo")
     (folder / "task.yaml").write_text("name: mine\n")
     assert "there is a task 'mine' already" in name_problems("mine", folder, given_files([file]))[0].message
 

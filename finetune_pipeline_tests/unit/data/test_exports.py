@@ -200,6 +200,28 @@ def test_speakers_and_texts_within_a_turn_are_found(tmp_path: Path) -> None:
     assert task is None and "speakers are ids: author_id" in problems[-1].message
 
 
+def test_notes_among_colleagues_are_left_out_or_refused(tmp_path: Path) -> None:
+    """They were learnt as answers."""
+    names = {"q": "end-user", "a": "agent"}
+    for note in ({"public": False}, {"is_private": True}, {"part_type": "note"}):
+        turns = [[{"author": {"role": names[who]}, "body": text} for who, text in chat] for chat in CHATS]
+        comments = [[*t[:3], {**t[3], "body": "so rude", **note}, {**t[3], "public": True}] for t in turns]
+        task, pairs = read(tmp_path, {"tickets": [{"id": i, "comments": c} for i, c in enumerate(comments)]})
+        assert pairs == pairs_of(CHATS) and task.notes[-1] == "left out: 60 internal notes"
+    rows = [["ticket_id", "role", "message", "private"]]
+    for i, chat in enumerate(CHATS):
+        rows += [[str(i), {"q": "customer", "a": "agent"}[who], text, "false"] for who, text in chat]
+        rows.append([str(i), "agent", "so rude", "TRUE"])
+    assert read(tmp_path, rows, "a.csv")[1] == pairs_of(CHATS)
+    parts = [{"description": t, "replies": [{"private": i % 2 > 0, "body": t[::-1]}]} for i, t, _ in ROWS]
+    file = of(tmp_path, "a.jsonl", [{**row, "topic": ROWS[i][2]} for i, row in enumerate(parts)])
+    assert drafted(file, answer="topic").answers.kind == "labels"
+    repositories = [{"report": t, "entities": [{"name": f"{y}{i}", "private": True}]} for i, t, y in ROWS]
+    assert drafted(of(tmp_path, "b.jsonl", repositories)).answers.kind == "json"
+    none, problems = draft([file], answer="replies")
+    assert none is None and problems[-1].rule == "draft.internal_notes"
+
+
 def test_what_was_said_is_no_request_and_what_was_asked_no_answer(tmp_path: Path) -> None:
     """Both were the wrong way round."""
     asked = [(text, f"On {text[::-1]}") for text, _ in PAIRS]

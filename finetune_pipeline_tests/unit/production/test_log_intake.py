@@ -63,9 +63,9 @@ def test_a_death_before_or_after_the_ledger_is_written(task, store, monkeypatch,
         patch.setattr(of, step, dies)
         log_intake.ingest_new_lines(task, store)
     assert [row["id"] for row in log_intake.log_store(task, store).rows()] == kept
-    assert ids(task, store) == ["r1", "r2"]
+    assert [ids(task, store) for _ in range(2)] == [["r1", "r2"]] * 2
     segments = store.state_folder("demo") / "logs" / "segments"
-    assert len(list(segments.iterdir())) == 2, "what a dead process left is gone"
+    assert len(list(segments.iterdir())) == 1, "what a dead process left is gone"
 
 
 @pytest.mark.parametrize("left", [b"", b'{"id": ', b'{"kind": "row", "id": "r2"}\n', b"[]\n"])
@@ -248,12 +248,29 @@ def test_logs_behind_a_url(tmp_path: Path, store: ArtifactStore) -> None:
     assert [sorted(ids(task, store)) for _ in range(2)] == [["r1", "r2", "r3"]] * 2
 
 
-def test_rows_and_files_past_their_days_are_gone(tmp_path: Path, store: ArtifactStore) -> None:
+def test_frequent_appends_share_a_file_and_earlier_states_stay_readable(task: Task, store: ArtifactStore) -> None:
+    """Each left a file and an entry in the ledger, which every tick reads and writes."""
+    log, rows_store = task.folder / "logs" / "a.jsonl", log_intake.log_store(task, store)
+    states = []
+    for n in range(5):
+        with log.open("a") as out:
+            out.write(line(n))
+        assert len(ids(task, store)) == n + 1
+        states.append(rows_store.digest())
+    log_intake.ingest_new_lines(task, store)
+    assert len(list((rows_store.folder / "segments").iterdir())) == 1
+    assert [len(rows_store.rows(state)) for state in states] == [1, 2, 3, 4, 5]
+
+
+def test_rows_and_files_past_their_days_are_gone(
+    tmp_path: Path, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_store, "_JOINED_ROWS", 1)
     task = task_of(tmp_path, logs={"keep_days": 30})
     old, new = task.folder / "logs" / "a.jsonl.1", task.folder / "logs" / "a.jsonl"
     first, second = "2026-05-01T00:00:00Z", "2026-05-20T00:00:00+02:00"
     old.write_text(line(1, timestamp=first))
-    new.write_text(line(2, timestamp=first) + line(3, timestamp=second))
+    new.write_text(line(2, timestamp=first) + "{broken\n" + line(3, timestamp=second))
     day, start = 86_400.0, 1_777_593_600.0  # 1 May 2026
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "b.jsonl").write_text(line(4, timestamp=first))
@@ -263,10 +280,10 @@ def test_rows_and_files_past_their_days_are_gone(tmp_path: Path, store: Artifact
     os.utime(new, (start + 19 * day,) * 2)
     log_intake.ingest_new_lines(task, store, now=start + 29 * day)
     rows_store = log_intake.log_store(task, store)
-    assert len(list(rows_store.rows())) == 4
+    assert len(rows_store.rows()) == 5
     before = rows_store.digest()
     log_intake.ingest_new_lines(task, store, now=start + 31 * day)
-    assert [row["id"] for row in rows_store.rows()] == ["r3"]
+    assert [row.get("id") for row in rows_store.rows()] == [None, "r3"], "a line without a time is as old as its intake"
     assert not old.exists() and new.exists()
     assert (tmp_path / "elsewhere" / "b.jsonl").exists(), "a file behind a link is another program's"
     assert b"r1" not in b"".join(p.read_bytes() for p in rows_store.folder.rglob("*.jsonl"))
@@ -278,6 +295,17 @@ def test_rows_and_files_past_their_days_are_gone(tmp_path: Path, store: Artifact
         out.write(line(5, timestamp=first) + line(6, timestamp=second))
     log_intake.ingest_new_lines(task, store, now=start + 31.9 * day)
     (tmp_path / "segment").rename(segment)
-    assert [row["id"] for row in rows_store.rows()] == ["r3", "r6"]
+    assert [row.get("id") for row in rows_store.rows()] == [None, "r3", "r6"]
     log_intake.ingest_new_lines(task, store, now=start + 49.9 * day)
-    assert not list(rows_store.rows())
+    assert [row["kind"] for row in rows_store.rows()] == ["bad"]
+    for wrong_clock in (4000, 4000.5):
+        log_intake.ingest_new_lines(task, store, now=start + wrong_clock * day)
+    log_intake.ingest_new_lines(task, store, now=start + 50 * day)
+    assert [row["kind"] for row in rows_store.rows()] == ["bad"] and new.exists()
+    log_intake.ingest_new_lines(task, store, now=start + 60 * day)
+    assert not rows_store.rows()
+    with new.open("a") as out:
+        out.write(line(7, timestamp="2026-07-01T00:00:00Z"))
+    for later, kept in ((61, ["r7"]), (5000, ["r7"]), (5001, [])):  # nobody used the home for years
+        log_intake.ingest_new_lines(task, store, now=start + later * day)
+        assert [row["id"] for row in rows_store.rows()] == kept

@@ -9,7 +9,7 @@ import pytest
 from finetune_pipeline.data.json_lines import append_line
 from finetune_pipeline.data.review import read_decisions, reviews_digest
 from finetune_pipeline.engine.store import ArtifactStore
-from finetune_pipeline.production.log_merging import cached_choice, corrections, read_logs
+from finetune_pipeline.production.log_merging import cached_choice, read_logs
 from finetune_pipeline.review.queues import ReviewQueue, flagged_queue, outputs_queue, synthetic_queue
 from finetune_pipeline.review.ratings import read_ratings
 from finetune_pipeline.review.sheet import RANDOM, SheetItem, sheet_name
@@ -164,8 +164,10 @@ def test_a_row_that_is_left_out_is_not_asked_again_nor_used(task: Task) -> None:
     (logs / "day.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     store = ArtifactStore(task.folder / "store")
     before = read_logs(task, store)
-    (example,) = corrections(task.spec, before)
-    assert corrections(task.spec, read_logs(task, store))[0] is example, "the same rows are not sorted out again"
+    (example,) = cached_choice(task.spec, before).examples
+    assert cached_choice(task.spec, read_logs(task, store)).examples[0] is example, (
+        "the same rows are not sorted out again"
+    )
     queue = flagged_queue(task, [{**row, "why": "flagged: wrong"} for row in before.rows])
     for name in ("log-1", "log-2"):
         take(queue, "Ada", {"id": name, "decision": "drop", "reviewer": "Ada"})
@@ -176,7 +178,7 @@ def test_a_row_that_is_left_out_is_not_asked_again_nor_used(task: Task) -> None:
     assert chosen_rows.examples == []
     assert [row["id"] for row, _ in chosen_rows.queue] == ["log-3"], "what production says of itself leaves nothing out"
     take(queue, "Ada", {"id": "log-1", "decision": "relabel", "label": "no", "reviewer": "Ada"})
-    (example,) = corrections(task.spec, read_logs(task, store))
+    (example,) = cached_choice(task.spec, read_logs(task, store)).examples
     assert (example.label, example.user_text) == ("no", "is it on?"), "the last decision counts"
 
 
