@@ -69,7 +69,9 @@ def migrate(uri: str) -> None:
             )
         temporary = file.with_name(f".making-{file.name}")
         temporary.unlink(missing_ok=True)
-        if current is not None:
+        if current is None:  # SQLite would write into the new file what the journal of a lost one holds
+            file.with_name(f"{file.name}-journal").unlink(missing_ok=True)
+        else:
             _copy_database(file, file.with_name(f"{file.name}.before-{latest}"))
             _copy_database(file, temporary)
         upgrade: Any = utils._initialize_tables if current is None else utils._upgrade_db

@@ -78,6 +78,10 @@ def test_a_zstandard_archive_is_read_and_a_broken_one_is_told(server, order, tmp
     server.archive = b"<html>sorry</html>"
     with pytest.raises(JobError, match="not an archive"):
         train(order)
+    (tmp_path / "full" / "adapter_model.safetensors").mkdir(parents=True)  # cannot be written, as on a full disk
+    server.archive = plain
+    with pytest.raises(IsADirectoryError):
+        TRAINERS["together"].connect(order.spec).download(next(iter(server.jobs)), tmp_path / "full")
     server.archive = packed.getvalue().to_pybytes()
     train(order)
     adapter = tmp_path / "out/adapter/adapter_model.safetensors"
