@@ -122,9 +122,7 @@ class HostedTrainer(Trainer):
         except (Unclear, Refused) as failure:
             outcome = f"the job {training} at {self.service.place} may still run, cancel it there: {failure}"
         try:
-            job = self.service.job(training)
-            self.ledger.note_state(self.ledger_order, job)
-            return f"{outcome}; {self._cost(job)}"
+            return f"{outcome}; {self._cost(self.service.job(training))}"
         except (Unclear, Refused):
             return f"{outcome}; its cost so far is unknown"
 
@@ -149,7 +147,6 @@ class HostedTrainer(Trainer):
 
     def collect(self, training: str, order: TrainingOrder) -> dict[str, Any]:
         job = self._retry(lambda: self.service.job(training))
-        self.ledger.note_state(self.ledger_order, job)
         if job.state != "succeeded":
             text = f"the job {job.id} at {self.service.place} {job.state}: {self.service.plain(job.reason or job.word)}"
             fix = "fix what the service reports; running again buys a new job"

