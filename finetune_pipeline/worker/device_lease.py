@@ -22,7 +22,6 @@ def lease(
     folder: Callable[[str], Path],
     *,
     holder: str = "",
-    timeout_s: float = 24 * 3600.0,
     poll_s: float = 1.0,
     should_stop: Callable[[], str | None] = lambda: None,
     log: Callable[[str], None] = lambda message: None,
@@ -32,10 +31,9 @@ def lease(
     A name such as ``cuda:0+cuda:1`` stands for all of its devices. All processes lock them in the same order, and release them
     at once if one is taken, which prevents deadlocks.
     folder: folder of a device's lock file, see :func:`lock_folder`. holder: description for waiting processes. log: receives
-    the holders and their times, at once and then occasionally. Raises TimeoutError, naming the holders, and Stopped if
-    `should_stop` returns a reason.
+    the holders and their times, at once and then occasionally. Raises Stopped if `should_stop` returns a reason.
     """
-    deadline, reminders = time.monotonic() + timeout_s, Reminders()
+    reminders = Reminders()
     while True:
         for device in devices:
             handles = _try_lock_all(folder, device, holder)
@@ -47,15 +45,12 @@ def lease(
                 for handle in handles:
                     os.close(handle)  # no LOCK_UN: a child keeps the lease with its copy
             return
-        holders = {part: _holder(folder(part), part) for device in devices for part in members(device)}
-        held_by = "; ".join(f"{part}: {holder}" for part, holder in holders.items() if holder) or "freed just now"
         if reminders.due():
+            holders = {part: _holder(folder(part), part) for device in devices for part in members(device)}
+            held_by = "; ".join(f"{part}: {holder}" for part, holder in holders.items() if holder) or "freed just now"
             log(f"waiting for a free device ({held_by})")
         if reason := should_stop():
             raise Stopped(reason)
-        if time.monotonic() > deadline:
-            problem = f"no device became free within {timeout_s:g} s ({held_by})"
-            raise TimeoutError(f"{problem}; wait for that run or cancel it")
         time.sleep(poll_s)
 
 
