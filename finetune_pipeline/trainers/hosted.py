@@ -31,7 +31,6 @@ from finetune_pipeline.training.rows import training_examples
 
 _MAX_ATTEMPTS = 10
 """Attempts of a free request until it gets a clear answer."""
-_MAX_PAUSE = 60.0
 Answer = TypeVar("Answer")
 
 
@@ -208,7 +207,7 @@ class HostedTrainer(Trainer):
             try:
                 return request()
             except Unclear:
-                time.sleep(min(self.poll_seconds, 2.0**attempt, _MAX_PAUSE))
+                time.sleep(min(self.poll_seconds, 2.0**attempt))
         return request()
 
     def _cost(self, job: Job) -> str:

@@ -55,11 +55,12 @@ class Storage:
         from fsspec.core import url_to_fs
 
         self.address = address.rstrip("/")
+        path = address.removeprefix("file://")
         try:
-            if "://" in address:
+            if "://" in path:
                 fs, root = url_to_fs(self.address, use_listings_cache=False)
             else:  # of a path, url_to_fs would take :: for a chain of file systems
-                fs, root = fsspec.filesystem("file"), str(Path(address).absolute())
+                fs, root = fsspec.filesystem("file", auto_mkdir=True), str(Path(path).absolute())
         except (ImportError, ValueError) as error:
             raise OutsideError(f"the storage {address} cannot be opened: {error}") from error
         self.fs: fsspec.AbstractFileSystem = fs
@@ -88,7 +89,6 @@ class Storage:
 
     def put(self, file: Path, name: str) -> None:
         with self._errors():
-            self._make_parent(name)
             self.fs.put_file(str(file), self.path(name))
 
     def put_folder(self, folder: Path, name: str, files: Iterable[Path] | None = None) -> None:
@@ -116,7 +116,6 @@ class Storage:
 
     def write_json(self, name: str, value: Any) -> None:
         with self._errors():
-            self._make_parent(name)
             self.fs.pipe_file(self.path(name), json.dumps(value, ensure_ascii=False).encode())
 
     def read_json(self, name: str) -> Any:
@@ -131,8 +130,3 @@ class Storage:
         with self._errors():
             if self.fs.exists(path):
                 self.fs.rm(path, recursive=True)
-
-    def _make_parent(self, name: str) -> None:
-        """Create the parent folder; object stores have none."""
-        if not self.address.partition("://")[1] or self.address.startswith("file://"):
-            self.fs.makedirs(self.fs._parent(self.path(name)), exist_ok=True)
