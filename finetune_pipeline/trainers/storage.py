@@ -106,7 +106,7 @@ class Storage:
         """Download a file or a folder. Raises OutsideError if it does not exist."""
         path = self.path(name)
         with self._errors():
-            paths = self.fs.find(path)  # of a file: its path; nothing if there is none
+            paths = [path] if self.fs.isfile(path) else self.fs.find(path)  # none if nothing is there
             if not paths:
                 raise OutsideError(f"{self.address}/{name} is missing", "run the step again, which uploads it again")
             for file in paths:

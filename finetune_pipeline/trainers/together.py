@@ -88,6 +88,8 @@ def running_endpoint(
     stop_orphaned_endpoints(service, home)
     record = folder / name
     with hold(_lock_of(record)):
+        if record.exists():  # its process was killed while this one waited
+            _stop(service, name)
         record.touch()
         sync_folder(folder)  # recorded before it costs anything
         try:
