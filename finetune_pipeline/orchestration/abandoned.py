@@ -76,8 +76,7 @@ def is_abandoned(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
 
 
 def _process_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[int, float] | None:
-    """Return the process that executes a run, and its start in seconds since boot; None if it is unknown or elsewhere, or if
-    another launcher started the run.
+    """Return the process that executes a run, and its start in seconds since boot; None if it is unknown or elsewhere.
 
     A command line records both in the run's tags. For a run that Dagster started, the log contains only the process number;
     the first call adds the start, since another process may get the number after a restart of the machine or container. A
@@ -88,20 +87,23 @@ def _process_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[int, 
     """
     if _by_command_line(run):
         return int(run.tags[_PID]), float(run.tags[_STARTED])
-    launched = run.tags.get(_LAUNCHED)
-    if launched is None or "socket" not in run.tags.get(_SERVER, "socket"):
+    if "socket" not in run.tags.get(_SERVER, "socket"):
         return None
-    pid: int | None = None
+    engine_start = None
     for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
         event = entry.get_dagster_event()
         if match := _BEGAN.fullmatch(event.message or ""):
             return int(match[1]), float(match[2])
-        if pid is None and "pid" in event.engine_event_data.metadata:
-            pid = int(str(event.engine_event_data.metadata["pid"].value))
-    if pid is None:
+        if engine_start is None and "pid" in event.engine_event_data.metadata:
+            engine_start = int(str(event.engine_event_data.metadata["pid"].value)), entry.timestamp
+    if engine_start is None:
         return None
+    pid, logged_at = engine_start
     started = process_start(pid)
-    if not -1 <= started - float(launched) <= _LAUNCH_SECONDS:  # the boot time is accurate to a second
+    launched = run.tags.get(_LAUNCHED)  # else another launcher started it: compare by the clock
+    earliest = float(launched) - 1 if launched else 0.0  # the boot time is accurate to a second
+    latest = _LAUNCH_SECONDS + (earliest if launched else logged_at - psutil.boot_time())
+    if not earliest <= started <= latest:
         raise psutil.NoSuchProcess(pid)
     instance.report_engine_event(f"Process {pid} began {started:.2f} s after the machine", run)
     return pid, started
