@@ -37,7 +37,7 @@ def _shared() -> dg.Definitions:
     sleep_while_waiting()  # every process that runs steps calls this function
     return dg.Definitions(
         sensors=mlflow_closers(),
-        resources={"store": Store(), "tracking": Tracking(), "compute": Compute(module=read_settings().worker_module)},
+        resources={"store": Store(), "tracking": Tracking(), "compute": Compute()},
         # light steps share two processes; with every executor, models run in separate child processes
         executor=dg.multi_or_in_process_executor.configured(
             {

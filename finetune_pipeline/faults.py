@@ -62,8 +62,8 @@ _SYSTEM = {
     errno.ENOTDIR: ("{place} leads through a file where a folder is needed", "move the file away"),
 }
 CLIENT_FIX = (
-    "correct the proxy (HTTPS_PROXY, ALL_PROXY; socks5:// needs `pip install socksio`) or the certificates (SSL_CERT_FILE) that "
-    "the environment names"
+    "correct the address, or the proxy (HTTPS_PROXY, ALL_PROXY; socks5:// needs `pip install socksio`) or the certificates "
+    "(SSL_CERT_FILE) that the environment names"
 )
 """What to do if no HTTP client can be made: clients read proxies and certificates from the environment."""
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)

@@ -79,11 +79,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
 
     project = project_root()
     home = folder("FINETUNE_HOME", project / PROJECT_HOME)
-    if re.search("""[?]|%[0-9A-Fa-f]{2}|'.*"|".*'""", str(home)):
-        raise OutsideError(
-            f"{home}: addresses of databases cannot hold ? or %XX, nor both quotes, ' and \"\n"
-            "fix: rename the folder, or set FINETUNE_HOME to another"
-        )
+    _refuse_in_address(str(home), "set FINETUNE_HOME to another")
     return Settings(
         project=project,
         home=home,
@@ -112,7 +108,17 @@ def _tracking_uri(uri: str, project: Path, home: Path) -> str:
     if scheme != "sqlite":
         return uri
     path, mark, options = address.removeprefix("/").partition("?")
+    _refuse_in_address(address if "/" in options else path, "correct MLFLOW_TRACKING_URI")
     return f"sqlite:///{project / path}{mark}{options}"
+
+
+def _refuse_in_address(path: str, otherwise: str) -> None:
+    """Raise OutsideError if a path cannot be part of a database's address: some libraries decode ? and %XX, others do not."""
+    if re.search("""[?]|%[0-9A-Fa-f]{2}|'.*"|".*'""", path):
+        raise OutsideError(
+            f"{path}: addresses of databases cannot hold ? or %XX, nor both quotes, ' and \"",
+            f"rename the folder, or {otherwise}",
+        )
 
 
 def _devices(value: str) -> tuple[str, ...]:

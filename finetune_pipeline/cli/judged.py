@@ -17,7 +17,6 @@ from finetune_pipeline.models.identity import served
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.manifest import Source
 from finetune_pipeline.orchestration.resources import Compute
-from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.earlier_runs import answers_of
 from finetune_pipeline.tracking import registry
@@ -115,7 +114,7 @@ def _answers(task: Task, store: ArtifactStore, source: Source, examples: Sequenc
             out=out,
             stage="verify",
         )
-        Compute(module=read_settings().worker_module).launch(None, job)
+        Compute().launch(None, job)
         by_id = {row["example_id"]: row for row in read_predictions(out / "predictions.parquet")}
     return [
         Answer(row["text"], row["status"], row["error"], prompt_tokens=row["prompt_tokens"])

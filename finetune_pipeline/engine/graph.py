@@ -10,10 +10,11 @@ from pathlib import Path
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.step import SHARED, Inputs, RunInputs, Step, StepContext, Tool, no_tool
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
+from finetune_pipeline.faults import JobError
 from finetune_pipeline.spec.model import Task
 
 
-class MissingInput(RuntimeError):
+class MissingInput(JobError):
     """Raised if an input of a step has not been made, has failed rows, or fails a blocking check."""
 
 

@@ -7,8 +7,8 @@ import dagster as dg
 from finetune_pipeline.engine.checks import Check, CheckResult
 from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.engine.step import Step
-from finetune_pipeline.faults import outside_words
-from finetune_pipeline.findings import Finding
+from finetune_pipeline.faults import JobError, outside_words
+from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.orchestration.materialize import as_metadata, materialize
 from finetune_pipeline.orchestration.release import champion_quality
 from finetune_pipeline.orchestration.resources import Compute, Store
@@ -61,6 +61,8 @@ def asset_of(step: Step, task: Task) -> dg.AssetsDefinition:
             artifact, metadata = materialize(context, task, step, store.artifacts(), tracking, compute)
         except dg.Failure:
             raise  # its message is a sentence already
+        except (FindingsError, JobError) as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
         except Exception as error:
             message = outside_words(error, read_settings().home)
             if message is None:

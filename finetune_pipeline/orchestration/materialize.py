@@ -15,7 +15,6 @@ from finetune_pipeline.engine.files import digest_file, read_json
 from finetune_pipeline.engine.graph import pinned_inputs
 from finetune_pipeline.engine.step import RunInputs, Step
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
-from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import FindingsError, errors
 from finetune_pipeline.orchestration.release import is_registered, present_inputs, release
 from finetune_pipeline.orchestration.resources import Compute, is_stopping
@@ -36,11 +35,9 @@ def _inputs_of(context: dg.AssetExecutionContext, task: Task, store: ArtifactSto
     run = context.op_execution_context.run
 
     def collect() -> RunInputs:
-        if dg.AssetKey([task.name, "adapter"]) in _selected(context):
-            findings = errors(preflight(task.spec, task.folder, base_model_folder(task, store)))
-            if findings:
-                problems = "\n".join(map(str, findings))
-                raise dg.Failure(f"{task.name} cannot be trained with this spec:\n{problems}", allow_retries=False)
+        trains = dg.AssetKey([task.name, "adapter"]) in _selected(context)
+        if trains and (findings := errors(preflight(task.spec, task.folder, base_model_folder(task, store)))):
+            raise FindingsError(findings)
         return present_inputs(task, store, tracking)
 
     return pinned_inputs(store, task, run.root_run_id or run.run_id, collect)
@@ -90,8 +87,6 @@ def materialize(
                 is_valid,
                 lambda folder: follow({"work": str(folder)}),
             )
-        except (FindingsError, JobError) as error:
-            raise dg.Failure(str(error), allow_retries=False) from error
         except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError) as interrupt:
             if context.op_execution_context.op_def.retry_policy is None:
                 raise

@@ -18,7 +18,7 @@ from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.progress import tell
-from finetune_pipeline.settings import WORKER_MODULE, read_settings, shown_gpus
+from finetune_pipeline.settings import read_settings, shown_gpus
 from finetune_pipeline.worker.device_lease import lease, lock_folder
 from finetune_pipeline.worker.process import EXIT_CONFIG, EXIT_OOM, EXIT_PREEMPTED, NO_RETRY, describe
 from finetune_pipeline.worker.supervised import Stopped, run_supervised
@@ -35,7 +35,6 @@ class Compute(dg.ConfigurableResource[Any]):
         description="Devices to assign, one per job (`cuda:0+cuda:1`: both for one training); empty: FINETUNE_DEVICES, "
         "else the visible GPUs, else the CPU.",
     )
-    module: str = Field(default=WORKER_MODULE, description="Module that runs a job file.")
     grace_s: float = Field(default=60.0, ge=0, description="Seconds for writing a checkpoint after SIGINT.")
     terminate_s: float = Field(default=10.0, ge=0, description="Seconds after SIGTERM before SIGKILL.")
     watch_run_s: float = Field(default=5.0, ge=0, description="Seconds between checks of the Dagster run's status.")
@@ -55,8 +54,7 @@ class Compute(dg.ConfigurableResource[Any]):
             on_tick: Called about once a second while the child runs, and once after it ended.
 
         Raises:
-            dg.Failure: The child failed. Not retried if the run was cancelled, the job was refused, memory ran out, or
-                there is no result in spite of success.
+            dg.Failure: The child failed. Not retried if the run was cancelled, the job was refused, or memory ran out.
             OutsideError: The same, outside Dagster.
         """
         stage = str(job.get("stage") or job.get("action") or "job")
@@ -77,7 +75,13 @@ class Compute(dg.ConfigurableResource[Any]):
         try:
             with _job_file(job) as path, _pipes(op) as pipes_env, leased as (device, handles):
                 code = run_supervised(
-                    [sys.executable, "-P", "-m", self.module, str(path)],  # -P: do not import from the working folder
+                    [
+                        sys.executable,
+                        "-P",
+                        "-m",
+                        read_settings().worker_module,
+                        str(path),
+                    ],  # -P: do not import from the working folder
                     child_environment(device, pipes_env),
                     pass_fds=handles,
                     grace=(self.grace_s, self.terminate_s),
@@ -85,7 +89,7 @@ class Compute(dg.ConfigurableResource[Any]):
                     on_tick=on_tick,
                     log=lambda message: log(f"{stage} on {device}: {message}"),
                 )
-        except (Stopped, TimeoutError) as stop:
+        except Stopped as stop:
             raise _failure(op, f"{stage} was stopped: {stop}") from stop
         except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError) as interrupt:
             if op is not None and (is_stopping(op) or op.op_def.retry_policy is not None):
@@ -95,13 +99,6 @@ class Compute(dg.ConfigurableResource[Any]):
             raise
         if code != 0:
             raise exit_failure(op, stage, code, device, job)
-        if not (out / "result.json").is_file():
-            raise _failure(
-                op,
-                f"{stage} succeeded (exit code 0) but wrote no result.json to {out}.\n"
-                "fix: this is a bug in the program, not in the data; see the step's output and report it",
-                {"exit_code": 0},
-            )
         return dict(read_json(out / "result.json"))
 
     def _locks(self, device: str) -> Path:
@@ -240,20 +237,13 @@ def _failure(context: Any, message: str, metadata: dict[str, Any] | None = None,
 
 def exit_failure(context: Any, stage: str, code: int, device: str, job: Mapping[str, Any]) -> Exception:
     """Return the error for a child with a nonzero exit code."""
-    out = Path(job["out"])
-    kind = message = ""
-    if (out / "error.json").is_file():
-        try:
-            error_file = read_json(out / "error.json")
-            kind, message = str(error_file["kind"]), str(error_file["message"]).strip()
-        except (ValueError, KeyError, TypeError) as error:
-            message = f"(its error.json cannot be read: {error!r})"
-    lines = [f"{stage} on {device} {describe(code)}"]
-    if message:
+    path, lines = Path(job["out"]) / "error.json", [f"{stage} on {device} {describe(code)}"]
+    error = read_json(path) if path.is_file() else {"kind": "", "message": ""}
+    if message := error["message"].strip():
         lines.append(message)
     if code != EXIT_CONFIG or "fix:" not in message:
         lines.append(f"fix: {_FIXES.get(code, _OTHER_FIX)}")
-    metadata: dict[str, Any] = {"exit_code": code, "error_kind": kind, "device": device}
+    metadata: dict[str, Any] = {"exit_code": code, "error_kind": error["kind"], "device": device}
     page = Path(str(job.get("work") or "")) / AUDIT_PAGE
     if job.get("work") and page.is_file():
         metadata["audit_page"] = dg.MetadataValue.path(page)

@@ -72,7 +72,7 @@ class LogsSpec(Section):
     judging_after: int = Field(100, ge=0, description="Corrected rows only for training before judging_share applies.")
     min_new_rows: int = Field(50, ge=1, description="Usable new rows before the sensor requests a run.")
     settle_seconds: int = Field(60, ge=0, description="Age in seconds at which a row counts as new row.")
-    retrain_cron: str = Field("0 3 * * 1", description="Cron of the retraining schedule (off by default).")
+    retrain_cron: str = Field("0 3 * * 1", description="Cron of the retraining schedule, in UTC (off by default).")
 
 
 class DriftSpec(Section):

@@ -23,23 +23,8 @@ _WITH_PATHS = ("model.json", "MLmodel")
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """Return the database file of a SQLite address, or None. Raises ValueError if it is not absolute, and TrackingError if a
-    folder's name cannot be part of an address."""
-    if not uri.startswith("sqlite:"):
-        return None
-    name, _, options = uri.partition("///")[2].partition("?")
-    if "/" in options or re.search("%[0-9A-Fa-f]{2}", name):  # some parts of MLflow decode %XX, others do not
-        raise TrackingError(
-            f"MLflow database {uri!r}: the name of its folder cannot have ? or %XX in it\n"
-            "fix: rename the folder, set FINETUNE_HOME to another one, or correct MLFLOW_TRACKING_URI"
-        )
-    path = Path(name)
-    if not path.is_absolute():
-        raise ValueError(
-            f"MLflow database {uri!r} is relative to the working folder, which differs between processes: "
-            "use sqlite:////absolute/path/mlflow.db"
-        )
-    return path
+    """Return the database file of a SQLite address, or None. In the settings' addresses it is absolute and without ? or %XX."""
+    return Path(uri.partition("///")[2].partition("?")[0]) if uri.startswith("sqlite:") else None
 
 
 def migrate(uri: str) -> None:
@@ -69,7 +54,9 @@ def migrate(uri: str) -> None:
             )
         temporary = file.with_name(f".making-{file.name}")
         temporary.unlink(missing_ok=True)
-        if current is not None:
+        if current is None:  # SQLite would write into the new file what the journal of a lost one holds
+            file.with_name(f"{file.name}-journal").unlink(missing_ok=True)
+        else:
             _copy_database(file, file.with_name(f"{file.name}.before-{latest}"))
             _copy_database(file, temporary)
         upgrade: Any = utils._initialize_tables if current is None else utils._upgrade_db

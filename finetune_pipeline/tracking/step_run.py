@@ -33,20 +33,13 @@ class StepRun:
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log parameters. Nested mappings get dotted names; values too long for MLflow are truncated and marked with their hash.
 
-        MLflow's parameters cannot change: raises ValueError naming each one that already has a different value.
+        MLflow refuses a different value of a parameter: log only what the artifact's version determines; measurements are metrics.
         """
         from mlflow.entities import Param
 
         values = {name: _shorten(redact_field(name, value), _PARAM_LENGTH) for name, value in _flat(params)}
         with mlflow_errors(self.uri):
-            old = self.client.get_run(self.run_id).data.params
-            changed = [f"{n} (was {old[n]!r:.80}, now {v!r:.80})" for n, v in values.items() if old.get(n, v) != v]
-            if changed:
-                raise ValueError(
-                    f"parameters of MLflow run {self.run_id} cannot change: {'; '.join(changed)}. "
-                    "Parameters must depend only on the artifact's version; log measurements as metrics"
-                )
-            self.client.log_batch(self.run_id, params=[Param(n, v) for n, v in values.items() if n not in old])
+            self.client.log_batch(self.run_id, params=[Param(name, value) for name, value in values.items()])
 
     def log_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Log finite numbers; nested mappings get dotted names, None values are skipped.
@@ -68,23 +61,17 @@ class StepRun:
         """
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        short_digest = digest[:32]
         entry = Dataset(
             name=name,
-            digest=short_digest,
+            digest=digest[:32],
             source_type="local",
             source=json.dumps({"uri": redact(source)}, ensure_ascii=False),
             schema=None,
             profile=redact(json.dumps(dict(profile), sort_keys=True, default=str)),
         )
         with mlflow_errors(self.uri):
-            inputs = self.client.get_run(self.run_id).inputs
-            stored_inputs = inputs.dataset_inputs if inputs else []
-            if any(d.dataset.name == name and d.dataset.digest == short_digest for d in stored_inputs):
-                return
-            self.client.log_inputs(
-                self.run_id, datasets=[DatasetInput(entry, tags=[InputTag("mlflow.data.context", context)])]
-            )
+            tagged = DatasetInput(entry, tags=[InputTag("mlflow.data.context", context)])
+            self.client.log_inputs(self.run_id, datasets=[tagged])
 
     def log_artifact(self, path: Path) -> None:
         """Copy a file, or a folder with its files, into the run's artifacts."""

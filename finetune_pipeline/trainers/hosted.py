@@ -31,7 +31,6 @@ from finetune_pipeline.training.rows import training_examples
 
 _MAX_ATTEMPTS = 10
 """Attempts of a free request until it gets a clear answer."""
-_MAX_PAUSE = 60.0
 Answer = TypeVar("Answer")
 
 
@@ -122,9 +121,7 @@ class HostedTrainer(Trainer):
         except (Unclear, Refused) as failure:
             outcome = f"the job {training} at {self.service.place} may still run, cancel it there: {failure}"
         try:
-            job = self.service.job(training)
-            self.ledger.note_state(self.ledger_order, job)
-            return f"{outcome}; {self._cost(job)}"
+            return f"{outcome}; {self._cost(self.service.job(training))}"
         except (Unclear, Refused):
             return f"{outcome}; its cost so far is unknown"
 
@@ -149,7 +146,6 @@ class HostedTrainer(Trainer):
 
     def collect(self, training: str, order: TrainingOrder) -> dict[str, Any]:
         job = self._retry(lambda: self.service.job(training))
-        self.ledger.note_state(self.ledger_order, job)
         if job.state != "succeeded":
             text = f"the job {job.id} at {self.service.place} {job.state}: {self.service.plain(job.reason or job.word)}"
             fix = "fix what the service reports; running again buys a new job"
@@ -211,7 +207,7 @@ class HostedTrainer(Trainer):
             try:
                 return request()
             except Unclear:
-                time.sleep(min(self.poll_seconds, 2.0**attempt, _MAX_PAUSE))
+                time.sleep(min(self.poll_seconds, 2.0**attempt))
         return request()
 
     def _cost(self, job: Job) -> str:

@@ -43,8 +43,8 @@ class Order(BaseModel):
 class Attempt(BaseModel):
     """A job of an order, by its name at the service. The next attempt begins only after it failed or was cancelled.
 
-    asked_at: time of the last request that costs money (seconds since 1970); None: never sent. state: the last known one;
-    ``refused``: the service rejected the order.
+    asked_at: time of the last request that costs money (seconds since 1970); None: never sent. state: that of the job when a
+    run last looked for it; ``refused``: the service rejected the order.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -96,20 +96,11 @@ class Ledger:
         write_json(self._path(entry.order), entry.model_dump())
         sync_folder(self.folder)
 
-    def note_state(self, order: Order, job: Job) -> None:
-        """Record the state of a job, for people who read the ledger."""
-        with self._lock(order):
-            entry = self.entry(order)
-            for attempt in entry.attempts:
-                if attempt.job == job.id and attempt.state != job.state:
-                    attempt.state = job.state
-                    self.write(entry)
-
     def job_of(self, order: Order, service: Service, prepare: Callable[[Entry], Files], settle: float) -> Job:
         """Return the job of an order: adopt it if it exists, else buy it.
 
         prepare: refuses the order, or uploads its files; called only if no job exists. It may write the entry. settle: seconds
-        after a request within which a job may still appear in the service's list.
+        after the end of a request within which a job may still appear in the service's list.
         Raises Refused if the service rejected the order, OutsideError if the job may exist: the next run asks again.
         """
         with self._lock(order):
@@ -132,7 +123,9 @@ class Ledger:
         if attempt.job is not None:
             job: Job | None = self._bought_job(entry, attempt.job, service)
         elif attempt.asked_at is not None and attempt.state != "refused":
-            job = self._await_job(service, attempt, settle)
+            longest = service.request_seconds + settle
+            # not above `longest`: the clock may have been set back since the request
+            job = self._await_job(service, attempt, min(longest, attempt.asked_at + longest - time.time()))
         else:  # the ledger may be new, and the job not
             job = _job_to_resume(service.jobs_named(attempt.name), service)
         return self._recorded(entry, job) if job is not None else None
@@ -180,11 +173,9 @@ class Ledger:
             "check that the service works and the account may buy, and run again",
         )
 
-    def _await_job(self, service: Service, attempt: Attempt, settle: float) -> Job | None:
+    def _await_job(self, service: Service, attempt: Attempt, seconds: float) -> Job | None:
         """Wait for the job of an uncertain request; None if it can no longer appear. Raises Unclear if this stays unknown."""
-        seconds_left = (attempt.asked_at or 0.0) + settle - time.time()
-        # at most `settle`: the clock may have been set back since the request
-        deadline = time.monotonic() + max(0.0, min(settle, seconds_left))
+        deadline = time.monotonic() + seconds
         pause = 0.05
         while True:
             is_late = time.monotonic() >= deadline

@@ -6,6 +6,7 @@ absolute rate at Nebius. One value for both would be wrong by orders of magnitud
 
 import contextlib
 import datetime
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -110,7 +111,7 @@ class OpenAiService(Service):
 
         omitted = dict.fromkeys(("OpenAI-Organization", "OpenAI-Project"), openai.omit)
         headers: dict[str, Any] = {"Connection": "close", **omitted}
-        self.client = openai.OpenAI(default_headers=headers, **self.client_options(openai))
+        self.client: openai.OpenAI = self.open_client(openai.OpenAI, openai.DefaultHttpxClient, default_headers=headers)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -187,9 +188,8 @@ class OpenAiService(Service):
     def log(self, job: str) -> JobLog:
         with self.request(f"tell how far {job} is"):
             events, losses = dict[str, str](), dict[tuple[int, str], float]()
-            for event in sorted(
-                _items(self.client.fine_tuning.jobs.list_events(job, limit=_PAGE))[0], key=lambda e: e.created_at or 0
-            ):
+            listed = self._listed(self.client.fine_tuning.jobs.list_events, job)
+            for event in sorted(listed, key=lambda event: event.created_at or 0):
                 data = event.data
                 if event.type != "metrics":
                     events[event.id] = str(event.message)
@@ -201,12 +201,15 @@ class OpenAiService(Service):
             return JobLog(events, [{"step": step, name: loss} for (step, name), loss in by_step])
 
     def _checkpoints(self, job: str) -> list[Any]:
-        """Return the checkpoints of a job; none if the server does not list them."""
+        listed = self._listed(self.client.fine_tuning.jobs.checkpoints.list, job)
+        return [checkpoint for checkpoint in listed if isinstance(checkpoint.step_number, int)]
+
+    def _listed(self, request: Callable[..., Any], job: str) -> list[Any]:
+        """Return the checkpoints or events of a job; none if the server does not list them."""
         from openai import NotFoundError
 
         with contextlib.suppress(NotFoundError):
-            listed, _ = _items(self.client.fine_tuning.jobs.checkpoints.list(job, limit=_PAGE))
-            return [checkpoint for checkpoint in listed if isinstance(checkpoint.step_number, int)]
+            return _items(request(job, limit=_PAGE))[0]
         return []
 
     def download(self, job: str, folder: Path) -> int | None:

@@ -88,7 +88,7 @@ def answers(address: str, seconds: float = 5.0) -> bool:
         port = parts.port or (443 if parts.scheme == "https" else 80)
         with socket.create_connection((parts.hostname or "", port), seconds):
             return True
-    except OSError:
+    except (OSError, UnicodeError):  # UnicodeError: a part of the name is empty or too long
         return False
 
 

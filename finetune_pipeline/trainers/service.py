@@ -10,7 +10,7 @@ import contextlib
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -98,15 +98,14 @@ class Service(ABC):
         self.epochs = whole_epochs(spec)
         self.request_seconds = section.request_seconds
 
-    def client_options(self, sdk: Any) -> dict[str, Any]:
-        """Return options for the client of an SDK (a module): no retries, and no redirects, which could leak the key."""
+    def open_client(self, sdk_client: Callable[..., Any], http_client: Callable[..., Any], **options: Any) -> Any:
+        """Open the client of an SDK: no retries, and no redirects, which could leak the key."""
+        options |= {"api_key": os.environ[self.key_name], "base_url": self.url, "max_retries": 0}
         try:
-            http = sdk.DefaultHttpxClient(
-                follow_redirects=False, trust_env=not is_local(self.url), timeout=self.request_seconds
-            )
+            http = http_client(follow_redirects=False, trust_env=not is_local(self.url), timeout=self.request_seconds)
+            return sdk_client(http_client=http, **options)
         except Exception as error:  # noqa: BLE001 - of many kinds
             raise Refused(f"no connection to {self.place} can be made: {error}", CLIENT_FIX) from None
-        return {"api_key": os.environ[self.key_name], "base_url": self.url, "max_retries": 0, "http_client": http}
 
     @property
     @abstractmethod

@@ -5,11 +5,11 @@ Credentials come from the environment of the process that opens it, and are neve
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from finetune_pipeline.faults import OutsideError, outside_words
@@ -45,28 +45,6 @@ def storage_findings(key: str, address: str) -> list[Finding]:
     return [Finding("training.storage", "error", f"task.yaml: {key}", message, fix)]
 
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def _translate_errors(method: Callable[Concatenate[Storage, P], R]) -> Callable[Concatenate[Storage, P], R]:
-    """Turn exceptions of object stores' libraries (unreachable, access denied) into OutsideError."""
-
-    @functools.wraps(method)
-    def wrapper(storage: Storage, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return method(storage, *args, **kwargs)
-        except Exception as error:
-            if "://" not in storage.address or outside_words(error, storage.address):
-                raise
-            raise OutsideError(
-                f"the storage {storage.address} cannot be used: {type(error).__name__}: {error!s:.300}",
-                "check that it is reachable, and that the credentials in the environment are correct",
-            ) from error
-
-    return wrapper
-
-
 class Storage:
     """Files and folders at an address. A folder exists only when it is complete. Methods raise OutsideError if an object store
     fails."""
@@ -77,11 +55,12 @@ class Storage:
         from fsspec.core import url_to_fs
 
         self.address = address.rstrip("/")
+        path = address.removeprefix("file://")
         try:
-            if "://" in address:
+            if "://" in path:
                 fs, root = url_to_fs(self.address, use_listings_cache=False)
             else:  # of a path, url_to_fs would take :: for a chain of file systems
-                fs, root = fsspec.filesystem("file"), str(Path(address).absolute())
+                fs, root = fsspec.filesystem("file", auto_mkdir=True), str(Path(path).absolute())
         except (ImportError, ValueError) as error:
             raise OutsideError(f"the storage {address} cannot be opened: {error}") from error
         self.fs: fsspec.AbstractFileSystem = fs
@@ -95,10 +74,22 @@ class Storage:
         """Return a file's path in the file system."""
         return f"{self.root}/{name}"
 
-    @_translate_errors
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn exceptions of object stores' libraries (unreachable, access denied) into OutsideError."""
+        try:
+            yield
+        except Exception as error:
+            if "://" not in self.address or outside_words(error, self.address):
+                raise
+            raise OutsideError(
+                f"the storage {self.address} cannot be used: {type(error).__name__}: {error!s:.300}",
+                "check that it is reachable, and that the credentials in the environment are correct",
+            ) from error
+
     def put(self, file: Path, name: str) -> None:
-        self._make_parent(name)
-        self.fs.put_file(str(file), self.path(name))
+        with self._errors():
+            self.fs.put_file(str(file), self.path(name))
 
     def put_folder(self, folder: Path, name: str, files: Iterable[Path] | None = None) -> None:
         """Upload a folder. files: only these; None: all."""
@@ -106,47 +97,36 @@ class Storage:
             self.put(file, f"{name}/{file.relative_to(folder).as_posix()}")
         self.write_json(name + _COMPLETE, {})
 
-    @_translate_errors
     def has_folder(self, name: str) -> bool:
         """Whether a folder is complete."""
-        return bool(self.fs.exists(self.path(name + _COMPLETE)))
+        with self._errors():
+            return bool(self.fs.exists(self.path(name + _COMPLETE)))
 
-    @_translate_errors
     def get(self, name: str, target: Path) -> None:
         """Download a file or a folder. Raises OutsideError if it does not exist."""
         path = self.path(name)
-        if self.fs.isfile(path):
-            files = {path: target}
-        else:
-            paths = self.fs.find(path) if self.fs.exists(path) else []
-            files = {file: target / file.removeprefix(path).lstrip("/") for file in paths}
-        if not files:
-            raise OutsideError(f"{self.address}/{name} is missing", "run the step again, which uploads it again")
-        for file, local in files.items():
-            local.parent.mkdir(parents=True, exist_ok=True)
-            self.fs.get_file(file, str(local))
+        with self._errors():
+            paths = [path] if self.fs.isfile(path) else self.fs.find(path)  # none if nothing is there
+            if not paths:
+                raise OutsideError(f"{self.address}/{name} is missing", "run the step again, which uploads it again")
+            for file in paths:
+                local = target / file.removeprefix(path).lstrip("/") if file != path else target
+                local.parent.mkdir(parents=True, exist_ok=True)
+                self.fs.get_file(file, str(local))
 
-    @_translate_errors
     def write_json(self, name: str, value: Any) -> None:
-        self._make_parent(name)
-        self.fs.pipe_file(self.path(name), json.dumps(value, ensure_ascii=False).encode())
+        with self._errors():
+            self.fs.pipe_file(self.path(name), json.dumps(value, ensure_ascii=False).encode())
 
-    @_translate_errors
     def read_json(self, name: str) -> Any:
         """Return the value of a JSON file; None if it is missing or incomplete."""
-        try:
+        with self._errors(), contextlib.suppress(FileNotFoundError, ValueError):
             return json.loads(self.fs.cat_file(self.path(name)))
-        except (FileNotFoundError, ValueError):
-            return None
+        return None
 
-    @_translate_errors
     def delete(self, name: str = "") -> None:
         """Delete a file or a folder; without a name, everything."""
         path = self.path(name) if name else self.root
-        if self.fs.exists(path):
-            self.fs.rm(path, recursive=True)
-
-    def _make_parent(self, name: str) -> None:
-        """Create the parent folder; object stores have none."""
-        if not self.address.partition("://")[1] or self.address.startswith("file://"):
-            self.fs.makedirs(self.fs._parent(self.path(name)), exist_ok=True)
+        with self._errors():
+            if self.fs.exists(path):
+                self.fs.rm(path, recursive=True)

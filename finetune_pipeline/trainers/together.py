@@ -2,18 +2,17 @@
 
 An endpoint costs money by the minute. It stops at the end of the block that uses it, at Together after a time without requests,
 and through :func:`stop_orphaned_endpoints` if its process was killed: before an endpoint is created, its name is recorded in
-a file that its process keeps locked.
+a file, and its process holds a lock.
 """
 
 import contextlib
-import fcntl
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from finetune_pipeline.engine.files import hold_if_free, sync_folder
+from finetune_pipeline.engine.files import hold, hold_if_free, sync_folder
 from finetune_pipeline.faults import JobError, OutsideError
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.models.hosted import HostedModel
@@ -88,7 +87,10 @@ def running_endpoint(
     folder.mkdir(parents=True, exist_ok=True)
     stop_orphaned_endpoints(service, home)
     record = folder / name
-    with _locked(record):
+    with hold(_lock_of(record)):
+        if record.exists():  # its process was killed while this one waited
+            _stop(service, name)
+        record.touch()
         sync_folder(folder)  # recorded before it costs anything
         try:
             yield hosted.model_copy(update={"model": _start(service, section, project, name)})
@@ -97,23 +99,17 @@ def running_endpoint(
             record.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def _locked(record: Path) -> Iterator[None]:
-    """Hold the lock of a record. Retries if the previous holder has deleted the file in the meantime."""
-    while True:
-        with record.open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if record.exists() and os.path.samestat(record.stat(), os.fstat(lock.fileno())):
-                yield
-                return
+def _lock_of(record: Path) -> Path:
+    """Return the lock file of a record. Unlike the record it stays, so that all processes lock the same file."""
+    return record.parents[1] / ".locks" / record.name
 
 
 def stop_orphaned_endpoints(service: TogetherService, home: Path) -> None:
     """Stop endpoints whose process no longer runs."""
     for record in sorted((home / "jobs" / "endpoints").glob("*")):
-        with hold_if_free(record) as free:
-            if not free:
-                continue  # another process uses it
+        with hold_if_free(_lock_of(record)) as free:
+            if not free or not record.exists():
+                continue  # another process uses it, or has stopped it
             _stop(service, record.name)
             record.unlink(missing_ok=True)
             say(f"the endpoint {record.name} at {service.place} had been left running, and was stopped")

@@ -43,9 +43,8 @@ class TogetherService(Service):
         super().__init__(trainer, spec, "Together", url)
         import together
 
-        self.client = together.Together(
-            project_id=section.project, default_headers={"Connection": "close"}, **self.client_options(together)
-        )
+        options = {"project_id": section.project, "default_headers": {"Connection": "close"}}
+        self.client: together.Together = self.open_client(together.Together, together.DefaultHttpxClient, **options)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -205,6 +204,8 @@ class TogetherService(Service):
         try:
             _unpack(archive, folder)
         except (tarfile.TarError, EOFError, OSError) as error:
+            if isinstance(error, OSError) and error.errno:  # a full disk, say
+                raise
             raise JobError(
                 f"the download from {self.place} for the adapter of {job} is not an archive: {error}",
                 "run again: it is downloaded again, and nothing is bought",

@@ -5,16 +5,13 @@ by accident. The kernel keeps the locks; a leftover lock file has no effect.
 """
 
 import contextlib
-import errno
 import fcntl
 import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from stat import S_ISREG, S_IWOTH
 
-from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.progress import Reminders, spell
 from finetune_pipeline.worker.supervised import Stopped
 
@@ -25,7 +22,6 @@ def lease(
     folder: Callable[[str], Path],
     *,
     holder: str = "",
-    timeout_s: float = 24 * 3600.0,
     poll_s: float = 1.0,
     should_stop: Callable[[], str | None] = lambda: None,
     log: Callable[[str], None] = lambda message: None,
@@ -35,10 +31,9 @@ def lease(
     A name such as ``cuda:0+cuda:1`` stands for all of its devices. All processes lock them in the same order, and release them
     at once if one is taken, which prevents deadlocks.
     folder: folder of a device's lock file, see :func:`lock_folder`. holder: description for waiting processes. log: receives
-    the holders and their times, at once and then occasionally. Raises TimeoutError, naming the holders, and Stopped if
-    `should_stop` returns a reason.
+    the holders and their times, at once and then occasionally. Raises Stopped if `should_stop` returns a reason.
     """
-    deadline, reminders = time.monotonic() + timeout_s, Reminders()
+    reminders = Reminders()
     while True:
         for device in devices:
             handles = _try_lock_all(folder, device, holder)
@@ -50,15 +45,12 @@ def lease(
                 for handle in handles:
                     os.close(handle)  # no LOCK_UN: a child keeps the lease with its copy
             return
-        holders = {part: _holder(folder(part), part) for device in devices for part in members(device)}
-        held_by = "; ".join(f"{part}: {holder}" for part, holder in holders.items() if holder) or "freed just now"
         if reminders.due():
+            holders = {part: _holder(folder(part), part) for device in devices for part in members(device)}
+            held_by = "; ".join(f"{part}: {holder}" for part, holder in holders.items() if holder) or "freed just now"
             log(f"waiting for a free device ({held_by})")
         if reason := should_stop():
             raise Stopped(reason)
-        if time.monotonic() > deadline:
-            problem = f"no device became free within {timeout_s:g} s ({held_by})"
-            raise TimeoutError(f"{problem}; wait for that run or cancel it")
         time.sleep(poll_s)
 
 
@@ -90,28 +82,10 @@ def lock_folder(device: str, home: Path) -> Path:
 
 
 def _open_lock_file(folder: Path, device: str) -> int:
-    """Open the lock file for this user only, without following links; create it if missing. Raises OutsideError if everyone may
-    write to the folder, or the file is a link or another user's."""
+    """Open the lock file, which is this user's alone and no link; create it if missing."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    flags = os.O_NOFOLLOW | os.O_CLOEXEC
-    name = f"{device.replace(':', '_')}.lock"
-    try:
-        folder_handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | flags)
-        try:
-            if os.fstat(folder_handle).st_mode & S_IWOTH:
-                raise OutsideError(f"everyone can write to {folder}, which holds locks", f"`chmod o-w {folder}`")
-            handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | flags, 0o600, dir_fd=folder_handle)
-        finally:
-            os.close(folder_handle)
-    except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
-            raise
-        raise OutsideError(f"{folder / name} is a link", "remove the link") from error
-    status = os.fstat(handle)
-    if status.st_uid != os.getuid() or status.st_nlink > 1 or not S_ISREG(status.st_mode):
-        os.close(handle)
-        raise OutsideError(f"{folder / name} is not a lock file of this user", "remove it")
-    return handle
+    path = folder / f"{device.replace(':', '_')}.lock"
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def _try_lock(folder: Path, device: str, holder: str) -> int | None:

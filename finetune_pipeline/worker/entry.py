@@ -1,6 +1,6 @@
 """Process entry: ``python -m finetune_pipeline.worker.entry JOB.json`` runs one job of :mod:`.jobs`.
 
-Writes out/result.json (facts), out/measured.json, or out/error.json {kind, message, findings}; exit codes in
+Writes out/result.json (facts), out/measured.json, or out/error.json {code, kind, message}; exit codes in
 :mod:`finetune_pipeline.worker.process`. Works the same from a shell and under Dagster Pipes. With FINETUNE_PROCESSES
 above 1, :mod:`.launch` starts this module again in several processes that train together.
 """
@@ -189,12 +189,11 @@ def _needs_launch(job: dict[str, Any]) -> bool:
 def _report_failure(error: BaseException, job: dict[str, Any], out: Path) -> int:
     """Write error.json for the error that ended the job. Returns the exit code."""
     code, kind, message = classify_error(error, job)
-    findings = [f.to_dict() for f in error.findings] if isinstance(error, FindingsError) else []
     if is_first():  # first: on a full disk nothing can be written
         say(f"{job.get('stage', job.get('action'))}: {message}")
     write = launch.write_worker_error if is_worker() else launch.write_error
     with contextlib.suppress(OSError):
-        write(out, code, kind, message, findings)
+        write(out, code, kind, message)
     return code
 
 

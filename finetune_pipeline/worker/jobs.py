@@ -4,7 +4,7 @@ Imports no torch: assets and the command line build jobs with these functions. C
 
 stage   name for progress messages (the asset's name)
 out     folder for the results: ``result.json`` (the facts; equal for equal inputs), ``measured.json`` (seconds,
-        peak_memory_mib, threads), and on failure ``error.json`` {kind, message, findings}
+        peak_memory_mib, threads), and on failure ``error.json`` {code, kind, message}
 work    folder that survives a kill, for actions that can resume
 
 A *model folder* is an artifact of the ``base_model`` or ``merge`` action (it contains ``model.json``), or any folder in the

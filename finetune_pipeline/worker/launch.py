@@ -151,15 +151,15 @@ def _outcome(out: Path, codes: Mapping[int, int], stopped: str | None) -> int:
     return int(error["code"]) if error else 1
 
 
-def write_error(out: Path, code: int, kind: str, message: str, findings: list[dict[str, Any]] | None = None) -> None:
+def write_error(out: Path, code: int, kind: str, message: str) -> None:
     """Write out/error.json, which describes the error that ended a job."""
-    write_json(out / "error.json", {"code": code, "kind": kind, "message": message, "findings": findings or []})
+    write_json(out / "error.json", {"code": code, "kind": kind, "message": message})
 
 
-def write_worker_error(out: Path, code: int, kind: str, message: str, findings: list[dict[str, Any]]) -> None:
+def write_worker_error(out: Path, code: int, kind: str, message: str) -> None:
     """Write out/error.json for one of several processes. A refusal or lack of memory replaces any other error; otherwise the
     first error stays, since it causes the others."""
     path = out / "error.json"
     if code in NO_RETRY or not path.is_file():
         prefix = f"(process {os.environ['RANK']}) " if kind in ("memory", "error") and not is_first() else ""
-        write_error(out, code, kind, prefix + message, findings)
+        write_error(out, code, kind, prefix + message)

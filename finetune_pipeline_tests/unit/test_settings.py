@@ -66,6 +66,8 @@ def test_devices_that_share_a_training_and_wrong_ones() -> None:
         ({"FINETUNE_PARALLEL": "zero3"}, "write ddp, fsdp2, or auto"),
         ({"FINETUNE_HOME": "/what?/home"}, "cannot hold"),
         ({"FINETUNE_HOME": "/p%20x/home"}, "cannot hold"),
+        ({"MLFLOW_TRACKING_URI": "sqlite:////what?/m.db"}, "cannot hold (?s:.)*correct MLFLOW_TRACKING_URI"),
+        ({"MLFLOW_TRACKING_URI": "sqlite:////p%20x/m.db"}, "cannot hold"),
         ({"FINETUNE_HOME": '/it\'s "mine"/home'}, "both quotes"),
         ({"FINETUNE_HOME": "~nobody-of-this-name/x"}, "FINETUNE_HOME='~nobody-of-this-name/x'"),
     ):

@@ -27,7 +27,6 @@ from finetune_pipeline.cli import main as entry
 from finetune_pipeline.cli import output
 from finetune_pipeline.cli.output import failure, say
 from finetune_pipeline.cli.run import refusals_and_failures
-from finetune_pipeline.engine.graph import MissingInput
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.unit.cli.test_commands import SPEC
@@ -278,7 +277,7 @@ def test_ctrl_c_before_a_command_is_loaded_is_one_word() -> None:
 
 @pytest.mark.parametrize(
     ("error", "message"),
-    [(MissingInput("tickets/splits needs clean_examples"), "MissingInput: tickets/splits needs clean_examples"),
+    [(KeyError("splits"), "KeyError: 'splits'"),
         (sqlite3.OperationalError("database or disk is full"), "the disk is full: {home} could not be written\nfix: make")],
 )  # fmt: skip
 def test_a_failed_step_names_its_error_once_and_a_full_disk_that_only_dagster_meets_like_any_other(

@@ -45,7 +45,7 @@ def main() -> int:
         os.kill(os.getpid(), signal.SIGKILL)
     if "error" in behave:
         (out / "error.json").write_text(json.dumps({"kind": "FindingsError", "message": behave["error"]}))
-    if behave.get("result", True) and not behave.get("exit", 0):
+    if not behave.get("exit", 0):
         variables = {name: os.environ.get(name) for name in behave.get("show", [])}
         (out / "result.json").write_text(json.dumps({"seen": variables, "argv": sys.argv[1]}))
     return int(behave.get("exit", 0))

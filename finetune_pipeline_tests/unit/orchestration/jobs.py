@@ -24,6 +24,7 @@ def environment(folder: Path, **behave: Any) -> dict[str, str]:
         "DAGSTER_HOME": str(ROOT),
         "FINETUNE_HOME": str(folder / "home"),
         "FINETUNE_DEVICES": "cpu",
+        "FINETUNE_WORKER_MODULE": CHILD,
         "TEST_LOCKS": str(folder / "locks"),
         "TEST_JOB": json.dumps({"stage": "adapter", "out": str(folder / "out"), "behave": behave}),
     }
@@ -32,7 +33,7 @@ def environment(folder: Path, **behave: Any) -> dict[str, str]:
 def assert_ended(folder: Path, *pids: int) -> None:
     """Assert that these processes end and the device lease is free."""
     wait_until(lambda: not any(map(is_running, pids)), 60)
-    with lease(["cpu"], lambda _: folder / "locks", timeout_s=10, poll_s=0.05):
+    with lease(["cpu"], lambda _: folder / "locks", poll_s=0.05):
         pass
 
 
@@ -60,9 +61,7 @@ def adapter(context: dg.AssetExecutionContext, compute: Compute) -> dg.Materiali
 defs = dg.Definitions(
     assets=[adapter],
     resources={
-        "compute": Compute(
-            module=CHILD, grace_s=1.0, terminate_s=1.0, watch_run_s=0.5, lock_folder=os.environ.get("TEST_LOCKS", "")
-        )
+        "compute": Compute(grace_s=1.0, terminate_s=1.0, watch_run_s=0.5, lock_folder=os.environ.get("TEST_LOCKS", ""))
     },
     jobs=[
         dg.define_asset_job("in_one_process", [adapter], executor_def=dg.in_process_executor),

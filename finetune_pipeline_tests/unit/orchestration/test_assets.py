@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import dagster as dg
 import pytest
 import yaml
 
@@ -11,6 +12,7 @@ from finetune_pipeline.orchestration.assets import LADDER, TUNED_LADDER, task_as
 from finetune_pipeline.pipeline import GROUPS, STEPS
 from finetune_pipeline.spec import load_task
 from finetune_pipeline.spec.model import Task
+from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.unit.evaluation.rows import spec
 
 
@@ -50,6 +52,21 @@ def test_dagster_loads_all_of_a_task_and_a_whole_run_leaves_out_what_is_made_on_
     assert made("baseline") & asked_for == set()
     assert made(LADDER) & asked_for == {"prompt_search", "pilot", "ladder"}
     assert asked_for | {"adapter", "merged_model"} <= made(TUNED_LADDER)
+
+
+def test_a_step_without_its_inputs_says_so_in_a_sentence_and_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
+    copy_database(tmp_path / "home" / "mlflow")
+    _write(tmp_path / "triage")
+    (tmp_path / "triage" / "raw").mkdir()
+    (tmp_path / "triage" / "raw" / "a.jsonl").write_text('{"text": "hello", "label": "a"}\n')
+    job = build_definitions(tmp_path).resolve_job_def("triage__all")
+    selected = [dg.AssetKey(["triage", "merged_model"])]
+    result = job.execute_in_process(asset_selection=selected, raise_on_error=False)
+    (failure,) = [e for e in result.all_events if e.is_step_failure or e.is_step_up_for_retry]
+    assert failure.step_failure_data.user_failure_data.description.startswith("triage/merged_model needs adapter, ")
 
 
 def test_a_value_that_dagster_refuses_is_named_and_stops_no_other_task(tmp_path: Path) -> None:

@@ -12,6 +12,11 @@ from finetune_pipeline_tests.unit.orchestration.jobs import CHILD
 from finetune_pipeline_tests.unit.processes import is_running, number_in
 
 
+@pytest.fixture(autouse=True)
+def child(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINETUNE_WORKER_MODULE", CHILD)
+
+
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
     with dg.instance_for_test() as made:
@@ -20,7 +25,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 def compute(folder: Path, devices: tuple[str, ...] = ("cpu",)) -> Compute:
     waits = {"grace_s": 1.0, "terminate_s": 1.0, "watch_run_s": 0.2}
-    return Compute(module=CHILD, lock_folder=str(folder / "locks"), devices=list(devices), **waits)
+    return Compute(lock_folder=str(folder / "locks"), devices=list(devices), **waits)
 
 
 def job(folder: Path, **behave: Any) -> dict[str, Any]:
@@ -93,7 +98,6 @@ REFUSED = "error: task.yaml: labels: 'x' is unknown\n    fix: labels: add it"
         ({"exit": EXIT_OOM, "error": "no room"}, 1, "micro_batch_size"),
         ({"exit": 3, "error": "the disk is full"}, 3, "the disk is full"),
         ({"killed": True, "grandchild": True}, 1, "memory"),  # another try would only be killed again
-        ({"result": False}, 1, "wrote no result.json"),
     ],
 )
 def test_only_failures_that_may_pass_are_tried_again(

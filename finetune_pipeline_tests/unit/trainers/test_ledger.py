@@ -24,9 +24,13 @@ def test_a_request_in_doubt_is_looked_up_and_not_repeated_blindly(fault, server,
     faults = [fault]
     server.keeps_metadata = False
     server.fault = lambda request: faults.pop() if faults and request.path.endswith("/jobs") and request.body else None
-    # only what begins late may appear after the doubt; it begins before the time for it is over
-    patience = {"request_seconds": 0.4, "settle_seconds": 2.5 if fault == "late" else 0.3}
-    server.pause = 0.8
+    # only what begins late may appear after the doubt; the time for it begins when the request's is over
+    patience = (
+        {"request_seconds": 0.8, "settle_seconds": 0.8}
+        if fault == "late"
+        else {"request_seconds": 0.4, "settle_seconds": 0.3}
+    )
+    server.pause = 1.2 if fault == "late" else 0.8
     persist(ordered(patience))
     if fault == "late":
         time.sleep(2 * server.pause)  # whatever begins late has begun

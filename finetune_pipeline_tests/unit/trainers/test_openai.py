@@ -20,7 +20,7 @@ from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.trainers import TRAINERS, TrainingOrder, preflight, train
 from finetune_pipeline.trainers.openai_service import PROFILES, end_findings
 from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
-from finetune_pipeline_tests.service_server import KEY, Reply, Request
+from finetune_pipeline_tests.service_server import KEY, Reply, Request, refusal
 from finetune_pipeline_tests.unit.trainers.orders import GPT, files_below, interrupt, make_order, make_rows, make_task
 
 
@@ -103,7 +103,12 @@ def odd_states(answer: Any, path: str) -> None:
         answer["status"] = answer["status"].upper()
 
 
-@pytest.mark.parametrize("oddity", [odd_states, odd_lists, odd_others, odd_checkpoints])
+def no_events(answer: Any, path: str) -> Reply | None:
+    """The server has no events."""
+    return refusal(404, "no such route") if path.endswith("/events") else None
+
+
+@pytest.mark.parametrize("oddity", [odd_states, odd_lists, odd_others, odd_checkpoints, no_events])
 def test_an_odd_server_costs_no_second_job_and_no_result(nebius, rows, tmp_path, capsys, oddity) -> None:
     usual, faults = nebius.answer, ["fail after"]
 
@@ -111,7 +116,7 @@ def test_an_odd_server_costs_no_second_job_and_no_result(nebius, rows, tmp_path,
         reply: Reply | None = usual(request)
         if reply is not None and isinstance(reply.content, dict):
             reply = replace(reply, content=copy.deepcopy(reply.content))
-            oddity(reply.content, request.path)
+            return oddity(reply.content, request.path) or reply
         return reply
 
     nebius.answer, nebius.keeps_metadata = answer, False
@@ -156,7 +161,7 @@ def test_a_failed_job_says_why_and_the_next_run_buys_another(server, order, tmp_
     server.states = ("queued", "succeeded")
     assert train(order)["job"] == "ftjob-2"
     (entry,) = [json.loads(p.read_text()) for p in (tmp_path / "home/jobs").glob("*.json")]
-    assert [a["state"] for a in entry["attempts"]] == [state, "succeeded"]
+    assert [a["job"] for a in entry["attempts"]] == ["ftjob-1", "ftjob-2"] and entry["attempts"][0]["state"] == state
 
 
 def test_who_stops_while_a_request_is_in_doubt_hears_of_it(server, ordered, monkeypatch) -> None:
@@ -257,6 +262,8 @@ def test_preflight_names_every_problem_at_once_and_never_the_key(server, tmp_pat
         patch.setattr(server, "answer", lambda request: moved)
         (finding,) = errors(found())
         assert "redirects to https://example.org" in finding.message and "training.openai.base_url" in finding.fix
+    (finding,) = errors(found(base_url="https://a\u200b.example/v1"))
+    assert "Invalid IDNA hostname" in finding.message and "correct the address" in finding.fix
     server.models[GPT["model"]] = "soon"
     assert not errors(found()), "no date of an end"
     server.fault = lambda request: "garbage after"

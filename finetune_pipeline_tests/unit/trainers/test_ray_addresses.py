@@ -41,6 +41,7 @@ def rules(address: str | None, storage: Path | str, **more: Any) -> dict[str, st
         ("json://project/cluster", "training.ray_address", "finds Ray clusters"),
         ("http://head.invalid:8265", "training.ray_clear", "unencrypted"),
         ("http://127.0.0.1:1", "training.ray_away", "no Ray cluster answers"),
+        (f"http://{'a' * 70}:8265", "training.ray_away", "no Ray cluster answers"),
     ],
 )
 def test_an_address_that_will_not_do_is_told_before_anything_is_sent(

@@ -16,12 +16,14 @@ from typing import Any
 import pyarrow
 import pytest
 
+from finetune_pipeline.engine.files import hold
 from finetune_pipeline.faults import JobError, OutsideError
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.hosted import HostedModel, read_hosted
 from finetune_pipeline.models.merging import merge
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.trainers import TRAINERS, TrainingOrder, train
+from finetune_pipeline.trainers.together import _start
 from finetune_pipeline_tests.service_server import Reply, Request, refusal
 from finetune_pipeline_tests.together_server import TogetherServer, adapter_archive
 from finetune_pipeline_tests.unit.processes import wait_until
@@ -78,6 +80,10 @@ def test_a_zstandard_archive_is_read_and_a_broken_one_is_told(server, order, tmp
     server.archive = b"<html>sorry</html>"
     with pytest.raises(JobError, match="not an archive"):
         train(order)
+    (tmp_path / "full" / "adapter_model.safetensors").mkdir(parents=True)  # cannot be written, as on a full disk
+    server.archive = plain
+    with pytest.raises(IsADirectoryError):
+        TRAINERS["together"].connect(order.spec).download(next(iter(server.jobs)), tmp_path / "full")
     server.archive = packed.getvalue().to_pybytes()
     train(order)
     adapter = tmp_path / "out/adapter/adapter_model.safetensors"
@@ -230,20 +236,28 @@ def test_an_endpoint_runs_while_it_is_asked_and_is_stopped_whatever_happens(serv
     assert not server.endpoints and not list((trained.home / "jobs/endpoints").iterdir())
 
 
-def test_who_waited_for_an_endpoint_is_on_record_too(server: TogetherServer, trained: TrainingOrder) -> None:
-    recorded: list[int] = []
+@pytest.mark.parametrize("killed", [False, True])
+def test_who_waited_for_an_endpoint_is_on_record_too(server, trained: TrainingOrder, killed: bool) -> None:
+    recorded: list[tuple[int, int]] = []
 
     def second() -> None:
         with serving_of(trained):
-            recorded.append(len(list((trained.home / "jobs/endpoints").iterdir())))
+            recorded.append((len(list((trained.home / "jobs/endpoints").iterdir())), len(server.endpoints)))
 
     waiting = threading.Thread(target=second)
-    with serving_of(trained):
+    record = trained.home / "jobs/endpoints" / f"finetune-{next(iter(server.jobs))}"
+    first: AbstractContextManager[Any] = serving_of(trained)
+    if killed:  # what a killed process leaves: an endpoint, its record, and a lock that is freed
+        _start(TRAINERS["together"].connect(trained.spec), trained.spec.training.together, "p1", record.name)
+        record.parent.mkdir()
+        record.touch()
+        first = hold(trained.home / "jobs/.locks" / record.name)
+    with first:
         waiting.start()
         pending = re.compile(rf"-> FLOCK .* {os.getpid()} ")  # a thread of this process waits for a lock
         wait_until(lambda: pending.search(Path("/proc/locks").read_text()))
     waiting.join()
-    assert recorded == [1] and not server.endpoints
+    assert recorded == [(1, 1)] and not server.endpoints
 
 
 def die_while_serving(spec: TaskSpec, out: Path, home: Path) -> None:

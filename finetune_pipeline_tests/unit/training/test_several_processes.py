@@ -115,7 +115,7 @@ def test_the_cause_decides_not_what_came_of_it(tmp_path: Path, monkeypatch: pyte
         monkeypatch.setenv("FINETUNE_STRATEGY", "ddp")
         for rank, code, kind in errors:  # in the order in which the processes write
             monkeypatch.setenv("RANK", str(rank))
-            write_worker_error(tmp_path, code, kind, kind, [])
+            write_worker_error(tmp_path, code, kind, kind)
         code = _outcome(tmp_path, codes, stopped)
         assert json.loads((tmp_path / "error.json").read_text())["code"] == code
         return code
