@@ -106,13 +106,12 @@ class Terms:
         dollars: Of 1,000 calls, by rung.
         latency: (p50, p95) in milliseconds by rung.
         training: Dollars of training on all rows; None if no price is known.
-        tuned, tuned_dollars: Tokens of a call of the fine-tuned model, and dollars of 1,000 of them.
+        tuned_dollars: Of 1,000 calls of the fine-tuned model.
     """
 
     dollars: Mapping[str, float | None]
     latency: Mapping[str, tuple[float, float]]
     training: float | None = None
-    tuned: Call | None = None
     tuned_dollars: float | None = None
 
 

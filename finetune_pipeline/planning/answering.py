@@ -12,8 +12,8 @@ from finetune_pipeline.models.hardware import GPU_SHARE
 from finetune_pipeline.models.model_files import text_settings
 from finetune_pipeline.planning.memory import SLACK, Memory, available_memory, process_overhead
 from finetune_pipeline.planning.planner import Planner, compute_width
-from finetune_pipeline.planning.shape import ModelShape
 from finetune_pipeline.planning.tokens import TokenCounter
+from finetune_pipeline.spec.methods.base import ModelShape
 from finetune_pipeline.spec.model import TaskSpec
 
 

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.findings import Finding
 from finetune_pipeline.models.hardware import cpu_has_bfloat16
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.model_files import read_config
 from finetune_pipeline.planning.batches import Batch, batch_of, count_steps, drawn_batches
 from finetune_pipeline.planning.memory import Memory, evaluation_memory, training_memory
-from finetune_pipeline.planning.shape import ModelShape, model_shape
+from finetune_pipeline.planning.shape import model_shape
 from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.training.prefix_tree import Row
@@ -33,12 +32,11 @@ def compute_width(precision: str, device: str = "cpu") -> int:
 @dataclass(frozen=True, slots=True)
 class Rows:
     """A split as rows {id, ids, loss}. over: examples longer than `limit` tokens, handled according to training.over_length; with
-    ``fail`` they are kept. findings: why examples cannot be encoded."""
+    ``fail`` they are kept."""
 
     rows: list[Row]
     over: int
     limit: int
-    findings: list[Finding]
 
     @property
     def tokens(self) -> int:
@@ -66,7 +64,7 @@ class Planner:
         self, base: Path, train: Sequence[Example], validation: Sequence[Example], device: str = "cpu"
     ) -> None:
         self.folder = model_folder(base)
-        self.shape: ModelShape = model_shape(self.folder)
+        self.shape = model_shape(self.folder)
         self.examples = {"train": train, "validation": validation}
         self.device = "cpu" if device == "cpu" else "cuda"
         self.config = read_config(self.folder)
@@ -86,7 +84,7 @@ class Planner:
         if key not in self._rows:
             examples = self.epoch_examples(settings) if split == "train" else self.examples[split]
             encoded = encode_split(TokenCounter(self.folder), examples, limit, settings["over_length"])
-            self._rows[key] = Rows(encoded.plain_rows(), encoded.over, limit, encoded.refused)
+            self._rows[key] = Rows(encoded.plain_rows(), encoded.over, limit)
         return self._rows[key]
 
     def precision(self, settings: Mapping[str, Any]) -> str:

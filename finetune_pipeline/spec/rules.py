@@ -6,6 +6,7 @@ A rule is a ``check_*`` function decorated with :func:`rule`. Rules on evaluatio
 """
 
 import difflib
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -133,8 +134,8 @@ def check_chat_template(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
         return
     if is_outside(template, folder):
         message, fix = f"{template!r} points outside the task folder", "copy the file into the task folder"
-    elif not (folder / template).is_file():
-        message = f"{template!r} is neither a known template nor a file in the task folder"
+    elif not os.path.isfile(folder / template):  # Path.is_file fails on the text of a template
+        message = f"{template!r:.80} is neither a known template nor a file in the task folder"
         suggestions = difflib.get_close_matches(template.lower(), CHAT_TEMPLATES, 1, 0.6)
         valid_values = f"write one of {', '.join(CHAT_TEMPLATES)}, or the path of a Jinja file in the folder"
         fix = f"did you mean {suggestions[0]!r}?" if suggestions else valid_values
