@@ -66,8 +66,6 @@ class Rung(BaseModel):
     gain: float | None = None
     gain_interval: tuple[float, float] | None = None
     over: str = ""
-    prompt_tokens: float | None = None
-    answer_tokens: float | None = None
     dollars: float | None = None
     p50: float | None = None
     p95: float | None = None
@@ -238,8 +236,6 @@ def score_rungs(spec: TaskSpec, answered: Sequence[Answered], terms: Terms, sour
             gain=gain.gain if gain else None,
             gain_interval=gain.interval if gain else None,
             over=below.title if below else "",
-            prompt_tokens=answers.call.prompt if answers.call else None,
-            answer_tokens=answers.call.answer if answers.call else None,
             dollars=cost,
             p50=p50,
             p95=p95,

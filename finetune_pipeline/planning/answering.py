@@ -73,15 +73,8 @@ class StepMemory:
 
 def asking_settings(spec: TaskSpec) -> list[Any]:
     """Return the settings that :func:`answering_steps` depends on."""
-    baseline = spec.baseline
-    return [
-        baseline.batch_size,
-        baseline.shots,
-        baseline.retrieved,
-        spec.answer_length,
-        spec.labels,
-        spec.evaluation.precision,
-    ]
+    baseline = spec.baseline.model_dump(include={"batch_size", "shots", "retrieved"})
+    return [baseline, spec.answer_length, spec.labels, spec.evaluation.precision]
 
 
 def answering_steps(

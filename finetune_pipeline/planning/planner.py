@@ -91,16 +91,13 @@ class Planner:
         """Return the compute dtype: float32 or bfloat16."""
         return "bfloat16" if compute_width(settings["precision"], self.device) == 2 else "float32"
 
-    def packed(self, settings: Mapping[str, Any]) -> bool:
-        """Whether batches are packed after shared prefixes."""
-        return bool(settings["shared_prefix"]) and self.shape.packs
-
     def batches(self, split: str, settings: Mapping[str, Any]) -> list[Batch]:
         """Return the batches of a split. Training batches are drawn at random (from `seed`); validation batches are exact."""
         rows = [r for r in self.rows(split, settings).rows if True in r["loss"]]
         micro = settings["micro_batch_size"]
         size = micro if split == "train" else validation_rows_per_pass(micro)
-        virtual, packed = METHODS[settings["method"]].virtual_tokens(settings), self.packed(settings)
+        virtual = METHODS[settings["method"]].virtual_tokens(settings)
+        packed = settings["shared_prefix"] and self.shape.packs  # after shared prefixes
         key = (split, size, virtual, packed, len(rows), settings["max_tokens"])
         if key not in self._batches:
             groups: Iterable[Sequence[Row]] = (rows[i : i + size] for i in range(0, len(rows), size))

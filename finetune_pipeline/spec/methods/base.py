@@ -264,28 +264,18 @@ def largest_micro_batch(settings: dict[str, Any]) -> int:
     return max(n for n in range(1, min(usual, batch_size) + 1) if batch_size % n == 0)
 
 
-def default_table() -> list[tuple[str, str, str, str]]:
-    """Return (key, methods, value, source) of every default, grouping methods with the same default."""
-    rows: dict[tuple[str, str, str], list[str]] = {}
-    for key in COMMON:
-        for method in METHODS.values():
-            default = method.default(key)
-            rows.setdefault((key, _format_number(default.value), default.source), []).append(method.name)
-    return [(key, ", ".join(methods), value, source) for (key, value, source), methods in rows.items()]
-
-
 def _description(key: str, meaning: str) -> str:
     """Return a field's description, with its default for each method."""
     methods: dict[Any, list[str]] = {}
     for method in METHODS.values():
         methods.setdefault(method.default(key).value, []).append(method.name)
-    defaults = [f"{_format_number(value)} ({', '.join(names)})" for value, names in methods.items()]
+    defaults = [f"{format_number(value)} ({', '.join(names)})" for value, names in methods.items()]
     if len(methods) == 1:
-        defaults = [_format_number(value) for value in methods]
+        defaults = [format_number(value) for value in methods]
     return f"{meaning} Unset: {', '.join(defaults)}.".strip()
 
 
-def _format_number(value: Any) -> str:
+def format_number(value: Any) -> str:
     """Format a default as in the reference: small numbers as 5e-4, all else as it is."""
     if not isinstance(value, float):
         return str(value)

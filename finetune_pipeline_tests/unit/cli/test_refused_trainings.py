@@ -49,8 +49,6 @@ def make(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 CASES: list[tuple[str, dict[str, Any], str, str]] = [
     # what, what is changed, rule, what the fix names
-    ("layers that are not there", {"training": {"lora": {"target_modules": ["query_key_value"]}}},
-     "training.target_modules", "choose from down_proj"),
     ("a base without a chat template", {"template": None}, "model.no_chat_template", "chat_template: chatml"),
     ("a template whose marks are no tokens", {"template": None, "spec": {"chat_template": "gemma"}},
      "model.template_tokens", "chatml, none"),

@@ -150,7 +150,6 @@ RULES = [
     ("spec.split_shares", {"split": {"validation": 0.3, "test": 0.3}}),
     ("spec.labels_unique", {"output": {"kind": "labels", "labels": ["yes", "Yes "]}, "system_prompt": "yes Yes "}),
     ("spec.labels_unique", {"output": {"kind": "labels", "labels": ["é", "e\u0301"]}, "system_prompt": "é e\u0301"}),
-    ("spec.batches", {"training": {"batch_size": 10, "micro_batch_size": 4}}),
     ("spec.shots", {"baseline": {"shots": [4]}}),
     ("spec.shots", {"baseline": {"shots": [0, -1]}}),
     ("spec.other_prompts", {"baseline": {"prompts": ["Sort it.", "Sort it."]}}),
