@@ -41,19 +41,19 @@ class OutsideError(_Fault, RuntimeError):
 
 _SPACE = "make space, or move FINETUNE_HOME to a larger disk, and run it again; finished steps are kept"
 _FULL = ("the disk is full: {place} could not be written", _SPACE)
-_RIGHTS = "see who owns it and its permissions, and run it again"
+_RIGHTS = "correct its owner or permissions, and run it again"
 _SYSTEM = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: ("the disk is full: {place} could not be written, the quota is used up", _SPACE),
     errno.EFBIG: ("{place} could not be written: it reached the limit of a file's size", "raise it (ulimit -f)"),
     errno.EROFS: (
         "{place} is on a disk that cannot be written",
-        "let FINETUNE_HOME and FINETUNE_DATA name folders that can",
+        "set FINETUNE_HOME and FINETUNE_DATA to folders that can be written",
     ),
     errno.EACCES: ("{place} may not be read or written by this user", _RIGHTS),
     errno.EPERM: ("{place} may not be changed by this user", _RIGHTS),
     errno.ELOOP: ("{place} cannot be opened: its symbolic links lead in a circle", "remove or correct the link"),
-    errno.EIO: ("{place} cannot be read or written: the disk reports an error", "look at the disk (dmesg)"),
+    errno.EIO: ("{place} cannot be read or written: the disk reports an error", "check the disk (dmesg)"),
     errno.ESTALE: ("{place} has vanished from a network disk", "mount the disk again, and run it again"),
     errno.EMFILE: ("too many files are open", "raise the limit (ulimit -n)"),
     errno.ENFILE: ("too many files are open on this machine", "close other programs"),
@@ -68,10 +68,10 @@ CLIENT_FIX = (
 """What to do if no HTTP client can be made: clients read proxies and certificates from the environment."""
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 """Error numbers of writing to a place that is read-only."""
-_NO_PLACE = ("the folder {place} is not there, and could not be made", "set FINETUNE_HOME to one on a disk")
+_NO_PLACE = ("the folder {place} does not exist and cannot be created", "set FINETUNE_HOME to a folder on a disk")
 _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_LOCKED = ("the database in {place} is locked by another process", "let it end, and run it again")
-_DISK = ("the database in {place} cannot be read or written: the disk reports an error", "look at the disk")
+_LOCKED = ("the database in {place} is locked by another process", "wait until it ends, and run this again")
+_DISK = ("the database in {place} cannot be read or written: the disk reports an error", "check the disk")
 _DAMAGED = ("the database {place} is damaged", "put back a copy, or move it away")
 _LITTLE = 1 << 20
 """Free bytes below which no database works."""
@@ -86,7 +86,7 @@ SQLITE = {
     "no such table": ("the database in {place} was deleted while it was in use", "run it again"),
     "unable to open database": (
         "the database in {place} cannot be opened",
-        "see that its folder is there, can be written and has free space",
+        "check that its folder exists, can be written and has free space",
     ),
 }
 """SQLite's messages for outside faults, with the problem and the fix to report."""

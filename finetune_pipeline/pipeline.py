@@ -206,7 +206,7 @@ STEPS = [
     Step(
         "prompt_search",
         BASELINE,
-        "A better prompt for the base model, searched under a budget of calls; made by `finetune ladder` alone.",
+        "A better prompt for the base model, searched under a budget of calls; made only by `finetune ladder`.",
         prompt_search.make_prompt_search,
         needs=("train_split", "validation_split", "base_model", "few_shot_baseline"),
         settings=lambda spec, run: prompt_search.search_settings(spec),
@@ -218,7 +218,7 @@ STEPS = [
     Step(
         "pilot",
         BASELINE,
-        "Trainings on growing shares of the rows, and what all rows should reach; made by `finetune ladder` alone.",
+        "Trainings on growing shares of the rows, and what all rows should reach; made only by `finetune ladder`.",
         pilot.make_pilot,
         needs=RUNG_INPUTS,
         settings=lambda spec, run: {

@@ -160,7 +160,7 @@ def failures_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows) -> dict
 def retrieval_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sources: SourceOf) -> dict[str, Any] | None:
     """The gain of the nearest examples over the best prompt without them, in the deciding metric; None without such a prompt.
 
-    `closes` is the share of the gap to the ceiling (or to 1 if the metric is no share of right answers); null without a gap.
+    `closes` is the share of the gap to the ceiling (or to 1 if the metric is not a share of right answers); null without a gap.
     """
     nearest, fixed = _nearest_prompt(baseline), best_fixed(baseline)
     if nearest is None:

@@ -93,7 +93,7 @@ def _decide(
         lead = f"{points(stands.gain)} points, {points_range(stands.gain_interval)}"
         return "fine_tune", f"{reached}, surely ahead of everything simpler ({lead})."
     if not learnable:
-        return "no_signal", f"{reached}, and nothing simple does surely better than no look at the input."
+        return "no_signal", f"{reached}, and nothing simple surely beats answering without the input."
     for rung in scored.rungs:
         if not rung.excluded and rung.kind != "tuned" and surely_enough(spec, rung.interval):
             ceiling = percent(spec.baseline.ceiling)

@@ -58,7 +58,7 @@ def extrapolate(
     rival: Sequence[Row],
     clusters: Sequence[Hashable] | None = None,
 ) -> Extrapolation | None:
-    """Extrapolate to all rows. None with fewer than two points or sources, or for a metric that is no mean over rows.
+    """Extrapolate to all rows. None with fewer than two points or sources, or for a metric that is not a mean over rows.
 
     Args:
         points: Prediction rows on validation by share of the training rows.

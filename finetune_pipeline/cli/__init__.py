@@ -1,4 +1,4 @@
-"""The command line: one file a command. Exit codes: 0 done, 1 error, 2 a gate said no."""
+"""The command line: one file per command. Exit codes: 0 done, 1 error, 2 a gate said no."""
 
 import sys
 

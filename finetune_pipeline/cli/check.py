@@ -188,7 +188,9 @@ def show_check(checked: TaskCheck, brief: bool = False, is_kept: bool = True) ->
     for stop in checked.stops:
         say(f"the pipeline would stop: {stop}")
     if checked.signal and checked.signal.evidence and any(stop.startswith("learnable") for stop in checked.stops):
-        say(f"The run goes on if a prompted model can predict the answers: `finetune advise {checked.name}` asks.")
+        say(
+            f"The run continues if a prompted model can predict the answers: `finetune advise {checked.name}` tests it."
+        )
 
 
 def _load_task(folder: Path, store: ArtifactStore) -> tuple[Task | None, list[Finding]]:

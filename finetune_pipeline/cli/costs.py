@@ -1,4 +1,4 @@
-"""``finetune costs TASK``: costs of training and serving, and the volume at which an own machine is cheaper than an API."""
+"""``finetune costs TASK``: costs of training and serving, and the volume at which your own machine is cheaper than an API."""
 
 import datetime
 from dataclasses import asdict, replace
@@ -35,7 +35,7 @@ COUNTED_ROWS = 300
 @click.option("--calls-per-month", type=click.IntRange(min=1), help="In place of advise.calls_per_month.")
 @as_json
 def costs(task: str, calls_per_month: int | None, as_json: bool) -> int:
-    """Show the costs of TASK: training by trainer and method, serving by an API or an own machine, and the break-even.
+    """Show the costs of TASK: training by trainer and method, serving by an API or your own machine, and the break-even.
 
     Prices come from prices.yaml in the task's folder, in FINETUNE_HOME, or the shipped list. Old and missing ones are named.
     The page with the curves is written to FINETUNE_HOME/costs, unless that is read-only.

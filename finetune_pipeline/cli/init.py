@@ -29,7 +29,7 @@ _LABELS_SHOWN = 12
 def _path(text: str) -> Path:
     """Parse a path of the command line. Refuses an empty text: an unset shell variable would mean the working folder."""
     if not text:
-        raise click.BadParameter("an empty name is no file; write . for the working folder")
+        raise click.BadParameter("an empty name is not a file; write . for the working folder")
     return Path(text)
 
 
@@ -90,7 +90,7 @@ def init(files: Sequence[Path], name: str | None, yes: bool, as_json: bool, **op
         if reason is None:
             raise
         # names another command, since `init` would now refuse to make the task
-        message = f"{reason}; the task is made in {folder}, and `finetune check {name}` goes on from there"
+        message = f"{reason}; the task is made in {folder}, and `finetune check {name}` continues from there"
         raise click.ClickException(message) from error
     if as_json:
         emit({**facts_of(checked), "folder": str(folder), "copied": copied, "draft": draft_facts(draft, findings)})

@@ -210,7 +210,7 @@ def failure(error: BaseException) -> str | None:
     """Return the message for wrong input, an outside fault or Ctrl-C; None for a bug, which should show its traceback."""
     interrupts = ("Abort", "KeyboardInterrupt", "DagsterExecutionInterruptedError")  # importing Dagster takes seconds
     if type(error).__name__ in interrupts:
-        return "stopped; finished steps are kept, and the same command goes on from there"
+        return "stopped; finished steps are kept, and the same command continues from there"
     if isinstance(error, click.ClickException):
         usage = error.ctx.get_usage() if isinstance(error, click.UsageError) and error.ctx else ""
         return f"{error.format_message()}\n{usage}".rstrip()

@@ -214,7 +214,7 @@ def _report_failure(result: Any, task: Task, as_json: bool) -> int:
         *(f"stopped by the check {check} of {asset}: {message}" for asset, check, message in refused),
         *(f"{_asset(step)} failed: {text}" for step, text in failed),
         f"run {result.run_id} of {task.name} did not finish; finished steps are kept, and "
-        f"`finetune run {task.name}` goes on from there",
+        f"`finetune run {task.name}` continues from there",
     )
     facts = {
         "refused": [{"asset": asset, "check": check, "message": message} for asset, check, message in refused],

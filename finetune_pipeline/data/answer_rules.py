@@ -109,7 +109,7 @@ def canonical(value: Any, unordered: Collection[str] = (), path: str = "") -> st
 def claims(value: Any, unordered: Collection[str] = ()) -> dict[str, Counter[str]]:
     """Return the values of a JSON answer by field: {dotted path: counts of values}.
 
-    Nulls, empty texts, empty lists and empty objects are no values. Each element of a list is one, with its index unless the
+    Nulls, empty texts, empty lists and empty objects do not count. Each element of a list is one, with its index unless the
     path is in `unordered`. Anything but an object is one field, ``""``.
     """
     claimed: dict[str, Counter[str]] = {}

@@ -196,7 +196,7 @@ def unseal(data: bytes, key: bytes) -> bytes:
 
 def stream_examples(path: Path) -> Iterator[Example]:
     """Read the examples of a file or of an artifact's folder, in order and block by block. Raises SealedError for the sealed
-    test, and ValueError naming file and row of anything that is no canonical example."""
+    test, and ValueError naming file and row of anything that is not a canonical example."""
     file = examples_file(path)
     for block in read_blocks_of_lines(file):
         if block.startswith(SEALED_MARK):

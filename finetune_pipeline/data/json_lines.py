@@ -12,8 +12,7 @@ from typing import Any
 import msgspec
 
 from finetune_pipeline.data.quoting import row_finding
-from finetune_pipeline.data.readers.records import BLANKS
-from finetune_pipeline.data.readers.records import read_lines as lines_of
+from finetune_pipeline.data.readers import records
 from finetune_pipeline.engine.files import DamagedFile, check_form, digest_file
 from finetune_pipeline.findings import Finding
 
@@ -21,14 +20,14 @@ MAX_LINE_BYTES = 8 * 1024 * 1024
 
 
 def is_blank(line: bytes) -> bool:
-    return not line.strip(BLANKS)
+    return not line.strip(records.BLANKS)
 
 
 def read_lines(path: Path, limit: int = MAX_LINE_BYTES) -> Iterator[tuple[int, bytes, bool]]:
     """Yield (line number from 1, bytes without the line end, cut) of every non-blank line, in constant memory. A line
     longer than `limit` bytes is cut to them, with ``cut=True``."""
     with path.open("rb") as handle:
-        for line in lines_of(handle, limit):
+        for line in records.read_lines(handle, limit):
             yield line.number, line.data[:limit].rstrip(b"\r\n"), line.cut
 
 
@@ -40,7 +39,7 @@ def read_blocks_of_lines(path: Path, size: int = 8 << 20) -> Iterator[bytes]:
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any] | msgspec.Struct]) -> int:
-    """Write one JSON object a line (UTF-8, keys in the order given). Returns the number of rows."""
+    """Write one JSON object per line (UTF-8, keys in the order given). Returns the number of rows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
     with path.open("wb") as out:
@@ -194,7 +193,7 @@ def _decode_leniently(text: str, place: str) -> tuple[Any, list[Finding], bool]:
     except json.JSONDecodeError as error:
         return None, [_explain_syntax_error(text, error, place)], False
     except RecursionError:
-        message, fix = "the JSON is nested too deeply", "write one flat object a line"
+        message, fix = "the JSON is nested too deeply", "write one flat object per line"
         return None, [row_finding("bad_json", place, message, fix)], False
     findings = []
     if not_finite:
@@ -242,7 +241,7 @@ def _explain_syntax_error(text: str, error: json.JSONDecodeError, place: str) ->
     if ends_early(error):
         message = f"not valid JSON at column {column}: {error.msg}; the line looks truncated"
         return row_finding("bad_json", place, message, "export the whole row again")
-    fix = "write the row with a JSON library, one object a line"
+    fix = "write the row with a JSON library, one object per line"
     if error.msg == "Extra data":
         fix = "write one JSON object per line: move the rest to its own line"
     elif tail.startswith("'") or "property name" in error.msg:

@@ -21,7 +21,7 @@ LABELS = tuple(
     etichetta""".split()
 )
 CLASSES = ("label", "labels", "intent", "category", "class", "topic", "y")
-"""Names of labels whose values are no amounts, even if they are many different numbers."""
+"""Names of labels whose values are not amounts, even if they are many different numbers."""
 WRITTEN = tuple(
     """completion output answer answers response reply summary translation solution target ideal highlights sql code
     json extraction extracted parsed entities spans resolution correction antwort zusammenfassung übersetzung ausgabe
@@ -132,7 +132,7 @@ def add_fields(row: Mapping[str, Any], spec: TaskSpec) -> str:
 
 
 def declare(fields: Mapping[str, str], expressions: Iterable[str] = ()) -> str:
-    """Return the line of task.yaml that declares these fields. `expressions`: the fields whose values are no plain keys."""
+    """Return the line of task.yaml that declares these fields. `expressions`: the fields whose values are expressions."""
 
     def quoted(text: str) -> str:
         return text if re.fullmatch(r"[A-Za-z_][\w()]*", text) else "'" + text.replace("'", "''") + "'"

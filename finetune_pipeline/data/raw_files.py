@@ -95,16 +95,16 @@ def benchmark_paths(task: Task) -> list[tuple[str, Path]]:
     return sorted(paths.items())
 
 
-def raw_digest(task: Task, seen: SeenFiles | None = None, ability_files: NamedFiles = ()) -> str:
-    """Return the hex SHA-256 over names and content of the raw files and the benchmark files. ability_files: questions
-    of the general ability test, which count as benchmarks."""
+def raw_digest(task: Task, seen: SeenFiles | None = None, ability_benchmarks: NamedFiles = ()) -> str:
+    """Return the hex SHA-256 over names and content of the raw files and the benchmark files.
+    ability_benchmarks: the questions on general ability, which count as benchmarks."""
     digest = seen.digest if seen else digest_file
-    benchmarks = [(f"{BENCHMARKS}/{name}", path) for name, path in [*benchmark_paths(task), *ability_files]]
+    benchmarks = [(f"{BENCHMARKS}/{name}", path) for name, path in [*benchmark_paths(task), *ability_benchmarks]]
     return combine_digests((name, digest(path)) for name, path in [*raw_paths(task), *benchmarks])
 
 
 def collect_raw(
-    task: Task, out: Path, production: Path | None = None, ability_files: NamedFiles = ()
+    task: Task, out: Path, production: Path | None = None, ability_benchmarks: NamedFiles = ()
 ) -> dict[str, Any]:
     """Copy every raw file to ``out/files/<name relative to the task folder>``, production rows to ``production.jsonl``, and
     the benchmark and ability files to ``out/benchmarks/<name>``.
@@ -120,7 +120,7 @@ def collect_raw(
             digests.append((name, digest))
         container = container_facts(copy, name, task.spec)
         files.append({"file": name, "sha256": digest, "bytes": copy.stat().st_size, **container})
-    benchmarks = [*benchmark_paths(task), *ability_files]
+    benchmarks = [*benchmark_paths(task), *ability_benchmarks]
     digests += [(f"{BENCHMARKS}/{name}", _copy(path, out / BENCHMARKS / name)) for name, path in benchmarks]
     size, names = sum(f["bytes"] for f in files), [name for name, _ in benchmarks]
     return {"files": files, "bytes": size, "benchmarks": names, "digest": combine_digests(digests)}

@@ -1,4 +1,4 @@
-"""Maps a function over blocks of work, in a process pool if there is much work."""
+"""Maps a function over blocks of work, in a process pool if there is much work, or elsewhere (:func:`spread_by`)."""
 
 import contextlib
 import gc
@@ -17,19 +17,18 @@ Result = TypeVar("Result")
 LARGE = 64 << 20
 """Bytes of work from which a process pool is faster; starting one takes two seconds."""
 
-Mapping = Callable[[Callable[[Any], Any], Iterable[Any], int], Iterator[Any]]
-"""A replacement for :func:`in_order` that distributes the work, for example to other machines."""
-_elsewhere: list[Mapping] = []
+_InOrder = Callable[[Callable[[Any], Any], Iterable[Any], int], Iterator[Any]]
+_replacements: list[_InOrder] = []
 
 
 @contextlib.contextmanager
-def spread_by(mapping: Mapping) -> Iterator[None]:
-    """Let `mapping` do the work of :func:`in_order`, for example on other machines."""
-    _elsewhere.append(mapping)
+def spread_by(replacement: _InOrder) -> Iterator[None]:
+    """Let `replacement` do the work of :func:`in_order`, for example on other machines."""
+    _replacements.append(replacement)
     try:
         yield
     finally:
-        _elsewhere.remove(mapping)
+        _replacements.remove(replacement)
 
 
 def in_order(function: Callable[[Item], Result], items: Iterable[Item], size: int) -> Iterator[Result]:
@@ -43,8 +42,8 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], size: in
     Raises:
         RuntimeError: A process of the pool died.
     """
-    if _elsewhere:
-        yield from _elsewhere[-1](function, items, size)
+    if _replacements:
+        yield from _replacements[-1](function, items, size)
         return
     cores = min(available_cores(), 8)
     if size < LARGE or cores < 2:

@@ -38,7 +38,7 @@ class SeenFiles:
     """
 
     _LEAST_BYTES = 1 << 20
-    _GRAIN = 2_000_000_000
+    _GRAIN = 2_000_000_000  # nanoseconds
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
@@ -49,15 +49,15 @@ class SeenFiles:
 
     def digest(self, path: Path) -> str:
         """Return the hex SHA-256 of a file."""
-        before = self._marks(path)
+        before = size, _, modified, changed, _ = self._status(path)
         name = str(path.absolute())
         remembered = self._known.get(name)
         if remembered is not None and remembered[:-1] == before:
             return str(remembered[-1])
         now = time.time_ns()
         digest = digest_file(path)
-        unchanged = 0 <= before[3] < now - self._GRAIN and before[2] < now - self._GRAIN
-        if self._path is not None and before[0] >= self._LEAST_BYTES and unchanged and self._marks(path) == before:
+        is_settled = 0 <= changed < now - self._GRAIN and modified < now - self._GRAIN
+        if self._path is not None and size >= self._LEAST_BYTES and is_settled and self._status(path) == before:
             self._known[name] = [*before, digest]
             try:
                 write_json(self._path, self._known)
@@ -67,7 +67,7 @@ class SeenFiles:
         return digest
 
     @staticmethod
-    def _marks(path: Path) -> list[int]:
+    def _status(path: Path) -> list[int]:
         status = path.stat()
         return [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_dev]
 
@@ -110,7 +110,7 @@ def read_json(path: Path, form: Any = Any) -> Any:
     try:
         value = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise DamagedFile(f"{path} is damaged: it is no JSON ({error})\nfix: put back a copy of it") from error
+        raise DamagedFile(f"{path} is damaged: it is not JSON ({error})\nfix: put back a copy of it") from error
     check_form(value, form, path)
     return value
 

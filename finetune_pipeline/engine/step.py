@@ -131,8 +131,8 @@ class Step:
         needs: Steps whose versions determine this step's version.
         after: Steps that are read too but do not change the version: `settings` contains what matters. The step is not made
             while a blocking check of one of them fails.
-        follows: Steps of which an earlier version is read through the store: `settings` contains what matters. In a run that
-            makes both, they come first.
+        follows: Steps of which an earlier version is read through the store, the one that `settings` names. In a run that makes
+            both, the followed step comes first.
         settings: The parts of the spec and of the run's inputs that the result depends on, by name: MLflow's parameters.
         code_version: Increased by hand when the result changes for equal inputs.
         checks: Asset checks of the artifact.

@@ -221,7 +221,7 @@ class ArtifactStore:
                     },
                 )
                 sync_folder(temporary)
-                (final / MANIFEST).unlink(missing_ok=True)  # without it a partly deleted folder is no artifact
+                (final / MANIFEST).unlink(missing_ok=True)  # without it a partly deleted folder is not an artifact
                 shutil.rmtree(final, ignore_errors=True)
                 os.rename(temporary, final)
                 sync_folder(final.parent)
@@ -256,7 +256,7 @@ class ArtifactStore:
 
 def _changed(folder: Path, detail: str) -> ChangedArtifact:
     message = f"the artifact is not what was written when it was made: {detail}"
-    fix = f"remove {folder} and run the task again, which makes it again"
+    fix = f"remove {folder} and run the task: it makes the artifact again"
     return ChangedArtifact([Finding("artifact.changed", "error", "/".join(folder.parts[-3:]), message, fix)])
 
 

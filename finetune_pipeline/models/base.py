@@ -122,13 +122,13 @@ def _check_tokenizer(tokenizer: Any, rows: int, name: str) -> None:
         fix = "set eos_token in tokenizer_config.json"
         problems.append(Finding("model.no_eos", "error", f"model {name}", message, fix))
     if beyond := sorted(token for token in end_ids(tokenizer) if not 0 <= token < rows):
-        message = f"the end-of-answer tokens {beyond} are none of the {rows} tokens that the model can write"
+        message = f"the end-of-answer tokens {beyond} are not among the {rows} tokens that the model can write"
         fix = "correct eos_token in tokenizer_config.json and eos_token_id in generation_config.json"
         problems.append(Finding("model.end_token", "error", f"model {name}", message, fix))
     added = {token.content for token in tokenizer.added_tokens_decoder.values()}
     template, vocabulary = str(tokenizer.chat_template), tokenizer.get_vocab().items()
     if absent := sorted(t for t, i in vocabulary if i >= rows and (t not in added or t in template)):
-        message = f"{len(absent)} tokens of its tokenizer or template, such as {absent[0]!r}, are none of the {rows} of the model"
+        message = f"{len(absent)} tokens of its tokenizer or template, such as {absent[0]!r}, are not among the {rows} of the model"
         fix = "take tokenizer and weights of the same model; if tokens were added, resize the embeddings and save the model"
         problems.append(Finding("model.tokens", "error", f"model {name}", message, fix))
     if problems:

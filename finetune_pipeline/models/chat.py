@@ -103,10 +103,6 @@ class _Turn(NamedTuple):
     end: int
 
 
-def _has_loss(message: Message) -> bool:
-    return message["role"] == "assistant" and message.get("weight") != 0
-
-
 def _encode_turn(
     tokenizer: Any, messages: Sequence[Message], i: int, tools: Tools, full: tuple[str, list[int]]
 ) -> _Turn:
@@ -144,7 +140,9 @@ def _encode_turns(tokenizer: Any, messages: Sequence[Message], tools: Tools) -> 
         raise FindingsError([_content_lost("tools", "the list of tools")])
     ids = token_ids(tokenizer, full)
     turns = [
-        _encode_turn(tokenizer, messages, i, tools, (full.text, ids)) for i, m in enumerate(messages) if _has_loss(m)
+        _encode_turn(tokenizer, messages, i, tools, (full.text, ids))
+        for i, m in enumerate(messages)
+        if m["role"] == "assistant" and m.get("weight") != 0
     ]
     return ids, turns
 

@@ -206,7 +206,7 @@ def history_follower(run: StepRun, warn: Callable[[str], object]) -> Callable[[M
             _send_history(run, Path(job["work"]), job.get("steps_before", 0))
         except TrackingError as error:
             if reminders.due():
-                warn(f"the training goes on, and its losses will be logged later: {error}")
+                warn(f"training continues, and its losses will be logged later: {error}")
 
     return follow
 

@@ -14,7 +14,8 @@ from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.production_rows import moment
 from finetune_pipeline.findings import Finding, most_first
-from finetune_pipeline.production.choosing import Chosen, choose, settings
+from finetune_pipeline.production.choosing import Chosen, choose
+from finetune_pipeline.production.choosing import settings as log_settings
 from finetune_pipeline.production.log_files import OWN_FOLDER
 from finetune_pipeline.production.log_intake import LOCK, ingest_new_lines, log_store
 from finetune_pipeline.production.log_rows import RAW_SHOWN
@@ -24,7 +25,7 @@ T = TypeVar("T")
 
 
 class LatestResult(dict[str, tuple[str, T]]):
-    """An in-process cache of the latest result by name."""
+    """An in-process cache that holds one result per name, with the key it was made for."""
 
     def latest(self, name: str, key: str, make: Callable[[], T]) -> T:
         """Return the cached result for the name if its key matches, else the result of `make`, which replaces it."""
@@ -171,7 +172,7 @@ def cached_choice(spec: TaskSpec, logs: Logs) -> Chosen:
     """Sort the rows by use (production.choosing.choose). The result is cached until rows or spec change."""
     if not logs.digest:
         return choose(spec, logs.rows)
-    return _CHOSEN.latest(spec.name, digest_json([logs.digest, settings(spec)]), lambda: choose(spec, logs.rows))
+    return _CHOSEN.latest(spec.name, digest_json([logs.digest, log_settings(spec)]), lambda: choose(spec, logs.rows))
 
 
 def corrections_digest(spec: TaskSpec, logs: Logs) -> str:

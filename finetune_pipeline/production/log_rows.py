@@ -1,6 +1,6 @@
 """Parses one line of a production log strictly, names every problem, scrubs it and hashes its user.
 
-One JSON object a line: ``id``, ``timestamp`` (RFC 3339, or a number since 1970), ``messages`` or ``input``, ``output``,
+One JSON object per line: ``id``, ``timestamp`` (RFC 3339, or a number since 1970), ``messages`` or ``input``, ``output``,
 ``model_version``, optional ``feedback`` {``flag``, ``score``, ``correction``, ``label``}, optional ``user``, optional ``metadata``
 (ignored). Lines from `finetune review` may have ``left_out`` and ``decided`` (a time) in the feedback. A line with
 ``id``, ``timestamp`` and ``feedback`` but no ``output`` is later feedback.
@@ -72,7 +72,7 @@ def parse_line(line: bytes, cut: bool, source: dict[str, Any], spec: TaskSpec, k
         try:
             row = msgspec.json.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            problems = [_error(place, "bad_json", str(error), "write one JSON object a line")]
+            problems = [_error(place, "bad_json", str(error), "write one JSON object per line")]
         else:
             problems = problems_of(row, place, spec)
     user = row.get("user") if isinstance(row, dict) else None
@@ -141,7 +141,7 @@ def is_feedback(row: Any) -> bool:
 
 def problems_of(row: Any, place: str, spec: TaskSpec) -> list[Finding]:
     if not isinstance(row, dict):
-        return [_error(place, "not_an_object", "the line is not a JSON object", "write one object a line")]
+        return [_error(place, "not_an_object", "the line is not a JSON object", "write one object per line")]
     findings = []
     for key in ("id",) if is_feedback(row) else ("id", "output", "model_version"):
         value = row.get(key)

@@ -10,7 +10,8 @@ from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.raw_files import FILES, PRODUCTION_FILE
 from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
-from finetune_pipeline.production.choosing import example_of, settings
+from finetune_pipeline.production.choosing import example_of
+from finetune_pipeline.production.choosing import settings as log_settings
 from finetune_pipeline.production.drift import DAY, moment
 from finetune_pipeline.production.log_intake import ingest_new_lines, log_store
 from finetune_pipeline.production.log_merging import LatestResult, Logs, cached_choice, corrections, read_logs
@@ -89,7 +90,7 @@ def waiting_rows(task: Task, store: ArtifactStore, now: float | None = None) -> 
     ingest_new_lines(task, store)
     key = [
         log_store(task, store).digest(),
-        settings(task.spec),
+        log_settings(task.spec),
         [v.version for v in store.all_versions(task.name, "model_version")],
     ]
     digest, times = _FRESH.latest(task.name, digest_json(key), lambda: _fresh(task, store))

@@ -52,7 +52,7 @@ def ratings_digest(reviews: Path) -> str:
 
 
 def parse_rating(row: Any) -> tuple[Rating | None, list[str]]:
-    """Parse a rating. Returns (the rating or None, problems). An empty choice is no problem: the item is not rated yet."""
+    """Parse a rating. Returns (the rating or None, problems). An empty choice, of an item not rated yet, is not a problem."""
     if not isinstance(row, Mapping):
         return None, ["it is not an object"]
     keys = ("sheet", "id", "choice", "rater", "comment", "time")

@@ -37,7 +37,7 @@ def address_problem(url: str) -> tuple[str, str] | None:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError as error:
-        return f"{url!r} is no address: {error}", fix
+        return f"{url!r} is not an address: {error}", fix
     if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and is_local(url))):
         return f"{url!r} is neither https nor on this machine: texts and the key would be sent unencrypted", fix
     if parts.username or parts.password:

@@ -121,7 +121,7 @@ def _finding_of(problem: Any) -> Finding:
     suggestions = difflib.get_close_matches(value, allowed, 1, 0.5) if isinstance(value, str) else []
     if suggestions:
         fix = f"did you mean {suggestions[0]!r}?"
-        if suggestions == [value]:  # '\t' is no tab
+        if suggestions == [value]:  # '\t' is not a tab
             fix = f'write "{value}", in double quotes'
     elif kind.startswith("union_tag"):
         fix = f"add `kind:` with one of {', '.join(_OUTPUTS)}"

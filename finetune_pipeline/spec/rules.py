@@ -109,7 +109,7 @@ def check_raw_inside_folder(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 @rule
 def check_links(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """Check that logs/ and reviews/ are no broken links, which would look like "no logs" or "no reviews"."""
+    """Check that logs/ and reviews/ are not broken links, which would look like "no logs" or "no reviews"."""
     for path in (folder / "logs", folder / "reviews"):
         if path.is_symlink() and not path.exists():
             message = f"the link {path.name} points to a missing file"

@@ -18,13 +18,13 @@ from finetune_pipeline.worker.jobs import ability_job
 
 
 def asked_items(task: Task) -> list[Item]:
-    """Return the questions models are asked besides the task. Raises FindingsError for missing or invalid files."""
+    """Return the questions on general ability. Raises FindingsError for missing or invalid files."""
     ability = task.spec.ability
     return load_items(ability_files(task), ability.rows_per_file, ability.suite)
 
 
 def ability_digest(task: Task) -> str:
-    """Return the digest of everything models are asked besides the task. Raises FindingsError for invalid files."""
+    """Return the digest of everything that tests general ability. Raises FindingsError for invalid files."""
     harness = task.spec.ability.harness
     parts: list[Any] = []
     findings: list[Finding] = []

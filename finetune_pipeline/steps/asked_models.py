@@ -28,8 +28,8 @@ from finetune_pipeline.worker.jobs import perturbed_set, prompt_set
 
 def base_set(spec: TaskSpec, name: str, base: Artifact, prompt: Mapping[str, Any]) -> dict[str, Any]:
     """Return the set of the base model with a prompt; for JSON, its answers are also constrained to the schema."""
-    served = _served_as(spec, "base", base)
-    return prompt_set(name=name, model=base.folder, prompt=prompt, served=served, restricted=json_schema(spec))
+    served_as = _served_as(spec, "base", base)
+    return prompt_set(name=name, model=base.folder, prompt=prompt, served=served_as, restricted=json_schema(spec))
 
 
 def other_prompt(context: StepContext) -> dict[str, Any] | None:
@@ -71,7 +71,7 @@ def while_served(context: StepContext, sets: list[dict[str, Any]], services: Exi
     """Return the sets, with hosted models at endpoints that their trainers keep running until `services` is closed."""
     running: dict[HostedModel, HostedModel] = {}
 
-    def served(model_set: dict[str, Any]) -> dict[str, Any]:
+    def at_its_endpoint(model_set: dict[str, Any]) -> dict[str, Any]:
         if "hosted" not in model_set:
             return model_set
         hosted = HostedModel.model_validate(model_set["hosted"])
@@ -83,11 +83,11 @@ def while_served(context: StepContext, sets: list[dict[str, Any]], services: Exi
         concurrency = {"concurrency": section.concurrency} if isinstance(section, HostedSection) else {}
         return {**model_set, **concurrency, "hosted": running[hosted].model_dump()}
 
-    return [served(model_set) for model_set in sets]
+    return [at_its_endpoint(model_set) for model_set in sets]
 
 
 def add_api_answers(context: StepContext, examples: Path) -> dict[str, Any] | None:
-    """Put the answers of the API model with its best prompt before the others in predictions.parquet. Returns the usage.
+    """Ask the API model with its best prompt, if there is one: its answers come first in predictions.parquet. Returns the usage.
 
     They are the model `base` if nothing was better on validation, else API_MODEL.
     """

@@ -51,9 +51,8 @@ def make_base_model(context: StepContext) -> dict[str, Any]:
     """Prepare the base model, with the task's chat template, if set. Tasks with the same template text share the result."""
     spec, folder = context.spec, context.task.folder
     template = read_chat_template(spec.chat_template, folder)
-    identity = template_identity(spec.chat_template, folder)
-    key = "chat_template"
-    context.refuse_changed(str(spec.chat_template), identity.get(key), context.run_inputs.base.get(key))
+    current = template_identity(spec.chat_template, folder).get("chat_template")
+    context.refuse_changed(str(spec.chat_template), current, context.run_inputs.base.get("chat_template"))
     job = base_job(base_model=spec.base_model, revision=spec.base_revision, out=context.out, chat_template=template)
     facts, record = context.launch(job), model_record(context.out)
     for name, digest in record.get("files", {}).items():

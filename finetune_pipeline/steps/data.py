@@ -58,7 +58,7 @@ def benchmark_files(task: Task) -> list[tuple[str, Path]]:
     tasks = read_tasks(task.folder, task.spec.ability.harness.tasks)
     files = [*ability_files(task), *(path for task_file in tasks for path in task_file.files)]
     folder = task.folder.resolve()
-    # links keep their names, whose suffix determines the format
+    # only the folder is resolved: the suffix of a link's own name determines the format
     files = [path.parent.resolve() / path.name for path in files]
     files_by_name = {f"ability/{os.path.relpath(path, folder).replace('..', '_')}": path for path in files}
     shipped = {"ability/suite.jsonl": SUITE} if task.spec.ability.suite else {}

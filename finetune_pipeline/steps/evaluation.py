@@ -77,7 +77,7 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
         reason="evaluation of a candidate",
     )
     with opened as test_file, ExitStack() as services:
-        model_sets += _recent(context, test_file, model_sets)
+        model_sets += _recent_rows_sets(context, test_file, model_sets)
         facts = context.launch(
             prediction_job(
                 context,
@@ -95,7 +95,7 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
     return {**facts, "kinds": kinds, "champion": dict(context.run_inputs.champion or {}), "api": api}
 
 
-def _recent(context: StepContext, test_file: Path, model_sets: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _recent_rows_sets(context: StepContext, test_file: Path, model_sets: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the model sets for recent production rows, and write production.json on these rows."""
     champion_trained_on = learned_by(context.store, context.task.name, context.run_inputs.champion)
     logged_rows = read_rows(context.inputs["production_logs"].path("judging.jsonl"))
@@ -123,8 +123,10 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
     state, candidate = context.store.state_folder(context.task.name), context.inputs["merged_model"].version
     rows = read_predictions(predictions.path("predictions.parquet"))
     openings_so_far = openings(state, context.inputs["splits"].version)
-    # in the order of their first opening
-    candidates = list(dict.fromkeys(str(entry["candidate"]) for entry in openings_so_far))
+    candidates = list(
+        dict.fromkeys(str(entry["candidate"]) for entry in openings_so_far)
+    )  # in order of their first opening
+    earlier_candidates = candidates[: look_number(openings_so_far, candidate) - 1]
     record(state, candidate, outcomes_of(of_model(rows, "candidate"), context.spec.output))
     test_rows, output = read_test_rows(predictions.folder), context.spec.output
     train = read_examples(examples_of(context.inputs["splits"].folder, "train"))
@@ -138,7 +140,7 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
         sources=test_rows.sources,
         files=test_rows.files,
         never_break=context.run_inputs.never_break,
-        earlier=recorded(state, candidates[: look_number(openings_so_far, candidate) - 1]),
+        earlier=recorded(state, earlier_candidates),
         production_rows=read_json(production_facts) if production_facts.exists() else None,
         versions={
             **{name: artifact.version for name, artifact in context.inputs.items()},

@@ -67,9 +67,9 @@ def _train_and_ask(context: StepContext, rows: Sequence[Example], work: Path) ->
         shutil.rmtree(merged, ignore_errors=True)
         merged.mkdir()
         merge(context, trained / "adapter", merged, parity_rows=PARITY_ROWS, stage="pilot")
-    prefix = merged / "adapter" if (merged / "adapter").exists() else None
     shutil.rmtree(answers, ignore_errors=True)
     answers.mkdir()
+    prefix = merged / "adapter" if (merged / "adapter").exists() else None
     model_set = prompt_set(name="trained", model=base if prefix else merged, adapter=prefix)
     context.launch(answers_job(context, [model_set], split_file(context, "validation"), answers, "pilot"))
     for folder in (trained, merged, work / "checkpoints"):  # a model may need as much disk space as the base
@@ -84,14 +84,14 @@ def _point(spec: TaskSpec, share: float, count: int, rows: Rows, training: Row, 
 
 
 def _enough(
-    spec: TaskSpec, answered: Sequence[Answered], best: Sequence[Row], by_share: Mapping[float, Rows], sources: SourceOf
+    spec: TaskSpec, answered: Sequence[Answered], rival: Rows, by_share: Mapping[float, Rows], sources: SourceOf
 ) -> str:
     """Return why the curve needs no more points; empty if it does, or if limits of cost or latency may exclude rungs later."""
     if spec.advise.limited:
         return ""
-    if leads(spec, answered, best, by_share[max(by_share)], sources):
+    if leads(spec, answered, rival, by_share[max(by_share)], sources):
         return "it already beats the best simpler rung significantly"
-    expected = extrapolate(spec, by_share, best, shared_sources(best, sources))
+    expected = extrapolate(spec, by_share, rival, shared_sources(rival, sources))
     if expected is not None and expected.gain_interval[1] < 0:
         return "even with all rows it would not reach the best simpler rung"
     return ""

@@ -1,6 +1,6 @@
 """The registered models of MLflow: their versions, and the aliases that determine which one serves.
 
-The alias `candidate` is at the newest version. The alias `champion` is at the version that serves, and moves only to one
+The alias `candidate` names the newest version. The alias `champion` names the version that serves, and moves only to one
 whose gates passed. A rollback returns to `previous_champion`. Tags of the registered model record every rollback with its
 reason. The version taken out of service is tagged too, and no release promotes it again.
 """

@@ -21,6 +21,17 @@ from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.training.audit import problems, supervision_audit
 
 _MAX_IDS = 20
+_MAX_ROUNDS = 50
+"""Cuts of a prompt that are tried: tokens do not add up exactly, so one cut may not be enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A text cut from the start of a user turn: the message's index, the text, and its tokens."""
+
+    turn: int
+    text: str
+    tokens: int
 
 
 @dataclass
@@ -141,19 +152,6 @@ def audit_facts(prepared: Mapping[str, Prepared]) -> dict[str, Any]:
     count_names = [k for k, v in splits["train"].items() if isinstance(v, int) and k != "max_tokens"]
     totals = {name: sum(facts[name] for facts in splits.values()) for name in count_names}
     return {**totals, "splits": splits}
-
-
-_MAX_ROUNDS = 50
-"""Cuts of a prompt that are tried: tokens do not add up exactly, so one cut may not be enough."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """A text cut from the start of a user turn: the message's index, the text, and its tokens."""
-
-    turn: int
-    text: str
-    tokens: int
 
 
 def longest(rows: Sequence[Encoded]) -> int:

@@ -55,7 +55,7 @@ def test_a_kill_in_training_is_told_and_taken_up_again(finished: Finished, tmp_p
     wait_for_checkpoint(project, run).send_signal(signal.SIGKILL)
     assert run.wait(120) == 1
     output = last_output(project)
-    assert "adapter failed" in output and "SIGKILL" in output and "goes on from there" in output
+    assert "adapter failed" in output and "SIGKILL" in output and "continues from there" in output
     assert not [*project.home.glob("artifacts/colours/adapter/*/artifact.json")], "a partial artifact was published"
     project.cold = False
     code, result = project.run("--stage", "training")

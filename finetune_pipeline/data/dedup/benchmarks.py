@@ -93,19 +93,19 @@ class BenchmarkIndex:
         frequency = Counter(
             (self.items[number].file, run) for number, runs in runs_by_item.items() for run in set(runs)
         )
-        self._distinctive: list[np.ndarray] = []  # for each item, which of its words are no boilerplate
+        self._distinctive: list[np.ndarray] = []  # for each item, which of its words are not boilerplate
         # by run: the items that hold it, each with the index of its first word
-        self._places: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+        self._starts: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
         self._ends: set[tuple[str, str]] = set()  # first and last word of each run, for a fast test
         for number, item in enumerate(self.items):
             runs = runs_by_item[number]
             common = [frequency[item.file, run] > max(10, 0.01 * sizes[item.file]) for run in runs]
-            mask = ~_covered_words([place for place, is_common in enumerate(common) if is_common], len(words[number]))
+            mask = ~_covered_words([start for start, is_common in enumerate(common) if is_common], len(words[number]))
             self._distinctive.append(mask)
-            for place, run in enumerate(runs if mask.sum() >= SIZE else ()):
-                if not common[place]:
-                    self._places[run].append((number, place))
-                    self._ends.add((words[number][place], words[number][place + SIZE - 1]))
+            for start, run in enumerate(runs if mask.sum() >= SIZE else ()):
+                if not common[start]:
+                    self._starts[run].append((number, start))
+                    self._ends.add((words[number][start], words[number][start + SIZE - 1]))
 
     def find(self, examples: Sequence[Example], prompts: Sequence[str]) -> dict[int, Match]:
         """Return the rows (by index) that repeat an item, each with the item it covers best.
@@ -133,8 +133,8 @@ class BenchmarkIndex:
                 continue
             for start, ends in enumerate(zip(words, words[SIZE - 1 :], strict=False)):
                 if ends in self._ends:
-                    for number, place in self._places.get(" ".join(words[start : start + SIZE]), ()):
-                        shared[number].add(place)
+                    for number, item_start in self._starts.get(" ".join(words[start : start + SIZE]), ()):
+                        shared[number].add(item_start)
         masks = {number: self._distinctive[number] for number in sorted(shared)}
         shares = {}
         for item, mask in masks.items():
@@ -146,7 +146,7 @@ class BenchmarkIndex:
 
 def _runs(words: Sequence[str]) -> list[str]:
     """Return all runs of SIZE consecutive words, by the index of their first word."""
-    return [" ".join(words[place : place + SIZE]) for place in range(len(words) - SIZE + 1)]
+    return [" ".join(words[start : start + SIZE]) for start in range(len(words) - SIZE + 1)]
 
 
 def _covered_words(starts: Iterable[int], words: int) -> np.ndarray:

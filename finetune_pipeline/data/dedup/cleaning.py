@@ -27,6 +27,14 @@ from finetune_pipeline.findings import Finding, as_rows, most_first
 from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
 
+BOILERPLATE, SKETCHES = "boilerplate.json", "sketches.npy"
+_AT_ONCE = 5_000
+"""Clusters whose rows are in memory at once."""
+_KNOWN_FROM = 3
+"""A word in this many distinct prompts is not a typing error."""
+_RANDOM_TEST = 0.2
+"""Share of rows in the test set of a random split."""
+
 
 def cluster_rows(
     table: RowTable, prepared: row_table.PreparedRows, boilerplate: Boilerplate, spec: TaskSpec
@@ -56,13 +64,6 @@ def _clusters_of_several(clusters: np.ndarray, rows: np.ndarray) -> Iterator[lis
     by_cluster = several[np.argsort(clusters[several], kind="stable")]
     groups = np.split(by_cluster, np.flatnonzero(np.diff(clusters[by_cluster])) + 1) if len(by_cluster) else []
     yield from (groups[start : start + _AT_ONCE] for start in range(0, len(groups), _AT_ONCE))
-
-
-BOILERPLATE, SKETCHES = "boilerplate.json", "sketches.npy"
-_AT_ONCE = 5_000
-"""Clusters whose rows are in memory at once."""
-_KNOWN_FROM = 3
-"""A word in this many distinct prompts is no typing error."""
 
 
 def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None, key: bytes = b"") -> dict[str, Any]:
@@ -166,10 +167,6 @@ def _counts(
         "scrubbed_rows": len({r["id"] for r in prepared.scrubbed}),
         "labels": row_table.count_values(rows["label"], rows["state"] == KEPT, spec.labels),
     }
-
-
-_RANDOM_TEST = 0.2
-"""Share of rows in the test set of a random split."""
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ class Resolution:
     """
 
     def __init__(self, members: Sequence[Example], spec: TaskSpec, is_known: Callable[[str], bool]) -> None:
-        """Decide about the rows of a cluster. is_known: whether a word occurs in the data, so that it is no typing error."""
-        self._members, self._spec, self._known = members, spec, is_known
+        """Decide about the rows of a cluster. is_known: whether a word occurs in the data, so that it is not a typing error."""
+        self._members, self._spec, self._is_known = members, spec, is_known
         self._prompts = [example.user_text for example in members]
         self._forms = [exact_form(prompt) for prompt in self._prompts]
         self._answers = [_answer_form(example, spec) for example in members]
@@ -48,7 +48,7 @@ class Resolution:
 
     def _same_text(self, a: str, b: str, limit: Difference) -> bool:
         """Whether two texts differ by at most `limit`, and are similar unless they do not differ."""
-        return difference(a, b, self._known) <= limit and (
+        return difference(a, b, self._is_known) <= limit and (
             limit is Difference.NOTHING or similarity(a, b) >= self._spec.data.near_duplicate_threshold
         )
 

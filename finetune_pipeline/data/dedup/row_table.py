@@ -39,8 +39,8 @@ ROW = np.dtype(
         ("group", "<u8"),  # hash of the declared group; 0: none
         ("cluster", "<u8"),  # the smallest id in the row's cluster
         ("time", "<f8"),  # seconds since 1970; nan: none
-        ("label", "<i4"),  # place in the spec's labels; -1: none
-        ("origin", "<u1"),  # place in ORIGINS
+        ("label", "<i4"),  # index in the spec's labels; -1: none
+        ("origin", "<u1"),  # index in ORIGINS
         ("state", "<u1"),
         ("start", "<u8"),  # where the row's line begins in rows.jsonl, in bytes
         ("end", "<u8"),

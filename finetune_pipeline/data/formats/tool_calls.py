@@ -53,7 +53,7 @@ def _from_json(text: str) -> Any:
 
 
 def _from_python(text: str) -> Any:
-    """Parse Python's `repr` of a list or dictionary. Returns the text itself if it is none, or if JSON cannot represent it."""
+    """Parse Python's `repr` of a list or dictionary. Returns the text itself if it is not one, or if JSON cannot represent it."""
     plain = len(text) <= _LONGEST and _PLAIN_IN_PYTHON.fullmatch(_TEXT_IN_PYTHON.sub("_", text))
     try:
         return msgspec.json.decode(json.dumps(ast.literal_eval(text.strip()))) if plain else text

@@ -3,7 +3,7 @@
 A phrase of up to three words is a trigger if at least five rows hold it, 95% of them have one label, and more than half of
 these rows, read without the phrase, look like another label. A row looks like a label if a linear model of rows without the
 phrase predicts it as surely as for that label's own rows. This must happen more often than in rows without the phrase (binomial
-test, level 0.001 over all tested phrases). A word that belongs to its label is no trigger: the rest of the text agrees, or is
+test, level 0.001 over all tested phrases). A word that belongs to its label is not a trigger: the rest of the text agrees, or is
 undecided.
 
 Naive Bayes on words proposes the phrases, because it can leave a word and its rows out of a model at no cost.
@@ -153,7 +153,7 @@ def _propose(search: _Search) -> list[_Proposal]:
             continue
         columns = [place[word] for word in words]
         without = scores[rows] - logs[:, columns].sum(axis=1)
-        if not search.trusted:  # the rows are no evidence for their own label
+        if not search.trusted:  # rows are not evidence for their own label
             own_rows = by_row[rows]
             used = np.setdiff1d(own_rows.indices, columns)
             other_counts = counts[label, used] - np.asarray(own_rows[:, used].sum(axis=0)).ravel()

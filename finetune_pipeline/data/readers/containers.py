@@ -26,9 +26,14 @@ _DELIMITERS = (",", "\t", ";", "|")
 _LEAST_REGULAR = 0.6
 """Smallest share of lines that must belong to rows with the same number of fields."""
 _MOST_TITLES = 10
-"""More rows above a table than this are no titles."""
+"""More rows above a table than this are not titles."""
 _MARGIN = 0.1
 """Smallest lead of the best delimiter over the next one, as share of lines."""
+_JSON_LINES, _TABLE_LINES = 50, 1000
+"""Number of lines examined to recognise JSON, and to find the dialect of a table."""
+_NEXT_OBJECT = re.compile(rb"\}\s*\{")
+_JSON_SUFFIXES = (".jsonl", ".ndjson", ".jsonlines", ".json")
+_TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,9 @@ def with_columns(dialect: Dialect, rows: Sequence[Sequence[str]], fields: int, s
         header, reason = _is_header([bare(c) for c in cells], rows[1:], numbered, spec)
     if header is None:
         first = ", ".join(quoted(c) for c in cells[:4])
-        problem = f"it is unclear whether the first row names the columns: it holds {first}, which is no known or declared name"
+        problem = (
+            f"it is unclear whether the first row names the columns: it holds {first}, not a known or declared name"
+        )
         fix = _fix_by_declaring("header", "true", "false; and name columns in data.fields")
         return replace(dialect, problem=problem, fix=fix)
     why = f"the first row {'names the columns' if header else 'is data'}: {reason}"
@@ -179,13 +186,6 @@ def _is_header(
     if labels and labelled and labelled >= _LEAST_REGULAR * len(rows_below):
         return True, f"it holds no label, and {labelled} of the next {len(rows_below)} rows do"
     return None, ""
-
-
-_JSON_LINES, _TABLE_LINES = 50, 1000
-"""Number of lines examined to recognise JSON, and to find the dialect of a table."""
-_NEXT_OBJECT = re.compile(rb"\}\s*\{")
-_JSON_SUFFIXES = (".jsonl", ".ndjson", ".jsonlines", ".json")
-_TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
 
 
 @dataclass(frozen=True)

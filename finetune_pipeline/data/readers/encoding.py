@@ -42,7 +42,7 @@ TAGGED_WORDS = (
     '"answer": {"PER": ["Ann"], "LOC": ["Oslo"]}}',
 )
 """Description of files for token classification, and the fix."""
-# one delimiter separates all columns: a sentence, a tab and a label are no such row
+# one delimiter separates all columns: a sentence, a tab and a label are not such a row
 _CONLL = rb"(-DOCSTART-.*\r?\n\s*)?(\w+(\t\w+)+[ \t]*\r?\n\s*)?(?:(?:(?:\S+ +)+|(?:\S+\t)+)(?:O|[BIESLU]-\S+)[ \t]*\r?\n\s*){3}"
 _CONLL_U = rb"(#.*\r?\n\s*)*1\t(?:[^\t\n]*\t){8}[^\t\n]*\r?\n2\t"
 _OTHER_TEXT_STARTS = {
@@ -59,7 +59,7 @@ _OTHER_TEXT_STARTS = {
     _MESSENGER: ("the log of a messenger", "write a row for each message, with conversation_id, role (customer or agent) and "
                  "text, as CSV or JSON Lines"),
 }  # fmt: skip
-"""Text files that may look like tables but are none: pattern of their beginning, description, and fix."""
+"""Text files that may look like tables but are not: pattern of their beginning, description, and fix."""
 WESTERN = "cp1252"
 _LETTERS = "àáâãäåæçèéêëìíîïñòóôõöøùúûüœÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜŒßŸÿ"
 """Letters of Western languages, without ð, þ, ý, š and ž: the most common letters of other encodings decode to these."""
@@ -69,7 +69,7 @@ _ODD = re.compile(
     r"|(?<=[a-zà-ÿœ])[À-ÖØ-ÞŒŸ]"  # a capital after a small letter
     rf"|(?<=[A-Za-z{_LETTERS}])[‚„“”–—…€£¡¿§°ª«»·´²³º¼½¾×±](?=[a-z{_LETTERS}])"  # a sign inside a word
     rf"|[{_LETTERS}]{{3,}}"
-    r"|(?<![^\W\d_])[^\x00-\x7fàáåéèêóòöÀÁÅÉÈÊÓÖ\W](?![^\W\d_])"  # a letter by itself that is no word
+    r"|(?<![^\W\d_])[^\x00-\x7fàáåéèêóòöÀÁÅÉÈÊÓÖ\W](?![^\W\d_])"  # a letter by itself that is not a word
 )
 _IN_WORD = re.compile(rf"[A-Za-z][{_LETTERS}]|[{_LETTERS}][a-z]|[a-z]’[a-z]")
 _QUOTED = re.compile(rb'"[^"]*"?')

@@ -20,6 +20,10 @@ _BUFFER = 1 << 16
 BLANKS = b" \t\r\n"
 """JSON's whitespace."""
 _MANY_BLANK = 64
+SHOWN = 8000
+"""Bytes kept of an unreadable row; the quarantine shows part of them."""
+CUT_FIX = "copy or download the file again; to go on with what was read: `data: {allow_truncated: true}` in task.yaml"
+About = Literal["row", "rest", "file"]
 
 
 class RawStream(io.RawIOBase):
@@ -134,13 +138,6 @@ def is_utf8(encoding: str) -> bool:
     return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
 
 
-SHOWN = 8000
-"""Bytes kept of an unreadable row; the quarantine shows part of them."""
-
-
-About = Literal["row", "rest", "file"]
-
-
 class Record(msgspec.Struct, frozen=True):
     """One row of a raw file, or a finding about more than a row.
 
@@ -204,9 +201,6 @@ def broken_file(rule: str, file: str, file_type: str, rows: int, reason: str, fi
         return about_file(rule, file, f"the {file_type} cannot be read: {reason}", fix)
     message = f"the {file_type} cannot be read after row {rows}: {reason}"
     return unreadable(rule, file, rows + 1, message, CUT_FIX, about="rest")
-
-
-CUT_FIX = "copy or download the file again; to go on with what was read: `data: {allow_truncated: true}` in task.yaml"
 
 
 def too_large(file: str, size: int) -> Record:

@@ -157,7 +157,7 @@ def title_rows(file: str, number: int) -> Record:
 def no_row(
     cells: list[str], header: list[str], file: str, line: int, raw: bytes, at: int | None = None
 ) -> Record | None:
-    """Return the record that reports a line that is no example: a repeated header (in concatenated files) or a sum; else None."""
+    """Return the record that reports a line without an example: a repeated header (in concatenated files) or a sum; else None."""
     first, *other_cells = [bare(cell) for cell in cells if cell.strip()] or [""]
     if cells == header:
         rule, message = "header_again", "the row repeats the header"

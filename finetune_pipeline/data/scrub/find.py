@@ -212,7 +212,7 @@ def _ascii_form(hit: re.Match[str]) -> str:
 
 
 def emails(text: str) -> Iterator[tuple[int, int]]:
-    """Find e-mail addresses; ``git@host``, ``user@localhost`` and ``package@1.2`` are none."""
+    """Find e-mail addresses; ``git@host``, ``user@localhost`` and ``package@1.2`` are not."""
     at = text.find("@")
     while at >= 0:
         is_inside_word = text[at - 1 : at] not in " \n\t" and text[at + 1 : at + 2].isalnum()
@@ -224,7 +224,7 @@ def emails(text: str) -> Iterator[tuple[int, int]]:
 
 
 def ipv4(text: str) -> Iterator[tuple[int, int]]:
-    """Find IPv4 addresses of machines; version numbers, loopback addresses and masks are none. Four small numbers are a version
+    """Find IPv4 addresses of machines; version numbers, loopback addresses and masks are not. Four small numbers are a version
     or a section, unless the network is private, a word such as `host` precedes them, or a port or prefix length follows."""
     for hit in _IPV4.finditer(text):
         octets = [int(o) for o in hit[0].split(".")]
@@ -239,7 +239,7 @@ def ipv4(text: str) -> Iterator[tuple[int, int]]:
 
 
 def ipv6(text: str) -> Iterator[tuple[int, int]]:
-    """Find IPv6 addresses; ``::1``, slices such as ``1::2`` and names such as ``std::vector`` are none."""
+    """Find IPv6 addresses; ``::1``, slices such as ``1::2`` and names such as ``std::vector`` are not."""
     for hit in _IPV6.finditer(text):
         value = hit[0]
         if value.count(":") < 2:

@@ -269,7 +269,7 @@ BIRTH_WORDS = "birth,born,dob,d.o.b,geb,nac,nasc,naiss,urodz,né,født,född,生
 
 
 def birth_dates(text: str) -> Iterator[tuple[int, int]]:
-    """Find full dates of birth; ``(born 3 May 1881)`` after a name, as in reference works, is none."""
+    """Find full dates of birth; ``(born 3 May 1881)`` after a name, as in reference works, is not one."""
     for hit in _BORN.finditer(text):
         if text[max(0, hit.start() - 2) : hit.start()].rstrip()[-1:] != "(":
             yield hit.span("date")

@@ -58,7 +58,7 @@ _NAMED = re.compile(
     r"|\s(?P<verb>is|was|lautet|ist|est|es|é|è|to|jest)(?:\snow)?\s?:?\s|(?P<wa>は)\s?|(?P<blank>\s))"
     r"(?P<quote>[bru]?\\?[\"'“„«「`])?(?P<value>[^\s\"'`,;<>\[\]{}“”」]{6,256})"
 )
-# Code and configuration that refers to a secret and is no secret itself
+# Code and configuration that refers to a secret and is not one itself
 _CALL_OR_NAME = re.compile(
     r"""(?ax)
     (?:[&*!@]?[A-Za-z_$][\w$]*(?:(?:\.|::|->|\?\.|!\.)[A-Za-z_$][\w$]*)*[!?]?)?\(.*      # a call: os.environ.get(

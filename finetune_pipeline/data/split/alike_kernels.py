@@ -185,7 +185,7 @@ def nearest(
         queries: Features (int32, ascending) of the queries.
         counts: The number of features of each query.
         rare: Their rarest features, the rarest first (int32; -1: no more).
-        first: Query i is text ``first + i``, which is not compared with itself; -1: the queries are no texts of the index.
+        first: Query i is text ``first + i``, which is not compared with itself; -1: the queries are not texts of the index.
     """
     best, strength = np.full(len(queries), -1, np.int64), np.zeros(len(queries), np.float64)
     top, tops = np.empty(_COMPARED, np.int64), np.empty(_COMPARED, np.float32)

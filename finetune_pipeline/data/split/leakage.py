@@ -25,7 +25,7 @@ _PAIRS_SHOWN = 20
 _CANARY_SOURCES = 64
 _TRAIN = SPLITS.index("train")
 PAIR_KINDS = ("exact", "group", "near", "alike")
-"""Kinds of pairs between splits. Pairs of the last kind are no leaks but links that were not followed (see placement.py)."""
+"""Kinds of pairs between splits. Pairs of the last kind are not leaks but links that were not followed (see placement.py)."""
 Leak = tuple[int, int, float]
 """(row, other row, similarity) of two rows in different splits."""
 
@@ -103,7 +103,7 @@ def certify(search: Search, leaks: Mapping[str, Sequence[Leak]]) -> dict[str, An
         "pairs": listed,
         "threshold": search.spec.data.near_duplicate_threshold,
         "rows": int((split >= 0).sum()),
-        "canaries": _find_canaries(search),
+        "canaries": _find_canaries(search, guarded),
         "edited": recall_by_edit(search.table, search.unit, guarded, search.alike, search.boilerplate),
     }
 
@@ -123,20 +123,19 @@ def _pairs_across_splits(values: np.ndarray, codes: np.ndarray, zero_is_a_value:
     return sorted(pairs)
 
 
-def _find_canaries(search: Search) -> dict[str, Any]:
-    """Plant canaries in a copy of the rows, as rows of train, and search for them as for leaks. Returns planted, found, by_kind
-    ({kind: [planted, found]}) and missed (their ids)."""
+def _find_canaries(search: Search, guarded: np.ndarray) -> dict[str, Any]:
+    """Plant canaries, as rows of train, in a copy of the rows of validation and test (`guarded`), and search for them as for leaks.
+    Returns planted, found, by_kind ({kind: [planted, found]}) and missed (their ids)."""
     table, spec, boilerplate = search.table, search.spec, search.boilerplate
-    guarded = np.flatnonzero(search.split > _TRAIN)
     source_rows = guarded[np.argsort(table.rows["id"][guarded], kind="stable")[:_CANARY_SOURCES]]
     sources = table.fetch(source_rows)
     canaries = make_canaries(sources, spec.data.near_duplicate_threshold, boilerplate)
     rows, first_canary = search.rows(guarded), len(guarded)
     group = np.append(rows.group, np.zeros(len(canaries), np.uint64))
-    for place, canary in enumerate(canaries, first_canary):
+    for index, canary in enumerate(canaries, first_canary):
         if canary.kind == "same_group":
             source = np.searchsorted(guarded, source_rows[canary.source])
-            group[place] = group[source] = group_hash(canary.example.group)
+            group[index] = group[source] = group_hash(canary.example.group)
     texts = [canary.example.user_text for canary in canaries]
     forms = loose_forms(texts, boilerplate)
     planted_rows = _Rows(  # the rows, then the canaries as training rows
@@ -155,9 +154,9 @@ def _find_canaries(search: Search) -> dict[str, Any]:
     near = {max(i, j) for i, j, _ in leaks["near"]}
     by_kind: dict[str, list[int]] = {}
     missed = []
-    for place, canary in enumerate(canaries, first_canary):
-        prompt, group_of = int(planted_rows.prompt[place]), int(planted_rows.group[place])
-        is_found = place in near or prompt in prompts or group_of in groups
+    for index, canary in enumerate(canaries, first_canary):
+        prompt, group_of = int(planted_rows.prompt[index]), int(planted_rows.group[index])
+        is_found = index in near or prompt in prompts or group_of in groups
         planted, found = by_kind.get(canary.kind, (0, 0))
         by_kind[canary.kind] = [planted + 1, found + is_found]
         if not is_found:

@@ -39,7 +39,8 @@ _BEGUN = "begun_by_restart"
 
 def ledger_name(state: Path, restart: bool) -> str:
     """Return the name of the ledger for a run: the newest in the task's state folder, or a new one if `split.restart` was set
-    since. :func:`mark_begun` records the start of a ledger, so a `restart` that stays set has no further effect."""
+    since. :func:`mark_begun` marks a ledger that a restart began, so a `restart` that stays set has no further effect; once it is
+    unset, this function removes the mark."""
     newest = max([1, *(int(p.name.partition("-")[2] or 1) for p in state.glob(f"{LEDGER}*") if p.is_dir())])
     folder = state / (LEDGER if newest == 1 else f"{LEDGER}-{newest}")
     if not restart:

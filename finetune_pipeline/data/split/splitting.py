@@ -55,7 +55,7 @@ def split(
     sketches = np.load(clean / SKETCHES, mmap_mode="r")
     search = Search(table, placed["split"].copy(), placed["unit"], sketches, boilerplate, alike, spec)
     leaks = search.leaks()
-    leaving = _leave_training(search, placed, before, leaks)
+    leaving = _leave_split(search, placed, before, leaks)
     search = replace(search, split=placed["split"])
     remaining = {
         kind: [(i, j, similarity) for i, j, similarity in pairs if not (leaving[i] or leaving[j])]
@@ -77,18 +77,17 @@ def split(
     return facts
 
 
-def _leave_training(
+def _leave_split(
     search: Search, placed: np.ndarray, before: np.ndarray, leaks: Mapping[str, Sequence[Leak]]
 ) -> np.ndarray:
-    """Take rows out of their split (LEFT in `placed`) that a changed setting relates to rows of another split in the ledger.
-    Returns which rows leave (bool, [n]).
+    """Take rows out of their split (LEFT in `placed`) if a changed setting (threshold, group, scrubbing rule) joins them with
+    rows that the ledger has in another split. Returns which rows leave (bool, [n]).
 
-    If a looser relation (another threshold, group or scrubbing rule) joins rows of two splits, the row of the less important
-    split leaves: train before validation, and never the test. Only rows of a unit that the ledger has in two splits leave. Any
-    other leak is one that the clustering or the placement missed: it stays, and the certificate fails.
+    Of two joined rows, a training row leaves before a validation row, and test rows never leave. Any other leak was missed by
+    the clustering or the placement: its rows stay, and the certificate fails.
     """
     split, unit = search.split, search.unit
-    most_protected = np.array(split)  # of the splits with a row related to this one; later splits are more protected
+    most_protected = np.array(split)  # split with a row joined with this one; later splits are more protected
     assigned = split >= 0
     for name in ("prompt", "group"):
         members = np.flatnonzero(assigned & ((search.table.rows[name] != 0) | (name == "prompt")))

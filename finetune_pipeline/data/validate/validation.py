@@ -158,11 +158,11 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
     lines: list[bytes] = []
     mapping, find = mapping_of(spec), finder_of(spec.data, names=False)
     for record in records:
-        about_file = record.about == "file"
-        if about_file and file == PRODUCTION_FILE and record.findings[0].rule == "data.no_rows":
+        is_about_file = record.about == "file"
+        if is_about_file and file == PRODUCTION_FILE and record.findings[0].rule == "data.no_rows":
             continue  # the file of corrections may be empty
         validated = (
-            [ValidatedRow(None, [*record.findings])] if about_file else validate_record(record, file, spec, mapping)
+            [ValidatedRow(None, [*record.findings])] if is_about_file else validate_record(record, file, spec, mapping)
         )
         for row in validated:
             findings = [f.to_dict() for f in row.findings]
@@ -171,9 +171,9 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
             result.findings += findings
             if record.about != "row":
                 result.unread += [
-                    {**f, "about": record.about} for f in findings if about_file or f["severity"] == "error"
+                    {**f, "about": record.about} for f in findings if is_about_file or f["severity"] == "error"
                 ]
-            if about_file:
+            if is_about_file:
                 continue
             result.rows_in += 1
             result.shapes[row.shape] += 1

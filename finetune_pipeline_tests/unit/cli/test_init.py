@@ -83,7 +83,9 @@ def test_init_can_be_stopped_anywhere(tmp_path: Path, finetune: Any, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr("finetune_pipeline.cli.init.least_per_label", mock.Mock(side_effect=KeyboardInterrupt))
         result = finetune("init", file)
-    assert result.returncode == 1 and "the same command goes on" in result.stderr and not [*(folder / "raw").iterdir()]
+    assert (
+        result.returncode == 1 and "the same command continues" in result.stderr and not [*(folder / "raw").iterdir()]
+    )
     full = OSError(errno.ENOSPC, "full", "findings.jsonl")
     for fault, words in (full, "the disk is full: findings.jsonl"), (KeyboardInterrupt, "stopped; "):
         shutil.rmtree(folder)
@@ -91,7 +93,7 @@ def test_init_can_be_stopped_anywhere(tmp_path: Path, finetune: Any, monkeypatch
             patch.setattr("finetune_pipeline.cli.check.check_task", mock.Mock(side_effect=fault))
             result = finetune("init", file)
         assert result.returncode == 1 and result.stderr.startswith(words), result.stderr
-        assert "`finetune check chat` goes on from there" in result.stderr
+        assert "`finetune check chat` continues from there" in result.stderr
     assert (folder / "task.yaml").exists() and [p.name for p in (folder / "raw").iterdir()] == ["chat.jsonl"]
     again = finetune("init", file)
     assert again.returncode == 1 and "go on with `finetune check chat`" in again.stderr

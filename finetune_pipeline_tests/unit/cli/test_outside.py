@@ -122,7 +122,7 @@ FAULTS: dict[Callable[[Path], object], str] = {
     too_large_weights: "could not be written: it reached the limit of a file's size",
     too_large_a_file: "could not be written: it reached the limit of a file's size",
     lambda _: Path("k" * 100_000).read_bytes(): "k … (98,0",
-    lambda home: (home.rmdir(), home.stat()): "is not there, and could not be made",
+    lambda home: (home.rmdir(), home.stat()): "does not exist and cannot be created",
     links_in_a_circle: "its symbolic links lead in a circle",
     locked_database: "is locked by another process",
     deleted_database: "was deleted",
@@ -266,7 +266,7 @@ def test_ctrl_c_in_a_run_stops_it_with_one_sentence(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     out, errors = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert errors.strip() == "stopped; finished steps are kept, and the same command goes on from there"
+    assert errors.strip() == "stopped; finished steps are kept, and the same command continues from there"
     assert "splits" not in out, "no further step begins"
 
 

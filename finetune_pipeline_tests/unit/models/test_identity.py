@@ -265,11 +265,11 @@ UNSOUND: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a tokenizer cut off": (
         lambda f: (f / "tokenizer.json").write_bytes((f / "tokenizer.json").read_bytes()[:500]), "the tokenizer in"
     ),
-    "a tokenizer of another model": (lambda f: make_tiny_tokenizer(f, ["zzzq xxw vvj"] * 9, 420), r"such as .* none of the 400"),
+    "a tokenizer of another model": (lambda f: make_tiny_tokenizer(f, ["zzzq xxw vvj"] * 9, 420), r"such as .* not among the 400"),
     "a token without an embedding": (lambda f: add_token(f, in_template=True), r"1 tokens .*'<\|new\|>'"),
     "an adapter beside it": (lambda f: (f / "adapter_config.json").write_text("{}"), "a model and an adapter"),
     "an end that cannot be written": (
-        lambda f: (f / "generation_config.json").write_text('{"eos_token_id": [2, 400]}'), r"\[400\] are none of the 400"
+        lambda f: (f / "generation_config.json").write_text('{"eos_token_id": [2, 400]}'), r"\[400\] are not among the 400"
     ),
 }  # fmt: skip
 
