@@ -20,7 +20,7 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _bool_is_no_number(cls, values: Any) -> Any:
+    def _refuse_bool_as_number(cls, values: Any) -> Any:
         """Refuse `retrieved: yes`, which pydantic would read as 1."""
         if not isinstance(values, dict):
             return values
