@@ -20,10 +20,20 @@ from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.pipeline import CHECKS, PIPELINE
 from finetune_pipeline.spec.loading import json_schema
 from finetune_pipeline.spec.methods import METHODS
-from finetune_pipeline.spec.methods.base import default_table
+from finetune_pipeline.spec.methods.base import COMMON, format_number
 from finetune_pipeline.trainers import TRAINERS
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
+
+
+def default_table() -> list[tuple[str, str, str, str]]:
+    """Return (key, methods, value, source) of every default, grouping methods with the same default."""
+    rows: dict[tuple[str, str, str], list[str]] = {}
+    for key in COMMON:
+        for method in METHODS.values():
+            default = method.default(key)
+            rows.setdefault((key, format_number(default.value), default.source), []).append(method.name)
+    return [(key, ", ".join(methods), value, source) for (key, value, source), methods in rows.items()]
 
 
 def cell(value: Any) -> str:

@@ -90,7 +90,7 @@ def cost_sentences(spec: TaskSpec, tokens: Mapping[str, Any] | None) -> list[str
         f"A call of the best prompt reads {before:,.0f} tokens and writes {answer:,.0f}; a fine-tuned model needs no examples "
         f"and reads {after:,.0f}."
     )
-    if calls:
+    if calls and before > after:
         saved, total = ((count * calls / 1e6) for count in (before - after, before + answer))
         paid = f", {saved * price:,.2f} of {total * price:,.2f} dollars" if price else ""
         sentence += f" At {calls:,} calls a month that is {saved:,.1f} million tokens less{paid}."

@@ -66,8 +66,6 @@ class Rung(BaseModel):
     gain: float | None = None
     gain_interval: tuple[float, float] | None = None
     over: str = ""
-    prompt_tokens: float | None = None
-    answer_tokens: float | None = None
     dollars: float | None = None
     p50: float | None = None
     p95: float | None = None
@@ -106,13 +104,12 @@ class Terms:
         dollars: Of 1,000 calls, by rung.
         latency: (p50, p95) in milliseconds by rung.
         training: Dollars of training on all rows; None if no price is known.
-        tuned, tuned_dollars: Tokens of a call of the fine-tuned model, and dollars of 1,000 of them.
+        tuned_dollars: Of 1,000 calls of the fine-tuned model.
     """
 
     dollars: Mapping[str, float | None]
     latency: Mapping[str, tuple[float, float]]
     training: float | None = None
-    tuned: Call | None = None
     tuned_dollars: float | None = None
 
 
@@ -239,8 +236,6 @@ def score_rungs(spec: TaskSpec, answered: Sequence[Answered], terms: Terms, sour
             gain=gain.gain if gain else None,
             gain_interval=gain.interval if gain else None,
             over=below.title if below else "",
-            prompt_tokens=answers.call.prompt if answers.call else None,
-            answer_tokens=answers.call.answer if answers.call else None,
             dollars=cost,
             p50=p50,
             p95=p95,

@@ -87,6 +87,8 @@ def _decide(
     """Returns the decision (a key of DECISIONS) and a sentence with the reason."""
     stands, rival = scored.stands, scored.rival
     reached = _reaches(spec, stands)
+    if stands.excluded:
+        return "undecided", "Every rung is out of the question."
     if stands.kind == "tuned":
         lead = f"{points(stands.gain)} points, {points_range(stands.gain_interval)}"
         return "fine_tune", f"{reached}, surely ahead of everything simpler ({lead})."
@@ -108,7 +110,8 @@ def _decide(
     if rival != stands:
         reached = _reaches(spec, rival) + f", not surely more than {inside(stands.title)}"
     if expected is None:
-        return "undecided", f"{reached}; without a pilot it is unknown what training would add."
+        pilot = "from this pilot" if pilot_rows else "without a pilot"
+        return "undecided", f"{reached}; {pilot} it is unknown what training would add."
     outlook = f"training on all rows should change that by {points(expected.gain)} points ({points_range(expected.gain_interval)})"
     if expected.gain_interval[0] > 0:
         return "fine_tune", f"{reached}, and {outlook}."
@@ -173,22 +176,24 @@ def _flips(
         return sentences + _break_even(spec, rival, terms)
     if expected is not None:
         largest_pilot = pilot_rows[max(pilot_rows)] if pilot_rows else []
-        sentences += [_more_rows(expected, train_rows), *_hardest_label(spec, largest_pilot)]
+        sentences += [*_more_rows(expected, train_rows), *_hardest_label(spec, largest_pilot)]
     if stands.kind != "simple":
         sentences += _break_even(spec, stands, terms, equal=True)
     return sentences
 
 
-def _more_rows(expected: Extrapolation, train_rows: int) -> str:
+def _more_rows(expected: Extrapolation, train_rows: int) -> list[str]:
+    if expected.gain_interval[0] > 0:
+        return []  # the lead is sure already
     if expected.slope <= 0:
-        return "More rows like these would not help: doubling them added nothing."
-    more = rows_for(max(0.0, -expected.gain_interval[0]), expected.slope, train_rows)
+        return ["More rows like these would not help: doubling them added nothing."]
+    more = rows_for(-expected.gain_interval[0], expected.slope, train_rows)
     if more is None:
-        return "More rows alone would hardly help: the pilot's curve is too flat."
-    return (
+        return ["More rows alone would hardly help: the pilot's curve is too flat."]
+    return [
         f"About {counted(more, 'more training row')} would make the lead of a trained model sure, if the curve of the pilot goes "
         f"on ({points(expected.slope)} points for a doubling)."
-    )
+    ]
 
 
 def _hardest_label(spec: TaskSpec, rows: Sequence[Row]) -> list[str]:

@@ -25,6 +25,8 @@ DRAWS = 3
 """Number of demonstration sets of each size."""
 MIN_ROWS = 4
 """Minimum rows of a round: fewer would rank candidates by luck."""
+FEWEST_CALLS = 4 * MIN_ROWS
+"""Calls that compare two prompts on such a round; half of the calls are for later rounds."""
 CONFIDENCE = 0.8
 """Confidence with which a new prompt must beat the task's own to replace it. Without this condition, winners of searches with
 90 calls and eleven prompts were up to ten points worse (benchmarks/results/2026-11-28-advise.md)."""
@@ -73,7 +75,8 @@ def _form(spec: TaskSpec) -> str:
         return f"Answer with exactly one of these and nothing else: {', '.join(output.labels)}."
     if isinstance(output, JsonOutput):
         keys = ", ".join(schema_of(output).get("properties", {}))
-        return f"Answer with one JSON object{f' with the keys {keys}' if keys else ''}, and write nothing before or after it."
+        value = f"object with the keys {keys}" if keys else "value"
+        return f"Answer with one JSON {value}, and write nothing before or after it."
     return "Answer with the text that is asked for and nothing else."
 
 
@@ -118,8 +121,8 @@ def halving(
     """Drop the worse half of the prompts, round by round, until one is left or the calls are spent.
 
     Args:
-        prompts: By name; ties go to the first. If the calls are too few for MIN_ROWS rows with each, only the first ones
-            take part.
+        prompts: At least two, by name; ties go to the first. If the calls are too few for MIN_ROWS rows with each, only the
+            first ones take part.
         rows: Of one fold; every round continues in their order.
         out_of_time: Called before every round but the first.
 
@@ -127,12 +130,12 @@ def halving(
         The search, and the winner's answers.
 
     Raises:
-        ValueError: There are too few calls for one prompt and one row.
+        ValueError: There are fewer calls than FEWEST_CALLS, or no rows.
     """
+    if calls < FEWEST_CALLS or not rows:
+        raise ValueError(f"{calls} calls are too few to compare prompts on {len(rows)} rows")
     least = min(MIN_ROWS, len(rows))
-    if not least or calls < least or not prompts:
-        raise ValueError(f"{calls} calls are too few to try a prompt on {least} rows")
-    remaining = list(prompts)[: max(1, calls // (2 * least))]
+    remaining = list(prompts)[: calls // (2 * least)]
     answers: dict[str, list[Row]] = {name: [] for name in remaining}
     rounds: list[Round] = []
     spent, asked_rows, stopped = 0, 0, ""
@@ -154,8 +157,7 @@ def halving(
         scores = {name: best_value(spec, answers[name]) for name in remaining}
         rounds.append(Round(len(remaining), asked_rows, {name: round(scores[name], 4) for name in remaining}))
         remaining = sorted(remaining, key=lambda name: -scores[name])[: math.ceil(len(remaining) / 2)]
-    last = rounds[-1].scores if rounds else {}
-    winner = max(remaining, key=lambda name: last.get(name, 0.0))
+    winner = max(remaining, key=lambda name: rounds[-1].scores[name])
     return Search(winner, spent, rounds, stopped), answers[winner]
 
 

@@ -21,34 +21,28 @@ def worth_training(spec: TaskSpec, baseline: Mapping[str, Any]) -> dict[str, Any
     baseline.ceiling: a prompt, its restricted answers, or a simple model.
 
     Returns:
-        {passed, reason (a sentence for people), best, accuracy, interval, ceiling, enough: name of the alternative that is
-        good enough, or null, restricted: {prompt, accuracy, closes_share, enough_first} or null}.
+        {passed, reason (a sentence for people), best (prompt), enough: name of the alternative that is good enough, or null}.
     """
     ceiling, best = spec.baseline.ceiling, baseline["best"]
-    scores = baseline["prompts"][best]
-    result: dict[str, Any] = {
-        "passed": False,
-        "ceiling": ceiling,
-        "restricted": None,
-        "best": best,
-        "accuracy": scores["accuracy"],
-        "interval": scores["interval"],
-        "enough": None,
-    }
     for _, name, sentence in good_enough(baseline, ceiling):
-        return result | {"enough": name, "reason": sentence}
+        return {"passed": False, "reason": sentence, "best": best, "enough": name}
+    scores = baseline["prompts"][best]
     reason = (
         f"Training may pay: the best prompt, {prompt_name(best)}, is {measured_accuracy(scores)}; the ceiling above which it "
         f"would not is {percent(ceiling)}."
     )
-    restricted = _restricted(baseline, scores["accuracy"], ceiling)
-    if restricted and restricted["enough_first"]:
+    restricted = {
+        name: r["accuracy"] for name, scores in baseline["prompts"].items() if (r := scores.get("restricted"))
+    }
+    prompt = max(restricted, key=lambda name: restricted[name], default=best)
+    gap, added = ceiling - scores["accuracy"], restricted.get(prompt, 0.0) - scores["accuracy"]
+    if 0 < CLOSES_MOST * gap <= added:
         reason += (
             f" But try restricting the answers first: the same base model, its answers restricted to the allowed forms, is "
-            f"{percent(restricted['accuracy'])} right ({prompt_name(restricted['prompt'])}), which closes "
-            f"{percent(restricted['closes_share'])} of the gap to the ceiling without any training."
+            f"{percent(restricted[prompt])} right ({prompt_name(prompt)}), which closes {percent(min(1.0, added / gap))} of "
+            "the gap to the ceiling without any training."
         )
-    return result | {"passed": True, "reason": reason, "restricted": restricted}
+    return {"passed": True, "reason": reason, "best": best, "enough": None}
 
 
 def good_enough(baseline: Mapping[str, Any], least: float) -> list[tuple[str, str, str]]:
@@ -86,19 +80,3 @@ def _surely(scores: Mapping[str, Any] | None, least: float) -> bool:
         return False
     name, interval = scores["primary"]["name"], scores["primary"]["interval"]
     return interval is not None and min(map(METRICS[name].rank, interval)) >= least
-
-
-def _restricted(baseline: Mapping[str, Any], accuracy: float, ceiling: float) -> dict[str, Any] | None:
-    """The best restricted answers, and the share of the gap to the ceiling they close."""
-    by_prompt = {name: r["accuracy"] for name, scores in baseline["prompts"].items() if (r := scores.get("restricted"))}
-    if not by_prompt:
-        return None
-    prompt = max(by_prompt, key=lambda name: by_prompt[name])
-    gap = ceiling - accuracy
-    closes = min(1.0, max(0.0, by_prompt[prompt] - accuracy) / gap) if gap > 0 else 0.0
-    return {
-        "prompt": prompt,
-        "accuracy": by_prompt[prompt],
-        "closes_share": closes,
-        "enough_first": closes >= CLOSES_MOST,
-    }

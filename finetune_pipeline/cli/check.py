@@ -187,7 +187,7 @@ def show_check(checked: TaskCheck, brief: bool = False, is_kept: bool = True) ->
             say(f"rows in quarantine: {artifacts[step].path('quarantine.jsonl')}")
     for stop in checked.stops:
         say(f"the pipeline would stop: {stop}")
-    if checked.signal and any(stop.startswith("learnable") for stop in checked.stops):
+    if checked.signal and checked.signal.evidence and any(stop.startswith("learnable") for stop in checked.stops):
         say(
             f"The run continues if a prompted model can predict the answers: `finetune advise {checked.name}` tests it."
         )

@@ -25,12 +25,13 @@ def schema(evaluation: bool, as_json: bool) -> int:
 
     def section(node: dict[str, Any], indent: str = "") -> None:
         for name, field in node["properties"].items():
-            if reference := field.get("$ref", "").rpartition("/")[2]:
-                say(f"{indent}{name}:")
+            options = [field, *field.get("anyOf", ())]
+            if reference := next((o["$ref"].rpartition("/")[2] for o in options if "$ref" in o), ""):
+                say(f"{indent}{name}:" if "$ref" in field else f"{indent}{name}:  (optional) {field['description']}")
                 section(spec_schema["$defs"][reference], indent + "  ")
                 continue
             types = [field] if "type" in field else field.get("anyOf", field.get("oneOf", []))
-            kinds = field.get("enum") or [str(o.get("type", o.get("$ref", "").rpartition("/")[2])) for o in types]
+            kinds = field.get("enum") or [o.get("type") or o["$ref"].rpartition("/")[2] for o in types]
             required = name in node.get("required", [])
             default = "required" if required else f"default {field['default']!r}" if "default" in field else ""
             say(f"{indent}{name}: {' | '.join(kinds)}  ({default}) {field.get('description', '')}".rstrip())

@@ -92,7 +92,7 @@ def model_kind(base_model: str, revision: str | None = None) -> Kind:
                 f"there is no bundled model {base_model!r}", f"bundled models: {', '.join(sorted(BUNDLED))}"
             )
         kind: Kind = "bundled"
-    elif local_base(base_model).is_dir():
+    elif os.path.isdir(local_base(base_model)):  # Path.is_dir fails on very long names
         kind = "local"
     elif base_model[:1] in "/.~":
         raise base_error(

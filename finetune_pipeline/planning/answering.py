@@ -12,8 +12,8 @@ from finetune_pipeline.models.hardware import GPU_SHARE
 from finetune_pipeline.models.model_files import text_settings
 from finetune_pipeline.planning.memory import SLACK, Memory, available_memory, process_overhead
 from finetune_pipeline.planning.planner import Planner, compute_width
-from finetune_pipeline.planning.shape import ModelShape
 from finetune_pipeline.planning.tokens import TokenCounter
+from finetune_pipeline.spec.methods.base import ModelShape
 from finetune_pipeline.spec.model import TaskSpec
 
 
@@ -73,15 +73,8 @@ class StepMemory:
 
 def asking_settings(spec: TaskSpec) -> list[Any]:
     """Return the settings that :func:`answering_steps` depends on."""
-    baseline = spec.baseline
-    return [
-        baseline.batch_size,
-        baseline.shots,
-        baseline.retrieved,
-        spec.answer_length,
-        spec.labels,
-        spec.evaluation.precision,
-    ]
+    baseline = spec.baseline.model_dump(include={"batch_size", "shots", "retrieved"})
+    return [baseline, spec.answer_length, spec.labels, spec.evaluation.precision]
 
 
 def answering_steps(

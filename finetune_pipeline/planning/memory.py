@@ -11,10 +11,9 @@ import psutil
 
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.planning.batches import Batch
-from finetune_pipeline.planning.shape import ModelShape
 from finetune_pipeline.settings import shown_gpus
 from finetune_pipeline.spec.methods import METHODS, Method
-from finetune_pipeline.spec.methods.base import CHECKPOINT_ABOVE
+from finetune_pipeline.spec.methods.base import CHECKPOINT_ABOVE, ModelShape
 
 MIB = 2**20
 CPU_OVERHEAD = 600 * MIB

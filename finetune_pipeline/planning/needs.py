@@ -5,12 +5,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.wording import counted, dollars, duration
 from finetune_pipeline.planning.costs import TrainingCost, training_costs
-from finetune_pipeline.planning.power import power_bounds
 from finetune_pipeline.planning.prices import load_prices
 from finetune_pipeline.planning.throughput import Seconds, estimate_seconds, read_rates
 from finetune_pipeline.planning.tokens import epochs_of
@@ -26,7 +24,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)([mb])\b", re.IGNORECASE)
 @dataclass(frozen=True)
 class Needs:
     """The rows, tokens, time and money that a training needs. rows: clean rows; least: the spec's minimum; tokens: estimate for
-    all epochs; seconds: from earlier trainings on this machine, if any; power: of planning.power.power_bounds."""
+    all epochs; seconds: from earlier trainings on this machine, if any."""
 
     rows: int
     least: int
@@ -35,7 +33,6 @@ class Needs:
     method: str
     seconds: Seconds | None
     costs: list[TrainingCost]
-    power: dict[str, Any]
 
     def lines(self) -> list[str]:
         rows = f"{counted(self.rows, 'clean row')}, {self.train_rows:,} of them to train on"
@@ -64,8 +61,7 @@ def parameters_by_name(base_model: str) -> float:
 
 def training_needs(spec: TaskSpec, rows: Sequence[Example], home: Path) -> Needs:
     """Estimate what training would need. rows: all clean rows; home: folder with speeds measured here, and prices."""
-    test_rows = round(len(rows) * spec.split.test)
-    train_rows = len(rows) - test_rows - round(len(rows) * spec.split.validation)
+    train_rows = len(rows) - sum(round(len(rows) * share) for share in (spec.split.validation, spec.split.test))
     epoch_examples = training_examples(rows, spec.training.model_dump())
     characters = sum(len(m["content"]) for e in epoch_examples for m in e.messages)
     epoch_tokens = characters / CHARACTERS_A_TOKEN * train_rows / max(1, len(rows))
@@ -84,5 +80,4 @@ def training_needs(spec: TaskSpec, rows: Sequence[Example], home: Path) -> Needs
         method=spec.training.method,
         seconds=seconds,
         costs=training_costs(spec, prices, round(epoch_tokens), parameters, today),
-        power=power_bounds(spec, test_rows),
     )

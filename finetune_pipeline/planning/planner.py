@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.findings import Finding
 from finetune_pipeline.models.hardware import cpu_has_bfloat16
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.model_files import read_config
 from finetune_pipeline.planning.batches import Batch, batch_of, count_steps, drawn_batches
 from finetune_pipeline.planning.memory import Memory, evaluation_memory, training_memory
-from finetune_pipeline.planning.shape import ModelShape, model_shape
+from finetune_pipeline.planning.shape import model_shape
 from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.training.prefix_tree import Row
@@ -33,12 +32,11 @@ def compute_width(precision: str, device: str = "cpu") -> int:
 @dataclass(frozen=True, slots=True)
 class Rows:
     """A split as rows {id, ids, loss}. over: examples longer than `limit` tokens, handled according to training.over_length; with
-    ``fail`` they are kept. findings: why examples cannot be encoded."""
+    ``fail`` they are kept."""
 
     rows: list[Row]
     over: int
     limit: int
-    findings: list[Finding]
 
     @property
     def tokens(self) -> int:
@@ -66,7 +64,7 @@ class Planner:
         self, base: Path, train: Sequence[Example], validation: Sequence[Example], device: str = "cpu"
     ) -> None:
         self.folder = model_folder(base)
-        self.shape: ModelShape = model_shape(self.folder)
+        self.shape = model_shape(self.folder)
         self.examples = {"train": train, "validation": validation}
         self.device = "cpu" if device == "cpu" else "cuda"
         self.config = read_config(self.folder)
@@ -86,23 +84,20 @@ class Planner:
         if key not in self._rows:
             examples = self.epoch_examples(settings) if split == "train" else self.examples[split]
             encoded = encode_split(TokenCounter(self.folder), examples, limit, settings["over_length"])
-            self._rows[key] = Rows(encoded.plain_rows(), encoded.over, limit, encoded.refused)
+            self._rows[key] = Rows(encoded.plain_rows(), encoded.over, limit)
         return self._rows[key]
 
     def precision(self, settings: Mapping[str, Any]) -> str:
         """Return the compute dtype: float32 or bfloat16."""
         return "bfloat16" if compute_width(settings["precision"], self.device) == 2 else "float32"
 
-    def packed(self, settings: Mapping[str, Any]) -> bool:
-        """Whether batches are packed after shared prefixes."""
-        return bool(settings["shared_prefix"]) and self.shape.packs
-
     def batches(self, split: str, settings: Mapping[str, Any]) -> list[Batch]:
         """Return the batches of a split. Training batches are drawn at random (from `seed`); validation batches are exact."""
         rows = [r for r in self.rows(split, settings).rows if True in r["loss"]]
         micro = settings["micro_batch_size"]
         size = micro if split == "train" else validation_rows_per_pass(micro)
-        virtual, packed = METHODS[settings["method"]].virtual_tokens(settings), self.packed(settings)
+        virtual = METHODS[settings["method"]].virtual_tokens(settings)
+        packed = settings["shared_prefix"] and self.shape.packs  # after shared prefixes
         key = (split, size, virtual, packed, len(rows), settings["max_tokens"])
         if key not in self._batches:
             groups: Iterable[Sequence[Row]] = (rows[i : i + size] for i in range(0, len(rows), size))

@@ -12,6 +12,7 @@ from typing import Any
 
 from jinja2 import TemplateSyntaxError
 
+from finetune_pipeline.evaluation.preferences.embeddings import embedding_files
 from finetune_pipeline.findings import Finding, FindingsError, errors
 from finetune_pipeline.models.chat import encode_example, end_of_turn_token
 from finetune_pipeline.models.chat_templates import (
@@ -43,13 +44,7 @@ _TOKENIZERS = ("*.model", "vocab.*")
 """Tokenizer files that a model library can convert."""
 _LEAST_ROOM = 16
 """Minimum of training.max_tokens."""
-SPEC_RULES = (
-    rules.check_batches,
-    rules.check_epochs,
-    rules.check_second_phase,
-    rules.check_gradient_checkpointing,
-    rules.check_method,
-)
+SPEC_RULES = (rules.check_batches, rules.check_epochs, rules.check_method)
 _BUNDLED_LAYERS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 """Linear layers of a block of every bundled model."""
 
@@ -158,7 +153,7 @@ def refusals(spec: TaskSpec, base_config: Mapping[str, Any] | None, base: Path |
     """
     folder = Path(spec.name)
     findings = [finding for rule in SPEC_RULES for finding in rule(spec, folder)]
-    findings += _hardware(spec)
+    findings += [*_hardware(spec), *_embeddings(spec)]
     if base_config is not None:
         text = text_settings(base_config)
         if layout_findings := _layout(text, base is not None):
@@ -179,6 +174,20 @@ def _hardware(spec: TaskSpec) -> list[Finding]:
     message = "this processor emulates bfloat16, which is many times slower than float32"
     fix = "set training.precision: auto"
     return [_finding("precision", "training.precision", message, fix, "warning")]
+
+
+def _embeddings(spec: TaskSpec) -> list[Finding]:
+    """Check that static embeddings are here: evaluation.similarity reads them last of all."""
+    models = {"baseline.embeddings": spec.baseline.embeddings, "evaluation.similarity": spec.evaluation.similarity}
+    findings = []
+    for key, model in models.items():
+        if model and model != "hashed":
+            try:
+                embedding_files(model)
+            except FileNotFoundError as error:
+                message, _, fix = str(error).partition("; ")
+                findings.append(_finding("embeddings", key, message, fix))
+    return findings
 
 
 def _layout(config: Mapping[str, Any], complete: bool) -> list[Finding]:

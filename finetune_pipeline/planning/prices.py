@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.spec.loading import load_yaml
 
 SHIPPED = Path(__file__).with_name("prices.yaml")
 STALE_DAYS = 180
@@ -157,9 +157,10 @@ def load_prices(*, home: Path | None = None, task_folder: Path | None = None) ->
     candidates = [folder / SHIPPED.name for folder in (task_folder, home) if folder is not None]
     path = next((p for p in candidates if p.is_file()), SHIPPED)
     try:
-        rows = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: 2026-13-01 is not a date
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise FindingsError([_problem(path, str(error))]) from error
+    rows = load_yaml(text, str(path), "plan.prices")
     if not isinstance(rows, list):
         raise FindingsError([_problem(path, "it must be a list of prices")])
     try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from finetune_pipeline.evaluation.step_facts import RequestPrice
 from finetune_pipeline.evaluation.wording import percent
-from finetune_pipeline.planning.prices import ApiPrice, Price, PriceList
+from finetune_pipeline.planning.prices import ApiPrice, Price, PriceList, newest_price
 
 HOURS = 730.0
 """Hours per month (365 * 24 / 12)."""
@@ -122,31 +122,30 @@ def api_cost(price: ApiPrice, traffic: Traffic, today: datetime.date) -> ApiCost
     )
 
 
-def seconds_of(machine: Price, call: Call, answered_per_second: float) -> float:
-    """Return the seconds that a fully used machine takes for a call.
+def capacity(machine: Price, call: Call) -> tuple[float, float]:
+    """Return the calls per month a machine can answer, at its lowest and highest speed.
 
     It reads input at the arithmetic rate of the list's training speed (training takes LOW_RANK_OPERATIONS per parameter and
-    token, reading FORWARD_OPERATIONS), and writes output at the given speed.
+    token, reading FORWARD_OPERATIONS), and writes output at the listed speeds.
     """
-    assert machine.tokens_per_second is not None
-    read_per_second = machine.tokens_per_second * LOW_RANK_OPERATIONS / FORWARD_OPERATIONS
-    return call.prompt / read_per_second + call.answer / answered_per_second
-
-
-def capacity(machine: Price, call: Call) -> tuple[float, float]:
-    """Return the calls per month a machine can answer, at its lowest and highest speed."""
-    assert machine.answered_per_second is not None
+    assert machine.tokens_per_second is not None and machine.answered_per_second is not None
+    reading = call.prompt / (machine.tokens_per_second * LOW_RANK_OPERATIONS / FORWARD_OPERATIONS)
     low = machine.answered_low or machine.answered_per_second
     high = machine.answered_high or machine.answered_per_second
-    fewest, most = (HOURS * 3600 / seconds_of(machine, call, speed) for speed in (low, high))
+    fewest, most = (HOURS * 3600 / (reading + call.answer / speed) for speed in (low, high))
     return fewest, most
+
+
+def call_on_machine(machine: Price, call: Call) -> float:
+    """Return the price of one call in dollars on a machine that is always busy, at its highest speed."""
+    return machine.price * HOURS / capacity(machine, call)[1]
 
 
 def machine_cost(machine: Price, traffic: Traffic, today: datetime.date) -> MachineCost:
     """Return the cost and capacity of an always-on machine."""
     low, high = machine.between
     fewest, most = capacity(machine, traffic.tuned)
-    fully_used = machine.price * HOURS / (most * traffic.tuned.tokens) * 1e6
+    fully_used = call_on_machine(machine, traffic.tuned) / traffic.tuned.tokens * 1e6
     return MachineCost(
         name=machine.engine,
         hour=machine.price,
@@ -184,18 +183,19 @@ def in_use(utilisation: float) -> str:
 def request_prices(prices: PriceList, tuned: Call, prompted: Call, evaluated_model: str = "") -> list[RequestPrice]:
     """Return the price of 1,000 requests for every offer, with the fine-tuned model or another one with the best prompt.
     evaluated_model: the API model that was evaluated; empty if none."""
+    evaluated = newest_price((price for price in prices.apis if not price.tuned), evaluated_model)
     offers = [
         RequestPrice(
             where=price.name,
             how="fine-tuned" if price.tuned else "with the best prompt",
             dollars=1000 * call_price(price, tuned if price.tuned else prompted),
             date=price.date.isoformat(),
-            evaluated=bool(evaluated_model) and price.model == evaluated_model,
+            evaluated=price is evaluated,
         )
         for price in prices.apis
     ]
     for machine in prices.machines:
-        fully_used = 1000 * machine.price * HOURS / capacity(machine, tuned)[1]
+        fully_used = 1000 * call_on_machine(machine, tuned)
         for share in UTILISATIONS:
             how, date = f"fine-tuned, always on, {share:.0%} in use", machine.date.isoformat()
             offers.append(

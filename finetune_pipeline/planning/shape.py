@@ -1,9 +1,7 @@
 """Reads a base model's sizes from config.json and the headers of its weight files, without loading it."""
 
 import math
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 from finetune_pipeline.models.model_files import (
@@ -14,6 +12,7 @@ from finetune_pipeline.models.model_files import (
     stored_tensors,
     text_settings,
 )
+from finetune_pipeline.spec.methods.base import Linear, ModelShape
 from finetune_pipeline.spec.methods.low_rank import expert_blocks
 
 _OWN_NORMS = ("gemma", "gemma2", "gemma3_text")
@@ -22,70 +21,6 @@ _FOUR_NORMS = ("gemma2", "gemma3_text")
 _HEAD_NORMS = ("qwen3", "gemma3_text")
 _PADDED = ("deepseek_v3", "falcon", "falcon_h1", "gpt_oss", "nemotron", "stablelm")
 """Architectures whose batches training pads, as its trial (training.shared_prefix) refuses to pack them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Linear:
-    """One linear layer: full module name and widths."""
-
-    name: str
-    fan_in: int
-    fan_out: int
-
-    @property
-    def parameters(self) -> int:
-        return self.fan_in * self.fan_out
-
-
-@dataclass(frozen=True, slots=True)
-class ModelShape:
-    """Sizes of a causal language model. All counts are of parameters.
-
-    Attributes:
-        inner: Width of the MLP.
-        linears: Linear layers of the blocks, which adapters can target and which can be stored in four bits.
-        head: Of a separate output head; 0 if it is tied to the embedding.
-        other: Norms, biases and the rest.
-        norms: RMSNorms of full width in a block.
-        head_norms: RMSNorms of one head's width (queries, keys) in a block.
-        own_norms: Whether the norms' formula prevents fusing.
-        packs: Whether rows can be packed after shared prefixes.
-        stored_bytes: Bytes of the weight files.
-    """
-
-    layers: int
-    hidden: int
-    inner: int
-    vocabulary: int
-    heads: int
-    key_heads: int
-    head_dim: int
-    linears: tuple[Linear, ...]
-    embedding: int
-    head: int
-    other: int
-    norms: int
-    head_norms: int
-    own_norms: bool
-    packs: bool
-    stored_bytes: int
-
-    @property
-    def linear(self) -> int:
-        """Number of parameters of the blocks' linear layers, without biases."""
-        return sum(layer.parameters for layer in self.linears)
-
-    @property
-    def parameters(self) -> int:
-        """Number of all parameters, tied ones once."""
-        return self.linear + self.embedding + self.head + self.other
-
-    def targeted(self, targets: Sequence[str] | str) -> list[Linear]:
-        """Return the linear layers that an adapter targets, by PEFT's rule: ``all-linear``, or suffixes of module names."""
-        if not isinstance(targets, str):
-            targets = rf"(.*\.)?({'|'.join(map(re.escape, targets))})"
-        pattern = ".*" if targets == "all-linear" else targets
-        return [layer for layer in self.linears if re.fullmatch(pattern, layer.name)]
 
 
 def model_shape(folder: Path) -> ModelShape:

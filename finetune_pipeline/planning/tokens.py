@@ -1,6 +1,6 @@
 """Counts tokens exactly without loading a model library, from the tokenizer file and the chat template."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -96,12 +96,6 @@ def token_statistics(counter: TokenCounter, examples: Sequence[Example]) -> dict
 def epochs_of(training: TrainingSettings) -> float:
     """Return the number of passes over the data, in all phases."""
     return float(sum(phase["epochs"] for phase in METHODS[training.method].phases(training.model_dump())))
-
-
-def counted_by(tokenizer: Path, spec: TaskSpec) -> Callable[[Sequence[Example], int], dict[str, Any]]:
-    """Return :func:`token_counts` bound to the tokenizer in a folder."""
-    counter = TokenCounter(tokenizer)
-    return lambda train, total_rows: token_counts(train, counter, spec, total_rows)
 
 
 def token_counts(

@@ -131,10 +131,11 @@ def _training(costs: Costs) -> Blocks:
 
 def break_even_plot(costs: Costs) -> Plot | None:
     """Plot the monthly bill over the monthly tokens, on logarithmic scales. A machine's line is flat up to its capacity."""
-    break_evens = [point for point in costs.break_even if costs.machines and point.machine == costs.machines[0].name]
-    if not break_evens:
+    machine = next((machine for machine in costs.machines if machine.month[1]), None)  # the scale has no 0
+    break_evens = [point for point in costs.break_even if machine and point.machine == machine.name]
+    if machine is None or not break_evens:
         return None
-    machine, served = costs.machines[0], costs.traffic.tuned.tokens
+    served = costs.traffic.tuned.tokens
     # a few of the lines, from the most expensive API to the cheapest
     chosen = break_evens
     if len(break_evens) > SHOWN_APIS:

@@ -17,7 +17,7 @@ from finetune_pipeline.data.scrub.placeholders import SAMPLES, SHOWN, Sample, ch
 from finetune_pipeline.data.split.ledger import SPLITS
 from finetune_pipeline.data.split.splitting import ids_and_splits
 from finetune_pipeline.engine.files import write_json
-from finetune_pipeline.planning.tokens import counted_by
+from finetune_pipeline.planning.tokens import TokenCounter, token_counts
 from finetune_pipeline.report.data_page import data_page
 from finetune_pipeline.report.page import page_html, page_markdown
 from finetune_pipeline.spec.model import TaskSpec
@@ -48,6 +48,7 @@ def write_quality(
     assignments = dict(zip(_hex(ids), np.array(SPLITS, object)[codes], strict=True))
     decided = read_rows(reviewed / "decisions.jsonl") if (reviewed / "decisions.jsonl").exists() else []
     decisions = {row["id"]: row["decision"] for row in decided}
+    counter = TokenCounter(tokenizer) if tokenizer else None
     synthetic = [e for e in stream_examples(clean) if e.origin == "synthetic"]
     report = data_quality(
         stream_examples(reviewed),
@@ -55,7 +56,7 @@ def write_quality(
         clusters,
         decisions,
         spec,
-        counted_by(tokenizer, spec) if tokenizer else None,
+        (lambda train, of: token_counts(train, counter, spec, of)) if counter else None,
         synthetic,
     )
     # the report names test rows, but hides their texts until the test is opened

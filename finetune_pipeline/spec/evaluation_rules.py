@@ -131,7 +131,8 @@ def check_final_answer(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 @rule
 def check_engine(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """Check that the engine has an endpoint if needed, and that a server can load the method's result."""
+    """Check that the engine has an endpoint if needed, that a server can load the method's result, and that served names contain
+    the version."""
     evaluation = spec.evaluation
     if evaluation.engine == "endpoint" and not TRAINING_METHODS[spec.training.method].kind.plain:
         fix = "set engine: transformers, or another training.method"
@@ -140,6 +141,12 @@ def check_engine(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
         state = "the endpoint is unused" if evaluation.endpoint else "endpoint: {url, base, candidate} is missing"
         message = f"engine is {evaluation.engine}, but {state}"
         yield problem("engine", "evaluation.endpoint", message, "set both engine and endpoint")
+    for key in ("candidate", "champion"):
+        name = getattr(evaluation.endpoint, key, None)
+        if name is not None and VERSION not in name:
+            message = f"{name!r} is the same name for every version: the model of an earlier run could be evaluated"
+            fix = f"include {VERSION}, and serve each model under the name of its version"
+            yield problem("endpoint", f"evaluation.endpoint.{key}", message, fix)
 
 
 @rule
@@ -158,17 +165,6 @@ def check_addresses(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
             message = f"{texts} are sent to {urlsplit(endpoint.url).hostname}"
             fix = "serve the model on this machine if they must not leave it"
             yield problem(name, f"{key}.url", message, fix, "error" if spec.advise.private else "note")
-
-
-@rule
-def check_served_names(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """Check that served names contain the version."""
-    for key in ("candidate", "champion"):
-        name = getattr(spec.evaluation.endpoint, key, None)
-        if name is not None and VERSION not in name:
-            message = f"{name!r} is the same name for every version: the model of an earlier run could be evaluated"
-            fix = f"include {VERSION}, and serve each model under the name of its version"
-            yield problem("endpoint", f"evaluation.endpoint.{key}", message, fix)
 
 
 @rule

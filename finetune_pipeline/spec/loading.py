@@ -72,6 +72,8 @@ def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any
 _VALUE_TYPE = re.compile(r"str|bool|(list|dict|literal)\[.*\]")
 _OUTPUTS: dict[Any, type[BaseModel]] = {"labels": LabelsOutput, "text": TextOutput, "json": JsonOutput}
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
+for _tag in ("value", "merge"):  # `=` and `<<` may be labels
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", lambda _, node: node.value)
 
 
 def _section_at(path: tuple[Any, ...]) -> type[BaseModel] | None:
@@ -130,20 +132,27 @@ def _finding_of(problem: Any) -> Finding:
         fix = f"write a list: [{value if type(value) in (str, int, float) else 'a, b'}]"
     elif kind == "string_type":  # the value may differ from what is written: YAML reads 010 as 8
         fix = "put it in double quotes as it is written, so that YAML reads it as text"
+        if value is None:
+            message, fix = "a text must follow", 'write it; if null or ~ is the text, put it in double quotes: "null"'
     return rules.problem("bad_value", place, message, fix)
+
+
+def load_yaml(text: str, file: str, rule: str) -> Any:
+    """Parse YAML. Raises FindingsError (with this rule) with the first error of syntax and its place in the file."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        reasons = [getattr(error, name, None) for name in ("context", "problem")]
+        place = f"{file}:{mark.line + 1}:{mark.column + 1}" if mark else file
+        reason = ", ".join(filter(None, reasons)) or str(error)
+        raise FindingsError([Finding(rule, "error", place, reason, "correct the YAML")]) from error
 
 
 def parse_spec(text: str) -> TaskSpec:
     """Parse a spec from YAML text. Raises FindingsError with the first error of syntax, or with all problems of keys and values;
     cross-field rules are not checked."""
-    try:
-        loaded = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        reasons = [getattr(error, name, None) for name in ("context", "problem")]
-        place = f"task.yaml:{mark.line + 1}:{mark.column + 1}" if mark else "task.yaml"
-        reason = ", ".join(filter(None, reasons)) or str(error)
-        raise FindingsError([Finding("spec.yaml", "error", place, reason, "correct the YAML")]) from error
+    loaded = load_yaml(text, "task.yaml", "spec.yaml")
     if not isinstance(loaded, dict):
         finding = Finding("spec.yaml", "error", "task.yaml", "the file is not a mapping", "start with `name:`")
         raise FindingsError([finding])

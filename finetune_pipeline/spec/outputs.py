@@ -5,17 +5,27 @@ import unicodedata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-Label = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+Label = Annotated[str, StringConstraints(max_length=100, pattern=r"\S")]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+_NUMBERS = (int, float, int | None, float | None)
 
 
 class Section(BaseModel):
     """Base of every section: unknown keys are refused, values cannot change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_bool_as_number(cls, values: Any) -> Any:
+        """Refuse `retrieved: yes`, which pydantic would read as 1."""
+        if not isinstance(values, dict):
+            return values
+        numbers = {name for name, field in cls.model_fields.items() if field.annotation in _NUMBERS}
+        return {k: str(v).lower() if isinstance(v, bool) and k in numbers else v for k, v in values.items()}
 
 
 class LabelsOutput(Section):

@@ -6,6 +6,7 @@ A rule is a ``check_*`` function decorated with :func:`rule`. Rules on evaluatio
 """
 
 import difflib
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -133,8 +134,8 @@ def check_chat_template(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
         return
     if is_outside(template, folder):
         message, fix = f"{template!r} points outside the task folder", "copy the file into the task folder"
-    elif not (folder / template).is_file():
-        message = f"{template!r} is neither a known template nor a file in the task folder"
+    elif not os.path.isfile(folder / template):  # Path.is_file fails on the text of a template
+        message = f"{template!r:.80} is neither a known template nor a file in the task folder"
         suggestions = difflib.get_close_matches(template.lower(), CHAT_TEMPLATES, 1, 0.6)
         valid_values = f"write one of {', '.join(CHAT_TEMPLATES)}, or the path of a Jinja file in the folder"
         fix = f"did you mean {suggestions[0]!r}?" if suggestions else valid_values
@@ -223,30 +224,18 @@ def check_epochs(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 
 @rule
-def check_second_phase(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """Check that a second phase is set only for qlora, whose first phase trains on four bits."""
-    method = METHODS[spec.training.method]
-    if spec.training.unquantized_epochs and not method.default("unquantized_epochs").value:
+def check_method(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
+    """Check the method's own settings and those it does not have, and find sections of other methods, which have no effect."""
+    training, method = spec.training, METHODS[spec.training.method]
+    yield from method.check(training)
+    if training.unquantized_epochs and not method.default("unquantized_epochs").value:
         message = f"method {method.name} has no second phase: it trains on the unquantized base already"
         fix = "remove training.unquantized_epochs, and raise training.epochs instead"
         yield problem("second_phase", "training.unquantized_epochs", message, fix)
-
-
-@rule
-def check_gradient_checkpointing(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """Check that gradient checkpointing is off for prefixes: computing a layer twice would fill its key-value cache twice."""
-    method = METHODS[spec.training.method]
-    if spec.training.gradient_checkpointing is True and not method.checkpointing:
+    if training.gradient_checkpointing is True and not method.checkpointing:
         message = f"{method.name} tuning does not work with gradient checkpointing: it trains the key-value cache"
         fix = "set training.gradient_checkpointing: false and lower training.micro_batch_size, or use method: prompt or lora"
         yield problem("gradient_checkpointing", "training.gradient_checkpointing", message, fix)
-
-
-@rule
-def check_method(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """Check the method's own settings, and find sections of other methods, which have no effect."""
-    training = spec.training
-    yield from METHODS[training.method].check(training)
     for key in sorted(training.model_fields_set):
         methods = [method.name for method in METHODS.values() if method.section == key]
         if not methods or training.method in methods:

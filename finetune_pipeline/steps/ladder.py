@@ -23,8 +23,8 @@ from finetune_pipeline.evaluation.prompts import DOCUMENTS, NEAREST
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.models.identity import model_folder, served
 from finetune_pipeline.planning.costs import training_costs
-from finetune_pipeline.planning.prices import PriceList, load_prices
-from finetune_pipeline.planning.serving_costs import Call, call_price, seconds_of
+from finetune_pipeline.planning.prices import PriceList, load_prices, newest_price
+from finetune_pipeline.planning.serving_costs import Call, call_on_machine, call_price
 from finetune_pipeline.planning.shape import model_shape
 from finetune_pipeline.report.ladder_page import ladder_page
 from finetune_pipeline.report.page import page_html, page_markdown
@@ -142,7 +142,6 @@ def rung_terms(context: StepContext, answered: Sequence[Answered], model: Path |
         dollars={rung.name: _dollars_per_1000_calls(spec, prices, rung) for rung in answered},
         latency={**_simple_latencies(context, answered, train_rows), **_model_latencies(context, model, prompts)},
         training=min((cost.high for cost in costs if cost.high > 0), default=None),
-        tuned=tuned,
         tuned_dollars=_self_hosted_dollars(spec, prices, tuned),
     )
 
@@ -165,8 +164,8 @@ def _dollars_per_1000_calls(spec: TaskSpec, prices: PriceList, answered: Answere
         return 0.0  # a linear model answers a thousand calls within a CPU second
     if answered.kind != "api":
         return _self_hosted_dollars(spec, prices, answered.call)
-    model_name = spec.baseline.endpoint.model if spec.baseline.endpoint else None
-    price = next((p for p in prices.apis if p.model == model_name and not p.tuned), None)
+    model = spec.baseline.endpoint.model if spec.baseline.endpoint else ""
+    price = newest_price((price for price in prices.apis if not price.tuned), model)
     return 1000 * call_price(price, answered.call) if price else None
 
 
@@ -174,12 +173,7 @@ def _self_hosted_dollars(spec: TaskSpec, prices: PriceList, call: Call) -> float
     """Return the dollars per 1,000 self-hosted calls: at the task's token price, else on the cheapest machine of the list."""
     if spec.advise.dollars_per_million_tokens is not None:
         return call.tokens * spec.advise.dollars_per_million_tokens / 1000
-    dollars = [
-        1000 * machine.price * seconds_of(machine, call, machine.answered_high or machine.answered_per_second) / 3600
-        for machine in prices.machines
-        if machine.answered_per_second
-    ]
-    return min(dollars, default=None)
+    return min((1000 * call_on_machine(machine, call) for machine in prices.machines), default=None)
 
 
 def _model_latencies(context: StepContext, model: Path | None, prompts: Prompts) -> Latencies:

@@ -37,8 +37,8 @@ def make_pilot(context: StepContext) -> dict[str, Any]:
     rows, points, stop_reason = read_examples(split_file(context, "train")), [], ""
     rival = score_rungs(spec, answered, Terms({}, {}), sources).rival_rows
     by_share: dict[float, Rows] = {}
-    for share in () if skipped else sorted(spec.ladder.pilot):
-        count = max(1, round(share * len(rows)))
+    shares = {max(1, round(share * len(rows))): share for share in sorted(spec.ladder.pilot)}
+    for count, share in () if skipped else shares.items():
         work = context.builder.work / f"{count}_rows"
         work.mkdir(parents=True, exist_ok=True)
         if not (work / "answers" / "result.json").exists():

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.baseline.ladder import FOLDS, OPTIMISED, fold_of
-from finetune_pipeline.baseline.prompt_search import Search, best_value, candidates, halving, likely_better, texts_in
+from finetune_pipeline.baseline.prompt_search import (
+    FEWEST_CALLS,
+    Search,
+    best_value,
+    candidates,
+    halving,
+    likely_better,
+    texts_in,
+)
 from finetune_pipeline.data.examples import Example, read_examples, sample_examples, write_examples
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.step import StepContext
@@ -110,8 +118,8 @@ def _no_search(context: StepContext, rows: int, folds: Mapping[int, Sequence[Exa
         return "ladder.calls is 0"
     if min(map(len, folds.values())) < 4:
         return f"{rows} validation rows are too few to choose on one half and score on the other"
-    if spec.ladder.calls < 2 * rows:
-        return f"ladder.calls is {spec.ladder.calls}: the winner alone answers {rows} rows, and the search needs as many again"
+    if spec.ladder.calls < (needed := rows + max(rows, 2 * FEWEST_CALLS)):
+        return f"ladder.calls is {spec.ladder.calls}: answering {rows} rows and searching take at least {needed}"
     return good_enough(spec, answered_rungs(context, searched=False), row_sources(context))
 
 

@@ -41,7 +41,7 @@ def _static(texts: Sequence[str], model: str) -> np.ndarray:
     """The mean of the tokens' vectors."""
     from tokenizers import Tokenizer
 
-    tokenizer_file, weights_file = _files(model)
+    tokenizer_file, weights_file = embedding_files(model)
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     tokenizer.no_padding()
     tokenizer.no_truncation()
@@ -70,14 +70,12 @@ def _tensors(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a safetensors file: {error}") from error
 
 
-def _files(model: str) -> tuple[Path, Path]:
-    """(tokenizer, weights) of a model."""
+def embedding_files(model: str) -> tuple[Path, Path]:
+    """(tokenizer, weights) of a model other than ``hashed``. Raises FileNotFoundError: why it is missing; what to do."""
     if model == "wordllama":
         package = find_spec("wordllama")
         if package is None or not package.submodule_search_locations:
-            raise FileNotFoundError(
-                "evaluation.similarity: wordllama is not installed; install it (pip install wordllama), or use: hashed"
-            )
+            raise FileNotFoundError("wordllama is not installed; install it (pip install wordllama), or use: hashed")
         folder = Path(package.submodule_search_locations[0])
         tokenizers, weights = sorted(folder.glob("tokenizers/*.json")), sorted(folder.glob("weights/*.safetensors"))
     else:
@@ -85,7 +83,6 @@ def _files(model: str) -> tuple[Path, Path]:
         tokenizers, weights = sorted(folder.glob("tokenizer.json")), sorted(folder.glob("*.safetensors"))
     if not tokenizers or not weights:
         raise FileNotFoundError(
-            f"evaluation.similarity: {folder} has no tokenizer.json or no .safetensors file; give a folder with static "
-            "embeddings, or use: hashed"
+            f"{folder} has no tokenizer.json or no .safetensors file; give a folder with static embeddings, or use: hashed"
         )
     return tokenizers[0], weights[0]

@@ -11,10 +11,11 @@ A method is one module of this package with one class::
 Nothing here imports torch at import time, since ``task.yaml`` is read everywhere; functions that build a model import it.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
@@ -76,24 +77,68 @@ class Kind:
     plain: bool = True
 
 
-class Shape(Protocol):
-    """The part of planning.shape.ModelShape that the memory formulas use."""
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """One linear layer: full module name and widths."""
+
+    name: str
+    fan_in: int
+    fan_out: int
 
     @property
-    def layers(self) -> int: ...
+    def parameters(self) -> int:
+        return self.fan_in * self.fan_out
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """Sizes of a causal language model. All counts are of parameters.
+
+    Attributes:
+        inner: Width of the MLP.
+        linears: Linear layers of the blocks, which adapters can target and which can be stored in four bits.
+        head: Of a separate output head; 0 if it is tied to the embedding.
+        other: Norms, biases and the rest.
+        norms: RMSNorms of full width in a block.
+        head_norms: RMSNorms of one head's width (queries, keys) in a block.
+        own_norms: Whether the norms' formula prevents fusing.
+        packs: Whether rows can be packed after shared prefixes.
+        stored_bytes: Bytes of the weight files.
+    """
+
+    layers: int
+    hidden: int
+    inner: int
+    vocabulary: int
+    heads: int
+    key_heads: int
+    head_dim: int
+    linears: tuple[Linear, ...]
+    embedding: int
+    head: int
+    other: int
+    norms: int
+    head_norms: int
+    own_norms: bool
+    packs: bool
+    stored_bytes: int
+
     @property
-    def hidden(self) -> int: ...
+    def linear(self) -> int:
+        """Number of parameters of the blocks' linear layers, without biases."""
+        return sum(layer.parameters for layer in self.linears)
+
     @property
-    def inner(self) -> int: ...
-    @property
-    def heads(self) -> int: ...
-    @property
-    def key_heads(self) -> int: ...
-    @property
-    def head_dim(self) -> int: ...
-    @property
-    def parameters(self) -> int: ...
-    def targeted(self, targets: Sequence[str] | str) -> Sequence[Any]: ...
+    def parameters(self) -> int:
+        """Number of all parameters, tied ones once."""
+        return self.linear + self.embedding + self.head + self.other
+
+    def targeted(self, targets: Sequence[str] | str) -> list[Linear]:
+        """Return the linear layers that an adapter targets, by PEFT's rule: ``all-linear``, or suffixes of module names."""
+        if not isinstance(targets, str):
+            targets = rf"(.*\.)?({'|'.join(map(re.escape, targets))})"
+        pattern = ".*" if targets == "all-linear" else targets
+        return [layer for layer in self.linears if re.fullmatch(pattern, layer.name)]
 
 
 class Method(ABC):
@@ -153,14 +198,14 @@ class Method(ABC):
         return 0, 0
 
     @abstractmethod
-    def trainable(self, settings: Settings, shape: Shape) -> int:
+    def trainable(self, settings: Settings, shape: ModelShape) -> int:
         """Return the number of trained parameters."""
 
-    def kept_bytes(self, settings: Settings, shape: Shape, tokens: int, width: int) -> int:
+    def kept_bytes(self, settings: Settings, shape: ModelShape, tokens: int, width: int) -> int:
         """Return the bytes one block saves for the backward pass of its trained weights; width: bytes of the compute dtype."""
         return 0
 
-    def keeps_attention(self, settings: Settings, shape: Shape) -> bool:
+    def keeps_attention(self, settings: Settings, shape: ModelShape) -> bool:
         """Whether :meth:`kept_bytes` counts attention's result."""
         return False
 
@@ -219,28 +264,18 @@ def largest_micro_batch(settings: dict[str, Any]) -> int:
     return max(n for n in range(1, min(usual, batch_size) + 1) if batch_size % n == 0)
 
 
-def default_table() -> list[tuple[str, str, str, str]]:
-    """Return (key, methods, value, source) of every default, grouping methods with the same default."""
-    rows: dict[tuple[str, str, str], list[str]] = {}
-    for key in COMMON:
-        for method in METHODS.values():
-            default = method.default(key)
-            rows.setdefault((key, _format_number(default.value), default.source), []).append(method.name)
-    return [(key, ", ".join(methods), value, source) for (key, value, source), methods in rows.items()]
-
-
 def _description(key: str, meaning: str) -> str:
     """Return a field's description, with its default for each method."""
     methods: dict[Any, list[str]] = {}
     for method in METHODS.values():
         methods.setdefault(method.default(key).value, []).append(method.name)
-    defaults = [f"{_format_number(value)} ({', '.join(names)})" for value, names in methods.items()]
+    defaults = [f"{format_number(value)} ({', '.join(names)})" for value, names in methods.items()]
     if len(methods) == 1:
-        defaults = [_format_number(value) for value in methods]
+        defaults = [format_number(value) for value in methods]
     return f"{meaning} Unset: {', '.join(defaults)}.".strip()
 
 
-def _format_number(value: Any) -> str:
+def format_number(value: Any) -> str:
     """Format a default as in the reference: small numbers as 5e-4, all else as it is."""
     if not isinstance(value, float):
         return str(value)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from finetune_pipeline.spec.methods.base import COMPARISON, Added, Default, Kind, Method, Settings, Shape, register
+from finetune_pipeline.spec.methods.base import COMPARISON, Added, Default, Kind, Method, ModelShape, Settings, register
 
 
 @register
@@ -32,10 +32,10 @@ class Full(Method):
         stored_whole=True,
     )
 
-    def trainable(self, settings: Settings, shape: Shape) -> int:
+    def trainable(self, settings: Settings, shape: ModelShape) -> int:
         return shape.parameters
 
-    def kept_bytes(self, settings: Settings, shape: Shape, tokens: int, width: int) -> int:
+    def kept_bytes(self, settings: Settings, shape: ModelShape, tokens: int, width: int) -> int:
         """Return the bytes of each linear layer's input; under autocast, layers with the same input have separate copies."""
         autocast = width == 2
         query_key_value = shape.hidden * (3 if autocast else 1)
@@ -44,7 +44,7 @@ class Full(Method):
         down = shape.inner
         return tokens * width * (query_key_value + output + gate_up + down)
 
-    def keeps_attention(self, settings: Settings, shape: Shape) -> bool:
+    def keeps_attention(self, settings: Settings, shape: ModelShape) -> bool:
         return True
 
     def add(self, model: Any, tokenizer: Any, settings: Settings, task_text: str) -> Added:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding
-from finetune_pipeline.spec.methods.base import Added, Kind, Method, Settings, Shape
+from finetune_pipeline.spec.methods.base import Added, Kind, Method, ModelShape, Settings
 from finetune_pipeline.spec.outputs import Section
 
 NOT_ADAPTED = ("lm_head", "embed_tokens", "embed_out")
@@ -72,7 +72,7 @@ class LowRank(Method):
         place = f"task.yaml: training.{self.section}.target_modules"
         return [Finding("training.target_modules", "error", place, message, fix)]
 
-    def trainable(self, settings: Settings, shape: Shape) -> int:
+    def trainable(self, settings: Settings, shape: ModelShape) -> int:
         """Return r (in + out) per layer (Hu et al. 2021, section 4.1); with DoRA one more number per output (Liu et al. 2024,
         section 4.1)."""
         lora = settings[self.section]
@@ -81,7 +81,7 @@ class LowRank(Method):
         magnitudes: int = sum(layer.fan_out for layer in layers) if lora["dora"] else 0
         return matrices + magnitudes
 
-    def kept_bytes(self, settings: Settings, shape: Shape, tokens: int, width: int) -> int:
+    def kept_bytes(self, settings: Settings, shape: ModelShape, tokens: int, width: int) -> int:
         """Return the bytes of one input tensor per group of layers that share it, its dropout mask, and both matrices' products."""
         lora = settings[self.section]
         layers = shape.targeted(lora["target_modules"])
@@ -93,10 +93,10 @@ class LowRank(Method):
         products = sum(lora["r"] * width * (tokens + layer.fan_in + layer.fan_out) for layer in layers)
         return int(input_bytes + products // shape.layers)
 
-    def keeps_attention(self, settings: Settings, shape: Shape) -> bool:
+    def keeps_attention(self, settings: Settings, shape: ModelShape) -> bool:
         return "o" in self._inputs(settings, shape)
 
-    def _inputs(self, settings: Settings, shape: Shape) -> set[str]:
+    def _inputs(self, settings: Settings, shape: ModelShape) -> set[str]:
         """Return which of a block's four inputs the adapter reads."""
         names = {layer.name.rpartition(".")[2] for layer in shape.targeted(settings[self.section]["target_modules"])}
         return {_INPUTS.get(name.removesuffix("_proj"), "up") for name in names}

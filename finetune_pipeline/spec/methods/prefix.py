@@ -7,7 +7,7 @@ from pydantic import Field
 
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding
-from finetune_pipeline.spec.methods.base import COMPARISON, Added, Default, Kind, Settings, Shape, register
+from finetune_pipeline.spec.methods.base import COMPARISON, Added, Default, Kind, ModelShape, Settings, register
 from finetune_pipeline.spec.methods.soft_prompt import SoftPrompt, repeated
 from finetune_pipeline.spec.outputs import Section
 
@@ -66,7 +66,7 @@ class Prefix(SoftPrompt):
     def virtual_tokens(self, settings: Settings) -> tuple[int, int]:
         return 0, int(settings["prefix"]["tokens"])
 
-    def trainable(self, settings: Settings, shape: Shape) -> int:
+    def trainable(self, settings: Settings, shape: ModelShape) -> int:
         """Return tokens x layers x keys and values (Li and Liang 2021, section 4.2)."""
         return int(settings["prefix"]["tokens"]) * shape.layers * 2 * shape.key_heads * shape.head_dim
 

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from finetune_pipeline.spec.methods.base import COMPARISON, Added, Default, Kind, Settings, Shape, register
+from finetune_pipeline.spec.methods.base import COMPARISON, Added, Default, Kind, ModelShape, Settings, register
 from finetune_pipeline.spec.methods.soft_prompt import SoftPrompt, repeated
 from finetune_pipeline.spec.outputs import Section
 
@@ -52,7 +52,7 @@ class Prompt(SoftPrompt):
     def virtual_tokens(self, settings: Settings) -> tuple[int, int]:
         return int(settings["prompt"]["tokens"]), 0
 
-    def trainable(self, settings: Settings, shape: Shape) -> int:
+    def trainable(self, settings: Settings, shape: ModelShape) -> int:
         """Return tokens x hidden width (Lester et al. 2021, section 2)."""
         return int(settings["prompt"]["tokens"]) * shape.hidden
 

@@ -268,3 +268,6 @@ def test_calls_and_privacy_are_told_where_the_spec_says_them() -> None:
     advice = advice_for(prompts(40), of=spec(advise=settings))
     assert _reasons(advice, "At 100,000 calls a month that is 31.0 million tokens less, 15.50 of 20.20 dollars.")
     assert _reasons(advice, "must not leave your machines (advise.private)")
+    assert not _reasons(advice_for({"zero_shot": answers(150)}, of=spec(advise=settings)), "a month"), (
+        "nothing is saved"
+    )

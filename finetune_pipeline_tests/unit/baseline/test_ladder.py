@@ -21,7 +21,7 @@ from finetune_pipeline.report.evaluation_page import evaluation_page
 from finetune_pipeline.report.ladder_page import cost_plot, frontier, ladder_lines, ladder_page
 from finetune_pipeline.report.page import page_html
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.spec.outputs import TextOutput
+from finetune_pipeline.spec.outputs import JsonOutput, TextOutput
 from finetune_pipeline.steps.rungs import good_enough
 from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, register_mirrored, row, spec
@@ -117,8 +117,10 @@ def test_halving_finds_the_best_prompt_and_keeps_to_its_calls_and_its_time() -> 
     oracle = Oracle({"a": 0.2, "b": 0.9, "c": 0.5, "d": 0.1})
     search, _ = halving(spec(), {n: Prompt() for n in oracle.shares}, examples(50), 120, oracle, lambda: True)
     assert (len(search.rounds), search.stopped, search.winner) == (1, "the time is up", "b")
-    with pytest.raises(ValueError, match="3 calls are too few"):
-        halving(spec(), {"a": Prompt()}, examples(50), 3, oracle)
+    with pytest.raises(ValueError, match="15 calls are too few"):  # one prompt alone would answer nothing
+        halving(spec(), {n: Prompt() for n in oracle.shares}, examples(50), 15, oracle)
+    search, rows = halving(spec(), {n: Prompt() for n in oracle.shares}, examples(4), 16, oracle)
+    assert (search.calls, len(rows)) == (8, 4)
 
 
 def test_a_found_prompt_takes_the_place_of_an_own_one_where_it_is_likely_better_and_not_by_luck() -> None:
@@ -141,6 +143,8 @@ def test_instructions_begin_with_the_tasks_own_and_a_small_budget_tries_them_and
     assert all(label in prompts[3] for label in LABELS)
     no_labels = spec().model_copy(update={"output": TextOutput()})
     assert not any("label" in text for text in instructions(no_labels)[1:])
+    a_list = spec().model_copy(update={"output": JsonOutput(json_schema={"type": "array"})})
+    assert "one JSON value" in instructions(a_list)[1] and not any("object" in text for text in instructions(a_list))
     train = [replace(e, label=LABELS[i % len(LABELS)]) for i, e in enumerate(examples(50))]
     names = list(candidates(spec(), train, ["One more."]))
     assert names[0] == "instruction_1_zero_shot"
@@ -207,6 +211,8 @@ def test_limits_exclude_a_rung_and_say_what_it_would_have_changed() -> None:
     gains = [result.expected.gain for result in ladders if result.expected]
     assert [result.stands for result in ladders] == ["retrieval", "linear"] and ladders[1].decision == "fine_tune"
     assert gains[0] < 0 and gains[1] > 0.1, "held against the best rung that is allowed"
+    none = ladder(limited(max_latency_ms=0.1), rungs, terms, pilot_rows=curve({0.25: 0.3, 0.5: 0.3}))
+    assert (none.decision, none.sentence) == ("undecided", "Not sure yet. Every rung is out of the question.")
     excellent = [rung("prompt", 0.99)]
     assert "significantly exceeds baseline.ceiling" in good_enough(spec(), excellent)
     assert good_enough(spec(), [rung("prompt", 0.6)]) == ""
@@ -279,7 +285,7 @@ def answer(low: float, pilot: Mapping[float, float], *, learnable: bool = True) 
     """The ladder over a prompt of this share of right answers and a pilot of these scores."""
     order = random.Random(0).sample(range(300), 300)
     rows = answers([order[i] < low * 300 for i in range(300)])
-    terms = Terms({"prompt": 0.9}, {}, training=3.0, tuned=Call(90, 5), tuned_dollars=0.1)
+    terms = Terms({"prompt": 0.9}, {}, training=3.0, tuned_dollars=0.1)
     rungs = [Answered("prompt", "prompt", "The prompt", rows, Call(900, 5))]
     return ladder(spec(), rungs, terms, learnable=learnable, pilot_rows=curve(pilot), train_rows=800)
 
@@ -289,7 +295,8 @@ def test_each_shape_of_evidence_gets_its_answer() -> None:
     assert answer(0.97, {}).decision == "prompt"
     assert answer(0.8, {0.125: 0.3, 0.25: 0.31, 0.5: 0.3}).decision == "prompt"
     assert answer(0.1, {0.125: 0.1, 0.25: 0.1, 0.5: 0.1}).decision == "larger_model"
-    assert answer(0.6, {}).decision == "undecided"
+    assert answer(0.6, {}).decision == answer(0.6, {0.5: 0.6}).decision == "undecided"
+    assert "without a pilot" in answer(0.6, {}).sentence and "from this pilot" in answer(0.6, {0.5: 0.6}).sentence
     assert answer(0.6, {}, learnable=False).decision == "no_signal"
 
 
@@ -301,6 +308,9 @@ def test_an_answer_says_what_would_change_it() -> None:
         "the label with most errors"
     )
     assert any("added nothing" in flip for flip in answer(0.8, {0.125: 0.3, 0.25: 0.3, 0.5: 0.3}).flips)
+    sure = answer(0.95, {0.25: 0.85, 0.5: 0.995})
+    assert sure.decision == "prompt" and sure.expected and sure.expected.gain_interval[0] > 0
+    assert not any("ore rows" in flip for flip in sure.flips), "the lead needs no more rows"
     yes = answer(0.5, {0.25: 0.7, 0.5: 0.8})
     assert any("Cheaper calls alone pay from 3,750 calls on" in flip for flip in yes.flips)
     assert any("ceiling at 44.4% or less, the prompt is enough" in flip for flip in yes.flips), yes.flips

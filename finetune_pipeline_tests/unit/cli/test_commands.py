@@ -127,6 +127,7 @@ def test_a_broken_spec_is_an_error_with_every_finding(folder: Path, finetune: An
 def test_schema_is_a_json_schema_and_a_table(finetune: Any) -> None:
     assert finetune("schema", "--json").json["$schema"].startswith("https://json-schema.org/")
     table = finetune("schema").stdout
+    assert "\n  endpoint:  (optional) An API model" in table and "\n    max_requests: integer" in table
     assert "warmup_share: number" in table and "system_prompt: string  (required)" in table
 
 

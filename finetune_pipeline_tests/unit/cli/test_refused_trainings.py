@@ -49,8 +49,6 @@ def make(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 CASES: list[tuple[str, dict[str, Any], str, str]] = [
     # what, what is changed, rule, what the fix names
-    ("layers that are not there", {"training": {"lora": {"target_modules": ["query_key_value"]}}},
-     "training.target_modules", "choose from down_proj"),
     ("a base without a chat template", {"template": None}, "model.no_chat_template", "chat_template: chatml"),
     ("a template whose marks are no tokens", {"template": None, "spec": {"chat_template": "gemma"}},
      "model.template_tokens", "chatml, none"),
@@ -62,6 +60,7 @@ CASES: list[tuple[str, dict[str, Any], str, str]] = [
     ("a family of other names", {"config": {"num_attention_heads": None}}, "training.layout", "another family"),
     ("a window that is no number", {"config": {"max_position_embeddings": "long"}}, "training.layout", "another family"),
     ("a template that is not there", {"spec": {"chat_template": "chatlm"}}, "spec.chat_template", "did you mean 'chatml'"),
+    ("a template in place of its file", {"spec": {"chat_template": TEMPLATE * 9}}, "spec.chat_template", "path of a Jinja"),
     ("a base that is not there", {"spec": {"base_model": "/no/such/folder"}}, "model.base_model", "correct the path"),
     ("a revision of a local base", {"spec": {"base_revision": "main"}}, "model.revision", "remove base_revision"),
     ("a bundled base that is not installed", {"spec": {"base_model": "bundled/gemma3-270m"}}, "model.", ""),

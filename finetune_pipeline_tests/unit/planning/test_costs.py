@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.baseline.ladder import Answered
 from finetune_pipeline.planning.costs import Costs, task_costs
 from finetune_pipeline.planning.prices import PriceList, load_prices, newest_price
-from finetune_pipeline.planning.serving_costs import HOURS, Call, Traffic, rule_of_thumb
+from finetune_pipeline.planning.serving_costs import HOURS, Call, Traffic, request_prices, rule_of_thumb
 from finetune_pipeline.report.costs_page import costs_lines, costs_page
 from finetune_pipeline.report.page import page_html, page_markdown
+from finetune_pipeline.spec.baseline import ApiModelSpec
+from finetune_pipeline.steps.ladder import _dollars_per_1000_calls
 from finetune_pipeline_tests.unit.data.quality.makers import LABELS, make_spec
 
 TODAY = datetime.date(2026, 11, 27)
@@ -85,12 +87,17 @@ def test_a_price_below_an_older_one_is_the_one_that_counts(tmp_path: Path) -> No
     line = "- {{engine: Shop, model: {}, unit: million_served, input: {}, output: 1, date: {}, note: n}}\n"
     lines = ("big", 1, "2026-01-01"), ("big", 2, "2026-11-01"), ("big-2026-02-03", 9, "2025-01-01")
     (tmp_path / "prices.yaml").write_text("".join(line.format(*values) for values in lines))
-    apis = load_prices(home=tmp_path).apis
+    prices = load_prices(home=tmp_path)
+    apis = prices.apis
     names = ("big", "big-2026-05-05", "big-2026-02-03", "bigger")
     assert [price and price.input for price in (newest_price(apis, name) for name in names)] == [2, 2, 9, None]
-    (tmp_path / "prices.yaml").write_text("- {engine: Shop}")
-    with pytest.raises(FindingsError, match=f"{tmp_path}/prices.yaml: price 1, unit"):
-        load_prices(home=tmp_path)
+    endpoint = ApiModelSpec(url="http://localhost/v1", model="big-2026-05-05")
+    spec = make_spec(LABELS, {})
+    spec = spec.model_copy(update={"baseline": spec.baseline.model_copy(update={"endpoint": endpoint})})
+    rung = Answered("api", "api", "The API model", [], PROMPTED)
+    assert _dollars_per_1000_calls(spec, prices, rung) == pytest.approx(2 + 0.05), "as in the report and in versus"
+    offers = request_prices(prices, TUNED, PROMPTED, endpoint.model)
+    assert [offer.dollars for offer in offers if offer.evaluated] == [pytest.approx(2 + 0.05)]
 
 
 def test_old_missing_and_ended_prices_are_named(prices: PriceList) -> None:
@@ -118,3 +125,6 @@ def test_the_page_shows_all_of_it(prices: PriceList) -> None:
         for text in ("Shop, big", "Shop, small", "always on", "the service's own", "330 days old"):
             assert text in markdown and text in "\n".join(costs_lines(result))
         assert ("$240" in markdown) is (calls is not None)
+    own = prices.machines[0].model_copy(update={"engine": "mine", "price": 0.0, "low": 0.0, "high": 0.0})
+    html = page_html(costs_page(made(replace(prices, training=[own, *prices.training]))))
+    assert "a box that is always on" in html, "the plot is of the first machine that costs something"

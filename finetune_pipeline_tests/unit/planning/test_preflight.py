@@ -37,7 +37,13 @@ def found(model: Path, tmp_path: Path, **more: Any) -> list[Finding]:
 
 
 def test_a_sound_model_has_no_finding(model: Path, tmp_path: Path) -> None:
-    assert found(model, tmp_path) == []
+    assert found(model, tmp_path, baseline={"embeddings": "hashed"}) == []
+
+
+def test_missing_embeddings_are_told_before_the_run(model: Path, tmp_path: Path) -> None:
+    findings = found(model, tmp_path, baseline={"embeddings": "none"}, evaluation={"similarity": str(tmp_path)})
+    assert [f.place for f in findings] == ["task.yaml: baseline.embeddings", "task.yaml: evaluation.similarity"]
+    assert all("no tokenizer.json" in f.message and "use: hashed" in f.fix for f in findings)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,8 @@ def test_a_bad_price_list_is_explained(tmp_path: Path) -> None:
         (row % "unit: million_served, input: -1, output: 1", "price 1, input"),
         (row % "price: 1", "price 1, unit: Field required"),
         (row % "unit: hours", "price 1: .*'hours'.*'hour', 'million_served'"),
-        *((no_yaml, r"prices\.yaml: ") for no_yaml in ("- [", "- {date: 2026-13-26}", "[" * 5000, "- \x00")),
+        (row % "unit: million_served, input: 1, input: 2", "yaml:1:84: key 'input' appears twice"),
+        *((no_yaml, r"prices\.yaml:") for no_yaml in ("- [", "- {date: 2026-13-26}", "[" * 5000, "- \x00")),
     ):
         (tmp_path / "prices.yaml").write_text(text)
         with pytest.raises(FindingsError, match=message):

@@ -62,6 +62,10 @@ def test_a_good_spec_loads_with_every_default(tmp_path: Path) -> None:
         ("output: {kind: labels, labels: [a, b], label: x}", "output.label", "'labels'"),
         ("output: {kind: labels, labels: [yes, no]}", "output.labels.0", "in double quotes as it is written"),
         ("output: {kind: labels, labels: [a, 010]}", "output.labels.1", "in double quotes as it is written"),
+        ("output: {kind: labels, labels: [a, ~]}", "output.labels.1", 'put it in double quotes: "null"'),
+        ("output: {kind: labels, labels: [a, ' ']}", "output.labels.1", "should match pattern"),
+        ("baseline: {documents: yes}", "baseline.documents", "valid integer"),
+        ("training: {epochs: true}", "training.epochs", "valid number"),
         ("output: {kind: labels, labels: [a, 2026-01-01]}", "output.labels.1", "in double quotes as it is written"),
         ("output: {kind: , labels: [a, b]}", "output.kind", "add `kind:`"),
         ("labels: [a, b]", "labels", "indent it below `output:`"),
@@ -96,6 +100,11 @@ def test_all_problems_are_reported_at_once_and_missing_keys_and_wrong_yaml_are_t
     assert problems("a: b\n---\nc: d\n")["task.yaml:2:1"].message.startswith("expected a single document")
     assert "'name' appears twice" in problems("name: a\nname: b\n")["task.yaml:2:1"].message
     assert problems("- a\n- b\n")
+    assert parse_spec(HEAD + "output: {kind: labels, labels: [=, <, <<]}\ndata: {inject: yes}\n").labels == [
+        "=",
+        "<",
+        "<<",
+    ]
     assert parse_spec(yaml.safe_dump({**GOOD, "data": {"scrub_region": "GB"}})).data.scrub_region == ["GB"]
 
 
@@ -141,7 +150,6 @@ RULES = [
     ("spec.split_shares", {"split": {"validation": 0.3, "test": 0.3}}),
     ("spec.labels_unique", {"output": {"kind": "labels", "labels": ["yes", "Yes "]}, "system_prompt": "yes Yes "}),
     ("spec.labels_unique", {"output": {"kind": "labels", "labels": ["é", "e\u0301"]}, "system_prompt": "é e\u0301"}),
-    ("spec.batches", {"training": {"batch_size": 10, "micro_batch_size": 4}}),
     ("spec.shots", {"baseline": {"shots": [4]}}),
     ("spec.shots", {"baseline": {"shots": [0, -1]}}),
     ("spec.other_prompts", {"baseline": {"prompts": ["Sort it.", "Sort it."]}}),
