@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.evaluation.metrics import metric_title, score_text
 from finetune_pipeline.evaluation.simple_models import SimpleModel, joined_json
 
 MANIFEST = "simple_model.json"
@@ -134,6 +135,6 @@ def _score_table(scores: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:
     rows = []
     for where, row_scores in scores.items():
         primary = row_scores["primary"]
-        between = "{:.3f} to {:.3f}".format(*primary["interval"]) if primary["interval"] else ""
-        rows.append(f"| {where} | {row_scores['n']} | {primary['name']} | {primary['value']:.3f} | {between} |")
-    return ["| rows | n | metric | value | interval |", "|---|---:|---|---:|---|", *rows, ""]
+        score = score_text(primary["name"], primary["value"], primary["interval"])
+        rows.append(f"| {where} | {row_scores['n']} | {metric_title(primary['name'])} | {score} |")
+    return ["| rows | n | metric | score (interval) |", "|---|---:|---|---:|", *rows, ""]

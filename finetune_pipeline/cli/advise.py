@@ -10,7 +10,7 @@ from finetune_pipeline.cli.run import make_artifact
 @click.command()
 @click.argument("task")
 @as_json
-def advise(task: str, as_json: bool) -> int:
+def advise(task: str) -> int:
     """Say whether TASK is worth fine-tuning, and why: from what prompts, retrieval and models of words do on validation.
 
     Runs the stages data and baseline if needed, and trains nothing. Exit code 2: the answer is no, or not
@@ -19,9 +19,9 @@ def advise(task: str, as_json: bool) -> int:
     loaded = get_task(task)
     apply_environment()
     advice = None
-    _, stopped, failed = make_artifact(loaded, "data", "data_quality", quiet=as_json)
+    _, stopped, failed = make_artifact(loaded, "data", "data_quality")
     if not stopped and not failed:
-        advice, refused, failed = make_artifact(loaded, "baseline", "advice", quiet=as_json)
+        advice, refused, failed = make_artifact(loaded, "baseline", "advice")
         failed += refused if advice is None else []
     if failed:
         raise click.ClickException("\n".join([*failed, *stopped]))
@@ -34,5 +34,5 @@ def advise(task: str, as_json: bool) -> int:
     where = [f"\nfigures and answers: {advice.folder} and its inputs; --json prints the figures"] if advice else []
     headline = f"{loaded.name}: {DECISIONS[result['decision']]}"
     reasons = (f"  - {reason}" for reason in result["reasons"])
-    tell(as_json, {"task": loaded.name, **result}, headline, "", *reasons, *where)
+    tell({"task": loaded.name, **result}, headline, "", *reasons, *where)
     return DONE if result["fine_tune"] else REFUSED

@@ -14,12 +14,13 @@ from finetune_pipeline.orchestration.dagster_internals import WORKSPACE, instiga
 @click.argument("task")
 @click.option("--on", is_flag=True, help="Start the sensors and the schedule.")
 @click.option("--off", is_flag=True, help="Stop them.")
-@click.option("--status", is_flag=True, help="Show them and what they last decided (default).")
 @as_json
-def automate(task: str, on: bool, off: bool, status: bool, as_json: bool) -> int:
-    """Control the sensors and schedule of TASK: new logs, drift, champion, retraining. They work while `finetune ui` runs."""
-    if on + off + status > 1:
-        raise click.UsageError("give only one of --on, --off and --status")
+def automate(task: str, on: bool, off: bool) -> int:
+    """Control the sensors and schedule of TASK: new logs, drift, champion, retraining. Without an option, show them and what
+    they last decided. They work while `finetune ui` runs.
+    """
+    if on and off:
+        raise click.UsageError("give only one of --on and --off")
     action = "on" if on else "off" if off else "status"
     name = get_task(task).name
     apply_environment()
@@ -30,7 +31,7 @@ def automate(task: str, on: bool, off: bool, status: bool, as_json: bool) -> int
         for row in rows
     ]
     lines += ["They work while `finetune ui` (or your own Dagster daemon) runs."] * (action == "on")
-    tell(as_json, {"task": name, "automation": rows}, *lines)
+    tell({"task": name, "automation": rows}, *lines)
     return DONE
 
 

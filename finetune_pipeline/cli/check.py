@@ -1,6 +1,5 @@
 """``finetune check TASK``: checks the spec and the raw data without training anything."""
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,12 +10,13 @@ import click
 from finetune_pipeline.baseline.input_evidence import learnable
 from finetune_pipeline.baseline.learnable import Learnable
 from finetune_pipeline.baseline.simple_score import SimpleScore, learnable_by_score, simple_score
-from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, say, task_folder, unless_read_only
+from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, say, task_folder, tell
 from finetune_pipeline.data.documents import FOLDER, document_findings
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
+from finetune_pipeline.evaluation.wording import counted
 from finetune_pipeline.findings import Finding, FindingsError, as_rows, errors
 from finetune_pipeline.models.chat_templates import own_template, template_origin
 from finetune_pipeline.models.identity import local_base, model_folder
@@ -82,22 +82,15 @@ class TaskCheck:
 @click.command()
 @click.argument("task")
 @as_json
-def check(task: str, as_json: bool) -> int:
+def check(task: str) -> int:
     """Check the spec and every raw row of TASK: the findings by rule with three places each, the full list in a file.
 
     Exit code 2 when the pipeline would stop at these data (too many bad rows, too few good ones, rows to be reviewed).
     """
-    settings, folder, is_kept = read_settings(), task_folder(task), False
-    with unless_read_only():
-        checked = check_task(folder, ArtifactStore(settings.artifacts), settings.home / "checks")
-        is_kept = True
-    if not is_kept:
-        with tempfile.TemporaryDirectory(prefix="finetune-check-") as temporary:
-            checked = check_task(folder, ArtifactStore(Path(temporary) / "artifacts"), Path(temporary) / "checks")
-    if as_json:
-        emit(facts_of(checked, is_kept))
-    else:
-        show_check(checked, is_kept=is_kept)
+    settings = read_settings()
+    checked = check_task(task_folder(task), ArtifactStore(settings.artifacts), settings.home / "checks")
+    show_check(checked)
+    tell(facts_of(checked))
     return checked.code
 
 
@@ -181,12 +174,13 @@ def show_check(checked: TaskCheck, brief: bool = False, is_kept: bool = True) ->
         say(f"\n{checked.simple.sentence if checked.simple else 'There are too few rows to fit a simple model.'}")
         say(checked.power["sentence"])
     if is_kept:
-        say(f"\nall findings, and the report as a page: {checked.folder}")
+        say(f"\npage: {checked.folder / 'report.html'}", f"all findings: {checked.folder / 'findings.jsonl'}")
     for step in ("validated_examples", "clean_examples") if is_kept else ():
         if artifacts[step].facts["quarantined"]:
             say(f"rows in quarantine: {artifacts[step].path('quarantine.jsonl')}")
-    for stop in checked.stops:
-        say(f"the pipeline would stop: {stop}")
+    say(*(f"the pipeline would stop: {stop}" for stop in checked.stops))
+    if not brief and not checked.code:
+        say(f"next: finetune run {checked.name}")
     if checked.signal and checked.signal.evidence and any(stop.startswith("learnable") for stop in checked.stops):
         say(
             f"The run continues if a prompted model can predict the answers: `finetune advise {checked.name}` tests it."
@@ -258,7 +252,7 @@ def _show_counts(artifacts: Mapping[str, Artifact]) -> None:
         say(f"{file['file']}: {file['container']} ({file['reason']})")
     say(f"formats: {', '.join(f'{n} {shape}' for shape, n in validated['shapes'].items())}")
     say(
-        f"{validated['rows_in']} rows in {len(files)} files = {validated['kept']} valid + {validated['quarantined']} in "
+        f"{validated['rows_in']} rows in {counted(len(files), 'file')} = {validated['kept']} valid + {validated['quarantined']} in "
         "quarantine"
     )
     say(

@@ -6,7 +6,7 @@ from statistics import fmean
 
 import click
 
-from finetune_pipeline.cli.output import DONE, as_json, get_task, tell, unless_read_only, writing
+from finetune_pipeline.cli.output import DONE, as_json, get_task, tell, writing
 from finetune_pipeline.cli.plan import Inputs, base_folder, rows_to_plan
 from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore
@@ -34,11 +34,11 @@ COUNTED_ROWS = 300
 @click.argument("task")
 @click.option("--calls-per-month", type=click.IntRange(min=1), help="In place of advise.calls_per_month.")
 @as_json
-def costs(task: str, calls_per_month: int | None, as_json: bool) -> int:
+def costs(task: str, calls_per_month: int | None) -> int:
     """Show the costs of TASK: training by trainer and method, serving by an API or your own machine, and the break-even.
 
     Prices come from prices.yaml in the task's folder, in FINETUNE_HOME, or the shipped list. Old and missing ones are named.
-    The page with the curves is written to FINETUNE_HOME/costs, unless that is read-only.
+    The page with the curves is written to FINETUNE_HOME/costs.
     """
     loaded, settings = get_task(task), read_settings()
     store = ArtifactStore(settings.artifacts)
@@ -58,13 +58,10 @@ def costs(task: str, calls_per_month: int | None, as_json: bool) -> int:
         datetime.datetime.now(datetime.UTC).date(),
     )
     page = settings.home / "costs" / f"{loaded.name}.html"
-    written = ""
-    with unless_read_only(), writing(page):
+    with writing(page):
         page.write_text(page_html(costs_page(result)), "utf-8")
-        written = str(page)
-    place = written or f"none, {settings.home} may only be read"
-    lines = [f"{loaded.name}, from {rows.source}", *costs_lines(result), "", f"page: {place}"]
-    tell(as_json, {**asdict(result), "page": written}, *lines)
+    lines = [f"{loaded.name}, from {rows.source}", *costs_lines(result), "", f"page: {page}"]
+    tell({**asdict(result), "page": str(page)}, *lines)
     return DONE
 
 

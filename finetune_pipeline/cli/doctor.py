@@ -12,11 +12,11 @@ from finetune_pipeline.worker.doctor import examine_machine, machine_lines
 
 @click.command()
 @as_json
-def doctor(as_json: bool) -> int:
+def doctor() -> int:
     """Describe this machine: devices, memory, disk, libraries, what runs where in which precision, and what is slow. Each
     kernel used by training and merging is tested. Exit code 2: one is wrong, or a device is unusable.
     """
     settings = read_settings()
     machine = examine_machine(settings.devices, settings.home, lambda place: child_environment(place, {}))
-    tell(as_json, {**asdict(machine), "right": machine.right}, *machine_lines(machine))
+    tell({**asdict(machine), "right": machine.right}, *machine_lines(machine))
     return DONE if machine.right else REFUSED

@@ -1,5 +1,6 @@
 """``finetune export TASK --to DIR``: exports a trained model as a folder that any server loads."""
 
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -9,11 +10,12 @@ import click
 
 from finetune_pipeline.baseline.simple_export import export_simple
 from finetune_pipeline.cli.judged import ALIASES, find_source, judged_rows
-from finetune_pipeline.cli.output import DONE, REFUSED, as_json, emit, get_task, problem, tell
+from finetune_pipeline.cli.output import DONE, REFUSED, as_json, get_task, problem, tell
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.endpoint_client import EndpointError
 from finetune_pipeline.evaluation.llama_cpp import Unproven, prove, require_llama_cpp
+from finetune_pipeline.evaluation.metrics import metric_title, score_text
 from finetune_pipeline.evaluation.verification import ROWS, required_share
 from finetune_pipeline.models.export import check_place, export_adapter, export_gguf, export_model, unfinished
 from finetune_pipeline.models.identity import model_folder
@@ -46,16 +48,16 @@ SIMPLE_BYTES = 1 << 28
 @click.option("--simple", is_flag=True, help="The best model without a language model, as scikit-learn pipelines.")
 @click.option("--alias", type=click.Choice(ALIASES), help="Alias of the model. Unset: champion, else candidate.")
 @as_json
-def export(task: str, to: Path, adapter: bool, target: str, simple: bool, alias: str | None, as_json: bool) -> int:
+def export(task: str, to: Path, adapter: bool, target: str, simple: bool, alias: str | None) -> int:
     """Write the model of TASK as a folder that any server loads: with export.json (prompt, generation settings, labels,
     origin, digests) and a model card. Nothing is overwritten. Exit code 2: the model differs from the trained one, or
     the written files answer differently.
     """
-    loaded = get_task(task)
+    loaded, to = get_task(task), Path(os.path.abspath(to))
     if simple and (adapter or target != "transformers" or alias):
         raise click.UsageError("--simple exports no language model: omit --adapter, --for and --alias")
     if simple:
-        return _export_simple(loaded, to, as_json)
+        return _export_simple(loaded, to)
     if adapter and target == "ollama":
         raise click.UsageError("--for ollama needs the whole model: omit --adapter")
     if target == "ollama":
@@ -79,13 +81,12 @@ def export(task: str, to: Path, adapter: bool, target: str, simple: bool, alias:
             manifest = _export_gguf(loaded, store, source, to, card)
         except Unproven as unproven:
             problem(f"nothing was written: in llama.cpp it does not answer like the evaluated model: {unproven}")
-            if as_json:
-                emit({"folder": None, "gguf": unproven.proof.to_dict()})
+            tell({"folder": None, "gguf": unproven.proof.to_dict()})
             return REFUSED
         except EndpointError as error:
             raise click.ClickException(str(error)) from error
-    facts = {"folder": str(to.absolute()), "base_folder": str(model_folder(source.base.folder)), "manifest": manifest}
-    tell(as_json, facts, *_lines(source, manifest, to))
+    facts = {"folder": str(to), "base_folder": str(model_folder(source.base.folder)), "manifest": manifest}
+    tell(facts, *_lines(source, manifest, to))
     return DONE
 
 
@@ -118,7 +119,7 @@ def _export_gguf(
     return export_gguf(source, to, card, context, prove_files)
 
 
-def _export_simple(task: Task, to: Path, as_json: bool) -> int:
+def _export_simple(task: Task, to: Path) -> int:
     """Refit the best simple model on the training rows and write it."""
     best = best_simple_model(task, Store().artifacts())
     if isinstance(best, str):
@@ -127,12 +128,12 @@ def _export_simple(task: Task, to: Path, as_json: bool) -> int:
     with unfinished(to, SIMPLE_BYTES) as folder:
         manifest = export_simple(model, source, folder)
     tell(
-        as_json,
-        {"folder": str(to.absolute()), "manifest": manifest},
-        f"{task.name}: {model.title}, fitted on {source.rows:,} training rows, in {to.absolute()}",
+        {"folder": str(to), "manifest": manifest},
+        f"{task.name}: {model.title}, fitted on {source.rows:,} training rows, in {to}",
         *(
-            f"  on {where}: {scores['primary']['name']} {scores['primary']['value']:.3f} on {scores['n']} rows"
+            f"  on {where}: {metric_title(name)} {score_text(name, scores['primary']['value'])} on {scores['n']} rows"
             for where, scores in source.scores.items()
+            for name in [scores["primary"]["name"]]
         ),
         "  how to use it: README.md and predict.py; for programs: simple_model.json",
     )
@@ -144,7 +145,7 @@ def _lines(source: Source, manifest: dict[str, Any], to: Path) -> Iterator[str]:
     model_kind = "adapter" if manifest["what"] == "adapter" else f"model in {manifest['dtype']}"
     model_kind = "GGUF in float16 and in 8 bits" if manifest["target"] == "ollama" else model_kind
     version = f", version {manifest['model_version']}" if manifest["model_version"] else ""
-    yield f"{source.task}{version}: {model_kind}, {len(manifest['files'])} files of {size:.1f} MB, in {to.absolute()}"
+    yield f"{source.task}{version}: {model_kind}, {len(manifest['files'])} files of {size:.1f} MB, in {to}"
     evaluation = manifest["evaluation"]
     if evaluation is None:
         yield "  not yet evaluated on the sealed test"

@@ -16,7 +16,7 @@ from finetune_pipeline.tracking.tracking import Tracking
 @click.option("--user", "users", multiple=True, help="User, as named in the logs. May be given several times.")
 @click.option("--id", "ids", multiple=True, help="Id of a log row. May be given several times.")
 @as_json
-def forget(task: str, users: tuple[str, ...], ids: tuple[str, ...], as_json: bool) -> int:
+def forget(task: str, users: tuple[str, ...], ids: tuple[str, ...]) -> int:
     """Remove rows of TASK by user or id: from its logs, from all data made from them, and from future training.
 
     Rows are found by user and id, their artifacts by lineage; texts are not searched. Models trained on them are listed
@@ -48,8 +48,7 @@ def forget(task: str, users: tuple[str, ...], ids: tuple[str, ...], as_json: boo
     blocked_versions = ", ".join(f"version {v}" for v in blocked) or "none registered"
     was_trained = removed.adapters or blocked
     trained = f"blocked from promotion: {blocked_versions}" if was_trained else "no model was trained on them"
-    facts = {"task": loaded.name, **asdict(removed), "blocked": blocked, "champion": serving}
-    tell(as_json, facts, *lines, trained)
+    tell({"task": loaded.name, **asdict(removed), "blocked": blocked, "champion": serving}, *lines, trained)
     if serving in blocked:
         problem(
             f"version {serving}, trained on them, is still champion: `finetune run {loaded.name}` trains one without them"

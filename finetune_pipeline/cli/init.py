@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from finetune_pipeline.cli.output import as_json, emit, failure, say
+from finetune_pipeline.cli.output import as_json, failure, say, tell, wants_json
 from finetune_pipeline.engine.files import replace_text, write_json
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.findings import Finding, FindingsError, as_rows, listed
@@ -52,7 +52,7 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--name", help="Name of the task. Unset: taken from the files.")
 @click.option("--yes", is_flag=True, help="Ask nothing.")
 @as_json
-def init(files: Sequence[Path], name: str | None, yes: bool, as_json: bool, **options: str | None) -> int:
+def init(files: Sequence[Path], name: str | None, yes: bool, **options: str | None) -> int:
     """Make a task from raw FILES: copy them, draft task.yaml, check every row, and score the simplest model.
 
     Files may be JSON Lines, JSON, CSV, TSV, Parquet or xlsx with any columns. Of a folder, all files outside hidden folders
@@ -60,12 +60,11 @@ def init(files: Sequence[Path], name: str | None, yes: bool, as_json: bool, **op
 
     Exit code 2: the task was made, but the pipeline would stop at its data.
     """
-    if not as_json:
-        say(f"reading {listed(files, 3)}")  # before the slow imports
+    say(f"reading {listed(files, 3)}")  # before the slow imports
     from finetune_pipeline.data.draft.files import given_files, name_problems, task_name
 
     settings = read_settings()
-    asking = not yes and not as_json and sys.stdin.isatty()
+    asking = not yes and not wants_json() and sys.stdin.isatty()
     sources = given_files(files)
     name = name or _task_of_raw_folder(sources, settings.data_root) or task_name([file.path for file in sources])
     if asking:
@@ -91,15 +90,13 @@ def init(files: Sequence[Path], name: str | None, yes: bool, as_json: bool, **op
         # names another command, since `init` would now refuse to make the task
         message = f"{reason}; the task is made in {folder}, and `finetune check {name}` continues from there"
         raise click.ClickException(message) from error
-    if as_json:
-        emit({**facts_of(checked), "folder": str(folder), "copied": copied, "draft": draft_facts(draft, findings)})
-        return checked.code
     copied_names = ", ".join(copied) or "nothing: the files are there"
     say(*draft_lines(draft), f"{folder}: copied {copied_names}; task.yaml drafted", "")
     show_check(checked, brief=True)
     if stubs := draft.system_prompt.count(STUB):
         say(f"next: write in {folder / 'task.yaml'} what each entry means, wherever it has `{STUB}` ({stubs} ×)")
     say(f"{'then' if stubs else 'next'}: finetune {'check' if checked.code else 'run'} {name}")
+    tell({**facts_of(checked), "folder": str(folder), "copied": copied, "draft": draft_facts(draft, findings)})
     return checked.code
 
 

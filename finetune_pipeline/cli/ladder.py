@@ -13,7 +13,7 @@ from finetune_pipeline.report.ladder_page import ladder_lines
 @click.argument("task")
 @click.option("--tuned", is_flag=True, help="Train on all rows as well, and put the tuned model on the ladder.")
 @as_json
-def ladder(task: str, tuned: bool, as_json: bool) -> int:
+def ladder(task: str, tuned: bool) -> int:
     """Compare prompting, retrieval and training for TASK: simple models, prompts, a searched prompt, retrieval, a pilot.
 
     Stops at the rung that answers the question. Results are kept: after a kill, run it again to continue.
@@ -22,12 +22,12 @@ def ladder(task: str, tuned: bool, as_json: bool) -> int:
     loaded = get_task(task)
     apply_environment()
     step, job = (TUNED_RUNGS, TUNED_LADDER) if tuned else ("ladder", LADDER)
-    artifact, stopped, failed = make_artifact(loaded, job, step, quiet=as_json)
+    artifact, stopped, failed = make_artifact(loaded, job, step)
     if artifact is None:
         problem(*failed, *stopped)
         return ERROR if failed else REFUSED
     result = Ladder.model_validate(artifact.facts)
     page = str(artifact.path("ladder.html"))
     facts = {"task": loaded.name, **result.model_dump(), "page": page}
-    tell(as_json, facts, *ladder_lines(loaded.name, result), "", f"page: {page}")
+    tell(facts, *ladder_lines(loaded.name, result), "", f"page: {page}")
     return DONE if result.decision == "fine_tune" else REFUSED

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from finetune_pipeline.faults import READ_ONLY, OutsideError, outside_words
+from finetune_pipeline.faults import OutsideError, outside_words
 from finetune_pipeline.findings import FindingsError, shortened
 from finetune_pipeline.settings import read_settings
 
@@ -28,7 +28,8 @@ NOTICE_SECONDS, AGAIN_SECONDS = 0.5, 8.0
 interval."""
 
 NO_TASK = "`finetune init FILE…` makes a task from raw files, and `finetune schema` lists the keys of its task.yaml"
-as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+as_json = click.option("--json", is_flag=True, expose_value=False, help="Print one JSON object instead of text.")
+"""Adds `--json` to a command. :func:`tell` and :func:`say` know whether it was given."""
 
 _first_line = Event()
 """Set when the command has printed something."""
@@ -61,9 +62,16 @@ def usable_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
+def wants_json() -> bool:
+    """Whether ``--json`` was given."""
+    return bool(_answers)
+
+
 def say(*lines: str) -> None:
-    """Print lines of text on standard output."""
+    """Print lines of text on standard output; nothing with ``--json``."""
     _first_line.set()
+    if wants_json():
+        return
     with _standard_output():
         for line in lines:
             click.echo(line)
@@ -88,9 +96,9 @@ def emit(value: Any) -> None:
         click.echo(text, file=_answers[-1].out if _answers else None)
 
 
-def tell(as_json: bool, facts: Any, *lines: str) -> None:
-    """Print the result of a command: one JSON document, or lines of text."""
-    emit(facts) if as_json else say(*lines)
+def tell(facts: Any, *lines: str) -> None:
+    """Print the result of a command: one JSON document with ``--json``, else lines of text."""
+    emit(facts) if wants_json() else say(*lines)
 
 
 @contextlib.contextmanager
@@ -194,16 +202,6 @@ def writing(path: Path) -> Iterator[None]:
             error.filename = str(path)
             path.unlink(missing_ok=True)
         raise
-
-
-@contextlib.contextmanager
-def unless_read_only() -> Iterator[None]:
-    """End the block without an error where it would write into a read-only home."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in READ_ONLY or not Path(str(error.filename)).is_relative_to(read_settings().home):
-            raise
 
 
 def failure(error: BaseException) -> str | None:

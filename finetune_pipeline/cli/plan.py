@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, say
+from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, get_task, problem, say, tell
 from finetune_pipeline.data.examples import Example, examples_of, read_examples
 from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore
-from finetune_pipeline.evaluation.wording import duration
+from finetune_pipeline.evaluation.wording import dollars_range, duration
 from finetune_pipeline.findings import as_rows, errors
 from finetune_pipeline.models.identity import model_kind
 from finetune_pipeline.pipeline import PIPELINE
@@ -41,7 +41,7 @@ class Inputs:
 @click.argument("task")
 @click.option("--memory", metavar="GIB", help="Plan for this many GiB instead of the free memory.")
 @as_json
-def plan(task: str, memory: str | None, as_json: bool) -> int:
+def plan(task: str, memory: str | None) -> int:
     """Plan the training of TASK: tokens, steps, memory, cost, time if measured, and whether it fits.
 
     Uses the splits if they exist, else the raw data. Exit code 2: it does not fit; the nearest plan that fits is
@@ -55,9 +55,8 @@ def plan(task: str, memory: str | None, as_json: bool) -> int:
         base = base_folder(loaded, store, run_inputs)
         findings = preflight(loaded.spec, loaded.folder, base)
     if errors(findings):
-        if not as_json:
-            raise click.ClickException("\n".join(map(str, findings)))
-        emit({"task": loaded.name, "fits": None, "findings": as_rows(findings)})
+        problem(*map(str, findings))
+        tell({"task": loaded.name, "fits": None, "findings": as_rows(findings)})
         return ERROR
     inputs = rows_to_plan(loaded, store, run_inputs)
     training = training_plan(
@@ -73,10 +72,8 @@ def plan(task: str, memory: str | None, as_json: bool) -> int:
     # from the measured baseline if there is one
     advice = PIPELINE.find("advice", loaded, run_inputs, store)
     facts["power"] = dict(advice.facts["power"]) if advice else power_bounds(loaded.spec, inputs.test_rows)
-    if as_json:
-        emit(facts)
-    else:
-        _show(facts)
+    _show(facts)
+    tell(facts)
     return DONE if facts["fits"] else REFUSED
 
 
@@ -147,12 +144,11 @@ def _show(facts: dict[str, Any]) -> None:
         say(f"time      {time_range(seconds)}, likely {duration(seconds['expected'])}; from {seconds['source']}")
     else:
         say("time      not measured on this machine yet: the training says it after its first steps")
-    say("money, in US dollars (planning/prices.yaml, FINETUNE_HOME or the task's folder may hold another list)")
+    say("money     from prices.yaml of the task's folder, of FINETUNE_HOME, or the shipped one")
     for price in facts["prices"]:
-        money = [f"{price[end]:g}" for end in ("low", "high")]
-        hours = [duration(3600 * h) for h in price["hours"] or ()]
-        ranges = ", ".join(" to ".join(dict.fromkeys(ends)) for ends in (money, hours) if ends)  # equal ends: one
-        say(f"          {price['where']}: {ranges} (of {price['date']})")
+        hours = " to ".join(dict.fromkeys(duration(3600 * h) for h in price["hours"] or ()))
+        amount = dollars_range(price["low"], price["high"]) + (f", {hours}" if hours else "")
+        say(f"          {price['where']}: {amount} (of {price['date']})")
     say(f"\n{'method':8} {'trainable':>13} {'memory':>10}  {'fits':4}  {'time':22} {'result':>9}")
     for row in facts["methods"]:
         fits = "yes" if row["fits"] else "no"

@@ -6,12 +6,13 @@ import dagster as dg
 
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.gates import GateResult
-from finetune_pipeline.evaluation.metrics import metric_title
+from finetune_pipeline.evaluation.metrics import metric_title, score_text
+from finetune_pipeline.evaluation.wording import level
 from finetune_pipeline.orchestration.release import is_registered, present_inputs
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.report.stored import read_evaluation
-from finetune_pipeline.report.verdict import gate_counts
+from finetune_pipeline.report.verdict import gate_counts, next_steps
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
@@ -84,14 +85,12 @@ def verdict_lines(project: Project) -> list[str]:
     if report is None:
         return [*lines, "", f"not evaluated yet: run `finetune run {project.task.name}`"]
     metric = metric_title(project.task.spec.metric)
-    lines += ["", f"{metric}, with {project.task.spec.gates.confidence:.0%} intervals"]
+    lines += ["", f"{metric}, with {level(project.task.spec.gates.confidence)} intervals"]
     width = max(len(m["title"]) for m in report.facts["models"].values())
     for model in report.facts["models"].values():
-        value, interval = model.get("value"), model.get("value_interval")
-        score = "–" if value is None else f"{value:.3f}"
-        score += f"  ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
+        score = score_text(project.task.spec.metric, model.get("value"), model.get("value_interval"))
         lines.append(f"  {model['title']:<{width}}  {model['set']:<10}  n={model['n']:<4} {score}")
-    gates = read_evaluation(project.store.check(report))[1]
+    evaluation, gates = read_evaluation(project.store.check(report))
     return [
         *lines,
         "",
@@ -99,6 +98,7 @@ def verdict_lines(project: Project) -> list[str]:
         *map(gate_line, gates),
         "",
         report.facts["verdict"],
+        *(f"next: {step}" for step in next_steps(evaluation, gates)[:1]),
         f"champion in MLflow: {f'version {project.serving}' if project.serving else 'none'}",
         "",
         f"report      {report.path('report.html')}",

@@ -8,6 +8,7 @@ from finetune_pipeline.cli.output import DONE, REFUSED, as_json, get_task, probl
 from finetune_pipeline.cli.project import NOT_EVALUATED, Project, gate_line
 from finetune_pipeline.orchestration.resources import AUDIT_PAGE
 from finetune_pipeline.report.stored import read_evaluation
+from finetune_pipeline.report.verdict import next_steps
 
 
 def audit_page(project: Project) -> Path | None:
@@ -23,7 +24,7 @@ def audit_page(project: Project) -> Path | None:
 @click.argument("task")
 @click.option("--markdown", is_flag=True, help="Print the Markdown report.")
 @as_json
-def report(task: str, markdown: bool, as_json: bool) -> int:
+def report(task: str, markdown: bool) -> int:
     """Print the latest evaluation of TASK: verdict, gates, and the path of the HTML page. Exit code 2: a gate said no."""
     loaded = get_task(task)
     project = Project(loaded)
@@ -33,7 +34,9 @@ def report(task: str, markdown: bool, as_json: bool) -> int:
     if artifact is None:
         raise click.ClickException("\n".join([NOT_EVALUATED.format(task=loaded.name), *audit_line]))
     if artifact.version != project.versions["evaluation_report"]:
-        problem("data or spec changed since: this is the report of an earlier version")
+        problem(
+            f"data, spec or release changed since: this is an earlier report; `finetune run {loaded.name}` makes a new one"
+        )
     evaluation, gates = read_evaluation(project.store.check(artifact))
     passed = bool(artifact.facts["passed"])
     facts = {
@@ -47,6 +50,7 @@ def report(task: str, markdown: bool, as_json: bool) -> int:
         "markdown": str(artifact.path("report.md")),
         "evaluation": evaluation.to_json(),
     }
-    lines = [facts["verdict"], *map(gate_line, gates), f"page: {facts['html']}", *audit_line]
-    tell(as_json, facts, *([artifact.path("report.md").read_text("utf-8")] if markdown else lines))
+    steps = [f"next: {step}" for step in next_steps(evaluation, gates)[:1]]
+    lines = [facts["verdict"], *map(gate_line, gates), *steps, f"page: {facts['html']}", *audit_line]
+    tell(facts, *([artifact.path("report.md").read_text("utf-8")] if markdown else lines))
     return DONE if passed else REFUSED

@@ -32,7 +32,6 @@ SUBJECTS = ("outputs", "synthetic", "flagged")
 @click.option("--rater", default="", help="Your name. Unset: asked on the page.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on 127.0.0.1; 0: any that is free.")
 @click.option("--browser/--no-browser", default=True, help="Open the page in a browser.")
-@click.option("--seconds", default=0.0, help="Stop by itself after so many seconds; 0: run until Ctrl-C.")
 @click.option("--page", type=click.Path(path_type=Path), help="Write the page to this file instead of serving it.")
 @click.option("--table", type=click.Path(path_type=Path), help="Write the sheet to this .csv or .jsonl file.")
 @click.option("--take", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Import a filled-in file.")
@@ -44,11 +43,9 @@ def review(
     rater: str,
     port: int,
     browser: bool,
-    seconds: float,
     page: Path | None,
     table: Path | None,
     take: Path | None,
-    as_json: bool,
 ) -> int:
     """Review answers or rows of TASK: answers of base and candidate side by side, blind (--what outputs), synthetic rows
     awaiting a decision, or flagged production rows. Decisions go into the task folder; the next `finetune run TASK`
@@ -62,7 +59,7 @@ def review(
         queue = _queue(loaded, what, items, rater, taking=take is not None)
         result: dict[str, object] = {"task": loaded.name, "what": what, "sheet": queue.sheet, "items": len(queue.items)}
         if take is not None:
-            return _import_sheet(queue, take, result, as_json)
+            return _import_sheet(queue, take, result)
         if page is not None:
             with writing(page):
                 page.write_text(queue.page(rater), "utf-8")
@@ -74,9 +71,9 @@ def review(
     except (OSError, ValueError) as error:
         raise click.ClickException(failure(error) or str(error)) from error
     if page is None and table is None:
-        return _serve(queue, rater, port, browser, seconds)
+        return _serve(queue, rater, port, browser)
     headline = f"{len(queue.items)} items, in {', '.join(str(p) for p in (page, table) if p)}"
-    tell(as_json, result, headline, f"once it is filled in: finetune review {loaded.name} --what {what} --take FILE")
+    tell(result, headline, f"once it is filled in: finetune review {loaded.name} --what {what} --take FILE")
     return DONE
 
 
@@ -104,24 +101,23 @@ def _queue(task: Task, what: str, items: int, rater: str, taking: bool) -> Revie
     return outputs_queue(task, name, sheet, ratings)
 
 
-def _import_sheet(queue: ReviewQueue, file: Path, result: dict[str, object], as_json: bool) -> int:
+def _import_sheet(queue: ReviewQueue, file: Path, result: dict[str, object]) -> int:
     sheet = read_table(queue, file)
     stored = store(queue, sheet.rows)
-    if not as_json:
-        problem(*(f"  {line}" for line in sheet.problems))
+    problem(*(f"  {line}" for line in sheet.problems))
     known_text = f", {stored.known} were there already" if stored.known else ""
     places = f", in {', '.join(stored.files)}" if stored.files else ""
     facts = {"taken": stored.added, "known": stored.known, "files": stored.files, "wrong": sheet.problems}
-    tell(as_json, {**result, **facts}, f"{stored.added} decisions taken in{known_text}{places}")
+    tell({**result, **facts}, f"{stored.added} decisions taken in{known_text}{places}")
     return ERROR if sheet.problems or not stored.added + stored.known else DONE
 
 
-def _serve(queue: ReviewQueue, rater: str, port: int, browser: bool, seconds: float) -> int:
+def _serve(queue: ReviewQueue, rater: str, port: int, browser: bool) -> int:
     app = review_app(queue.page(rater, server=True), queue.take, queue.target(rater or user_name()))
     with LocalServer(app, port) as server, contextlib.suppress(KeyboardInterrupt):
         say(f"{len(queue.items)} items: {server.url}/")
         say("Ctrl-C stops it; decisions are saved immediately")
         if browser:
             webbrowser.open(f"{server.url}/")
-        Event().wait(seconds or None)
+        Event().wait()
     return DONE

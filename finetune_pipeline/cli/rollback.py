@@ -11,7 +11,7 @@ from finetune_pipeline.tracking.tracking import Tracking
 @click.argument("task")
 @click.option("--reason", default="", help="Reason; stored with the version in MLflow.")
 @as_json
-def rollback(task: str, reason: str, as_json: bool) -> int:
+def rollback(task: str, reason: str) -> int:
     """Swap the alias `champion` of TASK with `previous_champion`; a second call swaps back.
 
     The version that served until now becomes `previous_champion`. It is marked in MLflow with the time and the reason, and
@@ -24,7 +24,6 @@ def rollback(task: str, reason: str, as_json: bool) -> int:
         raise click.ClickException(str(error)) from error
     previous = registry.aliases(tracking, name).get(registry.PREVIOUS)
     tell(
-        as_json,
         {"task": name, "champion": champion, "previous_champion": previous, "reason": reason or None},
         f"{name}: version {champion} is champion again; version {previous} is retired, and no run promotes it again.",
         "`finetune serve` switches by itself, and a server that loads the alias switches at its next start. A server of an",

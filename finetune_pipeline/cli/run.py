@@ -46,7 +46,7 @@ from finetune_pipeline.trainers import preflight
 @click.argument("task")
 @click.option("--stage", type=click.Choice(STAGES), help="Run only this stage of the graph.")
 @as_json
-def run(task: str, stage: str | None, as_json: bool) -> int:
+def run(task: str, stage: str | None) -> int:
     """Run the graph for TASK; finished steps are skipped. Exit code 2: a gate said no.
 
     Ctrl-C keeps the last checkpoint; running it again continues from there.
@@ -55,36 +55,34 @@ def run(task: str, stage: str | None, as_json: bool) -> int:
     apply_environment()
     started = time.monotonic()
     if stage in (None, "training"):
-        _require_trainable(loaded, quiet=as_json)
+        _require_trainable(loaded)
     project = Project(loaded)
     with dg.DagsterInstance.get() as instance:
         if stage is None and not unfinished(project, instance):
             close_abandoned_runs(instance, loaded.name, project.tracking.finish)
             took = f"{time.monotonic() - started:.0f} s"
             headline = f"{loaded.name}: everything is up to date; no work was done ({took})."
-            return _report_result(project, as_json, headline, None)
-        result = execute(loaded, stage or "all", instance, project, quiet=as_json)
+            return _report_result(project, headline, None)
+        result = execute(loaded, stage or "all", instance, project)
     if not result.success:
-        return _report_failure(result, loaded, as_json)
+        return _report_failure(result, loaded)
     if stage is not None:
         facts = {"task": loaded.name, "run_id": result.run_id, "stage": stage, "passed": True}
-        tell(as_json, facts, f"{loaded.name}: stage {stage} done.")
+        tell(facts, f"{loaded.name}: stage {stage} done.")
         return DONE
     headline = f"{loaded.name}: done in {duration(time.monotonic() - started)}."
-    return _report_result(Project(loaded), as_json, headline, result.run_id)
+    return _report_result(Project(loaded), headline, result.run_id)
 
 
-def _require_trainable(task: Task, *, quiet: bool) -> None:
+def _require_trainable(task: Task) -> None:
     """Raise ClickException with every problem that rules out training; print warnings."""
     findings = preflight(task.spec, task.folder, base_model_folder(task, Store().artifacts()))
     if blocking := errors(findings):
         raise click.ClickException(f"{task.name} cannot be trained like this:\n" + "\n".join(map(str, blocking)))
-    for finding in findings:
-        if finding.severity == "warning" and not quiet:
-            problem(str(finding))
+    problem(*(str(finding) for finding in findings if finding.severity == "warning"))
 
 
-def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Project, *, quiet: bool) -> Any:
+def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Project) -> Any:
     """Run the job of a stage, or of `all`, in this process, with its progress on the terminal. Returns Dagster's result.
 
     Raises KeyboardInterrupt if a signal stopped it.
@@ -97,18 +95,16 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
             progress_file.unlink(missing_ok=True)
     step_names = [step.name for step in STEPS if not step.asked_for] if stage == "all" else stage_assets(stage)
     estimate = time_left(project, step_names)
-    if not quiet:
-        say(f"{task.name}: {estimate.words(time.time())}, by {estimate.source}")
+    say(f"{task.name}: {estimate.words(time.time())}, by {estimate.source}")
     run_id, status = str(uuid.uuid4()), "CANCELED"
     # with run_id: a process in another container, or before a restart, may have the same number
     path = folder / f"{task.name}-{os.getpid()}-{run_id}.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
     os.environ[VARIABLE] = str(path)
     watcher = Watcher(path, len(step_names), say, lambda: pool_wait(instance, run_id), estimate)
-    progress: contextlib.AbstractContextManager[None] = contextlib.nullcontext() if quiet else watcher
     try:
         with (
-            progress,
+            watcher,
             kernels_compiled_meanwhile(),
             abandoned_slots_freed(instance),
             _cancelled_by_signals(instance, run_id) as interrupted,
@@ -190,7 +186,7 @@ def _cancelled_by_signals(instance: dg.DagsterInstance, run_id: str) -> Iterator
         reader.close()
 
 
-def _report_result(project: Project, as_json: bool, headline: str, run_id: str | None) -> int:
+def _report_result(project: Project, headline: str, run_id: str | None) -> int:
     """Print the result of a full run, with the verdict of its evaluation. Returns the exit code."""
     report = project.artifacts["evaluation_report"]
     passed = bool(report and report.facts["passed"])
@@ -203,11 +199,11 @@ def _report_result(project: Project, as_json: bool, headline: str, run_id: str |
         "verdict": report.facts["verdict"] if report else None,
         "steps": {name: {"version": a.version, "folder": str(a.folder)} for name, a in project.artifacts.items() if a},
     }
-    tell(as_json, facts, headline, "", *verdict_lines(project))
+    tell(facts, headline, "", *verdict_lines(project))
     return DONE if passed else REFUSED
 
 
-def _report_failure(result: Any, task: Task, as_json: bool) -> int:
+def _report_failure(result: Any, task: Task) -> int:
     """Print the blocking checks that said no and the steps that failed. Returns the exit code: 1 if a step failed, else 2."""
     refused, failed = refusals_and_failures(result)
     problem(
@@ -220,11 +216,11 @@ def _report_failure(result: Any, task: Task, as_json: bool) -> int:
         "refused": [{"asset": asset, "check": check, "message": message} for asset, check, message in refused],
         "failed": [{"step": step, "message": text} for step, text in failed],
     }
-    tell(as_json, {"task": task.name, "run_id": result.run_id, "passed": False, **facts})
+    tell({"task": task.name, "run_id": result.run_id, "passed": False, **facts})
     return ERROR if failed or not refused else REFUSED
 
 
-def make_artifact(task: Task, job: str, step: str, *, quiet: bool) -> tuple[Artifact | None, list[str], list[str]]:
+def make_artifact(task: Task, job: str, step: str) -> tuple[Artifact | None, list[str], list[str]]:
     """Return a step's artifact, after running this job if it is not up to date.
 
     Also returns the messages of blocking checks that stopped the job, and of failed steps.
@@ -233,7 +229,7 @@ def make_artifact(task: Task, job: str, step: str, *, quiet: bool) -> tuple[Arti
     if artifact := project.artifacts[step]:
         return artifact, [], []
     with dg.DagsterInstance.get() as instance:
-        refused, failed = refusals_and_failures(execute(task, job, instance, project, quiet=quiet))
+        refused, failed = refusals_and_failures(execute(task, job, instance, project))
     failures = [f"{_asset(step)} failed: {text}" for step, text in failed]
     return Project(task).artifacts[step], [message for _, _, message in refused], failures
 

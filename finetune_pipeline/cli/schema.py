@@ -1,17 +1,18 @@
 """``finetune schema``: prints the keys of task.yaml, or the schema of evaluation.json."""
 
+import json
 from typing import Any
 
 import click
 
-from finetune_pipeline.cli.output import DONE, as_json, emit, say
+from finetune_pipeline.cli.output import DONE, as_json, emit, say, wants_json
 from finetune_pipeline.spec.loading import json_schema
 
 
 @click.command()
 @click.option("--evaluation", is_flag=True, help="Print the JSON schema of evaluation.json.")
 @as_json
-def schema(evaluation: bool, as_json: bool) -> int:
+def schema(evaluation: bool) -> int:
     """Print the keys of task.yaml: as a table, or with --json as a JSON schema for editors."""
     if evaluation:
         from finetune_pipeline.evaluation.result import EvaluationResult
@@ -19,7 +20,7 @@ def schema(evaluation: bool, as_json: bool) -> int:
         emit(EvaluationResult.model_json_schema())
         return DONE
     spec_schema = json_schema()
-    if as_json:
+    if wants_json():
         emit(spec_schema)
         return DONE
 
@@ -33,7 +34,9 @@ def schema(evaluation: bool, as_json: bool) -> int:
             types = [field] if "type" in field else field.get("anyOf", field.get("oneOf", []))
             kinds = field.get("enum") or [o.get("type") or o["$ref"].rpartition("/")[2] for o in types]
             required = name in node.get("required", [])
-            default = "required" if required else f"default {field['default']!r}" if "default" in field else ""
+            default = (
+                "required" if required else f"default {json.dumps(field['default'])}" if "default" in field else ""
+            )
             say(f"{indent}{name}: {' | '.join(kinds)}  ({default}) {field.get('description', '')}".rstrip())
 
     section(spec_schema)

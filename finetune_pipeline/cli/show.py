@@ -16,11 +16,11 @@ from finetune_pipeline.spec import check_task, find_tasks
 @click.command()
 @click.argument("task", required=False)
 @as_json
-def show(task: str | None, as_json: bool) -> int:
+def show(task: str | None) -> int:
     """Print the resolved spec of TASK and the state of every step. Without TASK: every task, and the errors of
     broken ones."""
     if task is None:
-        return _tasks(as_json)
+        return _tasks()
     loaded = get_task(task)
     project = Project(loaded)
     steps = {
@@ -35,7 +35,6 @@ def show(task: str | None, as_json: bool) -> int:
     template = template_origin(loaded.spec.chat_template, loaded.folder)
     facts = {"spec": spec, "folder": str(loaded.folder), "chat_template": template, "steps": steps}
     tell(
-        as_json,
         {**facts, "champion": project.serving},
         yaml.safe_dump(spec, sort_keys=False, allow_unicode=True, width=120),
         *(f"{'made   ' if s['made'] else 'missing'}  {s['version']}  {name}" for name, s in steps.items()),
@@ -45,7 +44,7 @@ def show(task: str | None, as_json: bool) -> int:
     return DONE
 
 
-def _tasks(as_json: bool) -> int:
+def _tasks() -> int:
     root = read_settings().data_root
     tasks = {name: errors(check_task(folder)[1]) for name, folder in find_tasks(root).items()}
     lines = [] if tasks else [f"there is no task in {root}; {NO_TASK}"]
@@ -55,5 +54,5 @@ def _tasks(as_json: bool) -> int:
         if len(faults) > 3:
             lines.append(f"        … and {len(faults) - 3} more: finetune check {name}")
     facts = {name: {"broken": bool(faults), "problems": as_rows(faults)} for name, faults in tasks.items()}
-    tell(as_json, {"tasks": facts}, *lines)
+    tell({"tasks": facts}, *lines)
     return DONE

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from finetune_pipeline.cli.init import draft_facts, draft_lines, draft_task, reading_options, write_task
-from finetune_pipeline.cli.output import as_json, emit, say
+from finetune_pipeline.cli.output import as_json, say, tell
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.findings import listed
 from finetune_pipeline.settings import read_settings
@@ -26,21 +26,19 @@ NAME = "trial"
 @click.command("try")
 @reading_options
 @as_json
-def try_(files: Sequence[Path], as_json: bool, **options: str | None) -> int:
+def try_(files: Sequence[Path], **options: str | None) -> int:
     """Check FILES in a minute: their faults and duplicates, a linear model's score, and what fine-tuning would need.
 
     Works in a temporary folder and leaves nothing behind; no model is loaded. `finetune init` makes a task from the files.
 
     Exit code 2: the pipeline would stop at these data.
     """
-    if not as_json:
-        say(f"reading {listed(files, 3)}")
+    say(f"reading {listed(files, 3)}")
     from finetune_pipeline.data.draft.files import given_files
 
     sources = given_files(files)
     draft, findings = draft_task(sources, options, asking=False)
-    if not as_json:
-        say(*draft_lines(draft), "")
+    say(*draft_lines(draft), "")
     from finetune_pipeline.cli.check import check_task, facts_of, show_check
     from finetune_pipeline.data.dedup.cleaning import Copies, copies_in
     from finetune_pipeline.planning.needs import training_needs
@@ -54,12 +52,10 @@ def try_(files: Sequence[Path], as_json: bool, **options: str | None) -> int:
         if checked.task:
             copies = copies_in(checked.artifacts["clean_examples"].folder)
             needs = training_needs(checked.task.spec, checked.rows(), read_settings().home)
-        if as_json:
-            extra_facts = {"copies": asdict(copies) if copies else None, "needs": asdict(needs) if needs else None}
-            emit({**facts_of(checked, is_kept=False), "draft": draft_facts(draft, findings), **extra_facts})
-            return checked.code
         show_check(checked, brief=True, is_kept=False)
         say("", *(copies.lines() if copies else []), *(needs.lines() if needs else []))
+        extra_facts = {"copies": asdict(copies) if copies else None, "needs": asdict(needs) if needs else None}
+        tell({**facts_of(checked, is_kept=False), "draft": draft_facts(draft, findings), **extra_facts})
     file_names = shlex.join(map(str, files[:3])) + (" …" if len(files) > 3 else "")
     say(f"nothing was kept; `finetune init {file_names}` makes a task")
     return checked.code

@@ -22,8 +22,7 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 @click.command()
 @click.option("--dagster-port", type=_PORT, default=3000, show_default=True, help="Port of the Dagster UI.")
 @click.option("--mlflow-port", type=_PORT, default=5000, show_default=True, help="Port of the MLflow UI.")
-@click.option("--seconds", default=0, help="Stop by itself after so many seconds; 0: run until Ctrl-C.")
-def ui(dagster_port: int, mlflow_port: int, seconds: int) -> int:
+def ui(dagster_port: int, mlflow_port: int) -> int:
     """Start Dagster's UI with its daemon, and MLflow's: on 127.0.0.1. Ctrl-C stops both."""
     settings, tracking = read_settings(), Tracking()
     apply_environment()
@@ -44,20 +43,17 @@ def ui(dagster_port: int, mlflow_port: int, seconds: int) -> int:
     for signal_number in _STOPPING:  # a shell's background jobs ignore SIGINT
         signal.signal(signal_number, signal.default_int_handler)
     processes: dict[str, subprocess.Popen[bytes]] = {}
-    end = time.monotonic() + seconds if seconds else None
     code = DONE
     try:
         for name, (_, folder, command) in servers.items():
             processes[name] = subprocess.Popen(command, cwd=folder, start_new_session=True)
         say(f"Dagster: http://127.0.0.1:{dagster_port}")
         say(f"MLflow:  {f'http://127.0.0.1:{mlflow_port}' if 'mlflow' in servers else tracking.page()}")
-        while end is None or time.monotonic() < end:
+        while not code:
             for name, process in processes.items():
                 if process.poll() is not None:
                     problem(f"{name} ended with exit code {process.returncode}; its last lines above say why")
                     code = ERROR
-            if code:
-                break
             time.sleep(0.5)
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):  # the terminal may be gone

@@ -28,9 +28,7 @@ from finetune_pipeline.spec.model import Task
     "--alias", type=click.Choice(ALIASES), help="Alias of the model to compare with. Unset: champion, else candidate."
 )
 @as_json
-def verify(
-    task: str, url: str, name: str | None, rows: int, key_variable: str | None, alias: str | None, as_json: bool
-) -> int:
+def verify(task: str, url: str, name: str | None, rows: int, key_variable: str | None, alias: str | None) -> int:
     """Check that the model at an endpoint is the evaluated one of TASK: same prompt, same answers, same end of turn. The
     validation rows are sent there several times. Exit code 2: it is not, or this could not be shown.
     """
@@ -55,7 +53,6 @@ def verify(
         raise click.ClickException(str(error.args[0])) from error
     version = source.merged.version
     tell(
-        as_json,
         {"task": loaded.name, "merged_model": version, "passed": result.passed, **asdict(result)},
         f"{result.endpoint}, against {loaded.name}'s model {version} on {result.rows} validation rows",
         *(f"  {'ok ' if q.passed else 'NO '} {q.name:<8} {q.message}" for q in result.questions),

@@ -19,7 +19,7 @@ from finetune_pipeline.settings import read_settings
 @click.argument("task")
 @click.option("--calls-per-month", type=click.IntRange(min=1), help="In place of advise.calls_per_month.")
 @as_json
-def versus(task: str, calls_per_month: int | None, as_json: bool) -> int:
+def versus(task: str, calls_per_month: int | None) -> int:
     """Compare the fine-tuned model of TASK with an API model: quality and price, on the sealed test (baseline.endpoint).
 
     Runs the task if it is not evaluated yet. The gain is paired by row and has an interval; prices come from prices.yaml.
@@ -30,7 +30,7 @@ def versus(task: str, calls_per_month: int | None, as_json: bool) -> int:
         raise click.ClickException(
             f"{loaded.name} names no API model\nfix: set baseline.endpoint {{url, model, key_variable}}; see docs/planning.md"
         )
-    report, stopped, failed = make_artifact(loaded, "all", "evaluation_report", quiet=as_json)
+    report, stopped, failed = make_artifact(loaded, "all", "evaluation_report")
     if report is None:
         raise click.ClickException("\n".join([*stopped, *failed]))
     evaluation = read_evaluation(Store().artifacts().check(report))[0]
@@ -40,5 +40,5 @@ def versus(task: str, calls_per_month: int | None, as_json: bool) -> int:
     if isinstance(comparison, str):
         raise click.ClickException(comparison)
     page = str(report.path("report.html"))
-    tell(as_json, {**asdict(comparison), "report": page}, *versus_lines(comparison), f"page: {page}")
+    tell({**asdict(comparison), "report": page}, *versus_lines(comparison), f"page: {page}")
     return DONE

@@ -113,6 +113,7 @@ class Training(Facts):
 class RawFile(Facts):
     file: str = ""
     sha256: str = ""
+    bytes: int | None = None
 
 
 class DataStep(Facts):

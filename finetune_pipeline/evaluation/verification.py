@@ -104,8 +104,7 @@ def verify(
 
     failed = [a for a in served if a.status == "error"]
     same_count = sum(_same(row.answer, a) for row, a in zip(rows, served, strict=True))
-    same_tokens = [a.prompt_tokens for a in without_system] == [a.prompt_tokens for a in first_answers]
-    system_ignored = has_system and _reported(first_answers) and same_tokens
+    system_ignored = has_system and _reported(without_system) and _same_tokens(first_answers, without_system)
     prompt, prompt_cause = _prompt(rows, served, system_ignored)
     stop = _stop(rows, served, control_tokens, changes)
     changed, compared = _changed(first_answers, repeated_answers)
@@ -117,7 +116,7 @@ def verify(
     equal = Question("answers", bound >= required, message)
 
     questions = [prompt, stop, Question("greedy", steady, repeated + "."), equal]
-    notes = _notes(rows, first_answers, without_system, system_ignored) if has_system else []
+    notes = [_system_note(rows, first_answers, without_system)] if has_system else []
     differing, compared = _changed(first_answers, unset_temperature)
     if steady and not _is_plausible(differing, compared, changes):
         notes.append(
@@ -125,7 +124,7 @@ def verify(
             "it, or the server needs it as its default."
         )
     cause = f"{len(failed)} of {len(rows)} rows could not be asked: {failed[0].error}" if failed else None
-    if not equal.passed and len(rows) < (fewest_rows := rows_needed(required)):
+    if not equal.passed and not failed and len(rows) < (fewest_rows := rows_needed(required)):
         cause = f"{len(rows)} rows are too few: {fewest_rows} equal answers are the least that shows a share of {required:.2f}"
     elif not equal.passed and not failed:
         cause = "another model, or other weights: prompt and end of turn are right, the answers are not"
@@ -206,10 +205,18 @@ def _continues(judged: str, served: str) -> bool:
     return bool(judged) and served != judged and served.startswith(judged)
 
 
-def _notes(rows: Sequence[JudgedRow], first: Answers, without_system: Answers, system_ignored: bool) -> list[str]:
-    if all(a.status == "error" for a in without_system):
-        return ["It refuses requests without the system prompt."]
-    if system_ignored and all(r.answer.prompt_tokens == a.prompt_tokens for r, a in zip(rows, first, strict=False)):
-        return ["It adds the system prompt itself if a client omits it."]
+def _same_tokens(first: Answers, second: Answers) -> bool:
+    """Whether the prompts of two rounds had the same tokens, where both were answered."""
+    return all(a.prompt_tokens == b.prompt_tokens for a, b in zip(first, second, strict=False) if b.status != "error")
+
+
+def _system_note(rows: Sequence[JudgedRow], first: Answers, without_system: Answers) -> str:
     changed, compared = _changed(first, without_system)
-    return [f"Clients must send the system prompt: without it {changed} of {compared} answers change."]
+    if not compared:
+        error = next(answer.error for answer in (*without_system, *first) if answer.status == "error")
+        return f"Without the system prompt it answers nothing: {error}."
+    if changed:
+        return f"Clients must send the system prompt: without it {changed} of {compared} answers change."
+    if _same_tokens([row.answer for row in rows], without_system):
+        return "It adds the system prompt itself if a client omits it."
+    return f"Without the system prompt none of {compared} answers changed."

@@ -26,6 +26,11 @@ def percent(share: Any) -> str:
     return text if text != "100.0%" else "99.9%" if share < 1 else "100%"
 
 
+def level(share: float) -> str:
+    """A declared level, with all its digits: 0.95 reads 95%, 0.975 reads 97.5%."""
+    return f"{100 * share:.4g}%"
+
+
 def percent_range(interval: Any) -> str:
     """[0.76, 0.861] reads `76.0% to 86.1%`."""
     return f"{percent(interval[0])} to {percent(interval[1])}" if is_interval(interval) else NOTHING

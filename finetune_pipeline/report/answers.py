@@ -1,15 +1,25 @@
 """Report sections on answers: by label, field and form, calibration, perturbed rows and recent production rows."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from finetune_pipeline.data.perturbations import BLOCKING, TITLES
 from finetune_pipeline.evaluation.correctness import INVALID
-from finetune_pipeline.evaluation.metrics import METRICS, is_right_or_wrong
+from finetune_pipeline.evaluation.metrics import METRICS, score_text
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.result_parts import Scores
 from finetune_pipeline.evaluation.rivals import API_MODEL
-from finetune_pipeline.evaluation.wording import counted, number, p_value, percent, percent_range, points, points_range
+from finetune_pipeline.evaluation.wording import (
+    counted,
+    level,
+    number,
+    p_value,
+    percent,
+    percent_range,
+    points,
+    points_range,
+)
 from finetune_pipeline.report.blocks import Blocks, Format, Matrix, Table, figure, notes, text
 from finetune_pipeline.report.comparison import unsigned
 
@@ -60,7 +70,7 @@ def labels_section(evaluation: EvaluationResult) -> Blocks:
         base_f1 = before[label].f1
         change = scores.f1 - base_f1 if scores.support and scores.f1 is not None and base_f1 is not None else None
         rows.append([label, scores.precision, scores.recall, scores.f1, base_f1, change, scores.support])
-    columns = [("Label", text), ("Precision", number), ("Recall", number), ("F1", number), ("F1, base", number)]
+    columns = [("Label", text), *((name, percent) for name in ("Precision", "Recall", "F1", "F1, base"))]
     yield Table([*columns, ("Change, points", points), ("Rows", number)], rows)
     commonest = [[group.gold, group.predicted, group.count] for group in evaluation.wrong_answers[:SHOWN_WRONG]]
     yield Table([("Right", text), ("Said", text), ("Rows", number)], commonest if rows else [])
@@ -100,12 +110,13 @@ def detail_section(evaluation: EvaluationResult) -> Blocks:
 
 def _fields(evaluation: EvaluationResult) -> Table:
     before, fields = evaluation.scores["base"].fields, evaluation.scores["candidate"].fields
-    names = ("Precision", "Recall", "F1", "F1, base", "Right", "Claimed", "Expected")
+    shares, counts = ("Precision", "Recall", "F1", "F1, base"), ("Right", "Claimed", "Expected")
     rows: list[list[Any]] = []
     for field, s in fields.items():
         base_f1 = before[field].f1 if field in before else None
         rows.append([field, s.precision, s.recall, s.f1, base_f1, s.right, s.claimed, s.expected])
-    return Table([("Field", text), *((name, number) for name in names)], rows)
+    columns = [("Field", text), *((name, percent) for name in shares), *((name, number) for name in counts)]
+    return Table(columns, rows)
 
 
 def calibration_section(evaluation: EvaluationResult) -> Blocks:
@@ -144,15 +155,14 @@ def robustness_section(evaluation: EvaluationResult) -> Blocks:
     yield (
         f"{counted(measured.asked or 0, 'test row')} per perturbation at most, drawn at random and asked again in the same opening "
         f"of the test: {ways}. Numbers, names, identifiers, negations and words of the reference answer were not changed. "
-        "Each score is shown with that of the same rows unperturbed."
+        "Each score is shown with that of the same rows unperturbed; the gate `robust` judges the changes."
     )
-    yield measured.verdict.sentence
     if unchanged := [
         TITLES[kind].lower() for kind, scores in measured.kinds.items() if scores.n == 0 and not scores.failed
     ]:
         yield f"Could not change any of these rows: {', '.join(unchanged)}."
-    share = percent if is_right_or_wrong(measured.metric) else unsigned
-    change_title = f"Change ({100 * (measured.confidence or 0):.4g}% interval)"
+    share = partial(score_text, measured.metric)
+    change_title = f"Change ({level(measured.confidence or 0)} interval)"
     columns: list[tuple[str, Format]] = [("Perturbation", text), ("Rows", number), ("Plain", share)]
     columns += [("Perturbed", share), (change_title, figure), ("Lost", number), ("Won", number)]
     columns += [("p", p_value), ("Can block", text)]
@@ -183,11 +193,6 @@ def production_section(evaluation: EvaluationResult) -> Blocks:
         if production.judged
         else "They are too few to compare models."
     )
-    share = percent if is_right_or_wrong(production.metric) else unsigned
-
-    def cell(value: float | None, interval: tuple[float, float] | None) -> str:
-        return share(value) + (f" ({share(interval[0])} to {share(interval[1])})" if interval else "")
-
     table = []
     titles = {"base": MODELS["base"], "champion": "Champion in service", "candidate": MODELS["candidate"]}
     for model, title in titles.items():
@@ -196,7 +201,7 @@ def production_section(evaluation: EvaluationResult) -> Blocks:
             comparison = production.comparisons.get(model)
             gain = f"{points(comparison.gain)} ({points_range(comparison.interval)})" if comparison else ""
             lost, won = (number(comparison.b), number(comparison.c)) if comparison else ("", "")
-            scores = [cell(primary.value, primary.interval) for primary in (test, recent)]
+            scores = [score_text(production.metric, primary.value, primary.interval) for primary in (test, recent)]
             table.append([title, *scores, gain, lost, won])
     columns = ("Sealed test", "Production", "Fine-tuned gains on production", "Lost", "Won")
     yield Table([("Model", text), *((title, figure) for title in columns)], table, strong=[len(table) - 1])

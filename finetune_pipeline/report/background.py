@@ -74,7 +74,11 @@ def data_section(evaluation: EvaluationResult) -> Blocks:
             yield Text(f"Found over all rows ({name.replace('_', ' ')}): {part.message}.", audience="team")
     if quality:
         yield Text("The page report.html of the step data_quality shows the data in full.", audience="team")
-    files = [[f.file, f.sha256[:_SHORT_HASH]] for f in data["raw_examples"].files] if "raw_examples" in data else []
+    files = (
+        [[f.file, f.sha256[:_SHORT_HASH]] for f in data["raw_examples"].files if f.bytes != 0]
+        if "raw_examples" in data
+        else []
+    )
     yield Table([("File", text), ("SHA-256", text)], files, style="figures hash", audience="team")
     yield from data_tables(data, evaluation.task.labels)
 

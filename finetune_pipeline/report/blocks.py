@@ -146,16 +146,6 @@ class Matrix(Block):
 
 
 @dataclass(frozen=True)
-class Places(Block):
-    """Places of rows, as (id, file and line); `count`: the number of all rows, including those not listed."""
-
-    title: str
-    count: int
-    rows: Sequence[tuple[str, str]]
-    audience: Audience = field(default="team", kw_only=True)
-
-
-@dataclass(frozen=True)
 class Span:
     """A token: its CSS classes, and its text in parts, each with whether it is a symbol for an invisible character."""
 
@@ -175,12 +165,10 @@ class TokenRow:
 
 @dataclass(frozen=True)
 class Tokens(Block):
+    """Rows token by token. legend: explain the styles first."""
+
     rows: Sequence[TokenRow]
-    audience: Audience = field(default="page", kw_only=True)
-
-
-@dataclass(frozen=True)
-class Legend(Block):
+    legend: bool = False
     audience: Audience = field(default="page", kw_only=True)
 
 

@@ -10,10 +10,10 @@ from finetune_pipeline.evaluation.predictions import SIMPLE
 from finetune_pipeline.evaluation.result import Comparison, EvaluationResult
 from finetune_pipeline.evaluation.rivals import API_MODEL, MODE_TITLES
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
-from finetune_pipeline.evaluation.step_facts import Advice
 from finetune_pipeline.evaluation.wording import (
     counted,
     inside,
+    level,
     number,
     p_value,
     percent,
@@ -21,9 +21,9 @@ from finetune_pipeline.evaluation.wording import (
     points,
     points_range,
 )
-from finetune_pipeline.report.blocks import Blocks, Format, Plot, Table, notes, text
+from finetune_pipeline.report.blocks import Blocks, Format, Items, Plot, Table, notes, text
 from finetune_pipeline.report.plots import Dot, dot_plot
-from finetune_pipeline.report.verdict import MOST_OF_GAIN, confidence_percent, decoding_sentence
+from finetune_pipeline.report.verdict import MOST_OF_GAIN, decoding_sentence
 
 OTHERS = {
     "baseline": "base model with its best prompt",
@@ -46,7 +46,7 @@ def models_section(evaluation: EvaluationResult) -> Blocks:
     in_plot = " in the table, bootstrap intervals of the deciding metric in the plot"
     absent = evaluation.scores["candidate"].absent_labels
     yield from notes(
-        f"Intervals are {confidence_percent(evaluation)} Wilson intervals of the share of right answers"
+        f"Intervals are {level(evaluation.confidence)} Wilson intervals of the share of right answers"
         f"{'' if is_right_or_wrong(evaluation.metric) else in_plot}."
         + (f" Macro-F1 leaves out labels without a row in the test: {', '.join(absent)}." if absent else "")
     )
@@ -69,7 +69,7 @@ def models_table(evaluation: EvaluationResult, on: str) -> Table:
         ("Model", text),
         ("Accuracy" if labels else "Exact", percent),
         ("Interval", percent_range),
-        (title[:1].upper() + title[1:], number if labels else unsigned),
+        (title[:1].upper() + title[1:], unsigned),
         ("Valid answers", percent),
         ("Rows", number),
     ]
@@ -91,8 +91,10 @@ def models_plot(evaluation: EvaluationResult) -> Plot | None:
     return dot_plot("models", "Scores of all models with intervals", dots, axis, (0.0, 100.0))
 
 
-def advice_sentences(advice: Advice | None) -> list[str]:
-    return [DECISIONS[advice.decision], *advice.reasons] if advice else []
+def advice_section(evaluation: EvaluationResult) -> Blocks:
+    if advice := evaluation.baseline.advice:
+        yield DECISIONS[advice.decision]
+        yield Items(advice.reasons)
 
 
 def form_section(evaluation: EvaluationResult) -> Blocks:
@@ -127,9 +129,10 @@ def paired_section(evaluation: EvaluationResult) -> Blocks:
     yield comparisons_table(evaluation)
     method = "a paired bootstrap; won, lost and p count right answers"
     if is_right_or_wrong(evaluation.metric):
-        method = "Tango's score interval of a paired difference of right answers, a paired bootstrap for macro-F1"
+        method = "Tango's score interval of a paired difference of right answers"
+        method += ", a paired bootstrap for macro-F1" if evaluation.task.kind == "labels" else ""
     yield from notes(
-        f"All models answered the same rows. Gains and intervals are in points, at {confidence_percent(evaluation)}: "
+        f"All models answered the same rows. Gains and intervals are in points, at {level(evaluation.confidence)}: "
         f"{method}. Won: rows only the fine-tuned model has right; lost: rows only the other has. p is the exact "
         "McNemar test; Holm's adjusts it for the number of comparisons shown."
     )

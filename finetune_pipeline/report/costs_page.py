@@ -37,7 +37,11 @@ def costs_page(costs: Costs) -> Page:
 
 def traffic_sentence(costs: Costs) -> str:
     traffic, tuned = costs.traffic, costs.traffic.tuned
-    calls = f"{number(traffic.calls)} calls a month." if traffic.calls else "The number of calls is not set."
+    calls = (
+        f"{number(traffic.calls)} calls a month."
+        if traffic.calls
+        else "The number of calls is not set: give --calls-per-month."
+    )
     return (
         f"A call of the fine-tuned model reads {tuned.prompt:,.0f} tokens and writes {tuned.answer:,.0f}; one of an API model "
         f"with the prompt {prompt_name(traffic.prompt)} reads {traffic.prompted.prompt:,.0f} ({traffic.source}). {calls}"
@@ -52,8 +56,8 @@ def millions(value: float) -> str:
 def _break_even(costs: Costs) -> Blocks:
     yield (
         f"A machine that is on all month ({HOURS:g} hours) costs the same whether busy or idle; an API charges for "
-        "each call. Below the break-even volume the API is cheaper. If a machine would have to be in use for more than 100% of "
-        "the time, one machine cannot answer so many calls. Tokens are those of the fine-tuned model's calls."
+        "each call. Below the break-even volume the API is cheaper. More than one machine in use means that one cannot answer so "
+        "many calls. Tokens are those of the fine-tuned model's calls."
     )
     yield break_even_plot(costs)
 
@@ -71,7 +75,7 @@ def break_even_table(costs: Costs) -> Table:
 
 def _serving(costs: Costs) -> Blocks:
     dated = (("As of", text), ("Note", text))
-    figures = [(title, figure) for title in ("A call reads", "1,000 calls", "A million tokens", "A month")]
+    figures = [(title, figure) for title in ("Tokens a call reads", "1,000 calls", "A million tokens", "A month")]
     yield Table([("API", text), *figures, *dated], [_api_row(api) for api in costs.apis], style="figures notes")
     shares = list(costs.machines[0].per_million) if costs.machines else []
     yield Table(
@@ -147,7 +151,7 @@ def break_even_plot(costs: Costs) -> Plot | None:
 
     def figure_of(width: int) -> Figure:
         narrow = width < WIDE
-        fig, axes = canvas(width, 420, 66, 140 if narrow else 210, 28, 52)
+        fig, axes = canvas(width, 420, 66, 168 if narrow else 210, 28, 52)
         tops = []
         for point in chosen:
             # lines are not clipped at the axes, so each begins where it enters the plot
@@ -159,13 +163,13 @@ def break_even_plot(costs: Costs) -> Plot | None:
         calls_of_one = machine.calls[1] * served / 1e6
         rent = [machine.month[1] * max(1, math.ceil(million / calls_of_one)) for million in edges]
         axes.plot(edges, rent, color=ACCENT, linewidth=2.6)
-        log_scale(axes, "x", low, high)
+        log_scale(axes, "x", low, high, every=2 if narrow else 1)
         log_scale(axes, "y", least, max(top for top, _ in tops))
         axes.set_xlabel("million tokens a month")
-        axes.tick_params(axis="x", labelsize=10 if narrow else 12)
         caption(axes, "dollars a month", y=1.03, side="left")
         rent_begins = (low, machine.month[1])
-        axes.annotate(machine.name, rent_begins, (6, 6), textcoords="offset pixels", color=ACCENT, weight="bold")
+        name = machine.name.partition(",")[0] if narrow else machine.name
+        axes.annotate(name, rent_begins, (6, 6), textcoords="offset pixels", color=ACCENT, weight="bold")
         y = -math.inf
         for top, name in sorted(tops):
             y = max(math.log10(top), y + 0.22)  # names do not overlap

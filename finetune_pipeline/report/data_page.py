@@ -14,9 +14,9 @@ from finetune_pipeline.report.blocks import (
     Blocks,
     Heading,
     Page,
-    Places,
     Section,
     Table,
+    Text,
     Verdict,
     figure,
     notes,
@@ -51,18 +51,20 @@ def _verdict(report: Report) -> Verdict:
     if open_parts := [part for part in PARTS if not report[part]["passed"]]:
         names = ", ".join(TITLES[part].lower() for part in open_parts)
         return Verdict("warned", "Training may begin.", f"{rows} Check first: {names}.")
-    return Verdict("passed", "Training may begin.", f"{rows} Every check passed.")
+    return Verdict("passed", "Training may begin.", f"{rows} No check failed.")
 
 
 def _glance(report: Report) -> Answers:
     rows = []
     for name in PARTS:
         part = report[name]
-        status, answer = ("passed", "passed") if part.get("applies", True) else ("not_asked", "not asked")
+        status, answer, anchor = "passed", "passed", _ANCHORS.get(name, name)
+        if not part.get("applies", True):
+            status, answer, anchor = "not_asked", "not asked", ""
         if not part["passed"]:
             status, answer = ("failed", "stops") if part["blocking"] else ("warned", "warns")
         fixes = list(dict.fromkeys(_sentence(finding["fix"]) for finding in part["findings"]))[:SHOWN_FIXES]
-        rows.append(Answer(TITLES[name], status, answer, _sentence(part["message"]), fixes, _ANCHORS.get(name, name)))
+        rows.append(Answer(TITLES[name], status, answer, _sentence(part["message"]), fixes, anchor))
     return Answers(("Check", "Result", "Measurement and fix"), rows)
 
 
@@ -72,7 +74,6 @@ def _sentence(message: str) -> str:
 
 def _tokens(report: Report) -> Blocks:
     tokens = report["tokens"]
-    yield _sentence(tokens["message"])
     if not tokens.get("applies"):
         return
     yield token_histogram(tokens["histogram"], tokens["max_tokens"])
@@ -80,7 +81,7 @@ def _tokens(report: Report) -> Blocks:
         "min": "Minimum",
         "p50": "Median",
         "p90": "90th percentile",
-        "p99": "99th",
+        "p99": "99th percentile",
         "max": "Maximum",
         "mean": "Mean",
     }
@@ -94,18 +95,19 @@ def _tokens(report: Report) -> Blocks:
 
 def _labels(report: Report) -> Blocks:
     balance = report["balance"]["labels"]
-    yield _sentence(report["balance"]["message"]) if balance else None
     yield Bars("Label", list(balance.items()), sum(balance.values()))
     yield Bars("Origin", list(report["origins"].items()), report["rows"])
 
 
-def _places(title: str, count: int, rows: Sequence[Mapping[str, str]]) -> Places:
-    return Places(title, count, [(row["id"], row["place"]) for row in rows])
+def _places(title: str, count: int, rows: Sequence[Mapping[str, str]]) -> Text | None:
+    """List the places of rows. count: the number of all of them, including those not listed."""
+    listed = ", ".join(f"`{row['place'].replace('`', '')}`" for row in rows)
+    more = f" and {count - len(rows):,} more" if count > len(rows) else ""
+    return Text(f"{title}, {counted(count, 'row')}: {listed}{more}", note=True, audience="team") if rows else None
 
 
 def _noise(report: Report) -> Blocks:
     part = report["noise"]
-    yield _sentence(part["message"])
     if not part.get("applies"):
         return
     yield f"Too few rows to test: {', '.join(part['left_out'])}." if part["left_out"] else None
@@ -144,7 +146,6 @@ def _scrubbed(report: Report) -> Blocks:
 
 def _synthetic(report: Report) -> Blocks:
     part = report["synthetic"]
-    yield _sentence(part["message"])
     if not part["applies"]:
         return
     limit = part["allowed"]

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from finetune_pipeline.evaluation.wording import points
+from finetune_pipeline.evaluation.wording import NOTHING, level, p_value
 from finetune_pipeline.report.blocks import Block, Heading, Page, Section, Table, Verdict, figure, text
+from finetune_pipeline.report.comparison import unsigned
 from finetune_pipeline.report.plots import signal_over_time
 
 
@@ -16,9 +17,9 @@ def drift_page(task: str, false_alarms: float, facts: Mapping[str, Any]) -> Page
     if facts["by_others"]:
         lead += f" {facts['by_others']:,} were answered by other versions: only their inputs are tested."
     note = (
-        f"Compared with {facts['reference']}. A red dot is an alarm: the probability of any false alarm over a whole "
-        f"watch is at most {false_alarms:.0%}, over all signals and windows. A hollow dot was not tested: too few rows, or no "
-        "feedback yet."
+        f"Compared with {facts['reference']}. A red dot is an alarm: the probability of any false alarm over a whole watch is "
+        f"at most {level(false_alarms)}, over all signals and windows. A hollow dot and a p of {NOTHING} mean: not tested, "
+        "since there were too few rows or no feedback."
     )
     signals, history = facts["signals"], facts["history"]
     days = [str(window["last"])[:10] for window in history]
@@ -30,7 +31,9 @@ def drift_page(task: str, false_alarms: float, facts: Mapping[str, Any]) -> Page
             if (result := window["signals"].get(name))
         }
         plots += [Heading(name), signal_over_time(name, days, sizes)] if sizes else []
-    status, answer = ("failed", "Alarm.") if facts["drifted"] else ("passed", "No alarm.")
+    status, answer = ("passed", "No alarm.") if history else ("warned", "Nothing was tested yet.")
+    if facts["drifted"]:
+        status, answer = "failed", "Alarm."
     return Page(
         f"Drift: {task}",
         lead,
@@ -44,22 +47,14 @@ def drift_page(task: str, false_alarms: float, facts: Mapping[str, Any]) -> Page
     )
 
 
-def _p_value(p: float | None) -> str:
-    return "not judged" if p is None else f"{p:.2g}" if p >= 0.0001 else "< 0.0001"
-
-
-def _points(size: float) -> str:
-    return points(size, sign=False)
-
-
 def _minute(time: str | None) -> str:
     """Format an RFC 3339 time to the minute."""
     return (time or "")[:16].replace("T", " ")
 
 
 def _signals(facts: Mapping[str, Any]) -> Table:
-    columns = [("Signal", text), ("Side", text), ("Size, points", _points), ("p of one test", _p_value)]
-    columns += [("p over the watch", _p_value), ("Alarm since", text), ("What the size means", text)]
+    columns = [("Signal", text), ("Side", text), ("Size, points", unsigned), ("p of one test", p_value)]
+    columns += [("p over the watch", p_value), ("Alarm since", text), ("What the size means", text)]
     rows = [
         [name, s["side"], s["size"], s["p"], s["p_watch"], _minute(s["since"]), s["meaning"]]
         for name, s in facts["signals"].items()

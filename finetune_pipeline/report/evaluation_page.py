@@ -17,7 +17,7 @@ SECTIONS: tuple[tuple[str, str, Callable[..., Blocks]], ...] = (
     ("rows", "Rows", failures.rows_section),
     ("atlas", "Failure atlas", failures.atlas_section),
     ("prompts", "Prompts and simple models on validation", comparison.prompts_section),
-    ("advice", "Was it worth training?", lambda evaluation: comparison.advice_sentences(evaluation.baseline.advice)),
+    ("advice", "Was it worth training?", comparison.advice_section),
     ("form", "Form or judgement", comparison.form_section),
     ("paired", "Paired comparison", comparison.paired_section),
     ("confusion", "Confusion", answers.confusion_section),

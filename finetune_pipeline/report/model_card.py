@@ -11,7 +11,7 @@ from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.result import EvaluationResult
-from finetune_pipeline.evaluation.wording import number
+from finetune_pipeline.evaluation.wording import level, number
 from finetune_pipeline.report.blocks import Block, Table, figure, text
 from finetune_pipeline.report.evaluation_page import evaluation_page
 from finetune_pipeline.report.page import markdown_templates, tidy
@@ -123,7 +123,7 @@ def _licence(manifest: Manifest) -> dict[str, Any]:
 
 
 def _results(manifest: Manifest, evaluation: EvaluationResult) -> list[EvalResult]:
-    scores, level = evaluation.scores["candidate"], f"{100 * evaluation.confidence:g}%"
+    scores, confidence = evaluation.scores["candidate"], level(evaluation.confidence)
     sealed = {
         "task_type": "text-generation",
         "dataset_type": str(manifest["task"]),
@@ -136,10 +136,10 @@ def _results(manifest: Manifest, evaluation: EvaluationResult) -> list[EvalResul
         value = scores.metric(metric.name) if evaluation.task.kind in metric.kinds else None
         if value is not None and metric.hub_name:
             interval = scores.metric_interval(metric.name)
-            results.append(_result(sealed, metric.hub_name, metric.title, value, interval, level))
+            results.append(_result(sealed, metric.hub_name, metric.title, value, interval, confidence))
     if scores.valid.share is not None:
         title = "answers in the declared form"
-        results.append(_result(sealed, "valid_answers", title, scores.valid.share, scores.valid.interval, level))
+        results.append(_result(sealed, "valid_answers", title, scores.valid.share, scores.valid.interval, confidence))
     ability = evaluation.ability
     if ability and ability.items and ability.after.accuracy is not None:
         questions = {
@@ -148,14 +148,19 @@ def _results(manifest: Manifest, evaluation: EvaluationResult) -> list[EvalResul
             "dataset_name": f"general ability, {ability.n} questions besides the task",
         }
         after = ability.after
-        results.append(_result(questions, "accuracy", "accuracy", ability.after.accuracy, after.interval, level))
+        results.append(_result(questions, "accuracy", "accuracy", ability.after.accuracy, after.interval, confidence))
     return results
 
 
 def _result(
-    dataset: Mapping[str, Any], kind: str, title: str, value: float, interval: tuple[float, float] | None, level: str
+    dataset: Mapping[str, Any],
+    kind: str,
+    title: str,
+    value: float,
+    interval: tuple[float, float] | None,
+    confidence: str,
 ) -> EvalResult:
     title = title[:1].upper() + title[1:]
     if interval:
-        title += f" ({level} interval {interval[0]:.3f} to {interval[1]:.3f})"
+        title += f" ({confidence} interval {interval[0]:.3f} to {interval[1]:.3f})"
     return EvalResult(**dataset, metric_type=kind, metric_name=title, metric_value=round(float(value), 4))

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from finetune_pipeline.evaluation.wording import percent
 from finetune_pipeline.report.blocks import Page
 
 
@@ -66,7 +67,7 @@ def _environment(**options: Any) -> Environment:
         lstrip_blocks=True,
         **options,
     )
-    environment.globals["zip"] = zip
+    environment.globals |= {"zip": zip, "percent": percent}
     return environment
 
 

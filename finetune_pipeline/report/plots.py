@@ -120,9 +120,12 @@ def scale(axes: Axes, which: str, low: float, high: float, ticks: int, label: st
     axis.set_label_text(label)
 
 
-def log_scale(axes: Axes, which: str, low: float, high: float, times: Sequence[int] = (1,), zero: bool = False) -> None:
-    """Set a logarithmic scale from `low` to `high`, with ticks at `times` powers of ten. zero: its start is labelled 0."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+def log_scale(
+    axes: Axes, which: str, low: float, high: float, times: Sequence[int] = (1,), zero: bool = False, every: int = 1
+) -> None:
+    """Set a logarithmic scale from `low` to `high`, with ticks at `times` every so many powers of ten. zero: its start is
+    labelled 0."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1, every)
     ticks = [tick for power in powers for n in times if low <= (tick := float(f"{n}e{power}")) <= high]
     axis = axes.xaxis if which == "x" else axes.yaxis
     axes.set(**{f"{which}scale": "log", f"{which}lim": (low, high)})

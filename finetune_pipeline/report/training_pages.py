@@ -10,7 +10,6 @@ from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars_range
 from finetune_pipeline.report.blocks import (
     Code,
     Format,
-    Legend,
     Page,
     Section,
     Span,
@@ -106,9 +105,8 @@ def audit_page(audits: Mapping[str, Mapping[str, Any]], settings: Mapping[str, A
         note += " Training rows are used unchanged and with every perturbation that can block (`training.augment`)."
     sections = [Section.of("counters", "Counters", [counters(parsed), Text(note, note=True)])]
     for split, audit in parsed.items():
-        rows = Tokens([_row(row) for row in audit.shown]) or Text("No rows to show.")
-        key = Legend() if split == next(iter(parsed)) else None
-        sections.append(Section.of(split, f"Rows of the {split} split", [key, rows]))
+        rows = Tokens([_row(row) for row in audit.shown], legend=split == next(iter(parsed)))
+        sections.append(Section.of(split, f"Rows of the {split} split", [rows or "No rows to show."]))
     lead = "What the model is trained on, token by token, before the first step."
     return Page("Supervision audit", lead, _verdict(parsed), sections, unfolded=2)
 

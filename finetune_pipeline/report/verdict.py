@@ -14,6 +14,7 @@ from finetune_pipeline.evaluation.wording import (
     NOTHING,
     counted,
     inside,
+    level,
     number,
     percent,
     points,
@@ -29,11 +30,6 @@ MOST_OF_GAIN = 0.5
 SHOWN_GROUPS = 3
 ANSWERS = {"passed": "yes", "failed": "no", "warned": "warns", "not_asked": "not asked"}
 _STATUS = {"promote": "passed", "use_simple": "warned", "refuse": "failed"}
-
-
-def confidence_percent(evaluation: EvaluationResult) -> str:
-    """Return the confidence of the intervals, such as `95%`."""
-    return f"{100 * evaluation.confidence:g}%"
 
 
 def page_verdict(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> Verdict:
@@ -83,7 +79,7 @@ def verdict_sentences(evaluation: EvaluationResult, gates: Sequence[GateResult])
         reached = f"is right on {percent(scores.accuracy)} of"
     sentence = (
         f"The fine-tuned model {reached} {counted(comparison.n, 'sealed row')}, {_difference(comparison.gain)} {best}; the "
-        f"{confidence_percent(evaluation)} interval of the gain is {points_range(comparison.interval)} points."
+        f"{level(evaluation.confidence)} interval of the gain is {points_range(comparison.interval)} points."
     )
     return verdict_answer(evaluation, gates), sentence
 
@@ -160,13 +156,12 @@ def decoding_sentence(closed: float) -> str:
 
 
 def gates_section(gates: Sequence[GateResult]) -> Blocks:
-    """Show every gate with its measurement and, if it failed, what to do; failed gates come first."""
+    """Show every gate with its measurement, failed ones first; the next steps say what to do."""
     order = ("failed", "warned", "passed", "not_asked")
     yield f"{gate_counts(gates)}." if gates else None
     rows = []
     for gate in sorted(gates, key=lambda gate: order.index(gate.status)):
-        to_do = [f"What to do: {gate.what_to_do}"] if gate.what_to_do else []
-        rows.append(Answer(gate.name, gate.status, ANSWERS[gate.status], gate.message, to_do))
+        rows.append(Answer(f"`{gate.name}`", gate.status, ANSWERS[gate.status], gate.message))
     yield Answers(("Gate", "Passed", "Measured"), rows)
 
 
@@ -179,7 +174,8 @@ def next_steps(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> lis
 def _gate_steps(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> list[str]:
     decision = verdict(gates)
     if decision == "promote":
-        steps = ["Serve it: no gate failed, so the alias champion moves to this version when it is registered."]
+        name = evaluation.task.name
+        steps = [f"Serve it: `finetune serve {name}` here, or `finetune export {name} --to DIR` for another server."]
     elif decision == "use_simple":
         steps = _use_simple(evaluation)
     else:

@@ -3,10 +3,18 @@
 import datetime
 from dataclasses import dataclass
 
-from finetune_pipeline.evaluation.metrics import metric_title
+from finetune_pipeline.evaluation.metrics import metric_title, score_text
 from finetune_pipeline.evaluation.result import Comparison, EvaluationResult
 from finetune_pipeline.evaluation.rivals import API_MODEL, best_api_prompt
-from finetune_pipeline.evaluation.wording import counted, dollars, number, percent, points, points_range, prompt_name
+from finetune_pipeline.evaluation.wording import (
+    counted,
+    dollars,
+    level,
+    number,
+    points,
+    points_range,
+    prompt_name,
+)
 from finetune_pipeline.planning.prices import PriceList, newest_price
 from finetune_pipeline.planning.serving_costs import Call, Traffic, break_even, call_price, in_use, machine_cost
 from finetune_pipeline.spec.model import TaskSpec
@@ -131,14 +139,13 @@ def _conclusion(comparison: Comparison) -> str:
 def versus_lines(result: Versus) -> list[str]:
     lines = [f"{result.task}, {counted(result.rows, 'sealed row')}, {metric_title(result.metric)}", ""]
     for side in (result.tuned, result.api):
-        between = "" if side.interval is None else f" ({percent(side.interval[0])} to {percent(side.interval[1])})"
-        lines.append(f"{side.name}: {percent(side.value)}{between}")
+        lines.append(f"{side.name}: {score_text(result.metric, side.value, side.interval)}")
         lines.append(f"  a request reads {number(side.call.prompt)} tokens and writes {number(side.call.answer)}")
         lines += [f"  1,000 requests: {dollars(price)}, {where}" for where, price in side.thousand.items()]
         lines += [f"  a month: {dollars(price)}, {where}" for where, price in side.month.items()]
     lines += [
         "",
-        f"gain of the fine-tuned model: {points(result.gain)} points, {result.confidence:.0%} interval "
+        f"gain of the fine-tuned model: {points(result.gain)} points, {level(result.confidence)} interval "
         f"{points_range(result.gain_interval)}, paired by row. {result.conclusion}",
         *result.break_even,
         *(f"to confirm: {line}" for line in result.warnings),

@@ -93,7 +93,7 @@ async def read_json(request: Request, limit: int) -> Any:
         raise HTTPException(400, "the body is incomplete") from error
     value, findings, _ = decode_line(body, "body")
     if findings:
-        raise HTTPException(400, f"the body is not valid JSON: {'; '.join(f.message for f in findings)}")
+        raise HTTPException(400, f"the body cannot be read: {'; '.join(f.message for f in findings)}")
     return value
 
 

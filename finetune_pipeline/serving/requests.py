@@ -71,10 +71,11 @@ def parse_chat(body: Any, system_prompt: str, model_names: list[str]) -> Chat:
     for name, (kind, type_name) in _TYPES.items():
         if not isinstance(body.get(name), kind | None):
             raise BadRequest(f"{name!r} must be {type_name}", name)
-    limit = body.get("max_completion_tokens")  # clients send null for omitted values
-    limit = body.get("max_tokens") if limit is None else limit
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise BadRequest("'max_tokens' must be a positive whole number", "max_tokens")
+    limit = None
+    for name in ("max_tokens", "max_completion_tokens"):  # clients send null for omitted values
+        limit = limit if body.get(name) is None else body[name]
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+            raise BadRequest(f"{name!r} must be a positive whole number", name)
     turns, options = _messages(body.get("messages"), system_prompt), body.get("stream_options") or {}
     stored, usage = body.get("store") is not False, bool(options.get("include_usage"))
     return Chat(turns, body.get("user") or None, bool(body.get("stream")), limit, stored, usage)
@@ -82,7 +83,7 @@ def parse_chat(body: Any, system_prompt: str, model_names: list[str]) -> Chat:
 
 def _messages(messages: Any, system_prompt: str) -> list[dict[str, str]]:
     if not isinstance(messages, list) or not messages:
-        raise BadRequest("'messages' must be a list of turns with role and content", "messages")
+        raise BadRequest("'messages' must be a non-empty list of turns with role and content", "messages")
     turns: list[dict[str, str]] = []
     for i, message in enumerate(messages):
         place = f"messages[{i}]"

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.baseline.advice import advise
+from finetune_pipeline.baseline.advice import DECISIONS, advise
 from finetune_pipeline.baseline.input_evidence import learnable
 from finetune_pipeline.baseline.learnable import prompted_evidence
 from finetune_pipeline.baseline.simple_export import SimpleSource
@@ -37,7 +37,6 @@ from finetune_pipeline.evaluation.step_facts import Advice
 from finetune_pipeline.models.chat_templates import read_chat_template, template_identity
 from finetune_pipeline.models.identity import model_record
 from finetune_pipeline.planning.power import power_plan
-from finetune_pipeline.report.comparison import advice_sentences
 from finetune_pipeline.report.page import plain
 from finetune_pipeline.spec.baseline import PATIENCE
 from finetune_pipeline.spec.model import Task, TaskSpec
@@ -192,13 +191,14 @@ def make_advice(context: StepContext) -> dict[str, Any]:
     power = power_plan(spec, int(counts["test"]), rival, shared_sources(rival.rows, sources))
     signal = learnable(spec, train, prompted=prompted_evidence(spec, baseline.facts["best"], rows, sources))
     advice = advise(spec, baseline.facts, power, rows, counts, rival, signal, sources)
-    decision, *reasons = advice_sentences(Advice.model_validate(advice))
+    facts = Advice.model_validate(advice)
+    reasons = [f"- {plain(reason)}" for reason in facts.reasons]
     return {
         "learnable": asdict(signal),
         "worth_training": worth_training(spec, baseline.facts),
         "power": power,
         "advice": advice,
-        "advice_markdown": "\n".join([f"**{plain(decision)}**", "", *(f"- {plain(reason)}" for reason in reasons)]),
+        "advice_markdown": "\n".join([f"**{plain(DECISIONS[facts.decision])}**", "", *reasons]),
     }
 
 

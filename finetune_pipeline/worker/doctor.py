@@ -148,7 +148,9 @@ def machine_lines(machine: Machine) -> list[str]:
             lines.append(f"  problem: {device.problem}")
         for kernel in device.kernels:
             difference = (
-                "" if kernel.difference is None else f"largest difference {kernel.difference:.1e} of {kernel.limit:g}"
+                ""
+                if kernel.difference is None
+                else f"largest difference {kernel.difference:.1e}, allowed {kernel.limit:g}"
             )
             result = f"{'right' if kernel.right else 'WRONG'}  {kernel.name}: {kernel.problem or difference}"
             lines.append(f"  {result} ({kernel.seconds:.2f} s)")

@@ -10,9 +10,10 @@ from finetune_pipeline.evaluation.metrics.base import (
     is_right_or_wrong,
     metric_title,
     register,
+    score_text,
 )
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["METRICS", "Gain", "RowMetric", "is_right_or_wrong", "metric_title", "register"]
+__all__ = ["METRICS", "Gain", "RowMetric", "is_right_or_wrong", "metric_title", "register", "score_text"]

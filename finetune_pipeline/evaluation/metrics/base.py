@@ -14,6 +14,7 @@ A metric is one module of this package with one class::
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, TypeVar
 
 import numpy as np
@@ -26,6 +27,7 @@ from finetune_pipeline.evaluation.statistics.proportions import (
     clustered_tango_interval,
 )
 from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_mean
+from finetune_pipeline.evaluation.wording import percent, points
 from finetune_pipeline.spec import outputs
 from finetune_pipeline.spec.outputs import AnyOutput
 
@@ -178,6 +180,12 @@ def metrics_of(output: AnyOutput) -> list[Metric]:
 
 def is_right_or_wrong(name: str | None) -> bool:
     return name in METRICS and METRICS[name].right_or_wrong
+
+
+def score_text(name: str | None, value: float | None, interval: Interval | None = None) -> str:
+    """Format a score and its interval: shares of right answers in percent, other metrics in points."""
+    format_ = percent if is_right_or_wrong(name) else partial(points, sign=False)
+    return format_(value) + (f" ({format_(interval[0])} to {format_(interval[1])})" if interval else "")
 
 
 def metric_title(name: str | None) -> str:

@@ -5,7 +5,6 @@ import gzip
 import json
 import shlex
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
 def test_check_names_each_rule_with_its_place_and_fix(folder: Path, finetune: Any) -> None:
     result = finetune("check", "demo")
     assert result.returncode == 2, "a quarter of the rows is bad, a fifth is allowed"
-    assert "4 rows in 1 files = 3 valid + 1 in quarantine" in result.stdout
+    assert "4 rows in 1 file = 3 valid + 1 in quarantine" in result.stdout
     assert "raw/a.jsonl:4" in result.stdout and "data.unknown_label: 1" in result.stdout
     printed = finetune("check", "demo", "--json").json
     assert printed["usable"] is False and printed["validated"]["by_rule"] == {"data.unknown_label": 1}
@@ -62,7 +61,7 @@ def test_check_of_good_data_ends_with_zero(folder: Path, finetune: Any) -> None:
     (folder / "documents" / "terms.txt").write_bytes("Größe".encode("cp1252"))
     result = finetune("check", "demo")
     assert result.returncode == 1 and "documents/terms.txt: byte 2 is not UTF-8" in result.stdout
-    assert "3 rows in 1 files = 3 valid" in result.stdout, "the rows are looked at all the same"
+    assert "3 rows in 1 file = 3 valid" in result.stdout, "the rows are looked at all the same"
 
 
 def test_two_checks_at_once_count_the_same(folder: Path, tmp_path: Path) -> None:
@@ -191,20 +190,20 @@ def test_who_may_only_read_a_home_is_told_what_is_in_it(folder: Path, tmp_path: 
     assert finetune("show", "demo").returncode == 0, "it takes the lock of the registry"
 
     evaluated(tmp_path)
-    with only_read(tmp_path / "home"):
+    home = tmp_path / "home"
+    for path in (home, *home.rglob("*")):
+        path.chmod(path.stat().st_mode & ~0o222)
+    try:
         facts = json.loads(as_reader("show", "demo", "--json", root=tmp_path).stdout)
-        checked = json.loads(as_reader("check", "demo", "--json", root=tmp_path).stdout)
-        ran = as_reader("run", "demo", "--stage", "data", root=tmp_path)
-        automation = as_reader("automate", "demo", root=tmp_path)
-        request = as_reader("ask-data", "demo", root=tmp_path)
+        writers = (["check"], ["run", "--stage", "data"], ["automate"], ["ask-data"])
+        refused = [as_reader(name, "demo", *options, root=tmp_path) for name, *options in writers]
         elsewhere = as_reader("ask-data", "demo", "--to", str(tmp_path / "requests"), "--json", root=tmp_path)
-        inside = as_reader("ask-data", "demo", "--to", str(tmp_path / "home" / "requests"), root=tmp_path)
-    assert facts["steps"]["clean_examples"]["made"] and checked["usable"] and checked["validated"]["kept"] == 3
-    assert "folder" not in checked, "what was made for it is not kept"
-    for refused in (ran, automation):  # Dagster cannot read its state without writing
-        assert refused.returncode == 1 and "may not be " in refused.stderr and "Traceback" not in refused.stderr
-    assert request.returncode == 0 and "no file is written" in request.stdout and not request.stderr
-    assert inside.returncode == 1 and "may not be " in inside.stderr, "what was asked for was not done"
+    finally:
+        for path in (home, *home.rglob("*")):
+            path.chmod(path.stat().st_mode | 0o200)
+    assert facts["steps"]["clean_examples"]["made"]
+    for result in refused:
+        assert result.returncode == 1 and "may not be " in result.stderr and "Traceback" not in result.stderr
     written = json.loads(elsewhere.stdout)
     assert len(Path(written["jsonl"]).read_text().splitlines()) == len(written["rows"]) > 1
 
@@ -254,18 +253,6 @@ def evaluated(root: Path, files: dict[str, str] | None = None) -> Path:
     store = ArtifactStore(root / "home" / "artifacts")
     artifact = store.build("demo", "evaluation_report", code_version="1", inputs={}, settings=None, make=evaluate)
     return artifact.folder
-
-
-@contextlib.contextmanager
-def only_read(home: Path) -> Iterator[None]:
-    """A home that may only be read."""
-    for path in (home, *home.rglob("*")):
-        path.chmod(path.stat().st_mode & ~0o222)
-    try:
-        yield
-    finally:
-        for path in (home, *home.rglob("*")):
-            path.chmod(path.stat().st_mode | 0o200)
 
 
 def test_a_run_that_writes_while_a_person_is_forgotten_is_told(

@@ -118,7 +118,7 @@ def test_the_card_says_what_it_is_and_how_good(tmp_path: Path, finetune: Any) ->
     assert answer["manifest"]["model"] == "linear", "what the sealed test says counts for more than validation"
     card = (tmp_path / "out" / "README.md").read_text()
     assert "# demo: TF-IDF and logistic regression" in card and "60 training rows" in card
-    assert "| the sealed test | 40 | accuracy | 0.850 | 0.100 to 0.900 |" in card and "| validation | 20 |" in card
+    assert "| the sealed test | 40 | accuracy | 85.0% (10.0% to 90.0%) |" in card and "| validation | 20 |" in card
     assert "Better than prompting, but not significantly better than that." in card
 
 

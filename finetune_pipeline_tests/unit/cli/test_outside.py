@@ -170,7 +170,7 @@ def test_a_fault_of_the_program_keeps_its_traceback_and_is_json_where_json_was_a
     [(["report", "nope"], "there is no task 'nope'"), (["report", "ticket_triage"], "has not been evaluated yet"),
         (["check"], "Missing argument 'TASK'"), (["show", "ticket_triage", "--nope"], "No such option"),
         (["nope"], "No such command 'nope'"),
-        (["automate", "ticket_triage", "--on", "--off"], "give only one of --on, --off and --status"),
+        (["automate", "ticket_triage", "--on", "--off"], "give only one of --on and --off"),
         (["run", ""], "there is no task ''"), (["init", ""], "write . for the working folder")],
 )  # fmt: skip
 def test_json_is_json_whatever_happens(finetune: Any, arguments: list[str], message: str) -> None:

@@ -1,6 +1,5 @@
 """`finetune rollback`: one command, the reason in MLflow, and a release that does not undo it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ def released(tracking: Tracking, folder: Path, number: int, **changes: Any) -> d
 
 
 def test_one_command_moves_the_champion_back_and_a_repeated_release_does_not_undo_it(
-    tracking: Tracking, tmp_path: Path
+    tracking: Tracking, tmp_path: Path, finetune: Any
 ) -> None:
     without = CliRunner().invoke(rollback, ["tickets"])
     assert without.exit_code == 1 and "tickets has no champion before the first" in without.output
@@ -64,8 +63,8 @@ def test_one_command_moves_the_champion_back_and_a_repeated_release_does_not_und
     third = released(tracking, tmp_path, 3)
     assert third["promoted"] and third["previous_champion"] == 1, "what is new may be promoted"
 
-    answer = CliRunner().invoke(rollback, ["tickets", "--json"], standalone_mode=False)
-    assert json.loads(answer.output) == {"task": "tickets", "champion": 1, "previous_champion": 3, "reason": None}
+    answer = finetune("rollback", "tickets", "--json").json
+    assert answer == {"task": "tickets", "champion": 1, "previous_champion": 3, "reason": None}
 
 
 def test_what_holds_forgotten_rows_is_not_promoted(tracking: Tracking, tmp_path: Path) -> None:

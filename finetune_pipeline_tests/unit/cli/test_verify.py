@@ -1,6 +1,5 @@
 """``finetune verify``: a real tiny model behind real servers, one right and the others wrong in one way each."""
 
-import json
 import random
 from dataclasses import dataclass, replace
 from functools import cache
@@ -11,15 +10,20 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from click import ClickException
-from click.testing import CliRunner
 
-from finetune_pipeline.cli.verify import verify as command
 from finetune_pipeline.evaluation.answering import Answerer
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
-from finetune_pipeline.evaluation.verification import JudgedRow, Verification, required_share, rows_needed, verify
+from finetune_pipeline.evaluation.verification import (
+    JudgedRow,
+    Verification,
+    _system_note,
+    required_share,
+    rows_needed,
+    verify,
+)
 from finetune_pipeline.models.chat import encode_prompt
 from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.serving.local_server import LocalServer
 from finetune_pipeline.serving.server import chat_app
 from finetune_pipeline.serving.service import Champion, LogWriter, Service
@@ -130,6 +134,14 @@ def test_finetune_serve_is_the_model_that_was_judged(skilled: Path, judged: list
     assert result.notes == ["It adds the system prompt itself if a client omits it."]
 
 
+def test_a_failed_request_makes_the_system_prompt_no_duty() -> None:
+    answers = [Answer("a", prompt_tokens=9), Answer("b", prompt_tokens=8)]
+    rows, failed_answer = [JudgedRow([], answer) for answer in answers], Answer(status="error", error="timeout")
+    assert _system_note(rows, answers, [answers[0], failed_answer]).startswith("It adds the system prompt itself")
+    assert _system_note(rows, answers, [Answer("c", prompt_tokens=2), failed_answer]).endswith("1 of 1 answers change.")
+    assert _system_note(rows, answers, [failed_answer] * 2) == "Without the system prompt it answers nothing: timeout."
+
+
 def test_a_server_without_defaults_says_what_clients_must_send(skilled: Path, judged: list[JudgedRow]) -> None:
     result = ask(Mind(skilled / "right", default_temperature=30.0), judged)
     assert result.passed and result.cause is None
@@ -166,11 +178,8 @@ def test_few_rows_prove_nothing_and_no_answer_is_an_error(skilled: Path, judged:
         ask(Mind(skilled / "right", fails=1), judged)
 
 
-def test_the_command_takes_the_model_and_rows_of_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
+def test_the_command_takes_the_model_and_rows_of_the_store(tmp_path: Path, finetune: Any) -> None:
     copy_database(tmp_path / "home" / "mlflow")
-    monkeypatch.setenv("FINETUNE_DATA", str(tmp_path / "data"))
     base = make_tiny_model(tmp_path / "base")
     store = make_store(tmp_path, base, make_adapter(base, tmp_path / "adapter", size=0.1))
     merged = store.all_versions(TASK, "merged_model")[-1]
@@ -178,12 +187,12 @@ def test_the_command_takes_the_model_and_rows_of_the_store(tmp_path: Path, monke
     for folder in (model_folder(merged.folder), base):
         with openai_server(Mind(folder)) as server:
             server.models = lambda: [TASK, "another"]
-            result = CliRunner().invoke(command, [TASK, "--endpoint", server.url, "--json"], standalone_mode=False)
+            result = finetune("verify", TASK, "--endpoint", server.url, "--json")
             assert {(request["model"], request["store"]) for request in server.requests} == {(TASK, False)}
-            results.append((result.return_value, json.loads(result.stdout)))
+            results.append((result.returncode, result.json))
     (code, right), (other, wrong) = results
     assert (code, right["passed"], right["rows"], right["same"]) == (0, True, 30, 30)
     assert right["merged_model"] == merged.version
     assert (other, wrong["passed"]) == (2, False) and wrong["cause"].startswith("another model")
-    result = CliRunner().invoke(command, [TASK, "--endpoint", "http://127.0.0.1:9/v1"], standalone_mode=False)
-    assert isinstance(result.exception, ClickException) and "does not list its models" in str(result.exception)
+    result = finetune("verify", TASK, "--endpoint", "http://127.0.0.1:9/v1")
+    assert result.returncode == 1 and "does not list its models" in result.stderr

@@ -124,7 +124,9 @@ def test_what_other_versions_answered_is_not_the_champions_drift(report: Callabl
     assert (facts["drifted"], facts["by_others"], facts["windows"]) == ([], 100, 6)
     assert facts["history"][3]["signals"]["flags"]["p"] is None, "no answer of the champion in it"
     assert facts["history"][3]["signals"]["vocabulary"]["p"] > 0.01
-    assert "100 were answered by other versions" in page_html(drift_page("demo", 0.05, facts))
+    page, first_day = page_html(drift_page("demo", 0.05, facts)), page_html(drift_page("demo", 0.05, report(rows[:9])))
+    assert "100 were answered by other versions" in page and "No alarm." in page
+    assert "Nothing was tested yet." in first_day and "No alarm." not in first_day
 
 
 def test_the_levels_of_all_windows_sum_to_what_is_allowed() -> None:

@@ -121,9 +121,9 @@ def test_tasks_of_other_kinds_have_pages_too(metric: str) -> None:
         assert "The fine-tuned model is right on 90.0% of 60 sealed rows, 40.0 points more than" in words
     else:
         assert "The fine-tuned model reaches micro-F1 of the fields 95.0 on 60 sealed rows" in words
-    assert "city 0.900 0.900 0.900 0.667" in words and "a field has a wrong value: city 6" in words
+    assert "city 90.0% 90.0% 90.0% 66.7%" in words and "a field has a wrong value: city 6" in words
     assert "JSON only after repair Base, best prompt 30 50.0%" in words
-    assert "| city | 0.900 |" in markdown and 'id="confusion"' not in page and "ROUGE" not in page
+    assert "| city | 90.0% |" in markdown and 'id="confusion"' not in page and "ROUGE" not in page
 
 
 def test_what_is_missing_is_shown_as_missing_or_left_out() -> None:

@@ -22,9 +22,7 @@ def every_block(words: str) -> Page:
         b.Bars(words, [(words, 3), ("b", 0)], 3), b.Answers((words, "Passed", "Measured"), [answer]),
         b.Matrix(words, [words, "b"], [words, "b", "invalid"], [[1, 0, 2], [0, 3, 0]], "invalid"),
         Table([("Row", text), (words, text)], [[words] * 2, ["x", "-1"]], style="rows", audience="page", filters=[1]),
-        b.Places(words, 5, [(words, words)]),
-        b.Tokens([b.TokenRow(words, True, words, [(False, spans), (True, spans)])]),
-        b.Legend(),
+        b.Tokens([b.TokenRow(words, True, words, [(False, spans), (True, spans)])], legend=True),
         dot_plot("dots", words, [Dot(words, 1.0, (0.0, 2.0), words)], words),
         signal_over_time(words, [words], {1: (0.2, True, True)}),
         b.Code(words),
@@ -77,7 +75,7 @@ def test_texts_of_rows_stand_on_the_html_page_alone() -> None:
 def test_tables_and_lists_in_markdown() -> None:
     markdown = page_markdown(every_block("a"))
     assert "| a | Rows |\n| --- | ---: |\n| **a** | **1,200** |\n| other | 3 |\n" in markdown
-    assert "- a\n" in markdown and "| a | 3 | 100.0% |" in markdown
+    assert "- a\n" in markdown and "| a | 3 | 100% |" in markdown
     assert "|  | a | b | invalid |\n" in markdown and "| a | 1 | 0 | 2 |\n" in markdown and "\n\n\n" not in markdown
 
 

@@ -2,15 +2,15 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import bitsandbytes as bnb
 import pytest
 import torch
-from click.testing import CliRunner
 
-from finetune_pipeline.cli.doctor import doctor
+from finetune_pipeline.cli.main import main
 from finetune_pipeline.models import merging
 from finetune_pipeline.models.hardware import cpu_has_bfloat16
 from finetune_pipeline.training import attention
@@ -63,14 +63,16 @@ def test_a_kernel_that_gives_no_number_or_fails_is_not_right() -> None:
     assert not failed.right and failed.difference is None and failed.problem.startswith("RuntimeError")
 
 
-def test_the_command_looks_at_each_device_in_a_child_and_says_which_is_unusable(tmp_path, monkeypatch) -> None:
+def test_the_command_looks_at_each_device_in_a_child_and_says_which_is_unusable(tmp_path, monkeypatch, capfd) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("FINETUNE_DEVICES", "cpu,cuda:99")
-    result = CliRunner().invoke(doctor, ["--json"], standalone_mode=False)
-    machine = json.loads(result.stdout)
+    monkeypatch.setattr(sys, "argv", ["finetune", "doctor", "--json"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    machine = json.loads(capfd.readouterr().out)
     cpu, gpu = machine["devices"]
-    assert result.return_value == 2 and not machine["right"]
+    assert end.value.code == 2 and not machine["right"]
     assert [k["right"] for k in cpu["kernels"]] == [True, True, True] and not cpu["problem"]
     assert gpu["problem"].startswith("torch sees no such GPU") and "cuda:99: unusable" in machine["runs"][1]
     assert machine["versions"]["torch"] == torch.__version__ and machine["disk_free_bytes"] > 0
