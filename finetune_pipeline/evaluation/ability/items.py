@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.data.json_lines import json_rows
 from finetune_pipeline.findings import Finding, FindingsError
 
 SUITE = Path(__file__).with_name("suite.jsonl")
@@ -52,23 +53,22 @@ def read_items(path: Path, source: str | None = None, limit: int | None = None) 
     findings: list[Finding] = []
     items: list[Item] = []
     try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise FindingsError([_fault(path, None, f"cannot be read: {error}")]) from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            items.append(_item(json.loads(line), name, number))
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            findings.append(_fault(path, number, str(error) or type(error).__name__))
+        for number, row, problem in json_rows(path):
+            try:
+                if problem:
+                    raise ValueError(problem)
+                items.append(_item(row, name, number))
+            except ValueError as error:
+                findings.append(_fault(path, number, str(error)))
+    except OSError as error:
+        findings.append(_fault(path, None, f"cannot be read: {error}"))
     if not items and not findings:
         findings.append(_fault(path, None, "it holds no item"))
     if findings:
         raise FindingsError(findings)
-    if limit is not None and len(items) > limit:
-        chosen = set(sorted((i.id for i in items), key=lambda i: _hash(i + name))[:limit])
-        items = [i for i in items if i.id in chosen]
+    if limit is not None:
+        chosen = sorted(range(len(items)), key=lambda i: _hash(items[i].id + name))[:limit]
+        items = [items[i] for i in sorted(chosen)]
     return items
 
 
