@@ -77,12 +77,12 @@ def lenient_rows(rows: Sequence[Mapping[str, Any]], output: AnyOutput) -> list[d
 
 def _read_leniently(text: str, output: AnyOutput) -> str:
     if isinstance(output, LabelsOutput):
-        named = [label for label in output.labels if f" {_words(label)} " in f" {_words(text)} "]
-        # a label inside a longer one is not meant: `bug` in `not a bug`
-        meant = [
-            label for label in named if not any(_words(label) in _words(other) for other in named if other != label)
-        ]
-        return meant[0] if len(meant) == 1 else text
+        all_words = [_words(label) for label in output.labels]
+        labels = {w: label for w, label in zip(all_words, output.labels, strict=True) if w and all_words.count(w) == 1}
+        # the longest first: `bug` in `not a bug` is not meant
+        any_label = "|".join(map(re.escape, sorted(labels, key=len, reverse=True)))
+        named = set(re.findall(rf"(?<!\S)(?:{any_label})(?!\S)", _words(text))) if labels else set()
+        return labels[named.pop()] if len(named) == 1 else text
     if isinstance(output, JsonOutput) and strict(text) is NOT_JSON:
         value = repaired(text)
         return text if value is NOT_JSON else json.dumps(value, ensure_ascii=False)
