@@ -206,6 +206,6 @@ def _field_f1(output: JsonOutput) -> Callable[[str, str], float]:
     def f1(guess: str, answer: str) -> float:
         extraction = read_json({"example_id": "", "gold": answer, "text": guess, "status": "ok"}, output)
         claims_f1 = f1_of(*extraction.counts())
-        return float(extraction.exact()) if claims_f1 is None else claims_f1
+        return float(extraction.right) if claims_f1 is None else claims_f1
 
     return f1

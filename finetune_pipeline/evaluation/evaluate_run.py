@@ -78,7 +78,7 @@ def evaluate_task(
     Raises:
         ValueError: Predictions of a model are missing, a model is unexpected, or two compared models have different rows.
     """
-    rows = _rows_by_model(predictions, versions)
+    rows = _rows_by_model(in_order(predictions), versions)
     labels, confidence = spec.labels, spec.gates.confidence
     base_best, simple = base_at_its_best(rows, spec.output), simple_rows(rows)
     scored_models = (*MODELS, API_MODEL, *(SIMPLE + name for name in simple))
@@ -93,7 +93,9 @@ def evaluate_task(
     comparisons = _comparisons(spec, rows, base_best, simple, sources)
     main = comparisons["baseline"]
     assert main is not None
-    seal = seal_of(openings, main.n, scores["candidate"].accuracy, versions.get("merged_model"), confidence)
+    seal = seal_of(
+        openings, main.n, scores["candidate"].accuracy, versions.get("merged_model"), main.metric, confidence
+    )
     level = float(seal.level.level or 0.0)
     parts = parts_of_test(spec, base_best, rows["candidate"], files or {}, level, sources)
     candidate_outcomes = outcomes_of(rows["candidate"], spec.output)
@@ -184,7 +186,7 @@ def _comparisons(
 def _wrong_answers(rows: Sequence[Row], labels: Sequence[str]) -> list[WrongAnswers]:
     """Group wrong answers of a label task by reference and answer (or INVALID), largest group first."""
     groups: dict[tuple[str, str], list[str]] = {}
-    for row in in_order(rows):
+    for row in rows:
         if (answer := answer_of(row, labels)) != row["gold"]:
             groups.setdefault((row["gold"], INVALID if answer is None else answer), []).append(row["example_id"])
     return [

@@ -174,6 +174,13 @@ def in_order(rows: Iterable[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: str(row["example_id"]))
 
 
+def same_rows(first: Sequence[Row], second: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """The rows of two models for the examples both answered, in the order of example ids."""
+    first_by_id, second_by_id = ({row["example_id"]: row for row in rows} for rows in (first, second))
+    shared_ids = sorted(first_by_id.keys() & second_by_id.keys())
+    return [first_by_id[i] for i in shared_ids], [second_by_id[i] for i in shared_ids]
+
+
 def read_by_model(path: Path) -> dict[str, list[dict[str, Any]]]:
     """Rows of a predictions file by model, each model's in the order of example ids."""
     return by_model(in_order(read_predictions(path)))

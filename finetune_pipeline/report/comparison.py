@@ -69,7 +69,7 @@ def models_table(evaluation: EvaluationResult, on: str) -> Table:
         ("Model", text),
         ("Accuracy" if labels else "Exact", percent),
         ("Interval", percent_range),
-        (title[:1].upper() + title[1:], number if labels else unsigned),
+        (title[:1].upper() + title[1:], unsigned if evaluation.task.kind == "text" else number),
         ("Valid answers", percent),
         ("Rows", number),
     ]

@@ -5,7 +5,6 @@ choices are compared. So small models show a signal, and form does not count.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +66,8 @@ def read_items(path: Path, source: str | None = None, limit: int | None = None) 
     if findings:
         raise FindingsError(findings)
     if limit is not None:
-        chosen = sorted(range(len(items)), key=lambda i: _hash(items[i].id + name))[:limit]
+        hashes = [hashlib.sha256(f"{item.id}{name}".encode()).digest() for item in items]
+        chosen = sorted(range(len(items)), key=hashes.__getitem__)[:limit]
         items = [items[i] for i in sorted(chosen)]
     return items
 
@@ -84,10 +84,6 @@ def load_items(files: Sequence[Path], limit: int, with_suite: bool = True) -> li
     if findings:
         raise FindingsError(findings)
     return items
-
-
-def digest(items: Sequence[Item]) -> str:
-    return _hash(json.dumps([[i.id, i.source, i.prompt, i.choices, i.right, i.text, i.chat] for i in items]))[:16]
 
 
 def _item(row: Any, source: str, number: int) -> Item:
@@ -126,10 +122,6 @@ def _text(row: Mapping[str, Any], key: str) -> str:
     if not isinstance(row.get(key), str) or not row[key]:
         raise ValueError(f"{key} must be a text that is not empty")
     return str(row[key])
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _fault(path: Path, line: int | None, message: str) -> Finding:

@@ -5,6 +5,7 @@ from typing import Any
 
 from finetune_pipeline.evaluation.correctness import answer_of
 from finetune_pipeline.evaluation.metrics.base import Clusters, Gain, Metric, Rows, register, within_scale
+from finetune_pipeline.evaluation.metrics.micro_f1 import precision_recall_f1
 from finetune_pipeline.evaluation.statistics.proportions import Interval
 from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_f1
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput
@@ -16,7 +17,6 @@ class MacroF1(Metric):
 
     name, kinds, title = "macro_f1", ("labels",), "macro-F1"
     described = "F1 of every label, averaged over the labels that occur among the right answers"
-    interval_always = False
     hub_name = "f1"
 
     def value(self, rows: Rows, output: AnyOutput) -> float | None:
@@ -65,11 +65,6 @@ def class_scores(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> dict
     scores = {}
     for i, label in enumerate(labels):
         correct, support, predicted = counts[i][i], sum(counts[i]), sum(row[i] for row in counts)
-        scores[label] = {
-            "precision": correct / predicted if predicted else None,
-            "recall": correct / support if support else None,
-            "f1": 2 * correct / (support + predicted) if support + predicted else 0.0,
-            "support": support,
-            "predicted": predicted,
-        }
+        parts = precision_recall_f1(correct, predicted, support)
+        scores[label] = {**parts, "support": support, "predicted": predicted}
     return scores

@@ -134,7 +134,7 @@ def test_candidates_one_after_another(tmp_path: Path) -> None:
     assert [v["candidate"] for v in third["history"]["versions"]] == ["90-a", "100-b"]
     assert third["history"]["lost_total"] == 10
     page = (tmp_path / "report/80-c/report.html").read_text()
-    assert "This is candidate 3 on this test" in page and "Both right" in page
+    assert "This is judgement 3 by this test" in page and "Both right" in page
     assert third["production"] is None and stage.jobs[-1]["endpoint"] is None
 
 
