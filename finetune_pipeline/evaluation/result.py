@@ -161,7 +161,6 @@ class Seal(Part):
     openings: list[dict[str, JsonValue]]
     count: Count = None
     candidates: Count = None
-    look: Count = None
     recorded: Flag = None
     optimism: Number = None
     level: Level = Level()

@@ -159,13 +159,11 @@ def seal_of(
 ) -> Seal:
     """Summarise the openings of the sealed test: how many candidates it has judged, and the level left for this judgement."""
     names = {entry["candidate"] for entry in openings}
-    look = look_number(openings, candidate, metric)
     return Seal(
         openings=[dict(entry) for entry in openings],
         count=len(openings),
         candidates=len(names),
-        look=look,
         recorded=candidate in names,
         optimism=None if accuracy is None else selection_optimism(n, accuracy, len(names)),
-        level=level_of(look, confidence),
+        level=level_of(look_number(openings, candidate, metric), confidence),
     )

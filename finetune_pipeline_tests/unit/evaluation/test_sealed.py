@@ -88,7 +88,7 @@ def test_judging_a_candidate_by_another_metric_is_another_look(tmp_path: Path) -
     looks = [("c1", "accuracy"), ("c2", "accuracy"), ("c1", "macro_f1"), ("c2", "macro_f1")]
     assert [look_number(listed, *look) for look in looks] == [1, 2, 3, 4]
     seal = seal_of(listed, 10, 0.5, "c1", "macro_f1", 0.95)
-    assert (seal.count, seal.candidates, seal.look, seal.recorded) == (3, 2, 3, True)
+    assert (seal.count, seal.candidates, seal.level.look, seal.recorded) == (3, 2, 3, True)
     without_metric = [{"candidate": "c1"}]  # written by an earlier release
     assert look_number(without_metric, "c1", "accuracy") == look_number(without_metric, "c1", "macro_f1") == 1
 
