@@ -4,6 +4,7 @@ import numpy as np
 
 from finetune_pipeline.evaluation.correctness import read_json
 from finetune_pipeline.evaluation.metrics.base import Clusters, Gain, Metric, Rows, register, within_scale
+from finetune_pipeline.evaluation.metrics.macro_f1 import f1_of
 from finetune_pipeline.evaluation.statistics.proportions import Interval
 from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_mean
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput
@@ -32,20 +33,6 @@ class MicroF1(Metric):
         if old is None or new is None:
             return Gain(gain, None)
         return Gain(gain, paired_bootstrap_mean(old, new, confidence, clusters))
-
-
-def precision_recall_f1(correct: float, claimed: float, expected: float) -> dict[str, float | None]:
-    """Each is None where it is undefined."""
-    return {
-        "precision": correct / claimed if claimed else None,
-        "recall": correct / expected if expected else None,
-        "f1": f1_of(correct, claimed, expected),
-    }
-
-
-def f1_of(correct: float, claimed: float, expected: float) -> float | None:
-    """F1 from counts of right, claimed and expected items; None without claimed or expected ones."""
-    return 2 * correct / (claimed + expected) if claimed + expected else None
 
 
 def claim_counts(rows: Rows, output: AnyOutput) -> np.ndarray:
