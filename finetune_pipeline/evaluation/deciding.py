@@ -70,7 +70,7 @@ def decide_gain(
         measured = METRICS[metric].gain(rivals[rival], candidate, output, 1 - level, clusters)
         shown = measured.surely_above(margin)
         gains.append(RivalGain(rival=rival, metric=metric, confidence=1 - level, shown=shown, **asdict(measured)))
-    return Decision(level=level, margin=margin, shown=bool(gains) and all(g.shown for g in gains), gains=gains)
+    return Decision(margin=margin, shown=bool(gains) and all(g.shown for g in gains), gains=gains)
 
 
 def decisions_of(
