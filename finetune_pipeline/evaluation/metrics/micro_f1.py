@@ -28,11 +28,11 @@ class MicroF1(Metric):
         return within_scale(paired_bootstrap_mean([0.0] * len(rows), scores, confidence, clusters, least=0.0))
 
     def gain(self, before: Rows, after: Rows, output: AnyOutput, confidence: float, clusters: Clusters = None) -> Gain:
-        old, new = (_contributions(claim_counts(rows, output)) for rows in (before, after))
-        gain = (self.value(after, output) or 0.0) - (self.value(before, output) or 0.0)
-        if old is None or new is None:
-            return Gain(gain, None)
-        return Gain(gain, paired_bootstrap_mean(old, new, confidence, clusters))
+        old, new = (claim_counts(rows, output) for rows in (before, after))
+        f1_before, f1_after = (f1_of(*counts.sum(axis=0).tolist()) or 0.0 for counts in (old, new))
+        first, second = _contributions(old), _contributions(new)
+        interval = paired_bootstrap_mean(first, second, confidence, clusters) if first and second else None
+        return Gain(f1_after - f1_before, interval)
 
 
 def claim_counts(rows: Rows, output: AnyOutput) -> np.ndarray:
