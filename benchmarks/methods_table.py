@@ -125,6 +125,7 @@ def test_score(
             seal_key(load_key(store.root / SCRUBBING_KEY)),
             test=splits.version,
             candidate=method,
+            metric=task.spec.metric,
             reason="comparison of methods",
         )
         with sealed as examples:

@@ -40,7 +40,20 @@ def chatty(reference: str, first: str, second: str) -> str:
     return "I like both"
 
 
-MINDS: dict[str, Mind] = {"fair": fair, "long": likes_long, "first": likes_first, "padded": padded, "chatty": chatty}
+def shy(reference: str, first: str, second: str) -> str:
+    """Judges no pair whose reference has a number below 100."""
+    number = re.search(r"\d+", reference)
+    return "I cannot say" if number and int(number[0]) < 100 else fair(reference, first, second)
+
+
+MINDS: dict[str, Mind] = {
+    "shy": shy,
+    "fair": fair,
+    "long": likes_long,
+    "first": likes_first,
+    "padded": padded,
+    "chatty": chatty,
+}
 
 
 def judge_mind(body: dict[str, Any], repeats: int) -> str | tuple[int, dict[str, str], bytes]:

@@ -38,9 +38,9 @@ from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
 from finetune_pipeline.evaluation.correctness import Row, is_right
 from finetune_pipeline.evaluation.failures.kinds import KINDS, failure_of
 from finetune_pipeline.evaluation.metrics import METRICS, is_right_or_wrong, metric_title
-from finetune_pipeline.evaluation.predictions import API, SIMPLE
+from finetune_pipeline.evaluation.predictions import API, SIMPLE, same_rows
 from finetune_pipeline.evaluation.prompts import NEAREST, fixed_prompts
-from finetune_pipeline.evaluation.rivals import Rival, base_at_its_best, rank_of, same_rows
+from finetune_pipeline.evaluation.rivals import Rival, base_at_its_best, rank_of
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.wording import counted, is_interval, is_number, percent, points, points_range
 from finetune_pipeline.spec.model import TaskSpec

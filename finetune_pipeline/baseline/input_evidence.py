@@ -16,7 +16,7 @@ from finetune_pipeline.data.examples import Example, sample_examples
 from finetune_pipeline.data.quality.linear_model import features, order_features, out_of_fold
 from finetune_pipeline.evaluation.correctness import read_json
 from finetune_pipeline.evaluation.metrics.chrf import ChrF
-from finetune_pipeline.evaluation.metrics.micro_f1 import f1_of
+from finetune_pipeline.evaluation.metrics.macro_f1 import f1_of
 from finetune_pipeline.evaluation.statistics.power import rows_needed_for_gain, rows_needed_for_mean
 from finetune_pipeline.evaluation.statistics.proportions import (
     cluster_sign_flip,
@@ -206,6 +206,6 @@ def _field_f1(output: JsonOutput) -> Callable[[str, str], float]:
     def f1(guess: str, answer: str) -> float:
         extraction = read_json({"example_id": "", "gold": answer, "text": guess, "status": "ok"}, output)
         claims_f1 = f1_of(*extraction.counts())
-        return float(extraction.exact()) if claims_f1 is None else claims_f1
+        return float(extraction.right) if claims_f1 is None else claims_f1
 
     return f1

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from finetune_pipeline.evaluation.compare import SourceOf, compare
-from finetune_pipeline.evaluation.metrics import METRICS
-from finetune_pipeline.evaluation.predictions import SIMPLE
-from finetune_pipeline.evaluation.rivals import MODE_TITLES, base_at_its_best, same_rows
+from finetune_pipeline.evaluation.metrics import METRICS, RowMetric
+from finetune_pipeline.evaluation.predictions import SIMPLE, same_rows
+from finetune_pipeline.evaluation.rivals import MODE_TITLES, base_at_its_best
 from finetune_pipeline.evaluation.simple_models import CommonestAnswer
 from finetune_pipeline.evaluation.statistics.multiple_testing import holm
 from finetune_pipeline.evaluation.wording import counted, percent, prompt_name
@@ -99,7 +99,7 @@ def prompted_evidence(
     if not before:
         return None
     # a metric of counts has no paired test, so right answers replace it
-    metric = spec.metric if METRICS[spec.metric].mean_of_rows else default_metric(spec.output)
+    metric = spec.metric if isinstance(METRICS[spec.metric], RowMetric) else default_metric(spec.output)
     compared = compare(before, after, spec.output, spec.gates.confidence, metric, sources)
     if compared.metric_p is None or compared.interval is None:
         return None

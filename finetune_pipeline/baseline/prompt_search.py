@@ -14,8 +14,9 @@ from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
 from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.metrics import METRICS
+from finetune_pipeline.evaluation.predictions import same_rows
 from finetune_pipeline.evaluation.prompts import Prompt, build_shots, shots_as_turns
-from finetune_pipeline.evaluation.rivals import restricted_rows, same_rows
+from finetune_pipeline.evaluation.rivals import restricted_rows
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput
 

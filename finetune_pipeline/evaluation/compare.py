@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from finetune_pipeline.evaluation.correctness import Row, is_right
 from finetune_pipeline.evaluation.metrics import METRICS, RowMetric
+from finetune_pipeline.evaluation.predictions import same_rows
 from finetune_pipeline.evaluation.result import Comparison
 from finetune_pipeline.evaluation.result_parts import Sources
 from finetune_pipeline.evaluation.statistics.power import smallest_detectable_gain
@@ -34,21 +35,13 @@ def count_sources(clusters: Sequence[str] | None, n: int) -> Sources:
 
 def _paired_rows(rows_base: Sequence[Row], rows_candidate: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     """The rows of both models, each in the order of example ids. Raises ValueError if they are not about the same examples."""
-    base, candidate = ({row["example_id"]: row for row in rows} for rows in (rows_base, rows_candidate))
-    if not base or not candidate:
-        raise ValueError(f"nothing to compare: {len(base)} base rows, {len(candidate)} candidate rows")
-    if base.keys() != candidate.keys():
-        only_base, only_candidate = sorted(base.keys() - candidate.keys()), sorted(candidate.keys() - base.keys())
-        raise ValueError(
-            "the two sides do not cover the same examples: "
-            f"{len(only_base)} only in base {only_base[:3]}, "
-            f"{len(only_candidate)} only in candidate {only_candidate[:3]}"
-        )
-    changed = sorted(i for i in base if base[i]["gold"] != candidate[i]["gold"])
-    if changed:
+    base, candidate = same_rows(rows_base, rows_candidate)
+    if not base or not len(base) == len(rows_base) == len(rows_candidate):
+        counts = f"{len(rows_base)} base rows, {len(rows_candidate)} candidate rows, {len(base)} of the same examples"
+        raise ValueError(f"the two sides do not cover the same examples: {counts}")
+    if changed := [a["example_id"] for a, b in zip(base, candidate, strict=True) if a["gold"] != b["gold"]]:
         raise ValueError(f"the gold answer differs between the sides for {len(changed)} examples, {changed[:3]}")
-    ids = sorted(base)
-    return [base[i] for i in ids], [candidate[i] for i in ids]
+    return base, candidate
 
 
 def compare(

@@ -77,12 +77,12 @@ def lenient_rows(rows: Sequence[Mapping[str, Any]], output: AnyOutput) -> list[d
 
 def _read_leniently(text: str, output: AnyOutput) -> str:
     if isinstance(output, LabelsOutput):
-        named = [label for label in output.labels if f" {_words(label)} " in f" {_words(text)} "]
-        # a label inside a longer one is not meant: `bug` in `not a bug`
-        meant = [
-            label for label in named if not any(_words(label) in _words(other) for other in named if other != label)
-        ]
-        return meant[0] if len(meant) == 1 else text
+        all_words = [_words(label) for label in output.labels]
+        labels = {w: label for w, label in zip(all_words, output.labels, strict=True) if w and all_words.count(w) == 1}
+        # the longest first: `bug` in `not a bug` is not meant
+        any_label = "|".join(map(re.escape, sorted(labels, key=len, reverse=True)))
+        named = set(re.findall(rf"(?<!\S)(?:{any_label})(?!\S)", _words(text))) if labels else set()
+        return labels[named.pop()] if len(named) == 1 else text
     if isinstance(output, JsonOutput) and strict(text) is NOT_JSON:
         value = repaired(text)
         return text if value is NOT_JSON else json.dumps(value, ensure_ascii=False)
@@ -118,7 +118,7 @@ def is_right(row: Row, output: AnyOutput) -> bool:
     if isinstance(output, LabelsOutput):
         return bool(answer_of(row, output.labels) == row["gold"])
     if isinstance(output, JsonOutput):
-        return read_json(row, output).exact(output.accept_repaired)
+        return read_json(row, output).right
     if output.extract:
         final = final_answer(row["text"], output.extract)
         return final is not None and same_answer(final, final_answer(row["gold"], output.extract) or "")
@@ -179,7 +179,7 @@ class JsonRow:
     Attributes:
         parse: How the answer was parsed: strict, repaired, or none.
         claimed, gold: The claims of answer and reference (answer_rules.claims).
-        same: Whether the answer's value is the reference's.
+        same: Whether the answer's value is the reference's; right: and production accepts it as it is.
     """
 
     parse: str
@@ -187,10 +187,7 @@ class JsonRow:
     claimed: dict[str, Counter[str]]
     gold: dict[str, Counter[str]]
     same: bool
-
-    def exact(self, accept_repaired: bool = False) -> bool:
-        """Whether the answer equals the reference, parsed as in production."""
-        return self.same and (self.parse == "strict" or (accept_repaired and self.parse == "repaired"))
+    right: bool
 
     def counts(self) -> tuple[int, int, int]:
         """(right, claimed, expected) claims, over all fields."""
@@ -215,12 +212,14 @@ def read_json(row: Row, output: JsonOutput) -> JsonRow:
         parse = "repaired" if value is not NOT_JSON else "none"
     accepted = parse == "strict" or (parse == "repaired" and output.accept_repaired and row["status"] == "ok")
     unordered = frozenset(output.unordered)
+    same = value is not NOT_JSON and canonical(value, unordered) == canonical(gold, unordered)
     return JsonRow(
         parse=parse,
         value=None if value is NOT_JSON else value,
         claimed=claims(value, unordered) if accepted else {},
         gold=claims(gold, unordered),
-        same=value is not NOT_JSON and canonical(value, unordered) == canonical(gold, unordered),
+        same=same,
+        right=same and accepted,
     )
 
 

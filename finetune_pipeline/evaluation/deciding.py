@@ -4,12 +4,12 @@ of it by raw file (gates.parts)."""
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict
 from fnmatch import fnmatch
+from functools import partial
 from itertools import product
 
 from finetune_pipeline.evaluation.compare import SourceOf, compare, shared_sources
 from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.metrics import METRICS
-from finetune_pipeline.evaluation.predictions import in_order
 from finetune_pipeline.evaluation.result import Decision, Decisions, Level, PartOfTest, RivalGain
 from finetune_pipeline.evaluation.result_parts import ModelRow
 from finetune_pipeline.evaluation.rivals import BaseAtItsBest
@@ -70,7 +70,7 @@ def decide_gain(
         measured = METRICS[metric].gain(rivals[rival], candidate, output, 1 - level, clusters)
         shown = measured.surely_above(margin)
         gains.append(RivalGain(rival=rival, metric=metric, confidence=1 - level, shown=shown, **asdict(measured)))
-    return Decision(level=level, margin=margin, shown=bool(gains) and all(g.shown for g in gains), gains=gains)
+    return Decision(margin=margin, shown=bool(gains) and all(g.shown for g in gains), gains=gains)
 
 
 def decisions_of(
@@ -81,21 +81,21 @@ def decisions_of(
     level: float,
     sources: SourceOf,
 ) -> Decisions:
-    """Decide whether the gains over the base model with its best prompt, the simple models and the champion are significant."""
-    candidate_rows = in_order(rows["candidate"])
-    clusters = shared_sources(candidate_rows, sources)
+    """Decide whether the gains over the base model with its best prompt, the simple models and the champion are significant.
 
-    def decision(rivals: Mapping[str, Sequence[Row]], metrics: Sequence[str], margin: float) -> Decision:
-        ordered = {name: in_order(answers) for name, answers in rivals.items()}
-        return decide_gain(ordered, candidate_rows, spec.output, metrics, level=level, margin=margin, clusters=clusters)
-
-    gates, champion = spec.gates, rows.get("champion")
+    rows, base, simple: each model's in the order of example ids.
+    """
+    gates, champion, candidate = spec.gates, rows.get("champion"), rows["candidate"]
+    clusters = shared_sources(candidate, sources)
+    decision = partial(decide_gain, candidate=candidate, output=spec.output, level=level, clusters=clusters)
     metrics = list(dict.fromkeys([spec.metric, *gates.more_metrics]))
     champion_margin = margin_of(gates.champion, gates.champion_margin)
     return Decisions(
-        baseline=decision({str(mode): answers for mode, answers in base.answers.items()}, metrics, gates.min_gain),
-        simple=decision(simple, [spec.metric], margin_of(gates.simple, gates.simple_margin)),
-        champion=decision({"champion": champion}, metrics, champion_margin) if champion else None,
+        baseline=decision(
+            {str(mode): answers for mode, answers in base.answers.items()}, metrics=metrics, margin=gates.min_gain
+        ),
+        simple=decision(simple, metrics=[spec.metric], margin=margin_of(gates.simple, gates.simple_margin)),
+        champion=decision({"champion": champion}, metrics=metrics, margin=champion_margin) if champion else None,
     )
 
 
@@ -109,8 +109,8 @@ def parts_of_test(
 ) -> list[PartOfTest]:
     """Compare the candidate with the base model on the rows of each glob of gates.parts, and on the rest.
 
-    Every part must show the gain, so each is judged at the whole level, as in :func:`decide_gain`. files: the raw file of each
-    test example, by id.
+    Every part must show the gain, so each is judged at the whole level, as in :func:`decide_gain`. base, candidate: rows in the
+    order of example ids. files: the raw file of each test example, by id.
     """
     if not spec.gates.parts:
         return []
@@ -120,8 +120,8 @@ def parts_of_test(
     other_ids = files.keys() - set().union(*(ids for _, ids in groups))
     parts = []
     for pattern, ids in [*groups, (None, other_ids)]:
-        candidate_rows = in_order(row for row in candidate if row["example_id"] in ids)
-        rivals = {str(mode): in_order(r for r in rows if r["example_id"] in ids) for mode, rows in base.answers.items()}
+        candidate_rows = [row for row in candidate if row["example_id"] in ids]
+        rivals = {str(mode): [r for r in rows if r["example_id"] in ids] for mode, rows in base.answers.items()}
         clusters, decision = shared_sources(candidate_rows, sources), None
         if pattern is not None and len(candidate_rows) >= MIN_ROWS:
             metrics, margin = [spec.metric], spec.gates.min_gain

@@ -25,7 +25,6 @@ from finetune_pipeline.evaluation.result_parts import ModelRow, Scores
 from finetune_pipeline.evaluation.rivals import (
     API_MODEL,
     MODE_TITLES,
-    OTHER_PROMPT,
     BaseAtItsBest,
     base_at_its_best,
     best_api_prompt,
@@ -76,9 +75,9 @@ def evaluate_task(
         production_rows: See production_rows.recent_rows.
 
     Raises:
-        ValueError: Predictions of a model are missing, a model is unexpected, or two compared models have different rows.
+        ValueError: Two compared models have different rows.
     """
-    rows = _rows_by_model(predictions, versions)
+    rows = by_model(in_order(predictions))
     labels, confidence = spec.labels, spec.gates.confidence
     base_best, simple = base_at_its_best(rows, spec.output), simple_rows(rows)
     scored_models = (*MODELS, API_MODEL, *(SIMPLE + name for name in simple))
@@ -93,7 +92,9 @@ def evaluate_task(
     comparisons = _comparisons(spec, rows, base_best, simple, sources)
     main = comparisons["baseline"]
     assert main is not None
-    seal = seal_of(openings, main.n, scores["candidate"].accuracy, versions.get("merged_model"), confidence)
+    seal = seal_of(
+        openings, main.n, scores["candidate"].accuracy, versions.get("merged_model"), main.metric, confidence
+    )
     level = float(seal.level.level or 0.0)
     parts = parts_of_test(spec, base_best, rows["candidate"], files or {}, level, sources)
     candidate_outcomes = outcomes_of(rows["candidate"], spec.output)
@@ -143,19 +144,6 @@ def evaluate_task(
     )
 
 
-def _rows_by_model(predictions: Sequence[Row], versions: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    rows = by_model(predictions)
-    known_models = {*MODELS, API_MODEL, OTHER_PROMPT, *(SIMPLE + name for name in SIMPLE_MODELS)}
-    known_models |= {restricted_name(name) for name in (*MODELS, OTHER_PROMPT)}
-    problems = [f"unexpected model {name!r}" for name in sorted(rows.keys() - known_models)]
-    problems += [f"no predictions of {name}" for name in ("base", "candidate") if name not in rows]
-    if versions.get("champion") and "champion" not in rows:
-        problems.append(f"no predictions of the champion, though there is one (version {versions['champion']})")
-    if problems:
-        raise ValueError("cannot evaluate: " + "; ".join(problems))
-    return rows
-
-
 def _comparisons(
     spec: TaskSpec,
     rows: Mapping[str, Sequence[Row]],
@@ -184,7 +172,7 @@ def _comparisons(
 def _wrong_answers(rows: Sequence[Row], labels: Sequence[str]) -> list[WrongAnswers]:
     """Group wrong answers of a label task by reference and answer (or INVALID), largest group first."""
     groups: dict[tuple[str, str], list[str]] = {}
-    for row in in_order(rows):
+    for row in rows:
         if (answer := answer_of(row, labels)) != row["gold"]:
             groups.setdefault((row["gold"], INVALID if answer is None else answer), []).append(row["example_id"])
     return [

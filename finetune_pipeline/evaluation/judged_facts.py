@@ -166,7 +166,7 @@ class Similarity(Facts):
     base: float
     candidate: float
     gain: float
-    interval: tuple[float, float]
+    interval: Interval = None
     rated: int = 0
     kappa: Number = None
     kappa_interval: Interval = None

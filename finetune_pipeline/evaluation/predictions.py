@@ -34,7 +34,6 @@ API = "api_"
 """Prefix of prompts answered by an API model."""
 SIMPLE = "simple_"
 """Prefix of simple models (evaluation.simple_models)."""
-_COLUMNS = tuple(PREDICTION_SCHEMA.names)
 
 
 def prediction_row(example_id: str, model: str, answer: Answer, gold: str) -> dict[str, Any]:
@@ -49,28 +48,21 @@ def prediction_rows(
 
 
 def _raise_if_faulty(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    problems, seen_keys = [], set[tuple[Any, Any]]()
-    for number, row in enumerate(rows):
-        place = f"row {number} ({row.get('model')!r}, example {row.get('example_id')!r})"
-        if missing := [name for name in _COLUMNS if row.get(name) is None]:
-            problems.append(f"{place} lacks {', '.join(missing)}")
-        if unknown := sorted(row.keys() - set(_COLUMNS)):
-            problems.append(f"{place} has unknown columns {', '.join(unknown)}")
-        if row.get("status") not in STATUSES:
-            problems.append(f"{place} has status {row.get('status')!r}, not one of {', '.join(STATUSES)}")
-        if (key := (row.get("model"), row.get("example_id"))) in seen_keys:
-            problems.append(f"{place} is there twice")
-        seen_keys.add(key)
+    keys = Counter((row.get("model"), row.get("example_id")) for row in rows)
+    columns = set(PREDICTION_SCHEMA.names)
+    problems = [f"{key} is there {n} times" for key, n in keys.items() if n > 1]
+    for row in rows:
+        if row.keys() != columns or None in row.values() or row["status"] not in STATUSES:
+            problems.append(f"faulty row {dict(row)}")
     if problems:
-        listed_problems = problems[:10] + ([f"and {len(problems) - 10} more"] if len(problems) > 10 else [])
-        raise ValueError(f"{path} holds faulty predictions: {'; '.join(listed_problems)}")
+        raise ValueError(f"{path} holds {len(problems)} faulty predictions: {'; '.join(problems[:10])}")
 
 
 def write_predictions(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows (keys as in PREDICTION_SCHEMA) to a Parquet file, or nothing.
 
-    Raises ValueError, naming up to ten problems, for missing or unknown columns, an unknown status, or a duplicate (model,
-    example) pair.
+    Raises ValueError, showing up to ten rows, for missing or unknown columns, an unknown status, or a duplicate (model, example)
+    pair.
     """
     listed = [dict(row) for row in rows]
     _raise_if_faulty(path, listed)
@@ -172,6 +164,13 @@ def answered(rows: Iterable[Row]) -> list[Row]:
 
 def in_order(rows: Iterable[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: str(row["example_id"]))
+
+
+def same_rows(first: Sequence[Row], second: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """The rows of two models for the examples both answered, in the order of example ids."""
+    first_by_id, second_by_id = ({row["example_id"]: row for row in rows} for rows in (first, second))
+    shared_ids = sorted(first_by_id.keys() & second_by_id.keys())
+    return [first_by_id[i] for i in shared_ids], [second_by_id[i] for i in shared_ids]
 
 
 def read_by_model(path: Path) -> dict[str, list[dict[str, Any]]]:

@@ -19,10 +19,9 @@ from finetune_pipeline.data.examples import Example, example_id, stream_examples
 from finetune_pipeline.data.perturbations import set_name
 from finetune_pipeline.evaluation.compare import compare
 from finetune_pipeline.evaluation.correctness import Row
-from finetune_pipeline.evaluation.predictions import answered, of_model
+from finetune_pipeline.evaluation.predictions import answered, of_model, same_rows
 from finetune_pipeline.evaluation.result import Production
 from finetune_pipeline.evaluation.result_parts import ChosenRows
-from finetune_pipeline.evaluation.rivals import same_rows
 from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.spec.model import TaskSpec
 

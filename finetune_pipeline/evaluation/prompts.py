@@ -1,7 +1,7 @@
 """The baseline's prompts: few-shot examples, retrieved examples, other system prompts. No torch."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice, zip_longest
@@ -49,30 +49,26 @@ class Neighbours:
         self._row_vectors: Any = self._vectorizer.fit_transform([row.text for row in self.rows]) if self.rows else None
         self.near = self._usual_similarity()
 
-    def similarities(self, texts: Sequence[str]) -> np.ndarray:
-        """Cosine of each text with each training row, (texts, rows)."""
-        if self._row_vectors is None or not texts:
-            return np.zeros((len(texts), len(self.rows)))
-        return np.asarray((self._vectorizer.transform(texts) @ self._row_vectors.T).toarray())
+    def similarities(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
+        """For each text its cosine with each training row. Compares BATCH texts at once, which bounds the memory."""
+        for start in range(0, len(texts), BATCH):
+            if self._row_vectors is None:
+                yield from np.zeros((len(texts[start : start + BATCH]), 0))
+            else:
+                yield from (self._vectorizer.transform(texts[start : start + BATCH]) @ self._row_vectors.T).toarray()
 
     def counts(self, texts: Sequence[str]) -> list[float]:
         """Number of training rows near each text; estimated if there are more than MAX_ROWS."""
-        return [float(n) * self._scale for n in (self.similarities(texts) >= self.near).sum(axis=1)]
+        return [float((cosines >= self.near).sum()) * self._scale for cosines in self.similarities(texts)]
 
     def nearest(self, texts: Sequence[str], k: int) -> list[TrainingRow]:
         """The k training rows most similar to the texts on average."""
-        mean = self.similarities(texts).mean(axis=0) if texts else np.zeros(len(self.rows))
-        return self._by_similarity(mean)[:k]
+        return self._by_similarity(sum(self.similarities(texts), np.zeros(len(self.rows))))[:k]
 
     def nearest_each(self, texts: Sequence[str], k: int) -> list[list[TrainingRow]]:
         """For each text the k most similar training rows, best first. Skips rows with the same text: they would give the answer
         away."""
-        nearest = []
-        for start in range(0, len(texts), BATCH):
-            batch = texts[start : start + BATCH]
-            for text, similarities in zip(batch, self.similarities(batch), strict=True):
-                nearest.append(self.most_similar(text, similarities, k))
-        return nearest
+        return [self.most_similar(*pair, k) for pair in zip(texts, self.similarities(texts), strict=True)]
 
     def most_similar(self, text: str, similarities: np.ndarray, k: int) -> list[TrainingRow]:
         """The k rows most similar to a text, without rows that have the same text."""
@@ -87,8 +83,8 @@ class Neighbours:
         sample = self.rows[:500]
         if len(sample) < FEW_ROWS:
             return USUAL_SIMILARITY
-        ordered = np.sort(self.similarities([row.text for row in sample]), axis=1)
-        return float(np.median(ordered[:, -6]))  # the last is the row itself
+        fifth = [np.sort(cosines)[-6] for cosines in self.similarities([row.text for row in sample])]
+        return float(np.median(fifth))  # the last is the row itself
 
 
 Message = Mapping[str, Any]

@@ -86,9 +86,8 @@ class RivalGain(Part):
 
 
 class Decision(Part):
-    """Whether every gain surely exceeds `margin` at a two-sided `level` (see deciding.decide_gain)."""
+    """Whether every gain surely exceeds `margin` (see deciding.decide_gain)."""
 
-    level: Number = None
     margin: Number = None
     shown: Flag = None
     gains: list[RivalGain] = []
@@ -161,7 +160,6 @@ class Seal(Part):
     openings: list[dict[str, JsonValue]]
     count: Count = None
     candidates: Count = None
-    look: Count = None
     recorded: Flag = None
     optimism: Number = None
     level: Level = Level()
@@ -299,5 +297,4 @@ class EvaluationResult(StepFacts):
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON under the published names, as in evaluation.json."""
-        stored: dict[str, Any] = json.loads(self.model_dump_json(by_alias=True, exclude_unset=True))  # NaN reads null
-        return stored
+        return dict(json.loads(self.model_dump_json(by_alias=True, exclude_unset=True)))  # NaN reads null

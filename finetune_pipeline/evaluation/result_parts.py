@@ -50,18 +50,9 @@ class Primary(Part):
 
 
 class Rate(Facts):
-    """A share of rows with its Wilson interval."""
+    """A share of rows, k of n, with its Wilson interval."""
 
     k: Count = None
-    n: Count = None
-    share: Number = None
-    interval: Interval = None
-
-
-class Valid(Part):
-    """Finished answers in the declared form."""
-
-    valid: Count = None
     n: Count = None
     share: Number = None
     interval: Interval = None
@@ -122,8 +113,8 @@ class Calibration(Part):
 class Scores(Facts):
     """Scores of one model on one set of rows (see scores.score). The kind of output determines which are set.
 
-    Further keys hold the other metrics, with their intervals, and `corpus`; read numbers by :meth:`metric`. length_ratio: mean
-    length of the answers, each relative to its reference, in characters.
+    Further keys hold the other metrics, with their intervals, and `corpus`; read numbers by :meth:`metric`. valid: finished
+    answers in the declared form. length_ratio: mean length of the answers, each relative to its reference, in characters.
     """
 
     primary: Primary
@@ -131,7 +122,7 @@ class Scores(Facts):
     correct: Count = None
     accuracy: Number = None
     interval: Interval = None
-    valid: Valid = Valid()
+    valid: Rate = Rate()
     statuses: dict[str, Count] = {}
     macro_f1: Number = None
     per_class: dict[str, ClassScores] = {}

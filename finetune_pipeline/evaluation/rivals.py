@@ -117,13 +117,6 @@ def strongest_rival(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> Rival:
     return max(rivals, key=lambda rival: metric.rank(rival.value))
 
 
-def same_rows(first: Sequence[Row], second: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """The rows of two models for the examples both answered, in the order of example ids."""
-    first_by_id, second_by_id = ({row["example_id"]: row for row in rows} for rows in (first, second))
-    shared_ids = sorted(first_by_id.keys() & second_by_id.keys())
-    return [first_by_id[i] for i in shared_ids], [second_by_id[i] for i in shared_ids]
-
-
 def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], sources: SourceOf = None) -> dict[str, Any]:
     """Score every prompt and every simple model on validation, and choose the prompt that fine-tuning must beat.
 

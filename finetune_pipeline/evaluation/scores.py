@@ -23,8 +23,7 @@ from finetune_pipeline.evaluation.correctness import (
 from finetune_pipeline.evaluation.failures.kinds import REPEATED, is_refusal, repetition
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.metrics.base import Clusters, metrics_of
-from finetune_pipeline.evaluation.metrics.macro_f1 import class_scores, confusion
-from finetune_pipeline.evaluation.metrics.micro_f1 import f1_of
+from finetune_pipeline.evaluation.metrics.macro_f1 import class_scores, confusion, precision_recall_f1
 from finetune_pipeline.evaluation.metrics.overlap import corpus_scores
 from finetune_pipeline.evaluation.predictions import count_statuses
 from finetune_pipeline.evaluation.result_parts import Scores, finite
@@ -90,7 +89,7 @@ def score(rows: Sequence[Row], spec: TaskSpec, sources: SourceOf = None) -> Scor
     scores |= {name: correct[name] for name in ("n", "interval", "design_effect")}
     for metric in metrics_of(output):
         scores[metric.name] = finite(metric.value(rows, output))  # metrics of users may return numpy's numbers
-        if not metric.right_or_wrong and (metric.interval_always or metric is primary):
+        if not metric.right_or_wrong:
             interval = metric.interval(rows, output, confidence, clusters)
             scores[f"{metric.name}_interval"] = list(map(float, interval)) if interval else None
     if isinstance(output, LabelsOutput):
@@ -148,15 +147,7 @@ def json_details(rows: Sequence[Row], output: JsonOutput, confidence: float, clu
 
 
 def _field_scores(counts: Counter[str]) -> dict[str, Any]:
-    correct, claimed, expected = counts["right"], counts["claimed"], counts["expected"]
-    return {
-        "precision": correct / claimed if claimed else None,
-        "recall": correct / expected if expected else None,
-        "f1": f1_of(correct, claimed, expected),
-        "right": correct,
-        "claimed": claimed,
-        "expected": expected,
-    }
+    return {**precision_recall_f1(counts["right"], counts["claimed"], counts["expected"]), **counts}
 
 
 def text_details(rows: Sequence[Row], output: TextOutput, confidence: float, clusters: Clusters) -> dict[str, Any]:
@@ -191,9 +182,8 @@ def rate(hits: Sequence[bool], confidence: float, clusters: Clusters = None) -> 
 def valid_share(
     rows: Sequence[Row], output: AnyOutput, confidence: float = 0.95, clusters: Clusters = None
 ) -> dict[str, Any]:
-    """The :func:`rate` of finished answers in the declared form (answer_rules.form_problems), with the key `valid` for `k`."""
-    valid = rate([is_valid(row, output) for row in rows], confidence, clusters)
-    return {("valid" if key == "k" else key): value for key, value in valid.items()}
+    """The :func:`rate` of finished answers in the declared form (answer_rules.form_problems)."""
+    return rate([is_valid(row, output) for row in rows], confidence, clusters)
 
 
 def form_counts(rows: Sequence[Row], output: JsonOutput | TextOutput) -> dict[str, int]:

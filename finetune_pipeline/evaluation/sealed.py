@@ -37,15 +37,16 @@ SAME_TEST = 0.5
 
 class _Opening(TypedDict):
     test: str
-    candidate: NotRequired[str | None]
+    candidate: str
+    metric: NotRequired[str]  # entries of earlier releases stand for any metric
     rows: NotRequired[str]
 
 
 def openings(state: Path, test: str, rows: Iterable[str] | None = None) -> list[dict[str, Any]]:
     """The recorded openings that count against the test set of this version, oldest first.
 
-    rows: ids of today's test rows, by default those in the ledger. Each entry is as recorded (test, candidate, reason, who,
-    time), with `shared`: the share of today's rows it showed.
+    rows: ids of today's test rows, by default those in the ledger. Each entry is as recorded (test, candidate, metric, reason,
+    who, time), with `shared`: the share of today's rows it showed.
     """
     recorded = _all_openings(state)
     if rows is None:
@@ -85,21 +86,21 @@ def _test_ids(state: Path, set_name: str) -> frozenset[str]:
     return frozenset(read_json(path, list[str]))
 
 
-def look_number(counted: Sequence[Mapping[str, Any]], candidate: str | None) -> int:
-    """The number of this candidate among all that the test has judged, from 1. A candidate judged again keeps its number; one
-    that is not recorded comes last. Every entry without a candidate counts as one more candidate."""
-    order = list(dict.fromkeys(str(entry["candidate"]) for entry in counted if entry.get("candidate")))
-    nameless = sum(1 for entry in counted if not entry.get("candidate"))
-    return nameless + 1 + (order.index(candidate) if candidate in order else len(order))
+def look_number(counted: Sequence[Mapping[str, Any]], candidate: str | None, metric: str) -> int:
+    """The number of this judgement among all on the test, from 1. A candidate judged again by the same metric keeps its number;
+    one that is not recorded comes last."""
+    order = list(dict.fromkeys((entry["candidate"], entry.get("metric", metric)) for entry in counted))
+    return order.index((candidate, metric)) + 1 if (candidate, metric) in order else len(order) + 1
 
 
 @contextlib.contextmanager
 def open_sealed(
-    sealed: Path, state: Path, work: Path, key: bytes, *, test: str, candidate: str, reason: str
+    sealed: Path, state: Path, work: Path, key: bytes, *, test: str, candidate: str, metric: str, reason: str
 ) -> Iterator[Path]:
     """Record an opening of the test set for a candidate, durably, and only then provide a readable copy of its rows.
 
-    Opening for the same candidate again adds no entry. Raises SealedError if the file was not sealed with `key`.
+    Opening for the same candidate and deciding metric again adds no entry. Raises SealedError if the file was not sealed with
+    `key`.
 
     Args:
         work: Folder of the copy, which only its owner can read and the end of the block removes.
@@ -108,7 +109,7 @@ def open_sealed(
     rows = unseal(sealed.read_bytes(), key)
     ids = sorted(example.id for example in decode_examples(rows, sealed.name))
     with hold(state / ".test_openings.lock"):
-        _record(state, ids, test=test, candidate=candidate, reason=reason)
+        _record(state, ids, test=test, candidate=candidate, metric=metric, reason=reason)
     work.mkdir(parents=True, exist_ok=True)
     copy = work / "test.jsonl"
     copy.unlink(missing_ok=True)
@@ -120,8 +121,9 @@ def open_sealed(
         copy.unlink(missing_ok=True)
 
 
-def _record(state: Path, ids: Sequence[str], *, test: str, candidate: str, reason: str) -> None:
-    if any(opening.get("candidate") == candidate for opening in openings(state, test, ids)):
+def _record(state: Path, ids: Sequence[str], *, test: str, candidate: str, metric: str, reason: str) -> None:
+    counted = openings(state, test, ids)
+    if any(entry["candidate"] == candidate and entry.get("metric", metric) == metric for entry in counted):
         return
     set_name = digest_json(list(ids))[:16]
     path = state / TEST_SETS / f"{set_name}.json"
@@ -131,6 +133,7 @@ def _record(state: Path, ids: Sequence[str], *, test: str, candidate: str, reaso
         "test": test,
         "rows": set_name,
         "candidate": candidate,
+        "metric": metric,
         "reason": reason,
         "who": user_name(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -147,17 +150,20 @@ def user_name() -> str:
 
 
 def seal_of(
-    openings: Sequence[Mapping[str, Any]], n: int, accuracy: float | None, candidate: Any, confidence: float
+    openings: Sequence[Mapping[str, Any]],
+    n: int,
+    accuracy: float | None,
+    candidate: Any,
+    metric: str,
+    confidence: float,
 ) -> Seal:
-    """Summarise the openings of the sealed test: how many candidates it has judged, and the level left for this one."""
-    candidates = look_number(openings, None) - 1
-    look = look_number(openings, str(candidate) if candidate else None)
+    """Summarise the openings of the sealed test: how many candidates it has judged, and the level left for this judgement."""
+    names = {entry["candidate"] for entry in openings}
     return Seal(
         openings=[dict(entry) for entry in openings],
         count=len(openings),
-        candidates=candidates,
-        look=look,
-        recorded=candidate is not None and any(str(entry.get("candidate")) == str(candidate) for entry in openings),
-        optimism=None if accuracy is None else selection_optimism(n, accuracy, candidates),
-        level=level_of(look, confidence),
+        candidates=len(names),
+        recorded=candidate in names,
+        optimism=None if accuracy is None else selection_optimism(n, accuracy, len(names)),
+        level=level_of(look_number(openings, candidate, metric), confidence),
     )

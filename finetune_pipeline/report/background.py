@@ -238,7 +238,7 @@ def seal_section(evaluation: EvaluationResult) -> Blocks:
     look, alpha = seal.level.look, seal.level.alpha
     if look is not None and alpha is not None:
         yield (
-            f"This is candidate {look} on this test. The chance that any is promoted without being better stays below "
+            f"This is judgement {look} by this test. The chance that any is promoted without being better stays below "
             f"{percent(alpha)} however many follow, as long as nobody trains on what this report shows of the test."
         )
     opened = {"time": "Time", "candidate": "Candidate", "reason": "Reason", "test": "Test", "who": "Opened by"}

@@ -181,7 +181,9 @@ def judge_sentences(judge: JudgeFindings) -> list[str]:
 
 
 def similarity_sentences(similarity: Similarity) -> list[str]:
-    low, high = similarity.interval
+    bounds = "rows of one source, so no interval"
+    if similarity.interval:
+        bounds = "{:+.3f} to {:+.3f}".format(*similarity.interval)
     agreement = "Nobody has rated these answers, so its agreement with people is unknown."
     if similarity.rated:
         kappa = _kappa(similarity.kappa, similarity.kappa_interval)
@@ -189,7 +191,7 @@ def similarity_sentences(similarity: Similarity) -> list[str]:
         agreement = f"Preferring the more similar answer agrees with people on {rated}: {kappa}."
     return [
         f"Similarity to the reference answers (mean cosine similarity, {similarity.model}, {counted(similarity.n, 'row')}): base "
-        f"{similarity.base:.3f}, fine-tuned {similarity.candidate:.3f}, gain {similarity.gain:+.3f} ({low:+.3f} to {high:+.3f}). "
+        f"{similarity.base:.3f}, fine-tuned {similarity.candidate:.3f}, gain {similarity.gain:+.3f} ({bounds}). "
         "It does not check facts: a wrong number hardly changes it.",
         agreement,
     ]

@@ -35,7 +35,16 @@ def ability_digest(task: Task) -> str:
             findings += error.findings
     if findings:
         raise FindingsError(findings)
-    return asked_digest(parts[0], parts[1], harness.limit, harness.chat)
+    items, tasks = parts
+    if (items or tasks) and not (any(item.choices for item in items) or any(not asked.text for asked in tasks)):
+        message, fix = (
+            "there are texts but no question, so no loss of accuracy can be measured",
+            "add a file of questions",
+        )
+        raise FindingsError(
+            [Finding("ability.items", "error", "task.yaml: ability", message, f"{fix}, or set suite: true")]
+        )
+    return asked_digest(items, tasks, harness.limit, harness.chat)
 
 
 def ability_settings(spec: TaskSpec, run: RunInputs) -> dict[str, Any]:
@@ -101,4 +110,4 @@ def _against_champion(context: StepContext, candidate: Sequence[Row], confidence
     _score(context, model.model, model.adapter, "general_ability", out)
     drop = ability_drop(read_rows(out), candidate, confidence)
     keys = ("n", "before", "after", "drop", "interval", "lost", "gained", "mcnemar_p", "categories")
-    return {name: drop[name] for name in keys}
+    return {name: drop[name] for name in keys if name in drop}

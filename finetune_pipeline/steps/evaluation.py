@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from finetune_pipeline.evaluation.production_rows import PRODUCTION_SET, as_exam
 from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, record, recorded
 from finetune_pipeline.evaluation.rivals import API_MODEL, OTHER_PROMPT
-from finetune_pipeline.evaluation.sealed import look_number, open_sealed, openings
+from finetune_pipeline.evaluation.sealed import open_sealed, openings
 from finetune_pipeline.evaluation.step_facts import StepFacts
 from finetune_pipeline.planning.prices import PriceList
 from finetune_pipeline.planning.serving_costs import Call, request_prices
@@ -74,6 +75,7 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
         sealing_key(context),
         test=sealed.version,
         candidate=candidate.version,
+        metric=spec.metric,
         reason="evaluation of a candidate",
     )
     with opened as test_file, ExitStack() as services:
@@ -123,10 +125,8 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
     state, candidate = context.store.state_folder(context.task.name), context.inputs["merged_model"].version
     rows = read_predictions(predictions.path("predictions.parquet"))
     openings_so_far = openings(state, context.inputs["splits"].version)
-    candidates = list(
-        dict.fromkeys(str(entry["candidate"]) for entry in openings_so_far)
-    )  # in order of their first opening
-    earlier_candidates = candidates[: look_number(openings_so_far, candidate) - 1]
+    # in the order of their first opening
+    candidates = dict.fromkeys(entry["candidate"] for entry in openings_so_far)
     record(state, candidate, outcomes_of(of_model(rows, "candidate"), context.spec.output))
     test_rows, output = read_test_rows(predictions.folder), context.spec.output
     train = read_examples(examples_of(context.inputs["splits"].folder, "train"))
@@ -140,7 +140,7 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
         sources=test_rows.sources,
         files=test_rows.files,
         never_break=context.run_inputs.never_break,
-        earlier=recorded(state, earlier_candidates),
+        earlier=recorded(state, list(takewhile(lambda name: name != candidate, candidates))),
         production_rows=read_json(production_facts) if production_facts.exists() else None,
         versions={
             **{name: artifact.version for name, artifact in context.inputs.items()},

@@ -29,38 +29,35 @@ def ability_drop(before: Sequence[Row], after: Sequence[Row], confidence: float 
     and lost, gained, mcnemar_p of questions}}, benchmarks {category outside the suite: {n, drop, interval}} (simultaneous
     intervals), lost_items (ids), failed.
 
-    Raises ValueError if the two do not hold the same items, or fewer than two have choices.
+    Without a question that both models could be asked, there are no figures of questions. Raises ValueError if the two do not
+    hold the same items in the same order.
     """
-    pairs = _pairs(before, after)
+    if [(row["source"], row["id"]) for row in before] != [(row["source"], row["id"]) for row in after]:
+        raise ValueError(f"the two models did not answer the same items: {len(before)} and {len(after)} rows")
+    pairs = list(zip(before, after, strict=True))
     failed = [a["id"] for a, b in pairs if a["error"] or b["error"]]
     scored = [(a, b) for a, b in pairs if not (a["error"] or b["error"])]
     choices = [(a, b) for a, b in scored if a["right"] is not None]
     texts = [(a["bits_per_byte"], b["bits_per_byte"]) for a, b in scored if a["bits_per_byte"] is not None]
-    if len(choices) < 2:
-        raise ValueError(f"{len(choices)} items with choices: the loss of ability cannot be measured")
-    n = len(choices)
-    lost = [a["id"] for a, b in choices if a["right"] and not b["right"]]
-    paired = _accuracy_loss(choices, confidence)
+    n, figures = len(choices), dict[str, Any]()
+    if choices:
+        figures = _accuracy_loss(choices, confidence)
+        discordant_share = (figures["lost"] + figures["gained"]) / n
+        figures |= {
+            "before": _rate(sum(a["right"] for a, _ in choices), n, confidence),
+            "after": _rate(sum(b["right"] for _, b in choices), n, confidence),
+            "smallest_visible": smallest_detectable_gain(n, discordant_share, alpha=1 - confidence),
+        }
     return {
         "n": n,
         "confidence": confidence,
-        "before": _rate(sum(a["right"] for a, _ in choices), n, confidence),
-        "after": _rate(sum(b["right"] for _, b in choices), n, confidence),
-        **paired,
-        "smallest_visible": smallest_detectable_gain(n, (paired["lost"] + paired["gained"]) / n, alpha=1 - confidence),
+        **figures,
         "text": _text(texts, confidence) if texts else None,
         "categories": _categories(scored, confidence),
         "benchmarks": _benchmarks(choices, confidence),
-        "lost_items": lost[:SHOWN],
+        "lost_items": [a["id"] for a, b in choices if a["right"] and not b["right"]][:SHOWN],
         "failed": failed,
     }
-
-
-def _pairs(before: Sequence[Row], after: Sequence[Row]) -> list[tuple[Row, Row]]:
-    first, second = ({(r["source"], r["id"]): r for r in rows} for rows in (before, after))
-    if first.keys() != second.keys() or len(first) != len(before) or len(second) != len(after):
-        raise ValueError(f"the two models did not answer the same items: {len(before)} and {len(after)} rows")
-    return [(first[key], second[key]) for key in first]
 
 
 def _rate(k: int, n: int, confidence: float) -> dict[str, Any]:

@@ -5,18 +5,17 @@ of every row whether it is right, or how likely its text is.
 """
 
 import difflib
-import hashlib
 import importlib.metadata
 import importlib.util
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from finetune_pipeline.evaluation.ability.items import Item, digest
+from finetune_pipeline.engine.files import digest_file, digest_json
+from finetune_pipeline.evaluation.ability.items import Item
 from finetune_pipeline.findings import Finding, FindingsError
 
 PACKAGE = "lm_eval"
@@ -107,25 +106,18 @@ def read_tasks(folder: Path, patterns: Sequence[str]) -> list[HarnessTask]:
     return [tasks[name] for name in sorted(tasks)]
 
 
-def tasks_digest(tasks: Sequence[HarnessTask], limit: int, chat: bool) -> str:
-    """16 hex digits of the tasks, the content of their files, the settings and lm_eval's version. No tasks: empty."""
-    if not tasks:
-        return ""
-    named = [[t.name, t.metric, _with_content(t.config)] for t in tasks]
-    identity = json.dumps([harness_version(), limit, chat, named], sort_keys=True, default=str)
-    return hashlib.sha256(identity.encode()).hexdigest()[:16]
-
-
 def asked_digest(items: Sequence[Item], tasks: Sequence[HarnessTask], limit: int, chat: bool) -> str:
-    """16 hex digits of everything that models are asked: items, and any tasks of lm-evaluation-harness."""
-    item_digest, task_digest = digest(items), tasks_digest(tasks, limit, chat)
-    return hashlib.sha256(f"{item_digest} {task_digest}".encode()).hexdigest()[:16] if task_digest else item_digest
+    """16 hex digits of everything that models are asked: items, and any tasks of lm-evaluation-harness, with the content of their
+    files, the settings and lm_eval's version."""
+    named = [[t.name, t.metric, _with_content(t.config)] for t in tasks]
+    harness = [harness_version(), limit, chat, named] if tasks else None
+    return digest_json([[asdict(item) for item in items], harness])[:16]
 
 
 def _with_content(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration with digests of its files instead of their paths."""
     files = config["dataset_kwargs"]["data_files"].items()
-    digests = {split: [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths] for split, paths in files}
+    digests = {split: [digest_file(Path(path)) for path in paths] for split, paths in files}
     return {**config, "dataset_kwargs": {**config["dataset_kwargs"], "data_files": digests}}
 
 

@@ -5,12 +5,12 @@ choices are compared. So small models show a signal, and form does not count.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.data.json_lines import json_rows
 from finetune_pipeline.findings import Finding, FindingsError
 
 SUITE = Path(__file__).with_name("suite.jsonl")
@@ -52,23 +52,23 @@ def read_items(path: Path, source: str | None = None, limit: int | None = None) 
     findings: list[Finding] = []
     items: list[Item] = []
     try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise FindingsError([_fault(path, None, f"cannot be read: {error}")]) from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            items.append(_item(json.loads(line), name, number))
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            findings.append(_fault(path, number, str(error) or type(error).__name__))
+        for number, row, problem in json_rows(path):
+            try:
+                if problem:
+                    raise ValueError(problem)
+                items.append(_item(row, name, number))
+            except ValueError as error:
+                findings.append(_fault(path, number, str(error)))
+    except OSError as error:
+        findings.append(_fault(path, None, f"cannot be read: {error}"))
     if not items and not findings:
         findings.append(_fault(path, None, "it holds no item"))
     if findings:
         raise FindingsError(findings)
-    if limit is not None and len(items) > limit:
-        chosen = set(sorted((i.id for i in items), key=lambda i: _hash(i + name))[:limit])
-        items = [i for i in items if i.id in chosen]
+    if limit is not None:
+        hashes = [hashlib.sha256(f"{item.id}{name}".encode()).digest() for item in items]
+        chosen = sorted(range(len(items)), key=hashes.__getitem__)[:limit]
+        items = [items[i] for i in sorted(chosen)]
     return items
 
 
@@ -84,10 +84,6 @@ def load_items(files: Sequence[Path], limit: int, with_suite: bool = True) -> li
     if findings:
         raise FindingsError(findings)
     return items
-
-
-def digest(items: Sequence[Item]) -> str:
-    return _hash(json.dumps([[i.id, i.source, i.prompt, i.choices, i.right, i.text, i.chat] for i in items]))[:16]
 
 
 def _item(row: Any, source: str, number: int) -> Item:
@@ -126,10 +122,6 @@ def _text(row: Mapping[str, Any], key: str) -> str:
     if not isinstance(row.get(key), str) or not row[key]:
         raise ValueError(f"{key} must be a text that is not empty")
     return str(row[key])
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _fault(path: Path, line: int | None, message: str) -> Finding:

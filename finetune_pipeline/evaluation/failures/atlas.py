@@ -127,9 +127,7 @@ def _naming_terms(terms: Sequence[str]) -> tuple[str, ...]:
     return tuple(chosen[:_NAMING_TERMS])
 
 
-def failure_atlas(
-    rows: Sequence[Row], output: AnyOutput, texts: Mapping[str, str], neighbours: Neighbours | None = None
-) -> Atlas:
+def failure_atlas(rows: Sequence[Row], output: AnyOutput, texts: Mapping[str, str], neighbours: Neighbours) -> Atlas:
     """Group one model's wrong answers by kind and similarity, largest first. texts: the users' texts, by example id."""
     failures = {row["example_id"]: failure for row in rows if (failure := failure_of(row, output)) is not None}
     ids_by_mistake: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -138,9 +136,7 @@ def failure_atlas(
     counts = Counter(failure.kind for failure in failures.values())
     known_texts = {i: texts[i] for row in rows if (i := row["example_id"]) in texts}
     right_texts = [text for i, text in known_texts.items() if i not in failures]
-    usual = None
-    if neighbours and len(right_texts) >= MIN_RIGHT:
-        usual = float(np.median(neighbours.counts(right_texts)))
+    usual = float(np.median(neighbours.counts(right_texts))) if len(right_texts) >= MIN_RIGHT else None
     groups = [
         _group(kind, detail, cluster, known_texts, neighbours, usual)
         for (kind, detail), ids in ids_by_mistake.items()
@@ -158,15 +154,12 @@ def _group(
     detail: str,
     cluster: Cluster,
     texts: Mapping[str, str],
-    neighbours: Neighbours | None,
+    neighbours: Neighbours,
     usual: float | None,
 ) -> AtlasGroup:
     group_texts = [texts[i] for i in cluster.ids if i in texts]
-    near: float | None = None
-    nearest: list[TrainingRow] = []
-    if neighbours and group_texts:
-        near = float(np.median(neighbours.counts(group_texts)))
-        nearest = neighbours.nearest(group_texts, NEAREST)
+    near = float(np.median(neighbours.counts(group_texts))) if group_texts else None
+    nearest = neighbours.nearest(group_texts, NEAREST) if group_texts else []
     collect, advice = what_to_do(kind, detail, near, usual, [row.answer for row in nearest])
     ids = sorted(cluster.ids)
     return AtlasGroup(
@@ -207,8 +200,7 @@ def what_to_do(
             "wrong, or the labels overlap and need a sharper definition."
         )
     if near is None or usual is None:
-        unknown = "Too few answers are right, or the training rows are not at hand, to say whether more would help."
-        return 0, f"Read the examples. {unknown}"
+        return 0, "Read the examples. Too few answers are right to say whether more would help."
     if near >= usual:
         return 0, (
             f"Training has about {near:.0f} rows like each of these and {usual:.0f} like those answered rightly, so more "

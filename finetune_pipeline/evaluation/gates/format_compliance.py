@@ -18,11 +18,11 @@ from finetune_pipeline.spec.model import TaskSpec
 def format_compliance(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
     threshold = spec.gates.min_valid_share
     valid = evaluation.scores["candidate"].valid
-    if not valid.n or valid.valid is None or valid.interval is None:
+    if not valid.n or valid.k is None or valid.interval is None:
         return Outcome(False, None, threshold, "The share of valid answers could not be measured.")
     low = valid.interval[0]
     message = (
-        f"{valid.valid:,} of {counted(valid.n, 'answer')} in the declared form, so surely {percent(low)} "
+        f"{valid.k:,} of {counted(valid.n, 'answer')} in the declared form, so surely {percent(low)} "
         f"or more of all; {percent(threshold)} are asked for."
     )
     needed = rows_needed_for_share(threshold, spec.gates.confidence)

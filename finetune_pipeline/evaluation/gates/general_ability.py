@@ -24,10 +24,10 @@ def general_ability(spec: TaskSpec, ability: Ability | None) -> Outcome:
     requested = spec.ability.suite or spec.ability.files or spec.ability.harness.tasks
     if ability is not None and ability.items == 0 and (ability.not_asked or not requested):
         return Outcome("not_asked", None, limit, ability.not_asked or "The spec asks for no test of general ability.")
+    if ability and ability.failed:
+        return Outcome(False, None, limit, f"{counted(len(ability.failed), 'item')} could not be scored.")
     if ability is None or ability.drop is None or ability.interval is None:
         return Outcome(False, None, limit, "General ability was not measured.")
-    if ability.failed:
-        return Outcome(False, None, limit, f"{counted(len(ability.failed), 'item')} could not be scored.")
     low, high = ability.interval
     message = (
         f"{points(-ability.drop)} points on {counted(ability.n or 0, 'question')} besides the task "

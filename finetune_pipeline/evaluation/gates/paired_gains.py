@@ -77,7 +77,7 @@ def _level_note(evaluation: EvaluationResult, gains: Sequence[RivalGain]) -> str
     """Why the level is stricter than gates.confidence; empty if it is not."""
     look, sentence = evaluation.seal.level.look, ""
     if look is not None and look > 1:
-        sentence += f" This is candidate {look} that this test judges, so its level is stricter than that of the first."
+        sentence += f" This is judgement {look} by this test, so its level is stricter than that of the first."
     if len(gains) > 1:
         sentence += f" All {len(gains)} must be shown."
     return sentence

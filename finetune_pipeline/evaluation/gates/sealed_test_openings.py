@@ -13,7 +13,7 @@ def opening_sentences(seal: Seal) -> str | None:
         return None
     message = (
         f"The sealed test was opened {'once' if count == 1 else f'{count} times'}, for "
-        f"{counted(candidates, 'candidate')}; this is number {look}, judged by {100 * (1 - level):.4g}% intervals."
+        f"{counted(candidates, 'candidate')}; this is judgement {look}, by {100 * (1 - level):.4g}% intervals."
     )
     if look > 1 and seal.level.spent is not None:
         spent = percent(seal.level.spent)

@@ -61,8 +61,6 @@ class Metric(ABC):
         title: Name inside a sentence of a report.
         described: What it measures, for the reference page.
         right_or_wrong: Whether it is the share of correct answers.
-        mean_of_rows: Whether it is a mean over rows, so that paired tests apply.
-        interval_always: Whether scores show its interval even if it does not decide.
         hub_name: Its name on the Hugging Face Hub; None omits it from model cards.
     """
 
@@ -72,8 +70,6 @@ class Metric(ABC):
     described: ClassVar[str]
     higher_is_better: ClassVar[bool] = True
     right_or_wrong: ClassVar[bool] = False
-    mean_of_rows: ClassVar[bool] = False
-    interval_always: ClassVar[bool] = True
     hub_name: ClassVar[str | None] = None
 
     @abstractmethod
@@ -102,9 +98,7 @@ class Metric(ABC):
 
 
 class RowMetric(Metric):
-    """A metric that is a mean of row scores. Intervals are bootstrap intervals of the mean."""
-
-    mean_of_rows = True
+    """A metric that is a mean of row scores, so that paired tests apply. Intervals are bootstrap intervals of the mean."""
 
     @abstractmethod
     def row_score(self, row: Row, output: AnyOutput) -> float:

@@ -26,8 +26,8 @@ _DAY_FIRST = re.compile(rf"\b(\d{{1,2}})(?:st|nd|rd|th)?\.?\s+(?:of\s+)?({_MONTH
 _MONTH_FIRST = re.compile(rf"\b({_MONTH})\b\.?\s+(\d{{1,2}})(?:st|nd|rd|th)?\b(?:,?\s+(\d{{4}}))?", re.I)
 _ISO = re.compile(r"\b(\d{4})-(\d{2})-(\d{2})\b")
 _CLOCK = re.compile(r"\b(\d{1,2}):(\d{2})(?::\d{2})?\s*([ap]m)?\b", re.I)
-_IDENTIFIER = re.compile(
-    r"\b(?=[\w-]*\d)(?=[\w-]*[A-Za-z])[A-Za-z0-9][\w-]{2,}\b|\b[\w.+-]+@[\w-]+\.[\w.]+\b|https?://\S+"
+_IDENTIFIER = re.compile(  # with limits: a model that repeats `ha-ha-…` would cost the square of its length
+    r"\b(?=[\w-]{,64}\d)(?=[\w-]{,64}[A-Za-z])[A-Za-z0-9][\w-]{2,}\b|\b[\w.+-]{1,64}@[\w-]+\.[\w.]+\b|https?://\S+"
 )
 _ORDINAL = re.compile(r"^\d+(?:st|nd|rd|th)$", re.I)
 _NUMBER = re.compile(r"(?<![\w.])[-−]?\d{1,3}(?:,\d{3})+(?:\.\d+)?|(?<![\w.])[-−]?\d+(?:\.\d+)?")

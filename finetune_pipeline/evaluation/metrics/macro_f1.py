@@ -16,7 +16,6 @@ class MacroF1(Metric):
 
     name, kinds, title = "macro_f1", ("labels",), "macro-F1"
     described = "F1 of every label, averaged over the labels that occur among the right answers"
-    interval_always = False
     hub_name = "f1"
 
     def value(self, rows: Rows, output: AnyOutput) -> float | None:
@@ -65,11 +64,20 @@ def class_scores(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> dict
     scores = {}
     for i, label in enumerate(labels):
         correct, support, predicted = counts[i][i], sum(counts[i]), sum(row[i] for row in counts)
-        scores[label] = {
-            "precision": correct / predicted if predicted else None,
-            "recall": correct / support if support else None,
-            "f1": 2 * correct / (support + predicted) if support + predicted else 0.0,
-            "support": support,
-            "predicted": predicted,
-        }
+        parts = precision_recall_f1(correct, predicted, support)
+        scores[label] = {**parts, "support": support, "predicted": predicted}
     return scores
+
+
+def precision_recall_f1(correct: float, claimed: float, expected: float) -> dict[str, float | None]:
+    """Each is None where it is undefined."""
+    return {
+        "precision": correct / claimed if claimed else None,
+        "recall": correct / expected if expected else None,
+        "f1": f1_of(correct, claimed, expected),
+    }
+
+
+def f1_of(correct: float, claimed: float, expected: float) -> float | None:
+    """F1 from counts of right, claimed and expected items; None without claimed or expected ones."""
+    return 2 * correct / (claimed + expected) if claimed + expected else None

@@ -4,34 +4,35 @@ import numpy as np
 
 from finetune_pipeline.evaluation.correctness import read_json
 from finetune_pipeline.evaluation.metrics.base import Clusters, Gain, Metric, Rows, register, within_scale
-from finetune_pipeline.evaluation.statistics.proportions import Interval, cluster_codes, effective_sources
-from finetune_pipeline.evaluation.statistics.resampling import RESAMPLES, SEED, draws_interval
+from finetune_pipeline.evaluation.metrics.macro_f1 import f1_of
+from finetune_pipeline.evaluation.statistics.proportions import Interval
+from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_mean
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput
 
 
 @register
 class MicroF1(Metric):
-    """F1 over the claims of all rows together. Intervals resample rows (percentile bootstrap)."""
+    """F1 over the claims of all rows together. Intervals are those of a mean (bootstrap-t) of each row's linear contribution."""
 
     name, kinds, title = "micro_f1", ("json",), "micro-F1 of the fields"
     described = "F1 of all values in the answers, over all fields and rows together"
     hub_name = "f1"
 
     def value(self, rows: Rows, output: AnyOutput) -> float | None:
-        return f1_of(*map(int, claim_counts(rows, output).sum(axis=0)))
+        return f1_of(*claim_counts(rows, output).sum(axis=0).tolist())
 
     def interval(self, rows: Rows, output: AnyOutput, confidence: float, clusters: Clusters = None) -> Interval | None:
-        return within_scale(_bootstrap(claim_counts(rows, output), None, confidence, clusters))
+        scores = _contributions(claim_counts(rows, output))
+        if scores is None:
+            return None
+        return within_scale(paired_bootstrap_mean([0.0] * len(rows), scores, confidence, clusters, least=0.0))
 
     def gain(self, before: Rows, after: Rows, output: AnyOutput, confidence: float, clusters: Clusters = None) -> Gain:
         old, new = (claim_counts(rows, output) for rows in (before, after))
-        f1 = [f1_of(*map(int, counts.sum(axis=0))) or 0.0 for counts in (old, new)]
-        return Gain(f1[1] - f1[0], _bootstrap(new, old, confidence, clusters))
-
-
-def f1_of(correct: float, claimed: float, expected: float) -> float | None:
-    """F1 from counts of right, claimed and expected items; None without claimed or expected ones."""
-    return 2 * correct / (claimed + expected) if claimed + expected else None
+        f1_before, f1_after = (f1_of(*counts.sum(axis=0).tolist()) or 0.0 for counts in (old, new))
+        first, second = _contributions(old), _contributions(new)
+        interval = paired_bootstrap_mean(first, second, confidence, clusters) if first and second else None
+        return Gain(f1_after - f1_before, interval)
 
 
 def claim_counts(rows: Rows, output: AnyOutput) -> np.ndarray:
@@ -40,22 +41,10 @@ def claim_counts(rows: Rows, output: AnyOutput) -> np.ndarray:
     return np.array([read_json(row, output).counts() for row in rows], dtype=float).reshape(len(rows), 3)
 
 
-def _bootstrap(counts: np.ndarray, base: np.ndarray | None, confidence: float, clusters: Clusters) -> Interval | None:
-    """Interval of F1, or of its gain over `base`, resampling rows with both sides (or whole sources). None for fewer than two of
-    these, or if a resample has nothing to count."""
-    codes = cluster_codes(range(len(counts)) if clusters is None else clusters)
-    n = int(codes.max(initial=-1)) + 1
-    if n < 2:
+def _contributions(counts: np.ndarray) -> list[float] | None:
+    """A score of every row whose mean is F1, and varies as F1 does for small changes (linearisation); None if F1 is undefined."""
+    correct, totals = counts[:, 0], counts[:, 1] + counts[:, 2]
+    f1 = f1_of(*counts.sum(axis=0).tolist())
+    if f1 is None:
         return None
-    draws = np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
-    weights = np.vstack([np.ones(n), draws])[:, codes]  # the first row is the original sample
-
-    def f1(claims: np.ndarray) -> np.ndarray:
-        correct, claimed, expected = (weights @ claims).T
-        undefined = np.full(len(weights), np.nan)
-        return np.asarray(np.divide(2 * correct, claimed + expected, where=claimed + expected > 0, out=undefined))
-
-    values = f1(counts) - (f1(base) if base is not None else 0)
-    if np.isnan(values).any():
-        return None
-    return draws_interval(values[1:], float(values[0]), confidence, effective_sources(codes.tolist()))
+    return [float(score) for score in f1 + (2 * correct - f1 * totals) * len(counts) / totals.sum()]

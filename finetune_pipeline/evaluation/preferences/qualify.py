@@ -65,10 +65,13 @@ def judged_pairs(
     differing = [pair for pair in rated if pair.a != pair.b]
     findings = qualify(judge, differing, [people[pair.id] for pair in differing], settings, sources)
     drawn = sorted(pairs, key=lambda pair: hashlib.sha256(f"judged {pair.id}".encode()).digest())[: settings.rows]
+    verdict = _verdict(judge, drawn, confidence, sources) if findings.believed else None
+    if verdict and (unjudged := _unjudged(verdict["failed"], len(verdict["choices"]))):
+        findings, verdict = findings.model_copy(update={"believed": False, "refused": unjudged}), None
     return {
         **findings.model_dump(mode="json"),
         "equal": len(rated) - len(differing),
-        "verdict": _verdict(judge, drawn, confidence, sources) if findings.believed else None,
+        "verdict": verdict,
         "failures": judge.failures[:SHOWN_FAILURES],
         "spent": asdict(judge.spent),
     }
@@ -142,8 +145,7 @@ def _reasons_to_refuse(findings: JudgeFindings, settings: JudgeSpec) -> list[str
     if rated < settings.min_rated:
         judged = f"only {counted(rated, 'pair')} rated by people could be judged"
         reasons.append(f"{judged}; {settings.min_rated} are needed")
-    if failed > MAX_FAILED * (rated + failed):
-        reasons.append(f"{counted(failed, 'pair')} could not be judged")
+    reasons += _unjudged(failed, rated + failed)
     if kappa is None or interval is None:
         reasons.append("agreement with people is undefined: one of the two sides always says the same")
     elif kappa < settings.min_kappa or interval[0] < settings.min_kappa_bound:
@@ -165,6 +167,10 @@ def _reasons_to_refuse(findings: JudgeFindings, settings: JudgeSpec) -> list[str
     if _is_significant(padding) and padding.wins > padding.losses:
         reasons.append(f"it prefers the same answer with empty words added, {padding.wins} of {PROBES} times")
     return reasons
+
+
+def _unjudged(failed: int, n: int) -> list[str]:
+    return [f"{counted(failed, 'pair')} of {n} could not be judged"] if failed > MAX_FAILED * n else []
 
 
 def _is_significant(bias: Preferred) -> bool:
@@ -195,8 +201,8 @@ def similar(
     """Compare how similar the answers of base and candidate are to the reference, by the cosine of their embeddings.
 
     The result also says how well preferring the nearer answer agrees with people; kappa is None without ratings or if it is
-    undefined. model: see evaluation.similarity. Raises FileNotFoundError or ValueError if the model is missing or invalid, or
-    there are fewer than two pairs or sources.
+    undefined, and interval for fewer than two pairs or sources. model: see evaluation.similarity. Raises FileNotFoundError or
+    ValueError if the model is missing or invalid.
     """
     # all texts together, so that words have the same weights on both sides
     vectors = embed([text for pair in pairs for text in (pair.reference, pair.a, pair.b)], model)
@@ -211,8 +217,6 @@ def similar(
             nearer: Choice = "b" if after > before else "a"
             model_choices.append("tie" if abs(after - before) < TIE_DISTANCE else nearer)
     interval = paired_bootstrap_mean(base, candidate, confidence, _units(pairs, sources))
-    if interval is None:
-        raise ValueError("one pair of answers, or pairs of one source, are too few to compare")
     base_mean, candidate_mean = (sum(similarities) / len(pairs) for similarities in (base, candidate))
     return {
         "model": model,
@@ -220,7 +224,7 @@ def similar(
         "base": base_mean,
         "candidate": candidate_mean,
         "gain": candidate_mean - base_mean,
-        "interval": list(interval),
+        "interval": interval,
         "rated": len(human),
         "kappa": cohens_kappa(human, model_choices) if human else None,
         "kappa_interval": kappa_interval(human, model_choices, _units(rated, sources)) if human else None,

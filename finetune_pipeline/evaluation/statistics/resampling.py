@@ -25,7 +25,7 @@ def paired_bootstrap_f1(
     b: Sequence[str | None],
     labels: Sequence[str],
     confidence: float = 0.95,
-    clusters: Sequence[Hashable] | None = None,
+    clusters: Units | None = None,
 ) -> Interval | None:
     """Percentile interval of macro-F1 of `b` minus macro-F1 of `a`; None for fewer than two examples, or clusters.
 
@@ -44,7 +44,7 @@ def paired_bootstrap_f1(
         return None
     triples = np.array([[index.get(x or "", -1) for x in triple] for triple in zip(gold, a, b, strict=True)])
     distinct, triple_of_row, counts = np.unique(triples, axis=0, return_inverse=True, return_counts=True)
-    draws = _resampled_counts(triple_of_row.reshape(-1), counts, clusters)
+    draws = _resampled_counts(triple_of_row.reshape(-1), len(counts), clusters)
     classes = np.arange(len(index))
     is_gold = distinct[:, :1] == classes
 
@@ -59,16 +59,16 @@ def paired_bootstrap_f1(
     return draws_interval(f1(2, draws) - f1(1, draws), estimate, confidence, units)
 
 
-def _resampled_counts(triple_of_row: np.ndarray, counts: np.ndarray, clusters: Sequence[Hashable] | None) -> np.ndarray:
-    """How often every distinct triple is drawn, one row per resample."""
-    random, n = np.random.default_rng(SEED), len(triple_of_row)
+def _resampled_counts(cell_of_row: np.ndarray, cells: int, clusters: Units | None) -> np.ndarray:
+    """How often every cell (such as a pair of answers) is drawn, one row per resample of rows, or of whole clusters of them."""
+    random, n = np.random.default_rng(SEED), len(cell_of_row)
     if clusters is None:
-        return random.multinomial(n, counts / n, size=RESAMPLES).astype(float)
+        return random.multinomial(n, np.bincount(cell_of_row, minlength=cells) / n, size=RESAMPLES).astype(float)
     from scipy import sparse  # needed only for clustered rows
 
     codes = cluster_codes(clusters)
     groups = int(codes.max()) + 1
-    members = sparse.csr_matrix((np.ones(n), (codes, triple_of_row)), shape=(groups, len(counts)))
+    members = sparse.csr_matrix((np.ones(n), (codes, cell_of_row)), shape=(groups, cells))
     drawn = random.multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES)
     return np.asarray((members.T @ drawn.T.astype(float)).T)
 
@@ -77,7 +77,7 @@ def paired_bootstrap_mean(
     a: Sequence[float],
     b: Sequence[float],
     confidence: float = 0.95,
-    clusters: Sequence[Hashable] | None = None,
+    clusters: Units | None = None,
     least: float = -1.0,
 ) -> Interval | None:
     """Interval of the mean of `b - a` over paired examples: the bootstrap-t (Efron and Tibshirani 1993, 12.5), which follows skewed
@@ -156,37 +156,35 @@ def cohens_kappa(a: Sequence[Hashable], b: Sequence[Hashable]) -> float | None:
 
     None if both raters always give the same single answer. Raises ValueError without ratings, or if their numbers differ.
     """
-    value = float(_kappa(_tables(a, b).sum(axis=0)[None])[0])
+    cells, answers = _pairs_of_ratings(a, b)
+    value = float(_kappa(np.bincount(cells, minlength=answers**2).astype(float), answers))
     return None if np.isnan(value) else value
 
 
 def kappa_interval(a: Sequence[Hashable], b: Sequence[Hashable], clusters: Units | None = None) -> Interval | None:
     """Bootstrap interval (95%) of :func:`cohens_kappa` over items, or over sources (`clusters`). Leaves out resamples in which
     kappa is undefined. None if these are more than half, if kappa itself is undefined, or for a single source."""
-    kappa, tables = cohens_kappa(a, b), _tables(a, b, clusters)
-    sources, units = len(tables), effective_sources(range(len(a)) if clusters is None else clusters)
-    if kappa is None or sources < 2:
+    kappa, (cells, answers) = cohens_kappa(a, b), _pairs_of_ratings(a, b)
+    units = effective_sources(range(len(a)) if clusters is None else clusters)
+    if kappa is None or units == 1:
         return None
-    drawn = np.random.default_rng(SEED).multinomial(sources, np.full(sources, 1 / sources), size=RESAMPLES)
-    values = _kappa(np.tensordot(drawn.astype(float), tables, 1))
+    values = _kappa(_resampled_counts(cells, answers**2, clusters), answers)
     values = values[~np.isnan(values)]
     return draws_interval(values, kappa, 0.95, units) if len(values) >= RESAMPLES / 2 else None
 
 
-def _tables(a: Sequence[Hashable], b: Sequence[Hashable], clusters: Units | None = None) -> np.ndarray:
-    """Counts of every pair of ratings, one table per source (or item)."""
+def _pairs_of_ratings(a: Sequence[Hashable], b: Sequence[Hashable]) -> tuple[np.ndarray, int]:
+    """The cell of every pair of ratings in a square table, and the number of different answers."""
     if len(a) != len(b) or not len(a):
         raise ValueError(f"need as many ratings by either rater, at least one: {len(a)}, {len(b)}")
-    codes = cluster_codes(range(len(a)) if clusters is None else clusters)
     ratings = cluster_codes((*a, *b))
     answers = int(ratings.max()) + 1
-    tables = np.zeros((int(codes.max()) + 1, answers, answers))
-    np.add.at(tables, (codes, ratings[: len(a)], ratings[len(a) :]), 1)
-    return tables
+    return ratings[: len(a)] * answers + ratings[len(a) :], answers
 
 
-def _kappa(tables: np.ndarray) -> np.ndarray:
-    """Kappa of tables in the last two axes; NaN where both raters always give the same single answer."""
+def _kappa(counts: np.ndarray, answers: int) -> np.ndarray:
+    """Kappa of counts by cell (last axis); NaN where both raters always give the same single answer."""
+    tables = counts.reshape(*counts.shape[:-1], answers, answers)
     n = tables.sum(axis=(-2, -1))
     observed = np.trace(tables, axis1=-2, axis2=-1) / n
     chance = (tables.sum(axis=-1) * tables.sum(axis=-2)).sum(axis=-1) / n**2

@@ -104,7 +104,7 @@ def evaluation_and_rows(
     args = arguments(**changes)
     candidate, output = of_model(args["predictions"], "candidate"), args["spec"].output
     texts = {r["example_id"]: f"text of {r['example_id']}" for r in candidate} if texts is None else texts
-    atlas = failure_atlas(candidate, output, texts, Neighbours(trained) if trained else None)
+    atlas = failure_atlas(candidate, output, texts, Neighbours(trained))
     facts = {name: args.pop(name) for name in StepFacts.model_fields if name in args}
     result = evaluate_task(**args, facts=StepFacts.model_validate(facts), atlas=atlas)
     return result, shown_rows(result, args["predictions"], output, texts, trained)

@@ -155,7 +155,7 @@ def test_every_further_candidate_meets_a_stricter_level():
         assert ("stricter" in gate.message) is (looks > 1)
         passed.append(gate.passed)
     assert passed == [True, True, True, False]
-    assert "This is candidate 4 that this test judges" in gate.message
+    assert "This is judgement 4 by this test" in gate.message
 
 
 def test_all_named_metrics_must_gain():
@@ -197,8 +197,8 @@ def test_the_opening_must_be_on_record():
     assert _gate("sealed_test_openings", evaluation(openings=[])).passed is False
     assert _gate("sealed_test_openings", evaluation(openings=[OPENINGS[0] | {"candidate": "c2"}])).passed is False
     for looks, says in (
-        (1, "opened once, for 1 candidate; this is number 1, judged by 95% intervals."),
-        (2, "opened 2 times, for 2 candidates; this is number 2, judged by 98.33% intervals."),
+        (1, "opened once, for 1 candidate; this is judgement 1, by 95% intervals."),
+        (2, "opened 2 times, for 2 candidates; this is judgement 2, by 98.33% intervals."),
     ):
         gate = _gate("sealed_test_openings", evaluation(openings=_looks(looks)))
         assert (gate.passed, gate.measured) == (True, looks) and says in gate.message
@@ -212,7 +212,7 @@ _PLACES = {
     "beats_champion": ["decisions.champion.gains.0.gain", "decisions.champion.gains.0.interval.1"],
     "few_regressions": ["comparisons.champion." + k for k in ("b", "right_before", "lost_interval.1")],
     "never_break": ["never_break.listed"],
-    "format_compliance": ["scores.candidate.valid." + k for k in ("n", "valid", "interval.0")],
+    "format_compliance": ["scores.candidate.valid." + k for k in ("n", "k", "interval.0")],
     "merge_parity": ["parity." + k for k in ("rows", "same_greedy_share", "mean_kl", "mean_kl_limit")],
     "sealed_test_openings": ["seal." + k for k in ("count", "candidates", "recorded", "level.look", "level.level")],
     "general_ability": ["ability." + k for k in ("drop", "interval.1", "text.before", "text.rise", "text.interval.0")],

@@ -31,7 +31,13 @@ def test_faulty_rows_are_not_written_and_all_problems_are_named_at_once(tmp_path
     faulty = [incomplete, row(2, "bug", "x", status="fine"), row(2, "bug", "y", colour="red")]
     with pytest.raises(ValueError) as error:
         write_predictions(tmp_path / "p.parquet", faulty)
-    for problem in ("lacks text, new_tokens", "status 'fine'", "unknown columns colour", "'e0002') is there twice"):
+    for problem in (
+        "4 faulty",
+        "'text': None",
+        "'status': 'fine'",
+        "'colour': 'red'",
+        "('base', 'e0002') is there 2 times",
+    ):
         assert problem in str(error.value)
     assert not (tmp_path / "p.parquet").exists()
 

@@ -59,6 +59,11 @@ def test_a_fair_judge_is_believed_and_its_agreement_stands_beside_its_verdict(se
     assert judged["kappa"] > 0.8 and judged["consistent"] == 1.0
     choices = [judged["verdict"]["choices"][pair.id] for pair in new]
     assert choices == ["b"] * 12 + ["tie"] * 3 and judged["verdict"]["failed"] == 0
+    silent = judged_pairs(judge(server.url, "shy"), [*pairs, *new], said_by(pairs, people), ASKED)
+    assert (silent["believed"], silent["verdict"]) == (False, None), "what it can judge of the test is no sample of it"
+    assert silent["refused"] == [
+        f"15 pairs of {len([pair for pair in [*pairs, *new] if pair.a != pair.b])} could not be judged"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -143,6 +148,8 @@ def test_likeness_is_told_with_its_agreement_with_people() -> None:
     assert judgement["gain"] == pytest.approx(judgement["candidate"] - judgement["base"])
     assert judgement["interval"][0] > 0
     assert similar(pairs, {}, "hashed", 0.95)["kappa"] is None
+    one_source = similar(pairs, {}, "hashed", 0.95, {pair.id: "document" for pair in pairs})
+    assert one_source["gain"] == judgement["gain"] and one_source["interval"] is None
 
 
 def test_predictions_are_paired_by_id_and_what_people_accept_becomes_what_they_prefer() -> None:

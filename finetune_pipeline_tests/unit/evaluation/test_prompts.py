@@ -1,5 +1,6 @@
 """The prompts that are tried: what a row is shown, and that it is never shown its own answer."""
 
+import tracemalloc
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +17,15 @@ from finetune_pipeline.data.examples import Example, write_examples
 from finetune_pipeline.evaluation.predict import baseline
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.evaluation.preferences.embeddings import embed
-from finetune_pipeline.evaluation.prompts import Prompt, Retriever, build_shots, conversations, prompts_to_try
+from finetune_pipeline.evaluation.prompts import (
+    Neighbours,
+    Prompt,
+    Retriever,
+    TrainingRow,
+    build_shots,
+    conversations,
+    prompts_to_try,
+)
 from finetune_pipeline.worker.jobs import baseline_job
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS
@@ -76,6 +85,17 @@ def test_many_rows_with_its_own_text_do_not_hide_the_others() -> None:
     repeated = [example(f"same{i}", ASKED.user_text, "bug") for i in range(12)]
     (nearest,) = Retriever([*repeated, *TRAIN]).nearest([ASKED], 1)
     assert [shown.user_text for shown in nearest] == ["the map crashes on zoom"]
+
+
+def test_many_texts_are_compared_with_many_rows_in_little_memory() -> None:
+    neighbours = Neighbours([TrainingRow(f"r{i}", f"row number {i}", "x") for i in range(1000)])
+    texts = [f"text number {i}" for i in range(4000)]
+    tracemalloc.start()
+    counts, nearest = neighbours.counts(texts), neighbours.nearest(["row number 7"], 1)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(counts) == len(texts) and nearest[0].id == "r7"
+    assert peak < len(texts) * len(neighbours.rows) * 8 / 2, "not every pair at once"
 
 
 def test_another_system_prompt_takes_the_place_of_the_tasks_own_and_of_no_other() -> None:

@@ -4,9 +4,9 @@ from functools import partial
 
 import pytest
 
+from finetune_pipeline.evaluation.predictions import same_rows
 from finetune_pipeline.evaluation.rivals import (
     base_at_its_best,
-    same_rows,
     score_baselines,
     simple_rows,
     strongest_rival,

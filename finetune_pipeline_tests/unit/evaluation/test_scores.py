@@ -82,7 +82,7 @@ def test_every_interval_counts_sources_where_rows_share_them(output, metric, sai
 def test_labels_without_rows_do_not_drag_macro_f1_and_nothing_is_measured_on_no_rows() -> None:
     scores = scores_of(rows([("bug", "bug"), ("billing", "billing")]), OUTPUT)
     assert scores["macro_f1"] == 1.0 and scores["absent_labels"] == ["other"]
-    assert scores["per_class"]["other"] == {"precision": None, "recall": None, "f1": 0.0, "support": 0, "predicted": 0}
+    assert scores["per_class"]["other"] == {"precision": None, "recall": None, "f1": None, "support": 0, "predicted": 0}
     with pytest.raises(ValueError, match="'refund'"):
         scores_of(rows([("refund", "bug")]), OUTPUT)
     nothing = scores_of([], OUTPUT)
@@ -113,7 +113,7 @@ def test_repaired_and_failed_extractions_are_counted_apart() -> None:
     scores = scores_of(predictions, EXTRACTION)
     assert scores["correct"] == 1
     assert (scores["strict"]["k"], scores["repaired"]["k"], scores["repaired"]["right_if_repaired"]) == (2, 2, 1)
-    assert (scores["schema"]["k"], scores["valid"]["valid"]) == (1, 1)
+    assert (scores["schema"]["k"], scores["valid"]["k"]) == (1, 1)
     assert scores["form"] == {"empty": 1, "not_json": 1, "schema": 1, "truncated": 1}
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from finetune_pipeline.data.examples import SealedError, read_examples, seal, seal_key, write_examples
 from finetune_pipeline.evaluation import sealed
-from finetune_pipeline.evaluation.sealed import LEDGER, TEST_SETS, look_number, open_sealed, openings
+from finetune_pipeline.evaluation.sealed import LEDGER, TEST_SETS, look_number, open_sealed, openings, seal_of
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.training.sft import train
 from finetune_pipeline.worker.jobs import train_job
@@ -33,8 +33,10 @@ def _sealed(folder: Path, ids: range) -> Path:
     return path
 
 
-def _opened(folder: Path, candidate: str, ids: range, test: str = "t1", key: bytes = KEY) -> Any:
-    reason = {"test": test, "candidate": candidate, "reason": "why"}
+def _opened(
+    folder: Path, candidate: str, ids: range, test: str = "t1", key: bytes = KEY, metric: str = "accuracy"
+) -> Any:
+    reason = {"test": test, "candidate": candidate, "metric": metric, "reason": "why"}
     return open_sealed(_sealed(folder, ids), folder, folder / "work", key, **reason)
 
 
@@ -73,9 +75,22 @@ def test_a_candidate_keeps_its_number_and_others_get_the_next(tmp_path: Path) ->
         _open(tmp_path, candidate)
     listed = openings(tmp_path, "t1")
     assert [row["candidate"] for row in listed] == ["c1", "c2", "c3"]
-    assert [look_number(listed, c) for c in ("c1", "c2", "c3", "new", None)] == [1, 2, 3, 4, 4]
-    assert look_number([], "c1") == 1
-    assert look_number([{"candidate": ""}, *listed], "c1") == 2
+    assert [look_number(listed, c, "accuracy") for c in ("c1", "c2", "c3", "new", None)] == [1, 2, 3, 4, 4]
+    assert look_number([], "c1", "accuracy") == 1
+
+
+def test_judging_a_candidate_by_another_metric_is_another_look(tmp_path: Path) -> None:
+    for candidate, metric in (("c1", "accuracy"), ("c2", "accuracy"), ("c1", "macro_f1"), ("c1", "accuracy")):
+        with _opened(tmp_path, candidate, range(10), metric=metric):
+            pass
+    listed = openings(tmp_path, "t1")
+    assert [(row["candidate"], row["metric"]) for row in listed][2:] == [("c1", "macro_f1")]
+    looks = [("c1", "accuracy"), ("c2", "accuracy"), ("c1", "macro_f1"), ("c2", "macro_f1")]
+    assert [look_number(listed, *look) for look in looks] == [1, 2, 3, 4]
+    seal = seal_of(listed, 10, 0.5, "c1", "macro_f1", 0.95)
+    assert (seal.count, seal.candidates, seal.level.look, seal.recorded) == (3, 2, 3, True)
+    without_metric = [{"candidate": "c1"}]  # written by an earlier release
+    assert look_number(without_metric, "c1", "accuracy") == look_number(without_metric, "c1", "macro_f1") == 1
 
 
 def test_a_few_new_rows_do_not_make_a_used_test_new(tmp_path: Path) -> None:
@@ -99,7 +114,7 @@ def test_a_full_disk_leaves_no_half_of_an_opening(tmp_path: Path) -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, size + 20))
         try:
-            sealed._record(tmp_path, ["1"], test="t1", candidate="c2", reason="why")
+            sealed._record(tmp_path, ["1"], test="t1", candidate="c2", metric="accuracy", reason="why")
         except OSError:
             os._exit(7)
         os._exit(0)

@@ -1,5 +1,8 @@
 """General ability of base, champion and candidate: tiny models, real scoring, the store as a run leaves it."""
 
+import json
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +11,14 @@ import pytest
 from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.engine.step import RunInputs, StepContext, no_tool
 from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore, Builder
-from finetune_pipeline.evaluation.ability.drop import read_rows
+from finetune_pipeline.evaluation.ability.drop import ability_drop, read_rows
 from finetune_pipeline.evaluation.ability.scoring import ability
 from finetune_pipeline.evaluation.judged_facts import Ability
 from finetune_pipeline.faults import JobError
+from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.report.judgements import ability_sentences
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.steps.ability import ability_digest, make_base_ability, make_general_ability
+from finetune_pipeline.steps.ability import ability_digest, asked_items, make_base_ability, make_general_ability
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.evaluation.ability.harness_files import CHOICES, ENDING, write_task
 from finetune_pipeline_tests.unit.evaluation.rows import spec
@@ -85,3 +89,27 @@ def test_rows_that_change_under_a_run_stop_it(tmp_path: Path) -> None:
     write_task(tmp_path / "task" / "bench", CHOICES, [{"question": "q", "choices": ["a", "b"], "right": 0}] * 3)
     with pytest.raises(JobError, match="changed since this run began"):
         make_base_ability(work)
+
+
+@pytest.mark.parametrize(
+    ("rows", "measured"),
+    [
+        ('{"text": "a"}\n{"text": "b"}\n', False),
+        ('{"text": "a"}\n{"query": "q", "choices": ["a", "b"], "gold": 0, "id": "i"}\n', True),
+    ],
+)
+def test_texts_without_a_question_are_refused_before_anything_is_trained(tmp_path, rows: str, measured: bool) -> None:
+    (tmp_path / "texts.jsonl").write_text(rows)
+    task = Task(spec=spec(ability={"suite": False, "files": ["texts.jsonl"]}), folder=tmp_path)
+    with nullcontext() if measured else pytest.raises(FindingsError, match="no question, so no loss of accuracy"):
+        assert ability_digest(task)
+
+
+def test_files_of_one_name_whose_rows_have_one_id_are_compared_row_by_row(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        question = {"query": folder, "choices": ["a", "b"], "gold": 0, "id": "same"}
+        (tmp_path / folder / "rows.jsonl").write_text(json.dumps(question) + "\n")
+    task = Task(spec=spec(ability={"suite": False, "files": ["*/rows.jsonl"]}), folder=tmp_path)
+    rows = [{**asdict(item), "right": True, "bits_per_byte": None, "error": ""} for item in asked_items(task)]
+    assert ability_drop(rows, [rows[0], {**rows[1], "right": False}])["drop"] == 0.5

@@ -117,24 +117,24 @@ def test_candidates_one_after_another(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
     first = stage.judge("90-a")
     assert first["passed"] is True, first["verdict"]
-    assert (first["seal"]["look"], first["seal"]["level"]["level"]) == (1, pytest.approx(0.05))
+    assert (first["seal"]["level"]["look"], first["seal"]["level"]["level"]) == (1, pytest.approx(0.05))
     assert not Path(stage.jobs[0]["examples"]).exists(), "the readable copy is gone"
     second = stage.judge("100-b", [stage.ids[0], stage.ids[110]])
     assert [g["name"] for g in second["gates"] if not g["passed"]] == ["never_break"]
     assert f"Of 2 listed examples 1 wrong: {stage.ids[110]}" in stage.gate(second, "never_break")["message"]
-    assert (second["seal"]["look"], second["seal"]["count"]) == (2, 2)
+    assert (second["seal"]["level"]["look"], second["seal"]["count"]) == (2, 2)
     assert second["seal"]["level"]["confidence"] == pytest.approx(1 - 0.05 / 3)
     assert second["history"]["versions"] == [
         {"candidate": "90-a", "rows": N, "fixed": 10, "broken": 0, "both_right": 90, "both_wrong": 20}
     ]
     again = stage.judge("90-a")
-    assert (again["seal"]["look"], again["seal"]["count"]) == (1, 2), "the same candidate keeps its number"
+    assert (again["seal"]["level"]["look"], again["seal"]["count"]) == (1, 2), "the same candidate keeps its number"
     assert again["history"]["versions"] == []
     third = stage.judge("80-c")
     assert [v["candidate"] for v in third["history"]["versions"]] == ["90-a", "100-b"]
     assert third["history"]["lost_total"] == 10
     page = (tmp_path / "report/80-c/report.html").read_text()
-    assert "This is candidate 3 on this test" in page and "Both right" in page
+    assert "This is judgement 3 by this test" in page and "Both right" in page
     assert third["production"] is None and stage.jobs[-1]["endpoint"] is None
 
 

@@ -31,11 +31,11 @@ def test_an_item_that_failed_on_one_side_counts_on_neither_and_other_items_canno
     after = [choice(i, True, error="too long" if i == 3 else "") for i in range(10)]
     drop = ability_drop(before, after)
     assert (drop["failed"], drop["n"], drop["drop"]) == (["i3"], 9, 0)
-    for different in ([before[0], before[2]], [before[0], before[0]]):
+    for different in ([before[0], before[2]], [before[0], before[0]], before[1::-1], before[:1]):
         with pytest.raises(ValueError, match="same items"):
             ability_drop(before[:2], different)
-    with pytest.raises(ValueError, match="cannot be measured"):
-        ability_drop([text(0, 1.0)], [text(0, 1.0)])
+    nothing = ability_drop([choice(0, True), text(1, 1.0)], [choice(0, True, error="NaN"), text(1, 2.0)])
+    assert (nothing["n"], nothing["failed"], nothing["text"]["rise"]) == (0, ["i0"], 1.0) and "drop" not in nothing
 
 
 def test_a_category_of_questions_and_texts_is_told_apart() -> None:

@@ -2,13 +2,14 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from finetune_pipeline.evaluation.ability.harness_tasks import asked_digest, read_tasks, tasks_digest
-from finetune_pipeline.evaluation.ability.items import digest, suite
+from finetune_pipeline.evaluation.ability.harness_tasks import asked_digest, read_tasks
+from finetune_pipeline.evaluation.ability.items import suite
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.spec.rules import check_all
 from finetune_pipeline_tests.unit.evaluation.ability.harness_files import CHOICES, ENDING, TEXTS, WRITING, write_task
@@ -82,16 +83,18 @@ def test_the_digest_follows_rows_task_and_limit_and_not_the_place(tmp_path: Path
     for place in ("one", "two"):
         write_task(tmp_path / place, CHOICES)
     first, second = (read_tasks(tmp_path / place, ["*.yaml"]) for place in ("one", "two"))
-    first_digest = tasks_digest(first, 10, False)
-    assert first_digest == tasks_digest(second, 10, False)
-    other_digests = [tasks_digest(first, 11, False), tasks_digest(first, 10, True)]
+    first_digest = asked_digest([], first, 10, False)
+    assert first_digest == asked_digest([], second, 10, False)
+    other_digests = [asked_digest([], first, 11, False), asked_digest([], first, 10, True)]
     write_task(tmp_path / "two", CHOICES, [{"question": "q", "choices": ["a", "b"], "right": 0}])
-    other_digests.append(tasks_digest(read_tasks(tmp_path / "two", ["*.yaml"]), 10, False))
+    other_digests.append(asked_digest([], read_tasks(tmp_path / "two", ["*.yaml"]), 10, False))
     write_task(tmp_path / "one", CHOICES | {"num_fewshot": 3})
-    other_digests.append(tasks_digest(read_tasks(tmp_path / "one", ["*.yaml"]), 10, False))
+    other_digests.append(asked_digest([], read_tasks(tmp_path / "one", ["*.yaml"]), 10, False))
     assert len({first_digest, *other_digests}) == 5
     items = suite()
-    assert asked_digest(items, [], 10, False) == digest(items)
+    assert asked_digest(items, [], 10, False) == asked_digest(items, [], 11, True)
+    others = [replace(items[0], category="another"), *items[1:]]
+    assert asked_digest(items, [], 10, False) != asked_digest(others, [], 10, False), "results are shown by category"
     assert asked_digest(items, first, 10, False) != asked_digest(items, first, 11, False)
 
 

@@ -42,6 +42,9 @@ def test_forms_of_benchmark_files(tmp_path: Path) -> None:
     assert (cloze.prompt, cloze.text, cloze.choices) == ("To be or not to", "be", ())
     assert (text.prompt, text.text) == ("", "A plain sentence.")
     assert [i.id for i in (chat, text)] == ["mixed.jsonl:1", "mixed.jsonl:4"]
+    marked = tmp_path / "marked.jsonl"
+    marked.write_text('\ufeff{"text": "a\u2028b"}\n', "utf-8")
+    assert [i.text for i in read_items(marked)] == ["a\u2028b"], "a byte order mark, and a line break that JSON allows"
 
 
 def test_all_faults_of_all_files_are_told_at_once(tmp_path: Path) -> None:
@@ -53,6 +56,7 @@ def test_all_faults_of_all_files_are_told_at_once(tmp_path: Path) -> None:
         "query must be": {"query": "", "choices": ["a", "b"], "gold": 0},
         "it has the keys question": {"question": "q"},
         "no JSON object": [1],
+        "half of a surrogate pair": {"text": "\ud83d"},
     }
     faulty = write(tmp_path / "bad.jsonl", [{"text": "fine"}, *faults.values()])
     (tmp_path / "empty.jsonl").write_text("\n")
@@ -70,3 +74,5 @@ def test_a_limit_chooses_the_same_rows_whatever_comes_after(tmp_path: Path) -> N
     few = {i.id for i in read_items(write(tmp_path / "b.jsonl", rows), limit=10)}
     reversed_ids = {i.id for i in read_items(write(tmp_path / "b.jsonl", rows[::-1]), limit=10)}
     assert len(few) == 10 and few == reversed_ids
+    same_name = [{**row, "id": "r"} for row in rows]
+    assert len(read_items(write(tmp_path / "b.jsonl", same_name), limit=10)) == 10

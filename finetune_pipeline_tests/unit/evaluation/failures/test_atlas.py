@@ -95,7 +95,7 @@ def planted() -> tuple[list[dict], dict[str, str], dict[str, set[str]]]:
 
 def test_planted_families_are_recovered_and_named() -> None:
     rows, texts, families = planted()
-    atlas = failure_atlas(rows, LABELLED, texts)
+    atlas = failure_atlas(rows, LABELLED, texts, training(1))
     assert atlas.wrong == sum(g.count for g in atlas.groups) == atlas.kinds["label_pair"]
     named = [g for g in atlas.groups if g.terms]
     for name, members in families.items():
