@@ -80,7 +80,9 @@ class TokenTrainer(SFTTrainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Start at step 1 of the schedule: at step 0, the rate is zero and a batch would teach nothing."""
         scheduler = super().create_scheduler(num_training_steps + 1, optimizer)
-        with warnings.catch_warnings(action="ignore"):  # torch expects a step of the optimiser before one of the schedule
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # torch expects a step of the optimiser before one of the schedule
             scheduler.step()
         return scheduler
 

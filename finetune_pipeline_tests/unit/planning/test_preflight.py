@@ -45,7 +45,11 @@ def test_a_sound_model_has_no_finding(model: Path, tmp_path: Path) -> None:
     [
         ("deepseek_r1_distill", "chat.template_mismatch", "set chat_template: chatml or none"),
         ("gemma", "chat.template_refuses", "set chat_template: chatml or none"),  # no system prompt
-        ("glm4moe", "model.template_without_end", "set chat_template: chatml or none"),  # GLM-4.5: nothing ends an answer
+        (
+            "glm4moe",
+            "model.template_without_end",
+            "set chat_template: chatml or none",
+        ),  # GLM-4.5: nothing ends an answer
     ],
 )
 def test_a_template_that_cannot_be_trained_with_is_told_before_the_run(model, tmp_path, family, rule, fix) -> None:
