@@ -146,7 +146,7 @@ def training_plan(
         nearest=None if training_fits else nearest_plan(planner, settings, available),
         others=other_steps,
         seconds=_seconds(planner, settings, rates, spec.base_model),
-        prices=training_costs(spec, prices, tokens["total"], planner.shape.parameters, today, [settings["method"]]),
+        prices=training_costs(spec, prices, rows.tokens, planner.shape.parameters, today, [settings["method"]]),
         serving=prices.served(),
         methods=[method_row(planner, spec, method, rates, available) for method in METHODS],
         sentence="",
