@@ -1,9 +1,9 @@
 """Planned memory of training against the peak of real trainings, each in its own process.
 
-    python benchmarks/plan_against_measured.py --splits FOLDER [--base FOLDER] [--only NAME,...] [--rows 48]
+    python benchmarks/plan_against_measured.py --splits FOLDER [--base FOLDER] [--only NAME,...] [--rows 200]
 
 Every configuration is planned by planning.planner.Planner, as `finetune plan` does, and then trained for one epoch on a few
-rows of ticket_triage by the job that the graph runs. Measured is the process's largest resident size (ru_maxrss). `long` rows
+rows of a task by the job that the graph runs. Measured is the process's largest resident size (ru_maxrss). `long` rows
 consist of three tickets each. Exit code 1 if a plan is off by more than 15%.
 """
 
@@ -27,6 +27,7 @@ LIMIT = 0.15
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "qlora bf16, batches of 8": {"method": "qlora", "precision": "bfloat16"},
     "qlora f32, batches of 4": {"method": "qlora", "precision": "float32", "micro_batch_size": 4},
+    "lora bf16, batches of 8": {"method": "lora", "precision": "bfloat16"},
     "lora f32, batches of 8": {"method": "lora", "precision": "float32"},
     "lora bf16, padded, long": {"method": "lora", "precision": "bfloat16", "shared_prefix": False, "micro_batch_size": 4},
     "lora bf16, checkpointing, long": {"method": "lora", "precision": "bfloat16", "gradient_checkpointing": True},
@@ -51,10 +52,10 @@ def rows(path: Path, number: int, long: bool) -> list[Example]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--splits", type=Path, required=True, help="folder of a `splits` artifact of ticket_triage")
+    parser.add_argument("--splits", type=Path, required=True, help="folder of a `splits` artifact")
     parser.add_argument("--base", default="bundled/smollm2-135m-instruct")
     parser.add_argument("--only", default="", help="parts of configuration names, separated by commas")
-    parser.add_argument("--rows", type=int, default=48)
+    parser.add_argument("--rows", type=int, default=200)
     arguments = parser.parse_args()
     parts = [part for part in arguments.only.split(",") if part]
     worst = 0.0

@@ -257,7 +257,7 @@ STEPS = [
         training.make_training_plan,
         needs=("train_split", "validation_split", "base_model"),
         settings=lambda spec, run: {**spec.training.model_dump(exclude={"budget_usd"}), "asked": asking_settings(spec)},
-        code_version="11",
+        code_version="12",
         checks=(training_check.plan_fits, training_check.no_truncation),
         shows=("plan.json",),
         kinds=("python",),
@@ -270,7 +270,7 @@ STEPS = [
         needs=("train_split", "validation_split", "base_model"),
         after=("advice", "training_plan"),
         settings=lambda spec, run: decisive_settings(spec.training),
-        code_version="5",
+        code_version="6",
         checks=(
             training_check.supervision,
             training_check.loss_finite,

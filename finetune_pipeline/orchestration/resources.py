@@ -132,6 +132,9 @@ def child_environment(device: str, extra: Mapping[str, str]) -> dict[str, str]:
         CUDA_VISIBLE_DEVICES=_visible_devices(device),
         FINETUNE_PROCESSES=str(len(device.split("+"))),
     )
+    if device == "cpu":
+        # nothing is compiled there, but bitsandbytes would load torch's compiler: a fifth of a training's imports
+        env.setdefault("TORCHDYNAMO_DISABLE", "1")
     return {**env, **extra}
 
 

@@ -18,6 +18,9 @@ from finetune_pipeline.spec.methods.base import CHECKPOINT_ABOVE, ModelShape
 MIB = 2**20
 CPU_OVERHEAD = 600 * MIB
 """Interpreter and libraries of a training process, measured just before its first step."""
+CPU_KERNELS, _MOST_CPU_KERNELS = 50 * MIB, 1024 * MIB
+"""Matrix products in bfloat16 that oneDNN compiles for each size of a batch, and for all: it keeps 1,024 of about a MiB with AMX.
+Measured by benchmarks/plan_against_measured.py."""
 GPU_OVERHEAD = 700 * MIB
 """CUDA context, cuBLAS workspaces and kernels on the device; not measured by this project."""
 NF4 = 0.5 + 0.127 / 8
@@ -157,11 +160,12 @@ def training_memory(
     device: str = "cpu",
     tokenizer_bytes: int = 0,
     tokens: int = 0,
+    sizes: int = 1,
 ) -> Memory:
     """Return the peak memory of a training with largest batch `batch`, in one process on one device.
 
     width: bytes of the compute dtype (4: float32, 2: bfloat16). tokenizer_bytes: size of tokenizer.json; tokens: of both
-    splits, which are kept in memory. On a GPU only device memory counts.
+    splits, which are kept in memory. sizes: how many different numbers of tokens batches have. On a GPU only device memory counts.
     """
     method, on_cpu = METHODS[settings["method"]], device == "cpu"
     trainable, full_fine_tuning = method.trainable(settings, shape), method.holds == "float32"
@@ -180,6 +184,7 @@ def training_memory(
     elif full_fine_tuning and settings["micro_batch_size"] == settings["batch_size"]:
         # a block's activations and 16-bit weights are freed before its gradients exist
         gradients = max(0, gradients - activations - logits)
+    kernels = min(sizes * CPU_KERNELS, _MOST_CPU_KERNELS) if on_cpu and width == 2 else 0
     memory = Memory(
         weights=weights,
         trained=0 if full_fine_tuning else 4 * trainable,
@@ -187,7 +192,7 @@ def training_memory(
         optimiser=8 * trainable,
         activations=activations,
         logits=logits,
-        overhead=process_overhead(device, tokenizer_bytes, tokens),
+        overhead=process_overhead(device, tokenizer_bytes, tokens) + kernels,
         resident=mapped,
     )
     loading = weights + memory.overhead + (0 if is_mapped else shape.stored_bytes)

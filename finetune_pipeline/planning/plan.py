@@ -6,11 +6,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.evaluation.wording import duration
+from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.planning.answering import StepMemory, answering_steps
 from finetune_pipeline.planning.costs import TrainingCost, method_settings, training_costs
 from finetune_pipeline.planning.memory import available_memory
@@ -18,7 +20,7 @@ from finetune_pipeline.planning.planner import Phase, Planner
 from finetune_pipeline.planning.prices import load_prices
 from finetune_pipeline.planning.search import changes, ladder, reasons
 from finetune_pipeline.planning.throughput import Rates, Seconds, estimate_seconds, read_rates
-from finetune_pipeline.planning.tokens import TokenCounter, token_statistics
+from finetune_pipeline.planning.tokens import spread
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
@@ -58,7 +60,7 @@ class TrainingPlan:
 
     Attributes:
         rows: Rows of one epoch.
-        tokens: Statistics of the training split; with training.augment including its perturbed copies.
+        tokens: Their number and its spread over the rows.
         computed_share: Share of these tokens that packing leaves to compute.
         over_length: Examples longer than `limit` tokens.
         memory_mib: Peak of the training (Memory.in_mib); others: that of the steps that run inference; fits: whether all fit.
@@ -106,7 +108,8 @@ def training_plan(
     available: int | None = None,
 ) -> TrainingPlan:
     """Plan a training on `train` with the base model in the folder `base`; write plan.json into `out`.
-    home: folder of throughput.json, and of prices.yaml unless `task_folder` has one. available: bytes; None: those free now."""
+    home: folder of throughput.json, and of prices.yaml unless `task_folder` has one. available: bytes; None: those free now.
+    Raises FindingsError for rows that cannot be encoded."""
     settings = spec.training.model_dump()
     device = read_settings().devices[0]
     planner = Planner(base, train, validation, device)
@@ -114,7 +117,9 @@ def training_plan(
     rates = read_rates(home) if home else {}
     memory, phases = planner.memory(settings), planner.phases(settings)
     rows = planner.rows("train", settings)
-    tokens = token_statistics(TokenCounter(planner.folder), planner.epoch_examples(settings))
+    if rows.findings:
+        raise FindingsError(rows.findings)
+    tokens = {"total": rows.tokens, **spread(np.array([len(row["ids"]) for row in rows.rows] or [0]))}
     training_fits = memory.needed * MARGIN <= available
     other_steps = answering_steps(spec, planner, validation, device, available, MARGIN)
     prices, today = load_prices(home=home, task_folder=task_folder), datetime.datetime.now(datetime.UTC).date()
@@ -141,7 +146,7 @@ def training_plan(
         nearest=None if training_fits else nearest_plan(planner, settings, available),
         others=other_steps,
         seconds=_seconds(planner, settings, rates, spec.base_model),
-        prices=training_costs(spec, prices, tokens["total"], planner.shape.parameters, today, [settings["method"]]),
+        prices=training_costs(spec, prices, rows.tokens, planner.shape.parameters, today, [settings["method"]]),
         serving=prices.served(),
         methods=[method_row(planner, spec, method, rates, available) for method in METHODS],
         sentence="",

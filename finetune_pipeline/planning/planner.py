@@ -73,16 +73,12 @@ class Planner:
         tokenizer = self.folder / "tokenizer.json"
         self.tokenizer_bytes = tokenizer.stat().st_size if tokenizer.exists() else 0
 
-    def epoch_examples(self, settings: Mapping[str, Any]) -> list[Example]:
-        """Return the examples of one epoch: the training split, with training.augment also its perturbed copies."""
-        return training_examples(self.examples["train"], settings)
-
     def rows(self, split: str, settings: Mapping[str, Any]) -> Rows:
         """Return a split's rows under these settings, encoded by the function that training uses."""
         limit = longest_allowed(settings, self.config)
         key = (split, limit, settings["over_length"], split == "train" and settings["augment"])
         if key not in self._rows:
-            examples = self.epoch_examples(settings) if split == "train" else self.examples[split]
+            examples = self.examples[split] if split != "train" else training_examples(self.examples[split], settings)
             encoded = encode_split(TokenCounter(self.folder), examples, limit, settings["over_length"])
             self._rows[key] = Rows(encoded.plain_rows(), encoded.over, limit)
         return self._rows[key]
@@ -132,14 +128,16 @@ class Planner:
         peaks: list[Memory] = []
         width = compute_width(settings["precision"], self.device)
         for phase in METHODS[settings["method"]].phases(settings):
+            batches = self.batches("train", phase)
             training = training_memory(
                 self.shape,
                 phase,
-                _largest(self.batches("train", phase)),
+                _largest(batches),
                 width=width,
                 device=self.device,
                 tokenizer_bytes=self.tokenizer_bytes,
                 tokens=sum(self.rows(split, settings).tokens for split in self.examples),
+                sizes=len({batch.tokens for batch in batches}),
             )
             peaks.append(training)
             if validation := self.batches("validation", phase):

@@ -87,12 +87,6 @@ class TokenCounter:
         return [len(e.ids) for e in self.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
 
-def token_statistics(counter: TokenCounter, examples: Sequence[Example]) -> dict[str, Any]:
-    """Return statistics of tokens per example: examples, total, and the spread."""
-    counts = np.array([counter.count(e.messages, tools=e.tools) for e in examples] or [0])
-    return {"examples": len(examples), "total": int(counts.sum()), **_spread(counts)}
-
-
 def epochs_of(training: TrainingSettings) -> float:
     """Return the number of passes over the data, in all phases."""
     return float(sum(phase["epochs"] for phase in METHODS[training.method].phases(training.model_dump())))
@@ -136,7 +130,7 @@ def token_counts(
         total=round(total),
         epochs=epochs,
         training_tokens=round(epoch_total * epochs),
-        whole=_spread(valid_counts),
+        whole=spread(valid_counts),
         histogram=_histogram(valid_counts),
         max_tokens=limit,
         over=len(too_long),
@@ -183,7 +177,8 @@ def _over_length(too_long: Sequence[Example], rows: int, spec: TaskSpec) -> list
     return [Finding("quality.over_length", "note" if drop else "warning", too_long[0].place, message, fix)]
 
 
-def _spread(counts: np.ndarray) -> dict[str, float]:
+def spread(counts: np.ndarray) -> dict[str, float]:
+    """Return minimum, quantiles, maximum and mean."""
     p50, p90, p99 = np.percentile(counts, [50, 90, 99], method="higher")
     return {
         "min": int(counts.min()), "p50": int(p50), "p90": int(p90), "p99": int(p99), "max": int(counts.max()),

@@ -38,6 +38,9 @@ def packed_batch(rows: Sequence[Row], leading: int = 0, virtual: int = 0, kernel
     for segment in [*inner, *leaves]:
         ids += rows[segment.row]["ids"][segment.start : segment.end]
         positions += range(offset + segment.start, offset + segment.end)
+    padding = sum(layout.lengths) - len(positions)
+    ids += ids[-1:] * padding
+    positions += positions[-1:] * padding  # no later one, which a model may lack
     logit_positions: list[int] = []
     labels: list[int] = []
     learned_by_row: list[int] = []

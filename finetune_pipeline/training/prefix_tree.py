@@ -18,6 +18,9 @@ _MIN_FILL = 0.7
 """Minimum length of a segment, as a share of its bucket's longest."""
 _MIN_SEGMENT_TOKENS = 16
 """Minimum length in tokens of a shared segment below a root: each further segment costs a step in the attention."""
+_ROUND_TO = 16
+"""Packed sequences and buckets get lengths divisible by this. For every new size oneDNN compiles a kernel of its own (some
+milliseconds and a MiB each, 50 in a step, of which it keeps 1,024), and its matrix units compute 16 rows at a time anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +81,15 @@ def prefix_tree(rows: Sequence[Row]) -> tuple[list[Segment], list[Segment]]:
 
 
 def segments(inner: Sequence[Segment], leaves: Sequence[Segment], leading: int) -> tuple[list[int], list[int]]:
-    """Return (lengths, parents) of the tree's segments in a packed sequence, after `leading` virtual tokens."""
+    """Return (lengths, parents) of the tree's segments in a packed sequence, after `leading` virtual tokens. The last row is
+    padded at its end, where no token with loss sees it, until the sequence's length is divisible by 16."""
     offset = 1 if leading else 0
     tree = [*inner, *leaves]
     lengths = [s.end - s.start for s in tree]
     parents = [s.parent + offset if s.parent >= 0 else offset - 1 for s in tree]
     if leading:
         lengths, parents = [leading, *lengths], [-1, *parents]
+    lengths[-1] += -sum(lengths) % _ROUND_TO
     return lengths, parents
 
 
@@ -125,7 +130,8 @@ class Layout:
 
 def buckets(lengths: Sequence[int], parents: Sequence[int], cached: int) -> list[tuple[list[int], int, int]]:
     """Return groups of segments that attention computes together, as (segments, length of their context, longest segment).
-    A group's segments have equally long contexts, including `cached` virtual keys, and similar lengths, longest first."""
+    A group's segments have equally long contexts, including `cached` virtual keys, and similar lengths, longest first; the
+    longest is rounded up to a multiple of 16."""
     context_lengths = [cached + sum(lengths[a] for a in ancestors(parents, i)) for i in range(len(lengths))]
     order = sorted(range(len(lengths)), key=lambda i: (context_lengths[i], -lengths[i], i))
     groups: list[tuple[list[int], int, int]] = []
@@ -136,5 +142,5 @@ def buckets(lengths: Sequence[int], parents: Sequence[int], cached: int) -> list
             if fits and len(members) < _LARGEST_BUCKET:
                 members.append(i)
                 continue
-        groups.append(([i], context_lengths[i], lengths[i]))
+        groups.append(([i], context_lengths[i], lengths[i] + -lengths[i] % _ROUND_TO))
     return groups

@@ -9,6 +9,9 @@ import dagster as dg
 import pytest
 import yaml
 
+from finetune_pipeline.findings import errors
+from finetune_pipeline.planning.preflight import preflight
+from finetune_pipeline.spec import parse_spec
 from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.tiny_model import TEMPLATE
 from finetune_pipeline_tests.unit.cli.test_commands import SPEC
@@ -68,12 +71,10 @@ CASES: list[tuple[str, dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("what", "change", "rule", "fix"), CASES, ids=[case[0] for case in CASES])
-def test_check_refuses_it(make: Any, finetune: Any, what: str, change: dict[str, Any], rule: str, fix: str) -> None:
-    make(**change)
-    result = finetune("check", "demo", "--json")
-    wrong = [f for f in result.json["spec_findings"] if f["severity"] == "error"]
-    assert result.returncode == 1 and result.json["usable"] is False and len(wrong) == 1, wrong
-    assert wrong[0]["rule"].startswith(rule) and fix in wrong[0]["fix"] and wrong[0]["fix"]
+def test_preflight_refuses_it(make: Any, what: str, change: dict[str, Any], rule: str, fix: str) -> None:
+    folder = make(**change) / "demo"
+    (wrong,) = errors(preflight(parse_spec((folder / "task.yaml").read_text()), folder))
+    assert wrong.rule.startswith(rule) and fix in wrong.fix and wrong.fix
 
 
 def test_a_damaged_tokenizer_is_named(make: Any, finetune: Any, tmp_path: Path) -> None:
@@ -90,7 +91,9 @@ def test_everything_is_told_at_once(make: Any, finetune: Any) -> None:
         "lora": {"rslora": True}, "batch_size": 6, "micro_batch_size": 4,
     }  # fmt: skip
     make(training=training, config={**WINDOW, "quantization_config": {"quant_method": "gptq"}}, template=None)
-    printed = finetune("check", "demo").stdout
+    result = finetune("check", "demo")
+    printed = result.stdout
+    assert result.returncode == 1
     for rule in (
         "spec.gradient_checkpointing", "spec.second_phase", "spec.unused_section", "spec.batches",
         "training.quantized_base", "training.prefix_window", "training.context_length", "model.no_chat_template",

@@ -71,12 +71,14 @@ def test_environment_of_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FINETUNE_PROGRESS", "/some/file")
     monkeypatch.setenv("PYTHONPATH", "/mine")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
     env = child_environment("cuda:1", {"EXTRA": "1"})
     extra = {"FINETUNE_PROGRESS": "/some/file", "TOKENIZERS_PARALLELISM": "false", "EXTRA": "1"}
     assert env.items() >= (extra | {"CUDA_VISIBLE_DEVICES": "1"}).items()
     package_parent, user_path = env["PYTHONPATH"].split(":")
     assert (Path(package_parent) / "finetune_pipeline" / "settings.py").is_file()
     assert user_path == "/mine"
+    assert "TORCHDYNAMO_DISABLE" not in env and child_environment("cpu", {})["TORCHDYNAMO_DISABLE"] == "1"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     assert child_environment("cuda:1", {})["CUDA_VISIBLE_DEVICES"] == "7"
     with pytest.raises(OutsideError, match="shows only 2"):

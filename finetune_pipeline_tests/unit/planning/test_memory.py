@@ -13,8 +13,15 @@ from transformers import AutoModelForCausalLM
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.models.chat import load_tokenizer
-from finetune_pipeline.planning.batches import batch_of
-from finetune_pipeline.planning.memory import activation_bytes, available_memory, gpu_memory, weight_bytes
+from finetune_pipeline.planning.batches import Batch, batch_of
+from finetune_pipeline.planning.memory import (
+    MIB,
+    activation_bytes,
+    available_memory,
+    gpu_memory,
+    training_memory,
+    weight_bytes,
+)
 from finetune_pipeline.planning.shape import model_shape
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.training import TrainingSpec
@@ -125,6 +132,20 @@ def test_activations_are_what_is_kept(models: Models, examples: list[Example], n
         # quantization constants weigh more where layers are tiny
         close = pytest.approx(built.weights["bytes_loaded"], rel=0.35 if method == "qlora" else 0.001)
         assert weight_bytes(shape, METHODS[method], width) == close
+
+
+def test_bfloat16_on_a_cpu_takes_compiled_kernels_for_each_size_of_batches(models: Models) -> None:
+    shape, settings, batch = (
+        model_shape(models["llama", True]),
+        settings_of("lora"),
+        Batch(tokens=64, scores=64, learned=8),
+    )
+
+    def planned(sizes: int, width: int = 2, device: str = "cpu") -> int:
+        return training_memory(shape, settings, batch, width=width, device=device, sizes=sizes).total // MIB
+
+    assert [planned(sizes) - planned(1) for sizes in (5, 20, 90)] == [200, 950, 1024 - 50]
+    assert planned(20, width=4) == planned(1, width=4) and planned(20, device="cuda") == planned(1, device="cuda")
 
 
 def test_the_smallest_of_what_limits_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

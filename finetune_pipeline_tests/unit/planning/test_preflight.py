@@ -51,6 +51,11 @@ def test_missing_embeddings_are_told_before_the_run(model: Path, tmp_path: Path)
     [
         ("deepseek_r1_distill", "chat.template_mismatch", "set chat_template: chatml or none"),
         ("gemma", "chat.template_refuses", "set chat_template: chatml or none"),  # no system prompt
+        (
+            "glm4moe",
+            "model.template_without_end",
+            "set chat_template: chatml or none",
+        ),  # GLM-4.5: nothing ends an answer
     ],
 )
 def test_a_template_that_cannot_be_trained_with_is_told_before_the_run(model, tmp_path, family, rule, fix) -> None:

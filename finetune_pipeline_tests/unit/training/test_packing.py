@@ -17,7 +17,7 @@ from finetune_pipeline.training.packing import (
     padded_batch,
     supports_shared_prefix,
 )
-from finetune_pipeline.training.prefix_tree import Layout, shared_by_all
+from finetune_pipeline.training.prefix_tree import Layout, buckets, shared_by_all
 from finetune_pipeline_tests.unit.models.architectures import make_model
 from finetune_pipeline_tests.unit.training.models import (
     adapted,
@@ -38,7 +38,7 @@ SETS = {
     "one row": lambda: rows(1, 8),
     # the last position of the prefix predicts several different tokens
     "nothing but the answer": lambda: [
-        {"id": str(i), "ids": [7, 8, 9, 20 + i, 2], "loss": [False, False, False, True, True]} for i in range(3)
+        {"id": str(i), "ids": [7, 8, 9, 20 + i, 2], "loss": [False, False, False, True, True]} for i in range(8)
     ],
 }
 
@@ -115,7 +115,11 @@ def test_prompts_shared_by_some_rows_are_computed_once() -> None:
     inner = len(set(layout.parents) - {-1})
     assert layout.lengths[:inner] == [20, 18, 30] and layout.parents[:inner] == [-1, 0, 0]
     assert shared_by_all(batch) == 20 and shared_by_all(rows(4, 0, seed=5)) == 0
-    assert sum(len(r["ids"]) for r in batch) - packed["input_ids"].shape[1] == 20 * 6 + 18 * 2 + 30 * 2
+    tokens = sum(len(r["ids"]) for r in batch) - (20 * 6 + 18 * 2 + 30 * 2)
+    # few different sizes, so that oneDNN need not compile kernels in every step; no position beyond the rows' own
+    assert packed["input_ids"].shape[1] == tokens + 9 and (tokens + 9) % 16 == 0
+    assert {longest % 16 for _, _, longest in buckets(layout.lengths, layout.parents, 0)} == {0}
+    assert packed["position_ids"].max() == max(len(r["ids"]) for r in batch) - 1
 
 
 def test_a_model_that_does_not_tell_its_windows_is_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:

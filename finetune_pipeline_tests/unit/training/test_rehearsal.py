@@ -16,7 +16,13 @@ FAULTS = {
 }
 ATTENTION = [("flex", 2048), ("flex", 8192), ("buckets", 2048), ("buckets", 8192)]
 _STEP = {"step": "train_step", "layers": 2, "number": 4}
-_SETTINGS = {"precision": "bfloat16", "batch_size": 4, "micro_batch_size": 4, "gradient_checkpointing": True}
+_SETTINGS = {
+    "precision": "bfloat16",
+    "epochs": 1,
+    "batch_size": 4,
+    "micro_batch_size": 4,
+    "gradient_checkpointing": True,
+}
 _LORA = {**_SETTINGS, "method": "lora"}
 _ANSWER = {"step": "answer", "layers": 2, "number": 4, "new_tokens": 3}
 CASES: dict[str, dict[str, Any]] = {
