@@ -231,7 +231,8 @@ def _drop_variants(
     inflected = False
     for word in list(words):
         for other_word in other_words:
-            variant = _variant(word, other_word, exact, is_known)
+            # the forms of a word begin with the same letter
+            variant = _variant(word, other_word, exact, is_known) if word[0] == other_word[0] else None
             if variant is not None:
                 words.remove(word)
                 other_words.remove(other_word)
