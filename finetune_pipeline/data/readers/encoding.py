@@ -102,6 +102,7 @@ class Survey:
 
     Attributes:
         size: Unpacked, in bytes.
+        lines: Number of lines that are not blank.
         encoding: To read the file in.
         returns: Whether lines end with a carriage return only.
         notes: Findings to report with the rows.
@@ -110,6 +111,7 @@ class Survey:
 
     compressed: bool
     size: int = 0
+    lines: int = 0
     encoding: str = "utf-8"
     returns: bool = False
     notes: tuple[Finding, ...] = ()
@@ -209,7 +211,7 @@ def survey(path: Path, file: str, spec: TaskSpec) -> Survey:
             if not wide_encoding:  # the last line of a broken stream is incomplete
                 counts.add(block[: block.rfind(b"\n") + 1] if stream.problem else block)
     problem = too_large(file, limit).findings[0] if stream.too_large else None
-    surveyed = Survey(stream.compressed, size, wide_encoding or "utf-8", has_returns, problem=problem)
+    surveyed = Survey(stream.compressed, size, counts.filled, wide_encoding or "utf-8", has_returns, problem=problem)
     return _with_encoding(surveyed, counts, file, spec.data.csv.encoding) if counts.wrong and not problem else surveyed
 
 
