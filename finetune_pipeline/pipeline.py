@@ -108,7 +108,7 @@ STEPS = [
                 include={"near_duplicate_threshold", "scrub", "scrub_names", "scrub_region", "contradictions"}
             ),
         },
-        code_version="10",
+        code_version="11",
         checks=(data_check.clean_accounted, data_check.no_personal_data),
         kinds=("jsonl", "python"),
     ),

@@ -98,6 +98,8 @@ def combine_digests(digests: Iterable[tuple[str, str]]) -> str:
 
 
 _KEY = re.compile(rb'"\s*:')
+_ESCAPED = re.compile(rb"\\u00(?:22|3[aA])")
+"""An escaped quote or colon, which may hide what looks like the end of a key."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -117,7 +119,8 @@ def decode_line(data: bytes, place: str, at: int | None = None) -> tuple[Any, li
     if not findings:
         try:
             value = msgspec.json.decode(data)
-            if len(_KEY.findall(data)) == _count_keys(value):  # more matches: a key may be duplicated
+            keys = len(_KEY.findall(data))  # more than once it is encoded again: one may be repeated
+            if keys == msgspec.json.encode(value).count(b'":') and not _ESCAPED.search(data):
                 return value, [], True
         except (msgspec.DecodeError, RecursionError) as error:
             strict_error = str(error)
@@ -147,15 +150,6 @@ def is_cesu8(data: bytes, start: int) -> bool:
     return (
         len(halves) == 6 and halves[0] == halves[3] == 0xED and 0xA0 <= halves[1] <= 0xAF and 0xB0 <= halves[4] <= 0xBF
     )
-
-
-def _count_keys(value: Any) -> int:
-    """Count the keys of all objects in a value, at every depth."""
-    count, level = 0, [value]
-    while level := [item for item in level if type(item) in (dict, list)]:
-        count += sum([len(item) for item in level if type(item) is dict])
-        level = [inner for item in level for inner in (item.values() if type(item) is dict else item)]
-    return count
 
 
 def _decode_leniently(text: str, place: str) -> tuple[Any, list[Finding], bool]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune_pipeline.data.dedup.text_similarity import exact_form
+from finetune_pipeline.data.dedup.text_similarity import exact_form, exact_words
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.json_lines import decode_line
 from finetune_pipeline.data.quoting import row_finding
@@ -96,7 +96,9 @@ class BenchmarkIndex:
         self._distinctive: list[np.ndarray] = []  # for each item, which of its words are not boilerplate
         # by run: the items that hold it, each with the index of its first word
         self._starts: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
-        self._ends: set[tuple[str, str]] = set()  # first and last word of each run, for a fast test
+        # first and last word of each run, and its longest word, which few other texts have: for fast tests
+        self._ends: set[tuple[str, str]] = set()
+        self._longest: set[str] = set()
         for number, item in enumerate(self.items):
             runs = runs_by_item[number]
             common = [frequency[item.file, run] > max(10, 0.01 * sizes[item.file]) for run in runs]
@@ -105,7 +107,9 @@ class BenchmarkIndex:
             for start, run in enumerate(runs if mask.sum() >= SIZE else ()):
                 if not common[start]:
                     self._starts[run].append((number, start))
-                    self._ends.add((words[number][start], words[number][start + SIZE - 1]))
+                    run_words = words[number][start : start + SIZE]
+                    self._ends.add((run_words[0], run_words[-1]))
+                    self._longest.add(max(run_words, key=len))
 
     def find(self, examples: Sequence[Example], prompts: Sequence[str]) -> dict[int, Match]:
         """Return the rows (by index) that repeat an item, each with the item it covers best.
@@ -126,10 +130,10 @@ class BenchmarkIndex:
             return self._exact[prompt], 1.0, "exact"
         if not self._ends:
             return None
-        answer = exact_form("\n".join(m["content"] for m in example.messages if m["role"] == "assistant"))
+        answer = "\n".join([m["content"] for m in example.messages if m["role"] == "assistant"])
         shared: defaultdict[int, set[int]] = defaultdict(set)
-        for words in (prompt.split(" "), answer.split(" ")):
-            if self._ends.isdisjoint(zip(words, words[SIZE - 1 :], strict=False)):
+        for words in (prompt.split(" "), exact_words(answer)):
+            if self._longest.isdisjoint(words) or self._ends.isdisjoint(zip(words, words[SIZE - 1 :], strict=False)):
                 continue
             for start, ends in enumerate(zip(words, words[SIZE - 1 :], strict=False)):
                 if ends in self._ends:

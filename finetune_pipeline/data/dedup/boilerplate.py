@@ -100,7 +100,7 @@ def stripper(boilerplate: Boilerplate) -> Callable[[str], str]:
         for segment in long:
             if segment in stripped:
                 stripped = stripped.replace(segment, "\n")
-        if any(segment in stripped for segment in short):
+        if any([segment in stripped for segment in short]):
             stripped = lines.sub("", stripped)
         if stripped is text:
             return text

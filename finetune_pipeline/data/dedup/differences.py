@@ -14,9 +14,11 @@ from functools import lru_cache
 from itertools import chain, filterfalse
 from typing import NamedTuple, TypeVar
 
-from finetune_pipeline.data.dedup.text_similarity import exact_form, keeps
+from finetune_pipeline.data.dedup.text_similarity import exact_form, keeps, latin_bytes
 
 _SENTENCE_SIGNS = ".,;:!?\"'`´’‘“”„«»…–—·•-"
+_SIGNS_TO_BLANKS = bytes(32 if chr(c) in _SENTENCE_SIGNS and chr(c) != "'" else c for c in range(256))
+"""Table for bytes.translate: a text in Latin-1 whose words hold only letters then needs no regular expressions."""
 _MARK = f"[{''.join(c for c in map(chr, range(0x300, 0x1F000)) if unicodedata.category(c)[0] == 'M')}]"
 _TOKEN = re.compile(
     r"[a-z]++(?![^\W\d_]|[\u0300-\U0001efff])|[\u3040-\u30ff\u3400-\u9fff]"
@@ -152,8 +154,11 @@ def _split(form: str) -> _Words:
     signs: list[str] = []
     words: list[str] = []
     negations = 0
-    tokens = list(chain.from_iterable(map(_TOKENS.__getitem__, form.split(" "))))
-    if _FACT_WORDS.isdisjoint(tokens) and "".join(tokens).isalpha():
+    latin = latin_bytes(form)
+    tokens = latin.translate(_SIGNS_TO_BLANKS).decode("latin-1").split() if latin else []
+    if not "".join(tokens).isalpha():
+        tokens = list(chain.from_iterable(map(_TOKENS.__getitem__, form.split(" "))))
+    elif _FACT_WORDS.isdisjoint(tokens):
         words, tokens = tokens, []
     for token in tokens:
         if token.isalpha() and token not in _FACT_WORDS:
@@ -226,7 +231,8 @@ def _drop_variants(
     inflected = False
     for word in list(words):
         for other_word in other_words:
-            variant = _variant(word, other_word, exact, is_known)
+            # the forms of a word begin with the same letter
+            variant = _variant(word, other_word, exact, is_known) if word[0] == other_word[0] else None
             if variant is not None:
                 words.remove(word)
                 other_words.remove(other_word)

@@ -98,8 +98,11 @@ class RowTable:
     def lines(self, which: np.ndarray) -> bytes:
         """Read the lines of these rows (int64, ascending)."""
         pieces = []
+        starts, ends = self.rows["start"][which], self.rows["end"][which]
+        is_gap = starts[1:] != ends[:-1]  # rows without a gap are read at once
+        begins, stops = starts[np.append(True, is_gap)[: len(which)]], ends[np.append(is_gap, True)[: len(which)]]
         with self.path.open("rb") as handle:
-            for start, end in self.rows[["start", "end"]][which].tolist():
+            for start, end in zip(begins.tolist(), stops.tolist(), strict=True):
                 handle.seek(start)
                 pieces.append(handle.read(end - start))
         return b"".join(pieces)

@@ -56,6 +56,8 @@ def latin_bytes(text: str) -> bytes | None:
 
 def has_invisible(text: str) -> bool:
     """Whether the text has an invisible character; in Latin-1 only the soft hyphen is one."""
+    if text.isascii():
+        return False
     latin = latin_bytes(text)
     return _ANY.search(text) is not None if latin is None else b"\xad" in latin
 
@@ -81,8 +83,13 @@ def odd_invisible(text: str) -> tuple[int, str, int] | None:
 
 def exact_form(text: str) -> str:
     """Apply NFKC, fold case, collapse blanks and drop invisible characters. Digits, punctuation and symbols stay."""
+    return " ".join(exact_words(text))
+
+
+def exact_words(text: str) -> list[str]:
+    """Return the parts of the :func:`exact_form` between its blanks."""
     visible = text if text.isascii() else unicodedata.normalize("NFKC", visible_text(text))
-    return " ".join(visible.casefold().split())
+    return visible.casefold().split()
 
 
 def loose_form(text: str) -> str:

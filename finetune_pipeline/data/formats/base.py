@@ -17,6 +17,7 @@ import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Set
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar, TypeVar
 
 from finetune_pipeline.data.examples import Message
@@ -128,6 +129,7 @@ def register(kind: Class) -> Class:
     ordered = sorted([*(f for f in FORMATS.values() if f.name != kind.name), kind()], key=lambda f: f.order)
     FORMATS.clear()
     FORMATS.update({f.name: f for f in ordered})
+    _format_of_keys.cache_clear()
     return kind
 
 
@@ -144,7 +146,12 @@ def clean_text(text: str) -> str:
 
 def format_of(row: dict[str, Any]) -> str | None:
     """Return the name of the format that recognises a row, or None."""
-    return next((name for name, form in FORMATS.items() if form.recognises(row.keys())), None)
+    return _format_of_keys(frozenset(row))
+
+
+@lru_cache  # the rows of a file have the same keys
+def _format_of_keys(keys: frozenset[str]) -> str | None:
+    return next((name for name, form in FORMATS.items() if form.recognises(keys)), None)
 
 
 def read_turns(row: dict[str, Any], spec: TaskSpec, place: str) -> Turns:
@@ -162,7 +169,8 @@ def read_turns(row: dict[str, Any], spec: TaskSpec, place: str) -> Turns:
         if key in row:
             tools = read_tools(row[key], turns.say)
             turns.tools = turns.tools or tools
-    turns.ignored = sorted({*turns.ignored, *map(key_name, row.keys() - _OF_ANY_ROW - read)})
+    if turns.ignored or not row.keys() <= _OF_ANY_ROW | read:
+        turns.ignored = sorted({*turns.ignored, *map(key_name, row.keys() - _OF_ANY_ROW - read)})
     return turns
 
 

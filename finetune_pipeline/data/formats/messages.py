@@ -92,7 +92,8 @@ class _ChatReader:
             return None
         role, text = turn.get("role"), turn.get("content")
         if len(turn) == 2 and isinstance(text, str) and role in ROLES and role not in self._roles:  # nearly every turn
-            text = self._text(turn, "content", name, note=role != "system")
+            if not text or text[0] == "#" or clean_text(text) != text:
+                text = self._text(turn, "content", name, note=role != "system")
             return None if text is None else {"role": role, "content": text}
         before = len(self._findings)
         foreign = "role" not in turn and "from" in turn

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from finetune_pipeline.data.json_lines import MAX_LINE_BYTES, is_blank, is_cut_off
+from finetune_pipeline.data.json_lines import MAX_LINE_BYTES, is_cut_off
 from finetune_pipeline.data.quoting import quoted
 from finetune_pipeline.data.readers import records
 from finetune_pipeline.data.readers.containers import Container, container_of
@@ -46,11 +46,11 @@ def read_records(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
         yield Record(1, None, b"", notes, about="file")
     if surveyed.problem:
         return
-    rows = 0
+    rows, decoded = 0, not is_utf8(surveyed.encoding)
     with RawStream(path, surveyed.encoding, surveyed.returns) as stream:
         for record in _read(stream, path, file, spec, container):
             rows += 1
-            yield record if is_utf8(surveyed.encoding) else _refuse_undecodable(record, file, surveyed.encoding)
+            yield _refuse_undecodable(record, file, surveyed.encoding) if decoded else record
     if not rows:
         reason = "blank lines only" if container.kind == "json_lines" else "no rows"
         if not surveyed.size:
@@ -110,10 +110,9 @@ def _read_json_lines(stream: RawStream, file: str) -> Iterator[Record]:
                 yield records.broken_stream(stream, file, number, data, at)
                 return
             about = "rest" if is_cut_off(data) else "row"
-        if not is_blank(data):
-            raw = data.rstrip()  # a line may end with a comma, like an element of a list
-            raw = raw[:-1] if raw.endswith(b"},") else data.rstrip(b"\r\n")
-            yield Record(number, None, raw, notes, at, encoded=True, about=about)
+        raw = data.rstrip()  # a line may end with a comma, like an element of a list
+        raw = raw[:-1] if raw.endswith(b"},") else data.rstrip(b"\r\n")
+        yield Record(number, None, raw, notes, at, encoded=True, about=about)
     if stream.problem:
         yield records.broken_stream(stream, file, number + 1, b"", end)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from operator import attrgetter
 
-from finetune_pipeline.data.dedup.text_similarity import has_invisible, latin_bytes, visible_places, visible_text
+from finetune_pipeline.data.dedup.text_similarity import has_invisible, visible_places, visible_text
 from finetune_pipeline.data.scrub import national_ids, numbers, secrets
 from finetune_pipeline.data.scrub.kinds import Span
 from finetune_pipeline.data.scrub.numbers import before
@@ -112,8 +112,7 @@ def find_spans(text: str, recogniser: Finder | None = None, regions: Sequence[st
 
 def _find_formats(text: str, regions: Sequence[str]) -> _Hits:
     """Find the kinds with a fixed format, in the order of KINDS unless cost matters."""
-    latin = latin_bytes(text)
-    if latin is None or b"\xa0" in latin:  # the only one of these in Latin-1
+    if not text.isascii():
         text = _NON_ASCII_FORMS.sub(_ascii_form, text)
     low, hits = _lower_form(text), _Hits(text)
     shape = text.encode("utf-8", "surrogatepass").translate(_TO_SHAPE)

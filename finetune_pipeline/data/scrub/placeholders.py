@@ -144,19 +144,28 @@ def scrub_example(
 
 
 def scrub_keys(example: Example, key: bytes, find: Finder = find_spans) -> Example:
-    """Replace the group, and the id in the raw file, by keyed fingerprints in letters if they hold personal data or secrets.
+    """Replace those keys of an example (see :func:`_keys`) that hold personal data or secrets by keyed fingerprints in letters.
     They are only compared, and numbered placeholders would join the groups of different people."""
-    keys = [(text, find(text)) for text in (example.group or "", example.source.get("id", "")) if text]
+    keys = [(text, find(text)) for text in _keys(example)]
     new = {text: fingerprint(key, spans[0].kind, text).translate(_LETTERS) for text, spans in keys if spans}
+    if not new:
+        return example
+    group, generator = (new.get(value or "", value) for value in (example.group, example.generator))
     source = {name: new.get(value, value) for name, value in example.source.items()}
-    return replace(example, group=new.get(example.group or "", example.group), source=source) if new else example
+    tags = [new.get(tag, tag) for tag in example.tags]
+    return replace(example, group=group, generator=generator, source=source, tags=tags)
+
+
+def _keys(example: Example) -> list[str]:
+    """Return group, id in the raw file, generator and tags, but not the id of a production row in the log, which names it."""
+    tags = [tag for tag in example.tags if example.origin != "production" or not tag.startswith("log:")]
+    return [text for text in (example.group, example.source.get("id"), example.generator, *tags) if text]
 
 
 def kinds_left(example: Example, labels: Sequence[str] = (), find: Finder = find_spans) -> list[str]:
-    """Return the kinds of all remaining hits in the texts, group and id that are scrubbed."""
+    """Return the kinds of all remaining hits in the texts and keys that are scrubbed."""
     counts = scrub_turns(example.messages, _unscrubbed(example, labels), None, find).counts
-    keys = example.group, example.source.get("id")
-    return [*Counter(counts).elements(), *(span.kind for text in keys if text for span in find(text))]
+    return [*Counter(counts).elements(), *(span.kind for text in _keys(example) for span in find(text))]
 
 
 def _unscrubbed(example: Example, labels: Sequence[str]) -> tuple[int, ...]:

@@ -221,8 +221,9 @@ def _assign(
     totals = placed.sum(1) + np.bincount(stratum, size, minlength=len(placed)).astype(np.int64)
     filled_by_stratum, target_by_stratum = placed.tolist(), (shares[None, :] * totals[:, None]).tolist()
     strata, sizes, may_be_test = stratum.tolist(), size.tolist(), all_human.tolist()
-    hashes = [hashlib.sha256(f"{spec.split.seed}:{name:016x}".encode()).digest() for name in names[new_units].tolist()]
-    for i in sorted(range(len(new_units)), key=hashes.__getitem__):
+    seed = spec.split.seed
+    hashes = b"".join([hashlib.sha256(b"%d:%016x" % (seed, name)).digest() for name in names[new_units].tolist()])
+    for i in np.lexsort(np.frombuffer(hashes, ">u8").reshape(-1, 4).T[::-1]).tolist():
         targets, filled = target_by_stratum[strata[i]], filled_by_stratum[strata[i]]
         lacking = [wanted - have for wanted, have in zip(targets, filled, strict=True)]
         if not may_be_test[i]:

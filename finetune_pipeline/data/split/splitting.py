@@ -148,9 +148,10 @@ def _write_rows(
         (out / SPLIT_FILES["validation"]).open("wb") as validation,
     ):
         writers = (train.write, validation.write, test.append)
-        for row, line in zip(np.flatnonzero(is_kept).tolist(), lines, strict=True):
-            if split[row] >= 0:
-                writers[split[row]](line)
+        kept_rows = np.flatnonzero(is_kept)
+        for row, code, line in zip(kept_rows.tolist(), split[kept_rows].tolist(), lines, strict=True):
+            if code >= 0:
+                writers[code](line)
             else:
                 example = decode_examples(line, str(reviewed))[0]
                 refused.append((example, _refusal(example, placed[row])))

@@ -141,8 +141,7 @@ def check_label(row: dict[str, Any], turns: Turns, spec: TaskSpec) -> Problems:
 
 def check_answer_form(turns: Turns, spec: TaskSpec) -> Problems:
     """Check that a free answer has the declared form: JSON by its schema, a pattern, a length."""
-    answer = _answer(turns)
-    if answer and has_form(spec.output) and answer.strip():
+    if has_form(spec.output) and (answer := _answer(turns)) and answer.strip():
         yield from ((f"answer_{rule}", message, LAST_FIX) for rule, message in form_problems(answer, spec.output))
 
 

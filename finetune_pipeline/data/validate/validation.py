@@ -177,7 +177,8 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
                 continue
             result.rows_in += 1
             result.shapes[row.shape] += 1
-            result.ignored.update(row.ignored)
+            if row.ignored:
+                result.ignored.update(row.ignored)
             if row.example is None:
                 # a character takes up to four bytes
                 raw_text = scrub_text(record.raw[: 4 * RAW_SHOWN].decode("utf-8", "replace"), find)[:RAW_SHOWN]
@@ -260,7 +261,7 @@ def _validate_mapped(
     shape = "mapped" if by_fields else turns.shape or "unknown"
     time, time_findings = read_time(row.get("time"), place)
     all_findings += turns.findings + check_row(row, turns, spec, place) + time_findings
-    if "data.invalid_utf8" in [f.rule for f in all_findings]:  # U+FFFD then comes from decoding
+    if all_findings and "data.invalid_utf8" in [f.rule for f in all_findings]:  # U+FFFD then comes from decoding
         all_findings = [f for f in all_findings if f.rule != "data.replacement_character"]
     ignored = sorted({*turns.ignored, *mapped.ignored}) if mapped.ignored else turns.ignored
     if all_findings and errors(all_findings):

@@ -58,6 +58,7 @@ LINE_FAULTS: list[tuple[str, str, Any]] = [
     ("CESU-8", "invalid_utf8", b'{"text": "tune \xed\xa0\xbc\xed\xbd\x95", "label": "bug_report"}'),
     ("lone surrogate", "lone_surrogate", b'{"text": "smile \\ud83d", "label": "bug_report"}'),
     ("duplicate key", "duplicate_key", b'{"text": "aa", "text": "bb", "label": "bug_report"}'),
+    ("duplicate key, hidden", "duplicate_key", b'{"text": "aa", "text": "b\\u0022: b", "label": "bug_report"}'),
     ("duplicate key in a chat", "duplicate_key", as_line(chat()).replace(b'"role"', b'"role": "x", "role"', 1)),
     ("NaN", "non_finite_number", b'{"text": "aa", "label": "bug_report", "score": NaN}'),
     ("Infinity", "non_finite_number", b'{"text": "aa", "label": "bug_report", "score": -Infinity}'),

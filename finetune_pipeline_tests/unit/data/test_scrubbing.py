@@ -181,6 +181,10 @@ def test_whole_examples() -> None:
     first, again, other = (scrub_keys(person, KEY) for person in people)
     assert first == again and first.group != other.group and first.source != other.source
     assert kinds_left(people[0]) == [*kinds_left(row), "email", "email"] and kinds_left(first) == kinds_left(row)
+    tagged = replace(row, tags=["vip", "1@example.com", "log:2@example.com"], generator="1@example.com")
+    assert scrub_keys(tagged, KEY).tags == ["vip", first.group, scrub_keys(tagged, KEY).tags[2]]
+    assert scrub_keys(tagged, KEY).generator == first.group and kinds_left(scrub_keys(tagged, KEY)) == kinds_left(row)
+    assert scrub_keys(replace(tagged, origin="production"), KEY).tags[2] == tagged.tags[2]  # names its row in the log
     clean = Example(id="1" * 16, messages=[turn("user", "hello")], group="c1")
     assert scrub_keys(clean, KEY) is clean
     assert scrub_example(clean)[0] is clean
