@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.examples import Example
+from finetune_pipeline.findings import Finding
 from finetune_pipeline.models.hardware import cpu_has_bfloat16
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.model_files import read_config
@@ -32,11 +33,12 @@ def compute_width(precision: str, device: str = "cpu") -> int:
 @dataclass(frozen=True, slots=True)
 class Rows:
     """A split as rows {id, ids, loss}. over: examples longer than `limit` tokens, handled according to training.over_length; with
-    ``fail`` they are kept."""
+    ``fail`` they are kept. findings: why examples cannot be encoded."""
 
     rows: list[Row]
     over: int
     limit: int
+    findings: list[Finding]
 
     @property
     def tokens(self) -> int:
@@ -80,7 +82,7 @@ class Planner:
         if key not in self._rows:
             examples = self.examples[split] if split != "train" else training_examples(self.examples[split], settings)
             encoded = encode_split(TokenCounter(self.folder), examples, limit, settings["over_length"])
-            self._rows[key] = Rows(encoded.plain_rows(), encoded.over, limit)
+            self._rows[key] = Rows(encoded.plain_rows(), encoded.over, limit, encoded.refused)
         return self._rows[key]
 
     def precision(self, settings: Mapping[str, Any]) -> str:

@@ -5,7 +5,6 @@ import functools
 import itertools
 import math
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,15 +75,6 @@ class TokenTrainer(SFTTrainer):
         self.meter = Meter()
         # of each pass of this optimiser step: the summed loss, and the ids of its rows
         self._step_losses: list[tuple[torch.Tensor, list[str]]] = []
-
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Start at step 1 of the schedule: at step 0, the rate is zero and a batch would teach nothing."""
-        scheduler = super().create_scheduler(num_training_steps + 1, optimizer)
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # torch expects a step of the optimiser before one of the schedule
-            scheduler.step()
-        return scheduler
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], torch.Tensor | int | None]:
         batches, _ = super().get_batch_samples(*args, **kwargs)

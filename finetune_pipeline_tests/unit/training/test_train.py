@@ -80,7 +80,7 @@ def test_every_setting_reaches_the_optimiser(inputs: Path, tmp_path: Path) -> No
         rates.append(trainer.optimizer.param_groups[0]["lr"])
         trainer.optimizer.step()
         trainer.lr_scheduler.step()
-    parts = [1 / 5, 2 / 5, 3 / 5, 4 / 5, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]
+    parts = [0, 1 / 4, 1 / 2, 3 / 4, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]
     assert rates == pytest.approx([order["settings"]["learning_rate"] * part for part in parts])
     trained = [p for group in trainer.optimizer.param_groups for p in group["params"] if group["weight_decay"] == 0.1]
     assert {id(p) for p in trained} == {id(p) for p in trainer.model.parameters() if p.requires_grad}
