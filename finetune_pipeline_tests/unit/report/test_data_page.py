@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from finetune_pipeline.data.quality.report import data_quality
 from finetune_pipeline.data.quality.synthetic import review_sample
-from finetune_pipeline.planning.tokens import counted_by
+from finetune_pipeline.planning.tokens import TokenCounter, token_counts
 from finetune_pipeline.report.data_page import data_page
 from finetune_pipeline.report.page import page_html
 from finetune_pipeline_tests.tiny_model import make_tiny_model
@@ -43,9 +43,11 @@ def faulty(base: Path) -> dict[str, Any]:
         for i, e in enumerate(rows)
     ]  # fmt: skip
     rows.append(make(f"{HOSTILE} password login", HOSTILE, 601, label="parcel"))
-    spec = make_spec(LABELS)
+    spec, counter = make_spec(LABELS), TokenCounter(base)
     decisions = {e.id: "drop" for e in review_sample(rows, {}, spec.data.synthetic)[:2]}
-    return data_quality(rows, random_splits(rows), {}, decisions, spec, counted_by(base, spec))
+    return data_quality(
+        rows, random_splits(rows), {}, decisions, spec, lambda train, of: token_counts(train, counter, spec, of)
+    )
 
 
 def test_it_says_what_stops_and_what_to_look_at_and_loads_nothing(faulty: dict[str, Any]) -> None:
@@ -60,7 +62,9 @@ def test_it_says_what_stops_and_what_to_look_at_and_loads_nothing(faulty: dict[s
 
 
 def test_a_clean_report_says_so(base: Path) -> None:
-    rows, spec = requests(600), make_spec(LABELS)
-    report = data_quality(rows, random_splits(rows), {}, {}, spec, counted_by(base, spec))
+    rows, spec, counter = requests(600), make_spec(LABELS), TokenCounter(base)
+    report = data_quality(
+        rows, random_splits(rows), {}, {}, spec, lambda train, of: token_counts(train, counter, spec, of)
+    )
     words = page_of(report, "post", "d").words
     assert "No check failed." in words and "stopped" not in words and "not asked" in words
