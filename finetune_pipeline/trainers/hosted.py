@@ -91,7 +91,7 @@ class HostedTrainer(Trainer):
         self.digests = {split: digest_file(file.path) for split, file in self.files.items()}
         self.ledger_order = Order(
             trainer=self.name,
-            service=section.base_url or self.service.place,
+            service=self.service.ordered_at,
             model=self.service.model,
             **self.digests,
             hyperparameters=self.service.hyperparameters,

@@ -105,7 +105,7 @@ class OpenAiService(Service):
     """A service of the protocol. The SDK must not repeat requests: a repeated order is a second job."""
 
     def __init__(self, trainer: HostedTrainer, spec: TaskSpec, profile: Profile) -> None:
-        super().__init__(trainer, spec, profile.label, spec.training.openai.base_url or str(profile.base_url))
+        super().__init__(trainer, spec, profile.label, str(profile.base_url))
         self.profile = profile
         import openai
 

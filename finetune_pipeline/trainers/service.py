@@ -84,15 +84,23 @@ class Estimate:
     source: str
 
 
+def without_version(url: str) -> str:
+    """Return the address of a service without the API's version at its end."""
+    return url.rstrip("/").removesuffix("/v1")
+
+
 class Service(ABC):
     """A connection to a training service, for one task. label: its name, in messages and in the price list. place: name and host,
-    for messages. model: the base model, as the service calls it. key_name: environment variable that holds the key."""
+    for messages. ordered_at: identifies the service in the ledger of jobs. model: the base model, as the service calls it.
+    key_name: environment variable that holds the key."""
 
-    def __init__(self, trainer: HostedTrainer, spec: TaskSpec, label: str, url: str) -> None:
+    def __init__(self, trainer: HostedTrainer, spec: TaskSpec, label: str, default: str) -> None:
+        """default: the service's usual address, which the spec may omit or write out: the job is the same."""
         section = trainer.section(spec)
         self.trainer, self.training = trainer, spec.training
-        self.label, self.url = label, url
-        self.place = f"{label} ({urlsplit(url).netloc or url})"
+        self.label, self.url = label, section.base_url or default
+        self.place = f"{label} ({urlsplit(self.url).netloc or self.url})"
+        self.ordered_at = self.place if without_version(self.url) == without_version(default) else self.url
         self.model = section.model or str(trainer.usual_model(spec))
         self.key_name = trainer.key_name(spec)
         self.epochs = whole_epochs(spec)

@@ -17,7 +17,7 @@ from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.trainers.chat_file import FileRules
 from finetune_pipeline.trainers.hosted import HostedTrainer
 from finetune_pipeline.trainers.hosted_settings import low_rank
-from finetune_pipeline.trainers.service import Estimate, Files, Job, JobLog, JobState, Refused, Service
+from finetune_pipeline.trainers.service import Estimate, Files, Job, JobLog, JobState, Refused, Service, without_version
 
 ADDRESS = "https://api.together.ai"
 ENDPOINT_PREFIX = "finetune-"
@@ -39,8 +39,8 @@ class TogetherService(Service):
 
     def __init__(self, trainer: HostedTrainer, spec: TaskSpec) -> None:
         section = spec.training.together
-        url = (section.base_url or ADDRESS).rstrip("/").removesuffix("/v1")  # the SDK adds the version
-        super().__init__(trainer, spec, "Together", url)
+        super().__init__(trainer, spec, "Together", ADDRESS)
+        self.url = without_version(self.url)  # the SDK adds it
         import together
 
         options = {"project_id": section.project, "default_headers": {"Connection": "close"}}

@@ -26,6 +26,7 @@ from finetune_pipeline_tests.unit.trainers.orders import GPT, files_below, inter
 
 def test_the_adapter_of_the_best_checkpoint_comes_back_and_merges(nebius, rows, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("FINETUNE_PROGRESS", str(tmp_path / "progress"))
+    monkeypatch.setitem(PROFILES, "nebius", replace(PROFILES["nebius"], base_url=nebius.url))
     spec = make_task("openai", {"profile": "nebius", "base_url": nebius.url}, learning_rate=3e-4)
     facts = train(make_order(spec, rows, tmp_path))
     (request,) = nebius.asked("POST", "/jobs")
@@ -41,8 +42,9 @@ def test_the_adapter_of_the_best_checkpoint_comes_back_and_merges(nebius, rows, 
     progress = [json.loads(line) for line in (tmp_path / "progress").read_text().splitlines()]
     assert any(line.get("loss") == 0.9 and line["step"] == 3 for line in progress)
     assert sum(line["message"] == "Created fine-tuning job [2J for [key]" for line in progress) == 1
-    train(make_order(spec, rows, tmp_path))
-    assert len(nebius.jobs) == 1, "a rerun finds the job"
+    for address in ({"base_url": nebius.url}, {}, {"base_url": f"{nebius.url}/"}):
+        train(make_order(make_task("openai", {"profile": "nebius", **address}, learning_rate=3e-4), rows, tmp_path))
+        assert len(nebius.jobs) == 1, f"a rerun finds the job, with the usual address written out or not: {address}"
     assert KEY not in json.dumps(facts) and KEY.encode() not in b"".join(files_below(tmp_path).values())
 
 
