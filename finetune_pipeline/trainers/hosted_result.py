@@ -13,6 +13,7 @@ from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.hosted import ENDPOINT_FILE, HostedModel
 from finetune_pipeline.models.identity import model_folder, name_base
 from finetune_pipeline.models.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, tensor_header, text_files
+from finetune_pipeline.trainers.service import Refused
 from finetune_pipeline.training import history
 
 if TYPE_CHECKING:
@@ -88,7 +89,13 @@ def _bring_adapter(trainer: HostedTrainer, job: Job) -> tuple[int | None, dict[s
     order, folder = trainer.order, trainer.order.out / "adapter"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    step = trainer.service.download(job.id, folder)
+    try:
+        step = trainer.service.download(job.id, folder)
+    except Refused as refusal:
+        if refusal.status not in (404, 410):
+            raise
+        fix = "if its files were deleted there, set another training.seed: the training is done, and paid for, again"
+        raise Refused(refusal.problem, fix, refusal.status) from refusal
     trained = _adapter_facts(folder, trainer.service.place)
     name_base(folder / ADAPTER_CONFIG, order.base)
     for path in text_files(model_folder(order.base)):

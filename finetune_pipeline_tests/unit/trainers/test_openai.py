@@ -129,6 +129,16 @@ def test_an_odd_server_costs_no_second_job_and_no_result(nebius, rows, tmp_path,
     assert "second job" not in capsys.readouterr().err, "it is one job, listed twice"
 
 
+def test_the_way_out_is_named_when_the_service_has_deleted_what_was_trained(nebius, rows, tmp_path) -> None:
+    usual = nebius.answer
+    nebius.answer = lambda request: refusal(404, "gone") if request.path.endswith("/content") else usual(request)
+    order = make_order(make_task("openai", {"profile": "nebius", "base_url": nebius.url}), rows, tmp_path)
+    for _ in range(2):
+        with pytest.raises(JobError, match=r"\(404\): gone\nfix: .* set another training\.seed: .* paid for, again"):
+            train(order)
+    assert len(nebius.jobs) == 1
+
+
 def test_a_model_that_stays_there_is_an_endpoint(server, order, tmp_path) -> None:
     facts = train(order)
     assert facts["returns"] == "endpoint" and not (tmp_path / "out/adapter").exists()
