@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _WIDTH = 1 << 20
+_DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json")
+"""Files with which Hugging Face describes the data beside them; they hold no rows."""
 
 
 class GivenFile(NamedTuple):
@@ -39,14 +41,15 @@ class GivenFile(NamedTuple):
 
 
 def given_files(paths: Sequence[Path]) -> list[GivenFile]:
-    """Return the raw files of these paths; a folder means all raw files below it. Raises FindingsError naming every unusable
-    path, and OSError for a folder that cannot be read."""
+    """Return the raw files of these paths; a folder means all raw files below it, without descriptions. Raises FindingsError
+    naming every unusable path, and OSError for a folder that cannot be read."""
     problems: list[Finding] = []
     files: dict[str, Path] = {}
     for given in paths:
         inside = [given]
         if given.is_dir():  # with its Arrow files: they are refused, so that no folder is read in part
-            below = map(Path, files_below(given, follow_links=True))
+            all_files = map(Path, files_below(given, follow_links=True))
+            below = [path for path in all_files if path.name not in _DESCRIPTIONS]
             inside = sorted(file for file in below if has_raw_suffix(file) or file.suffix == ".arrow")
         if not inside:
             message = f"no file in this folder ends in {', '.join(SUFFIXES)}"

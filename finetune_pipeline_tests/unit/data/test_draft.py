@@ -496,6 +496,7 @@ def test_no_file_takes_the_name_of_another(tmp_path: Path) -> None:
     for folder in ("de/train", "en/train"):
         (tmp_path / folder).mkdir(parents=True)
         of(tmp_path / folder, "a.1.csv", folder)
+        of(tmp_path / folder, "dataset_info.json", '{"features": {}}')  # Hugging Face's description: no rows
     first, second = given_files([tmp_path])
     assert (first.name, second.name) == ("raw/train_a.1.csv", "raw/2_train_a.1.csv")
     assert given_files([first.path, first.path.parent / ".." / "train" / "a.1.csv"])[0].name == "raw/a.1.csv"
