@@ -43,7 +43,7 @@ def forget(task: str, users: tuple[str, ...], ids: tuple[str, ...]) -> int:
         "",
     ]
     for adapter in removed.adapters:
-        version = next((m["model_version"] for m in removed.models if m["adapter"] == adapter), None)
+        version = next((m.model_version for m in removed.models if m.adapter == adapter), None)
         lines.append(f"trained on them: adapter {adapter}" + (f", registered as version {version}" if version else ""))
     blocked_versions = ", ".join(f"version {v}" for v in blocked) or "none registered"
     was_trained = removed.adapters or blocked

@@ -1,8 +1,7 @@
 """Removes a person's rows from the logs and the log store, and deletes everything made from them.
 
 Rows are found by user and id, and artifacts made from them by lineage: the inputs named in an artifact's manifest. Texts are
-not searched, and no manifest or registry is edited: an artifact is deleted as a whole or not at all. Models are kept, but
-blocked.
+not searched, and no manifest or registry is edited: an artifact is deleted as a whole or not at all. Models are only blocked.
 """
 
 import contextlib
@@ -18,8 +17,7 @@ from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.data.review import read_decisions
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.store import SHOW_ROWS, Artifact, ArtifactStore
-from finetune_pipeline.evaluation.answer_cache import FILE as ANSWERS
-from finetune_pipeline.evaluation.answer_cache import FOLDER as ANSWERS_FOLDER
+from finetune_pipeline.evaluation import answer_cache
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.production.log_erasure import RowTest, count_lines, erase, writer_of
 from finetune_pipeline.production.log_files import LogFile, log_files
@@ -42,6 +40,14 @@ _STATE_FOLDERS = ("requests", "judge")
 
 
 @dataclass(frozen=True)
+class TrainedModel:
+    """A released model: its version in MLflow, and its adapter's version."""
+
+    model_version: str
+    adapter: str
+
+
+@dataclass(frozen=True)
 class Searched:
     """A searched store: its description, the number of matches, and how many a second search still found."""
 
@@ -60,7 +66,7 @@ class Forgotten:
         artifacts: Deleted artifacts and files, as STEP/VERSION or STEP/VERSION/FILE.
         splits: Versions of splits with such rows, also from earlier calls, on which a model may have been trained.
         adapters: Versions trained on these splits.
-        models: The released ones: {model_version, adapter}.
+        models: The released models trained on these splits.
         searched: Every store that was searched, as proof.
         decisions: Lines of decision files about examples made from these rows, as FILE:LINE. They are kept, since people
             wrote them.
@@ -72,7 +78,7 @@ class Forgotten:
     artifacts: list[str] = field(default_factory=list)
     splits: list[str] = field(default_factory=list)
     adapters: list[str] = field(default_factory=list)
-    models: list[dict[str, Any]] = field(default_factory=list)
+    models: list[TrainedModel] = field(default_factory=list)
     searched: list[Searched] = field(default_factory=list)
     decisions: list[str] = field(default_factory=list)
     out_of_reach: list[str] = field(default_factory=list)
@@ -108,8 +114,7 @@ def forget(task: Task, store: ArtifactStore, users: Iterable[str] = (), ids: Ite
         affected = _derived_from(artifacts, forgotten, is_forgotten)
         result.lines = sum(erase(file, matches, log_rows) for file in counts)
         result.artifacts = _remove(task, store, artifacts, affected, forgotten)
-        # names of traces, and of feedback to them
-        log_rows.drop_names(lambda name: forgotten.holds_id(name.removesuffix("/feedback")))
+        log_rows.drop_names(lambda name: forgotten.holds_id(name.removesuffix("/feedback")))  # of traces and feedback
         result.rows = log_rows.rewrite(lambda row: None if forgotten.holds(row) else row)
         result.splits = sorted(forgotten.tainted)
 
@@ -122,10 +127,9 @@ def forget(task: Task, store: ArtifactStore, users: Iterable[str] = (), ids: Ite
             Searched(f"{len(artifacts)} artifacts", len(affected & _data_versions(artifacts)), artifacts_left),
         ]
     result.adapters = [a.version for a in after if a.step == "adapter" and a.inputs["train_split"] in forgotten.tainted]
-    for record in (read_json(a.path("model_version.json")) for a in after if a.step == "model_version"):
-        if record["dataset_version"] in forgotten.tainted:
-            model = {"model_version": record["model_version"], "adapter": record["adapter_version"]}
-            result.models.append(model)
+    records = (read_json(a.path("model_version.json")) for a in after if a.step == "model_version")
+    tainted = (r for r in records if r["dataset_version"] in forgotten.tainted)
+    result.models = [TrainedModel(r["model_version"], r["adapter_version"]) for r in tainted]
     result.out_of_reach = _out_of_reach(task, store, files)
     return result
 
@@ -273,7 +277,7 @@ def _remove(
                 path.unlink()
         for folder in (root / ".work", store.root.parent / "checks" / task.name):
             shutil.rmtree(folder, ignore_errors=True)
-        for cache in (store.root / ANSWERS_FOLDER).glob(f"{ANSWERS}*"):
+        for cache in (store.root / answer_cache.FOLDER).glob(f"{answer_cache.FILE}*"):
             cache.unlink()
     shutil.rmtree(trash)
     return removed
