@@ -15,8 +15,8 @@ from finetune_pipeline.baseline.learnable import Evidence, Learnable, decide
 from finetune_pipeline.data.examples import Example, sample_examples
 from finetune_pipeline.data.quality.linear_model import features, order_features, out_of_fold
 from finetune_pipeline.evaluation.correctness import read_json
+from finetune_pipeline.evaluation.metrics.base import f1_of
 from finetune_pipeline.evaluation.metrics.chrf import ChrF
-from finetune_pipeline.evaluation.metrics.macro_f1 import f1_of
 from finetune_pipeline.evaluation.statistics.power import rows_needed_for_gain, rows_needed_for_mean
 from finetune_pipeline.evaluation.statistics.proportions import (
     cluster_sign_flip,

@@ -22,8 +22,8 @@ from finetune_pipeline.evaluation.correctness import (
 )
 from finetune_pipeline.evaluation.failures.kinds import REPEATED, is_refusal, repetition
 from finetune_pipeline.evaluation.metrics import METRICS
-from finetune_pipeline.evaluation.metrics.base import Clusters, metrics_of
-from finetune_pipeline.evaluation.metrics.macro_f1 import class_scores, confusion, precision_recall_f1
+from finetune_pipeline.evaluation.metrics.base import Clusters, metrics_of, precision_recall_f1
+from finetune_pipeline.evaluation.metrics.macro_f1 import class_scores, confusion
 from finetune_pipeline.evaluation.metrics.overlap import corpus_scores
 from finetune_pipeline.evaluation.predictions import count_statuses
 from finetune_pipeline.evaluation.result_parts import Scores, finite

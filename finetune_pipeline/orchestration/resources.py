@@ -75,13 +75,8 @@ class Compute(dg.ConfigurableResource[Any]):
         try:
             with _job_file(job) as path, _pipes(op) as pipes_env, leased as (device, handles):
                 code = run_supervised(
-                    [
-                        sys.executable,
-                        "-P",
-                        "-m",
-                        read_settings().worker_module,
-                        str(path),
-                    ],  # -P: do not import from the working folder
+                    # -P: do not import from the working folder
+                    [sys.executable, "-P", "-m", read_settings().worker_module, str(path)],
                     child_environment(device, pipes_env),
                     pass_fds=handles,
                     grace=(self.grace_s, self.terminate_s),

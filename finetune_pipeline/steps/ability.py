@@ -37,13 +37,9 @@ def ability_digest(task: Task) -> str:
         raise FindingsError(findings)
     items, tasks = parts
     if (items or tasks) and not (any(item.choices for item in items) or any(not asked.text for asked in tasks)):
-        message, fix = (
-            "there are texts but no question, so no loss of accuracy can be measured",
-            "add a file of questions",
-        )
-        raise FindingsError(
-            [Finding("ability.items", "error", "task.yaml: ability", message, f"{fix}, or set suite: true")]
-        )
+        message = "there are texts but no question, so no loss of accuracy can be measured"
+        fix = "add a file of questions, or set suite: true"
+        raise FindingsError([Finding("ability.items", "error", "task.yaml: ability", message, fix)])
     return asked_digest(items, tasks, harness.limit, harness.chat)
 
 

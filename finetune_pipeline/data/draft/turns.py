@@ -119,9 +119,8 @@ def single_messages(columns: Mapping[str, Column], answer: Column | None) -> str
     if answer:
         name = names.plain_name(answer.name)
         is_answer = name in {*names.LABELS, *names.WRITTEN} - {"type"}  # the exact name: `author_type` is no label
-        ids = {f"{name}_id"}.intersection(
-            names.SPEAKER_IDS, map(names.plain_name, columns)
-        )  # `Author` beside `AuthorID`
+        # `Author` beside `AuthorID`
+        ids = {f"{name}_id"}.intersection(names.SPEAKER_IDS, map(names.plain_name, columns))
         is_writer = ids or name in _WRITERS or re.search(r"\b(from|author|user|sender)\.", answer.path)
         if is_writer or (not is_answer and names_both_sides(answer)):
             why = f"{answer.path} says who wrote it"

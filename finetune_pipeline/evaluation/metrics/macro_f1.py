@@ -4,7 +4,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from finetune_pipeline.evaluation.correctness import answer_of
-from finetune_pipeline.evaluation.metrics.base import Clusters, Gain, Metric, Rows, register, within_scale
+from finetune_pipeline.evaluation.metrics.base import (
+    Clusters,
+    Gain,
+    Metric,
+    Rows,
+    precision_recall_f1,
+    register,
+    within_scale,
+)
 from finetune_pipeline.evaluation.statistics.proportions import Interval
 from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_f1
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput
@@ -67,17 +75,3 @@ def class_scores(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> dict
         parts = precision_recall_f1(correct, predicted, support)
         scores[label] = {**parts, "support": support, "predicted": predicted}
     return scores
-
-
-def precision_recall_f1(correct: float, claimed: float, expected: float) -> dict[str, float | None]:
-    """Each is None where it is undefined."""
-    return {
-        "precision": correct / claimed if claimed else None,
-        "recall": correct / expected if expected else None,
-        "f1": f1_of(correct, claimed, expected),
-    }
-
-
-def f1_of(correct: float, claimed: float, expected: float) -> float | None:
-    """F1 from counts of right, claimed and expected items; None without claimed or expected ones."""
-    return 2 * correct / (claimed + expected) if claimed + expected else None

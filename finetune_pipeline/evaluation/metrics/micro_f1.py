@@ -3,8 +3,7 @@
 import numpy as np
 
 from finetune_pipeline.evaluation.correctness import read_json
-from finetune_pipeline.evaluation.metrics.base import Clusters, Gain, Metric, Rows, register, within_scale
-from finetune_pipeline.evaluation.metrics.macro_f1 import f1_of
+from finetune_pipeline.evaluation.metrics.base import Clusters, Gain, Metric, Rows, f1_of, register, within_scale
 from finetune_pipeline.evaluation.statistics.proportions import Interval
 from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_mean
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput
