@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="print missed values and harmed lines")
     arguments = parser.parse_args()
     print("| set | section | lines | values found | lines harmed |\n|---|---|---|---|---|")
-    for name in ("ordinary", "secrets", "telephones", "hidden"):
+    for name in ("ordinary", "secrets", "telephones", "hidden", "unseen"):
         report_marked(name, arguments.show)
     print("\nwith data.scrub_region set to the section's country")
     report_marked("telephones", arguments.show, with_region=True)

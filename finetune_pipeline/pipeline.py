@@ -62,7 +62,7 @@ STEPS = [
         "Complete log lines, scrubbed, with hashed users. Corrections become examples.",
         production.make_production_logs,
         settings=lambda spec, run: {"logs": run.logs, **log_settings(spec)},
-        code_version="7",
+        code_version="8",
         checks=(data_check.nothing_held_back, data_check.logs_accounted),
         kinds=("jsonl",),
     ),
@@ -108,7 +108,7 @@ STEPS = [
                 include={"near_duplicate_threshold", "scrub", "scrub_names", "scrub_region", "contradictions"}
             ),
         },
-        code_version="11",
+        code_version="12",
         checks=(data_check.clean_accounted, data_check.no_personal_data),
         kinds=("jsonl", "python"),
     ),

@@ -33,7 +33,7 @@ PHONE_AFTER = re.compile(
     r"|,?\s(?:is|was)\s(?:my|his|her|our|the|their)\s(?:\w+\s)?(?:phone|number|cell|mobile|landline))\b"
 )
 NUMBER_WORD = re.compile(
-    r"(?i)(?:(?<![^\W_])(?:order|invoice|ticket|case|ref|reference|sku|(?:uu)?ids?|account|acct|po|tracking|serial|part|batch|lot"
+    r"(?i)(?:(?<![^\W_])(?:order|invoice|ticket|case|barcode|ref|reference|sku|(?:uu)?ids?|account|acct|po|tracking|serial|part|batch|lot"
     r"|build|commit|customer|booking|parcel|shipment|transaction|request|job|process|pid|row|item|article|contract|policy"
     r"|isbn|issn|ean|gtin|upc|doi|vin|oid|model|error|fedex|ups|usps|dhl|version|code|voucher|coupon|receipt|product"
     r"|membership|claim|quote|serie|meter|pnr|utr|dossier|expediente|referencia|pratica|codice|spedizione|siret|abn"
@@ -67,8 +67,8 @@ _NATIONAL = re.compile(
 _DOTTED = re.compile(rf"{_BEGIN}0[1-9](?:(?:\.[0-9]{{2}}){{4}}|[0-9]{{1,3}}\.[0-9]{{3,4}}\.[0-9]{{3,4}}){_END}")
 _BRAZILIAN = re.compile(rf"{_BEGIN}\([1-9][0-9]\)[ ]?[0-9]{{4,5}}-[0-9]{{4}}{_END}")
 _AUSTRALIAN = re.compile(rf"{_BEGIN}1[38]00 [0-9]{{3}} [0-9]{{3}}{_END}")
-# Without groups: eleven digits as in Britain and Germany, ten as for mobile phones in many countries
-_TRUNK = re.compile(rf"{_BEGIN}0(?:[1-37][0-9]{{9}}|[4-8][0-9]{{8}}){_END}")
+# Without groups, with the trunk prefix 0: ten or eleven digits, as in most of Europe, Asia and Africa
+_TRUNK = re.compile(rf"{_BEGIN}0[1-9][0-9]{{8,9}}{_END}")
 _UNGROUPED = re.compile(rf"{_BEGIN}\(?[0-9](?:[ -]?\)?[ -]?[0-9]){{6,14}}{_END}")
 _EXTENSION = re.compile(r"(?i)[ ,]{0,2}(?:ext(?:ension)?\.?|x|durchwahl|poste|anexo|ramal)[ :]{0,2}[0-9]{1,6}(?!\w)")
 _UNIX_TIME = re.compile(r"1[5-9][0-9]{8}(?:[0-9]{3})?")
@@ -103,21 +103,29 @@ def _is_grouped_phone(text: str, pattern: re.Pattern[str], hit: re.Match[str]) -
     if pattern is _NATIONAL and re.fullmatch("[0-9]{2}(?: [0-9]{2}){5,}", hit[0]):
         return False  # pairs of digits: five as in France
     if pattern is _TRUNK:
-        return len(set(hit[0])) > 2 and not UNIT_AFTER.match(text, hit.end())
+        return len(set(hit[0])) > 2 and hit[0] not in "01234567890"  # the digits, as in code
     return pattern is not _US or hit["gap"] != " " or bool(PHONE_LOOSE.search(words))
 
 
 def _is_bare_phone(text: str, hit: re.Match[str]) -> bool:
     """Whether a number without such groups is a telephone number, by the words around it."""
     digits = re.sub(r"[^0-9]", "", hit[0])
-    if _UNIX_TIME.fullmatch(hit[0]) or UNIT_AFTER.match(text, hit.end()) or len(set(digits)) == 1:
-        return False
     words = before(text, hit.start())
-    if PHONE_TIGHT.search(words):
+    after_phone_word = bool(PHONE_TIGHT.search(words))
+    if _UNIX_TIME.fullmatch(hit[0]) or len(set(digits)) == 1 or _is_amount(text, hit.end(), digits, after_phone_word):
+        return False
+    if after_phone_word:
         return not (digits.endswith("0000") and digits == hit[0])
     if NUMBER_WORD.search(words):
         return False
     return bool((len(digits) >= 9 and PHONE_LOOSE.search(words)) or PHONE_AFTER.match(text, hit.end()))
+
+
+def _is_amount(text: str, end: int, digits: str, after_phone_word: bool) -> bool:
+    """Whether a unit follows the number, so that it is an amount. No amount has a leading 0, and after `call` nine digits are a
+    telephone number, whatever follows: ``Call 8005550199 Calls are free``."""
+    is_telephone = digits.startswith("0") or (after_phone_word and len(digits) >= 9)
+    return not is_telephone and bool(UNIT_AFTER.match(text, end))
 
 
 def _national(text: str, low: int, high: int, region: str) -> Iterator[tuple[int, int]]:
@@ -141,7 +149,7 @@ def _national(text: str, low: int, high: int, region: str) -> Iterator[tuple[int
             if _is_part_of_more(text, start, end) or len(set(digits)) < 3 or _UNIX_TIME.fullmatch(digits):
                 continue
             words = before(text, start)
-            if PHONE_TIGHT.search(words) or not (NUMBER_WORD.search(words) or UNIT_AFTER.match(text, end)):
+            if PHONE_TIGHT.search(words) or not (NUMBER_WORD.search(words) or _is_amount(text, end, digits, False)):
                 yield start, end
 
 

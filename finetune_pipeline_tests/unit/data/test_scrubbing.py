@@ -63,7 +63,13 @@ def test_ordinary_code_configuration_and_logs_stay() -> None:
 
 @pytest.mark.parametrize(
     ("name", "with_region", "found", "harmed"),
-    [("secrets", False, 80, 4), ("telephones", False, 99, 1), ("telephones", True, 112, 1), ("hidden", False, 20, 0)],
+    [
+        ("secrets", False, 80, 4),
+        ("telephones", False, 99, 1),
+        ("telephones", True, 112, 1),
+        ("hidden", False, 20, 0),
+        ("unseen", False, 114, 5),
+    ],
 )
 def test_marked_values_go_and_the_rest_stays(name: str, with_region: bool, found: int, harmed: int) -> None:
     missed, wrong, values = [], [], 0
@@ -83,6 +89,12 @@ order 17, card 4111 1111 1111 1111 -> order 17, card [CARD_1]
 NHS 943 476 5919 -> NHS [NATIONAL_ID_1]
 call 943 476 5919 -> call [PHONE_1]
 943 476 5919 -> 943 476 5919
+Call 09066382422 Calls cost 50p -> Call [PHONE_1] Calls cost 50p
+ring 8005550199 minutes are free -> ring [PHONE_1] minutes are free
+a gift waits on 08712345990, 0212345670 -> a gift waits on [PHONE_1], [PHONE_2]
+call 10000000 times -> call 10000000 times
+order 09066382422, receipt 0212345670 -> order 09066382422, receipt 0212345670
+digits = '0123456789' -> digits = '0123456789'
 DNI 12345678A -> DNI [NATIONAL_ID_1]
 Fecha de nac.: 12/05/1990 -> Fecha de nac.: [BIRTH_DATE_1]
 nee le 12 mai 1990 -> nee le [BIRTH_DATE_1]
