@@ -26,7 +26,8 @@ import yaml
 
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.production import log_intake
-from finetune_pipeline.production.log_intake import ingest_new_lines, log_store
+from finetune_pipeline.production.log_intake import ingest_new_lines
+from finetune_pipeline.production.log_store import log_store
 from finetune_pipeline.spec import load_task
 
 ROTATIONS = ("rename", "copytruncate", "rename_gzip", "dated", "copytruncate_gzip")

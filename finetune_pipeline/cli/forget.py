@@ -38,6 +38,11 @@ def forget(task: str, users: tuple[str, ...], ids: tuple[str, ...]) -> int:
             f"  reviews/{place} still holds a decision about one of these rows: remove the line"
             for place in removed.decisions
         ),
+        *(
+            ["\nnobody can tell whose these lines are: read them, and remove those to be forgotten"]
+            * bool(removed.unclear)
+        ),
+        *(f"  {place}" for place in removed.unclear),
         "\nout of reach",
         *(f"  {place}" for place in removed.out_of_reach),
         "",

@@ -19,11 +19,13 @@ from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.store import SHOW_ROWS, Artifact, ArtifactStore
 from finetune_pipeline.evaluation import answer_cache
 from finetune_pipeline.faults import OutsideError
-from finetune_pipeline.production.log_erasure import RowTest, count_lines, erase, writer_of
+from finetune_pipeline.production.key_binding import bound_key
+from finetune_pipeline.production.log_erasure import erase, find_lines, writer_of
 from finetune_pipeline.production.log_files import LogFile, log_files
-from finetune_pipeline.production.log_intake import LOCK, ingest_new_lines, log_store
-from finetune_pipeline.production.log_rows import hash_user, user_key
-from finetune_pipeline.production.log_store import ForgottenList
+from finetune_pipeline.production.log_intake import LOCK, ingest_new_lines
+from finetune_pipeline.production.log_owners import Owner, OwnerTest
+from finetune_pipeline.production.log_rows import hash_user, ids_of, users_of
+from finetune_pipeline.production.log_store import ForgottenList, log_store
 from finetune_pipeline.production.used_rows import log_row_ids, production_examples
 from finetune_pipeline.spec.model import Task
 
@@ -70,6 +72,7 @@ class Forgotten:
         searched: Every store that was searched, as proof.
         decisions: Lines of decision files about examples made from these rows, as FILE:LINE. They are kept, since people
             wrote them.
+        unclear: Lines that nobody can be found for, as text with file and lines.
         out_of_reach: Places beyond our reach where such rows may remain, as text.
     """
 
@@ -81,6 +84,7 @@ class Forgotten:
     models: list[TrainedModel] = field(default_factory=list)
     searched: list[Searched] = field(default_factory=list)
     decisions: list[str] = field(default_factory=list)
+    unclear: list[str] = field(default_factory=list)
     out_of_reach: list[str] = field(default_factory=list)
 
 
@@ -91,41 +95,45 @@ def forget(task: Task, store: ArtifactStore, users: Iterable[str] = (), ids: Ite
     which has their ids, is changed last. Raises OutsideError if a log file with such rows, or an artifact of the task, is
     still being written; only the forget list has changed then.
     """
+    users, ids = [*users], [*ids]
     ingest_new_lines(task, store)
-    key, log_rows, result = user_key(store), log_store(task, store), Forgotten()
+    log_rows, result = log_store(task, store), Forgotten()
     with store.lock(task.name, LOCK):
+        key = bound_key(task, store)
         forgotten = ForgottenList(log_rows.folder, key)
         forgotten.add([hash_user(user, key) for user in users], ids)
         rows = log_rows.rows()
         artifacts = _artifacts(task, store)
         forgotten.add(ids=_answer_ids(rows, artifacts, forgotten))
-        row_ids = {row["id"] for row in rows if "id" in row and forgotten.holds(row)}
+        row_ids = {row["id"] for row in rows if row["kind"] != "bad" and forgotten.holds(row)}
 
         def is_forgotten(row_id: str) -> bool:
             return row_id in row_ids or forgotten.holds_id(row_id)
 
-        matches, files = _row_test(forgotten, key), log_files(task)
-        local_files = [file for file in files if file.local is not None]
-        counts = {file: count for file in local_files if (count := count_lines(file, matches))}
-        _refuse_writers(task, store, counts)
+        matches, files = _owner_test(forgotten, key), log_files(task)
+        searches = {file: find_lines(file, matches, users) for file in files if file.local is not None}
+        affected_files = [file for file, lines in searches.items() if lines.count]
+        _refuse_writers(task, store, affected_files)
 
         forgotten.add(tainted=_tainted_splits(artifacts, is_forgotten))
         result.decisions = _decision_places(task, artifacts, is_forgotten)
         affected = _derived_from(artifacts, forgotten, is_forgotten)
-        result.lines = sum(erase(file, matches, log_rows) for file in counts)
+        result.lines = sum(erase(file, matches, log_rows) for file in affected_files)
         result.artifacts = _remove(task, store, artifacts, affected, forgotten)
         log_rows.drop_names(lambda name: forgotten.holds_id(name.removesuffix("/feedback")))  # of traces and feedback
         result.rows = log_rows.rewrite(lambda row: None if forgotten.holds(row) else row)
         result.splits = sorted(forgotten.tainted)
 
         after, remaining = _artifacts(task, store), log_rows.rows()
-        lines_left = sum(count_lines(file, matches) for file in counts)
+        searches |= {file: find_lines(file, matches, users) for file in affected_files}
+        lines_left = sum(searches[file].count for file in affected_files)
         artifacts_left = len(_derived_from(after, forgotten, is_forgotten) & _data_versions(after))
         result.searched = [
-            Searched(f"lines of {len(local_files)} log files on this machine", sum(counts.values()), lines_left),
+            Searched(f"lines of {len(searches)} log files on this machine", result.lines, lines_left),
             Searched(f"{len(rows)} ingested rows", result.rows, sum(map(forgotten.holds, remaining))),
             Searched(f"{len(artifacts)} artifacts", len(affected & _data_versions(artifacts)), artifacts_left),
         ]
+        result.unclear = _unclear_lines({file: lines.unclear for file, lines in searches.items()}, remaining)
     result.adapters = [a.version for a in after if a.step == "adapter" and a.inputs["train_split"] in forgotten.tainted]
     records = (read_json(a.path("model_version.json")) for a in after if a.step == "model_version")
     tainted = (r for r in records if r["dataset_version"] in forgotten.tainted)
@@ -134,9 +142,10 @@ def forget(task: Task, store: ArtifactStore, users: Iterable[str] = (), ids: Ite
     return result
 
 
-def tainted_splits(task: str, store: ArtifactStore) -> set[str]:
+def tainted_splits(task: Task, store: ArtifactStore) -> set[str]:
     """Return the versions of splits that contain forgotten rows."""
-    return ForgottenList(store.state_folder(task) / "logs", user_key(store)).tainted
+    with store.lock(task.name, LOCK):
+        return ForgottenList(log_store(task, store).folder, bound_key(task, store)).tainted
 
 
 def _artifacts(task: Task, store: ArtifactStore) -> list[Artifact]:
@@ -163,17 +172,35 @@ def _answer_ids(rows: list[dict[str, Any]], artifacts: list[Artifact], forgotten
     return {row_id for row_id, row_users in users.items() if row_users <= forgotten.users}
 
 
-def _row_test(forgotten: ForgottenList, key: bytes) -> RowTest:
-    """Return a test whether a decoded log line is to be removed."""
+def _owner_test(forgotten: ForgottenList, key: bytes) -> OwnerTest:
+    """Return a test whether a record of a log line is to be removed."""
 
-    def matches(row: Any) -> bool:
-        if not isinstance(row, dict):
-            return False
-        user, row_id = row.get("user"), row.get("id")
-        is_user = isinstance(user, str | int | float) and hash_user(user, key) in forgotten.users
-        return is_user or (isinstance(row_id, str) and forgotten.holds_id(row_id))
+    def matches(owner: Owner) -> bool:
+        is_user = any(hash_user(user, key) in forgotten.users for user in owner.users)
+        return is_user or (owner.id is not None and forgotten.holds_id(owner.id))
 
     return matches
+
+
+def _unclear_lines(files: dict[LogFile, list[int]], rows: Iterable[dict[str, Any]]) -> list[str]:
+    """Describe the lines, in log files and quarantined in the log store, that nobody can be found for."""
+    lines = {file.path: numbers for file, numbers in files.items()}
+    ingested = defaultdict(list)
+    for row in rows:
+        if row["kind"] == "bad" and not users_of(row) and not ids_of(row):
+            ingested[f"quarantined from {row['source']['file']}"].append(row["source"]["line"])
+    return [f"{place}:{_ranges(numbers)}" for place, numbers in sorted((lines | ingested).items()) if numbers]
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """Return numbers as text such as 3, 5-9."""
+    ranges: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if ranges and ranges[-1][1] == number - 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
 
 
 def _refuse_writers(task: Task, store: ArtifactStore, files: Iterable[LogFile]) -> None:
@@ -239,7 +266,7 @@ def _contains_row(artifact: Artifact, forgotten: ForgottenList, is_forgotten: Id
     try:
         if artifact.step == "production_logs":
             rows = [*read_rows(artifact.path("rows.jsonl")), *read_rows(artifact.path("quarantine.jsonl"))]
-            return any(forgotten.holds(row) or is_forgotten(row.get("id", "")) for row in rows)
+            return any(forgotten.holds(row) or any(map(is_forgotten, ids_of(row))) for row in rows)
         if artifact.step == "test_predictions":
             path = artifact.folder / "production.json"
             return path.exists() and any(map(is_forgotten, read_json(path)["ids"]))

@@ -7,13 +7,13 @@ refused. `finetune serve` reopens its log for every row under a lock, which is a
 import contextlib
 import gzip
 import io
+import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import psutil
 
 from finetune_pipeline.engine.files import hold, sync_folder
@@ -30,20 +30,41 @@ from finetune_pipeline.production.log_files import (
     rows_in,
 )
 from finetune_pipeline.production.log_intake import stream_of
-from finetune_pipeline.production.log_rows import users_named
+from finetune_pipeline.production.log_owners import OwnerTest, is_json, owners_of, without
 from finetune_pipeline.production.log_store import LogStore
 
 QUIET_S = 10.0
 """Seconds without a change after which a file that no visible process has open counts as finished."""
 
-RowTest = Callable[[Any], bool]
+
+@dataclass(frozen=True)
+class LinesOf:
+    """What a search of a file for a person's lines found.
+
+    Attributes:
+        count: Number of lines with a record of theirs.
+        unclear: Numbers of the other lines that are too long or not JSON, and name nobody or hold the person's name.
+    """
+
+    count: int
+    unclear: list[int]
 
 
-def count_lines(file: LogFile, matches: RowTest) -> int:
-    """Count the matching lines of a file. Raises OutsideError if it cannot be unpacked to its end."""
+def find_lines(file: LogFile, matches: OwnerTest, names: Collection[str]) -> LinesOf:
+    """Search a file for a person's lines. names: as the logs write them. Raises OutsideError if the file cannot be unpacked
+    to its end."""
+    spellings = [spelling.encode() for name in names for spelling in {name, json.dumps(name)[1:-1]}]
+    count, unclear = 0, []
     try:
         with opened(file) as handle:
-            return sum(_matches_line(line, matches) for line, _ in LineReader(handle))
+            reader = LineReader(handle)
+            for line, is_cut in reader:
+                rows = rows_in(line)
+                if any(without(row, matches) != row for row in rows):
+                    count += 1
+                elif is_cut or any(_is_unclear(row, spellings) for row in rows):
+                    unclear.append(reader.lines)
+        return LinesOf(count, unclear)
     except BROKEN_OFF as error:
         raise OutsideError(
             f"{file.path} is damaged or still being written, or not packed by gzip ({error}): nobody can tell whose rows it "
@@ -65,9 +86,14 @@ def writer_of(file: LogFile) -> str | None:
     return f"it changed {age:.0f} s ago" if age < QUIET_S else None
 
 
-def erase(file: LogFile, matches: RowTest, log_store: LogStore) -> int:
-    """Rewrite a file on this machine without the matching lines, and return their number. It may be repeated. Ingested lines
-    are not read again: the ledger records the new content before it is put in place.
+def _is_unclear(row: bytes, spellings: list[bytes]) -> bool:
+    return not is_json(row) and (not owners_of(row) or any(spelling in row for spelling in spellings))
+
+
+def erase(file: LogFile, matches: OwnerTest, log_store: LogStore) -> int:
+    """Rewrite a file on this machine without the matching records, and return the number of changed lines.
+
+    It may be repeated. Ingested lines are not read again: the ledger records the new content before it is put in place.
 
     log_store: the task's log store; the caller holds its lock. Raises OutsideError if the file changed while it was
     rewritten.
@@ -113,26 +139,19 @@ def erase(file: LogFile, matches: RowTest, log_store: LogStore) -> int:
     return removed
 
 
-def _matches_line(line: bytes, matches: RowTest) -> bool:
-    decoded: list[Any] = []
-    for row in rows_in(line):
-        try:
-            decoded.append(msgspec.json.decode(row))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            decoded += [{"user": user} for user in users_named(row)]
-    return any(map(matches, decoded))
-
-
-def _remove_lines(data: bytes, read_to: int, matches: RowTest) -> tuple[bytes, bytes, int]:
-    """Return (the remaining bytes before `read_to`, the remaining bytes after it, the number of removed lines)."""
+def _remove_lines(data: bytes, read_to: int, matches: OwnerTest) -> tuple[bytes, bytes, int]:
+    """Return (the remaining bytes before `read_to`, the remaining bytes after it, the number of changed lines)."""
     read_lines: list[bytes] = []
     unread_lines: list[bytes] = []
-    start = removed = 0
+    start = changed = 0
     reader = LineReader(io.BytesIO(data))
-    for line, _ in reader:
-        if _matches_line(line, matches):
-            removed += 1
-        else:
-            (read_lines if start < read_to else unread_lines).append(data[start : reader.offset])
+    for line, is_cut in reader:
+        kept = data[start : reader.offset]
+        rows = rows_in(line)
+        rest = [row for row in (without(row, matches) for row in rows) if row is not None]
+        if rest != rows:
+            changed += 1
+            kept = b"" if is_cut else b"".join(row + b"\n" for row in rest)
+        (read_lines if start < read_to else unread_lines).append(kept)
         start = reader.offset
-    return b"".join(read_lines), b"".join(unread_lines) + data[start:], removed
+    return b"".join(read_lines), b"".join(unread_lines) + data[start:], changed

@@ -16,6 +16,7 @@ import msgspec
 
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.production_rows import moment
+from finetune_pipeline.production.key_binding import bound_key
 from finetune_pipeline.production.log_files import (
     BROKEN_OFF,
     NOTHING_READ,
@@ -32,8 +33,8 @@ from finetune_pipeline.production.log_files import (
     opened,
     rows_in,
 )
-from finetune_pipeline.production.log_rows import damaged_file, parse_line, user_key
-from finetune_pipeline.production.log_store import RECEIVED, ForgottenList, LogStore
+from finetune_pipeline.production.log_rows import damaged_file, fingerprint, parse_line, users_of
+from finetune_pipeline.production.log_store import RECEIVED, ForgottenList, log_store
 from finetune_pipeline.spec.model import Task
 
 LOCK = "logs"
@@ -52,7 +53,7 @@ class _Batch:
     """
 
     def __init__(self, task: Task, store: ArtifactStore, now: float) -> None:
-        self.spec, self.key, self.store = task.spec, user_key(store), log_store(task, store)
+        self.spec, self.key, self.store = task.spec, bound_key(task, store), log_store(task, store)
         self.ledger, self.forgotten = self.store.ledger(), ForgottenList(self.store.folder, self.key)
         self.rows: list[dict[str, Any]] = []
         self.now = now
@@ -73,12 +74,10 @@ class _Batch:
         return row if logged >= self.since and not self.forgotten.holds(row) else None
 
     def commit(self) -> None:
+        if any(map(users_of, self.rows)) or any(self.ledger["others"].values()):
+            self.ledger["key"] = fingerprint(self.key)
         self.store.append(self.rows, self.ledger)
         self.rows = []
-
-
-def log_store(task: Task, store: ArtifactStore) -> LogStore:
-    return LogStore(store.state_folder(task.name) / "logs")
 
 
 def ingest_new_lines(task: Task, store: ArtifactStore, now: float | None = None) -> None:

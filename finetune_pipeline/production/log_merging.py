@@ -17,8 +17,9 @@ from finetune_pipeline.findings import Finding, most_first
 from finetune_pipeline.production.choosing import Chosen, choose
 from finetune_pipeline.production.choosing import settings as log_settings
 from finetune_pipeline.production.log_files import OWN_FOLDER
-from finetune_pipeline.production.log_intake import LOCK, ingest_new_lines, log_store
-from finetune_pipeline.production.log_rows import RAW_SHOWN
+from finetune_pipeline.production.log_intake import LOCK, ingest_new_lines
+from finetune_pipeline.production.log_rows import RAW_SHOWN, ids_of, users_of
+from finetune_pipeline.production.log_store import log_store
 from finetune_pipeline.spec.model import Task, TaskSpec
 
 T = TypeVar("T")
@@ -80,7 +81,7 @@ def merge_lines(stored_rows: Iterable[dict[str, Any]]) -> Logs:
         if row["kind"] == "bad":
             source = row["source"]
             entry = {"file": source["file"], "line": source["line"], "raw": row["raw"], "findings": row["findings"]}
-            logs.quarantine.append({**entry, "user": row["user"]})
+            logs.quarantine.append({**entry, "users": users_of(row), "ids": ids_of(row)})
         else:
             by_id.setdefault(row["id"], []).append(row)
     for lines in by_id.values():
@@ -120,7 +121,7 @@ def _reused_id(row: dict[str, Any]) -> dict[str, Any]:
     fix = "log a unique id with every answer; the id of a conversation is not enough"
     finding = Finding("log.id_reused", "error", f"{source['file']}:{source['line']}", message, fix)
     raw = msgspec.json.encode({key: row[key] for key in ("id", "input", "output")}).decode()[:RAW_SHOWN]
-    return {**source, "raw": raw, "findings": [finding.to_dict()], "user": row["user"]}
+    return {**source, "raw": raw, "findings": [finding.to_dict()], "users": users_of(row), "ids": [row["id"]]}
 
 
 def _sort_key(row: dict[str, Any]) -> tuple[str, str, str]:

@@ -6,12 +6,10 @@ One JSON object per line: ``id``, ``timestamp`` (RFC 3339, or a number since 197
 ``id``, ``timestamp`` and ``feedback`` but no ``output`` is later feedback.
 """
 
-import contextlib
 import hashlib
 import math
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeGuard
 
@@ -23,6 +21,7 @@ from finetune_pipeline.data.quoting import keys_shown
 from finetune_pipeline.data.scrub import Finder, Scrubber, finder_of, load_key, scrub_text
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.findings import Finding
+from finetune_pipeline.production.log_owners import hide_users, owners_of
 from finetune_pipeline.spec.model import TaskSpec
 
 USER_KEY = "FINETUNE_USER_KEY"
@@ -30,9 +29,6 @@ USER_KEY = "FINETUNE_USER_KEY"
 KEY_FILE = "users.key"
 RAW_SHOWN = 2000
 """Characters of a bad line that are kept."""
-_USER_FIELD = re.compile(rb'(\\*"user\\*"\s*:\s*)(\\+"[^"]*"|"(?:[^"\\]|\\.)*"?|[^,}\s]+)')
-"""The user in a line as written, also where a log shipper wrapped the line in a string."""
-
 _YEARS = range(1970, 2200)
 """Accepted years. At the ends of the calendar, times cannot be converted to another zone or have a window around them."""
 
@@ -54,6 +50,27 @@ def hash_user(user: object, key: bytes) -> str:
     return hashlib.blake2b(str(user).encode("utf-8", "surrogatepass"), key=key, digest_size=16).hexdigest()
 
 
+def hash_id(row_id: str, key: bytes) -> str:
+    """Hash a row's id, so that it never equals a user's hash."""
+    return hash_user(f"id:{row_id}", key)
+
+
+def fingerprint(key: bytes) -> str:
+    """Return a text that identifies a key and does not reveal it."""
+    return hash_id("", key)
+
+
+def users_of(row: Mapping[str, Any]) -> list[str]:
+    """Return the hashed users of a stored row: of a bad line there may be several."""
+    users = row.get("users", ())
+    return [*users, row["user"]] if row.get("user") is not None else [*users]
+
+
+def ids_of(row: Mapping[str, Any]) -> list[str]:
+    """Return the ids in a stored row: of a bad line there may be several."""
+    return [row["id"]] if "id" in row else [*row.get("ids", ())]
+
+
 def parse_line(line: bytes, cut: bool, source: dict[str, Any], spec: TaskSpec, key: bytes) -> dict[str, Any]:
     """Parse a line into the record to store, by its `kind`: row, feedback or bad.
 
@@ -62,8 +79,9 @@ def parse_line(line: bytes, cut: bool, source: dict[str, Any], spec: TaskSpec, k
         source: {file, line}.
 
     Returns:
-        Of each kind: kind, user, source. row and feedback: id, timestamp, flag, score, correction. row: model_version,
-        input, turns (of a conversation, else None), output. bad: raw (scrubbed and cut), findings.
+        Of each kind: kind, source. row and feedback: user, id, timestamp, flag, score, correction. row: model_version,
+        input, turns (of a conversation, else None), output. bad: raw (scrubbed and cut), findings, users and ids of all
+        records in the line.
     """
     place = f"{source['file']}:{source['line']}"
     row: Any = None
@@ -76,14 +94,13 @@ def parse_line(line: bytes, cut: bool, source: dict[str, Any], spec: TaskSpec, k
             problems = [_error(place, "bad_json", str(error), "write one JSON object per line")]
         else:
             problems = list(problems_of(row, place, spec))
-    user = row.get("user") if isinstance(row, dict) else None
-    if problems and user is None:
-        user = next(iter(users_named(line)), None)
-    user_hash = hash_user(user, key) if _names_user(user) else None
     if problems:
-        raw = _USER_FIELD.sub(rb'\1"[USER]"', line[: 2 * RAW_SHOWN]).decode("utf-8", "replace")
-        return _bad(problems, scrub_text(raw, finder_of(spec.data, names=False))[:RAW_SHOWN], user_hash, source)
-    return {**_clean_record(row, spec), "user": user_hash, "source": source}
+        raw = scrub_text(hide_users(line[: 2 * RAW_SHOWN]), finder_of(spec.data, names=False))[:RAW_SHOWN]
+        owners = owners_of(line)
+        users = sorted({hash_user(user, key) for owner in owners for user in owner.users})
+        return _bad(problems, raw, source, users, sorted({owner.id for owner in owners if owner.id}))
+    user = hash_user(row["user"], key) if _names_user(row.get("user")) else None
+    return {**_clean_record(row, spec), "user": user, "source": source}
 
 
 def damaged_file(file: str, read: int, error: Exception) -> dict[str, Any]:
@@ -91,22 +108,14 @@ def damaged_file(file: str, read: int, error: Exception) -> dict[str, Any]:
     message = f"the file cannot be read behind line {read}: {error}"
     fix = "put a whole copy in its place, plain or gzipped: it is read on from there"
     finding = _error(f"{file}:{read + 1}", "damaged_file", message, fix)
-    return _bad([finding], "", None, {"file": file, "line": read + 1})
+    return _bad([finding], "", {"file": file, "line": read + 1})
 
 
-def _bad(problems: list[Finding], raw: str, user: str | None, source: dict[str, Any]) -> dict[str, Any]:
+def _bad(
+    problems: list[Finding], raw: str, source: dict[str, Any], users: Iterable[str] = (), ids: Iterable[str] = ()
+) -> dict[str, Any]:
     findings = [problem.to_dict() for problem in problems]
-    return {"kind": "bad", "raw": raw, "findings": findings, "user": user, "source": source}
-
-
-def users_named(line: bytes) -> list[Any]:
-    """Return the values after each key `user` of an invalid line, so that the line can be found when a user is forgotten."""
-    users = []
-    for match in _USER_FIELD.finditer(line):
-        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            value = match[2]
-            users.append(msgspec.json.decode(value.replace(b"\\", b"") if value[:1] == b"\\" else value))
-    return users
+    return {"kind": "bad", "raw": raw, "findings": findings, "users": [*users], "ids": [*ids], "source": source}
 
 
 def _error(place: str, rule: str, message: str, fix: str) -> Finding:

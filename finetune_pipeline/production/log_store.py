@@ -19,9 +19,10 @@ import msgspec
 
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.files import DamagedFile, read_json, replace_text, sync_folder, write_json
-from finetune_pipeline.faults import OutsideError
+from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.production.log_files import Stream
-from finetune_pipeline.production.log_rows import KEY_FILE, USER_KEY, hash_user
+from finetune_pipeline.production.log_rows import fingerprint, hash_id, ids_of, users_of
+from finetune_pipeline.spec.model import Task
 
 RECEIVED = "received"
 """When a line without a readable time was read (seconds since 1970)."""
@@ -44,6 +45,8 @@ class LogLedger(TypedDict):
         streams: The part of each file that was read, by the file's name in the ledger.
         seen: {path: (mark, name)} of files read to their end.
         others: {source: {name: (time, digest)}} of rows that do not come from files.
+        key: Fingerprint of the key that users, ids and digests are hashed with; None: nothing is hashed yet; absent: written by
+            an earlier version (see production.key_binding).
         kept_since: Rows before this time were removed (seconds since 1970).
         jumped_to: The same, so much later that another day must confirm the clock first.
     """
@@ -52,8 +55,13 @@ class LogLedger(TypedDict):
     seen: dict[str, tuple[str, str]]
     others: dict[str, dict[str, tuple[float, str]]]
     segments: list[Segment]
+    key: NotRequired[str | None]
     kept_since: NotRequired[float]
     jumped_to: NotRequired[float | None]
+
+
+def log_store(task: Task, store: ArtifactStore) -> "LogStore":
+    return LogStore(store.state_folder(task.name) / "logs")
 
 
 class LogStore:
@@ -66,7 +74,7 @@ class LogStore:
 
     def ledger(self) -> LogLedger:
         if not self._ledger.exists():
-            return {"streams": {}, "seen": {}, "others": {}, "segments": []}
+            return {"streams": {}, "seen": {}, "others": {}, "segments": [], "key": None}
         ledger: LogLedger = read_json(self._ledger, LogLedger)
         return ledger
 
@@ -186,7 +194,7 @@ class ForgottenList:
     """The forget list of a task, in its log store's folder. Writers must hold the task's lock ``logs``.
 
     users, ids: keyed hashes. tainted: versions of splits with such a row among the training or validation rows, recorded
-    before the splits are removed. Raises OutsideError if the list was made with another key, which finds none of them.
+    before the splits are removed. key: fingerprint of the key that the stored list was made with, if it says so.
     """
 
     def __init__(self, folder: Path, key: bytes) -> None:
@@ -195,23 +203,19 @@ class ForgottenList:
         self.users: set[str] = set(stored["users"])
         self.ids: set[str] = set(stored["ids"])
         self.tainted: set[str] = set(stored.get("tainted", []))
-        if stored.get("key", self._hash("")) != self._hash(""):
-            raise OutsideError(
-                f"{self._path} was made with another {USER_KEY}: forgotten people would be taken in again\n"
-                f"fix: set {USER_KEY} as it was then; if it was unset, unset it and put back artifacts/{KEY_FILE} of the home"
-            )
+        self.key: str | None = stored.get("key")
 
     def holds(self, row: Mapping[str, Any]) -> bool:
         """Whether a row of the log store has a forgotten user or id."""
         if not self.users and not self.ids:
             return False
-        return row.get("user") in self.users or ("id" in row and self.holds_id(row["id"]))
+        return not self.users.isdisjoint(users_of(row)) or any(map(self.holds_id, ids_of(row)))
 
     def holds_id(self, name: str) -> bool:
         return self._hash(name) in self.ids
 
     def _hash(self, name: str) -> str:
-        return hash_user(f"id:{name}", self._key)
+        return hash_id(name, self._key)
 
     def add(self, users: Iterable[str] = (), ids: Iterable[str] = (), tainted: Iterable[str] = ()) -> None:
         """Add hashes of users, ids of rows, and versions of splits; durable when it returns."""
@@ -219,4 +223,6 @@ class ForgottenList:
         self.ids |= {self._hash(name) for name in ids}
         self.tainted |= set(tainted)
         lists = {"users": self.users, "ids": self.ids, "tainted": self.tainted}
-        write_json(self._path, {"key": self._hash("")} | {name: sorted(values) for name, values in lists.items()})
+        write_json(
+            self._path, {"key": fingerprint(self._key)} | {name: sorted(values) for name, values in lists.items()}
+        )

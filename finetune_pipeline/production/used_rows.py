@@ -13,8 +13,9 @@ from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.production.choosing import example_of
 from finetune_pipeline.production.choosing import settings as log_settings
 from finetune_pipeline.production.drift import DAY, moment
-from finetune_pipeline.production.log_intake import ingest_new_lines, log_store
+from finetune_pipeline.production.log_intake import ingest_new_lines
 from finetune_pipeline.production.log_merging import LatestResult, Logs, cached_choice, read_logs
+from finetune_pipeline.production.log_store import log_store
 from finetune_pipeline.spec.model import Task, TaskSpec
 
 

@@ -11,8 +11,9 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of
 from finetune_pipeline.production.drift import drift_report, moment, reference_at_training
-from finetune_pipeline.production.log_intake import LOCK, log_store
+from finetune_pipeline.production.log_intake import LOCK
 from finetune_pipeline.production.log_merging import merge_lines, write_logs
+from finetune_pipeline.production.log_store import log_store
 from finetune_pipeline.production.retraining import Evidence, decide_retraining, measure_curve
 from finetune_pipeline.production.signals import Reference
 from finetune_pipeline.production.used_rows import log_row_ids, rows_of_data

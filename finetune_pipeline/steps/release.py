@@ -38,7 +38,7 @@ def release_request(context: StepContext) -> dict[str, Any]:
         "precision": context.spec.evaluation.precision,
         "gates_passed": bool(report.facts["passed"]),
         "gates": {gate["name"]: gate["status"] for gate in report.facts["gates"]},
-        "forgotten": dataset in tainted_splits(context.task.name, context.store),
+        "forgotten": dataset in tainted_splits(context.task, context.store),
         "verdict": report.facts["verdict"],
         "about": f"{context.spec.description} The alias champion is the version that serves; candidate is the newest one.",
         "scores": {name: value for name, value in candidate.items() if isinstance(value, int | float)},

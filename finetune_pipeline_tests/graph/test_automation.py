@@ -24,8 +24,8 @@ from finetune_pipeline.orchestration.assets import task_checks, task_jobs
 from finetune_pipeline.orchestration.dagster_internals import instigators
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.orchestration.sensors import champion_sensor, drift_sensor, new_logs_sensor, retraining_schedule
-from finetune_pipeline.production.log_intake import log_store
 from finetune_pipeline.production.log_merging import cached_choice, read_logs
+from finetune_pipeline.production.log_store import log_store
 from finetune_pipeline.production.used_rows import waiting_rows
 from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline.tracking import registry

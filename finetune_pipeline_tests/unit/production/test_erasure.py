@@ -16,8 +16,11 @@ from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore, Builder
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.production import erasure as module
-from finetune_pipeline.production.erasure import forget
-from finetune_pipeline.production.log_intake import ingest_new_lines, log_store
+from finetune_pipeline.production import log_files
+from finetune_pipeline.production.erasure import forget, tainted_splits
+from finetune_pipeline.production.log_intake import ingest_new_lines, ingest_records
+from finetune_pipeline.production.log_store import log_store
+from finetune_pipeline.production.used_rows import waiting_rows
 from finetune_pipeline.serving.service import LogWriter
 from finetune_pipeline.spec import Task, TaskSpec
 
@@ -56,9 +59,7 @@ def everything(*folders: Path) -> bytes:
     return content
 
 
-def test_rows_of_a_user_go_and_the_files_go_on(
-    task: Task, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_of_a_user_go_and_the_files_go_on(task: Task, store: ArtifactStore) -> None:
     late = {"id": "row-0001", "timestamp": "2026-05-02T10:00:00Z", "feedback": {"flag": "x"}}
     (task.folder / "logs" / "2026").mkdir()
     (task.folder / "logs" / "2026" / "b.jsonl.1.gz").write_bytes(gzip.compress(line(4, "bob") + line(5, "ann")))
@@ -82,9 +83,102 @@ def test_rows_of_a_user_go_and_the_files_go_on(
     assert [forget(task, store, users=["ann"]).lines for _ in range(2)] == [1, 0], "the row that came in since"
     (logs / "a.jsonl").rename(logs / "a.jsonl.1")
     assert ids(task, store) == ["row-0002", "row-0004", "row-0006", "row-0007"]
-    monkeypatch.setenv("FINETUNE_USER_KEY", "another")
-    with pytest.raises(OutsideError, match=r"forgotten\.json was made with another FINETUNE_USER_KEY"):
-        ids(task, store)
+
+
+ANOTHER_KEY = "hashed with another FINETUNE_USER_KEY"
+
+
+@pytest.mark.parametrize(("first", "then"), [("one", "two"), ("one", ""), ("", "two"), ("", "lost")])
+def test_another_key_is_refused_before_anything_is_touched(task, store, monkeypatch, first, then) -> None:
+    """Under another key a person's rows are not found: forgetting would keep them, and block the right key."""
+    monkeypatch.setenv("FINETUNE_USER_KEY", first)
+    logs = taken(task, store, a=line(1, "ann") + line(2, "bob"))
+    made_of(task, store, ["row-0001"])
+    with (logs / "a.jsonl").open("ab") as log:
+        log.write(line(3, "ann"))
+    settle(task)
+    monkeypatch.setenv("FINETUNE_USER_KEY", "" if then == "lost" else then)
+    if then == "lost":
+        (store.root / "users.key").unlink()
+    files = {p: p.read_bytes() for folder in (logs, store.root) for p in folder.rglob("*") if p.is_file()}
+    for uses in (
+        lambda: forget(task, store, users=["ann"]),
+        lambda: forget(task, store, ids=["row-0001"]),
+        lambda: ingest_new_lines(task, store),
+        lambda: ingest_records(task, store, "traces", [], 0.0),
+        lambda: waiting_rows(task, store),
+        lambda: tainted_splits(task, store),
+    ):
+        with pytest.raises(OutsideError, match=ANOTHER_KEY):
+            uses()
+    after = {p: p.read_bytes() for folder in (logs, store.root) for p in folder.rglob("*") if p.is_file()}
+    assert {p: data for p, data in after.items() if p.name != ".lock"} == files
+    monkeypatch.setenv("FINETUNE_USER_KEY", first)
+    if then != "lost":
+        assert forget(task, store, users=["ann"]).lines == 2
+        assert b"of ann" not in everything(logs, store.root)
+
+
+def test_logs_that_name_nobody_bind_no_key(task, store, monkeypatch) -> None:
+    taken(task, store, a=line(1))
+    monkeypatch.setenv("FINETUNE_USER_KEY", "two")
+    taken(task, store, b=line(2, "ann"))
+    assert forget(task, store, users=["ann"]).lines == 1
+    monkeypatch.setenv("FINETUNE_USER_KEY", "three")
+    with pytest.raises(OutsideError, match=ANOTHER_KEY):
+        forget(task, store, users=["bob"])
+
+
+def test_a_person_forgotten_before_anything_was_read_binds_the_key(task, store, monkeypatch) -> None:
+    monkeypatch.setenv("FINETUNE_USER_KEY", "one")
+    forget(task, store, users=["ann"])
+    monkeypatch.setenv("FINETUNE_USER_KEY", "two")
+    with pytest.raises(OutsideError, match=ANOTHER_KEY):
+        taken(task, store, a=line(1, "ann"))
+
+
+def unbound(task: Task, store: ArtifactStore) -> None:
+    """Make the log store like one of an earlier version, which did not record the key."""
+    path = log_store(task, store).folder / "ledger.json"
+    write_json(path, {name: value for name, value in read_json(path).items() if name != "key"})
+
+
+def test_a_store_without_a_recorded_key_takes_the_one_that_its_logs_prove(task, store, monkeypatch) -> None:
+    monkeypatch.setenv("FINETUNE_USER_KEY", "one")
+    logs = taken(task, store, a=line(1, "ann") + line(2, "bob"), b=line(3, "bob"))
+    unbound(task, store)
+    (logs / "b.jsonl").unlink()  # rotated away since
+    monkeypatch.setenv("FINETUNE_USER_KEY", "two")
+    with pytest.raises(OutsideError, match=ANOTHER_KEY):
+        ingest_new_lines(task, store)
+    monkeypatch.setenv("FINETUNE_USER_KEY", "one")
+    ingest_new_lines(task, store)
+    (logs / "a.jsonl").unlink()
+    assert forget(task, store, users=["bob"]).rows == 2, "recorded: the logs are no longer needed as proof"
+
+
+def test_a_store_without_a_recorded_key_and_without_proof_is_refused(task, store, monkeypatch) -> None:
+    monkeypatch.setenv("FINETUNE_USER_KEY", "one")
+    logs = taken(task, store, a=line(1, "ann"))
+    unbound(task, store)
+    log = (logs / "a.jsonl").read_bytes()
+    (logs / "a.jsonl").unlink()
+    with pytest.raises(OutsideError, match=r"nobody can tell .*\nfix: put back a log"):
+        forget(task, store, users=["ann"])
+    (logs / "a.jsonl").write_bytes(log)
+    settle(task)
+    assert forget(task, store, users=["ann"]).rows == 1
+
+
+def test_a_store_with_rows_of_two_keys_is_refused(task, store, monkeypatch) -> None:
+    for n, key in enumerate(("one", "two")):
+        monkeypatch.setenv("FINETUNE_USER_KEY", key)
+        taken(task, store, **{key: line(n, "ann")})
+        ledger = read_json(log_store(task, store).folder / "ledger.json")
+        write_json(log_store(task, store).folder / "ledger.json", {**ledger, "key": None})
+    unbound(task, store)
+    with pytest.raises(OutsideError, match="more than one FINETUNE_USER_KEY"):
+        forget(task, store, users=["ann"])
 
 
 def test_rows_that_come_after_those_of_a_user_were_cut_off_the_end(task: Task, store: ArtifactStore) -> None:
@@ -101,6 +195,94 @@ def test_lines_that_are_no_json_or_have_no_end_are_a_users_too(task: Task, store
     logs = taken(task, store, a=broken + line(2, "bob"), b=line(3, "bob") + line(4, "ann").rstrip())
     assert forget(task, store, users=["ann"]).lines == 2
     assert b"ann" not in everything(logs, store.root) and ids(task, store) == ["row-0002", "row-0003"]
+
+
+def row(n: int, user: str, **more: object) -> dict[str, Any]:
+    decoded: dict[str, Any] = json.loads(line(n, user, **more))
+    return decoded
+
+
+def compact(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+ANN, BOB = row(1, "ann"), row(2, "bob")
+WRAPPED = {
+    "an array": ([ANN, BOB], [BOB]),
+    "an array of arrays": ([[ANN], [BOB, ANN]], [[BOB]]),
+    "records": ({"records": [ANN, BOB]}, {"records": [BOB]}),
+    "only hers": ({"n": 1, "records": [ANN]}, None),
+    "an object within": ({"at": {"record": ANN}}, None),
+    "a shipper's text": ({"log": json.dumps(ANN) + "\n", "user": "root"}, None),
+    "a text twice over": (
+        {"log": json.dumps({"log": json.dumps([ANN, BOB])})},
+        {"log": compact({"log": compact([BOB])})},
+    ),
+    "a text with a prefix": ({"log": "INFO " + json.dumps(ANN)}, None),
+    "a cut text": ({"log": json.dumps({"user": "ann", **BOB | ANN})[:-20]}, None),
+    "a user with fields": ([{**ANN, "user": {"id": "ann", "plan": "free"}}, BOB], [BOB]),
+    "a later answer": ({"user": "ann", "event": "login"}, None),
+    "another's": ({"records": [BOB]}, {"records": [BOB]}),
+    "her name in another's text": ({**BOB, "input": 'I sent {"user": "ann"}', "metadata": {"user": "ann"}}, ...),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_whoever_intake_finds_in_a_line_is_found_by_erasure(task: Task, store: ArtifactStore, name: str) -> None:
+    """A record goes with the objects around it; the other items of a list are other people's and stay."""
+    before, after = WRAPPED[name]
+    kept = before if after is ... else after
+    logs = taken(task, store, a=line(3, "bob") + json.dumps(before).encode() + b"\n" + line(4, "ann"))
+    result = forget(task, store, users=["ann"])
+    lines = (logs / "a.jsonl").read_bytes().splitlines(keepends=True)
+    assert (
+        [lines[0], lines[-1]] == [line(3, "bob")] * 2 if kept is None else [json.loads(x) for x in lines[1:]] == [kept]
+    )
+    assert [(s.found, s.left) for s in result.searched[:2]] == [(1 + (kept != before), 0)] * 2
+    assert not any(b"ticket 1 of ann" in json.dumps(stored).encode() for stored in log_store(task, store).rows())
+    with (logs / "a.jsonl").open("ab") as live:
+        live.write(line(5, "bob"))
+    assert "row-0005" in [i for stored in log_store_rows(task, store) for i in [stored.get("id")]]
+    assert forget(task, store, users=["ann"]).lines == 0
+
+
+def log_store_rows(task: Task, store: ArtifactStore) -> list[dict[str, Any]]:
+    ingest_new_lines(task, store)
+    return log_store(task, store).rows()
+
+
+def test_a_record_in_a_list_is_found_by_its_id_too(task: Task, store: ArtifactStore) -> None:
+    logs = taken(task, store, a=json.dumps([ANN, BOB]).encode() + b"\n")
+    result = forget(task, store, ids=["row-0001"])
+    assert [(s.found, s.left) for s in result.searched[:2]] == [(1, 0)] * 2
+    assert json.loads((logs / "a.jsonl").read_bytes()) == [BOB] and not log_store(task, store).rows()
+
+
+def test_lines_that_nobody_can_be_found_for_are_listed(task: Task, store: ArtifactStore) -> None:
+    pretty = json.dumps([{"input": "hello", "user": "ann"}, {"input": "more"}], indent=1).encode() + b"\n"
+    logs = taken(
+        task, store, pretty=pretty, a=line(1, "bob") + b"ann wrote this\n" + b'{"user": "bob", "input": "for ann\n'
+    )
+    result = forget(task, store, users=["ann"])
+    assert result.unclear == [
+        f"{logs}/a.jsonl:2-3",
+        f"{logs}/pretty.jsonl:1-8",
+        "quarantined from logs/a.jsonl:2",
+        "quarantined from logs/pretty.jsonl:1-3, 5-9",
+    ], "the line with her name is gone"
+    (logs / "pretty.jsonl").unlink()
+    (logs / "a.jsonl").write_bytes(line(1, "bob"))
+    settle(task)
+    assert not [place for place in forget(task, store, users=["ann"]).unclear if place.startswith("/")]
+
+
+def test_a_line_too_long_to_be_read_is_listed(
+    task: Task, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_files, "MAX_LINE_BYTES", 1000)
+    hers = line(2, input="x" * 900).replace(b'"user": null', b'"more": "%s", "user": "ann"' % (b"y" * 200))
+    logs = taken(task, store, a=line(1, "bob") + hers + line(3, "ann", input="z" * 990))
+    assert forget(task, store, users=["ann"]).unclear[0] == f"{logs}/a.jsonl:2-3"
 
 
 def test_a_file_that_is_still_written_is_refused_and_what_to_do_is_said(task: Task, store: ArtifactStore) -> None:
