@@ -1,5 +1,6 @@
 """Finds and removes boilerplate: text that many rows share (preambles, suffixes, prompt templates). Otherwise it would make
-unrelated rows look similar.
+unrelated rows look similar. Both read scrubbed texts without the numbers of their placeholders: an address that all rows
+share is the second one in a row that begins with another.
 
 Candidates are lines, sentences and runs of words that many rows contain. A candidate is boilerplate only if the remaining text
 of its rows is long enough and differs from row to row. So "I want to cancel order 123" stays a question, whatever the number.
@@ -20,7 +21,8 @@ from statistics import median
 
 import numpy as np
 
-from finetune_pipeline.data.dedup.text_similarity import grams, jaccard, keeps, loose_form
+from finetune_pipeline.data.dedup.text_similarity import WITHOUT_BLANKS, grams, jaccard, keeps, loose_form
+from finetune_pipeline.data.scrub.find import PLACEHOLDER
 from finetune_pipeline.engine.files import read_json, write_json
 
 PREAMBLES = (
@@ -32,26 +34,26 @@ PREAMBLES = (
 )
 _HEADINGS = tuple(f"### {name}:" for name in "Instruction Input Response Human Assistant Question Answer".split())
 SAMPLE = 20_000  # distinct texts examined
-LONG = 40  # minimum characters of shared text that counts as boilerplate anywhere in a text
+LONG = 40  # minimum length of shared text that counts as boilerplate anywhere in a text
 MOST = 100  # maximum number of segments; the most frequent are kept
 _LEAST_SHARE, _LEAST_ROWS = 0.005, 20  # minimum share and number of distinct texts with the segment
 _SHORTEST_LABEL = 3  # minimum characters of a label on its own line, such as `### Input:`
 _LABEL_SHARE = 0.2  # minimum share of the rows with such a label
 _SAME_SHARE = 0.8  # a longer segment in this share of a segment's rows is the same boilerplate
-_LEAST_CONTENT = 20  # minimum median of the characters that a segment's rows have besides it
+_LEAST_CONTENT = 20  # minimum median length of the text that a segment's rows have besides it
 _SIMILAR_CONTENT = 0.5  # Jaccard similarity from which the remaining texts of two rows are similar
 _RUN_WORDS = 8  # consecutive words of a run
 _MOST_WORDS = 2_000_000  # words searched for runs
 _ROWS_EXAMINED = 100  # rows examined for a candidate
-SENTENCES = re.compile(r"\s(?:(?<=\n)\n*|(?<=[.!?:]\s)\s*)")
+SENTENCES = re.compile(r"\s(?:(?<=\n)\n*|(?<=[.!?:]\s)\s*)|(?<=[。！？])")
 """Boundaries between lines and between sentences."""
 _LABEL = re.compile(r".*:|[#<\[*=_-].*")
 
 
 @dataclass(frozen=True)
 class Boilerplate:
-    """Text that many rows share. segments: longest first. Those of LONG characters or more are removed anywhere, shorter ones
-    only if they fill a line."""
+    """Text that many rows share. segments: longest first. Those as long as LONG (see _length) are removed anywhere, shorter
+    ones only if they fill a line."""
 
     segments: tuple[str, ...] = ()
 
@@ -71,10 +73,20 @@ def _longest_first(segments: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(segments, key=lambda s: (-len(s), s)))
 
 
+def _length(text: str) -> int:
+    """Return the number of characters; those of a script without blanks between words say more and count thrice."""
+    return len(text) if text.isascii() else len(text) + 2 * len(WITHOUT_BLANKS.findall(text))
+
+
+def _unnumbered(text: str) -> str:
+    """Return the text with placeholders such as ``[EMAIL]`` in place of ``[EMAIL_2]``."""
+    return PLACEHOLDER.sub(r"[\1]", text) if "[" in text else text
+
+
 def find_boilerplate(texts: Iterable[str]) -> Boilerplate:
     """Find segments that a large enough share and number of the distinct texts have in common; the order of the texts does not
     matter. Of more than SAMPLE texts those with the smallest hashes are examined, so new rows seldom change the result."""
-    sample = sorted(set(texts), key=_digest)[:SAMPLE]
+    sample = sorted(set(map(_unnumbered, texts)), key=_digest)[:SAMPLE]
     fewest = max(_LEAST_ROWS, round(_LEAST_SHARE * len(sample)))
     if len(sample) < fewest:
         return Boilerplate()
@@ -91,18 +103,18 @@ def find_boilerplate(texts: Iterable[str]) -> Boilerplate:
 @lru_cache(maxsize=16)
 def stripper(boilerplate: Boilerplate) -> Callable[[str], str]:
     """Return a function that removes this boilerplate from a text, unless nothing would be left."""
-    long = [s for s in boilerplate.segments if len(s) >= LONG]
-    short = [s for s in boilerplate.segments if len(s) < LONG]
+    long = [s for s in boilerplate.segments if _length(s) >= LONG]
+    short = [s for s in boilerplate.segments if _length(s) < LONG]
     lines = re.compile(r"^[ \t]*(?:" + "|".join(map(re.escape, short)) + r")[ \t]*$", re.MULTILINE)
 
     def strip(text: str) -> str:
-        stripped = text
+        stripped = unnumbered = _unnumbered(text)
         for segment in long:
             if segment in stripped:
                 stripped = stripped.replace(segment, "\n")
         if any([segment in stripped for segment in short]):
             stripped = lines.sub("", stripped)
-        if stripped is text:
+        if stripped is unnumbered:
             return text
         return stripped.strip() if any(map(keeps, stripped)) else text
 
@@ -111,13 +123,13 @@ def stripper(boilerplate: Boilerplate) -> Callable[[str], str]:
 
 def _independent(rows: Mapping[str, int]) -> list[str]:
     """Drop segments that are only part of another, or another segment plus the next words of some rows. A segment that extends
-    another counts if it is 40 characters longer, or if nearly all rows of the other have it."""
+    another counts if it is longer by LONG, or if nearly all rows of the other have it."""
     chosen: list[str] = []
     for segment in sorted(rows, key=lambda s: (-rows[s], -len(s), s)):
         if any(segment in s and rows[s] >= rows[segment] for s in chosen):
             continue
         inner = max((s for s in chosen if s in segment), key=len, default="")
-        if not inner or len(segment) - len(inner) >= LONG or rows[segment] >= _SAME_SHARE * rows[inner]:
+        if not inner or _length(segment) - _length(inner) >= LONG or rows[segment] >= _SAME_SHARE * rows[inner]:
             chosen.append(segment)
             if len(chosen) == MOST:
                 break
@@ -134,8 +146,8 @@ def _count_lines_and_sentences(texts: Sequence[str], fewest: int) -> dict[str, i
     labels: Counter[str] = Counter()
     for text in texts:
         lines = {line.strip() for line in text.split("\n")}
-        long.update({piece for s in (*SENTENCES.split(text), *lines) if len(piece := s.strip()) >= LONG})
-        labels.update({s for s in lines if _SHORTEST_LABEL <= len(s) < LONG and _LABEL.fullmatch(s)})
+        long.update({piece for s in (*SENTENCES.split(text), *lines) if _length(piece := s.strip()) >= LONG})
+        labels.update({s for s in lines if len(s) >= _SHORTEST_LABEL and _length(s) < LONG and _LABEL.fullmatch(s)})
     fewest_labels = max(fewest, round(_LABEL_SHARE * len(texts)))
     pieces = {s: n for s, n in long.items() if n >= fewest}
     return pieces | {s: n for s, n in labels.items() if n >= fewest_labels}
@@ -175,7 +187,7 @@ def _count_runs(texts: Sequence[str], fewest: int) -> dict[str, int]:
         run_words = list(re.finditer(r"\S+", text))[first - start : last - start + _RUN_WORDS - 1]
         found_runs.add((number, text[run_words[0].start() : run_words[-1].end()]))
     runs = Counter(run for _, run in found_runs)
-    return {run: count for run, count in runs.items() if count >= fewest and len(run) >= LONG}
+    return {run: count for run, count in runs.items() if count >= fewest and _length(run) >= LONG}
 
 
 def _wraps_content(segment: str, texts: Sequence[str], strip: Callable[[str], str]) -> bool:
@@ -187,6 +199,6 @@ def _wraps_content(segment: str, texts: Sequence[str], strip: Callable[[str], st
             contents.append("" if content == text else loose_form(content))
             if len(contents) == _ROWS_EXAMINED:
                 break
-    if not contents or len(set(contents)) < len(contents) / 2 or median(map(len, contents)) < _LEAST_CONTENT:
+    if not contents or len(set(contents)) < len(contents) / 2 or median(map(_length, contents)) < _LEAST_CONTENT:
         return False
     return median(jaccard(a, b) for a, b in pairwise(map(grams, contents))) < _SIMILAR_CONTENT

@@ -21,7 +21,7 @@ from finetune_pipeline.data.dedup.text_similarity import exact_form
 from finetune_pipeline.data.examples import EXAMPLES, Example, decode_examples, examples_file, stream_examples
 from finetune_pipeline.data.json_lines import read_blocks_of_lines, write_rows
 from finetune_pipeline.data.raw_files import BENCHMARKS
-from finetune_pipeline.data.scrub import KINDS, finder_of
+from finetune_pipeline.data.scrub import KINDS, finder_of, scrub_example
 from finetune_pipeline.data.scrub.placeholders import SAMPLES, chosen_samples
 from finetune_pipeline.findings import Finding, as_rows, most_first
 from finetune_pipeline.progress import tell
@@ -78,7 +78,7 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     """
     out.mkdir(parents=True, exist_ok=True)
     source = examples_file(validated)
-    own_boilerplate = find_boilerplate(_sample_of_prompts(source))
+    own_boilerplate = find_boilerplate(_scrubbed_prompts(source, spec))
     boilerplate = own_boilerplate.with_known()
     benchmarks = raw / BENCHMARKS if raw else None
     benchmark_index(benchmarks)  # reports unreadable files now, not in a process of the pool
@@ -102,8 +102,15 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     return {**_counts(table.rows, prepared, findings, spec), "boilerplate": len(own_boilerplate.segments), **clusters}
 
 
-def _sample_of_prompts(source: Path) -> Iterator[str]:
-    """Yield user texts to search for boilerplate: all, or in a large set those whose id (a hash) starts with enough zeros."""
+def _scrubbed_prompts(source: Path, spec: TaskSpec) -> Iterator[str]:
+    """Yield a sample of the user texts as they will be after scrubbing."""
+    find = finder_of(spec.data)
+    for example in _sample(source):
+        yield (scrub_example(example, spec.labels, find=find)[0] if spec.data.scrub == "replace" else example).user_text
+
+
+def _sample(source: Path) -> Iterator[Example]:
+    """Yield the examples of a file: all, or in a large set those whose id (a hash) starts with enough zeros."""
     rows = sum(block.count(b"\n") for block in read_blocks_of_lines(source))
     zeros = 0  # every line begins with its id, a hexadecimal hash: each zero asked for leaves a sixteenth
     while rows / 16**zeros > SAMPLE:
@@ -112,12 +119,12 @@ def _sample_of_prompts(source: Path) -> Iterator[str]:
     with source.open("rb") as lines:
         for line in lines:
             if line.startswith(beginning):
-                yield decode_examples(line, str(source))[0].user_text
+                yield decode_examples(line, str(source))[0]
 
 
 def _prompts_with_word(rows: Path) -> Counter[str]:
-    """Count the distinct prompts with each word, in a large set those of a sample (see :func:`_sample_of_prompts`)."""
-    prompts = {exact_form(text) for text in _sample_of_prompts(rows)}
+    """Count the distinct prompts with each word, in a large set those of a sample (see :func:`_sample`)."""
+    prompts = {exact_form(example.user_text) for example in _sample(rows)}
     return Counter(word for text in prompts for word in words_of(text))
 
 

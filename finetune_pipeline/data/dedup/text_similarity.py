@@ -22,6 +22,8 @@ _ANY = re.compile(f"[{INVISIBLE}]")
 _OFTEN_RIGHT = "\u061c\u200c-\u200f\ufe00-\ufe0f"
 _FLAGS = "\U0001f3f4\U000e0020-\U000e007f"
 _ODD = re.compile(f"(?![{_OFTEN_RIGHT}])(?<![{_FLAGS}])[{INVISIBLE}]|(?<=[!-~])[{_OFTEN_RIGHT}](?=[!-~])")
+WITHOUT_BLANKS = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+"""A character of a script without blanks between words: Thai, Lao, Burmese, Khmer, Japanese, Chinese."""
 SIZE = 5
 NEAR_ENOUGH = 1e-9
 """Tolerance for rounding errors in a similarity."""

@@ -209,3 +209,26 @@ def test_rows_with_personal_data_can_be_dropped_or_only_named(tmp_path: Path) ->
     facts, kept = run(tmp_path / "warn", rows, scrub="warn")
     assert kept == rows and facts["by_rule"] == {"data.personal_data": 1} and facts["quarantined"] == 0
     assert facts["scrubbed"]["email"] == 1
+
+
+@pytest.mark.parametrize("scrub", ["replace", "warn"])
+def test_a_footer_with_an_address_is_boilerplate(tmp_path: Path, scrub: str) -> None:
+    """It is found where it is removed: in scrubbed texts, whatever the number of its placeholder there."""
+    texts = [random_text(i) for i in range(60)]
+    contents = [f"Write to customer{i}@example.org: {text}" if i % 2 else text for i, text in enumerate(texts)]
+    footer = "Sent from our support portal. Questions? Write to service@example.com or call +49 30 901820."
+    rows = [example(f"{content}\n{footer}", line=i) for i, content in enumerate(contents)]
+    copies = [example(content, line=100 + i) for i, content in enumerate(contents[:10])]
+    assert run(tmp_path, [*rows, *copies], scrub=scrub)[0]["clusters"] == 60
+    cluster = clusters(tmp_path / "out")
+    assert all(cluster[copy.id] == cluster[row.id] for copy, row in zip(copies, rows, strict=False))
+
+
+def test_a_footer_of_a_script_without_blanks_is_boilerplate(tmp_path: Path) -> None:
+    dice = np.random.default_rng(0)
+    contents = ["".join(map(chr, dice.integers(0x4E00, 0x5400, 14))) for _ in range(60)]
+    rows = [example(f"{content}。本邮件由客服系统自动发送请勿直接回复", line=i) for i, content in enumerate(contents)]
+    copies = [example(content, line=100 + i) for i, content in enumerate(contents[:10])]
+    assert run(tmp_path, [*rows, *copies])[0]["clusters"] == 60
+    cluster = clusters(tmp_path / "out")
+    assert all(cluster[copy.id] == cluster[row.id] for copy, row in zip(copies, rows, strict=False))
