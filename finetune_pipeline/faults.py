@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+from finetune_pipeline.escaping import printable
 from finetune_pipeline.findings import FindingsError
 
 
@@ -15,7 +16,7 @@ class _Fault(Exception):
     """An error for people: `problem` says what is wrong and where, `fix` what to do."""
 
     def __init__(self, problem: str, fix: str = "") -> None:
-        self.problem, self.fix = problem, fix
+        self.problem, self.fix = problem, fix = printable(problem), printable(fix)
         super().__init__(f"{problem}\nfix: {fix}" if fix else problem)
 
 

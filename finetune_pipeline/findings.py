@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from finetune_pipeline.escaping import printable
+
 Severity = Literal["error", "warning", "note"]
 _LONGEST = 2_000
 
@@ -38,7 +40,7 @@ class Finding:
 
     def __post_init__(self) -> None:
         for name in ("place", "message", "fix"):  # they may quote untrusted texts
-            object.__setattr__(self, name, shortened(getattr(self, name)))
+            object.__setattr__(self, name, printable(shortened(getattr(self, name))))
 
     def __str__(self) -> str:
         return f"{self.severity}: {self.place}: {self.message} [{self.rule}]\n    fix: {self.fix}"

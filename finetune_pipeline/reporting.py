@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 
+from finetune_pipeline.escaping import printable
 from finetune_pipeline.progress import VARIABLE
 
 _listeners: list[Callable[[str], None]] = []
@@ -28,6 +29,6 @@ def say(message: str) -> None:
     if _muted:
         return
     if not os.environ.get(VARIABLE):
-        print(message, file=sys.stderr, flush=True)
+        print(printable(message), file=sys.stderr, flush=True)
     for listener in _listeners:
         listener(message)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from finetune_pipeline.escaping import printable
 from finetune_pipeline.faults import OutsideError, outside_words
 from finetune_pipeline.findings import FindingsError, shortened
 from finetune_pipeline.settings import read_settings
@@ -74,7 +75,7 @@ def say(*lines: str) -> None:
         return
     with _standard_output():
         for line in lines:
-            click.echo(line)
+            click.echo(printable(line))
 
 
 def problem(*lines: str) -> None:
@@ -84,12 +85,12 @@ def problem(*lines: str) -> None:
     for answer in _answers:
         answer.problems += lines
     for line in lines:
-        click.echo(line, err=True)
+        click.echo(printable(line), err=True)
 
 
 def emit(value: Any) -> None:
     """Print one JSON document on standard output."""
-    text = json.dumps(value, indent=1, ensure_ascii=False, default=str)
+    text = printable(json.dumps(value, indent=1, ensure_ascii=False, default=str))
     for answer in _answers:
         answer.emitted = True
     with _standard_output():
@@ -171,7 +172,7 @@ def task_folder(name: str) -> Path:
     settings = read_settings()
     root = settings.data_root
     if settings.project != Path.cwd() and settings.home.is_relative_to(settings.project):
-        click.echo(f"project: {settings.project}", err=True)
+        click.echo(f"project: {printable(str(settings.project))}", err=True)
     tasks = find_tasks(root)
     if name in tasks:
         return tasks[name]

@@ -14,6 +14,7 @@ import msgspec
 from finetune_pipeline.data.quoting import row_finding
 from finetune_pipeline.data.readers import records
 from finetune_pipeline.engine.files import DamagedFile, check_form, digest_file
+from finetune_pipeline.escaping import printable_value
 from finetune_pipeline.findings import Finding
 
 MAX_LINE_BYTES = 8 * 1024 * 1024
@@ -44,9 +45,17 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any] | msgspec.Struct]) -
     count = 0
     with path.open("wb") as out:
         for row in rows:
-            out.write(msgspec.json.encode(row) + b"\n")
+            out.write(encode_line(row))
             count += 1
     return count
+
+
+def encode_line(row: Mapping[str, Any] | msgspec.Struct) -> bytes:
+    """Encode one object as a line of JSON. Texts that UTF-8 cannot hold (lone surrogates) are escaped."""
+    try:
+        return msgspec.json.encode(row) + b"\n"
+    except UnicodeEncodeError:
+        return msgspec.json.encode(printable_value(msgspec.to_builtins(row))) + b"\n"
 
 
 def append_line(path: Path, row: Mapping[str, Any], mode: int = 0o666, *, sync: bool) -> None:

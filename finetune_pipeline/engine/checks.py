@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from finetune_pipeline.engine.store import Artifact
+from finetune_pipeline.escaping import printable
 from finetune_pipeline.spec.model import TaskSpec
 
 Action = Literal["block", "fail", "warn"]
@@ -19,6 +20,9 @@ class CheckResult:
     message: str
     figures: Mapping[str, Any] = field(default_factory=dict)
     warns: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", printable(self.message))  # it may quote labels and keys
 
 
 @dataclass(frozen=True)

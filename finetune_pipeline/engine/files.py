@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from finetune_pipeline.escaping import printable
 from finetune_pipeline.faults import READ_ONLY, OutsideError
 
 
@@ -79,7 +80,7 @@ def write_json(path: Path, value: Any, durable: bool = True) -> None:
     writes, tens of times in a stage, and after a power failure the folder is made again anyway.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", durable)
+    replace_text(path, printable(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)) + "\n", durable)
 
 
 def replace_text(path: Path, text: str, durable: bool = True) -> None:

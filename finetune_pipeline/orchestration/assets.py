@@ -7,6 +7,7 @@ import dagster as dg
 from finetune_pipeline.engine.checks import Check, CheckResult
 from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.engine.step import Step
+from finetune_pipeline.escaping import printable
 from finetune_pipeline.faults import JobError, outside_words
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.orchestration.materialize import as_metadata, materialize
@@ -67,7 +68,7 @@ def asset_of(step: Step, task: Task) -> dg.AssetsDefinition:
             message = outside_words(error, read_settings().home)
             if message is None:
                 raise
-            raise dg.Failure(message) from error
+            raise dg.Failure(printable(message)) from error
         return dg.MaterializeResult(
             asset_key=key,
             metadata=metadata,

@@ -15,6 +15,7 @@ from finetune_pipeline.engine.files import digest_file, read_json
 from finetune_pipeline.engine.graph import pinned_inputs
 from finetune_pipeline.engine.step import RunInputs, Step
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
+from finetune_pipeline.escaping import printable_value
 from finetune_pipeline.findings import FindingsError, errors
 from finetune_pipeline.orchestration.release import is_registered, present_inputs, release
 from finetune_pipeline.orchestration.resources import Compute, is_stopping
@@ -229,7 +230,7 @@ def as_metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
     JSON. Groups that are all empty are left out, such as the labels per split of a task without labels.
     """
     metadata: dict[str, Any] = {}
-    for name, value in facts.items():
+    for name, value in printable_value(facts).items():
         if name.endswith("_markdown"):
             metadata[name.removesuffix("_markdown")] = dg.MetadataValue.md(str(value))
         elif isinstance(value, str) and value.startswith(("http://", "https://")):

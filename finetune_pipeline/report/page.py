@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from finetune_pipeline.escaping import printable
 from finetune_pipeline.evaluation.wording import percent
 from finetune_pipeline.report.blocks import Page
 
@@ -32,7 +33,7 @@ def tidy(markdown: str) -> str:
 @cache
 def html_templates() -> Environment:
     """Return the environment for HTML templates, which escapes every value."""
-    environment = _environment()
+    environment = _environment(finalize=_as_text)
     environment.filters |= {"minus": minus, "code_parts": code_parts}
     assert environment.loader is not None
     script = environment.loader.get_source(environment, "page.js")[0]
@@ -49,8 +50,13 @@ def markdown_templates() -> Environment:
     return environment
 
 
+def _as_text(value: Any) -> Any:
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def _as_markdown(value: Any) -> Markup:
-    return value if isinstance(value, Markup) else Markup(plain(str(value)))  # noqa: S704 - plain escapes it
+    markdown = value if isinstance(value, Markup) else plain(str(value))
+    return Markup(printable(str(markdown)))  # noqa: S704 - plain and the filters escape it
 
 
 def _code(value: Any) -> Markup:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from finetune_pipeline.engine.files import hold
+from finetune_pipeline.escaping import printable
 from finetune_pipeline.faults import SQLITE, OutsideError
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ def redact(text: str) -> str:
     A variable is secret if its name ends in KEY, TOKEN, SECRET, PASSWORD or CREDENTIALS and its value has 8 characters
     or more (shorter ones would match ordinary words).
     """
-    text = text.encode("utf-8", "backslashreplace").decode()  # a file name may contain bytes that are not text
+    text = printable(text)  # file names, keys and labels may contain what is not text
     names_by_secret = {
         value: name
         for name, value in os.environ.items()

@@ -15,7 +15,7 @@ import finetune_pipeline
 
 PACKAGE = Path(finetune_pipeline.__file__).resolve().parent
 LAYERS = tuple(
-    "findings progress reporting faults settings spec engine data models training evaluation planning baseline production "
+    "escaping findings progress reporting faults settings spec engine data models training evaluation planning baseline production "
     "serving report review worker trainers steps pipeline tracking orchestration definitions cli".split()
 )
 """Packages and modules at the top of the package: each may import those before it, and none behind it."""

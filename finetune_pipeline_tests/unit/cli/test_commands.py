@@ -64,6 +64,24 @@ def test_check_of_good_data_ends_with_zero(folder: Path, finetune: Any) -> None:
     assert "3 rows in 1 file = 3 valid" in result.stdout, "the rows are looked at all the same"
 
 
+def test_keys_and_labels_neither_end_a_check_nor_command_the_terminal(folder: Path, finetune: Any) -> None:
+    rows = json_lines([(f"is {i} even", ("yes", "no")[i % 2]) for i in range(20)])
+    hostile = r"""{"te\udc00xt\u001b]0;owned\u0007": "is it so", "label": "no"}
+{"text": "is that so", "label": "ma\u001b[31mybe\u009b"}
+"""
+    (folder / "raw" / "a.jsonl").write_text(rows + hostile)
+    labels = ["yes", "no", "a\x1b[31mb"]
+    (folder / "task.yaml").write_text(yaml.safe_dump(SPEC | {"output": {"kind": "labels", "labels": labels}}))
+    checked = finetune("check", "demo")
+    assert "22 rows in 1 file = 20 valid + 2 in quarantine" in checked.stdout
+    as_json = finetune("check", "demo", "--json")
+    rules = as_json.json["validated"]["by_rule"]
+    assert rules["data.lone_surrogate"] == rules["data.unknown_label"] == 1
+    assert "a\x1b[31mb" in as_json.json["validated"]["labels"], "JSON keeps the value"
+    for result in (checked, as_json, finetune("show", "demo"), finetune("no\x1b[31mthing")):
+        assert not {"\x1b", "\x9b", "\x07", "\udc00"} & {*result.stdout, *result.stderr}
+
+
 def test_two_checks_at_once_count_the_same(folder: Path, tmp_path: Path) -> None:
     rows = [(f"is {'n' * i} cold", ["yes", "no", "maybe"][i % 3]) for i in range(90)]
     (folder / "raw" / "a.jsonl").write_text(json_lines(rows))

@@ -57,6 +57,7 @@ LINE_FAULTS: list[tuple[str, str, Any]] = [
     ("invalid UTF-8", "invalid_utf8", b'{"text": "caf\xe9", "label": "bug_report"}'),
     ("CESU-8", "invalid_utf8", b'{"text": "tune \xed\xa0\xbc\xed\xbd\x95", "label": "bug_report"}'),
     ("lone surrogate", "lone_surrogate", b'{"text": "smile \\ud83d", "label": "bug_report"}'),
+    ("lone surrogate in a key", "lone_surrogate", b'{"text": "aa", "label": "bug_report", "x\\udc00": 1}'),
     ("duplicate key", "duplicate_key", b'{"text": "aa", "text": "bb", "label": "bug_report"}'),
     ("duplicate key, hidden", "duplicate_key", b'{"text": "aa", "text": "b\\u0022: b", "label": "bug_report"}'),
     ("duplicate key in a chat", "duplicate_key", as_line(chat()).replace(b'"role"', b'"role": "x", "role"', 1)),

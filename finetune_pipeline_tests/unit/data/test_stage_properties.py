@@ -71,7 +71,7 @@ def test_every_row_is_accounted_for(tmp_path_factory, output, lines) -> None:
 KEYS = [
     *("messages", "role", "content", "text", "label", "prompt", "completion", "instruction", "input", "output"),
     *("conversations", "from", "value", "tools", "tool_calls", "function", "name", "arguments", "weight", "type"),
-    *("time", "tags", "group", "origin", "id", "system", "chosen", "generator", "é"),
+    *("time", "tags", "group", "origin", "id", "system", "chosen", "generator", "é", "te\udc00xt", "la\x1bbel"),
 ]
 WORDS = [PROMPT, *LABELS, "hello\x00", "<|a|>", "\ud800", "user", "assistant", "noinput", "[{", "{}", "text", "1e999"]
 KEY = st.sampled_from(KEYS) | st.text(max_size=3)
