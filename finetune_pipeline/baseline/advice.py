@@ -88,7 +88,8 @@ def advise(
     """
     failures, retrieval = failures_of(spec, baseline, rows), retrieval_of(spec, baseline, rows, sources)
     tokens = tokens_of(baseline)
-    enough = good_enough(baseline, min(spec.baseline.ceiling, 1 - spec.gates.wanted_gain))
+    least = min(spec.baseline.ceiling, 1 - spec.gates.wanted_gain)
+    enough = good_enough(spec, baseline, rows, least, sources)
     matches = (
         ("no_signal", signal.sentence) if signal.status == "not_shown" else None,
         *((kind, sentence) for kind, _, sentence in enough),  # prompts first

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from finetune_pipeline.baseline.advice import DECISIONS as ADVICE
 from finetune_pipeline.baseline.pilot import Extrapolation, Point
+from finetune_pipeline.baseline.worth import sure_of
 from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
 from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.metrics import METRICS
@@ -17,6 +18,7 @@ from finetune_pipeline.evaluation.prompts import DOCUMENTS, EMBEDDED, NEAREST, f
 from finetune_pipeline.evaluation.rivals import MIN_IN_FORM, restricted_rows, simple_rows
 from finetune_pipeline.evaluation.scores import valid_share
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
+from finetune_pipeline.evaluation.statistics.multiple_testing import shared_confidence
 from finetune_pipeline.evaluation.wording import dollars
 from finetune_pipeline.planning.serving_costs import Call
 from finetune_pipeline.spec.model import TaskSpec
@@ -214,7 +216,7 @@ class Scored:
 def score_rungs(spec: TaskSpec, answered: Sequence[Answered], terms: Terms, sources: SourceOf = None) -> Scored:
     """Score every rung, and compare it by row with the allowed rung below that stands; a tuned one with the rival. Intervals count
     sources if rows share them."""
-    metric, confidence = METRICS[spec.metric], corrected_confidence(spec, len(answered))
+    metric, confidence = METRICS[spec.metric], shared_confidence(spec.gates.confidence, len(answered) - 1)
     rungs: list[Rung] = []
     stands: int | None = None  # an index in `answered` and `rungs`, like `rival`
     rival: int | None = None
@@ -251,14 +253,10 @@ def score_rungs(spec: TaskSpec, answered: Sequence[Answered], terms: Terms, sour
     return Scored(rungs, rungs[stands or 0], rungs[rival or 0], answered[rival or 0].rows)
 
 
-def surely_enough(spec: TaskSpec, interval: tuple[float, float] | None) -> bool:
-    """Whether a score's interval lies at or above baseline.ceiling."""
-    return METRICS[spec.metric].higher_is_better and interval is not None and interval[0] >= spec.baseline.ceiling
-
-
-def corrected_confidence(spec: TaskSpec, rungs: int) -> float:
-    """The confidence of each comparison that gives all together the spec's (Bonferroni)."""
-    return 1 - (1 - spec.gates.confidence) / max(1, rungs - 1)
+def enough_rungs(spec: TaskSpec, answered: Sequence[Answered], sources: SourceOf = None) -> list[Answered]:
+    """The rungs without training that are surely at or above baseline.ceiling, simplest first (worth.sure_of)."""
+    untrained = [answers for answers in answered if answers.kind != "tuned"]
+    return [untrained[i] for i in sure_of(spec, [a.rows for a in untrained], spec.baseline.ceiling, sources)]
 
 
 def _excluded(spec: TaskSpec, cost: float | None, p95: float | None) -> str:

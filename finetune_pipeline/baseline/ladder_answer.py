@@ -10,14 +10,14 @@ from finetune_pipeline.baseline.ladder import (
     Rung,
     Scored,
     Terms,
-    corrected_confidence,
+    enough_rungs,
     score_rungs,
-    surely_enough,
 )
 from finetune_pipeline.baseline.pilot import Extrapolation, Point, extrapolate, rows_for
 from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
 from finetune_pipeline.evaluation.correctness import Row, is_right
 from finetune_pipeline.evaluation.metrics import METRICS, Gain, metric_title
+from finetune_pipeline.evaluation.statistics.multiple_testing import shared_confidence
 from finetune_pipeline.evaluation.wording import counted, dollars, inside, percent, points, points_range
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -70,7 +70,8 @@ def leads(
     spec: TaskSpec, answered: Sequence[Answered], best: Sequence[Row], trained: Sequence[Row], sources: SourceOf = None
 ) -> Gain | None:
     """The gain of a pilot training over the best rung; None if it is not significant among all comparisons."""
-    confidence = corrected_confidence(spec, len(answered) + len(spec.ladder.pilot))
+    comparisons = len(answered) + len(spec.ladder.pilot) - 1
+    confidence = shared_confidence(spec.gates.confidence, comparisons)
     gain = METRICS[spec.metric].gain(best, trained, spec.output, confidence, shared_sources(trained, sources))
     return gain if gain.surely_above() else None
 
@@ -94,8 +95,9 @@ def _decide(
         return "fine_tune", f"{reached}, surely ahead of everything simpler ({lead})."
     if not learnable:
         return "no_signal", f"{reached}, and nothing simple surely beats answering without the input."
+    enough = {answers.name for answers in enough_rungs(spec, answered, sources)}
     for rung in scored.rungs:
-        if not rung.excluded and rung.kind != "tuned" and surely_enough(spec, rung.interval):
+        if not rung.excluded and rung.name in enough:
             ceiling = percent(spec.baseline.ceiling)
             return rung.kind, f"{_reaches(spec, rung)}, surely at or above the {ceiling} of baseline.ceiling."
     if any(answers.kind == "tuned" for answers in answered):

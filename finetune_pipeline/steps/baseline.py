@@ -195,7 +195,7 @@ def make_advice(context: StepContext) -> dict[str, Any]:
     reasons = [f"- {plain(reason)}" for reason in facts.reasons]
     return {
         "learnable": asdict(signal),
-        "worth_training": worth_training(spec, baseline.facts),
+        "worth_training": worth_training(spec, baseline.facts, rows, sources),
         "power": power,
         "advice": advice,
         "advice_markdown": "\n".join([f"**{plain(DECISIONS[facts.decision])}**", "", *reasons]),

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.baseline.ladder import OPTIMISED, Answered, rung_answers, surely_enough
+from finetune_pipeline.baseline.ladder import OPTIMISED, Answered, enough_rungs, rung_answers
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.engine.step import StepContext
-from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
+from finetune_pipeline.evaluation.compare import SourceOf
 from finetune_pipeline.evaluation.correctness import Row
-from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import read_by_model, read_predictions
 from finetune_pipeline.planning.serving_costs import Call
 from finetune_pipeline.spec.model import TaskSpec
@@ -49,12 +48,8 @@ def call_of(tokens: Row) -> Call:
 def good_enough(spec: TaskSpec, answered: Sequence[Answered], sources: SourceOf = None) -> str:
     """Return why no further rung is needed: one significantly exceeds baseline.ceiling, and no limit of cost or latency can
     exclude it. Otherwise empty."""
-    metric = METRICS[spec.metric]
-    for rung in () if spec.advise.limited else answered:
-        clusters = shared_sources(rung.rows, sources)
-        interval = metric.interval(rung.rows, spec.output, spec.gates.confidence, clusters)
-        if surely_enough(spec, interval):
-            return f"{rung.title} significantly exceeds baseline.ceiling"
+    for rung in () if spec.advise.limited else enough_rungs(spec, answered, sources):
+        return f"{rung.title} significantly exceeds baseline.ceiling"
     return ""
 
 

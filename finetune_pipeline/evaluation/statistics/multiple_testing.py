@@ -1,9 +1,11 @@
-"""Corrections for several hypotheses (Holm) and for repeated use of one test set."""
+"""Corrections for several hypotheses (Holm, Hochberg, Bonferroni) and for repeated use of one test set."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import scipy
+
+from finetune_pipeline.evaluation.statistics.proportions import Interval
 
 
 def holm(pvalues: Sequence[float]) -> list[float]:
@@ -14,6 +16,37 @@ def holm(pvalues: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(pvalues) - rank) * pvalues[i]))
         adjusted[i] = largest
     return adjusted
+
+
+def shared_confidence(confidence: float, number: int) -> float:
+    """The confidence of each of several intervals that gives all of them together `confidence` (Bonferroni)."""
+    return 1 - (1 - confidence) / max(1, number)
+
+
+def surely_at_least(
+    intervals: Sequence[Callable[[float], Interval | None]], least: float, confidence: float
+) -> list[int]:
+    """Which of several true scores are surely at or above `least`: the chance that any of them is named wrongly stays that of a
+    single interval, however many there are.
+
+    Hochberg's procedure (1988, Biometrika 75), which holds for scores on the same rows, since these depend on each other
+    positively: of k scores, j are named if j intervals lie above `least` at the level shared by k - j + 1. Scores whose interval
+    lies below `least` do not count as looked at: they could hardly be named.
+
+    Args:
+        intervals: The interval of every score, by its two-sided confidence; None if it has none.
+
+    Returns:
+        The indices of those scores.
+    """
+    plain = [interval(confidence) for interval in intervals]
+    looked_at = [i for i, bounds in enumerate(plain) if bounds is not None and bounds[1] >= least]
+    for shared in range(1, len(looked_at) + 1):
+        level = shared_confidence(confidence, shared)
+        named = [i for i in looked_at if (bounds := intervals[i](level)) is not None and bounds[0] >= least]
+        if len(named) > len(looked_at) - shared:
+            return named
+    return []
 
 
 def level_left(look: int, alpha: float = 0.05) -> float:

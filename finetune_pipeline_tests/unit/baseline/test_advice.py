@@ -15,7 +15,6 @@ from finetune_pipeline.baseline.advice import (
     tokens_of,
 )
 from finetune_pipeline.baseline.learnable import Learnable
-from finetune_pipeline.baseline.worth import good_enough
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.rivals import score_baselines, strongest_rival
 from finetune_pipeline.planning.power import power_plan
@@ -171,10 +170,6 @@ def test_what_must_be_reached_is_said() -> None:
     assert 0.44 < advice["must_reach"] < 0.56
     assert _reasons(advice, f"has to reach about {100 * advice['must_reach']:.1f}%")
     assert "surely at or above 90.0%" in advice_for(prompts(30, 100), linear=0.99)["reasons"][0]
-    for lower, decision in ((0.9, "prompt"), (0.899, None)):
-        scores = {"accuracy": 0.95, "n": 9, "interval": [lower, 1.0]}
-        facts = {"best": "8_shot", "prompts": {"8_shot": scores | {"primary": {"name": "accuracy", **scores}}}}
-        assert [kind for kind, _, _ in good_enough(facts, 0.9)] == ([decision] if decision else [])
 
 
 def test_what_no_simple_model_can_tell_is_not_called_learnable() -> None:
