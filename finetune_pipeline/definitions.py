@@ -6,7 +6,7 @@ import dagster as dg
 
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.orchestration.assets import broken_task, task_assets, task_checks, task_jobs
-from finetune_pipeline.orchestration.dagster_internals import sleep_while_waiting
+from finetune_pipeline.orchestration.dagster_internals import watch_while_waiting
 from finetune_pipeline.orchestration.resources import Compute, Store
 from finetune_pipeline.orchestration.sensors import (
     champion_sensor,
@@ -34,7 +34,7 @@ def definitions_of(task: Task) -> dg.Definitions:
 
 
 def _shared() -> dg.Definitions:
-    sleep_while_waiting()  # every process that runs steps calls this function
+    watch_while_waiting()  # every process that runs steps calls this function
     return dg.Definitions(
         sensors=mlflow_closers(),
         resources={"store": Store(), "tracking": Tracking(), "compute": Compute()},

@@ -29,7 +29,7 @@ from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.wording import duration
 from finetune_pipeline.faults import sqlite_words
 from finetune_pipeline.findings import errors
-from finetune_pipeline.orchestration.abandoned import abandoned_slots_freed, close_abandoned_runs, process_start
+from finetune_pipeline.orchestration.abandoned import close_abandoned_runs, process_start
 from finetune_pipeline.orchestration.assets import STAGES, stage_assets
 from finetune_pipeline.orchestration.dagster_internals import mirror_apart, shown_on_the_timeline
 from finetune_pipeline.orchestration.resources import Store
@@ -106,7 +106,6 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
         with (
             watcher,
             kernels_compiled_meanwhile(),
-            abandoned_slots_freed(instance),
             _cancelled_by_signals(instance, run_id) as interrupted,
         ):
             project.tracking.prepare()  # before steps run in parallel
@@ -263,24 +262,31 @@ def _cause(data: Any) -> str:
 
 
 def pool_wait(instance: dg.DagsterInstance, run_id: str) -> str | None:
-    """Describe the pool that `run_id` waits for and the runs that hold its slots; None if it does not wait."""
+    """Describe the pool that `run_id` waits for and the runs that hold its slots or get them next; None if it does not wait."""
     storage = instance.event_log_storage
     if not storage.supports_global_concurrency_limits:
         return None
     for key in sorted(storage.get_concurrency_keys()):
         info = storage.get_concurrency_info(key)
-        holders = [slot for slot in info.claimed_slots if slot.run_id != run_id]
-        if run_id not in info.pending_run_ids or not holders:
+        claimed = {(slot.run_id, slot.step_key) for slot in info.claimed_slots}
+        waiting = {(step.run_id, step.step_key) for step in info.pending_steps} - claimed
+        if not any(waiting_run == run_id for waiting_run, _ in waiting):
             continue
-        assigned = {(step.run_id, step.step_key): step.assigned_timestamp for step in info.pending_steps}
-        descriptions = []
-        for slot in holders:
-            run = instance.get_run_by_id(slot.run_id)
-            tags = run.tags if run else {}
-            task = f" of {tags['finetune/task']}" if tags.get("finetune/task") else ""
-            process = f", process {tags['finetune/pid']}" if tags.get("finetune/pid") else ""
-            began = assigned.get((slot.run_id, slot.step_key))
-            held_for = f", for {spell(time.time() - began.timestamp())}" if began else ""
-            descriptions.append(f"{_asset(slot.step_key)}{task} (run {slot.run_id[:8]}{process}){held_for}")
-        return f"waiting for pool {key} ({'; '.join(descriptions)})"
+        assigned = {(s.run_id, s.step_key): s.assigned_timestamp for s in info.pending_steps if s.assigned_timestamp}
+        holders = []
+        for step in sorted(claimed):
+            held_for = f", for {spell(time.time() - assigned[step].timestamp())}" if step in assigned else ""
+            holders.append(f"{_pool_step(instance, *step)}{held_for}")
+        next_steps = sorted(step for step in assigned.keys() - claimed if step[0] != run_id)
+        holders += [f"{_pool_step(instance, *step)} is next" for step in next_steps]
+        return f"waiting for pool {key} ({'; '.join(holders) or 'its slot is free, and given at the next request'})"
     return None
+
+
+def _pool_step(instance: dg.DagsterInstance, run_id: str, step_key: str) -> str:
+    """Return the name of a step in a pool, with its task, run and process."""
+    run = instance.get_run_by_id(run_id)
+    tags = run.tags if run else {}
+    task = f" of {tags['finetune/task']}" if tags.get("finetune/task") else ""
+    process = f", process {tags['finetune/pid']}" if tags.get("finetune/pid") else ""
+    return f"{_asset(step_key)}{task} (run {run_id[:8]}{process})"

@@ -1,10 +1,8 @@
-"""Recognises runs whose process is gone: closes those of command lines, in Dagster and MLflow, and frees all their slots."""
+"""Recognises runs whose process is gone: ends those of command lines, in Dagster and MLflow, and removes all from the pools."""
 
-import contextlib
 import re
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import dagster as dg
 import psutil
@@ -37,33 +35,32 @@ def close_abandoned_runs(instance: dg.DagsterInstance, task: str, finish: Callab
     return closed
 
 
-def free_abandoned_slots(instance: dg.DagsterInstance) -> None:
-    """Free the pool slots of all tasks' runs whose process is gone; otherwise others would wait forever."""
+def free_leftover_slots(instance: dg.DagsterInstance) -> None:
+    """Remove from all pools what runs have left that are over: claimed slots, slots assigned to them, and waiting steps.
+
+    A step that waits would get the slot when it is its turn. Nobody would ever claim it, and every other run would wait
+    forever. A run is over if it has ended, was deleted, or its process is gone.
+    """
     storage = instance.event_log_storage
-    for key in storage.get_concurrency_keys() if storage.supports_global_concurrency_limits else ():
-        for slot in storage.get_concurrency_info(key).claimed_slots:
-            run = instance.get_run_by_id(slot.run_id)
-            if run is not None and is_abandoned(instance, run):
-                storage.free_concurrency_slots_for_run(slot.run_id)
+    keys = sorted(storage.get_concurrency_keys()) if storage.supports_global_concurrency_limits else ()
+    pools = [storage.get_concurrency_info(key) for key in keys]
+    claimed = {slot.run_id for pool in pools for slot in pool.claimed_slots}
+    for run_id in claimed | {step.run_id for pool in pools for step in pool.pending_steps}:
+        run = instance.get_run_by_id(run_id)
+        if run is None or run.is_finished or is_abandoned(instance, run):
+            storage.free_concurrency_slots_for_run(run_id)
 
 
-@contextlib.contextmanager
-def abandoned_slots_freed(instance: dg.DagsterInstance) -> Iterator[None]:
-    """Keep freeing slots while the block runs, since their holder may be killed meanwhile."""
-    stop = threading.Event()
+def request_slot_again(instance: dg.DagsterInstance, pool: str, run_id: str, step_key: str) -> None:
+    """Withdraw a waiting step's request if a slot is assigned to nobody: Dagster assigns it when the step requests it again.
 
-    def keep_freeing() -> None:
-        while not stop.is_set():
-            free_abandoned_slots(instance)
-            stop.wait(10.0)
-
-    thread = threading.Thread(target=keep_freeing, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(timeout=5)
+    It assigns slots only at a request and when one is freed. Without this, a step would wait forever if the process that freed
+    the slot was killed just then, or did not see the request yet. Call it only in the process that waits.
+    """
+    info = instance.event_log_storage.get_concurrency_info(pool)
+    waits = any((s.run_id, s.step_key) == (run_id, step_key) and not s.assigned_timestamp for s in info.pending_steps)
+    if waits and info.slot_count > info.assigned_step_count:
+        instance.event_log_storage.free_concurrency_slot_for_step(run_id, step_key)
 
 
 def is_abandoned(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -24,9 +25,10 @@ from dagster._core.storage.runs.sqlite import sqlite_run_storage
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
+from dagster._utils.interrupts import check_captured_interrupt
 
 from finetune_pipeline.engine.files import hold, replace_text
-from finetune_pipeline.orchestration.abandoned import is_abandoned, launch_tags
+from finetune_pipeline.orchestration.abandoned import free_leftover_slots, is_abandoned, launch_tags, request_slot_again
 from finetune_pipeline.settings import read_settings
 
 if TYPE_CHECKING:
@@ -34,8 +36,10 @@ if TYPE_CHECKING:
 
 WORKSPACE = Path(__file__).with_name("workspace.yaml")
 """Workspace file of Dagster's servers: loads the tasks of the project they are started in."""
-LONGEST_SLEEP = 0.5
+SHORTEST_SLEEP, LONGEST_SLEEP = 0.02, 0.5
 """Seconds. A waiting run must soon notice that it was cancelled or that its other steps have ended."""
+LOOK_SECONDS = 10.0
+"""Seconds after which a waiting run looks again for slots of runs that are over."""
 
 
 def dagster_folder() -> Path:
@@ -141,19 +145,48 @@ class WatchingLauncher(_BelowHome, dg.DefaultRunLauncher):
         return CheckRunHealthResult(WorkerStatus.NOT_FOUND if gone else WorkerStatus.RUNNING, "its process was killed")
 
 
-def sleep_while_waiting() -> None:
-    """Make runs of this process sleep while they wait for a slot of a pool.
+def watch_while_waiting() -> None:
+    """Make runs of this process, while they wait for a slot of a pool, sleep, free slots of runs that are over, and obey a cancel.
 
     Dagster takes the minimum of the remaining times *and zero*, so every waiting run keeps one core busy, on a small machine
-    for hours (dagster-io/dagster pull request 20367, closed without a fix). With other versions, this may have no effect.
+    for hours (dagster-io/dagster pull request 20367, closed without a fix). It leaves slots of killed runs to its daemon,
+    which need not run, and a step that is executed in the run's process gets no signal before it begins. With other versions,
+    this may have no effect.
     """
+    InstanceConcurrencyContext.claim = _claim  # type: ignore[method-assign]
     InstanceConcurrencyContext.interval_to_next_pending_claim_check = _seconds_to_next_check  # type: ignore[method-assign]
 
 
+_dagster_claim = InstanceConcurrencyContext.claim
+
+
+def _claim(self: Any, concurrency_key: str, step_key: str, step_priority: int = 0) -> bool:
+    """Claim a slot. If there is none, every :data:`LOOK_SECONDS`, free those of runs that are over."""
+    if _dagster_claim(self, concurrency_key, step_key, step_priority):
+        return True
+    if time.monotonic() - getattr(self, "looked_at", -math.inf) >= LOOK_SECONDS:
+        free_leftover_slots(self._instance)
+        request_slot_again(self._instance, concurrency_key, self._run_id, step_key)
+        self.looked_at = time.monotonic()
+    time.sleep(SHORTEST_SLEEP)  # the executor with several processes asks again at once
+    return False
+
+
 def _seconds_to_next_check(self: Any) -> float:
-    """Return the seconds until the next check of a slot; 0 if no step waits for one."""
+    """Return the seconds until the next check of a slot; 0 if no step waits for one.
+
+    Raises DagsterExecutionInterruptedError if the run was cancelled or ended elsewhere, or its process got a signal. The
+    executor of one process calls it while it waits; the other one looks for signals itself.
+    """
     if not self.has_pending_claims():
         return 0.0
+    run = self._instance.get_run_by_id(self._run_id)
+    if run is None or run.is_finished or run.status == dg.DagsterRunStatus.CANCELING:
+        raise dg.DagsterExecutionInterruptedError
+    if check_captured_interrupt():
+        if getattr(self, "got_signal", False):
+            raise dg.DagsterExecutionInterruptedError
+        self.got_signal = True  # until the next call, who sent it may mark the run as cancelled
     now = time.time()
     remaining = [max(0.0, due - now) for due in getattr(self, "_pending_timeouts", {}).values()]
     return float(min([LONGEST_SLEEP, *remaining]))

@@ -4,23 +4,27 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import psutil
 import pytest
 from dagster._core.events import EngineEventData
+from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
+from dagster._core.storage.event_log.base import EventLogStorage
 
 from finetune_pipeline.cli.run import pool_wait
 from finetune_pipeline.cli.watch import Watcher
 from finetune_pipeline.orchestration.abandoned import (
-    abandoned_slots_freed,
     close_abandoned_runs,
-    free_abandoned_slots,
+    free_leftover_slots,
     is_abandoned,
     launch_tags,
     process_start,
 )
+from finetune_pipeline.orchestration.dagster_internals import watch_while_waiting
 from finetune_pipeline.orchestration.resources import Compute
 from finetune_pipeline.orchestration.sensors import run_in_progress
 from finetune_pipeline.progress import VARIABLE, tell
@@ -29,7 +33,6 @@ from finetune_pipeline.worker.device_lease import lease
 from finetune_pipeline.worker.supervised import Stopped
 from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.unit.orchestration.jobs import nothing
-from finetune_pipeline_tests.unit.processes import wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system keeps the time a process started")
@@ -48,7 +51,15 @@ def test_the_pool_names_the_run_that_holds_it(tmp_path: Path) -> None:
         assert words is not None
         assert words.startswith(f"waiting for pool gpu (adapter of tickets (run {holder[:8]}, process 77), for ")
         assert pool_wait(instance, holder) is None
+        other = instance.create_run_for_job(nothing, tags={"finetune/task": "orders"}).run_id
+        storage.claim_concurrency_slot("gpu", other, "orders__adapter")
         storage.free_concurrency_slots_for_run(holder)
+        assert (
+            pool_wait(instance, other)
+            == f"waiting for pool gpu (few_shot_baseline of tickets (run {waiter[:8]}, process 77) is next)"
+        )
+        storage.free_concurrency_slots_for_run(waiter)
+        storage.free_concurrency_slots_for_run(other)
         assert pool_wait(instance, waiter) is None
 
 
@@ -123,21 +134,87 @@ def test_a_clock_set_forward_before_the_first_look_ends_no_run(tmp_path: Path, m
             process.communicate(b"\n")
 
 
-def test_a_killed_run_of_any_task_holds_no_slot_and_a_running_one_keeps_its_own(tmp_path: Path) -> None:
-    now = psutil.Process().create_time() - psutil.boot_time()
+def set_pool(instance: dg.DagsterInstance, slots: int = 1) -> EventLogStorage:
+    storage = instance.event_log_storage
+    storage.set_concurrency_slots("gpu", slots)
+    return storage
+
+
+def left_over(instance: dg.DagsterInstance, kind: str, run: str, working: str) -> None:
+    """Leave what a run leaves in the pool that stops at a moment, while another run works and then frees its slot."""
+    storage = set_pool(instance)
+    if kind == "claimed":
+        assert storage.claim_concurrency_slot("gpu", run, "orders__adapter").is_claimed
+        return
+    assert storage.claim_concurrency_slot("gpu", working, "tickets__adapter").is_claimed
+    assert not storage.claim_concurrency_slot("gpu", run, "orders__adapter").is_claimed
+    if kind == "assigned":
+        storage.free_concurrency_slots_for_run(working)
+        assert storage.get_concurrency_info("gpu").assigned_run_ids == {run}
+
+
+@pytest.mark.parametrize("kind", ["claimed", "assigned", "pending"])
+@pytest.mark.parametrize("end", ["dead", "ended", "deleted"])
+def test_a_run_that_is_over_leaves_nothing_in_the_pool(tmp_path: Path, kind: str, end: str) -> None:
+    """A waiting row gets the slot when it is its turn, and nobody would ever claim it."""
+    now = process_start(os.getpid())
+    status = dg.DagsterRunStatus.CANCELED if end == "ended" else dg.DagsterRunStatus.STARTED
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
-        gone, running = begun(instance, "orders", now - 3600), begun(instance, "orders", now)
-        waiting = begun(instance, "tickets", now)
+        over = begun(instance, "orders", now - 3600 if end == "dead" else now, status)
+        working, waiting = (begun(instance, "tickets", now) for _ in range(2))
+        left_over(instance, kind, over, working)
+        if end == "deleted":
+            instance.run_storage.delete_run(over)
         storage = instance.event_log_storage
-        storage.set_concurrency_slots("gpu", 2)
-        for run in (gone, running):
-            assert storage.claim_concurrency_slot("gpu", run, "orders__adapter").is_claimed
-        assert not storage.claim_concurrency_slot("gpu", waiting, "tickets__adapter").is_claimed
-        with abandoned_slots_freed(instance):  # as a run does that waits already when another one is killed
-            wait_until(lambda: gone not in {s.run_id for s in storage.get_concurrency_info("gpu").claimed_slots})
-        free_abandoned_slots(instance)
-        assert running in {slot.run_id for slot in storage.get_concurrency_info("gpu").claimed_slots}
-        assert storage.claim_concurrency_slot("gpu", waiting, "tickets__adapter").is_claimed
+        free_leftover_slots(instance)
+        assert over not in storage.get_concurrency_run_ids()
+        if kind == "pending":
+            assert storage.get_concurrency_info("gpu").active_run_ids == {working}, "a running one keeps its own"
+            storage.free_concurrency_slots_for_run(working)
+        assert storage.claim_concurrency_slot("gpu", waiting, "tickets__merged_model").is_claimed
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Dagster's waiting runs do is replaced, and put back afterwards."""
+    for name in ("claim", "interval_to_next_pending_claim_check"):
+        monkeypatch.setattr(InstanceConcurrencyContext, name, getattr(InstanceConcurrencyContext, name))
+    monkeypatch.setattr("finetune_pipeline.orchestration.dagster_internals.LOOK_SECONDS", 0.0)
+    watch_while_waiting()
+
+
+def wait_for_slot(instance: dg.DagsterInstance, run_id: str, step: str) -> None:
+    """Wait for a slot as an executor does; fail if it never comes."""
+    run = instance.get_run_by_id(run_id)
+    assert run is not None
+    with InstanceConcurrencyContext(instance, run) as context:
+        looks = 0
+        while not context.claim("gpu", step):
+            looks += 1
+            assert looks < 100, instance.event_log_storage.get_concurrency_info("gpu")
+            time.sleep(context.interval_to_next_pending_claim_check())
+
+
+@pytest.mark.parametrize("kind", ["claimed", "assigned", "pending"])
+def test_a_run_goes_on_though_another_is_killed_that_used_or_wanted_its_pool(
+    tmp_path: Path, watched: None, kind: str
+) -> None:
+    """However it was started: the process that waits looks itself."""
+    now = process_start(os.getpid())
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        gone, working = begun(instance, "orders", now - 3600), begun(instance, "tickets", now)
+        left_over(instance, kind, gone, working)
+        instance.event_log_storage.free_concurrency_slots_for_run(working)
+        wait_for_slot(instance, working, "tickets__merged_model")
+
+
+def test_a_run_goes_on_though_the_slot_was_assigned_to_nobody(tmp_path: Path, watched: None) -> None:
+    """The process that freed it was killed before it assigned it, or did not see yet that another run waits."""
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        waiting = begun(instance, "tickets", process_start(os.getpid()))
+        storage: Any = set_pool(instance)
+        storage.add_pending_step("gpu", waiting, "tickets__adapter")
+        wait_for_slot(instance, waiting, "tickets__adapter")
 
 
 def test_a_held_device_is_told_with_its_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

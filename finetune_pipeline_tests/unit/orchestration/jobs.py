@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 
+from finetune_pipeline.orchestration.dagster_internals import watch_while_waiting
 from finetune_pipeline.orchestration.resources import Compute
 from finetune_pipeline.worker.device_lease import lease
 from finetune_pipeline_tests.unit.processes import is_running, wait_until
@@ -58,12 +59,25 @@ def adapter(context: dg.AssetExecutionContext, compute: Compute) -> dg.Materiali
     return dg.MaterializeResult()
 
 
+@dg.op(pool="gpu")
+def heavy() -> None:
+    """A step that waits for the pool."""
+
+
+@dg.job(executor_def=dg.in_process_executor)
+def waits() -> None:
+    """A job whose step waits for the pool."""
+    heavy()
+
+
+watch_while_waiting()
 defs = dg.Definitions(
     assets=[adapter],
     resources={
         "compute": Compute(grace_s=1.0, terminate_s=1.0, watch_run_s=0.5, lock_folder=os.environ.get("TEST_LOCKS", ""))
     },
     jobs=[
+        waits,
         dg.define_asset_job("in_one_process", [adapter], executor_def=dg.in_process_executor),
         dg.define_asset_job("in_many_processes", [adapter], executor_def=dg.multiprocess_executor),
     ],

@@ -79,9 +79,10 @@ def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.Dag
 def start(tmp_path: Path, instance: dg.DagsterInstance) -> Iterator[Any]:
     runs: list[Run] = []
 
-    def start_run(job: str, **behave: Any) -> Run:
+    def start_run(job: str, *, trains: bool = True, **behave: Any) -> Run:
         runs.append(Run(tmp_path, job, **behave))
-        runs[-1].wait_for_training()
+        if trains:
+            runs[-1].wait_for_training()
         return runs[-1]
 
     yield start_run
@@ -126,3 +127,25 @@ def test_a_killed_step_takes_its_training_with_it_and_is_tried_again(start: Any,
     run.process.wait(timeout=60)
     run.assert_nothing_left()
     assert run.record(instance).status == dg.DagsterRunStatus.CANCELED
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("cancelled", [True, False])
+def test_a_run_that_waits_for_a_pool_obeys_a_signal(
+    start: Any, instance: dg.DagsterInstance, number: signal.Signals, cancelled: bool
+) -> None:
+    storage = instance.event_log_storage
+    holder = instance.create_run_for_job(jobs.nothing, status=dg.DagsterRunStatus.STARTED).run_id
+    storage.set_concurrency_slots("gpu", 1)
+    assert storage.claim_concurrency_slot("gpu", holder, "adapter").is_claimed
+    run = start("waits", trains=False)
+    wait_until(lambda: storage.get_concurrency_info("gpu").pending_run_ids or run.process.poll() is not None, 60)
+    (waiting,) = storage.get_concurrency_info("gpu").pending_run_ids
+    if cancelled:
+        instance.report_run_canceling(instance.get_runs(dg.RunsFilter(run_ids=[waiting]))[0])
+    os.kill(run.process.pid, number)
+    run.process.wait(timeout=60)
+    (ended,) = instance.get_runs(dg.RunsFilter(run_ids=[waiting]))
+    assert ended.status == (dg.DagsterRunStatus.CANCELED if cancelled else dg.DagsterRunStatus.FAILURE)
+    info = storage.get_concurrency_info("gpu")
+    assert info.active_run_ids == {holder} and not info.pending_step_count

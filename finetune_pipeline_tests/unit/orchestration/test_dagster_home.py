@@ -3,7 +3,6 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
@@ -16,11 +15,11 @@ from finetune_pipeline.orchestration.dagster_internals import (
     HomeStorage,
     dagster_folder,
     dagster_home,
-    sleep_while_waiting,
+    watch_while_waiting,
 )
 from finetune_pipeline.orchestration.resources import Compute
+from finetune_pipeline_tests.unit.orchestration.jobs import nothing
 
-HOLDS, WAITS = "10000000-0000-4000-8000-000000000000", "20000000-0000-4000-8000-000000000000"
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -88,25 +87,31 @@ def test_a_file_of_the_history_has_one_engine_and_waits_for_those_who_write(home
     assert engines[0] is engines[1] and len(set(engines)) == 3
 
 
-def test_a_run_that_waits_for_a_slot_may_sleep_until_it_looks_again(
+def test_a_run_that_waits_for_a_slot_sleeps_until_it_looks_again_or_is_cancelled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name, owner = "interval_to_next_pending_claim_check", InstanceConcurrencyContext
-    monkeypatch.setattr(owner, name, getattr(owner, name))  # put back afterwards
-    sleep_while_waiting()
+    owner = InstanceConcurrencyContext
+    for name in ("claim", "interval_to_next_pending_claim_check"):
+        monkeypatch.setattr(owner, name, getattr(owner, name))  # put back afterwards
+    watch_while_waiting()
     concurrency = {"pools": {"default_limit": 1, "granularity": "op"}}
     with dg.instance_for_test(temp_dir=str(tmp_path), overrides={"concurrency": concurrency}) as instance:
         storage = instance.event_log_storage
         storage.set_concurrency_slots("gpu", 1)
-        assert storage.claim_concurrency_slot("gpu", HOLDS, "adapter").is_claimed
-        run: Any = dg.DagsterRun(job_name="colours__all", run_id=WAITS)
+        holder, run = (instance.create_run_for_job(nothing, status=dg.DagsterRunStatus.STARTED) for _ in range(2))
+        assert storage.claim_concurrency_slot("gpu", holder.run_id, "adapter").is_claimed
         with InstanceConcurrencyContext(instance, run) as context:
             assert context.interval_to_next_pending_claim_check() == 0, "nothing is waited for yet"
             assert not context.claim("gpu", "adapter")
             assert 0 < context.interval_to_next_pending_claim_check() <= LONGEST_SLEEP
-            storage.free_concurrency_slots_for_run(HOLDS)
+            storage.free_concurrency_slots_for_run(holder.run_id)
             looks = 0
             while not context.claim("gpu", "adapter"):
                 looks += 1
                 assert looks < 200, "the slot is free, and was not given"
                 time.sleep(context.interval_to_next_pending_claim_check())
+            assert not context.claim("gpu", "merged_model")
+            instance.report_run_canceling(run)
+            with pytest.raises(dg.DagsterExecutionInterruptedError):
+                context.interval_to_next_pending_claim_check()
+        assert storage.get_concurrency_info("gpu").pending_step_count == 0

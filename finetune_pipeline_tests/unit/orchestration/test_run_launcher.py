@@ -19,7 +19,7 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import ModuleTarget
 from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_iteration
 
-from finetune_pipeline.orchestration.abandoned import free_abandoned_slots, is_abandoned, process_start
+from finetune_pipeline.orchestration.abandoned import free_leftover_slots, is_abandoned, process_start
 from finetune_pipeline_tests.unit.orchestration import jobs
 from finetune_pipeline_tests.unit.orchestration.jobs import ROOT, assert_ended, environment
 from finetune_pipeline_tests.unit.processes import is_running, number_in, wait_until
@@ -99,7 +99,7 @@ def test_a_run_whose_code_server_was_killed_with_it_is_ended_and_frees_its_slot(
         process.kill()
     psutil.wait_procs(killed, 30)
     assert launched.status() == dg.DagsterRunStatus.STARTED
-    free_abandoned_slots(launched.instance)  # what a command line does that waits; the daemon's way is a setting
+    free_leftover_slots(launched.instance)  # what a command line does that waits; the daemon's way is a setting
     assert not storage.get_concurrency_info("gpu").claimed_slots
     launched.monitor()
     assert launched.status() == dg.DagsterRunStatus.FAILURE
