@@ -87,7 +87,7 @@ STEPS = [
         data.make_validated,
         needs=("raw_examples",),
         settings=lambda spec, run: validation_settings(spec),
-        code_version="14",
+        code_version="15",
         checks=(
             data_check.files_read,
             data_check.validated_accounted,
@@ -108,8 +108,8 @@ STEPS = [
                 include={"near_duplicate_threshold", "scrub", "scrub_names", "scrub_region", "contradictions"}
             ),
         },
-        code_version="12",
-        checks=(data_check.clean_accounted, data_check.no_personal_data),
+        code_version="13",
+        checks=(data_check.clean_accounted, data_check.quarantine_share, data_check.no_personal_data),
         kinds=("jsonl", "python"),
     ),
     Step(
@@ -134,8 +134,14 @@ STEPS = [
             "ledger": run.split_ledger,
             **spec.data.model_dump(include={"near_duplicate_threshold"}),
         },
-        code_version="10",
-        checks=(data_check.no_leakage, data_check.few_rows_left, data_check.splits_accounted, data_check.split_sizes),
+        code_version="11",
+        checks=(
+            data_check.no_leakage,
+            data_check.few_rows_left,
+            data_check.quarantine_share,
+            data_check.splits_accounted,
+            data_check.split_sizes,
+        ),
         kinds=("jsonl",),
         datasets=("train", "validation", "test"),
     ),

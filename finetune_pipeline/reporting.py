@@ -26,9 +26,10 @@ def say(message: str) -> None:
 
     If a terminal already follows the progress file, the line is not repeated there.
     """
+    message = printable(message)
     if _muted:
         return
     if not os.environ.get(VARIABLE):
-        print(printable(message), file=sys.stderr, flush=True)
+        print(message, file=sys.stderr, flush=True)
     for listener in _listeners:
         listener(message)

@@ -22,7 +22,7 @@ class CheckResult:
     warns: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "message", printable(self.message))  # it may quote labels and keys
+        object.__setattr__(self, "message", printable(str(self.message)))  # it may quote labels and keys
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,13 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from finetune_pipeline.data.answer_equality import same_answer
 from finetune_pipeline.data.answer_rules import (
     NOT_JSON,
-    STRICT,
     canonical,
     claims,
-    final_answer,
     form_problems,
     repaired,
     schema_of,
@@ -93,10 +91,6 @@ def _words(text: str) -> str:
     return re.sub(r"[\W_]+", " ", text.casefold()).strip()
 
 
-_NUMBER = re.compile(r"[-+]?([$€£]?)\s?[-+]?(?:\d{1,3}(?:,\d{2,3})*,\d{3}|\d+)(?:\.\d+)?%?")
-"""Commas separate thousands (in India also hundred thousands). 1,2 is no number: it may be two, or use a decimal comma."""
-
-
 def scored_text(row: Row) -> str:
     """The scored text: the generated one, even if truncated at the token limit; empty if generation failed."""
     return "" if row["status"] == "error" else str(row["text"])
@@ -110,8 +104,7 @@ def is_valid(row: Row, output: AnyOutput) -> bool:
 def is_right(row: Row, output: AnyOutput) -> bool:
     """Whether an answer equals the reference. Failed, empty and truncated answers never do.
 
-    Labels: letter by letter. JSON: the same value, whatever the order of keys and of unordered lists; strictly parsed unless the
-    spec accepts repaired answers. Text: the same text, calls of tools by their content; with `extract`, the same final answer.
+    See `same_answer`; JSON is parsed strictly unless the spec accepts repaired answers.
     """
     if row["status"] != "ok":
         return False
@@ -119,57 +112,7 @@ def is_right(row: Row, output: AnyOutput) -> bool:
         return bool(answer_of(row, output.labels) == row["gold"])
     if isinstance(output, JsonOutput):
         return read_json(row, output).right
-    if output.extract:
-        final = final_answer(row["text"], output.extract)
-        return final is not None and same_answer(final, final_answer(row["gold"], output.extract) or "")
-    return bool(row["text"].strip() == row["gold"].strip()) or same_calls(row["text"], row["gold"])
-
-
-def same_calls(text: str, gold: str) -> bool:
-    """Whether two texts contain the same tool calls: equal except for JSON formatting.
-
-    Only for texts in which every JSON object is a call ({"name": …, "arguments" or "parameters": {…}}).
-    """
-    parts = _texts_and_calls(text)
-    return parts is not None and parts == _texts_and_calls(gold)
-
-
-def _texts_and_calls(text: str) -> list[str] | None:
-    """The stripped texts between calls and the calls in canonical form, alternating. None without a call, or with other JSON."""
-    parts, position, any_call = [], 0, False
-    while (start := text.find("{", position)) >= 0:
-        try:
-            value, end = STRICT.raw_decode(text, start)
-        except (ValueError, RecursionError):
-            return None
-        if not isinstance(value, dict) or "name" not in value or not ({"arguments", "parameters"} & set(value)):
-            return None
-        any_call = True
-        parts += [text[position:start].strip(), canonical(value)]
-        position = end
-    return [*parts, text[position:].strip()] if any_call else None
-
-
-def same_answer(a: str, b: str) -> bool:
-    """Whether two final answers are equal: as numbers if both are (1,000 is 1000.0; $5 is 5, but not £5), else as
-    texts."""
-    first, second = _as_number(a), _as_number(b)
-    if first is None or second is None:
-        return a.strip() == b.strip()
-    (currency_a, number_a), (currency_b, number_b) = first, second
-    return number_a == number_b and (currency_a == currency_b or not currency_a or not currency_b)
-
-
-def _as_number(text: str) -> tuple[str, Decimal] | None:
-    """The currency sign (or "") and the number; None if the text is no number."""
-    stripped = text.strip().rstrip(".,")
-    match = _NUMBER.fullmatch(stripped)
-    if match is None:
-        return None
-    try:
-        return match[1], Decimal(re.sub(r"[$€£,\s]", "", stripped).rstrip("%"))
-    except InvalidOperation:
-        return None
+    return same_answer(row["text"], row["gold"], output)
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,7 @@ class DataSpec(Section):
     inject: bool = Field(False, description="Add system_prompt to chats without a system turn.")
     max_chars: int = Field(8000, ge=1, description="Longer rows (all turns) are quarantined.")
     min_chars: int = Field(2, ge=0, description="Rows with shorter user text are quarantined.")
-    max_quarantine_share: Share = Field(0.2, description="A larger share stops the pipeline.")
+    max_quarantine_share: Share = Field(0.2, description="A larger share of lost rows stops the pipeline.")
     min_examples: int = Field(500, ge=1, description="Fewer clean examples stop the pipeline.")
     min_per_label: int = Field(100, ge=0, description="Fewer clean examples of any label stop the pipeline.")
     max_imbalance: float = Field(10.0, ge=1, description="Largest label over smallest; a higher ratio warns.")

@@ -1,6 +1,7 @@
 """DATA: turns raw files and production corrections into leak-free splits."""
 
 import os
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from finetune_pipeline.data.dedup.benchmarks import is_benchmark
 from finetune_pipeline.data.dedup.cleaning import clean
 from finetune_pipeline.data.examples import examples_of, seal, seal_key
+from finetune_pipeline.data.losses import Losses, validation_losses
 from finetune_pipeline.data.raw_files import collect_raw
 from finetune_pipeline.data.review import apply_reviews, reviews_digest
 from finetune_pipeline.data.scrub import load_key
@@ -76,8 +78,10 @@ def make_raw(context: StepContext) -> dict[str, Any]:
 def make_validated(context: StepContext) -> dict[str, Any]:
     raw = context.inputs["raw_examples"]
     if context.spec.compute.data == "ray":
-        return validate_on_ray(raw.folder, context.spec, context.out, context.builder.work, raw.version)
-    return validate(raw.folder, context.spec, context.out)
+        facts = validate_on_ray(raw.folder, context.spec, context.out, context.builder.work, raw.version)
+    else:
+        facts = validate(raw.folder, context.spec, context.out)
+    return {**facts, "losses": asdict(validation_losses(facts))}
 
 
 def make_clean(context: StepContext) -> dict[str, Any]:
@@ -85,8 +89,11 @@ def make_clean(context: StepContext) -> dict[str, Any]:
     key = load_key(context.store.root / SCRUBBING_KEY)
     if context.spec.compute.data == "ray":
         version, work = f"{raw.version} {validated.version}", context.builder.work
-        return clean_on_ray(validated.folder, context.spec, context.out, work, version, raw=raw.folder, key=key)
-    return clean(validated.folder, context.spec, context.out, raw=raw.folder, key=key)
+        facts = clean_on_ray(validated.folder, context.spec, context.out, work, version, raw=raw.folder, key=key)
+    else:
+        facts = clean(validated.folder, context.spec, context.out, raw=raw.folder, key=key)
+    losses = Losses(**validated.facts["losses"]).then("cleaning", facts["quarantined"], facts["labels_lost"])
+    return {**facts, "losses": asdict(losses)}
 
 
 def make_reviewed(context: StepContext) -> dict[str, Any]:
@@ -104,13 +111,15 @@ def make_splits(context: StepContext) -> dict[str, Any]:
     """
     ledger = context.store.state_folder(context.task.name) / context.run_inputs.split_ledger
     key = sealing_key(context)
-    reviewed, cleaned = (context.inputs[name].folder for name in ("reviewed_examples", "clean_examples"))
+    reviewed, cleaned = (context.inputs[name] for name in ("reviewed_examples", "clean_examples"))
     with context.store.lock(context.task.name, "split-ledger"):
-        facts = split(reviewed, cleaned, context.spec, ledger, context.out, partial(seal, key=key))
+        facts = split(reviewed.folder, cleaned.folder, context.spec, ledger, context.out, partial(seal, key=key))
         if context.spec.split.restart:
             mark_begun(ledger)  # first: otherwise a rerun would begin yet another ledger
         record_assignments(assignments_in(context.out), ledger)
-    return {**facts, "ledger": ledger.name}
+    # rows too like a test row, and rows that a changed setting tore apart, have limits of their own
+    losses = Losses(**cleaned.facts["losses"]).then("splitting", facts["by_rule"].get("data.bridges_splits", 0))
+    return {**facts, "ledger": ledger.name, "losses": asdict(losses)}
 
 
 def quality_settings(spec: TaskSpec) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import msgspec
 
 from finetune_pipeline.data.examples import decode_examples, examples_file
 from finetune_pipeline.data.json_lines import read_blocks_of_lines
+from finetune_pipeline.data.losses import Losses
 from finetune_pipeline.data.scrub import finder_of, kinds_left
 from finetune_pipeline.data.split.leakage import leakage_report
 from finetune_pipeline.data.split.ledger import LEDGER
@@ -71,19 +72,23 @@ def files_read(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     return CheckResult(rows > 0 and not refused, message)
 
 
-@check("The share of bad rows is within data.max_quarantine_share, in all and for every label.")
+@check(
+    "The share of rows lost so far, for any reason but plain duplicates, is within data.max_quarantine_share, in all and for "
+    "every label."
+)
 def quarantine_share(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    """Check the share of bad rows in total, and by label: one label may lose most of its rows while few are lost in total."""
-    facts, limit = artifact.facts, spec.data.max_quarantine_share
-    if facts["rows_in"] == 0:
-        return CheckResult(True, "there are no rows")
-    share = (facts["quarantined"] - facts["by_rule"].get("data.rejected_row", 0)) / facts["rows_in"]
-    rows = {label: (lost, lost + facts["labels"][label]) for label, lost in facts["labels_lost"].items()}
-    thinned = [f"{lost} of {n} rows of {label}" for label, (lost, n) in rows.items() if n >= FEW and lost > limit * n]
-    message = f"{share:.1%} of the rows are in quarantine, at most {limit:.0%} are allowed"
+    """Check the share of lost rows in total, and by label: one label may lose most of its rows while few are lost in total."""
+    losses, limit = Losses(**artifact.facts["losses"]), spec.data.max_quarantine_share
+    rows = losses.label_rows
+    thinned = [
+        f"{lost} of {rows[label]} rows of {label}"
+        for label, lost in losses.labels.items()
+        if rows[label] >= FEW and lost > limit * rows[label]
+    ]
+    message = f"{losses.words()}; at most {limit:.0%} are allowed"
     if thinned:
         message += f"; by label: {', '.join(thinned)}"
-    return CheckResult(share <= limit and not thinned, message, {"share": share, "limit": limit})
+    return CheckResult(losses.share <= limit and not thinned, message, {"share": losses.share, "limit": limit})
 
 
 @check("Every example begins with the declared system prompt.")

@@ -173,6 +173,9 @@ def _counts(
         "scrub": spec.data.scrub,
         "scrubbed_rows": len({r["id"] for r in prepared.scrubbed}),
         "labels": row_table.count_values(rows["label"], rows["state"] == KEPT, spec.labels),
+        "labels_lost": row_table.count_values(
+            rows["label"], np.isin(rows["state"], (CONTRADICTION, GONE)), spec.labels
+        ),
     }
 
 

@@ -9,13 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
 
+from finetune_pipeline.data.answer_equality import answer_key, same_answer
+from finetune_pipeline.data.answer_rules import NOT_JSON, canonical, strict
 from finetune_pipeline.data.dedup.differences import Difference, difference, facts_of, word_key
 from finetune_pipeline.data.dedup.row_table import CONTRADICTION, EXACT, KEPT, NEAR
 from finetune_pipeline.data.dedup.text_similarity import exact_form, similarity
-from finetune_pipeline.data.examples import ORIGINS, Example
+from finetune_pipeline.data.examples import ORIGINS, Example, Message
 from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.findings import Finding, Severity
 from finetune_pipeline.spec import TaskSpec
+from finetune_pipeline.spec.outputs import AnyOutput
 
 _MOST_COMPARED = 50
 """Number of rows a row is compared with inside its cluster; larger clusters may keep duplicates."""
@@ -35,7 +38,8 @@ class Resolution:
         self._members, self._spec, self._is_known = members, spec, is_known
         self._prompts = [example.user_text for example in members]
         self._forms = [exact_form(prompt) for prompt in self._prompts]
-        self._answers = [_answer_form(example, spec) for example in members]
+        self._keys = [_answer_key(example, spec.output) for example in members]
+        self._answers = self._keys if spec.output.kind == "json" else [_answer_form(e, spec) for e in members]
         self._turns = [_other_turns(example) for example in members]
         self.states = [KEPT] * len(members)
         self.repeats: dict[int, tuple[int, float]] = {}
@@ -53,8 +57,17 @@ class Resolution:
         )
 
     def _same_answer(self, i: int, k: int, limit: Difference) -> bool:
+        """Whether two rows teach the same answer; free text may differ by `limit`."""
         a, b = self._answers[i], self._answers[k]
-        return a == b or (not self._spec.labels and self._same_text(a, b, limit))
+        return a == b or (self._spec.output.kind == "text" and self._same_text(a, b, limit))
+
+    def _agree(self, i: int, k: int) -> bool:
+        """Whether neither row's answer would be wrong if the other's is right."""
+        if self._keys[i] == self._keys[k] or self._same_answer(i, k, Difference.MORE_WORDS):
+            return True
+        rows = self._members[i], self._members[k]
+        has_calls = any("tool_calls" in message for row in rows for message in row.messages)
+        return not has_calls and same_answer(rows[0].answer, rows[1].answer, self._spec.output)
 
     def _same_questions(self, best_first: Sequence[int]) -> list[list[int]]:
         """Group rows with equivalent prompts and the same other turns, the best row first."""
@@ -83,14 +96,15 @@ class Resolution:
 
     def _find_contradictions(self, group: Sequence[int]) -> None:
         """Record the rows of one question whose answers disagree."""
-        if all(self._same_answer(i, group[0], Difference.MORE_WORDS) for i in group):
+        if all(self._agree(i, group[0]) for i in group):
             return
         answers: defaultdict[str, list[int]] = defaultdict(list)
         for i in group:
-            answers[self._answers[i]].append(i)
+            answers[self._keys[i]].append(i)
         for i in group:
-            different = chain.from_iterable(rows for answer, rows in answers.items() if answer != self._answers[i])
-            finding = self._contradiction(i, list(islice(different, _MOST_COMPARED)))
+            different = chain.from_iterable(rows for answer, rows in answers.items() if answer != self._keys[i])
+            compared = list(islice(different, _MOST_COMPARED))
+            finding = self._contradiction(i, [k for k in compared if not self._agree(i, k)] or compared)
             self.contradictions.append((i, finding))
             if finding.severity == "error":
                 self.states[i] = CONTRADICTION
@@ -145,12 +159,27 @@ def preference(example: Example) -> tuple[int, int, str, str, str, int]:
     return ORIGINS.index(example.origin), -len(example.user_text), newest_first, example.id, file, line
 
 
+def _answer_key(example: Example, output: AnyOutput) -> str:
+    """Return a text that is equal for rows with the same answer, as metrics judge it, and the same calls of tools."""
+    return "\n".join([answer_key(example.answer, output), *map(_calls_form, example.messages)])
+
+
 def _answer_form(example: Example, spec: TaskSpec) -> str:
     """Return the training target in exact form: the label, or all assistant texts and tool calls."""
     if spec.labels:
         return exact_form(example.answer)
     turns = [m for m in example.messages if m["role"] == "assistant"]
-    return "\n".join(exact_form(m["content"]) + str(m.get("tool_calls") or "") for m in turns)
+    return "\n".join(exact_form(m["content"]) + _calls_form(m) for m in turns)
+
+
+def _calls_form(message: Message) -> str:
+    """Return the names and arguments of a turn's calls, whatever the order of keys; ids do not count."""
+    functions = [call["function"] for call in message.get("tool_calls", ())]
+    calls = []
+    for function in functions:
+        arguments = strict(function["arguments"])
+        calls.append([function["name"], function["arguments"] if arguments is NOT_JSON else canonical(arguments)])
+    return canonical(calls) if calls else ""
 
 
 def _other_turns(example: Example) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import hashlib
 import json
 import shlex
 import shutil
@@ -80,6 +81,21 @@ def test_keys_and_labels_neither_end_a_check_nor_command_the_terminal(folder: Pa
     assert "a\x1b[31mb" in as_json.json["validated"]["labels"], "JSON keeps the value"
     for result in (checked, as_json, finetune("show", "demo"), finetune("no\x1b[31mthing")):
         assert not {"\x1b", "\x9b", "\x07", "\udc00"} & {*result.stdout, *result.stderr}
+
+
+def test_rows_lost_after_validation_count_as_lost(folder: Path, finetune: Any) -> None:
+    def words(number: int) -> str:
+        return " ".join(hashlib.sha256(f"{number} {i}".encode()).hexdigest()[:7] for i in range(9))
+
+    sound = [(words(i), ("yes", "no")[i % 2]) for i in range(60)]
+    contradictory = [(words(100 + i // 2), ("yes", "no")[i % 2]) for i in range(40)]
+    (folder / "raw" / "a.jsonl").write_text(json_lines([*sound, *contradictory, *sound]))
+    result = finetune("check", "demo")
+    assert result.returncode == 2, "a quarter of 160 rows contradict each other; 60 are plain duplicates"
+    lost = "40 of 160 rows (25.0%) are lost: 0 in validation, 40 in cleaning; at most 20% are allowed"
+    assert f"the pipeline would stop: quarantine_share: {lost}" in result.stdout
+    (folder / "raw" / "a.jsonl").write_text(json_lines([*sound, *contradictory[:20], *sound]))
+    assert finetune("check", "demo").returncode == 0
 
 
 def test_two_checks_at_once_count_the_same(folder: Path, tmp_path: Path) -> None:

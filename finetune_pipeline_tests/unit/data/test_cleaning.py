@@ -88,6 +88,57 @@ def test_free_answers_may_differ(tmp_path: Path) -> None:
     assert "raw/a.jsonl:2" in next(f["message"] for f in report if f["place"] == f"raw/a.jsonl:{first}")
 
 
+JSON_OUTPUT = {"kind": "json", "json_schema": {"type": "object"}, "unordered": ["tags"]}
+NUMBER_OUTPUT = {"kind": "text", "extract": r"#### (\S+)"}
+SAME_ANSWERS = [
+    (JSON_OUTPUT, '{"size": 1, "name": "Bo", "tags": ["a", "b"]}', '{ "name":"Bo",\n"tags": ["b","a"], "size": 1.0}'),
+    (JSON_OUTPUT, '{"a": {"x": 1, "y": null}}', '{"a": {"y": null, "x": 1}}'),
+    (NUMBER_OUTPUT, "Ten hundreds make it.\n#### 1,000", "Multiply 250 by four\n#### $1000.00"),
+    (TEXT_OUTPUT, '{"name": "f", "arguments": {"a": 1, "b": 2}}', '{"arguments": {"b":2, "a":1}, "name": "f"}'),
+]
+OTHER_ANSWERS = [
+    (JSON_OUTPUT, '{"size": 1, "name": "Bo"}', '{"name": "Bo", "size": 2}'),
+    (JSON_OUTPUT, '{"a": ["x", "y"]}', '{"a": ["y", "x"]}'),
+    (JSON_OUTPUT, '{"items": ["x"], "name": "the long name"}', '{"items": ["x", "y"], "name": "the long name"}'),
+    (NUMBER_OUTPUT, "Ten hundreds make it.\n#### 1,000", "Ten hundreds make it.\n#### 1,001"),
+    (TEXT_OUTPUT, '{"name": "f", "arguments": {"a": 1, "b": 2}}', '{"arguments": {"b":2, "a":2}, "name": "f"}'),
+]
+
+
+@pytest.mark.parametrize("output, first, second", SAME_ANSWERS)
+def test_answers_that_the_metric_takes_for_the_same_are_no_contradictions(
+    tmp_path: Path, output: dict[str, Any], first: str, second: str
+) -> None:
+    rows = [example(f"{LONG} {random_text(i // 2)}", (first, second)[i % 2], i + 1) for i in range(20)]
+    facts, kept = run(tmp_path, rows, output=output)
+    assert facts["contradictions"] == 0
+    if output == JSON_OUTPUT:
+        assert facts["exact_duplicates"] == 10, "an equal value is the same row"
+    if output == NUMBER_OUTPUT:
+        assert len(kept) == 20, "two ways to one number are two rows"
+
+
+@pytest.mark.parametrize("output, first, second", OTHER_ANSWERS)
+def test_answers_that_the_metric_tells_apart_contradict(
+    tmp_path: Path, output: dict[str, Any], first: str, second: str
+) -> None:
+    facts, kept = run(tmp_path, [example(LONG, first, 1), example(LONG, second, 2)], output=output)
+    assert (facts["contradictions"], kept) == (2, [])
+
+
+def test_calls_with_other_ids_and_key_order_are_the_same_call(tmp_path: Path) -> None:
+    def calling(arguments: str, call_id: str, line: int) -> Example:
+        call = {"id": call_id, "type": "function", "function": {"name": "f", "arguments": arguments}}
+        row = example(LONG, "", line)
+        return replace(row, messages=[*row.messages[:-1], {"role": "assistant", "content": "", "tool_calls": [call]}])
+
+    same = [calling('{"a": 1, "b": 2}', "c1", 1), calling('{"b":2,"a":1}', "c2", 2)]
+    facts, _ = run(tmp_path / "same", same, output=TEXT_OUTPUT)
+    assert (facts["contradictions"], facts["exact_duplicates"]) == (0, 1)
+    facts, _ = run(tmp_path / "other", [same[0], calling('{"a": 1, "b": 3}', "c1", 2)], output=TEXT_OUTPUT)
+    assert facts["contradictions"] == 2
+
+
 ONE_PROMPT = """
 The export fails | the export fails! ; The export fails | The exprot fails
 Please cancel my plan | can you cancel my plan, thanks ; Add a row to the table | Add rows to the table

@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from finetune_pipeline.data.answer_equality import same_answer, same_final_answer
 from finetune_pipeline.evaluation.correctness import (
     answer_of,
     complies,
@@ -14,8 +15,6 @@ from finetune_pipeline.evaluation.correctness import (
     likelihood_label,
     likelihood_rows,
     read_json,
-    same_answer,
-    same_calls,
 )
 from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput, TextOutput
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row
@@ -75,11 +74,13 @@ def test_only_the_final_answer_is_compared_where_the_spec_marks_it() -> None:
     assert not is_right(row(1, gold, "the answer is 1,007"), output)
     assert not is_right(row(1, gold, "#### 1008"), output)
     assert not is_valid(row(1, gold, "the answer is 1,007"), output)
-    assert same_answer("1,000", "1000.0") and same_answer("-$5", "-5") and same_answer(" Paris", "Paris")
-    assert not same_answer("5%", "50") and not same_answer("paris", "Paris")
-    assert same_answer("1,00,000", "100000") and same_answer("3,", "3"), "a comma behind it is punctuation"
+    assert (
+        same_final_answer("1,000", "1000.0") and same_final_answer("-$5", "-5") and same_final_answer(" Paris", "Paris")
+    )
+    assert not same_final_answer("5%", "50") and not same_final_answer("paris", "Paris")
+    assert same_final_answer("1,00,000", "100000") and same_final_answer("3,", "3"), "a comma behind it is punctuation"
     for several, other_reading in (("1,2", "12"), ("10,5", "105"), ("1,2,3", "123"), ("£5", "$5")):
-        assert not same_answer(several, other_reading), several
+        assert not same_final_answer(several, other_reading), several
 
 
 def test_the_form_of_a_text() -> None:
@@ -99,10 +100,10 @@ def test_calls_are_compared_by_what_they_call() -> None:
     ]
     for text in (*different, CALL + CALL, "Let me see. " + CALL, "no call"):
         assert not is_right({"status": "ok", "text": text, "gold": CALL}, TextOutput()), text
-    assert not same_calls('{"a": 1}', '{"a":1}'), "JSON that is no call is text"
+    assert not same_answer('{"a": 1}', '{"a":1}', TextOutput()), "JSON that is no call is text"
     twice = CALL.replace('"name"', '"name": "delete", "name"')
-    assert same_calls(CALL.replace("2", "2.0"), CALL)
-    assert not same_calls(twice, CALL), "readers disagree about equal keys"
+    assert same_answer(CALL.replace("2", "2.0"), CALL, TextOutput())
+    assert not same_answer(twice, CALL, TextOutput()), "readers disagree about equal keys"
 
 
 def test_a_label_is_read_letter_by_letter() -> None:

@@ -41,6 +41,10 @@ POWER = {
     "power_now": 0.85,
 }  # fmt: skip
 
+LOSSES = {
+    "rows_read": 500, "stages": {"validation": 60, "cleaning": 40}, "labels": {"yes": 20, "no": 9},
+    "label_rows": {"yes": 100, "no": 11},
+}  # fmt: skip
 _SIGN = {"wins": 2, "losses": 1, "ties": 0, "n": 3, "share": 2 / 3, "interval": [0.2, 0.9], "p": 1.0}
 JUDGED = {
     "name": "m at h", "believed": True, "refused": [], "rated": 40, "kappa": 0.8, "interval": [0.6, 0.9],
@@ -71,10 +75,11 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
         [{"held": 1, "held_by_rule": {"poison_instruction": 1}}, {"held": 2}]),
     ("validated_examples", "rows_accounted_for"): ({"rows_in": 5, "kept": 4, "quarantined": 1},
         [{"kept": 3}, {"kept": 5}]),
-    ("validated_examples", "quarantine_share"): ({"rows_in": 500, "kept": 350, "quarantined": 150,
-        "by_rule": {"data.rejected_row": 50}, "labels": {"yes": 80, "no": 2}, "labels_lost": {"yes": 20, "no": 9}},
-        [{"quarantined": 151}, {"by_rule": {}},
-        {"labels": {"yes": 79, "no": 2}}, {"labels": {"yes": 80, "no": 11}}]),
+    **{(step, "quarantine_share"): ({"losses": LOSSES}, [
+        {"losses": LOSSES | {"stages": {"validation": 60, "cleaning": 41}}},
+        {"losses": LOSSES | {"labels": {"yes": 21, "no": 9}}},
+        {"losses": LOSSES | {"label_rows": {"yes": 100, "no": 20}}}, {"losses": {}}])
+        for step in ("validated_examples", "clean_examples", "splits")},
     ("validated_examples", "files_read"): ({"rows_in": 5, "unread": [_unread("file", "warning")]}, [{"rows_in": 0},
         {"rows_in": 0, "unread": []}, {"unread": [_unread("file", "error")]}, {"unread": [_unread("rest", "error")]}]),
     ("clean_examples", "rows_accounted_for"): ({"rows_in": 6, "kept": 3, "quarantined": 1, "exact_duplicates": 1,
