@@ -6,14 +6,17 @@ import contextlib
 import json
 import logging
 import os
+import random
 import re
 import signal
 import sqlite3
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
 from finetune_pipeline.engine.files import hold
@@ -47,6 +50,9 @@ _UNREACHABLE_SIGNS = (
     *SQLITE,
 )
 """Parts of error messages of databases and connections that cannot be used; for servers' responses see _RESPONSE_SIGNS."""
+_ROW_EXISTS_SIGNS = ("IntegrityError", "UniqueViolation")
+"""Parts of error messages, also of servers, of a database that has a row already which MLflow inserts."""
+_ATTEMPTS = 6
 _FIX_LOGIN = "log in: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 _FIX_RIGHTS = "ask its owner for read and write access, or correct the login"
 _FIX_ADDRESS = "this address is not an MLflow server: correct MLFLOW_TRACKING_URI"
@@ -81,16 +87,45 @@ def set_environment() -> None:
 
 
 def open_client(uri: str) -> MlflowClient:
-    """Return a client of the tracking server and registry at `uri`. The store must be prepared."""
+    """Return a client of the tracking server and registry at `uri`, see :class:`_Client`. The store must be prepared."""
     set_environment()
     from mlflow import MlflowClient
 
     with mlflow_errors(uri):
         try:
-            return MlflowClient(tracking_uri=uri, registry_uri=uri)
+            return cast("MlflowClient", _Client(MlflowClient(tracking_uri=uri, registry_uri=uri)))
         except ModuleNotFoundError as error:
             fix = "install the Python package of this database's driver, or correct MLFLOW_TRACKING_URI"
             raise unusable(uri, error, "cannot be reached", fix) from None
+
+
+class _Client:
+    """An MlflowClient that repeats a call whose row another run has written in the meantime.
+
+    MLflow looks for a data set, parameter, tag or alias, and inserts it if there is none. If two runs do so at once, the
+    database refuses the second one and undoes it. The repeated call sees the other one's row. Calls that MLflow refuses
+    for another reason are not repeated.
+    """
+
+    def __init__(self, client: MlflowClient) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._client, name)
+        return partial(_repeated, attribute) if callable(attribute) else attribute
+
+
+def _repeated(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    for attempt in range(_ATTEMPTS):
+        try:
+            return call(*args, **options)
+        except MlflowException as error:
+            if attempt + 1 == _ATTEMPTS or not any(sign in str(error) for sign in _ROW_EXISTS_SIGNS):
+                raise
+            time.sleep(random.uniform(0, 0.1) * 2**attempt)  # noqa: S311 - so that two runs do not meet again
+    raise AssertionError("unreachable")
 
 
 def locked(folder: Path, name: str) -> contextlib.AbstractContextManager[None]:
