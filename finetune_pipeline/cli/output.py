@@ -209,7 +209,8 @@ def failure(error: BaseException) -> str | None:
     """Return the message for wrong input, an outside fault or Ctrl-C; None for a bug, which should show its traceback."""
     interrupts = ("Abort", "KeyboardInterrupt", "DagsterExecutionInterruptedError")  # importing Dagster takes seconds
     if type(error).__name__ in interrupts:
-        return "stopped; finished steps are kept, and the same command continues from there"
+        stopped = "stopped; finished steps are kept, and the same command continues from there"
+        return "\n".join([stopped, *getattr(error, "__notes__", [])])
     if isinstance(error, click.ClickException):
         usage = error.ctx.get_usage() if isinstance(error, click.UsageError) and error.ctx else ""
         return f"{error.format_message()}\n{usage}".rstrip()

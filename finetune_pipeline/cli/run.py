@@ -32,6 +32,7 @@ from finetune_pipeline.findings import errors
 from finetune_pipeline.orchestration.abandoned import close_abandoned_runs, process_start
 from finetune_pipeline.orchestration.assets import STAGES, stage_assets
 from finetune_pipeline.orchestration.dagster_internals import mirror_apart, shown_on_the_timeline
+from finetune_pipeline.orchestration.materialize import NOTES
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.pipeline import STEPS, base_model_folder
 from finetune_pipeline.progress import VARIABLE, spell
@@ -125,7 +126,7 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
                 run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             )
         if interrupted.is_set() and not result.success:
-            raise KeyboardInterrupt
+            raise interruption(result)
         status = "SUCCESS" if result.success else "FAILURE"
     finally:
         os.environ.pop(VARIABLE, None)
@@ -135,6 +136,16 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
         except TrackingError as error:  # not raised, since it would hide the failures of the steps
             problem(f"the run could not be closed in MLflow: {error}")
     return result
+
+
+def interruption(result: Any) -> KeyboardInterrupt:
+    """Return the interrupt that stopped a run, with notes on what its steps leave behind, such as a job that was bought."""
+    interrupt = KeyboardInterrupt()
+    for event in result.all_node_events:
+        failure = event.step_failure_data.user_failure_data if event.is_step_failure else None
+        if failure is not None and NOTES in failure.metadata:
+            interrupt.add_note(f"{_asset(event.step_key)}: {failure.metadata[NOTES].value}")
+    return interrupt
 
 
 def time_left(project: Project, step_names: Iterable[str]) -> TimeLeft:

@@ -29,6 +29,8 @@ from finetune_pipeline.trainers import preflight
 
 PAGES = {"report_page": "report.html", "audit_page": "audit.html", "drift_page": "drift.html"}
 """Pages in the artifact that Dagster's metadata links to."""
+NOTES = "notes"
+"""Metadata of a step that was stopped: what it leaves behind, such as a training job that was bought."""
 
 
 def _inputs_of(context: dg.AssetExecutionContext, task: Task, store: ArtifactStore, tracking: Tracking) -> RunInputs:
@@ -93,7 +95,8 @@ def materialize(
                 raise
             # re-raising the interrupt would make the retry policy start a new attempt
             notes = "\n".join(getattr(interrupt, "__notes__", []))
-            raise dg.Failure(f"{name} was stopped by a signal\n{notes}".strip(), allow_retries=False) from interrupt
+            message, left = f"{name} was stopped by a signal\n{notes}".strip(), {NOTES: notes} if notes else {}
+            raise dg.Failure(message, metadata=left, allow_retries=False) from interrupt
         facts, metrics = _shown_facts(step, artifact), metrics_of(step, artifact)
         run.log_metrics(metrics)
         _send_history(run, artifact.folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import re
 import socket
 from collections.abc import Callable
 from threading import Thread
@@ -12,12 +13,12 @@ from typing import Any
 
 import psutil
 import uvicorn
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from finetune_pipeline.data.json_lines import decode_line
 from finetune_pipeline.faults import OutsideError
@@ -31,42 +32,61 @@ NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 """Headers of every response."""
 CLOSE = {**NO_STORE, "Connection": "close"}
 """Headers of a refusal: the rest of the request's body is not read."""
+_UNFRAMED = {"X-Frame-Options": "SAMEORIGIN", "Content-Security-Policy": "frame-ancestors 'self'"}
+"""Headers of every response: no other site's page may show this one in a frame, where people would click unawares."""
 
 
 class HostGuard:
     """ASGI middleware that refuses requests from other sites' web pages, open in a browser on this machine.
 
     Without the check of Host, such a page could rebind its own name to 127.0.0.1 and read this server's responses. Without the
-    check of Origin (and of Sec-Fetch-Site, if a browser sends no Origin), it could send requests that change something.
+    check of Origin (and of Sec-Fetch-Site, if a browser sends no Origin), it could send requests that change something. Its
+    links may open the server's pages, but not in a frame.
+
+    Args:
+        app: The application behind the guard.
+        refuse: Makes the response for a status and a message.
+        pages: Matches the paths that other sites' links may open, as the request has them; every other path is refused.
     """
 
-    def __init__(self, app: ASGIApp, refuse: Callable[[int, str], Response]) -> None:
-        self._app, self._refuse = app, refuse
+    def __init__(self, app: ASGIApp, refuse: Callable[[int, str], Response], pages: re.Pattern[str]) -> None:
+        self._app, self._refuse, self._pages = app, refuse, pages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = None if scope["type"] == "lifespan" else _foreign(scope)
+        async def send_unframed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _UNFRAMED.items():
+                    headers.append(name, value)  # a policy of the application's own stays in force
+            await send(message)
+
+        refusal = None if scope["type"] == "lifespan" else self._foreign(scope)
         app = self._refuse(403, refusal) if refusal else self._app
-        await app(scope, receive, send)
+        await app(scope, receive, send_unframed)
+
+    def _foreign(self, scope: Scope) -> str | None:
+        """Return why a request is refused; None if it comes from this machine and not from another server's page."""
+        headers = Headers(scope=scope)
+        host = headers.get("host", "").lower()
+        if host.rsplit(":", 1)[0] not in (HOST, "localhost"):  # the port may belong to a tunnel, or be left out: 80
+            return "this server only answers on 127.0.0.1"
+        elsewhere = headers.get("sec-fetch-site") in ("cross-site", "same-site")
+        if headers.get("origin", f"http://{host}").lower() == f"http://{host}" and not elsewhere:
+            return None
+        is_link = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest", "document")) == ("navigate", "document")
+        if (
+            is_link
+            and scope.get("method") == "GET"
+            and "origin" not in headers
+            and self._pages.fullmatch(scope["path"])
+        ):
+            return None
+        return "web pages of other sites may not use this server, and their links may only open its pages"
 
 
-def _foreign(scope: Scope) -> str | None:
-    """Return why a request is refused; None if it comes from this machine and not from another server's page."""
-    headers = Headers(scope=scope)
-    host = headers.get("host", "").lower()
-    if host.rsplit(":", 1)[0] not in (HOST, "localhost"):  # the port may belong to a tunnel, or be left out: 80
-        return "this server only answers on 127.0.0.1"
-    elsewhere = headers.get("sec-fetch-site") in ("cross-site", "same-site")
-    if headers.get("origin", f"http://{host}").lower() == f"http://{host}" and not elsewhere:
-        return None
-    is_link = scope.get("method") == "GET" and headers.get("sec-fetch-mode") == "navigate"
-    if is_link and "origin" not in headers and not scope["path"].startswith("/graphql"):
-        return None
-    return "web pages of other sites may not use this server"
-
-
-def host_guard(refuse: Callable[[int, str], Response]) -> Middleware:
-    """Return the guard as an entry of Starlette's middleware list; refuse: makes the response for a status and a message."""
-    return Middleware(HostGuard, refuse=refuse)
+def host_guard(refuse: Callable[[int, str], Response], pages: str = "/") -> Middleware:
+    """Return the :class:`HostGuard` as an entry of Starlette's middleware list; pages: a regular expression."""
+    return Middleware(HostGuard, refuse=refuse, pages=re.compile(pages))
 
 
 async def read_json(request: Request, limit: int) -> Any:

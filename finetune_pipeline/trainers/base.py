@@ -126,7 +126,14 @@ def train(order: TrainingOrder) -> dict[str, Any]:
     training = trainer.submit(order)
 
     def cancel(interrupt: BaseException) -> None:
-        if sentence := trainer.cancel(training):
+        try:
+            sentence = trainer.cancel(training)
+        except BaseException as second:
+            second.add_note(
+                f"the {trainer.name} training {training} may still run: a second interrupt came while it was being cancelled"
+            )
+            raise
+        if sentence:
             say(f"adapter: {sentence}")
             tell("adapter", sentence)
             interrupt.add_note(sentence)

@@ -126,22 +126,37 @@ class HostedTrainer(Trainer):
             return f"{outcome}; its cost so far is unknown"
 
     def _cancel_requested(self, interrupt: BaseException) -> None:
-        """Cancel a job that was requested, but whose id is not known yet. Notes on the interrupt state the outcome."""
-        attempt = self.ledger.entry(self.ledger_order).attempt
+        """Cancel a job that was requested, but whose id is not known yet. Notes on the interrupt state the outcome.
+
+        The service may take long to answer, so that a second interrupt comes: it gets the note, too.
+        """
+        attempt, place = self.ledger.entry(self.ledger_order).attempt, self.service.place
         if attempt.asked_at is None or attempt.state == "refused":
             return
-        reason = "it is not listed yet; the next run looks for it again"
+        say(f"adapter: asking {place} for the job {attempt.name}, to cancel it")
+        tell("adapter", f"asking {place} for the job {attempt.name}, to cancel it")
+        outcome = "it was not looked for there"
+        jobs: list[Job] = []
         try:
             jobs = self.service.jobs_named(attempt.name)
+            outcome = "it is not listed there yet"
             for job in jobs:
-                if job.state == "running":
-                    interrupt.add_note(self.cancel(job.id))
-            if jobs:
-                return
+                ended = f"the job {job.id} at {place} is {job.word}; {self._cost(job)}"
+                interrupt.add_note(self.cancel(job.id) if job.state == "running" else ended)
         except (Unclear, Refused) as failure:
-            reason = str(failure)
-        interrupt.add_note(
-            f"a job of the name {attempt.name} may run at {self.service.place}, cancel it there: {reason}"
+            outcome = str(failure)
+        except BaseException as second:
+            for note in (*getattr(interrupt, "__notes__", []), self._may_run(attempt.name, outcome)):
+                second.add_note(note)
+            raise
+        if not jobs:
+            interrupt.add_note(self._may_run(attempt.name, outcome))
+
+    def _may_run(self, name: str, outcome: str) -> str:
+        """Say that a job may have been bought, and how it is found again."""
+        return (
+            f"a job of the name {name} may have been bought and may run at {self.service.place}: {outcome}. Running again looks "
+            f"for it before it buys another; else cancel it there. It is recorded in {self.ledger.path(self.ledger_order)}"
         )
 
     def collect(self, training: str, order: TrainingOrder) -> dict[str, Any]:

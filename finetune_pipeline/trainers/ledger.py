@@ -83,7 +83,7 @@ class Ledger:
 
     def entry(self, order: Order) -> Entry:
         """Return the entry of an order; a new one if there is none."""
-        path = self._path(order)
+        path = self.path(order)
         if not path.exists():
             return Entry(order=order)
         try:
@@ -93,7 +93,7 @@ class Ledger:
 
     def write(self, entry: Entry) -> None:
         """Write an entry durably."""
-        write_json(self._path(entry.order), entry.model_dump())
+        write_json(self.path(entry.order), entry.model_dump())
         sync_folder(self.folder)
 
     def job_of(self, order: Order, service: Service, prepare: Callable[[Entry], Files], settle: float) -> Job:
@@ -140,7 +140,7 @@ class Ledger:
             raise Refused(
                 f"{service.place} does not know the job {job}, which this training has bought",
                 f"use the key of the account that bought it; or, if it was deleted there, remove "
-                f"{self._path(entry.order)} and run again, which buys another",
+                f"{self.path(entry.order)} and run again, which buys another",
                 refusal.status,
             ) from None
 
@@ -189,7 +189,8 @@ class Ledger:
             time.sleep(max(0.0, min(pause, deadline - time.monotonic())))
             pause = min(2 * pause, _MAX_QUERY_PAUSE)
 
-    def _path(self, order: Order) -> Path:
+    def path(self, order: Order) -> Path:
+        """Return the file of an order's entry."""
         return self.folder / f"{order.trainer}-{order.key}.json"
 
     def _lock(self, order: Order) -> AbstractContextManager[None]:

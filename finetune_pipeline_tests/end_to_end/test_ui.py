@@ -163,9 +163,19 @@ def test_dagster_answers_its_own_pages_only(servers: dict[str, Any]) -> None:
     for name, value in (*STRANGERS, ("Origin", "null"), ("Sec_Fetch_Site", "cross-site")):
         statuses = status_of(f"{url}/graphql", VERSION, **{name: value}), status_of(f"{url}/{query}", **{name: value})
         assert statuses == (403, 403), (name, value)
-    link = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate"}
-    assert status_of(f"{url}/runs", **link) == 200, "a foreign link must open the page"
-    assert status_of(f"{url}/{query}", **link) == 403, "a foreign link must not send a query"
+    link = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
+    for page in ("", "runs", "assets/colours/adapter", "locations/finetune_pipeline/jobs/colours__all/"):
+        assert status_of(f"{url}/{page}", **link) == 200, "a foreign link must open the page"
+        assert status_of(f"{url}/{page}", **{**link, "Sec_Fetch_Dest": "iframe"}) == 403
+    for path in (query, f"/{query}", query.replace("graphql", "GRAPHQL"), f"runs/../{query}", "download_debug/x"):
+        assert status_of(f"{url}/{path}", **link) == 403, "a foreign link must not send a query"
+
+
+def test_no_page_can_be_framed(servers: dict[str, Any]) -> None:
+    for name in ("dagster", "mlflow"):
+        assert requests.get(servers[name], timeout=60).headers["X-Frame-Options"] == "SAMEORIGIN", name
+    policies = requests.get(f"{servers['dagster']}/runs", timeout=60).headers["Content-Security-Policy"]
+    assert "frame-ancestors 'self'" in policies and "script-src" in policies
 
 
 def test_subscriptions_are_for_its_own_pages(servers: dict[str, Any]) -> None:

@@ -26,7 +26,8 @@ from safetensors.numpy import save_file
 from finetune_pipeline.cli import main as entry
 from finetune_pipeline.cli import output
 from finetune_pipeline.cli.output import failure, say
-from finetune_pipeline.cli.run import refusals_and_failures
+from finetune_pipeline.cli.run import interruption, refusals_and_failures
+from finetune_pipeline.orchestration.materialize import NOTES
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.unit.cli.test_commands import SPEC
@@ -267,6 +268,28 @@ def test_ctrl_c_in_a_run_stops_it_with_one_sentence(tmp_path: Path) -> None:
     assert process.returncode == 1
     assert errors.strip() == "stopped; finished steps are kept, and the same command continues from there"
     assert "splits" not in out, "no further step begins"
+
+
+def test_ctrl_c_says_what_a_step_leaves_behind() -> None:
+    left = "a job of the name 0a1b-1 may have been bought"
+
+    @dg.op
+    def adapter() -> None:
+        raise dg.Failure("adapter was stopped by a signal", metadata={NOTES: left}, allow_retries=False)
+
+    @dg.op
+    def merged_model() -> None:
+        raise dg.Failure("merged_model was stopped by a signal", allow_retries=False)
+
+    @dg.job
+    def job() -> None:
+        adapter()
+        merged_model()
+
+    message = failure(interruption(job.execute_in_process(raise_on_error=False)))
+    assert message is not None
+    first, *notes = message.splitlines()
+    assert first.startswith("stopped; finished steps are kept") and notes == [f"adapter: {left}"]
 
 
 def test_ctrl_c_before_a_command_is_loaded_is_one_word() -> None:

@@ -3,21 +3,26 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
+from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 
+from finetune_pipeline.orchestration.assets import task_jobs
 from finetune_pipeline.orchestration.dagster_internals import (
     LONGEST_SLEEP,
     WORKSPACE,
     HomeStorage,
     dagster_folder,
     dagster_home,
+    shown_on_the_timeline,
     watch_while_waiting,
 )
 from finetune_pipeline.orchestration.resources import Compute
+from finetune_pipeline.spec import load_task
 from finetune_pipeline_tests.unit.orchestration.jobs import nothing
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -65,6 +70,31 @@ def test_the_instance_is_set_up_as_documented_with_its_history_below_home(home: 
         with dg.DagsterInstance.from_ref(instance.get_ref()) as elsewhere:  # how run workers get theirs
             assert elsewhere.run_storage._conn_string == instance.run_storage._conn_string
     assert dagster_folder() == home / "dagster"
+
+
+def test_a_task_has_one_run_at_a_time_whoever_requested_it(home: Path) -> None:
+    """A sensor and the schedule may look at the same moment, and see no run in progress."""
+    tickets, orders = (task_jobs(load_task(ROOT / "data" / name)) for name in ("ticket_triage", "order_intake"))
+    status = dg.DagsterRunStatus
+    with dg.DagsterInstance.get() as instance:
+        shown_on_the_timeline(instance)  # a queued run must name its code location
+
+        def add(job: Any, run_status: dg.DagsterRunStatus = status.QUEUED) -> dg.DagsterRun:
+            return instance.create_run_for_job(nothing, tags=job.tags, status=run_status)
+
+        def dequeued() -> list[str]:
+            runs = QueuedRunCoordinatorDaemon(1)._get_runs_to_dequeue(instance, instance.get_concurrency_config(), None)
+            return [run.run_id for run in runs]
+
+        command = add(tickets[0], status.STARTED)
+        sensor, schedule, look, other = (add(job) for job in (tickets[0], tickets[0], tickets[-1], orders[0]))
+        assert dequeued() == [other.run_id], "a run of the command line counts, too"
+        instance.report_run_canceled(command)
+        assert dequeued() == [sensor.run_id, other.run_id]
+        instance.report_run_canceled(sensor)
+        assert dequeued() == [schedule.run_id, other.run_id]
+        instance.report_run_canceled(schedule)
+        assert dequeued() == [look.run_id, other.run_id]
 
 
 def test_several_may_open_a_new_history_at_once(home: Path) -> None:

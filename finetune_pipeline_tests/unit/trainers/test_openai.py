@@ -181,7 +181,30 @@ def test_who_stops_while_a_request_is_in_doubt_hears_of_it(server, ordered, monk
     monkeypatch.setattr("finetune_pipeline.trainers.ledger.time.sleep", interrupt)
     with pytest.raises(KeyboardInterrupt) as stopped:
         train(ordered())
-    assert "may run at OpenAI" in stopped.value.__notes__[0] and "not listed yet" in stopped.value.__notes__[0]
+    assert "may run at OpenAI" in stopped.value.__notes__[0] and "not listed there yet" in stopped.value.__notes__[0]
+
+
+@pytest.mark.parametrize("when", ["bought", "followed"])
+def test_who_stops_twice_hears_what_may_have_been_bought(server, order, monkeypatch, tmp_path, when) -> None:
+    """The service hangs, at the purchase and when it is asked for the job."""
+    service = "finetune_pipeline.trainers.openai_service.OpenAiService"
+    with pytest.raises(KeyboardInterrupt) as stopped, monkeypatch.context() as patch:
+
+        def buy(*_: object) -> None:
+            patch.setattr(f"{service}.jobs_named", interrupt)
+            raise KeyboardInterrupt
+
+        if when == "bought":
+            patch.setattr(f"{service}.buy", buy)
+        patch.setattr(f"{service}.cancel", interrupt)
+        train(replace(order, tick=interrupt))
+    (note,) = stopped.value.__notes__
+    (ledger_file,) = (tmp_path / "home" / "jobs").glob("*.json")
+    job = json.loads(ledger_file.read_text())["attempts"][0]
+    if when == "bought":
+        assert f"a job of the name {job['name']} may have been bought" in note and str(ledger_file) in note
+    else:
+        assert note.startswith(f"the openai training {job['job']} may still run")
 
 
 @pytest.mark.parametrize("when", ["followed", "asked for"])
