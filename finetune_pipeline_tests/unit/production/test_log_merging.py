@@ -126,6 +126,21 @@ def test_corrections_become_examples_and_late_feedback_counts(task: Task, store:
     assert example.origin == "production" and example.messages[0] == {"role": "system", "content": "s"}
 
 
+@pytest.mark.parametrize("late_first", [False, True])
+def test_the_latest_feedback_counts_in_whatever_order_its_lines_are_written(task, store, tmp_path, late_first) -> None:
+    """Two servers write; the file that is read first, or the line above, may hold the later opinion."""
+    early = row(1, timestamp="2026-05-02T10:00:00Z", feedback={"label": "a", "flag": "wrong", "score": 0.1})
+    late = row(1, timestamp="2026-05-03T10:00:00Z", feedback={"label": "b", "flag": "fine", "score": 0.9})
+    late_feedback_only = {"id": "r1", "timestamp": "2026-05-04T10:00:00Z", "feedback": {"score": 0.5}}
+    lines = [late_feedback_only, late, early] if late_first else [early, late, late_feedback_only]
+    write(task, [row(1), *lines])
+    take(task, store, tmp_path / "out")
+    (merged,) = read_rows(tmp_path / "out" / "rows.jsonl")
+    assert (merged["correction"], merged["flag"], merged["score"]) == ("b", "fine", 0.5)
+    (example,) = read_examples(tmp_path / "out" / "examples.jsonl")
+    assert example.answer == "b"
+
+
 def test_a_developer_turn_is_a_system_turn_and_an_empty_label_hides_no_correction(task, store, tmp_path) -> None:
     turns = [{"role": "developer", "content": "Answer shortly."}, USER]
     write(task, [row(1, messages=turns, feedback={"label": "", "correction": "b"})])

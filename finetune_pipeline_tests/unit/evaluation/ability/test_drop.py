@@ -3,7 +3,10 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.evaluation.ability.drop import ability_drop
+from finetune_pipeline.evaluation.gates.general_ability import general_ability
+from finetune_pipeline.evaluation.judged_facts import Ability
 from finetune_pipeline.evaluation.statistics.proportions import mcnemar_exact, tango_interval
+from finetune_pipeline_tests.unit.evaluation.rows import spec
 
 
 def choice(n: int, correct: bool, error: str = "") -> dict[str, Any]:
@@ -58,3 +61,18 @@ def test_benchmarks_are_looked_at_one_by_one_with_intervals_that_hold_together()
     assert drop["benchmarks"]["c1"]["interval"] == pytest.approx(list(tango_interval(0, 30, 30, 1 - 0.05 / 3)))
     assert drop["benchmarks"]["c0"]["interval"][0] < 0
     assert drop["categories"]["c1"]["interval"] == pytest.approx(list(tango_interval(0, 30, 30)))
+
+
+@pytest.mark.parametrize(("factor", "passed"), [(1.6, False), (1.1, True), (0.5, True)])
+def test_plain_text_that_costs_more_bits_after_training_is_refused_and_less_is_not(factor: float, passed: bool) -> None:
+    questions = [choice(i, True) for i in range(200)]
+    bits = [1.0 + i / 100 for i in range(24)]
+    before = [*questions, *(text(1000 + i, cost) for i, cost in enumerate(bits))]
+    after = [*questions, *(text(1000 + i, cost * factor) for i, cost in enumerate(bits))]
+    drop = ability_drop(before, after)
+    rise = (factor - 1) * sum(bits) / len(bits)
+    assert drop["text"]["rise"] == pytest.approx(rise)
+    low, high = drop["text"]["interval"]
+    assert low < rise < high and (low > 0) is (factor > 1) and (high < 0) is (factor < 1)
+    gate = general_ability(spec(), Ability.model_validate({"items": len(before), **drop}))
+    assert gate.passed is passed
