@@ -24,7 +24,7 @@ from finetune_pipeline.engine.files import digest_json, read_json, write_json
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.evaluation.scores import score
-from finetune_pipeline.evaluation.sealed import open_sealed
+from finetune_pipeline.evaluation.sealed import Judgement, open_sealed
 from finetune_pipeline.models.chat_templates import read_chat_template
 from finetune_pipeline.models.identity import served
 from finetune_pipeline.pipeline import PIPELINE
@@ -124,8 +124,7 @@ def test_score(
             work / "sealed",
             seal_key(load_key(store.root / SCRUBBING_KEY)),
             test=splits.version,
-            candidate=method,
-            metric=task.spec.metric,
+            judgement=Judgement(method, task.spec.metric, None),
             reason="comparison of methods",
         )
         with sealed as examples:

@@ -57,6 +57,17 @@ def unfinished(project: Project, instance: dg.DagsterInstance) -> list[str]:
     return missing
 
 
+def champion_words(project: Project) -> str:
+    """Which version serves, and whether it is the model of the current data and spec."""
+    if project.serving is None:
+        return "none"
+    registered, words = project.artifacts["model_version"], f"version {project.serving}"
+    number = registered.facts["model_version"] if registered else None
+    if number is None:
+        return words
+    return f"{words}, this model" if number == project.serving else f"{words}; this model is version {number}"
+
+
 def gate_line(gate: GateResult) -> str:
     """A gate as one line: yes, NO, warn (failed without blocking) or `–` (not asked)."""
     answer = {"passed": "yes", "failed": "NO", "warned": "warn", "not_asked": "–"}[gate.status]
@@ -99,7 +110,7 @@ def verdict_lines(project: Project) -> list[str]:
         "",
         report.facts["verdict"],
         *(f"next: {step}" for step in next_steps(evaluation, gates)[:1]),
-        f"champion in MLflow: {f'version {project.serving}' if project.serving else 'none'}",
+        f"champion in MLflow: {champion_words(project)}",
         "",
         f"report      {report.path('report.html')}",
         f"            finetune report {project.task.name} --markdown   shows it here",

@@ -8,7 +8,7 @@ from finetune_pipeline.cli.output import DONE, REFUSED, as_json, get_task, probl
 from finetune_pipeline.cli.project import NOT_EVALUATED, Project, gate_line
 from finetune_pipeline.orchestration.resources import AUDIT_PAGE
 from finetune_pipeline.report.stored import read_evaluation
-from finetune_pipeline.report.verdict import next_steps
+from finetune_pipeline.report.verdict import SOUND, next_steps
 
 
 def audit_page(project: Project) -> Path | None:
@@ -53,4 +53,4 @@ def report(task: str, markdown: bool) -> int:
     steps = [f"next: {step}" for step in next_steps(evaluation, gates)[:1]]
     lines = [facts["verdict"], *map(gate_line, gates), *steps, f"page: {facts['html']}", *audit_line]
     tell(facts, *([artifact.path("report.md").read_text("utf-8")] if markdown else lines))
-    return DONE if passed else REFUSED
+    return DONE if artifact.facts["decision"] in SOUND else REFUSED

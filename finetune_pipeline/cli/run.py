@@ -36,6 +36,7 @@ from finetune_pipeline.orchestration.materialize import NOTES
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.pipeline import STEPS, base_model_folder
 from finetune_pipeline.progress import VARIABLE, spell
+from finetune_pipeline.report.verdict import SOUND
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task
 from finetune_pipeline.spec.methods import METHODS
@@ -210,7 +211,7 @@ def _report_result(project: Project, headline: str, run_id: str | None) -> int:
         "steps": {name: {"version": a.version, "folder": str(a.folder)} for name, a in project.artifacts.items() if a},
     }
     tell(facts, headline, "", *verdict_lines(project))
-    return DONE if passed else REFUSED
+    return DONE if facts["decision"] in SOUND else REFUSED
 
 
 def _report_failure(result: Any, task: Task) -> int:

@@ -36,7 +36,9 @@ class RunInputs:
         corrections: Digest of the training examples made from them.
         base: Identity of the base model and its chat template.
         champion: The model a candidate is compared with, {"adapter": version, "merged": version, "model_version":
-            number}; None if no model is in service.
+            number}; None if no model is in service. ``"forgotten": True`` if it was trained on rows forgotten since.
+        promoted: The registered version that the candidate is, {"model_version": number, "serves": whether it is the champion},
+            if it was promoted earlier and its evaluation has changed since; None otherwise.
         never_break: Ids of the examples that a candidate must answer correctly.
         ability: Digest of the files for general ability.
         trained_on: Version of the splits that production is compared with: the champion's, or the current ones.
@@ -51,6 +53,7 @@ class RunInputs:
     corrections: str
     base: Mapping[str, Any]
     champion: Mapping[str, Any] | None = None
+    promoted: Mapping[str, Any] | None = None
     never_break: list[str] = field(default_factory=list)
     ratings: str = ""
     ability: str = ""

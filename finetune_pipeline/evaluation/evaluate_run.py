@@ -18,6 +18,7 @@ from finetune_pipeline.evaluation.result import (
     FormGap,
     FormOf,
     NeverBreak,
+    Promoted,
     Task,
     WrongAnswers,
 )
@@ -33,7 +34,7 @@ from finetune_pipeline.evaluation.rivals import (
 )
 from finetune_pipeline.evaluation.robustness import robustness
 from finetune_pipeline.evaluation.scores import score
-from finetune_pipeline.evaluation.sealed import seal_of
+from finetune_pipeline.evaluation.sealed import Judgement, seal_of
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.statistics.multiple_testing import holm
 from finetune_pipeline.evaluation.step_facts import StepFacts
@@ -53,6 +54,8 @@ def evaluate_task(
     atlas: Atlas,
     openings: Sequence[Mapping[str, Any]],
     versions: Mapping[str, Any],
+    rules: str | None = None,
+    promoted: Promoted | None = None,
     sources: SourceOf = None,
     files: Mapping[str, str] | None = None,
     never_break: Sequence[str] = (),
@@ -67,7 +70,9 @@ def evaluate_task(
             robustness.robustness).
         atlas: The candidate's wrong answers (atlas.failure_atlas).
         openings: The ledger of the sealed test, one entry per opening; `candidate` identifies the candidate.
-        versions: Versions of artifacts by name. `champion` requires champion predictions; `merged_model` is the candidate's.
+        versions: Versions of artifacts by name. `champion` requires champion predictions; `adapter` is the candidate's.
+        rules: See sealed.Judgement.
+        promoted: The registered version that the candidate is, if it was promoted earlier.
         sources: What each example was made from, by id (Example.made_from).
         files: The raw file of each example, by id; needed with gates.parts.
         never_break: Ids the candidate must have right.
@@ -92,9 +97,8 @@ def evaluate_task(
     comparisons = _comparisons(spec, rows, base_best, simple, sources)
     main = comparisons["baseline"]
     assert main is not None
-    seal = seal_of(
-        openings, main.n, scores["candidate"].accuracy, versions.get("merged_model"), main.metric, confidence
-    )
+    judgement = Judgement(str(versions.get("adapter")), main.metric, rules)
+    seal = seal_of(openings, main.n, scores["candidate"].accuracy, judgement, confidence)
     level = float(seal.level.level or 0.0)
     parts = parts_of_test(spec, base_best, rows["candidate"], files or {}, level, sources)
     candidate_outcomes = outcomes_of(rows["candidate"], spec.output)
@@ -141,6 +145,7 @@ def evaluate_task(
         production=recent_rows(spec, predictions, production_rows),
         versions=dict(versions),
         gates=spec.gates.model_dump(mode="json") | {"ceiling": spec.baseline.ceiling},
+        promoted=promoted,
     )
 
 

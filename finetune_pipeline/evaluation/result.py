@@ -253,6 +253,13 @@ class Production(Part):
     scores: dict[str, Primary] = {}
 
 
+class Promoted(Part):
+    """The registered version that the evaluated model is. `serves`: whether it is the champion."""
+
+    model_version: int
+    serves: bool
+
+
 class EvaluationResult(StepFacts):
     """Everything that report and gates need to know about one candidate: numbers, names and ids, but no texts of rows (see
     atlas.ShownRows).
@@ -267,6 +274,7 @@ class EvaluationResult(StepFacts):
         comparisons: `baseline`, `champion` (None without one), `base_restricted`, `api`, `simple_NAME`.
         versions: Of every artifact used; `champion`: the version in service, if any.
         gates: The settings of the gates.
+        promoted: Set if the model was promoted earlier: then nothing is decided about it.
     """
 
     task: Task
@@ -294,6 +302,7 @@ class EvaluationResult(StepFacts):
     production: Production | None
     versions: dict[str, str | None]
     gates: dict[str, JsonValue]
+    promoted: Promoted | None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON under the published names, as in evaluation.json."""

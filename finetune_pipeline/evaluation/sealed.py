@@ -9,6 +9,7 @@ import getpass
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -38,8 +39,32 @@ SAME_TEST = 0.5
 class _Opening(TypedDict):
     test: str
     candidate: str
-    metric: NotRequired[str]  # entries of earlier releases stand for any metric
+    metric: NotRequired[str]  # entries of earlier releases stand for any metric and any rules
+    rules: NotRequired[str]
     rows: NotRequired[str]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A judgement by the sealed test: every distinct one is a further chance to be promoted, and counts.
+
+    Attributes:
+        candidate: What was trained: the version of its adapter. How the model is asked does not matter.
+        metric: The metric that decides.
+        rules: Digest of what the candidate must reach and beat: thresholds, level, rivals. None if nothing is decided, since
+            the model was promoted before: then any judgement of it that is on record stands for this one.
+    """
+
+    candidate: str
+    metric: str
+    rules: str | None
+
+    def is_recorded_by(self, entry: Mapping[str, Any]) -> bool:
+        """Whether this entry of the ledger records this judgement."""
+        if entry["candidate"] != self.candidate:
+            return False
+        same_rules = entry.get("metric") in (None, self.metric) and entry.get("rules") in (None, self.rules)
+        return self.rules is None or same_rules
 
 
 def openings(state: Path, test: str, rows: Iterable[str] | None = None) -> list[dict[str, Any]]:
@@ -86,30 +111,29 @@ def _test_ids(state: Path, set_name: str) -> frozenset[str]:
     return frozenset(read_json(path, list[str]))
 
 
-def look_number(counted: Sequence[Mapping[str, Any]], candidate: str | None, metric: str) -> int:
-    """The number of this judgement among all on the test, from 1. A candidate judged again by the same metric keeps its number;
-    one that is not recorded comes last."""
-    order = list(dict.fromkeys((entry["candidate"], entry.get("metric", metric)) for entry in counted))
-    return order.index((candidate, metric)) + 1 if (candidate, metric) in order else len(order) + 1
+def look_number(counted: Sequence[Mapping[str, Any]], judgement: Judgement) -> int:
+    """The number of this judgement among all on the test, from 1. One that is not recorded comes last."""
+    keys = ("candidate", "metric", "rules")
+    looks = dict.fromkeys(tuple(entry.get(key) for key in keys) for entry in counted)
+    recorded = [judgement.is_recorded_by(dict(zip(keys, look, strict=True))) for look in looks]
+    return recorded.index(True) + 1 if True in recorded else len(looks) + 1
 
 
 @contextlib.contextmanager
 def open_sealed(
-    sealed: Path, state: Path, work: Path, key: bytes, *, test: str, candidate: str, metric: str, reason: str
+    sealed: Path, state: Path, work: Path, key: bytes, *, test: str, judgement: Judgement, reason: str
 ) -> Iterator[Path]:
-    """Record an opening of the test set for a candidate, durably, and only then provide a readable copy of its rows.
+    """Record an opening of the test set for a judgement, durably, and only then provide a readable copy of its rows.
 
-    Opening for the same candidate and deciding metric again adds no entry. Raises SealedError if the file was not sealed with
-    `key`.
+    Opening for the same judgement again adds no entry. Raises SealedError if the file was not sealed with `key`.
 
     Args:
         work: Folder of the copy, which only its owner can read and the end of the block removes.
-        test, candidate: Versions of the test set and of the candidate.
+        test: Version of the test set.
     """
     rows = unseal(sealed.read_bytes(), key)
     ids = sorted(example.id for example in decode_examples(rows, sealed.name))
-    with hold(state / ".test_openings.lock"):
-        _record(state, ids, test=test, candidate=candidate, metric=metric, reason=reason)
+    record_judgement(state, ids, test=test, judgement=judgement, reason=reason)
     work.mkdir(parents=True, exist_ok=True)
     copy = work / "test.jsonl"
     copy.unlink(missing_ok=True)
@@ -121,25 +145,26 @@ def open_sealed(
         copy.unlink(missing_ok=True)
 
 
-def _record(state: Path, ids: Sequence[str], *, test: str, candidate: str, metric: str, reason: str) -> None:
-    counted = openings(state, test, ids)
-    if any(entry["candidate"] == candidate and entry.get("metric", metric) == metric for entry in counted):
-        return
-    set_name = digest_json(list(ids))[:16]
-    path = state / TEST_SETS / f"{set_name}.json"
-    if not path.exists():
-        write_json(path, list(ids))
-    entry = {
-        "test": test,
-        "rows": set_name,
-        "candidate": candidate,
-        "metric": metric,
-        "reason": reason,
-        "who": user_name(),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    replace_text(state / LEDGER, "".join(json.dumps(row) + "\n" for row in [*_all_openings(state), entry]))
-    sync_folder(state)
+def record_judgement(state: Path, ids: Sequence[str], *, test: str, judgement: Judgement, reason: str) -> None:
+    """Record a judgement by these test rows in the ledger, durably. One that is on record adds no entry."""
+    with hold(state / ".test_openings.lock"):
+        if any(map(judgement.is_recorded_by, openings(state, test, ids))):
+            return
+        set_name = digest_json(list(ids))[:16]
+        path = state / TEST_SETS / f"{set_name}.json"
+        if not path.exists():
+            write_json(path, list(ids))
+        entry = {
+            "test": test,
+            "rows": set_name,
+            **asdict(judgement),
+            "reason": reason,
+            "who": user_name(),
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        recorded = {key: value for key, value in entry.items() if value is not None}
+        replace_text(state / LEDGER, "".join(json.dumps(row) + "\n" for row in [*_all_openings(state), recorded]))
+        sync_folder(state)
 
 
 def user_name() -> str:
@@ -153,8 +178,7 @@ def seal_of(
     openings: Sequence[Mapping[str, Any]],
     n: int,
     accuracy: float | None,
-    candidate: Any,
-    metric: str,
+    judgement: Judgement,
     confidence: float,
 ) -> Seal:
     """Summarise the openings of the sealed test: how many candidates it has judged, and the level left for this judgement."""
@@ -163,7 +187,7 @@ def seal_of(
         openings=[dict(entry) for entry in openings],
         count=len(openings),
         candidates=len(names),
-        recorded=candidate in names,
+        recorded=any(map(judgement.is_recorded_by, openings)),
         optimism=None if accuracy is None else selection_optimism(n, accuracy, len(names)),
-        level=level_of(look_number(openings, candidate, metric), confidence),
+        level=level_of(look_number(openings, judgement), confidence),
     )

@@ -28,23 +28,32 @@ _REQUEST_TAGS = ("verdict", "method", "kind", *_VERSIONS, "evaluation_version")
 def present_inputs(task: Task, store: ArtifactStore, tracking: Tracking) -> RunInputs:
     """Return the inputs of a run that starts now: ingests new traces and log lines, and finds the champion to compare with.
 
-    If nothing changed since the champion's promotion, the run would make the champion again. It is then compared with the
-    same model as at its promotion; otherwise the rerun would have other inputs and compute everything again.
+    A model is what was trained: however it is asked, a run whose training made the champion, or a champion before it, makes
+    no new candidate. It is then compared with the same model as at its promotion, so that a rerun has the same inputs.
     """
-    serving = registry.champion(tracking, task.name)
+    aliases = registry.aliases(tracking, task.name)
+    serving = aliases.get(registry.CHAMPION)
     ingest_traces(task, store, tracking)
     run_inputs = collect_run_inputs(task, None, store)
     versions = PIPELINE.versions(task, run_inputs, store)
-    if serving is None:
-        return replace(run_inputs, trained_on=versions["splits"])
-    tags = registry.tags_of_release(tracking, task.name, serving, *_COMPARISON_TAGS)
-    compared_with = {"adapter": tags["adapter_version"], "merged": tags["merged_version"], "model_version": serving}
-    if tags["merged_version"] == versions["merged_model"]:
-        compared_with = registry.decode_tag(task.name, "compared_with", tags["compared_with"], dict[str, Any] | None)
-    # `finetune forget` may have removed them
-    splits_exist = store.find(task.name, "splits", tags["dataset_version"]) is not None
-    trained_on = tags["dataset_version"] if splits_exist else versions["splits"]
-    return replace(collect_run_inputs(task, compared_with, store), trained_on=trained_on)
+    trained_on, compared_with = versions["splits"], None
+    if serving is not None:
+        tags = registry.tags_of_release(tracking, task.name, serving, *_COMPARISON_TAGS)
+        compared_with = {"adapter": tags["adapter_version"], "merged": tags["merged_version"], "model_version": serving}
+        # `finetune forget` may have removed them
+        if store.find(task.name, "splits", tags["dataset_version"]) is not None:
+            trained_on = tags["dataset_version"]
+    known = registry.version_of(tracking, task.name, versions["adapter"])
+    known_tags = registry.version_tags(tracking, task.name, known) if known is not None else {}
+    if known is None or not registry.was_promoted(known_tags, known, aliases):
+        return replace(collect_run_inputs(task, compared_with, store), trained_on=trained_on)
+    tags = registry.tags_of_release(tracking, task.name, known, *_COMPARISON_TAGS)
+    compared_with = registry.decode_tag(task.name, "compared_with", tags["compared_with"], dict[str, Any] | None)
+    run_inputs = replace(collect_run_inputs(task, compared_with, store), trained_on=trained_on)
+    evaluation = PIPELINE.versions(task, run_inputs, store)["evaluation_report"]
+    if evaluation == tags.get(registry.EVALUATION):
+        return run_inputs
+    return replace(run_inputs, promoted={"model_version": known, "serves": known == serving})
 
 
 def nothing_new(task: Task, store: ArtifactStore, tracking: Tracking) -> str | None:
@@ -57,10 +66,13 @@ def nothing_new(task: Task, store: ArtifactStore, tracking: Tracking) -> str | N
     if registered is None or not is_registered(tracking, registered):
         return None
     version = registered.facts["model_version"]
-    serving = registry.champion(tracking, task.name)
+    aliases = registry.aliases(tracking, task.name)
+    serving = aliases.get(registry.CHAMPION)
     if serving == version:
         return f"nothing changed since the data of the champion (version {version})"
     champion = f"the champion is version {serving}" if serving else "there is no champion"
+    if registry.was_promoted(registry.version_tags(tracking, task.name, version), version, aliases):
+        return f"data and spec are those of version {version}, which was champion before; {champion}"
     return f"nothing changed since the last candidate (version {version}), which was not promoted; {champion}"
 
 
@@ -71,7 +83,7 @@ def is_registered(tracking: Tracking, model_version: Artifact) -> bool:
         tags = registry.version_tags(tracking, str(record["name"]), int(record["model_version"]))
     except ValueError:
         return False
-    return bool(tags.get("merged_version") == record["merged_version"])
+    return bool(tags.get(registry.ADAPTER_VERSION) == record["adapter_version"])
 
 
 def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict[str, Any]:
@@ -80,8 +92,10 @@ def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict
     Repeating it has the same result.
 
     Returns:
-        {model_version, candidate, champion, previous_champion, promoted, rolled_back}. rolled_back: when and why a rollback
-        took this version out of service, so that it is not promoted; None if none did.
+        {model_version, candidate, champion, champion_gates, previous_champion, known, promoted, rolled_back}. candidate: the
+        version with this alias. champion_gates: `passed` unless the registry was changed by hand. known: whether the version
+        was promoted by an earlier release. rolled_back: when and why a rollback took this version out of service, so that it
+        is not promoted; None if none did.
     """
     name = str(request["name"])
     version = registration.register(
@@ -97,15 +111,21 @@ def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict
             **{f"gate.{gate}": status for gate, status in request["gates"].items()},
         },
     )
-    rolled_back = registry.version_tags(tracking, name, version).get(registry.ROLLED_BACK)
-    promotable = request["gates_passed"] and rolled_back is None and not request["forgotten"]
-    previous = registry.promote(tracking, name, version) if promotable else None
-    champion = registry.champion(tracking, name)
+    tags, aliases = registry.version_tags(tracking, name, version), registry.aliases(tracking, name)
+    rolled_back = tags.get(registry.ROLLED_BACK)
+    known = registry.was_promoted(tags, version, aliases)
+    promotable = request["gates_passed"] and rolled_back is None and not request["forgotten"] and not known
+    if promotable:
+        registry.promote(tracking, name, version)
+    aliases = registry.aliases(tracking, name)
+    champion = aliases.get(registry.CHAMPION)
     return {
         "model_version": version,
-        "candidate": version,
+        "candidate": aliases.get(registry.CANDIDATE),
         "champion": champion,
-        "previous_champion": previous,
+        "champion_gates": registry.version_tags(tracking, name, champion).get(registry.GATES) if champion else None,
+        "previous_champion": aliases.get(registry.PREVIOUS),
+        "known": known,
         "promoted": champion == version,
         "rolled_back": rolled_back,
     }

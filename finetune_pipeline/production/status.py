@@ -107,7 +107,10 @@ def _refused_already(
     refused = [
         version
         for version in versions
-        if not version.facts["promoted"] and version.facts["champion"] == champion and _made_at(version) > since
+        if not version.facts["promoted"]
+        and not version.facts["known"]
+        and version.facts["champion"] == champion
+        and _made_at(version) > since
     ]
     if not refused:
         return None

@@ -10,7 +10,14 @@ from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.report import answers, background, comparison, failures, judgements
 from finetune_pipeline.report.blocks import Blocks, Page, Section
 from finetune_pipeline.report.ladder_page import ladder_section
-from finetune_pipeline.report.verdict import caveats, gates_section, next_steps, page_verdict, verdict_sentences
+from finetune_pipeline.report.verdict import (
+    caveats,
+    decision_on,
+    gates_section,
+    next_steps,
+    page_verdict,
+    verdict_sentences,
+)
 
 SECTIONS: tuple[tuple[str, str, Callable[..., Blocks]], ...] = (
     ("models", "Models side by side", comparison.models_section),
@@ -81,7 +88,7 @@ def evaluation_json(evaluation: EvaluationResult, gates: Sequence[GateResult]) -
         "schema_version": SCHEMA_VERSION,
         "task": stored["task"],
         "verdict": {
-            "decision": verdict(gates),
+            "decision": decision_on(evaluation, gates),
             "passed": verdict(gates) == "promote",
             "answer": answer,
             "sentence": sentence,

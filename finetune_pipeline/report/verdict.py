@@ -30,6 +30,15 @@ MOST_OF_GAIN = 0.5
 SHOWN_GROUPS = 3
 ANSWERS = {"passed": "yes", "failed": "no", "warned": "warns", "not_asked": "not asked"}
 _STATUS = {"promote": "passed", "use_simple": "warned", "refuse": "failed"}
+KNOWN = "known"
+"""The decision on a model that was promoted earlier: none."""
+SOUND = ("promote", KNOWN)
+"""Decisions that refuse nothing: exit code 0."""
+
+
+def decision_on(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> str:
+    """Return the decision of the gates, or KNOWN if nothing is decided."""
+    return KNOWN if evaluation.promoted else verdict(gates)
 
 
 def page_verdict(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> Verdict:
@@ -39,9 +48,10 @@ def page_verdict(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> V
         "use_simple": f"Do not ship it: use {inside(_best_simple(evaluation))}.",
         "refuse": "Do not ship it.",
     }
+    known = "It serves already." if evaluation.promoted and evaluation.promoted.serves else "Nothing new."
     return Verdict(
-        _STATUS[decision],
-        answers[decision],
+        _STATUS[decision] if decision == "promote" or not evaluation.promoted else "warned",
+        known if evaluation.promoted else answers[decision],
         " ".join(verdict_sentences(evaluation, gates)),
         caveats(evaluation),
         next_steps=next_steps(evaluation, gates),
@@ -52,8 +62,8 @@ def page_verdict(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> V
 def _facts(evaluation: EvaluationResult) -> list[tuple[str, str]]:
     """Return when the candidate answered the sealed test, which model it is, and its training and test data."""
     task, versions, splits = evaluation.task, evaluation.versions, evaluation.data.get("splits")
-    candidate = versions.get("merged_model")
-    opening_times = [entry.get("time") for entry in evaluation.seal.openings if entry.get("candidate") == candidate]
+    candidate, trained = versions.get("merged_model"), versions.get("adapter")
+    opening_times = [entry.get("time") for entry in evaluation.seal.openings if entry.get("candidate") == trained]
     rows = [f"{number(split_size(counts))} {name}" for name, counts in splits.counts.items()] if splits else []
     return [
         ("Date", str(opening_times[-1])[:10] if opening_times else NOTHING),
@@ -86,6 +96,17 @@ def verdict_sentences(evaluation: EvaluationResult, gates: Sequence[GateResult])
 
 def verdict_answer(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> str:
     """Return the verdict as a sentence: promoted, beaten or tied by a simple model, or refused and by which gates."""
+    answer = _gates_answer(evaluation, gates)
+    if evaluation.promoted is None:
+        return answer
+    number, name = evaluation.promoted.model_version, evaluation.task.name
+    known = f"This model is the champion already (version {number})"
+    if not evaluation.promoted.serves:
+        known = f"This model is version {number} already, which was champion before: `finetune rollback {name}` returns to the last"
+    return f"{known}, so nothing is promoted or refused. Judged by the present settings: {inside(answer)}"
+
+
+def _gates_answer(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> str:
     failed, decision = [gate.name for gate in gates if not gate.passed], verdict(gates)
     titles = [inside(title) for title in tied_with(evaluation)]
     tied = in_words(titles)
@@ -96,7 +117,10 @@ def verdict_answer(evaluation: EvaluationResult, gates: Sequence[GateResult]) ->
         instead = "the best of them" if len(titles) > 1 else "that"
         beaten = f"Better than prompting, but not significantly better than {tied or 'a simple model'}"
         return f"{beaten}: use {instead}, or continue training."
-    return f"Refused by {in_words(failed)}: {gate_counts(gates)}." if failed else "Refused: no gate was checked."
+    if not failed:
+        return "Refused: no gate was checked."
+    refused = "It would be refused by" if evaluation.promoted else "Refused by"
+    return f"{refused} {in_words(failed)}: {gate_counts(gates)}."
 
 
 def gate_counts(gates: Sequence[GateResult]) -> str:
@@ -173,7 +197,9 @@ def next_steps(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> lis
 
 def _gate_steps(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> list[str]:
     decision = verdict(gates)
-    if decision == "promote":
+    if evaluation.promoted and (decision != "promote" or not evaluation.promoted.serves):
+        steps = ["Nothing to do: it stays as it was accepted. Change the data or the training for a new candidate."]
+    elif decision == "promote":
         name = evaluation.task.name
         steps = [f"Serve it: `finetune serve {name}` here, or `finetune export {name} --to DIR` for another server."]
     elif decision == "use_simple":
@@ -182,7 +208,7 @@ def _gate_steps(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> li
         steps = [f"{gate.name}: {gate.what_to_do}" for gate in gates if not gate.passed and gate.what_to_do]
     steps += [f"{gate.name} (a warning): {gate.what_to_do}" for gate in gates if gate.status == "warned"]
     closed = closed_by_decoding(evaluation)
-    if decision != "promote" and closed >= MOST_OF_GAIN:
+    if decision != "promote" and not evaluation.promoted and closed >= MOST_OF_GAIN:
         steps.append(
             "Consider constraining the base model's answers to the labels instead: that brings "
             f"{percent(min(closed, 1.0))} of the gain without training."

@@ -9,7 +9,7 @@ from typing import Any
 from finetune_pipeline.baseline.ladder import Ladder
 from finetune_pipeline.data.examples import examples_of, read_examples, write_examples
 from finetune_pipeline.data.json_lines import read_rows
-from finetune_pipeline.engine.files import read_json, write_json
+from finetune_pipeline.engine.files import digest_json, read_json, write_json
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.evaluate_run import MODELS, evaluate_task
@@ -19,8 +19,9 @@ from finetune_pipeline.evaluation.predictions import costs, of_model, read_predi
 from finetune_pipeline.evaluation.production_rows import PRODUCTION_SET, as_examples, sources_of, unseen_rows
 from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, record, recorded
+from finetune_pipeline.evaluation.result import Promoted
 from finetune_pipeline.evaluation.rivals import API_MODEL, OTHER_PROMPT
-from finetune_pipeline.evaluation.sealed import open_sealed, openings
+from finetune_pipeline.evaluation.sealed import Judgement, open_sealed, openings, record_judgement
 from finetune_pipeline.evaluation.step_facts import StepFacts
 from finetune_pipeline.planning.prices import PriceList
 from finetune_pipeline.planning.serving_costs import Call, request_prices
@@ -28,7 +29,7 @@ from finetune_pipeline.production.used_rows import judging_rows, learned_by
 from finetune_pipeline.report.evaluation_page import evaluation_json, evaluation_page, evaluation_plots
 from finetune_pipeline.report.page import page_html, page_markdown
 from finetune_pipeline.report.stored import SHOWN_ROWS
-from finetune_pipeline.report.verdict import caveats, verdict_sentences
+from finetune_pipeline.report.verdict import caveats, decision_on, verdict_sentences
 from finetune_pipeline.steps.asked_models import (
     add_api_answers,
     base_set,
@@ -44,6 +45,10 @@ from finetune_pipeline.steps.earlier_runs import answers_of, champion_of
 from finetune_pipeline.worker.jobs import other_rows_set
 
 PLOTS = "plots"
+_PLANNING_KEYS = {"worth_training", "learnable", "wanted_gain", "power", "enough_test_rows"}
+"""Keys of gates that are judged before training."""
+_ASKING_KEYS = {"batch_size", "max_new_tokens"}
+"""Keys of baseline that say how models are asked."""
 RECENT, RECENT_FACTS = "recent_rows.jsonl", "production.json"
 """Recent production rows that the models answer (a temporary file), and facts about them (kept)."""
 
@@ -74,8 +79,7 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
         context.builder.work,
         sealing_key(context),
         test=sealed.version,
-        candidate=candidate.version,
-        metric=spec.metric,
+        judgement=_judgement(context),
         reason="evaluation of a candidate",
     )
     with opened as test_file, ExitStack() as services:
@@ -95,6 +99,23 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
         write_test_rows(test_file, context.out)
     (context.builder.work / RECENT).unlink(missing_ok=True)
     return {**facts, "kinds": kinds, "champion": dict(context.run_inputs.champion or {}), "api": api}
+
+
+def _judgement(context: StepContext) -> Judgement:
+    """Return how the candidate is judged. Settings of how models are asked are no part of it: they make no new chance."""
+    spec, run_inputs = context.spec, context.run_inputs
+    rules = {
+        "gates": spec.gates.model_dump(exclude_defaults=True, exclude={*_PLANNING_KEYS, "metric", "never_break"}),
+        "robustness": spec.robustness.model_dump(exclude_defaults=True),
+        "rivals": spec.baseline.model_dump(exclude_defaults=True, exclude={*_ASKING_KEYS, "ceiling", "endpoint"}),
+        "api": spec.baseline.endpoint.model if spec.baseline.endpoint else None,
+        "judge": spec.evaluation.judge.settings() if spec.evaluation.judge else None,
+        "champion": run_inputs.champion["adapter"] if run_inputs.champion else None,
+        "output": spec.output.model_dump(),
+        "never_break": run_inputs.never_break,
+    }
+    trained = context.inputs["merged_model"].inputs["adapter"]
+    return Judgement(trained, spec.metric, None if run_inputs.promoted else digest_json(rules)[:16])
 
 
 def _recent_rows_sets(context: StepContext, test_file: Path, model_sets: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -122,13 +143,21 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
     """
     predictions = context.inputs["test_predictions"]
     production_facts = predictions.folder / RECENT_FACTS
-    state, candidate = context.store.state_folder(context.task.name), context.inputs["merged_model"].version
+    state, judgement = context.store.state_folder(context.task.name), _judgement(context)
+    candidate = judgement.candidate
     rows = read_predictions(predictions.path("predictions.parquet"))
+    test_rows, output = read_test_rows(predictions.folder), context.spec.output
+    record_judgement(
+        state,
+        sorted(test_rows.texts),
+        test=context.inputs["splits"].version,
+        judgement=judgement,
+        reason="judged again by other rules",
+    )
     openings_so_far = openings(state, context.inputs["splits"].version)
     # in the order of their first opening
     candidates = dict.fromkeys(entry["candidate"] for entry in openings_so_far)
     record(state, candidate, outcomes_of(of_model(rows, "candidate"), context.spec.output))
-    test_rows, output = read_test_rows(predictions.folder), context.spec.output
     train = read_examples(examples_of(context.inputs["splits"].folder, "train"))
     training = [TrainingRow(e.id, e.user_text, e.answer) for e in train]
     evaluation = evaluate_task(
@@ -137,6 +166,8 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
         _step_facts(context, rows),
         atlas=failure_atlas(of_model(rows, "candidate"), output, test_rows.texts, Neighbours(training)),
         openings=openings_so_far,
+        rules=judgement.rules,
+        promoted=Promoted(**context.run_inputs.promoted) if context.run_inputs.promoted else None,
         sources=test_rows.sources,
         files=test_rows.files,
         never_break=context.run_inputs.never_break,
@@ -148,7 +179,7 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
         },
     )
     gates = decide(context.spec, evaluation)
-    decision = verdict(gates)
+    decision = decision_on(evaluation, gates)
     verdict_text = " ".join([*verdict_sentences(evaluation, gates), *caveats(evaluation)])
     shown = shown_rows(evaluation, rows, output, test_rows.texts, training)
     stored, page = evaluation.to_json(), evaluation_page(evaluation, gates, shown, _current_ladder(context))
@@ -163,7 +194,7 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
         (context.out / PLOTS / f"{name}.svg").write_text(plot, "utf-8")
     return {
         "decision": decision,
-        "passed": decision == "promote",
+        "passed": verdict(gates) == "promote",
         "verdict": verdict_text,
         "gates": [g.to_dict() for g in gates],
         **{key: stored[key] for key in ("models", "comparison", "history", "robustness", "production")},

@@ -72,7 +72,7 @@ def judge_believed(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 @check("`champion` never points to a version that failed a gate.", on_failure="fail")
 def aliases_consistent(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f = artifact.facts
-    consistent = f["candidate"] == f["model_version"] and (not f["promoted"] or f["gates_passed"])
+    consistent = f["champion"] is None or f["champion_gates"] == "passed"
     champion = f"champion is version {f['champion']}" if f["champion"] else "there is no champion"
     moved = "promoted" if f["promoted"] else "not promoted"
     return CheckResult(consistent, f"version {f['model_version']} {moved}; {champion}")

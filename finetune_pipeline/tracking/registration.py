@@ -15,13 +15,22 @@ from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.spec.methods import KINDS
 from finetune_pipeline.tracking.mlflow_store import redact, redact_field, suppress_error
-from finetune_pipeline.tracking.registry import CANDIDATE, find_version, open_registry, settle
+from finetune_pipeline.tracking.registry import (
+    ADAPTER_VERSION,
+    CANDIDATE,
+    EVALUATION,
+    find_trained,
+    find_version,
+    open_registry,
+    settle,
+    was_promoted,
+)
 from finetune_pipeline.tracking.tracking import Tracking
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-ADAPTER_VERSION, LOGGED_MODEL = "finetune.adapter_version", "finetune.logged_model"
+LOGGED_MODEL = "finetune.logged_model"
 _SERVED_MODEL = Path(__file__).with_name("served_model.py")
 _HOSTED_MODEL = Path(__file__).with_name("hosted_model.py")
 _PACKAGES_TO_SERVE = ("mlflow", "torch", "transformers", "peft", "safetensors")
@@ -33,7 +42,8 @@ _SERVING_KEYS = ("kind", "adapter_version", "system_prompt", "max_new_tokens", "
 def register(tracking: Tracking, request: Mapping[str, Any], *, run_id: str, tags: Mapping[str, Any]) -> int:
     """Register a trained model as a version and give it the alias `candidate`. Returns the version.
 
-    Registering an adapter_version again returns its existing version, with updated tags and texts.
+    Registering an adapter_version again returns its existing version, with updated tags and texts. A version that was promoted
+    is no candidate any more: another evaluation of it changes nothing.
 
     The adapter is copied. The model folder to serve (`merged` for the kinds full and prompt, else `base`) is not, but referred
     to by path and digests; of a hosted model only the endpoint is stored. The card becomes README.md in the model's folder;
@@ -46,11 +56,13 @@ def register(tracking: Tracking, request: Mapping[str, Any], *, run_id: str, tag
     """
     name, merged, kind = str(request["name"]), Path(request["merged"]), str(request["kind"])
     with open_registry(tracking) as client:
-        settle(client, name)
+        current_aliases, _ = settle(client, name)
         adapter_version = request["adapter_version"]
-        condition = f"name = '{name}' and tags.`{ADAPTER_VERSION}` = '{adapter_version}'"
-        known_versions = client.search_model_versions(condition)
-        version = min((int(known.version) for known in known_versions), default=None)
+        known = find_trained(client, name, adapter_version)
+        version = int(known.version) if known else None
+        other_evaluation = known is not None and known.tags.get(EVALUATION) != tags.get(EVALUATION)
+        if known and other_evaluation and was_promoted(known.tags, int(known.version), current_aliases):
+            return int(known.version)
         if version is None:
             hosted = read_hosted(merged)
             endpoint = {"base_model": hosted.base_model, "endpoint": hosted.model_dump()} if hosted else None

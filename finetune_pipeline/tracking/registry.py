@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous_champion"
 GATES, PASSED = "gates", "passed"
+ADAPTER_VERSION, EVALUATION = "finetune.adapter_version", "evaluation_version"
+"""Tags of a version: what was trained, which identifies the model however it is asked; and its evaluation."""
+PROMOTED = "promoted"
+"""Tag of every version that has become `champion`, with the time."""
 FORGOTTEN, FORGOTTEN_REASON = "forgotten_rows", "trained on rows that have been forgotten since (finetune forget)"
 ROLLED_BACK = "rolled_back"
 """Tag of a version that a rollback took out of service, with time and reason."""
@@ -77,6 +81,34 @@ def version_tags(tracking: Tracking, name: str, version: int) -> dict[str, str]:
     if not rows:
         raise ValueError(f"there is no version {version} of model {name!r}")
     return {key: value for key, value in rows if key is not None}
+
+
+def version_of(tracking: Tracking, name: str, adapter_version: str) -> int | None:
+    """Return the version of the model trained as this adapter; None if it is not registered."""
+    rows = _look_up(
+        tracking,
+        "SELECT version FROM model_versions JOIN model_version_tags USING (name, version) "
+        "WHERE name = ? AND key = ? AND value = ? AND current_stage IS NOT 'Deleted_Internal'",
+        name,
+        ADAPTER_VERSION,
+        adapter_version,
+    )
+    if rows is not None:
+        return min((int(version) for (version,) in rows), default=None)
+    with open_registry(tracking) as client:
+        known = find_trained(client, name, adapter_version)
+        return int(known.version) if known else None
+
+
+def find_trained(client: MlflowClient, name: str, adapter_version: str) -> ModelVersion | None:
+    """Return the registered version of the model trained as this adapter, or None."""
+    versions = client.search_model_versions(f"name = '{name}' and tags.`{ADAPTER_VERSION}` = '{adapter_version}'")
+    return min(versions, key=lambda version: int(version.version), default=None)
+
+
+def was_promoted(tags: Mapping[str, str], version: int, current_aliases: Mapping[str, int]) -> bool:
+    """Whether a version is champion or was it before. Those of earlier releases have no tag."""
+    return PROMOTED in tags or version in (current_aliases.get(CHAMPION), current_aliases.get(PREVIOUS))
 
 
 def tags_of_release(tracking: Tracking, name: str, version: int, *keys: str) -> dict[str, str]:
@@ -164,12 +196,16 @@ def rollback(tracking: Tracking, name: str, reason: str = "", serving: int | Non
                 "there is nothing to roll back to"
             )
         _refuse_forgotten(name, previous, find_version(client, name, previous).tags)
-        timestamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        timestamp = _now()
         why = shortened(redact(" ".join(reason.split()))) or "no reason given"
         if old is not None:
             client.set_model_version_tag(name, str(old), ROLLED_BACK, f"{timestamp}: {why}")
         _move(client, name, Move(old, previous, timestamp, why))
         return previous
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _move(client: MlflowClient, name: str, move: Move) -> None:
@@ -188,6 +224,8 @@ def settle(client: MlflowClient, name: str) -> tuple[dict[str, int], bool]:
     move = decode_tag(name, MOVE, tag, Move) if tag else None
     rolled_back = False
     if move and current_aliases.get(CHAMPION) == move.to:
+        if PROMOTED not in find_version(client, name, move.to).tags:
+            client.set_model_version_tag(name, str(move.to), PROMOTED, _now())
         rolled_back = bool(move.rolled_back)
         if rolled_back:
             summary = f"version {move.old or 'none'} → {move.to}: {move.why}"
@@ -267,7 +305,12 @@ def present_champion(task: Task, store: ArtifactStore, tracking: Tracking) -> Ch
     tags = tags_of_release(tracking, task.name, version, "merged_version")
     merged = store.find(task.name, "merged_model", tags["merged_version"])
     base = store.find(SHARED, "base_model", merged.inputs["base_model"]) if merged else None
-    released = [a for a in store.all_versions(task.name, "model_version") if int(a.facts["model_version"]) == version]
+    # its later evaluations count only where the gates passed: the model keeps being served as it was accepted
+    released = [
+        artifact
+        for artifact in store.all_versions(task.name, "model_version")
+        if int(artifact.facts["model_version"]) == version and artifact.facts["gates_passed"]
+    ]
     if merged is None or base is None or not released:
         missing = "release record"
         if merged is None or base is None:

@@ -90,7 +90,7 @@ class Automation:
         data = self.artifact("splits", {"name": splits}, {})
         raw = self.artifact("raw_examples", {"of": number}, {}, rows)
         report = self.artifact("evaluation_report", {}, {"raw_examples": raw.version, "splits": data.version})
-        facts = {"model_version": number, "champion": champion, "promoted": promoted}
+        facts = {"model_version": number, "champion": champion, "promoted": promoted, "known": False}
         return self.artifact("model_version", facts, {"evaluation_report": report.version})
 
     def record_drift(self, rows: int, usable: int, newest: str | None = None) -> None:
@@ -278,7 +278,7 @@ def test_the_schedule_skips_with_the_reason_when_nothing_changed(world: Automati
 
     def register(builder: Builder) -> None:
         builder.facts["model_version"] = 4
-        record = {"name": "colours", "model_version": 4, "merged_version": "m"}
+        record = {"name": "colours", "model_version": 4, "adapter_version": "a"}
         write_json(builder.folder / "model_version.json", record)
 
     key = {"code_version": step.code_version, "settings": step.settings(task.spec, run_inputs)}
@@ -287,11 +287,52 @@ def test_the_schedule_skips_with_the_reason_when_nothing_changed(world: Automati
     assert isinstance(tick(), dg.RunRequest), "a version missing from the registry must be registered again"
     world.set_champion(1)
     for _ in range(2):
-        client.create_model_version("colours", source="file:///nothing", tags={"merged_version": "m"})
+        client.create_model_version("colours", source="file:///nothing", tags={"finetune.adapter_version": "a"})
     client.delete_registered_model_alias("colours", registry.CHAMPION)
     assert tick().skip_message == (
         "nothing changed since the last candidate (version 4), which was not promoted; there is no champion"
     )
+
+
+def register_as(world: Automation, adapter: str, **tags: str) -> str:
+    """Register a version made from this adapter with the tags of a promoted release. Returns its number."""
+    usual = {"merged_version": "m", "dataset_version": "d", "compared_with": "null", "gates": "passed"}
+    usual |= {"adapter_version": adapter, "finetune.adapter_version": adapter, "evaluation_version": "e"}
+    client = world.tracking.client()
+    if not client.search_registered_models():
+        client.create_registered_model("colours")
+    number = client.create_model_version("colours", source="file:///nothing", tags=usual | tags).version
+    return str(number)
+
+
+def test_a_model_is_known_by_its_training_however_it_is_asked(world: Automation) -> None:
+    """The champion, or the one before it, is judged beside the model it was promoted against, never beside itself."""
+    write_json(Path(world.task.spec.base_model) / "config.json", {"model_type": "llama"})
+    (Path(world.task.spec.base_model) / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+
+    def present() -> Any:
+        return release.present_inputs(world.task, world.store, world.tracking)
+
+    client, versions = world.tracking.client(), release.PIPELINE.versions(world.task, present(), world.store)
+    assert present().promoted is None
+    first = register_as(world, versions["adapter"], evaluation_version=versions["evaluation_report"])
+    client.set_registered_model_alias("colours", registry.CHAMPION, first)
+    assert (present().champion, present().promoted) == (None, None), "nothing changed since its promotion"
+    for section, key, value in (
+        ("baseline", "batch_size", 4),
+        ("evaluation", "precision", "float32"),
+        ("gates", "min_gain", 0.02),
+    ):
+        world.project.write_spec(**{section: {**world.project.spec.get(section, {}), key: value}})
+        assert (present().champion, present().promoted) == (None, {"model_version": 1, "serves": True}), key
+        assert release.PIPELINE.versions(world.task, present(), world.store)["adapter"] == versions["adapter"]
+    second = register_as(world, "another", merged_version="m2")
+    client.set_registered_model_alias("colours", registry.CHAMPION, second)
+    client.set_registered_model_alias("colours", registry.PREVIOUS, first)
+    assert (present().champion, present().promoted) == (None, {"model_version": 1, "serves": False})
+    world.project.write_spec(training={**world.project.spec["training"], "learning_rate": 0.002})
+    assert present().champion == {"adapter": "another", "merged": "m2", "model_version": 2}, "a new model"
+    assert present().promoted is None
 
 
 def test_a_champion_that_serves_worse_raises_the_alarm_and_is_rolled_back_where_the_spec_allows_it(

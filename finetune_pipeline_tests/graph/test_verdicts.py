@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.planted_world import World, run
 from benchmarks.verdict_list import WORLDS
 from benchmarks.verdict_worlds import given_verdict, problems_of
+from finetune_pipeline.tracking import registry
 from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.skilled_model import make_skilled_model
 
@@ -37,6 +38,31 @@ def test_what_is_no_gain_is_not_promoted_and_the_reason_is_named(name: str, base
     assert problems_of(WORLDS[name], outcome) == [], (outcome.verdict, outcome.failed_checks())
 
 
+def stays_champion_however_it_is_asked(project: World) -> None:
+    """Run a promoted model again with other settings: it is no new candidate, whether or not they pass the gates."""
+
+    def records() -> tuple[object, ...]:
+        ledger = project.home / "artifacts" / "colours" / "state" / "test_openings.jsonl"
+        version = project.tracking.client().get_model_version("colours", "1")
+        return ledger.read_text(), version.tags, version.description, registry.aliases(project.tracking, "colours")
+
+    before, spec = records(), project.spec
+    for passes, section, key, value in (
+        (True, "baseline", "batch_size", spec["baseline"]["batch_size"] // 2),
+        (True, "evaluation", "precision", "float32"),
+        (False, "gates", "min_valid_share", 1.0),
+    ):
+        project.write_spec(**{section: {**spec.get(section, {}), key: value}})
+        code, output = project.run()
+        assert (code, output["decision"], output["passed"]) == (0, "known", passes), (key, output["verdict"])
+        assert output["verdict"].startswith("This model is the champion already (version 1)"), key
+        assert records() == before, key
+        assert project.run()[1]["worked"] is False, key
+    report = project.finetune("report", "colours")
+    assert (report.returncode, "it would be refused by format_compliance" in report.stdout) == (0, True), report.stdout
+    project.write_spec(gates={})
+
+
 def test_a_real_gain_is_promoted_and_a_worse_candidate_leaves_it_in_service(base: Path, tmp_path: Path) -> None:
     """Moves the project in between and runs it again, which must change nothing."""
     project = planted("clean-order-1", tmp_path / "order", base)
@@ -55,6 +81,7 @@ def test_a_real_gain_is_promoted_and_a_worse_candidate_leaves_it_in_service(base
     assert str(tmp_path / "order/") not in json.dumps(output)
     assert "no champion before version 1" in project.finetune("rollback", "colours", "--reason", "a test").stderr
 
+    stays_champion_however_it_is_asked(project)
     project.write_spec(training={**project.spec["training"], "learning_rate": 1e-5})
     second = run(project)
     assert (second.code, second.promoted, second.champion) == (2, False, 1)

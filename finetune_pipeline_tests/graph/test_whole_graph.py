@@ -128,7 +128,7 @@ def test_mlflow_holds_the_same_names_under_one_parent(finished: Finished, record
 def test_the_sealed_test_was_opened_once(finished: Finished) -> None:
     ledger = finished.project.home / "artifacts" / "colours" / "state" / "test_openings.jsonl"
     (line,) = ledger.read_text().splitlines()
-    assert json.loads(line)["candidate"] == finished.output["steps"]["merged_model"]["version"]
+    assert json.loads(line)["candidate"] == finished.output["steps"]["adapter"]["version"]
 
 
 def test_the_weights_were_really_four_bit_and_the_adapter_holds_nothing_else(finished: Finished) -> None:

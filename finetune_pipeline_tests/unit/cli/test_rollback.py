@@ -70,3 +70,28 @@ def test_one_command_moves_the_champion_back_and_a_repeated_release_does_not_und
 def test_what_holds_forgotten_rows_is_not_promoted(tracking: Tracking, tmp_path: Path) -> None:
     refused = released(tracking, tmp_path, 1, forgotten=True)
     assert (refused["candidate"], refused["champion"], refused["promoted"]) == (1, None, False)
+
+
+def test_a_model_that_was_promoted_is_no_new_candidate_and_keeps_its_tags(tracking: Tracking, tmp_path: Path) -> None:
+    """The same weights, evaluated with other settings: as the champion, and as the one before it."""
+
+    def state(number: int) -> Any:
+        model = tracking.client().get_model_version("tickets", str(number))
+        return model.tags, model.description, registry.aliases(tracking, "tickets")
+
+    asked_again = {"gates_passed": False, "merged_version": "other", "verdict": "Refused.", "evaluation_version": "e"}
+    released(tracking, tmp_path, 1)
+    before = state(1)
+    again = released(tracking, tmp_path, 1, **asked_again)
+    assert (again["promoted"], again["champion"], again["champion_gates"]) == (True, 1, "passed")
+    assert state(1) == before
+    released(tracking, tmp_path, 2)
+    before = state(1)
+    for changes in (asked_again, {"evaluation_version": "e"}, {}):
+        again = released(tracking, tmp_path, 1, **changes)
+        assert (again["model_version"], again["promoted"], again["champion"]) == (1, False, 2), changes
+        assert state(1)[0] == before[0] and registry.champion(tracking, "tickets") == 2
+    refused = released(tracking, tmp_path, 3, gates_passed=False)
+    assert refused["promoted"] is False
+    accepted = released(tracking, tmp_path, 3, evaluation_version="e")
+    assert accepted["promoted"] is True, "a candidate that was refused may pass a later judgement"

@@ -18,7 +18,7 @@ from finetune_pipeline_tests.unit.evaluation.rows import json_spec, paired, row,
 
 PARITY = {"rows": 32, "same_greedy_share": 1.0, "mean_kl": 1e-5, "mean_kl_limit": 1e-3, "passed": True}
 OPENINGS = [{"time": "2026-01-02T03:04:05+00:00", "test": "t1", "candidate": "c1", "reason": "evaluation"}]
-VERSIONS = {"splits": "t1", "merged_model": "c1", "champion": None}
+VERSIONS = {"splits": "t1", "adapter": "c1", "merged_model": "m1", "champion": None}
 ABILITY = {
     "items": 258, "unscored": 0, "n": 234, "drop": 0.013, "interval": [-0.037, 0.063], "lost": 18, "gained": 15,
     "before": {"accuracy": 0.534, "interval": [0.47, 0.6]}, "after": {"accuracy": 0.521, "interval": [0.46, 0.58]},

@@ -13,7 +13,15 @@ import pytest
 
 from finetune_pipeline.data.examples import SealedError, read_examples, seal, seal_key, write_examples
 from finetune_pipeline.evaluation import sealed
-from finetune_pipeline.evaluation.sealed import LEDGER, TEST_SETS, look_number, open_sealed, openings, seal_of
+from finetune_pipeline.evaluation.sealed import (
+    LEDGER,
+    TEST_SETS,
+    Judgement,
+    look_number,
+    open_sealed,
+    openings,
+    seal_of,
+)
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.training.sft import train
 from finetune_pipeline.worker.jobs import train_job
@@ -33,11 +41,13 @@ def _sealed(folder: Path, ids: range) -> Path:
     return path
 
 
-def _opened(
-    folder: Path, candidate: str, ids: range, test: str = "t1", key: bytes = KEY, metric: str = "accuracy"
-) -> Any:
-    reason = {"test": test, "candidate": candidate, "metric": metric, "reason": "why"}
-    return open_sealed(_sealed(folder, ids), folder, folder / "work", key, **reason)
+def _opened(folder: Path, judgement: Judgement | str, ids: range, test: str = "t1", key: bytes = KEY) -> Any:
+    judgement = _judged(judgement) if isinstance(judgement, str) else judgement
+    return open_sealed(_sealed(folder, ids), folder, folder / "work", key, test=test, judgement=judgement, reason="why")
+
+
+def _judged(candidate: str, metric: str = "accuracy", rules: str | None = "r1") -> Judgement:
+    return Judgement(candidate, metric, rules)
 
 
 def _open(folder: Path, candidate: str, ids: range = range(10), test: str = "t1") -> list[str]:
@@ -75,22 +85,40 @@ def test_a_candidate_keeps_its_number_and_others_get_the_next(tmp_path: Path) ->
         _open(tmp_path, candidate)
     listed = openings(tmp_path, "t1")
     assert [row["candidate"] for row in listed] == ["c1", "c2", "c3"]
-    assert [look_number(listed, c, "accuracy") for c in ("c1", "c2", "c3", "new", None)] == [1, 2, 3, 4, 4]
-    assert look_number([], "c1", "accuracy") == 1
+    assert [look_number(listed, _judged(c)) for c in ("c1", "c2", "c3", "new")] == [1, 2, 3, 4]
+    assert look_number([], _judged("c1")) == 1
 
 
-def test_judging_a_candidate_by_another_metric_is_another_look(tmp_path: Path) -> None:
-    for candidate, metric in (("c1", "accuracy"), ("c2", "accuracy"), ("c1", "macro_f1"), ("c1", "accuracy")):
-        with _opened(tmp_path, candidate, range(10), metric=metric):
+def test_judging_a_candidate_by_another_metric_or_other_rules_is_another_look(tmp_path: Path) -> None:
+    first, by_metric, by_rules = _judged("c1"), _judged("c1", "macro_f1"), _judged("c1", rules="r2")
+    for judgement in (first, _judged("c2"), by_metric, first, by_rules, by_rules):
+        with _opened(tmp_path, judgement, range(10)):
             pass
     listed = openings(tmp_path, "t1")
-    assert [(row["candidate"], row["metric"]) for row in listed][2:] == [("c1", "macro_f1")]
-    looks = [("c1", "accuracy"), ("c2", "accuracy"), ("c1", "macro_f1"), ("c2", "macro_f1")]
-    assert [look_number(listed, *look) for look in looks] == [1, 2, 3, 4]
-    seal = seal_of(listed, 10, 0.5, "c1", "macro_f1", 0.95)
-    assert (seal.count, seal.candidates, seal.level.look, seal.recorded) == (3, 2, 3, True)
+    assert [(row["candidate"], row["metric"], row["rules"]) for row in listed] == [
+        ("c1", "accuracy", "r1"), ("c2", "accuracy", "r1"), ("c1", "macro_f1", "r1"), ("c1", "accuracy", "r2"),
+    ]  # fmt: skip
+    looks = (first, _judged("c2"), by_metric, by_rules, _judged("c2", rules="r2"))
+    assert [look_number(listed, look) for look in looks] == [1, 2, 3, 4, 5]
+    seal = seal_of(listed, 10, 0.5, by_metric, 0.95)
+    assert (seal.count, seal.candidates, seal.level.look, seal.recorded) == (4, 2, 3, True)
     without_metric = [{"candidate": "c1"}]  # written by an earlier release
-    assert look_number(without_metric, "c1", "accuracy") == look_number(without_metric, "c1", "macro_f1") == 1
+    assert [look_number(without_metric, look) for look in (first, by_metric, by_rules)] == [1, 1, 1]
+
+
+def test_a_model_that_was_promoted_costs_no_further_look(tmp_path: Path) -> None:
+    _open(tmp_path, "c1")
+    _open(tmp_path, "c2")
+    again = _judged("c1", "macro_f1", rules=None)
+    with _opened(tmp_path, again, range(10)):
+        pass
+    listed = openings(tmp_path, "t1")
+    assert [row["candidate"] for row in listed] == ["c1", "c2"] and look_number(listed, again) == 1
+    seal = seal_of(listed, 10, 0.5, again, 0.95)
+    assert (seal.count, seal.recorded, seal.level.look) == (2, True, 1)
+    with _opened(tmp_path, _judged("c3", rules=None), range(10)):
+        pass
+    assert len(openings(tmp_path, "t1")) == 3, "an opening that nothing on record explains is recorded"
 
 
 def test_a_few_new_rows_do_not_make_a_used_test_new(tmp_path: Path) -> None:
@@ -114,7 +142,7 @@ def test_a_full_disk_leaves_no_half_of_an_opening(tmp_path: Path) -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, size + 20))
         try:
-            sealed._record(tmp_path, ["1"], test="t1", candidate="c2", metric="accuracy", reason="why")
+            sealed.record_judgement(tmp_path, ["1"], test="t1", judgement=_judged("c2"), reason="why")
         except OSError:
             os._exit(7)
         os._exit(0)

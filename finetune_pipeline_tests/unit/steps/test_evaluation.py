@@ -1,6 +1,7 @@
 """The evaluation stage over several candidates: the test is opened on the record, its rows are gone afterwards, the level
 falls, and the regression ledger grows. The models are stand-ins; files, seal, ledgers, gates and pages are real."""
 
+import json
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from finetune_pipeline.evaluation.endpoint_answers import hosted_answerer
 from finetune_pipeline.evaluation.predictions import write_predictions
 from finetune_pipeline.evaluation.production_rows import PRODUCTION_SET
 from finetune_pipeline.evaluation.rivals import score_baselines
+from finetune_pipeline.evaluation.sealed import LEDGER
 from finetune_pipeline.models.hosted import HostedModel
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.asked_models import while_served
@@ -55,9 +57,16 @@ class Stage:
             (folder / name).mkdir(parents=True, exist_ok=True)
         write_json(folder / "measured.json", {"seconds": 1.0})
         write_json(folder / "prompts.json", {"zero_shot": {}})
-        return Artifact("triage", step, version, folder, facts, {"base_model": "b1"})
+        return Artifact("triage", step, version, folder, facts, {"base_model": "b1", "adapter": version})
 
-    def work(self, candidate: str, out: Path, never_break: list[str] | None = None, **more: Artifact) -> StepContext:
+    def work(
+        self,
+        candidate: str,
+        out: Path,
+        never_break: list[str] | None = None,
+        promoted: dict[str, Any] | None = None,
+        **more: Artifact,
+    ) -> StepContext:
         out.mkdir(parents=True, exist_ok=True)
         baseline = score_baselines(self.spec, {"zero_shot": rows([("bug", "no"), ("bug", "bug")] * 20)})
         judged = {
@@ -75,7 +84,7 @@ class Stage:
             **more,
         }
         write_rows(inputs["production_logs"].folder / "judging.jsonl", self.logged)
-        world = RunInputs("r", "v", "l", "c", {}, None, never_break or [])
+        world = RunInputs("r", "v", "l", "c", {}, promoted=promoted, never_break=never_break or [])
         task = Task(spec=self.spec, folder=self.root)
         return StepContext(task, world, inputs, Builder(out, out / "work"), self.store, self.launch, no_tool)
 
@@ -101,13 +110,24 @@ class Stage:
         write_predictions(Path(job["out"]) / "predictions.parquet", [*made, *constant])
         return {"rows": len(examples), "sets": {}}
 
-    def judge(self, candidate: str, never_break: list[str] | None = None) -> dict[str, Any]:
-        context = self.work(candidate, self.root / "predicted" / candidate)
+    def predict(
+        self, candidate: str, never_break: list[str] | None = None, promoted: dict[str, Any] | None = None
+    ) -> Artifact:
+        context = self.work(candidate, self.root / "predicted" / candidate, never_break, promoted)
         facts = make_test_predictions(context)
-        predictions = Artifact("triage", "test_predictions", candidate, context.out, facts, {})
-        return make_evaluation_report(
-            self.work(candidate, self.root / "report" / candidate, never_break, test_predictions=predictions)
-        )
+        return Artifact("triage", "test_predictions", candidate, context.out, facts, {})
+
+    def report(
+        self, predictions: Artifact, never_break: list[str] | None = None, promoted: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        out = self.root / "report" / predictions.version
+        context = self.work(predictions.version, out, never_break, promoted, test_predictions=predictions)
+        return make_evaluation_report(context)
+
+    def judge(
+        self, candidate: str, never_break: list[str] | None = None, promoted: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        return self.report(self.predict(candidate, never_break, promoted), never_break, promoted)
 
     def gate(self, result: dict[str, Any], name: str) -> dict[str, Any]:
         return {g["name"]: g for g in result["gates"]}[name]
@@ -136,6 +156,50 @@ def test_candidates_one_after_another(tmp_path: Path) -> None:
     page = (tmp_path / "report/80-c/report.html").read_text()
     assert "This is judgement 3 by this test" in page and "Both right" in page
     assert third["production"] is None and stage.jobs[-1]["endpoint"] is None
+
+
+def test_a_candidate_judged_again_by_other_rules_is_another_look(tmp_path: Path) -> None:
+    """Without new answers, too: only the report is made again."""
+    stage = Stage(tmp_path)
+    predictions = stage.predict("90-a")
+    looks = [stage.report(predictions)["seal"]["level"]["look"]]
+    for section, key, value in (
+        ("gates", "confidence", 0.9),
+        ("gates", "min_gain", 0.01),
+        ("robustness", "max_drop", 0.5),
+        ("baseline", "shots", [0]),
+        ("baseline", "batch_size", 4),  # how it is asked: no further chance
+        ("evaluation", "precision", "float32"),
+        ("gates", "wanted_gain", 0.2),  # for planning
+    ):
+        stage.spec = spec(**{section: {key: value}})
+        looks.append(stage.report(predictions)["seal"]["level"]["look"])
+    stage.spec = spec()
+    looks.append(stage.report(predictions)["seal"]["level"]["look"])
+    assert looks == [1, 2, 3, 4, 5, 1, 1, 1, 1]
+    listed = [json.loads(line) for line in (stage.store.state_folder("triage") / LEDGER).read_text().splitlines()]
+    assert len({row["rules"] for row in listed}) == len(listed) == 5 and {row["candidate"] for row in listed} == {
+        "90-a"
+    }
+
+
+@pytest.mark.parametrize("serves", [True, False])
+def test_a_model_that_was_promoted_is_no_candidate(tmp_path: Path, serves: bool) -> None:
+    stage = Stage(tmp_path)
+    first = stage.judge("90-a")
+    assert (first["decision"], first["passed"]) == ("promote", True)
+    stage.spec = spec(gates={"min_gain": 0.9, "wanted_gain": 0.95})
+    again = stage.judge("90-a", promoted={"model_version": 3, "serves": serves})
+    assert (again["decision"], again["passed"]) == ("known", False)
+    assert (again["seal"]["level"]["look"], again["seal"]["count"]) == (1, 1)
+    says = "This model is the champion already (version 3)"
+    if not serves:
+        says = "This model is version 3 already, which was champion before"
+    assert again["verdict"].startswith(says) and "it would be refused by beats_baseline" in again["verdict"]
+    page = (tmp_path / "report/90-a/report.md").read_text()
+    assert says in page.split("##")[0] and "Do not ship" not in page and "Refused" not in page
+    stage.spec = spec()
+    assert stage.judge("91-b")["seal"]["level"]["look"] == 2
 
 
 def test_perturbed_rows_are_asked_in_the_same_opening_and_may_block(tmp_path: Path) -> None:

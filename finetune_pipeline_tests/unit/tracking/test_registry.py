@@ -402,10 +402,10 @@ def test_a_lost_registry_is_noticed(tracking: Tracking, models: Path, tmp_path: 
     from finetune_pipeline.engine.store import ArtifactStore, Builder
     from finetune_pipeline.orchestration.release import is_registered
 
-    number = register(tracking, models, merged_version="m1")
+    number = register(tracking, models)
 
     def make(builder: Builder) -> None:
-        record = {"name": "tickets", "model_version": number, "merged_version": "m1"}
+        record = {"name": "tickets", "model_version": number, "adapter_version": "aaaa"}
         write_json(builder.folder / "model_version.json", record)
 
     store = ArtifactStore(tmp_path / "store")
@@ -413,7 +413,7 @@ def test_a_lost_registry_is_noticed(tracking: Tracking, models: Path, tmp_path: 
     assert is_registered(tracking, artifact)
     empty_registry = Tracking(tracking_uri=copy_database(tmp_path / "other"))
     assert not is_registered(empty_registry, artifact)
-    register(empty_registry, models, merged_version="m2")
+    register(empty_registry, models, "bbbb")
     assert not is_registered(empty_registry, artifact), "version 1 of another database is another model"
 
 
