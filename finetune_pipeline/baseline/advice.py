@@ -3,19 +3,22 @@
 The rules apply in this order, and the first match decides:
 
 1. no_signal: the inputs do not predict the answers (baseline.learnable).
-2. prompt, retrieve: the best prompt, or its answers restricted to the allowed forms, surely reach baseline.ceiling, or leave
-   surely less than gates.wanted_gain to be gained.
-3. simple: a simple model is surely that good; or it leads the base model at its best and is right on most rows, and no
+2. prompt, retrieve, simple: a prompt, its answers restricted to the allowed forms, or a simple model surely reach
+   baseline.ceiling, or leave surely less than gates.wanted_gain to be gained.
+3. simple: a simple model surely leads the base model at its best and always the commonest answer, is right on most rows, and no
    result of this project on the same kind of answer shows a fine-tuned model surely ahead of one as good (GAINS).
-4. collect: the test cannot show any possible gain; or it cannot show the wanted one, and the spec says that this blocks.
+4. collect: a gate would refuse every candidate on this test; or the wanted gain is impossible over a rival that is not surely
+   good enough; or the test cannot show the wanted gain, and the spec says that this blocks.
 5. retrieve: showing the nearest training examples surely helps, closes most of the gap to the ceiling, keeps the form, and
    no simple model surely learns more from the same rows.
-6. pilot: there are too few rows to decide whether the inputs predict the answers.
+6. pilot: a simple model as in 3 leads, but not surely; or there are too few rows to decide whether the inputs predict the
+   answers.
 7. fine_tune.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,12 +40,22 @@ from finetune_pipeline.baseline.worth import CLOSES_MOST, good_enough
 from finetune_pipeline.evaluation.compare import SourceOf, shared_sources
 from finetune_pipeline.evaluation.correctness import Row, is_right
 from finetune_pipeline.evaluation.failures.kinds import KINDS, failure_of
-from finetune_pipeline.evaluation.metrics import METRICS, is_right_or_wrong, metric_title
+from finetune_pipeline.evaluation.metrics import METRICS, Gain, is_right_or_wrong, metric_title
 from finetune_pipeline.evaluation.predictions import API, SIMPLE, same_rows
 from finetune_pipeline.evaluation.prompts import NEAREST, fixed_prompts
 from finetune_pipeline.evaluation.rivals import Rival, base_at_its_best, rank_of
-from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
-from finetune_pipeline.evaluation.wording import counted, is_interval, is_number, percent, points, points_range
+from finetune_pipeline.evaluation.simple_models import BLIND, SIMPLE_MODELS
+from finetune_pipeline.evaluation.statistics.multiple_testing import shared_confidence
+from finetune_pipeline.evaluation.wording import (
+    counted,
+    is_interval,
+    is_number,
+    percent,
+    percent_range,
+    points,
+    points_range,
+)
+from finetune_pipeline.planning.gate_needs import Obstacle
 from finetune_pipeline.spec.model import TaskSpec
 
 Rows = Mapping[str, Sequence[Row]]
@@ -90,18 +103,22 @@ def advise(
     tokens = tokens_of(baseline)
     least = min(spec.baseline.ceiling, 1 - spec.gates.wanted_gain)
     enough = good_enough(spec, baseline, rows, least, sources)
+    lead = _lead_of_simple(spec, baseline, rows, sources)
     matches = (
         ("no_signal", signal.sentence) if signal.status == "not_shown" else None,
         *((kind, sentence) for kind, _, sentence in enough),  # prompts first
-        _simple_leads(spec, baseline, rows, sources),
+        ("simple", lead.sentence) if lead and lead.is_sure else None,
+        _no_room(spec, power, rival, sources),
         _test_too_small(spec, power),
         _retrieval_is_enough(spec, baseline, retrieval),
+        ("pilot", lead.sentence) if lead else None,
         ("pilot", signal.sentence) if signal.status == "too_few_rows" else None,
     )
     decision, why = next((match for match in matches if match), ("fine_tune", _training_may_pay(spec, rival)))
     must_reach = power["must_reach"]
     reasons = [
         why,
+        *(_next_pilot(spec) if decision == "pilot" else []),
         *([] if why == signal.sentence else [signal.sentence]),
         best_prompt(spec, baseline),
         *failure_sentences(failures, retrieval),
@@ -210,30 +227,61 @@ def best_fixed(baseline: Mapping[str, Any]) -> str:
     return max(fixed_prompts(prompts), key=lambda name: rank_of(prompts[name]))
 
 
-def _simple_leads(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sources: SourceOf) -> tuple[str, str] | None:
-    """Rule 3: a simple model leads the base model, and no measured result speaks for fine-tuning."""
-    simple = baseline.get("simple") or {}
-    if not simple:
+@dataclass(frozen=True)
+class Lead:
+    """The lead of a simple model over the base model at its best. is_sure: it holds for the whole interval."""
+
+    is_sure: bool
+    sentence: str
+
+
+def _lead_of_simple(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sources: SourceOf) -> Lead | None:
+    """Rules 3 and 6: the best simple model that reads the input, if it surely beats always the commonest answer and leads the base
+    model in each of its modes, and no measured result speaks for fine-tuning.
+
+    Intervals are corrected for the number of simple models of which this is the best.
+    """
+    simple, blind = baseline.get("simple") or {}, [rows[SIMPLE + name] for name in BLIND if SIMPLE + name in rows]
+    names = [name for name in simple if name not in BLIND]
+    if not names or not blind:
         return None
-    name = max(simple, key=lambda name: rank_of(simple[name]))
+    name = max(names, key=lambda name: rank_of(simple[name]))
     scores, title = simple[name], SIMPLE_MODELS[name].title
-    base = base_at_its_best(rows, spec.output, baseline["best"])
-    before, after = same_rows(base.answers[base.mode], rows.get(SIMPLE + name, ()))
-    if not before or scores["accuracy"] < 0.5:
+    confidence = shared_confidence(spec.gates.confidence, len(names))
+
+    def lead_over(other: Sequence[Row]) -> Gain | None:
+        before, after = same_rows(other, rows[SIMPLE + name])
+        clusters = shared_sources(before, sources)
+        return METRICS[spec.metric].gain(before, after, spec.output, confidence, clusters) if before else None
+
+    over_blind = [lead_over(answers) for answers in blind]
+    over_base = [
+        lead_over(answers) for answers in base_at_its_best(rows, spec.output, baseline["best"]).answers.values()
+    ]
+    leads = [lead for lead in over_base if lead]
+    if not leads or not all(lead and lead.surely_above() for lead in over_blind) or scores["accuracy"] < 0.5:
         return None
-    lead = METRICS[spec.metric].gain(before, after, spec.output, spec.gates.confidence, shared_sources(before, sources))
     comparable = [
         result
         for result in measured_gains()
         if result["kind"] == spec.output.kind and result["simple"] >= rank_of(scores) - SIMPLE_TOLERANCE
     ]
+    lead = min(leads, key=lambda lead: lead.gain)
     if lead.gain <= 0 or any(result["interval"][0] > 0 for result in comparable):
         return None
-    return "simple", (
+    leads_by = (
         f"{title}, made in seconds from the same rows, is {measured_accuracy(scores)} and leads the base model with its "
-        f"best prompt, by {points(lead.gain)} points ({points_range(lead.interval)}). No result measured with this pipeline on "
-        f"answers of this kind ({spec.output.kind}) shows a fine-tuned model surely ahead of a simple model this good."
+        f"best prompt, by {points(lead.gain)} points ({points_range(lead.interval)})"
     )
+    if not all(lead.surely_above() for lead in leads):
+        return Lead(False, f"{leads_by}, which is not sure: these rows do not decide between them.")
+    no_result = f"No result measured with this pipeline on answers of this kind ({spec.output.kind}) shows"
+    return Lead(True, f"{leads_by}. {no_result} a fine-tuned model surely ahead of a simple model this good.")
+
+
+def _next_pilot(spec: TaskSpec) -> list[str]:
+    command = f"`finetune ladder {spec.name}`"
+    return [f"Next: {command} trains on parts of the rows and says what training on all of them should reach."]
 
 
 @cache
@@ -243,8 +291,30 @@ def measured_gains() -> list[dict[str, Any]]:
     return list(yaml.safe_load(GAINS.read_text("utf-8"))["results"])
 
 
+def _no_room(spec: TaskSpec, power: Mapping[str, Any], rival: Rival, sources: SourceOf) -> tuple[str, str] | None:
+    """Rules 2 and 4: the wanted gain over the strongest rival is impossible, surely or as far as these rows show."""
+    if power["rows_needed"] is not None:
+        return None
+    metric, clusters = METRICS[spec.metric], shared_sources(rival.rows, sources)
+    interval = metric.interval(rival.rows, spec.output, spec.gates.confidence, clusters)
+    reached = f"{rival.title} reaches {percent(rival.value)} in {metric_title(spec.metric)} on validation"
+    impossible = f"a gain of {points(spec.gates.wanted_gain)} points (gates.wanted_gain) over it is impossible"
+    if interval and min(map(metric.rank, interval)) >= 1 - spec.gates.wanted_gain:
+        kind = "simple" if "beats_simple" in rival.gates else "prompt"
+        return kind, f"{reached[0].upper()}{reached[1:]} ({percent_range(interval)}), so {impossible}."
+    between = f" ({percent_range(interval)})" if interval else ""
+    doubt = f"{counted(len(rival.rows), 'row')} do not show surely that it is good enough"
+    return (
+        "collect",
+        f"{reached[0].upper()}{reached[1:]}{between}: {impossible}, but {doubt}. More validation rows decide.",
+    )
+
+
 def _test_too_small(spec: TaskSpec, power: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Rule 4: collect, because the test is too small."""
+    """Rule 4: collect, because of the test: a gate would refuse every candidate, or the gain cannot be shown."""
+    if power["obstacles"]:
+        refusing = " ".join(str(Obstacle(**obstacle)) for obstacle in power["obstacles"])
+        return "collect", f"Nothing that is trained could be promoted. {refusing}"
     if power["rows_needed"] is not None and power["detectable_gain"] is None:
         return "collect", f"{counted(power['test_rows'], 'test row')} can show no gain that there is room for."
     if not power["enough"] and spec.gates.enough_test_rows == "block":

@@ -21,6 +21,7 @@ from finetune_pipeline.findings import Finding, FindingsError, as_rows, errors
 from finetune_pipeline.models.chat_templates import own_template, template_origin
 from finetune_pipeline.models.identity import local_base, model_folder
 from finetune_pipeline.pipeline import PIPELINE, base_model_folder
+from finetune_pipeline.planning.gate_needs import obstacles
 from finetune_pipeline.planning.power import power_bounds
 from finetune_pipeline.report.data_quality import write_quality
 from finetune_pipeline.settings import read_settings
@@ -134,7 +135,8 @@ def _check_task(folder: Path, store: ArtifactStore, reports: Path) -> TaskCheck:
         folders = [artifacts["validated_examples"].folder]
     checked.answers = _run_checks(loaded, to_check, advice)
     checked.rules = _findings_by_rule(folders, out / "findings.jsonl")
-    checked.power = power_bounds(loaded.spec, round(len(rows) * loaded.spec.split.test))
+    test_rows = round(len(rows) * loaded.spec.split.test)
+    checked.power = power_bounds(loaded.spec, test_rows, obstacles(loaded.spec, test_rows, rows))
     checked.code = ERROR if errors(problems) else REFUSED if checked.stops else DONE
     return checked
 

@@ -17,6 +17,7 @@ from finetune_pipeline.evaluation.wording import dollars_range, duration
 from finetune_pipeline.findings import as_rows, errors
 from finetune_pipeline.models.identity import model_kind
 from finetune_pipeline.pipeline import PIPELINE
+from finetune_pipeline.planning.gate_needs import obstacles
 from finetune_pipeline.planning.memory import bytes_of
 from finetune_pipeline.planning.plan import training_plan
 from finetune_pipeline.planning.power import power_bounds
@@ -71,7 +72,11 @@ def plan(task: str, memory: str | None) -> int:
     facts = asdict(training) | {"task": loaded.name, "source": inputs.source, "findings": as_rows(findings)}
     # from the measured baseline if there is one
     advice = PIPELINE.find("advice", loaded, run_inputs, store)
-    facts["power"] = dict(advice.facts["power"]) if advice else power_bounds(loaded.spec, inputs.test_rows)
+    if advice:
+        facts["power"] = dict(advice.facts["power"])
+    else:
+        hindering = obstacles(loaded.spec, inputs.test_rows, [*inputs.train, *inputs.validation])
+        facts["power"] = power_bounds(loaded.spec, inputs.test_rows, hindering)
     _show(facts)
     tell(facts)
     return DONE if facts["fits"] else REFUSED

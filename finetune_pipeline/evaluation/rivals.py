@@ -10,7 +10,7 @@ from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import API, SIMPLE, in_order, prompts_of, restricted_name
 from finetune_pipeline.evaluation.result_parts import Scores
 from finetune_pipeline.evaluation.scores import score, valid_share
-from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
+from finetune_pipeline.evaluation.simple_models import BLIND, SIMPLE_MODELS
 from finetune_pipeline.evaluation.wording import inside, prompt_name
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, TextOutput
@@ -90,31 +90,40 @@ class Rival:
         title: Name inside a sentence.
         value: Its score in the deciding metric.
         rows: In the order of example ids.
+        gates: The gates that compare a candidate with it.
     """
 
     title: str
     value: float
     rows: list[dict[str, Any]]
+    gates: tuple[str, ...] = ("beats_baseline",)
 
 
-def strongest_rival(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> Rival:
-    """The best alternative to fine-tuning on validation: prompts, restricted answers, simple models.
+def rivals_of(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> list[Rival]:
+    """The alternatives to fine-tuning on validation: prompts, restricted answers, simple models.
 
     Args:
         rows: By prompt, by restricted_name(prompt), and by SIMPLE + name of a simple model.
     """
-    titled_rows: list[tuple[str, Sequence[Row]]] = []
+    metric, rivals = METRICS[spec.metric], []
+
+    def add(title: str, rival_rows: Sequence[Row], *gates: str) -> None:
+        value = metric.score(rival_rows, spec.output)
+        rivals.append(Rival(title, value, in_order(map(dict, rival_rows)), gates))
+
     for name in prompts_of(rows):
-        title = f"the base model, {prompt_name(name)}"
-        answers = base_at_its_best(rows, spec.output, name).answers
-        titled_rows += [(f"{title}{MODE_TITLES[mode]}", mode_rows) for mode, mode_rows in answers.items()]
-    titled_rows += [(inside(SIMPLE_MODELS[name].title), model_rows) for name, model_rows in simple_rows(rows).items()]
+        for mode, answers in base_at_its_best(rows, spec.output, name).answers.items():
+            add(f"the base model, {prompt_name(name)}{MODE_TITLES[mode]}", answers, "beats_baseline")
+    for name, model_rows in simple_rows(rows).items():
+        blind = ("beats_commonest",) if name in BLIND else ()
+        add(inside(SIMPLE_MODELS[name].title), model_rows, "beats_simple", *blind)
+    return rivals
+
+
+def strongest_rival(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> Rival:
+    """The best of :func:`rivals_of` in the metric that decides."""
     metric = METRICS[spec.metric]
-    rivals = [
-        Rival(title, metric.score(rival_rows, spec.output), in_order(map(dict, rival_rows)))
-        for title, rival_rows in titled_rows
-    ]
-    return max(rivals, key=lambda rival: metric.rank(rival.value))
+    return max(rivals_of(spec, rows), key=lambda rival: metric.rank(rival.value))
 
 
 def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], sources: SourceOf = None) -> dict[str, Any]:
@@ -125,7 +134,7 @@ def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], sources: 
     no reason to train. Ties go to the first prompt.
 
     Args:
-        rows: As in :func:`strongest_rival`.
+        rows: As in :func:`rivals_of`.
         sources: What each example was made from, by id; intervals count them where rows share them.
 
     Returns:

@@ -139,6 +139,8 @@ SIMPLE_MODELS: dict[str, type[SimpleModel]] = {
     model.name: model for model in (CommonestAnswer, CommonestFields, NearestRow, TfidfLogistic)
 }
 """All simple models by name, in the order reports show them. A new rival is a class in this tuple."""
+BLIND = (CommonestAnswer.name, CommonestFields.name)
+"""Simple models that ignore the input."""
 
 
 def fit_simple_models(

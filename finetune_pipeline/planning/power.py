@@ -7,6 +7,7 @@ exists. The plan assumes unrelated mistakes, the conservative case, since such m
 import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from finetune_pipeline.evaluation.statistics.power import (
 )
 from finetune_pipeline.evaluation.statistics.proportions import design_effect
 from finetune_pipeline.evaluation.wording import counted, percent, points
+from finetune_pipeline.planning.gate_needs import Obstacle
 from finetune_pipeline.spec.evaluation import GatesSpec
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -38,15 +40,23 @@ def expected_disagreement(before: float, gain: float) -> float:
     return max(abs(after - before), before * (1 - after) + (1 - before) * after)
 
 
-def power_plan(spec: TaskSpec, test_rows: int, rival: Rival, sources: Sequence[str] | None = None) -> dict[str, Any]:
+def power_plan(
+    spec: TaskSpec,
+    test_rows: int,
+    rival: Rival,
+    sources: Sequence[str] | None = None,
+    obstacles: Sequence[Obstacle] = (),
+) -> dict[str, Any]:
     """Compute the number of test rows needed to show the wanted gain, for the first candidate.
 
     rival: the strongest rival, which the candidate must beat; further equally strong rivals would take more rows. sources:
-    the source of each row of the rival, if rows share sources. Returns test_rows, wanted_gain (gates.wanted_gain), power,
+    the source of each row of the rival, if rows share sources. obstacles: from gate_needs.obstacles.
+
+    Returns test_rows, wanted_gain (gates.wanted_gain), power,
     metric, before (the rival's score), must_reach (test score at which the gain is shown; null: none), rival (its title),
     disagreement (expected share of rows on which exactly one is correct; null for means), design_effect, rows_needed (null
     if a gain of that size is impossible), examples_needed (in all splits together), detectable_gain (smallest gain that
-    test_rows can show; null: none), power_now, enough, sentence.
+    test_rows can show; null: none), power_now, enough, obstacles ({gate, reason, to_do} of each), sentence.
     """
     gates = spec.gates
     alpha, gain_above_min = 1 - gates.confidence, gates.wanted_gain - gates.min_gain
@@ -89,15 +99,17 @@ def power_plan(spec: TaskSpec, test_rows: int, rival: Rival, sources: Sequence[s
         "detectable_gain": detectable,
         "power_now": power_now,
         "enough": needed is None or test_rows >= needed,
+        "obstacles": [asdict(obstacle) for obstacle in obstacles],
     }
-    return {**plan, "sentence": _sentence(plan)}
+    return {**plan, "sentence": " ".join([_sentence(plan), *map(str, obstacles)])}
 
 
-def power_bounds(spec: TaskSpec, test_rows: int) -> dict[str, Any]:
+def power_bounds(spec: TaskSpec, test_rows: int, obstacles: Sequence[Obstacle] = ()) -> dict[str, Any]:
     """Return bounds on the test rows that the wanted gain needs, before any prompt is tried: the fewest and most over all
     possible scores of the best prompt (or all possible deviations of a mean over rows).
 
-    Returns test_rows, wanted_gain, power, fewest, most, sentence. Rows are assumed to be independent.
+    obstacles: from gate_needs.obstacles. Returns test_rows, wanted_gain, power, fewest, most, obstacles, sentence. Rows are
+    assumed to be independent.
     """
     gates = spec.gates
     if _mean_of_rows(spec):
@@ -126,7 +138,8 @@ def power_bounds(spec: TaskSpec, test_rows: int) -> dict[str, Any]:
         "power": gates.power,
         "fewest": fewest,
         "most": most,
-        "sentence": sentence,
+        "obstacles": [asdict(obstacle) for obstacle in obstacles],
+        "sentence": " ".join([sentence, *map(str, obstacles)]),
     }
 
 

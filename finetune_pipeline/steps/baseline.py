@@ -31,11 +31,12 @@ from finetune_pipeline.evaluation.predictions import (
     read_predictions,
     write_predictions,
 )
-from finetune_pipeline.evaluation.rivals import rank_of, score_baselines, strongest_rival
+from finetune_pipeline.evaluation.rivals import rank_of, rivals_of, score_baselines, strongest_rival
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS, SimpleModel
 from finetune_pipeline.evaluation.step_facts import Advice
 from finetune_pipeline.models.chat_templates import read_chat_template, template_identity
 from finetune_pipeline.models.identity import model_record
+from finetune_pipeline.planning.gate_needs import obstacles
 from finetune_pipeline.planning.power import power_plan
 from finetune_pipeline.report.page import plain
 from finetune_pipeline.spec.baseline import PATIENCE
@@ -188,7 +189,8 @@ def make_advice(context: StepContext) -> dict[str, Any]:
     sources = {e.id: e.made_from for e in validation}
     rival = strongest_rival(spec, rows)
     counts = context.inputs["train_split"].facts["counts"]
-    power = power_plan(spec, int(counts["test"]), rival, shared_sources(rival.rows, sources))
+    hindering = obstacles(spec, int(counts["test"]), [*train, *validation], rivals_of(spec, rows))
+    power = power_plan(spec, int(counts["test"]), rival, shared_sources(rival.rows, sources), hindering)
     signal = learnable(spec, train, prompted=prompted_evidence(spec, baseline.facts["best"], rows, sources))
     advice = advise(spec, baseline.facts, power, rows, counts, rival, signal, sources)
     facts = Advice.model_validate(advice)
@@ -260,9 +262,11 @@ def output_settings(spec: TaskSpec) -> dict[str, Any]:
 
 def advice_settings(spec: TaskSpec) -> dict[str, Any]:
     """Return the settings that affect the interpretation of the baseline and the plan of the test."""
-    gate_keys = {"confidence", "wanted_gain", "min_gain", "power", "min_valid_share", "enough_test_rows"}
+    gate_keys = {"confidence", "wanted_gain", "min_gain", "power", "enough_test_rows", "more_metrics", "parts"}
+    gate_keys |= {"simple", "simple_margin", "min_valid_share", "min_rated", "min_accepted", "min_preferred"}
     return {
         **spec.gates.model_dump(include=gate_keys),
+        "judge_rows": spec.evaluation.judge.rows if spec.evaluation.judge else None,
         "test": spec.split.test,
         "ceiling": spec.baseline.ceiling,
         "advise": spec.advise.model_dump(),

@@ -48,11 +48,15 @@ def learnable(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     return CheckResult(signal["status"] in ("shown", "too_few_rows"), signal["sentence"], figures)
 
 
-@check("The test set is large enough to show gates.wanted_gain.", on_failure=lambda spec: spec.gates.enough_test_rows)
+@check(
+    "The test set is large enough to show gates.wanted_gain, and for every gate to pass a candidate without a mistake.",
+    on_failure=lambda spec: spec.gates.enough_test_rows,
+)
 def enough_test_rows(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     power = artifact.facts["power"]
-    figures = {key: power[key] for key in ("test_rows", "rows_needed", "detectable_gain", "wanted_gain", "power_now")}
-    return CheckResult(power["enough"] is True, power["sentence"], figures)
+    keys = ("test_rows", "rows_needed", "detectable_gain", "wanted_gain", "power_now", "obstacles")
+    enough = power["enough"] is True and not power["obstacles"]
+    return CheckResult(enough, power["sentence"], {key: power[key] for key in keys})
 
 
 @check("The measurements before training favour fine-tuning.", on_failure="warn")

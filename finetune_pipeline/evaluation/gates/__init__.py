@@ -8,14 +8,14 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Literal
 
-from finetune_pipeline.evaluation.gates.base import GATES, Gate, GateResult, GateStatus, Outcome, gate
+from finetune_pipeline.evaluation.gates.base import GATES, Gate, GateResult, GateStatus, LeastRows, Outcome, gate
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.spec.model import TaskSpec
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["GATES", "Decision", "Gate", "GateResult", "GateStatus", "Outcome", "decide", "gate", "verdict"]
+__all__ = ["GATES", "Decision", "Gate", "GateResult", "GateStatus", "LeastRows", "Outcome", "decide", "gate", "verdict"]
 Decision = Literal["promote", "use_simple", "refuse"]
 """The decision of all gates: promote to `champion`; use a simple model instead; or keep `champion`."""
 

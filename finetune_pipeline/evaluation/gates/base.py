@@ -52,6 +52,19 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class LeastRows:
+    """The test rows without which a gate refuses even a candidate without a mistake.
+
+    Attributes:
+        rows: None: no number of rows is enough.
+        keys: The keys of task.yaml that set it.
+    """
+
+    rows: int | None
+    keys: str
+
+
+@dataclass(frozen=True, slots=True)
 class GateResult:
     """One gate's result.
 
@@ -92,6 +105,8 @@ class Gate:
         default: The default threshold.
         holds_back: What a failure stops.
         reads: The part of the evaluation that `judge` gets.
+        least_rows: The test rows that it needs whatever the candidate answers; None if it needs none. Needs of room above a
+            rival follow from the rival (planning.gate_needs).
     """
 
     name: str
@@ -102,6 +117,7 @@ class Gate:
     what_to_do: str
     reads: Callable[[EvaluationResult], Any]
     judge: Callable[[TaskSpec, Any], Outcome]
+    least_rows: Callable[[TaskSpec], LeastRows | None]
 
     def __call__(self, spec: TaskSpec, part: Any) -> GateResult:
         outcome = self.judge(spec, part)
@@ -125,11 +141,13 @@ def gate(
     what_to_do: str,
     holds_back: str = "champion",
     reads: Callable[[EvaluationResult], Any] = lambda evaluation: evaluation,
+    least_rows: Callable[[TaskSpec], LeastRows | None] = lambda spec: None,
 ) -> Callable[[Callable[[TaskSpec, Any], Outcome]], Gate]:
     """Make a gate of a function and add it to the registry. The arguments are the attributes of :class:`Gate`."""
 
     def register(judge: Callable[[TaskSpec, Any], Outcome]) -> Gate:
-        new_gate = Gate(judge.__name__, order, needs, default, holds_back, what_to_do, reads, judge)
+        name = judge.__name__
+        new_gate = Gate(name, order, needs, default, holds_back, what_to_do, reads, judge, least_rows)
         GATES[new_gate.name] = new_gate
         ordered = sorted(GATES.values(), key=lambda known_gate: known_gate.order)
         GATES.clear()

@@ -3,12 +3,9 @@
 from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
 from finetune_pipeline.evaluation.gates.paired_gains import one_gain, worst_gain
 from finetune_pipeline.evaluation.result import EvaluationResult
-from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
+from finetune_pipeline.evaluation.simple_models import BLIND, SIMPLE_MODELS
 from finetune_pipeline.evaluation.wording import inside
 from finetune_pipeline.spec.model import TaskSpec
-
-BLIND = ("commonest", "commonest_fields")
-"""Simple models that ignore the input."""
 
 
 @gate(

@@ -1,14 +1,20 @@
 """Gate: enough answers are in the declared form."""
 
-from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
+from finetune_pipeline.evaluation.gates.base import DEFAULTS, LeastRows, Outcome, gate
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.statistics.power import rows_needed_for_share
 from finetune_pipeline.evaluation.wording import counted, percent
 from finetune_pipeline.spec.model import TaskSpec
 
 
+def _least_rows(spec: TaskSpec) -> LeastRows:
+    share = spec.gates.min_valid_share
+    return LeastRows(rows_needed_for_share(share, spec.gates.confidence), "gates.min_valid_share")
+
+
 @gate(
     order=70,
+    least_rows=_least_rows,
     needs="The lower bound of the share of valid answers is at or above gates.min_valid_share.",
     default=f"{DEFAULTS.min_valid_share:g}, so at least "
     f"{rows_needed_for_share(DEFAULTS.min_valid_share, DEFAULTS.confidence)} test rows",
@@ -25,7 +31,7 @@ def format_compliance(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
         f"{valid.k:,} of {counted(valid.n, 'answer')} in the declared form, so surely {percent(low)} "
         f"or more of all; {percent(threshold)} are asked for."
     )
-    needed = rows_needed_for_share(threshold, spec.gates.confidence)
+    needed = _least_rows(spec).rows
     if low >= threshold or (needed is not None and valid.n >= needed):
         return Outcome(low >= threshold, low, threshold, message)
     if needed is None:

@@ -1,13 +1,23 @@
 """Gate: people accept enough of the answers."""
 
-from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
+from finetune_pipeline.evaluation.gates.base import DEFAULTS, LeastRows, Outcome, gate
 from finetune_pipeline.evaluation.judged_facts import People, Ratings
+from finetune_pipeline.evaluation.statistics.power import rows_needed_for_share
 from finetune_pipeline.evaluation.wording import counted, percent, percent_range
 from finetune_pipeline.spec.model import TaskSpec
 
 
+def _least_rows(spec: TaskSpec) -> LeastRows | None:
+    if not spec.gates.min_rated:
+        return None
+    accepted = rows_needed_for_share(spec.gates.min_accepted)
+    rows = None if accepted is None else max(accepted, spec.gates.min_rated)
+    return LeastRows(rows, "gates.min_rated and gates.min_accepted")
+
+
 @gate(
     order=130,
+    least_rows=_least_rows,
     reads=lambda evaluation: evaluation.people,
     needs="People judged gates.min_rated answers drawn at random, and the lower bound of the accepted share is at or above "
     "gates.min_accepted. Not asked if gates.min_rated is 0.",

@@ -1,13 +1,25 @@
 """Gate: a judge model that agrees with people prefers the candidate."""
 
-from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
+from finetune_pipeline.evaluation.gates.base import DEFAULTS, LeastRows, Outcome, gate
 from finetune_pipeline.evaluation.judged_facts import JudgeFindings
+from finetune_pipeline.evaluation.statistics.power import rows_needed_for_share
 from finetune_pipeline.evaluation.wording import counted, percent, percent_range
 from finetune_pipeline.spec.model import TaskSpec
 
 
+def _least_rows(spec: TaskSpec) -> LeastRows | None:
+    """The judge decides evaluation.judge.rows pairs at most."""
+    share, settings = spec.gates.min_preferred, spec.evaluation.judge
+    if not share or settings is None:
+        return None
+    rows = rows_needed_for_share(share, spec.gates.confidence)
+    reachable = rows is not None and rows <= settings.rows
+    return LeastRows(rows if reachable else None, "gates.min_preferred and evaluation.judge.rows")
+
+
 @gate(
     order=110,
+    least_rows=_least_rows,
     reads=lambda evaluation: evaluation.judge,
     needs="The judge (evaluation.judge) agrees with people, and the lower bound of the share of decided pairs in which it "
     "prefers the candidate to the base is at or above gates.min_preferred. Not asked if gates.min_preferred is 0.",

@@ -15,8 +15,10 @@ from finetune_pipeline.baseline.advice import (
     tokens_of,
 )
 from finetune_pipeline.baseline.learnable import Learnable
+from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.metrics import METRICS
-from finetune_pipeline.evaluation.rivals import score_baselines, strongest_rival
+from finetune_pipeline.evaluation.rivals import rivals_of, score_baselines, strongest_rival
+from finetune_pipeline.planning.gate_needs import obstacles
 from finetune_pipeline.planning.power import power_plan
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import DEFAULT_METRICS
@@ -34,22 +36,38 @@ def answers(right: int, *, form: bool = True) -> list[dict[str, Any]]:
 SHOWN = Learnable("shown", [], 700, 100, "The inputs predict the answers.")
 
 
+def _example(of: dict[str, Any]) -> Example:
+    """The example that a prediction row is about."""
+    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": of["gold"]}]
+    return Example(id=of["example_id"], messages=messages, label=of["gold"])
+
+
 def advice_for(
     prompts: dict[str, list[dict[str, Any]]],
     *,
     linear: float = 0.4,
+    commonest: float | None = None,
     test: int = 400,
     of: TaskSpec | None = None,
     signal: Learnable = SHOWN,
 ) -> dict[str, Any]:
     """The advice for these answers, beside a linear model that is right on that share of 500 rows, among them those of the
-    prompts, and a commonest answer that is right on a third."""
+    prompts, and a commonest answer that is right on a third, or on the share `commonest`."""
     task = of or spec()
     gold = [LABELS[i % 3] for i in range(500)]
+    if commonest is not None:
+        gold = [LABELS[0] if i % 100 < round(100 * commonest) else LABELS[1 + i % 2] for i in range(500)]
+        prompts = {
+            name: [
+                a | {"gold": g, "text": g if a["text"] == a["gold"] else "no label"}
+                for a, g in zip(rows, gold, strict=False)
+            ]
+            for name, rows in prompts.items()
+        }
     simple = {
         "simple_commonest": [row(i, g, LABELS[0], label_scores=[]) for i, g in enumerate(gold)],
         "simple_linear": [
-            row(i, g, g if i % 100 < round(100 * linear) else LABELS[(i + 1) % 3], label_scores=[])
+            row(i, g, g if i % 100 < round(100 * linear) else LABELS[(LABELS.index(g) + 1) % 3], label_scores=[])
             for i, g in enumerate(gold)
         ],
     }
@@ -61,7 +79,8 @@ def advice_for(
         }
     }
     rival = strongest_rival(task, rows)
-    power = power_plan(task, test, rival)
+    hindering = obstacles(task, test, [_example(r) for r in simple["simple_linear"]], rivals_of(task, rows))
+    power = power_plan(task, test, rival, obstacles=hindering)
     counts = {"train": 700, "validation": N, "test": test}
     return advise(task, facts, power, rows, counts, rival, signal)
 
@@ -78,6 +97,7 @@ def _reasons(advice: dict[str, Any], word: str) -> Sequence[str]:
 NO_ROWS_IN_FORM = {"zero_shot": answers(0, form=False)}
 KNOWS = [r | {"label_scores": [-0.1 if x == r["gold"] else -3.0 for x in LABELS]} for r in NO_ROWS_IN_FORM["zero_shot"]]
 FEW = {"zero_shot": answers(8)[:12], "3_nearest": answers(10)[:12]}
+WRITTEN = spec(gates={"wanted_gain": 0.1}, baseline={"ceiling": 0.95})
 MODEST, BLOCKING = spec(gates={"wanted_gain": 0.2}), spec(gates={"enough_test_rows": "block"})
 TOO_FEW = Learnable("too_few_rows", [], 40, 200, "40 training rows cannot show it; it takes 200.")
 SHUFFLED = Learnable("not_shown", [], 700, 200, "The inputs do not predict the answers: 16% by …")
@@ -86,7 +106,11 @@ DECISIONS: list[tuple[Any, dict[str, Any], str, str]] = [
     (prompts(30, 100), {"linear": 0.99}, "simple", "TF-IDF and logistic regression"),
     (prompts(30, 100), {"linear": 0.99}, "simple", "right on 99.0% of 500 validation rows"),
     (prompts(100), {"linear": 0.8}, "simple", "leads the base model with its best prompt, by +30"),
-    (prompts(150), {"linear": 0.8}, "simple", ""),  # it leads, if not surely
+    (prompts(150), {"linear": 0.8}, "pilot", "+5.0 points (-2.0 to +12.1), which is not sure"),
+    (prompts(130), {"linear": 0.8}, "simple", "leads the base model with its best prompt, by +15.0 points (+7"),
+    (prompts(66), {"linear": 0.5}, "simple", "right on 50.0%"),
+    (prompts(90), {"linear": 0.6, "commonest": 0.6}, "fine_tune", ""),  # not surely above the commonest answer
+    (prompts(80), {"linear": 0.5, "commonest": 0.6}, "fine_tune", ""),  # which leads, and has learned nothing
     (prompts(170), {"linear": 0.8}, "fine_tune", ""),  # the base model leads
     (prompts(160), {"linear": 0.8}, "fine_tune", ""),  # nobody leads
     (prompts(40), {"linear": 0.45}, "fine_tune", ""),  # it is wrong on most rows
@@ -110,8 +134,11 @@ DECISIONS: list[tuple[Any, dict[str, Any], str, str]] = [
     (prompts(60, 150, form=False), {}, "fine_tune", ""),  # half of the answers are in no form
     (FEW, {}, "fine_tune", ""),  # twelve rows prove no help
     (prompts(30), {"test": 3}, "collect", ""),
-    (prompts(30), {"test": 50}, "fine_tune", ""),
-    (prompts(30), {"test": 50, "of": BLOCKING}, "collect", "collect"),
+    ({"zero_shot": answers(47)[:49]}, {"linear": 0.3}, "collect", "is impossible, but 49 rows do not show surely"),
+    (prompts(188), {"linear": 0.3, "of": WRITTEN}, "collect", "a gain of +10.0 points (gates.wanted_gain)"),
+    (prompts(30), {"test": 72}, "collect", "format_compliance would refuse every candidate: it takes 73 test rows"),
+    (prompts(30), {"test": 73}, "fine_tune", ""),
+    (prompts(30), {"test": 80, "of": BLOCKING}, "collect", "collect"),
 ]
 
 

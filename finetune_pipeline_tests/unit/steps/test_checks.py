@@ -38,7 +38,7 @@ def asked(**statuses: int) -> dict[str, Any]:
 
 POWER = {
     "enough": True, "sentence": "s", "test_rows": 400, "rows_needed": 340, "detectable_gain": 0.04, "wanted_gain": 0.05,
-    "power_now": 0.85,
+    "power_now": 0.85, "obstacles": [],
 }  # fmt: skip
 
 LOSSES = {
@@ -102,7 +102,8 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
         asked(ok=9) | {"prompt_details": {"zero_shot": {"statuses": {}, "restricted": {"statuses": {"error": 1}}}}},
         {"prompts": {}, "prompt_details": {}}]),
     ("advice", "enough_test_rows"): ({"power": POWER},
-        [{"power": POWER | {"enough": False}}, {"power": {"enough": True}}, {"power": None}]),
+        [{"power": POWER | {"enough": False}}, {"power": POWER | {"obstacles": [{"gate": "g", "reason": "r", "to_do": "t"}]}},
+        {"power": {"enough": True}}, {"power": None}]),
     ("advice", "advised"): ({"advice": {"fine_tune": True, "decision": "fine_tune", "sentence": "Yes."}},
         [{"advice": {"fine_tune": False, "decision": "prompt", "sentence": "No."}}, {"advice": None}]),
     ("advice", "learnable"): ({"learnable": {"status": "shown", "sentence": "s", "rows": 100, "rows_needed": 50}},

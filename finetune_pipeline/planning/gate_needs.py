@@ -1,0 +1,138 @@
+"""What the gates need of the test set, before any candidate exists: rows, and room above the rivals.
+
+A gate that refuses even a candidate without a mistake is an obstacle: nothing that is trained can be promoted. `check`, `plan`
+and `advise` say so, all from here.
+"""
+
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any
+
+from finetune_pipeline.data.examples import Example
+from finetune_pipeline.evaluation.correctness import Row
+from finetune_pipeline.evaluation.deciding import MIN_ROWS, margin_of
+from finetune_pipeline.evaluation.gates import GATES
+from finetune_pipeline.evaluation.metrics import METRICS, metric_title
+from finetune_pipeline.evaluation.rivals import Rival
+from finetune_pipeline.evaluation.statistics.proportions import effective_sources
+from finetune_pipeline.evaluation.wording import counted, percent
+from finetune_pipeline.spec.model import TaskSpec
+
+ENLARGE = "collect examples or raise split.test"
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """A gate that no candidate can pass on this test, why, and what to do."""
+
+    gate: str
+    reason: str
+    to_do: str
+
+    def __str__(self) -> str:
+        return f"{self.gate} would refuse every candidate: {self.reason}. To do: {self.to_do}."
+
+
+def obstacles(
+    spec: TaskSpec, test_rows: int, examples: Sequence[Example], rivals: Sequence[Rival] = ()
+) -> list[Obstacle]:
+    """The gates that refuse even a candidate without a mistake, judged as the first one on a test of this many rows.
+
+    Args:
+        examples: Rows like those of the test: all that are known outside it.
+        rivals: Measured on validation (rivals.rivals_of). Without any, the rivals are taken to be wrong on every row.
+    """
+    if not examples or test_rows < 1:
+        return []
+    sources = {example.id: example.made_from for example in examples}
+    unanswered = [_unanswered(spec, example) for example in examples]
+    _, units = _like_the_test(unanswered, sources, test_rows)
+    independent = effective_sources(units)
+    return [
+        *_too_few_rows(spec, test_rows, independent),
+        *_too_little_room(
+            spec, test_rows, rivals or [Rival("a rival without a right answer", 0.0, unanswered)], sources
+        ),
+        *_too_small_parts(spec, test_rows, examples),
+    ]
+
+
+def _too_few_rows(spec: TaskSpec, test_rows: int, independent: float) -> list[Obstacle]:
+    """The gates whose own number of rows is not reached; rows that share sources count as `independent` ones."""
+    have = counted(test_rows, "row")
+    if independent < test_rows * 0.999:
+        have += f", which weigh like {independent:,.0f} independent ones"
+    found = []
+    for gate in GATES.values():
+        least = gate.least_rows(spec)
+        if least is None:
+            continue
+        if least.rows is None:
+            found.append(Obstacle(gate.name, f"no test can show what {least.keys} asks for", f"lower {least.keys}"))
+        elif least.rows > independent * 1.001:
+            needed = f"it takes {counted(least.rows, 'test row')} without a mistake, and the test has {have}"
+            found.append(Obstacle(gate.name, needed, f"{ENLARGE}, or lower {least.keys}"))
+    return found
+
+
+def _too_little_room(
+    spec: TaskSpec, test_rows: int, rivals: Sequence[Rival], sources: Mapping[str, str]
+) -> list[Obstacle]:
+    """The gates on gains that a candidate without a mistake would fail against the strongest rival, in each of their metrics."""
+    gates, found = spec.gates, []
+    simple_margin = margin_of(gates.simple, gates.simple_margin)
+    margins = {"beats_baseline": gates.min_gain, "beats_simple": simple_margin, "beats_commonest": 0.0}
+    for name, margin in margins.items():
+        of_gate = [rival for rival in rivals if name in rival.gates]
+        for metric_name in dict.fromkeys([spec.metric, *gates.more_metrics]) if of_gate else ():
+            metric = METRICS[metric_name]
+            scores = [metric.score(rival.rows, spec.output) for rival in of_gate]
+            strongest = max(range(len(of_gate)), key=lambda i: metric.rank(scores[i]))
+            before, units = _like_the_test(of_gate[strongest].rows, sources, test_rows)
+            perfect = [{**row, "text": row["gold"], "status": "ok"} for row in before]
+            shared = units if len(set(units)) < len(units) else None
+            best_case = metric.gain(before, perfect, spec.output, gates.confidence, shared)
+            if best_case.surely_above(margin):
+                continue
+            reached = f"{of_gate[strongest].title} reaches {percent(scores[strongest])} in {metric_title(metric_name)}"
+            if metric.rank(scores[strongest]) <= 0:
+                reached = f"these rows, or those of a rare label, are too few for {metric_title(metric_name)}"
+            shown = f"{counted(test_rows, 'test row')} cannot show a candidate without a mistake to be better"
+            found.append(Obstacle(name, f"{reached}; {shown}", ENLARGE))
+    return found
+
+
+def _too_small_parts(spec: TaskSpec, test_rows: int, examples: Sequence[Example]) -> list[Obstacle]:
+    """The globs of gates.parts whose files give the test fewer rows than a part needs."""
+    found = []
+    for pattern in spec.gates.parts:
+        share = sum(fnmatch(str(example.source.get("file")), pattern) for example in examples) / len(examples)
+        if (rows := round(share * test_rows)) < MIN_ROWS:
+            reason = f"{pattern} gives the test about {counted(rows, 'row')}, and {MIN_ROWS} are needed"
+            found.append(Obstacle("beats_baseline_on_parts", reason, f"{ENLARGE}, or change gates.parts"))
+    return found
+
+
+def _unanswered(spec: TaskSpec, example: Example) -> dict[str, Any]:
+    """The row of a model that gives no answer to the example."""
+    gold = str(example.label) if spec.labels else example.answer
+    return {"example_id": example.id, "gold": gold, "text": "", "status": "error", "label_scores": []}
+
+
+def _like_the_test(rows: Sequence[Row], sources: Mapping[str, str], n: int) -> tuple[list[Row], list[Hashable]]:
+    """About `n` of these rows, some of them more than once if needed, and the source of each: whole sources, evenly over all
+    right answers, as the splits are drawn."""
+    by_source: dict[str, list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: (str(row["gold"]), row["text"] != row["gold"], row["example_id"])):
+        by_source[sources.get(row["example_id"], row["example_id"])].append(row)
+    names = list(by_source)
+    wanted = max(1, round(len(names) * n / len(rows)))
+    drawn: list[Row] = []
+    units: list[Hashable] = []
+    for i in range(wanted):
+        of_source = by_source[names[int((i + 0.5) * len(names) / wanted)]]
+        drawn += of_source
+        units += [i] * len(of_source)
+    return drawn, units

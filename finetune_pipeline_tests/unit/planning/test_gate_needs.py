@@ -1,0 +1,115 @@
+"""What the gates need of rows and room, said before anything is trained."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.data.examples import Example
+from finetune_pipeline.evaluation.deciding import MIN_ROWS
+from finetune_pipeline.evaluation.gates import GATES
+from finetune_pipeline.evaluation.rivals import Rival
+from finetune_pipeline.planning.gate_needs import obstacles
+from finetune_pipeline.planning.power import power_bounds
+from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline_tests.unit.evaluation.fake_run import arguments, evaluation
+from finetune_pipeline_tests.unit.evaluation.rows import LABELS, answers, row, spec, text_spec
+
+
+def _examples(labels: Sequence[str], rows_of_a_group: int = 1) -> list[Example]:
+    return [
+        Example(
+            id=f"e{i:04d}",
+            messages=[{"role": "user", "content": "?"}, {"role": "assistant", "content": label}],
+            label=label,
+            group=f"g{i // rows_of_a_group}",
+            source={"file": "raw/people.jsonl" if i % 10 == 0 else "raw/made.jsonl", "line": i},
+        )
+        for i, label in enumerate(labels)
+    ]
+
+
+EXAMPLES = _examples([LABELS[i % 3] for i in range(300)])
+
+
+def _gates(test_rows: int, examples: Sequence[Example] = EXAMPLES, **changes: Any) -> list[str]:
+    return [obstacle.gate for obstacle in obstacles(spec(**changes), test_rows, examples)]
+
+
+@pytest.mark.parametrize("share", [0.8, 0.95, 0.97])
+def test_a_test_too_small_for_the_form_is_said_and_no_larger_one(share: float) -> None:
+    """The number of rows said before is the one that the gate itself needs afterwards, without an invalid answer."""
+    task, perfect = spec(gates={"min_valid_share": share}), answers(200, model="candidate")
+    least = GATES["format_compliance"].least_rows(task)
+    assert least is not None and least.rows is not None
+    for rows, is_enough in ((least.rows - 1, False), (least.rows, True)):
+        assert _gates(rows, gates={"min_valid_share": share}) == ([] if is_enough else ["format_compliance"])
+        predictions = [*answers(0, rows), *perfect[:rows]]
+        gate = GATES["format_compliance"](task, evaluation(**arguments(predictions=predictions)))
+        assert gate.passed is is_enough, gate.message
+    (small,) = obstacles(task, least.rows - 1, EXAMPLES)
+    assert f"it takes {least.rows} test rows" in str(small) and "lower gates.min_valid_share" in str(small)
+
+
+def test_rows_that_share_sources_count_as_their_sources() -> None:
+    dialogues = _examples([LABELS[i // 10 % 3] for i in range(2000)], rows_of_a_group=10)
+    assert _gates(200) == [] and "format_compliance" in _gates(200, dialogues)
+    assert _gates(800, dialogues) == []
+    (obstacle,) = obstacles(spec(), 200, dialogues)
+    assert "200 rows, which weigh like 20 independent ones" in obstacle.reason
+
+
+def test_what_no_test_can_show_is_said() -> None:
+    (obstacle,) = obstacles(spec(gates={"min_valid_share": 1.0}), 10_000, EXAMPLES)
+    assert "no test can show" in obstacle.reason
+    judge = {"url": "http://127.0.0.1:9/v1", "model": "m", "rows": 40}
+    preferred = {"evaluation": {"judge": judge}, "gates": {"min_preferred": 0.95}}
+    assert _gates(300, **preferred) == ["judge"], "forty pairs cannot show 95%"
+    preferred["evaluation"]["judge"] = judge | {"rows": 80}
+    assert _gates(300, **preferred) == []
+
+
+def test_people_cannot_rate_more_answers_than_the_test_has() -> None:
+    rated = {"min_rated": 100, "min_accepted": 0.8}
+    assert _gates(99, gates=rated) == ["human_review"] and _gates(100, gates=rated) == []
+
+
+def test_a_part_needs_its_own_rows() -> None:
+    parts = {"parts": ["raw/people.jsonl"]}
+    assert _gates(10 * MIN_ROWS, gates=parts) == []
+    (obstacle,) = obstacles(spec(gates=parts), 10 * MIN_ROWS - 10, EXAMPLES)
+    assert obstacle.gate == "beats_baseline_on_parts" and "about 19 rows" in obstacle.reason
+
+
+def _of_rival(task: TaskSpec, test_rows: int, right: int, *gates: str) -> list[str]:
+    """The obstacles where a rival is right on this many of 300 rows."""
+    rival = Rival("the rival", right / 300, answers(right, 300, label_scores=[]), gates)
+    return [obstacle.gate for obstacle in obstacles(task, test_rows, EXAMPLES, [rival])]
+
+
+def test_a_rival_must_leave_room_for_a_gain_that_these_rows_show() -> None:
+    assert _of_rival(spec(), 100, 294, "beats_baseline") == ["beats_baseline"], "two of a hundred rows are no sure gain"
+    assert _of_rival(spec(), 1000, 294, "beats_baseline") == []
+    assert _of_rival(spec(gates={"min_gain": 0.03}), 1000, 294, "beats_baseline") == ["beats_baseline"]
+    assert _of_rival(spec(), 100, 300, "beats_simple", "beats_commonest") == ["beats_simple", "beats_commonest"]
+    tie = spec(gates={"simple": "not_worse", "simple_margin": 0.05})
+    assert _of_rival(tie, 100, 300, "beats_simple") == [], "a tie is enough"
+    assert _of_rival(tie, 100, 300, "beats_simple", "beats_commonest") == ["beats_commonest"]
+
+
+def test_the_room_is_that_of_a_text_metric_too() -> None:
+    rows = [row(i, "one two three", "one two three", label_scores=[]) for i in range(100)]
+    task = text_spec(gates={"min_valid_share": 0.5})
+    examples = _examples(["one two three"] * 100)
+    assert obstacles(task, 100, examples, [Rival("r", 1.0, rows)])[0].gate == "beats_baseline"
+    some = [r | {"text": "one"} if i % 3 == 0 else r for i, r in enumerate(rows)]
+    assert obstacles(task, 100, examples, [Rival("r", 0.8, some)]) == []
+
+
+def test_the_sentence_before_training_names_the_obstacle() -> None:
+    found = obstacles(spec(), 41, EXAMPLES)
+    plan = power_bounds(spec(), 41, found)
+    assert [obstacle["gate"] for obstacle in plan["obstacles"]] == ["format_compliance"]
+    assert "format_compliance would refuse every candidate: it takes 73 test rows" in plan["sentence"]
+    assert power_bounds(spec(), 80, obstacles(spec(), 80, EXAMPLES))["obstacles"] == []
+    assert obstacles(spec(), 0, []) == []
