@@ -35,7 +35,7 @@ TRAININGS = [
     ("llama-3-8b", "qlora", ""),
     ("gemma-3-4b", "qlora", ""),
 ]
-ANSWERS = [("mistral-7b", False), ("mistral-7b", True)]
+ANSWERS = [("mistral-7b", "answer"), ("mistral-7b", "compare"), ("llama-3-8b", "compare")]
 ATTENTION = (2048, 4096, 8192, 16384)
 LIMIT = 0.1
 
@@ -67,9 +67,9 @@ def main() -> int:
         for shape, method, rule in TRAININGS
     ]  # fmt: skip
     cases += [
-        (f"{shape}, {'compare merged model, float32' if wide else 'evaluate 16 rows, bfloat16'}", "",
-         {"step": "answer", "shape": shape, "number": 16, "new_tokens": 4, "comparing": wide})
-        for shape, wide in ANSWERS
+        (f"{shape}, {'compare merge, 16 rows' if step == 'compare' else 'evaluate 16 rows, bfloat16'}", "",
+         {"step": step, "shape": shape, "number": 16, "new_tokens": 4})
+        for shape, step in ANSWERS
     ]  # fmt: skip
     print(f"{datetime.date.today()}, torch {torch.__version__}, {platform.machine()}, no GPU")
     print(f"{'':44} {'rule of thumb':>13} {'plan':>9} {'tracker':>9} {'plan off':>8}")

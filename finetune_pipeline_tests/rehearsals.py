@@ -9,20 +9,23 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from accelerate import PartialState
+from peft import PeftModel
 from torch._higher_order_ops.flex_attention import flex_attention
-from transformers import TrainingArguments
+from transformers import AutoModelForCausalLM, TrainingArguments
 
 from finetune_pipeline.models import loading, parity
 from finetune_pipeline.models.chat import Encoded, load_tokenizer
 from finetune_pipeline.models.inference.generation import generate_and_score
 from finetune_pipeline.models.inference.reader import Reader
 from finetune_pipeline.models.inference.trial import way_of_reading
-from finetune_pipeline.planning.answering import PromptBatch, answering_memory
+from finetune_pipeline.planning.answering import PromptBatch, answering_memory, comparison_memory
 from finetune_pipeline.planning.batches import batch_of
 from finetune_pipeline.planning.memory import GPU_OVERHEAD, evaluation_memory, training_memory
 from finetune_pipeline.planning.shape import model_shape
@@ -33,6 +36,7 @@ from finetune_pipeline.training.attention import _PackedAttention
 from finetune_pipeline.training.model import build
 from finetune_pipeline.training.prefix_tree import FLEX, Layout
 from finetune_pipeline.training.rows import Prepared
+from finetune_pipeline_tests import fake_gpu
 from finetune_pipeline_tests.fake_gpu import make_base, rehearsal
 from finetune_pipeline_tests.tiny_model import make_tiny_tokenizer
 
@@ -134,41 +138,89 @@ def train_step(base: Path, settings: Mapping[str, Any], number: int, plant: str 
         }
 
 
-def answer(base: Path, number: int, new_tokens: int, *, comparing: bool = False) -> dict[str, Any]:
-    """Generate answers and score labels for one batch, as the evaluation does in serving precision; comparing: in float32 and
-    with logits along the right answers, as the parity check of an adapter does.
+def answer(base: Path, number: int, new_tokens: int) -> dict[str, Any]:
+    """Generate answers and score labels for one batch, as the evaluation does in serving precision.
 
     Returns {peak, planned: bytes; waits: values read from the device}.
     """
-    examples = rows(number)
-    prompts = [row.ids[:-ANSWER] for row in examples]
+    prompts = [row.ids[:-ANSWER] for row in rows(number)]
     labels = [[[*range(10 * i, 10 * i + ANSWER - 1), 2] for i in range(LABELS)]] * number
     with rehearsal() as device, mock.patch.object(loading, "native_bfloat16", lambda _: True):
         tokenizer = load_tokenizer(base)
-        precision = "float32" if comparing else "serving"
-        model = loading.load_for_prediction(base, device.device, precision=precision)
-        if comparing:
-            method = METHODS["lora"]
-            with device.read():
-                model, _ = method.add(model, tokenizer, TrainingSpec(method="lora").model_dump(), [])
-            model.eval()
+        model = loading.load_for_prediction(base, device.device, precision="serving")
         with device.read():
             way_of_reading(model, Reader)  # the result is cached per model
         waits_before = device.waits
         device.reset_peak()
         with device.read():
-            answers = generate_and_score(model, tokenizer, prompts, None if comparing else labels, new_tokens, number)
-            waits = device.waits - waits_before
-            if comparing:
-                gold = parity.Rows(prompts, [row.ids[-ANSWER:] for row in examples])
-                trained = parity.teacher_forced_logits(model, gold, number)[0]
-                merged = model.merge_and_unload()
-                parity.divergence(trained, parity.teacher_forced_logits(merged, gold, number)[0])
-                assert not [n for n, _ in merged.named_parameters() if "lora" in n], "the adapter was not merged"
+            answers = generate_and_score(model, tokenizer, prompts, labels, new_tokens, number)
         assert all(a.status != "error" and len(a.new_ids) == new_tokens for a in answers), answers[0].error
-        batch = PromptBatch(number, len(prompts[0]), PREFIX, new_tokens, ANSWER if comparing else LABELS * ANSWER)
-        memory = answering_memory(model_shape(base), batch, width=4 if comparing else 2, device="cuda")
-        return {"peak": device.peak, "planned": memory.needed - GPU_OVERHEAD, "waits": waits}
+        batch = PromptBatch(number, len(prompts[0]), PREFIX, new_tokens, LABELS * ANSWER)
+        memory = answering_memory(model_shape(base), batch, width=2, device="cuda")
+        return {
+            "peak": device.peak,
+            "planned": memory.needed - GPU_OVERHEAD,
+            "waits": device.waits - waits_before,
+        }
+
+
+class _UnreadLogits(parity._Logits):
+    """Logits without values, whose shape is all that can be compared."""
+
+    def append(self, logits: torch.Tensor) -> None:
+        self.positions, self.width = self.positions + len(logits), logits.shape[1]
+
+    def divergence(self, other: parity._Logits) -> np.ndarray:
+        assert self.positions >= other.positions > 0 and self.width == other.width
+        return np.zeros(other.positions)
+
+
+def compare(base: Path, number: int, new_tokens: int, plant: str = "") -> dict[str, Any]:
+    """Run the merge parity test of an adapter, but for the comparison of stored values, which fake tensors lack.
+
+    plant: ``kept`` keeps each model, as a variable would. Returns {peak, planned: bytes; models: bytes on the device when each
+    model begins to be loaded}.
+    """
+    kept: list[Any] = []
+    held: list[int] = []
+    from_config = fake_gpu._from_config
+    examples = rows(number)
+    adapted = TrainingSpec(method="lora").model_dump()
+
+    def encode(*_: Any) -> parity.Rows:
+        return parity.Rows([row.ids[:-ANSWER] for row in examples], [row.ids[-ANSWER:] for row in examples])
+
+    with rehearsal() as device, tempfile.TemporaryDirectory() as out:
+
+        def load(*arguments: Any, **options: Any) -> Any:
+            held.append(device.now)
+            loaded = from_config(*arguments, **options)
+            kept.extend([loaded] if plant == "kept" else [])
+            return loaded
+
+        def add_adapter(model: Any, _folder: Path) -> Any:
+            return METHODS["lora"].add(model, None, adapted, [])[0]
+
+        adapter = Path(out) / "adapter"
+        adapter.mkdir()
+        (adapter / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+        with (
+            mock.patch.object(AutoModelForCausalLM, "from_pretrained", load),
+            mock.patch.object(PeftModel, "from_pretrained", add_adapter),
+            mock.patch.object(loading, "native_bfloat16", lambda _: True),
+            mock.patch.object(parity, "pick_device", lambda: device.device),
+            mock.patch.object(parity.Rows, "encode", encode),
+            mock.patch.object(parity, "_Logits", _UnreadLogits),
+            mock.patch.object(parity, "differing_weights", lambda *_: (0, [])),
+            device.read(),
+        ):
+            parity.parity(
+                base, adapter, base, [SimpleNamespace(id=row.id) for row in examples],  # type: ignore[misc]
+                max_new_tokens=new_tokens, batch_size=number,
+            )  # fmt: skip
+        batch = PromptBatch(number, len(examples[0].ids) - ANSWER, PREFIX, new_tokens, ANSWER)
+        memory = comparison_memory(model_shape(base), batch, device="cuda")
+        return {"peak": device.peak, "planned": memory.needed - GPU_OVERHEAD, "models": held}
 
 
 def attend(base: Path, kernel: str, tokens: int) -> dict[str, Any]:
@@ -241,9 +293,9 @@ def planted(fault: str) -> Iterator[None]:
 
 
 def rehearse(cases: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield the results of cases {shape, layers, step (train_step, answer or attend), and the step's arguments}; {error} for a
-    failing case."""
-    steps = {"train_step": train_step, "answer": answer, "attend": attend}
+    """Yield the results of cases {shape, layers, step (of `steps`), and the step's arguments}; {error} for a failing
+    case."""
+    steps = {"train_step": train_step, "answer": answer, "compare": compare, "attend": attend}
     with tempfile.TemporaryDirectory() as folder:
         for case in cases:
             arguments = dict(case)

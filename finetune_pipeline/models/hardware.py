@@ -3,8 +3,6 @@
 import platform
 from pathlib import Path
 
-GPU_SHARE = 0.8
-"""Share of a GPU's free memory available for weights, if a step can also run on the CPU."""
 _CPU_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 

@@ -1,6 +1,5 @@
 """Loads a base model for training (4-bit or not) and a model for prediction, from safetensors only."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +16,13 @@ from transformers import (
 )
 
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.hardware import GPU_SHARE, cpu_has_bfloat16
+from finetune_pipeline.models.hardware import cpu_has_bfloat16
 from finetune_pipeline.models.identity import model_folder
-from finetune_pipeline.models.model_files import stored_tensors
 
 
 def pick_device() -> torch.device:
     """Return the first visible CUDA device, else the CPU."""
     return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-
-
-def device_with_room(folder: Path) -> torch.device:
-    """Return :func:`pick_device`, or the CPU if the GPU lacks room for the model's weights in float32 and for computing."""
-    device = pick_device()
-    if device.type == "cpu":
-        return device
-    elements = sum(math.prod(tensor.shape) for tensor in stored_tensors(model_folder(folder)).values())
-    free, _ = torch.cuda.mem_get_info(device)
-    return device if 4 * elements <= GPU_SHARE * free else torch.device("cpu")
 
 
 def native_bfloat16(device: torch.device) -> bool:
@@ -132,6 +120,29 @@ def load_for_prediction(
     from finetune_pipeline.models.soft_prompts import PrefixedModel
 
     return PrefixedModel(model, adapter)
+
+
+def load_for_comparison(
+    folder: Path, device: torch.device, prefix: Path | None = None, adapter: Path | None = None
+) -> Any:
+    """Load a model as it is stored, to compute in float32 (see :mod:`.widening`).
+
+    prefix: as `adapter` of :func:`load_for_prediction`. adapter: folder of any adapter, which PEFT adds.
+    """
+    from finetune_pipeline.models.widening import compute_in_float32
+
+    stored = _config(folder).dtype
+    model: Any = _load(folder, stored if isinstance(stored, torch.dtype) else torch.float32, device).eval()
+    if adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter).eval()
+    compute_in_float32(model)
+    if prefix is None:
+        return model
+    from finetune_pipeline.models.soft_prompts import PrefixedModel
+
+    return PrefixedModel(model, prefix)
 
 
 def load_for_training(

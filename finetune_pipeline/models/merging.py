@@ -132,7 +132,7 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
     if not examples:
         problem = f"{Path(job['examples']).name} contains no examples to compare the merged model on"
         raise JobError(problem, "check the counts of the split")
-    options = {k: job[k] for k in ("max_new_tokens", "batch_size", "stage")}
+    options = {k: job[k] for k in ("max_new_tokens", "batch_size", "precision", "stage")}
     kind = adapter_kind(adapter)
     write_model: Callable[..., dict[str, Any]] = {"prompt": plain_model, "prefix": prefix_reference}.get(kind, merge)
     facts = write_model(base, adapter, out)

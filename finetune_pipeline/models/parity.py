@@ -1,22 +1,27 @@
 """Merge parity: three tests that the stored model equals the trained one.
 
-1. *Is the formula correct?* Compares the adapter on the unquantized base with PEFT's merge of the two, both in float32:
-   next-token distributions must agree up to float32 noise (``merge_kl``).
-2. *Are the stored weights correct?* Compares every stored tensor with that float32 merge: it must be the merge, rounded once
-   to the stored dtype (``weights_off`` names the others). A layer left out, transposed, scaled wrongly, or merged into 4-bit
-   weights fails here, even if the answers hardly change.
-3. *What does rounding cost?* Compares the adapter on the base with the stored weights, both computed in float32
-   (``mean_kl``, ``same_greedy``). Rounding is not an error of the merge: an update of a few steps may be smaller than half a
-   bfloat16 step nearly everywhere, and is then lost. Above the limit the merge is stored in float32 (see :mod:`.merging`).
+1. *Is the formula correct?* Compares the adapter on the unquantized base with PEFT's merge of the two: next-token
+   distributions must agree up to float32 noise (``merge_kl``).
+2. *Are the stored weights correct?* Compares every stored tensor with that merge, or with the base's: it must be the merge,
+   rounded once to the stored dtype (``weights_off`` names the others). A layer left out, transposed, scaled wrongly, or merged
+   into 4-bit weights fails here, even if the answers hardly change.
+3. *What does rounding cost?* Compares the adapter on the base with the stored weights (``mean_kl``, ``same_greedy``). Rounding
+   is not an error of the merge: an update of a few steps may be smaller than half a bfloat16 step nearly everywhere, and is
+   then lost. Above the limit the merge is stored in float32 (see :mod:`.merging`).
+
+All three compute in float32, from weights that stay as stored (:mod:`.widening`). One model is in memory at a time: the logits of
+each go to a file. The served model gives its answers in the precision it is served in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import tempfile
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from finetune_pipeline.data.examples import Example
@@ -24,15 +29,15 @@ from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import adapter_kind
 from finetune_pipeline.models.chat import common_prefix, encode_answer, encode_prompt, load_tokenizer
 from finetune_pipeline.models.identity import model_folder, model_record
-from finetune_pipeline.models.inference.generated import Answer
+from finetune_pipeline.models.inference.generated import COMPARED_TOKENS, Answer
 from finetune_pipeline.models.inference.generation import generate_and_score
 from finetune_pipeline.models.inference.reader import Reader
 from finetune_pipeline.models.inference.trial import logits_alone, rows_at_once
-from finetune_pipeline.models.loading import as_stored, device_with_room, load_for_prediction, pick_device
+from finetune_pipeline.models.loading import load_for_comparison, load_for_prediction, pick_device, stored_names
 from finetune_pipeline.models.model_files import EMBEDDINGS, HEADS
-from finetune_pipeline.models.streaming import TORCH_TYPES
+from finetune_pipeline.models.streaming import TORCH_TYPES, TensorFile
 from finetune_pipeline.models.weights import Checkpoint
-from finetune_pipeline.reporting import say
+from finetune_pipeline.models.widening import low_rank_layers, merged_in_float32, widened
 
 MEAN_KL_LIMIT = 0.005
 """Limit of the cost of rounding, in nats per token. Measured with a 135M model and its adapter for ticket labels: a full
@@ -42,6 +47,8 @@ MERGE_KL_LIMIT = 1e-5
 """Limit of the formula test, in nats per token: both sides in float32, where a correct merge gives at most 1e-8."""
 
 _MOST_POSITIONS = 1024
+_BLOCK = 64
+"""Positions compared at a time."""
 _FORMULA_ROWS = 8
 """Rows of the formula test: a wrong formula is wrong on every one of them."""
 
@@ -68,12 +75,13 @@ def parity(
     *,
     max_new_tokens: int,
     batch_size: int,
+    precision: str = "serving",
     stage: str = "merged_model",
 ) -> dict[str, Any]:
-    """Compare what was trained, an `adapter` of `base` or a whole model, with its served form `merged` on `examples`, in
-    float32 (on the CPU if the GPU has too little memory).
+    """Compare what was trained, an `adapter` of `base` or a whole model, with its served form `merged` on `examples`.
 
-    Facts: KL(trained || stored) in nats per token, answers, wrong weights, and merge_kl (low-rank adapters only). ``right``: tests
+    precision: of the served model's answers. Facts: KL(trained || stored) in nats per token, along the right answers; answers of
+    the served model that both would give, token by token; wrong weights, and merge_kl (low-rank adapters only). ``right``: tests
     1 and 2 pass; ``passed``: mean_kl is also within its limit. A soft prompt is compared with its plain model, or the base
     with its prefix, without the logits of new tokens, which PEFT lacks; new_tokens_chosen counts answers that contain one.
     Raises JobError if logits of either side are not finite.
@@ -82,56 +90,53 @@ def parity(
     is_soft_prompt = kind in ("prompt", "prefix")
     new_tokens = set(model_record(merged)["soft_ids"]) if kind == "prompt" else set()
     tokenizer = load_tokenizer(merged if kind == "prompt" else base)
-    rows = Rows.encode(tokenizer, examples)
-    device = device_with_room(base)
-    if device != pick_device():
-        reason = "since the base model in float32 does not fit on the GPU"
-        say(f"{stage}: comparing on the CPU, {reason}; this takes longer")
-    model: Any = load_for_prediction(base, device, adapter) if kind == "prefix" else load_for_prediction(merged, device)
+    rows, device = Rows.encode(tokenizer, examples), pick_device()
     served_name = "served model" if is_soft_prompt else "merged model"
-    answers = generate_and_score(model, tokenizer, rows.prompts, None, max_new_tokens, batch_size, stage, served_name)
-    stored_logits = _without_tokens(teacher_forced_logits(model, rows, batch_size)[0], new_tokens)
-    _check_finite(stored_logits, served_name)
-    merge_kl = None
-    if kind == "full":
-        model = load_for_prediction(adapter, device)
-        trained_logits, same_answers = teacher_forced_logits(model, rows, batch_size, answers)
-        _check_finite(trained_logits, "trained model")
-    else:
-        from peft import PeftModel
-
-        peft = PeftModel.from_pretrained(load_for_prediction(base, device), adapter).eval()
-        if is_soft_prompt:
-            trained_logits, same_answers = _peft_soft_prompt_logits(peft, rows, answers, new_tokens, len(stored_logits))
-            # the tokenizer may have tokens without a row in the base
-            stored_logits = stored_logits[:, : trained_logits.shape[-1]]
+    served, prefix = (base, adapter) if kind == "prefix" else (merged, None)
+    # each model is freed before the next one is loaded: no variable refers to it
+    answers = generate_and_score(
+        load_for_prediction(served, device, prefix, precision),
+        tokenizer, rows.prompts, None, max_new_tokens, batch_size, stage, served_name,
+    )  # fmt: skip
+    with _Logits(merged, served_name) as stored, _Logits(merged, "trained model") as trained:
+        served_choices = read_along(
+            load_for_comparison(served, device, prefix), rows, batch_size, answers, stored, new_tokens
+        )
+        merge_kl, compared, wrong_weights = None, 0, list[str]()
+        if kind == "full":
+            trained_choices = read_along(load_for_comparison(adapter, device), rows, batch_size, answers, trained)
+            compared, wrong_weights = differing_weights(adapter, merged)
         else:
-            trained_logits, same_answers = teacher_forced_logits(peft, rows, batch_size, answers)
-        _check_finite(trained_logits, "adapter on the base")
-        model = peft.get_base_model() if is_soft_prompt else peft.merge_and_unload()
-        if not is_soft_prompt:
-            formula_rows = Rows(rows.prompts[:_FORMULA_ROWS], rows.gold[:_FORMULA_ROWS])
-            peft_merge_logits = teacher_forced_logits(model, formula_rows, batch_size)[0]
-            merge_kl = divergence(trained_logits[: len(peft_merge_logits)], peft_merge_logits).mean().item()
-    compared, wrong_weights = (0, []) if kind == "prefix" else differing_weights(model, merged)
+            peft = load_for_comparison(base, device, adapter=adapter)
+            if is_soft_prompt:
+                trained_choices = _read_along_soft_prompt(peft, rows, answers, trained, new_tokens)
+            else:
+                trained_choices = read_along(peft, rows, batch_size, answers, trained)
+                merge_kl = _formula_kl(peft, rows, batch_size, trained)
+            if kind != "prefix":
+                compared, wrong_weights = differing_weights(base, merged, peft)
+        kl = trained.divergence(stored)
     if kind == "prompt":  # the matrices with new rows are tested by their outputs
         wrong_weights = [n for n in wrong_weights if not n.endswith((*EMBEDDINGS, *HEADS, "lm_head.bias"))]
+    same_answers = [
+        answer.status != "error" and chosen == trained_chosen
+        for answer, chosen, trained_chosen in zip(answers, served_choices, trained_choices, strict=True)
+    ]
     new_tokens_chosen = sum(not new_tokens.isdisjoint(answer.new_ids) for answer in answers)
     right = not wrong_weights and not new_tokens_chosen and (merge_kl is None or merge_kl <= MERGE_KL_LIMIT)
-    kl = divergence(trained_logits, stored_logits)
     return {
         "rows": len(examples),
         "same_greedy": sum(same_answers),
         "same_greedy_share": sum(same_answers) / len(same_answers),
         "positions": len(kl),
-        "mean_kl": kl.mean().item(),
-        "max_kl": kl.max().item(),
+        "mean_kl": float(kl.mean()),
+        "max_kl": float(kl.max()),
         "mean_kl_limit": MEAN_KL_LIMIT,
         "different": [e.id for e, equal in zip(examples, same_answers, strict=True) if not equal],
         "weights_compared": compared,
         "weights_off": wrong_weights,
         "right": right,
-        "passed": right and kl.mean().item() <= MEAN_KL_LIMIT,
+        "passed": right and float(kl.mean()) <= MEAN_KL_LIMIT,
         "merge_kl": merge_kl,
         "merge_kl_limit": None if is_soft_prompt else MERGE_KL_LIMIT,
         **({"new_tokens_chosen": new_tokens_chosen} if is_soft_prompt else {}),
@@ -140,39 +145,106 @@ def parity(
 
 def divergence(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     """Return KL(p || q) of each row's softmax, in nats; p, q: logits [positions, vocabulary]. Summed in float64."""
-    parts = []
-    for pair in zip(p.split(64), q.split(64), strict=True):  # float64 over a large vocabulary needs much memory
-        log_p, log_q = (torch.log_softmax(part.double(), -1) for part in pair)
-        parts.append((log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0))
-    return torch.cat(parts)
+    log_p, log_q = (torch.log_softmax(logits.double(), -1) for logits in (p, q))
+    return (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0)
 
 
-def _check_finite(values: torch.Tensor, name: str) -> None:
-    """Raise JobError if one of the logits is not finite."""
-    if not values.isfinite().all():
-        raise JobError(f"the {name} gives logits that are not finite", "train again; do not use this model")
+class _Logits:
+    """Logits of a model in float32, [positions, vocabulary], in a file without a name, which ends with this process."""
+
+    def __init__(self, folder: Path, model: str) -> None:
+        self.folder, self.model = folder, model
+        self.positions = self.width = 0
+
+    def __enter__(self) -> _Logits:
+        self._file = tempfile.TemporaryFile(dir=self.folder)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    @property
+    def complete(self) -> bool:
+        return self.positions >= _MOST_POSITIONS
+
+    def append(self, logits: torch.Tensor) -> None:
+        """Add the logits of some positions, until there are enough. Raises JobError if one of them is not finite."""
+        logits = logits[: _MOST_POSITIONS - self.positions].float().cpu()
+        if not logits.isfinite().all():
+            problem = f"the {self.model} gives logits that are not finite"
+            raise JobError(problem, "train again; do not use this model")
+        logits.numpy().tofile(self._file)
+        self.positions, self.width = self.positions + len(logits), logits.shape[1]
+
+    def divergence(self, other: _Logits) -> np.ndarray:
+        """Return KL(these || those of the other model) at the first positions, which both have, without the tokens of the larger
+        vocabulary's end: the tokenizer may have tokens without a row in the base."""
+        positions, width = min(self.positions, other.positions), min(self.width, other.width)
+        parts = []
+        for start in range(0, positions, _BLOCK):  # float64 over a large vocabulary needs much memory
+            stop = min(start + _BLOCK, positions)
+            parts.append(divergence(*(file._rows(start, stop)[:, :width] for file in (self, other))).numpy())
+        return np.concatenate(parts)
+
+    def _rows(self, start: int, stop: int) -> torch.Tensor:
+        self._file.seek(4 * start * self.width)
+        return torch.from_numpy(np.fromfile(self._file, np.float32, (stop - start) * self.width)).view(-1, self.width)
 
 
-def differing_weights(reference: Any, merged: Path) -> tuple[int, list[str]]:
-    """Return (number of compared tensors, names of those that are not the `reference` tensor rounded once to their dtype).
+def _formula_kl(peft: Any, rows: Rows, batch_size: int, trained: _Logits) -> float:
+    """Return the mean KL(adapter on the base || PEFT's merge of the two) on the first rows."""
+    formula_rows = Rows(rows.prompts[:_FORMULA_ROWS], rows.gold[:_FORMULA_ROWS])
+    with _Logits(trained.folder, "merge of PEFT") as merged, merged_in_float32(peft):
+        read_along(peft, formula_rows, batch_size, [], merged)
+        return float(trained.divergence(merged).mean())
 
-    reference: the merged model in float32. If its value is within float32 noise of the midpoint between two stored values,
-    both are accepted. Loading has refused a model whose files lack a tensor.
+
+def differing_weights(expected: Path, merged: Path, peft: Any = None) -> tuple[int, list[str]]:
+    """Return (number of compared tensors, names of those that are not the expected tensor rounded once to their dtype).
+
+    expected: the folder of the base, or of a whole trained model; peft: the base with an adapter, whose merge by PEFT in float32,
+    one layer at a time, is expected in place of the adapted tensors. If its value is within float32 noise of the midpoint
+    between two stored values, both are accepted.
     """
-    expected = as_stored(reference)
-    stored = Checkpoint(model_folder(merged))
-    differing = []
-    for name, file in stored.place.items():
-        entry = file.entries[name]
-        if name not in expected or tuple(expected[name].shape) != entry.shape or entry.dtype not in TORCH_TYPES:
-            differing.append(name)
-            continue
-        for start, stop in file.blocks(name):
-            expected_rows = expected[name][start:stop].cpu() if entry.shape else expected[name].cpu()
-            if not _rounded_once(expected_rows.float(), file.rows(name, start, stop)):
-                differing.append(name)
-                break
+    source, stored = Checkpoint(model_folder(expected)), Checkpoint(model_folder(merged))
+    layers: dict[str, Any] = {}
+    if peft is not None:
+        layers = {f"{name}.weight": layer for name, layer in low_rank_layers(peft.get_base_model())}
+    if not layers.keys() <= source.place.keys():
+        file_names = stored_names(source.folder)
+        layers = {file_names.get(name, name): layer for name, layer in layers.items()}
+    differing = {*(source.place.keys() ^ stored.place.keys()), *(layers.keys() - stored.place.keys())}
+    for name in source.place.keys() & stored.place.keys():
+        file, entry = stored.place[name], stored.entry(name)
+        if source.entry(name).shape != entry.shape or entry.dtype not in TORCH_TYPES:
+            differing.add(name)
+        elif name in layers:
+            if not _stores(file, name, [_merged_weight(layers[name], source.place[name].tensor(name))]):
+                differing.add(name)
+        elif not _stores(file, name, (source.place[name].rows(name, *span) for span in file.blocks(name))):
+            differing.add(name)
     return len(stored.place), sorted(differing)
+
+
+def _merged_weight(layer: Any, weight: torch.Tensor) -> torch.Tensor:
+    """Return PEFT's merge of a layer's adapters into its stored weight, in float32."""
+    base_layer = layer.get_base_layer()
+    with widened(layer):
+        base_layer.weight.data = weight.to(base_layer.weight.device, torch.float32)
+        layer.merge()
+        merged: torch.Tensor = base_layer.weight.data.cpu()
+    return merged
+
+
+def _stores(file: TensorFile, name: str, expected: Iterable[torch.Tensor]) -> bool:
+    """Whether a stored tensor is the expected one, given in pieces, rounded once."""
+    start = 0
+    for piece in expected:
+        stop = start + (len(piece) if piece.dim() else 1)
+        if not _rounded_once(piece, file.rows(name, start, stop)):
+            return False
+        start = stop
+    return True
 
 
 def _rounded_once(expected: torch.Tensor, stored: torch.Tensor) -> bool:
@@ -185,60 +257,63 @@ def _rounded_once(expected: torch.Tensor, stored: torch.Tensor) -> bool:
 
 
 @torch.no_grad()
-def teacher_forced_logits(
-    model: Any, rows: Rows, batch_size: int, answers: Sequence[Answer] = ()
-) -> tuple[torch.Tensor, list[bool]]:
-    """Return the logits along the reference answers, and which of another model's `answers` this model would give.
+def read_along(
+    model: Any,
+    rows: Rows,
+    batch_size: int,
+    answers: Sequence[Answer],
+    logits: _Logits | None = None,
+    left_out: Collection[int] = (),
+) -> list[list[int]]:
+    """Read the reference answers, whose logits are added to `logits`, and some `answers` of any model.
 
-    A greedy answer need not be generated again: it is the same if this model, reading it, would choose each of its tokens.
-    Returns (logits [positions, vocabulary], in row order, only the first positions if there are many; one bool per answer,
-    False for a failed one).
+    Returns for each of these answers the token that this model would choose at every position. A greedy answer need not be
+    generated again: two models would both give it if both choose each of its tokens. left_out: tokens without logits.
     """
     longest = max(map(len, rows.prompts)) + max(map(len, [*rows.gold, *(answer.new_ids for answer in answers)]))
     batch_size = rows_at_once(model, batch_size, longest)
-    shared = common_prefix(rows.prompts)
-    reader = Reader(model, rows.prompts[0][:shared])
-    parts: list[torch.Tensor] = []
-    same_answers: list[bool] = []
+    reader = Reader(model, rows.prompts[0][: common_prefix(rows.prompts)])
+    choices: list[list[int]] = []
     for start in range(0, len(rows.prompts), batch_size):
-        if sum(map(len, parts)) >= _MOST_POSITIONS and not answers:
+        wanted = logits is not None and not logits.complete
+        if not wanted and not answers:
             break
         span = slice(start, start + batch_size)
-        gold = rows.gold[span]
-        compared: Sequence[Answer | None] = answers[span] or [None] * len(gold)
-        texts = [[ids, answer.new_ids] if answer else [ids] for ids, answer in zip(gold, compared, strict=True)]
-        logits = reader.continuations(reader.read(rows.prompts[span]), texts)
-        for (gold_logits, *answer_logits), answer in zip(logits, compared, strict=True):
-            parts.append(gold_logits.float().cpu())
-            if answer is not None:
-                same_answers.append(answer.status != "error" and answer_logits[0].argmax(-1).tolist() == answer.new_ids)
-    return torch.cat(parts)[:_MOST_POSITIONS], same_answers
+        gold = rows.gold[span] if wanted else [[] for _ in rows.prompts[span]]
+        compared = [answer.new_ids for answer in answers[span]] or [[] for _ in gold]
+        texts = [list(pair) for pair in zip(gold, compared, strict=True)]
+        batch = reader.read(rows.prompts[span])
+        together = max(1, COMPARED_TOKENS // max(sum(map(len, pair)) for pair in texts))
+        for first in range(0, len(texts), together):  # a few rows at a time: the logits are of the whole vocabulary
+            some = range(first, min(first + together, len(texts)))
+            for gold_logits, answer_logits in reader.continuations(batch.rows(some), [texts[i] for i in some]):
+                if wanted and logits is not None:
+                    logits.append(_without_tokens(gold_logits, left_out))
+                choices.append(answer_logits.argmax(-1).tolist())
+    return choices
 
 
 def _without_tokens(logits: torch.Tensor, tokens: Collection[int]) -> torch.Tensor:
     """Leave out the logits of some tokens; the vocabulary of these logits may lack them."""
     if not tokens:
         return logits
-    keep = torch.ones(logits.shape[-1], dtype=torch.bool)
+    keep = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
     keep[[token for token in tokens if token < logits.shape[-1]]] = False
     return logits[..., keep]
 
 
 @torch.no_grad()
-def _peft_soft_prompt_logits(
-    model: Any, rows: Rows, answers: Sequence[Answer], new_tokens: Collection[int], positions: int
-) -> tuple[torch.Tensor, list[bool]]:
-    """Return what :func:`teacher_forced_logits` does, but for PEFT's model of a soft prompt, one row at a time.
-    positions: number of logits. new_tokens: the prompt's tokens in the served model."""
-    parts: list[torch.Tensor] = []
-    same_answers: list[bool] = []
+def _read_along_soft_prompt(
+    model: Any, rows: Rows, answers: Sequence[Answer], logits: _Logits, new_tokens: Collection[int]
+) -> list[list[int]]:
+    """Do what :func:`read_along` does, but with PEFT's model of a soft prompt, one row at a time.
+    new_tokens: the prompt's tokens in the served model."""
+    choices: list[list[int]] = []
     for served_prompt, gold, answer in zip(rows.prompts, rows.gold, answers, strict=True):
         prompt = [t for t in served_prompt if t not in new_tokens]  # PEFT puts the vectors there itself
-        if sum(map(len, parts)) < positions:
-            parts.append(
-                _without_tokens(logits_alone(model, prompt, gold, logits_to_keep=len(gold)).float().cpu(), new_tokens)
-            )
+        if not logits.complete:
+            gold_logits = logits_alone(model, prompt, gold, logits_to_keep=len(gold))
+            logits.append(_without_tokens(gold_logits, new_tokens))
         ids = answer.new_ids
-        peft_answer = logits_alone(model, prompt, ids, logits_to_keep=len(ids)).argmax(-1).tolist() if ids else []
-        same_answers.append(answer.status != "error" and peft_answer == ids)
-    return torch.cat(parts)[:positions], same_answers
+        choices.append(logits_alone(model, prompt, ids, logits_to_keep=len(ids)).argmax(-1).tolist() if ids else [])
+    return choices

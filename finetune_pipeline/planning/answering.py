@@ -1,16 +1,16 @@
 """Estimates the memory of the steps that run inference: the evaluation and the merge parity test."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat import common_prefix, encode_prompt
-from finetune_pipeline.models.hardware import GPU_SHARE
+from finetune_pipeline.models.inference.generated import COMPARED_TOKENS
 from finetune_pipeline.models.model_files import text_settings
-from finetune_pipeline.planning.memory import SLACK, Memory, available_memory, process_overhead
+from finetune_pipeline.planning.memory import SLACK, Memory, process_overhead
 from finetune_pipeline.planning.planner import Planner, compute_width
 from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.spec.methods.base import ModelShape
@@ -53,6 +53,22 @@ def answering_memory(
     )
 
 
+def comparison_memory(
+    shape: ModelShape, batch: PromptBatch, *, device: str = "cpu", tokenizer_bytes: int = 0
+) -> Memory:
+    """Return the peak memory of one model in models.parity, reading right and served answers of that batch.
+
+    It computes in float32 from weights as they are stored: a block, or the output head, is held in float32 at a time.
+    """
+    texts = batch.scored + batch.new
+    at_once = max(texts, min(COMPARED_TOKENS, batch.rows * texts))
+    read = replace(batch, new=0, scored=-(-at_once // batch.rows))
+    memory = answering_memory(shape, read, width=4, device=device, tokenizer_bytes=tokenizer_bytes)
+    block = (shape.linear + shape.other) // shape.layers
+    merging = block + 2 * max(layer.parameters for layer in shape.linears)  # PEFT computes a layer's change twice
+    return replace(memory, weights=shape.stored_bytes + 4 * max(merging, shape.vocabulary * shape.hidden))
+
+
 @dataclass(frozen=True)
 class StepMemory:
     """Peak memory of a step (an asset's name) other than training. fix: what to change if it does not fit, else empty."""
@@ -80,15 +96,12 @@ def asking_settings(spec: TaskSpec) -> list[Any]:
 def answering_steps(
     spec: TaskSpec, planner: Planner, validation: Sequence[Example], device: str, available: int, margin: float
 ) -> list[StepMemory]:
-    """Estimate the memory of merged_model's comparison in float32 and of the evaluation, in batches of baseline.batch_size.
+    """Estimate the memory of merged_model's comparison and of the evaluation, in batches of baseline.batch_size.
 
-    A comparison that does not fit on the GPU runs on the CPU (models.loading.device_with_room). available: free bytes on
-    `device`; margin: the factor on the estimated peak that must be free.
+    available: free bytes on `device`; margin: the factor on the estimated peak that must be free.
     """
     shape, (batch, example_tokens) = planner.shape, largest_batch(spec, planner, validation)
     full_width = spec.evaluation.precision == "float32" or round(shape.stored_bytes / shape.parameters) == 4
-    too_large_for_gpu = device != "cpu" and shape.parameters * 4 > GPU_SHARE * available
-    comparison_device, comparison_bytes = ("cpu", available_memory("cpu")) if too_large_for_gpu else (device, available)
     counter = TokenCounter(planner.folder)
     shot_tokens, retrieved_tokens = example_tokens * max(spec.baseline.shots), example_tokens * spec.baseline.retrieved
     context = text_settings(planner.config).get("max_position_embeddings") or 1 << 30
@@ -98,25 +111,35 @@ def answering_steps(
     shared = min(batch.shared + (shot_tokens if shot_tokens >= retrieved_tokens else 0), prompt)
     scored = sum(n + 1 for n in counter.count_texts(spec.labels)) if spec.labels else 0
 
-    def step(name: str, place: str, free: int, full_batch: PromptBatch, width: int) -> StepMemory:
+    width = 4 if full_width else compute_width("auto", device)
+
+    def answering(batch: PromptBatch) -> int:
+        return answering_memory(
+            shape, batch, width=width, device=device, tokenizer_bytes=planner.tokenizer_bytes
+        ).needed
+
+    def comparing(batch: PromptBatch) -> int:  # one model after the other: answers, and then logits
+        compared = comparison_memory(shape, batch, device=device, tokenizer_bytes=planner.tokenizer_bytes)
+        return max(compared.needed, answering(replace(batch, scored=0)))
+
+    def step(name: str, full_batch: PromptBatch, memory: Callable[[PromptBatch], int]) -> StepMemory:
         def needed(rows: int) -> int:
-            batch, tokenizer_bytes = replace(full_batch, rows=min(rows, full_batch.rows)), planner.tokenizer_bytes
-            return answering_memory(shape, batch, width=width, device=place, tokenizer_bytes=tokenizer_bytes).needed
+            return memory(replace(full_batch, rows=min(rows, full_batch.rows)))
 
         rows = spec.baseline.batch_size
         halvings = [rows >> k for k in range(rows.bit_length())]  # rows, rows // 2, … 1
-        largest_fitting = next((size for size in halvings if needed(size) * margin <= free), None)
+        largest_fitting = next((size for size in halvings if needed(size) * margin <= available), None)
         fix = ""
         if largest_fitting is None:
             fix = "use a smaller base_model, or a machine with more memory"
         elif largest_fitting < rows:
             fix = f"set baseline.batch_size: {largest_fitting} (now {rows}); this takes longer"
-        return StepMemory(name, place, round(needed(rows) / 2**20), round(free / 2**20), largest_fitting == rows, fix)
+        needed_mib, free_mib = round(needed(rows) / 2**20), round(available / 2**20)
+        return StepMemory(name, device, needed_mib, free_mib, largest_fitting == rows, fix)
 
-    width = 4 if full_width else compute_width("auto", device)
     return [
-        step("merged_model", comparison_device, comparison_bytes, batch, 4),
-        step("test_predictions", device, available, replace(batch, prompt=prompt, shared=shared, scored=scored), width),
+        step("merged_model", batch, comparing),
+        step("test_predictions", replace(batch, prompt=prompt, shared=shared, scored=scored), answering),
     ]
 
 

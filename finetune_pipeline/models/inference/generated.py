@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+COMPARED_TOKENS = 512
+"""Tokens whose logits the merge parity test computes at once; more if a single row has more."""
+
 
 @dataclass
 class Answer:

@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune_pipeline.models import loading
 from finetune_pipeline.models.chat import end_ids, load_tokenizer
-from finetune_pipeline.models.hardware import GPU_SHARE
 from finetune_pipeline.models.loading import (
     OneDnnLinear,
     has_onednn,
@@ -78,11 +76,3 @@ def test_what_ends_an_answer_is_read_from_the_generation_config(tiny, tmp_path, 
     config.write_text(json.dumps(json.loads(config.read_text()) | {"eos_token_id": [2, 3]}))
     path.unlink() if message is None else path.write_text(json.dumps({"eos_token_id": message}))
     assert end_ids(load_tokenizer(path.parent)) == ends
-
-
-def test_a_comparison_leaves_a_gpu_that_is_too_small_for_float32(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights = 4 * sum(p.numel() for p in load_for_prediction(tiny, CPU).parameters())
-    monkeypatch.setattr(loading, "pick_device", lambda: torch.device("cuda:0"))
-    for free, device in ((int(weights / GPU_SHARE) + 1, "cuda:0"), (int(weights / GPU_SHARE) - 10, "cpu")):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, free))
-        assert loading.device_with_room(tiny) == torch.device(device)

@@ -21,6 +21,7 @@ from finetune_pipeline.planning.throughput import estimate_seconds, kind_of_trai
 from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.spec import TaskSpec, parse_spec
 from finetune_pipeline.spec.training import TrainingSpec
+from finetune_pipeline_tests.fake_gpu import make_base
 
 SPEC = """
 name: demo
@@ -127,12 +128,15 @@ def test_an_example_in_a_prompt_is_as_long_in_batches_of_one_row_as_in_large_one
     assert alone == together > 5
 
 
-def test_a_comparison_in_float32_goes_to_the_cpu_where_a_gpu_has_no_room(base: Path, examples: list[Example]) -> None:
-    planner = Planner(base, examples, examples)
-    weights = 4 * planner.shape.parameters
-    for available, place in ((weights, "cpu"), (2 * weights, "cuda:0")):
-        compared, _ = answering_steps(spec(), planner, examples, "cuda:0", available, MARGIN)
-        assert (compared.step, compared.device) == ("merged_model", place)
+@pytest.mark.parametrize(("shape", "gib"), [("mistral-7b", 24), ("llama-3-8b", 24), ("llama-2-13b", 40)])
+def test_a_gpu_that_can_serve_a_model_can_compare_its_merge(shape: str, gib: int, base, examples, tmp_path) -> None:
+    folder = make_base(tmp_path / "base", shape)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copyfile(base / name, folder / name)
+    planner = Planner(folder, examples, examples, "cuda:0")
+    compared, asked = answering_steps(spec(), planner, examples, "cuda:0", int(0.97 * gib * 2**30), MARGIN)
+    assert (compared.step, compared.device, compared.fits, asked.fits) == ("merged_model", "cuda:0", True, True)
+    assert compared.needed_mib < 1.25 * asked.needed_mib
 
 
 def test_examples_in_a_prompt_fill_at_most_the_context_of_a_model_of_several_parts(base, examples) -> None:

@@ -35,8 +35,9 @@ CASES: dict[str, dict[str, Any]] = {
         for kernel, tokens in ATTENTION
     },
     **{fault: {**_STEP, "shape": "mistral-7b", "settings": _LORA, "plant": fault} for fault in FAULTS},
-    **{f"{shape} asked": {**_ANSWER, "shape": shape, "comparing": False} for shape in ("mistral-7b", "gemma-3-4b")},
-    "mistral-7b compared": {**_ANSWER, "shape": "mistral-7b", "comparing": True},
+    **{f"{shape} asked": {**_ANSWER, "shape": shape} for shape in ("mistral-7b", "gemma-3-4b")},
+    **{f"{shape} compared": {**_ANSWER, "step": "compare", "shape": shape} for shape in ("mistral-7b", "llama-3-8b")},
+    "models kept": {**_ANSWER, "step": "compare", "shape": "mistral-7b", "plant": "kept"},
 }
 
 
@@ -50,7 +51,9 @@ def results() -> dict[str, dict[str, Any]]:
     return dict(zip(CASES, lines, strict=True))
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if CASES[case]["step"] != "attend" and case not in FAULTS])
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if CASES[case]["step"] != "attend" and "plant" not in CASES[case]]
+)
 def test_a_step_stays_on_the_device_and_takes_the_memory_that_is_planned(results, case) -> None:
     """Mixed devices, values the program waits for, and wide copies would have ended the step."""
     result = results[case]
@@ -69,9 +72,20 @@ def test_a_planted_fault_ends_the_step(results: dict[str, dict[str, Any]], fault
 
 
 def test_an_answer_waits_for_the_device_once_a_token(results: dict[str, dict[str, Any]]) -> None:
-    """Three tokens of four rows are read; label scores, one for each of six labels, too."""
-    assert results["mistral-7b compared"]["waits"] == 4 * 3
+    """Three tokens of four rows are read, and the scores of six labels."""
     assert results["mistral-7b asked"]["waits"] == 4 * 3 + 4 * 6
+
+
+@pytest.mark.parametrize("shape", ["mistral-7b", "llama-3-8b"])
+def test_a_merge_is_compared_with_one_model_in_memory(results: dict[str, dict[str, Any]], shape: str) -> None:
+    """Answers of the merged model, its logits, and those of the adapter on the base."""
+    held = results[f"{shape} compared"]["models"]
+    assert len(held) == 3 and max(held) < results[f"{shape} compared"]["peak"] / 1000
+
+
+def test_models_that_are_kept_are_seen(results: dict[str, dict[str, Any]]) -> None:
+    result = results["models kept"]
+    assert result["models"][2] > 0.6 * result["planned"] and result["peak"] > 1.5 * result["planned"]
 
 
 def test_flex_attention_takes_memory_linear_in_the_tokens(results: dict[str, dict[str, Any]]) -> None:
