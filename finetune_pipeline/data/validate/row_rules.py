@@ -13,20 +13,19 @@ from finetune_pipeline.data.examples import ORIGINS, Message
 from finetune_pipeline.data.formats import Turns
 from finetune_pipeline.data.formats.instruction import NO_INPUT
 from finetune_pipeline.data.quoting import quoted, row_finding
+from finetune_pipeline.data.validate.slots import forgotten_slot
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec import TaskSpec
 
 _ORDER_FIX = "at most one system turn, first; then user and assistant turns alternate; a tool's result follows its call"
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _SUSPECT = re.compile(rf"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd<&ÃÂ{INVISIBLE}]")
-_SUSPECT_WORDS = ("{{", "[INST", "[/INST", "###", "Below is an i", "â€")
+_SUSPECT_WORDS = ("[INST", "[/INST", "###", "Below is an i", "â€")
 """A text without these words and without _SUSPECT characters passes every rule below: a fast pre-check."""
 _PLAIN_LATIN = bytes(code for code in range(256) if not _SUSPECT.match(chr(code)))
 _PATTERNS = tuple((rule, name, fix, re.compile(pattern, re.M)) for rule, name, fix, pattern in (
     ("template_residue", "a chat template's special token", "remove it: the template adds its own",
      r"<\|[^|<>\n]{1,40}\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>"),
-    ("template_residue", "an unfilled placeholder", "fill in the placeholder, or remove the row",
-     r"\{\{[^{}\n]{1,60}\}\}"),
     ("html_entity", "the HTML entity", "unescape the text once, at its source, unless people really write this",
      r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{1,6}|#x[0-9a-fA-F]{1,5});"),
     ("mojibake", "UTF-8 that was read as another encoding", "export the text again and read it as UTF-8",
@@ -53,6 +52,7 @@ def check_row(row: dict[str, Any], turns: Turns, spec: TaskSpec, place: str) -> 
         check_answer_form(turns, spec),
         check_size(turns, spec),
         check_texts(turns),
+        check_slots(turns, spec),
         check_extras(row),
         check_calls(turns),
     )
@@ -200,6 +200,15 @@ def check_texts(turns: Turns) -> Problems:
         if role == "user" and len(text) < 12 and text.casefold() in NO_INPUT and "input" in text.casefold():
             problem = f"the user text (turn {i}) is {quoted(text)}: a placeholder for a missing value"
             yield "template_residue", problem, "remove the row"
+
+
+def check_slots(turns: Turns, spec: TaskSpec) -> Problems:
+    """Check that no slot of a template was left unfilled; code may hold double braces."""
+    texts = [(i, m["role"], m["content"]) for i, m in enumerate(turns.messages, 1) if m["role"] != "system"]
+    for i, role, text in texts:
+        if "{{" in text and (slot := forgotten_slot(text, [t for _, _, t in texts], spec.system_prompt)):
+            problem = f"the {role} text (turn {i}) holds a slot of a template that was not filled: {quoted(slot)}"
+            yield "template_residue", problem, "fill it in, or remove the row"
 
 
 def _check_text(text: str, where: str) -> Problems:

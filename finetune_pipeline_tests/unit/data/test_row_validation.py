@@ -23,6 +23,7 @@ from finetune_pipeline.production.log_rows import problems_of
 from finetune_pipeline.spec import patterns
 from finetune_pipeline_tests.unit.data.raw_rows import FILE, SPEC, A, S, U, kept_example, row_rules, turn, validate_row
 from finetune_pipeline_tests.unit.data.rows import PROMPT, TEXT_OUTPUT, chat, make_spec, read_lines, write_raw
+from finetune_pipeline_tests.unit.data.slot_rows import CODE, FORGOTTEN
 
 TEXT = make_spec(TEXT_OUTPUT, max_chars=400)
 REFERENCE = Path(__file__).parents[3] / "tools" / "make_reference.py"
@@ -256,6 +257,27 @@ def test_a_pattern_that_takes_too_long_on_an_answer_does_not_match_it(monkeypatc
         (problem,) = form_problems(json.dumps(answer) if output["kind"] == "json" else answer, make_spec(output).output)
         assert problem[0] in ("pattern", "no_final_answer", "schema")
     assert time.process_time() - began < 3
+
+
+@pytest.mark.parametrize("question, answer", FORGOTTEN)
+def test_a_slot_that_nobody_filled_is_a_fault(question: str, answer: str) -> None:
+    checked = validate_row({"prompt": question, "completion": answer}, make_spec(TEXT_OUTPUT, inject=True, min_chars=1))
+    assert [f.rule for f in checked.findings if f.severity == "error"] == ["data.template_residue"]
+    assert "{{" in checked.findings[0].message and checked.example is None
+
+
+@pytest.mark.parametrize("question, answer", CODE)
+def test_braces_of_code_are_no_slots(question: str, answer: str) -> None:
+    checked = validate_row({"prompt": question, "completion": answer}, make_spec(TEXT_OUTPUT, inject=True, min_chars=1))
+    assert checked.example is not None, checked.findings
+
+
+def test_a_task_about_templates_has_slots_in_its_answers() -> None:
+    row = {"prompt": "a bank welcomes a customer", "completion": "Dear {{name}}, your account is open."}
+    spec = make_spec(TEXT_OUTPUT, inject=True)
+    assert validate_row(row, spec).example is None
+    writes = spec.model_copy(update={"system_prompt": "You write templates of letters, with {{slots}}."})
+    assert validate_row(row, writes).example is not None
 
 
 def test_all_problems_of_a_row_come_at_once() -> None:
