@@ -256,6 +256,24 @@ def test_a_refused_candidate_is_not_made_again_until_as_many_rows_came_in_as_it_
     assert "not yet compared with the data of version 2" in why, "the drift report is on another champion's data"
 
 
+@pytest.mark.parametrize(("champions_data", "more"), [("kept", 4), ("forgotten", 14)])
+def test_rows_that_the_champion_has_learned_are_none_of_a_refused_candidates_new_ones(
+    world: Automation, champions_data: str, more: int
+) -> None:
+    """25 rows, of which the champion knows 5: 20, and as many again, less the 36 there are. Without its data it is not known."""
+    world.set_champion(1)
+    world.add_candidate([example(i) for i in range(5)])
+    world.write_log(30)
+    world.record_drift(rows=30, usable=36)
+    world.add_candidate([example(i) for i in range(25)], champion=1, number=2, splits="later", promoted=False)
+    if champions_data == "forgotten":
+        data = next(a for a in world.store.all_versions("colours", "splits") if a.facts["name"] == "s")
+        shutil.rmtree(data.folder)
+    message = world.tick(drift_sensor).skip_message
+    learned = 25 if champions_data == "forgotten" else 20
+    assert f"made from {learned} of the new rows and not promoted: a run starts when {more} more" in message
+
+
 def test_the_schedule_skips_with_the_reason_when_nothing_changed(world: Automation, tmp_path: Path) -> None:
     task, client = world.task, world.tracking.client()
     (tmp_path / "dagster").mkdir()

@@ -74,6 +74,27 @@ def test_a_failed_step_leaves_no_artifact_but_keeps_its_work(tmp_path: Path) -> 
     assert build(store, fails).reused and not work.exists()
 
 
+def test_only_its_owner_reads_an_artifact_and_what_it_links_to_is_left_as_it_is(tmp_path: Path) -> None:
+    elsewhere = {name: tmp_path / name for name in ("hard", "soft")}
+    for path in elsewhere.values():
+        path.write_text("shared")
+        path.chmod(0o644)
+
+    def links(builder: Builder) -> None:
+        make(builder)
+        (builder.folder / "a.txt").chmod(0o664)
+        os.link(elsewhere["hard"], builder.folder / "hard")
+        (builder.folder / "soft").symlink_to(elsewhere["soft"])
+
+    artifact = build(ArtifactStore(tmp_path / "store"), links)
+    paths = {"own": artifact.path("a.txt"), **elsewhere}
+    assert {name: oct(path.stat().st_mode & 0o777) for name, path in paths.items()} == {
+        "own": "0o600",
+        "hard": "0o644",
+        "soft": "0o644",
+    }
+
+
 def _slow(root: Path, flag: Path) -> None:
     def slow(builder: Builder) -> None:
         (builder.folder / "half").write_text("x")

@@ -40,7 +40,14 @@ def test_the_curve_of_a_learnable_task_falls_and_its_promise_holds() -> None:
     longer = measure_curve(train + more, validation)
     assert longer is not None
     assert low - 0.02 <= last - longer.points[-1][1] <= high + 0.02
-    assert measure_curve(train[:79], validation) is None
+    measured = measure_curve(train[:80], validation[:20])
+    assert measured is not None and measured.rows == 80, "the fewest rows"
+    assert measure_curve(train[:79], validation) is None and measure_curve(train, validation[:19]) is None
+    first_label, second_label, *_ = dict.fromkeys(label for _, label in train)
+    of_two = [pair for pair in train + more if pair[1] in (first_label, second_label)]
+    of_one = [pair for pair in of_two if pair[1] == first_label]
+    assert len(of_one) >= 80 and measure_curve(of_one, validation) is None
+    assert measure_curve(of_two, validation) is not None
 
 
 def test_enough_expected_gain_trains_too_little_waits_for_a_number(tmp_path: Path) -> None:
