@@ -49,25 +49,9 @@ class AbilityLoss(Loss):
     failed: list[str] = []
 
 
-class HarnessTask(Facts):
-    """One task of lm-evaluation-harness."""
-
-    metric: str = ""
-    rows: int = 0
-    shots: int = 0
-
-
-class Harness(Facts):
-    """What lm-evaluation-harness ran. `lm_eval`: its version."""
-
-    lm_eval: str = ""
-    tasks: dict[str, HarnessTask] = {}
-
-
 class Ability(AbilityLoss):
     """General ability compared with base model and champion. `not_asked`: why this candidate could not be tested."""
 
-    harness: Harness | None = None
     champion: AbilityLoss | None = None
     not_asked: str = ""
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from finetune_pipeline.evaluation.ability.harness_tasks import CATEGORY
 from finetune_pipeline.evaluation.judged_facts import Ability, AbilityLoss, Category, JudgeFindings, People, Similarity
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.wording import (
@@ -32,7 +31,7 @@ def ability_section(evaluation: EvaluationResult) -> Blocks:
     for name, category in ability.categories.items():
         champion_category = champion.get(name)
         before, after, change = _level(category, category.before), _level(category, category.after), _change(category)
-        row = [name if name.startswith(CATEGORY) else name.replace("_", " "), category.n, before, after, change]
+        row = [name.replace("_", " "), category.n, before, after, change]
         if ability.champion:
             row[3:3] = [_level(champion_category, champion_category.before) if champion_category else NOTHING]
             row.append(_change(champion_category) if champion_category else NOTHING)
@@ -44,19 +43,12 @@ def ability_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def ability_sentences(ability: Ability) -> list[str]:
-    compared = "tasks of lm-evaluation-harness use their own metrics" if ability.harness else "nothing is generated"
     sentences = [
         f"Of {counted(ability.n or 0, 'question')} unrelated to the task, the base model has "
         f"{percent(ability.before.accuracy)} right and the fine-tuned one {percent(ability.after.accuracy)}: "
         f"{_loss_phrase(ability)}, exact McNemar p {p_value(ability.mcnemar_p)}). The likelihood of the correct choice is "
-        f"compared; {compared}."
+        "compared; nothing is generated."
     ]
-    if ability.harness:
-        tasks = ", ".join(
-            f"{name} ({task.metric}, {counted(task.rows, 'row')}, {counted(task.shots, 'shot')})"
-            for name, task in ability.harness.tasks.items()
-        )
-        sentences.append(f"Tasks of lm-evaluation-harness {ability.harness.lm_eval}, run offline: {tasks}.")
     if champion := ability.champion:
         sentences.append(
             f"The current champion has {percent(champion.before.accuracy)} of {counted(champion.n or 0, 'question')} "

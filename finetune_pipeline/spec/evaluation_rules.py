@@ -1,6 +1,5 @@
 """Cross-field rules on the output, its metrics, and the engine that runs the models."""
 
-import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -182,14 +181,6 @@ def check_judge(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     if judge.min_kappa_bound > judge.min_kappa:
         message = f"min_kappa_bound {judge.min_kappa_bound:g} is above min_kappa {judge.min_kappa:g}"
         yield problem("judge", f"{key}.min_kappa_bound", message, "set the bound below kappa itself")
-
-
-@rule
-def check_harness(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """Check that the optional extra `harness` is installed if lm-evaluation-harness tasks are used."""
-    if spec.ability.harness.tasks and importlib.util.find_spec("lm_eval") is None:
-        message = "lm_eval (lm-evaluation-harness) is not installed"
-        yield problem("harness", "ability.harness", message, "run pip install 'finetune-pipeline[harness]'")
 
 
 @rule

@@ -95,7 +95,6 @@ def check_raw_inside_folder(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
         "data.raw": spec.data.raw,
         "data.benchmarks": spec.data.benchmarks,
         "ability.files": spec.ability.files,
-        "ability.harness.tasks": spec.ability.harness.tasks,
         "logs.path": [spec.logs.path],
     }
     for key, glob in ((key, glob) for key, patterns in patterns_by_key.items() for glob in patterns):

@@ -6,8 +6,7 @@ from typing import Any
 
 from finetune_pipeline.engine.step import RunInputs, StepContext
 from finetune_pipeline.evaluation.ability.drop import Row, ability_drop, read_rows
-from finetune_pipeline.evaluation.ability.harness_tasks import asked_digest, read_tasks
-from finetune_pipeline.evaluation.ability.items import Item, load_items
+from finetune_pipeline.evaluation.ability.items import Item, digest_items, load_items
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import served
@@ -25,22 +24,12 @@ def asked_items(task: Task) -> list[Item]:
 
 def ability_digest(task: Task) -> str:
     """Return the digest of everything that tests general ability. Raises FindingsError for invalid files."""
-    harness = task.spec.ability.harness
-    parts: list[Any] = []
-    findings: list[Finding] = []
-    for read_part in (lambda: asked_items(task), lambda: read_tasks(task.folder, harness.tasks)):
-        try:
-            parts.append(read_part())
-        except FindingsError as error:
-            findings += error.findings
-    if findings:
-        raise FindingsError(findings)
-    items, tasks = parts
-    if (items or tasks) and not (any(item.choices for item in items) or any(not asked.text for asked in tasks)):
+    items = asked_items(task)
+    if items and not any(item.choices for item in items):
         message = "there are texts but no question, so no loss of accuracy can be measured"
         fix = "add a file of questions, or set suite: true"
         raise FindingsError([Finding("ability.items", "error", "task.yaml: ability", message, fix)])
-    return asked_digest(items, tasks, harness.limit, harness.chat)
+    return digest_items(items)
 
 
 def ability_settings(spec: TaskSpec, run: RunInputs) -> dict[str, Any]:
@@ -54,9 +43,8 @@ def ability_settings(spec: TaskSpec, run: RunInputs) -> dict[str, Any]:
 
 def _score(context: StepContext, model: Path, adapter: Path | None, stage: str, out: Path) -> dict[str, Any]:
     spec, ability = context.spec, context.spec.ability
-    if not asked_items(context.task) and not ability.harness.tasks:
-        return {"items": 0, "sentence": "nothing to ask: ability.suite is false, and there are no files or tasks"}
-    tasks = {"folder": str(context.task.folder), **ability.harness.model_dump()} if ability.harness.tasks else None
+    if not asked_items(context.task):
+        return {"items": 0, "sentence": "nothing to ask: ability.suite is false, and there are no files"}
     facts = context.launch(
         ability_job(
             model=model,
@@ -69,7 +57,6 @@ def _score(context: StepContext, model: Path, adapter: Path | None, stage: str, 
             answers=answers_of(context.store),
             stage=stage,
             precision=spec.evaluation.precision,
-            harness=tasks,
         )
     )
     context.refuse_changed("files of the section ability", facts["asked_digest"], context.run_inputs.ability)

@@ -17,7 +17,6 @@ from finetune_pipeline.data.split.ledger import mark_begun, record_assignments
 from finetune_pipeline.data.split.splitting import assignments_in, split
 from finetune_pipeline.data.validate.validation import validate
 from finetune_pipeline.engine.step import StepContext
-from finetune_pipeline.evaluation.ability.harness_tasks import read_tasks
 from finetune_pipeline.evaluation.ability.items import SUITE
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.identity import model_folder
@@ -55,13 +54,11 @@ def ability_files(task: Task) -> list[Path]:
 def benchmark_files(task: Task) -> list[tuple[str, Path]]:
     """Return (name, path) of the benchmark files for general ability, whose questions no row of the task may repeat.
 
-    They are the shipped suite, ability.files, and those data of lm-evaluation-harness tasks that can be read as a benchmark.
+    They are the shipped suite and ability.files.
     """
-    tasks = read_tasks(task.folder, task.spec.ability.harness.tasks)
-    files = [*ability_files(task), *(path for task_file in tasks for path in task_file.files)]
     folder = task.folder.resolve()
     # only the folder is resolved: the suffix of a link's own name determines the format
-    files = [path.parent.resolve() / path.name for path in files]
+    files = [path.parent.resolve() / path.name for path in ability_files(task)]
     files_by_name = {f"ability/{os.path.relpath(path, folder).replace('..', '_')}": path for path in files}
     shipped = {"ability/suite.jsonl": SUITE} if task.spec.ability.suite else {}
     return [(name, path) for name, path in sorted({**files_by_name, **shipped}.items()) if is_benchmark(path)]

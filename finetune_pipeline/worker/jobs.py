@@ -229,12 +229,10 @@ def ability_job(
     answers: Mapping[str, Any] | None = None,
     precision: str = "serving",
     stage: str = "general_ability",
-    harness: Mapping[str, Any] | None = None,
 ) -> Job:
     """Score a model (after a prefix `adapter`, unless None) on items of general ability.
 
     files: JSON Lines of benchmarks, at most `limit` rows of each; suite: also use the shipped items.
-    harness: tasks of lm-evaluation-harness {folder (of the task), tasks (globs in it), limit, chat}; None: none.
     Writes out/ability.jsonl (evaluation.ability.scoring.score_items).
     """
     return _job("ability", locals())

@@ -12,7 +12,6 @@ from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline_tests.graph.project import Finished, Project
 from finetune_pipeline_tests.judge_minds import judge_mind, right
 from finetune_pipeline_tests.openai_server import Server, openai_server
-from finetune_pipeline_tests.unit.evaluation.ability.harness_files import CHOICES, write_task
 
 ITEMS = [{"query": f"the colour number {i} is", "choices": ["red", "blue", "green"], "gold": i % 3} for i in range(12)]
 GATES = {"min_rated": 5, "min_accepted": 0.01, "max_ability_loss": 1.0}
@@ -26,14 +25,15 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def project(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project after a run with ability items and a harness task; nobody has rated answers yet."""
-    ability = {"suite": False, "files": ["items/*.jsonl"], "harness": {"tasks": ["bench"], "limit": 6}}
+    """A project after a run with ability items; nobody has rated answers yet."""
+    ability = {"suite": False, "files": ["items/*.jsonl"]}
     folder = tmp_path_factory.mktemp("judged")
     project = Project.continued(finished.project, folder, "base_ability", ability=ability, gates=GATES)
     (project.folder / "items").mkdir()
     items = [*ITEMS, {"text": "a plain sentence"}, {"text": "and another one"}]
     (project.folder / "items" / "some.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
-    write_task(project.folder / "bench", CHOICES)
+    picks = [{"query": f"ticket {i}: my invoice is wrong, so", "choices": ["a", "b"], "gold": i % 2} for i in range(6)]
+    (project.folder / "items" / "pick.jsonl").write_text("".join(json.dumps(item) + "\n" for item in picks))
     project.run()
     return project
 
@@ -67,12 +67,11 @@ def page(project: Project) -> str:
 def test_general_ability_is_measured_and_people_are_asked_for(project: Project) -> None:
     result = project.facts("general_ability")
     assert (result["items"], result["n"], result["unscored"], result["text"]["n"]) == (20, 18, 0, 2)
-    assert result["harness"]["tasks"]["pick"].items() >= {"rows": 6, "metric": "acc", "shots": 0}.items()
-    assert result["categories"]["harness: pick"]["n"] == result["benchmarks"]["harness: pick"]["n"] == 6
+    assert result["categories"]["pick"]["n"] == result["benchmarks"]["pick"]["n"] == 6
     assert gates(project)["general_ability"]["measured"] == pytest.approx(result["interval"][1])
     gate = gates(project)["human_review"]
     assert not gate["passed"] and "0 of 5 answers" in gate["message"]
-    assert "pick (acc, 6 rows, 0 shots)" in page(project)
+    assert "pick" in page(project)
 
 
 def test_people_and_a_fair_judge_count_and_only_what_follows_is_made_anew(

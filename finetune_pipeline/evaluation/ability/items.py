@@ -6,11 +6,12 @@ choices are compared. So small models show a signal, and form does not count.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.json_lines import json_rows
+from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.findings import Finding, FindingsError
 
 SUITE = Path(__file__).with_name("suite.jsonl")
@@ -36,6 +37,11 @@ class Item:
 
 def suite() -> list[Item]:
     return read_items(SUITE, SUITE_NAME)
+
+
+def digest_items(items: Sequence[Item]) -> str:
+    """Return 16 hex digits of everything that models are asked."""
+    return digest_json([asdict(item) for item in items])[:16]
 
 
 def read_items(path: Path, source: str | None = None, limit: int | None = None) -> list[Item]:

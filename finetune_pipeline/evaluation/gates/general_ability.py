@@ -21,7 +21,7 @@ from finetune_pipeline.spec.model import TaskSpec
 def general_ability(spec: TaskSpec, ability: Ability | None) -> Outcome:
     """Refuse a candidate that may have lost too much; the measured number is the upper bound of the lost accuracy."""
     limit = spec.gates.max_ability_loss
-    requested = spec.ability.suite or spec.ability.files or spec.ability.harness.tasks
+    requested = spec.ability.suite or spec.ability.files
     if ability is not None and ability.items == 0 and (ability.not_asked or not requested):
         return Outcome("not_asked", None, limit, ability.not_asked or "The spec asks for no test of general ability.")
     if ability and ability.failed:

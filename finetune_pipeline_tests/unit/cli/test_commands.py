@@ -19,7 +19,6 @@ from finetune_pipeline.cli.main import COMMANDS, _summary, cli
 from finetune_pipeline.engine.store import ArtifactStore, Builder
 from finetune_pipeline.production.erasure import forget as remove
 from finetune_pipeline_tests.shared import copy_database
-from finetune_pipeline_tests.unit.evaluation.ability.harness_files import CHOICES, write_task
 from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation_and_rows
 from finetune_pipeline_tests.unit.processes import as_reader
 
@@ -180,19 +179,6 @@ def test_show_prints_every_default_and_the_state_of_every_step(finetune: Any) ->
     assert {s["made"] for s in result.json["steps"].values()} == {False}
     text = finetune("show", "ticket_triage", data=SHIPPED).stdout
     assert "over_length: fail" in text and "missing  " in text
-
-
-def test_check_refuses_a_harness_task_whose_rows_would_be_fetched(folder: Path, finetune: Any) -> None:
-    write_task(folder / "bench", CHOICES | {"dataset_path": "allenai/ai2_arc"})
-    (folder / "task.yaml").write_text(yaml.safe_dump(SPEC | {"ability": {"harness": {"tasks": ["bench"]}}}))
-    result = finetune("check", "demo")
-    assert result.returncode == 1
-    assert (
-        "bench/pick.yaml: dataset_path is 'allenai/ai2_arc': its rows would be fetched" in result.stdout + result.stderr
-    )
-    write_task(folder / "bench", CHOICES)
-    result = finetune("check", "demo")
-    assert result.returncode == 2 and "fetched" not in result.stdout, "the rows are told, the task is fine"
 
 
 def test_a_review_on_a_broken_disk_says_what_to_do(folder: Path, tmp_path: Path, finetune: Any) -> None:

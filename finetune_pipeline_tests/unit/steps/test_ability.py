@@ -20,17 +20,28 @@ from finetune_pipeline.report.judgements import ability_sentences
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.ability import ability_digest, asked_items, make_base_ability, make_general_ability
 from finetune_pipeline_tests.tiny_model import make_tiny_model
-from finetune_pipeline_tests.unit.evaluation.ability.harness_files import CHOICES, ENDING, write_task
 from finetune_pipeline_tests.unit.evaluation.rows import spec
+
+WORDS = ("billing", "invoice", "month", "export", "login", "refund")
+
+
+def write_items(path: Path, n: int) -> None:
+    """Write n questions whose right choice changes from row to row."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {"query": f"{path.stem} {i}: my {WORDS[i % 6]} is wrong, so", "choices": WORDS[:4], "gold": i % 4}
+        for i in range(n)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
 
 class Stage:
     def __init__(self, root: Path) -> None:
         self.root, self.store = root, ArtifactStore(root / "store")
         folder = root / "task"
-        for config in (CHOICES, ENDING):
-            write_task(folder / "bench", config)
-        stage_spec = spec(ability={"suite": False, "harness": {"tasks": ["bench"], "limit": 20}})
+        write_items(folder / "pick.jsonl", 20)
+        write_items(folder / "other.jsonl", 12)
+        stage_spec = spec(ability={"suite": False, "files": ["*.jsonl"]})
         self.task = Task(spec=stage_spec, folder=folder)
         self.base = self._model("shared", "base_model", "b1", seed=0)
         self._model("triage", "merged_model", "champion", seed=1)
@@ -60,10 +71,10 @@ class Stage:
 def test_base_champion_and_candidate_are_compared_pair_by_pair(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
     base, general = stage.compared("champion")
-    assert base["harness"]["tasks"].keys() == general["harness"]["tasks"].keys() == {"pick", "ending"}
+    assert (base["items"], general["items"]) == (32, 32)
     rows = {name: read_rows(tmp_path / place) for name, place in (("base", "before"), ("own", "after"))}
     rows["champion"] = read_rows(tmp_path / "after" / "champion")
-    for category in ("harness: pick", "harness: ending"):
+    for category in ("pick", "other"):
         n_right = {n: sum(r["right"] for r in of if r["category"] == category) for n, of in rows.items()}
         n = general["categories"][category]["n"]
         assert general["categories"][category]["drop"] == pytest.approx((n_right["base"] - n_right["own"]) / n)
@@ -86,7 +97,7 @@ def test_without_a_champion_nothing_is_compared_and_a_lost_one_is_named(tmp_path
 def test_rows_that_change_under_a_run_stop_it(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
     work = stage.work("before", None, base_model=stage.base)
-    write_task(tmp_path / "task" / "bench", CHOICES, [{"question": "q", "choices": ["a", "b"], "right": 0}] * 3)
+    write_items(tmp_path / "task" / "pick.jsonl", 3)
     with pytest.raises(JobError, match="changed since this run began"):
         make_base_ability(work)
 

@@ -11,7 +11,6 @@ from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.spec import load_task
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
 from finetune_pipeline_tests.unit.data.rows import random_text, read_lines
-from finetune_pipeline_tests.unit.evaluation.ability.harness_files import CHOICES, write_task
 
 SPEC = {"name": "task", "description": "t", "system_prompt": "Answer.", "output": {"kind": "text"}}
 
@@ -43,10 +42,11 @@ def test_training_on_the_shipped_suite_is_found(tmp_path: Path) -> None:
 
 def test_only_rows_of_what_is_asked_are_found(tmp_path: Path) -> None:
     """The file is a link to one without a suffix, as downloaded data sets lie in caches."""
-    items = [{"question": f"Which other? {random_text(i)}", "choices": ["a", "b"], "right": 0} for i in range(6)]
-    write_task(tmp_path / "task/harness", CHOICES, items)
+    items = [{"query": f"Which other? {random_text(i)}", "choices": ["a", "b"], "gold": 0} for i in range(6)]
+    (tmp_path / "task/bench").mkdir(parents=True)
+    (tmp_path / "task/bench/pick.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
     rows = [{"prompt": f"Which own? {random_text(7)}", "completion": "a"}, {"prompt": suite()[0].prompt, "completion": "5"},
             {"prompt": f"Which other? {random_text(5)}", "completion": "a"}]  # fmt: skip
-    ability = {"suite": False, "files": ["own.jsonl"], "harness": {"tasks": ["harness/*.yaml"]}}
+    ability = {"suite": False, "files": ["own.jsonl", "bench/*.jsonl"]}
     facts, files = cleaned(tmp_path, rows, ability=ability)
-    assert sorted(files) == ["ability/harness/pick.jsonl", "ability/own.jsonl"] and facts["kept"] == 1
+    assert sorted(files) == ["ability/bench/pick.jsonl", "ability/own.jsonl"] and facts["kept"] == 1
