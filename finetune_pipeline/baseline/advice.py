@@ -5,19 +5,19 @@ The rules apply in this order, and the first match decides:
 1. no_signal: the inputs do not predict the answers (baseline.learnable).
 2. prompt, retrieve, simple: a prompt, its answers restricted to the allowed forms, or a simple model surely reach
    baseline.ceiling, or leave surely less than gates.wanted_gain to be gained.
-3. simple: a simple model surely leads the base model at its best and always the commonest answer, is right on most rows, and no
-   result of this project on the same kind of answer shows a fine-tuned model surely ahead of one as good (GAINS).
+3. simple: a simple model surely leads the base model at its best and always the commonest answer, is right on most rows, and
+   MIN_RESULTS or more results of this project with the same base model on the same kind of answer (GAINS) show no fine-tuned
+   model surely ahead of one as good.
 4. collect: a gate would refuse every candidate on this test; or the wanted gain is impossible over a rival that is not surely
    good enough; or the test cannot show the wanted gain, and the spec says that this blocks.
-5. retrieve: showing the nearest training examples surely helps, closes most of the gap to the ceiling, keeps the form, and
-   no simple model surely learns more from the same rows.
-6. pilot: a simple model as in 3 leads, but not surely; or there are too few rows to decide whether the inputs predict the
-   answers.
-7. fine_tune.
+5. pilot: showing the nearest training examples surely helps, closes most of the gap to the ceiling, keeps the form, and no
+   simple model surely learns more from the same rows; or a simple model leads as in 3, but not surely or without such results;
+   or there are too few rows to decide whether the inputs predict the answers.
+6. fine_tune.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -74,6 +74,8 @@ FORM_KINDS = ("error", "empty", "refusal", "repetition", "truncated", "wrong_lan
 GAINS = Path(__file__).with_name("measured_gains.yaml")
 SIMPLE_TOLERANCE = 0.1
 """Tolerance: a measured result applies if its simple model scored at most this much below the simple model here."""
+MIN_RESULTS = 3
+"""Measured results needed to say that fine-tuning does not surpass a simple model."""
 
 
 def advise(
@@ -110,7 +112,7 @@ def advise(
         ("simple", lead.sentence) if lead and lead.is_sure else None,
         _no_room(spec, power, rival, sources),
         _test_too_small(spec, power),
-        _retrieval_is_enough(spec, baseline, retrieval),
+        _retrieval_helps(spec, baseline, retrieval),
         ("pilot", lead.sentence) if lead else None,
         ("pilot", signal.sentence) if signal.status == "too_few_rows" else None,
     )
@@ -123,7 +125,7 @@ def advise(
         best_prompt(spec, baseline),
         *failure_sentences(failures, retrieval),
         *simple_sentences(spec, baseline, rows, sources),
-        *([] if retrieval is None or decision == "retrieve" else [f"{retrieval_adds(retrieval)}."]),
+        *([] if retrieval is None or retrieval_adds(retrieval) in why else [f"{retrieval_adds(retrieval)}."]),
         f"There are {counted(counts['train'], 'training example')}. {power['sentence']}",
         *must_reach_sentences(spec, rival, must_reach),
         *cost_sentences(spec, tokens),
@@ -229,17 +231,18 @@ def best_fixed(baseline: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Lead:
-    """The lead of a simple model over the base model at its best. is_sure: it holds for the whole interval."""
+    """The lead of a simple model over the base model at its best. is_sure: training will not change it, as far as is known."""
 
     is_sure: bool
     sentence: str
 
 
 def _lead_of_simple(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sources: SourceOf) -> Lead | None:
-    """Rules 3 and 6: the best simple model that reads the input, if it surely beats always the commonest answer and leads the base
+    """Rules 3 and 5: the best simple model that reads the input, if it surely beats always the commonest answer and leads the base
     model in each of its modes, and no measured result speaks for fine-tuning.
 
-    Intervals are corrected for the number of simple models of which this is the best.
+    Intervals are corrected for the number of simple models of which this is the best. A lead over the untrained model says
+    nothing of the trained one, so it is sure only with measured results.
     """
     simple, blind = baseline.get("simple") or {}, [rows[SIMPLE + name] for name in BLIND if SIMPLE + name in rows]
     names = [name for name in simple if name not in BLIND]
@@ -249,34 +252,33 @@ def _lead_of_simple(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, sou
     scores, title = simple[name], SIMPLE_MODELS[name].title
     confidence = shared_confidence(spec.gates.confidence, len(names))
 
-    def lead_over(other: Sequence[Row]) -> Gain | None:
-        before, after = same_rows(other, rows[SIMPLE + name])
-        clusters = shared_sources(before, sources)
-        return METRICS[spec.metric].gain(before, after, spec.output, confidence, clusters) if before else None
+    def leads_over(others: Iterable[Sequence[Row]]) -> list[Gain]:
+        pairs = [same_rows(other, rows[SIMPLE + name]) for other in others]
+        return [
+            METRICS[spec.metric].gain(before, after, spec.output, confidence, shared_sources(before, sources))
+            for before, after in pairs
+            if before
+        ]
 
-    over_blind = [lead_over(answers) for answers in blind]
-    over_base = [
-        lead_over(answers) for answers in base_at_its_best(rows, spec.output, baseline["best"]).answers.values()
-    ]
-    leads = [lead for lead in over_base if lead]
-    if not leads or not all(lead and lead.surely_above() for lead in over_blind) or scores["accuracy"] < 0.5:
+    over_base = leads_over(base_at_its_best(rows, spec.output, baseline["best"]).answers.values())
+    if scores["accuracy"] < 0.5 or not over_base or not all(lead.surely_above() for lead in leads_over(blind)):
         return None
-    comparable = [
-        result
-        for result in measured_gains()
-        if result["kind"] == spec.output.kind and result["simple"] >= rank_of(scores) - SIMPLE_TOLERANCE
-    ]
-    lead = min(leads, key=lambda lead: lead.gain)
-    if lead.gain <= 0 or any(result["interval"][0] > 0 for result in comparable):
+    comparable = [result for result in measured_gains(spec) if result["simple"] >= rank_of(scores) - SIMPLE_TOLERANCE]
+    least = min(over_base, key=lambda lead: lead.gain)
+    if least.gain <= 0 or any(result["interval"][0] > 0 for result in comparable):
         return None
-    leads_by = (
+    leads = (
         f"{title}, made in seconds from the same rows, is {measured_accuracy(scores)} and leads the base model with its "
-        f"best prompt, by {points(lead.gain)} points ({points_range(lead.interval)})"
+        f"best prompt, by {points(least.gain)} points ({points_range(least.interval)})"
     )
-    if not all(lead.surely_above() for lead in leads):
-        return Lead(False, f"{leads_by}, which is not sure: these rows do not decide between them.")
-    no_result = f"No result measured with this pipeline on answers of this kind ({spec.output.kind}) shows"
-    return Lead(True, f"{leads_by}. {no_result} a fine-tuned model surely ahead of a simple model this good.")
+    if not all(lead.surely_above() for lead in over_base):
+        return Lead(False, f"{leads}, which is not sure.")
+    if len(comparable) < MIN_RESULTS:
+        return Lead(False, f"{leads}. What training adds to that is unknown.")
+    none_ahead = (
+        f"None of {len(comparable)} results measured with this base model on answers of this kind ({spec.output.kind})"
+    )
+    return Lead(True, f"{leads}. {none_ahead} shows a fine-tuned model surely ahead of a simple model this good.")
 
 
 def _next_pilot(spec: TaskSpec) -> list[str]:
@@ -284,11 +286,17 @@ def _next_pilot(spec: TaskSpec) -> list[str]:
     return [f"Next: {command} trains on parts of the rows and says what training on all of them should reach."]
 
 
+def measured_gains(spec: TaskSpec) -> list[dict[str, Any]]:
+    """This project's results for fine-tuning this base model against the best simple model, on the same kind of answer: {task,
+    kind, rows, simple, tuned, interval (of the gain), source}."""
+    measured = _measured_gains()
+    is_same_model = measured["base_model"] == spec.base_model
+    return [result for result in measured["results"] if is_same_model and result["kind"] == spec.output.kind]
+
+
 @cache
-def measured_gains() -> list[dict[str, Any]]:
-    """This project's results for fine-tuning against the best simple model: {task, kind, rows, simple, tuned, interval (of the
-    gain), source}."""
-    return list(yaml.safe_load(GAINS.read_text("utf-8"))["results"])
+def _measured_gains() -> dict[str, Any]:
+    return dict(yaml.safe_load(GAINS.read_text("utf-8")))
 
 
 def _no_room(spec: TaskSpec, power: Mapping[str, Any], rival: Rival, sources: SourceOf) -> tuple[str, str] | None:
@@ -322,10 +330,10 @@ def _test_too_small(spec: TaskSpec, power: Mapping[str, Any]) -> tuple[str, str]
     return None
 
 
-def _retrieval_is_enough(
+def _retrieval_helps(
     spec: TaskSpec, baseline: Mapping[str, Any], retrieval: Mapping[str, Any] | None
 ) -> tuple[str, str] | None:
-    """Rule 5: retrieve, because the nearest examples close most of the gap."""
+    """Rule 5: a pilot has to beat the nearest examples, because they close most of the gap."""
     if retrieval is None or not is_interval(retrieval["interval"]) or retrieval["interval"][0] <= 0:
         return None
     upper_bound = baseline["prompts"][retrieval["prompt"]]["interval"][1]
@@ -333,10 +341,10 @@ def _retrieval_is_enough(
     in_form = is_number(retrieval["valid_share"]) and retrieval["valid_share"] >= spec.gates.min_valid_share
     if simple_learns_more or not in_form or (retrieval["closes"] or 0.0) < CLOSES_MOST:
         return None
-    return "retrieve", (
+    return "pilot", (
         f"{retrieval_adds(retrieval)}, which closes {percent(retrieval['closes'])} of the gap "
         f"to {percent(METRICS[spec.metric].rank(_goal(spec)))}: knowledge is missing, and it can be looked up. Build "
-        "that first; then fine-tune on prompts made so, if more is needed."
+        "that first; what training adds to it is unknown."
     )
 
 

@@ -7,8 +7,9 @@ import pytest
 
 from finetune_pipeline.baseline.advice import (
     CLOSES_MOST,
+    MIN_RESULTS,
     SIMPLE_TOLERANCE,
-    _retrieval_is_enough,
+    _retrieval_helps,
     advise,
     failures_of,
     measured_gains,
@@ -127,7 +128,7 @@ DECISIONS: list[tuple[Any, dict[str, Any], str, str]] = [
     (prompts(175), {"of": MODEST}, "prompt", ""),
     (prompts(30), {"of": MODEST, "linear": 0.86}, "simple", "surely at or above 80.0%"),
     ({"zero_shot": KNOWS}, {}, "prompt", "Restrict the answers to the allowed forms"),
-    (prompts(60, 150), {}, "retrieve", "adds +45.0 points"),
+    (prompts(60, 150), {}, "pilot", "adds +45.0 points"),
     (prompts(60, 195), {}, "retrieve", "No: show the model the nearest examples. Prompting is"),
     (prompts(60, 100), {}, "fine_tune", ""),  # a third of the gap
     (prompts(60, 150), {"linear": 0.89}, "simple", ""),  # the rows teach more than they tell
@@ -154,7 +155,7 @@ def test_a_metric_of_errors_gives_the_same_advice_as_its_mirror(monkeypatch: pyt
     for rows, linear, decision in (
         (prompts(100), 0.8, "simple"),
         (prompts(40, 60), 0.3, "fine_tune"),
-        (prompts(60, 150), 0.4, "retrieve"),
+        (prompts(60, 150), 0.4, "pilot"),
         (prompts(199), 0.3, "prompt"),
     ):
         by_right, by_wrong = (advice_for(rows, linear=linear, of=spec(gates={"metric": m})) for m in ("right", "wrong"))
@@ -165,29 +166,37 @@ def test_a_metric_of_errors_gives_the_same_advice_as_its_mirror(monkeypatch: pyt
             assert by_wrong["must_reach"] == pytest.approx(1 - by_right["must_reach"])
         for name in ("gain", "closes") if by_right["retrieval"] else ():
             assert by_wrong["retrieval"][name] == pytest.approx(by_right["retrieval"][name])
-        if decision == "retrieve":
+        if decision == "pilot":
             assert by_right["retrieval"]["closes"] == pytest.approx(0.45 / 0.7), "of the way to no error"
     assert max([0.3, None, 0.1], key=METRICS["wrong"].rank) == 0.1, "no value is no lead"
 
 
-def test_a_measured_gain_over_a_simple_model_as_good_is_a_reason_to_train(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = {"kind": "labels", "simple": 0.75, "tuned": 0.9, "interval": [0.05, 0.2]}
-    for change, decision, why in (
-        ({}, "fine_tune", ""),
-        ({"simple": 0.69}, "simple", "the simple model was worse there"),
-        ({"interval": [-0.01, 0.2]}, "simple", "a gain that is not sure"),
-        ({"interval": [0.0, 0.2]}, "simple", "a gain of nothing is none"),
-        ({"simple": 0.8 - SIMPLE_TOLERANCE}, "fine_tune", "just as good counts"),
-        ({"kind": "json"}, "simple", "answers of another kind"),
+def test_a_sure_lead_says_no_only_with_results_of_the_same_base_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = {"kind": "labels", "simple": 0.75, "tuned": 0.7, "interval": [-0.1, 0.1]}
+    ahead = {"tuned": 0.9, "interval": [0.05, 0.2]}
+    for changes, decision, why in (
+        ([{}] * MIN_RESULTS, "simple", "training never surpassed such a model"),
+        ([{}] * (MIN_RESULTS - 1), "pilot", "too few results"),
+        ([{}, {}, {"simple": 0.8 - SIMPLE_TOLERANCE}], "simple", "just as good counts"),
+        ([{}, {}, {"simple": 0.69}], "pilot", "the simple model was worse there"),
+        ([{}, {}, {"kind": "json"}], "pilot", "answers of another kind"),
+        ([{}, {}, ahead], "fine_tune", "training surpassed such a model"),
+        ([{}, {}, {}, ahead | {"simple": 0.69}], "simple", "it surpassed a worse one"),
+        ([{}, {}, {"interval": [0.0, 0.2]}], "simple", "a gain of nothing is none"),
     ):
-        results = [result | change]
-        monkeypatch.setattr("finetune_pipeline.baseline.advice.measured_gains", lambda results=results: results)
+        measured = {"base_model": spec().base_model, "results": [result | change for change in changes]}
+        monkeypatch.setattr("finetune_pipeline.baseline.advice._measured_gains", lambda measured=measured: measured)
         assert advice_for(prompts(100), linear=0.8)["decision"] == decision, why
+        of_other_model = advice_for(prompts(100), linear=0.8, of=spec(base_model="other/model"))
+        assert (
+            of_other_model["decision"] == "pilot"
+            and "What training adds to that is unknown" in of_other_model["sentence"]
+        )
 
 
 def test_the_shipped_results_are_complete() -> None:
-    assert measured_gains()
-    for result in measured_gains():
+    assert len(measured_gains(spec())) >= MIN_RESULTS and measured_gains(json_spec())
+    for result in measured_gains(spec()) + measured_gains(json_spec()):
         assert result["kind"] in DEFAULT_METRICS and 0 <= result["simple"] <= 1 and 0 <= result["tuned"] <= 1
         assert result["interval"][0] <= result["tuned"] - result["simple"] <= result["interval"][1]
 
@@ -209,7 +218,7 @@ def test_what_no_simple_model_can_tell_is_not_called_learnable() -> None:
         assert result[0] == signal.sentence and result.count(signal.sentence) == 1
 
 
-def test_where_retrieval_is_just_enough() -> None:
+def test_where_retrieval_is_just_worth_a_pilot() -> None:
     valid = spec().gates.min_valid_share
     retrieval = {"prompt": "3_nearest", "over": "zero_shot", "value": 0.8, "gain": 0.4, "interval": [0.001, 0.5]}
     retrieval |= {"closes": CLOSES_MOST, "valid_share": valid}
@@ -218,7 +227,7 @@ def test_where_retrieval_is_just_enough() -> None:
         facts: dict[str, Any] = {"prompts": {"3_nearest": {"interval": [0.7, 0.85]}}}
         if simple:
             facts["simple"] = {"simple_linear": {"interval": simple}}
-        return _retrieval_is_enough(spec(), facts, {**retrieval, **change}) is not None
+        return _retrieval_helps(spec(), facts, {**retrieval, **change}) is not None
 
     assert enough() and enough([0.85, 0.95])
     assert not enough([0.851, 0.95]), "a simple model that learns is surely better"
@@ -269,7 +278,7 @@ def test_extraction_is_judged_by_the_same_rules() -> None:
         return advise(task, facts, power_plan(task, 400, rival), asked, {"train": 700}, rival, SHOWN)
 
     assert extraction(5, 20)["decision"] == "fine_tune"
-    assert extraction(5, 150)["decision"] == "retrieve"
+    assert extraction(5, 150)["decision"] == "pilot"
     assert extraction(195, 190)["decision"] == "prompt"
     assert extraction(5, 20)["failures"]["kinds"] == {"wrong_value": 195}
 
