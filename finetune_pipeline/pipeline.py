@@ -425,6 +425,7 @@ STEPS = [
             "description": spec.description,
             "never_break": run.never_break,
             "promoted": run.promoted,
+            "champion_forgotten": run.champion_forgotten,
         },
         code_version="23",
         checks=evaluation_check.GATE_CHECKS,

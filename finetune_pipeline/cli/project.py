@@ -21,7 +21,8 @@ NOT_EVALUATED = "{task} has not been evaluated yet: run `finetune run {task}`"
 
 
 class Project:
-    """A task with its stores, the current run inputs, the resulting versions, and the version that serves.
+    """A task with its stores, the current run inputs, the resulting versions, and the version that serves, which may have been
+    trained on rows forgotten since.
 
     Raises FindingsError if raw files or the base model are missing.
     """
@@ -31,6 +32,8 @@ class Project:
         self.run_inputs = present_inputs(task, self.store, self.tracking)
         self.versions = PIPELINE.versions(task, self.run_inputs, self.store)
         self.serving = registry.champion(self.tracking, task.name)
+        tags = registry.version_tags(self.tracking, task.name, self.serving) if self.serving else {}
+        self.champion_forgotten = registry.FORGOTTEN in tags
 
     @cached_property
     def artifacts(self) -> dict[str, Artifact | None]:
@@ -62,10 +65,15 @@ def champion_words(project: Project) -> str:
     if project.serving is None:
         return "none"
     registered, words = project.artifacts["model_version"], f"version {project.serving}"
-    number = registered.facts["model_version"] if registered else None
-    if number is None:
-        return words
-    return f"{words}, this model" if number == project.serving else f"{words}; this model is version {number}"
+    if registered and registered.facts["model_version"] == project.serving:
+        words += ", this model"
+    elif registered:
+        words += f"; this model is version {registered.facts['model_version']}"
+    if project.champion_forgotten:
+        words += (
+            f"; the champion was trained on forgotten rows: `finetune run {project.task.name}` trains one without them"
+        )
+    return words
 
 
 def gate_line(gate: GateResult) -> str:

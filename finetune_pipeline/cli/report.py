@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from finetune_pipeline.cli.output import DONE, REFUSED, as_json, get_task, problem, tell
-from finetune_pipeline.cli.project import NOT_EVALUATED, Project, gate_line
+from finetune_pipeline.cli.project import NOT_EVALUATED, Project, champion_words, gate_line
 from finetune_pipeline.orchestration.resources import AUDIT_PAGE
 from finetune_pipeline.report.stored import read_evaluation
 from finetune_pipeline.report.verdict import SOUND, next_steps
@@ -51,6 +51,7 @@ def report(task: str, markdown: bool) -> int:
         "evaluation": evaluation.to_json(),
     }
     steps = [f"next: {step}" for step in next_steps(evaluation, gates)[:1]]
-    lines = [facts["verdict"], *map(gate_line, gates), *steps, f"page: {facts['html']}", *audit_line]
+    champion = f"champion in MLflow: {champion_words(project)}"
+    lines = [facts["verdict"], *map(gate_line, gates), *steps, champion, f"page: {facts['html']}", *audit_line]
     tell(facts, *([artifact.path("report.md").read_text("utf-8")] if markdown else lines))
     return DONE if artifact.facts["decision"] in SOUND else REFUSED

@@ -63,6 +63,11 @@ class RunInputs:
     ladder: str = ""
     split_ledger: str = "splits"
 
+    @property
+    def champion_forgotten(self) -> bool:
+        """Whether the model to compare with was trained on rows forgotten since."""
+        return bool(self.champion and self.champion.get("forgotten"))
+
 
 class Inputs(dict[str, Artifact]):
     """A step's input artifacts by name, each checked when the step first opens it by ``inputs[name]``.

@@ -80,6 +80,7 @@ def decisions_of(
     simple: Mapping[str, Sequence[Row]],
     level: float,
     sources: SourceOf,
+    champion_forgotten: bool = False,
 ) -> Decisions:
     """Decide whether the gains over the base model with its best prompt, the simple models and the champion are significant.
 
@@ -89,7 +90,7 @@ def decisions_of(
     clusters = shared_sources(candidate, sources)
     decision = partial(decide_gain, candidate=candidate, output=spec.output, level=level, clusters=clusters)
     metrics = list(dict.fromkeys([spec.metric, *gates.more_metrics]))
-    champion_margin = margin_of(gates.champion, gates.champion_margin)
+    champion_margin = margin_of("not_worse" if champion_forgotten else gates.champion, gates.champion_margin)
     return Decisions(
         baseline=decision(
             {str(mode): answers for mode, answers in base.answers.items()}, metrics=metrics, margin=gates.min_gain

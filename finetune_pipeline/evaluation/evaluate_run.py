@@ -56,6 +56,7 @@ def evaluate_task(
     versions: Mapping[str, Any],
     rules: str | None = None,
     promoted: Promoted | None = None,
+    champion_forgotten: bool = False,
     sources: SourceOf = None,
     files: Mapping[str, str] | None = None,
     never_break: Sequence[str] = (),
@@ -72,7 +73,7 @@ def evaluate_task(
         openings: The ledger of the sealed test, one entry per opening; `candidate` identifies the candidate.
         versions: Versions of artifacts by name. `champion` requires champion predictions; `adapter` is the candidate's.
         rules: See sealed.Judgement.
-        promoted: The registered version that the candidate is, if it was promoted earlier.
+        promoted, champion_forgotten: See EvaluationResult.
         sources: What each example was made from, by id (Example.made_from).
         files: The raw file of each example, by id; needed with gates.parts.
         never_break: Ids the candidate must have right.
@@ -132,7 +133,7 @@ def evaluate_task(
         wrong_answers=_wrong_answers(rows["candidate"], labels) if labels else [],
         atlas=atlas,
         seal=seal,
-        decisions=decisions_of(spec, rows, base_best, simple, level, sources),
+        decisions=decisions_of(spec, rows, base_best, simple, level, sources, champion_forgotten),
         parts=parts,
         sources=count_sources(shared_sources(rows["candidate"], sources), main.n),
         never_break=NeverBreak(
@@ -146,6 +147,7 @@ def evaluate_task(
         versions=dict(versions),
         gates=spec.gates.model_dump(mode="json") | {"ceiling": spec.baseline.ceiling},
         promoted=promoted,
+        champion_forgotten=champion_forgotten,
     )
 
 

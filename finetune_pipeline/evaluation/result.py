@@ -275,6 +275,7 @@ class EvaluationResult(StepFacts):
         versions: Of every artifact used; `champion`: the version in service, if any.
         gates: The settings of the gates.
         promoted: Set if the model was promoted earlier: then nothing is decided about it.
+        champion_forgotten: Whether the champion was trained on rows forgotten since: then a tie does not keep it in service.
     """
 
     task: Task
@@ -303,6 +304,7 @@ class EvaluationResult(StepFacts):
     versions: dict[str, str | None]
     gates: dict[str, JsonValue]
     promoted: Promoted | None
+    champion_forgotten: bool
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON under the published names, as in evaluation.json."""

@@ -36,10 +36,13 @@ def present_inputs(task: Task, store: ArtifactStore, tracking: Tracking) -> RunI
     ingest_traces(task, store, tracking)
     run_inputs = collect_run_inputs(task, None, store)
     versions = PIPELINE.versions(task, run_inputs, store)
-    trained_on, compared_with = versions["splits"], None
+    trained_on = versions["splits"]
+    compared_with: dict[str, Any] | None = None
     if serving is not None:
         tags = registry.tags_of_release(tracking, task.name, serving, *_COMPARISON_TAGS)
         compared_with = {"adapter": tags["adapter_version"], "merged": tags["merged_version"], "model_version": serving}
+        if registry.FORGOTTEN in tags:
+            compared_with["forgotten"] = True
         # `finetune forget` may have removed them
         if store.find(task.name, "splits", tags["dataset_version"]) is not None:
             trained_on = tags["dataset_version"]

@@ -98,12 +98,24 @@ def verdict_answer(evaluation: EvaluationResult, gates: Sequence[GateResult]) ->
     """Return the verdict as a sentence: promoted, beaten or tied by a simple model, or refused and by which gates."""
     answer = _gates_answer(evaluation, gates)
     if evaluation.promoted is None:
-        return answer
+        return f"{_forgotten_champion(evaluation)}{answer}"
     number, name = evaluation.promoted.model_version, evaluation.task.name
     known = f"This model is the champion already (version {number})"
     if not evaluation.promoted.serves:
         known = f"This model is version {number} already, which was champion before: `finetune rollback {name}` returns to the last"
     return f"{known}, so nothing is promoted or refused. Judged by the present settings: {inside(answer)}"
+
+
+def _forgotten_champion(evaluation: EvaluationResult) -> str:
+    if not evaluation.champion_forgotten:
+        return ""
+    margin = (
+        points(-(evaluation.decisions.champion.margin or 0.0), sign=False) if evaluation.decisions.champion else NOTHING
+    )
+    return (
+        f"The champion was trained on forgotten rows, so a candidate replaces it unless it surely loses more than {margin} "
+        "points (gates.champion_margin). "
+    )
 
 
 def _gates_answer(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> str:

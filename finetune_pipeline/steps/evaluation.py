@@ -110,7 +110,7 @@ def _judgement(context: StepContext) -> Judgement:
         "rivals": spec.baseline.model_dump(exclude_defaults=True, exclude={*_ASKING_KEYS, "ceiling", "endpoint"}),
         "api": spec.baseline.endpoint.model if spec.baseline.endpoint else None,
         "judge": spec.evaluation.judge.settings() if spec.evaluation.judge else None,
-        "champion": run_inputs.champion["adapter"] if run_inputs.champion else None,
+        "champion": [run_inputs.champion["adapter"], run_inputs.champion_forgotten] if run_inputs.champion else None,
         "output": spec.output.model_dump(),
         "never_break": run_inputs.never_break,
     }
@@ -167,6 +167,7 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
         atlas=failure_atlas(of_model(rows, "candidate"), output, test_rows.texts, Neighbours(training)),
         openings=openings_so_far,
         rules=judgement.rules,
+        champion_forgotten=context.run_inputs.champion_forgotten,
         promoted=Promoted(**context.run_inputs.promoted) if context.run_inputs.promoted else None,
         sources=test_rows.sources,
         files=test_rows.files,

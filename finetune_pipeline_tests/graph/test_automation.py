@@ -349,8 +349,14 @@ def test_a_model_is_known_by_its_training_however_it_is_asked(world: Automation)
     client.set_registered_model_alias("colours", registry.PREVIOUS, first)
     assert (present().champion, present().promoted) == (None, {"model_version": 1, "serves": False})
     world.project.write_spec(training={**world.project.spec["training"], "learning_rate": 0.002})
-    assert present().champion == {"adapter": "another", "merged": "m2", "model_version": 2}, "a new model"
-    assert present().promoted is None
+    rival = {"adapter": "another", "merged": "m2", "model_version": 2}
+    assert (present().champion, present().promoted) == (rival, None), "a new model"
+    before = release.PIPELINE.versions(world.task, present(), world.store)
+    client.set_model_version_tag("colours", second, registry.FORGOTTEN, registry.FORGOTTEN_REASON)
+    assert present().champion == {**rival, "forgotten": True}
+    after = release.PIPELINE.versions(world.task, present(), world.store)
+    assert before["test_predictions"] == after["test_predictions"], "no model need answer again"
+    assert before["evaluation_report"] != after["evaluation_report"]
 
 
 def test_a_champion_that_serves_worse_raises_the_alarm_and_is_rolled_back_where_the_spec_allows_it(

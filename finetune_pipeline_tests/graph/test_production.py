@@ -82,6 +82,7 @@ def test_a_persons_rows_are_forgotten(project: Project) -> None:
     for folder in ("dagster", "mlflow"):
         assert not files_with(project.home / folder, SECRET.encode(), SECRET[:30].encode(), b"served-00900")
 
+    promote(first)
     process = project.finetune("forget", "colours", "--user", "ann", "--json")
     assert process.returncode == 0, process.stderr
     output = json.loads(process.stdout)
@@ -94,16 +95,24 @@ def test_a_persons_rows_are_forgotten(project: Project) -> None:
     log = (project.folder / "logs" / "a.jsonl").read_text()
     assert "ann" not in log and log.count("served-000") == 60
     assert (project.home / "artifacts" / "colours" / "adapter" / adapter).is_dir()
-    with pytest.raises(ValueError, match="forgotten since"):
-        promote(first)
+    shown = project.finetune("show", "colours")
+    assert "champion: version 1; the champion was trained on forgotten rows" in shown.stdout, shown.stdout
 
     code, result = project.run()
     assert code in (0, 2), result
+    assert result["verdict"].startswith("The champion was trained on forgotten rows"), result["verdict"]
+    gates = {gate["name"]: gate for gate in project.facts("evaluation_report")["gates"]}
+    assert gates["beats_champion"]["status"] == "passed", "a random model ties with another"
+    assert registry.champion(tracking, "colours") == first, "a random model beats no baseline"
+    report = project.finetune("report", "colours")
+    assert "this model is version 2; the champion was trained on forgotten rows" in report.stdout, report.stdout
     second = registry.aliases(tracking, "colours")["candidate"]
     assert second != first and project.artifact("adapter").name != adapter
     assert project.facts("model_version")["forgotten"] is False
     assert not files_with(project.home, SECRET.encode(), b"served-00900")
     promote(second)
     assert registry.champion(tracking, "colours") == second
+    with pytest.raises(ValueError, match="forgotten since"):
+        promote(first)
     output = json.loads(project.finetune("forget", "colours", "--user", "ann", "--json").stdout)
     assert (output["lines"], output["rows"], output["blocked"]) == (0, 0, [first])

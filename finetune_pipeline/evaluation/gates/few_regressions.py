@@ -9,7 +9,7 @@ from finetune_pipeline.spec.model import TaskSpec
 @gate(
     order=50,
     needs="Of the rows the champion has right, the upper bound of the share the candidate gets wrong is at or below "
-    "gates.max_regression. Not asked without a champion.",
+    "gates.max_regression; of a champion that was trained on forgotten rows the lower bound. Not asked without a champion.",
     default=f"{DEFAULTS.max_regression:g}",
     what_to_do="Read the regressions against the champion in the report. Put rows like them into the training data, or train from "
     "more of the same data; raise gates.max_regression only if those losses are acceptable.",
@@ -28,8 +28,12 @@ def few_regressions(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
         return Outcome(False, None, limit, "Regressions against the champion were not counted.")
     message = (
         f"Of {counted(champion_right, 'row')} the champion has right the candidate gets {lost:,} wrong, "
-        f"{percent(lost / champion_right)} ({percent_range(interval)}); surely at most {percent(limit)} are allowed."
+        f"{percent(lost / champion_right)} ({percent_range(interval)}); "
     )
+    if evaluation.champion_forgotten:
+        message += f"more than {percent(limit)} must not be sure, as the champion was trained on forgotten rows."
+        return Outcome(interval[0] <= limit, interval[0], limit, message)
+    message += f"surely at most {percent(limit)} are allowed."
     least_lost = comparison.least_lost
     if least_lost is not None and least_lost > limit:
         message += f" With so few rows even a candidate that loses none could not show less than {percent(least_lost)}."

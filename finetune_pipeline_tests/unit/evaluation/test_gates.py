@@ -100,6 +100,34 @@ def test_better_or_not_worse_than_the_champion(lost, won, better, not_worse):
 
 
 @pytest.mark.parametrize(
+    ("lost", "won", "rows_right", "replaced"),
+    [
+        (0, 0, 150, True),  # the same answers
+        (0, 0, 12, True),  # so few right rows that nothing could be shown
+        (4, 2, 150, True),  # behind, but not surely
+        (9, 1, 150, False),  # surely behind, by four points
+        (9, 1, 150, True),  # as much as the margin allows
+        (40, 40, 150, False),  # level, with surely more than a fifth of the right rows lost
+    ],
+)
+def test_a_champion_trained_on_forgotten_rows_is_not_kept_by_a_tie(lost, won, rows_right, replaced):
+    task = spec(gates={"champion_margin": 0.04 if (lost, replaced) == (9, True) else 0.02})
+    rivals = _beside_the_champion(lost, won, rows_right - lost)
+    usual_gates, gates = (
+        {g.name: g for g in decide(task, evaluation(spec=task, champion_forgotten=forgotten, **rivals))}
+        for forgotten in (False, True)
+    )
+    assert not usual_gates["beats_champion"].passed
+    judged = gates["beats_champion"], gates["few_regressions"]
+    assert all(gate.passed for gate in judged) is replaced, [gate.message for gate in judged]
+    margin = task.gates.champion_margin
+    assert (judged[0].threshold, judged[0].measured) == (-margin, pytest.approx((won - lost) / 200))
+    assert "trained on forgotten rows" in judged[0].message and f"{100 * margin:.1f} points" in judged[0].message
+    unmeasured = changed(evaluation(spec=task, champion_forgotten=True, **rivals), {"decisions.champion.gains": []})
+    assert not _gate("beats_champion", unmeasured, task).passed
+
+
+@pytest.mark.parametrize(
     ("lost", "right", "passes", "too_few"),
     [(0, 150, True, False), (12, 150, True, False), (30, 150, False, False), (0, 10, False, True), (0, 0, True, False)],
 )

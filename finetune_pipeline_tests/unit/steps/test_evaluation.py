@@ -16,7 +16,7 @@ from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.engine.step import RunInputs, StepContext, no_tool
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
 from finetune_pipeline.evaluation.endpoint_answers import hosted_answerer
-from finetune_pipeline.evaluation.predictions import write_predictions
+from finetune_pipeline.evaluation.predictions import of_model, read_predictions, write_predictions
 from finetune_pipeline.evaluation.production_rows import PRODUCTION_SET
 from finetune_pipeline.evaluation.rivals import score_baselines
 from finetune_pipeline.evaluation.sealed import LEDGER
@@ -65,6 +65,7 @@ class Stage:
         out: Path,
         never_break: list[str] | None = None,
         promoted: dict[str, Any] | None = None,
+        champion: dict[str, Any] | None = None,
         **more: Artifact,
     ) -> StepContext:
         out.mkdir(parents=True, exist_ok=True)
@@ -84,7 +85,7 @@ class Stage:
             **more,
         }
         write_rows(inputs["production_logs"].folder / "judging.jsonl", self.logged)
-        world = RunInputs("r", "v", "l", "c", {}, promoted=promoted, never_break=never_break or [])
+        world = RunInputs("r", "v", "l", "c", {}, champion, promoted, never_break or [])
         task = Task(spec=self.spec, folder=self.root)
         return StepContext(task, world, inputs, Builder(out, out / "work"), self.store, self.launch, no_tool)
 
@@ -118,10 +119,14 @@ class Stage:
         return Artifact("triage", "test_predictions", candidate, context.out, facts, {})
 
     def report(
-        self, predictions: Artifact, never_break: list[str] | None = None, promoted: dict[str, Any] | None = None
+        self,
+        predictions: Artifact,
+        never_break: list[str] | None = None,
+        promoted: dict[str, Any] | None = None,
+        champion: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         out = self.root / "report" / predictions.version
-        context = self.work(predictions.version, out, never_break, promoted, test_predictions=predictions)
+        context = self.work(predictions.version, out, never_break, promoted, champion, test_predictions=predictions)
         return make_evaluation_report(context)
 
     def judge(
@@ -200,6 +205,25 @@ def test_a_model_that_was_promoted_is_no_candidate(tmp_path: Path, serves: bool)
     assert says in page.split("##")[0] and "Do not ship" not in page and "Refused" not in page
     stage.spec = spec()
     assert stage.judge("91-b")["seal"]["level"]["look"] == 2
+
+
+def test_the_report_says_first_that_the_champion_was_trained_on_forgotten_rows(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    champion = {"adapter": "a", "merged": "m", "model_version": 1}
+    predictions = stage.predict("90-a")
+    answers = read_predictions(predictions.folder / "predictions.parquet")
+    beside = [{**r, "model": "champion"} for r in of_model(answers, "candidate")]
+    write_predictions(predictions.folder / "predictions.parquet", [*answers, *beside])
+    tied, replaced = (stage.report(predictions, champion=champion | more) for more in ({}, {"forgotten": True}))
+    assert [g["name"] for g in tied["gates"] if not g["passed"]] == ["beats_champion"]
+    assert replaced["passed"] is True, replaced["verdict"]
+    assert replaced["seal"]["level"]["look"] == 3, "judged by other rules"
+    says = (
+        "The champion was trained on forgotten rows, so a candidate replaces it unless it surely loses more than 2.0 points "
+        "(gates.champion_margin)."
+    )
+    assert replaced["verdict"].startswith(says)
+    assert says in (tmp_path / "report/90-a/report.md").read_text().split("##")[0].replace("\\", "")
 
 
 def test_perturbed_rows_are_asked_in_the_same_opening_and_may_block(tmp_path: Path) -> None:
