@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -215,6 +216,31 @@ def test_a_run_goes_on_though_the_slot_was_assigned_to_nobody(tmp_path: Path, wa
         storage: Any = set_pool(instance)
         storage.add_pending_step("gpu", waiting, "tickets__adapter")
         wait_for_slot(instance, waiting, "tickets__adapter")
+
+
+def test_a_run_that_waits_says_for_whom_and_obeys_a_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command itself: the holder lives, so that its slot is not taken away."""
+    copy_database(tmp_path / "mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name, value in {"FINETUNE_HOME": tmp_path, "DAGSTER_HOME": ROOT}.items():
+        monkeypatch.setenv(name, str(value))
+    with dg.DagsterInstance.get() as instance:
+        holder = begun(instance, "orders", process_start(os.getpid()))
+        storage = set_pool(instance)
+        assert storage.claim_concurrency_slot("gpu", holder, "orders__adapter").is_claimed
+        command = [sys.executable, "-m", "finetune_pipeline.cli.main", "run", "ticket_triage", "--stage", "data"]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "start_new_session": True}
+        with subprocess.Popen(command, text=True, **pipes) as process:
+            assert process.stdout is not None
+            waits = next((line for line in process.stdout if "waiting for pool gpu" in line), "")
+            assert f"(adapter of orders (run {holder[:8]}, process {os.getpid()})" in waits
+            os.killpg(process.pid, signal.SIGTERM)
+            output = process.communicate(timeout=60)[0]
+        assert process.returncode == 1
+        assert "stopped; finished steps are kept" in output and "Traceback" not in output, output
+        (run,) = instance.get_runs(dg.RunsFilter(tags={"finetune/task": "ticket_triage"}))
+        assert run.status == dg.DagsterRunStatus.CANCELED
+        assert storage.get_concurrency_run_ids() == {holder}
 
 
 def test_a_held_device_is_told_with_its_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

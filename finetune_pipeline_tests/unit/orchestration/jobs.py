@@ -70,6 +70,12 @@ def waits() -> None:
     heavy()
 
 
+@dg.job(executor_def=dg.multiprocess_executor)
+def waits_in_many_processes() -> None:
+    """The same, as the UI and the daemon start it."""
+    heavy()
+
+
 watch_while_waiting()
 defs = dg.Definitions(
     assets=[adapter],
@@ -78,6 +84,7 @@ defs = dg.Definitions(
     },
     jobs=[
         waits,
+        waits_in_many_processes,
         dg.define_asset_job("in_one_process", [adapter], executor_def=dg.in_process_executor),
         dg.define_asset_job("in_many_processes", [adapter], executor_def=dg.multiprocess_executor),
     ],

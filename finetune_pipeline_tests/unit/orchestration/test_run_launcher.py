@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +63,19 @@ class Launched:
         assert (self.folder / "attempts").read_text() == "x", "it was tried again"
 
 
+@contextmanager
+def workspace_of(instance: dg.DagsterInstance) -> Iterator[Any]:
+    """The code server of the test jobs."""
+    target = ModuleTarget(jobs.__name__, attribute=None, working_directory=str(ROOT), location_name="test")
+    with WorkspaceProcessContext(instance, target) as workspace:
+        yield workspace
+
+
 @pytest.fixture
 def launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Launched]:
     for name, value in environment(tmp_path).items():
         monkeypatch.setenv(name, value)
-    target = ModuleTarget(jobs.__name__, attribute=None, working_directory=str(ROOT), location_name="test")
-    with dg.DagsterInstance.get() as instance, WorkspaceProcessContext(instance, target) as workspace:
+    with dg.DagsterInstance.get() as instance, workspace_of(instance) as workspace:
         made = Launched(tmp_path, instance, workspace)
         yield made
         for pid in (made.child, made.grandchild):
@@ -104,6 +112,32 @@ def test_a_run_whose_code_server_was_killed_with_it_is_ended_and_frees_its_slot(
     launched.monitor()
     assert launched.status() == dg.DagsterRunStatus.FAILURE
     launched.assert_nothing_left()
+
+
+def test_a_launched_run_that_waits_goes_on_though_another_was_killed_while_it_waited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No daemon is needed: the slot is assigned to a run that is gone, and the launched run itself takes it away."""
+    for name, value in environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    with dg.DagsterInstance.get() as instance, workspace_of(instance) as workspace:
+        storage = instance.event_log_storage
+        storage.set_concurrency_slots("gpu", 1)
+        tags = {"finetune/pid": str(os.getpid()), "finetune/process_started": "0.0"}  # another process had the number
+        working, gone = (instance.create_run_for_job(jobs.nothing, tags=tags).run_id for _ in range(2))
+        assert storage.claim_concurrency_slot("gpu", working, "adapter").is_claimed
+        assert not storage.claim_concurrency_slot("gpu", gone, "adapter").is_claimed
+        storage.free_concurrency_slots_for_run(working)
+        assert storage.get_concurrency_info("gpu").assigned_run_ids == {gone}
+        request = workspace.create_request_context()
+        (location,) = request.code_locations
+        (repository,) = location.get_repositories().values()
+        remote = repository.get_full_job("waits_in_many_processes")
+        run_id = _create_run(instance, location, repository, remote, {}, None, None, None).run_id
+        instance.launch_run(run_id, request)
+        wait_until(lambda: instance.get_runs(dg.RunsFilter(run_ids=[run_id]))[0].is_finished, 120)
+        assert instance.get_runs(dg.RunsFilter(run_ids=[run_id]))[0].status == dg.DagsterRunStatus.SUCCESS
+        assert not storage.get_concurrency_run_ids()
 
 
 def test_a_zombie_has_ended() -> None:
