@@ -40,6 +40,18 @@ class OutsideError(_Fault, RuntimeError):
     """Raised if something outside the program cannot be used."""
 
 
+_NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
+"""What the out-of-memory errors of torch and the system say, in lower case."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory, of a GPU or of the machine, did not suffice."""
+    is_torchs = any(
+        kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__
+    )  # torch may not be imported here
+    return is_torchs or isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _NO_MEMORY)
+
+
 _SPACE = "make space, or move FINETUNE_HOME to a larger disk, and run it again; finished steps are kept"
 _FULL = ("the disk is full: {place} could not be written", _SPACE)
 _RIGHTS = "correct its owner or permissions, and run it again"

@@ -18,6 +18,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from finetune_pipeline.models.chat import common_prefix, encode_answer, encode_p
 from finetune_pipeline.models.identity import model_folder, model_record
 from finetune_pipeline.models.inference.generated import COMPARED_TOKENS, Answer
 from finetune_pipeline.models.inference.generation import generate_and_score
+from finetune_pipeline.models.inference.memory import fits_memory
 from finetune_pipeline.models.inference.reader import Reader
 from finetune_pipeline.models.inference.trial import logits_alone, rows_at_once
 from finetune_pipeline.models.loading import load_for_comparison, load_for_prediction, pick_device, stored_names
@@ -167,6 +169,10 @@ class _Logits:
     def complete(self) -> bool:
         return self.positions >= _MOST_POSITIONS
 
+    def clear(self) -> None:
+        self.positions = 0
+        self._file.seek(0)
+
     def append(self, logits: torch.Tensor) -> None:
         """Add the logits of some positions, until there are enough. Raises JobError if one of them is not finite."""
         logits = logits[: _MOST_POSITIONS - self.positions].float().cpu()
@@ -271,7 +277,26 @@ def read_along(
     generated again: two models would both give it if both choose each of its tokens. left_out: tokens without logits.
     """
     longest = max(map(len, rows.prompts)) + max(map(len, [*rows.gold, *(answer.new_ids for answer in answers)]))
-    batch_size = rows_at_once(model, batch_size, longest)
+    size = rows_at_once(model, batch_size, longest)
+    while True:
+        choices = fits_memory(partial(_read_batches, model, rows, size, answers, logits, left_out))
+        if choices is not None:
+            return choices
+        if size == 1:
+            raise MemoryError("one row alone does not fit into memory in the comparison of trained and merged model")
+        size = -(-size // 2)
+        if logits is not None:
+            logits.clear()
+
+
+def _read_batches(
+    model: Any,
+    rows: Rows,
+    batch_size: int,
+    answers: Sequence[Answer],
+    logits: _Logits | None,
+    left_out: Collection[int],
+) -> list[list[int]]:
     reader = Reader(model, rows.prompts[0][: common_prefix(rows.prompts)])
     choices: list[list[int]] = []
     for start in range(0, len(rows.prompts), batch_size):

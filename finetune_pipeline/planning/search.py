@@ -61,6 +61,5 @@ def nearest_smaller(job: Mapping[str, Any]) -> str:
             # lower case, as YAML writes true and false
             keys = (f"training.{key}: {value} (now {settings[key]})".lower() for key, value in change.items())
             return f"set {', '.join(keys)}; {'; '.join(WHY[key] for key in change if key in WHY)}"
-    elif (batch := job.get("batch_size") or 1) > 1:
-        return f"set baseline.batch_size: {batch // 2} (now {batch}); same answers, but slower"
+    # batches of prompts are halved by models.inference.memory
     return "use a machine with more memory, or a smaller base_model"

@@ -100,6 +100,8 @@ class LoadedModel:
                 )
         except CancelledError:
             raise BadRequest("the client has closed the connection", status=499, code="cancelled") from None
+        except MemoryError as error:
+            raise RuntimeError(str(error)) from None
         if reply.status == "error":
             raise RuntimeError(reply.error)
         return reply

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 from finetune_pipeline.data.examples import SealedError
 from finetune_pipeline.engine.files import read_json, write_json
-from finetune_pipeline.faults import JobError, outside_words
+from finetune_pipeline.faults import JobError, is_out_of_memory, outside_words
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.planning.search import nearest_smaller
 from finetune_pipeline.reporting import listen, mute, say
@@ -31,8 +31,6 @@ from finetune_pipeline.worker import launch, process
 from finetune_pipeline.worker.jobs import ACTIONS
 from finetune_pipeline.worker.process import EXIT_CONFIG, EXIT_OOM, EXIT_PREEMPTED
 
-_OOM_SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory")
-"""What the out-of-memory errors of torch and the system say, in lower case."""
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads must not spin: other processes share the cores
     "TOKENIZERS_PARALLELISM": "false",
@@ -172,7 +170,7 @@ def classify_error(error: BaseException, job: dict[str, Any]) -> tuple[int, str,
         return EXIT_CONFIG, "findings", str(error)
     if isinstance(error, (JobError, SealedError)):
         return EXIT_CONFIG, "job", str(error)
-    if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _OOM_SIGNS):
+    if is_out_of_memory(error):
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         return EXIT_OOM, "memory", f"out of memory: {reason}\nfix: {nearest_smaller(job)}"
     if fault := outside_words(error, job["out"]):

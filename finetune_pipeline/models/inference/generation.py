@@ -8,14 +8,17 @@ them.
 """
 
 from collections.abc import Callable, Container, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
 from finetune_pipeline import progress
+from finetune_pipeline.faults import is_out_of_memory
 from finetune_pipeline.models.chat import common_prefix, end_ids
 from finetune_pipeline.models.inference.constrained import Restriction
 from finetune_pipeline.models.inference.generated import Answer
+from finetune_pipeline.models.inference.memory import fits_memory, halve_until_it_fits
 from finetune_pipeline.models.inference.reader import Reader
 from finetune_pipeline.models.inference.shared_reading import Ids, families
 from finetune_pipeline.models.inference.trial import rows_at_once
@@ -39,7 +42,8 @@ def generate_and_score(
     """Return one :class:`Answer` per prompt (token ids with the generation prompt), in the given order.
 
     labels: per prompt, the token ids of every label after it, end-of-turn token included; None for free text. A batch
-    that raises is tried again row by row: one bad row affects no other. Rows that still fail get status error.
+    that raises is tried again row by row: one bad row affects no other. Rows that still fail get status error. A batch that
+    does not fit into memory is halved; raises MemoryError if a single row does not fit.
     known: answers by position that need not be computed. If they are whole batches, as after a kill, the others are
     computed in their original batches, with bitwise equal results. keep: called with the answers of each batch.
     restriction: every answer that does not comply gets a second one, `Answer.restricted`; None for free answers only.
@@ -78,6 +82,25 @@ def generate_and_score(
             restricted = answers[i].restricted = Answer(prompt_tokens=len(prompts[i]))
             _fill(restricted, tokenizer, ids, [], ends)
 
+    def problem_of(reader: Reader, rows: list[int]) -> str:
+        """Answer the rows. Returns why it failed, or an empty text."""
+        try:
+            answer_rows(reader, rows)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            return f"{type(error).__name__}: {error}"
+        return ""
+
+    def answer_batch(reader: Reader, rows: list[int]) -> list[int]:
+        problem = problem_of(reader, rows)
+        if problem:
+            say(f"{stage}: a batch of {len(rows)} failed ({problem}); trying its rows one by one")
+            for i in rows:
+                if reason := problem_of(reader, [i]):
+                    answers[i] = Answer(status="error", error=reason, prompt_tokens=len(prompts[i]))
+        return rows
+
     batch_size = rows_at_once(model, batch_size, max(map(len, prompts), default=0) + max_new_tokens)
     completed = len(answered)
     for family in families([prompts[i] for i in answerable]):
@@ -85,19 +108,13 @@ def generate_and_score(
         batches = _batches(by_length, batch_size, answered)
         if not batches:
             continue
-        reader = Reader(model, prompts[by_length[0]][: common_prefix([prompts[i] for i in by_length])])
-        for rows in batches:
-            try:
-                answer_rows(reader, rows)
-            except Exception as error:  # noqa: BLE001 - the rows are tried one by one; each row reports its own failure
-                problem = f"{type(error).__name__}: {error}"
-                say(f"{stage}: a batch of {len(rows)} failed ({problem}); trying its rows one by one")
-                for i in rows:
-                    try:
-                        answer_rows(reader, [i])
-                    except Exception as reason:  # noqa: BLE001
-                        problem = f"{type(reason).__name__}: {reason}"
-                        answers[i] = Answer(status="error", error=problem, prompt_tokens=len(prompts[i]))
+        prefix = prompts[by_length[0]][: common_prefix([prompts[i] for i in by_length])]
+        reader = fits_memory(partial(Reader, model, prefix))
+        if reader is None:
+            raise MemoryError(
+                f"one row alone does not fit into memory: its prompt begins with {len(prefix)} shared tokens"
+            )
+        for rows in halve_until_it_fits(batches, partial(answer_batch, reader), stage):
             completed += len(rows)
             if len(answerable) > 1:
                 progress.tell(stage, name, step=completed, of=len(answerable))

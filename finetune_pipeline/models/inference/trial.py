@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from finetune_pipeline.faults import JobError
+from finetune_pipeline.faults import JobError, is_out_of_memory
 from finetune_pipeline.models.inference import prefix_attention
 
 APART, TREES, PLAIN = "apart", "trees", "plain"
@@ -65,6 +65,8 @@ def _first_correct_way(model: Any, reader: Callable[[Any, list[int], str], Any])
             if trial_reader.way != way:
                 problem = "its cache does not allow it"
         except _MODEL_ERRORS as error:
+            if is_out_of_memory(error):  # says nothing about the way
+                raise
             problem = f"{type(error).__name__}: {error}"
         if not problem:
             return way

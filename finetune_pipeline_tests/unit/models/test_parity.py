@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.faults import JobError
+from finetune_pipeline.models import parity as parity_module
 from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.inference.generation import generate_and_score
 from finetune_pipeline.models.loading import load_for_prediction
@@ -156,3 +157,25 @@ def test_reading_an_answer_tells_whether_it_would_be_given(made: Made, tmp_path:
     given = [answer.new_ids for answer in answers]
     assert [c == ids for c, ids in zip(read_along(merged, rows, 5, answers), given, strict=True)] == same
     assert read_along(base, rows, 5, answers) == given
+
+
+def test_a_comparison_without_room_goes_on_with_smaller_batches(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = made.parity(made.merged)
+    load_model = parity_module.load_for_comparison
+    sizes: list[int] = []
+
+    def read(_model: Any, _arguments: Any, options: dict[str, Any]) -> None:
+        sizes.append(len(options["input_ids"]))
+        if sizes[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def load_without_room(*arguments: Any, **options: Any) -> Any:
+        model = load_model(*arguments, **options)
+        model.register_forward_pre_hook(read, with_kwargs=True)
+        return model
+
+    monkeypatch.setattr(parity_module, "load_for_comparison", load_without_room)
+    facts = made.parity(made.merged)
+    assert max(sizes) > 2 and facts["positions"] == expected["positions"] and facts["passed"]
+    assert facts["mean_kl"] == pytest.approx(expected["mean_kl"], rel=1e-3)
+    assert facts["different"] == expected["different"]

@@ -1,6 +1,7 @@
 """Fast prediction against the plain way: one row at a time through `generate`, every label encoded anew. Prompts are put
 behind the beginnings that save the most reading; a single odd one spoils nothing."""
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from finetune_pipeline.models.inference.reader import Reader
 from finetune_pipeline.models.inference.shared_reading import families
 from finetune_pipeline.models.inference.trial import APART, PLAIN, TREES, way_of_reading
 from finetune_pipeline.models.loading import load_for_prediction
+from finetune_pipeline.worker.entry import classify_error
+from finetune_pipeline.worker.process import EXIT_OOM
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, tiny_messages
 from finetune_pipeline_tests.unit.models.architectures import make_model
 
@@ -68,6 +71,53 @@ def test_same_text_status_and_scores_as_the_plain_way(loaded: tuple[Any, Any], m
             assert answer.prompt_tokens == len(prompt)
             assert answer.new_tokens == len(answer.new_ids) <= LONGEST
     assert len({a.text for a in answers}) > 1
+
+
+class _Room:
+    """Makes a model run out of memory when it reads more than `rows` rows at once, as a GPU does."""
+
+    def __init__(self, model: Any, rows: int) -> None:
+        self.rows, self.lost = rows, list[Any]()
+        self.largest: list[int] = []
+        self.handle = model.register_forward_pre_hook(self._read, with_kwargs=True)
+
+    def _read(self, _model: Any, _arguments: Any, options: dict[str, Any]) -> None:
+        assert all(tensor() is None for tensor in self.lost), "tensors of a failed pass are kept"
+        held = torch.zeros(1000)
+        self.largest.append(len(options["input_ids"]))
+        if self.largest[-1] > self.rows:
+            self.lost.append(weakref.ref(held))
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+
+def test_a_batch_without_room_is_halved_and_the_answers_stay_the_same(loaded: tuple[Any, Any]) -> None:
+    model, tokenizer = loaded
+    prompts, labels = _prompts(tokenizer)
+    expected = generate_and_score(model, tokenizer, prompts, labels, LONGEST, 8)
+    kept: dict[int, Answer] = {}
+    room = _Room(model, 2)
+    try:
+        answers = generate_and_score(model, tokenizer, prompts, labels, LONGEST, 8, keep=kept.update)
+    finally:
+        room.handle.remove()
+    for answer, other in zip(answers, expected, strict=True):
+        assert (answer.text, answer.status, answer.error) == (other.text, other.status, "")
+        assert answer.label_scores == pytest.approx(other.label_scores, abs=1e-4)
+    assert [kept[i] for i in range(len(prompts))] == answers
+    assert [rows for rows in room.largest if rows > 2] == [8, 4], "later batches are as small"
+
+
+def test_one_row_without_room_ends_the_job_and_is_no_answer(loaded: tuple[Any, Any]) -> None:
+    model, tokenizer = loaded
+    prompts, labels = _prompts(tokenizer)
+    room = _Room(model, 0)
+    try:
+        with pytest.raises(MemoryError, match="one row .* does not fit") as caught:
+            generate_and_score(model, tokenizer, [[*p] for p in prompts[:1]] * 3, None, LONGEST, 2)
+    finally:
+        room.handle.remove()
+    code, _, message = classify_error(caught.value, {"action": "predict", "batch_size": 2})
+    assert code == EXIT_OOM and "fix: use a machine with more memory" in message
 
 
 @torch.no_grad()
