@@ -95,7 +95,7 @@ def decisions_of(
         baseline=decision(
             {str(mode): answers for mode, answers in base.answers.items()}, metrics=metrics, margin=gates.min_gain
         ),
-        simple=decision(simple, metrics=[spec.metric], margin=margin_of(gates.simple, gates.simple_margin)),
+        simple=decision(simple, metrics=metrics, margin=margin_of(gates.simple, gates.simple_margin)),
         champion=decision({"champion": champion}, metrics=metrics, margin=champion_margin) if champion else None,
     )
 

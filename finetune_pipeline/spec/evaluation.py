@@ -107,7 +107,7 @@ class GatesSpec(Section):
         None,
         description="Metric that decides. Unset: accuracy for labels; exact for json and output.extract; else rougeLsum.",
     )
-    more_metrics: list[Metric] = Field([], description="Further metrics that must show the gain.")
+    more_metrics: list[Metric] = Field([], description="Further metrics in which every gain must be shown.")
     min_gain: float = Field(0.0, ge=0, lt=1, description="Lower bound of the gain over the baseline must exceed this.")
     parts: list[str] = Field(
         [],

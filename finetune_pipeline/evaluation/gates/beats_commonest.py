@@ -11,7 +11,7 @@ from finetune_pipeline.spec.model import TaskSpec
 @gate(
     order=20,
     needs="The lower bound of the paired gain over always giving the commonest answer (for JSON also each field's commonest "
-    "value) is above zero in the metric that decides, whatever gates.simple says.",
+    "value) is above zero in gates.metric and every one of gates.more_metrics, whatever gates.simple says.",
     default=f"{100 * DEFAULTS.confidence:g}% interval for the first candidate; a tie does not pass",
     what_to_do="The model has learned nothing that shows. Look for labels that do not belong to their texts (joins, shifted "
     "columns), and for answers that depend on something the input does not hold.",

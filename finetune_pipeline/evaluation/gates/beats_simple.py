@@ -12,16 +12,18 @@ from finetune_pipeline.spec.model import TaskSpec
 
 
 def tied_with(evaluation: EvaluationResult) -> list[str]:
-    """Titles of the simple models that the candidate does not significantly beat, in the order of SIMPLE_MODELS."""
+    """Titles of the simple models that the candidate does not significantly beat in every metric, in the order of SIMPLE_MODELS."""
     gains = evaluation.decisions.simple.gains
-    return [SIMPLE_MODELS[gain.rival].title for gain in gains if gain.interval is None or gain.interval[0] <= 0]
+    tied = [gain.rival for gain in gains if gain.interval is None or gain.interval[0] <= 0]
+    return [SIMPLE_MODELS[rival].title for rival in dict.fromkeys(tied)]
 
 
 @gate(
     order=30,
     needs="The lower bound of the paired gain over each model without a language model ("
     + ", ".join(inside(model.title) for model in SIMPLE_MODELS.values())
-    + ") is above zero in the metric that decides (gates.simple: better), or above minus gates.simple_margin (not_worse).",
+    + ") is above zero (gates.simple: better), or above minus gates.simple_margin (not_worse), in gates.metric and every one of "
+    "gates.more_metrics.",
     default=f"{DEFAULTS.simple}, {100 * DEFAULTS.confidence:g}% interval for the first candidate; a tie does not pass",
     what_to_do="Use the simple model: `finetune export TASK --simple --to DIR` writes it. Or train longer or on more rows, until "
     "the language model is surely better. gates.simple: not_worse takes a tie, where you want one model for other reasons.",

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from finetune_pipeline.evaluation.gates import GATES, GateResult, decide, verdict
+from finetune_pipeline.evaluation.gates.beats_simple import tied_with
 from finetune_pipeline.evaluation.statistics.multiple_testing import level_left
 from finetune_pipeline.evaluation.statistics.proportions import clustered_share, tango_interval, wilson_interval
 from finetune_pipeline.evaluation.wording import percent
@@ -196,6 +197,31 @@ def test_all_named_metrics_must_gain():
     lost = {"gains.1.interval": [-0.01, 0.2], "gains.1.shown": False, "shown": False}
     refused = _gate("beats_baseline", changed(result, {f"decisions.baseline.{k}": v for k, v in lost.items()}), task)
     assert (refused.passed, refused.measured) == (False, -0.01)
+
+
+def test_a_simple_model_that_leads_in_a_further_metric_holds_back():
+    """The candidate is right more often than TF-IDF, but never names the rare label: its macro-F1 is lower."""
+    gold = ["bug"] * 260 + ["billing"] * 20 + ["other"] * 20
+    guesses = {
+        "candidate": ["bug"] * 260 + ["billing"] * 20 + ["bug"] * 20,
+        "base": ["bug"] * 100 + ["billing"] * 180 + ["bug"] * 20,
+        "linear": ["bug"] * 215 + ["no label"] * 45 + ["billing"] * 20 + ["other"] * 20,
+        "commonest": ["other"] * 300,
+    }
+    answered = {name: rows(list(zip(gold, texts, strict=True)), name) for name, texts in guesses.items()}
+    ids = [r["example_id"] for r in answered["base"]]
+    answered["base"] = [r | {"label_scores": []} for r in answered["base"]]
+    simple = {name: dict(zip(ids, guesses[name], strict=True)) for name in ("linear", "commonest")}
+    verdicts = []
+    for more in ([], ["macro_f1"]):
+        task = spec(gates={"more_metrics": more})
+        predictions = [*answered["base"], *answered["candidate"]]
+        result = evaluation(spec=task, predictions=predictions, simple=simple)
+        verdicts.append((_gate("beats_baseline", result, task).passed, _gate("beats_commonest", result, task).passed))
+        verdicts.append(_gate("beats_simple", result, task).passed)
+    assert verdicts == [(True, True), True, (True, True), False]
+    assert "TF-IDF and logistic regression: -" in _gate("beats_simple", result, task).message
+    assert tied_with(result) == ["TF-IDF and logistic regression"], "named once, whatever the number of metrics"
 
 
 def test_a_merge_that_differs_is_refused():
