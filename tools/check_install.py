@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-OPTIONAL = ("spacy", "wordllama", "pypdf", "xllamacpp", "lm_eval", "ray", "s3fs", "together")
+OPTIONAL = ("spacy", "wordllama", "pypdf", "lm_eval", "ray", "s3fs", "together")
 """Packages of the optional extras, which a module may need."""
 IMPORT_ALL = f"""
 import importlib, pkgutil, finetune_pipeline

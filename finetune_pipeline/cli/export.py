@@ -1,7 +1,7 @@
 """``finetune export TASK --to DIR``: exports a trained model as a folder that any server loads."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,18 +9,12 @@ from typing import Any
 import click
 
 from finetune_pipeline.baseline.simple_export import export_simple
-from finetune_pipeline.cli.judged import ALIASES, find_source, judged_rows
+from finetune_pipeline.cli.judged import ALIASES, find_source
 from finetune_pipeline.cli.output import DONE, REFUSED, as_json, get_task, problem, tell
-from finetune_pipeline.engine.files import read_json
-from finetune_pipeline.engine.store import ArtifactStore
-from finetune_pipeline.evaluation.endpoint_client import EndpointError
-from finetune_pipeline.evaluation.llama_cpp import Unproven, prove, require_llama_cpp
 from finetune_pipeline.evaluation.metrics import metric_title, score_text
-from finetune_pipeline.evaluation.verification import ROWS, required_share
-from finetune_pipeline.models.export import check_place, export_adapter, export_gguf, export_model, unfinished
+from finetune_pipeline.models.export import check_place, export_adapter, export_model, unfinished
 from finetune_pipeline.models.identity import model_folder
-from finetune_pipeline.models.manifest import Source, folder_control_tokens
-from finetune_pipeline.models.ollama import CONTEXT
+from finetune_pipeline.models.manifest import Source
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.report.model_card import card_of
 from finetune_pipeline.spec.model import Task
@@ -43,15 +37,14 @@ SIMPLE_BYTES = 1 << 28
     type=click.Choice(TARGETS),
     default="transformers",
     show_default=True,
-    help="Server that will load it. ollama: GGUF files and a Modelfile, tested through llama.cpp first.",
+    help="Server that will load it. ollama: also writes a Modelfile.",
 )
 @click.option("--simple", is_flag=True, help="The best model without a language model, as scikit-learn pipelines.")
 @click.option("--alias", type=click.Choice(ALIASES), help="Alias of the model. Unset: champion, else candidate.")
 @as_json
 def export(task: str, to: Path, adapter: bool, target: str, simple: bool, alias: str | None) -> int:
     """Write the model of TASK as a folder that any server loads: with export.json (prompt, generation settings, labels,
-    origin, digests) and a model card. Nothing is overwritten. Exit code 2: the model differs from the trained one, or
-    the written files answer differently.
+    origin, digests) and a model card. Nothing is overwritten. Exit code 2: the model differs from the trained one.
     """
     loaded, to = get_task(task), Path(os.path.abspath(to))
     if simple and (adapter or target != "transformers" or alias):
@@ -60,8 +53,6 @@ def export(task: str, to: Path, adapter: bool, target: str, simple: bool, alias:
         return _export_simple(loaded, to)
     if adapter and target == "ollama":
         raise click.UsageError("--for ollama needs the whole model: omit --adapter")
-    if target == "ollama":
-        require_llama_cpp()
     check_place(to)
     store = Store().artifacts()
     source = find_source(loaded, store, alias, "exported")
@@ -72,51 +63,10 @@ def export(task: str, to: Path, adapter: bool, target: str, simple: bool, alias:
         )
         return REFUSED
     card = partial(card_of, source.report)
-    if adapter:
-        manifest = export_adapter(source, to, card, target)
-    elif target != "ollama":
-        manifest = export_model(source, to, card, target)
-    else:
-        try:
-            manifest = _export_gguf(loaded, store, source, to, card)
-        except Unproven as unproven:
-            problem(f"nothing was written: in llama.cpp it does not answer like the evaluated model: {unproven}")
-            tell({"folder": None, "gguf": unproven.proof.to_dict()})
-            return REFUSED
-        except EndpointError as error:
-            raise click.ClickException(str(error)) from error
+    manifest = (export_adapter if adapter else export_model)(source, to, card, target)
     facts = {"folder": str(to), "base_folder": str(model_folder(source.base.folder)), "manifest": manifest}
     tell(facts, *_lines(source, manifest, to))
     return DONE
-
-
-def _export_gguf(
-    task: Task, store: ArtifactStore, source: Source, to: Path, card: Callable[[dict[str, Any]], str]
-) -> dict[str, Any]:
-    """Write GGUF files that answer validation rows like the evaluated model. Raises Unproven, EndpointError."""
-    rows, parity = judged_rows(task, store, source, ROWS), source.merged.facts["parity"]
-    folder = model_folder(source.merged.folder)
-    longest_call = max(row.answer.prompt_tokens for row in rows) + source.serving["max_new_tokens"]
-    longest_context = read_json(folder / "config.json").get("max_position_embeddings", CONTEXT)
-    context = min(max(CONTEXT, longest_call), longest_context)
-
-    def prove_files(f16: Path, q8: Path) -> dict[str, Any]:
-        proof = prove(
-            f16,
-            q8,
-            rows,
-            task.spec.output,
-            source.serving["max_new_tokens"],
-            context=context,
-            required=required_share(task.spec.gates.parity_min_agreement, parity["same_greedy_share"]),
-            control_tokens=folder_control_tokens(folder),
-            confidence=task.spec.gates.confidence,
-        )
-        if not proof.passed:
-            raise Unproven(proof)
-        return proof.to_dict()
-
-    return export_gguf(source, to, card, context, prove_files)
 
 
 def _export_simple(task: Task, to: Path) -> int:
@@ -143,7 +93,6 @@ def _export_simple(task: Task, to: Path) -> int:
 def _lines(source: Source, manifest: dict[str, Any], to: Path) -> Iterator[str]:
     size = sum(f["bytes"] for f in manifest["files"].values()) / 1e6
     model_kind = "adapter" if manifest["what"] == "adapter" else f"model in {manifest['dtype']}"
-    model_kind = "GGUF in float16 and in 8 bits" if manifest["target"] == "ollama" else model_kind
     version = f", version {manifest['model_version']}" if manifest["model_version"] else ""
     yield f"{source.task}{version}: {model_kind}, {len(manifest['files'])} files of {size:.1f} MB, in {to}"
     evaluation = manifest["evaluation"]
@@ -155,7 +104,4 @@ def _lines(source: Source, manifest: dict[str, Any], to: Path) -> Iterator[str]:
         yield f"  gates said no: {', '.join(name for name, status in evaluation['gates'].items() if status == 'failed')}"
     if manifest["what"] == "adapter":
         yield f"  base model: {manifest['base_model']['id']}, in {model_folder(source.base.folder)}"
-    if gguf := manifest.get("gguf"):
-        agreement = f"{gguf['f16']['same']} of {gguf['f16']['rows']} answers are the judged ones"
-        yield f"  through llama.cpp {agreement}; {gguf['q8_0']['sentence']}"
     yield "  how to serve and use it: README.md; for programs: export.json"

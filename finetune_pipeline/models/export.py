@@ -1,6 +1,6 @@
 """Exports a model folder that any server can load, with a manifest that says how to prompt it.
 
-This module copies and converts files, and loads no model. It writes the folder under a temporary name and then renames it:
+This module copies files, and loads no model. It writes the folder under a temporary name and then renames it:
 the folder is complete when it appears.
 """
 
@@ -14,11 +14,10 @@ from typing import Any
 import psutil
 
 from finetune_pipeline.engine.files import digest_file, read_json, write_json
-from finetune_pipeline.models.gguf import KINDS, leading_token, write_gguf
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.manifest import Source, base_model, describe, export_error
 from finetune_pipeline.models.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_FILE
-from finetune_pipeline.models.ollama import modelfile
+from finetune_pipeline.models.ollama import CONTEXT, modelfile
 
 MANIFEST = "export.json"
 _TOKENIZER_PREFIXES = ("tokenizer", "special_tokens", "added_tokens", "vocab", "merges", "spiece", "chat_template")
@@ -30,10 +29,14 @@ Card = Callable[[dict[str, Any]], str]
 def export_model(source: Source, out: Path, card: Card, target: str = "transformers") -> dict[str, Any]:
     """Write the merged model with tokenizer, template, generation config, export.json and README.md into `out`.
 
-    target: the server whose command README.md shows.
-    Returns the manifest. Raises FindingsError for a prefix, an `out` that is not empty, and too little disk space.
+    target: the server whose command README.md shows. Ollama also gets a Modelfile.
+    Returns the manifest. Raises FindingsError for a prefix, an `out` that is not empty, too little disk space, and a chat
+    template that Ollama cannot be given.
     """
-    _refuse_prefix(source)
+    if source.kind == "prefix":
+        message = "a prefix consists of keys and values of every layer: a plain model has no weights for it"
+        fix = "export the adapter with --adapter and serve it with PEFT; or train with method: prompt or lora"
+        raise export_error("export.prefix", message, fix)
     folder, files = model_folder(source.merged.folder), source.merged.facts["files"]
     with unfinished(out, sum((folder / name).stat().st_size for name in files)) as staging:
         for name in files:
@@ -43,38 +46,10 @@ def export_model(source: Source, out: Path, card: Card, target: str = "transform
         if os.path.isabs(str(config.get("_name_or_path", ""))):  # no paths of this machine
             del config["_name_or_path"]
             write_json(staging / "config.json", config)
+        if target == "ollama":
+            context = min(CONTEXT, config.get("max_position_embeddings", CONTEXT))
+            (staging / "Modelfile").write_text(modelfile(folder, source.serving, context), "utf-8")
         return _finish(source, staging, "model", card, target)
-
-
-def export_gguf(
-    source: Source, out: Path, card: Card, context: int, prove: Callable[[Path, Path], dict[str, Any]]
-) -> dict[str, Any]:
-    """Write the merged model as GGUF in float16 and in 8 bits, with a Modelfile, export.json and README.md, into `out`.
-
-    context: the server's context length in tokens. prove: runs the two files (float16, 8 bits), and raises if they do not match
-    the model; `out` is then not written. Its facts become the manifest's `gguf`.
-    Returns the manifest. Raises FindingsError like export_model, and if llama.cpp or Ollama cannot run this model.
-    """
-    _refuse_prefix(source)
-    folder, files = model_folder(source.merged.folder), source.merged.facts["files"]
-    stops = source.serving["stop_token_ids"]
-    with unfinished(out, 2 * sum((folder / name).stat().st_size for name in files)) as staging:
-        paths = [staging / f"{source.task}-{kind}.gguf" for kind in KINDS]
-        for path, kind in zip(paths, KINDS, strict=True):
-            write_gguf(folder, path, kind, name=source.task, stop_ids=stops)
-        begin = leading_token(folder)
-        text = modelfile(
-            folder, paths[0].name, source.serving, context=context, begin=begin, other_weights=[paths[1].name]
-        )
-        (staging / "Modelfile").write_text(text, "utf-8")
-        return _finish(source, staging, "model", card, "ollama", prove(*paths))
-
-
-def _refuse_prefix(source: Source) -> None:
-    if source.kind == "prefix":
-        message = "a prefix consists of keys and values of every layer: a plain model has no weights for it"
-        fix = "export the adapter with --adapter and serve it with PEFT; or train with method: prompt or lora"
-        raise export_error("export.prefix", message, fix)
 
 
 def export_adapter(source: Source, out: Path, card: Card, target: str = "transformers") -> dict[str, Any]:
@@ -111,17 +86,14 @@ def _write_greedy_config(folder: Path, serving: Mapping[str, Any]) -> None:
     write_json(path, dict(sorted(settings.items())))
 
 
-def _finish(
-    source: Source, staging: Path, what: str, card: Card, target: str, gguf: dict[str, Any] | None = None
-) -> dict[str, Any]:
+def _finish(source: Source, staging: Path, what: str, card: Card, target: str) -> dict[str, Any]:
     """Add the base's licences, the manifest and README.md to the staged files. Returns the manifest.
-    what: "model" or "adapter". gguf: facts about GGUF files, whose folder has no config.json to describe."""
+    what: "model" or "adapter"."""
     base = model_folder(source.base.folder)
     for path in (path for pattern in _LICENCE_PATTERNS for path in base.glob(pattern) if path.is_file()):
         shutil.copyfile(path, staging / path.name)
     (staging / MODEL_FILE).unlink(missing_ok=True)
-    described_folder = staging if gguf is None else model_folder(source.merged.folder)
-    manifest = describe(source, described_folder, what, target) | ({"gguf": gguf} if gguf else {})
+    manifest = describe(source, staging, what, target)
     manifest["files"] = {
         p.name: {"sha256": digest_file(p), "bytes": p.stat().st_size} for p in sorted(staging.iterdir()) if p.is_file()
     }

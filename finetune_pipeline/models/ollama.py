@@ -1,4 +1,4 @@
-"""Writes Ollama's Modelfile for a GGUF file: system prompt, Go template and greedy settings."""
+"""Writes Ollama's Modelfile for a model folder: system prompt, Go template and greedy settings."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,39 +7,38 @@ from typing import Any
 from jinja2 import TemplateError
 
 from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.chat_templates import written
 from finetune_pipeline.models.manifest import export_error
 
 CONTEXT = 4096
-"""Ollama's context length in tokens, unless the training's prompts and answers need more."""
+"""Ollama's context length in tokens."""
 _INCONSISTENT = "it renders the same turn differently in different conversations"
 _SYSTEM, _FIRST, _ANSWER, _SECOND = "Zsystem0", "Zuser1", "Zanswer2", "Zuser3"
 """Placeholders for the turns when the chat template is split into its parts."""
 
 
-def modelfile(
-    folder: Path,
-    weights: str,
-    serving: Mapping[str, Any],
-    *,
-    context: int,
-    begin: str = "",
-    other_weights: Sequence[str] = (),
-) -> str:
-    """Return the text of a Modelfile.
+def modelfile(folder: Path, serving: Mapping[str, Any], context: int) -> str:
+    """Return the text of a Modelfile for the model folder it lies in, whose safetensors `ollama create` imports.
 
-    weights: the GGUF file in the same folder; other_weights: further files, named in comments. serving: system_prompt,
-    stop_tokens, max_new_tokens. context: length in tokens. begin: text of the token that llama.cpp always puts first. Raises
-    FindingsError like :func:`go_template`.
+    serving: system_prompt, stop_tokens, max_new_tokens. context: length in tokens. Raises FindingsError like
+    :func:`go_template`.
     """
-    lines = [f"FROM ./{weights}", *(f"# FROM ./{name}" for name in other_weights)]
-    lines.append(f"TEMPLATE {_quoted(go_template(folder, begin))}")
+    lines = ["FROM .", f"TEMPLATE {_quoted(go_template(folder, _leading_token(folder)))}"]
     if serving["system_prompt"]:
         lines.append(f"SYSTEM {_quoted(serving['system_prompt'])}")
     settings = {"temperature": 0, "repeat_penalty": 1, "num_predict": serving["max_new_tokens"], "num_ctx": context}
     lines += [f"PARAMETER {name} {value}" for name, value in settings.items()]
     lines += [f"PARAMETER stop {_quoted(token)}" for token in serving["stop_tokens"]]
     return "\n".join(lines) + "\n"
+
+
+def _leading_token(folder: Path) -> str:
+    """Return the text of the begin-of-sequence token that Ollama puts before every prompt, as the tokenizer does; or ""."""
+    tokenizer = load_tokenizer(folder)
+    without, with_specials = (tokenizer("x", add_special_tokens=specials)["input_ids"] for specials in (False, True))
+    adds_bos = len(with_specials) > len(without) and with_specials[0] == tokenizer.bos_token_id
+    return str(tokenizer.bos_token) if adds_bos else ""
 
 
 def go_template(folder: Path, begin: str = "") -> str:

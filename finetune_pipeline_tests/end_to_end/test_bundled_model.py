@@ -1,4 +1,4 @@
-"""The bundled instruct model through the real jobs: unpack, 4-bit training, merge, parity, GGUF."""
+"""The bundled instruct model through the real jobs: unpack, 4-bit training, merge, parity."""
 
 import json
 import os
@@ -15,11 +15,6 @@ from finetune_pipeline.data.dedup.cleaning import clean
 from finetune_pipeline.data.examples import read_examples, write_examples
 from finetune_pipeline.data.raw_files import collect_raw
 from finetune_pipeline.data.validate.validation import validate
-from finetune_pipeline.evaluation.answering import Answerer
-from finetune_pipeline.evaluation.llama_cpp import llama_cpp_server
-from finetune_pipeline.evaluation.verification import JudgedRow, verify
-from finetune_pipeline.models.chat import encode_prompt
-from finetune_pipeline.models.gguf import write_gguf
 from finetune_pipeline.models.inference.reader import Reader
 from finetune_pipeline.models.inference.trial import APART, way_of_reading
 from finetune_pipeline.models.loading import load_for_prediction
@@ -121,15 +116,3 @@ def test_the_merged_model_is_the_unquantized_base_and_the_adapter(
         assert torch.equal(merged_weight, (base_weight.float() + 2.0 * (b @ a)).to(merged_weight.dtype))
         assert not torch.equal(merged_weight, base_weight)
     assert torch.equal(merged["model.embed_tokens.weight"], plain["model.embed_tokens.weight"])
-
-
-def test_llama_cpp_answers_as_the_base_does(base: Path, examples: dict[str, Path], folder: Path) -> None:
-    model, max_new_tokens, gguf = base / "model", 4, folder / "m.gguf"
-    answerer = Answerer(model)
-    prompts = [example.prompt_messages for example in read_examples(examples["train"])[:6]]
-    answers = answerer.answers([encode_prompt(answerer.tokenizer, p) for p in prompts], None, max_new_tokens, 6)
-    judged = [JudgedRow(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
-    write_gguf(model, gguf, "f16", name="m", stop_ids=[2])
-    with llama_cpp_server(gguf, 2048) as endpoint:
-        result = verify(endpoint, judged, max_new_tokens, control_tokens=["<|im_end|>"], required=0.3, changes=0.1)
-    assert result.passed, result  # the tolerances allow for near ties in another precision

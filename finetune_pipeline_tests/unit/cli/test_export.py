@@ -21,10 +21,8 @@ from finetune_pipeline.cli.export import export
 from finetune_pipeline.engine.files import digest_file
 from finetune_pipeline.engine.store import ArtifactStore, ChangedArtifact
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.models import export as exported
-from finetune_pipeline.models.gguf import write_gguf
 from finetune_pipeline.report.page import fenced
-from finetune_pipeline_tests.shared import copy_database, copy_skilled_model
+from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model
 from finetune_pipeline_tests.unit.cli.exported import TASK, add_refusal, make_store
 from finetune_pipeline_tests.unit.models.architectures import make_adapter
@@ -180,44 +178,17 @@ def test_never_half_a_folder(run: Run, project: Path, tmp_path: Path, monkeypatc
     assert first == {p.name: digest_file(p) for p in (tmp_path / "again").iterdir()}
 
 
-@pytest.fixture(scope="module")
-def decided_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with a base model that knows what it says: random ones have ties, which decide nothing."""
-    root = tmp_path_factory.mktemp("ollama")
-    base = copy_skilled_model(root / "base")
-    make_store(root, base, make_adapter(base, root / "adapter", size=0.001))
-    return root
-
-
-@pytest.fixture
-def decided(decided_project: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    return running(decided_project, monkeypatch)
-
-
-def test_for_ollama_the_files_are_asked_through_llama_cpp(decided: Run, tmp_path: Path) -> None:
-    result = decided("--to", tmp_path / "out", "--for", "ollama")
+def test_for_ollama_a_modelfile_lies_beside_the_weights(run: Run, tmp_path: Path) -> None:
+    result = run("--to", tmp_path / "out", "--for", "ollama")
     assert result.return_value == 0, result.output
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {
-        "demo-f16.gguf", "demo-q8_0.gguf", "Modelfile", "README.md", "export.json",
-    }  # fmt: skip
     manifest = json.loads((tmp_path / "out/export.json").read_text())
-    assert manifest["target"] == "ollama" and manifest["gguf"]["passed"] and manifest["gguf"]["f16"]["rows"] == 30
-    for name in ("demo-f16.gguf", "demo-q8_0.gguf", "Modelfile"):
+    assert manifest["target"] == "ollama"
+    for name in ("model.safetensors", "Modelfile"):
         assert manifest["files"][name]["sha256"] == digest_file(tmp_path / "out" / name)
     text = (tmp_path / "out/Modelfile").read_text()
-    assert text.startswith("FROM ./demo-f16.gguf\n") and f'SYSTEM """{SYSTEM}"""' in text
+    assert text.startswith("FROM .\n") and f'SYSTEM """{SYSTEM}"""' in text
     card = (tmp_path / "out/README.md").read_text()
-    assert "ollama create demo -f Modelfile" in card and "of 30 validation rows" in card
-
-
-def test_what_answers_differently_through_llama_cpp_is_not_exported(
-    decided: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wrong_model = copy_skilled_model(tmp_path / "other", right=False)
-    monkeypatch.setattr(exported, "write_gguf", lambda folder, *to, **more: write_gguf(wrong_model, *to, **more))
-    result = decided("--to", tmp_path / "out", "--for", "ollama")
-    assert result.return_value == 2 and "does not answer like the evaluated model" in result.output
-    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
+    assert "ollama create demo -f Modelfile" in card and "finetune verify demo" in card
 
 
 def test_what_is_registered_is_exported_however_new_another_folder_is(run: Run, project: Path, tmp_path: Path) -> None:
