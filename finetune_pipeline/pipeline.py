@@ -299,7 +299,7 @@ STEPS = [
         training.make_merged_model,
         needs=("adapter", "base_model", "validation_split"),
         settings=lambda spec, run: {"labels": spec.labels, **baseline.answering_settings(spec)},
-        code_version="7",
+        code_version="8",
         checks=(training_check.merge_parity,),
         kinds=("safetensors", "huggingface"),
         heavy=True,

@@ -7,13 +7,14 @@ the folder is complete when it appears.
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from finetune_pipeline.engine.files import digest_file, read_json, write_json
+from finetune_pipeline.models.generation_settings import write_greedy_settings
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.manifest import Source, base_model, describe, export_error
 from finetune_pipeline.models.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_FILE
@@ -41,7 +42,8 @@ def export_model(source: Source, out: Path, card: Card, target: str = "transform
     with unfinished(out, sum((folder / name).stat().st_size for name in files)) as staging:
         for name in files:
             shutil.copyfile(folder / name, staging / name)
-        _write_greedy_config(staging, source.serving)
+        serving = source.serving
+        write_greedy_settings(staging, max_new_tokens=serving["max_new_tokens"], eos_token_id=serving["stop_token_ids"])
         config = read_json(staging / "config.json")
         if os.path.isabs(str(config.get("_name_or_path", ""))):  # no paths of this machine
             del config["_name_or_path"]
@@ -70,20 +72,6 @@ def export_adapter(source: Source, out: Path, card: Card, target: str = "transfo
         config |= {"base_model_name_or_path": base["id"], "revision": base["revision"]}
         write_json(staging / ADAPTER_CONFIG, config)
         return _finish(source, staging, "adapter", card, target)
-
-
-def _write_greedy_config(folder: Path, serving: Mapping[str, Any]) -> None:
-    """Write the generation config of the evaluation: greedy, with its limit of new tokens. Of the model's own, only the special
-    and the suppressed tokens stay: sampling, beams, penalties and minimum lengths would change the answers."""
-    path = folder / "generation_config.json"
-    generation = read_json(path) if path.is_file() else {}
-    settings = {k: v for k, v in generation.items() if k.endswith("_token_id") or k == "suppress_tokens"}
-    settings |= {
-        "max_new_tokens": serving["max_new_tokens"],
-        "eos_token_id": serving["stop_token_ids"],
-        "do_sample": False,
-    }
-    write_json(path, dict(sorted(settings.items())))
 
 
 def _finish(source: Source, staging: Path, what: str, card: Card, target: str) -> dict[str, Any]:

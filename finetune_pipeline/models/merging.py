@@ -15,6 +15,8 @@ from typing import Any
 from finetune_pipeline.engine.files import digest_file
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import Adapter, adapter_kind, changed_rows, read_adapter
+from finetune_pipeline.models.generation_settings import FILE as GENERATION_SETTINGS
+from finetune_pipeline.models.generation_settings import write_greedy_settings
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.model_files import ADAPTER_WEIGHTS, FLOATS, text_files, weight_files
 from finetune_pipeline.models.weights import Checkpoint, Copy, write_record
@@ -36,12 +38,15 @@ def merge(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dic
     shutil.rmtree(target, ignore_errors=True)
     if adapter_kind(adapter) == "full":
         dtype = _use_full_model(adapter, source, target)
+        write_greedy_settings(target)
         files = {p.name: digest_file(p) for p in target.iterdir()}
         facts = {"kind": "full", "merged_tensors": 0, "scaling": None, "adapter_sha256": None}
     else:
         low_rank = read_adapter(adapter)
         copy = plan_merge(Checkpoint(source), low_rank, float32=float32)
         files, dtype = copy.write(target), copy.dtypes
+        write_greedy_settings(target)
+        files[GENERATION_SETTINGS] = digest_file(target / GENERATION_SETTINGS)
         facts = {
             "kind": "lora",
             "merged_tensors": len(low_rank.changes),

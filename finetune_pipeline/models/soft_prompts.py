@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
-from finetune_pipeline.engine.files import digest_file, read_json, write_json
+from finetune_pipeline.engine.files import digest_file, read_json
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.chat import load_tokenizer
+from finetune_pipeline.models.generation_settings import suppressed_tokens, write_greedy_settings
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline.models.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
@@ -64,7 +65,8 @@ def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) 
     shutil.rmtree(target, ignore_errors=True)
     files = copy.write(target)
     extended.save_pretrained(target)
-    _suppress_tokens(target, checkpoint.config, never)
+    # transformers reads this; for other servers see _unlikely_rows
+    write_greedy_settings(target, suppress_tokens=sorted({*suppressed_tokens(target), *never}))
     _check_same_text(original, extended, ids)
     files |= {path.name: digest_file(path) for path in target.iterdir() if path.suffix != ".safetensors"}
     soft = {"soft_tokens": tokens, "soft_ids": ids, "prompt_prefix": "".join(tokens), "untied": was_tied}
@@ -151,15 +153,6 @@ def _unlikely_rows(base: Checkpoint, name: str, ids: Sequence[int]) -> torch.Ten
         total += file.rows(name, start, stop)[keep].double().sum(0)
         count += int(keep.sum())
     return (total / count).float().expand(len(ids), -1)
-
-
-def _suppress_tokens(folder: Path, config: dict[str, Any], ids: Sequence[int]) -> None:
-    """Suppress the new tokens in the generation config, which transformers reads; for others see :func:`_unlikely_rows`."""
-    path = folder / "generation_config.json"
-    ends = ("bos_token_id", "eos_token_id", "pad_token_id")
-    generation = read_json(path) if path.exists() else {k: config[k] for k in ends if config.get(k) is not None}
-    generation["suppress_tokens"] = sorted({*(generation.get("suppress_tokens") or []), *ids})
-    write_json(path, generation)
 
 
 def prefix_reference(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dict[str, Any]:

@@ -16,10 +16,12 @@ from finetune_pipeline.models.adapters import adapter_kind, read_adapter
 from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.merging import merge
 from finetune_pipeline.models.parity import differing_weights, parity
+from finetune_pipeline.models.soft_prompts import plain_model
 from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.training.model import build, save_trained
 from finetune_pipeline_tests.tiny_model import make_tiny_model, write_tiny_examples
 from finetune_pipeline_tests.unit.models.architectures import load, logits, make_adapter, make_model, with_adapter
+from finetune_pipeline_tests.unit.models.test_soft_prompts import soft
 
 FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
 VARIANTS: dict[str, dict[str, Any]] = {"lora": {}, "rslora": {"use_rslora": True}, "dora": {"use_dora": True}}
@@ -121,6 +123,25 @@ def test_a_whole_model_is_taken_over_as_it_is(base: Path, tmp_path: Path) -> Non
     smaller = make_model(tmp_path / "smaller", "llama")
     with pytest.raises(JobError, match=r"a different shape than the base's\nfix"):
         merge(smaller, trained, tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["lora", "full", "prompt"])
+def test_a_merged_model_is_greedy_though_its_base_samples(kind: str, base: Path, tmp_path: Path) -> None:
+    """For vLLM too, which does not read do_sample and samples without a temperature."""
+    sampling = shutil.copytree(base, tmp_path / "base")
+    own = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": 20, "repetition_penalty": 1.1}
+    ends = {"eos_token_id": [2, 0], "pad_token_id": 2}
+    (sampling / "generation_config.json").write_text(json.dumps(own | ends))
+    if kind == "prompt":
+        plain_model(sampling, soft(sampling, tmp_path / "adapter"), tmp_path / "out")
+    else:
+        merge(sampling, sampling if kind == "full" else make_adapter(sampling, tmp_path / "adapter"), tmp_path / "out")
+    path = tmp_path / "out/model/generation_config.json"
+    suppressed = {"suppress_tokens": [400, 401, 402, 403, 404]} if kind == "prompt" else {}
+    assert json.loads(path.read_text()) == {**ends, **suppressed, "do_sample": False, "temperature": 0.0}
+    record = json.loads((tmp_path / "out/model.json").read_text())
+    assert record["files"]["generation_config.json"] == digest_file(path)
+    assert json.loads((sampling / "generation_config.json").read_text()) == own | ends
 
 
 def test_a_quantized_base_is_refused(base: Path, tmp_path: Path) -> None:
