@@ -62,6 +62,8 @@ def answers_of(
 ) -> list[Column]:
     """Return the columns that may hold the answer, likeliest first. Constant columns and lists of one element do not count."""
     possible = [c for p, c in columns.items() if len(c.values) > 1 and not {f"{p}[0]", f"{p}[].name"} & columns.keys()]
+    possible = [c for c in possible if names.plain_name(c.name) not in names.CONTEXTS]
+    texts = [c for c in texts if c is texts[0] or names.plain_name(c.name) not in names.CONTEXTS]
     labels = [c for c in possible if c.is_label]
     text_path = texts[0].path if texts else ""
     named = _ranked([c for c in labels if c.path != KEY], names.LABELS)
@@ -81,9 +83,13 @@ def answers_of(
     structured = [c for c in structured if f"{c.path}[]" not in (segments or "")]
     replies = [c for c in texts[1:] if c.is_below(names.SAID) and c.name in ("text", "content")] + _replies(texts)
     other_texts = [c for c in texts[1:] if c not in written]
+    declared = [c for c in possible if names.plain_name(c.name) in ("label", "labels") and 2 * c.filled > c.rows]
+    declared = [c for c in declared if c.is_top and c.kind in ("text", "number", "bool")]
+    if declared and not written:  # the answer is there, even if it looks like no label, and not in another text
+        named, other_texts = [*named, *(c for c in declared if c not in named)], []
     has_no_known_names = all(names.rank(c.name, names.TEXTS) is None for c in texts)
     # of two texts the first column asks, the second answers
-    if len(texts) > 1 and not written and (has_no_known_names or len(texts) == 2):
+    if len(texts) > 1 and not written and not declared and (has_no_known_names or len(texts) == 2):
         earlier, later = sorted(texts, key=lambda c: list(columns).index(c.path))[:2]
         other_texts = [later] if text_path == earlier.path or has_no_known_names else [earlier]
     candidates = {c.path: c for c in [*written, *named, *unnamed, *replies, *structured, *other_texts, *unpredictable]}

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import permutations
+from itertools import pairwise, permutations
 from typing import Any
 
 from finetune_pipeline.data import names
@@ -245,11 +245,27 @@ def _group(columns: Mapping[str, Column]) -> Column | None:
 
 
 def _segments(rows: Sequence[RawRow], columns: Mapping[str, Column]) -> str | None:
-    """Return the expression that joins a list of text pieces in each row; None if there is no such list."""
+    """Return the expression that joins a list of text pieces in each row; None if there is no such list.
+
+    Pieces of a text meet at blanks or punctuation. Elements that do not are texts of their own, such as several questions.
+    """
     values = [row.value for row in rows if isinstance(row.value, dict)]
     for column in (c for c in columns.values() if c.kind == "list" and c.path != ELEMENT):
         pieces = next(filter(None, (value.get(column.name) for value in values)), None)
         texts = [p.get("text") if isinstance(p, dict) else None for p in pieces] if isinstance(pieces, list) else []
-        if texts and all(isinstance(text, str) for text in texts):
+        if texts and all(isinstance(text, str) for text in texts) and _are_pieces(values, column.name):
             return f"join('', {column.path}[].text)"
     return None
+
+
+def _are_pieces(values: Sequence[Mapping[str, Any]], name: str) -> bool:
+    """Whether the texts in a list are pieces of one text: most of their seams have a blank or punctuation, or many are short."""
+    lists = [value[name] for value in values if isinstance(value.get(name), list)]
+    texts = [[str(p.get("text")) if isinstance(p, dict) else "" for p in pieces] for pieces in lists]
+    seams = [a[-1:] + b[:1] for pieces in texts for a, b in pairwise(pieces)]
+    short = [len(text.split()) < 3 for pieces in texts if len(pieces) > 1 for text in pieces]
+    if sum(short) > 0.3 * len(short):
+        return True
+    return 2 * sum(not seam.isalnum() and not (seam[:1] in ".?!" and seam[1:].isalnum()) for seam in seams) >= len(
+        seams
+    )

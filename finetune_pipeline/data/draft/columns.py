@@ -241,17 +241,27 @@ def _controls(results: list[dict[str, Any]], path: str, depth: int) -> Iterator[
 def columns_of(rows: Sequence[RawRow]) -> dict[str, Column]:
     """Every column of the rows, by its path."""
     columns: dict[str, Column] = {}
-    longer: set[str] = set()
+    longer, empty, nested = set[str](), set[str](), set[str]()
     for row in rows:
         for path, name, value in leaves(row.value):
             columns.setdefault(path, Column(path, name)).add(value)
             if isinstance(value, list) and len(value) > 1:
                 longer.add(f"{path}[0]")
+            elif value == [] and rank(name, names.LABELS) is None:  # without labels a row is unlabelled
+                empty.add(f"{path}[0]")
+            elif isinstance(value, list) and any(map(_holds_more, value)):
+                nested.add(f"{path}[0]")
         if row.key is not None:
             columns.setdefault(KEY, Column(KEY, KEY)).add(row.key)
     for column in columns.values():
         column.rows = len(rows)
-    return {path: c for path, c in columns.items() if not path.startswith(tuple(longer))}
+    lists = tuple(longer | empty - nested)  # an empty list of plain elements is an answer: nothing was there
+    return {path: c for path, c in columns.items() if not path.startswith(lists)}
+
+
+def _holds_more(element: Any) -> bool:
+    """Whether an element of a list is an object with lists or objects of its own, as annotations are."""
+    return isinstance(element, dict) and any(isinstance(value, dict | list) for value in element.values())
 
 
 def answer_in(value: Any, path: str) -> tuple[str, Any] | None:

@@ -116,6 +116,9 @@ def draft(
             fix = "leave the file out, make a task of its own of it, or give all files the same columns"
             reading.refuse("files_differ", listed([name for name, _ in unread], 3), message, fix)
         return None, [*reading.problems, *(replace(f, message=f"{f.message}; {share}") for f, share in faults)]
+    if group := task.data.get("fields", {}).get("group"):
+        note = f"rows with the same {group} stay in one split, as `group`; to switch it off, remove `group` from data.fields"
+        task.notes.append(note)
     if task.answers.problem:
         reading.refuse("answers", file_names, task.answers.problem, "name another: --answer COLUMN")
         return None, reading.problems

@@ -242,6 +242,53 @@ def test_a_worse_answer_and_what_holds_the_text_are_no_answers(tmp_path: Path) -
     assert "parts" not in drafted(of(tmp_path, "c.jsonl", parts)).choice.answers
 
 
+def test_several_questions_with_one_answer_are_several_rows_and_pieces_of_a_text_are_one(tmp_path: Path) -> None:
+    grouped = [PAIRS[i : i + 1 + i // 4 % 4] for i in range(0, 200, 4)]
+    asked = [
+        {
+            "sentences": [{"text": f"{t.capitalize()}?", "n": n} for n, (t, _) in enumerate(some)],
+            "sql": [f"SELECT {i}"] * (1 + i % 2),
+        }
+        for i, some in enumerate(grouped)
+    ]
+    made = drafted(of(tmp_path, "asked.json", asked))
+    assert made.data["fields"]["each"] == "sentences" and made.answers.rows == sum(map(len, grouped))
+    intents = [{"says": [{"text": t} for t, _ in some], "intent": some[0][1]} for some in grouped]
+    made = drafted(of(tmp_path, "intents.json", intents))
+    assert made.data["fields"] == {"each": "says", "text": "text", "label": "intent"}
+    pieces = [
+        {"data": [{"text": f"{t} "}, {"text": "now", "slot": "time"}, {"text": "!"}], "intent": y} for t, y in PAIRS
+    ]
+    made = drafted(of(tmp_path, "pieces.json", pieces))
+    assert made.data["fields"]["text"] == "join('', data[].text)" and made.answers.rows == len(PAIRS)
+
+
+@pytest.mark.parametrize("labels", [lambda i: i % 100, lambda i: f"label {i % 230}"])
+def test_the_context_of_a_text_is_no_answer_to_it(tmp_path: Path, labels: Callable[[int], Any]) -> None:
+    rows = [{"text": t, "context": f"{t} {t} {i}", "labels": labels(i)} for i, (t, _) in enumerate(PAIRS)]
+    assert drafted(of(tmp_path, "a.jsonl", rows)).choice.answer == "labels"
+    same = [{**row, "labels": [0.5, 0.5]} for row in rows]
+    task, (fault,) = draft([of(tmp_path, "b.jsonl", same)])
+    assert task is None and fault.rule == "draft.no_columns" and "labels (1 values" in fault.message
+    assert drafted(of(tmp_path, "c.jsonl", same), answer="context").choice.answer == "context"
+
+
+@pytest.mark.parametrize("name", ["slots", "entities", "output"])
+def test_an_empty_list_is_an_answer(tmp_path: Path, name: str) -> None:
+    rows = [{"text": t, name: [{"city": y}] if i % 3 else []} for i, (t, y) in enumerate(PAIRS)]
+    made = drafted(of(tmp_path, "a.jsonl", rows))
+    assert (made.choice.answer, made.answers.kind, made.answers.rows) == (name, "json", len(rows))
+    assert "[]" in made.answers.values and made.schema and made.schema["type"] == "array"
+
+
+def test_a_group_is_taken_with_a_word_on_how_to_switch_it_off(tmp_path: Path) -> None:
+    rows = [{"customer_id": f"c{i % 60}", "text": t, "label": y} for i, (t, y) in enumerate(PAIRS)]
+    made = drafted(of(tmp_path, "a.jsonl", rows))
+    assert made.data["fields"] == {"group": "customer_id"}
+    assert [n for n in made.notes if "customer_id" in n and "remove `group` from data.fields" in n]
+    assert drafted(of(tmp_path, "b.jsonl", [{**row, "customer_id": str(i)} for i, row in enumerate(rows)])).notes == []
+
+
 def test_two_columns_of_texts_are_a_request_and_its_answer(tmp_path: Path) -> None:
     rows = [[f"Was ist {t}?", f"Das ist {y}, nämlich {t[::-1]}"] for t, y in PAIRS]
     draft = drafted(of(tmp_path, "a.csv", table([["Frage", "Auskunft"], *rows], ";")))
