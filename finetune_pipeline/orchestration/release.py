@@ -92,7 +92,7 @@ def is_registered(tracking: Tracking, model_version: Artifact) -> bool:
 def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict[str, Any]:
     """Register a candidate (see steps.release.release_request) and promote it if every gate passed.
 
-    Repeating it has the same result.
+    Repeating it has the same result. Raises OutsideError if another champion serves than the one it was compared with.
 
     Returns:
         {model_version, candidate, champion, champion_gates, previous_champion, known, promoted, rolled_back}. candidate: the
@@ -119,7 +119,8 @@ def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict
     known = registry.was_promoted(tags, version, aliases)
     promotable = request["gates_passed"] and rolled_back is None and not request["forgotten"] and not known
     if promotable:
-        registry.promote(tracking, name, version)
+        compared_with = request["compared_with"]["model_version"] if request["compared_with"] else None
+        registry.promote(tracking, name, version, compared_with)
     aliases = registry.aliases(tracking, name)
     champion = aliases.get(registry.CHAMPION)
     return {

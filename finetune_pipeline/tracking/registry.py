@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -143,14 +143,18 @@ def _look_up(tracking: Tracking, query: str, *values: object) -> list[tuple[Any,
         return tracking.look_up(query, *values)
 
 
-def promote(tracking: Tracking, name: str, version: int) -> int | None:
+def promote(
+    tracking: Tracking, name: str, version: int, compared_with: int | Literal["any"] | None = "any"
+) -> int | None:
     """Move `champion` to `version`; the old one becomes `previous_champion` and is returned (None if there was none).
+
+    compared_with: the champion that the version was compared with, which must still serve; None: there was none.
 
     Promoting the champion again changes nothing and returns the same. If it is killed, either nothing has changed, or the new
     champion serves and the next command completes the move.
 
     Raises ValueError if there is no such version, its gates have not passed, a rollback took it out of service, or it was
-    trained on rows forgotten since.
+    trained on rows forgotten since; OutsideError if another run or a rollback has moved `champion` since the comparison.
     """
     with open_registry(tracking) as client:
         current_aliases, _ = settle(client, name)
@@ -165,6 +169,13 @@ def promote(tracking: Tracking, name: str, version: int) -> int | None:
         old = current_aliases.get(CHAMPION)
         if old == version:
             return current_aliases.get(PREVIOUS)
+        if compared_with not in ("any", old):
+            was, now = (f"version {number}" if number else "no champion" for number in (compared_with, old))
+            raise OutsideError(
+                f"version {version} of {name} was compared with {was}, and now there is {now}: another run or a rollback has "
+                "moved the champion since",
+                f"`finetune run {name}` compares them",
+            )
         _refuse_forgotten(name, version, tags)
         if ROLLED_BACK in tags:
             raise ValueError(

@@ -8,6 +8,7 @@ import yaml
 from click.testing import CliRunner
 
 from finetune_pipeline.cli.rollback import rollback
+from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.orchestration.release import release
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
@@ -33,11 +34,12 @@ def tracking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tracking:
 
 
 def released(tracking: Tracking, folder: Path, number: int, **changes: Any) -> dict[str, Any]:
-    """What a release of candidate `number`, with every gate passed unless changed, says."""
+    """What a release of candidate `number` says, with every gate passed and compared with an older champion, unless changed."""
+    champion = registry.champion(tracking, "tickets")
     request = release_request(folder, f"adapter-{number}") | {
         "method": "lora", "merged_version": f"merged-{number}", "evaluation_version": f"evaluation-{number}",
         "dataset_version": "rows", "endpoint": None, "forgotten": False, "gates_passed": True,
-        "gates": {"beats_baseline": True}, "compared_with": None,
+        "gates": {"beats_baseline": True}, "compared_with": {"model_version": champion} if champion and champion < number else None,
     }  # fmt: skip
     return release(tracking, request | changes, new_run(tracking))
 
@@ -95,3 +97,19 @@ def test_a_model_that_was_promoted_is_no_new_candidate_and_keeps_its_tags(tracki
     assert refused["promoted"] is False
     accepted = released(tracking, tmp_path, 3, evaluation_version="e")
     assert accepted["promoted"] is True, "a candidate that was refused may pass a later judgement"
+
+
+@pytest.mark.parametrize("compared_with", [1, None])
+def test_a_candidate_replaces_only_the_champion_that_it_was_compared_with(
+    tracking: Tracking, tmp_path: Path, compared_with: int | None
+) -> None:
+    """As when two runs at once have each a candidate that is better than the same champion, or a rollback comes between."""
+    for number in (1, 2):
+        released(tracking, tmp_path, number)
+    late = {"model_version": compared_with} if compared_with else None
+    was = f"version {compared_with}" if compared_with else "no champion"
+    with pytest.raises(OutsideError, match=f"version 3 of tickets was compared with {was}, and now there is version 2"):
+        released(tracking, tmp_path, 3, compared_with=late)
+    assert registry.champion(tracking, "tickets") == 2
+    assert released(tracking, tmp_path, 3)["promoted"], "the next run compares it with the new champion"
+    assert released(tracking, tmp_path, 3, compared_with=late)["champion"] == 3, "a killed release is repeated"
