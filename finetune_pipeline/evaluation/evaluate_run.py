@@ -17,6 +17,7 @@ from finetune_pipeline.evaluation.result import (
     EvaluationResult,
     FormGap,
     FormOf,
+    Loosened,
     NeverBreak,
     Promoted,
     Task,
@@ -39,6 +40,7 @@ from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.statistics.multiple_testing import holm
 from finetune_pipeline.evaluation.step_facts import StepFacts
 from finetune_pipeline.evaluation.wording import prompt_name
+from finetune_pipeline.spec.looseness import loose_thresholds
 from finetune_pipeline.spec.model import TaskSpec
 
 MODELS = ("base", "candidate", "champion")
@@ -148,6 +150,7 @@ def evaluate_task(
         gates=spec.gates.model_dump(mode="json") | {"ceiling": spec.baseline.ceiling},
         promoted=promoted,
         champion_forgotten=champion_forgotten,
+        loosened=Loosened(thresholds=[str(loose) for loose in loose_thresholds(spec)]),
     )
 
 

@@ -260,6 +260,20 @@ class Promoted(Part):
     serves: bool
 
 
+class DefaultGate(Part):
+    """A gate that does not pass by the default thresholds, though it passed by those of the spec."""
+
+    name: str
+    message: str
+
+
+class Loosened(Part):
+    """Thresholds looser than their defaults, as `KEY VALUE (default DEFAULT)`, and what the defaults would have held back."""
+
+    thresholds: list[str] = []
+    held_back_by: list[DefaultGate] = []
+
+
 class EvaluationResult(StepFacts):
     """Everything that report and gates need to know about one candidate: numbers, names and ids, but no texts of rows (see
     atlas.ShownRows).
@@ -275,6 +289,7 @@ class EvaluationResult(StepFacts):
         versions: Of every artifact used; `champion`: the version in service, if any.
         gates: The settings of the gates.
         promoted: Set if the model was promoted earlier: then nothing is decided about it.
+        loosened: Thresholds of the spec that ask for less than the defaults.
         champion_forgotten: Whether the champion was trained on rows forgotten since: then a tie does not keep it in service.
     """
 
@@ -303,8 +318,9 @@ class EvaluationResult(StepFacts):
     production: Production | None
     versions: dict[str, str | None]
     gates: dict[str, JsonValue]
-    promoted: Promoted | None
-    champion_forgotten: bool
+    promoted: Promoted | None = None
+    champion_forgotten: bool = False
+    loosened: Loosened = Loosened()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON under the published names, as in evaluation.json."""

@@ -162,9 +162,10 @@ def _pages(artifact: Artifact) -> dict[str, dg.MetadataValue]:
 
 
 def _outcome_tags(artifact: Artifact) -> dict[str, Any]:
-    """Return MLflow tags with the verdict, as the run's description, and the decision."""
+    """Return MLflow tags with the verdict, as the run's description, the decision, and thresholds looser than the defaults."""
     facts = artifact.facts
     tags = {"mlflow.note.content": facts.get("verdict"), "finetune.decision": facts.get("decision")}
+    tags["finetune.loosened"] = facts.get("loosened")
     return {name: value for name, value in tags.items() if value}
 
 

@@ -21,7 +21,7 @@ from finetune_pipeline.tracking.tracking import Tracking
 _VERSIONS = ("adapter_version", "merged_version", "dataset_version")
 _COMPARISON_TAGS = (*_VERSIONS, "compared_with")
 """Tags of the champion that a comparison with it needs."""
-_REQUEST_TAGS = ("verdict", "method", "kind", *_VERSIONS, "evaluation_version")
+_REQUEST_TAGS = ("verdict", "loosened", "method", "kind", *_VERSIONS, "evaluation_version")
 """Parts of a request for a release that become tags as they are."""
 
 

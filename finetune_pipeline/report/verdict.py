@@ -44,7 +44,7 @@ def decision_on(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> st
 def page_verdict(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> Verdict:
     decision = verdict(gates)
     answers = {
-        "promote": "Ship it.",
+        "promote": "Ship it, by loosened gates." if evaluation.loosened.thresholds else "Ship it.",
         "use_simple": f"Do not ship it: use {inside(_best_simple(evaluation))}.",
         "refuse": "Do not ship it.",
     }
@@ -80,7 +80,8 @@ def split_size(rows: int | Mapping[str, int | None] | None) -> int:
 
 
 def verdict_sentences(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> tuple[str, str]:
-    """Return the verdict in a few words (`No gate failed: …`), and the sentence with the gain and its interval."""
+    """Return the verdict in a few words (`No gate failed: …`) with loosened gates, and the sentence with the gain and its
+    interval."""
     comparison, scores = evaluation.comparison, evaluation.scores["candidate"]
     best = f"the base model with its best prompt ({prompt_name(evaluation.baseline.best)})"
     best += MODE_TITLES[evaluation.base_at_its_best.mode]
@@ -91,7 +92,7 @@ def verdict_sentences(evaluation: EvaluationResult, gates: Sequence[GateResult])
         f"The fine-tuned model {reached} {counted(comparison.n, 'sealed row')}, {_difference(comparison.gain)} {best}; the "
         f"{level(evaluation.confidence)} interval of the gain is {points_range(comparison.interval)} points."
     )
-    return verdict_answer(evaluation, gates), sentence
+    return verdict_answer(evaluation, gates) + _loosened_sentences(evaluation), sentence
 
 
 def verdict_answer(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> str:
@@ -104,6 +105,16 @@ def verdict_answer(evaluation: EvaluationResult, gates: Sequence[GateResult]) ->
     if not evaluation.promoted.serves:
         known = f"This model is version {number} already, which was champion before: `finetune rollback {name}` returns to the last"
     return f"{known}, so nothing is promoted or refused. Judged by the present settings: {inside(answer)}"
+
+
+def _loosened_sentences(evaluation: EvaluationResult) -> str:
+    """Return which thresholds are looser than their defaults, and which gates would not pass by these; empty if none is."""
+    thresholds, gates = evaluation.loosened.thresholds, [gate.name for gate in evaluation.loosened.held_back_by]
+    if not thresholds:
+        return ""
+    verb = "does" if len(gates) == 1 else "do"
+    held_back = f" By the defaults {in_words(gates)} {verb} not pass." if gates else ""
+    return f" Looser than the default: {', '.join(thresholds)}.{held_back}"
 
 
 def _forgotten_champion(evaluation: EvaluationResult) -> str:
@@ -157,7 +168,8 @@ def in_words(names: Sequence[str]) -> str:
 
 
 def caveats(evaluation: EvaluationResult) -> list[str]:
-    """Return the sentences directly below the verdict: on the champion, simple models not beaten, and gains mostly in form."""
+    """Return the sentences directly below the verdict: on the champion, simple models not beaten, gates that pass only by looser
+    thresholds, and gains mostly in form."""
     sentences = []
     if champion := evaluation.comparisons.get("champion"):
         gain = f"{points(champion.gain)} points ({points_range(champion.interval)})"
@@ -171,6 +183,7 @@ def caveats(evaluation: EvaluationResult) -> list[str]:
             claim = "is made in seconds and is significantly better"
         gain = f"{points(simple.gain)} points ({points_range(simple.interval)})"
         sentences.append(f"{model.title} {claim}: the fine-tuned model's gain over it is {gain}.")
+    sentences += [f"{gate.name}, by the defaults: {gate.message}" for gate in evaluation.loosened.held_back_by]
     closed = closed_by_decoding(evaluation)
     if closed >= MOST_OF_GAIN:
         sentences.append(decoding_sentence(closed))

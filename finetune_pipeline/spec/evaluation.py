@@ -2,15 +2,17 @@
 
 import errno
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.spec.baseline import PATIENCE, ChatEndpointSpec
+from finetune_pipeline.spec.looseness import BETTER_THEN_NOT_WORSE, BLOCK_THEN_WARN, HIGHER, LOWER, NEITHER
 from finetune_pipeline.spec.outputs import Metric, Section, Seed, Share, is_outside
 
-BlockOrWarn = Literal["block", "warn"]
+BlockOrWarn = Annotated[Literal["block", "warn"], BLOCK_THEN_WARN]
+BetterOrNotWorse = Annotated[Literal["better", "not_worse"], BETTER_THEN_NOT_WORSE]
 VERSION = "{version}"
 """Placeholder for the version of ``merged_model`` in the name of a served model."""
 
@@ -30,10 +32,16 @@ class JudgeSpec(ChatEndpointSpec):
 
     model: str = Field(min_length=1, description="Name of the judge model; pin a version.")
     rows: int = Field(200, ge=1, description="Test rows to compare; each is asked twice.")
-    min_rated: int = Field(30, ge=10, description="Pairs of different answers people must rate first.")
-    min_kappa: float = Field(0.6, gt=0, lt=1, description="Required agreement with people (Cohen's kappa).")
-    min_kappa_bound: float = Field(0.4, ge=0, lt=1, description="Required lower bound of kappa.")
-    min_consistent: Share = Field(0.8, description="Share of pairs it must judge the same in both orders.")
+    min_rated: Annotated[int, LOWER] = Field(
+        30, ge=10, description="Pairs of different answers people must rate first."
+    )
+    min_kappa: Annotated[float, LOWER] = Field(
+        0.6, gt=0, lt=1, description="Required agreement with people (Cohen's kappa)."
+    )
+    min_kappa_bound: Annotated[float, LOWER] = Field(0.4, ge=0, lt=1, description="Required lower bound of kappa.")
+    min_consistent: Annotated[Share, LOWER] = Field(
+        0.8, description="Share of pairs it must judge the same in both orders."
+    )
     max_tokens: int = Field(2_000_000, ge=1, description="Maximum tokens per run, prompts and answers.")
 
     def settings(self) -> dict[str, Any]:
@@ -82,12 +90,14 @@ ENOUGH_ROWS = 60
 class RobustnessSpec(Section):
     """Whether the model still answers the sealed rows when lightly perturbed; asked in the same opening of the test."""
 
-    rows: int = Field(
+    rows: Annotated[int, LOWER] = Field(
         ENOUGH_ROWS,
         ge=0,
         description=f"Test rows asked again with each perturbation. 0: none. With fewer than {ENOUGH_ROWS} a loss only warns.",
     )
-    max_drop: float = Field(0.1, gt=0, le=1, description="Largest loss of gates.metric that a perturbation may cause.")
+    max_drop: Annotated[float, HIGHER] = Field(
+        0.1, gt=0, le=1, description="Largest loss of gates.metric that a perturbation may cause."
+    )
     action: BlockOrWarn = Field("block", description="`block` keeps `champion` as it is; `warn` only reports.")
     seed: Seed = 0
 
@@ -97,55 +107,76 @@ class RobustnessSpec(Section):
 
 
 class GatesSpec(Section):
-    """Requirements for a candidate to become `champion`."""
+    """Requirements for a candidate to become `champion`. Each key states in which direction it becomes looser: the verdict names
+    every threshold looser than its default."""
 
     worth_training: BlockOrWarn = Field(
         "block", description="`block` or `warn` when something simpler is good enough (baseline.ceiling)."
     )
     learnable: BlockOrWarn = Field("block", description="`block` or `warn` when the inputs do not predict the answers.")
-    metric: Metric | None = Field(
+    metric: Annotated[Metric | None, NEITHER] = Field(
         None,
         description="Metric that decides. Unset: accuracy for labels; exact for json and output.extract; else rougeLsum.",
     )
-    more_metrics: list[Metric] = Field([], description="Further metrics in which every gain must be shown.")
-    min_gain: float = Field(0.0, ge=0, lt=1, description="Lower bound of the gain over the baseline must exceed this.")
-    parts: list[str] = Field(
+    more_metrics: Annotated[list[Metric], NEITHER] = Field(
+        [], description="Further metrics in which every gain must be shown."
+    )
+    min_gain: Annotated[float, LOWER] = Field(
+        0.0, ge=0, lt=1, description="Lower bound of the gain over the baseline must exceed this."
+    )
+    parts: Annotated[list[str], NEITHER] = Field(
         [],
         description="Raw files (globs) whose test rows must also show the gain alone, such as rows by people among "
         "generated ones.",
     )
-    wanted_gain: float = Field(0.05, gt=0, lt=1, description="Gain worth having; sets how many test rows are needed.")
-    power: float = Field(0.8, gt=0.5, lt=1, description="Probability of detecting the wanted gain.")
+    wanted_gain: Annotated[float, NEITHER] = Field(
+        0.05, gt=0, lt=1, description="Gain worth having; sets how many test rows are needed."
+    )
+    power: Annotated[float, NEITHER] = Field(0.8, gt=0.5, lt=1, description="Probability of detecting the wanted gain.")
     enough_test_rows: BlockOrWarn = Field(
         "warn", description="`block` or `warn` when the test is too small to show the wanted gain."
     )
-    confidence: float = Field(
+    confidence: Annotated[float, LOWER] = Field(
         0.95, gt=0.5, lt=1, description="Level for the first candidate; stricter for later ones (docs/gates.md)."
     )
-    simple: Literal["better", "not_worse"] = Field(
+    simple: BetterOrNotWorse = Field(
         "better", description="Against each simple model: `better` or `not_worse` (simple_margin)."
     )
-    simple_margin: float = Field(0.02, gt=0, lt=1, description="Largest loss allowed with simple: not_worse.")
-    champion: Literal["better", "not_worse"] = Field(
+    simple_margin: Annotated[float, HIGHER] = Field(
+        0.02, gt=0, lt=1, description="Largest loss allowed with simple: not_worse."
+    )
+    champion: BetterOrNotWorse = Field(
         "better", description="Against the champion: `better`, or `not_worse` (champion_margin) and ahead on the test."
     )
-    champion_margin: float = Field(0.02, gt=0, lt=1, description="Largest loss allowed with champion: not_worse.")
-    max_regression: Share = Field(
+    champion_margin: Annotated[float, HIGHER] = Field(
+        0.02, gt=0, lt=1, description="Largest loss allowed with champion: not_worse."
+    )
+    max_regression: Annotated[Share, HIGHER] = Field(
         0.2, description="Largest share of the champion's correct rows the candidate may get wrong (upper bound)."
     )
-    never_break: list[str] | str = Field(
+    never_break: Annotated[list[str] | str, NEITHER] = Field(
         [], description="Ids of test examples that must be right, or a file with one id per line."
     )
-    max_ability_loss: float = Field(0.1, gt=0, le=1, description="Loss of general ability (accuracy) to be ruled out.")
-    max_text_loss: float = Field(0.5, gt=0, description="Allowed relative increase of the bits per byte on plain text.")
-    min_rated: int = Field(0, ge=0, description="Randomly drawn answers people must have rated. 0: none.")
-    min_accepted: Share = Field(0.8, description="With min_rated: lower bound of the accepted share.")
-    min_preferred: Share = Field(
+    max_ability_loss: Annotated[float, HIGHER] = Field(
+        0.1, gt=0, le=1, description="Loss of general ability (accuracy) to be ruled out."
+    )
+    max_text_loss: Annotated[float, HIGHER] = Field(
+        0.5, gt=0, description="Allowed relative increase of the bits per byte on plain text."
+    )
+    min_rated: Annotated[int, LOWER] = Field(
+        0, ge=0, description="Randomly drawn answers people must have rated. 0: none."
+    )
+    min_accepted: Annotated[Share, LOWER] = Field(0.8, description="With min_rated: lower bound of the accepted share.")
+    min_preferred: Annotated[Share, LOWER] = Field(
         0.0,
         description="Lower bound of the share of decided pairs in which the judge prefers the candidate. 0: not used.",
     )
-    min_valid_share: Share = Field(0.95, description="Lower bound of the share of answers in the declared format.")
-    parity_min_agreement: Share = Field(0.9, description="Required share of equal answers of trained and served model.")
+    min_valid_share: Annotated[Share, LOWER] = Field(
+        0.95, description="Lower bound of the share of answers in the declared format."
+    )
+    parity_min_agreement: Annotated[Share, LOWER] = Field(
+        0.9, description="Required share of equal answers of trained and served model."
+    )
 
     def never_break_ids(self, folder: Path) -> list[str]:
         """Return the distinct ids of never_break, sorted; in a file of the task folder, one per line, `#` begins a comment.

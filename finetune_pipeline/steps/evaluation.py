@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.evaluate_run import MODELS, evaluate_task
 from finetune_pipeline.evaluation.failures.atlas import failure_atlas, shown_rows
-from finetune_pipeline.evaluation.gates import decide, verdict
+from finetune_pipeline.evaluation.gates import decide, held_back_by_defaults, verdict
 from finetune_pipeline.evaluation.predictions import costs, of_model, read_predictions, read_test_rows, write_test_rows
 from finetune_pipeline.evaluation.production_rows import PRODUCTION_SET, as_examples, sources_of, unseen_rows
 from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
@@ -160,10 +161,10 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
     record(state, candidate, outcomes_of(of_model(rows, "candidate"), context.spec.output))
     train = read_examples(examples_of(context.inputs["splits"].folder, "train"))
     training = [TrainingRow(e.id, e.user_text, e.answer) for e in train]
-    evaluation = evaluate_task(
-        context.spec,
-        rows,
-        _step_facts(context, rows),
+    evaluate = partial(
+        evaluate_task,
+        predictions=rows,
+        facts=_step_facts(context, rows),
         atlas=failure_atlas(of_model(rows, "candidate"), output, test_rows.texts, Neighbours(training)),
         openings=openings_so_far,
         rules=judgement.rules,
@@ -179,7 +180,12 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
             "champion": str(context.run_inputs.champion["model_version"]) if context.run_inputs.champion else None,
         },
     )
+    evaluation = evaluate(context.spec)
     gates = decide(context.spec, evaluation)
+    if evaluation.loosened.thresholds:
+        held_back = held_back_by_defaults(context.spec, gates, evaluate)
+        loosened = evaluation.loosened.model_copy(update={"held_back_by": held_back})
+        evaluation = evaluation.model_copy(update={"loosened": loosened})
     decision = decision_on(evaluation, gates)
     verdict_text = " ".join([*verdict_sentences(evaluation, gates), *caveats(evaluation)])
     shown = shown_rows(evaluation, rows, output, test_rows.texts, training)
@@ -198,6 +204,7 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
         "passed": verdict(gates) == "promote",
         "verdict": verdict_text,
         "gates": [g.to_dict() for g in gates],
+        "loosened": "; ".join(evaluation.loosened.thresholds),
         **{key: stored[key] for key in ("models", "comparison", "history", "robustness", "production")},
         "seal": {k: v for k, v in stored["seal"].items() if k != "openings"},
         "cost": stored["cost"],

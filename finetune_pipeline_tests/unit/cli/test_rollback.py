@@ -40,6 +40,7 @@ def released(tracking: Tracking, folder: Path, number: int, **changes: Any) -> d
         "method": "lora", "merged_version": f"merged-{number}", "evaluation_version": f"evaluation-{number}",
         "dataset_version": "rows", "endpoint": None, "forgotten": False, "gates_passed": True,
         "gates": {"beats_baseline": True}, "compared_with": {"model_version": champion} if champion and champion < number else None,
+        "loosened": "none",
     }  # fmt: skip
     return release(tracking, request | changes, new_run(tracking))
 

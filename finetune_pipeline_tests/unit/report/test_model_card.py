@@ -8,6 +8,7 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
 from finetune_pipeline.evaluation.gates import GateResult, decide
+from finetune_pipeline.evaluation.result import DefaultGate
 from finetune_pipeline.report.model_card import model_card
 from finetune_pipeline.spec.model import CardSpec
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
@@ -54,6 +55,21 @@ def read(text: str) -> ModelCard:
 def good() -> ModelCard:
     result = usual()
     return read(model_card(manifest(), result, decide(spec(), result)))
+
+
+def test_loosened_gates_are_named_at_the_top(good: ModelCard) -> None:
+    task = spec(gates={"confidence": 0.6, "max_ability_loss": 0.9})
+    result = evaluation(spec=task)
+    held_back = {"held_back_by": [DefaultGate(name="robust", message="Greetings cost 43 points.")]}
+    result = result.model_copy(update={"loosened": result.loosened.model_copy(update=held_back)})
+    top = read(model_card(manifest(), result, decide(task, result))).text.split("##")[0].replace("\\", "")
+    for text in (
+        "gates.confidence 0.6 (default 0.95)",
+        "gates.max_ability_loss 0.9 (default 0.1)",
+        "Greetings cost 43",
+    ):
+        assert text in top
+    assert "ooser than" not in good.text
 
 
 def test_the_metadata_is_what_the_hub_wants(good: ModelCard) -> None:

@@ -226,6 +226,44 @@ def test_the_report_says_first_that_the_champion_was_trained_on_forgotten_rows(t
     assert says in (tmp_path / "report/90-a/report.md").read_text().split("##")[0].replace("\\", "")
 
 
+def test_loosened_gates_are_named_wherever_the_verdict_is_said(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    stage.brittle = "case"
+    loose: dict[str, Any] = {
+        "gates": {"confidence": 0.55, "simple_margin": 0.6, "min_valid_share": 0.05},
+        "robustness": {"max_drop": 1.0},
+    }
+    stage.spec = spec(**loose)
+    result = stage.judge("118-a")
+    assert (result["decision"], result["passed"]) == ("promote", True)
+    named = [
+        "gates.confidence 0.55 (default 0.95)",
+        "gates.simple_margin 0.6 (default 0.02)",
+        "gates.min_valid_share 0.05 (default 0.95)",
+        "robustness.max_drop 1 (default 0.1)",
+    ]
+    assert sorted(result["loosened"].split("; ")) == sorted(named)
+    first_screen = (tmp_path / "report/118-a/report.md").read_text().split("##")[0].replace("\\", "")
+    for place in (result["verdict"], first_screen):
+        assert not [text for text in named if text not in place]
+        assert "By the defaults robust does not pass." in place
+        assert "Another case cost more than 10.0 points" in place
+    assert "**Ship it, by loosened gates.**" in first_screen
+    stored = json.loads((tmp_path / "report/118-a/report.json").read_text())["loosened"]
+    assert [gate["name"] for gate in stored["held_back_by"]] == ["robust"]
+
+    stage.spec = spec(gates={"max_regression": 0.1}, robustness={"max_drop": 0.05})
+    stage.brittle = "nothing"
+    stricter = stage.judge("117-b")
+    assert stricter["loosened"] == "" and "ooser than" not in stricter["verdict"]
+    assert "**Ship it.**" in (tmp_path / "report/117-b/report.md").read_text()
+
+    stage.spec, stage.brittle = spec(robustness={"rows": 0}), "case"
+    unmeasured = stage.judge("116-c")
+    assert unmeasured["loosened"] == "robustness.rows 0 (default 60)"
+    assert "By the defaults" not in unmeasured["verdict"], "what was not measured is not known"
+
+
 def test_perturbed_rows_are_asked_in_the_same_opening_and_may_block(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
     clean = stage.judge("118-a")

@@ -12,14 +12,20 @@ from finetune_pipeline.steps import release
 from finetune_pipeline_tests.unit.evaluation.rows import spec
 
 
-@pytest.mark.parametrize("passed", [True, False])
-def test_the_request_says_whether_every_gate_passed(tmp_path, monkeypatch, passed) -> None:
+@pytest.mark.parametrize(("passed", "loosened"), [(True, "gates.confidence 0.55 (default 0.95)"), (False, "")])
+def test_the_request_says_whether_every_gate_passed_and_what_is_looser(tmp_path, monkeypatch, passed, loosened) -> None:
     def artifact(step: str, facts: dict[str, Any], **inputs: str) -> Artifact:
         (tmp_path / step / "adapter").mkdir(parents=True)
         return Artifact("triage", step, f"{step}-1", tmp_path / step, facts, inputs)
 
     gates = [{"name": "beats_baseline", "status": "passed" if passed else "failed"}]
-    report = {"passed": passed, "gates": gates, "verdict": "v", "models": {"candidate": {"n": 9, "title": "t"}}}
+    report = {
+        "passed": passed,
+        "gates": gates,
+        "verdict": "v",
+        "loosened": loosened,
+        "models": {"candidate": {"n": 9, "title": "t"}},
+    }
     facts = {"evaluation_report": report, "merged_model": {"kind": "merged"}, "base_model": {}}
     inputs = {step: artifact(step, result) for step, result in facts.items()}
     inputs["adapter"] = artifact("adapter", {}, train_split="splits-1")
@@ -36,6 +42,7 @@ def test_the_request_says_whether_every_gate_passed(tmp_path, monkeypatch, passe
 
     result = release.make_model_version(StepContext(task, outside, inputs, builder, store, no_tool, registry))
     (request,) = requests
+    assert request["loosened"] == (loosened or "none")
     assert request["gates_passed"] is result["gates_passed"] is passed
     assert request["gates"] == {"beats_baseline": gates[0]["status"]} and request["forgotten"] is False
     assert (request["dataset_version"], request["evaluation_version"]) == ("splits-1", "evaluation_report-1")
