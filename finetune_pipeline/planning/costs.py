@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_pipeline.planning.prices import PriceList
+from finetune_pipeline.planning.prices import PriceList, Range
 from finetune_pipeline.planning.serving_costs import (
     FULL_OPERATIONS,
     LOW_RANK_OPERATIONS,
@@ -19,7 +19,6 @@ from finetune_pipeline.planning.serving_costs import (
     machine_cost,
     rule_of_thumb,
 )
-from finetune_pipeline.planning.tokens import epochs_of
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.methods.base import COMMON
 from finetune_pipeline.spec.model import TaskSpec
@@ -108,6 +107,7 @@ def training_costs(
     """Return the cost of a training for every line of the list, cheapest first; services use their own method."""
     costs: list[TrainingCost] = []
     for price in prices.training:
+        offers: list[tuple[str, int, Range, Range | None]] = []
         if price.unit == "hour" or price.price == 0:
             methods_by_work: dict[tuple[float, int], list[str]] = {}
             for name in methods:
@@ -115,15 +115,17 @@ def training_costs(
                 epochs = sum(phase["epochs"] for phase in method.phases(method_settings(spec, name)))
                 operations = FULL_OPERATIONS if method.holds == "float32" else LOW_RANK_OPERATIONS
                 methods_by_work.setdefault((epochs, operations), []).append(name)
+            for (epochs, operations), names in methods_by_work.items():
+                work = epoch_tokens * epochs * operations / LOW_RANK_OPERATIONS
+                offers.append((", ".join(names), round(epoch_tokens * epochs), *price.of_training(work, parameters)))
         else:
-            methods_by_work = {(epochs_of(spec.training), LOW_RANK_OPERATIONS): ["the service's own"]}
-        for (epochs, operations), names in methods_by_work.items():
-            (low, high), hours = price.of_training(epoch_tokens * epochs * operations / LOW_RANK_OPERATIONS, parameters)
+            offers.append(("the service's own", *price.of_job(epoch_tokens, spec.training), None))
+        for names_text, tokens, (low, high), hours in offers:
             costs.append(
                 TrainingCost(
                     where=price.name,
-                    methods=", ".join(names),
-                    tokens=round(epoch_tokens * epochs),
+                    methods=names_text,
+                    tokens=tokens,
                     low=round(low, 4),
                     high=round(high, 4),
                     hours=list(hours) if hours else None,

@@ -12,7 +12,9 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.planning.tokens import whole_epochs
 from finetune_pipeline.spec.loading import load_yaml
+from finetune_pipeline.spec.training import TrainingSettings
 
 SHIPPED = Path(__file__).with_name("prices.yaml")
 STALE_DAYS = 180
@@ -103,6 +105,11 @@ class Price(Line):
         hours = tokens * scale / self.tokens_per_second / 3600
         fewest, most = hours * _FEWEST_HOURS, hours * _MOST_HOURS
         return (low * fewest, high * most), (fewest, most)
+
+    def of_job(self, epoch_tokens: int, training: TrainingSettings) -> tuple[int, Range]:
+        """Return (billed tokens, dollars) of a job at a service."""
+        tokens = epoch_tokens * whole_epochs(training)
+        return tokens, self.of_training(tokens, None)[0]
 
 
 class ApiPrice(Line):

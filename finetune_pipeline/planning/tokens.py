@@ -1,5 +1,6 @@
 """Counts tokens exactly without loading a model library, from the tokenizer file and the chat template."""
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -90,6 +91,11 @@ class TokenCounter:
 def epochs_of(training: TrainingSettings) -> float:
     """Return the number of passes over the data, in all phases."""
     return float(sum(phase["epochs"] for phase in METHODS[training.method].phases(training.model_dump())))
+
+
+def whole_epochs(training: TrainingSettings) -> int:
+    """Return the passes over the data that a service trains and bills: whole ones, of all phases together, rounded up."""
+    return math.ceil(epochs_of(training))
 
 
 def token_counts(

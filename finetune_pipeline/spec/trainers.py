@@ -87,7 +87,7 @@ class OpenAiSection(HostedSection):
 class TogetherSection(HostedSection):
     """Together's fine-tuning service."""
 
-    without_effect = HostedSection.without_effect | {"inactive_minutes"}
+    without_effect = HostedSection.without_effect | {"inactive_minutes", "endpoint_usd_per_hour"}
 
     returns: Literal["weights", "endpoint"] = Field(
         "weights",
@@ -99,6 +99,12 @@ class TogetherSection(HostedSection):
     )
     hardware_config: str | None = Field(
         None, min_length=1, description="endpoint: config revision to deploy, `projects/…/configs/…`."
+    )
+    endpoint_usd_per_hour: float | None = Field(
+        None,
+        ge=0,
+        description="endpoint: its price. `training.budget_usd` counts `inactive_minutes` of it, so a budget needs it; a longer "
+        "evaluation costs more.",
     )
     inactive_minutes: int = Field(
         30, ge=30, le=1440, description="endpoint: minutes without a request after which it stops by itself."

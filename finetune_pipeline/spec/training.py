@@ -23,7 +23,10 @@ class TrainingSettings(Section):
     method: MethodName = Field("qlora", description="A training method (docs/training.md).")
     trainer: str = Field("local", description="Where training runs: a name of the table of trainers below.")
     budget_usd: float | None = Field(
-        None, gt=0, description="A hosted job with a higher or unknown estimate is not bought. Unset: no limit."
+        None,
+        gt=0,
+        description="A hosted job is not bought if its estimate, with failed attempts at it and its endpoint, is higher or "
+        "unknown. Unset: no limit.",
     )
     trainer_options: dict[str, Any] = Field(
         {}, description="Settings of a trainer from another package (docs/training.md)."

@@ -25,7 +25,7 @@ from finetune_pipeline.trainers.chat_file import ChatFile, file_findings, write_
 from finetune_pipeline.trainers.hosted_result import write_result
 from finetune_pipeline.trainers.hosted_settings import budget_findings, common_problems, listed_price
 from finetune_pipeline.trainers.ledger import Entry, Ledger, Order
-from finetune_pipeline.trainers.service import Files, Job, Refused, Service, Unclear
+from finetune_pipeline.trainers.service import Estimate, Files, Job, Refused, Service, Unclear
 from finetune_pipeline.training import history
 from finetune_pipeline.training.rows import training_examples
 
@@ -58,6 +58,10 @@ class HostedTrainer(Trainer):
     @abstractmethod
     def connect(self, spec: TaskSpec) -> Service:
         """Connect to the service; the settings must be valid."""
+
+    def hosting(self, spec: TaskSpec) -> Estimate:
+        """Return the least cost of evaluating the model at an endpoint that is paid by time."""
+        return Estimate(0.0, "there is none")
 
     def preflight(self, spec: TaskSpec) -> list[Finding]:
         findings = [*common_problems(self, spec), *self.problems(spec)]
@@ -179,14 +183,21 @@ class HostedTrainer(Trainer):
         for split, file in self.files.items():
             findings += file_findings(split, file, examples[split], rules)
         estimate = listed_price(service, self.files["train"].tokens, self.order.home, self.order.task_folder)
+        over_budget = functools.partial(
+            budget_findings,
+            spec.training.budget_usd,
+            hosting=self.hosting(spec),
+            spent=entry.spent_usd,
+            home=self.order.home,
+        )
         if estimate.dollars is not None or not self.estimates:  # else the service gives one after the upload
-            findings += budget_findings(spec.training.budget_usd, estimate, self.order.home)
+            findings += over_budget(estimate)
         if blocking := errors(findings):
             raise FindingsError(blocking)
         files = Files(**{split: self._upload(entry, split, file) for split, file in self.files.items()})
         if service_estimate := self._retry(lambda: service.estimate(files)):
             estimate = service_estimate
-            if blocking := budget_findings(spec.training.budget_usd, estimate, self.order.home):
+            if blocking := over_budget(estimate):
                 raise FindingsError(blocking)
         entry.estimate_usd = estimate.dollars
         tell("adapter", f"asks {service.place} for a job: {estimate.source}")

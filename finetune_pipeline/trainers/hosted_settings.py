@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.planning.prices import load_prices, newest_price
-from finetune_pipeline.planning.tokens import epochs_of
+from finetune_pipeline.planning.tokens import epochs_of, whole_epochs
 from finetune_pipeline.spec.baseline import address_problem, is_local
 from finetune_pipeline.spec.methods.low_rank import LoraSpec, LowRank
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.training import TrainingSettings
-from finetune_pipeline.trainers.service import Estimate, Service, whole_epochs
+from finetune_pipeline.trainers.service import Estimate, Service
 
 if TYPE_CHECKING:
     from finetune_pipeline.trainers.hosted import HostedTrainer
@@ -49,8 +49,8 @@ def common_problems(trainer: HostedTrainer, spec: TaskSpec) -> list[Finding]:
         message = f"the environment variable {key} has a space, a line break or another character that no key has"
         findings.append(trainer.finding("key", "api_key_env", message, fix))
     epochs = epochs_of(spec.training)
-    if epochs != whole_epochs(spec):
-        message = f"services train only whole epochs: {epochs:g} becomes {whole_epochs(spec)}"
+    if epochs != whole_epochs(spec.training):
+        message = f"services train only whole epochs: {epochs:g} becomes {whole_epochs(spec.training)}"
         findings.append(trainer.finding("epochs", "training.epochs", message, "nothing to do", "note"))
     if spec.training.over_length != "fail":
         message = "services get every row: training.over_length is not applied; each service truncates at its own limit"
@@ -88,21 +88,31 @@ def listed_price(service: Service, tokens: int, home: Path, task_folder: Path | 
         if ended := newest_price(ours, service.model):
             return Estimate(None, f"the price of {what} in prices.yaml was valid until {ended.until}")
         return Estimate(None, f"prices.yaml has no price of {what}")
-    (_, dollars), _ = price.of_training(tokens * service.epochs, None)
+    _, (_, dollars) = price.of_job(tokens, service.training)
     rate = f"{service.epochs} epochs × ${price.between[1]:g} a million = ${dollars:,.4g}"
     return Estimate(dollars, f"about {tokens:,} tokens × {rate} (prices.yaml, {price.date})")
 
 
-def budget_findings(budget: float | None, estimate: Estimate, home: Path) -> list[Finding]:
-    """Return a finding if a job's estimated cost exceeds the budget or is unknown."""
+def budget_findings(budget: float | None, job: Estimate, hosting: Estimate, spent: float, home: Path) -> list[Finding]:
+    """Return a finding if an order exceeds the budget, or its cost is unknown. hosting: of the dedicated endpoint that evaluates
+    the model; spent: dollars on earlier attempts at the same order."""
     if budget is None:
         return []
-    if estimate.dollars is None:
-        message = f"the cost of the job is unknown: {estimate.source}"
+    if job.dollars is None:
+        message = f"the cost of the job is unknown: {job.source}"
         fix = f"copy the shipped prices.yaml to {home} and add the price, or remove training.budget_usd"
         return [Finding("hosted.price_unknown", "error", _BUDGET, message, fix)]
-    if estimate.dollars > budget:
-        message = f"the job is estimated at ${estimate.dollars:,.4g}, over ${budget:,.4g}: {estimate.source}"
+    if hosting.dollars is None:
+        return [
+            Finding("hosted.price_unknown", "error", _BUDGET, hosting.source, "set it, or remove training.budget_usd")
+        ]
+    total = job.dollars + hosting.dollars + spent
+    if total > budget:
+        parts = [f"the job is estimated at ${job.dollars:,.4g}"]
+        parts += [f"its endpoint at ${hosting.dollars:,.4g} ({hosting.source})"] if hosting.dollars else []
+        parts += [f"earlier attempts cost ${spent:,.4g}"] if spent else []
+        sum_text = f" (${total:,.4g} together)" if len(parts) > 1 else ""
+        message = f"{', '.join(parts)}{sum_text}, over ${budget:,.4g}: {job.source}"
         fix = "raise training.budget_usd, lower training.epochs, or choose a smaller model"
         return [Finding("hosted.budget", "error", _BUDGET, message, fix)]
     return []

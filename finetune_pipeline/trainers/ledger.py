@@ -44,7 +44,7 @@ class Attempt(BaseModel):
     """A job of an order, by its name at the service. The next attempt begins only after it failed or was cancelled.
 
     asked_at: time of the last request that costs money (seconds since 1970); None: never sent. state: that of the job when a
-    run last looked for it; ``refused``: the service rejected the order.
+    run last looked for it; ``refused``: the service rejected the order. dollars: what it cost, if the service said so.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -52,6 +52,7 @@ class Attempt(BaseModel):
     asked_at: float | None = None
     job: str | None = None
     state: JobState | Literal["unknown", "refused"] = "unknown"
+    dollars: float | None = None
 
 
 class Entry(BaseModel):
@@ -69,6 +70,12 @@ class Entry(BaseModel):
         if not self.attempts:
             self.begin_another()
         return self.attempts[-1]
+
+    @property
+    def spent_usd(self) -> float:
+        """The cost of attempts that failed or were cancelled: as the service billed it, else as estimated."""
+        ended = [attempt for attempt in self.attempts if attempt.state in ("failed", "cancelled")]
+        return sum((self.estimate_usd or 0.0) if attempt.dollars is None else attempt.dollars for attempt in ended)
 
     def begin_another(self) -> None:
         """Begin the first attempt, or the next one after one that failed or was cancelled."""
@@ -146,8 +153,9 @@ class Ledger:
 
     def _recorded(self, entry: Entry, job: Job) -> Job:
         """Write a job's id and state into the ledger, and return it."""
-        if (entry.attempt.job, entry.attempt.state) != (job.id, job.state):
-            entry.attempt.job, entry.attempt.state = job.id, job.state
+        attempt, dollars = entry.attempt, 0.0 if job.dollars is None and job.tokens == 0 else job.dollars
+        if (attempt.job, attempt.state, attempt.dollars) != (job.id, job.state, dollars):
+            attempt.job, attempt.state, attempt.dollars = job.id, job.state, dollars
             self.write(entry)
         return job
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Literal
 
 from finetune_pipeline.findings import Finding
+from finetune_pipeline.planning.tokens import whole_epochs
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.trainers.base import register
 from finetune_pipeline.trainers.hosted import HostedTrainer
 from finetune_pipeline.trainers.hosted_settings import low_rank_problems
 from finetune_pipeline.trainers.openai_service import INSTEAD, PROFILES, OpenAiService, Profile, end_findings
-from finetune_pipeline.trainers.service import whole_epochs
 
 _LEAST_FACTOR = 0.01
 """A smaller learning rate factor is probably an absolute rate."""
@@ -59,7 +59,7 @@ class OpenAiTrainer(HostedTrainer):
             findings.append(self.finding("deployment", "deployment", message, "remove it"))
         for key, value, maximum in (
             ("batch_size", spec.training.batch_size, 256),
-            ("epochs", whole_epochs(spec), 50),
+            ("epochs", whole_epochs(spec.training), 50),
             ("seed", spec.training.seed, 2**31 - 1),
         ):
             if value > maximum:

@@ -7,7 +7,6 @@ an overloaded server, or a reply outside the protocol. After an unclear request 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +17,7 @@ from urllib.parse import urlsplit
 
 from finetune_pipeline.faults import CLIENT_FIX, JobError, OutsideError
 from finetune_pipeline.findings import Finding
-from finetune_pipeline.planning.tokens import epochs_of
+from finetune_pipeline.planning.tokens import whole_epochs
 from finetune_pipeline.spec.baseline import is_local
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.trainers.chat_file import FileRules
@@ -103,7 +102,7 @@ class Service(ABC):
         self.ordered_at = self.place if without_version(self.url) == without_version(default) else self.url
         self.model = section.model or str(trainer.usual_model(spec))
         self.key_name = trainer.key_name(spec)
-        self.epochs = whole_epochs(spec)
+        self.epochs = whole_epochs(spec.training)
         self.request_seconds = section.request_seconds
 
     def open_client(self, sdk_client: Callable[..., Any], http_client: Callable[..., Any], **options: Any) -> Any:
@@ -201,11 +200,6 @@ class Service(ABC):
             f"{self.place} {outcome} when asked to {action}: {text}",
             "run again once the service works; a requested job is found by its key and never bought twice",
         )
-
-
-def whole_epochs(spec: TaskSpec) -> int:
-    """Return the passes over the training rows, of all phases together, since services have only one; rounded up."""
-    return math.ceil(epochs_of(spec.training))
 
 
 def _body_message(error: Exception) -> str:

@@ -22,7 +22,7 @@ from finetune_pipeline.spec.trainers import TogetherSection
 from finetune_pipeline.trainers.base import TrainingOrder, register
 from finetune_pipeline.trainers.hosted import HostedTrainer
 from finetune_pipeline.trainers.hosted_settings import low_rank_problems
-from finetune_pipeline.trainers.service import Refused, Unclear
+from finetune_pipeline.trainers.service import Estimate, Refused, Unclear
 from finetune_pipeline.trainers.together_service import ENDPOINT_PREFIX, TogetherService
 
 _READY, _BROKEN = "DEPLOYMENT_STATE_READY", ("DEPLOYMENT_STATE_FAILED", "DEPLOYMENT_STATE_STOPPED")
@@ -60,6 +60,16 @@ class TogetherTrainer(HostedTrainer):
                 fix = "write a config revision, projects/…/configs/…, of Together's list for this model"
                 findings.append(self.finding("hardware", "hardware_config", message, fix))
         return findings
+
+    def hosting(self, spec: TaskSpec) -> Estimate:
+        section = spec.training.together
+        if section.returns != "endpoint":
+            return super().hosting(spec)
+        if section.endpoint_usd_per_hour is None:
+            key = "training.together.endpoint_usd_per_hour"
+            return Estimate(None, f"the price of the dedicated endpoint is unknown ({key})")
+        minutes, rate = section.inactive_minutes, section.endpoint_usd_per_hour
+        return Estimate(rate * minutes / 60, f"at least {minutes} minutes at ${rate:g} an hour")
 
     def connect(self, spec: TaskSpec) -> TogetherService:
         return TogetherService(self, spec)

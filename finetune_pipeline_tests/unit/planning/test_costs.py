@@ -3,6 +3,8 @@
 import datetime
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from finetune_pipeline.report.costs_page import costs_lines, costs_page
 from finetune_pipeline.report.page import page_html, page_markdown
 from finetune_pipeline.spec.baseline import ApiModelSpec
 from finetune_pipeline.steps.ladder import _dollars_per_1000_calls
+from finetune_pipeline.trainers.hosted_settings import listed_price
 from finetune_pipeline_tests.unit.data.quality.makers import LABELS, make_spec
 
 TODAY = datetime.date(2026, 11, 27)
@@ -81,6 +84,16 @@ def test_training_by_trainer_and_method(prices: PriceList) -> None:
     full = costs["box, 8B", "full"]
     assert full.hours[0] == pytest.approx(1.5 * low_rank.hours[0], rel=0.01), "every weight is trained"
     assert low_rank.hours[0] < 2e6 / 1000 / 3600 < low_rank.hours[1]
+
+
+@pytest.mark.parametrize(("epochs", "billed"), [(0.3, 1), (1.0, 1), (1.3, 2), (2.0, 2)])
+def test_a_service_is_priced_by_what_it_bills_in_costs_and_in_the_budget(prices, tmp_path, epochs, billed) -> None:
+    training = {"epochs": epochs, "unquantized_epochs": 0}
+    (shop,) = (cost for cost in made(prices, **training).training if cost.where == "Shop, tuning")
+    assert (shop.high, shop.tokens) == (3.0 * billed, 1_000_000 * billed)
+    settings = make_spec(LABELS, {"method": "lora", **training}).training
+    service: Any = SimpleNamespace(label="Shop", model="tuning", epochs=billed, training=settings)
+    assert listed_price(service, 1_000_000, tmp_path, None).dollars == shop.high
 
 
 def test_a_price_below_an_older_one_is_the_one_that_counts(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError, models_of
 from finetune_pipeline.evaluation.step_facts import Training
@@ -18,6 +19,7 @@ from finetune_pipeline.findings import Finding, FindingsError, errors
 from finetune_pipeline.models.merging import merge
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.trainers import TRAINERS, TrainingOrder, preflight, train
+from finetune_pipeline.trainers.chat_file import write_chat_file
 from finetune_pipeline.trainers.openai_service import PROFILES, end_findings
 from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
 from finetune_pipeline_tests.service_server import KEY, Reply, Request, refusal
@@ -174,6 +176,37 @@ def test_a_failed_job_says_why_and_the_next_run_buys_another(server, order, tmp_
     assert train(order)["job"] == "ftjob-2"
     (entry,) = [json.loads(p.read_text()) for p in (tmp_path / "home/jobs").glob("*.json")]
     assert [a["job"] for a in entry["attempts"]] == ["ftjob-1", "ftjob-2"] and entry["attempts"][0]["state"] == state
+
+
+@pytest.mark.parametrize(("billed", "budget"), [(None, 1.9), (None, 2.1), (0, 1.1)])
+def test_failed_attempts_count_in_the_budget(server: OpenAiJobsServer, tmp_path: Path, billed, budget: float) -> None:
+    """Each attempt is estimated at a dollar; billed: tokens, if the service says so."""
+    rows, section = make_rows(tmp_path / "rows"), {**GPT, "base_url": server.url}
+    order = make_order(make_task("openai", section, budget_usd=budget), rows, tmp_path)
+    tokens = 2 * write_chat_file(tmp_path / "counted.jsonl", read_examples(order.train)).tokens
+    order.home.mkdir(parents=True)
+    price = (
+        f"engine: OpenAI, model: {GPT['model']}, unit: million_tokens, price: {1e6 / tokens}, date: 2026-11-01, note: n"
+    )
+    (order.home / "prices.yaml").write_text(f"- {{{price}}}\n")
+    usual = server._advance
+
+    def advance(job: dict[str, Any]) -> None:
+        usual(job)
+        if job["status"] == "failed":
+            job["trained_tokens"] = billed
+
+    server._advance = advance  # type: ignore[method-assign]
+    server.states = ("queued", "failed")
+    with pytest.raises(JobError):
+        train(order)
+    server.states = ("queued", "succeeded")
+    if billed is None and budget < 2:
+        with pytest.raises(FindingsError, match=r"earlier attempts cost \$1 \(\$2 together\), over \$1.9"):
+            train(order)
+        assert len(server.jobs) == 1
+    else:
+        assert train(order)["job"] == "ftjob-2"
 
 
 def test_who_stops_while_a_request_is_in_doubt_hears_of_it(server, ordered, monkeypatch) -> None:

@@ -157,6 +157,21 @@ def test_the_services_own_estimate_is_held_against_the_budget_before_buying(
     assert [f.rule for f in refused.value.findings] == [f"hosted.{rule}"] and not server.asked("POST", "/fine-tunes")
 
 
+@pytest.mark.parametrize(
+    ("rate", "budget", "rule"), [(None, 50.0, "price_unknown"), (10.0, 4.99, "budget"), (10.0, 5.1, "")]
+)
+def test_an_endpoint_counts_in_the_budget(server, ordered, rate: float | None, budget: float, rule: str) -> None:
+    """Thirty minutes of it, at the price that the task states."""
+    section = {"returns": "endpoint", "project": "p1", "hardware_config": "projects/p1/configs/c1"}
+    order = ordered({**section, "endpoint_usd_per_hour": rate}, budget_usd=budget)
+    if not rule:
+        train(order)
+        return
+    with pytest.raises(FindingsError) as refused:
+        train(order)
+    assert {f.rule for f in refused.value.findings} == {f"hosted.{rule}"} and not server.asked("POST", "/fine-tunes")
+
+
 ODDITIES: dict[str, dict[str, Any]] = {
     "/v1/fine-tunes": {"data": None},
     "/events": {"data": None},
