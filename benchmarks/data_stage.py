@@ -124,7 +124,6 @@ def main() -> None:
         return
     from benchmarks.chat_rows import SYSTEM_PROMPT, write_chat_rows
     from finetune_pipeline.data.dedup.near_duplicates import near_duplicate_clusters
-    from finetune_pipeline.data.split.alike import AlikeIndex, features_of
 
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="data-stage-"))
     raw = folder / "bench" / "raw"
@@ -134,7 +133,6 @@ def main() -> None:
     size = (raw / "a.jsonl").stat().st_size
     print(f"{arguments.rows} rows, {size / 2**20:.0f} MiB, {os.cpu_count()} cores")
     near_duplicate_clusters(["two texts", "that compile kernels"], 0.8)
-    AlikeIndex(*features_of(["two texts", "that compile the others"], 22), 22).nearest()
     figures = measure(folder)
     print(f"{'step':22} {'seconds':>9} {'CPU s':>9}")
     for name, step in {**figures["steps"], "all": figures}.items():

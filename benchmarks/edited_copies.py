@@ -16,6 +16,7 @@ import random
 import sys
 import tempfile
 import time
+import zlib
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -29,12 +30,31 @@ from finetune_pipeline.data.examples import examples_of, read_examples
 from finetune_pipeline.data.review import apply_reviews
 from finetune_pipeline.data.split import splitting
 from finetune_pipeline.data.split.alike import AlikeRows, Links
-from finetune_pipeline.data.split.canaries import EDITS
+from finetune_pipeline.data.split.canaries import EDITS, pieces
 from finetune_pipeline.data.split.ledger import SPLITS
+from finetune_pipeline.data.split.placement import OUT
 from finetune_pipeline.spec import Task
 
-MAX_WORDS = {"clinc150": 25, "snips": 25, "bitext-intent": 25, "ticket_triage": 60}
+HAN = "clinc150-han"
+"""clinc150 with each word written as one or two Chinese characters and without blanks: a script without words to split."""
+MAX_WORDS = {"clinc150": 25, HAN: 40, "snips": 25, "bitext-intent": 25, "ticket_triage": 60}
 """Longest texts that are copied, by set."""
+
+
+def _in_han(text: str) -> str:
+    """Write each word as one or two Chinese characters, the same for the same word."""
+    signs = []
+    for word in text.lower().split():
+        number = zlib.crc32(word.encode())
+        signs.append(chr(0x4E00 + number % 2500) + (chr(0x4E00 + number // 2500 % 2500) if len(word) > 3 else ""))
+    return "".join(signs)
+
+
+def originals_of(name: str, folder: Path) -> list[tuple[str, str]]:
+    """Return (text, answer) of a set's clean rows, sorted."""
+    if name == HAN:
+        return sorted({(_in_han(text), answer) for text, answer in originals_of("clinc150", folder)})
+    return sorted((e.user_text, e.answer) for e in example_set(name, folder).rows)
 
 
 def plant(name: str, folder: Path, originals: int, each: int, work: Path) -> tuple[Task, list[tuple[str, int, int]]]:
@@ -44,11 +64,11 @@ def plant(name: str, folder: Path, originals: int, each: int, work: Path) -> tup
         The task, and (kind of edit, line of the original, line of the copy) of each pair.
     """
     rng = random.Random(0)
-    rows = sorted((e.user_text, e.answer) for e in example_set(name, folder).rows)
+    rows = originals_of(name, folder)
     rng.shuffle(rows)
     rows = rows[:originals]
-    words = sorted({word for text, _ in rows for word in text.split()})
-    short = [i for i, (text, _) in enumerate(rows) if 3 <= len(text.split()) <= MAX_WORDS[name]]
+    words = sorted({piece for text, _ in rows for piece in pieces(text)[0]})
+    short = [i for i, (text, _) in enumerate(rows) if 3 <= len(pieces(text)[0]) <= MAX_WORDS[name]]
     each = min(each, len(short) // len(EDITS))
     chosen = rng.sample(short, each * len(EDITS))
     copies, pairs = [], []
@@ -95,7 +115,7 @@ def run(task: Task, pairs: list[tuple[str, int, int]], out: Path, linked: bool) 
             complete[kind] += 1
             separated[kind] += original != copy
     unit = np.load(out / "splits/placed.npy")["unit"]
-    largest = int(np.unique(unit[unit != unit.max()], return_counts=True)[1].max())
+    largest = int(np.unique(unit[unit != OUT], return_counts=True)[1].max())
     cells = " ".join(f"{f'{separated[kind]}/{complete[kind]}':>9}" for kind in EDITS)
     shares = "/".join(f"{facts['shares'][name]:.3f}" for name in SPLITS)
     print(

@@ -134,7 +134,7 @@ STEPS = [
             "ledger": run.split_ledger,
             **spec.data.model_dump(include={"near_duplicate_threshold"}),
         },
-        code_version="11",
+        code_version="12",
         checks=(
             data_check.no_leakage,
             data_check.few_rows_left,

@@ -24,7 +24,6 @@ from finetune_pipeline.cli.project import Project, unfinished, verdict_lines
 from finetune_pipeline.cli.time_left import TimeLeft, work_of_steps
 from finetune_pipeline.cli.watch import Watcher
 from finetune_pipeline.data.raw_files import raw_paths
-from finetune_pipeline.data.split.alike import kernels_compiled_meanwhile
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.wording import duration
 from finetune_pipeline.faults import sqlite_words
@@ -107,7 +106,6 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
     try:
         with (
             watcher,
-            kernels_compiled_meanwhile(),
             _cancelled_by_signals(instance, run_id) as interrupted,
         ):
             project.tracking.prepare()  # before steps run in parallel

@@ -1,51 +1,61 @@
-"""Finds each row's nearest neighbour, so that edited copies share a split (see placement.py). Removing duplicates uses another,
+"""Finds each row's nearest neighbours, so that edited copies share a split (see placement.py). Removing duplicates uses another,
 stricter relation (see data/dedup).
 
-Texts are compared by three-letter parts of words, words, and pairs of nearby words. So a typing error, an added or missing word
-or another order changes few features of a text. A feature is weighted by its rarity, log(1 + n / texts with it), as in TF-IDF.
-Similarity is 0.3 times containment (shared weight over that of the lighter text, so an added greeting does not matter) plus 0.7
-times the Dice coefficient. A text is linked only to its nearest neighbour: chains of such links stay short, and an edited copy
-is nearly always nearer to its original than to anything else (benchmarks/edited_copies.py).
+Texts are compared by their words, by three-letter parts of words, and by pairs of words up to REACH words apart, so that a typing
+error, a missing or another word or another order changes few features of a text. A feature weighs log(1 + n / texts with it), as
+in TF-IDF. Two measures find different edits: the Dice coefficient finds copies with other words; mixed with containment (shared
+weight over that of the lighter text) it finds copies cut short or with words around them. A text is linked to its nearest
+neighbour by each. Links are followed in the order of how far the neighbour stands out from the next two: an original does so, while
+texts of one family are all equally near (benchmarks/edited_copies.py).
 
-The cost is bounded: a text keeps 96 features (those with the smallest hashes). Up to 3,000 texts that share its 32 rarest
-features are examined, and 32 of them are compared: those with the most shared weight, and those that share the rarest features
-(so many rows with one long greeting do not hide each other's originals).
+The cost is bounded: a text keeps _MOST features (those with the smallest hashes). Texts that share its rarest features are
+examined, at most _EXAMINED, and the best _COMPARED of them are compared in full.
 """
 
 from __future__ import annotations
 
-import contextlib
-import subprocess
-import sys
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from finetune_pipeline.data.dedup.boilerplate import Boilerplate
-from finetune_pipeline.data.dedup.near_duplicates import code_points, loose_forms, near_duplicate_clusters
+from finetune_pipeline.data.dedup.near_duplicates import loose_forms
 from finetune_pipeline.data.dedup.row_table import KEPT, RowTable
+from finetune_pipeline.data.dedup.text_similarity import WITHOUT_BLANKS
 from finetune_pipeline.data.examples import ORIGINS, decode_examples
 from finetune_pipeline.data.workers import available_cores, in_order
 
-LEAST = 0.3
-"""A row and its nearest text share a split from this similarity on. One in twenty copies with three typos is below 0.4."""
-NOT_HUMAN_SIMILARITY = 0.55
-"""A human row and another row share a split from this similarity on. With the lower LEAST, every fifth row from production would
-be lost, because its nearest neighbour happens to be in the test."""
-_FEATURES, _RAREST = 96, 32
-_MANY = 50_000
-"""With more texts than this, features have 22 bits instead of 20."""
-_ROWS_AT_ONCE = 20_000
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+LEAST = 0.1
+"""A row and its nearest texts share a split from this similarity on. One in twenty copies with half of the words replaced is
+below 0.16."""
+REPEATS = 0.5
+"""From this similarity on a row repeats another. A human row and another share a split only then: with LEAST, every fifth row from
+production would be lost, because its nearest neighbour happens to be in the test."""
+REACH = 4
+"""Pairs of words are features if they are at most this many words apart."""
+_CONTAINED = 0.3
+"""Weight of containment in the mixed measure."""
+_MOST, _RAREST, _EXAMINED, _COMPARED = 128, 32, 500, 16
+_SHARED = 0.1
+"""Minimum share of the rarest features' weight that a text must share with a query to be compared."""
+_FEW = 20_000
+"""Up to this many texts, features have 20 bits instead of 24."""
+_ROWS_AT_ONCE, _QUERIES_AT_ONCE = 20_000, 1_000
 _HUMAN = ORIGINS.index("human")
+_WORDS = re.compile(f"{WITHOUT_BLANKS.pattern}|[^\\s{WITHOUT_BLANKS.pattern[1:-1]}]+")
 
 
 @dataclass(frozen=True)
 class Links:
-    """Pairs of similar rows, most similar first: row numbers (int64, [m] each) and similarity (float64, [m])."""
+    """Pairs of similar rows, those that stand out most first: row numbers (int64, [m] each) and similarity (float64, [m])."""
 
     left: np.ndarray
     right: np.ndarray
@@ -61,127 +71,181 @@ class AlikeRows:
     rows: np.ndarray
 
 
+@dataclass(frozen=True)
+class Neighbours:
+    """The nearest texts of queries, a column for each measure. text: numbers (int64, -1: none at LEAST or above). strength: mixed
+    similarity. outstanding: how far the neighbour stands out from the next two."""
+
+    text: np.ndarray
+    strength: np.ndarray
+    outstanding: np.ndarray
+
+
 def alike_rows(table: RowTable, boilerplate: Boilerplate) -> AlikeRows:
     """Find similar rows among the kept ones, one row per prompt."""
     kept_rows = np.flatnonzero(table.rows["state"] == KEPT)
     rows = np.sort(kept_rows[np.unique(table.rows["prompt"][kept_rows], return_index=True)[1]])
     index = _index_of(table, rows, boilerplate)
-    neighbour, strength = index.nearest()
-    linked = np.flatnonzero(neighbour >= 0)
-    left, right = np.sort(np.stack([rows[linked], rows[neighbour[linked]]]), axis=0)
-    strength = strength[linked]
-    order = np.lexsort((right, left, -strength))
+    near = index.nearest()
+    query, measure = np.nonzero(near.text >= 0)
+    left, right = np.sort(np.stack([rows[query], rows[near.text[query, measure]]]), axis=0)
+    strength, outstanding = near.strength[query, measure], near.outstanding[query, measure]
+    is_human = table.rows["origin"] == _HUMAN
+    order = np.lexsort((right, left, -outstanding))
+    order = order[(is_human[left] == is_human[right])[order] | (strength >= REPEATS)[order]]
     first = np.unique(left[order] << 32 | right[order], return_index=True)[1]  # two rows may be each other's nearest
     order = order[np.sort(first)]
-    left, right, strength = left[order], right[order], strength[order]
-    is_strong_enough = (table.rows["origin"][left] == _HUMAN) == (table.rows["origin"][right] == _HUMAN)
-    is_strong_enough |= strength >= NOT_HUMAN_SIMILARITY
-    return AlikeRows(Links(left[is_strong_enough], right[is_strong_enough], strength[is_strong_enough]), index, rows)
+    return AlikeRows(Links(left[order], right[order], strength[order]), index, rows)
 
 
 def _index_of(table: RowTable, rows: np.ndarray, boilerplate: Boilerplate) -> AlikeIndex:
-    bits = 22 if len(rows) > _MANY else 20
-    parts = (rows[start : start + _ROWS_AT_ONCE] for start in range(0, len(rows), _ROWS_AT_ONCE))
+    from scipy.sparse import vstack
+
+    bits = 20 if len(rows) <= _FEW else 24
+    parts = (rows[start : start + _ROWS_AT_ONCE] for start in range(0, max(1, len(rows)), _ROWS_AT_ONCE))
     size = int((table.rows["end"][rows] - table.rows["start"][rows]).sum())
     read = partial(_features_of_lines, boilerplate=boilerplate, bits=bits)
-    features, counts, filled = np.zeros((len(rows), _FEATURES), np.int32), np.zeros(len(rows), np.int32), 0
-    for block, block_counts in in_order(read, map(table.lines, parts), size):
-        features[filled : filled + len(block)], counts[filled : filled + len(block)] = block, block_counts
-        filled += len(block)
-    return AlikeIndex(features, counts, bits)
+    return AlikeIndex(vstack(list(in_order(read, map(table.lines, parts), size)), "csr"))
 
 
-def _features_of_lines(lines: bytes, boilerplate: Boilerplate, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (features, their counts) of rows in canonical JSON."""
-    return features_of(loose_forms([e.user_text for e in decode_examples(lines)], boilerplate), bits)
+def _features_of_lines(lines: bytes, boilerplate: Boilerplate, bits: int) -> csr_matrix:
+    """Return the features of rows in canonical JSON."""
+    return features_of(loose_forms([e.user_text for e in decode_examples(lines)], boilerplate), 2**bits)
+
+
+def _named_features(form: str) -> Iterator[str]:
+    words = _WORDS.findall(form)
+    yield from words
+    for distance in range(1, REACH + 1):
+        for first, second in zip(words, words[distance:], strict=False):
+            yield f"{first} {distance} {second}"
+    for word in set(words):
+        if len(word) > 1:
+            padded = f" {word} "
+            for start in range(len(word)):
+                yield f"#{padded[start : start + 3]}"
+
+
+def features_of(forms: Sequence[str], width: int) -> csr_matrix:
+    """Return which features each text has (float32, [n, width], 1 or absent): those _MOST with the smallest hashes."""
+    from scipy.sparse import csr_matrix
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    vectorizer = HashingVectorizer(
+        analyzer=_named_features, n_features=width, alternate_sign=False, norm=None, binary=True, dtype=np.float32
+    )
+    if not forms:
+        return csr_matrix((0, width), dtype=np.float32)
+    features = vectorizer.transform(forms)
+    features.sort_indices()
+    return _first_of_rows(features, np.full(features.nnz, True), _MOST)
+
+
+def _first_of_rows(matrix: csr_matrix, mask: np.ndarray, most: int) -> csr_matrix:
+    """Keep of each row's entries in the mask (bool, [entries]) the first `most`."""
+    from scipy.sparse import csr_matrix
+
+    before = np.append(0, np.cumsum(mask))
+    place = before[1:] - np.repeat(before[matrix.indptr[:-1]], np.diff(matrix.indptr))
+    kept = mask & (place <= most)
+    starts = np.append(0, np.cumsum(kept))[matrix.indptr]
+    return csr_matrix((matrix.data[kept], matrix.indices[kept], starts), matrix.shape)
 
 
 class AlikeIndex:
-    """An index that finds the most similar of its texts. It stores only their features: a kilobyte per text."""
+    """An index that finds the most similar of its texts. features: of its texts (see :func:`features_of`); are
+    changed."""
 
-    def __init__(self, features: np.ndarray, counts: np.ndarray, bits: int) -> None:
-        from finetune_pipeline.data.split import alike_kernels as kernels
+    def __init__(self, features: csr_matrix) -> None:
+        from scipy.sparse import vstack
 
-        self._bits, n = bits, len(counts)
-        self._texts, only = np.zeros(2**bits, np.int32), np.full(2**bits, -1, np.int32)
-        kernels.texts_with(features, counts, self._texts, only)
-        only[self._texts > 1] = -1
-        weights = np.log1p(max(1, n) / np.maximum(1, self._texts)).astype(np.float32)
-        roots = np.empty(n, np.float32)
-        kernels.weigh(features, counts, weights, roots)
-        self._rare = np.empty((n, _RAREST), np.int32)
+        self._texts = np.bincount(features.indices, minlength=features.shape[1]).astype(np.int32)
+        texts = np.maximum(1, np.arange(self._texts.max(initial=0) + 1))
+        self._weights = np.log1p(features.shape[0] / texts).astype(np.float32)
+        self._features, self._sums = features, self._weigh(features)
+        parts = _parts(features.shape[0], _ROWS_AT_ONCE)
+        self._rare = vstack([self._rarest(features[part], 2) for part in parts], "csr")
+        self._texts_with = self._rare.T.tocsr()
 
-        def choose(part: slice) -> None:
-            kernels.rarest(features[part], counts[part], self._texts, 2, self._rare[part])
-
-        with ThreadPoolExecutor(available_cores()) as pool:  # the kernels do not hold the interpreter's lock
-            list(pool.map(choose, _parts(n)))
-        starts = np.zeros(2**bits + 1, np.int64)
-        np.cumsum(np.bincount(self._rare[self._rare >= 0], minlength=2**bits), out=starts[1:])
-        rows = np.empty(starts[-1], np.int32)
-        kernels.list_texts(self._rare, starts, rows)
-        self._index = kernels.Index(features, counts, starts, rows, only, weights, roots)
-
-    def nearest(self, forms: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Return for each form the most similar text (int64; -1: none at LEAST or above) and the similarity (float64). Without
-        forms, do so for each text of the index, compared with the others."""
-        from finetune_pipeline.data.split import alike_kernels as kernels
-
+    def nearest(self, forms: Sequence[str] | None = None) -> Neighbours:
+        """Find the nearest texts of each form; without forms, those of each text of the index among the others."""
         if forms is None:
-            features, counts, rare = self._index.features, self._index.counts, self._rare
+            features, sums, rare = self._features, self._sums, self._rare
         else:
-            features, counts = features_of(forms, self._bits)
-            rare = np.empty((len(forms), _RAREST), np.int32)
-            kernels.rarest(features, counts, self._texts, 1, rare)
+            features = features_of(forms, self._features.shape[1])
+            sums = self._weigh(features)
+            rare = self._rarest(features, 1)
 
-        def look_up(part: slice) -> tuple[np.ndarray, np.ndarray]:
-            first = part.start if forms is None else -1
-            texts, strengths = kernels.nearest(features[part], counts[part], rare[part], first, self._index)
-            return texts, strengths
+        def look_up(part: slice) -> Neighbours:
+            return self._nearest(features[part], sums[part], rare[part], part.start if forms is None else None)
 
         with ThreadPoolExecutor(available_cores()) as pool:
-            parts = list(pool.map(look_up, _parts(len(counts))))
-        best, strength = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        best[strength < LEAST] = -1
-        return best, strength
+            blocks = list(pool.map(look_up, _parts(features.shape[0], _QUERIES_AT_ONCE)))
+        names = ("text", "strength", "outstanding")
+        return Neighbours(*(np.concatenate([getattr(block, name) for block in blocks]) for name in names))
+
+    def _weigh(self, features: csr_matrix) -> np.ndarray:
+        """Put the roots of the weights into these features, so that a product sums weights. Returns the weight of each text."""
+        weights = self._weights[self._texts[features.indices]]
+        features.data = np.sqrt(weights)
+        return _row_sums(weights, features.indptr)
+
+    def _rarest(self, features: csr_matrix, least: int) -> csr_matrix:
+        """Keep of each text its rarest features with `least` texts or more, as long as these are at most _EXAMINED in total."""
+        from scipy.sparse import csr_matrix
+
+        row = np.repeat(np.arange(features.shape[0]), np.diff(features.indptr))
+        texts = self._texts[features.indices]
+        order = np.lexsort((texts, row))
+        order = order[texts[order] >= least]
+        counts = np.bincount(row[order], minlength=features.shape[0])
+        starts = np.append(0, np.cumsum(counts))
+        shape = features.shape
+        rarest = csr_matrix((features.data[order], features.indices[order], starts), shape)
+        examined = np.append(0, np.cumsum(texts[order], dtype=np.int64))
+        within = examined[1:] - np.repeat(examined[starts[:-1]], counts) <= _EXAMINED
+        return _first_of_rows(rarest, within, _RAREST)
+
+    def _nearest(self, features: csr_matrix, sums: np.ndarray, rare: csr_matrix, first: int | None) -> Neighbours:
+        """Find the nearest texts of a block of queries. first: the number of the first query in the index; None: they are not of
+        the index."""
+        shared = (rare @ self._texts_with).tocsr()
+        query = np.repeat(np.arange(shared.shape[0]), np.diff(shared.indptr))
+        text, weight = shared.indices, shared.data
+        is_candidate = weight >= _SHARED * _row_sums(rare.data**2, rare.indptr)[query]
+        if first is not None:
+            is_candidate &= text != query + first
+        query, text, weight = query[is_candidate], text[is_candidate], weight[is_candidate]
+        order = np.lexsort((text, -weight / np.sqrt(self._sums[text]), query))
+        query, text = query[order], text[order]
+        place = np.arange(len(query)) - np.searchsorted(query, query)
+        query, text, place = (values[place < _COMPARED] for values in (query, text, place))
+        weight = features[query].multiply(self._features[text]).sum(1).A1
+        dice = 2 * weight / (sums[query] + self._sums[text])
+        mixed = _CONTAINED * weight / np.minimum(sums[query], self._sums[text]) + (1 - _CONTAINED) * dice
+        best = [self._best(query, place, text, measure, mixed, features.shape[0]) for measure in (mixed, dice)]
+        return Neighbours(*(np.stack(columns, 1) for columns in zip(*best, strict=True)))
+
+    @staticmethod
+    def _best(
+        query: np.ndarray, place: np.ndarray, text: np.ndarray, measure: np.ndarray, mixed: np.ndarray, queries: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return for each query the text with the highest measure, its mixed similarity, and how far it stands out."""
+        values, mixed_values = np.zeros((2, queries, max(3, _COMPARED)))
+        texts = np.full(values.shape, -1, np.int64)
+        values[query, place], mixed_values[query, place], texts[query, place] = measure, mixed, text
+        order = np.argsort(-values, axis=1, kind="stable")[:, :3]
+        top = np.take_along_axis(values, order, 1)
+        rows, best = np.arange(queries), order[:, 0]
+        strength = mixed_values[rows, best]
+        return np.where(strength >= LEAST, texts[rows, best], -1), strength, 2 * top[:, 0] - top[:, 1] - top[:, 2]
 
 
-@contextlib.contextmanager
-def kernels_compiled_meanwhile() -> Iterator[None]:
-    """Compile the kernels of both similarity searches in another process while the caller does something else, unless numba's
-    cache has them. Compilation takes 15 seconds of one core."""
-    if any(Path(__file__).parent.glob("__pycache__/alike_kernels.nearest-*.nbi")):
-        yield
-        return
-    call = f"from {__name__} import compile_kernels; compile_kernels()"
-    devnull = subprocess.DEVNULL
-    child = subprocess.Popen([sys.executable, "-P", "-c", call], stdin=devnull, stdout=devnull, stderr=devnull)
-    try:
-        yield
-    finally:
-        child.kill()
-        child.wait()
+def _row_sums(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    sums: np.ndarray = np.add.reduceat(np.append(values, 0), starts[:-1]) * (np.diff(starts) > 0)
+    return sums
 
 
-def compile_kernels() -> None:
-    """Compile each kernel into numba's cache on disk, by searching three short texts."""
-    texts = [f"three dozen {item} for the kitchen" for item in ("croissants", "croissant", "baguettes")]
-    near_duplicate_clusters(texts, 0.8)
-    index = AlikeIndex(*features_of(texts, 20), 20)
-    index.nearest()
-    index.nearest(texts)
-
-
-def _parts(rows: int) -> list[slice]:
-    """Cut this many rows into chunks for threads; without rows there is one empty chunk."""
-    return [slice(start, start + _ROWS_AT_ONCE) for start in range(0, max(1, rows), _ROWS_AT_ONCE)]
-
-
-def features_of(forms: Sequence[str], bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (features (int32, [n, 96], ascending, each below 2 ** bits), the number of features of each form (int32, [n]))."""
-    from finetune_pipeline.data.split import alike_kernels as kernels
-
-    features = np.zeros((len(forms), _FEATURES), np.int32)
-    counts = np.zeros(len(forms), np.int32)
-    kernels.features_of(*code_points(forms), bits, features, counts)
-    return features, counts
+def _parts(rows: int, size: int) -> list[slice]:
+    """Cut this many rows into chunks; without rows there is one empty chunk."""
+    return [slice(start, start + size) for start in range(0, max(1, rows), size)]

@@ -1,14 +1,14 @@
 """Plants leaks (canaries) in a copy of the rows at every run. A leakage check that misses one of them fails.
 
 No search finds all edited copies. How many stay with their original is measured by kind of edit, on rows of validation and test
-drawn over all labels and lengths. A copy is found if its nearest row is in its original's unit, because the split would put it
-there.
+drawn over all labels and lengths. A copy is found if one of its nearest rows is in its original's unit, because the split would
+put it there.
 """
 
 import random
-import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -18,10 +18,12 @@ from msgspec.structs import replace
 from finetune_pipeline.data.dedup.boilerplate import PREAMBLES, Boilerplate, stripper
 from finetune_pipeline.data.dedup.near_duplicates import loose_forms
 from finetune_pipeline.data.dedup.row_table import RowTable
-from finetune_pipeline.data.dedup.text_similarity import similarity
+from finetune_pipeline.data.dedup.text_similarity import WITHOUT_BLANKS, similarity
 from finetune_pipeline.data.examples import Example, Message
+from finetune_pipeline.data.scrub import finder_of, scrub_text
 from finetune_pipeline.data.split.alike import AlikeRows
 from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.spec import TaskSpec
 
 EACH = 3
 """Number of canaries of each kind."""
@@ -97,6 +99,10 @@ COPIES = 40
 """Number of edited copies of each kind."""
 _OPENINGS = ("Hello,", "Hi team,", "Good day,", "Dear all, I hope you are well.", "Hey there,")
 _CLOSINGS = ("Thank you!", "Thanks a lot in advance.", "Kind regards", "Many thanks for your help.", "Cheers")
+_FOOTER = (
+    "You receive this message since you wrote to our service desk. Questions? Write to service.desk@example.com or call "
+    "+49 30 901820 between 9 and 17. Example Services, 12 Station Road."
+)
 Edit = Callable[[str, random.Random, Sequence[str]], str]
 
 
@@ -104,31 +110,41 @@ def _typos(text: str, rng: random.Random, count: int) -> str:
     for _ in range(count):
         letters = [i for i, sign in enumerate(text) if sign.isalpha()]
         if letters:
-            at, letter = rng.choice(letters), rng.choice(string.ascii_lowercase)
+            at, letter = rng.choice(letters), text[rng.choice(letters)]
             text = text[:at] + rng.choice(("", letter, letter + text[at], 2 * text[at])) + text[at + 1 :]
     return text
 
 
+def pieces(text: str) -> tuple[list[str], str]:
+    """Cut a text into words, or into characters if its script has no blanks between words. Returns (pieces, what joins them)."""
+    return (list(text), "") if 2 * len(WITHOUT_BLANKS.findall(text)) > len(text) else (text.split(), " ")
+
+
 def _word_dropped(text: str, rng: random.Random, _: Sequence[str]) -> str:
-    words = text.split()
-    if len(words) > 2:
-        words.pop(rng.randrange(len(words)))
-    return " ".join(words)
+    parts, blank = pieces(text)
+    if len(parts) > 2:
+        parts.pop(rng.randrange(len(parts)))
+    return blank.join(parts)
 
 
 def _words_swapped(text: str, rng: random.Random, _: Sequence[str]) -> str:
-    words = text.split()
-    if len(words) > 1:
-        i, j = rng.sample(range(len(words)), 2)
-        words[i], words[j] = words[j], words[i]
-    return " ".join(words)
+    parts, blank = pieces(text)
+    if len(parts) > 1:
+        i, j = rng.sample(range(len(parts)), 2)
+        parts[i], parts[j] = parts[j], parts[i]
+    return blank.join(parts)
 
 
-def _quarter_replaced(text: str, rng: random.Random, words: Sequence[str]) -> str:
-    tokens = text.split()
-    for at in rng.sample(range(len(tokens)), round(len(tokens) / 4)):
-        tokens[at] = rng.choice(words)
-    return " ".join(tokens)
+def _replaced(text: str, rng: random.Random, others: Sequence[str], share: float) -> str:
+    parts, blank = pieces(text)
+    for at in rng.sample(range(len(parts)), round(share * len(parts))):
+        parts[at] = rng.choice(others)
+    return blank.join(parts)
+
+
+def _first_half(text: str, rng: random.Random, _: Sequence[str]) -> str:
+    parts, blank = pieces(text)
+    return blank.join(parts[: (len(parts) + 1) // 2])
 
 
 EDITS: dict[str, Edit] = {
@@ -137,17 +153,21 @@ EDITS: dict[str, Edit] = {
     "greeting and thanks": lambda text, rng, _: f"{rng.choice(_OPENINGS)} {text} {rng.choice(_CLOSINGS)}",
     "a word dropped": _word_dropped,
     "two words swapped": _words_swapped,
-    "a quarter of the words replaced": _quarter_replaced,
+    "a quarter of the words replaced": partial(_replaced, share=1 / 4),
+    "half of the words replaced": partial(_replaced, share=1 / 2),
+    "the first half only": _first_half,
+    "a footer with an address": lambda text, rng, _: f"{text}\n\n{_FOOTER}",
 }
 
 
 def recall_by_edit(
-    table: RowTable, unit: np.ndarray, guarded: np.ndarray, alike: AlikeRows, boilerplate: Boilerplate
+    table: RowTable, unit: np.ndarray, guarded: np.ndarray, alike: AlikeRows, boilerplate: Boilerplate, spec: TaskSpec
 ) -> dict[str, dict[str, Any]]:
     """Measure how many edited copies of validation and test rows (`guarded`, int64) are found. Returns, for every kind of edit,
     tested, found, and recall with its 95% interval (Wilson); only tested: 0 if no row could be edited that way."""
     from scipy.stats import binomtest
 
+    find = finder_of(spec.data)
     rows = table.rows[guarded]
     order = guarded[np.lexsort((rows["id"], rows["end"] - rows["start"], rows["label"]))]
     recall: dict[str, dict[str, Any]] = {}
@@ -156,16 +176,18 @@ def recall_by_edit(
         count = min(COPIES, len(order))
         chosen = order[((np.arange(count) + rng.random()) * len(order) / count).astype(np.int64)]
         texts = [e.user_text for e in table.fetch(chosen)]
-        words = sorted({word for text in texts for word in text.split()})
+        words = sorted({piece for text in texts for piece in pieces(text)[0]})
         copies = [edit(text, rng, words) for text in texts]
+        if spec.data.scrub == "replace":
+            copies = [scrub_text(copy, find) for copy in copies]
         tested = np.array([copy.split() != text.split() for copy, text in zip(copies, texts, strict=True)])
         if not tested.any():
             recall[kind] = {"tested": 0}
             continue
-        nearest = alike.index.nearest(loose_forms(copies, boilerplate))[0]
+        nearest = alike.index.nearest(loose_forms(copies, boilerplate)).text
         # without a nearest text, -1 reads the last row, which does not count below
-        is_in_same_unit = unit[alike.rows[nearest]] == unit[chosen]
-        test = binomtest(int((tested & (nearest >= 0) & is_in_same_unit).sum()), int(tested.sum()))
+        is_in_same_unit = ((nearest >= 0) & (unit[alike.rows[nearest]] == unit[chosen][:, None])).any(1)
+        test = binomtest(int((tested & is_in_same_unit).sum()), int(tested.sum()))
         interval = test.proportion_ci(method="wilson")
         figures = {"tested": test.n, "found": test.k, "recall": round(test.k / test.n, 4)}
         recall[kind] = {**figures, "interval": [round(interval.low, 4), round(interval.high, 4)]}

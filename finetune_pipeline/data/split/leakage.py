@@ -104,7 +104,7 @@ def certify(search: Search, leaks: Mapping[str, Sequence[Leak]]) -> dict[str, An
         "threshold": search.spec.data.near_duplicate_threshold,
         "rows": int((split >= 0).sum()),
         "canaries": _find_canaries(search, guarded),
-        "edited": recall_by_edit(search.table, search.unit, guarded, search.alike, search.boilerplate),
+        "edited": recall_by_edit(search.table, search.unit, guarded, search.alike, search.boilerplate, search.spec),
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune_pipeline.data.dedup.boilerplate import Boilerplate
+from finetune_pipeline.data.dedup.boilerplate import find_boilerplate
 from finetune_pipeline.data.dedup.cleaning import BOILERPLATE, SKETCHES
 from finetune_pipeline.data.dedup.row_table import (
     ALL_ROWS,
@@ -102,7 +102,7 @@ def write_clean(
     near-duplicates."""
     validated = write_validated(folder.parent / f"{folder.name}-validated", examples)
     folder.mkdir(parents=True, exist_ok=True)
-    boilerplate = Boilerplate().with_known()
+    boilerplate = find_boilerplate(e.user_text for e in examples).with_known()
     prepared = prepare_rows(validated / EXAMPLES, Preparation(spec, boilerplate, None, b"key"), folder / ALL_ROWS)
     rows = prepared.rows
     rows["cluster"] = [int((clusters or {}).get(e.id, e.id), 16) for e in examples]

@@ -95,12 +95,14 @@ def test_the_stated_recall_is_that_of_planted_copies(tmp_path: Path) -> None:
     unit = dict(zip(ids.tolist(), placed["unit"].tolist(), strict=True))
     stated = leakage_report(tmp_path / "out")["edited"]
     assert set(stated) == set(CANARIES) and all(edit["tested"] >= 30 for edit in stated.values())
-    names = ("three typos", "greeting and thanks", "two words swapped", "a word dropped")
-    for kind, name in zip(EDITS, [*names, "a quarter of the words replaced"], strict=True):
+    names = ["three typos", "greeting and thanks", "two words swapped", "a word dropped"]
+    names += [f"{share} of the words replaced" for share in ("a quarter", "half")] + ["the first half only"]
+    for kind, name in zip(EDITS, names, strict=True):
         pairs = [(a, b) for k, a, b in zip(kinds, chosen, copies, strict=True) if k == kind]
         truth = np.mean([unit[int(a.id, 16)] == unit[int(b.id, 16)] for a, b in pairs])
         low, high = stated[name]["interval"]
-        assert low - 0.1 <= truth <= high + 0.1, (kind, truth, stated[name])
+        # the words of the certificate's replacements are drawn from all texts, and half of them lead further away
+        assert low - 0.1 <= truth <= (1 if name.startswith("half") else high + 0.1), (kind, truth, stated[name])
 
 
 def test_what_cannot_be_edited_is_not_tested(tmp_path: Path) -> None:

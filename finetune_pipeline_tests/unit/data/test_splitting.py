@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from finetune_pipeline.data.dedup import kernels
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.split import alike_kernels
-from finetune_pipeline.data.split.alike import compile_kernels
 from finetune_pipeline.data.split.ledger import read_ledger, record_assignments
 from finetune_pipeline.data.split.splitting import assignments_in
 from finetune_pipeline_tests.unit.data.rows import LABELS, example, make_spec, random_text, read_lines, split_rows
@@ -143,18 +140,3 @@ def test_same_input_same_files_also_once_recorded(tmp_path: Path) -> None:
         paths = [p for p in (tmp_path / name).rglob("*") if p.is_file()]
         files.append({p.relative_to(tmp_path / name): p.read_bytes() for p in paths})
     assert files[0] == files[1] and len(files[0]) == 7
-
-
-def test_kernels_are_compiled_ahead_for_what_the_searches_give_them(tmp_path: Path) -> None:
-    """Else a first run would compile them twice, and wait for it."""
-    found = {
-        name: kernel
-        for module in (kernels, alike_kernels)
-        for name, kernel in vars(module).items()
-        if hasattr(kernel, "signatures") and not name.startswith("_")
-    }
-    compile_kernels()
-    compiled = {name: list(kernel.signatures) for name, kernel in found.items()}
-    assert len(found) == 9 and all(compiled.values())
-    run(tmp_path, "a", rows(0, 40))
-    assert {name: list(kernel.signatures) for name, kernel in found.items()} == compiled
