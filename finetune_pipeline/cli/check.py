@@ -36,6 +36,7 @@ EXAMPLES = 3
 """Findings shown of each rule."""
 OK, LOOK, STOPS = "ok", "look", "stops"
 """Marks of a check's answer: passed, failed with a warning, failed so that the pipeline would stop."""
+FILES_SHOWN = 20
 STEPS = DATA_STEPS[:4]
 """Steps whose facts are shown, named without `_examples`."""
 
@@ -250,8 +251,10 @@ def _findings_by_rule(folders: list[Path], full_list: Path) -> dict[str, Rows]:
 def _show_counts(artifacts: Mapping[str, Artifact]) -> None:
     raw, validated, clean = (artifacts[step].facts for step in STEPS[:3])
     files = [file for file in raw["files"] if file["bytes"]]
-    for file in files:
+    for file in files[:FILES_SHOWN]:
         say(f"{file['file']}: {file['container']} ({file['reason']})")
+    if len(files) > FILES_SHOWN:
+        say(f"and {len(files) - FILES_SHOWN:,} more files")
     say(f"formats: {', '.join(f'{n} {shape}' for shape, n in validated['shapes'].items())}")
     say(
         f"{validated['rows_in']} rows in {counted(len(files), 'file')} = {validated['kept']} valid + {validated['quarantined']} in "

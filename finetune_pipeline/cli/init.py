@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LEAST_PER_LABEL = 10
 """Smallest data.min_per_label that `init` proposes: rarer labels cannot be learned, validated and tested."""
-_LABELS_SHOWN = 12
+_FILES_SHOWN = _LABELS_SHOWN = 12
 
 
 def _path(text: str) -> Path:
@@ -90,7 +90,7 @@ def init(files: Sequence[Path], name: str | None, yes: bool, **options: str | No
         # names another command, since `init` would now refuse to make the task
         message = f"{reason}; the task is made in {folder}, and `finetune check {name}` continues from there"
         raise click.ClickException(message) from error
-    copied_names = ", ".join(copied) or "nothing: the files are there"
+    copied_names = listed(copied, _FILES_SHOWN) or "nothing: the files are there"
     say(*draft_lines(draft), f"{folder}: copied {copied_names}; task.yaml drafted", "")
     show_check(checked, brief=True)
     if stubs := draft.system_prompt.count(STUB):
@@ -193,10 +193,13 @@ def draft_lines(draft: Draft) -> list[str]:
     from finetune_pipeline.data.quoting import quoted
 
     choice, answers = draft.choice, draft.answers
+    containers, counts = draft.reading.containers, draft.reading.counts
     lines = [
-        f"{file.removeprefix('raw/')}: {container.replace('_', ' ')}, {draft.reading.counts[file]:,} rows"
-        for file, container in draft.reading.containers.items()
+        f"{file.removeprefix('raw/')}: {container.replace('_', ' ')}, {counts[file]:,} rows"
+        for file, container in list(containers.items())[:_FILES_SHOWN]
     ]
+    if other_files := list(containers)[_FILES_SHOWN:]:
+        lines.append(f"and {len(other_files):,} more files, {sum(counts[file] for file in other_files):,} rows")
     lines += [note.replace("raw/", "") for note in draft.notes]
     if choice.chat:
         roles = ", ".join(f"{name} is the {role}" for name, role in choice.chat.roles.items() if name != role)

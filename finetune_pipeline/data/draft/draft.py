@@ -15,7 +15,7 @@ from finetune_pipeline.data import names
 from finetune_pipeline.data.draft.answers import Answers, json_schema_of
 from finetune_pipeline.data.draft.choice import Choice, choose, exploded, keys_read, word_tags
 from finetune_pipeline.data.draft.conversations import Chat, joined_turns
-from finetune_pipeline.data.draft.reading import RawRow, Reading, decoded, read_raw, spec_of, with_json_texts
+from finetune_pipeline.data.draft.reading import RawRow, Reading, are_few, decoded, read_raw, spec_of, with_json_texts
 from finetune_pipeline.data.examples import Message
 from finetune_pipeline.data.fields import mapping_of
 from finetune_pipeline.data.formats import read_turns
@@ -105,6 +105,13 @@ def draft(
         choice = replace(choice, fields={"prompt": choice.fields[text_field], "completion": label_list, **others})
         task = _with_answers(files, reading, choice)
     unread = [file for file in files if reading.counts[file[0]] and not any(_conversations([file], task))]
+    documents = [file for file in unread if reading.counts[file[0]] == 1]
+    if are_few(documents, files):  # the check names each
+        unread = [file for file in unread if file not in documents]
+        unreadable = {fault.place for fault in reading.bad_documents}
+        if unlike := [name for name, _ in documents if name not in unreadable]:
+            note = f"{len(unlike):,} of {len(files):,} files hold a row unlike the others, which goes into quarantine"
+            task.notes.append(f"{note}: {listed(unlike, 3)}")
     if unread:  # report why, once for each rule
         rows = list(_validated(unread, task.data, prompt=task.system_prompt or "-"))
         counts = Counter(rule for row in rows for rule in {f.rule for f in errors(row.findings)})

@@ -55,6 +55,7 @@ class Reading:
         containers, counts: Type and number of rows of each file.
         notes: Choices made, as text.
         problems: Findings about the files.
+        bad_documents: Files of one row that cannot be read, with the reason.
     """
 
     data: dict[str, Any] = field(default_factory=dict)
@@ -63,6 +64,7 @@ class Reading:
     counts: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
     problems: list[Finding] = field(default_factory=list)
+    bad_documents: list[Finding] = field(default_factory=list)
 
     def refuse(self, rule: str, file: str, message: str, fix: str) -> None:
         """Record why a file cannot be read."""
@@ -107,12 +109,23 @@ def read_raw(files: Sequence[tuple[str, Path]], encoding: str | None = None, she
             _choose_dialect(path, name, container, reading)
         if not errors(reading.problems):
             _add_rows(path, name, reading)
+    if are_few(reading.bad_documents, files):
+        first = reading.bad_documents[0]
+        note = f"{len(reading.bad_documents):,} of {len(files):,} files hold a row that cannot be read and goes into quarantine"
+        reading.notes.append(f"{note}; {first.place}: {first.message}")
+    else:
+        reading.problems += reading.bad_documents
     reading.rows = with_json_texts(reading.rows)
     if _is_half_a_batch([row.value for row in reading.rows]):
         message = "requests of a batch API and their responses are in separate rows"
         fix = "join them by id: jq -c -s 'group_by(.custom_id)[] | add' requests.jsonl responses.jsonl > joined.jsonl"
         reading.refuse("batch", listed([name for name, _ in files], 3), message, fix)
     return reading
+
+
+def are_few(bad: Sequence[object], files: Sequence[object]) -> bool:
+    """Whether there are bad files of one row, and no larger share of all files than a task may lose of its rows by default."""
+    return 0 < len(bad) <= spec_of({}).data.max_quarantine_share * len(files)
 
 
 def _is_half_a_batch(rows: Sequence[Any]) -> bool:
@@ -164,7 +177,9 @@ def _add_rows(path: Path, name: str, reading: Reading) -> None:
         null_row = row_finding("not_an_object", name, "the row is null", "write one object per row")
         first_finding = [*unread[0].findings, *decode_line(unread[0].raw, "")[1], null_row][0]
         message = f"{len(unread):,} of {reading.counts[name]:,} rows cannot be read: {first_finding.message}"
-        reading.refuse("unreadable", name, message, f"{first_finding.fix}; or export it as {_READABLE_FORMS}")
+        fix = f"{first_finding.fix}; or export it as {_READABLE_FORMS}"
+        problems = reading.bad_documents if reading.counts[name] == 1 else reading.problems
+        problems.append(Finding("draft.unreadable", "error", name, message, fix))
 
 
 def _first_rows(path: Path, name: str, data: Mapping[str, Any]) -> tuple[list[list[str]], int]:

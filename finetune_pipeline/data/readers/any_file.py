@@ -16,7 +16,7 @@ from finetune_pipeline.data.quoting import quoted
 from finetune_pipeline.data.readers import records
 from finetune_pipeline.data.readers.containers import Container, container_of
 from finetune_pipeline.data.readers.encoding import Survey, survey
-from finetune_pipeline.data.readers.json_document import read_json_document
+from finetune_pipeline.data.readers.json_document import begins_row, read_json_document
 from finetune_pipeline.data.readers.records import SHOWN, About, RawStream, Record, is_utf8, read_lines
 from finetune_pipeline.data.readers.tables import read_table
 from finetune_pipeline.data.readers.workbooks import read_workbook
@@ -64,7 +64,7 @@ def _read(stream: RawStream, path: Path, file: str, spec: TaskSpec, container: C
     elif container.kind == "workbook" and not stream.compressed:
         yield from read_workbook(path, file, spec)
     elif container.kind == "json_lines":
-        yield from _read_json_lines(stream, file)
+        yield from _read_json_lines(stream, file, spec)
     elif container.kind == "json":
         yield from read_json_document(stream, file, spec)
     elif container.dialect is not None and not container.dialect.problem:
@@ -95,8 +95,9 @@ def _report_unread_file(stream: RawStream, file: str, container: Container) -> R
     return records.about_file(rule, file, f"the file was not read: {container.why}", fix)
 
 
-def _read_json_lines(stream: RawStream, file: str) -> Iterator[Record]:
+def _read_json_lines(stream: RawStream, file: str, spec: TaskSpec) -> Iterator[Record]:
     number = end = 0
+    is_document = file.lower().removesuffix(".gz").endswith(".json")
     for line in read_lines(stream.buffered(), MAX_LINE_BYTES):
         number, data, at = line.number, line.data, line.at
         end = at + len(data)
@@ -109,7 +110,8 @@ def _read_json_lines(stream: RawStream, file: str) -> Iterator[Record]:
             if stream.problem:
                 yield records.broken_stream(stream, file, number, data, at)
                 return
-            about = "rest" if is_cut_off(data) else "row"
+            is_one_row = is_document and number == 1 and begins_row(data, spec)
+            about = "rest" if is_cut_off(data) and not is_one_row else "row"
         raw = data.rstrip()  # a line may end with a comma, like an element of a list
         raw = raw[:-1] if raw.endswith(b"},") else data.rstrip(b"\r\n")
         yield Record(number, None, raw, notes, at, encoded=True, about=about)

@@ -38,7 +38,7 @@ def read_json_document(stream: RawStream, file: str, spec: TaskSpec) -> Iterator
             yield from _rows_of_expression(data, begin, file, expression or "", notes)
         return
     document = _Document(data.decode("latin-1"), begin)
-    rows = 0
+    rows, is_one_row = 0, not path and begins_row(data[begin : begin + SHOWN], spec)
     in_one_line = "\n" not in document.text.strip(" \t\r\n")
     try:
         while True:
@@ -51,7 +51,8 @@ def read_json_document(stream: RawStream, file: str, spec: TaskSpec) -> Iterator
         if document.peek():
             raise json.JSONDecodeError("text follows the end of the document", document.text, document.position)
     except (json.JSONDecodeError, RecursionError) as error:
-        yield _break(document, stream, file, error)
+        broken = _break(document, stream, file, error)
+        yield replace(broken, about="row") if is_one_row and not rows and not stream.problem else broken
         return
     if stream.problem:
         yield records.broken_stream(stream, file, document.line)
@@ -150,6 +151,12 @@ def _is_row(text: str, position: int, spec: TaskSpec) -> bool:
     """Whether a top-level object is one row: its first value is not a list, or its first key is a row's key."""
     pair = FIRST_PAIR.match(text, position)
     return pair is None or pair[2] != "[" or is_row_key(pair[1].encode("latin-1").decode("utf-8", "replace"), spec)
+
+
+def begins_row(data: bytes, spec: TaskSpec) -> bool:
+    """Whether a document that begins like this is one row, so that no other row is lost with it if it is broken."""
+    text = data.decode("latin-1").lstrip(" \t\r\n")
+    return text[:1] == "{" and spec.data.fields.rows is None and _is_row(text, 0, spec)
 
 
 def _row(document: _Document, file: str, key: str | None = None) -> Record:

@@ -20,7 +20,7 @@ from finetune_pipeline.data.draft.files import GivenFile, given_files, name_prob
 from finetune_pipeline.data.draft.turns import roles_of
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.spec.loading import parse_spec
-from finetune_pipeline_tests.unit.data.raw_rows import kept_example, row_rules, table, workbook
+from finetune_pipeline_tests.unit.data.raw_rows import kept_example, row_rules, table, validate_file, workbook
 from finetune_pipeline_tests.unit.data.test_stage_properties import BOUNDED, JSON, KEY
 
 THINGS = {
@@ -287,6 +287,28 @@ def test_a_group_is_taken_with_a_word_on_how_to_switch_it_off(tmp_path: Path) ->
     assert made.data["fields"] == {"group": "customer_id"}
     assert [n for n in made.notes if "customer_id" in n and "remove `group` from data.fields" in n]
     assert drafted(of(tmp_path, "b.jsonl", [{**row, "customer_id": str(i)} for i, row in enumerate(rows)])).notes == []
+
+
+def test_a_few_bad_documents_of_a_folder_cost_only_themselves(tmp_path: Path) -> None:
+    bad = {
+        3: '{"text": "cut o', 70: '{\n "text": "cut off", \n "la', 90: "null", 130: '{"title": "x", "pages": 3}',
+        150: '{"text": "a",, "label": "b"}',
+    }  # fmt: skip
+
+    def folder(bad: dict[int, str | bytes], name: str) -> list[tuple[str, Path]]:
+        (tmp_path / name).mkdir()
+        rows = [json.dumps({"text": t, "label": y}, indent=1) for t, y in PAIRS]
+        return [of(tmp_path / name, f"d{i:03}.json", bad.get(i, row)) for i, row in enumerate(rows)]
+
+    made = drafted(*(files := folder(bad, "few")))
+    assert (made.answers.kind, made.answers.rows) == ("labels", len(PAIRS) - len(bad))
+    assert any("of 240 files hold a row that cannot be read" in note and "d003.json" in note for note in made.notes)
+    assert any("unlike the others" in note and "d130.json" in note for note in made.notes)
+    results = [validate_file(path, made.spec) for _, path in files]
+    assert sum(r.kept for r in results) == len(PAIRS) - len(bad) and sum(len(r.quarantine) for r in results) == len(bad)
+    assert not [f for r in results for f in r.unread if f["severity"] == "error"], "no document hides another row"
+    task, problems = draft(folder(dict.fromkeys(range(60), '{"text": "cut'), "many"))
+    assert task is None and len([p for p in problems if p.rule == "draft.unreadable"]) == 60
 
 
 def test_two_columns_of_texts_are_a_request_and_its_answer(tmp_path: Path) -> None:
