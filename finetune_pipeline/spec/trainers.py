@@ -60,7 +60,7 @@ class HostedSection(TrainerSection):
         90.0,
         ge=0,
         description="If a request for a job got no clear answer: how long to ask the service whether it has the job, before "
-        "requesting it again.",
+        "requesting it again. Raise it for a service whose list shows new jobs later than this: it would sell one twice.",
     )
 
 

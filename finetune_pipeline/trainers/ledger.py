@@ -162,6 +162,10 @@ class Ledger:
     def _buy(self, entry: Entry, service: Service, files: Files, settle: float) -> Job:
         """Request a job until the service has it, at most MOST_REQUESTS times."""
         for _ in range(MOST_REQUESTS):
+            # the last look may be older than an upload, or a list that lags behind
+            job = _job_to_resume(service.jobs_named(entry.attempt.name), service)
+            if job is not None and job.state in ("running", "succeeded"):
+                return self._recorded(entry, job)
             entry.attempt.asked_at, entry.attempt.state = time.time(), "unknown"
             self.write(entry)  # before the request: if this process dies, the next one knows that a job may exist
             try:

@@ -13,7 +13,7 @@ from finetune_pipeline.faults import JobError, OutsideError
 from finetune_pipeline.trainers import TrainingOrder, train
 from finetune_pipeline_tests.hosted_schedules import processes, run_schedule
 from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
-from finetune_pipeline_tests.service_server import FAULTS, refusal
+from finetune_pipeline_tests.service_server import FAULTS, Reply, Request, refusal
 from finetune_pipeline_tests.unit.trainers.orders import persist
 
 Ordered = Callable[..., TrainingOrder]
@@ -35,6 +35,27 @@ def test_a_request_in_doubt_is_looked_up_and_not_repeated_blindly(fault, server,
     if fault == "late":
         time.sleep(2 * server.pause)  # whatever begins late has begun
     assert len(server.jobs) == 1 and not faults
+
+
+@pytest.mark.parametrize("failing", ["/jobs", "/files"])
+def test_after_a_5xx_the_service_is_asked_again_before_a_purchase(server, ordered: Ordered, failing: str) -> None:
+    """The first answer of the list lags: behind a purchase that got a 5xx, or behind another machine's, during an upload."""
+    usual, lagging, faults = server.answer, [True], [("fail after" if failing == "/jobs" else "busy")]
+
+    def answer(request: Request) -> Reply:
+        if request.method == "GET" and request.path.endswith("/jobs") and server.jobs and lagging:
+            lagging.pop()
+            return Reply({"object": "list", "data": [], "has_more": False})
+        return usual(request)
+
+    if failing == "/files":
+        train(ordered(name="another machine"))
+    server.answer = answer
+    server.fault = lambda request: (
+        faults.pop() if faults and request.method == "POST" and request.path.endswith(failing) else None
+    )
+    train(ordered({"settle_seconds": 0.0}))
+    assert len(server.jobs) == 1 and not faults and not lagging
 
 
 def test_a_job_is_found_without_the_ledger(server: OpenAiJobsServer, ordered: Ordered, order: TrainingOrder) -> None:
