@@ -19,7 +19,7 @@ from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import AnyOutput
 
 MIN_ROWS = 20
-"""Minimum test rows of a part: with fewer, an interval spans half the scale."""
+"""Minimum rows of a part of the test: with fewer, an interval spans half the scale."""
 OTHER_ROWS = "the other rows"
 """Title of the test rows that no glob of gates.parts names."""
 
@@ -84,11 +84,12 @@ def decisions_of(
 ) -> Decisions:
     """Decide whether the gains over the base model with its best prompt, the simple models and the champion are significant.
 
-    rows, base, simple: each model's in the order of example ids.
+    rows, base, simple: each model's in the order of example ids. The champion may lack some of the rows.
     """
-    gates, champion, candidate = spec.gates, rows.get("champion"), rows["candidate"]
-    clusters = shared_sources(candidate, sources)
-    decision = partial(decide_gain, candidate=candidate, output=spec.output, level=level, clusters=clusters)
+    gates, champion, candidate = spec.gates, rows.get("champion", []), rows["candidate"]
+    beside_champion = answers_to(champion, candidate)
+    decide = partial(decide_gain, output=spec.output, level=level)
+    decision = partial(decide, candidate=candidate, clusters=shared_sources(candidate, sources))
     metrics = list(dict.fromkeys([spec.metric, *gates.more_metrics]))
     champion_margin = margin_of("not_worse" if champion_forgotten else gates.champion, gates.champion_margin)
     return Decisions(
@@ -96,8 +97,22 @@ def decisions_of(
             {str(mode): answers for mode, answers in base.answers.items()}, metrics=metrics, margin=gates.min_gain
         ),
         simple=decision(simple, metrics=metrics, margin=margin_of(gates.simple, gates.simple_margin)),
-        champion=decision({"champion": champion}, metrics=metrics, margin=champion_margin) if champion else None,
+        champion=decide(
+            {"champion": champion},
+            beside_champion,
+            metrics=metrics,
+            margin=champion_margin,
+            clusters=shared_sources(beside_champion, sources),
+        )
+        if champion
+        else None,
     )
+
+
+def answers_to(other: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
+    """Return a model's answers to the rows that another model's answers are about."""
+    ids = {row["example_id"] for row in other}
+    return [row for row in rows if row["example_id"] in ids]
 
 
 def parts_of_test(

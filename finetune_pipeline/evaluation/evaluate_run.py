@@ -1,11 +1,11 @@
 """Evaluates one candidate on the sealed test and returns everything that the report and the gates read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from finetune_pipeline.evaluation.compare import SourceOf, compare, count_sources, shared_sources
 from finetune_pipeline.evaluation.correctness import INVALID, Row, answer_of
-from finetune_pipeline.evaluation.deciding import decisions_of, parts_of_test
+from finetune_pipeline.evaluation.deciding import MIN_ROWS, answers_to, decisions_of, parts_of_test
 from finetune_pipeline.evaluation.predictions import SIMPLE, by_model, in_order, restricted_name
 from finetune_pipeline.evaluation.production_rows import recent_rows
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, regressions
@@ -59,6 +59,7 @@ def evaluate_task(
     rules: str | None = None,
     promoted: Promoted | None = None,
     champion_forgotten: bool = False,
+    champion_learned: Collection[str] = (),
     sources: SourceOf = None,
     files: Mapping[str, str] | None = None,
     never_break: Sequence[str] = (),
@@ -76,6 +77,8 @@ def evaluate_task(
         versions: Versions of artifacts by name. `champion` requires champion predictions; `adapter` is the candidate's.
         rules: See sealed.Judgement.
         promoted, champion_forgotten: See EvaluationResult.
+        champion_learned: Ids of the test rows that the champion was trained on. If fewer than MIN_ROWS are left, it is not
+            compared.
         sources: What each example was made from, by id (Example.made_from).
         files: The raw file of each example, by id; needed with gates.parts.
         never_break: Ids the candidate must have right.
@@ -86,6 +89,9 @@ def evaluate_task(
         ValueError: Two compared models have different rows.
     """
     rows = by_model(in_order(predictions))
+    if champion_learned:
+        not_learned = [row for row in rows.pop("champion") if row["example_id"] not in champion_learned]
+        rows |= {"champion": not_learned} if len(not_learned) >= MIN_ROWS else {}
     labels, confidence = spec.labels, spec.gates.confidence
     base_best, simple = base_at_its_best(rows, spec.output), simple_rows(rows)
     scored_models = (*MODELS, API_MODEL, *(SIMPLE + name for name in simple))
@@ -122,7 +128,7 @@ def evaluate_task(
         metric=main.metric,
         confidence=confidence,
         n=main.n,
-        models=_model_table(training_title, scores, restricted, facts.baseline.model_dump())
+        models=_model_table(training_title, scores, restricted, facts.baseline.model_dump(), bool(champion_learned))
         | {f"part_{i}_{name}": row for i, part in enumerate(parts) for name, row in part.models.items()},
         scores=scores,
         restricted=restricted,
@@ -150,6 +156,7 @@ def evaluate_task(
         gates=spec.gates.model_dump(mode="json") | {"ceiling": spec.baseline.ceiling},
         promoted=promoted,
         champion_forgotten=champion_forgotten,
+        champion_learned=len(champion_learned),
         loosened=Loosened(thresholds=[str(loose) for loose in loose_thresholds(spec)]),
     )
 
@@ -169,7 +176,10 @@ def _comparisons(
     rivals |= {f"{SIMPLE}{name}": answers for name, answers in simple.items()}
     candidate, settings = rows["candidate"], (spec.output, spec.gates.confidence, spec.metric, sources)
     comparisons = {
-        name: compare(answers, candidate, *settings) if answers else None for name, answers in rivals.items()
+        name: compare(answers, answers_to(answers, candidate) if name == "champion" else candidate, *settings)
+        if answers
+        else None
+        for name, answers in rivals.items()
     }
     tested = {name: comparison for name, comparison in comparisons.items() if comparison}
     adjusted = holm([float(comparison.mcnemar_p or 0.0) for comparison in tested.values()])
@@ -196,6 +206,7 @@ def _model_table(
     scores: Mapping[str, Scores],
     restricted: Mapping[str, Scores | None],
     baseline: Mapping[str, Any],
+    champion_learned: bool,
 ) -> dict[str, ModelRow]:
     """The rows of the side-by-side table, in order: validation first, then the sealed test."""
     best, restricted_suffix = baseline.get("best"), MODE_TITLES["restricted"]
@@ -210,6 +221,7 @@ def _model_table(
     for name, model_scores in (baseline.get("simple") or {}).items():
         table[f"validation_{SIMPLE}{name}"] = ModelRow.of(SIMPLE_MODELS[name].title, "validation", model_scores)
     tuned_title = f"Fine-tuned ({training_title})"
+    champion_title = "Champion in service" + (" (rows it was not trained on)" if champion_learned else "")
     best_restricted = baseline.get("best_restricted")
     restricted_prompt = f", {prompt_name(best_restricted)}" if best_restricted else ""
     rows: list[tuple[str, str, Scores | None]] = [
@@ -219,7 +231,7 @@ def _model_table(
         *((f"{SIMPLE}{name}", model.title, scores.get(SIMPLE + name)) for name, model in SIMPLE_MODELS.items()),
         ("candidate", tuned_title, scores["candidate"]),
         ("candidate_restricted", f"{tuned_title}{restricted_suffix}", restricted["candidate"]),
-        ("champion", "Champion in service", scores.get("champion")),
+        ("champion", champion_title, scores.get("champion")),
     ]
     return table | {
         name: ModelRow.of(title, "test", test_scores.model_dump()) for name, title, test_scores in rows if test_scores

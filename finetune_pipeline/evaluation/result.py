@@ -290,6 +290,8 @@ class EvaluationResult(StepFacts):
         gates: The settings of the gates.
         promoted: Set if the model was promoted earlier: then nothing is decided about it.
         loosened: Thresholds of the spec that ask for less than the defaults.
+        champion_learned: Number of test rows that the champion was trained on, as after split.restart. They are left out wherever
+            the candidate is compared with it.
         champion_forgotten: Whether the champion was trained on rows forgotten since: then a tie does not keep it in service.
     """
 
@@ -320,6 +322,7 @@ class EvaluationResult(StepFacts):
     gates: dict[str, JsonValue]
     promoted: Promoted | None = None
     champion_forgotten: bool = False
+    champion_learned: int = 0
     loosened: Loosened = Loosened()
 
     def to_json(self) -> dict[str, Any]:

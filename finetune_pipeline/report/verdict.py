@@ -173,7 +173,9 @@ def caveats(evaluation: EvaluationResult) -> list[str]:
     sentences = []
     if champion := evaluation.comparisons.get("champion"):
         gain = f"{points(champion.gain)} points ({points_range(champion.interval)})"
-        sentences.append(f"Against the champion in service: {gain}.")
+        learned = evaluation.champion_learned
+        rows = f", on the {champion.n} test rows that it was not trained on; {learned} were left out" if learned else ""
+        sentences.append(f"Against the champion in service: {gain}{rows}.")
     for name, model in SIMPLE_MODELS.items():
         simple = evaluation.comparisons.get(f"{SIMPLE}{name}")
         if not simple or simple.interval is None or simple.interval[0] > 0:

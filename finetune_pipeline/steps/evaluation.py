@@ -7,9 +7,13 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from finetune_pipeline.baseline.ladder import Ladder
-from finetune_pipeline.data.examples import examples_of, read_examples, write_examples
+from finetune_pipeline.data.dedup.row_table import prompt_hash
+from finetune_pipeline.data.examples import examples_of, read_examples, stream_examples, write_examples
 from finetune_pipeline.data.json_lines import read_rows
+from finetune_pipeline.data.split.ledger import ENTRY, LEDGER, SPLITS, read_ledger
 from finetune_pipeline.engine.files import digest_json, read_json, write_json
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact
@@ -169,6 +173,7 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
         openings=openings_so_far,
         rules=judgement.rules,
         champion_forgotten=context.run_inputs.champion_forgotten,
+        champion_learned=_learned_by_champion(context, test_rows.texts),
         promoted=Promoted(**context.run_inputs.promoted) if context.run_inputs.promoted else None,
         sources=test_rows.sources,
         files=test_rows.files,
@@ -209,6 +214,26 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
         "seal": {k: v for k, v in stored["seal"].items() if k != "openings"},
         "cost": stored["cost"],
     }
+
+
+def _learned_by_champion(context: StepContext, texts: Mapping[str, str]) -> set[str]:
+    """Return the ids of test rows with a prompt that the champion was trained on, or chosen by. texts: of the test rows, by id.
+
+    `finetune forget` may have removed its splits: then every row counts that was ever for training or validation.
+    """
+    store, task, champion = context.store, context.task.name, context.run_inputs.champion
+    if champion is None:
+        return set()
+    adapter = store.find(task, "adapter", str(champion["adapter"]))
+    splits = store.find(task, "splits", adapter.inputs["train_split"]) if adapter else None
+    if splits is None:
+        ledgers = [read_ledger(folder) for folder in store.state_folder(task).glob(f"{LEDGER}*") if folder.is_dir()]
+        entries = np.concatenate([np.zeros(0, ENTRY), *ledgers])
+        learned = set(entries["key"][entries["split"] != SPLITS.index("test")].tolist())
+    else:
+        files = (examples_of(splits.folder, name) for name in ("train", "validation"))
+        learned = {prompt_hash(example.user_text) for file in files for example in stream_examples(file)}
+    return {row_id for row_id, text in texts.items() if prompt_hash(text) in learned}
 
 
 def _current_ladder(context: StepContext) -> Ladder | None:

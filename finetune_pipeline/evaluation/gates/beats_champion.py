@@ -2,7 +2,7 @@
 
 from finetune_pipeline.evaluation.deciding import margin_of
 from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
-from finetune_pipeline.evaluation.gates.paired_gains import one_gain, paired_gain, worst_gain
+from finetune_pipeline.evaluation.gates.paired_gains import champion_not_compared, one_gain, paired_gain, worst_gain
 from finetune_pipeline.evaluation.result import Decision, EvaluationResult
 from finetune_pipeline.evaluation.wording import points
 from finetune_pipeline.spec.model import TaskSpec
@@ -24,7 +24,7 @@ def beats_champion(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
     decision = evaluation.decisions.champion
     if decision is None:
         if evaluation.versions.get("champion"):
-            return Outcome(False, None, threshold, "There is a champion, but the candidate was not compared with it.")
+            return champion_not_compared(evaluation, threshold)
         return Outcome("not_asked", None, threshold, "No champion in service yet: nothing to beat.")
     if evaluation.champion_forgotten:
         return _against_forgotten(spec, decision)

@@ -1,6 +1,7 @@
 """Gate: the candidate gets few rows wrong that the champion has right."""
 
 from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
+from finetune_pipeline.evaluation.gates.paired_gains import champion_not_compared
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.wording import counted, percent, percent_range
 from finetune_pipeline.spec.model import TaskSpec
@@ -19,7 +20,7 @@ def few_regressions(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
     comparison = evaluation.comparisons.get("champion")
     if comparison is None:
         if evaluation.versions.get("champion"):
-            return Outcome(False, None, limit, "There is a champion, but it was not compared.")
+            return champion_not_compared(evaluation, limit)
         return Outcome("not_asked", None, limit, "No champion in service yet: nothing to lose.")
     lost, champion_right, interval = comparison.b, comparison.right_before, comparison.lost_interval
     if champion_right == 0:

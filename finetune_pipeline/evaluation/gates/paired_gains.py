@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from finetune_pipeline.evaluation.deciding import MIN_ROWS
 from finetune_pipeline.evaluation.gates.base import Outcome
 from finetune_pipeline.evaluation.metrics import METRICS, metric_title
 from finetune_pipeline.evaluation.result import Decision, EvaluationResult, RivalGain
@@ -32,7 +33,8 @@ def paired_gain(evaluation: EvaluationResult, side: Side, threshold: float, riva
         return Outcome(False, None, threshold, f"The gain over {RIVALS[side]} could not be measured.")
     (low, high), worst = measured
     passed = decision.shown is True and low > threshold
-    message = f"{_all_gains(gains, worst, rivals)} ({counted(evaluation.n, 'row')}). "
+    n = evaluation.n - (evaluation.champion_learned if side == "champion" else 0)
+    message = f"{_all_gains(gains, worst, rivals)} ({counted(n, 'row')}). "
     least = points(threshold, sign=threshold < 0) if threshold else "zero"
     message += f"The lower bound{'s' if len(gains) > 1 else ''} must lie above {least}."
     message += _level_note(evaluation, gains)
@@ -81,3 +83,19 @@ def _level_note(evaluation: EvaluationResult, gains: Sequence[RivalGain]) -> str
     if len(gains) > 1:
         sentence += f" All {len(gains)} must be shown."
     return sentence
+
+
+def champion_not_compared(evaluation: EvaluationResult, threshold: float) -> Outcome:
+    """The failure of a gate on the champion where the candidate was not compared with it."""
+    learned, left = evaluation.champion_learned, evaluation.n - evaluation.champion_learned
+    if not learned:
+        return Outcome(False, None, threshold, "There is a champion, but the candidate was not compared with it.")
+    message = (
+        f"The champion was trained on {learned} of the {counted(evaluation.n, 'test row')}: {left} are left, and {MIN_ROWS} are "
+        "needed to compare."
+    )
+    to_do = (
+        "Add rows that the champion was not trained on, until enough of them are in the test. Or remove the alias `champion` in "
+        "MLflow: the next candidate is then judged without it."
+    )
+    return Outcome(False, None, threshold, message, to_do)

@@ -214,7 +214,7 @@ def test_the_json_report_has_the_same_documented_keys_for_every_kind_of_task(kin
             "schema_version task verdict gates next_steps metric confidence n models scores restricted "
             "base_at_its_best decisions format_gap comparisons regressions fixes wrong_answers atlas history never_break "
             "robustness production parts ability people judge similarity data quality supervision cost seal parity learning_curve "
-            "training lineage promoted champion_forgotten loosened"
+            "training lineage promoted champion_forgotten champion_learned loosened"
         ).split()
     )
     documented = (Path(__file__).parents[3] / "docs" / "report.md").read_text("utf-8")

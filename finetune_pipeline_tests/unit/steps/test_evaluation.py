@@ -2,16 +2,20 @@
 falls, and the regression ledger grows. The models are stand-ins; files, seal, ledgers, gates and pages are real."""
 
 import json
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from finetune_pipeline.data.dedup.row_table import prompt_hash
 from finetune_pipeline.data.examples import SealedError, read_examples, seal, write_examples
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.perturbations import drawn
+from finetune_pipeline.data.split.ledger import ENTRY, SPLITS, record_assignments
 from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.engine.step import RunInputs, StepContext, no_tool
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
@@ -224,6 +228,57 @@ def test_the_report_says_first_that_the_champion_was_trained_on_forgotten_rows(t
     )
     assert replaced["verdict"].startswith(says)
     assert says in (tmp_path / "report/90-a/report.md").read_text().split("##")[0].replace("\\", "")
+
+
+@pytest.mark.parametrize(("learned", "splits_are_gone"), [(70, False), (70, True), (110, False), (0, False)])
+def test_a_champion_is_not_compared_on_rows_that_it_learned(
+    tmp_path: Path, learned: int, splits_are_gone: bool
+) -> None:
+    """After split.restart, test rows are among those that the champion was trained on, where it makes no mistake."""
+    stage = Stage(tmp_path)
+    state, texts = stage.store.state_folder("triage"), [f"ticket number {i}" for i in range(learned)]
+    entries = np.zeros(len(texts) + 1, ENTRY)
+    entries["key"] = [prompt_hash(text) for text in [*texts, "v 1"]]
+    entries["split"][-1] = SPLITS.index("validation")
+    record_assignments(entries, state / "splits")
+
+    def make_splits(builder: Builder) -> None:
+        rows = {"train": [example(text, LABELS[i % 3], line=i) for i, text in enumerate(texts)], "validation": []}
+        for name, its_rows in rows.items():
+            (builder.folder / name).mkdir()
+            write_examples(builder.folder / name / "examples.jsonl", its_rows)
+
+    key = {"code_version": "1", "settings": None}
+    old = stage.store.build("triage", "splits", inputs={}, make=make_splits, **key)
+    inputs = {"train_split": old.version}
+    adapter = stage.store.build("triage", "adapter", inputs=inputs, make=lambda builder: None, **key)
+    if splits_are_gone:
+        shutil.rmtree(old.folder)
+    champion = {"adapter": adapter.version, "merged": "m", "model_version": 1}
+    predictions = stage.predict("116-a")
+    answers = read_predictions(predictions.folder / "predictions.parquet")
+    wrong = {row["gold"]: LABELS[(LABELS.index(row["gold"]) + 1) % 3] for row in answers}
+    beside = [
+        {**r, "model": "champion", "text": r["gold"] if i < learned or i % 2 else wrong[r["gold"]], "label_scores": []}
+        for i, r in enumerate(of_model(answers, "candidate"))
+    ]
+    write_predictions(predictions.folder / "predictions.parquet", [*answers, *beside])
+    result = stage.report(predictions, champion=champion)
+    page, report = ((tmp_path / "report/116-a" / name).read_text() for name in ("report.md", "report.json"))
+    left, gate = N - learned, stage.gate(result, "beats_champion")
+    assert json.loads(report)["champion_learned"] == learned
+    if left < 20:
+        assert gate["status"] == stage.gate(result, "few_regressions")["status"] == "failed"
+        assert f"was trained on {learned} of the {N} test rows: {left} are left, and 20 are needed" in gate["message"]
+        assert "`champion`" in gate["what_to_do"] and "champion" not in result["models"]
+        return
+    compared = json.loads(report)["comparisons"]["champion"]
+    # the champion is wrong on every second row that is left, the candidate on the last four of all rows
+    assert (compared["n"], compared["c"], compared["b"]) == (left, left // 2 - 2, 2)
+    assert result["models"]["champion"]["n"] == left and gate["status"] == "passed", gate
+    assert f"({left} rows)" in gate["message"]
+    says = f"on the {left} test rows that it was not trained on; {learned} were left out"
+    assert (says in result["verdict"] and says in page.split("##")[0]) is (learned > 0)
 
 
 def test_loosened_gates_are_named_wherever_the_verdict_is_said(tmp_path: Path) -> None:
