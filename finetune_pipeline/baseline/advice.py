@@ -69,7 +69,7 @@ DECISIONS = {
     "pilot": "Uncertain: train on a part of the rows first (finetune ladder).",
     "fine_tune": "Yes: fine-tune.",
 }
-FORM_KINDS = ("error", "empty", "refusal", "repetition", "truncated", "wrong_language", "format")
+FORM_KINDS = ("error", "empty", "refusal", "repetition", "truncated", "format")
 """Failures of form or style, which fine-tuning fixes first."""
 GAINS = Path(__file__).with_name("measured_gains.yaml")
 SIMPLE_TOLERANCE = 0.1

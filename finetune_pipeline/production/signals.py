@@ -12,7 +12,6 @@ import scipy
 
 from finetune_pipeline.data.answer_rules import form_problems, has_form
 from finetune_pipeline.data.dedup.text_similarity import exact_form
-from finetune_pipeline.evaluation.failures.kinds import is_refusal, language, script
 from finetune_pipeline.production.token_distance import (
     moved_share,
     permutation_p,
@@ -64,10 +63,6 @@ class Reference:
         return [_share(sum(self.rows_with[word] < 2 for word in text), len(text)) for text in self.words]
 
     @cached_property
-    def languages(self) -> list[str]:
-        return [language_of(text) for text in self.texts]
-
-    @cached_property
     def rows_with_bucket(self) -> np.ndarray:
         return rows_with(self.words)
 
@@ -112,11 +107,6 @@ class Signal:
     side: str
     meaning: str
     measure: Callable[[TaskSpec, Reference, Window], Measured]
-
-
-def language_of(text: str) -> str:
-    """Return the language of a text if its words show it, else its script, else `none`."""
-    return language(text) or (script(text) or "none").lower()
 
 
 def _share(part: float, whole: float) -> float:
@@ -236,12 +226,6 @@ _SIGNALS = [
     ),
     Signal("unseen_words", INPUT, "increase of the share of words that no training row contains", _unseen),
     Signal(
-        "languages",
-        INPUT,
-        "largest change of one language's share",
-        lambda spec, reference, window: categories(reference.languages, [language_of(text) for text in window.texts]),
-    ),
-    Signal(
         "label_mix",
         OUTPUT,
         "largest change of one label's share among the answers",
@@ -253,7 +237,6 @@ _SIGNALS = [
         "increase of the share of invalid answers",
         _answers_that(lambda answer, spec: bool(form_problems(answer, spec.output))),
     ),
-    Signal("refusals", OUTPUT, "increase of the share of refusals", _answers_that(lambda a, spec: is_refusal(a))),
     Signal(
         "output_length",
         OUTPUT,
@@ -267,8 +250,8 @@ _SIGNALS = [
 
 
 def signals_of(spec: TaskSpec) -> list[Signal]:
-    """Return the signals that apply to a task: label mix for labels, refusals and length for free-form answers."""
-    excluded = {"refusals", "output_length"} if spec.labels else {"label_mix"}
+    """Return the signals that apply to a task: label mix for labels, length for free-form answers."""
+    excluded = {"output_length"} if spec.labels else {"label_mix"}
     if not spec.labels and not has_form(spec.output):
         excluded.add("format_failures")
     return [signal for signal in _SIGNALS if signal.name not in excluded]

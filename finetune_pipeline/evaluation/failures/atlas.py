@@ -51,7 +51,6 @@ _NO_MORE_DATA = {
     "empty": "Train longer, and look for empty or very short answers in the training rows.",
     "repetition": "Train longer or with a lower learning rate; look for answers in the training rows that repeat themselves.",
     "refusal": "Look for refusals among the training answers, and remove them unless they are wanted.",
-    "wrong_language": "Look for training rows whose answer is in another language than is wanted.",
     "format": "Restrict decoding to the declared form, or train longer: the form is the same in every training row.",
 }
 

@@ -1,7 +1,6 @@
 """Classifies wrong answers by rule, and detects degenerate text without a reference."""
 
 import re
-import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 
@@ -21,16 +20,6 @@ _REFUSAL = re.compile(
     re.I,
 )
 _WORD = re.compile(r"\w+")
-_FUNCTION_WORDS = {
-    "en": "the and is are was with for that this have not you your will from has it of to in on be we",
-    "de": "der die das und ist nicht mit für ein eine auf den von zu dem ich sie wir wird haben bitte auch im",
-    "fr": "le la les et est pas avec pour une dans des que vous nous sur du au je qui sont votre être ce",
-    "es": "el los las y es no con para una que por del su se al lo como más pero sus está este tiene",
-    "it": "il lo gli e è non con per una che di del della sono nel alla più questo si anche ha come",
-    "pt": "o os as e é não com para uma que por do da em no na seu mais como foi você está ao",
-    "nl": "de het een en is niet met voor van op te dat die zijn naar wij ook aan bij er u worden",
-}
-_LANGUAGES = {name: frozenset(words.split()) for name, words in _FUNCTION_WORDS.items()}
 
 
 def is_refusal(text: str) -> bool:
@@ -45,36 +34,12 @@ def repetition(text: str) -> float:
     return 1 - len(set(grams)) / len(grams) if len(words) >= 2 * _GRAM else 0.0
 
 
-def script(text: str) -> str | None:
-    """The script of most letters (LATIN, CYRILLIC, CJK …); None without letters."""
-    scripts = Counter(unicodedata.name(c, "?").split()[0] for c in text[:1000] if c.isalpha())
-    return scripts.most_common(1)[0][0] if scripts else None
-
-
-def language(text: str) -> str | None:
-    """The language of a Latin text by its function words; None if there are too few, or two languages are close."""
-    words = Counter(_WORD.findall(text.casefold()))
-    hits = sorted(((sum(words[w] for w in common), name) for name, common in _LANGUAGES.items()), reverse=True)
-    enough = hits[0][0] >= 3 and hits[0][0] >= 0.12 * sum(words.values())
-    return hits[0][1] if enough and hits[0][0] >= 1.5 * hits[1][0] else None
-
-
-def other_language(prediction: str, reference: str) -> bool:
-    """Whether a prediction is surely written in another script or language than its reference."""
-    a, b = script(prediction), script(reference)
-    if a and b and a != b and sum(c.isalpha() for c in prediction) >= 8:
-        return True
-    written, expected = language(prediction), language(reference)
-    return written is not None and expected is not None and written != expected
-
-
 KINDS = {
     "error": "generation failed",
     "empty": "nothing was said",
     "refusal": "the model declines",
     "repetition": "the text repeats itself",
     "truncated": "truncated at the token limit",
-    "wrong_language": "another language than the right answer",
     "format": "not in the declared form",
     "label_pair": "another label",
     "missing_field": "a field is missing",
@@ -109,8 +74,6 @@ def failure_of(row: Row, output: AnyOutput) -> Failure | None:
             return Failure("repetition")
     if row["status"] == "truncated":
         return Failure("truncated")
-    if isinstance(output, TextOutput) and other_language(text, str(row["gold"])):
-        return Failure("wrong_language")
     if problems := form_problems(text, output):
         return Failure("format", _form_detail(text, problems[0][0], row, output))
     if isinstance(output, LabelsOutput):

@@ -41,8 +41,7 @@ def test_no_drift_in_the_same_distribution_and_none_told_of_a_few_rows(report: C
     assert facts["sentence"] == "No drift found in 8 windows of 100 production rows."
     alike = report([{**row, "input": "ping"} for row in served(random.Random(1), 100)])["sentence"]
     assert alike.endswith(
-        "too few distinct texts or answers to test vocabulary, input_length, unseen_words, languages, label_mix, "
-        "format_failures."
+        "too few distinct texts or answers to test vocabulary, input_length, unseen_words, label_mix, format_failures."
     )
     often = [{**row, "input": "ping", "output": "howto"} if i % 2 else row for i, row in enumerate(served(rng, 300))]
     assert report(often)["drifted"] == [], "a question repeated by a program is one question"
@@ -75,19 +74,18 @@ def test_each_planted_drift_is_found_by_its_signal(report, signal, change) -> No
     assert not any(s["alarm"] for w in facts["history"][:5] for s in w["signals"].values())
 
 
-def test_answers_out_of_form_and_other_languages(spec: TaskSpec, reference: Reference, tmp_path: Path) -> None:
+def test_answers_out_of_form_and_of_another_length(spec: TaskSpec, reference: Reference, tmp_path: Path) -> None:
     rows = served(random.Random(3), 100)
     for row in rows[:40]:
         row["output"] = "I cannot help with that"
-        row["input"] = f"die Rechnung ist nicht da und ich bitte um Hilfe, {row['input']}"
     drifted = drift_report(spec, reference, rows, tmp_path)["drifted"]
-    assert {"format_failures", "languages"} <= set(drifted)
+    assert "format_failures" in drifted
     written = make_spec({"kind": "text"})
     result = Reference(reference.texts, [f"the answer is {i % 7}" for i in range(300)])
     for row in rows[40:]:
         row["output"] = "the answer is 3"
     drifted = drift_report(written, result, rows, tmp_path)["drifted"]
-    assert {"refusals", "output_length"} <= set(drifted)
+    assert "output_length" in drifted
 
 
 def test_a_drift_that_was_learned_is_known_and_a_further_one_is_news(spec, report) -> None:

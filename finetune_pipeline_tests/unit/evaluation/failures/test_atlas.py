@@ -23,8 +23,6 @@ PLACE = JsonOutput(
 TEXT = TextOutput()
 NO = "I'm sorry, but I can't help with that."
 ROUND = "the order is late and " * 6
-GERMAN = "Ihre Bestellung ist nicht da und wir haben das Geld für Sie auf die Karte zurück"
-ENGLISH = "Your order is not here and we have sent the money back to your card"
 
 
 def gold(**of: object) -> str:
@@ -40,7 +38,6 @@ def gold(**of: object) -> str:
         (TEXT, "Done.", NO, ("refusal",)),
         (TEXT, "It is late.", (ROUND, "truncated"), ("repetition",)),
         (LABELLED, "bug", ("bug bil", "truncated"), ("truncated",)),
-        (TEXT, ENGLISH, GERMAN, ("wrong_language",)),
         (LABELLED, "bug", "Label: bug", ("format", "a label with something around it")),
         (LABELLED, "bug", "billing.", ("format", "a wrong label with something around it")),
         (LABELLED, "bug", "bug or billing", ("format", "several labels at once")),
@@ -137,7 +134,7 @@ def test_the_number_to_collect_follows_from_what_is_missing() -> None:
     assert what_to_do("wrong_value", "city", near=8, usual=5, answers=[])[0] == 0
     none, advice = what_to_do("label_pair", "bug → other", near=0, usual=5, answers=["other", "other", "bug"])
     assert none == 0 and advice.startswith("Read the nearest training rows first: 2 of 3")
-    for kind in ("error", "truncated", "empty", "repetition", "refusal", "format", "wrong_language"):
+    for kind in ("error", "truncated", "empty", "repetition", "refusal", "format"):
         assert what_to_do(kind, "", near=0, usual=5, answers=[])[0] == 0
 
 
