@@ -5,7 +5,7 @@ import dataclasses
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date, datetime, time
 from itertools import chain, islice, zip_longest
 from pathlib import Path
@@ -26,8 +26,13 @@ _PIECE = 1 << 20
 _ESCAPED = re.compile("_x(00[01][0-9A-Fa-f]|005[Ff])_")
 """A control character, or an underscore, as workbooks escape it: a Windows line end is _x000D_ and a line feed."""
 
+_MERGED = re.compile(rb'<(?:\w{1,20}:)?mergeCell\s[^<>]{0,80}?ref="([A-Z]{1,3})(\d{1,7}):[A-Z]{1,3}(\d{1,7})"')
+_LONGEST_TAG = 200
+
 Row = tuple[int, list[str]]
 """A row: its number in the sheet, and its cells as text."""
+MergedCells = dict[int, list[tuple[int, int]]]
+"""Cells merged over several rows, by their first row: column (from 0) and last row."""
 
 
 def read_workbook(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
@@ -103,7 +108,7 @@ def _records(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
         for name in names:
             key = name if len(names) > 1 else None
             within = f", sheet {quoted(name)}" if key else ""
-            for record in _rows(_cells(values[name]), file, spec):
+            for record in _rows(_cells(values[name]), _merged_down(values[name]), file, spec):
                 findings = tuple(dataclasses.replace(f, place=f"{f.place}{within}") for f in record.findings)
                 yield replace(record, key=key, findings=findings)
 
@@ -115,12 +120,16 @@ def _is_merged(header: list[str], second: list[str]) -> bool:
     return bool(unnamed) and all(unnamed) and bool(pairs[0][0]) and any(a and not b for a, b in pairs)
 
 
-def _rows(rows: Iterator[Row], file: str, spec: TaskSpec) -> Iterator[Record]:
+def _rows(rows: Iterator[Row], merged: MergedCells, file: str, spec: TaskSpec) -> Iterator[Record]:
     first = list(islice(rows, _LOOKED_AT))
     if not first:
         return
     width = max(len(cells) for _, cells in first)
-    dialect = with_columns(Dialect(), [[*cells, *[""] * (width - len(cells))] for _, cells in first], width, spec)
+    below = {
+        row: down for row, down in merged.items() if row > first[:2][-1][0]
+    }  # above may be titles and column names
+    shown = [[*cells, *[""] * (width - len(cells))] for _, cells in _filled(first, below, width)]
+    dialect = with_columns(Dialect(), shown, width, spec)
     if dialect.problem:
         fix = "name the columns in the first row, or by number: `data: {fields: {text: c1, label: c2}}`"
         yield about_file("workbook_columns", file, f"the sheet was not read: {dialect.problem}", fix)
@@ -132,7 +141,15 @@ def _rows(rows: Iterator[Row], file: str, spec: TaskSpec) -> Iterator[Record]:
     if _is_merged(header, data_rows[0][1] if data_rows else []):
         message = "the column names are in two rows, as in tables with merged cells: the second was read as data"
         yield about_file("merged_header", file, message, "write a name over each column, all in one row", "warning")
-    for number, cells in chain(data_rows, rows):
+    merged = {row: down for row, down in merged.items() if data_rows and row >= data_rows[0][0]}
+    if merged:
+        message = (
+            f"{sum(map(len, merged.values())):,} cells are merged over several rows: each of these rows got their value"
+        )
+        yield about_file(
+            "merged_cells", file, message, "nothing to do, if the value holds for each of the rows", "note"
+        )
+    for number, cells in _filled(chain(data_rows, rows), merged, width):
         if non_row := no_row(cells, header, file, number, msgspec.json.encode(cells)):
             yield non_row
             continue
@@ -143,6 +160,43 @@ def _rows(rows: Iterator[Row], file: str, spec: TaskSpec) -> Iterator[Record]:
             problem = row_finding("wrong_field_count", f"{file}:{number}", message, fix)
         raw, findings = msgspec.json.encode(value), (problem,) if problem else ()
         yield Record(number, None if problem else value, raw, findings, flat=True)
+
+
+def _merged_down(sheet: Any) -> MergedCells:
+    """Return the merged cells of a sheet that span several rows. openpyxl does not read them row by row, so they are searched in
+    the sheet's XML, which lists them at its end."""
+    from openpyxl.utils import column_index_from_string
+
+    merged: MergedCells = {}
+    with sheet._get_source() as part:
+        tail = b""
+        while piece := part.read(_PIECE):
+            for hit in _MERGED.finditer(tail + piece):
+                first_row, last_row = int(hit[2]), int(hit[3])
+                if first_row < last_row:
+                    column = column_index_from_string(hit[1].decode()) - 1
+                    merged.setdefault(first_row, []).append((column, last_row))
+            unfinished = piece[piece.rfind(b"<") :]
+            tail = b"" if b">" in unfinished else unfinished[:_LONGEST_TAG]
+    return merged
+
+
+def _filled(rows: Iterable[Row], merged: MergedCells, width: int) -> Iterator[Row]:
+    """Yield the rows with the value of a merged cell in every row that it spans, as the sheet shows it."""
+    values: dict[int, tuple[int, str]] = {}
+    for number, row in rows:
+        cells = [*row, *[""] * (width - len(row))]
+        values = {column: value for column, value in values.items() if number <= value[0]}
+        for column, (_, text) in values.items():
+            cells[column] = cells[column] or text
+        values |= {
+            column: (last_row, cells[column])
+            for column, last_row in merged.get(number, ())
+            if column < width and cells[column]
+        }
+        while cells and not cells[-1]:
+            cells.pop()
+        yield number, cells
 
 
 def _cells(sheet: Any) -> Iterator[Row]:

@@ -4,6 +4,7 @@ import io
 import zipfile
 from pathlib import Path
 
+import openpyxl
 import pytest
 
 from finetune_pipeline.data.raw_files import container_facts
@@ -47,6 +48,28 @@ def test_names_of_columns_in_two_rows_are_told(tmp_path: Path) -> None:
     assert [(f["place"], f["severity"]) for f in found] == [("a.xlsx", "warning")] and "in one row" in found[0]["fix"]
     half = workbook({"A": [["id", "text", "label", None], [1, *ROWS[0], None], [2, *ROWS[1], "a remark"]]})
     assert all(f["rule"] != "data.merged_header" for f in read(tmp_path, half).findings)
+
+
+def test_a_cell_merged_over_several_rows_counts_for_each_of_them(tmp_path: Path) -> None:
+    rows = [(f"{text} {i}", label) for i in range(4) for text, label in ROWS[:2]]
+    book, out = openpyxl.Workbook(), io.BytesIO()
+    sheet = book.active
+    for row in [["A list of tickets"], ["text", "label", "group"], *([text, None, None] for text, _ in rows)]:
+        sheet.append(row)
+    for first, last, label in ((3, 5, "bug_report"), (6, 6, "P0_incident"), (7, 10, "feature_request")):
+        sheet[f"B{first}"] = label
+        sheet.merge_cells(f"B{first}:B{last}")
+    sheet["C3"] = "g1"
+    sheet.merge_cells("C3:C10")
+    sheet.merge_cells("A1:C1")
+    book.save(out)
+    result = read(tmp_path, out.getvalue())
+    labels = ["bug_report"] * 3 + ["P0_incident"] + ["feature_request"] * 4
+    assert [row["label"] for row in result.rows] == labels and {row["group"] for row in result.rows} == {"g1"}
+    assert result.texts == [text for text, _ in rows]
+    (note,) = [f for f in result.findings if f["rule"] == "data.merged_cells"]
+    assert note["severity"] == "note" and "3 cells are merged over several rows" in note["message"]
+    assert "data.merged_cells" not in [f["rule"] for f in read(tmp_path, SOUND).findings]
 
 
 def test_cells_become_what_a_csv_export_would_hold(tmp_path: Path) -> None:
