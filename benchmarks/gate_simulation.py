@@ -5,13 +5,14 @@
 Right and wrong answers are drawn; each candidate is judged by `beats_baseline` and `beats_champion` themselves, at the
 significance level that its look at the test leaves. Decisions depend on the discordant counts alone and are cached, so that
 thousands of simulations take seconds. Beside every figure stands the usual practice: an ordinary 95% interval at every look,
-and an unpaired z test of two accuracies.
+and an unpaired z test of two accuracies; for macro-F1 a percentile bootstrap over the labels that occur in the test.
 """
 
 import argparse
 import functools
 import math
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from finetune_pipeline.evaluation.gates.beats_baseline import beats_baseline
 from finetune_pipeline.evaluation.gates.beats_champion import beats_champion
 from finetune_pipeline.evaluation.result import BaseMode, Decision, Decisions, EvaluationResult, Level, RivalGain, Seal
 from finetune_pipeline.evaluation.statistics.power import paired_power, rows_needed_for_gain
-from finetune_pipeline.evaluation.statistics.proportions import mcnemar_exact, tango_interval
+from finetune_pipeline.evaluation.statistics.proportions import crossing, mcnemar_exact, tango_interval
+from finetune_pipeline.evaluation.statistics.resampling import paired_bootstrap_f1
 from finetune_pipeline.evaluation.step_facts import Baseline
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -61,6 +63,7 @@ def evaluation_of(n: int, level: Level, **decisions: Decision) -> EvaluationResu
     return EvaluationResult.model_construct(
         n=n,
         versions={},
+        champion_forgotten=False,
         decisions=Decisions.model_construct(**decisions),
         comparisons={},
         seal=Seal(openings=[], level=level),
@@ -119,7 +122,114 @@ def exact_mcnemar(runs: int, n: int, gain: float, discordant: float, seed: int) 
     return sum(c > b and mcnemar_exact(int(b), int(c)) < 0.05 for b, c, _ in draws) / runs
 
 
-def report(runs: int) -> str:
+EVEN_3, RARE_3, RARE_5 = (1 / 3,) * 3, (0.49, 0.49, 0.02), (0.32, 0.32, 0.32, 0.02, 0.02)
+ZIPF_20 = tuple(1 / k / sum(1 / j for j in range(1, 21)) for k in range(1, 21))
+MACRO_F1_NULL = (
+    ("3 labels, 2% rare: worse there", RARE_3, (0.7, 0.7, 0.9), (0.2,), 100),
+    ("3 labels, 2% rare: worse there", RARE_3, (0.7, 0.7, 0.9), (0.2,), 300),
+    ("5 labels, two of 2%: worse there", RARE_5, (0.7, 0.7, 0.7, 0.8, 0.8), (0.3, 0.3), 100),
+    ("3 labels, 2% rare: equal models", RARE_3, (0.7, 0.7, 0.7), (), 100),
+    ("20 labels, Zipf: worse on ten rare", ZIPF_20, (0.6,) * 10 + (0.8,) * 10, (0.5,) * 10, 150),
+    ("10 labels, even: equal models", (0.1,) * 10, (0.7,) * 10, (), 100),
+)
+"""Models of equal macro-F1: name, shares of the labels, recall of the first model by label, recall of the second on the last labels
+(on the others as high as equality asks for), test rows."""
+MACRO_F1_GAIN = (
+    ("3 labels, even: recall .70 to .85", EVEN_3, 0.7, 0.85, 100),
+    ("10 labels, even: recall .70 to .85", (0.1,) * 10, 0.7, 0.85, 100),
+    ("3 labels, 5% rare: recall .60 to .85", (0.475, 0.475, 0.05), 0.6, 0.85, 200),
+    ("3 labels, 2% rare: recall .70 to .85", RARE_3, 0.7, 0.85, 300),
+    ("77 labels, even: recall .70 to .80", (1 / 77,) * 77, 0.7, 0.8, 308),
+    ("20 labels, Zipf: recall .70 to .85", ZIPF_20, 0.7, 0.85, 150),
+)
+
+
+def answer_chances(recalls: Sequence[float]) -> np.ndarray:
+    """Chance of every answer (the last: an invalid one) by right label: half of the errors are invalid."""
+    labels = len(recalls)
+    chances = np.zeros((labels, labels + 1))
+    for k, recall in enumerate(recalls):
+        chances[k, :labels] = (1 - recall) / 2 / (labels - 1)
+        chances[k, k], chances[k, labels] = recall, (1 - recall) / 2
+    return chances
+
+
+def true_macro_f1(shares: Sequence[float], recalls: Sequence[float]) -> float:
+    joint = np.array(shares)[:, None] * answer_chances(recalls)
+    labels = range(len(shares))
+    return float(np.mean([2 * joint[k, k] / (joint[k].sum() + joint[:, k].sum()) for k in labels]))
+
+
+def equal_recalls(shares: Sequence[float], recalls: Sequence[float], last: Sequence[float]) -> list[float]:
+    """Recalls of a model with the same true macro-F1 and these recalls on the last labels."""
+    if not last:
+        return list(recalls)
+
+    def filled(recall: float) -> list[float]:
+        return [*[recall] * (len(shares) - len(last)), *last]
+
+    wanted = true_macro_f1(shares, recalls)
+    return filled(crossing(lambda recall: wanted - true_macro_f1(shares, filled(recall)), 0.01, 0.999))
+
+
+def percentile_lower_bound(
+    gold: np.ndarray, a: np.ndarray, b: np.ndarray, random: np.random.Generator, *, by_label: bool
+) -> float:
+    """The usual practice: the 2.5% quantile of 500 resamples of rows, over the labels that occur in `gold`; by_label: each label
+    keeps its number of rows."""
+    cells, counts = np.unique(np.stack([gold, a, b], axis=1), axis=0, return_counts=True)
+    classes = np.unique(gold)
+    draws = np.zeros((500, len(cells)))
+    for part in [cells[:, 0] == label for label in classes] if by_label else [np.ones(len(cells), bool)]:
+        drawn = counts[part].sum()
+        draws[:, part] = random.multinomial(drawn, counts[part] / drawn, size=500)
+    right = cells[:, :1] == classes
+
+    def f1(column: int) -> np.ndarray:
+        given = cells[:, column : column + 1] == classes
+        matches, totals = 2.0 * (draws @ (right & given)), draws @ right + draws @ given
+        return np.divide(matches, totals, out=np.zeros(matches.shape), where=totals > 0).mean(axis=1)
+
+    return float(np.quantile(f1(2) - f1(1), 0.025))
+
+
+def macro_f1_wins(
+    runs: int, shares: Sequence[float], before: Sequence[float], after: Sequence[float], n: int, seed: int
+) -> tuple[float, float, float]:
+    """Share of tests on which the second model surely gains in macro-F1: by the gates' interval, by the usual one, and by that
+    one stratified by label."""
+    random, labels = np.random.default_rng(seed), [str(k) for k in range(len(shares))]
+    chances = [answer_chances(recalls).cumsum(axis=1) for recalls in (before, after)]
+    gates = usual = by_label = 0
+    for _ in range(runs):
+        gold = random.choice(len(shares), n, p=shares)
+        a, b = ((random.random(n)[:, None] > chance[gold]).sum(axis=1).clip(max=len(labels)) for chance in chances)
+        said = [[labels[k] if k < len(labels) else None for k in answers] for answers in (a, b)]
+        interval = paired_bootstrap_f1([labels[k] for k in gold], said[0], said[1], labels)
+        gates += interval is not None and interval[0] > 0
+        usual += percentile_lower_bound(gold, a, b, random, by_label=False) > 0
+        by_label += percentile_lower_bound(gold, a, b, random, by_label=True) > 0
+    return gates / runs, usual / runs, by_label / runs
+
+
+def macro_f1_lines(runs: int) -> list[str]:
+    lines = [
+        f"4. Macro-F1, {runs:,} tests a line: share of tests on which the second model surely gains. Beside the gates: a",
+        "   percentile bootstrap over the labels that occur in the test, and the same with a fixed number of rows of each.",
+        "",
+        f"   {'equal macro-F1':<38}rows   gates   usual  by label",
+    ]
+    for i, (name, shares, before, last, n) in enumerate(MACRO_F1_NULL):
+        gates, usual, by_label = macro_f1_wins(runs, shares, before, equal_recalls(shares, before, last), n, 200 + i)
+        lines.append(f"   {name:<38}{n:4}  {gates:6.1%}  {usual:6.1%}  {by_label:8.1%}")
+    lines += ["", f"   {'a true gain':<38}rows   gates   usual  by label"]
+    for i, (name, shares, low, high, n) in enumerate(MACRO_F1_GAIN):
+        gates, usual, by_label = macro_f1_wins(runs, shares, [low] * len(shares), [high] * len(shares), n, 300 + i)
+        lines.append(f"   {name:<38}{n:4}  {gates:6.1%}  {usual:6.1%}  {by_label:8.1%}")
+    return lines
+
+
+def report(runs: int, macro_f1_runs: int) -> str:
     began = time.process_time()
     error = 1.96 * math.sqrt(0.05 * 0.95 / runs)
     lines = [
@@ -164,6 +274,8 @@ def report(runs: int) -> str:
     lines += [
         f"   furthest from the plan: {100 * furthest:.1f} points",
         "",
+        *macro_f1_lines(macro_f1_runs),
+        "",
         f"{time.process_time() - began:.0f} s of CPU",
     ]
     return "\n".join(lines) + "\n"
@@ -172,9 +284,10 @@ def report(runs: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=2000)
+    parser.add_argument("--macro-f1-runs", type=int, default=1000)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    text = report(arguments.runs)
+    text = report(arguments.runs, arguments.macro_f1_runs)
     print(text, end="")
     if arguments.out:
         arguments.out.write_text(text, "utf-8")

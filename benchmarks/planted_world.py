@@ -165,6 +165,7 @@ class Outcome:
         champion: Version in service after the run.
         promoted: Whether this run put it there.
         decision: Of the report, as its `verdict`; None where the graph ended before it.
+        advice: The decision of the advice before training; None where the graph ended before it.
     """
 
     code: int
@@ -174,6 +175,7 @@ class Outcome:
     promoted: bool
     decision: str | None = None
     verdict: str = ""
+    advice: str | None = None
 
     def failed_checks(self, kind: str = "") -> list[CheckOutcome]:
         """Checks that failed, of one kind or of all."""
@@ -192,7 +194,15 @@ def run(world: World) -> Outcome:
     failed_steps = [(step["step"], step["message"]) for step in answer.get("failed", [])]
     promoted = after is not None and after != before
     checks = _checks(world, answer["run_id"])
-    return Outcome(code, checks, failed_steps, after, promoted, answer.get("decision"), answer.get("verdict") or "")
+    decision, verdict = answer.get("decision"), answer.get("verdict") or ""
+    return Outcome(code, checks, failed_steps, after, promoted, decision, verdict, _advice(world))
+
+
+def _advice(world: World) -> str | None:
+    from finetune_pipeline.engine.store import ArtifactStore
+
+    advice = ArtifactStore(world.home / "artifacts").newest(TASK, "advice")
+    return advice.facts["advice"]["decision"] if advice else None
 
 
 @contextlib.contextmanager

@@ -62,6 +62,14 @@ REFUSED = [
         besides=GAINS,
     ),
     KnownWorld(
+        "few-test-rows",
+        "word order, learned from 1,000 rows; the test has 50, and format_compliance needs 73",
+        "refuse",
+        world_of(ORDER, rows=1000, split={"test": 0.05, "validation": 0.1, "seed": 0}),
+        ("format_compliance",),
+        besides=GAINS,
+    ),
+    KnownWorld(
         "forgetting",
         "word order, all weights at a high rate: learned, but the facts the base knew are gone",
         "refuse",

@@ -13,10 +13,13 @@ from typing import Any, Literal
 
 from benchmarks.planted_world import ROWS, Outcome, World, run
 from benchmarks.verdict_tasks import NONE, ORDER, KnownTask, shaken_text
+from finetune_pipeline.baseline.advice import DECISIONS
 from finetune_pipeline_tests.skilled_model import LABELS, WORDS, other_label
 
 FORCED = {"learnable": "warn", "worth_training": "warn"}
 """Gates of a user who trains whatever the checks before training say."""
+WANT_OF_ROWS = ("Even without a single", "are needed", "No finite test")
+"""Words of gates that refuse because the test is too small."""
 ANY_NOISE = {"min_examples": 60, "min_per_label": 20, "max_label_noise": 1.0}
 Verdict = Literal["stop", "refuse", "use_simple", "promote"]
 RawRow = dict[str, Any]
@@ -98,8 +101,21 @@ def problems_of(world: KnownWorld, outcome: Outcome) -> list[str]:
         problems.append(f"{', '.join(sorted(missing))} should have warned")
     if world.verdict != "promote" and outcome.champion != world.champion:
         problems.append(f"champion is {outcome.champion}")
+    problems += advice_problems(outcome)
     if world.expected_text not in outcome.verdict:
         problems.append(f"the verdict does not hold: {world.expected_text}")
+    return problems
+
+
+def advice_problems(outcome: Outcome) -> list[str]:
+    """What is wrong with the advice before training: a "no" that the run refutes, or a "yes" although a gate then refuses for want
+    of rows."""
+    problems = []
+    if outcome.promoted and DECISIONS.get(outcome.advice or "", "").startswith("No"):
+        problems.append(f"the advice was no ({outcome.advice}), and the model was promoted")
+    too_few = [check.name for check in outcome.failed_checks("gate") if any(w in check.message for w in WANT_OF_ROWS)]
+    if outcome.advice == "fine_tune" and too_few:
+        problems.append(f"the advice was yes, and {', '.join(too_few)} lacked rows")
     return problems
 
 

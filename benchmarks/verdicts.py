@@ -5,7 +5,8 @@
 
 Each task with its settings is a world; they are listed in verdict_list.py. A run is a real `finetune run` with its child
 processes, Dagster and MLflow on SQLite, on a model of two layers that was taught some skills (verdict_tasks.py). Exit code 1
-if any verdict is wrong. --null trains nothing: it simulates candidates that are exactly as good as their strongest rival,
+if any verdict is wrong, or the advice before training: a "no" that the run refutes, or a "yes" although a gate then lacks rows.
+--null trains nothing: it simulates candidates that are exactly as good as their strongest rival,
 and lets the gates judge them (null_simulation.py).
 """
 
@@ -32,6 +33,7 @@ def judge(world: KnownWorld, folder: Path, base: Path) -> bool:
         f"{'WRONG' if problems else 'ok':<6}{world.name:<24}{world.expected():<46}{given_verdict(outcome)!s:<46}{seconds:>6}"
     )
     _indented(world.contents)
+    _indented(f"advice before training: {outcome.advice or 'none, the run ended before it'}")
     for check in outcome.failed_checks():
         if check.kind != "warns" or check.name in world.warned:
             _indented(f"{check.name}: {check.message}")

@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.planted_world import CheckOutcome, Outcome
 from benchmarks.verdict_list import WORLDS
-from benchmarks.verdict_worlds import given_verdict, problems_of
+from benchmarks.verdict_worlds import advice_problems, given_verdict, problems_of
 
 STOP = CheckOutcome("data_quality", "labels_believable", False, "blocks", "m")
 BASELINE = CheckOutcome("evaluation_report", "beats_baseline", False, "gate", "m")
@@ -31,3 +31,19 @@ def test_a_crash_is_no_verdict() -> None:
     assert given_verdict(replace(REFUSED, failed_steps=[("adapter", "m")])).verdict == "failed"
     assert given_verdict(replace(AMBER, decision=None)).verdict == "failed"
     assert given_verdict(replace(PROMOTED, promoted=False)).verdict == "failed", "exit code 0 without a new champion"
+
+
+def test_advice_is_wrong_where_the_run_refutes_it() -> None:
+    small = replace(BASELINE, name="format_compliance", message="41 of 41. Even without a single invalid answer …")
+    too_few = replace(REFUSED, checks=[small])
+    for outcome, advice, is_wrong in (
+        (PROMOTED, "simple", True),
+        (PROMOTED, "pilot", False),
+        (PROMOTED, "fine_tune", False),
+        (AMBER, "simple", False),
+        (too_few, "fine_tune", True),
+        (too_few, "collect", False),
+        (REFUSED, "fine_tune", False),
+        (STOPPED, None, False),
+    ):
+        assert bool(advice_problems(replace(outcome, advice=advice))) is is_wrong, (outcome, advice)

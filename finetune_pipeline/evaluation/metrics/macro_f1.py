@@ -20,7 +20,7 @@ from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput
 
 @register
 class MacroF1(Metric):
-    """The plain mean of F1 over labels. Intervals resample rows (paired bootstrap)."""
+    """The plain mean of F1 over labels. Intervals resample rows (paired bootstrap), and are wide where a label has few rows."""
 
     name, kinds, title = "macro_f1", ("labels",), "macro-F1"
     described = "F1 of every label, averaged over the labels that occur among the right answers"
@@ -32,10 +32,9 @@ class MacroF1(Metric):
         return sum(f1) / len(f1) if f1 else None
 
     def interval(self, rows: Rows, output: AnyOutput, confidence: float, clusters: Clusters = None) -> Interval | None:
-        """Of the gain over a model that never answers, whose macro-F1 is 0."""
-        labels, nothing = _labels(output), [None] * len(rows)
+        labels = _labels(output)
         gold, answers = [row["gold"] for row in rows], [answer_of(row, labels) for row in rows]
-        return within_scale(paired_bootstrap_f1(gold, nothing, answers, labels, confidence, clusters)) if rows else None
+        return within_scale(paired_bootstrap_f1(gold, None, answers, labels, confidence, clusters)) if rows else None
 
     def gain(self, before: Rows, after: Rows, output: AnyOutput, confidence: float, clusters: Clusters = None) -> Gain:
         labels = _labels(output)

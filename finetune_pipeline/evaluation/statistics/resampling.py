@@ -21,42 +21,58 @@ RESAMPLES, SEED = 2000, 0
 
 def paired_bootstrap_f1(
     gold: Sequence[str],
-    a: Sequence[str | None],
+    a: Sequence[str | None] | None,
     b: Sequence[str | None],
     labels: Sequence[str],
     confidence: float = 0.95,
     clusters: Units | None = None,
 ) -> Interval | None:
-    """Percentile interval of macro-F1 of `b` minus macro-F1 of `a`; None for fewer than two examples, or clusters.
+    """Interval of macro-F1 of `b` minus macro-F1 of `a`, or of macro-F1 of `b` if `a` is None. None for fewer than two examples, or
+    clusters.
 
     Resamples examples with both answers, or whole clusters of them, as counts of the distinct (gold, a, b) triples, so that the
-    order of the examples does not count. Macro-F1 is the plain mean over the labels that occur in `gold`. An answer of None is
-    outside the label set. Raises ValueError on unequal lengths or no examples.
+    order of the examples does not count. An answer of None is outside the label set. Raises ValueError on unequal lengths or no
+    examples.
+
+    Macro-F1 is the plain mean over the labels that occur in `gold`. The interval is about all `labels`, though: what a few
+    examples of a label show, or none, is no measurement of it. So each resample adds an example to every label, which only one
+    of the two models, drawn at random, has right; this widens the draws, and does not move their mean. Without it, and even more
+    if stratified by label, a rare label makes too many false winners (benchmarks/gate_simulation.py).
     """
-    if not len(gold) == len(a) == len(b) or not gold or (clusters is not None and len(clusters) != len(gold)):
-        raise ValueError(f"need the same number of gold, a and b, at least one: {len(gold)}, {len(a)}, {len(b)}")
-    present = set(gold)
-    index = {label: i for i, label in enumerate(label for label in labels if label in present)}
-    if unknown := sorted(present - set(index)):
+    first = [None] * len(b) if a is None else a
+    if not len(gold) == len(first) == len(b) or not gold or (clusters is not None and len(clusters) != len(gold)):
+        raise ValueError(f"need the same number of gold, a and b, at least one: {len(gold)}, {len(first)}, {len(b)}")
+    index = {label: i for i, label in enumerate(labels)}
+    if unknown := sorted(set(gold) - set(index)):
         raise ValueError(f"gold answers outside the label set: {', '.join(unknown)}")
     units = float(len(gold)) if clusters is None else effective_sources(clusters)
     if units == 1:
         return None
-    triples = np.array([[index.get(x or "", -1) for x in triple] for triple in zip(gold, a, b, strict=True)])
+    triples = np.array([[index.get(x or "", -1) for x in triple] for triple in zip(gold, first, b, strict=True)])
     distinct, triple_of_row, counts = np.unique(triples, axis=0, return_inverse=True, return_counts=True)
-    draws = _resampled_counts(triple_of_row.reshape(-1), len(counts), clusters)
     classes = np.arange(len(index))
     is_gold = distinct[:, :1] == classes
 
-    def f1(column: int, weights: np.ndarray) -> np.ndarray:
+    def f1(column: int, weights: np.ndarray, right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+        """F1 of each label, with so many added examples that are right or wrong."""
         is_answer = distinct[:, column : column + 1] == classes
-        matches, totals = weights @ (is_gold & is_answer), weights @ is_gold + weights @ is_answer
-        scores = np.divide(2.0 * matches, totals, out=np.zeros(matches.shape), where=totals > 0)
-        return np.asarray(scores.mean(axis=1))
+        matches, totals = weights @ (is_gold & is_answer) + right, weights @ is_gold + weights @ is_answer
+        totals = totals + 2 * right + wrong
+        return np.asarray(np.divide(2.0 * matches, totals, out=np.zeros(matches.shape), where=totals > 0))
 
-    observed = counts[None, :].astype(float)
-    estimate = float((f1(2, observed) - f1(1, observed))[0])
-    return draws_interval(f1(2, draws) - f1(1, draws), estimate, confidence, units)
+    none, observed = np.zeros((1, len(index))), counts[None, :].astype(float)
+    gains = (f1(2, observed, none, none) - f1(1, observed, none, none))[0]
+    draws = _resampled_counts(triple_of_row.reshape(-1), len(counts), clusters)
+    added = np.random.default_rng(SEED + 1).integers(0, 2, (RESAMPLES, len(index))) * (len(gold) / units)
+    other = len(gold) / units - added
+    drawn = f1(2, draws, added, other) - (f1(1, draws, other, added) if a is not None else 0.0)
+    drawn = drawn.mean(axis=1)
+    measured = np.unique(triples[:, 0])
+    estimate, open_labels = float(gains[measured].mean()), len(index) - len(measured)
+    unknown_mean = 0.0 if a is not None else 0.5
+    centre = float((gains[measured].sum() + unknown_mean * open_labels) / len(index))
+    low, high = draws_interval(drawn - drawn.mean() + centre, centre, confidence, units)
+    return min(low, estimate), max(high, estimate)
 
 
 def _resampled_counts(cell_of_row: np.ndarray, cells: int, clusters: Units | None) -> np.ndarray:

@@ -60,15 +60,15 @@ def test_scores_of_labels_equal_scikit_learn() -> None:
 @pytest.mark.parametrize(
     ("output", "metric", "said"),
     [
-        (OUTPUT, "macro_f1", ("bug", "other", "bug")),
+        (OUTPUT, "macro_f1", None),
         (EXTRACTION, "micro_f1", ('{"a": "x"}', '{"b": "x"}', '{"a": "x"}')),
         (TextOutput(), "rougeLsum", ("one two", "one", "one two")),
         (TextOutput(), "exact", ("one two", "one", "one two")),
     ],
 )
 def test_every_interval_counts_sources_where_rows_share_them(output, metric, said) -> None:
-    gold, wrong, correct = said
-    predictions = [row(i, gold, correct if i // 5 % 2 else wrong) for i in range(100)]
+    said_of_row = [said or (LABELS[i % 3], "no label", LABELS[i % 3]) for i in range(100)]
+    predictions = [row(i, g, right if i // 5 % 2 else wrong) for i, (g, wrong, right) in enumerate(said_of_row)]
     fives = {r["example_id"]: str(i // 5) for i, r in enumerate(predictions)}
     naive, counted = (scores_of(predictions, output, sources, metric=metric)["primary"] for sources in (None, fives))
     assert counted["value"] == naive["value"]

@@ -44,6 +44,54 @@ def test_macro_f1_bootstrap_ignores_order_and_repeats_itself():
     assert far[0] < first[0] - 0.7 * (first[1] - first[0]) / 2  # 3.9 standard errors instead of 2
 
 
+def _judged(random, shares, recalls, n):
+    """Gold answers of labels with these shares, and the answers of models that have a row of each label right at these rates; half
+    of the errors are another label."""
+    labels = [str(i) for i in range(len(shares))]
+    gold = random.choice(len(shares), n, p=shares)
+
+    def answer(g, recall):
+        if random.random() < recall[g]:
+            return labels[g]
+        return random.choice([x for x in labels if x != labels[g]]) if random.random() < 0.5 else None
+
+    return labels, [labels[g] for g in gold], *([answer(g, recall) for g in gold] for recall in recalls)
+
+
+@pytest.mark.parametrize("rows", [100, 300])
+def test_a_rare_label_makes_no_false_winner(rows):
+    """Two models of equal macro-F1 (0.633): one is better on the two frequent labels, the other on a label of 2%, of which 13 of
+    100 tests of 100 rows hold none. By a percentile interval over the labels that occur, the first wins in one of ten."""
+    random, wins, runs = np.random.default_rng(2), 0, 300
+    for _ in range(runs):
+        labels, *answered = _judged(random, [0.49, 0.49, 0.02], [[0.7, 0.7, 0.9], [0.8365, 0.8365, 0.2]], rows)
+        wins += paired_bootstrap_f1(*answered, labels)[0] > 0
+    assert wins <= 16, "2.5% is 7.5 of 300"
+
+
+def test_a_gain_in_macro_f1_is_still_found():
+    """As often as by a percentile interval (62% and 98%), where no label has a handful of rows."""
+    random = np.random.default_rng(3)
+    for shares, before, after, rows, least in (
+        ([1 / 3] * 3, 0.7, 0.85, 100, 0.5),
+        ([0.475, 0.475, 0.05], 0.6, 0.85, 200, 0.9),
+    ):
+        found = 0
+        for _ in range(100):
+            labels, *answered = _judged(random, shares, [[before] * 3, [after] * 3], rows)
+            found += paired_bootstrap_f1(*answered, labels)[0] > 0
+        assert found / 100 >= least
+
+
+def test_what_a_missing_label_would_show_is_open():
+    gold = ["x", "y"] * 50
+    wrong = ["y", "x"] * 50
+    low, high = paired_bootstrap_f1(gold, wrong, gold, ["x", "y"])
+    assert 0.9 < low < 1.0 <= high
+    assert paired_bootstrap_f1(gold, wrong, gold, ["x", "y", "z"])[0] < 0.4, "z may be lost"
+    assert paired_bootstrap_f1(gold, None, gold, ["x", "y", "z"])[0] < 0.7
+
+
 def test_f1_of_clusters_is_wider_where_rows_repeat():
     labels, gold, a, b = _answers(13)
     repeated = [[x for x in side for _ in range(4)] for side in (gold, a, b)]
