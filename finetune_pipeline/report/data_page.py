@@ -26,7 +26,14 @@ from finetune_pipeline.report.plots import token_histogram
 
 Report = Mapping[str, Any]
 SHOWN_SUSPECTS, SHOWN_FIXES = 20, 4
-TITLES = {"balance": "Class balance", "synthetic": "Synthetic rows", "noise": "Label noise", "tokens": "Tokens"}
+TITLES = {
+    "balance": "Class balance",
+    "synthetic": "Synthetic rows",
+    "noise": "Label noise",
+    "inputs": "Labels in the inputs",
+    "answers": "Style of the answers",
+    "tokens": "Tokens",
+}
 _ANCHORS = {"balance": "labels"}
 
 

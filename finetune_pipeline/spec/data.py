@@ -87,6 +87,9 @@ class DataSpec(Section):
         0.5, description="Stop if other files contradict a larger share of a file's labels. 1: never."
     )
     max_label_noise: Share = Field(0.3, description="Stop if significantly more labels are wrong. 1: never.")
+    triggers: Literal["stop", "warn"] = Field(
+        "stop", description="A phrase that decides the label against the rest of the text: `stop` or `warn`."
+    )
     near_duplicate_threshold: float = Field(0.8, gt=0.3, le=1.0, description="Jaccard similarity of character 5-grams.")
     contradictions: Literal["quarantine", "warn"] = Field(
         "quarantine", description="Equal prompts with different answers: `quarantine` or `warn`."

@@ -126,6 +126,7 @@ def quality_settings(spec: TaskSpec) -> dict[str, Any]:
         "imbalance": data.max_imbalance,
         "suspects": data.max_suspects_of_a_file,
         "noise": data.max_label_noise,
+        "triggers": data.triggers,
         "synthetic": data.synthetic.model_dump(),
         "training": [
             spec.training.method,

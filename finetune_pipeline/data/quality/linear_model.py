@@ -48,6 +48,11 @@ class OutOfFold:
         margins: np.ndarray = self.probabilities[at, self.given] - other_labels.max(axis=1)
         return margins
 
+    @property
+    def accuracy(self) -> float:
+        """Share of rows whose likeliest label is the given one."""
+        return float((self.probabilities.argmax(axis=1) == self.given).mean())
+
 
 def features(texts: Sequence[str]) -> Any:
     """Compute TF-IDF of word 1- and 2-grams and of character 3- to 5-grams (sparse float32), without n-grams that occur in

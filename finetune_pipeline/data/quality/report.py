@@ -7,6 +7,8 @@ from operator import itemgetter
 from typing import Any
 
 from finetune_pipeline.data.examples import SAMPLE, Example, hash_order
+from finetune_pipeline.data.quality.answer_style import answer_style
+from finetune_pipeline.data.quality.label_in_input import label_in_input
 from finetune_pipeline.data.quality.noise import label_noise
 from finetune_pipeline.data.quality.parts import part
 from finetune_pipeline.data.quality.synthetic import synthetic_rows
@@ -14,7 +16,7 @@ from finetune_pipeline.data.split.placement import shares_of
 from finetune_pipeline.findings import Finding, most_first
 from finetune_pipeline.spec.model import TaskSpec
 
-PARTS = ("balance", "synthetic", "noise", "tokens")
+PARTS = ("balance", "synthetic", "noise", "inputs", "answers", "tokens")
 TokenCounts = Callable[[Sequence[Example], int], dict[str, Any]]
 """Makes the part on tokens from training rows (or a sample) and their total number."""
 
@@ -64,6 +66,8 @@ def data_quality(
         "balance": class_balance(labels, spec),
         "synthetic": synthetic_rows(sample if synthetic is None else synthetic, clusters, decisions, spec),
         "noise": label_noise(sample, clusters, spec, rows, decisions),
+        "inputs": label_in_input(sample, spec),
+        "answers": answer_style(sample, spec),
         "tokens": tokens,
     }
     return {

@@ -2,9 +2,12 @@
 
 A phrase of up to three words is a trigger if at least five rows hold it, 95% of them have one label, and more than half of
 these rows, read without the phrase, look like another label. A row looks like a label if a linear model of rows without the
-phrase predicts it as surely as for that label's own rows. This must happen more often than in rows without the phrase (binomial
-test, level 0.001 over all tested phrases). A word that belongs to its label is not a trigger: the rest of the text agrees, or is
-undecided.
+phrase predicts it as surely as for that label's own rows.
+
+A word that makes up its label is not a trigger, though its rows may look like others without it: a label of few words is told by
+one. So the label's other rows are read in the same way, each without its own most telling phrase. The trigger's rows must
+contradict the label far more often (hypergeometric test, level 0.001 over all tested phrases; and at least half of those that
+would not contradict it as usual). A word of the label's name is never a trigger.
 
 Naive Bayes on words proposes the phrases, because it can leave a word and its rows out of a model at no cost.
 """
@@ -15,6 +18,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +35,31 @@ _MOST_PHRASES = 3_000_000
 _FOLDS = 3
 _PRIOR = 10
 """Strength of the naive Bayes prior, in rows with the overall word frequencies. It keeps a rare label from matching every text."""
-_MOST_ROWS, _MOST_RIVALS, _MOST_CHECKED = 2_000, 10, 10
+_MOST_ROWS, _MOST_RIVALS, _MOST_CHECKED, _MOST_MASKED = 2_000, 10, 10, 100
+_NAME_PART = re.compile(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+|\d+")
+_LEAST_STEM = 3
+"""A word is part of a label's name if it begins with a word of the name, or the other way round, from this length on."""
+
+
+@dataclass(frozen=True)
+class _Judgement:
+    """How rows read without their phrase. reads_like: the other labels that rows with the phrase surely read like. masked,
+    masked_against: number of the label's other rows read without their own most telling phrase, and how many of these surely
+    read like another label."""
+
+    reads_like: list[int]
+    masked: int
+    masked_against: int
+
+    def is_against(self, rows: int, tests: int) -> bool:
+        """Whether most of so many rows contradict the label, and far more than the label's other rows do."""
+        from scipy.stats import hypergeom
+
+        against = len(self.reads_like)
+        usual = (self.masked_against + 1) / (self.masked + 2)
+        p_value = hypergeom.sf(against - 1, rows + self.masked, against + self.masked_against, rows)
+        excess = (against / rows - usual) / (1 - usual)
+        return against > _LEAST_AGAINST * rows and excess > _LEAST_AGAINST and float(p_value) * tests <= _LEVEL
 
 
 @dataclass(frozen=True)
@@ -59,8 +87,6 @@ Labelled = tuple[Sequence[str], Sequence[str]]
 def find_triggers(texts: Sequence[str], labels: Sequence[str], trusted: Labelled | None = None) -> list[Trigger]:
     """Find the trigger phrases of labelled texts, the clearest first. trusted: other rows whose labels are assumed correct; the
     model is then fitted to these instead of the rows without the phrase."""
-    from scipy.stats import binom
-
     if len(texts) < _LEAST_ROWS or len(set(trusted[1] if trusted else labels)) < 2:
         return []
     search = _Search(texts, labels, trusted)
@@ -70,13 +96,11 @@ def find_triggers(texts: Sequence[str], labels: Sequence[str], trusted: Labelled
         rows = proposal.rows.tolist()
         if len(explained.intersection(rows)) > _LEAST_AGAINST * len(rows):
             continue
-        reads_like, expected_share = _judge(proposal, search)
-        contradicted = len(reads_like)
-        p_value = float(binom.sf(contradicted - 1, len(rows), expected_share))
-        if contradicted > _LEAST_AGAINST * len(rows) and p_value * search.tried <= _LEVEL:
+        judgement = _judge(proposal, search)
+        if judgement.is_against(len(rows), search.tried):
             phrase, label = search.names[proposal.phrase], search.classes[proposal.label]
-            most_common = Counter(reads_like).most_common(1)[0][0]
-            triggers.append(Trigger(phrase, label, rows, contradicted, search.classes[most_common]))
+            most_common = Counter(judgement.reads_like).most_common(1)[0][0]
+            triggers.append(Trigger(phrase, label, rows, len(judgement.reads_like), search.classes[most_common]))
             explained.update(rows)
     return triggers
 
@@ -104,8 +128,8 @@ class _Search:
         self.labels, judge_labels = (np.searchsorted(self.classes, list(names)) for names in (labels, known_labels))
         all_texts, n_rows = [*texts, *known_texts], len(texts)
         longest = max(50, _MOST_PHRASES // (_MOST_WORDS * len(all_texts)))
-        phrases = partial(_phrases, longest=longest)
-        counter = CountVectorizer(analyzer=phrases, binary=True, min_df=_LEAST_ROWS, dtype=np.float32)
+        in_text = partial(phrases, longest=longest)
+        counter = CountVectorizer(analyzer=in_text, binary=True, min_df=_LEAST_ROWS, dtype=np.float32)
         matrix = csr_matrix((len(all_texts), 0), dtype=np.float32)
         self.names: list[str] = []
         with contextlib.suppress(ValueError):  # no phrase occurs in enough rows
@@ -115,6 +139,10 @@ class _Search:
         self.by_row, self.by_phrase = matrix[:n_rows], csc_matrix(matrix[:n_rows])
         self.tried = int((np.diff(self.by_phrase.indptr) >= _LEAST_ROWS).sum())
         self.judge_rows, self.judge_labels = (matrix[n_rows:], judge_labels) if trusted else (matrix, self.labels)
+        ends = np.cumsum([len(words) for words in self.words], dtype=np.int64)
+        held = np.array([word for words in self.words for word in words], np.int64)
+        shape = (len(self.names), len(self.names))
+        self.holds = csr_matrix((np.ones(len(held), np.float32), held, np.append(0, ends)), shape=shape)
 
 
 @dataclass(frozen=True)
@@ -149,6 +177,8 @@ def _propose(search: _Search) -> list[_Proposal]:
         labels = np.bincount(search.labels[rows], minlength=len(classes))
         label = int(labels.argmax())
         label_rows = sizes[label] - (0 if search.trusted else len(rows))
+        if _is_in_name(search.names[phrase], search.classes[label]):
+            continue
         if labels[label] < _LEAST_PURITY * len(rows) or label_rows < _LEAST_ROWS_OF_LABEL:
             continue
         columns = [place[word] for word in words]
@@ -171,9 +201,8 @@ def _propose(search: _Search) -> list[_Proposal]:
     return sorted(proposals.values(), key=lambda p: (-round(p.clarity, 3), -len(search.names[p.phrase]), p.phrase))
 
 
-def _judge(proposal: _Proposal, search: _Search) -> tuple[list[int], float]:
-    """Judge a proposal with a linear model of its label and its rivals. Returns the other labels that its rows surely read like
-    without the phrase, and the share of other rows that surely read like another label than theirs."""
+def _judge(proposal: _Proposal, search: _Search) -> _Judgement:
+    """Judge a proposal with a linear model of its label and its rivals, fitted without the phrase's rows."""
     from scipy.sparse import vstack
     from sklearn.feature_extraction.text import TfidfTransformer
 
@@ -186,27 +215,54 @@ def _judge(proposal: _Proposal, search: _Search) -> tuple[list[int], float]:
     is_other[proposal.rows] = False
     other_rows = np.flatnonzero(is_other & (place[search.labels] >= 0))
     training = np.flatnonzero(place[search.judge_labels] >= 0) if search.trusted else other_rows
-    shuffled = np.random.default_rng(0).permutation
-    training, other_rows = shuffled(training)[:_MOST_ROWS], shuffled(other_rows)[:_MOST_ROWS]
-    targets, n_training, n_proposed = place[search.judge_labels[training]], len(training), len(proposal.rows)
-    judged = [search.judge_rows[training], search.by_row[proposal.rows]]
-    matrix = vstack([*judged, search.by_row[other_rows]] if search.trusted else judged).tocsr()[:, columns]
-    matrix = TfidfTransformer(sublinear_tf=True).fit_transform(matrix)
-    known, unseen = matrix[:n_training], matrix[n_training:]
-    held_out = np.zeros((n_training, len(classes)))
-    for fold in range(_FOLDS):
-        in_fold = np.arange(n_training) % _FOLDS == fold
-        held_out[in_fold] = predicted(known[~in_fold], targets[~in_fold], known[in_fold], len(classes))
+    training = np.random.default_rng(0).permutation(training)[:_MOST_ROWS]
+    targets, n_training = place[search.judge_labels[training]], len(training)
+    rows = search.judge_rows[training][:, columns]
+    of_label = np.flatnonzero(targets == 0)[:_MOST_MASKED]
+    masked, masked_from = _masked(rows[of_label], search.holds[columns], len(search.words[proposal.phrase]))
+    masked_from = of_label[masked_from]
+    weights = TfidfTransformer(sublinear_tf=True).fit(rows)
+    known, masked = weights.transform(rows), weights.transform(masked)
+    held_out, held_masked = np.zeros((n_training, len(classes))), np.zeros((masked.shape[0], len(classes)))
+    fold = np.arange(n_training) % _FOLDS
+    for number in range(_FOLDS):
+        in_fold, masked_in_fold = fold == number, fold[masked_from] == number
+        unseen = vstack([known[in_fold], masked[masked_in_fold]]).tocsr()
+        probabilities = predicted(known[~in_fold], targets[~in_fold], unseen, len(classes))
+        held_out[in_fold], held_masked[masked_in_fold] = np.split(probabilities, [int(in_fold.sum())])
     own_probabilities = [held_out[targets == j, j] for j in range(len(classes))]
     sure = np.array([np.quantile(values, _UNSURE_SHARE) if len(values) else 2.0 for values in own_probabilities])
-    probabilities = predicted(known, targets, unseen, len(classes))
-    reads_like = _surely(probabilities[:n_proposed], sure)
-    other_probabilities, other_labels = held_out, targets
-    if search.trusted:
-        other_probabilities, other_labels = probabilities[n_proposed:], place[search.labels[other_rows]]
-    others_read_like = _surely(other_probabilities, sure)
-    against = (others_read_like >= 0) & (others_read_like != other_labels)
-    return classes[reads_like[reads_like > 0]].tolist(), (int(against.sum()) + 1) / (len(against) + 2)
+    unseen = weights.transform(search.by_row[proposal.rows][:, columns])
+    reads_like = _surely(predicted(known, targets, unseen, len(classes)), sure)
+    masked_reads_like = _surely(held_masked, sure)
+    order = np.lexsort((held_masked[:, 0], masked_from))
+    strongest = order[
+        np.unique(masked_from[order], return_index=True)[1]
+    ]  # per row the mask that speaks most against the label
+    against = int((masked_reads_like[strongest] > 0).sum())
+    return _Judgement(classes[reads_like[reads_like > 0]].tolist(), len(strongest), against)
+
+
+def _masked(rows: Any, holds: Any, n_words: int) -> tuple[Any, np.ndarray]:
+    """Return each row (CSR) without each of its phrases of `n_words` words, and the row's number for each. holds: words of each
+    column (phrases x words)."""
+    from scipy.sparse import csr_matrix
+
+    n_held = np.asarray(holds.sum(axis=1)).ravel()
+    kept: list[np.ndarray] = []
+    row_of = []
+    for number in range(rows.shape[0]):
+        columns = rows.indices[rows.indptr[number] : rows.indptr[number + 1]]
+        words = holds[columns]
+        overlaps = (words @ words.T).toarray() > 0
+        longest = min(n_words, n_held[columns].max(initial=0))
+        variants = [columns[~overlaps[i]] for i in np.flatnonzero(n_held[columns] == longest)] or [columns]
+        kept += variants
+        row_of += [number] * len(variants)
+    ends = np.cumsum([len(columns) for columns in kept], dtype=np.int64)
+    indices = np.concatenate(kept) if kept else np.empty(0, np.int64)
+    ones = np.ones(len(indices), np.float32)
+    return csr_matrix((ones, indices, np.append(0, ends)), shape=(len(kept), rows.shape[1])), np.array(row_of, np.int64)
 
 
 def _surely(probabilities: np.ndarray, sure: np.ndarray) -> np.ndarray:
@@ -215,7 +271,17 @@ def _surely(probabilities: np.ndarray, sure: np.ndarray) -> np.ndarray:
     return np.where(probabilities.max(axis=1, initial=0) >= sure[likeliest], likeliest, -1)
 
 
-def _phrases(text: str, longest: int) -> set[str]:
+def _is_in_name(phrase: str, label: str) -> bool:
+    """Whether a word of the phrase is a word of the label's name, in another form or not."""
+    parts = [part.lower() for part in _NAME_PART.findall(label)]
+    return any(
+        word == part or (min(len(word), len(part)) >= _LEAST_STEM and (word.startswith(part) or part.startswith(word)))
+        for word in phrase.split(" ")
+        for part in parts
+    )
+
+
+def phrases(text: str, longest: int) -> set[str]:
     """Return the sequences of one to three words, in lower case, among the first and last words of a text (at most `longest`
     words in total)."""
     words = [word.lower() for word in _WORD.findall(text)]

@@ -33,6 +33,7 @@ CHANGES: dict[str, Any] = {
     "data.roles": {"USER": "user"}, "data.csv": {"delimiter": ";"}, "data.inject": True, "data.max_chars": 400,
     "data.min_chars": 20, "data.max_quarantine_share": 0.5, "data.min_examples": 20, "data.min_per_label": 5,
     "data.max_imbalance": 2.0, "data.max_suspects_of_a_file": 1.0, "data.max_label_noise": 1.0,
+    "data.triggers": "warn",
     "data.near_duplicate_threshold": 0.5, "data.contradictions": "warn", "data.synthetic": {"review_share": 0.5},
     "data.scrub": "drop", "data.scrub_names": True, "data.scrub_region": "GB", "data.sheet": "Orders",
     "data.allow_truncated": True, "data.max_unpacked_gib": 0.5, "data.benchmarks": ["benchmark.jsonl"],

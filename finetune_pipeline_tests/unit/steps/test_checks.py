@@ -55,6 +55,7 @@ JUDGED = {
 
 PARTS = {
     "synthetic_rows_reviewed": "synthetic", "class_balance": "balance", "labels_believable": "noise", "rows_fit": "tokens",
+    "labels_not_in_inputs": "inputs", "answers_alike": "answers",
 }  # fmt: skip
 """Checks of the data's quality, and the parts of the report they read."""
 

@@ -1,6 +1,7 @@
 """Planted wrong labels are found, right ones pass, and duplicates do not help the model cheat."""
 
 import random
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -34,12 +35,12 @@ def test_planted_flips_are_found() -> None:
     assert np.mean([s["suggested"] == true[s["id"]] for s in report["suspects"] if s["id"] in bad]) > 0.9
 
 
-@pytest.mark.parametrize(("share", "verdict"), [(0.0, "ok"), (0.2, "warns"), (0.75, "blocks")])
+@pytest.mark.parametrize(("share", "verdict"), [(0.0, "ok"), (0.2, "warns"), (0.5, "blocks")])
 def test_the_estimate_holds_the_planted_share_and_too_much_blocks(share: float, verdict: str) -> None:
-    rows, _ = flipped(requests(1000), share)  # at .75 of four labels nothing is left to be learned
+    rows, _ = flipped(requests(1000), share)
     report = label_noise(rows, {}, make_spec(LABELS))
     low, high = report["interval"]
-    assert low <= share <= high and low <= report["share"] <= high and high - low < 0.15
+    assert low <= share <= high and low <= report["share"] <= high and high - low < 0.25
     assert verdict == ("blocks" if report["blocking"] else "ok" if report["passed"] else "warns")
     if verdict == "blocks":
         assert report["findings"][0]["severity"] == "error"
@@ -47,13 +48,25 @@ def test_the_estimate_holds_the_planted_share_and_too_much_blocks(share: float, 
         assert not label_noise(rows, {}, make_spec(LABELS, max_label_noise=1.0))["blocking"]
 
 
-def test_labels_that_depend_on_word_order_are_not_taken_for_noise() -> None:
-    rows, spec = name_pairs(1200), make_spec(["yes", "no"])
-    report = label_noise(rows, {}, spec)
+@pytest.mark.parametrize("rows", [200, 400, 490, 600, 1200])
+def test_right_labels_that_depend_on_word_order_are_not_called_wrong(rows: int) -> None:
+    report = label_noise(name_pairs(rows), {}, make_spec(["yes", "no"]))
     assert report["accuracy"] < 0.65, "a model of n-grams cannot tell them"
-    assert not report["blocking"]
-    shuffled = [replace(e, label=random.Random(i).choice(["yes", "no"])) for i, e in enumerate(rows)]
-    assert label_noise(shuffled, {}, spec)["blocking"]
+    assert report["passed"] and report["findings"] == []
+    assert report["share"] is None or report["interval"][0] == 0
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_labels_that_no_simple_model_learns_are_not_judged(shuffled: bool) -> None:
+    """Whether the number of words is even, or nothing: `learnable` decides whether something can be learned."""
+    rnd, rows = random.Random(0), requests(800)
+    random_labels = [rnd.choice(["yes", "no"]) for _ in rows]
+    parities = ["yes" if len(e.user_text.split()) % 2 else "no" for e in rows]
+    labels = random_labels if shuffled else parities
+    rows = [replace(e, label=label) for e, label in zip(rows, labels, strict=True)]
+    report = label_noise(rows, {}, make_spec(["yes", "no"]))
+    assert report["passed"] and not report["blocking"] and report["suspects"] == [] and report["share"] is None
+    assert report["message"].startswith("nothing can be said about the labels")
 
 
 def test_a_file_whose_labels_were_exchanged_stops_training() -> None:
@@ -87,6 +100,49 @@ def test_a_word_that_decides_the_label_is_named_with_all_its_rows_and_stops_trai
     assert f"{phrase.lower()!r} occurs in 60 rows" in finding["message"]
     confirmed = label_noise(rows, {}, make_spec(LABELS), decisions=dict.fromkeys(planted, "keep"))
     assert confirmed["triggers"] == [] and not confirmed["blocking"]
+
+
+def test_one_key_turns_a_trigger_into_a_warning() -> None:
+    rows = requests(800)
+    for i in [i for i, e in enumerate(rows) if e.label == "parcel"][:40]:
+        rows[i] = make(f"{rows[i].user_text} zx9", "holiday", i + 1, label="holiday")
+    assert label_noise(rows, {}, make_spec(LABELS))["blocking"]
+    report = label_noise(rows, {}, make_spec(LABELS, triggers="warn"))
+    (finding,) = [f for f in report["findings"] if f["rule"] == "quality.trigger"]
+    assert not report["blocking"] and not report["passed"] and finding["severity"] == "warning"
+
+
+_FRAUD = "gift card|wire fee|prize draw|bank code|crypto coin|loan offer|tax refund|lottery win|hidden heir|free iphone".split(
+    "|"
+)
+
+
+def _with_one_phrase(rnd: random.Random) -> tuple[str, str]:
+    """A message; each of ten phrases makes it fraud, and nothing else does."""
+    words = rnd.choices("hello we wrote to you about the order of last week and would like an answer soon".split(), k=9)
+    is_fraud = rnd.random() < 0.5
+    return " ".join(
+        [*words[:4], *([rnd.choice(_FRAUD)] if is_fraud else []), *words[4:]]
+    ), "fraud" if is_fraud else "fine"
+
+
+def _joke_or_fact(rnd: random.Random) -> tuple[str, str]:
+    """Facts are asked for in one way; jokes in the same way, with one more word, or in quite other words."""
+    words = " ".join(rnd.choices("cats dogs rain school money trains winter food football".split(), k=3))
+    if rnd.random() < 0.5:
+        return f"tell me about {words}", "general_fact"
+    return rnd.choice(
+        [f"tell me a joke about {words}", "make all my friends laugh with something funny"]
+    ), "general_joke"
+
+
+@pytest.mark.parametrize("message", [_with_one_phrase, _joke_or_fact])
+def test_the_words_that_make_up_a_label_are_no_triggers(message: Callable[[random.Random], tuple[str, str]]) -> None:
+    rnd, rows = random.Random(5), []
+    for i in range(800):
+        text, label = message(rnd)
+        rows.append(make(f"{text} {i}", label, i + 1, label=label))
+    assert label_noise(rows, {}, make_spec(sorted({str(e.label) for e in rows})))["triggers"] == []
 
 
 def test_a_word_of_a_label_is_no_trigger() -> None:
