@@ -114,7 +114,7 @@ def _tracking_uri(uri: str, project: Path, home: Path) -> str:
 
 def _refuse_in_address(path: str, otherwise: str) -> None:
     """Raise OutsideError if a path cannot be part of a database's address: some libraries decode ? and %XX, others do not."""
-    if re.search("""[?]|%[0-9A-Fa-f]{2}|'.*"|".*'""", path):
+    if re.search("[?]|%[0-9A-Fa-f]{2}", path) or ("'" in path and '"' in path):
         raise OutsideError(
             f"{path}: addresses of databases cannot hold ? or %XX, nor both quotes, ' and \"",
             f"rename the folder, or {otherwise}",

@@ -146,7 +146,8 @@ def fixed_template(folder: Path) -> str | None:
 def with_fixed_date(template: str) -> str:
     """Write :data:`_DATE` into a template in the place of today's: a resumed training and a server need the same prompt."""
     template = re.sub(r"strftime_now is (not )?defined", lambda m: "false" if m[1] else "true", template)
-    return re.sub(r"strftime_now\((['\"])(.*?)\1\)", lambda m: repr(_DATE.strftime(m[2])), template)
+    call = r"""strftime_now\((?:"([^"]*)"|'([^']*)')\)"""
+    return re.sub(call, lambda m: repr(_DATE.strftime(m[1] or m[2] or "")), template)
 
 
 def special_tokens(folder: Path) -> dict[str, str]:

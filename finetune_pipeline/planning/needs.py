@@ -18,7 +18,7 @@ from finetune_pipeline.training.rows import training_examples
 
 CHARACTERS_A_TOKEN = 4
 """For English text and the tokenizers of small models; other languages need more tokens."""
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)([mb])\b", re.IGNORECASE)
+_SIZE = re.compile(r"(?<!\d)(\d++(?:\.\d++)?)([mb])\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

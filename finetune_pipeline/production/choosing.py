@@ -38,10 +38,11 @@ _INJECTIONS = [
         r"\byou\s+are\s+now\s+(?:a|an|in|called)\s+\w+.{0,60}\b(?:mode|assistant|model|ai|bot|unrestricted)\b",
         r"\b(?:from\s+now\s+on|in\s+future),?\s+(?:you\s+)?(?:must\s+|should\s+|will\s+)?(?:always|only|never)\s+"
         r"(?:answer|respond|reply|classify|label|say|output)\b",
-        r"\b(?:whenever|every\s+time)\s+(?:you\s+(?:see|read)|.{1,40}\s+(?:appears|occurs))\b.{0,60}"
+        r"\b(?:whenever|every\s+time)\s++(?:you\s+(?:see|read)|.{1,40}\s{1,9}(?:appears|occurs))\b.{0,60}"
         r"\b(?:answer|respond|reply|classify|label|say|output)\b",
         r"<\|(?:im_start|im_end|system|assistant|endoftext|eot_id|start_header_id)\|>|\[/?INST\]|<<SYS>>",
-        r"^\s*#{2,}\s*(?:system|instructions?|new\s+instructions?)\s*:?\s*$|^\s*(?:system|assistant)\s*:\s*you\b",
+        r"^[^\S\n]*+#{2,}+[^\S\n]*+(?:system|instructions?|new\s+instructions?)[^\S\n]*+:?[^\S\n]*+$"
+        r"|^[^\S\n]*+(?:system|assistant)\s*+:\s*+you\b",
     )
 ]
 

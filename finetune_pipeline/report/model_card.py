@@ -22,7 +22,7 @@ REGISTERED = "registered"
 _EVALUATION = ("models", "prompts", "paired", "form", "labels", "detail", "calibration", "seal", "gates", "people")
 """Sections of the report in the card's evaluation. A card contains only public blocks."""
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.\-]*\Z")
-_LINK = re.compile(r"(?:https?://)?[\w.\-]+\.[a-z]{2,}/[\w./\-]+")
+_LINK = re.compile(r"(?:https?://)?(?<![\w.\-])[\w.\-]+\.[a-z]{2,}/[\w./\-]+")
 
 
 def card_of(report: Artifact | None, manifest: Manifest) -> str:

@@ -4,6 +4,7 @@ import difflib
 import math
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,6 +19,8 @@ from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput, TextOutput,
 
 _MOST_BYTES = 256 << 10
 _DEEPEST = 50
+_MOST_EXPLAINED = 20
+"""Problems of one kind in one section that are explained one by one."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -164,13 +167,27 @@ def validated_spec(values: dict[str, Any]) -> TaskSpec:
     try:
         return TaskSpec.model_validate(values, strict=False)
     except ValidationError as error:
-        # with a wrong method, defaults that depend on it fail too: these are not separate problems
-        findings = [_finding_of(p) for p in error.errors() if p["type"] != "default_factory_not_called"]
+        findings = list(_findings_of(error))
         # a value with several types has a problem for each of them: the most precise one tells most
         by_place = {finding.place: finding for finding in reversed(findings)}
-        above = {place for place in by_place if any(other.startswith(f"{place}.") for other in by_place)}
+        above = {place[:i] for place in by_place for i, character in enumerate(place) if character == "."}
         precise = [f for f in findings if by_place[f.place] is f and f.place not in above]
         raise FindingsError(precise) from error
+
+
+def _findings_of(error: ValidationError) -> Iterator[Finding]:
+    """Explain every problem; of many of one kind in one section the first ones, and the others by their number."""
+    groups: dict[tuple[Any, ...], list[Any]] = {}
+    for problem in error.errors(include_url=False):
+        # with a wrong method, defaults that depend on it fail too: these are not separate problems
+        if problem["type"] != "default_factory_not_called":
+            groups.setdefault((problem["type"], *problem["loc"][:-1]), []).append(problem)
+    for group in groups.values():
+        yield from map(_finding_of, group[:_MOST_EXPLAINED])
+        if rest := group[_MOST_EXPLAINED:]:
+            last = _finding_of(rest[-1])
+            message = f"{len(rest)} more problems of this kind, the last one at {last.place}: {last.message}"
+            yield Finding(last.rule, "error", f"{last.place} and {len(rest) - 1} above", message, last.fix)
 
 
 def check_task(folder: Path) -> tuple[Task | None, list[Finding]]:

@@ -14,7 +14,7 @@ LIMIT_S = 1.0
 """CPU seconds for one text. Normal patterns take microseconds."""
 _LONGEST = 5_000
 _MOST_REPEATS = 100_000
-_COUNT = re.compile(r"\{(\d*),?(\d*)\}")
+_COUNT = re.compile(r"\{(\d*+),?(\d*+)\}")
 _PLAIN = re.compile(r"[^\\\[\](){}.*+?^$|]*")
 
 

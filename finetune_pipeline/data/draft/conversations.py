@@ -149,7 +149,7 @@ def with_answer(chat: Chat, rows: Sequence[RawRow], columns: Mapping[str, Column
     turn = answer.path.removesuffix(".content")  # whole turns are read as they are: they may hold calls
     turn_roles = columns[f"{turn}.role"].values.keys() if f"{turn}.role" in columns else set()
     if not turn.endswith(".message") and turn_roles != {"assistant"}:
-        answer_expression = re.sub(r"join\('', (.+)\.text\)", r"\1", answer.expression)
+        answer_expression = re.sub(r"join\('', ([^(]+)\.text\)", r"\1", answer.expression)
         turn = f"{{role: 'assistant', content: {answer_expression}}}"
     messages = f"[{turn_list}, [{turn}]][]"
     roles = {name: role for name, role in roles.items() if name not in ROLES}

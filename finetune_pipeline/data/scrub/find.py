@@ -2,8 +2,8 @@
 
 import ipaddress
 import re
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
 from operator import attrgetter
 
 from finetune_pipeline.data.dedup.text_similarity import has_invisible, visible_places, visible_text
@@ -75,18 +75,19 @@ class _Hits:
     def __init__(self, text: str) -> None:
         self.spans: list[Span] = []
         self._text = text
-        self._closed = [hit.span() for hit in PLACEHOLDER.finditer(text)] if "[" in text else []
+        self._occupied = [hit.span() for hit in PLACEHOLDER.finditer(text)] if "[" in text else []  # always sorted
 
     def add(self, kind: str, places: Iterable[tuple[int, int]], numbers: bool = False) -> None:
         """Add the places that are free, as hits of a kind. numbers: skip parts of a date, a UUID or a hash."""
         for start, end in places:
             if start < end and self.free(start, end) and not (numbers and self._harmless(start, end)):
                 self.spans.append(Span(start, end, kind))
+                insort(self._occupied, (start, end))
 
     def free(self, start: int, end: int) -> bool:
         """Whether a place overlaps no hit and no placeholder."""
-        occupied = chain(((span.start, span.end) for span in self.spans), self._closed)
-        return all(end <= taken_start or start >= taken_end for taken_start, taken_end in occupied)
+        number = bisect_left(self._occupied, (end,))  # the first that starts at the end or behind it
+        return number == 0 or self._occupied[number - 1][1] <= start
 
     def _harmless(self, start: int, end: int) -> bool:
         nearby = _HARMLESS.finditer(self._text, max(0, start - 140), min(len(self._text), end + 140))

@@ -81,9 +81,9 @@ _SHAPES = [re.compile(rf"(?<![A-Za-z0-9])(?:{shape})(?![A-Za-z0-9]|[-.][0-9])") 
 _BARE_SHAPES = "|".join(f"(?P<b{i}>{shape})" for i, (_, shape) in enumerate(_BARE))
 _BARE_SHAPE = re.compile(rf"(?<![A-Za-z0-9])(?<![0-9][-./ ])(?:{_BARE_SHAPES})(?![A-Za-z0-9]|[-./][0-9])")
 LETTERED = re.compile(
-    r"(?i)(?<![^\W_])(?:(?:reise)?pass(?:port|eport)?|pasaporte|passaporto|paspoort|paszport\w*|driv(?:ing|er'?s?)\slicen[cs]e"
-    r"|f[üu]hrerschein\w*|permis\sde\sconduire|codice\sfiscale)(?:[\W_]{1,3}(?:numbers?|nummer|num[eé]ro|n[uú]mero|nr|no|is|ist|est|es|my|card|id))*[\W_]{1,3}"
-    r"(?P<value>(?-i:(?=(?:[A-Z-]*[0-9]){4})[A-Z0-9-]{7,18}))(?![A-Za-z0-9])"
+    r"(?i)(?<![^\W_])(?:(?:reise)?pass(?:port|eport)?|pasaporte|passaporto|paspoort|paszport\w{0,12}|driv(?:ing|er'?s?)\slicen[cs]e"
+    r"|f[üu]hrerschein\w{0,12}|permis\sde\sconduire|codice\sfiscale)(?:[\W_]{1,3}(?:numbers?|nummer|num[eé]ro|n[uú]mero|nr|no|is|ist|est|es|my|card|id))*[\W_]{1,3}"
+    r"(?P<value>(?-i:(?=(?:[A-Z-]{0,18}[0-9]){4})[A-Z0-9-]{7,18}))(?![A-Za-z0-9])"
 )
 """A passport or driving licence number with letters, after its name: the group `value`."""
 DOCUMENTS = "passp,passep,reisepass,pasap,passap,paspo,paszp,licen,permis de,hrerschein,codice".split(",")

@@ -268,7 +268,7 @@ _DATE = (
 )
 _BORN = re.compile(
     r"(?i)(?:(?<![^\W_])(?:(?:date|day)[\s_-]of[\s_-]birth|birth[\s_-]?da(?:te|y)|dob|d\.o\.b\.?|born|geboren|geb\.|geb(?:urts|\.)?-?\s?(?:datum|tag)"
-    r"|n[eé]e?(?:\(e\))?\sle|naissance|nac[ií](?:d[oa])?|nacimiento|fecha\sde\snac\.?|geboortedatum|urodz\w+|nascimento|nascid[oa]"
+    r"|n[eé]e?(?:\(e\))?\sle|naissance|nac[ií](?:d[oa])?|nacimiento|fecha\sde\snac\.?|geboortedatum|urodz\w{1,12}|nascimento|nascid[oa]"
     r"|data\sdi\snascita|född|født)|生年月日|誕生日|出生日期)"
     rf"(?:[\W_]{{1,3}}(?:is|was|on|am|the|le|el|em|il|op|dnia|den|le|es|ist|est|é|to|in))*[\W_]{{0,4}}?(?:は)?(?P<date>{_DATE})(?!\w)"
 )

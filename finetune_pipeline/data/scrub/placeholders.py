@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from finetune_pipeline.data.examples import Example
 
 # the strings (with the colon of a key) and numbers of a JSON text
-_JSON_PART = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"(?P<key>\s*:)?|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?', re.S)
+_JSON_PART = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"(?P<key>\s*:)?|\Z)|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?', re.S)
 SAMPLES, SHOWN = "scrubbed_samples.jsonl", 3
 _KEPT_OF_A_KIND = 4 * SHOWN  # more than SHOWN, because samples of the sealed test's rows are not shown
 _CONTEXT = 32

@@ -12,7 +12,7 @@ PRIVATE_KEY = re.compile(rf"-----BEGIN {_ARMOUR}.*?(?:-----END {_ARMOUR}|\Z)", r
 """A private key in armour, up to the end of the text if the last line is missing."""
 _KNOWN = re.compile(
     r"""(?<![A-Za-z0-9])(?:
-    sk-(?=[\w-]*[0-9])[A-Za-z0-9_-]{16,}                  # OpenAI, Anthropic and their like
+    sk-(?=[\w-]{0,200}[0-9])[A-Za-z0-9_-]{16,}             # OpenAI, Anthropic and their like
   | [sr]k_(?:live|test)_[A-Za-z0-9]{16,} | whsec_[A-Za-z0-9]{24,}  # Stripe
   | gh[pousr]_[A-Za-z0-9]{20,} | github_pat_\w{20,}       # GitHub
   | glpat-[\w-]{16,} | gl(?:dt|rt|ptt|cbt|ft)-[\w-]{20,}  # GitLab
@@ -26,7 +26,7 @@ _KNOWN = re.compile(
   | hv[sbr]\.[\w-]{24,} | gsk_[A-Za-z0-9]{30,} | r8_[A-Za-z0-9]{30,} | xai-[A-Za-z0-9]{40,} | pplx-[A-Za-z0-9]{40,}
   | sq0(?:atp|csp)-[\w-]{22,} | gl(?:sa|c)_[\w=]{30,} | ATATT3[\w=-]{30,} | figd_[\w-]{30,} | lin_api_[A-Za-z0-9]{30,}
   | ntn_[A-Za-z0-9]{30,} | secret_[A-Za-z0-9]{40,} | dp\.pt\.[A-Za-z0-9]{30,} | AGE-SECRET-KEY-1[A-Z0-9]{50,}
-  | (?=[A-Z-]*[0-9])(?=[0-9-]*[A-Z])(?:[A-Z0-9]{5}-){4}[A-Z0-9]{5}(?![\w-])    # product keys
+  | (?=[A-Z-]{0,28}[0-9])(?=[0-9-]{0,28}[A-Z])(?:[A-Z0-9]{5}-){4}[A-Z0-9]{5}(?![\w-])    # product keys
   | pat[A-Za-z0-9]{14}\.[0-9a-f]{64} | [0-9]{8,10}:[A-Za-z0-9_-]{35}(?![\w-])      # Airtable, Telegram
 )
   | \$2[abxy]\$[0-9]{2}\$[./A-Za-z0-9]{50,53} | \$(?:[156y]|argon2id?)\$[^\s"'<>]{20,}  # password hashes""",
@@ -35,7 +35,7 @@ _KNOWN = re.compile(
 _AWS_SECRET = re.compile(
     r"(?<![A-Za-z0-9/+=])(?=[a-z0-9/+]*[A-Z])(?=[A-Z0-9/+]*[a-z])[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])"
 )
-_WEB_TOKEN = re.compile(r"(?<![A-Za-z0-9])eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)*")
+_WEB_TOKEN = re.compile(r"(?<![A-Za-z0-9])eyJ[\w-]{8,1000}\.[\w-]{8,}(?:\.[\w-]*)*")
 _BEARER = re.compile(r"(?i)\b(?:bearer|token)\s+([A-Za-z0-9._~+/=-]{16,})")
 _BASIC = re.compile(r"(?i)\bbasic\s+([A-Za-z0-9+/]{8,}={0,2})(?![\w+/=])")
 _USER_OPTION = re.compile(
@@ -84,6 +84,8 @@ SEED = re.compile(
 )
 """Twelve or more plain words after `seed phrase` or a similar term (BIP 39): the group `value`."""
 _EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_MASKED_OR_CALL = re.compile(r"[*•.xX#…_-]+|\$[\w{(].*|.*\*{3,}.*|[xX]{3,}.*|.*\(.*\)")
+"""Masked already, a variable, or a call."""
 _MASKED = re.compile(r"[*•.xX#…_-]+.*|\$.*|.*\*{3,}.*|%.*%|.*\(\)?.*")
 
 
@@ -196,8 +198,8 @@ def secret_value(name: str, value: str) -> bool:
     """
     if _MASKED.fullmatch(value) and not _is_password(name):
         return False
-    if re.fullmatch(r"[*•.xX#…_-]+|\$[\w{(].*|.*\*{3,}.*|[xX]{3,}.*|.*\(.*\)", value):
-        return False  # masked already, a variable, or a call
+    if _MASKED_OR_CALL.fullmatch(value):
+        return False
     patterns = ("[a-z]", "[A-Z]", "[0-9]", r"[^\w\s.:/_-]")
     lower, upper, digits, signs = (bool(re.search(pattern, value)) for pattern in patterns)
     has_two_kinds = lower + upper + digits + signs >= 2
