@@ -21,6 +21,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.model_files import read_text, read_typed
+from finetune_pipeline.models.template_trial import trial_problem
 
 _CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -108,10 +109,16 @@ class _GenerationConfig(msgspec.Struct):
     eos_token_id: int | list[int] | None = None
 
 
+def template_file(folder: Path) -> Path:
+    """Return the file of a model folder that holds its chat template, if it has one."""
+    file = folder / "chat_template.jinja"
+    return file if file.is_file() else folder / "tokenizer_config.json"
+
+
 def own_template(folder: Path) -> str | None:
     """Return the chat template in a model folder's files, or None. If tokenizer_config.json has several, ``default`` is used."""
-    file = folder / "chat_template.jinja"
-    if file.is_file():
+    file = template_file(folder)
+    if file.suffix == ".jinja":
         return read_text(file)
     template = read_typed(folder / "tokenizer_config.json", _TokenizerConfig).chat_template
     if isinstance(template, list):
@@ -133,9 +140,9 @@ def fixed_template(folder: Path) -> str | None:
         template = _NO_THINKING + template
     turns = [{"role": "user", "content": USER_TEXT}, {"role": "assistant", "content": _ANSWER}]
     try:
-        render = partial(compile_template(template).render, **special_tokens(folder))
+        render = partial(compile_template(template, str(template_file(folder))).render, **special_tokens(folder))
         text, prompt = render(messages=turns), render(messages=turns[:1], add_generation_prompt=True)
-    except (TemplateError, TypeError, ValueError):
+    except TemplateError:
         return template  # training and preflight report it
     lead, answer, _ = text.removeprefix(prompt).partition(_ANSWER)
     if answer and text.startswith(prompt) and lead.strip():  # blanks belong to an answer's first token
@@ -201,15 +208,42 @@ def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
     return json.dumps(value, ensure_ascii=ensure_ascii, **options)
 
 
-def compile_template(text: str) -> Template:
-    """Compile a template for rendering. Raises jinja2.TemplateSyntaxError with the line of invalid Jinja."""
+class _Template(Template):
+    """A template whose errors are all TemplateErrors."""
+
+    def render(self, *args: Any, **variables: Any) -> str:
+        try:
+            return super().render(*args, **variables)
+        except TemplateError:
+            raise
+        except Exception as error:
+            raise TemplateError(f"the chat template fails: {type(error).__name__}: {error}") from error
+
+
+def compile_template(text: str, place: str = "the chat template") -> Template:
+    """Compile a template for rendering, after a trial in a child process.
+
+    Raises jinja2.TemplateSyntaxError with the line of invalid Jinja, and FindingsError, which names the place, if rendering it
+    takes too much time or memory.
+    """
+    template = compile_unchecked(text)
+    if text not in NAMED.values() and (problem := trial_problem(text)):
+        fix = "correct the template, or set chat_template in task.yaml to a built-in one"
+        raise FindingsError(
+            [Finding("model.chat_template", "error", place, f"the template is refused: {problem}", fix)]
+        )
+    return template
+
+
+def compile_unchecked(text: str) -> Template:
+    """Compile a template without the trial."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise
     environment.globals["strftime_now"] = _DATE.strftime
-    return environment.from_string(text)
+    return environment.from_string(text, template_class=_Template)
 
 
 def written(folder: Path, messages: Sequence[Mapping[str, str]]) -> str | None:
@@ -219,7 +253,8 @@ def written(folder: Path, messages: Sequence[Mapping[str, str]]) -> str | None:
     if template is None:
         return None
     tokens = special_tokens(folder)
-    return str(compile_template(template).render(messages=messages, add_generation_prompt=True, **tokens))
+    compiled = compile_template(template, str(template_file(folder)))
+    return str(compiled.render(messages=messages, add_generation_prompt=True, **tokens))
 
 
 def prompt_text(folder: Path, system_prompt: str) -> str | None:

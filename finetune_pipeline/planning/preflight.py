@@ -26,6 +26,7 @@ from finetune_pipeline.models.chat_templates import (
     own_template,
     read_chat_template,
     template_findings,
+    template_origin,
     usable_templates,
 )
 from finetune_pipeline.models.hardware import cpu_has_bfloat16, has_nvidia
@@ -77,7 +78,7 @@ def _template_problems(spec: TaskSpec, folder: Path, base: Path | None) -> list[
     try:
         template = read_chat_template(spec.chat_template, folder)
         if template is not None:
-            compile_template(template)
+            compile_template(template, template_origin(spec.chat_template, folder))
         return _template(spec, template, base)
     except FindingsError as error:
         return error.findings
@@ -134,7 +135,11 @@ def _unusable_template(spec: TaskSpec, base: Path, template: str | None) -> list
         return []
     turns = [{"role": "system", "content": spec.system_prompt}]
     turns += [{"role": role, "content": "a"} for role in ("user", "assistant")]
-    counter, fix = TokenCounter(base, template), " or ".join(usable_templates(tokenizer.get_vocab()))
+    try:
+        counter = TokenCounter(base, template)
+    except FindingsError as error:
+        return error.findings
+    fix = " or ".join(usable_templates(tokenizer.get_vocab()))
     findings = []
     for probe in (partial(end_of_turn_token, counter), partial(encode_example, counter, turns)):
         try:

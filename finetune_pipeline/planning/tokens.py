@@ -14,7 +14,13 @@ from finetune_pipeline.data.quality.parts import named, part, sampled
 from finetune_pipeline.engine.files import DamagedFile
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.chat import rendered
-from finetune_pipeline.models.chat_templates import compile_template, generation_ends, own_template, special_tokens
+from finetune_pipeline.models.chat_templates import (
+    compile_template,
+    generation_ends,
+    own_template,
+    special_tokens,
+    template_file,
+)
 from finetune_pipeline.models.control_tokens import Conversation, token_ids
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
@@ -54,7 +60,7 @@ class TokenCounter:
         if not self.chat_template:
             raise FileNotFoundError(f"no chat template in {model_folder.name}: start from an instruct model")
         self.backend_tokenizer = tokenizer
-        self.template = compile_template(self.chat_template)
+        self.template = compile_template(self.chat_template, str(template_file(model_folder)))
         self.special = special_tokens(model_folder)
         eos = self.special.get("eos_token")
         self.eos_token_id = self.backend_tokenizer.token_to_id(eos) if isinstance(eos, str) else None

@@ -8,7 +8,7 @@ import pytest
 from finetune_pipeline.data.dedup.text_similarity import visible_text
 from finetune_pipeline.data.json_lines import decode_line
 from finetune_pipeline.data.scrub import Scrubber, finder_of, numbers, scrub_text
-from finetune_pipeline.evaluation.metrics.facts import facts_of
+from finetune_pipeline.evaluation.metrics.facts import facts
 from finetune_pipeline.production.log_owners import hide_users, owners_of
 from finetune_pipeline.production.log_rows import parse_line
 from finetune_pipeline_tests.unit.adversarial import Expression, expressions, growth, slow_attack
@@ -45,13 +45,16 @@ def test_the_time_of_an_expression_grows_with_the_text(name: str) -> None:
 
 
 PARTS = [
-    *(" -._:/,0a\\\"'\n\t1Z[({<#*=@+%|"), "2020-01-02-", "1-", "0 ", "a@", "a@b.co ", "a@b.co@", "[EMAIL_1] ", "a@b.co [EMAIL_1] ",
-    "4111111111111111 ", "+34 612 34 56 78 ", "192.168.1.1 ", "192.168.1.1.", "password: x9$kdja8! ", "password:", "pass=a1!; ",
-    "key=", "key is ", "-sk-1a", "sk-", "eyJhbGciOi-", "bearer ", "login a ", "mysql ", "https://a:b@c ", "://", "passport ", "né le ",
-    "dob 1.1.2000 ", "ES9121000418450200051332 ", "AB12 ", "call 612345678 ", "(0)", "::", "a::", "00:", "seed phrase: word ", "word ",
-    "\u200b", "a\u200b", "１", "\u00a0", "[at]", "a [at] b [dot] ", "-----BEGIN PRIVATE KEY-----", "kunden", "2020-01-02T10:00:00Z ",
-    "123456789012345678901234567890", "a1-", "AAAAA0000A ", "123-45-6789 ", "password is a!!!!", "password=a)))", " -p a", "?a=&",
-    '"user": ', '{"user": "a"} ', '{"a":', "[", '\\"user\\": \\"a\\" ', '{"log": "{', "\\u0061", "user", '"user\\',
+    *(" -._:/,0a\\\"'\n\t1Z[({<#*=@+%|"), "2020-01-02-", "1-", "0 ", "a@", "a@b.co ", "a@b.co@", "[EMAIL_1] ",
+    "a@b.co [EMAIL_1] ", "4111111111111111 ", "+34 612 34 56 78 ", "192.168.1.1 ", "192.168.1.1.",
+    "password: x9$kdja8! ", "password:", "pass=a1!; ", "key=", "key is ", "-sk-1a", "sk-", "eyJhbGciOi-", "bearer ",
+    "login a ", "mysql ", "https://a:b@c ", "://", "passport ", "né le ", "dob 1.1.2000 ",
+    "ES9121000418450200051332 ", "AB12 ", "call 612345678 ", "(0)", "::", "a::", "00:", "seed phrase: word ", "word ",
+    "\u200b", "a\u200b", "１", "\u00a0", "[at]", "a [at] b [dot] ", "-----BEGIN PRIVATE KEY-----", "kunden",
+    "2020-01-02T10:00:00Z ", "123456789012345678901234567890", "a1-", "AAAAA0000A ", "123-45-6789 ",
+    "password is a!!!!", "password=a)))", "378-22-1234\\n", "378-22-1234.", "AB 12 34 56 C ", "12.345.678-5 ",
+    "0612 345 678 ", "00 49 30 123456 ", " -p a", "?a=&", '"user": ', '{"user": "a"} ', '{"a":', "[",
+    '\\"user\\": \\"a\\" ', '{"log": "{', "\\u0061", "user", '"user\\',
 ]  # fmt: skip
 """What a whole function is tried on: characters, starts of what it looks for, and things that it does find, many times over."""
 SPEC = make_spec()
@@ -69,7 +72,7 @@ FUNCTIONS = {
     "decode_line of an answer": lambda text: decode_line(json.dumps({"text": text}).encode(), "a:1"),
     "parse_line": lambda text: parse_line(text.encode(), False, {"file": "a", "line": 1}, SPEC, b"key"),
     "parse_line of an answer": lambda text: parse_line(answer(text), False, {"file": "a", "line": 1}, SPEC, b"key"),
-    "facts_of": facts_of,
+    "facts": facts,
 }
 
 

@@ -80,6 +80,8 @@ _LETTER = re.compile("[A-Z]")
 _SHAPES = [re.compile(rf"(?<![A-Za-z0-9])(?:{shape})(?![A-Za-z0-9]|[-.][0-9])") for _, shape, _ in _AFTER_WORD]
 _BARE_SHAPES = "|".join(f"(?P<b{i}>{shape})" for i, (_, shape) in enumerate(_BARE))
 _BARE_SHAPE = re.compile(rf"(?<![A-Za-z0-9])(?<![0-9][-./ ])(?:{_BARE_SHAPES})(?![A-Za-z0-9]|[-./][0-9])")
+_NEXT_BARE_SHAPE = re.compile(rf"[-./ ](?:{_BARE_SHAPES})(?![A-Za-z0-9]|[-./][0-9])")
+"""A shape behind another id. Without it, one id of a list would be found at a time."""
 LETTERED = re.compile(
     r"(?i)(?<![^\W_])(?:(?:reise)?pass(?:port|eport)?|pasaporte|passaporto|paspoort|paszport\w{0,12}|driv(?:ing|er'?s?)\slicen[cs]e"
     r"|f[üu]hrerschein\w{0,12}|permis\sde\sconduire|codice\sfiscale)(?:[\W_]{1,3}(?:numbers?|nummer|num[eé]ro|n[uú]mero|nr|no|is|ist|est|es|my|card|id))*[\W_]{1,3}"
@@ -106,10 +108,14 @@ def national_ids(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 def bare_ids(text: str, start: int, end: int, proven: bool = True) -> Iterator[tuple[int, int]]:
     """Find ids that need no word before them. proven: only those with check digits."""
-    for hit in _BARE_SHAPE.finditer(text, start, end):
-        standard = _BARE[int(str(hit.lastgroup)[1:])][0]
-        if (_is(standard, hit[0]) if standard else not proven) and not _other(text, hit.start()):
-            yield hit.span()
+    for first in _BARE_SHAPE.finditer(text, start, end):
+        hit: re.Match[str] | None = first
+        while hit:
+            standard, value = _BARE[int(str(hit.lastgroup)[1:])][0], hit[str(hit.lastgroup)]
+            if not (_is(standard, value) if standard else not proven) or _other(text, hit.start()):
+                break
+            yield hit.span(str(hit.lastgroup))
+            hit = _NEXT_BARE_SHAPE.match(text, hit.end(), end)
 
 
 def _other(text: str, start: int) -> bool:

@@ -50,6 +50,42 @@ def make(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return write
 
 
+HOSTILE = {
+    "loops for hours": "{% for a in range(99999) %}{% for b in range(99999) %}{% set c = a * b %}{% endfor %}{% endfor %}",
+    "fills memory": "{% set x = namespace(t='ab') %}{% for i in range(60) %}{% set x.t = x.t ~ x.t %}{% endfor %}{{ x.t }}",
+    "writes without end": "{% for a in range(99999) %}{{ 'a text' * 99 }}{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("where", ["task", "model", "configuration"])
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_template_that_takes_too_much_is_refused_by_its_files_name(
+    make: Any, tmp_path: Path, kind: str, where: str
+) -> None:
+    """A template is a program of strangers: it runs in a child with limits first."""
+    data = make(
+        **({"template": HOSTILE[kind]} if where == "model" else {}),
+        spec={"chat_template": "own.jinja"} if where == "task" else {},
+    )
+    if where == "task":
+        (data / "demo" / "own.jinja").write_text(HOSTILE[kind])
+    elif where == "configuration":
+        (tmp_path / "base" / "chat_template.jinja").unlink()
+        config = tmp_path / "base" / "tokenizer_config.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), "chat_template": HOSTILE[kind]}))
+    folder = data / "demo"
+    (wrong,) = errors(preflight(parse_spec((folder / "task.yaml").read_text()), folder))
+    files = {"task": "own.jinja", "model": "base/chat_template.jinja"}
+    assert wrong.rule == "model.chat_template" and wrong.place.endswith(files.get(where, "base/tokenizer_config.json"))
+    assert "a few short turns" in wrong.message
+
+
+def test_an_error_of_a_template_is_a_finding(make: Any) -> None:
+    folder = make(template="{{ 1 / 0 }}") / "demo"
+    wrong = errors(preflight(parse_spec((folder / "task.yaml").read_text()), folder))
+    assert wrong and all("ZeroDivisionError" in finding.message for finding in wrong)
+
+
 CASES: list[tuple[str, dict[str, Any], str, str]] = [
     # what, what is changed, rule, what the fix names
     ("a base without a chat template", {"template": None}, "model.no_chat_template", "chat_template: chatml"),
