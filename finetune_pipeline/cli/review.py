@@ -33,7 +33,7 @@ SUBJECTS = ("outputs", "synthetic", "flagged")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on 127.0.0.1; 0: any that is free.")
 @click.option("--browser/--no-browser", default=True, help="Open the page in a browser.")
 @click.option("--page", type=click.Path(path_type=Path), help="Write the page to this file instead of serving it.")
-@click.option("--table", type=click.Path(path_type=Path), help="Write the sheet to this .csv or .jsonl file.")
+@click.option("--table", type=click.Path(path_type=Path), help="Write the sheet to this .jsonl file.")
 @click.option("--take", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Import a filled-in file.")
 @as_json
 def review(

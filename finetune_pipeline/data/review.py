@@ -58,7 +58,7 @@ def read_decisions(folder: Path, spec: TaskSpec) -> tuple[list[Decision], list[F
     lines = 0
     for name, path in review_files(folder):
         if path.suffix != ".jsonl":
-            fix = "write decisions as .jsonl; `finetune review TASK --take FILE` imports a .csv sheet"
+            fix = "write decisions as .jsonl"
             findings.append(_warning("review_not_read", ascii(name)[1:-1], "only files named .jsonl are read", fix))
             continue
         for number, value, problem in json_rows(path):

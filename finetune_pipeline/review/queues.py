@@ -9,7 +9,7 @@ from typing import Any
 from finetune_pipeline.data.review import RATINGS, read_decision
 from finetune_pipeline.production.log_files import OWN_FOLDER
 from finetune_pipeline.report.page import html_templates
-from finetune_pipeline.review.ratings import COLUMNS, NEEDED, parse_rating
+from finetune_pipeline.review.ratings import COLUMNS, parse_rating
 from finetune_pipeline.review.sheet import SheetItem
 from finetune_pipeline.spec.model import Task
 
@@ -41,7 +41,6 @@ class ReviewQueue:
         take: Validates one returned line. Returns the row to store, or the problems; neither if nothing was decided.
         target: The file for a rater's decisions.
         table: The rows of a sheet to fill in as a file.
-        needed: Its columns that must be returned.
         answers: The labels allowed as another answer.
         done: Rows of earlier decisions, to continue from.
     """
@@ -55,7 +54,6 @@ class ReviewQueue:
     take: Callable[[Any], Parsed]
     target: Callable[[str], Path]
     table: Sequence[Mapping[str, str]]
-    needed: Sequence[str] = ("id", "decision", "reviewer")
     answers: Sequence[str] | None = None
     done: Sequence[Mapping[str, Any]] = field(default_factory=list)
 
@@ -118,7 +116,6 @@ def outputs_queue(task: Task, sheet: str, items: Sequence[SheetItem], done: Sequ
             }
             for item in items
         ],
-        needed=NEEDED,
         done=done,
     )
 

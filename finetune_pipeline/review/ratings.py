@@ -1,18 +1,15 @@
-"""Reads ratings from JSON Lines and CSV files, and summarises them: shares of acceptable answers, their difference, and
+"""Reads ratings from JSON Lines files, and summarises them: shares of acceptable answers, their difference, and
 agreement. Every faulty line is reported and affects no other line."""
 
-import io
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import combinations, islice
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.data.json_lines import MAX_LINE_BYTES, digest_files, json_rows
-from finetune_pipeline.data.readers.records import read_lines
-from finetune_pipeline.data.readers.tables import Row, split_rows
+from finetune_pipeline.data.json_lines import digest_files, json_rows
 from finetune_pipeline.data.review import RATINGS
 from finetune_pipeline.evaluation.compare import SourceOf
 from finetune_pipeline.evaluation.statistics.proportions import (
@@ -26,8 +23,7 @@ from finetune_pipeline.findings import Finding
 from finetune_pipeline.review.sheet import CHOICES, RANDOM, SELECTED, candidate_is_a, read_sheet_name
 
 COLUMNS = ("sheet", "id", "text", "reference", "answer_a", "answer_b", "choice", "comment", "rater", "time")
-"""Columns of a CSV sheet; the first two and the last four are returned."""
-NEEDED = ("sheet", "id", "choice", "rater")
+"""Keys of a sheet; the first two and the last four are returned."""
 LONGEST = 4000
 
 
@@ -86,7 +82,7 @@ def read_ratings(reviews: Path) -> tuple[list[Rating], list[Finding]]:
     for name, path in visible_files(reviews / RATINGS):
         file = f"reviews/{RATINGS}/{name}"
         try:
-            rows = list(table_rows(path, NEEDED))
+            rows = list(table_rows(path))
         except (OSError, ValueError) as error:
             findings.append(_finding(file, f"the file cannot be read: {error}"))
             continue
@@ -105,31 +101,11 @@ def _instant(rating: Rating) -> datetime:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def table_rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, Any, str]]:
-    """Yield (line number, row, its problem, if any) of a JSON Lines or CSV file. needed: columns that a CSV file must have.
-    Raises OSError, or ValueError with a fix."""
-    if path.suffix == ".jsonl":
-        yield from json_rows(path)
-        return
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path.name} is not UTF-8: save it as CSV in UTF-8") from error
-    if "\n" not in text:  # a spreadsheet's "CSV (Macintosh)"
-        text = text.replace("\r", "\n")
-    # spreadsheets use the separator of their locale
-    delimiter, data = max(",;\t", key=text.partition("\n")[0].count), text.encode()
-
-    def rows(fields: int | None = None) -> Iterator[Row]:
-        lines = read_lines(io.BufferedReader(io.BytesIO(data)), MAX_LINE_BYTES, blanks=len(data))
-        return split_rows(lines, delimiter, '"', fields)
-
-    columns = next((row.cells for row in rows()), [])
-    if missing := [column for column in needed if column not in columns]:
-        raise ValueError(f"{path.name}: the columns {', '.join(missing)} are missing")
-    for row in islice(rows(len(columns)), 1, None):
-        problem = f"a quote is not closed where the cell ends: {row.problem}" if row.problem else ""
-        yield row.first.number, dict(zip(columns, row.cells, strict=False)), problem
+def table_rows(path: Path) -> Iterator[tuple[int, Any, str]]:
+    """Yield (line number, row, its problem, if any) of a JSON Lines file. Raises OSError, or ValueError for other suffixes."""
+    if path.suffix != ".jsonl":
+        raise ValueError(f"{path.name} is not named .jsonl")
+    yield from json_rows(path)
 
 
 def _finding(place: str, message: str) -> Finding:

@@ -1,7 +1,5 @@
 """Writes review sheets to files, reads filled-in ones line by line, and stores each decision once."""
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,38 +29,16 @@ class Stored:
 
 
 def write_table(queue: ReviewQueue, path: Path) -> None:
-    """Write the sheet as a file to fill in: CSV (for spreadsheets) or JSON Lines, by the suffix; others raise ValueError.
-    Cells that a spreadsheet would interpret as formulas get a leading apostrophe, which :func:`read_table` removes."""
-    if path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in queue.table), "utf-8")
-    elif path.suffix == ".csv":
-        text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(queue.table[0]) if queue.table else ["id"])
-        writer.writeheader()
-        for row in queue.table:
-            writer.writerow({k: f"'{v}" if _is_formula(v) else v for k, v in row.items()})
-        path.write_text("\ufeff" + text.getvalue(), "utf-8", newline="")
-    else:
-        raise ValueError(f"{path.name}: a sheet must be .csv or .jsonl")
-
-
-def _is_formula(cell: str) -> bool:
-    """Whether a spreadsheet would run the cell, or it is already escaped text that must be returned unchanged."""
-    return cell.lstrip("'")[:1] in ("=", "+", "-", "@", "\t", "\r")
-
-
-def _unescaped(cell: Any) -> Any:
-    return cell[1:] if isinstance(cell, str) and cell[:1] == "'" and _is_formula(cell) else cell
+    """Write the sheet as JSON Lines to fill in. Raises ValueError for another suffix."""
+    if path.suffix != ".jsonl":
+        raise ValueError(f"{path.name}: a sheet must be named .jsonl")
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in queue.table), "utf-8")
 
 
 def read_table(queue: ReviewQueue, path: Path) -> FilledSheet:
-    """Read a returned file; raises ValueError if it is neither CSV nor JSON Lines, or not a sheet. Bad lines are reported and
-    affect no other line."""
-    if path.suffix not in (".csv", ".jsonl"):
-        raise ValueError(f"{path.name}: a sheet must be .csv or .jsonl")
+    """Read a returned file. Bad lines are reported and affect no other line. Raises ValueError unless it is named .jsonl."""
     sheet = FilledSheet()
-    for number, cells, wrong in table_rows(path, queue.needed):
-        line = {k: _unescaped(v) for k, v in cells.items()} if path.suffix == ".csv" else cells
+    for number, line, wrong in table_rows(path):
         row, problems = (None, [wrong]) if wrong else queue.take(line)
         sheet.problems.extend(f"{path.name}, line {number}: {problem}" for problem in problems)
         if row is not None:

@@ -1,6 +1,5 @@
 """What is shown on the page, and which lines may come back, on the page or by file."""
 
-import csv
 import json
 from pathlib import Path
 
@@ -20,17 +19,6 @@ from finetune_pipeline_tests.unit.review.test_ratings import VERSION
 SHEET = sheet_name(VERSION, 3)
 QUESTIONS = ("=1+1", "question 1", "question 2")
 ITEMS = [SheetItem(f"e{i}", text, "ref", f"left {i}", f"right {i}", RANDOM) for i, text in enumerate(QUESTIONS)]
-
-
-def edit(file: Path, *changes: dict[str, str]) -> list[dict[str, str]]:
-    """Change the rows of a CSV file, as somebody does in a spreadsheet. Returns those of before."""
-    with file.open(encoding="utf-8-sig", newline="") as handle:
-        rows = list(csv.DictReader(handle))
-    with file.open("w", encoding="utf-8", newline="") as handle:
-        writer = csv.DictWriter(handle, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(row | change for row, change in zip(rows, changes, strict=True))
-    return rows
 
 
 @pytest.fixture
@@ -65,54 +53,31 @@ def test_ratings_of_this_sheet_only(task: Task) -> None:
     assert queue.take({**rating, "choice": ""}) == (None, [])
 
 
-@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
-def test_a_sheet_goes_out_and_comes_back_by_file(task: Task, tmp_path: Path, suffix: str) -> None:
-    queue, file = outputs_queue(task, SHEET, ITEMS), tmp_path / f"sheet.{suffix}"
+def fill_in(file: Path, *changes: dict[str, str]) -> None:
+    """Add to the rows of a sheet, in order, as somebody does in an editor; the last line end is lost."""
+    rows = [json.loads(line) | more for line, more in zip(file.read_text("utf-8").splitlines(), changes, strict=True)]
+    file.write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
+
+
+def test_a_sheet_goes_out_and_comes_back_by_file(task: Task, tmp_path: Path) -> None:
+    queue, file = outputs_queue(task, SHEET, ITEMS), tmp_path / "sheet.jsonl"
     write_table(queue, file)
-    said = [{"choice": choice, "rater": "Ada", "comment": "two\nlines"} for choice in ("A", "c", "")]
-    if suffix == "csv":
-        assert edit(file, *said)[0]["text"] == "'=1+1", "no formula for a spreadsheet"
-    else:
-        rows = [json.loads(line) | more for line, more in zip(file.read_text().splitlines(), said, strict=True)]
-        file.write_text("".join(json.dumps(r) + "\n" for r in rows) + "no json\n")
+    assert json.loads(file.read_text("utf-8").splitlines()[0])["text"] == "=1+1"
+    fill_in(file, *({"choice": choice, "rater": "Ada", "comment": "two\nlines"} for choice in ("A", "c", "")))
+    file.write_text(file.read_text("utf-8") + "\nno json\n", "utf-8")
     sheet = read_table(queue, file)
     assert [r["id"] for r in sheet.rows["Ada"]] == ["e0"]
-    assert any("`choice` is 'c'" in problem for problem in sheet.problems)
-    assert len(sheet.problems) == (1 if suffix == "csv" else 2)
+    assert any("`choice` is 'c'" in problem for problem in sheet.problems) and len(sheet.problems) == 2
     assert (store(queue, sheet.rows).added, store(queue, sheet.rows).known) == (1, 1), "stored once, however often"
 
 
-@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "'=", "''-", "'"])
-def test_an_id_that_reads_like_a_formula_goes_out_harmless(task: Task, tmp_path: Path, start: str) -> None:
-    rows = [{"id": f"{start.strip()}1", "generator": "g", "text": f"{start}A1", "answer": "yes"}]
-    queue, file = synthetic_queue(task, rows), tmp_path / "sheet.csv"
-    write_table(queue, file)
-    (line,) = edit(file, {"decision": "keep", "reviewer": "Ada"})
-    assert line["id"][0] not in "=+-@" and line["text"][0] not in "=+-@\t\r"
-    sheet = read_table(queue, file)
-    assert not sheet.problems and [row["id"] for row in sheet.rows["Ada"]] == [f"{start.strip()}1"]
-
-
-@pytest.mark.parametrize("between", [";", "\t"])
-def test_a_spreadsheet_of_another_country_comes_back(task: Task, tmp_path: Path, between: str) -> None:
-    queue, file = outputs_queue(task, SHEET, ITEMS), tmp_path / "sheet.csv"
-    write_table(queue, file)
-    edit(file, {"choice": "A", "rater": "Ada", "comment": "well, yes"}, {}, {})
-    with file.open(newline="") as handle:
-        rows = list(csv.reader(handle))
-    with file.open("w", encoding="utf-8-sig", newline="") as handle:
-        csv.writer(handle, delimiter=between).writerows([[*row, "more"] for row in rows])
-    (decision,) = read_table(queue, file).rows["Ada"]
-    assert (decision["id"], decision["comment"]) == ("e0", "well, yes")
-
-
 def test_a_line_that_is_not_ended_costs_no_other(task: Task, tmp_path: Path) -> None:
-    queue, file = outputs_queue(task, SHEET, ITEMS), tmp_path / "sheet.csv"
-    lines = f'{SHEET},e0,A,Ada,"not closed\n{SHEET},e1,B,Ada,\n{SHEET},e2,A,Ada,\n'
-    file.write_text(f"sheet,id,choice,rater,comment\n{lines}")
+    queue, file = outputs_queue(task, SHEET, ITEMS), tmp_path / "sheet.jsonl"
+    lines = [json.dumps({"sheet": SHEET, "id": f"e{n}", "choice": "A", "rater": "Ada"}) for n in range(3)]
+    file.write_text("\n".join([lines[0][:-9], *lines[1:]]), "utf-8")
     sheet = read_table(queue, file)
     assert [row["id"] for row in sheet.rows["Ada"]] == ["e1", "e2"]
-    assert [problem.split(":")[0] for problem in sheet.problems] == ["sheet.csv, line 2"]
+    assert [problem.split(":")[0] for problem in sheet.problems] == ["sheet.jsonl, line 1"]
     target = queue.target("Ada")
     target.parent.mkdir(parents=True)
     target.write_text(json.dumps({**sheet.rows["Ada"][0], "id": "e0"}), "utf-8")  # as some editors leave it
@@ -120,12 +85,12 @@ def test_a_line_that_is_not_ended_costs_no_other(task: Task, tmp_path: Path) -> 
     assert [rating.id for rating in read_ratings(task.folder / "reviews")[0]] == ["e0", "e1", "e2"]
 
 
-def test_a_table_that_is_no_sheet_is_refused_and_what_to_do_is_said(task: Task, tmp_path: Path) -> None:
+def test_a_sheet_of_another_format_is_refused(task: Task, tmp_path: Path) -> None:
     file = tmp_path / "sheet.csv"
-    for data, why in ((b"id,verdict\ne0,A\n", "the columns sheet, choice, rater are missing"), (b"\xe4", "in UTF-8")):
-        file.write_bytes(data)
-        with pytest.raises(ValueError, match=why):
-            read_table(outputs_queue(task, SHEET, ITEMS), file)
+    file.write_text("sheet,id,choice,rater\n")
+    for work in (read_table, write_table):
+        with pytest.raises(ValueError, match=r"named \.jsonl"):
+            work(outputs_queue(task, SHEET, ITEMS), file)
 
 
 def take(queue: ReviewQueue, rater: str, row: dict) -> None:

@@ -73,12 +73,15 @@ def test_faults_are_named(row: object, message: str) -> None:
     assert rating is None and message in "; ".join(wrong)
 
 
-def test_json_lines_and_csv_are_read_and_bad_lines_lose_no_good_ones(tmp_path: Path) -> None:
+def test_bad_lines_lose_no_good_ones(tmp_path: Path) -> None:
     good_line = json.dumps(line(comment="two\u2028lines"), ensure_ascii=False)
     bad_line = json.dumps(line(choice="maybe"))
     put(tmp_path, "a.jsonl", f"\ufeff{bad_line}\nno json\n\n{good_line}\n{'[' * 100_000}\n")
-    cells = f'{SHEET},e002, BOTH ,Bo,"fine, really"\n{SHEET},e003,,Bo,\n'
-    put(tmp_path, "b.csv", f"\ufeffsheet,id,choice,rater,comment\n{cells}")
+    other_lines = [
+        line(id="e002", choice=" BOTH ", rater="Bo", comment="fine, really"),
+        line(id="e003", choice="", rater="Bo"),
+    ]
+    put(tmp_path, "b.jsonl", "".join(json.dumps(other) + "\n" for other in other_lines))
     put(tmp_path, "c.xlsx", "PK\x03\x04")
     put(tmp_path, ".a.jsonl.lock", "")
     ratings, findings = read_ratings(tmp_path)
