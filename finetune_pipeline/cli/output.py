@@ -210,7 +210,8 @@ def failure(error: BaseException) -> str | None:
     interrupts = ("Abort", "KeyboardInterrupt", "DagsterExecutionInterruptedError")  # importing Dagster takes seconds
     if type(error).__name__ in interrupts:
         stopped = "stopped; finished steps are kept, and the same command continues from there"
-        return "\n".join([stopped, *getattr(error, "__notes__", [])])
+        interrupts_raised = (error, error.__cause__)  # click raises an Abort from the interrupt
+        return "\n".join([stopped, *(note for e in interrupts_raised for note in getattr(e, "__notes__", []))])
     if isinstance(error, click.ClickException):
         usage = error.ctx.get_usage() if isinstance(error, click.UsageError) and error.ctx else ""
         return f"{error.format_message()}\n{usage}".rstrip()

@@ -270,7 +270,9 @@ def test_ctrl_c_in_a_run_stops_it_with_one_sentence(tmp_path: Path) -> None:
     assert "splits" not in out, "no further step begins"
 
 
-def test_ctrl_c_says_what_a_step_leaves_behind() -> None:
+def test_ctrl_c_says_what_a_step_leaves_behind(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     left = "a job of the name 0a1b-1 may have been bought"
 
     @dg.op
@@ -286,10 +288,16 @@ def test_ctrl_c_says_what_a_step_leaves_behind() -> None:
         adapter()
         merged_model()
 
-    message = failure(interruption(job.execute_in_process(raise_on_error=False)))
-    assert message is not None
-    first, *notes = message.splitlines()
-    assert first.startswith("stopped; finished steps are kept") and notes == [f"adapter: {left}"]
+    result = job.execute_in_process(raise_on_error=False)
+
+    def fault() -> None:
+        raise interruption(result)
+
+    capsys.readouterr()  # Dagster's log
+    _ends(monkeypatch, fault)
+    first, *notes = capsys.readouterr().err.strip().splitlines()
+    assert first == "stopped; finished steps are kept, and the same command continues from there"
+    assert notes == [f"adapter: {left}"]
 
 
 def test_ctrl_c_before_a_command_is_loaded_is_one_word() -> None:
