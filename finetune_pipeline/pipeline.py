@@ -465,7 +465,7 @@ STEPS = [
             "trained_on": run.trained_on,
             "champion": run.champion,
         },
-        code_version="12",
+        code_version="13",
         checks=(evaluation_check.drift,),
         kinds=("scipy",),
     ),

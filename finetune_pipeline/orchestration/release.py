@@ -147,4 +147,4 @@ def champion_quality(task: Task, store: ArtifactStore, tracking: Tracking) -> tu
     if previous is not None and registry.ROLLED_BACK in registry.version_tags(tracking, task.name, previous):
         return serving, CheckResult(True, f"version {serving} serves again after a rollback from version {previous}")
     rows = read_logs(task, store).rows
-    return serving, champion_alarm(rows, serving, previous, task.spec.drift.false_alarms)
+    return serving, champion_alarm(rows, serving, previous, task.spec.output, task.spec.drift.false_alarms)

@@ -15,6 +15,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from finetune_pipeline.data.answer_equality import same_answer
 from finetune_pipeline.data.dedup.near_duplicates import near_duplicate_clusters
 from finetune_pipeline.data.dedup.text_similarity import text_key
 from finetune_pipeline.data.examples import Example
@@ -168,6 +169,7 @@ def settings(spec: TaskSpec) -> dict[str, Any]:
     keys = {"low_score", "sample_share", "max_user_share", "max_family_share", "judging_share", "judging_after"}
     return {
         "labels": spec.labels,
+        "answers": spec.output.model_dump(include={"kind", "unordered", "extract"}),
         "system_prompt": spec.system_prompt,
         "near_duplicate_threshold": spec.data.near_duplicate_threshold,
         **spec.logs.model_dump(include=keys),
@@ -189,7 +191,7 @@ def choose(spec: TaskSpec, rows: Sequence[dict[str, Any]]) -> Chosen:
         if row["input"].strip()
         and row["id"] not in failed
         and not row["left_out"]
-        and (not row["correction"] or row["correction"] == row["output"].strip())
+        and (not row["correction"] or same_answer(row["correction"], row["output"], spec.output))
         and (not spec.labels or row["output"].strip() in spec.labels)
     ]
     held = hold_back(spec, [row for row in corrected if not row["reviewed"]], accepted)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import scipy
 
+from finetune_pipeline.data.answer_equality import same_answer
 from finetune_pipeline.data.answer_rules import form_problems, has_form
 from finetune_pipeline.data.dedup.text_similarity import exact_form
 from finetune_pipeline.production.token_distance import (
@@ -210,7 +211,8 @@ def _score(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
 def _wrong(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
     before, now = ([row for row in rows if row["correction"] is not None] for rows in (window.before, window.rows))
     wrong_before, wrong_now = (
-        sum(row["correction"].strip() != str(row["output"]).strip() for row in corrected) for corrected in (before, now)
+        sum(not same_answer(row["correction"], str(row["output"]), spec.output) for row in corrected)
+        for corrected in (before, now)
     )
     return more_often(wrong_before, len(before), wrong_now, len(now))
 

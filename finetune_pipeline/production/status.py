@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_pipeline.data.answer_equality import same_answer
 from finetune_pipeline.engine.checks import CheckResult
 from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore
 from finetune_pipeline.evaluation.production_rows import moment as moment_of
@@ -12,6 +13,7 @@ from finetune_pipeline.production.drift import moment, version_of
 from finetune_pipeline.production.signals import more_often
 from finetune_pipeline.production.used_rows import production_ids, reports_of, rows_of_data
 from finetune_pipeline.spec.model import Task
+from finetune_pipeline.spec.outputs import AnyOutput
 
 
 @dataclass(frozen=True)
@@ -135,14 +137,18 @@ FIRST_LOOK = 50
 """Rows of the champion at its first test, and fewest of the previous one; further tests follow at every doubling."""
 
 
-def failed(row: Mapping[str, Any]) -> bool:
-    """Whether people marked the answer as wrong: a flag, or a correction that differs from it."""
+def failed(row: Mapping[str, Any], output: AnyOutput) -> bool:
+    """Whether people marked the answer as wrong: a flag, or a correction that is another answer."""
     correction = row.get("correction")
-    return bool(row.get("flag")) or (correction is not None and correction.strip() != str(row["output"]).strip())
+    return bool(row.get("flag")) or (correction is not None and not same_answer(correction, str(row["output"]), output))
 
 
 def champion_alarm(
-    rows: Iterable[Mapping[str, Any]], champion: int, previous: int | None, false_alarms: float = 0.05
+    rows: Iterable[Mapping[str, Any]],
+    champion: int,
+    previous: int | None,
+    output: AnyOutput,
+    false_alarms: float = 0.05,
 ) -> CheckResult:
     """Check that the champion's answers do not fail significantly more often than those of the previous champion.
 
@@ -156,8 +162,8 @@ def champion_alarm(
     if previous is None or previous == champion:
         return CheckResult(True, f"version {champion} is the first champion: there is no previous one to compare with")
     ordered = sorted(rows, key=lambda row: (moment(row), str(row["id"])))
-    now = [failed(row) for row in ordered if version_of(str(row["model_version"])) == str(champion)]
-    before = [failed(row) for row in ordered if version_of(str(row["model_version"])) == str(previous)]
+    now = [failed(row, output) for row in ordered if version_of(str(row["model_version"])) == str(champion)]
+    before = [failed(row, output) for row in ordered if version_of(str(row["model_version"])) == str(previous)]
     figures: dict[str, Any] = {"champion": champion, "previous": previous, "rows": len(now), "rows_before": len(before)}
     if min(len(now), len(before)) < FIRST_LOOK:
         return CheckResult(
