@@ -33,7 +33,8 @@ class RaySection(TrainerSection):
     max_failures: int = Field(3, ge=0, description="Lost workers a job replaces, resuming from the last checkpoint.")
     runtime_env: dict[str, Any] = Field(
         {},
-        description="Additions to the job's Ray runtime environment, such as `pip` or `image_uri`; never secrets.",
+        description="Additions to the job's Ray runtime environment, such as `image_uri`, or `pip` with the wheel's path "
+        "(docs/training.md); never secrets.",
     )
 
 

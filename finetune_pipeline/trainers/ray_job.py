@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from finetune_pipeline import __version__
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.faults import JobError, OutsideError
 from finetune_pipeline.findings import FindingsError
@@ -192,8 +193,9 @@ def _strategy(job: Mapping[str, Any], workers: int) -> str:
 
 def _install_fix(error: BaseException) -> str:
     """Return the fix for a library that workers lack, or an empty string."""
-    fix = "install the dependencies of finetune-pipeline in the cluster's image, or let Ray install them: "
-    fix += "training.ray.runtime_env: {pip: [finetune-pipeline]}"
+    wheel = f"finetune_pipeline-{__version__}-py3-none-any.whl"
+    fix = "install the wheel in the cluster's image, or let Ray install it: training.ray.runtime_env: {working_dir: FOLDER OF "
+    fix += f"THE WHEEL, pip: ['${{RAY_RUNTIME_ENV_CREATE_WORKING_DIR}}/{wheel}[ray]']}}"
     return f"\nfix: {fix}" if isinstance(error, ModuleNotFoundError) else ""
 
 
