@@ -60,7 +60,8 @@ class Costs:
 def task_costs(
     spec: TaskSpec, prices: PriceList, traffic: Traffic, epoch_tokens: int, parameters: float, today: datetime.date
 ) -> Costs:
-    """Compute all costs of a task; epoch_tokens: tokens of the training rows."""
+    """Compute all costs of a task; epoch_tokens: tokens of the training rows; parameters: of its model."""
+    prices = prices.for_model(parameters)
     apis = [api_cost(price, traffic, today) for price in prices.apis]
     machines = [machine_cost(price, traffic, today) for price in prices.machines]
     # nothing is cheaper than an API that costs nothing, such as one's own

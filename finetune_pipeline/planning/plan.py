@@ -147,7 +147,7 @@ def training_plan(
         others=other_steps,
         seconds=_seconds(planner, settings, rates, spec.base_model),
         prices=training_costs(spec, prices, rows.tokens, planner.shape.parameters, today, [settings["method"]]),
-        serving=prices.served(),
+        serving=prices.for_model(planner.shape.parameters).served(),
         methods=[method_row(planner, spec, method, rates, available) for method in METHODS],
         sentence="",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -61,6 +61,7 @@ class Price(Line):
         unit: ``million_tokens`` of training, or ``hour`` with the assumed `tokens_per_second` for a model with `parameters`.
         low, high: Range of the price, if it varies.
         answered_per_second: Output tokens per second when serving, from answered_low to answered_high.
+        measured: Whether the user measured the speeds.
     """
 
     unit: Literal["million_tokens", "hour"]
@@ -72,6 +73,7 @@ class Price(Line):
     answered_per_second: Speed | None = None
     answered_low: Speed | None = None
     answered_high: Speed | None = None
+    measured: bool = False
 
     @model_validator(mode="after")
     def _check_fields(self) -> Price:
@@ -94,6 +96,15 @@ class Price(Line):
         lowest = self.price if self.low is None else self.low
         highest = self.price if self.high is None else self.high
         return lowest, highest
+
+    def for_model(self, parameters: float) -> Price:
+        """Return the line with its speeds scaled to a model of that size; unchanged if it does not say whose speeds they are."""
+        if not (parameters and self.parameters):
+            return self
+        names = ("tokens_per_second", "answered_low", "answered_per_second", "answered_high")
+        scale = self.parameters / parameters
+        scaled = {name: speed * scale for name in names if (speed := getattr(self, name)) is not None}
+        return self.model_copy(update={**scaled, "parameters": parameters})
 
     def of_training(self, tokens: float, parameters: float | None) -> tuple[Range, Range | None]:
         """Return (dollars, hours of a rented machine) of a training. tokens: of all epochs. The assumed speed is scaled to the
@@ -134,8 +145,12 @@ class PriceList:
 
     @property
     def machines(self) -> list[Price]:
-        """Return the machines with a known serving speed."""
-        return [price for price in self.training if price.answered_per_second]
+        """Return the machines with a known serving speed, those that the user measured first."""
+        return sorted((p for p in self.training if p.answered_per_second), key=lambda price: not price.measured)
+
+    def for_model(self, parameters: float) -> PriceList:
+        """Return the list with every machine's speeds scaled to a model of that size."""
+        return replace(self, training=[price.for_model(parameters) for price in self.training])
 
     def served(self) -> list[dict[str, Any]]:
         """Return the lines about serving as plain JSON; :meth:`of_served` reads them."""

@@ -68,7 +68,7 @@ class ApiCost:
 
 @dataclass(frozen=True)
 class MachineCost:
-    """The cost of an always-on rented machine that runs a model of the size the list's speed refers to.
+    """The cost of an always-on rented machine that runs the task's model.
 
     Attributes:
         month: Monthly rent: lowest, listed, highest.

@@ -76,6 +76,27 @@ def test_a_machine_costs_its_rent_and_at_the_break_even_both_bills_are_equal(pri
     assert even["Shop, big"].utilisation < 1 < even["Shop, small"].utilisation, "it would take several machines"
 
 
+def test_a_machine_serves_a_smaller_model_faster_and_what_was_measured_comes_first(prices: PriceList) -> None:
+    spec, traffic = make_spec(LABELS, {"method": "lora"}), Traffic(TUNED, PROMPTED, "8_shot", 100_000, "a test")
+    own = prices.machines[0].model_copy(update={"engine": "own", "measured": True, "parameters": 1e9})
+    both = replace(prices, training=[*prices.training, own])
+    machines = task_costs(spec, both, traffic, 1_000_000, 1e9, TODAY).machines
+    assert [machine.name for machine in machines] == ["own", "box"]
+    measured, listed = (machine.calls for machine in machines)
+    assert listed == pytest.approx([8 * calls for calls in measured]), "the list's speeds are of a model of 8 billion"
+
+
+def test_the_shipped_list_knows_open_weights_by_the_token_and_no_card_as_fast_as_a_faster_one() -> None:
+    shipped = load_prices()
+    speeds = {m.engine: (m.answered_low, m.answered_per_second) for m in shipped.machines}
+    slow, fast = speeds["rented A10G, 24 GB"], speeds["rented A100, 80 GB"]
+    # as their memory bandwidths, 600 and 1555 GB a second
+    assert [round(speed * 600 / 1555) for speed in fast if speed] == list(slow)
+    open_weights = [price for price in shipped.apis if "open weights" in price.note]
+    assert {price.engine for price in open_weights} >= {"Together", "Nebius"} and not any(p.tuned for p in open_weights)
+    assert all("https://" in price.note for price in open_weights)
+
+
 def test_training_by_trainer_and_method(prices: PriceList) -> None:
     costs = {(cost.where, cost.methods): cost for cost in made(prices, unquantized_epochs=0).training}
     shop = costs["Shop, tuning", "the service's own"]
