@@ -21,10 +21,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks.chaos_runs import Run, contents, has_artifact, problems_left, remove, stage_of
+from benchmarks.chaos_runs import (
+    Run,
+    contents,
+    has_artifact,
+    left_in_pool,
+    problems_left,
+    remove,
+    run_id_of,
+    stage_of,
+)
 from benchmarks.chaos_servers import Proxy, kill_dagster, mlflow_server
 from finetune_pipeline_tests.graph.disturbed import (
     LOG_ROWS,
@@ -267,11 +277,53 @@ def two_at_once(chaos: Chaos) -> tuple[Project, int, str]:
     return project, finish(project), f"exit codes {codes[0]} and {codes[1]}"
 
 
+def killed_with_a_waiter(chaos: Chaos) -> tuple[Project, int, str]:
+    """Two runs at once; kill one with all its processes at a random moment and start another, fifteen times `kills`. Those that
+    are not killed must end, with what the undisturbed run made; then some assets are removed, and the next two begin."""
+    rng, removed = random.Random(chaos.seed), [*REMOVED, "few_shot_baseline", "adapter"]
+    project = chaos.project_without(removed)
+    project.cold = False
+    runs, killed, ended, left = [Run(project), Run(project)], 0, 0, Counter[str]()
+    while killed < 15 * chaos.kills:
+        end = time.monotonic() + rng.uniform(0, 15)
+        while time.monotonic() < end and all(run.poll() is None for run in runs):
+            time.sleep(0.01)
+        if any(run.poll() is not None for run in runs):
+            ended += _end_undisturbed(chaos, project, runs)
+            for asset in removed:
+                remove(project, asset)
+            runs = [Run(project), Run(project)]
+            continue
+        victim = runs.pop(rng.randrange(2))
+        where = "+".join(run_in_progress(project, victim)) or "between two"
+        run_id = run_id_of(project, victim)
+        stop_run(victim, signal.SIGKILL, group=True)
+        rows = left_in_pool(project, run_id)
+        left.update(rows or ["nothing"])
+        killed += 1
+        check_artifacts(project)
+        print(f"  {killed:>2} killed in {where}; in the pool: {', '.join(rows) or 'nothing'}", flush=True)
+        runs.append(Run(project))
+    ended += _end_undisturbed(chaos, project, runs)
+    counts = ", ".join(f"{kind} {count}" for kind, count in left.most_common())
+    return project, finish(project), f"{killed} kills, {ended} runs ended by themselves; left in the pool: {counts}"
+
+
+def _end_undisturbed(chaos: Chaos, project: Project, runs: list[Run]) -> int:
+    """Wait until runs end, and assert their exit code and what they made. Returns their number."""
+    codes = [run.wait(900) for run in runs]
+    assert codes == [chaos.code] * len(runs), f"exit codes {codes}, undisturbed {chaos.code}: {last_output(project)}"
+    problems = chaos.differences(project, finish(project))  # the last run ends the records of those that were killed
+    assert not problems, problems
+    return len(runs) + 1
+
+
 FAULTS: dict[str, Callable[[Chaos], tuple[Project, int, str]]] = {
     "kills": kills,
     "signals": signals,
     "checkpoint": checkpoint,
     "two at once": two_at_once,
+    "killed with a waiter": killed_with_a_waiter,
     "disk": disk,
     "mlflow": mlflow,
     "dagster": lambda chaos: kill_dagster(chaos.project_without([*REMOVED, "adapter"]), random.Random(chaos.seed)),

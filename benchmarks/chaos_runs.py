@@ -132,6 +132,7 @@ def problems_left(project: Project) -> list[str]:
             history / "runs" / "index.db",
             "SELECT run_id, step_key FROM concurrency_slots WHERE run_id IS NOT NULL",
         ),
+        "places in a pool": (history / "runs" / "index.db", "SELECT run_id, step_key FROM pending_steps"),
     }
     problems = []
     for name, (file, query) in queries.items():
@@ -150,6 +151,24 @@ def problems_left(project: Project) -> list[str]:
             except BlockingIOError:
                 problems.append(f"lock held: {path}")
     return problems
+
+
+def run_id_of(project: Project, run: Run) -> str:
+    """The id of a run in Dagster; "" if it has not begun yet."""
+    names = [path.stem for path in (project.home / "progress").glob(f"*-{run.pid}-*.jsonl")]
+    return names[0].partition(f"-{run.pid}-")[2] if names else ""
+
+
+def left_in_pool(project: Project, run_id: str) -> list[str]:
+    """The rows of a run in Dagster's pools: `claimed` for a slot that it has, `assigned` for the next one, `waiting` for none."""
+    index = project.home / "dagster" / "history" / "history" / "runs" / "index.db"
+    with contextlib.closing(sqlite3.connect(index, timeout=60)) as database:
+        claimed = database.execute("SELECT step_key FROM concurrency_slots WHERE run_id = ?", (run_id,)).fetchall()
+        rows = database.execute("SELECT step_key, assigned_timestamp FROM pending_steps WHERE run_id = ?", (run_id,))
+        return [
+            "claimed" if (step,) in claimed else "assigned" if assigned else "waiting"
+            for step, assigned in rows.fetchall()
+        ]
 
 
 def stage_of(asset: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,9 +13,13 @@ import pytest
 
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.tracking import registry
+from finetune_pipeline_tests.graph.disturbed import last_output, start, stop_run, wait_for
 from finetune_pipeline_tests.graph.project import Finished, Project, install_trainer
+from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
 from finetune_pipeline_tests.openai_server import Server, openai_server
+from finetune_pipeline_tests.service_server import KEY as SERVICE_KEY
 from finetune_pipeline_tests.skilled_model import other_label, truth
+from finetune_pipeline_tests.unit.trainers.orders import GPT, QUICK
 
 KEY = "sk-planted-0123456789"
 LARGE = "gpt-6.1-terra"
@@ -199,3 +204,21 @@ def test_the_key_is_kept_nowhere(story: Story) -> None:
     assert story.codes[GOOD] == 0
     assert not [p for p in story.project.root.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
     assert KEY not in json.dumps(story.outputs, default=str)
+
+
+def test_ctrl_c_at_a_purchase_cancels_the_job_and_names_it(finished: Finished, tmp_path: Path) -> None:
+    """The service has begun the job, and does not answer yet."""
+    with OpenAiJobsServer() as service:
+        service.fault = lambda request: "slow" if request.method == "POST" and request.path.endswith("/jobs") else None
+        service.pause = 60.0
+        section = {**QUICK, **GPT, "base_url": service.url, "request_seconds": 90.0}
+        training = {"trainer": "openai", "method": "lora", "epochs": 1, "batch_size": 8, "openai": section}
+        project = Project.continued(finished.project, tmp_path, "training_plan", training=training)
+        run = start(project, OPENAI_API_KEY=SERVICE_KEY)
+        wait_for(run, lambda: service.jobs)
+        assert service.jobs, last_output(project)
+        stop_run(run, signal.SIGINT, group=True)
+        (job,) = service.jobs.values()
+        assert job["status"] == "cancelled"
+        _, _, after = last_output(project).partition("stopped; finished steps are kept")
+        assert f"adapter: the job {job['id']} at " in after and "was cancelled; 120 tokens were billed" in after
