@@ -40,7 +40,7 @@ def processes() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     openai = ("openai", "openai.resources.fine_tuning", "openai.resources.files", "openai.resources.models")
     together = ("together", "together.resources.fine_tuning", "together.resources.files", "tarfile")
-    kernels = ("finetune_pipeline.data.dedup.kernels", "finetune_pipeline.data.split.alike_kernels")
+    kernels = ("finetune_pipeline.data.dedup.kernels", "finetune_pipeline.data.split.alike")
     data = ("finetune_pipeline.pipeline", "finetune_pipeline.steps.run_inputs", *kernels)
     context.set_forkserver_preload([__name__, *openai, *together, *data])
     return context

@@ -38,7 +38,7 @@ cryptography.fernet dagster._core.execution.execute_in_process dagster._core.ins
 matplotlib.figure mlflow.pyfunc mlflow.store.model_registry.sqlalchemy_store mlflow.store.tracking.sqlalchemy_workspace_store
 peft.tuners.lora.bnb sklearn.discriminant_analysis sklearn.dummy sklearn.feature_extraction.text sklearn.linear_model
 sklearn.neighbors sklearn.pipeline tabulate transformers.models.llama.modeling_llama upath.implementations.local
-finetune_pipeline.cli.run finetune_pipeline.data.dedup.kernels finetune_pipeline.data.split.alike_kernels
+finetune_pipeline.cli.run finetune_pipeline.data.dedup.kernels finetune_pipeline.data.split.alike
 finetune_pipeline.definitions finetune_pipeline.evaluation.ability.scoring finetune_pipeline.evaluation.openai_endpoint
 finetune_pipeline.evaluation.predict openai.resources.chat
 finetune_pipeline.models.base finetune_pipeline.models.merging finetune_pipeline.training.sft

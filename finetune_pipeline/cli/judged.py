@@ -34,7 +34,7 @@ def find_source(task: Task, store: ArtifactStore, alias: str | None, purpose: st
     tracking.prepare()
     aliases = registry.aliases(tracking, name)
     alias = alias or next((a for a in (registry.CHAMPION, registry.CANDIDATE) if a in aliases), None)
-    number = aliases.get(alias) if alias else None
+    number, accepted_by = aliases.get(alias) if alias else None, None
     if number is not None:
         tags = registry.tags_of_release(tracking, name, number, "merged_version")
         if registry.FORGOTTEN in tags:
@@ -42,7 +42,7 @@ def find_source(task: Task, store: ArtifactStore, alias: str | None, purpose: st
                 f"{alias} (version {number}) was {registry.FORGOTTEN_REASON}: it is not exported\n"
                 f"fix: `finetune run {name}` trains a model without them"
             )
-        version = tags["merged_version"]
+        version, accepted_by = tags["merged_version"], tags.get(registry.EVALUATION)
         merged = store.find(name, "merged_model", version)
         if merged is None:
             raise click.ClickException(
@@ -69,7 +69,8 @@ def find_source(task: Task, store: ArtifactStore, alias: str | None, purpose: st
     if hosted := read_hosted(merged.folder):
         raise click.ClickException(hosted.cannot(purpose))
     released = store.newest(name, "model_version", merged_model=merged.version)
-    report = store.newest(name, "evaluation_report", merged_model=merged.version)
+    report = store.find(name, "evaluation_report", accepted_by) if accepted_by else None
+    report = report or store.newest(name, "evaluation_report", merged_model=merged.version)
     if report is not None:
         store.check(report)
     if number is None and released is not None:

@@ -110,7 +110,7 @@ def _refused_already(
         version
         for version in versions
         if not version.facts["promoted"]
-        and not version.facts["known"]
+        and not version.facts.get("known")  # earlier releases do not say
         and version.facts["champion"] == champion
         and _made_at(version) > since
     ]

@@ -94,9 +94,10 @@ def test_a_model_that_was_promoted_is_no_new_candidate_and_keeps_its_tags(tracki
         again = released(tracking, tmp_path, 1, **changes)
         assert (again["model_version"], again["promoted"], again["champion"]) == (1, False, 2), changes
         assert state(1)[0] == before[0] and registry.champion(tracking, "tickets") == 2
-    refused = released(tracking, tmp_path, 3, gates_passed=False)
-    assert refused["promoted"] is False
+    refused = released(tracking, tmp_path, 3, gates_passed=False, loosened="gates.confidence 0.55 (default 0.95)")
+    assert refused["promoted"] is False and state(3)[0]["loosened"] == "gates.confidence 0.55 (default 0.95)"
     accepted = released(tracking, tmp_path, 3, evaluation_version="e")
+    assert state(3)[0]["loosened"] == "none"
     assert accepted["promoted"] is True, "a candidate that was refused may pass a later judgement"
 
 
