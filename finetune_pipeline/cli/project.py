@@ -1,9 +1,11 @@
 """A task with its stores: its current state, and the verdict at the end of a run."""
 
 from functools import cached_property
+from typing import Any
 
 import dagster as dg
 
+from finetune_pipeline.data.split.leakage import leakage_report, recall_words
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.metrics import metric_title, score_text
@@ -58,6 +60,22 @@ def unfinished(project: Project, instance: dg.DagsterInstance) -> list[str]:
     if registered is not None and "model_version" not in missing and not is_registered(project.tracking, registered):
         missing.append("model_version")
     return missing
+
+
+def edited_copies(project: Project) -> dict[str, Any]:
+    """Return how many edited copies of test rows the splits would keep out of training, by kind of edit; none without splits."""
+    splits = project.artifacts["splits"]
+    edited: dict[str, Any] = leakage_report(splits.folder)["edited"] if splits else {}
+    return edited
+
+
+def recall_lines(edited: dict[str, Any]) -> list[str]:
+    if not edited:
+        return []
+    return [
+        "edited copies of rows that stay in their split (95% intervals):",
+        *(f"  {w}" for w in recall_words(edited)),
+    ]
 
 
 def champion_words(project: Project) -> str:

@@ -20,7 +20,7 @@ import dagster as dg
 import sqlalchemy.orm  # noqa: F401
 
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, apply_environment, as_json, get_task, problem, say, tell
-from finetune_pipeline.cli.project import Project, unfinished, verdict_lines
+from finetune_pipeline.cli.project import Project, edited_copies, recall_lines, unfinished, verdict_lines
 from finetune_pipeline.cli.time_left import TimeLeft, work_of_steps
 from finetune_pipeline.cli.watch import Watcher
 from finetune_pipeline.data.raw_files import raw_paths
@@ -69,7 +69,12 @@ def run(task: str, stage: str | None) -> int:
         return _report_failure(result, loaded)
     if stage is not None:
         facts = {"task": loaded.name, "run_id": result.run_id, "stage": stage, "passed": True}
-        tell(facts, f"{loaded.name}: stage {stage} done.")
+        edited = edited_copies(Project(loaded)) if stage == "data" else {}
+        tell(
+            {**facts, **({"edited_copies": edited} if edited else {})},
+            f"{loaded.name}: stage {stage} done.",
+            *recall_lines(edited),
+        )
         return DONE
     headline = f"{loaded.name}: done in {duration(time.monotonic() - started)}."
     return _report_result(Project(loaded), headline, result.run_id)

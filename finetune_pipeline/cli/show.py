@@ -6,7 +6,7 @@ import click
 import yaml
 
 from finetune_pipeline.cli.output import DONE, NO_TASK, as_json, get_task, tell
-from finetune_pipeline.cli.project import Project, champion_words
+from finetune_pipeline.cli.project import Project, champion_words, edited_copies, recall_lines
 from finetune_pipeline.findings import as_rows, errors
 from finetune_pipeline.models.chat_templates import template_origin
 from finetune_pipeline.settings import read_settings
@@ -33,13 +33,21 @@ def show(task: str | None) -> int:
     }
     spec = loaded.spec.model_dump(mode="json")
     template = template_origin(loaded.spec.chat_template, loaded.folder)
-    facts = {"spec": spec, "folder": str(loaded.folder), "chat_template": template, "steps": steps}
+    edited = edited_copies(project)
+    facts = {
+        "spec": spec,
+        "folder": str(loaded.folder),
+        "chat_template": template,
+        "steps": steps,
+        "edited_copies": edited,
+    }
     tell(
         {**facts, "champion": project.serving, "champion_forgotten": project.champion_forgotten},
         yaml.safe_dump(spec, sort_keys=False, allow_unicode=True, width=120),
         *(f"{'made   ' if s['made'] else 'missing'}  {s['version']}  {name}" for name, s in steps.items()),
         f"\nchat template: {template}",
         f"champion: {champion_words(project)}",
+        *recall_lines(edited),
     )
     return DONE
 

@@ -128,7 +128,8 @@ class SplitSpec(Section):
     """Shares of clusters; the rest is for training."""
 
     by: Literal["cluster", "time"] = Field(
-        "cluster", description="`cluster`: by hash; `time`: the newest rows are the test."
+        "cluster",
+        description="`cluster`: by hash; `time`: the newest rows are the test, and older rows like them leave training.",
     )
     validation: float = Field(0.1, gt=0.0, lt=0.5)
     test: float = Field(0.2, gt=0.0, lt=0.5)

@@ -1,9 +1,7 @@
 """Checks of the DATA stage and of production logs."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import msgspec
 
@@ -11,7 +9,7 @@ from finetune_pipeline.data.examples import decode_examples, examples_file
 from finetune_pipeline.data.json_lines import read_blocks_of_lines
 from finetune_pipeline.data.losses import Losses
 from finetune_pipeline.data.scrub import finder_of, kinds_left
-from finetune_pipeline.data.split.leakage import leakage_report
+from finetune_pipeline.data.split.leakage import leakage_report, recall_words
 from finetune_pipeline.data.split.ledger import LEDGER
 from finetune_pipeline.data.split.splitting import RESTART
 from finetune_pipeline.engine.checks import Action, Check, CheckResult, check
@@ -170,27 +168,22 @@ def no_leakage(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     canaries, edited = report["canaries"], report["edited"]
     tested = {kind: edit for kind, edit in edited.items() if edit["tested"]}
     is_blind = bool(tested) and not any(edit["found"] for edit in tested.values())
-    low_recall = [kind for kind, edit in tested.items() if edit["interval"][1] < LEAST_RECALL]
+    # by time only rows that repeat a test row leave training, so that copies with many edits stay, as promised
+    weak = {kind: edit for kind, edit in tested.items() if spec.split.by != "time"}
+    low_recall = [kind for kind, edit in weak.items() if edit["interval"][1] < LEAST_RECALL]
     search_works = 0 < canaries["planted"] == canaries["found"] and not canaries["missed"] and not is_blind
     message = (
         f"{report['exact']} exact, {report['near']} near and {report['group']} group leaks between splits; "
         f"{canaries['found']} of {canaries['planted']} planted leaks found; edited copies found (95% intervals): "
-        f"{', '.join(f'{kind} {_recall(edit)}' for kind, edit in edited.items())}"
+        f"{', '.join(recall_words(edited))}"
     )
     if report["changed"]:
         message += f"; changed since they were certified: {', '.join(report['changed'])}"
     if report["alike"]:
-        why = "too long a chain, or fixed by the ledger"
+        why = "too long a chain, or fixed by the ledger" if spec.split.by != "time" else "time decides"
         message += f"; {report['alike']} similar pairs are in different splits ({why})"
     sound = leaks == 0 and search_works and not report["changed"]
     return CheckResult(sound and not low_recall, message, report, warns=sound)
-
-
-def _recall(edit: Mapping[str, Any]) -> str:
-    if not edit["tested"]:
-        return "not tested"
-    low, high = edit["interval"]
-    return f"{edit['recall']:.0%} ({low:.0%} to {high:.0%})"
 
 
 @check("Shares are within split.tolerance.", on_failure="warn")
@@ -219,6 +212,30 @@ def few_rows_left(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     if share > MOST_LEFT:
         message += f": a changed setting makes them similar to rows of another split. Revert the setting, or {RESTART}"
     return CheckResult(share <= MOST_LEFT, message, {"left": lost, "share": share}, warns=share <= TOO_MANY_LEFT)
+
+
+@check(
+    "split.by: time: no training row that a person wrote is newer than the oldest test row of its round. The share of training "
+    "rows newer than the oldest test row is stated: those of later rounds, and those that no person wrote. Warns if more than "
+    f"{MOST_LEFT:.0%} of the rows left training because they are like newer rows."
+)
+def time_decides(artifact: Artifact, spec: TaskSpec) -> CheckResult:
+    order = artifact.facts["time_order"]
+    if order is None:
+        return CheckResult(True, "rows are not split by time")
+    train = max(1, order["train"])
+    newer = order["misplaced"] + order["later_rounds"] + order["not_human"]
+    left_share = order["left"] / (train + order["left"])
+    message = (
+        f"{newer} of {order['train']} training rows ({newer / train:.1%}) are newer than the oldest test row "
+        f"({order['oldest_test'] or 'no test row has a time'}): {order['misplaced']} of the same round, {order['later_rounds']} of "
+        f"later rounds, {order['not_human']} not written by people; {order['undated']} have no time; {order['left']} rows left "
+        f"training for newer rows like them ({left_share:.1%})"
+    )
+    if left_share > MOST_LEFT:
+        message += ": if groups last over the whole time, remove data.fields.group or split.by: time"
+    sound = order["misplaced"] == 0
+    return CheckResult(sound and left_share <= MOST_LEFT, message, order, warns=sound)
 
 
 @check("Rows in = train + validation + test + quarantined.", name="rows_accounted_for")

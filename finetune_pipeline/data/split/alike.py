@@ -170,14 +170,16 @@ class AlikeIndex:
     def nearest(self, forms: Sequence[str] | None = None) -> Neighbours:
         """Find the nearest texts of each form; without forms, those of each text of the index among the others."""
         if forms is None:
-            features, sums, rare = self._features, self._sums, self._rare
+            features, sums, rare, texts_with = self._features, self._sums, self._rare, self._texts_with
         else:
             features = features_of(forms, self._features.shape[1])
             sums = self._weigh(features)
-            rare = self._rarest(features, 1)
+            rare = self._rarest(features, 1)  # a feature of a single text of the index is the best clue
+            texts_with = self._all_texts_with(rare.indices)
 
         def look_up(part: slice) -> Neighbours:
-            return self._nearest(features[part], sums[part], rare[part], part.start if forms is None else None)
+            first = part.start if forms is None else None
+            return self._nearest(features[part], sums[part], rare[part] @ texts_with, rare[part], first)
 
         with ThreadPoolExecutor(available_cores()) as pool:
             blocks = list(pool.map(look_up, _parts(features.shape[0], _QUERIES_AT_ONCE)))
@@ -206,10 +208,22 @@ class AlikeIndex:
         within = examined[1:] - np.repeat(examined[starts[:-1]], counts) <= _EXAMINED
         return _first_of_rows(rarest, within, _RAREST)
 
-    def _nearest(self, features: csr_matrix, sums: np.ndarray, rare: csr_matrix, first: int | None) -> Neighbours:
-        """Find the nearest texts of a block of queries. first: the number of the first query in the index; None: they are not of
-        the index."""
-        shared = (rare @ self._texts_with).tocsr()
+    def _all_texts_with(self, wanted: np.ndarray) -> csr_matrix:
+        """Return the texts of the index with these features (float32, [width, n])."""
+        from scipy.sparse import csr_matrix
+
+        is_wanted = np.zeros(self._features.shape[1], bool)
+        is_wanted[wanted] = True
+        entries = np.flatnonzero(is_wanted[self._features.indices])
+        text = np.searchsorted(self._features.indptr, entries, side="right") - 1
+        place = (self._features.indices[entries], text)
+        return csr_matrix((self._features.data[entries], place), self._features.shape[::-1])
+
+    def _nearest(
+        self, features: csr_matrix, sums: np.ndarray, shared: csr_matrix, rare: csr_matrix, first: int | None
+    ) -> Neighbours:
+        """Find the nearest texts of a block of queries. shared: the weight of their rarest features (`rare`) that each text has.
+        first: the number of the first query in the index; None: they are not of the index."""
         query = np.repeat(np.arange(shared.shape[0]), np.diff(shared.indptr))
         text, weight = shared.indices, shared.data
         is_candidate = weight >= _SHARED * _row_sums(rare.data**2, rare.indptr)[query]

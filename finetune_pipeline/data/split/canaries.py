@@ -21,7 +21,7 @@ from finetune_pipeline.data.dedup.row_table import RowTable
 from finetune_pipeline.data.dedup.text_similarity import WITHOUT_BLANKS, similarity
 from finetune_pipeline.data.examples import Example, Message
 from finetune_pipeline.data.scrub import finder_of, scrub_text
-from finetune_pipeline.data.split.alike import AlikeRows
+from finetune_pipeline.data.split.alike import LEAST, REPEATS, AlikeRows
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.spec import TaskSpec
 
@@ -184,7 +184,9 @@ def recall_by_edit(
         if not tested.any():
             recall[kind] = {"tested": 0}
             continue
-        nearest = alike.index.nearest(loose_forms(copies, boilerplate)).text
+        near = alike.index.nearest(loose_forms(copies, boilerplate))
+        least = REPEATS if spec.split.by == "time" else LEAST  # by time, only such a copy would leave training
+        nearest = np.where(near.strength >= least, near.text, -1)
         # without a nearest text, -1 reads the last row, which does not count below
         is_in_same_unit = ((nearest >= 0) & (unit[alike.rows[nearest]] == unit[chosen][:, None])).any(1)
         test = binomtest(int((tested & is_in_same_unit).sum()), int(tested.sum()))

@@ -164,6 +164,17 @@ def _find_canaries(search: Search, guarded: np.ndarray) -> dict[str, Any]:
     return {"planted": len(canaries), "found": len(canaries) - len(missed), "by_kind": by_kind, "missed": missed}
 
 
+def recall_words(edited: Mapping[str, Any]) -> list[str]:
+    """Return the recall of edited copies (`edited` of the certificate) in words, a phrase for each kind of edit."""
+    words = []
+    for kind, edit in edited.items():
+        low, high = edit.get("interval", (0, 1))
+        words.append(
+            f"{kind} {edit['recall']:.0%} ({low:.0%} to {high:.0%})" if edit["tested"] else f"{kind} not tested"
+        )
+    return words
+
+
 def leakage_report(split_folder: Path) -> dict[str, Any]:
     """Read the certificate in ``leakage.json``, and add `changed`: the splits whose files differ from the certified ones.
     Raises FileNotFoundError without a certificate."""

@@ -71,6 +71,16 @@ def read_ledger(folder: Path) -> np.ndarray:
     return np.concatenate(parts)
 
 
+def rounds_of(folder: Path, ids: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Return the round (int64, from 0) in which each row was assigned its split; the next one for new rows."""
+    files = sorted(folder.glob("*.npy"))
+    rounds = np.full(len(ids), len(files))
+    for number, path in reversed(list(enumerate(files))):
+        entries = np.load(path, allow_pickle=False)
+        rounds[np.isin(ids, entries["id"]) | np.isin(keys, entries["key"])] = number
+    return rounds
+
+
 def record_assignments(assignments: np.ndarray, folder: Path) -> int:
     """Add assignments (ENTRY, [n]) of a split to the ledger: all or nothing, durable on return, safe to repeat and to run
     from two processes. Returns the number of added entries.

@@ -17,13 +17,14 @@ from finetune_pipeline.data.split.alike import Links
 from finetune_pipeline.data.split.ledger import SPLITS
 from finetune_pipeline.spec import TaskSpec
 
-NOWHERE, NOT_HUMAN, BRIDGE, LEFT = -1, -2, -3, -4
+NOWHERE, NOT_HUMAN, BRIDGE, LEFT, LIKE_TEST = -1, -2, -3, -4, -5
 """Why a row has no split: it is not kept; it is similar to a test row but not written by a person; it is new and similar to rows
-of two splits; it left its split because it is now similar to a row of a split that must stay unseen."""
+of two splits; it left its split because it is now similar to a row of a split that must stay unseen; by time, it is like a newer
+row of the test or of validation (see time_order.py)."""
 OF_LABEL, OF_ALL, SMALLEST = 0.2, 0.02, 8
 """Largest unit that links may form, as a share of a label's rows and of all rows; SMALLEST rows are always allowed."""
-_HUMAN = ORIGINS.index("human")
-_VALIDATION, _TEST = SPLITS.index("validation"), SPLITS.index("test")
+HUMAN = ORIGINS.index("human")
+_TEST = SPLITS.index("test")
 OUT = np.uint64(2**64 - 1)
 PLACED = np.dtype(
     [
@@ -136,8 +137,8 @@ def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec, links: Links) ->
     number of units; the joined units).
 
     New units come in the order of sha256(seed, name), label by label. Each goes to the split farthest below its share of
-    that label's rows (``by: time``: the newest units fill the test, then validation). The test takes only units whose rows
-    are all written by people.
+    that label's rows. The test takes only units whose rows are all written by people. `split.by: time` has its own placement
+    (see time_order.py).
 
     Args:
         rows: ROW, [n].
@@ -164,7 +165,7 @@ def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec, links: Links) ->
     # units with one split in the ledger: their rows join it
     settled = is_kept & (home[unit] >= 0)
     split[settled] = home[unit[settled]]
-    split[settled & (split == _TEST) & (rows["origin"] != _HUMAN)] = NOT_HUMAN
+    split[settled & (split == _TEST) & (rows["origin"] != HUMAN)] = NOT_HUMAN
     # units with several: their rows stay where they were, and new rows are refused
     torn = is_kept & (ledger_splits[unit] > 0) & (home[unit] < 0)
     split[torn] = np.where(before[torn] >= 0, before[torn], BRIDGE)
@@ -207,15 +208,10 @@ def _assign(
         return np.zeros(0, np.int8)
     shares, is_kept = np.array(list(shares_of(spec).values())), (rows["state"] == KEPT) & (unit >= 0)
     size = np.bincount(unit[is_kept], minlength=len(names))[new_units]
-    all_human = np.bincount(unit[is_kept & (rows["origin"] != _HUMAN)], minlength=len(names))[new_units] == 0
+    all_human = np.bincount(unit[is_kept & (rows["origin"] != HUMAN)], minlength=len(names))[new_units] == 0
     placed = np.zeros((len(spec.labels) + 1, len(SPLITS)), np.int64)
     assigned = split >= 0
     np.add.at(placed, (rows["label"][assigned].astype(np.int64) + 1, split[assigned]), 1)
-    if spec.split.by == "time":
-        newest = np.full(len(names), -np.inf)
-        np.maximum.at(newest, unit[is_kept], np.nan_to_num(rows["time"][is_kept], nan=-np.inf))
-        order = np.lexsort((names[new_units], -newest[new_units])).tolist()
-        return _assign_by_time(order, size, all_human, shares * (placed.sum() + size.sum()) - placed.sum(0))
     stratum = _strata(rows, unit, is_kept, len(names))[new_units]
     chosen = np.zeros(len(new_units), np.int8)
     totals = placed.sum(1) + np.bincount(stratum, size, minlength=len(placed)).astype(np.int64)
@@ -244,16 +240,3 @@ def _strata(rows: np.ndarray, unit: np.ndarray, is_kept: np.ndarray, count: int)
     stratum = np.zeros(count, np.int64)
     stratum[owners] = label[order][first]
     return stratum
-
-
-def _assign_by_time(order: list[int], size: np.ndarray, all_human: np.ndarray, lacking: np.ndarray) -> np.ndarray:
-    """Choose a split (int8) for every new unit, the newest first (`order`): first fill what the test lacks (`lacking`, rows by
-    split), then what validation lacks; the others are for training."""
-    chosen = np.zeros(len(order), np.int8)
-    for i in order:
-        if all_human[i] and lacking[_TEST] >= size[i] / 2:
-            chosen[i] = _TEST
-        elif lacking[_VALIDATION] >= size[i] / 2:
-            chosen[i] = _VALIDATION
-        lacking[chosen[i]] -= size[i]
-    return chosen

@@ -17,7 +17,8 @@ from finetune_pipeline.data.scrub import finder_of
 from finetune_pipeline.data.split.alike import alike_rows
 from finetune_pipeline.data.split.leakage import LEAKAGE, Leak, Search, certify
 from finetune_pipeline.data.split.ledger import ENTRY, SPLITS, read_ledger, split_of
-from finetune_pipeline.data.split.placement import BRIDGE, LEFT, NOT_HUMAN, place, shares_of
+from finetune_pipeline.data.split.placement import BRIDGE, LEFT, LIKE_TEST, NOT_HUMAN, place, shares_of
+from finetune_pipeline.data.split.time_order import place_by_time, time_order
 from finetune_pipeline.engine.files import digest_file, write_json
 from finetune_pipeline.findings import Finding, count_by_rule
 from finetune_pipeline.progress import tell
@@ -39,7 +40,7 @@ def split(
     Writes the rows of the three splits (SPLIT_FILES), ``quarantine.jsonl``, ``rows.npy`` (the reviewed rows' table),
     ``placed.npy`` (placement.PLACED, for every row) and ``leakage.json`` (see :func:`~.leakage.certify`) with the digests of
     the three files. Returns facts, among them left (rows that left a split because their relation to others changed) and alike
-    (links that keep rows together, and links that were not followed: cut, held).
+    (links that keep rows together, and links that were not followed: cut, held), and time_order (see time_order.py).
 
     Args:
         ledger: Folder of earlier assignments. It is only read; see :func:`assignments_in`.
@@ -50,7 +51,12 @@ def split(
     boilerplate = Boilerplate.load(clean / BOILERPLATE)
     alike = alike_rows(table, boilerplate)
     before = split_of(read_ledger(ledger), rows["id"], rows["prompt"])
-    placed, units, joined = place(rows, before, spec, alike.links)
+    cut = held = 0
+    if spec.split.by == "time":
+        placed, units = place_by_time(rows, before, spec, alike.links)
+    else:
+        placed, units, joined = place(rows, before, spec, alike.links)
+        cut, held = joined.cut, joined.held
     tell("splits", f"{units} clusters placed; looking for leaks", rows=len(rows))
     sketches = np.load(clean / SKETCHES, mmap_mode="r")
     search = Search(table, placed["split"].copy(), placed["unit"], sketches, boilerplate, alike, spec)
@@ -61,7 +67,7 @@ def split(
         kind: [(i, j, similarity) for i, j, similarity in pairs if not (leaving[i] or leaving[j])]
         for kind, pairs in leaks.items()
     }
-    certificate = {**certify(search, remaining), "cut": joined.cut, "held": joined.held}
+    certificate = {**certify(search, remaining), "cut": cut, "held": held}
     test, refused = _write_rows(table, placed, examples_file(reviewed), out)
     (out / SPLIT_FILES["test"]).write_bytes(seal(test) if seal else test)
     find = finder_of(spec.data, names=False)
@@ -73,7 +79,8 @@ def split(
     facts = _facts(rows, placed, units, [f for _, f in refused], spec)
     facts["left"] = {name: int((leaving & (before == code)).sum()) for code, name in enumerate(SPLITS)}
     facts["leaks"] = {name: certificate[name] for name in ("exact", "near", "group")}
-    facts["alike"] = {"links": len(alike.links.left), "cut": joined.cut, "held": joined.held}
+    facts["alike"] = {"links": len(alike.links.left), "cut": cut, "held": held}
+    facts["time_order"] = time_order(rows, placed, ledger) if spec.split.by == "time" else None
     return facts
 
 
@@ -162,6 +169,9 @@ def _write_rows(
 
 def _refusal(example: Example, placed: np.void) -> Finding:
     fix = "nothing to do; the row is left out"
+    if placed["split"] == LIKE_TEST:
+        message = "this row has the prompt or the group of a newer row in the test or validation, or repeats a row of the test"
+        return row_finding("like_newer_row", example.place, message, fix)
     if placed["split"] == NOT_HUMAN:
         why = "in train it would leak, and in test it would prove nothing"
         message = f"a row of origin {example.origin!r} nearly repeats a row of the test set: {why}"

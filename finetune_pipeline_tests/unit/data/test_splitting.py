@@ -7,9 +7,15 @@ import pytest
 from msgspec.structs import replace
 
 from finetune_pipeline.data.examples import Example
+from finetune_pipeline.data.split import splitting
 from finetune_pipeline.data.split.ledger import read_ledger, record_assignments
+from finetune_pipeline.data.split.placement import place
 from finetune_pipeline.data.split.splitting import assignments_in
+from finetune_pipeline.engine.checks import CheckResult
+from finetune_pipeline.engine.store import Artifact
+from finetune_pipeline.steps.data_checks import time_decides
 from finetune_pipeline_tests.unit.data.rows import LABELS, example, make_spec, random_text, read_lines, split_rows
+from finetune_pipeline_tests.unit.data.test_together import request
 
 SPEC = make_spec()
 
@@ -140,3 +146,77 @@ def test_same_input_same_files_also_once_recorded(tmp_path: Path) -> None:
         paths = [p for p in (tmp_path / name).rglob("*") if p.is_file()]
         files.append({p.relative_to(tmp_path / name): p.read_bytes() for p in paths})
     assert files[0] == files[1] and len(files[0]) == 7
+
+
+TIMED = make_spec(split={"by": "time"})
+
+
+def day(number: int) -> str:
+    return f"2026-{1 + number // 28:02d}-{1 + number % 28:02d}T00:00:00+00:00"
+
+
+def requests_by_day(start: int, stop: int) -> list[Example]:
+    """Everyday requests, one a day: any two have words in common, and many are linked as similar."""
+    dice = random.Random(start)
+    return [example(request(dice), LABELS[i % 3], line=i, time=day(i)) for i in range(start, stop)]
+
+
+def judged(facts: dict[str, Any], spec: Any = TIMED) -> CheckResult:
+    return time_decides.ask(Artifact("tickets", "splits", "1", Path("splits"), facts, {}), spec)
+
+
+def test_time_decides_even_among_similar_rows(tmp_path: Path) -> None:
+    timed = requests_by_day(0, 300)
+    random.Random(3).shuffle(timed)
+    facts, placed = run(tmp_path, "a", timed, TIMED)
+    newest_first = sorted(timed, key=lambda e: str(e.time), reverse=True)
+    assert {placed[e.id] for e in newest_first[:60]} == {"test"} and facts["counts"]["test"] == 60
+    assert {placed.get(e.id) for e in newest_first[90:]} <= {"train", None}
+    result = judged(facts)
+    assert result.passed and "0 of" in result.message and facts["time_order"]["oldest_test"] == newest_first[59].time
+
+
+def test_rows_like_a_newer_test_row_leave_training_and_are_named(tmp_path: Path) -> None:
+    """Older copies, edited a little, and older rows of the group of a test row; a rerun does the same."""
+    timed = [example(random_text(i), line=i, time=day(i)) for i in range(100)]
+    copies = [example(f"Hello, {e.user_text} thanks", line=200 + i, time=day(i)) for i, e in enumerate(timed[90:95])]
+    grouped = [
+        example(random_text(300 + i), line=300 + i, group="one", time=day(i % 5 + 98 * (i > 4))) for i in range(6)
+    ]
+    for name in "ab":
+        facts, placed = run(tmp_path, name, [*timed, *copies, *grouped], TIMED)
+        left = {e.id for e in [*copies, *grouped[:5]]}
+        assert left.isdisjoint(placed) and placed[grouped[5].id] == "test"
+        assert facts["by_rule"] == {"data.like_newer_row": 10} and facts["quarantined"] == 10
+        refused = read_lines(tmp_path / name / "quarantine.jsonl")
+        assert {(row["findings"][0]["rule"]) for row in refused} == {"data.like_newer_row"} and len(refused) == 10
+        result = judged(facts)
+        assert not result.passed and result.warns and "10 rows left" in result.message
+
+
+def test_later_rounds_are_newer_than_the_first_test_and_the_share_is_stated(tmp_path: Path) -> None:
+    first = [example(random_text(i), line=i, time=day(i)) for i in range(100)]
+    later = [example(random_text(i), line=i, time=day(i)) for i in range(100, 200)]
+    _, before = run(tmp_path, "a", first, TIMED)
+    facts, after = run(tmp_path, "b", [*first, *later], TIMED)
+    assert {i: after[i] for i in before} == before and facts["counts"]["test"] == 40
+    assert {e.id for e in later if after[e.id] == "test"} == {e.id for e in later[-20:]}
+    assert (
+        judged(facts).passed and facts["time_order"]["later_rounds"] == sum(after[e.id] == "train" for e in later) == 70
+    )
+
+
+def test_a_placement_that_ignores_time_fails_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check compares times by itself."""
+    monkeypatch.setattr(splitting, "place_by_time", lambda *arguments: place(*arguments)[:2])
+    facts, _ = run(tmp_path, "a", requests_by_day(0, 100), TIMED)
+    result = judged(facts)
+    assert not result.passed and not result.warns and facts["time_order"]["misplaced"] > 20
+
+
+def test_rows_from_production_that_are_newer_than_the_test_are_stated(tmp_path: Path) -> None:
+    people = [example(random_text(i), line=i, time=day(i)) for i in range(80)]
+    logged = [example(random_text(i), line=i, time=day(i), origin="production") for i in range(80, 100)]
+    facts, placed = run(tmp_path, "a", [*people, *logged], TIMED)
+    assert {placed[e.id] for e in people[-20:]} == {"test"}
+    assert judged(facts).passed and facts["time_order"]["not_human"] == sum(placed[e.id] == "train" for e in logged) > 0

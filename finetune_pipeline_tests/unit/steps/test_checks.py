@@ -53,6 +53,11 @@ JUDGED = {
 }  # fmt: skip
 
 
+TIMES = {
+    "newest_train": "2026-01-05T00:00:00+00:00", "oldest_test": "2026-01-02T00:00:00+00:00", "misplaced": 0, "not_human": 1,
+    "later_rounds": 30, "undated": 2, "left": 4, "train": 90,
+}  # fmt: skip
+
 PARTS = {
     "synthetic_rows_reviewed": "synthetic", "class_balance": "balance", "labels_believable": "noise", "rows_fit": "tokens",
     "labels_not_in_inputs": "inputs", "answers_alike": "answers",
@@ -95,6 +100,8 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
     ("splits", "few_rows_left"): ({"left": {"train": 3, "validation": 1, "test": 0},
         "counts": {"train": 80, "validation": 10, "test": 20}, "ledger": "splits"},
         [{"left": {"train": 5, "validation": 1, "test": 0}}]),
+    ("splits", "time_decides"): ({"time_order": TIMES}, [{"time_order": TIMES | {"misplaced": 1}},
+        {"time_order": TIMES | {"left": 9}}, {"time_order": {}}]),
     ("splits", "split_sizes"): ({"shares": {"train": 0.7, "validation": 0.1, "test": 0.2}},
         [{"shares": {"validation": 0.1, "test": 0.3}}]),
     ("base_model", "safe_weights"): ({"files": {"model.safetensors": "x", "config.json": "y"}},
