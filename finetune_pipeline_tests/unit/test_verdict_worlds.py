@@ -10,7 +10,7 @@ from benchmarks.planted_world import CheckOutcome, Outcome
 from benchmarks.verdict_list import WORLDS
 from benchmarks.verdict_worlds import advice_problems, given_verdict, problems_of
 
-STOP = CheckOutcome("data_quality", "labels_believable", False, "blocks", "m")
+STOP = CheckOutcome("advice", "learnable", False, "blocks", "m")
 BASELINE = CheckOutcome("evaluation_report", "beats_baseline", False, "gate", "m")
 SIMPLE = replace(BASELINE, name="beats_simple")
 PROMOTED = Outcome(0, [], [], 1, True, "promote", "Passed")
