@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat import encode_prompt, load_tokenizer
 from finetune_pipeline.models.identity import model_folder
@@ -56,6 +58,29 @@ def test_the_plain_model_gives_the_same_logits_and_answers(architecture: str, ti
             for token in answer.tolist():
                 assert logits(peft, torch.tensor([step]))[0, -1].argmax() == token
                 step.append(token)
+
+
+def test_a_tokenizer_that_splits_text_after_the_new_tokens_differently_is_refused(tmp_path: Path) -> None:
+    """As SentencePiece's do: only a text's first word gets a space in front. The model would get input it never saw."""
+    base = make_model(tmp_path / "base", "llama")
+    path = base / "tokenizer.json"
+    first_word = {"type": "Metaspace", "replacement": "Ġ", "prepend_scheme": "first", "split": True}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "pre_tokenizer": first_word}))
+    (base / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] }} {% endfor %}")
+    with pytest.raises(JobError, match="splits the following text differently(.|\n)*fix: export the adapter alone"):
+        plain_model(base, soft(base, tmp_path / "adapter"), tmp_path / "out")
+
+
+def test_embeddings_that_cannot_get_more_rows_are_refused(tmp_path: Path) -> None:
+    base = make_model(tmp_path / "base", "llama")
+    adapter, tensors = soft(base, tmp_path / "adapter"), load_file(base / "model.safetensors")
+    second = {"encoder.embed_tokens.weight": tensors["model.embed_tokens.weight"].clone()}
+    save_file({**tensors, **second}, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        JobError, match=r"the embeddings of 'base' \(Embedding\) are not a matrix that can get more rows"
+    ):
+        plain_model(base, adapter, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_new_tokens_are_never_chosen_whatever_was_read(tmp_path: Path) -> None:

@@ -117,6 +117,19 @@ def test_a_service_is_priced_by_what_it_bills_in_costs_and_in_the_budget(prices,
     assert listed_price(service, 1_000_000, tmp_path, None).dollars == shop.high
 
 
+def test_a_job_is_priced_by_its_own_services_price_of_tokens(tmp_path: Path) -> None:
+    """Neither by another service's price of the same model, nor by the rent of that service's machines."""
+    line = "- {{engine: {}, model: tuning, unit: {}, price: {}, date: {}, note: n{}}}\n"
+    lines = [("Shop", "million_tokens", 3, "2026-01-01", ""), ("Else", "million_tokens", 1, "2026-11-01", "")]
+    lines.append(("Shop", "hour", 2, "2026-11-02", ", tokens_per_second: 100"))
+    (tmp_path / "prices.yaml").write_text("".join(line.format(*values) for values in lines))
+    training = make_spec(LABELS, {"method": "lora", "epochs": 1, "unquantized_epochs": 0}).training
+    service: Any = SimpleNamespace(label="Shop", model="tuning", epochs=1, training=training)
+    assert listed_price(service, 1_000_000, tmp_path, None).dollars == 3
+    service.label = "Nobody"
+    assert listed_price(service, 1_000_000, tmp_path, None).dollars is None
+
+
 def test_a_price_below_an_older_one_is_the_one_that_counts(tmp_path: Path) -> None:
     line = "- {{engine: Shop, model: {}, unit: million_served, input: {}, output: 1, date: {}, note: n}}\n"
     lines = ("big", 1, "2026-01-01"), ("big", 2, "2026-11-01"), ("big-2026-02-03", 9, "2025-01-01")
