@@ -63,7 +63,7 @@ REFUSED = [
     ),
     KnownWorld(
         "few-test-rows",
-        "word order, learned from 1,000 rows; the test has 50, and format_compliance needs 73",
+        "word order, learned from 1,000 rows; the test has fewer than the 73 rows that format_compliance needs",
         "refuse",
         world_of(ORDER, rows=1000, split={"test": 0.05, "validation": 0.1, "seed": 0}),
         ("format_compliance",),
