@@ -15,10 +15,10 @@ examined, at most _EXAMINED, and the best _COMPARED of them are compared in full
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -113,17 +113,21 @@ def _features_of_lines(lines: bytes, boilerplate: Boilerplate, bits: int) -> csr
     return features_of(loose_forms([e.user_text for e in decode_examples(lines)], boilerplate), 2**bits)
 
 
-def _named_features(form: str) -> Iterator[str]:
+def _named_features(form: str) -> list[str]:
     words = _WORDS.findall(form)
-    yield from words
+    features = list(words)
     for distance in range(1, REACH + 1):
-        for first, second in zip(words, words[distance:], strict=False):
-            yield f"{first} {distance} {second}"
+        between = f" {distance} "
+        features += map(between.join, zip(words, words[distance:], strict=False))
     for word in set(words):
-        if len(word) > 1:
-            padded = f" {word} "
-            for start in range(len(word)):
-                yield f"#{padded[start : start + 3]}"
+        features += _parts_of_word(word)
+    return features
+
+
+@lru_cache(maxsize=100_000)
+def _parts_of_word(word: str) -> list[str]:
+    padded = f" {word} "
+    return [f"#{padded[start : start + 3]}" for start in range(len(word))] if len(word) > 1 else []
 
 
 def features_of(forms: Sequence[str], width: int) -> csr_matrix:
