@@ -110,3 +110,12 @@ def test_what_cannot_be_edited_is_not_tested(tmp_path: Path) -> None:
     edited = leakage_report(tmp_path / "out")["edited"]
     assert edited["one typo"] == edited["a word dropped"] == {"tested": 0}
     assert edited["greeting and thanks"]["tested"] > 10
+
+
+def test_texts_without_blanks_are_edited_by_character(tmp_path: Path) -> None:
+    """Else no word could be dropped, swapped or replaced, and nothing would be known about them."""
+    dice = random.Random(3)
+    texts = ["".join(map(chr, dice.choices(range(0x4E00, 0x5600), k=16))) for _ in range(80)]
+    split_rows(tmp_path, [example(text, line=i) for i, text in enumerate(texts)])
+    edited = leakage_report(tmp_path / "out")["edited"]
+    assert all(edit["tested"] >= 20 and edit["recall"] >= 0.9 for edit in edited.values()), edited
