@@ -51,7 +51,7 @@ MERGE_KL_LIMIT = 1e-5
 _MOST_POSITIONS = 1024
 _BLOCK = 64
 """Positions compared at a time."""
-_FORMULA_ROWS = 8
+_FORMULA_ROWS = 2
 """Rows of the formula test: a wrong formula is wrong on every one of them."""
 
 

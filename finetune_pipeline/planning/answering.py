@@ -65,8 +65,13 @@ def comparison_memory(
     read = replace(batch, new=0, scored=-(-at_once // batch.rows))
     memory = answering_memory(shape, read, width=4, device=device, tokenizer_bytes=tokenizer_bytes)
     block = (shape.linear + shape.other) // shape.layers
-    merging = block + 2 * max(layer.parameters for layer in shape.linears)  # PEFT computes a layer's change twice
-    return replace(memory, weights=shape.stored_bytes + 4 * max(merging, shape.vocabulary * shape.hidden))
+    # PEFT computes the change of a layer twice to merge it, before the block computes
+    merging = 8 * max(layer.parameters for layer in shape.linears) - memory.logits
+    return replace(
+        memory,
+        weights=shape.stored_bytes + 4 * max(block, shape.vocabulary * shape.hidden),
+        activations=max(memory.activations, merging),
+    )
 
 
 @dataclass(frozen=True)

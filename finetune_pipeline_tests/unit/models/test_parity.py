@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft.tuners.lora import layer as peft_layer
 from safetensors.torch import load_file, save_file
 
 from finetune_pipeline.data.examples import Example, read_examples
@@ -110,6 +111,14 @@ def test_one_number_off_by_one_step_is_seen(made: Made, tmp_path: Path) -> None:
     name = "model.layers.0.mlp.up_proj.weight"
     facts = made.parity(made.changed(tmp_path / "out", name, lambda tensor: tensor.view(torch.int16)[3, 4].add_(1)))
     assert facts["weights_off"] == [name] and facts["mean_kl"] < MEAN_KL_LIMIT and not facts["passed"]
+
+
+def test_a_merge_by_another_formula_than_the_adapters_is_seen(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    change = peft_layer.Linear.get_delta_weight
+    monkeypatch.setattr(peft_layer.Linear, "get_delta_weight", lambda layer, name: 1.05 * change(layer, name))
+    facts = made.parity(made.merged)
+    assert facts["merge_kl"] > MERGE_KL_LIMIT and len(facts["weights_off"]) == 14
+    assert not facts["right"] and not facts["passed"]
 
 
 def test_logits_that_are_not_finite_are_refused(made: Made, tmp_path: Path) -> None:
