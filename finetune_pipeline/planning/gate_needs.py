@@ -14,13 +14,16 @@ from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.correctness import Row
 from finetune_pipeline.evaluation.deciding import MIN_ROWS, margin_of
 from finetune_pipeline.evaluation.gates import GATES
-from finetune_pipeline.evaluation.metrics import METRICS, metric_title
+from finetune_pipeline.evaluation.metrics import METRICS, Gain, metric_title
+from finetune_pipeline.evaluation.metrics.base import Metric
 from finetune_pipeline.evaluation.rivals import Rival
 from finetune_pipeline.evaluation.statistics.proportions import effective_sources
 from finetune_pipeline.evaluation.wording import counted, percent
 from finetune_pipeline.spec.model import TaskSpec
 
 ENLARGE = "collect examples or raise split.test"
+FIRST_ROWS = 1000
+"""What this many rows show, more rows show too, so a larger test is not simulated then."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +93,8 @@ def _too_little_room(
             metric = METRICS[metric_name]
             scores = [metric.score(rival.rows, spec.output) for rival in of_gate]
             strongest = max(range(len(of_gate)), key=lambda i: metric.rank(scores[i]))
-            before, units = _like_the_test(of_gate[strongest].rows, sources, test_rows)
-            perfect = [{**row, "text": row["gold"], "status": "ok"} for row in before]
-            shared = units if len(set(units)) < len(units) else None
-            best_case = metric.gain(before, perfect, spec.output, gates.confidence, shared)
-            if best_case.surely_above(margin):
+            rival_rows, sizes = of_gate[strongest].rows, {min(test_rows, FIRST_ROWS), test_rows}
+            if any(_best_case(spec, metric, rival_rows, sources, n).surely_above(margin) for n in sorted(sizes)):
                 continue
             reached = f"{of_gate[strongest].title} reaches {percent(scores[strongest])} in {metric_title(metric_name)}"
             if metric.rank(scores[strongest]) <= 0:
@@ -102,6 +102,14 @@ def _too_little_room(
             shown = f"{counted(test_rows, 'test row')} cannot show a candidate without a mistake to be better"
             found.append(Obstacle(name, f"{reached}; {shown}", ENLARGE))
     return found
+
+
+def _best_case(spec: TaskSpec, metric: Metric, rival: Sequence[Row], sources: Mapping[str, str], n: int) -> Gain:
+    """The gain of a candidate without a mistake over a rival, on a test of `n` rows like the rival's."""
+    before, units = _like_the_test(rival, sources, n)
+    perfect = [{**row, "text": row["gold"], "status": "ok"} for row in before]
+    shared = units if len(set(units)) < len(units) else None
+    return metric.gain(before, perfect, spec.output, spec.gates.confidence, shared)
 
 
 def _too_small_parts(spec: TaskSpec, test_rows: int, examples: Sequence[Example]) -> list[Obstacle]:

@@ -90,6 +90,8 @@ def _of_rival(task: TaskSpec, test_rows: int, right: int, *gates: str) -> list[s
 def test_a_rival_must_leave_room_for_a_gain_that_these_rows_show() -> None:
     assert _of_rival(spec(), 100, 294, "beats_baseline") == ["beats_baseline"], "two of a hundred rows are no sure gain"
     assert _of_rival(spec(), 1000, 294, "beats_baseline") == []
+    assert _of_rival(spec(gates={"min_gain": 0.015}), 1000, 294, "beats_baseline") == ["beats_baseline"]
+    assert _of_rival(spec(gates={"min_gain": 0.015}), 20_000, 294, "beats_baseline") == [], "more rows show more"
     assert _of_rival(spec(gates={"min_gain": 0.03}), 1000, 294, "beats_baseline") == ["beats_baseline"]
     assert _of_rival(spec(), 100, 300, "beats_simple", "beats_commonest") == ["beats_simple", "beats_commonest"]
     tie = spec(gates={"simple": "not_worse", "simple_margin": 0.05})
