@@ -50,16 +50,17 @@ TIMEOUT_SECONDS = 240
 
 def list_mutants(tree: ast.Module) -> Iterator[tuple[int, int, int, str]]:
     """(number of the node, number of its operator, line, description) of every mutant of a module."""
-    # arguments of decorators (frozen, slots, the order and documentation of gates) decide nothing
-    in_decorators = {
-        id(node)
-        for definition in ast.walk(tree)
-        if isinstance(definition, ast.ClassDef | ast.FunctionDef)
-        for decorator in definition.decorator_list
-        for node in ast.walk(decorator)
-    }
+    # arguments of decorators (frozen, slots, the order and documentation of gates) decide nothing, and zip(strict=…) only
+    # guards lists that are equally long
+    ignored: list[ast.AST] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            ignored += node.decorator_list
+        elif isinstance(node, ast.keyword) and node.arg == "strict":
+            ignored.append(node.value)
+    ignored_nodes = {id(node) for part in ignored for node in ast.walk(part)}
     for number, node in enumerate(ast.walk(tree)):
-        if id(node) in in_decorators:
+        if id(node) in ignored_nodes:
             continue
         line = getattr(node, "lineno", 0)
         if isinstance(node, ast.Compare):
@@ -76,7 +77,7 @@ def list_mutants(tree: ast.Module) -> Iterator[tuple[int, int, int, str]]:
         elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
             yield number, 0, line, f"{node.value} negated"
         elif isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
-            yield number, 0, line, f"{node.value} raised by one"
+            yield number, 0, line, f"{node.value} doubled, plus one"
 
 
 def is_text(node: ast.AST) -> bool:
@@ -100,7 +101,7 @@ def mutated(source: str, number: int, which: int) -> ast.Module:
     elif isinstance(node.value, bool):
         node.value = not node.value
     else:
-        node.value += 1
+        node.value = 2 * node.value + 1  # a limit raised by one is hardly another limit
     return ast.fix_missing_locations(tree)
 
 
