@@ -34,7 +34,7 @@ TITLES = {
     "answers": "Style of the answers",
     "tokens": "Tokens",
 }
-_ANCHORS = {"balance": "labels"}
+_ANCHORS = {"balance": "labels", "inputs": "", "answers": ""}
 
 
 def data_page(

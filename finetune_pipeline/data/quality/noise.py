@@ -116,6 +116,11 @@ def has_learned(opinion: OutOfFold) -> bool:
     return opinion.accuracy - commonest >= LEARNED * (1 - commonest)
 
 
+def has_enough_rows(opinion: OutOfFold) -> bool:
+    """Whether there are enough rows, in total and per label, to claim that labels are wrong."""
+    return len(opinion.given) >= max(ENOUGH, ENOUGH_OF_A_LABEL * len(opinion.classes))
+
+
 def estimate_noise(opinion: OutOfFold) -> NoiseEstimate:
     """Estimate the share of wrong labels by the model's errors on the rows it is surest of.
 
@@ -144,8 +149,7 @@ def estimate_noise(opinion: OutOfFold) -> NoiseEstimate:
         else 0.0
     )
     low = max(0.0, float(interval.low) - OWN_ERRORS * max(0.0, growth))
-    has_enough_rows = len(opinion.given) >= max(ENOUGH, ENOUGH_OF_A_LABEL * len(opinion.classes))
-    return NoiseEstimate(float(wrong.statistic), low if has_enough_rows else 0.0, float(interval.high))
+    return NoiseEstimate(float(wrong.statistic), low if has_enough_rows(opinion) else 0.0, float(interval.high))
 
 
 def label_noise(
@@ -194,7 +198,11 @@ def label_noise(
     stops = too_many or bool(bad_files) or (bool(triggers) and spec.data.triggers == "stop")
     suspicious = too_many or bool(bad_files)
     if noise is not None:
-        mostly_wrong = has_too_many_suspects and noise.share * len(labels) >= OF_SUSPECTS * len(suspects)
+        mostly_wrong = (
+            has_too_many_suspects
+            and has_enough_rows(opinion)
+            and noise.share * len(labels) >= OF_SUSPECTS * len(suspects)
+        )
         suspicious = suspicious or mostly_wrong or noise.low > FEWEST
     listed = [_suspect(opinion, i, float(margins[i])) for i in suspects[:LISTED].tolist()]
     pairs = Counter((opinion.classes[labels[i]], opinion.classes[likeliest[i]]) for i in suspects.tolist())
@@ -246,7 +254,7 @@ def _in_words(opinion: OutOfFold, noise: NoiseEstimate | None) -> str:
         )
         return f"nothing can be said about the labels: no simple model has learned the task ({figures})"
     if not noise.low:
-        return f"no label is surely wrong; at most {noise.high:.1%} of them are"
+        return f"at most {noise.high:.1%} of the labels are wrong"
     interval = f"95% interval {noise.low:.1%} to {noise.high:.1%}"
     return f"an estimated {noise.share:.1%} of the labels are wrong ({interval})"
 
