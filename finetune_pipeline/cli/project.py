@@ -78,6 +78,17 @@ def recall_lines(edited: dict[str, Any]) -> list[str]:
     ]
 
 
+def check_files(project: Project) -> None:
+    """Check the files of every current artifact and of the champion. Raises ChangedArtifact if some are gone or have changed."""
+    artifacts = [artifact for artifact in project.artifacts.values() if artifact]
+    if project.serving:
+        tags = registry.version_tags(project.tracking, project.task.name, project.serving)
+        merged = project.store.find(project.task.name, "merged_model", tags.get("merged_version", ""))
+        artifacts += [merged] if merged else []
+    for artifact in artifacts:
+        project.store.check(artifact)
+
+
 def champion_words(project: Project) -> str:
     """Which version serves, and whether it is the model of the current data and spec."""
     if project.serving is None:

@@ -20,7 +20,7 @@ import dagster as dg
 import sqlalchemy.orm  # noqa: F401
 
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, apply_environment, as_json, get_task, problem, say, tell
-from finetune_pipeline.cli.project import Project, edited_copies, recall_lines, unfinished, verdict_lines
+from finetune_pipeline.cli.project import Project, check_files, edited_copies, recall_lines, unfinished, verdict_lines
 from finetune_pipeline.cli.time_left import TimeLeft, work_of_steps
 from finetune_pipeline.cli.watch import Watcher
 from finetune_pipeline.data.raw_files import raw_paths
@@ -61,6 +61,7 @@ def run(task: str, stage: str | None) -> int:
     with dg.DagsterInstance.get() as instance:
         if stage is None and not unfinished(project, instance):
             close_abandoned_runs(instance, loaded.name, project.tracking.finish)
+            check_files(project)
             took = f"{time.monotonic() - started:.0f} s"
             headline = f"{loaded.name}: everything is up to date; no work was done ({took})."
             return _report_result(project, headline, None)

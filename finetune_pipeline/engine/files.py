@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -122,6 +123,17 @@ def check_form(value: Any, form: Any, place: object) -> None:
         msgspec.convert(value, form)
     except msgspec.ValidationError as error:
         raise DamagedFile(f"{place} is damaged: {error}\nfix: put back a copy of it") from error
+
+
+def make_private(folder: Path) -> Path:
+    """Create a folder that only its owner can look into, whatever the umask: what is created in it later is private too. An
+    existing one is closed to other users, but not to its group, with whom it may be shared on purpose."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    mode = folder.stat().st_mode
+    if mode & 0o007 and not mode & stat.S_ISVTX:  # not in /tmp itself
+        with contextlib.suppress(OSError):  # another user's folder, or a read-only file system
+            folder.chmod(stat.S_IMODE(mode) & ~0o007)
+    return folder
 
 
 @contextlib.contextmanager

@@ -102,6 +102,12 @@ class ArtifactStore:
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
 
+    def _make_root(self) -> None:
+        """Create the root, and the folder around it closed to other users, whatever the umask."""
+        if not self.root.exists():
+            self.root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.root.mkdir(exist_ok=True)
+
     def version(self, step: str, code_version: str, inputs: Mapping[str, str], settings: Any) -> str:
         """Return 16 hex digits from the step's name, its code version, its inputs' versions and the settings it depends on."""
         return digest_json({"step": step, "code": code_version, "inputs": dict(inputs), "settings": settings})[:16]
@@ -157,6 +163,7 @@ class ArtifactStore:
 
     def state_folder(self, task: str) -> Path:
         """Return the folder of the task's ledgers (split assignments, openings of the sealed test), creating it if missing."""
+        self._make_root()
         folder = self.root / task / "state"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -167,6 +174,7 @@ class ArtifactStore:
 
     def lock(self, task: str, name: str) -> contextlib.AbstractContextManager[None]:
         """Return the named lock of a task, to hold while a block runs (see :func:`hold`)."""
+        self._make_root()
         return hold(self.root / task / ".locks" / name)
 
     def build(

@@ -27,7 +27,7 @@ from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
 from dagster._utils.interrupts import check_captured_interrupt
 
-from finetune_pipeline.engine.files import hold, replace_text
+from finetune_pipeline.engine.files import hold, make_private, replace_text
 from finetune_pipeline.orchestration.abandoned import free_leftover_slots, is_abandoned, launch_tags, request_slot_again
 from finetune_pipeline.settings import read_settings
 
@@ -44,8 +44,8 @@ LOOK_SECONDS = 10.0
 
 def dagster_folder() -> Path:
     """Return <home>/dagster, creating it if it does not exist."""
-    folder = read_settings().home / "dagster"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_private(read_settings().home) / "dagster"
+    folder.mkdir(exist_ok=True)
     return folder
 
 

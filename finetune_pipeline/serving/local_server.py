@@ -11,6 +11,7 @@ from collections.abc import Callable
 from threading import Thread
 from typing import Any
 
+import h11
 import psutil
 import uvicorn
 from starlette.datastructures import Headers, MutableHeaders
@@ -19,6 +20,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from finetune_pipeline.data.json_lines import decode_line
 from finetune_pipeline.faults import OutsideError
@@ -26,6 +28,10 @@ from finetune_pipeline.faults import OutsideError
 HOST = "127.0.0.1"
 BODY_SECONDS = 30.0
 """Time limit of a request body; slower ones are refused and the connection is closed."""
+HEADER_SECONDS = 10.0
+"""Time limit of a request's header; the connection is then closed."""
+MOST_CONNECTIONS = 256
+"""Connections at a time; further ones are closed at once. Systems often allow a process 1,024 files."""
 STOP_SECONDS = 8
 """Time that the last responses get when the server stops. Containers are killed after 10 s."""
 NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -133,6 +139,36 @@ def port_problem(port: int, option: str = "--port") -> str | None:
     return f"port {port} is in use by {holder}; end that, or choose another with {option}"
 
 
+class _Protocol(H11Protocol):
+    """HTTP/1.1 that closes connections without a complete request header in time, and those above a number; uvicorn waits for
+    ever, and each of them holds a file."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > MOST_CONNECTIONS:
+            transport.abort()
+        self._watch_header()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch_header()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._timer:
+            self._timer.cancel()
+
+    def _watch_header(self) -> None:
+        is_due = self.conn.their_state is h11.IDLE and (self.cycle is None or bool(self.conn.trailing_data[0]))
+        if is_due and self._timer is None:
+            self._timer = self.loop.call_later(HEADER_SECONDS, self.transport.abort)
+        elif not is_due and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
 class LocalServer:
     """Serves an application on 127.0.0.1 from a separate thread while its `with` block runs.
 
@@ -147,6 +183,7 @@ class LocalServer:
         self.port: int = self._socket.getsockname()[1]
         settings = uvicorn.Config(
             app,
+            http=_Protocol,
             ws="none",
             lifespan="off",
             access_log=False,

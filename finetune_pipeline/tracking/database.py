@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from finetune_pipeline.engine.files import replace_text
-from finetune_pipeline.settings import PROJECT_HOME
+from finetune_pipeline.engine.files import make_private, replace_text
+from finetune_pipeline.settings import PROJECT_HOME, read_settings
 from finetune_pipeline.tracking.mlflow_store import TrackingError, fix_file, mlflow_errors, set_environment, unusable
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,8 @@ def migrate(uri: str) -> None:
     file = sqlite_file(uri)
     if file is None:
         return
+    if file.parent.parent == (home := read_settings().home):
+        make_private(home)
     file.parent.mkdir(parents=True, exist_ok=True)
     with mlflow_errors(uri):
         from alembic.script import ScriptDirectory

@@ -25,6 +25,10 @@ from finetune_pipeline.spec import TaskSpec
 
 _HEAD_BYTES = 1 << 20
 _BATCH_ROWS = 1_000
+_BATCH_BYTES = 64 << 20
+"""Rows of a Parquet file that unpack to more are converted one by one."""
+_LEAST_BYTES = 4
+"""Memory that each value of a Parquet file takes at least, however often it is repeated in the file."""
 _REPLACEMENT_CHARACTER = "\ufffd".encode()
 
 
@@ -126,25 +130,69 @@ def _read_parquet(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
 
     number = 0
     try:
-        with pq.ParquetFile(path) as table:
+        limit = int(spec.data.max_unpacked_gib * (1 << 30))
+        with pq.ParquetFile(path, read_dictionary=_text_columns(path)) as table:
             names = table.schema_arrow.names
             if twice := [name for i, name in enumerate(names) if name in names[:i]]:
                 message = f"the file was not read: two columns have the name {quoted(twice[0])}"
                 fix = "write it again, with a name of its own for each"
                 yield records.about_file("bad_parquet", file, message, fix)
                 return
-            size = sum(table.metadata.row_group(i).total_byte_size for i in range(table.metadata.num_row_groups))
-            if size > spec.data.max_unpacked_gib * (1 << 30):
-                yield records.too_large(file, size)
+            groups = [table.metadata.row_group(i) for i in range(table.metadata.num_row_groups)]
+            values = sum(group.column(i).num_values for group in groups for i in range(group.num_columns))
+            if max(sum(group.total_byte_size for group in groups), values * _LEAST_BYTES) > limit:
+                yield records.too_large(file, limit)
                 return
             classes = _class_names(table.schema_arrow.metadata, spec.labels)
+            left = limit
             for batch in table.iter_batches(batch_size=_BATCH_ROWS):
-                for row in _batch_rows(batch):
-                    number += 1
-                    yield _parquet_record(row, number, file, classes)
+                step = batch.num_rows if _unpacked_bytes(batch) <= _BATCH_BYTES else 1
+                for part in (batch.slice(i, step) for i in range(0, batch.num_rows, step)):
+                    size = _unpacked_bytes(part)
+                    left -= size
+                    if left < 0:
+                        yield records.too_large(file, limit, number)
+                        return
+                    if step == 1 and size > MAX_LINE_BYTES:
+                        number += 1
+                        yield records.too_long(file, number, MAX_LINE_BYTES, b"", None)
+                        continue
+                    for row in _batch_rows(part):
+                        number += 1
+                        yield _parquet_record(row, number, file, classes)
     except (pyarrow.ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
         reason = quoted(" ".join(str(error).split()), 200)
         yield records.broken_file("bad_parquet", file, "Parquet file", number, reason, "write or copy the file again")
+
+
+def _text_columns(path: Path) -> list[str]:
+    """Return the paths of columns of texts. They are read as dictionaries: one text of a MiB, stored once, may stand in every
+    one of a million rows."""
+    import pyarrow.parquet as pq
+
+    schema = pq.read_metadata(path).schema
+    columns = [schema.column(i) for i in range(len(schema.names))]
+    is_text = (c.physical_type == "BYTE_ARRAY" and c.logical_type.type != "DECIMAL" for c in columns)
+    return [column.path for column, is_in in zip(columns, is_text, strict=True) if is_in]
+
+
+def _unpacked_bytes(array: Any) -> int:
+    """Return the bytes of the values of an array or a batch, each counted as often as it occurs."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if isinstance(array, pa.RecordBatch):
+        return sum(map(_unpacked_bytes, array.columns))
+    if isinstance(array, pa.DictionaryArray):
+        lengths = pc.fill_null(pc.binary_length(array.dictionary), 0).cast(pa.int64())
+        return int(pc.sum(lengths.take(array.indices.drop_null())).as_py() or 0) + 4 * len(array)
+    if isinstance(array, pa.StructArray):
+        return sum(map(_unpacked_bytes, array.flatten()))
+    if isinstance(array, pa.MapArray):
+        return _unpacked_bytes(array.keys) + _unpacked_bytes(array.items)
+    if isinstance(array, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
+        return _unpacked_bytes(array.flatten())
+    return int(array.nbytes)
 
 
 def _class_names(metadata: dict[bytes, bytes] | None, labels: list[str]) -> dict[str, list[str]]:

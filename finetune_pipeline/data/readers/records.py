@@ -203,14 +203,15 @@ def broken_file(rule: str, file: str, file_type: str, rows: int, reason: str, fi
     return unreadable(rule, file, rows + 1, message, CUT_FIX, about="rest")
 
 
-def too_large(file: str, size: int) -> Record:
-    """Make the record for a file that unpacks to more than the limit and is not read at all."""
-    message = f"it unpacks to {size / (1 << 30):.1f} GiB or more; nothing of it was read"
+def too_large(file: str, size: int, rows: int = 0) -> Record:
+    """Make the record for a file that unpacks to more than the limit. rows: those read before this was noticed."""
+    read = f"it was read up to row {rows}" if rows else "nothing of it was read"
+    message = f"it unpacks to {size / (1 << 30):.1f} GiB or more; {read}"
     fix = "make the file smaller, or raise data.max_unpacked_gib in task.yaml"
     return about_file("unpacked_too_large", file, message, fix)
 
 
-def too_long(file: str, line: int, limit: int, raw: bytes, at: int) -> Record:
+def too_long(file: str, line: int, limit: int, raw: bytes, at: int | None) -> Record:
     message = f"the line is longer than {limit} bytes"
     return unreadable("line_too_long", file, line, message, "write one row per line", raw, at)
 

@@ -14,10 +14,11 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from finetune_pipeline.data.json_lines import MAX_LINE_BYTES
 from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.data.readers.containers import with_columns
 from finetune_pipeline.data.readers.encoding import ZIP
-from finetune_pipeline.data.readers.records import Record, about_file, broken_file, too_large
+from finetune_pipeline.data.readers.records import Record, about_file, broken_file, too_large, too_long
 from finetune_pipeline.data.readers.tables import Dialect, no_row, title_rows
 from finetune_pipeline.spec import TaskSpec
 
@@ -149,7 +150,16 @@ def _rows(rows: Iterator[Row], merged: MergedCells, file: str, spec: TaskSpec) -
         yield about_file(
             "merged_cells", file, message, "nothing to do, if the value holds for each of the rows", "note"
         )
+    limit = left = int(spec.data.max_unpacked_gib * (1 << 30))
     for number, cells in _filled(chain(data_rows, rows), merged, width):
+        size = sum(map(len, cells))  # a text is stored once, however many cells hold it
+        left -= size
+        if left < 0:
+            yield too_large(file, limit, number)
+            return
+        if size > MAX_LINE_BYTES:
+            yield too_long(file, number, MAX_LINE_BYTES, "".join(cell[:80] for cell in cells[:80]).encode(), None)
+            continue
         if non_row := no_row(cells, header, file, number, msgspec.json.encode(cells)):
             yield non_row
             continue

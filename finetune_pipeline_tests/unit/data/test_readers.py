@@ -1,5 +1,6 @@
 import bz2
 import gzip
+import io
 import itertools
 import json
 import random
@@ -7,6 +8,8 @@ import time
 import tracemalloc
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from finetune_pipeline.data.examples import decode_examples
@@ -191,3 +194,38 @@ def test_content_decides_what_a_file_is(tmp_path: Path) -> None:
     ):
         (tmp_path / name).write_bytes(data)
         assert look_at(tmp_path / name, name, SPEC)[0].kind == kind, data[:40]
+
+
+def parquet_of_one_text(rows: int, size: int, nested: bool = False) -> bytes:
+    """A Parquet file whose rows all hold one text, which is stored once."""
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["x" * size]))
+    column = pa.ListArray.from_arrays(pa.array([0, rows], pa.int32()), texts) if nested else texts
+    out = io.BytesIO()
+    pq.write_table(pa.table({"text": column, "label": ["a"] * len(column)}), out, compression="zstd")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "rule"),
+    [
+        (parquet_of_one_text(20_000, 1 << 20), "unpacked_too_large"),
+        (parquet_of_one_text(20_000, 1 << 20, nested=True), "unpacked_too_large"),
+        (parquet_of_one_text(400, 1 << 20, nested=True), "line_too_long"),
+        (parquet_of_one_text(9, 9 << 20), "line_too_long"),
+    ],
+)
+def test_a_small_parquet_file_that_unpacks_to_much_is_refused_in_little_memory(
+    tmp_path: Path, data: bytes, rule: str
+) -> None:
+    """20 GiB of texts from a file of a few kB."""
+    (tmp_path / "a.parquet").write_bytes(data)
+    spec, rules, largest = make_spec(max_unpacked_gib=0.5), set(), 0
+    tracemalloc.start()
+    try:
+        for record in read_records(tmp_path / "a.parquet", "a.parquet", spec):
+            rules |= {finding.rule.removeprefix("data.") for finding in record.findings}
+        _, largest = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert rule in rules and len(data) < 1 << 20
+    assert largest < 200 << 20

@@ -160,3 +160,21 @@ def test_cut_or_damaged_anywhere_a_workbook_ends_as_findings(tmp_path: Path) -> 
             result = read(tmp_path, damaged)
             assert result.rows_in == result.kept + len(result.quarantine) and result.kept in (0, 90)
             assert result.kept == 90 or result.unread
+
+
+def test_a_text_that_is_stored_once_and_stands_in_many_cells_is_counted_in_each(tmp_path: Path) -> None:
+    """Shared strings: a workbook of some kB holds a GiB of texts."""
+    rows = [["hello", "bug_report", *["MARK" if n > 1 else "y"] * 300] for n in range(40)]
+    data = workbook({"A": [["text", "label", *(f"more{n}" for n in range(300))], *rows]})
+    sheet, inline, shared = "xl/worksheets/sheet1.xml", b't="inlineStr"><is><t>MARK</t></is>', b't="s"><v>0</v>'
+    data = changed(data, sheet, inline, shared)
+    kind = b"application/vnd.openxmlformats-officedocument.spreadsheetml.sharedStrings+xml"
+    part = b'<Override PartName="/xl/sharedStrings.xml" ContentType="' + kind + b'"/></Types>'
+    out = io.BytesIO(changed(data, "[Content_Types].xml", b"</Types>", part))
+    with zipfile.ZipFile(out, "a", zipfile.ZIP_DEFLATED) as book:
+        space = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+        book.writestr("xl/sharedStrings.xml", f'<sst xmlns="{space}"><si><t>{"x" * 30_000}</t></si></sst>')
+    result = read(tmp_path, out.getvalue(), make_spec(max_unpacked_gib=0.2))
+    assert len(out.getvalue()) < 1 << 20
+    assert result.rules["line_too_long"] > 10 and result.rules["unpacked_too_large"] == 1
+    assert len(result.rows) == 2, "the short ones"

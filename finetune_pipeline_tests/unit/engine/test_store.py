@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import stat
 import time
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.engine import files
-from finetune_pipeline.engine.files import SeenFiles, digest_file, digest_json
+from finetune_pipeline.engine.files import SeenFiles, digest_file, digest_json, make_private, write_json
 from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore, Builder, ChangedArtifact
 from finetune_pipeline.faults import OutsideError
 from finetune_pipeline_tests.unit.processes import wait_until
@@ -188,3 +189,19 @@ def test_a_damaged_manifest_is_named_with_its_folder(tmp_path: Path, left: bytes
     assert f"remove {artifact.folder}" in str(error.value)
     with pytest.raises(OutsideError, match="is damaged"):
         store.check(artifact)
+
+
+def test_what_is_made_is_its_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
+    home, before = tmp_path / "home", os.umask(0o000)
+    try:
+        store = ArtifactStore(home / "artifacts")
+        with store.lock("demo", "logs"):
+            write_json(store.state_folder("demo") / "a.json", {})
+        assert stat.S_IMODE(home.stat().st_mode) == 0o700
+        shared = tmp_path / "shared"
+        shared.mkdir()
+        shared.chmod(0o775)
+        make_private(shared)
+        assert stat.S_IMODE(shared.stat().st_mode) == 0o770, "its group may keep it"
+    finally:
+        os.umask(before)

@@ -1,5 +1,7 @@
 """Where Dagster keeps its history, how its instance is set up, and what of it is replaced."""
 
+import os
+import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +24,9 @@ from finetune_pipeline.orchestration.dagster_internals import (
     watch_while_waiting,
 )
 from finetune_pipeline.orchestration.resources import Compute
+from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import load_task
+from finetune_pipeline.tracking.database import migrate
 from finetune_pipeline_tests.unit.orchestration.jobs import nothing
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -145,3 +149,20 @@ def test_a_run_that_waits_for_a_slot_sleeps_until_it_looks_again_or_is_cancelled
             with pytest.raises(dg.DagsterExecutionInterruptedError):
                 context.interval_to_next_pending_claim_check()
         assert storage.get_concurrency_info("gpu").pending_step_count == 0
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_other_users_cannot_look_into_the_home_whatever_the_umask(home: Path, existing: bool) -> None:
+    """Dagster's and MLflow's databases and logs hold texts of rows."""
+    if existing:
+        home.mkdir()
+        home.chmod(0o755)
+    before = os.umask(0o000)
+    try:
+        dagster_folder()
+        assert stat.S_IMODE(home.stat().st_mode) == (0o750 if existing else 0o700)
+        home.chmod(0o755)
+        migrate(read_settings().tracking_uri)
+        assert stat.S_IMODE(home.stat().st_mode) == 0o750
+    finally:
+        os.umask(before)

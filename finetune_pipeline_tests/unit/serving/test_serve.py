@@ -213,6 +213,35 @@ def test_a_body_that_does_not_arrive_is_closed(running: Running, monkeypatch: py
     assert running.ask("/health")[0] == 200
 
 
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET /health HTTP/1.1\r\nHost: ", b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nGET /he"]
+)
+def test_a_header_that_does_not_arrive_is_closed(
+    running: Running, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    """Each such connection holds a file, for ever if nobody closes it."""
+    monkeypatch.setattr("finetune_pipeline.serving.local_server.HEADER_SECONDS", 0.2)
+    with socket.create_connection(("127.0.0.1", running.server.port), timeout=60) as connection:
+        connection.sendall(sent)
+        with contextlib.suppress(ConnectionResetError):
+            while connection.recv(4096):
+                pass
+    assert running.ask("/health")[0] == 200
+
+
+def test_more_connections_than_allowed_are_closed_and_the_others_served(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune_pipeline.serving.local_server.MOST_CONNECTIONS", 3)
+    with contextlib.ExitStack() as stack:
+        address = ("127.0.0.1", running.server.port)
+        idle = [stack.enter_context(socket.create_connection(address, timeout=60)) for _ in range(3)]
+        with socket.create_connection(address, timeout=60) as fourth, contextlib.suppress(ConnectionResetError):
+            assert fourth.recv(1) == b"", "closed at once"
+        idle[0].sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert idle[0].recv(12) == b"HTTP/1.1 200"
+
+
 def test_many_at_once_each_get_their_own_answer_and_row(task: Task, running: Running, tmp_path: Path) -> None:
     alone = {i: running.chat(f"ticket {i}")[1]["choices"] for i in range(3)}
     with ThreadPoolExecutor(12) as pool:
