@@ -80,6 +80,21 @@ def test_a_changed_report_is_named_and_not_shown(finished: Finished) -> None:
         assert process.returncode == 1 and f"{name} has changed" in process.stderr, process.stdout + process.stderr
 
 
+def test_a_model_whose_weights_are_gone_is_not_up_to_date(finished: Finished) -> None:
+    """A disk that was full, or a copy that broke off, leaves a file of zero bytes."""
+    weights = next(finished.project.artifact("merged_model").rglob("*.safetensors"))
+    content = weights.read_bytes()
+    weights.unlink()  # not written in place: it may be linked elsewhere
+    weights.write_bytes(b"")
+    try:
+        process = finished.project.finetune("run", "colours")
+        assert process.returncode == 1 and f"{weights.name} has changed" in process.stderr
+        assert "up to date" not in process.stdout
+    finally:
+        weights.write_bytes(content)
+    assert "up to date" in finished.project.finetune("run", "colours").stdout
+
+
 def test_the_registered_model_has_its_card(finished: Finished) -> None:
     project, code, _ = finished
     own = project.artifact("model_version") / "README.md"
