@@ -4,15 +4,16 @@
 
 AREA is a package or module below `finetune_pipeline`, such as `production` or `evaluation/gates`. A mutant changes one
 comparison, `and` or `or`, `not`, arithmetic operator, number or truth value. First all tests of the area run once while the
-lines that each test executes are recorded. Then each mutant is tried with the tests that execute its line, in a fork in which
-the changed module replaces the real one; a line that no single test executes (a constant of a module, code that runs in a child
-process) takes all tests. Surviving mutants are listed: each is a gap in the tests, or equivalent to the original.
+lines that each test executes are recorded. Then each mutant is tried with the tests that execute its line, fastest first, in a
+fork in which the changed module replaces the real one; a line that no single test executes (a constant of a module, code that
+runs in a child process) takes all tests. Surviving mutants are listed: each is a gap in the tests, or equivalent to the original.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import importlib
 import importlib.machinery
 import importlib.util
@@ -34,12 +35,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 PACKAGE, TESTS = "finetune_pipeline", "finetune_pipeline_tests"
 MORE_TESTS = {
-    "evaluation": ["baseline/test_advice.py"],
-    "steps": ["production"],
+    "evaluation": ["unit/baseline/test_advice.py"],
+    "planning": ["unit/spec/test_training_rules.py", "unit/trainers/test_local.py"],
+    "production": ["unit/steps/test_production.py", "graph/test_automation.py"],
+    "steps": ["unit/production"],
+    "tracking": ["unit/cli/test_rollback.py", "graph/test_automation.py"],
 }
 """Tests of a package besides those in its own folder below `unit/`."""
-PRELOADED = ("numpy", "scipy.stats", "sklearn.linear_model", "pandas", "pyarrow", "torch", "transformers", "mlflow")
-"""Libraries that are imported once, before the forks."""
 SWAPS: dict[type, type] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
@@ -134,11 +136,12 @@ Lines = dict[str, set[int]]
 
 
 class LineRecorder:
-    """Pytest plugin: records which lines of the area each test executes, its fixtures included."""
+    """Pytest plugin: records which lines of the area each test executes, its fixtures included, and for how long it runs."""
 
     def __init__(self, files: set[str]) -> None:
         self.files = files
         self.lines_of_test: dict[str, Lines] = {}
+        self.seconds: dict[str, float] = {}
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: Any) -> Iterator[None]:
@@ -152,11 +155,13 @@ class LineRecorder:
         def trace_call(frame: FrameType, event: str, argument: Any) -> Any:
             return trace_line if frame.f_code.co_filename in self.files else None
 
+        began = time.monotonic()
         sys.settrace(trace_call)
         try:
             return (yield)
         finally:
             sys.settrace(None)
+            self.seconds[item.nodeid] = time.monotonic() - began
 
 
 def in_fork(work: Callable[[], bool]) -> bool:
@@ -182,7 +187,10 @@ def run_tests(tests: Sequence[str], *plugins: Any) -> bool:
 
 
 def record_lines(modules: Sequence[Path], tests: Sequence[str]) -> dict[str, Lines]:
-    """The lines of these modules that each test executes. Ends the program if a test fails."""
+    """The lines of these modules that each test executes, fastest tests first. Ends the program if a test fails.
+
+    The libraries that the tests import are imported here too, so that no fork imports them again.
+    """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "lines.json"
 
@@ -190,14 +198,25 @@ def record_lines(modules: Sequence[Path], tests: Sequence[str]) -> dict[str, Lin
             signal.alarm(0)  # tracing makes tests slow
             recorder = LineRecorder({str(m) for m in modules})
             passed = run_tests(tests, recorder)
-            lines = {t: {f: sorted(n) for f, n in by.items()} for t, by in recorder.lines_of_test.items()}
-            out.write_text(json.dumps(lines), "utf-8")
+            fastest = sorted(recorder.lines_of_test, key=lambda test: recorder.seconds.get(test, 0.0))
+            lines = {t: {f: sorted(n) for f, n in recorder.lines_of_test[t].items()} for t in fastest}
+            out.write_text(json.dumps([lines, libraries()]), "utf-8")
             return passed
 
         if not in_fork(work):
             sys.exit(f"the tests fail without any change; run: pytest -n 0 {' '.join(tests)}")
-        recorded = json.loads(out.read_text("utf-8"))
+        recorded, imported = json.loads(out.read_text("utf-8"))
+    for name in imported:
+        with contextlib.suppress(Exception):  # some modules can be imported only from within their package
+            importlib.import_module(name)
     return {test: {file: set(lines) for file, lines in by_file.items()} for test, by_file in recorded.items()}
+
+
+def libraries() -> list[str]:
+    """The imported modules that are not of this project."""
+    files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
+    installed = (str(Path(sys.prefix)), str(Path(sys.base_prefix) / "lib"))
+    return sorted(name for name, file in files.items() if file and file.startswith(installed))
 
 
 def survives(module: Path, tree: ast.Module, tests: Sequence[str]) -> bool:
@@ -227,9 +246,7 @@ def main() -> int:
         parser.error(f"no modules in {area}")
     top = Path(arguments.area).parts[0]
     os.chdir(ROOT)
-    tests = [f"{TESTS}/unit/{of}" for of in (top, *MORE_TESTS.get(top, [])) if (ROOT / TESTS / "unit" / of).exists()]
-    for library in PRELOADED:
-        importlib.import_module(library)
+    tests = [f"{TESTS}/{of}" for of in (f"unit/{top}", *MORE_TESTS.get(top, [])) if (ROOT / TESTS / of).exists()]
     began = time.monotonic()
     lines_of_test = record_lines(modules, tests)
     report, tried, surviving = list[str](), 0, 0

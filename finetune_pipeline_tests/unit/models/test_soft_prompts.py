@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.engine.files import digest_file
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat import encode_prompt, load_tokenizer
@@ -44,6 +45,8 @@ def test_the_plain_model_gives_the_same_logits_and_answers(architecture: str, ti
     adapter = soft(base, tmp_path / "adapter")
     facts = plain_model(base, adapter, tmp_path / "out")
     assert facts["soft_ids"] == list(range(400, 400 + TOKENS)) and facts["untied"] is tied
+    written = {path.name: digest_file(path) for path in (tmp_path / "out/model").iterdir()}
+    assert facts["files"] == written, "each file that answers depend on, as it is"
     peft, plain = with_adapter(base, adapter), AutoModelForCausalLM.from_pretrained(tmp_path / "out/model").eval()
     for number in range(3):
         prompt = tiny_messages(number, answer=False)

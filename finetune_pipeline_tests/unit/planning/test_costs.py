@@ -16,7 +16,8 @@ from finetune_pipeline.report.costs_page import costs_lines, costs_page
 from finetune_pipeline.report.page import page_html, page_markdown
 from finetune_pipeline.spec.baseline import ApiModelSpec
 from finetune_pipeline.steps.ladder import _dollars_per_1000_calls
-from finetune_pipeline.trainers.hosted_settings import listed_price
+from finetune_pipeline.trainers.hosted_settings import budget_findings, listed_price
+from finetune_pipeline.trainers.service import Estimate
 from finetune_pipeline_tests.unit.data.quality.makers import LABELS, make_spec
 
 TODAY = datetime.date(2026, 11, 27)
@@ -128,6 +129,32 @@ def test_a_job_is_priced_by_its_own_services_price_of_tokens(tmp_path: Path) -> 
     assert listed_price(service, 1_000_000, tmp_path, None).dollars == 3
     service.label = "Nobody"
     assert listed_price(service, 1_000_000, tmp_path, None).dollars is None
+
+
+def test_a_job_is_priced_to_the_last_day_of_an_offer(tmp_path: Path) -> None:
+    today = datetime.datetime.now(datetime.UTC).date()
+    training = make_spec(LABELS, {"method": "lora", "epochs": 1, "unquantized_epochs": 0}).training
+    service: Any = SimpleNamespace(label="Shop", model="tuning", epochs=1, training=training)
+    estimates = []
+    for until in (today - datetime.timedelta(1), today + datetime.timedelta(1)):
+        line = (
+            "- {{engine: Shop, model: tuning, unit: million_tokens, price: 3, date: 2026-01-01, until: {}, note: n}}\n"
+        )
+        (tmp_path / "prices.yaml").write_text(line.format(until))
+        estimates.append(listed_price(service, 1_000_000, tmp_path, None))
+    assert [estimate.dollars for estimate in estimates] == [None, 3]
+    assert "was valid until" in estimates[0].source
+
+
+@pytest.mark.parametrize(("budget", "rule"), [(2.5, None), (2.4, "hosted.budget"), (None, None)])
+def test_a_budget_covers_job_endpoint_and_earlier_attempts_to_the_cent(tmp_path: Path, budget, rule) -> None:
+    findings = budget_findings(budget, Estimate(1.0, "list"), Estimate(1.0, "an hour"), 0.5, tmp_path)
+    assert [finding.rule for finding in findings] == ([rule] if rule else [])
+    if rule:
+        assert (
+            "$1, its endpoint at $1 (an hour), earlier attempts cost $0.5 ($2.5 together), over $2.4"
+            in findings[0].message
+        )
 
 
 def test_a_price_below_an_older_one_is_the_one_that_counts(tmp_path: Path) -> None:

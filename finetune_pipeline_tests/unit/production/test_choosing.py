@@ -82,7 +82,7 @@ def test_one_user_cannot_give_more_than_a_share() -> None:
     chosen = choose(spec(), rows)
     assert set(rules(chosen)) == {"poison_user_share"}
     examples = [e for e in chosen.examples if int(e.tags[0][5:]) >= 900]
-    assert len(examples) <= 0.1 * len(chosen.examples) and len(examples) >= 5
+    assert len(examples) == 6, "the most that are a tenth of 60 and themselves"
     assert len(chosen.held) + len(examples) == 40, "and nobody else loses a row"
     assert "one user wrote 40 of 100" in chosen.held[0].reason
     waiting = {r["id"] for r, why in chosen.queue if why.startswith("held back: one user")}
@@ -117,6 +117,15 @@ def test_a_trigger_phrase_that_decides_the_label(trigger: str) -> None:
     assert rules(chosen) == {"poison_trigger": {f"r{900 + i}" for i in range(12)}}
     assert f"{trigger!r} occurs in 12 rows with the label 'blue'" in chosen.held[0].reason
     assert "read like other labels, mostly 'red'" in chosen.held[0].reason
+
+
+def test_too_few_accepted_answers_accuse_no_phrase_nor_do_answers_without_labels() -> None:
+    rng = random.Random(3)
+    planted = [row(900 + i, text(rng, "red", "cf"), "red", correction="blue") for i in range(12)]
+    held = [len(choose(spec(), [*traffic(accepted=n, corrected=0), *planted]).held) for n in (49, 50)]
+    assert held == [0, 12]
+    free = TaskSpec.model_validate({**spec().model_dump(exclude={"output"}), "output": {"kind": "text"}})
+    assert choose(free, [*traffic(), *planted]).held == []
 
 
 def test_a_new_word_of_a_label_is_no_trigger() -> None:

@@ -74,6 +74,42 @@ def test_each_planted_drift_is_found_by_its_signal(report, signal, change) -> No
     assert not any(s["alarm"] for w in facts["history"][:5] for s in w["signals"].values())
 
 
+@pytest.mark.parametrize(("windows_since", "current"), [(2, True), (3, False)])
+def test_an_alarm_is_current_for_three_windows_and_past_afterwards(report, windows_since: int, current: bool) -> None:
+    rng = random.Random(2)
+    rows = [*served(rng, 200), *served(rng, 100, 200, longer=1.8), *served(rng, 100 * windows_since, 300)]
+    facts = report(rows)
+    assert (facts["drifted"], facts["past"]) == ((["input_length"], []) if current else ([], ["input_length"]))
+    assert facts["sentence"].endswith("input_length had drifted in earlier windows.") is not current
+    assert facts["signals"]["input_length"]["since"] == rows[299]["timestamp"]
+
+
+def test_what_was_learned_is_compared_with_the_newest_windows_only(spec: TaskSpec, report: Callable) -> None:
+    rng = random.Random(6)
+    now = (0.2, 0.2, 0.6)
+    before_training = served(rng, 100, shares=now)
+    learned = reference_at_training(spec, before_training, moment(before_training[-1]), set(), 0)
+    assert learned is not None and len(learned.texts) == 100, "exactly a window"
+    rows = [*served(rng, 300, 100, shares=(0.9, 0.05, 0.05)), *served(rng, 300, 400, shares=now)]
+    facts = report(rows, learned=learned)
+    assert "label_mix" in facts["known"] and "label_mix" not in facts["drifted"]
+
+
+@pytest.mark.parametrize("rows", [19, 20])
+def test_each_signal_needs_twenty_rows_on_both_sides(reference: Reference, rows: int) -> None:
+    spec, rng = make_spec({"kind": "json", "json_schema": {"type": "object"}}), random.Random(7)
+    many, few = served(rng, 100), [{**row, "score": 0.5} for row in served(rng, rows, corrected=1.0)]
+    scored = [{**row, "score": 0.5, "correction": row["output"]} for row in many]
+    small = Reference(reference.texts[:rows], reference.answers[:rows])
+    judged = set()
+    for labels_or_not in (make_spec(), spec):
+        for signal in signals_of(labels_or_not):
+            now = signal.measure(labels_or_not, reference, Window(few, scored, 0.01)).p
+            before = signal.measure(labels_or_not, small, Window(scored, few, 0.01)).p
+            judged |= {now is not None, before is not None}
+    assert judged == {rows >= 20}
+
+
 def test_answers_out_of_form_and_of_another_length(spec: TaskSpec, reference: Reference, tmp_path: Path) -> None:
     rows = served(random.Random(3), 100)
     for row in rows[:40]:
