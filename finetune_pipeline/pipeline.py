@@ -87,7 +87,7 @@ STEPS = [
         data.make_validated,
         needs=("raw_examples",),
         settings=lambda spec, run: validation_settings(spec),
-        code_version="18",
+        code_version="19",
         checks=(
             data_check.files_read,
             data_check.validated_accounted,
@@ -108,7 +108,7 @@ STEPS = [
                 include={"near_duplicate_threshold", "scrub", "scrub_names", "scrub_region", "contradictions"}
             ),
         },
-        code_version="13",
+        code_version="14",
         checks=(data_check.clean_accounted, data_check.quarantine_share, data_check.no_personal_data),
         kinds=("jsonl", "python"),
     ),
@@ -169,11 +169,11 @@ STEPS = [
     Step(
         "data_quality",
         BASELINE,
-        "Report on the whole data set: class balance, label noise, synthetic rows, tokens and cost.",
+        "Report on the whole data set: balance, wrong labels, labels in inputs, style of answers, synthetic rows, tokens, cost.",
         data.make_data_quality,
         needs=(*DATA_STEPS, "base_model"),
         settings=lambda spec, run: data.quality_settings(spec),
-        code_version="9",
+        code_version="10",
         checks=data_check.QUALITY_CHECKS,
         kinds=("html", "python"),
     ),

@@ -3,7 +3,7 @@
 import re
 from decimal import Decimal, InvalidOperation
 
-from finetune_pipeline.data.answer_rules import NOT_JSON, STRICT, canonical, final_answer, strict
+from finetune_pipeline.data.answer_rules import NOT_JSON, STRICT, canonical, final_answer, is_too_deep, strict
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput
 
 _NUMBER = re.compile(r"[-+]?([$€£]?)\s?[-+]?(?:\d{1,3}(?:,\d{2,3})*,\d{3}|\d+)(?:\.\d+)?%?")
@@ -33,7 +33,7 @@ def answer_key(text: str, output: AnyOutput) -> str:
     if output.extract:
         final = final_answer(text, output.extract)
         number = None if final is None else _as_number(final)
-        return text if final is None else final if number is None else f"{number[0]}{number[1].normalize()}"
+        return text if final is None else final if number is None else f"{number[0]}{_plain(number[1])}"
     parts = _texts_and_calls(text)
     return text if parts is None else "\0".join(parts)
 
@@ -49,6 +49,8 @@ def _texts_and_calls(text: str) -> list[str] | None:
             return None
         if not isinstance(value, dict) or "name" not in value or not ({"arguments", "parameters"} & set(value)):
             return None
+        if is_too_deep(value):
+            return None
         any_call = True
         parts += [text[position:start].strip(), canonical(value)]
         position = end
@@ -63,6 +65,13 @@ def same_final_answer(a: str, b: str) -> bool:
         return a.strip() == b.strip()
     (currency_a, number_a), (currency_b, number_b) = first, second
     return number_a == number_b and (currency_a == currency_b or not currency_a or not currency_b)
+
+
+def _plain(number: Decimal) -> str:
+    """Return the same text for equal numbers, with all digits: Decimal.normalize would round to 28."""
+    digits = f"{number:f}"
+    digits = digits.rstrip("0").rstrip(".") if "." in digits else digits
+    return digits if number else "0"
 
 
 def _as_number(text: str) -> tuple[str, Decimal] | None:

@@ -39,14 +39,15 @@ def read_strict(text: str) -> tuple[Any, str]:
     Duplicate keys, NaN and infinities are refused, because JSON readers disagree about them."""
     try:
         value = STRICT.decode(text)
-        return (NOT_JSON, "it is nested too deeply") if _is_too_deep(value) else (value, "")
+        return (NOT_JSON, "it is nested too deeply") if is_too_deep(value) else (value, "")
     except RecursionError:
         return NOT_JSON, "it is nested too deeply"
     except ValueError as error:
         return NOT_JSON, str(error)
 
 
-def _is_too_deep(value: Any) -> bool:
+def is_too_deep(value: Any) -> bool:
+    """Whether a JSON value is nested deeper than _DEEPEST."""
     level = [value]
     for _ in range(_DEEPEST):
         inner = (item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list))
@@ -70,7 +71,7 @@ def repaired(text: str) -> Any:
         value = repair_json(text, return_objects=True)
     except (ValueError, RecursionError):
         return NOT_JSON
-    return value if isinstance(value, dict | list) and value and not _is_too_deep(value) else NOT_JSON
+    return value if isinstance(value, dict | list) and value and not is_too_deep(value) else NOT_JSON
 
 
 @lru_cache(maxsize=16)

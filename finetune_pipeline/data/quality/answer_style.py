@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from finetune_pipeline.data.dedup.text_similarity import WITHOUT_BLANKS
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.parts import named, part
 from finetune_pipeline.findings import Finding
@@ -14,12 +15,17 @@ LEAST_CUT, LEAST_CUT_SHARE = 10, 0.02
 """Rows, and share of all rows, that must end unfinished at one length."""
 UNFINISHED = 0.8
 """Share of the longest answers that must be unfinished: answers that only happen to be equally long mostly end a sentence."""
+ONE_FORM, LONG = 0.5, 200
+"""Where a larger share of the answers has the greatest length, and it is below LONG characters, they have one form: commands, or
+sentences with a code in them."""
 LONGEST, LONGEST_UNFINISHED, OTHERS_UNFINISHED = 0.1, 0.6, 0.2
 """Answers were cut at a number of tokens, which we cannot count, if of this share with most characters more than
 LONGEST_UNFINISHED are unfinished, and of the shorter half fewer than OTHERS_UNFINISHED."""
 MIXED = 0.2
 """Answers end in two styles if each style has at least this share."""
 SENTENCE_WORDS, LEAST_SENTENCES = 5, 50
+_SENTENCE_CHARACTERS = 10
+"""The same as SENTENCE_WORDS, in scripts without blanks between words. Shorter answers are names, dates or codes."""
 _END = re.compile(r"[.!?…。！？؟।][\"'”’»)\]*_`]*$")
 _UNFINISHED = re.compile(r"[\w,;:(\-–—]$")
 _SENTENCE = re.compile(r"^\W*[^\W\d_]")
@@ -47,9 +53,9 @@ def _cut_off(rows: Sequence[Example]) -> Finding | None:
         longest = max(lengths, default=0)
         tolerance = 1 if unit == "characters" else 0  # a space at the cut may have been removed
         at_longest = [i for i, length in enumerate(lengths) if length >= longest - tolerance]
-        cut = [i for i in at_longest if unfinished[i]]
-        is_pile = len(cut) >= max(LEAST_CUT, LEAST_CUT_SHARE * len(rows)) and longest > SENTENCE_WORDS
-        if is_pile and len(cut) >= UNFINISHED * len(at_longest):
+        cut = [i for i in at_longest if unfinished[i] and _may_be_sentence(rows[i].answer)]
+        is_pile = len(cut) >= max(LEAST_CUT, LEAST_CUT_SHARE * len(rows), UNFINISHED * len(at_longest))
+        if is_pile and (len(at_longest) <= ONE_FORM * len(rows) or len(rows[cut[0]].answer) >= LONG):
             where = f"{len(cut):,} of {len(rows):,} answers end in the middle of a sentence at {longest:,} {unit}"
             return _cut_finding(rows[cut[0]], where)
     by_length = sorted(range(len(rows)), key=lambda i: (-len(rows[i].answer), i))
@@ -60,6 +66,10 @@ def _cut_off(rows: Sequence[Example]) -> Finding | None:
         where = f"{len(cut):,} of the {len(top):,} longest answers end in the middle of a sentence"
         return _cut_finding(rows[cut[0]], f"{where}, and {share_of_others:.0%} of the shorter half")
     return None
+
+
+def _may_be_sentence(answer: str) -> bool:
+    return len(answer.split()) >= SENTENCE_WORDS or len(WITHOUT_BLANKS.findall(answer[:1000])) >= _SENTENCE_CHARACTERS
 
 
 def _cut_finding(example: Example, where: str) -> Finding:

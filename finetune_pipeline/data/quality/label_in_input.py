@@ -1,7 +1,6 @@
 """Finds phrases that give the label away: a phrase that is in nearly every row of a label and in nearly no other row, like a tag
 `[BUG]` or `category red` that an earlier tool wrote into the text. A model then learns the phrase in place of the task."""
 
-import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -49,15 +48,16 @@ def _phrases_by_label(texts: Sequence[str], labels: Sequence[str]) -> list[tuple
     from sklearn.feature_extraction.text import CountVectorizer
 
     counter = CountVectorizer(analyzer=partial(phrases, longest=_WORDS), binary=True, min_df=LEAST_ROWS, dtype=np.int32)
-    with contextlib.suppress(ValueError):  # no phrase occurs in enough rows
+    try:
         matrix, names = counter.fit_transform(texts), counter.get_feature_names_out().tolist()
-        in_all = np.asarray(matrix.sum(axis=0)).ravel()
-        given_away = []
-        for label, of_label in sorted(Counter(labels).items()):
-            in_label = np.asarray(matrix[np.array(labels) == label].sum(axis=0)).ravel()
-            clear = np.flatnonzero((in_label >= LEAST_SHARE * of_label) & (in_label >= LEAST_SHARE * in_all))
-            if of_label >= LEAST_ROWS and len(clear):
-                best = max(clear.tolist(), key=lambda i: (len(names[i]), names[i]))
-                given_away.append((label, names[best], int(in_label[best]), of_label))
-        return given_away
-    return []
+    except ValueError:  # no phrase occurs in enough rows
+        return []
+    in_all = np.asarray(matrix.sum(axis=0)).ravel()
+    given_away = []
+    for label, of_label in sorted(Counter(labels).items()):
+        in_label = np.asarray(matrix[np.array(labels) == label].sum(axis=0)).ravel()
+        clear = np.flatnonzero((in_label >= LEAST_SHARE * of_label) & (in_label >= LEAST_SHARE * in_all))
+        if of_label >= LEAST_ROWS and len(clear):
+            best = max(clear.tolist(), key=lambda i: (len(names[i]), names[i]))
+            given_away.append((label, names[best], int(in_label[best]), of_label))
+    return given_away

@@ -40,8 +40,8 @@ LEARNED = 0.2
 wrong."""
 OWN_ERRORS = 1.5
 """The model's own errors among the surest rows are assumed to be at most this times what the error rate grows from these to as
-many next ones. Wrong labels are as frequent in both; the model's own errors grow. In 39 samples of 17 public sets
-none is then above data.max_label_noise (benchmarks/label_noise.py, table `clean`).
+many next ones. Wrong labels are as frequent in both; the model's own errors grow. In 28 samples of 11 public sets none is then
+above data.max_label_noise (benchmarks/label_noise.py, table `clean`).
 """
 CONFIDENCE = 0.95
 ENOUGH, ENOUGH_OF_A_LABEL = 400, 20

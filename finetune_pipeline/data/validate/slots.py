@@ -7,8 +7,12 @@ templates.
 import re
 from collections.abc import Iterable
 
+from finetune_pipeline.data.dedup.text_similarity import WITHOUT_BLANKS
+
 _BRACES = re.compile(r"\{\{[^{}\n]{0,80}\}\}")
-_SLOT = re.compile(r"\{\{[ ]?[^\W\d_][\w-]*(?:[ .][\w-]+){0,3}[ ]?\}\}")
+_MARKS = "\u0300-\u036f\u0591-\u05c7\u0610-\u065f\u0900-\u0dff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+"""Signs within words that Python counts to no word: accents and vowels, as in Hindi, Thai or vocalised Arabic."""
+_SLOT = re.compile(rf"\{{\{{[ ]?[^\W\d_][\w{_MARKS}-]*(?:[ .][\w{_MARKS}-]+){{0,3}}[ ]?\}}\}}")
 _IN_CODE_BEFORE = re.compile(r"""[`\\/@<>{}|=_~.]\Z|(?:=|:\s?)["']\Z""")
 _IN_CODE_AFTER = re.compile(r"""[`\\/<>{}|=(\[_~]|[.:@]\w|"\s?[:,}\]]""")
 # Signs of code anywhere in a text: other template tags, markup, fences, comparisons, calls, options, keys of YAML, LaTeX
@@ -32,8 +36,6 @@ _CODE_WORDS = re.compile(
 )
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _NOT_IN_WORDS = set("/\\=_")
-_NO_BLANKS = re.compile("[\u3040-\u30ff\u3400-\u9fff\u0e00-\u0e7f]")
-"""Letters of scripts that put no blanks between words."""
 
 
 def forgotten_slot(text: str, row_texts: Iterable[str], system_prompt: str) -> str | None:
@@ -53,12 +55,12 @@ def _is_prose(line: str) -> bool:
     """Whether a line has at least two words beside its double braces."""
     rest = " ".join(part for part in _BRACES.sub(" ", line).split() if not set(part) & _NOT_IN_WORDS)
     words = [word for word in _WORD.findall(rest) if len(word) > 1 or word in "aAIàyeo"]
-    return len(words) >= 2 or len(_NO_BLANKS.findall(rest)) >= 4
+    return len(words) >= 2 or len(WITHOUT_BLANKS.findall(rest)) >= 4
 
 
 def _replaces_a_word(line: str, slot: re.Match[str]) -> bool:
     """Whether the slot stands between blanks or punctuation, as a word does."""
     before, after = line[max(0, slot.start() - 3) : slot.start()], line[slot.end() : slot.end() + 3]
     if before[-1:].isalnum():
-        return _NO_BLANKS.match(before[-1]) is not None
+        return WITHOUT_BLANKS.match(before[-1]) is not None
     return not _IN_CODE_BEFORE.search(before) and not _IN_CODE_AFTER.match(after)

@@ -101,6 +101,7 @@ OTHER_ANSWERS = [
     (JSON_OUTPUT, '{"a": ["x", "y"]}', '{"a": ["y", "x"]}'),
     (JSON_OUTPUT, '{"items": ["x"], "name": "the long name"}', '{"items": ["x", "y"], "name": "the long name"}'),
     (NUMBER_OUTPUT, "Ten hundreds make it.\n#### 1,000", "Ten hundreds make it.\n#### 1,001"),
+    (NUMBER_OUTPUT, f"Count.\n#### {'7' * 30}", f"Count.\n#### {'7' * 29}8"),
     (TEXT_OUTPUT, '{"name": "f", "arguments": {"a": 1, "b": 2}}', '{"arguments": {"b":2, "a":2}, "name": "f"}'),
 ]
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from finetune_pipeline.data.answer_equality import same_answer, same_final_answer
+from finetune_pipeline.data.answer_equality import answer_key, same_answer, same_final_answer
 from finetune_pipeline.evaluation.correctness import (
     answer_of,
     complies,
@@ -79,6 +79,9 @@ def test_only_the_final_answer_is_compared_where_the_spec_marks_it() -> None:
     )
     assert not same_final_answer("5%", "50") and not same_final_answer("paris", "Paris")
     assert same_final_answer("1,00,000", "100000") and same_final_answer("3,", "3"), "a comma behind it is punctuation"
+    digits = "7" * 2_000_000
+    for same in (("-0", "0.00"), ("007", "7.0"), (digits, f"{digits}.0")):
+        assert len({answer_key(f"#### {number}", output) for number in same}) == 1
     for several, other_reading in (("1,2", "12"), ("10,5", "105"), ("1,2,3", "123"), ("£5", "$5")):
         assert not same_final_answer(several, other_reading), several
 
@@ -104,6 +107,8 @@ def test_calls_are_compared_by_what_they_call() -> None:
     twice = CALL.replace('"name"', '"name": "delete", "name"')
     assert same_answer(CALL.replace("2", "2.0"), CALL, TextOutput())
     assert not same_answer(twice, CALL, TextOutput()), "readers disagree about equal keys"
+    deep = CALL.replace('"Rome"', "[" * 900 + "]" * 900)
+    assert same_answer(deep, deep, TextOutput()) and not same_answer(deep, CALL, TextOutput())
 
 
 def test_a_label_is_read_letter_by_letter() -> None:

@@ -47,6 +47,8 @@ def _stories(rows: int, change: Callable[[int, str], str]) -> list[Example]:
     [
         (lambda i, story: story[:200], "at 200 characters"),
         (lambda i, story: " ".join(story.split()[:40]), "at 40 words"),
+        (lambda i, story: (story * 20)[:200], "of 400 answers end in the middle of a sentence at 200"),
+        (lambda i, story: re.sub(r"\w", "\u5929", story.replace(" ", ""))[:150], "at 150 characters"),
         (lambda i, story: "".join(re.findall(r" ?\w{1,5}|.", story)[:50]), "longest answers"),
     ],
 )
@@ -70,8 +72,11 @@ def test_answers_of_which_half_end_without_a_full_stop_are_a_finding() -> None:
         lambda i, story: story if i % 10 else story[:-1],
         lambda i, story: story if i % 2 else ["yes", "42", "a red apple"][i % 3],
         lambda i, story: f"```\nx = {i}\n```" if i % 2 else story,
+        lambda i, story: f"2024-{i % 12 + 1:02}-{i % 28 + 1:02}",
+        lambda i, story: f"ORD-{i:06}" if i % 4 == 0 else f"ORD-{i % 1000}",
+        lambda i, story: f"SELECT name FROM orders WHERE id = {i:04}",
     ],
-    ids=["full-stops", "none", "few-without", "short-answers", "code"],
+    ids=["full-stops", "none", "few-without", "short-answers", "code", "dates", "codes", "commands"],
 )
 def test_answers_that_are_whole_and_alike_pass(style: Callable[[int, str], str]) -> None:
     assert answer_style(_stories(400, style), make_spec())["findings"] == []
