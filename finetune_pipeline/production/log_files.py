@@ -4,7 +4,6 @@ import contextlib
 import gzip
 import hashlib
 import re
-import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -204,13 +203,15 @@ def _is_power_of_two(number: int) -> bool:
     return number & (number - 1) == 0
 
 
-def count_line_ends(handle: IO[bytes], start: int, end: int | None = None) -> int:
-    """Count the line ends between two offsets of a file; end None: to its end."""
-    handle.seek(start)
-    count, left = 0, sys.maxsize if end is None else end - start
-    while chunk := handle.read(min(left, 1 << 20)):
-        count, left = count + chunk.count(b"\n"), left - len(chunk)
-    return count
+def count_line_ends(handle: IO[bytes], offset: int) -> tuple[int, int]:
+    """Count the line ends of a file before an offset and after it."""
+    handle.seek(0)
+    before = after = position = 0
+    while chunk := handle.read(1 << 20):
+        cut = max(0, offset - position)
+        before, after = before + chunk[:cut].count(b"\n"), after + chunk[cut:].count(b"\n")
+        position += len(chunk)
+    return before, after
 
 
 def bytes_before(handle: IO[bytes], offset: int) -> bytes:

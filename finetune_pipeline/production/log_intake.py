@@ -193,8 +193,11 @@ def _equal_up_to(handle: IO[bytes], stream: Stream) -> int | None:
         except LookupError:
             is_shorter = True
             continue
-        other = is_shorter and count_line_ends(handle, offset) >= count_line_ends(handle, 0, offset)
-        return None if other else int(offset)
+        if is_shorter:
+            before, after = count_line_ends(handle, offset)
+            if after >= before:
+                return None
+        return int(offset)
     return 0
 
 

@@ -11,8 +11,9 @@ from finetune_pipeline.engine.checks import Check, CheckResult
 from finetune_pipeline.engine.files import read_json
 from finetune_pipeline.engine.graph import Graph, MissingInput, pinned_inputs
 from finetune_pipeline.engine.step import RunInputs, Step, StepContext
-from finetune_pipeline.engine.store import ArtifactStore, ChangedArtifact
-from finetune_pipeline.spec import Task, load_task
+from finetune_pipeline.engine.store import Artifact, ArtifactStore, ChangedArtifact
+from finetune_pipeline.faults import JobError
+from finetune_pipeline.spec import Task, TaskSpec, load_task
 from finetune_pipeline_tests.unit.spec.test_spec import GOOD, write
 
 WORLD = RunInputs(raw="r", reviews="v", logs="l", corrections="c", base={"id": "b"})
@@ -122,7 +123,8 @@ def test_rows_that_failed_stop_what_follows_and_are_asked_again(task: Task, stor
     ],
 )
 def test_a_failed_blocking_check_stops_the_steps_that_come_after(task, store, on_failure, warns, made) -> None:
-    check = Check("good", "d", lambda artifact, spec: CheckResult(False, "too bad", warns=warns), on_failure)
+    result = CheckResult(False, "too bad", warns=True) if warns else CheckResult(False, "too bad")
+    check = Check("good", "d", lambda artifact, spec: result, on_failure)
     g = Graph([step("judged", checks=(check,)), step("next", after=("judged",))])
     g.run("judged", task, WORLD, store)
     if made:
@@ -131,6 +133,37 @@ def test_a_failed_blocking_check_stops_the_steps_that_come_after(task, store, on
         with pytest.raises(MissingInput, match="demo/next is not made: the check good of judged failed: too bad"):
             g.run("next", task, WORLD, store)
         assert g.find("next", task, WORLD, store) is None
+
+
+@pytest.mark.parametrize("fact", [None, "many"])
+def test_a_check_whose_fact_is_missing_or_of_another_type_fails_and_one_of_the_served_model_holds_nothing_back(
+    task: Task, store: ArtifactStore, fact: str | None
+) -> None:
+    def few(artifact: Artifact, spec: TaskSpec) -> CheckResult:
+        return CheckResult(artifact.facts["rows"] < 3, "so many")
+
+    facts = {} if fact is None else {"rows": fact}
+    g = Graph([step("counted", lambda work: facts, checks=(Check("few", "d", few),)), step("next", after=("counted",))])
+    artifact = g.run("counted", task, WORLD, store)
+    result = Check("few", "d", few).holds_back(artifact, task.spec)
+    assert result is not None and not result.passed and "could not be judged" in result.message
+    with pytest.raises(MissingInput, match="the check few of counted failed: could not be judged"):
+        g.run("next", task, WORLD, store)
+    assert Check("few", "d", few, live=True).holds_back(artifact, task.spec) is None
+
+
+@pytest.mark.parametrize(("current", "made"), [("as pinned", True), ("changed", False)])
+def test_an_input_from_outside_that_changed_since_the_run_began_is_refused(task, store, current, made) -> None:
+    def make(context: StepContext) -> dict[str, Any]:
+        context.refuse_changed("the logs", current, "as pinned")
+        return {"rows": 3}
+
+    g = Graph([step("read", make)])
+    if made:
+        assert g.run("read", task, WORLD, store).facts == {"rows": 3}
+    else:
+        with pytest.raises(JobError, match="the logs of demo changed since this run began"):
+            g.run("read", task, WORLD, store)
 
 
 def test_a_view_is_the_artifact_it_shows_and_what_a_step_opened_is_on_record(task: Task, store: ArtifactStore) -> None:

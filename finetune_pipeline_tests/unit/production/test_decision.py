@@ -63,11 +63,30 @@ def test_enough_expected_gain_trains_too_little_waits_for_a_number(tmp_path: Pat
     assert few["sentence"].startswith("Wait for 59 more rows")
     flat = decide_retraining(spec, STILL, Evidence(500, 0.2, law(0, 0.5, 0.2)), tmp_path)
     assert flat["sentence"].startswith("Do not train again")
+    # 0.2 (1 - 21 ^ -0.5) = 0.156 at twenty times the rows, as far as the curve is followed
+    far, too_far = (make_spec(retraining={"min_gain": gain}) for gain in (0.156, 0.157))
+    assert decide_retraining(far, STILL, Evidence(1, 0.2, law(1, 0.5, 0)), tmp_path)["wait_for_rows"] > 19_000
+    assert decide_retraining(too_far, STILL, Evidence(1, 0.2, law(1, 0.5, 0)), tmp_path)["wait_for_rows"] is None
+
+
+@pytest.mark.parametrize(("usable", "wait"), [(49, 1), (50, None)])
+def test_without_a_curve_or_a_known_share_of_mistakes_the_number_of_rows_decides(tmp_path: Path, usable, wait) -> None:
+    spec = make_spec(logs={"min_new_rows": 50})
+    for evidence in (Evidence(usable), Evidence(usable, 0.2), Evidence(usable, None, law(1, 0.5, 0))):
+        facts = decide_retraining(spec, STILL, evidence, tmp_path)
+        assert (facts["retrain"], facts["wait_for_rows"], facts["gain"]) == (wait is None, wait, None)
+
+
+def test_no_gain_is_expected_of_no_rows_nor_more_than_the_mistakes_there_are() -> None:
+    curve = law(1, 0.5, 0)
+    assert curve.gain(0, 0.2).middle == 0 and 0.19 < curve.gain(10**6, 0.2).middle < 0.2
+    assert law(0, 0.5, 0).gain(500, 0.2).middle == 0, "where no answer is wrong, nothing is to be gained"
 
 
 def test_after_drift_the_old_curve_does_not_count(tmp_path: Path) -> None:
     flat = law(0, 0.5, 0.2)
     assert decide_retraining(make_spec(), MOVED, Evidence(20, 0.2, flat), tmp_path)["retrain"]
+    assert not decide_retraining(make_spec(), MOVED, Evidence(19, 0.2, flat), tmp_path)["retrain"]
     few = decide_retraining(make_spec(), MOVED, Evidence(3, 0.2, flat), tmp_path)
     assert (few["retrain"], few["wait_for_rows"]) == (False, 17)
     assert "label some" in few["sentence"]

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from finetune_pipeline.production.drift import drift_report, level_of, moment, reference_at_training
-from finetune_pipeline.production.signals import Reference, Window, signals_of
+from finetune_pipeline.production.signals import Measured, Reference, Window, categories, more_often, signals_of
 from finetune_pipeline.production.token_distance import permutation_p, rarity, rows_with, word_vectors
 from finetune_pipeline.report.drift_page import drift_page
 from finetune_pipeline.report.page import page_html
@@ -45,7 +45,7 @@ def test_no_drift_in_the_same_distribution_and_none_told_of_a_few_rows(report: C
     )
     often = [{**row, "input": "ping", "output": "howto"} if i % 2 else row for i, row in enumerate(served(rng, 300))]
     assert report(often)["drifted"] == [], "a question repeated by a program is one question"
-    assert all(s["p_watch"] is None or s["p_watch"] > 0.05 for s in facts["signals"].values())
+    assert all(s["p_watch"] is None or 0.05 < s["p_watch"] <= 1 for s in facts["signals"].values())
     rows = served(random.Random(0), 300, new_words=1.0)
     few = report(rows[:99])
     assert (few["judged"], few["drifted"]) == (False, []) and "too few" in few["sentence"]
@@ -198,6 +198,37 @@ def test_scores_that_are_mostly_equal_are_tested_exactly(spec: TaskSpec, referen
         assert p([top] * 294 + [0.0] * 6, [top] * 27 + [0.0] * 3) == pytest.approx(expected)
     assert p([0.0] * 60 + [1.0] * 40, [0.0] * 40) < 1e-5 < p([0.0] * 60 + [1.0] * 40, [0.0] * 25 + [1.0] * 15)
     assert p([0.0, 1.0] * 20, [1.0] * 40) == pytest.approx(1.0), "better is no drift"
+
+
+def test_sizes_and_p_values_are_those_of_fishers_exact_test() -> None:
+    rarer = more_often(10, 100, 15, 50)
+    assert rarer.size == pytest.approx(0.3 - 0.1) and rarer.figures == {"before": 0.1, "now": 0.3}
+    assert rarer.p == pytest.approx(stats.fisher_exact([[15, 35], [10, 90]], "greater").pvalue)
+    better = more_often(30, 100, 5, 50)
+    assert better.size == 0.0 and better.p > 0.5
+    mix = categories(["a"] * 80 + ["b"] * 20, ["a"] * 20 + ["b"] * 30)
+    assert mix.size == pytest.approx(0.6 - 0.2)
+    assert mix.p == pytest.approx(4 * stats.fisher_exact([[30, 20], [20, 80]], "greater").pvalue), (
+        "two sides, two labels"
+    )
+    same = categories(["a"] * 50 + ["b"] * 50, ["a"] * 30 + ["b"] * 30)
+    assert (same.size, same.p) == (0.0, 1.0)
+    assert categories(["a"] * 30, ["a"] * 30) == Measured(0.0, 1.0)
+
+
+def test_sizes_of_scores_lengths_and_unseen_words_by_hand(spec: TaskSpec) -> None:
+    by_name = {signal.name: signal for signal in signals_of(spec)}
+    reference = Reference([f"common w{i}" for i in range(40)], ["bug"] * 40)
+    rows = [{"input": f"common x{i} y{i}", "output": "bug", "score": 0.0 if i < 10 else 1.0} for i in range(40)]
+    window = Window(rows, [{"score": 1.0}] * 40, 0.01)
+    unseen = by_name["unseen_words"].measure(spec, reference, window)
+    assert unseen.size == pytest.approx(2 / 3 - 1 / 2), "each text of the reference has a word that no other has"
+    length = by_name["input_length"].measure(spec, reference, window)
+    assert (length.size, length.figures) == (1.0, {"median_before": 2.0, "median_now": 3.0})
+    score = by_name["score"].measure(spec, reference, window)
+    assert score.size == pytest.approx(0.25) and score.figures == {"before": 1.0, "now": 0.75}
+    upside_down = Window([{**row, "score": 1.0} for row in rows], [{"score": row["score"]} for row in rows], 0.01)
+    assert by_name["score"].measure(spec, reference, upside_down).size == 0.0, "better is no drift"
 
 
 def test_permutation_p_is_uniform_without_a_difference_and_small_with_one() -> None:

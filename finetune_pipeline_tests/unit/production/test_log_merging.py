@@ -90,6 +90,10 @@ FAULTS: list[tuple[str, dict | str]] = [
     ("timestamp", row(1, timestamp="9999-12-31T23:59:59-14:00")),
     ("wrong_type", row(1, feedback="bad")),
     ("wrong_type", row(1, feedback={"score": 10**400})),
+    ("wrong_type", row(1, feedback={"score": True})),
+    ("timestamp", row(1, timestamp="1969-12-31T23:59:59Z")),
+    ("timestamp", row(1, timestamp="2200-01-01T00:00:00Z")),
+    ("timestamp", row(1, timestamp="2026-05-01T10:00:00")),
     ("bad_json", row(1, feedback={"score": float("nan")})),
     ("bad_json", json.dumps(row(1, feedback={"score": 1})).replace(": 1}", ": 1e999}")),
     ("wrong_type", row(1, user=["ann"])),
@@ -141,6 +145,28 @@ def test_the_latest_feedback_counts_in_whatever_order_its_lines_are_written(task
     assert example.answer == "b"
 
 
+def test_feedback_is_kept_as_it_was_meant(task: Task, store: ArtifactStore, tmp_path: Path) -> None:
+    meant: list[tuple[dict[str, Any], tuple[Any, Any, Any]]] = [
+        ({"flag": True}, ("flagged", None, None)),
+        ({"flag": 1}, ("flagged", None, None)),
+        ({"flag": 0}, (None, None, None)),
+        ({"flag": "", "score": 0}, (None, 0.0, None)),
+        ({"score": -1, "correction": " b "}, (None, -1.0, "b")),
+        ({"label": "b", "correction": " b"}, (None, None, "b")),
+        ({"left_out": True, "label": "b"}, (None, None, "b")),  # only a review leaves rows out
+    ]
+    first, last = "1970-01-01T00:00:00Z", "2199-12-31T23:59:59Z"
+    rows = [row(n, feedback=feedback, user="", timestamp=last) for n, (feedback, _) in enumerate(meant)]
+    write(task, [*rows, row(99, timestamp=first)])
+    facts = take(task, store, tmp_path / "out")
+    assert (facts["quarantined"], facts["corrections"], facts["left_out"]) == (0, 3, 0)
+    read = {r["id"]: r for r in read_rows(tmp_path / "out" / "rows.jsonl")}
+    assert [tuple(read[f"r{n}"][key] for key in ("flag", "score", "correction")) for n in range(len(meant))] == [
+        expected for _, expected in meant
+    ]
+    assert {r["user"] for r in read.values()} == {None}, "no text is nobody's name"
+
+
 def test_a_developer_turn_is_a_system_turn_and_an_empty_label_hides_no_correction(task, store, tmp_path) -> None:
     turns = [{"role": "developer", "content": "Answer shortly."}, USER]
     write(task, [row(1, messages=turns, feedback={"label": "", "correction": "b"})])
@@ -159,6 +185,24 @@ def test_what_is_said_of_one_question_is_not_said_of_another_with_its_id(task, s
     assert (facts["lines"], facts["rows"], facts["duplicates"]) == (3, 1, 1)
     assert (facts["by_rule"], facts["corrections"], facts["flagged"]) == ({"log.id_reused": 1}, 0, 0)
     assert read_rows(tmp_path / "out" / "quarantine.jsonl")[0]["line"] == 3
+
+
+@pytest.mark.parametrize(("days", "ready"), [(13.9, False), (14.0, True)])
+def test_too_few_corrections_do_not_wait_for_ever(
+    tmp_path: Path, store: ArtifactStore, days: float, ready: bool
+) -> None:
+    task = task_of(tmp_path, logs={"min_new_rows": 3}, retraining={"longest_wait_days": 14})
+    late = row(2, timestamp="2026-05-02T10:00:00Z", feedback={"label": "b"})
+    write(task, [late, row(1, feedback={"label": "a"}), row(3)])
+    logged = datetime(2026, 5, 1, 10, tzinfo=UTC).timestamp()
+    waiting = waiting_rows(task, store, now=logged + days * 86_400)
+    assert (waiting.ready, waiting.usable) == (ready, 2)
+    reason = (
+        "but the oldest has waited 14 days, longer than 14"
+        if ready
+        else "the oldest has waited 13.9 of at most 14 days"
+    )
+    assert reason in waiting.sentence
 
 
 def test_personal_data_and_users_are_gone_before_anything_is_written(task, store, tmp_path, monkeypatch) -> None:
@@ -187,6 +231,9 @@ def test_the_question_of_the_sensor(task: Task, store: ArtifactStore) -> None:
     young, waits = (waiting_rows(task, store, now=logged + seconds) for seconds in (5, 61))
     assert (young.ready, young.usable) == (False, 0)
     assert waits.ready and waits.usable == 2
+    assert (
+        waiting_rows(task, store, now=logged + 60).usable == 2 and not waiting_rows(task, store, now=logged + 59).usable
+    )
 
     def make(builder: Builder) -> None:
         builder.facts.update(write_logs(task.spec, read_logs(task, store), builder.folder))
