@@ -201,7 +201,7 @@ STEPS = [
         baseline.make_advice,
         needs=("train_split", "validation_split", "few_shot_baseline"),
         settings=lambda spec, run: baseline.advice_settings(spec),
-        code_version="12",
+        code_version="13",
         checks=(
             training_check.learnable,
             training_check.worth_training,

@@ -43,7 +43,7 @@ from finetune_pipeline.evaluation.failures.kinds import KINDS, failure_of
 from finetune_pipeline.evaluation.metrics import METRICS, Gain, is_right_or_wrong, metric_title
 from finetune_pipeline.evaluation.predictions import API, SIMPLE, same_rows
 from finetune_pipeline.evaluation.prompts import NEAREST, fixed_prompts
-from finetune_pipeline.evaluation.rivals import Rival, base_at_its_best, rank_of
+from finetune_pipeline.evaluation.rivals import Rival, base_at_its_best, rank_of, rivals_of
 from finetune_pipeline.evaluation.simple_models import BLIND, SIMPLE_MODELS
 from finetune_pipeline.evaluation.statistics.multiple_testing import shared_confidence
 from finetune_pipeline.evaluation.wording import (
@@ -110,7 +110,7 @@ def advise(
         ("no_signal", signal.sentence) if signal.status == "not_shown" else None,
         *((kind, sentence) for kind, _, sentence in enough),  # prompts first
         ("simple", lead.sentence) if lead and lead.is_sure else None,
-        _no_room(spec, power, rival, sources),
+        _no_room(spec, power, rival, rows, sources),
         _test_too_small(spec, power),
         _retrieval_helps(spec, baseline, retrieval),
         ("pilot", lead.sentence) if lead else None,
@@ -299,12 +299,16 @@ def _measured_gains() -> dict[str, Any]:
     return dict(yaml.safe_load(GAINS.read_text("utf-8")))
 
 
-def _no_room(spec: TaskSpec, power: Mapping[str, Any], rival: Rival, sources: SourceOf) -> tuple[str, str] | None:
-    """Rules 2 and 4: the wanted gain over the strongest rival is impossible, surely or as far as these rows show."""
+def _no_room(
+    spec: TaskSpec, power: Mapping[str, Any], rival: Rival, rows: Rows, sources: SourceOf
+) -> tuple[str, str] | None:
+    """Rules 2 and 4: the wanted gain over the strongest rival is impossible, surely or as far as these rows show. The interval is
+    corrected for the number of rivals of which this is the strongest."""
     if power["rows_needed"] is not None:
         return None
     metric, clusters = METRICS[spec.metric], shared_sources(rival.rows, sources)
-    interval = metric.interval(rival.rows, spec.output, spec.gates.confidence, clusters)
+    confidence = shared_confidence(spec.gates.confidence, len(rivals_of(spec, rows)))
+    interval = metric.interval(rival.rows, spec.output, confidence, clusters)
     reached = f"{rival.title} reaches {percent(rival.value)} in {metric_title(spec.metric)} on validation"
     impossible = f"a gain of {points(spec.gates.wanted_gain)} points (gates.wanted_gain) over it is impossible"
     if interval and min(map(metric.rank, interval)) >= 1 - spec.gates.wanted_gain:

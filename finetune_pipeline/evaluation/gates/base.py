@@ -57,11 +57,11 @@ class LeastRows:
 
     Attributes:
         rows: None: no number of rows is enough.
-        keys: The keys of task.yaml that set it.
+        to_do: What to change in task.yaml instead of the test.
     """
 
     rows: int | None
-    keys: str
+    to_do: str
 
 
 @dataclass(frozen=True, slots=True)

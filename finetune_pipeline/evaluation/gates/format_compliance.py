@@ -9,7 +9,7 @@ from finetune_pipeline.spec.model import TaskSpec
 
 def _least_rows(spec: TaskSpec) -> LeastRows:
     share = spec.gates.min_valid_share
-    return LeastRows(rows_needed_for_share(share, spec.gates.confidence), "gates.min_valid_share")
+    return LeastRows(rows_needed_for_share(share, spec.gates.confidence), "lower gates.min_valid_share")
 
 
 @gate(

@@ -11,8 +11,9 @@ def _least_rows(spec: TaskSpec) -> LeastRows | None:
     if not spec.gates.min_rated:
         return None
     accepted = rows_needed_for_share(spec.gates.min_accepted)
-    rows = None if accepted is None else max(accepted, spec.gates.min_rated)
-    return LeastRows(rows, "gates.min_rated and gates.min_accepted")
+    if accepted is None or accepted > spec.gates.min_rated:
+        return LeastRows(accepted, "lower gates.min_accepted")
+    return LeastRows(spec.gates.min_rated, "lower gates.min_rated")
 
 
 @gate(

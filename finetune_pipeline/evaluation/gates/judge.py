@@ -13,8 +13,9 @@ def _least_rows(spec: TaskSpec) -> LeastRows | None:
     if not share or settings is None:
         return None
     rows = rows_needed_for_share(share, spec.gates.confidence)
-    reachable = rows is not None and rows <= settings.rows
-    return LeastRows(rows if reachable else None, "gates.min_preferred and evaluation.judge.rows")
+    if rows is not None and rows > settings.rows:
+        return LeastRows(None, f"raise evaluation.judge.rows to {rows} or more, or lower gates.min_preferred")
+    return LeastRows(rows, "lower gates.min_preferred")
 
 
 @gate(

@@ -40,13 +40,14 @@ def surely_at_least(
         The indices of those scores.
     """
     plain = [interval(confidence) for interval in intervals]
-    looked_at = [i for i, bounds in enumerate(plain) if bounds is not None and bounds[1] >= least]
-    for shared in range(1, len(looked_at) + 1):
+    looked_at = sum(bounds is not None and bounds[1] >= least for bounds in plain)
+    named = [i for i, bounds in enumerate(plain) if bounds is not None and bounds[0] >= least]
+    shared = 1
+    while named and len(named) <= looked_at - shared:
+        shared += 1
         level = shared_confidence(confidence, shared)
-        named = [i for i in looked_at if (bounds := intervals[i](level)) is not None and bounds[0] >= least]
-        if len(named) > len(looked_at) - shared:
-            return named
-    return []
+        named = [i for i in named if (bounds := intervals[i](level)) is not None and bounds[0] >= least]
+    return named
 
 
 def level_left(look: int, alpha: float = 0.05) -> float:

@@ -64,14 +64,20 @@ def test_what_no_test_can_show_is_said() -> None:
     assert "no test can show" in obstacle.reason
     judge = {"url": "http://127.0.0.1:9/v1", "model": "m", "rows": 40}
     preferred = {"evaluation": {"judge": judge}, "gates": {"min_preferred": 0.95}}
-    assert _gates(300, **preferred) == ["judge"], "forty pairs cannot show 95%"
+    (obstacle,) = obstacles(spec(**preferred), 300, EXAMPLES)
+    assert obstacle.gate == "judge", "forty pairs cannot show 95%"
+    assert obstacle.to_do == "raise evaluation.judge.rows to 73 or more, or lower gates.min_preferred"
     preferred["evaluation"]["judge"] = judge | {"rows": 80}
     assert _gates(300, **preferred) == []
 
 
 def test_people_cannot_rate_more_answers_than_the_test_has() -> None:
     rated = {"min_rated": 100, "min_accepted": 0.8}
-    assert _gates(99, gates=rated) == ["human_review"] and _gates(100, gates=rated) == []
+    (obstacle,) = obstacles(spec(gates=rated), 99, EXAMPLES)
+    assert obstacle.gate == "human_review" and obstacle.to_do.endswith("or lower gates.min_rated")
+    assert _gates(100, gates=rated) == []
+    (obstacle,) = obstacles(spec(gates={**rated, "min_accepted": 0.97}), 100, EXAMPLES)
+    assert "it takes 125 test rows" in obstacle.reason and obstacle.to_do.endswith("or lower gates.min_accepted")
 
 
 def test_a_part_needs_its_own_rows() -> None:
@@ -109,8 +115,7 @@ def test_the_room_is_that_of_a_text_metric_too() -> None:
 
 
 def test_the_sentence_before_training_names_the_obstacle() -> None:
-    found = obstacles(spec(), 41, EXAMPLES)
-    plan = power_bounds(spec(), 41, found)
+    plan = power_bounds(spec(), 41, obstacles(spec(), 41, EXAMPLES))
     assert [obstacle["gate"] for obstacle in plan["obstacles"]] == ["format_compliance"]
     assert "format_compliance would refuse every candidate: it takes 73 test rows" in plan["sentence"]
     assert power_bounds(spec(), 80, obstacles(spec(), 80, EXAMPLES))["obstacles"] == []
