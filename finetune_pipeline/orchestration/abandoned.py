@@ -22,7 +22,8 @@ _BEGAN = re.compile(r"Process (\d+) began ([\d.]+) s after the machine")
 
 
 def close_abandoned_runs(instance: dg.DagsterInstance, task: str, finish: Callable[[str, str], int]) -> list[str]:
-    """Mark as failed every run of a task that a command line on this machine started and whose process has ended.
+    """Mark as failed every run of a task that a command line on this machine started and whose process has ended, and remove it
+    from the pools.
 
     `finish` ends the run in MLflow. Returns the run ids. Dagster's daemon ends the runs it started, and tries them again.
     """
@@ -30,6 +31,7 @@ def close_abandoned_runs(instance: dg.DagsterInstance, task: str, finish: Callab
     for run in instance.get_runs(dg.RunsFilter(tags={"finetune/task": task}, statuses=LAUNCHED)):
         if _by_command_line(run) and is_abandoned(instance, run):
             instance.report_run_failed(run, "the process that executed this run was killed; run it again to continue")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             finish(run.run_id, "FAILURE")
             closed.append(run.run_id)
     return closed

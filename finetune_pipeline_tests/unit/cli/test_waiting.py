@@ -83,10 +83,13 @@ def test_a_run_whose_process_is_gone_is_closed_even_where_another_has_its_number
         parent = {"tags": run.tags, "parent_run_id": gone, "root_run_id": gone}
         instance.create_run_for_job(nothing, status=run.status, **parent)
         ended: list[tuple[str, str]] = []
+        storage = set_pool(instance)
+        assert storage.claim_concurrency_slot("gpu", gone, "tickets__adapter").is_claimed
         closed = close_abandoned_runs(instance, "tickets", lambda run, status: ended.append((run, status)) or 1)
         assert closed == [gone] and ended == [(gone, "FAILURE")]
         left = instance.get_runs(dg.RunsFilter(statuses=[run.status]))
         assert len(left) == 3, "another task closes its own, in MLflow, too"
+        assert not storage.get_concurrency_run_ids(), "nor does it keep a slot"
 
 
 def test_a_command_that_was_killed_before_its_run_started_holds_back_no_sensor(
