@@ -6,13 +6,14 @@ refused. `finetune serve` reopens its log for every row under a lock, which is a
 
 import contextlib
 import gzip
-import io
 import json
 import os
+import shutil
 import time
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO, Any
 
 import psutil
 
@@ -31,10 +32,12 @@ from finetune_pipeline.production.log_files import (
 )
 from finetune_pipeline.production.log_intake import stream_of
 from finetune_pipeline.production.log_owners import OwnerTest, is_json, owners_of, without
-from finetune_pipeline.production.log_store import LogStore
+from finetune_pipeline.production.log_store import LogLedger, LogStore
 
 QUIET_S = 10.0
 """Seconds without a change after which a file that no visible process has open counts as finished."""
+_PIECE = 1 << 20
+"""Bytes copied at a time."""
 
 
 @dataclass(frozen=True)
@@ -100,58 +103,78 @@ def erase(file: LogFile, matches: OwnerTest, log_store: LogStore) -> int:
     """
     path = Path(file.path).resolve()  # a link stays one
     lock = Path(file.path).with_name(SERVED_LOCK)
+    temporary = path.with_name(f".{path.name}.tmp")
     with hold(lock) if lock.exists() else contextlib.nullcontext():
         before = path.stat()
+        ledger = log_store.ledger()
         with opened(file) as handle:
-            ledger = log_store.ledger()
             name = stream_of(handle, ledger["streams"])
-            handle.seek(0)
-            data = handle.read()
-            zipped = isinstance(handle, gzip.GzipFile)
         read_to = ledger["streams"].get(name or "", NOTHING_READ)["offset"]
-        read_part, unread_part, removed = _remove_lines(data, read_to, matches)
-        if not removed:
-            return 0
-        if read_part:
-            reader = LineReader(io.BytesIO(read_part))
-            lines = [line for line, _ in reader]
-            first_hash = hash_line(lines[0])
-            number = sum(stream.startswith(f"{first_hash}-") for stream in ledger["streams"])
-            ledger["streams"][f"{first_hash}-{number}"] = reader.entry()
-            log_store.append([], ledger)
-        temporary = path.with_name(f".{path.name}.tmp")
-        content = read_part + unread_part
-        temporary.unlink(missing_ok=True)
+        try:
+            read_size, changed = _write_rest(file, temporary, read_to, matches)
+            if not changed:
+                return 0
+            with temporary.open("rb+") as out:
+                with contextlib.suppress(OSError):  # only root may: else its writer could no longer append to it
+                    os.fchown(out.fileno(), before.st_uid, before.st_gid)
+                os.fchmod(out.fileno(), before.st_mode & 0o777)
+                os.fsync(out.fileno())
+            if read_size:
+                with opened(replace(file, path=str(temporary))) as handle:
+                    _record(handle, read_size, ledger)
+                log_store.append([], ledger)
+            after = path.stat()
+            if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+                raise OutsideError(
+                    f"{path} changed while rows were removed from it; stop or rotate it and run this again"
+                )
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return changed
+
+
+def _write_rest(file: LogFile, path: Path, read_to: int, matches: OwnerTest) -> tuple[int, int]:
+    """Write a file without the matching records to `path`, gzipped if it was. Returns (unpacked size of what is left of its first
+    `read_to` bytes, number of changed lines)."""
+    path.unlink(missing_ok=True)
+    size = read_size = start = changed = 0
+    with contextlib.ExitStack() as stack:
+        handle, same_bytes = (stack.enter_context(opened(file)) for _ in range(2))
         # readable only by the owner from the start, since it contains other people's texts
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
-            out.write(gzip.compress(content) if zipped else content)
-            out.flush()
-            os.fsync(out.fileno())
-            with contextlib.suppress(OSError):  # only root may: else its writer could no longer append to it
-                os.fchown(out.fileno(), before.st_uid, before.st_gid)
-            os.fchmod(out.fileno(), before.st_mode & 0o777)
-        after = path.stat()
-        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-            temporary.unlink()
-            raise OutsideError(f"{path} changed while rows were removed from it; stop or rotate it and run this again")
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    return removed
+        out: Any = stack.enter_context(os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb"))
+        if isinstance(handle, gzip.GzipFile):
+            out = stack.enter_context(gzip.GzipFile(fileobj=out, mode="wb"))
+        reader = LineReader(handle)
+        for line, is_cut in reader:
+            rows = rows_in(line)
+            rest = [row for row in (without(row, matches) for row in rows) if row is not None]
+            is_same = rest == rows
+            for piece in _pieces(same_bytes, reader.offset - start):
+                size += out.write(piece) if is_same else 0
+            if not is_same:
+                changed += 1
+                size += 0 if is_cut else out.write(b"".join(row + b"\n" for row in rest))
+            read_size = size if start < read_to else read_size
+            start = reader.offset
+        shutil.copyfileobj(same_bytes, out)  # a line without an end
+    return read_size, changed
 
 
-def _remove_lines(data: bytes, read_to: int, matches: OwnerTest) -> tuple[bytes, bytes, int]:
-    """Return (the remaining bytes before `read_to`, the remaining bytes after it, the number of changed lines)."""
-    read_lines: list[bytes] = []
-    unread_lines: list[bytes] = []
-    start = changed = 0
-    reader = LineReader(io.BytesIO(data))
-    for line, is_cut in reader:
-        kept = data[start : reader.offset]
-        rows = rows_in(line)
-        rest = [row for row in (without(row, matches) for row in rows) if row is not None]
-        if rest != rows:
-            changed += 1
-            kept = b"" if is_cut else b"".join(row + b"\n" for row in rest)
-        (read_lines if start < read_to else unread_lines).append(kept)
-        start = reader.offset
-    return b"".join(read_lines), b"".join(unread_lines) + data[start:], changed
+def _pieces(handle: IO[bytes], size: int) -> Iterator[bytes]:
+    """Yield the next `size` bytes."""
+    while size and (piece := handle.read(min(size, _PIECE))):
+        yield piece
+        size -= len(piece)
+
+
+def _record(handle: IO[bytes], read_size: int, ledger: LogLedger) -> None:
+    """Record the first `read_size` bytes of a file in the ledger, as read."""
+    reader, first_hash = LineReader(handle), ""
+    for line, _ in reader:
+        first_hash = first_hash or hash_line(line)
+        if reader.offset >= read_size:
+            break
+    number = sum(stream.startswith(f"{first_hash}-") for stream in ledger["streams"])
+    ledger["streams"][f"{first_hash}-{number}"] = reader.entry()

@@ -5,6 +5,7 @@ import json
 import os
 import stat
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.production import erasure as module
 from finetune_pipeline.production import log_files
 from finetune_pipeline.production.erasure import forget, tainted_splits
+from finetune_pipeline.production.log_erasure import erase
 from finetune_pipeline.production.log_intake import ingest_new_lines, ingest_records
 from finetune_pipeline.production.log_store import log_store
 from finetune_pipeline.production.used_rows import waiting_rows
@@ -179,6 +181,25 @@ def test_a_store_with_rows_of_two_keys_is_refused(task, store, monkeypatch) -> N
     unbound(task, store)
     with pytest.raises(OutsideError, match="more than one FINETUNE_USER_KEY"):
         forget(task, store, users=["ann"])
+
+
+def test_a_packed_file_is_rewritten_in_the_memory_of_a_line(task: Task, store: ArtifactStore) -> None:
+    others = b"".join(line(n, "bob", metadata={"trace": "x" * (1 << 20)}) for n in range(40))
+    content = line(40, "ann") + others + line(41, "ann")
+    path = task.folder / "logs" / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(content, 1))
+    ingest_new_lines(task, store)
+    settle(task)
+    (file,) = log_files.log_files(task)
+    tracemalloc.start()
+    try:
+        assert erase(file, lambda owner: "ann" in owner.users, log_store(task, store)) == 2
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+    assert gzip.decompress(path.read_bytes()) == others
+    assert sorted(p.name for p in path.parent.iterdir()) == ["a.jsonl.gz"]
+    assert len(ids(task, store)) == 42, "no line is read again"
 
 
 def test_rows_that_come_after_those_of_a_user_were_cut_off_the_end(task: Task, store: ArtifactStore) -> None:
