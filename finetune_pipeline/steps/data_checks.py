@@ -215,20 +215,23 @@ def few_rows_left(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 
 @check(
-    "split.by: time: no training row that a person wrote is newer than the oldest test row of its round. The share of training "
-    "rows newer than the oldest test row is stated: those of later rounds, and those that no person wrote. Warns if more than "
-    f"{MOST_LEFT:.0%} of the rows left training because they are like newer rows."
+    "split.by: time: test rows have a time, and no training row that a person wrote is newer than the oldest of its round. The "
+    "share of training rows newer than the oldest test row is stated: those of later rounds, and those that no person wrote. Warns "
+    f"if more than {MOST_LEFT:.0%} of the rows left training because they are like newer rows."
 )
 def time_decides(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     order = artifact.facts["time_order"]
     if order is None:
         return CheckResult(True, "rows are not split by time")
+    if not order["oldest_test"]:
+        fix = "name their time in data.fields.time, or remove split.by: time"
+        return CheckResult(False, f"no test row has a time, so nothing was split by time: {fix}", order)
     train = max(1, order["train"])
     newer = order["misplaced"] + order["later_rounds"] + order["not_human"]
     left_share = order["left"] / (train + order["left"])
     message = (
         f"{newer} of {order['train']} training rows ({newer / train:.1%}) are newer than the oldest test row "
-        f"({order['oldest_test'] or 'no test row has a time'}): {order['misplaced']} of the same round, {order['later_rounds']} of "
+        f"({order['oldest_test']}): {order['misplaced']} of the same round, {order['later_rounds']} of "
         f"later rounds, {order['not_human']} not written by people; {order['undated']} have no time; {order['left']} rows left "
         f"training for newer rows like them ({left_share:.1%})"
     )

@@ -176,6 +176,12 @@ def test_time_decides_even_among_similar_rows(tmp_path: Path) -> None:
     assert result.passed and "0 of" in result.message and facts["time_order"]["oldest_test"] == newest_first[59].time
 
 
+def test_rows_without_any_time_cannot_be_split_by_it(tmp_path: Path) -> None:
+    facts, _ = run(tmp_path, "a", [example(random_text(i), line=i) for i in range(50)], TIMED)
+    result = judged(facts)
+    assert not result.passed and not result.warns and "data.fields.time" in result.message
+
+
 def test_rows_like_a_newer_test_row_leave_training_and_are_named(tmp_path: Path) -> None:
     """Older copies, edited a little, and older rows of the group of a test row; a rerun does the same."""
     timed = [example(random_text(i), line=i, time=day(i)) for i in range(100)]

@@ -101,7 +101,7 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
         "counts": {"train": 80, "validation": 10, "test": 20}, "ledger": "splits"},
         [{"left": {"train": 5, "validation": 1, "test": 0}}]),
     ("splits", "time_decides"): ({"time_order": TIMES}, [{"time_order": TIMES | {"misplaced": 1}},
-        {"time_order": TIMES | {"left": 9}}, {"time_order": {}}]),
+        {"time_order": TIMES | {"left": 9}}, {"time_order": TIMES | {"oldest_test": ""}}, {"time_order": {}}]),
     ("splits", "split_sizes"): ({"shares": {"train": 0.7, "validation": 0.1, "test": 0.2}},
         [{"shares": {"validation": 0.1, "test": 0.3}}]),
     ("base_model", "safe_weights"): ({"files": {"model.safetensors": "x", "config.json": "y"}},
