@@ -96,6 +96,13 @@ def _inline(node: ast.AST) -> tuple[re.Pattern[Any], str, int] | None:
     return re.compile(node.args[0].value, flags), node.func.attr, node.lineno
 
 
+def _has_long_repeat(sequence: Any) -> bool:
+    """Whether a parsed expression repeats something more than _LONG times."""
+    if isinstance(sequence, tuple) and any(sequence[:1] and sequence[0] is code for code in _REPEATS):
+        return bool(sequence[1][1] > _LONG) or _has_long_repeat(sequence[1][2])
+    return isinstance(sequence, tuple | list | parser.SubPattern) and any(map(_has_long_repeat, sequence))
+
+
 def attacks(pattern: re.Pattern[Any]) -> list[tuple[str, str]]:
     """Return pairs of a text's beginning and the part to repeat."""
     tree = parser.parse(pattern.pattern, pattern.flags & ~re.DEBUG)
@@ -187,11 +194,11 @@ class _TooSlow(BaseException):
     pass
 
 
-_LIMIT_S = 2.0
+_LIMIT_S = 1.0
 
 
-def cpu_seconds(call: Any, limit: float = _LIMIT_S) -> float:
-    """Return the CPU time of a call, the least of three, or `limit` if it takes longer."""
+def cpu_seconds(call: Any, tries: int = 1, limit: float = _LIMIT_S) -> float:
+    """Return the CPU time of a call, the least of so many, or `limit` if it takes longer."""
 
     def stop(*_: object) -> None:
         raise _TooSlow
@@ -199,13 +206,13 @@ def cpu_seconds(call: Any, limit: float = _LIMIT_S) -> float:
     before = signal.signal(signal.SIGVTALRM, stop)
     best = limit
     try:
-        for _ in range(3):
+        for _ in range(tries):
             signal.setitimer(signal.ITIMER_VIRTUAL, limit)
             start = time.process_time()
             call()
             best = min(best, time.process_time() - start)
-            if best < 8e-5 or best > 0.5:
-                break
+            if best > 0.1:
+                break  # long times are exact
     except _TooSlow:
         return limit
     finally:
@@ -214,7 +221,7 @@ def cpu_seconds(call: Any, limit: float = _LIMIT_S) -> float:
     return best
 
 
-_LEAST_S = {60: 0.0, 4_000: 3e-4, 16_000: 0.01}
+_LEAST_S = {4_000: 3e-4, 16_000: 0.01}
 """Lengths of the texts, and the CPU seconds below which no longer text is tried: the time cannot be quadratic."""
 _SLOW = 9
 
@@ -222,18 +229,23 @@ _SLOW = 9
 def growth(call: Any) -> float:
     """Return by what factor the CPU time of ``call(size)`` grows when the size grows to four times: about 4 if it is linear,
     16 if it is quadratic; 0 where it stays short, and infinity where it is too slow to go on. A large factor is measured
-    again on longer texts, since short times are not exact."""
+    again, several times and on longer texts, since short times are not exact."""
+    factor = _growth(call, tries=1)
+    return factor if factor <= _SLOW or factor == float("inf") else _growth(call, tries=3)
+
+
+def _growth(call: Any, tries: int) -> float:
     before = 0.0
     for size, least in _LEAST_S.items():
-        seconds = cpu_seconds(lambda size=size: call(size))
+        seconds = cpu_seconds(lambda size=size: call(size), tries)
         if seconds >= _LIMIT_S:
             return float("inf")
         if seconds < least:
             return 0.0
         factor, before = seconds / max(before, 1e-3), seconds
-    if factor <= _SLOW or before > 0.1:
+    if factor <= _SLOW or before > 0.1 or tries == 1:
         return factor
-    again = cpu_seconds(lambda: call(64_000))
+    again = cpu_seconds(lambda: call(64_000), tries)
     return float("inf") if again >= _LIMIT_S else again / before
 
 
@@ -241,6 +253,8 @@ def slow_attack(expression: Expression, longest: int | None = None) -> tuple[str
     """Return an attack under which an expression's time grows clearly faster than the text, with the factor; None if none
     does. longest: length to which texts are cut before they meet it; then the time itself is measured, which must be short."""
     pattern = expression.pattern
+    if not _has_long_repeat(parser.parse(pattern.pattern, pattern.flags & ~re.DEBUG)):
+        return None  # what it reads from one place of the text is bounded
     for before, part in attacks(pattern):
 
         def run(size: int, before: str = before, part: str = part) -> None:
@@ -256,7 +270,7 @@ def slow_attack(expression: Expression, longest: int | None = None) -> tuple[str
 
         if longest is not None:
             seconds = cpu_seconds(lambda: run(longest))
-            if seconds > 0.1:
+            if seconds > 0.1 and (seconds := cpu_seconds(lambda: run(longest), 3)) > 0.1:
                 return before, part, seconds
         elif (factor := growth(run)) > _SLOW:
             return before, part, factor
