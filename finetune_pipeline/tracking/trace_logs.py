@@ -123,8 +123,8 @@ def _answer(outputs: Any) -> str | None:
 def _feedback(assessments: Any) -> tuple[dict[str, Any], float]:
     """Return (feedback in the format of log lines, time of the latest assessment in seconds since 1970).
 
-    An expectation, or feedback named correction or label, is the correct answer; a number is the score; False, or feedback
-    named flag, is a flag.
+    An expectation, or feedback named correction or label, is the correct answer; a number is the score; feedback named flag is
+    a flag, and False takes it back; False under any other name is a flag.
     """
     feedback: dict[str, Any] = {}
     last = 0.0
@@ -136,8 +136,9 @@ def _feedback(assessments: Any) -> tuple[dict[str, Any], float]:
         truth = assessment.name in _TRUTHS or assessment.expectation is not None
         if truth and isinstance(value, str):
             feedback["correction"] = value
-        elif assessment.name == "flag" and value:
-            feedback["flag"] = value if isinstance(value, str) else assessment.rationale or "flagged"
+        elif assessment.name == "flag" and value is not None:
+            reason = value if isinstance(value, str) else assessment.rationale or "flagged"
+            feedback["flag"] = reason if value else False
         elif value is False:
             feedback["flag"] = assessment.rationale or assessment.name
         elif isinstance(value, int | float) and not isinstance(value, bool):

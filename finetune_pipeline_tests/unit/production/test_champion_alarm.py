@@ -37,6 +37,16 @@ def test_the_looks_are_at_doublings_whatever_is_asked_when() -> None:
     alarm = champion_alarm(rows, 2, 1, LABELS)
     assert (alarm.figures["look"], alarm.figures["level"]) == (2, pytest.approx(0.05 / 6))
     assert champion_alarm(rows[:-20], 2, 1, LABELS).figures["p"] == alarm.figures["p"]
+    looks = {n: champion_alarm(rows[: 300 + n], 2, 1, LABELS).figures.get("look") for n in (49, 50, 99, 100)}
+    assert looks == {49: None, 50: 1, 99: 1, 100: 2}
+    few_before = [champion_alarm(rows[first:], 2, 1, LABELS).figures.get("look") for first in (250, 251)]
+    assert few_before == [2, None], "fifty rows of the previous one"
+
+
+@pytest.mark.parametrize("previous", [None, 2])
+def test_the_first_champion_is_compared_with_nobody(previous: int | None) -> None:
+    alarm = champion_alarm(history(0, 0.6), 2, previous, LABELS)
+    assert alarm.passed and alarm.figures == {} and "is the first champion" in alarm.message
 
 
 def test_how_versions_and_failures_are_told() -> None:

@@ -109,6 +109,75 @@ def test_what_a_trace_may_not_say_is_quarantined_and_stops_no_other(
     assert "'output' is missing" in reasons and "the score is not a finite number" in reasons
 
 
+CHAT = [{"role": "user", "content": "is it on?"}]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "question"),
+    [
+        ("is it on?", {"input": "is it on?"}),
+        ({"messages": CHAT, "text": "no"}, {"messages": CHAT}),
+        ({"messages": "none", "text": "is it on?"}, {"input": "is it on?"}),
+        ({"language": "en", "text": "is it on?"}, {"input": "is it on?"}),
+        ({"ticket": "is it on?", "number": 3}, {"input": "is it on?"}),
+        ({"ticket": "is it on?", "language": "en"}, {}),  # which of them is the question?
+        ({"text": 3}, {}),
+        ([CHAT], {}),
+        (None, {}),
+    ],
+)
+def test_the_question_of_a_call_is_its_messages_its_only_text_or_the_one_with_a_usual_name(inputs, question) -> None:
+    assert trace_logs._question(inputs) == question
+
+
+@pytest.mark.parametrize(
+    ("outputs", "answer"),
+    [
+        ("a", "a"),
+        ({"choices": [{"message": {"content": "a"}}, {"message": {"content": "b"}}]}, "a"),
+        ({"choices": [{"message": {"content": None}}], "text": "b"}, None),
+        ({"choices": [{"message": "a"}]}, None),
+        ({"choices": [], "text": "a"}, "a"),
+        ({"choices": ["a"], "label": "b"}, "b"),
+        ({"score": 0.5, "label": "a"}, "a"),
+        ({"size": 1, "name": "Zoë"}, '{"name": "Zoë", "size": 1}'),
+        (3, None),
+        (None, None),
+    ],
+)
+def test_the_answer_of_a_call_is_its_text_its_first_choice_or_the_object(outputs: Any, answer: str | None) -> None:
+    assert trace_logs._answer(outputs) == answer
+
+
+@pytest.mark.parametrize(
+    ("assessments", "feedback", "last"),
+    [
+        ([("label", "b", 3), ("label", "a", 2)], {"correction": "b"}, 3),  # the latest counts, however they are listed
+        ([("expected_response", "a", 2, {}), ("quality", 0.25, 4)], {"correction": "a", "score": 0.25}, 4),
+        ([("label", "a", 2), ("label", "b", 3, {"valid": False})], {"correction": "a"}, 2),
+        ([("flag", "rude", 1)], {"flag": "rude"}, 1),
+        ([("flag", True, 1)], {"flag": "flagged"}, 1),
+        ([("flag", True, 1, {"rationale": "too long"})], {"flag": "too long"}, 1),
+        ([("flag", True, 1), ("flag", False, 2)], {"flag": False}, 2),  # taken back
+        ([("helpful", False, 1)], {"flag": "helpful"}, 1),
+        ([("helpful", False, 1, {"rationale": "wrong label"})], {"flag": "wrong label"}, 1),
+        ([("helpful", True, 5), ("label", 7, 2)], {"score": 7}, 2),  # praise says nothing that training could use
+        ([("helpful", "yes", 5)], {}, 0),
+    ],
+)
+def test_assessments_are_the_feedback_that_they_mean(assessments: list[Any], feedback: dict, last: float) -> None:
+    from mlflow.entities import Expectation, Feedback
+
+    entities = []
+    for name, value, seconds, *more in assessments:
+        times = {"create_time_ms": 0, "last_update_time_ms": seconds * 1000}
+        if name.startswith("expected"):
+            entities.append(Expectation(name=name, value=value, **times))
+        else:
+            entities.append(Feedback(name=name, value=value, **times, **(more[0] if more else {})))
+    assert trace_logs._feedback(entities) == (feedback, last)
+
+
 def test_a_death_before_the_ledger_takes_nothing_twice(
     task: Task, tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
