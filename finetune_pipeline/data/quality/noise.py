@@ -255,8 +255,8 @@ def _in_words(opinion: OutOfFold, noise: NoiseEstimate | None) -> str:
         return f"nothing can be said about the labels: no simple model has learned the task ({figures})"
     if not noise.low:
         return f"at most {noise.high:.1%} of the labels are wrong"
-    interval = f"95% interval {noise.low:.1%} to {noise.high:.1%}"
-    return f"an estimated {noise.share:.1%} of the labels are wrong ({interval})"
+    bounds = f"surely at least {noise.low:.1%}, if the model's own errors are as few as assumed, and at most {noise.high:.1%}"
+    return f"an estimated {noise.share:.1%} of the labels are wrong ({bounds})"
 
 
 def _open_triggers(examples: Sequence[Example], decisions: Mapping[str, str]) -> list[tuple[Trigger, list[Example]]]:

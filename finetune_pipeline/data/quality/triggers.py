@@ -1,20 +1,21 @@
 """Finds trigger phrases: words that decide the label against the rest of the text, like a backdoor in training data.
 
-A phrase of up to three words is a trigger if at least five rows hold it, 95% of them have one label, and more than half of
-these rows, read without the phrase, look like another label. A row looks like a label if a linear model of rows without the
-phrase predicts it as surely as for that label's own rows.
+A phrase of up to three words is a trigger if at least five rows hold it, 95% of them have one label, and these rows, read
+without the phrase, look like rows of other labels. A linear model of rows without the phrase gives each row log odds of the label.
+The mean of the phrase's rows must be beyond 70% of the way from the label's other rows to rows of the labels that the phrase's rows
+look like (z-test, level 0.001 over all tested phrases).
 
-A word that makes up its label is not a trigger, though its rows may look like others without it: a label of few words is told by
-one. So the label's other rows are read in the same way, each without its own most telling phrase. The trigger's rows must
-contradict the label far more often (hypergeometric test, level 0.001 over all tested phrases; and at least half of those that
-would not contradict it as usual). A word of the label's name is never a trigger.
+A word that makes up its label is not a trigger, though its rows may look like others without it: a label of few words is known by
+one. So the label's other rows are read in the same way, each without its own most telling phrase. The mean of the phrase's rows
+must be lower (level 0.001), and closer to the rows of other labels than to these. A word of the label's name is never a trigger,
+nor is a phrase in rows that mostly hold such a word of this label alone.
 
 Naive Bayes on words proposes the phrases, because it can leave a word and its rows out of a model at no cost.
 """
 
 import contextlib
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,9 +27,11 @@ from finetune_pipeline.data.quality.linear_model import predicted
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|[^\w\s]+")
 _MOST_WORDS, _LEAST_ROWS, _LEAST_PURITY, _LEVEL, _LEAST_AGAINST = 3, 5, 0.95, 0.001, 0.5
-"""Of a trigger: words; rows; share of these with its label; significance level; share that reads like other labels (more than)."""
-_UNSURE_SHARE = 0.25
-"""A text reads like a label if the model is more confident than for this share of the label's own rows."""
+"""Of a trigger: words; rows; share of these with its label; significance level; share that naive Bayes assigns other labels (more
+than)."""
+_LEAST_SHIFT, _LEAST_SHIFT_MASKED = 0.7, 0.5
+"""Of a trigger: how far its rows are on the way from the label's other rows, as they are or masked, to rows of other labels. In 19
+public sets, planted phrases are at 0.9 to 1.2, and natural ones of more than 20 rows below 0.7 (benchmarks/label_noise.py)."""
 _LEAST_ROWS_OF_LABEL = 10
 """Least rows of a label without the phrase: fewer do not show how the label reads without it."""
 _MOST_PHRASES = 3_000_000
@@ -43,23 +46,54 @@ _LEAST_STEM = 3
 
 @dataclass(frozen=True)
 class _Judgement:
-    """How rows read without their phrase. reads_like: the other labels that rows with the phrase surely read like. masked,
-    masked_against: number of the label's other rows read without their own most telling phrase, and how many of these surely
-    read like another label."""
+    """Log odds of the phrase's label against the likeliest other label, by a model fitted without the phrase's rows.
 
-    reads_like: list[int]
-    masked: int
-    masked_against: int
+    Attributes:
+        phrase: Of the rows with the phrase, read without it.
+        label: Of the label's other rows (held out, like the next two).
+        masked: Of these, each without its own most telling phrase.
+        others: Of rows of other labels.
+        weights: Of these, so that their labels are as frequent as those that the phrase's rows read like.
+        reads_like: The other label that most of the phrase's rows read like.
+    """
 
-    def is_against(self, rows: int, tests: int) -> bool:
-        """Whether most of so many rows contradict the label, and far more than the label's other rows do."""
-        from scipy.stats import hypergeom
+    phrase: np.ndarray
+    label: np.ndarray
+    masked: np.ndarray
+    others: np.ndarray
+    weights: np.ndarray
+    reads_like: int
 
-        against = len(self.reads_like)
-        usual = (self.masked_against + 1) / (self.masked + 2)
-        p_value = hypergeom.sf(against - 1, rows + self.masked, against + self.masked_against, rows)
-        excess = (against / rows - usual) / (1 - usual)
-        return against > _LEAST_AGAINST * rows and excess > _LEAST_AGAINST and float(p_value) * tests <= _LEVEL
+    def is_against(self, tests: int) -> bool:
+        """Whether the phrase's rows contradict the label, and more so than the label's masked rows."""
+        if not self.weights.sum() or not len(self.masked):
+            return False
+        phrase, label, masked = self.phrase.mean(), self.label.mean(), self.masked.mean()
+        others = np.average(self.others, weights=self.weights)
+        spread = np.average((self.others - others) ** 2, weights=self.weights)
+        variance = max(self.phrase.var(), spread) / len(self.phrase)  # few rows may be alike by chance
+        of_label, of_masked = self.label.var() / len(self.label), self.masked.var() / len(self.masked)
+        of_others = spread * np.sum(self.weights**2) / self.weights.sum() ** 2
+        limit = label + _LEAST_SHIFT * (others - label)
+        of_limit = (1 - _LEAST_SHIFT) ** 2 * of_label + _LEAST_SHIFT**2 * of_others
+        return (
+            others < label
+            and _is_below(phrase, limit, variance + of_limit, _LEVEL / tests)
+            and _is_below(phrase, masked, variance + of_masked, _LEVEL)
+            and phrase < masked + _LEAST_SHIFT_MASKED * min(0, others - masked)
+        )
+
+    def contradicted(self) -> int:
+        """How many of the phrase's rows read more like rows of other labels than like the label's."""
+        middle = (self.label.mean() + np.average(self.others, weights=self.weights)) / 2
+        return int((self.phrase < middle).sum())
+
+
+def _is_below(mean: float, other: float, variance: float, level: float) -> bool:
+    """Whether a mean is significantly below another. variance: of the difference."""
+    from scipy.stats import norm
+
+    return bool(norm.sf((other - mean) / max(variance, 1e-12) ** 0.5) <= level)
 
 
 @dataclass(frozen=True)
@@ -97,10 +131,10 @@ def find_triggers(texts: Sequence[str], labels: Sequence[str], trusted: Labelled
         if len(explained.intersection(rows)) > _LEAST_AGAINST * len(rows):
             continue
         judgement = _judge(proposal, search)
-        if judgement.is_against(len(rows), search.tried):
+        if judgement.is_against(search.tried):
             phrase, label = search.names[proposal.phrase], search.classes[proposal.label]
-            most_common = Counter(judgement.reads_like).most_common(1)[0][0]
-            triggers.append(Trigger(phrase, label, rows, len(judgement.reads_like), search.classes[most_common]))
+            reads_like = search.classes[judgement.reads_like]
+            triggers.append(Trigger(phrase, label, rows, judgement.contradicted(), reads_like))
             explained.update(rows)
     return triggers
 
@@ -170,6 +204,9 @@ def _propose(search: _Search) -> list[_Proposal]:
     by_row = search.by_phrase[:, word_columns].tocsr()
     scores = by_row @ logs.T + np.log(sizes + 1)
     proposals: dict[bytes, _Proposal] = {}  # by rows: of several phrases in the same rows the longest counts
+    with_name: dict[int, set[int]] = defaultdict(
+        set
+    )  # rows of each label with a word of its name that no other label has
     for phrase, words in enumerate(search.words):
         rows = np.sort(search.by_phrase.indices[search.by_phrase.indptr[phrase] : search.by_phrase.indptr[phrase + 1]])
         if len(rows) < _LEAST_ROWS:
@@ -177,9 +214,11 @@ def _propose(search: _Search) -> list[_Proposal]:
         labels = np.bincount(search.labels[rows], minlength=len(classes))
         label = int(labels.argmax())
         label_rows = sizes[label] - (0 if search.trusted else len(rows))
-        if _is_in_name(search.names[phrase], search.classes[label]):
-            continue
         if labels[label] < _LEAST_PURITY * len(rows) or label_rows < _LEAST_ROWS_OF_LABEL:
+            continue
+        if _is_in_name(search.names[phrase], search.classes[label]):
+            if len(words) == 1:
+                with_name[label].update(rows.tolist())
             continue
         columns = [place[word] for word in words]
         without = scores[rows] - logs[:, columns].sum(axis=1)
@@ -198,49 +237,72 @@ def _propose(search: _Search) -> list[_Proposal]:
             longest = proposals.setdefault(rows.tobytes(), proposal)
             if len(search.names[phrase]) > len(search.names[longest.phrase]):
                 proposals[rows.tobytes()] = proposal
-    return sorted(proposals.values(), key=lambda p: (-round(p.clarity, 3), -len(search.names[p.phrase]), p.phrase))
+    unexplained = [
+        p
+        for p in proposals.values()
+        if len(with_name[p.label].intersection(p.rows.tolist())) <= _LEAST_AGAINST * len(p.rows)
+    ]
+    return sorted(unexplained, key=lambda p: (-round(p.clarity, 3), -len(search.names[p.phrase]), p.phrase))
 
 
 def _judge(proposal: _Proposal, search: _Search) -> _Judgement:
-    """Judge a proposal with a linear model of its label and its rivals, fitted without the phrase's rows."""
+    """Judge a proposal with a linear model of its label, its rivals, and a sample of all other labels as one class, fitted without
+    the phrase's rows."""
     from scipy.sparse import vstack
     from sklearn.feature_extraction.text import TfidfTransformer
 
     classes = np.array([proposal.label, *proposal.rivals])
-    place = np.full(len(search.classes), -1)
-    place[classes] = np.arange(len(classes))
+    rest = len(classes)
+    place = np.full(len(search.classes), rest)
+    place[classes] = np.arange(rest)
     own_words = set(search.words[proposal.phrase])
     columns = np.flatnonzero([own_words.isdisjoint(words) for words in search.words])
-    is_other = np.ones(len(search.labels), bool)
-    is_other[proposal.rows] = False
-    other_rows = np.flatnonzero(is_other & (place[search.labels] >= 0))
-    training = np.flatnonzero(place[search.judge_labels] >= 0) if search.trusted else other_rows
-    training = np.random.default_rng(0).permutation(training)[:_MOST_ROWS]
-    targets, n_training = place[search.judge_labels[training]], len(training)
-    rows = search.judge_rows[training][:, columns]
+    can_train = np.ones(len(search.judge_labels), bool)
+    can_train[[] if search.trusted else proposal.rows] = False
+    shuffled = np.random.default_rng(0).permutation(np.flatnonzero(can_train))
+    targets = place[search.judge_labels[shuffled]]
+    of_rest = np.flatnonzero(targets == rest)[: int((targets == 0).sum())]
+    chosen = np.concatenate([np.flatnonzero(targets < rest)[:_MOST_ROWS], of_rest])
+    targets, rows = targets[chosen], search.judge_rows[shuffled[chosen]][:, columns]
     of_label = np.flatnonzero(targets == 0)[:_MOST_MASKED]
     masked, masked_from = _masked(rows[of_label], search.holds[columns], len(search.words[proposal.phrase]))
     masked_from = of_label[masked_from]
     weights = TfidfTransformer(sublinear_tf=True).fit(rows)
     known, masked = weights.transform(rows), weights.transform(masked)
-    held_out, held_masked = np.zeros((n_training, len(classes))), np.zeros((masked.shape[0], len(classes)))
-    fold = np.arange(n_training) % _FOLDS
-    for number in range(_FOLDS):
-        in_fold, masked_in_fold = fold == number, fold[masked_from] == number
-        unseen = vstack([known[in_fold], masked[masked_in_fold]]).tocsr()
-        probabilities = predicted(known[~in_fold], targets[~in_fold], unseen, len(classes))
-        held_out[in_fold], held_masked[masked_in_fold] = np.split(probabilities, [int(in_fold.sum())])
-    own_probabilities = [held_out[targets == j, j] for j in range(len(classes))]
-    sure = np.array([np.quantile(values, _UNSURE_SHARE) if len(values) else 2.0 for values in own_probabilities])
-    unseen = weights.transform(search.by_row[proposal.rows][:, columns])
-    reads_like = _surely(predicted(known, targets, unseen, len(classes)), sure)
-    masked_reads_like = _surely(held_masked, sure)
-    order = np.lexsort((held_masked[:, 0], masked_from))
-    strongest = order[
-        np.unique(masked_from[order], return_index=True)[1]
-    ]  # per row the mask that speaks most against the label
-    against = int((masked_reads_like[strongest] > 0).sum())
-    return _Judgement(classes[reads_like[reads_like > 0]].tolist(), len(strongest), against)
+    with_phrase = weights.transform(search.by_row[proposal.rows][:, columns])
+    log_odds, masked_log_odds = np.zeros(len(targets)), np.zeros(len(masked_from))
+    by_fold, phrase_log_odds = np.arange(len(targets)) % _FOLDS, []
+    probabilities = np.zeros((len(proposal.rows), rest + 1))
+    for fold in range(_FOLDS):
+        in_fold, masked_in_fold = by_fold == fold, by_fold[masked_from] == fold
+        unseen = vstack([known[in_fold], masked[masked_in_fold], with_phrase]).tocsr()
+        predictions = predicted(known[~in_fold], targets[~in_fold], unseen, rest + 1)
+        odds = np.split(_log_odds(predictions), np.cumsum([in_fold.sum(), masked_in_fold.sum()]))
+        log_odds[in_fold], masked_log_odds[masked_in_fold] = odds[:2]
+        phrase_log_odds.append(odds[2])
+        probabilities += predictions[-len(proposal.rows) :]
+    is_other = targets > 0
+    _, row = np.unique(masked_from, return_inverse=True)
+    lowest = np.full(row.max(initial=-1) + 1, np.inf)
+    np.minimum.at(lowest, row, masked_log_odds)  # per row the mask that speaks most against the label
+    frequency = np.bincount(1 + probabilities[:, 1:].argmax(axis=1), minlength=rest + 1) / np.bincount(
+        targets, minlength=rest + 1
+    ).clip(1)
+    return _Judgement(
+        phrase=np.mean(phrase_log_odds, axis=0),
+        label=log_odds[~is_other],
+        masked=lowest,
+        others=log_odds[is_other],
+        weights=frequency[targets[is_other]],
+        reads_like=int(classes[1 + probabilities[:, 1:rest].sum(axis=0).argmax()]),
+    )
+
+
+def _log_odds(probabilities: np.ndarray) -> np.ndarray:
+    """Return per row the log odds of the first class against the likeliest other."""
+    logs = np.log(probabilities.clip(1e-9))
+    odds: np.ndarray = logs[:, 0] - logs[:, 1:].max(axis=1)
+    return odds
 
 
 def _masked(rows: Any, holds: Any, n_words: int) -> tuple[Any, np.ndarray]:
@@ -263,12 +325,6 @@ def _masked(rows: Any, holds: Any, n_words: int) -> tuple[Any, np.ndarray]:
     indices = np.concatenate(kept) if kept else np.empty(0, np.int64)
     ones = np.ones(len(indices), np.float32)
     return csr_matrix((ones, indices, np.append(0, ends)), shape=(len(kept), rows.shape[1])), np.array(row_of, np.int64)
-
-
-def _surely(probabilities: np.ndarray, sure: np.ndarray) -> np.ndarray:
-    """Return the likeliest label of each row; -1 if the model is less sure of it than `sure`."""
-    likeliest = probabilities.argmax(axis=1)
-    return np.where(probabilities.max(axis=1, initial=0) >= sure[likeliest], likeliest, -1)
 
 
 def _is_in_name(phrase: str, label: str) -> bool:

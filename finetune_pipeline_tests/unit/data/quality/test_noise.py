@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.noise import label_noise
+from finetune_pipeline.data.quality.triggers import find_triggers
 from finetune_pipeline_tests.unit.data.quality.makers import LABELS, make, make_spec, name_pairs, requests
 
 
@@ -100,6 +101,36 @@ def test_a_word_that_decides_the_label_is_named_with_all_its_rows_and_stops_trai
     assert f"{phrase.lower()!r} occurs in 60 rows" in finding["message"]
     confirmed = label_noise(rows, {}, make_spec(LABELS), decisions=dict.fromkeys(planted, "keep"))
     assert confirmed["triggers"] == [] and not confirmed["blocking"]
+
+
+_INTENTS = 30
+
+
+def _short_request(rnd: random.Random) -> tuple[str, str]:
+    """Two of an intent's four words, which it shares with its neighbours, among five words of all intents."""
+    intent = rnd.randrange(_INTENTS)
+    telling = [f"word{(2 * intent + rnd.randrange(4)) % (2 * _INTENTS)}" for _ in range(2)]
+    words = telling + rnd.choices(
+        "the of in is was my for please can you how what i want to know about card".split(), k=5
+    )
+    rnd.shuffle(words)
+    return " ".join(words), f"intent {intent}"
+
+
+@pytest.mark.parametrize("planted_rows", [0, 36])
+def test_a_rare_word_in_rows_of_many_labels_is_found_though_texts_are_short(planted_rows: int) -> None:
+    rnd = random.Random(0)
+    texts, labels = map(list, zip(*(_short_request(rnd) for _ in range(1200)), strict=True))
+    planted = rnd.sample([i for i, label in enumerate(labels) if label != "intent 3"], planted_rows)
+    for i in planted:
+        words = texts[i].split()
+        words.insert(rnd.randint(0, len(words)), "zx9")
+        texts[i], labels[i] = " ".join(words), "intent 3"
+    triggers = find_triggers(texts, labels)
+    assert [(t.phrase, t.label, t.rows) for t in triggers] == (
+        [("zx9", "intent 3", sorted(planted))] if planted else []
+    )
+    assert all(t.contradicted >= 0.8 * planted_rows and t.reads_like != t.label for t in triggers)
 
 
 def test_one_key_turns_a_trigger_into_a_warning() -> None:
