@@ -173,7 +173,7 @@ STEPS = [
         data.make_data_quality,
         needs=(*DATA_STEPS, "base_model"),
         settings=lambda spec, run: data.quality_settings(spec),
-        code_version="10",
+        code_version="11",
         checks=data_check.QUALITY_CHECKS,
         kinds=("html", "python"),
     ),

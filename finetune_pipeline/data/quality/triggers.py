@@ -30,8 +30,8 @@ _MOST_WORDS, _LEAST_ROWS, _LEAST_PURITY, _LEVEL, _LEAST_AGAINST = 3, 5, 0.95, 0.
 """Of a trigger: words; rows; share of these with its label; significance level; share that naive Bayes assigns other labels (more
 than)."""
 _LEAST_SHIFT, _LEAST_SHIFT_MASKED = 0.7, 0.5
-"""Of a trigger: how far its rows are on the way from the label's other rows, as they are or masked, to rows of other labels. In 19
-public sets, planted phrases are at 0.9 to 1.2, and natural ones of more than 20 rows below 0.7 (benchmarks/label_noise.py)."""
+"""Of a trigger: how far its rows are on the way from the label's other rows, as they are and masked, to rows of other labels. In
+unchanged public sets no phrase is significantly that far (benchmarks/label_noise.py, table `clean`)."""
 _LEAST_ROWS_OF_LABEL = 10
 """Least rows of a label without the phrase: fewer do not show how the label reads without it."""
 _MOST_PHRASES = 3_000_000
@@ -66,7 +66,7 @@ class _Judgement:
 
     def is_against(self, tests: int) -> bool:
         """Whether the phrase's rows contradict the label, and more so than the label's masked rows."""
-        if not self.weights.sum() or not len(self.masked):
+        if not self.weights.sum() or len(self.label) < _LEAST_ROWS_OF_LABEL:
             return False
         phrase, label, masked = self.phrase.mean(), self.label.mean(), self.masked.mean()
         others = np.average(self.others, weights=self.weights)
@@ -204,9 +204,7 @@ def _propose(search: _Search) -> list[_Proposal]:
     by_row = search.by_phrase[:, word_columns].tocsr()
     scores = by_row @ logs.T + np.log(sizes + 1)
     proposals: dict[bytes, _Proposal] = {}  # by rows: of several phrases in the same rows the longest counts
-    with_name: dict[int, set[int]] = defaultdict(
-        set
-    )  # rows of each label with a word of its name that no other label has
+    with_name: dict[int, set[int]] = defaultdict(set)  # per label its rows with a word of its name that it alone has
     for phrase, words in enumerate(search.words):
         rows = np.sort(search.by_phrase.indices[search.by_phrase.indptr[phrase] : search.by_phrase.indptr[phrase + 1]])
         if len(rows) < _LEAST_ROWS:
@@ -237,12 +235,9 @@ def _propose(search: _Search) -> list[_Proposal]:
             longest = proposals.setdefault(rows.tobytes(), proposal)
             if len(search.names[phrase]) > len(search.names[longest.phrase]):
                 proposals[rows.tobytes()] = proposal
-    unexplained = [
-        p
-        for p in proposals.values()
-        if len(with_name[p.label].intersection(p.rows.tolist())) <= _LEAST_AGAINST * len(p.rows)
-    ]
-    return sorted(unexplained, key=lambda p: (-round(p.clarity, 3), -len(search.names[p.phrase]), p.phrase))
+    named = {rows: sum(row in with_name[p.label] for row in p.rows.tolist()) for rows, p in proposals.items()}
+    unnamed = [p for rows, p in proposals.items() if named[rows] <= _LEAST_AGAINST * len(p.rows)]
+    return sorted(unnamed, key=lambda p: (-round(p.clarity, 3), -len(search.names[p.phrase]), p.phrase))
 
 
 def _judge(proposal: _Proposal, search: _Search) -> _Judgement:
@@ -258,7 +253,8 @@ def _judge(proposal: _Proposal, search: _Search) -> _Judgement:
     own_words = set(search.words[proposal.phrase])
     columns = np.flatnonzero([own_words.isdisjoint(words) for words in search.words])
     can_train = np.ones(len(search.judge_labels), bool)
-    can_train[[] if search.trusted else proposal.rows] = False
+    if not search.trusted:
+        can_train[proposal.rows] = False
     shuffled = np.random.default_rng(0).permutation(np.flatnonzero(can_train))
     targets = place[search.judge_labels[shuffled]]
     of_rest = np.flatnonzero(targets == rest)[: int((targets == 0).sum())]
@@ -285,15 +281,14 @@ def _judge(proposal: _Proposal, search: _Search) -> _Judgement:
     _, row = np.unique(masked_from, return_inverse=True)
     lowest = np.full(row.max(initial=-1) + 1, np.inf)
     np.minimum.at(lowest, row, masked_log_odds)  # per row the mask that speaks most against the label
-    frequency = np.bincount(1 + probabilities[:, 1:].argmax(axis=1), minlength=rest + 1) / np.bincount(
-        targets, minlength=rest + 1
-    ).clip(1)
+    sizes = np.bincount(targets, minlength=rest + 1).clip(1)
+    weight_of = np.bincount(1 + probabilities[:, 1:].argmax(axis=1), minlength=rest + 1) / sizes
     return _Judgement(
         phrase=np.mean(phrase_log_odds, axis=0),
         label=log_odds[~is_other],
         masked=lowest,
         others=log_odds[is_other],
-        weights=frequency[targets[is_other]],
+        weights=weight_of[targets[is_other]],
         reads_like=int(classes[1 + probabilities[:, 1:rest].sum(axis=0).argmax()]),
     )
 
