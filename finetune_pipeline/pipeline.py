@@ -428,7 +428,7 @@ STEPS = [
             "promoted": run.promoted,
             "champion_forgotten": run.champion_forgotten,
         },
-        code_version="25",
+        code_version="26",
         checks=evaluation_check.GATE_CHECKS,
         metrics={**RUN_METRICS, "test_openings": "seal.count", "total_seconds": "cost.seconds"},
         run_metrics=tuple(RUN_METRICS),

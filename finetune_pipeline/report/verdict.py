@@ -42,15 +42,17 @@ def decision_on(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> st
 
 
 def page_verdict(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> Verdict:
-    decision = verdict(gates)
+    decision, loosened = verdict(gates), evaluation.loosened
+    ship = "Ship it, by loosened gates." if loosened.thresholds else "Ship it."
     answers = {
-        "promote": "Ship it, by loosened gates." if evaluation.loosened.thresholds else "Ship it.",
+        "promote": "Ship it only if you accept the loosened gates." if loosened.held_back_by else ship,
         "use_simple": f"Do not ship it: use {inside(_best_simple(evaluation))}.",
         "refuse": "Do not ship it.",
     }
     known = "It serves already." if evaluation.promoted and evaluation.promoted.serves else "Nothing new."
+    status = "warned" if loosened.held_back_by and decision == "promote" else _STATUS[decision]
     return Verdict(
-        _STATUS[decision] if decision == "promote" or not evaluation.promoted else "warned",
+        status if decision == "promote" or not evaluation.promoted else "warned",
         known if evaluation.promoted else answers[decision],
         " ".join(verdict_sentences(evaluation, gates)),
         caveats(evaluation),
@@ -101,10 +103,13 @@ def verdict_answer(evaluation: EvaluationResult, gates: Sequence[GateResult]) ->
     if evaluation.promoted is None:
         return f"{_forgotten_champion(evaluation)}{answer}"
     number, name = evaluation.promoted.model_version, evaluation.task.name
-    known = f"This model is the champion already (version {number})"
+    known = f"This model is the champion already (version {number}), so nothing is promoted or refused."
     if not evaluation.promoted.serves:
-        known = f"This model is version {number} already, which was champion before: `finetune rollback {name}` returns to the last"
-    return f"{known}, so nothing is promoted or refused. Judged by the present settings: {inside(answer)}"
+        known = (
+            f"This model is version {number} already, which was champion before, so nothing is promoted or refused: only "
+            f"`finetune rollback {name}` returns to the champion before the present one."
+        )
+    return f"{known} Judged by the present settings: {inside(answer)}"
 
 
 def _loosened_sentences(evaluation: EvaluationResult) -> str:

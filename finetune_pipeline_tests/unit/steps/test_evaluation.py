@@ -303,7 +303,7 @@ def test_loosened_gates_are_named_wherever_the_verdict_is_said(tmp_path: Path) -
         assert not [text for text in named if text not in place]
         assert "By the defaults robust does not pass." in place
         assert "Another case cost more than 10.0 points" in place
-    assert "**Ship it, by loosened gates.**" in first_screen
+    assert "**Ship it only if you accept the loosened gates.**" in first_screen
     stored = json.loads((tmp_path / "report/118-a/report.json").read_text())["loosened"]
     assert [gate["name"] for gate in stored["held_back_by"]] == ["robust"]
 
@@ -317,6 +317,7 @@ def test_loosened_gates_are_named_wherever_the_verdict_is_said(tmp_path: Path) -
     unmeasured = stage.judge("116-c")
     assert unmeasured["loosened"] == "robustness.rows 0 (default 60)"
     assert "By the defaults" not in unmeasured["verdict"], "what was not measured is not known"
+    assert "**Ship it, by loosened gates.**" in (tmp_path / "report/116-c/report.md").read_text()
 
 
 def test_perturbed_rows_are_asked_in_the_same_opening_and_may_block(tmp_path: Path) -> None:
