@@ -99,7 +99,7 @@ def replace_text(path: Path, text: str, durable: bool = True) -> None:
                 os.fsync(out.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        Path(temporary).unlink()
         raise
 
 

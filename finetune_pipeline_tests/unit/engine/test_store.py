@@ -1,5 +1,6 @@
 """Artifact folders: complete or absent, made once, found again, and never half there."""
 
+import hashlib
 import multiprocessing
 import os
 import stat
@@ -49,6 +50,8 @@ def test_the_second_time_nothing_is_made_and_the_version_follows_from_inputs_set
     assert len({first.version, *(build(store, **change).version for change in changes)}) == 6
     assert len(store.all_versions("task", "step")) == 6
     assert digest_json({"a": 1, "b": 2}) == digest_json({"b": 2, "a": 1})
+    # as earlier releases computed it: with another digest, every model would be trained again
+    assert digest_json({"b": [1.5, None], "a": "é"}) == hashlib.sha256('{"a":"é","b":[1.5,null]}'.encode()).hexdigest()
 
 
 def test_a_failed_step_leaves_no_artifact_but_keeps_its_work(tmp_path: Path) -> None:
@@ -83,6 +86,7 @@ def test_only_its_owner_reads_an_artifact_and_what_it_links_to_is_left_as_it_is(
 
     def links(builder: Builder) -> None:
         make(builder)
+        assert {oct(path.stat().st_mode & 0o777) for path in (builder.folder, builder.work)} == {"0o700"}
         (builder.folder / "a.txt").chmod(0o664)
         os.link(elsewhere["hard"], builder.folder / "hard")
         (builder.folder / "soft").symlink_to(elsewhere["soft"])
