@@ -130,17 +130,18 @@ ROME = {"city": "Rome", "guests": 2}
 
 
 @pytest.mark.parametrize(
-    ("of", "gold", "bad"),
+    ("of", "golds", "bad"),
     [
-        (json_spec(), json.dumps(ROME), json.dumps(ROME | {"city": "Oslo"})),
-        (json_spec(gates={"metric": "micro_f1"}), json.dumps(ROME), "{}"),
-        (text_spec(), "the parcel arrives on monday", "no idea at all"),
-        (spec(gates={"metric": "macro_f1"}), "bug", "billing"),
+        (json_spec(), [json.dumps(ROME)], json.dumps(ROME | {"city": "Oslo"})),
+        (json_spec(gates={"metric": "micro_f1"}), [json.dumps(ROME)], "{}"),
+        (text_spec(), ["the parcel arrives on monday"], "no idea at all"),
+        (spec(gates={"metric": "macro_f1"}), spec().labels, spec().labels[0]),
     ],
     ids=["json", "fields", "text", "macro-F1"],
 )
-def test_every_kind_of_task_is_judged_in_its_own_metric(of: TaskSpec, gold: str, bad: str) -> None:
-    candidate = [row(i, gold, gold, "candidate", label_scores=[]) for i in range(ENOUGH_ROWS)]
+def test_every_kind_of_task_is_judged_in_its_own_metric(of: TaskSpec, golds: list[str], bad: str) -> None:
+    answers = [golds[i % len(golds)] for i in range(ENOUGH_ROWS)]
+    candidate = [row(i, gold, gold, "candidate", label_scores=[]) for i, gold in enumerate(answers)]
     rows = predicted(candidate)
     clean = robustness(of, rows)
     assert clean is not None and (clean.verdict.status, clean.verdict.largest_drop) == ("passed", 0.0)
