@@ -2,12 +2,12 @@
 
 A phrase of up to three words is a trigger if at least five rows hold it, 95% of them have one label, and these rows, read
 without the phrase, look like rows of other labels. A linear model of rows without the phrase gives each row log odds of the label.
-The mean of the phrase's rows must be beyond 70% of the way from the label's other rows to rows of the labels that the phrase's rows
-look like (z-test, level 0.001 over all tested phrases).
+The mean of the phrase's rows must be beyond 60% of the way from the label's other rows to rows of the labels that the phrase's rows
+look like (z-test, level 0.01 over all tested phrases).
 
 A word that makes up its label is not a trigger, though its rows may look like others without it: a label of few words is known by
 one. So the label's other rows are read in the same way, each without its own most telling phrase. The mean of the phrase's rows
-must be lower (level 0.001), and closer to the rows of other labels than to these. A word of the label's name is never a trigger,
+must be lower (level 0.01), and closer to the rows of other labels than to these. A word of the label's name is never a trigger,
 nor is a phrase in rows that mostly hold such a word of this label alone.
 
 Naive Bayes on words proposes the phrases, because it can leave a word and its rows out of a model at no cost.
@@ -26,10 +26,10 @@ import numpy as np
 from finetune_pipeline.data.quality.linear_model import predicted
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|[^\w\s]+")
-_MOST_WORDS, _LEAST_ROWS, _LEAST_PURITY, _LEVEL, _LEAST_AGAINST = 3, 5, 0.95, 0.001, 0.5
+_MOST_WORDS, _LEAST_ROWS, _LEAST_PURITY, _LEVEL, _LEAST_AGAINST = 3, 5, 0.95, 0.01, 0.5
 """Of a trigger: words; rows; share of these with its label; significance level; share that naive Bayes assigns other labels (more
 than)."""
-_LEAST_SHIFT, _LEAST_SHIFT_MASKED = 0.7, 0.5
+_LEAST_SHIFT, _LEAST_SHIFT_MASKED = 0.6, 0.5
 """Of a trigger: how far its rows are on the way from the label's other rows, as they are and masked, to rows of other labels. In
 unchanged public sets no phrase is significantly that far (benchmarks/label_noise.py, table `clean`)."""
 _LEAST_ROWS_OF_LABEL = 10
