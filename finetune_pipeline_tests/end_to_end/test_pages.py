@@ -112,7 +112,7 @@ def test_the_first_screen_answers(tmp_path: Path, width: int) -> None:
         "points less than the base model",
         "What to do next",
         "2026-01-02",
-        "bundled/smollm2-135m-instruct, qlora, version c1",
+        "bundled/smollm2-135m-instruct, qlora, version m1",
         "version t1: 700 train, 80 validation, 171 test rows",
     ):
         assert words in summary, words

@@ -40,8 +40,10 @@ CHANGES: dict[str, Any] = {
     "split.by": "time", "split.validation": 0.2, "split.test": 0.3, "split.seed": 7, "split.tolerance": 0.2,
     "split.restart": True, "output.labels": [*LABELS, "three"], "system_prompt": "Another prompt. one two three",
 }  # fmt: skip
-SAYS_WHAT_TO_DO = {"data.fields": "set split.restart: true", "data.scrub_names": "spaCy"}
-"""Keys whose change stops the run here, and what the message names: groups over all splits; a model not installed."""
+SAYS_WHAT_TO_DO = {
+    "data.fields": "set split.restart: true", "data.scrub_names": "spaCy", "split.by": "no test row has a time",
+}  # fmt: skip
+"""Keys whose change stops the run here, and what the message names: groups over all splits; a model not installed; no times."""
 
 
 def rows(dice: random.Random, count: int) -> list[dict[str, str]]:
@@ -110,7 +112,7 @@ def test_the_next_run_works_or_says_what_to_do(first: Path, tmp_path: Path, key:
     assert all(SAYS_WHAT_TO_DO.get(key, "nothing") in answer.message for answer in stopped), stopped
     assert facts["left"]["test"] == 0 and min(facts["counts"].values()) > 0
     again, stopped = run(home / "task", store)
-    assert again["counts"] == facts["counts"] and len(stopped) == (key == "data.fields")
+    assert again["counts"] == facts["counts"] and len(stopped) == (key in ("data.fields", "split.by"))
 
 
 def test_restart_begins_a_new_ledger_once(first: Path, tmp_path: Path) -> None:
