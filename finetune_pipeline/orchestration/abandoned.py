@@ -30,9 +30,10 @@ def close_abandoned_runs(instance: dg.DagsterInstance, task: str, finish: Callab
     closed = []
     for run in instance.get_runs(dg.RunsFilter(tags={"finetune/task": task}, statuses=LAUNCHED)):
         if _by_command_line(run) and is_abandoned(instance, run):
-            instance.report_run_failed(run, "the process that executed this run was killed; run it again to continue")
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+            # its record in Dagster last: who is killed before that leaves the run to be closed by the next one
             finish(run.run_id, "FAILURE")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+            instance.report_run_failed(run, "the process that executed this run was killed; run it again to continue")
             closed.append(run.run_id)
     return closed
 

@@ -93,6 +93,20 @@ def test_a_run_whose_process_is_gone_is_closed_even_where_another_has_its_number
         assert not storage.get_concurrency_run_ids(), "nor does it keep a slot"
 
 
+def test_a_run_is_closed_by_the_next_one_if_the_one_that_closes_it_is_killed(tmp_path: Path) -> None:
+    """Its run in MLflow would stay open for ever."""
+
+    def killed(run: str, status: str) -> int:
+        raise KeyboardInterrupt
+
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        gone = begun(instance, "tickets", process_start(os.getpid()) - 3600)
+        with pytest.raises(KeyboardInterrupt):
+            close_abandoned_runs(instance, "tickets", killed)
+        ended: list[str] = []
+        assert close_abandoned_runs(instance, "tickets", lambda run, status: ended.append(run) or 1) == [gone] == ended
+
+
 def test_a_command_that_was_killed_before_its_run_started_holds_back_no_sensor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
