@@ -56,7 +56,7 @@ def expressions() -> list[Expression]:
         module = importlib.import_module(module_name.removesuffix(".__init__"))
         for variable, value in list(vars(module).items()):
             for name, pattern in _patterns_in(value, variable):
-                uses = frozenset(methods.get(name, ())) or frozenset(("search",))
+                uses = frozenset(methods.get(name, ())) or frozenset(("search", "fullmatch"))
                 by_pattern.setdefault(
                     (pattern.pattern, pattern.flags), Expression(f"{module_name}.{name}", pattern, uses)
                 )

@@ -62,11 +62,13 @@ _NAMED = re.compile(
 _CALL_OR_NAME = re.compile(
     r"""(?ax)
     (?:[&*!@]?[A-Za-z_$][\w$]*(?:(?:\.|::|->|\?\.|!\.)[A-Za-z_$][\w$]*)*[!?]?)?\(.*      # a call: os.environ.get(
-  | [&*!@:]?[A-Za-z_$]+[0-9]{0,4}[A-Za-z_$]*(?:(?:\.|::|->|\?\.)[A-Za-z_$]+[0-9]{0,4}[A-Za-z_$]*)+[)?;!]*  # user.password2
+  | [&*!@:]?[A-Za-z_$]+(?:[0-9]{1,4}[A-Za-z_$]*)?(?:(?:\.|::|->|\?\.)[A-Za-z_$]+(?:[0-9]{1,4}[A-Za-z_$]*)?)+[)?;!]* # a.password2
   | [A-Z]+[0-9]*(?:_[A-Z0-9]+)+[);]* | [&*@:][A-Za-z_]\w*                           # DB_PASSWORD_2, &password2, :password2
 """
 )
-_NAME_OF_SECRET = re.compile(r"(?ai)[a-z_]*[0-9]{0,2}[a-z_]*(?:pass|pwd|token|secret|key)[a-z_]*[0-9]{0,2}[a-z_]*")
+_NAME_OF_SECRET = re.compile(
+    r"(?ai)[a-z_]*(?:[0-9]{1,2}[a-z_]*)?(?:pass|pwd|token|secret|key)[a-z_]*+(?:[0-9]{1,2}[a-z_]*+)?"
+)
 _REFERENCE = re.compile(
     r"""(?ax)
     %\w*\(.*|%\w+%|(?:vault|op|arn|ssm|file|env|secretref|keyring|https?):.*         # where it is kept
@@ -163,8 +165,8 @@ def _is_call_or_name(text: str, name: str, start: int, end: int) -> bool:
     """Whether an assigned value without quotes is a call or a name. In `f(password=password2)` it is a name; elsewhere people
     choose passwords like `password2`."""
     may_be_name = not _is_password(name) or text[end : end + 1] == ")"
-    patterns = (_CALL_OR_NAME, _NAME_OF_SECRET) if may_be_name else (_CALL_OR_NAME,)
-    return any(pattern.fullmatch(text, start, end) for pattern in patterns)
+    is_name = may_be_name and _NAME_OF_SECRET.fullmatch(text, start, end) is not None
+    return is_name or _CALL_OR_NAME.fullmatch(text, start, end) is not None
 
 
 def _value_place(text: str, hit: re.Match[str]) -> tuple[int, int]:
