@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import msgspec
+
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.step import SHARED, Inputs, RunInputs, Step, StepContext, Tool, no_tool
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
@@ -87,7 +89,8 @@ class Graph:
 
         def fill(builder: Builder) -> None:
             self._require_passed_checks(step, task, dict(inputs.items()))
-            builder.facts.update(make(StepContext(task, run_inputs, inputs, builder, store, launch, release, follow)))
+            facts = make(StepContext(task, run_inputs, inputs, builder, store, launch, release, follow))
+            builder.facts.update(msgspec.to_builtins(facts))
             builder.opened = sorted(inputs.opened)
 
         return store.build(

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from finetune_pipeline.engine.checks import Check
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder
 from finetune_pipeline.faults import JobError
@@ -135,7 +137,8 @@ class Step:
     Attributes:
         name: Also the name of the asset and the artifact.
         group: Stage, and asset group in Dagster.
-        make: Writes the files to `context.out` and returns the facts. None for a view.
+        make: Writes the files to `context.out` and returns the facts: a dictionary, or a struct of msgspec, which
+            :meth:`~finetune_pipeline.engine.store.Artifact.read` returns again. None for a view.
         needs: Steps whose versions determine this step's version.
         after: Steps that are read too but do not change the version: `settings` contains what matters. The step is not made
             while a blocking check of one of them fails.
@@ -162,7 +165,7 @@ class Step:
     name: str
     group: str
     description: str
-    make: Callable[[StepContext], dict[str, Any]] | None = None
+    make: Callable[[StepContext], dict[str, Any] | msgspec.Struct] | None = None
     needs: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     follows: tuple[str, ...] = ()

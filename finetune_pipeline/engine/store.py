@@ -15,7 +15,9 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, TypeVar
+
+import msgspec
 
 from finetune_pipeline.engine.files import (
     DamagedFile,
@@ -31,6 +33,7 @@ from finetune_pipeline.engine.files import (
 from finetune_pipeline.findings import Finding, FindingsError
 
 MANIFEST = "artifact.json"
+_Facts = TypeVar("_Facts")
 _TEMPORARY = ".making-"
 SHOW_ROWS = ("audit.json", "audit.html")
 """Files of a model's artifact that quote rows. The manifest does not list them, so that they can be deleted when a person is
@@ -42,7 +45,7 @@ class Artifact:
     """A complete artifact.
 
     Attributes:
-        facts: The step's own counts and scores (plain JSON).
+        facts: The step's own counts and scores (plain JSON); :meth:`read` returns them as the type that the step returned.
         inputs: Versions of the input artifacts, by step.
         reused: False only if :meth:`ArtifactStore.build` has just made it.
     """
@@ -61,6 +64,16 @@ class Artifact:
         if not file.exists():
             raise FileNotFoundError(f"artifact {self.task}/{self.step}/{self.version} has no {name!r}")
         return file
+
+    def read(self, form: type[_Facts]) -> _Facts:
+        """Return the facts as the type that the step's function returned. Raises DamagedFile if they are something else."""
+        try:
+            return msgspec.convert(self.facts, form)
+        except msgspec.ValidationError as error:
+            raise DamagedFile(
+                f"the facts of {self.task}/{self.step}/{self.version} cannot be read: {error}\nfix: delete the folder "
+                f"{self.folder} and run the task again"
+            ) from error
 
 
 class _Digest(TypedDict):

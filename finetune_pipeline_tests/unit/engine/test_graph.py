@@ -5,10 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from finetune_pipeline.engine.checks import Check, CheckResult
-from finetune_pipeline.engine.files import read_json
+from finetune_pipeline.engine.files import DamagedFile, read_json
 from finetune_pipeline.engine.graph import Graph, MissingInput, pinned_inputs
 from finetune_pipeline.engine.step import RunInputs, Step, StepContext
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, ChangedArtifact
@@ -198,3 +199,17 @@ def test_a_step_reads_no_damaged_input_and_finds_gone_what_it_made_elsewhere(tas
     assert g.run("reader", task, WORLD, store).reused
     assert not g.run("reader", task, WORLD, store, is_valid=lambda artifact: False).reused
     assert log == ["a", "reader", "reader", "reader"]
+
+
+class Counts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    rows: int
+    labels: dict[str, int] = {}
+
+
+def test_facts_are_read_as_the_type_that_the_step_returned(task: Task, store: ArtifactStore) -> None:
+    counts = Counts(3, {"bug": 3})
+    g = Graph([step("counted", lambda work: counts), step("other", lambda work: {"rows": 3, "lines": 4})])
+    artifact = g.run("counted", task, WORLD, store)
+    assert artifact.facts == {"rows": 3, "labels": {"bug": 3}} and artifact.read(Counts) == counts
+    with pytest.raises(DamagedFile, match=r"facts of demo/other/.* unknown field `lines`"):
+        g.run("other", task, WORLD, store).read(Counts)
