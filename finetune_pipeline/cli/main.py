@@ -27,7 +27,6 @@ COMMANDS = {
     "review": "tickets --page review.html",
     "ask-data": "tickets --to requests",
     "show": "tickets",
-    "schema": "--json",
     "ui": "--dagster-port 3001",
     "export": "tickets --for vllm --to model",
     "verify": "tickets --endpoint http://127.0.0.1:8000/v1",
@@ -40,6 +39,11 @@ COMMANDS = {
 }
 """Each names a function and its module (- becomes _, and a Python keyword gets a trailing _), and has the arguments of an
 example. A module is imported when its command is called, because most take seconds."""
+
+GONE = {
+    "schema": "finetune show --schema task.yaml",
+}
+"""What to use instead of commands of the last release."""
 
 
 def _function(command: str) -> str:
@@ -61,6 +65,8 @@ class _Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] in GONE:
+            ctx.fail(f"`finetune {args[0]}` is gone: use `{GONE[args[0]]}`")
         if args and args[0] not in COMMANDS and (suggestions := difflib.get_close_matches(args[0], COMMANDS, 1, 0.5)):
             ctx.fail(f"No such command {args[0]!r}. Did you mean {suggestions[0]!r}?")
         return super().resolve_command(ctx, args)

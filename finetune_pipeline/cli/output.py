@@ -28,7 +28,7 @@ NOTICE_SECONDS, AGAIN_SECONDS = 0.5, 8.0
 """A command without output says on a terminal that it is starting after the first time, then that it is working at the second
 interval."""
 
-NO_TASK = "`finetune init FILE…` makes a task from raw files, and `finetune schema` lists the keys of its task.yaml"
+NO_TASK = "`finetune init FILE…` makes a task from raw files, and `finetune show --schema task.yaml` lists its keys"
 as_json = click.option("--json", is_flag=True, expose_value=False, help="Print one JSON object instead of text.")
 """Adds `--json` to a command. :func:`tell` and :func:`say` know whether it was given."""
 

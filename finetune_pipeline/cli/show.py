@@ -1,24 +1,45 @@
 """``finetune show [TASK]``: lists the tasks, or shows one task's spec with all defaults and its artifacts."""
 
+import json
+from collections.abc import Iterator
 from textwrap import indent
+from typing import Any
 
 import click
 import yaml
 
-from finetune_pipeline.cli.output import DONE, NO_TASK, as_json, get_task, tell
+from finetune_pipeline.cli.output import DONE, NO_TASK, as_json, emit, get_task, tell
 from finetune_pipeline.cli.project import Project, champion_words, edited_copies, recall_lines
+from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.findings import as_rows, errors
 from finetune_pipeline.models.chat_templates import template_origin
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import check_task, find_tasks
+from finetune_pipeline.spec.loading import json_schema
+
+TASK_FILE, EVALUATION_FILE = "task.yaml", "evaluation.json"
 
 
 @click.command()
 @click.argument("task", required=False)
+@click.option(
+    "--schema",
+    type=click.Choice([TASK_FILE, EVALUATION_FILE]),
+    help="Print the keys of task.yaml, with --json as a JSON schema for editors; or the JSON schema of evaluation.json.",
+)
 @as_json
-def show(task: str | None) -> int:
+def show(task: str | None, schema: str | None) -> int:
     """Print the resolved spec of TASK and the state of every step. Without TASK: every task, and the errors of
     broken ones."""
+    if schema and task:
+        raise click.UsageError("--schema is the same for every task: omit TASK")
+    if schema == EVALUATION_FILE:
+        emit(EvaluationResult.model_json_schema())
+        return DONE
+    if schema:
+        spec_schema = json_schema()
+        tell(spec_schema, *_key_lines(spec_schema))
+        return DONE
     if task is None:
         return _tasks()
     loaded = get_task(task)
@@ -64,3 +85,28 @@ def _tasks() -> int:
     facts = {name: {"broken": bool(faults), "problems": as_rows(faults)} for name, faults in tasks.items()}
     tell({"tasks": facts}, *lines)
     return DONE
+
+
+def _key_lines(schema: dict[str, Any]) -> Iterator[str]:
+    """Every key of task.yaml with its type, default and meaning, and those of each kind of output."""
+
+    def section(node: dict[str, Any], indentation: str = "") -> Iterator[str]:
+        for name, field in node["properties"].items():
+            options = [field, *field.get("anyOf", ())]
+            if reference := next((o["$ref"].rpartition("/")[2] for o in options if "$ref" in o), ""):
+                optional = "" if "$ref" in field else f"  (optional) {field['description']}"
+                yield f"{indentation}{name}:{optional}"
+                yield from section(schema["$defs"][reference], indentation + "  ")
+                continue
+            types = [field] if "type" in field else field.get("anyOf", field.get("oneOf", []))
+            kinds = field.get("enum") or [o.get("type") or o["$ref"].rpartition("/")[2] for o in types]
+            default = f"default {json.dumps(field['default'])}" if "default" in field else ""
+            if name in node.get("required", []):
+                default = "required"
+            line = f"{indentation}{name}: {' | '.join(kinds)}  ({default}) {field.get('description', '')}"
+            yield line.rstrip()
+
+    yield from section(schema)
+    for name in ("LabelsOutput", "TextOutput", "JsonOutput"):
+        yield f"\noutput, as {name}:"
+        yield from section(schema["$defs"][name], "  ")

@@ -118,7 +118,7 @@ def _finding_of(problem: Any) -> Finding:
         return rules.problem("missing_key", place, "this key is required", f"add `{path[-1]}:`")
     if kind.startswith("union_tag"):  # the kind of output
         place, value = f"{place}.kind", value.get("kind") if isinstance(value, dict) else value
-    message, fix = f"{problem['msg']} (found {value!r:.80})", "see `finetune schema`"
+    message, fix = f"{problem['msg']} (found {value!r:.80})", "see `finetune show --schema task.yaml`"
     context = problem.get("ctx", {})
     allowed = re.findall(r"'([^']*)'", str(context.get("expected") or context.get("expected_tags") or ""))
     suggestions = difflib.get_close_matches(value, allowed, 1, 0.5) if isinstance(value, str) else []

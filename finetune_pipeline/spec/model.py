@@ -1,7 +1,7 @@
 """The schema of ``task.yaml``: types, defaults and single-field limits; its sections are in the modules beside this one.
 
 Rules on more than one field are in :mod:`finetune_pipeline.spec.rules`. Every field has a description; the JSON schema
-(``finetune schema``) and the reference's tables are generated from these files.
+(``finetune show --schema task.yaml``) and the reference's tables are generated from these files.
 """
 
 from pathlib import Path

@@ -178,8 +178,8 @@ def task_yaml(name: str, draft: Draft, files: str, min_per_label: int | None = N
     else:
         description = f"Predict {answer} from {text}."
     lines = [
-        f"# Drafted by `finetune init` from {files}. `finetune show {name}` prints every setting, `finetune schema` says",
-        "# what is allowed.",
+        f"# Drafted by `finetune init` from {files}. `finetune show {name}` prints every setting,",
+        "# `finetune show --schema task.yaml` says what is allowed.",
         f"name: {name}",
         f"description: {_inline(description)}  # say what the model is for",
         f"base_model: {defaults['base_model'].default}  # or a folder, or a Hub id",

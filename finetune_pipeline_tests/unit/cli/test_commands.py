@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import hashlib
 import json
+import re
 import shlex
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ import pytest
 import yaml
 
 from finetune_pipeline.cli.check import check_task
-from finetune_pipeline.cli.main import COMMANDS, _summary, cli
+from finetune_pipeline.cli.main import COMMANDS, GONE, _summary, cli
 from finetune_pipeline.engine.store import ArtifactStore, Builder
 from finetune_pipeline.production.erasure import forget as remove
 from finetune_pipeline_tests.shared import copy_database
@@ -26,7 +27,8 @@ SPEC = {
     "name": "demo", "description": "d", "system_prompt": "Say yes or no.",
     "output": {"kind": "labels", "labels": ["yes", "no"]}, "data": {"min_examples": 3, "min_per_label": 1},
 }  # fmt: skip
-SHIPPED = Path(__file__).resolve().parents[3] / "data"
+ROOT = Path(__file__).resolve().parents[3]
+SHIPPED = ROOT / "data"
 ROWS = [("is the sky blue", "yes"), ("are cats plants", "no"), ("is ice cold", "yes"), ("is fire wet", "maybe")]
 
 
@@ -132,11 +134,49 @@ def test_the_help_of_a_command_ends_with_an_example_that_it_takes(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("tickets.csv").touch()
-    command = cli.get_command(click.Context(cli), name)
-    assert command is not None
+    command = command_of(name)
     assert command.get_help(click.Context(command)).endswith(f"Example: finetune {name} {COMMANDS[name]}")
     command.make_context(name, shlex.split(COMMANDS[name])).close()
     assert len(_summary(name)) <= 64, "one line of `finetune --help`"
+
+
+def command_of(name: str) -> click.Command:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None, f"there is no command {name}"
+    return command
+
+
+def cited() -> set[tuple[str, str, tuple[str, ...]]]:
+    """(file, command, options) of each `finetune …` that a page, a message, a template or a shipped task names."""
+    files = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("data/*/task.yaml")]
+    files += [f for f in (ROOT / "finetune_pipeline").rglob("*") if f.suffix in (".py", ".md", ".html", ".yaml")]
+    citations = set()
+    for file in set(files) - {ROOT / "CHANGELOG.md"}:  # it also names what went
+        for code in re.findall(r"`+finetune [a-z][^`]*`|^(?: *\$ )?finetune [a-z].*$", file.read_text("utf-8"), re.M):
+            name, rest = re.search(r"finetune ([a-z-]+)([^#]*)", code).groups()  # type: ignore[union-attr]
+            citations.add((str(file.relative_to(ROOT)), name, tuple(re.findall(r"(?<=\s)--[a-z][a-z-]*", rest))))
+    return citations
+
+
+def test_every_command_and_option_that_is_named_is_there() -> None:
+    citations = cited()
+    assert len(citations) > 60 and not GONE.keys() & COMMANDS.keys()
+    unknown = [f"{file}: finetune {name}" for file, name, _ in citations if name not in COMMANDS]
+    for file, name, options in citations:
+        if name in COMMANDS:
+            known = {o for p in command_of(name).params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
+            unknown += [f"{file}: finetune {name} {option}" for option in options if option not in known]
+    assert not unknown, "\n".join(sorted(unknown))
+
+
+@pytest.mark.parametrize("name", GONE)
+def test_a_command_that_went_names_what_to_use(name: str, tmp_path: Path, finetune: Any) -> None:
+    result = finetune(name, "tickets", "--json")
+    assert result.returncode == 1, "a wrong use, as that of any command; 2 would say that a gate refused"
+    assert f"use `{GONE[name]}`" in result.stderr and GONE[name] in result.json["error"]
+    if GONE[name].startswith("finetune "):
+        _, command, *arguments = shlex.split(GONE[name])
+        assert command_of(command).make_context(command, arguments)
 
 
 def test_where_there_is_no_such_task_nothing_is_made(folder: Path, tmp_path: Path, finetune: Any) -> None:
@@ -158,8 +198,8 @@ def test_a_broken_spec_is_an_error_with_every_finding(folder: Path, finetune: An
 
 
 def test_schema_is_a_json_schema_and_a_table(finetune: Any) -> None:
-    assert finetune("schema", "--json").json["$schema"].startswith("https://json-schema.org/")
-    table = finetune("schema").stdout
+    assert finetune("show", "--schema", "task.yaml", "--json").json["$schema"].startswith("https://json-schema.org/")
+    table = finetune("show", "--schema", "task.yaml").stdout
     assert "\n  endpoint:  (optional) An API model" in table and "\n    max_requests: integer" in table
     assert "warmup_share: number" in table and "system_prompt: string  (required)" in table
 
