@@ -60,7 +60,7 @@ def run(task: str, stage: str | None) -> int:
     project = Project(loaded)
     with dg.DagsterInstance.get() as instance:
         if stage is None and not unfinished(project, instance):
-            close_abandoned_runs(instance, loaded.name, project.tracking.finish)
+            close_abandoned_runs(instance, loaded.name, project.tracking)
             check_files(project)
             took = f"{time.monotonic() - started:.0f} s"
             headline = f"{loaded.name}: everything is up to date; no work was done ({took})."
@@ -97,7 +97,7 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
     from finetune_pipeline.definitions import definitions_of
 
     folder = read_settings().home / "progress"
-    for abandoned_run in close_abandoned_runs(instance, task.name, project.tracking.finish):
+    for abandoned_run in close_abandoned_runs(instance, task.name, project.tracking):
         for progress_file in folder.glob(f"*-{abandoned_run}.jsonl"):
             progress_file.unlink(missing_ok=True)
     step_names = [step.name for step in STEPS if not step.asked_for] if stage == "all" else stage_assets(stage)

@@ -2,10 +2,11 @@
 
 import re
 import time
-from collections.abc import Callable
 
 import dagster as dg
 import psutil
+
+from finetune_pipeline.tracking.tracking import Tracking
 
 LAUNCHED = [
     dg.DagsterRunStatus.NOT_STARTED,
@@ -21,20 +22,24 @@ _LAUNCH_SECONDS = 60.0
 _BEGAN = re.compile(r"Process (\d+) began ([\d.]+) s after the machine")
 
 
-def close_abandoned_runs(instance: dg.DagsterInstance, task: str, finish: Callable[[str, str], int]) -> list[str]:
+def close_abandoned_runs(instance: dg.DagsterInstance, task: str, tracking: Tracking) -> list[str]:
     """Mark as failed every run of a task that a command line on this machine started and whose process has ended, and remove it
-    from the pools.
+    from the pools. Runs that have ended in Dagster are ended in MLflow, too: their process was killed between the two.
 
-    `finish` ends the run in MLflow. Returns the run ids. Dagster's daemon ends the runs it started, and tries them again.
+    Returns the ids of the failed runs. Dagster's daemon ends the runs it started, and tries them again.
     """
     closed = []
     for run in instance.get_runs(dg.RunsFilter(tags={"finetune/task": task}, statuses=LAUNCHED)):
         if _by_command_line(run) and is_abandoned(instance, run):
             # its record in Dagster last: who is killed before that leaves the run to be closed by the next one
-            finish(run.run_id, "FAILURE")
+            tracking.finish(run.run_id, "FAILURE")
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             instance.report_run_failed(run, "the process that executed this run was killed; run it again to continue")
             closed.append(run.run_id)
+    for run_id in tracking.open_runs(task):
+        ended = instance.get_run_by_id(run_id)  # None: a run of another home with the same MLflow
+        if ended is not None and ended.is_finished:
+            tracking.finish(run_id, ended.status.value)
     return closed
 
 

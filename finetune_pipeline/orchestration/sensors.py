@@ -122,7 +122,7 @@ _MAX_RUNS = 20
 def run_in_progress(instance: dg.DagsterInstance, task: Task) -> str | None:
     """Return a sentence that names an unfinished run of the task, or None."""
     # else the run of a killed command would count as unfinished forever, and no other would be started
-    close_abandoned_runs(instance, task.name, Tracking().finish)
+    close_abandoned_runs(instance, task.name, Tracking())
     unfinished = [dg.DagsterRunStatus.QUEUED, *LAUNCHED]
     running = instance.get_runs(dg.RunsFilter(tags={"finetune/task": task.name}, statuses=unfinished), limit=1)
     return f"run {running[0].run_id[:8]} of this task is in progress; checking again after it" if running else None

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 RUN, KIND, ASSET, VERSION = "dagster.run_id", "dagster.kind", "dagster.asset", "finetune.version"
 ERROR = "finetune.error"
+_OF_TASK = "dagster.tag.finetune/task"
 _STATUS = {"SUCCESS": "FINISHED", "FAILURE": "FAILED", "CANCELED": "KILLED"}
 """Maps Dagster's statuses to MLflow's."""
 VIEW = "workflowType=machine_learning"
@@ -145,6 +146,22 @@ class Tracking(dg.ConfigurableResource[Any]):
                 client.set_terminated(run.info.run_id, "FAILED" if unreported else mlflow_status)
         return len(open_runs)
 
+    def open_runs(self, task: str) -> list[str]:
+        """Return the ids of the Dagster runs of a task that are not ended in MLflow."""
+        query = (
+            "SELECT DISTINCT ids.value FROM runs JOIN tags AS ids ON ids.run_uuid = runs.run_uuid AND ids.key = ? "
+            "JOIN tags AS tasks ON tasks.run_uuid = runs.run_uuid AND tasks.key = ? AND tasks.value = ? "
+            "WHERE runs.status = 'RUNNING' AND runs.lifecycle_stage = 'active'"
+        )
+        rows = self.look_up(query, RUN, _OF_TASK, task)
+        if rows is not None:
+            return [run_id for (run_id,) in rows]
+        client = self.client()
+        with mlflow_errors(self.uri()):
+            experiment = experiment_id(client, self.experiment, None)
+            running = f"attributes.status = 'RUNNING' AND tags.`{_OF_TASK}` = '{task}'"
+            return sorted({run.data.tags[RUN] for run in _search(client, experiment, running) if RUN in run.data.tags})
+
     def _parent(self, client: MlflowClient, experiment: str, run: dg.DagsterRun) -> str:
         """Return the id of the parent run of a Dagster run, found or created."""
         parents = _runs_of(client, experiment, run.run_id, {KIND: "run"})
@@ -202,9 +219,13 @@ def _runs_of(
     client: MlflowClient, experiment: str, dagster_run_id: str, tags: Mapping[str, str] | None = None
 ) -> list[Run]:
     """Return all runs of a Dagster run with these tags, oldest first. MLflow takes milliseconds to read each of them."""
+    query = " AND ".join(f"tags.`{name}` = '{value}'" for name, value in {RUN: dagster_run_id, **(tags or {})}.items())
+    return _search(client, experiment, query)
+
+
+def _search(client: MlflowClient, experiment: str, query: str) -> list[Run]:
     from mlflow.utils import get_results_from_paginated_fn
 
-    query = " AND ".join(f"tags.`{name}` = '{value}'" for name, value in {RUN: dagster_run_id, **(tags or {})}.items())
     order = ["attributes.start_time ASC", "attributes.run_id ASC"]
     runs: list[Run] = get_results_from_paginated_fn(
         lambda limit, token: client.search_runs(

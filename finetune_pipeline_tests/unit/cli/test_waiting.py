@@ -73,6 +73,23 @@ def begun(
     return instance.create_run_for_job(nothing, tags=tags, status=status).run_id
 
 
+class Runs:
+    """The ends of runs in MLflow. killed: whether a process is killed before it ends one."""
+
+    def __init__(self, *left_open: str, killed: bool = False) -> None:
+        self.left_open, self.killed = list(left_open), killed
+        self.ended: list[tuple[str, str]] = []
+
+    def open_runs(self, task: str) -> list[str]:
+        return self.left_open
+
+    def finish(self, run_id: str, status: str) -> int:
+        if self.killed:
+            raise KeyboardInterrupt
+        self.ended.append((run_id, status))
+        return 1
+
+
 def test_a_run_whose_process_is_gone_is_closed_even_where_another_has_its_number(tmp_path: Path) -> None:
     now = psutil.Process().create_time() - psutil.boot_time()
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
@@ -83,28 +100,25 @@ def test_a_run_whose_process_is_gone_is_closed_even_where_another_has_its_number
         # a re-executed run has its parent's tags
         parent = {"tags": run.tags, "parent_run_id": gone, "root_run_id": gone}
         instance.create_run_for_job(nothing, status=run.status, **parent)
-        ended: list[tuple[str, str]] = []
+        ended = dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.STARTED
+        before_mlflow, running = (begun(instance, "tickets", now, status) for status in ended)
+        runs = Runs(before_mlflow, running, "a run of another home")
         storage = set_pool(instance)
         assert storage.claim_concurrency_slot("gpu", gone, "tickets__adapter").is_claimed
-        closed = close_abandoned_runs(instance, "tickets", lambda run, status: ended.append((run, status)) or 1)
-        assert closed == [gone] and ended == [(gone, "FAILURE")]
+        closed = close_abandoned_runs(instance, "tickets", runs)
+        assert closed == [gone] and runs.ended == [(gone, "FAILURE"), (before_mlflow, "SUCCESS")]
         left = instance.get_runs(dg.RunsFilter(statuses=[run.status]))
-        assert len(left) == 3, "another task closes its own, in MLflow, too"
+        assert len(left) == 4, "another task closes its own, in MLflow, too"
         assert not storage.get_concurrency_run_ids(), "nor does it keep a slot"
 
 
 def test_a_run_is_closed_by_the_next_one_if_the_one_that_closes_it_is_killed(tmp_path: Path) -> None:
     """Its run in MLflow would stay open for ever."""
-
-    def killed(run: str, status: str) -> int:
-        raise KeyboardInterrupt
-
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         gone = begun(instance, "tickets", process_start(os.getpid()) - 3600)
         with pytest.raises(KeyboardInterrupt):
-            close_abandoned_runs(instance, "tickets", killed)
-        ended: list[str] = []
-        assert close_abandoned_runs(instance, "tickets", lambda run, status: ended.append(run) or 1) == [gone] == ended
+            close_abandoned_runs(instance, "tickets", Runs(killed=True))
+        assert close_abandoned_runs(instance, "tickets", Runs()) == [gone]
 
 
 def test_a_command_that_was_killed_before_its_run_started_holds_back_no_sensor(

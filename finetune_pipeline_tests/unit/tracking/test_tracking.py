@@ -78,15 +78,22 @@ def test_parent_and_nested_run(tracking: Tracking) -> None:
     assert urls == [f"http://127.0.0.1:5000/#/experiments/{nested.info.experiment_id}/runs/{nested.info.run_id}?{VIEW}"]
 
 
-def test_finish_closes_what_a_killed_process_left_open(tracking: Tracking) -> None:
-    result = run_asset(tracking, lambda step, attempt: None)
+@pytest.mark.parametrize("by_server", [False, True])
+def test_finish_closes_what_a_killed_process_left_open(
+    tracking: Tracking, by_server: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if by_server:  # a server's database cannot be queried
+        monkeypatch.setattr(Tracking, "look_up", lambda *_: None)
+    result = run_asset(tracking, lambda step, attempt: None, **{"finetune/task": "tickets"})
     open_again = runs_of(tracking, result)
     for status, parent, nested in [
         ("FAILURE", "FAILED", "FAILED"), ("CANCELED", "KILLED", "KILLED"), ("SUCCESS", "FINISHED", "FAILED"),
     ]:  # fmt: skip
         for run in open_again.values():
             tracking.client().update_run(run.info.run_id, status="RUNNING")
+        assert tracking.open_runs("tickets") == [result.run_id] and tracking.open_runs("orders") == []
         assert tracking.finish(result.run_id, status) == 2
+        assert tracking.open_runs("tickets") == []
         runs = runs_of(tracking, result)
         assert (runs["parent"].info.status, runs["tickets/adapter"].info.status) == (parent, nested), status
 
