@@ -160,7 +160,7 @@ class Bench:
     ) -> tuple[list[Answer], Cost, str]:
         """Answer as the product does, with its cache. `loaded`: the model is in memory already, as the baseline's is."""
         folder = self.folder / "cache"
-        cache = AnswerCache(folder, b"b" * 32, name, 64) if name else None
+        cache = AnswerCache(folder / f"{name}.sqlite", 64) if name else None
         answerer = Answerer(self.base, None, cache, SeenFiles(folder / "seen.json"), self.precision)
         if loaded:
             answerer.model, answerer.tokenizer = self.model, self.tokenizer

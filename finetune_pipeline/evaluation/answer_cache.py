@@ -1,18 +1,15 @@
 """A cache of model answers, keyed by everything an answer depends on. No torch.
 
-A hit equals a fresh answer, so entries never go stale. Answers to test rows are among them, so the cache is encrypted: keys
-are keyed hashes, answers are encrypted with AES-SIV (RFC 5297) with their key as associated data. Both derive from the
-store's key file and a `scope`: only the step that may open the test can see whether a text is in it.
+A hit equals a fresh answer, so entries never go stale. Keys are digests, so the cache holds answers and no prompts. Answers to
+the sealed test of a task have a file of their own, which only steps that may read them are given.
 
-One SQLite file: a killed writer leaves whole batches or nothing, and processes take turns. A damaged file is moved aside. A
-full disk or a read-only file loses no answer: the cache then goes unused.
+A file is an SQLite database: a killed writer leaves whole batches or nothing, and processes take turns. A damaged file is moved
+aside. A full disk or a read-only file loses no answer: the cache then goes unused.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import hmac
 import json
 import os
 import sqlite3
@@ -22,15 +19,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESSIV
-
-from finetune_pipeline.data.scrub import load_key
 from finetune_pipeline.engine.files import digest_json
 from finetune_pipeline.models.inference.generated import Answer
 
-FILE, FOLDER = "answers.sqlite", ".answers"
-"""The file, and its folder below the artifact store's root."""
+FOLDER = ".answers"
+"""The folder of the caches below the artifact store's root."""
 UNUSED_DAYS = 90
 """Entries unused for this many days are removed."""
 T = TypeVar("T")
@@ -44,31 +37,30 @@ DELETE FROM answers WHERE rowid IN (
 )"""
 
 
+def cache_file(folder: Path, test_of: str | None = None) -> Path:
+    """The file for answers to the sealed test of a task, or (None) for all other answers."""
+    return folder / (f"test_{test_of}.sqlite" if test_of else "answers.sqlite")
+
+
 class AnswerCache:
-    """scope: who may read it; limit_mib: maximum size of the file (the least recently used entries go first), 0 disables it.
+    """limit_mib: maximum size of the file (the least recently used entries go first), 0 disables it.
 
     hits, misses: of this object. problem: why the file is unusable, if it is.
     """
 
-    def __init__(self, folder: Path, key: bytes, scope: str, limit_mib: int) -> None:
-        self._path, self._limit = folder / FILE, limit_mib << 20
-        derived = hmac.new(key, f"finetune_pipeline kept answers: {scope}".encode(), hashlib.sha512).digest()
-        self._cipher = AESSIV(derived)
-        self._hash = hmac.new(key, f"finetune_pipeline keys of answers: {scope}".encode(), hashlib.sha256).digest()
+    def __init__(self, path: Path, limit_mib: int) -> None:
+        self._path, self._limit = path, limit_mib << 20
         self.hits = self.misses = 0
         self.problem = ""
 
     @classmethod
     def of(cls, settings: Mapping[str, Any] | None) -> AnswerCache | None:
         """The cache a job's settings describe (:func:`finetune_pipeline.worker.jobs.kept_answers`); None without settings."""
-        if not settings:
-            return None
-        key = load_key(Path(settings["key_file"]))
-        return cls(Path(settings["folder"]), key, settings["scope"], settings["limit_mib"])
+        return cls(Path(settings["file"]), settings["limit_mib"]) if settings else None
 
     def key(self, content: Any) -> bytes:
         """The key of an answer, a digest of `content` (plain JSON)."""
-        return hmac.digest(self._hash, digest_json(content).encode(), "sha256")
+        return bytes.fromhex(digest_json(content))
 
     def find(self, keys: Sequence[bytes]) -> dict[int, Answer]:
         """The cached answers, by index in `keys`."""
@@ -76,7 +68,7 @@ class AnswerCache:
         def look_up(file: sqlite3.Connection) -> dict[int, Answer]:
             query = "SELECT key, answer FROM answers WHERE key = ?"
             rows: dict[bytes, bytes] = dict(row for key in set(keys) for row in file.execute(query, [key]))
-            cached = {i: answer for i, key in enumerate(keys) if (answer := self._read(key, rows.get(key)))}
+            cached = {i: answer for i, key in enumerate(keys) if (answer := _read(rows.get(key)))}
             now = int(time.time())
             file.executemany("UPDATE answers SET used = ? WHERE key = ?", [(now, keys[i]) for i in cached])
             return cached
@@ -90,7 +82,7 @@ class AnswerCache:
         """Store answers in one transaction. Failed ones are not stored, so they are retried."""
         now = int(time.time())
         rows = [
-            (key, self._cipher.encrypt(json.dumps(asdict(answer)).encode(), [key]), now)
+            (key, json.dumps(asdict(answer)).encode(), now)
             for key, answer in answers.items()
             if answer.status != "error"
         ]
@@ -110,16 +102,6 @@ class AnswerCache:
 
         if self._run(remove):
             self._run(lambda file: file.execute("VACUUM"), transaction=False)
-
-    def _read(self, key: bytes, sealed: bytes | None) -> Answer | None:
-        if sealed is None:
-            return None
-        try:
-            fields = json.loads(self._cipher.decrypt(sealed, [key]))
-            restricted = fields["restricted"] and Answer(**fields["restricted"])
-            return Answer(**{**fields, "restricted": restricted})
-        except (InvalidTag, ValueError, TypeError, KeyError):
-            return None  # tampered with, or from another version: a miss, which overwrites it
 
     def _run(self, work: Callable[[sqlite3.Connection], T], transaction: bool = True) -> T | None:
         """Run `work` in one transaction. If the file fails, set `problem` and stop using it."""
@@ -149,6 +131,17 @@ class AnswerCache:
             file.close()
             if isinstance(error, sqlite3.OperationalError) or not once_more:
                 raise
-            os.replace(self._path, self._path.with_suffix(".damaged"))
+            os.replace(self._path, self._path.with_name(f"{self._path.name}.damaged"))
             return self._connect(once_more=False)
         return file
+
+
+def _read(stored: bytes | None) -> Answer | None:
+    if stored is None:
+        return None
+    try:
+        fields = json.loads(stored)
+        restricted = fields["restricted"] and Answer(**fields["restricted"])
+        return Answer(**{**fields, "restricted": restricted})
+    except (ValueError, TypeError, KeyError):
+        return None  # from another version: a miss, which overwrites it

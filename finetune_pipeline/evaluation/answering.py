@@ -172,7 +172,7 @@ def open_cache(settings: Mapping[str, Any] | None) -> tuple[AnswerCache | None, 
     """The cache that a job's settings describe, and the remembered digests of model files; both None without settings."""
     if not settings:
         return None, None
-    return AnswerCache.of(settings), SeenFiles(Path(settings["folder"]) / _SEEN)
+    return AnswerCache.of(settings), SeenFiles(Path(settings["file"]).with_name(_SEEN))
 
 
 def close_cache(cache: AnswerCache | None) -> dict[str, int]:

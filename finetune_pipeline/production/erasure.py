@@ -304,7 +304,7 @@ def _remove(
                 path.unlink()
         for folder in (root / ".work", store.root.parent / "checks" / task.name):
             shutil.rmtree(folder, ignore_errors=True)
-        for cache in (store.root / answer_cache.FOLDER).glob(f"{answer_cache.FILE}*"):
+        for cache in (store.root / answer_cache.FOLDER).glob("*.sqlite*"):
             cache.unlink()
     shutil.rmtree(trash)
     return removed

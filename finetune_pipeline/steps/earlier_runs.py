@@ -4,21 +4,14 @@ from typing import Any
 
 from finetune_pipeline.engine.step import SHARED, StepContext
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
-from finetune_pipeline.evaluation.answer_cache import FOLDER
+from finetune_pipeline.evaluation.answer_cache import FOLDER, cache_file
 from finetune_pipeline.settings import read_settings
-from finetune_pipeline.steps.data import SCRUBBING_KEY
 from finetune_pipeline.worker.jobs import kept_answers
 
 
 def answers_of(store: ArtifactStore, test_of: str | None = None) -> dict[str, Any] | None:
-    """Return the cache for a job: of answers to the sealed test of this task, which no other step finds, or (None) of all
-    other answers."""
-    return kept_answers(
-        folder=store.root / FOLDER,
-        key_file=store.root / SCRUBBING_KEY,
-        scope=f"the test of {test_of}" if test_of else "everything but tests",
-        limit_mib=read_settings().answers_mib,
-    )
+    """Return the cache for a job: of answers to the sealed test of this task, or (None) of all other answers."""
+    return kept_answers(file=cache_file(store.root / FOLDER, test_of), limit_mib=read_settings().answers_mib)
 
 
 def champion_of(context: StepContext) -> tuple[Artifact, Artifact]:

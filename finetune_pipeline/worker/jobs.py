@@ -43,9 +43,8 @@ def base_job(
     return _job("base_model", locals())
 
 
-def kept_answers(*, folder: Path, key_file: Path, scope: str, limit_mib: int) -> dict[str, Any] | None:
-    """Return the settings of a job's answer cache (:mod:`finetune_pipeline.evaluation.answer_cache`); None without a cache.
-    key_file: the store's key. scope: jobs share answers only within the same scope."""
+def kept_answers(*, file: Path, limit_mib: int) -> dict[str, Any] | None:
+    """Return the settings of a job's answer cache (:mod:`finetune_pipeline.evaluation.answer_cache`); None without a cache."""
     if not limit_mib:
         return None
     return dict(_as_json(locals()))

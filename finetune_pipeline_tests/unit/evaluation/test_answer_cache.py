@@ -1,6 +1,5 @@
-"""Answers kept by content: never for another key or scope, unreadable, safe under kills and many writers, bounded."""
+"""Answers kept by content: the test's apart, safe under kills and many writers, bounded."""
 
-import sqlite3
 import stat
 import subprocess
 import sys
@@ -9,16 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation import answer_cache
-from finetune_pipeline.evaluation.answer_cache import FILE, AnswerCache
+from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.models.inference.generated import Answer
+from finetune_pipeline.steps.earlier_runs import answers_of
 
-KEY = b"k" * 32
+FILE = "answers.sqlite"
 SECRET = "the customer's very own words"
 
 
-def cache(folder: Path, scope: str = "open", limit: int = 8, key: bytes = KEY) -> AnswerCache:
-    return AnswerCache(folder, key, scope, limit)
+def cache(folder: Path, limit: int = 8) -> AnswerCache:
+    return AnswerCache(folder / FILE, limit)
 
 
 def answer(text: str = SECRET, **more: object) -> Answer:
@@ -38,25 +39,18 @@ def test_what_was_kept_is_found_bit_for_bit(tmp_path: Path) -> None:
     assert first.find([first.key(1), first.key(2)]) == {1: Answer(status="empty")}, "failed answers are tried again"
 
 
-def test_nobody_reads_or_recognises_what_another_scope_keeps(tmp_path: Path) -> None:
-    sealed, open_ = cache(tmp_path, "the test of t"), cache(tmp_path)
-    sealed.keep({sealed.key("prompt"): answer()})
-    assert open_.find([open_.key("prompt")]) == {} and open_.key("prompt") != sealed.key("prompt")
-    # nor with the other's key: the answer lies under a key of its own
-    assert open_.find([sealed.key("prompt")]) == {}
-    assert cache(tmp_path, "the test of t", key=b"x" * 32).find([sealed.key("prompt")]) == {}
-    stored_bytes = b"".join(p.read_bytes() for p in tmp_path.iterdir())
-    assert SECRET.encode() not in stored_bytes and b"prompt" not in stored_bytes
-    assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o600
-
-
-def test_an_answer_moved_to_another_key_is_not_taken(tmp_path: Path) -> None:
-    answers = cache(tmp_path)
-    answers.keep({answers.key("a"): answer("yes"), answers.key("b"): answer("no")})
-    with sqlite3.connect(tmp_path / FILE) as file:
-        ((encrypted,),) = file.execute("SELECT answer FROM answers WHERE key = ?", [answers.key("b")])
-        file.execute("UPDATE answers SET answer = ? WHERE key = ?", [encrypted, answers.key("a")])
-    assert answers.find([answers.key("a"), answers.key("b")]) == {1: answer("no")}
+def test_answers_to_the_sealed_test_lie_in_a_file_that_no_other_step_is_given(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    sealed = AnswerCache.of(answers_of(store, "triage"))
+    assert sealed is not None
+    sealed.keep({sealed.key("what they asked"): answer()})
+    assert sealed.find([sealed.key("what they asked")]) == {0: answer()}
+    for other in (answers_of(store), answers_of(store, "orders")):
+        others = AnswerCache.of(other)
+        assert others is not None and others.find([others.key("what they asked")]) == {}
+    (holding,) = [file for file in tmp_path.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()]
+    assert holding.name == "test_triage.sqlite" and stat.S_IMODE(holding.stat().st_mode) == 0o600
+    assert b"what they asked" not in holding.read_bytes(), "no prompt is kept"
 
 
 WRITER = """
@@ -64,7 +58,7 @@ import sys
 from pathlib import Path
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.models.inference.generated import Answer
-who, cache = sys.argv[2], AnswerCache(Path(sys.argv[1]), b"k" * 32, "open", 8)
+who, cache = sys.argv[2], AnswerCache(Path(sys.argv[1]) / "answers.sqlite", 8)
 for batch in range(int(sys.argv[3])):
     cache.keep({cache.key([who, batch, n]): Answer(f"{who} {batch} {n}") for n in range(50)})
     print(batch, flush=True)
@@ -106,7 +100,7 @@ def test_a_damaged_file_is_put_aside(tmp_path: Path) -> None:
     assert reopened.find([reopened.key(1)]) == {}
     reopened.keep({reopened.key(1): answer()})
     assert reopened.find([reopened.key(1)]) == {0: answer()} and not reopened.problem
-    assert (tmp_path / "answers.damaged").exists()
+    assert (tmp_path / f"{FILE}.damaged").exists()
 
 
 def test_a_cache_that_cannot_be_used_is_told_and_loses_no_answer(tmp_path: Path) -> None:

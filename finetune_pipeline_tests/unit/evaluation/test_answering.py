@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.evaluation import answering
-from finetune_pipeline.evaluation.answer_cache import AnswerCache
+from finetune_pipeline.evaluation.answer_cache import AnswerCache, cache_file
 from finetune_pipeline.evaluation.predict import predict
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.worker.jobs import kept_answers, predict_job, prompt_set
@@ -30,7 +30,7 @@ def run(models: Path, root: Path, **changed: Any) -> tuple[dict[str, int], list[
     settings = {
         "sets": [prompt_set(name="base", model=models / "base"), prompt_set(name="candidate", model=models / "tuned")],
         "examples": models / "rows.jsonl", "labels": LABELS, "max_new_tokens": 4, "batch_size": 4,
-        "answers": kept_answers(folder=root / "kept", key_file=root / "key", scope="open", limit_mib=8),
+        "answers": kept_answers(file=cache_file(root / "kept"), limit_mib=8),
         **changed,
     }  # fmt: skip
     _, measured = predict(predict_job(out=root / "out", **settings))
@@ -61,7 +61,7 @@ def test_what_changes_an_answer_is_no_hit(models: Path, tmp_path: Path, monkeypa
     base_only = {"sets": [prompt_set(name="base", model=base)]}
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "billing"}]
     prefix = soft(models / "base", tmp_path / "prefix", "prefix", size=1.0)
-    scope = kept_answers(folder=tmp_path / "kept", key_file=tmp_path / "key", scope="the test of t", limit_mib=8)
+    of_test = kept_answers(file=cache_file(tmp_path / "kept", test_of="t"), limit_mib=8)
 
     def known(**changed: Any) -> int:
         facts, _ = run(models, tmp_path, **{**base_only, **changed})
@@ -73,7 +73,7 @@ def test_what_changes_an_answer_is_no_hit(models: Path, tmp_path: Path, monkeypa
         {"labels": [*LABELS, "other"]},
         {"labels": LABELS[::-1]},
         {"max_new_tokens": 5},
-        {"answers": scope},
+        {"answers": of_test},
         {"sets": [prompt_set(name="base", model=base, prompt={"turns": turns})]},
         {"sets": [prompt_set(name="base", model=base, adapter=prefix)]},
     ):

@@ -29,7 +29,7 @@ def run(models: Path, out: Path, endpoint: Any = None, sets: Any = None) -> tupl
     job = predict_job(
         sets=sets or [prompt_set(name="candidate", model=models / "base")], examples=models / "rows.jsonl", labels=LABELS,
         max_new_tokens=4, batch_size=3, out=out, endpoint=endpoint,
-        answers=kept_answers(folder=out / "kept", key_file=out / "key", scope="t", limit_mib=8),
+        answers=kept_answers(file=out / "kept" / "answers.sqlite", limit_mib=8),
     )  # fmt: skip
     return *predict(job), read_predictions(out / "predictions.parquet")
 

@@ -139,7 +139,7 @@ def test_the_environment_changes_neither_the_way_nor_what_is_sent(monkeypatch: p
 
 
 def test_known_answers_are_not_paid_again_and_those_that_came_before_the_end_are_known(tmp_path: Path) -> None:
-    cache = AnswerCache(tmp_path, bytes(64), "test", 8)
+    cache = AnswerCache(tmp_path / "answers.sqlite", 8)
     rows = [asked(f"t{n}") for n in range(6)]
     with openai_server(lambda body, seen: (401, {}, b"no") if last(body) == "t3" else "a") as server:
         endpoint = Endpoint(server.url, "small", concurrency=1)
@@ -193,7 +193,7 @@ def test_a_few_failed_rows_are_wrong_and_many_stop_with_what_came_kept(tmp_path:
     assert len(failed) == 2 and failed[0]["text"] == "" and "refused: 500" in failed[0]["error"]
     assert facts["prompts"]["api_zero_shot"]["statuses"]["error"] == 1
 
-    cache = AnswerCache(tmp_path, b"k" * 32, "open", 10)
+    cache = AnswerCache(tmp_path / "answers.sqlite", 10)
     half = openai_server(lambda body, _: no if len(body["messages"]) > 2 else "billing")
     with half as server, pytest.raises(FindingsError, match="20 of 40 rows failed"):
         ask_all(server.url, cache)

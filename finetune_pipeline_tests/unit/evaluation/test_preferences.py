@@ -103,7 +103,7 @@ def test_other_words_are_never_a_choice(server: Server) -> None:
 def test_what_was_asked_once_is_not_asked_again_and_the_key_is_stored_nowhere(server, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("JUDGE_KEY", KEY)
     pairs, _ = rated(4)
-    cache, fair = AnswerCache(tmp_path, b"k" * 32, "the test of demo", 64), Endpoint(server.url, "fair", "JUDGE_KEY")
+    cache, fair = AnswerCache(tmp_path / "answers.sqlite", 64), Endpoint(server.url, "fair", "JUDGE_KEY")
     first_judge, second_judge = (Judge(fair, cache=cache) for _ in range(2))
     choices = first_judge.choose([*pairs, *pairs])
     # a request of the test before, which gave up, may still arrive
@@ -115,7 +115,7 @@ def test_what_was_asked_once_is_not_asked_again_and_the_key_is_stored_nowhere(se
 
 
 def test_the_verdict_is_drawn_from_all_pairs_and_equal_answers_are_ties(server: Server, tmp_path: Path) -> None:
-    fair = Judge(Endpoint(server.url, "fair"), cache=AnswerCache(tmp_path, b"k" * 32, "the test of demo", 64))
+    fair = Judge(Endpoint(server.url, "fair"), cache=AnswerCache(tmp_path / "answers.sqlite", 64))
     pairs, people = rated(60)
     same = [Pair(f"s{i}", "?", "It is 4", "It is 4", "It is 4") for i in range(20)]
     choices = said_by(pairs, people)

@@ -15,7 +15,9 @@ from finetune_pipeline.data.examples import SPLIT_FILES, Example, write_examples
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.engine.files import read_json, write_json
 from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore, Builder
+from finetune_pipeline.evaluation.answer_cache import FOLDER, AnswerCache, cache_file
 from finetune_pipeline.faults import OutsideError
+from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.production import erasure as module
 from finetune_pipeline.production import log_files
 from finetune_pipeline.production.erasure import forget, tainted_splits
@@ -543,6 +545,9 @@ def test_answers_to_a_persons_row_that_judged_models_go_too(task: Task, store: A
             lambda f, name=name: write_json(f / "production.json", {"ids": [name]}),
         )
         runs.append([answers, made(task, store, "evaluation_report", {"test_predictions": answers.version})])
+    for cache in (cached := [cache_file(store.root / FOLDER), cache_file(store.root / FOLDER, task.name)]):
+        AnswerCache(cache, 8).keep({b"key": Answer("an answer to ann")})
     result = forget(task, store, users=["ann"])
+    assert not any(map(Path.exists, cached)), "cached answers may be to her rows"
     assert sorted(result.artifacts) == sorted(f"{of.step}/{of.version}" for of in runs[0])
     assert all(store.find(task.name, of.step, of.version) for of in runs[1])

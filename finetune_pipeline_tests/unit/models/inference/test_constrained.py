@@ -88,7 +88,7 @@ def run(folder: Path, out: Path, model: str, schema: Any, of_set: Any = None, **
     job = predict_job(
         out=out, examples=folder / "rows.jsonl", labels=[], max_new_tokens=40, batch_size=2,
         sets=[prompt_set(name="base", model=folder / model, restricted=schema, **(of_set or {}))],
-        answers=kept_answers(folder=out / "kept", key_file=out / "key", scope="open", limit_mib=8), **more,
+        answers=kept_answers(file=out / "kept" / "answers.sqlite", limit_mib=8), **more,
     )  # fmt: skip
     facts, measured = predict(job)
     return facts["sets"]["base"], measured, read_predictions(out / "predictions.parquet")
