@@ -134,7 +134,7 @@ STEPS = [
             "ledger": run.split_ledger,
             **spec.data.model_dump(include={"near_duplicate_threshold"}),
         },
-        code_version="13",
+        code_version="14",
         checks=(
             data_check.no_leakage,
             data_check.few_rows_left,

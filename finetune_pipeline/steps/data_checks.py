@@ -245,7 +245,7 @@ def time_decides(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 def splits_accounted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     facts = artifact.facts
     counts = {split: facts["counts"][split] for split in ("train", "validation", "test")}
-    return _accounted(facts["rows_in"] + facts["restored"], **counts, quarantined=facts["quarantined"])
+    return _accounted(facts["rows_in"], **counts, quarantined=facts["quarantined"])
 
 
 def _quality(name: str, part: str, description: str, on_failure: Action = "block") -> Check:

@@ -24,6 +24,8 @@ row of the test or of validation (see time_order.py)."""
 OF_LABEL, OF_ALL, SMALLEST = 0.2, 0.02, 8
 """Largest unit that links may form, as a share of a label's rows and of all rows; SMALLEST rows are always allowed."""
 HUMAN = ORIGINS.index("human")
+NEW, SEVERAL = -1, len(SPLITS)
+"""Home of a unit without rows in the ledger, and of one whose rows the ledger has in more than one split."""
 _TEST = SPLITS.index("test")
 OUT = np.uint64(2**64 - 1)
 PLACED = np.dtype(
@@ -31,10 +33,9 @@ PLACED = np.dtype(
         ("unit", "<u8"),  # the name of the row's unit; OUT: the row is gone
         ("split", "<i1"),  # index in SPLITS, or a reason
         ("recorded", "<i1"),  # the split to record in the ledger, also for removed repeats; -1: none
-        ("bridged", "<u1"),  # for a BRIDGE or LEFT row the bit mask of the splits with similar rows
     ]
 )
-"""The decision about a row. A removed row with a split stays in it, because the row it repeats is a BRIDGE."""
+"""The decision about a row."""
 
 
 def shares_of(spec: TaskSpec) -> dict[str, float]:
@@ -74,33 +75,43 @@ class Joined:
 
     Attributes:
         unit: The new number of every old unit (int64), from 0.
-        splits: For every new unit the bit mask of its rows' splits in the ledger.
+        home: The split of every new unit in the ledger, NEW or SEVERAL (int8).
         cut: Number of links not followed because a unit would have become too large.
         held: Number of links not followed because their rows are in two splits in the ledger.
     """
 
     unit: np.ndarray
-    splits: np.ndarray
+    home: np.ndarray
     cut: int
     held: int
 
 
-def join(rows: np.ndarray, unit: np.ndarray, splits: np.ndarray, before: np.ndarray, links: Links) -> Joined:
+def homes(unit: np.ndarray, before: np.ndarray, count: int) -> np.ndarray:
+    """Return the split in the ledger of each of this number of units: an index in SPLITS, NEW or SEVERAL (int8). unit: of every row
+    (int64; -1: out). before: every row's split in the ledger (int8; -1: none)."""
+    recorded = np.flatnonzero((unit >= 0) & (before >= 0))
+    first, last = np.full(count, SEVERAL, np.int8), np.full(count, NEW, np.int8)
+    np.minimum.at(first, unit[recorded], before[recorded])
+    np.maximum.at(last, unit[recorded], before[recorded])
+    return np.where(first < last, SEVERAL, last).astype(np.int8)
+
+
+def join(rows: np.ndarray, unit: np.ndarray, home: np.ndarray, before: np.ndarray, links: Links) -> Joined:
     """Merge units along links.
 
     Args:
         rows: ROW, [n].
         unit: The unit of every row (int64; -1: out).
-        splits: For every unit the bit mask of its rows' splits in the ledger.
+        home: The split of every unit in the ledger (see :func:`homes`).
         before: Every row's split in the ledger (int8; -1: none).
         links: The strongest first.
     """
     is_kept = (rows["state"] == KEPT) & (unit >= 0)
-    size = np.bincount(unit[is_kept], minlength=len(splits)).tolist()
+    size = np.bincount(unit[is_kept], minlength=len(home)).tolist()
     label = rows["label"].astype(np.int64) + 1
     most_of_label = OF_LABEL * np.bincount(label[is_kept], minlength=1)
     largest_unit = np.maximum(SMALLEST, np.minimum(most_of_label[label], OF_ALL * is_kept.sum()))
-    parent, mask = list(range(len(splits))), splits.tolist()
+    parent, split = list(range(len(home))), home.tolist()
 
     def root(node: int) -> int:
         while parent[node] != node:
@@ -115,21 +126,22 @@ def join(rows: np.ndarray, unit: np.ndarray, splits: np.ndarray, before: np.ndar
         a, b = sorted((root(int(unit[left])), root(int(unit[right]))))
         if a == b:
             continue
-        joint_mask = mask[a] | mask[b]
+        both_recorded = split[a] != NEW and split[b] != NEW
+        joint = SEVERAL if both_recorded and split[a] != split[b] else max(split[a], split[b])
         too_large = size[a] + size[b] > min(largest_unit[left], largest_unit[right])
-        if not too_large and not joint_mask & (joint_mask - 1):  # at most one split
-            parent[b], size[a], mask[a] = a, size[a] + size[b], joint_mask
+        if not too_large and joint != SEVERAL:
+            parent[b], size[a], split[a] = a, size[a] + size[b], joint
             continue
         if too_large:
             cut += 1
-        elif mask[a] and mask[b]:
+        elif both_recorded:
             held += 1
         for row, neighbour in ((left, right), (right, left)):  # a new unit still goes to its neighbour's split
-            new = root(int(unit[row]))
-            if not mask[new] and before[neighbour] >= 0:
-                mask[new] = 1 << int(before[neighbour])
-    roots, number = np.unique(np.array([root(i) for i in range(len(splits))], np.int64), return_inverse=True)
-    return Joined(number, np.array(mask, np.uint8)[roots], cut, held)
+            own = root(int(unit[row]))
+            if split[own] == NEW and before[neighbour] >= 0:
+                split[own] = int(before[neighbour])
+    roots, number = np.unique(np.array([root(i) for i in range(len(home))], np.int64), return_inverse=True)
+    return Joined(number, np.array(split, np.int8)[roots], cut, held)
 
 
 def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec, links: Links) -> tuple[np.ndarray, int, Joined]:
@@ -146,58 +158,34 @@ def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec, links: Links) ->
     """
     unit, names = units_of(rows)
     before = np.where(unit >= 0, before, -1).astype(np.int8)
-    ledger_splits = np.zeros(len(names), np.uint8)  # of each unit, as a bit mask
-    has_split = before >= 0
-    np.bitwise_or.at(ledger_splits, unit[has_split], (1 << before[has_split]).astype(np.uint8))
-    joined = join(rows, unit, ledger_splits, before, links)
-    unit_names = np.full(len(joined.splits), OUT)
+    joined = join(rows, unit, homes(unit, before, len(names)), before, links)
+    home, unit_names = joined.home, np.full(len(joined.home), OUT)
     np.minimum.at(unit_names, joined.unit, names)
-    names, ledger_splits, unit = unit_names, joined.splits, np.append(joined.unit, -1)[unit]
+    names, unit = unit_names, np.append(joined.unit, -1)[unit]
     placed = np.zeros(len(rows), PLACED)
     placed["unit"], placed["split"], placed["recorded"] = OUT, NOWHERE, -1
     if not len(names):
         return placed, 0, joined
     is_kept = (rows["state"] == KEPT) & (unit >= 0)
     split = np.full(len(rows), NOWHERE, np.int8)
-    home = np.full(len(names), -1, np.int8)
-    for code in range(len(SPLITS)):
-        home[ledger_splits == 1 << code] = code
     # units with one split in the ledger: their rows join it
-    settled = is_kept & (home[unit] >= 0)
+    settled = is_kept & (home[unit] >= 0) & (home[unit] != SEVERAL)
     split[settled] = home[unit[settled]]
     split[settled & (split == _TEST) & (rows["origin"] != HUMAN)] = NOT_HUMAN
     # units with several: their rows stay where they were, and new rows are refused
-    torn = is_kept & (ledger_splits[unit] > 0) & (home[unit] < 0)
+    torn = is_kept & (home[unit] == SEVERAL)
     split[torn] = np.where(before[torn] >= 0, before[torn], BRIDGE)
-    restored = _restored(rows, unit, before, split)
-    split[restored] = before[restored]
     # new units
-    new_units = np.flatnonzero(ledger_splits == 0)
+    new_units = np.flatnonzero(home == NEW)
+    is_new = is_kept & (home[unit] == NEW)
     home[new_units] = _assign(rows, unit, names, new_units, split, spec)
-    is_new = is_kept & (ledger_splits[unit] == 0)
     split[is_new] = home[unit[is_new]]
     has_unit = unit >= 0
-    has_home = has_unit & (home[unit] >= 0)  # removed repeats are in the unit's split too
+    has_home = has_unit & (home[unit] != SEVERAL)  # removed repeats are in the unit's split too
     placed["unit"][has_unit] = names[unit[has_unit]]
     placed["split"] = split
     placed["recorded"] = np.where(has_home, home[unit], np.maximum(split, -1))
-    placed["bridged"] = np.where(split == BRIDGE, ledger_splits[unit], 0)
     return placed, len(names), joined
-
-
-def _restored(rows: np.ndarray, unit: np.ndarray, before: np.ndarray, split: np.ndarray) -> np.ndarray:
-    """Choose removed rows to keep after all: in each unit with a BRIDGE row, one for each of its earlier splits that has no row
-    in it now. Otherwise a new row could replace both a train row and a test row as their duplicate, and then be refused."""
-    torn = np.unique(unit[split == BRIDGE])
-    inside = np.flatnonzero(np.isin(unit, torn) & (unit >= 0))
-    covered = {(int(unit[i]), int(split[i])) for i in inside if split[i] >= 0}
-    chosen = []
-    for i in inside[rows["state"][inside] != KEPT].tolist():
-        unit_and_split = (int(unit[i]), int(before[i]))
-        if before[i] >= 0 and unit_and_split not in covered:
-            covered.add(unit_and_split)
-            chosen.append(i)
-    return np.array(chosen, np.int64)
 
 
 def _assign(

@@ -17,7 +17,7 @@ from finetune_pipeline.data.scrub import finder_of
 from finetune_pipeline.data.split.alike import alike_rows
 from finetune_pipeline.data.split.leakage import LEAKAGE, Leak, Search, certify
 from finetune_pipeline.data.split.ledger import ENTRY, SPLITS, read_ledger, split_of
-from finetune_pipeline.data.split.placement import BRIDGE, LEFT, LIKE_TEST, NOT_HUMAN, place, shares_of
+from finetune_pipeline.data.split.placement import BRIDGE, LEFT, LIKE_TEST, NOT_HUMAN, SEVERAL, homes, place, shares_of
 from finetune_pipeline.data.split.time_order import place_by_time, time_order
 from finetune_pipeline.engine.files import digest_file, write_json
 from finetune_pipeline.findings import Finding, count_by_rule
@@ -68,7 +68,7 @@ def split(
         for kind, pairs in leaks.items()
     }
     certificate = {**certify(search, remaining), "cut": cut, "held": held}
-    test, refused = _write_rows(table, placed, examples_file(reviewed), out)
+    test, refused = _write_rows(rows, placed, examples_file(reviewed), out)
     (out / SPLIT_FILES["test"]).write_bytes(seal(test) if seal else test)
     find = finder_of(spec.data, names=False)
     write_rows(out / "quarantine.jsonl", (quarantine_row(e, f, find) for e, f in refused))
@@ -104,20 +104,11 @@ def _leave_split(
         most_protected[members] = np.maximum(most_protected[members], highest_of_value[value_of])
     for i, j in ((i, j) for i, j, _ in leaks["near"] if unit[i] == unit[j]):
         most_protected[i], most_protected[j] = max(most_protected[i], split[j]), max(most_protected[j], split[i])
-    leaving: np.ndarray = assigned & (most_protected > split) & _is_torn(unit, before)
-    placed["bridged"][leaving] = (1 << split[leaving]) | (1 << most_protected[leaving])
+    names, unit_of_row = np.unique(unit, return_inverse=True)
+    is_torn = homes(unit_of_row, before, len(names)) == SEVERAL
+    leaving: np.ndarray = assigned & (most_protected > split) & is_torn[unit_of_row]
     placed["split"][leaving] = LEFT
     return leaving
-
-
-def _is_torn(unit: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """Return which rows belong to a unit that the ledger has in more than one split (bool, [n])."""
-    names, unit_of_row = np.unique(unit, return_inverse=True)
-    recorded = before >= 0
-    first, last = np.full(len(names), len(SPLITS), np.int8), np.full(len(names), -1, np.int8)
-    np.minimum.at(first, unit_of_row[recorded], before[recorded])
-    np.maximum.at(last, unit_of_row[recorded], before[recorded])
-    return (first < last)[unit_of_row]
 
 
 def assignments_in(splits: Path) -> np.ndarray:
@@ -141,10 +132,10 @@ def ids_and_splits(splits: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _write_rows(
-    table: RowTable, placed: np.ndarray, reviewed: Path, out: Path
+    rows: np.ndarray, placed: np.ndarray, reviewed: Path, out: Path
 ) -> tuple[bytes, list[tuple[Example, Finding]]]:
     """Write the rows of train and validation. Returns the rows of the test, and kept rows without a split with the reason."""
-    split, is_kept = placed["split"], table.rows["state"] == KEPT
+    split, is_kept = placed["split"], rows["state"] == KEPT
     refused: list[tuple[Example, Finding]] = []
     test: list[bytes] = []
     for name in SPLITS:
@@ -155,52 +146,46 @@ def _write_rows(
         (out / SPLIT_FILES["validation"]).open("wb") as validation,
     ):
         writers = (train.write, validation.write, test.append)
-        kept_rows = np.flatnonzero(is_kept)
-        for row, code, line in zip(kept_rows.tolist(), split[kept_rows].tolist(), lines, strict=True):
+        for code, line in zip(split[is_kept].tolist(), lines, strict=True):
             if code >= 0:
                 writers[code](line)
             else:
                 example = decode_examples(line, str(reviewed))[0]
-                refused.append((example, _refusal(example, placed[row])))
-        for row in np.flatnonzero((split >= 0) & ~is_kept).tolist():
-            writers[split[row]](table.lines(np.array([row])))
+                refused.append((example, _refusal(example, code)))
     return b"".join(test), refused
 
 
-def _refusal(example: Example, placed: np.void) -> Finding:
+def _refusal(example: Example, reason: int) -> Finding:
     fix = "nothing to do; the row is left out"
-    if placed["split"] == LIKE_TEST:
+    if reason == LIKE_TEST:
         message = "this row has the prompt or the group of a newer row in the test or validation, or repeats a row of the test"
         return row_finding("like_newer_row", example.place, message, fix)
-    if placed["split"] == NOT_HUMAN:
+    if reason == NOT_HUMAN:
         why = "in train it would leak, and in test it would prove nothing"
         message = f"a row of origin {example.origin!r} nearly repeats a row of the test set: {why}"
         return row_finding("not_human_in_test_cluster", example.place, message, fix)
-    names = " and ".join(name for code, name in enumerate(SPLITS) if int(placed["bridged"]) >> code & 1)
-    if placed["split"] == LEFT:
-        message = f"because a setting or the rows have changed, similar rows are now in {names}: "
+    if reason == LEFT:
+        message = "because a setting or the rows have changed, similar rows are now in different splits: "
         message += "this row is left out, and the split that must stay unseen keeps its row"
         fix = f"nothing to do if these are few rows; otherwise {RESTART}"
         return row_finding("joined_across_splits", example.place, message, fix, "warning")
-    if placed["split"] != BRIDGE:
+    if reason != BRIDGE:
         raise RuntimeError(f"row {example.id} has no split and no reason why")
-    message = f"this new row is close to rows in {names}: it would leak in any split"
+    message = "this new row is close to rows of different splits: it would leak in any of them"
     return row_finding("bridges_splits", example.place, message, fix)
 
 
 def _facts(
     rows: np.ndarray, placed: np.ndarray, units: int, findings: Sequence[Finding], spec: TaskSpec
 ) -> dict[str, Any]:
-    split, is_kept = placed["split"], rows["state"] == KEPT
+    split = placed["split"]
     masks = {name: split == code for code, name in enumerate(SPLITS)}
     counts = {name: int(mask.sum()) for name, mask in masks.items()}
     origins = {name: sorted(count_values(rows["origin"], mask, ORIGINS).items()) for name, mask in masks.items()}
     total = max(1, sum(counts.values()))
-    restored = int(((split >= 0) & ~is_kept).sum())
     return {
-        "rows_in": int(is_kept.sum()),
-        "kept": sum(counts.values()) - restored,
-        "restored": restored,
+        "rows_in": int((rows["state"] == KEPT).sum()),
+        "kept": sum(counts.values()),
         "quarantined": len(findings),
         "counts": counts,
         "labels": {name: count_values(rows["label"], mask, spec.labels) for name, mask in masks.items()},

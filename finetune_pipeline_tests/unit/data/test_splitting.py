@@ -29,7 +29,7 @@ def run(folder: Path, name: str, examples: list[Example], spec: Any = SPEC, **cl
     facts, placed = split_rows(folder, examples, spec, name, **clean)
     record_assignments(assignments_in(folder / name), folder / "ledger")
     assert facts["rows_in"] == facts["kept"] + facts["quarantined"] == len(examples) - len(clean.get("removed", ()))
-    assert facts["kept"] + facts["restored"] == len(placed) == sum(facts["counts"].values())
+    assert facts["kept"] == len(placed) == sum(facts["counts"].values())
     return facts, placed
 
 
@@ -101,8 +101,11 @@ def test_rows_between_two_splits_are_quarantined(tmp_path: Path) -> None:
     assert placed == before and facts["by_rule"] == {"data.bridges_splits": 1}
     report = read_lines(tmp_path / "b/quarantine.jsonl")
     assert (report[0]["file"], report[0]["line"], len(report)) == ("raw/a.jsonl", 99, 1)
-    assert "train and test" in report[0]["findings"][0]["message"]
+    assert "rows of different splits" in report[0]["findings"][0]["message"]
     assert "[EMAIL_1]" in report[0]["raw"] and "a@example" not in report[0]["raw"]
+    both = (one.id, two.id)  # it is better than either, so they are its repeats
+    facts, placed = run(tmp_path, "c", [new, *rows(0, 50)], clusters={new.id: one.id, two.id: one.id}, removed=both)
+    assert placed == {i: s for i, s in before.items() if i not in both} and facts["quarantined"] == 1
 
 
 def test_the_newest_rows_are_the_test_when_time_decides(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from finetune_pipeline.data.dedup.row_table import ROW
 from finetune_pipeline.data.split.alike import Links
 from finetune_pipeline.data.split.leakage import leakage_report
 from finetune_pipeline.data.split.ledger import SPLITS
-from finetune_pipeline.data.split.placement import join
+from finetune_pipeline.data.split.placement import NEW, join
 from finetune_pipeline_tests.unit.data.rows import LABELS, example, random_text, read_lines, record_split, split_rows
 
 VERBS = "cancel change move check find send stop explain print share book rate open close repair replace".split()
@@ -88,7 +88,7 @@ def test_a_chain_is_cut_before_it_swallows_a_class() -> None:
     rows = np.zeros(1000, ROW)
     rows["label"] = np.arange(1000) // 100
     links = Links(np.arange(99), np.arange(1, 100), np.linspace(1, 0.4, 99))
-    joined = join(rows, np.arange(1000), np.zeros(1000, np.uint8), np.full(1000, -1, np.int8), links)
+    joined = join(rows, np.arange(1000), np.full(1000, NEW), np.full(1000, NEW), links)
     sizes = np.bincount(joined.unit)
     assert sizes.max() == 20 and joined.cut == 4 and joined.held == 0
     assert len(set(joined.unit[:20].tolist())) == 1
