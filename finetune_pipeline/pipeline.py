@@ -87,7 +87,7 @@ STEPS = [
         data.make_validated,
         needs=("raw_examples",),
         settings=lambda spec, run: validation_settings(spec),
-        code_version="19",
+        code_version="20",
         checks=(
             data_check.files_read,
             data_check.validated_accounted,

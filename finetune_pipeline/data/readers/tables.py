@@ -22,10 +22,6 @@ _MOST_LINES_OF_A_ROW = 5000
 _MOST_CHARACTERS_OF_A_ROW = 1 << 20
 _SEPARATOR = re.compile(r"sep=.\s*", re.IGNORECASE)
 """A first line that tells Excel the delimiter, such as `sep=;`."""
-_TOTAL_WORD = re.compile(
-    r"((grand|sub)[ -]?)?total:?|sums?:?|(gesamt)?summe:?|gesamt:?|totale:?|suma:?|somme:?", re.IGNORECASE
-)
-_LETTER = re.compile(r"[^\W\d_]")
 csv.field_size_limit(MAX_LINE_BYTES)
 
 
@@ -154,18 +150,9 @@ def title_rows(file: str, number: int) -> Record:
     return records.about_file("title_rows", file, message, "nothing to do, or remove them from the file", "warning")
 
 
-def no_row(
-    cells: list[str], header: list[str], file: str, line: int, raw: bytes, at: int | None = None
-) -> Record | None:
-    """Return the record that reports a line without an example: a repeated header (in concatenated files) or a sum; else None."""
-    first, *other_cells = [bare(cell) for cell in cells if cell.strip()] or [""]
-    if cells == header:
-        rule, message = "header_again", "the row repeats the header"
-    elif _TOTAL_WORD.fullmatch(first) and other_cells and not any(map(_LETTER.search, other_cells)):
-        rule, message = "total_row", f"the row holds a sum: {quoted(first)}"
-    else:
-        return None
-    return records.unreadable(rule, file, line, message, "remove it", raw, at)
+def header_again(file: str, line: int, raw: bytes, at: int | None = None) -> Record:
+    """Return the record that reports a repeated header, as in concatenated files."""
+    return records.unreadable("header_again", file, line, "the row repeats the header", "remove it", raw, at)
 
 
 def read_table(stream: RawStream, file: str, spec: TaskSpec, dialect: Dialect) -> Iterator[Record]:
@@ -194,8 +181,10 @@ def read_table(stream: RawStream, file: str, spec: TaskSpec, dialect: Dialect) -
             header = row.cells if dialect.header and not rows_above else []
             continue
         line = row.first
-        non_row = None if row.problem else no_row(row.cells, header, file, line.number, line.data, line.at)
-        yield non_row or _record(row, file, dialect, notes)
+        if header and row.cells == header:
+            yield header_again(file, line.number, line.data, line.at)
+        else:
+            yield _record(row, file, dialect, notes)
         notes = ()
     if stream.problem:
         number, raw, at = (last.number, last.data, last.at) if last else (1, b"", None)

@@ -19,7 +19,7 @@ from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.data.readers.containers import with_columns
 from finetune_pipeline.data.readers.encoding import ZIP
 from finetune_pipeline.data.readers.records import Record, about_file, broken_file, too_large, too_long
-from finetune_pipeline.data.readers.tables import Dialect, no_row, title_rows
+from finetune_pipeline.data.readers.tables import Dialect, header_again, title_rows
 from finetune_pipeline.spec import TaskSpec
 
 _LOOKED_AT = 1000
@@ -160,8 +160,8 @@ def _rows(rows: Iterator[Row], merged: MergedCells, file: str, spec: TaskSpec) -
         if size > MAX_LINE_BYTES:
             yield too_long(file, number, MAX_LINE_BYTES, "".join(cell[:80] for cell in cells[:80]).encode(), None)
             continue
-        if non_row := no_row(cells, header, file, number, msgspec.json.encode(cells)):
-            yield non_row
+        if header and cells == header:
+            yield header_again(file, number, msgspec.json.encode(cells))
             continue
         value, problem = dict(zip_longest(dialect.columns, cells[:width], fillvalue="")), None
         if len(cells) > width:

@@ -71,13 +71,6 @@ def test_a_stray_quote_that_happens_to_be_closed_lines_later_swallows_nothing(tm
     assert [r["text"] for r in values(tmp_path, data, free, "a.tsv")][-3:] == ['"stray', 'closed"', "Ticket"]
 
 
-def test_a_sum_below_a_table_is_no_row(tmp_path: Path) -> None:
-    rows = [["text", "label"], ["Total failure", "404"], ["Sum", "of all"], ["Total", "240"], ["Summe:", "1.204,50 €"]]
-    for name, data in (("a.csv", table(rows).encode()), ("a.xlsx", workbook({"A": rows}))):
-        result = validate_bytes(tmp_path, data, make_spec(TEXT_OUTPUT), name)
-        assert result.by_line == [("total_row", 4), ("total_row", 5)] and result.kept == 2
-
-
 def test_titles_above_a_table_are_no_rows_and_are_told(tmp_path: Path) -> None:
     rows = [["Tickets of 2026", ""], ["all teams", ""], ["text", "label"], *ROWS]
     for name, data in (("a.csv", table(rows).encode()), ("a.xlsx", workbook({"A": rows}))):

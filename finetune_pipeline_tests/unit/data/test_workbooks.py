@@ -91,7 +91,7 @@ def test_a_sheet_is_chosen_and_the_others_are_named(tmp_path: Path) -> None:
     places = [(e["source"]["sheet"], e["source"]["line"]) for e in both.rows]
     assert places == [("Old", 2), ("New", 2), ("New", 3), ("New", 4)]
     titled = workbook(
-        {"Old": [["Old rows"], ["text", "label"], ROWS[0], ["Total", "7"]], "New": [["text", "label"], *ROWS]}
+        {"Old": [["Old rows"], ["text", "label"], ROWS[0], ["text", "label"]], "New": [["text", "label"], *ROWS]}
     )
     rest = read(tmp_path, titled, make_spec(sheet=["Old", "New"]))
     assert {f["place"] for f in rest.findings} == {"a.xlsx, sheet 'Old'", "a.xlsx:4, sheet 'Old'"}
