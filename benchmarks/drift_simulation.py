@@ -56,11 +56,11 @@ def simulate(kind: str, seed: int) -> tuple[set[str], int | None]:
     rows += served(rng, (WINDOWS - CHANGE) * WINDOW_ROWS, len(rows), **change)
     false_alarms: set[str] = set()
     for window in watch(SPEC, reference, rows):
-        alarms = {name for name, s in window["signals"].items() if s["alarm"]}
-        if window["window"] <= CHANGE or not change:
+        alarms = {name for name, tested in window.signals.items() if tested.alarm}
+        if window.window <= CHANGE or not change:
             false_alarms |= alarms
         elif alarms & set(detecting):
-            return false_alarms, window["window"] - CHANGE
+            return false_alarms, window.window - CHANGE
     return false_alarms, None
 
 

@@ -10,8 +10,9 @@ from benchmarks.month_world import REQUESTS_PER_DAY, SENSORS, TASK
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.orchestration.assets import LIVE
 from finetune_pipeline.orchestration.resources import Store
-from finetune_pipeline.production.drift import moment, version_of
+from finetune_pipeline.production.drift import DriftReport, moment, version_of
 from finetune_pipeline.production.log_merging import read_logs
+from finetune_pipeline.production.retraining import Decision
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import load_task
 from finetune_pipeline.tracking import registry
@@ -215,20 +216,23 @@ def read_champion_checks() -> list[ChampionCheck]:
 
 def read_drift_looks(store: ArtifactStore) -> list[DriftLook]:
     """Every drift report with its decision, in order."""
-    decisions = {d.inputs["drift_report"]: d.facts["sentence"] for d in store.all_versions(TASK, "retraining_decision")}
+    decisions = {
+        d.inputs["drift_report"]: d.read(Decision).sentence for d in store.all_versions(TASK, "retraining_decision")
+    }
     return [
         DriftLook(
-            time=_made_at(report),
-            rows=report.facts["rows"],
-            windows=report.facts["windows"],
-            drifted=report.facts["drifted"],
-            known=report.facts["known"],
-            p={n: s["p_watch"] for n, s in report.facts["signals"].items() if s["p_watch"] is not None},
-            sentence=report.facts["sentence"],
-            decision=decisions.get(report.version, ""),
-            trained_on=report.facts["trained_on"],
+            time=_made_at(artifact),
+            rows=report.rows,
+            windows=report.windows,
+            drifted=report.drifted,
+            known=report.known,
+            p={name: latest.p_watch for name, latest in report.signals.items() if latest.p_watch is not None},
+            sentence=report.sentence,
+            decision=decisions.get(artifact.version, ""),
+            trained_on=report.trained_on,
         )
-        for report in store.all_versions(TASK, "drift_report")
+        for artifact in store.all_versions(TASK, "drift_report")
+        for report in (artifact.read(DriftReport),)
     ]
 
 

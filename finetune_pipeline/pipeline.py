@@ -466,7 +466,7 @@ STEPS = [
             "trained_on": run.trained_on,
             "champion": run.champion,
         },
-        code_version="13",
+        code_version="14",
         checks=(evaluation_check.drift,),
         kinds=("scipy",),
     ),

@@ -5,15 +5,17 @@ training data. The curve gives the *share of the remaining mistakes* that more r
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from finetune_pipeline.engine.files import write_json
 from finetune_pipeline.evaluation.simple_models import linear_pipeline
+from finetune_pipeline.production.drift import DriftReport
 from finetune_pipeline.spec.model import TaskSpec
 
 PARTS = (0.125, 0.25, 0.5, 0.75, 1.0)
@@ -124,17 +126,36 @@ class Evidence:
     curve: Curve | None = None
 
 
-def decide_retraining(spec: TaskSpec, drift: Mapping[str, Any], evidence: Evidence, out: Path) -> dict[str, Any]:
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """A retraining decision.
+
+    Attributes:
+        usable_rows: New rows with a known answer.
+        wait_for_rows: More rows to wait for; None if none are needed, or no number is expected to be enough.
+        gain: Expected gain of correct answers: the ends of its 90% interval and the median.
+        curve: The measured points of the learning curve, as (rows, share of wrong validation answers).
+    """
+
+    retrain: bool
+    usable_rows: int
+    wait_for_rows: int | None
+    gain: Gain | None
+    curve: list[tuple[int, float]] | None
+    reasons: list[str]
+    sentence: str
+
+
+def decide_retraining(spec: TaskSpec, drift: DriftReport, evidence: Evidence, out: Path) -> Decision:
     """Decide whether to train again or wait for more rows (and how many); write decision.json.
 
     After drift, `retraining.rows_after_drift` new rows are enough, since the old data's curve says nothing about new
     questions. Otherwise the learning curve gives the expected gain of the new rows; below `retraining.min_gain`, waiting is
     better. If no curve can be measured (answers without labels, few rows), `logs.min_new_rows` decides.
     """
-    drifted, usable = list(drift["drifted"]), evidence.usable
+    drifted, usable = drift.drifted, evidence.usable
     reasons = [
         f"{usable} new rows with a known answer since the champion's data were collected",
-        str(drift["sentence"]),
+        drift.sentence,
     ]
     gain = missing_rows = None
     if evidence.curve is not None and evidence.wrong_now is not None:
@@ -159,17 +180,17 @@ def decide_retraining(spec: TaskSpec, drift: Mapping[str, Any], evidence: Eviden
         retrain = usable >= needed
         missing_rows = None if retrain else needed - usable
         sentence = f"Train again: {usable} new rows." if retrain else f"Wait for {missing_rows} more corrected rows."
-    facts = {
-        "retrain": retrain,
-        "usable_rows": usable,
-        "wait_for_rows": missing_rows,
-        "gain": None if gain is None else [round(value, 5) for value in gain],
-        "curve": evidence.curve.points if evidence.curve is not None else None,
-        "reasons": reasons,
-        "sentence": sentence,
-    }
-    write_json(out / "decision.json", facts)
-    return facts
+    decision = Decision(
+        retrain=retrain,
+        usable_rows=usable,
+        wait_for_rows=missing_rows,
+        gain=None if gain is None else Gain(*(round(value, 5) for value in gain)),
+        curve=evidence.curve.points if evidence.curve is not None else None,
+        reasons=reasons,
+        sentence=sentence,
+    )
+    write_json(out / "decision.json", msgspec.to_builtins(decision))
+    return decision
 
 
 def _points(share: float) -> str:

@@ -9,7 +9,8 @@ from finetune_pipeline.data.answer_equality import same_answer
 from finetune_pipeline.engine.checks import CheckResult
 from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore
 from finetune_pipeline.evaluation.production_rows import moment as moment_of
-from finetune_pipeline.production.drift import moment, version_of
+from finetune_pipeline.production.drift import DriftReport, moment, version_of
+from finetune_pipeline.production.retraining import Decision
 from finetune_pipeline.production.signals import more_often
 from finetune_pipeline.production.used_rows import production_ids, reports_of, rows_of_data
 from finetune_pipeline.spec.model import Task
@@ -66,19 +67,20 @@ def production_status(
         return ProductionStatus(
             f"production was not yet compared with the data of version {champion}: checking it", "", key
         )
-    report, decision = latest
-    new_rows = rows - int(report.facts["rows"])
-    if newest := report.facts.get("newest"):
+    report = latest[0].read(DriftReport)
+    decision = latest[1].read(Decision)
+    new_rows = rows - report.rows
+    if newest := report.newest:
         # by time too, since old rows are removed (logs.keep_days); a row may claim a time in the future
-        new_rows = max(new_rows, rows - bisect_right(times, min(moment_of(newest), _made_at(report))))
+        new_rows = max(new_rows, rows - bisect_right(times, min(moment_of(newest), _made_at(latest[0]))))
     look = f"{new_rows} new rows: checking production" if new_rows >= window_rows else None
-    drifted = bool(report.facts["drifted"])
-    retrain = drifted and bool(decision.facts["retrain"])
-    reason = decision.facts["sentence"]
+    drifted = bool(report.drifted)
+    retrain = drifted and decision.retrain
+    reason = decision.sentence
     if retrain and (refused := _refused_already(task, store, versions, champion, report, decision)):
         reason, retrain = refused, False
-    sentence = f"{report.facts['sentence']} {reason}"
-    return ProductionStatus(look, sentence, key, drifted, retrain, report.version, _made_at(report))
+    sentence = f"{report.sentence} {reason}"
+    return ProductionStatus(look, sentence, key, drifted, retrain, latest[0].version, _made_at(latest[0]))
 
 
 def _splits_of(store: ArtifactStore, versions: Sequence[Artifact], champion: int) -> str | None:
@@ -102,10 +104,15 @@ def _newest_report(store: ArtifactStore, task: str, splits: str | None) -> tuple
 
 
 def _refused_already(
-    task: Task, store: ArtifactStore, versions: Sequence[Artifact], champion: int, report: Artifact, decision: Artifact
+    task: Task,
+    store: ArtifactStore,
+    versions: Sequence[Artifact],
+    champion: int,
+    report: DriftReport,
+    decision: Decision,
 ) -> str | None:
     """Return a sentence if candidates were made since this drift, none was promoted, and too few rows have come in since."""
-    since = moment_of(report.facts["since"])
+    since = moment_of(report.since) if report.since else 0.0
     refused = [
         version
         for version in versions
@@ -119,7 +126,7 @@ def _refused_already(
     used = {row_id for report in reports_of(store, refused) for row_id in production_ids(store, report)}
     if splits := _splits_of(store, versions, champion):
         used -= rows_of_data(store, task.name, splits)
-    missing = len(used) + max(task.spec.retraining.rows_after_drift, len(used)) - int(decision.facts["usable_rows"])
+    missing = len(used) + max(task.spec.retraining.rows_after_drift, len(used)) - decision.usable_rows
     if missing <= 0:
         return None
     return (

@@ -8,6 +8,7 @@ from finetune_pipeline.evaluation.gates import GATES
 from finetune_pipeline.evaluation.gates.general_ability import general_ability
 from finetune_pipeline.evaluation.judged_facts import Ability, JudgeFindings
 from finetune_pipeline.evaluation.predictions import failed_test_rows
+from finetune_pipeline.production.drift import DriftReport
 from finetune_pipeline.report.judgements import judge_sentences
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -88,7 +89,8 @@ def nothing_forgotten(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 @check("Production still looks like the training data.", name="no_drift", on_failure="warn")
 def drift(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    return CheckResult(not artifact.facts["drifted"], artifact.facts["sentence"])
+    report = artifact.read(DriftReport)
+    return CheckResult(not report.drifted, report.sentence)
 
 
 GATE_CHECKS = tuple(Check(gate.name, gate.needs, _gate(gate.name), on_failure="fail") for gate in GATES.values())

@@ -10,11 +10,11 @@ from finetune_pipeline.engine.graph import MissingInput
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of
-from finetune_pipeline.production.drift import drift_report, moment, reference_at_training
+from finetune_pipeline.production.drift import DriftReport, drift_report, moment, reference_at_training
 from finetune_pipeline.production.log_intake import LOCK
 from finetune_pipeline.production.log_merging import merge_lines, write_logs
 from finetune_pipeline.production.log_store import log_store
-from finetune_pipeline.production.retraining import Evidence, decide_retraining, measure_curve
+from finetune_pipeline.production.retraining import Decision, Evidence, decide_retraining, measure_curve
 from finetune_pipeline.production.signals import Reference
 from finetune_pipeline.production.used_rows import log_row_ids, rows_of_data
 from finetune_pipeline.report.drift_page import drift_page
@@ -31,7 +31,7 @@ def make_production_logs(context: StepContext) -> dict[str, Any]:
     return write_logs(context.spec, merge_lines(rows), context.out)
 
 
-def make_drift_report(context: StepContext) -> dict[str, Any]:
+def make_drift_report(context: StepContext) -> DriftReport:
     """Compare production with the champion's training data and test answers.
 
     Rows logged before these data were collected are left out.
@@ -57,11 +57,20 @@ def make_drift_report(context: StepContext) -> dict[str, Any]:
         ids = log_row_ids(e for e in examples if e.id in used)
         learned = reference_at_training(context.spec, rows, since, ids, context.spec.retraining.rows_after_drift)
     other_versions = _other_versions(context)
-    facts = drift_report(context.spec, reference, rows, context.out, since, reference_name, learned, other_versions)
-    facts["trained_on"] = context.run_inputs.trained_on
-    page = drift_page(context.task.name, context.spec.drift.false_alarms, facts)
+    report = drift_report(
+        context.spec,
+        reference,
+        rows,
+        context.out,
+        since,
+        reference_name,
+        learned,
+        other_versions,
+        context.run_inputs.trained_on,
+    )
+    page = drift_page(context.task.name, context.spec.drift.false_alarms, report)
     (context.out / "drift.html").write_text(page_html(page), "utf-8")
-    return facts
+    return report
 
 
 def _other_versions(context: StepContext) -> set[str]:
@@ -95,8 +104,9 @@ def _champions_predictions(context: StepContext) -> list[dict[str, Any]] | None:
     return None
 
 
-def make_retraining_decision(context: StepContext) -> dict[str, Any]:
-    return decide_retraining(context.spec, context.inputs["drift_report"].facts, _evidence(context), context.out)
+def make_retraining_decision(context: StepContext) -> Decision:
+    report = context.inputs["drift_report"].read(DriftReport)
+    return decide_retraining(context.spec, report, _evidence(context), context.out)
 
 
 def _evidence(context: StepContext) -> Evidence:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import msgspec
 import pytest
 import yaml
 
@@ -26,6 +27,7 @@ from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.orchestration.sensors import champion_sensor, drift_sensor, new_logs_sensor, retraining_schedule
 from finetune_pipeline.production.log_merging import cached_choice, read_logs
 from finetune_pipeline.production.log_store import log_store
+from finetune_pipeline.production.retraining import Decision
 from finetune_pipeline.production.used_rows import waiting_rows
 from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline.tracking import registry
@@ -33,6 +35,7 @@ from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.graph.project import Project
 from finetune_pipeline_tests.shared import copy_database
 from finetune_pipeline_tests.unit.orchestration.jobs import nothing
+from finetune_pipeline_tests.unit.production.streams import drift_of
 
 FIRST_ROW = datetime(2026, 5, 1, 10, tzinfo=UTC).timestamp()
 DAY = 86_400
@@ -96,11 +99,14 @@ class Automation:
     def record_drift(self, rows: int, usable: int, newest: str | None = None) -> None:
         """Store a drift report on the first candidate's data, and the decision to retrain."""
         data = next(a for a in self.store.all_versions("colours", "splits") if a.facts["name"] == "s")
-        facts = {"rows": rows, "trained_on": data.version, "newest": newest, "sentence": "Drifted."}
-        facts |= {"drifted": ["label_mix"], "since": "2026-05-01T10:00:00+00:00"}
-        report = self.artifact("drift_report", facts, {})
-        decision = {"retrain": True, "usable_rows": usable, "sentence": "Train again."}
-        self.artifact("retraining_decision", decision, {"drift_report": report.version})
+        since = "2026-05-01T10:00:00+00:00"
+        facts = drift_of(
+            "label_mix", rows=rows, trained_on=data.version, newest=newest, sentence="Drifted.", since=since
+        )
+        report = self.artifact("drift_report", msgspec.to_builtins(facts), {})
+        rest: dict[str, Any] = {"wait_for_rows": None, "gain": None, "curve": None, "reasons": []}
+        decision = Decision(retrain=True, usable_rows=usable, sentence="Train again.", **rest)
+        self.artifact("retraining_decision", msgspec.to_builtins(decision), {"drift_report": report.version})
 
     def set_champion(self, version: int) -> None:
         """Make a version champion. The first call registers two versions."""

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from benchmarks.log_kills import make_task
+from finetune_pipeline.production.drift import DriftReport
 from finetune_pipeline.spec import Task, TaskSpec, load_task
 
 LABELS = ["billing", "bug", "howto"]
@@ -30,6 +31,13 @@ def make_spec(output: dict[str, Any] | None = None, **sections: Any) -> TaskSpec
     required = {"name": "demo", "description": "d", "system_prompt": "a b"}
     output = output or {"kind": "labels", "labels": LABELS}
     return TaskSpec.model_validate({**required, "output": output, **sections})
+
+
+def drift_of(*drifted: str, **more: Any) -> DriftReport:
+    """The report on 100 rows in which these signals drifted."""
+    facts = {"rows": 100, "watched": 100, "by_others": 0, "windows": 1, "waiting_rows": 0, "judged": True}
+    facts |= {"reference": "the training rows", "signals": {}, "known": [], "past": [], "since": None, "history": []}
+    return DriftReport(**{**facts, "drifted": [*drifted], "sentence": "Drift." if drifted else "No drift.", **more})
 
 
 def text(rng: random.Random, label: str, new_words: float = 0.0, longer: float = 1.0) -> str:

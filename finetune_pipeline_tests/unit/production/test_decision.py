@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from finetune_pipeline.production.retraining import Curve, Evidence, decide_retraining, fit, measure_curve
-from finetune_pipeline_tests.unit.production.streams import labels, make_spec, text
+from finetune_pipeline_tests.unit.production.streams import drift_of, labels, make_spec, text
 
-STILL, MOVED = {"drifted": [], "sentence": "No drift."}, {"drifted": ["label_mix"], "sentence": "Drift."}
+STILL, MOVED = drift_of(), drift_of("label_mix")
 
 
 def law(a: float, b: float, c: float, rows: int = 1000) -> Curve:
@@ -53,28 +53,28 @@ def test_the_curve_of_a_learnable_task_falls_and_its_promise_holds() -> None:
 def test_enough_expected_gain_trains_too_little_waits_for_a_number(tmp_path: Path) -> None:
     spec = make_spec(retraining={"min_gain": 0.01})
     steep = decide_retraining(spec, STILL, Evidence(500, 0.2, law(1, 0.5, 0)), tmp_path)
-    assert steep["retrain"]
-    assert steep["gain"][1] == pytest.approx(0.2 * (1 - 1.5**-0.5), abs=1e-4)
-    assert steep["sentence"].startswith("Train again: 500 new rows are expected to add 3.7 points")
+    assert steep.retrain
+    assert steep.gain.middle == pytest.approx(0.2 * (1 - 1.5**-0.5), abs=1e-4)
+    assert steep.sentence.startswith("Train again: 500 new rows are expected to add 3.7 points")
     few = decide_retraining(spec, STILL, Evidence(50, 0.2, law(1, 0.5, 0)), tmp_path)
-    assert not few["retrain"]
+    assert not few.retrain
     # 1.01 / 0.19 ^ 2 of the rows: 0.2 (1 - (1 + m / 1000) ^ -0.5) = 0.01 at m = 108.03
-    assert few["wait_for_rows"] == 59
-    assert few["sentence"].startswith("Wait for 59 more rows")
+    assert few.wait_for_rows == 59
+    assert few.sentence.startswith("Wait for 59 more rows")
     flat = decide_retraining(spec, STILL, Evidence(500, 0.2, law(0, 0.5, 0.2)), tmp_path)
-    assert flat["sentence"].startswith("Do not train again")
+    assert flat.sentence.startswith("Do not train again")
     # 0.2 (1 - 21 ^ -0.5) = 0.156 at twenty times the rows, as far as the curve is followed
     far, too_far = (make_spec(retraining={"min_gain": gain}) for gain in (0.156, 0.157))
-    assert decide_retraining(far, STILL, Evidence(1, 0.2, law(1, 0.5, 0)), tmp_path)["wait_for_rows"] > 19_000
-    assert decide_retraining(too_far, STILL, Evidence(1, 0.2, law(1, 0.5, 0)), tmp_path)["wait_for_rows"] is None
+    assert decide_retraining(far, STILL, Evidence(1, 0.2, law(1, 0.5, 0)), tmp_path).wait_for_rows > 19_000
+    assert decide_retraining(too_far, STILL, Evidence(1, 0.2, law(1, 0.5, 0)), tmp_path).wait_for_rows is None
 
 
 @pytest.mark.parametrize(("usable", "wait"), [(49, 1), (50, None)])
 def test_without_a_curve_or_a_known_share_of_mistakes_the_number_of_rows_decides(tmp_path: Path, usable, wait) -> None:
     spec = make_spec(logs={"min_new_rows": 50})
     for evidence in (Evidence(usable), Evidence(usable, 0.2), Evidence(usable, None, law(1, 0.5, 0))):
-        facts = decide_retraining(spec, STILL, evidence, tmp_path)
-        assert (facts["retrain"], facts["wait_for_rows"], facts["gain"]) == (wait is None, wait, None)
+        decision = decide_retraining(spec, STILL, evidence, tmp_path)
+        assert (decision.retrain, decision.wait_for_rows, decision.gain) == (wait is None, wait, None)
 
 
 def test_no_gain_is_expected_of_no_rows_nor_more_than_the_mistakes_there_are() -> None:
@@ -85,8 +85,8 @@ def test_no_gain_is_expected_of_no_rows_nor_more_than_the_mistakes_there_are() -
 
 def test_after_drift_the_old_curve_does_not_count(tmp_path: Path) -> None:
     flat = law(0, 0.5, 0.2)
-    assert decide_retraining(make_spec(), MOVED, Evidence(20, 0.2, flat), tmp_path)["retrain"]
-    assert not decide_retraining(make_spec(), MOVED, Evidence(19, 0.2, flat), tmp_path)["retrain"]
+    assert decide_retraining(make_spec(), MOVED, Evidence(20, 0.2, flat), tmp_path).retrain
+    assert not decide_retraining(make_spec(), MOVED, Evidence(19, 0.2, flat), tmp_path).retrain
     few = decide_retraining(make_spec(), MOVED, Evidence(3, 0.2, flat), tmp_path)
-    assert (few["retrain"], few["wait_for_rows"]) == (False, 17)
-    assert "label some" in few["sentence"]
+    assert (few.retrain, few.wait_for_rows) == (False, 17)
+    assert "label some" in few.sentence

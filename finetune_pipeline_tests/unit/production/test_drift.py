@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from finetune_pipeline.production.drift import drift_report, level_of, moment, reference_at_training
+from finetune_pipeline.production.drift import DriftReport, drift_report, level_of, moment, reference_at_training
 from finetune_pipeline.production.signals import Measured, Reference, Window, categories, more_often, signals_of
 from finetune_pipeline.production.token_distance import permutation_p, rarity, rows_with, word_vectors
 from finetune_pipeline.report.drift_page import drift_page
@@ -30,27 +30,27 @@ def reference() -> Reference:
 
 
 @pytest.fixture
-def report(spec: TaskSpec, reference: Reference, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+def report(spec: TaskSpec, reference: Reference, tmp_path: Path) -> Callable[..., DriftReport]:
     return lambda rows, **more: drift_report(spec, reference, rows, tmp_path, **more)
 
 
-def test_no_drift_in_the_same_distribution_and_none_told_of_a_few_rows(report: Callable[..., dict[str, Any]]) -> None:
+def test_no_drift_in_the_same_distribution_and_none_told_of_a_few_rows(report: Callable[..., DriftReport]) -> None:
     rng = random.Random(1)
     facts = report(served(rng, 850))
-    assert (facts["windows"], facts["waiting_rows"], facts["drifted"]) == (8, 50, [])
-    assert facts["sentence"] == "No drift found in 8 windows of 100 production rows."
-    alike = report([{**row, "input": "ping"} for row in served(random.Random(1), 100)])["sentence"]
+    assert (facts.windows, facts.waiting_rows, facts.drifted) == (8, 50, [])
+    assert facts.sentence == "No drift found in 8 windows of 100 production rows."
+    alike = report([{**row, "input": "ping"} for row in served(random.Random(1), 100)]).sentence
     assert alike.endswith(
         "too few distinct texts or answers to test vocabulary, input_length, unseen_words, label_mix, format_failures."
     )
     often = [{**row, "input": "ping", "output": "howto"} if i % 2 else row for i, row in enumerate(served(rng, 300))]
-    assert report(often)["drifted"] == [], "a question repeated by a program is one question"
-    assert all(s["p_watch"] is None or 0.05 < s["p_watch"] <= 1 for s in facts["signals"].values())
+    assert report(often).drifted == [], "a question repeated by a program is one question"
+    assert all(s.p_watch is None or 0.05 < s.p_watch <= 1 for s in facts.signals.values())
     rows = served(random.Random(0), 300, new_words=1.0)
     few = report(rows[:99])
-    assert (few["judged"], few["drifted"]) == (False, []) and "too few" in few["sentence"]
+    assert (few.judged, few.drifted) == (False, []) and "too few" in few.sentence
     facts = report(rows, after=moment(rows[249]))
-    assert (facts["rows"], facts["watched"], facts["windows"]) == (300, 50, 0), "not what the data were taken from"
+    assert (facts.rows, facts.watched, facts.windows) == (300, 50, 0), "not what the data were taken from"
 
 
 @pytest.mark.parametrize(
@@ -69,9 +69,9 @@ def test_each_planted_drift_is_found_by_its_signal(report, signal, change) -> No
     rows = served(rng, 500)
     rows += served(rng, 300, 500, **change)
     facts = report(rows[::-1])  # the order of the lines does not matter
-    assert signal in facts["drifted"] and signal in facts["sentence"]
-    assert rows[599]["timestamp"] == facts["signals"][signal]["since"], "found in the first window of the change"
-    assert not any(s["alarm"] for w in facts["history"][:5] for s in w["signals"].values())
+    assert signal in facts.drifted and signal in facts.sentence
+    assert rows[599]["timestamp"] == facts.signals[signal].since, "found in the first window of the change"
+    assert not any(s.alarm for w in facts.history[:5] for s in w.signals.values())
 
 
 @pytest.mark.parametrize(("windows_since", "current"), [(2, True), (3, False)])
@@ -79,9 +79,9 @@ def test_an_alarm_is_current_for_three_windows_and_past_afterwards(report, windo
     rng = random.Random(2)
     rows = [*served(rng, 200), *served(rng, 100, 200, longer=1.8), *served(rng, 100 * windows_since, 300)]
     facts = report(rows)
-    assert (facts["drifted"], facts["past"]) == ((["input_length"], []) if current else ([], ["input_length"]))
-    assert facts["sentence"].endswith("input_length had drifted in earlier windows.") is not current
-    assert facts["signals"]["input_length"]["since"] == rows[299]["timestamp"]
+    assert (facts.drifted, facts.past) == ((["input_length"], []) if current else ([], ["input_length"]))
+    assert facts.sentence.endswith("input_length had drifted in earlier windows.") is not current
+    assert facts.signals["input_length"].since == rows[299]["timestamp"]
 
 
 def test_what_was_learned_is_compared_with_the_newest_windows_only(spec: TaskSpec, report: Callable) -> None:
@@ -92,7 +92,7 @@ def test_what_was_learned_is_compared_with_the_newest_windows_only(spec: TaskSpe
     assert learned is not None and len(learned.texts) == 100, "exactly a window"
     rows = [*served(rng, 300, 100, shares=(0.9, 0.05, 0.05)), *served(rng, 300, 400, shares=now)]
     facts = report(rows, learned=learned)
-    assert "label_mix" in facts["known"] and "label_mix" not in facts["drifted"]
+    assert "label_mix" in facts.known and "label_mix" not in facts.drifted
 
 
 @pytest.mark.parametrize("rows", [19, 20])
@@ -114,13 +114,13 @@ def test_answers_out_of_form_and_of_another_length(spec: TaskSpec, reference: Re
     rows = served(random.Random(3), 100)
     for row in rows[:40]:
         row["output"] = "I cannot help with that"
-    drifted = drift_report(spec, reference, rows, tmp_path)["drifted"]
+    drifted = drift_report(spec, reference, rows, tmp_path).drifted
     assert "format_failures" in drifted
     written = make_spec({"kind": "text"})
     result = Reference(reference.texts, [f"the answer is {i % 7}" for i in range(300)])
     for row in rows[40:]:
         row["output"] = "the answer is 3"
-    drifted = drift_report(written, result, rows, tmp_path)["drifted"]
+    drifted = drift_report(written, result, rows, tmp_path).drifted
     assert "output_length" in drifted
 
 
@@ -137,27 +137,27 @@ def test_a_drift_that_was_learned_is_known_and_a_further_one_is_news(spec, repor
     assert reference_at_training(spec, rows, until, used, 31) is None, "too few were learned"
     assert reference_at_training(spec, rows[201:], until, used, 1) is None, "no whole window"
     untaught = report(rows, after=until)
-    assert {"vocabulary", "unseen_words", "label_mix"} <= set(untaught["drifted"])
+    assert {"vocabulary", "unseen_words", "label_mix"} <= set(untaught.drifted)
     facts = report(rows, after=until, learned=learned)
-    assert facts["drifted"] == [] and set(facts["known"]) == set(untaught["drifted"])
-    assert "No new drift found in 3 windows" in facts["sentence"] and "label_mix" in facts["sentence"]
+    assert facts.drifted == [] and set(facts.known) == set(untaught.drifted)
+    assert "No new drift found in 3 windows" in facts.sentence and "label_mix" in facts.sentence
     again = [*rows[:300], *served(rng, 300, 300, **moved, longer=1.6, right=0.3)]
     facts = report(again, after=until, learned=learned)
-    assert "input_length" in facts["drifted"] and "input_length" in facts["sentence"]
-    assert "vocabulary" in facts["known"]
+    assert "input_length" in facts.drifted and "input_length" in facts.sentence
+    assert "vocabulary" in facts.known
 
 
-def test_what_other_versions_answered_is_not_the_champions_drift(report: Callable[..., dict[str, Any]]) -> None:
+def test_what_other_versions_answered_is_not_the_champions_drift(report: Callable[..., DriftReport]) -> None:
     rng = random.Random(5)
     rows = served(rng, 300) + [
         {**r, "model_version": "demo:2"} for r in served(rng, 100, 300, right=0.0, corrected=0.9)
     ]
     rows += served(rng, 200, 400)
-    assert {"flags", "wrong_answers"} <= set(report(rows)["drifted"])
+    assert {"flags", "wrong_answers"} <= set(report(rows).drifted)
     facts = report(rows, other_versions={"2"})
-    assert (facts["drifted"], facts["by_others"], facts["windows"]) == ([], 100, 6)
-    assert facts["history"][3]["signals"]["flags"]["p"] is None, "no answer of the champion in it"
-    assert facts["history"][3]["signals"]["vocabulary"]["p"] > 0.01
+    assert (facts.drifted, facts.by_others, facts.windows) == ([], 100, 6)
+    assert facts.history[3].signals["flags"].p is None, "no answer of the champion in it"
+    assert facts.history[3].signals["vocabulary"].p > 0.01
     page, first_day = page_html(drift_page("demo", 0.05, facts)), page_html(drift_page("demo", 0.05, report(rows[:9])))
     assert "100 were answered by other versions" in page and "No alarm." in page
     assert "Nothing was tested yet." in first_day and "No alarm." not in first_day

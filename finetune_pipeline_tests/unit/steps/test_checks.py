@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 from msgspec.structs import replace
@@ -18,6 +19,7 @@ from finetune_pipeline.pipeline import CHECKS
 from finetune_pipeline.spec import TaskSpec, parse_spec
 from finetune_pipeline.training.audit import COUNTS
 from finetune_pipeline_tests.unit.data.rows import write_clean, write_validated
+from finetune_pipeline_tests.unit.production.streams import drift_of
 
 SPEC = {
     "name": "demo", "description": "d", "system_prompt": "yes no",
@@ -163,7 +165,7 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
         [{"passed": False}, {"passed": None}]),
     ("ladder", "answer_sure"): ({"decision": "larger_model", "sentence": "s"},
         [{"decision": "undecided"}, {"decision": None, "sentence": None}]),
-    ("drift_report", "no_drift"): ({"drifted": [], "sentence": "s"}, [{"drifted": ["label_mix"]}]),
+    ("drift_report", "no_drift"): (msgspec.to_builtins(drift_of()), [{"drifted": ["label_mix"]}, {"drifted": None}]),
 }  # fmt: skip
 WITH_FILES = {
     ("validated_examples", "system_prompt_present"), ("clean_examples", "no_personal_data"), ("splits", "no_leakage"),

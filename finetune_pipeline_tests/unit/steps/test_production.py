@@ -94,14 +94,14 @@ def test_drift_looks_at_rows_after_the_champions_data(stage: Stage) -> None:
     logs = stage.logs()
     facts = make_drift_report(stage.work("drift", stage.splits.version, production_logs=logs))
     later = [r for r in stage.rows if r["timestamp"] > stage.last_used["timestamp"]]
-    assert (facts["rows"], facts["watched"]) == (500, len(later))
-    assert "its answers on the test set" in facts["reference"] and "format_failures" in facts["signals"]
+    assert (facts.rows, facts.watched) == (500, len(later))
+    assert "its answers on the test set" in facts.reference and "format_failures" in facts.signals
     assert (stage.root / "drift/drift.html").exists()
     drift = Artifact("demo", "drift_report", "d", stage.root / "drift", facts, {})
     decision = make_retraining_decision(
         stage.work("decision", stage.splits.version, production_logs=logs, drift_report=drift)
     )
-    assert decision["usable_rows"] == len(stage.examples) - USED and decision["curve"] is not None
+    assert decision.usable_rows == len(stage.examples) - USED and decision.curve is not None
 
 
 def test_without_the_champions_data_nothing_is_judged(stage: Stage) -> None:
