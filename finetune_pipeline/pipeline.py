@@ -201,7 +201,7 @@ STEPS = [
         baseline.make_advice,
         needs=("train_split", "validation_split", "few_shot_baseline"),
         settings=lambda spec, run: baseline.advice_settings(spec),
-        code_version="13",
+        code_version="14",
         checks=(
             training_check.learnable,
             training_check.worth_training,
@@ -428,7 +428,7 @@ STEPS = [
             "promoted": run.promoted,
             "champion_forgotten": run.champion_forgotten,
         },
-        code_version="26",
+        code_version="27",
         checks=evaluation_check.GATE_CHECKS,
         metrics={**RUN_METRICS, "test_openings": "seal.count", "total_seconds": "cost.seconds"},
         run_metrics=tuple(RUN_METRICS),

@@ -1,8 +1,6 @@
 """Parses an answer and decides whether it is correct and in the declared form. Strict, because production gets the raw string."""
 
-import json
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -61,34 +59,6 @@ def likelihood_rows(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) ->
             status = "empty" if label is None else "ok"
         answered_rows.append({**row, "text": label or "", "status": status})
     return answered_rows
-
-
-def lenient_rows(rows: Sequence[Mapping[str, Any]], output: AnyOutput) -> list[dict[str, Any]]:
-    """The same rows with finished answers parsed leniently, as a few lines of code around the model could.
-
-    Labels: the one label the text names, whatever its case. JSON: the value a lenient parser finds. Others stay as they are.
-    """
-    return [
-        {**row, "text": _read_leniently(row["text"], output)} if row["status"] == "ok" else dict(row) for row in rows
-    ]
-
-
-def _read_leniently(text: str, output: AnyOutput) -> str:
-    if isinstance(output, LabelsOutput):
-        all_words = [_words(label) for label in output.labels]
-        labels = {w: label for w, label in zip(all_words, output.labels, strict=True) if w and all_words.count(w) == 1}
-        # the longest first: `bug` in `not a bug` is not meant
-        any_label = "|".join(map(re.escape, sorted(labels, key=len, reverse=True)))
-        named = set(re.findall(rf"(?<!\S)(?:{any_label})(?!\S)", _words(text))) if labels else set()
-        return labels[named.pop()] if len(named) == 1 else text
-    if isinstance(output, JsonOutput) and strict(text) is NOT_JSON:
-        value = repaired(text)
-        return text if value is NOT_JSON else json.dumps(value, ensure_ascii=False)
-    return text
-
-
-def _words(text: str) -> str:
-    return re.sub(r"[\W_]+", " ", text.casefold()).strip()
 
 
 def scored_text(row: Row) -> str:

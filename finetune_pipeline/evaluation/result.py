@@ -120,7 +120,7 @@ class PartOfTest(Part):
 class BaseMode(Part):
     """Which answers of the base model decide (see rivals.base_at_its_best)."""
 
-    mode: Literal["free", "restricted", "lenient"]
+    mode: Literal["free", "restricted"]
     valid_share: Number = None
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from finetune_pipeline.evaluation.compare import SourceOf
-from finetune_pipeline.evaluation.correctness import Row, lenient_rows, likelihood_rows
+from finetune_pipeline.evaluation.correctness import Row, likelihood_rows
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import API, SIMPLE, in_order, prompts_of, restricted_name
 from finetune_pipeline.evaluation.result_parts import Scores
@@ -15,7 +15,7 @@ from finetune_pipeline.evaluation.wording import inside, prompt_name
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, TextOutput
 
-Mode = Literal["free", "restricted", "lenient"]
+Mode = Literal["free", "restricted"]
 MIN_IN_FORM = 0.8
 """Below this share of answers in the declared form, a model's free answers are no fair rival."""
 API_MODEL = "api"
@@ -25,7 +25,6 @@ OTHER_PROMPT = "base_other_prompt"
 MODE_TITLES: dict[str, str] = {
     "free": "",
     "restricted": ", answer restricted to the allowed forms",
-    "lenient": ", answer read leniently",
 }
 
 
@@ -35,7 +34,7 @@ class BaseAtItsBest:
 
     Attributes:
         mode: The mode that decides.
-        answers: Rows by mode, the deciding one first, without modes that are no rival (free answers out of form).
+        answers: Rows by mode, the deciding one first, without free answers out of form where there are restricted ones.
         valid_share: Share of free answers in the declared form.
     """
 
@@ -48,7 +47,7 @@ def base_at_its_best(rows: Mapping[str, Sequence[Row]], output: AnyOutput, name:
     """Choose the answers of the base model that a candidate is compared with.
 
     Free answers decide if at least MIN_IN_FORM of them are in form, and restricted answers are a second rival. Otherwise
-    restricted answers decide or, if there are none, free ones read leniently. Free text has no restricted form.
+    restricted answers decide alone, if there are any. Free text has no restricted form.
 
     Args:
         name: The base model, or one of its prompts, in `rows`.
@@ -57,13 +56,12 @@ def base_at_its_best(rows: Mapping[str, Sequence[Row]], output: AnyOutput, name:
     share = valid_share(free, output)["share"] or 0.0
     if isinstance(output, TextOutput):
         return BaseAtItsBest("free", {"free": free}, share)
+    restricted = restricted_rows(rows, OTHER_PROMPT if OTHER_PROMPT in rows else name, output)
     answers: dict[Mode, Sequence[Row]] = {}
-    if share >= MIN_IN_FORM:
+    if share >= MIN_IN_FORM or not restricted:
         answers["free"] = free
-    if restricted := restricted_rows(rows, OTHER_PROMPT if OTHER_PROMPT in rows else name, output):
+    if restricted:
         answers["restricted"] = restricted
-    if not answers:
-        answers["lenient"] = lenient_rows(free, output)
     return BaseAtItsBest(next(iter(answers)), answers, share)
 
 

@@ -8,11 +8,9 @@ import pytest
 from finetune_pipeline.data.dedup.text_similarity import visible_text
 from finetune_pipeline.data.json_lines import decode_line
 from finetune_pipeline.data.scrub import Scrubber, finder_of, numbers, scrub_text
-from finetune_pipeline.evaluation.correctness import lenient_rows
 from finetune_pipeline.evaluation.metrics.facts import facts
 from finetune_pipeline.production.log_owners import hide_users, owners_of
 from finetune_pipeline.production.log_rows import parse_line
-from finetune_pipeline.spec.outputs import LabelsOutput
 from finetune_pipeline_tests.unit.adversarial import Expression, expressions, growth, slow_attack
 from finetune_pipeline_tests.unit.production.streams import make_spec
 
@@ -60,7 +58,6 @@ PARTS = [
 ]  # fmt: skip
 """What a whole function is tried on: characters, starts of what it looks for, and things that it does find, many times over."""
 SPEC = make_spec()
-LABELS = LabelsOutput(labels=["a", "a a", "word", "word word a", "2020 01 02", "not a"])
 FUNCTIONS = {
     "scrub_text": lambda text: scrub_text(text, finder_of(SPEC.data, names=False)),
     "scrub_json": lambda text: Scrubber(find=finder_of(SPEC.data, names=False)).scrub_json(json.dumps({"phone": text})),
@@ -76,7 +73,6 @@ FUNCTIONS = {
     "parse_line": lambda text: parse_line(text.encode(), False, {"file": "a", "line": 1}, SPEC, b"key"),
     "parse_line of an answer": lambda text: parse_line(answer(text), False, {"file": "a", "line": 1}, SPEC, b"key"),
     "facts": facts,
-    "lenient reading of a label": lambda text: lenient_rows([{"status": "ok", "text": text}], LABELS),
 }
 
 

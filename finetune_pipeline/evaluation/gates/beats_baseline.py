@@ -24,14 +24,14 @@ def beats_baseline(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
     names = {
         "free": f"the base model with its {best} prompt",
         "restricted": "the same model with its answers restricted to the allowed forms",
-        "lenient": f"the base model with its {best} prompt, its answers read leniently",
     }
     result = paired_gain(evaluation, "baseline", spec.gates.min_gain, names)
     base = evaluation.base_at_its_best
-    if base.mode == "free" or base.valid_share is None:
+    if evaluation.task.kind == "text" or base.valid_share is None or base.valid_share >= MIN_IN_FORM:
         return result
-    why = (
-        f"Only {percent(base.valid_share)} of the base model's answers are in form, so free answers are no fair rival; its "
-        f"{'restricted answers decide' if base.mode == 'restricted' else 'answers, read leniently, decide'}. "
-    )
+    why = f"Only {percent(base.valid_share)} of the base model's answers are in form"
+    if base.mode == "restricted":
+        why += ", so free answers are no fair rival; its restricted answers decide. "
+    else:
+        why += ", and this engine cannot restrict them: the gain may be one of form alone. "
     return replace(result, message=why + result.message)

@@ -11,7 +11,6 @@ from finetune_pipeline.evaluation.correctness import (
     complies,
     is_right,
     is_valid,
-    lenient_rows,
     likelihood_label,
     likelihood_rows,
     read_json,
@@ -115,23 +114,6 @@ def test_a_label_is_read_letter_by_letter() -> None:
     assert all(answer_of(row(1, "bug", text), LABELS) == "bug" for text in ("bug", " bug\n"))
     for text in ("Bug", "bug.", '"bug"', "bug billing", "Label: bug", "", "bu"):
         assert answer_of(row(1, "bug", text), LABELS) is None, text
-
-
-@pytest.mark.parametrize(
-    ("labels", "text", "meant"),
-    [
-        (["bug", "not a bug"], "Label: NOT a bug.", "not a bug"),
-        (["bug", "not a bug"], "bug, not a bug", None),
-        (["up", "setup"], "up, not setup", None),
-        (["a", "bar"], "a bar", None),
-        (["+", "minus"], "…", None),  # a label without a word is not named by a text without one
-        (["C++", "C#", "Java"], "It is C.", None),
-        (["C++", "C#", "Java"], "java!", "Java"),
-    ],
-)
-def test_a_label_is_read_leniently_only_if_no_other_is_named(labels: list[str], text: str, meant: str | None) -> None:
-    (answered,) = lenient_rows([row(1, labels[0], text)], LabelsOutput(labels=labels))
-    assert answered["text"] == (meant or text)
 
 
 def test_the_likeliest_label_and_that_failures_stay_failures() -> None:

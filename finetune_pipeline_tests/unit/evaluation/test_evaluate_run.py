@@ -7,6 +7,7 @@ import jsonschema
 import pytest
 
 from finetune_pipeline.evaluation.failures.atlas import ShownRows
+from finetune_pipeline.evaluation.gates.beats_baseline import beats_baseline
 from finetune_pipeline.evaluation.prompts import TrainingRow
 from finetune_pipeline.evaluation.result import BaseMode, EvaluationResult, FormOf
 from finetune_pipeline.evaluation.step_facts import Training
@@ -18,7 +19,7 @@ from finetune_pipeline_tests.unit.evaluation.fake_run import (
     json_evaluation,
     text_evaluation,
 )
-from finetune_pipeline_tests.unit.evaluation.rows import answers, paired, row
+from finetune_pipeline_tests.unit.evaluation.rows import answers, paired, row, spec
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def test_the_champion_is_compared_and_holm_adjusts_for_every_comparison_made(out
     assert beside.comparisons["champion"].gain == pytest.approx(10 / 200)
 
 
-def test_a_base_out_of_form_is_read_by_its_restricted_answers_or_leniently_where_there_are_none():
+def test_a_base_out_of_form_is_read_by_its_restricted_answers_or_as_it_writes_where_there_are_none():
     base, candidate = paired(20, 0, 0, 0)
     base = [r | {"text": f"Label: {r['text']}."} for r in base]
     outcome = evaluation(predictions=[*base, *candidate])
@@ -76,8 +77,9 @@ def test_a_base_out_of_form_is_read_by_its_restricted_answers_or_leniently_where
     assert outcome.format_gap.base == FormOf(free=0.0, restricted=1.0, gap=1.0, valid_share=0.0)
     assert outcome.format_gap.closed_by_decoding == 1.0
     outcome = evaluation(predictions=[*(r | {"label_scores": []} for r in base), *candidate])
-    assert outcome.base_at_its_best.mode == "lenient" and outcome.comparison.base == 1.0
-    assert outcome.scores["base"].correct == 0, "the table still shows what it writes freely"
+    assert outcome.base_at_its_best == BaseMode(mode="free", valid_share=0.0) and outcome.comparison.base == 0.0
+    gate = beats_baseline(spec(), outcome)
+    assert gate.passed and "cannot restrict them: the gain may be one of form alone" in gate.message
 
 
 def test_regressions_and_fixes_are_named_and_their_texts_are_apart():
